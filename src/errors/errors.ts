@@ -1,0 +1,83 @@
+// Every failure a person may meet: one class with a stable code, a sentence that says what happened, and one that says
+// what to do about it. Rooms add codes to the table here, so that the README can list them and a test can check it.
+
+/** Stable error codes. A code never changes its meaning; the text beside it may get better. */
+export const errorCodes = {
+  CONFIG_INVALID: 'the configuration file does not fit its schema',
+  CONFIG_UNREADABLE: 'the configuration file cannot be read or is no YAML',
+  DEVICE_MISSING: 'a network device that a port names does not exist',
+  DEVICE_MTU: 'a trunk has no room for the color tag: its MTU must be 4 above the members’',
+  DEVICE_BUSY: 'a device is taken already, by another port or another daemon',
+  PORT_EXISTS: 'a port of that name or on that device exists already',
+  PORT_UNKNOWN: 'no port of that name',
+  NETWORK_UNKNOWN: 'no network of that name on this host',
+  SYSCALL: 'a system call failed',
+  PERMISSION: 'the process lacks a capability that it needs',
+  SOCKET_UNREACHABLE: 'a daemon’s API socket does not answer',
+  REQUEST_INVALID: 'an API request does not fit its schema',
+  REQUEST_TIMEOUT: 'a daemon did not answer within the deadline',
+  NAME_INVALID: 'a name has characters that names may not have',
+  MACHINE_UNKNOWN: 'no machine of that name on this host',
+  MACHINE_NOT_RUNNING: 'a machine is not running',
+  MACHINE_RUNNING: 'a machine runs already',
+  MACHINE_UNSUPPORTED: 'a machine has a device or disk that cannot be captured',
+  HYPERVISOR_UNREACHABLE: 'the hypervisor’s control socket does not answer',
+  HYPERVISOR_REFUSED: 'the hypervisor answered a command with an error',
+  HYPERVISOR_PROTOCOL: 'the hypervisor answered with something that is no QMP',
+  CAPTURE_FAILED: 'the machine’s memory or disk could not be saved',
+  STORE_FULL: 'the disk that holds the snapshots is full',
+  STORE_DAMAGED: 'a file of the snapshot is missing or does not match its digest',
+  STORE_IO: 'a file of the store cannot be read or written',
+  SNAPSHOT_UNKNOWN: 'no snapshot of that name',
+  SNAPSHOT_EXISTS: 'a snapshot of that name exists already',
+  SNAPSHOT_NOT_COMPLETE: 'the snapshot is pending or failed, so it cannot be restored',
+  SNAPSHOT_BUSY: 'a snapshot or restore of this network is under way',
+  SNAPSHOT_NEEDED: 'another snapshot or a running machine needs what would be deleted',
+  SNAPSHOT_FAILED: 'the snapshot was not taken; all machines run on',
+  SNAPSHOT_DISCARDED: 'the snapshot was called off',
+  RESTORE_FAILED: 'the restore was undone; the snapshot is untouched',
+  PLACEMENT_INVALID: 'the placement names a machine or host that does not exist, or leaves one out',
+  EPOCH_STALE: 'the epoch asked for is not above the ones already used',
+  PEER_DOWN: 'a trunk has no live peer switch',
+  PEER_VERSION: 'a peer switch speaks another version',
+  DEADLINE: 'a step did not finish by its deadline',
+  TRACE_INVALID: 'a trace file is damaged or no pcapng',
+  INTERNAL: 'a defect in snapswitch itself',
+} as const
+
+export type ErrorCode = keyof typeof errorCodes
+
+/** How an error travels over the API and in manifests. */
+export interface ErrorReport {
+  readonly code: ErrorCode
+  readonly message: string
+  /** What the reader can do about it; a full sentence. */
+  readonly action: string
+}
+
+export class SnapswitchError extends Error {
+  override readonly name = 'SnapswitchError'
+  readonly code: ErrorCode
+  readonly action: string
+
+  constructor(code: ErrorCode, message: string, action: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause })
+    this.code = code
+    this.action = action
+  }
+
+  report(): ErrorReport {
+    return { code: this.code, message: this.message, action: this.action }
+  }
+
+  static fromReport(report: ErrorReport, cause?: unknown): SnapswitchError {
+    return new SnapswitchError(report.code, report.message, report.action, cause)
+  }
+}
+
+/** Wraps whatever was thrown: a SnapswitchError passes through, all else becomes INTERNAL with its cause kept. */
+export function asSnapswitchError(thrown: unknown): SnapswitchError {
+  if (thrown instanceof SnapswitchError) return thrown
+  const message = thrown instanceof Error ? thrown.message : String(thrown)
+  return new SnapswitchError('INTERNAL', message, 'Please report this with the daemon’s log.', thrown)
+}

@@ -1,0 +1,142 @@
+// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu.ts; libvirt.ts to come) implements it; the
+// agent drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
+
+/** Absolute deadline in milliseconds of `performance.now()`'s clock. */
+export type Deadline = number
+
+/** One layer of a disk's image chain, the active (writable) one first. */
+export interface DiskLayer {
+  readonly file: string
+  readonly format: 'qcow2' | 'raw'
+}
+
+export interface Disk {
+  /** The hypervisor's own name for the drive (QEMU: block device or node name); stable over a machine's life. */
+  readonly name: string
+  readonly layers: readonly DiskLayer[]
+  /** Virtual size in bytes. */
+  readonly bytes: number
+}
+
+export interface Nic {
+  /** The tap device on the host. */
+  readonly device: string
+  /** aa:bb:cc:dd:ee:ff, or null when the hypervisor cannot tell. */
+  readonly mac: string | null
+}
+
+export type MachineState = 'running' | 'paused' | 'other'
+
+export interface MachineInfo {
+  readonly name: string
+  readonly state: MachineState
+  /** Guest RAM in bytes. */
+  readonly memoryBytes: number
+  readonly disks: readonly Disk[]
+  readonly nics: readonly Nic[]
+  /** How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile. */
+  readonly captureMode: 'background' | 'stopped'
+  /** Why `background` cannot be had here; null when it can. */
+  readonly captureModeReason: string | null
+  readonly hypervisorVersion: string
+}
+
+/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. */
+export interface MachineDefinition {
+  readonly kind: 'qemu'
+  readonly name: string
+  /** The hypervisor's command line, split into arguments; argv[0] is the binary. */
+  readonly argv: readonly string[]
+  readonly memoryBytes: number
+  readonly nics: readonly Nic[]
+  readonly hypervisorVersion: string
+}
+
+export interface CaptureTarget {
+  /** An existing, empty directory owned by this capture: `memory.img` is written there. */
+  readonly directory: string
+  /** Used in the names of new overlays, which lie beside the disks they cover. */
+  readonly label: string
+}
+
+/** A disk as the snapshot froze it. `layers[0]` is the frozen image: never written again by the machine. */
+export interface FrozenDisk {
+  readonly name: string
+  readonly layers: readonly DiskLayer[]
+  /** The overlay that the running machine writes to from the cut on. */
+  readonly overlay: string
+}
+
+export interface PauseInfo {
+  /** Microseconds of CLOCK_REALTIME at which the vCPUs had stopped, by the hypervisor's own event. */
+  readonly pausedAtUs: number
+}
+
+export interface ResumeInfo {
+  readonly resumedAtUs: number
+}
+
+export interface SealInfo {
+  readonly memoryFile: string
+  readonly memoryBytes: number
+  /** sha256 of the memory file, hex. */
+  readonly memoryDigest: string
+  readonly disks: readonly FrozenDisk[]
+}
+
+/**
+ * A capture under way. It began with the machine paused.
+ * `resumed` settles when the guest runs again, `sealed` when memory.img is complete, fsynced and digested.
+ * When `sealed` rejects, the machine runs on (the driver has seen to it) and the image is removed.
+ */
+export interface Capture {
+  readonly resumed: Promise<ResumeInfo>
+  readonly sealed: Promise<SealInfo>
+}
+
+/** One machine under a driver's control. */
+export interface MachineControl {
+  readonly name: string
+  inspect(deadline: Deadline): Promise<MachineInfo>
+  definition(deadline: Deadline): Promise<MachineDefinition>
+  /** Does all slow work that can be done before the pause (overlays made, image file opened and passed, limits lifted). Undone by `abandon`. */
+  prepare(target: CaptureTarget, deadline: Deadline): Promise<void>
+  /** Undoes `prepare` when no capture was started; harmless otherwise. */
+  abandon(): Promise<void>
+  /** Stops the vCPUs; on return the guest can send nothing. */
+  pause(deadline: Deadline): Promise<PauseInfo>
+  /** Needs `prepare` and `pause`. Saves disks (one transaction), then memory. */
+  capture(deadline: Deadline): Capture
+  resume(deadline: Deadline): Promise<ResumeInfo>
+  /** Ends the machine at once (kills it); returns when it is gone. */
+  destroy(deadline: Deadline): Promise<void>
+  /** Merges a frozen layer back when it is the active overlay's direct base (live commit); returns false when it is not. */
+  mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean>
+  /** Lets go of the control connection; the machine runs on. */
+  close(): Promise<void>
+}
+
+export interface LoadRequest {
+  readonly definition: MachineDefinition
+  readonly memoryFile: string
+  /** Frozen disks with layers as they lie on this host; the driver makes fresh overlays in `directory`. */
+  readonly disks: readonly FrozenDisk[]
+  /** Tap devices for the definition's NICs, in order. */
+  readonly taps: readonly string[]
+  /** Where overlays, control socket and log of the new incarnation go; exists, empty, owned by it. */
+  readonly directory: string
+}
+
+export interface Hypervisor {
+  readonly kind: 'qemu'
+  /** Connects to a running machine. */
+  attach(name: string, spec: { readonly qmp: string }, deadline: Deadline): Promise<MachineControl>
+  /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
+  load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine>
+}
+
+export interface LoadedMachine {
+  readonly control: MachineControl
+  /** How to attach to it later: what `Hypervisor.attach` takes. */
+  readonly spec: { readonly qmp: string }
+}
