@@ -1,0 +1,125 @@
+// The FFI base: the few libc functions that the rest of src/linux is built on, bound once per thread, and errno as typed
+// errors. Addresses are plain numbers here (user space ends below 2^47), because a BigInt per call costs an allocation.
+
+import koffi from 'koffi'
+import { type ErrorCode, SnapswitchError } from '../errors/errors.js'
+
+/** A byte range that the kernel reads or fills during one call. */
+export type Bytes = Uint8Array | null
+
+interface Libc {
+  socket(domain: number, type: number, protocol: number): number
+  close(fd: number): number
+  bind(fd: number, address: Bytes, length: number): number
+  connect(fd: number, address: Bytes, length: number): number
+  setsockopt(fd: number, level: number, name: number, value: Bytes, length: number): number
+  getsockopt(fd: number, level: number, name: number, value: Bytes, length: Bytes): number
+  getsockname(fd: number, address: Bytes, length: Bytes): number
+  ioctl(fd: number, request: number, argument: Bytes): number
+  open(path: string, flags: number, mode: number): number
+  read(fd: number, buffer: Bytes, length: number): number
+  write(fd: number, buffer: Bytes, length: number): number
+  send(fd: number, buffer: Bytes, length: number, flags: number): number
+  recv(fd: number, buffer: Bytes, length: number, flags: number): number
+  sendmsg(fd: number, messageAddress: number, flags: number): number
+  recvmsg(fd: number, messageAddress: number, flags: number): number
+  /** `address` of an array of struct mmsghdr, laid out by hand. */
+  sendmmsg(fd: number, address: number, count: number, flags: number): number
+  recvmmsg(fd: number, address: number, count: number, flags: number, timeout: number): number
+  /** `address` of an array of struct pollfd. */
+  poll(address: number, count: number, timeoutMs: number): number
+  eventfd(initial: number, flags: number): number
+  mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
+  munmap(address: number, length: number): number
+  if_nametoindex(name: string): number
+}
+
+function bindLibc(): Libc {
+  const library = koffi.load('libc.so.6')
+  // `ioctl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux calling
+  // conventions pass them like fixed ones.
+  return {
+    socket: library.func('int socket(int, int, int)'),
+    close: library.func('int close(int)'),
+    bind: library.func('int bind(int, const void *, uint32_t)'),
+    connect: library.func('int connect(int, const void *, uint32_t)'),
+    setsockopt: library.func('int setsockopt(int, int, int, const void *, uint32_t)'),
+    getsockopt: library.func('int getsockopt(int, int, int, void *, void *)'),
+    getsockname: library.func('int getsockname(int, void *, void *)'),
+    ioctl: library.func('int ioctl(int, ulong, void *)'),
+    open: library.func('int open(const char *, int, uint32_t)'),
+    read: library.func('int64_t read(int, void *, size_t)'),
+    write: library.func('int64_t write(int, const void *, size_t)'),
+    send: library.func('int64_t send(int, const void *, size_t, int)'),
+    recv: library.func('int64_t recv(int, void *, size_t, int)'),
+    sendmsg: library.func('int64_t sendmsg(int, uintptr_t, int)'),
+    recvmsg: library.func('int64_t recvmsg(int, uintptr_t, int)'),
+    sendmmsg: library.func('int sendmmsg(int, uintptr_t, uint32_t, int)'),
+    recvmmsg: library.func('int recvmmsg(int, uintptr_t, uint32_t, int, uintptr_t)'),
+    poll: library.func('int poll(uintptr_t, ulong, int)'),
+    eventfd: library.func('int eventfd(uint32_t, int)'),
+    mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
+    munmap: library.func('int munmap(uintptr_t, size_t)'),
+    if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),
+  } as unknown as Libc
+}
+
+let bound: Libc | undefined
+
+/** libc, bound on first use: importing this file does nothing. */
+export function libc(): Libc {
+  bound ??= bindLibc()
+  return bound
+}
+
+/** errno of the calling thread's last failed call; read it before anything else is called. */
+export function errno(): number {
+  return koffi.errno()
+}
+
+export const Errno = {
+  EPERM: 1,
+  ENOENT: 2,
+  EINTR: 4,
+  ENXIO: 6,
+  EAGAIN: 11,
+  EACCES: 13,
+  EBUSY: 16,
+  EEXIST: 17,
+  ENODEV: 19,
+  EINVAL: 22,
+  EMSGSIZE: 90,
+  ENETDOWN: 100,
+  ENOBUFS: 105,
+} as const
+
+const names = new Map<number, string>(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]))
+
+/** 16 -> "EBUSY". */
+export function errnoName(value: number): string {
+  return names.get(value) ?? `errno ${value}`
+}
+
+const codes: Record<number, { code: ErrorCode; action: string }> = {
+  [Errno.EPERM]: { code: 'PERMISSION', action: 'Run as root, or grant CAP_NET_ADMIN and CAP_NET_RAW.' },
+  [Errno.EACCES]: { code: 'PERMISSION', action: 'Run as root, or grant CAP_NET_ADMIN and CAP_NET_RAW.' },
+  [Errno.ENODEV]: { code: 'DEVICE_MISSING', action: 'Create the device first; `ip link` lists those that exist.' },
+  [Errno.ENXIO]: { code: 'DEVICE_MISSING', action: 'Create the device first; `ip link` lists those that exist.' },
+  [Errno.EBUSY]: { code: 'DEVICE_BUSY', action: 'End the program that holds the device, or use another device.' },
+}
+
+/** A failed call as an error: what was tried, and errno by name. */
+export function syscallError(what: string, value: number = errno()): SnapswitchError {
+  const known = codes[value]
+  return new SnapswitchError(
+    known?.code ?? 'SYSCALL',
+    `${what}: ${errnoName(value)}`,
+    known?.action ?? 'See the daemon’s log; `snapswitch doctor` checks what the kernel must offer.',
+  )
+}
+
+/** Returns `result` unless it is negative; then throws errno as a SnapswitchError. */
+export function check(result: number, what: string): number {
+  if (result < 0) throw syscallError(what)
+  return result
+}
