@@ -1,0 +1,43 @@
+// Every URL path of both daemons, in one place. `routes` are patterns for the server, `paths` builds them for the client.
+
+export const routes = {
+  openapi: '/v1/openapi.json',
+  status: '/v1/status',
+  // the switch daemon
+  ports: '/v1/ports',
+  fdb: '/v1/networks/:network/fdb',
+  preflight: '/v1/networks/:network/preflight',
+  prepare: '/v1/networks/:network/snapshots/:snapshot/prepare',
+  take: '/v1/networks/:network/snapshots/:snapshot/take',
+  discard: '/v1/networks/:network/snapshots/:snapshot/discard',
+  localSnapshot: '/v1/networks/:network/snapshots/:snapshot',
+  file: '/v1/networks/:network/snapshots/:snapshot/files/:digest',
+  restoreCheck: '/v1/networks/:network/restores/:snapshot/check',
+  restoreLoad: '/v1/networks/:network/restores/:snapshot/load',
+  restoreResume: '/v1/networks/:network/restores/:snapshot/resume',
+  restoreAbort: '/v1/networks/:network/restores/:snapshot/abort',
+  removeMember: '/v1/networks/:network/members/:vm/remove',
+  // the coordinator
+  snapshots: '/v1/snapshots',
+  snapshot: '/v1/snapshots/:network/:name',
+  restore: '/v1/snapshots/:network/:name/restore',
+} as const
+
+export type RouteName = keyof typeof routes
+
+/** The names of the parameters that a pattern holds. */
+export type RouteParams<P extends string> = P extends `${string}:${infer Name}/${infer Rest}`
+  ? Name | RouteParams<Rest>
+  : P extends `${string}:${infer Name}`
+    ? Name
+    : never
+
+/** Fills a pattern's parameters in, percent-encoded: a name can never become a path. */
+export function pathOf<R extends RouteName>(
+  route: R,
+  params: { readonly [K in RouteParams<(typeof routes)[R]>]: string },
+): string {
+  return routes[route].replace(/:([a-z]+)/g, (_, name: string) =>
+    encodeURIComponent((params as Readonly<Record<string, string>>)[name] as string),
+  )
+}

@@ -1,0 +1,265 @@
+// What both daemons' APIs share: fastify on a unix socket, schema validation, errors as reports, streams, OpenAPI.
+
+import { chmod, mkdir, stat, unlink } from 'node:fs/promises'
+import { connect } from 'node:net'
+import { dirname } from 'node:path'
+import { Readable } from 'node:stream'
+import fastifySwagger from '@fastify/swagger'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import type { TSchema } from '@sinclair/typebox'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  LogController,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
+} from 'fastify'
+import type { Logger } from 'pino'
+import { asSnapswitchError, type ErrorCode, type ErrorReport, SnapswitchError } from '../errors/errors.js'
+import { routes } from './paths.js'
+import { describeFinding, validator } from './validate.js'
+
+export type ApiInstance = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression<RawServerDefault>,
+  RawReplyDefaultExpression<RawServerDefault>,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>
+
+export interface ApiOptions {
+  readonly socketPath: string
+  readonly logger: Logger
+  /** For the OpenAPI document. */
+  readonly title: string
+  readonly version: string
+  /** Largest JSON body, bytes; file uploads are streamed and have no limit here. */
+  readonly bodyLimit?: number
+}
+
+export interface Api {
+  /** Add routes to it, then `listen`. */
+  readonly app: ApiInstance
+  /** Binds the socket (mode 0660). Throws DEVICE_BUSY when a living daemon has it. */
+  listen(): Promise<void>
+  /** Ends open requests within the grace (milliseconds), and removes the socket file. */
+  close(graceMs?: number): Promise<void>
+}
+
+/** HTTP status per error code; those not listed are 500. */
+const statusOf: Partial<Record<ErrorCode, number>> = {
+  REQUEST_INVALID: 400,
+  NAME_INVALID: 400,
+  PLACEMENT_INVALID: 400,
+  PERMISSION: 403,
+  NETWORK_UNKNOWN: 404,
+  PORT_UNKNOWN: 404,
+  MACHINE_UNKNOWN: 404,
+  SNAPSHOT_UNKNOWN: 404,
+  DEVICE_MISSING: 404,
+  PORT_EXISTS: 409,
+  DEVICE_BUSY: 409,
+  MACHINE_RUNNING: 409,
+  MACHINE_NOT_RUNNING: 409,
+  SNAPSHOT_EXISTS: 409,
+  SNAPSHOT_BUSY: 409,
+  SNAPSHOT_NEEDED: 409,
+  SNAPSHOT_NOT_COMPLETE: 409,
+  EPOCH_STALE: 409,
+  MACHINE_UNSUPPORTED: 422,
+  STORE_FULL: 507,
+  DEADLINE: 504,
+  REQUEST_TIMEOUT: 504,
+}
+
+const jsonBodyLimit = 8 * 1024 * 1024
+
+export async function createApi(options: ApiOptions): Promise<Api> {
+  const app = Fastify({
+    loggerInstance: options.logger as FastifyBaseLogger,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: options.bodyLimit ?? jsonBodyLimit,
+    forceCloseConnections: true,
+    // Uploads of images may take long; a client that stops in the middle of its headers may not.
+    requestTimeout: 3_600_000,
+    keepAliveTimeout: 5_000,
+    // Names are at most 63 characters, digests 64: anything longer is no parameter of ours.
+    routerOptions: { maxParamLength: 128 },
+    return503OnClosing: true,
+  }).withTypeProvider<TypeBoxTypeProvider>()
+  app.server.headersTimeout = 10_000
+
+  app.setValidatorCompiler(({ schema, httpPart }) => {
+    const check = validator(schema as TSchema)
+    return (value: unknown) => {
+      if (check(value)) return { value }
+      const found = check.findings().slice(0, 5).map(describeFinding).join('; ')
+      return { error: invalidRequest(`${httpPart ?? 'request'}: ${found}`) }
+    }
+  })
+  // Responses are checked by the client, with the same schemas; here they only describe the API.
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data))
+  app.setErrorHandler((error: FastifyError | SnapswitchError, request, reply) => {
+    const failure = fromFastify(error)
+    const status = statusOf[failure.code] ?? 500
+    const level = status >= 500 ? 'error' : 'info'
+    request.log[level]({ err: failure, url: request.url, method: request.method }, failure.message)
+    return reply.status(status).send({ error: failure.report() } satisfies ErrorBody)
+  })
+  app.setNotFoundHandler((request, reply) => {
+    const error = new SnapswitchError(
+      'REQUEST_INVALID',
+      `this daemon has no ${request.method} ${request.url}`,
+      'Check that the socket belongs to the daemon you mean, and that client and daemon have the same version.',
+    )
+    return reply.status(404).send({ error: error.report() } satisfies ErrorBody)
+  })
+  // Uploads: the body is the stream itself (`request.body as Readable`), unlimited and unread.
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload))
+
+  await app.register(fastifySwagger, {
+    openapi: { info: { title: options.title, version: options.version } },
+  })
+  app.get(routes.openapi, { schema: { hide: true } }, async () => app.swagger())
+
+  return {
+    app,
+    listen: () => listen(app, options.socketPath),
+    close: (graceMs = 2_000) => close(app, graceMs),
+  }
+}
+
+export interface ErrorBody {
+  readonly error: ErrorReport
+}
+
+/**
+ * Answers with one JSON object a line, as they come; the iterable is ended when the client goes away. An iterable that
+ * throws ends the answer with `failure(report)` as its last line, since the status has long been sent.
+ */
+export function streamNdjson<T>(
+  reply: FastifyReply,
+  items: AsyncIterable<T>,
+  failure: (error: ErrorReport) => T,
+): FastifyReply {
+  const stream = Readable.from(ndjsonLines(items, failure, reply.log), { objectMode: false, highWaterMark: 64 * 1024 })
+  return reply.type('application/x-ndjson').header('cache-control', 'no-store').send(stream)
+}
+
+async function* ndjsonLines<T>(
+  items: AsyncIterable<T>,
+  failure: (error: ErrorReport) => T,
+  log: FastifyBaseLogger,
+): AsyncGenerator<Buffer> {
+  try {
+    for await (const item of items) yield Buffer.from(`${JSON.stringify(item)}\n`)
+  } catch (thrown) {
+    const error = asSnapswitchError(thrown)
+    log.error({ err: error }, error.message)
+    yield Buffer.from(`${JSON.stringify(failure(error.report()))}\n`)
+  }
+}
+
+function fromFastify(error: FastifyError | SnapswitchError): SnapswitchError {
+  if (error instanceof SnapswitchError) return error
+  // Fastify's own refusals: no JSON, body too large, unknown media type.
+  if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
+    return invalidRequest(error.message, error)
+  }
+  return asSnapswitchError(error)
+}
+
+function invalidRequest(message: string, cause?: unknown): SnapswitchError {
+  return new SnapswitchError(
+    'REQUEST_INVALID',
+    message,
+    'Correct the request; GET /v1/openapi.json describes it.',
+    cause,
+  )
+}
+
+async function listen(app: ApiInstance, socketPath: string): Promise<void> {
+  await app.ready()
+  try {
+    await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
+    await removeStale(socketPath)
+    // The socket must not be open to others even for the instant between bind and chmod.
+    const umask = process.umask(0o007)
+    try {
+      await app.listen({ path: socketPath })
+    } finally {
+      process.umask(umask)
+    }
+    await chmod(socketPath, 0o660)
+  } catch (thrown) {
+    if (thrown instanceof SnapswitchError) throw thrown
+    const code = (thrown as NodeJS.ErrnoException).code
+    if (code === 'EADDRINUSE') throw taken(socketPath)
+    throw new SnapswitchError(
+      code === 'EACCES' || code === 'EPERM' ? 'PERMISSION' : 'SYSCALL',
+      `cannot listen on ${socketPath}: ${(thrown as Error).message}`,
+      'Run as root, or choose another `socket:` in the configuration (a path of at most 107 bytes).',
+      thrown,
+    )
+  }
+}
+
+/** A socket file that nobody listens on is what a killed daemon left; one that answers, or another kind of file, is not ours. */
+async function removeStale(socketPath: string): Promise<void> {
+  let found: Awaited<ReturnType<typeof stat>>
+  try {
+    found = await stat(socketPath)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    throw error
+  }
+  if (!found.isSocket()) {
+    throw new SnapswitchError(
+      'DEVICE_BUSY',
+      `${socketPath} exists and is no socket`,
+      'Remove the file, or choose another `socket:` in the configuration.',
+    )
+  }
+  if (await answers(socketPath)) throw taken(socketPath)
+  await unlink(socketPath)
+}
+
+function taken(socketPath: string): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_BUSY',
+    `another daemon listens on ${socketPath}`,
+    'Stop that daemon, or choose another `socket:` in the configuration.',
+  )
+}
+
+function answers(socketPath: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ path: socketPath })
+    const end = (result: boolean) => {
+      socket.destroy()
+      resolve(result)
+    }
+    // A full backlog (EAGAIN) or a connect that hangs means that somebody owns it.
+    socket.setTimeout(1_000, () => end(true))
+    socket.on('connect', () => end(true))
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      socket.destroy()
+      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false)
+      else if (error.code === 'EAGAIN') resolve(true)
+      else reject(error)
+    })
+  })
+}
+
+async function close(app: ApiInstance, graceMs: number): Promise<void> {
+  const forced = setTimeout(() => app.server.closeAllConnections(), graceMs)
+  try {
+    // Closing a listening unix socket makes node remove its file.
+    await app.close()
+  } finally {
+    clearTimeout(forced)
+  }
+}

@@ -1,0 +1,221 @@
+// One place where JSON Schemas are compiled and where ajv's findings become sentences that a person can act on.
+
+import type { Static, TSchema } from '@sinclair/typebox'
+import { Ajv, type ErrorObject } from 'ajv'
+
+/** One thing wrong with a value. */
+export interface Finding {
+  /** Keys and indices from the root to the value (or, for an unknown key, to the map that holds it and then the key). */
+  readonly path: readonly (string | number)[]
+  /** What is wrong with it, without its path: `must be one of member, plain, trunk`. */
+  readonly message: string
+  /** True when the path's last element is a key that should not be there: point at the key, not at its value. */
+  readonly atKey: boolean
+}
+
+export interface Validator<T> {
+  /** True when the value fits; fills in the defaults of the schema. */
+  (value: unknown): value is T
+  /** What was wrong with the value last refused, the most telling first. */
+  findings(): Finding[]
+}
+
+const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true, verbose: true })
+
+/** Compiles a schema once; call it at module level, never per request. */
+export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {
+  const validate = ajv.compile(schema)
+  let root: unknown
+  const check = (value: unknown): value is Static<S> => {
+    root = value
+    return validate(value)
+  }
+  return Object.assign(check, { findings: () => findingsOf(validate.errors ?? [], root) })
+}
+
+/** Sentences for ajv's errors: union branches that were not meant are left out, unknown keys get the nearest known one. */
+export function findingsOf(errors: readonly ErrorObject[], root?: unknown): Finding[] {
+  const seen = new Set<string>()
+  const findings: Finding[] = []
+  for (const error of withoutForeignBranches(errors)) {
+    const finding = findingOf(error, root)
+    const key = `${finding.path.join('\0')}\0${finding.message}`
+    if (!seen.has(key)) findings.push(finding)
+    seen.add(key)
+  }
+  return findings
+}
+
+/** `networks.lab0.hosts[0]: must be a string`; the root itself has no path. */
+export function describeFinding(finding: Finding): string {
+  const path = describePath(finding.atKey ? finding.path.slice(0, -1) : finding.path)
+  return path === '' ? finding.message : `${path}: ${finding.message}`
+}
+
+export function describePath(path: readonly (string | number)[]): string {
+  return path.reduce<string>(
+    (text, part) => (typeof part === 'number' ? `${text}[${part}]` : text === '' ? part : `${text}.${part}`),
+    '',
+  )
+}
+
+/** The known word that a mistyped one is closest to, when it is close enough to be meant. */
+export function nearest(word: string, known: readonly string[]): string | null {
+  let best: string | null = null
+  let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1
+  for (const candidate of known) {
+    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
+    if (distance < bestDistance) {
+      best = candidate
+      bestDistance = distance
+    }
+  }
+  return best
+}
+
+/** Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours each count one. */
+function editDistance(a: string, b: string): number {
+  let beforePrevious: number[] = []
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = (previous[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      let best = Math.min(substitution, (previous[j] as number) + 1, (row[j - 1] as number) + 1)
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) {
+        best = Math.min(best, (beforePrevious[j - 2] as number) + 1)
+      }
+      row.push(best)
+    }
+    beforePrevious = previous
+    previous = row
+  }
+  return previous[b.length] as number
+}
+
+/**
+ * With `anyOf`, ajv reports every branch. Keeps, per union, only the errors of the branch that was meant (no mismatch of
+ * its literals or of its type), and the union's own error only when no branch was.
+ */
+function withoutForeignBranches(errors: readonly ErrorObject[]): ErrorObject[] {
+  let kept = [...errors]
+  // Innermost unions first: what they drop no longer counts against the branch around them.
+  const unions = errors.filter((e) => e.keyword === 'anyOf').sort((a, b) => b.schemaPath.length - a.schemaPath.length)
+  for (const union of unions) {
+    const branches = new Map<string, ErrorObject[]>()
+    for (const error of kept) {
+      if (error === union || !error.schemaPath.startsWith(`${union.schemaPath}/`)) continue
+      if (error.instancePath !== union.instancePath && !error.instancePath.startsWith(`${union.instancePath}/`))
+        continue
+      const branch = error.schemaPath.slice(union.schemaPath.length + 1).split('/')[0] as string
+      branches.set(branch, [...(branches.get(branch) ?? []), error])
+    }
+    const meant = [...branches.values()]
+      .filter((branch) => !branch.some((error) => isMismatch(error, union)))
+      .sort((a, b) => a.length - b.length)[0]
+    const dropped = new Set([...branches.values()].flat())
+    if (meant !== undefined) {
+      for (const error of meant) dropped.delete(error)
+      dropped.add(union)
+    }
+    kept = kept.filter((error) => !dropped.has(error))
+  }
+  return kept
+}
+
+/** An error that says "this branch was not meant" rather than "this branch was filled in wrongly". */
+function isMismatch(error: ErrorObject, union: ErrorObject): boolean {
+  if (error.keyword === 'const') return true
+  return error.keyword === 'type' && error.instancePath === union.instancePath
+}
+
+function findingOf(error: ErrorObject, root: unknown): Finding {
+  const path = pathOfPointer(error.instancePath, root)
+  const found = (message: string): Finding => ({ path, message, atKey: false })
+  switch (error.keyword) {
+    case 'additionalProperties': {
+      const key = error.params.additionalProperty as string
+      const known = Object.keys((error.parentSchema?.properties as object | undefined) ?? {})
+      const meant = nearest(key, known)
+      const hint = meant === null ? `; known are: ${known.join(', ')}` : `; did you mean ${quote(meant)}?`
+      return { path: [...path, key], message: `unknown key ${quote(key)}${hint}`, atKey: true }
+    }
+    case 'required':
+      return found(`the key ${quote(error.params.missingProperty as string)} is missing`)
+    case 'type':
+      return found(`must be ${article(error.params.type)}, not ${kindOf(error.data)}`)
+    case 'const':
+      return found(`must be ${JSON.stringify(error.params.allowedValue)}`)
+    case 'enum':
+      return found(`must be one of ${(error.params.allowedValues as unknown[]).join(', ')}`)
+    case 'pattern':
+    case 'propertyNames': {
+      const description = (error.parentSchema as { description?: string } | undefined)?.description
+      return found(`${quote(String(error.data))} does not fit: ${description ?? error.params.pattern}`)
+    }
+    case 'minItems':
+      return found(`must have at least ${error.params.limit} entries`)
+    case 'minProperties':
+      return found('must not be empty')
+    case 'anyOf': {
+      const choices = unionChoices(error.schema)
+      return found(choices === '' ? 'fits none of the allowed forms' : `must be ${choices}`)
+    }
+    default:
+      return found(error.message ?? `fails ${error.keyword}`)
+  }
+}
+
+function unionChoices(schema: unknown): string {
+  if (!Array.isArray(schema)) return ''
+  const branches = schema as { const?: unknown; type?: string; properties?: Record<string, { const?: unknown }> }[]
+  if (branches.every((b) => b.const !== undefined)) return `one of ${branches.map((b) => b.const).join(', ')}`
+  const discriminator = Object.keys(branches[0]?.properties ?? {}).find((key) =>
+    branches.every((b) => b.properties?.[key]?.const !== undefined),
+  )
+  if (discriminator !== undefined) {
+    const values = branches.map((b) => b.properties?.[discriminator]?.const).join(', ')
+    return `a map whose ${quote(discriminator)} is one of ${values}`
+  }
+  const types = branches.map((b) => (b.const !== undefined ? JSON.stringify(b.const) : b.type && article(b.type)))
+  return types.every((type) => type !== undefined) ? types.join(' or ') : ''
+}
+
+/** A JSON pointer's parts; an index of a list becomes a number, a key that looks like one stays a string. */
+function pathOfPointer(pointer: string, root: unknown): (string | number)[] {
+  let at: unknown = root
+  return pointer
+    .split('/')
+    .slice(1)
+    .map((part) => {
+      const key = part.replaceAll('~1', '/').replaceAll('~0', '~')
+      const isIndex = Array.isArray(at)
+      at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[key] : undefined
+      return isIndex ? Number(key) : key
+    })
+}
+
+const quote = (word: string) => `"${word}"`
+
+function article(type: unknown): string {
+  const names: Record<string, string> = {
+    object: 'a map',
+    array: 'a list',
+    string: 'a string',
+    integer: 'a whole number',
+    number: 'a number',
+    boolean: 'true or false',
+    null: 'null',
+  }
+  return [type]
+    .flat()
+    .map((t) => names[String(t)] ?? String(t))
+    .join(' or ')
+}
+
+function kindOf(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'a list'
+  if (typeof value === 'object') return 'a map'
+  return JSON.stringify(value) ?? 'nothing'
+}
