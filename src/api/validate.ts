@@ -1,7 +1,7 @@
 // One place where JSON Schemas are compiled and where ajv's findings become sentences that a person can act on.
 
 import type { Static, TSchema } from '@sinclair/typebox'
-import { Ajv, type ErrorObject } from 'ajv'
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 
 /** One thing wrong with a value. */
 export interface Finding {
@@ -22,15 +22,16 @@ export interface Validator<T> {
 
 const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true, verbose: true })
 
-/** Compiles a schema once; call it at module level, never per request. */
+/** Call it at module level, never per request; the schema is compiled when it is first used. */
 export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {
-  const validate = ajv.compile(schema)
+  let validate: ValidateFunction | undefined
   let root: unknown
   const check = (value: unknown): value is Static<S> => {
     root = value
+    validate ??= ajv.compile(schema)
     return validate(value)
   }
-  return Object.assign(check, { findings: () => findingsOf(validate.errors ?? [], root) })
+  return Object.assign(check, { findings: () => findingsOf(validate?.errors ?? [], root) })
 }
 
 /** Sentences for ajv's errors: union branches that were not meant are left out, unknown keys get the nearest known one. */

@@ -1,0 +1,178 @@
+// Typed calls to both daemons. Every answer is checked against the schema that the server was written against.
+
+import type { Readable } from 'node:stream'
+import { Type } from '@sinclair/typebox'
+import { type CallOptions, Connection } from './connection.js'
+import { pathOf } from './paths.js'
+import {
+  CoordinatorStatus,
+  type CreateRequest,
+  type DiscardRequest,
+  FdbEntry,
+  LocalEvent,
+  Manifest,
+  PortInfo,
+  Preflight,
+  type PrepareRequest,
+  Progress,
+  RemoveMemberAnswer,
+  RestoreCheck,
+  RestoreLoaded,
+  type RestoreOrder,
+  type RestoreRequest,
+  RestoreResumed,
+  SwitchStatus,
+} from './schemas.js'
+import { validator } from './validate.js'
+
+export type { CallOptions } from './connection.js'
+
+const fits = {
+  status: validator(SwitchStatus),
+  ports: validator(Type.Array(PortInfo)),
+  fdb: validator(Type.Array(FdbEntry)),
+  preflight: validator(Preflight),
+  prepared: validator(Type.Object({ prepared: Type.Array(Type.String()) })),
+  localEvent: validator(LocalEvent),
+  nothing: validator(Type.Object({})),
+  restoreCheck: validator(RestoreCheck),
+  restoreLoaded: validator(RestoreLoaded),
+  restoreResumed: validator(RestoreResumed),
+  removed: validator(RemoveMemberAnswer),
+  coordinatorStatus: validator(CoordinatorStatus),
+  manifest: validator(Manifest),
+  manifests: validator(Type.Array(Manifest)),
+  progress: validator(Progress),
+}
+
+/** A host's switch daemon. */
+export class SwitchClient {
+  readonly #connection: Connection
+
+  constructor(socketPath: string, who = 'the switch daemon') {
+    const whenUnreachable = 'Start it with `snapswitch switch --config FILE`, or name its socket with --socket.'
+    this.#connection = new Connection({ socketPath, who, whenUnreachable })
+  }
+
+  status(options: CallOptions): Promise<SwitchStatus> {
+    return this.#connection.json('GET', pathOf('status', {}), fits.status, options)
+  }
+
+  ports(options: CallOptions): Promise<PortInfo[]> {
+    return this.#connection.json('GET', pathOf('ports', {}), fits.ports, options)
+  }
+
+  fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {
+    return this.#connection.json('GET', pathOf('fdb', { network }), fits.fdb, options)
+  }
+
+  preflight(network: string, options: CallOptions): Promise<Preflight> {
+    return this.#connection.json('GET', pathOf('preflight', { network }), fits.preflight, options)
+  }
+
+  async prepare(network: string, snapshot: string, body: PrepareRequest, options: CallOptions): Promise<string[]> {
+    const path = pathOf('prepare', { network, snapshot })
+    return (await this.#connection.json('POST', path, fits.prepared, options, body)).prepared
+  }
+
+  /** Yields events until `done` or `failed`; throws when the stream ends without either. */
+  take(network: string, snapshot: string, options: CallOptions): AsyncGenerator<LocalEvent, void, undefined> {
+    return this.#connection.ndjson('POST', pathOf('take', { network, snapshot }), fits.localEvent, options, {})
+  }
+
+  async discard(network: string, snapshot: string, body: DiscardRequest, options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('discard', { network, snapshot }), fits.nothing, options, body)
+  }
+
+  async deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<void> {
+    await this.#connection.json('DELETE', pathOf('localSnapshot', { network, snapshot }), fits.nothing, options)
+  }
+
+  downloadFile(network: string, snapshot: string, digest: string, options: CallOptions): Promise<Readable> {
+    return this.#connection.download(pathOf('file', { network, snapshot, digest }), options)
+  }
+
+  /** The agent keeps the file only when its sha256 is `digest`. */
+  async uploadFile(
+    network: string,
+    snapshot: string,
+    file: { readonly digest: string; readonly bytes: number },
+    content: Readable,
+    options: CallOptions,
+  ): Promise<void> {
+    const path = pathOf('file', { network, snapshot, digest: file.digest })
+    await this.#connection.upload(path, content, file.bytes, options)
+  }
+
+  restoreCheck(network: string, snapshot: string, body: RestoreRequest, options: CallOptions): Promise<RestoreCheck> {
+    const path = pathOf('restoreCheck', { network, snapshot })
+    return this.#connection.json('POST', path, fits.restoreCheck, options, body)
+  }
+
+  restoreLoad(network: string, snapshot: string, body: RestoreRequest, options: CallOptions): Promise<RestoreLoaded> {
+    const path = pathOf('restoreLoad', { network, snapshot })
+    return this.#connection.json('POST', path, fits.restoreLoaded, options, body)
+  }
+
+  restoreResume(network: string, snapshot: string, options: CallOptions): Promise<RestoreResumed> {
+    const path = pathOf('restoreResume', { network, snapshot })
+    return this.#connection.json('POST', path, fits.restoreResumed, options)
+  }
+
+  async restoreAbort(network: string, snapshot: string, options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.nothing, options)
+  }
+
+  removeMember(network: string, vm: string, options: CallOptions): Promise<RemoveMemberAnswer> {
+    return this.#connection.json('POST', pathOf('removeMember', { network, vm }), fits.removed, options)
+  }
+
+  close(): Promise<void> {
+    return this.#connection.close()
+  }
+}
+
+/** The coordinator. */
+export class CoordinatorClient {
+  readonly #connection: Connection
+
+  constructor(socketPath: string, who = 'the coordinator') {
+    const whenUnreachable = 'Start it with `snapswitch coordinator --config FILE`, or name its socket with --socket.'
+    this.#connection = new Connection({ socketPath, who, whenUnreachable })
+  }
+
+  status(options: CallOptions): Promise<CoordinatorStatus> {
+    return this.#connection.json('GET', pathOf('status', {}), fits.coordinatorStatus, options)
+  }
+
+  snapshots(options: CallOptions): Promise<Manifest[]> {
+    return this.#connection.json('GET', pathOf('snapshots', {}), fits.manifests, options)
+  }
+
+  snapshot(network: string, name: string, options: CallOptions): Promise<Manifest> {
+    return this.#connection.json('GET', pathOf('snapshot', { network, name }), fits.manifest, options)
+  }
+
+  /** Yields progress; the last item is `manifest` or `error`. */
+  create(body: CreateRequest, options: CallOptions): AsyncGenerator<Progress, void, undefined> {
+    return this.#connection.ndjson('POST', pathOf('snapshots', {}), fits.progress, options, body)
+  }
+
+  /** Yields progress; the last item is `restored` or `error`. */
+  restore(
+    network: string,
+    name: string,
+    body: RestoreOrder,
+    options: CallOptions,
+  ): AsyncGenerator<Progress, void, undefined> {
+    return this.#connection.ndjson('POST', pathOf('restore', { network, name }), fits.progress, options, body)
+  }
+
+  async delete(network: string, name: string, options: CallOptions): Promise<void> {
+    await this.#connection.json('DELETE', pathOf('snapshot', { network, name }), fits.nothing, options)
+  }
+
+  close(): Promise<void> {
+    return this.#connection.close()
+  }
+}
