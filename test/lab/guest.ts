@@ -1,0 +1,111 @@
+// One tiny guest under QEMU: its job as kernel words, its devices as QEMU arguments.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, openSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { GuestConsole } from './console.js'
+import { type GuestImage, guestImage } from './image.js'
+import { identify, type ProcessId } from './processes.js'
+
+/** What the guest does; guest/README.md has the words. */
+export interface GuestJob {
+  /** Address and prefix of eth0. */
+  readonly ip: string
+  readonly node?: number
+  readonly ring?: readonly string[]
+  readonly hops?: number
+  readonly hopDelayUs?: number
+  readonly journalEvery?: number
+  /** `stream@address:port/rate[/count]` */
+  readonly send?: readonly string[]
+  /** `stream@port` */
+  readonly receive?: readonly string[]
+}
+
+export interface GuestSpec {
+  readonly name: string
+  /** Where console, control sockets and log go; exists. */
+  readonly directory: string
+  readonly mac: string
+  /** A `-netdev` argument without its id, such as `tap,ifname=ring1-tap,script=no,downscript=no`. */
+  readonly netdev: string
+  readonly disk: { readonly file: string; readonly format: 'qcow2' | 'raw' } | null
+  readonly job: GuestJob
+  /** Network namespace to run in. */
+  readonly namespace?: string
+  /** Guest RAM, MiB. */
+  readonly memoryMiB?: number
+}
+
+export interface Guest {
+  readonly spec: GuestSpec
+  readonly id: ProcessId
+  readonly child: ChildProcess
+  readonly console: GuestConsole
+  readonly qmp: string
+  readonly consoleFile: string
+  /** Unix socket of a shell inside the guest. */
+  readonly shell: string
+}
+
+/** The job as words of the kernel command line. */
+export function jobWords(job: GuestJob, disk: string | null): string[] {
+  const words: [string, string | number | undefined][] = [
+    ['ip', job.ip],
+    ['node', job.node],
+    ['ring', job.ring?.join(',')],
+    ['hops', job.hops],
+    ['hop_delay_us', job.hopDelayUs],
+    ['disk', disk ?? undefined],
+    ['journal_every', job.journalEvery],
+    ['send', job.send?.join(',') || undefined],
+    ['receive', job.receive?.join(',') || undefined],
+  ]
+  return words.filter(([, value]) => value !== undefined).map(([key, value]) => `lab.${key}=${value}`)
+}
+
+// A comma inside a QEMU option value is written twice.
+const escaped = (path: string) => path.replaceAll(',', ',,')
+
+export function guestArguments(spec: GuestSpec, image: GuestImage): string[] {
+  const at = (name: string) => escaped(join(spec.directory, name))
+  const words = jobWords(spec.job, spec.disk === null ? null : '/dev/vda')
+  const append = ['console=ttyS0', 'quiet', 'loglevel=1', 'panic=-1', 'ipv6.disable=1', ...words].join(' ')
+  const args = ['-name', spec.name, '-machine', `pc,accel=${image.accelerator}`, '-smp', '1']
+  args.push('-m', String(spec.memoryMiB ?? 256), '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot')
+  args.push('-kernel', image.kernel, '-initrd', image.initramfs, '-append', append)
+  args.push('-chardev', `file,id=console,path=${at(`${spec.name}.console`)},append=on`, '-serial', 'chardev:console')
+  args.push(
+    '-chardev',
+    `socket,id=shell,path=${at(`${spec.name}.shell`)},server=on,wait=off`,
+    '-serial',
+    'chardev:shell',
+  )
+  if (spec.disk !== null) {
+    args.push('-drive', `file=${escaped(spec.disk.file)},format=${spec.disk.format},if=none,id=disk0`)
+    args.push('-device', 'virtio-blk-pci,drive=disk0,id=vda')
+  }
+  args.push('-netdev', `${spec.netdev.replace(',', ',id=net0,')}`)
+  args.push('-device', `virtio-net-pci,netdev=net0,id=eth0,mac=${spec.mac},romfile=`)
+  args.push('-qmp', `unix:${at(`${spec.name}.qmp`)},server=on,wait=off`)
+  return args
+}
+
+/** Starts a guest; returns as soon as its process runs. QEMU's own words go to NAME.log in the directory. */
+export async function startGuest(spec: GuestSpec): Promise<Guest> {
+  const args = guestArguments(spec, await guestImage())
+  const command = ['qemu-system-x86_64', ...args]
+  // `ip netns exec` replaces itself by the program, so that the child's id is QEMU's.
+  if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
+  const log = join(spec.directory, `${spec.name}.log`)
+  const descriptor = openSync(log, 'a')
+  const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })
+  closeSync(descriptor)
+  await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
+  child.unref()
+  const id = identify(child.pid!)
+  if (id === undefined) throw new Error(`${spec.name} ended at once: ${readFileSync(log, 'utf8').slice(-500)}`)
+  const consoleFile = join(spec.directory, `${spec.name}.console`)
+  const sockets = { qmp: join(spec.directory, `${spec.name}.qmp`), shell: join(spec.directory, `${spec.name}.shell`) }
+  return { spec, id, child, console: new GuestConsole(consoleFile), consoleFile, ...sockets }
+}
