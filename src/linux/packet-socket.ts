@@ -1,0 +1,109 @@
+// AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), with its VLAN tag, none of our own
+// back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
+
+import { check, libc } from './libc.js'
+
+const AF_PACKET = 17
+const SOCK_RAW = 3
+const SOCK_NONBLOCK = 0o4000
+const SOCK_CLOEXEC = 0o2000000
+const ETH_P_ALL = 0x0003
+const SOL_SOCKET = 1
+const SOL_PACKET = 263
+
+const PacketOption = {
+  ADD_MEMBERSHIP: 1,
+  STATISTICS: 6,
+  AUXDATA: 8,
+  VNET_HDR: 15,
+  QDISC_BYPASS: 20,
+  IGNORE_OUTGOING: 23,
+} as const
+
+const PACKET_MR_PROMISC = 1
+const SO_ERROR = 4
+const SO_SNDBUFFORCE = 32
+const SO_RCVBUFFORCE = 33
+
+/** Socket buffers: room for some 300 GSO frames, or some 10,000 small ones, while the datapath is busy elsewhere. */
+const SOCKET_BUFFER_BYTES = 32 * 1024 * 1024
+
+function int32(value: number): Uint8Array {
+  return new Uint8Array(Int32Array.of(value).buffer)
+}
+
+function setOption(fd: number, level: number, name: number, value: Uint8Array, what: string): void {
+  check(libc().setsockopt(fd, level, name, value, value.length), what)
+}
+
+/** struct sockaddr_ll for binding: family, protocol (network order), interface. */
+function linkAddress(ifindex: number): Uint8Array {
+  const address = new Uint8Array(20)
+  const view = new DataView(address.buffer)
+  view.setUint16(0, AF_PACKET, true)
+  view.setUint16(2, ETH_P_ALL, false)
+  view.setInt32(4, ifindex, true)
+  return address
+}
+
+/** Opens a socket on a device: non-blocking, promiscuous, with virtio-net headers and auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
+export function openPacketSocket(ifindex: number, device: string): number {
+  const c = libc()
+  // Protocol 0: nothing is received until bind, so no frame of another device slips in.
+  const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
+  try {
+    setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(1), 'PACKET_VNET_HDR')
+    setOption(fd, SOL_PACKET, PacketOption.AUXDATA, int32(1), 'PACKET_AUXDATA')
+    setOption(fd, SOL_PACKET, PacketOption.IGNORE_OUTGOING, int32(1), 'PACKET_IGNORE_OUTGOING')
+    setOption(fd, SOL_PACKET, PacketOption.QDISC_BYPASS, int32(1), 'PACKET_QDISC_BYPASS')
+    setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_RCVBUFFORCE')
+    setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_SNDBUFFORCE')
+    const membership = new Uint8Array(16)
+    new DataView(membership.buffer).setInt32(0, ifindex, true)
+    new DataView(membership.buffer).setUint16(4, PACKET_MR_PROMISC, true)
+    setOption(fd, SOL_PACKET, PacketOption.ADD_MEMBERSHIP, membership, `make ${device} promiscuous`)
+    const address = linkAddress(ifindex)
+    check(c.bind(fd, address, address.length), `bind to ${device}`)
+    return fd
+  } catch (error) {
+    c.close(fd)
+    throw error
+  }
+}
+
+/** Frames the kernel has dropped since the last call, for want of room in the receive buffer. */
+export function readKernelDrops(fd: number): number {
+  const statistics = new Uint8Array(8)
+  const length = int32(8)
+  if (libc().getsockopt(fd, SOL_PACKET, PacketOption.STATISTICS, statistics, length) < 0) return 0
+  return new DataView(statistics.buffer).getUint32(4, true)
+}
+
+/** Takes the pending error (ENETDOWN after the device went down), so that poll stops reporting it. 0: none. */
+export function takeSocketError(fd: number): number {
+  const value = int32(0)
+  libc().getsockopt(fd, SOL_SOCKET, SO_ERROR, value, int32(4))
+  return new DataView(value.buffer, value.byteOffset).getInt32(0, true)
+}
+
+/** Byte layouts that a datapath lays out by hand. 64-bit Linux. */
+export const MessageLayout = {
+  /** struct mmsghdr */
+  STRIDE: 64,
+  IOV: 16,
+  IOV_COUNT: 24,
+  CONTROL: 32,
+  CONTROL_LENGTH: 40,
+  FLAGS: 48,
+  LENGTH: 56,
+  /** struct iovec */
+  IOVEC: 16,
+  /** CMSG_SPACE(sizeof(struct tpacket_auxdata)) */
+  CONTROL_SPACE: 40,
+} as const
+
+/** struct cmsghdr (16 bytes), then struct tpacket_auxdata: status u32, len, snaplen, mac u16, net u16, vlan_tci u16, vlan_tpid u16. */
+export const AuxdataLayout = { STATUS: 16, VLAN_TCI: 32, VLAN_TPID: 34, SPACE: 40 } as const
+export const TP_STATUS_VLAN_VALID = 1 << 4
+export const MSG_DONTWAIT = 0x40
+export const MSG_TRUNC = 0x20

@@ -1,0 +1,180 @@
+// The control thread's handle on the datapath: typed commands with deadlines, events, and a restart with the same ports
+// when the worker fails. Frames keep flowing whatever the control thread does, and the other way round.
+
+import { EventEmitter } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { libc } from '../../src/linux/libc.js'
+import { type CounterTable, createCounters } from '../forwarding/counters.js'
+import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
+
+const COMMAND_DEADLINE_MS = 5000
+const EFD_NONBLOCK_CLOEXEC = 0o2004000
+/** A worker that fails more often than this within a minute is not started again: something is wrong beyond repair. */
+const RESTARTS_PER_MINUTE = 5
+
+export interface DatapathOptions {
+  readonly poll: PollMode
+  readonly spinUs: number
+}
+
+interface Pending {
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: Error) => void
+  readonly timer: NodeJS.Timeout
+}
+
+interface Events {
+  event: [DatapathEvent]
+  /** The worker failed and was started anew: open snapshots are lost, ports and networks are back. */
+  restarted: [Error]
+  /** The worker cannot be kept alive. */
+  dead: [Error]
+}
+
+export class Datapath extends EventEmitter<Events> {
+  readonly counters: CounterTable = createCounters()
+  restarts = 0
+  private readonly options: DatapathOptions
+  private readonly wakeFd: number
+  private readonly wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
+  private readonly pending = new Map<number, Pending>()
+  private worker: Worker | null = null
+  private nextId = 1
+  private stopping = false
+  private readonly restartTimes: number[] = []
+  /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
+  private readonly networks = new Map<string, Commands['addNetwork']['args']>()
+  private readonly ports = new Map<number, Commands['addPort']['args']>()
+
+  constructor(options: DatapathOptions) {
+    super()
+    this.options = options
+    this.wakeFd = libc().eventfd(0, EFD_NONBLOCK_CLOEXEC)
+  }
+
+  async start(): Promise<void> {
+    const input: WorkerInput = {
+      counters: this.counters.buffer as SharedArrayBuffer,
+      wakeFd: this.wakeFd,
+      poll: this.options.poll,
+      spinUs: this.options.spinUs,
+    }
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: input, name: 'datapath' })
+    this.worker = worker
+    let failure: Error = new Error('the datapath worker ended')
+    worker.on('error', (error) => {
+      failure = error instanceof Error ? error : new Error(String(error))
+    })
+    worker.on('exit', () => void this.workerEnded(worker, failure))
+    await new Promise<void>((resolve, reject) => {
+      worker.once('exit', () => reject(failure))
+      worker.on('message', (message: FromWorker) => {
+        if (message.kind === 'ready') resolve()
+        else this.take(message)
+      })
+    })
+  }
+
+  /** Sends a command; rejects with what the worker refused, DEADLINE, or INTERNAL when the worker ends meanwhile. */
+  call<K extends CommandName>(name: K, args: Commands[K]['args']): Promise<Commands[K]['result']> {
+    return new Promise((resolve, reject) => {
+      const id = this.nextId++
+      const timer = setTimeout(() => {
+        this.pending.delete(id)
+        reject(new SnapswitchError('DEADLINE', `the datapath did not answer ${name} in time`, 'See the daemon’s log.'))
+      }, COMMAND_DEADLINE_MS)
+      this.pending.set(id, { resolve: resolve as (result: unknown) => void, reject, timer })
+      const request: Request<K> = { id, name, args }
+      this.worker?.postMessage(request)
+      libc().write(this.wakeFd, this.wakeOne, 8)
+    })
+  }
+
+  async addNetwork(args: Commands['addNetwork']['args']): Promise<void> {
+    await this.call('addNetwork', args)
+    this.networks.set(args.options.network, args)
+  }
+
+  async addPort(args: Commands['addPort']['args']): Promise<void> {
+    this.clearCounters(args.spec.index)
+    await this.call('addPort', args)
+    this.ports.set(args.spec.index, args)
+  }
+
+  async removePort(network: string, index: number): Promise<void> {
+    this.ports.delete(index)
+    await this.call('removePort', { network, index })
+  }
+
+  /** Remembers the highest epoch of a network, so that a restarted worker never goes back. */
+  rememberEpoch(network: string, epoch: number): void {
+    const known = this.networks.get(network)
+    if (known === undefined || known.epoch >= epoch) return
+    this.networks.set(network, { ...known, epoch })
+    for (const [index, args] of this.ports) {
+      if (args.network === network) this.ports.set(index, { ...args, spec: { ...args.spec, epoch } })
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.stopping = true
+    const worker = this.worker
+    if (worker === null) return
+    const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
+    await this.call('stop', null).catch(() => undefined)
+    await Promise.race([ended, worker.terminate()])
+  }
+
+  private take(message: Exclude<FromWorker, { kind: 'ready' }>): void {
+    if (message.kind !== 'reply' && message.kind !== 'refusal') {
+      this.emit('event', message)
+      return
+    }
+    const pending = this.pending.get(message.id)
+    if (pending === undefined) return
+    this.pending.delete(message.id)
+    clearTimeout(pending.timer)
+    if (message.kind === 'reply') pending.resolve(message.result)
+    else pending.reject(SnapswitchError.fromReport(message.error))
+  }
+
+  private async workerEnded(worker: Worker, failure: Error): Promise<void> {
+    if (this.worker !== worker) return
+    this.worker = null
+    for (const { reject, timer } of this.pending.values()) {
+      clearTimeout(timer)
+      reject(
+        new SnapswitchError(
+          'INTERNAL',
+          'the datapath worker ended',
+          'It is being restarted; see the daemon’s log.',
+          failure,
+        ),
+      )
+    }
+    this.pending.clear()
+    if (this.stopping) return
+    const now = performance.now()
+    this.restartTimes.push(now)
+    while (now - this.restartTimes[0] > 60_000) this.restartTimes.shift()
+    if (this.restartTimes.length > RESTARTS_PER_MINUTE) {
+      this.emit('dead', failure)
+      return
+    }
+    try {
+      await this.start()
+      for (const args of this.networks.values()) await this.call('addNetwork', args)
+      for (const args of this.ports.values()) await this.call('addPort', args)
+      this.restarts++
+      this.emit('restarted', failure)
+    } catch (error) {
+      this.emit('dead', error instanceof Error ? error : new Error(String(error)))
+    }
+  }
+
+  private clearCounters(index: number): void {
+    const row = this.counters.length / 1024
+    this.counters.fill(0, index * row, (index + 1) * row)
+  }
+}

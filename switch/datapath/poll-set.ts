@@ -1,0 +1,68 @@
+// poll(2) over the wake-up eventfd and all ports, in memory laid out once: no allocation per call.
+
+import { type Arena, mapArena } from '../../src/linux/arena.js'
+import { libc } from '../../src/linux/libc.js'
+import { MAX_PORTS } from '../forwarding/counters.js'
+import type { Port } from '../port/port.js'
+
+const POLLIN = 1
+const POLLERR = 8
+const POLLHUP = 16
+const POLLNVAL = 32
+const FAILURE = POLLERR | POLLHUP | POLLNVAL
+
+/** struct pollfd: fd i32, events i16, revents i16. */
+const WORDS_PER_ENTRY = 2
+
+export class PollSet {
+  private readonly arena: Arena
+  private readonly wakeFd: number
+  private readonly wakeValue = new Uint8Array(8)
+  private count = 1
+
+  constructor(wakeFd: number) {
+    this.wakeFd = wakeFd
+    this.arena = mapArena((MAX_PORTS + 1) * 8)
+    this.setEntry(0, wakeFd)
+  }
+
+  watch(ports: readonly Port[]): void {
+    for (let i = 0; i < ports.length; i++) this.setEntry(i + 1, ports[i].fd)
+    this.count = ports.length + 1
+  }
+
+  /** Waits until something is ready, at most `timeoutMs` (0: looks only). Returns how many entries are. */
+  wait(timeoutMs: number): number {
+    const ready = libc().poll(this.arena.address, this.count, timeoutMs)
+    if (ready > 0) return ready
+    // Interrupted: results of the last call must not be taken for new ones.
+    for (let i = 0; i < this.count; i++) this.arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
+    return 0
+  }
+
+  /** True when the control thread has called; the call is taken. */
+  takeWake(): boolean {
+    if (this.arena.words[1] >>> 16 === 0) return false
+    libc().read(this.wakeFd, this.wakeValue, 8)
+    return true
+  }
+
+  /** Events of the i-th port of the last `wait`. */
+  events(i: number): number {
+    return this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] >>> 16
+  }
+
+  isFailure(events: number): boolean {
+    return (events & FAILURE) !== 0
+  }
+
+  /** The port has nothing more for now. */
+  clear(i: number): void {
+    this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] = POLLIN
+  }
+
+  private setEntry(i: number, fd: number): void {
+    this.arena.words[i * WORDS_PER_ENTRY] = fd
+    this.arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
+  }
+}

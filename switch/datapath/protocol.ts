@@ -1,0 +1,105 @@
+// What the control thread may ask of the datapath thread, and what it hears back. One row per command; the handler table
+// in the worker is complete by type.
+
+import type { Policy } from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import type { FrameCopy } from '../../src/frame/frame.js'
+import type { ForwarderOptions } from '../forwarding/forwarder.js'
+import type { PortSpec } from '../forwarding/port-state.js'
+import type { RecordedFrame } from '../forwarding/recorder.js'
+import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+
+export interface DeviceSpec {
+  readonly device: string
+  readonly ifindex: number
+}
+
+/** How the loop waits for frames: `sleep` in poll at once, `busy` never, `adaptive` after a bounded spin. */
+export type PollMode = 'adaptive' | 'busy' | 'sleep'
+
+export interface FdbRow {
+  readonly mac: string
+  readonly vlan: number
+  readonly port: number
+  readonly ageSeconds: number
+}
+
+export interface PeerRow {
+  readonly port: number
+  readonly host: string | null
+  readonly bootId: string | null
+  readonly alive: boolean
+  readonly lastHeardMs: number | null
+}
+
+type Ports = readonly number[]
+
+export interface Commands {
+  addNetwork: { args: { options: ForwarderOptions; epoch: number }; result: null }
+  addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
+  removePort: { args: { network: string; index: number }; result: null }
+  begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
+  arm: { args: { network: string; ports: Ports }; result: null }
+  /** Closes the gates; what was sent before has left for the devices when this answers. */
+  gate: { args: { network: string; ports: Ports }; result: { held: number[] } }
+  /** Drains the ports, then flips them: one step, nothing in between. */
+  flip: {
+    args: { network: string; ports: Ports; epoch: number; residue: readonly number[] }
+    result: { atUs: number; ports: { recorded: number; lost: number }[] }
+  }
+  release: { args: { network: string; ports: Ports }; result: { released: number; atUs: number } }
+  end: {
+    args: { network: string }
+    result: { frames: readonly RecordedFrame[]; overflow: ReadonlyMap<number, number> }
+  }
+  advance: { args: { network: string; epoch: number }; result: null }
+  fence: { args: { network: string; ports: Ports; epoch: number }; result: null }
+  preload: { args: { network: string; port: number; frames: readonly Omit<FrameCopy, 'color'>[] }; result: null }
+  announce: { args: { network: string; port: number; mac: Uint8Array }; result: null }
+  fdb: { args: { network: string }; result: FdbRow[] }
+  network: {
+    args: { network: string }
+    result: { epoch: number; fdbEntries: number; peers: PeerRow[]; epochs: [number, number, boolean][] }
+  }
+  stop: { args: null; result: null }
+}
+
+export type CommandName = keyof Commands
+
+export interface Request<K extends CommandName = CommandName> {
+  readonly id: number
+  readonly name: K
+  readonly args: Commands[K]['args']
+}
+
+export type Reply =
+  | { readonly kind: 'reply'; readonly id: number; readonly result: unknown }
+  | { readonly kind: 'refusal'; readonly id: number; readonly error: ErrorReport }
+
+export type DatapathEvent =
+  | { readonly kind: 'early'; readonly network: string; readonly port: number; readonly epoch: number }
+  | {
+      readonly kind: 'peer'
+      readonly network: string
+      readonly port: number
+      readonly host: string
+      readonly bootId: string
+      readonly epoch: number
+    }
+  | {
+      readonly kind: 'closed'
+      readonly network: string
+      readonly epoch: number
+      readonly closures: readonly ChannelClosed[]
+    }
+
+export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready' }
+
+export interface WorkerInput {
+  readonly counters: SharedArrayBuffer
+  /** eventfd that wakes the loop out of poll. */
+  readonly wakeFd: number
+  readonly poll: PollMode
+  /** Microseconds that `adaptive` spins after the last frame. */
+  readonly spinUs: number
+}

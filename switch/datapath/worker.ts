@@ -1,0 +1,267 @@
+// The datapath thread: poll -> receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks
+// in poll, never in the event loop; commands are drained between batches.
+
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { formatMac } from '../../src/frame/ethernet.js'
+import type { Frame } from '../../src/frame/frame.js'
+import type { CounterTable } from '../forwarding/counters.js'
+import { Forwarder } from '../forwarding/forwarder.js'
+import { PacketPort } from '../port/packet-port.js'
+import type { FrameSink, Port } from '../port/port.js'
+import { PollSet } from './poll-set.js'
+import type { CommandName, Commands, FdbRow, FromWorker, Request, WorkerInput } from './protocol.js'
+
+/** Rounds of receive and flush per port before other ports and commands get their turn. */
+const ROUNDS_PER_WAKE = 4
+/** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
+const DRAIN_BATCHES = 4096
+const HOUSEKEEPING_INTERVAL = 1000
+const TICK_INTERVAL = 100
+const TICK_INTERVAL_OPEN = 5
+
+interface Network {
+  readonly forwarder: Forwarder
+  readonly ports: Map<number, Port>
+}
+
+/** Unix time in milliseconds, monotonic within the thread. */
+function clock(): number {
+  return performance.timeOrigin + performance.now()
+}
+
+class DatapathLoop implements FrameSink {
+  private readonly input: WorkerInput
+  private readonly counters: CounterTable
+  private readonly networks = new Map<string, Network>()
+  private readonly ports: Port[] = []
+  private readonly forwarderOf: Forwarder[] = []
+  private readonly pollSet: PollSet
+  private running = true
+
+  constructor(input: WorkerInput) {
+    this.input = input
+    this.counters = new Float64Array(input.counters)
+    this.pollSet = new PollSet(input.wakeFd)
+  }
+
+  receive(port: number, frame: Frame, now: number): void {
+    this.forwarderOf[port].receive(port, frame, now)
+  }
+
+  run(): void {
+    const { poll, spinUs } = this.input
+    let nextTick = 0
+    let nextHousekeeping = 0
+    let lastFrame = 0
+    while (this.running) {
+      let now = clock()
+      const mayWait = poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs)
+      const timeout = mayWait ? Math.max(0, Math.min(nextTick - now, TICK_INTERVAL)) : 0
+      const ready = this.pollSet.wait(Math.ceil(timeout))
+      now = clock()
+      if (ready > 0) {
+        if (this.pollSet.takeWake()) this.drainCommands()
+        if (this.receiveReady(now) > 0) lastFrame = now
+      }
+      if (now < nextTick) continue
+      nextTick = now + this.tick(now)
+      if (now < nextHousekeeping) continue
+      nextHousekeeping = now + HOUSEKEEPING_INTERVAL
+      for (const port of this.ports) port.housekeeping()
+    }
+    for (const port of this.ports) port.close()
+  }
+
+  /** Returns milliseconds until the next tick is due. */
+  private tick(now: number): number {
+    let interval = TICK_INTERVAL
+    for (const { forwarder } of this.networks.values()) {
+      forwarder.tick(now)
+      if (forwarder.snapshots.openEpoch !== null) interval = TICK_INTERVAL_OPEN
+    }
+    this.flushAll()
+    return interval
+  }
+
+  private receiveReady(now: number): number {
+    let total = 0
+    for (let round = 0; round < ROUNDS_PER_WAKE; round++) {
+      let received = 0
+      for (let i = 0; i < this.ports.length; i++) {
+        const events = this.pollSet.events(i)
+        if (events === 0) continue
+        const port = this.ports[i]
+        if (this.pollSet.isFailure(events)) port.failed()
+        const count = port.receive(this, now)
+        if (count === 0) this.pollSet.clear(i)
+        received += count
+      }
+      if (received === 0) break
+      total += received
+      this.flushAll()
+    }
+    return total
+  }
+
+  private flushAll(): void {
+    for (let i = 0; i < this.ports.length; i++) this.ports[i].flush()
+  }
+
+  private drainCommands(): void {
+    for (;;) {
+      const message = receiveMessageOnPort(parentPort!)
+      if (message === undefined) return
+      const request = message.message as Request
+      try {
+        post({ kind: 'reply', id: request.id, result: this.perform(request.name, request.args) })
+      } catch (error) {
+        post({ kind: 'refusal', id: request.id, error: asSnapswitchError(error).report() })
+      }
+    }
+  }
+
+  private perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
+    return this.handlers[name](args)
+  }
+
+  private network(name: string): Network {
+    const network = this.networks.get(name)
+    if (network === undefined) {
+      throw new SnapswitchError(
+        'NETWORK_UNKNOWN',
+        `no network ${name} here`,
+        '`snapswitch status` lists the networks of this host.',
+      )
+    }
+    return network
+  }
+
+  private readonly handlers: { [K in CommandName]: (args: Commands[K]['args']) => Commands[K]['result'] } = {
+    addNetwork: ({ options, epoch }) => {
+      const name = options.network
+      const forwarder = new Forwarder(options, this.counters, {
+        early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
+        peer: (port, host, bootId, epoch) => post({ kind: 'peer', network: name, port, host, bootId, epoch }),
+        closed: (epoch, closures) => post({ kind: 'closed', network: name, epoch, closures }),
+      })
+      forwarder.epoch = epoch
+      this.networks.set(name, { forwarder, ports: new Map() })
+      return null
+    },
+    addPort: ({ network, spec, device }) => {
+      const { forwarder, ports } = this.network(network)
+      const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.counters)
+      forwarder.addPort(spec, port)
+      ports.set(spec.index, port)
+      this.forwarderOf[spec.index] = forwarder
+      this.ports.push(port)
+      this.pollSet.watch(this.ports)
+      return null
+    },
+    removePort: ({ network, index }) => {
+      const { forwarder, ports } = this.network(network)
+      const port = ports.get(index)
+      if (port === undefined) return null
+      forwarder.removePort(index)
+      ports.delete(index)
+      this.ports.splice(this.ports.indexOf(port), 1)
+      this.pollSet.watch(this.ports)
+      port.close()
+      return null
+    },
+    begin: ({ network, epoch, policy, until }) => {
+      this.network(network).forwarder.snapshots.begin(epoch, policy, until, clock())
+      this.flushAll()
+      return null
+    },
+    arm: ({ network, ports }) => {
+      this.network(network).forwarder.snapshots.arm(ports)
+      return null
+    },
+    gate: ({ network, ports }) => {
+      const { forwarder } = this.network(network)
+      forwarder.snapshots.gate(ports)
+      this.flushAll()
+      return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
+    },
+    flip: ({ network, ports: indexes, epoch, residue }) => {
+      const { forwarder, ports } = this.network(network)
+      for (const index of indexes) this.drain(ports.get(index))
+      const now = clock()
+      const results = forwarder.snapshots.flip(indexes, epoch, residue, now)
+      this.flushAll()
+      return { atUs: Math.round(now * 1000), ports: results }
+    },
+    release: ({ network, ports }) => {
+      const now = clock()
+      const released = this.network(network).forwarder.snapshots.release(ports, now)
+      this.flushAll()
+      return { released, atUs: Math.round(now * 1000) }
+    },
+    end: ({ network }) => this.network(network).forwarder.snapshots.end(),
+    advance: ({ network, epoch }) => {
+      this.network(network).forwarder.snapshots.advance(epoch, clock())
+      this.flushAll()
+      return null
+    },
+    fence: ({ network, ports, epoch }) => {
+      this.network(network).forwarder.snapshots.fence(ports, epoch)
+      return null
+    },
+    preload: ({ network, port, frames }) => {
+      this.network(network).forwarder.snapshots.preload(port, frames)
+      return null
+    },
+    announce: ({ network, port, mac }) => {
+      this.network(network).forwarder.snapshots.announce(port, mac, clock())
+      this.flushAll()
+      return null
+    },
+    fdb: ({ network }) => {
+      const rows: FdbRow[] = []
+      const { fdb } = this.network(network).forwarder
+      fdb.visit(
+        (high, low, vlan, port, ageSeconds) => rows.push({ mac: formatMac(high, low), vlan, port, ageSeconds }),
+        Math.floor(clock() / 1000),
+      )
+      return rows
+    },
+    network: ({ network }) => {
+      const { forwarder } = this.network(network)
+      const now = clock()
+      const trunks = forwarder.ports.filter((port) => port.isTrunk)
+      return {
+        epoch: forwarder.epoch,
+        fdbEntries: forwarder.fdb.size,
+        peers: trunks.map((port) => ({
+          port: port.index,
+          host: port.channel!.host,
+          bootId: port.channel!.bootId,
+          alive: forwarder.trunks.isAlive(port, now),
+          lastHeardMs: Number.isFinite(port.channel!.lastHeard) ? Math.round(now - port.channel!.lastHeard) : null,
+        })),
+        epochs: forwarder.ports.filter((port) => port.isMember).map((port) => [port.index, port.epoch, port.closed]),
+      }
+    },
+    stop: () => {
+      this.running = false
+      return null
+    },
+  }
+
+  private drain(port: Port | undefined): void {
+    if (port === undefined) return
+    for (let batch = 0; batch < DRAIN_BATCHES && port.receive(this, clock()) > 0; batch++) this.flushAll()
+  }
+}
+
+function post(message: FromWorker): void {
+  parentPort!.postMessage(message)
+}
+
+if (parentPort !== null) {
+  const loop = new DatapathLoop(workerData as WorkerInput)
+  post({ kind: 'ready' })
+  loop.run()
+}

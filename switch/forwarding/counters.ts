@@ -1,0 +1,81 @@
+// Per-port counters in shared memory: the datapath adds, everybody else just reads. One writer, and every counter is an
+// aligned 8-byte float (exact to 2^53), so a reader sees a whole value.
+
+import type { PortCounters } from '../../src/api/schemas.js'
+
+export const MAX_PORTS = 1024
+
+/** Why a frame was not forwarded. Add at the end: the index is the slot in shared memory. */
+export const dropReasons = [
+  'malformed',
+  'bad-source',
+  'link-local',
+  'tag-unknown',
+  'hold-overflow',
+  'early-dropped',
+  'fenced',
+  'record-overflow',
+  'control-malformed',
+  'control-version',
+  'control-unexpected',
+  'tx-full',
+  'tx-error',
+  'too-long',
+  'truncated',
+  'device-down',
+] as const
+export type DropReason = (typeof dropReasons)[number]
+
+const fields = [
+  'rxFrames',
+  'rxBytes',
+  'txFrames',
+  'txBytes',
+  'rxGso',
+  'txGso',
+  'kernelDrops',
+  'held',
+  'recorded',
+  'early',
+  'stragglers',
+  'txAccepted',
+] as const
+type Field = (typeof fields)[number]
+
+/** Slot of each field within a port's row. */
+export const Counter = Object.fromEntries(fields.map((name, at) => [name, at])) as Record<Field, number>
+export const Drop = Object.fromEntries(dropReasons.map((name, at) => [name, fields.length + at])) as Record<
+  DropReason,
+  number
+>
+
+/** Slots per port; a power of two keeps rows on their own cache lines. */
+export const ROW = 32
+
+export type CounterTable = Float64Array
+
+export function createCounters(): CounterTable {
+  return new Float64Array(new SharedArrayBuffer(MAX_PORTS * ROW * 8))
+}
+
+export function readPortCounters(table: CounterTable, port: number): PortCounters {
+  const at = port * ROW
+  const drops: Record<string, number> = {}
+  for (const reason of dropReasons) {
+    const count = table[at + Drop[reason]]
+    if (count > 0) drops[reason] = count
+  }
+  const read = (field: Field) => table[at + Counter[field]]
+  return {
+    rxFrames: read('rxFrames'),
+    rxBytes: read('rxBytes'),
+    txFrames: read('txFrames'),
+    txBytes: read('txBytes'),
+    rxGso: read('rxGso'),
+    txGso: read('txGso'),
+    kernelDrops: read('kernelDrops'),
+    held: read('held'),
+    recorded: read('recorded'),
+    drops,
+  }
+}

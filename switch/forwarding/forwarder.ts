@@ -1,0 +1,214 @@
+// The deterministic heart of one network: frames, commands and time go in; frames to ports, counts and events come out.
+// No I/O, no clock, no randomness: the same inputs give the same outputs on any machine, which is what makes replay and
+// the simulation of the snapshot algorithm possible.
+//
+// Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
+
+import { judge, Verdict } from '../../src/epoch/delivery.js'
+import { COLORS, colorVid, epochOfVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
+import {
+  EtherType,
+  innerEtherType,
+  isGroup,
+  isLinkLocal,
+  isWellFormed,
+  macHigh,
+  macLow,
+  vlanId,
+} from '../../src/frame/ethernet.js'
+import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
+import { Counter, type CounterTable, Drop, ROW } from './counters.js'
+import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
+import type { HoldBounds } from './hold-queue.js'
+import { type Output, type PortSpec, PortState } from './port-state.js'
+import { type ForwarderEvents, SnapshotSide } from './snapshot-side.js'
+import { TrunkSide } from './trunk-side.js'
+
+export interface ForwarderOptions {
+  readonly network: string
+  readonly host: string
+  /** 16 hex digits, new with every start of the datapath. */
+  readonly bootId: string
+  readonly linkLocal: 'forward' | 'drop'
+  /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
+  readonly transit: boolean
+  readonly fdb: FdbOptions
+  readonly hold: HoldBounds
+  /** Bounds of the channel state of one snapshot. */
+  readonly record: HoldBounds
+  /** Milliseconds from a peer's marker until its missing frames count as lost. */
+  readonly closureDeadline: number
+}
+
+/** No service tag to push. */
+const NO_TAG = -1
+
+export class Forwarder {
+  readonly options: ForwarderOptions
+  readonly fdb: Fdb
+  readonly counters: CounterTable
+  /** By port index; holes where other networks' ports are. */
+  readonly byIndex: (PortState | undefined)[] = []
+  /** The same, dense: what a flood walks. */
+  readonly ports: PortState[] = []
+  readonly snapshots: SnapshotSide
+  readonly trunks: TrunkSide
+  /** Highest epoch of any member port, ever: what colors on the wire are read against. */
+  epoch = 0
+
+  constructor(options: ForwarderOptions, counters: CounterTable, events: ForwarderEvents) {
+    this.options = options
+    this.counters = counters
+    this.fdb = new Fdb(options.fdb)
+    this.trunks = new TrunkSide(this, events)
+    this.snapshots = new SnapshotSide(this, events)
+  }
+
+  addPort(spec: PortSpec, output: Output): PortState {
+    const port = new PortState(spec, output, this.options.hold, ROW)
+    if (port.isMember && port.epoch > this.epoch) this.epoch = port.epoch
+    this.byIndex[spec.index] = port
+    this.ports.push(port)
+    return port
+  }
+
+  removePort(index: number): void {
+    const port = this.byIndex[index]
+    if (port === undefined) return
+    port.hold.clear()
+    this.fdb.flushPort(index)
+    this.byIndex[index] = undefined
+    this.ports.splice(this.ports.indexOf(port), 1)
+  }
+
+  /** A frame has come in at a port. `now`: Unix time in milliseconds. */
+  receive(index: number, frame: Frame, now: number): void {
+    const port = this.byIndex[index]!
+    const counters = this.counters
+    counters[port.row + Counter.rxFrames]++
+    counters[port.row + Counter.rxBytes] += frame.length
+    if (!isWellFormed(frame)) {
+      counters[port.row + Drop.malformed]++
+      return
+    }
+    if (frame.bytes[frame.vnet + 1] !== 0) counters[port.row + Counter.rxGso]++
+    if (port.isMember) frame.color = port.epoch
+    else if (!port.isTrunk) frame.color = NO_COLOR
+    else if (!this.readColor(port, frame, now)) return
+    this.forward(port, frame, now)
+  }
+
+  /** Lets time pass: ageing, HELLOs, markers, closures. Call at least every 100 ms, every 10 ms while a snapshot is open. */
+  tick(now: number): void {
+    this.fdb.sweep(Math.floor(now / 1000), 256)
+    this.trunks.tick(now)
+    this.snapshots.tick(now)
+  }
+
+  /** Judges a frame at its destination and delivers, holds or drops it. */
+  deliver(port: PortState, frame: Frame, now: number): void {
+    if (!port.isMember) {
+      this.emit(port, frame, port.isTrunk ? trunkTag(frame) : NO_TAG)
+      return
+    }
+    const counters = this.counters
+    switch (judge(frame.color, port.epoch, port.closed, port.fence)) {
+      case Verdict.DELIVER:
+        if (port.armed !== null) port.armed.push(frame)
+        this.emit(port, frame, NO_TAG)
+        return
+      case Verdict.DELIVER_AND_RECORD:
+        this.snapshots.inTransit(port, frame, now)
+        this.emit(port, frame, NO_TAG)
+        return
+      case Verdict.HOLD_EARLY:
+        this.snapshots.early(port, frame.color)
+        if (this.snapshots.dropsEarly) {
+          counters[port.row + Drop['early-dropped']]++
+          return
+        }
+        counters[port.row + Counter.early]++
+        this.keep(port, frame)
+        return
+      case Verdict.HOLD:
+        if (frame.color > port.epoch) {
+          this.snapshots.early(port, frame.color)
+          counters[port.row + Counter.early]++
+        }
+        this.keep(port, frame)
+        return
+      case Verdict.DROP_FENCED:
+        counters[port.row + Drop.fenced]++
+    }
+  }
+
+  private keep(port: PortState, frame: Frame): void {
+    if (port.hold.push(frame)) this.counters[port.row + Counter.held]++
+    else this.counters[port.row + Drop['hold-overflow']]++
+  }
+
+  private emit(port: PortState, frame: Frame, serviceTci: number): void {
+    if (port.output.send(frame, serviceTci) && port.channel !== null && frame.color !== NO_COLOR)
+      port.channel.sent.add(frame.color)
+  }
+
+  private forward(from: PortState, frame: Frame, now: number): void {
+    const bytes = frame.bytes
+    const start = frame.start
+    const seconds = Math.floor(now / 1000)
+    if (isGroup(bytes, start + 6)) {
+      this.counters[from.row + Drop['bad-source']]++
+      return
+    }
+    const vlan = vlanId(frame)
+    this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
+    if (!isGroup(bytes, start)) {
+      const to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
+      if (to !== NO_PORT) {
+        if (to === from.index) return
+        const port = this.byIndex[to]!
+        if (from.isTrunk && port.isTrunk && !this.options.transit) return
+        this.deliver(port, frame, now)
+        return
+      }
+    } else if (this.options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
+      this.counters[from.row + Drop['link-local']]++
+      return
+    }
+    const ports = this.ports
+    const splitHorizon = from.isTrunk && !this.options.transit
+    for (let i = 0; i < ports.length; i++) {
+      const port = ports[i]
+      if (port === from || (splitHorizon && port.isTrunk)) continue
+      this.deliver(port, frame, now)
+    }
+  }
+
+  /** Takes the color off a frame from a trunk. False: it was a control frame or is dropped. */
+  private readColor(port: PortState, frame: Frame, now: number): boolean {
+    if (frame.tagTpid === EtherType.SERVICE_VLAN) {
+      const vid = frame.tagTci & 0xfff
+      if (vid > COLORS) {
+        this.counters[port.row + Drop['tag-unknown']]++
+        return false
+      }
+      frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.epoch)
+      frame.tagTpid = 0
+      frame.tagTci = 0
+      if (frame.color !== NO_COLOR) port.channel!.received.add(frame.color)
+      return true
+    }
+    frame.color = NO_COLOR
+    if (frame.tagTpid !== 0 || innerEtherType(frame) !== EtherType.CONTROL) return true
+    this.trunks.control(port, frame, now)
+    return false
+  }
+}
+
+/** The service tag that `frame` travels under on a trunk; NO_TAG when it needs none. */
+function trunkTag(frame: Frame): number {
+  if (frame.color !== NO_COLOR) return colorVid(frame.color)
+  const outer = frame.tagTpid !== 0 ? frame.tagTpid : innerEtherType(frame)
+  // From outside the network, yet it looks like ours: the escape makes it payload.
+  return outer === EtherType.SERVICE_VLAN || outer === EtherType.CONTROL ? UNCOLORED_VID : NO_TAG
+}

@@ -1,0 +1,246 @@
+// A forwarder's part in snapshots and restores: gates, cuts, hold queues, channel state and its closure. Decides nothing
+// about when: the agent does, by commands.
+
+import type { Policy } from '../../src/api/schemas.js'
+import type { Closure } from '../../src/epoch/channel.js'
+import { announcement } from '../../src/frame/ethernet.js'
+import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Counter, Drop } from './counters.js'
+import type { Forwarder } from './forwarder.js'
+import type { PortState } from './port-state.js'
+import { ArmedCopies, ChannelRecorder, type RecordedFrame } from './recorder.js'
+
+export interface ChannelClosed extends Closure {
+  readonly port: number
+  readonly host: string | null
+}
+
+/** What a forwarder tells its agent without being asked. */
+export interface ForwarderEvents {
+  /** A frame (or marker) from after `epoch`'s cut has come before ours: the Lai-Yang trigger. Once per port and epoch. */
+  early(port: number, epoch: number): void
+  /** A peer switch was heard of for the first time, or has restarted. `epoch`: the highest it knows of. */
+  peer(port: number, host: string, bootId: string, epoch: number): void
+  /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
+  closed(epoch: number, closures: readonly ChannelClosed[]): void
+}
+
+interface OpenSnapshot {
+  readonly epoch: number
+  readonly policy: Policy
+  /** When markers stop being repeated, whatever happens. */
+  readonly until: number
+  readonly recorder: ChannelRecorder
+  /** All local members have flipped and the peers are being told. */
+  announced: boolean
+  /** Frames that did not fit the channel state, per port index. */
+  readonly overflow: Map<number, number>
+  readonly closures: Map<number, ChannelClosed>
+  reported: boolean
+}
+
+/** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
+const ARMED_BOUNDS = { frames: 2000, bytes: 16 * 1024 * 1024 }
+
+export class SnapshotSide {
+  private readonly forwarder: Forwarder
+  private readonly events: ForwarderEvents
+  private readonly frame = new Frame()
+  private open: OpenSnapshot | null = null
+
+  constructor(forwarder: Forwarder, events: ForwarderEvents) {
+    this.forwarder = forwarder
+    this.events = events
+  }
+
+  get openEpoch(): number | null {
+    return this.open?.epoch ?? null
+  }
+
+  get dropsEarly(): boolean {
+    return this.open !== null && this.open.policy === 'drop'
+  }
+
+  /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
+  begin(epoch: number, policy: Policy, until: number, now: number): void {
+    this.open = {
+      epoch,
+      policy,
+      until,
+      recorder: new ChannelRecorder(this.forwarder.options.record),
+      announced: false,
+      overflow: new Map(),
+      closures: new Map(),
+      reported: false,
+    }
+    this.announceCut(now)
+  }
+
+  arm(ports: readonly number[]): void {
+    for (const port of this.members(ports)) port.armed = new ArmedCopies(ARMED_BOUNDS)
+  }
+
+  gate(ports: readonly number[]): void {
+    for (const port of this.members(ports)) port.closed = true
+  }
+
+  /**
+   * The cut: from here on frames from these ports are of the new epoch. The caller has drained the ports: nothing the
+   * paused VM has sent may still wait in a socket. `residue[i]`: frames of ports[i] that lie unread in its TAP queue.
+   * Returns, per port, how many residue frames went into the channel state and how many could not.
+   */
+  flip(
+    ports: readonly number[],
+    epoch: number,
+    residue: readonly number[],
+    now: number,
+  ): { recorded: number; lost: number }[] {
+    const results = ports.map((index, at) => {
+      const port = this.forwarder.byIndex[index]
+      if (port === undefined || !port.isMember) return { recorded: 0, lost: 0 }
+      const copies = port.armed?.last(residue[at]) ?? []
+      const recorded = this.open?.recorder.recordResidue(index, copies, now) ?? 0
+      this.forwarder.counters[port.row + Counter.recorded] += recorded
+      port.armed = null
+      port.epoch = Math.max(port.epoch, epoch)
+      return { recorded, lost: residue[at] - copies.length }
+    })
+    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+    this.announceCut(now)
+    return results
+  }
+
+  /** Opens gates; what was held is judged again, in order, before any later frame. Returns how many frames were released. */
+  release(ports: readonly number[], now: number): number {
+    let released = 0
+    for (const port of this.members(ports)) {
+      port.closed = false
+      port.armed = null
+      released += this.siftHeld(port, now)
+    }
+    return released
+  }
+
+  /** Ends the open snapshot. Returns its channel state, and what did not fit it by port. */
+  end(): { frames: readonly RecordedFrame[]; overflow: ReadonlyMap<number, number> } {
+    const open = this.open
+    this.open = null
+    return { frames: open?.recorder.frames ?? [], overflow: open?.overflow ?? new Map() }
+  }
+
+  /** Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go back. */
+  advance(epoch: number, now: number): void {
+    this.open = null
+    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+    for (const port of this.forwarder.ports) {
+      if (!port.isMember) continue
+      port.epoch = Math.max(port.epoch, epoch)
+      port.closed = false
+      port.armed = null
+      this.siftHeld(port, now)
+    }
+  }
+
+  /**
+   * Restored ports: fresh epoch, gates closed, and nothing from before it may pass. What was held is the old incarnation's.
+   * Members that are not restored move on to the same epoch, or the fence would cut them off. Machines may have moved, so
+   * what was learned of where they are is forgotten.
+   */
+  fence(ports: readonly number[], epoch: number): void {
+    for (const port of this.forwarder.ports) if (port.isMember) port.epoch = Math.max(port.epoch, epoch)
+    this.forwarder.fdb.clear()
+    for (const port of this.members(ports)) {
+      port.fence = epoch
+      port.closed = true
+      this.forwarder.counters[port.row + Drop.fenced] += port.hold.clear()
+    }
+    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+  }
+
+  /** Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this incarnation. */
+  preload(index: number, copies: readonly Omit<FrameCopy, 'color'>[]): void {
+    const port = this.forwarder.byIndex[index]
+    if (port === undefined) return
+    port.hold.prepend(copies.map((copy) => ({ ...copy, color: port.epoch })))
+  }
+
+  /** Tells every switch on the way where `mac` now is, as if its VM had spoken. */
+  announce(index: number, mac: Uint8Array, now: number): void {
+    const body = announcement(mac)
+    const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
+    bytes.set(body, VNET_HEADER_LENGTH)
+    this.forwarder.receive(index, this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
+  }
+
+  /** An in-transit frame is being delivered. */
+  inTransit(port: PortState, frame: Frame, now: number): void {
+    const open = this.open
+    const { counters } = this.forwarder
+    if (open === null || frame.color >= open.epoch || open.epoch > port.epoch || open.reported) {
+      counters[port.row + Counter.stragglers]++
+      return
+    }
+    if (open.recorder.record(port.index, frame, now)) {
+      counters[port.row + Counter.recorded]++
+      return
+    }
+    counters[port.row + Drop['record-overflow']]++
+    open.overflow.set(port.index, (open.overflow.get(port.index) ?? 0) + 1)
+  }
+
+  early(port: PortState, color: number): void {
+    if (color <= port.earlyNotified) return
+    port.earlyNotified = color
+    this.events.early(port.index, color)
+  }
+
+  /** A peer has cut: if we have not begun, it is time. */
+  markerCame(trunk: PortState, epoch: number, now: number): void {
+    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
+    if (trunk.channel!.hasMarker(epoch)) this.tick(now)
+  }
+
+  tick(now: number): void {
+    const open = this.open
+    if (open === null || open.reported || !open.announced) return
+    for (const port of this.forwarder.ports) {
+      if (port.isMember && port.closed) return
+      if (port.channel === null || open.closures.has(port.index)) continue
+      const closure = port.channel.closure(open.epoch, this.forwarder.options.closureDeadline, now)
+      if (closure === null) return
+      open.closures.set(port.index, { ...closure, port: port.index, host: port.channel.host })
+    }
+    open.reported = true
+    this.events.closed(open.epoch, [...open.closures.values()])
+  }
+
+  /** Once every local member has flipped, the peers are told what we sent before. */
+  private announceCut(now: number): void {
+    const open = this.open
+    if (open === null || open.announced) return
+    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < open.epoch) return
+    open.announced = true
+    for (const port of this.forwarder.ports) port.channel?.startMarker(open.epoch, now, open.until)
+    this.forwarder.trunks.tick(now)
+  }
+
+  private siftHeld(port: PortState, now: number): number {
+    if (port.hold.length === 0) return 0
+    let released = 0
+    // Frames still early stay, in order; the others are judged as if they came now.
+    port.hold.sift((copy) => {
+      if (port.closed || copy.color > port.epoch) return true
+      released++
+      this.forwarder.deliver(port, this.frame.pointAt(copy), now)
+      return false
+    })
+    return released
+  }
+
+  private *members(ports: readonly number[]): Iterable<PortState> {
+    for (const index of ports) {
+      const port = this.forwarder.byIndex[index]
+      if (port?.isMember) yield port
+    }
+  }
+}

@@ -1,0 +1,25 @@
+// What the datapath asks of a port. A port moves frames between a device and memory; it decides nothing.
+
+import type { Frame } from '../../src/frame/frame.js'
+import type { Output } from '../forwarding/port-state.js'
+
+/** Takes each received frame while its bytes are valid: until the port's next `receive`. */
+export interface FrameSink {
+  receive(port: number, frame: Frame, now: number): void
+}
+
+export interface Port extends Output {
+  readonly index: number
+  readonly name: string
+  /** For poll; -1 when there is nothing to wait on. */
+  readonly fd: number
+  /** Hands at most one batch to the sink; returns how many frames that were. Call `flush` of all ports before the next one. */
+  receive(sink: FrameSink, now: number): number
+  /** Sends what was queued, one system call per batch; what the device does not take is dropped and counted. */
+  flush(): void
+  /** Once a second: reads counters that the kernel keeps. */
+  housekeeping(): void
+  /** poll reported an error condition. */
+  failed(): void
+  close(): void
+}
