@@ -1,0 +1,73 @@
+// Starts snapswitch's daemons as a user would (bin/snapswitch with a YAML file) and runs its commands.
+
+import { spawn } from 'node:child_process'
+import { closeSync, openSync, readFileSync } from 'node:fs'
+import { createConnection } from 'node:net'
+import { join } from 'node:path'
+import { attempt, type CommandResult, until } from './command.js'
+import { identify, type ProcessId, runs } from './processes.js'
+import { repositoryRoot } from './repository.js'
+
+export interface DaemonSpec {
+  readonly role: 'switch' | 'coordinator'
+  readonly config: string
+  readonly socket: string
+  readonly log: string
+  readonly namespace?: string
+}
+
+export interface Daemon {
+  readonly spec: DaemonSpec
+  readonly id: ProcessId
+}
+
+const program = () => join(repositoryRoot(), 'bin', 'snapswitch')
+
+function answers(socket: string): Promise<true | undefined> {
+  return new Promise((resolve) => {
+    const connection = createConnection(socket)
+    connection.once('connect', () => resolve(true)).once('error', () => resolve(undefined))
+    connection.setTimeout(1000, () => connection.destroy())
+    connection.once('close', () => resolve(undefined))
+    connection.once('connect', () => connection.end())
+  })
+}
+
+/** Starts a daemon and returns when its API socket takes connections. `started` hears its process id at once. */
+export async function startDaemon(spec: DaemonSpec, started: (id: ProcessId) => void): Promise<Daemon> {
+  const command = [process.execPath, program(), spec.role, '--config', spec.config]
+  if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
+  const descriptor = openSync(spec.log, 'a')
+  const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })
+  closeSync(descriptor)
+  await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
+  child.unref()
+  const id = identify(child.pid!)
+  const said = () => readFileSync(spec.log, 'utf8').slice(-2000)
+  if (id === undefined) throw new Error(`snapswitch ${spec.role} ended at once: ${said()}`)
+  started(id)
+  await until(`the socket of snapswitch ${spec.role}`, 20_000, async () => {
+    if (!runs(id)) throw new Error(`snapswitch ${spec.role} ended while it started: ${said()}`)
+    return answers(spec.socket)
+  })
+  return { spec, id }
+}
+
+/** Runs a snapswitch command to its end. */
+export function snapswitch(args: readonly string[], timeoutMs = 120_000): Promise<CommandResult> {
+  return attempt(process.execPath, [program(), ...args], timeoutMs)
+}
+
+/** Runs a snapswitch command with -j and parses what it prints: one JSON value, the last line when there are several. */
+export async function snapswitchJson<T>(args: readonly string[], timeoutMs?: number): Promise<T> {
+  const result = await snapswitch([...args, '-j'], timeoutMs)
+  const text = result.stdout.trim()
+  if (result.code !== 0) {
+    throw new Error(`snapswitch ${args.join(' ')} ended with ${result.code}: ${result.stderr.trim() || text}`)
+  }
+  try {
+    return JSON.parse(text) as T
+  } catch {
+    return JSON.parse(text.slice(text.lastIndexOf('\n') + 1)) as T
+  }
+}

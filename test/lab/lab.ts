@@ -1,0 +1,269 @@
+// A lab: namespaces as hosts joined by a trunk, a switch daemon in each, one coordinator, tiny guests on taps. Tests,
+// demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is started step by step.
+
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { stringify } from 'yaml'
+import { run } from './command.js'
+import { GuestConsole } from './console.js'
+import { type Daemon, startDaemon } from './daemon.js'
+import { type Guest, type GuestJob, startGuest } from './guest.js'
+import { addCable, addTap, createNamespace, processesIn } from './namespaces.js'
+import { end, type ProcessId } from './processes.js'
+import { type LabRecord, labDirectory, namespaceName, newRecord, save, takeDown } from './record.js'
+
+export interface MachinePlan {
+  readonly name: string
+  readonly host: string
+  readonly job: GuestJob
+}
+
+export interface LabPlan {
+  readonly network: string
+  readonly hosts: readonly string[]
+  readonly machines: readonly MachinePlan[]
+  readonly memoryMiB?: number
+  readonly memberMtu?: number
+  /** 4 above the members' at least: the color tag needs the room. */
+  readonly trunkMtu?: number
+}
+
+export interface LabMachine {
+  readonly plan: MachinePlan
+  readonly mac: string
+  readonly tap: string
+  readonly diskFile: string
+  readonly qmp: string
+  readonly consoleFile: string
+  /** The console since the machine was last started or restored. */
+  console: GuestConsole
+  guest: Guest | undefined
+}
+
+export interface RunningMachine {
+  readonly name: string
+  readonly host: string
+  readonly id: ProcessId
+}
+
+const trunkDevice = (to: string) => `to-${to}`
+
+export class Lab {
+  readonly plan: LabPlan
+  readonly directory: string
+  readonly machines: ReadonlyMap<string, LabMachine>
+  readonly daemons = new Map<string, Daemon>()
+  readonly #record: LabRecord
+  #down: Promise<void> | undefined
+
+  private constructor(plan: LabPlan, record: LabRecord) {
+    this.plan = plan
+    this.#record = record
+    this.directory = labDirectory(record.id)
+    this.machines = new Map(plan.machines.map((machine, index) => [machine.name, this.#machine(machine, index)]))
+  }
+
+  /** Makes namespaces, trunks (every pair of hosts), taps and disks. On failure nothing is left. */
+  static async build(plan: LabPlan): Promise<Lab> {
+    const lab = new Lab(plan, newRecord())
+    try {
+      await lab.#makeHosts()
+      for (const machine of lab.machines.values()) {
+        await addTap(lab.namespace(machine.plan.host), machine.tap, plan.memberMtu ?? 1500)
+        await run('qemu-img', ['create', '-q', '-f', 'qcow2', machine.diskFile, '16M'])
+      }
+      return lab
+    } catch (error) {
+      await lab.destroy()
+      throw error
+    }
+  }
+
+  get id(): string {
+    return this.#record.id
+  }
+
+  get coordinatorSocket(): string {
+    return join(this.directory, 'coordinator.sock')
+  }
+
+  get store(): string {
+    return join(this.directory, 'store')
+  }
+
+  namespace(host: string): string {
+    return namespaceName(this.#record.id, host)
+  }
+
+  switchSocket(host: string): string {
+    return join(this.directory, `${host}.sock`)
+  }
+
+  /** The log of a daemon: a host's switch, or `coordinator`. */
+  log(daemon: string): string {
+    return join(this.directory, `${daemon}.log`)
+  }
+
+  machine(name: string): LabMachine {
+    const machine = this.machines.get(name)
+    if (machine === undefined) throw new Error(`the lab has no machine ${name}`)
+    return machine
+  }
+
+  #machine(plan: MachinePlan, index: number): LabMachine {
+    const at = (suffix: string) => join(this.directory, 'vm', `${plan.name}.${suffix}`)
+    const consoleFile = at('console')
+    const files = { diskFile: at('qcow2'), qmp: at('qmp'), consoleFile, console: new GuestConsole(consoleFile) }
+    const mac = `52:54:00:77:00:${(index + 1).toString(16).padStart(2, '0')}`
+    return { plan, mac, tap: `${plan.name}-tap`, ...files, guest: undefined }
+  }
+
+  async #makeHosts(): Promise<void> {
+    mkdirSync(join(this.directory, 'vm'))
+    for (const host of this.plan.hosts) {
+      this.#record.namespaces.push(this.namespace(host))
+      save(this.#record)
+      await createNamespace(this.namespace(host))
+    }
+    const mtu = this.plan.trunkMtu ?? (this.plan.memberMtu ?? 1500) + 4
+    const end = (host: string, to: string) => ({ namespace: this.namespace(host), device: trunkDevice(to) })
+    for (const [index, one] of this.plan.hosts.entries()) {
+      for (const other of this.plan.hosts.slice(index + 1)) await addCable(end(one, other), end(other, one), mtu)
+    }
+  }
+
+  /** A host's switch configuration, as an object: tests may bend it before `startSwitch`. */
+  switchConfig(host: string): Record<string, unknown> {
+    const here = [...this.machines.values()].filter((machine) => machine.plan.host === host)
+    const members = here.map(({ plan, tap }) => [plan.name, { device: tap, vm: plan.name }] as const)
+    const others = this.plan.hosts.filter((other) => other !== host)
+    const trunks = others.map((other) => [trunkDevice(other), { device: trunkDevice(other), kind: 'trunk' }] as const)
+    return {
+      switch: {
+        host,
+        api: { socket: this.switchSocket(host) },
+        state: join(this.directory, `state-${host}`),
+        networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...trunks]) } },
+        machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.qmp }])),
+      },
+    }
+  }
+
+  coordinatorConfig(): Record<string, unknown> {
+    const hosts = Object.fromEntries(this.plan.hosts.map((host) => [host, { socket: this.switchSocket(host) }]))
+    const networks = { [this.plan.network]: { hosts } }
+    return { coordinator: { socket: this.coordinatorSocket, store: this.store, networks } }
+  }
+
+  async startSwitch(host: string, config = this.switchConfig(host)): Promise<Daemon> {
+    return this.#start('switch', host, this.switchSocket(host), config, this.namespace(host))
+  }
+
+  async startCoordinator(config = this.coordinatorConfig()): Promise<Daemon> {
+    return this.#start('coordinator', 'coordinator', this.coordinatorSocket, config)
+  }
+
+  // A signal may take the lab down while it is being built: nothing more is started then.
+  #mustBeUp(): void {
+    if (this.#down !== undefined) throw new Error('the lab is being taken down')
+  }
+
+  async #start(role: Daemon['spec']['role'], name: string, socket: string, config: unknown, namespace?: string) {
+    this.#mustBeUp()
+    const file = join(this.directory, `${name}.yaml`)
+    writeFileSync(file, stringify(config))
+    const spec = { role, config: file, socket, log: this.log(name), ...(namespace === undefined ? {} : { namespace }) }
+    const daemon = await startDaemon(spec, (id) => {
+      this.#record.daemons.push(id)
+      save(this.#record)
+    })
+    this.daemons.set(name, daemon)
+    return daemon
+  }
+
+  /** Starts a machine on its host and waits until its job begins. */
+  async startMachine(name: string, timeoutMs = 60_000): Promise<void> {
+    this.#mustBeUp()
+    const machine = this.machine(name)
+    const { plan, mac, tap, diskFile } = machine
+    machine.console = new GuestConsole(machine.consoleFile, this.consoleLength(name))
+    machine.guest = await startGuest({
+      name,
+      directory: join(this.directory, 'vm'),
+      mac,
+      netdev: `tap,ifname=${tap},script=no,downscript=no`,
+      disk: { file: diskFile, format: 'qcow2' },
+      job: plan.job,
+      namespace: this.namespace(plan.host),
+      ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
+    })
+    this.#record.guests.push(machine.guest.id)
+    save(this.#record)
+    await machine.console.started(timeoutMs)
+  }
+
+  async startMachines(): Promise<void> {
+    await Promise.all([...this.machines.keys()].map((name) => this.startMachine(name)))
+  }
+
+  consoleLength(name: string): number {
+    return statSync(this.machine(name).consoleFile, { throwIfNoEntry: false })?.size ?? 0
+  }
+
+  /** From here on only what is written from now on counts: call it when a machine is dead and will be restored. */
+  restartConsoles(): void {
+    for (const machine of this.machines.values()) {
+      machine.console = new GuestConsole(machine.consoleFile, this.consoleLength(machine.plan.name))
+    }
+  }
+
+  /** The QEMU processes in the lab's namespaces, with the machine's name and the host that it really runs on. */
+  async runningMachines(): Promise<RunningMachine[]> {
+    const found: RunningMachine[] = []
+    for (const host of this.plan.hosts) {
+      for (const id of await processesIn(this.namespace(host))) {
+        const name = machineName(id.pid)
+        if (name !== undefined) found.push({ name, host, id })
+      }
+    }
+    return found
+  }
+
+  /** Kills every machine of the lab, restored ones too, as a power cut would. Returns the names of those that ran. */
+  async killMachines(): Promise<string[]> {
+    const running = await this.runningMachines()
+    await end(
+      running.map((machine) => machine.id),
+      0,
+    )
+    for (const machine of this.machines.values()) machine.guest = undefined
+    return running.map((machine) => machine.name)
+  }
+
+  /** Leaves the lab up when this process ends; `takeDown` of its record ends it. */
+  keep(): void {
+    this.#record.kept = true
+    save(this.#record)
+  }
+
+  get kept(): boolean {
+    return this.#record.kept
+  }
+
+  /** Removes everything; can be called at any time, also twice. */
+  destroy(): Promise<void> {
+    this.#down ??= takeDown(this.#record)
+    return this.#down
+  }
+}
+
+function machineName(pid: number): string | undefined {
+  try {
+    const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+    if (!/(^|\/)qemu-system-/.test(args[0] ?? '')) return undefined
+    const at = args.indexOf('-name')
+    return at < 0 ? undefined : args[at + 1]?.replace(/^guest=/, '').split(',')[0]
+  } catch {
+    return undefined
+  }
+}
