@@ -326,6 +326,8 @@ export const Manifest = Type.Object(
     parts: Type.Array(LocalPart),
     figures: nullable(SnapshotFigures),
     error: nullable(ErrorReportSchema),
+    /** Only in failed ones: hosts that could not be told to discard it; the coordinator tries again when it starts. */
+    undiscarded: Type.Optional(Type.Array(Name)),
   },
   closed,
 )

@@ -1,0 +1,124 @@
+// The hosts' agents as the coordinator sees them: an interface that the runner performs effects through, and the real one
+// over the switches' sockets. Tests and the simulator put their own behind it.
+
+import { SwitchClient } from '../src/api/client.js'
+import type {
+  LocalEvent,
+  PortInfo,
+  Preflight,
+  PrepareRequest,
+  RemoveMemberAnswer,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreRequest,
+  RestoreResumed,
+} from '../src/api/schemas.js'
+import { SnapswitchError } from '../src/errors/errors.js'
+import type { Transfer } from './sequence/restore-plan.js'
+
+export interface Call {
+  /** Milliseconds until the answer must be complete. */
+  readonly timeoutMs: number
+  readonly signal?: AbortSignal
+}
+
+/** One network's agents. Every method rejects with a SnapswitchError, in time. */
+export interface Agents {
+  preflight(host: string, call: Call): Promise<Preflight>
+  prepare(host: string, snapshot: string, request: PrepareRequest, call: Call): Promise<void>
+  take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent>
+  discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void>
+  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void>
+  restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
+  transfer(transfer: Transfer, snapshot: string, call: Call): Promise<void>
+  removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
+  restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
+  restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed>
+  restoreAbort(host: string, snapshot: string, call: Call): Promise<void>
+  ports(host: string, call: Call): Promise<PortInfo[]>
+  close(): Promise<void>
+}
+
+export class SocketAgents implements Agents {
+  readonly #network: string
+  readonly #clients: ReadonlyMap<string, SwitchClient>
+
+  /** `sockets`: host -> path of its switch daemon's socket. */
+  constructor(network: string, sockets: Readonly<Record<string, string>>) {
+    this.#network = network
+    const entries = Object.entries(sockets)
+    this.#clients = new Map(
+      entries.map(([host, path]) => [host, new SwitchClient(path, `the switch daemon of host ${host}`)]),
+    )
+  }
+
+  preflight(host: string, call: Call): Promise<Preflight> {
+    return this.#client(host).preflight(this.#network, options(call))
+  }
+
+  async prepare(host: string, snapshot: string, request: PrepareRequest, call: Call): Promise<void> {
+    await this.#client(host).prepare(this.#network, snapshot, request, options(call))
+  }
+
+  take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent> {
+    return this.#client(host).take(this.#network, snapshot, options(call))
+  }
+
+  discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void> {
+    return this.#client(host).discard(this.#network, snapshot, { epoch }, options(call))
+  }
+
+  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void> {
+    return this.#client(host).deleteSnapshot(this.#network, snapshot, options(call))
+  }
+
+  restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck> {
+    return this.#client(host).restoreCheck(this.#network, snapshot, request, options(call))
+  }
+
+  /** Relays the bytes: no more of a file is ever in memory than the streams' buffers hold. */
+  async transfer({ file, from, to }: Transfer, snapshot: string, call: Call): Promise<void> {
+    const source = await this.#client(from).downloadFile(this.#network, snapshot, file.digest, options(call))
+    try {
+      await this.#client(to).uploadFile(this.#network, snapshot, file, source, options(call))
+    } finally {
+      source.on('error', () => {}).destroy()
+    }
+  }
+
+  removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer> {
+    return this.#client(host).removeMember(this.#network, vm, options(call))
+  }
+
+  restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded> {
+    return this.#client(host).restoreLoad(this.#network, snapshot, request, options(call))
+  }
+
+  restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed> {
+    return this.#client(host).restoreResume(this.#network, snapshot, options(call))
+  }
+
+  restoreAbort(host: string, snapshot: string, call: Call): Promise<void> {
+    return this.#client(host).restoreAbort(this.#network, snapshot, options(call))
+  }
+
+  ports(host: string, call: Call): Promise<PortInfo[]> {
+    return this.#client(host).ports(options(call))
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#clients.values()].map((client) => client.close()))
+  }
+
+  #client(host: string): SwitchClient {
+    const client = this.#clients.get(host)
+    if (client !== undefined) return client
+    throw new SnapswitchError('INTERNAL', `no host ${host} in network ${this.#network}`, 'Please report this.')
+  }
+}
+
+function options(call: Call): { readonly deadlineMs: number; readonly signal?: AbortSignal } {
+  return call.signal === undefined
+    ? { deadlineMs: call.timeoutMs }
+    : { deadlineMs: call.timeoutMs, signal: call.signal }
+}

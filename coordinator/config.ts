@@ -1,0 +1,56 @@
+// The coordinator's configuration: where it listens, where it keeps manifests, which networks live on which hosts.
+
+import { dirname, resolve } from 'node:path'
+import { type Static, Type } from '@sinclair/typebox'
+import { loadConfigFile } from '../src/api/config-file.js'
+import { Name } from '../src/api/schemas.js'
+
+const closed = { additionalProperties: false } as const
+
+export const CoordinatorConfigSchema = Type.Object(
+  {
+    socket: Type.String({ minLength: 1, default: '/run/snapswitch/coordinator.sock' }),
+    /** Manifests go here; the images stay with the hosts. */
+    store: Type.String({ minLength: 1, default: '/var/lib/snapswitch/manifests' }),
+    log: Type.Union(
+      (['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const).map((level) => Type.Literal(level)),
+      { default: 'info' },
+    ),
+    networks: Type.Record(
+      Name,
+      Type.Object(
+        {
+          hosts: Type.Record(
+            Name,
+            Type.Object({ socket: Type.String({ minLength: 1, description: 'the switch daemon’s socket' }) }, closed),
+            { ...closed, minProperties: 1 },
+          ),
+        },
+        closed,
+      ),
+      { ...closed, minProperties: 1 },
+    ),
+  },
+  closed,
+)
+export type CoordinatorConfig = Static<typeof CoordinatorConfigSchema>
+
+/** Throws CONFIG_UNREADABLE or CONFIG_INVALID with file, line and column. Relative paths count from the file's folder. */
+export function loadCoordinatorConfig(file: string): CoordinatorConfig {
+  const config = loadConfigFile(file, CoordinatorConfigSchema)
+  const absolute = (path: string) => resolve(dirname(resolve(file)), path)
+  const networks: CoordinatorConfig['networks'] = {}
+  for (const [network, { hosts }] of Object.entries(config.value.networks)) {
+    const seen = new Map<string, string>()
+    for (const [host, { socket }] of Object.entries(hosts)) {
+      const path = absolute(socket)
+      const other = seen.get(path)
+      if (other !== undefined) {
+        throw config.fault(['networks', network, 'hosts', host, 'socket'], `hosts ${other} and ${host} share a socket`)
+      }
+      seen.set(path, host)
+    }
+    networks[network] = { hosts: Object.fromEntries([...seen].map(([socket, host]) => [host, { socket }])) }
+  }
+  return { ...config.value, networks, socket: absolute(config.value.socket), store: absolute(config.value.store) }
+}

@@ -1,0 +1,75 @@
+// One snapshot, restore or delete per network at a time: the next one waits (bounded, in order) or is refused.
+
+import { SnapswitchError } from '../src/errors/errors.js'
+
+interface Waiting {
+  readonly what: string
+  readonly grant: () => void
+}
+
+interface Held {
+  readonly what: string
+  readonly queue: Waiting[]
+}
+
+/** More than this many waiting for one network is a runaway script. */
+const queueLimit = 16
+
+export class NetworkLocks {
+  readonly #held = new Map<string, Held>()
+
+  /** What holds the network now, or null. */
+  holder(network: string): string | null {
+    return this.#held.get(network)?.what ?? null
+  }
+
+  /**
+   * Resolves with the release function once the network is ours. `waitMs` null: refuse at once when it is not free.
+   * Throws SNAPSHOT_BUSY.
+   */
+  async acquire(network: string, what: string, waitMs: number | null): Promise<() => void> {
+    const held = this.#held.get(network)
+    if (held === undefined) {
+      this.#held.set(network, { what, queue: [] })
+      return this.#releaser(network)
+    }
+    if (waitMs === null) throw busy(network, held.what, 'Try again when it has ended, or give --wait.')
+    if (held.queue.length >= queueLimit) throw busy(network, held.what, `${queueLimit} others wait already.`)
+    await new Promise<void>((resolve, reject) => {
+      const waiting: Waiting = {
+        what,
+        grant: () => {
+          clearTimeout(timer)
+          resolve()
+        },
+      }
+      const timer = setTimeout(() => {
+        const now = this.#held.get(network)
+        now?.queue.splice(now.queue.indexOf(waiting), 1)
+        reject(busy(network, now?.what ?? held.what, `It did not end within ${waitMs} ms; try again later.`))
+      }, waitMs)
+      held.queue.push(waiting)
+    })
+    return this.#releaser(network)
+  }
+
+  #releaser(network: string): () => void {
+    let released = false
+    return () => {
+      if (released) return
+      released = true
+      const queue = this.#held.get(network)?.queue ?? []
+      const next = queue.shift()
+      if (next === undefined) {
+        this.#held.delete(network)
+        return
+      }
+      this.#held.set(network, { what: next.what, queue })
+      next.grant()
+    }
+  }
+}
+
+function busy(network: string, holder: string, action: string): SnapswitchError {
+  return new SnapswitchError('SNAPSHOT_BUSY', `network ${network} is busy: ${holder}`, action)
+}

@@ -1,0 +1,356 @@
+// Performs what the sequences decide: calls agents, writes manifests, sets timers, and feeds back what came of it. There
+// is no decision in here; whatever needs one belongs into the tables of sequence/.
+
+import type { LocalEvent, Manifest } from '../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
+import type { Agents, Call } from './agents.js'
+import {
+  beginRestore,
+  type RestoreCall,
+  type RestoreData,
+  type RestoreEffect,
+  type RestoreEvent,
+  type RestoreInput,
+  type RestoreOutcome,
+  type RestoreState,
+  restoreTable,
+} from './sequence/restore.js'
+import {
+  beginSnapshot,
+  type SnapshotCall,
+  type SnapshotData,
+  type SnapshotEffect,
+  type SnapshotEvent,
+  type SnapshotInput,
+  type SnapshotOutcome,
+  type SnapshotState,
+  snapshotTable,
+} from './sequence/snapshot.js'
+import { type Instant, type Step, step, type Table } from './sequence/table.js'
+
+export interface Clock {
+  now(): Instant
+  /** Calls `act` later; the answer takes it back. */
+  after(ms: number, act: () => void): () => void
+}
+
+export const systemClock: Clock = {
+  now: () => ({ ms: performance.now(), wallUs: Math.round((performance.timeOrigin + performance.now()) * 1000) }),
+  after: (ms, act) => {
+    const timer = setTimeout(act, ms)
+    return () => clearTimeout(timer)
+  },
+}
+
+export type OnProgress = (progress: {
+  readonly text: string
+  readonly host?: string
+  readonly vm?: string
+  readonly atUs: number
+}) => void
+
+export interface RunOptions {
+  readonly agents: Agents
+  readonly clock: Clock
+  readonly onProgress: OnProgress
+  /** Aborting it cancels the sequence; its reason, if a SnapswitchError, becomes the reason given. */
+  readonly signal?: AbortSignal
+}
+
+/** What a runner of one sequence offers to the code that performs its effects. */
+interface Desk<Event> {
+  feed(event: Event): void
+  later(ms: number, act: () => void): void
+  /** Aborted when the sequence has ended: nothing of it goes on. */
+  readonly ended: AbortSignal
+}
+
+/** Takes the snapshot; resolves with the outcome, and rejects only on a defect. */
+export function runSnapshot(
+  input: SnapshotInput,
+  options: RunOptions & { readonly store: (manifest: Manifest) => Promise<void> },
+): Promise<SnapshotOutcome> {
+  const { agents, onProgress, clock } = options
+  const perform = (effect: SnapshotEffect, desk: Desk<SnapshotEvent>): SnapshotOutcome | undefined => {
+    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
+    const agent = (host: string, what: SnapshotCall, act: () => Promise<SnapshotEvent>) => {
+      settle(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+    }
+    switch (effect.do) {
+      case 'preflight': {
+        const { host } = effect
+        agent(host, 'preflight', async () => {
+          const preflight = await agents.preflight(host, call(effect.timeoutMs))
+          return { type: 'preflighted', host, preflight }
+        })
+        return
+      }
+      case 'prepare': {
+        const { host, request } = effect
+        agent(host, 'prepare', async () => {
+          await agents.prepare(host, input.name, request, call(effect.timeoutMs))
+          return { type: 'prepared', host }
+        })
+        return
+      }
+      case 'take': {
+        const { host } = effect
+        const events = agents.take(host, input.name, call(effect.timeoutMs))
+        const failed = (error: ErrorReport): SnapshotEvent => ({ type: 'agentFailed', host, call: 'take', error })
+        settle(() => forEachLocal(host, events, desk.feed), desk.feed, failed)
+        return
+      }
+      case 'discard': {
+        const { host, epoch } = effect
+        desk.later(effect.delayMs, () =>
+          agent(host, 'discard', async () => {
+            await agents.discard(host, input.name, epoch, call(effect.timeoutMs))
+            return { type: 'discarded', host }
+          }),
+        )
+        return
+      }
+      case 'store':
+        settle(
+          async () => {
+            await options.store(effect.manifest)
+            return { type: 'stored' }
+          },
+          desk.feed,
+          (error) => ({ type: 'storeFailed', error }),
+        )
+        return
+      case 'timer':
+        desk.later(effect.afterMs, () => desk.feed({ type: 'deadline', timer: effect.timer }))
+        return
+      case 'progress':
+        onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
+        return
+      case 'finish':
+        return effect.outcome
+    }
+  }
+  return run<SnapshotState, SnapshotData, SnapshotEvent, SnapshotEffect, SnapshotOutcome>(
+    snapshotTable,
+    beginSnapshot(input, clock.now()),
+    perform,
+    options,
+  )
+}
+
+/** Restores; resolves with the outcome, and rejects only on a defect. */
+export function runRestore(input: RestoreInput, options: RunOptions): Promise<RestoreOutcome> {
+  const { agents, onProgress, clock } = options
+  const { name } = input.manifest
+  // Copies that nobody waits for any more are ended as soon as the undoing begins.
+  const transfers = new AbortController()
+  const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): RestoreOutcome | undefined => {
+    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
+    const agent = (host: string, what: RestoreCall, act: () => Promise<RestoreEvent>) => {
+      settle(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+    }
+    switch (effect.do) {
+      case 'preflight': {
+        const { host } = effect
+        agent(host, { do: 'preflight' }, async () => {
+          const preflight = await agents.preflight(host, call(effect.timeoutMs))
+          return { type: 'preflighted', host, preflight }
+        })
+        return
+      }
+      case 'check': {
+        const { host, purpose, request } = effect
+        agent(host, { do: 'check', purpose }, async () => {
+          const check = await agents.restoreCheck(host, name, request, call(effect.timeoutMs))
+          return { type: 'checked', host, purpose, check }
+        })
+        return
+      }
+      case 'transfer': {
+        const { file, from, to } = effect
+        desk.ended.addEventListener('abort', () => transfers.abort(), { once: true })
+        agent(to, { do: 'transfer', digest: file.digest }, async () => {
+          await agents.transfer({ file, from, to }, name, { timeoutMs: effect.timeoutMs, signal: transfers.signal })
+          return { type: 'transferred', host: to, digest: file.digest }
+        })
+        return
+      }
+      case 'remove': {
+        const { host, vm } = effect
+        agent(host, { do: 'remove', vm }, async () => {
+          await agents.removeMember(host, vm, call(effect.timeoutMs))
+          return { type: 'removed', host, vm }
+        })
+        return
+      }
+      case 'load': {
+        const { host, request } = effect
+        agent(host, { do: 'load' }, async () => {
+          const loaded = await agents.restoreLoad(host, name, request, call(effect.timeoutMs))
+          return { type: 'loaded', host, loaded }
+        })
+        return
+      }
+      case 'resume': {
+        const { host } = effect
+        desk.later(effect.delayMs, () =>
+          agent(host, { do: 'resume' }, async () => {
+            const resumed = await agents.restoreResume(host, name, call(effect.timeoutMs))
+            return { type: 'resumed', host, resumed }
+          }),
+        )
+        return
+      }
+      case 'abort': {
+        const { host } = effect
+        transfers.abort()
+        desk.later(effect.delayMs, () =>
+          agent(host, { do: 'abort' }, async () => {
+            await agents.restoreAbort(host, name, call(effect.timeoutMs))
+            return { type: 'aborted', host }
+          }),
+        )
+        return
+      }
+      case 'timer':
+        desk.later(effect.afterMs, () => desk.feed({ type: 'deadline', timer: effect.timer }))
+        return
+      case 'progress':
+        onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
+        return
+      case 'finish':
+        return effect.outcome
+    }
+  }
+  return run<RestoreState, RestoreData, RestoreEvent, RestoreEffect, RestoreOutcome>(
+    restoreTable,
+    beginRestore(input, clock.now()),
+    perform,
+    options,
+  )
+}
+
+/** Steps a sequence until an effect finishes it. Events are taken one at a time, in the order they come. */
+function run<State extends string, Data, Event extends { type: string }, Effect, Outcome>(
+  table: Table<State, Data, Event, Effect>,
+  first: Step<State, Data, Effect>,
+  perform: (effect: Effect, desk: Desk<Event>) => Outcome | undefined,
+  options: RunOptions,
+): Promise<Outcome> {
+  const { clock, signal } = options
+  const ended = new AbortController()
+  const timers = new Set<() => void>()
+  return new Promise<Outcome>((resolve, reject) => {
+    let at: { state: State; data: Data } = first
+    const queue: Event[] = []
+    let stepping = false
+    const end = () => {
+      for (const cancel of timers) cancel()
+      timers.clear()
+      signal?.removeEventListener('abort', cancelled)
+      ended.abort()
+    }
+    const later = (ms: number, act: () => void) => {
+      if (ms === 0) return act()
+      const cancel = clock.after(ms, () => {
+        timers.delete(cancel)
+        act()
+      })
+      timers.add(cancel)
+    }
+    const desk: Desk<Event> = {
+      later,
+      ended: ended.signal,
+      feed: (event) => {
+        if (ended.signal.aborted) return
+        queue.push(event)
+        if (!stepping) drain()
+      },
+    }
+    const take = (next: Step<State, Data, Effect>) => {
+      at = { state: next.state, data: next.data }
+      for (const effect of next.effects) {
+        const outcome = perform(effect, desk)
+        if (outcome === undefined) continue
+        end()
+        resolve(outcome)
+        return
+      }
+    }
+    const drain = () => {
+      stepping = true
+      try {
+        for (let event = queue.shift(); event !== undefined && !ended.signal.aborted; event = queue.shift()) {
+          take(step(table, at, event, clock.now()))
+        }
+      } catch (error) {
+        end()
+        reject(error)
+      } finally {
+        stepping = false
+      }
+    }
+    const cancelled = () => {
+      const reason: unknown = signal?.reason
+      const error = reason instanceof SnapswitchError ? reason : calledOff
+      // Both sequences know `cancel`; Event is a type parameter here, so the compiler cannot see it.
+      desk.feed({ type: 'cancel', error: error.report() } as unknown as Event)
+    }
+    stepping = true
+    try {
+      take(first)
+    } catch (error) {
+      end()
+      reject(error)
+      return
+    } finally {
+      stepping = false
+    }
+    if (ended.signal.aborted) return
+    signal?.addEventListener('abort', cancelled, { once: true })
+    if (signal?.aborted === true) cancelled()
+    drain()
+  })
+}
+
+const calledOff = new SnapswitchError('SNAPSHOT_DISCARDED', 'it was called off', 'Nothing to do.')
+
+/** Starts a call now, and feeds what comes of it. */
+function settle<Event>(
+  act: () => Promise<Event | null>,
+  feed: (event: Event) => void,
+  failed: (error: ErrorReport) => Event,
+): void {
+  act().then(
+    (event) => {
+      if (event !== null) feed(event)
+    },
+    (error: unknown) => feed(failed(asSnapswitchError(error).report())),
+  )
+}
+
+/** Feeds a host's events; a stream that ends before `done` or `failed` is a lost agent. */
+async function forEachLocal(
+  host: string,
+  events: AsyncIterable<LocalEvent>,
+  feed: (event: SnapshotEvent) => void,
+): Promise<null> {
+  for await (const event of events) {
+    feed({ type: 'local', host, event })
+    if (event.type === 'done' || event.type === 'failed') return null
+  }
+  throw new SnapswitchError(
+    'SOCKET_UNREACHABLE',
+    'the switch broke off its report before it was done',
+    'See the log of the switch there.',
+  )
+}
+
+function progressOf(effect: { text: string; host?: string; vm?: string }): {
+  text: string
+  host?: string
+  vm?: string
+} {
+  const { text, host, vm } = effect
+  return { text, ...(host === undefined ? {} : { host }), ...(vm === undefined ? {} : { vm }) }
+}

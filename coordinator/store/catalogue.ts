@@ -1,0 +1,208 @@
+// The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file, fsynced,
+// renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after a power cut.
+
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { Manifest, Name } from '../../src/api/schemas.js'
+import { describeFinding, validator } from '../../src/api/validate.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+
+const fitsManifest = validator(Manifest)
+const fitsName = validator(Name)
+const manifestLimit = 16 * 1024 * 1024
+
+export interface Listed {
+  readonly network: string
+  readonly name: string
+  /** Null when the manifest cannot be read; then `error` says why. */
+  readonly manifest: Manifest | null
+  readonly error: SnapswitchError | null
+}
+
+export class Catalogue {
+  readonly #root: string
+  /** Writes go one after the other: two writers of one manifest would race for its temporary file. */
+  #writing: Promise<unknown> = Promise.resolve()
+
+  constructor(root: string) {
+    this.#root = root
+  }
+
+  /** Makes the store's directory and sees that it can be written. Throws STORE_IO. */
+  async open(): Promise<void> {
+    try {
+      await mkdir(this.#root, { recursive: true, mode: 0o700 })
+      const probe = join(this.#root, `.probe.${process.pid}`)
+      await (await open(probe, 'w')).close()
+      await unlink(probe)
+    } catch (error) {
+      throw storeError(error, `cannot use the store ${this.#root}`)
+    }
+  }
+
+  /** Durable when it resolves. Throws STORE_FULL, STORE_IO, NAME_INVALID. */
+  async write(manifest: Manifest): Promise<void> {
+    const directory = this.#directory(manifest.network, manifest.name)
+    const written = this.#writing.then(() => writeManifest(directory, manifest))
+    this.#writing = written.catch(() => {})
+    await written
+  }
+
+  /** Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_IO, NAME_INVALID. */
+  async read(network: string, name: string): Promise<Manifest> {
+    const manifest = await readManifest(join(this.#directory(network, name), 'manifest.json'))
+    if (manifest === null) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `network ${network} has no snapshot ${name}`,
+        'See `snapswitch snapshot list`.',
+      )
+    }
+    if (manifest.network !== network || manifest.name !== name) {
+      throw damaged(
+        join(this.#directory(network, name), 'manifest.json'),
+        `it is of ${manifest.network}/${manifest.name}`,
+      )
+    }
+    return manifest
+  }
+
+  /** All snapshots, oldest first; a damaged manifest is listed with its error and hides no other. */
+  async list(): Promise<Listed[]> {
+    const found: Listed[] = []
+    for (const network of await directoriesIn(this.#root)) {
+      for (const name of await directoriesIn(join(this.#root, network))) {
+        try {
+          found.push({ network, name, manifest: await this.read(network, name), error: null })
+        } catch (error) {
+          // A directory without a manifest is what a crash before the first rename leaves.
+          if (!(error instanceof SnapswitchError)) throw error
+          if (error.code !== 'SNAPSHOT_UNKNOWN') found.push({ network, name, manifest: null, error })
+        }
+      }
+    }
+    const created = (entry: Listed) => entry.manifest?.createdAt ?? ''
+    return found.sort((a, b) => (created(a) < created(b) ? -1 : created(a) > created(b) ? 1 : 0))
+  }
+
+  /** Highest epoch in the manifests of a network; 0 when there are none. */
+  async maxEpoch(network: string): Promise<number> {
+    const all = await this.list()
+    return Math.max(0, ...all.filter((l) => l.network === network).map((l) => l.manifest?.epoch ?? 0))
+  }
+
+  /** The manifest goes first, so that no half-deleted snapshot can be read. */
+  async remove(network: string, name: string): Promise<void> {
+    const directory = this.#directory(network, name)
+    const removed = this.#writing.then(async () => {
+      try {
+        await unlink(join(directory, 'manifest.json'))
+        await syncDirectory(directory)
+        await rm(directory, { recursive: true, force: true })
+        await syncDirectory(dirname(directory))
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError(error, `cannot remove ${directory}`)
+      }
+    })
+    this.#writing = removed.catch(() => {})
+    await removed
+  }
+
+  #directory(network: string, name: string): string {
+    return join(this.#root, checkedName('network', network), checkedName('snapshot', name))
+  }
+}
+
+/** Throws NAME_INVALID for whatever could leave its directory, or would not do as a file name. */
+export function checkedName(what: string, name: string): string {
+  if (fitsName(name)) return name
+  throw new SnapswitchError(
+    'NAME_INVALID',
+    `${JSON.stringify(name)} is no ${what} name`,
+    'Use letters, digits, _ . and -, at most 63, not beginning with a dot or dash.',
+  )
+}
+
+async function writeManifest(directory: string, manifest: Manifest): Promise<void> {
+  const temporary = join(directory, `.manifest.${process.pid}.tmp`)
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    let file: FileHandle | undefined
+    try {
+      file = await open(temporary, 'w', 0o600)
+      await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`)
+      await file.sync()
+    } finally {
+      await file?.close()
+    }
+    await rename(temporary, join(directory, 'manifest.json'))
+    await syncDirectory(directory)
+    // The directories themselves may be new.
+    await syncDirectory(dirname(directory))
+    await syncDirectory(dirname(dirname(directory)))
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => {})
+    throw storeError(error, `cannot write the manifest in ${directory}`)
+  }
+}
+
+async function readManifest(file: string): Promise<Manifest | null> {
+  let text: string
+  try {
+    const { size } = await stat(file)
+    if (size > manifestLimit) throw damaged(file, `it has ${size} bytes`)
+    text = await readFile(file, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw storeError(error, `cannot read ${file}`)
+  }
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    throw damaged(file, `it is no JSON (${(error as Error).message})`, error)
+  }
+  if (fitsManifest(value)) return value
+  throw damaged(file, fitsManifest.findings().slice(0, 3).map(describeFinding).join('; '))
+}
+
+async function directoriesIn(directory: string): Promise<string[]> {
+  try {
+    const entries = await readdir(directory, { withFileTypes: true })
+    return entries
+      .filter((e) => e.isDirectory() && fitsName(e.name))
+      .map((e) => e.name)
+      .sort()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw storeError(error, `cannot list ${directory}`)
+  }
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  const handle = await open(directory, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+function damaged(file: string, why: string, cause?: unknown): SnapswitchError {
+  return new SnapswitchError(
+    'STORE_DAMAGED',
+    `${file} is damaged: ${why}`,
+    'Put the file back from a backup, or delete the snapshot.',
+    cause,
+  )
+}
+
+function storeError(error: unknown, what: string): SnapswitchError {
+  if (error instanceof SnapswitchError) return error
+  const code = (error as NodeJS.ErrnoException).code
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new SnapswitchError('STORE_FULL', `${what}: the disk is full`, 'Free space on the store’s disk.', error)
+  }
+  const action = 'Check the directory, its permissions and its disk.'
+  return new SnapswitchError('STORE_IO', `${what}: ${(error as Error).message}`, action, error)
+}
