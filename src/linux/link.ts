@@ -1,0 +1,215 @@
+// Network devices through rtnetlink: what there is, and the few settings that the switch changes (up, MTU, MAC, IPv6
+// autoconfiguration). Watching for devices that come, go or change.
+
+import { SnapswitchError } from '../errors/errors.js'
+import {
+  attributes,
+  LITTLE_ENDIAN,
+  NetlinkBody,
+  type NetlinkMessage,
+  NetlinkSocket,
+  NLM,
+  readText,
+  readU32,
+} from './netlink.js'
+
+const RTM_NEWLINK = 16
+const RTM_DELLINK = 17
+const RTM_GETLINK = 18
+const RTMGRP_LINK = 1
+const AF_INET6 = 10
+const IFINFO_LENGTH = 16
+const IFF_UP = 1
+const IFF_PROMISC = 0x100
+const IFF_LOWER_UP = 0x10000
+const IFLA = {
+  address: 1,
+  name: 3,
+  mtu: 4,
+  peer: 5,
+  master: 10,
+  linkInfo: 18,
+  afSpec: 26,
+  peerNamespace: 37,
+} as const
+const IFLA_INFO_KIND = 1
+const IFLA_INET6_ADDR_GEN_MODE = 8
+const IN6_ADDR_GEN_MODE_NONE = 1
+/** IFNAMSIZ less its terminating zero. */
+const NAME_LIMIT = 15
+
+export interface Link {
+  readonly index: number
+  readonly name: string
+  /** The driver's kind ("veth", "tun", "bridge", …); null for hardware and loopback. A TAP is of kind "tun". */
+  readonly kind: string | null
+  /** Bytes of payload after the Ethernet header. */
+  readonly mtu: number
+  /** Somebody has set it up. */
+  readonly up: boolean
+  /** It has a carrier; a TAP has one while a program holds its other side. */
+  readonly lowerUp: boolean
+  readonly promiscuous: boolean
+  /** aa:bb:cc:dd:ee:ff; null for a device without addresses. */
+  readonly mac: string | null
+  /** Index of the bridge or bond that owns it. */
+  readonly master: number | null
+  /** A veth's other end. */
+  readonly peer: number | null
+  /** Id of the network namespace of the other end; null when it is this one. */
+  readonly peerNamespace: number | null
+}
+
+export interface LinkChanges {
+  readonly up?: boolean
+  readonly mtu?: number
+  readonly mac?: string
+  /** `none`: the kernel makes no IPv6 link-local address when the device comes up. */
+  readonly ipv6Addresses?: 'none'
+}
+
+export type LinkEvent = { readonly kind: 'changed' | 'removed'; readonly link: Link }
+
+/** The links of one network namespace: that of the thread that made this. */
+export class Links {
+  readonly #socket = new NetlinkSocket()
+
+  list(): Link[] {
+    const answers = this.#socket.request('list network devices', RTM_GETLINK, NLM.dump, linkHeader(0))
+    return answers.filter((answer) => answer.type === RTM_NEWLINK).map(parseLink)
+  }
+
+  /** @throws SnapswitchError DEVICE_MISSING */
+  get(name: string): Link {
+    const found = this.find(name)
+    if (found !== null) return found
+    throw missing(`network device ${name}`)
+  }
+
+  /** null when there is no such device. */
+  find(name: string): Link | null {
+    if (name.length === 0 || new TextEncoder().encode(name).length > NAME_LIMIT) return null
+    return this.#ask(`look up network device ${name}`, linkHeader(0).attributeText(IFLA.name, name))
+  }
+
+  findByIndex(index: number): Link | null {
+    return this.#ask(`look up network device ${index}`, linkHeader(index))
+  }
+
+  /** All changes in one request. @throws SnapswitchError DEVICE_MISSING, PERMISSION, or SYSCALL with the kernel's reason */
+  change(index: number, changes: LinkChanges): void {
+    const flags = changes.up === true ? IFF_UP : 0
+    const body = linkHeader(index, flags, changes.up === undefined ? 0 : IFF_UP)
+    if (changes.mtu !== undefined) body.attributeU32(IFLA.mtu, changes.mtu)
+    if (changes.mac !== undefined) body.attribute(IFLA.address, parseMac(changes.mac))
+    if (changes.ipv6Addresses === 'none') {
+      body.nested(IFLA.afSpec, (family) =>
+        family.nested(AF_INET6, (inet6) => inet6.attributeU8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)),
+      )
+    }
+    this.#socket.request(`change network device ${index} (${Object.keys(changes).join(', ')})`, RTM_NEWLINK, 0, body)
+  }
+
+  /** Removes a virtual device, also one that a program holds. */
+  remove(index: number): void {
+    this.#socket.request(`remove network device ${index}`, RTM_DELLINK, 0, linkHeader(index))
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+
+  #ask(what: string, body: NetlinkBody): Link | null {
+    try {
+      const [answer] = this.#socket.request(what, RTM_GETLINK, 0, body)
+      return answer === undefined ? null : parseLink(answer)
+    } catch (thrown) {
+      if (thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING') return null
+      throw thrown
+    }
+  }
+}
+
+/** Tells of links that come, change and go. The owner asks it now and then, or when its `fd` is readable. */
+export class LinkWatch {
+  readonly #socket = new NetlinkSocket(RTMGRP_LINK)
+
+  get fd(): number {
+    return this.#socket.fd
+  }
+
+  /**
+   * What happened since the last call, oldest first; at most a few hundred events, the rest at the next call.
+   * @throws SnapswitchError SYSCALL when events were lost: list the links anew, then go on
+   */
+  drain(): LinkEvent[] {
+    const events: LinkEvent[] = []
+    while (events.length < 256) {
+      const messages = this.#socket.poll()
+      if (messages === null) break
+      for (const message of messages) {
+        if (message.type !== RTM_NEWLINK && message.type !== RTM_DELLINK) continue
+        // A bridge announces its ports with family AF_BRIDGE; a port that leaves a bridge is not a device that goes.
+        if (message.payload[0] !== 0) continue
+        events.push({ kind: message.type === RTM_NEWLINK ? 'changed' : 'removed', link: parseLink(message) })
+      }
+    }
+    return events
+  }
+
+  close(): void {
+    this.#socket.close()
+  }
+}
+
+/** struct ifinfomsg. */
+function linkHeader(index: number, flags = 0, change = 0): NetlinkBody {
+  return new NetlinkBody().u8(0).u8(0).u16(0).u32(index).u32(flags).u32(change)
+}
+
+function parseLink(message: NetlinkMessage): Link {
+  const { payload } = message
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength)
+  const flags = view.getUint32(8, LITTLE_ENDIAN)
+  const found = attributes(payload, IFINFO_LENGTH)
+  const number = (type: number) => {
+    const value = found.get(type)
+    return value === undefined ? null : readU32(value)
+  }
+  const name = found.get(IFLA.name)
+  const address = found.get(IFLA.address)
+  const linkInfo = found.get(IFLA.linkInfo)
+  const kind = linkInfo === undefined ? undefined : attributes(linkInfo).get(IFLA_INFO_KIND)
+  return {
+    index: view.getInt32(4, LITTLE_ENDIAN),
+    name: name === undefined ? '' : readText(name),
+    kind: kind === undefined ? null : readText(kind),
+    mtu: number(IFLA.mtu) ?? 0,
+    up: (flags & IFF_UP) !== 0,
+    lowerUp: (flags & IFF_LOWER_UP) !== 0,
+    promiscuous: (flags & IFF_PROMISC) !== 0,
+    mac: address?.length === 6 ? formatMac(address) : null,
+    master: number(IFLA.master),
+    peer: number(IFLA.peer),
+    peerNamespace: number(IFLA.peerNamespace),
+  }
+}
+
+function formatMac(address: Uint8Array): string {
+  return [...address].map((byte) => byte.toString(16).padStart(2, '0')).join(':')
+}
+
+function parseMac(mac: string): Uint8Array {
+  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(mac)) {
+    throw new SnapswitchError('CONFIG_INVALID', `“${mac}” is no MAC address`, 'Write it as aa:bb:cc:dd:ee:ff.')
+  }
+  return new Uint8Array(mac.split(':').map((byte) => Number.parseInt(byte, 16)))
+}
+
+function missing(what: string): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_MISSING',
+    `${what} does not exist`,
+    'Create the device first; `ip link` lists those that exist.',
+  )
+}

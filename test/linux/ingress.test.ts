@@ -1,0 +1,136 @@
+// The host's stack must neither see nor answer what enters a switch port, while packet sockets see every frame.
+
+import t from 'tap'
+import { quietLink } from '../../src/linux/ingress.js'
+import { libc } from '../../src/linux/libc.js'
+import { Links } from '../../src/linux/link.js'
+import { readSysctl } from '../../src/linux/sysctl.js'
+import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
+import { enterFreshNamespace, run } from './namespace.js'
+import { arpRequest, experimentalFrame, packetSocket, readAll, receiveAll, write } from './wire.js'
+
+enterFreshNamespace()
+
+const links = new Links()
+const hooks = (name: string) => run('tc', 'qdisc', 'show', 'dev', name)
+const filters = (name: string) => run('tc', 'filter', 'show', 'dev', name, 'ingress')
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+let number = 0
+/** A fresh TAP with us on both sides, gone after the test. */
+function lab(t: { teardown(undo: () => void): void }) {
+  number += 1
+  const name = `ssw-q${number}`
+  const link = createTap(name)
+  const guest = openTap(name, { nonBlocking: true })
+  const ours = packetSocket(link.index)
+  t.teardown(() => {
+    libc().close(ours)
+    libc().close(guest)
+    if (links.find(name) !== null) deleteTap(name)
+  })
+  return { name, link, guest, ours }
+}
+
+t.teardown(() => links.close())
+
+t.test('the host answers before and after, not meanwhile; packet sockets see all', async (t) => {
+  const { name, link, guest, ours } = lab(t)
+  links.change(link.index, { ipv6Addresses: 'none', up: true })
+  run('ip', 'address', 'add', '192.0.2.1/24', 'dev', name)
+  readAll(guest)
+  const ask = () => {
+    write(guest, arpRequest([192, 0, 2, 1]))
+    return readAll(guest).filter((frame) => frame[12] === 8 && frame[13] === 6).length
+  }
+  t.equal(ask(), 1, 'left alone, the host answers ARP for its address')
+  t.equal(receiveAll(ours).length, 1)
+
+  const quiet = quietLink(link)
+  t.equal(ask(), 0, 'now it does not')
+  for (let round = 0; round < 200; round += 1) write(guest, experimentalFrame())
+  const seen = receiveAll(ours)
+  t.equal(seen.length, 201, 'the packet socket has the request and all frames')
+  t.ok(seen.every((frame) => frame.length === 60))
+  await pause(100)
+  t.equal(readAll(guest).length, 0, 'and the host stays silent')
+
+  quiet.release()
+  t.equal(ask(), 1, 'given back, it answers again')
+  quiet.release()
+})
+
+t.test('no IPv6 from the host when the device comes up', async (t) => {
+  const talk = async (isQuiet: boolean) => {
+    const { name, link, guest } = lab(t)
+    const quiet = isQuiet ? quietLink(link) : null
+    links.change(link.index, { up: true })
+    const deadline = performance.now() + (isQuiet ? 1500 : 4000)
+    let heard = 0
+    while (performance.now() < deadline && (isQuiet || heard === 0)) {
+      await pause(50)
+      heard += readAll(guest).filter((frame) => frame[12] === 0x86 && frame[13] === 0xdd).length
+    }
+    quiet?.release()
+    return { name, heard }
+  }
+  const loud = await talk(false)
+  t.ok(loud.heard > 0, 'left alone, it sends MLD reports and solicitations')
+  const quiet = await talk(true)
+  t.equal(quiet.heard, 0)
+  t.equal(readSysctl(`ipv6/conf/${quiet.name}/disable_ipv6`), '0', 'the setting is put back')
+})
+
+t.test('all is put back as it was, and what others made stays', async (t) => {
+  const { name, link } = lab(t)
+  const before = hooks(name)
+  const quiet = quietLink(link)
+  t.match(hooks(name), /clsact/)
+  t.match(filters(name), /bpf .*handle 0x73770001 direct-action/)
+  quiet.release()
+  t.equal(hooks(name), before)
+
+  run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
+  run('tc', 'filter', 'add', 'dev', name, 'ingress', 'pref', '7', 'protocol', 'ip', 'u32', 'match', 'u32', '0', '0')
+  const theirs = filters(name)
+  const guestOfTheirs = quietLink(link)
+  t.match(filters(name), /handle 0x73770002/)
+  guestOfTheirs.release()
+  t.match(hooks(name), /clsact/)
+  t.equal(filters(name), theirs)
+})
+
+t.test('a daemon that takes over after a kill finds what it must undo', async (t) => {
+  const { name, link } = lab(t)
+  const before = hooks(name)
+  quietLink(link) // never released: its owner was killed
+  const setting = () => readSysctl(`ipv6/conf/${name}/disable_ipv6`)
+  t.equal(setting(), '1')
+  const next = quietLink(link)
+  next.release()
+  t.equal(hooks(name), before)
+
+  run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
+  quietLink(link)
+  quietLink(link).release()
+  t.match(hooks(name), /clsact/, 'it was not ours')
+  t.equal(filters(name), '')
+})
+
+t.test('in the way, or gone', async (t) => {
+  const { name, link, guest, ours } = lab(t)
+  run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
+  run('tc', 'filter', 'add', 'dev', name, 'ingress', 'pref', '1', 'protocol', 'all', 'u32', 'match', 'u32', '0', '0')
+  const theirs = filters(name)
+  t.throws(() => quietLink(link), { code: 'DEVICE_BUSY', action: /pref/ })
+  t.equal(filters(name), theirs)
+  t.equal(readSysctl(`ipv6/conf/${name}/disable_ipv6`), '0')
+  run('tc', 'qdisc', 'delete', 'dev', name, 'clsact')
+
+  const quiet = quietLink(link)
+  links.remove(link.index)
+  t.doesNotThrow(() => quiet.release(), 'the device is gone: nothing to put back')
+  t.throws(() => quietLink(link), { code: 'DEVICE_MISSING' })
+  t.same(receiveAll(ours), [])
+  t.same(readAll(guest), [])
+})

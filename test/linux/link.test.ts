@@ -1,0 +1,134 @@
+// rtnetlink against the kernel: what `ip` makes and says is what we see, and the other way round.
+
+import t from 'tap'
+import { Links, LinkWatch } from '../../src/linux/link.js'
+import { attributes, NetlinkBody, readText, readU32 } from '../../src/linux/netlink.js'
+import { LinkCounterReader } from '../../src/linux/stats.js'
+import { readSysctl, writeSysctl } from '../../src/linux/sysctl.js'
+import { enterFreshNamespace, run, until } from './namespace.js'
+
+enterFreshNamespace()
+
+t.test('attributes: what is built is parsed, and nonsense ends the list', async (t) => {
+  const body = new NetlinkBody()
+    .u32(7)
+    .attributeU8(1, 9)
+    .attributeText(2, 'a name of some length')
+    .nested(3, (inner) => inner.attributeU32(4, 0xdeadbeef).attribute(5, new Uint8Array(600)))
+  const found = attributes(body.bytes(), 4)
+  t.same([...found.keys()], [1, 2, 3])
+  t.same([...found.get(1)!], [9])
+  t.equal(readText(found.get(2)!), 'a name of some length')
+  const inner = attributes(found.get(3)!)
+  t.equal(readU32(inner.get(4)!), 0xdeadbeef)
+  t.equal(inner.get(5)!.length, 600)
+  t.same([...attributes(new Uint8Array([3, 0, 1, 0])).keys()], [], 'shorter than its own header')
+  t.same([...attributes(new Uint8Array([4, 0, 1, 0, 200, 0, 2, 0])).keys()], [1], 'longer than the message')
+})
+
+t.test('lists, finds and changes devices', async (t) => {
+  const links = new Links()
+  t.teardown(() => links.close())
+  run('ip', 'link', 'add', 'ssw-a', 'type', 'veth', 'peer', 'name', 'ssw-b')
+  run('ip', 'link', 'add', 'ssw-br', 'type', 'bridge')
+  run('ip', 'link', 'set', 'ssw-b', 'master', 'ssw-br')
+  for (let index = 0; index < 120; index += 1) run('ip', 'link', 'add', `ssw-d${index}`, 'type', 'bridge')
+  const all = links.list()
+  t.equal(all.length, 124, 'a dump of several datagrams is whole')
+  const a = links.get('ssw-a')
+  const b = links.get('ssw-b')
+  t.match(a, { kind: 'veth', mtu: 1500, up: false, lowerUp: false, master: null, peer: b.index, peerNamespace: null })
+  t.equal(b.master, links.get('ssw-br').index)
+  t.match(links.get('lo'), { kind: null, mac: '00:00:00:00:00:00' })
+  t.same(links.findByIndex(a.index), a)
+  t.equal(links.find('ssw-none'), null)
+  t.equal(links.find(''), null)
+  t.equal(links.find('a-name-beyond-any-device'), null)
+  t.throws(() => links.get('ssw-none'), { code: 'DEVICE_MISSING', action: /ip link/ })
+
+  links.change(a.index, { up: true, mtu: 9000, mac: '02:00:00:00:00:0a', ipv6Addresses: 'none' })
+  links.change(b.index, { up: true })
+  t.match(links.get('ssw-a'), { up: true, lowerUp: true, mtu: 9000, mac: '02:00:00:00:00:0a' })
+  const shown = run('ip', '-d', 'link', 'show', 'ssw-a')
+  t.match(shown, /mtu 9000/)
+  t.match(shown, /link\/ether 02:00:00:00:00:0a/)
+  t.match(shown, /addrgenmode none/)
+  t.notMatch(run('ip', '-6', 'address', 'show', 'dev', 'ssw-a'), /inet6/, 'no link-local address')
+  links.change(a.index, { mtu: 1400 })
+  t.match(links.get('ssw-a'), { up: true, mtu: 1400 }, 'what is not named stays')
+  links.change(a.index, { up: false })
+  t.match(links.get('ssw-a'), { up: false })
+
+  t.throws(() => links.change(a.index, { mtu: 10 }), { code: 'SYSCALL', message: /less than device minimum.*EINVAL/ })
+  t.throws(() => links.change(9999, { up: true }), { code: 'DEVICE_MISSING' })
+  t.throws(() => links.change(a.index, { mac: '02:00' }), { code: 'CONFIG_INVALID' })
+  links.remove(a.index)
+  t.equal(links.find('ssw-b'), null, 'a veth goes with its other end')
+  t.throws(() => links.remove(a.index), { code: 'DEVICE_MISSING' })
+})
+
+t.test('tells of devices that come, change and go', async (t) => {
+  const watch = new LinkWatch()
+  t.teardown(() => watch.close())
+  t.same(watch.drain(), [])
+  const seen: string[] = []
+  run('ip', 'link', 'add', 'ssw-w', 'type', 'bridge')
+  run('ip', 'link', 'set', 'ssw-w', 'up')
+  run('ip', 'link', 'delete', 'ssw-w')
+  await until(() => {
+    for (const { kind, link } of watch.drain()) seen.push(`${kind} ${link.name} ${link.up ? 'up' : 'down'}`)
+    return seen.some((event) => event.startsWith('removed'))
+  }, 'the removal is told')
+  t.equal(seen[0], 'changed ssw-w down')
+  t.ok(seen.includes('changed ssw-w up'))
+  t.match(seen.at(-1), /^removed ssw-w/)
+})
+
+t.test('events beyond the socket buffer are an error, not silence', async (t) => {
+  const watch = new LinkWatch()
+  t.teardown(() => watch.close())
+  run('ip', 'link', 'add', 'ssw-n', 'type', 'bridge')
+  const links = new Links()
+  t.teardown(() => links.close())
+  const { index } = links.get('ssw-n')
+  for (let round = 0; round < 600; round += 1) links.change(index, { mtu: 1400 + (round % 2) })
+  t.throws(
+    () => {
+      while (watch.drain().length > 0);
+    },
+    { code: 'SYSCALL', message: /ENOBUFS/ },
+  )
+  t.doesNotThrow(() => watch.drain(), 'it goes on afterwards')
+})
+
+t.test('counters', async (t) => {
+  const counters = new LinkCounterReader()
+  t.teardown(() => counters.close())
+  run('ip', 'link', 'set', 'lo', 'up')
+  const before = counters.read(1)
+  run('ping', '-c', '3', '-i', '0.01', '127.0.0.1')
+  const after = counters.read(1)
+  t.equal(after.txPackets - before.txPackets, 6, 'three requests, three answers')
+  t.equal(after.rxPackets - before.rxPackets, 6)
+  t.equal(after.txBytes - before.txBytes, 6 * 84, 'loopback counts without the Ethernet header')
+  t.throws(() => counters.read(9999), { code: 'DEVICE_MISSING' })
+  t.equal(counters.read(1).txPackets, after.txPackets, 'it goes on after an error')
+  const rounds = 2000
+  const start = performance.now()
+  for (let round = 0; round < rounds; round += 1) counters.read(1)
+  const each = ((performance.now() - start) * 1000) / rounds
+  t.comment(`${each.toFixed(1)} microseconds a read`)
+  t.ok(each < 200, 'fast enough to be asked in a loop, also on a busy machine')
+})
+
+t.test('settings under /proc/sys/net belong to our namespace', async (t) => {
+  const path = 'ipv4/conf/lo/forwarding'
+  t.equal(readSysctl(path), '0')
+  t.ok(writeSysctl(path, '1'))
+  t.equal(readSysctl(path), '1')
+  t.equal(run('cat', `/proc/sys/net/${path}`), '1\n')
+  t.equal(readSysctl('ipv4/conf/ssw-none/forwarding'), null)
+  t.equal(writeSysctl('ipv4/conf/ssw-none/forwarding', '1'), false)
+  t.throws(() => writeSysctl(path, 'lunch'), { code: 'SYSCALL', message: /EINVAL/ })
+  t.throws(() => readSysctl('ipv4/../../kernel/hostname'), { code: 'INTERNAL' })
+})

@@ -1,0 +1,29 @@
+// A network namespace for one test process: the main thread leaves for a fresh one, which the kernel removes with the
+// process, whatever way it ends. Nothing to clean up, and no name to collide.
+
+import { execFileSync } from 'node:child_process'
+import koffi from 'koffi'
+
+const CLONE_NEWNET = 0x40000000
+
+/**
+ * Moves the calling thread; sockets opened, files under /proc/sys/net and programs started from it from now on belong to
+ * the new namespace. Call it first: other threads of the process stay where they are.
+ */
+export function enterFreshNamespace(): void {
+  const unshare = koffi.load('libc.so.6').func('int unshare(int)') as unknown as (flags: number) => number
+  if (unshare(CLONE_NEWNET) !== 0) throw new Error(`unshare: errno ${koffi.errno()}; these tests need root`)
+}
+
+/** Runs a program and returns what it prints; throws when it fails. */
+export function run(program: string, ...args: string[]): string {
+  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 20_000 })
+}
+
+export async function until(condition: () => boolean, what: string, deadlineMs = 5000): Promise<void> {
+  const end = performance.now() + deadlineMs
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
