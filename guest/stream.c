@@ -66,6 +66,11 @@ void *stream_send(void *index) {
   struct send_state *s = &send_state[(uintptr_t)index];
   struct datagram d;
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr = config.address};
+  if (bind(fd, (const struct sockaddr *)&here, sizeof here) != 0) {
+    report("{\"type\":\"error\",\"what\":\"stream_bind\",\"node\":%u,\"errno\":%d}", config.node, errno);
+    return NULL;
+  }
   while (connect(fd, (const struct sockaddr *)&spec->to, sizeof spec->to) != 0) sleep_us(100000);
   fill(&d, HELLO, spec->stream, 0);
   ask(fd, s, &d, HELLO_ACK);
