@@ -74,7 +74,7 @@ export function runSnapshot(
   const perform = (effect: SnapshotEffect, desk: Desk<SnapshotEvent>): SnapshotOutcome | undefined => {
     const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
     const agent = (host: string, what: SnapshotCall, act: () => Promise<SnapshotEvent>) => {
-      settle(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+      settle<SnapshotEvent>(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {
@@ -111,7 +111,7 @@ export function runSnapshot(
         return
       }
       case 'store':
-        settle(
+        settle<SnapshotEvent>(
           async () => {
             await options.store(effect.manifest)
             return { type: 'stored' }
@@ -147,7 +147,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
   const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): RestoreOutcome | undefined => {
     const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
     const agent = (host: string, what: RestoreCall, act: () => Promise<RestoreEvent>) => {
-      settle(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+      settle<RestoreEvent>(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {

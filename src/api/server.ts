@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { Readable } from 'node:stream'
 import fastifySwagger from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import type { TSchema } from '@sinclair/typebox'
+import { type TSchema, Type } from '@sinclair/typebox'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -147,6 +147,11 @@ export function streamNdjson<T>(
 ): FastifyReply {
   const stream = Readable.from(ndjsonLines(items, failure, reply.log), { objectMode: false, highWaterMark: 64 * 1024 })
   return reply.type('application/x-ndjson').header('cache-control', 'no-store').send(stream)
+}
+
+/** For a route's response schema: says in the OpenAPI document that the answer is a stream of such items. */
+export function ndjsonOf(item: TSchema): TSchema {
+  return Type.Unsafe<unknown>({ ...item, description: 'application/x-ndjson: one such object a line' })
 }
 
 async function* ndjsonLines<T>(

@@ -1,0 +1,368 @@
+// What the coordinator can be asked for: create, restore, delete, list, status; and what it puts right when it starts.
+
+import type { Logger } from 'pino'
+import type {
+  CoordinatorStatus,
+  CreateRequest,
+  Manifest,
+  Progress,
+  RestoreOrder,
+  RestoreReport,
+} from '../src/api/schemas.js'
+import { nearest } from '../src/api/validate.js'
+import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import { type Agents, SocketAgents } from './agents.js'
+import type { CoordinatorConfig } from './config.js'
+import { NetworkLocks } from './locks.js'
+import { type Clock, type OnProgress, type RunOptions, runRestore, runSnapshot, systemClock } from './runner.js'
+import { planRestore } from './sequence/restore-plan.js'
+import { failedManifest } from './sequence/snapshot-rules.js'
+import { isoTime, listed, onHost, retryDelayMs } from './sequence/table.js'
+import { type Catalogue, checkedName } from './store/catalogue.js'
+
+export const createDeadlineMs = 60_000
+export const restoreDeadlineMs = 120_000
+const statusCallMs = 3_000
+const deleteCallMs = 60_000
+const discardCallMs = 5_000
+const recoveryAttempts = 5
+
+export interface CoordinatorOptions {
+  readonly config: CoordinatorConfig
+  readonly catalogue: Catalogue
+  readonly logger: Logger
+  readonly version: string
+  readonly clock?: Clock
+  /** Tests put their own agents here. */
+  readonly agents?: (network: string, sockets: Readonly<Record<string, string>>) => Agents
+}
+
+interface Network {
+  readonly name: string
+  readonly sockets: Readonly<Record<string, string>>
+  readonly hosts: readonly string[]
+  readonly agents: Agents
+}
+
+export type ReportProgress = (progress: Progress) => void
+
+export class Coordinator {
+  readonly #networks: ReadonlyMap<string, Network>
+  readonly #catalogue: Catalogue
+  readonly #logger: Logger
+  readonly #version: string
+  readonly #clock: Clock
+  readonly #locks = new NetworkLocks()
+  readonly #stopping = new AbortController()
+  readonly #running = new Set<Promise<unknown>>()
+
+  constructor(options: CoordinatorOptions) {
+    this.#catalogue = options.catalogue
+    this.#logger = options.logger
+    this.#version = options.version
+    this.#clock = options.clock ?? systemClock
+    const agentsOf = options.agents ?? ((network, sockets) => new SocketAgents(network, sockets))
+    this.#networks = new Map(
+      Object.entries(options.config.networks).map(([name, { hosts }]) => {
+        const sockets = Object.fromEntries(Object.entries(hosts).map(([host, { socket }]) => [host, socket]))
+        return [name, { name, sockets, hosts: Object.keys(sockets), agents: agentsOf(name, sockets) }]
+      }),
+    )
+  }
+
+  /**
+   * Snapshots that a former coordinator left unfinished are discarded on all hosts and marked failed. The networks
+   * concerned are busy meanwhile. Never rejects: what cannot be done now is tried again before the next snapshot.
+   */
+  async recover(): Promise<void> {
+    const found = await this.#catalogue.list()
+    for (const { network, name, error } of found) {
+      if (error !== null) this.#logger.error({ err: error, network, snapshot: name }, error.message)
+    }
+    const unfinished = found.flatMap(({ manifest }) => (manifest !== null && isUnfinished(manifest) ? [manifest] : []))
+    const networks = new Set(unfinished.map((m) => m.network))
+    await Promise.all(
+      [...networks].map((network) =>
+        this.#exclusively(network, 'putting right what a former coordinator left', 60_000, async () => {
+          for (const manifest of unfinished) {
+            if (manifest.network === network) await this.#discardLeftover(manifest, recoveryAttempts)
+          }
+        }).catch((error: unknown) => this.#logger.error({ err: error, network }, 'recovery did not get through')),
+      ),
+    )
+  }
+
+  /** Takes a snapshot. Throws with the reason when it could not be taken; then all machines run on. */
+  async create(request: CreateRequest, report: ReportProgress): Promise<Manifest> {
+    const network = this.#network(request.network)
+    const name = checkedName('snapshot', request.name)
+    const deadlineMs = request.deadlineMs ?? createDeadlineMs
+    const startedAt = this.#clock.now().ms
+    const waitMs = request.wait === true ? deadlineMs : null
+    return this.#exclusively(network.name, `snapshot ${name}`, waitMs, async () => {
+      await this.#refuseTaken(network.name, name)
+      await this.#retryDiscards(network.name)
+      const input = {
+        network: network.name,
+        name,
+        policy: request.policy ?? 'buffer',
+        version: this.#version,
+        hosts: network.hosts,
+        maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
+        deadlineMs: Math.max(1, Math.round(deadlineMs - (this.#clock.now().ms - startedAt))),
+      } as const
+      const outcome = await runSnapshot(input, {
+        ...this.#runOptions(network, report),
+        store: (manifest) => this.#catalogue.write(manifest),
+      })
+      if (outcome.type === 'complete') {
+        this.#logger.info(
+          { network: network.name, snapshot: name, figures: outcome.manifest.figures },
+          'snapshot complete',
+        )
+        return outcome.manifest
+      }
+      this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'snapshot failed')
+      throw SnapswitchError.fromReport(outcome.error)
+    })
+  }
+
+  /** Restores a snapshot. Throws with the reason when it was undone. */
+  async restore(
+    networkName: string,
+    name: string,
+    order: RestoreOrder,
+    report: ReportProgress,
+  ): Promise<RestoreReport> {
+    const network = this.#network(networkName)
+    checkedName('snapshot', name)
+    return this.#exclusively(network.name, `restore of ${name}`, null, async () => {
+      const manifest = await this.#catalogue.read(network.name, name)
+      const plan = planRestore(manifest, order.placement ?? {}, network.hosts)
+      const input = {
+        manifest,
+        plan,
+        replace: order.replace ?? false,
+        maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
+        deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
+      }
+      const outcome = await runRestore(input, this.#runOptions(network, report))
+      if (outcome.type === 'done') {
+        this.#logger.info({ network: network.name, snapshot: name, report: outcome.report }, 'snapshot restored')
+        return outcome.report
+      }
+      this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
+      throw SnapswitchError.fromReport(outcome.error)
+    })
+  }
+
+  /**
+   * Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash
+   * in the middle leaves nothing that looks complete. A host that refuses before any other has deleted undoes nothing.
+   */
+  async delete(networkName: string, name: string): Promise<void> {
+    const network = this.#network(networkName)
+    checkedName('snapshot', name)
+    await this.#exclusively(network.name, `delete of ${name}`, null, async () => {
+      const before = await this.#catalogue.read(network.name, name).catch((error: unknown) => {
+        // A damaged manifest can be deleted, too.
+        if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
+        throw error
+      })
+      if (before !== null) await this.#catalogue.write(this.#beingDeleted(before))
+      const holders = before?.parts.map((part) => part.host) ?? network.hosts
+      let deleted = 0
+      // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
+      for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
+        try {
+          await network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs })
+          deleted++
+        } catch (thrown) {
+          const error = asSnapswitchError(thrown)
+          if (error.code === 'SNAPSHOT_UNKNOWN') continue
+          if (!holders.includes(host)) {
+            this.#logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
+            continue
+          }
+          if (deleted === 0 && before !== null) await this.#catalogue.write(before)
+          throw SnapswitchError.fromReport(onHost(host, error.report()), error)
+        }
+      }
+      await this.#catalogue.remove(network.name, name)
+      this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
+    })
+  }
+
+  /** Oldest first. A manifest that cannot be read appears as a failed one that says so. */
+  async list(): Promise<Manifest[]> {
+    const found = await this.#catalogue.list()
+    return found.map(({ network, name, manifest, error }) => manifest ?? this.#unreadable(network, name, error))
+  }
+
+  async show(network: string, name: string): Promise<Manifest> {
+    this.#network(network)
+    return this.#catalogue.read(network, name)
+  }
+
+  /** Asks every host; one that does not answer is shown as unreachable, within 3 s. */
+  async status(): Promise<CoordinatorStatus> {
+    const networks = await Promise.all(
+      [...this.#networks.values()].map(async (network) => ({
+        name: network.name,
+        busy: this.#locks.holder(network.name),
+        hosts: await Promise.all(network.hosts.map((host) => this.#hostStatus(network, host))),
+      })),
+    )
+    return { version: this.#version, pid: process.pid, networks }
+  }
+
+  /** Calls off what is under way, waits for it to be undone (bounded), and lets go of the hosts. */
+  async stop(graceMs = 30_000): Promise<void> {
+    const reason = new SnapswitchError(
+      'SNAPSHOT_DISCARDED',
+      'the coordinator is being stopped',
+      'Start it and try again.',
+    )
+    this.#stopping.abort(reason)
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise((resolve) => {
+      timer = setTimeout(resolve, graceMs)
+    })
+    await Promise.race([Promise.allSettled([...this.#running]), late])
+    clearTimeout(timer)
+    await Promise.all([...this.#networks.values()].map((network) => network.agents.close()))
+  }
+
+  #network(name: string): Network {
+    const network = this.#networks.get(name)
+    if (network !== undefined) return network
+    const known = [...this.#networks.keys()]
+    const meant = nearest(name, known)
+    throw new SnapswitchError(
+      'NETWORK_UNKNOWN',
+      `the coordinator knows no network ${JSON.stringify(name)}`,
+      meant === null ? `Its networks are ${listed(known)}.` : `Did you mean ${meant}?`,
+    )
+  }
+
+  async #exclusively<T>(network: string, what: string, waitMs: number | null, act: () => Promise<T>): Promise<T> {
+    if (this.#stopping.signal.aborted) throw this.#stopping.signal.reason
+    const release = await this.#locks.acquire(network, what, waitMs)
+    const running = act().finally(release)
+    this.#running.add(running)
+    try {
+      return await running
+    } finally {
+      this.#running.delete(running)
+    }
+  }
+
+  #runOptions(network: Network, report: ReportProgress): RunOptions {
+    const onProgress: OnProgress = (progress) => {
+      this.#logger.debug({ network: network.name, ...progress }, progress.text)
+      report({ type: 'step', ...progress })
+    }
+    return { agents: network.agents, clock: this.#clock, onProgress, signal: this.#stopping.signal }
+  }
+
+  /** A failed one may be taken again under its name; its reason is in the log. */
+  async #refuseTaken(network: string, name: string): Promise<void> {
+    const before = await this.#catalogue.read(network, name).catch((error: unknown) => {
+      if (error instanceof SnapswitchError && error.code === 'SNAPSHOT_UNKNOWN') return null
+      throw error
+    })
+    if (before === null || before.state === 'failed') return
+    throw new SnapswitchError(
+      'SNAPSHOT_EXISTS',
+      `network ${network} has a snapshot ${name} already`,
+      `Choose another name, or delete it: snapswitch snapshot delete ${network}/${name}`,
+    )
+  }
+
+  /** One more try for hosts that could not be told to discard something; they may be back. */
+  async #retryDiscards(network: string): Promise<void> {
+    for (const { manifest } of await this.#catalogue.list()) {
+      if (manifest?.network === network && isUnfinished(manifest)) await this.#discardLeftover(manifest, 1)
+    }
+  }
+
+  async #discardLeftover(manifest: Manifest, attempts: number): Promise<void> {
+    const { network: networkName, name, epoch } = manifest
+    const network = this.#networks.get(networkName)
+    if (network === undefined) {
+      this.#logger.warn(
+        { network: networkName, snapshot: name },
+        'unfinished snapshot of a network no longer configured',
+      )
+      return
+    }
+    const hosts = manifest.state === 'pending' ? network.hosts : (manifest.undiscarded ?? [])
+    const told = await Promise.all(hosts.map((host) => this.#discardOn(network, host, name, epoch, attempts)))
+    const untold = hosts.filter((_, i) => told[i] === false)
+    const error = manifest.error ?? {
+      code: 'SNAPSHOT_FAILED',
+      message: `snapshot ${networkName}/${name} was not finished: the coordinator ended while it was being taken`,
+      action: 'Take it again.',
+    }
+    const finishedAt = manifest.finishedAt ?? isoTime(this.#clock.now())
+    await this.#catalogue.write(failedManifest(manifest, finishedAt, error, untold))
+    this.#logger.info({ network: networkName, snapshot: name, undiscarded: untold }, 'unfinished snapshot discarded')
+  }
+
+  async #discardOn(network: Network, host: string, name: string, epoch: number, attempts: number): Promise<boolean> {
+    for (let attempt = 1; attempt <= attempts && !this.#stopping.signal.aborted; attempt++) {
+      if (attempt > 1) await new Promise<void>((resolve) => this.#clock.after(retryDelayMs(attempt), resolve))
+      try {
+        await network.agents.discard(host, name, epoch, { timeoutMs: discardCallMs })
+        return true
+      } catch (thrown) {
+        const error = asSnapswitchError(thrown)
+        if (error.code === 'SNAPSHOT_UNKNOWN') return true
+        this.#logger.warn({ err: error, host, snapshot: name, attempt }, 'discard did not get through')
+      }
+    }
+    return false
+  }
+
+  async #hostStatus(network: Network, host: string): Promise<CoordinatorStatus['networks'][number]['hosts'][number]> {
+    const socket = network.sockets[host] as string
+    try {
+      const ports = await network.agents.ports(host, { timeoutMs: statusCallMs })
+      const members = ports.filter((p) => p.network === network.name).flatMap((p) => (p.vm === null ? [] : [p.vm]))
+      return { host, socket, reachable: true, error: null, members: [...new Set(members)].sort() }
+    } catch (error) {
+      return { host, socket, reachable: false, error: asSnapswitchError(error).report(), members: [] }
+    }
+  }
+
+  #beingDeleted(manifest: Manifest): Manifest {
+    const error = {
+      code: 'SNAPSHOT_DISCARDED',
+      message: 'its deletion was begun and not finished',
+      action: `Finish it: snapswitch snapshot delete ${manifest.network}/${manifest.name}`,
+    } as const
+    return { ...manifest, state: 'failed', finishedAt: manifest.finishedAt ?? isoTime(this.#clock.now()), error }
+  }
+
+  #unreadable(network: string, name: string, error: SnapswitchError | null): Manifest {
+    const never = '1970-01-01T00:00:00.000Z'
+    return {
+      format: 1,
+      network,
+      name,
+      state: 'failed',
+      epoch: 0,
+      policy: 'buffer',
+      createdAt: never,
+      finishedAt: null,
+      version: this.#version,
+      parts: [],
+      figures: null,
+      error: error?.report() ?? null,
+    }
+  }
+}
+
+function isUnfinished(manifest: Manifest): boolean {
+  return manifest.state === 'pending' || (manifest.undiscarded ?? []).length > 0
+}

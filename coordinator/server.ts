@@ -1,0 +1,124 @@
+// The coordinator's API on its unix socket. Routes only: what they do is in coordinator.ts.
+
+import { Type } from '@sinclair/typebox'
+import type { Logger } from 'pino'
+import { routes } from '../src/api/paths.js'
+import {
+  CoordinatorStatus,
+  CreateRequest,
+  Manifest,
+  type Progress,
+  Progress as ProgressSchema,
+  RestoreOrder,
+} from '../src/api/schemas.js'
+import { type Api, createApi, ndjsonOf, streamNdjson } from '../src/api/server.js'
+import { asSnapswitchError, type ErrorReport } from '../src/errors/errors.js'
+import type { Coordinator, ReportProgress } from './coordinator.js'
+
+/** Steps that wait for a slow reader; beyond it the oldest are dropped (the last line never is). */
+const progressLimit = 4_096
+
+const oneSnapshot = Type.Object({ network: Type.String(), name: Type.String() })
+
+export async function createCoordinatorApi(
+  coordinator: Coordinator,
+  options: { readonly socketPath: string; readonly logger: Logger; readonly version: string },
+): Promise<Api> {
+  const api = await createApi({ ...options, title: 'snapswitch coordinator' })
+  const { app } = api
+
+  app.get(routes.status, { schema: { summary: 'Networks and hosts', response: { 200: CoordinatorStatus } } }, () =>
+    coordinator.status(),
+  )
+  app.get(routes.snapshots, { schema: { summary: 'All snapshots', response: { 200: Type.Array(Manifest) } } }, () =>
+    coordinator.list(),
+  )
+  app.get(
+    routes.snapshot,
+    { schema: { summary: 'One snapshot', params: oneSnapshot, response: { 200: Manifest } } },
+    (request) => coordinator.show(request.params.network, request.params.name),
+  )
+  app.post(
+    routes.snapshots,
+    {
+      schema: {
+        summary: 'Takes a snapshot; answers with Progress as NDJSON, the last line `manifest` or `error`',
+        body: CreateRequest,
+        response: { 200: ndjsonOf(ProgressSchema) },
+      },
+    },
+    (request, reply) =>
+      streamNdjson(
+        reply,
+        progressOf(async (report) => ({ type: 'manifest', manifest: await coordinator.create(request.body, report) })),
+        failure,
+      ),
+  )
+  app.post(
+    routes.restore,
+    {
+      schema: {
+        summary: 'Restores a snapshot; answers with Progress as NDJSON, the last line `restored` or `error`',
+        params: oneSnapshot,
+        body: RestoreOrder,
+        response: { 200: ndjsonOf(ProgressSchema) },
+      },
+    },
+    (request, reply) => {
+      const { network, name } = request.params
+      return streamNdjson(
+        reply,
+        progressOf(async (report) => ({
+          type: 'restored',
+          report: await coordinator.restore(network, name, request.body, report),
+        })),
+        failure,
+      )
+    },
+  )
+  app.delete(
+    routes.snapshot,
+    { schema: { summary: 'Deletes a snapshot, the hosts’ parts first', params: oneSnapshot } },
+    async (request) => {
+      await coordinator.delete(request.params.network, request.params.name)
+      return {}
+    },
+  )
+  return api
+}
+
+const failure = (error: ErrorReport): Progress => ({ type: 'error', error })
+
+/**
+ * Runs `act` and yields what it reports, then its result or error. A reader that goes away ends the reporting only: the
+ * work goes on, since half a snapshot helps nobody, and its outcome is in the catalogue.
+ */
+async function* progressOf(act: (report: ReportProgress) => Promise<Progress>): AsyncGenerator<Progress> {
+  const queue: Progress[] = []
+  let wake: (() => void) | null = null
+  let ended = false
+  const push = (progress: Progress) => {
+    if (queue.length >= progressLimit) queue.shift()
+    queue.push(progress)
+    wake?.()
+  }
+  const end = (last: Progress) => {
+    push(last)
+    ended = true
+    wake?.()
+  }
+  act(push).then(end, (thrown: unknown) => end(failure(asSnapswitchError(thrown).report())))
+  for (;;) {
+    const next = queue.shift()
+    if (next !== undefined) {
+      yield next
+    } else if (ended) {
+      return
+    } else {
+      await new Promise<void>((resolve) => {
+        wake = resolve
+      })
+      wake = null
+    }
+  }
+}
