@@ -50,6 +50,12 @@ export interface MachineDefinition {
   readonly memoryBytes: number
   readonly nics: readonly Nic[]
   readonly hypervisorVersion: string
+  /** Absolute path of the binary, when argv[0] is none. */
+  readonly binary?: string
+  /** The working directory that relative names in argv start from. */
+  readonly directory?: string
+  /** Which element of argv brings each disk in. */
+  readonly drives?: readonly { readonly name: string; readonly argument: number }[]
 }
 
 export interface CaptureTarget {

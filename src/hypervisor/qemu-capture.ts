@@ -1,0 +1,290 @@
+// One capture of one QEMU machine, from the preparation before its pause to the sealed image, or back out of it from any
+// point. The order is what keeps the pause short: all that can fail or takes long comes before it.
+//
+//   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it, the
+//             migration itself started and held at the gate (image-writer.ts), after it has touched all of guest memory
+//   (pause)   by the caller, who drains and flips its ports meanwhile
+//   capture   transaction (overlays slide in) -> gate opens -> QEMU saves the devices, write-protects memory, resumes
+//   seal      memory streams out behind the running guest; fsync; digest
+
+import { constants } from 'node:fs'
+import { open, rm, statfs } from 'node:fs/promises'
+import path from 'node:path'
+import { SnapswitchError } from '../errors/errors.js'
+import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
+import type { CaptureTarget, Deadline, FrozenDisk, ResumeInfo, SealInfo } from './hypervisor.js'
+import { ImageSink, type ImageWriter, type WrittenImage } from './image-writer.js'
+import { isAlive, type ProcessIdentity, waitsForPipe } from './process.js'
+import type { LiveDisk } from './qemu-disks.js'
+import { commitOverlay } from './qemu-img.js'
+import { applySettings, type MigrationSettings, migrationEnd } from './qemu-migration.js'
+import {
+  discardOverlay,
+  mergeDown,
+  type Overlay,
+  openOverlay,
+  snapshotTransaction,
+  storeFull,
+} from './qemu-overlays.js'
+import type { QmpClient } from './qmp.js'
+
+/** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
+const recoveryMs = 15_000
+const descriptorName = 'snapswitch-image'
+
+export interface CaptureContext {
+  readonly machine: string
+  readonly qmp: QmpClient
+  readonly process: ProcessIdentity | null
+  readonly owner: { readonly uid: number; readonly gid: number }
+  readonly writer: ImageWriter
+  readonly mode: 'background' | 'stopped'
+  /** Whether it ran before: it runs again afterwards, and only then. */
+  readonly wasRunning: boolean
+  readonly disks: readonly LiveDisk[]
+}
+
+/**
+ * Whether the migration may be started ahead and held at the gate. QEMU writes the stream's head without holding its big
+ * lock up to 8.1; from 8.2 on it holds it (since "migration: hold the BQL during setup"), and would stand still.
+ */
+function canHoldAtGate({ major, minor }: { readonly major: number; readonly minor: number }): boolean {
+  return major < 8 || (major === 8 && minor < 2)
+}
+
+export class QemuCapture {
+  readonly #context: CaptureContext
+  readonly #file: string
+  readonly #sink: ImageSink
+  #overlays: Overlay[] = []
+  #settings: MigrationSettings | null = null
+  #end: Promise<string | null> | null = null
+  #frozen = false
+
+  private constructor(context: CaptureContext, file: string, sink: ImageSink) {
+    this.#context = context
+    this.#file = file
+    this.#sink = sink
+  }
+
+  static async prepare(context: CaptureContext, target: CaptureTarget, deadline: Deadline): Promise<QemuCapture> {
+    const file = path.join(target.directory, 'memory.img')
+    const gated = context.mode === 'background' && canHoldAtGate(context.qmp.greeting)
+    context.writer.start()
+    try {
+      await (await open(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)).close()
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOSPC') throw storeFull(target.directory, error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the store’s directory.', error)
+    }
+    const capture = new QemuCapture(context, file, new ImageSink(context.writer, file, gated))
+    try {
+      await capture.#prepare(target, gated, deadline)
+      return capture
+    } catch (error) {
+      await capture.abandon()
+      throw error
+    }
+  }
+
+  async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
+    const { qmp, disks, owner, mode } = this.#context
+    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target.label, owner, deadline)))
+    this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    for (const result of opened) if (result.status === 'rejected') throw result.reason
+    this.#settings = await applySettings(qmp, mode === 'background', deadline)
+    await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
+    this.#sink.closeWriteEnd()
+    if (gated) await this.#startGated(deadline)
+  }
+
+  /** Starts the migration and waits until it stands at the gate. */
+  async #startGated(deadline: Deadline): Promise<void> {
+    const { qmp, process } = this.#context
+    await this.#migrate(deadline)
+    // If this QEMU did stand still at the gate, this would not be answered; `abandon` then breaks the pipe and frees it.
+    await qmp.execute('query-status', {}, within(2000, deadline))
+    const limit = within(1000, deadline)
+    while (process !== null && remaining(limit) > 0) {
+      const waits = waitsForPipe(process.pid)
+      if (waits === true) return
+      await pauseFor(waits === null ? 50 : 2, limit)
+      if (waits === null) return
+    }
+  }
+
+  async #migrate(deadline: Deadline): Promise<void> {
+    const { qmp } = this.#context
+    this.#end = migrationEnd(qmp)
+    this.#end.catch(() => {})
+    await qmp.execute('migrate', { uri: `fd:${descriptorName}` }, deadline)
+  }
+
+  /** Undoes `prepare`. The machine runs on if it ran. */
+  async abandon(): Promise<void> {
+    const { qmp } = this.#context
+    await this.#stopMigration()
+    await this.#restoreRunState().catch(() => {})
+    if (qmp.failure === null) await this.#settings?.restore()
+    await this.#dropOverlays().catch(() => {})
+    await rm(this.#file, { force: true })
+  }
+
+  /** Saves disks and memory of the paused machine. `onResumed` is called once, when the guest runs again. */
+  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
+    let resumedAt: ResumeInfo | null = null
+    const resumed = (info: ResumeInfo) => {
+      resumedAt ??= info
+      onResumed(resumedAt)
+    }
+    try {
+      return await this.#save(resumed, deadline)
+    } catch (error) {
+      // Asked before the image is removed: afterwards there is space again.
+      const explained = await this.#explain(error)
+      await this.#recover(resumed)
+      throw explained
+    }
+  }
+
+  async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
+    const { qmp, mode, wasRunning, machine } = this.#context
+    const late = () => deadlinePassed(`Saving ${machine}`)
+    if (this.#overlays.length > 0) {
+      await qmp.execute(...snapshotTransaction(this.#overlays), deadline)
+      this.#frozen = true
+    }
+    let image: Promise<WrittenImage>
+    if (mode === 'background') {
+      const running = qmp.event(({ name }) => name === 'RESUME', 'migrate (to run the guest on)', deadline)
+      image = this.#sink.receive()
+      if (this.#end === null) await this.#migrate(deadline)
+      const first = await Promise.race([running, this.#failure(image)])
+      if (!wasRunning) await qmp.execute('stop', {}, deadline)
+      resumed({ resumedAtUs: first.atUs })
+      await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
+    } else {
+      image = this.#sink.receive()
+      await this.#migrate(deadline)
+      await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
+      await this.#restoreRunState(resumed)
+    }
+    const written = await by(deadline, image, late)
+    await this.#syncFiles()
+    await this.#settings?.restore()
+    return {
+      memoryFile: this.#file,
+      memoryBytes: written.bytes,
+      memoryDigest: written.digest,
+      disks: this.#overlays.map(
+        ({ disk, file }): FrozenDisk => ({ name: disk.name, layers: disk.layers, overlay: file }),
+      ),
+    }
+  }
+
+  async #completed(): Promise<void> {
+    const reason = await this.#end
+    if (reason !== null) throw new Error(reason)
+  }
+
+  /** Never resolves; rejects with what went wrong in QEMU or in writing, whichever comes first. */
+  #failure(image: Promise<WrittenImage>): Promise<never> {
+    return new Promise((_, reject) => {
+      image.catch(reject)
+      this.#completed().catch(reject)
+    })
+  }
+
+  /** The frozen layers and the names of all new files, onto the disk: QEMU with cache=unsafe does not flush. */
+  async #syncFiles(): Promise<void> {
+    const frozen = this.#overlays.map(({ disk }) => disk.layers[0]!.file)
+    const directories = new Set(
+      [this.#file, ...this.#overlays.map(({ file }) => file)].map((file) => path.dirname(file)),
+    )
+    for (const file of [...frozen, ...directories]) {
+      const handle = await open(file, constants.O_RDONLY)
+      await handle.sync().finally(() => handle.close())
+    }
+  }
+
+  async #explain(thrown: unknown): Promise<SnapswitchError> {
+    const { qmp, machine } = this.#context
+    const directory = path.dirname(this.#file)
+    const code = (thrown as NodeJS.ErrnoException | null)?.code
+    const space = await statfs(directory).catch(() => null)
+    const full = space !== null && space.bavail * space.bsize < 1 << 20
+    if (code === 'ENOSPC' || code === 'EDQUOT' || full) return storeFull(directory, thrown)
+    if (qmp.failure !== null) return qmp.failure
+    if (thrown instanceof SnapswitchError && thrown.code !== 'HYPERVISOR_REFUSED') return thrown
+    return new SnapswitchError(
+      'CAPTURE_FAILED',
+      `${machine} could not be saved: ${thrown instanceof Error ? thrown.message : String(thrown)}`,
+      'The machine runs on as before. See QEMU’s log for the reason, then try again.',
+      thrown,
+    )
+  }
+
+  /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
+  async #recover(resumed: (info: ResumeInfo) => void): Promise<void> {
+    await this.#stopMigration()
+    await this.#restoreRunState(resumed).catch(() => {})
+    await rm(this.#file, { force: true }).catch(() => {})
+    // A guest that stopped on a full disk can go on now that the image is gone.
+    await this.#restoreRunState(resumed).catch(() => {})
+    if (this.#context.qmp.failure === null) await this.#settings?.restore()
+    await this.#dropOverlays().catch(() => {})
+  }
+
+  async #stopMigration(): Promise<void> {
+    const { qmp } = this.#context
+    this.#sink.stop()
+    if (this.#end === null || qmp.failure !== null) return
+    const limit = within(recoveryMs)
+    await qmp.execute('migrate_cancel', {}, limit).catch(() => {})
+    await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(() => {})
+  }
+
+  /** Runs the machine if it ran before, and stops it if it did not. */
+  async #restoreRunState(resumed?: (info: ResumeInfo) => void): Promise<void> {
+    const { qmp, wasRunning } = this.#context
+    const limit = within(recoveryMs)
+    const status = (await qmp.execute('query-status', {}, limit)) as { running?: boolean; status?: string }
+    if (wasRunning && status.running === true) {
+      resumed?.({ resumedAtUs: Math.round((performance.timeOrigin + performance.now()) * 1000) })
+    } else if (wasRunning) {
+      const running = qmp.event(({ name }) => name === 'RESUME', 'cont', limit)
+      await qmp.execute('cont', {}, limit)
+      resumed?.({ resumedAtUs: (await running).atUs })
+    } else {
+      // After a migration the disks are handed over; only running takes them back. Both in one write: the guest barely runs.
+      const commands = status.status === 'postmigrate' ? (['cont', 'stop'] as const) : (['stop'] as const)
+      if (status.running === true || status.status === 'postmigrate') {
+        await Promise.all(
+          qmp.executeAll(
+            commands.map((command) => [command, {}]),
+            limit,
+          ),
+        )
+      }
+      resumed?.({ resumedAtUs: Math.round((performance.timeOrigin + performance.now()) * 1000) })
+    }
+  }
+
+  async #dropOverlays(): Promise<void> {
+    const { qmp, process } = this.#context
+    const overlays = this.#overlays
+    this.#overlays = []
+    const gone = qmp.failure !== null && process !== null && !isAlive(process)
+    for (const overlay of overlays) {
+      if (!this.#frozen) await discardOverlay(qmp, overlay)
+      else if (qmp.failure === null)
+        await mergeDown(qmp, overlay.node, overlay.file, within(recoveryMs)).catch(() => {})
+      else if (gone) {
+        // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
+        await commitOverlay(overlay.file, within(recoveryMs))
+        await rm(overlay.file, { force: true })
+      }
+    }
+  }
+}

@@ -1,0 +1,172 @@
+// Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is paused.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
+import { open, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
+import { closeDescriptor, longestSocketPath } from './descriptors.js'
+import type { Deadline, LoadedMachine, LoadRequest } from './hypervisor.js'
+import { identify, killProcess } from './process.js'
+import { commandLineFor } from './qemu-command-line.js'
+import { createOverlay, virtualSize } from './qemu-img.js'
+import { type DriverSettings, QemuMachine } from './qemu-machine.js'
+import { migrationEnd, setCapabilities } from './qemu-migration.js'
+import { storeFull } from './qemu-overlays.js'
+import { QmpClient } from './qmp.js'
+
+const socketName = 'qmp.sock'
+const logName = 'qemu.log'
+const descriptorName = 'snapswitch-image'
+
+const loadFailed = (name: string, reason: string, cause?: unknown) =>
+  new SnapswitchError(
+    'RESTORE_FAILED',
+    `${name} could not be loaded: ${reason}`,
+    'Use the same QEMU version and the same machine on both hosts; QEMU’s own words above say what does not fit.',
+    cause,
+  )
+
+export async function loadMachine(
+  request: LoadRequest,
+  settings: DriverSettings,
+  deadline: Deadline,
+): Promise<LoadedMachine> {
+  const { definition, directory } = request
+  const qmpPath = path.join(directory, socketName)
+  if (Buffer.byteLength(qmpPath) > longestSocketPath) {
+    throw new SnapswitchError(
+      'NAME_INVALID',
+      `${qmpPath} is longer than the ${longestSocketPath} bytes a socket path can have.`,
+      'Use a shorter directory, network or machine name.',
+    )
+  }
+  const made = [qmpPath, path.join(directory, logName)]
+  let child: ChildProcess | null = null
+  try {
+    const disks = []
+    for (const disk of request.disks) {
+      const overlay = path.join(directory, `${disk.name.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}.qcow2`)
+      if (made.includes(overlay)) throw loadFailed(definition.name, `two disks are named like ${disk.name}`)
+      await makeFreshOverlay(overlay, disk.layers[0]!, deadline)
+      made.push(overlay)
+      disks.push({ name: disk.name, overlay, backing: disk.layers })
+    }
+    const argv = commandLineFor(definition, { taps: request.taps, disks, qmp: qmpPath, directory, exists: existsSync })
+    child = start(argv, definition.directory, directory)
+    const ended = endOf(child, definition.name, path.join(directory, logName))
+    await Promise.race([loadMemory(request, qmpPath, deadline), ended])
+    const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
+    child.unref()
+    return { control, spec: { qmp: qmpPath } }
+  } catch (error) {
+    // The log goes with the rest: read it first.
+    const log = logTail(path.join(directory, logName))
+    await end(child)
+    for (const file of made) await rm(file, { force: true }).catch(() => {})
+    const known = asSnapswitchError(error)
+    const lost = known.code === 'HYPERVISOR_UNREACHABLE' || known.code === 'HYPERVISOR_REFUSED'
+    throw lost ? loadFailed(definition.name, log === '' ? known.message : log, known) : known
+  }
+}
+
+async function makeFreshOverlay(file: string, base: Parameters<typeof createOverlay>[1], deadline: Deadline) {
+  try {
+    await (await open(file, 'wx', 0o600)).close()
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOSPC') throw storeFull(path.dirname(file), error)
+    throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the directory.', error)
+  }
+  try {
+    await createOverlay(file, base, await virtualSize(base, deadline), deadline)
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  }
+}
+
+/** In its own session, with no terminal: it outlives the daemon. */
+function start(argv: readonly string[], wanted: string | undefined, directory: string): ChildProcess {
+  const log = openSync(
+    path.join(directory, logName),
+    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
+    0o600,
+  )
+  try {
+    return spawn(argv[0]!, argv.slice(1), {
+      cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
+      detached: true,
+      stdio: ['ignore', log, log],
+    })
+  } finally {
+    closeSync(log)
+  }
+}
+
+/** Rejects when the process ends before it is wanted to. */
+function endOf(child: ChildProcess, name: string, log: string): Promise<never> {
+  const ended = new Promise<never>((_, reject) => {
+    child.once('error', (error) => reject(loadFailed(name, `QEMU does not start: ${error.message}`, error)))
+    child.once('exit', (code, signal) => {
+      reject(loadFailed(name, logTail(log) || `QEMU ended with ${signal ?? `exit code ${code}`}`))
+    })
+  })
+  ended.catch(() => {})
+  return ended
+}
+
+function logTail(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim().split('\n').slice(-4).join(' | ').slice(-600)
+  } catch {
+    return ''
+  }
+}
+
+async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadline): Promise<void> {
+  while (!existsSync(qmpPath)) {
+    if (remaining(deadline) === 0) throw deadlinePassed(`Starting ${request.definition.name}`)
+    await pauseFor(5, deadline)
+  }
+  const qmp = await connectPatiently(qmpPath, deadline)
+  try {
+    const image = openSync(request.memoryFile, constants.O_RDONLY)
+    try {
+      await qmp.execute(...setCapabilities({ events: true }), deadline)
+      await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, image, deadline)
+    } finally {
+      closeDescriptor(image)
+    }
+    const end = migrationEnd(qmp)
+    end.catch(() => {})
+    await qmp.execute('migrate-incoming', { uri: `fd:${descriptorName}` }, deadline)
+    const reason = await by(deadline, end, () => deadlinePassed(`Loading ${request.definition.name}`))
+    if (reason !== null) throw loadFailed(request.definition.name, reason)
+    await qmp.execute(...setCapabilities({ events: false }), deadline)
+    const status = (await qmp.execute('query-status', {}, deadline)) as { status?: unknown }
+    if (status.status !== 'paused') throw loadFailed(request.definition.name, `it came up ${String(status.status)}`)
+  } finally {
+    qmp.close()
+  }
+}
+
+/** Between bind and listen, a socket file exists that refuses connections. */
+async function connectPatiently(qmpPath: string, deadline: Deadline): Promise<QmpClient> {
+  const limit = within(1000, deadline)
+  for (;;) {
+    try {
+      return await QmpClient.connect(qmpPath, deadline)
+    } catch (error) {
+      if (remaining(limit) === 0 || !/no listener/.test(asSnapswitchError(error).message)) throw error
+      await pauseFor(5, limit)
+    }
+  }
+}
+
+async function end(child: ChildProcess | null): Promise<void> {
+  if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+  const identity = identify(child.pid)
+  if (identity !== null) await killProcess(identity, within(5000)).catch(() => {})
+}

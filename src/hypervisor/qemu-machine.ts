@@ -1,0 +1,373 @@
+// One running QEMU under control: MachineControl over its QMP socket and /proc.
+
+import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import type {
+  Capture,
+  CaptureTarget,
+  Deadline,
+  FrozenDisk,
+  MachineControl,
+  MachineDefinition,
+  MachineInfo,
+  MachineState,
+  Nic,
+  PauseInfo,
+  ResumeInfo,
+} from './hypervisor.js'
+import type { ImageWriter } from './image-writer.js'
+import {
+  argumentsOf,
+  binaryOf,
+  directoryOf,
+  identify,
+  killProcess,
+  ownerOf,
+  type ProcessIdentity,
+  tapBehind,
+} from './process.js'
+import { QemuCapture } from './qemu-capture.js'
+import { checkCommandLine } from './qemu-command-line.js'
+import { type BlockDevices, findDriveArguments, readBlockDevices } from './qemu-disks.js'
+import { backgroundObstacle, isUnderWay, migrationStatus } from './qemu-migration.js'
+import { listNics, parseInfoNetwork } from './qemu-nics.js'
+import { mergeDown } from './qemu-overlays.js'
+import { QmpClient } from './qmp.js'
+import { isObject } from './qmp-messages.js'
+
+/** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
+type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
+
+const next = {
+  idle: ['preparing', 'closed'],
+  preparing: ['prepared', 'idle', 'closed'],
+  prepared: ['capturing', 'idle', 'closed'],
+  capturing: ['idle', 'closed'],
+  closed: [],
+} satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
+
+/** QEMU's run states (qapi/run-state.json) in our words. */
+function machineState(status: string): MachineState {
+  if (status === 'running') return 'running'
+  return status === 'paused' || status === 'postmigrate' || status === 'prelaunch' ? 'paused' : 'other'
+}
+
+const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
+
+const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
+
+export interface DriverSettings {
+  readonly writer: ImageWriter
+  readonly alwaysStopped: boolean
+}
+
+export class QemuMachine implements MachineControl {
+  readonly name: string
+  readonly #qmp: QmpClient
+  readonly #process: ProcessIdentity | null
+  readonly #settings: DriverSettings
+  #phase: Phase = 'idle'
+  #capture: QemuCapture | null = null
+  #paused = false
+  #obstacle: Promise<string | null> | null = null
+
+  private constructor(name: string, qmp: QmpClient, process: ProcessIdentity | null, settings: DriverSettings) {
+    this.name = name
+    this.#qmp = qmp
+    this.#process = process
+    this.#settings = settings
+  }
+
+  static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
+    const qmp = await QmpClient.connect(path, deadline)
+    const process = identify(qmp.peer.pid)
+    const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
+    return new QemuMachine(name, qmp, isQemu ? process : null, settings)
+  }
+
+  /** The QEMU process; null when it cannot be told (another program made its socket). */
+  get process(): ProcessIdentity | null {
+    return this.#process
+  }
+
+  async inspect(deadline: Deadline): Promise<MachineInfo> {
+    const [status, memory, block, network] = (await Promise.all(
+      this.#qmp.executeAll(
+        [
+          ['query-status', {}],
+          ['query-memory-size-summary', {}],
+          ['query-block', {}],
+          ['human-monitor-command', { 'command-line': 'info network' }],
+        ],
+        deadline,
+      ),
+    )) as unknown[]
+    const obstacle = await this.#backgroundObstacle(deadline)
+    return {
+      name: this.name,
+      state: machineState(isObject(status) ? String(status.status) : ''),
+      memoryBytes: memoryBytes(memory),
+      disks: this.#blockDevices(block).disks.map(({ name, layers, bytes }) => ({ name, layers, bytes })),
+      nics: this.#nics(network).nics,
+      captureMode: obstacle === null ? 'background' : 'stopped',
+      captureModeReason: obstacle,
+      hypervisorVersion: this.#qmp.greeting.version,
+    }
+  }
+
+  async definition(deadline: Deadline): Promise<MachineDefinition> {
+    const { pid } = this.#known('Its command line')
+    const argv = argumentsOf(pid)
+    checkCommandLine(argv)
+    const [memory, block, network] = (await Promise.all(
+      this.#qmp.executeAll(
+        [
+          ['query-memory-size-summary', {}],
+          ['query-block', {}],
+          ['human-monitor-command', { 'command-line': 'info network' }],
+        ],
+        deadline,
+      ),
+    )) as unknown[]
+    const directory = directoryOf(pid)
+    const devices = this.#supportedDisks(block)
+    const { drives, missing } = findDriveArguments(argv, devices.disks, directory)
+    const { nics, added } = this.#nics(network)
+    const later = [...missing, ...added]
+    if (later.length > 0) {
+      throw unsupported(
+        `${this.name} has devices that its command line does not name: ${later.join(', ')}.`,
+        'Unplug them, or restart the machine with them on its command line.',
+      )
+    }
+    const binary = binaryOf(pid)
+    return {
+      kind: 'qemu',
+      name: this.name,
+      argv,
+      memoryBytes: memoryBytes(memory),
+      nics,
+      hypervisorVersion: this.#qmp.greeting.version,
+      binary,
+      directory,
+      drives,
+    }
+  }
+
+  async prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
+    this.#enter('preparing', 'prepare')
+    try {
+      const [status, migration, block] = (await Promise.all([
+        ...this.#qmp.executeAll(
+          [
+            ['query-status', {}],
+            ['query-migrate', {}],
+            ['query-block', {}],
+          ],
+          deadline,
+        ),
+      ])) as unknown[]
+      const state = isObject(status) ? String(status.status) : ''
+      this.#checkState(state)
+      this.#checkMigration(isObject(migration) ? migration : {})
+      const { disks } = this.#supportedDisks(block)
+      const obstacle = await this.#backgroundObstacle(deadline)
+      const context = {
+        machine: this.name,
+        qmp: this.#qmp,
+        process: this.#process,
+        owner:
+          this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
+        writer: this.#settings.writer,
+        mode: obstacle === null ? ('background' as const) : ('stopped' as const),
+        wasRunning: state === 'running',
+        disks,
+      }
+      this.#paused = false
+      this.#capture = await QemuCapture.prepare(context, target, deadline)
+      this.#enter('prepared', 'prepare')
+    } catch (error) {
+      if (this.#phase === 'preparing') this.#phase = 'idle'
+      throw error
+    }
+  }
+
+  async abandon(): Promise<void> {
+    if (this.#phase !== 'prepared') return
+    const capture = this.#capture
+    this.#capture = null
+    await capture?.abandon()
+    if (this.#phase === 'prepared') this.#phase = 'idle'
+  }
+
+  async pause(deadline: Deadline): Promise<PauseInfo> {
+    let pausedAtUs: number | null = null
+    const stop = this.#qmp.onEvent(({ name, atUs }) => {
+      if (name === 'STOP') pausedAtUs = atUs
+    })
+    try {
+      await this.#qmp.execute('stop', {}, deadline)
+    } finally {
+      stop()
+    }
+    this.#paused = true
+    // No event: it was paused already.
+    return { pausedAtUs: pausedAtUs ?? nowUs() }
+  }
+
+  capture(deadline: Deadline): Capture {
+    if (!this.#paused || this.#capture === null) {
+      throw new SnapswitchError('INTERNAL', `${this.name}: capture without prepare and pause.`, 'Please report this.')
+    }
+    this.#enter('capturing', 'capture')
+    const capture = this.#capture
+    this.#capture = null
+    this.#paused = false
+    let onResumed: (info: ResumeInfo) => void = () => {}
+    let onStuck: (error: Error) => void = () => {}
+    const resumed = new Promise<ResumeInfo>((resolve, reject) => {
+      onResumed = resolve
+      onStuck = reject
+    })
+    const sealed = capture.run(onResumed, deadline).finally(() => {
+      if (this.#phase === 'capturing') this.#phase = 'idle'
+    })
+    // Had the machine been brought to run again, `resumed` would be settled by now.
+    sealed.catch((error) => onStuck(asSnapswitchError(error)))
+    resumed.catch(() => {})
+    return { resumed, sealed }
+  }
+
+  async resume(deadline: Deadline): Promise<ResumeInfo> {
+    let resumedAtUs: number | null = null
+    const stop = this.#qmp.onEvent(({ name, atUs }) => {
+      if (name === 'RESUME') resumedAtUs = atUs
+    })
+    try {
+      await this.#qmp.execute('cont', {}, deadline)
+    } finally {
+      stop()
+    }
+    this.#paused = false
+    return { resumedAtUs: resumedAtUs ?? nowUs() }
+  }
+
+  async destroy(deadline: Deadline): Promise<void> {
+    const process = this.#known('It')
+    await killProcess(process, deadline)
+    await this.close()
+  }
+
+  async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
+    const { disks } = this.#blockDevices(await this.#qmp.execute('query-block', {}, deadline))
+    const live = disks.find(({ name }) => name === disk.name)
+    const base = disk.layers[0]?.file
+    if (live === undefined || live.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
+    await mergeDown(this.#qmp, live.node, disk.overlay, deadline)
+    return true
+  }
+
+  async close(): Promise<void> {
+    await this.abandon().catch(() => {})
+    this.#phase = 'closed'
+    this.#qmp.close()
+  }
+
+  #enter(phase: Phase, what: string): void {
+    if (!next[this.#phase].includes(phase)) {
+      throw new SnapswitchError(
+        'SNAPSHOT_BUSY',
+        `${this.name}: ${what} while ${this.#phase}.`,
+        'Wait for the snapshot under way to end.',
+      )
+    }
+    this.#phase = phase
+  }
+
+  #known(what: string): ProcessIdentity {
+    if (this.#process !== null && this.#qmp.failure === null) return this.#process
+    if (this.#process !== null && identify(this.#process.pid)?.startTicks === this.#process.startTicks)
+      return this.#process
+    if (this.#qmp.failure !== null) throw this.#qmp.failure
+    throw unsupported(
+      `${what} cannot be told: the process behind ${this.#qmp.path} is no QEMU that can be seen from here.`,
+      'Let QEMU make its QMP socket itself (-qmp unix:PATH,server=on,wait=off), on the daemon’s host.',
+    )
+  }
+
+  #backgroundObstacle(deadline: Deadline): Promise<string | null> {
+    this.#obstacle ??= (async () => {
+      const status = await migrationStatus(this.#qmp, deadline)
+      if (isUnderWay(status)) throw migrating(this.name)
+      if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
+      return backgroundObstacle(this.#qmp, deadline)
+    })()
+    this.#obstacle.catch(() => {
+      this.#obstacle = null
+    })
+    return this.#obstacle
+  }
+
+  #blockDevices(answer: unknown): BlockDevices {
+    return readBlockDevices(answer, this.#process === null ? '/' : directoryOf(this.#process.pid))
+  }
+
+  #supportedDisks(answer: unknown): BlockDevices {
+    const devices = this.#blockDevices(answer)
+    const [first] = devices.unsupported
+    if (first !== undefined) {
+      throw unsupported(
+        `${this.name}’s drive ${first.name} cannot be snapshot: ${first.reason}.`,
+        'Use qcow2 or raw image files, or make the drive read-only.',
+      )
+    }
+    return devices
+  }
+
+  #nics(answer: unknown): { nics: Nic[]; added: string[] } {
+    const process = this.#process
+    const clients = parseInfoNetwork(typeof answer === 'string' ? answer : '')
+    const argv = process === null ? [] : argumentsOf(process.pid)
+    return listNics(argv, clients, (fd) => (process === null ? null : tapBehind(process.pid, fd)))
+  }
+
+  #checkState(state: string): void {
+    if (state === 'running' || state === 'paused') return
+    if (state === 'prelaunch') {
+      throw new SnapswitchError(
+        'MACHINE_NOT_RUNNING',
+        `${this.name} has never run: it was started with -S and waits for its first \`cont\`.`,
+        'Let it run first. (QEMU aborts when a machine that never ran is saved in the background.)',
+      )
+    }
+    throw new SnapswitchError(
+      'MACHINE_NOT_RUNNING',
+      `${this.name} is ${state}, so it cannot be saved.`,
+      'Bring it to run, or take it out of the network.',
+    )
+  }
+
+  #checkMigration(status: Readonly<Record<string, unknown>>): void {
+    if (isUnderWay(status)) throw migrating(this.name)
+    const reasons = status['blocked-reasons']
+    if (Array.isArray(reasons) && reasons.length > 0) {
+      throw unsupported(
+        `${this.name} cannot be saved: ${reasons.map(String).join('; ')}.`,
+        'Remove the device that QEMU names, or take the machine out of the network.',
+      )
+    }
+  }
+}
+
+function migrating(name: string): SnapswitchError {
+  return new SnapswitchError(
+    'SNAPSHOT_BUSY',
+    `${name} is being migrated or saved already.`,
+    'Wait until that is done, or cancel it (QMP migrate_cancel).',
+  )
+}
+
+function memoryBytes(answer: unknown): number {
+  if (!isObject(answer)) return 0
+  const plugged = answer['plugged-memory']
+  return Number(answer['base-memory'] ?? 0) + (typeof plugged === 'number' ? plugged : 0)
+}

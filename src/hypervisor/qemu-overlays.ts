@@ -1,0 +1,130 @@
+// Overlays of a live machine's disks: made and opened before the cut, slid under the machine in one transaction at the cut,
+// merged back when they are not wanted.
+
+import { randomBytes } from 'node:crypto'
+import { chown, open, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { SnapswitchError } from '../errors/errors.js'
+import { within } from './deadline.js'
+import type { Deadline } from './hypervisor.js'
+import type { LiveDisk } from './qemu-disks.js'
+import { createOverlay } from './qemu-img.js'
+import type { JsonObject, QmpClient } from './qmp.js'
+
+export interface Overlay {
+  readonly disk: LiveDisk
+  readonly file: string
+  /** The block node it is opened as. */
+  readonly node: string
+}
+
+/** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
+async function reserveFile(disk: LiveDisk, label: string): Promise<string> {
+  const active = disk.layers[0]!.file
+  // Named after the chain's first image, so that names do not grow with every snapshot.
+  const stem = path.basename(disk.layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
+  for (let i = 1; i < 1000; i++) {
+    const file = path.join(path.dirname(active), `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
+    try {
+      await (await open(file, 'wx', 0o600)).close()
+      return file
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST') continue
+      if (code === 'ENOSPC') throw storeFull(path.dirname(active), error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
+    }
+  }
+  throw new SnapswitchError(
+    'STORE_IO',
+    `${path.dirname(active)} has too many overlays named ${label}.`,
+    'Remove overlays that no machine and no snapshot uses.',
+  )
+}
+
+export function storeFull(where: string, cause?: unknown): SnapswitchError {
+  return new SnapswitchError(
+    'STORE_FULL',
+    `${where}: no space left.`,
+    'Free some space there, or move the store.',
+    cause,
+  )
+}
+
+/** Makes an overlay and opens it in QEMU beside the disk, not yet in use. */
+export async function openOverlay(
+  qmp: QmpClient,
+  disk: LiveDisk,
+  label: string,
+  owner: { readonly uid: number; readonly gid: number },
+  deadline: Deadline,
+): Promise<Overlay> {
+  const file = await reserveFile(disk, label)
+  const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
+  try {
+    await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)
+    await chown(file, owner.uid, owner.gid)
+    await qmp.execute(
+      'blockdev-add',
+      {
+        driver: 'qcow2',
+        'node-name': overlay.node,
+        file: { driver: 'file', filename: file },
+        // Attached by the transaction; opened now it would be opened twice.
+        backing: null,
+        discard: 'unmap',
+        'detect-zeroes': disk.detectZeroes,
+        cache: { direct: disk.cache.direct, 'no-flush': disk.cache.noFlush },
+      },
+      deadline,
+    )
+    return overlay
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  }
+}
+
+/** Undoes `openOverlay` for an overlay that was never put in use. */
+export async function discardOverlay(qmp: QmpClient, overlay: Overlay): Promise<void> {
+  await qmp.execute('blockdev-del', { 'node-name': overlay.node }, within(2000)).catch(() => {})
+  await rm(overlay.file, { force: true })
+}
+
+/** The one command that freezes all disks at the same point and puts the overlays on top. */
+export function snapshotTransaction(overlays: readonly Overlay[]): readonly [string, JsonObject] {
+  const actions = overlays.map(({ disk, node }) => ({
+    type: 'blockdev-snapshot',
+    data: { node: disk.node, overlay: node },
+  }))
+  return ['transaction', { actions }]
+}
+
+/** Commits the active overlay `node` into its backing image while the machine runs, pivots to that, and removes `file`. */
+export async function mergeDown(qmp: QmpClient, node: string, file: string, deadline: Deadline): Promise<void> {
+  const job = `snapswitch-${randomBytes(6).toString('hex')}`
+  const jobEvent = (name: string) =>
+    qmp.event((event) => event.name === name && event.data.device === job, `block-commit of ${file}`, deadline)
+  const ready = jobEvent('BLOCK_JOB_READY')
+  const completed = jobEvent('BLOCK_JOB_COMPLETED')
+  const failed = (reason: unknown) =>
+    new SnapswitchError(
+      'CAPTURE_FAILED',
+      `${file} could not be merged into its base: ${String(reason)}. The machine goes on using it.`,
+      'Free some space where the disk images lie, and delete the snapshot again.',
+    )
+  await qmp.execute('block-commit', { 'job-id': job, device: node }, deadline)
+  try {
+    const first = await Promise.race([ready, completed])
+    if (first.name === 'BLOCK_JOB_COMPLETED') throw failed(first.data.error ?? 'the job ended early')
+    await qmp.execute('block-job-complete', { device: job }, deadline)
+    const last = await completed
+    if (last.data.error !== undefined) throw failed(last.data.error)
+  } catch (error) {
+    await qmp.execute('block-job-cancel', { device: job, force: true }, within(2000)).catch(() => {})
+    throw error
+  }
+  // A node that blockdev-add made stays until it is deleted; one that came with the drive is gone already.
+  await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
+  await rm(file, { force: true })
+}

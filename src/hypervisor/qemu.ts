@@ -1,0 +1,23 @@
+// The `qemu` driver: machines that run as plain QEMU processes with a QMP socket.
+
+import type { Deadline, Hypervisor, LoadRequest } from './hypervisor.js'
+import { ImageWriter } from './image-writer.js'
+import { loadMachine } from './qemu-load.js'
+import { QemuMachine } from './qemu-machine.js'
+
+export interface QemuOptions {
+  /** Saves memory with the guest stopped even where it could be saved in the background. */
+  readonly alwaysStopped?: boolean
+}
+
+/** Needs root, or the same user as the machines. Starts nothing until it is used. */
+export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
+  const writer = new ImageWriter()
+  const settings = { writer, alwaysStopped: options.alwaysStopped ?? false }
+  return {
+    kind: 'qemu',
+    attach: (name: string, spec: { readonly qmp: string }, deadline: Deadline) =>
+      QemuMachine.attach(name, spec.qmp, settings, deadline),
+    load: (request: LoadRequest, deadline: Deadline) => loadMachine(request, settings, deadline),
+  }
+}
