@@ -21,7 +21,8 @@ export interface Daemon {
   readonly id: ProcessId
 }
 
-const program = () => join(repositoryRoot(), 'bin', 'snapswitch')
+/** The command, as in a clone of the repository. */
+export const program = (): string => join(repositoryRoot(), 'bin', 'snapswitch')
 
 function answers(socket: string): Promise<true | undefined> {
   return new Promise((resolve) => {

@@ -1,12 +1,12 @@
 // A lab: namespaces as hosts joined by a trunk, a switch daemon in each, one coordinator, tiny guests on taps. Tests,
 // demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is started step by step.
 
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { run } from './command.js'
 import { GuestConsole } from './console.js'
-import { type Daemon, startDaemon } from './daemon.js'
+import { type Daemon, program, snapswitchJson, startDaemon } from './daemon.js'
 import { type Guest, type GuestJob, startGuest } from './guest.js'
 import { addCable, addTap, createNamespace, processesIn } from './namespaces.js'
 import { end, type ProcessId } from './processes.js'
@@ -139,20 +139,18 @@ export class Lab {
     const others = this.plan.hosts.filter((other) => other !== host)
     const trunks = others.map((other) => [trunkDevice(other), { device: trunkDevice(other), kind: 'trunk' }] as const)
     return {
-      switch: {
-        host,
-        api: { socket: this.switchSocket(host) },
-        state: join(this.directory, `state-${host}`),
-        networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...trunks]) } },
-        machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.qmp }])),
-      },
+      host,
+      api: { socket: this.switchSocket(host) },
+      state: join(this.directory, `state-${host}`),
+      networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...trunks]) } },
+      machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.qmp }])),
     }
   }
 
   coordinatorConfig(): Record<string, unknown> {
     const hosts = Object.fromEntries(this.plan.hosts.map((host) => [host, { socket: this.switchSocket(host) }]))
     const networks = { [this.plan.network]: { hosts } }
-    return { coordinator: { socket: this.coordinatorSocket, store: this.store, networks } }
+    return { socket: this.coordinatorSocket, store: this.store, networks }
   }
 
   async startSwitch(host: string, config = this.switchConfig(host)): Promise<Daemon> {
@@ -179,6 +177,20 @@ export class Lab {
     })
     this.daemons.set(name, daemon)
     return daemon
+  }
+
+  /** A snapswitch command for the coordinator, or for a host's switch, as a person would type it. */
+  commandLine(args: readonly string[], host?: string): string[] {
+    return [program(), ...this.#addressed(args, host)]
+  }
+
+  /** Runs a snapswitch command and returns what it prints with -j. */
+  snapswitchJson<T>(args: readonly string[], host?: string, timeoutMs?: number): Promise<T> {
+    return snapswitchJson<T>(this.#addressed(args, host), timeoutMs)
+  }
+
+  #addressed(args: readonly string[], host?: string): string[] {
+    return [...args, '--socket', host === undefined ? this.coordinatorSocket : this.switchSocket(host)]
   }
 
   /** Starts a machine on its host and waits until its job begins. */
@@ -238,6 +250,16 @@ export class Lab {
     )
     for (const machine of this.machines.values()) machine.guest = undefined
     return running.map((machine) => machine.name)
+  }
+
+  /** The last lines of every log, for a person who asks why something failed. */
+  lastWords(count: number): string[] {
+    const logs = [...this.daemons.keys(), ...[...this.machines.keys()].map((name) => `vm/${name}`)]
+    return logs.flatMap((name) => {
+      const file = this.log(name)
+      const text = existsSync(file) ? readFileSync(file, 'utf8').trimEnd() : ''
+      return text === '' ? [] : [`--- ${name}`, ...text.split('\n').slice(-count)]
+    })
   }
 
   /** Leaves the lab up when this process ends; `takeDown` of its record ends it. */

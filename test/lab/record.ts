@@ -65,9 +65,20 @@ export function allRecords(): LabRecord[] {
   return existsSync(base) ? readdirSync(base).flatMap((id) => read(id) ?? []) : []
 }
 
-/** Takes down what runs that were killed have left. Returns the ids; kept labs and those of living owners stay. */
+// A lab's directory is made before its namespaces and removed after them.
+function hasDirectory(namespace: string): boolean {
+  const id = namespace.slice(namespacePrefix.length).split('-')[0]!
+  return existsSync(labDirectory(id))
+}
+
+/** Takes down what runs that were killed have left; returns what it was. Kept labs and those of living owners stay. */
 export async function sweep(): Promise<string[]> {
   const stale = allRecords().filter((record) => !record.kept && !runs(record.owner))
   for (const record of stale) await takeDown(record)
-  return stale.map((record) => record.id)
+  const orphans = (await listNamespaces()).filter((name) => name.startsWith(namespacePrefix) && !hasDirectory(name))
+  for (const namespace of orphans) {
+    await end(await processesIn(namespace), 0)
+    await deleteNamespace(namespace)
+  }
+  return [...stale.map((record) => record.id), ...orphans]
 }

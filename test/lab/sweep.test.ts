@@ -1,0 +1,55 @@
+// A lab whose owner was killed is removed by the next sweep, whole; those of living owners and kept ones are not.
+
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import { until } from './command.js'
+import { Lab } from './lab.js'
+import { listNamespaces } from './namespaces.js'
+import { identify, runs } from './processes.js'
+import { labDirectory, sweep } from './record.js'
+
+const plan = { network: 'lab0', hosts: ['a', 'b'], machines: [{ name: 'vm1', host: 'a', job: { ip: '10.77.0.1/24' } }] }
+const namespacesOf = async (id: string) => (await listNamespaces()).filter((name) => name.includes(`-${id}-`))
+
+const options = { skip: process.getuid?.() === 0 ? false : 'needs root' }
+t.setTimeout(60_000)
+
+t.test('a lab that is destroyed leaves nothing, also the second time', options, async (t) => {
+  const lab = await Lab.build(plan)
+  t.equal((await namespacesOf(lab.id)).length, 2)
+  t.ok(existsSync(lab.machine('vm1').diskFile))
+  t.notOk((await sweep()).includes(lab.id), 'a sweep leaves the lab of a living owner alone')
+  await lab.destroy()
+  await lab.destroy()
+  t.same(await namespacesOf(lab.id), [])
+  t.notOk(existsSync(lab.directory))
+})
+
+t.test('a sweep removes what a killed owner has left, processes too', options, async (t) => {
+  const module = pathToFileURL(join(import.meta.dirname, 'lab.js')).href
+  const script = `
+    import { Lab } from '${module}'
+    import { spawn } from 'node:child_process'
+    const lab = await Lab.build(${JSON.stringify(plan)})
+    const child = spawn('ip', ['netns', 'exec', lab.namespace('a'), 'sleep', '300'], { detached: true, stdio: 'ignore' })
+    child.unref()
+    console.log(JSON.stringify({ id: lab.id, pid: child.pid }))
+    setInterval(() => undefined, 1000)`
+  const owner = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => owner.kill('SIGKILL'))
+  const line = await new Promise<string>((resolve) => createInterface(owner.stdout).once('line', resolve))
+  const { id, pid } = JSON.parse(line) as { id: string; pid: number }
+  const guest = identify(pid)!
+  const ended = new Promise((resolve) => owner.once('exit', resolve))
+  owner.kill('SIGKILL')
+  await ended
+  t.ok(runs(guest), 'what the owner started has outlived it')
+  t.ok((await sweep()).includes(id))
+  await until('the end of the process', 5_000, () => (runs(guest) ? undefined : true))
+  t.same(await namespacesOf(id), [])
+  t.notOk(existsSync(labDirectory(id)))
+})
