@@ -160,7 +160,7 @@ export const DiscardRequest = Type.Object({ epoch: Epoch }, closed)
 export type DiscardRequest = Static<typeof DiscardRequest>
 
 export const PortRecord = Type.Object(
-  { name: Name, device: Type.String(), mac: nullable(Mac), vlan: Type.Optional(Type.Unknown()) },
+  { name: Name, device: Type.String(), mac: nullable(Mac), mtu: Type.Optional(Count) },
   closed,
 )
 /** What a member's port needs to exist again on another host. */

@@ -1,11 +1,12 @@
 // The control thread's handle on the datapath: typed commands with deadlines, events, and a restart with the same ports
 // when the worker fails. Frames keep flowing whatever the control thread does, and the other way round.
 
+import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
-import { type CounterTable, createCounters } from '../forwarding/counters.js'
+import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
@@ -164,7 +165,10 @@ export class Datapath extends EventEmitter<Events> {
     }
     try {
       await this.start()
-      for (const args of this.networks.values()) await this.call('addNetwork', args)
+      for (const { options, epoch } of this.networks.values()) {
+        // A new boot for the peers: counts have begun anew.
+        await this.call('addNetwork', { options: { ...options, bootId: randomBytes(8).toString('hex') }, epoch })
+      }
       for (const args of this.ports.values()) await this.call('addPort', args)
       this.restarts++
       this.emit('restarted', failure)
@@ -174,7 +178,6 @@ export class Datapath extends EventEmitter<Events> {
   }
 
   private clearCounters(index: number): void {
-    const row = this.counters.length / 1024
-    this.counters.fill(0, index * row, (index + 1) * row)
+    this.counters.fill(0, index * ROW, (index + 1) * ROW)
   }
 }

@@ -1,0 +1,69 @@
+// Files that survive a crash: written beside, fsynced, renamed, and the directory fsynced, so that a reader sees the old
+// content or the new, never a half. Digests of files too large to hold in memory.
+
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, open, rename, rm, statfs } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { SnapswitchError } from '../errors/errors.js'
+
+/** Turns a file system error into STORE_FULL or STORE_IO. */
+export function storeError(what: string, thrown: unknown): SnapswitchError {
+  if (thrown instanceof SnapswitchError) return thrown
+  const reason = (thrown as NodeJS.ErrnoException).code ?? String(thrown)
+  if (reason === 'ENOSPC' || reason === 'EDQUOT') {
+    return new SnapswitchError(
+      'STORE_FULL',
+      `${what}: no space left`,
+      'Free space, or delete snapshots that are not needed.',
+      thrown,
+    )
+  }
+  return new SnapswitchError('STORE_IO', `${what}: ${reason}`, 'Check the path, its permissions and the disk.', thrown)
+}
+
+export async function syncDirectory(directory: string): Promise<void> {
+  const handle = await open(directory, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Throws STORE_FULL or STORE_IO; then the old content stands and nothing is left beside it. */
+export async function writeDurable(path: string, content: Uint8Array | string): Promise<void> {
+  const temporary = `${path}.new`
+  try {
+    await mkdir(dirname(path), { recursive: true })
+    const handle = await open(temporary, 'w', 0o600)
+    try {
+      await handle.writeFile(content)
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+    await rename(temporary, path)
+    await syncDirectory(dirname(path))
+  } catch (thrown) {
+    await rm(temporary, { force: true }).catch(() => undefined)
+    throw storeError(`cannot write ${path}`, thrown)
+  }
+}
+
+/** sha256 of a file, hex. Throws STORE_IO. */
+export async function digestFile(path: string): Promise<string> {
+  const hash = createHash('sha256')
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Uint8Array)
+  } catch (thrown) {
+    throw storeError(`cannot read ${path}`, thrown)
+  }
+  return hash.digest('hex')
+}
+
+/** Bytes that are free for us on the file system of `path`, which must exist. */
+export async function freeBytes(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path)
+  return bavail * bsize
+}

@@ -1,0 +1,432 @@
+// The agent: the local half of snapshots and restores. One of either per network at a time; what the coordinator asks is
+// checked here again, for it may be late, lost or wrong.
+
+import type {
+  LocalEvent,
+  LocalPart,
+  PortRecord,
+  Preflight,
+  RemoveMemberAnswer,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreRequest,
+  RestoreResumed,
+} from '../../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { FrozenDisk } from '../../src/hypervisor/hypervisor.js'
+import type { DatapathEvent } from '../datapath/protocol.js'
+import type { Host } from './host.js'
+import { filesOf, type Moves } from './local-store.js'
+import { checkRestore, RestoreSession } from './restore-session.js'
+import { type SessionRequest, SnapshotSession } from './snapshot-session.js'
+
+const INSPECT_MS = 3000
+/** How long frames from an unknown cut wait for its TAKE before this host gives way and moves on. */
+const UNKNOWN_EPOCH_MS = 3000
+/** Memory images are rarely larger than memory; device state and headers need a little. */
+const IMAGE_ROOM = 1.02
+
+interface Session {
+  readonly name: string
+  readonly snapshot: SnapshotSession | null
+  readonly restore: RestoreSession | null
+}
+
+export class Agent {
+  private readonly host: Host
+  private readonly networks: readonly string[]
+  private readonly sessions = new Map<string, Session>()
+  private readonly giveWay = new Map<string, NodeJS.Timeout>()
+  private readonly configured: ReadonlySet<string>
+
+  constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>) {
+    this.host = host
+    this.networks = networks
+    this.configured = configuredPorts
+    host.datapath.on('event', (event) => this.datapathEvent(event))
+    host.datapath.on('restarted', (error) => {
+      const report = new SnapswitchError(
+        'INTERNAL',
+        'the datapath failed and was restarted',
+        'Take the snapshot again.',
+        error,
+      ).report()
+      for (const { snapshot } of this.sessions.values()) snapshot?.abort(report)
+    })
+  }
+
+  busy(network: string): string | null {
+    return this.sessions.get(network)?.name ?? null
+  }
+
+  async preflight(network: string): Promise<Preflight> {
+    this.check(network)
+    const { host } = this
+    const problems: ErrorReport[] = []
+    const members: Preflight['members'] = []
+    let neededBytes = 0
+    const deadline = performance.now() + INSPECT_MS
+    await Promise.all(
+      host.ports.machinesOf(network).map(async (vm) => {
+        try {
+          const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+          neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
+          const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
+          members.push({
+            vm,
+            ports,
+            memoryBytes: info.memoryBytes,
+            captureMode: info.captureMode,
+            captureModeReason: info.captureModeReason,
+          })
+          if (info.state !== 'running') {
+            problems.push(
+              new SnapswitchError(
+                'MACHINE_NOT_RUNNING',
+                `machine ${vm} is ${info.state}`,
+                'Resume it, or take its port out of the network.',
+              ).report(),
+            )
+          }
+        } catch (thrown) {
+          problems.push(asSnapswitchError(thrown).report())
+        }
+      }),
+    )
+    const { peers } = await host.datapath.call('network', { network })
+    for (const peer of peers) {
+      if (peer.alive) continue
+      const name = host.ports.byIndex(peer.port)?.name
+      problems.push(
+        new SnapswitchError(
+          'PEER_DOWN',
+          `no switch answers on trunk ${name} of host ${host.name}`,
+          'Start the switch at its other end, or check the link.',
+        ).report(),
+      )
+    }
+    const busy = this.busy(network)
+    if (busy !== null) problems.push(this.busyError(network, busy).report())
+    const freeBytes = await host.store.freeBytes()
+    if (freeBytes < neededBytes) {
+      problems.push(
+        new SnapswitchError(
+          'STORE_FULL',
+          `host ${host.name} has ${freeBytes} bytes free and may need ${neededBytes}`,
+          'Free space, or delete snapshots that are not needed.',
+        ).report(),
+      )
+    }
+    members.sort((a, b) => a.vm.localeCompare(b.vm))
+    return {
+      host: host.name,
+      version: host.version,
+      bootId: host.bootId,
+      epoch: host.epochs.get(network),
+      members,
+      peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),
+      freeBytes,
+      neededBytes,
+      problems,
+    }
+  }
+
+  async prepare(request: SessionRequest): Promise<string[]> {
+    const { network, snapshot, epoch } = request
+    this.check(network)
+    if (epoch <= this.host.epochs.get(network)) {
+      throw new SnapswitchError(
+        'EPOCH_STALE',
+        `epoch ${epoch} is not above ${this.host.epochs.get(network)}`,
+        'Ask again: the coordinator will choose a fresh one.',
+      )
+    }
+    const name = `snapshot ${snapshot}`
+    this.claim(network, { name, snapshot: null, restore: null })
+    try {
+      const session = await SnapshotSession.prepare(this.host, request)
+      this.sessions.set(network, { name, snapshot: session, restore: null })
+      void session.ended.then(() => {
+        if (this.sessions.get(network)?.snapshot === session) this.sessions.delete(network)
+      })
+      return session.machines
+    } catch (thrown) {
+      this.sessions.delete(network)
+      throw thrown
+    }
+  }
+
+  /** Begins the cut; the events of the session come as they happen, also those from before (it may have been triggered). */
+  async *take(network: string, snapshot: string): AsyncGenerator<LocalEvent, void, undefined> {
+    const session = this.sessions.get(network)?.snapshot ?? null
+    if (session === null || session.request.snapshot !== snapshot) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `snapshot ${network}/${snapshot} is not prepared on ${this.host.name}`,
+        'Take the snapshot again.',
+      )
+    }
+    const waiting: LocalEvent[] = []
+    let wake: () => void = () => undefined
+    const stop = session.listen((event) => {
+      waiting.push(event)
+      wake()
+    })
+    session.take()
+    try {
+      for (;;) {
+        const event = waiting.shift()
+        if (event === undefined) {
+          await new Promise<void>((resolve) => {
+            wake = resolve
+            if (waiting.length > 0) resolve()
+          })
+          continue
+        }
+        yield event
+        if (event.type === 'done' || event.type === 'failed') return
+      }
+    } finally {
+      stop()
+    }
+  }
+
+  /** Undoes whatever was prepared or taken under this name; harmless when nothing was. */
+  async discard(network: string, snapshot: string, epoch: number): Promise<void> {
+    this.check(network)
+    const session = this.sessions.get(network)?.snapshot ?? null
+    if (session !== null && session.request.snapshot === snapshot) {
+      session.abort(
+        new SnapswitchError(
+          'SNAPSHOT_DISCARDED',
+          'the coordinator has called the snapshot off',
+          'See the coordinator for the reason.',
+        ).report(),
+      )
+      await session.ended
+    }
+    const part = await this.host.store.readPart(network, snapshot)
+    if (part !== null && part.epoch === epoch) await this.remove(network, snapshot)
+    await this.advance(network, epoch)
+  }
+
+  /** Removes a finished part: images go, and disks are merged where that is possible. Throws SNAPSHOT_NEEDED. */
+  async remove(network: string, snapshot: string): Promise<void> {
+    this.check(network)
+    const { host } = this
+    const part = await host.store.readPart(network, snapshot)
+    await this.refuseIfNeeded(network, snapshot, part)
+    for (const member of part?.members ?? []) {
+      if (!(await host.machines.isThere(member.vm))) continue
+      const deadline = performance.now() + 60_000
+      const disks: FrozenDisk[] = member.disks.map(({ name, overlay, layers }) => ({
+        name,
+        overlay,
+        layers: layers.map(({ file, format }) => ({ file: file.path, format })),
+      }))
+      try {
+        await host.machines.using(member.vm, deadline, async (control) => {
+          for (const disk of disks) await control.mergeFrozen(disk, deadline)
+        })
+      } catch (thrown) {
+        host.log.warn({ err: thrown, vm: member.vm }, 'disks stay layered')
+      }
+    }
+    await host.store.remove(network, snapshot)
+  }
+
+  async checkRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreCheck> {
+    this.check(network)
+    const check = await checkRestore(this.host, network, snapshot, request)
+    const busy = this.busy(network)
+    if (busy !== null) check.problems.push(this.busyError(network, busy).report())
+    return check
+  }
+
+  async loadRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
+    this.check(network)
+    const session = new RestoreSession(this.host, network, snapshot, request)
+    this.claim(network, { name: `restore of ${snapshot}`, snapshot: null, restore: session })
+    session.onAbandoned = () => this.sessions.delete(network)
+    try {
+      return await session.load()
+    } catch (thrown) {
+      this.sessions.delete(network)
+      throw thrown
+    }
+  }
+
+  async resumeRestore(network: string, snapshot: string): Promise<RestoreResumed> {
+    const session = this.restoreSession(network, snapshot)
+    if (session === null) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `no restore of ${network}/${snapshot} is loaded on ${this.host.name}`,
+        'Restore again.',
+      )
+    }
+    try {
+      return await session.resume()
+    } finally {
+      this.sessions.delete(network)
+      await this.saveMoves()
+    }
+  }
+
+  async abortRestore(network: string, snapshot: string): Promise<void> {
+    const session = this.restoreSession(network, snapshot)
+    if (session === null) return
+    try {
+      await session.abort()
+    } finally {
+      this.sessions.delete(network)
+    }
+  }
+
+  /** A machine leaves this host: it is ended if it runs, and its ports leave the network. */
+  async removeMember(network: string, vm: string): Promise<RemoveMemberAnswer> {
+    this.check(network)
+    const { host } = this
+    const busy = this.busy(network)
+    if (busy !== null) throw this.busyError(network, busy)
+    const destroyed = await host.machines.isThere(vm)
+    if (destroyed) {
+      const deadline = performance.now() + 10_000
+      await host.machines.using(vm, deadline, (control) => control.destroy(deadline))
+    }
+    const ports: PortRecord[] = []
+    for (const port of host.ports.ofMachine(vm, network)) {
+      ports.push(host.ports.record(port, null))
+      await host.ports.remove(port.name)
+    }
+    host.machines.delete(vm)
+    await this.saveMoves()
+    return { destroyed, ports }
+  }
+
+  /** Ends what is under way, gates open. */
+  async close(): Promise<void> {
+    for (const timer of this.giveWay.values()) clearTimeout(timer)
+    for (const { snapshot, restore } of this.sessions.values()) {
+      snapshot?.abort(
+        new SnapswitchError(
+          'SNAPSHOT_DISCARDED',
+          'the switch daemon is stopping',
+          'Start it and take the snapshot again.',
+        ).report(),
+      )
+      await snapshot?.ended
+      await restore?.abort()
+    }
+  }
+
+  private datapathEvent(event: DatapathEvent): void {
+    const session = this.sessions.get(event.network)?.snapshot ?? null
+    switch (event.kind) {
+      case 'closed':
+        if (session?.request.epoch === event.epoch) session.channelsClosed(event.closures)
+        return
+      case 'early':
+        if (session?.request.epoch === event.epoch) session.early()
+        else if (session === null) this.waitForUnknown(event.network, event.epoch)
+        return
+      case 'peer':
+        this.host.log.info({ network: event.network, peer: event.host, epoch: event.epoch }, 'peer switch heard')
+        // A peer that has made cuts we know nothing of: we were away. Its frames must not be early to us for ever.
+        if (this.busy(event.network) === null && event.epoch > this.host.epochs.get(event.network)) {
+          this.advance(event.network, event.epoch).catch((thrown) =>
+            this.host.log.error({ err: thrown }, 'cannot advance'),
+          )
+        }
+    }
+  }
+
+  /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */
+  private waitForUnknown(network: string, epoch: number): void {
+    if (this.giveWay.has(network)) return
+    const timer = setTimeout(() => {
+      this.giveWay.delete(network)
+      if (this.sessions.get(network)?.snapshot?.request.epoch === epoch) return
+      this.host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
+      this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
+    }, UNKNOWN_EPOCH_MS)
+    this.giveWay.set(network, timer)
+  }
+
+  private async advance(network: string, epoch: number): Promise<void> {
+    await this.host.epochs.raise(network, epoch)
+    this.host.datapath.rememberEpoch(network, epoch)
+    await this.host.datapath.call('advance', { network, epoch })
+  }
+
+  private check(network: string): void {
+    if (this.networks.includes(network)) return
+    throw new SnapswitchError(
+      'NETWORK_UNKNOWN',
+      `host ${this.host.name} has no network ${network}`,
+      'Check the name; `snapswitch status` lists the networks of a host.',
+    )
+  }
+
+  private claim(network: string, session: Session): void {
+    const busy = this.busy(network)
+    if (busy !== null) throw this.busyError(network, busy)
+    this.sessions.set(network, session)
+  }
+
+  private busyError(network: string, busy: string): SnapswitchError {
+    return new SnapswitchError(
+      'SNAPSHOT_BUSY',
+      `network ${network} on ${this.host.name}: ${busy} is under way`,
+      'Wait until it has ended, then try again.',
+    )
+  }
+
+  private restoreSession(network: string, snapshot: string): RestoreSession | null {
+    const restore = this.sessions.get(network)?.restore ?? null
+    return restore?.snapshot === snapshot ? restore : null
+  }
+
+  /** A running machine, or another snapshot, may stand on files that lie in this snapshot's directory. */
+  private async refuseIfNeeded(network: string, snapshot: string, part: LocalPart | null): Promise<void> {
+    const { host } = this
+    const inside = (path: string) => path.startsWith(`${host.store.directory(network, snapshot)}/`)
+    for (const other of await host.store.parts()) {
+      if (other.network === network && other.snapshot === snapshot) continue
+      if (filesOf(other).some((file) => inside(file.path))) {
+        throw new SnapswitchError(
+          'SNAPSHOT_NEEDED',
+          `snapshot ${other.network}/${other.snapshot} stands on disks of ${snapshot}`,
+          `Delete ${other.snapshot} first.`,
+        )
+      }
+    }
+    for (const vm of host.machines.names()) {
+      if (!(await host.machines.isThere(vm))) continue
+      const deadline = performance.now() + INSPECT_MS
+      const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+      if (info.disks.some((disk) => disk.layers.some((layer) => inside(layer.file)))) {
+        throw new SnapswitchError(
+          'SNAPSHOT_NEEDED',
+          `machine ${vm} runs on disks of snapshot ${part?.snapshot ?? snapshot}`,
+          `Shut ${vm} down first, or keep the snapshot.`,
+        )
+      }
+    }
+  }
+
+  /** What restores have changed, so that a restarted daemon finds it again. */
+  private async saveMoves(): Promise<void> {
+    const { host } = this
+    const present = new Set(host.ports.all().map((port) => port.name))
+    const moves: Moves = {
+      machines: host.machines.moved(),
+      ports: host.ports
+        .all()
+        .filter((port) => !this.configured.has(port.name))
+        .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
+      gone: [...this.configured].filter((name) => !present.has(name)),
+    }
+    await host.store.writeMoves(moves)
+  }
+}

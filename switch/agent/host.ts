@@ -1,0 +1,52 @@
+// What all of the agent's work shares: this host's identity, ports, machines, store and datapath, and the epochs that must
+// never go back.
+
+import type { Logger } from 'pino'
+import type { Datapath } from '../datapath/datapath.js'
+import type { Ports } from '../ports.js'
+import type { LocalStore } from './local-store.js'
+import type { Machines } from './machines.js'
+import type { UnreadFrames } from './unread.js'
+
+export interface Host {
+  readonly name: string
+  readonly version: string
+  readonly bootId: string
+  readonly datapath: Datapath
+  readonly ports: Ports
+  readonly machines: Machines
+  readonly store: LocalStore
+  readonly unread: UnreadFrames
+  readonly epochs: Epochs
+  readonly log: Logger
+}
+
+/** Unix time in microseconds. */
+export function nowUs(): number {
+  return Math.round((performance.timeOrigin + performance.now()) * 1000)
+}
+
+/** The highest epoch ever used per network; on disk before any port flips to it. */
+export class Epochs {
+  private readonly store: LocalStore
+  private readonly known: Map<string, number>
+
+  private constructor(store: LocalStore, known: Map<string, number>) {
+    this.store = store
+    this.known = known
+  }
+
+  static async open(store: LocalStore): Promise<Epochs> {
+    return new Epochs(store, await store.readEpochs())
+  }
+
+  get(network: string): number {
+    return this.known.get(network) ?? 0
+  }
+
+  async raise(network: string, epoch: number): Promise<void> {
+    if (epoch <= this.get(network)) return
+    this.known.set(network, epoch)
+    await this.store.writeEpochs(this.known)
+  }
+}

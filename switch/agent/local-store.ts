@@ -1,0 +1,269 @@
+// One host's share of the catalogue, on disk:
+//
+//   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
+//   <state>/members.json                                 machines and ports that restores brought here or took away
+//   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
+//                                          vms/<vm>/memory.img  definition.json
+//                                          hosts/<host>/channel.pcapng
+//                                          files/<digest>          fetched from other hosts
+//   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
+
+import { createHash } from 'node:crypto'
+import { createReadStream, createWriteStream, type ReadStream } from 'node:fs'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+import { Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { type Static, Type } from '@sinclair/typebox'
+import { Epoch, type FileReference, LocalPart, Name, PortKind } from '../../src/api/schemas.js'
+import { validator } from '../../src/api/validate.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { digestFile, freeBytes, storeError, writeDurable } from '../../src/files/durable.js'
+
+const Epochs = Type.Record(Name, Epoch)
+
+/** What restores have changed of the configuration's machines and ports. */
+export const Moves = Type.Object({
+  machines: Type.Record(Name, Type.Object({ qmp: Type.String() })),
+  ports: Type.Array(
+    Type.Object({
+      name: Name,
+      network: Name,
+      device: Type.String(),
+      kind: PortKind,
+      vm: Type.Union([Name, Type.Null()]),
+      ownsDevice: Type.Boolean(),
+    }),
+  ),
+  /** Ports of the configuration whose machine now lives elsewhere. */
+  gone: Type.Array(Name),
+})
+export type Moves = Static<typeof Moves>
+
+const fits = { epochs: validator(Epochs), moves: validator(Moves), part: validator(LocalPart) }
+
+export class LocalStore {
+  private readonly state: string
+
+  constructor(state: string) {
+    this.state = state
+  }
+
+  async open(): Promise<void> {
+    try {
+      await mkdir(join(this.state, 'snapshots'), { recursive: true, mode: 0o700 })
+      await mkdir(join(this.state, 'machines'), { recursive: true, mode: 0o700 })
+    } catch (thrown) {
+      throw storeError(`cannot make the state directory ${this.state}`, thrown)
+    }
+  }
+
+  freeBytes(): Promise<number> {
+    return freeBytes(this.state)
+  }
+
+  // --- what outlives the daemon --------------------------------------------------------------------------------------
+
+  async readEpochs(): Promise<Map<string, number>> {
+    return new Map(Object.entries((await this.readJson('epochs.json', fits.epochs)) ?? {}))
+  }
+
+  writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
+    return writeDurable(join(this.state, 'epochs.json'), JSON.stringify(Object.fromEntries(epochs)))
+  }
+
+  async readMoves(): Promise<Moves> {
+    return (await this.readJson('members.json', fits.moves)) ?? { machines: {}, ports: [], gone: [] }
+  }
+
+  writeMoves(moves: Moves): Promise<void> {
+    return writeDurable(join(this.state, 'members.json'), JSON.stringify(moves, null, 2))
+  }
+
+  // --- snapshots -----------------------------------------------------------------------------------------------------
+
+  directory(network: string, snapshot: string): string {
+    return join(this.state, 'snapshots', network, snapshot)
+  }
+
+  /** Makes the directories of a new snapshot. Throws SNAPSHOT_EXISTS when a finished one is there; remains of an unfinished one go. */
+  async create(network: string, snapshot: string, host: string, machines: readonly string[]): Promise<void> {
+    if ((await this.readPart(network, snapshot)) !== null) {
+      throw new SnapswitchError(
+        'SNAPSHOT_EXISTS',
+        `${network}/${snapshot} exists on this host already`,
+        'Choose another name, or delete that snapshot.',
+      )
+    }
+    const directory = this.directory(network, snapshot)
+    try {
+      await rm(directory, { recursive: true, force: true })
+      await mkdir(join(directory, 'hosts', host), { recursive: true, mode: 0o700 })
+      for (const vm of machines) await mkdir(join(directory, 'vms', vm), { recursive: true, mode: 0o700 })
+    } catch (thrown) {
+      throw storeError(`cannot make ${directory}`, thrown)
+    }
+  }
+
+  machineImages(network: string, snapshot: string, vm: string): string {
+    return join(this.directory(network, snapshot), 'vms', vm)
+  }
+
+  async writeFile(
+    network: string,
+    snapshot: string,
+    name: string,
+    content: Uint8Array | string,
+  ): Promise<FileReference> {
+    const path = join(this.directory(network, snapshot), name)
+    await writeDurable(path, content)
+    const bytes = Buffer.from(content as Uint8Array)
+    return { path, bytes: bytes.length, digest: createHash('sha256').update(bytes).digest('hex') }
+  }
+
+  async reference(path: string): Promise<FileReference> {
+    try {
+      return { path, bytes: (await stat(path)).size, digest: await digestFile(path) }
+    } catch (thrown) {
+      throw storeError(`cannot read ${path}`, thrown)
+    }
+  }
+
+  writePart(part: LocalPart): Promise<void> {
+    return writeDurable(join(this.directory(part.network, part.snapshot), 'part.json'), JSON.stringify(part, null, 2))
+  }
+
+  /** null: no such snapshot, or an unfinished one. Throws STORE_DAMAGED. */
+  readPart(network: string, snapshot: string): Promise<LocalPart | null> {
+    return this.readJson(join('snapshots', network, snapshot, 'part.json'), fits.part)
+  }
+
+  /** All finished parts of this host. */
+  async parts(): Promise<LocalPart[]> {
+    const found: LocalPart[] = []
+    const root = join(this.state, 'snapshots')
+    for (const network of await readdir(root)) {
+      for (const snapshot of await readdir(join(root, network))) {
+        const part = await this.readPart(network, snapshot).catch(() => null)
+        if (part !== null) found.push(part)
+      }
+    }
+    return found
+  }
+
+  async remove(network: string, snapshot: string): Promise<void> {
+    const directory = this.directory(network, snapshot)
+    try {
+      // part.json first: from then on the rest is rubbish that the next `create` clears.
+      await rm(join(directory, 'part.json'), { force: true })
+      await rm(directory, { recursive: true, force: true })
+    } catch (thrown) {
+      throw storeError(`cannot remove ${directory}`, thrown)
+    }
+  }
+
+  // --- files by digest -----------------------------------------------------------------------------------------------
+
+  /** Where a file of the snapshot lies on this host with the right content; null when it does not. */
+  async find(network: string, snapshot: string, file: FileReference): Promise<string | null> {
+    for (const path of [join(this.directory(network, snapshot), 'files', file.digest), file.path]) {
+      const found = await stat(path).catch(() => null)
+      if (found?.isFile() && found.size === file.bytes && (await digestFile(path)) === file.digest) return path
+    }
+    return null
+  }
+
+  /** Opens a file that this host's part of the snapshot names. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
+  async openFile(network: string, snapshot: string, digest: string): Promise<{ stream: ReadStream; bytes: number }> {
+    const part = await this.readPart(network, snapshot)
+    const file = part === null ? undefined : filesOf(part).find((one) => one.digest === digest)
+    if (file === undefined) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `no file ${digest} in ${network}/${snapshot} here`,
+        'Ask the host that the manifest names.',
+      )
+    }
+    const path = await this.find(network, snapshot, file)
+    if (path === null) {
+      throw new SnapswitchError(
+        'STORE_DAMAGED',
+        `${file.path} is missing or was changed since the snapshot`,
+        'Bring the file back, or use another snapshot.',
+      )
+    }
+    return { stream: createReadStream(path, { highWaterMark: 1 << 20 }), bytes: file.bytes }
+  }
+
+  /** Keeps an uploaded file when its content is what its name says. */
+  async receiveFile(network: string, snapshot: string, digest: string, content: Readable): Promise<void> {
+    const directory = join(this.directory(network, snapshot), 'files')
+    const temporary = join(directory, `${digest}.${process.hrtime.bigint()}.new`)
+    const hash = createHash('sha256')
+    const hashing = new Transform({
+      transform(chunk: Uint8Array, _encoding, done) {
+        hash.update(chunk)
+        done(null, chunk)
+      },
+    })
+    try {
+      await mkdir(directory, { recursive: true, mode: 0o700 })
+      await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
+      if (hash.digest('hex') !== digest) {
+        throw new SnapswitchError(
+          'STORE_DAMAGED',
+          `what was sent is not the file ${digest}`,
+          'The file is damaged on its host, or was cut off: try again, or use another snapshot.',
+        )
+      }
+      const handle = await open(temporary, 'r')
+      await handle.sync().finally(() => handle.close())
+      await rename(temporary, join(directory, digest))
+    } catch (thrown) {
+      await rm(temporary, { force: true }).catch(() => undefined)
+      throw storeError(`cannot keep ${digest}`, thrown)
+    }
+  }
+
+  // --- restored machines ---------------------------------------------------------------------------------------------
+
+  async createMachineDirectory(vm: string, epoch: number): Promise<string> {
+    const directory = join(this.state, 'machines', vm, `e${epoch}`)
+    try {
+      await rm(directory, { recursive: true, force: true })
+      await mkdir(directory, { recursive: true, mode: 0o700 })
+    } catch (thrown) {
+      throw storeError(`cannot make ${directory}`, thrown)
+    }
+    return directory
+  }
+
+  private async readJson<T>(name: string, fit: (value: unknown) => value is T): Promise<T | null> {
+    const path = join(this.state, name)
+    let text: string
+    try {
+      text = await readFile(path, 'utf8')
+    } catch (thrown) {
+      if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return null
+      throw storeError(`cannot read ${path}`, thrown)
+    }
+    try {
+      const value: unknown = JSON.parse(text)
+      if (fit(value)) return value
+    } catch {
+      // Falls through: no JSON is as damaged as the wrong JSON.
+    }
+    throw new SnapswitchError('STORE_DAMAGED', `${path} is damaged`, 'Bring it back from a backup, or remove it.')
+  }
+}
+
+export function filesOf(part: LocalPart): FileReference[] {
+  return [
+    part.channel,
+    ...part.members.flatMap((member) => [
+      member.memory,
+      ...member.disks.flatMap((disk) => disk.layers.map((layer) => layer.file)),
+    ]),
+  ]
+}

@@ -1,0 +1,260 @@
+// One host's part of a restore: machines are loaded paused behind closed gates, with the recorded channel state at the
+// head of their hold queues; then, told that all hosts have come this far, they run. Until then everything can be undone.
+
+import { readFile } from 'node:fs/promises'
+import type {
+  MemberPart,
+  PortRecord,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreRequest,
+  RestoreResumed,
+} from '../../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import { parseMac } from '../../src/frame/ethernet.js'
+import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
+import type { PortEntry } from '../ports.js'
+import type { Host } from './host.js'
+import { tapsFor } from './machines.js'
+
+/** What must be true before anything is changed: files here with the right content, machines not running. */
+export async function checkRestore(
+  host: Host,
+  network: string,
+  snapshot: string,
+  request: RestoreRequest,
+): Promise<RestoreCheck> {
+  const problems: ErrorReport[] = []
+  const files = new Map(request.channels.map((file) => [file.digest, file]))
+  for (const member of request.members) {
+    files.set(member.memory.digest, member.memory)
+    for (const disk of member.disks) for (const { file } of disk.layers) files.set(file.digest, file)
+    for (const port of member.ports) {
+      const taken = host.ports.get(port.name)
+      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== network)) {
+        problems.push(
+          new SnapswitchError(
+            'PORT_EXISTS',
+            `port ${port.name} of ${member.vm} is another machine’s here`,
+            'Place the machine on another host, or rename that port.',
+          ).report(),
+        )
+      }
+    }
+  }
+  const missing = []
+  for (const file of files.values()) if ((await host.store.find(network, snapshot, file)) === null) missing.push(file)
+  const bytes = missing.reduce((sum, file) => sum + file.bytes, 0)
+  if (bytes > (await host.store.freeBytes())) {
+    problems.push(
+      new SnapswitchError(
+        'STORE_FULL',
+        `${host.name} has no room for ${bytes} bytes`,
+        'Free space there, or place the machines elsewhere.',
+      ).report(),
+    )
+  }
+  const running = []
+  for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
+  return { missing, running, problems }
+}
+
+interface LoadedMember {
+  readonly part: MemberPart
+  readonly ports: readonly PortEntry[]
+  readonly machine: LoadedMachine
+}
+
+export class RestoreSession {
+  readonly network: string
+  readonly snapshot: string
+  private readonly host: Host
+  private readonly request: RestoreRequest
+  private readonly addedPorts: string[] = []
+  private readonly madeTaps: string[] = []
+  private members: LoadedMember[] = []
+  private timer: NodeJS.Timeout | null = null
+  /** Called once when the session ended without `resume`. */
+  onAbandoned: () => void = () => undefined
+
+  constructor(host: Host, network: string, snapshot: string, request: RestoreRequest) {
+    this.host = host
+    this.network = network
+    this.snapshot = snapshot
+    this.request = request
+  }
+
+  /** Loads all members, or none: on failure everything is undone before it throws. */
+  async load(): Promise<RestoreLoaded> {
+    const { host, network, request } = this
+    const { epoch } = request
+    const deadline = performance.now() + request.deadlineMs
+    try {
+      if (epoch <= host.epochs.get(network)) {
+        throw new SnapswitchError(
+          'EPOCH_STALE',
+          `epoch ${epoch} is not above ${host.epochs.get(network)}`,
+          'Restore again: the coordinator will choose a fresh one.',
+        )
+      }
+      await host.epochs.raise(network, epoch)
+      host.datapath.rememberEpoch(network, epoch)
+      const frames = await this.channelFrames()
+      const ports = new Map<string, PortEntry[]>()
+      for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
+      const all = [...ports.values()].flat()
+      await host.datapath.call('fence', { network, ports: all.map((port) => port.index), epoch })
+      const results = await Promise.allSettled(
+        request.members.map((part) => this.loadMember(part, ports.get(part.vm)!, deadline)),
+      )
+      for (const result of results) if (result.status === 'fulfilled') this.members.push(result.value)
+      const failed = results.find((result) => result.status === 'rejected')
+      if (failed !== undefined) throw failed.reason
+      const channelFrames = await this.preload(frames, all)
+      this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
+      return { loaded: this.members.map((member) => member.part.vm), channelFrames }
+    } catch (thrown) {
+      await this.abort()
+      throw thrown
+    }
+  }
+
+  /** All hosts have loaded: addresses are announced, guests run, gates open. */
+  async resume(): Promise<RestoreResumed> {
+    const { host, network } = this
+    if (this.timer !== null) clearTimeout(this.timer)
+    const deadline = performance.now() + 10_000
+    for (const { part, ports } of this.members) {
+      for (const port of ports) {
+        const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
+        if (mac !== null) await host.datapath.call('announce', { network, port: port.index, mac: parseMac(mac) })
+      }
+    }
+    const resumed = await Promise.all(
+      this.members.map(async ({ part, ports, machine }) => {
+        const { resumedAtUs } = await machine.control.resume(deadline)
+        await host.datapath.call('release', { network, ports: ports.map((port) => port.index) })
+        return { vm: part.vm, atUs: resumedAtUs }
+      }),
+    )
+    for (const { part, machine } of this.members) {
+      host.machines.set(part.vm, machine.spec)
+      await machine.control.close()
+    }
+    host.log.info({ network, snapshot: this.snapshot, machines: resumed.map(({ vm }) => vm) }, 'restored')
+    return { resumed }
+  }
+
+  /** Undoes a load: machines ended, ports and TAPs that were made gone, gates of the others open. */
+  async abort(): Promise<void> {
+    const { host, network, request } = this
+    if (this.timer !== null) clearTimeout(this.timer)
+    const quietly = async (work: Promise<unknown>) => {
+      await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
+    }
+    const deadline = performance.now() + 10_000
+    for (const { machine } of this.members) {
+      await quietly(machine.control.destroy(deadline))
+      await quietly(machine.control.close())
+    }
+    this.members = []
+    for (const name of this.addedPorts.splice(0)) await quietly(host.ports.remove(name))
+    for (const tap of this.madeTaps.splice(0)) {
+      try {
+        host.ports.removeTap(tap)
+      } catch (thrown) {
+        host.log.warn({ err: thrown, tap }, 'cannot remove a TAP')
+      }
+    }
+    await quietly(host.datapath.call('advance', { network, epoch: request.epoch }))
+  }
+
+  private async expire(): Promise<void> {
+    this.host.log.warn(
+      { network: this.network, snapshot: this.snapshot },
+      'the coordinator has not resumed the restore in time; undoing it',
+    )
+    await this.abort()
+    this.onAbandoned()
+  }
+
+  private async takePorts(part: MemberPart): Promise<PortEntry[]> {
+    const entries: PortEntry[] = []
+    for (const record of part.ports)
+      entries.push(this.host.ports.get(record.name) ?? (await this.makePort(part.vm, record)))
+    return entries
+  }
+
+  private async makePort(vm: string, record: PortRecord): Promise<PortEntry> {
+    const { ports, epochs } = this.host
+    const made = ports.ensureTap(record.device, record.mtu)
+    if (made) this.madeTaps.push(record.device)
+    const request = { name: record.name, network: this.network, device: record.device, kind: 'member' as const, vm }
+    const entry = await ports.add(request, epochs.get(this.network), made)
+    this.addedPorts.push(record.name)
+    // From now on the port owns the TAP and takes it along when it goes.
+    if (made) this.madeTaps.pop()
+    return entry
+  }
+
+  private async loadMember(part: MemberPart, ports: readonly PortEntry[], deadline: number): Promise<LoadedMember> {
+    const { host, network, snapshot, request } = this
+    const locate = async (file: MemberPart['memory']) => {
+      const path = await host.store.find(network, snapshot, file)
+      if (path !== null) return path
+      throw new SnapswitchError(
+        'STORE_DAMAGED',
+        `${file.path} of ${part.vm} is not here, or was changed since the snapshot`,
+        'Bring the file back, or use another snapshot.',
+      )
+    }
+    const definition = part.definition as MachineDefinition
+    const memoryFile = await locate(part.memory)
+    const disks: FrozenDisk[] = []
+    for (const disk of part.disks) {
+      const layers = []
+      for (const { file, format } of disk.layers) layers.push({ file: await locate(file), format })
+      disks.push({ name: disk.name, overlay: disk.overlay, layers })
+    }
+    const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
+    const taps = tapsFor(definition.nics, part.ports)
+    const machine = await host.machines.hypervisor.load({ definition, memoryFile, disks, taps, directory }, deadline)
+    return { part, ports, machine }
+  }
+
+  /** The recorded frames for the members that are placed here, in their order of delivery. */
+  private async channelFrames(): Promise<ChannelFrame[]> {
+    const { host, network, snapshot, request } = this
+    const here = new Set(request.members.map((member) => member.vm))
+    const frames: ChannelFrame[] = []
+    for (const file of request.channels) {
+      const path = await host.store.find(network, snapshot, file)
+      if (path === null)
+        throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
+      try {
+        frames.push(...readChannel(await readFile(path)).filter((frame) => here.has(frame.vm)))
+      } catch (thrown) {
+        throw asSnapswitchError(thrown)
+      }
+    }
+    return frames
+  }
+
+  private async preload(frames: readonly ChannelFrame[], ports: readonly PortEntry[]): Promise<number> {
+    for (const port of ports) {
+      const copies = frames
+        .filter((frame) => frame.port === port.name)
+        .map((frame) => {
+          const bytes = new Uint8Array(VNET_HEADER_LENGTH + frame.bytes.length)
+          bytes.set(frame.vnetHeader)
+          bytes.set(frame.bytes, VNET_HEADER_LENGTH)
+          return { bytes, tagTpid: frame.vlanTag?.tpid ?? 0, tagTci: frame.vlanTag?.tci ?? 0 }
+        })
+      if (copies.length > 0)
+        await this.host.datapath.call('preload', { network: this.network, port: port.index, frames: copies })
+    }
+    return frames.length
+  }
+}

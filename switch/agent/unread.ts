@@ -1,0 +1,39 @@
+// How many frames lie unread in a TAP's queue: sent by us, neither taken by the guest nor dropped. The device counts what
+// its reader takes as tx_packets (drivers/net/tun.c), so the difference is the queue. Needed to settle before a pause and
+// to know the residue after it.
+
+import { LinkCounterReader } from '../../src/linux/stats.js'
+import { Counter, type CounterTable, ROW } from '../forwarding/counters.js'
+
+export class UnreadFrames {
+  private readonly counters: CounterTable
+  private readonly reader = new LinkCounterReader()
+  /** Per port: the device's count when our own stood at zero. */
+  private readonly base = new Map<number, number>()
+
+  constructor(counters: CounterTable) {
+    this.counters = counters
+  }
+
+  /** Call when a port is taken on, before anything is sent to it. */
+  start(port: number, ifindex: number): void {
+    const { txPackets, txDropped } = this.reader.read(ifindex)
+    this.base.set(port, txPackets + txDropped)
+  }
+
+  forget(port: number): void {
+    this.base.delete(port)
+  }
+
+  /** Frames that the guest has not taken yet. */
+  of(port: number, ifindex: number): number {
+    const { txPackets, txDropped } = this.reader.read(ifindex)
+    const sent = this.counters[port * ROW + Counter.txFrames]
+    const base = this.base.get(port) ?? 0
+    const unread = sent - (txPackets + txDropped - base)
+    if (unread >= 0) return unread
+    // Somebody else has sent to the guest too; those frames are not ours to count.
+    this.base.set(port, base - unread)
+    return 0
+  }
+}

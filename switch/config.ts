@@ -1,0 +1,110 @@
+// The switch daemon's configuration: one YAML file, checked whole before anything is touched.
+
+import { type Static, Type } from '@sinclair/typebox'
+import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
+import { Name, PortKind } from '../src/api/schemas.js'
+import { MAX_PORTS } from './forwarding/counters.js'
+
+const closed = { additionalProperties: false } as const
+const DeviceName = Type.String({
+  minLength: 1,
+  maxLength: 15,
+  pattern: '^[^/\\s]+$',
+  description: 'a network device name',
+})
+const AbsolutePath = Type.String({ pattern: '^/', description: 'an absolute path' })
+
+const Bounds = (frames: number, bytes: number) =>
+  Type.Object(
+    {
+      frames: Type.Integer({ minimum: 1, maximum: 1_000_000, default: frames }),
+      bytes: Type.Integer({ minimum: 65536, maximum: 2 ** 31, default: bytes }),
+    },
+    { ...closed, default: {} },
+  )
+
+export const PortConfig = Type.Object(
+  {
+    device: DeviceName,
+    /** Default: member when `vm` is given, else plain. */
+    kind: Type.Optional(PortKind),
+    /** The machine that this port belongs to; a key of `machines`, unless the machine is only ever forwarded. */
+    vm: Type.Optional(Name),
+  },
+  closed,
+)
+export type PortConfig = Static<typeof PortConfig>
+
+export const NetworkConfig = Type.Object(
+  {
+    ports: Type.Record(Name, PortConfig, { default: {} }),
+    /** 01-80-C2-00-00-00 to -0F (STP, PAUSE, LACP, LLDP): a transparent wire forwards them, an 802.1D bridge does not. */
+    linkLocal: Type.Union([Type.Literal('forward'), Type.Literal('drop')], { default: 'forward' }),
+    /** Forward from trunk to trunk. Only where the trunks form a tree. */
+    transit: Type.Boolean({ default: false }),
+    /** Seconds after which a learned address that was not seen is forgotten. */
+    ageing: Type.Integer({ minimum: 10, maximum: 1_000_000, default: 300 }),
+    /** Bounds per port of frames held while a snapshot is taken. */
+    hold: Bounds(16384, 64 * 1024 * 1024),
+    /** Bounds of one snapshot's channel state on this host. */
+    record: Bounds(65536, 256 * 1024 * 1024),
+    /** Milliseconds from a peer's marker until what it sent and did not come counts as lost. */
+    closureDeadline: Type.Integer({ minimum: 10, maximum: 60_000, default: 200 }),
+  },
+  closed,
+)
+export type NetworkConfig = Static<typeof NetworkConfig>
+
+export const SwitchConfig = Type.Object(
+  {
+    /** This host's name, unique among its peers. */
+    host: Name,
+    api: Type.Object({ socket: AbsolutePath }, { ...closed, default: { socket: '/run/snapswitch/switch.sock' } }),
+    /** Where snapshots, overlays of restored machines and what must outlive the daemon are kept. */
+    state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
+    networks: Type.Record(Name, NetworkConfig),
+    machines: Type.Record(Name, Type.Object({ qmp: AbsolutePath }, closed), { default: {} }),
+    datapath: Type.Object(
+      {
+        poll: Type.Union([Type.Literal('adaptive'), Type.Literal('busy'), Type.Literal('sleep')], {
+          default: 'adaptive',
+        }),
+        /** Microseconds that `adaptive` looks for more frames before it sleeps. */
+        spin: Type.Integer({ minimum: 0, maximum: 10_000, default: 50 }),
+      },
+      { ...closed, default: {} },
+    ),
+    log: Type.Union(
+      ['trace', 'debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level)),
+      { default: 'info' },
+    ),
+  },
+  closed,
+)
+export type SwitchConfig = Static<typeof SwitchConfig>
+
+/** Throws CONFIG_UNREADABLE or CONFIG_INVALID with file, line and column. */
+export function loadSwitchConfig(file: string): SwitchConfig {
+  const config = loadConfigFile(file, SwitchConfig)
+  checkPorts(config)
+  return config.value
+}
+
+/** What a schema cannot say: a device in two ports, a member without a machine, a trunk with one. */
+function checkPorts(config: ConfigFile<SwitchConfig>): void {
+  const devices = new Map<string, string>()
+  let count = 0
+  for (const [network, { ports }] of Object.entries(config.value.networks)) {
+    for (const [name, port] of Object.entries(ports)) {
+      const path = ['networks', network, 'ports', name]
+      const other = devices.get(port.device)
+      if (other !== undefined) throw config.fault([...path, 'device'], `device ${port.device} is already port ${other}`)
+      devices.set(port.device, name)
+      if (port.kind === 'member' && port.vm === undefined) throw config.fault(path, 'a member port needs `vm:`')
+      if (port.kind !== undefined && port.kind !== 'member' && port.vm !== undefined) {
+        throw config.fault([...path, 'vm'], `a ${port.kind} port has no \`vm:\``)
+      }
+      if (++count > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
+    }
+  }
+}

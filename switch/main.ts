@@ -1,0 +1,104 @@
+// The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
+
+import { randomBytes } from 'node:crypto'
+import { pino } from 'pino'
+import { createApi } from '../src/api/server.js'
+import { SnapswitchError } from '../src/errors/errors.js'
+import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
+import { version } from '../src/version.js'
+import { Agent } from './agent/agent.js'
+import { Epochs, type Host } from './agent/host.js'
+import { LocalStore } from './agent/local-store.js'
+import { Machines } from './agent/machines.js'
+import { UnreadFrames } from './agent/unread.js'
+import { loadSwitchConfig, type SwitchConfig } from './config.js'
+import { Datapath } from './datapath/datapath.js'
+import { defaultFdbOptions } from './forwarding/fdb.js'
+import { Ports } from './ports.js'
+import { addRoutes } from './server.js'
+
+/** Runs until SIGINT or SIGTERM. Throws before anything is changed when the configuration or a device is not right. */
+export async function runSwitch(configPath: string): Promise<void> {
+  const config = loadSwitchConfig(configPath)
+  const log = pino({ level: config.log, name: `switch ${config.host}` }, pino.destination(2))
+  const networks = Object.keys(config.networks)
+  const store = new LocalStore(config.state)
+  await store.open()
+  const epochs = await Epochs.open(store)
+  const bootId = randomBytes(8).toString('hex')
+  const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
+  const unread = new UnreadFrames(datapath.counters)
+  const ports = new Ports(datapath, unread, log)
+  const machines = new Machines(createQemuHypervisor({}), new Map(Object.entries(config.machines)))
+  const host: Host = { name: config.host, version, bootId, datapath, ports, machines, store, unread, epochs, log }
+  const configured = new Set(Object.values(config.networks).flatMap((network) => Object.keys(network.ports)))
+  const agent = new Agent(host, networks, configured)
+  const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
+  addRoutes(api.app, host, agent, networks)
+
+  const ended = new Promise<Error | null>((resolve) => {
+    process.once('SIGINT', () => resolve(null))
+    process.once('SIGTERM', () => resolve(null))
+    datapath.once('dead', resolve)
+  })
+  datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
+
+  try {
+    await datapath.start()
+    await openNetworks(config, host)
+    await api.listen()
+    log.info({ host: config.host, socket: config.api.socket, networks, version }, 'switch is up')
+    const failure = await ended
+    if (failure !== null) throw failure
+    log.info('switch is stopping')
+  } finally {
+    await agent.close()
+    await api.close()
+    await datapath.stop()
+    await ports.close()
+  }
+}
+
+/** Networks and ports: those of the configuration, as restores have changed them since. */
+async function openNetworks(config: SwitchConfig, host: Host): Promise<void> {
+  const { datapath, ports, machines, epochs, store, log } = host
+  const moves = await store.readMoves()
+  for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
+  for (const [name, network] of Object.entries(config.networks)) {
+    const { linkLocal, transit, ageing, hold, record, closureDeadline } = network
+    const fdb = { ...defaultFdbOptions, ageing }
+    const options = {
+      network: name,
+      host: config.host,
+      bootId: host.bootId,
+      linkLocal,
+      transit,
+      fdb,
+      hold,
+      record,
+      closureDeadline,
+    }
+    await datapath.addNetwork({ options, epoch: epochs.get(name) })
+    for (const [portName, port] of Object.entries(network.ports)) {
+      if (moves.gone.includes(portName)) continue
+      const kind = port.kind ?? (port.vm === undefined ? 'plain' : 'member')
+      await ports.add(
+        { name: portName, network: name, device: port.device, kind, vm: port.vm ?? null },
+        epochs.get(name),
+      )
+    }
+  }
+  for (const { ownsDevice, ...port } of moves.ports) {
+    try {
+      await ports.add(port, epochs.get(port.network), ownsDevice)
+    } catch (thrown) {
+      // A restored machine's TAP does not outlive a reboot; the machine is gone then, too.
+      if (!(thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING')) throw thrown
+      log.warn(
+        { port: port.name, device: port.device },
+        'the device of a restored machine is gone; its port is left out',
+      )
+    }
+  }
+  for (const name of Object.keys(config.networks)) ports.checkTrunkRoom(name)
+}

@@ -1,0 +1,162 @@
+// The switch daemon's API: thin routes over ports, datapath and agent.
+
+import type { Readable } from 'node:stream'
+import { Type } from '@sinclair/typebox'
+import { routes } from '../src/api/paths.js'
+import {
+  Digest,
+  DiscardRequest,
+  FdbEntry,
+  type LocalEvent,
+  Name,
+  PortInfo,
+  Preflight,
+  PrepareRequest,
+  RemoveMemberAnswer,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreRequest,
+  RestoreResumed,
+  SwitchStatus,
+} from '../src/api/schemas.js'
+import { type ApiInstance, streamNdjson } from '../src/api/server.js'
+import type { Agent } from './agent/agent.js'
+import type { Host } from './agent/host.js'
+
+const InNetwork = Type.Object({ network: Name })
+const OfSnapshot = Type.Object({ network: Name, snapshot: Name })
+const Nothing = Type.Object({})
+
+export function addRoutes(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
+  addViews(app, host, agent, networks)
+  addSnapshots(app, host, agent)
+  addRestores(app, agent)
+}
+
+function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
+  const { datapath, ports, machines } = host
+  const started = performance.now()
+
+  app.get(routes.status, { schema: { response: { 200: SwitchStatus } } }, async () => ({
+    host: host.name,
+    version: host.version,
+    bootId: host.bootId,
+    pid: process.pid,
+    uptimeSeconds: Math.round((performance.now() - started) / 1000),
+    datapathRestarts: datapath.restarts,
+    networks: await Promise.all(
+      networks.map(async (name) => {
+        const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
+        return {
+          name,
+          epoch,
+          busy: agent.busy(name),
+          ports: ports.all().filter((port) => port.network === name).length,
+          fdbEntries,
+          peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
+        }
+      }),
+    ),
+    machines: machines.names().map((name) => ({
+      name,
+      ports: ports.ofMachine(name).map((port) => port.name),
+      qmp: machines.spec(name)?.qmp ?? null,
+    })),
+  }))
+
+  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => {
+    const epochs = new Map<number, { epoch: number; closed: boolean }>()
+    for (const network of networks) {
+      for (const [port, epoch, closed] of (await datapath.call('network', { network })).epochs)
+        epochs.set(port, { epoch, closed })
+    }
+    return ports.info(epochs)
+  })
+
+  app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
+    const { network } = request.params
+    const rows = await datapath.call('fdb', { network })
+    return rows.map(({ mac, vlan, port, ageSeconds }) => {
+      const entry = ports.byIndex(port)
+      const base = {
+        mac,
+        ifname: entry?.device ?? '',
+        port: entry?.name ?? '',
+        flags: [],
+        master: network,
+        state: '',
+        used: ageSeconds,
+      }
+      return vlan === 0 ? base : { ...base, vlan }
+    })
+  })
+}
+
+function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
+  app.get(routes.preflight, { schema: { params: InNetwork, response: { 200: Preflight } } }, (request) =>
+    agent.preflight(request.params.network),
+  )
+
+  app.post(routes.prepare, { schema: { params: OfSnapshot, body: PrepareRequest } }, async (request) => ({
+    prepared: await agent.prepare({ ...request.params, ...request.body }),
+  }))
+
+  app.post(routes.take, { schema: { params: OfSnapshot } }, (request, reply) => {
+    const events = agent.take(request.params.network, request.params.snapshot)
+    return streamNdjson<LocalEvent>(reply, events, (error) => ({ type: 'failed', error }))
+  })
+
+  app.post(
+    routes.discard,
+    { schema: { params: OfSnapshot, body: DiscardRequest, response: { 200: Nothing } } },
+    async (request) => {
+      await agent.discard(request.params.network, request.params.snapshot, request.body.epoch)
+      return {}
+    },
+  )
+
+  app.delete(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: Nothing } } }, async (request) => {
+    await agent.remove(request.params.network, request.params.snapshot)
+    return {}
+  })
+
+  const OfFile = Type.Object({ network: Name, snapshot: Name, digest: Digest })
+
+  app.get(routes.file, { schema: { params: OfFile } }, async (request, reply) => {
+    const { network, snapshot, digest } = request.params
+    const { stream, bytes } = await host.store.openFile(network, snapshot, digest)
+    return reply.type('application/octet-stream').header('content-length', bytes).send(stream)
+  })
+
+  app.put(routes.file, { schema: { params: OfFile } }, async (request) => {
+    const { network, snapshot, digest } = request.params
+    await host.store.receiveFile(network, snapshot, digest, request.body as Readable)
+    return {}
+  })
+}
+
+function addRestores(app: ApiInstance, agent: Agent): void {
+  const load = { params: OfSnapshot, body: RestoreRequest }
+
+  app.post(routes.restoreCheck, { schema: { ...load, response: { 200: RestoreCheck } } }, (request) =>
+    agent.checkRestore(request.params.network, request.params.snapshot, request.body),
+  )
+
+  app.post(routes.restoreLoad, { schema: { ...load, response: { 200: RestoreLoaded } } }, (request) =>
+    agent.loadRestore(request.params.network, request.params.snapshot, request.body),
+  )
+
+  app.post(routes.restoreResume, { schema: { params: OfSnapshot, response: { 200: RestoreResumed } } }, (request) =>
+    agent.resumeRestore(request.params.network, request.params.snapshot),
+  )
+
+  app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: Nothing } } }, async (request) => {
+    await agent.abortRestore(request.params.network, request.params.snapshot)
+    return {}
+  })
+
+  const OfMember = Type.Object({ network: Name, vm: Name })
+  app.post(routes.removeMember, { schema: { params: OfMember, response: { 200: RemoveMemberAnswer } } }, (request) =>
+    agent.removeMember(request.params.network, request.params.vm),
+  )
+}
