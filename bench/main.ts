@@ -1,0 +1,32 @@
+// Entry of `scripts/bench`: picks the measurement and sees to it that nothing is left behind, however the run ends.
+
+import { constants } from 'node:os'
+import { forwarding } from './forwarding/main.js'
+import { destroyAll } from './lab/lab.js'
+
+const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = { forwarding }
+
+async function main(): Promise<void> {
+  const [name, ...rest] = process.argv.slice(2)
+  const measurement = name === undefined ? undefined : measurements[name]
+  if (measurement === undefined) {
+    process.stderr.write(`Usage: scripts/bench ${Object.keys(measurements).join('|')} [--help]\n`)
+    process.exitCode = 2
+    return
+  }
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.once(signal, () => {
+      process.stderr.write(`\n${signal}: taking the lab down\n`)
+      void destroyAll().finally(() => process.exit(128 + constants.signals[signal]))
+    })
+  try {
+    process.exitCode = await measurement(rest)
+  } finally {
+    await destroyAll()
+  }
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`)
+  process.exitCode = 1
+})
