@@ -1,11 +1,12 @@
 // The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file, fsynced,
 // renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after a power cut.
 
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { Manifest, Name } from '../../src/api/schemas.js'
 import { describeFinding, validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { storeError, syncDirectory, writeDurable } from '../../src/files/durable.js'
 
 const fitsManifest = validator(Manifest)
 const fitsName = validator(Name)
@@ -36,7 +37,7 @@ export class Catalogue {
       await (await open(probe, 'w')).close()
       await unlink(probe)
     } catch (error) {
-      throw storeError(error, `cannot use the store ${this.#root}`)
+      throw storeError(`cannot use the store ${this.#root}`, error)
     }
   }
 
@@ -101,7 +102,7 @@ export class Catalogue {
         await rm(directory, { recursive: true, force: true })
         await syncDirectory(dirname(directory))
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError(error, `cannot remove ${directory}`)
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError(`cannot remove ${directory}`, error)
       }
     })
     this.#writing = removed.catch(() => {})
@@ -124,25 +125,13 @@ export function checkedName(what: string, name: string): string {
 }
 
 async function writeManifest(directory: string, manifest: Manifest): Promise<void> {
-  const temporary = join(directory, `.manifest.${process.pid}.tmp`)
+  await writeDurable(join(directory, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`)
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 })
-    let file: FileHandle | undefined
-    try {
-      file = await open(temporary, 'w', 0o600)
-      await file.writeFile(`${JSON.stringify(manifest, null, 2)}\n`)
-      await file.sync()
-    } finally {
-      await file?.close()
-    }
-    await rename(temporary, join(directory, 'manifest.json'))
-    await syncDirectory(directory)
     // The directories themselves may be new.
     await syncDirectory(dirname(directory))
     await syncDirectory(dirname(dirname(directory)))
   } catch (error) {
-    await rm(temporary, { force: true }).catch(() => {})
-    throw storeError(error, `cannot write the manifest in ${directory}`)
+    throw storeError(`cannot write ${directory}`, error)
   }
 }
 
@@ -154,7 +143,7 @@ async function readManifest(file: string): Promise<Manifest | null> {
     text = await readFile(file, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw storeError(error, `cannot read ${file}`)
+    throw storeError(`cannot read ${file}`, error)
   }
   let value: unknown
   try {
@@ -175,16 +164,7 @@ async function directoriesIn(directory: string): Promise<string[]> {
       .sort()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
-    throw storeError(error, `cannot list ${directory}`)
-  }
-}
-
-async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
+    throw storeError(`cannot list ${directory}`, error)
   }
 }
 
@@ -195,14 +175,4 @@ function damaged(file: string, why: string, cause?: unknown): SnapswitchError {
     'Put the file back from a backup, or delete the snapshot.',
     cause,
   )
-}
-
-function storeError(error: unknown, what: string): SnapswitchError {
-  if (error instanceof SnapswitchError) return error
-  const code = (error as NodeJS.ErrnoException).code
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new SnapswitchError('STORE_FULL', `${what}: the disk is full`, 'Free space on the store’s disk.', error)
-  }
-  const action = 'Check the directory, its permissions and its disk.'
-  return new SnapswitchError('STORE_IO', `${what}: ${(error as Error).message}`, action, error)
 }

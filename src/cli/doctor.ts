@@ -1,0 +1,222 @@
+// `snapswitch doctor`: what this machine has of what snapswitch can use, and what each lack costs.
+
+import { execFile } from 'node:child_process'
+import { access, constants, open, readFile } from 'node:fs/promises'
+import { release } from 'node:os'
+import { promisify } from 'node:util'
+import type { Command } from 'commander'
+import { type CommonOptions, withJson } from './options.js'
+import { formatTable, printJson, type Terminal } from './output.js'
+
+export interface Finding {
+  readonly what: string
+  readonly ok: boolean
+  /** Without it snapswitch cannot do its work at all; otherwise it does it slower or less of it. */
+  readonly required: boolean
+  /** What was found. */
+  readonly detail: string
+  /** What the lack costs, and how to mend it; empty when all is well. */
+  readonly cost: string
+}
+
+const run = promisify(execFile)
+const probeMs = 5_000
+
+export function addDoctorCommand(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
+  withJson(program.command('doctor'))
+    .description('check kernel, capabilities, QEMU, userfaultfd and KVM, and say what each lack costs')
+    .addHelpText('after', '\nChanges nothing. The exit code is 1 only when something required is lacking.')
+    .action(async (options: CommonOptions) => {
+      const findings = await examine()
+      if (options.json === true) printJson(terminal, { ok: isFit(findings), findings })
+      else terminal.out(describe(findings))
+      setCode(isFit(findings) ? 0 : 1)
+    })
+}
+
+export function isFit(findings: readonly Finding[]): boolean {
+  return findings.every((finding) => finding.ok || !finding.required)
+}
+
+export function describe(findings: readonly Finding[]): string {
+  const verdict = (f: Finding) => (f.ok ? 'ok' : f.required ? 'LACKS' : 'lacks')
+  const table = formatTable(
+    ['', 'WHAT', 'FOUND'],
+    findings.map((f) => [verdict(f), f.what, f.detail]),
+  )
+  const costs = findings.filter((f) => !f.ok).map((f) => `${f.what}: ${f.cost}\n`)
+  const summary = isFit(findings)
+    ? 'This machine can run snapswitch.\n'
+    : 'This machine cannot run snapswitch until what is marked LACKS is mended.\n'
+  return [table, '\n', ...costs, summary].join('')
+}
+
+/** Examines this machine; no probe waits longer than 5 s. */
+export async function examine(): Promise<Finding[]> {
+  const groups = await Promise.all([
+    nodeVersion(),
+    kernelVersion(),
+    capabilities(),
+    tunDevice(),
+    qemu(),
+    qemuImg(),
+    userfaultfd(),
+    kvm(),
+    lockedMemory(),
+  ])
+  return groups.flat()
+}
+
+function finding(what: string, ok: boolean, detail: string, required: boolean, cost: string): Finding {
+  return { what, ok, required, detail, cost: ok ? '' : cost }
+}
+
+function nodeVersion(): Finding[] {
+  const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]
+  const ok = major > 20 || (major === 20 && minor >= 18)
+  return [finding('Node.js', ok, process.versions.node, true, 'version 20.18 or later is needed; install it.')]
+}
+
+function kernelVersion(): Finding[] {
+  const found = release()
+  const [major, minor] = found.split(/[.-]/).map(Number) as [number, number]
+  const atLeast = (a: number, b: number) => major > a || (major === a && minor >= b)
+  return [
+    finding(
+      'kernel',
+      atLeast(5, 7),
+      found,
+      true,
+      '5.7 or later is needed (userfaultfd write protection, packet sockets).',
+    ),
+  ]
+}
+
+const wanted = [
+  { bit: 12, name: 'CAP_NET_ADMIN', cost: 'no port can be opened and no tap made; run as root.' },
+  { bit: 13, name: 'CAP_NET_RAW', cost: 'no packet socket can be opened; run as root.' },
+  { bit: 21, name: 'CAP_SYS_ADMIN', cost: 'machines of other users cannot be reached; run as root.' },
+] as const
+
+async function capabilities(): Promise<Finding[]> {
+  const status = await readFile('/proc/self/status', 'utf8')
+  const mask = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`)
+  return wanted.map(({ bit, name, cost }) => {
+    const has = ((mask >> BigInt(bit)) & 1n) === 1n
+    return finding(name, has, has ? 'effective' : 'not effective', name !== 'CAP_SYS_ADMIN', cost)
+  })
+}
+
+async function tunDevice(): Promise<Finding[]> {
+  const detail = await openable('/dev/net/tun')
+  return [
+    finding(
+      '/dev/net/tun',
+      detail === null,
+      detail ?? 'can be opened',
+      true,
+      'no tap devices: load it with `modprobe tun`, or give the container the device.',
+    ),
+  ]
+}
+
+async function qemu(): Promise<Finding[]> {
+  const machine: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' }
+  const binary = `qemu-system-${machine[process.arch] ?? process.arch}`
+  const found = await versionOf(binary)
+  if (found === null) {
+    const cost = `no machine can be started or restored here; install it (Debian: qemu-system-${process.arch === 'x64' ? 'x86' : 'arm'}).`
+    return [finding('QEMU', false, `${binary} not found`, true, cost)]
+  }
+  const [major, minor] = found.split('.').map(Number) as [number, number]
+  return [
+    finding('QEMU', true, `${binary} ${found}`, true, ''),
+    finding(
+      'QEMU background-snapshot',
+      major >= 6,
+      major >= 6 ? 'version 6.0 or later' : `version ${major}.${minor}`,
+      false,
+      'guests stay paused while their memory is written (about a second per GiB) instead of milliseconds.',
+    ),
+  ]
+}
+
+async function qemuImg(): Promise<Finding[]> {
+  const found = await versionOf('qemu-img')
+  const cost = 'disks cannot be snapshotted; install it (Debian: qemu-utils).'
+  return [finding('qemu-img', found !== null, found ?? 'not found', true, cost)]
+}
+
+async function userfaultfd(): Promise<Finding[]> {
+  const setting = await readText('/proc/sys/vm/unprivileged_userfaultfd')
+  const root = process.geteuid?.() === 0
+  const ok = setting !== null && (root || setting === '1')
+  const detail = setting === null ? 'not in this kernel' : `vm.unprivileged_userfaultfd = ${setting}`
+  return [
+    finding(
+      'userfaultfd',
+      ok,
+      root && setting === '0' ? `${detail} (root may)` : detail,
+      false,
+      'guests stay paused while their memory is written; set vm.unprivileged_userfaultfd=1, or run QEMU as root.',
+    ),
+  ]
+}
+
+async function kvm(): Promise<Finding[]> {
+  const failure = await openable('/dev/kvm')
+  return [
+    finding(
+      'KVM',
+      failure === null,
+      failure ?? '/dev/kvm can be opened',
+      false,
+      'guests are emulated (TCG): 10 to 50 times slower, yet everything works.',
+    ),
+  ]
+}
+
+async function lockedMemory(): Promise<Finding[]> {
+  const limits = (await readText('/proc/self/limits')) ?? ''
+  const soft = /^Max locked memory\s+(\S+)/m.exec(limits)?.[1] ?? 'unknown'
+  const enough = soft === 'unlimited' || Number(soft) >= 64 * 1024 * 1024
+  const root = process.geteuid?.() === 0
+  return [
+    finding(
+      'locked memory',
+      enough || root,
+      soft === 'unlimited' ? soft : `${soft} bytes${root ? ' (root is not bound by it)' : ''}`,
+      false,
+      'packet rings may not fit; raise it (`ulimit -l`, LimitMEMLOCK=).',
+    ),
+  ]
+}
+
+/** Null when it can be opened for reading and writing; else why not. */
+async function openable(path: string): Promise<string | null> {
+  try {
+    await access(path, constants.R_OK | constants.W_OK)
+    await (await open(path, 'r+')).close()
+    return null
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? String(error)
+    return code === 'ENOENT' ? 'does not exist' : `cannot be opened (${code})`
+  }
+}
+
+async function versionOf(binary: string): Promise<string | null> {
+  try {
+    const { stdout } = await run(binary, ['--version'], { timeout: probeMs })
+    return /version (\d+\.\d+(?:\.\d+)?)/.exec(stdout)?.[1] ?? 'of unknown version'
+  } catch {
+    return null
+  }
+}
+
+async function readText(path: string): Promise<string | null> {
+  try {
+    return (await readFile(path, 'utf8')).trim()
+  } catch {
+    return null
+  }
+}

@@ -1,0 +1,90 @@
+// The `snapswitch` command. It parses, asks a daemon, prints; all that is done is done by the daemons.
+// Exit codes: 0 done, 1 an error (stderr says which and what to do), 2 wrong usage.
+
+import { Command, CommanderError } from 'commander'
+import { version } from '../api/version.js'
+import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { addDoctorCommand } from './doctor.js'
+import { printError, systemTerminal, type Terminal } from './output.js'
+import { addSnapshotCommands } from './snapshot-commands.js'
+import { addSwitchCommands } from './switch-commands.js'
+
+/** Runs the command line (as in process.argv) and sets the process's exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  process.exitCode = await run(argv, systemTerminal)
+}
+
+/** Runs the command line and gives the exit code. */
+export async function run(argv: readonly string[], terminal: Terminal): Promise<number> {
+  let code = 0
+  const program = createProgram(terminal, (failure) => {
+    code = failure
+  })
+  try {
+    await program.parseAsync([...argv])
+    return code
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : 2
+    printError(terminal, asSnapswitchError(thrown))
+    return 1
+  }
+}
+
+function createProgram(terminal: Terminal, setCode: (code: number) => void): Command {
+  const program = new Command('snapswitch')
+    .description('A userspace virtual switch that takes consistent, restorable snapshots of a whole network of VMs')
+    .version(version)
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => terminal.out(text), writeErr: (text) => terminal.err(text) })
+    .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
+    .showSuggestionAfterError()
+    .showHelpAfterError('(see --help)')
+    .addHelpText(
+      'after',
+      `
+A first look:
+  snapswitch doctor                              what this machine can do, and what each lack costs
+  snapswitch switch --config switch.yaml         one on every host
+  snapswitch coordinator --config lab.yaml       one for all hosts
+  snapswitch snapshot create lab0 --name demo    while everything runs
+  snapswitch snapshot restore demo --replace
+
+Every command that shows something takes -j for JSON. Errors go to stderr as \`error CODE: message\`.`,
+    )
+  program
+    .command('switch')
+    .description('run the switch daemon of this host, until SIGTERM')
+    .requiredOption('-c, --config <file>', 'its YAML configuration')
+    .action(async ({ config }: { config: string }) => {
+      const { runSwitch } = (await daemon('switch')) as { runSwitch(config: string): Promise<void> }
+      await runSwitch(config)
+    })
+  program
+    .command('coordinator')
+    .description('run the coordinator of a lab, until SIGTERM')
+    .requiredOption('-c, --config <file>', 'its YAML configuration')
+    .action(async ({ config }: { config: string }) => {
+      const { runCoordinator } = (await daemon('coordinator')) as { runCoordinator(config: string): Promise<void> }
+      await runCoordinator(config)
+    })
+  addSwitchCommands(program, terminal)
+  addSnapshotCommands(program, terminal)
+  addDoctorCommand(program, terminal, setCode)
+  return program
+}
+
+/** Daemons are loaded only when they are to run: the other commands start faster and need none of their libraries. */
+async function daemon(name: 'switch' | 'coordinator'): Promise<unknown> {
+  const url = new URL(`../../${name}/main.js`, import.meta.url).href
+  try {
+    return await import(url)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error
+    throw new SnapswitchError(
+      'INTERNAL',
+      `the ${name} daemon cannot be loaded: ${(error as Error).message}`,
+      'Install again: npm ci && npm run build.',
+      error,
+    )
+  }
+}

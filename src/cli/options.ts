@@ -1,0 +1,66 @@
+// What the commands' options mean: sockets, durations, names, placements. Wrong ones are usage errors (exit code 2).
+
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { Name } from '../api/schemas.js'
+import { validator } from '../api/validate.js'
+import { SnapswitchError } from '../errors/errors.js'
+
+export const defaultSwitchSocket = '/run/snapswitch/switch.sock'
+export const defaultCoordinatorSocket = '/run/snapswitch/coordinator.sock'
+
+export interface CommonOptions {
+  readonly json?: boolean
+  readonly socket?: string
+}
+
+/** `-j` on every command that shows something. */
+export function withJson(command: Command): Command {
+  return command.option('-j, --json', 'print JSON instead of a table')
+}
+
+export function withSwitchSocket(command: Command): Command {
+  return command.addOption(
+    new Option('--socket <path>', 'the switch daemon’s socket').env('SNAPSWITCH_SOCKET').default(defaultSwitchSocket),
+  )
+}
+
+export function withCoordinatorSocket(command: Command): Command {
+  return command.addOption(
+    new Option('--socket <path>', 'the coordinator’s socket')
+      .env('SNAPSWITCH_COORDINATOR')
+      .default(defaultCoordinatorSocket),
+  )
+}
+
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
+
+/** `90`, `90s`, `1500ms`, `2m`: milliseconds, from 1 ms to an hour. */
+export function parseDuration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text)
+  const ms = match === null ? Number.NaN : Math.round(Number(match[1]) * (units[match[2] ?? 's'] as number))
+  if (!(ms >= 1 && ms <= 3_600_000)) throw new InvalidArgumentError('Give a time from 1ms to 1h, such as 90s or 2m.')
+  return ms
+}
+
+/** `vm=host`, repeatable. */
+export function parsePlacement(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const [vm, host, ...more] = text.split('=')
+  if (!isName(vm) || !isName(host) || more.length > 0) throw new InvalidArgumentError('Give it as machine=host.')
+  if (before[vm] !== undefined && before[vm] !== host) {
+    throw new InvalidArgumentError(`${vm} is placed on ${before[vm]} already.`)
+  }
+  return { ...before, [vm]: host }
+}
+
+const fitsName = validator(Name)
+const isName = (value: unknown): value is string => fitsName(value)
+
+/** Throws NAME_INVALID before any daemon sees the name. */
+export function checkName(what: string, name: string): string {
+  if (isName(name)) return name
+  throw new SnapswitchError(
+    'NAME_INVALID',
+    `${JSON.stringify(name)} is no ${what} name`,
+    'Use letters, digits, _ . and -, at most 63, not beginning with a dot or dash.',
+  )
+}

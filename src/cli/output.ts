@@ -1,0 +1,108 @@
+// How the command speaks: results on stdout (tables or JSON), progress and errors on stderr.
+
+import Table from 'cli-table3'
+import type { SnapswitchError } from '../errors/errors.js'
+
+/** Where output goes; tests put their own here. */
+export interface Terminal {
+  out(text: string): void
+  err(text: string): void
+  /** Whether stderr is a terminal on which a line can be rewritten. */
+  readonly live: boolean
+  readonly columns: number
+}
+
+export const systemTerminal: Terminal = {
+  out: (text) => {
+    process.stdout.write(text)
+  },
+  err: (text) => {
+    process.stderr.write(text)
+  },
+  get live() {
+    return process.stderr.isTTY === true
+  },
+  get columns() {
+    return process.stderr.columns ?? 80
+  },
+}
+
+export function printJson(terminal: Terminal, value: unknown): void {
+  terminal.out(`${JSON.stringify(value, null, 2)}\n`)
+}
+
+export type Cell = string | number | null
+
+/** Columns parted by two spaces, no lines: to read, and for awk. Numbers stand to the right; null shows as `-`. */
+export function formatTable(head: readonly string[], rows: readonly (readonly Cell[])[]): string {
+  const numeric = head.map((_, i) => rows.length > 0 && rows.every((r) => typeof r[i] === 'number' || r[i] === null))
+  const table = new Table({
+    head: [...head],
+    chars: borderless,
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+    colAligns: numeric.map((n) => (n ? 'right' : 'left')),
+  })
+  for (const row of rows) table.push(row.map((cell) => (cell === null || cell === '' ? '-' : String(cell))))
+  const lines = table.toString().split('\n')
+  return `${lines.map((line) => line.trimEnd()).join('\n')}\n`
+}
+
+const borderless = {
+  top: '',
+  'top-mid': '',
+  'top-left': '',
+  'top-right': '',
+  bottom: '',
+  'bottom-mid': '',
+  'bottom-left': '',
+  'bottom-right': '',
+  left: '',
+  'left-mid': '',
+  mid: '',
+  'mid-mid': '',
+  right: '',
+  'right-mid': '',
+  middle: '  ',
+}
+
+/** `error CODE: message`, then what to do about it. */
+export function printError(terminal: Terminal, error: SnapswitchError): void {
+  terminal.err(`error ${error.code}: ${error.message}\nwhat to do: ${error.action}\n`)
+  if (process.env.SNAPSWITCH_DEBUG !== undefined) terminal.err(`${error.stack ?? ''}\n${String(error.cause ?? '')}\n`)
+}
+
+/** 1536 -> `1.5 KiB`. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  let value = bytes
+  let unit = 0
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024
+    unit++
+  }
+  return unit === 0 ? `${bytes} B` : `${value.toFixed(1)} ${units[unit]}`
+}
+
+/** Milliseconds with a unit that fits: `850 us`, `12.3 ms`, `2.41 s`. */
+export function formatMs(ms: number): string {
+  if (ms < 1) return `${Math.round(ms * 1000)} us`
+  if (ms < 1000) return `${ms.toFixed(1)} ms`
+  return `${(ms / 1000).toFixed(2)} s`
+}
+
+/** Seconds as `3d 4h`, `2h 5m`, `40s`: two units at most. */
+export function formatDuration(seconds: number): string {
+  const parts: readonly [number, string][] = [
+    [Math.floor(seconds / 86_400), 'd'],
+    [Math.floor(seconds / 3_600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'm'],
+    [Math.floor(seconds) % 60, 's'],
+  ]
+  const from = parts.findIndex(([n]) => n > 0)
+  if (from === -1) return '0s'
+  return parts
+    .slice(from, from + 2)
+    .filter(([n]) => n > 0)
+    .map(([n, unit]) => `${n}${unit}`)
+    .join(' ')
+}

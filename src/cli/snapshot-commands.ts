@@ -1,0 +1,264 @@
+// Commands that ask the coordinator: snapshot create, list, show, restore, delete.
+
+import { type Command, Option } from 'commander'
+import { CoordinatorClient } from '../api/client.js'
+import type {
+  CreateRequest,
+  Manifest,
+  MemberPart,
+  Policy,
+  Progress,
+  RestoreOrder,
+  RestoreReport,
+} from '../api/schemas.js'
+import { nearest } from '../api/validate.js'
+import { SnapswitchError } from '../errors/errors.js'
+import {
+  type CommonOptions,
+  checkName,
+  parseDuration,
+  parsePlacement,
+  withCoordinatorSocket,
+  withJson,
+} from './options.js'
+import { formatBytes, formatMs, formatTable, printJson, type Terminal } from './output.js'
+import { progressView } from './progress.js'
+
+const callMs = 10_000
+const createMs = 60_000
+const restoreMs = 120_000
+const deleteMs = 180_000
+/** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
+const undoMs = 60_000
+
+interface CreateOptions extends CommonOptions {
+  readonly name: string
+  readonly policy?: string
+  readonly deadline?: number
+  readonly wait?: boolean
+}
+
+interface RestoreOptions extends CommonOptions {
+  readonly place?: Record<string, string>
+  readonly replace?: boolean
+  readonly deadline?: number
+}
+
+export function addSnapshotCommands(program: Command, terminal: Terminal): void {
+  const snapshot = program.command('snapshot').description('consistent snapshots of a whole network')
+  const which = 'the snapshot: its name, or network/name'
+  const deadline = (ms: number) => `give up after this long, and undo all (default ${ms / 1000}s)`
+
+  withCoordinatorSocket(withJson(snapshot.command('create')))
+    .description('take a snapshot of all machines of a network while they run')
+    .argument('<network>')
+    .requiredOption('-n, --name <name>', 'what the snapshot is to be called')
+    .addOption(
+      new Option('--policy <policy>', 'early frames: buffer (nothing is lost) or drop').choices(['buffer', 'drop']),
+    )
+    .option('--deadline <time>', deadline(createMs), parseDuration)
+    .option('--wait', 'wait for a snapshot or restore that is under way, instead of being refused')
+    .action((network: string, options: CreateOptions) => create(terminal, network, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('list')))
+    .description('list the snapshots, oldest first')
+    .argument('[network]', 'only those of one network')
+    .action((network: string | undefined, options: CommonOptions) => list(terminal, network, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('show')))
+    .description('show one snapshot: machines, pauses, frames, files')
+    .argument('<snapshot>', which)
+    .action((name: string, options: CommonOptions) => show(terminal, name, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('restore')))
+    .description('start all machines of a snapshot where it left them, frames in flight included')
+    .argument('<snapshot>', which)
+    .option('--place <vm=host>', 'start a machine on another host (repeatable)', parsePlacement)
+    .option('--replace', 'end machines of those names that still run')
+    .option('--deadline <time>', deadline(restoreMs), parseDuration)
+    .action((name: string, options: RestoreOptions) => restore(terminal, name, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('delete')))
+    .description('delete a snapshot on all hosts')
+    .argument('<snapshot>', which)
+    .action((name: string, options: CommonOptions) => remove(terminal, name, options))
+}
+
+async function withCoordinator<T>(options: CommonOptions, act: (client: CoordinatorClient) => Promise<T>): Promise<T> {
+  const client = new CoordinatorClient(options.socket as string)
+  try {
+    return await act(client)
+  } finally {
+    await client.close()
+  }
+}
+
+async function create(terminal: Terminal, network: string, options: CreateOptions): Promise<void> {
+  const request: CreateRequest = {
+    network: checkName('network', network),
+    name: checkName('snapshot', options.name),
+    ...(options.policy === undefined ? {} : { policy: options.policy as Policy }),
+    ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
+    ...(options.wait === true ? { wait: true } : {}),
+  }
+  const deadlineMs = (options.deadline ?? createMs) + undoMs
+  const last = await withCoordinator(options, (client) =>
+    follow(terminal, client.create(request, { deadlineMs }), options),
+  )
+  if (last.type !== 'manifest') throw unexpected(last)
+  if (options.json === true) return printJson(terminal, last.manifest)
+  terminal.out(describeManifest(last.manifest))
+}
+
+async function restore(terminal: Terminal, given: string, options: RestoreOptions): Promise<void> {
+  const order: RestoreOrder = {
+    ...(options.place === undefined ? {} : { placement: options.place }),
+    ...(options.replace === true ? { replace: true } : {}),
+    ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
+  }
+  const deadlineMs = (options.deadline ?? restoreMs) + undoMs
+  const last = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    return follow(terminal, client.restore(network, name, order, { deadlineMs }), options)
+  })
+  if (last.type !== 'restored') throw unexpected(last)
+  if (options.json === true) return printJson(terminal, last.report)
+  terminal.out(describeRestore(last.report))
+}
+
+async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
+  if (network !== undefined) checkName('network', network)
+  const all = await withCoordinator(options, (client) => client.snapshots({ deadlineMs: callMs }))
+  const manifests = all.filter((m) => network === undefined || m.network === network)
+  if (options.json === true) return printJson(terminal, manifests)
+  const head = ['SNAPSHOT', 'STATE', 'EPOCH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'DOWNTIME', 'LOST']
+  const rows = manifests.map((m) => [
+    `${m.network}/${m.name}`,
+    m.state,
+    m.epoch,
+    m.createdAt.slice(0, 19).replace('T', ' '),
+    m.parts.reduce((n, part) => n + part.members.length, 0),
+    formatBytes(membersOf(m).reduce((n, { part }) => n + part.memory.bytes, 0)),
+    m.figures === null ? null : formatMs(m.figures.globalMs),
+    m.figures === null ? null : formatMs(m.figures.downtimeMaxMs),
+    m.figures?.lost ?? null,
+  ])
+  terminal.out(formatTable(head, rows))
+}
+
+async function show(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
+  const manifest = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    return client.snapshot(network, name, { deadlineMs: callMs })
+  })
+  if (options.json === true) return printJson(terminal, manifest)
+  terminal.out(describeManifest(manifest))
+}
+
+async function remove(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
+  const deleted = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    await client.delete(network, name, { deadlineMs: deleteMs })
+    return { network, name }
+  })
+  if (options.json === true) return printJson(terminal, { deleted })
+  terminal.out(`deleted ${deleted.network}/${deleted.name}\n`)
+}
+
+/** Shows the steps; gives the last item. Throws the error that the stream ends with. */
+async function follow(
+  terminal: Terminal,
+  stream: AsyncIterable<Progress>,
+  options: CommonOptions,
+): Promise<Exclude<Progress, { type: 'step' | 'error' }>> {
+  const view = progressView(terminal, { quiet: options.json === true && !terminal.live })
+  try {
+    for await (const progress of stream) {
+      if (progress.type === 'step') view.show(progress)
+      else if (progress.type === 'error') throw SnapswitchError.fromReport(progress.error)
+      else return progress
+    }
+  } finally {
+    view.end()
+  }
+  throw new SnapswitchError(
+    'SOCKET_UNREACHABLE',
+    'the coordinator broke off before it was done',
+    'See its log; `snapswitch snapshot list` shows what became of the snapshot.',
+  )
+}
+
+/** `network/name` as it is; a name alone when only one network has such a snapshot. */
+async function resolveSnapshot(client: CoordinatorClient, given: string): Promise<{ network: string; name: string }> {
+  const [first, second, ...more] = given.split('/')
+  if (more.length > 0) checkName('snapshot', given)
+  if (second !== undefined) {
+    return { network: checkName('network', first as string), name: checkName('snapshot', second) }
+  }
+  checkName('snapshot', given)
+  const all = await client.snapshots({ deadlineMs: callMs })
+  const found = all.filter((m) => m.name === given)
+  if (found.length === 1) return found[0] as Manifest
+  if (found.length > 1) {
+    throw new SnapswitchError(
+      'REQUEST_INVALID',
+      `more than one network has a snapshot ${given}`,
+      `Say which: ${found.map((m) => `${m.network}/${m.name}`).join(' or ')}.`,
+    )
+  }
+  const meant = nearest(
+    given,
+    all.map((m) => m.name),
+  )
+  throw new SnapswitchError(
+    'SNAPSHOT_UNKNOWN',
+    `there is no snapshot ${given}`,
+    meant === null ? 'See `snapswitch snapshot list`.' : `Did you mean ${meant}? See \`snapswitch snapshot list\`.`,
+  )
+}
+
+function membersOf(manifest: Manifest): { readonly host: string; readonly part: MemberPart }[] {
+  return manifest.parts.flatMap(({ host, members }) => members.map((part) => ({ host, part })))
+}
+
+function describeManifest(manifest: Manifest): string {
+  const { figures } = manifest
+  const lines = [
+    `snapshot ${manifest.network}/${manifest.name}: ${manifest.state}, epoch ${manifest.epoch}, policy ${manifest.policy}, begun ${manifest.createdAt}\n`,
+  ]
+  if (manifest.error !== null) lines.push(`error ${manifest.error.code}: ${manifest.error.message}\n`)
+  if (figures !== null) {
+    lines.push(
+      `took ${formatMs(figures.globalMs)}; longest downtime ${formatMs(figures.downtimeMaxMs)}; cut skew ${formatMs(figures.skewMs)}\n`,
+      `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost\n`,
+    )
+  }
+  const rows = membersOf(manifest).map(({ host, part }) => [
+    part.vm,
+    host,
+    formatMs((part.resumedAtUs - part.pausedAtUs) / 1000),
+    formatBytes(part.memory.bytes),
+    formatMs((part.sealedAtUs - part.cutAtUs) / 1000),
+    part.captureMode,
+    part.held,
+    part.early,
+    part.recorded,
+    part.lost,
+  ])
+  const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', 'HELD', 'EARLY', 'RECORDED', 'LOST']
+  if (rows.length > 0) lines.push('\n', formatTable(head, rows))
+  return lines.join('')
+}
+
+function describeRestore(report: RestoreReport): string {
+  const rows = Object.entries(report.placement).map(([vm, host]) => [vm, host])
+  return [
+    `restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`,
+    `${formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; resume skew ${formatMs(report.resumedSkewMs)}\n\n`,
+    formatTable(['MACHINE', 'HOST'], rows),
+  ].join('')
+}
+
+function unexpected(progress: Progress): SnapswitchError {
+  return new SnapswitchError('INTERNAL', `the coordinator ended with ${progress.type}`, 'Check that versions agree.')
+}

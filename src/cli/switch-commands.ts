@@ -1,0 +1,184 @@
+// Commands that ask a host's switch daemon: status, port list, fdb show.
+
+import type { Command } from 'commander'
+import { SwitchClient } from '../api/client.js'
+import { Connection } from '../api/connection.js'
+import { pathOf } from '../api/paths.js'
+import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
+import { validator } from '../api/validate.js'
+import { SnapswitchError } from '../errors/errors.js'
+import {
+  type CommonOptions,
+  checkName,
+  defaultCoordinatorSocket,
+  defaultSwitchSocket,
+  withJson,
+  withSwitchSocket,
+} from './options.js'
+import { formatBytes, formatDuration, formatTable, printJson, type Terminal } from './output.js'
+
+const callMs = 10_000
+
+export function addSwitchCommands(program: Command, terminal: Terminal): void {
+  withJson(program.command('status'))
+    .description('show the daemons that run here: their networks, machines, peers and hosts')
+    .option('--socket <path>', 'ask only the daemon on this socket, switch or coordinator')
+    .addHelpText(
+      'after',
+      `
+Without --socket both daemons are asked, at SNAPSWITCH_SOCKET (${defaultSwitchSocket})
+and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
+    )
+    .action((options: CommonOptions) => status(terminal, options))
+
+  const port = program.command('port').description('the switch’s ports')
+  withSwitchSocket(withJson(port.command('list')))
+    .description('list the ports with their counters')
+    .option('--network <name>', 'only those of one network')
+    .action((options: CommonOptions & { network?: string }) => portList(terminal, options))
+
+  const fdb = program.command('fdb').description('the forwarding database')
+  withSwitchSocket(withJson(fdb.command('show')))
+    .description('show which address is behind which port; -j prints the shape of `bridge -j fdb show`')
+    .argument('[network]', 'only this network')
+    .action((network: string | undefined, options: CommonOptions) => fdbShow(terminal, network, options))
+}
+
+async function withSwitch<T>(options: CommonOptions, act: (client: SwitchClient) => Promise<T>): Promise<T> {
+  const client = new SwitchClient(options.socket ?? defaultSwitchSocket)
+  try {
+    return await act(client)
+  } finally {
+    await client.close()
+  }
+}
+
+const isSwitchStatus = validator(SwitchStatus)
+const isCoordinatorStatus = validator(CoordinatorStatus)
+const isEitherStatus = Object.assign(
+  (value: unknown): value is SwitchStatus | CoordinatorStatus => isSwitchStatus(value) || isCoordinatorStatus(value),
+  { findings: () => isSwitchStatus.findings() },
+)
+
+async function askStatus(socketPath: string, who: string): Promise<SwitchStatus | CoordinatorStatus> {
+  const whenUnreachable = 'Start the daemon (`snapswitch switch` or `snapswitch coordinator`), or give its --socket.'
+  const connection = new Connection({ socketPath, who, whenUnreachable })
+  try {
+    return await connection.json('GET', pathOf('status', {}), isEitherStatus, { deadlineMs: callMs })
+  } finally {
+    await connection.close()
+  }
+}
+
+async function status(terminal: Terminal, options: CommonOptions): Promise<void> {
+  if (options.socket !== undefined) {
+    const found = await askStatus(options.socket, 'the daemon')
+    if (options.json === true) return printJson(terminal, found)
+    return terminal.out(describeStatus(found))
+  }
+  const answers = await Promise.allSettled([
+    askStatus(process.env.SNAPSWITCH_SOCKET ?? defaultSwitchSocket, 'the switch daemon'),
+    askStatus(process.env.SNAPSWITCH_COORDINATOR ?? defaultCoordinatorSocket, 'the coordinator'),
+  ])
+  const found = answers.flatMap((a) => (a.status === 'fulfilled' ? [a.value] : []))
+  const failures = answers.flatMap((a) => (a.status === 'rejected' ? [a.reason as SnapswitchError] : []))
+  // A daemon that is simply not there is no failure of the other; one that is there and fails is.
+  const broken = failures.find((error) => error.code !== 'SOCKET_UNREACHABLE')
+  if (broken !== undefined) throw broken
+  if (found.length === 0) {
+    throw new SnapswitchError(
+      'SOCKET_UNREACHABLE',
+      failures.map((error) => error.message).join('; '),
+      'Start a daemon (`snapswitch switch` or `snapswitch coordinator`), or give its --socket.',
+    )
+  }
+  if (options.json === true) {
+    const ofKind = (isKind: (v: unknown) => boolean) => found.find((v) => isKind(v)) ?? null
+    return printJson(terminal, { switch: ofKind(isSwitchStatus), coordinator: ofKind(isCoordinatorStatus) })
+  }
+  terminal.out(found.map(describeStatus).join('\n'))
+}
+
+function describeStatus(found: SwitchStatus | CoordinatorStatus): string {
+  return isSwitchStatus(found) ? describeSwitch(found) : describeCoordinator(found as CoordinatorStatus)
+}
+
+function describeSwitch(found: SwitchStatus): string {
+  const restarts = found.datapathRestarts === 0 ? '' : `, datapath restarted ${found.datapathRestarts} times`
+  const lines = [
+    `switch ${found.host}: version ${found.version}, pid ${found.pid}, up ${formatDuration(found.uptimeSeconds)}${restarts}\n`,
+  ]
+  const networks = found.networks.map((n) => [n.name, n.epoch, n.ports, n.fdbEntries, n.busy ?? 'no'])
+  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', 'FDB', 'BUSY'], networks))
+  const peers = found.networks.flatMap((n) =>
+    n.peers.map((p) => [
+      n.name,
+      p.port,
+      p.host,
+      p.alive ? 'yes' : 'NO',
+      p.lastHeardMs === null ? null : `${Math.round(p.lastHeardMs)} ms ago`,
+    ]),
+  )
+  if (peers.length > 0) lines.push('\n', formatTable(['NETWORK', 'TRUNK', 'PEER', 'ALIVE', 'HEARD'], peers))
+  const machines = found.machines.map((m) => [m.name, m.ports.join(','), m.qmp])
+  if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'QMP'], machines))
+  return lines.join('')
+}
+
+function describeCoordinator(found: CoordinatorStatus): string {
+  const hosts = found.networks.flatMap((n) =>
+    n.hosts.map((h) => [n.name, h.host, h.reachable ? 'yes' : 'NO', h.members.join(','), h.socket, n.busy ?? 'no']),
+  )
+  const errors = found.networks.flatMap((n) =>
+    n.hosts.flatMap((h) => (h.error === null ? [] : [`${h.error.message}\n`])),
+  )
+  return [
+    `coordinator: version ${found.version}, pid ${found.pid}\n`,
+    formatTable(['NETWORK', 'HOST', 'REACHABLE', 'MEMBERS', 'SOCKET', 'BUSY'], hosts),
+    ...(errors.length === 0 ? [] : ['\n', ...errors]),
+  ].join('')
+}
+
+async function portList(terminal: Terminal, options: CommonOptions & { network?: string }): Promise<void> {
+  const all = await withSwitch(options, (client) => client.ports({ deadlineMs: callMs }))
+  const ports = all.filter((p) => options.network === undefined || p.network === options.network)
+  if (options.json === true) return printJson(terminal, ports)
+  const head = [
+    'PORT',
+    'NETWORK',
+    'DEVICE',
+    'KIND',
+    'VM',
+    'UP',
+    'MTU',
+    'EPOCH',
+    'GATE',
+    'RX',
+    'RX BYTES',
+    'TX',
+    'TX BYTES',
+    'DROPS',
+  ]
+  terminal.out(formatTable(head, ports.map(portRow)))
+}
+
+function portRow(p: PortInfo): (string | number | null)[] {
+  const { counters: c } = p
+  const drops = c.kernelDrops + Object.values(c.drops).reduce((sum, n) => sum + n, 0)
+  const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), drops]
+  return [p.name, p.network, p.device, p.kind, p.vm, p.up ? 'yes' : 'NO', p.mtu, p.epoch, p.gate, ...traffic]
+}
+
+async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
+  if (network !== undefined) checkName('network', network)
+  const entries = await withSwitch(options, async (client) => {
+    const networks =
+      network === undefined ? (await client.status({ deadlineMs: callMs })).networks.map((n) => n.name) : [network]
+    const perNetwork: FdbEntry[][] = []
+    for (const name of networks) perNetwork.push(await client.fdb(name, { deadlineMs: callMs }))
+    return perNetwork.flat()
+  })
+  if (options.json === true) return printJson(terminal, entries)
+  const rows = entries.map((e) => [e.mac, e.port, e.ifname, e.vlan ?? null, e.master, e.state, Math.round(e.used)])
+  terminal.out(formatTable(['MAC', 'PORT', 'DEVICE', 'VLAN', 'NETWORK', 'STATE', 'AGE s'], rows))
+}
