@@ -138,7 +138,8 @@ export function checkResumption(
   }
   const booted = resumptions.filter((r) => r.lines.some((line) => line.type === 'start'))
   const astray = resumptions.filter((r) => firstHop(r) < r.before || firstHop(r) > r.after + 2 * hopsPerReport)
-  const hopsSeen = resumptions.map((r) => `${r.name} at ${firstHop(r)} (cut in ${r.before}–${r.after})`)
+  const hopsSeen = resumptions.map((r) => `${r.name} at hop ${firstHop(r)}`)
+  const window = `snapshot at ${Math.min(...resumptions.map((r) => r.before))}–${Math.max(...resumptions.map((r) => r.after))}`
   return [
     verdict(
       'every machine runs where it was placed, hosts swapped',
@@ -149,7 +150,7 @@ export function checkResumption(
     verdict(
       'guests go on from the cut, none booted anew',
       booted.length === 0 && astray.length === 0,
-      [...booted.map((r) => `${r.name} booted`), ...hopsSeen].join(', '),
+      [...booted.map((r) => `${r.name} booted`), ...hopsSeen, window].join(', '),
     ),
   ]
 }

@@ -77,8 +77,11 @@ export function figuresOf(
 const ms = (value: number) => `${value.toFixed(value < 100 ? 1 : 0)} ms`
 const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
 
+// No lines between rows: a table of twenty checks fits a screen.
+const chars = { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' }
+
 function newTable(head: string[], color: boolean): InstanceType<typeof Table> {
-  return new Table({ head, style: color ? { head: ['bold'], border: ['grey'] } : { head: [], border: [] } })
+  return new Table({ head, chars, style: color ? { head: ['bold'], border: ['grey'] } : { head: [], border: [] } })
 }
 
 export function checksTable(checks: readonly Check[], color: boolean): string {

@@ -59,16 +59,10 @@ export function snapswitch(args: readonly string[], timeoutMs = 120_000): Promis
   return attempt(process.execPath, [program(), ...args], timeoutMs)
 }
 
-/** Runs a snapswitch command with -j and parses what it prints: one JSON value, the last line when there are several. */
+/** Runs a snapswitch command with -j and parses what it prints. Rejects with what it says on stderr. */
 export async function snapswitchJson<T>(args: readonly string[], timeoutMs?: number): Promise<T> {
   const result = await snapswitch([...args, '-j'], timeoutMs)
-  const text = result.stdout.trim()
-  if (result.code !== 0) {
-    throw new Error(`snapswitch ${args.join(' ')} ended with ${result.code}: ${result.stderr.trim() || text}`)
-  }
-  try {
-    return JSON.parse(text) as T
-  } catch {
-    return JSON.parse(text.slice(text.lastIndexOf('\n') + 1)) as T
-  }
+  if (result.code === 0) return JSON.parse(result.stdout) as T
+  const said = result.stderr.trim() || result.stdout.trim()
+  throw new Error(`snapswitch ${args.join(' ')} ended with ${result.code}: ${said}`)
 }
