@@ -128,7 +128,7 @@ function makePlan(options: Options): Plan {
   return {
     rounds: options.rounds,
     subjects: options.chosen,
-    trialMs: options.quick ? 400 : 1000,
+    trialMs: options.quick ? 400 : 800,
     tcpSeconds: options.quick ? 1 : 2,
     oneHost: { switch: String(second), sender: String(first), receiver: String(first) },
     twoHosts: { switch: both, sender: both, receiver: both },

@@ -147,7 +147,7 @@ export class Session {
         return good
       },
       ceiling,
-      { resolution: 0.04, attempts: 2 },
+      { resolution: 0.05, attempts: 2 },
     )
     return best
   }
