@@ -24,7 +24,7 @@ export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000
 const statusCallMs = 3_000
 const deleteCallMs = 60_000
-const discardCallMs = 5_000
+const discardCallMs = 20_000
 const recoveryAttempts = 5
 
 export interface CoordinatorOptions {
@@ -217,7 +217,7 @@ export class Coordinator {
   }
 
   /** Calls off what is under way, waits for it to be undone (bounded), and lets go of the hosts. */
-  async stop(graceMs = 30_000): Promise<void> {
+  async stop(graceMs = 60_000): Promise<void> {
     const reason = new SnapswitchError(
       'SNAPSHOT_DISCARDED',
       'the coordinator is being stopped',

@@ -153,8 +153,12 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
       case 'preflight': {
         const { host } = effect
         agent(host, { do: 'preflight' }, async () => {
-          const preflight = await agents.preflight(host, call(effect.timeoutMs))
-          return { type: 'preflighted', host, preflight }
+          const [preflight, ports] = await Promise.all([
+            agents.preflight(host, call(effect.timeoutMs)),
+            agents.ports(host, call(effect.timeoutMs)),
+          ])
+          const here = ports.filter((port) => port.network === input.manifest.network)
+          return { type: 'preflighted', host, preflight, holds: here.flatMap((p) => (p.vm === null ? [] : [p.vm])) }
         })
         return
       }

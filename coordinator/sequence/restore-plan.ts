@@ -1,6 +1,6 @@
 // Who goes where in a restore, what each host is asked for, and which host has a file. Pure functions over a manifest.
 
-import type { FileReference, Manifest, MemberPart, Preflight, RestoreRequest } from '../../src/api/schemas.js'
+import type { FileReference, Manifest, MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { nearest } from '../../src/api/validate.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { listed } from './table.js'
@@ -85,18 +85,20 @@ export function requestFor(
   return { epoch, members: mine.map((m) => m.part), channels, deadlineMs }
 }
 
-/** On which hosts a machine's former self may be: where it was cut, and wherever it is a member now; but for its target. */
+/**
+ * Where former selves may be: on the host where a machine was cut, and wherever it has a port now (`holds`: host -> its
+ * machines), whether it runs or not; but for its target. Hosts that did not answer are left out.
+ */
 export function formerHosts(
   plan: RestorePlan,
-  preflights: Readonly<Record<string, Preflight>>,
+  holds: Readonly<Record<string, readonly string[]>>,
 ): { readonly host: string; readonly members: readonly MemberPart[] }[] {
   return plan.hosts
-    .filter((host) => preflights[host] !== undefined)
+    .filter((host) => holds[host] !== undefined)
     .map((host) => ({
       host,
       members: plan.members
-        .filter((m) => m.to !== host)
-        .filter((m) => m.from === host || preflights[host]?.members.some((member) => member.vm === m.part.vm))
+        .filter((m) => m.to !== host && (m.from === host || holds[host]?.includes(m.part.vm)))
         .map((m) => m.part),
     }))
     .filter(({ members }) => members.length > 0)

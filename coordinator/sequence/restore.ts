@@ -7,7 +7,8 @@
 // Everything that can fail without ending an original comes first; the files travel before anything is removed. The
 // barrier lies between `loading` and `resuming`: no machine runs before all are loaded. Invariant: once `transferring`
 // has begun, the only ways out are `done`, with every machine running, or through `aborting`, where every target is told.
-// A host that cannot be brought to resume (bounded retries) undoes the restore on all: half a network is no snapshot.
+// Beyond the barrier a resume is repeated, bounded. A host that still does not resume is told to abort; the others run on
+// (for them it is as if that host had crashed just after the cut), and the error says so.
 
 import type {
   Manifest,
@@ -52,7 +53,13 @@ export interface RestoreInput {
 export type CheckPurpose = 'target' | 'former'
 
 export type RestoreEvent =
-  | { readonly type: 'preflighted'; readonly host: string; readonly preflight: Preflight }
+  /** `holds`: the machines that have a port of the network there, running or not. */
+  | {
+      readonly type: 'preflighted'
+      readonly host: string
+      readonly preflight: Preflight
+      readonly holds: readonly string[]
+    }
   | { readonly type: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
   | { readonly type: 'transferred'; readonly host: string; readonly digest: string }
   | { readonly type: 'removed'; readonly host: string; readonly vm: string }
@@ -98,6 +105,7 @@ export interface RestoreData {
   readonly deadlineAtMs: number
   readonly timer: number
   readonly preflights: Readonly<Record<string, Preflight>>
+  readonly holds: Readonly<Record<string, readonly string[]>>
   /** Hosts that play no part and did not answer: done without. */
   readonly absent: readonly string[]
   readonly epoch: number
@@ -127,7 +135,7 @@ export const abortAttempts = 5
 const preflightLimitMs = 10_000
 const abortCallMs = 10_000
 const abortLimitMs = 40_000
-const resumeCallMs = 10_000
+const resumeCallMs = 15_000
 
 export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
   const timeoutMs = Math.min(preflightLimitMs, input.deadlineMs)
@@ -139,6 +147,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       deadlineAtMs: now.ms + input.deadlineMs,
       timer: 1,
       preflights: {},
+      holds: {},
       absent: [],
       epoch: 0,
       checking: [],
@@ -202,7 +211,7 @@ function afterPreflight(data: RestoreData, now: Instant): RestoreStep {
       const request = requestFor(manifest, plan, host, epoch, timeoutMs)
       return { do: 'check', host, purpose: 'target', request, timeoutMs } as const
     }),
-    ...formerHosts(plan, data.preflights).map(({ host, members }) => {
+    ...formerHosts(plan, data.holds).map(({ host, members }) => {
       const request: RestoreRequest = { epoch, members: [...members], channels: [], deadlineMs: timeoutMs }
       return { do: 'check', host, purpose: 'former', request, timeoutMs } as const
     }),
@@ -288,7 +297,7 @@ function transferred(data: RestoreData, host: string, digest: string, now: Insta
 
 /** Ends originals that run, and takes the ports of machines that move off their former hosts. */
 function remove(data: RestoreData, now: Instant): RestoreStep {
-  const moved = formerHosts(data.input.plan, data.preflights).flatMap(({ host, members }) =>
+  const moved = formerHosts(data.input.plan, data.holds).flatMap(({ host, members }) =>
     members.map((m) => ({ host, vm: m.vm })),
   )
   const removing = [...moved]
@@ -354,7 +363,8 @@ function resume(data: RestoreData, host: string, delayMs: number, now: Instant):
 function resumeFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
   if (data.resumed[host] !== undefined) return at('resuming', data)
   const attempts = data.resumeAttempts[host] ?? 1
-  if (attempts >= resumeAttempts) return fail(data, onHost(host, error), now)
+  // SNAPSHOT_UNKNOWN: the agent holds no loaded restore any more, so that asking again is of no use.
+  if (attempts >= resumeAttempts || error.code === 'SNAPSHOT_UNKNOWN') return fail(data, onHost(host, error), now)
   const known = { ...data, resumeAttempts: { ...data.resumeAttempts, [host]: attempts + 1 } }
   return at('resuming', known, resume(data, host, retryDelayMs(attempts + 1), now))
 }
@@ -377,19 +387,14 @@ function resumed(data: RestoreData, host: string, answer: RestoreResumed, now: I
   return at('done', known, { do: 'finish', outcome: { type: 'done', report } })
 }
 
-/** The one door to failure once a target may have begun: tell every one of them. */
+/** The one door to failure once a target may have begun: tell every one of them that does not run for certain. */
 function fail(data: RestoreData, error: ErrorReport, now: Instant): RestoreStep {
-  const { targets } = data.input.plan
-  const { network, name } = data.input.manifest
+  const targets = data.input.plan.targets.filter((host) => data.resumed[host] === undefined)
   const timer = data.timer + 1
-  const failure: ErrorReport = {
-    ...error,
-    message: `the restore of ${network}/${name} was undone; the snapshot is untouched. ${error.message}`,
-  }
   const known: RestoreData = {
     ...data,
     timer,
-    failure,
+    failure: failureOf(data, error),
     waitingTransfers: [],
     aborting: Object.fromEntries(targets.map((h) => [h, 1])),
   }
@@ -401,6 +406,20 @@ function fail(data: RestoreData, error: ErrorReport, now: Instant): RestoreStep 
     { do: 'timer', timer, afterMs: abortLimitMs },
     { do: 'progress', text: `undoing: ${error.message}` },
   )
+}
+
+function failureOf(data: RestoreData, error: ErrorReport): ErrorReport {
+  const { network, name } = data.input.manifest
+  const which = `${network}/${name}`
+  const running = Object.keys(data.resumed)
+  if (running.length === 0) {
+    return { ...error, message: `the restore of ${which} was undone; the snapshot is untouched. ${error.message}` }
+  }
+  return {
+    code: 'RESTORE_FAILED',
+    message: `${which} is restored only in part: the machines of ${listed(running.map((h) => `host ${h}`))} run, but ${error.message}`,
+    action: `Restore it again: snapswitch snapshot restore ${which} --replace`,
+  }
 }
 
 function aborted(data: RestoreData, host: string, _now: Instant): RestoreStep {
@@ -477,7 +496,14 @@ export const restoreTable = {
   preflight: {
     ...inert('preflight'),
     preflighted: (data, event, now) =>
-      afterPreflight({ ...data, preflights: { ...data.preflights, [event.host]: event.preflight } }, now),
+      afterPreflight(
+        {
+          ...data,
+          preflights: { ...data.preflights, [event.host]: event.preflight },
+          holds: { ...data.holds, [event.host]: event.holds },
+        },
+        now,
+      ),
     agentFailed: (data, event, now) =>
       data.input.plan.required.includes(event.host)
         ? refuse(data, onHost(event.host, event.error))

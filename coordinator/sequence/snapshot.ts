@@ -111,8 +111,9 @@ export type SnapshotAt = { readonly state: SnapshotState; readonly data: Snapsho
 
 export const preflightLimitMs = 10_000
 export const discardAttempts = 5
-const discardCallMs = 5_000
-const discardLimitMs = 30_000
+// A discard may have to merge disks back.
+const discardCallMs = 20_000
+const discardLimitMs = 45_000
 
 /** The first step: ask every host whether it could take part. */
 export function beginSnapshot(input: SnapshotInput, now: Instant): SnapshotStep {

@@ -29,7 +29,7 @@ const createMs = 60_000
 const restoreMs = 120_000
 const deleteMs = 180_000
 /** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
-const undoMs = 60_000
+const undoMs = 90_000
 
 interface CreateOptions extends CommonOptions {
   readonly name: string
