@@ -416,10 +416,14 @@ export class Agent {
   }
 
   /** What restores have changed, so that a restarted daemon finds it again. */
-  private async saveMoves(): Promise<void> {
+  private saveMoves(): Promise<void> {
+    return this.host.store.writeMoves(() => this.moves())
+  }
+
+  private moves(): Moves {
     const { host } = this
     const present = new Set(host.ports.all().map((port) => port.name))
-    const moves: Moves = {
+    return {
       machines: host.machines.moved(),
       ports: host.ports
         .all()
@@ -427,6 +431,5 @@ export class Agent {
         .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
       gone: [...this.configured].filter((name) => !present.has(name)),
     }
-    await host.store.writeMoves(moves)
   }
 }

@@ -45,6 +45,7 @@ const fits = { epochs: validator(Epochs), moves: validator(Moves), part: validat
 
 export class LocalStore {
   private readonly state: string
+  private writes: Promise<void> = Promise.resolve()
 
   constructor(state: string) {
     this.state = state
@@ -70,15 +71,23 @@ export class LocalStore {
   }
 
   writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
-    return writeDurable(join(this.state, 'epochs.json'), JSON.stringify(Object.fromEntries(epochs)))
+    return this.inTurn('epochs.json', () => JSON.stringify(Object.fromEntries(epochs)))
   }
 
   async readMoves(): Promise<Moves> {
     return (await this.readJson('members.json', fits.moves)) ?? { machines: {}, ports: [], gone: [] }
   }
 
-  writeMoves(moves: Moves): Promise<void> {
-    return writeDurable(join(this.state, 'members.json'), JSON.stringify(moves, null, 2))
+  /** `moves` is asked for when its turn to be written comes. */
+  writeMoves(moves: () => Moves): Promise<void> {
+    return this.inTurn('members.json', () => JSON.stringify(moves(), null, 2))
+  }
+
+  /** One write after the other: what was asked for last is what stands in the end. */
+  private inTurn(name: string, content: () => string): Promise<void> {
+    const written = this.writes.then(() => writeDurable(join(this.state, name), content()))
+    this.writes = written.catch(() => undefined)
+    return written
   }
 
   // --- snapshots -----------------------------------------------------------------------------------------------------
