@@ -48,7 +48,8 @@ t.test('the README lists every code once, and no other', async (t) => {
   const rows = existsSync(readme)
     ? [...readFileSync(readme, 'utf8').matchAll(/^\| `([A-Z][A-Z_]+)` \|/gm)].map(([, code]) => code)
     : []
-  if (rows.length === 0) t.skip('the README has no table of error codes yet: rows that begin with | `CODE` |')
+  if (rows.length === 0)
+    t.pass('rows that begin with | `CODE` |', { skip: 'the README has no table of error codes yet' })
   else t.same(rows.sort(), [...codes].sort())
 })
 
