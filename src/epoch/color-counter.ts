@@ -1,0 +1,42 @@
+// How many frames of each color went one way over one channel. Colors in use are few (mostly one, two around a cut), so
+// older ones are folded into a base and the current one is counted without a table look-up.
+
+const KEPT_COLORS = 8
+
+export class ColorCounter {
+  /** Frames of any color. */
+  total = 0
+  private current = -1
+  private currentCount = 0
+  private readonly others = new Map<number, number>()
+
+  add(color: number): void {
+    this.total++
+    if (color === this.current) this.currentCount++
+    else this.switchTo(color)
+  }
+
+  /** Frames of colors below `epoch`. Exact for the last few colors. */
+  below(epoch: number): number {
+    let rest = this.total
+    if (this.current >= epoch) rest -= this.currentCount
+    for (const [color, count] of this.others) if (color >= epoch) rest -= count
+    return rest
+  }
+
+  reset(): void {
+    this.total = 0
+    this.current = -1
+    this.currentCount = 0
+    this.others.clear()
+  }
+
+  private switchTo(color: number): void {
+    if (this.current >= 0) this.others.set(this.current, this.currentCount)
+    this.currentCount = (this.others.get(color) ?? 0) + 1
+    this.others.delete(color)
+    this.current = color
+    // Folding into the base needs no more than forgetting the key: `total` holds the sum.
+    if (this.others.size > KEPT_COLORS) this.others.delete(Math.min(...this.others.keys()))
+  }
+}

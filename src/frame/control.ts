@@ -1,0 +1,77 @@
+// Control frames between switches: discovery and liveness (HELLO), channel closure (MARKER, MARKER_ACK).
+// EtherType 0x88B5, one fixed layout for all three; all integers big-endian; padded names.
+//
+//   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | zero 2
+//  22 boot id 8 | network 64 | host 64                158 epoch 4 | count 8                          170 bytes
+//
+// In a HELLO `epoch` is the highest the sender knows of, `count` how many colored frames it has ever sent this peer; in a
+// MARKER `count` is how many of those had a color below `epoch`.
+
+import { EtherType } from './ethernet.js'
+
+export const CONTROL_LENGTH = 170
+export const CONTROL_VERSION = 1
+const MAGIC = 0x534e5357
+const NAME_LENGTH = 64
+
+export const ControlType = { HELLO: 1, MARKER: 2, MARKER_ACK: 3 } as const
+export type ControlType = (typeof ControlType)[keyof typeof ControlType]
+
+/** Where control frames go while the peer is unknown: a locally administered group address, forwarded by any bridge. */
+export const CONTROL_GROUP = Uint8Array.of(0x03, 0x53, 0x4e, 0x53, 0x57, 0x00)
+
+export interface ControlMessage {
+  readonly type: ControlType
+  /** 16 hex digits, new with every start of a daemon's datapath. */
+  readonly bootId: string
+  readonly network: string
+  readonly host: string
+  readonly epoch: number
+  readonly count: number
+}
+
+/** Why a control frame was refused; counted under this name. */
+export type ControlFault = 'control-malformed' | 'control-version'
+
+export function encodeControl(message: ControlMessage, destination: Uint8Array, source: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(CONTROL_LENGTH)
+  const view = new DataView(bytes.buffer)
+  bytes.set(destination, 0)
+  bytes.set(source, 6)
+  view.setUint16(12, EtherType.CONTROL)
+  view.setUint32(14, MAGIC)
+  view.setUint8(18, CONTROL_VERSION)
+  view.setUint8(19, message.type)
+  view.setBigUint64(22, BigInt(`0x${message.bootId}`))
+  bytes.set(Buffer.from(message.network), 30)
+  bytes.set(Buffer.from(message.host), 94)
+  view.setUint32(158, message.epoch)
+  view.setBigUint64(162, BigInt(message.count))
+  return bytes
+}
+
+/** `bytes` begins at the destination address; longer frames (padding) are accepted. */
+export function decodeControl(bytes: Uint8Array): ControlMessage | ControlFault {
+  if (bytes.length < 20) return 'control-malformed'
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  if (view.getUint32(14) !== MAGIC) return 'control-malformed'
+  if (view.getUint8(18) !== CONTROL_VERSION) return 'control-version'
+  if (bytes.length < CONTROL_LENGTH || view.getUint16(20) !== 0) return 'control-malformed'
+  const type = view.getUint8(19)
+  if (type !== ControlType.HELLO && type !== ControlType.MARKER && type !== ControlType.MARKER_ACK)
+    return 'control-malformed'
+  const network = readName(bytes, 30)
+  const host = readName(bytes, 94)
+  const count = Number(view.getBigUint64(162))
+  if (network === null || host === null || !Number.isSafeInteger(count)) return 'control-malformed'
+  const bootId = view.getBigUint64(22).toString(16).padStart(16, '0')
+  return { type, bootId, network, host, epoch: view.getUint32(158), count }
+}
+
+function readName(bytes: Uint8Array, offset: number): string | null {
+  const field = bytes.subarray(offset, offset + NAME_LENGTH)
+  const end = field.indexOf(0)
+  if (end < 0 || field.subarray(end).some((byte) => byte !== 0)) return null
+  const text = Buffer.from(field.subarray(0, end)).toString('latin1')
+  return /^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/.test(text) ? text : null
+}
