@@ -172,7 +172,6 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
       }
       case 'transfer': {
         const { file, from, to } = effect
-        desk.ended.addEventListener('abort', () => transfers.abort(), { once: true })
         agent(to, { do: 'transfer', digest: file.digest }, async () => {
           await agents.transfer({ file, from, to }, name, { timeoutMs: effect.timeoutMs, signal: transfers.signal })
           return { type: 'transferred', host: to, digest: file.digest }
@@ -223,6 +222,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
         return
       case 'finish':
+        transfers.abort()
         return effect.outcome
     }
   }

@@ -141,6 +141,7 @@ export function failedManifest(
   error: ErrorReport,
   undiscarded: readonly string[],
 ): Manifest {
-  const failed: Manifest = { ...manifest, state: 'failed', finishedAt, parts: [], figures: null, error }
+  const { undiscarded: _, ...before } = manifest
+  const failed: Manifest = { ...before, state: 'failed', finishedAt, parts: [], figures: null, error }
   return undiscarded.length === 0 ? failed : { ...failed, undiscarded: [...undiscarded] }
 }

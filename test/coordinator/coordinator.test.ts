@@ -1,0 +1,339 @@
+// The coordinator over real sockets, with fake switches: create, restore, delete, recovery, locks, and what fails.
+
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { Coordinator } from '../../coordinator/coordinator.js'
+import { Catalogue } from '../../coordinator/store/catalogue.js'
+import type { Manifest, Progress } from '../../src/api/schemas.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
+import { manifestOf } from './fixtures.js'
+
+interface Lab {
+  readonly directory: string
+  readonly a: FakeSwitch
+  readonly b: FakeSwitch
+  readonly catalogue: Catalogue
+  readonly coordinator: Coordinator
+  readonly steps: string[]
+  create(name?: string, more?: object): Promise<Manifest>
+}
+
+async function lab(t: Test): Promise<Lab> {
+  const directory = await workDirectory(t)
+  const a = new FakeSwitch(directory, 'a', ['vm1', 'vm2'])
+  const b = new FakeSwitch(directory, 'b', ['vm3'])
+  await Promise.all([a.start(), b.start()])
+  const { catalogue, coordinator } = coordinatorOf(directory, [a, b])
+  await catalogue.open()
+  t.teardown(async () => {
+    await coordinator.stop(100)
+    await Promise.all([a.stop(), b.stop()])
+  })
+  const steps: string[] = []
+  const report = (progress: Progress) => {
+    if (progress.type === 'step') steps.push(progress.text)
+  }
+  const create = (name = 'demo', more: object = {}) => coordinator.create({ network: 'lab0', name, ...more }, report)
+  return { directory, a, b, catalogue, coordinator, steps, create }
+}
+
+function coordinatorOf(directory: string, switches: readonly FakeSwitch[]) {
+  const hosts = Object.fromEntries(switches.map((s) => [s.host, { socket: s.socketPath }]))
+  const config = { socket: '', store: join(directory, 'store'), log: 'silent', networks: { lab0: { hosts } } } as const
+  const catalogue = new Catalogue(config.store)
+  return { catalogue, coordinator: new Coordinator({ config, catalogue, logger: silent, version: '0.1.0' }) }
+}
+
+const refused = (code: string) => new SnapswitchError(code as 'STORE_FULL', 'it will not', 'Do something.')
+
+t.test('create: both hosts take part, the manifest is complete and durable', async (t) => {
+  const { a, b, create, catalogue, steps } = await lab(t)
+  const manifest = await create()
+  t.equal(manifest.state, 'complete')
+  t.equal(manifest.epoch, 1)
+  t.same(a.calls, ['preflight', 'prepare 1', 'take'])
+  t.same(b.calls, ['preflight', 'prepare 1', 'take'])
+  t.same(await catalogue.read('lab0', 'demo'), manifest)
+  t.ok(steps.includes('cut'), 'events of the agents come through as progress')
+  const second = await create('again')
+  t.equal(second.epoch, 2)
+  await t.rejects(create('demo'), { code: 'SNAPSHOT_EXISTS' })
+  await t.rejects(create('a/b'), { code: 'NAME_INVALID' })
+  await t.rejects(create('..'), { code: 'NAME_INVALID' })
+})
+
+t.test('create: a host that fails in any call makes all hosts discard', async (t) => {
+  for (const route of ['prepare', 'take'] as const) {
+    const { a, b, create, catalogue } = await lab(t)
+    b.faults.set(route, refused('STORE_FULL'))
+    await t.rejects(create(), { code: 'STORE_FULL', message: /all machines run on.*host b: it will not/ })
+    t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'), `${route}: ${a.calls} ${b.calls}`)
+    t.match(await catalogue.read('lab0', 'demo'), { state: 'failed', parts: [], error: { code: 'STORE_FULL' } })
+    b.faults.clear()
+    t.equal((await create()).state, 'complete', 'and the name can be used again')
+  }
+})
+
+t.test('create: a preflight that fails leaves no manifest and reaches no host', async (t) => {
+  const { a, b, create, catalogue } = await lab(t)
+  await b.stop()
+  await t.rejects(create(), { code: 'SOCKET_UNREACHABLE', message: /host b/ })
+  t.same(
+    a.calls.filter((call) => call !== 'preflight'),
+    [],
+  )
+  t.same(await catalogue.list(), [])
+})
+
+t.test('create: a stream that breaks off, or says nonsense, is a lost agent', async (t) => {
+  for (const events of [
+    async function* () {
+      yield { type: 'paused', vm: 'vm3', atUs: 1 } as const
+    },
+    async function* () {
+      yield { type: 'pausd', vm: 'vm3' } as never
+    },
+  ]) {
+    const { a, b, create } = await lab(t)
+    b.takeEvents = events
+    await t.rejects(create(), { code: /SOCKET_UNREACHABLE|INTERNAL/ })
+    t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'))
+  }
+})
+
+t.test('create: a host that dies in the middle', async (t) => {
+  const { a, b, create, catalogue } = await lab(t)
+  b.takeEvents = async function* () {
+    yield { type: 'paused', vm: 'vm3', atUs: 1 }
+    await b.stop()
+    await new Promise(() => {})
+  }
+  await t.rejects(create(), { code: 'SOCKET_UNREACHABLE', message: /host b could not be told/ })
+  t.ok(a.calls.includes('discard 1'))
+  t.match(await catalogue.read('lab0', 'demo'), { state: 'failed', undiscarded: ['b'] })
+  await b.start()
+  b.takeEvents = null
+  b.calls.length = 0
+  t.equal((await create('next')).state, 'complete')
+  t.equal(b.calls[0], 'discard 1', 'it is told before the next snapshot')
+  t.equal((await catalogue.read('lab0', 'demo')).undiscarded, undefined)
+})
+
+t.test('create: a silent host ends at the deadline', async (t) => {
+  const { b, create } = await lab(t)
+  b.faults.set('prepare', 'silent')
+  const began = performance.now()
+  await t.rejects(create('demo', { deadlineMs: 300 }), { code: /DEADLINE|REQUEST_TIMEOUT/, message: /host b/ })
+  t.ok(performance.now() - began < 3_000)
+})
+
+t.test('one at a time: the next is refused, or waits', async (t) => {
+  const { a, create } = await lab(t)
+  let go = () => {}
+  const held = new Promise<void>((resolve) => {
+    go = resolve
+  })
+  const before = a.takeEvents
+  a.takeEvents = async function* () {
+    yield { type: 'paused', vm: 'vm1', atUs: 1 }
+    await held
+    yield { type: 'failed', error: refused('CAPTURE_FAILED').report() }
+  }
+  const first = create('first').catch((error: unknown) => error)
+  await new Promise((resolve) => setTimeout(resolve, 150))
+  await t.rejects(create('second'), { code: 'SNAPSHOT_BUSY', message: /snapshot first/ })
+  await t.rejects(create('third', { wait: true, deadlineMs: 50 }), { code: 'SNAPSHOT_BUSY' })
+  const waiting = create('fourth', { wait: true, deadlineMs: 10_000 })
+  a.takeEvents = before
+  go()
+  t.match(await first, { code: 'CAPTURE_FAILED' })
+  t.equal((await waiting).state, 'complete')
+})
+
+t.test('restore: hosts swapped, files travel, originals refuse or are replaced', async (t) => {
+  const { a, b, create, coordinator, steps } = await lab(t)
+  const manifest = await create()
+  const order = { placement: { vm1: 'b', vm2: 'b', vm3: 'a' } }
+  const report = (p: Progress) => {
+    if (p.type === 'step') steps.push(p.text)
+  }
+  await t.rejects(coordinator.restore('lab0', 'demo', order, report), {
+    code: 'MACHINE_RUNNING',
+    message: /vm1 on host a/,
+    action: /--replace/,
+  })
+  t.notOk(
+    a.calls.some((c) => c.startsWith('remove') || c.startsWith('load')),
+    'a refusal changes nothing',
+  )
+  const result = await coordinator.restore('lab0', 'demo', { ...order, replace: true }, report)
+  t.same(result.placement, order.placement)
+  t.equal(result.epoch, 2)
+  t.equal(result.channelFrames, 4)
+  const files = manifest.parts.flatMap((p) => [
+    p.channel,
+    ...p.members.flatMap((m) => [m.memory, m.disks[0]!.layers[0]!.file]),
+  ])
+  t.equal(
+    result.transferredBytes,
+    files.reduce((n, f) => n + f.bytes, 0),
+  )
+  for (const file of files) t.ok(a.files.has(file.digest) && b.files.has(file.digest))
+  t.ok(a.calls.indexOf('remove vm1') < a.calls.indexOf('load vm3 2'))
+  t.ok(
+    a.calls.findIndex((c) => c.startsWith('put')) < a.calls.indexOf('remove vm1'),
+    'files travel before anything is ended',
+  )
+  t.same([a.running, b.running], [['vm3'], ['vm1', 'vm2']])
+  // Back home, all of them dead: their ports on the wrong hosts must go.
+  a.running = []
+  b.running = []
+  a.calls.length = 0
+  const home = await coordinator.restore('lab0', 'demo', {}, report)
+  t.same(home.placement, { vm1: 'a', vm2: 'a', vm3: 'b' })
+  t.ok(a.calls.includes('remove vm3') && b.calls.includes('remove vm1'))
+  t.equal(home.transferredBytes, 0)
+})
+
+t.test('restore: any failure before the barrier is undone on all hosts', async (t) => {
+  for (const route of ['restoreLoad', 'file'] as const) {
+    const { a, b, create, coordinator, catalogue } = await lab(t)
+    await create()
+    a.running = []
+    b.running = []
+    b.faults.set(route, refused('STORE_IO'))
+    const restoring = coordinator.restore('lab0', 'demo', { placement: { vm1: 'b', vm2: 'b', vm3: 'a' } }, () => {})
+    await t.rejects(restoring, { code: 'STORE_IO', message: /was undone; the snapshot is untouched.*host/ })
+    t.ok(a.calls.includes('abort') && b.calls.includes('abort'))
+    t.notOk([...a.calls, ...b.calls].includes('resume'))
+    t.equal((await catalogue.read('lab0', 'demo')).state, 'complete')
+  }
+})
+
+t.test('restore: refused with a reason, and nothing touched', async (t) => {
+  const { a, b, create, coordinator, catalogue } = await lab(t)
+  await create()
+  a.running = []
+  b.running = []
+  const restore = (name: string, order = {}) => coordinator.restore('lab0', name, order, () => {})
+  await t.rejects(restore('demmo'), { code: 'SNAPSHOT_UNKNOWN' })
+  await t.rejects(
+    coordinator.restore('lab1', 'demo', {}, () => {}),
+    { code: 'NETWORK_UNKNOWN', action: /lab0/ },
+  )
+  await t.rejects(restore('demo', { placement: { vm9: 'a' } }), {
+    code: 'PLACEMENT_INVALID',
+    action: /Did you mean vm/,
+  })
+  await t.rejects(restore('demo', { placement: { vm1: 'z' } }), { code: 'PLACEMENT_INVALID', message: /host z/ })
+  await catalogue.write(manifestOf({ a: ['vm1'] }, { name: 'half', state: 'pending', parts: [] }))
+  await t.rejects(restore('half'), { code: 'SNAPSHOT_NOT_COMPLETE' })
+  a.files.clear()
+  await t.rejects(restore('demo'), { code: 'STORE_DAMAGED', message: /memory\.img.*missing or damaged on a/ })
+  t.notOk([...a.calls, ...b.calls].some((c) => /^(load|remove|resume)/.test(c)))
+})
+
+t.test('restore: a host that does not resume is named; the others run on', async (t) => {
+  const { a, b, create, coordinator } = await lab(t)
+  await create()
+  a.running = []
+  b.running = []
+  b.faults.set('restoreResume', refused('HYPERVISOR_REFUSED'))
+  await t.rejects(
+    coordinator.restore('lab0', 'demo', {}, () => {}),
+    {
+      code: 'RESTORE_FAILED',
+      message: /only in part.*host a run.*host b: it will not/,
+    },
+  )
+  t.equal(b.calls.filter((c) => c === 'resume').length, 4)
+  t.ok(b.calls.includes('abort'))
+  t.notOk(a.calls.includes('abort'))
+})
+
+t.test('delete: parts first; a refusal leaves the snapshot as it was', async (t) => {
+  const { a, b, create, coordinator, catalogue } = await lab(t)
+  await create()
+  a.faults.set('localSnapshot', refused('SNAPSHOT_NEEDED'))
+  await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'SNAPSHOT_NEEDED', message: /host a/ })
+  t.equal((await catalogue.read('lab0', 'demo')).state, 'complete')
+  a.faults.clear()
+  b.faults.set('localSnapshot', refused('STORE_IO'))
+  await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'STORE_IO' })
+  t.match(
+    await catalogue.read('lab0', 'demo'),
+    { state: 'failed', error: { code: 'SNAPSHOT_DISCARDED' } },
+    'half is none',
+  )
+  b.faults.clear()
+  await coordinator.delete('lab0', 'demo')
+  t.same(await catalogue.list(), [])
+  await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'SNAPSHOT_UNKNOWN' })
+})
+
+t.test('recovery: what a killed coordinator left pending is discarded everywhere and failed', async (t) => {
+  const { directory, a, b, catalogue } = await lab(t)
+  await catalogue.write(
+    manifestOf({ a: ['vm1'] }, { name: 'left', state: 'pending', epoch: 7, parts: [], figures: null }),
+  )
+  const { coordinator } = coordinatorOf(directory, [a, b])
+  await coordinator.recover()
+  t.same([a.calls, b.calls], [['discard 7'], ['discard 7']])
+  t.match(await catalogue.read('lab0', 'left'), {
+    state: 'failed',
+    error: { code: 'SNAPSHOT_FAILED', message: /coordinator ended/ },
+  })
+  await coordinator.stop()
+})
+
+t.test('stop: what is under way is undone first', async (t) => {
+  const { a, b, create, coordinator, catalogue } = await lab(t)
+  b.takeEvents = async function* () {
+    yield { type: 'paused', vm: 'vm3', atUs: 1 }
+    await new Promise(() => {})
+  }
+  const creating = create().catch((error: unknown) => error)
+  await new Promise((resolve) => setTimeout(resolve, 150))
+  await coordinator.stop()
+  t.match(await creating, { code: 'SNAPSHOT_DISCARDED' })
+  t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'))
+  t.equal((await catalogue.read('lab0', 'demo')).state, 'failed')
+})
+
+t.test('a damaged manifest is listed with its reason, hides no other, and can be deleted', async (t) => {
+  const { directory, create, coordinator, catalogue } = await lab(t)
+  await create('good')
+  await create('bad')
+  const file = join(directory, 'store', 'lab0', 'bad', 'manifest.json')
+  await writeFile(file, (await readFile(file, 'utf8')).slice(0, 300))
+  const listed = await coordinator.list()
+  t.same(
+    listed.map((m) => [m.name, m.state, m.error?.code ?? null]),
+    [
+      ['bad', 'failed', 'STORE_DAMAGED'],
+      ['good', 'complete', null],
+    ],
+  )
+  await t.rejects(
+    coordinator.restore('lab0', 'bad', {}, () => {}),
+    { code: 'STORE_DAMAGED', message: /bad\/manifest\.json/ },
+  )
+  await t.rejects(create('bad'), { code: 'STORE_DAMAGED' })
+  await coordinator.delete('lab0', 'bad')
+  t.same(
+    (await catalogue.list()).map((l) => l.name),
+    ['good'],
+  )
+})
+
+t.test('status: an unreachable host is shown as such', async (t) => {
+  const { b, coordinator } = await lab(t)
+  await b.stop()
+  const { networks } = await coordinator.status()
+  t.match(networks[0]?.hosts, [
+    { host: 'a', reachable: true, members: ['vm1', 'vm2'], error: null },
+    { host: 'b', reachable: false, members: [], error: { code: 'SOCKET_UNREACHABLE' } },
+  ])
+})

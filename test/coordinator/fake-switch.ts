@@ -1,0 +1,235 @@
+// A switch daemon's API on a real unix socket, with made-up machines behind it: what it is asked is written down, and any
+// answer can be replaced by a failure or by silence. For tests of the coordinator and of the command.
+
+import { createHash } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { pino } from 'pino'
+import { type RouteName, routes } from '../../src/api/paths.js'
+import type { DiscardRequest, LocalEvent, PortInfo, PrepareRequest, RestoreRequest } from '../../src/api/schemas.js'
+import { type Api, createApi, streamNdjson } from '../../src/api/server.js'
+import { version } from '../../src/api/version.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { partOf, preflightOf } from './fixtures.js'
+
+export const silent = pino({ level: 'silent' })
+
+/** A fresh directory that the test removes at its end. */
+export async function workDirectory(t: { teardown(act: () => Promise<void>): void }): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'snapswitch-test-'))
+  t.teardown(() => rm(directory, { recursive: true, force: true }))
+  return directory
+}
+
+export type Fault = SnapswitchError | 'silent'
+
+export class FakeSwitch {
+  readonly host: string
+  readonly socketPath: string
+  vms: string[]
+  epoch = 0
+  running: string[]
+  /** What was asked, in order: `prepare 1`, `take`, `discard 1`, ... */
+  readonly calls: string[] = []
+  /** Replaces a route's answer while set. */
+  readonly faults = new Map<RouteName, Fault>()
+  /** Files by digest. */
+  readonly files = new Map<string, Buffer>()
+  /** Replaces the stream of `take`. */
+  takeEvents: (() => AsyncIterable<LocalEvent>) | null = null
+  #api: Api | null = null
+  #snapshot = ''
+
+  constructor(directory: string, host: string, vms: readonly string[]) {
+    this.host = host
+    this.socketPath = join(directory, `${host}.sock`)
+    this.vms = [...vms]
+    this.running = [...vms]
+  }
+
+  async start(): Promise<void> {
+    const api = await createApi({ socketPath: this.socketPath, logger: silent, title: 'fake', version })
+    this.#addRoutes(api)
+    await api.listen()
+    this.#api = api
+  }
+
+  async stop(): Promise<void> {
+    await this.#api?.close(0)
+    this.#api = null
+  }
+
+  ports(): PortInfo[] {
+    const counters = { rxFrames: 10, rxBytes: 2048, txFrames: 5, txBytes: 500, rxGso: 0, txGso: 0, kernelDrops: 0 }
+    return this.vms.map((vm) => ({
+      name: `${vm}-port`,
+      network: 'lab0',
+      device: `tap-${vm}`,
+      kind: 'member',
+      vm,
+      epoch: this.epoch,
+      gate: 'open',
+      up: true,
+      mtu: 1500,
+      counters: { ...counters, held: 0, recorded: 0, drops: { full: 2 } },
+    }))
+  }
+
+  async #answer<T>(route: RouteName, call: string, answer: () => T): Promise<T> {
+    this.calls.push(call)
+    const fault = this.faults.get(route)
+    if (fault === 'silent') await new Promise(() => {})
+    if (fault !== undefined && fault !== 'silent') throw fault
+    return answer()
+  }
+
+  #addRoutes({ app }: Api): void {
+    app.get(routes.status, () =>
+      this.#answer('status', 'status', () => ({
+        host: this.host,
+        version,
+        bootId: `boot-${this.host}`,
+        pid: 1,
+        uptimeSeconds: 4000,
+        datapathRestarts: 0,
+        networks: [{ name: 'lab0', epoch: this.epoch, busy: null, ports: this.vms.length, fdbEntries: 1, peers: [] }],
+        machines: this.vms.map((name) => ({ name, ports: [`${name}-port`], qmp: `/run/${name}.qmp` })),
+      })),
+    )
+    app.get(routes.ports, () => this.#answer('ports', 'ports', () => this.ports()))
+    app.get(routes.fdb, () =>
+      this.#answer('fdb', 'fdb', () => [
+        {
+          mac: '02:00:00:00:00:01',
+          ifname: 'tap-vm1',
+          port: 'vm1-port',
+          vlan: 5,
+          flags: [],
+          master: 'lab0',
+          state: '',
+          used: 3,
+        },
+      ]),
+    )
+    app.get(routes.preflight, () =>
+      this.#answer('preflight', 'preflight', () =>
+        preflightOf(this.host, this.running, { epoch: this.epoch, version }),
+      ),
+    )
+    app.post(routes.prepare, (request) => {
+      const { epoch } = request.body as PrepareRequest
+      this.#snapshot = (request.params as { snapshot: string }).snapshot
+      return this.#answer('prepare', `prepare ${epoch}`, () => {
+        this.epoch = epoch
+        return { prepared: this.vms }
+      })
+    })
+    app.post(routes.take, async (_request, reply) => {
+      await this.#answer('take', 'take', () => null)
+      return streamNdjson(
+        reply,
+        this.takeEvents?.() ?? this.#take(),
+        (error) => ({ type: 'failed', error }) as LocalEvent,
+      )
+    })
+    app.post(routes.discard, (request) => {
+      const { epoch } = request.body as DiscardRequest
+      return this.#answer('discard', `discard ${epoch}`, () => ({}))
+    })
+    app.delete(routes.localSnapshot, () => this.#answer('localSnapshot', 'delete', () => ({})))
+    this.#addRestoreRoutes({ app } as Api)
+  }
+
+  #addRestoreRoutes({ app }: Api): void {
+    app.get(routes.file, async (request, reply) => {
+      const { digest } = request.params as { digest: string }
+      await this.#answer('file', `get ${digest.slice(0, 8)}`, () => null)
+      const content = this.files.get(digest)
+      if (content === undefined) throw new SnapswitchError('STORE_DAMAGED', 'no such file', 'None.')
+      return reply.type('application/octet-stream').send(Readable.from([content]))
+    })
+    app.put(routes.file, async (request) => {
+      const { digest } = request.params as { digest: string }
+      const chunks: Buffer[] = []
+      for await (const chunk of request.body as Readable) chunks.push(chunk as Buffer)
+      const content = Buffer.concat(chunks)
+      return this.#answer('file', `put ${digest.slice(0, 8)} ${content.length}`, () => {
+        if (createHash('sha256').update(content).digest('hex') !== digest) {
+          throw new SnapswitchError('STORE_DAMAGED', 'digest differs', 'None.')
+        }
+        this.files.set(digest, content)
+        return {}
+      })
+    })
+    app.post(routes.restoreCheck, (request) => {
+      const { members, channels } = request.body as RestoreRequest
+      const names = members.map((m) => m.vm)
+      const files = [
+        ...channels,
+        ...members.flatMap((m) => [m.memory, ...m.disks.flatMap((d) => d.layers.map((l) => l.file))]),
+      ]
+      return this.#answer('restoreCheck', `check ${names}`, () => ({
+        missing: files.filter((file) => !this.files.has(file.digest)),
+        running: names.filter((vm) => this.running.includes(vm)),
+        problems: [],
+      }))
+    })
+    app.post(routes.restoreLoad, (request) => {
+      const { members, epoch } = request.body as RestoreRequest
+      const loaded = members.map((m) => m.vm)
+      return this.#answer('restoreLoad', `load ${loaded} ${epoch}`, () => {
+        this.vms = loaded
+        this.epoch = epoch
+        return { loaded, channelFrames: 2 }
+      })
+    })
+    app.post(routes.restoreResume, () =>
+      this.#answer('restoreResume', 'resume', () => {
+        this.running = [...this.vms]
+        return { resumed: this.vms.map((vm) => ({ vm, atUs: 1_000 })) }
+      }),
+    )
+    app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({})))
+    app.post(routes.removeMember, (request) => {
+      const { vm } = request.params as { vm: string }
+      return this.#answer('removeMember', `remove ${vm}`, () => {
+        const destroyed = this.running.includes(vm)
+        this.running = this.running.filter((r) => r !== vm)
+        this.vms = this.vms.filter((r) => r !== vm)
+        return { destroyed, ports: [] }
+      })
+    })
+  }
+
+  async *#take(): AsyncGenerator<LocalEvent> {
+    for (const vm of this.vms) {
+      yield { type: 'paused', vm, atUs: 1_001_000 }
+      yield { type: 'cut', vm, atUs: 1_002_000 }
+      yield { type: 'resumed', vm, atUs: 1_011_000 }
+    }
+    yield { type: 'closed', closures: [] }
+    yield { type: 'done', part: this.#part() }
+  }
+
+  /** A part whose files are here, with the digests that their content has. */
+  #part() {
+    const part = partOf(this.host, this.vms, this.#snapshot, this.epoch)
+    const keep = (path: string) => {
+      const content = Buffer.from(`content of ${path}`)
+      const digest = createHash('sha256').update(content).digest('hex')
+      this.files.set(digest, content)
+      return { path, bytes: content.length, digest }
+    }
+    return {
+      ...part,
+      channel: keep(part.channel.path),
+      members: part.members.map((m) => ({
+        ...m,
+        memory: keep(m.memory.path),
+        disks: m.disks.map((d) => ({ ...d, layers: d.layers.map((l) => ({ ...l, file: keep(l.file.path) })) })),
+      })),
+    }
+  }
+}
