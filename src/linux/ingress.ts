@@ -107,7 +107,7 @@ function addQdisc(socket: NetlinkSocket, link: Link): boolean {
     return true
   } catch (thrown) {
     if (isErrno(thrown, 'EEXIST')) return false
-    throw thrown
+    throw lacking(thrown, 'sch_ingress')
   }
 }
 
@@ -126,7 +126,7 @@ function addFilter(socket: NetlinkSocket, link: Link, handle: Handle): void {
     socket.request(`filter what enters ${link.name}`, RTM_NEWTFILTER, NLM.create | NLM.excl, body)
   } catch (thrown) {
     // A filter of another kind has our priority: the kernel says EINVAL, "Specified filter kind does not match".
-    if (!isErrno(thrown, 'EEXIST') && !isErrno(thrown, 'EINVAL')) throw thrown
+    if (!isErrno(thrown, 'EEXIST') && !isErrno(thrown, 'EINVAL')) throw lacking(thrown, 'cls_bpf')
     throw new SnapswitchError(
       'DEVICE_BUSY',
       `${link.name} has an ingress filter of another program in first place`,
@@ -177,6 +177,17 @@ function filterHeader(index: number, handle: Handle): NetlinkBody {
 
 function handleOf(message: NetlinkMessage): number {
   return message.payload.length < 12 ? 0 : readU32(message.payload, 8)
+}
+
+/** The kernel answers ENOENT to a qdisc or classifier that it neither has nor can load. */
+function lacking(thrown: unknown, module: string): unknown {
+  if (!isErrno(thrown, 'ENOENT')) return thrown
+  return new SnapswitchError(
+    'SYSCALL',
+    `this kernel lacks ${module}, so the host cannot be kept out of a switch port`,
+    `Load it with \`modprobe ${module}\`; on Debian it comes with the kernel package.`,
+    thrown,
+  )
 }
 
 /** syscallError ends its message with the errno's name. */

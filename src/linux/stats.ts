@@ -13,6 +13,9 @@
 //   guest's whole life drifts, one over the milliseconds of a cut does not.
 // - With PACKET_QDISC_BYPASS a GSO frame that would have to be cut is dropped instead (__dev_direct_xmit in net/core/dev.c
 //   refuses a list), counted as one in txDropped, ENOBUFS for the sender. Do not bypass toward a TAP.
+// - A QEMU whose vCPUs are stopped still takes one frame (test/linux/tap-qemu.test.ts): it reads it, finds the NIC not
+//   receiving, and keeps it in its own queue (net/queue.c), counted in txPackets, in no image. It gets it on resume, but
+//   drops it when it is stopped once more. So with anything unread at a pause, one frame more is unread than counted.
 // - A frame that the ingress filter of ingress.ts drops is counted in rxPackets and not in rxDropped.
 
 import { SnapswitchError } from '../errors/errors.js'
