@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import { createApi } from '../src/api/server.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
+import { raisePriority } from '../src/linux/priority.js'
 import { version } from '../src/version.js'
 import { Agent } from './agent/agent.js'
 import { Epochs, type Host } from './agent/host.js'
@@ -43,6 +44,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   })
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
 
+  if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
     await datapath.start()
     await openNetworks(config, host)

@@ -57,6 +57,7 @@ export async function loadMachine(
     child = start(argv, definition.directory, directory)
     const ended = endOf(child, definition.name, path.join(directory, logName))
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])
+    ordinaryPriority(child.pid!)
     const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
     child.unref()
     return { control, spec: { qmp: qmpPath } }

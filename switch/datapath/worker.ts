@@ -5,6 +5,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
+import { raisePriority } from '../../src/linux/priority.js'
 import type { CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import { PacketPort } from '../port/packet-port.js'
@@ -261,6 +262,7 @@ function post(message: FromWorker): void {
 }
 
 if (parentPort !== null) {
+  raisePriority()
   const loop = new DatapathLoop(workerData as WorkerInput)
   post({ kind: 'ready' })
   loop.run()
