@@ -136,6 +136,10 @@ function findingOf(error: ErrorObject, root: unknown): Finding {
   switch (error.keyword) {
     case 'additionalProperties': {
       const key = error.params.additionalProperty as string
+      const pattern = Object.keys((error.parentSchema?.patternProperties as object | undefined) ?? {})[0]
+      if (pattern !== undefined) {
+        return { path: [...path, key], message: `${quote(key)} is no name that fits ${pattern}`, atKey: true }
+      }
       const known = Object.keys((error.parentSchema?.properties as object | undefined) ?? {})
       const meant = nearest(key, known)
       const hint = meant === null ? `; known are: ${known.join(', ')}` : `; did you mean ${quote(meant)}?`

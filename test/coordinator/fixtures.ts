@@ -97,3 +97,14 @@ export function manifestOf(
     ...more,
   }
 }
+
+/** A small seeded generator (mulberry32): `choose(n)` gives 0 to n - 1. The same seed gives the same schedule. */
+export function chooser(seed: number): (n: number) => number {
+  let state = seed | 0
+  return (n) => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % n
+  }
+}

@@ -1,0 +1,354 @@
+// The restore table: order of its steps, every failure at every step, and random schedules.
+
+import fc from 'fast-check'
+import t from 'tap'
+import {
+  beginRestore,
+  type RestoreAt,
+  type RestoreCall,
+  type RestoreEffect,
+  type RestoreEvent,
+  type RestoreInput,
+  type RestoreState,
+  restoreEnded,
+  restoreStates,
+  restoreTable,
+  stepRestore,
+  transfersAtOnce,
+} from '../../coordinator/sequence/restore.js'
+import { planRestore } from '../../coordinator/sequence/restore-plan.js'
+import type { RestoreCheck } from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import { chooser, manifestOf, now0, preflightOf } from './fixtures.js'
+
+const manifest = manifestOf({ a: ['vm1', 'vm2'], b: ['vm3'] })
+const swapped = { vm1: 'b', vm2: 'b', vm3: 'a' }
+const clean: RestoreCheck = { missing: [], running: [], problems: [] }
+const broken: ErrorReport = { code: 'SOCKET_UNREACHABLE', message: 'gone', action: 'Start it.' }
+const vmsOf: Readonly<Record<string, readonly string[]>> = { a: ['vm3'], b: ['vm1', 'vm2'] }
+
+function inputOf(more: Partial<RestoreInput> = {}, placement: Record<string, string> = swapped): RestoreInput {
+  const plan = planRestore(manifest, placement, ['a', 'b', 'c'])
+  return { manifest, plan, replace: false, maxKnownEpoch: 4, deadlineMs: 120_000, ...more }
+}
+
+class Bench {
+  at: RestoreAt
+  ms = now0.ms
+  readonly effects: RestoreEffect[] = []
+
+  constructor(input: RestoreInput = inputOf()) {
+    const first = beginRestore(input, now0)
+    this.at = first
+    this.effects.push(...first.effects)
+  }
+
+  feed(event: RestoreEvent): RestoreEffect[] {
+    const next = stepRestore(this.at, event, { ms: this.ms, wallUs: now0.wallUs })
+    this.at = next
+    this.effects.push(...next.effects)
+    return [...next.effects]
+  }
+
+  of<D extends RestoreEffect['do']>(what: D): Extract<RestoreEffect, { do: D }>[] {
+    return this.effects.filter((e): e is Extract<RestoreEffect, { do: D }> => e.do === what)
+  }
+
+  get error(): ErrorReport | undefined {
+    const outcome = this.of('finish')[0]?.outcome
+    return outcome?.type === 'failed' ? outcome.error : undefined
+  }
+
+  reach(state: RestoreState, check: RestoreCheck = { ...clean, missing: [missingFile] }): this {
+    const way: RestoreEvent[] = [
+      { type: 'preflighted', host: 'a', preflight: preflightOf('a', [], { epoch: 9 }), holds: ['vm1', 'vm2'] },
+      { type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: ['vm3'] },
+      { type: 'preflighted', host: 'c', preflight: preflightOf('c', []), holds: [] },
+      { type: 'checked', host: 'a', purpose: 'target', check: clean },
+      { type: 'checked', host: 'b', purpose: 'target', check },
+      { type: 'checked', host: 'a', purpose: 'former', check: clean },
+      { type: 'checked', host: 'b', purpose: 'former', check: clean },
+      { type: 'transferred', host: 'b', digest: missingFile.digest },
+      { type: 'removed', host: 'a', vm: 'vm1' },
+      { type: 'removed', host: 'a', vm: 'vm2' },
+      { type: 'removed', host: 'b', vm: 'vm3' },
+      { type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } },
+      { type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2'], channelFrames: 2 } },
+      { type: 'resumed', host: 'a', resumed: { resumed: [{ vm: 'vm3', atUs: 1000 }] } },
+      { type: 'resumed', host: 'b', resumed: { resumed: [{ vm: 'vm1', atUs: 3500 }] } },
+    ]
+    for (const event of way) {
+      if (this.at.state === state) return this
+      this.feed(event)
+    }
+    return this
+  }
+}
+
+const missingFile = manifest.parts[0]!.members[0]!.memory
+
+t.test('the straight way', async (t) => {
+  const bench = new Bench().reach('checking')
+  const checks = bench.of('check')
+  t.same(
+    checks.map((c) => [c.purpose, c.host, c.request.members.map((m) => m.vm)]),
+    [
+      ['target', 'a', ['vm3']],
+      ['target', 'b', ['vm1', 'vm2']],
+      ['former', 'a', ['vm1', 'vm2']],
+      ['former', 'b', ['vm3']],
+    ],
+  )
+  t.equal(checks[0]?.request.epoch, 10, 'above all that was ever used')
+  t.same(
+    checks[0]?.request.channels.map((c) => c.path),
+    ['/state/b/channel.pcapng'],
+    'channel files follow the machines',
+  )
+  bench.reach('transferring')
+  t.match(bench.of('transfer'), [{ from: 'a', to: 'b', file: missingFile }])
+  t.same(bench.of('remove'), [], 'nothing is ended while files travel')
+  bench.reach('removing')
+  t.same(
+    bench.of('remove').map((r) => `${r.host} ${r.vm}`),
+    ['a vm1', 'a vm2', 'b vm3'],
+  )
+  bench.reach('loading')
+  t.same(
+    bench.of('load').map((l) => [l.host, l.request.members.map((m) => m.vm)]),
+    [
+      ['a', ['vm3']],
+      ['b', ['vm1', 'vm2']],
+    ],
+  )
+  bench.feed({ type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } })
+  t.same(bench.of('resume'), [], 'the barrier: none resumes before all have loaded')
+  bench.reach('done')
+  const outcome = bench.of('finish')[0]?.outcome
+  t.match(outcome, {
+    type: 'done',
+    report: { epoch: 10, placement: swapped, channelFrames: 3, transferredBytes: 1000, resumedSkewMs: 2.5 },
+  })
+  t.same(bench.of('abort'), [])
+})
+
+t.test('transfers are bounded, and each file goes once', async (t) => {
+  const all = manifest.parts[0]!.members.flatMap((m) => [m.memory, m.disks[0]!.layers[0]!.file])
+  const bench = new Bench().reach('transferring', { ...clean, missing: [...all, all[0]!] })
+  t.equal(bench.of('transfer').length, transfersAtOnce)
+  for (let done = 0; done < all.length; done++) {
+    t.equal(bench.at.state, 'transferring')
+    bench.feed({ type: 'transferred', host: 'b', digest: all[done]!.digest })
+    t.ok(bench.at.data.runningTransfers.length <= transfersAtOnce)
+  }
+  t.equal(bench.at.state, 'removing')
+  t.equal(bench.of('transfer').length, all.length)
+})
+
+t.test('refusals touch nothing', async (t) => {
+  const refusal = (check: RestoreCheck, input = inputOf()) => {
+    const bench = new Bench(input).reach('transferring', check)
+    t.notOk(bench.effects.some((e) => ['transfer', 'remove', 'load', 'abort'].includes(e.do)))
+    t.equal(bench.at.state, 'refused')
+    return bench.error
+  }
+  t.match(refusal({ ...clean, running: ['vm1'] }), { code: 'MACHINE_RUNNING', message: /vm1 on host b/ })
+  t.match(refusal({ ...clean, problems: [{ ...broken, code: 'PORT_EXISTS' }] }), {
+    code: 'PORT_EXISTS',
+    message: /host b/,
+  })
+  t.equal(refusal({ ...clean, missing: [{ ...missingFile, digest: 'f'.repeat(64) }] })?.code, 'STORE_DAMAGED')
+  const replaced = new Bench(inputOf({ replace: true })).reach('removing', { ...clean, running: ['vm1'] })
+  t.ok(replaced.of('remove').some((r) => r.host === 'b' && r.vm === 'vm1'))
+})
+
+t.test('a host that takes no part may be away; one that does may not', async (t) => {
+  const bench = new Bench()
+  bench.feed({ type: 'agentFailed', host: 'c', call: { do: 'preflight' }, error: broken })
+  bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', []), holds: [] })
+  bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: [] })
+  t.equal(bench.at.state, 'checking')
+  const other = new Bench()
+  other.feed({ type: 'agentFailed', host: 'b', call: { do: 'preflight' }, error: broken })
+  t.match(other.error, { code: 'SOCKET_UNREACHABLE', message: 'host b: gone' })
+})
+
+t.test('every failure at every step ends it; once begun, every target that does not run is told', async (t) => {
+  const callOf: Partial<Record<RestoreState, RestoreCall>> = {
+    preflight: { do: 'preflight' },
+    checking: { do: 'check', purpose: 'target' },
+    transferring: { do: 'transfer', digest: missingFile.digest },
+    removing: { do: 'remove', vm: 'vm3' },
+    loading: { do: 'load' },
+    resuming: { do: 'resume' },
+  }
+  for (const [state, call] of Object.entries(callOf) as [RestoreState, RestoreCall][]) {
+    const failures: RestoreEvent[] = [
+      { type: 'agentFailed', host: 'b', call, error: { ...broken, code: 'SNAPSHOT_UNKNOWN' } },
+      { type: 'deadline', timer: -1 },
+      { type: 'cancel', error: broken },
+    ]
+    for (const failure of failures) {
+      const bench = new Bench().reach(state)
+      t.equal(bench.at.state, state)
+      bench.feed(failure.type === 'deadline' ? { ...failure, timer: bench.at.data.timer } : failure)
+      if (state === 'resuming' && failure.type === 'cancel') {
+        t.equal(bench.at.state, 'resuming', 'beyond the barrier nothing is called off')
+        continue
+      }
+      const begun = !['preflight', 'checking'].includes(state)
+      t.equal(bench.at.state, begun ? 'aborting' : 'refused', `${failure.type} in ${state}`)
+      t.same(
+        bench.of('abort').map((a) => a.host),
+        begun ? ['a', 'b'] : [],
+      )
+      bench.feed({ type: 'aborted', host: 'a' })
+      bench.feed({ type: 'aborted', host: 'b' })
+      t.ok(restoreEnded(bench.at.state))
+      t.ok(bench.error !== undefined)
+    }
+  }
+})
+
+t.test('a load that leaves a machine out is a failure', async (t) => {
+  const bench = new Bench().reach('loading')
+  bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1'], channelFrames: 0 } })
+  t.match(bench.at.data.failure, { code: 'RESTORE_FAILED', message: /host b did not load vm2/ })
+})
+
+t.test('ends are ends', async (t) => {
+  t.same(Object.keys(restoreTable).sort(), [...restoreStates].sort())
+  const bench = new Bench().reach('done')
+  for (const state of ['done', 'failed', 'refused'] as const) {
+    const event: RestoreEvent = { type: 'agentFailed', host: 'a', call: { do: 'resume' }, error: broken }
+    const next = stepRestore({ ...bench.at, state }, event, now0)
+    t.same([next.state, next.effects], [state, []])
+  }
+})
+
+// --- random schedules -----------------------------------------------------------------------------------------------
+
+function goodAnswer(effect: RestoreEffect, bench: Bench, missing: boolean): RestoreEvent | null {
+  switch (effect.do) {
+    case 'preflight':
+      return { type: 'preflighted', host: effect.host, preflight: preflightOf(effect.host, []), holds: ['vm1', 'vm3'] }
+    case 'check': {
+      const files = missing && effect.purpose === 'target' && effect.host === 'b' ? [missingFile] : []
+      return { type: 'checked', host: effect.host, purpose: effect.purpose, check: { ...clean, missing: files } }
+    }
+    case 'transfer':
+      return { type: 'transferred', host: effect.to, digest: effect.file.digest }
+    case 'remove':
+      return { type: 'removed', host: effect.host, vm: effect.vm }
+    case 'load':
+      return {
+        type: 'loaded',
+        host: effect.host,
+        loaded: { loaded: [...(vmsOf[effect.host] ?? [])], channelFrames: 1 },
+      }
+    case 'resume':
+      return { type: 'resumed', host: effect.host, resumed: { resumed: [] } }
+    case 'abort':
+      return { type: 'aborted', host: effect.host }
+    case 'timer':
+      bench.ms += effect.afterMs
+      return { type: 'deadline', timer: effect.timer }
+    default:
+      return null
+  }
+}
+
+function badAnswer(effect: RestoreEffect): RestoreEvent | null {
+  const failed = (host: string, call: RestoreCall): RestoreEvent => ({ type: 'agentFailed', host, call, error: broken })
+  switch (effect.do) {
+    case 'preflight':
+    case 'load':
+    case 'resume':
+    case 'abort':
+      return failed(effect.host, { do: effect.do })
+    case 'check':
+      return failed(effect.host, { do: 'check', purpose: effect.purpose })
+    case 'transfer':
+      return failed(effect.to, { do: 'transfer', digest: effect.file.digest })
+    case 'remove':
+      return failed(effect.host, { do: 'remove', vm: effect.vm })
+    default:
+      return null
+  }
+}
+
+t.test(
+  'random schedules: each ends done, refused with nothing touched, or failed with every target told',
+  async (t) => {
+    const ends: Record<string, number> = {}
+    fc.assert(
+      fc.property(fc.noBias(fc.integer()), (seed) => {
+        const choose = chooser(seed)
+        const bench = new Bench()
+        const missing = choose(2) === 0
+        const told = new Set<string>()
+        const confirmed = new Set<string>()
+        let pending: RestoreEffect[] = []
+        const past: RestoreEvent[] = []
+        let seen = 0
+        let allLoaded = false
+        for (let steps = 0; !restoreEnded(bench.at.state); steps++) {
+          if (steps > 400) throw new Error(`not ended, in ${bench.at.state}`)
+          for (; seen < bench.effects.length; seen++) {
+            const effect = bench.effects[seen] as RestoreEffect
+            if (effect.do === 'resume' && !allLoaded) throw new Error('resumed before all had loaded')
+            if (effect.do === 'abort') told.add(effect.host)
+            if (effect.do !== 'progress' && effect.do !== 'finish') pending.push(effect)
+          }
+          if (past.length > 0 && steps < 200 && choose(15) === 0) {
+            bench.feed(past[choose(past.length)] as RestoreEvent)
+            continue
+          }
+          if (steps < 200 && choose(60) === 0) {
+            bench.feed({ type: 'cancel', error: broken })
+            continue
+          }
+          if (pending.length === 0) throw new Error(`stuck in ${bench.at.state}`)
+          const effect = pending[choose(pending.length)] as RestoreEffect
+          // Timers ring rarely while there is something else to happen, or hardly any run would get far.
+          if (effect.do === 'timer' && pending.length > 1 && steps < 200 && choose(30) !== 0) continue
+          pending = pending.filter((e) => e !== effect)
+          const fate = effect.do === 'timer' ? 39 : choose(40)
+          const event =
+            fate === 0
+              ? badAnswer(effect)
+              : fate === 1 && effect.do !== 'timer'
+                ? null
+                : goodAnswer(effect, bench, missing)
+          if (event === null) continue
+          if (event.type === 'loaded') {
+            const before = new Set(Object.keys(bench.at.data.loaded))
+            allLoaded = before.add(event.host).size === 2
+          }
+          if (event.type === 'aborted') confirmed.add(event.host)
+          if (event.type !== 'deadline') past.push(event)
+          bench.feed(event)
+        }
+        const { state, data } = bench.at
+        ends[state] = (ends[state] ?? 0) + 1
+        if (bench.of('finish').length !== 1) throw new Error('not exactly one outcome')
+        const touched = bench.effects.some((e) => ['transfer', 'remove', 'load'].includes(e.do))
+        if (state === 'refused' && touched) throw new Error('refused, yet something was touched')
+        if (state === 'done' && (Object.keys(data.resumed).length !== 2 || told.size > 0))
+          throw new Error('done, yet not all run')
+        if (state === 'failed') {
+          for (const host of data.input.plan.targets) {
+            if (data.resumed[host] === undefined && !told.has(host)) throw new Error(`${host} was never told`)
+          }
+          for (const host of told) {
+            if (!confirmed.has(host) && !data.unaborted.includes(host))
+              throw new Error(`${host}: neither confirmed nor named`)
+          }
+        }
+      }),
+      { numRuns: 1500 },
+    )
+    t.comment(JSON.stringify(ends))
+    for (const end of ['done', 'failed', 'refused']) t.ok((ends[end] ?? 0) > 20, `${end} was reached often`)
+  },
+)
