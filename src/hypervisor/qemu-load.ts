@@ -5,6 +5,7 @@ import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:f
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { ordinaryPriority } from '../linux/priority.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { closeDescriptor, longestSocketPath } from './descriptors.js'
 import type { Deadline, LoadedMachine, LoadRequest } from './hypervisor.js'
