@@ -1,13 +1,14 @@
 // The host's stack must neither see nor answer what enters a switch port, while packet sockets see every frame.
 
+import { createSocket } from 'node:dgram'
 import t from 'tap'
 import { quietLink } from '../../src/linux/ingress.js'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { readSysctl } from '../../src/linux/sysctl.js'
 import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
-import { enterFreshNamespace, run } from './namespace.js'
-import { arpRequest, experimentalFrame, packetSocket, readAll, receiveAll, write } from './wire.js'
+import { enterFreshNamespace, run, until } from './namespace.js'
+import { arpRequest, dhcpDiscover, experimentalFrame, packetSocket, readAll, receiveAll, write } from './wire.js'
 
 enterFreshNamespace()
 
@@ -57,6 +58,27 @@ t.test('the host answers before and after, not meanwhile; packet sockets see all
 
   quiet.release()
   t.equal(ask(), 1, 'given back, it answers again')
+  quiet.release()
+})
+
+t.test('a DHCP server on the host hears no guest', async (t) => {
+  const { name, link, guest, ours } = lab(t)
+  links.change(link.index, { ipv6Addresses: 'none', up: true })
+  run('ip', 'address', 'add', '192.0.2.1/24', 'dev', name)
+  const server = createSocket('udp4')
+  t.teardown(() => server.close())
+  let heard = 0
+  server.on('message', () => {
+    heard += 1
+  })
+  await new Promise<void>((resolve) => server.bind(67, '0.0.0.0', resolve))
+  write(guest, dhcpDiscover())
+  await until(() => heard === 1, 'left alone, the server hears the guest')
+  const quiet = quietLink(link)
+  for (let round = 0; round < 20; round += 1) write(guest, dhcpDiscover())
+  await pause(200)
+  t.equal(heard, 1, 'now it does not')
+  t.equal(receiveAll(ours).length, 21, 'and the packet socket has them all')
   quiet.release()
 })
 

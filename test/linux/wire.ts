@@ -85,6 +85,18 @@ export function arpRequest(target: [number, number, number, number]): Uint8Array
   return withHeader(frame)
 }
 
+/** An empty DHCP discover as a booting guest sends it: UDP from 0.0.0.0:68 to 255.255.255.255:67, no UDP checksum. */
+export function dhcpDiscover(): Uint8Array {
+  const frame = new Uint8Array(14 + 20 + 8 + 240)
+  const view = new DataView(frame.buffer)
+  frame.set([255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 8, 8, 0])
+  frame.set([0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255], 14)
+  view.setUint16(16, 268)
+  view.setUint16(24, ~fold(sumWords(view, 14, 20)) & 0xffff)
+  frame.set([0, 68, 0, 67, 0, 248, 0, 0, 1, 1, 6, 0], 34)
+  return withHeader(frame)
+}
+
 /** A TCP segment of `payload` bytes, to be cut to `segment` bytes each by whoever must, checksum left to do. */
 export function gsoFrame(payload: number, segment: number): Uint8Array {
   const bytes = withHeader(new Uint8Array(54 + payload))
