@@ -34,8 +34,10 @@ function answers(socket: string): Promise<true | undefined> {
   })
 }
 
-/** Starts a daemon and returns when its API socket takes connections. `started` hears its process id at once. */
-export async function startDaemon(spec: DaemonSpec, started: (id: ProcessId) => void): Promise<Daemon> {
+const said = (spec: DaemonSpec) => readFileSync(spec.log, 'utf8').slice(-2000)
+
+/** Starts a daemon; it may take a moment until it answers. */
+export async function spawnDaemon(spec: DaemonSpec): Promise<Daemon> {
   const command = [process.execPath, program(), spec.role, '--config', spec.config]
   if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
   const descriptor = openSync(spec.log, 'a')
@@ -44,14 +46,16 @@ export async function startDaemon(spec: DaemonSpec, started: (id: ProcessId) => 
   await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
   child.unref()
   const id = identify(child.pid!)
-  const said = () => readFileSync(spec.log, 'utf8').slice(-2000)
-  if (id === undefined) throw new Error(`snapswitch ${spec.role} ended at once: ${said()}`)
-  started(id)
+  if (id === undefined) throw new Error(`snapswitch ${spec.role} ended at once: ${said(spec)}`)
+  return { spec, id }
+}
+
+/** Returns when the daemon's API socket takes connections. */
+export async function daemonAnswers({ spec, id }: Daemon): Promise<void> {
   await until(`the socket of snapswitch ${spec.role}`, 20_000, async () => {
-    if (!runs(id)) throw new Error(`snapswitch ${spec.role} ended while it started: ${said()}`)
+    if (!runs(id)) throw new Error(`snapswitch ${spec.role} ended while it started: ${said(spec)}`)
     return answers(spec.socket)
   })
-  return { spec, id }
 }
 
 /** Runs a snapswitch command to its end. */

@@ -6,8 +6,9 @@ import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { run } from './command.js'
 import { GuestConsole } from './console.js'
-import { type Daemon, program, snapswitchJson, startDaemon } from './daemon.js'
-import { type Guest, type GuestJob, startGuest } from './guest.js'
+import { type Daemon, daemonAnswers, program, snapswitchJson, spawnDaemon } from './daemon.js'
+import { type Guest, type GuestJob, type GuestSpec, startGuest } from './guest.js'
+import { guestImage } from './image.js'
 import { addCable, addTap, createNamespace, processesIn } from './namespaces.js'
 import { end, type ProcessId } from './processes.js'
 import { type LabRecord, labDirectory, namespaceName, newRecord, save, takeDown } from './record.js'
@@ -54,6 +55,8 @@ export class Lab {
   readonly machines: ReadonlyMap<string, LabMachine>
   readonly daemons = new Map<string, Daemon>()
   readonly #record: LabRecord
+  /** Processes that are being started, and not in the record yet. */
+  readonly #spawning = new Set<Promise<unknown>>()
   #down: Promise<void> | undefined
 
   private constructor(plan: LabPlan, record: LabRecord) {
@@ -161,9 +164,17 @@ export class Lab {
     return this.#start('coordinator', 'coordinator', this.coordinatorSocket, config)
   }
 
-  // A signal may take the lab down while it is being built: nothing more is started then.
+  // A signal may take the lab down while it is being started: nothing more is started then, and what is being started
+  // comes into the record first.
   #mustBeUp(): void {
     if (this.#down !== undefined) throw new Error('the lab is being taken down')
+  }
+
+  async #spawn(start: () => Promise<void>): Promise<void> {
+    this.#mustBeUp()
+    const started = start()
+    this.#spawning.add(started)
+    await started.finally(() => this.#spawning.delete(started))
   }
 
   async #start(role: Daemon['spec']['role'], name: string, socket: string, config: unknown, namespace?: string) {
@@ -171,12 +182,15 @@ export class Lab {
     const file = join(this.directory, `${name}.yaml`)
     writeFileSync(file, stringify(config))
     const spec = { role, config: file, socket, log: this.log(name), ...(namespace === undefined ? {} : { namespace }) }
-    const daemon = await startDaemon(spec, (id) => {
-      this.#record.daemons.push(id)
+    let daemon: Daemon | undefined
+    await this.#spawn(async () => {
+      daemon = await spawnDaemon(spec)
+      this.#record.daemons.push(daemon.id)
       save(this.#record)
+      this.daemons.set(name, daemon)
     })
-    this.daemons.set(name, daemon)
-    return daemon
+    await daemonAnswers(daemon!)
+    return daemon!
   }
 
   /** A snapswitch command for the coordinator, or for a host's switch, as a person would type it. */
@@ -197,10 +211,19 @@ export class Lab {
   async startMachine(name: string, timeoutMs = 60_000): Promise<void> {
     this.#mustBeUp()
     const machine = this.machine(name)
-    const { plan, mac, tap, diskFile } = machine
     machine.console = new GuestConsole(machine.consoleFile, this.consoleLength(name))
-    machine.guest = await startGuest({
-      name,
+    await guestImage()
+    await this.#spawn(async () => {
+      machine.guest = await startGuest(this.#guestSpec(machine))
+      this.#record.guests.push(machine.guest.id)
+      save(this.#record)
+    })
+    await machine.console.started(timeoutMs)
+  }
+
+  #guestSpec({ plan, mac, tap, diskFile }: LabMachine): GuestSpec {
+    return {
+      name: plan.name,
       directory: join(this.directory, 'vm'),
       mac,
       netdev: `tap,ifname=${tap},script=no,downscript=no`,
@@ -208,10 +231,7 @@ export class Lab {
       job: plan.job,
       namespace: this.namespace(plan.host),
       ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
-    })
-    this.#record.guests.push(machine.guest.id)
-    save(this.#record)
-    await machine.console.started(timeoutMs)
+    }
   }
 
   async startMachines(): Promise<void> {
@@ -274,7 +294,7 @@ export class Lab {
 
   /** Removes everything; can be called at any time, also twice. */
   destroy(): Promise<void> {
-    this.#down ??= takeDown(this.#record)
+    this.#down ??= Promise.allSettled(this.#spawning).then(() => takeDown(this.#record))
     return this.#down
   }
 }
