@@ -114,7 +114,6 @@ export class Forwarder {
     const counters = this.counters
     switch (judge(frame.color, port.epoch, port.closed, port.fence)) {
       case Verdict.DELIVER:
-        if (port.armed !== null) port.armed.push(frame)
         this.emit(port, frame, NO_TAG)
         return
       case Verdict.DELIVER_AND_RECORD:
@@ -148,8 +147,10 @@ export class Forwarder {
   }
 
   private emit(port: PortState, frame: Frame, serviceTci: number): void {
-    if (port.output.send(frame, serviceTci) && port.channel !== null && frame.color !== NO_COLOR)
-      port.channel.sent.add(frame.color)
+    if (!port.output.send(frame, serviceTci)) return
+    // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
+    if (port.armed !== null) port.armed.push(frame)
+    if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color)
   }
 
   private forward(from: PortState, frame: Frame, now: number): void {
