@@ -1,5 +1,4 @@
-// AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), with its VLAN tag, none of our own
-// back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
+// AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), none of our own back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
 
 import { check, libc } from './libc.js'
 
@@ -14,7 +13,6 @@ const SOL_PACKET = 263
 const PacketOption = {
   ADD_MEMBERSHIP: 1,
   STATISTICS: 6,
-  AUXDATA: 8,
   VNET_HDR: 15,
   IGNORE_OUTGOING: 23,
 } as const
@@ -45,14 +43,13 @@ function linkAddress(ifindex: number): Uint8Array {
   return address
 }
 
-/** Opens a socket on a device: non-blocking, promiscuous, with virtio-net headers and auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
+/** Opens a socket for a device, not bound yet: non-blocking, promiscuous, with virtio-net headers. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
 export function openPacketSocket(ifindex: number, device: string): number {
   const c = libc()
   // Protocol 0: nothing is received until bind, so no frame of another device slips in.
   const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
   try {
     setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(1), 'PACKET_VNET_HDR')
-    setOption(fd, SOL_PACKET, PacketOption.AUXDATA, int32(1), 'PACKET_AUXDATA')
     setOption(fd, SOL_PACKET, PacketOption.IGNORE_OUTGOING, int32(1), 'PACKET_IGNORE_OUTGOING')
     // Not PACKET_QDISC_BYPASS: past the qdisc, a GSO frame for a device that cannot take it is lost instead of segmented.
     setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_RCVBUFFORCE')
@@ -61,13 +58,17 @@ export function openPacketSocket(ifindex: number, device: string): number {
     new DataView(membership.buffer).setInt32(0, ifindex, true)
     new DataView(membership.buffer).setUint16(4, PACKET_MR_PROMISC, true)
     setOption(fd, SOL_PACKET, PacketOption.ADD_MEMBERSHIP, membership, `make ${device} promiscuous`)
-    const address = linkAddress(ifindex)
-    check(c.bind(fd, address, address.length), `bind to ${device}`)
     return fd
   } catch (error) {
     c.close(fd)
     throw error
   }
+}
+
+/** From here on the socket receives every frame of the device. */
+export function bindPacketSocket(fd: number, ifindex: number, device: string): void {
+  const address = linkAddress(ifindex)
+  check(libc().bind(fd, address, address.length), `bind to ${device}`)
 }
 
 /** Frames the kernel has dropped since the last call, for want of room in the receive buffer. */
@@ -91,18 +92,9 @@ export const MessageLayout = {
   STRIDE: 64,
   IOV: 16,
   IOV_COUNT: 24,
-  CONTROL: 32,
-  CONTROL_LENGTH: 40,
-  FLAGS: 48,
   LENGTH: 56,
   /** struct iovec */
   IOVEC: 16,
-  /** CMSG_SPACE(sizeof(struct tpacket_auxdata)) */
-  CONTROL_SPACE: 40,
 } as const
 
-/** struct cmsghdr (16 bytes), then struct tpacket_auxdata: status u32, len, snaplen, mac u16, net u16, vlan_tci u16, vlan_tpid u16. */
-export const AuxdataLayout = { STATUS: 16, VLAN_TCI: 32, VLAN_TPID: 34, SPACE: 40 } as const
-export const TP_STATUS_VLAN_VALID = 1 << 4
 export const MSG_DONTWAIT = 0x40
-export const MSG_TRUNC = 0x20

@@ -106,7 +106,9 @@ class DatapathLoop implements FrameSink {
   }
 
   private flushAll(): void {
-    for (let i = 0; i < this.ports.length; i++) this.ports[i].flush()
+    const ports = this.ports
+    for (let i = 0; i < ports.length; i++) ports[i].flush()
+    for (let i = 0; i < ports.length; i++) ports[i].release()
   }
 
   private drainCommands(): void {

@@ -3,7 +3,7 @@
 import type { Frame } from '../../src/frame/frame.js'
 import type { Output } from '../forwarding/port-state.js'
 
-/** Takes each received frame while its bytes are valid: until the port's next `receive`. */
+/** Takes each received frame while its bytes are valid: until the port's `release`. */
 export interface FrameSink {
   receive(port: number, frame: Frame, now: number): void
 }
@@ -13,10 +13,12 @@ export interface Port extends Output {
   readonly name: string
   /** For poll; -1 when there is nothing to wait on. */
   readonly fd: number
-  /** Hands at most one batch to the sink; returns how many frames that were. Call `flush` of all ports before the next one. */
+  /** Hands at most one batch to the sink; returns how many frames that were. Then `flush` of all ports, then `release`. */
   receive(sink: FrameSink, now: number): number
   /** Sends what was queued, one system call per batch; what the device does not take is dropped and counted. */
   flush(): void
+  /** All ports have flushed: the memory of the frames received may be used again. */
+  release(): void
   /** Once a second: reads counters that the kernel keeps. */
   housekeeping(): void
   /** poll reported an error condition. */
