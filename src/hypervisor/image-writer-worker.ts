@@ -3,8 +3,12 @@
 import { createHash } from 'node:crypto'
 import { closeSync, constants, fsync, openSync, writeSync } from 'node:fs'
 import net from 'node:net'
+import { getPriority, setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import type { WriteOrder, WriteResult } from './image-writer.js'
+
+// A thread starts with its creator's priority; a switch runs ahead of the guests, but this work must not.
+if (getPriority(0) < 0) setPriority(0, 0)
 
 const running = new Map<number, (error: Error) => void>()
 

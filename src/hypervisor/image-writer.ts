@@ -101,10 +101,11 @@ export class ImageWriter {
   start(): Worker {
     if (this.#worker !== null) return this.#worker
     const worker = new Worker(new URL('./image-writer-worker.js', import.meta.url))
-    worker.unref()
     worker.on('message', (result: WriteResult) => this.#settle(result))
     worker.on('error', (error) => this.#broken(worker, error))
     worker.on('exit', () => this.#broken(worker, new Error('the worker ended')))
+    // Last, because a listener takes a reference: the worker alone shall not keep the process alive.
+    worker.unref()
     this.#worker = worker
     return worker
   }

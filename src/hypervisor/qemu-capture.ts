@@ -249,7 +249,13 @@ export class QemuCapture {
   async #restoreRunState(resumed?: (info: ResumeInfo) => void): Promise<void> {
     const { qmp, wasRunning } = this.#context
     const limit = within(recoveryMs)
-    const status = (await qmp.execute('query-status', {}, limit)) as { running?: boolean; status?: string }
+    let status: { running?: boolean; status?: string }
+    for (;;) {
+      status = (await qmp.execute('query-status', {}, limit)) as typeof status
+      // A migration says that it has completed a moment before it lets go of the machine.
+      if (status.status !== 'finish-migrate') break
+      await pauseFor(1, limit)
+    }
     if (wasRunning && status.running === true) {
       resumed?.({ resumedAtUs: Math.round((performance.timeOrigin + performance.now()) * 1000) })
     } else if (wasRunning) {
@@ -279,7 +285,7 @@ export class QemuCapture {
     for (const overlay of overlays) {
       if (!this.#frozen) await discardOverlay(qmp, overlay)
       else if (qmp.failure === null)
-        await mergeDown(qmp, overlay.node, overlay.file, within(recoveryMs)).catch(() => {})
+        await mergeDown(qmp, overlay.node, overlay.disk.node, overlay.file, within(recoveryMs)).catch(() => {})
       else if (gone) {
         // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
         await commitOverlay(overlay.file, within(recoveryMs))

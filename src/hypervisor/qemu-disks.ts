@@ -87,6 +87,15 @@ export function readBlockDevices(answer: unknown, directory: string): BlockDevic
   return { disks, unsupported }
 }
 
+/** The block node that has an image open, by the answer of `query-named-block-nodes`; null when there is none, or several. */
+export function findNode(answer: unknown, layer: DiskLayer, directory: string): string | null {
+  const nodes = (Array.isArray(answer) ? (answer as unknown[]) : []).filter(
+    (node): node is JsonObject =>
+      isObject(node) && node.drv === layer.format && localFile(node.file, directory) === layer.file,
+  )
+  return nodes.length === 1 ? String(nodes[0]!['node-name']) : null
+}
+
 /** Which argument (by its value's index in argv) brings a disk into the machine. */
 export interface DriveArgument {
   readonly name: string

@@ -27,7 +27,7 @@ import {
 } from './process.js'
 import { QemuCapture } from './qemu-capture.js'
 import { checkCommandLine } from './qemu-command-line.js'
-import { type BlockDevices, findDriveArguments, readBlockDevices } from './qemu-disks.js'
+import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } from './qemu-disks.js'
 import { backgroundObstacle, isUnderWay, migrationStatus } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
@@ -258,11 +258,23 @@ export class QemuMachine implements MachineControl {
   }
 
   async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
-    const { disks } = this.#blockDevices(await this.#qmp.execute('query-block', {}, deadline))
+    const [block, nodes] = (await Promise.all(
+      this.#qmp.executeAll(
+        [
+          ['query-block', {}],
+          ['query-named-block-nodes', { flat: true }],
+        ],
+        deadline,
+      ),
+    )) as unknown[]
+    const { disks } = this.#blockDevices(block)
     const live = disks.find(({ name }) => name === disk.name)
-    const base = disk.layers[0]?.file
-    if (live === undefined || live.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
-    await mergeDown(this.#qmp, live.node, disk.overlay, deadline)
+    const below = live?.layers[1]
+    if (live === undefined || below === undefined) return false
+    if (live.layers[0]?.file !== disk.overlay || below.file !== disk.layers[0]?.file) return false
+    const base = findNode(nodes, below, this.#directory())
+    if (base === null) return false
+    await mergeDown(this.#qmp, live.node, base, disk.overlay, deadline)
     return true
   }
 
@@ -308,7 +320,11 @@ export class QemuMachine implements MachineControl {
   }
 
   #blockDevices(answer: unknown): BlockDevices {
-    return readBlockDevices(answer, this.#process === null ? '/' : directoryOf(this.#process.pid))
+    return readBlockDevices(answer, this.#directory())
+  }
+
+  #directory(): string {
+    return this.#process === null ? '/' : directoryOf(this.#process.pid)
   }
 
   #supportedDisks(answer: unknown): BlockDevices {

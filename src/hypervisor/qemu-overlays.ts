@@ -100,8 +100,17 @@ export function snapshotTransaction(overlays: readonly Overlay[]): readonly [str
   return ['transaction', { actions }]
 }
 
-/** Commits the active overlay `node` into its backing image while the machine runs, pivots to that, and removes `file`. */
-export async function mergeDown(qmp: QmpClient, node: string, file: string, deadline: Deadline): Promise<void> {
+/**
+ * Commits the active overlay `node` into `base`, its backing node, while the machine runs, pivots to that, and removes
+ * `file`. Without a base QEMU would go on down to the bottom of the chain, through layers that others need.
+ */
+export async function mergeDown(
+  qmp: QmpClient,
+  node: string,
+  base: string,
+  file: string,
+  deadline: Deadline,
+): Promise<void> {
   const job = `snapswitch-${randomBytes(6).toString('hex')}`
   const jobEvent = (name: string) =>
     qmp.event((event) => event.name === name && event.data.device === job, `block-commit of ${file}`, deadline)
@@ -113,7 +122,7 @@ export async function mergeDown(qmp: QmpClient, node: string, file: string, dead
       `${file} could not be merged into its base: ${String(reason)}. The machine goes on using it.`,
       'Free some space where the disk images lie, and delete the snapshot again.',
     )
-  await qmp.execute('block-commit', { 'job-id': job, device: node }, deadline)
+  await qmp.execute('block-commit', { 'job-id': job, device: node, 'base-node': base }, deadline)
   try {
     const first = await Promise.race([ready, completed])
     if (first.name === 'BLOCK_JOB_COMPLETED') throw failed(first.data.error ?? 'the job ended early')

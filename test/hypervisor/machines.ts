@@ -1,0 +1,79 @@
+// What the driver's tests do with machines over and over: take a snapshot, bring it back, look at the outcome.
+
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdtempSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import type { SnapswitchError } from '../../src/errors/errors.js'
+import type {
+  Hypervisor,
+  LoadedMachine,
+  MachineControl,
+  MachineDefinition,
+  SealInfo,
+} from '../../src/hypervisor/hypervisor.js'
+import { soon } from './boot-guest.js'
+
+export interface Taken {
+  readonly directory: string
+  readonly definition: MachineDefinition
+  readonly seal: SealInfo
+  /** STOP to RESUME by QEMU's own timestamps. */
+  readonly downtimeMs: number
+  /** What the serial line had said at the cut. */
+  readonly said: string
+}
+
+export const scratch = (name = 'store') => mkdtempSync(path.join(tmpdir(), `snapswitch-${name}-`))
+
+export async function take(
+  machine: MachineControl,
+  serial: string,
+  label = 's1',
+  directory = scratch(),
+): Promise<Taken> {
+  const definition = await machine.definition(soon(2000))
+  await machine.prepare({ directory, label }, soon(5000))
+  const { pausedAtUs } = await machine.pause(soon(2000))
+  const said = readFileSync(serial, 'latin1')
+  const capture = machine.capture(soon(20_000))
+  const { resumedAtUs } = await capture.resumed
+  const seal = await capture.sealed
+  return { directory, definition, seal, downtimeMs: (resumedAtUs - pausedAtUs) / 1000, said }
+}
+
+export function bringBack(
+  hypervisor: Hypervisor,
+  taken: Taken,
+  directory: string,
+  taps: string[] = [],
+): Promise<LoadedMachine> {
+  const { definition, seal } = taken
+  return hypervisor.load({ definition, memoryFile: seal.memoryFile, disks: seal.disks, taps, directory }, soon(20_000))
+}
+
+export const sha256 = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')
+
+/** Name, size and digest of every file below a directory: equal before and after, nothing was touched. */
+export function fingerprint(files: readonly string[]): string[] {
+  return files.map((file) => `${file} ${statSync(file).size} ${sha256(file)}`)
+}
+
+export const list = (directory: string) => readdirSync(directory).sort()
+
+/** Whether numbers follow each other without a gap or a repeat. */
+export const isGapless = (counts: readonly number[]) =>
+  counts.every((count, i) => i === 0 || count === counts[i - 1]! + 1)
+
+export const codeOf = (promise: Promise<unknown>): Promise<string> =>
+  promise.then(
+    () => 'none',
+    (error: SnapswitchError) => error.code ?? String(error),
+  )
+
+/** The files of an image's chain, by qemu-img. */
+export function chainOf(file: string): string[] {
+  const text = execFileSync('qemu-img', ['info', '-U', '--backing-chain', '--output=json', file], { encoding: 'utf8' })
+  return (JSON.parse(text) as { filename: string }[]).map(({ filename }) => filename)
+}

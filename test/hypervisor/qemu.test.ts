@@ -1,0 +1,185 @@
+// The driver on a real QEMU: snapshots of a running guest, brought back to life, over and over, in both modes.
+
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import { isAlive } from '../../src/hypervisor/process.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
+import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
+import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { bootGuest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
+import { bringBack, chainOf, codeOf, fingerprint, isGapless, list, scratch, sha256, take } from './machines.js'
+
+t.setTimeout(120_000)
+const hypervisor = createQemuHypervisor()
+const stopping = createQemuHypervisor({ alwaysStopped: true })
+
+t.test('inspect and definition', async (t) => {
+  const guest = await bootGuest()
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const info = await machine.inspect(soon(2000))
+  t.match(info, {
+    name: 'vm0',
+    state: 'running',
+    memoryBytes: 64 << 20,
+    disks: [{ name: 'disk0', layers: [{ file: guest.disk, format: 'qcow2' }], bytes: 1 << 20 }],
+    nics: [],
+  })
+  t.equal(info.captureMode === 'background', info.captureModeReason === null)
+  const definition = await machine.definition(soon(2000))
+  t.match(definition, { kind: 'qemu', memoryBytes: 64 << 20, directory: guest.directory, drives: [{ name: 'disk0' }] })
+  t.match(definition.argv[definition.drives![0]!.argument], /^file=.*id=disk0$/)
+  t.equal(definition.hypervisorVersion, info.hypervisorVersion)
+  await machine.close()
+  t.equal(await codeOf(machine.inspect(soon(500))), 'HYPERVISOR_UNREACHABLE', 'closed is closed')
+  const before = readReport(guest.serial).count
+  await until('the guest to run on', () => readReport(guest.serial).count > before)
+})
+
+for (const [mode, driver] of [
+  ['background', hypervisor],
+  ['stopped', stopping],
+] as const) {
+  t.test(`${mode}: a snapshot of a running guest, twice restored, each time snapshot again`, async (t) => {
+    const guest = await bootGuest()
+    const made = [guest.directory]
+    t.teardown(async () => {
+      await guest.end()
+      for (const directory of made) rmSync(directory, { recursive: true, force: true })
+    })
+    let machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    t.equal((await machine.inspect(soon(2000))).captureMode, mode)
+    for (let round = 0; round < 3; round++) {
+      const taken = await take(machine, guest.serial, `round${round}`)
+      made.push(taken.directory)
+      const { seal } = taken
+      t.comment(`STOP to RESUME ${taken.downtimeMs} ms, image ${seal.memoryBytes} bytes`)
+      t.equal(seal.memoryDigest, sha256(seal.memoryFile), 'digest')
+      t.match(statSync(seal.memoryFile), { size: seal.memoryBytes, mode: 0o100600 })
+      t.equal(seal.disks.length, 1)
+      t.same(chainOf(seal.disks[0]!.overlay).slice(0, 2), [seal.disks[0]!.overlay, seal.disks[0]!.layers[0]!.file])
+      // The machine that was snapshot runs on as if nothing had been.
+      const then = readReport(guest.serial).count
+      await until('the guest to run on', () => readReport(guest.serial).count > then + 5)
+      t.ok(isGapless(readCounts(guest.serial)), 'nothing missed, nothing twice')
+      t.equal((await machine.inspect(soon(2000))).disks[0]!.layers[0]!.file, seal.disks[0]!.overlay)
+      const frozen = fingerprint([seal.memoryFile, ...seal.disks[0]!.layers.map(({ file }) => file)])
+      await machine.destroy(soon(5000))
+      // What it said after the cut is of another future: the restored one takes up where the cut was.
+      rmSync(guest.serial)
+      const run = scratch('run')
+      made.push(run)
+      const loaded = await bringBack(driver, taken, run)
+      machine = loaded.control
+      t.equal((await machine.inspect(soon(2000))).state, 'paused')
+      t.equal(readReport(guest.serial).count, 0, 'paused until told')
+      await machine.resume(soon(2000))
+      await until('the restored guest', () => readCounts(guest.serial).length > 5)
+      const { complaints } = readReport(guest.serial)
+      t.equal(complaints, '', 'memory is of one instant and the disk goes with it')
+      const before = taken.said.match(/[0-9a-f]{8}(?=\n)/g)!
+      const joined = path.join(run, 'joined')
+      writeFileSync(joined, taken.said + readFileSync(guest.serial, 'latin1'))
+      t.ok(isGapless(readCounts(joined)), `goes on from the cut, to the letter (${before.at(-1)})`)
+      t.same(fingerprint(frozen.map((line) => line.split(' ')[0]!)), frozen, 'frozen layers and image untouched')
+    }
+    const identity = (machine as QemuMachine).process!
+    t.ok(isAlive(identity))
+    await machine.destroy(soon(5000))
+    t.notOk(isAlive(identity), 'gone')
+  })
+}
+
+t.test('settings of the machine are as before', async (t) => {
+  const guest = await bootGuest()
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const { directory, seal } = await take(machine, guest.serial)
+  await machine.close()
+  const qmp = await QmpClient.connect(guest.qmp, soon(2000))
+  const capabilities = (await qmp.execute('query-migrate-capabilities', {}, soon(1000))) as { state: boolean }[]
+  t.same(
+    capabilities.filter(({ state }) => state),
+    [],
+    'no capability left set',
+  )
+  t.match(await qmp.execute('query-migrate-parameters', {}, soon(1000)), { 'max-bandwidth': 134217728 })
+  qmp.close()
+  t.same(list(guest.directory), ['disk.qcow2', 'disk.s1.qcow2', 'qmp.sock', 'serial'])
+  t.same(list(directory), ['memory.img'])
+  t.equal(seal.memoryFile, path.join(directory, 'memory.img'))
+  rmSync(directory, { recursive: true })
+})
+
+t.test('snapshots back to back, then merged from the top', async (t) => {
+  const guest = await bootGuest()
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const taken = []
+  const downtimes: number[] = []
+  for (let i = 0; i < 5; i++) {
+    taken.push(await take(machine, guest.serial, 'again'))
+    downtimes.push(taken.at(-1)!.downtimeMs)
+  }
+  t.comment(`STOP to RESUME: ${downtimes.join(', ')} ms`)
+  t.equal((await machine.inspect(soon(2000))).disks[0]!.layers.length, 6)
+  const below = taken[2]!.seal.disks[0]!
+  t.equal(await machine.mergeFrozen(below, soon(5000)), false, 'not the active overlay: left alone')
+  for (const { seal, directory } of taken.reverse()) {
+    t.equal(await machine.mergeFrozen(seal.disks[0]!, soon(5000)), true)
+    rmSync(directory, { recursive: true })
+  }
+  t.same((await machine.inspect(soon(2000))).disks[0]!.layers, [{ file: guest.disk, format: 'qcow2' }])
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'])
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 5)
+  t.equal(readReport(guest.serial).complaints, '')
+  t.ok(isGapless(readCounts(guest.serial)))
+  await machine.close()
+})
+
+t.test('a machine that its user paused stays paused', async (t) => {
+  for (const driver of [hypervisor, stopping]) {
+    const guest = await bootGuest()
+    t.teardown(() => guest.end())
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    await machine.pause(soon(2000))
+    const first = await take(machine, guest.serial, 'one')
+    t.equal((await machine.inspect(soon(2000))).state, 'paused')
+    const second = await take(machine, guest.serial, 'two')
+    t.equal((await machine.inspect(soon(2000))).state, 'paused')
+    const { count } = readReport(guest.serial)
+    await sleep(150)
+    t.equal(readReport(guest.serial).count, count, 'and does nothing')
+    await machine.resume(soon(2000))
+    await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+    t.equal(readReport(guest.serial).complaints, '')
+    await machine.close()
+    for (const { directory } of [first, second]) rmSync(directory, { recursive: true })
+  }
+})
+
+t.test('a machine that never ran is refused, and one that was restored and never ran is not', async (t) => {
+  const guest = await bootGuest({ extra: ['-S'], awaitBoot: false })
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const store = scratch()
+  t.equal(await codeOf(machine.prepare({ directory: store, label: 's' }, soon(2000))), 'MACHINE_NOT_RUNNING')
+  t.same(list(store), [])
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'])
+  await machine.resume(soon(2000))
+  await until('the guest', () => readReport(guest.serial).count > 3)
+  const taken = await take(machine, guest.serial, 's')
+  await machine.destroy(soon(2000))
+  const run = scratch('run')
+  const { control } = await bringBack(hypervisor, taken, run)
+  const again = await take(control, guest.serial, 'again')
+  t.equal((await control.inspect(soon(2000))).state, 'paused')
+  await control.resume(soon(2000))
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+  t.equal(readReport(guest.serial).complaints, '')
+  await control.destroy(soon(2000))
+  for (const directory of [store, run, taken.directory, again.directory]) rmSync(directory, { recursive: true })
+})
