@@ -18,6 +18,8 @@ import { defaultFdbOptions } from './forwarding/fdb.js'
 import { Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
+const HEAL_INTERVAL_MS = 500
+
 /** Runs until SIGINT or SIGTERM. Throws before anything is changed when the configuration or a device is not right. */
 export async function runSwitch(configPath: string): Promise<void> {
   const config = loadSwitchConfig(configPath)
@@ -44,16 +46,19 @@ export async function runSwitch(configPath: string): Promise<void> {
   })
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
 
+  let healing: NodeJS.Timeout | undefined
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
     await datapath.start()
     await openNetworks(config, host)
     await api.listen()
+    healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
     log.info({ host: config.host, socket: config.api.socket, networks, version }, 'switch is up')
     const failure = await ended
     if (failure !== null) throw failure
     log.info('switch is stopping')
   } finally {
+    clearInterval(healing)
     await agent.close()
     await api.close()
     await datapath.stop()

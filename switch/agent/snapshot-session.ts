@@ -220,7 +220,7 @@ export class SnapshotSession {
         this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
         return say('paused')
       case 'flip': {
-        const residue = member.ports.map((port) => this.host.unread.of(port.index, port.ifindex))
+        const residue = await this.residue(member)
         const flipped = await datapath.call('flip', { network, ports, epoch, residue })
         times.cutAtUs = flipped.atUs
         for (const port of flipped.ports) {
@@ -261,6 +261,17 @@ export class SnapshotSession {
     const end = performance.now() + SETTLE_MS
     const unread = () => member.ports.some((port) => this.host.unread.of(port.index, port.ifindex) > 0)
     while (unread() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+  }
+
+  /**
+   * Frames that the paused guest has been sent and has not got, per port. A paused QEMU still takes one frame out of the
+   * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts): give it the time, then add that one.
+   */
+  private async residue(member: Member): Promise<number[]> {
+    const unread = () => member.ports.map((port) => this.host.unread.of(port.index, port.ifindex))
+    if (unread().every((count) => count === 0)) return member.ports.map(() => 0)
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+    return unread().map((count) => (count === 0 ? 0 : count + 1))
   }
 
   /** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */

@@ -1,6 +1,9 @@
 // How many frames lie unread in a TAP's queue: sent by us, neither taken by the guest nor dropped. The device counts what
 // its reader takes as tx_packets (drivers/net/tun.c), so the difference is the queue. Needed to settle before a pause and
 // to know the residue after it.
+//
+// The difference drifts when others send to the guest as well, or when the guest takes a GSO frame in segments (each counts);
+// then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows a queue.
 
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { Counter, type CounterTable, ROW } from '../forwarding/counters.js'
@@ -25,7 +28,18 @@ export class UnreadFrames {
     this.base.delete(port)
   }
 
-  /** Frames that the guest has not taken yet. */
+  heal(ports: Iterable<{ readonly index: number; readonly ifindex: number; readonly kind: string }>): void {
+    for (const port of ports) {
+      if (port.kind !== 'member') continue
+      try {
+        this.of(port.index, port.ifindex)
+      } catch {
+        // The device is going away; whoever needs the count will be told.
+      }
+    }
+  }
+
+  /** Frames that the guest has not taken yet. Throws DEVICE_MISSING. */
   of(port: number, ifindex: number): number {
     const { txPackets, txDropped } = this.reader.read(ifindex)
     const sent = this.counters[port * ROW + Counter.txFrames]
