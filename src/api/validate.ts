@@ -38,7 +38,9 @@ export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {
 export function findingsOf(errors: readonly ErrorObject[], root?: unknown): Finding[] {
   const seen = new Set<string>()
   const findings: Finding[] = []
-  for (const error of withoutForeignBranches(errors)) {
+  const kept = withoutForeignBranches(errors)
+  for (const error of kept) {
+    if (isMistypedElsewhere(error, kept)) continue
     const finding = findingOf(error, root)
     const key = `${finding.path.join('\0')}\0${finding.message}`
     if (!seen.has(key)) findings.push(finding)
@@ -130,6 +132,22 @@ function isMismatch(error: ErrorObject, union: ErrorObject): boolean {
   return error.keyword === 'type' && error.instancePath === union.instancePath
 }
 
+/** A key that is missing because it was mistyped: the unknown key beside it says so already. */
+function isMistypedElsewhere(error: ErrorObject, errors: readonly ErrorObject[]): boolean {
+  if (error.keyword !== 'required') return false
+  const missing = error.params.missingProperty as string
+  return errors.some(
+    (e) =>
+      e.keyword === 'additionalProperties' &&
+      e.instancePath === error.instancePath &&
+      nearest(e.params.additionalProperty as string, knownKeys(e)) === missing,
+  )
+}
+
+function knownKeys(error: ErrorObject): string[] {
+  return Object.keys((error.parentSchema?.properties as object | undefined) ?? {})
+}
+
 function findingOf(error: ErrorObject, root: unknown): Finding {
   const path = pathOfPointer(error.instancePath, root)
   const found = (message: string): Finding => ({ path, message, atKey: false })
@@ -140,7 +158,7 @@ function findingOf(error: ErrorObject, root: unknown): Finding {
       if (pattern !== undefined) {
         return { path: [...path, key], message: `${quote(key)} is no name that fits ${pattern}`, atKey: true }
       }
-      const known = Object.keys((error.parentSchema?.properties as object | undefined) ?? {})
+      const known = knownKeys(error)
       const meant = nearest(key, known)
       const hint = meant === null ? `; known are: ${known.join(', ')}` : `; did you mean ${quote(meant)}?`
       return { path: [...path, key], message: `unknown key ${quote(key)}${hint}`, atKey: true }

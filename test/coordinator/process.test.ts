@@ -1,0 +1,108 @@
+// The coordinator as its own process: killed in the middle of a snapshot, started again; SIGTERM; a bad configuration.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { CoordinatorClient } from '../../src/api/client.js'
+import type { Manifest } from '../../src/api/schemas.js'
+import { FakeSwitch, workDirectory } from './fake-switch.js'
+
+const cli = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
+const starter = `import(${JSON.stringify(cli)}).then(({ main }) => main(['node', 'snapswitch', ...process.argv.slice(1)]))`
+
+interface Running {
+  readonly child: ChildProcess
+  readonly log: () => string
+}
+
+function start(t: Test, config: string): Running {
+  const child = spawn(process.execPath, ['-e', starter, '--', 'coordinator', '--config', config], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let log = ''
+  child.stderr?.on('data', (data: Buffer) => {
+    log += data.toString()
+  })
+  t.teardown(async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  })
+  return { child, log: () => log }
+}
+
+async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
+  for (let i = 0; i < 500; i++) {
+    if (await holds()) return
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  throw new Error(`waited 10 s in vain until ${what}`)
+}
+
+t.test('killed in the middle, started again: failed, discarded everywhere, and ready for the next', async (t) => {
+  const directory = await workDirectory(t)
+  const a = new FakeSwitch(directory, 'a', ['vm1'])
+  const b = new FakeSwitch(directory, 'b', ['vm2'])
+  await Promise.all([a.start(), b.start()])
+  t.teardown(async () => void (await Promise.all([a.stop(), b.stop()])))
+  b.takeEvents = async function* () {
+    yield { type: 'paused', vm: 'vm2', atUs: 1 }
+    await new Promise(() => {})
+  }
+  const socket = join(directory, 'coordinator.sock')
+  const config = join(directory, 'lab.yaml')
+  const hosts = { a: { socket: 'a.sock' }, b: { socket: 'b.sock' } }
+  await writeFile(config, JSON.stringify({ socket, store: 'store', networks: { lab0: { hosts } } }))
+  const manifestFile = join(directory, 'store', 'lab0', 'demo', 'manifest.json')
+  const manifest = async () => JSON.parse(await readFile(manifestFile, 'utf8')) as Manifest
+
+  const first = start(t, config)
+  await until('it listens', () =>
+    stat(socket).then(
+      () => true,
+      () => false,
+    ),
+  )
+  const client = new CoordinatorClient(socket)
+  t.teardown(() => client.close())
+  const creating = (async () => {
+    for await (const _ of client.create({ network: 'lab0', name: 'demo' }, { deadlineMs: 20_000 }));
+  })().catch((error: unknown) => error)
+  await until('the take is under way', () => b.calls.includes('take'))
+  t.equal((await manifest()).state, 'pending')
+  first.child.kill('SIGKILL')
+  await once(first.child, 'exit')
+  t.match(await creating, { code: 'SOCKET_UNREACHABLE' })
+  t.equal((await manifest()).state, 'pending')
+  t.notOk(a.calls.some((call) => call.startsWith('discard')))
+
+  b.takeEvents = null
+  const second = start(t, config)
+  await until('it has put things right', async () => (await manifest()).state === 'failed')
+  t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'))
+  t.match((await manifest()).error, { code: 'SNAPSHOT_FAILED', message: /coordinator ended/ })
+  const states: string[] = []
+  for await (const p of client.create({ network: 'lab0', name: 'demo', wait: true }, { deadlineMs: 20_000 })) {
+    if (p.type === 'manifest') states.push(p.manifest.state)
+  }
+  t.same(states, ['complete'])
+  t.equal((await manifest()).epoch, 2, 'epochs never go back')
+
+  second.child.kill('SIGTERM')
+  const [code] = (await once(second.child, 'exit')) as [number | null]
+  t.equal(code, 0, second.log())
+  await t.rejects(stat(socket), { code: 'ENOENT' })
+})
+
+t.test('a bad configuration: one error that says where, exit code 1', async (t) => {
+  const config = join(await workDirectory(t), 'lab.yaml')
+  await writeFile(config, 'netwroks: {}\n')
+  const { child, log } = start(t, config)
+  const [code] = (await once(child, 'close')) as [number | null]
+  t.equal(code, 1)
+  t.match(log(), /^error CONFIG_INVALID: .*lab\.yaml:1:1: unknown key "netwroks"; did you mean "networks"\?/m)
+  t.match(log(), /^what to do: /m)
+})
