@@ -5,6 +5,8 @@ import type { ErrorLine, GuestLine, ReceiveReport, SendReport, StateLine } from 
 
 export interface Check {
   readonly phase: string
+  /** `must`: else the demo fails. `reach`: a figure that a busy machine may miss; said, but no failure. */
+  readonly kind: 'must' | 'reach'
   readonly what: string
   readonly ok: boolean
   /** What was seen. */
@@ -20,7 +22,8 @@ export interface MachineOutcome {
 type Verdict = (what: string, ok: boolean, seen: string) => Check
 const inPhase =
   (phase: string): Verdict =>
-  (what, ok, seen) => ({ phase, what, ok, seen })
+  (what, ok, seen) => ({ phase, kind: 'must', what, ok, seen })
+const asReach = (check: Check): Check => ({ ...check, kind: 'reach' })
 
 const total = <T>(list: readonly T[], of: (item: T) => number): number => list.reduce((sum, item) => sum + of(item), 0)
 
@@ -96,6 +99,7 @@ export function checkSnapshot(manifest: Manifest, machines: readonly string[]): 
   const members = manifest.parts.flatMap((part) => part.members)
   const names = members.map((member) => member.vm).sort()
   const figures = manifest.figures
+  const skew = figures?.skewMs ?? Number.POSITIVE_INFINITY
   const down = Math.max(...members.map((member) => member.resumedAtUs - member.pausedAtUs)) / 1000
   return [
     verdict(
@@ -104,12 +108,8 @@ export function checkSnapshot(manifest: Manifest, machines: readonly string[]): 
       `${manifest.state}: ${names.join(', ')}`,
     ),
     verdict('no frame lost at the cut', figures?.lost === 0, `${figures?.lost ?? '?'} lost`),
-    verdict(`downtime under ${reach.downtimeMs} ms`, down < reach.downtimeMs, `${down.toFixed(1)} ms at most`),
-    verdict(
-      `cut skew under ${reach.skewMs} ms`,
-      figures !== null && figures.skewMs < reach.skewMs,
-      `${figures?.skewMs.toFixed(1) ?? '?'} ms`,
-    ),
+    asReach(verdict(`downtime under ${reach.downtimeMs} ms`, down < reach.downtimeMs, `${down.toFixed(1)} ms at most`)),
+    asReach(verdict(`cut skew under ${reach.skewMs} ms`, skew < reach.skewMs, `${skew.toFixed(1)} ms`)),
   ]
 }
 

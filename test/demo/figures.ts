@@ -86,7 +86,9 @@ function newTable(head: string[], color: boolean): InstanceType<typeof Table> {
 
 export function checksTable(checks: readonly Check[], color: boolean): string {
   const table = newTable(['', 'phase', 'check', 'seen'], color)
-  for (const check of checks) table.push([check.ok ? 'ok' : 'FAILED', check.phase, check.what, check.seen])
+  for (const { ok, kind, phase, what, seen } of checks) {
+    table.push([ok ? 'ok' : kind === 'must' ? 'FAILED' : 'missed', phase, what, seen])
+  }
   return table.toString()
 }
 

@@ -18,10 +18,10 @@ export interface LabRecord {
 }
 
 /** Not /tmp or /run, which may be memory: machine images go here too. */
-const base = '/var/tmp/snapswitch-lab'
+export const labsBase = '/var/tmp/snapswitch-lab'
 const namespacePrefix = 'snaplab-'
 
-export const labDirectory = (id: string): string => join(base, id)
+export const labDirectory = (id: string): string => join(labsBase, id)
 export const namespaceName = (id: string, host: string): string => `${namespacePrefix}${id}-${host}`
 
 export function newRecord(): LabRecord {
@@ -62,7 +62,7 @@ function read(id: string): LabRecord | undefined {
 }
 
 export function allRecords(): LabRecord[] {
-  return existsSync(base) ? readdirSync(base).flatMap((id) => read(id) ?? []) : []
+  return existsSync(labsBase) ? readdirSync(labsBase).flatMap((id) => read(id) ?? []) : []
 }
 
 // A lab's directory is made before its namespaces and removed after them.
