@@ -209,7 +209,8 @@ class DatapathLoop implements FrameSink {
       return null
     },
     fence: ({ network, ports, epoch }) => {
-      this.network(network).forwarder.snapshots.fence(ports, epoch)
+      this.network(network).forwarder.snapshots.fence(ports, epoch, clock())
+      this.flushAll()
       return null
     },
     preload: ({ network, port, frames }) => {

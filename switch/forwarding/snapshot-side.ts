@@ -143,18 +143,22 @@ export class SnapshotSide {
 
   /**
    * Restored ports: fresh epoch, gates closed, and nothing from before it may pass. What was held is the old incarnation's.
-   * Members that are not restored move on to the same epoch, or the fence would cut them off. Machines may have moved, so
-   * what was learned of where they are is forgotten.
+   * Members that are not restored move on to the same epoch, or the fence would cut them off; what they waited for is no
+   * longer early. Machines may have moved, so what was learned of where they are is forgotten.
    */
-  fence(ports: readonly number[], epoch: number): void {
-    for (const port of this.forwarder.ports) if (port.isMember) port.epoch = Math.max(port.epoch, epoch)
-    this.forwarder.fdb.clear()
+  fence(ports: readonly number[], epoch: number, now: number): void {
     for (const port of this.members(ports)) {
       port.fence = epoch
       port.closed = true
       this.forwarder.counters[port.row + Drop.fenced] += port.hold.clear()
     }
+    this.forwarder.fdb.clear()
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+    for (const port of this.forwarder.ports) {
+      if (!port.isMember) continue
+      port.epoch = Math.max(port.epoch, epoch)
+      this.siftHeld(port, now)
+    }
   }
 
   /** Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this incarnation. */
