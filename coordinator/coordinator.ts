@@ -13,18 +13,18 @@ import { nearest } from '../src/api/validate.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { type Agents, SocketAgents } from './agents.js'
 import type { CoordinatorConfig } from './config.js'
+import { beingDeleted, discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
-import { type Clock, type OnProgress, type RunOptions, runRestore, runSnapshot, systemClock } from './runner.js'
+import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
-import { failedManifest } from './sequence/snapshot-rules.js'
-import { isoTime, listed, onHost, retryDelayMs } from './sequence/table.js'
+import { listed, onHost } from './sequence/table.js'
+import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
 import { type Catalogue, checkedName } from './store/catalogue.js'
 
 export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000
 const statusCallMs = 3_000
 const deleteCallMs = 60_000
-const discardCallMs = 20_000
 const recoveryAttempts = 5
 
 export interface CoordinatorOptions {
@@ -169,7 +169,7 @@ export class Coordinator {
         if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
         throw error
       })
-      if (before !== null) await this.#catalogue.write(this.#beingDeleted(before))
+      if (before !== null) await this.#catalogue.write(beingDeleted(before, this.#clock.now()))
       const holders = before?.parts.map((part) => part.host) ?? network.hosts
       let deleted = 0
       // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
@@ -196,7 +196,9 @@ export class Coordinator {
   /** Oldest first. A manifest that cannot be read appears as a failed one that says so. */
   async list(): Promise<Manifest[]> {
     const found = await this.#catalogue.list()
-    return found.map(({ network, name, manifest, error }) => manifest ?? this.#unreadable(network, name, error))
+    return found.map(
+      ({ network, name, manifest, error }) => manifest ?? unreadable(network, name, this.#version, error),
+    )
   }
 
   async show(network: string, name: string): Promise<Manifest> {
@@ -286,44 +288,6 @@ export class Coordinator {
     }
   }
 
-  async #discardLeftover(manifest: Manifest, attempts: number): Promise<void> {
-    const { network: networkName, name, epoch } = manifest
-    const network = this.#networks.get(networkName)
-    if (network === undefined) {
-      this.#logger.warn(
-        { network: networkName, snapshot: name },
-        'unfinished snapshot of a network no longer configured',
-      )
-      return
-    }
-    const hosts = manifest.state === 'pending' ? network.hosts : (manifest.undiscarded ?? [])
-    const told = await Promise.all(hosts.map((host) => this.#discardOn(network, host, name, epoch, attempts)))
-    const untold = hosts.filter((_, i) => told[i] === false)
-    const error = manifest.error ?? {
-      code: 'SNAPSHOT_FAILED',
-      message: `snapshot ${networkName}/${name} was not finished: the coordinator ended while it was being taken`,
-      action: 'Take it again.',
-    }
-    const finishedAt = manifest.finishedAt ?? isoTime(this.#clock.now())
-    await this.#catalogue.write(failedManifest(manifest, finishedAt, error, untold))
-    this.#logger.info({ network: networkName, snapshot: name, undiscarded: untold }, 'unfinished snapshot discarded')
-  }
-
-  async #discardOn(network: Network, host: string, name: string, epoch: number, attempts: number): Promise<boolean> {
-    for (let attempt = 1; attempt <= attempts && !this.#stopping.signal.aborted; attempt++) {
-      if (attempt > 1) await new Promise<void>((resolve) => this.#clock.after(retryDelayMs(attempt), resolve))
-      try {
-        await network.agents.discard(host, name, epoch, { timeoutMs: discardCallMs })
-        return true
-      } catch (thrown) {
-        const error = asSnapswitchError(thrown)
-        if (error.code === 'SNAPSHOT_UNKNOWN') return true
-        this.#logger.warn({ err: error, host, snapshot: name, attempt }, 'discard did not get through')
-      }
-    }
-    return false
-  }
-
   async #hostStatus(network: Network, host: string): Promise<CoordinatorStatus['networks'][number]['hosts'][number]> {
     const socket = network.sockets[host] as string
     try {
@@ -335,34 +299,19 @@ export class Coordinator {
     }
   }
 
-  #beingDeleted(manifest: Manifest): Manifest {
-    const error = {
-      code: 'SNAPSHOT_DISCARDED',
-      message: 'its deletion was begun and not finished',
-      action: `Finish it: snapswitch snapshot delete ${manifest.network}/${manifest.name}`,
-    } as const
-    return { ...manifest, state: 'failed', finishedAt: manifest.finishedAt ?? isoTime(this.#clock.now()), error }
+  async #discardLeftover(manifest: Manifest, attempts: number): Promise<void> {
+    const network = this.#networks.get(manifest.network)
+    const log = this.#logger.child({ network: manifest.network, snapshot: manifest.name })
+    if (network === undefined) return log.warn('unfinished snapshot of a network that is no longer configured')
+    const { agents, hosts } = network
+    await discardLeftover(manifest, {
+      agents,
+      hosts,
+      attempts,
+      clock: this.#clock,
+      logger: log,
+      write: (failed) => this.#catalogue.write(failed),
+      stopping: this.#stopping.signal,
+    })
   }
-
-  #unreadable(network: string, name: string, error: SnapswitchError | null): Manifest {
-    const never = '1970-01-01T00:00:00.000Z'
-    return {
-      format: 1,
-      network,
-      name,
-      state: 'failed',
-      epoch: 0,
-      policy: 'buffer',
-      createdAt: never,
-      finishedAt: null,
-      version: this.#version,
-      parts: [],
-      figures: null,
-      error: error?.report() ?? null,
-    }
-  }
-}
-
-function isUnfinished(manifest: Manifest): boolean {
-  return manifest.state === 'pending' || (manifest.undiscarded ?? []).length > 0
 }

@@ -1,0 +1,141 @@
+// Steps a sequence and keeps its queue, its timers and its end; what an effect means is the caller's (runner.ts).
+
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
+import type { Agents } from './agents.js'
+import { type Instant, type Step, step, type Table } from './sequence/table.js'
+
+export interface Clock {
+  now(): Instant
+  /** Calls `act` later; the answer takes it back. */
+  after(ms: number, act: () => void): () => void
+}
+
+export const systemClock: Clock = {
+  now: () => ({ ms: performance.now(), wallUs: Math.round((performance.timeOrigin + performance.now()) * 1000) }),
+  after: (ms, act) => {
+    const timer = setTimeout(act, ms)
+    return () => clearTimeout(timer)
+  },
+}
+
+export type OnProgress = (progress: {
+  readonly text: string
+  readonly host?: string
+  readonly vm?: string
+  readonly atUs: number
+}) => void
+
+export interface RunOptions {
+  readonly agents: Agents
+  readonly clock: Clock
+  readonly onProgress: OnProgress
+  /** Aborting it cancels the sequence; its reason, if a SnapswitchError, becomes the reason given. */
+  readonly signal?: AbortSignal
+}
+
+/** What a runner of one sequence offers to the code that performs its effects. */
+export interface Desk<Event> {
+  feed(event: Event): void
+  later(ms: number, act: () => void): void
+  /** Aborted when the sequence has ended: nothing of it goes on. */
+  readonly ended: AbortSignal
+}
+
+/** Steps a sequence until an effect finishes it. Events are taken one at a time, in the order they come. */
+export function runSequence<State extends string, Data, Event extends { type: string }, Effect, Outcome>(
+  table: Table<State, Data, Event, Effect>,
+  first: Step<State, Data, Effect>,
+  perform: (effect: Effect, desk: Desk<Event>) => Outcome | undefined,
+  options: RunOptions,
+): Promise<Outcome> {
+  const { clock, signal } = options
+  const ended = new AbortController()
+  const timers = new Set<() => void>()
+  return new Promise<Outcome>((resolve, reject) => {
+    let at: { state: State; data: Data } = first
+    const queue: Event[] = []
+    let stepping = false
+    const end = () => {
+      for (const cancel of timers) cancel()
+      timers.clear()
+      signal?.removeEventListener('abort', cancelled)
+      ended.abort()
+    }
+    const later = (ms: number, act: () => void) => {
+      if (ms === 0) return act()
+      const cancel = clock.after(ms, () => {
+        timers.delete(cancel)
+        act()
+      })
+      timers.add(cancel)
+    }
+    const desk: Desk<Event> = {
+      later,
+      ended: ended.signal,
+      feed: (event) => {
+        if (ended.signal.aborted) return
+        queue.push(event)
+        if (!stepping) drain()
+      },
+    }
+    const take = (next: Step<State, Data, Effect>) => {
+      at = { state: next.state, data: next.data }
+      for (const effect of next.effects) {
+        const outcome = perform(effect, desk)
+        if (outcome === undefined) continue
+        end()
+        resolve(outcome)
+        return
+      }
+    }
+    const drain = () => {
+      stepping = true
+      try {
+        for (let event = queue.shift(); event !== undefined && !ended.signal.aborted; event = queue.shift()) {
+          take(step(table, at, event, clock.now()))
+        }
+      } catch (error) {
+        end()
+        reject(error)
+      } finally {
+        stepping = false
+      }
+    }
+    const cancelled = () => {
+      const reason: unknown = signal?.reason
+      const error = reason instanceof SnapswitchError ? reason : calledOff
+      // Both sequences know `cancel`; Event is a type parameter here, so the compiler cannot see it.
+      desk.feed({ type: 'cancel', error: error.report() } as unknown as Event)
+    }
+    stepping = true
+    try {
+      take(first)
+    } catch (error) {
+      end()
+      reject(error)
+      return
+    } finally {
+      stepping = false
+    }
+    if (ended.signal.aborted) return
+    signal?.addEventListener('abort', cancelled, { once: true })
+    if (signal?.aborted === true) cancelled()
+    drain()
+  })
+}
+
+const calledOff = new SnapswitchError('SNAPSHOT_DISCARDED', 'it was called off', 'Nothing to do.')
+
+/** Starts a call now, and feeds what comes of it. */
+export function settle<Event>(
+  act: () => Promise<Event | null>,
+  feed: (event: Event) => void,
+  failed: (error: ErrorReport) => Event,
+): void {
+  act().then(
+    (event) => {
+      if (event !== null) feed(event)
+    },
+    (error: unknown) => feed(failed(asSnapswitchError(error).report())),
+  )
+}

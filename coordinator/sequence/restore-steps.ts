@@ -1,0 +1,346 @@
+// The steps that the restore table (restore.ts) is made of: each decides where to go and what is to be done.
+
+import type {
+  Preflight,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreReport,
+  RestoreRequest,
+  RestoreResumed,
+} from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import { formerHosts, planTransfers, requestFor } from './restore-plan.js'
+import {
+  abortAttempts,
+  abortCallMs,
+  abortLimitMs,
+  type CheckPurpose,
+  preflightLimitMs,
+  type RestoreData,
+  type RestoreEffect,
+  type RestoreInput,
+  type RestoreState,
+  type RestoreStep,
+  resumeAttempts,
+  resumeCallMs,
+  transfersAtOnce,
+} from './restore-types.js'
+import { misnamedHosts, nextEpoch, versionsThatDiffer } from './snapshot-rules.js'
+import { type Instant, joinReports, left, listed, onHost, retryDelayMs } from './table.js'
+
+export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
+  const timeoutMs = Math.min(preflightLimitMs, input.deadlineMs)
+  return {
+    state: 'preflight',
+    data: {
+      input,
+      startedAtMs: now.ms,
+      deadlineAtMs: now.ms + input.deadlineMs,
+      timer: 1,
+      preflights: {},
+      holds: {},
+      absent: [],
+      epoch: 0,
+      checking: [],
+      checks: {},
+      former: {},
+      waitingTransfers: [],
+      runningTransfers: [],
+      transferredBytes: 0,
+      removing: [],
+      loaded: {},
+      resumed: {},
+      resumeAttempts: {},
+      failure: null,
+      aborting: {},
+      unaborted: [],
+    },
+    effects: [
+      { do: 'progress', text: `asking ${listed(input.plan.hosts)}` },
+      // Longer than the calls' own limit: an uninvolved host that stays silent must not end the restore.
+      { do: 'timer', timer: 1, afterMs: input.deadlineMs },
+      ...input.plan.hosts.map((host) => ({ do: 'preflight', host, timeoutMs }) as const),
+    ],
+  }
+}
+
+export const at = (state: RestoreState, data: RestoreData, ...effects: RestoreEffect[]): RestoreStep => ({
+  state,
+  data,
+  effects,
+})
+
+export function refuse(data: RestoreData, error: ErrorReport): RestoreStep {
+  return at('refused', { ...data, failure: error }, { do: 'finish', outcome: { type: 'failed', error } })
+}
+
+export function afterPreflight(data: RestoreData, now: Instant): RestoreStep {
+  const { plan, manifest, maxKnownEpoch } = data.input
+  const awaited = plan.hosts.filter((h) => data.preflights[h] === undefined && !data.absent.includes(h))
+  if (awaited.length > 0) return at('preflight', data)
+  const involved = plan.required.map((host) => [host, data.preflights[host] as Preflight] as const)
+  const problem = joinReports([...misnamedHosts(involved), ...versionsThatDiffer(involved)])
+  if (problem !== null) return refuse(data, problem)
+  const epoch = nextEpoch(Object.values(data.preflights), maxKnownEpoch)
+  if (epoch === null) {
+    const message = 'the network has used up all 2^32 epochs'
+    return refuse(data, { code: 'EPOCH_STALE', message, action: 'Restart the switches with a new network name.' })
+  }
+  const timeoutMs = left(data.deadlineAtMs, now)
+  const checks: Extract<RestoreEffect, { do: 'check' }>[] = [
+    ...plan.targets.map((host) => {
+      const request = requestFor(manifest, plan, host, epoch, timeoutMs)
+      return { do: 'check', host, purpose: 'target', request, timeoutMs } as const
+    }),
+    ...formerHosts(plan, data.holds).map(({ host, members }) => {
+      const request: RestoreRequest = { epoch, members: [...members], channels: [], deadlineMs: timeoutMs }
+      return { do: 'check', host, purpose: 'former', request, timeoutMs } as const
+    }),
+  ]
+  const timer = data.timer + 1
+  return at(
+    'checking',
+    { ...data, epoch, timer, checking: checks.map((c) => `${c.purpose} ${c.host}`) },
+    { do: 'progress', text: 'checking files and machines' },
+    { do: 'timer', timer, afterMs: timeoutMs },
+    ...checks,
+  )
+}
+
+export function checked(
+  data: RestoreData,
+  host: string,
+  purpose: CheckPurpose,
+  check: RestoreCheck,
+  now: Instant,
+): RestoreStep {
+  const known: RestoreData = {
+    ...data,
+    checking: data.checking.filter((c) => c !== `${purpose} ${host}`),
+    checks: purpose === 'target' ? { ...data.checks, [host]: check } : data.checks,
+    former: purpose === 'former' ? { ...data.former, [host]: check } : data.former,
+  }
+  return known.checking.length > 0 ? at('checking', known) : afterChecks(known, now)
+}
+
+export function afterChecks(data: RestoreData, now: Instant): RestoreStep {
+  const { manifest, replace } = data.input
+  const entries = Object.entries(data.checks)
+  const running = runningOriginals(data)
+  const missing = Object.fromEntries(entries.map(([host, check]) => [host, check.missing]))
+  const { transfers, problems } = planTransfers(manifest, missing)
+  const found = [...entries.flatMap(([host, check]) => check.problems.map((p) => onHost(host, p))), ...problems]
+  if (running.length > 0 && !replace) {
+    found.unshift({
+      code: 'MACHINE_RUNNING',
+      message: `still running: ${running.map((r) => `${r.vm} on host ${r.host}`).join(', ')}`,
+      action: 'Shut them down, or give --replace to end them.',
+    })
+  }
+  const problem = joinReports(found)
+  if (problem !== null) return refuse(data, problem)
+  return transfer({ ...data, waitingTransfers: transfers }, now)
+}
+
+export function runningOriginals(data: RestoreData): { readonly host: string; readonly vm: string }[] {
+  return [...Object.entries(data.checks), ...Object.entries(data.former)].flatMap(([host, check]) =>
+    check.running.map((vm) => ({ host, vm })),
+  )
+}
+
+/** Keeps a bounded number of transfers going; on with the rest when there are none left. */
+export function transfer(data: RestoreData, now: Instant): RestoreStep {
+  const free = transfersAtOnce - data.runningTransfers.length
+  const started = data.waitingTransfers.slice(0, free)
+  const known: RestoreData = {
+    ...data,
+    waitingTransfers: data.waitingTransfers.slice(started.length),
+    runningTransfers: [...data.runningTransfers, ...started],
+  }
+  if (known.runningTransfers.length === 0) return remove(known, now)
+  const timeoutMs = left(data.deadlineAtMs, now)
+  return at(
+    'transferring',
+    known,
+    ...started.flatMap((t): RestoreEffect[] => [
+      { do: 'progress', text: `${fileName(t.file.path)}, ${t.file.bytes} bytes, from host ${t.from}`, host: t.to },
+      { do: 'transfer', ...t, timeoutMs },
+    ]),
+  )
+}
+
+export function transferred(data: RestoreData, host: string, digest: string, now: Instant): RestoreStep {
+  const ended = data.runningTransfers.find((t) => t.to === host && t.file.digest === digest)
+  if (ended === undefined) return at('transferring', data)
+  const runningTransfers = data.runningTransfers.filter((t) => t !== ended)
+  return transfer({ ...data, runningTransfers, transferredBytes: data.transferredBytes + ended.file.bytes }, now)
+}
+
+/** Ends originals that run, and takes the ports of machines that move off their former hosts. */
+export function remove(data: RestoreData, now: Instant): RestoreStep {
+  const moved = formerHosts(data.input.plan, data.holds).flatMap(({ host, members }) =>
+    members.map((m) => ({ host, vm: m.vm })),
+  )
+  const removing = [...moved]
+  for (const r of runningOriginals(data)) {
+    if (!removing.some((m) => m.host === r.host && m.vm === r.vm)) removing.push(r)
+  }
+  if (removing.length === 0) return load(data, now)
+  const timeoutMs = left(data.deadlineAtMs, now)
+  return at(
+    'removing',
+    { ...data, removing },
+    { do: 'progress', text: `removing former ${listed(removing.map((r) => `${r.vm} (host ${r.host})`))}` },
+    ...removing.map((r) => ({ do: 'remove', ...r, timeoutMs }) as const),
+  )
+}
+
+export function removed(data: RestoreData, host: string, vm: string, now: Instant): RestoreStep {
+  const removing = data.removing.filter((r) => r.host !== host || r.vm !== vm)
+  const known = { ...data, removing }
+  return removing.length > 0 ? at('removing', known) : load(known, now)
+}
+
+export function load(data: RestoreData, now: Instant): RestoreStep {
+  const { plan, manifest } = data.input
+  const timeoutMs = left(data.deadlineAtMs, now)
+  return at(
+    'loading',
+    data,
+    { do: 'progress', text: `loading ${listed(plan.members.map((m) => m.part.vm))}` },
+    ...plan.targets.map((host) => {
+      const request = requestFor(manifest, plan, host, data.epoch, timeoutMs)
+      return { do: 'load', host, request, timeoutMs } as const
+    }),
+  )
+}
+
+export function loaded(data: RestoreData, host: string, answer: RestoreLoaded, now: Instant): RestoreStep {
+  const { plan } = data.input
+  const expected = plan.members.filter((m) => m.to === host).map((m) => m.part.vm)
+  const absent = expected.filter((vm) => !answer.loaded.includes(vm))
+  if (absent.length > 0) {
+    const message = `host ${host} did not load ${listed(absent)}`
+    return fail(data, { code: 'RESTORE_FAILED', message, action: 'See the log of the switch there.' }, now)
+  }
+  const known = { ...data, loaded: { ...data.loaded, [host]: answer } }
+  const progress: RestoreEffect = { do: 'progress', text: `loaded ${listed(expected)}`, host }
+  if (plan.targets.some((h) => known.loaded[h] === undefined)) return at('loading', known, progress)
+  // The barrier: everything is in memory everywhere.
+  return at(
+    'resuming',
+    { ...known, resumeAttempts: Object.fromEntries(plan.targets.map((h) => [h, 1])) },
+    ...plan.targets.map((h) => resume(data, h, 0, now)),
+    progress,
+    { do: 'progress', text: 'all loaded: resuming' },
+  )
+}
+
+export function resume(data: RestoreData, host: string, delayMs: number, now: Instant): RestoreEffect {
+  const timeoutMs = Math.min(resumeCallMs, left(data.deadlineAtMs, now))
+  return { do: 'resume', host, delayMs, timeoutMs }
+}
+
+export function resumeFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
+  if (data.resumed[host] !== undefined) return at('resuming', data)
+  const attempts = data.resumeAttempts[host] ?? 1
+  // SNAPSHOT_UNKNOWN: the agent holds no loaded restore any more, so that asking again is of no use.
+  if (attempts >= resumeAttempts || error.code === 'SNAPSHOT_UNKNOWN') return fail(data, onHost(host, error), now)
+  const known = { ...data, resumeAttempts: { ...data.resumeAttempts, [host]: attempts + 1 } }
+  return at('resuming', known, resume(data, host, retryDelayMs(attempts + 1), now))
+}
+
+export function resumed(data: RestoreData, host: string, answer: RestoreResumed, now: Instant): RestoreStep {
+  const known = { ...data, resumed: { ...data.resumed, [host]: answer } }
+  const { plan, manifest } = data.input
+  if (plan.targets.some((h) => known.resumed[h] === undefined)) return at('resuming', known)
+  const times = Object.values(known.resumed).flatMap((r) => r.resumed.map((m) => m.atUs))
+  const report: RestoreReport = {
+    network: manifest.network,
+    name: manifest.name,
+    epoch: data.epoch,
+    placement: Object.fromEntries(plan.members.map((m) => [m.part.vm, m.to])),
+    restoreMs: Math.round((now.ms - data.startedAtMs) * 1000) / 1000,
+    transferredBytes: data.transferredBytes,
+    channelFrames: Object.values(data.loaded).reduce((n, l) => n + l.channelFrames, 0),
+    resumedSkewMs: times.length === 0 ? 0 : (Math.max(...times) - Math.min(...times)) / 1000,
+  }
+  return at('done', known, { do: 'finish', outcome: { type: 'done', report } })
+}
+
+/** The one door to failure once a target may have begun: tell every one of them that does not run for certain. */
+export function fail(data: RestoreData, error: ErrorReport, now: Instant): RestoreStep {
+  const targets = data.input.plan.targets.filter((host) => data.resumed[host] === undefined)
+  const timer = data.timer + 1
+  const known: RestoreData = {
+    ...data,
+    timer,
+    failure: failureOf(data, error),
+    waitingTransfers: [],
+    aborting: Object.fromEntries(targets.map((h) => [h, 1])),
+  }
+  if (targets.length === 0) return aborted(known, '', now)
+  return at(
+    'aborting',
+    known,
+    ...targets.map((host) => ({ do: 'abort', host, delayMs: 0, timeoutMs: abortCallMs }) as const),
+    { do: 'timer', timer, afterMs: abortLimitMs },
+    { do: 'progress', text: `undoing: ${error.message}` },
+  )
+}
+
+export function failureOf(data: RestoreData, error: ErrorReport): ErrorReport {
+  const { network, name } = data.input.manifest
+  const which = `${network}/${name}`
+  const running = Object.keys(data.resumed)
+  if (running.length === 0) {
+    return { ...error, message: `the restore of ${which} was undone; the snapshot is untouched. ${error.message}` }
+  }
+  return {
+    code: 'RESTORE_FAILED',
+    message: `${which} is restored only in part: the machines of ${listed(running.map((h) => `host ${h}`))} run, but ${error.message}`,
+    action: `Restore it again: snapswitch snapshot restore ${which} --replace`,
+  }
+}
+
+export function aborted(data: RestoreData, host: string, _now: Instant): RestoreStep {
+  const { [host]: _, ...aborting } = data.aborting
+  const known = { ...data, aborting }
+  return Object.keys(aborting).length > 0 ? at('aborting', known) : conclude(known)
+}
+
+export function abortFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
+  const attempts = data.aborting[host]
+  if (attempts === undefined) return at('aborting', data)
+  // It never heard of it, or has let go of it already: nothing to undo there.
+  if (error.code === 'SNAPSHOT_UNKNOWN') return aborted(data, host, now)
+  if (attempts >= abortAttempts) return aborted({ ...data, unaborted: [...data.unaborted, host] }, host, now)
+  const known = { ...data, aborting: { ...data.aborting, [host]: attempts + 1 } }
+  const delayMs = retryDelayMs(attempts + 1)
+  return at('aborting', known, { do: 'abort', host, delayMs, timeoutMs: abortCallMs })
+}
+
+export function conclude(data: RestoreData): RestoreStep {
+  const failure = data.failure as ErrorReport
+  const error: ErrorReport =
+    data.unaborted.length === 0
+      ? failure
+      : {
+          ...failure,
+          message: `${failure.message}. ${listed(data.unaborted.map((h) => `host ${h}`))} could not be told to undo it`,
+          action: `Restart the switch there; machines that it loaded are paused. ${failure.action}`,
+        }
+  return at('failed', { ...data, failure: error }, { do: 'finish', outcome: { type: 'failed', error } })
+}
+
+export function late(data: RestoreData, doing: string, hosts: readonly string[]): ErrorReport {
+  return {
+    code: 'DEADLINE',
+    message: `${doing} was not finished after ${data.input.deadlineMs} ms on ${listed(hosts.map((h) => `host ${h}`))}`,
+    action: 'Give a longer --deadline, and see the log of the switch there.',
+  }
+}
+
+export function fileName(path: string): string {
+  return path.split('/').slice(-2).join('/')
+}

@@ -1,0 +1,127 @@
+// The words of the restore sequence: its states, what it is told, what it asks for, what it knows.
+
+import type {
+  Manifest,
+  Preflight,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreReport,
+  RestoreRequest,
+  RestoreResumed,
+} from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import type { RestorePlan, Transfer } from './restore-plan.js'
+import type { Step } from './table.js'
+
+export const restoreStates = [
+  'preflight',
+  'checking',
+  'transferring',
+  'removing',
+  'loading',
+  'resuming',
+  'aborting',
+  'done',
+  'failed',
+  'refused',
+] as const
+export type RestoreState = (typeof restoreStates)[number]
+
+export interface RestoreInput {
+  readonly manifest: Manifest
+  readonly plan: RestorePlan
+  /** End originals that still run. */
+  readonly replace: boolean
+  /** Highest epoch in any manifest of the network. */
+  readonly maxKnownEpoch: number
+  /** For the whole of it, from `begin` on. */
+  readonly deadlineMs: number
+}
+
+/** Whose check it was: the machines that come to this host, or those that were here before. */
+export type CheckPurpose = 'target' | 'former'
+
+export type RestoreEvent =
+  /** `holds`: the machines that have a port of the network there, running or not. */
+  | {
+      readonly type: 'preflighted'
+      readonly host: string
+      readonly preflight: Preflight
+      readonly holds: readonly string[]
+    }
+  | { readonly type: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
+  | { readonly type: 'transferred'; readonly host: string; readonly digest: string }
+  | { readonly type: 'removed'; readonly host: string; readonly vm: string }
+  | { readonly type: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
+  | { readonly type: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
+  | { readonly type: 'aborted'; readonly host: string }
+  | { readonly type: 'agentFailed'; readonly host: string; readonly call: RestoreCall; readonly error: ErrorReport }
+  | { readonly type: 'deadline'; readonly timer: number }
+  | { readonly type: 'cancel'; readonly error: ErrorReport }
+
+/** Which call failed; with what tells it from the host's other calls of the kind. */
+export type RestoreCall =
+  | { readonly do: 'preflight' | 'load' | 'resume' | 'abort' }
+  | { readonly do: 'check'; readonly purpose: CheckPurpose }
+  | { readonly do: 'transfer'; readonly digest: string }
+  | { readonly do: 'remove'; readonly vm: string }
+
+export type RestoreOutcome =
+  | { readonly type: 'done'; readonly report: RestoreReport }
+  | { readonly type: 'failed'; readonly error: ErrorReport }
+
+export type RestoreEffect =
+  | { readonly do: 'preflight'; readonly host: string; readonly timeoutMs: number }
+  | {
+      readonly do: 'check'
+      readonly host: string
+      readonly purpose: CheckPurpose
+      readonly request: RestoreRequest
+      readonly timeoutMs: number
+    }
+  | ({ readonly do: 'transfer'; readonly timeoutMs: number } & Transfer)
+  | { readonly do: 'remove'; readonly host: string; readonly vm: string; readonly timeoutMs: number }
+  | { readonly do: 'load'; readonly host: string; readonly request: RestoreRequest; readonly timeoutMs: number }
+  | { readonly do: 'resume'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
+  | { readonly do: 'abort'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
+  | { readonly do: 'timer'; readonly timer: number; readonly afterMs: number }
+  | { readonly do: 'progress'; readonly text: string; readonly host?: string; readonly vm?: string }
+  | { readonly do: 'finish'; readonly outcome: RestoreOutcome }
+
+export interface RestoreData {
+  readonly input: RestoreInput
+  readonly startedAtMs: number
+  readonly deadlineAtMs: number
+  readonly timer: number
+  readonly preflights: Readonly<Record<string, Preflight>>
+  readonly holds: Readonly<Record<string, readonly string[]>>
+  /** Hosts that play no part and did not answer: done without. */
+  readonly absent: readonly string[]
+  readonly epoch: number
+  /** Checks that are still awaited, as `purpose host`. */
+  readonly checking: readonly string[]
+  readonly checks: Readonly<Record<string, RestoreCheck>>
+  readonly former: Readonly<Record<string, RestoreCheck>>
+  readonly waitingTransfers: readonly Transfer[]
+  readonly runningTransfers: readonly Transfer[]
+  readonly transferredBytes: number
+  /** Removals that are still awaited. */
+  readonly removing: readonly { readonly host: string; readonly vm: string }[]
+  readonly loaded: Readonly<Record<string, RestoreLoaded>>
+  readonly resumed: Readonly<Record<string, RestoreResumed>>
+  readonly resumeAttempts: Readonly<Record<string, number>>
+  readonly failure: ErrorReport | null
+  readonly aborting: Readonly<Record<string, number>>
+  readonly unaborted: readonly string[]
+}
+
+export type RestoreStep = Step<RestoreState, RestoreData, RestoreEffect>
+export type RestoreAt = { readonly state: RestoreState; readonly data: RestoreData }
+
+export const transfersAtOnce = 2
+export const resumeAttempts = 4
+export const abortAttempts = 5
+export const preflightLimitMs = 10_000
+export const abortCallMs = 20_000
+export const abortLimitMs = 60_000
+export const resumeCallMs = 15_000
