@@ -103,6 +103,8 @@ export class SnapshotSide {
       this.forwarder.counters[port.row + Counter.recorded] += recorded
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
+      // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
+      this.siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
     })
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
