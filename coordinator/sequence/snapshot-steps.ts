@@ -37,7 +37,7 @@ export function beginSnapshot(input: SnapshotInput, now: Instant): SnapshotStep 
     state: 'preflight',
     data,
     effects: [
-      { do: 'progress', text: `asking ${listed(input.hosts)} whether a snapshot can be taken` },
+      { do: 'progress', text: `asking ${listed(input.hosts.map((h) => `host ${h}`))} whether a snapshot can be taken` },
       { do: 'timer', timer: 1, afterMs: timeoutMs },
       ...input.hosts.map((host) => ({ do: 'preflight', host, timeoutMs }) as const),
     ],

@@ -274,6 +274,7 @@ interface World {
   readonly told: Set<string>
   readonly confirmed: Set<string>
   readonly mayHaveBegun: Set<string>
+  readonly prepared: Set<string>
   readonly written: Manifest[]
   done: Set<string>
 }
@@ -285,7 +286,14 @@ function play(
   vms: (host: string) => string[],
 ): { bench: Bench; world: World } {
   const bench = new Bench({ ...input, hosts })
-  const world: World = { told: new Set(), confirmed: new Set(), mayHaveBegun: new Set(), written: [], done: new Set() }
+  const world: World = {
+    told: new Set(),
+    confirmed: new Set(),
+    mayHaveBegun: new Set(),
+    prepared: new Set(),
+    written: [],
+    done: new Set(),
+  }
   let seen = 0
   let pending: SnapshotEffect[] = []
   const events: SnapshotEvent[] = []
@@ -294,6 +302,9 @@ function play(
     if (steps > 500) throw new Error(`not ended after ${steps} steps, in ${bench.at.state}`)
     for (; seen < bench.effects.length; seen++) {
       const effect = bench.effects[seen] as SnapshotEffect
+      if (effect.do === 'prepare' && world.written.length === 0)
+        throw new Error('prepared before the manifest is durable')
+      if (effect.do === 'take' && world.prepared.size < hosts.length) throw new Error('cut before all were prepared')
       if (effect.do === 'prepare' || effect.do === 'take') world.mayHaveBegun.add(effect.host)
       if (effect.do === 'discard') world.told.add(effect.host)
       if (effect.do !== 'progress' && effect.do !== 'finish') pending.push(effect)
@@ -346,6 +357,7 @@ function answersTo(
     case 'preflight':
       return [{ type: 'preflighted', host, preflight: preflightOf(host, vms(host)) }]
     case 'prepare':
+      world.prepared.add(host)
       return [{ type: 'prepared', host }]
     case 'take': {
       world.done.add(host)
