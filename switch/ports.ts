@@ -9,7 +9,7 @@ import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
 import type { Datapath } from './datapath/datapath.js'
-import { MAX_PORTS, readPortCounters } from './forwarding/counters.js'
+import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 
 export interface PortEntry {
   readonly index: number
@@ -185,22 +185,24 @@ export class Ports {
     return { name: entry.name, device: entry.device, mac, mtu: entry.mtu }
   }
 
-  info(epochs: ReadonlyMap<number, { epoch: number; closed: boolean }>): PortInfo[] {
+  /** All that is known of the ports, from shared memory and the kernel: the datapath is not asked. */
+  info(): PortInfo[] {
+    const { counters } = this.datapath
     const links = new Map(this.links.list().map((link): [number, Link] => [link.index, link]))
     return this.all().map((port) => {
       const link = links.get(port.ifindex)
-      const state = epochs.get(port.index)
+      const row = port.index * ROW
       return {
         name: port.name,
         network: port.network,
         device: port.device,
         kind: port.kind,
         vm: port.vm,
-        epoch: state?.epoch ?? null,
-        gate: state?.closed ? 'closed' : 'open',
+        epoch: port.kind === 'member' ? counters[row + Counter.epoch] : null,
+        gate: counters[row + Counter.gateClosed] === 1 ? 'closed' : 'open',
         up: link?.lowerUp ?? false,
         mtu: link?.mtu ?? port.mtu,
-        counters: readPortCounters(this.datapath.counters, port.index),
+        counters: readPortCounters(counters, port.index),
       }
     })
   }

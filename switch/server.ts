@@ -64,14 +64,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
     })),
   }))
 
-  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => {
-    const epochs = new Map<number, { epoch: number; closed: boolean }>()
-    for (const network of networks) {
-      for (const [port, epoch, closed] of (await datapath.call('network', { network })).epochs)
-        epochs.set(port, { epoch, closed })
-    }
-    return ports.info(epochs)
-  })
+  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => ports.info())
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
     const { network } = request.params

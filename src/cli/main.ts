@@ -8,6 +8,7 @@ import { addDoctorCommand } from './doctor.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
 import { addSwitchCommands } from './switch-commands.js'
+import { addTopCommand } from './top.js'
 
 /** Runs the command line (as in process.argv) and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -68,6 +69,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
       await runCoordinator(config)
     })
   addSwitchCommands(program, terminal)
+  addTopCommand(program, terminal)
   addSnapshotCommands(program, terminal)
   addDoctorCommand(program, terminal, setCode)
   return program

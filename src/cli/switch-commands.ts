@@ -44,7 +44,7 @@ and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
     .action((network: string | undefined, options: CommonOptions) => fdbShow(terminal, network, options))
 }
 
-async function withSwitch<T>(options: CommonOptions, act: (client: SwitchClient) => Promise<T>): Promise<T> {
+export async function withSwitch<T>(options: CommonOptions, act: (client: SwitchClient) => Promise<T>): Promise<T> {
   const client = new SwitchClient(options.socket ?? defaultSwitchSocket)
   try {
     return await act(client)

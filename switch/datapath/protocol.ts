@@ -59,7 +59,7 @@ export interface Commands {
   fdb: { args: { network: string }; result: FdbRow[] }
   network: {
     args: { network: string }
-    result: { epoch: number; fdbEntries: number; peers: PeerRow[]; epochs: [number, number, boolean][] }
+    result: { epoch: number; fdbEntries: number; peers: PeerRow[] }
   }
   stop: { args: null; result: null }
 }

@@ -6,7 +6,7 @@ import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
 import { raisePriority } from '../../src/linux/priority.js'
-import type { CounterTable } from '../forwarding/counters.js'
+import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { FrameSink, Port } from '../port/port.js'
@@ -117,9 +117,21 @@ class DatapathLoop implements FrameSink {
       if (message === undefined) return
       const request = message.message as Request
       try {
-        post({ kind: 'reply', id: request.id, result: this.perform(request.name, request.args) })
+        const result = this.perform(request.name, request.args)
+        this.publishStates()
+        post({ kind: 'reply', id: request.id, result })
       } catch (error) {
         post({ kind: 'refusal', id: request.id, error: asSnapswitchError(error).report() })
+      }
+    }
+  }
+
+  /** Epochs and gates only change by commands; others read them where they read the counters. */
+  private publishStates(): void {
+    for (const { forwarder } of this.networks.values()) {
+      for (const port of forwarder.ports) {
+        this.counters[port.row + Counter.epoch] = port.epoch
+        this.counters[port.row + Counter.gateClosed] = port.closed ? 1 : 0
       }
     }
   }
@@ -245,7 +257,6 @@ class DatapathLoop implements FrameSink {
           alive: forwarder.trunks.isAlive(port, now),
           lastHeardMs: Number.isFinite(port.channel!.lastHeard) ? Math.round(now - port.channel!.lastHeard) : null,
         })),
-        epochs: forwarder.ports.filter((port) => port.isMember).map((port) => [port.index, port.epoch, port.closed]),
       }
     },
     stop: () => {

@@ -38,7 +38,9 @@ const fields = [
   'recorded',
   'early',
   'stragglers',
-  'txAccepted',
+  // Not counters but states, published after every command.
+  'epoch',
+  'gateClosed',
 ] as const
 type Field = (typeof fields)[number]
 
