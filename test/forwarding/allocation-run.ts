@@ -1,0 +1,83 @@
+// Sends a million frames through a forwarder and prints, as JSON, what that cost the JavaScript heap. A process of its own
+// (started with --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
+
+import { PerformanceObserver } from 'node:perf_hooks'
+import { colorVid } from '../../src/frame/color-tag.js'
+import { EtherType } from '../../src/frame/ethernet.js'
+import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { createCounters } from '../../switch/forwarding/counters.js'
+import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { Output } from '../../switch/forwarding/port-state.js'
+import { defaults, mac } from './rig.js'
+
+const FRAMES = 1_000_000
+const TRUNK = 3
+
+class CountingOutput implements Output {
+  count = 0
+  send(): boolean {
+    this.count++
+    return true
+  }
+}
+
+const events = { early: () => undefined, peer: () => undefined, closed: () => undefined }
+const forwarder = new Forwarder(defaults, createCounters(), events)
+const outputs = [0, 1, 2, TRUNK].map((index) => {
+  const kind = index === TRUNK ? ('trunk' as const) : ('member' as const)
+  const output = new CountingOutput()
+  forwarder.addPort({ index, name: `p${index}`, kind, vm: null, epoch: 0, mac: mac(index) }, output)
+  return output
+})
+
+// As a port does: frames of all kinds lie in one piece of memory, and one cursor goes over them.
+const LENGTH = 64
+const KINDS = 4
+const memory = new Uint8Array(KINDS * (VNET_HEADER_LENGTH + LENGTH))
+const ingress = [0, 1, TRUNK, 2]
+for (let kind = 0; kind < KINDS; kind++) {
+  const at = kind * (VNET_HEADER_LENGTH + LENGTH) + VNET_HEADER_LENGTH
+  // From member to member and back, from the trunk, and to an unknown address in a VLAN (a flood).
+  memory.set(mac([2, 1, 1, 99][kind]), at)
+  memory.set(mac([1, 2, 50, 3][kind]), at + 6)
+  memory.set([8, 0], at + 12)
+}
+const cursor = new Frame(memory)
+
+function pass(count: number): void {
+  let now = 1_700_000_000_000.125
+  for (let i = 0; i < count; i++) {
+    const kind = i % KINDS
+    cursor.vnet = kind * (VNET_HEADER_LENGTH + LENGTH)
+    cursor.start = cursor.vnet + VNET_HEADER_LENGTH
+    cursor.length = LENGTH
+    const port = ingress[kind]
+    cursor.tagTpid = port === TRUNK ? EtherType.SERVICE_VLAN : kind === 3 ? EtherType.VLAN : 0
+    cursor.tagTci = port === TRUNK ? colorVid(0) : 5
+    // The clock is read once a batch.
+    if (i % 64 === 0) now += 0.01
+    forwarder.receive(port, cursor, now)
+    if (i % 65_536 === 0) forwarder.tick(now)
+  }
+}
+
+let collections = 0
+new PerformanceObserver((list) => {
+  collections += list.getEntries().length
+}).observe({ entryTypes: ['gc'] })
+const settle = () => new Promise((resolve) => setTimeout(resolve, 50))
+
+pass(300_000)
+globalThis.gc!()
+await settle()
+collections = 0
+const sentBefore = outputs.reduce((sum, output) => sum + output.count, 0)
+const before = process.memoryUsage().heapUsed
+pass(FRAMES)
+const grown = process.memoryUsage().heapUsed - before
+const sent = outputs.reduce((sum, output) => sum + output.count, 0) - sentBefore
+await settle()
+const duringPass = collections
+globalThis.gc!()
+const kept = process.memoryUsage().heapUsed - before
+process.stdout.write(`${JSON.stringify({ frames: FRAMES, sent, grown, kept, collections: duringPass })}\n`)
