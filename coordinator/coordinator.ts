@@ -267,13 +267,13 @@ export class Coordinator {
     return { agents: network.agents, clock: this.#clock, onProgress, signal: this.#stopping.signal }
   }
 
-  /** A failed one may be taken again under its name; its reason is in the log. */
+  /** A failed one may be taken again under its name, its reason is in the log; but not one that is half deleted. */
   async #refuseTaken(network: string, name: string): Promise<void> {
     const before = await this.#catalogue.read(network, name).catch((error: unknown) => {
       if (error instanceof SnapswitchError && error.code === 'SNAPSHOT_UNKNOWN') return null
       throw error
     })
-    if (before === null || before.state === 'failed') return
+    if (before === null || (before.state === 'failed' && before.parts.length === 0)) return
     throw new SnapswitchError(
       'SNAPSHOT_EXISTS',
       `network ${network} has a snapshot ${name} already`,

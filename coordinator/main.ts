@@ -18,12 +18,15 @@ export async function runCoordinator(configPath: string): Promise<void> {
   const stopped = new Promise<NodeJS.Signals>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, resolve)
   })
-  await api.listen()
-  logger.info({ socket: config.socket, store: config.store, networks: Object.keys(config.networks) }, 'listening')
-  const recovery = coordinator.recover()
-  const signal = await stopped
-  logger.info({ signal }, 'stopping')
-  await coordinator.stop()
-  await recovery
-  await api.close()
+  try {
+    await api.listen()
+    logger.info({ socket: config.socket, store: config.store, networks: Object.keys(config.networks) }, 'listening')
+    const recovery = coordinator.recover()
+    const signal = await stopped
+    logger.info({ signal }, 'stopping')
+    await coordinator.stop()
+    await recovery
+  } finally {
+    await api.close()
+  }
 }

@@ -10,6 +10,8 @@ export interface Terminal {
   /** Whether stderr is a terminal on which a line can be rewritten. */
   readonly live: boolean
   readonly columns: number
+  /** Calls `act` when the user interrupts (Ctrl-C) and then ends the command; the answer takes it back. */
+  onInterrupt(act: () => void): () => void
 }
 
 export const systemTerminal: Terminal = {
@@ -24,6 +26,14 @@ export const systemTerminal: Terminal = {
   },
   get columns() {
     return process.stderr.columns ?? 80
+  },
+  onInterrupt: (act) => {
+    const interrupted = () => {
+      act()
+      process.exit(130)
+    }
+    process.once('SIGINT', interrupted)
+    return () => process.off('SIGINT', interrupted)
   },
 }
 

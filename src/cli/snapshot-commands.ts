@@ -172,6 +172,10 @@ async function follow(
   options: CommonOptions,
 ): Promise<Exclude<Progress, { type: 'step' | 'error' }>> {
   const view = progressView(terminal, { quiet: options.json === true && !terminal.live })
+  const release = terminal.onInterrupt(() => {
+    view.end()
+    terminal.err('interrupted; the coordinator goes on: `snapswitch snapshot list` shows what comes of it\n')
+  })
   try {
     for await (const progress of stream) {
       if (progress.type === 'step') view.show(progress)
@@ -179,6 +183,7 @@ async function follow(
       else return progress
     }
   } finally {
+    release()
     view.end()
   }
   throw new SnapswitchError(

@@ -31,6 +31,7 @@ async function command(args: readonly string[], live = false): Promise<Result> {
     },
     live,
     columns: 60,
+    onInterrupt: () => () => {},
   }
   const code = await run(['node', 'snapswitch', ...args], terminal)
   return { code, out, err }

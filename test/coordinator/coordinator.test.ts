@@ -267,6 +267,7 @@ t.test('delete: parts first; a refusal leaves the snapshot as it was', async (t)
     { state: 'failed', error: { code: 'SNAPSHOT_DISCARDED' } },
     'half is none',
   )
+  await t.rejects(create(), { code: 'SNAPSHOT_EXISTS' }, 'its name is not free before it is gone')
   b.faults.clear()
   await coordinator.delete('lab0', 'demo')
   t.same(await catalogue.list(), [])

@@ -18,8 +18,10 @@ interface Running {
   readonly log: () => string
 }
 
-function start(t: Test, config: string): Running {
-  const child = spawn(process.execPath, ['-e', starter, '--', 'coordinator', '--config', config], {
+const start = (t: Test, config: string): Running => launch(t, ['coordinator', '--config', config])
+
+function launch(t: Test, args: readonly string[]): Running {
+  const child = spawn(process.execPath, ['-e', starter, '--', ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   let log = ''
@@ -32,6 +34,13 @@ function start(t: Test, config: string): Running {
     await once(child, 'exit')
   })
   return { child, log: () => log }
+}
+
+function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  )
 }
 
 async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
@@ -60,12 +69,7 @@ t.test('killed in the middle, started again: failed, discarded everywhere, and r
   const manifest = async () => JSON.parse(await readFile(manifestFile, 'utf8')) as Manifest
 
   const first = start(t, config)
-  await until('it listens', () =>
-    stat(socket).then(
-      () => true,
-      () => false,
-    ),
-  )
+  await until('it listens', () => exists(socket))
   const client = new CoordinatorClient(socket)
   t.teardown(() => client.close())
   const creating = (async () => {
@@ -105,4 +109,43 @@ t.test('a bad configuration: one error that says where, exit code 1', async (t) 
   t.equal(code, 1)
   t.match(log(), /^error CONFIG_INVALID: .*lab\.yaml:1:1: unknown key "netwroks"; did you mean "networks"\?/m)
   t.match(log(), /^what to do: /m)
+})
+
+t.test('a second coordinator on the same socket is refused, and the first is not disturbed', async (t) => {
+  const directory = await workDirectory(t)
+  const config = join(directory, 'lab.yaml')
+  const socket = join(directory, 'c.sock')
+  await writeFile(
+    config,
+    JSON.stringify({ socket, store: 'store', networks: { lab0: { hosts: { a: { socket: 'a' } } } } }),
+  )
+  start(t, config)
+  await until('it listens', () => exists(socket))
+  const second = start(t, config)
+  const [code] = (await once(second.child, 'close')) as [number | null]
+  t.equal(code, 1)
+  t.match(second.log(), /^error DEVICE_BUSY: another daemon listens/m)
+  const client = new CoordinatorClient(socket)
+  t.teardown(() => client.close())
+  t.match(await client.status({ deadlineMs: 5_000 }), { networks: [{ hosts: [{ host: 'a', reachable: false }] }] })
+})
+
+t.test('the command is interrupted: it says that the coordinator goes on', async (t) => {
+  const directory = await workDirectory(t)
+  const a = new FakeSwitch(directory, 'a', ['vm1'])
+  await a.start()
+  t.teardown(() => a.stop())
+  a.faults.set('take', 'silent')
+  const config = join(directory, 'lab.yaml')
+  const socket = join(directory, 'c.sock')
+  const hosts = { a: { socket: 'a.sock' } }
+  await writeFile(config, JSON.stringify({ socket, store: 'store', networks: { lab0: { hosts } } }))
+  start(t, config)
+  await until('it listens', () => exists(socket))
+  const command = launch(t, ['snapshot', 'create', 'lab0', '--name', 'demo', '--socket', socket])
+  await until('the take is under way', () => a.calls.includes('take'))
+  command.child.kill('SIGINT')
+  const [code] = (await once(command.child, 'close')) as [number | null]
+  t.equal(code, 130)
+  t.match(command.log(), /interrupted; the coordinator goes on/)
 })
