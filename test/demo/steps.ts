@@ -81,15 +81,16 @@ export async function restoreSnapshot(
 export function lookAround(lab: Lab): string {
   const [first] = plan.machines
   const shell = `${lab.directory}/vm/${first!.name}.shell`
-  const coordinator = lab.commandLine([]).join(' ')
+  const command = (args: string[], host?: string) => lab.commandLine(args, host).join(' ')
   return `
 The lab is up (in ${lab.directory}). To look around, as root:
-  ${coordinator} status
-  ${coordinator} snapshot list
-  ${lab.commandLine(['port', 'list'], 'a').join(' ')}
-  tail -f ${lab.machine(first!.name).consoleFile}      what ${first!.name} reports
-  socat - UNIX-CONNECT:${shell}      a shell in ${first!.name} (Ctrl-C leaves it)
-  ip netns exec ${lab.namespace('a')} tcpdump -eni to-b      the trunk, colored
+  ${command(['snapshot', 'list'])}
+  ${command(['snapshot', 'show', snapshotName])}
+  ${command(['status'], 'a')}
+  ${command(['port', 'list'], 'a')}
+  tail -f ${lab.machine(first!.name).consoleFile}    # what ${first!.name} reports
+  socat - UNIX-CONNECT:${shell}    # a shell in ${first!.name} (needs socat; Ctrl-C leaves it)
+  ip netns exec ${lab.namespace('a')} tcpdump -eni to-b    # the trunk, colored
 To take it down:
   scripts/demo --down`
 }
