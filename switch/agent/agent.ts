@@ -38,6 +38,8 @@ export class Agent {
   private readonly sessions = new Map<string, Session>()
   private readonly giveWay = new Map<string, NodeJS.Timeout>()
   private readonly configured: ReadonlySet<string>
+  /** The last restore per network that went through. */
+  private readonly resumed = new Map<string, { snapshot: string; answer: RestoreResumed }>()
 
   constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>) {
     this.host = host
@@ -245,6 +247,7 @@ export class Agent {
 
   async loadRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
     this.check(network)
+    this.resumed.delete(network)
     const session = new RestoreSession(this.host, network, snapshot, request)
     this.claim(network, { name: `restore of ${snapshot}`, snapshot: null, restore: session })
     session.onAbandoned = () => this.sessions.delete(network)
@@ -259,18 +262,21 @@ export class Agent {
   async resumeRestore(network: string, snapshot: string): Promise<RestoreResumed> {
     const session = this.restoreSession(network, snapshot)
     if (session === null) {
+      // Asked again because the answer got lost: the same answer.
+      const before = this.resumed.get(network)
+      if (before?.snapshot === snapshot) return before.answer
       throw new SnapswitchError(
         'SNAPSHOT_UNKNOWN',
         `no restore of ${network}/${snapshot} is loaded on ${this.host.name}`,
         'Restore again.',
       )
     }
-    try {
-      return await session.resume()
-    } finally {
-      this.sessions.delete(network)
-      await this.saveMoves()
-    }
+    // When a guest does not resume the session stays: the coordinator may ask again, or abort.
+    const answer = await session.resume()
+    this.sessions.delete(network)
+    this.resumed.set(network, { snapshot, answer })
+    await this.saveMoves()
+    return answer
   }
 
   async abortRestore(network: string, snapshot: string): Promise<void> {

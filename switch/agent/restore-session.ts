@@ -121,10 +121,19 @@ export class RestoreSession {
     }
   }
 
-  /** All hosts have loaded: addresses are announced, guests run, gates open. */
+  /** All hosts have loaded: addresses are announced, guests run, gates open. After a failure it may be called again. */
   async resume(): Promise<RestoreResumed> {
-    const { host, network } = this
     if (this.timer !== null) clearTimeout(this.timer)
+    try {
+      return await this.resumeAll()
+    } catch (thrown) {
+      this.timer = setTimeout(() => void this.expire(), this.request.deadlineMs)
+      throw thrown
+    }
+  }
+
+  private async resumeAll(): Promise<RestoreResumed> {
+    const { host, network } = this
     const deadline = performance.now() + 10_000
     for (const { part, ports } of this.members) {
       for (const port of ports) {
