@@ -13,6 +13,8 @@ export class UnreadFrames {
   private readonly reader = new LinkCounterReader()
   /** Per port: the device's count when our own stood at zero. */
   private readonly base = new Map<number, number>()
+  /** Per port: the device's count at the last `heal`. */
+  private readonly seen = new Map<number, number>()
 
   constructor(counters: CounterTable) {
     this.counters = counters
@@ -22,19 +24,31 @@ export class UnreadFrames {
   start(port: number, ifindex: number): void {
     const { txPackets, txDropped } = this.reader.read(ifindex)
     this.base.set(port, txPackets + txDropped)
+    this.seen.delete(port)
   }
 
   forget(port: number): void {
     this.base.delete(port)
+    this.seen.delete(port)
   }
 
+  /**
+   * Call now and then, while traffic flows. The device may count a frame before the datapath has counted it as sent, so
+   * a surplus is believed only when our own count has still not come up to it by the next call.
+   */
   heal(ports: Iterable<{ readonly index: number; readonly ifindex: number; readonly kind: string }>): void {
-    for (const port of ports) {
-      if (port.kind !== 'member') continue
+    for (const { index, ifindex, kind } of ports) {
+      if (kind !== 'member') continue
+      const base = this.base.get(index) ?? 0
+      const seen = this.seen.get(index)
+      const surplus = seen === undefined ? 0 : seen - base - this.counters[index * ROW + Counter.txFrames]
+      if (surplus > 0) this.base.set(index, base + surplus)
       try {
-        this.of(port.index, port.ifindex)
+        const { txPackets, txDropped } = this.reader.read(ifindex)
+        this.seen.set(index, txPackets + txDropped)
       } catch {
         // The device is going away; whoever needs the count will be told.
+        this.seen.delete(index)
       }
     }
   }
