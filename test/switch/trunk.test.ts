@@ -1,0 +1,139 @@
+// Two daemons with a colored trunk between them: bulk TCP, tags on the trunk and nowhere else, checksums that are right at
+// the far side whatever the ends offload.
+
+import t from 'tap'
+import { sleep, until } from '../lab/command.js'
+import { idOf, stations, testFrame } from './station.js'
+import { type Running, root, World } from './world.js'
+
+t.setTimeout(180_000)
+
+const side = (port: string) => ({
+  networks: {
+    lab0: { ports: { [port]: { device: port, vm: port }, trunk: { device: 'trunk', kind: 'trunk' } } },
+  },
+})
+
+async function twoHosts(t: { teardown(end: () => Promise<void>): void }, offloads: ['on' | 'off', 'on' | 'off']) {
+  const world = World.for(t)
+  await world.namespace('a')
+  await world.namespace('b')
+  await world.endpoint('one', 'a', { address: '10.66.0.1', offload: offloads[0] })
+  await world.endpoint('two', 'b', { address: '10.66.0.2', offload: offloads[1] })
+  await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1504 })
+  const a = await world.switch('a', side('one'))
+  const b = await world.switch('b', side('two'))
+  await until('the peers', 5000, async () => {
+    const status = await Promise.all([a, b].map((daemon) => daemon.client.status({ deadlineMs: 5000 })))
+    return status.every(({ networks }) => networks[0].peers[0].alive) ? true : undefined
+  })
+  return { world, a, b }
+}
+
+/** Megabits a second of TCP from `one` to `two`, and segments sent again. */
+async function iperf(world: World, ...options: string[]): Promise<{ mbits: number; retransmits: number }> {
+  const server = await world.start('two', 'iperf3', '-s', '-1', '--forceflush')
+  await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
+  const client = await world.in('one', 'iperf3', '-c', '10.66.0.2', '-J', ...options)
+  const { end } = JSON.parse(client) as {
+    end: { sum_received: { bits_per_second: number }; sum_sent: { retransmits: number } }
+  }
+  return { mbits: Math.round(end.sum_received.bits_per_second / 1e6), retransmits: end.sum_sent.retransmits }
+}
+
+/** Lines of a verbose capture: how many packets, and how many with a checksum that is wrong. */
+async function verdicts(capture: Running): Promise<{ correct: number; wrong: string[] }> {
+  const text = await capture.stop()
+  const lines = text.split('\n')
+  return {
+    correct: lines.filter((line) => / \(correct\)|\[udp sum ok\]/.test(line)).length,
+    wrong: lines.filter((line) => /incorrect|bad (udp )?cksum|wrong/i.test(line)),
+  }
+}
+
+t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) => {
+  const { world, a, b } = await twoHosts(t, ['on', 'on'])
+
+  await t.test('ping', async (t) => {
+    t.equal((await world.pings('one', '10.66.0.2')).code, 0)
+  })
+
+  await t.test('iperf3, whole GSO frames', async (t) => {
+    const onTrunk = await world.capture('a', 'trunk', '-c', '2000')
+    const atEnd = await world.capture('two', 'eth0', '-c', '2000')
+    const { mbits, retransmits } = await iperf(world, '-t', '2')
+    t.comment(`${mbits} Mbit/s, ${retransmits} retransmits`)
+    t.ok(mbits > 300, `${mbits} Mbit/s`)
+    const trunkLines = (await onTrunk.stop()).split('\n').filter((line) => line.includes('ethertype'))
+    const endLines = (await atEnd.stop()).split('\n').filter((line) => line.includes('ethertype'))
+    t.ok(trunkLines.length > 100 && endLines.length > 100, 'both captures saw the traffic')
+    const untagged = trunkLines.filter((line) => !/ethertype 802\.1Q-QinQ \(0x88a8\)|0x88b5/.test(line))
+    t.same(untagged, [], 'every frame on the trunk has a color, or is a control frame')
+    t.same(
+      endLines.filter((line) => /0x88a8|802\.1Q|0x88b5/.test(line)),
+      [],
+      'no tag and no control frame reaches an endpoint',
+    )
+    const port = await a.port('one')
+    t.ok(port.counters.rxGso > 0, `${port.counters.rxGso} GSO frames stayed whole`)
+    t.same((await b.port('two')).counters.drops, {})
+  })
+
+  await t.test('the ends’ own tags stay inside, up to the MTU', async (t) => {
+    const [sender, receiver] = stations(t, world, 'one', 'two')
+    const onTrunk = await world.capture('b', 'trunk', 'ether', 'src', '02:00:00:00:00:01')
+    const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
+    for (const [id, inner] of tags.entries()) {
+      t.equal(sender.send(testFrame(id, { tags: inner, length: 1514 + (inner.length > 0 ? 4 : 0) })), null)
+    }
+    const frames = await receiver.collect(3)
+    t.same(frames.map(idOf), [0, 1, 2])
+    t.same(
+      frames.map(({ tagTpid, tagTci, bytes }) => [tagTpid, tagTci, bytes.length - 10]),
+      [
+        [0, 0, 1514],
+        [0x8100, 0x6064, 1514],
+        [0x88a8, 200, 1514],
+      ],
+    )
+    await sleep(100)
+    const seen = await onTrunk.stop()
+    t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan 1, p 0, ethertype 802\.1Q.*vlan 100, p 3/)
+    t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan 1, p 0, ethertype 802\.1Q-QinQ.*vlan 200/)
+  })
+
+  await t.test('a peer that dies is said to be down, and back when it is', async (t) => {
+    await b.stop()
+    await until('the peer to be down', 8000, async () => {
+      const { networks } = await a.client.status({ deadlineMs: 5000 })
+      return networks[0].peers[0].alive ? undefined : true
+    })
+    await b.start()
+    await until('the peer to be back', 5000, async () => {
+      const { networks } = await a.client.status({ deadlineMs: 5000 })
+      return networks[0].peers[0].alive ? true : undefined
+    })
+    t.equal((await world.pings('one', '10.66.0.2')).code, 0)
+  })
+})
+
+for (const offloads of [
+  ['on', 'off'],
+  ['off', 'on'],
+  ['off', 'off'],
+] as ['on' | 'off', 'on' | 'off'][]) {
+  t.test(`checksums at the far side: sender's offloads ${offloads[0]}, receiver's ${offloads[1]}`, root, async (t) => {
+    const { world, b } = await twoHosts(t, offloads)
+    // What the receiver gets is complete when its device does not say that it can complete it.
+    const capture = await world.capture('two', 'eth0', '-c', '200', 'src', '10.66.0.1', 'and', '(tcp or udp or icmp)')
+    t.equal((await world.pings('one', '10.66.0.2', '-s', '1000')).code, 0)
+    const udp = await iperf(world, '-u', '-b', '2M', '-t', '1', '-l', '1000').catch((error) => error as Error)
+    if (udp instanceof Error) t.fail(udp.message)
+    const { mbits } = await iperf(world, '-t', '1')
+    t.ok(mbits > 100, `${mbits} Mbit/s`)
+    const { correct, wrong } = await verdicts(capture)
+    if (offloads[1] === 'off' || offloads[0] === 'off') t.same(wrong, [])
+    t.ok(correct > 20, `${correct} correct checksums`)
+    t.same((await b.port('two')).counters.drops, {})
+  })
+}

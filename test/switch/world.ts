@@ -1,0 +1,271 @@
+// Hosts and endpoints in network namespaces (not VMs: plain stacks behind veths), and `snapswitch switch` daemons between
+// them, started as a user does. Everything has the test process's number in its name and goes when the test ends.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { stringify } from 'yaml'
+import { SwitchClient } from '../../src/api/client.js'
+import type { PortInfo } from '../../src/api/schemas.js'
+import { attempt, type CommandResult, run, until } from '../lab/command.js'
+import { repositoryRoot } from '../lab/repository.js'
+
+const DEADLINE = { deadlineMs: 5000 }
+let worlds = 0
+
+export interface Cable {
+  readonly mtu?: number
+  /** Offloads of the endpoint's side (ethtool -K); on unless said. */
+  readonly offload?: 'on' | 'off'
+  /** The endpoint's address, /24. */
+  readonly address?: string
+  /** False: left as made, with IPv6 as the kernel likes it. */
+  readonly ipv6?: boolean
+}
+
+export type SwitchFile = Record<string, unknown>
+
+export class World {
+  readonly directory = mkdtempSync(join(tmpdir(), 'ssw-world-'))
+  private readonly prefix = `ssw${process.pid}${String.fromCharCode(97 + worlds++)}`
+  private readonly namespaces: string[] = []
+  private readonly switches: Switch[] = []
+  private readonly children: ChildProcess[] = []
+
+  /** A world that is taken down when the test ends, whatever way. */
+  static for(t: { teardown(end: () => Promise<void>): void }): World {
+    const world = new World()
+    t.teardown(() => world.destroy())
+    return world
+  }
+
+  name(namespace: string): string {
+    return `${this.prefix}-${namespace}`
+  }
+
+  async namespace(label: string, options: { readonly ipv6?: boolean } = {}): Promise<void> {
+    const name = this.name(label)
+    await run('ip', ['netns', 'add', name])
+    this.namespaces.push(name)
+    if (options.ipv6 !== true) {
+      for (const scope of ['all', 'default'])
+        await this.in(label, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${scope}/disable_ipv6`)
+    }
+    await run('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
+  }
+
+  /** An endpoint in a namespace of its own, device `eth0`, and its cable into `host`, where the other end is named as it. */
+  async endpoint(label: string, host: string, cable: Cable = {}): Promise<void> {
+    await this.namespace(label, cable)
+    await this.cable([label, 'eth0'], [host, label], cable)
+    if (cable.address !== undefined) await this.ip(label, 'address', 'add', `${cable.address}/24`, 'dev', 'eth0')
+  }
+
+  /** A veth pair; the first end is up, the second one is left to whoever takes it. */
+  async cable(
+    one: [string, string],
+    other: [string, string],
+    { mtu = 1500, offload = 'on' }: Cable = {},
+  ): Promise<void> {
+    const side = ([label, device]: [string, string]) => ['name', device, 'mtu', String(mtu), 'netns', this.name(label)]
+    const [label, device] = one
+    await run('ip', ['link', 'add', ...side(one), 'type', 'veth', 'peer', ...side(other)])
+    if (offload === 'off') await this.offload(label, device, 'off')
+    await this.ip(label, 'link', 'set', device, 'up')
+  }
+
+  async offload(label: string, device: string, state: 'on' | 'off'): Promise<void> {
+    const features = ['tx', 'tso', 'gso', 'gro'].flatMap((feature) => [feature, state])
+    await this.in(label, 'ethtool', '-K', device, ...features)
+  }
+
+  ip(label: string, ...args: string[]): Promise<string> {
+    return run('ip', ['-n', this.name(label), ...args])
+  }
+
+  /** Runs a program in a namespace; it must succeed. */
+  in(label: string, program: string, ...args: string[]): Promise<string> {
+    return run('ip', ['netns', 'exec', this.name(label), program, ...args], 30_000)
+  }
+
+  /** Runs a program in a namespace; it may fail. */
+  try(label: string, program: string, ...args: string[]): Promise<CommandResult> {
+    return attempt('ip', ['netns', 'exec', this.name(label), program, ...args], 30_000)
+  }
+
+  /** Starts a program in a namespace; what it prints is collected. Ended with the world. */
+  async start(label: string, program: string, ...args: string[]): Promise<Running> {
+    const child = spawn('ip', ['netns', 'exec', this.name(label), program, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.children.push(child)
+    await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
+    return new Running(child)
+  }
+
+  /** Packets that pass a device, a line each as tcpdump -nn -e -vv says it. */
+  async capture(label: string, device: string, ...filter: string[]): Promise<Running> {
+    const options = ['--immediate-mode', '-l', '-nn', '-e', '-vv', '-i', device]
+    const running = await this.start(label, 'tcpdump', ...options, ...filter)
+    await until('tcpdump', 10_000, () => (running.stderr.includes('listening on') ? true : undefined), 10)
+    return running
+  }
+
+  pings(from: string, address: string, ...more: string[]): Promise<CommandResult> {
+    return this.try(from, 'ping', '-n', '-q', '-c', '3', '-i', '0.05', '-W', '2', ...more, address)
+  }
+
+  /** A configuration file for a daemon in `host`, its socket and state directory in this world. */
+  configFile(host: string, content: SwitchFile, name = host): string {
+    const file = join(this.directory, `${name}.yaml`)
+    writeFileSync(file, stringify({ host, api: { socket: this.socket(name) }, state: this.state(name), ...content }))
+    return file
+  }
+
+  socket(name: string): string {
+    return join(this.directory, `${name}.sock`)
+  }
+
+  state(name: string): string {
+    return join(this.directory, `${name}.state`)
+  }
+
+  /** Starts a daemon in `host` and waits until its socket answers. */
+  async switch(host: string, content: SwitchFile, nodeOptions: readonly string[] = []): Promise<Switch> {
+    const daemon = new Switch(this, host, this.configFile(host, content), nodeOptions)
+    this.switches.push(daemon)
+    await daemon.start()
+    return daemon
+  }
+
+  /** Runs a daemon that is expected to refuse to start: to its end. */
+  refused(host: string, file: string): Promise<CommandResult> {
+    return this.try(host, process.execPath, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', file)
+  }
+
+  async destroy(): Promise<void> {
+    for (const daemon of this.switches) await daemon.kill()
+    for (const child of this.children) await endChild(child, 'SIGKILL')
+    for (const name of this.namespaces.reverse()) await attempt('ip', ['netns', 'del', name])
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+}
+
+/** A program under way. */
+export class Running {
+  readonly child: ChildProcess
+  stdout = ''
+  stderr = ''
+
+  constructor(child: ChildProcess) {
+    this.child = child
+    child.stdout!.setEncoding('utf8').on('data', (text: string) => {
+      this.stdout += text
+    })
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text
+    })
+  }
+
+  /** Ends it as Ctrl-C does and returns what it printed. */
+  async stop(): Promise<string> {
+    await endChild(this.child, 'SIGINT')
+    return this.stdout
+  }
+}
+
+async function endChild(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const closed = new Promise((resolve) => child.once('close', resolve))
+  child.kill(signal)
+  await closed
+}
+
+/** A daemon, as `bin/snapswitch switch --config FILE` runs it. */
+export class Switch {
+  readonly client: SwitchClient
+  readonly log: string
+  private readonly world: World
+  private readonly host: string
+  private readonly file: string
+  private readonly nodeOptions: readonly string[]
+  private child: ChildProcess | null = null
+
+  constructor(world: World, host: string, file: string, nodeOptions: readonly string[]) {
+    this.world = world
+    this.host = host
+    this.file = file
+    this.nodeOptions = nodeOptions
+    this.log = join(world.directory, `${host}.log`)
+    this.client = new SwitchClient(world.socket(host))
+  }
+
+  get pid(): number {
+    return this.child!.pid!
+  }
+
+  get running(): boolean {
+    return this.child !== null && this.child.exitCode === null && this.child.signalCode === null
+  }
+
+  async start(): Promise<void> {
+    const program = [...this.nodeOptions, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.file]
+    // ip netns exec becomes the program it runs: the child's number is the daemon's.
+    const child = spawn('ip', ['netns', 'exec', this.world.name(this.host), process.execPath, ...program], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.child = child
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (data: Buffer) => writeFileSync(this.log, data, { flag: 'a' }))
+    }
+    await until(`the switch of ${this.host}`, 20_000, async () => {
+      if (!this.running) throw new Error(`the switch of ${this.host} ended: ${this.said().slice(-2000)}`)
+      return this.client.status(DEADLINE).then(
+        () => true,
+        () => undefined,
+      )
+    })
+  }
+
+  said(): string {
+    try {
+      return readFileSync(this.log, 'utf8')
+    } catch {
+      return ''
+    }
+  }
+
+  async port(name: string): Promise<PortInfo> {
+    const ports = await this.client.ports(DEADLINE)
+    return ports.find((port) => port.name === name)!
+  }
+
+  /** SIGTERM and the exit code. */
+  async stop(): Promise<number | null> {
+    if (this.running) await endChild(this.child!, 'SIGTERM')
+    return this.child?.exitCode ?? null
+  }
+
+  async kill(): Promise<void> {
+    await this.client.close()
+    if (this.child !== null) await endChild(this.child, 'SIGKILL')
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.child!.kill(name)
+  }
+
+  /** Seconds of CPU that the daemon has used: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms. */
+  cpuSeconds(): number {
+    const stat = readFileSync(`/proc/${this.pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    return (Number(fields[11]) + Number(fields[12])) / 100
+  }
+
+  openFiles(): number {
+    return Number(readFileSync(`/proc/${this.pid}/status`, 'utf8').match(/FDSize:\s+(\d+)/)![1])
+  }
+}
+
+export const root = { skip: process.getuid?.() === 0 ? false : 'needs root' }
