@@ -13,12 +13,13 @@ import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import type { CaptureTarget, Deadline, FrozenDisk, ResumeInfo, SealInfo } from './hypervisor.js'
-import { ImageSink, type ImageWriter, type WrittenImage } from './image-writer.js'
+import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
 import { isAlive, type ProcessIdentity, waitsForPipe } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
 import { commitOverlay } from './qemu-img.js'
 import { applySettings, type MigrationSettings, migrationEnd } from './qemu-migration.js'
 import {
+  activeNodes,
   discardOverlay,
   mergeDown,
   type Overlay,
@@ -27,9 +28,12 @@ import {
   storeFull,
 } from './qemu-overlays.js'
 import type { QmpClient } from './qmp.js'
+import { liftWriteProtection } from './write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
 const recoveryMs = 15_000
+/** How long a stream may take that nobody wants any more. The guest runs meanwhile. */
+const drainMs = 120_000
 const descriptorName = 'snapswitch-image'
 
 export interface CaptureContext {
@@ -59,6 +63,7 @@ export class QemuCapture {
   #overlays: Overlay[] = []
   #settings: MigrationSettings | null = null
   #end: Promise<string | null> | null = null
+  /** Whether the transaction was sent. */
   #frozen = false
 
   private constructor(context: CaptureContext, file: string, sink: ImageSink) {
@@ -78,7 +83,7 @@ export class QemuCapture {
       if (code === 'ENOSPC') throw storeFull(target.directory, error)
       throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the store’s directory.', error)
     }
-    const capture = new QemuCapture(context, file, new ImageSink(context.writer, file, gated))
+    const capture = new QemuCapture(context, file, context.writer.sink(file, gated))
     try {
       await capture.#prepare(target, gated, deadline)
       return capture
@@ -90,10 +95,13 @@ export class QemuCapture {
 
   async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
     const { qmp, disks, owner, mode } = this.#context
+    const sink = this.#sink.open(deadline)
+    sink.catch(() => {})
     const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target.label, owner, deadline)))
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)
+    await sink
     await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
     this.#sink.closeWriteEnd()
     if (gated) await this.#startGated(deadline)
@@ -103,7 +111,7 @@ export class QemuCapture {
   async #startGated(deadline: Deadline): Promise<void> {
     const { qmp, process } = this.#context
     await this.#migrate(deadline)
-    // If this QEMU did stand still at the gate, this would not be answered; `abandon` then breaks the pipe and frees it.
+    // If this QEMU did stand still at the gate, this would not be answered; `abandon` then opens it.
     await qmp.execute('query-status', {}, within(2000, deadline))
     const limit = within(1000, deadline)
     while (process !== null && remaining(limit) > 0) {
@@ -116,9 +124,16 @@ export class QemuCapture {
 
   async #migrate(deadline: Deadline): Promise<void> {
     const { qmp } = this.#context
-    this.#end = migrationEnd(qmp)
-    this.#end.catch(() => {})
-    await qmp.execute('migrate', { uri: `fd:${descriptorName}` }, deadline)
+    const end = migrationEnd(qmp)
+    end.catch(() => {})
+    // Whether the command went through is not known before its answer, but then it may have.
+    this.#end = end
+    try {
+      await qmp.execute('migrate', { uri: `fd:${descriptorName}` }, deadline)
+    } catch (error) {
+      if (error instanceof SnapswitchError && error.code === 'HYPERVISOR_REFUSED') this.#end = null
+      throw error
+    }
   }
 
   /** Undoes `prepare`. The machine runs on if it ran. */
@@ -142,7 +157,7 @@ export class QemuCapture {
       return await this.#save(resumed, deadline)
     } catch (error) {
       // Asked before the image is removed: afterwards there is space again.
-      const explained = await this.#explain(error)
+      const explained = await this.#explain(error, deadline)
       await this.#recover(resumed)
       throw explained
     }
@@ -152,8 +167,9 @@ export class QemuCapture {
     const { qmp, mode, wasRunning, machine } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
     if (this.#overlays.length > 0) {
-      await qmp.execute(...snapshotTransaction(this.#overlays), deadline)
+      // Set first: an answer that comes too late does not mean that nothing was done.
       this.#frozen = true
+      await qmp.execute(...snapshotTransaction(this.#overlays), deadline)
     }
     let image: Promise<WrittenImage>
     if (mode === 'background') {
@@ -208,7 +224,7 @@ export class QemuCapture {
     }
   }
 
-  async #explain(thrown: unknown): Promise<SnapswitchError> {
+  async #explain(thrown: unknown, deadline: Deadline): Promise<SnapswitchError> {
     const { qmp, machine } = this.#context
     const directory = path.dirname(this.#file)
     const code = (thrown as NodeJS.ErrnoException | null)?.code
@@ -216,6 +232,7 @@ export class QemuCapture {
     const full = space !== null && space.bavail * space.bsize < 1 << 20
     if (code === 'ENOSPC' || code === 'EDQUOT' || full) return storeFull(directory, thrown)
     if (qmp.failure !== null) return qmp.failure
+    if (remaining(deadline) === 0) return deadlinePassed(`Saving ${machine}`)
     if (thrown instanceof SnapswitchError && thrown.code !== 'HYPERVISOR_REFUSED') return thrown
     return new SnapswitchError(
       'CAPTURE_FAILED',
@@ -227,6 +244,8 @@ export class QemuCapture {
 
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
   async #recover(resumed: (info: ResumeInfo) => void): Promise<void> {
+    this.#sink.discard()
+    if (this.#context.mode === 'background') await this.#restoreRunState(resumed).catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState(resumed).catch(() => {})
     await rm(this.#file, { force: true }).catch(() => {})
@@ -236,13 +255,22 @@ export class QemuCapture {
     await this.#dropOverlays().catch(() => {})
   }
 
+  /**
+   * Ends a migration under way. One in the background is never cancelled, which would freeze the guest (image-writer.ts):
+   * it runs to its end, unread.
+   */
   async #stopMigration(): Promise<void> {
-    const { qmp } = this.#context
-    this.#sink.stop()
-    if (this.#end === null || qmp.failure !== null) return
-    const limit = within(recoveryMs)
-    await qmp.execute('migrate_cancel', {}, limit).catch(() => {})
-    await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(() => {})
+    const { qmp, mode, process } = this.#context
+    this.#sink.discard()
+    if (qmp.failure !== null) return
+    if (this.#end === null) {
+      await qmp.execute('closefd', { fdname: descriptorName }, within(2000)).catch(() => {})
+      return
+    }
+    if (mode === 'stopped') await qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
+    const reason = await by(within(drainMs), this.#end, () => deadlinePassed('Ending the migration')).catch(String)
+    if (mode === 'background' && reason !== null && process !== null && isAlive(process))
+      liftWriteProtection(process.pid)
   }
 
   /** Runs the machine if it ran before, and stops it if it did not. */
@@ -282,11 +310,12 @@ export class QemuCapture {
     const overlays = this.#overlays
     this.#overlays = []
     const gone = qmp.failure !== null && process !== null && !isAlive(process)
+    const inUse = this.#frozen && qmp.failure === null ? await activeNodes(qmp, within(recoveryMs)) : new Set<string>()
     for (const overlay of overlays) {
-      if (!this.#frozen) await discardOverlay(qmp, overlay)
-      else if (qmp.failure === null)
+      if (!this.#frozen || (qmp.failure === null && !inUse.has(overlay.node))) await discardOverlay(qmp, overlay)
+      else if (qmp.failure === null) {
         await mergeDown(qmp, overlay.node, overlay.disk.node, overlay.file, within(recoveryMs)).catch(() => {})
-      else if (gone) {
+      } else if (gone) {
         // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
         await commitOverlay(overlay.file, within(recoveryMs))
         await rm(overlay.file, { force: true })

@@ -1,6 +1,7 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { pauseFor, remaining } from './deadline.js'
 import type {
   Capture,
   CaptureTarget,
@@ -28,11 +29,12 @@ import {
 import { QemuCapture } from './qemu-capture.js'
 import { checkCommandLine } from './qemu-command-line.js'
 import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } from './qemu-disks.js'
-import { backgroundObstacle, isUnderWay, migrationStatus } from './qemu-migration.js'
+import { backgroundObstacle, clearCapabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
 import { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
+import { liftWriteProtection } from './write-protection.js'
 
 /** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
 type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
@@ -80,6 +82,7 @@ export class QemuMachine implements MachineControl {
   static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
     const qmp = await QmpClient.connect(path, deadline)
     const process = identify(qmp.peer.pid)
+    settings.writer.start()
     const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
     return new QemuMachine(name, qmp, isQemu ? process : null, settings)
   }
@@ -252,8 +255,7 @@ export class QemuMachine implements MachineControl {
   }
 
   async destroy(deadline: Deadline): Promise<void> {
-    const process = this.#known('It')
-    await killProcess(process, deadline)
+    await killProcess(this.#process ?? this.#known('It'), deadline)
     await this.close()
   }
 
@@ -308,8 +310,7 @@ export class QemuMachine implements MachineControl {
 
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
-      const status = await migrationStatus(this.#qmp, deadline)
-      if (isUnderWay(status)) throw migrating(this.name)
+      await this.#settle(deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
       return backgroundObstacle(this.#qmp, deadline)
     })()
@@ -317,6 +318,19 @@ export class QemuMachine implements MachineControl {
       this.#obstacle = null
     })
     return this.#obstacle
+  }
+
+  /** Waits for the end of a background save that a daemon before us began, and cleans up behind it. */
+  async #settle(deadline: Deadline): Promise<void> {
+    let status = await migrationStatus(this.#qmp, deadline)
+    while (isUnderWay(status)) {
+      if (remaining(deadline) === 0) throw migrating(this.name)
+      await pauseFor(20, deadline)
+      status = await migrationStatus(this.#qmp, deadline)
+    }
+    const failed = status.status === 'failed' || status.status === 'cancelled'
+    if (failed && this.#process !== null) liftWriteProtection(this.#process.pid)
+    await clearCapabilities(this.#qmp, deadline)
   }
 
   #blockDevices(answer: unknown): BlockDevices {

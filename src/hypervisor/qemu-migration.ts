@@ -52,6 +52,15 @@ export function reasonOf(error: SnapswitchError): string {
   return error.message.replace(/^QEMU \(.*?\) refused [\w-]+: /, '')
 }
 
+/** Unsets what a snapshot sets, for a daemon that died before it could. */
+export async function clearCapabilities(qmp: QmpClient, deadline: Deadline): Promise<void> {
+  const now = await capabilities(qmp, deadline)
+  const ours = ['background-snapshot', 'events'].filter((name) => now.get(name) === true)
+  // `events` alone may be someone else's, like a management tool's.
+  if (!ours.includes('background-snapshot')) return
+  await qmp.execute(...setCapabilities(Object.fromEntries(ours.map((name) => [name, false]))), deadline)
+}
+
 export interface MigrationSettings {
   /** Puts everything back as it was found. */
   restore(): Promise<void>

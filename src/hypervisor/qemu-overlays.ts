@@ -10,6 +10,7 @@ import type { Deadline } from './hypervisor.js'
 import type { LiveDisk } from './qemu-disks.js'
 import { createOverlay } from './qemu-img.js'
 import type { JsonObject, QmpClient } from './qmp.js'
+import { isObject } from './qmp-messages.js'
 
 export interface Overlay {
   readonly disk: LiveDisk
@@ -98,6 +99,13 @@ export function snapshotTransaction(overlays: readonly Overlay[]): readonly [str
     data: { node: disk.node, overlay: node },
   }))
   return ['transaction', { actions }]
+}
+
+/** The block nodes that machine's devices write to now. */
+export async function activeNodes(qmp: QmpClient, deadline: Deadline): Promise<Set<string>> {
+  const answer = await qmp.execute('query-block', {}, deadline)
+  const devices = Array.isArray(answer) ? answer.filter(isObject) : []
+  return new Set(devices.flatMap(({ inserted }) => (isObject(inserted) ? [String(inserted['node-name'])] : [])))
 }
 
 /**

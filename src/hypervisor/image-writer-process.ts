@@ -1,0 +1,125 @@
+// The process behind image-writer.ts: for each order, pipe -> file and sha256, then fsync. Whatever happens it reads every
+// pipe to its end: a guest depends on that. When the daemon is gone it throws away what is still coming, removes the
+// unfinished files, and ends.
+
+import { createHash } from 'node:crypto'
+import { closeSync, constants, fsync, openSync, rmSync, writeSync } from 'node:fs'
+import net from 'node:net'
+import { getPriority, setPriority } from 'node:os'
+import type { Answer, Order } from './image-writer.js'
+
+// A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
+if (getPriority() < 0) setPriority(0)
+
+const streams = new Map<number, Stream>()
+
+function answer(message: Answer): void {
+  if (process.connected) process.send!(message, undefined, undefined, () => {})
+}
+
+class Stream {
+  readonly id: number
+  readonly #file: string
+  readonly #pipe: number
+  /** Made only when reading may begin: it starts to read by itself, and the pipe is a gate until then. */
+  #socket: net.Socket | null = null
+  readonly #hash = createHash('sha256')
+  #fd = -1
+  #bytes = 0
+  #wanted = true
+
+  constructor(id: number, pipe: string, file: string) {
+    this.id = id
+    this.#file = file
+    this.#pipe = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK)
+  }
+
+  #read(): void {
+    if (this.#socket !== null) return
+    this.#socket = new net.Socket({ fd: this.#pipe, readable: true, writable: false })
+    this.#socket.on('data', (chunk) => this.#take(chunk))
+    this.#socket.on('error', (error) => this.fail(error))
+    this.#socket.on('end', () => this.#finish())
+    this.#socket.on('close', () => this.#leave())
+  }
+
+  write(): void {
+    try {
+      this.#fd = openSync(this.#file, constants.O_WRONLY | constants.O_NOFOLLOW)
+    } catch (error) {
+      this.fail(error as Error)
+    }
+    this.#read()
+  }
+
+  /** Says why, once, and reads on without keeping anything. */
+  fail(error: Error): void {
+    if (!this.#wanted) return
+    this.#wanted = false
+    this.#closeFile()
+    answer({ type: 'failed', id: this.id, code: (error as NodeJS.ErrnoException).code ?? '', message: error.message })
+    this.#read()
+  }
+
+  /** Nobody will ever want it. */
+  orphan(): void {
+    this.fail(new Error('the daemon is gone'))
+    rmSync(this.#file, { force: true })
+  }
+
+  #take(chunk: Buffer): void {
+    if (!this.#wanted) return
+    try {
+      for (let at = 0; at < chunk.length; ) at += writeSync(this.#fd, chunk, at)
+      this.#hash.update(chunk)
+      this.#bytes += chunk.length
+    } catch (error) {
+      this.fail(error as Error)
+    }
+  }
+
+  #finish(): void {
+    if (!this.#wanted || this.#fd < 0) return
+    fsync(this.#fd, (error) => {
+      if (error !== null) this.fail(error)
+      else if (this.#wanted) {
+        this.#wanted = false
+        this.#closeFile()
+        answer({ type: 'written', id: this.id, bytes: this.#bytes, digest: this.#hash.digest('hex') })
+      }
+      this.#leave()
+    })
+  }
+
+  #closeFile(): void {
+    if (this.#fd >= 0) closeSync(this.#fd)
+    this.#fd = -1
+  }
+
+  /** Gone once the pipe is at its end and, where it is wanted, the file is on disk. */
+  #leave(): void {
+    if (this.#socket?.closed !== true || (this.#wanted && this.#fd >= 0) || !streams.delete(this.id)) return
+    answer({ type: 'ended', id: this.id })
+  }
+}
+
+process.on('message', (order: Order) => {
+  const stream = streams.get(order.id)
+  try {
+    if (order.type === 'open') {
+      streams.set(order.id, new Stream(order.id, order.pipe, order.file))
+      answer({ type: 'opened', id: order.id })
+    } else if (order.type === 'write') stream?.write()
+    else stream?.fail(new Error('called off'))
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    answer({ type: 'failed', id: order.id, code: code ?? '', message })
+  }
+})
+
+process.on('disconnect', () => {
+  for (const stream of streams.values()) stream.orphan()
+})
+
+// A signal to the daemon's group or terminal is not for this process: it ends when its streams have.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})

@@ -1,0 +1,69 @@
+// Frees a guest that a failed background snapshot left frozen. QEMU write-protects guest memory through a userfaultfd
+// (userfaultfd(2)) and forgets to take that back when the stream fails (7.2, migration.c: only a completed one does). We
+// borrow the descriptor (pidfd_getfd(2)) and take the protection back for it; sleeping vCPUs wake up.
+
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import koffi from 'koffi'
+import { libc } from '../linux/libc.js'
+
+const SYS_PIDFD_OPEN = 434
+const SYS_PIDFD_GETFD = 438
+// linux/userfaultfd.h
+const UFFDIO_UNREGISTER = 0x8010aa01
+const UFFDIO_WRITEPROTECT = 0xc018aa06
+
+interface Range {
+  readonly start: bigint
+  readonly length: bigint
+}
+
+/** Memory that is under userfaultfd write protection: flag `uw` in proc_pid_smaps(5). */
+export function protectedRanges(smaps: string): Range[] {
+  const ranges: Range[] = []
+  let current: Range | null = null
+  for (const line of smaps.split('\n')) {
+    const head = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line)
+    if (head !== null) {
+      const start = BigInt(`0x${head[1]}`)
+      current = { start, length: BigInt(`0x${head[2]}`) - start }
+    } else if (current !== null && /^VmFlags:.* uw( |$)/.test(line)) ranges.push(current)
+  }
+  return ranges
+}
+
+/**
+ * Takes write protection off all of a process's memory. Returns how many ranges were freed. Only for a process whose
+ * background snapshot has ended: one under way would lose track of what the guest writes.
+ */
+export function liftWriteProtection(pid: number): number {
+  const ranges = protectedRanges(readFileSync(`/proc/${pid}/smaps`, 'latin1'))
+  if (ranges.length === 0) return 0
+  const syscall = koffi.load('libc.so.6').func('long syscall(long, long, long, long, long)') as (
+    ...numbers: number[]
+  ) => number
+  const descriptors = readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`) === 'anon_inode:[userfaultfd]'
+    } catch {
+      return false
+    }
+  })
+  const pidfd = syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0)
+  if (pidfd < 0) return 0
+  let freed = 0
+  for (const descriptor of descriptors) {
+    const fd = syscall(SYS_PIDFD_GETFD, pidfd, Number(descriptor), 0, 0)
+    if (fd < 0) continue
+    for (const { start, length } of ranges) {
+      // struct uffdio_writeprotect { range, mode }, of which struct uffdio_range is the first part. Mode 0: unprotect, wake.
+      const argument = Buffer.alloc(24)
+      argument.writeBigUInt64LE(start, 0)
+      argument.writeBigUInt64LE(length, 8)
+      if (libc().ioctl(fd, UFFDIO_WRITEPROTECT, argument) === 0) freed++
+      libc().ioctl(fd, UFFDIO_UNREGISTER, argument)
+    }
+    libc().close(fd)
+  }
+  libc().close(pidfd)
+  return freed
+}

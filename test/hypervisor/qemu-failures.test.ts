@@ -1,0 +1,227 @@
+// The driver when things go wrong: whatever happens, the machine runs on, its disk chain is whole, nothing is left half-made.
+
+import { execFileSync, fork } from 'node:child_process'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
+import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { bootGuest, type Guest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
+import { chainOf, codeOf, isGapless, list, scratch, take } from './machines.js'
+
+t.setTimeout(120_000)
+const hypervisor = createQemuHypervisor()
+const stopping = createQemuHypervisor({ alwaysStopped: true })
+
+/** Run as a child: begins to snapshot the machine of the QMP socket in argv, then dies on the spot. */
+if (process.argv[2]?.startsWith('die-')) {
+  const machine = await hypervisor.attach('vm0', { qmp: process.argv[3]! }, soon(2000))
+  await machine.prepare({ directory: process.argv[4]!, label: 'lost' }, soon(5000))
+  await machine.pause(soon(2000))
+  if (process.argv[2] === 'die-sealing') await machine.capture(soon(20_000)).resumed
+  process.kill(process.pid, 'SIGKILL')
+}
+
+async function runsOn(t: Tap, guest: Guest): Promise<void> {
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+  t.equal(readReport(guest.serial).complaints, '', 'memory and disk of one piece')
+  t.ok(isGapless(readCounts(guest.serial)), 'nothing missed, nothing twice')
+}
+
+type Tap = Pick<typeof t, 'equal' | 'ok' | 'same' | 'match'>
+
+/** The machine and its files are as before any snapshot, and the next snapshot works. */
+async function isAsBefore(t: Tap, guest: Guest, machine: MachineControl, store: string): Promise<void> {
+  await runsOn(t, guest)
+  t.same(list(store), [], 'no image left')
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'no overlay left')
+  t.same((await machine.inspect(soon(2000))).disks[0]!.layers, [{ file: guest.disk, format: 'qcow2' }])
+  const taken = await take(machine, guest.serial, 'after')
+  t.equal(await machine.mergeFrozen(taken.seal.disks[0]!, soon(5000)), true)
+  rmSync(taken.directory, { recursive: true })
+}
+
+for (const [mode, driver] of [
+  ['background', hypervisor],
+  ['stopped', stopping],
+] as const) {
+  t.test(`${mode}: the store is full`, async (t) => {
+    const guest = await bootGuest()
+    const store = scratch()
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', store])
+    t.teardown(async () => {
+      await guest.end()
+      execFileSync('umount', [store])
+      rmSync(store, { recursive: true })
+    })
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    await machine.prepare({ directory: store, label: 'full' }, soon(5000))
+    await machine.pause(soon(2000))
+    const capture = machine.capture(soon(20_000))
+    const error = (await capture.sealed.catch((e) => e)) as { code: string; message: string }
+    t.equal(error.code, 'STORE_FULL', error.message)
+    t.ok((await capture.resumed).resumedAtUs > 0, 'resumed all the same')
+    await isAsBefore(t, guest, machine, store)
+    await machine.close()
+  })
+
+  t.test(`${mode}: QEMU is killed while the image is written`, async (t) => {
+    const guest = await bootGuest({ memoryMiB: 256 })
+    const store = scratch()
+    t.teardown(async () => {
+      await guest.end()
+      rmSync(store, { recursive: true })
+    })
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    await machine.prepare({ directory: store, label: 'killed' }, soon(5000))
+    await machine.pause(soon(2000))
+    const capture = machine.capture(soon(20_000))
+    if (mode === 'background') await capture.resumed
+    else await until('the overlay', () => list(guest.directory).includes('disk.killed.qcow2'))
+    process.kill(guest.pid, 'SIGKILL')
+    t.equal(await codeOf(capture.sealed), 'HYPERVISOR_UNREACHABLE')
+    t.same(list(store), [], 'no image left')
+    t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'the overlay is back in its disk')
+    t.same(chainOf(guest.disk), [guest.disk])
+    execFileSync('qemu-img', ['check', '-q', guest.disk])
+    t.equal(await codeOf(machine.inspect(soon(500))), 'HYPERVISOR_UNREACHABLE')
+    await machine.destroy(soon(1000))
+  })
+
+  t.test(`${mode}: deadlines of every length`, async (t) => {
+    const guest = await bootGuest({ memoryMiB: 128 })
+    const store = scratch()
+    t.teardown(async () => {
+      await guest.end()
+      rmSync(store, { recursive: true })
+    })
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    const codes: string[] = []
+    for (const ms of [0, 0.5, 1, 2, 3, 5, 8, 13, 21, 34]) {
+      await machine.prepare({ directory: store, label: 'short' }, soon(5000))
+      await machine.pause(soon(2000))
+      const capture = machine.capture(soon(ms))
+      const code = await codeOf(capture.sealed)
+      codes.push(code)
+      t.equal(await codeOf(capture.resumed), 'none', `${ms} ms: resumed`)
+      if (code === 'none') {
+        await machine.mergeFrozen((await capture.sealed).disks[0]!, soon(5000))
+        rmSync(path.join(store, 'memory.img'))
+      } else t.equal(code, 'DEADLINE', `${ms} ms`)
+      t.equal((await machine.inspect(soon(2000))).state, 'running')
+    }
+    t.comment(codes.join(' '))
+    await isAsBefore(t, guest, machine, store)
+    await machine.close()
+  })
+}
+
+t.test('abandoned before and after the pause', async (t) => {
+  const guest = await bootGuest()
+  const store = scratch()
+  t.teardown(async () => {
+    await guest.end()
+    rmSync(store, { recursive: true })
+  })
+  for (const driver of [hypervisor, stopping]) {
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    for (const pause of [false, true]) {
+      await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
+      t.equal(await codeOf(machine.prepare({ directory: store, label: 'x' }, soon(500))), 'SNAPSHOT_BUSY')
+      if (pause) await machine.pause(soon(2000))
+      await machine.abandon()
+      await machine.abandon()
+      t.equal((await machine.inspect(soon(2000))).state, 'running')
+      t.throws(() => machine.capture(soon(1000)), { code: 'INTERNAL' }, 'nothing is prepared any more')
+      await isAsBefore(t, guest, machine, store)
+    }
+    await machine.prepare({ directory: store, label: 'closed' }, soon(5000))
+    await machine.close()
+    await runsOn(t, guest)
+    t.same([list(store), list(guest.directory)], [[], ['disk.qcow2', 'qmp.sock', 'serial']], 'close abandons')
+  }
+})
+
+for (const moment of ['paused', 'sealing']) {
+  t.test(`the daemon is killed with the machine ${moment}: it runs on by itself`, async (t) => {
+    const guest = await bootGuest({ memoryMiB: 256 })
+    const store = scratch()
+    t.teardown(async () => {
+      await guest.end()
+      rmSync(store, { recursive: true })
+    })
+    const child = fork(fileURLToPath(import.meta.url), [`die-${moment}`, guest.qmp, store], { stdio: 'ignore' })
+    const [, signal] = await new Promise<[number | null, string | null]>((resolve) => {
+      child.on('exit', (...how) => resolve(how))
+    })
+    t.equal(signal, 'SIGKILL')
+    await runsOn(t, guest)
+    await until('the image to be removed', () => list(store).length === 0)
+    // The next daemon finds a machine that it can snapshot.
+    const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    const taken = await take(machine, guest.serial, 'after')
+    await runsOn(t, guest)
+    await machine.close()
+    const qmp = await QmpClient.connect(guest.qmp, soon(2000))
+    const capabilities = (await qmp.execute('query-migrate-capabilities', {}, soon(1000))) as { state: boolean }[]
+    t.same(
+      capabilities.filter(({ state }) => state),
+      [],
+      'no capability left set',
+    )
+    qmp.close()
+    rmSync(taken.directory, { recursive: true })
+  })
+}
+
+t.test('a guest that a broken background save left frozen is freed', async (t) => {
+  const guest = await bootGuest()
+  t.teardown(() => guest.end())
+  // What happens when nobody keeps the pipe open: QEMU leaves guest memory write-protected.
+  const qmp = await QmpClient.connect(guest.qmp, soon(2000))
+  const capabilities = [
+    { capability: 'background-snapshot', state: true },
+    { capability: 'events', state: true },
+  ]
+  await qmp.execute('migrate-set-capabilities', { capabilities }, soon(1000))
+  const failed = qmp.event(({ data }) => data.status === 'failed', 'failure', soon(5000))
+  await qmp.execute('migrate', { uri: 'exec:head -c 100000 >/dev/null' }, soon(1000))
+  await failed
+  qmp.close()
+  const { count } = readReport(guest.serial)
+  await sleep(300)
+  t.ok(readReport(guest.serial).count <= count + 1, 'frozen')
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  t.equal((await machine.inspect(soon(2000))).captureMode, 'background')
+  await runsOn(t, guest)
+  const taken = await take(machine, guest.serial, 'after')
+  await runsOn(t, guest)
+  rmSync(taken.directory, { recursive: true })
+  await machine.close()
+})
+
+t.test('what cannot be prepared leaves nothing behind', async (t) => {
+  const guest = await bootGuest()
+  const store = scratch()
+  t.teardown(async () => {
+    await guest.end()
+    rmSync(store, { recursive: true })
+  })
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  t.equal(await codeOf(machine.prepare({ directory: path.join(store, 'no'), label: 's' }, soon(2000))), 'STORE_IO')
+  writeFileSync(path.join(store, 'memory.img'), 'precious')
+  t.equal(await codeOf(machine.prepare({ directory: store, label: 's' }, soon(2000))), 'STORE_IO', 'overwrites nothing')
+  rmSync(path.join(store, 'memory.img'))
+  t.equal(await codeOf(machine.prepare({ directory: store, label: 's' }, soon(0))), 'HYPERVISOR_UNREACHABLE')
+  const other = path.join(guest.directory, 'disk.s.qcow2')
+  mkdirSync(other)
+  await machine.prepare({ directory: store, label: 's' }, soon(5000))
+  t.ok(list(guest.directory).includes('disk.s-2.qcow2'), 'a name that is taken is left alone')
+  await machine.abandon()
+  rmSync(other, { recursive: true })
+  await isAsBefore(t, guest, machine, store)
+  await machine.close()
+})
