@@ -22,8 +22,9 @@ export function storeError(what: string, thrown: unknown): SnapswitchError {
   return new SnapswitchError('STORE_IO', `${what}: ${reason}`, 'Check the path, its permissions and the disk.', thrown)
 }
 
-export async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r')
+/** Writes a file's (or directory's) dirty pages back. */
+export async function syncFile(path: string): Promise<void> {
+  const handle = await open(path, 'r')
   try {
     await handle.sync()
   } finally {
@@ -44,7 +45,7 @@ export async function writeDurable(path: string, content: Uint8Array | string): 
       await handle.close()
     }
     await rename(temporary, path)
-    await syncDirectory(dirname(path))
+    await syncFile(dirname(path))
   } catch (thrown) {
     await rm(temporary, { force: true }).catch(() => undefined)
     throw storeError(`cannot write ${path}`, thrown)
