@@ -75,9 +75,7 @@ t.test('two endpoints on one switch', root, async (t) => {
     async (t) => {
       await world.ip('host', 'link', 'set', 'one', 'mtu', '9000')
       await world.ip('one', 'link', 'set', 'eth0', 'mtu', '9000')
-      const sender = new Station(world.name('one'), 'eth0')
-      const receiver = new Station(world.name('two'), 'eth0')
-      t.teardown(() => [sender, receiver].forEach((station) => station.close()))
+      const [sender, receiver] = stations(t, world, 'one', 'two')
       for (let id = 0; id < 20; id++) t.equal(sender.send(testFrame(id, { length: id % 2 === 0 ? 60 : 4000 })), null)
       const frames = await receiver.collect(10)
       t.same(frames.map(idOf), [0, 2, 4, 6, 8, 10, 12, 14, 16, 18])

@@ -20,7 +20,8 @@ async function twoHosts(t: { teardown(end: () => Promise<void>): void }, offload
   await world.namespace('b')
   await world.endpoint('one', 'a', { address: '10.66.0.1', offload: offloads[0] })
   await world.endpoint('two', 'b', { address: '10.66.0.2', offload: offloads[1] })
-  await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1504 })
+  // Room for the color and for one tag of the ends' own: what a bridge's ports have for their one.
+  await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })
   const a = await world.switch('a', side('one'))
   const b = await world.switch('b', side('two'))
   await until('the peers', 5000, async () => {
@@ -84,7 +85,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
     const onTrunk = await world.capture('b', 'trunk', 'ether', 'src', '02:00:00:00:00:01')
     const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
     for (const [id, inner] of tags.entries()) {
-      t.equal(sender.send(testFrame(id, { tags: inner, length: 1514 + (inner.length > 0 ? 4 : 0) })), null)
+      t.equal(sender.send(testFrame(id, { tags: inner, length: 1514 + (inner.length === 4 ? 4 : 0) })), null)
     }
     const frames = await receiver.collect(3)
     t.same(frames.map(idOf), [0, 1, 2])
@@ -93,7 +94,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
       [
         [0, 0, 1514],
         [0x8100, 0x6064, 1514],
-        [0x88a8, 200, 1514],
+        [0x88a8, 200, 1510],
       ],
     )
     await sleep(100)
@@ -117,6 +118,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
   })
 })
 
+// With offloads on at both ends a capture sees checksums that nobody has filled in yet, as on any veth.
 for (const offloads of [
   ['on', 'off'],
   ['off', 'on'],
@@ -124,7 +126,6 @@ for (const offloads of [
 ] as ['on' | 'off', 'on' | 'off'][]) {
   t.test(`checksums at the far side: sender's offloads ${offloads[0]}, receiver's ${offloads[1]}`, root, async (t) => {
     const { world, b } = await twoHosts(t, offloads)
-    // What the receiver gets is complete when its device does not say that it can complete it.
     const capture = await world.capture('two', 'eth0', '-c', '200', 'src', '10.66.0.1', 'and', '(tcp or udp or icmp)')
     t.equal((await world.pings('one', '10.66.0.2', '-s', '1000')).code, 0)
     const udp = await iperf(world, '-u', '-b', '2M', '-t', '1', '-l', '1000').catch((error) => error as Error)
@@ -132,7 +133,7 @@ for (const offloads of [
     const { mbits } = await iperf(world, '-t', '1')
     t.ok(mbits > 100, `${mbits} Mbit/s`)
     const { correct, wrong } = await verdicts(capture)
-    if (offloads[1] === 'off' || offloads[0] === 'off') t.same(wrong, [])
+    t.same(wrong, [])
     t.ok(correct > 20, `${correct} correct checksums`)
     t.same((await b.port('two')).counters.drops, {})
   })

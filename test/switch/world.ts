@@ -16,7 +16,7 @@ let worlds = 0
 
 export interface Cable {
   readonly mtu?: number
-  /** Offloads of the endpoint's side (ethtool -K); on unless said. */
+  /** Offloads of both of its ends (ethtool -K), as with hardware that cannot; on unless said. */
   readonly offload?: 'on' | 'off'
   /** The endpoint's address, /24. */
   readonly address?: string
@@ -69,15 +69,12 @@ export class World {
     { mtu = 1500, offload = 'on' }: Cable = {},
   ): Promise<void> {
     const side = ([label, device]: [string, string]) => ['name', device, 'mtu', String(mtu), 'netns', this.name(label)]
-    const [label, device] = one
     await run('ip', ['link', 'add', ...side(one), 'type', 'veth', 'peer', ...side(other)])
-    if (offload === 'off') await this.offload(label, device, 'off')
-    await this.ip(label, 'link', 'set', device, 'up')
-  }
-
-  async offload(label: string, device: string, state: 'on' | 'off'): Promise<void> {
-    const features = ['tx', 'tso', 'gso', 'gro'].flatMap((feature) => [feature, state])
-    await this.in(label, 'ethtool', '-K', device, ...features)
+    if (offload === 'off') {
+      const features = ['tx', 'tso', 'gso', 'gro'].flatMap((feature) => [feature, 'off'])
+      for (const [label, device] of [one, other]) await this.in(label, 'ethtool', '-K', device, ...features)
+    }
+    await this.ip(one[0], 'link', 'set', one[1], 'up')
   }
 
   ip(label: string, ...args: string[]): Promise<string> {
