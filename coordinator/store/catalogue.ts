@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path'
 import { Manifest, Name } from '../../src/api/schemas.js'
 import { describeFinding, validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { storeError, syncDirectory, writeDurable } from '../../src/files/durable.js'
+import { storeError, syncFile, writeDurable } from '../../src/files/durable.js'
 
 const fitsManifest = validator(Manifest)
 const fitsName = validator(Name)
@@ -98,9 +98,9 @@ export class Catalogue {
     const removed = this.#writing.then(async () => {
       try {
         await unlink(join(directory, 'manifest.json'))
-        await syncDirectory(directory)
+        await syncFile(directory)
         await rm(directory, { recursive: true, force: true })
-        await syncDirectory(dirname(directory))
+        await syncFile(dirname(directory))
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw storeError(`cannot remove ${directory}`, error)
       }
@@ -128,8 +128,8 @@ async function writeManifest(directory: string, manifest: Manifest): Promise<voi
   await writeDurable(join(directory, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`)
   try {
     // The directories themselves may be new.
-    await syncDirectory(dirname(directory))
-    await syncDirectory(dirname(dirname(directory)))
+    await syncFile(dirname(directory))
+    await syncFile(dirname(dirname(directory)))
   } catch (error) {
     throw storeError(`cannot write ${directory}`, error)
   }
