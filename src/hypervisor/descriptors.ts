@@ -67,6 +67,15 @@ export function peerCredentials(fd: number): PeerCredentials {
   return { pid: value.readInt32LE(0), uid: value.readUInt32LE(4), gid: value.readUInt32LE(8) }
 }
 
+/** The process that listens on a socket; 0 when nobody does, or it cannot be seen. */
+export function listenerOf(path: string): number {
+  const fd = Buffer.byteLength(path) > longestSocketPath ? -1 : connectUnix(path)
+  if (fd < 0) return 0
+  const { pid } = peerCredentials(fd)
+  libc().close(fd)
+  return pid
+}
+
 let scratch: Arena | undefined
 
 /**

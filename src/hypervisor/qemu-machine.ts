@@ -1,7 +1,8 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
-import { pauseFor, remaining } from './deadline.js'
+import { pauseFor, remaining, within } from './deadline.js'
+import { listenerOf } from './descriptors.js'
 import type {
   Capture,
   CaptureTarget,
@@ -34,7 +35,7 @@ import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
 import { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
-import { liftWriteProtection } from './write-protection.js'
+import { isFrozen, liftWriteProtection } from './write-protection.js'
 
 /** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
 type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
@@ -80,7 +81,7 @@ export class QemuMachine implements MachineControl {
   }
 
   static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
-    const qmp = await QmpClient.connect(path, deadline)
+    const qmp = await connect(path, deadline)
     const process = identify(qmp.peer.pid)
     settings.writer.start()
     const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
@@ -159,6 +160,7 @@ export class QemuMachine implements MachineControl {
   async prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
     this.#enter('preparing', 'prepare')
     try {
+      const obstacle = await this.#backgroundObstacle(deadline)
       const [status, migration, block] = (await Promise.all([
         ...this.#qmp.executeAll(
           [
@@ -173,7 +175,6 @@ export class QemuMachine implements MachineControl {
       this.#checkState(state)
       this.#checkMigration(isObject(migration) ? migration : {})
       const { disks } = this.#supportedDisks(block)
-      const obstacle = await this.#backgroundObstacle(deadline)
       const context = {
         machine: this.name,
         qmp: this.#qmp,
@@ -385,6 +386,19 @@ export class QemuMachine implements MachineControl {
         'Remove the device that QEMU names, or take the machine out of the network.',
       )
     }
+  }
+}
+
+/** Connects, also to a QEMU that a broken background save has frozen with its monitor: that one is freed first. */
+async function connect(path: string, deadline: Deadline): Promise<QmpClient> {
+  try {
+    return await QmpClient.connect(path, within(Math.max(100, remaining(deadline) / 3), deadline))
+  } catch (error) {
+    const { code } = asSnapswitchError(error)
+    const pid = code === 'HYPERVISOR_UNREACHABLE' ? listenerOf(path) : 0
+    if (remaining(deadline) === 0 || pid === 0) throw error
+    if (await isFrozen(pid)) liftWriteProtection(pid)
+    return QmpClient.connect(path, deadline)
   }
 }
 

@@ -32,6 +32,30 @@ export function protectedRanges(smaps: string): Range[] {
 }
 
 /**
+ * Whether some thread has slept in a write fault for `milliseconds` on end, with no thread that writes a stream: a save
+ * under way answers a fault at once, or waits for its reader.
+ */
+export async function isFrozen(pid: number, milliseconds = 500): Promise<boolean> {
+  let stuck: Set<string> | null = null
+  for (const limit = performance.now() + milliseconds; performance.now() < limit; ) {
+    const faulting = new Set<string>()
+    try {
+      for (const thread of readdirSync(`/proc/${pid}/task`)) {
+        const where = readFileSync(`/proc/${pid}/task/${thread}/wchan`, 'latin1')
+        if (where.includes('pipe_w')) return false
+        if (where === 'handle_userfault' && stuck?.has(thread) !== false) faulting.add(thread)
+      }
+    } catch {
+      return false
+    }
+    if (faulting.size === 0) return false
+    stuck = faulting
+    await new Promise((resolve) => setTimeout(resolve, 25))
+  }
+  return true
+}
+
+/**
  * Takes write protection off all of a process's memory. Returns how many ranges were freed. Only for a process whose
  * background snapshot has ended: one under way would lose track of what the guest writes.
  */

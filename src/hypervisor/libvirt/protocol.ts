@@ -1,0 +1,121 @@
+// What the daemon and its libvirt process say to each other: one JSON object a line. The daemon writes calls to the
+// process's standard input; results and events come back on its standard output.
+
+/** A call on a lane: one connection to one libvirtd, on which calls go one after the other. */
+export interface CallMessage {
+  readonly id: number
+  readonly lane: number
+  readonly uri: string
+  readonly call: CallName
+  readonly args: CallArguments
+}
+
+/** The arguments that each call reads; see library.ts for libvirt's own names. */
+export interface CallArguments {
+  readonly domain?: string
+  readonly flags?: number
+  readonly xml?: string
+  /** A saved image. */
+  readonly file?: string
+  /** A QMP command as JSON. */
+  readonly command?: string
+  /** Opened for writing by the process and passed along with the command. */
+  readonly descriptorPath?: string
+  readonly disk?: string
+  readonly base?: string
+  /** An event loses its listener with its lane. */
+  readonly watch?: boolean
+}
+
+export const callNames = [
+  'open',
+  'close',
+  'describe',
+  'capabilities',
+  'domainXml',
+  'suspend',
+  'resume',
+  'destroy',
+  'monitor',
+  'snapshot',
+  'restore',
+  'imageXml',
+  'define',
+  'undefine',
+  'blockInfo',
+  'blockCommit',
+  'blockJob',
+  'blockPivot',
+  'blockAbort',
+] as const
+
+export type CallName = (typeof callNames)[number]
+
+/** An error as libvirt tells it: virErrorNumber and its words. Code 0: none of libvirt's. */
+export interface CallError {
+  readonly code: number
+  readonly message: string
+  /** The connection could not be made, or is lost. */
+  readonly disconnected: boolean
+}
+
+export type ProcessMessage =
+  | { readonly type: 'result'; readonly id: number; readonly result: unknown }
+  | { readonly type: 'error'; readonly id: number; readonly error: CallError }
+  /** A QMP event of a watched domain. */
+  | {
+      readonly type: 'event'
+      readonly lane: number
+      readonly domain: string
+      readonly name: string
+      readonly atUs: number
+      readonly data: unknown
+    }
+
+export interface OpenResult {
+  /** As in "9.0.0". */
+  readonly libvirt: string
+  /** QEMU's, as libvirt found it; null when it found none. */
+  readonly hypervisor: string | null
+}
+
+export interface DescribeResult {
+  readonly uuid: string
+  /** virDomainState. */
+  readonly state: number
+  readonly active: boolean
+  readonly persistent: boolean
+}
+
+export interface BlockInfo {
+  /** Virtual size in bytes. */
+  readonly capacity: number
+}
+
+export interface BlockJob {
+  /** False: there is none. */
+  readonly found: boolean
+  readonly cur: number
+  readonly end: number
+}
+
+/** Numbers of libvirt's headers (libvirt-domain.h, libvirt-domain-snapshot.h, virterror.h): part of its stable ABI. */
+export const xmlFlags = { secure: 1, inactive: 2, migratable: 8 } as const
+export const snapshotFlags = { noMetadata: 1 << 2, diskOnly: 1 << 4, reuseExternal: 1 << 5, atomic: 1 << 7 } as const
+export const restorePaused = 1 << 2
+export const blockCommitActive = 1 << 2
+export const domainState = { running: 1, blocked: 2, paused: 3, shutoff: 5, crashed: 6, pmsuspended: 7 } as const
+export const errorNumber = {
+  noConnect: 5,
+  invalidArgument: 8,
+  operationFailed: 9,
+  systemError: 38,
+  rpc: 39,
+  noDomain: 42,
+  authentication: 45,
+  operationInvalid: 55,
+  operationTimeout: 68,
+  configUnsupported: 67,
+  operationDenied: 29,
+  accessDenied: 88,
+} as const
