@@ -44,7 +44,8 @@ function readChain(image: unknown, directory: string): DiskLayer[] | string {
     const file = localFile(at.filename, directory)
     if (file === null) return `its image ${String(at.filename)} is no local file`
     if (file.startsWith('/dev/')) return `its image ${file} is a block device`
-    const format = at.format
+    // A file node used without a format node above it means raw.
+    const format = at.format === 'file' ? 'raw' : at.format
     if (format !== 'qcow2' && format !== 'raw') return `${file} has the format ${String(format)}`
     if (at.encrypted === true) return `${file} is encrypted`
     layers.push({ file, format })
@@ -90,10 +91,11 @@ export function readBlockDevices(answer: unknown, directory: string): BlockDevic
 /** The block node that has an image open, by the answer of `query-named-block-nodes`; null when there is none, or several. */
 export function findNode(answer: unknown, layer: DiskLayer, directory: string): string | null {
   const nodes = (Array.isArray(answer) ? (answer as unknown[]) : []).filter(
-    (node): node is JsonObject =>
-      isObject(node) && node.drv === layer.format && localFile(node.file, directory) === layer.file,
+    (node): node is JsonObject => isObject(node) && localFile(node.file, directory) === layer.file,
   )
-  return nodes.length === 1 ? String(nodes[0]!['node-name']) : null
+  const formatNodes = nodes.filter(({ drv }) => drv === layer.format)
+  const found = formatNodes.length === 0 && layer.format === 'raw' ? nodes : formatNodes
+  return found.length === 1 ? String(found[0]!['node-name']) : null
 }
 
 /** Which argument (by its value's index in argv) brings a disk into the machine. */
