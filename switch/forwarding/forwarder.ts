@@ -55,6 +55,8 @@ export class Forwarder {
   readonly trunks: TrunkSide
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
   epoch = 0
+  /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. */
+  fence = 0
 
   constructor(options: ForwarderOptions, counters: CounterTable, events: ForwarderEvents) {
     this.options = options
@@ -162,7 +164,8 @@ export class Forwarder {
       return
     }
     const vlan = vlanId(frame)
-    this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
+    if (frame.color >= this.fence || frame.color === NO_COLOR)
+      this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
     if (!isGroup(bytes, start)) {
       const to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
       if (to !== NO_PORT) {

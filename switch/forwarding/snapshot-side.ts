@@ -130,12 +130,16 @@ export class SnapshotSide {
     return { frames: open?.recorder.frames ?? [], overflow: open?.overflow ?? new Map() }
   }
 
-  /** Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go back. */
+  /**
+   * Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go
+   * back, and it may come late: a newer snapshot that is open, or gates that a newer restore has closed, are left alone.
+   */
   advance(epoch: number, now: number): void {
+    if (this.open !== null && this.open.epoch > epoch) return
     this.open = null
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     for (const port of this.forwarder.ports) {
-      if (!port.isMember) continue
+      if (!port.isMember || port.epoch > epoch) continue
       port.epoch = Math.max(port.epoch, epoch)
       port.closed = false
       port.armed = null
@@ -155,6 +159,7 @@ export class SnapshotSide {
       this.forwarder.counters[port.row + Drop.fenced] += port.hold.clear()
     }
     this.forwarder.fdb.clear()
+    this.forwarder.fence = Math.max(this.forwarder.fence, epoch)
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     for (const port of this.forwarder.ports) {
       if (!port.isMember) continue

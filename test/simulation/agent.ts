@@ -1,0 +1,333 @@
+// The agent in virtual time: what switch/agent/agent.ts does around snapshots and restores, with virtual machines, a virtual
+// disk and the virtual worker. Answers go to callbacks: promises would cost more than the work.
+
+import type {
+  LocalEvent,
+  Preflight,
+  RestoreCheck,
+  RestoreLoaded,
+  RestoreRequest,
+  RestoreResumed,
+} from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import type { Daemon } from './daemon.js'
+import { RestoreSession } from './restore-session.js'
+import { type SessionRequest, SnapshotSession } from './snapshot-session.js'
+import type { Entry } from './timeline.js'
+import type { DatapathEvent } from './worker.js'
+import { problem } from './world.js'
+
+const UNKNOWN_EPOCH_MS = 3000
+const STORE = 41
+
+export interface Answer<T> {
+  done(result: T): void
+  refused(error: ErrorReport): void
+}
+
+interface Claim {
+  readonly name: string
+  snapshot: SnapshotSession | null
+  readonly restore: RestoreSession | null
+}
+
+export class Agent {
+  readonly daemon: Daemon
+  /** Highest epoch known; on disk before any port flips to it. */
+  epoch: number
+  claim: Claim | null = null
+  /** The last restore that went through: its answer may have been lost. */
+  private resumed: { snapshot: string; result: RestoreResumed } | null = null
+  /** The last session that ended: its TAKE may come later than its end, for a marker may have begun it. */
+  private past: SnapshotSession | null = null
+  private giveWay: Entry | null = null
+  private writes = 0
+
+  constructor(daemon: Daemon) {
+    this.daemon = daemon
+    this.epoch = daemon.host.disk.epoch
+    daemon.world.planted.agent?.(this)
+  }
+
+  /**
+   * What a new daemon does first: machines that a killed one left paused in the middle of a cut run on; those that it had
+   * loaded for a restore, and that never ran, are ended.
+   */
+  start(): void {
+    const { host, world } = this.daemon
+    for (const vm of host.disk.loaded) {
+      const guest = world.guests[vm]
+      if (!guest.running) guest.end()
+    }
+    host.disk.loaded = new Set()
+    for (const [snapshot, machines] of host.disk.unfinished) {
+      for (const vm of machines) {
+        const guest = world.guests[vm]
+        // Also those that run: a command to stop may still be on its way.
+        if (guest.alive && guest.host === host.index) guest.resume(ignore, ignore)
+      }
+      host.disk.unfinished.delete(snapshot)
+    }
+  }
+
+  get busy(): string | null {
+    return this.claim?.name ?? null
+  }
+
+  preflight(answer: Answer<Preflight>): void {
+    const { world, host, worker } = this.daemon
+    worker.call(
+      'network',
+      () => {
+        const { forwarder } = worker
+        const trunks = forwarder.ports.filter((port) => port.isTrunk)
+        return trunks.map((port) => ({
+          port: port.spec.name,
+          host: port.channel?.host ?? null,
+          bootId: port.channel?.bootId ?? null,
+          alive: forwarder.trunks.isAlive(port, worker.now),
+          lastHeardMs: null,
+        }))
+      },
+      (peers) => {
+        const guests = [...this.daemon.members].map((vm) => world.guests[vm])
+        const problems = guests
+          .filter((guest) => !guest.alive || !guest.running)
+          .map((guest) => problem('MACHINE_NOT_RUNNING', `machine ${guest.name} does not run`))
+        for (const peer of peers)
+          if (!peer.alive) problems.push(problem('PEER_DOWN', `no switch answers on ${peer.port}`))
+        if (this.busy !== null) problems.push(problem('SNAPSHOT_BUSY', `${this.busy} is under way`))
+        answer.done({
+          host: host.name,
+          version: '1',
+          // In production the coordinator compares it with what peers hear from the datapath.
+          bootId: worker.forwarder.options.bootId,
+          epoch: this.epoch,
+          members: guests.map((guest) => ({
+            vm: guest.name,
+            ports: guest.nics.map((nic) => `p${nic.index}`),
+            memoryBytes: 1,
+            captureMode: 'background' as const,
+            captureModeReason: null,
+          })),
+          peers,
+          freeBytes: 1,
+          neededBytes: 0,
+          problems,
+        })
+      },
+      (reason) => answer.refused(problem('INTERNAL', reason)),
+    )
+  }
+
+  prepare(request: SessionRequest, answer: Answer<null>): void {
+    if (request.epoch <= this.epoch) {
+      answer.refused(problem('EPOCH_STALE', `epoch ${request.epoch}`))
+      return
+    }
+    if (this.busy !== null) {
+      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
+      return
+    }
+    const claim: Claim = { name: `snapshot ${request.snapshot}`, snapshot: null, restore: null }
+    this.claim = claim
+    SnapshotSession.prepare(this.daemon, request, {
+      done: (session) => {
+        claim.snapshot = session
+        this.daemon.world.planted.session?.(session)
+        session.whenEnded(() => {
+          if (this.claim === claim) this.claim = null
+          this.past = session
+        })
+        answer.done(null)
+      },
+      refused: (error) => {
+        this.claim = null
+        answer.refused(error)
+      },
+    })
+  }
+
+  /** False: not prepared here. */
+  take(snapshot: string, listener: (event: LocalEvent) => void): boolean {
+    const session = this.claim?.snapshot ?? this.past
+    if (session === null || session.request.snapshot !== snapshot) return false
+    session.listen(listener)
+    session.take()
+    return true
+  }
+
+  discard(snapshot: string, epoch: number, answer: Answer<null>): void {
+    const session = this.claim?.snapshot ?? null
+    const goOn = () => {
+      const part = this.daemon.host.disk.parts.get(snapshot)
+      const advance = () => this.advance(epoch, () => answer.done(null))
+      if (part !== undefined && part.epoch === epoch) this.remove(snapshot, advance)
+      else this.daemon.after(0, advance)
+    }
+    if (session === null || session.request.snapshot !== snapshot) {
+      goOn()
+      return
+    }
+    session.abort(problem('SNAPSHOT_DISCARDED', 'the coordinator has called the snapshot off'))
+    session.whenEnded(goOn)
+  }
+
+  remove(snapshot: string, done: () => void): void {
+    const { disk } = this.daemon.host
+    this.durably(() => {
+      disk.parts.delete(snapshot)
+      disk.unfinished.delete(snapshot)
+      for (const file of disk.files) if (file.includes(` ${snapshot} `)) disk.files.delete(file)
+    }, done)
+  }
+
+  checkRestore(request: RestoreRequest): RestoreCheck {
+    const { world, host } = this.daemon
+    const files = new Map(request.channels.map((file) => [file.digest, file]))
+    for (const member of request.members) files.set(member.memory.digest, member.memory)
+    return {
+      missing: [...files.values()].filter((file) => !host.disk.files.has(file.digest)),
+      running: request.members
+        .map(({ vm }) => vm)
+        .filter((vm) => {
+          const guest = world.guestOf(vm)
+          return guest.alive && guest.host === host.index
+        }),
+      problems: this.busy === null ? [] : [problem('SNAPSHOT_BUSY', `${this.busy} is under way`)],
+    }
+  }
+
+  loadRestore(snapshot: string, request: RestoreRequest, answer: Answer<RestoreLoaded>): void {
+    if (this.busy !== null) {
+      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
+      return
+    }
+    this.resumed = null
+    const session = new RestoreSession(this.daemon, snapshot, request)
+    const claim: Claim = { name: `restore of ${snapshot}`, snapshot: null, restore: session }
+    this.claim = claim
+    session.onEnded = () => {
+      if (this.claim === claim) this.claim = null
+    }
+    session.load(answer)
+  }
+
+  resumeRestore(snapshot: string, answer: Answer<RestoreResumed>): void {
+    const session = this.claim?.restore ?? null
+    if (session === null || session.snapshot !== snapshot) {
+      if (this.resumed?.snapshot === snapshot) {
+        answer.done(this.resumed.result)
+        return
+      }
+      answer.refused(problem('SNAPSHOT_UNKNOWN', 'no such restore is loaded here'))
+      return
+    }
+    session.resume((result) => {
+      this.claim = null
+      this.daemon.host.disk.loaded = new Set()
+      this.resumed = { snapshot, result }
+      this.saveMoves(() => answer.done(result))
+    })
+  }
+
+  abortRestore(snapshot: string, answer: Answer<null>): void {
+    const session = this.claim?.restore ?? null
+    if (session === null || session.snapshot !== snapshot) {
+      answer.done(null)
+      return
+    }
+    session.abort(() => answer.done(null))
+  }
+
+  removeMember(vm: string, answer: Answer<{ destroyed: boolean; ports: [] }>): void {
+    if (this.busy !== null) {
+      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
+      return
+    }
+    const { world, host, worker, members } = this.daemon
+    const guest = world.guestOf(vm)
+    const destroyed = guest.alive && guest.host === host.index
+    if (destroyed) guest.end()
+    const run = () => {
+      for (const nic of guest.nics) worker.remove(nic.index)
+    }
+    const done = () => {
+      members.delete(guest.index)
+      this.saveMoves(() => answer.done({ destroyed, ports: [] }))
+    }
+    if (members.has(guest.index))
+      worker.call('removePort', run, done, (reason) => answer.refused(problem('INTERNAL', reason)))
+    else this.daemon.after(0, done)
+  }
+
+  datapathEvent(event: DatapathEvent): void {
+    const session = this.claim?.snapshot ?? null
+    switch (event.kind) {
+      case 'closed':
+        if (session?.request.epoch === event.epoch) session.channelsClosed(event.closures)
+        return
+      case 'early':
+        if (session?.request.epoch === event.epoch) session.early()
+        else if (session === null) this.waitForUnknown(event.epoch)
+        return
+      case 'peer':
+        if (this.busy === null && event.epoch > this.epoch) this.advance(event.epoch, ignore)
+    }
+  }
+
+  datapathRestarted(): void {
+    this.claim?.snapshot?.abort(problem('INTERNAL', 'the datapath failed and was restarted'))
+  }
+
+  raise(epoch: number, done: () => void): void {
+    if (epoch <= this.epoch) {
+      this.daemon.after(0, done)
+      return
+    }
+    this.epoch = epoch
+    this.durably(() => {
+      this.daemon.host.disk.epoch = Math.max(this.daemon.host.disk.epoch, epoch)
+    }, done)
+  }
+
+  advance(epoch: number, done: () => void): void {
+    this.raise(epoch, () => {
+      const { worker } = this.daemon
+      this.daemon.world.note(this.daemon.host.name, `advance e${epoch}`)
+      worker.call('advance', () => worker.forwarder.snapshots.advance(epoch, worker.now), done, done)
+    })
+  }
+
+  saveMoves(done: () => void, loaded: ReadonlySet<number> = new Set()): void {
+    const members = new Set(this.daemon.members)
+    this.durably(() => {
+      this.daemon.host.disk.members = members
+      this.daemon.host.disk.loaded = loaded
+    }, done)
+  }
+
+  /** Writes to the disk: `write` happens at some point before `done`, or not at all when the daemon is killed first. */
+  durably(write: () => void, done: () => void): void {
+    const { world, host } = this.daemon
+    const wait = world.wait(STORE, host.index, this.writes++, world.scenario.pace.store)
+    this.daemon.after(wait, () => {
+      world.step(host)
+      write()
+      this.daemon.after(0, done)
+    })
+  }
+
+  private waitForUnknown(epoch: number): void {
+    if (this.giveWay !== null) return
+    this.giveWay = this.daemon.after(UNKNOWN_EPOCH_MS, () => {
+      this.giveWay = null
+      if (this.claim?.snapshot?.request.epoch === epoch) return
+      this.advance(epoch, ignore)
+    })
+  }
+}
+
+export function ignore(): void {
+  // Nothing depends on the answer.
+}

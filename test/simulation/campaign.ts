@@ -1,0 +1,79 @@
+// Many schedules in a row, until a number of them or a time is reached. The first that fails is shrunk and drawn.
+
+import { drawDiagram } from './diagram.js'
+import { type Plant, runScenario } from './run.js'
+import { drawScenario, type Scenario } from './scenario.js'
+import { shrink } from './shrink.js'
+import type { Violation } from './world.js'
+
+export interface CampaignOptions {
+  readonly seed: number
+  /** Most schedules. */
+  readonly schedules: number
+  /** Most seconds of real time. */
+  readonly seconds: number
+  readonly plant?: Plant
+  /** Changes what was drawn. */
+  readonly adapt?: (scenario: Scenario) => Scenario
+  /** Called every ten thousand schedules. */
+  readonly onProgress?: (tally: Tally) => void
+}
+
+export interface Tally {
+  schedules: number
+  frames: number
+  complete: number
+  failed: number
+  restored: number
+  seconds: number
+}
+
+export interface Failure {
+  readonly seed: number
+  readonly violation: Violation
+  /** The smallest schedule found that fails in the same way, and how it went. */
+  readonly scenario: Scenario
+  readonly diagram: string
+}
+
+export interface Campaign {
+  readonly tally: Tally
+  readonly failure: Failure | null
+}
+
+export function runCampaign(options: CampaignOptions): Campaign {
+  const { plant = () => ({}), adapt = (scenario: Scenario) => scenario } = options
+  const start = performance.now()
+  const tally: Tally = { schedules: 0, frames: 0, complete: 0, failed: 0, restored: 0, seconds: 0 }
+  while (tally.schedules < options.schedules && tally.seconds < options.seconds) {
+    const seed = (options.seed + tally.schedules) | 0
+    const scenario = adapt(drawScenario(seed))
+    const { world, violation } = runScenario(scenario, plant)
+    tally.schedules++
+    tally.frames += world.frames.length
+    for (const { order, error } of world.outcomes) {
+      if (error !== null) tally.failed++
+      else if (order.kind === 'restore') tally.restored++
+      else tally.complete++
+    }
+    tally.seconds = (performance.now() - start) / 1000
+    if (violation !== null) return { tally, failure: explain(seed, scenario, violation, plant) }
+    if (tally.schedules % 10_000 === 0) options.onProgress?.(tally)
+  }
+  return { tally, failure: null }
+}
+
+export function describeTally(tally: Tally): string {
+  const { schedules, frames, complete, failed, restored, seconds } = tally
+  const rate = Math.round(schedules / Math.max(seconds, 0.001))
+  return (
+    `${schedules} schedules with ${frames} frames in ${seconds.toFixed(1)} s (${rate}/s): ` +
+    `${complete} snapshots complete, ${restored} restores done, ${failed} failed as they should`
+  )
+}
+
+function explain(seed: number, scenario: Scenario, violation: Violation, plant: Plant): Failure {
+  const shrunk = shrink(scenario, violation, plant)
+  const { world, violation: again } = runScenario(shrunk.scenario, plant, true)
+  return { seed, violation: again ?? shrunk.violation, scenario: shrunk.scenario, diagram: drawDiagram(world, again) }
+}

@@ -1,0 +1,123 @@
+// A host: its disk, which outlives everything, and the switch daemon that runs on it, which may be killed at any step.
+
+import type { LocalPart } from '../../src/api/schemas.js'
+import type { FrameCopy } from '../../src/frame/frame.js'
+import { Agent } from './agent.js'
+import type { Entry } from './timeline.js'
+import { Worker } from './worker.js'
+import type { World } from './world.js'
+
+export class Host {
+  readonly world: World
+  readonly index: number
+  readonly name: string
+  daemon: Daemon | null = null
+  boots = 0
+  /** Steps of its daemons since the first order. */
+  steps = 0
+  /** What is on its disk. */
+  readonly disk: {
+    epoch: number
+    /** Machines whose ports are configured or were moved here. */
+    members: ReadonlySet<number>
+    readonly parts: Map<string, LocalPart>
+    /** Snapshots begun: directories without a part. */
+    readonly unfinished: Map<string, readonly number[]>
+    readonly files: Set<string>
+    /** Machines of a restore that were loaded here and not yet told to run. */
+    loaded: ReadonlySet<number>
+  }
+
+  constructor(world: World, index: number, epoch: number, members: ReadonlySet<number>) {
+    this.world = world
+    this.index = index
+    this.name = `h${index}`
+    this.disk = { epoch, members, parts: new Map(), unfinished: new Map(), files: new Set(), loaded: new Set() }
+  }
+
+  start(): void {
+    this.daemon = new Daemon(this)
+    this.daemon.start()
+  }
+
+  kill(down: number): void {
+    if (this.daemon === null) return
+    this.world.note(this.name, 'KILLED')
+    this.daemon.end()
+    this.daemon = null
+    this.world.time.after(down, () => this.start())
+  }
+}
+
+export class Daemon {
+  readonly world: World
+  readonly host: Host
+  readonly boot: number
+  readonly bootId: string
+  readonly agent: Agent
+  worker: Worker
+  alive = true
+  /** What a new worker is told. */
+  members: Set<number>
+  private workers = 0
+  private readonly onEnd = new Set<() => void>()
+
+  constructor(host: Host) {
+    this.host = host
+    this.world = host.world
+    this.boot = ++host.boots
+    this.bootId = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
+    this.members = new Set(host.disk.members)
+    this.agent = new Agent(this)
+    this.worker = this.makeWorker()
+  }
+
+  start(): void {
+    if (this.boot > 1) this.world.note(this.host.name, `started, e${this.agent.epoch}`)
+    this.agent.start()
+  }
+
+  /** Calls `act` later, if this daemon still lives. */
+  after(ms: number, act: () => void): Entry {
+    return this.world.time.after(ms, () => {
+      if (this.alive) act()
+    })
+  }
+
+  /** Hears of the daemon's death: connections break. Returns how to stop. */
+  whenEnded(act: () => void): () => void {
+    this.onEnd.add(act)
+    return () => this.onEnd.delete(act)
+  }
+
+  arrive(port: number, copy: FrameCopy): void {
+    this.worker.arrive(port, copy)
+  }
+
+  failWorker(): void {
+    this.world.note(this.host.name, 'DATAPATH FAILED')
+    this.worker.end()
+    this.worker = this.makeWorker()
+    this.after(0, () => this.agent.datapathRestarted())
+  }
+
+  end(): void {
+    this.alive = false
+    this.worker.end()
+    for (const act of this.onEnd) act()
+  }
+
+  private makeWorker(): Worker {
+    const { world, host } = this
+    const nth = this.workers++
+    const bootId =
+      nth === 0 ? this.bootId : `${'f'.repeat(4)}${this.bootId.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
+    const worker = new Worker(this, bootId, this.agent.epoch)
+    for (const vm of this.members) {
+      for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agent.epoch)
+    }
+    for (const peer of world.peersOf(host.index)) worker.addTrunk(peer)
+    if (world.scenario.outside.includes(host.index)) worker.addPlain()
+    return worker
+  }
+}

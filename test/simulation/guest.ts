@@ -1,0 +1,279 @@
+// Virtual machines: guests that send numbered frames and read what their TAPs queue for them, each at its own pace; and the
+// hypervisor's side of them: pause, capture, resume, load. A hypervisor is a process of its own and outlives the daemon.
+
+import { type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { Entry } from './timeline.js'
+import type { World } from './world.js'
+
+/** A guest's memory as far as it matters: what it has sent and read. One per incarnation; only ever appended to. */
+export interface GuestLog {
+  readonly sent: number[]
+  /** Per NIC: ids of frames put into its TAP's queue, in order (-1: an announcement), and how many the guest has read. */
+  readonly nics: { readonly delivered: number[]; read: number }[]
+}
+
+/** A memory image: a prefix of a log. */
+export interface Image {
+  readonly vm: number
+  readonly log: GuestLog
+  readonly sent: number
+  readonly read: readonly number[]
+}
+
+export interface CaptureEvents {
+  resumed(): void
+  sealed(image: Image): void
+  /** The machine runs on; nothing of the capture is left. */
+  failed(reason: string): void
+}
+
+const TAP_QUEUE = 1000
+const frameType = 0x88b6
+
+export function makeFrame(id: number, from: readonly number[], to: readonly number[]): FrameCopy {
+  const bytes = new Uint8Array(VNET_HEADER_LENGTH + 18)
+  bytes.set(to, VNET_HEADER_LENGTH)
+  bytes.set(from, VNET_HEADER_LENGTH + 6)
+  const at = VNET_HEADER_LENGTH + 12
+  bytes[at] = frameType >> 8
+  bytes[at + 1] = frameType & 0xff
+  bytes[at + 2] = id >>> 24
+  bytes[at + 3] = id >>> 16
+  bytes[at + 4] = id >>> 8
+  bytes[at + 5] = id
+  return { bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }
+}
+
+/** The id in a frame of ours that begins at `start`; -1 for others (announcements). */
+export function frameId(bytes: Uint8Array, start: number): number {
+  const at = start + 12
+  if (((bytes[at] << 8) | bytes[at + 1]) !== frameType) return -1
+  return ((bytes[at + 2] << 24) | (bytes[at + 3] << 16) | (bytes[at + 4] << 8) | bytes[at + 5]) >>> 0
+}
+
+export class Nic {
+  readonly guest: Guest
+  /** Number among all NICs of the scenario; also the index of its port wherever it is. */
+  readonly index: number
+  readonly nth: number
+  readonly mac: readonly number[]
+  reading: Entry | null = null
+  reads = 0
+  /** How many frames had been delivered when its port was armed. */
+  armedAt = 0
+
+  constructor(guest: Guest, index: number, nth: number) {
+    this.guest = guest
+    this.index = index
+    this.nth = nth
+    this.mac = [2, 0, 0, 0, guest.index, nth]
+  }
+
+  get log() {
+    return this.guest.log.nics[this.nth]
+  }
+
+  /** Frames in the TAP's queue. */
+  get unread(): number {
+    return this.log.delivered.length - this.log.read
+  }
+}
+
+export class Guest {
+  readonly world: World
+  readonly index: number
+  readonly name: string
+  readonly nics: Nic[]
+  readonly stopped: boolean
+  host: number
+  alive = true
+  running = true
+  /** Counts the times it was ended or loaded: what was under way for a former self means nothing. */
+  life = 0
+  log: GuestLog
+  /** The image that this incarnation began from. */
+  origin: Image | null = null
+  private readonly deferred: (() => void)[] = []
+  private pauses = 0
+  private captures = 0
+  private tasks = 0
+  /** A hypervisor takes one command after the other, whoever gives them. */
+  private lastTask = 0
+
+  constructor(world: World, index: number, host: number, nics: number, firstNic: number, stopped: boolean) {
+    this.world = world
+    this.index = index
+    this.name = `vm${index}`
+    this.host = host
+    this.stopped = stopped
+    this.nics = Array.from({ length: nics }, (_, nth) => new Nic(this, firstNic + nth, nth))
+    this.log = { sent: [], nics: this.nics.map(() => ({ delivered: [], read: 0 })) }
+  }
+
+  // --- the guest ------------------------------------------------------------------------------------------------------
+
+  /** The guest's program sends now, or as soon as its vCPUs run again. */
+  act(send: () => void): void {
+    if (!this.alive) return
+    if (this.running) send()
+    else this.deferred.push(send)
+  }
+
+  /** A frame has reached the TAP. False: its queue is full. */
+  deliver(nic: Nic, id: number): boolean {
+    const { world } = this
+    if (nic.unread >= TAP_QUEUE) return false
+    nic.log.delivered.push(id)
+    world.delivered(nic, id)
+    this.scheduleRead(nic)
+    return true
+  }
+
+  private scheduleRead(nic: Nic): void {
+    if (!this.running || nic.reading !== null || nic.unread === 0) return
+    const { world } = this
+    const wait = world.wait(READ, nic.index, nic.reads, world.scenario.pace.read)
+    nic.reading = world.time.after(wait, () => {
+      nic.reading = null
+      if (!this.running) return
+      const most = 1 + Math.floor(world.chance(READ_COUNT, nic.index, nic.reads) * 4)
+      const count = Math.min(most, nic.unread)
+      nic.reads++
+      if (world.trace !== null) {
+        const ids = nic.log.delivered.slice(nic.log.read, nic.log.read + count)
+        world.note(
+          this.name,
+          `reads ${ids.map((id) => `#${id}`).join(' ')}${this.nics.length > 1 ? ` .${nic.nth}` : ''}`,
+        )
+      }
+      nic.log.read += count
+      this.scheduleRead(nic)
+    })
+  }
+
+  // --- its hypervisor -------------------------------------------------------------------------------------------------
+
+  pause(done: () => void, refused: (reason: string) => void): void {
+    const nth = ++this.pauses
+    this.task(() => {
+      const { faults } = this.world.scenario
+      if (faults.some((f) => f.kind === 'refuse pause' && f.vm === this.index && f.nth === nth)) {
+        refused('the monitor refused to stop')
+        return
+      }
+      this.running = false
+      this.world.note(this.name, 'paused')
+      this.task(done, refused)
+    }, refused)
+  }
+
+  resume(done: () => void, refused: (reason: string) => void): void {
+    this.task(() => {
+      this.run()
+      this.task(done, refused)
+    }, refused)
+  }
+
+  /** Needs a paused machine. In `stopped` mode the driver, which lives in the daemon, has to resume it at the end. */
+  capture(driverAlive: () => boolean, events: CaptureEvents): void {
+    const nth = ++this.captures
+    const { world } = this
+    const fails = world.scenario.faults.some((f) => f.kind === 'fail capture' && f.vm === this.index && f.nth === nth)
+    this.task(() => {
+      const image = this.image()
+      world.note(this.name, 'captured')
+      const saving = world.wait(SEAL, this.index, nth, world.scenario.pace.seal)
+      if (this.stopped) {
+        this.taskIn(
+          saving,
+          () => {
+            if (!driverAlive()) return
+            this.run()
+            if (fails) events.failed('the image could not be written')
+            else {
+              events.sealed(image)
+              events.resumed()
+            }
+          },
+          events.failed,
+        )
+        return
+      }
+      this.task(() => {
+        this.run()
+        this.task(() => (fails ? undefined : events.resumed()), events.failed)
+        this.taskIn(
+          saving,
+          () => {
+            if (fails) events.failed('the image could not be written')
+            else events.sealed(image)
+          },
+          events.failed,
+        )
+      }, events.failed)
+    }, events.failed)
+  }
+
+  /** The machine is gone; its TAPs lose what they had queued. */
+  end(): void {
+    // One that is being loaded is ended, too.
+    this.life++
+    if (!this.alive) return
+    this.alive = false
+    this.running = false
+    this.deferred.length = 0
+    this.world.note(this.name, 'ended')
+  }
+
+  /** A new incarnation from an image: loaded, paused. */
+  load(image: Image, host: number, done: () => void): void {
+    const life = ++this.life
+    this.world.time.after(this.world.wait(LOAD, this.index, life, this.world.scenario.pace.hypervisor), () => {
+      if (this.life !== life) return
+      this.alive = true
+      this.running = false
+      this.host = host
+      this.origin = image
+      this.log = {
+        sent: image.log.sent.slice(0, image.sent),
+        nics: image.log.nics.map(({ delivered }, nth) => ({
+          delivered: delivered.slice(0, image.read[nth]),
+          read: image.read[nth] as number,
+        })),
+      }
+      this.world.note(this.name, 'loaded')
+      done()
+    })
+  }
+
+  image(): Image {
+    return { vm: this.index, log: this.log, sent: this.log.sent.length, read: this.log.nics.map(({ read }) => read) }
+  }
+
+  /** Lets the vCPUs run; what the guest had in mind it does now. */
+  run(): void {
+    if (this.running || !this.alive) return
+    this.running = true
+    this.world.note(this.name, 'runs')
+    for (const nic of this.nics) this.scheduleRead(nic)
+    for (const send of this.deferred.splice(0)) send()
+  }
+
+  private task(act: () => void, gone: (reason: string) => void): void {
+    const { world } = this
+    const wait = world.wait(HYPERVISOR, this.index, this.tasks++, world.scenario.pace.hypervisor)
+    this.lastTask = Math.max(this.lastTask, world.time.now + wait)
+    this.taskIn(this.lastTask - world.time.now, act, gone)
+  }
+
+  private taskIn(ms: number, act: () => void, gone: (reason: string) => void): void {
+    const life = this.life
+    this.world.time.after(ms, () => (this.alive && this.life === life ? act() : gone('the machine has ended')))
+  }
+}
+
+const READ = 1
+const READ_COUNT = 2
+const HYPERVISOR = 3
+const SEAL = 4
+const LOAD = 5

@@ -1,0 +1,226 @@
+// The five invariants of the protocol, checked on what a world has seen. A frame is tracked by its id: a machine's state is
+// what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
+
+import type { Manifest } from '../../src/api/schemas.js'
+import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import { frameId, type Image, type Nic } from './guest.js'
+import { BROADCAST, isCalm, isUndisturbed, OUTSIDE } from './scenario.js'
+import { type SentFrame, Violation, type World } from './world.js'
+
+/** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
+const UNDOING_MS = 45_000
+
+/** Throws the first Violation found. */
+export function checkInvariants(world: World): void {
+  checkTermination(world)
+  for (const manifest of world.catalogue.values()) if (manifest.state === 'complete') checkSnapshot(world, manifest)
+  const alive = world.guests.every((guest) => guest.alive)
+  const undisturbed = isUndisturbed(world.scenario) && alive
+  for (const nic of world.nics) {
+    checkDelivered(world, nic, undisturbed)
+    if (undisturbed) checkEverything(world, nic)
+  }
+  if (undisturbed && !wasRestored(world)) checkOutside(world)
+}
+
+/** 1 and 2: no orphan; the channel state is exact, or what is missing is counted. */
+function checkSnapshot(world: World, manifest: Manifest): void {
+  const images = new Map<number, Image>()
+  const hostOfPart = new Map<number, string>()
+  const recorded = new Map<number, number[]>()
+  let lost = 0
+  for (const part of manifest.parts) {
+    for (const member of part.members) {
+      const image = world.contents.get(member.memory.digest) as Image
+      images.set(image.vm, image)
+      hostOfPart.set(image.vm, part.host)
+      lost += member.lost
+    }
+    for (const closure of part.closures) lost += closure.lost
+    for (const { port, copy } of world.contents.get(part.channel.digest) as RecordedFrame[]) {
+      const id = frameId(copy.bytes, VNET_HEADER_LENGTH)
+      // The announcement of a restored machine's address: part of the channel state, but nobody's message.
+      if (id < 0) continue
+      const ids = recorded.get(port) ?? []
+      ids.push(id)
+      recorded.set(port, ids)
+    }
+  }
+  const title = `snapshot ${manifest.name} (e${manifest.epoch})`
+  /** Null: what is not in the snapshot has no past. */
+  const sentBefore = (frame: SentFrame): boolean | null => {
+    if (frame === undefined || frame.vm === OUTSIDE) return null
+    const image = images.get(frame.vm)
+    // A machine that is gone, and was none of this snapshot.
+    if (image === undefined) return null
+    return frame.at < image.sent && image.log.sent[frame.at] === frame.id
+  }
+  // By host and frame: a frame that a switch did not record is missing once, however many ports it went to.
+  const absent = new Map<string, number>()
+  for (const image of images.values()) {
+    const guest = world.guests[image.vm]
+    for (const [nth, { delivered }] of image.log.nics.entries()) {
+      const read = image.read[nth]
+      for (const id of delivered.slice(0, read)) {
+        if (sentBefore(world.frames[id]) === false)
+          throw new Violation(
+            1,
+            `orphan in ${title}: #${id} was read by ${guest.name} before its cut, sent after its sender's`,
+          )
+      }
+      const inTransit = delivered.slice(read).filter((id) => sentBefore(world.frames[id]) === true)
+      const host = hostOfPart.get(image.vm)
+      for (const [id, times] of compare(
+        world,
+        title,
+        guest.nics[nth],
+        inTransit,
+        recorded.get(guest.nics[nth].index) ?? [],
+      )) {
+        const key = `${host} ${id}`
+        absent.set(key, Math.max(times, absent.get(key) ?? 0))
+      }
+    }
+  }
+  let missing = 0
+  for (const times of absent.values()) missing += times
+  // A copy that the network made is counted like the frame that it stands for: counts cannot tell them apart.
+  if (missing > lost + world.doubled)
+    throw new Violation(2, `${missing} frames in transit are missing in ${title}, ${lost} counted as lost`)
+  const counted = world.unarmed.reduce((sum, ids) => sum + ids.length, 0)
+  if (world.scenario.faults.length === 0 && isCalm(world.scenario) && Math.max(missing, lost) > counted)
+    throw new Violation(2, `nothing went wrong, yet ${title} counts ${lost} frames as lost and misses ${missing}`)
+}
+
+/** What was recorded must be a part, in order, of what was in transit. Returns what is missing, and how often. */
+function compare(
+  world: World,
+  title: string,
+  nic: Nic,
+  inTransit: readonly number[],
+  recorded: readonly number[],
+): Map<number, number> {
+  const missing = new Map<number, number>()
+  let at = 0
+  for (const id of recorded) {
+    const found = inTransit.indexOf(id, at)
+    if (found < 0) {
+      if (world.crashed.has(nic.guest.index)) continue
+      const known = inTransit.includes(id)
+        ? 'out of order, or more often than it was delivered'
+        : 'though it was not in transit'
+      throw new Violation(2, `#${id} is in the channel state of ${nic.guest.name} in ${title} ${known}`)
+    }
+    for (const passed of inTransit.slice(at, found)) missing.set(passed, (missing.get(passed) ?? 0) + 1)
+    at = found + 1
+  }
+  for (const passed of inTransit.slice(at)) missing.set(passed, (missing.get(passed) ?? 0) + 1)
+  return missing
+}
+
+/** 3 and 5, for any network: nothing from a former incarnation; nothing more often than the network made of it. */
+function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
+  const seen = new Set<number>()
+  const lastOf = new Map<number, number>()
+  for (const id of nic.log.delivered) {
+    if (id < 0) continue
+    const frame = world.frames[id]
+    if (frame.vm !== OUTSIDE && world.guests[frame.vm].alive && world.guests[frame.vm].log.sent[frame.at] !== id)
+      throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
+    if (seen.has(id) && world.doubled === 0) throw new Violation(3, `#${id} was delivered to ${nic.guest.name} twice`)
+    seen.add(id)
+    if (!undisturbed) continue
+    const sender = frame.vm === OUTSIDE ? 1000 + frame.nic : frame.nic
+    const last = lastOf.get(sender)
+    if (last !== undefined && world.frames[last].at >= frame.at && last >= id)
+      throw new Violation(3, `#${id} was delivered to ${nic.guest.name} after #${last}, which was sent later`)
+    lastOf.set(sender, id)
+  }
+}
+
+/** 3 and 5, when the network loses nothing: all that was sent to a NIC has reached it. */
+function checkEverything(world: World, nic: Nic): void {
+  const seen = new Set(nic.log.delivered)
+  const require = (frame: SentFrame) => {
+    const mine = frame.toVm === BROADCAST ? frame.nic !== nic.index || frame.vm === OUTSIDE : isTo(world, frame, nic)
+    if (mine && !seen.has(frame.id) && !world.unarmed[nic.index].includes(frame.id)) {
+      const restored = nic.guest.origin !== null
+      throw new Violation(restored ? 5 : 3, `#${frame.id} was sent to ${nic.guest.name} and never delivered`)
+    }
+  }
+  for (const guest of world.guests) for (const id of guest.log.sent) require(world.frames[id])
+  if (wasRestored(world)) return
+  for (const frame of world.frames) if (frame.vm === OUTSIDE) require(frame)
+}
+
+function isTo(world: World, frame: SentFrame, nic: Nic): boolean {
+  return frame.toVm >= 0 && world.guests[frame.toVm].nics[frame.toNic] === nic
+}
+
+/** The outside world, too, hears everything that is for it, once. */
+function checkOutside(world: World): void {
+  for (const frame of world.frames) {
+    if (frame.toVm !== OUTSIDE) continue
+    const times = world.outside[frame.toNic].filter((id) => id === frame.id).length
+    if (times !== 1) throw new Violation(3, `#${frame.id} was heard ${times} times outside of h${frame.toNic}`)
+  }
+}
+
+/** 4: everything ends, in time; gates open, machines running. */
+function checkTermination(world: World): void {
+  if (!world.isQuiet()) throw new Violation(4, `not at rest after ${Math.round(world.time.now)} ms: ${unrest(world)}`)
+  for (const { order, name, startedAt, endedAt, error } of world.outcomes) {
+    if (endedAt - startedAt > order.deadline + UNDOING_MS)
+      throw new Violation(
+        4,
+        `${order.kind} ${name} took ${Math.round(endedAt - startedAt)} ms, deadline ${order.deadline} ms`,
+      )
+    // HELLOs that come late by the scenario's will may make a peer seem down; then there may be nothing to restore.
+    const mustSucceed =
+      isCalm(world.scenario) &&
+      order.deadline >= 10_000 &&
+      !['PEER_DOWN', 'SNAPSHOT_UNKNOWN'].includes(error?.code ?? '')
+    if (error !== null && mustSucceed)
+      throw new Violation(4, `nothing went wrong, yet ${order.kind} ${name} failed: ${error.message}`)
+  }
+  for (const guest of world.guests) {
+    const { daemon, disk } = world.hosts[guest.host]
+    if (guest.alive && !(disk.members.has(guest.index) && daemon?.members.has(guest.index)))
+      throw new Violation(4, `${guest.name} runs, but ${world.hosts[guest.host].name} has no ports for it`)
+  }
+  for (const manifest of world.catalogue.values()) {
+    if (manifest.state === 'pending') throw new Violation(4, `snapshot ${manifest.name} is still pending`)
+    if (manifest.state !== 'complete') continue
+    for (const part of manifest.parts) {
+      const kept = world.hostOf(part.host).disk.parts.get(manifest.name)
+      if (kept?.epoch !== manifest.epoch)
+        throw new Violation(4, `snapshot ${manifest.name} is complete, but ${part.host} has no part of it`)
+    }
+  }
+}
+
+function unrest(world: World): string {
+  const found: string[] = []
+  if (world.coordinator.busy !== null) found.push(`the coordinator is at ${world.coordinator.busy}`)
+  for (const host of world.hosts) {
+    const { daemon } = host
+    if (daemon === null) {
+      found.push(`${host.name} is down`)
+      continue
+    }
+    if (daemon.agent.claim !== null) found.push(`${host.name} is at ${daemon.agent.claim.name}`)
+    const { forwarder } = daemon.worker
+    if (forwarder.snapshots.openEpoch !== null) found.push(`${host.name} has e${forwarder.snapshots.openEpoch} open`)
+    for (const port of forwarder.ports) {
+      if (port.closed) found.push(`the gate of ${port.spec.vm} on ${host.name} is closed`)
+      if (port.hold.length > 0) found.push(`${port.hold.length} frames are held for ${port.spec.vm} at e${port.epoch}`)
+    }
+  }
+  for (const guest of world.guests) if (guest.alive && !guest.running) found.push(`${guest.name} is paused`)
+  return found.join('; ') || 'frames are under way'
+}
+
+function wasRestored(world: World): boolean {
+  return world.guests.some((guest) => guest.origin !== null)
+}

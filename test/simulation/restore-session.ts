@@ -1,0 +1,192 @@
+// One host's part of a restore in virtual time, step for step as switch/agent/restore-session.ts does it.
+
+import type { RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
+import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import type { Answer } from './agent.js'
+import type { Daemon } from './daemon.js'
+import type { Guest, Image } from './guest.js'
+import type { Entry } from './timeline.js'
+import { EPOCH_MS } from './worker.js'
+import { problem } from './world.js'
+
+export class RestoreSession {
+  readonly snapshot: string
+  onEnded: () => void = () => undefined
+  private readonly daemon: Daemon
+  private readonly request: RestoreRequest
+  private readonly added: number[] = []
+  private loaded: Guest[] = []
+  private timer: Entry | null = null
+  private over = false
+  /** The load has come to its end, either way; until then an abort waits, or it would undo half of it. */
+  private settled = false
+  private whenSettled: (() => void) | null = null
+
+  constructor(daemon: Daemon, snapshot: string, request: RestoreRequest) {
+    this.daemon = daemon
+    this.snapshot = snapshot
+    this.request = request
+  }
+
+  load(answer: Answer<RestoreLoaded>): void {
+    const { daemon, request } = this
+    const { world, host, worker, agent, members } = daemon
+    const { epoch } = request
+    const { snapshots } = worker.forwarder
+    const undo = (reason: string) => {
+      if (this.settled) return
+      this.settled = true
+      this.undo(() => answer.refused(problem('RESTORE_FAILED', reason)))
+      this.whenSettled?.()
+    }
+    if (epoch <= agent.epoch) {
+      undo('EPOCH_STALE')
+      return
+    }
+    agent.raise(epoch, () => {
+      if (this.over) return undo('called off')
+      const frames: RecordedFrame[] = []
+      for (const file of request.channels) {
+        if (!host.disk.files.has(file.digest)) return undo('the channel state is not here')
+        frames.push(...(world.contents.get(file.digest) as RecordedFrame[]))
+      }
+      const guests = request.members.map(({ vm }) => world.guestOf(vm))
+      const nics = guests.flatMap((guest) => guest.nics)
+      const ports = nics.map((nic) => nic.index)
+      const addPorts = () => {
+        for (const nic of nics) {
+          if (worker.ingress[nic.index] === undefined) worker.addMember(nic, agent.epoch)
+        }
+      }
+      for (const guest of guests) {
+        if (!members.has(guest.index)) this.added.push(guest.index)
+        members.add(guest.index)
+      }
+      // Ports and machines are on disk before a machine is loaded: a killed daemon finds them again.
+      const saved = () =>
+        worker.call(
+          'fence',
+          () => {
+            snapshots.fence(ports, epoch, worker.now)
+            world.note(host.name, `fence e${epoch}`)
+          },
+          () => {
+            let awaited = request.members.length
+            if (awaited === 0 || this.over) return undo('called off')
+            for (const [i, { memory }] of request.members.entries()) {
+              const guest = guests[i]
+              if (guest.alive) return undo(`${guest.name} still runs`)
+              guest.load(world.contents.get(memory.digest) as Image, host.index, () => {
+                this.loaded.push(guest)
+                if (--awaited > 0) return
+                if (this.over) undo('called off')
+                else this.preload(frames, ports, answer, undo)
+              })
+            }
+          },
+          undo,
+        )
+      worker.call('addPort', addPorts, () => agent.saveMoves(saved, new Set(guests.map((guest) => guest.index))), undo)
+    })
+  }
+
+  resume(done: (result: RestoreResumed) => void): void {
+    const { daemon, loaded } = this
+    const { worker, world } = daemon
+    const { snapshots } = worker.forwarder
+    if (this.timer !== null) this.timer.act = null
+    for (const guest of loaded) {
+      for (const nic of guest.nics) {
+        worker.call('announce', () => snapshots.announce(nic.index, Uint8Array.from(nic.mac), worker.now), none, none)
+      }
+    }
+    const end = () => {
+      if (this.over) return
+      this.over = true
+      const atUs = Math.round((EPOCH_MS + world.time.now) * 1000)
+      done({ resumed: loaded.map((guest) => ({ vm: guest.name, atUs })) })
+    }
+    let awaited = loaded.length
+    if (awaited === 0) {
+      end()
+      return
+    }
+    for (const guest of loaded) {
+      const next = () => {
+        if (--awaited === 0) end()
+      }
+      const release = () => {
+        if (!daemon.alive) return
+        const ports = guest.nics.map((nic) => nic.index)
+        worker.call(
+          'release',
+          () => {
+            snapshots.release(ports, worker.now)
+            world.note(daemon.host.name, `gate of ${guest.name} opens`)
+          },
+          next,
+          next,
+        )
+      }
+      guest.resume(release, release)
+    }
+  }
+
+  abort(done: () => void): void {
+    this.over = true
+    if (this.settled) this.undo(done)
+    else this.whenSettled = done
+  }
+
+  private undo(done: () => void): void {
+    const { daemon, request } = this
+    const { worker, members, world, agent } = daemon
+    this.over = true
+    if (this.timer !== null) this.timer.act = null
+    for (const guest of this.loaded) guest.end()
+    this.loaded = []
+    const added = this.added.splice(0)
+    const removePorts = () => {
+      for (const vm of added) for (const nic of world.guests[vm].nics) worker.remove(nic.index)
+    }
+    for (const vm of added) members.delete(vm)
+    worker.call('removePort', removePorts, none, none)
+    const end = () =>
+      agent.saveMoves(() => {
+        this.onEnded()
+        done()
+      })
+    worker.call('advance', () => worker.forwarder.snapshots.advance(request.epoch, worker.now), end, end)
+  }
+
+  private preload(
+    frames: readonly RecordedFrame[],
+    ports: readonly number[],
+    answer: Answer<RestoreLoaded>,
+    undo: (reason: string) => void,
+  ): void {
+    const { worker } = this.daemon
+    const mine = frames.filter((frame) => ports.includes(frame.port))
+    const preload = () => {
+      for (const port of ports) {
+        const copies = mine.filter((frame) => frame.port === port).map(({ copy }) => copy)
+        if (copies.length > 0) worker.forwarder.snapshots.preload(port, copies)
+      }
+    }
+    worker.call(
+      'preload',
+      preload,
+      () => {
+        if (this.over) return undo('called off')
+        this.settled = true
+        this.timer = this.daemon.after(this.request.deadlineMs, () => this.abort(() => undefined))
+        answer.done({ loaded: this.loaded.map((guest) => guest.name), channelFrames: mine.length })
+      },
+      undo,
+    )
+  }
+}
+
+function none(): void {
+  // Its failure shows elsewhere.
+}

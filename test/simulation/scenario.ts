@@ -1,0 +1,225 @@
+// A schedule to be run, as plain data: the network, what its guests send and when, what is asked of the coordinator, what
+// goes wrong. Everything else that happens follows from it and its seed. Plain data shrinks and prints well.
+
+import type { Policy } from '../../src/api/schemas.js'
+import { Random } from './chance.js'
+
+/** Destinations of a send that are no machine. */
+export const BROADCAST = -1
+/** The station behind the plain port of host `toNic`. */
+export const OUTSIDE = -2
+
+export interface Send {
+  readonly at: number
+  /** A machine, or OUTSIDE: then `nic` is the host whose station sends. */
+  readonly vm: number
+  readonly nic: number
+  readonly toVm: number
+  readonly toNic: number
+}
+
+export type Order =
+  | { readonly kind: 'snapshot'; readonly at: number; readonly deadline: number }
+  /** Of the latest complete snapshot. `shift`: machines move on by so many hosts. */
+  | { readonly kind: 'restore'; readonly at: number; readonly deadline: number; readonly shift: number }
+
+export type Fault =
+  /** The daemon is killed after so many of its steps from the first order on, and started again. */
+  | { readonly kind: 'kill daemon'; readonly host: number; readonly step: number; readonly down: number }
+  /** Its datapath worker throws. */
+  | { readonly kind: 'fail datapath'; readonly host: number; readonly step: number }
+  | { readonly kind: 'kill coordinator'; readonly step: number; readonly down: number }
+  /** Everything between two hosts is lost. */
+  | { readonly kind: 'break trunk'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  /** Control frames from a to b are lost. */
+  | { readonly kind: 'lose control'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  /** Control frames from a to b come later than the frames around them. */
+  | { readonly kind: 'delay control'; readonly a: number; readonly b: number; readonly by: number }
+  /** The coordinator and a host do not hear each other. */
+  | { readonly kind: 'cut off'; readonly host: number; readonly at: number; readonly for: number }
+  | { readonly kind: 'refuse pause'; readonly vm: number; readonly nth: number }
+  | { readonly kind: 'fail capture'; readonly vm: number; readonly nth: number }
+  | { readonly kind: 'crash machine'; readonly vm: number; readonly at: number }
+
+export interface Scenario {
+  readonly seed: number
+  readonly hosts: number
+  readonly machines: readonly { readonly host: number; readonly nics: number; readonly stopped: boolean }[]
+  /** Hosts with a plain port, and a station of the outside world behind it. */
+  readonly outside: readonly number[]
+  /** Trunks in a chain that passes frames on, instead of a full mesh. */
+  readonly chain: boolean
+  /** What is on every host's disk as the highest epoch at the start. */
+  readonly epoch: number
+  readonly policy: Policy
+  readonly hold: number
+  readonly record: number
+  readonly trunk: {
+    readonly delay: number
+    readonly jitter: number
+    readonly reorder: boolean
+    readonly loss: number
+    readonly duplicate: number
+  }
+  /** Longest random waits in milliseconds. */
+  readonly pace: {
+    /** Until the datapath looks at its ports, and until a command gets to it or its answer back. */
+    readonly poll: number
+    /** Until a guest reads on. */
+    readonly read: number
+    /** A call between coordinator and agent, one way. */
+    readonly call: number
+    readonly hypervisor: number
+    readonly seal: number
+    readonly store: number
+  }
+  readonly sends: readonly Send[]
+  readonly orders: readonly Order[]
+  readonly faults: readonly Fault[]
+}
+
+export type Weather = 'calm' | 'rough' | 'failing' | 'restoring'
+
+/** Whether the network itself neither loses nor reorders nor doubles, all bounds have room, and no daemon or machine dies. */
+export function isUndisturbed(scenario: Scenario): boolean {
+  const { trunk, faults, policy, orders } = scenario
+  // A channel state that did not fit is lost to a restore.
+  if (scenario.record < 1000 && orders.some(({ kind }) => kind === 'restore')) return false
+  if (trunk.loss > 0 || trunk.duplicate > 0 || trunk.reorder || policy !== 'buffer' || scenario.hold < 1000)
+    return false
+  return !faults.some(({ kind }) => ['kill daemon', 'fail datapath', 'break trunk', 'crash machine'].includes(kind))
+}
+
+/** Whether nothing at all goes wrong: every snapshot must then be complete, with nothing lost. */
+export function isCalm(scenario: Scenario): boolean {
+  return (
+    isUndisturbed(scenario) && scenario.record >= 1000 && scenario.faults.every(({ kind }) => kind === 'delay control')
+  )
+}
+
+const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing', 'failing', 'restoring']
+
+/** Draws the scenario of a seed. */
+export function drawScenario(seed: number): Scenario {
+  const random = new Random(seed)
+  const weather = random.pick(weathers)
+  const hosts = random.integer(weather === 'restoring' ? 1 : 2, 4)
+  const machines = Array.from({ length: random.integer(2, 5) }, () => ({
+    host: random.integer(0, hosts - 1),
+    nics: random.chance(0.3) ? random.integer(2, 3) : 1,
+    stopped: random.chance(0.15),
+  }))
+  const outside = random.chance(0.3) ? [random.integer(0, hosts - 1)] : []
+  const rough = weather === 'rough' || (weather !== 'calm' && random.chance(0.25))
+  const trunk = {
+    delay: random.pick([0.05, 0.2, 1, 5]),
+    jitter: random.pick([0, 0.1, 1, 8]),
+    reorder: rough && random.chance(0.5),
+    loss: rough && random.chance(0.5) ? random.pick([0.02, 0.1, 0.3]) : 0,
+    duplicate: rough && random.chance(0.3) ? random.pick([0.02, 0.1]) : 0,
+  }
+  const pace = {
+    poll: random.pick([0.05, 0.3, 3]),
+    read: random.pick([0.05, 0.5, 3, 30]),
+    call: random.pick([0.3, 2, 10, 40]),
+    hypervisor: random.pick([0.5, 2, 8]),
+    seal: random.pick([2, 20, 60]),
+    store: random.pick([0.1, 2]),
+  }
+  const first = random.integer(20, 60)
+  const last = first + random.integer(20, 150)
+  const orders = drawOrders(random, weather, first, last)
+  const scenario = {
+    seed,
+    hosts,
+    machines,
+    outside,
+    chain: false,
+    epoch: random.chance(0.15) ? random.pick([4092, 4093, 4094, 8187, 2046]) : 0,
+    policy: random.chance(0.15) ? ('drop' as const) : ('buffer' as const),
+    hold: random.chance(0.08) ? random.integer(1, 6) : 10_000,
+    record: random.chance(0.08) ? random.integer(1, 4) : 10_000,
+    trunk,
+    pace,
+    sends: drawSends(random, machines, outside, first, last),
+    orders,
+    faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
+  }
+  return scenario
+}
+
+function drawOrders(random: Random, weather: Weather, first: number, last: number): Order[] {
+  const orders: Order[] = []
+  const count = random.pick([1, 1, 1, 2, 3])
+  const deadline = weather === 'failing' ? random.pick([100, 500, 3000]) : 20_000
+  for (let i = 0; i < count; i++) orders.push({ kind: 'snapshot', at: random.integer(first, last), deadline })
+  orders.sort((a, b) => a.at - b.at)
+  if (weather === 'restoring') {
+    const at = last + random.integer(-20, 60)
+    orders.push({ kind: 'restore', at, deadline: 20_000, shift: random.pick([0, 0, 1, 2]) })
+    if (random.chance(0.4)) orders.push({ kind: 'snapshot', at: at + random.integer(0, 60), deadline: 20_000 })
+  }
+  return orders
+}
+
+function drawSends(
+  random: Random,
+  machines: Scenario['machines'],
+  outside: readonly number[],
+  first: number,
+  last: number,
+): Send[] {
+  const sends: Send[] = []
+  const nic = (vm: number) => random.integer(0, (machines[vm]?.nics ?? 1) - 1)
+  const bursts = random.integer(3, 30)
+  for (let i = 0; i < bursts; i++) {
+    const fromOutside = outside.length > 0 && random.chance(0.1)
+    const vm = fromOutside ? OUTSIDE : random.integer(0, machines.length - 1)
+    const from = fromOutside ? random.pick(outside) : nic(vm)
+    const roll = random.next()
+    let toVm = random.integer(0, machines.length - 1)
+    if (roll < 0.15) toVm = BROADCAST
+    else if (roll < 0.22 && outside.length > 0 && !fromOutside) toVm = OUTSIDE
+    const toNic = toVm === OUTSIDE ? random.pick(outside) : toVm === BROADCAST ? 0 : nic(toVm)
+    if (toVm === vm && toNic === from) continue
+    const count = random.pick([1, 1, 2, 5, 12])
+    const gap = random.pick([0, 0.05, 1, 4])
+    const at = random.integer(first, last + 40) + random.next()
+    for (let k = 0; k < count; k++) sends.push({ at: at + k * gap, vm, nic: from, toVm, toNic })
+  }
+  return sends.sort((a, b) => a.at - b.at)
+}
+
+function drawFaults(
+  random: Random,
+  weather: Weather,
+  hosts: number,
+  machines: Scenario['machines'],
+  first: number,
+  last: number,
+): Fault[] {
+  const host = () => random.integer(0, hosts - 1)
+  const moment = () => random.integer(first, last + 60)
+  const pair = () => {
+    const a = host()
+    return { a, b: (a + random.integer(1, Math.max(1, hosts - 1))) % hosts }
+  }
+  if (weather === 'calm') return [{ kind: 'delay control', ...pair(), by: random.integer(1, 40) }]
+  const faults: Fault[] = []
+  const draws: (() => Fault)[] = [
+    () => ({ kind: 'kill daemon', host: host(), step: random.integer(1, 120), down: random.pick([5, 200, 2000]) }),
+    () => ({ kind: 'fail datapath', host: host(), step: random.integer(1, 120) }),
+    () => ({ kind: 'kill coordinator', step: random.integer(1, 60), down: random.pick([5, 500, 8000]) }),
+    () => ({ kind: 'break trunk', ...pair(), at: moment(), for: random.pick([10, 60, 400]) }),
+    () => ({ kind: 'lose control', ...pair(), at: moment(), for: random.pick([30, 150, 600]) }),
+    () => ({ kind: 'delay control', ...pair(), by: random.integer(1, 40) }),
+    () => ({ kind: 'cut off', host: host(), at: moment(), for: random.pick([20, 300, 3000]) }),
+    () => ({ kind: 'refuse pause', vm: random.integer(0, machines.length - 1), nth: random.integer(1, 2) }),
+    () => ({ kind: 'fail capture', vm: random.integer(0, machines.length - 1), nth: random.integer(1, 2) }),
+    () => ({ kind: 'crash machine', vm: random.integer(0, machines.length - 1), at: moment() }),
+  ]
+  const rough = draws.slice(3, 6)
+  const count = weather === 'failing' ? random.integer(1, 3) : random.integer(0, 1)
+  for (let i = 0; i < count; i++) faults.push(random.pick(weather === 'rough' ? rough : draws)())
+  return faults
+}

@@ -1,0 +1,472 @@
+// One host's part of a snapshot: performs in virtual time what the production LocalSnapshot decides, step for step as
+// switch/agent/snapshot-session.ts does it with real machines.
+
+import type { LocalEvent, LocalPart, MemberPart, Policy } from '../../src/api/schemas.js'
+import type { ErrorReport } from '../../src/errors/errors.js'
+import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
+import type { MemberEffect, MemberEvent } from '../../switch/agent/member-cut.js'
+import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
+import { type Answer, ignore } from './agent.js'
+import type { Daemon } from './daemon.js'
+import type { Guest, Image } from './guest.js'
+import type { Entry } from './timeline.js'
+import { EPOCH_MS } from './worker.js'
+import { problem } from './world.js'
+
+const SETTLE_MS = 20
+const SETTLE_STEP_MS = 1
+const MERGE = 51
+const PREPARE = 52
+
+export interface SessionRequest {
+  readonly snapshot: string
+  readonly epoch: number
+  readonly policy: Policy
+  readonly deadlineMs: number
+}
+
+interface Member {
+  readonly guest: Guest
+  readonly ports: readonly number[]
+  paused: boolean
+  captured: boolean
+  /** The capture has come to its end, either way. */
+  settled: boolean
+  whenSettled: (() => void) | null
+  image: Image | null
+  times: { gated: number; paused: number; cut: number; resumed: number; released: number; sealed: number }
+  residue: number
+  lost: number
+  /** Steps of one machine never overlap. */
+  readonly waiting: MemberEffect[]
+  working: boolean
+}
+
+export class SnapshotSession {
+  readonly daemon: Daemon
+  readonly request: SessionRequest
+  readonly machine: LocalSnapshot
+  readonly members: ReadonlyMap<string, Member>
+  private readonly deadline: number
+  private readonly timer: Entry
+  private readonly past: LocalEvent[] = []
+  private readonly listeners: ((event: LocalEvent) => void)[] = []
+  private readonly waitingForEnd: (() => void)[] = []
+  private closures: readonly ChannelClosed[] = []
+  private part: LocalPart | null = null
+  private ended = false
+
+  constructor(daemon: Daemon, request: SessionRequest, guests: readonly Guest[], deadline: number) {
+    this.daemon = daemon
+    this.request = request
+    this.deadline = deadline
+    this.members = new Map(guests.map((guest) => [guest.name, newMember(guest)]))
+    this.machine = new LocalSnapshot(guests.map((guest) => guest.name))
+    this.timer = daemon.after(deadline - daemon.world.time.now, () =>
+      this.abort(problem('DEADLINE', 'the snapshot did not finish in time')),
+    )
+  }
+
+  static prepare(daemon: Daemon, request: SessionRequest, answer: Answer<SnapshotSession>): void {
+    const { world, host, agent } = daemon
+    const { disk } = host
+    const deadline = world.time.now + request.deadlineMs
+    if (disk.parts.has(request.snapshot)) {
+      answer.refused(problem('SNAPSHOT_EXISTS', request.snapshot))
+      return
+    }
+    const guests = [...daemon.members].map((vm) => world.guests[vm])
+    const remove = (error: ErrorReport) => agent.remove(request.snapshot, () => answer.refused(error))
+    const begin = () => {
+      agent.raise(request.epoch, () => {
+        const slow = world.wait(PREPARE, host.index, request.epoch, world.scenario.pace.hypervisor * 2)
+        daemon.after(slow, () => {
+          const idle = guests.find((guest) => !guest.alive || !guest.running)
+          if (idle !== undefined) return remove(problem('MACHINE_NOT_RUNNING', idle.name))
+          const { worker } = daemon
+          const nics = guests.flatMap((guest) => guest.nics)
+          const arm = () => {
+            for (const nic of nics) nic.armedAt = nic.log.delivered.length
+            worker.forwarder.snapshots.arm(nics.map((nic) => nic.index))
+          }
+          worker.call(
+            'arm',
+            arm,
+            () => answer.done(new SnapshotSession(daemon, request, guests, deadline)),
+            (reason) => remove(problem('INTERNAL', reason)),
+          )
+        })
+      })
+    }
+    agent.durably(
+      () =>
+        disk.unfinished.set(
+          request.snapshot,
+          guests.map((guest) => guest.index),
+        ),
+      begin,
+    )
+  }
+
+  take(): void {
+    this.input({ kind: 'take' })
+  }
+
+  early(): void {
+    this.input({ kind: 'early' })
+  }
+
+  channelsClosed(closures: readonly ChannelClosed[]): void {
+    this.closures = closures
+    this.publish({ type: 'closed', closures: this.closureRecords() })
+    this.input({ kind: 'closed' })
+  }
+
+  abort(error: ErrorReport): void {
+    this.input({ kind: 'abort', error })
+  }
+
+  listen(listener: (event: LocalEvent) => void): void {
+    for (const event of this.past) listener(event)
+    this.listeners.push(listener)
+  }
+
+  whenEnded(act: () => void): void {
+    if (this.ended) act()
+    else this.waitingForEnd.push(act)
+  }
+
+  publish(event: LocalEvent): void {
+    this.past.push(event)
+    for (const listener of this.listeners) listener(event)
+  }
+
+  input(input: LocalInput): void {
+    for (const effect of this.machine.step(input)) this.perform(effect)
+  }
+
+  perform(effect: LocalEffect): void {
+    const { worker, world, host } = this.daemon
+    const { epoch, policy } = this.request
+    world.step(host)
+    switch (effect.kind) {
+      case 'begin': {
+        const until = EPOCH_MS + this.deadline
+        world.note(host.name, `begin e${epoch}`)
+        worker.call(
+          'begin',
+          () => worker.forwarder.snapshots.begin(epoch, policy, until, worker.now),
+          ignore,
+          (reason) => this.fail(reason),
+        )
+        return
+      }
+      case 'member': {
+        const member = this.member(effect.vm)
+        member.waiting.push(effect.effect)
+        this.nextStep(member)
+        return
+      }
+      case 'write':
+        this.write()
+        return
+      case 'advance':
+        world.note(host.name, `advance e${epoch}`)
+        worker.call('advance', () => worker.forwarder.snapshots.advance(epoch, worker.now), ignore, ignore)
+        return
+      case 'finish':
+        this.finish(effect.error)
+    }
+  }
+
+  fail(reason: string): void {
+    this.abort(problem('CAPTURE_FAILED', reason))
+  }
+
+  private nextStep(member: Member): void {
+    if (member.working) return
+    const effect = member.waiting.shift()
+    if (effect === undefined) return
+    member.working = true
+    let over = false
+    const end = () => {
+      if (over) return
+      over = true
+      member.working = false
+      this.nextStep(member)
+    }
+    this.step(
+      member,
+      effect,
+      (event) => {
+        if (over || !this.daemon.alive) return
+        this.input({ kind: 'member', vm: member.guest.name, event })
+        end()
+      },
+      (reason) => {
+        if (over || !this.daemon.alive) return
+        this.fail(reason)
+        end()
+      },
+    )
+  }
+
+  step(member: Member, effect: MemberEffect, say: (event: MemberEvent) => void, fail: (reason: string) => void): void {
+    const { daemon } = this
+    const { worker, world, host } = daemon
+    const { guest, ports, times } = member
+    const { snapshots } = worker.forwarder
+    const now = () => Math.round((EPOCH_MS + world.time.now) * 1000)
+    world.step(host)
+    switch (effect) {
+      case 'gate':
+        worker.call(
+          'gate',
+          () => {
+            snapshots.gate(ports)
+            world.note(host.name, `gate of ${guest.name} closes`)
+          },
+          () => {
+            times.gated = now()
+            say('gated')
+          },
+          fail,
+        )
+        return
+      case 'settle':
+        this.settle(member, world.time.now + SETTLE_MS, () => say('settled'))
+        return
+      case 'pause':
+        member.paused = true
+        guest.pause(() => {
+          times.paused = now()
+          this.publish({ type: 'paused', vm: guest.name, atUs: times.paused })
+          say('paused')
+        }, fail)
+        return
+      case 'flip': {
+        const residue = guest.nics.map((nic) => nic.unread)
+        worker.call(
+          'flip',
+          () => {
+            const results = worker.flip(ports, this.request.epoch, residue)
+            world.note(host.name, `CUT of ${guest.name} e${this.request.epoch}`)
+            return results
+          },
+          (results) => {
+            times.cut = now()
+            for (const { recorded, lost } of results) {
+              member.residue += recorded
+              member.lost += lost
+            }
+            this.publish({ type: 'cut', vm: guest.name, atUs: times.cut })
+            say('flipped')
+          },
+          fail,
+        )
+        return
+      }
+      case 'capture':
+        member.captured = true
+        guest.capture(() => daemon.alive, {
+          resumed: () => {
+            if (!daemon.alive) return
+            times.resumed = now()
+            member.paused = false
+            this.publish({ type: 'resumed', vm: guest.name, atUs: times.resumed })
+            say('resumed')
+          },
+          sealed: (image) => {
+            if (!daemon.alive) return
+            member.image = image
+            times.sealed = now()
+            this.publish({ type: 'sealed', vm: guest.name, bytes: 1 })
+            this.input({ kind: 'member', vm: guest.name, event: 'sealed' })
+            this.settled(member)
+          },
+          failed: (reason) => {
+            if (!daemon.alive) return
+            this.fail(reason)
+            fail(reason)
+            this.settled(member)
+          },
+        })
+        return
+      case 'release':
+        worker.call(
+          'release',
+          () => {
+            snapshots.release(ports, worker.now)
+            world.note(host.name, `gate of ${guest.name} opens`)
+          },
+          () => {
+            times.released = now()
+            say('released')
+          },
+          fail,
+        )
+        return
+      case 'recover':
+        this.recover(member, () => say('recovered'))
+    }
+  }
+
+  private settle(member: Member, end: number, done: () => void): void {
+    if (member.guest.nics.every((nic) => nic.unread === 0) || this.daemon.world.time.now >= end) {
+      done()
+      return
+    }
+    this.daemon.after(SETTLE_STEP_MS, () => this.settle(member, end, done))
+  }
+
+  /** Never fails: the guest runs, its gates are open, nothing of the capture is left. */
+  private recover(member: Member, done: () => void): void {
+    const { worker, world, host } = this.daemon
+    const { guest, ports } = member
+    const merge = () =>
+      this.daemon.after(world.wait(MERGE, host.index, guest.index, world.scenario.pace.hypervisor), done)
+    const release = () => {
+      const next = () => {
+        if (!member.captured || member.settled) merge()
+        else member.whenSettled = merge
+      }
+      worker.call(
+        'release',
+        () => {
+          worker.forwarder.snapshots.release(ports, worker.now)
+          world.note(host.name, `gate of ${guest.name} opens`)
+        },
+        next,
+        next,
+      )
+    }
+    const alive = () => {
+      if (this.daemon.alive) release()
+    }
+    if (member.paused && !member.captured) guest.resume(alive, alive)
+    else release()
+  }
+
+  private settled(member: Member): void {
+    member.settled = true
+    member.whenSettled?.()
+  }
+
+  private write(): void {
+    const { daemon } = this
+    const { worker, agent, world, host } = daemon
+    worker.call(
+      'end',
+      () => worker.forwarder.snapshots.end(),
+      ({ frames, overflow }) => {
+        const part = this.makePart(frames, overflow)
+        agent.durably(ignore, () => {
+          agent.durably(
+            () => {
+              host.disk.parts.set(this.request.snapshot, part)
+              host.disk.unfinished.delete(this.request.snapshot)
+              host.disk.files.add(part.channel.digest)
+              for (const member of part.members) host.disk.files.add(member.memory.digest)
+              world.note(host.name, `part e${this.request.epoch} written, ${frames.length} in channel`)
+            },
+            () => {
+              this.part = part
+              this.input({ kind: 'written' })
+            },
+          )
+        })
+      },
+      (reason) => this.fail(reason),
+    )
+  }
+
+  private makePart(frames: readonly RecordedFrame[], overflow: ReadonlyMap<number, number>): LocalPart {
+    const { world, host, worker } = this.daemon
+    const { snapshot, epoch } = this.request
+    for (const member of this.members.values()) {
+      for (const port of member.ports) member.lost += overflow.get(port) ?? 0
+    }
+    const file = (name: string, content: unknown) => {
+      const digest = `${name} ${snapshot} e${epoch}`
+      world.contents.set(digest, content)
+      return { path: digest, bytes: 1, digest }
+    }
+    return {
+      host: host.name,
+      bootId: worker.forwarder.options.bootId,
+      network: 'lab',
+      snapshot,
+      epoch,
+      members: [...this.members.values()].map((member): MemberPart => {
+        const { guest, times } = member
+        return {
+          vm: guest.name,
+          ports: guest.nics.map((nic) => ({ name: `p${nic.index}`, device: `tap${nic.index}`, mac: null })),
+          definition: null,
+          memory: file(`memory ${guest.name}`, member.image),
+          disks: [],
+          captureMode: 'background',
+          gatedAtUs: times.gated,
+          pausedAtUs: times.paused,
+          cutAtUs: times.cut,
+          resumedAtUs: times.resumed,
+          releasedAtUs: times.released,
+          sealedAtUs: times.sealed,
+          held: 0,
+          early: 0,
+          recorded: frames.filter((frame) => member.ports.includes(frame.port)).length,
+          residue: member.residue,
+          lost: member.lost,
+        }
+      }),
+      channel: file(`channel ${host.name}`, frames),
+      closures: this.closureRecords(),
+    }
+  }
+
+  private closureRecords() {
+    return this.closures.map(({ port, host, expected, received, lost, byCount }) => ({
+      port: `p${port}`,
+      host,
+      expected,
+      received,
+      lost,
+      byCount,
+    }))
+  }
+
+  private finish(error: ErrorReport | null): void {
+    this.timer.act = null
+    const end = () => {
+      if (error !== null) this.publish({ type: 'failed', error })
+      else if (this.part !== null) this.publish({ type: 'done', part: this.part })
+      this.daemon.world.note(this.daemon.host.name, error === null ? 'part done' : `part undone: ${error.message}`)
+      this.ended = true
+      for (const act of this.waitingForEnd.splice(0)) act()
+    }
+    if (error !== null) this.daemon.agent.remove(this.request.snapshot, end)
+    else this.daemon.after(0, end)
+  }
+
+  private member(vm: string): Member {
+    return this.members.get(vm) as Member
+  }
+}
+
+function newMember(guest: Guest): Member {
+  return {
+    guest,
+    ports: guest.nics.map((nic) => nic.index),
+    paused: false,
+    captured: false,
+    settled: false,
+    whenSettled: null,
+    image: null,
+    times: { gated: 0, paused: 0, cut: 0, resumed: 0, released: 0, sealed: 0 },
+    residue: 0,
+    lost: 0,
+    waiting: [],
+    working: false,
+  }
+}

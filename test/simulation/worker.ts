@@ -1,0 +1,249 @@
+// The datapath worker in virtual time: the production Forwarder between virtual ports, commands drained between batches, as
+// switch/datapath/worker.ts does it. What is in a port's socket waits until the loop looks.
+
+import { parseMac } from '../../src/frame/ethernet.js'
+import { Frame, type FrameCopy } from '../../src/frame/frame.js'
+import { ROW } from '../../switch/forwarding/counters.js'
+import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { PortSpec } from '../../switch/forwarding/port-state.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
+import type { Daemon } from './daemon.js'
+import { frameId, type Nic } from './guest.js'
+import { PLAIN_PORT, PORTS, TRUNK_PORTS } from './trunk.js'
+
+const LOOK = 31
+const ANSWER = 32
+const BATCH = 33
+const DRAIN_BATCHES = 4096
+const TICK_INTERVAL = 100
+const TICK_INTERVAL_OPEN = 5
+
+/** Unix time at the start of virtual time. */
+export const EPOCH_MS = 1_000_000
+
+export type DatapathEvent =
+  | { readonly kind: 'early'; readonly port: number; readonly epoch: number }
+  | { readonly kind: 'peer'; readonly host: string; readonly epoch: number }
+  | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
+
+interface Command {
+  readonly name: string
+  run(): void
+  fail(): void
+}
+
+export class Worker {
+  readonly daemon: Daemon
+  readonly forwarder: Forwarder
+  alive = true
+  /** By port: what its socket has and the loop has not read. */
+  readonly ingress: (FrameCopy[] | undefined)[] = []
+  private readonly commands: Command[] = []
+  private readonly frame = new Frame()
+  private looking = false
+  private looks = 0
+  private answers = 0
+  private mainFreeAt = 0
+
+  constructor(daemon: Daemon, bootId: string, epoch: number) {
+    this.daemon = daemon
+    const { world, host } = daemon
+    const { scenario } = world
+    this.forwarder = new Forwarder(
+      {
+        network: 'lab',
+        host: host.name,
+        bootId,
+        linkLocal: 'forward',
+        transit: scenario.chain,
+        fdb: { capacity: 64, perPort: 32, ageing: 300 },
+        hold: { frames: scenario.hold, bytes: 1 << 26 },
+        record: { frames: scenario.record, bytes: 1 << 28 },
+        closureDeadline: 200,
+      },
+      new Float64Array(PORTS * ROW),
+      {
+        early: (port, epoch) => this.tell({ kind: 'early', port, epoch }),
+        peer: (_port, host, _bootId, epoch) => this.tell({ kind: 'peer', host, epoch }),
+        closed: (epoch, closures) => this.tell({ kind: 'closed', epoch, closures }),
+      },
+    )
+    this.forwarder.epoch = epoch
+    world.planted.forwarder?.(this.forwarder)
+    world.planted.worker?.(this)
+    this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
+  }
+
+  get now(): number {
+    return EPOCH_MS + this.daemon.world.time.now
+  }
+
+  addMember(nic: Nic, epoch: number): void {
+    const { guest } = nic
+    const { world, host } = this.daemon
+    this.add({ ...this.spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
+      const id = frameId(frame.bytes, frame.start)
+      const daemonIsHere = guest.alive && guest.host === host.index
+      if (!daemonIsHere) return true
+      if (world.trace !== null && id >= 0) world.note(host.name, `#${id} → ${guest.name}${colorText(frame.color)}`)
+      return guest.deliver(nic, id)
+    })
+  }
+
+  addTrunk(peer: number): void {
+    const { world, host } = this.daemon
+    const trunk = world.trunk(host.index, peer)
+    this.add(this.spec(TRUNK_PORTS + peer, 'trunk', 0), (frame, tci) => {
+      if (world.trace !== null) {
+        const id = frameId(frame.bytes, frame.start)
+        const text = id >= 0 ? `#${id}${colorText(frame.color)}` : controlText(frame)
+        if (text !== null) world.note(host.name, `${text} ⇒ h${peer}`)
+      }
+      trunk.transmit(frame.bytes, tci)
+      return true
+    })
+  }
+
+  addPlain(): void {
+    const { world, host } = this.daemon
+    this.add(this.spec(PLAIN_PORT, 'plain', 0), (frame) => {
+      const id = frameId(frame.bytes, frame.start)
+      if (id >= 0) world.heardOutside(host.index, id)
+      return true
+    })
+  }
+
+  remove(port: number): void {
+    this.forwarder.removePort(port)
+    this.ingress[port] = undefined
+  }
+
+  /** A frame has come into a port's socket. */
+  arrive(port: number, copy: FrameCopy): void {
+    const socket = this.ingress[port]
+    if (socket === undefined) return
+    socket.push(copy)
+    this.look()
+  }
+
+  /** A command from the main thread; its answer, like the worker's events, comes in order. */
+  call<T>(name: string, run: () => T, done: (result: T) => void, failed: (reason: string) => void): void {
+    if (!this.alive) {
+      this.daemon.after(0, () => failed('the datapath worker ended'))
+      return
+    }
+    this.commands.push({
+      name,
+      run: () => {
+        const result = run()
+        this.toMain(() => done(result))
+      },
+      fail: () => this.daemon.after(0, () => failed('the datapath worker ended')),
+    })
+    this.look()
+  }
+
+  /** It has thrown, or its process was killed. What was in its sockets and memory is gone. */
+  end(): void {
+    this.alive = false
+    for (const command of this.commands) command.fail()
+  }
+
+  /** The two halves of the cut's instant: the sockets are read to the end, then the color changes. */
+  flip(ports: readonly number[], epoch: number, residue: readonly number[]) {
+    for (const port of ports) {
+      this.drain(port)
+      this.daemon.world.cut(port)
+    }
+    return this.forwarder.snapshots.flip(ports, epoch, residue, this.now)
+  }
+
+  drain(port: number): void {
+    for (let batch = 0; batch < DRAIN_BATCHES && this.read(port, 64) > 0; batch++);
+  }
+
+  private add(spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): void {
+    this.forwarder.addPort(spec, { send })
+    this.ingress[spec.index] = []
+  }
+
+  private spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {
+    const mac = parseMac(`06:00:00:00:0${this.daemon.host.index}:${index.toString(16).padStart(2, '0')}`)
+    return { index, name: `p${index}`, kind, vm: null, epoch, mac }
+  }
+
+  private look(): void {
+    if (this.looking || !this.alive) return
+    this.looking = true
+    const { world, host } = this.daemon
+    world.time.after(world.wait(LOOK, host.index, ++this.looks, world.scenario.pace.poll), () => {
+      this.looking = false
+      if (this.alive) this.wake()
+    })
+  }
+
+  private wake(): void {
+    const { world, host } = this.daemon
+    for (let command = this.commands.shift(); command !== undefined; command = this.commands.shift()) {
+      world.step(host)
+      command.run()
+    }
+    const batch = 1 + Math.floor(world.chance(BATCH, host.index, this.looks) * 6)
+    let left = 0
+    for (let port = 0; port < PORTS; port++) {
+      if (this.ingress[port] === undefined) continue
+      this.read(port, batch)
+      left += this.ingress[port]?.length ?? 0
+    }
+    if (left > 0) this.look()
+  }
+
+  private read(port: number, most: number): number {
+    const socket = this.ingress[port]
+    if (socket === undefined || socket.length === 0) return 0
+    const batch = socket.splice(0, most)
+    const now = this.now
+    const { world, host } = this.daemon
+    for (const copy of batch) {
+      this.forwarder.receive(port, this.frame.pointAt(copy), now)
+      if (port < TRUNK_PORTS) world.colored(port, this.frame.color, host)
+    }
+    return batch.length
+  }
+
+  private scheduleTick(ms: number): void {
+    this.daemon.world.time.after(ms, () => {
+      if (!this.alive) return
+      this.forwarder.tick(this.now)
+      this.scheduleTick(this.forwarder.snapshots.openEpoch === null ? TICK_INTERVAL : TICK_INTERVAL_OPEN)
+    })
+  }
+
+  private tell(event: DatapathEvent): void {
+    this.toMain(() => {
+      this.daemon.world.step(this.daemon.host)
+      this.daemon.agent.datapathEvent(event)
+    })
+  }
+
+  private toMain(act: () => void): void {
+    const { world, host } = this.daemon
+    const { time } = world
+    this.mainFreeAt = Math.max(
+      this.mainFreeAt,
+      time.now + world.wait(ANSWER, host.index, this.answers++, world.scenario.pace.poll),
+    )
+    time.at(this.mainFreeAt, () => {
+      if (this.daemon.alive) act()
+    })
+  }
+}
+
+const colorText = (color: number) => (color < 0 ? '' : ` e${color}`)
+
+function controlText(frame: Frame): string | null {
+  const type = frame.bytes[frame.start + 19]
+  const view = new DataView(frame.bytes.buffer, frame.start)
+  if (type === 2) return `MARKER e${view.getUint32(158)} (${view.getBigUint64(162)} before)`
+  return null
+}

@@ -1,0 +1,326 @@
+// A scenario as a running world: hosts with their daemons, guests, trunks, a coordinator, and what goes wrong. Runs until
+// nothing is left to do, then the invariants are checked.
+
+import type { Manifest } from '../../src/api/schemas.js'
+import type { ErrorCode, ErrorReport } from '../../src/errors/errors.js'
+import type { FrameCopy } from '../../src/frame/frame.js'
+import type { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { Agent } from './agent.js'
+import { chanceOf } from './chance.js'
+import { Coordinator, type Outcome } from './coordinator.js'
+import { Host } from './daemon.js'
+import { Guest, makeFrame, type Nic } from './guest.js'
+import { BROADCAST, OUTSIDE, type Scenario, type Send } from './scenario.js'
+import type { SnapshotSession } from './snapshot-session.js'
+import { Timeline } from './timeline.js'
+import { PLAIN_PORT, Trunk } from './trunk.js'
+import type { Worker } from './worker.js'
+
+/** Gets at the objects of a world as they are made, to plant a fault in the rules. Nothing of it is in the product. */
+export interface Planted {
+  forwarder?(forwarder: Forwarder): void
+  worker?(worker: Worker): void
+  agent?(agent: Agent): void
+  session?(session: SnapshotSession): void
+  coordinator?(coordinator: Coordinator): void
+}
+
+/** A frame that was sent: once, by a guest or by an outside station. */
+export interface SentFrame {
+  readonly id: number
+  /** OUTSIDE for a station. */
+  readonly vm: number
+  /** Index among all NICs; the host for a station. */
+  readonly nic: number
+  /** Place in the sender's log. */
+  readonly at: number
+  readonly toVm: number
+  readonly toNic: number
+}
+
+export interface Note {
+  readonly at: number
+  readonly who: string
+  readonly text: string
+}
+
+export class Violation extends Error {
+  readonly invariant: number
+
+  constructor(invariant: number, message: string) {
+    super(message)
+    this.invariant = invariant
+  }
+}
+
+/** Milliseconds after the last order and fault by which all must be quiet: the longest deadlines, and what follows them. */
+const HORIZON = 150_000
+const BROADCAST_MAC = [255, 255, 255, 255, 255, 255]
+
+export class World {
+  readonly scenario: Scenario
+  readonly planted: Planted
+  readonly time = new Timeline()
+  readonly hosts: Host[]
+  readonly guests: Guest[]
+  readonly nics: Nic[]
+  readonly frames: SentFrame[] = []
+  readonly catalogue = new Map<string, Manifest>()
+  /** Files by digest, wherever they lie. */
+  readonly contents = new Map<string, unknown>()
+  readonly outcomes: Outcome[] = []
+  /** By host: ids that its outside station has heard. */
+  readonly outside: number[][]
+  readonly trace: Note[] | null
+  readonly crashed = new Set<number>()
+  /** Frames in TAPs at a cut that came before their port was armed, by NIC: lost to that snapshot, and counted. */
+  readonly unarmed: number[][]
+  coordinator: Coordinator
+  doubled = 0
+  /** What was wrong on the way; the first is thrown at the end of the step. */
+  wrong: Violation | null = null
+  private readonly trunks = new Map<number, Trunk>()
+  private readonly watchesGates: boolean
+  /** By NIC: the highest color its frames have had. */
+  private readonly colors: number[]
+  private readonly members: ReadonlySet<number>[]
+  private coordinatorSteps = 0
+  private ordersGiven = 0
+  private toCome = 0
+
+  constructor(scenario: Scenario, planted: Planted = {}, traced = false) {
+    this.scenario = scenario
+    this.planted = planted
+    this.trace = traced ? [] : null
+    let nics = 0
+    this.guests = scenario.machines.map((machine, index) => {
+      const guest = new Guest(this, index, machine.host, machine.nics, nics, machine.stopped)
+      nics += machine.nics
+      return guest
+    })
+    this.nics = this.guests.flatMap((guest) => guest.nics)
+    this.members = Array.from({ length: scenario.hosts }, (_, host) => new Set(indexesOn(scenario, host)))
+    this.outside = Array.from({ length: scenario.hosts }, () => [])
+    this.hosts = Array.from(
+      { length: scenario.hosts },
+      (_, host) => new Host(this, host, scenario.epoch, this.members[host] as ReadonlySet<number>),
+    )
+    this.watchesGates = !scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
+    this.colors = this.nics.map(() => -1)
+    this.unarmed = this.nics.map(() => [])
+    this.coordinator = new Coordinator(this)
+  }
+
+  /** Runs to the end. Throws a Violation. */
+  run(): void {
+    const { scenario, time } = this
+    for (const host of this.hosts) host.start()
+    for (const send of scenario.sends) this.come(send.at, () => this.send(send))
+    for (const [nth, order] of scenario.orders.entries()) {
+      this.come(order.at, () => {
+        this.ordersGiven++
+        this.coordinator.take(order, nth)
+      })
+    }
+    for (const fault of scenario.faults) {
+      if (fault.kind === 'crash machine') this.come(fault.at, () => this.crash(fault.vm))
+      if ('for' in fault) this.come(fault.at + fault.for, () => undefined)
+    }
+    const last = Math.max(0, ...scenario.orders.map((order) => order.at + order.deadline))
+    const horizon = last + HORIZON
+    // Whether all is quiet is worth a look only now and then.
+    let lookAgain = 0
+    while (time.now < horizon && time.step()) {
+      if (this.wrong !== null) throw this.wrong
+      if (this.toCome > 0 || time.now < lookAgain) continue
+      if (this.isQuiet()) break
+      lookAgain = time.now + 5
+    }
+    if (this.wrong !== null) throw this.wrong
+  }
+
+  // --- chance and notes -----------------------------------------------------------------------------------------------
+
+  chance(what: number, who: number, which: number): number {
+    return chanceOf(this.scenario.seed, what, who, which)
+  }
+
+  /** A random wait of at most `most` milliseconds, mostly short. */
+  wait(what: number, who: number, which: number, most: number): number {
+    const luck = this.chance(what, who, which)
+    return most * luck * luck
+  }
+
+  note(who: string, text: string): void {
+    this.trace?.push({ at: this.time.now, who, text })
+  }
+
+  violation(invariant: number, message: string): void {
+    this.wrong ??= new Violation(invariant, message)
+  }
+
+  // --- steps, and those that strike between them ---------------------------------------------------------------------
+
+  step(host: Host): void {
+    if (this.ordersGiven === 0) return
+    host.steps++
+    for (const fault of this.scenario.faults) {
+      if (fault.kind !== 'kill daemon' && fault.kind !== 'fail datapath') continue
+      if (fault.host !== host.index || fault.step !== host.steps) continue
+      if (fault.kind === 'kill daemon') this.time.next(() => host.kill(fault.down))
+      else this.time.next(() => host.daemon?.failWorker())
+    }
+  }
+
+  coordinatorStep(): void {
+    this.coordinatorSteps++
+    for (const fault of this.scenario.faults) {
+      if (fault.kind !== 'kill coordinator' || fault.step !== this.coordinatorSteps) continue
+      this.time.next(() => {
+        this.note('coord', 'KILLED')
+        this.coordinator.end()
+        const next = new Coordinator(this)
+        this.coordinator = next
+        // Until it is up again, orders wait for it.
+        next.busy = 'starting'
+        this.time.after(fault.down, () => {
+          next.open()
+        })
+      })
+    }
+  }
+
+  // --- frames ---------------------------------------------------------------------------------------------------------
+
+  /** A frame was put into a TAP's queue. */
+  delivered(nic: Nic, id: number): void {
+    const { guest } = nic
+    if (guest.running || !this.watchesGates) return
+    const claim = this.hosts[guest.host].daemon?.agent.claim
+    // Called off: then the gates open at once, whatever the machines do.
+    if (claim?.restore != null || claim?.snapshot?.machine.state === 'cutting') {
+      this.violation(3, `${id < 0 ? 'a frame' : `#${id}`} was delivered to ${guest.name} while nobody read its TAP`)
+    }
+  }
+
+  /** A NIC's frame was colored. */
+  colored(nic: number, color: number, host: Host): void {
+    if (color < this.colors[nic])
+      this.violation(1, `the epoch of port p${nic} went back from ${this.colors[nic]} to ${color}`)
+    this.colors[nic] = color
+    if (color > host.disk.epoch)
+      this.violation(4, `port p${nic} is at epoch ${color}, the disk of ${host.name} at ${host.disk.epoch}`)
+  }
+
+  /** What this NIC's guest has not read and no armed copy covers. */
+  cut(nic: number): void {
+    const { log, armedAt } = this.nics[nic]
+    this.unarmed[nic].push(...log.delivered.slice(log.read, armedAt))
+  }
+
+  heardOutside(host: number, id: number): void {
+    this.outside[host].push(id)
+  }
+
+  private send({ vm, nic, toVm, toNic }: Send): void {
+    if (vm === OUTSIDE) {
+      const mac = [6, 1, 0, 0, 0, nic]
+      const copy = this.makeFrame({ vm, nic, at: 0, toVm, toNic }, mac)
+      this.hosts[nic].daemon?.arrive(PLAIN_PORT, copy)
+      return
+    }
+    const guest = this.guests[vm]
+    guest.act(() => {
+      const from = guest.nics[nic]
+      const copy = this.makeFrame({ vm, nic: from.index, at: guest.log.sent.length, toVm, toNic }, from.mac)
+      guest.log.sent.push(this.frames.length - 1)
+      this.note(
+        guest.name,
+        `sends #${this.frames.length - 1}${guest.nics.length > 1 ? ` .${nic}` : ''} → ${this.target(toVm, toNic)}`,
+      )
+      this.hosts[guest.host].daemon?.arrive(from.index, copy)
+    })
+  }
+
+  private makeFrame(sent: Omit<SentFrame, 'id'>, from: readonly number[]): FrameCopy {
+    const id = this.frames.length
+    this.frames.push({ ...sent, id })
+    const to =
+      sent.toVm === BROADCAST
+        ? BROADCAST_MAC
+        : sent.toVm === OUTSIDE
+          ? [6, 1, 0, 0, 0, sent.toNic]
+          : (this.guests[sent.toVm].nics[sent.toNic].mac as number[])
+    return makeFrame(id, from, to)
+  }
+
+  private target(vm: number, nic: number): string {
+    if (vm === BROADCAST) return 'all'
+    return vm === OUTSIDE ? `outside h${nic}` : `vm${vm}${this.guests[vm].nics.length > 1 ? `.${nic}` : ''}`
+  }
+
+  private crash(vm: number): void {
+    this.crashed.add(vm)
+    this.guests[vm].end()
+  }
+
+  // --- the network ----------------------------------------------------------------------------------------------------
+
+  hostOf(name: string): Host {
+    return this.hosts[Number(name.slice(1))]
+  }
+
+  guestOf(name: string): Guest {
+    return this.guests[Number(name.slice(2))]
+  }
+
+  peersOf(host: number): number[] {
+    const all = this.hosts.map((one) => one.index)
+    return all.filter((other) => (this.scenario.chain ? Math.abs(other - host) === 1 : other !== host))
+  }
+
+  trunk(from: number, to: number): Trunk {
+    const key = from * 16 + to
+    let trunk = this.trunks.get(key)
+    if (trunk === undefined) {
+      trunk = new Trunk(this, from, to)
+      this.trunks.set(key, trunk)
+    }
+    return trunk
+  }
+
+  /** Nothing is under way any more, and nothing held back. */
+  isQuiet(): boolean {
+    if (this.coordinator.busy !== null) return false
+    for (const trunk of this.trunks.values()) if (trunk.inFlight > 0) return false
+    for (const { daemon } of this.hosts) {
+      if (daemon === null || daemon.agent.claim !== null) return false
+      const { forwarder } = daemon.worker
+      if (forwarder.snapshots.openEpoch !== null) return false
+      for (const port of forwarder.ports) if (port.closed || port.hold.length > 0) return false
+      for (const socket of daemon.worker.ingress) if (socket !== undefined && socket.length > 0) return false
+    }
+    for (const guest of this.guests) {
+      if (!guest.alive) continue
+      if (!guest.running) return false
+      for (const nic of guest.nics) if (nic.unread > 0) return false
+    }
+    return true
+  }
+
+  private come(at: number, act: () => void): void {
+    this.toCome++
+    this.time.at(at, () => {
+      this.toCome--
+      act()
+    })
+  }
+}
+
+function indexesOn(scenario: Scenario, host: number): number[] {
+  return scenario.machines.flatMap((machine, index) => (machine.host === host ? [index] : []))
+}
+
+export function problem(code: ErrorCode, message: string): ErrorReport {
+  return { code, message, action: 'None: this is a simulation.' }
+}
