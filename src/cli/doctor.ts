@@ -1,10 +1,15 @@
 // `snapswitch doctor`: what this machine has of what snapswitch can use, and what each lack costs.
 
-import { execFile } from 'node:child_process'
 import { access, constants, open, readFile } from 'node:fs/promises'
 import { release } from 'node:os'
-import { promisify } from 'node:util'
 import type { Command } from 'commander'
+import {
+  type Finding as ProbeFinding,
+  probeKvmRuns,
+  probeQemu,
+  probeQemuImg,
+  probeUserfaultfd,
+} from '../hypervisor/probe.js'
 import { type CommonOptions, withJson } from './options.js'
 import { formatTable, printJson, type Terminal } from './output.js'
 
@@ -18,9 +23,6 @@ export interface Finding {
   /** What the lack costs, and how to mend it; empty when all is well. */
   readonly cost: string
 }
-
-const run = promisify(execFile)
-const probeMs = 5_000
 
 export function addDoctorCommand(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
   withJson(program.command('doctor'))
@@ -121,59 +123,28 @@ async function tunDevice(): Promise<Finding[]> {
 }
 
 async function qemu(): Promise<Finding[]> {
-  const machine: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' }
-  const binary = `qemu-system-${machine[process.arch] ?? process.arch}`
-  const found = await versionOf(binary)
-  if (found === null) {
-    const cost = `no machine can be started or restored here; install it (Debian: qemu-system-${process.arch === 'x64' ? 'x86' : 'arm'}).`
-    return [finding('QEMU', false, `${binary} not found`, true, cost)]
-  }
-  const [major, minor] = found.split('.').map(Number) as [number, number]
+  const found = await probeQemu()
+  if (found.version === null) return [fromProbe('QEMU', found, true)]
   return [
-    finding('QEMU', true, `${binary} ${found}`, true, ''),
-    finding(
-      'QEMU background-snapshot',
-      major >= 6,
-      major >= 6 ? 'version 6.0 or later' : `version ${major}.${minor}`,
-      false,
-      'guests stay paused while their memory is written (about a second per GiB) instead of milliseconds.',
-    ),
+    finding('QEMU', true, found.version, true, ''),
+    finding('QEMU background save', found.ok, found.ok ? '6.0 or later' : found.detail, false, found.cost ?? ''),
   ]
 }
 
 async function qemuImg(): Promise<Finding[]> {
-  const found = await versionOf('qemu-img')
-  const cost = 'disks cannot be snapshotted; install it (Debian: qemu-utils).'
-  return [finding('qemu-img', found !== null, found ?? 'not found', true, cost)]
+  return [fromProbe('qemu-img', await probeQemuImg(), true)]
 }
 
-async function userfaultfd(): Promise<Finding[]> {
-  const setting = await readText('/proc/sys/vm/unprivileged_userfaultfd')
-  const root = process.geteuid?.() === 0
-  const ok = setting !== null && (root || setting === '1')
-  const detail = setting === null ? 'not in this kernel' : `vm.unprivileged_userfaultfd = ${setting}`
-  return [
-    finding(
-      'userfaultfd',
-      ok,
-      root && setting === '0' ? `${detail} (root may)` : detail,
-      false,
-      'guests stay paused while their memory is written; set vm.unprivileged_userfaultfd=1, or run QEMU as root.',
-    ),
-  ]
+function userfaultfd(): Finding[] {
+  return [fromProbe('userfaultfd', probeUserfaultfd(), false)]
 }
 
 async function kvm(): Promise<Finding[]> {
-  const failure = await openable('/dev/kvm')
-  return [
-    finding(
-      'KVM',
-      failure === null,
-      failure ?? '/dev/kvm can be opened',
-      false,
-      'guests are emulated (TCG): 10 to 50 times slower, yet everything works.',
-    ),
-  ]
+  return [fromProbe('KVM', await probeKvmRuns(), false)]
+}
+
+function fromProbe(what: string, found: ProbeFinding, required: boolean): Finding {
+  return finding(what, found.ok, found.detail, required, found.cost ?? '')
 }
 
 async function lockedMemory(): Promise<Finding[]> {
@@ -201,15 +172,6 @@ async function openable(path: string): Promise<string | null> {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? String(error)
     return code === 'ENOENT' ? 'does not exist' : `cannot be opened (${code})`
-  }
-}
-
-async function versionOf(binary: string): Promise<string | null> {
-  try {
-    const { stdout } = await run(binary, ['--version'], { timeout: probeMs })
-    return /version (\d+\.\d+(?:\.\d+)?)/.exec(stdout)?.[1] ?? 'of unknown version'
-  } catch {
-    return null
   }
 }
 
