@@ -3,6 +3,8 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
 import { Name, PortKind } from '../src/api/schemas.js'
+import type { MachineSpec } from '../src/hypervisor/hypervisor.js'
+import { defaultUri } from '../src/hypervisor/libvirt.js'
 import { MAX_PORTS } from './forwarding/counters.js'
 
 const closed = { additionalProperties: false } as const
@@ -55,6 +57,19 @@ export const NetworkConfig = Type.Object(
 )
 export type NetworkConfig = Static<typeof NetworkConfig>
 
+/** How a machine is reached: one of the two. */
+export const MachineConfig = Type.Object(
+  {
+    /** The QMP socket of a plain QEMU. */
+    qmp: Type.Optional(AbsolutePath),
+    /** A domain of libvirt, by its name. */
+    libvirt: Type.Optional(
+      Type.Object({ domain: Type.String({ minLength: 1 }), uri: Type.Optional(Type.String({ minLength: 1 })) }, closed),
+    ),
+  },
+  closed,
+)
+
 export const SwitchConfig = Type.Object(
   {
     /** This host's name, unique among its peers. */
@@ -63,7 +78,9 @@ export const SwitchConfig = Type.Object(
     /** Where snapshots, overlays of restored machines and what must outlive the daemon are kept. */
     state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
     networks: Type.Record(Name, NetworkConfig),
-    machines: Type.Record(Name, Type.Object({ qmp: AbsolutePath }, closed), { default: {} }),
+    machines: Type.Record(Name, MachineConfig, { default: {} }),
+    /** Where restores put libvirt's domains, and where `machines` are that name no `uri`. */
+    libvirt: Type.Object({ uri: Type.String({ default: defaultUri }) }, { ...closed, default: {} }),
     datapath: Type.Object(
       {
         poll: Type.Union([Type.Literal('adaptive'), Type.Literal('busy'), Type.Literal('sleep')], {
@@ -87,7 +104,21 @@ export type SwitchConfig = Static<typeof SwitchConfig>
 export function loadSwitchConfig(file: string): SwitchConfig {
   const config = loadConfigFile(file, SwitchConfig)
   checkPorts(config)
+  checkMachines(config)
   return config.value
+}
+
+/** The machines of a configuration that was checked. */
+export function machineSpecs(config: SwitchConfig): Map<string, MachineSpec> {
+  return new Map(Object.entries(config.machines) as [string, MachineSpec][])
+}
+
+function checkMachines(config: ConfigFile<SwitchConfig>): void {
+  for (const [name, { qmp, libvirt }] of Object.entries(config.value.machines)) {
+    if ((qmp === undefined) === (libvirt === undefined)) {
+      throw config.fault(['machines', name], 'a machine has either `qmp:` or `libvirt:`')
+    }
+  }
 }
 
 /** What a schema cannot say: a device in two ports, a member without a machine, a trunk with one. */

@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { SnapswitchError } from '../src/errors/errors.js'
+import { createLibvirtHypervisor } from '../src/hypervisor/libvirt.js'
 import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { Agent } from './agent/agent.js'
@@ -12,7 +13,7 @@ import { Epochs, type Host } from './agent/host.js'
 import { LocalStore } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
 import { UnreadFrames } from './agent/unread.js'
-import { loadSwitchConfig, type SwitchConfig } from './config.js'
+import { loadSwitchConfig, machineSpecs, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { defaultFdbOptions } from './forwarding/fdb.js'
 import { Ports } from './ports.js'
@@ -32,7 +33,10 @@ export async function runSwitch(configPath: string): Promise<void> {
   const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
-  const machines = new Machines(createQemuHypervisor({}), new Map(Object.entries(config.machines)))
+  const machines = new Machines(
+    { qemu: createQemuHypervisor({}), libvirt: createLibvirtHypervisor(config.libvirt) },
+    machineSpecs(config),
+  )
   const host: Host = { name: config.host, version, bootId, datapath, ports, machines, store, unread, epochs, log }
   const configured = new Set(Object.values(config.networks).flatMap((network) => Object.keys(network.ports)))
   const agent = new Agent(host, networks, configured)

@@ -60,7 +60,8 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
     machines: machines.names().map((name) => ({
       name,
       ports: ports.ofMachine(name).map((port) => port.name),
-      qmp: machines.spec(name)?.qmp ?? null,
+      qmp: null,
+      ...machines.spec(name),
     })),
   }))
 

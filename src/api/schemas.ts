@@ -106,7 +106,13 @@ export const SwitchStatus = Type.Object({
     }),
   ),
   machines: Type.Array(
-    Type.Object({ name: Type.String(), ports: Type.Array(Type.String()), qmp: nullable(Type.String()) }),
+    Type.Object({
+      name: Type.String(),
+      ports: Type.Array(Type.String()),
+      qmp: nullable(Type.String()),
+      /** For a domain of libvirt, instead of `qmp`. */
+      libvirt: Type.Optional(Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) })),
+    }),
   ),
 })
 export type SwitchStatus = Static<typeof SwitchStatus>

@@ -120,8 +120,8 @@ function describeSwitch(found: SwitchStatus): string {
     ]),
   )
   if (peers.length > 0) lines.push('\n', formatTable(['NETWORK', 'TRUNK', 'PEER', 'ALIVE', 'HEARD'], peers))
-  const machines = found.machines.map((m) => [m.name, m.ports.join(','), m.qmp])
-  if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'QMP'], machines))
+  const machines = found.machines.map((m) => [m.name, m.ports.join(','), m.qmp ?? `libvirt ${m.libvirt?.domain}`])
+  if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'REACHED BY'], machines))
   return lines.join('')
 }
 

@@ -1,5 +1,5 @@
-// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu.ts; libvirt.ts to come) implements it; the
-// agent drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
+// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu.ts, libvirt.ts) implements it; the agent
+// drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
 /** Absolute deadline in milliseconds of `performance.now()`'s clock. */
 export type Deadline = number
@@ -41,15 +41,18 @@ export interface MachineInfo {
   readonly hypervisorVersion: string
 }
 
-/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. */
-export interface MachineDefinition {
-  readonly kind: 'qemu'
+/** What the definitions of all drivers have. */
+interface Definition {
   readonly name: string
-  /** The hypervisor's command line, split into arguments; argv[0] is the binary. */
-  readonly argv: readonly string[]
   readonly memoryBytes: number
   readonly nics: readonly Nic[]
   readonly hypervisorVersion: string
+}
+
+export interface QemuDefinition extends Definition {
+  readonly kind: 'qemu'
+  /** The hypervisor's command line, split into arguments; argv[0] is the binary. */
+  readonly argv: readonly string[]
   /** Absolute path of the binary, when argv[0] is none. */
   readonly binary?: string
   /** The working directory that relative names in argv start from. */
@@ -57,6 +60,34 @@ export interface MachineDefinition {
   /** Which element of argv brings each disk in. */
   readonly drives?: readonly { readonly name: string; readonly argument: number }[]
 }
+
+export interface LibvirtDefinition extends Definition {
+  readonly kind: 'libvirt'
+  /** The domain's name; `name` is the machine's in snapswitch. */
+  readonly domain: string
+  readonly uuid: string
+  /** The running domain's XML, without secrets (passwords of displays): those are in the image alone. */
+  readonly xml: string
+  /** Whether libvirt keeps its configuration when it does not run. */
+  readonly persistent: boolean
+  readonly libvirtVersion: string
+}
+
+/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. */
+export type MachineDefinition = QemuDefinition | LibvirtDefinition
+
+export interface QemuSpec {
+  /** Path of the QMP socket. */
+  readonly qmp: string
+}
+
+export interface LibvirtSpec {
+  /** `uri` is the driver's own when it is left out. */
+  readonly libvirt: { readonly domain: string; readonly uri?: string }
+}
+
+/** How a running machine is reached. */
+export type MachineSpec = QemuSpec | LibvirtSpec
 
 export interface CaptureTarget {
   /** An existing, empty directory owned by this capture: `memory.img` is written there. */
@@ -134,9 +165,9 @@ export interface LoadRequest {
 }
 
 export interface Hypervisor {
-  readonly kind: 'qemu'
+  readonly kind: 'qemu' | 'libvirt'
   /** Connects to a running machine. */
-  attach(name: string, spec: { readonly qmp: string }, deadline: Deadline): Promise<MachineControl>
+  attach(name: string, spec: MachineSpec, deadline: Deadline): Promise<MachineControl>
   /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
   load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine>
 }
@@ -144,5 +175,5 @@ export interface Hypervisor {
 export interface LoadedMachine {
   readonly control: MachineControl
   /** How to attach to it later: what `Hypervisor.attach` takes. */
-  readonly spec: { readonly qmp: string }
+  readonly spec: MachineSpec
 }

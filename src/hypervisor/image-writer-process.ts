@@ -3,7 +3,7 @@
 // unfinished files, and ends.
 
 import { createHash } from 'node:crypto'
-import { closeSync, constants, fsync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import net from 'node:net'
 import { getPriority, setPriority } from 'node:os'
 import type { Answer, Order } from './image-writer.js'
@@ -45,7 +45,11 @@ class Stream {
 
   write(): void {
     try {
-      this.#fd = openSync(this.#file, constants.O_WRONLY | constants.O_NOFOLLOW)
+      this.#fd = openSync(this.#file, constants.O_RDWR | constants.O_APPEND | constants.O_NOFOLLOW)
+      // A head that stands there already belongs to the image.
+      const head = readFileSync(this.#fd)
+      this.#hash.update(head)
+      this.#bytes = head.length
     } catch (error) {
       this.fail(error as Error)
     }

@@ -23,7 +23,7 @@ const streamBytes = 1 << 20
 export type Order =
   /** Takes hold of a pipe's read end, by a path under /proc. */
   | { readonly type: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
-  /** Writes what comes out of it to the file, which exists and is empty. */
+  /** Appends what comes out of it to the file, which exists and is empty or has an image's head. */
   | { readonly type: 'write'; readonly id: number }
   /** Reads it to its end and throws it away. */
   | { readonly type: 'discard'; readonly id: number }

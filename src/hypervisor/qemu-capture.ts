@@ -52,7 +52,7 @@ export interface CaptureContext {
  * Whether the migration may be started ahead and held at the gate. QEMU writes the stream's head without holding its big
  * lock up to 8.1; from 8.2 on it holds it (since "migration: hold the BQL during setup"), and would stand still.
  */
-function canHoldAtGate({ major, minor }: { readonly major: number; readonly minor: number }): boolean {
+export function canHoldAtGate({ major, minor }: { readonly major: number; readonly minor: number }): boolean {
   return major < 8 || (major === 8 && minor < 2)
 }
 

@@ -3,7 +3,7 @@
 
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
-import type { DiskLayer, MachineDefinition } from './hypervisor.js'
+import type { DiskLayer, QemuDefinition } from './hypervisor.js'
 import { withOverlay } from './qemu-disks.js'
 import { tapArguments, withTap } from './qemu-nics.js'
 import { type Argument, joinArguments, optionValue, splitArguments } from './qemu-options.js'
@@ -78,7 +78,7 @@ function withReachablePath(argument: Argument, next: NextIncarnation): Argument 
 }
 
 /** The argv of a machine that loads `definition`'s memory as `next` says. */
-export function commandLineFor(definition: MachineDefinition, next: NextIncarnation): string[] {
+export function commandLineFor(definition: QemuDefinition, next: NextIncarnation): string[] {
   const { argv } = definition
   const split = splitArguments(argv)
   const taps = new Map(tapArguments(argv).map(({ index }, i) => [index, next.taps[i]]))

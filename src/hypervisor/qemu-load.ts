@@ -35,6 +35,7 @@ export async function loadMachine(
   deadline: Deadline,
 ): Promise<LoadedMachine> {
   const { definition, directory } = request
+  if (definition.kind !== 'qemu') throw loadFailed(definition.name, `it is a ${definition.kind} machine`)
   const qmpPath = path.join(directory, socketName)
   if (Buffer.byteLength(qmpPath) > longestSocketPath) {
     throw new SnapswitchError(

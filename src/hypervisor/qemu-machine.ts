@@ -9,11 +9,11 @@ import type {
   Deadline,
   FrozenDisk,
   MachineControl,
-  MachineDefinition,
   MachineInfo,
   MachineState,
   Nic,
   PauseInfo,
+  QemuDefinition,
   ResumeInfo,
 } from './hypervisor.js'
 import type { ImageWriter } from './image-writer.js'
@@ -118,7 +118,7 @@ export class QemuMachine implements MachineControl {
     }
   }
 
-  async definition(deadline: Deadline): Promise<MachineDefinition> {
+  async definition(deadline: Deadline): Promise<QemuDefinition> {
     const { pid } = this.#known('Its command line')
     const argv = argumentsOf(pid)
     checkCommandLine(argv)

@@ -1,6 +1,7 @@
 // The `qemu` driver: machines that run as plain QEMU processes with a QMP socket.
 
-import type { Deadline, Hypervisor, LoadRequest } from './hypervisor.js'
+import { SnapswitchError } from '../errors/errors.js'
+import type { Deadline, Hypervisor, LoadRequest, MachineSpec } from './hypervisor.js'
 import { ImageWriter } from './image-writer.js'
 import { loadMachine } from './qemu-load.js'
 import { QemuMachine } from './qemu-machine.js'
@@ -16,8 +17,10 @@ export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
   const settings = { writer, alwaysStopped: options.alwaysStopped ?? false }
   return {
     kind: 'qemu',
-    attach: (name: string, spec: { readonly qmp: string }, deadline: Deadline) =>
-      QemuMachine.attach(name, spec.qmp, settings, deadline),
+    async attach(name: string, spec: MachineSpec, deadline: Deadline) {
+      if ('qmp' in spec) return QemuMachine.attach(name, spec.qmp, settings, deadline)
+      throw new SnapswitchError('INTERNAL', `${name} is no plain QEMU`, 'Please report this.')
+    },
     load: (request: LoadRequest, deadline: Deadline) => loadMachine(request, settings, deadline),
   }
 }

@@ -25,7 +25,13 @@ const Epochs = Type.Record(Name, Epoch)
 
 /** What restores have changed of the configuration's machines and ports. */
 export const Moves = Type.Object({
-  machines: Type.Record(Name, Type.Object({ qmp: Type.String() })),
+  machines: Type.Record(
+    Name,
+    Type.Union([
+      Type.Object({ qmp: Type.String() }),
+      Type.Object({ libvirt: Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) }) }),
+    ]),
+  ),
   ports: Type.Array(
     Type.Object({
       name: Name,

@@ -2,29 +2,45 @@
 
 import { connect } from 'node:net'
 import type { PortRecord } from '../../src/api/schemas.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
-import type { Deadline, Hypervisor, MachineControl } from '../../src/hypervisor/hypervisor.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import type {
+  Deadline,
+  Hypervisor,
+  LoadedMachine,
+  LoadRequest,
+  MachineControl,
+  MachineSpec,
+} from '../../src/hypervisor/hypervisor.js'
 
-export interface MachineSpec {
-  readonly qmp: string
+/** A driver for each kind of machine. */
+export type Drivers = { readonly [kind in Hypervisor['kind']]: Hypervisor }
+
+const driverOf = (spec: MachineSpec): Hypervisor['kind'] => ('qmp' in spec ? 'qemu' : 'libvirt')
+
+const same = (a: MachineSpec | undefined, b: MachineSpec): boolean => {
+  if (a === undefined) return false
+  if ('qmp' in a) return 'qmp' in b && a.qmp === b.qmp
+  return 'libvirt' in b && a.libvirt.domain === b.libvirt.domain && a.libvirt.uri === b.libvirt.uri
 }
 
 const PROBE_MS = 500
+/** The first question starts the process that talks to libvirt. */
+const LIBVIRT_PROBE_MS = 5000
 
 export class Machines {
-  readonly hypervisor: Hypervisor
+  private readonly drivers: Drivers
   private readonly configured: ReadonlyMap<string, MachineSpec>
   private readonly specs: Map<string, MachineSpec>
 
-  constructor(hypervisor: Hypervisor, configured: ReadonlyMap<string, MachineSpec>) {
-    this.hypervisor = hypervisor
+  constructor(drivers: Drivers, configured: ReadonlyMap<string, MachineSpec>) {
+    this.drivers = drivers
     this.configured = configured
     this.specs = new Map(configured)
   }
 
   /** Those that restores brought here: reached otherwise than the configuration says. */
   moved(): Record<string, MachineSpec> {
-    return Object.fromEntries([...this.specs].filter(([vm, spec]) => this.configured.get(vm)?.qmp !== spec.qmp))
+    return Object.fromEntries([...this.specs].filter(([vm, spec]) => !same(this.configured.get(vm), spec)))
   }
 
   set(vm: string, spec: MachineSpec): void {
@@ -50,10 +66,15 @@ export class Machines {
       throw new SnapswitchError(
         'MACHINE_UNKNOWN',
         `no machine ${vm} here`,
-        `Add it under \`machines:\` in the switch’s configuration: ${vm}: { qmp: /path/of/its/qmp.sock }`,
+        `Add it under \`machines:\` in the switch’s configuration: ${vm}: { qmp: /path/of/its/qmp.sock } or ${vm}: { libvirt: { domain: NAME } }`,
       )
     }
-    return this.hypervisor.attach(vm, spec, deadline)
+    return this.drivers[driverOf(spec)].attach(vm, spec, deadline)
+  }
+
+  /** Starts a machine from its image; its definition says by which driver. */
+  load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine> {
+    return this.drivers[request.definition.kind].load(request, deadline)
   }
 
   /** Runs `use` on a connection that is closed after. */
@@ -66,12 +87,24 @@ export class Machines {
     }
   }
 
-  /** Whether a hypervisor process answers for the machine: nobody listens on the socket of one that has ended. */
-  isThere(vm: string): Promise<boolean> {
+  /** Whether a hypervisor process is there for the machine. When in doubt, it is. */
+  async isThere(vm: string): Promise<boolean> {
     const spec = this.specs.get(vm)
-    if (spec === undefined) return Promise.resolve(false)
+    if (spec === undefined) return false
+    if ('qmp' in spec) return this.answers(spec.qmp)
+    try {
+      await this.using(vm, performance.now() + LIBVIRT_PROBE_MS, async () => {})
+      return true
+    } catch (thrown) {
+      const { code } = asSnapswitchError(thrown)
+      return code !== 'MACHINE_UNKNOWN' && code !== 'MACHINE_NOT_RUNNING'
+    }
+  }
+
+  /** Nobody listens on the socket of a process that has ended. */
+  private answers(qmp: string): Promise<boolean> {
     return new Promise((resolve) => {
-      const socket = connect({ path: spec.qmp })
+      const socket = connect({ path: qmp })
       const answer = (there: boolean) => {
         socket.destroy()
         resolve(there)

@@ -229,7 +229,7 @@ export class RestoreSession {
     }
     const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
     const taps = tapsFor(definition.nics, part.ports)
-    const machine = await host.machines.hypervisor.load({ definition, memoryFile, disks, taps, directory }, deadline)
+    const machine = await host.machines.load({ definition, memoryFile, disks, taps, directory }, deadline)
     return { part, ports, machine }
   }
 

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check'
 import t from 'tap'
-import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { checkCommandLine, commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
 import { backingTree, findDriveArguments, findNode, readBlockDevices } from '../../src/hypervisor/qemu-disks.js'
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu-nics.js'
@@ -142,7 +142,7 @@ t.test('info network', (t) => {
   t.end()
 })
 
-const definition = (argv: string[], drives: MachineDefinition['drives'] = []): MachineDefinition => ({
+const definition = (argv: string[], drives: QemuDefinition['drives'] = []): QemuDefinition => ({
   kind: 'qemu',
   name: 'vm0',
   argv,

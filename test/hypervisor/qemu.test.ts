@@ -3,6 +3,7 @@
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
+import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { isAlive } from '../../src/hypervisor/process.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
@@ -27,7 +28,7 @@ t.test('inspect and definition', async (t) => {
     nics: [],
   })
   t.equal(info.captureMode === 'background', info.captureModeReason === null)
-  const definition = await machine.definition(soon(2000))
+  const definition = (await machine.definition(soon(2000))) as QemuDefinition
   t.match(definition, { kind: 'qemu', memoryBytes: 64 << 20, directory: guest.directory, drives: [{ name: 'disk0' }] })
   t.match(definition.argv[definition.drives![0]!.argument], /^file=.*id=disk0$/)
   t.equal(definition.hypervisorVersion, info.hypervisorVersion)

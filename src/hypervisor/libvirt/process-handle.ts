@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
-import { type CallArguments, type CallError, type CallName, errorNumber, type ProcessMessage } from './protocol.js'
+import { type CallError, type CallMessage, type CallName, errorNumber, type ProcessMessage } from './protocol.js'
+
+export type Request = Omit<CallMessage, 'id'>
 
 export interface MonitorEvent {
   readonly domain: string
@@ -26,6 +28,7 @@ const longestQueue = 1000
 interface Pending {
   readonly call: CallName
   readonly subject: string
+  readonly uri: string
   resolve(result: unknown): void
   reject(error: SnapswitchError): void
 }
@@ -102,7 +105,7 @@ export class LibvirtProcess {
   /** Its connection is closed; calls that are still under way end by themselves. */
   closeLane(lane: number, uri: string): void {
     if (!this.#listeners.delete(lane) || this.#child === null) return
-    this.call(lane, uri, 'close', {}, '', performance.now() + 5000).catch(() => {})
+    this.call({ lane, uri, watch: null, call: 'close', args: {} }, performance.now() + 5000).catch(() => {})
   }
 
   /** The process's pid while it runs. */
@@ -110,14 +113,8 @@ export class LibvirtProcess {
     return this.#child?.pid ?? null
   }
 
-  call(
-    lane: number,
-    uri: string,
-    call: CallName,
-    args: CallArguments,
-    subject: string,
-    deadline: Deadline,
-  ): Promise<unknown> {
+  call({ lane, uri, watch, call, args }: Request, deadline: Deadline): Promise<unknown> {
+    const subject = args.domain ?? args.file ?? uri
     if (this.#pending.size >= longestQueue) {
       return Promise.reject(new LibvirtUnreachable('libvirtd answers none of the calls made so far.', startHint(uri)))
     }
@@ -125,10 +122,9 @@ export class LibvirtProcess {
     const id = this.#nextCall++
     return new Promise((resolve, reject) => {
       let hung: NodeJS.Timeout | undefined
-      // A deadline without end is for whoever waits on something else as well.
       const late = setTimeout(
         () => {
-          reject(deadlinePassed(`libvirt’s ${call}${subject === '' ? '' : ` of ${subject}`}`))
+          reject(deadlinePassed(`libvirt’s ${call} of ${subject}`))
           hung = setTimeout(() => this.#lost(child, 'it hung', true), hungAfterMs)
           hung.unref()
         },
@@ -142,6 +138,7 @@ export class LibvirtProcess {
       this.#pending.set(id, {
         call,
         subject,
+        uri,
         resolve: (result) => {
           settle()
           resolve(result)
@@ -151,7 +148,7 @@ export class LibvirtProcess {
           reject(error)
         },
       })
-      child.stdin!.write(`${JSON.stringify({ id, lane, uri, call, args })}\n`)
+      child.stdin!.write(`${JSON.stringify({ id, lane, uri, watch, call, args } satisfies CallMessage)}\n`)
     })
   }
 
@@ -184,7 +181,7 @@ export class LibvirtProcess {
     const pending = this.#pending.get(message.id)
     if (pending === undefined) return
     if (message.type === 'result') pending.resolve(message.result)
-    else pending.reject(fromCallError(message.error, 'libvirt', pending.subject))
+    else pending.reject(fromCallError(message.error, pending.uri, pending.subject))
   }
 
   #lost(child: ChildProcess, reason: string, kill: boolean): void {

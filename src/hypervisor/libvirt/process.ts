@@ -127,9 +127,9 @@ class Lane {
     }
     const connection = await openConnection(this.#uri)
     this.#connection = connection
+    this.#watched = null
     lib.silence(connection)
     await lib.setKeepAlive(connection, keepAliveSeconds, keepAliveCount)
-    if (this.#watched !== null) await this.#watch(this.#watched)
     return connection
   }
 
@@ -159,6 +159,7 @@ class Lane {
     await this.#with(domain, async (handle) => {
       this.#ok(await theLibrary().watch(this.#connection, handle, this.id))
     })
+    this.#watched = domain
   }
 
   async #with<T>(name: string | undefined, use: (handle: DomainHandle) => Promise<T>): Promise<T> {
@@ -171,12 +172,13 @@ class Lane {
     }
   }
 
-  async #perform({ call, args }: CallMessage): Promise<unknown> {
+  async #perform({ call, args, watch }: CallMessage): Promise<unknown> {
     if (call === 'close') {
       lanes.delete(this.id)
       return this.#close()
     }
     const connection = await this.#connected()
+    if (watch !== null && watch !== this.#watched) await this.#watch(watch)
     const lib = theLibrary()
     const { domain, flags = 0, xml = '', file = '', disk = '' } = args
     const on = <T>(use: (handle: DomainHandle) => Promise<T>) => this.#with(domain, use)
@@ -186,7 +188,7 @@ class Lane {
       case 'capabilities':
         return this.#some(await lib.capabilities(connection))
       case 'describe':
-        return on((handle) => this.#describe(handle, args))
+        return on((handle) => this.#describe(handle))
       case 'domainXml':
         return on(async (handle) => this.#some(await lib.domainXml(handle, flags)))
       case 'suspend':
@@ -239,16 +241,12 @@ class Lane {
     return { libvirt: (await read(lib.libraryVersion)) ?? '', hypervisor: await read(lib.version) }
   }
 
-  async #describe(handle: DomainHandle, { domain = '', watch }: CallArguments): Promise<DescribeResult> {
+  async #describe(handle: DomainHandle): Promise<DescribeResult> {
     const lib = theLibrary()
     const uuid = Buffer.alloc(37)
     const state = Buffer.alloc(4)
     this.#ok(lib.uuid(handle, uuid))
     this.#ok(await lib.state(handle, state, Buffer.alloc(4), 0))
-    if (watch === true && this.#watched === null) {
-      await this.#watch(domain)
-      this.#watched = domain
-    }
     return {
       uuid: uuid.toString('latin1', 0, 36),
       state: state.readInt32LE(),

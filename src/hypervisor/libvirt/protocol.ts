@@ -6,6 +6,8 @@ export interface CallMessage {
   readonly id: number
   readonly lane: number
   readonly uri: string
+  /** The domain whose QMP events are told, on this connection and on every one that replaces it. */
+  readonly watch: string | null
   readonly call: CallName
   readonly args: CallArguments
 }
@@ -23,8 +25,6 @@ export interface CallArguments {
   readonly descriptorPath?: string
   readonly disk?: string
   readonly base?: string
-  /** An event loses its listener with its lane. */
-  readonly watch?: boolean
 }
 
 export const callNames = [

@@ -1,0 +1,45 @@
+// The `libvirt` driver: domains of a libvirtd on this host. All of libvirt's code runs in a process of its own
+// (libvirt/process.ts): what goes wrong in there costs a snapshot, never the network.
+
+import { SnapswitchError } from '../errors/errors.js'
+import type { Deadline, Hypervisor, LoadRequest, MachineSpec } from './hypervisor.js'
+import { ImageWriter } from './image-writer.js'
+import { loadDomain } from './libvirt/load.js'
+import { LibvirtMachine, type LibvirtSettings } from './libvirt/machine.js'
+import { LibvirtProcess } from './libvirt/process-handle.js'
+
+export const defaultUri = 'qemu:///system'
+
+export interface LibvirtOptions {
+  /** Of domains whose spec has none, and of those that are loaded. Default: qemu:///system. */
+  readonly uri?: string
+  /** Saves memory with the guest stopped even where it could be saved in the background. */
+  readonly alwaysStopped?: boolean
+}
+
+export interface LibvirtHypervisor extends Hypervisor {
+  readonly kind: 'libvirt'
+  /** The process that has libvirt loaded, while it runs. */
+  readonly pid: number | null
+}
+
+/** Needs root. Starts nothing until it is used; what it starts then ends with this process. */
+export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHypervisor {
+  const settings: LibvirtSettings = {
+    process: new LibvirtProcess(),
+    writer: new ImageWriter(),
+    uri: options.uri ?? defaultUri,
+    alwaysStopped: options.alwaysStopped ?? false,
+  }
+  return {
+    kind: 'libvirt',
+    get pid() {
+      return settings.process.pid
+    },
+    async attach(name: string, spec: MachineSpec, deadline: Deadline) {
+      if ('libvirt' in spec) return LibvirtMachine.attach(name, spec.libvirt, settings, deadline)
+      throw new SnapswitchError('INTERNAL', `${name} is no domain of libvirt`, 'Please report this.')
+    },
+    load: (request: LoadRequest, deadline: Deadline) => loadDomain(request, settings, deadline),
+  }
+}

@@ -1,0 +1,143 @@
+// The way to one domain: libvirt's calls on a connection of its own, and through libvirt the domain's QMP monitor, looking
+// to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the libvirt process.
+
+import { SnapswitchError } from '../../errors/errors.js'
+import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
+import type { Deadline } from '../hypervisor.js'
+import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../qmp-messages.js'
+import { type LibvirtProcess, LibvirtUnreachable } from './process-handle.js'
+import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
+
+export class DomainLink {
+  readonly domain: string
+  readonly uri: string
+  greeting: QmpGreeting = { version: '', major: 0, minor: 0 }
+  libvirtVersion = ''
+  readonly #process: LibvirtProcess
+  readonly #lane: number
+  readonly #listeners = new Set<(event: QmpEvent) => void>()
+  #closed = false
+
+  private constructor(libvirt: LibvirtProcess, uri: string, domain: string) {
+    this.#process = libvirt
+    this.uri = uri
+    this.domain = domain
+    this.#lane = libvirt.lane((event) => {
+      for (const listener of [...this.#listeners]) listener(event)
+    })
+  }
+
+  /** Connects. Throws HYPERVISOR_UNREACHABLE or MACHINE_UNKNOWN. */
+  static async open(libvirt: LibvirtProcess, uri: string, domain: string, deadline: Deadline): Promise<DomainLink> {
+    const link = new DomainLink(libvirt, uri, domain)
+    try {
+      const versions = (await link.call('open', {}, deadline)) as OpenResult
+      const version = versions.hypervisor ?? ''
+      const [major = 0, minor = 0] = version.split('.').map(Number)
+      link.greeting = { version, major, minor }
+      link.libvirtVersion = versions.libvirt
+      await link.describe(deadline)
+      return link
+    } catch (error) {
+      link.close()
+      throw error
+    }
+  }
+
+  /** A call about this domain, unless its arguments name none. */
+  call(call: CallName, args: CallArguments, deadline: Deadline): Promise<unknown> {
+    if (this.#closed) {
+      const closed = new LibvirtUnreachable(`The connection to ${this.domain} is closed.`, 'Attach to it again.')
+      return Promise.reject(closed)
+    }
+    const about = { domain: this.domain, ...args }
+    return this.#process.call({ lane: this.#lane, uri: this.uri, watch: this.domain, call, args: about }, deadline)
+  }
+
+  /** Like `call`, once more for every connection that is lost: only for what may be done twice. */
+  async patiently<T>(ask: () => Promise<T>, deadline: Deadline): Promise<T> {
+    for (;;) {
+      try {
+        return await ask()
+      } catch (error) {
+        if (!(error instanceof LibvirtUnreachable) || this.#closed || remaining(deadline) === 0) throw error
+        await pauseFor(200, deadline)
+      }
+    }
+  }
+
+  async describe(deadline: Deadline): Promise<DescribeResult> {
+    return (await this.call('describe', {}, deadline)) as DescribeResult
+  }
+
+  async xml(flags: number, deadline: Deadline): Promise<string> {
+    return (await this.call('domainXml', { flags }, deadline)) as string
+  }
+
+  /** A QMP command. Rejects with HYPERVISOR_REFUSED when QEMU answers with an error. */
+  execute(command: string, args: JsonObject, deadline: Deadline): Promise<unknown> {
+    return this.#command(command, args, undefined, deadline)
+  }
+
+  /** In order: the connection does one after the other. */
+  executeAll(commands: readonly (readonly [string, JsonObject])[], deadline: Deadline): Promise<unknown>[] {
+    return commands.map(([command, args]) => this.execute(command, args, deadline))
+  }
+
+  /** A command that carries a descriptor for writing; the caller still owns `fd`. */
+  executeWithDescriptor(command: string, args: JsonObject, fd: number, deadline: Deadline): Promise<unknown> {
+    return this.#command(command, args, `/proc/${process.pid}/fd/${fd}`, deadline)
+  }
+
+  async #command(command: string, args: JsonObject, descriptorPath: string | undefined, deadline: Deadline) {
+    // Without an id: libvirt puts in its own.
+    const text = JSON.stringify({ execute: command, arguments: args })
+    const passed = descriptorPath === undefined ? {} : { descriptorPath }
+    const answer = (await this.call('monitor', { command: text, ...passed }, deadline)) as string
+    const message = parseMessage(answer.trim())
+    if (message.type === 'return') return message.value
+    throw new SnapswitchError(
+      message.type === 'error' ? 'HYPERVISOR_REFUSED' : 'HYPERVISOR_PROTOCOL',
+      // The form that qemu-migration.ts's reasonOf takes apart.
+      `QEMU (${this.domain}) refused ${command}: ${message.type === 'error' ? message.description : answer}`,
+      'See the domain’s log in /var/log/libvirt/qemu/ for the reason.',
+    )
+  }
+
+  onEvent(listener: (event: QmpEvent) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  /** Listens from the moment it is called. Events that pass while no connection is there are never seen. */
+  event(matches: (event: QmpEvent) => boolean, what: string, deadline: Deadline): Promise<QmpEvent> {
+    return new Promise((resolve, reject) => {
+      const end = () => {
+        stop()
+        clearTimeout(timer)
+      }
+      const stop = this.onEvent((event) => {
+        if (!matches(event)) return
+        end()
+        resolve(event)
+      })
+      const timer = setTimeout(() => {
+        end()
+        reject(deadlinePassed(what))
+      }, remaining(deadline))
+    })
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#listeners.clear()
+    this.#process.closeLane(this.#lane, this.uri)
+  }
+}
+
+/** QEMU's run state, asked of QEMU itself. */
+export async function runState(link: DomainLink, deadline: Deadline): Promise<string> {
+  const status = await link.execute('query-status', {}, deadline)
+  return isObject(status) ? String(status.status) : ''
+}

@@ -1,0 +1,155 @@
+// Starts a domain from a saved machine: fresh overlays, the image's own XML with disks and taps of this host, restored
+// paused by libvirt, and its configuration stored again where it was stored before.
+
+import { open, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { within } from '../deadline.js'
+import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest } from '../hypervisor.js'
+import { createOverlay, virtualSize } from '../qemu-img.js'
+import { storeFull } from '../qemu-overlays.js'
+import { describeDomain, type PlacedDisk, placeDisks, placeNics } from './domain-xml.js'
+import { LibvirtMachine, type LibvirtSettings } from './machine.js'
+import { type CallArguments, type CallName, type DescribeResult, xmlFlags } from './protocol.js'
+
+const loadFailed = (name: string, reason: string, cause?: unknown) =>
+  new SnapswitchError(
+    'RESTORE_FAILED',
+    `${name} could not be loaded: ${reason}`,
+    'Use the same QEMU and libvirt versions on both hosts, and directories that QEMU’s user may enter; the domain’s log ' +
+      'in /var/log/libvirt/qemu/ says more.',
+    cause,
+  )
+
+/** Calls that are about no domain yet. */
+class Loader {
+  readonly #settings: LibvirtSettings
+  readonly #lane: number
+
+  constructor(settings: LibvirtSettings) {
+    this.#settings = settings
+    this.#lane = settings.process.lane(() => {})
+  }
+
+  call(call: CallName, args: CallArguments, deadline: Deadline): Promise<unknown> {
+    const { process, uri } = this.#settings
+    return process.call({ lane: this.#lane, uri, watch: null, call, args }, deadline)
+  }
+
+  /** What libvirt knows of a domain; null when it knows none of that name. */
+  async find(domain: string, deadline: Deadline): Promise<DescribeResult | null> {
+    try {
+      return (await this.call('describe', { domain }, deadline)) as DescribeResult
+    } catch (error) {
+      if (asSnapswitchError(error).code === 'MACHINE_UNKNOWN') return null
+      throw error
+    }
+  }
+
+  close(): void {
+    this.#settings.process.closeLane(this.#lane, this.#settings.uri)
+  }
+}
+
+export async function loadDomain(
+  request: LoadRequest,
+  settings: LibvirtSettings,
+  deadline: Deadline,
+): Promise<LoadedMachine> {
+  const { definition } = request
+  if (definition.kind !== 'libvirt') throw loadFailed(definition.name, `it is a ${definition.kind} machine`)
+  const loader = new Loader(settings)
+  try {
+    return await load(loader, definition, request, settings, deadline)
+  } finally {
+    loader.close()
+  }
+}
+
+async function load(
+  loader: Loader,
+  definition: LibvirtDefinition,
+  request: LoadRequest,
+  settings: LibvirtSettings,
+  deadline: Deadline,
+): Promise<LoadedMachine> {
+  const { domain, name } = definition
+  const before = await loader.find(domain, deadline)
+  if (before?.active === true) {
+    throw new SnapswitchError(
+      'MACHINE_RUNNING',
+      `libvirt’s domain ${domain} runs here already.`,
+      `End it first: \`virsh destroy ${domain}\`.`,
+    )
+  }
+  if (before !== null && before.uuid !== definition.uuid) {
+    throw loadFailed(name, `this host has another domain ${domain}, of UUID ${before.uuid}`)
+  }
+  const made: string[] = []
+  let restored = false
+  try {
+    const disks = await makeDisks(request, made, deadline)
+    const saved = (await loader.call(
+      'imageXml',
+      { file: request.memoryFile, flags: xmlFlags.secure },
+      deadline,
+    )) as string
+    const xml = placeNics(placeDisks(saved, disks), request.taps)
+    // Set first: an answer that comes too late does not mean that nothing was done.
+    restored = true
+    await loader.call('restore', { file: request.memoryFile, xml }, deadline)
+    if (definition.persistent) await storeConfiguration(loader, domain, before, xml, disks, request.taps, deadline)
+    const spec = { domain, uri: settings.uri }
+    return { control: await LibvirtMachine.attach(name, spec, settings, deadline), spec: { libvirt: spec } }
+  } catch (error) {
+    if (restored) await loader.call('destroy', { domain }, within(10_000)).catch(() => {})
+    if (restored && before === null) await loader.call('undefine', { domain }, within(5000)).catch(() => {})
+    for (const file of made) await rm(file, { force: true }).catch(() => {})
+    const known = asSnapswitchError(error)
+    throw known.code === 'HYPERVISOR_REFUSED' ? loadFailed(name, known.message, known) : known
+  }
+}
+
+async function makeDisks({ directory, disks, definition }: LoadRequest, made: string[], deadline: Deadline) {
+  const placed: PlacedDisk[] = []
+  for (const { name, layers } of disks) {
+    const file = path.join(directory, `${name.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}.qcow2`)
+    if (made.includes(file)) throw loadFailed(definition.name, `two disks are named like ${name}`)
+    try {
+      await (await open(file, 'wx', 0o600)).close()
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOSPC') throw storeFull(directory, error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the directory.', error)
+    }
+    made.push(file)
+    await createOverlay(file, layers[0]!, await virtualSize(layers[0]!, deadline), deadline)
+    placed.push({ target: name, layers: [{ file, format: 'qcow2' }, ...layers] })
+  }
+  return placed
+}
+
+/**
+ * What libvirt starts the domain from when it has been off: the disks as they are from now on. A configuration that this
+ * host has keeps all else; a host that has none gets that of the running domain.
+ */
+async function storeConfiguration(
+  loader: Loader,
+  domain: string,
+  before: DescribeResult | null,
+  running: string,
+  disks: readonly PlacedDisk[],
+  taps: readonly string[],
+  deadline: Deadline,
+): Promise<void> {
+  const own = before?.persistent === true
+  const flags = xmlFlags.inactive | xmlFlags.secure
+  const base = own ? ((await loader.call('domainXml', { domain, flags }, deadline)) as string) : running
+  const known = new Set(describeDomain(base).disks.map(({ target }) => target))
+  const placed = placeDisks(
+    base,
+    disks.filter(({ target }) => known.has(target)),
+  )
+  const xml = describeDomain(base).nics.length === taps.length ? placeNics(placed, taps) : placed
+  await loader.call('define', { xml }, deadline)
+}

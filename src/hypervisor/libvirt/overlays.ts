@@ -1,0 +1,151 @@
+// Overlays of a domain's disks: made before the cut, slid under the machine by libvirt's own snapshot call, and merged back
+// by libvirt's block commit, so that `virsh domblklist` and the stored configuration always name what QEMU writes to.
+// Snapshots leave no metadata in libvirt: `virsh snapshot-list` shows what `virsh snapshot-revert` could use, and a global
+// snapshot is not libvirt's to revert.
+
+import { chmod, chown, open, rm, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { SnapswitchError } from '../../errors/errors.js'
+import { deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
+import type { Deadline, DiskLayer } from '../hypervisor.js'
+import { commitOverlay, createOverlay } from '../qemu-img.js'
+import { storeFull } from '../qemu-overlays.js'
+import type { DomainLink } from './domain-link.js'
+import { describeDomain, placeDisks } from './domain-xml.js'
+import { type BlockInfo, type BlockJob, xmlFlags } from './protocol.js'
+
+export interface DomainOverlay {
+  readonly target: string
+  /** What was the disk before, the active image first. */
+  readonly layers: readonly DiskLayer[]
+  readonly file: string
+}
+
+/** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
+async function reserveFile(layers: readonly DiskLayer[], label: string): Promise<string> {
+  const directory = path.dirname(layers[0]!.file)
+  // Named after the chain's first image, so that names do not grow with every snapshot.
+  const stem = path.basename(layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
+  for (let i = 1; i < 1000; i++) {
+    const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
+    try {
+      await (await open(file, 'wx', 0o600)).close()
+      return file
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST') continue
+      if (code === 'ENOSPC') throw storeFull(directory, error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
+    }
+  }
+  throw new SnapswitchError(
+    'STORE_IO',
+    `${directory} has too many overlays named ${label}.`,
+    'Remove overlays that no machine and no snapshot uses.',
+  )
+}
+
+/** Makes an overlay that may be opened by whoever may open the disk. */
+export async function makeOverlay(
+  link: DomainLink,
+  disk: { readonly target: string; readonly layers: readonly DiskLayer[] },
+  label: string,
+  deadline: Deadline,
+): Promise<DomainOverlay> {
+  const active = disk.layers[0]!
+  const { capacity } = (await link.call('blockInfo', { disk: disk.target }, deadline)) as BlockInfo
+  const file = await reserveFile(disk.layers, label)
+  try {
+    await createOverlay(file, active, capacity, deadline)
+    // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
+    const { uid, gid, mode } = await stat(active.file)
+    await chown(file, uid, gid)
+    await chmod(file, mode & 0o777)
+    return { target: disk.target, layers: disk.layers, file }
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  }
+}
+
+/** Commits the active overlay into its direct base while the machine runs, pivots to that, and removes the overlay. */
+export async function mergeActive(
+  link: DomainLink,
+  overlay: { readonly target: string; readonly file: string; readonly base: string },
+  deadline: Deadline,
+): Promise<void> {
+  const disk = overlay.target
+  await link.call('blockCommit', { disk, base: overlay.base }, deadline)
+  try {
+    await pivot(link, disk, overlay.file, deadline)
+  } catch (error) {
+    await link.call('blockAbort', { disk }, within(5000)).catch(() => {})
+    throw error
+  }
+  await rm(overlay.file, { force: true })
+}
+
+async function pivot(link: DomainLink, disk: string, file: string, deadline: Deadline): Promise<void> {
+  const failed = (reason: string) =>
+    new SnapswitchError(
+      'CAPTURE_FAILED',
+      `${file} could not be merged into its base: ${reason}. The machine goes on using it.`,
+      'Free some space where the disk images lie, and delete the snapshot again.',
+    )
+  for (;;) {
+    const job = (await link.call('blockJob', { disk }, deadline)) as BlockJob
+    if (!job.found) throw failed('the job ended early')
+    if (job.cur === job.end && job.end > 0) {
+      try {
+        await link.call('blockPivot', { disk }, deadline)
+        return
+      } catch (error) {
+        // As long as the last blocks are on their way: "block copy still active: disk 'vda' not ready for pivot yet".
+        if (!/not ready|still active/.test((error as Error).message)) throw error
+      }
+    }
+    if (remaining(deadline) === 0) throw deadlinePassed(`Merging ${file}`)
+    await pauseFor(20, deadline)
+  }
+}
+
+/** Images that QEMU itself has open, whatever libvirt believes. */
+async function openImages(link: DomainLink, deadline: Deadline): Promise<Set<string>> {
+  const nodes = await link.execute('query-named-block-nodes', { flat: true }, deadline)
+  return new Set((Array.isArray(nodes) ? nodes : []).map((node) => String((node as { file?: unknown }).file)))
+}
+
+/** Takes overlays back after a capture that failed: merged where the machine uses them, removed where it does not. */
+export async function takeBack(
+  link: DomainLink,
+  overlays: readonly DomainOverlay[],
+  mayBeUsed: boolean,
+  deadline: Deadline,
+): Promise<void> {
+  if (overlays.length === 0) return
+  if (!mayBeUsed) {
+    for (const { file } of overlays) await rm(file, { force: true })
+    return
+  }
+  const domain = await link.patiently(() => link.describe(deadline), deadline).catch(() => null)
+  if (domain?.active === true) {
+    const used = await link.patiently(() => openImages(link, deadline), deadline)
+    for (const { target, file, layers } of overlays) {
+      if (used.has(file)) await mergeActive(link, { target, file, base: layers[0]!.file }, deadline)
+      else await rm(file, { force: true })
+    }
+  } else await takeBackOffline(link, overlays, deadline)
+}
+
+/** The machine has died: what it wrote after the cut goes back into the disk, and its configuration names that again. */
+async function takeBackOffline(link: DomainLink, overlays: readonly DomainOverlay[], deadline: Deadline) {
+  const stored = await link.xml(xmlFlags.inactive | xmlFlags.secure, deadline).catch(() => null)
+  const known = stored === null ? [] : describeDomain(stored).disks
+  const back = []
+  for (const { target, file, layers } of overlays) {
+    await commitOverlay(file, deadline)
+    if (known.some((disk) => disk.target === target && disk.layers[0]?.file === file)) back.push({ target, layers })
+  }
+  if (stored !== null && back.length > 0) await link.call('define', { xml: placeDisks(stored, back) }, deadline)
+  for (const { file } of overlays) await rm(file, { force: true })
+}
