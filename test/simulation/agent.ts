@@ -36,6 +36,8 @@ export class Agent {
   /** Highest epoch known; on disk before any port flips to it. */
   epoch: number
   claim: Claim | null = null
+  /** Colors below it are of a former incarnation; on disk with the ports, for a new datapath must know it too. */
+  fence: number
   /** The last restore that went through: its answer may have been lost. */
   private resumed: { snapshot: string; result: RestoreResumed } | null = null
   /** The last session that ended: its TAKE may come later than its end, for a marker may have begun it. */
@@ -46,6 +48,7 @@ export class Agent {
   constructor(daemon: Daemon) {
     this.daemon = daemon
     this.epoch = daemon.host.disk.epoch
+    this.fence = daemon.host.disk.fence
     daemon.world.planted.agent?.(this)
   }
 
@@ -278,16 +281,20 @@ export class Agent {
 
   datapathRestarted(): void {
     this.claim?.snapshot?.abort(problem('INTERNAL', 'the datapath failed and was restarted'))
+    // Its gates and what waited behind them are gone.
+    this.claim?.restore?.abort(ignore)
   }
 
+  /** `done` when the epoch is on the disk, whoever has asked for it first. */
   raise(epoch: number, done: () => void): void {
-    if (epoch <= this.epoch) {
+    const { disk } = this.daemon.host
+    this.epoch = Math.max(this.epoch, epoch)
+    if (epoch <= disk.epoch) {
       this.daemon.after(0, done)
       return
     }
-    this.epoch = epoch
     this.durably(() => {
-      this.daemon.host.disk.epoch = Math.max(this.daemon.host.disk.epoch, epoch)
+      disk.epoch = Math.max(disk.epoch, epoch)
     }, done)
   }
 
@@ -302,8 +309,10 @@ export class Agent {
   saveMoves(done: () => void, loaded: ReadonlySet<number> = new Set()): void {
     const members = new Set(this.daemon.members)
     this.durably(() => {
-      this.daemon.host.disk.members = members
-      this.daemon.host.disk.loaded = loaded
+      const { disk } = this.daemon.host
+      disk.members = members
+      disk.loaded = loaded
+      disk.fence = this.fence
     }, done)
   }
 

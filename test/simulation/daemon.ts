@@ -18,6 +18,7 @@ export class Host {
   /** What is on its disk. */
   readonly disk: {
     epoch: number
+    fence: number
     /** Machines whose ports are configured or were moved here. */
     members: ReadonlySet<number>
     readonly parts: Map<string, LocalPart>
@@ -32,7 +33,15 @@ export class Host {
     this.world = world
     this.index = index
     this.name = `h${index}`
-    this.disk = { epoch, members, parts: new Map(), unfinished: new Map(), files: new Set(), loaded: new Set() }
+    this.disk = {
+      epoch,
+      fence: 0,
+      members,
+      parts: new Map(),
+      unfinished: new Map(),
+      files: new Set(),
+      loaded: new Set(),
+    }
   }
 
   start(): void {
@@ -116,6 +125,8 @@ export class Daemon {
     for (const vm of this.members) {
       for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agent.epoch)
     }
+    worker.forwarder.fence = this.agent.fence
+    for (const port of worker.forwarder.ports) if (port.isMember) port.fence = this.agent.fence
     for (const peer of world.peersOf(host.index)) worker.addTrunk(peer)
     if (world.scenario.outside.includes(host.index)) worker.addPlain()
     return worker

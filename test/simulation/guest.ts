@@ -226,10 +226,13 @@ export class Guest {
   }
 
   /** A new incarnation from an image: loaded, paused. */
-  load(image: Image, host: number, done: () => void): void {
+  load(image: Image, host: number, done: () => void, failed: (reason: string) => void): void {
     const life = ++this.life
     this.world.time.after(this.world.wait(LOAD, this.index, life, this.world.scenario.pace.hypervisor), () => {
-      if (this.life !== life) return
+      if (this.life !== life) {
+        failed('the machine has ended')
+        return
+      }
       this.alive = true
       this.running = false
       this.host = host

@@ -45,6 +45,7 @@ export class RestoreSession {
     }
     agent.raise(epoch, () => {
       if (this.over) return undo('called off')
+      agent.fence = epoch
       const frames: RecordedFrame[] = []
       for (const file of request.channels) {
         if (!host.disk.files.has(file.digest)) return undo('the channel state is not here')
@@ -71,17 +72,26 @@ export class RestoreSession {
             world.note(host.name, `fence e${epoch}`)
           },
           () => {
-            let awaited = request.members.length
-            if (awaited === 0 || this.over) return undo('called off')
+            if (guests.length === 0 || this.over) return undo('called off')
+            let awaited = guests.length
+            let failure: string | null = null
+            const settled = () => {
+              if (--awaited > 0) return
+              if (failure !== null || this.over) undo(failure ?? 'called off')
+              else this.preload(frames, ports, answer, undo)
+            }
             for (const [i, { memory }] of request.members.entries()) {
               const guest = guests[i]
-              if (guest.alive) return undo(`${guest.name} still runs`)
-              guest.load(world.contents.get(memory.digest) as Image, host.index, () => {
+              const failed = (reason: string) => {
+                failure = reason
+                settled()
+              }
+              const done = () => {
                 this.loaded.push(guest)
-                if (--awaited > 0) return
-                if (this.over) undo('called off')
-                else this.preload(frames, ports, answer, undo)
-              })
+                settled()
+              }
+              if (guest.alive) failed(`${guest.name} still runs`)
+              else guest.load(world.contents.get(memory.digest) as Image, host.index, done, failed)
             }
           },
           undo,
