@@ -17,7 +17,8 @@ export function within(milliseconds: number, limit: Deadline = Number.POSITIVE_I
 export function by<T>(deadline: Deadline, promise: Promise<T>, late: () => Error): Promise<T> {
   return new Promise((resolve, reject) => {
     // An infinite deadline has no timer: for waits that a connection's end settles.
-    const timer = deadline === Number.POSITIVE_INFINITY ? null : setTimeout(() => reject(late()), remaining(deadline))
+    const timer =
+      deadline === Number.POSITIVE_INFINITY ? null : setTimeout(() => reject(late()), Math.ceil(remaining(deadline)))
     promise.then(resolve, reject).finally(() => timer !== null && clearTimeout(timer))
   })
 }

@@ -43,6 +43,7 @@ export interface CaptureContext {
   readonly owner: { readonly uid: number; readonly gid: number }
   readonly writer: ImageWriter
   readonly mode: 'background' | 'stopped'
+  readonly startAhead: boolean
   /** Whether it ran before: it runs again afterwards, and only then. */
   readonly wasRunning: boolean
   readonly disks: readonly LiveDisk[]
@@ -74,7 +75,7 @@ export class QemuCapture {
 
   static async prepare(context: CaptureContext, target: CaptureTarget, deadline: Deadline): Promise<QemuCapture> {
     const file = path.join(target.directory, 'memory.img')
-    const gated = context.mode === 'background' && canHoldAtGate(context.qmp.greeting)
+    const gated = context.mode === 'background' && context.startAhead && canHoldAtGate(context.qmp.greeting)
     context.writer.start()
     try {
       await (await open(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)).close()
@@ -232,7 +233,8 @@ export class QemuCapture {
     const full = space !== null && space.bavail * space.bsize < 1 << 20
     if (code === 'ENOSPC' || code === 'EDQUOT' || full) return storeFull(directory, thrown)
     if (qmp.failure !== null) return qmp.failure
-    if (remaining(deadline) === 0) return deadlinePassed(`Saving ${machine}`)
+    // Timers count whole milliseconds.
+    if (remaining(deadline) <= 1) return deadlinePassed(`Saving ${machine}`)
     if (thrown instanceof SnapswitchError && thrown.code !== 'HYPERVISOR_REFUSED') return thrown
     return new SnapswitchError(
       'CAPTURE_FAILED',

@@ -145,7 +145,7 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
   }
   const qmp = await connectPatiently(qmpPath, deadline)
   try {
-    const image = openSync(request.memoryFile, constants.O_RDONLY)
+    const image = openImage(request.memoryFile)
     try {
       await qmp.execute(...setCapabilities({ events: true }), deadline)
       await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, image, deadline)
@@ -162,6 +162,20 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
     if (status.status !== 'paused') throw loadFailed(request.definition.name, `it came up ${String(status.status)}`)
   } finally {
     qmp.close()
+  }
+}
+
+function openImage(file: string): number {
+  try {
+    return openSync(file, constants.O_RDONLY)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new SnapswitchError(
+      code === 'ENOENT' ? 'STORE_DAMAGED' : 'STORE_IO',
+      `The memory image ${file} cannot be read: ${code}.`,
+      'Fetch the snapshot’s files again from the host that has them.',
+      error,
+    )
   }
 }
 

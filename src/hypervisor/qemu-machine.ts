@@ -61,6 +61,7 @@ const unsupported = (message: string, action: string) => new SnapswitchError('MA
 export interface DriverSettings {
   readonly writer: ImageWriter
   readonly alwaysStopped: boolean
+  readonly startAhead: boolean
 }
 
 export class QemuMachine implements MachineControl {
@@ -182,6 +183,7 @@ export class QemuMachine implements MachineControl {
         owner:
           this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
         writer: this.#settings.writer,
+        startAhead: this.#settings.startAhead,
         mode: obstacle === null ? ('background' as const) : ('stopped' as const),
         wasRunning: state === 'running',
         disks,

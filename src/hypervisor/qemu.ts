@@ -9,12 +9,14 @@ import { QemuMachine } from './qemu-machine.js'
 export interface QemuOptions {
   /** Saves memory with the guest stopped even where it could be saved in the background. */
   readonly alwaysStopped?: boolean
+  /** False: the migration is not started ahead of the pause, even where QEMU allows it. For comparison and tests. */
+  readonly startAhead?: boolean
 }
 
 /** Needs root, or the same user as the machines. Starts nothing until it is used. */
 export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
   const writer = new ImageWriter()
-  const settings = { writer, alwaysStopped: options.alwaysStopped ?? false }
+  const settings = { writer, alwaysStopped: options.alwaysStopped ?? false, startAhead: options.startAhead ?? true }
   return {
     kind: 'qemu',
     async attach(name: string, spec: MachineSpec, deadline: Deadline) {

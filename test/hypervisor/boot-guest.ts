@@ -4,7 +4,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { identify, killProcess } from '../../src/hypervisor/process.js'
+import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
 
 /** boot-guest.s, assembled; zeros up to the signature left out. */
 const code =
@@ -19,6 +19,18 @@ export function bootSector(): Buffer {
   Buffer.from(code, 'hex').copy(sector)
   sector.writeUInt16LE(0xaa55, 510)
   return sector
+}
+
+const started: ProcessIdentity[] = []
+process.on('exit', () => {
+  for (const identity of started) if (isAlive(identity)) process.kill(identity.pid, 'SIGKILL')
+})
+
+/** Has a machine ended with this process, also when a test fails in the middle. */
+export function endWithUs(pid: number): ProcessIdentity {
+  const identity = identify(pid)!
+  started.push(identity)
+  return identity
 }
 
 export interface GuestOptions {
@@ -96,7 +108,7 @@ export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
   child.stderr!.on('data', (chunk) => {
     stderr += String(chunk)
   })
-  const identity = identify(child.pid!)!
+  const identity = endWithUs(child.pid!)
   const end = async () => {
     await killProcess(identity, soon(5000))
     if (options.directory === undefined) rmSync(directory, { recursive: true, force: true })

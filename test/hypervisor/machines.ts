@@ -2,7 +2,7 @@
 
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { SnapswitchError } from '../../src/errors/errors.js'
@@ -13,7 +13,8 @@ import type {
   MachineDefinition,
   SealInfo,
 } from '../../src/hypervisor/hypervisor.js'
-import { soon } from './boot-guest.js'
+import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
+import { endWithUs, soon } from './boot-guest.js'
 
 export interface Taken {
   readonly directory: string
@@ -25,7 +26,17 @@ export interface Taken {
   readonly said: string
 }
 
-export const scratch = (name = 'store') => mkdtempSync(path.join(tmpdir(), `snapswitch-${name}-`))
+const made: string[] = []
+process.on('exit', () => {
+  for (const directory of made) rmSync(directory, { recursive: true, force: true })
+})
+
+/** A new directory; gone with this process. */
+export function scratch(name = 'store'): string {
+  const directory = mkdtempSync(path.join(tmpdir(), `snapswitch-${name}-`))
+  made.push(directory)
+  return directory
+}
 
 export async function take(
   machine: MachineControl,
@@ -43,14 +54,17 @@ export async function take(
   return { directory, definition, seal, downtimeMs: (resumedAtUs - pausedAtUs) / 1000, said }
 }
 
-export function bringBack(
+export async function bringBack(
   hypervisor: Hypervisor,
   taken: Taken,
   directory: string,
   taps: string[] = [],
 ): Promise<LoadedMachine> {
   const { definition, seal } = taken
-  return hypervisor.load({ definition, memoryFile: seal.memoryFile, disks: seal.disks, taps, directory }, soon(20_000))
+  const request = { definition, memoryFile: seal.memoryFile, disks: seal.disks, taps, directory }
+  const loaded = await hypervisor.load(request, soon(20_000))
+  endWithUs((loaded.control as QemuMachine).process!.pid)
+  return loaded
 }
 
 export const sha256 = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')

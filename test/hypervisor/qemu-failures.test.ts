@@ -13,6 +13,7 @@ import { chainOf, codeOf, isGapless, list, scratch, take } from './machines.js'
 
 t.setTimeout(120_000)
 const hypervisor = createQemuHypervisor()
+const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })
 
 /** Run as a child: begins to snapshot the machine of the QMP socket in argv, then dies on the spot. */
@@ -44,11 +45,12 @@ async function isAsBefore(t: Tap, guest: Guest, machine: MachineControl, store: 
   rmSync(taken.directory, { recursive: true })
 }
 
-for (const [mode, driver] of [
-  ['background', hypervisor],
-  ['stopped', stopping],
+for (const [mode, how, driver] of [
+  ['background', 'started ahead', hypervisor],
+  ['background', 'started at the cut', late],
+  ['stopped', 'started at the cut', stopping],
 ] as const) {
-  t.test(`${mode}: the store is full`, async (t) => {
+  t.test(`${mode}, ${how}: the store is full`, async (t) => {
     const guest = await bootGuest()
     const store = scratch()
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', store])
@@ -68,7 +70,7 @@ for (const [mode, driver] of [
     await machine.close()
   })
 
-  t.test(`${mode}: QEMU is killed while the image is written`, async (t) => {
+  t.test(`${mode}, ${how}: QEMU is killed while the image is written`, async (t) => {
     const guest = await bootGuest({ memoryMiB: 256 })
     const store = scratch()
     t.teardown(async () => {
@@ -91,7 +93,7 @@ for (const [mode, driver] of [
     await machine.destroy(soon(1000))
   })
 
-  t.test(`${mode}: deadlines of every length`, async (t) => {
+  t.test(`${mode}, ${how}: deadlines of every length`, async (t) => {
     const guest = await bootGuest({ memoryMiB: 128 })
     const store = scratch()
     t.teardown(async () => {
@@ -126,7 +128,7 @@ t.test('abandoned before and after the pause', async (t) => {
     await guest.end()
     rmSync(store, { recursive: true })
   })
-  for (const driver of [hypervisor, stopping]) {
+  for (const driver of [hypervisor, late, stopping]) {
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
     for (const pause of [false, true]) {
       await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))

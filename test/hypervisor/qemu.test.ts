@@ -13,6 +13,7 @@ import { bringBack, chainOf, codeOf, fingerprint, isGapless, list, scratch, sha2
 
 t.setTimeout(120_000)
 const hypervisor = createQemuHypervisor()
+const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })
 
 t.test('inspect and definition', async (t) => {
@@ -38,11 +39,12 @@ t.test('inspect and definition', async (t) => {
   await until('the guest to run on', () => readReport(guest.serial).count > before)
 })
 
-for (const [mode, driver] of [
-  ['background', hypervisor],
-  ['stopped', stopping],
+for (const [mode, how, driver] of [
+  ['background', 'started ahead', hypervisor],
+  ['background', 'started at the cut', late],
+  ['stopped', 'started at the cut', stopping],
 ] as const) {
-  t.test(`${mode}: a snapshot of a running guest, twice restored, each time snapshot again`, async (t) => {
+  t.test(`${mode}, ${how}: a snapshot of a running guest, twice restored, each time snapshot again`, async (t) => {
     const guest = await bootGuest()
     const made = [guest.directory]
     t.teardown(async () => {
@@ -141,7 +143,7 @@ t.test('snapshots back to back, then merged from the top', async (t) => {
 })
 
 t.test('a machine that its user paused stays paused', async (t) => {
-  for (const driver of [hypervisor, stopping]) {
+  for (const driver of [hypervisor, late, stopping]) {
     const guest = await bootGuest()
     t.teardown(() => guest.end())
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
