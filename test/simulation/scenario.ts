@@ -90,10 +90,12 @@ export function isUndisturbed(scenario: Scenario): boolean {
   return !faults.some(({ kind }) => ['kill daemon', 'fail datapath', 'break trunk', 'crash machine'].includes(kind))
 }
 
-/** Whether nothing at all goes wrong: every snapshot must then be complete, with nothing lost. */
+/** Whether nothing goes wrong that a snapshot would have to fail for: markers may come late, and are repeated when lost. */
 export function isCalm(scenario: Scenario): boolean {
   return (
-    isUndisturbed(scenario) && scenario.record >= 1000 && scenario.faults.every(({ kind }) => kind === 'delay control')
+    isUndisturbed(scenario) &&
+    scenario.record >= 1000 &&
+    scenario.faults.every(({ kind }) => kind === 'delay control' || kind === 'lose control')
   )
 }
 
@@ -204,7 +206,11 @@ function drawFaults(
     const a = host()
     return { a, b: (a + random.integer(1, Math.max(1, hosts - 1))) % hosts }
   }
-  if (weather === 'calm') return [{ kind: 'delay control', ...pair(), by: random.integer(1, 40) }]
+  if (weather === 'calm') {
+    const late: Fault = { kind: 'delay control', ...pair(), by: random.integer(1, 40) }
+    const lost: Fault = { kind: 'lose control', ...pair(), at: moment(), for: random.pick([30, 150, 600]) }
+    return [random.chance(0.5) ? late : lost]
+  }
   const faults: Fault[] = []
   const draws: (() => Fault)[] = [
     () => ({ kind: 'kill daemon', host: host(), step: random.integer(1, 120), down: random.pick([5, 200, 2000]) }),

@@ -34,6 +34,7 @@ export function shrink(scenario: Scenario, violation: Violation, plant: Plant, b
       if (best.machines.length > 1 && attempt(withoutMachine(best, vm))) better = true
     for (let host = best.hosts - 1; host >= 0; host--)
       if (best.hosts > 1 && attempt(withoutHost(best, host))) better = true
+    if (reroll(() => best, attempt)) better = true
     for (const simpler of simplifications(best)) if (attempt({ ...best, ...simpler })) better = true
   }
   return { scenario: best, violation: found, runs }
@@ -42,6 +43,17 @@ export function shrink(scenario: Scenario, violation: Violation, plant: Plant, b
 /** Failures are the same when the rule is, and the words are but for the numbers. */
 function kindOf(violation: Violation): string {
   return `${violation.invariant} ${violation.message.replace(/\d+/g, 'N').slice(0, 60)}`
+}
+
+/** Where the luck of what is left depends on what is taken out after all: half of the frames may fail with other luck. */
+function reroll(current: () => Scenario, attempt: (candidate: Scenario) => boolean): boolean {
+  let better = false
+  for (let luck = 1; luck <= 24 && current().sends.length > 3; luck++) {
+    const { sends, seed } = current()
+    const rest = sends.filter((_, at) => (at + (luck >> 1)) % 2 === 0)
+    if (attempt({ ...current(), sends: rest, seed: seed + luck })) better = true
+  }
+  return better
 }
 
 /** Takes out halves, quarters, … down to single elements. */

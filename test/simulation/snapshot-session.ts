@@ -110,6 +110,10 @@ export class SnapshotSession {
   }
 
   take(): void {
+    const { worker, world, host } = this.daemon
+    const since = this.machine.state === 'prepared' ? worker.earlySince : null
+    if (since !== null && world.time.now - since > 1 + 2 * world.scenario.pace.poll)
+      world.violation(4, `early frames have waited on ${host.name} for a TAKE instead of asking for the cut`)
     this.input({ kind: 'take' })
   }
 

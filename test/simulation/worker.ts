@@ -38,6 +38,8 @@ export class Worker {
   alive = true
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
+  /** Since when frames from after a cut have waited here for one that has not begun. */
+  earlySince: number | null = null
   private readonly commands: Command[] = []
   private readonly frame = new Frame()
   private looking = false
@@ -196,6 +198,13 @@ export class Worker {
       left += this.ingress[port]?.length ?? 0
     }
     if (left > 0) this.look()
+    this.watchEarly()
+  }
+
+  private watchEarly(): void {
+    if (this.daemon.agent.claim?.snapshot?.machine.state !== 'prepared') this.earlySince = null
+    else if (this.earlySince === null && this.forwarder.ports.some((port) => port.hold.length > 0))
+      this.earlySince = this.daemon.world.time.now
   }
 
   private read(port: number, most: number): number {

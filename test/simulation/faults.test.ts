@@ -1,0 +1,30 @@
+// A simulation that finds nothing proves something only if it finds what is there: one planted fault after the other, each to be
+// caught, shrunk and drawn, while the same schedule holds without it.
+
+import t from 'tap'
+import { runCampaign } from './campaign.js'
+import { plantedFaults } from './faults.js'
+import { runScenario } from './run.js'
+
+const SEED = 7_000_000
+const SCHEDULES = 6_000
+const SECONDS = 60
+
+t.setTimeout(280_000)
+
+for (const { name, breaks, plant, adapt } of plantedFaults) {
+  t.test(`caught: ${name}`, async (t) => {
+    const options = { seed: SEED, schedules: SCHEDULES, seconds: SECONDS, plant }
+    const { failure, tally } = runCampaign(adapt === undefined ? options : { ...options, adapt })
+    if (failure === null) {
+      t.fail(`not caught in ${tally.schedules} schedules`)
+      return
+    }
+    const { scenario, violation } = failure
+    t.comment(`schedule ${tally.schedules}; ${violation.message}`)
+    t.ok(breaks.includes(violation.invariant), `it breaks invariant ${violation.invariant}`)
+    t.equal(runScenario(scenario).violation?.message, undefined, 'without the fault the same schedule holds')
+    t.ok(scenario.sends.length <= 12, `${scenario.sends.length} frames are enough to show it`)
+    t.match(failure.diagram, /invariant \d violated/, 'it is drawn')
+  })
+}

@@ -1,0 +1,395 @@
+// Faults planted in the rules, one at a time, by wrapping the objects of a running world: what the simulation must notice, or
+// it proves nothing. The product has no switch for any of them.
+
+import { Frame, type FrameCopy } from '../../src/frame/frame.js'
+import type { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { PortState } from '../../switch/forwarding/port-state.js'
+import type { SnapshotSide } from '../../switch/forwarding/snapshot-side.js'
+import type { Plant } from './run.js'
+import type { Scenario } from './scenario.js'
+import type { SnapshotSession } from './snapshot-session.js'
+import type { Planted } from './world.js'
+
+export interface PlantedFault {
+  readonly name: string
+  /** Which invariants may show it. */
+  readonly breaks: readonly number[]
+  readonly plant: Plant
+  /** Makes what it takes to show more likely. */
+  readonly adapt?: (scenario: Scenario) => Scenario
+}
+
+const inForwarder = (change: (forwarder: Forwarder) => void): Plant => {
+  return () => ({ forwarder: change })
+}
+
+const inSnapshots = (change: (snapshots: SnapshotSide, forwarder: Forwarder) => void): Plant =>
+  inForwarder((forwarder) => change(forwarder.snapshots, forwarder))
+
+/** Changes the channel of every trunk. */
+const inChannels = (change: (channel: NonNullable<PortState['channel']>) => void): Plant =>
+  inForwarder((forwarder) => {
+    const addPort = forwarder.addPort.bind(forwarder)
+    forwarder.addPort = (spec, output) => {
+      const port = addPort(spec, output)
+      if (port.channel !== null) change(port.channel)
+      return port
+    }
+  })
+
+type Step = Parameters<SnapshotSession['step']>
+type Member = Step[0]
+type Effect = Step[1]
+
+/** Does something else, or something before, at one step of a machine's cut. */
+const atStep = (
+  effect: Effect,
+  act: (session: SnapshotSession, member: Member, goOn: () => void, say: Step[2]) => void,
+): Plant => {
+  const session: NonNullable<Planted['session']> = (session) => {
+    const step = session.step.bind(session)
+    session.step = (member, due, say, fail) => {
+      if (due !== effect) step(member, due, say, fail)
+      else act(session, member, () => step(member, due, say, fail), say)
+    }
+  }
+  return () => ({ session })
+}
+
+const membersOf = (forwarder: Forwarder, ports: readonly number[]) =>
+  ports.flatMap((index) => forwarder.byIndex[index] ?? []).filter((port) => port.isMember)
+
+const openGates = (session: SnapshotSession, member: Member, then: () => void) => {
+  const { worker } = session.daemon
+  worker.call('release', () => worker.forwarder.snapshots.release(member.ports, worker.now), then, then)
+}
+
+const reordering = (scenario: Scenario): Scenario => ({
+  ...scenario,
+  trunk: { ...scenario.trunk, reorder: true, jitter: 8, loss: 0, duplicate: 0 },
+})
+
+export const plantedFaults: readonly PlantedFault[] = [
+  {
+    name: 'the drain is dropped',
+    breaks: [2],
+    plant: () => ({
+      worker: (worker) => {
+        worker.drain = () => undefined
+      },
+    }),
+  },
+  {
+    name: 'the flip comes before the drain',
+    breaks: [2],
+    plant: () => ({
+      worker: (worker) => {
+        worker.flip = (ports, epoch, residue) => {
+          const results = worker.forwarder.snapshots.flip(ports, epoch, residue, worker.now)
+          for (const port of ports) worker.drain(port)
+          return results
+        }
+      },
+    }),
+  },
+  {
+    name: 'residue is forgotten',
+    breaks: [2],
+    plant: inSnapshots((snapshots) => {
+      const flip = snapshots.flip.bind(snapshots)
+      snapshots.flip = (ports, epoch, residue, now) =>
+        flip(
+          ports,
+          epoch,
+          residue.map(() => 0),
+          now,
+        )
+    }),
+  },
+  {
+    name: 'ports are never armed',
+    breaks: [2],
+    plant: inSnapshots((snapshots) => {
+      snapshots.arm = () => undefined
+    }),
+  },
+  {
+    name: 'the Lai-Yang trigger is skipped',
+    breaks: [4],
+    plant: inSnapshots((snapshots) => {
+      snapshots.early = () => undefined
+    }),
+  },
+  {
+    name: 'a channel closes with its marker, counts ignored',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      const closure = channel.closure.bind(channel)
+      channel.closure = (epoch, _deadline, now) => {
+        const closed = closure(epoch, 0, now)
+        return closed === null ? null : { ...closed, lost: 0, byCount: true }
+      }
+    }),
+    adapt: reordering,
+  },
+  {
+    name: 'a channel closes without a marker',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      channel.closure = () => ({ expected: 0, received: 0, lost: 0, byCount: true })
+    }),
+  },
+  {
+    name: 'the marker says that nothing was sent',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      const due = channel.dueMarker.bind(channel)
+      channel.dueMarker = (now, repeat) => {
+        const marker = due(now, repeat)
+        return marker === null ? null : { ...marker, sentBelow: 0 }
+      }
+    }),
+    adapt: reordering,
+  },
+  {
+    name: 'the marker is sent once and never again',
+    breaks: [4],
+    plant: inChannels((channel) => {
+      const due = channel.dueMarker.bind(channel)
+      let last = -1
+      channel.dueMarker = (now, repeat) => {
+        const marker = due(now, repeat)
+        if (marker === null || marker.epoch === last) return null
+        last = marker.epoch
+        return marker
+      }
+    }),
+  },
+  {
+    name: 'held frames are released without being judged',
+    breaks: [1, 2],
+    plant: inSnapshots((snapshots, forwarder) => {
+      snapshots.release = (ports) => {
+        for (const port of membersOf(forwarder, ports)) {
+          port.closed = false
+          port.hold.sift((copy) => {
+            port.output.send(frameOf(copy), -1)
+            return false
+          })
+        }
+        return 0
+      }
+    }),
+  },
+  {
+    name: 'the hold queue is flushed after later frames',
+    breaks: [3, 5],
+    plant: () => ({
+      worker: (worker) => {
+        const { snapshots } = worker.forwarder
+        const release = snapshots.release.bind(snapshots)
+        snapshots.release = (ports, now) => {
+          for (const port of membersOf(worker.forwarder, ports)) port.closed = false
+          worker.daemon.after(2, () => worker.alive && release(ports, worker.now))
+          return ports.length > 0 ? now : 0
+        }
+      },
+    }),
+  },
+  {
+    name: 'the gate is never closed',
+    breaks: [2, 3],
+    plant: inSnapshots((snapshots) => {
+      snapshots.gate = () => undefined
+    }),
+  },
+  {
+    name: 'the gate opens before the flip',
+    breaks: [2, 3],
+    plant: atStep('flip', (session, member, goOn) => openGates(session, member, goOn)),
+  },
+  {
+    name: 'the gate opens before the guest runs',
+    breaks: [2, 3],
+    plant: atStep('capture', (session, member, goOn) => openGates(session, member, goOn)),
+  },
+  {
+    name: 'the gate never opens again',
+    breaks: [3, 4],
+    plant: inSnapshots((snapshots) => {
+      snapshots.release = () => 0
+    }),
+  },
+  {
+    name: 'the guest is not paused',
+    breaks: [1, 2],
+    plant: atStep('pause', (_session, _member, _goOn, say) => say('paused')),
+  },
+  {
+    name: 'only the first NIC of a machine is flipped in time',
+    breaks: [1, 2, 4],
+    plant: () => ({
+      worker: (worker) => {
+        const { snapshots } = worker.forwarder
+        const flip = snapshots.flip.bind(snapshots)
+        snapshots.flip = (ports, epoch, residue, now) => {
+          const others = ports.slice(1)
+          worker.daemon.after(15, () => {
+            if (worker.alive && others.length > 0) flip(others, epoch, residue.slice(1), worker.now)
+          })
+          const results = flip(ports.slice(0, 1), epoch, residue.slice(0, 1), now)
+          return [...results, ...others.map(() => ({ recorded: 0, lost: 0 }))]
+        }
+      },
+    }),
+    adapt: (scenario) => ({
+      ...scenario,
+      machines: scenario.machines.map((machine) => ({ ...machine, nics: Math.max(2, machine.nics) })),
+    }),
+  },
+  {
+    name: 'early frames are delivered',
+    breaks: [1],
+    plant: inForwarder((forwarder) => {
+      const deliver = forwarder.deliver.bind(forwarder)
+      forwarder.deliver = (port, frame, now) => {
+        if (port.isMember && !port.closed && frame.color > port.epoch) frame.color = port.epoch
+        deliver(port, frame, now)
+      }
+    }),
+  },
+  {
+    name: 'early frames are dropped under `buffer`',
+    breaks: [3],
+    plant: inForwarder((forwarder) => {
+      const deliver = forwarder.deliver.bind(forwarder)
+      forwarder.deliver = (port, frame, now) => {
+        if (!(port.isMember && !port.closed && frame.color > port.epoch)) deliver(port, frame, now)
+      }
+    }),
+  },
+  {
+    name: 'in-transit frames are not recorded',
+    breaks: [2],
+    plant: inSnapshots((snapshots) => {
+      snapshots.inTransit = () => undefined
+    }),
+  },
+  {
+    name: 'in-transit frames are recorded and not delivered',
+    breaks: [2, 3],
+    plant: inForwarder((forwarder) => {
+      const deliver = forwarder.deliver.bind(forwarder)
+      forwarder.deliver = (port, frame, now) => {
+        const inTransit = port.isMember && !port.closed && frame.color >= 0 && frame.color < port.epoch
+        if (inTransit) forwarder.snapshots.inTransit(port, frame, now)
+        else deliver(port, frame, now)
+      }
+    }),
+  },
+  {
+    name: 'epochs go back when a snapshot is called off',
+    breaks: [1, 4],
+    plant: inSnapshots((snapshots, forwarder) => {
+      const advance = snapshots.advance.bind(snapshots)
+      snapshots.advance = (epoch, now) => {
+        advance(epoch, now)
+        for (const port of forwarder.ports) if (port.isMember) port.epoch = epoch - 1
+      }
+    }),
+  },
+  {
+    name: 'the epoch is not written to disk',
+    breaks: [1, 4],
+    plant: () => ({
+      agent: (agent) => {
+        agent.raise = (epoch, done) => {
+          agent.epoch = Math.max(agent.epoch, epoch)
+          agent.daemon.after(0, done)
+        }
+      },
+    }),
+  },
+  {
+    name: 'a machine that was paused is not resumed when its snapshot is called off',
+    breaks: [4],
+    plant: atStep('recover', (session, member, _goOn, say) => openGates(session, member, () => say('recovered'))),
+  },
+  {
+    name: 'a restarted daemon forgets the machines that it had paused',
+    breaks: [4],
+    plant: () => ({
+      agent: (agent) => {
+        agent.start = () => undefined
+      },
+    }),
+    adapt: withKills,
+  },
+  {
+    name: 'the fence is missing on restore',
+    breaks: [5],
+    plant: inSnapshots((snapshots, forwarder) => {
+      const fence = snapshots.fence.bind(snapshots)
+      snapshots.fence = (ports, epoch, now) => {
+        fence(ports, epoch, now)
+        forwarder.fence = 0
+        for (const port of forwarder.ports) port.fence = 0
+      }
+    }),
+    adapt: withSlowTrunks,
+  },
+  {
+    name: 'a former incarnation teaches where machines are',
+    breaks: [5],
+    plant: inSnapshots((snapshots, forwarder) => {
+      const fence = snapshots.fence.bind(snapshots)
+      snapshots.fence = (ports, epoch, now) => {
+        fence(ports, epoch, now)
+        forwarder.fence = 0
+      }
+    }),
+    adapt: (scenario) => {
+      const moved = scenario.orders.map((order) => (order.kind === 'restore' ? { ...order, shift: 1 } : order))
+      return withSlowTrunks({ ...scenario, hosts: Math.max(2, scenario.hosts), orders: moved })
+    },
+  },
+  {
+    name: 'the gates of a restore are open while its machines load',
+    breaks: [3, 5],
+    plant: inSnapshots((snapshots, forwarder) => {
+      const fence = snapshots.fence.bind(snapshots)
+      snapshots.fence = (ports, epoch, now) => {
+        fence(ports, epoch, now)
+        for (const port of membersOf(forwarder, ports)) port.closed = false
+      }
+    }),
+  },
+  {
+    name: 'the channel state is not put back on restore',
+    breaks: [5],
+    plant: inSnapshots((snapshots) => {
+      snapshots.preload = () => undefined
+    }),
+  },
+  {
+    name: 'the channel state is put back in reverse',
+    breaks: [3, 5],
+    plant: inSnapshots((snapshots) => {
+      const preload = snapshots.preload.bind(snapshots)
+      snapshots.preload = (index, copies) => preload(index, [...copies].reverse())
+    }),
+  },
+]
+
+function withKills(scenario: Scenario): Scenario {
+  const kill = { kind: 'kill daemon' as const, host: 0, step: 5 + (Math.abs(scenario.seed) % 60), down: 5 }
+  return { ...scenario, faults: [kill] }
+}
+
+function withSlowTrunks(scenario: Scenario): Scenario {
+  return { ...scenario, trunk: { ...scenario.trunk, delay: 12 } }
+}
+
+function frameOf(copy: FrameCopy): Frame {
+  return new Frame().pointAt(copy)
+}
