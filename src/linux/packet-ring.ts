@@ -25,3 +25,9 @@ export function enableReceiveRing(fd: number, slots: number): void {
   set(PACKET_COPY_THRESH, [1], 'PACKET_COPY_THRESH')
   set(PACKET_RX_RING, [BLOCK, (slots * RING_SLOT) / BLOCK, RING_SLOT, slots], `a receive ring of ${slots} slots`)
 }
+
+/** Takes the ring off a socket; nothing may be mapped. What waits in it is lost. Throws SYSCALL. */
+export function disableReceiveRing(fd: number): void {
+  const none = new Uint8Array(16)
+  check(libc().setsockopt(fd, SOL_PACKET, PACKET_RX_RING, none, none.length), 'remove a receive ring')
+}

@@ -24,6 +24,8 @@ export class PacketPort implements Port {
   private readonly spill: Spill
   private readonly frame = new Frame()
   private readonly transmit: TransmitQueue
+  /** Frames since the last housekeeping. */
+  private received = 0
 
   /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
   constructor(index: number, name: string, device: string, ifindex: number, counters: CounterTable) {
@@ -47,6 +49,7 @@ export class PacketPort implements Port {
     const { ring, spill, frame } = this
     const ready = ring.ready(Math.min(BATCH, SPILL_BATCH))
     const count = ready & 0xffff
+    this.received += count
     const spilled = ready >>> 16
     const read = spilled === 0 ? 0 : spill.read(spilled)
     let nextSpilled = 0
@@ -93,7 +96,11 @@ export class PacketPort implements Port {
   }
 
   housekeeping(): void {
-    this.counters[this.row + Counter.kernelDrops] += readKernelDrops(this.fd)
+    const drops = readKernelDrops(this.fd)
+    this.counters[this.row + Counter.kernelDrops] += drops
+    // Frames came, and the empty ring took none of them: it is jammed.
+    if (drops > 0 && this.received === 0 && this.ring.ready(1) === 0) this.ring.renew()
+    this.received = 0
   }
 
   failed(): void {

@@ -6,7 +6,7 @@
 // would cost a page walk and 32 times the memory per small frame. net/packet/af_packet.c: tpacket_rcv.
 
 import { type Arena, mapShared, releaseArena } from '../../src/linux/arena.js'
-import { enableReceiveRing, RING_SLOT, TpStatus } from '../../src/linux/packet-ring.js'
+import { disableReceiveRing, enableReceiveRing, RING_SLOT, TpStatus } from '../../src/linux/packet-ring.js'
 
 /** struct tpacket2_hdr, as indexes of 32-bit words in a slot. */
 const STATUS = 0
@@ -20,8 +20,9 @@ const VLAN = 6
 const WORDS_PER_SLOT = RING_SLOT / 4
 
 export class ReceiveRing {
-  readonly arena: Arena
-  private readonly status: Int32Array
+  arena: Arena
+  private status: Int32Array
+  private readonly fd: number
   private readonly slots: number
   private readonly mask: number
   /** The next slot to read, and the oldest one not given back yet. */
@@ -29,6 +30,7 @@ export class ReceiveRing {
   private oldest = 0
 
   constructor(fd: number, slots: number) {
+    this.fd = fd
     enableReceiveRing(fd, slots)
     this.arena = mapShared(fd, slots * RING_SLOT)
     this.status = new Int32Array(this.arena.bytes.buffer)
@@ -87,6 +89,21 @@ export class ReceiveRing {
       Atomics.store(this.status, (this.oldest & this.mask) * WORDS_PER_SLOT + STATUS, TpStatus.KERNEL)
       this.oldest = (this.oldest + 1) & 0x3fffffff
     }
+  }
+
+  /**
+   * Starts over with an empty ring; what is in the old one is lost. A frame whose virtio-net header the kernel cannot write
+   * (one that a guest wants fragmented as UDP) is dropped by tpacket_rcv after it has marked the slot as being filled, and
+   * nothing takes the mark off: from then on every frame is dropped. Call it with all slots released.
+   */
+  renew(): void {
+    releaseArena(this.arena)
+    disableReceiveRing(this.fd)
+    enableReceiveRing(this.fd, this.slots)
+    this.arena = mapShared(this.fd, this.slots * RING_SLOT)
+    this.status = new Int32Array(this.arena.bytes.buffer)
+    this.next = 0
+    this.oldest = 0
   }
 
   close(): void {
