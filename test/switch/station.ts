@@ -58,7 +58,7 @@ export class Station {
     const sink = {
       receive: (_port: number, frame: Parameters<typeof copyFrame>[0]) => this.frames.push(copyFrame(frame)),
     }
-    while (this.port.receive(sink, 0) > 0);
+    while (this.port.receive(sink, 0) > 0) this.port.release()
     return this.frames.splice(0)
   }
 
