@@ -33,6 +33,8 @@ interface OpenSnapshot {
   readonly recorder: ChannelRecorder
   /** All local members have flipped and the peers are being told. */
   announced: boolean
+  /** Trunks that have our marker, or are being sent it. */
+  readonly told: Set<number>
   /** Frames that did not fit the channel state, per port index. */
   readonly overflow: Map<number, number>
   readonly closures: Map<number, ChannelClosed>
@@ -69,6 +71,7 @@ export class SnapshotSide {
       until,
       recorder: new ChannelRecorder(this.forwarder.options.record),
       announced: false,
+      told: new Set(),
       overflow: new Map(),
       closures: new Map(),
       reported: false,
@@ -214,15 +217,21 @@ export class SnapshotSide {
   tick(now: number): void {
     const open = this.open
     if (open === null || open.reported || !open.announced) return
+    let waiting = false
     for (const port of this.forwarder.ports) {
-      if (port.isMember && port.closed) return
+      if (port.isMember && port.closed) waiting = true
       if (port.channel === null || open.closures.has(port.index)) continue
       const closure = port.channel.closure(open.epoch, this.forwarder.options.closureDeadline, now)
-      if (closure === null) return
-      open.closures.set(port.index, { ...closure, port: port.index, host: port.channel.host })
+      if (closure === null) waiting = true
+      else open.closures.set(port.index, { ...closure, port: port.index, host: port.channel.host })
     }
+    if (this.forwarder.options.transit) this.tellPeers(open, now)
+    if (waiting) return
     open.reported = true
-    this.events.closed(open.epoch, [...open.closures.values()])
+    this.events.closed(
+      open.epoch,
+      [...open.closures.values()].sort((a, b) => a.port - b.port),
+    )
   }
 
   /** Once every local member has flipped, the peers are told what we sent before. */
@@ -231,8 +240,25 @@ export class SnapshotSide {
     if (open === null || open.announced) return
     for (const port of this.forwarder.ports) if (port.isMember && port.epoch < open.epoch) return
     open.announced = true
-    for (const port of this.forwarder.ports) port.channel?.startMarker(open.epoch, now, open.until)
-    this.forwarder.trunks.tick(now)
+    this.tellPeers(open, now)
+  }
+
+  /**
+   * Starts the markers that are due. A peer to which we pass on what comes over other trunks is told only when those are
+   * closed: before, frames from before the cut may still come through us to it. Trunks form a tree then, so the leaves begin.
+   */
+  private tellPeers(open: OpenSnapshot, now: number): void {
+    const { ports, options, trunks } = this.forwarder
+    let started = false
+    for (const port of ports) {
+      if (port.channel === null || open.told.has(port.index)) continue
+      const through = (other: PortState) => other.channel !== null && other !== port && !open.closures.has(other.index)
+      if (options.transit && ports.some(through)) continue
+      open.told.add(port.index)
+      port.channel.startMarker(open.epoch, now, open.until)
+      started = true
+    }
+    if (started) trunks.tick(now)
   }
 
   private siftHeld(port: PortState, now: number): number {

@@ -136,7 +136,7 @@ export function drawScenario(seed: number): Scenario {
     hosts,
     machines,
     outside,
-    chain: false,
+    chain: hosts > 2 && random.chance(0.2),
     epoch: random.chance(0.15) ? random.pick([4092, 4093, 4094, 8187, 2046]) : 0,
     policy: random.chance(0.15) ? ('drop' as const) : ('buffer' as const),
     hold: random.chance(0.08) ? random.integer(1, 6) : 10_000,
