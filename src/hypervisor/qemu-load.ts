@@ -16,6 +16,7 @@ import { type DriverSettings, QemuMachine } from './qemu-machine.js'
 import { migrationEnd, setCapabilities } from './qemu-migration.js'
 import { storeFull } from './qemu-overlays.js'
 import { QmpClient } from './qmp.js'
+import { isObject } from './qmp-messages.js'
 
 const socketName = 'qmp.sock'
 const logName = 'qemu.log'
@@ -152,17 +153,31 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
     } finally {
       closeDescriptor(image)
     }
+    const restoreAnnouncements = await silenceAnnouncements(qmp, deadline)
     const end = migrationEnd(qmp)
     end.catch(() => {})
     await qmp.execute('migrate-incoming', { uri: `fd:${descriptorName}` }, deadline)
     const reason = await by(deadline, end, () => deadlinePassed(`Loading ${request.definition.name}`))
     if (reason !== null) throw loadFailed(request.definition.name, reason)
     await qmp.execute(...setCapabilities({ events: false }), deadline)
+    await restoreAnnouncements()
     const status = (await qmp.execute('query-status', {}, deadline)) as { status?: unknown }
     if (status.status !== 'paused') throw loadFailed(request.definition.name, `it came up ${String(status.status)}`)
   } finally {
     qmp.close()
   }
+}
+
+/**
+ * QEMU announces a loaded machine's addresses by itself, at once, though it is paused and its network may not be there yet.
+ * The switch does that when the machine runs. Returns how to put the setting back.
+ */
+async function silenceAnnouncements(qmp: QmpClient, deadline: Deadline): Promise<() => Promise<unknown>> {
+  const parameters = await qmp.execute('query-migrate-parameters', {}, deadline)
+  const rounds = isObject(parameters) ? parameters['announce-rounds'] : undefined
+  if (typeof rounds !== 'number') return async () => {}
+  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 }, deadline)
+  return () => qmp.execute('migrate-set-parameters', { 'announce-rounds': rounds }, deadline)
 }
 
 function openImage(file: string): number {

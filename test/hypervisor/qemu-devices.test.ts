@@ -8,7 +8,7 @@ import koffi from 'koffi'
 import t from 'tap'
 import type { FrozenDisk, QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
-import { bootGuest, makeDisk, readReport, soon, until } from './boot-guest.js'
+import { bootGuest, makeDisk, readReport, sleep, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, list, scratch, type Taken, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
@@ -186,6 +186,29 @@ t.test('NICs on taps: found in every notation, given other taps in order', async
     { device: 'c1', mac: mac(2) },
   ])
   await machine.destroy(soon(5000))
+})
+
+t.test('a loaded machine says nothing before it runs', async (t) => {
+  for (const name of ['q0', 'q1']) {
+    addTap(name)
+    writeFileSync(`/proc/sys/net/ipv6/conf/${name}/disable_ipv6`, '1')
+    execFileSync('ip', ['link', 'set', name, 'up'])
+  }
+  const guest = await bootGuest({
+    extra: ['-netdev', 'tap,id=n0,ifname=q0,script=no,downscript=no', '-device', 'virtio-net-pci,netdev=n0,romfile='],
+  })
+  const run = scratch('run')
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const taken = await take(machine, guest.serial)
+  await machine.destroy(soon(5000))
+  const { control } = await bringBack(hypervisor, taken, run, ['q1'])
+  // QEMU's own announcements would come in the first half second.
+  await sleep(700)
+  const text = execFileSync('ip', ['-j', '-s', 'link', 'show', 'dev', 'q1'], { encoding: 'utf8' })
+  t.equal((JSON.parse(text) as { stats64: { rx: { packets: number } } }[])[0]!.stats64.rx.packets, 0)
+  await control.resume(soon(2000))
+  await control.destroy(soon(5000))
 })
 
 t.test('a load that fails leaves nothing behind, and says why', async (t) => {

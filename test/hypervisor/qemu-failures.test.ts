@@ -1,7 +1,7 @@
 // The driver when things go wrong: whatever happens, the machine runs on, its disk chain is whole, nothing is left half-made.
 
 import { execFileSync, fork } from 'node:child_process'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
@@ -120,6 +120,34 @@ for (const [mode, how, driver] of [
     await machine.close()
   })
 }
+
+t.test('the image fills the disk that the guest writes to as well', async (t) => {
+  const shared = scratch('shared')
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'none', shared])
+  const guest = await bootGuest({ directory: shared })
+  const { blocks, bfree, bsize } = statfsSync(shared)
+  // Room for the overlay, and for half of the image.
+  const room = (blocks - bfree) * bsize + 600 * 1024
+  execFileSync('mount', ['-o', `remount,size=${room}`, shared])
+  const store = path.join(shared, 'store')
+  mkdirSync(store)
+  t.teardown(async () => {
+    await guest.end()
+    execFileSync('umount', [shared])
+  })
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  for (let round = 0; round < 3; round++) {
+    await machine.prepare({ directory: store, label: 'full' }, soon(5000))
+    await machine.pause(soon(2000))
+    const capture = machine.capture(soon(20_000))
+    t.equal(await codeOf(capture.sealed), 'STORE_FULL')
+    t.equal((await machine.inspect(soon(2000))).state, 'running')
+    await runsOn(t, guest)
+    t.same(list(shared), ['disk.qcow2', 'qmp.sock', 'serial', 'store'])
+    t.same(list(store), [])
+  }
+  await machine.close()
+})
 
 t.test('abandoned before and after the pause', async (t) => {
   const guest = await bootGuest()
