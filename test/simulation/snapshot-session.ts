@@ -72,6 +72,8 @@ export class SnapshotSession {
     const { world, host, agent } = daemon
     const { disk } = host
     const deadline = world.time.now + request.deadlineMs
+    // A new worker begins at the epoch that is being prepared: its ports would seem to have been cut.
+    const { worker } = daemon
     if (disk.parts.has(request.snapshot)) {
       answer.refused(problem('SNAPSHOT_EXISTS', request.snapshot))
       return
@@ -84,7 +86,10 @@ export class SnapshotSession {
         daemon.after(slow, () => {
           const idle = guests.find((guest) => !guest.alive || !guest.running)
           if (idle !== undefined) return remove(problem('MACHINE_NOT_RUNNING', idle.name))
-          const { worker } = daemon
+          if (daemon.worker !== worker) {
+            remove(problem('INTERNAL', 'the datapath failed and was restarted'))
+            return
+          }
           const nics = guests.flatMap((guest) => guest.nics)
           const arm = () => {
             for (const nic of nics) nic.armedAt = nic.log.delivered.length
@@ -93,7 +98,10 @@ export class SnapshotSession {
           worker.call(
             'arm',
             arm,
-            () => answer.done(new SnapshotSession(daemon, request, guests, deadline)),
+            () => {
+              if (daemon.worker === worker) answer.done(new SnapshotSession(daemon, request, guests, deadline))
+              else remove(problem('INTERNAL', 'the datapath failed and was restarted'))
+            },
             (reason) => remove(problem('INTERNAL', reason)),
           )
         })
