@@ -54,6 +54,8 @@ export const PortCounters = Type.Object({
   kernelDrops: Count,
   held: Count,
   recorded: Count,
+  /** Frames whose source address was not learned, for want of room. They were forwarded. */
+  unlearned: Type.Optional(Count),
   /** By reason; only reasons that occurred. */
   drops: Type.Record(Type.String(), Count),
 })

@@ -6,13 +6,15 @@
 // then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows a queue.
 
 import { LinkCounterReader } from '../../src/linux/stats.js'
-import { Counter, type CounterTable, ROW } from '../forwarding/counters.js'
+import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
 
 export class UnreadFrames {
   private readonly counters: CounterTable
   private readonly reader = new LinkCounterReader()
   /** Per port: the device's count when our own stood at zero. */
   private readonly base = new Map<number, number>()
+  /** Per port: what the device had dropped when the port came. */
+  private readonly dropped = new Map<number, number>()
   /** Per port: the device's count at the last `heal`. */
   private readonly seen = new Map<number, number>()
 
@@ -24,28 +26,31 @@ export class UnreadFrames {
   start(port: number, ifindex: number): void {
     const { txPackets, txDropped } = this.reader.read(ifindex)
     this.base.set(port, txPackets + txDropped)
+    this.dropped.set(port, txDropped)
     this.seen.delete(port)
   }
 
   forget(port: number): void {
     this.base.delete(port)
+    this.dropped.delete(port)
     this.seen.delete(port)
   }
 
   /**
    * Call now and then, while traffic flows. The device may count a frame before the datapath has counted it as sent, so
-   * a surplus is believed only when our own count has still not come up to it by the next call.
+   * a surplus is believed only when our own count has still not come up to it by the next call. What the device dropped is
+   * published on the way.
    */
   heal(ports: Iterable<{ readonly index: number; readonly ifindex: number; readonly kind: string }>): void {
     for (const { index, ifindex, kind } of ports) {
-      if (kind !== 'member') continue
       const base = this.base.get(index) ?? 0
       const seen = this.seen.get(index)
       const surplus = seen === undefined ? 0 : seen - base - this.counters[index * ROW + Counter.txFrames]
-      if (surplus > 0) this.base.set(index, base + surplus)
+      if (surplus > 0 && kind === 'member') this.base.set(index, base + surplus)
       try {
         const { txPackets, txDropped } = this.reader.read(ifindex)
         this.seen.set(index, txPackets + txDropped)
+        this.counters[index * ROW + Drop['device-dropped']] = txDropped - (this.dropped.get(index) ?? txDropped)
       } catch {
         // The device is going away; whoever needs the count will be told.
         this.seen.delete(index)

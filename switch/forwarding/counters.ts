@@ -1,4 +1,4 @@
-// Per-port counters in shared memory: the datapath adds, everybody else just reads. One writer, and every counter is an
+// Per-port counters in shared memory: the datapath adds, everybody else just reads. One writer each, and every counter is an
 // aligned 8-byte float (exact to 2^53), so a reader sees a whole value.
 
 import type { PortCounters } from '../../src/api/schemas.js'
@@ -23,6 +23,8 @@ export const dropReasons = [
   'too-long',
   'truncated',
   'device-down',
+  // Taken by the device and dropped there: a TAP whose guest does not read. Kept by the control thread, see agent/unread.ts.
+  'device-dropped',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 
@@ -38,6 +40,8 @@ const fields = [
   'recorded',
   'early',
   'stragglers',
+  // Frames whose source address the FDB had no room for.
+  'unlearned',
   // Not counters but states, published after every command.
   'epoch',
   'gateClosed',
@@ -78,6 +82,7 @@ export function readPortCounters(table: CounterTable, port: number): PortCounter
     kernelDrops: read('kernelDrops'),
     held: read('held'),
     recorded: read('recorded'),
+    unlearned: read('unlearned'),
     drops,
   }
 }

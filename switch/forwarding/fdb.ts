@@ -57,7 +57,8 @@ export class Fdb {
     return NO_PORT
   }
 
-  learn(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): void {
+  /** False when a bound is reached and the address was not learned. */
+  learn(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): boolean {
     const high = (macHigh << 12) | vlan
     let slot = this.hash(high, macLow)
     const keyHigh = this.keyHigh
@@ -65,13 +66,13 @@ export class Fdb {
       if (this.keyLow[slot] === macLow && keyHigh[slot] === high) {
         this.seen[slot] = seconds
         if (this.port[slot] !== port) this.move(slot, port)
-        return
+        return true
       }
       slot = (slot + 1) & this.mask
     }
     if (this.size >= this.options.capacity || this.learnedBy[port] >= this.options.perPort) {
       this.refused++
-      return
+      return false
     }
     keyHigh[slot] = high
     this.keyLow[slot] = macLow
@@ -79,6 +80,7 @@ export class Fdb {
     this.seen[slot] = seconds
     this.learnedBy[port]++
     this.size++
+    return true
   }
 
   /** Looks at up to `budget` slots for entries past their age and removes them: called now and then, never for all at once. */

@@ -164,8 +164,10 @@ export class Forwarder {
       return
     }
     const vlan = vlanId(frame)
-    if (frame.color >= this.fence || frame.color === NO_COLOR)
-      this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
+    if (frame.color >= this.fence || frame.color === NO_COLOR) {
+      const learned = this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
+      if (!learned) this.counters[from.row + Counter.unlearned]++
+    }
     if (!isGroup(bytes, start)) {
       const to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
       if (to !== NO_PORT) {
