@@ -1,0 +1,214 @@
+// A libvirtd of our own, no systemd needed: its configuration, state and sockets lie in a scratch directory, mounted over
+// the usual places in a mount namespace that only it sees. Domains boot the guest of boot-guest.s under TCG
+// (qemu-system-x86_64). Whatever is left ends and goes with this process.
+
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
+import { makeDisk, readCounts, soon, until } from './boot-guest.js'
+import { scratch } from './machines.js'
+
+const places = {
+  run: '/run/libvirt',
+  etc: '/etc/libvirt',
+  lib: '/var/lib/libvirt',
+  cache: '/var/cache/libvirt',
+  log: '/var/log/libvirt',
+}
+
+/** QEMU as root with its capabilities may use userfaultfd; another user, as Debian has it, may not by default. */
+export type QemuUser = 'root' | 'nobody'
+
+export interface DomainOptions {
+  readonly memoryMiB?: number
+  readonly format?: 'qcow2' | 'raw'
+  readonly taps?: readonly string[]
+  /** More elements of `<devices>`. */
+  readonly devices?: string
+  readonly persistent?: boolean
+  readonly start?: boolean
+}
+
+export interface TestDomain {
+  readonly name: string
+  readonly disk: string
+  readonly serial: string
+  readonly xmlFile: string
+}
+
+export class LibvirtDaemon {
+  readonly directory: string
+  readonly uri: string
+  #child: ChildProcess | null = null
+  /** To mount over; not there where libvirt never ran. */
+  readonly #madePlaces: string[] = []
+  readonly #killAtExit = () => this.#killAll()
+
+  private constructor(directory: string) {
+    this.directory = directory
+    this.uri = `qemu+unix:///system?socket=${directory}/run/libvirt-sock`
+  }
+
+  static async start(user: QemuUser = 'root'): Promise<LibvirtDaemon> {
+    const directory = scratch('libvirt')
+    // QEMU's user has to get through to the disks.
+    chmodSync(directory, 0o755)
+    for (const place of Object.keys(places)) mkdirSync(path.join(directory, place))
+    mkdirSync(path.join(directory, 'etc', 'qemu'))
+    const settings = ['stdio_handler = "file"', 'cgroup_controllers = [ ]']
+    if (user === 'root') settings.push('user = "root"', 'group = "root"', 'clear_emulator_capabilities = 0')
+    else settings.push('user = "nobody"', 'group = "nogroup"')
+    writeFileSync(path.join(directory, 'etc', 'qemu.conf'), `${settings.join('\n')}\n`)
+    writeFileSync(path.join(directory, 'etc', 'libvirtd.conf'), 'log_level = 3\nauth_unix_rw = "none"\n')
+    const daemon = new LibvirtDaemon(directory)
+    process.on('exit', daemon.#killAtExit)
+    await daemon.launch()
+    return daemon
+  }
+
+  get pid(): number {
+    return this.#child!.pid!
+  }
+
+  /** Starts it, for the first time or again. */
+  async launch(): Promise<void> {
+    const mounts = Object.entries(places).map(([name, place]) => `mount --bind "$D/${name}" ${place}`)
+    for (const place of Object.values(places)) {
+      if (existsSync(place)) continue
+      mkdirSync(place, { recursive: true })
+      this.#madePlaces.push(place)
+    }
+    const script = [...mounts, 'exec libvirtd --pid-file "$D/run/libvirtd.pid"'].join('\n')
+    // A socket file that the last one left refuses connections; a new one tells that it is up.
+    rmSync(path.join(this.directory, 'run', 'libvirt-sock'), { force: true })
+    const env = { ...process.env, D: this.directory, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
+    const child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', script], {
+      env,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    })
+    let said = ''
+    child.stderr!.on('data', (chunk) => {
+      said = (said + String(chunk)).slice(-2000)
+    })
+    this.#child = child
+    await until(
+      'libvirtd',
+      () => {
+        if (child.exitCode !== null) throw new Error(`libvirtd ended: ${said}`)
+        return existsSync(path.join(this.directory, 'run', 'libvirt-sock')) && this.#answers()
+      },
+      30_000,
+    )
+  }
+
+  #answers(): boolean {
+    try {
+      this.virsh('version')
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** Ends libvirtd; its domains run on. */
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    const child = this.#child
+    this.#child = null
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise((resolve) => child.once('exit', resolve))
+    child.kill(signal)
+    const timer = setTimeout(() => child.kill('SIGKILL'), 10_000)
+    await gone
+    clearTimeout(timer)
+  }
+
+  /** Ends everything and removes the directory. */
+  async end(): Promise<void> {
+    await this.stop()
+    for (const machine of this.machines()) await killProcess(machine, soon(5000))
+    process.off('exit', this.#killAtExit)
+    this.#removeAll()
+  }
+
+  #removeAll(): void {
+    rmSync(this.directory, { recursive: true, force: true })
+    for (const place of this.#madePlaces) {
+      try {
+        rmdirSync(place)
+      } catch {
+        // In use by another libvirtd.
+      }
+    }
+  }
+
+  #killAll(): void {
+    this.#child?.kill('SIGKILL')
+    for (const { pid } of this.machines()) process.kill(pid, 'SIGKILL')
+    this.#removeAll()
+  }
+
+  /** The QEMU processes of this libvirtd's domains. */
+  machines(): ProcessIdentity[] {
+    const directory = path.join(this.directory, 'run', 'qemu')
+    const files = existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith('.pid')) : []
+    return files.flatMap((name) => {
+      const identity = identify(Number(readFileSync(path.join(directory, name), 'utf8')))
+      return identity !== null && isAlive(identity) ? [identity] : []
+    })
+  }
+
+  virsh(...args: string[]): string {
+    // What it says in an error is part of the exception.
+    return execFileSync('virsh', ['-q', '-c', this.uri, ...args], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: 20_000,
+    }).trim()
+  }
+
+  /** `virsh domblklist` as target and file, sorted. */
+  disks(domain: string, inactive = false): Record<string, string> {
+    const rows = this.virsh('domblklist', domain, ...(inactive ? ['--inactive'] : [])).split('\n')
+    return Object.fromEntries(rows.map((row) => row.trim().split(/\s+/) as [string, string]))
+  }
+
+  /** Makes a domain and waits for its first words. */
+  async domain(name: string, options: DomainOptions = {}): Promise<TestDomain> {
+    const { memoryMiB = 64, format = 'qcow2', taps = [], devices = '' } = options
+    const at = (file: string) => path.join(this.directory, `${name}${file}`)
+    const disk = at(format === 'qcow2' ? '.qcow2' : '.img')
+    const domain = { name, disk, serial: at('.serial'), xmlFile: at('.xml') }
+    makeDisk(disk, format)
+    const nics = taps.map(
+      (tap, i) =>
+        `<interface type='ethernet'><mac address='52:54:00:0a:00:0${i + 1}'/><target dev='${tap}' managed='no'/>` +
+        `<model type='virtio'/></interface>`,
+    )
+    writeFileSync(
+      domain.xmlFile,
+      `<domain type='qemu'><name>${name}</name><memory unit='MiB'>${memoryMiB}</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
+${devices}${nics.join('\n')}
+<serial type='file'><source path='${domain.serial}' append='on'/></serial>
+<memballoon model='none'/></devices></domain>\n`,
+    )
+    if (options.persistent === false) this.virsh('create', domain.xmlFile)
+    else {
+      this.virsh('define', domain.xmlFile)
+      if (options.start === false) return domain
+      this.virsh('start', name)
+    }
+    await this.runs(domain)
+    return domain
+  }
+
+  /** Waits until the guest says more than it has said so far. */
+  async runs({ serial }: TestDomain): Promise<void> {
+    const counts = () => (existsSync(serial) ? readCounts(serial).length : 0)
+    const before = counts()
+    await until('the guest to say more', () => counts() > before + 3, 20_000)
+  }
+}

@@ -1,0 +1,199 @@
+// The libvirt driver when things go wrong: libvirtd away, started again or killed in the middle, the libvirt process or the
+// domain killed. Every time the snapshot ends `sealed` or failed, the domain is as it was or runs on, nothing is stuck.
+
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import path from 'node:path'
+import t, { type Test } from 'tap'
+import type { SnapswitchError } from '../../src/errors/errors.js'
+import type { Capture, SealInfo } from '../../src/hypervisor/hypervisor.js'
+import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
+import { readCounts, readReport, soon, until } from './boot-guest.js'
+import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
+import { chainOf, codeOf, isGapless, scratch, take } from './machines.js'
+
+t.setTimeout(280_000)
+
+const daemon = await LibvirtDaemon.start()
+t.teardown(() => daemon.end())
+const hypervisor = createLibvirtHypervisor({ uri: daemon.uri })
+const attach = (name: string) => hypervisor.attach('vm0', { libvirt: { domain: name } }, soon(10_000))
+
+const outcomeOf = (capture: Capture): Promise<SealInfo | SnapswitchError> =>
+  capture.sealed.catch((error: SnapswitchError) => error)
+
+/** Nothing of a failed capture is left: no image, no overlay, no setting, and libvirt's view is the old one. */
+async function isAsBefore(t: Test, domain: TestDomain, store: string): Promise<void> {
+  t.same(readdirSync(store), [], 'no image')
+  t.same(daemon.disks(domain.name), { vda: domain.disk }, 'domblklist')
+  t.same(daemon.disks(domain.name, true), { vda: domain.disk }, 'stored configuration')
+  const overlays = readdirSync(daemon.directory).filter((file) => /\.s\d?\.qcow2$/.test(file))
+  t.same(overlays, [], 'no overlay')
+}
+
+async function runsOn(t: Test, domain: TestDomain): Promise<void> {
+  await daemon.runs(domain)
+  t.equal(daemon.virsh('domstate', domain.name), 'running')
+  t.ok(isGapless(readCounts(domain.serial)), 'nothing missed, nothing twice')
+  t.equal(readReport(domain.serial).complaints, '')
+}
+
+t.test('a domain that is not there, not running, or has never run', async (t) => {
+  t.equal(await codeOf(attach('nobody')), 'MACHINE_UNKNOWN')
+  const domain = await daemon.domain('still', { start: false })
+  t.equal(await codeOf(attach('still')), 'MACHINE_NOT_RUNNING')
+  daemon.virsh('start', '--paused', 'still')
+  const machine = await attach('still')
+  t.equal(await codeOf(machine.prepare({ directory: scratch(), label: 's' }, soon(5000))), 'MACHINE_NOT_RUNNING')
+  await machine.destroy(soon(5000))
+  await machine.destroy(soon(5000)).catch((error: SnapswitchError) => t.equal(error.code, 'HYPERVISOR_UNREACHABLE'))
+  daemon.virsh('undefine', domain.name)
+})
+
+t.test('no libvirtd, or none at that address', async (t) => {
+  const nowhere = createLibvirtHypervisor({ uri: `qemu+unix:///system?socket=${daemon.directory}/run/nothing` })
+  const error: SnapswitchError = await nowhere.attach('vm0', { libvirt: { domain: 'x' } }, soon(5000)).then(
+    () => t.fail('attached') as never,
+    (thrown) => thrown,
+  )
+  t.equal(error.code, 'HYPERVISOR_UNREACHABLE')
+  t.match(error.message, /run\/nothing/)
+  t.match(error.action, /systemctl start libvirtd/)
+})
+
+t.test('libvirtd that does not answer: the deadline holds', async (t) => {
+  const domain = await daemon.domain('hung')
+  const machine = await attach('hung')
+  process.kill(daemon.pid, 'SIGSTOP')
+  const started = performance.now()
+  t.equal(await codeOf(machine.inspect(soon(700))), 'DEADLINE')
+  t.equal(await codeOf(attach('hung').then(() => null)).catch(() => ''), 'DEADLINE')
+  t.ok(performance.now() - started < 15_000)
+  process.kill(daemon.pid, 'SIGCONT')
+  await until('an answer', () => daemon.virsh('domstate', 'hung') === 'running')
+  t.equal((await machine.inspect(soon(10_000))).state, 'running', 'and is used again')
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', domain.name)
+})
+
+for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+  for (const moment of ['prepared', 'paused', 'capturing', 'resumed'] as const) {
+    t.test(`libvirtd ends by ${signal} when ${moment}, and is started again`, async (t) => {
+      const domain = await daemon.domain('restart', { memoryMiB: 256 })
+      const machine = await attach('restart')
+      const store = scratch()
+      await machine.prepare({ directory: store, label: 's' }, soon(10_000))
+      const restart = async () => {
+        await daemon.stop(signal)
+        await daemon.launch()
+      }
+      if (moment === 'prepared') await restart()
+      await machine.pause(soon(10_000))
+      if (moment === 'paused') await restart()
+      const capture = machine.capture(soon(30_000))
+      const outcome = outcomeOf(capture)
+      if (moment === 'resumed') await capture.resumed
+      if (moment === 'capturing' || moment === 'resumed') await restart()
+      const sealed = await outcome
+      t.comment(sealed instanceof Error ? `${sealed.code}: ${sealed.message}` : 'sealed')
+      if (sealed instanceof Error) await isAsBefore(t, domain, store)
+      else {
+        t.ok(existsSync(sealed.memoryFile))
+        t.same(daemon.disks('restart'), { vda: sealed.disks[0]!.overlay }, 'domblklist')
+        t.same(daemon.disks('restart', true), { vda: sealed.disks[0]!.overlay }, 'stored configuration')
+      }
+      await runsOn(t, domain)
+      // Not stuck: the next one is taken.
+      const next = await take(machine, domain.serial, 'next')
+      t.equal(chainOf(next.seal.disks[0]!.overlay).at(-1), domain.disk)
+      await runsOn(t, domain)
+      await machine.destroy(soon(5000))
+      daemon.virsh('undefine', 'restart')
+      for (const file of readdirSync(daemon.directory)) {
+        if (file.startsWith('restart')) rmSync(path.join(daemon.directory, file))
+      }
+    })
+  }
+}
+
+t.test('the libvirt process is killed in the middle', async (t) => {
+  const domain = await daemon.domain('fault')
+  const machine = await attach('fault')
+  for (const moment of ['prepared', 'paused', 'capturing', 'resumed'] as const) {
+    const store = scratch()
+    await machine.prepare({ directory: store, label: 's' }, soon(10_000))
+    const kill = () => process.kill(hypervisor.pid!, 'SIGKILL')
+    if (moment === 'prepared') kill()
+    const paused = await codeOf(machine.pause(soon(10_000)))
+    if (paused !== 'none') {
+      t.equal(paused, 'HYPERVISOR_UNREACHABLE')
+      await machine.abandon()
+    } else {
+      if (moment === 'paused') kill()
+      const capture = machine.capture(soon(30_000))
+      const outcome = outcomeOf(capture)
+      if (moment === 'resumed') await capture.resumed
+      if (moment === 'capturing' || moment === 'resumed') kill()
+      const sealed = await outcome
+      t.comment(`${moment}: ${sealed instanceof Error ? `${sealed.code}: ${sealed.message}` : 'sealed'}`)
+      if (!(sealed instanceof Error)) t.ok(await machine.mergeFrozen(sealed.disks[0]!, soon(10_000)))
+      else t.same(readdirSync(store), [], 'no image')
+    }
+    t.same(daemon.disks('fault'), { vda: domain.disk })
+    await runsOn(t, domain)
+  }
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', 'fault')
+})
+
+t.test('the domain is killed in the middle', async (t) => {
+  for (const moment of ['prepared', 'paused', 'resumed'] as const) {
+    const domain = await daemon.domain('dies')
+    const machine = await attach('dies')
+    const store = scratch()
+    const [qemu] = daemon.machines()
+    await machine.prepare({ directory: store, label: 's' }, soon(10_000))
+    if (moment === 'prepared') {
+      process.kill(qemu!.pid, 'SIGKILL')
+      t.match(await codeOf(machine.pause(soon(5000))), /MACHINE_NOT_RUNNING|HYPERVISOR_REFUSED/)
+      await machine.abandon()
+    } else {
+      await machine.pause(soon(5000))
+      if (moment === 'paused') process.kill(qemu!.pid, 'SIGKILL')
+      const capture = machine.capture(soon(20_000))
+      const outcome = outcomeOf(capture)
+      if (moment === 'resumed') {
+        await capture.resumed
+        process.kill(qemu!.pid, 'SIGKILL')
+      }
+      const failed = await outcome
+      // On a small guest the image may have been complete already.
+      if (failed instanceof Error) t.match(failed.code, /MACHINE_NOT_RUNNING|CAPTURE_FAILED|HYPERVISOR_/)
+      t.comment(`${moment}: ${failed instanceof Error ? `${failed.code}: ${failed.message}` : 'sealed'}`)
+      if (!(failed instanceof Error)) {
+        t.same(daemon.disks('dies', true), { vda: failed.disks[0]!.overlay })
+        await machine.close()
+        daemon.virsh('undefine', 'dies')
+        continue
+      }
+    }
+    await until('libvirt to notice', () => daemon.virsh('domstate', 'dies') === 'shut off')
+    t.same(daemon.disks('dies', true), { vda: domain.disk }, 'starts from its disk again')
+    t.same(readdirSync(store), [])
+    t.notOk(readFileSync(domain.serial, 'latin1').includes('E'))
+    daemon.virsh('start', 'dies')
+    await daemon.runs(domain)
+    daemon.virsh('destroy', 'dies')
+    daemon.virsh('undefine', 'dies')
+    await machine.close()
+  }
+})
+
+t.test('the image’s disk is full, or is gone', async (t) => {
+  const domain = await daemon.domain('full')
+  const machine = await attach('full')
+  t.equal(await codeOf(machine.prepare({ directory: '/proc/nowhere', label: 's' }, soon(5000))), 'STORE_IO')
+  t.same(daemon.disks('full'), { vda: domain.disk })
+  await runsOn(t, domain)
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', 'full')
+})
