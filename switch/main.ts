@@ -16,6 +16,7 @@ import { UnreadFrames } from './agent/unread.js'
 import { loadSwitchConfig, machineSpecs, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { defaultFdbOptions } from './forwarding/fdb.js'
+import { PortWatch } from './port-watch.js'
 import { Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
@@ -51,10 +52,12 @@ export async function runSwitch(configPath: string): Promise<void> {
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
 
   let healing: NodeJS.Timeout | undefined
+  let watch: PortWatch | undefined
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
     await datapath.start()
     await openNetworks(config, host)
+    watch = new PortWatch(() => ports.reconcile((network) => epochs.get(network)), log)
     await api.listen()
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
     log.info({ host: config.host, socket: config.api.socket, networks, version }, 'switch is up')
@@ -63,6 +66,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     log.info('switch is stopping')
   } finally {
     clearInterval(healing)
+    await watch?.close()
     await agent.close()
     await api.close()
     await datapath.stop()

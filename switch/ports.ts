@@ -4,10 +4,10 @@ import type { Logger } from 'pino'
 import type { PortInfo, PortKind, PortRecord } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { parseMac } from '../src/frame/ethernet.js'
-import { type QuietLink, quietLink } from '../src/linux/ingress.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
+import { Attachment } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 
@@ -32,6 +32,9 @@ export interface PortRequest {
   readonly vm: string | null
 }
 
+/** `ifindex` of a port whose device is gone; the kernel counts from 1. */
+const NO_DEVICE = 0
+
 /** A color tag makes frames this much longer. */
 const TAG_ROOM = 4
 
@@ -41,13 +44,20 @@ export class Ports {
   private readonly log: Logger
   private readonly links = new Links()
   private readonly entries = new Map<string, PortEntry>()
-  private readonly quiet = new Map<string, QuietLink>()
+  private readonly attachments = new Map<string, Attachment>()
+  /** Whether each port's device had a carrier when last looked at. */
+  private readonly wasUp = new Map<string, boolean>()
   private readonly used = new Uint8Array(MAX_PORTS)
 
   constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
     this.datapath = datapath
     this.unread = unread
     this.log = log
+    datapath.on('lost', (index, error) => {
+      this.log.error({ err: error, port: this.byIndex(index)?.name }, 'a port could not be opened again')
+      const entry = this.byIndex(index)
+      if (entry !== undefined) this.letGo(entry)
+    })
   }
 
   all(): PortEntry[] {
@@ -86,44 +96,98 @@ export class Ports {
       if (other.device === request.device) throw exists(`device ${request.device} is already port ${other.name}`)
     }
     const link = this.links.get(request.device)
-    if (link.master !== null) {
-      throw new SnapswitchError(
-        'DEVICE_BUSY',
-        `${request.device} belongs to a bridge or bond`,
-        `Take it out first: ip link set ${request.device} nomaster`,
-      )
-    }
     const index = this.used.indexOf(0)
     if (index < 0) throw exists(`this host has ${MAX_PORTS} ports already`)
-    const quiet = quietLink(link)
-    try {
-      if (!link.up) this.links.change(link.index, { up: true })
-      this.unread.start(index, link.index)
-      await this.datapath.addPort({
-        network: request.network,
-        spec: {
-          index,
-          name: request.name,
-          kind: request.kind,
-          vm: request.vm,
-          epoch,
-          mac: link.mac === null ? new Uint8Array(6) : parseMac(link.mac),
-        },
-        device: { device: request.device, ifindex: link.index },
-      })
-    } catch (error) {
-      quiet.release()
-      throw error
-    }
-    this.used[index] = 1
     const entry = { ...request, index, ifindex: link.index, mtu: link.mtu, ownsDevice }
+    this.used[index] = 1
+    try {
+      await this.attach(entry, link, epoch)
+    } catch (thrown) {
+      this.used[index] = 0
+      throw thrown
+    }
     this.entries.set(request.name, entry)
-    this.quiet.set(request.name, quiet)
     this.log.info(
       { port: request.name, device: request.device, network: request.network, kind: request.kind },
       'port added',
     )
     return entry
+  }
+
+  private async attach(entry: PortEntry, link: Link, epoch: number): Promise<void> {
+    const { index, network, name, kind, vm, device } = entry
+    const attachment = new Attachment(this.links, link, this.log)
+    try {
+      this.unread.start(index, link.index)
+      const mac = link.mac === null ? new Uint8Array(6) : parseMac(link.mac)
+      await this.datapath.addPort({
+        network,
+        spec: { index, name, kind, vm, epoch, mac },
+        device: { device, ifindex: link.index },
+      })
+    } catch (thrown) {
+      attachment.release()
+      throw thrown
+    }
+    this.attachments.set(name, attachment)
+  }
+
+  /**
+   * Brings the ports in line with the devices that there are now: a port whose device is gone is silent until a device of
+   * that name is back. Call it when devices have changed; never throws.
+   */
+  async reconcile(epochOf: (network: string) => number): Promise<void> {
+    const byName = new Map(this.links.list().map((link) => [link.name, link]))
+    const known = new Set([...byName.values()].map((link) => link.index))
+    for (const entry of this.all()) {
+      try {
+        const here = byName.get(entry.device)
+        if (entry.ifindex !== NO_DEVICE && !known.has(entry.ifindex)) await this.detach(entry)
+        const current = this.entries.get(entry.name)
+        if (current === undefined || here === undefined) continue
+        if (current.ifindex === NO_DEVICE) await this.comeBack(current, here, epochOf(entry.network))
+        else if (here.index === current.ifindex) this.noteChanges(current, here)
+      } catch (thrown) {
+        this.log.warn({ err: thrown, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
+      }
+    }
+  }
+
+  private async detach(entry: PortEntry): Promise<void> {
+    this.log.warn({ port: entry.name, device: entry.device }, 'the device of a port is gone; the port waits for it')
+    this.letGo(entry)
+    await this.datapath.removePort(entry.network, entry.index)
+  }
+
+  private letGo(entry: PortEntry): void {
+    this.entries.set(entry.name, { ...entry, ifindex: NO_DEVICE })
+    this.attachments.get(entry.name)?.release()
+    this.attachments.delete(entry.name)
+    this.unread.forget(entry.index)
+  }
+
+  private async comeBack(entry: PortEntry, link: Link, epoch: number): Promise<void> {
+    const back = { ...entry, ifindex: link.index, mtu: link.mtu }
+    await this.attach(back, link, epoch)
+    this.entries.set(entry.name, back)
+    this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is back')
+  }
+
+  private noteChanges(entry: PortEntry, link: Link): void {
+    if (link.mtu !== entry.mtu) {
+      this.entries.set(entry.name, { ...entry, mtu: link.mtu })
+      this.log.info({ port: entry.name, device: entry.device, mtu: link.mtu }, 'the MTU of a port has changed')
+      try {
+        this.checkTrunkRoom(entry.network)
+      } catch (thrown) {
+        this.log.warn({ err: thrown }, 'long frames will not fit the trunk')
+      }
+    }
+    const was = this.wasUp.get(entry.name) ?? true
+    this.wasUp.set(entry.name, link.lowerUp)
+    if (was !== link.lowerUp) {
+      this.log.info({ port: entry.name, device: entry.device }, link.lowerUp ? 'a port is up' : 'a port is down')
+    }
   }
 
   /** Takes a port out of its network; its device goes back to the host, or away when we made it. */
@@ -134,8 +198,9 @@ export class Ports {
     this.entries.delete(name)
     this.used[entry.index] = 0
     this.unread.forget(entry.index)
-    this.quiet.get(name)?.release()
-    this.quiet.delete(name)
+    this.attachments.get(name)?.release()
+    this.attachments.delete(name)
+    this.wasUp.delete(name)
     if (entry.ownsDevice) {
       const link = this.links.find(entry.device)
       if (link !== null && link.index === entry.ifindex) this.links.remove(link.index)
@@ -209,8 +274,8 @@ export class Ports {
 
   /** Gives every device back to the host. */
   async close(): Promise<void> {
-    for (const quiet of this.quiet.values()) quiet.release()
-    this.quiet.clear()
+    for (const attachment of this.attachments.values()) attachment.release()
+    this.attachments.clear()
     this.links.close()
   }
 }

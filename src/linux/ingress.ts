@@ -31,11 +31,18 @@ const PRIORITY = 1
 const DROP_ALL = [{ code: 0x06, jumpTrue: 0, jumpFalse: 0, k: 2 }]
 
 /**
- * The filter's handle says who made the qdisc under it, so that a daemon which takes over after a kill knows what to undo.
- * "sw" and a number.
+ * The filter's handle says what was there before, so that a daemon which takes over after a kill knows what to undo: "sw",
+ * and whether the qdisc under it is ours, and whether IPv6 was on.
  */
-const HANDLE = { qdiscIsOurs: 0x73770001, qdiscWasThere: 0x73770002 } as const
+const HANDLE = {
+  qdiscIsOurs: 0x73770001,
+  qdiscWasThere: 0x73770002,
+  qdiscIsOursIpv6WasOn: 0x73770005,
+  qdiscWasThereIpv6WasOn: 0x73770006,
+} as const
 type Handle = (typeof HANDLE)[keyof typeof HANDLE]
+const QDISC_IS_OURS = 1
+const IPV6_WAS_ON = 4
 
 /** A device that the host's stack no longer sees. */
 export interface QuietLink {
@@ -52,12 +59,11 @@ export interface QuietLink {
 export function quietLink(link: Link): QuietLink {
   const socket = new NetlinkSocket()
   try {
-    const handle = dropIngress(socket, link)
     const setting = `ipv6/conf/${link.name}/disable_ipv6`
-    let before: string | null
+    const ipv6IsOn = readSysctl(setting) === '0'
+    const handle = dropIngress(socket, link, ipv6IsOn)
     try {
-      before = readSysctl(setting)
-      if (before !== null && before !== '1') writeSysctl(setting, '1')
+      if (ipv6IsOn) writeSysctl(setting, '1')
     } catch (thrown) {
       undoIngress(socket, link, handle)
       throw thrown
@@ -71,7 +77,7 @@ export function quietLink(link: Link): QuietLink {
         try {
           undoIngress(socket, link, handle)
           // By name: if the device was renamed or is gone, there is nothing of ours to put back.
-          if (before !== null && before !== '1') writeSysctl(setting, before)
+          if ((handle & IPV6_WAS_ON) !== 0) writeSysctl(setting, '0')
         } finally {
           socket.close()
         }
@@ -83,13 +89,14 @@ export function quietLink(link: Link): QuietLink {
   }
 }
 
-function dropIngress(socket: NetlinkSocket, link: Link): Handle {
+function dropIngress(socket: NetlinkSocket, link: Link, ipv6IsOn: boolean): Handle {
   const made = addQdisc(socket, link)
   if (!made) {
     const left = findFilter(socket, link)
     if (left !== null) return left
   }
-  const handle = made ? HANDLE.qdiscIsOurs : HANDLE.qdiscWasThere
+  const on = ipv6IsOn ? HANDLE.qdiscIsOursIpv6WasOn : HANDLE.qdiscIsOurs
+  const handle = made ? on : ipv6IsOn ? HANDLE.qdiscWasThereIpv6WasOn : HANDLE.qdiscWasThere
   try {
     addFilter(socket, link, handle)
   } catch (thrown) {
@@ -138,7 +145,7 @@ function addFilter(socket: NetlinkSocket, link: Link, handle: Handle): void {
 
 /** Our filter, left by a daemon that was killed. */
 function findFilter(socket: NetlinkSocket, link: Link): Handle | null {
-  for (const handle of [HANDLE.qdiscIsOurs, HANDLE.qdiscWasThere]) {
+  for (const handle of Object.values(HANDLE)) {
     try {
       const body = filterHeader(link.index, handle).attributeText(TCA_KIND, 'bpf')
       const answers = socket.request(`look for a filter on ${link.name}`, RTM_GETTFILTER, 0, body)
@@ -152,7 +159,7 @@ function findFilter(socket: NetlinkSocket, link: Link): Handle | null {
 
 function undoIngress(socket: NetlinkSocket, link: Link, handle: Handle): void {
   try {
-    if (handle === HANDLE.qdiscIsOurs) {
+    if ((handle & QDISC_IS_OURS) !== 0) {
       const body = trafficHeader(link.index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0)
       socket.request(`remove the ingress hook of ${link.name}`, RTM_DELQDISC, 0, body)
     } else {

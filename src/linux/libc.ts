@@ -89,6 +89,7 @@ export const Errno = {
   ENODEV: 19,
   EINVAL: 22,
   EMSGSIZE: 90,
+  EADDRINUSE: 98,
   ENETDOWN: 100,
   ENOBUFS: 105,
 } as const

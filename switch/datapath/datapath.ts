@@ -29,6 +29,8 @@ interface Events {
   event: [DatapathEvent]
   /** The worker failed and was started anew: open snapshots are lost, ports and networks are back. */
   restarted: [Error]
+  /** A port could not be opened again after a restart: its device is gone, perhaps. */
+  lost: [port: number, Error]
   /** The worker cannot be kept alive. */
   dead: [Error]
 }
@@ -67,12 +69,17 @@ export class Datapath extends EventEmitter<Events> {
     worker.on('error', (error) => {
       failure = error instanceof Error ? error : new Error(String(error))
     })
-    worker.on('exit', () => void this.workerEnded(worker, failure))
     await new Promise<void>((resolve, reject) => {
-      worker.once('exit', () => reject(failure))
+      let ready = false
+      worker.once('exit', () => {
+        if (ready) return void this.workerEnded(worker, failure)
+        this.worker = null
+        reject(failure)
+      })
       worker.on('message', (message: FromWorker) => {
-        if (message.kind === 'ready') resolve()
-        else this.take(message)
+        if (message.kind !== 'ready') return this.take(message)
+        ready = true
+        resolve()
       })
     })
   }
@@ -80,6 +87,8 @@ export class Datapath extends EventEmitter<Events> {
   /** Sends a command; rejects with what the worker refused, DEADLINE, or INTERNAL when the worker ends meanwhile. */
   call<K extends CommandName>(name: K, args: Commands[K]['args']): Promise<Commands[K]['result']> {
     return new Promise((resolve, reject) => {
+      const { worker } = this
+      if (worker === null) return reject(ended(null))
       const id = this.nextId++
       const timer = setTimeout(() => {
         this.pending.delete(id)
@@ -87,7 +96,7 @@ export class Datapath extends EventEmitter<Events> {
       }, COMMAND_DEADLINE_MS)
       this.pending.set(id, { resolve: resolve as (result: unknown) => void, reject, timer })
       const request: Request<K> = { id, name, args }
-      this.worker?.postMessage(request)
+      worker.postMessage(request)
       libc().write(this.wakeFd, this.wakeOne, 8)
     })
   }
@@ -145,14 +154,7 @@ export class Datapath extends EventEmitter<Events> {
     this.worker = null
     for (const { reject, timer } of this.pending.values()) {
       clearTimeout(timer)
-      reject(
-        new SnapswitchError(
-          'INTERNAL',
-          'the datapath worker ended',
-          'It is being restarted; see the daemon’s log.',
-          failure,
-        ),
-      )
+      reject(ended(failure))
     }
     this.pending.clear()
     if (this.stopping) return
@@ -169,7 +171,15 @@ export class Datapath extends EventEmitter<Events> {
         // A new boot for the peers: counts have begun anew.
         await this.call('addNetwork', { options: { ...options, bootId: randomBytes(8).toString('hex') }, epoch })
       }
-      for (const args of this.ports.values()) await this.call('addPort', args)
+      for (const [index, args] of this.ports) {
+        try {
+          await this.call('addPort', args)
+        } catch (error) {
+          if (this.worker === null) throw error
+          this.ports.delete(index)
+          this.emit('lost', index, error as Error)
+        }
+      }
       this.restarts++
       this.emit('restarted', failure)
     } catch (error) {
@@ -180,4 +190,13 @@ export class Datapath extends EventEmitter<Events> {
   private clearCounters(index: number): void {
     this.counters.fill(0, index * ROW, (index + 1) * ROW)
   }
+}
+
+function ended(cause: Error | null): SnapswitchError {
+  return new SnapswitchError(
+    'INTERNAL',
+    'the datapath worker ended',
+    'It is being restarted; see the daemon’s log.',
+    cause ?? undefined,
+  )
 }

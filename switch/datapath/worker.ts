@@ -50,7 +50,16 @@ class DatapathLoop implements FrameSink {
     this.forwarderOf[port].receive(port, frame, now)
   }
 
+  /** Until `stop`, or until something fails that must not: then the ports are closed all the same, for a new worker to open. */
   run(): void {
+    try {
+      this.loop()
+    } finally {
+      for (const port of this.ports) port.close()
+    }
+  }
+
+  private loop(): void {
     const { poll, spinUs } = this.input
     let nextTick = 0
     let nextHousekeeping = 0
@@ -71,7 +80,6 @@ class DatapathLoop implements FrameSink {
       nextHousekeeping = now + HOUSEKEEPING_INTERVAL
       for (const port of this.ports) port.housekeeping()
     }
-    for (const port of this.ports) port.close()
   }
 
   /** Returns milliseconds until the next tick is due. */

@@ -34,13 +34,17 @@ export class PacketPort implements Port {
     this.counters = counters
     this.row = index * ROW
     this.fd = openPacketSocket(ifindex, device)
+    let ring: ReceiveRing | null = null
     try {
-      this.ring = new ReceiveRing(this.fd, RING_SLOTS)
+      ring = new ReceiveRing(this.fd, RING_SLOTS)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
+      // A mapped ring keeps its socket open without a descriptor.
+      ring?.close()
       libc().close(this.fd)
       throw error
     }
+    this.ring = ring
     this.spill = new Spill(this.fd)
     this.transmit = new TransmitQueue(this.fd, counters, this.row)
   }

@@ -108,7 +108,7 @@ t.test('all is put back as it was, and what others made stays', async (t) => {
   const before = hooks(name)
   const quiet = quietLink(link)
   t.match(hooks(name), /clsact/)
-  t.match(filters(name), /bpf .*handle 0x73770001 direct-action/)
+  t.match(filters(name), /bpf .*handle 0x73770005 direct-action/)
   quiet.release()
   t.equal(hooks(name), before)
 
@@ -116,7 +116,7 @@ t.test('all is put back as it was, and what others made stays', async (t) => {
   run('tc', 'filter', 'add', 'dev', name, 'ingress', 'pref', '7', 'protocol', 'ip', 'u32', 'match', 'u32', '0', '0')
   const theirs = filters(name)
   const guestOfTheirs = quietLink(link)
-  t.match(filters(name), /handle 0x73770002/)
+  t.match(filters(name), /handle 0x73770006/)
   guestOfTheirs.release()
   t.match(hooks(name), /clsact/)
   t.equal(filters(name), theirs)
@@ -131,6 +131,7 @@ t.test('a daemon that takes over after a kill finds what it must undo', async (t
   const next = quietLink(link)
   next.release()
   t.equal(hooks(name), before)
+  t.equal(setting(), '0', 'IPv6, which the first one has switched off, is on again')
 
   run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
   quietLink(link)

@@ -244,8 +244,14 @@ export class Switch {
     return this.child?.exitCode ?? null
   }
 
+  /** Ends it for good. */
   async kill(): Promise<void> {
     await this.client.close()
+    await this.crash()
+  }
+
+  /** SIGKILL; it can be started again. */
+  async crash(): Promise<void> {
     if (this.child !== null) await endChild(this.child, 'SIGKILL')
   }
 

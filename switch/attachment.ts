@@ -1,0 +1,51 @@
+// What a port does to its device, and how that is undone: it is locked against other daemons, kept from the host's own
+// stack, and set up.
+
+import type { Logger } from 'pino'
+import { SnapswitchError } from '../src/errors/errors.js'
+import { lockDevice } from '../src/linux/device-lock.js'
+import { quietLink } from '../src/linux/ingress.js'
+import type { Link, Links } from '../src/linux/link.js'
+
+export class Attachment {
+  private readonly undo: (() => void)[] = []
+  private readonly log: Logger
+  private readonly device: string
+
+  /** Throws DEVICE_BUSY, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
+  constructor(links: Links, link: Link, log: Logger) {
+    this.log = log
+    this.device = link.name
+    if (link.master !== null) {
+      throw new SnapswitchError(
+        'DEVICE_BUSY',
+        `${link.name} belongs to a bridge or bond`,
+        `Take it out first: ip link set ${link.name} nomaster`,
+      )
+    }
+    try {
+      this.undo.push(lockDevice(link.index, link.name))
+      const quiet = quietLink(link)
+      this.undo.push(() => quiet.release())
+      if (link.up) return
+      links.change(link.index, { up: true })
+      this.undo.push(() => {
+        if (links.findByIndex(link.index) !== null) links.change(link.index, { up: false })
+      })
+    } catch (thrown) {
+      this.release()
+      throw thrown
+    }
+  }
+
+  /** Gives the device back to the host as it was. Harmless when the device is gone. */
+  release(): void {
+    for (const step of this.undo.splice(0).reverse()) {
+      try {
+        step()
+      } catch (thrown) {
+        this.log.warn({ err: thrown, device: this.device }, 'a device could not be given back as it was')
+      }
+    }
+  }
+}

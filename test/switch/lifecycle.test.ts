@@ -1,0 +1,239 @@
+// Devices that go down, go away and come back under load; a datapath that fails; a daemon that is killed. Whatever happens to
+// one port, the others keep working, and nothing is left changed.
+
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import { sleep, until } from '../lab/command.js'
+import { idOf, type Station, stations, testFrame } from './station.js'
+import { root, type Switch, World } from './world.js'
+
+t.setTimeout(180_000)
+
+const threePorts = {
+  networks: {
+    lab0: {
+      ports: {
+        one: { device: 'one', vm: 'one' },
+        two: { device: 'two', vm: 'two' },
+        three: { device: 'three', vm: 'three' },
+      },
+    },
+  },
+}
+
+async function threeEndpoints(t: { teardown(end: () => Promise<void>): void }, ipv6 = false): Promise<World> {
+  const world = World.for(t)
+  await world.namespace('host', { ipv6 })
+  for (const [at, label] of ['one', 'two', 'three'].entries()) {
+    await world.endpoint(label, 'host', { address: `10.66.0.${at + 1}` })
+  }
+  return world
+}
+
+/** Broadcast frames from a station, one a millisecond or so, until stopped. */
+function load(station: Station): { stop(): Promise<number> } {
+  let going = true
+  let id = 0
+  const done = (async () => {
+    while (going) {
+      for (let i = 0; i < 20; i++) station.send(testFrame(id++, { from: 9 }))
+      await sleep(10)
+    }
+  })()
+  return {
+    async stop() {
+      going = false
+      await done
+      return id
+    },
+  }
+}
+
+const isUp = (daemon: Switch, port: string, up: boolean) =>
+  until(`port ${port} ${up ? 'up' : 'down'}`, 5000, async () =>
+    (await daemon.port(port)).up === up ? true : undefined,
+  )
+
+async function cpuOver(daemon: Switch, ms: number): Promise<number> {
+  const before = daemon.cpuSeconds()
+  await sleep(ms)
+  return (daemon.cpuSeconds() - before) / (ms / 1000)
+}
+
+/** Packet sockets that are open in the host's namespace. */
+const packetSockets = async (world: World) =>
+  (await world.in('host', 'cat', '/proc/net/packet')).trim().split('\n').length - 1
+
+t.test('a device is set down and up under load', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  const [one] = stations(t, world, 'one')
+  const traffic = load(one)
+  await world.ip('host', 'link', 'set', 'two', 'down')
+  await isUp(daemon, 'two', false)
+  t.equal((await world.pings('three', '10.66.0.1')).code, 0, 'the others keep working')
+  await world.ip('host', 'link', 'set', 'two', 'up')
+  await isUp(daemon, 'two', true)
+  t.equal((await world.pings('two', '10.66.0.1')).code, 0)
+  await world.ip('two', 'link', 'set', 'eth0', 'down')
+  await isUp(daemon, 'two', false)
+  t.equal((await world.pings('three', '10.66.0.1')).code, 0, 'a lost carrier hurts nobody else, either')
+  await traffic.stop()
+  const idle = await cpuOver(daemon, 1000)
+  t.ok(idle < 0.1, `${idle} of a CPU with a port down`)
+  t.match((await daemon.port('two')).counters.drops, { 'device-down': Number })
+  await world.ip('two', 'link', 'set', 'eth0', 'up')
+  await isUp(daemon, 'two', true)
+  t.equal((await world.pings('two', '10.66.0.3')).code, 0)
+  t.match(daemon.said(), /"port":"two".*a port is down[\s\S]*"port":"two".*a port is up/)
+  t.equal(await daemon.stop(), 0)
+})
+
+t.test('a device is removed under load, and one of its name comes back', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  const [one] = stations(t, world, 'one')
+  t.equal((await world.pings('two', '10.66.0.3')).code, 0)
+  const traffic = load(one)
+  for (let round = 0; round < 3; round++) {
+    await world.ip('host', 'link', 'del', 'two')
+    await isUp(daemon, 'two', false)
+    t.equal((await world.pings('three', '10.66.0.1')).code, 0, 'the others keep working')
+    await world.cable(['two', 'eth0'], ['host', 'two'], { mtu: 1400 })
+    await world.ip('two', 'address', 'add', '10.66.0.2/24', 'dev', 'eth0')
+    await isUp(daemon, 'two', true)
+    t.equal((await world.pings('two', '10.66.0.3')).code, 0, 'and this one again')
+    t.match(await daemon.port('two'), { mtu: 1400, vm: 'two', gate: 'open' })
+  }
+  const [two] = stations(t, world, 'two')
+  t.ok((await two.collect(1)).length > 0, 'it gets its share of the traffic')
+  await traffic.stop()
+  t.equal(await packetSockets(world), 3, 'one socket a port')
+  t.match(daemon.said(), /the device of a port is gone[\s\S]*the device of a port is back/)
+  const idle = await cpuOver(daemon, 1000)
+  t.ok(idle < 0.1, `${idle} of a CPU`)
+  t.equal(await daemon.stop(), 0)
+  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'two'), /clsact/)
+})
+
+t.test('a device that comes back as a bridge’s port is left alone until it is free', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  await world.ip('host', 'link', 'del', 'two')
+  await isUp(daemon, 'two', false)
+  await world.ip('host', 'link', 'add', 'br0', 'type', 'bridge')
+  await world.ip(
+    'host',
+    'link',
+    'add',
+    'two',
+    'master',
+    'br0',
+    'type',
+    'veth',
+    'peer',
+    'name',
+    'eth0',
+    'netns',
+    world.name('two'),
+  )
+  await world.ip('two', 'address', 'add', '10.66.0.2/24', 'dev', 'eth0')
+  await world.ip('two', 'link', 'set', 'eth0', 'up')
+  await until('the refusal', 5000, () => (/cannot be brought back yet/.test(daemon.said()) ? true : undefined))
+  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'two'), /clsact/, 'untouched')
+  await world.ip('host', 'link', 'set', 'two', 'nomaster')
+  await until('the port', 5000, async () => ((await world.pings('two', '10.66.0.1')).code === 0 ? true : undefined))
+  t.equal(await daemon.stop(), 0)
+})
+
+t.test('the datapath fails and is restarted with its ports', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const hook = pathToFileURL(join(import.meta.dirname, 'crash-hook.js')).href
+  const daemon = await world.switch('host', threePorts, ['--import', hook])
+  t.equal((await world.pings('one', '10.66.0.2')).code, 0)
+  const counted = (await daemon.port('one')).counters.rxFrames
+  for (let failures = 1; failures <= 3; failures++) {
+    daemon.signal('SIGUSR2')
+    await until('the restart', 5000, async () => {
+      const status = await daemon.client.status({ deadlineMs: 5000 }).catch(() => undefined)
+      return status?.datapathRestarts === failures ? true : undefined
+    })
+    t.equal((await world.pings('one', '10.66.0.3')).code, 0, `forwards again after failure ${failures}`)
+  }
+  t.equal(await packetSockets(world), 3, 'the sockets of the failed workers are closed')
+  t.ok((await daemon.port('one')).counters.rxFrames > counted, 'counters go on')
+  t.match(daemon.said(), /the datapath failed and was restarted/)
+  t.equal(await daemon.stop(), 0)
+})
+
+t.test('a datapath that keeps failing ends the daemon, with an error', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const hook = pathToFileURL(join(import.meta.dirname, 'crash-hook.js')).href
+  const daemon = await world.switch('host', threePorts, ['--import', hook])
+  for (let failures = 1; failures <= 6 && daemon.running; failures++) {
+    daemon.signal('SIGUSR2')
+    await until('the restart', 5000, async () => {
+      if (!daemon.running) return true
+      const status = await daemon.client.status({ deadlineMs: 1000 }).catch(() => undefined)
+      return status?.datapathRestarts === failures ? true : undefined
+    })
+  }
+  await until('the end', 5000, () => (daemon.running ? undefined : true))
+  t.equal(await daemon.stop(), 1)
+  t.match(daemon.said(), /^error INTERNAL: /m)
+  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'one'), /clsact/)
+})
+
+t.test('the daemon is killed: the devices work on for the host after the next start and stop', root, async (t) => {
+  const world = await threeEndpoints(t, true)
+  const setting = '/proc/sys/net/ipv6/conf/one/disable_ipv6'
+  for (const device of ['one', 'two', 'three']) await world.ip('host', 'link', 'set', device, 'up')
+  const state = async () => ({
+    qdiscs: await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'one'),
+    ipv6: await world.in('host', 'cat', setting),
+    link: (await world.ip('host', '-d', '-o', 'link', 'show', 'one')).replace(/promiscuity 0.*/, ''),
+  })
+  const before = await state()
+  t.match(before, { ipv6: '0\n', link: /state UP/ })
+  const daemon = await world.switch('host', threePorts)
+  t.equal((await world.pings('one', '10.66.0.2')).code, 0)
+  await daemon.crash()
+  t.equal(await packetSockets(world), 0)
+  await daemon.start()
+  t.equal((await world.pings('one', '10.66.0.2')).code, 0, 'a restart works')
+  t.equal((await state()).ipv6, '1\n')
+  t.equal(await daemon.stop(), 0)
+  t.same(await state(), before, 'all as before the first start')
+})
+
+t.test('a device that was down is down again when the daemon has ended', root, async (t) => {
+  const world = await threeEndpoints(t)
+  await world.ip('host', 'link', 'set', 'two', 'up')
+  const daemon = await world.switch('host', threePorts)
+  t.match(await world.ip('host', '-o', 'link', 'show', 'one'), /state UP/)
+  t.equal(await daemon.stop(), 0)
+  t.match(await world.ip('host', '-o', 'link', 'show', 'one'), /state DOWN/)
+  t.match(await world.ip('host', '-o', 'link', 'show', 'two'), /state UP/)
+})
+
+t.test('frames in order while the rest of the daemon is busy with its API', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  const [one, two] = stations(t, world, 'one', 'two')
+  let asking = true
+  const asked = (async () => {
+    while (asking) await daemon.client.ports({ deadlineMs: 5000 })
+  })()
+  for (let id = 0; id < 2000; id++) {
+    one.send(testFrame(id))
+    if (id % 100 === 99) await sleep(5)
+  }
+  const frames = await two.collect(2000)
+  asking = false
+  await asked
+  t.same(
+    frames.map(idOf),
+    Array.from({ length: 2000 }, (_, id) => id),
+  )
+})
