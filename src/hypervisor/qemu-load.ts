@@ -169,8 +169,8 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
 }
 
 /**
- * QEMU announces a loaded machine's addresses by itself, at once, though it is paused and its network may not be there yet.
- * The switch does that when the machine runs. Returns how to put the setting back.
+ * QEMU announces a loaded machine's addresses by itself (net/announce.c); frames that no guest sent, from as soon as it
+ * runs. The switch announces them. Returns how to put the setting back.
  */
 async function silenceAnnouncements(qmp: QmpClient, deadline: Deadline): Promise<() => Promise<unknown>> {
   const parameters = await qmp.execute('query-migrate-parameters', {}, deadline)
