@@ -76,6 +76,8 @@ export class SnapshotSide {
       closures: new Map(),
       reported: false,
     }
+    // A host without members never flips, and must read colors all the same.
+    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     this.announceCut(now)
   }
 

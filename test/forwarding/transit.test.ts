@@ -54,3 +54,18 @@ t.test(
     t.match(rig.events, [{ kind: 'closed', epoch: 4 }])
   },
 )
+
+t.test(
+  'a switch without members goes along with the epochs, or it could not read colors after a lap of them',
+  async (t) => {
+    const rig = new Rig(['trunk', 'trunk'], { transit: true }, 0)
+    for (let epoch = 2000; epoch <= 8000; epoch += 2000) {
+      rig.forwarder.snapshots.begin(epoch, 'buffer', LATER, rig.now)
+      rig.forwarder.snapshots.end()
+    }
+    t.equal(rig.forwarder.epoch, 8000)
+    rig.receive(0, { from: mac(7), id: 1, tag: [EtherType.SERVICE_VLAN, colorVid(8001)] })
+    t.equal(rig.forwarder.byIndex[1]?.channel?.sent.below(8001), 0)
+    t.equal(rig.forwarder.byIndex[1]?.channel?.sent.below(8002), 1)
+  },
+)

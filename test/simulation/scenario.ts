@@ -130,8 +130,15 @@ export function drawScenario(seed: number): Scenario {
   }
   const first = random.integer(20, 60)
   const last = first + random.integer(20, 150)
-  const orders = drawOrders(random, weather, first, last)
-  const scenario = {
+  let orders = drawOrders(random, weather, first, last)
+  let sends = drawSends(random, machines, outside, first, last)
+  if (random.chance(0.12)) {
+    // A second round after some HELLOs: restarted peers have been heard of again, ordinary loss has been noticed.
+    const shift = random.pick([1200, 2300, 4500])
+    sends = [...sends, ...sends.map((send) => ({ ...send, at: send.at + shift }))]
+    orders = [...orders, { kind: 'snapshot', at: random.integer(first, last) + shift, deadline: 20_000 }]
+  }
+  return {
     seed,
     hosts,
     machines,
@@ -143,11 +150,10 @@ export function drawScenario(seed: number): Scenario {
     record: random.chance(0.08) ? random.integer(1, 4) : 10_000,
     trunk,
     pace,
-    sends: drawSends(random, machines, outside, first, last),
+    sends,
     orders,
     faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
   }
-  return scenario
 }
 
 function drawOrders(random: Random, weather: Weather, first: number, last: number): Order[] {
