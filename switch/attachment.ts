@@ -16,13 +16,7 @@ export class Attachment {
   constructor(links: Links, link: Link, log: Logger) {
     this.log = log
     this.device = link.name
-    if (link.master !== null) {
-      throw new SnapswitchError(
-        'DEVICE_BUSY',
-        `${link.name} belongs to a bridge or bond`,
-        `Take it out first: ip link set ${link.name} nomaster`,
-      )
-    }
+    refuseSlave(link)
     try {
       this.undo.push(lockDevice(link.index, link.name))
       const quiet = quietLink(link)
@@ -48,4 +42,14 @@ export class Attachment {
       }
     }
   }
+}
+
+/** Throws DEVICE_BUSY when a bridge or bond owns the device: its frames would go two ways. */
+export function refuseSlave(link: Link): void {
+  if (link.master === null) return
+  throw new SnapswitchError(
+    'DEVICE_BUSY',
+    `${link.name} belongs to a bridge or bond`,
+    `Take it out first: ip link set ${link.name} nomaster`,
+  )
 }

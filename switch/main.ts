@@ -10,14 +10,14 @@ import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { Agent } from './agent/agent.js'
 import { Epochs, type Host } from './agent/host.js'
-import { LocalStore } from './agent/local-store.js'
+import { LocalStore, type Moves } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
 import { UnreadFrames } from './agent/unread.js'
 import { loadSwitchConfig, machineSpecs, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { defaultFdbOptions } from './forwarding/fdb.js'
 import { PortWatch } from './port-watch.js'
-import { Ports } from './ports.js'
+import { type PortRequest, Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
 const HEAL_INTERVAL_MS = 500
@@ -55,8 +55,12 @@ export async function runSwitch(configPath: string): Promise<void> {
   let watch: PortWatch | undefined
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
+    await api.check()
+    const moves = await store.readMoves()
+    const wanted = configuredPorts(config, moves.gone)
+    ports.check(wanted)
     await datapath.start()
-    await openNetworks(config, host)
+    await openNetworks(config, host, wanted, moves)
     watch = new PortWatch(() => ports.reconcile((network) => epochs.get(network)), log)
     await api.listen()
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
@@ -74,10 +78,24 @@ export async function runSwitch(configPath: string): Promise<void> {
   }
 }
 
+/** The ports of the configuration, without those whose machine a restore has taken elsewhere. */
+function configuredPorts(config: SwitchConfig, gone: readonly string[]): PortRequest[] {
+  return Object.entries(config.networks).flatMap(([network, { ports }]) =>
+    Object.entries(ports)
+      .filter(([name]) => !gone.includes(name))
+      .map(([name, { device, kind, vm }]) => ({
+        name,
+        network,
+        device,
+        kind: kind ?? (vm === undefined ? 'plain' : 'member'),
+        vm: vm ?? null,
+      })),
+  )
+}
+
 /** Networks and ports: those of the configuration, as restores have changed them since. */
-async function openNetworks(config: SwitchConfig, host: Host): Promise<void> {
-  const { datapath, ports, machines, epochs, store, log } = host
-  const moves = await store.readMoves()
+async function openNetworks(config: SwitchConfig, host: Host, wanted: PortRequest[], moves: Moves): Promise<void> {
+  const { datapath, ports, machines, epochs, log } = host
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {
     const { linkLocal, transit, ageing, hold, record, closureDeadline } = network
@@ -94,15 +112,8 @@ async function openNetworks(config: SwitchConfig, host: Host): Promise<void> {
       closureDeadline,
     }
     await datapath.addNetwork({ options, epoch: epochs.get(name) })
-    for (const [portName, port] of Object.entries(network.ports)) {
-      if (moves.gone.includes(portName)) continue
-      const kind = port.kind ?? (port.vm === undefined ? 'plain' : 'member')
-      await ports.add(
-        { name: portName, network: name, device: port.device, kind, vm: port.vm ?? null },
-        epochs.get(name),
-      )
-    }
   }
+  for (const port of wanted) await ports.add(port, epochs.get(port.network))
   for (const { ownsDevice, ...port } of moves.ports) {
     try {
       await ports.add(port, epochs.get(port.network), ownsDevice)

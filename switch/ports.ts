@@ -7,7 +7,7 @@ import { parseMac } from '../src/frame/ethernet.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
-import { Attachment } from './attachment.js'
+import { Attachment, refuseSlave } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 
@@ -230,20 +230,19 @@ export class Ports {
     if (link !== null) this.links.remove(link.index)
   }
 
-  /** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
+  /** Looks whether these ports can be added, before any device is touched. Throws DEVICE_MISSING, DEVICE_BUSY, DEVICE_MTU. */
+  check(requests: readonly PortRequest[]): void {
+    const found = requests.map((request) => {
+      const link = this.links.get(request.device)
+      refuseSlave(link)
+      return { ...request, mtu: link.mtu }
+    })
+    for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)
+  }
+
+  /** Throws DEVICE_MTU when a port is there that has longer frames than a trunk. */
   checkTrunkRoom(network: string): void {
-    const ports = this.all().filter((port) => port.network === network)
-    const members = ports.filter((port) => port.kind !== 'trunk')
-    if (members.length === 0) return
-    const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
-    for (const trunk of ports) {
-      if (trunk.kind !== 'trunk' || trunk.mtu >= largest.mtu + TAG_ROOM) continue
-      throw new SnapswitchError(
-        'DEVICE_MTU',
-        `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,
-        `Run: ip link set ${trunk.device} mtu ${largest.mtu + TAG_ROOM}   (on both ends)`,
-      )
-    }
+    checkTrunkRoom(this.all(), network)
   }
 
   record(entry: PortEntry, mac: string | null): PortRecord {
@@ -277,6 +276,22 @@ export class Ports {
     for (const attachment of this.attachments.values()) attachment.release()
     this.attachments.clear()
     this.links.close()
+  }
+}
+
+/** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
+function checkTrunkRoom(all: readonly (PortRequest & { readonly mtu: number })[], network: string): void {
+  const ports = all.filter((port) => port.network === network)
+  const members = ports.filter((port) => port.kind !== 'trunk')
+  if (members.length === 0) return
+  const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
+  for (const trunk of ports) {
+    if (trunk.kind !== 'trunk' || trunk.mtu >= largest.mtu + TAG_ROOM) continue
+    throw new SnapswitchError(
+      'DEVICE_MTU',
+      `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,
+      `Run: ip link set ${trunk.device} mtu ${largest.mtu + TAG_ROOM}   (on both ends)`,
+    )
   }
 }
 

@@ -43,6 +43,8 @@ export interface ApiOptions {
 export interface Api {
   /** Add routes to it, then `listen`. */
   readonly app: ApiInstance
+  /** Looks whether `listen` would be refused, before anything else is done: throws what it would throw. */
+  check(): Promise<void>
   /** Binds the socket (mode 0660). Throws DEVICE_BUSY when a living daemon has it. */
   listen(): Promise<void>
   /** Ends open requests within the grace (milliseconds), and removes the socket file. */
@@ -127,6 +129,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
 
   return {
     app,
+    check: () => withSocketErrors(options.socketPath, () => prepareSocket(options.socketPath)),
     listen: () => listen(app, options.socketPath),
     close: (graceMs = 2_000) => close(app, graceMs),
   }
@@ -188,9 +191,8 @@ function invalidRequest(message: string, cause?: unknown): SnapswitchError {
 
 async function listen(app: ApiInstance, socketPath: string): Promise<void> {
   await app.ready()
-  try {
-    await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
-    await removeStale(socketPath)
+  await withSocketErrors(socketPath, async () => {
+    await prepareSocket(socketPath)
     // The socket must not be open to others even for the instant between bind and chmod.
     const umask = process.umask(0o007)
     try {
@@ -199,6 +201,17 @@ async function listen(app: ApiInstance, socketPath: string): Promise<void> {
       process.umask(umask)
     }
     await chmod(socketPath, 0o660)
+  })
+}
+
+async function prepareSocket(socketPath: string): Promise<void> {
+  await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
+  await removeStale(socketPath)
+}
+
+async function withSocketErrors(socketPath: string, act: () => Promise<void>): Promise<void> {
+  try {
+    await act()
   } catch (thrown) {
     if (thrown instanceof SnapswitchError) throw thrown
     const code = (thrown as NodeJS.ErrnoException).code

@@ -136,9 +136,11 @@ export class World {
     return daemon
   }
 
-  /** Runs a daemon that is expected to refuse to start: to its end. */
-  refused(host: string, file: string): Promise<CommandResult> {
-    return this.try(host, process.execPath, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', file)
+  /** Runs a daemon that is expected to refuse to start, to its end; `through` is a program that runs it. */
+  refused(host: string, file: string, through: readonly string[] = []): Promise<CommandResult> {
+    const daemon = [process.execPath, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', file]
+    const [program, ...args] = [...through, ...daemon]
+    return this.try(host, program, ...args)
   }
 
   async destroy(): Promise<void> {

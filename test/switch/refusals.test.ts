@@ -1,0 +1,221 @@
+// Everything that can be wrong when a daemon starts: each gets one error with its code, exit code 1, and leaves nothing
+// changed.
+
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { CommandResult } from '../lab/command.js'
+import { root, type SwitchFile, World } from './world.js'
+
+t.setTimeout(180_000)
+
+const network = (ports: Record<string, unknown>): SwitchFile => ({ networks: { lab0: { ports } } })
+
+async function host(t: { teardown(end: () => Promise<void>): void }): Promise<World> {
+  const world = World.for(t)
+  await world.namespace('host', { ipv6: true })
+  for (const [device, peer] of [
+    ['one', 'one-peer'],
+    ['two', 'two-peer'],
+  ]) {
+    await world.ip('host', 'link', 'add', device, 'type', 'veth', 'peer', 'name', peer)
+    await world.ip('host', 'link', 'set', peer, 'up')
+  }
+  return world
+}
+
+/** Everything about the host's devices that a daemon may touch. */
+async function stateOf(world: World): Promise<string> {
+  const sysctls = 'cd /proc/sys/net/ipv6/conf && for d in *; do echo "$d $(cat $d/disable_ipv6)"; done'
+  const parts = [
+    world.ip('host', '-d', '-o', 'link', 'show'),
+    world.in('host', 'tc', 'qdisc', 'show'),
+    world.in('host', 'sh', '-c', sysctls),
+    world.in('host', 'cat', '/proc/net/packet'),
+  ]
+  return (await Promise.all(parts)).join('\n')
+}
+
+interface Refusal {
+  readonly code: string
+  readonly says: RegExp
+  readonly does?: RegExp
+}
+
+/** One error, in words a person can act on; no stack, no log line, nothing changed. */
+async function refused(
+  t: Tap,
+  world: World,
+  file: string,
+  { code, says, does = /\w/ }: Refusal,
+): Promise<CommandResult> {
+  const before = await stateOf(world)
+  const result = await world.refused('host', file)
+  t.equal(result.code, 1)
+  t.match(result.stderr, new RegExp(`^error ${code}: `, 'm'))
+  t.match(result.stderr, says)
+  t.match(result.stderr, does)
+  t.equal(result.stderr.match(/^error /gm)?.length, 1, 'one error')
+  t.notMatch(result.stderr, /^\s+at .*:\d+:\d+\)?$/m, 'no stack')
+  t.equal(result.stdout, '')
+  t.equal(await stateOf(world), before, 'nothing has changed')
+  t.equal(existsSync(world.socket('host')), false)
+  return result
+}
+
+t.test('configurations that do not fit', root, async (t) => {
+  const world = await host(t)
+  const written = (name: string, text: string) => {
+    const file = join(world.directory, name)
+    writeFileSync(file, text)
+    return file
+  }
+  const head = `host: host\napi: { socket: ${world.socket('host')} }\nstate: ${world.state('host')}\n`
+
+  await t.test('an unknown key: where it is, and which key is near it', (t) =>
+    refused(t, world, written('key.yaml', `${head}networks:\n  lab0:\n    portz:\n      one: { device: one }\n`), {
+      code: 'CONFIG_INVALID',
+      says: /key\.yaml:6:5: .*portz.*\bports\b/s,
+    }),
+  )
+  await t.test('an unknown key in a port', (t) =>
+    refused(t, world, written('port.yaml', `${head}networks:\n  lab0:\n    ports:\n      one: { devcie: one }\n`), {
+      code: 'CONFIG_INVALID',
+      says: /port\.yaml:7:\d+: .*devcie.*device/s,
+    }),
+  )
+  await t.test('a value of the wrong kind', (t) =>
+    refused(t, world, written('value.yaml', `${head}networks:\n  lab0:\n    ageing: soon\n`), {
+      code: 'CONFIG_INVALID',
+      says: /value\.yaml:6:13: /s,
+    }),
+  )
+  await t.test('one device in two ports', (t) =>
+    refused(t, world, world.configFile('host', network({ a: { device: 'one' }, b: { device: 'one' } }), 'twice'), {
+      code: 'CONFIG_INVALID',
+      says: /twice\.yaml:\d+:\d+: .*one.*already.*\ba\b/,
+    }),
+  )
+  await t.test('a member without a machine', (t) =>
+    refused(t, world, world.configFile('host', network({ a: { device: 'one', kind: 'member' } }), 'member'), {
+      code: 'CONFIG_INVALID',
+      says: /needs `vm:`/,
+    }),
+  )
+  await t.test('no YAML', (t) =>
+    refused(t, world, written('broken.yaml', 'host: [\n'), { code: 'CONFIG_UNREADABLE', says: /broken\.yaml:\d+:\d+/ }),
+  )
+  await t.test('no such file', (t) =>
+    refused(t, world, join(world.directory, 'none.yaml'), { code: 'CONFIG_UNREADABLE', says: /none\.yaml.*ENOENT/ }),
+  )
+})
+
+t.test('devices that cannot be ports: those opened before are given back', root, async (t) => {
+  const world = await host(t)
+  const one = { one: { device: 'one' } }
+
+  await t.test('a missing one', (t) =>
+    refused(t, world, world.configFile('host', network({ ...one, b: { device: 'nosuch' } })), {
+      code: 'DEVICE_MISSING',
+      says: /nosuch/,
+      does: /ip link/,
+    }),
+  )
+  await t.test('one that belongs to a bridge', async (t) => {
+    await world.ip('host', 'link', 'add', 'br0', 'type', 'bridge')
+    await world.ip('host', 'link', 'set', 'two', 'master', 'br0')
+    await refused(t, world, world.configFile('host', network({ ...one, b: { device: 'two' } })), {
+      code: 'DEVICE_BUSY',
+      says: /two/,
+      does: /ip link set two nomaster/,
+    })
+    await world.ip('host', 'link', 'del', 'br0')
+  })
+  await t.test('a trunk without room for the color tag', async (t) => {
+    const ports = { ...one, trunk: { device: 'two', kind: 'trunk' } }
+    await refused(t, world, world.configFile('host', network(ports)), {
+      code: 'DEVICE_MTU',
+      says: /two.*1500/,
+      does: /ip link set two mtu 1504/,
+    })
+  })
+  await t.test('one with another program’s ingress filter', async (t) => {
+    await world.in('host', 'tc', 'qdisc', 'add', 'dev', 'two', 'clsact')
+    const match = ['u32', 'match', 'u32', '0', '0']
+    await world.in('host', 'tc', 'filter', 'add', 'dev', 'two', 'ingress', 'pref', '1', 'protocol', 'all', ...match)
+    // The device before it was set up and down again: a qdisc of the default kind stays from that.
+    await world.ip('host', 'link', 'set', 'one', 'up')
+    await refused(t, world, world.configFile('host', network({ ...one, b: { device: 'two' } })), {
+      code: 'DEVICE_BUSY',
+      says: /two/,
+      does: /tc filter show/,
+    })
+    await world.in('host', 'tc', 'qdisc', 'del', 'dev', 'two', 'clsact')
+  })
+})
+
+t.test('what is taken already', root, async (t) => {
+  const world = await host(t)
+  const daemon = await world.switch('host', network({ one: { device: 'one' } }))
+  const before = await stateOf(world)
+
+  await t.test('its socket', async (t) => {
+    const other = world.configFile(
+      'host',
+      { ...network({ two: { device: 'two' } }), api: { socket: world.socket('host') } },
+      'b',
+    )
+    const result = await world.refused('host', other)
+    t.equal(result.code, 1)
+    t.match(result.stderr, /^error DEVICE_BUSY: another daemon listens on /m)
+    t.equal(await stateOf(world), before)
+    t.equal(existsSync(world.socket('host')), true, 'the socket of the one that runs is untouched')
+    t.equal((await daemon.client.status({ deadlineMs: 5000 })).pid, daemon.pid)
+  })
+  await t.test('its device', async (t) => {
+    const result = await world.refused('host', world.configFile('host', network({ x: { device: 'one' } }), 'c'))
+    t.equal(result.code, 1)
+    t.match(result.stderr, /^error DEVICE_BUSY: one is a port of another switch daemon/m)
+    t.equal(await stateOf(world), before, 'the filter of the one that runs is untouched')
+  })
+  t.equal(await daemon.stop(), 0)
+
+  await t.test('a file that is no socket stands where the socket should be', async (t) => {
+    writeFileSync(world.socket('host'), 'precious')
+    const result = await world.refused('host', world.configFile('host', network({ one: { device: 'one' } })))
+    t.equal(result.code, 1)
+    t.match(result.stderr, /^error DEVICE_BUSY: .*is no socket/m)
+    t.equal(existsSync(world.socket('host')), true)
+  })
+})
+
+t.test('a state directory that cannot be used', root, async (t) => {
+  const world = await host(t)
+  const state = join(world.directory, 'file')
+  writeFileSync(state, '')
+  await refused(t, world, world.configFile('host', { ...network({ one: { device: 'one' } }), state }), {
+    code: 'STORE_IO',
+    says: /file/,
+  })
+  const damaged = world.state('damaged')
+  mkdirSync(damaged)
+  writeFileSync(join(damaged, 'epochs.json'), '{ "lab0": "many" }')
+  await refused(t, world, world.configFile('host', { ...network({ one: { device: 'one' } }), state: damaged }), {
+    code: 'STORE_DAMAGED',
+    says: /epochs\.json/,
+  })
+})
+
+t.test('without the privileges that it needs', root, async (t) => {
+  const world = await host(t)
+  const file = world.configFile('host', network({ one: { device: 'one' } }))
+  const found = spawnSync('setpriv', ['--version'])
+  if (found.error !== undefined) throw found.error
+  const before = await stateOf(world)
+  const drop = ['setpriv', '--bounding-set', '-net_admin,-net_raw', '--inh-caps', '-net_admin,-net_raw']
+  const result = await world.refused('host', file, drop)
+  t.equal(result.code, 1)
+  t.match(result.stderr, /^error PERMISSION: /m)
+  t.equal(await stateOf(world), before)
+})
