@@ -1,8 +1,6 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
-import { pauseFor, remaining, within } from './deadline.js'
-import { listenerOf } from './descriptors.js'
 import type {
   Capture,
   CaptureTarget,
@@ -10,7 +8,6 @@ import type {
   FrozenDisk,
   MachineControl,
   MachineInfo,
-  MachineState,
   Nic,
   PauseInfo,
   QemuDefinition,
@@ -28,14 +25,22 @@ import {
   tapBehind,
 } from './process.js'
 import { QemuCapture } from './qemu-capture.js'
+import {
+  checkMigration,
+  checkRunState,
+  connectOrFree,
+  machineState,
+  memoryBytes,
+  settleMigration,
+  unsupported,
+} from './qemu-checks.js'
 import { checkCommandLine } from './qemu-command-line.js'
 import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } from './qemu-disks.js'
-import { backgroundObstacle, clearCapabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
+import { backgroundObstacle } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
-import { QmpClient } from './qmp.js'
+import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
-import { isFrozen, liftWriteProtection } from './write-protection.js'
 
 /** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
 type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
@@ -48,15 +53,7 @@ const next = {
   closed: [],
 } satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
 
-/** QEMU's run states (qapi/run-state.json) in our words. */
-function machineState(status: string): MachineState {
-  if (status === 'running') return 'running'
-  return status === 'paused' || status === 'postmigrate' || status === 'prelaunch' ? 'paused' : 'other'
-}
-
 const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-
-const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
 
 export interface DriverSettings {
   readonly writer: ImageWriter
@@ -82,7 +79,7 @@ export class QemuMachine implements MachineControl {
   }
 
   static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
-    const qmp = await connect(path, deadline)
+    const qmp = await connectOrFree(path, deadline)
     const process = identify(qmp.peer.pid)
     settings.writer.start()
     const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
@@ -173,8 +170,8 @@ export class QemuMachine implements MachineControl {
         ),
       ])) as unknown[]
       const state = isObject(status) ? String(status.status) : ''
-      this.#checkState(state)
-      this.#checkMigration(isObject(migration) ? migration : {})
+      checkRunState(this.name, state)
+      checkMigration(this.name, isObject(migration) ? migration : {})
       const { disks } = this.#supportedDisks(block)
       const context = {
         machine: this.name,
@@ -313,7 +310,7 @@ export class QemuMachine implements MachineControl {
 
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
-      await this.#settle(deadline)
+      await settleMigration(this.name, this.#qmp, this.#process, deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
       return backgroundObstacle(this.#qmp, deadline)
     })()
@@ -321,19 +318,6 @@ export class QemuMachine implements MachineControl {
       this.#obstacle = null
     })
     return this.#obstacle
-  }
-
-  /** Waits for the end of a background save that a daemon before us began, and cleans up behind it. */
-  async #settle(deadline: Deadline): Promise<void> {
-    let status = await migrationStatus(this.#qmp, deadline)
-    while (isUnderWay(status)) {
-      if (remaining(deadline) === 0) throw migrating(this.name)
-      await pauseFor(20, deadline)
-      status = await migrationStatus(this.#qmp, deadline)
-    }
-    const failed = status.status === 'failed' || status.status === 'cancelled'
-    if (failed && this.#process !== null) liftWriteProtection(this.#process.pid)
-    await clearCapabilities(this.#qmp, deadline)
   }
 
   #blockDevices(answer: unknown): BlockDevices {
@@ -362,58 +346,4 @@ export class QemuMachine implements MachineControl {
     const argv = process === null ? [] : argumentsOf(process.pid)
     return listNics(argv, clients, (fd) => (process === null ? null : tapBehind(process.pid, fd)))
   }
-
-  #checkState(state: string): void {
-    if (state === 'running' || state === 'paused') return
-    if (state === 'prelaunch') {
-      throw new SnapswitchError(
-        'MACHINE_NOT_RUNNING',
-        `${this.name} has never run: it was started with -S and waits for its first \`cont\`.`,
-        'Let it run first. (QEMU aborts when a machine that never ran is saved in the background.)',
-      )
-    }
-    throw new SnapswitchError(
-      'MACHINE_NOT_RUNNING',
-      `${this.name} is ${state}, so it cannot be saved.`,
-      'Bring it to run, or take it out of the network.',
-    )
-  }
-
-  #checkMigration(status: Readonly<Record<string, unknown>>): void {
-    if (isUnderWay(status)) throw migrating(this.name)
-    const reasons = status['blocked-reasons']
-    if (Array.isArray(reasons) && reasons.length > 0) {
-      throw unsupported(
-        `${this.name} cannot be saved: ${reasons.map(String).join('; ')}.`,
-        'Remove the device that QEMU names, or take the machine out of the network.',
-      )
-    }
-  }
-}
-
-/** Connects, also to a QEMU that a broken background save has frozen with its monitor: that one is freed first. */
-async function connect(path: string, deadline: Deadline): Promise<QmpClient> {
-  try {
-    return await QmpClient.connect(path, within(Math.max(100, remaining(deadline) / 3), deadline))
-  } catch (error) {
-    const { code } = asSnapswitchError(error)
-    const pid = code === 'HYPERVISOR_UNREACHABLE' ? listenerOf(path) : 0
-    if (remaining(deadline) === 0 || pid === 0) throw error
-    if (await isFrozen(pid)) liftWriteProtection(pid)
-    return QmpClient.connect(path, deadline)
-  }
-}
-
-function migrating(name: string): SnapswitchError {
-  return new SnapswitchError(
-    'SNAPSHOT_BUSY',
-    `${name} is being migrated or saved already.`,
-    'Wait until that is done, or cancel it (QMP migrate_cancel).',
-  )
-}
-
-function memoryBytes(answer: unknown): number {
-  if (!isObject(answer)) return 0
-  const plugged = answer['plugged-memory']
-  return Number(answer['base-memory'] ?? 0) + (typeof plugged === 'number' ? plugged : 0)
 }
