@@ -3,7 +3,6 @@
 
 import type {
   LocalEvent,
-  LocalPart,
   PortRecord,
   Preflight,
   RemoveMemberAnswer,
@@ -12,19 +11,18 @@ import type {
   RestoreRequest,
   RestoreResumed,
 } from '../../src/api/schemas.js'
-import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import type { FrozenDisk } from '../../src/hypervisor/hypervisor.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import type { Host } from './host.js'
-import { filesOf, type Moves } from './local-store.js'
+import type { Moves } from './local-store.js'
+import type { SessionRequest } from './member.js'
+import { preflight } from './preflight.js'
+import { removePart } from './removal.js'
 import { checkRestore, RestoreSession } from './restore-session.js'
-import { type SessionRequest, SnapshotSession } from './snapshot-session.js'
+import { SnapshotSession } from './snapshot-session.js'
 
-const INSPECT_MS = 3000
 /** How long frames from an unknown cut wait for its TAKE before this host gives way and moves on. */
 const UNKNOWN_EPOCH_MS = 3000
-/** Memory images are rarely larger than memory; device state and headers need a little. */
-const IMAGE_ROOM = 1.02
 
 interface Session {
   readonly name: string
@@ -61,76 +59,10 @@ export class Agent {
     return this.sessions.get(network)?.name ?? null
   }
 
-  async preflight(network: string): Promise<Preflight> {
+  preflight(network: string): Promise<Preflight> {
     this.check(network)
-    const { host } = this
-    const problems: ErrorReport[] = []
-    const members: Preflight['members'] = []
-    let neededBytes = 0
-    const deadline = performance.now() + INSPECT_MS
-    await Promise.all(
-      host.ports.machinesOf(network).map(async (vm) => {
-        try {
-          const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
-          neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
-          const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
-          members.push({
-            vm,
-            ports,
-            memoryBytes: info.memoryBytes,
-            captureMode: info.captureMode,
-            captureModeReason: info.captureModeReason,
-          })
-          if (info.state !== 'running') {
-            problems.push(
-              new SnapswitchError(
-                'MACHINE_NOT_RUNNING',
-                `machine ${vm} is ${info.state}`,
-                'Resume it, or take its port out of the network.',
-              ).report(),
-            )
-          }
-        } catch (thrown) {
-          problems.push(asSnapswitchError(thrown).report())
-        }
-      }),
-    )
-    const { peers } = await host.datapath.call('network', { network })
-    for (const peer of peers) {
-      if (peer.alive) continue
-      const name = host.ports.byIndex(peer.port)?.name
-      problems.push(
-        new SnapswitchError(
-          'PEER_DOWN',
-          `no switch answers on trunk ${name} of host ${host.name}`,
-          'Start the switch at its other end, or check the link.',
-        ).report(),
-      )
-    }
     const busy = this.busy(network)
-    if (busy !== null) problems.push(this.busyError(network, busy).report())
-    const freeBytes = await host.store.freeBytes()
-    if (freeBytes < neededBytes) {
-      problems.push(
-        new SnapswitchError(
-          'STORE_FULL',
-          `host ${host.name} has ${freeBytes} bytes free and may need ${neededBytes}`,
-          'Free space, or delete snapshots that are not needed.',
-        ).report(),
-      )
-    }
-    members.sort((a, b) => a.vm.localeCompare(b.vm))
-    return {
-      host: host.name,
-      version: host.version,
-      bootId: host.bootId,
-      epoch: host.epochs.get(network),
-      members,
-      peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),
-      freeBytes,
-      neededBytes,
-      problems,
-    }
+    return preflight(this.host, network, busy === null ? null : this.busyError(network, busy).report())
   }
 
   async prepare(request: SessionRequest): Promise<string[]> {
@@ -212,29 +144,10 @@ export class Agent {
     await this.advance(network, epoch)
   }
 
-  /** Removes a finished part: images go, and disks are merged where that is possible. Throws SNAPSHOT_NEEDED. */
+  /** Removes a finished part. Throws SNAPSHOT_NEEDED. */
   async remove(network: string, snapshot: string): Promise<void> {
     this.check(network)
-    const { host } = this
-    const part = await host.store.readPart(network, snapshot)
-    await this.refuseIfNeeded(network, snapshot, part)
-    for (const member of part?.members ?? []) {
-      if (!(await host.machines.isThere(member.vm))) continue
-      const deadline = performance.now() + 60_000
-      const disks: FrozenDisk[] = member.disks.map(({ name, overlay, layers }) => ({
-        name,
-        overlay,
-        layers: layers.map(({ file, format }) => ({ file: file.path, format })),
-      }))
-      try {
-        await host.machines.using(member.vm, deadline, async (control) => {
-          for (const disk of disks) await control.mergeFrozen(disk, deadline)
-        })
-      } catch (thrown) {
-        host.log.warn({ err: thrown, vm: member.vm }, 'disks stay layered')
-      }
-    }
-    await host.store.remove(network, snapshot)
+    await removePart(this.host, network, snapshot)
   }
 
   async checkRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -391,34 +304,6 @@ export class Agent {
   private restoreSession(network: string, snapshot: string): RestoreSession | null {
     const restore = this.sessions.get(network)?.restore ?? null
     return restore?.snapshot === snapshot ? restore : null
-  }
-
-  /** A running machine, or another snapshot, may stand on files that lie in this snapshot's directory. */
-  private async refuseIfNeeded(network: string, snapshot: string, part: LocalPart | null): Promise<void> {
-    const { host } = this
-    const inside = (path: string) => path.startsWith(`${host.store.directory(network, snapshot)}/`)
-    for (const other of await host.store.parts()) {
-      if (other.network === network && other.snapshot === snapshot) continue
-      if (filesOf(other).some((file) => inside(file.path))) {
-        throw new SnapswitchError(
-          'SNAPSHOT_NEEDED',
-          `snapshot ${other.network}/${other.snapshot} stands on disks of ${snapshot}`,
-          `Delete ${other.snapshot} first.`,
-        )
-      }
-    }
-    for (const vm of host.machines.names()) {
-      if (!(await host.machines.isThere(vm))) continue
-      const deadline = performance.now() + INSPECT_MS
-      const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
-      if (info.disks.some((disk) => disk.layers.some((layer) => inside(layer.file)))) {
-        throw new SnapswitchError(
-          'SNAPSHOT_NEEDED',
-          `machine ${vm} runs on disks of snapshot ${part?.snapshot ?? snapshot}`,
-          `Shut ${vm} down first, or keep the snapshot.`,
-        )
-      }
-    }
   }
 
   /** What restores have changed, so that a restarted daemon finds it again. */

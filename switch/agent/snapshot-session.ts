@@ -1,64 +1,14 @@
 // Performs one host's part of a snapshot: the effects that local-snapshot.ts decides on, with real machines, the real
 // datapath and real time. Every wait has the session's deadline; however it ends, gates are open and machines run.
 
-import { join } from 'node:path'
-import type { LocalEvent, LocalPart, MemberPart, Policy } from '../../src/api/schemas.js'
+import type { LocalEvent } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import { syncFile } from '../../src/files/durable.js'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import type {
-  Capture,
-  MachineControl,
-  MachineDefinition,
-  MachineInfo,
-  SealInfo,
-} from '../../src/hypervisor/hypervisor.js'
-import { writeChannel } from '../../src/trace/channel.js'
-import { Counter, ROW } from '../forwarding/counters.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
-import type { PortEntry } from '../ports.js'
 import { type Host, nowUs } from './host.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'
-import { macOf } from './machines.js'
+import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
-
-/** How long a guest may take to read what it was sent before it is paused all the same. */
-const SETTLE_MS = 20
-const SETTLE_STEP_MS = 1
-
-/** A machine on its way through the cut; times in microseconds of CLOCK_REALTIME. */
-interface Member {
-  readonly vm: string
-  readonly ports: readonly PortEntry[]
-  readonly control: MachineControl
-  readonly info: MachineInfo
-  readonly definition: MachineDefinition
-  capture: Capture | null
-  seal: SealInfo | null
-  paused: boolean
-  readonly times: {
-    gatedAtUs: number
-    pausedAtUs: number
-    cutAtUs: number
-    resumedAtUs: number
-    releasedAtUs: number
-    sealedAtUs: number
-  }
-  residue: number
-  lost: number
-  /** Counters of its ports when the snapshot began: held, early, recorded. */
-  readonly before: { held: number; early: number; recorded: number }
-  /** The step under way: recovery waits for it, so that no two steps of one machine overlap. */
-  step: Promise<void>
-}
-
-export interface SessionRequest {
-  readonly network: string
-  readonly snapshot: string
-  readonly epoch: number
-  readonly policy: Policy
-  readonly deadlineMs: number
-}
+import { closureRecords, writePart } from './part.js'
 
 export class SnapshotSession {
   readonly request: SessionRequest
@@ -136,7 +86,7 @@ export class SnapshotSession {
 
   channelsClosed(closures: readonly ChannelClosed[]): void {
     this.closures = closures
-    this.publish({ type: 'closed', closures: this.closureRecords() })
+    this.publish({ type: 'closed', closures: closureRecords(this.host, this.closures) })
     this.input({ kind: 'closed' })
   }
 
@@ -182,7 +132,7 @@ export class SnapshotSession {
         return
       }
       case 'write':
-        this.write().then(
+        writePart(this.host, this.request, [...this.members.values()], this.closures).then(
           (part) => {
             this.publish({ type: 'done', part })
             this.input({ kind: 'written' })
@@ -213,7 +163,7 @@ export class SnapshotSession {
         times.gatedAtUs = nowUs()
         return say('gated')
       case 'settle':
-        await this.settle(member)
+        await settle(this.host, member)
         return say('settled')
       case 'pause':
         member.paused = true
@@ -221,7 +171,7 @@ export class SnapshotSession {
         this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
         return say('paused')
       case 'flip': {
-        const residue = await this.residue(member)
+        const residue = await residueOf(this.host, member)
         const flipped = await datapath.call('flip', { network, ports, epoch, residue })
         times.cutAtUs = flipped.atUs
         for (const port of flipped.ports) {
@@ -252,139 +202,9 @@ export class SnapshotSession {
         times.releasedAtUs = (await datapath.call('release', { network, ports })).atUs
         return say('released')
       case 'recover':
-        await this.recover(member)
+        await recover(this.host, network, member)
         return say('recovered')
     }
-  }
-
-  /** Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. */
-  private async settle(member: Member): Promise<void> {
-    const end = performance.now() + SETTLE_MS
-    const unread = () => member.ports.some((port) => this.host.unread.of(port.index, port.ifindex) > 0)
-    while (unread() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
-  }
-
-  /**
-   * Frames that the paused guest has been sent and has not got, per port. A paused QEMU still takes one frame out of the
-   * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts): give it the time, then add that one.
-   */
-  private async residue(member: Member): Promise<number[]> {
-    const unread = () => member.ports.map((port) => this.host.unread.of(port.index, port.ifindex))
-    if (unread().every((count) => count === 0)) return member.ports.map(() => 0)
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
-    return unread().map((count) => (count === 0 ? 0 : count + 1))
-  }
-
-  /** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
-  private async recover(member: Member): Promise<void> {
-    const { log, datapath } = this.host
-    const quietly = async (what: string, work: Promise<unknown>) => {
-      await work.catch((thrown) => log.warn({ err: thrown, vm: member.vm }, what))
-    }
-    // Past the session's deadline these steps still get a few seconds: a guest must not stay paused.
-    const soon = performance.now() + 5000
-    if (member.paused && member.capture === null) await quietly('cannot resume', member.control.resume(soon))
-    await quietly(
-      'cannot release',
-      datapath.call('release', { network: this.request.network, ports: member.ports.map((port) => port.index) }),
-    )
-    if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
-    else {
-      await quietly('capture failed', member.capture.sealed)
-      for (const disk of member.seal?.disks ?? [])
-        await quietly('cannot merge', member.control.mergeFrozen(disk, performance.now() + 30_000))
-    }
-  }
-
-  private async write(): Promise<LocalPart> {
-    const { host, request } = this
-    const { network, snapshot, epoch } = request
-    const { frames, overflow } = await host.datapath.call('end', { network })
-    const channelFrames = frames.map((frame) => {
-      const port = host.ports.byIndex(frame.port)
-      return {
-        port: port?.name ?? `port-${frame.port}`,
-        vm: port?.vm ?? 'unknown',
-        color: frame.copy.color,
-        verdict: frame.verdict,
-        timeNs: BigInt(Math.round(frame.at * 1000)) * 1000n,
-        vnetHeader: frame.copy.bytes.subarray(0, VNET_HEADER_LENGTH),
-        vlanTag: frame.copy.tagTpid === 0 ? null : { tpid: frame.copy.tagTpid, tci: frame.copy.tagTci },
-        bytes: frame.copy.bytes.subarray(VNET_HEADER_LENGTH),
-      }
-    })
-    const channel = await host.store.writeFile(
-      network,
-      snapshot,
-      join('hosts', host.name, 'channel.pcapng'),
-      writeChannel(channelFrames),
-    )
-    const members: MemberPart[] = []
-    for (const member of this.members.values()) {
-      for (const port of member.ports) member.lost += overflow.get(port.index) ?? 0
-      const recorded = channelFrames.filter((frame) => frame.vm === member.vm).length
-      members.push(await this.memberPart(member, recorded))
-    }
-    const part: LocalPart = {
-      host: host.name,
-      bootId: host.bootId,
-      network,
-      snapshot,
-      epoch,
-      members,
-      channel,
-      closures: this.closureRecords(),
-    }
-    await host.store.writePart(part)
-    return part
-  }
-
-  private async memberPart(member: Member, recorded: number): Promise<MemberPart> {
-    const { store, ports } = this.host
-    const { network, snapshot } = this.request
-    const seal = member.seal!
-    const after = countersOf(this.host, member.ports)
-    const definition = JSON.parse(JSON.stringify(member.definition)) as MachineDefinition
-    await store.writeFile(
-      network,
-      snapshot,
-      join('vms', member.vm, 'definition.json'),
-      JSON.stringify(definition, null, 2),
-    )
-    const disks = await Promise.all(
-      seal.disks.map(async (disk) => ({
-        name: disk.name,
-        overlay: disk.overlay,
-        layers: await Promise.all(
-          disk.layers.map(async ({ file, format }) => ({ file: await store.reference(file), format })),
-        ),
-      })),
-    )
-    return {
-      vm: member.vm,
-      ports: member.ports.map((port) => ports.record(port, macOf(member.info.nics, port.device))),
-      definition,
-      memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
-      disks,
-      captureMode: member.info.captureMode,
-      ...member.times,
-      held: after.held - member.before.held,
-      early: after.early - member.before.early,
-      recorded,
-      residue: member.residue,
-      lost: member.lost,
-    }
-  }
-
-  private closureRecords() {
-    return this.closures.map(({ port, host, expected, received, lost, byCount }) => ({
-      port: this.host.ports.byIndex(port)?.name ?? `port-${port}`,
-      host,
-      expected,
-      received,
-      lost,
-      byCount,
-    }))
   }
 
   private finish(error: ErrorReport | null): void {
@@ -406,55 +226,4 @@ export class SnapshotSession {
         this.resolveEnded()
       })
   }
-}
-
-async function prepareMember(host: Host, request: SessionRequest, vm: string, deadline: number): Promise<Member> {
-  const control = await host.machines.attach(vm, deadline)
-  try {
-    const info = await control.inspect(deadline)
-    if (info.state !== 'running') {
-      throw new SnapswitchError(
-        'MACHINE_NOT_RUNNING',
-        `machine ${vm} is ${info.state}`,
-        'Resume it, or take its port out of the network.',
-      )
-    }
-    const definition = await control.definition(deadline)
-    await control.prepare(
-      {
-        directory: host.store.machineImages(request.network, request.snapshot, vm),
-        label: `${request.snapshot}-e${request.epoch}`,
-      },
-      deadline,
-    )
-    // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
-    for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
-    const ports = host.ports.ofMachine(vm)
-    const times = { gatedAtUs: 0, pausedAtUs: 0, cutAtUs: 0, resumedAtUs: 0, releasedAtUs: 0, sealedAtUs: 0 }
-    return {
-      vm,
-      ports,
-      control,
-      info,
-      definition,
-      capture: null,
-      seal: null,
-      paused: false,
-      times,
-      residue: 0,
-      lost: 0,
-      before: countersOf(host, ports),
-      step: Promise.resolve(),
-    }
-  } catch (thrown) {
-    await control.abandon().catch(() => undefined)
-    await control.close().catch(() => undefined)
-    throw thrown
-  }
-}
-
-function countersOf(host: Host, ports: readonly PortEntry[]): { held: number; early: number; recorded: number } {
-  const sum = (counter: number) =>
-    ports.reduce((total, port) => total + host.datapath.counters[port.index * ROW + counter], 0)
-  return { held: sum(Counter.held), early: sum(Counter.early), recorded: sum(Counter.recorded) }
 }

@@ -1,0 +1,148 @@
+// One machine on its way through a cut: what is known of it, and the steps that need more than one call. Used by
+// snapshot-session.ts, which decides nothing either: member-cut.ts does.
+
+import type { Policy } from '../../src/api/schemas.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { syncFile } from '../../src/files/durable.js'
+import type {
+  Capture,
+  MachineControl,
+  MachineDefinition,
+  MachineInfo,
+  SealInfo,
+} from '../../src/hypervisor/hypervisor.js'
+import { Counter, ROW } from '../forwarding/counters.js'
+import type { PortEntry } from '../ports.js'
+import type { Host } from './host.js'
+
+/** How long a guest may take to read what it was sent before it is paused all the same. */
+const SETTLE_MS = 20
+const SETTLE_STEP_MS = 1
+
+/** A machine on its way through the cut; times in microseconds of CLOCK_REALTIME. */
+export interface Member {
+  readonly vm: string
+  readonly ports: readonly PortEntry[]
+  readonly control: MachineControl
+  readonly info: MachineInfo
+  readonly definition: MachineDefinition
+  capture: Capture | null
+  seal: SealInfo | null
+  paused: boolean
+  readonly times: {
+    gatedAtUs: number
+    pausedAtUs: number
+    cutAtUs: number
+    resumedAtUs: number
+    releasedAtUs: number
+    sealedAtUs: number
+  }
+  residue: number
+  lost: number
+  /** Counters of its ports when the snapshot began: held, early, recorded. */
+  readonly before: { held: number; early: number; recorded: number }
+  /** The step under way: recovery waits for it, so that no two steps of one machine overlap. */
+  step: Promise<void>
+}
+
+export interface SessionRequest {
+  readonly network: string
+  readonly snapshot: string
+  readonly epoch: number
+  readonly policy: Policy
+  readonly deadlineMs: number
+}
+
+/** Connects and does the slow work before the cut. On failure nothing is left. */
+export async function prepareMember(
+  host: Host,
+  request: SessionRequest,
+  vm: string,
+  deadline: number,
+): Promise<Member> {
+  const control = await host.machines.attach(vm, deadline)
+  try {
+    const info = await control.inspect(deadline)
+    if (info.state !== 'running') {
+      throw new SnapswitchError(
+        'MACHINE_NOT_RUNNING',
+        `machine ${vm} is ${info.state}`,
+        'Resume it, or take its port out of the network.',
+      )
+    }
+    const definition = await control.definition(deadline)
+    await control.prepare(
+      {
+        directory: host.store.machineImages(request.network, request.snapshot, vm),
+        label: `${request.snapshot}-e${request.epoch}`,
+      },
+      deadline,
+    )
+    // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
+    for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
+    const ports = host.ports.ofMachine(vm)
+    const times = { gatedAtUs: 0, pausedAtUs: 0, cutAtUs: 0, resumedAtUs: 0, releasedAtUs: 0, sealedAtUs: 0 }
+    return {
+      vm,
+      ports,
+      control,
+      info,
+      definition,
+      capture: null,
+      seal: null,
+      paused: false,
+      times,
+      residue: 0,
+      lost: 0,
+      before: countersOf(host, ports),
+      step: Promise.resolve(),
+    }
+  } catch (thrown) {
+    await control.abandon().catch(() => undefined)
+    await control.close().catch(() => undefined)
+    throw thrown
+  }
+}
+
+/** What the ports of a machine have counted so far. */
+export function countersOf(host: Host, ports: readonly PortEntry[]): { held: number; early: number; recorded: number } {
+  const sum = (counter: number) =>
+    ports.reduce((total, port) => total + host.datapath.counters[port.index * ROW + counter], 0)
+  return { held: sum(Counter.held), early: sum(Counter.early), recorded: sum(Counter.recorded) }
+}
+
+/** Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. */
+export async function settle(host: Host, member: Member): Promise<void> {
+  const end = performance.now() + SETTLE_MS
+  const unread = () => member.ports.some((port) => host.unread.of(port.index, port.ifindex) > 0)
+  while (unread() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+}
+
+/**
+ * Frames that the paused guest has been sent and has not got, per port. A paused QEMU still takes one frame out of the
+ * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts): give it the time, then add that one.
+ */
+export async function residueOf(host: Host, member: Member): Promise<number[]> {
+  const unread = () => member.ports.map((port) => host.unread.of(port.index, port.ifindex))
+  if (unread().every((count) => count === 0)) return member.ports.map(() => 0)
+  await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+  return unread().map((count) => (count === 0 ? 0 : count + 1))
+}
+
+/** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
+export async function recover(host: Host, network: string, member: Member): Promise<void> {
+  const { log, datapath } = host
+  const quietly = async (what: string, work: Promise<unknown>) => {
+    await work.catch((thrown) => log.warn({ err: thrown, vm: member.vm }, what))
+  }
+  // Past the session's deadline these steps still get a few seconds: a guest must not stay paused.
+  const soon = performance.now() + 5000
+  if (member.paused && member.capture === null) await quietly('cannot resume', member.control.resume(soon))
+  await quietly('cannot release', datapath.call('release', { network, ports: member.ports.map((port) => port.index) }))
+  if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
+  else {
+    await quietly('capture failed', member.capture.sealed)
+    for (const disk of member.seal?.disks ?? [])
+      await quietly('cannot merge', member.control.mergeFrozen(disk, performance.now() + 30_000))
+  }
+}

@@ -1,0 +1,108 @@
+// Writes one host's part of a snapshot: the channel state, the definitions, and part.json that names every file by digest.
+
+import { join } from 'node:path'
+import type { ChannelClosure, LocalPart, MemberPart } from '../../src/api/schemas.js'
+import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import { writeChannel } from '../../src/trace/channel.js'
+import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+import type { Host } from './host.js'
+import { macOf } from './machines.js'
+import { countersOf, type Member, type SessionRequest } from './member.js'
+
+/** Takes the channel state from the datapath and makes the host's part of the snapshot durable, part.json last. */
+export async function writePart(
+  host: Host,
+  request: SessionRequest,
+  machines: readonly Member[],
+  closures: readonly ChannelClosed[],
+): Promise<LocalPart> {
+  const { network, snapshot, epoch } = request
+  const { frames, overflow } = await host.datapath.call('end', { network })
+  const channelFrames = frames.map((frame) => {
+    const port = host.ports.byIndex(frame.port)
+    return {
+      port: port?.name ?? `port-${frame.port}`,
+      vm: port?.vm ?? 'unknown',
+      color: frame.copy.color,
+      verdict: frame.verdict,
+      timeNs: BigInt(Math.round(frame.at * 1000)) * 1000n,
+      vnetHeader: frame.copy.bytes.subarray(0, VNET_HEADER_LENGTH),
+      vlanTag: frame.copy.tagTpid === 0 ? null : { tpid: frame.copy.tagTpid, tci: frame.copy.tagTci },
+      bytes: frame.copy.bytes.subarray(VNET_HEADER_LENGTH),
+    }
+  })
+  const channel = await host.store.writeFile(
+    network,
+    snapshot,
+    join('hosts', host.name, 'channel.pcapng'),
+    writeChannel(channelFrames),
+  )
+  const members: MemberPart[] = []
+  for (const member of machines) {
+    for (const port of member.ports) member.lost += overflow.get(port.index) ?? 0
+    const recorded = channelFrames.filter((frame) => frame.vm === member.vm).length
+    members.push(await memberPart(host, request, member, recorded))
+  }
+  const part: LocalPart = {
+    host: host.name,
+    bootId: host.bootId,
+    network,
+    snapshot,
+    epoch,
+    members,
+    channel,
+    closures: closureRecords(host, closures),
+  }
+  await host.store.writePart(part)
+  return part
+}
+
+async function memberPart(host: Host, request: SessionRequest, member: Member, recorded: number): Promise<MemberPart> {
+  const { store, ports } = host
+  const { network, snapshot } = request
+  const seal = member.seal!
+  const after = countersOf(host, member.ports)
+  const definition = JSON.parse(JSON.stringify(member.definition)) as MachineDefinition
+  await store.writeFile(
+    network,
+    snapshot,
+    join('vms', member.vm, 'definition.json'),
+    JSON.stringify(definition, null, 2),
+  )
+  const disks = await Promise.all(
+    seal.disks.map(async (disk) => ({
+      name: disk.name,
+      overlay: disk.overlay,
+      layers: await Promise.all(
+        disk.layers.map(async ({ file, format }) => ({ file: await store.reference(file), format })),
+      ),
+    })),
+  )
+  return {
+    vm: member.vm,
+    ports: member.ports.map((port) => ports.record(port, macOf(member.info.nics, port.device))),
+    definition,
+    memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
+    disks,
+    captureMode: member.info.captureMode,
+    ...member.times,
+    held: after.held - member.before.held,
+    early: after.early - member.before.early,
+    recorded,
+    residue: member.residue,
+    lost: member.lost,
+  }
+}
+
+/** How the incoming channels closed, by the names that people know. */
+export function closureRecords(host: Host, closures: readonly ChannelClosed[]): ChannelClosure[] {
+  return closures.map(({ port, host: peer, expected, received, lost, byCount }) => ({
+    port: host.ports.byIndex(port)?.name ?? `port-${port}`,
+    host: peer,
+    expected,
+    received,
+    lost,
+    byCount,
+  }))
+}

@@ -1,0 +1,79 @@
+// Whether this host could take part in a snapshot now. Looks, and changes nothing.
+
+import type { Preflight } from '../../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { Host } from './host.js'
+
+const INSPECT_MS = 3000
+/** Memory images are rarely larger than memory; device state and headers need a little. */
+const IMAGE_ROOM = 1.02
+
+/** `busy`: what is under way in the network, as an error. Problems are reported, not thrown. */
+export async function preflight(host: Host, network: string, busy: ErrorReport | null): Promise<Preflight> {
+  const problems: ErrorReport[] = []
+  const members: Preflight['members'] = []
+  let neededBytes = 0
+  const deadline = performance.now() + INSPECT_MS
+  await Promise.all(
+    host.ports.machinesOf(network).map(async (vm) => {
+      try {
+        const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+        neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
+        const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
+        members.push({
+          vm,
+          ports,
+          memoryBytes: info.memoryBytes,
+          captureMode: info.captureMode,
+          captureModeReason: info.captureModeReason,
+        })
+        if (info.state !== 'running') {
+          problems.push(
+            new SnapswitchError(
+              'MACHINE_NOT_RUNNING',
+              `machine ${vm} is ${info.state}`,
+              'Resume it, or take its port out of the network.',
+            ).report(),
+          )
+        }
+      } catch (thrown) {
+        problems.push(asSnapswitchError(thrown).report())
+      }
+    }),
+  )
+  const { peers } = await host.datapath.call('network', { network })
+  for (const peer of peers) {
+    if (peer.alive) continue
+    const name = host.ports.byIndex(peer.port)?.name
+    problems.push(
+      new SnapswitchError(
+        'PEER_DOWN',
+        `no switch answers on trunk ${name} of host ${host.name}`,
+        'Start the switch at its other end, or check the link.',
+      ).report(),
+    )
+  }
+  if (busy !== null) problems.push(busy)
+  const freeBytes = await host.store.freeBytes()
+  if (freeBytes < neededBytes) {
+    problems.push(
+      new SnapswitchError(
+        'STORE_FULL',
+        `host ${host.name} has ${freeBytes} bytes free and may need ${neededBytes}`,
+        'Free space, or delete snapshots that are not needed.',
+      ).report(),
+    )
+  }
+  members.sort((a, b) => a.vm.localeCompare(b.vm))
+  return {
+    host: host.name,
+    version: host.version,
+    bootId: host.bootId,
+    epoch: host.epochs.get(network),
+    members,
+    peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),
+    freeBytes,
+    neededBytes,
+    problems,
+  }
+}
