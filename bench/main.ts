@@ -3,11 +3,21 @@
 import { constants } from 'node:os'
 import { forwarding } from './forwarding/main.js'
 import { destroyAll } from './lab/lab.js'
+import { snapshot, sweepAll } from './snapshot/main.js'
+import { destroyMachines } from './snapshot/session.js'
 
-const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = { forwarding }
+const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = { forwarding, snapshot }
+
+/** Machines first: their switches hold devices whose other ends the bench's own namespaces have. */
+async function takeDown(): Promise<void> {
+  await destroyMachines()
+  await destroyAll()
+}
 
 async function main(): Promise<void> {
   const [name, ...rest] = process.argv.slice(2)
+  // For scripts/bench, after a run that was killed.
+  if (name === 'sweep') return sweepAll()
   const measurement = name === undefined ? undefined : measurements[name]
   if (measurement === undefined) {
     process.stderr.write(`Usage: scripts/bench ${Object.keys(measurements).join('|')} [--help]\n`)
@@ -17,12 +27,12 @@ async function main(): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.once(signal, () => {
       process.stderr.write(`\n${signal}: taking the lab down\n`)
-      void destroyAll().finally(() => process.exit(128 + constants.signals[signal]))
+      void takeDown().finally(() => process.exit(128 + constants.signals[signal]))
     })
   try {
     process.exitCode = await measurement(rest)
   } finally {
-    await destroyAll()
+    await takeDown()
   }
 }
 

@@ -49,7 +49,12 @@ export class Lab {
     argv: readonly string[],
     env: Record<string, string> = {},
   ): Promise<Service> {
-    const service = await Service.start({ namespace: this.namespace(name), cores }, argv, env)
+    return this.startAt({ namespace: this.namespace(name), cores }, argv, env)
+  }
+
+  /** `start`, in a namespace that may be another's; ends with this lab all the same. */
+  async startAt(place: Place, argv: readonly string[], env: Record<string, string> = {}): Promise<Service> {
+    const service = await Service.start(place, argv, env)
     this.#services.push(service)
     return service
   }

@@ -1,0 +1,123 @@
+// `scripts/bench snapshot`: reads the options, runs the cells one after another, writes what came out.
+
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { run } from '../../test/lab/command.js'
+import { guestImage } from '../../test/lab/image.js'
+import { sweep as sweepMachines } from '../../test/lab/record.js'
+import { describeMachine } from '../forwarding/report.js'
+import { sweep } from '../lab/lab.js'
+import { projectRoot } from '../lab/project.js'
+import { summarize } from './figures.js'
+import { type Cell, cells } from './plan.js'
+import { makeReport, markdown, readReport, writeResults } from './report.js'
+import type { Row } from './rows.js'
+import { runCell } from './session.js'
+
+export const usage = `Usage: scripts/bench snapshot [options]
+
+Measures what snapshots cost running traffic: 2, 4 and 8 machines on two hosts (network namespaces, root needed).
+
+  --rounds N       snapshots per cell (default 8; with --quick 2)
+  --only A,B       only these cells (an id as in the progress lines, or a part of it: 8x256, drop, members)
+  --quick          four small cells: a look, not a result
+  --json FILE      write the raw rounds, summaries and ratios there as well
+  --results DIR    where snapshot.{json,md} go (default bench/results; with --quick or --only: nowhere)
+  --render FILE    no run: make the tables again from a JSON that an earlier run wrote (needs --results)
+`
+
+export interface Options {
+  readonly help: boolean
+  readonly quick: boolean
+  readonly chosen: readonly Cell[]
+  readonly json: string | null
+  readonly results: string | null
+  readonly render: string | null
+}
+
+/** Throws with a message for the user. */
+export function readOptions(argv: readonly string[]): Options {
+  const { values } = parseArgs({
+    args: [...argv],
+    options: {
+      help: { type: 'boolean', short: 'h', default: false },
+      rounds: { type: 'string' },
+      only: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      json: { type: 'string' },
+      results: { type: 'string' },
+      render: { type: 'string' },
+    },
+  })
+  const rounds = values.rounds === undefined ? (values.quick ? 2 : 8) : Number(values.rounds)
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000)
+    throw new Error(`--rounds takes a whole number from 1 to 1000, not '${values.rounds}'`)
+  const all = cells(values.quick, rounds)
+  const wanted = values.only?.split(',')
+  const chosen = wanted === undefined ? all : all.filter(({ id }) => wanted.some((part) => id.includes(part)))
+  if (chosen.length === 0) throw new Error(`no cell '${values.only}'; there are ${all.map(({ id }) => id).join(', ')}`)
+  const partial = values.quick || values.only !== undefined || values.render !== undefined
+  const results = values.results ?? (partial ? null : join(projectRoot, 'bench', 'results'))
+  if (values.render !== undefined && results === null) throw new Error('--render needs --results DIR')
+  return {
+    help: values.help,
+    quick: values.quick,
+    chosen,
+    json: values.json ?? null,
+    results,
+    render: values.render ?? null,
+  }
+}
+
+/** Exit code: 0 all measured, 1 a cell or a snapshot failed, 2 wrong usage. Missed targets are said, not failed. */
+export async function snapshot(argv: readonly string[]): Promise<number> {
+  let options: Options
+  try {
+    options = readOptions(argv)
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${usage}`)
+    return 2
+  }
+  if (options.help) {
+    process.stdout.write(usage)
+    return 0
+  }
+  if (options.render !== null) {
+    writeResults(readReport(options.render), options.results!)
+    return 0
+  }
+  const say = (line: string) => process.stderr.write(`${line}\n`)
+  await sweepAll()
+  const machine = describeMachine()
+  if (machine.loadBefore > 0.5)
+    say(`The machine is not quiet (load ${machine.loadBefore}): times will be longer and spread wider.`)
+  const { accelerator } = await guestImage()
+  const qemu = /version (\S+)/.exec(await run('qemu-system-x86_64', ['--version']))?.[1] ?? 'unknown'
+  const started = new Date()
+  const rows: Row[] = []
+  for (const [index, cell] of options.chosen.entries()) {
+    say(`${index + 1} of ${options.chosen.length}: ${cell.id}, ${cell.rounds} snapshots`)
+    const began = performance.now()
+    const row = await runCell(cell, say)
+    rows.push(row)
+    if (row.error !== null) say(`  failed: ${row.error}`)
+    const { downtime, skew } = summarize(row)
+    const seconds = (performance.now() - began) / 1000
+    say(
+      `  downtime p50 ${downtime.p50} ms, p99 ${downtime.p99} ms; skew p50 ${skew.p50} ms; took ${seconds.toFixed(0)} s`,
+    )
+  }
+  const guests = { accelerator: accelerator === 'kvm' ? 'KVM' : 'TCG (emulated)', qemu }
+  const report = makeReport({ started, machine, guests, quick: options.quick, rows })
+  if (options.json !== null) writeFileSync(options.json, `${JSON.stringify(report, null, 1)}\n`)
+  if (options.results !== null) writeResults(report, options.results)
+  process.stdout.write(markdown(report))
+  return rows.some((row) => row.error !== null || row.rounds.some((round) => round.error !== null)) ? 1 : 0
+}
+
+/** Removes what killed runs have left, guests included. */
+export async function sweepAll(): Promise<void> {
+  await sweepMachines()
+  await sweep()
+}
