@@ -60,7 +60,7 @@ export async function loadMachine(
     child = start(argv, definition.directory, directory)
     const ended = endOf(child, definition.name, path.join(directory, logName))
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])
-    leaveOurPriority(child.pid!)
+    ordinaryPriority(child.pid!)
     const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
     child.unref()
     return { control, spec: { qmp: qmpPath } }
@@ -106,16 +106,6 @@ function start(argv: readonly string[], wanted: string | undefined, directory: s
     })
   } finally {
     closeSync(log)
-  }
-}
-
-/** A thread may end while its priority is being set, which fails: then once more from the start. */
-function leaveOurPriority(pid: number): void {
-  for (let attempt = 0; attempt < 5; attempt++) {
-    try {
-      ordinaryPriority(pid)
-      return
-    } catch {}
   }
 }
 

@@ -17,7 +17,21 @@ export function raisePriority(): boolean {
   }
 }
 
-/** Takes the switch's priority off a process that inherited it: a guest must not run ahead of the others. */
+/** Takes the switch's priority off a process that inherited it: a guest must not run ahead of the others. Threads may end meanwhile. */
 export function ordinaryPriority(pid: number): void {
-  for (const thread of readdirSync(`/proc/${pid}/task`)) setPriority(Number(thread), 0)
+  for (const thread of readThreads(pid)) {
+    try {
+      setPriority(thread, 0)
+    } catch {
+      // It has ended, and so needs no priority.
+    }
+  }
+}
+
+function readThreads(pid: number): number[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).map(Number)
+  } catch {
+    return []
+  }
 }
