@@ -45,7 +45,7 @@ interface Refusal {
 
 /** One error, in words a person can act on; no stack, no log line, nothing changed. */
 async function refused(
-  t: Tap,
+  t: Test,
   world: World,
   file: string,
   { code, says, does = /\w/ }: Refusal,
