@@ -131,7 +131,7 @@ t.test('a broadcast flood, and a guest that never reads', root, async (t) => {
 t.test('an endpoint whose namespace does not take what it is sent', root, async (t) => {
   const all = await lab(t)
   const { world, daemon, noisy } = all
-  // A queue of one packet that leaves at a crawl: what TCP and ping of another pair need must not wait for it.
+  // Its queue empties at a crawl; the others must not wait for it.
   await world.in(
     'host',
     'tc',
