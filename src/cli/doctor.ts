@@ -3,6 +3,7 @@
 import { access, constants, open, readFile } from 'node:fs/promises'
 import { release } from 'node:os'
 import type { Command } from 'commander'
+import { probeLibvirt } from '../hypervisor/libvirt/probe.js'
 import {
   type Finding as ProbeFinding,
   probeKvmRuns,
@@ -26,7 +27,7 @@ export interface Finding {
 
 export function addDoctorCommand(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
   withJson(program.command('doctor'))
-    .description('check kernel, capabilities, QEMU, userfaultfd and KVM, and say what each lack costs')
+    .description('check kernel, capabilities, QEMU, userfaultfd, KVM and libvirt, and say what each lack costs')
     .addHelpText('after', '\nChanges nothing. The exit code is 1 only when something required is lacking.')
     .action(async (options: CommonOptions) => {
       const findings = await examine()
@@ -64,6 +65,7 @@ export async function examine(): Promise<Finding[]> {
     qemuImg(),
     userfaultfd(),
     kvm(),
+    libvirt(),
     lockedMemory(),
   ])
   return groups.flat()
@@ -141,6 +143,12 @@ function userfaultfd(): Finding[] {
 
 async function kvm(): Promise<Finding[]> {
   return [fromProbe('KVM', await probeKvmRuns(), false)]
+}
+
+async function libvirt(): Promise<Finding[]> {
+  const { libvirt, background } = await probeLibvirt()
+  const found = [fromProbe('libvirt', libvirt, false)]
+  return background === null ? found : [...found, fromProbe('libvirt background save', background, false)]
 }
 
 function fromProbe(what: string, found: ProbeFinding, required: boolean): Finding {

@@ -21,6 +21,9 @@ import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { digestFile, freeBytes, storeError, writeDurable } from '../../src/files/durable.js'
 
+/** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
+const directoryMode = 0o711
+
 const Epochs = Type.Record(Name, Epoch)
 
 /** What restores have changed of the configuration's machines and ports. */
@@ -59,8 +62,8 @@ export class LocalStore {
 
   async open(): Promise<void> {
     try {
-      await mkdir(join(this.state, 'snapshots'), { recursive: true, mode: 0o700 })
-      await mkdir(join(this.state, 'machines'), { recursive: true, mode: 0o700 })
+      await mkdir(join(this.state, 'snapshots'), { recursive: true, mode: directoryMode })
+      await mkdir(join(this.state, 'machines'), { recursive: true, mode: directoryMode })
     } catch (thrown) {
       throw storeError(`cannot make the state directory ${this.state}`, thrown)
     }
@@ -114,8 +117,8 @@ export class LocalStore {
     const directory = this.directory(network, snapshot)
     try {
       await rm(directory, { recursive: true, force: true })
-      await mkdir(join(directory, 'hosts', host), { recursive: true, mode: 0o700 })
-      for (const vm of machines) await mkdir(join(directory, 'vms', vm), { recursive: true, mode: 0o700 })
+      await mkdir(join(directory, 'hosts', host), { recursive: true, mode: directoryMode })
+      for (const vm of machines) await mkdir(join(directory, 'vms', vm), { recursive: true, mode: directoryMode })
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }
@@ -223,7 +226,7 @@ export class LocalStore {
       },
     })
     try {
-      await mkdir(directory, { recursive: true, mode: 0o700 })
+      await mkdir(directory, { recursive: true, mode: directoryMode })
       await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
       if (hash.digest('hex') !== digest) {
         throw new SnapswitchError(
@@ -247,7 +250,7 @@ export class LocalStore {
     const directory = join(this.state, 'machines', vm, `e${epoch}`)
     try {
       await rm(directory, { recursive: true, force: true })
-      await mkdir(directory, { recursive: true, mode: 0o700 })
+      await mkdir(directory, { recursive: true, mode: directoryMode })
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }

@@ -222,7 +222,7 @@ t.test('doctor', async (t) => {
     findings.every((f) => f.ok || !f.required),
   )
   for (const f of findings) t.equal(f.cost === '', f.ok, `${f.what}: a cost is named when it lacks, and only then`)
-  for (const what of ['kernel', 'CAP_NET_ADMIN', '/dev/net/tun', 'userfaultfd', 'KVM', 'qemu-img']) {
+  for (const what of ['kernel', 'CAP_NET_ADMIN', '/dev/net/tun', 'userfaultfd', 'KVM', 'qemu-img', 'libvirt']) {
     t.ok(
       findings.some((f) => f.what === what),
       what,

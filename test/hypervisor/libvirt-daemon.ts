@@ -9,6 +9,13 @@ import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/
 import { makeDisk, readCounts, soon, until } from './boot-guest.js'
 import { scratch } from './machines.js'
 
+// As a distribution gives QEMU's user the use of KVM: libvirt would go on probing QEMU for as long as it lacks that.
+const openKvm = `if [ -e /dev/kvm ]; then
+  mount -t tmpfs tmpfs "$D/dev"
+  mknod -m 666 "$D/dev/kvm" c 10 232
+  mount --bind "$D/dev/kvm" /dev/kvm
+fi`
+
 const places = {
   run: '/run/libvirt',
   etc: '/etc/libvirt',
@@ -54,7 +61,7 @@ export class LibvirtDaemon {
     const directory = scratch('libvirt')
     // QEMU's user has to get through to the disks.
     chmodSync(directory, 0o755)
-    for (const place of Object.keys(places)) mkdirSync(path.join(directory, place))
+    for (const place of [...Object.keys(places), 'dev']) mkdirSync(path.join(directory, place))
     mkdirSync(path.join(directory, 'etc', 'qemu'))
     const settings = ['stdio_handler = "file"', 'cgroup_controllers = [ ]']
     if (user === 'root') settings.push('user = "root"', 'group = "root"', 'clear_emulator_capabilities = 0')
@@ -79,7 +86,7 @@ export class LibvirtDaemon {
       mkdirSync(place, { recursive: true })
       this.#madePlaces.push(place)
     }
-    const script = [...mounts, 'exec libvirtd --pid-file "$D/run/libvirtd.pid"'].join('\n')
+    const script = [...mounts, openKvm, 'exec libvirtd --pid-file "$D/run/libvirtd.pid"'].join('\n')
     // A socket file that the last one left refuses connections; a new one tells that it is up.
     rmSync(path.join(this.directory, 'run', 'libvirt-sock'), { force: true })
     const env = { ...process.env, D: this.directory, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
@@ -98,13 +105,14 @@ export class LibvirtDaemon {
         if (child.exitCode !== null) throw new Error(`libvirtd ended: ${said}`)
         return existsSync(path.join(this.directory, 'run', 'libvirt-sock')) && this.#answers()
       },
-      30_000,
+      60_000,
     )
   }
 
   #answers(): boolean {
     try {
-      this.virsh('version')
+      // Has it look at all QEMUs there are, which takes seconds the first time.
+      this.virsh('capabilities')
       return true
     } catch {
       return false
@@ -163,7 +171,7 @@ export class LibvirtDaemon {
     return execFileSync('virsh', ['-q', '-c', this.uri, ...args], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'pipe'],
-      timeout: 20_000,
+      timeout: 60_000,
     }).trim()
   }
 

@@ -26,12 +26,12 @@ export interface DomainDescription {
   readonly nics: readonly Nic[]
 }
 
-function parse(xml: string): Document {
+function parse(xml: string, root = 'domain'): Document {
   const fail = (reason: string, cause?: unknown) =>
     new SnapswitchError(
       'HYPERVISOR_PROTOCOL',
-      `libvirt’s description of a domain is no XML: ${reason}`,
-      'Please report this with the output of `virsh dumpxml`.',
+      `libvirt’s description (<${root}>) is no XML: ${reason}`,
+      'Please report this with the output of `virsh dumpxml` or `virsh capabilities`.',
       cause,
     )
   let document: Document
@@ -44,7 +44,7 @@ function parse(xml: string): Document {
   } catch (error) {
     throw fail((error as Error).message, error)
   }
-  if (document.documentElement?.tagName !== 'domain') throw fail('its root is not <domain>')
+  if (document.documentElement?.tagName !== root) throw fail(`its root is not <${root}>`)
   return document
 }
 
@@ -158,6 +158,17 @@ export function describeDomain(xml: string): DomainDescription {
       mac: attribute(child(nic, 'mac'), 'address')?.toLowerCase() ?? null,
     })),
   }
+}
+
+/**
+ * The user id that QEMU runs under, by libvirt's capabilities (https://libvirt.org/formatcaps.html); null when they do not
+ * tell.
+ */
+export function qemuUser(capabilitiesXml: string): number | null {
+  const host = child(parse(capabilitiesXml, 'capabilities').documentElement, 'host')
+  const dac = children(host, 'secmodel').find((model) => textOf(child(model, 'model')) === 'dac')
+  const user = /^\+?(\d+):/.exec(textOf(child(dac ?? null, 'baselabel')))?.[1]
+  return user === undefined ? null : Number(user)
 }
 
 /** The save cookie (qemu_domain.c, qemuDomainSaveCookieFormat): the CPU as the running domain has it. */

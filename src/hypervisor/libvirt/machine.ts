@@ -19,6 +19,7 @@ import { asQmp, DomainCapture } from './capture.js'
 import { DomainLink, runState } from './domain-link.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
 import { mergeActive } from './overlays.js'
+import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
 import { type BlockInfo, domainState } from './protocol.js'
 
@@ -251,10 +252,10 @@ export class LibvirtMachine implements MachineControl {
     this.#obstacle ??= (async () => {
       await this.#checkMigration(deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
-      if (/^([0-7]\.|8\.[01]\.)/.test(this.#link.libvirtVersion)) {
-        return `libvirt ${this.#link.libvirtVersion} is older than 8.2 and passes no descriptors to QEMU`
-      }
-      return backgroundObstacle(asQmp(this.#link), deadline)
+      const obstacle =
+        libvirtObstacle(this.#link.libvirtVersion) ?? (await backgroundObstacle(asQmp(this.#link), deadline))
+      const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
+      return kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle
     })()
     this.#obstacle.catch(() => {
       this.#obstacle = null

@@ -108,6 +108,11 @@ export class LibvirtProcess {
     this.call({ lane, uri, watch: null, call: 'close', args: {} }, performance.now() + 5000).catch(() => {})
   }
 
+  /** Ends the process; for good only when nothing is asked any more. */
+  end(): void {
+    this.#child?.stdin?.end()
+  }
+
   /** The process's pid while it runs. */
   get pid(): number | null {
     return this.#child?.pid ?? null

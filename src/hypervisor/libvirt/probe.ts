@@ -1,0 +1,97 @@
+// What this host's libvirt offers for saving and running domains, asked of libvirtd itself. For `snapswitch doctor`.
+
+import { readFileSync } from 'node:fs'
+import { asSnapswitchError } from '../../errors/errors.js'
+import { within } from '../deadline.js'
+import type { Finding } from '../probe.js'
+import { qemuUser } from './domain-xml.js'
+import { LibvirtProcess } from './process-handle.js'
+import type { OpenResult } from './protocol.js'
+
+/** For all questions together. */
+const answerMs = 5000
+const minimumQemu = 6
+/** virDomainQemuMonitorCommandWithFiles came with 8.2.0. */
+const minimumLibvirt = [8, 2] as const
+
+export interface LibvirtFindings {
+  /** Whether it is installed, runs and drives QEMU. */
+  readonly libvirt: Finding
+  /** Whether domains are saved behind a running guest; null when there is no libvirt to ask. */
+  readonly background: Finding | null
+}
+
+/** Why this libvirt cannot pass QEMU a descriptor to save into; null when it can. */
+export function libvirtObstacle(version: string): string | null {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  const [least, leastMinor] = minimumLibvirt
+  if (major > least || (major === least && minor >= leastMinor)) return null
+  return `libvirt ${version} is older than ${least}.${leastMinor} and passes no descriptors to QEMU`
+}
+
+/** Whether QEMU needs no privilege to be told of writes to its memory. */
+export function everyoneMayUseUserfaultfd(): boolean {
+  try {
+    return readFileSync('/proc/sys/vm/unprivileged_userfaultfd', 'latin1').trim() === '1'
+  } catch {
+    return false
+  }
+}
+
+export const userfaultfdHint =
+  'libvirt takes QEMU’s privileges away, so it needs the sysctl vm.unprivileged_userfaultfd=1 ' +
+  '(/etc/sysctl.d/, then `sysctl --system`)'
+
+function keepsCapabilities(configuration: string): boolean {
+  try {
+    return /^\s*clear_emulator_capabilities\s*=\s*0\s*$/m.test(readFileSync(configuration, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+/** `configuration` is libvirt's qemu.conf. Starts a process for the time of the question. Never throws. */
+export async function probeLibvirt(
+  uri = 'qemu:///system',
+  configuration = '/etc/libvirt/qemu.conf',
+): Promise<LibvirtFindings> {
+  const libvirt = new LibvirtProcess()
+  const lane = libvirt.lane(() => {})
+  const limit = within(answerMs)
+  const ask = (call: 'open' | 'capabilities') => libvirt.call({ lane, uri, watch: null, call, args: {} }, limit)
+  try {
+    const versions = (await ask('open')) as OpenResult
+    const user = qemuUser((await ask('capabilities')) as string)
+    const qemu = versions.hypervisor
+    if (qemu === null) {
+      const cost = 'No domain can run. Install QEMU: `apt-get install qemu-system-x86`.'
+      return { libvirt: { ok: false, detail: `libvirt ${versions.libvirt} finds no QEMU`, cost }, background: null }
+    }
+    const detail = `libvirt ${versions.libvirt} with QEMU ${qemu}`
+    return {
+      libvirt: { ok: true, detail, cost: null },
+      background: backgroundFinding(versions.libvirt, qemu, user, keepsCapabilities(configuration)),
+    }
+  } catch (thrown) {
+    const { message, action } = asSnapswitchError(thrown)
+    const cost = `Domains of libvirt cannot be snapshot or restored here; plain QEMUs can. ${action}`
+    return { libvirt: { ok: false, detail: message, cost }, background: null }
+  } finally {
+    libvirt.end()
+  }
+}
+
+function backgroundFinding(version: string, qemu: string, user: number | null, keeps: boolean): Finding {
+  const cost = 'Domains stand still while their memory is written, up to seconds each, instead of some milliseconds.'
+  const stopped = (detail: string, how: string): Finding => ({ ok: false, detail, cost: `${cost} ${how}` })
+  const obstacle = libvirtObstacle(version)
+  if (obstacle !== null) return stopped(obstacle, 'Use a newer libvirt.')
+  if (Number.parseInt(qemu, 10) < minimumQemu) return stopped(`QEMU ${qemu} is older than 6.0`, 'Use a newer QEMU.')
+  const who = user === null ? 'a user of its own' : user === 0 ? 'root' : `user ${user}`
+  const good = (why: string): Finding => ({ ok: true, detail: `domains are saved while they run: ${why}`, cost: null })
+  if (everyoneMayUseUserfaultfd()) return good(`QEMU runs as ${who}, and every user may use userfaultfd`)
+  if (user === 0 && keeps) return good('QEMU runs as root and keeps its capabilities')
+  const lacks = user === 0 ? 'without its capabilities (clear_emulator_capabilities)' : ''
+  const detail = `QEMU runs as ${who}${lacks === '' ? '' : ` ${lacks}`} and may not use userfaultfd`
+  return stopped(detail, `Here ${userfaultfdHint}.`)
+}
