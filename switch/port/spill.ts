@@ -10,6 +10,9 @@ export const SPILL_BATCH = 64
 /** Staggered by three cache lines: at a power-of-two stride all headers would share a few cache sets. */
 const STRIDE = Math.ceil((VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) / 4096) * 4096 + 192
 
+/** Errors come one at a time, each in place of a frame; more than a few in a row do not. */
+const READ_TRIES = 4
+
 const IOVECS_AT = SPILL_BATCH * MessageLayout.STRIDE
 const CONTROL_SIZE = IOVECS_AT + SPILL_BATCH * MessageLayout.IOVEC
 
@@ -33,9 +36,18 @@ export class Spill {
     }
   }
 
-  /** Reads up to `count` frames (at most SPILL_BATCH); they stay valid until the next call. Returns how many came. */
+  /**
+   * Reads `count` frames (at most SPILL_BATCH); they stay valid until the next call. Returns how many came. A socket that has
+   * an error to tell (its device went down) tells it once, instead of a frame; the frames are there all the same, and one
+   * left behind would be taken for the next slot's.
+   */
   read(count: number): number {
-    return Math.max(0, libc().recvmmsg(this.fd, this.control.address, count, MSG_DONTWAIT, 0))
+    let came = 0
+    for (let tries = 0; came < count && tries < READ_TRIES; tries++) {
+      const at = this.control.address + came * MessageLayout.STRIDE
+      came += Math.max(0, libc().recvmmsg(this.fd, at, count - came, MSG_DONTWAIT, 0))
+    }
+    return came
   }
 
   /** Offset of the i-th frame's virtio-net header in `arena`. */

@@ -1,0 +1,174 @@
+// A packet port on a veth, without a daemon: ring and spill queue stay in step, whatever comes and however much.
+
+import t from 'tap'
+import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Counter, Drop } from '../../switch/forwarding/counters.js'
+import { gsoFrame } from '../linux/wire.js'
+import { idOf, isOurs, Station, testFrame } from './station.js'
+import { root, World } from './world.js'
+
+t.setTimeout(120_000)
+
+async function pair(t: {
+  teardown(end: () => unknown): void
+}): Promise<{ world: World; sender: Station; receiver: Station }> {
+  const world = new World()
+  await world.namespace('a')
+  await world.namespace('b')
+  await world.cable(['a', 'eth0'], ['b', 'eth0'])
+  await world.ip('b', 'link', 'set', 'eth0', 'up')
+  const sender = new Station(world.name('a'), 'eth0')
+  const receiver = new Station(world.name('b'), 'eth0')
+  t.teardown(async () => {
+    sender.close()
+    receiver.close()
+    await world.destroy()
+  })
+  return { world, sender, receiver }
+}
+
+/** A GSO frame of `payload` bytes whose id is its first payload bytes. */
+function sendGso(sender: Station, id: number, payload: number, tag?: [number, number, number, number]): string | null {
+  const whole = gsoFrame(payload, 1448)
+  const header = whole.slice(0, VNET_HEADER_LENGTH)
+  let bytes = whole.slice(VNET_HEADER_LENGTH)
+  new DataView(bytes.buffer).setUint32(54, id)
+  if (tag !== undefined) {
+    bytes = Uint8Array.from([...bytes.slice(0, 12), ...tag, ...bytes.slice(12)])
+    const view = new DataView(header.buffer)
+    view.setUint16(2, view.getUint16(2, true) + 4, true)
+    view.setUint16(6, view.getUint16(6, true) + 4, true)
+  }
+  return sender.send(bytes, header)
+}
+
+const isGso = ({ bytes }: FrameCopy) => bytes[1] !== 0
+const anyId = (copy: FrameCopy) =>
+  isGso(copy) ? new DataView(copy.bytes.buffer).getUint32(VNET_HEADER_LENGTH + 54) : idOf(copy)
+const wanted = (copy: FrameCopy) => isOurs(copy) || isGso(copy)
+
+t.test('small and long frames arrive in the order they were sent, whole', root, async (t) => {
+  const { sender, receiver } = await pair(t)
+  const lengths: number[] = []
+  const got: FrameCopy[] = []
+  for (let id = 0; id < 6000; id++) {
+    // Around the size of a ring slot, up to the longest that TCP makes, and many short ones.
+    const kind = (id * 7919) % 10
+    if (kind < 6) {
+      const length = [60, 61, 590, 1514, 14 + 8, 1000][kind]
+      t.equal(sender.send(testFrame(id, { length })) ?? 'sent', 'sent')
+      lengths.push(length)
+    } else {
+      const payload = [1500, 1900, 1960, 40_000][kind - 6] + (id % 64)
+      t.equal(sendGso(sender, id, payload) ?? 'sent', 'sent')
+      lengths.push(54 + payload)
+    }
+    if (id % 50 === 49) got.push(...receiver.received().filter(wanted))
+  }
+  got.push(...(await receiver.collect(6000 - got.length, wanted)))
+  t.equal(got.length, 6000)
+  const wrong = got.findIndex(
+    (copy, at) => anyId(copy) !== at || copy.bytes.length - VNET_HEADER_LENGTH !== lengths[at],
+  )
+  t.equal(wrong, -1, 'each in its place, with its length')
+})
+
+t.test('tags stay with their frames, long or short', root, async (t) => {
+  const { sender, receiver } = await pair(t)
+  for (let id = 0; id < 400; id++) {
+    const tag: [number, number, number, number] = [0x81, 0, (id >> 8) & 0xf, id & 0xff]
+    const failed =
+      id % 3 === 0 ? sendGso(sender, id, 5000, tag) : sender.send(testFrame(id, { tags: id % 3 === 1 ? tag : [] }))
+    if (failed !== null) t.fail(`${id}: ${failed}`)
+  }
+  const got = await receiver.collect(400, wanted)
+  t.same(
+    got.map((copy) => [anyId(copy), copy.tagTpid, copy.tagTci]),
+    Array.from({ length: 400 }, (_, id) => [id, id % 3 === 2 ? 0 : 0x8100, id % 3 === 2 ? 0 : id]),
+  )
+})
+
+t.test('more than the ring holds: the rest is dropped and counted, and what follows is right', root, async (t) => {
+  const { sender, receiver } = await pair(t)
+  const { port } = receiver
+  const counters = Reflect.get(port, 'counters') as Float64Array
+  for (let round = 0; round < 3; round++) {
+    receiver.received()
+    for (let id = 0; id < 3000; id++) {
+      if (id % 40 === 0) sendGso(sender, id, 20_000)
+      else sender.send(testFrame(id))
+    }
+    const got = receiver.received().filter(wanted).map(anyId)
+    t.ok(got.length >= 1500 && got.length < 3000, `${got.length} of 3000 were kept`)
+    t.same(
+      got,
+      got.map((_, at) => at),
+      'those that came first',
+    )
+    for (let id = 0; id < 100; id++)
+      if (id % 3 === 0) sendGso(sender, id, 3000)
+      else sender.send(testFrame(id))
+    const after = await receiver.collect(100, wanted)
+    t.same(
+      after.map(anyId),
+      Array.from({ length: 100 }, (_, id) => id),
+      'in step again',
+    )
+  }
+  port.housekeeping()
+  t.ok(counters[Counter.kernelDrops] > 1000, `${counters[Counter.kernelDrops]} drops were counted`)
+})
+
+t.test(
+  'more long frames than the socket’s buffer holds: cut ones are dropped and counted, none is taken for another',
+  root,
+  async (t) => {
+    const { sender, receiver } = await pair(t)
+    const counters = Reflect.get(receiver.port, 'counters') as Float64Array
+    for (let round = 0; round < 2; round++) {
+      const before = counters[Drop.truncated]
+      for (let id = 0; id < 2000; id++) {
+        if (id % 4 === 0) sender.send(testFrame(id))
+        else sendGso(sender, id, 60_000)
+      }
+      const got = receiver.received().filter(wanted)
+      const ids = got.map(anyId)
+      t.same(
+        ids,
+        [...ids].sort((a, b) => a - b),
+        'in order',
+      )
+      const mixed = got.filter((copy) => isGso(copy) === (anyId(copy) % 4 === 0))
+      t.equal(mixed.length, 0, 'each slot with its own frame')
+      t.equal(got.filter((copy) => isGso(copy) && copy.bytes.length !== VNET_HEADER_LENGTH + 60_054).length, 0, 'whole')
+      const truncated = counters[Drop.truncated] - before
+      t.equal(ids.length + truncated, 2000, `${truncated} counted as lost`)
+      t.ok(truncated > 0, 'the buffer was full')
+    }
+  },
+)
+
+t.test(
+  'a device that goes down while long frames wait: they come, and the next ones are not mixed up',
+  root,
+  async (t) => {
+    const { world, sender, receiver } = await pair(t)
+    for (let id = 0; id < 10; id++) sendGso(sender, id, 10_000)
+    await world.ip('b', 'link', 'set', 'eth0', 'down')
+    t.same((await receiver.collect(10, wanted)).map(anyId), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    await world.ip('b', 'link', 'set', 'eth0', 'up')
+    for (let id = 20; id < 30; id++) {
+      for (let tries = 0; sendGso(sender, id, 10_000) !== null && tries < 100; tries++)
+        await new Promise((r) => setTimeout(r, 10))
+    }
+    t.same((await receiver.collect(10, wanted)).map(anyId), [20, 21, 22, 23, 24, 25, 26, 27, 28, 29])
+  },
+)
+
+t.test('a port that cannot be opened leaves nothing open', root, async (t) => {
+  const { world } = await pair(t)
+  const sockets = async () => (await world.in('a', 'cat', '/proc/net/packet')).trim().split('\n').length
+  const before = await sockets()
+  for (let i = 0; i < 5; i++) t.throws(() => new Station(world.name('a'), 'nosuch'), { code: /DEVICE_MISSING|SYSCALL/ })
+  t.equal(await sockets(), before)
+})
