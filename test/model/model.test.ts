@@ -1,0 +1,86 @@
+// The protocol's model (snapshot.pml) against all of its schedules: spin finds nothing in it, and finds each planted fault.
+
+import { execFile } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { repositoryRoot } from '../lab/repository.js'
+
+t.setTimeout(300_000)
+
+const run = promisify(execFile)
+const MODEL = join(repositoryRoot(), 'test/model/snapshot.pml')
+/** Hash table of 2^22 slots, megabytes of states, steps of a run: bounds, and spin says when one is reached. */
+const LIMITS = { slots: '-w22', megabytes: 1000, depth: '-m100000' }
+
+interface Verdict {
+  readonly errors: number
+  readonly states: number
+  /** All schedules were tried. */
+  readonly exhaustive: boolean
+  readonly output: string
+}
+
+/** Compiles the model with `defines` and tries its schedules: all, or until the first error. */
+async function verify(defines: readonly string[], check: 'assertions' | 'claim'): Promise<Verdict> {
+  const directory = await mkdtemp(join(tmpdir(), 'ssw-model-'))
+  try {
+    const options = { cwd: directory, timeout: 120_000, maxBuffer: 16 * 1024 * 1024 }
+    await run('spin', [...defines.map((define) => `-D${define}`), '-a', MODEL], options)
+    const kind = check === 'assertions' ? ['-DSAFETY', '-DNOCLAIM'] : []
+    const memory = `-DMEMLIM=${LIMITS.megabytes}`
+    await run('gcc', ['-O2', '-w', memory, ...kind, '-o', 'pan', 'pan.c'], options)
+    const flags = [LIMITS.depth, LIMITS.slots, '-n', ...(check === 'claim' ? ['-a'] : [])]
+    const { stdout: output } = await run('./pan', flags, options)
+    const errors = Number(/errors: (\d+)/.exec(output)?.[1] ?? Number.NaN)
+    const states = Number(/(\d+) states, stored/.exec(output)?.[1] ?? Number.NaN)
+    const exhaustive = !/Search not completed|max search depth too small|reached -DMEMLIM/.test(output)
+    return { errors, states, exhaustive, output }
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+/** At least so many states, or the model no longer says what it said: figures of the day it was written, rounded down. */
+const runs: readonly { defines: readonly string[]; check: 'assertions' | 'claim'; atLeast: number }[] = [
+  { defines: ['N=2', 'K=2'], check: 'assertions', atLeast: 100_000 },
+  { defines: ['N=2', 'K=2', 'SNAPSHOTS=2'], check: 'assertions', atLeast: 400_000 },
+  { defines: ['N=2', 'K=1', 'ABORT'], check: 'assertions', atLeast: 300_000 },
+  { defines: ['N=3', 'K=1', 'RING'], check: 'assertions', atLeast: 1_000_000 },
+  { defines: ['N=3', 'K=1', 'PAIR'], check: 'assertions', atLeast: 1_000_000 },
+  { defines: ['N=2', 'K=2'], check: 'claim', atLeast: 100_000 },
+  { defines: ['N=2', 'K=1', 'ABORT'], check: 'claim', atLeast: 300_000 },
+]
+
+t.test('no schedule breaks the protocol', async (t) => {
+  for (const { defines, check, atLeast } of runs) {
+    const { errors, states, exhaustive, output } = await verify(defines, check)
+    t.equal(errors, 0, `${defines.join(' ')}, ${check}: ${output}`)
+    t.ok(exhaustive, 'all schedules were tried')
+    t.ok(states >= atLeast, `${states} states`)
+  }
+})
+
+const faults: readonly { define: string; found: RegExp; abort?: boolean }[] = [
+  { define: 'FLIP_BEFORE_DRAIN', found: /assertion violated \(recorded/ },
+  { define: 'DELIVER_EARLY', found: /assertion violated {2}!\(\(late.*before/ },
+  { define: 'SKIP_RECORDING', found: /assertion violated \(recorded/ },
+  { define: 'SKIP_RESIDUE', found: /assertion violated \(recorded/ },
+  { define: 'CLOSE_WITHOUT_COUNT', found: /assertion violated \(recorded/ },
+  { define: 'CLOSE_WHILE_GATED', found: /assertion violated \(recorded/ },
+  { define: 'NO_TRIGGER', found: /invalid end state/ },
+  { define: 'NO_ADVANCE', found: /assertion violated .*epoch/, abort: true },
+  { define: 'KEEP_GATE', found: /assertion violated .*closed/, abort: true },
+]
+
+t.test('each planted fault is found', async (t) => {
+  for (const { define, found, abort } of faults) {
+    const { errors, output } = await verify(['N=2', 'K=1', define, ...(abort ? ['ABORT'] : [])], 'assertions')
+    t.ok(errors > 0, `${define} is found`)
+    t.match(output, found, define)
+  }
+  const stuck = await verify(['N=2', 'K=1', 'NO_TRIGGER'], 'claim')
+  t.ok(stuck.errors > 0, 'the claim fails, too, when a run is stuck')
+})
