@@ -56,7 +56,7 @@ export const Drop = Object.fromEntries(dropReasons.map((name, at) => [name, fiel
 >
 
 /** Slots per port; a power of two keeps rows on their own cache lines. */
-export const ROW = 32
+export const ROW = 64
 
 export type CounterTable = Float64Array
 
