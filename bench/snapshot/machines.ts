@@ -50,6 +50,7 @@ export async function count(lab: Lab): Promise<Counted> {
     udpReordered: sum(streams, (stream) => stream.reordered),
     udpCorrupt: sum(streams, (stream) => stream.corrupt + stream.stale),
     ringHops: Math.max(...states.map((state) => state.ring?.hop ?? 0)),
+    ringRetransmits: sum(states, (state) => state.ring?.retransmits ?? 0),
     tcpRetransmits: sum(tcp, (one) => one.tcpRetransmits),
     tcpTimeouts: sum(tcp, (one) => one.tcpTimeouts),
     tcpLossProbes: sum(tcp, (one) => one.tcpLossProbes),

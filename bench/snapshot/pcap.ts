@@ -1,6 +1,6 @@
 // Reads what tcpdump wrote (the classic format, pcap-savefile(5)) as far as a TCP flow's progress needs it.
 
-import type { Gap } from './rows.js'
+import type { Gap, Retransmission } from './rows.js'
 
 const FILE_HEADER = 24
 const RECORD_HEADER = 16
@@ -10,6 +10,9 @@ const ETHERNET = 14
 /** One TCP segment of an IPv4 frame without VLAN tag. */
 export interface Segment {
   readonly atUs: number
+  readonly sequence: number
+  /** Bytes of payload. */
+  readonly length: number
   readonly acknowledgment: number
 }
 
@@ -19,15 +22,16 @@ export function segments(file: Buffer): Segment[] {
   const found: Segment[] = []
   for (let at = FILE_HEADER; at + RECORD_HEADER <= file.length; ) {
     const atUs = file.readUInt32LE(at) * 1e6 + file.readUInt32LE(at + 4)
-    const length = file.readUInt32LE(at + 8)
+    const captured = file.readUInt32LE(at + 8)
     const frame = at + RECORD_HEADER
-    at = frame + length
+    at = frame + captured
     // The last record may be half written.
     if (at > file.length) break
-    if (length < ETHERNET + 40 || file.readUInt16BE(frame + 12) !== 0x0800) continue
+    if (captured < ETHERNET + 40 || file.readUInt16BE(frame + 12) !== 0x0800) continue
     const tcp = frame + ETHERNET + (file[frame + ETHERNET]! & 15) * 4
     if (file[frame + ETHERNET + 9] !== 6 || tcp + 20 > at) continue
-    found.push({ atUs, acknowledgment: file.readUInt32BE(tcp + 8) })
+    const length = file.readUInt16BE(frame + ETHERNET + 2) - (tcp - frame - ETHERNET) - (file[tcp + 12]! >> 4) * 4
+    found.push({ atUs, sequence: file.readUInt32BE(tcp + 4), length, acknowledgment: file.readUInt32BE(tcp + 8) })
   }
   return found
 }
@@ -51,4 +55,17 @@ export function acknowledgmentGaps(answers: readonly Segment[], leastUs: number)
     last = answer
   }
   return { gaps, bytes }
+}
+
+/** Segments that bring what the same sender has sent before; read where it sends, so that nothing is overtaken yet. */
+export function retransmissions(sent: readonly Segment[]): Retransmission[] {
+  const found: Retransmission[] = []
+  let next: number | undefined
+  for (const { atUs, sequence, length } of sent) {
+    if (length === 0) continue
+    const end = (sequence + length) | 0
+    if (next !== undefined && ((end - next) | 0) <= 0) found.push([atUs, 1])
+    else next = end
+  }
+  return found
 }

@@ -35,10 +35,11 @@ export function makeReport(
   }
 }
 
-type Column<T> = readonly [head: string, show: (item: T) => string]
+/** `text`: flush left, as the first column is. */
+type Column<T> = readonly [head: string, show: (item: T) => string, kind?: 'text']
 
 function table<T>(items: readonly T[], columns: readonly Column<T>[]): string[] {
-  const rule = columns.map((_, index) => (index === 0 ? '---' : '---:'))
+  const rule = columns.map(([, , kind], index) => (index === 0 || kind === 'text' ? '---' : '---:'))
   const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
   return [
     line(columns.map(([head]) => head)),
@@ -102,7 +103,8 @@ const guestColumns: readonly Column<Guests>[] = [
   ['doubled', ({ counted }) => String(counted.udpDoubled)],
   ['reordered', ({ counted }) => String(counted.udpReordered)],
   ['ring hops', ({ counted }) => String(counted.ringHops)],
-  ['TCP retransmissions', ({ counted }) => String(counted.tcpRetransmits)],
+  ['ring retransmissions', ({ counted }) => String(counted.ringRetransmits)],
+  ['of all TCP in the guests', ({ counted }) => String(counted.tcpRetransmits)],
   ['RTOs', ({ counted }) => String(counted.tcpTimeouts)],
   ['ring or disk faults', ({ counted }) => String(counted.faults)],
 ]
@@ -117,8 +119,8 @@ const bulkColumns: readonly Column<WithBulk>[] = [
   ['no snapshot', ({ bulk }) => number(bulk.longestGapMs.quiet)],
   [
     'retransmissions: cut / images / no snapshot',
-    ({ bulk: { retransmits: by, retransmitsInAll } }) =>
-      by === null ? `${retransmitsInAll} in all` : `${by.cut} / ${by.writing} / ${by.quiet}`,
+    ({ bulk: { retransmits: by, seconds } }) =>
+      `${by.cut} in ${number(seconds.cut)} s / ${by.writing} in ${number(seconds.writing)} s / ${by.quiet}`,
   ],
   ['RTOs', ({ bulk }) => String(bulk.timeouts)],
   [
@@ -148,8 +150,8 @@ export function markdown(report: Report): string {
       ['key', ([key]) => key],
       ['value', ([key]) => value(report.ratios[key])],
       ['at most', ([, { most }]) => String(most)],
-      ['reached', ([key, { most }]) => reached(report.ratios[key], most)],
-      ['what', ([, { what }]) => what],
+      ['reached', ([key, { most }]) => reached(report.ratios[key], most), 'text'],
+      ['what', ([, { what }]) => what, 'text'],
     ]),
     '',
     '## The cut',

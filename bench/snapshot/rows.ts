@@ -29,6 +29,7 @@ export interface Counted {
   readonly udpReordered: number
   readonly udpCorrupt: number
   readonly ringHops: number
+  readonly ringRetransmits: number
   /** Of all TCP in the guests (/proc/net/snmp, /proc/net/netstat): RetransSegs, TCPTimeouts, TCPLossProbes. */
   readonly tcpRetransmits: number
   readonly tcpTimeouts: number
@@ -61,8 +62,8 @@ export interface Bulk {
   readonly bitsPerSecond: number
   /** Of at least 2 ms. */
   readonly gaps: readonly Gap[]
-  /** When the sender saw them; null where nobody could see it. */
-  readonly retransmitted: readonly Retransmission[] | null
+  /** As the sender's TCP_INFO or a capture at its TAP shows them. */
+  readonly retransmitted: readonly Retransmission[]
   readonly retransmits: number
   readonly timeouts: number
   /** Of the UDP stream beside it; null where there was none. */

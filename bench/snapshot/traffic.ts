@@ -10,7 +10,7 @@ import { allCores, Lab as Bench } from '../lab/lab.js'
 import { command, commandAt, type Service, sleep } from '../lab/processes.js'
 import { projectRoot } from '../lab/project.js'
 import { inGuest, readTcpCounters, tcpCounters } from './machines.js'
-import { acknowledgmentGaps, segments } from './pcap.js'
+import { acknowledgmentGaps, retransmissions, type Segment, segments } from './pcap.js'
 import { type Cell, hosts, machineAddress, machineName, network } from './plan.js'
 import type { Bulk, Gap, Retransmission } from './rows.js'
 
@@ -22,45 +22,64 @@ export interface Traffic {
 
 /** Time for a flow to leave slow start. */
 const WARM_MS = 1500
-const GUEST_PORT = 7000
-const ENDPOINT_PORT = 7001
+const GUEST_PORT = 7100
+const ENDPOINT_PORT = 7100
 /** Datagrams a second between the namespaces. */
 const STREAM_RATE = 2000
 const LEAST_GAP_US = 2000
 
 const ended = (file: string) => existsSync(file) && readFileSync(file, 'latin1').endsWith('\n')
 
+/** Records what a machine sends, at its TAP; the call that it returns ends that and reads it. */
+async function capture(bench: Bench, lab: Lab, index: number, filter: string): Promise<() => Promise<Segment[]>> {
+  const { tap, plan } = lab.machine(machineName(index))
+  const file = join(bench.scratch, `${tap}.pcap`)
+  const place = { namespace: lab.namespace(plan.host), cores: allCores() }
+  // The ring of 16 MiB holds what comes while this process waits for a core.
+  const options = ['-p', '-n', '-U', '-B', '16384', '-Z', 'root', '-s', '96', '-w', file]
+  const running = await bench.startAt(place, [
+    'tcpdump',
+    '-i',
+    tap,
+    ...options,
+    `${filter} and src ${machineAddress(index)}`,
+  ])
+  await running.until('listening', (said) => said.includes('listening'))
+  return async () => {
+    await running.stop('SIGINT')
+    const lost = /(\d+) packets? dropped by kernel/.exec(running.said)?.[1]
+    if (lost !== '0') throw new Error(`tcpdump on ${tap} missed ${lost ?? 'an unknown number of'} frames`)
+    return segments(readFileSync(file))
+  }
+}
+
 /** busybox nc from the first guest to the second; progress is read off the receiver's acknowledgments at its TAP. */
 export async function startGuestTraffic(lab: Lab): Promise<Traffic> {
   const bench = new Bench()
   try {
     const [sender, receiver] = [machineName(0), machineName(1)]
-    const file = join(bench.scratch, 'answers.pcap')
-    const place = { namespace: lab.namespace(hosts[1]), cores: allCores() }
-    await inGuest(lab, receiver, `busybox nc -l -p ${GUEST_PORT} </dev/null >/dev/null 2>&1 &`)
+    // nc ends when its input does: the receiver's must stay open and silent.
+    await inGuest(lab, receiver, `tail -f /dev/null | busybox nc -l -p ${GUEST_PORT} >/dev/null 2>&1 &`)
     await inGuest(lab, sender, `busybox nc ${machineAddress(1)} ${GUEST_PORT} </dev/zero >/dev/null 2>&1 &`)
     await sleep(WARM_MS)
-    const filter = `tcp src port ${GUEST_PORT} and src host ${machineAddress(1)}`
-    const options = ['-p', '-n', '-U', '--immediate-mode', '-Z', 'root', '-s', '96', '-w', file]
-    const capture = await bench.startAt(place, ['tcpdump', '-i', lab.machine(receiver).tap, ...options, filter])
-    await capture.until('listening', (said) => said.includes('listening'))
-    const before = tcpCounters(await inGuest(lab, sender, readTcpCounters))
+    const answers = await capture(bench, lab, 1, `tcp src port ${GUEST_PORT}`)
+    const data = await capture(bench, lab, 0, `tcp dst port ${GUEST_PORT}`)
+    const timeouts = async () => tcpCounters(await inGuest(lab, sender, readTcpCounters)).tcpTimeouts
+    const before = await timeouts()
     const began = performance.now()
     return {
       async stop() {
         const seconds = (performance.now() - began) / 1000
-        const after = tcpCounters(await inGuest(lab, sender, readTcpCounters))
-        await capture.stop()
-        await inGuest(lab, sender, 'kill %1; kill $!')
-        const { gaps, bytes } = acknowledgmentGaps(segments(readFileSync(file)), LEAST_GAP_US)
-        if (bytes === 0)
-          throw new Error(`no bulk TCP between the guests: ${await inGuest(lab, sender, 'jobs; ps | tail')}`)
+        const timeoutsNow = await timeouts()
+        const { gaps, bytes } = acknowledgmentGaps(await answers(), LEAST_GAP_US)
+        const retransmitted = retransmissions(await data())
+        if (bytes === 0) throw new Error('no bulk TCP between the guests')
         return {
           bitsPerSecond: (bytes * 8) / seconds,
           gaps,
-          retransmitted: null,
-          retransmits: after.tcpRetransmits - before.tcpRetransmits,
-          timeouts: after.tcpTimeouts - before.tcpTimeouts,
+          retransmitted,
+          retransmits: retransmitted.length,
+          timeouts: timeoutsNow - before,
           udp: null,
         }
       },
