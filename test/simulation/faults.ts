@@ -6,7 +6,7 @@ import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortState } from '../../switch/forwarding/port-state.js'
 import type { SnapshotSide } from '../../switch/forwarding/snapshot-side.js'
 import type { Plant } from './run.js'
-import type { Scenario } from './scenario.js'
+import type { Order, Scenario } from './scenario.js'
 import type { SnapshotSession } from './snapshot-session.js'
 import type { Planted } from './world.js'
 
@@ -183,7 +183,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'the hold queue is flushed after later frames',
-    breaks: [3, 5],
+    breaks: [2, 3, 5],
     plant: () => ({
       worker: (worker) => {
         const { snapshots } = worker.forwarder
@@ -349,8 +349,13 @@ export const plantedFaults: readonly PlantedFault[] = [
       }
     }),
     adapt: (scenario) => {
-      const moved = scenario.orders.map((order) => (order.kind === 'restore' ? { ...order, shift: 1 } : order))
-      return withSlowTrunks({ ...scenario, hosts: Math.max(2, scenario.hosts), orders: moved })
+      const at = scenario.sends[scenario.sends.length >> 1]?.at ?? 50
+      const orders: Order[] = [
+        { kind: 'snapshot', at: at - 60, deadline: 20_000 },
+        { kind: 'restore', at: at - 10, deadline: 20_000, shift: 1 },
+      ]
+      const hosts = Math.max(2, scenario.hosts)
+      return withSlowTrunks({ ...scenario, hosts, orders, chain: false, faults: [] })
     },
   },
   {
