@@ -50,14 +50,17 @@ export class LibvirtDaemon {
   #child: ChildProcess | null = null
   /** To mount over; not there where libvirt never ran. */
   readonly #madePlaces: string[] = []
+  readonly #entry: readonly string[]
   readonly #killAtExit = () => this.#killAll()
 
-  private constructor(directory: string) {
+  private constructor(directory: string, namespace: string | undefined) {
     this.directory = directory
+    this.#entry = namespace === undefined ? [] : [`--net=/run/netns/${namespace}`]
     this.uri = `qemu+unix:///system?socket=${directory}/run/libvirt-sock`
   }
 
-  static async start(user: QemuUser = 'root'): Promise<LibvirtDaemon> {
+  /** `namespace`: the network namespace that it and its domains live in. */
+  static async start(user: QemuUser = 'root', namespace?: string): Promise<LibvirtDaemon> {
     const directory = scratch('libvirt')
     // QEMU's user has to get through to the disks.
     chmodSync(directory, 0o755)
@@ -68,7 +71,7 @@ export class LibvirtDaemon {
     else settings.push('user = "nobody"', 'group = "nogroup"')
     writeFileSync(path.join(directory, 'etc', 'qemu.conf'), `${settings.join('\n')}\n`)
     writeFileSync(path.join(directory, 'etc', 'libvirtd.conf'), 'log_level = 3\nauth_unix_rw = "none"\n')
-    const daemon = new LibvirtDaemon(directory)
+    const daemon = new LibvirtDaemon(directory, namespace)
     process.on('exit', daemon.#killAtExit)
     await daemon.launch()
     return daemon
@@ -90,10 +93,14 @@ export class LibvirtDaemon {
     // A socket file that the last one left refuses connections; a new one tells that it is up.
     rmSync(path.join(this.directory, 'run', 'libvirt-sock'), { force: true })
     const env = { ...process.env, D: this.directory, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
-    const child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', script], {
-      env,
-      stdio: ['ignore', 'ignore', 'pipe'],
-    })
+    const child = spawn(
+      'nsenter',
+      [...this.#entry, 'unshare', '--mount', '--propagation', 'private', 'sh', '-ec', script],
+      {
+        env,
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
+    )
     let said = ''
     child.stderr!.on('data', (chunk) => {
       said = (said + String(chunk)).slice(-2000)

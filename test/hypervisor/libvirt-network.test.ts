@@ -1,0 +1,123 @@
+// A network of libvirt domains and a plain QEMU, as a lab has it: two domains on one host, a QEMU on the other, a ring and
+// UDP streams over all of them; snapshot by the coordinator, everything killed, restored where it was, deleted.
+
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { bitsOf, ringResult } from '../../guest/expected.js'
+import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
+import { checkOutcome } from '../demo/checks.js'
+import { sleep } from '../lab/command.js'
+import { GuestConsole } from '../lab/console.js'
+import { jobWords } from '../lab/guest.js'
+import { guestImage } from '../lab/image.js'
+import { Lab, type LabMachine, type LabPlan } from '../lab/lab.js'
+import { until } from './boot-guest.js'
+import { LibvirtDaemon } from './libvirt-daemon.js'
+
+t.setTimeout(280_000)
+
+const hops = 5000
+const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
+const ring = { ring: [one, two, three], hops, hopDelayUs: 1200, journalEvery: 10 }
+const plan: LabPlan = {
+  network: 'lab0',
+  hosts: ['a', 'b'],
+  memoryMiB: 128,
+  machines: [
+    {
+      name: 'dom1',
+      host: 'a',
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/250`, `2@${two}:5002/250`] },
+    },
+    { name: 'dom2', host: 'a', job: { ...ring, ip: `${two}/24`, node: 1, receive: ['2@5002'] } },
+    { name: 'plain3', host: 'b', job: { ...ring, ip: `${three}/24`, node: 2, receive: ['1@5001'] } },
+  ],
+}
+const domains = ['dom1', 'dom2']
+
+async function startDomain(daemon: LibvirtDaemon, machine: LabMachine): Promise<void> {
+  const image = await guestImage()
+  const { name, job } = machine.plan
+  const append = ['console=ttyS0', 'quiet', 'loglevel=1', 'panic=-1', 'ipv6.disable=1', ...jobWords(job, '/dev/vda')]
+  const file = join(daemon.directory, `${name}.xml`)
+  writeFileSync(
+    file,
+    `<domain type='${image.accelerator === 'kvm' ? 'kvm' : 'qemu'}'><name>${name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type><kernel>${image.kernel}</kernel><initrd>${image.initramfs}</initrd>
+<cmdline>${append.join(' ')}</cmdline></os><features><acpi/></features>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${machine.diskFile}'/><target dev='vda' bus='virtio'/></disk>
+<interface type='ethernet'><mac address='${machine.mac}'/><target dev='${machine.tap}' managed='no'/><model type='virtio'/></interface>
+<serial type='file'><source path='${machine.consoleFile}' append='on'/></serial>
+<memballoon model='none'/></devices></domain>\n`,
+  )
+  machine.console = new GuestConsole(machine.consoleFile, 0)
+  daemon.virsh('define', file)
+  daemon.virsh('start', name)
+  await machine.console.started(60_000)
+}
+
+async function ringAt(lab: Lab, hop: number): Promise<void> {
+  const end = performance.now() + 120_000
+  for (;;) {
+    const states = [...lab.machines.values()].map(({ console }) => console.state?.ring)
+    if (states.some((state) => state?.failed)) throw new Error('the ring broke')
+    if (Math.max(...states.map((state) => state?.hop ?? 0)) >= hop) return
+    if (performance.now() > end) throw new Error(`the ring did not come to ${hop}`)
+    await sleep(100)
+  }
+}
+
+t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
+  const lab = await Lab.build(plan)
+  t.teardown(() => lab.destroy())
+  const daemon = await LibvirtDaemon.start('root', lab.namespace('a'))
+  t.teardown(() => daemon.end())
+  const config = lab.switchConfig('a')
+  const machines = Object.fromEntries(domains.map((domain) => [domain, { libvirt: { domain } }]))
+  await lab.startSwitch('a', { ...config, machines, libvirt: { uri: daemon.uri } })
+  await lab.startSwitch('b')
+  await lab.startCoordinator()
+  await Promise.all([...domains.map((name) => startDomain(daemon, lab.machine(name))), lab.startMachine('plain3')])
+  await ringAt(lab, hops * 0.3)
+  const before = Object.fromEntries(domains.map((name) => [name, daemon.disks(name).vda!]))
+  const manifest = await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'mixed'])
+  t.equal(manifest.state, 'complete')
+  for (const member of manifest.parts.flatMap((part) => part.members)) {
+    t.comment(`${member.vm}: stood still for ${(member.resumedAtUs - member.pausedAtUs) / 1000} ms`)
+  }
+  const atSnapshot = Math.max(...[...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? 0))
+  t.ok(atSnapshot < hops, 'it was taken in the middle')
+  const outcome = async (phase: string) => {
+    await ringAt(lab, hops)
+    const done = await Promise.all(
+      [...lab.machines.values()].map(async ({ plan: { name }, console }) => ({
+        name,
+        done: await console.done(30_000),
+        errors: console.errors,
+      })),
+    )
+    const streams = { 1: 'UDP between hosts', 2: 'UDP within a host' }
+    for (const check of checkOutcome(phase, done, bitsOf(ringResult(3, hops)), streams)) {
+      if (check.kind === 'must') t.ok(check.ok, `${phase}: ${check.what} (${check.seen})`)
+    }
+  }
+  await outcome('ran on')
+  await lab.killMachines()
+  await until('libvirt to notice', () => domains.every((name) => daemon.virsh('domstate', name) === 'shut off'))
+  lab.restartConsoles()
+  const report = await lab.snapswitchJson<RestoreReport>(['snapshot', 'restore', 'mixed'])
+  t.ok(report, 'restored')
+  for (const name of domains) {
+    t.equal(daemon.virsh('domstate', name), 'running')
+    t.match(daemon.disks(name).vda, `${lab.directory}/state-a/machines/${name}/`)
+    t.same(daemon.disks(name, true), daemon.disks(name))
+    t.equal(daemon.virsh('snapshot-list', name), '')
+  }
+  await outcome('restored')
+  const overlays = domains.map((name) => daemon.disks(name).vda!)
+  await lab.killMachines()
+  await until('libvirt to notice', () => domains.every((name) => daemon.virsh('domstate', name) === 'shut off'))
+  for (const file of [...Object.values(before), ...overlays]) t.ok(existsSync(file))
+})
