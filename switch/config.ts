@@ -1,5 +1,6 @@
 // The switch daemon's configuration: one YAML file, checked whole before anything is touched.
 
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
 import { Name, PortKind } from '../src/api/schemas.js'
@@ -14,6 +15,9 @@ const DeviceName = Type.String({
   pattern: '^[^/\\s]+$',
   description: 'a network device name',
 })
+const MIN_KEY_BYTES = 16
+const MAX_KEY_BYTES = 4096
+
 const AbsolutePath = Type.String({ pattern: '^/', description: 'an absolute path' })
 
 const Bounds = (frames: number, bytes: number) =>
@@ -52,6 +56,8 @@ export const NetworkConfig = Type.Object(
     record: Bounds(65536, 256 * 1024 * 1024),
     /** Milliseconds from a peer's marker until what it sent and did not come counts as lost. */
     closureDeadline: Type.Integer({ minimum: 10, maximum: 60_000, default: 200 }),
+    /** A file with the key that all switches of the network share: control frames between them are authenticated with it. */
+    controlKey: Type.Optional(AbsolutePath),
   },
   closed,
 )
@@ -105,12 +111,44 @@ export function loadSwitchConfig(file: string): SwitchConfig {
   const config = loadConfigFile(file, SwitchConfig)
   checkPorts(config)
   checkMachines(config)
+  checkKeys(config)
   return config.value
 }
 
 /** The machines of a configuration that was checked. */
 export function machineSpecs(config: SwitchConfig): Map<string, MachineSpec> {
   return new Map(Object.entries(config.machines) as [string, MachineSpec][])
+}
+
+/** A key is read twice, here to say where in the file it is wrong; it is never part of the configuration, which may be logged. */
+function checkKeys(config: ConfigFile<SwitchConfig>): void {
+  for (const [name, { controlKey }] of Object.entries(config.value.networks)) {
+    if (controlKey === undefined) continue
+    const key = readControlKey(controlKey)
+    if (typeof key === 'string') throw config.fault(['networks', name, 'controlKey'], key)
+  }
+}
+
+/** The key in a file, without a newline at its end, or what is wrong with the file. */
+export function readControlKey(file: string): Uint8Array | string {
+  let descriptor: number | null = null
+  try {
+    // Not to wait for a writer, should it be a pipe.
+    descriptor = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK)
+    const stat = fstatSync(descriptor)
+    if (!stat.isFile()) return `${file} is no file`
+    if ((stat.mode & 0o006) !== 0) return `everybody may read or change the key in ${file}: chmod 600 it`
+    if (stat.size > MAX_KEY_BYTES) return `${file} is larger than ${MAX_KEY_BYTES} bytes: give a file with a key`
+    const bytes = readFileSync(descriptor)
+    const key = bytes.subarray(0, bytes.at(-1) === 0x0a ? -1 : bytes.length)
+    return key.length < MIN_KEY_BYTES
+      ? `the key in ${file} has ${key.length} bytes and needs ${MIN_KEY_BYTES}: openssl rand -hex 32 makes one`
+      : Uint8Array.from(key)
+  } catch (error) {
+    return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? String(error)}`
+  } finally {
+    if (descriptor !== null) closeSync(descriptor)
+  }
 }
 
 function checkMachines(config: ConfigFile<SwitchConfig>): void {

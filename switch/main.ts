@@ -13,7 +13,7 @@ import { Epochs, type Host } from './agent/host.js'
 import { LocalStore, type Moves } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
 import { UnreadFrames } from './agent/unread.js'
-import { loadSwitchConfig, machineSpecs, type SwitchConfig } from './config.js'
+import { loadSwitchConfig, machineSpecs, readControlKey, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { defaultFdbOptions } from './forwarding/fdb.js'
 import { PortWatch } from './port-watch.js'
@@ -99,6 +99,9 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {
     const { linkLocal, transit, ageing, hold, record, closureDeadline } = network
+    const controlKey = network.controlKey === undefined ? null : readControlKey(network.controlKey)
+    // It was good when the configuration was checked, a moment ago.
+    if (typeof controlKey === 'string') throw new SnapswitchError('CONFIG_INVALID', controlKey, 'Check the key file.')
     const fdb = { ...defaultFdbOptions, ageing }
     const options = {
       network: name,
@@ -110,6 +113,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
       hold,
       record,
       closureDeadline,
+      controlKey,
     }
     await datapath.addNetwork({ options, epoch: epochs.get(name) })
   }

@@ -5,7 +5,7 @@
 //  22 boot id 8 | network 64 | host 64                158 epoch 4 | count 8                          170 bytes
 //
 // In a HELLO `epoch` is the highest the sender knows of, `count` how many colored frames it has ever sent this peer; in a
-// MARKER `count` is how many of those had a color below `epoch`.
+// MARKER `count` is how many of those had a color below `epoch`. Under a pre-shared key: sealed-control.ts.
 
 import { EtherType } from './ethernet.js'
 
@@ -31,7 +31,7 @@ export interface ControlMessage {
 }
 
 /** Why a control frame was refused; counted under this name. */
-export type ControlFault = 'control-malformed' | 'control-version'
+export type ControlFault = 'control-malformed' | 'control-version' | 'control-unauthenticated'
 
 export function encodeControl(message: ControlMessage, destination: Uint8Array, source: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(CONTROL_LENGTH)
@@ -51,11 +51,11 @@ export function encodeControl(message: ControlMessage, destination: Uint8Array, 
 }
 
 /** `bytes` begins at the destination address; longer frames (padding) are accepted. */
-export function decodeControl(bytes: Uint8Array): ControlMessage | ControlFault {
+export function decodeControl(bytes: Uint8Array, version = CONTROL_VERSION): ControlMessage | ControlFault {
   if (bytes.length < 20) return 'control-malformed'
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
   if (view.getUint32(14) !== MAGIC) return 'control-malformed'
-  if (view.getUint8(18) !== CONTROL_VERSION) return 'control-version'
+  if (view.getUint8(18) !== version) return 'control-version'
   if (bytes.length < CONTROL_LENGTH || view.getUint16(20) !== 0) return 'control-malformed'
   const type = view.getUint8(19)
   if (type !== ControlType.HELLO && type !== ControlType.MARKER && type !== ControlType.MARKER_ACK)

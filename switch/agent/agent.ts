@@ -257,6 +257,12 @@ export class Agent {
             this.host.log.error({ err: thrown }, 'cannot advance'),
           )
         }
+        return
+      case 'refused': {
+        const port = this.host.ports.byIndex(event.port)?.name ?? null
+        const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
+        this.host.log.warn({ network: event.network, port, reason: event.reason }, text)
+      }
     }
   }
 

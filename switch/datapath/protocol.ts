@@ -4,6 +4,7 @@
 import type { Policy } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
+import type { DropReason } from '../forwarding/counters.js'
 import type { ForwarderOptions } from '../forwarding/forwarder.js'
 import type { PortSpec } from '../forwarding/port-state.js'
 import type { RecordedFrame } from '../forwarding/recorder.js'
@@ -92,6 +93,7 @@ export type DatapathEvent =
       readonly epoch: number
       readonly closures: readonly ChannelClosed[]
     }
+  | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
 
 export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready' }
 

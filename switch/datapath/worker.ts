@@ -167,6 +167,7 @@ class DatapathLoop implements FrameSink {
         early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
         peer: (port, host, bootId, epoch) => post({ kind: 'peer', network: name, port, host, bootId, epoch }),
         closed: (epoch, closures) => post({ kind: 'closed', network: name, epoch, closures }),
+        refused: (port, reason) => post({ kind: 'refused', network: name, port, reason }),
       })
       forwarder.epoch = epoch
       this.networks.set(name, { forwarder, ports: new Map() })

@@ -25,6 +25,9 @@ export const dropReasons = [
   'device-down',
   // Taken by the device and dropped there: a TAP whose guest does not read. Kept by the control thread, see agent/unread.ts.
   'device-dropped',
+  // With a `controlKey` only: no seal or a wrong one; a copy of what came before, or too old to be an answer to us.
+  'control-unauthenticated',
+  'control-replayed',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

@@ -38,6 +38,8 @@ export interface ForwarderOptions {
   readonly record: HoldBounds
   /** Milliseconds from a peer's marker until its missing frames count as lost. */
   readonly closureDeadline: number
+  /** Seals control frames, and those of peers must carry its seal; null: neither. */
+  readonly controlKey: Uint8Array | null
 }
 
 /** No service tag to push. */

@@ -5,7 +5,7 @@ import type { Policy } from '../../src/api/schemas.js'
 import type { Closure } from '../../src/epoch/channel.js'
 import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Counter, Drop } from './counters.js'
+import { Counter, Drop, type DropReason } from './counters.js'
 import type { Forwarder } from './forwarder.js'
 import type { PortState } from './port-state.js'
 import { ArmedCopies, ChannelRecorder, type RecordedFrame } from './recorder.js'
@@ -23,6 +23,8 @@ export interface ForwarderEvents {
   peer(port: number, host: string, bootId: string, epoch: number): void
   /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
   closed(epoch: number, closures: readonly ChannelClosed[]): void
+  /** A peer's control frame was refused for a reason that a person should know of. Once per port and reason. */
+  refused?(port: number, reason: DropReason): void
 }
 
 interface OpenSnapshot {

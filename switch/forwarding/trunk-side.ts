@@ -1,9 +1,17 @@
 // A forwarder's dealings with peer switches: HELLO for discovery and liveness, MARKER and MARKER_ACK for closing channels.
 
-import { CONTROL_GROUP, ControlType, decodeControl, encodeControl } from '../../src/frame/control.js'
+import {
+  CONTROL_GROUP,
+  type ControlMessage,
+  ControlType,
+  decodeControl,
+  encodeControl,
+} from '../../src/frame/control.js'
 import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Drop } from './counters.js'
+import { decodeSealed, encodeSealed } from '../../src/frame/sealed-control.js'
+import { Drop, type DropReason } from './counters.js'
 import type { Forwarder } from './forwarder.js'
+import { Handshake, Sequence } from './handshake.js'
 import type { PortState } from './port-state.js'
 import type { ForwarderEvents } from './snapshot-side.js'
 
@@ -17,6 +25,11 @@ export class TrunkSide {
   private readonly events: ForwarderEvents
   private readonly frame = new Frame()
   private nextHello = Number.NEGATIVE_INFINITY
+  private readonly sequence = new Sequence()
+  /** Of trunks, in networks with a key. */
+  private readonly handshakes = new WeakMap<PortState, Handshake>()
+  /** What was told of refused frames already. */
+  private readonly told = new Set<string>()
 
   constructor(forwarder: Forwarder, events: ForwarderEvents) {
     this.forwarder = forwarder
@@ -33,40 +46,32 @@ export class TrunkSide {
     for (const port of this.forwarder.ports) {
       const channel = port.channel
       if (channel === null) continue
-      if (helloDue) this.send(port, ControlType.HELLO, this.forwarder.epoch, channel.sent.total)
+      if (helloDue) this.hello(port, now)
       const marker = channel.dueMarker(now, MARKER_REPEAT)
-      if (marker !== null) this.send(port, ControlType.MARKER, marker.epoch, marker.sentBelow)
+      if (marker !== null) this.send(port, ControlType.MARKER, marker.epoch, marker.sentBelow, now)
     }
   }
 
   /** A control frame has come in at a trunk. Nothing in it is believed before it is decoded and its network is ours. */
   control(port: PortState, frame: Frame, now: number): void {
-    const { counters, options } = this.forwarder
-    const message = decodeControl(frame.bytes.subarray(frame.start, frame.start + frame.length))
-    if (typeof message === 'string') {
-      counters[port.row + Drop[message]]++
-      return
-    }
+    const message = this.open(port, frame.bytes.subarray(frame.start, frame.start + frame.length), now)
+    if (message === null) return
     const channel = port.channel!
-    if (message.network !== options.network || message.bootId === options.bootId) {
-      counters[port.row + Drop['control-unexpected']]++
-      return
-    }
     switch (message.type) {
       case ControlType.HELLO: {
         const mac = frame.bytes.slice(frame.start + 6, frame.start + 12)
         if (!channel.hello(message.host, message.bootId, mac, message.count, now)) return
         // New to us, so we may be new to it: answer at once instead of at the next interval.
-        this.send(port, ControlType.HELLO, this.forwarder.epoch, channel.sent.total)
+        this.hello(port, now)
         this.events.peer(port.index, message.host, message.bootId, message.epoch)
         return
       }
       case ControlType.MARKER:
         if (!channel.takeMarker(message.bootId, message.epoch, message.count, now)) {
-          counters[port.row + Drop['control-unexpected']]++
+          this.refuse(port, 'control-unexpected')
           return
         }
-        this.send(port, ControlType.MARKER_ACK, message.epoch, 0)
+        this.send(port, ControlType.MARKER_ACK, message.epoch, 0, now)
         this.forwarder.snapshots.markerCame(port, message.epoch, now)
         return
       case ControlType.MARKER_ACK:
@@ -74,10 +79,64 @@ export class TrunkSide {
     }
   }
 
-  private send(port: PortState, type: ControlType, epoch: number, count: number): void {
-    const { network, host, bootId } = this.forwarder.options
+  /** The message of a frame that is to be believed; null: refused and counted, or a step of a handshake. */
+  private open(port: PortState, bytes: Uint8Array, now: number): ControlMessage | null {
+    const { controlKey, network, bootId } = this.forwarder.options
+    const sealed = controlKey === null ? null : decodeSealed(bytes, controlKey)
+    if (typeof sealed === 'string') return this.refuse(port, sealed)
+    const message = sealed === null ? decodeControl(bytes) : sealed.message
+    if (typeof message === 'string') return this.refuse(port, message)
+    if (message.network !== network || message.bootId === bootId) return this.refuse(port, 'control-unexpected')
+    if (sealed === null) return message
+    const judgement = this.handshake(port).judge(sealed, message.type === ControlType.HELLO, now)
+    switch (judgement) {
+      case 'believed':
+        return message
+      case 'answer':
+        this.hello(port, now, true)
+        return null
+      case 'ignore':
+        return null
+      default:
+        return this.refuse(port, judgement)
+    }
+  }
+
+  private refuse(port: PortState, reason: DropReason): null {
+    this.forwarder.counters[port.row + Drop[reason]]++
+    const key = `${port.index} ${reason}`
+    // Single copies and strays are no news; another version or key is, for then the hosts do not hear one another.
+    if ((reason === 'control-version' || reason === 'control-unauthenticated') && !this.told.has(key)) {
+      this.told.add(key)
+      this.events.refused?.(port.index, reason)
+    }
+    return null
+  }
+
+  private handshake(port: PortState): Handshake {
+    let handshake = this.handshakes.get(port)
+    if (handshake === undefined) {
+      handshake = new Handshake(this.forwarder.options.bootId, this.sequence)
+      this.handshakes.set(port, handshake)
+    }
+    return handshake
+  }
+
+  /** `answering`: to a boot that is not believed yet. */
+  private hello(port: PortState, now: number, answering = false): void {
+    this.send(port, ControlType.HELLO, this.forwarder.epoch, port.channel!.sent.total, now, answering)
+  }
+
+  private send(port: PortState, type: ControlType, epoch: number, count: number, now: number, answering = false): void {
+    const { network, host, bootId, controlKey } = this.forwarder.options
     const destination = type === ControlType.HELLO ? CONTROL_GROUP : (port.channel!.mac ?? CONTROL_GROUP)
-    const body = encodeControl({ type, network, host, bootId, epoch, count }, destination, port.spec.mac)
+    const message = { type, network, host, bootId, epoch, count }
+    const source = port.spec.mac
+    const sealed = () => ({ message, sequence: this.sequence.next(now), heard: this.handshake(port).heard(answering) })
+    const body =
+      controlKey === null
+        ? encodeControl(message, destination, source)
+        : encodeSealed(sealed(), controlKey, destination, source)
     const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
     bytes.set(body, VNET_HEADER_LENGTH)
     port.output.send(this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), -1)

@@ -91,6 +91,7 @@ export const defaults: ForwarderOptions = {
   hold: { frames: 1000, bytes: 1 << 20 },
   record: { frames: 1000, bytes: 1 << 20 },
   closureDeadline: 200,
+  controlKey: null,
 }
 
 export type Kind = 'member' | 'plain' | 'trunk'

@@ -62,6 +62,7 @@ export class Worker {
         hold: { frames: scenario.hold, bytes: 1 << 26 },
         record: { frames: scenario.record, bytes: 1 << 28 },
         closureDeadline: 200,
+        controlKey: null,
       },
       new Float64Array(PORTS * ROW),
       {

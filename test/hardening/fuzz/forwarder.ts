@@ -111,6 +111,7 @@ class Run {
       hold: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
       record: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
       closureDeadline: 200,
+      controlKey: null,
     }
     this.forwarder = new Forwarder(this.options, this.counters, {
       early: (port, epoch) => {
