@@ -81,6 +81,7 @@ export interface BulkSummary {
   /** How long each phase was, all rounds together, as retransmissions are counted: what happens anyway happens there too. */
   readonly seconds: Readonly<Record<'cut' | 'writing', number>>
   readonly timeouts: number
+  readonly lossProbes: number
 }
 
 export interface Summary {
@@ -175,6 +176,7 @@ function bulkSummary(row: Row): BulkSummary | null {
     retransmits: byPhase((phase) => sum(events.filter((event) => event.phase === phase).map(({ count }) => count))),
     seconds: { cut: cutSeconds, writing: sum(good.map((r) => (r.removedAtUs - r.askedAtUs) / 1e6)) - cutSeconds },
     timeouts: bulk.timeouts,
+    lossProbes: bulk.lossProbes,
   }
 }
 

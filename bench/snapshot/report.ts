@@ -105,6 +105,7 @@ const guestColumns: readonly Column<Guests>[] = [
   ['ring hops', ({ counted }) => String(counted.ringHops)],
   ['ring retransmissions', ({ counted }) => String(counted.ringRetransmits)],
   ['of all TCP in the guests', ({ counted }) => String(counted.tcpRetransmits)],
+  ['loss probes', ({ counted }) => String(counted.tcpLossProbes)],
   ['RTOs', ({ counted }) => String(counted.tcpTimeouts)],
   ['ring or disk faults', ({ counted }) => String(counted.faults)],
 ]
@@ -122,6 +123,7 @@ const bulkColumns: readonly Column<WithBulk>[] = [
     ({ bulk: { retransmits: by, seconds } }) =>
       `${by.cut} in ${number(seconds.cut)} s / ${by.writing} in ${number(seconds.writing)} s / ${by.quiet}`,
   ],
+  ['loss probes in all', ({ bulk }) => String(bulk.lossProbes)],
   ['RTOs', ({ bulk }) => String(bulk.timeouts)],
   [
     'UDP lost / doubled / reordered',

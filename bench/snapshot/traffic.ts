@@ -64,13 +64,13 @@ export async function startGuestTraffic(lab: Lab): Promise<Traffic> {
     await sleep(WARM_MS)
     const answers = await capture(bench, lab, 1, `tcp src port ${GUEST_PORT}`)
     const data = await capture(bench, lab, 0, `tcp dst port ${GUEST_PORT}`)
-    const timeouts = async () => tcpCounters(await inGuest(lab, sender, readTcpCounters)).tcpTimeouts
-    const before = await timeouts()
+    const ofSender = async () => tcpCounters(await inGuest(lab, sender, readTcpCounters))
+    const before = await ofSender()
     const began = performance.now()
     return {
       async stop() {
         const seconds = (performance.now() - began) / 1000
-        const timeoutsNow = await timeouts()
+        const after = await ofSender()
         const { gaps, bytes } = acknowledgmentGaps(await answers(), LEAST_GAP_US)
         const retransmitted = retransmissions(await data())
         if (bytes === 0) throw new Error('no bulk TCP between the guests')
@@ -79,7 +79,8 @@ export async function startGuestTraffic(lab: Lab): Promise<Traffic> {
           gaps,
           retransmitted,
           retransmits: retransmitted.length,
-          timeouts: timeoutsNow - before,
+          timeouts: after.tcpTimeouts - before.tcpTimeouts,
+          lossProbes: after.tcpLossProbes - before.tcpLossProbes,
           udp: null,
         }
       },
@@ -151,14 +152,13 @@ export async function startEndpointTraffic(bench: Bench): Promise<Traffic> {
   await receiver.until('ready', (said) => said.includes('ready'))
   const sender = await bench.start(a.name, cores, [bulk, 'send', b.ip, String(ENDPOINT_PORT), files.sent])
   await sleep(WARM_MS)
-  const timeouts = async () =>
-    tcpCounters(await commandAt(bench.place(a.name, cores), ['sh', '-c', readTcpCounters])).tcpTimeouts
-  const before = await timeouts()
+  const ofSender = async () => tcpCounters(await commandAt(bench.place(a.name, cores), ['sh', '-c', readTcpCounters]))
+  const before = await ofSender()
   const first = receiving.state?.receive[0]
   if (first === undefined) throw new Error('no UDP stream between the namespaces')
   return {
     async stop() {
-      const timeoutsNow = await timeouts()
+      const after = await ofSender()
       await sender.stop('SIGTERM')
       await receiver.until('its result', () => ended(files.received))
       const sent = JSON.parse(readFileSync(files.sent, 'utf8')) as Sent
@@ -172,7 +172,8 @@ export async function startEndpointTraffic(bench: Bench): Promise<Traffic> {
         gaps: received.gaps,
         retransmitted: sent.retransmitted,
         retransmits: sent.retransmits,
-        timeouts: timeoutsNow - before,
+        timeouts: after.tcpTimeouts - before.tcpTimeouts,
+        lossProbes: after.tcpLossProbes - before.tcpLossProbes,
         udp: {
           received: last.received - first.received,
           lost: last.lost - first.lost,

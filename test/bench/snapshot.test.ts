@@ -124,6 +124,7 @@ t.test('bulk flows: gaps and retransmissions by phase', async (t) => {
       ],
       retransmits: 3,
       timeouts: 0,
+      lossProbes: 0,
       udp: null,
     }),
   )
