@@ -6,6 +6,7 @@ import { ControlType, encodeControl } from '../../src/frame/control.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { decodeSealed, encodeSealed } from '../../src/frame/sealed-control.js'
 import type { DropReason } from '../../switch/forwarding/counters.js'
+import { Handshake, Sequence } from '../../switch/forwarding/handshake.js'
 import { GROUP, mac, Rig } from './rig.js'
 
 const controlKey = Buffer.from('0123456789abcdef')
@@ -232,4 +233,14 @@ t.test('frames of the network itself are as without a key', async (t) => {
   a.receive(MEMBER, { from: mac(1), id: 5 })
   const [out] = a.outputs[TRUNK].take()
   t.equal(out.serviceTci, colorVid(0))
+})
+
+t.test('only a HELLO makes a boot known, however fresh what it names', async (t) => {
+  const own = new Sequence()
+  const handshake = new Handshake(A, own)
+  const heard = { bootId: A, sequence: own.next(1000) }
+  const message = { type: ControlType.MARKER, bootId: B, network: 'lab0', host: 'b', epoch: 1, count: 0 }
+  t.equal(handshake.judge({ message, sequence: 1, heard }, false, 1000), 'control-unexpected')
+  t.equal(handshake.judge({ message, sequence: 1, heard }, true, 1000), 'believed')
+  t.equal(handshake.judge({ message, sequence: 2, heard }, false, 1000), 'believed')
 })
