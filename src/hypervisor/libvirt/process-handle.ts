@@ -160,7 +160,7 @@ export class LibvirtProcess {
   #start(): ChildProcess {
     if (this.#child !== null) return this.#child
     const { NODE_OPTIONS: _, ...env } = process.env
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./process.js', import.meta.url))], {
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./main.js', import.meta.url))], {
       env: { ...env, UV_THREADPOOL_SIZE: String(threads) },
       stdio: ['pipe', 'pipe', 'inherit'],
     })

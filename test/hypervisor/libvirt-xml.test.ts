@@ -1,0 +1,141 @@
+// What the libvirt driver reads from and writes into domain XML, the head of its images, and its place in a configuration.
+
+import { writeFileSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import type { SnapswitchError } from '../../src/errors/errors.js'
+import {
+  describeDomain,
+  placeDisks,
+  placeNics,
+  qemuUser,
+  saveCookie,
+  snapshotXml,
+} from '../../src/hypervisor/libvirt/domain-xml.js'
+import { libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
+import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
+import { loadSwitchConfig, machineSpecs } from '../../switch/config.js'
+import { scratch } from './machines.js'
+
+const xml = `<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>web &amp; db</name><uuid>15a09c8d-18c1-4da9-95d2-49cc612273c2</uuid>
+  <memory unit='MiB'>512</memory>
+  <cpu mode='custom' match='exact'><model fallback='forbid'>Haswell</model></cpu>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+      <source file='/images/a &quot;1&quot;.s1.qcow2' index='4'/>
+      <backingStore type='file' index='1'><format type='raw'/><source file='/images/a.img'/><backingStore/></backingStore>
+      <target dev='vda' bus='virtio'/></disk>
+    <disk type='file' device='disk'><source file='/images/b.img'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='block' device='disk'><driver type='raw'/><source dev='/dev/sdx'/><target dev='vdc'/></disk>
+    <disk type='file' device='disk'><driver type='raw'/><source file='/s.img'/><shareable/><target dev='vdd'/></disk>
+    <disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>
+    <interface type='ethernet'><mac address='52:54:00:AA:00:01'/><target dev='tap0' managed='no'/></interface>
+    <interface type='user'><mac address='52:54:00:AA:00:02'/></interface>
+    <interface type='bridge'><source bridge='br0'/><virtualport type='openvswitch'/><target dev='vnet3'/></interface>
+  </devices>
+  <qemu:commandline><qemu:arg value='-nodefaults'/></qemu:commandline>
+</domain>`
+
+t.test('a domain is read', async (t) => {
+  t.same(describeDomain(xml), {
+    name: 'web & db',
+    uuid: '15a09c8d-18c1-4da9-95d2-49cc612273c2',
+    memoryBytes: 512 << 20,
+    disks: [
+      {
+        target: 'vda',
+        layers: [
+          { file: '/images/a "1".s1.qcow2', format: 'qcow2' },
+          { file: '/images/a.img', format: 'raw' },
+        ],
+      },
+      { target: 'vdb', layers: [{ file: '/images/b.img', format: 'raw' }] },
+    ],
+    readOnly: ['sda'],
+    unsupported: [
+      { name: 'vdc', reason: 'its image is of type block, not a file' },
+      { name: 'vdd', reason: 'it is shareable' },
+    ],
+    nics: [
+      { device: 'tap0', mac: '52:54:00:aa:00:01' },
+      { device: 'vnet3', mac: null },
+    ],
+  })
+})
+
+t.test('what is no domain is refused', async (t) => {
+  for (const bad of ['', '<domain>', '<network/>', 'nonsense', '<domain><a></domain>']) {
+    t.throws(() => describeDomain(bad), { code: 'HYPERVISOR_PROTOCOL' }, JSON.stringify(bad))
+  }
+})
+
+t.test('disks and NICs are put elsewhere, all else stays', async (t) => {
+  const layers = [
+    { file: '/run/a & b.qcow2', format: 'qcow2' },
+    { file: '/files/1', format: 'qcow2' },
+    { file: '/files/2', format: 'raw' },
+  ] as const
+  const placed = placeNics(placeDisks(xml, [{ target: 'vdb', layers }]), ['left', 'right'])
+  const found = describeDomain(placed)
+  t.same(found.disks[1], { target: 'vdb', layers })
+  t.same(found.disks[0], describeDomain(xml).disks[0])
+  t.same(
+    found.nics.map(({ device }) => device),
+    ['left', 'right'],
+  )
+  t.match(placed, '<qemu:arg value="-nodefaults"/>')
+  t.notMatch(placed, /br0|openvswitch/)
+  t.equal(placed.match(/managed="no"/g)?.length, 2)
+  t.match(placed, /<backingStore\/><\/backingStore><\/backingStore>/, 'the chain has an end')
+  t.throws(() => placeDisks(xml, [{ target: 'vdz', layers }]), { code: 'MACHINE_UNSUPPORTED' })
+  t.throws(() => placeNics(xml, ['left']), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('a snapshot names every disk', async (t) => {
+  t.equal(
+    snapshotXml([{ target: 'vda', file: '/a<b.qcow2' }], ['sda'], '/m'),
+    '<domainsnapshot><disks><disk name="vda" snapshot="external" type="file"><driver type="qcow2"/>' +
+      '<source file="/a&lt;b.qcow2"/></disk><disk name="sda" snapshot="no"/></disks><memory snapshot="external" file="/m"/></domainsnapshot>',
+  )
+})
+
+t.test('the head of an image, there and back', async (t) => {
+  for (const cookie of [saveCookie(xml), null]) {
+    const head = { xml: `${xml}ü`, cookie, wasRunning: cookie !== null }
+    const bytes = encodeHead(head)
+    t.same(decodeHead(Buffer.concat([bytes, Buffer.from('QEVM')])), { ...head, streamAt: bytes.length })
+    t.equal(decodeHead(bytes.subarray(0, -1)), null, 'too short')
+  }
+  t.match(saveCookie(xml), /^<cookie>\s*<cpu mode="custom".*Haswell.*<\/cookie>/s)
+  t.equal(decodeHead(Buffer.alloc(4096)), null)
+})
+
+t.test('who QEMU runs as, and libvirts that are too old', async (t) => {
+  const models = (label: string) =>
+    `<capabilities><host><secmodel><model>apparmor</model></secmodel><secmodel><model>dac</model><baselabel type='kvm'>${label}</baselabel></secmodel></host></capabilities>`
+  t.equal(qemuUser(models('+64055:+111')), 64055)
+  t.equal(qemuUser('<capabilities><host/></capabilities>'), null)
+  for (const good of ['8.2.0', '9.0.0', '10.1.2']) t.equal(libvirtObstacle(good), null)
+  for (const bad of ['8.1.0', '7.10.0']) t.match(libvirtObstacle(bad), /older than 8\.2/)
+})
+
+t.test('a configuration names a machine’s socket or its domain, not both', async (t) => {
+  const file = path.join(scratch('config'), 'switch.yaml')
+  const load = (machine: string) => {
+    writeFileSync(file, `host: a\nnetworks: {}\nmachines:\n  vm1: ${machine}\n`)
+    return loadSwitchConfig(file)
+  }
+  const config = load('{ libvirt: { domain: web } }')
+  t.same(machineSpecs(config).get('vm1'), { libvirt: { domain: 'web' } })
+  t.equal(config.libvirt.uri, 'qemu:///system')
+  for (const bad of ['{}', '{ qmp: /q, libvirt: { domain: web } }', '{ libvirt: {} }', '{ libvirt: { domain: "" } }']) {
+    try {
+      load(bad)
+      t.fail(`${bad} was taken`)
+    } catch (error) {
+      t.match(error as SnapswitchError, { code: 'CONFIG_INVALID' })
+      t.match((error as SnapswitchError).message, /switch\.yaml:4:\d+/)
+    }
+  }
+})
