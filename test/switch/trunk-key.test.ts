@@ -1,0 +1,48 @@
+// Two daemons whose control frames carry a key: they meet, meet again after a restart, and do not when the keys differ.
+
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { sleep, until } from '../lab/command.js'
+import { root, type Switch, World } from './world.js'
+
+t.setTimeout(60_000)
+
+t.test('daemons with a key', root, async (t) => {
+  const world = World.for(t)
+  await world.namespace('a')
+  await world.namespace('b')
+  await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })
+  const keyFile = (host: string) => join(world.directory, `${host}.key`)
+  const setKey = (host: string, key: string) => writeFileSync(keyFile(host), key, { mode: 0o600 })
+  const daemon = (host: string) =>
+    world.switch(host, {
+      networks: { lab0: { controlKey: keyFile(host), ports: { trunk: { device: 'trunk', kind: 'trunk' } } } },
+    })
+  const peer = async ({ client }: Switch) => (await client.status({ deadlineMs: 5000 })).networks[0].peers[0]
+  const meet = (one: Switch, other: Switch, former: string | null = null) =>
+    until('the peers', 5000, async () => {
+      const [first, second] = await Promise.all([peer(one), peer(other)])
+      return first.alive && second.alive && first.bootId !== former ? first : undefined
+    })
+
+  for (const host of ['a', 'b']) setKey(host, '0123456789abcdef0123456789abcdef\n')
+  const a = await daemon('a')
+  const b = await daemon('b')
+  const before = await meet(a, b)
+  await b.crash()
+  await b.start()
+  await meet(a, b, before.bootId)
+  t.notOk((await a.client.ports({ deadlineMs: 5000 }))[0].counters.drops['control-unauthenticated'])
+  t.notMatch(a.said(), 'are refused')
+
+  await b.crash()
+  setKey('b', 'fedcba9876543210fedcba9876543210\n')
+  await b.start()
+  await sleep(4500)
+  t.same([(await peer(a)).alive, (await peer(b)).alive], [false, false], 'another key is no peer')
+  const drops = (await a.client.ports({ deadlineMs: 5000 }))[0].counters.drops
+  t.ok(drops['control-unauthenticated'] > 2, JSON.stringify(drops))
+  t.equal(a.said().split('control-unauthenticated').length - 1, 1, 'logged once')
+  t.notMatch(a.said() + b.said(), /0123456789abcdef0123|fedcba9876543210fe/, 'no key in a log')
+})
