@@ -1,6 +1,5 @@
 // The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
 
-import { randomBytes } from 'node:crypto'
 import { pino } from 'pino'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
@@ -30,7 +29,6 @@ export async function runSwitch(configPath: string): Promise<void> {
   const store = new LocalStore(config.state)
   await store.open()
   const epochs = await Epochs.open(store)
-  const bootId = randomBytes(8).toString('hex')
   const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
@@ -38,7 +36,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     { qemu: createQemuHypervisor({}), libvirt: createLibvirtHypervisor(config.libvirt) },
     machineSpecs(config),
   )
-  const host: Host = { name: config.host, version, bootId, datapath, ports, machines, store, unread, epochs, log }
+  const host: Host = { name: config.host, version, datapath, ports, machines, store, unread, epochs, log }
   const configured = new Set(Object.values(config.networks).flatMap((network) => Object.keys(network.ports)))
   const agent = new Agent(host, networks, configured)
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
@@ -106,7 +104,6 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
     const options = {
       network: name,
       host: config.host,
-      bootId: host.bootId,
       linkLocal,
       transit,
       fdb,

@@ -40,7 +40,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
   app.get(routes.status, { schema: { response: { 200: SwitchStatus } } }, async () => ({
     host: host.name,
     version: host.version,
-    bootId: host.bootId,
+    bootId: host.datapath.bootId,
     pid: process.pid,
     uptimeSeconds: Math.round((performance.now() - started) / 1000),
     datapathRestarts: datapath.restarts,

@@ -24,6 +24,16 @@ import { SnapshotSession } from './snapshot-session.js'
 /** How long frames from an unknown cut wait for its TAKE before this host gives way and moves on. */
 const UNKNOWN_EPOCH_MS = 3000
 
+const calledOff = new SnapswitchError(
+  'SNAPSHOT_DISCARDED',
+  'the coordinator has called the snapshot off',
+  'See the coordinator for the reason.',
+)
+
+function restarted(cause?: Error): SnapswitchError {
+  return new SnapswitchError('INTERNAL', 'the datapath failed and was restarted', 'Take the snapshot again.', cause)
+}
+
 interface Session {
   readonly name: string
   readonly snapshot: SnapshotSession | null
@@ -36,6 +46,9 @@ export class Agent {
   private readonly sessions = new Map<string, Session>()
   private readonly giveWay = new Map<string, NodeJS.Timeout>()
   private readonly configured: ReadonlySet<string>
+  /** The last snapshot per network, also when it has ended. */
+  private readonly last = new Map<string, SnapshotSession>()
+  private readonly preparing = new Map<string, { snapshot: string; calledOff: boolean; ended: Promise<unknown> }>()
   /** The last restore per network that went through. */
   private readonly resumed = new Map<string, { snapshot: string; answer: RestoreResumed }>()
 
@@ -45,13 +58,11 @@ export class Agent {
     this.configured = configuredPorts
     host.datapath.on('event', (event) => this.datapathEvent(event))
     host.datapath.on('restarted', (error) => {
-      const report = new SnapswitchError(
-        'INTERNAL',
-        'the datapath failed and was restarted',
-        'Take the snapshot again.',
-        error,
-      ).report()
-      for (const { snapshot } of this.sessions.values()) snapshot?.abort(report)
+      for (const [network, { snapshot, restore }] of this.sessions) {
+        snapshot?.abort(restarted(error).report())
+        // Its gates and its fence are gone: machines must not start into what the old incarnation has left.
+        restore?.abort().finally(() => this.sessions.delete(network))
+      }
     })
   }
 
@@ -77,23 +88,48 @@ export class Agent {
     }
     const name = `snapshot ${snapshot}`
     this.claim(network, { name, snapshot: null, restore: null })
+    const preparation = { snapshot, calledOff: false, ended: Promise.resolve<unknown>(null) }
+    const work = this.prepareSession(request, name, preparation)
+    preparation.ended = work.catch(() => undefined)
+    this.preparing.set(network, preparation)
     try {
-      const session = await SnapshotSession.prepare(this.host, request)
-      this.sessions.set(network, { name, snapshot: session, restore: null })
-      void session.ended.then(() => {
-        if (this.sessions.get(network)?.snapshot === session) this.sessions.delete(network)
-      })
-      return session.machines
+      return await work
     } catch (thrown) {
       this.sessions.delete(network)
       throw thrown
+    } finally {
+      this.preparing.delete(network)
     }
+  }
+
+  private async prepareSession(
+    request: SessionRequest,
+    name: string,
+    preparation: { readonly calledOff: boolean },
+  ): Promise<string[]> {
+    const { network } = request
+    const restarts = this.host.datapath.restarts
+    const session = await SnapshotSession.prepare(this.host, request)
+    // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
+    const reason = preparation.calledOff ? calledOff : this.host.datapath.restarts === restarts ? null : restarted()
+    if (reason !== null) {
+      session.abort(reason.report())
+      await session.ended
+      throw reason
+    }
+    this.sessions.set(network, { name, snapshot: session, restore: null })
+    this.last.set(network, session)
+    void session.ended.then(() => {
+      if (this.sessions.get(network)?.snapshot === session) this.sessions.delete(network)
+    })
+    return session.machines
   }
 
   /** Begins the cut; the events of the session come as they happen, also those from before (it may have been triggered). */
   async *take(network: string, snapshot: string): AsyncGenerator<LocalEvent, void, undefined> {
-    const session = this.sessions.get(network)?.snapshot ?? null
-    if (session === null || session.request.snapshot !== snapshot) {
+    // A marker may have begun the cut, and all of it may be over, before this TAKE came: its events are still told.
+    const session = this.last.get(network)
+    if (session === undefined || session.request.snapshot !== snapshot) {
       throw new SnapswitchError(
         'SNAPSHOT_UNKNOWN',
         `snapshot ${network}/${snapshot} is not prepared on ${this.host.name}`,
@@ -128,15 +164,14 @@ export class Agent {
   /** Undoes whatever was prepared or taken under this name; harmless when nothing was. */
   async discard(network: string, snapshot: string, epoch: number): Promise<void> {
     this.check(network)
+    const preparation = this.preparing.get(network)
+    if (preparation?.snapshot === snapshot) {
+      preparation.calledOff = true
+      await preparation.ended
+    }
     const session = this.sessions.get(network)?.snapshot ?? null
     if (session !== null && session.request.snapshot === snapshot) {
-      session.abort(
-        new SnapswitchError(
-          'SNAPSHOT_DISCARDED',
-          'the coordinator has called the snapshot off',
-          'See the coordinator for the reason.',
-        ).report(),
-      )
+      session.abort(calledOff.report())
       await session.ended
     }
     const part = await this.host.store.readPart(network, snapshot)
@@ -185,10 +220,11 @@ export class Agent {
       )
     }
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
+    session.registerMachines()
+    await this.saveMoves()
     const answer = await session.resume()
     this.sessions.delete(network)
     this.resumed.set(network, { snapshot, answer })
-    await this.saveMoves()
     return answer
   }
 
@@ -199,6 +235,7 @@ export class Agent {
       await session.abort()
     } finally {
       this.sessions.delete(network)
+      await this.saveMoves()
     }
   }
 

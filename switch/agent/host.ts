@@ -11,7 +11,6 @@ import type { UnreadFrames } from './unread.js'
 export interface Host {
   readonly name: string
   readonly version: string
-  readonly bootId: string
   readonly datapath: Datapath
   readonly ports: Ports
   readonly machines: Machines
@@ -30,10 +29,12 @@ export function nowUs(): number {
 export class Epochs {
   private readonly store: LocalStore
   private readonly known: Map<string, number>
+  private readonly durable: Map<string, number>
 
   private constructor(store: LocalStore, known: Map<string, number>) {
     this.store = store
     this.known = known
+    this.durable = new Map(known)
   }
 
   static async open(store: LocalStore): Promise<Epochs> {
@@ -44,9 +45,11 @@ export class Epochs {
     return this.known.get(network) ?? 0
   }
 
+  /** Returns when the epoch is on disk, whoever has asked for it first. */
   async raise(network: string, epoch: number): Promise<void> {
-    if (epoch <= this.get(network)) return
-    this.known.set(network, epoch)
+    if (epoch <= (this.durable.get(network) ?? 0)) return
+    this.known.set(network, Math.max(epoch, this.get(network)))
     await this.store.writeEpochs(this.known)
+    this.durable.set(network, Math.max(epoch, this.durable.get(network) ?? 0))
   }
 }

@@ -46,7 +46,7 @@ export async function writePart(
   }
   const part: LocalPart = {
     host: host.name,
-    bootId: host.bootId,
+    bootId: host.datapath.bootId,
     network,
     snapshot,
     epoch,

@@ -68,7 +68,7 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
   return {
     host: host.name,
     version: host.version,
-    bootId: host.bootId,
+    bootId: host.datapath.bootId,
     epoch: host.epochs.get(network),
     members,
     peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),

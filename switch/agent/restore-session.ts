@@ -74,8 +74,10 @@ export class RestoreSession {
   private readonly request: RestoreRequest
   private readonly addedPorts: string[] = []
   private readonly madeTaps: string[] = []
-  private members: LoadedMember[] = []
+  private readonly members: LoadedMember[] = []
   private timer: NodeJS.Timeout | null = null
+  private loading: Promise<RestoreLoaded> | null = null
+  private calledOff = false
   /** Called once when the session ended without `resume`. */
   onAbandoned: () => void = () => undefined
 
@@ -88,37 +90,57 @@ export class RestoreSession {
 
   /** Loads all members, or none: on failure everything is undone before it throws. */
   async load(): Promise<RestoreLoaded> {
+    this.loading = this.loadAll()
+    try {
+      return await this.loading
+    } catch (thrown) {
+      this.loading = null
+      await this.abort()
+      throw thrown
+    } finally {
+      this.loading = null
+    }
+  }
+
+  private async loadAll(): Promise<RestoreLoaded> {
     const { host, network, request } = this
     const { epoch } = request
     const deadline = performance.now() + request.deadlineMs
-    try {
-      if (epoch <= host.epochs.get(network)) {
-        throw new SnapswitchError(
-          'EPOCH_STALE',
-          `epoch ${epoch} is not above ${host.epochs.get(network)}`,
-          'Restore again: the coordinator will choose a fresh one.',
-        )
-      }
-      await host.epochs.raise(network, epoch)
-      host.datapath.rememberEpoch(network, epoch)
-      const frames = await this.channelFrames()
-      const ports = new Map<string, PortEntry[]>()
-      for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
-      const all = [...ports.values()].flat()
-      await host.datapath.call('fence', { network, ports: all.map((port) => port.index), epoch })
-      const results = await Promise.allSettled(
-        request.members.map((part) => this.loadMember(part, ports.get(part.vm)!, deadline)),
+    if (epoch <= host.epochs.get(network)) {
+      throw new SnapswitchError(
+        'EPOCH_STALE',
+        `epoch ${epoch} is not above ${host.epochs.get(network)}`,
+        'Restore again: the coordinator will choose a fresh one.',
       )
-      for (const result of results) if (result.status === 'fulfilled') this.members.push(result.value)
-      const failed = results.find((result) => result.status === 'rejected')
-      if (failed !== undefined) throw failed.reason
-      const channelFrames = await this.preload(frames, all)
-      this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
-      return { loaded: this.members.map((member) => member.part.vm), channelFrames }
-    } catch (thrown) {
-      await this.abort()
-      throw thrown
     }
+    await host.epochs.raise(network, epoch)
+    host.datapath.rememberEpoch(network, epoch)
+    const frames = await this.channelFrames()
+    const ports = new Map<string, PortEntry[]>()
+    for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
+    const all = [...ports.values()].flat()
+    await host.datapath.call('fence', { network, ports: all.map((port) => port.index), epoch })
+    const results = await Promise.allSettled(
+      request.members.map((part) => this.loadMember(part, ports.get(part.vm)!, deadline)),
+    )
+    for (const result of results) if (result.status === 'fulfilled') this.members.push(result.value)
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
+    const channelFrames = await this.preload(frames, all)
+    if (this.calledOff) {
+      throw new SnapswitchError(
+        'SNAPSHOT_DISCARDED',
+        'the restore was called off',
+        'See the coordinator for the reason.',
+      )
+    }
+    this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
+    return { loaded: this.members.map((member) => member.part.vm), channelFrames }
+  }
+
+  /** From here on the machines are this host's: a daemon that is started again must find them. */
+  registerMachines(): void {
+    for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine.spec)
   }
 
   /** All hosts have loaded: addresses are announced, guests run, gates open. After a failure it may be called again. */
@@ -148,10 +170,7 @@ export class RestoreSession {
         return { vm: part.vm, atUs: resumedAtUs }
       }),
     )
-    for (const { part, machine } of this.members) {
-      host.machines.set(part.vm, machine.spec)
-      await machine.control.close()
-    }
+    for (const { machine } of this.members) await machine.control.close()
     host.log.info({ network, snapshot: this.snapshot, machines: resumed.map(({ vm }) => vm) }, 'restored')
     return { resumed }
   }
@@ -164,11 +183,14 @@ export class RestoreSession {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
     const deadline = performance.now() + 10_000
-    for (const { machine } of this.members) {
+    // A load under way comes to its end first: what it has made by then is undone with the rest.
+    this.calledOff = true
+    await this.loading?.catch(() => undefined)
+    for (const { part, machine } of this.members.splice(0)) {
+      if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
       await quietly(machine.control.destroy(deadline))
       await quietly(machine.control.close())
     }
-    this.members = []
     for (const name of this.addedPorts.splice(0)) await quietly(host.ports.remove(name))
     for (const tap of this.madeTaps.splice(0)) {
       try {

@@ -1,7 +1,7 @@
 // Performs one host's part of a snapshot: the effects that local-snapshot.ts decides on, with real machines, the real
 // datapath and real time. Every wait has the session's deadline; however it ends, gates are open and machines run.
 
-import type { LocalEvent } from '../../src/api/schemas.js'
+import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
 import { type Host, nowUs } from './host.js'
@@ -24,6 +24,7 @@ export class SnapshotSession {
   private readonly listeners = new Set<(event: LocalEvent) => void>()
   private readonly past: LocalEvent[] = []
   private closures: readonly ChannelClosed[] = []
+  private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
 
   private constructor(host: Host, request: SessionRequest, members: readonly Member[], deadline: number) {
@@ -132,10 +133,11 @@ export class SnapshotSession {
         return
       }
       case 'write':
-        writePart(this.host, this.request, [...this.members.values()], this.closures).then(
+        this.writePart().then(
           (part) => {
-            this.publish({ type: 'done', part })
             this.input({ kind: 'written' })
+            // Called off while it was written: then it is not done.
+            if (this.machine.state === 'done') this.publish({ type: 'done', part })
           },
           (thrown) => this.fail(thrown),
         )
@@ -207,13 +209,21 @@ export class SnapshotSession {
     }
   }
 
+  private writePart(): Promise<LocalPart> {
+    const written = writePart(this.host, this.request, [...this.members.values()], this.closures)
+    this.writing = written
+    return written
+  }
+
   private finish(error: ErrorReport | null): void {
     clearTimeout(this.timer)
     this.error = error
     const { network, snapshot } = this.request
     const cleanUp = async () => {
       for (const { control } of this.members.values()) await control.close().catch(() => undefined)
-      if (error !== null) await this.host.store.remove(network, snapshot)
+      if (error === null) return
+      await this.writing.catch(() => undefined)
+      await this.host.store.remove(network, snapshot)
     }
     cleanUp()
       .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot clean up after the snapshot'))

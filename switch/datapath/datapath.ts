@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
+import type { ForwarderOptions } from '../forwarding/forwarder.js'
 import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
@@ -25,6 +26,14 @@ interface Pending {
   readonly timer: NodeJS.Timeout
 }
 
+/** A network as its owner describes it; the boot id is the datapath's. */
+export interface NetworkArgs {
+  readonly options: Omit<ForwarderOptions, 'bootId'>
+  readonly epoch: number
+}
+
+const newBootId = () => randomBytes(8).toString('hex')
+
 interface Events {
   event: [DatapathEvent]
   /** The worker failed and was started anew: open snapshots are lost, ports and networks are back. */
@@ -38,6 +47,8 @@ interface Events {
 export class Datapath extends EventEmitter<Events> {
   readonly counters: CounterTable = createCounters()
   restarts = 0
+  /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */
+  bootId = newBootId()
   private readonly options: DatapathOptions
   private readonly wakeFd: number
   private readonly wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
@@ -47,7 +58,7 @@ export class Datapath extends EventEmitter<Events> {
   private stopping = false
   private readonly restartTimes: number[] = []
   /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
-  private readonly networks = new Map<string, Commands['addNetwork']['args']>()
+  private readonly networks = new Map<string, NetworkArgs>()
   private readonly ports = new Map<number, Commands['addPort']['args']>()
 
   constructor(options: DatapathOptions) {
@@ -101,8 +112,8 @@ export class Datapath extends EventEmitter<Events> {
     })
   }
 
-  async addNetwork(args: Commands['addNetwork']['args']): Promise<void> {
-    await this.call('addNetwork', args)
+  async addNetwork(args: NetworkArgs): Promise<void> {
+    await this.sendNetwork(args)
     this.networks.set(args.options.network, args)
   }
 
@@ -167,10 +178,8 @@ export class Datapath extends EventEmitter<Events> {
     }
     try {
       await this.start()
-      for (const { options, epoch } of this.networks.values()) {
-        // A new boot for the peers: counts have begun anew.
-        await this.call('addNetwork', { options: { ...options, bootId: randomBytes(8).toString('hex') }, epoch })
-      }
+      this.bootId = newBootId()
+      for (const args of this.networks.values()) await this.sendNetwork(args)
       for (const [index, args] of this.ports) {
         try {
           await this.call('addPort', args)
@@ -185,6 +194,10 @@ export class Datapath extends EventEmitter<Events> {
     } catch (error) {
       this.emit('dead', error instanceof Error ? error : new Error(String(error)))
     }
+  }
+
+  private sendNetwork({ options, epoch }: NetworkArgs): Promise<null> {
+    return this.call('addNetwork', { options: { ...options, bootId: this.bootId }, epoch })
   }
 
   private clearCounters(index: number): void {

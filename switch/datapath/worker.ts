@@ -229,8 +229,11 @@ class DatapathLoop implements FrameSink {
       this.flushAll()
       return null
     },
-    fence: ({ network, ports, epoch }) => {
-      this.network(network).forwarder.snapshots.fence(ports, epoch, clock())
+    fence: ({ network, ports: indexes, epoch }) => {
+      const { forwarder, ports } = this.network(network)
+      // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
+      for (const index of indexes) this.drain(ports.get(index))
+      forwarder.snapshots.fence(indexes, epoch, clock())
       this.flushAll()
       return null
     },
