@@ -43,7 +43,7 @@ function faultOf({ from, target }: Import): string | null {
 
 /** Programs and threads: they work when they are run, and nobody imports them. */
 function isEntry(path: string): boolean {
-  return /(^|[/-])(main|worker)\.ts$/.test(path)
+  return /(^|[/-])(main|worker)\.ts$|-process\.ts$/.test(path)
 }
 
 function parse(path: string, text: string): ts.SourceFile {
