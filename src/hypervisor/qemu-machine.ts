@@ -1,6 +1,7 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { lendPriority } from '../linux/priority.js'
 import type {
   Capture,
   CaptureTarget,
@@ -65,6 +66,8 @@ export class QemuMachine implements MachineControl {
   readonly name: string
   readonly #qmp: QmpClient
   readonly #process: ProcessIdentity | null
+  /** Set while the machine runs ahead of others for a cut; ends that. */
+  #ordinaryPace: (() => void) | null = null
   readonly #settings: DriverSettings
   #phase: Phase = 'idle'
   #capture: QemuCapture | null = null
@@ -207,8 +210,12 @@ export class QemuMachine implements MachineControl {
     const stop = this.#qmp.onEvent(({ name, atUs }) => {
       if (name === 'STOP') pausedAtUs = atUs
     })
+    if (this.#process !== null) this.#ordinaryPace ??= lendPriority(this.#process.pid)
     try {
       await this.#qmp.execute('stop', {}, deadline)
+    } catch (error) {
+      this.#setPace()
+      throw error
     } finally {
       stop()
     }
@@ -231,7 +238,12 @@ export class QemuMachine implements MachineControl {
       onResumed = resolve
       onStuck = reject
     })
-    const sealed = capture.run(onResumed, deadline).finally(() => {
+    const runsAgain = (info: ResumeInfo) => {
+      this.#setPace()
+      onResumed(info)
+    }
+    const sealed = capture.run(runsAgain, deadline).finally(() => {
+      this.#setPace()
       if (this.#phase === 'capturing') this.#phase = 'idle'
     })
     // Had the machine been brought to run again, `resumed` would be settled by now.
@@ -251,7 +263,14 @@ export class QemuMachine implements MachineControl {
       stop()
     }
     this.#paused = false
+    this.#setPace()
     return { resumedAtUs: resumedAtUs ?? nowUs() }
+  }
+
+  /** The guest runs: its threads get back the priority that they had. */
+  #setPace(): void {
+    this.#ordinaryPace?.()
+    this.#ordinaryPace = null
   }
 
   async destroy(deadline: Deadline): Promise<void> {
@@ -282,6 +301,7 @@ export class QemuMachine implements MachineControl {
 
   async close(): Promise<void> {
     await this.abandon().catch(() => {})
+    this.#setPace()
     this.#phase = 'closed'
     this.#qmp.close()
   }

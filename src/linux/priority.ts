@@ -2,7 +2,7 @@
 // gets its turn; behind busy guests it would be late with every frame and every cut.
 
 import { readdirSync } from 'node:fs'
-import { setPriority } from 'node:os'
+import { getPriority, setPriority } from 'node:os'
 
 /** Nice value of the switch's threads: ahead of ordinary processes, behind real-time ones. */
 const SWITCH_NICE = -10
@@ -14,6 +14,33 @@ export function raisePriority(): boolean {
     return true
   } catch {
     return false
+  }
+}
+
+/**
+ * All threads of a process run as far ahead as the switch, until the returned function is called: for the milliseconds of a
+ * cut, in which a paused guest waits for its hypervisor behind guests that run. Threads made meanwhile inherit it and are
+ * set back, too.
+ */
+export function lendPriority(pid: number): () => void {
+  const former = new Map<number, number>()
+  for (const thread of readThreads(pid)) {
+    try {
+      former.set(thread, getPriority(thread))
+      setPriority(thread, SWITCH_NICE)
+    } catch {
+      // It has ended, or we are not permitted: it goes at its own pace.
+    }
+  }
+  const ordinary = former.get(pid) ?? 0
+  return () => {
+    for (const thread of readThreads(pid)) {
+      try {
+        setPriority(thread, former.get(thread) ?? ordinary)
+      } catch {
+        // It has ended.
+      }
+    }
   }
 }
 
