@@ -255,6 +255,15 @@ export class QemuCapture {
     await this.#restoreRunState(resumed).catch(() => {})
     if (this.#context.qmp.failure === null) await this.#settings?.restore()
     await this.#dropOverlays().catch(() => {})
+    await this.#goOnAfterFullDisk().catch(() => {})
+  }
+
+  /** While overlays were merged on a disk that was nearly full, the guest may have met its end once more. */
+  async #goOnAfterFullDisk(): Promise<void> {
+    const { qmp, wasRunning } = this.#context
+    if (!wasRunning || qmp.failure !== null) return
+    const { status } = (await qmp.execute('query-status', {}, within(recoveryMs))) as { status?: string }
+    if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
   }
 
   /**
