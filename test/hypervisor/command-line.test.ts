@@ -273,7 +273,7 @@ t.test('query-block', (t) => {
     { device: 'crypt', inserted: { 'node-name': 'z', ro: false, image: image('/c', { encrypted: true }) } },
     'nonsense',
   ]
-  const { disks, unsupported } = readBlockDevices(answer, '/work')
+  const { disks, unsupported } = readBlockDevices(answer, '/where')
   t.match(disks, [
     {
       name: 'd0',
@@ -281,7 +281,7 @@ t.test('query-block', (t) => {
       bytes: 7,
       cache: { direct: true, noFlush: false },
       layers: [
-        { file: '/work/rel.qcow2', format: 'qcow2' },
+        { file: '/where/rel.qcow2', format: 'qcow2' },
         { file: '/abs', format: 'raw' },
       ],
     },
@@ -295,14 +295,14 @@ t.test('query-block', (t) => {
   const argv = words(
     'qemu -drive file=/other,id=d0 -blockdev driver=file,node-name=f,filename=/j -blockdev driver=qcow2,node-name=n1,file=f',
   )
-  t.same(findDriveArguments(argv, disks, '/work'), {
+  t.same(findDriveArguments(argv, disks, '/where'), {
     drives: [
       { name: 'd0', argument: 2 },
       { name: '/machine/peripheral/disk1/virtio-backend', argument: 6 },
     ],
     missing: [],
   })
-  t.same(findDriveArguments(words('qemu -hda rel.qcow2'), disks, '/work').missing, [disks[1]!.name], 'plugged in later')
+  t.same(findDriveArguments(words('qemu -hda rel.qcow2'), disks, '/where').missing, [disks[1]!.name], 'plugged in later')
   const nodes = [
     { 'node-name': 'p', drv: 'file', file: '/abs' },
     { 'node-name': 'q', drv: 'raw', file: '/abs' },
