@@ -302,7 +302,11 @@ t.test('query-block', (t) => {
     ],
     missing: [],
   })
-  t.same(findDriveArguments(words('qemu -hda rel.qcow2'), disks, '/where').missing, [disks[1]!.name], 'plugged in later')
+  t.same(
+    findDriveArguments(words('qemu -hda rel.qcow2'), disks, '/where').missing,
+    [disks[1]!.name],
+    'plugged in later',
+  )
   const nodes = [
     { 'node-name': 'p', drv: 'file', file: '/abs' },
     { 'node-name': 'q', drv: 'raw', file: '/abs' },
