@@ -161,7 +161,6 @@ export const PrepareRequest = Type.Object({ epoch: Epoch, policy: Policy, deadli
 export type PrepareRequest = Static<typeof PrepareRequest>
 
 /** POST .../take answers with a stream of LocalEvent, one JSON object a line; the last is `done` or `failed`. */
-export const TakeRequest = Type.Object({}, closed)
 
 /** POST .../discard: whatever was prepared or taken under this name here is undone; epochs go forward to `epoch`. */
 export const DiscardRequest = Type.Object({ epoch: Epoch }, closed)
@@ -260,8 +259,6 @@ export const LocalEvent = Type.Union([
 export type LocalEvent = Static<typeof LocalEvent>
 
 // --- a restore, seen by one host's agent ----------------------------------------------------------------------------
-
-export const RestoreMember = Type.Object({ part: MemberPart }, closed)
 
 /** POST /v1/networks/:network/restores/:snapshot/check and .../load share this body. */
 export const RestoreRequest = Type.Object(

@@ -1,7 +1,6 @@
 // The machines of this host: how to reach each hypervisor process, and connections that last as long as they are needed.
 
 import { connect } from 'node:net'
-import type { PortRecord } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type {
   Deadline,
@@ -122,9 +121,4 @@ export class Machines {
 /** The MAC that a NIC on this device has, as the hypervisor says. */
 export function macOf(nics: readonly { device: string; mac: string | null }[], device: string): string | null {
   return nics.find((nic) => nic.device === device)?.mac ?? null
-}
-
-/** The TAPs of a definition's NICs on the host of a restore: a port's device, or the NIC's own where no port has it. */
-export function tapsFor(nics: readonly { device: string }[], ports: readonly PortRecord[]): string[] {
-  return nics.map((nic) => ports.find((port) => port.device === nic.device)?.device ?? nic.device)
 }

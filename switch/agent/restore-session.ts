@@ -17,7 +17,6 @@ import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hyp
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
 import type { Host } from './host.js'
-import { tapsFor } from './machines.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
 export async function checkRestore(
@@ -250,7 +249,8 @@ export class RestoreSession {
       disks.push({ name: disk.name, overlay: disk.overlay, layers })
     }
     const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
-    const taps = tapsFor(definition.nics, part.ports)
+    // A port takes its device's name along to the host that it is restored on.
+    const taps = definition.nics.map((nic) => nic.device)
     const machine = await host.machines.load({ definition, memoryFile, disks, taps, directory }, deadline)
     return { part, ports, machine }
   }
