@@ -12,6 +12,7 @@ import Fastify, {
   type FastifyError,
   type FastifyInstance,
   type FastifyReply,
+  type FastifyRequest,
   LogController,
   type RawReplyDefaultExpression,
   type RawRequestDefaultExpression,
@@ -91,6 +92,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     // Names are at most 63 characters, digests 64: anything longer is no parameter of ours.
     routerOptions: { maxParamLength: 128 },
     return503OnClosing: true,
+    // What the router refuses never gets to the error handler below.
+    frameworkErrors: (error, request, reply) => answerError(error, request, reply),
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.server.headersTimeout = 10_000
 
@@ -104,13 +107,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   })
   // Responses are checked by the client, with the same schemas; here they only describe the API.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data))
-  app.setErrorHandler((error: FastifyError | SnapswitchError, request, reply) => {
-    const failure = fromFastify(error)
-    const status = statusOf[failure.code] ?? 500
-    const level = status >= 500 ? 'error' : 'info'
-    request.log[level]({ err: failure, url: request.url, method: request.method }, failure.message)
-    return reply.status(status).send({ error: failure.report() } satisfies ErrorBody)
-  })
+  app.setErrorHandler((error: FastifyError | SnapswitchError, request, reply) => answerError(error, request, reply))
   app.setNotFoundHandler((request, reply) => {
     const error = new SnapswitchError(
       'REQUEST_INVALID',
@@ -169,6 +166,18 @@ async function* ndjsonLines<T>(
     log.error({ err: error }, error.message)
     yield Buffer.from(`${JSON.stringify(failure(error.report()))}\n`)
   }
+}
+
+function answerError(
+  error: FastifyError | SnapswitchError,
+  request: Pick<FastifyRequest, 'log' | 'url' | 'method'>,
+  reply: Pick<FastifyReply, 'status'>,
+): FastifyReply {
+  const failure = fromFastify(error)
+  const status = statusOf[failure.code] ?? 500
+  const level = status >= 500 ? 'error' : 'info'
+  request.log[level]({ err: failure, url: request.url, method: request.method }, failure.message)
+  return reply.status(status).send({ error: failure.report() } satisfies ErrorBody)
 }
 
 function fromFastify(error: FastifyError | SnapswitchError): SnapswitchError {

@@ -57,7 +57,7 @@ export class Fdb {
     return NO_PORT
   }
 
-  /** False when a bound is reached and the address was not learned. */
+  /** False when a bound is reached and the address was not learned; one that was another port's is forgotten then. */
   learn(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): boolean {
     const high = (macHigh << 12) | vlan
     let slot = this.hash(high, macLow)
@@ -65,8 +65,7 @@ export class Fdb {
     while (keyHigh[slot] !== EMPTY) {
       if (this.keyLow[slot] === macLow && keyHigh[slot] === high) {
         this.seen[slot] = seconds
-        if (this.port[slot] !== port) this.move(slot, port)
-        return true
+        return this.port[slot] === port || this.move(slot, port)
       }
       slot = (slot + 1) & this.mask
     }
@@ -123,10 +122,17 @@ export class Fdb {
     }
   }
 
-  private move(slot: number, port: number): void {
+  /** A port that has learned its share takes over no address either; where it last was is wrong now, so it is flooded. */
+  private move(slot: number, port: number): boolean {
+    if (this.learnedBy[port] >= this.options.perPort) {
+      this.remove(slot)
+      this.refused++
+      return false
+    }
     this.learnedBy[this.port[slot]]--
     this.learnedBy[port]++
     this.port[slot] = port
+    return true
   }
 
   /** Backward-shift deletion (Knuth 6.4, algorithm R): no tombstones, so look-ups never slow down. */

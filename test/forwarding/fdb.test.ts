@@ -18,12 +18,17 @@ class Model {
   learn(high: number, low: number, vlan: number, port: number, seconds: number): void {
     const key = `${high}/${low}/${vlan}`
     const known = this.entries.get(key)
+    const ofPort = [...this.entries.values()].filter((entry) => entry.port === port).length
+    if (known !== undefined && known.port !== port && ofPort >= this.options.perPort) {
+      this.entries.delete(key)
+      this.refused++
+      return
+    }
     if (known !== undefined) {
       known.port = port
       known.seen = seconds
       return
     }
-    const ofPort = [...this.entries.values()].filter((entry) => entry.port === port).length
     if (this.entries.size >= this.options.capacity || ofPort >= this.options.perPort) {
       this.refused++
       return
@@ -154,6 +159,23 @@ t.test('full, or one port over its share: not learned, counted; a known address 
   fdb.learn(2, 6, 0, 0, 0)
   t.equal(fdb.lookUp(2, 6, 0, 0), 0, 'after a move and a flush there is room again')
 })
+
+t.test(
+  'a known address does not move to a port that has its share: it is flooded, and learned again elsewhere',
+  async (t) => {
+    const fdb = new Fdb({ capacity: 8, perPort: 2, ageing: 300 }, 4)
+    fdb.learn(2, 1, 0, 0, 0)
+    fdb.learn(2, 2, 0, 0, 0)
+    fdb.learn(2, 9, 0, 1, 0)
+    t.equal(fdb.learn(2, 9, 0, 0, 5), false)
+    t.equal(fdb.refused, 1)
+    t.equal(fdb.lookUp(2, 9, 0, 5), NO_PORT)
+    t.equal(fdb.size, 2)
+    t.equal(fdb.learn(2, 1, 0, 0, 6), true, 'what it has it keeps')
+    t.equal(fdb.learn(2, 9, 0, 1, 7), true)
+    t.equal(fdb.lookUp(2, 9, 0, 7), 1)
+  },
+)
 
 t.test('an entry lives exactly as long as its ageing', async (t) => {
   const fdb = new Fdb(options, 4)

@@ -79,6 +79,8 @@ t.test('garbage, large bodies, slow and many clients', root, async (t) => {
       [request('GET /v1/networks/..%2f..%2fetc/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request('DELETE /v1/networks/lab0/snapshots/..%2f..%2f..%2fetc HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request('GET /v1/networks/%00/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
+      [request('GET /v1/networks/%zz/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
+      [request(`GET /v1/networks/${'n'.repeat(200)}/fdb HTTP/1.1`), 400, 'REQUEST_INVALID'],
     ]
     for (const [bytes, status, code] of cases) {
       const answer = await exchange(path, bytes)
@@ -86,11 +88,6 @@ t.test('garbage, large bodies, slow and many clients', root, async (t) => {
       t.match(found, { status, code, action: /\w+ .*\w/ }, bytes.split('\r\n')[0])
       t.notMatch(answer, /node_modules|\.js:/, 'no insides')
     }
-  })
-
-  await t.test('a name longer than any is no name', async (t) => {
-    const answer = await exchange(path, request(`GET /v1/networks/${'n'.repeat(200)}/fdb HTTP/1.1`))
-    t.match(answer, /^HTTP\/1\.1 4(04|14) /)
   })
 
   await t.test('a body over the limit is refused before it is read', async (t) => {
