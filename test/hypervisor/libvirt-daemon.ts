@@ -16,6 +16,16 @@ const openKvm = `if [ -e /dev/kvm ]; then
   mount --bind "$D/dev/kvm" /dev/kvm
 fi`
 
+// libvirtd looks up Debian's user for QEMU before it reads which one its configuration names. The package that makes that
+// user is not installed for a test (it would start a libvirtd of the system's): only our libvirtd sees this one.
+const qemuUser = `for file in passwd group; do
+  getent $file libvirt-qemu >/dev/null && continue
+  cp /etc/$file "$D/etc/$file"
+  mount --bind "$D/etc/$file" /etc/$file
+done
+getent passwd libvirt-qemu >/dev/null || echo 'libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin' >>/etc/passwd
+getent group libvirt-qemu >/dev/null || echo 'libvirt-qemu:x:64055:' >>/etc/group`
+
 const places = {
   run: '/run/libvirt',
   etc: '/etc/libvirt',
@@ -91,9 +101,12 @@ export class LibvirtDaemon {
       mkdirSync(place, { recursive: true })
       this.#madePlaces.push(place)
     }
-    const script = [...mounts, openKvm, 'exec setpriv --pdeathsig KILL libvirtd --pid-file "$D/run/libvirtd.pid"'].join(
-      '\n',
-    )
+    const script = [
+      qemuUser,
+      ...mounts,
+      openKvm,
+      'exec setpriv --pdeathsig KILL libvirtd --pid-file "$D/run/libvirtd.pid"',
+    ].join('\n')
     // A socket file that the last one left refuses connections; a new one tells that it is up.
     rmSync(path.join(this.directory, 'run', 'libvirt-sock'), { force: true })
     const env = { ...process.env, D: this.directory, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
