@@ -2,10 +2,10 @@
 // stack, and set up.
 
 import type { Logger } from 'pino'
-import { SnapswitchError } from '../src/errors/errors.js'
 import { lockDevice } from '../src/linux/device-lock.js'
 import { quietLink } from '../src/linux/ingress.js'
 import type { Link, Links } from '../src/linux/link.js'
+import { slaveError } from './port-problems.js'
 
 export class Attachment {
   private readonly undo: (() => void)[] = []
@@ -24,7 +24,9 @@ export class Attachment {
       if (link.up) return
       links.change(link.index, { up: true })
       this.undo.push(() => {
-        if (links.findByIndex(link.index) !== null) links.change(link.index, { up: false })
+        const now = links.findByIndex(link.index)
+        // A bridge that has it by now wants it up.
+        if (now !== null && now.master === null) links.change(link.index, { up: false })
       })
     } catch (thrown) {
       this.release()
@@ -44,12 +46,7 @@ export class Attachment {
   }
 }
 
-/** Throws DEVICE_BUSY when a bridge or bond owns the device: its frames would go two ways. */
+/** Throws DEVICE_BUSY when a bridge or bond owns the device. */
 export function refuseSlave(link: Link): void {
-  if (link.master === null) return
-  throw new SnapswitchError(
-    'DEVICE_BUSY',
-    `${link.name} belongs to a bridge or bond`,
-    `Take it out first: ip link set ${link.name} nomaster`,
-  )
+  if (link.master !== null) throw slaveError(link)
 }

@@ -2,7 +2,7 @@
 
 import type { Logger } from 'pino'
 import type { PortInfo, PortKind, PortRecord } from '../src/api/schemas.js'
-import { SnapswitchError } from '../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { parseMac } from '../src/frame/ethernet.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
@@ -10,6 +10,7 @@ import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseSlave } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
+import { downError, goneError, slaveError } from './port-problems.js'
 
 export interface PortEntry {
   readonly index: number
@@ -45,6 +46,8 @@ export class Ports {
   private readonly links = new Links()
   private readonly entries = new Map<string, PortEntry>()
   private readonly attachments = new Map<string, Attachment>()
+  /** Why a port has no device. */
+  private readonly lost = new Map<string, SnapswitchError>()
   /** Whether each port's device had a carrier when last looked at. */
   private readonly wasUp = new Map<string, boolean>()
   private readonly used = new Uint8Array(MAX_PORTS)
@@ -56,7 +59,7 @@ export class Ports {
     datapath.on('lost', (index, error) => {
       this.log.error({ err: error, port: this.byIndex(index)?.name }, 'a port could not be opened again')
       const entry = this.byIndex(index)
-      if (entry !== undefined) this.letGo(entry)
+      if (entry !== undefined) this.letGo(entry, asSnapswitchError(error))
     })
   }
 
@@ -133,34 +136,47 @@ export class Ports {
   }
 
   /**
-   * Brings the ports in line with the devices that there are now: a port whose device is gone is silent until a device of
-   * that name is back. Call it when devices have changed; never throws.
+   * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a bridge, is
+   * silent until a device of that name is there and free. Call it when devices have changed; never throws.
    */
   async reconcile(epochOf: (network: string) => number): Promise<void> {
-    const byName = new Map(this.links.list().map((link) => [link.name, link]))
-    const known = new Set([...byName.values()].map((link) => link.index))
+    const links = this.links.list()
     for (const entry of this.all()) {
       try {
-        const here = byName.get(entry.device)
-        if (entry.ifindex !== NO_DEVICE && !known.has(entry.ifindex)) await this.detach(entry)
+        const own = links.find((link) => link.index === entry.ifindex)
+        if (entry.ifindex !== NO_DEVICE && own === undefined) await this.detach(entry, goneError(entry))
+        // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
+        else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
         const current = this.entries.get(entry.name)
-        if (current === undefined || here === undefined) continue
-        if (current.ifindex === NO_DEVICE) await this.comeBack(current, here, epochOf(entry.network))
-        else if (here.index === current.ifindex) this.noteChanges(current, here)
+        if (current === undefined) continue
+        const here = links.find((link) => link.name === entry.device)
+        if (current.ifindex !== NO_DEVICE) {
+          if (here?.index === current.ifindex) this.noteChanges(current, here)
+        } else if (here === undefined) this.lost.set(entry.name, goneError(entry))
+        else await this.comeBack(current, here, epochOf(entry.network))
       } catch (thrown) {
-        this.log.warn({ err: thrown, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
+        const error = asSnapswitchError(thrown)
+        // It is tried again every few seconds, and told once.
+        if (this.lost.get(entry.name)?.message === error.message) continue
+        this.lost.set(entry.name, error)
+        this.log.warn({ err: error, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
       }
     }
   }
 
-  private async detach(entry: PortEntry): Promise<void> {
-    this.log.warn({ port: entry.name, device: entry.device }, 'the device of a port is gone; the port waits for it')
-    this.letGo(entry)
+  private async detach(entry: PortEntry, reason: SnapswitchError): Promise<void> {
+    const text =
+      reason.code === 'DEVICE_MISSING'
+        ? 'the device of a port is gone; the port waits for it'
+        : 'the device of a port was taken away; the port waits for it'
+    this.log.warn({ err: reason, port: entry.name, device: entry.device }, text)
+    this.letGo(entry, reason)
     await this.datapath.removePort(entry.network, entry.index)
   }
 
-  private letGo(entry: PortEntry): void {
+  private letGo(entry: PortEntry, reason: SnapswitchError): void {
     this.entries.set(entry.name, { ...entry, ifindex: NO_DEVICE })
+    this.lost.set(entry.name, reason)
     this.attachments.get(entry.name)?.release()
     this.attachments.delete(entry.name)
     this.unread.forget(entry.index)
@@ -170,6 +186,7 @@ export class Ports {
     const back = { ...entry, ifindex: link.index, mtu: link.mtu }
     await this.attach(back, link, epoch)
     this.entries.set(entry.name, back)
+    this.lost.delete(entry.name)
     this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is back')
   }
 
@@ -201,6 +218,7 @@ export class Ports {
     this.attachments.get(name)?.release()
     this.attachments.delete(name)
     this.wasUp.delete(name)
+    this.lost.delete(name)
     if (entry.ownsDevice) {
       const link = this.links.find(entry.device)
       if (link !== null && link.index === entry.ifindex) this.links.remove(link.index)
@@ -249,6 +267,24 @@ export class Ports {
     return { name: entry.name, device: entry.device, mac, mtu: entry.mtu }
   }
 
+  /** Why ports that a snapshot needs (members and trunks) carry no frames now; empty when all do. */
+  problemsOf(network: string): SnapswitchError[] {
+    const links = this.links.list()
+    const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain')
+    return ports.flatMap(
+      (port) =>
+        this.problemOf(
+          port,
+          links.find((link) => link.index === port.ifindex),
+        ) ?? [],
+    )
+  }
+
+  private problemOf(port: PortEntry, link: Link | undefined): SnapswitchError | null {
+    if (link === undefined) return this.lost.get(port.name) ?? goneError(port)
+    return downError(port, link)
+  }
+
   /** All that is known of the ports, from shared memory and the kernel: the datapath is not asked. */
   info(): PortInfo[] {
     const { counters } = this.datapath
@@ -265,6 +301,7 @@ export class Ports {
         epoch: port.kind === 'member' ? counters[row + Counter.epoch] : null,
         gate: counters[row + Counter.gateClosed] === 1 ? 'closed' : 'open',
         up: link?.lowerUp ?? false,
+        problem: this.problemOf(port, link)?.report() ?? null,
         mtu: link?.mtu ?? port.mtu,
         counters: readPortCounters(counters, port.index),
       }

@@ -70,6 +70,8 @@ export const PortInfo = Type.Object({
   epoch: nullable(Epoch),
   gate: Type.Union([Type.Literal('open'), Type.Literal('closed')]),
   up: Type.Boolean(),
+  /** Why it carries no frames, when it carries none. */
+  problem: nullable(ErrorReportSchema),
   mtu: Count,
   counters: PortCounters,
 })

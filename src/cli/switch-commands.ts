@@ -159,7 +159,10 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     'TX BYTES',
     'DROPS',
   ]
-  terminal.out(formatTable(head, ports.map(portRow)))
+  const problems = ports.flatMap(({ name, problem }) =>
+    problem === null ? [] : [`port ${name}: ${problem.message}. ${problem.action}\n`],
+  )
+  terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
 }
 
 function portRow(p: PortInfo): (string | number | null)[] {

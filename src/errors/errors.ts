@@ -8,6 +8,7 @@ export const errorCodes = {
   DEVICE_MISSING: 'a network device that a port names does not exist',
   DEVICE_MTU: 'a trunk has no room for the color tag: its MTU must be 4 above the members’',
   DEVICE_BUSY: 'a device is taken already, by another port or another daemon',
+  DEVICE_DOWN: 'a port’s device is down, or nothing is at its other end',
   PORT_EXISTS: 'a port of that name or on that device exists already',
   PORT_UNKNOWN: 'no port of that name',
   NETWORK_UNKNOWN: 'no network of that name on this host',

@@ -41,6 +41,7 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
       }
     }),
   )
+  for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())
   const { peers } = await host.datapath.call('network', { network })
   for (const peer of peers) {
     if (peer.alive) continue

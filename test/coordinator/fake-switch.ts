@@ -72,6 +72,7 @@ export class FakeSwitch {
       epoch: this.epoch,
       gate: 'open',
       up: true,
+      problem: null,
       mtu: 1500,
       counters: { ...counters, held: 0, recorded: 0, drops: { full: 2 } },
     }))

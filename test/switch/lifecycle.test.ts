@@ -147,6 +147,66 @@ t.test('a device that comes back as a bridge’s port is left alone until it is 
   t.equal(await daemon.stop(), 0)
 })
 
+t.test('a device that a bridge takes under load is left to it, and taken back when it is free', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  const [one] = stations(t, world, 'one')
+  await world.endpoint('bridged', 'host', { address: '10.66.0.4' })
+  await world.ip('host', 'link', 'add', 'br0', 'up', 'type', 'bridge')
+  await world.ip('host', 'link', 'set', 'bridged', 'up', 'master', 'br0')
+  const traffic = load(one)
+  const problem = (code: string | null) =>
+    until(`${code}`, 10_000, async () =>
+      (await daemon.port('two')).problem?.code === (code ?? undefined) ? true : undefined,
+    )
+  for (let round = 0; round < 2; round++) {
+    await world.ip('host', 'link', 'set', 'two', 'master', 'br0')
+    await problem('DEVICE_BUSY')
+    t.equal((await daemon.port('two')).up, false)
+    t.equal((await world.pings('two', '10.66.0.4')).code, 0, 'the bridge has its frames now')
+    t.not((await world.pings('two', '10.66.0.3', '-W', '1')).code, 0, 'and only the bridge')
+    t.equal((await world.pings('three', '10.66.0.1')).code, 0, 'the others keep working')
+    await world.ip('host', 'link', 'set', 'two', 'nomaster')
+    await problem(null)
+    // An ARP question of before may have to be given up first.
+    await until('a ping', 10_000, async () => ((await world.pings('two', '10.66.0.3')).code === 0 ? true : undefined))
+    t.not((await world.pings('two', '10.66.0.4', '-W', '1')).code, 0, 'no more by the bridge')
+  }
+  await traffic.stop()
+  t.match(daemon.said(), /"code":"DEVICE_BUSY".*"port":"two".*was taken away/)
+  t.equal(daemon.said().match(/cannot be brought back yet/g), null, 'told once')
+  t.equal(await packetSockets(world), 3, 'one socket a port')
+  t.equal(await daemon.stop(), 0)
+})
+
+t.test('the preflight of a snapshot refuses ports that carry no frames', root, async (t) => {
+  const world = await threeEndpoints(t)
+  const daemon = await world.switch('host', threePorts)
+  const found = async () => {
+    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: 5000 })
+    return problems.filter(({ code }) => code.startsWith('DEVICE_')).map(({ code, message }) => `${code} ${message}`)
+  }
+  t.same(await found(), [])
+  await world.ip('host', 'link', 'set', 'one', 'down')
+  await world.ip('two', 'link', 'set', 'eth0', 'down')
+  await world.ip('host', 'link', 'del', 'three')
+  await isUp(daemon, 'three', false)
+  await until('the preflight', 5000, async () => ((await found()).length === 3 ? true : undefined))
+  t.same((await found()).sort(), [
+    'DEVICE_DOWN one of port one is down',
+    'DEVICE_DOWN two of port two has no carrier: nothing is at its other end',
+    'DEVICE_MISSING three of port three is gone',
+  ])
+  await world.ip('host', 'link', 'set', 'one', 'up')
+  await world.ip('two', 'link', 'set', 'eth0', 'up')
+  await world.ip('host', 'link', 'add', 'br0', 'type', 'bridge')
+  await world.ip('host', 'link', 'set', 'one', 'master', 'br0')
+  const bridged = 'DEVICE_BUSY one belongs to a bridge or bond'
+  await until('the bridge', 5000, async () => ((await found()).includes(bridged) ? true : undefined))
+  t.equal((await found()).length, 2)
+  t.equal(await daemon.stop(), 0)
+})
+
 t.test('the datapath fails and is restarted with its ports', root, async (t) => {
   const world = await threeEndpoints(t)
   const hook = pathToFileURL(join(import.meta.dirname, 'crash-hook.js')).href
