@@ -8,6 +8,7 @@ import type {
   Preflight,
   PrepareRequest,
   RemoveMemberAnswer,
+  RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
   RestoreRequest,
@@ -34,7 +35,7 @@ export interface Agents {
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
   restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed>
-  restoreAbort(host: string, snapshot: string, call: Call): Promise<void>
+  restoreAbort(host: string, snapshot: string, call: Call): Promise<RestoreAborted>
   ports(host: string, call: Call): Promise<PortInfo[]>
   close(): Promise<void>
 }
@@ -98,7 +99,7 @@ export class SocketAgents implements Agents {
     return this.#client(host).restoreResume(this.#network, snapshot, options(call))
   }
 
-  restoreAbort(host: string, snapshot: string, call: Call): Promise<void> {
+  restoreAbort(host: string, snapshot: string, call: Call): Promise<RestoreAborted> {
     return this.#client(host).restoreAbort(this.#network, snapshot, options(call))
   }
 

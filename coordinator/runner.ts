@@ -172,8 +172,8 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         transfers.abort()
         desk.later(effect.delayMs, () =>
           agent(host, { do: 'abort' }, async () => {
-            await agents.restoreAbort(host, name, call(effect.timeoutMs))
-            return { type: 'aborted', host }
+            const { running } = await agents.restoreAbort(host, name, call(effect.timeoutMs))
+            return { type: 'aborted', host, running }
           }),
         )
         return

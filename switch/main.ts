@@ -112,7 +112,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
       closureDeadline,
       controlKey,
     }
-    await datapath.addNetwork({ options, epoch: epochs.get(name) })
+    await datapath.addNetwork({ options, epoch: epochs.get(name), fence: epochs.fence(name) })
   }
   for (const port of wanted) await ports.add(port, epochs.get(port.network))
   for (const { ownsDevice, ...port } of moves.ports) {

@@ -13,6 +13,7 @@ import {
   Preflight,
   PrepareRequest,
   RemoveMemberAnswer,
+  RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
   RestoreRequest,
@@ -144,10 +145,9 @@ function addRestores(app: ApiInstance, agent: Agent): void {
     agent.resumeRestore(request.params.network, request.params.snapshot),
   )
 
-  app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: Nothing } } }, async (request) => {
-    await agent.abortRestore(request.params.network, request.params.snapshot)
-    return {}
-  })
+  app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: RestoreAborted } } }, (request) =>
+    agent.abortRestore(request.params.network, request.params.snapshot),
+  )
 
   const OfMember = Type.Object({ network: Name, vm: Name })
   app.post(routes.removeMember, { schema: { params: OfMember, response: { 200: RemoveMemberAnswer } } }, (request) =>

@@ -15,6 +15,7 @@ import {
   abortCallMs,
   abortLimitMs,
   type CheckPurpose,
+  fenceLimitMs,
   preflightLimitMs,
   type RestoreData,
   type RestoreEffect,
@@ -53,6 +54,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       resumeAttempts: {},
       failure: null,
       aborting: {},
+      survivors: [],
       unaborted: [],
     },
     effects: [
@@ -208,11 +210,21 @@ export function load(data: RestoreData, now: Instant): RestoreStep {
     'loading',
     data,
     { do: 'progress', text: `loading ${listed(plan.members.map((m) => m.part.vm))}` },
-    ...plan.targets.map((host) => {
-      const request = requestFor(manifest, plan, host, data.epoch, timeoutMs)
-      return { do: 'load', host, request, timeoutMs } as const
+    // A host that gets no machines is fenced all the same: what it has learned, and what it still carries, is of before.
+    ...presentHosts(data).map((host) => {
+      const limitMs = plan.targets.includes(host) ? timeoutMs : Math.min(fenceLimitMs, timeoutMs)
+      const request = requestFor(manifest, plan, host, data.epoch, limitMs)
+      return { do: 'load', host, request, timeoutMs: limitMs } as const
     }),
   )
+}
+
+const presentHosts = (data: RestoreData) => data.input.plan.hosts.filter((host) => !data.absent.includes(host))
+
+/** A host that plays no part and cannot be fenced is done without: the fence of the others stops its frames. */
+export function loadFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
+  if (data.input.plan.targets.includes(host)) return fail(data, onHost(host, error))
+  return passBarrier({ ...data, absent: [...data.absent, host] }, now)
 }
 
 export function loaded(data: RestoreData, host: string, answer: RestoreLoaded, now: Instant): RestoreStep {
@@ -221,17 +233,22 @@ export function loaded(data: RestoreData, host: string, answer: RestoreLoaded, n
   const absent = expected.filter((vm) => !answer.loaded.includes(vm))
   if (absent.length > 0) {
     const message = `host ${host} did not load ${listed(absent)}`
-    return fail(data, { code: 'RESTORE_FAILED', message, action: 'See the log of the switch there.' }, now)
+    return fail(data, { code: 'RESTORE_FAILED', message, action: 'See the log of the switch there.' })
   }
   const known = { ...data, loaded: { ...data.loaded, [host]: answer } }
-  const progress: RestoreEffect = { do: 'progress', text: `loaded ${listed(expected)}`, host }
-  if (plan.targets.some((h) => known.loaded[h] === undefined)) return at('loading', known, progress)
-  // The barrier: everything is in memory everywhere.
+  const text = expected.length === 0 ? 'fenced' : `loaded ${listed(expected)}`
+  return passBarrier(known, now, { do: 'progress', text, host })
+}
+
+/** The barrier: everything is in memory everywhere, and the former incarnation is fenced off everywhere. */
+function passBarrier(data: RestoreData, now: Instant, ...effects: RestoreEffect[]): RestoreStep {
+  const { targets } = data.input.plan
+  if (presentHosts(data).some((host) => data.loaded[host] === undefined)) return at('loading', data, ...effects)
   return at(
     'resuming',
-    { ...known, resumeAttempts: Object.fromEntries(plan.targets.map((h) => [h, 1])) },
-    ...plan.targets.map((h) => resume(data, h, 0, now)),
-    progress,
+    { ...data, resumeAttempts: Object.fromEntries(targets.map((host) => [host, 1])) },
+    ...targets.map((host) => resume(data, host, 0, now)),
+    ...effects,
     { do: 'progress', text: 'all loaded: resuming' },
   )
 }
@@ -245,7 +262,7 @@ export function resumeFailed(data: RestoreData, host: string, error: ErrorReport
   if (data.resumed[host] !== undefined) return at('resuming', data)
   const attempts = data.resumeAttempts[host] ?? 1
   // SNAPSHOT_UNKNOWN: the agent holds no loaded restore any more, so that asking again is of no use.
-  if (attempts >= resumeAttempts || error.code === 'SNAPSHOT_UNKNOWN') return fail(data, onHost(host, error), now)
+  if (attempts >= resumeAttempts || error.code === 'SNAPSHOT_UNKNOWN') return fail(data, onHost(host, error))
   const known = { ...data, resumeAttempts: { ...data.resumeAttempts, [host]: attempts + 1 } }
   return at('resuming', known, resume(data, host, retryDelayMs(attempts + 1), now))
 }
@@ -269,17 +286,17 @@ export function resumed(data: RestoreData, host: string, answer: RestoreResumed,
 }
 
 /** The one door to failure once a target may have begun: tell every one of them that does not run for certain. */
-export function fail(data: RestoreData, error: ErrorReport, now: Instant): RestoreStep {
+export function fail(data: RestoreData, error: ErrorReport): RestoreStep {
   const targets = data.input.plan.targets.filter((host) => data.resumed[host] === undefined)
   const timer = data.timer + 1
   const known: RestoreData = {
     ...data,
     timer,
-    failure: failureOf(data, error),
+    failure: error,
     waitingTransfers: [],
     aborting: Object.fromEntries(targets.map((h) => [h, 1])),
   }
-  if (targets.length === 0) return aborted(known, '', now)
+  if (targets.length === 0) return conclude(known)
   return at(
     'aborting',
     known,
@@ -289,48 +306,50 @@ export function fail(data: RestoreData, error: ErrorReport, now: Instant): Resto
   )
 }
 
-export function failureOf(data: RestoreData, error: ErrorReport): ErrorReport {
-  const { network, name } = data.input.manifest
-  const which = `${network}/${name}`
-  const running = Object.keys(data.resumed)
-  if (running.length === 0) {
-    return { ...error, message: `the restore of ${which} was undone; the snapshot is untouched. ${error.message}` }
-  }
-  return {
-    code: 'RESTORE_FAILED',
-    message: `${which} is restored only in part: the machines of ${listed(running.map((h) => `host ${h}`))} run, but ${error.message}`,
-    action: `Restore it again: snapswitch snapshot restore ${which} --replace`,
-  }
-}
-
-export function aborted(data: RestoreData, host: string, _now: Instant): RestoreStep {
+export function aborted(data: RestoreData, host: string, running: readonly string[]): RestoreStep {
   const { [host]: _, ...aborting } = data.aborting
-  const known = { ...data, aborting }
+  const known = { ...data, aborting, survivors: [...data.survivors, ...running] }
   return Object.keys(aborting).length > 0 ? at('aborting', known) : conclude(known)
 }
 
-export function abortFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
+export function abortFailed(data: RestoreData, host: string, error: ErrorReport): RestoreStep {
   const attempts = data.aborting[host]
   if (attempts === undefined) return at('aborting', data)
   // It never heard of it, or has let go of it already: nothing to undo there.
-  if (error.code === 'SNAPSHOT_UNKNOWN') return aborted(data, host, now)
-  if (attempts >= abortAttempts) return aborted({ ...data, unaborted: [...data.unaborted, host] }, host, now)
+  if (error.code === 'SNAPSHOT_UNKNOWN') return aborted(data, host, [])
+  if (attempts >= abortAttempts) return aborted({ ...data, unaborted: [...data.unaborted, host] }, host, [])
   const known = { ...data, aborting: { ...data.aborting, [host]: attempts + 1 } }
   const delayMs = retryDelayMs(attempts + 1)
   return at('aborting', known, { do: 'abort', host, delayMs, timeoutMs: abortCallMs })
 }
 
 export function conclude(data: RestoreData): RestoreStep {
-  const failure = data.failure as ErrorReport
+  const outcome = failureOf(data, data.failure as ErrorReport)
   const error: ErrorReport =
     data.unaborted.length === 0
-      ? failure
+      ? outcome
       : {
-          ...failure,
-          message: `${failure.message}. ${listed(data.unaborted.map((h) => `host ${h}`))} could not be told to undo it`,
-          action: `Restart the switch there; machines that it loaded are paused. ${failure.action}`,
+          ...outcome,
+          message: `${outcome.message}. ${listed(data.unaborted.map((h) => `host ${h}`))} could not be told to undo it`,
+          action: `Restart the switch there: what it has loaded and never run ends with that. ${outcome.action}`,
         }
   return at('failed', { ...data, failure: error }, { do: 'finish', outcome: { type: 'failed', error } })
+}
+
+/** What the failure leaves: machines that ran already are not ended. */
+function failureOf(data: RestoreData, error: ErrorReport): ErrorReport {
+  const { manifest, plan } = data.input
+  const which = `${manifest.network}/${manifest.name}`
+  const resumed = plan.members.filter((m) => data.resumed[m.to] !== undefined).map((m) => m.part.vm)
+  const running = [...new Set([...resumed, ...data.survivors])].sort()
+  if (running.length === 0) {
+    return { ...error, message: `the restore of ${which} was undone; the snapshot is untouched. ${error.message}` }
+  }
+  return {
+    code: 'RESTORE_FAILED',
+    message: `${which} is restored only in part: ${listed(running)} run, but ${error.message}`,
+    action: `Restore it again: snapswitch snapshot restore ${which} --replace`,
+  }
 }
 
 export function late(data: RestoreData, doing: string, hosts: readonly string[]): ErrorReport {

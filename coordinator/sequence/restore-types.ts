@@ -54,7 +54,8 @@ export type RestoreEvent =
   | { readonly type: 'removed'; readonly host: string; readonly vm: string }
   | { readonly type: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
   | { readonly type: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
-  | { readonly type: 'aborted'; readonly host: string }
+  /** `running`: machines that ran there before it was told, and go on. */
+  | { readonly type: 'aborted'; readonly host: string; readonly running: readonly string[] }
   | { readonly type: 'agentFailed'; readonly host: string; readonly call: RestoreCall; readonly error: ErrorReport }
   | { readonly type: 'deadline'; readonly timer: number }
   | { readonly type: 'cancel'; readonly error: ErrorReport }
@@ -112,6 +113,8 @@ export interface RestoreData {
   readonly resumeAttempts: Readonly<Record<string, number>>
   readonly failure: ErrorReport | null
   readonly aborting: Readonly<Record<string, number>>
+  /** Machines that hosts which were told to abort have let run on. */
+  readonly survivors: readonly string[]
   readonly unaborted: readonly string[]
 }
 
@@ -122,6 +125,8 @@ export const transfersAtOnce = 2
 export const resumeAttempts = 4
 export const abortAttempts = 5
 export const preflightLimitMs = 10_000
+/** For fencing a host that gets no machines. */
+export const fenceLimitMs = 10_000
 export const abortCallMs = 20_000
 export const abortLimitMs = 60_000
 export const resumeCallMs = 15_000

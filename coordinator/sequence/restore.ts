@@ -5,10 +5,10 @@
 //       +--refused---+             +------------+-----------+-----------+--> aborting -> failed
 //
 // Everything that can fail without ending an original comes first; the files travel before anything is removed. The
-// barrier lies between `loading` and `resuming`: no machine runs before all are loaded. Invariant: once `transferring`
+// barrier lies between `loading` and `resuming`: no machine runs before all are loaded, and all hosts fenced. Invariant: once `transferring`
 // has begun, the only ways out are `done`, with every machine running, or through `aborting`, where every target is told.
-// Beyond the barrier a resume is repeated, bounded. A host that still does not resume is told to abort; the others run on
-// (for them it is as if that host had crashed just after the cut), and the error says so.
+// Beyond the barrier a resume is repeated, bounded. A host that still does not resume is told to abort: it ends what never
+// ran. Machines that run, run on (for them it is as if the others had crashed just after the cut), and the error names them.
 
 import type { ErrorReport } from '../../src/errors/errors.js'
 import {
@@ -21,6 +21,7 @@ import {
   fail,
   late,
   loaded,
+  loadFailed,
   refuse,
   removed,
   resumed,
@@ -48,8 +49,8 @@ const onTimer =
   (data: RestoreData, event: { readonly timer: number }, now: Instant): RestoreStep =>
     event.timer === data.timer ? act(data, now) : at(state, data)
 
-const failOnHost = (data: RestoreData, event: { host: string; error: ErrorReport }, now: Instant) =>
-  fail(data, onHost(event.host, event.error), now)
+const failOnHost = (data: RestoreData, event: { host: string; error: ErrorReport }) =>
+  fail(data, onHost(event.host, event.error))
 
 const inert = (state: RestoreState) => {
   const ignore = (data: RestoreData): RestoreStep => at(state, data)
@@ -112,10 +113,10 @@ export const restoreTable = {
     ...inert('transferring'),
     transferred: (data, event, now) => transferred(data, event.host, event.digest, now),
     agentFailed: failOnHost,
-    deadline: onTimer('transferring', (data, now) =>
-      fail(data, late(data, 'copying files', [...new Set(data.runningTransfers.map((t) => t.to))]), now),
+    deadline: onTimer('transferring', (data) =>
+      fail(data, late(data, 'copying files', [...new Set(data.runningTransfers.map((t) => t.to))])),
     ),
-    cancel: (data, event, now) => fail(data, event.error, now),
+    cancel: (data, event) => fail(data, event.error),
   },
   removing: {
     ...inert('removing'),
@@ -123,34 +124,35 @@ export const restoreTable = {
     agentFailed: (data, event, now) =>
       event.call.do === 'remove' && event.error.code === 'MACHINE_UNKNOWN'
         ? removed(data, event.host, event.call.vm, now)
-        : failOnHost(data, event, now),
-    deadline: onTimer('removing', (data, now) =>
-      fail(data, late(data, 'removing machines', [...new Set(data.removing.map((r) => r.host))]), now),
+        : failOnHost(data, event),
+    deadline: onTimer('removing', (data) =>
+      fail(data, late(data, 'removing machines', [...new Set(data.removing.map((r) => r.host))])),
     ),
-    cancel: (data, event, now) => fail(data, event.error, now),
+    cancel: (data, event) => fail(data, event.error),
   },
   loading: {
     ...inert('loading'),
     loaded: (data, event, now) => loaded(data, event.host, event.loaded, now),
-    agentFailed: failOnHost,
-    deadline: onTimer('loading', (data, now) =>
+    agentFailed: (data, event, now) =>
+      event.call.do === 'load' ? loadFailed(data, event.host, event.error, now) : at('loading', data),
+    deadline: onTimer('loading', (data) =>
       fail(
         data,
         late(
           data,
           'loading',
-          data.input.plan.targets.filter((h) => data.loaded[h] === undefined),
+          data.input.plan.hosts.filter((h) => data.loaded[h] === undefined && !data.absent.includes(h)),
         ),
-        now,
       ),
     ),
-    cancel: (data, event, now) => fail(data, event.error, now),
+    cancel: (data, event) => fail(data, event.error),
   },
   resuming: {
     ...inert('resuming'),
     resumed: (data, event, now) => resumed(data, event.host, event.resumed, now),
-    agentFailed: (data, event, now) => resumeFailed(data, event.host, event.error, now),
-    deadline: onTimer('resuming', (data, now) =>
+    agentFailed: (data, event, now) =>
+      event.call.do === 'resume' ? resumeFailed(data, event.host, event.error, now) : at('resuming', data),
+    deadline: onTimer('resuming', (data) =>
       fail(
         data,
         late(
@@ -158,7 +160,6 @@ export const restoreTable = {
           'resuming',
           data.input.plan.targets.filter((h) => data.resumed[h] === undefined),
         ),
-        now,
       ),
     ),
     // Beyond the barrier there is nothing left to call off: machines run.
@@ -166,9 +167,9 @@ export const restoreTable = {
   },
   aborting: {
     ...inert('aborting'),
-    aborted: (data, event, now) => aborted(data, event.host, now),
-    agentFailed: (data, event, now) =>
-      event.call.do === 'abort' ? abortFailed(data, event.host, event.error, now) : at('aborting', data),
+    aborted: (data, event) => aborted(data, event.host, event.running),
+    agentFailed: (data, event) =>
+      event.call.do === 'abort' ? abortFailed(data, event.host, event.error) : at('aborting', data),
     deadline: onTimer('aborting', (data) =>
       conclude({ ...data, unaborted: [...data.unaborted, ...Object.keys(data.aborting)], aborting: {} }),
     ),

@@ -16,6 +16,7 @@ import {
   type PrepareRequest,
   Progress,
   RemoveMemberAnswer,
+  RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
   type RestoreOrder,
@@ -37,6 +38,7 @@ const fits = {
   nothing: validator(Type.Object({})),
   restoreCheck: validator(RestoreCheck),
   restoreLoaded: validator(RestoreLoaded),
+  aborted: validator(RestoreAborted),
   restoreResumed: validator(RestoreResumed),
   removed: validator(RemoveMemberAnswer),
   coordinatorStatus: validator(CoordinatorStatus),
@@ -119,8 +121,8 @@ export class SwitchClient {
     return this.#connection.json('POST', path, fits.restoreResumed, options)
   }
 
-  async restoreAbort(network: string, snapshot: string, options: CallOptions): Promise<void> {
-    await this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.nothing, options)
+  restoreAbort(network: string, snapshot: string, options: CallOptions): Promise<RestoreAborted> {
+    return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options)
   }
 
   removeMember(network: string, vm: string, options: CallOptions): Promise<RemoveMemberAnswer> {

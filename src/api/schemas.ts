@@ -293,6 +293,10 @@ export type RestoreLoaded = Static<typeof RestoreLoaded>
 export const RestoreResumed = Type.Object({ resumed: Type.Array(Type.Object({ vm: Name, atUs: TimeUs })) })
 export type RestoreResumed = Static<typeof RestoreResumed>
 
+/** Answer of abort: what never ran is ended; these ran already, and run on. */
+export const RestoreAborted = Type.Object({ running: Type.Array(Name) })
+export type RestoreAborted = Static<typeof RestoreAborted>
+
 /** POST /v1/networks/:network/members/:vm/remove: the machine is ended if it runs and its ports leave the network. */
 export const RemoveMemberAnswer = Type.Object({ destroyed: Type.Boolean(), ports: Type.Array(PortRecord) })
 export type RemoveMemberAnswer = Static<typeof RemoveMemberAnswer>

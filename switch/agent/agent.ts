@@ -6,6 +6,7 @@ import type {
   PortRecord,
   Preflight,
   RemoveMemberAnswer,
+  RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
   RestoreRequest,
@@ -60,7 +61,7 @@ export class Agent {
     host.datapath.on('restarted', (error) => {
       for (const [network, { snapshot, restore }] of this.sessions) {
         snapshot?.abort(restarted(error).report())
-        // Its gates and its fence are gone: machines must not start into what the old incarnation has left.
+        // Its gates, and the channel state that waited behind them, are gone.
         restore?.abort().finally(() => this.sessions.delete(network))
       }
     })
@@ -198,9 +199,15 @@ export class Agent {
     this.resumed.delete(network)
     const session = new RestoreSession(this.host, network, snapshot, request)
     this.claim(network, { name: `restore of ${snapshot}`, snapshot: null, restore: session })
-    session.onAbandoned = () => this.sessions.delete(network)
+    session.onAbandoned = () => {
+      this.sessions.delete(network)
+      this.saveMoves().catch((thrown) => this.host.log.error({ err: thrown }, 'cannot save the moves'))
+    }
     try {
-      return await session.load()
+      const answer = await session.load()
+      // A host that gets no machines is fenced, and that is all.
+      if (request.members.length === 0) this.sessions.delete(network)
+      return answer
     } catch (thrown) {
       this.sessions.delete(network)
       throw thrown
@@ -228,11 +235,17 @@ export class Agent {
     return answer
   }
 
-  async abortRestore(network: string, snapshot: string): Promise<void> {
+  /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
+  async abortRestore(network: string, snapshot: string): Promise<RestoreAborted> {
     const session = this.restoreSession(network, snapshot)
-    if (session === null) return
+    if (session === null) {
+      const before = this.resumed.get(network)
+      return { running: before?.snapshot === snapshot ? before.answer.resumed.map(({ vm }) => vm) : [] }
+    }
     try {
-      await session.abort()
+      const resumed = await session.abort()
+      if (resumed.length > 0) this.resumed.set(network, { snapshot, answer: { resumed } })
+      return { running: resumed.map(({ vm }) => vm) }
     } finally {
       this.sessions.delete(network)
       await this.saveMoves()
@@ -245,6 +258,7 @@ export class Agent {
     const { host } = this
     const busy = this.busy(network)
     if (busy !== null) throw this.busyError(network, busy)
+    this.resumed.delete(network)
     const destroyed = await host.machines.isThere(vm)
     if (destroyed) {
       const deadline = performance.now() + 10_000

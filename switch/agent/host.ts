@@ -25,24 +25,33 @@ export function nowUs(): number {
   return Math.round((performance.timeOrigin + performance.now()) * 1000)
 }
 
-/** The highest epoch ever used per network; on disk before any port flips to it. */
+/**
+ * The highest epoch ever used per network, and that of its last restore: the fence, below which colors are of a former
+ * incarnation. Both are on disk before any port knows of them, and never go back.
+ */
 export class Epochs {
   private readonly store: LocalStore
   private readonly known: Map<string, number>
   private readonly durable: Map<string, number>
+  private readonly fences: Map<string, number>
 
-  private constructor(store: LocalStore, known: Map<string, number>) {
+  private constructor(store: LocalStore, known: Map<string, number>, fences: Map<string, number>) {
     this.store = store
     this.known = known
     this.durable = new Map(known)
+    this.fences = fences
   }
 
   static async open(store: LocalStore): Promise<Epochs> {
-    return new Epochs(store, await store.readEpochs())
+    return new Epochs(store, await store.readEpochs(), await store.readFences())
   }
 
   get(network: string): number {
     return this.known.get(network) ?? 0
+  }
+
+  fence(network: string): number {
+    return this.fences.get(network) ?? 0
   }
 
   /** Returns when the epoch is on disk, whoever has asked for it first. */
@@ -51,5 +60,12 @@ export class Epochs {
     this.known.set(network, Math.max(epoch, this.get(network)))
     await this.store.writeEpochs(this.known)
     this.durable.set(network, Math.max(epoch, this.durable.get(network) ?? 0))
+  }
+
+  /** The same for the epoch of a restore. */
+  async raiseFence(network: string, epoch: number): Promise<void> {
+    await this.raise(network, epoch)
+    this.fences.set(network, Math.max(epoch, this.fence(network)))
+    await this.store.writeFences(this.fences)
   }
 }

@@ -1,6 +1,7 @@
 // One host's share of the catalogue, on disk:
 //
 //   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
+//   <state>/fences.json                                  epoch of the last restore per network, likewise
 //   <state>/members.json                                 machines and ports that restores brought here or took away
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
 //                                          vms/<vm>/memory.img  definition.json
@@ -81,6 +82,15 @@ export class LocalStore {
 
   writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
     return this.inTurn('epochs.json', () => JSON.stringify(Object.fromEntries(epochs)))
+  }
+
+  /** Epochs of the last restores. */
+  async readFences(): Promise<Map<string, number>> {
+    return new Map(Object.entries((await this.readJson('fences.json', fits.epochs)) ?? {}))
+  }
+
+  writeFences(epochs: ReadonlyMap<string, number>): Promise<void> {
+    return this.inTurn('fences.json', () => JSON.stringify(Object.fromEntries(epochs)))
   }
 
   async readMoves(): Promise<Moves> {

@@ -16,7 +16,7 @@ import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
-import type { Host } from './host.js'
+import { type Host, nowUs } from './host.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
 export async function checkRestore(
@@ -60,22 +60,29 @@ export async function checkRestore(
   return { missing, running, problems }
 }
 
+const RESUME_MS = 10_000
+
 interface LoadedMember {
   readonly part: MemberPart
   readonly ports: readonly PortEntry[]
   readonly machine: LoadedMachine
+  /** When it was seen to run; null: not yet. */
+  resumedAtUs: number | null
 }
+
+type Resumed = RestoreResumed['resumed']
 
 export class RestoreSession {
   readonly network: string
   readonly snapshot: string
   private readonly host: Host
   private readonly request: RestoreRequest
-  private readonly addedPorts: string[] = []
+  private readonly addedPorts: { readonly name: string; readonly vm: string }[] = []
   private readonly madeTaps: string[] = []
   private readonly members: LoadedMember[] = []
   private timer: NodeJS.Timeout | null = null
   private loading: Promise<RestoreLoaded> | null = null
+  private resuming: Promise<Resumed> | null = null
   private calledOff = false
   /** Called once when the session ended without `resume`. */
   onAbandoned: () => void = () => undefined
@@ -112,8 +119,9 @@ export class RestoreSession {
         'Restore again: the coordinator will choose a fresh one.',
       )
     }
-    await host.epochs.raise(network, epoch)
+    await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
+    host.datapath.rememberFence(network, epoch)
     const frames = await this.channelFrames()
     const ports = new Map<string, PortEntry[]>()
     for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
@@ -133,7 +141,7 @@ export class RestoreSession {
         'See the coordinator for the reason.',
       )
     }
-    this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
+    if (this.members.length > 0) this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
     return { loaded: this.members.map((member) => member.part.vm), channelFrames }
   }
 
@@ -145,52 +153,76 @@ export class RestoreSession {
   /** All hosts have loaded: addresses are announced, guests run, gates open. After a failure it may be called again. */
   async resume(): Promise<RestoreResumed> {
     if (this.timer !== null) clearTimeout(this.timer)
+    this.resuming = this.resumeAll()
     try {
-      return await this.resumeAll()
+      return { resumed: await this.resuming }
     } catch (thrown) {
-      this.timer = setTimeout(() => void this.expire(), this.request.deadlineMs)
+      if (!this.calledOff) this.timer = setTimeout(() => void this.expire(), this.request.deadlineMs)
       throw thrown
     }
   }
 
-  private async resumeAll(): Promise<RestoreResumed> {
+  private async resumeAll(): Promise<Resumed> {
     const { host, network } = this
-    const deadline = performance.now() + 10_000
+    const deadline = performance.now() + RESUME_MS
     for (const { part, ports } of this.members) {
       for (const port of ports) {
         const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
         if (mac !== null) await host.datapath.call('announce', { network, port: port.index, mac: parseMac(mac) })
       }
     }
-    const resumed = await Promise.all(
-      this.members.map(async ({ part, ports, machine }) => {
-        const { resumedAtUs } = await machine.control.resume(deadline)
-        await host.datapath.call('release', { network, ports: ports.map((port) => port.index) })
-        return { vm: part.vm, atUs: resumedAtUs }
+    const results = await Promise.allSettled(
+      this.members.map(async (member) => {
+        member.resumedAtUs = (await member.machine.control.resume(deadline)).resumedAtUs
+        await this.release(member)
       }),
     )
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
     for (const { machine } of this.members) await machine.control.close()
-    host.log.info({ network, snapshot: this.snapshot, machines: resumed.map(({ vm }) => vm) }, 'restored')
-    return { resumed }
+    host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
+    return this.running()
   }
 
-  /** Undoes a load: machines ended, ports and TAPs that were made gone, gates of the others open. */
-  async abort(): Promise<void> {
+  private async release({ ports }: LoadedMember): Promise<void> {
+    const { host, network } = this
+    await host.datapath.call('release', { network, ports: ports.map((port) => port.index) })
+  }
+
+  private running(): Resumed {
+    return this.members.flatMap(({ part, resumedAtUs }) =>
+      resumedAtUs === null ? [] : [{ vm: part.vm, atUs: resumedAtUs }],
+    )
+  }
+
+  /**
+   * Undoes a load: machines ended, ports and TAPs that were made gone, gates of the others open. But a machine that runs
+   * already, for all hosts had loaded, runs on with its ports; those are returned.
+   */
+  async abort(): Promise<Resumed> {
     const { host, network, request } = this
     if (this.timer !== null) clearTimeout(this.timer)
     const quietly = async (work: Promise<unknown>) => {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
-    const deadline = performance.now() + 10_000
-    // A load under way comes to its end first: what it has made by then is undone with the rest.
+    // A load or resume under way comes to its end first: what it has made by then is undone with the rest.
     this.calledOff = true
     await this.loading?.catch(() => undefined)
-    for (const { part, machine } of this.members.splice(0)) {
-      if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
-      await quietly(machine.control.destroy(deadline))
+    await this.resuming?.catch(() => undefined)
+    const deadline = performance.now() + 10_000
+    for (const member of this.members) {
+      const { part, machine } = member
+      if (this.resuming !== null && (await this.runs(member, deadline))) await quietly(this.release(member))
+      else {
+        if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
+        await quietly(machine.control.destroy(deadline))
+      }
       await quietly(machine.control.close())
     }
-    for (const name of this.addedPorts.splice(0)) await quietly(host.ports.remove(name))
+    const resumed = this.running()
+    for (const { name, vm } of this.addedPorts.splice(0)) {
+      if (!resumed.some((one) => one.vm === vm)) await quietly(host.ports.remove(name))
+    }
     for (const tap of this.madeTaps.splice(0)) {
       try {
         host.ports.removeTap(tap)
@@ -199,6 +231,16 @@ export class RestoreSession {
       }
     }
     await quietly(host.datapath.call('advance', { network, epoch: request.epoch }))
+    return resumed
+  }
+
+  /** An answer that did not come in time does not mean that the guest stands still. */
+  private async runs(member: LoadedMember, deadline: number): Promise<boolean> {
+    if (member.resumedAtUs !== null) return true
+    const info = await member.machine.control.inspect(deadline).catch(() => null)
+    if (info?.state !== 'running') return false
+    member.resumedAtUs = nowUs()
+    return true
   }
 
   private async expire(): Promise<void> {
@@ -223,7 +265,7 @@ export class RestoreSession {
     if (made) this.madeTaps.push(record.device)
     const request = { name: record.name, network: this.network, device: record.device, kind: 'member' as const, vm }
     const entry = await ports.add(request, epochs.get(this.network), made)
-    this.addedPorts.push(record.name)
+    this.addedPorts.push({ name: record.name, vm })
     // From now on the port owns the TAP and takes it along when it goes.
     if (made) this.madeTaps.pop()
     return entry
@@ -252,7 +294,7 @@ export class RestoreSession {
     // A port takes its device's name along to the host that it is restored on.
     const taps = definition.nics.map((nic) => nic.device)
     const machine = await host.machines.load({ definition, memoryFile, disks, taps, directory }, deadline)
-    return { part, ports, machine }
+    return { part, ports, machine, resumedAtUs: null }
   }
 
   /** The recorded frames for the members that are placed here, in their order of delivery. */

@@ -30,6 +30,8 @@ interface Pending {
 export interface NetworkArgs {
   readonly options: Omit<ForwarderOptions, 'bootId'>
   readonly epoch: number
+  /** Colors below it are of a former incarnation of the network. */
+  readonly fence: number
 }
 
 const newBootId = () => randomBytes(8).toString('hex')
@@ -138,6 +140,12 @@ export class Datapath extends EventEmitter<Events> {
     }
   }
 
+  /** Remembers the epoch of the last restore: what is older is stopped by a restarted worker, too. */
+  rememberFence(network: string, fence: number): void {
+    const known = this.networks.get(network)
+    if (known !== undefined && known.fence < fence) this.networks.set(network, { ...known, fence })
+  }
+
   async stop(): Promise<void> {
     this.stopping = true
     const worker = this.worker
@@ -196,8 +204,8 @@ export class Datapath extends EventEmitter<Events> {
     }
   }
 
-  private sendNetwork({ options, epoch }: NetworkArgs): Promise<null> {
-    return this.call('addNetwork', { options: { ...options, bootId: this.bootId }, epoch })
+  private sendNetwork({ options, epoch, fence }: NetworkArgs): Promise<null> {
+    return this.call('addNetwork', { options: { ...options, bootId: this.bootId }, epoch, fence })
   }
 
   private clearCounters(index: number): void {

@@ -36,7 +36,7 @@ export interface PeerRow {
 type Ports = readonly number[]
 
 export interface Commands {
-  addNetwork: { args: { options: ForwarderOptions; epoch: number }; result: null }
+  addNetwork: { args: { options: ForwarderOptions; epoch: number; fence: number }; result: null }
   addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
   removePort: { args: { network: string; index: number }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }

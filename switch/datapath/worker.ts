@@ -161,7 +161,7 @@ class DatapathLoop implements FrameSink {
   }
 
   private readonly handlers: { [K in CommandName]: (args: Commands[K]['args']) => Commands[K]['result'] } = {
-    addNetwork: ({ options, epoch }) => {
+    addNetwork: ({ options, epoch, fence }) => {
       const name = options.network
       const forwarder = new Forwarder(options, this.counters, {
         early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
@@ -170,6 +170,7 @@ class DatapathLoop implements FrameSink {
         refused: (port, reason) => post({ kind: 'refused', network: name, port, reason }),
       })
       forwarder.epoch = epoch
+      forwarder.fence = fence
       this.networks.set(name, { forwarder, ports: new Map() })
       return null
     },

@@ -57,7 +57,7 @@ export class Forwarder {
   readonly trunks: TrunkSide
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
   epoch = 0
-  /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. */
+  /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. Set before ports are added. */
   fence = 0
 
   constructor(options: ForwarderOptions, counters: CounterTable, events: ForwarderEvents) {
@@ -71,6 +71,7 @@ export class Forwarder {
   addPort(spec: PortSpec, output: Output): PortState {
     const port = new PortState(spec, output, this.options.hold, ROW)
     if (port.isMember && port.epoch > this.epoch) this.epoch = port.epoch
+    if (port.isMember) port.fence = this.fence
     this.byIndex[spec.index] = port
     this.ports.push(port)
     return port

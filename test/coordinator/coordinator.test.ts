@@ -245,7 +245,7 @@ t.test('restore: a host that does not resume is named; the others run on', async
     coordinator.restore('lab0', 'demo', {}, () => {}),
     {
       code: 'RESTORE_FAILED',
-      message: /only in part.*host a run.*host b: it will not/,
+      message: /only in part: vm1 and vm2 run.*host b: it will not/,
     },
   )
   t.equal(b.calls.filter((c) => c === 'resume').length, 4)

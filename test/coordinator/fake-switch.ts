@@ -192,7 +192,7 @@ export class FakeSwitch {
         return { resumed: this.vms.map((vm) => ({ vm, atUs: 1_000 })) }
       }),
     )
-    app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({})))
+    app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({ running: [] })))
     app.post(routes.removeMember, (request) => {
       const { vm } = request.params as { vm: string }
       return this.#answer('removeMember', `remove ${vm}`, () => {

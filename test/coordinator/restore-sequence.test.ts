@@ -73,6 +73,7 @@ class Bench {
       { type: 'removed', host: 'a', vm: 'vm2' },
       { type: 'removed', host: 'b', vm: 'vm3' },
       { type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } },
+      { type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } },
       { type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2'], channelFrames: 2 } },
       { type: 'resumed', host: 'a', resumed: { resumed: [{ vm: 'vm3', atUs: 1000 }] } },
       { type: 'resumed', host: 'b', resumed: { resumed: [{ vm: 'vm1', atUs: 3500 }] } },
@@ -119,10 +120,18 @@ t.test('the straight way', async (t) => {
     [
       ['a', ['vm3']],
       ['b', ['vm1', 'vm2']],
+      ['c', []],
     ],
+    'a host that gets no machines is fenced all the same',
   )
   bench.feed({ type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } })
-  t.same(bench.of('resume'), [], 'the barrier: none resumes before all have loaded')
+  bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2'], channelFrames: 2 } })
+  t.same(bench.of('resume'), [], 'the barrier: none resumes before all have loaded, and all are fenced')
+  bench.feed({ type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } })
+  t.same(
+    bench.of('resume').map((r) => r.host),
+    ['a', 'b'],
+  )
   bench.reach('done')
   const outcome = bench.of('finish')[0]?.outcome
   t.match(outcome, {
@@ -168,6 +177,9 @@ t.test('a host that takes no part may be away; one that does may not', async (t)
   bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', []), holds: [] })
   bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: [] })
   t.equal(bench.at.state, 'checking')
+  const unfenced = new Bench().reach('loading')
+  unfenced.feed({ type: 'agentFailed', host: 'c', call: { do: 'load' }, error: broken })
+  t.equal(unfenced.reach('resuming').at.state, 'resuming', 'its frames are stopped by the fence of the others')
   const other = new Bench()
   other.feed({ type: 'agentFailed', host: 'b', call: { do: 'preflight' }, error: broken })
   t.match(other.error, { code: 'SOCKET_UNREACHABLE', message: 'host b: gone' })
@@ -202,8 +214,8 @@ t.test('every failure at every step ends it; once begun, every target that does 
         bench.of('abort').map((a) => a.host),
         begun ? ['a', 'b'] : [],
       )
-      bench.feed({ type: 'aborted', host: 'a' })
-      bench.feed({ type: 'aborted', host: 'b' })
+      bench.feed({ type: 'aborted', host: 'a', running: [] })
+      bench.feed({ type: 'aborted', host: 'b', running: [] })
       t.ok(restoreEnded(bench.at.state))
       t.ok(bench.error !== undefined)
     }
@@ -214,6 +226,14 @@ t.test('a load that leaves a machine out is a failure', async (t) => {
   const bench = new Bench().reach('loading')
   bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1'], channelFrames: 0 } })
   t.match(bench.at.data.failure, { code: 'RESTORE_FAILED', message: /host b did not load vm2/ })
+})
+
+t.test('machines that ran before their host was told to abort are named', async (t) => {
+  const bench = new Bench().reach('resuming')
+  bench.feed({ type: 'agentFailed', host: 'a', call: { do: 'resume' }, error: { ...broken, code: 'SNAPSHOT_UNKNOWN' } })
+  bench.feed({ type: 'aborted', host: 'b', running: ['vm2'] })
+  bench.feed({ type: 'aborted', host: 'a', running: [] })
+  t.match(bench.error, { code: 'RESTORE_FAILED', message: /only in part: vm2 run, but host a: gone/ })
 })
 
 t.test('ends are ends', async (t) => {
@@ -249,7 +269,7 @@ function goodAnswer(effect: RestoreEffect, bench: Bench, missing: boolean): Rest
     case 'resume':
       return { type: 'resumed', host: effect.host, resumed: { resumed: [] } }
     case 'abort':
-      return { type: 'aborted', host: effect.host }
+      return { type: 'aborted', host: effect.host, running: [] }
     case 'timer':
       bench.ms += effect.afterMs
       return { type: 'deadline', timer: effect.timer }
@@ -291,11 +311,11 @@ t.test(
         let pending: RestoreEffect[] = []
         const past: RestoreEvent[] = []
         let seen = 0
-        let allLoaded = false
         for (let steps = 0; !restoreEnded(bench.at.state); steps++) {
           if (steps > 400) throw new Error(`not ended, in ${bench.at.state}`)
           for (; seen < bench.effects.length; seen++) {
             const effect = bench.effects[seen] as RestoreEffect
+            const allLoaded = ['a', 'b'].every((host) => bench.at.data.loaded[host] !== undefined)
             if (effect.do === 'resume' && !allLoaded) throw new Error('resumed before all had loaded')
             if (effect.do === 'abort') told.add(effect.host)
             if (effect.do !== 'progress' && effect.do !== 'finish') pending.push(effect)
@@ -321,10 +341,6 @@ t.test(
                 ? null
                 : goodAnswer(effect, bench, missing)
           if (event === null) continue
-          if (event.type === 'loaded') {
-            const before = new Set(Object.keys(bench.at.data.loaded))
-            allLoaded = before.add(event.host).size === 2
-          }
           if (event.type === 'aborted') confirmed.add(event.host)
           if (event.type !== 'deadline') past.push(event)
           bench.feed(event)

@@ -60,7 +60,7 @@ export class Agent {
     const { host, world } = this.daemon
     for (const vm of host.disk.loaded) {
       const guest = world.guests[vm]
-      if (!guest.running) guest.end()
+      if (!guest.running) guest.undo()
     }
     host.disk.loaded = new Set()
     for (const [snapshot, machines] of host.disk.unfinished) {

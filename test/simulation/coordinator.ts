@@ -274,7 +274,9 @@ export class Coordinator {
         case 'abort': {
           const { host, delayMs, timeoutMs } = effect
           const act: Act<null> = (agent, answer) => agent.abortRestore(name, answer)
-          desk.later(delayMs, () => call(host, { do: 'abort' }, timeoutMs, act, () => ({ type: 'aborted', host })))
+          desk.later(delayMs, () =>
+            call(host, { do: 'abort' }, timeoutMs, act, () => ({ type: 'aborted', host, running: [] })),
+          )
           return false
         }
         case 'timer':

@@ -121,12 +121,10 @@ export class Daemon {
     const nth = this.workers++
     const bootId =
       nth === 0 ? this.bootId : `${'f'.repeat(4)}${this.bootId.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
-    const worker = new Worker(this, bootId, this.agent.epoch)
+    const worker = new Worker(this, bootId, this.agent.epoch, this.agent.fence)
     for (const vm of this.members) {
       for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agent.epoch)
     }
-    worker.forwarder.fence = this.agent.fence
-    for (const port of worker.forwarder.ports) if (port.isMember) port.fence = this.agent.fence
     for (const peer of world.peersOf(host.index)) worker.addTrunk(peer)
     if (world.scenario.outside.includes(host.index)) worker.addPlain()
     return worker

@@ -339,6 +339,83 @@ export const plantedFaults: readonly PlantedFault[] = [
     adapt: withSlowTrunks,
   },
   {
+    name: 'the fence of a restore does not outlive its daemon',
+    breaks: [5],
+    plant: () => ({
+      agent: (agent) => {
+        if (agent.daemon.boot > 1) agent.fence = 0
+      },
+    }),
+    adapt: (scenario) => {
+      const orders: Order[] = [
+        { kind: 'snapshot', at: 300, deadline: 20_000 },
+        { kind: 'restore', at: 600, deadline: 20_000, shift: 0 },
+      ]
+      const step = 30 + (Math.abs(scenario.seed) % 60)
+      const kill = { kind: 'kill daemon' as const, host: scenario.machines[0]?.host ?? 0, step, down: 1 }
+      const sends = scenario.sends.map((send, nth) => ({ ...send, at: 580 + (nth % 40) / 2 }))
+      const trunk = { ...scenario.trunk, delay: 60, jitter: 0 }
+      const pace = { poll: 0.05, read: 0.5, call: 0.3, hypervisor: 0.5, seal: 2, store: 0.1 }
+      return { ...scenario, chain: false, trunk, pace, orders, sends, faults: [kill] }
+    },
+  },
+  {
+    name: 'only the hosts that get machines are fenced',
+    breaks: [5],
+    plant: () => ({
+      agent: (agent) => {
+        const load = agent.loadRestore.bind(agent)
+        agent.loadRestore = (snapshot, request, answer) => {
+          if (request.members.length > 0) load(snapshot, request, answer)
+          else agent.daemon.after(0, () => answer.done({ loaded: [], channelFrames: 0 }))
+        }
+      },
+    }),
+    adapt: (scenario) => ({ ...scenario, hosts: 4, chain: true, faults: [], orders: snapshotAndRestore(1) }),
+  },
+  {
+    name: 'an undoing ends machines that run already',
+    breaks: [4],
+    plant: () => ({
+      agent: (agent) => {
+        agent.abortRestore = (snapshot, answer) => {
+          const session = agent.claim?.restore ?? null
+          if (session?.snapshot === snapshot) session.undo(() => answer.done(null))
+          else answer.done(null)
+        }
+      },
+    }),
+    adapt: (scenario) => {
+      // One of two machines of a host runs, the other takes its time; meanwhile the other host fails.
+      const machines = scenario.machines.map((machine, vm) => ({ ...machine, host: vm === 0 ? 1 : 0 }))
+      const kill = { kind: 'kill daemon' as const, host: 1, step: 30 + (Math.abs(scenario.seed) % 60), down: 5 }
+      const slow = { kind: 'slow resume' as const, vm: 1, by: 4000 }
+      return {
+        ...scenario,
+        hosts: 2,
+        outside: [],
+        sends: [],
+        machines,
+        faults: [kill, slow],
+        orders: snapshotAndRestore(0),
+      }
+    },
+  },
+  {
+    name: 'a restarted daemon forgets the machines that it was loading',
+    breaks: [4],
+    plant: () => ({
+      agent: (agent) => {
+        const start = agent.start.bind(agent)
+        agent.start = () => {
+          agent.daemon.host.disk.loaded = new Set()
+          start()
+        }
+      },
+    }),
+    adapt: (scenario) => ({ ...withKills(scenario), orders: snapshotAndRestore(0) }),
+  },
+  {
     name: 'a former incarnation teaches where machines are',
     breaks: [5],
     plant: inSnapshots((snapshots, forwarder) => {
@@ -385,6 +462,13 @@ export const plantedFaults: readonly PlantedFault[] = [
     }),
   },
 ]
+
+function snapshotAndRestore(shift: number): Order[] {
+  return [
+    { kind: 'snapshot', at: 20, deadline: 20_000 },
+    { kind: 'restore', at: 90, deadline: 20_000, shift },
+  ]
+}
 
 function withKills(scenario: Scenario): Scenario {
   const kill = { kind: 'kill daemon' as const, host: 0, step: 5 + (Math.abs(scenario.seed) % 60), down: 5 }

@@ -168,6 +168,8 @@ export class Guest {
   }
 
   resume(done: () => void, refused: (reason: string) => void): void {
+    const slow = this.world.scenario.faults.find((fault) => fault.kind === 'slow resume' && fault.vm === this.index)
+    if (slow?.kind === 'slow resume') this.lastTask = Math.max(this.lastTask, this.world.time.now + slow.by)
     this.task(() => {
       this.run()
       this.task(done, refused)
@@ -223,6 +225,12 @@ export class Guest {
     this.running = false
     this.deferred.length = 0
     this.world.note(this.name, 'ended')
+  }
+
+  /** Ends what a restore has loaded: it must never have run. */
+  undo(): void {
+    if (this.running) this.world.violation(4, `${this.name} was ended by an undoing, though it ran already`)
+    this.end()
   }
 
   /** A new incarnation from an image: loaded, paused. */

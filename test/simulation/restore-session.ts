@@ -21,6 +21,8 @@ export class RestoreSession {
   /** The load has come to its end, either way; until then an abort waits, or it would undo half of it. */
   private settled = false
   private whenSettled: (() => void) | null = null
+  /** While the guests are being resumed: who waits for the end of that, to undo what is left. */
+  private whenResumed: (() => void)[] | null = null
 
   constructor(daemon: Daemon, snapshot: string, request: RestoreRequest) {
     this.daemon = daemon
@@ -72,7 +74,8 @@ export class RestoreSession {
             world.note(host.name, `fence e${epoch}`)
           },
           () => {
-            if (guests.length === 0 || this.over) return undo('called off')
+            if (this.over) return undo('called off')
+            if (guests.length === 0) return this.preload([], [], answer, undo)
             let awaited = guests.length
             let failure: string | null = null
             const settled = () => {
@@ -110,11 +113,13 @@ export class RestoreSession {
         worker.call('announce', () => snapshots.announce(nic.index, Uint8Array.from(nic.mac), worker.now), none, none)
       }
     }
+    this.whenResumed = []
     const end = () => {
       if (this.over) return
       this.over = true
       const atUs = Math.round((EPOCH_MS + world.time.now) * 1000)
       done({ resumed: loaded.map((guest) => ({ vm: guest.name, atUs })) })
+      for (const act of this.whenResumed ?? []) act()
     }
     let awaited = loaded.length
     if (awaited === 0) {
@@ -143,17 +148,19 @@ export class RestoreSession {
   }
 
   abort(done: () => void): void {
+    // All hosts have loaded: what runs by the end of that is not ended any more.
+    if (this.whenResumed !== null) return void this.whenResumed.push(done)
     this.over = true
     if (this.settled) this.undo(done)
     else this.whenSettled = done
   }
 
-  private undo(done: () => void): void {
+  undo(done: () => void): void {
     const { daemon, request } = this
     const { worker, members, world, agent } = daemon
     this.over = true
     if (this.timer !== null) this.timer.act = null
-    for (const guest of this.loaded) guest.end()
+    for (const guest of this.loaded) guest.undo()
     this.loaded = []
     const added = this.added.splice(0)
     const removePorts = () => {
@@ -189,7 +196,9 @@ export class RestoreSession {
       () => {
         if (this.over) return undo('called off')
         this.settled = true
-        this.timer = this.daemon.after(this.request.deadlineMs, () => this.abort(() => undefined))
+        // A host that gets no machines is fenced, and that is all.
+        if (this.loaded.length === 0) this.onEnded()
+        else this.timer = this.daemon.after(this.request.deadlineMs, () => this.abort(() => undefined))
         answer.done({ loaded: this.loaded.map((guest) => guest.name), channelFrames: mine.length })
       },
       undo,

@@ -115,6 +115,7 @@ function simplifications(scenario: Scenario): Partial<Scenario>[] {
   const { trunk, pace, machines, orders, sends } = scenario
   const list: Partial<Scenario>[] = [
     { epoch: 0 },
+    { keyed: false },
     { policy: 'buffer' },
     { hold: 10_000 },
     { record: 10_000 },

@@ -14,6 +14,7 @@ import { PLAIN_PORT, PORTS, TRUNK_PORTS } from './trunk.js'
 const LOOK = 31
 const ANSWER = 32
 const BATCH = 33
+const CONTROL_KEY = new Uint8Array(32).fill(7)
 const DRAIN_BATCHES = 4096
 const TICK_INTERVAL = 100
 const TICK_INTERVAL_OPEN = 5
@@ -47,7 +48,7 @@ export class Worker {
   private answers = 0
   private mainFreeAt = 0
 
-  constructor(daemon: Daemon, bootId: string, epoch: number) {
+  constructor(daemon: Daemon, bootId: string, epoch: number, fence: number) {
     this.daemon = daemon
     const { world, host } = daemon
     const { scenario } = world
@@ -62,7 +63,7 @@ export class Worker {
         hold: { frames: scenario.hold, bytes: 1 << 26 },
         record: { frames: scenario.record, bytes: 1 << 28 },
         closureDeadline: 200,
-        controlKey: null,
+        controlKey: scenario.keyed ? CONTROL_KEY : null,
       },
       new Float64Array(PORTS * ROW),
       {
@@ -72,6 +73,7 @@ export class Worker {
       },
     )
     this.forwarder.epoch = epoch
+    this.forwarder.fence = fence
     world.planted.forwarder?.(this.forwarder)
     world.planted.worker?.(this)
     this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
