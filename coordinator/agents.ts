@@ -1,8 +1,10 @@
 // The hosts' agents as the coordinator sees them: an interface that the runner performs effects through, and the real one
 // over the switches' sockets. Tests and the simulator put their own behind it.
 
+import { createHash } from 'node:crypto'
 import { SwitchClient } from '../src/api/client.js'
 import type {
+  FileReference,
   LocalEvent,
   PortInfo,
   Preflight,
@@ -32,6 +34,8 @@ export interface Agents {
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
   transfer(transfer: Transfer, snapshot: string, call: Call): Promise<void>
+  /** The content of a file; rejects when it is longer than `limit` bytes. */
+  download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
   restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed>
@@ -87,6 +91,29 @@ export class SocketAgents implements Agents {
     }
   }
 
+  async download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array> {
+    const source = await this.#client(host).downloadFile(this.#network, snapshot, file.digest, options(call))
+    const pieces: Uint8Array[] = []
+    let bytes = 0
+    const hash = createHash('sha256')
+    try {
+      for await (const piece of source as AsyncIterable<Uint8Array>) {
+        bytes += piece.length
+        if (bytes > limit) throw tooLong(file, limit)
+        hash.update(piece)
+        pieces.push(piece)
+      }
+    } finally {
+      source.on('error', () => {}).destroy()
+    }
+    if (hash.digest('hex') === file.digest) return Buffer.concat(pieces)
+    throw new SnapswitchError(
+      'STORE_DAMAGED',
+      `what host ${host} sent is not the file ${file.path}`,
+      'The file is damaged there, or was cut off: try again.',
+    )
+  }
+
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer> {
     return this.#client(host).removeMember(this.#network, vm, options(call))
   }
@@ -116,6 +143,14 @@ export class SocketAgents implements Agents {
     if (client !== undefined) return client
     throw new SnapswitchError('INTERNAL', `no host ${host} in network ${this.#network}`, 'Please report this.')
   }
+}
+
+function tooLong(file: FileReference, limit: number): SnapswitchError {
+  return new SnapswitchError(
+    'STORE_DAMAGED',
+    `${file.path} is longer than ${limit} bytes`,
+    'No switch writes such files; look at the host’s state directory.',
+  )
 }
 
 function options(call: Call): { readonly deadlineMs: number; readonly signal?: AbortSignal } {

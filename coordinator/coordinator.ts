@@ -2,6 +2,7 @@
 
 import type { Logger } from 'pino'
 import type {
+  AuditReport,
   CoordinatorStatus,
   CreateRequest,
   Manifest,
@@ -12,6 +13,7 @@ import type {
 import { nearest } from '../src/api/validate.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { type Agents, SocketAgents } from './agents.js'
+import { auditSnapshot } from './audit.js'
 import type { CoordinatorConfig } from './config.js'
 import { beingDeleted, discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
@@ -106,6 +108,7 @@ export class Coordinator {
         network: network.name,
         name,
         policy: request.policy ?? 'buffer',
+        record: request.record ?? false,
         version: this.#version,
         hosts: network.hosts,
         maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
@@ -153,6 +156,18 @@ export class Coordinator {
       }
       this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
       throw SnapswitchError.fromReport(outcome.error)
+    })
+  }
+
+  /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */
+  async audit(networkName: string, name: string): Promise<AuditReport> {
+    const network = this.#network(networkName)
+    checkedName('snapshot', name)
+    return this.#exclusively(network.name, `audit of ${name}`, null, async () => {
+      const manifest = await this.#catalogue.read(network.name, name)
+      const report = await auditSnapshot(manifest, { agents: network.agents, signal: this.#stopping.signal })
+      this.#logger.info({ network: network.name, snapshot: name, verdict: report.verdict }, 'snapshot audited')
+      return report
     })
   }
 

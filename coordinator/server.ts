@@ -4,6 +4,7 @@ import { Type } from '@sinclair/typebox'
 import type { Logger } from 'pino'
 import { routes } from '../src/api/paths.js'
 import {
+  AuditReport,
   CoordinatorStatus,
   CreateRequest,
   Manifest,
@@ -75,6 +76,17 @@ export async function createCoordinatorApi(
         failure,
       )
     },
+  )
+  app.post(
+    routes.audit,
+    {
+      schema: {
+        summary: 'Checks a snapshot made with `record` against the protocol’s invariants',
+        params: oneSnapshot,
+        response: { 200: AuditReport },
+      },
+    },
+    (request) => coordinator.audit(request.params.network, request.params.name),
   )
   app.delete(
     routes.snapshot,

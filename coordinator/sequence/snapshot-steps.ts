@@ -87,7 +87,8 @@ export function recorded(data: SnapshotData, now: Instant): SnapshotStep {
   const { input, epoch } = data
   const timeoutMs = left(data.deadlineAtMs, now)
   const timer = data.timer + 1
-  const request: PrepareRequest = { epoch, policy: input.policy, deadlineMs: timeoutMs }
+  const order = { epoch, policy: input.policy, deadlineMs: timeoutMs }
+  const request: PrepareRequest = input.record === true ? { ...order, record: true } : order
   return {
     state: 'preparing',
     data: { ...data, timer },

@@ -22,6 +22,8 @@ export interface SnapshotInput {
   readonly network: string
   readonly name: string
   readonly policy: Policy
+  /** Whether hosts write down what an audit needs. */
+  readonly record?: boolean
   readonly version: string
   /** All hosts of the network. */
   readonly hosts: readonly string[]

@@ -5,6 +5,7 @@ import { Type } from '@sinclair/typebox'
 import { type CallOptions, Connection } from './connection.js'
 import { pathOf } from './paths.js'
 import {
+  AuditReport,
   CoordinatorStatus,
   type CreateRequest,
   type DiscardRequest,
@@ -45,6 +46,7 @@ const fits = {
   manifest: validator(Manifest),
   manifests: validator(Type.Array(Manifest)),
   progress: validator(Progress),
+  audit: validator(AuditReport),
 }
 
 /** A host's switch daemon. */
@@ -168,6 +170,10 @@ export class CoordinatorClient {
     options: CallOptions,
   ): AsyncGenerator<Progress, void, undefined> {
     return this.#connection.ndjson('POST', pathOf('restore', { network, name }), fits.progress, options, body)
+  }
+
+  audit(network: string, name: string, options: CallOptions): Promise<AuditReport> {
+    return this.#connection.json('POST', pathOf('audit', { network, name }), fits.audit, options)
   }
 
   async delete(network: string, name: string, options: CallOptions): Promise<void> {

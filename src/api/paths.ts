@@ -21,6 +21,7 @@ export const routes = {
   snapshots: '/v1/snapshots',
   snapshot: '/v1/snapshots/:network/:name',
   restore: '/v1/snapshots/:network/:name/restore',
+  audit: '/v1/snapshots/:network/:name/audit',
 } as const
 
 export type RouteName = keyof typeof routes

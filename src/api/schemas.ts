@@ -159,7 +159,16 @@ export const Preflight = Type.Object({
 export type Preflight = Static<typeof Preflight>
 
 /** POST /v1/networks/:network/snapshots/:snapshot/prepare. Does the slow work before the cut; undone by discard. */
-export const PrepareRequest = Type.Object({ epoch: Epoch, policy: Policy, deadlineMs: Milliseconds }, closed)
+export const PrepareRequest = Type.Object(
+  {
+    epoch: Epoch,
+    policy: Policy,
+    deadlineMs: Milliseconds,
+    /** Write down what happens to every member's frame around the cut, for an audit. */
+    record: Type.Optional(Type.Boolean()),
+  },
+  closed,
+)
 export type PrepareRequest = Static<typeof PrepareRequest>
 
 /** POST .../take answers with a stream of LocalEvent, one JSON object a line; the last is `done` or `failed`. */
@@ -244,6 +253,8 @@ export const LocalPart = Type.Object(
     members: Type.Array(MemberPart),
     channel: FileReference,
     closures: Type.Array(ChannelClosure),
+    /** What happened to every member's frame around the cut (src/trace/events.ts); only of snapshots made with `record`. */
+    events: Type.Optional(FileReference),
   },
   closed,
 )
@@ -353,6 +364,8 @@ export const CreateRequest = Type.Object(
     deadlineMs: Type.Optional(Milliseconds),
     /** Wait for a snapshot that is under way, up to the deadline, instead of being refused. */
     wait: Type.Optional(Type.Boolean()),
+    /** Record what an audit needs. */
+    record: Type.Optional(Type.Boolean()),
   },
   closed,
 )
@@ -382,6 +395,83 @@ export const RestoreReport = Type.Object({
   resumedSkewMs: Type.Number(),
 })
 export type RestoreReport = Static<typeof RestoreReport>
+
+/** What an audit has found. */
+export const AuditVerdict = Type.Union([
+  Type.Literal('consistent'),
+  Type.Literal('violated'),
+  /** Nothing speaks against it, but not all that has happened was recorded. */
+  Type.Literal('incomplete'),
+])
+export type AuditVerdict = Static<typeof AuditVerdict>
+
+/** A piece of evidence: what is wrong, and where. */
+export const AuditFinding = Type.Object(
+  {
+    what: Type.String(),
+    host: nullable(Type.String()),
+    port: nullable(Type.String()),
+    /** File and byte at which the event lies. */
+    file: nullable(Type.String()),
+    offset: nullable(Count),
+    /** The frame's digest, lower 53 bits, hex. */
+    frame: nullable(Type.String()),
+    atUs: nullable(Type.Number()),
+  },
+  closed,
+)
+export type AuditFinding = Static<typeof AuditFinding>
+
+export const AuditCheck = Type.Object(
+  {
+    /** A room of protocol.md's invariants. */
+    check: Type.Union([
+      Type.Literal('files'),
+      Type.Literal('events'),
+      Type.Literal('no orphan'),
+      Type.Literal('channel state'),
+      Type.Literal('undisturbed run'),
+      Type.Literal('termination'),
+    ]),
+    verdict: AuditVerdict,
+    /** How many files, events, deliveries, ... were looked at. */
+    examined: Count,
+    violations: Count,
+    /** Of the violations the first ones. */
+    findings: Type.Array(AuditFinding),
+    /** What else a reader should know: frames at the edges of the recording, losses that are accounted for. */
+    notes: Type.Array(Type.String()),
+  },
+  closed,
+)
+export type AuditCheck = Static<typeof AuditCheck>
+
+/** POST /v1/snapshots/:network/:name/audit */
+export const AuditReport = Type.Object(
+  {
+    network: Name,
+    name: Name,
+    epoch: Epoch,
+    verdict: AuditVerdict,
+    checks: Type.Array(AuditCheck),
+    hosts: Type.Array(
+      Type.Object(
+        {
+          host: Name,
+          /** Recorded events, and those that found no room. */
+          events: Count,
+          overflow: Count,
+          /** Length of the recording in milliseconds. */
+          recordedMs: Type.Number(),
+        },
+        closed,
+      ),
+    ),
+    auditMs: Type.Number(),
+  },
+  closed,
+)
+export type AuditReport = Static<typeof AuditReport>
 
 export const Progress = Type.Union([
   Type.Object({

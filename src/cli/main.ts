@@ -70,7 +70,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
     })
   addSwitchCommands(program, terminal)
   addTopCommand(program, terminal)
-  addSnapshotCommands(program, terminal)
+  addSnapshotCommands(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)
   return program
 }

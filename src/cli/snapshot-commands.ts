@@ -1,8 +1,9 @@
-// Commands that ask the coordinator: snapshot create, list, show, restore, delete.
+// Commands that ask the coordinator: snapshot create, list, show, restore, audit, delete.
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
 import type {
+  AuditReport,
   CreateRequest,
   Manifest,
   MemberPart,
@@ -13,6 +14,7 @@ import type {
 } from '../api/schemas.js'
 import { nearest } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
+import { describeAudit } from './audit-report.js'
 import {
   type CommonOptions,
   checkName,
@@ -28,6 +30,8 @@ const callMs = 10_000
 const createMs = 60_000
 const restoreMs = 120_000
 const deleteMs = 180_000
+/** Every file is read and digested. */
+const auditMs = 900_000
 /** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
 const undoMs = 90_000
 
@@ -36,6 +40,7 @@ interface CreateOptions extends CommonOptions {
   readonly policy?: string
   readonly deadline?: number
   readonly wait?: boolean
+  readonly record?: boolean
 }
 
 interface RestoreOptions extends CommonOptions {
@@ -44,7 +49,7 @@ interface RestoreOptions extends CommonOptions {
   readonly deadline?: number
 }
 
-export function addSnapshotCommands(program: Command, terminal: Terminal): void {
+export function addSnapshotCommands(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
   const snapshot = program.command('snapshot').description('consistent snapshots of a whole network')
   const which = 'the snapshot: its name, or network/name'
   const deadline = (ms: number) => `give up after this long, and undo all (default ${ms / 1000}s)`
@@ -58,6 +63,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal): void 
     )
     .option('--deadline <time>', deadline(createMs), parseDuration)
     .option('--wait', 'wait for a snapshot or restore that is under way, instead of being refused')
+    .option('--record', 'write down what happens to every frame around the cut, for `snapshot audit`')
     .action((network: string, options: CreateOptions) => create(terminal, network, options))
 
   withCoordinatorSocket(withJson(snapshot.command('list')))
@@ -77,6 +83,14 @@ export function addSnapshotCommands(program: Command, terminal: Terminal): void 
     .option('--replace', 'end machines of those names that still run')
     .option('--deadline <time>', deadline(restoreMs), parseDuration)
     .action((name: string, options: RestoreOptions) => restore(terminal, name, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('audit')))
+    .description('check a snapshot made with --record; exit code 0 only when it is consistent')
+    .argument('<snapshot>', which)
+    .action(async (name: string, options: CommonOptions) => {
+      const report = await audit(terminal, name, options)
+      setCode(report.verdict === 'consistent' ? 0 : 1)
+    })
 
   withCoordinatorSocket(withJson(snapshot.command('delete')))
     .description('delete a snapshot on all hosts')
@@ -100,6 +114,7 @@ async function create(terminal: Terminal, network: string, options: CreateOption
     ...(options.policy === undefined ? {} : { policy: options.policy as Policy }),
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
     ...(options.wait === true ? { wait: true } : {}),
+    ...(options.record === true ? { record: true } : {}),
   }
   const deadlineMs = (options.deadline ?? createMs) + undoMs
   const last = await withCoordinator(options, (client) =>
@@ -153,6 +168,16 @@ async function show(terminal: Terminal, given: string, options: CommonOptions): 
   })
   if (options.json === true) return printJson(terminal, manifest)
   terminal.out(describeManifest(manifest))
+}
+
+async function audit(terminal: Terminal, given: string, options: CommonOptions): Promise<AuditReport> {
+  const report = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    return client.audit(network, name, { deadlineMs: auditMs })
+  })
+  if (options.json === true) printJson(terminal, report)
+  else terminal.out(describeAudit(report))
+  return report
 }
 
 async function remove(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {

@@ -26,6 +26,7 @@ export const OPTION = {
   interfaceTimeResolution: 9,
   interfaceTimeOffset: 14,
   packetFlags: 2,
+  packetId: 5,
 } as const
 
 /** LINKTYPE_ETHERNET, https://www.tcpdump.org/linktypes.html */
@@ -66,6 +67,8 @@ export interface PacketBlock {
   readonly originalLength: number
   /** A view into the bytes that were read, not a copy. */
   readonly bytes: Uint8Array
+  /** The same for the same packet seen at several interfaces; null when not given. */
+  readonly packetId: bigint | null
   readonly comments: readonly string[]
 }
 

@@ -166,12 +166,16 @@ function readPacket(block: Framed, interfaces: readonly KnownInterface[]): Packe
     throw damaged(block.offset, `a packet claims ${captured} bytes, its block has ${block.bodyEnd - start}`)
   }
   let direction: Direction = 'unknown'
+  let packetId: bigint | null = null
   const comments: string[] = []
   for (const option of options(block, start + captured + paddingOf(captured))) {
     if (option.code === OPTION.comment) comments.push(text(block, option))
     else if (option.code === OPTION.packetFlags) {
       wantLength(block, option, 4)
       direction = DIRECTIONS[view.getUint32(option.start, littleEndian) & 3]
+    } else if (option.code === OPTION.packetId) {
+      wantLength(block, option, 8)
+      packetId = view.getBigUint64(option.start, littleEndian)
     }
   }
   const { ticksPerSecond, offsetSeconds } = known.timebase
@@ -184,6 +188,7 @@ function readPacket(block: Framed, interfaces: readonly KnownInterface[]): Packe
     direction,
     originalLength: view.getUint32(body + 16, littleEndian),
     bytes: block.bytes.subarray(start, start + captured),
+    packetId,
     comments,
   }
 }
@@ -207,6 +212,7 @@ function readSimplePacket(block: Framed, interfaces: readonly KnownInterface[]):
     direction: 'unknown',
     originalLength,
     bytes: block.bytes.subarray(start, start + captured),
+    packetId: null,
     comments: [],
   }
 }

@@ -30,6 +30,8 @@ export interface PacketOptions {
   readonly comment?: string
   /** Length on the wire when `bytes` is cut short. */
   readonly originalLength?: number
+  /** The same for the same packet at several interfaces (u64). */
+  readonly packetId?: bigint
 }
 
 interface EncodedOption {
@@ -97,6 +99,11 @@ export class PcapngWriter {
       const value = new Uint8Array(4)
       value[0] = DIRECTION_FLAGS[direction]
       encoded.push({ code: OPTION.packetFlags, value })
+    }
+    if (options.packetId !== undefined) {
+      const value = new Uint8Array(8)
+      new DataView(value.buffer).setBigUint64(0, options.packetId, true)
+      encoded.push({ code: OPTION.packetId, value })
     }
     const start = this.#begin(BLOCK.enhancedPacket, 20 + padded(bytes.length) + sizeOf(encoded))
     this.#u32(interfaceId)

@@ -5,7 +5,7 @@
 //   <state>/members.json                                 machines and ports that restores brought here or took away
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
 //                                          vms/<vm>/memory.img  definition.json
-//                                          hosts/<host>/channel.pcapng
+//                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 
@@ -289,6 +289,7 @@ export class LocalStore {
 export function filesOf(part: LocalPart): FileReference[] {
   return [
     part.channel,
+    ...(part.events === undefined ? [] : [part.events]),
     ...part.members.flatMap((member) => [
       member.memory,
       ...member.disks.flatMap((disk) => disk.layers.map((layer) => layer.file)),

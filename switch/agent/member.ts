@@ -51,6 +51,7 @@ export interface SessionRequest {
   readonly epoch: number
   readonly policy: Policy
   readonly deadlineMs: number
+  readonly record?: boolean
 }
 
 /** Connects and does the slow work before the cut. On failure nothing is left. */

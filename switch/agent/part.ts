@@ -9,6 +9,7 @@ import type { ChannelClosed } from '../forwarding/snapshot-side.js'
 import type { Host } from './host.js'
 import { macOf } from './machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'
+import type { Recording } from './recording.js'
 
 /** Takes the channel state from the datapath and makes the host's part of the snapshot durable, part.json last. */
 export async function writePart(
@@ -16,6 +17,7 @@ export async function writePart(
   request: SessionRequest,
   machines: readonly Member[],
   closures: readonly ChannelClosed[],
+  recording: Recording | null,
 ): Promise<LocalPart> {
   const { network, snapshot, epoch } = request
   const { frames, overflow } = await host.datapath.call('end', { network })
@@ -53,6 +55,7 @@ export async function writePart(
     members,
     channel,
     closures: closureRecords(host, closures),
+    ...(recording === null ? {} : { events: await recording.write() }),
   }
   await host.store.writePart(part)
   return part

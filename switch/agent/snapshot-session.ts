@@ -9,6 +9,7 @@ import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapsh
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
 import { closureRecords, writePart } from './part.js'
+import { Recording } from './recording.js'
 
 export class SnapshotSession {
   readonly request: SessionRequest
@@ -17,6 +18,7 @@ export class SnapshotSession {
   error: ErrorReport | null = null
   private readonly host: Host
   private readonly machine: LocalSnapshot
+  private readonly recording: Recording | null
   private readonly members: ReadonlyMap<string, Member>
   /** On the clock of performance.now(). */
   private readonly deadline: number
@@ -27,8 +29,15 @@ export class SnapshotSession {
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
 
-  private constructor(host: Host, request: SessionRequest, members: readonly Member[], deadline: number) {
+  private constructor(
+    host: Host,
+    request: SessionRequest,
+    members: readonly Member[],
+    recording: Recording | null,
+    deadline: number,
+  ) {
     this.host = host
+    this.recording = recording
     this.request = request
     this.deadline = deadline
     this.members = new Map(members.map((member) => [member.vm, member]))
@@ -51,6 +60,7 @@ export class SnapshotSession {
     const names = host.ports.machinesOf(network)
     await host.store.create(network, snapshot, host.name, names)
     const members: Member[] = []
+    let recording: Recording | null = null
     try {
       await host.epochs.raise(network, request.epoch)
       host.datapath.rememberEpoch(network, request.epoch)
@@ -58,11 +68,13 @@ export class SnapshotSession {
       for (const result of prepared) if (result.status === 'fulfilled') members.push(result.value)
       const failed = prepared.find((result) => result.status === 'rejected')
       if (failed !== undefined) throw failed.reason
+      if (request.record === true) recording = await Recording.start(host, request)
       await host.datapath.call('arm', {
         network,
         ports: members.flatMap((member) => member.ports.map((port) => port.index)),
       })
     } catch (thrown) {
+      await recording?.stop().catch(() => undefined)
       for (const { control } of members) {
         await control.abandon().catch(() => undefined)
         await control.close().catch(() => undefined)
@@ -70,7 +82,7 @@ export class SnapshotSession {
       await host.store.remove(network, snapshot)
       throw thrown
     }
-    return new SnapshotSession(host, request, members, deadline)
+    return new SnapshotSession(host, request, members, recording, deadline)
   }
 
   get machines(): string[] {
@@ -87,6 +99,7 @@ export class SnapshotSession {
 
   channelsClosed(closures: readonly ChannelClosed[]): void {
     this.closures = closures
+    this.recording?.endSoon()
     this.publish({ type: 'closed', closures: closureRecords(this.host, this.closures) })
     this.input({ kind: 'closed' })
   }
@@ -210,7 +223,7 @@ export class SnapshotSession {
   }
 
   private writePart(): Promise<LocalPart> {
-    const written = writePart(this.host, this.request, [...this.members.values()], this.closures)
+    const written = writePart(this.host, this.request, [...this.members.values()], this.closures, this.recording)
     this.writing = written
     return written
   }
@@ -220,6 +233,7 @@ export class SnapshotSession {
     this.error = error
     const { network, snapshot } = this.request
     const cleanUp = async () => {
+      await this.recording?.stop().catch(() => undefined)
       for (const { control } of this.members.values()) await control.close().catch(() => undefined)
       if (error === null) return
       await this.writing.catch(() => undefined)

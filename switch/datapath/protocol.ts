@@ -41,6 +41,8 @@ export interface Commands {
   removePort: { args: { network: string; index: number }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
   arm: { args: { network: string; ports: Ports }; result: null }
+  /** Writes down what happens to members' frames, until it is called with null. */
+  record: { args: { network: string; memory: SharedArrayBuffer | null }; result: null }
   /** Closes the gates; what was sent before has left for the devices when this answers. */
   gate: { args: { network: string; ports: Ports }; result: { held: number[] } }
   /** Drains the ports, then flips them: one step, nothing in between. */

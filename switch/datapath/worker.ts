@@ -204,8 +204,16 @@ class DatapathLoop implements FrameSink {
       this.network(network).forwarder.snapshots.arm(ports)
       return null
     },
+    record: ({ network, memory }) => {
+      const { forwarder, ports } = this.network(network)
+      // Kernel drops are read now: what was lost before or after is no matter of the recording.
+      for (const port of ports.values()) port.housekeeping()
+      forwarder.snapshots.journal(memory, clock())
+      return null
+    },
     gate: ({ network, ports }) => {
       const { forwarder } = this.network(network)
+      if (forwarder.journal !== null) forwarder.journal.now = clock()
       forwarder.snapshots.gate(ports)
       this.flushAll()
       return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }

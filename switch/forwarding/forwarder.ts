@@ -17,9 +17,11 @@ import {
   vlanId,
 } from '../../src/frame/ethernet.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
-import { Counter, type CounterTable, Drop, ROW } from './counters.js'
+import { Event } from '../../src/trace/events.js'
+import { Counter, type CounterTable, Drop, type DropReason, ROW } from './counters.js'
 import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
 import type { HoldBounds } from './hold-queue.js'
+import type { Journal } from './journal.js'
 import { type Output, type PortSpec, PortState } from './port-state.js'
 import { type ForwarderEvents, SnapshotSide } from './snapshot-side.js'
 import { TrunkSide } from './trunk-side.js'
@@ -55,6 +57,8 @@ export class Forwarder {
   readonly ports: PortState[] = []
   readonly snapshots: SnapshotSide
   readonly trunks: TrunkSide
+  /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
+  journal: Journal | null = null
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
   epoch = 0
   /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. Set before ports are added. */
@@ -100,6 +104,7 @@ export class Forwarder {
     if (port.isMember) frame.color = port.epoch
     else if (!port.isTrunk) frame.color = NO_COLOR
     else if (!this.readColor(port, frame, now)) return
+    if (this.journal !== null) this.journal.came(port, frame, now)
     this.forward(port, frame, now)
   }
 
@@ -128,7 +133,7 @@ export class Forwarder {
       case Verdict.HOLD_EARLY:
         this.snapshots.early(port, frame.color)
         if (this.snapshots.dropsEarly) {
-          counters[port.row + Drop['early-dropped']]++
+          this.drop(port, frame, 'early-dropped')
           return
         }
         counters[port.row + Counter.early]++
@@ -142,17 +147,28 @@ export class Forwarder {
         this.keep(port, frame)
         return
       case Verdict.DROP_FENCED:
-        counters[port.row + Drop.fenced]++
+        this.drop(port, frame, 'fenced')
     }
   }
 
   private keep(port: PortState, frame: Frame): void {
-    if (port.hold.push(frame)) this.counters[port.row + Counter.held]++
-    else this.counters[port.row + Drop['hold-overflow']]++
+    if (port.hold.push(frame)) {
+      this.counters[port.row + Counter.held]++
+      this.journal?.note(Event.held, port, frame)
+    } else this.drop(port, frame, 'hold-overflow')
+  }
+
+  private drop(port: PortState, frame: Frame, reason: DropReason): void {
+    this.counters[port.row + Drop[reason]]++
+    this.journal?.dropped(port, frame, reason)
   }
 
   private emit(port: PortState, frame: Frame, serviceTci: number): void {
-    if (!port.output.send(frame, serviceTci)) return
+    if (!port.output.send(frame, serviceTci)) {
+      this.journal?.dropped(port, frame, 'tx-error')
+      return
+    }
+    if (this.journal !== null) this.journal.left(port, frame)
     // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
     if (port.armed !== null) port.armed.push(frame)
     if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color)
@@ -163,7 +179,7 @@ export class Forwarder {
     const start = frame.start
     const seconds = Math.floor(now / 1000)
     if (isGroup(bytes, start + 6)) {
-      this.counters[from.row + Drop['bad-source']]++
+      this.drop(from, frame, 'bad-source')
       return
     }
     const vlan = vlanId(frame)
@@ -181,7 +197,7 @@ export class Forwarder {
         return
       }
     } else if (this.options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
-      this.counters[from.row + Drop['link-local']]++
+      this.drop(from, frame, 'link-local')
       return
     }
     const ports = this.ports

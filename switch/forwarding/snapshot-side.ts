@@ -5,8 +5,10 @@ import type { Policy } from '../../src/api/schemas.js'
 import type { Closure } from '../../src/epoch/channel.js'
 import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Event } from '../../src/trace/events.js'
 import { Counter, Drop, type DropReason } from './counters.js'
 import type { Forwarder } from './forwarder.js'
+import { Journal } from './journal.js'
 import type { PortState } from './port-state.js'
 import { ArmedCopies, ChannelRecorder, type RecordedFrame } from './recorder.js'
 
@@ -65,6 +67,18 @@ export class SnapshotSide {
     return this.open !== null && this.open.policy === 'drop'
   }
 
+  /** From now on what happens to members' frames is written to `memory`; null: no more. */
+  journal(memory: SharedArrayBuffer | null, now: number): void {
+    const journal = memory === null ? null : new Journal(memory)
+    this.forwarder.journal = journal
+    if (journal === null) return
+    for (const port of this.forwarder.ports) {
+      if (!port.isMember) continue
+      journal.mark(Event.state, port, port.epoch, now)
+      if (port.closed) journal.mark(Event['gate-closed'], port, port.epoch, now)
+    }
+  }
+
   /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
   begin(epoch: number, policy: Policy, until: number, now: number): void {
     this.open = {
@@ -80,6 +94,7 @@ export class SnapshotSide {
     }
     // A host without members never flips, and must read colors all the same.
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+    this.forwarder.journal?.mark(Event.begin, null, epoch, now)
     this.announceCut(now)
   }
 
@@ -88,7 +103,11 @@ export class SnapshotSide {
   }
 
   gate(ports: readonly number[]): void {
-    for (const port of this.members(ports)) port.closed = true
+    const { journal } = this.forwarder
+    for (const port of this.members(ports)) {
+      port.closed = true
+      journal?.mark(Event['gate-closed'], port, port.epoch, journal.now)
+    }
   }
 
   /**
@@ -108,8 +127,10 @@ export class SnapshotSide {
       const copies = port.armed?.last(residue[at]) ?? []
       const recorded = this.open?.recorder.recordResidue(index, copies, now) ?? 0
       this.forwarder.counters[port.row + Counter.recorded] += recorded
+      if (this.forwarder.journal !== null) this.writeResidue(port, copies)
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
+      this.forwarder.journal?.mark(Event.flip, port, port.epoch, now)
       // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
       this.siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
@@ -125,6 +146,7 @@ export class SnapshotSide {
     for (const port of this.members(ports)) {
       port.closed = false
       port.armed = null
+      this.forwarder.journal?.mark(Event['gate-opened'], port, port.epoch, now)
       released += this.siftHeld(port, now)
     }
     return released
@@ -196,13 +218,16 @@ export class SnapshotSide {
     const { counters } = this.forwarder
     if (open === null || frame.color >= open.epoch || open.epoch > port.epoch || open.reported) {
       counters[port.row + Counter.stragglers]++
+      this.forwarder.journal?.note(Event.straggler, port, frame)
       return
     }
     if (open.recorder.record(port.index, frame, now)) {
       counters[port.row + Counter.recorded]++
+      this.forwarder.journal?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
+    this.forwarder.journal?.dropped(port, frame, 'record-overflow')
     open.overflow.set(port.index, (open.overflow.get(port.index) ?? 0) + 1)
   }
 
@@ -232,6 +257,7 @@ export class SnapshotSide {
     if (this.forwarder.options.transit) this.tellPeers(open, now)
     if (waiting) return
     open.reported = true
+    this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
     this.events.closed(
       open.epoch,
       [...open.closures.values()].sort((a, b) => a.port - b.port),
@@ -263,6 +289,10 @@ export class SnapshotSide {
       started = true
     }
     if (started) trunks.tick(now)
+  }
+
+  private writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
+    for (const copy of copies) this.forwarder.journal?.note(Event.residue, port, this.frame.pointAt(copy))
   }
 
   private siftHeld(port: PortState, now: number): number {

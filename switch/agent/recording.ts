@@ -1,0 +1,120 @@
+// The recording of one snapshot on this host: memory that the datapath writes events to, from before the cut until a little
+// after the channels are closed, and the file that becomes of it.
+
+import { createHash } from 'node:crypto'
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FileReference } from '../../src/api/schemas.js'
+import { storeError, syncFile } from '../../src/files/durable.js'
+import { EventTraceWriter, type TracePort } from '../../src/trace/events.js'
+import { Counter, Drop, ROW } from '../forwarding/counters.js'
+import { journalEvents, journalMemory, journalOverflow } from '../forwarding/journal.js'
+import type { PortEntry } from '../ports.js'
+import type { Host } from './host.js'
+import type { SessionRequest } from './member.js'
+
+/** Bound of a recording: 28 MiB of memory, some 70 MiB of file. Bulk traffic fills it in a second or more. */
+const MAX_EVENTS = 1 << 19
+/** The recording goes on for so long after the closure, that frames sent just before it are seen to arrive. */
+const TAIL_MS = 50
+/** Events between two turns of the event loop while the file is written. */
+const BATCH = 4096
+/** What a port's device or the kernel takes without the datapath seeing it go. */
+const LOST_AT_DEVICE = [
+  Counter.kernelDrops,
+  Drop['tx-full'],
+  Drop['tx-error'],
+  Drop['too-long'],
+  Drop.truncated,
+  Drop['device-down'],
+  Drop['device-dropped'],
+]
+
+export class Recording {
+  private readonly host: Host
+  private readonly request: SessionRequest
+  private readonly memory = journalMemory(MAX_EVENTS)
+  private readonly portsBefore: readonly PortEntry[]
+  private readonly lostBefore: ReadonlyMap<number, number>
+  private stopped: Promise<unknown> | null = null
+  private timer: NodeJS.Timeout | null = null
+
+  private constructor(host: Host, request: SessionRequest) {
+    this.host = host
+    this.request = request
+    this.portsBefore = this.coloredPorts()
+    this.lostBefore = new Map(this.portsBefore.map((port) => [port.index, this.lostAtDevice(port)]))
+  }
+
+  static async start(host: Host, request: SessionRequest): Promise<Recording> {
+    const recording = new Recording(host, request)
+    await host.datapath.call('record', { network: request.network, memory: recording.memory })
+    return recording
+  }
+
+  /** All channels are closed here. */
+  endSoon(): void {
+    this.timer ??= setTimeout(() => this.stop().catch(() => undefined), TAIL_MS)
+  }
+
+  stop(): Promise<unknown> {
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.stopped ??= this.host.datapath.call('record', { network: this.request.network, memory: null })
+    return this.stopped
+  }
+
+  /** Ends the recording and makes its file durable. Throws STORE_FULL or STORE_IO. */
+  async write(): Promise<FileReference> {
+    await this.stop()
+    const { host, request, memory } = this
+    const { network, snapshot, epoch } = request
+    // Devices come and go, and their ports with them.
+    const known = [...new Map([...this.portsBefore, ...this.coloredPorts()].map((port) => [port.index, port])).values()]
+    const ports = known.map(
+      (port): TracePort => ({
+        name: port.name,
+        kind: port.kind === 'trunk' ? 'trunk' : 'member',
+        vm: port.vm,
+        lostAtDevice: Math.max(0, this.lostAtDevice(port) - (this.lostBefore.get(port.index) ?? 0)),
+      }),
+    )
+    const numbers = new Map(known.map((port, number) => [port.index, number]))
+    const writer = new EventTraceWriter({ host: host.name, network, snapshot, epoch }, ports)
+    const path = join(host.store.directory(network, snapshot), 'hosts', host.name, 'events.pcapng')
+    const hash = createHash('sha256')
+    let bytes = 0
+    try {
+      const file = await open(path, 'w', 0o600)
+      const flush = async () => {
+        const piece = writer.take()
+        hash.update(piece)
+        bytes += piece.length
+        await file.writeFile(piece)
+      }
+      try {
+        let batched = 0
+        for (const event of journalEvents(memory, (index) => numbers.get(index) ?? -1)) {
+          writer.add(event)
+          if (++batched % BATCH === 0) await flush()
+        }
+        writer.end(journalOverflow(memory))
+        await flush()
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await syncFile(join(path, '..'))
+    } catch (thrown) {
+      throw storeError(`cannot write ${path}`, thrown)
+    }
+    return { path, bytes, digest: hash.digest('hex') }
+  }
+
+  private coloredPorts(): PortEntry[] {
+    return this.host.ports.all().filter((port) => port.network === this.request.network && port.kind !== 'plain')
+  }
+
+  private lostAtDevice(port: PortEntry): number {
+    return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.host.datapath.counters[port.index * ROW + slot], 0)
+  }
+}

@@ -1,0 +1,213 @@
+// A snapshot of real guests under traffic, made with a recording, and audited: consistent as it is. Then a byte of a memory
+// image is changed, an event (with and without the digests made right), the channel state, and each time the verdict is
+// another, with the place.
+
+import { createHash } from 'node:crypto'
+import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import type { AuditReport, FileReference, LocalPart, Manifest } from '../../src/api/schemas.js'
+import { readChannel, writeChannel } from '../../src/trace/channel.js'
+import { Event } from '../../src/trace/events.js'
+import { attempt, sleep } from '../lab/command.js'
+import { Lab, type LabPlan } from '../lab/lab.js'
+import { putTogether, type Recording, takeApart, without } from './tamper.js'
+
+t.setTimeout(280_000)
+
+const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
+const ring = { ring: [one, two, three], hops: 100_000, hopDelayUs: 1000, journalEvery: 50 }
+const plan: LabPlan = {
+  network: 'lab0',
+  hosts: ['a', 'b'],
+  memoryMiB: 128,
+  machines: [
+    {
+      name: 'vm1',
+      host: 'a',
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/2000`, `2@${two}:5002/2000`] },
+    },
+    { name: 'vm2', host: 'a', job: { ...ring, ip: `${two}/24`, node: 1, receive: ['2@5002'] } },
+    { name: 'vm3', host: 'b', job: { ...ring, ip: `${three}/24`, node: 2, receive: ['1@5001'] } },
+  ],
+}
+const name = 'audited'
+
+/** Runs the command as a person would. */
+async function audit(lab: Lab): Promise<{ report: AuditReport; code: number }> {
+  const [command, ...args] = lab.commandLine(['snapshot', 'audit', name, '-j'])
+  const { code, stdout, stderr } = await attempt(command, args, 120_000)
+  if (stdout === '') throw new Error(`no report: ${stderr}`)
+  return { report: JSON.parse(stdout), code }
+}
+
+const verdicts = (report: AuditReport) =>
+  Object.fromEntries(report.checks.map(({ check, verdict }) => [check, verdict]))
+const findings = (report: AuditReport) => report.checks.flatMap((check) => check.findings)
+
+/** A snapshot's files as somebody with root on all hosts sees them; `restore` puts everything back. */
+class Files {
+  readonly manifest: Manifest
+  private readonly lab: Lab
+  private readonly before = new Map<string, Uint8Array>()
+
+  constructor(lab: Lab) {
+    this.lab = lab
+    this.manifest = JSON.parse(readFileSync(this.manifestFile, 'utf8'))
+  }
+
+  part(host: string): LocalPart {
+    return this.manifest.parts.find((part) => part.host === host)!
+  }
+
+  /** `consistently`: the manifest and the host's part.json get the new digest. */
+  replace(host: string, file: FileReference, content: Uint8Array, consistently: boolean): void {
+    this.write(file.path, content)
+    if (!consistently) return
+    const digest = createHash('sha256').update(content).digest('hex')
+    const partFile = join(this.lab.directory, `state-${host}`, 'snapshots', 'lab0', name, 'part.json')
+    for (const where of [this.manifestFile, partFile]) {
+      const text = readFileSync(where, 'utf8').replaceAll(file.digest, digest)
+      const sized = text.replace(
+        new RegExp(`"bytes": \\d+,(\\s*"digest": "${digest}")`),
+        `"bytes": ${content.length},$1`,
+      )
+      this.write(where, Buffer.from(sized))
+    }
+  }
+
+  restore(): void {
+    for (const [path, content] of this.before) writeFileSync(path, content)
+    this.before.clear()
+  }
+
+  private write(path: string, content: Uint8Array): void {
+    if (!this.before.has(path)) this.before.set(path, readFileSync(path))
+    writeFileSync(path, content)
+  }
+
+  private get manifestFile(): string {
+    return join(this.lab.store, 'lab0', name, 'manifest.json')
+  }
+}
+
+t.test('audit of a real run', async (t) => {
+  const lab = await Lab.build(plan)
+  t.teardown(() => lab.destroy())
+  await Promise.all(plan.hosts.map((host) => lab.startSwitch(host)))
+  await lab.startCoordinator()
+  await lab.startMachines()
+  await sleep(2000)
+  await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'unrecorded'])
+  await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', name, '--record'])
+  await lab.killMachines()
+  const files = new Files(lab)
+  const events = files.part('a').events as FileReference
+  const recording = takeApart(readFileSync(events.path))
+
+  t.test('as it is', async (t) => {
+    const { report, code } = await audit(lab)
+    t.equal(report.verdict, 'consistent', JSON.stringify(findings(report)))
+    t.equal(code, 0)
+    t.ok(report.checks.every((check) => check.examined > 0 || check.check === 'channel state'))
+    t.ok(
+      report.hosts.every((host) => host.events > 100 && host.overflow === 0),
+      'frames were seen on both hosts',
+    )
+    const table = await attempt(lab.commandLine([])[0], lab.commandLine(['snapshot', 'audit', name]).slice(1))
+    t.match(table.stdout, /^snapshot lab0\/audited, epoch 2: consistent\n/)
+  })
+
+  t.test('made without a recording', async (t) => {
+    const [command, ...args] = lab.commandLine(['snapshot', 'audit', 'unrecorded'])
+    const { code, stderr } = await attempt(command, args)
+    t.equal(code, 1)
+    t.match(stderr, /error SNAPSHOT_NOT_RECORDED: .*\nwhat to do: .*--record/)
+  })
+
+  t.test('a byte of a memory image', async (t) => {
+    const { path } = files.part('b').members[0].memory
+    const flip = () => {
+      const image = openSync(path, 'r+')
+      const byte = Buffer.alloc(1)
+      readSync(image, byte, 0, 1, 1_000_000)
+      writeSync(image, Buffer.of(byte[0] ^ 1), 0, 1, 1_000_000)
+      closeSync(image)
+    }
+    flip()
+    const { report, code } = await audit(lab)
+    flip()
+    t.equal(code, 1)
+    t.match(verdicts(report), { files: 'violated', events: 'consistent', 'no orphan': 'consistent' })
+    t.match(findings(report), [{ host: 'b', file: path }])
+  })
+
+  const changed = async (t: Test, content: Uint8Array, consistently: boolean, file = events): Promise<AuditReport> => {
+    files.replace('a', file, content, consistently)
+    try {
+      const { report, code } = await audit(lab)
+      t.equal(code, 1)
+      t.equal(report.verdict, 'violated')
+      return report
+    } finally {
+      files.restore()
+    }
+  }
+  const { events: recorded } = recording
+  const delivered = recorded.findIndex((event, at) => at > 50 && event.kind === Event.delivered)
+  const putBack = (change: Partial<Recording>) => putTogether({ ...recording, ...change })
+
+  t.test('an event, and nothing else', async (t) => {
+    const report = await changed(t, putBack({ events: without(recorded, new Set([delivered])) }), false)
+    t.equal(verdicts(report).files, 'violated')
+    t.match(findings(report), [{ host: 'a', file: events.path }])
+  })
+
+  t.test('a byte of the recording, the file’s digest made right', async (t) => {
+    const content = new Uint8Array(readFileSync(events.path))
+    const at = Buffer.from(content).indexOf('snapswitch #40 ') + 20
+    content[at] ^= 1
+    const report = await changed(t, content, true)
+    t.match(verdicts(report), { files: 'consistent', events: 'violated' })
+  })
+
+  t.test('a delivery taken out, all digests made right', async (t) => {
+    const report = await changed(t, putBack({ events: without(recorded, new Set([delivered])) }), true)
+    t.match(verdicts(report), { files: 'consistent', events: 'consistent', 'undisturbed run': 'violated' })
+    const [finding] = findings(report)
+    t.match(finding, { host: 'a', what: /never reached/ })
+    t.type(finding.offset, 'number')
+    t.match(finding.frame, /^[0-9a-f]{14}$/)
+  })
+
+  t.test('a color moved past the cut, all digests made right', async (t) => {
+    const { cause } = recorded[delivered]
+    const recolored = recorded.map((event, at) =>
+      at === cause || event.cause === cause ? { ...event, color: 2 } : event,
+    )
+    const report = await changed(t, putBack({ events: recolored }), true)
+    t.equal(verdicts(report)['no orphan'], 'violated')
+    t.ok(findings(report).some(({ what }) => /sent after its sender’s cut/.test(what)))
+  })
+
+  t.test('a frame that was sent before, in the channel state', async (t) => {
+    const { channel } = files.part('a')
+    const frames = readChannel(readFileSync(channel.path))
+    const forged = {
+      port: 'vm1',
+      vm: 'vm1',
+      color: 1,
+      verdict: 'in-transit' as const,
+      timeNs: 0n,
+      vnetHeader: new Uint8Array(10),
+      vlanTag: null,
+      bytes: new Uint8Array(60).fill(7),
+    }
+    const report = await changed(t, writeChannel([...frames, forged]), true, channel)
+    t.match(verdicts(report), { files: 'consistent', 'channel state': 'violated' })
+    // Whatever was in transit: one less must show, too.
+    if (frames.length === 0) return
+    const less = await changed(t, writeChannel(frames.slice(1)), true, channel)
+    t.match(verdicts(less), { files: 'consistent', 'channel state': 'violated' })
+  })
+})
