@@ -12,6 +12,7 @@ import { open, rm, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
+import { restoreHugePages } from './huge-pages.js'
 import type { CaptureTarget, Deadline, FrozenDisk, ResumeInfo, SealInfo } from './hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
 import { isAlive, type ProcessIdentity, waitsForPipe } from './process.js'
@@ -95,13 +96,14 @@ export class QemuCapture {
   }
 
   async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
-    const { qmp, disks, owner, mode } = this.#context
+    const { qmp, disks, owner, mode, process } = this.#context
     const sink = this.#sink.open(deadline)
     sink.catch(() => {})
     const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target.label, owner, deadline)))
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)
+    if (mode === 'background' && process !== null) await restoreHugePages(process.pid, deadline)
     await sink
     await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
     this.#sink.closeWriteEnd()

@@ -15,6 +15,7 @@ import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import { digestFile, storeError, syncFile } from '../../files/durable.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
+import { restoreHugePages } from '../huge-pages.js'
 import type { CaptureTarget, Deadline, ResumeInfo, SealInfo } from '../hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../image-writer.js'
 import { argumentsOf, identify, isAlive, type ProcessIdentity, waitsForPipe } from '../process.js'
@@ -104,6 +105,7 @@ export class DomainCapture {
     if (mode === 'stopped') return
     const gated = canHoldAtGate(link.greeting)
     await this.#writeHead(deadline)
+    if (this.#process !== null) await restoreHugePages(this.#process.pid, deadline)
     writer.start()
     const sink = writer.sink(this.#file, gated)
     this.#sink = sink
