@@ -31,7 +31,11 @@ export function align(sent: ArrayLike<number>, received: ArrayLike<number>): Ali
   const isAnchor = new Uint8Array(pairs.length)
   for (const at of inOrder) isAnchor[at] = 1
   const reordered: number[] = []
+  // A pair that is out of order was reordered, unless it lies at an edge: then its two may just look alike, each with a
+  // counterpart that was not recorded.
+  const [firstAnchor, lastAnchor] = [inOrder[0] ?? 0, inOrder.at(-1) ?? -1]
   pairs.forEach(([r, s], at) => {
+    if (at < firstAnchor || at > lastAnchor) return
     match(r, s)
     if (isAnchor[at] === 0) reordered.push(r)
   })

@@ -62,9 +62,17 @@ export function checkChannel(run: HostRun, entries: readonly ChannelEntry[], par
       })
       const left = [...waiting.values()].flat()
       // Stragglers are lost to the channel: they came after it was closed.
-      const allowed = run.ports[port].stragglers + run.ports[port].overflow
-      stragglers += run.ports[port].stragglers
-      missing += left.length - run.ports[port].stragglers
+      const { recorded, stragglers: late, overflow } = run.ports[port]
+      if (recorded + late + overflow !== inTransit.length) {
+        book.violated('channel state', {
+          what: `${inTransit.length} frames were in transit, ${recorded + late + overflow} were taken for that`,
+          host: part.host,
+          port: name,
+        })
+      }
+      const allowed = late + overflow
+      stragglers += late
+      missing += left.length - late
       if (left.length > allowed) {
         for (const at of left) book.violatedBy('channel state', table, at, `in transit at the cut, and not in ${file}`)
       }

@@ -22,6 +22,8 @@ interface PortRun {
   readonly residue: number[]
   /** Deliveries, after the cut, of what was sent before its sender's. */
   readonly inTransit: number[]
+  /** Of those: put into the channel state; too late for it. */
+  recorded: number
   stragglers: number
   /** In-transit frames that found no room in the channel state. */
   overflow: number
@@ -65,6 +67,7 @@ export class HostRun {
       before: [],
       residue: [],
       inTransit: [],
+      recorded: 0,
       stragglers: 0,
       overflow: 0,
       lastOf: new Map(),
@@ -125,6 +128,7 @@ export class HostRun {
         this.ports[port].stragglers++
         return
       case Event.recorded:
+        this.ports[port].recorded++
         return
       case Event.residue:
         this.ports[port].residue.push(at)
