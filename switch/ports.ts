@@ -202,6 +202,7 @@ export class Ports {
     }
     const was = this.wasUp.get(entry.name) ?? true
     this.wasUp.set(entry.name, link.lowerUp)
+    if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(entry.index, entry.ifindex)
     if (was !== link.lowerUp) {
       this.log.info({ port: entry.name, device: entry.device }, link.lowerUp ? 'a port is up' : 'a port is down')
     }

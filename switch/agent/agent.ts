@@ -14,6 +14,7 @@ import type {
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
+import { advance } from './gates.js'
 import type { Host } from './host.js'
 import type { Moves } from './local-store.js'
 import type { SessionRequest } from './member.js'
@@ -332,7 +333,7 @@ export class Agent {
   private async advance(network: string, epoch: number): Promise<void> {
     await this.host.epochs.raise(network, epoch)
     this.host.datapath.rememberEpoch(network, epoch)
-    await this.host.datapath.call('advance', { network, epoch })
+    await advance(this.host, network, epoch)
   }
 
   private check(network: string): void {

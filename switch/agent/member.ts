@@ -13,6 +13,7 @@ import type {
 } from '../../src/hypervisor/hypervisor.js'
 import { Counter, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../ports.js'
+import { release } from './gates.js'
 import type { Host } from './host.js'
 
 /** How long a guest may take to read what it was sent before it is paused all the same. */
@@ -132,14 +133,15 @@ export async function residueOf(host: Host, member: Member): Promise<number[]> {
 
 /** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
 export async function recover(host: Host, network: string, member: Member): Promise<void> {
-  const { log, datapath } = host
+  const { log } = host
   const quietly = async (what: string, work: Promise<unknown>) => {
     await work.catch((thrown) => log.warn({ err: thrown, vm: member.vm }, what))
   }
   // Past the session's deadline these steps still get a few seconds: a guest must not stay paused.
   const soon = performance.now() + 5000
   if (member.paused && member.capture === null) await quietly('cannot resume', member.control.resume(soon))
-  await quietly('cannot release', datapath.call('release', { network, ports: member.ports.map((port) => port.index) }))
+  const ports = member.ports.map((port) => port.index)
+  await quietly('cannot release', release(host, network, ports))
   if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
   else {
     await quietly('capture failed', member.capture.sealed)

@@ -16,6 +16,7 @@ import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
+import { advance, release } from './gates.js'
 import { type Host, nowUs } from './host.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
@@ -185,8 +186,8 @@ export class RestoreSession {
   }
 
   private async release({ ports }: LoadedMember): Promise<void> {
-    const { host, network } = this
-    await host.datapath.call('release', { network, ports: ports.map((port) => port.index) })
+    const indexes = ports.map((port) => port.index)
+    await release(this.host, this.network, indexes)
   }
 
   private running(): Resumed {
@@ -230,7 +231,7 @@ export class RestoreSession {
         host.log.warn({ err: thrown, tap }, 'cannot remove a TAP')
       }
     }
-    await quietly(host.datapath.call('advance', { network, epoch: request.epoch }))
+    await quietly(advance(host, network, request.epoch))
     return resumed
   }
 
@@ -317,6 +318,8 @@ export class RestoreSession {
 
   private async preload(frames: readonly ChannelFrame[], ports: readonly PortEntry[]): Promise<number> {
     for (const port of ports) {
+      // A former guest may have left its queue full; the new one has opened an empty one.
+      this.host.unread.emptied(port.index, port.ifindex)
       const copies = frames
         .filter((frame) => frame.port === port.name)
         .map((frame) => {

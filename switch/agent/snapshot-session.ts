@@ -4,6 +4,7 @@
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+import { advance, release } from './gates.js'
 import { type Host, nowUs } from './host.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
@@ -156,9 +157,7 @@ export class SnapshotSession {
         )
         return
       case 'advance':
-        this.host.datapath
-          .call('advance', { network, epoch })
-          .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
+        advance(this.host, network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
         return
       case 'finish':
         this.finish(effect.error)
@@ -214,7 +213,7 @@ export class SnapshotSession {
         return say('resumed')
       }
       case 'release':
-        times.releasedAtUs = (await datapath.call('release', { network, ports })).atUs
+        times.releasedAtUs = await release(this.host, network, ports)
         return say('released')
       case 'recover':
         await recover(this.host, network, member)

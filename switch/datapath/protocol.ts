@@ -35,6 +35,11 @@ export interface PeerRow {
 
 type Ports = readonly number[]
 
+export interface Opening {
+  readonly opening: Ports
+  readonly atUs: number
+}
+
 export interface Commands {
   addNetwork: { args: { options: ForwarderOptions; epoch: number; fence: number }; result: null }
   addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
@@ -50,12 +55,16 @@ export interface Commands {
     args: { network: string; ports: Ports; epoch: number; residue: readonly number[] }
     result: { atUs: number; ports: { recorded: number; lost: number }[] }
   }
-  release: { args: { network: string; ports: Ports }; result: { released: number; atUs: number } }
+  /** Opens gates, `most[i]` frames of ports[i] at once. `opening`: those of the network with more behind them, for `drain`. */
+  release: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
+  /** The next portions behind gates that are opening. */
+  drain: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
   end: {
     args: { network: string }
     result: { frames: readonly RecordedFrame[]; overflow: ReadonlyMap<number, number> }
   }
-  advance: { args: { network: string; epoch: number }; result: null }
+  /** Opens gates, too: `most` frames of each port at once. */
+  advance: { args: { network: string; epoch: number; most: number }; result: Opening }
   fence: { args: { network: string; ports: Ports; epoch: number }; result: null }
   preload: { args: { network: string; port: number; frames: readonly Omit<FrameCopy, 'color'>[] }; result: null }
   announce: { args: { network: string; port: number; mac: Uint8Array }; result: null }

@@ -8,10 +8,11 @@ import type { Frame } from '../../src/frame/frame.js'
 import { raisePriority } from '../../src/linux/priority.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
+import type { SnapshotSide } from '../forwarding/snapshot-side.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { FrameSink, Port } from '../port/port.js'
 import { PollSet } from './poll-set.js'
-import type { CommandName, Commands, FdbRow, FromWorker, Request, WorkerInput } from './protocol.js'
+import type { CommandName, Commands, FdbRow, FromWorker, Opening, Request, WorkerInput } from './protocol.js'
 
 /** Rounds of receive and flush per port before other ports and commands get their turn. */
 const ROUNDS_PER_WAKE = 4
@@ -226,18 +227,12 @@ class DatapathLoop implements FrameSink {
       this.flushAll()
       return { atUs: Math.round(now * 1000), ports: results }
     },
-    release: ({ network, ports }) => {
-      const now = clock()
-      const released = this.network(network).forwarder.snapshots.release(ports, now)
-      this.flushAll()
-      return { released, atUs: Math.round(now * 1000) }
-    },
+    release: ({ network, ports, most }) =>
+      this.opening(network, (snapshots, now) => snapshots.release(ports, now, most)),
+    drain: ({ network, ports, most }) => this.opening(network, (snapshots, now) => snapshots.drain(ports, now, most)),
     end: ({ network }) => this.network(network).forwarder.snapshots.end(),
-    advance: ({ network, epoch }) => {
-      this.network(network).forwarder.snapshots.advance(epoch, clock())
-      this.flushAll()
-      return null
-    },
+    advance: ({ network, epoch, most }) =>
+      this.opening(network, (snapshots, now) => snapshots.advance(epoch, now, most)),
     fence: ({ network, ports: indexes, epoch }) => {
       const { forwarder, ports } = this.network(network)
       // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
@@ -284,6 +279,15 @@ class DatapathLoop implements FrameSink {
       this.running = false
       return null
     },
+  }
+
+  /** A command that opens gates. */
+  private opening(network: string, open: (snapshots: SnapshotSide, now: number) => void): Opening {
+    const { snapshots } = this.network(network).forwarder
+    const now = clock()
+    open(snapshots, now)
+    this.flushAll()
+    return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
 
   private drain(port: Port | undefined): void {

@@ -35,16 +35,26 @@ export class HoldQueue {
     for (const copy of copies) this.bytes += copy.bytes.length
   }
 
-  /** Visits in order; frames for which `keep` says true stay, in order. */
-  sift(keep: (copy: FrameCopy) => boolean): void {
+  /** Visits in order until `most` frames have gone; frames for which `keep` says true stay, in order. Returns how many went. */
+  sift(keep: (copy: FrameCopy) => boolean, most = Number.POSITIVE_INFINITY): number {
     const waiting = this.frames
-    this.frames = []
-    this.bytes = 0
-    for (const copy of waiting) {
-      if (!keep(copy)) continue
-      this.frames.push(copy)
-      this.bytes += copy.bytes.length
+    const kept: FrameCopy[] = []
+    let gone = 0
+    let at = 0
+    for (; at < waiting.length && gone < most; at++) {
+      const copy = waiting[at]
+      if (keep(copy)) kept.push(copy)
+      else {
+        gone++
+        this.bytes -= copy.bytes.length
+      }
     }
+    this.frames = at === waiting.length ? kept : kept.concat(waiting.slice(at))
+    return gone
+  }
+
+  some(wanted: (copy: FrameCopy) => boolean): boolean {
+    return this.frames.some(wanted)
   }
 
   clear(): number {

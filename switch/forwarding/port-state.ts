@@ -35,7 +35,10 @@ export class PortState {
   readonly row: number
   epoch: number
   fence = 0
+  /** What comes waits in the hold queue. */
   closed = false
+  /** Closed still, but what waits is being let out in portions: it opens when the last one has gone. */
+  opening = false
   armed: ArmedCopies | null = null
   /** Highest early color the agent has been told of. */
   earlyNotified = -1

@@ -105,7 +105,7 @@ export class SnapshotSide {
   gate(ports: readonly number[]): void {
     const { journal } = this.forwarder
     for (const port of this.members(ports)) {
-      port.closed = true
+      this.closeGate(port)
       journal?.mark(Event['gate-closed'], port, port.epoch, journal.now)
     }
   }
@@ -140,16 +140,33 @@ export class SnapshotSide {
     return results
   }
 
-  /** Opens gates; what was held is judged again, in order, before any later frame. Returns how many frames were released. */
-  release(ports: readonly number[], now: number): number {
+  /**
+   * Opens gates; what was held is judged again, in order, before any later frame. Of ports[i], at most `most[i]` frames (all
+   * when left out) are let out at once: a gate with more behind it stays closed for what comes, and opens by `drain`.
+   * Returns how many frames were released.
+   */
+  release(ports: readonly number[], now: number, most: readonly number[] = []): number {
     let released = 0
-    for (const port of this.members(ports)) {
-      port.closed = false
-      port.armed = null
-      this.forwarder.journal?.mark(Event['gate-opened'], port, port.epoch, now)
-      released += this.siftHeld(port, now)
+    for (const [at, index] of ports.entries()) {
+      const port = this.forwarder.byIndex[index]
+      if (port?.isMember) released += this.openGate(port, now, most[at])
     }
     return released
+  }
+
+  /** Lets out the next portions behind gates that are opening; those that were closed again meanwhile are left alone. */
+  drain(ports: readonly number[], now: number, most: readonly number[] = []): number {
+    const opening = ports.filter((index) => this.forwarder.byIndex[index]?.opening)
+    return this.release(
+      opening,
+      now,
+      opening.map((index) => most[ports.indexOf(index)] ?? Number.POSITIVE_INFINITY),
+    )
+  }
+
+  /** Ports whose gates are opening: there is more to drain. */
+  opening(): number[] {
+    return this.forwarder.ports.filter((port) => port.opening).map((port) => port.index)
   }
 
   /** Ends the open snapshot. Returns its channel state, and what did not fit it by port. */
@@ -162,17 +179,16 @@ export class SnapshotSide {
   /**
    * Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go
    * back, and it may come late: a newer snapshot that is open, or gates that a newer restore has closed, are left alone.
+   * `most`: as for `release`, the same for each port.
    */
-  advance(epoch: number, now: number): void {
+  advance(epoch: number, now: number, most?: number): void {
     if (this.open !== null && this.open.epoch > epoch) return
     this.open = null
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     for (const port of this.forwarder.ports) {
       if (!port.isMember || port.epoch > epoch) continue
       port.epoch = Math.max(port.epoch, epoch)
-      port.closed = false
-      port.armed = null
-      this.siftHeld(port, now)
+      this.openGate(port, now, most)
     }
   }
 
@@ -184,7 +200,7 @@ export class SnapshotSide {
   fence(ports: readonly number[], epoch: number, now: number): void {
     for (const port of this.members(ports)) {
       port.fence = epoch
-      port.closed = true
+      this.closeGate(port)
       this.forwarder.counters[port.row + Drop.fenced] += port.hold.clear()
     }
     this.forwarder.fdb.clear()
@@ -295,17 +311,32 @@ export class SnapshotSide {
     for (const copy of copies) this.forwarder.journal?.note(Event.residue, port, this.frame.pointAt(copy))
   }
 
-  private siftHeld(port: PortState, now: number): number {
-    if (port.hold.length === 0) return 0
-    let released = 0
+  private closeGate(port: PortState): void {
+    port.closed = true
+    port.opening = false
+  }
+
+  private openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
+    const { journal } = this.forwarder
+    port.closed = false
+    port.armed = null
+    journal?.mark(Event['gate-opened'], port, port.epoch, now)
+    const released = this.siftHeld(port, now, most)
+    // What comes now must not overtake what still waits.
+    port.opening = released >= most && port.hold.some((copy) => copy.color <= port.epoch)
+    port.closed = port.opening
+    if (port.closed) journal?.mark(Event['gate-closed'], port, port.epoch, now)
+    return released
+  }
+
+  private siftHeld(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
+    if (port.hold.length === 0 || port.closed) return 0
     // Frames still early stay, in order; the others are judged as if they came now.
-    port.hold.sift((copy) => {
-      if (port.closed || copy.color > port.epoch) return true
-      released++
+    return port.hold.sift((copy) => {
+      if (copy.color > port.epoch) return true
       this.forwarder.deliver(port, this.frame.pointAt(copy), now)
       return false
-    })
-    return released
+    }, most)
   }
 
   private *members(ports: readonly number[]): Iterable<PortState> {

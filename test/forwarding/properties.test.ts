@@ -25,6 +25,7 @@ type Kind =
   | 'gate'
   | 'flip'
   | 'release'
+  | 'drain'
   | 'begin'
   | 'marker'
   | 'everybody'
@@ -35,12 +36,15 @@ interface Step {
   readonly from?: number
   readonly to?: number
   readonly port?: number
+  /** Frames that a gate lets out at once. */
+  readonly most?: number
 }
 
 const local = fc.constantFrom(...MEMBERS)
 const to = fc.constantFrom(-1, ...MEMBERS)
 const sender = fc.constantFrom(...MEMBERS, PLAIN)
 const remote = fc.constantFrom(...REMOTE)
+const portion = fc.constantFrom(1, 2, 1000)
 const one = (kind: Kind, rest: Record<string, fc.Arbitrary<number>> = {}): fc.Arbitrary<Step> =>
   fc.record({ kind: fc.constant(kind), ...rest }) as fc.Arbitrary<Step>
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -49,7 +53,8 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: one('remoteCut', { from: remote }) },
   { weight: 3, arbitrary: one('gate', { port: local }) },
   { weight: 3, arbitrary: one('flip', { port: local }) },
-  { weight: 3, arbitrary: one('release', { port: local }) },
+  { weight: 3, arbitrary: one('release', { port: local, most: portion }) },
+  { weight: 2, arbitrary: one('drain', { most: portion }) },
   { weight: 3, arbitrary: one('begin') },
   { weight: 2, arbitrary: one('marker') },
   { weight: 1, arbitrary: one('everybody') },
@@ -84,7 +89,8 @@ class Run {
       remoteCut: () => this.remoteEpoch.set(one.from!, Math.min(this.target, this.remoteEpoch.get(one.from!)! + 1)),
       gate: () => this.watch(() => snapshots.gate([one.port!])),
       flip: () => this.watch(() => snapshots.flip([one.port!], this.target, [0], now)),
-      release: () => this.watch(() => snapshots.release([one.port!], now)),
+      release: () => this.watch(() => snapshots.release([one.port!], now, [one.most!])),
+      drain: () => this.watch(() => snapshots.drain(MEMBERS, now, [one.most!, 1, 1])),
       begin: () => snapshots.openEpoch ?? this.watch(() => snapshots.begin(this.target, 'buffer', 1e15, now)),
       marker: () => this.marker(),
       everybody: () => this.everybody(),

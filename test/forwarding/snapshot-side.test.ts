@@ -49,6 +49,60 @@ t.test('a closed gate holds everything in order; opening it lets it go before an
   t.equal(rig.count(1, 'early'), 0)
 })
 
+t.test('a gate lets go in portions; what comes meanwhile waits behind, and the last portion opens it', async (t) => {
+  const rig = new Rig(['member', 'member'], {}, 3)
+  const { snapshots } = rig.forwarder
+  snapshots.begin(4, 'buffer', LATER, rig.now)
+  snapshots.gate([0, 1])
+  for (const id of [1, 2, 3, 4, 5]) rig.receive(0, { id })
+  snapshots.flip([0, 1], 4, [0, 0], rig.now)
+  t.equal(snapshots.release([0, 1], rig.now, [2, 2]), 2)
+  t.same(snapshots.opening(), [1], 'nothing was behind the other gate')
+  rig.receive(0, { id: 6 })
+  t.same(rig.ids(), [[], [1, 2]])
+  rig.tick(10)
+  t.notOk(
+    rig.events.some(({ kind }) => kind === 'closed'),
+    'in-transit frames are still to come',
+  )
+  t.equal(snapshots.drain([0, 1], rig.now, [9, 0]), 0, 'no room')
+  t.equal(snapshots.drain([0, 1], rig.now, [9, 3]), 3)
+  t.same(snapshots.opening(), [1])
+  t.equal(snapshots.drain([1], rig.now, [1]), 1)
+  t.same(snapshots.opening(), [])
+  t.equal(snapshots.drain([0, 1], rig.now), 0)
+  rig.receive(0, { id: 7 })
+  t.same(rig.ids(), [[], [3, 4, 5, 6, 7]])
+  rig.tick(10)
+  t.same(
+    rig.events.filter(({ kind }) => kind === 'closed'),
+    [{ kind: 'closed', epoch: 4, closures: [] }],
+  )
+  const recorded = snapshots.end().frames.map(({ copy }) => new DataView(copy.bytes.buffer).getUint32(24))
+  t.same(recorded, [1, 2, 3, 4, 5])
+})
+
+t.test('a gate that is closed again while it opens stays closed', async (t) => {
+  const rig = new Rig(['member', 'member'])
+  const { snapshots } = rig.forwarder
+  snapshots.gate([1])
+  for (const id of [1, 2, 3]) rig.receive(0, { id })
+  snapshots.release([1], rig.now, [1])
+  snapshots.gate([1])
+  t.same(snapshots.opening(), [])
+  t.equal(snapshots.drain([1], rig.now), 0, 'who drained it is late')
+  t.same(rig.ids(), [[], [1]])
+  snapshots.advance(0, rig.now, 1)
+  t.same(snapshots.opening(), [1], 'called off, it opens in portions, too')
+  t.same(rig.ids(), [[], [2]])
+  snapshots.fence([1], 1, rig.now)
+  t.same(snapshots.opening(), [])
+  t.equal(rig.drops(1, 'fenced'), 1)
+  snapshots.release([1], rig.now, [0])
+  rig.receive(0, { id: 4 })
+  t.same(rig.ids(), [[], [4]], 'nothing waits, so it is open')
+})
+
 t.test('a gate does not keep its own VM from sending', async (t) => {
   const rig = new Rig(['member', 'member'])
   rig.forwarder.snapshots.gate([0])

@@ -11,6 +11,7 @@ import type {
 } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Daemon } from './daemon.js'
+import { advanceNetwork } from './gates.js'
 import { RestoreSession } from './restore-session.js'
 import { type SessionRequest, SnapshotSession } from './snapshot-session.js'
 import type { Entry } from './timeline.js'
@@ -299,11 +300,7 @@ export class Agent {
   }
 
   advance(epoch: number, done: () => void): void {
-    this.raise(epoch, () => {
-      const { worker } = this.daemon
-      this.daemon.world.note(this.daemon.host.name, `advance e${epoch}`)
-      worker.call('advance', () => worker.forwarder.snapshots.advance(epoch, worker.now), done, done)
-    })
+    this.raise(epoch, () => advanceNetwork(this.daemon, epoch, done, done))
   }
 
   saveMoves(done: () => void, loaded: ReadonlySet<number> = new Set()): void {

@@ -41,7 +41,7 @@ export function drawDiagram(world: World, violation: Violation | null): string {
 
 /** The scenario in a few lines. */
 export function describe(scenario: Scenario): string {
-  const { hosts, machines, trunk, pace, sends, orders, faults, policy } = scenario
+  const { hosts, machines, trunk, pace, portion, sends, orders, faults, policy } = scenario
   const where = machines
     .map(({ host, nics }, vm) => `vm${vm} on h${host}${nics > 1 ? ` (${nics} NICs)` : ''}`)
     .join(', ')
@@ -56,7 +56,7 @@ export function describe(scenario: Scenario): string {
       .join(', ')
   return [
     `seed ${scenario.seed}: ${hosts} hosts${scenario.chain ? ' in a chain' : ''}${scenario.keyed ? ' with a key' : ''}, ${where}; ${sends.length} frames; ${policy}; ${weather}`,
-    `trunks: ${show(trunk)}; up to, in ms: ${show(pace)}`,
+    `trunks: ${show(trunk)}; up to, in ms: ${show(pace)}; gates let out ${portion} frames at once`,
     ...orders.map((order) => `order: ${show(order)}`),
     ...faults.map((fault) => `fault: ${show(fault)}`),
   ].join('\n')

@@ -197,6 +197,25 @@ export const plantedFaults: readonly PlantedFault[] = [
     }),
   },
   {
+    name: 'what comes while held frames go out in portions passes them',
+    breaks: [2, 3, 5],
+    plant: inSnapshots((snapshots, forwarder) => {
+      const release = snapshots.release.bind(snapshots)
+      snapshots.release = (ports, now, most) => {
+        const released = release(ports, now, most)
+        for (const port of membersOf(forwarder, ports)) port.closed = false
+        return released
+      }
+    }),
+  },
+  {
+    name: 'only the first portion of what was held goes out',
+    breaks: [3, 4],
+    plant: inSnapshots((snapshots) => {
+      snapshots.drain = () => 0
+    }),
+  },
+  {
     name: 'the gate is never closed',
     breaks: [2, 3],
     plant: inSnapshots((snapshots) => {

@@ -4,6 +4,7 @@ import type { RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/ap
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import type { Answer } from './agent.js'
 import type { Daemon } from './daemon.js'
+import { advanceNetwork, releaseGates } from './gates.js'
 import type { Guest, Image } from './guest.js'
 import type { Entry } from './timeline.js'
 import { EPOCH_MS } from './worker.js'
@@ -133,15 +134,7 @@ export class RestoreSession {
       const release = () => {
         if (!daemon.alive) return
         const ports = guest.nics.map((nic) => nic.index)
-        worker.call(
-          'release',
-          () => {
-            snapshots.release(ports, worker.now)
-            world.note(daemon.host.name, `gate of ${guest.name} opens`)
-          },
-          next,
-          next,
-        )
+        releaseGates(daemon, ports, next, next)
       }
       guest.resume(release, release)
     }
@@ -173,7 +166,7 @@ export class RestoreSession {
         this.onEnded()
         done()
       })
-    worker.call('advance', () => worker.forwarder.snapshots.advance(request.epoch, worker.now), end, end)
+    advanceNetwork(daemon, request.epoch, end, end)
   }
 
   private preload(

@@ -77,6 +77,8 @@ export interface Scenario {
     readonly seal: number
     readonly store: number
   }
+  /** How many held frames a gate lets out at once, and how many may lie unread in a TAP when it does. */
+  readonly portion: number
   readonly sends: readonly Send[]
   readonly orders: readonly Order[]
   readonly faults: readonly Fault[]
@@ -158,6 +160,7 @@ export function drawScenario(seed: number): Scenario {
     orders,
     faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
     keyed: random.chance(0.15),
+    portion: random.pick([1, 3, 256]),
   }
 }
 

@@ -119,6 +119,7 @@ function simplifications(scenario: Scenario): Partial<Scenario>[] {
     { policy: 'buffer' },
     { hold: 10_000 },
     { record: 10_000 },
+    { portion: 256 },
     { trunk: { ...trunk, loss: 0 } },
     { trunk: { ...trunk, duplicate: 0 } },
     { trunk: { ...trunk, reorder: false } },

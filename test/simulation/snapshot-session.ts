@@ -9,6 +9,7 @@ import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
 import { type Answer, ignore } from './agent.js'
 import type { Daemon } from './daemon.js'
+import { advanceNetwork, releaseGates } from './gates.js'
 import type { Guest, Image } from './guest.js'
 import type { Entry } from './timeline.js'
 import { EPOCH_MS } from './worker.js'
@@ -184,8 +185,7 @@ export class SnapshotSession {
         this.write()
         return
       case 'advance':
-        world.note(host.name, `advance e${epoch}`)
-        worker.call('advance', () => worker.forwarder.snapshots.advance(epoch, worker.now), ignore, ignore)
+        advanceNetwork(this.daemon, epoch, ignore, ignore)
         return
       case 'finish':
         this.finish(effect.error)
@@ -306,12 +306,9 @@ export class SnapshotSession {
         })
         return
       case 'release':
-        worker.call(
-          'release',
-          () => {
-            snapshots.release(ports, worker.now)
-            world.note(host.name, `gate of ${guest.name} opens`)
-          },
+        releaseGates(
+          daemon,
+          ports,
           () => {
             times.released = now()
             say('released')
@@ -334,7 +331,7 @@ export class SnapshotSession {
 
   /** Never fails: the guest runs, its gates are open, nothing of the capture is left. */
   private recover(member: Member, done: () => void): void {
-    const { worker, world, host } = this.daemon
+    const { world, host } = this.daemon
     const { guest, ports } = member
     const merge = () =>
       this.daemon.after(world.wait(MERGE, host.index, guest.index, world.scenario.pace.hypervisor), done)
@@ -343,15 +340,7 @@ export class SnapshotSession {
         if (!member.captured || member.settled) merge()
         else member.whenSettled = merge
       }
-      worker.call(
-        'release',
-        () => {
-          worker.forwarder.snapshots.release(ports, worker.now)
-          world.note(host.name, `gate of ${guest.name} opens`)
-        },
-        next,
-        next,
-      )
+      releaseGates(this.daemon, ports, next, next)
     }
     const alive = () => {
       if (this.daemon.alive) release()

@@ -288,7 +288,8 @@ class Run {
         const residue = gates.map(() => random.integer(0, 50))
         snapshots.flip(gates, near(), residue, this.now)
       },
-      () => snapshots.release(some(), this.now),
+      () => snapshots.release(some(), this.now, random.pick([[], [0, 1, 2, 3], [7, 7, 7, 7]])),
+      () => snapshots.drain(some(), this.now, [random.integer(0, 9)]),
       () => this.end(),
       () => snapshots.advance(near(), this.now),
       () => snapshots.fence(some(), near(), this.now),

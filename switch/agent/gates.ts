@@ -1,0 +1,57 @@
+// Opens gates at the pace at which guests read. What was held may be more than a TAP's queue takes: it goes out in portions,
+// each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order never changes. A
+// guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
+
+import type { Host } from './host.js'
+
+/** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000. */
+const PORTION = 256
+const STEP_MS = 1
+/** Time for a guest to read what was held. */
+const OPEN_MS = 2000
+
+/** Returns when all gates are open: microseconds of CLOCK_REALTIME. */
+export async function release(host: Host, network: string, ports: readonly number[]): Promise<number> {
+  const most = ports.map((port) => room(host, port))
+  const { opening, atUs } = await host.datapath.call('release', { network, ports, most })
+  return drain(
+    host,
+    network,
+    opening.filter((port) => ports.includes(port)),
+    atUs,
+  )
+}
+
+/** Returns when the network has moved on to `epoch`; gates may take until guests have read. */
+export async function advance(host: Host, network: string, epoch: number): Promise<void> {
+  const { opening, atUs } = await host.datapath.call('advance', { network, epoch, most: PORTION })
+  drain(host, network, opening, atUs).catch((thrown) => host.log.warn({ err: thrown, network }, 'cannot open gates'))
+}
+
+async function drain(host: Host, network: string, opening: readonly number[], openedAtUs: number): Promise<number> {
+  const end = performance.now() + OPEN_MS
+  let ports = opening
+  let atUs = openedAtUs
+  while (ports.length > 0) {
+    await new Promise((resolve) => setTimeout(resolve, STEP_MS))
+    const late = performance.now() >= end
+    const most = ports.map((port) => (late ? Number.POSITIVE_INFINITY : room(host, port)))
+    if (most.every((frames) => frames === 0)) continue
+    const answer = await host.datapath.call('drain', { network, ports, most })
+    atUs = answer.atUs
+    ports = ports.filter((port) => answer.opening.includes(port))
+  }
+  return atUs
+}
+
+/** How many more frames a port's device takes now. */
+function room(host: Host, port: number): number {
+  const ifindex = host.ports.byIndex(port)?.ifindex
+  if (ifindex === undefined) return PORTION
+  try {
+    return Math.max(0, PORTION - host.unread.of(port, ifindex))
+  } catch {
+    // The device is going away, and its port with it.
+    return PORTION
+  }
+}
