@@ -1,5 +1,6 @@
 // The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
 
+import { setTimeout as pause } from 'node:timers/promises'
 import { pino } from 'pino'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
@@ -9,6 +10,8 @@ import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { Agent } from './agent/agent.js'
 import { Epochs, type Host } from './agent/host.js'
+import { Journal } from './agent/journal.js'
+import { endLoads } from './agent/leftovers.js'
 import { LocalStore, type Moves } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
 import { UnreadFrames } from './agent/unread.js'
@@ -19,6 +22,8 @@ import { PortWatch } from './port-watch.js'
 import { type PortRequest, Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
+/** How long the API waits for what a killed daemon has left to be undone. */
+const RECOVERY_MS = 5000
 const HEAL_INTERVAL_MS = 500
 
 /** Runs until SIGINT or SIGTERM. Throws before anything is changed when the configuration or a device is not right. */
@@ -36,7 +41,18 @@ export async function runSwitch(configPath: string): Promise<void> {
     { qemu: createQemuHypervisor({}), libvirt: createLibvirtHypervisor(config.libvirt) },
     machineSpecs(config),
   )
-  const host: Host = { name: config.host, version, datapath, ports, machines, store, unread, epochs, log }
+  const host: Host = {
+    name: config.host,
+    version,
+    datapath,
+    ports,
+    machines,
+    store,
+    journal: new Journal(config.state),
+    unread,
+    epochs,
+    log,
+  }
   const configured = new Set(Object.values(config.networks).flatMap((network) => Object.keys(network.ports)))
   const agent = new Agent(host, networks, configured)
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
@@ -54,12 +70,14 @@ export async function runSwitch(configPath: string): Promise<void> {
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
     await api.check()
-    const moves = await store.readMoves()
+    const moves = await endLoads(host, await store.readMoves(), configured)
     const wanted = configuredPorts(config, moves.gone)
     ports.check(wanted)
     await datapath.start()
     await openNetworks(config, host, wanted, moves)
     watch = new PortWatch(() => ports.reconcile((network) => epochs.get(network)), log)
+    // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
+    await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
     log.info({ host: config.host, socket: config.api.socket, networks, version }, 'switch is up')

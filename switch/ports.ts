@@ -244,6 +244,10 @@ export class Ports {
     return true
   }
 
+  hasDevice(device: string): boolean {
+    return this.links.find(device) !== null
+  }
+
   removeTap(device: string): void {
     const link = this.links.find(device)
     if (link !== null) this.links.remove(link.index)

@@ -134,6 +134,8 @@ export interface Capture {
 /** One machine under a driver's control. */
 export interface MachineControl {
   readonly name: string
+  /** Tells this run of the machine from one before or after; null when the hypervisor's process cannot be seen. */
+  readonly incarnation: string | null
   inspect(deadline: Deadline): Promise<MachineInfo>
   definition(deadline: Deadline): Promise<MachineDefinition>
   /** Does all slow work that can be done before the pause (overlays made, image file opened and passed, limits lifted). Undone by `abandon`. */
@@ -149,6 +151,8 @@ export interface MachineControl {
   destroy(deadline: Deadline): Promise<void>
   /** Merges a frozen layer back when it is the active overlay's direct base (live commit); returns false when it is not. */
   mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean>
+  /** Removes an overlay that a `prepare` has made and no disk uses: its daemon was killed before the cut. */
+  dropOverlay(file: string, deadline: Deadline): Promise<void>
   /** Lets go of the control connection; the machine runs on. */
   close(): Promise<void>
 }
@@ -170,6 +174,20 @@ export interface Hypervisor {
   attach(name: string, spec: MachineSpec, deadline: Deadline): Promise<MachineControl>
   /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
   load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine>
+  /**
+   * Ends what a `load` has started whose daemon was killed. False: the machine had been told to run, and does (or it cannot
+   * be told), so it is left alone.
+   */
+  endLoad(load: StartedLoad, deadline: Deadline): Promise<boolean>
+}
+
+/** A load that began, by its request. */
+export interface StartedLoad {
+  readonly directory: string
+  /** libvirt's name of the machine; null for plain QEMU. */
+  readonly domain: string | null
+  /** Whether it had been told to run. */
+  readonly mayRun: boolean
 }
 
 export interface LoadedMachine {

@@ -2,9 +2,9 @@
 // (libvirt/main.ts): what goes wrong in there costs a snapshot, never the network.
 
 import { SnapswitchError } from '../errors/errors.js'
-import type { Deadline, Hypervisor, LoadRequest, MachineSpec } from './hypervisor.js'
+import type { Deadline, Hypervisor, LoadRequest, MachineSpec, StartedLoad } from './hypervisor.js'
 import { ImageWriter } from './image-writer.js'
-import { loadDomain } from './libvirt/load.js'
+import { endLoad, loadDomain } from './libvirt/load.js'
 import { LibvirtMachine, type LibvirtSettings } from './libvirt/machine.js'
 import { LibvirtProcess } from './libvirt/process-handle.js'
 
@@ -41,5 +41,6 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
       throw new SnapswitchError('INTERNAL', `${name} is no domain of libvirt`, 'Please report this.')
     },
     load: (request: LoadRequest, deadline: Deadline) => loadDomain(request, settings, deadline),
+    endLoad: (load: StartedLoad, deadline: Deadline) => endLoad(load, settings, deadline),
   }
 }

@@ -41,6 +41,23 @@ export function isAlive(identity: ProcessIdentity): boolean {
   return stat !== null && stat.startTicks === identity.startTicks && stat.state !== 'Z' && stat.state !== 'X'
 }
 
+export const incarnationOf = (process: ProcessIdentity | null): string | null =>
+  process === null ? null : `${process.pid}:${process.startTicks}`
+
+/** Processes whose arguments fit. */
+export function findProcesses(fits: (argv: readonly string[]) => boolean): ProcessIdentity[] {
+  return readdirSync('/proc').flatMap((entry) => {
+    if (!/^\d+$/.test(entry)) return []
+    try {
+      const identity = identify(Number(entry))
+      return identity !== null && fits(argumentsOf(identity.pid)) ? [identity] : []
+    } catch {
+      // It has ended meanwhile.
+      return []
+    }
+  })
+}
+
 export function argumentsOf(pid: number): string[] {
   const parts = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
   parts.pop()

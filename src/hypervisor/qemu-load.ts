@@ -8,8 +8,8 @@ import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { ordinaryPriority } from '../linux/priority.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { closeDescriptor, longestSocketPath } from './descriptors.js'
-import type { Deadline, LoadedMachine, LoadRequest } from './hypervisor.js'
-import { identify, killProcess } from './process.js'
+import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from './hypervisor.js'
+import { findProcesses, identify, killProcess } from './process.js'
 import { commandLineFor } from './qemu-command-line.js'
 import { createOverlay, virtualSize } from './qemu-img.js'
 import { type DriverSettings, QemuMachine } from './qemu-machine.js'
@@ -72,6 +72,32 @@ export async function loadMachine(
     const known = asSnapswitchError(error)
     const lost = known.code === 'HYPERVISOR_UNREACHABLE' || known.code === 'HYPERVISOR_REFUSED'
     throw lost ? loadFailed(definition.name, log === '' ? known.message : log, known) : known
+  }
+}
+
+/** Its socket tells a machine that was started here from any other: the directory was made for this load. */
+export async function endLoad({ directory, mayRun }: StartedLoad, deadline: Deadline): Promise<boolean> {
+  const qmpPath = path.join(directory, socketName)
+  const address = `unix:${qmpPath.replaceAll(',', ',,')},server=on,wait=off`
+  let ended = true
+  for (const process of findProcesses((argv) => argv[argv.indexOf('-qmp') + 1] === address)) {
+    if (mayRun && (await maybeRuns(qmpPath, within(2000, deadline)))) ended = false
+    else await killProcess(process, deadline)
+  }
+  return ended
+}
+
+async function maybeRuns(qmpPath: string, deadline: Deadline): Promise<boolean> {
+  try {
+    const qmp = await QmpClient.connect(qmpPath, deadline)
+    try {
+      const status = await qmp.execute('query-status', {}, deadline)
+      return !isObject(status) || status.running !== false
+    } finally {
+      qmp.close()
+    }
+  } catch {
+    return true
   }
 }
 

@@ -1,5 +1,6 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
+import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { lendPriority } from '../linux/priority.js'
 import type {
@@ -20,6 +21,7 @@ import {
   binaryOf,
   directoryOf,
   identify,
+  incarnationOf,
   killProcess,
   ownerOf,
   type ProcessIdentity,
@@ -92,6 +94,10 @@ export class QemuMachine implements MachineControl {
   /** The QEMU process; null when it cannot be told (another program made its socket). */
   get process(): ProcessIdentity | null {
     return this.#process
+  }
+
+  get incarnation(): string | null {
+    return incarnationOf(this.#process)
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
@@ -297,6 +303,13 @@ export class QemuMachine implements MachineControl {
     if (base === null) return false
     await mergeDown(this.#qmp, live.node, base, disk.overlay, deadline)
     return true
+  }
+
+  async dropOverlay(file: string, deadline: Deadline): Promise<void> {
+    const nodes = await this.#qmp.execute('query-named-block-nodes', { flat: true }, deadline)
+    const node = findNode(nodes, { file, format: 'qcow2' }, this.#directory())
+    if (node !== null) await this.#qmp.execute('blockdev-del', { 'node-name': node }, deadline)
+    await rm(file, { force: true })
   }
 
   async close(): Promise<void> {

@@ -3,7 +3,7 @@
 import { SnapswitchError } from '../errors/errors.js'
 import type { Deadline, Hypervisor, LoadRequest, MachineSpec } from './hypervisor.js'
 import { ImageWriter } from './image-writer.js'
-import { loadMachine } from './qemu-load.js'
+import { endLoad, loadMachine } from './qemu-load.js'
 import { QemuMachine } from './qemu-machine.js'
 
 export interface QemuOptions {
@@ -24,5 +24,6 @@ export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
       throw new SnapswitchError('INTERNAL', `${name} is no plain QEMU`, 'Please report this.')
     },
     load: (request: LoadRequest, deadline: Deadline) => loadMachine(request, settings, deadline),
+    endLoad,
   }
 }

@@ -16,6 +16,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { advance } from './gates.js'
 import type { Host } from './host.js'
+import { undoSnapshot } from './leftovers.js'
 import type { Moves } from './local-store.js'
 import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
@@ -70,6 +71,24 @@ export class Agent {
 
   busy(network: string): string | null {
     return this.sessions.get(network)?.name ?? null
+  }
+
+  /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
+  async recover(): Promise<void> {
+    const unfinished = await this.host.journal.unfinished()
+    await Promise.all(
+      this.networks.map(async (network) => {
+        const mine = unfinished.filter((one) => one.network === network)
+        if (mine.length === 0) return
+        this.claim(network, { name: 'undoing a snapshot whose daemon was killed', snapshot: null, restore: null })
+        for (const one of mine) {
+          await undoSnapshot(this.host, one).catch((thrown) =>
+            this.host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot'),
+          )
+        }
+        this.sessions.delete(network)
+      }),
+    )
   }
 
   preflight(network: string): Promise<Preflight> {
@@ -228,7 +247,7 @@ export class Agent {
       )
     }
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
-    session.registerMachines()
+    await session.registerMachines()
     await this.saveMoves()
     const answer = await session.resume()
     this.sessions.delete(network)

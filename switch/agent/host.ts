@@ -4,6 +4,7 @@
 import type { Logger } from 'pino'
 import type { Datapath } from '../datapath/datapath.js'
 import type { Ports } from '../ports.js'
+import type { Journal } from './journal.js'
 import type { LocalStore } from './local-store.js'
 import type { Machines } from './machines.js'
 import type { UnreadFrames } from './unread.js'
@@ -15,6 +16,7 @@ export interface Host {
   readonly ports: Ports
   readonly machines: Machines
   readonly store: LocalStore
+  readonly journal: Journal
   readonly unread: UnreadFrames
   readonly epochs: Epochs
   readonly log: Logger

@@ -4,9 +4,10 @@
 //   <state>/fences.json                                  epoch of the last restore per network, likewise
 //   <state>/members.json                                 machines and ports that restores brought here or took away
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
-//                                          vms/<vm>/memory.img  definition.json
+//                                          vms/<vm>/memory.img  definition.json  cut.json  resumed
 //                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts
+//   <state>/restores/<network>.json                      a restore under way: what to undo should the daemon be killed
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 
 import { createHash } from 'node:crypto'
@@ -77,7 +78,7 @@ export class LocalStore {
   // --- what outlives the daemon --------------------------------------------------------------------------------------
 
   async readEpochs(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await this.readJson('epochs.json', fits.epochs)) ?? {}))
+    return new Map(Object.entries((await readJson(join(this.state, 'epochs.json'), fits.epochs)) ?? {}))
   }
 
   writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
@@ -86,7 +87,7 @@ export class LocalStore {
 
   /** Epochs of the last restores. */
   async readFences(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await this.readJson('fences.json', fits.epochs)) ?? {}))
+    return new Map(Object.entries((await readJson(join(this.state, 'fences.json'), fits.epochs)) ?? {}))
   }
 
   writeFences(epochs: ReadonlyMap<string, number>): Promise<void> {
@@ -94,7 +95,7 @@ export class LocalStore {
   }
 
   async readMoves(): Promise<Moves> {
-    return (await this.readJson('members.json', fits.moves)) ?? { machines: {}, ports: [], gone: [] }
+    return (await readJson(join(this.state, 'members.json'), fits.moves)) ?? { machines: {}, ports: [], gone: [] }
   }
 
   /** `moves` is asked for when its turn to be written comes. */
@@ -164,7 +165,7 @@ export class LocalStore {
 
   /** null: no such snapshot, or an unfinished one. Throws STORE_DAMAGED. */
   readPart(network: string, snapshot: string): Promise<LocalPart | null> {
-    return this.readJson(join('snapshots', network, snapshot, 'part.json'), fits.part)
+    return readJson(join(this.directory(network, snapshot), 'part.json'), fits.part)
   }
 
   /** All finished parts of this host. */
@@ -256,8 +257,12 @@ export class LocalStore {
 
   // --- restored machines ---------------------------------------------------------------------------------------------
 
+  machineDirectory(vm: string, epoch: number): string {
+    return join(this.state, 'machines', vm, `e${epoch}`)
+  }
+
   async createMachineDirectory(vm: string, epoch: number): Promise<string> {
-    const directory = join(this.state, 'machines', vm, `e${epoch}`)
+    const directory = this.machineDirectory(vm, epoch)
     try {
       await rm(directory, { recursive: true, force: true })
       await mkdir(directory, { recursive: true, mode: directoryMode })
@@ -266,24 +271,24 @@ export class LocalStore {
     }
     return directory
   }
+}
 
-  private async readJson<T>(name: string, fit: (value: unknown) => value is T): Promise<T | null> {
-    const path = join(this.state, name)
-    let text: string
-    try {
-      text = await readFile(path, 'utf8')
-    } catch (thrown) {
-      if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return null
-      throw storeError(`cannot read ${path}`, thrown)
-    }
-    try {
-      const value: unknown = JSON.parse(text)
-      if (fit(value)) return value
-    } catch {
-      // Falls through: no JSON is as damaged as the wrong JSON.
-    }
-    throw new SnapswitchError('STORE_DAMAGED', `${path} is damaged`, 'Bring it back from a backup, or remove it.')
+/** null: there is no such file. Throws STORE_DAMAGED. */
+export async function readJson<T>(path: string, fit: (value: unknown) => value is T): Promise<T | null> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw storeError(`cannot read ${path}`, thrown)
   }
+  try {
+    const value: unknown = JSON.parse(text)
+    if (fit(value)) return value
+  } catch {
+    // Falls through: no JSON is as damaged as the wrong JSON.
+  }
+  throw new SnapswitchError('STORE_DAMAGED', `${path} is damaged`, 'Bring it back from a backup, or remove it.')
 }
 
 export function filesOf(part: LocalPart): FileReference[] {

@@ -9,6 +9,7 @@ import type {
   LoadRequest,
   MachineControl,
   MachineSpec,
+  StartedLoad,
 } from '../../src/hypervisor/hypervisor.js'
 
 /** A driver for each kind of machine. */
@@ -74,6 +75,11 @@ export class Machines {
   /** Starts a machine from its image; its definition says by which driver. */
   load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine> {
     return this.drivers[request.definition.kind].load(request, deadline)
+  }
+
+  /** Ends what a killed daemon had started to load, unless it was told to run and does: then false. */
+  endLoad(kind: Hypervisor['kind'], load: StartedLoad, deadline: Deadline): Promise<boolean> {
+    return this.drivers[kind].endLoad(load, deadline)
   }
 
   /** Runs `use` on a connection that is closed after. */

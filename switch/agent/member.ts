@@ -73,13 +73,12 @@ export async function prepareMember(
       )
     }
     const definition = await control.definition(deadline)
-    await control.prepare(
-      {
-        directory: host.store.machineImages(request.network, request.snapshot, vm),
-        label: `${request.snapshot}-e${request.epoch}`,
-      },
-      deadline,
-    )
+    const label = `${request.snapshot}-e${request.epoch}`
+    const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
+    const { incarnation } = control
+    await host.journal.writeCut(request.network, request.snapshot, vm, { label, incarnation, disks })
+    const directory = host.store.machineImages(request.network, request.snapshot, vm)
+    await control.prepare({ directory, label }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
     for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
     const ports = host.ports.ofMachine(vm)

@@ -18,6 +18,7 @@ import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
 import { advance, release } from './gates.js'
 import { type Host, nowUs } from './host.js'
+import type { RestoreRecord } from './journal.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
 export async function checkRestore(
@@ -81,6 +82,8 @@ export class RestoreSession {
   private readonly addedPorts: { readonly name: string; readonly vm: string }[] = []
   private readonly madeTaps: string[] = []
   private readonly members: LoadedMember[] = []
+  /** What is made durable before it is made. */
+  private toUndo: Pick<RestoreRecord, 'ports' | 'taps'> | null = null
   private timer: NodeJS.Timeout | null = null
   private loading: Promise<RestoreLoaded> | null = null
   private resuming: Promise<Resumed> | null = null
@@ -124,6 +127,7 @@ export class RestoreSession {
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
     const frames = await this.channelFrames()
+    if (request.members.length > 0) await this.record(false)
     const ports = new Map<string, PortEntry[]>()
     for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
     const all = [...ports.values()].flat()
@@ -146,8 +150,31 @@ export class RestoreSession {
     return { loaded: this.members.map((member) => member.part.vm), channelFrames }
   }
 
+  /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
+  private async record(resuming: boolean): Promise<void> {
+    const { host, network, snapshot, request } = this
+    const all = request.members.flatMap(({ vm, ports }) => ports.map((port) => ({ ...port, vm })))
+    const toAdd = all.filter(({ name }) => host.ports.get(name) === undefined)
+    this.toUndo ??= {
+      ports: toAdd.map(({ name, vm }) => ({ name, vm })),
+      taps: toAdd.filter(({ device }) => !host.ports.hasDevice(device)).map(({ device, vm }) => ({ device, vm })),
+    }
+    const machines = request.members.map((part) => {
+      const definition = part.definition as MachineDefinition
+      const domain = definition.kind === 'libvirt' ? definition.domain : null
+      return {
+        vm: part.vm,
+        kind: definition.kind,
+        domain,
+        directory: host.store.machineDirectory(part.vm, request.epoch),
+      }
+    })
+    await host.journal.writeRestore({ network, snapshot, resuming, machines, ...this.toUndo })
+  }
+
   /** From here on the machines are this host's: a daemon that is started again must find them. */
-  registerMachines(): void {
+  async registerMachines(): Promise<void> {
+    await this.record(true)
     for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine.spec)
   }
 
@@ -180,6 +207,9 @@ export class RestoreSession {
     )
     const failed = results.find((result) => result.status === 'rejected')
     if (failed !== undefined) throw failed.reason
+    await host.journal
+      .removeRestore(network)
+      .catch((thrown) => host.log.error({ err: thrown, network }, 'cannot remove the record of a restore'))
     for (const { machine } of this.members) await machine.control.close()
     host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
     return this.running()
@@ -232,6 +262,7 @@ export class RestoreSession {
       }
     }
     await quietly(advance(host, network, request.epoch))
+    if (this.toUndo !== null) await quietly(host.journal.removeRestore(network))
     return resumed
   }
 

@@ -210,6 +210,10 @@ export class SnapshotSession {
         times.resumedAtUs = (await capture.resumed).resumedAtUs
         member.paused = false
         this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
+        const { journal, log } = this.host
+        journal
+          .noteResumed(network, this.request.snapshot, vm)
+          .catch((thrown) => log.warn({ err: thrown, vm }, 'cannot note that it runs'))
         return say('resumed')
       }
       case 'release':

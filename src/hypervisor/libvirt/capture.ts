@@ -9,7 +9,6 @@
 // libvirtd may go away and come back at any point: what must be asked is asked again, and what counts is QEMU's answer.
 
 import { randomBytes } from 'node:crypto'
-import { readdirSync } from 'node:fs'
 import { rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
@@ -18,7 +17,7 @@ import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import { restoreHugePages } from '../huge-pages.js'
 import type { CaptureTarget, Deadline, ResumeInfo, SealInfo } from '../hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../image-writer.js'
-import { argumentsOf, identify, isAlive, type ProcessIdentity, waitsForPipe } from '../process.js'
+import { findProcesses, isAlive, type ProcessIdentity, waitsForPipe } from '../process.js'
 import { canHoldAtGate } from '../qemu-capture.js'
 import { applySettings, isUnderWay, type MigrationSettings, migrationStatus } from '../qemu-migration.js'
 import { storeFull } from '../qemu-overlays.js'
@@ -42,17 +41,11 @@ const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 10
 
 /** The QEMU process of a domain; null when it cannot be seen from here. */
 export function findQemu(uuid: string): ProcessIdentity | null {
-  for (const entry of readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry)) continue
-    try {
-      const argv = argumentsOf(Number(entry))
-      const at = argv.indexOf('-uuid')
-      if (at > 0 && argv[at + 1] === uuid) return identify(Number(entry))
-    } catch {
-      // It has ended meanwhile.
-    }
-  }
-  return null
+  const found = findProcesses((argv) => {
+    const at = argv.indexOf('-uuid')
+    return at > 0 && argv[at + 1] === uuid
+  })
+  return found[0] ?? null
 }
 
 export interface CaptureContext {

@@ -5,7 +5,7 @@ import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { within } from '../deadline.js'
-import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest } from '../hypervisor.js'
+import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
 import { createOverlay, virtualSize } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
 import { describeDomain, type PlacedDisk, placeDisks, placeNics } from './domain-xml.js'
@@ -107,6 +107,32 @@ async function load(
     for (const file of made) await rm(file, { force: true }).catch(() => {})
     const known = asSnapswitchError(error)
     throw known.code === 'HYPERVISOR_REFUSED' ? loadFailed(name, known.message, known) : known
+  }
+}
+
+/** Its disks tell a domain that was started by a load from one that its owner has started since. */
+export async function endLoad(
+  { directory, domain, mayRun }: StartedLoad,
+  settings: LibvirtSettings,
+  deadline: Deadline,
+): Promise<boolean> {
+  let machine: LibvirtMachine
+  try {
+    machine = await LibvirtMachine.attach(domain!, { domain: domain! }, settings, deadline)
+  } catch (error) {
+    const { code } = asSnapswitchError(error)
+    if (code === 'MACHINE_UNKNOWN' || code === 'MACHINE_NOT_RUNNING') return true
+    throw error
+  }
+  try {
+    const { state, disks } = await machine.inspect(deadline)
+    const ours = disks.every(({ layers }) => layers[0]?.file.startsWith(`${directory}/`))
+    if (!ours) return true
+    if (mayRun && state !== 'paused') return false
+    await machine.destroy(deadline)
+    return true
+  } finally {
+    await machine.close()
   }
 }
 

@@ -1,5 +1,6 @@
 // One running domain under control: MachineControl over libvirt.
 
+import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import type {
   Capture,
@@ -14,8 +15,9 @@ import type {
   ResumeInfo,
 } from '../hypervisor.js'
 import type { ImageWriter } from '../image-writer.js'
+import { incarnationOf } from '../process.js'
 import { backgroundObstacle, isUnderWay, migrationStatus } from '../qemu-migration.js'
-import { asQmp, DomainCapture } from './capture.js'
+import { asQmp, DomainCapture, findQemu } from './capture.js'
 import { DomainLink, runState } from './domain-link.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
 import { mergeActive } from './overlays.js'
@@ -54,13 +56,15 @@ export class LibvirtMachine implements MachineControl {
   readonly name: string
   readonly #link: DomainLink
   readonly #settings: LibvirtSettings
+  readonly #uuid: string
   #phase: Phase = 'idle'
   #capture: DomainCapture | null = null
   #paused = false
   #obstacle: Promise<string | null> | null = null
 
-  private constructor(name: string, link: DomainLink, settings: LibvirtSettings) {
+  private constructor(name: string, link: DomainLink, settings: LibvirtSettings, uuid: string) {
     this.name = name
+    this.#uuid = uuid
     this.#link = link
     this.#settings = settings
   }
@@ -74,8 +78,8 @@ export class LibvirtMachine implements MachineControl {
   ): Promise<LibvirtMachine> {
     const link = await DomainLink.open(settings.process, spec.uri ?? settings.uri, spec.domain, deadline)
     try {
-      const { active } = await link.describe(deadline)
-      if (active) return new LibvirtMachine(name, link, settings)
+      const { active, uuid } = await link.describe(deadline)
+      if (active) return new LibvirtMachine(name, link, settings, uuid)
       throw new SnapswitchError(
         'MACHINE_NOT_RUNNING',
         `libvirt’s domain ${spec.domain} is not running.`,
@@ -85,6 +89,10 @@ export class LibvirtMachine implements MachineControl {
       link.close()
       throw error
     }
+  }
+
+  get incarnation(): string | null {
+    return incarnationOf(findQemu(this.#uuid))
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
@@ -215,6 +223,11 @@ export class LibvirtMachine implements MachineControl {
     if (base === undefined || live?.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
     await mergeActive(this.#link, { target: disk.name, file: disk.overlay, base }, deadline)
     return true
+  }
+
+  /** libvirt opens an overlay only at the cut. */
+  async dropOverlay(file: string): Promise<void> {
+    await rm(file, { force: true })
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,167 @@
+// What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts: its
+// records (local-store.ts) say what it was about to touch. Gates and hold queues went with its datapath.
+
+import { readdir, rm, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
+import { commitOverlay } from '../../src/hypervisor/qemu-img.js'
+import type { Host } from './host.js'
+import type { CutRecord, RestoreRecord, UnfinishedSnapshot } from './journal.js'
+import type { Moves } from './local-store.js'
+
+/** A save under way comes to its end first, unread. */
+const RECOVER_MS = 60_000
+const END_MS = 10_000
+
+/**
+ * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody else has
+ * paused stays so: before the snapshot it was refused, and after it had run again this says so. What cannot be put right
+ * now is logged, and tried again at the next start.
+ */
+export async function undoSnapshot(host: Host, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
+  host.log.warn({ network, snapshot }, 'undoing a snapshot whose daemon was killed')
+  const deadline = performance.now() + RECOVER_MS
+  const results = await Promise.allSettled(
+    machines.map(async ({ vm, record, mayBePaused }) => {
+      try {
+        await undoCut(host, vm, record, mayBePaused, deadline)
+      } catch (thrown) {
+        host.log.error({ err: thrown, vm, snapshot }, 'cannot put the machine right')
+        throw thrown
+      }
+    }),
+  )
+  if (results.every(({ status }) => status === 'fulfilled')) await host.journal.removeUnfinished(network, snapshot)
+}
+
+async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
+  if (!(await host.machines.isThere(vm))) return undoCutOffline(host, vm, record, deadline)
+  await host.machines.using(vm, deadline, async (control) => {
+    // Also waits for the end of a save under way.
+    const { state, disks } = await control.inspect(deadline)
+    const same = record.incarnation === null || record.incarnation === control.incarnation
+    if (same && mayBePaused && state === 'paused') {
+      host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
+      await control.resume(deadline)
+    }
+    const kept = await finishedFiles(host)
+    await mergeBack(control, record, disks, kept, deadline)
+    const { disks: now } = await control.inspect(deadline)
+    const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
+    for (const { file } of await strayOverlays(record, [...kept, ...used])) await control.dropOverlay(file, deadline)
+  })
+}
+
+async function mergeBack(
+  control: MachineControl,
+  { label, disks }: CutRecord,
+  live: readonly Disk[],
+  kept: ReadonlySet<string>,
+  deadline: number,
+): Promise<void> {
+  for (const { name, layers } of disks) {
+    const [top, below] = live.find((disk) => disk.name === name)?.layers ?? []
+    if (top === undefined || below?.file !== layers[0]?.file || !isOverlay(basename(top.file), label)) continue
+    // Merging writes to the layer below: not to one that a finished snapshot names.
+    if (below === undefined || kept.has(below.file)) continue
+    await control.mergeFrozen({ name, layers, overlay: top.file }, deadline)
+  }
+}
+
+/**
+ * The machine has ended, too. An overlay that is newer than its disk has what was written after the cut; an older one was
+ * never used, or the disk was used without it since, and then it belongs to nothing any more.
+ */
+async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
+  const spec = host.machines.spec(vm)
+  for (const { file, base } of await strayOverlays(record, [...(await finishedFiles(host))])) {
+    if (spec === undefined || !('qmp' in spec)) {
+      host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: the domain may name it')
+      continue
+    }
+    if ((await stat(file)).mtimeMs >= (await stat(base)).mtimeMs) await commitOverlay(file, deadline)
+    await rm(file, { force: true })
+  }
+}
+
+/** Every image that a finished snapshot of this host needs, or made. */
+async function finishedFiles(host: Host): Promise<Set<string>> {
+  const disks = (await host.store.parts()).flatMap((part) => part.members).flatMap((member) => member.disks)
+  return new Set(disks.flatMap(({ overlay, layers }) => [overlay, ...layers.map((layer) => layer.file.path)]))
+}
+
+/** Overlays of this capture, but those to be kept. */
+async function strayOverlays({ label, disks }: CutRecord, kept: readonly string[]) {
+  const found: { file: string; base: string }[] = []
+  for (const { layers } of disks) {
+    const base = layers[0]?.file
+    const first = layers.at(-1)?.file
+    if (base === undefined || first === undefined) continue
+    const stem = basename(first).replace(/\.(qcow2|raw|img)$/, '')
+    for (const name of await readdir(dirname(base)).catch(() => [])) {
+      const file = join(dirname(base), name)
+      if (name.startsWith(`${stem}.`) && isOverlay(name, label) && !kept.includes(file)) found.push({ file, base })
+    }
+  }
+  return found
+}
+
+/** The drivers name overlays STEM.LABEL.qcow2, or STEM.LABEL-2.qcow2 and on when that exists. */
+function isOverlay(name: string, label: string): boolean {
+  const at = name.lastIndexOf(`.${label}`)
+  return at > 0 && /^(-\d+)?\.qcow2$/.test(name.slice(at + 1 + label.length))
+}
+
+/**
+ * Machines that a restore had loaded and that never ran are ended, with their ports, TAPs and overlays: the restore can be
+ * repeated. Those that run stay. Call before the ports are opened; returns the moves as they are then. `configured`: names of
+ * the configuration's ports.
+ */
+export async function endLoads(host: Host, moves: Moves, configured: ReadonlySet<string>): Promise<Moves> {
+  let known = moves
+  for (const record of await host.journal.restores()) {
+    const { network, snapshot } = record
+    host.log.warn({ network, snapshot }, 'undoing a restore whose daemon was killed')
+    const { ended, unclear } = await endMachines(host, record)
+    known = without(known, record, ended, configured)
+    for (const { device, vm } of record.taps) if (ended.has(vm)) host.ports.removeTap(device)
+    const result = known
+    await host.store.writeMoves(() => result)
+    if (!unclear) await host.journal.removeRestore(network)
+  }
+  return known
+}
+
+async function endMachines(host: Host, { machines, resuming }: RestoreRecord) {
+  const ended = new Set<string>()
+  let unclear = false
+  await Promise.all(
+    machines.map(async ({ vm, kind, domain, directory }) => {
+      try {
+        const load = { directory, domain, mayRun: resuming }
+        if (!(await host.machines.endLoad(kind, load, performance.now() + END_MS))) return
+        await rm(directory, { recursive: true, force: true })
+        ended.add(vm)
+      } catch (thrown) {
+        host.log.error({ err: thrown, vm }, 'cannot end a machine that a restore has loaded')
+        unclear = true
+      }
+    }),
+  )
+  return { ended, unclear }
+}
+
+function without(
+  moves: Moves,
+  { ports }: RestoreRecord,
+  ended: ReadonlySet<string>,
+  configured: ReadonlySet<string>,
+): Moves {
+  const lost = new Set(ports.filter(({ vm }) => ended.has(vm)).map(({ name }) => name))
+  const gone = [...lost].filter((name) => configured.has(name))
+  return {
+    machines: Object.fromEntries(Object.entries(moves.machines).filter(([vm]) => !ended.has(vm))),
+    ports: moves.ports.filter(({ name }) => !lost.has(name)),
+    gone: [...new Set([...moves.gone, ...gone])],
+  }
+}

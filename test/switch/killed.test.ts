@@ -1,0 +1,219 @@
+// kill -9 of the daemon in the middle of a snapshot or a restore, at a chosen instant, with a real machine: the next daemon
+// puts right what the killed one has left.
+
+import { existsSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
+import { findProcesses, incarnationOf, killProcess } from '../../src/hypervisor/process.js'
+import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { bootGuest, type Guest, readCounts, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { chainOf, isGapless, list } from '../hypervisor/machines.js'
+import { root, type Switch, World } from './world.js'
+
+t.setTimeout(240_000)
+const LONG = { deadlineMs: 30_000 }
+const hook = ['--import', new URL('./kill-hook.js', import.meta.url).href]
+type Tap = Pick<typeof t, 'equal' | 'ok' | 'same' | 'match' | 'teardown' | 'comment'>
+
+/** One host, one machine on a TAP of its network. */
+class Lab {
+  readonly world: World
+  readonly guest: Guest
+
+  private constructor(world: World, guest: Guest) {
+    this.world = world
+    this.guest = guest
+  }
+
+  static async for(t: Tap): Promise<Lab> {
+    const world = World.for(t)
+    await world.namespace('host')
+    await world.ip('host', 'tuntap', 'add', 'dev', 'tap0', 'mode', 'tap', 'vnet_hdr')
+    const guest = await bootGuest()
+    t.teardown(async () => {
+      await guest.end()
+      for (const machine of restored(world)) await killProcess(machine, soon(5000))
+    })
+    return new Lab(world, guest)
+  }
+
+  /** `kill`: where the daemon dies. */
+  async start(kill?: string): Promise<Switch> {
+    const ports = { one: { device: 'tap0', vm: 'vm0' } }
+    const config = { networks: { lab0: { ports } }, machines: { vm0: { qmp: this.guest.qmp } } }
+    if (kill === undefined) return this.world.switch('host', config)
+    process.env.SNAPSWITCH_TEST_KILL = kill
+    try {
+      return await this.world.switch('host', config, hook)
+    } finally {
+      delete process.env.SNAPSWITCH_TEST_KILL
+    }
+  }
+
+  state(...names: string[]): string {
+    return join(this.world.state('host'), ...names)
+  }
+
+  devices(): Promise<string> {
+    return this.world.ip('host', '-br', 'link')
+  }
+}
+
+/** Machines that a restore has started here. */
+const restored = (world: World) =>
+  findProcesses((argv) => argv[argv.indexOf('-qmp') + 1]?.startsWith(`unix:${world.directory}/`) ?? false)
+
+async function snapshot({ client }: Switch, name: string, epoch: number): Promise<LocalPart> {
+  await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+  let last: LocalEvent | undefined
+  for await (const event of client.take('lab0', name, LONG)) last = event
+  if (last?.type !== 'done') throw new Error(`the snapshot ended with ${JSON.stringify(last)}`)
+  return last.part
+}
+
+/** The call breaks off, for the daemon dies. */
+async function dies(t: Tap, daemon: Switch, call: Promise<unknown>): Promise<void> {
+  t.match(await call.then(() => 'it answered', String), /Error/)
+  await until('the daemon to die', () => !daemon.running)
+}
+
+async function stateOf(guest: Guest): Promise<string> {
+  const qmp = await QmpClient.connect(guest.qmp, soon(5000))
+  try {
+    return String(((await qmp.execute('query-status', {}, soon(5000))) as { status: string }).status)
+  } finally {
+    qmp.close()
+  }
+}
+
+async function command(guest: Guest, name: string, args: Parameters<QmpClient['execute']>[1] = {}): Promise<void> {
+  const qmp = await QmpClient.connect(guest.qmp, soon(5000))
+  await qmp.execute(name, args, soon(5000))
+  qmp.close()
+}
+
+async function runsOn(t: Tap, guest: Guest): Promise<void> {
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 3, 30_000)
+  t.equal(readReport(guest.serial).complaints, '', 'memory and disk of one piece')
+  t.ok(isGapless(readCounts(guest.serial)), 'nothing missed, nothing twice')
+}
+
+/** A machine with it cannot be saved in the background: it stands still while it is saved. */
+const obstacle = { capabilities: [{ capability: 'auto-converge', state: true }] }
+
+for (const [mode, kill, left] of [
+  ['stopped', 'before:transaction', 'paused'],
+  ['stopped', 'before:migrate', 'paused'],
+  ['stopped', 'after:migrate', 'paused or saved'],
+  ['background', 'before:transaction', 'running'],
+  ['background', 'after:transaction', 'running'],
+] as const) {
+  t.test(`snapshot, ${mode}: killed ${kill.replace(':', ' ')}`, root, async (t) => {
+    const lab = await Lab.for(t)
+    const { guest } = lab
+    if (mode === 'stopped') await command(guest, 'migrate-set-capabilities', obstacle)
+    const killed = await lab.start(kill)
+    await dies(t, killed, snapshot(killed, 'lost', 1))
+    if (left === 'paused') t.equal(await stateOf(guest), 'paused', 'the machine is left paused')
+    const daemon = await lab.start()
+    await runsOn(t, guest)
+    t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'no overlay is left')
+    t.same(chainOf(guest.disk), [guest.disk])
+    t.notOk(existsSync(lab.state('snapshots', 'lab0', 'lost')), 'no image is left')
+    t.equal((await daemon.port('one')).gate, 'open')
+    const part = await snapshot(daemon, 'lost', 2)
+    t.equal(part.members[0]?.captureMode, mode)
+    t.match(part.members[0]?.disks[0]?.layers, [{ file: { path: guest.disk } }], 'it stands on its own disk')
+    await runsOn(t, guest)
+    t.equal(await daemon.stop(), 0)
+  })
+}
+
+t.test('a machine that somebody else has paused stays paused', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { guest } = lab
+  const directory = lab.state('snapshots', 'lab0', 'lost', 'vms', 'vm0')
+  const layers = [{ file: guest.disk, format: 'qcow2' }]
+  const [qemu] = findProcesses((argv) => argv.includes(`unix:${guest.qmp},server=on,wait=off`))
+  const incarnation = incarnationOf(qemu!)
+  const leave = (record: object, more: readonly string[] = []) => {
+    mkdirSync(directory, { recursive: true })
+    const content = { label: 'lost-e1', incarnation, disks: [{ name: 'disk0', layers }], ...record }
+    writeFileSync(join(directory, 'cut.json'), JSON.stringify(content))
+    for (const name of more) writeFileSync(join(directory, name), '')
+  }
+  const cases: [string, () => void, string][] = [
+    ['no snapshot has touched it', () => undefined, 'paused'],
+    ['it ran on after its cut', () => leave({}, ['resumed']), 'paused'],
+    ['the snapshot was of a former run of it', () => leave({ incarnation: '1:1' }), 'paused'],
+    ['the snapshot has paused it', () => leave({}), 'running'],
+  ]
+  for (const [what, make, expected] of cases) {
+    await command(guest, 'stop')
+    make()
+    const daemon = await lab.start()
+    t.equal(await stateOf(guest), expected, what)
+    t.notOk(existsSync(directory), `${what}: the record is gone`)
+    t.equal(await daemon.stop(), 0)
+  }
+})
+
+t.test('restore: killed while it loads, when it resumes, and after', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { world, guest } = lab
+  let daemon = await lab.start()
+  const part = await snapshot(daemon, 'kept', 1)
+  t.match(await daemon.client.removeMember('lab0', 'vm0', LONG), { destroyed: true })
+  await world.ip('host', 'link', 'delete', 'tap0')
+  // What it says from now on, it says after the cut.
+  truncateSync(guest.serial)
+  await daemon.crash()
+  const request = (epoch: number) => ({ epoch, members: part.members, channels: [part.channel], deadlineMs: 30_000 })
+  const isUndone = async () => {
+    await until('the machine to be ended', () => restored(world).length === 0)
+    t.notMatch(await lab.devices(), /tap0/, 'its TAP is gone')
+    t.same(readdirSync(lab.state('machines', 'vm0')), [], 'and so are its overlays')
+    t.same(readdirSync(lab.state('restores')), [], 'and the record')
+    t.same(await daemon.client.ports(LONG), [])
+  }
+  const load = (epoch: number) => daemon.client.restoreLoad('lab0', 'kept', request(epoch), LONG)
+  const resume = () => daemon.client.restoreResume('lab0', 'kept', LONG)
+
+  for (const [epoch, kill] of [
+    [2, 'before:qmp_capabilities'],
+    [3, 'after:migrate-incoming'],
+  ] as const) {
+    daemon = await lab.start(kill)
+    await dies(t, daemon, load(epoch))
+    await until('QEMU', () => restored(world).length === 1)
+    t.match(await lab.devices(), /tap0/)
+    daemon = await lab.start()
+    await isUndone()
+    await daemon.crash()
+  }
+
+  daemon = await lab.start('before:cont')
+  t.match(await load(4), { loaded: ['vm0'] })
+  await dies(t, daemon, resume())
+  t.equal(restored(world).length, 1)
+  daemon = await lab.start()
+  await isUndone()
+  await daemon.crash()
+
+  daemon = await lab.start('after:cont')
+  await load(5)
+  await dies(t, daemon, resume())
+  daemon = await lab.start()
+  t.equal(restored(world).length, 1, 'a machine that runs already is left alone')
+  await runsOn(t, guest)
+  t.match(await daemon.port('one'), { device: 'tap0', vm: 'vm0', epoch: 5 })
+  t.match((await daemon.client.status(LONG)).machines, [
+    { name: 'vm0', qmp: lab.state('machines', 'vm0', 'e5', 'qmp.sock') },
+  ])
+  t.same(readdirSync(lab.state('restores')), [])
+  await snapshot(daemon, 'again', 6)
+  await runsOn(t, guest)
+  t.equal(await daemon.stop(), 0)
+})
