@@ -29,6 +29,10 @@ const Bounds = (frames: number, bytes: number) =>
     { ...closed, default: {} },
   )
 
+/** How members' frames to other hosts are colored on an uplink: where the DSCP bit can say it by that, or all in carriers. */
+const UplinkColor = Type.Union([Type.Literal('dscp'), Type.Literal('carrier')])
+export type UplinkColor = Static<typeof UplinkColor>
+
 export const PortConfig = Type.Object(
   {
     device: DeviceName,
@@ -36,6 +40,8 @@ export const PortConfig = Type.Object(
     kind: Type.Optional(PortKind),
     /** The machine that this port belongs to; a key of `machines`, unless the machine is only ever forwarded. */
     vm: Type.Optional(Name),
+    /** Of an uplink; default: dscp. `carrier` for LANs that rewrite DSCPs. */
+    color: Type.Optional(UplinkColor),
   },
   closed,
 )
@@ -173,7 +179,20 @@ function checkPorts(config: ConfigFile<SwitchConfig>): void {
       if (port.kind !== undefined && port.kind !== 'member' && port.vm !== undefined) {
         throw config.fault([...path, 'vm'], `a ${port.kind} port has no \`vm:\``)
       }
+      if (port.color !== undefined && port.kind !== 'uplink') {
+        throw config.fault([...path, 'color'], 'only a port of kind uplink has `color:`')
+      }
+      if (port.kind === 'uplink') checkAlone(config, network, name)
       if (++count > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
     }
+  }
+}
+
+/** Two ways to the same hosts would be a loop. */
+function checkAlone(config: ConfigFile<SwitchConfig>, network: string, uplink: string): void {
+  for (const [name, { kind }] of Object.entries(config.value.networks[network].ports)) {
+    if (name === uplink || (kind !== 'uplink' && kind !== 'trunk')) continue
+    const path = ['networks', network, 'ports', uplink, 'kind']
+    throw config.fault(path, `a network has one uplink or trunks, and ${name} is a port of kind ${kind}`)
   }
 }

@@ -99,12 +99,13 @@ function configuredPorts(config: SwitchConfig, gone: readonly string[]): PortReq
   return Object.entries(config.networks).flatMap(([network, { ports }]) =>
     Object.entries(ports)
       .filter(([name]) => !gone.includes(name))
-      .map(([name, { device, kind, vm }]) => ({
+      .map(([name, { device, kind, vm, color }]) => ({
         name,
         network,
         device,
         kind: kind ?? (vm === undefined ? 'plain' : 'member'),
         vm: vm ?? null,
+        ...(color === undefined ? {} : { color }),
       })),
   )
 }

@@ -8,6 +8,7 @@ import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseSlave } from './attachment.js'
+import type { UplinkColor } from './config.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 import { downError, goneError, slaveError } from './port-problems.js'
@@ -19,6 +20,8 @@ export interface PortEntry {
   readonly device: string
   readonly kind: PortKind
   readonly vm: string | null
+  /** Of an uplink: how members' frames to peers are colored. */
+  readonly color?: UplinkColor
   readonly ifindex: number
   readonly mtu: number
   /** Made by this daemon for a restored machine, so removed with the port. */
@@ -31,6 +34,7 @@ export interface PortRequest {
   readonly device: string
   readonly kind: PortKind
   readonly vm: string | null
+  readonly color?: UplinkColor
 }
 
 /** `ifindex` of a port whose device is gone; the kernel counts from 1. */
@@ -118,14 +122,15 @@ export class Ports {
   }
 
   private async attach(entry: PortEntry, link: Link, epoch: number): Promise<void> {
-    const { index, network, name, kind, vm, device } = entry
+    const { index, network, name, kind, vm, device, mtu } = entry
     const attachment = new Attachment(this.links, link, this.log)
     try {
       this.unread.start(index, link.index)
       const mac = link.mac === null ? new Uint8Array(6) : parseMac(link.mac)
+      const spec = { index, name, kind, vm, epoch, mac }
       await this.datapath.addPort({
         network,
-        spec: { index, name, kind, vm, epoch, mac },
+        spec: kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec,
         device: { device, ifindex: link.index },
       })
     } catch (thrown) {
@@ -324,7 +329,7 @@ export class Ports {
 /** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
 function checkTrunkRoom(all: readonly (PortRequest & { readonly mtu: number })[], network: string): void {
   const ports = all.filter((port) => port.network === network)
-  const members = ports.filter((port) => port.kind !== 'trunk')
+  const members = ports.filter((port) => port.kind !== 'trunk' && port.kind !== 'uplink')
   if (members.length === 0) return
   const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
   for (const trunk of ports) {

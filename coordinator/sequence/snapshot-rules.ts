@@ -29,7 +29,7 @@ export function judgePreflights(preflights: Readonly<Record<string, Preflight>>)
       if (!peer.alive && !preflight.problems.some((p) => p.code === 'PEER_DOWN')) {
         found.push({
           code: 'PEER_DOWN',
-          message: `host ${host}: no live switch answers on trunk ${peer.port}`,
+          message: `host ${host}: no live switch answers on port ${peer.port}`,
           action: 'Start the switch on the other end and check the link; `snapswitch status` shows the peers.',
         })
       }
@@ -43,7 +43,7 @@ export function judgePreflights(preflights: Readonly<Record<string, Preflight>>)
       }
     }
   }
-  return [...found, ...memberProblems(entries)]
+  return [...found, ...strangersOnLan(entries), ...memberProblems(entries)]
 }
 
 type Entries = readonly (readonly [string, Preflight])[]
@@ -68,6 +68,21 @@ export function versionsThatDiffer(entries: Entries): ErrorReport[] {
       action: 'Install the same version of snapswitch on all hosts of the network.',
     },
   ]
+}
+
+/** Hosts on a LAN that have not heard of one another: to each the other's members are the outside world, uncolored. */
+function strangersOnLan(entries: Entries): ErrorReport[] {
+  const onLan = entries.filter(([, preflight]) => (preflight.uplinks ?? []).length > 0)
+  return onLan.flatMap(([host, preflight]) =>
+    onLan
+      .filter(([other]) => other !== host && !preflight.peers.some((peer) => peer.host === other))
+      .map(([other]) => ({
+        code: 'PEER_DOWN' as const,
+        message: `host ${host}: the switch of ${other} has not been heard on uplink ${preflight.uplinks![0]}`,
+        action:
+          'Check that both uplinks are on one LAN that forwards EtherType 0x88B5, and try again in a few seconds.',
+      })),
+  )
 }
 
 function memberProblems(entries: Entries): ErrorReport[] {

@@ -40,7 +40,12 @@ export const Peer = Type.Object({
 })
 export type Peer = Static<typeof Peer>
 
-export const PortKind = Type.Union([Type.Literal('member'), Type.Literal('plain'), Type.Literal('trunk')])
+export const PortKind = Type.Union([
+  Type.Literal('member'),
+  Type.Literal('plain'),
+  Type.Literal('trunk'),
+  Type.Literal('uplink'),
+])
 export type PortKind = Static<typeof PortKind>
 
 export const PortCounters = Type.Object({
@@ -152,6 +157,8 @@ export const Preflight = Type.Object({
     }),
   ),
   peers: Type.Array(Peer),
+  /** Ports to a LAN, where every other host with one must be a peer. */
+  uplinks: Type.Optional(Type.Array(Type.String())),
   freeBytes: Count,
   neededBytes: Count,
   problems: Type.Array(ErrorReportSchema),

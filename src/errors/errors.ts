@@ -40,7 +40,7 @@ export const errorCodes = {
   RESTORE_FAILED: 'the restore was undone; the snapshot is untouched',
   PLACEMENT_INVALID: 'the placement names a machine or host that does not exist, or leaves one out',
   EPOCH_STALE: 'the epoch asked for is not above the ones already used',
-  PEER_DOWN: 'a trunk has no live peer switch',
+  PEER_DOWN: 'a peer switch on a trunk or uplink does not answer',
   PEER_VERSION: 'a peer switch speaks another version',
   DEADLINE: 'a step did not finish by its deadline',
   TRACE_INVALID: 'a trace file is damaged or no pcapng',

@@ -1,5 +1,5 @@
-// Control frames between switches: discovery and liveness (HELLO), channel closure (MARKER, MARKER_ACK).
-// EtherType 0x88B5, one fixed layout for all three; all integers big-endian; padded names.
+// Control frames between switches: discovery and liveness (HELLO), channel closure (MARKER, MARKER_ACK), and on uplinks the
+// head of an AGREEMENT (agreement.ts). EtherType 0x88B5, one fixed layout for all; all integers big-endian; padded names.
 //
 //   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | zero 2
 //  22 boot id 8 | network 64 | host 64                158 epoch 4 | count 8                          170 bytes
@@ -11,10 +11,10 @@ import { EtherType } from './ethernet.js'
 
 export const CONTROL_LENGTH = 170
 export const CONTROL_VERSION = 1
-const MAGIC = 0x534e5357
+export const CONTROL_MAGIC = 0x534e5357
 const NAME_LENGTH = 64
 
-export const ControlType = { HELLO: 1, MARKER: 2, MARKER_ACK: 3 } as const
+export const ControlType = { HELLO: 1, MARKER: 2, MARKER_ACK: 3, AGREEMENT: 4 } as const
 export type ControlType = (typeof ControlType)[keyof typeof ControlType]
 
 /** Where control frames go while the peer is unknown: a locally administered group address, forwarded by any bridge. */
@@ -39,7 +39,7 @@ export function encodeControl(message: ControlMessage, destination: Uint8Array, 
   bytes.set(destination, 0)
   bytes.set(source, 6)
   view.setUint16(12, EtherType.CONTROL)
-  view.setUint32(14, MAGIC)
+  view.setUint32(14, CONTROL_MAGIC)
   view.setUint8(18, CONTROL_VERSION)
   view.setUint8(19, message.type)
   view.setBigUint64(22, BigInt(`0x${message.bootId}`))
@@ -54,18 +54,21 @@ export function encodeControl(message: ControlMessage, destination: Uint8Array, 
 export function decodeControl(bytes: Uint8Array, version = CONTROL_VERSION): ControlMessage | ControlFault {
   if (bytes.length < 20) return 'control-malformed'
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (view.getUint32(14) !== MAGIC) return 'control-malformed'
+  if (view.getUint32(14) !== CONTROL_MAGIC) return 'control-malformed'
   if (view.getUint8(18) !== version) return 'control-version'
   if (bytes.length < CONTROL_LENGTH || view.getUint16(20) !== 0) return 'control-malformed'
   const type = view.getUint8(19)
-  if (type !== ControlType.HELLO && type !== ControlType.MARKER && type !== ControlType.MARKER_ACK)
-    return 'control-malformed'
+  if (!isControlType(type)) return 'control-malformed'
   const network = readName(bytes, 30)
   const host = readName(bytes, 94)
   const count = Number(view.getBigUint64(162))
   if (network === null || host === null || !Number.isSafeInteger(count)) return 'control-malformed'
   const bootId = view.getBigUint64(22).toString(16).padStart(16, '0')
   return { type, bootId, network, host, epoch: view.getUint32(158), count }
+}
+
+function isControlType(type: number): type is ControlType {
+  return type >= ControlType.HELLO && type <= ControlType.AGREEMENT
 }
 
 function readName(bytes: Uint8Array, offset: number): string | null {

@@ -49,7 +49,7 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
     problems.push(
       new SnapswitchError(
         'PEER_DOWN',
-        `no switch answers on trunk ${name} of host ${host.name}`,
+        `${peer.host === null ? 'no switch' : `the switch of ${peer.host}`} does not answer on port ${name} of host ${host.name}`,
         'Start the switch at its other end, or check the link.',
       ).report(),
     )
@@ -73,6 +73,10 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
     epoch: host.epochs.get(network),
     members,
     peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),
+    uplinks: host.ports
+      .all()
+      .filter((port) => port.network === network && port.kind === 'uplink')
+      .map((port) => port.name),
     freeBytes,
     neededBytes,
     problems,

@@ -252,9 +252,13 @@ class DatapathLoop implements FrameSink {
     },
     fdb: ({ network }) => {
       const rows: FdbRow[] = []
-      const { fdb } = this.network(network).forwarder
+      const { fdb, byIndex } = this.network(network).forwarder
       fdb.visit(
-        (high, low, vlan, port, ageSeconds) => rows.push({ mac: formatMac(high, low), vlan, port, ageSeconds }),
+        (high, low, vlan, index, ageSeconds) => {
+          // What was learned from a peer on a LAN is behind the uplink.
+          const port = byIndex[index]?.spec.index ?? index
+          rows.push({ mac: formatMac(high, low), vlan, port, ageSeconds })
+        },
         Math.floor(clock() / 1000),
       )
       return rows
@@ -267,7 +271,7 @@ class DatapathLoop implements FrameSink {
         epoch: forwarder.epoch,
         fdbEntries: forwarder.fdb.size,
         peers: trunks.map((port) => ({
-          port: port.index,
+          port: port.spec.index,
           host: port.channel!.host,
           bootId: port.channel!.bootId,
           alive: forwarder.trunks.isAlive(port, now),

@@ -28,6 +28,11 @@ export const dropReasons = [
   // With a `controlKey` only: no seal or a wrong one; a copy of what came before, or too old to be an answer to us.
   'control-unauthenticated',
   'control-replayed',
+  // On uplinks: a frame that would have been taken for a switch's, kept from the LAN; a carrier that is not of a peer's
+  // present boot; pieces of a carried frame whose other pieces are missing.
+  'control-forged',
+  'carrier-unexpected',
+  'carrier-broken',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

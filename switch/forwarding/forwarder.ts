@@ -4,6 +4,7 @@
 //
 // Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
 
+import type { PeerChannel } from '../../src/epoch/channel.js'
 import { judge, Verdict } from '../../src/epoch/delivery.js'
 import { COLORS, colorVid, epochOfVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
 import {
@@ -18,13 +19,14 @@ import {
 } from '../../src/frame/ethernet.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { Event } from '../../src/trace/events.js'
-import { Counter, type CounterTable, Drop, type DropReason, ROW } from './counters.js'
+import { Counter, type CounterTable, Drop, type DropReason, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
 import type { HoldBounds } from './hold-queue.js'
 import type { Journal } from './journal.js'
-import { type Output, type PortSpec, PortState } from './port-state.js'
+import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type ForwarderEvents, SnapshotSide } from './snapshot-side.js'
 import { TrunkSide } from './trunk-side.js'
+import { UplinkSide } from './uplink-side.js'
 
 export interface ForwarderOptions {
   readonly network: string
@@ -51,14 +53,17 @@ export class Forwarder {
   readonly options: ForwarderOptions
   readonly fdb: Fdb
   readonly counters: CounterTable
-  /** By port index; holes where other networks' ports are. */
-  readonly byIndex: (PortState | undefined)[] = []
+  /** By port index; holes where other networks' ports are. Behind MAX_PORTS: peers on the uplink's LAN. */
+  readonly byIndex: (PortState | undefined)[] = new Array(MAX_PORTS + MAX_PEERS).fill(undefined)
   /** The same, dense: what a flood walks. */
   readonly ports: PortState[] = []
   readonly snapshots: SnapshotSide
   readonly trunks: TrunkSide
   /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
   journal: Journal | null = null
+  uplink: UplinkSide | null = null
+  /** What was counted with each peer on the uplink's LAN, by its switch's address: outlives the uplink's device. */
+  readonly uplinkChannels = new Map<number, PeerChannel>()
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
   epoch = 0
   /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. Set before ports are added. */
@@ -67,13 +72,14 @@ export class Forwarder {
   constructor(options: ForwarderOptions, counters: CounterTable, events: ForwarderEvents) {
     this.options = options
     this.counters = counters
-    this.fdb = new Fdb(options.fdb)
+    this.fdb = new Fdb(options.fdb, MAX_PORTS + MAX_PEERS)
     this.trunks = new TrunkSide(this, events)
     this.snapshots = new SnapshotSide(this, events)
   }
 
   addPort(spec: PortSpec, output: Output): PortState {
-    const port = new PortState(spec, output, this.options.hold, ROW)
+    if (spec.kind === 'uplink') this.uplink = new UplinkSide(this, spec, output)
+    const port = this.uplink?.port.spec === spec ? this.uplink.port : new PortState(spec, output, this.options)
     if (port.isMember && port.epoch > this.epoch) this.epoch = port.epoch
     if (port.isMember) port.fence = this.fence
     this.byIndex[spec.index] = port
@@ -84,6 +90,10 @@ export class Forwarder {
   removePort(index: number): void {
     const port = this.byIndex[index]
     if (port === undefined) return
+    if (port === this.uplink?.port) {
+      this.uplink.close()
+      this.uplink = null
+    }
     port.hold.clear()
     this.fdb.flushPort(index)
     this.byIndex[index] = undefined
@@ -92,7 +102,7 @@ export class Forwarder {
 
   /** A frame has come in at a port. `now`: Unix time in milliseconds. */
   receive(index: number, frame: Frame, now: number): void {
-    const port = this.byIndex[index]!
+    let port: PortState | null = this.byIndex[index]!
     const counters = this.counters
     counters[port.row + Counter.rxFrames]++
     counters[port.row + Counter.rxBytes] += frame.length
@@ -102,8 +112,12 @@ export class Forwarder {
     }
     if (frame.bytes[frame.vnet + 1] !== 0) counters[port.row + Counter.rxGso]++
     if (port.isMember) frame.color = port.epoch
-    else if (!port.isTrunk) frame.color = NO_COLOR
-    else if (!this.readColor(port, frame, now)) return
+    else if (port.isTrunk) {
+      if (!this.readColor(port, frame, now)) return
+    } else if (port.side === Side.UPLINK) {
+      port = this.uplink!.enter(frame, now)
+      if (port === null) return
+    } else frame.color = NO_COLOR
     if (this.journal !== null) this.journal.came(port, frame, now)
     this.forward(port, frame, now)
   }
@@ -113,6 +127,7 @@ export class Forwarder {
     this.fdb.sweep(Math.floor(now / 1000), 256)
     this.trunks.tick(now)
     this.snapshots.tick(now)
+    this.uplink?.tick(now)
   }
 
   /** Judges a frame at its destination and delivers, holds or drops it. */
@@ -188,12 +203,13 @@ export class Forwarder {
       if (!learned) this.counters[from.row + Counter.unlearned]++
     }
     if (!isGroup(bytes, start)) {
-      const to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
+      let to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
+      if (to === NO_PORT && this.uplink !== null) to = this.uplink.behind(bytes, start)
       if (to !== NO_PORT) {
         if (to === from.index) return
-        const port = this.byIndex[to]!
-        if (from.isTrunk && port.isTrunk && !this.options.transit) return
-        this.deliver(port, frame, now)
+        let port: PortState | null = this.byIndex[to]!
+        if ((from.blocked & port.side) !== 0) port = this.uplink === null ? null : this.uplink.instead(from, port)
+        if (port !== null) this.deliver(port, frame, now)
         return
       }
     } else if (this.options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
@@ -201,10 +217,9 @@ export class Forwarder {
       return
     }
     const ports = this.ports
-    const splitHorizon = from.isTrunk && !this.options.transit
     for (let i = 0; i < ports.length; i++) {
       const port = ports[i]
-      if (port === from || (splitHorizon && port.isTrunk)) continue
+      if (port === from || (from.blocked & port.side) !== 0) continue
       this.deliver(port, frame, now)
     }
   }

@@ -1,11 +1,37 @@
 // What the forwarder knows of a port. A member port belongs to a VM of the network and has an epoch; a plain one leads to
-// the outside; a trunk leads to a peer switch and carries colors.
+// the outside; a trunk leads to a peer switch and carries colors; an uplink leads to a LAN, where the outside is and peer
+// switches are, each of which is a port of its own here (uplink-side.ts).
 
 import type { PortKind } from '../../src/api/schemas.js'
 import { PeerChannel } from '../../src/epoch/channel.js'
 import type { Frame } from '../../src/frame/frame.js'
+import { ROW } from './counters.js'
 import { type HoldBounds, HoldQueue } from './hold-queue.js'
 import type { ArmedCopies } from './recorder.js'
+import type { UplinkPeer } from './uplink-peer.js'
+
+/** Most peer switches on one LAN. */
+export const MAX_PEERS = 64
+
+/** What a port leads to. */
+export const Side = { MEMBER: 1, PLAIN: 2, TRUNK: 4, UPLINK: 8, PEER: 16 } as const
+export type Side = (typeof Side)[keyof typeof Side]
+
+const SIDES: Readonly<Record<PortKind, Side>> = {
+  member: Side.MEMBER,
+  plain: Side.PLAIN,
+  trunk: Side.TRUNK,
+  uplink: Side.UPLINK,
+}
+
+/** Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN: uplink-side.ts. */
+const BLOCKED: Readonly<Record<Side, number>> = {
+  [Side.MEMBER]: 0,
+  [Side.PLAIN]: Side.PEER,
+  [Side.TRUNK]: Side.TRUNK,
+  [Side.UPLINK]: Side.UPLINK | Side.PEER,
+  [Side.PEER]: Side.PLAIN | Side.UPLINK | Side.PEER,
+}
 
 /** Where a forwarder's frames go. Implemented by ports; it never throws, it counts. */
 export interface Output {
@@ -21,14 +47,35 @@ export interface PortSpec {
   readonly vm: string | null
   /** Initial epoch of a member. */
   readonly epoch: number
-  /** The device's own address: source of control frames on a trunk. */
+  /** The device's own address: source of control frames on a trunk or uplink. */
   readonly mac: Uint8Array
+  /** Of an uplink: its MTU, and how members' frames to peers are colored. */
+  readonly uplink?: { readonly mtu: number; readonly color: 'dscp' | 'carrier' }
+}
+
+/** What a peer's port has of its own; all else is its uplink's. */
+export interface PeerSpec {
+  readonly index: number
+  readonly peer: UplinkPeer
+  /** What was counted with this peer before, when the uplink's device was away. */
+  readonly channel: PeerChannel | undefined
+}
+
+interface PortOptions {
+  readonly hold: HoldBounds
+  /** Trunks forward to trunks. */
+  readonly transit: boolean
 }
 
 export class PortState {
   readonly spec: PortSpec
+  /** Where it is among the forwarder's ports. Of a peer on a LAN its own, while `spec.index` is the uplink's. */
   readonly index: number
+  readonly side: Side
+  /** Sides that a frame from here does not go to. */
+  readonly blocked: number
   readonly isMember: boolean
+  /** Leads to one peer switch, by a link of its own or over a LAN. */
   readonly isTrunk: boolean
   readonly output: Output
   /** Offset of this port's row in the counter table. */
@@ -44,16 +91,20 @@ export class PortState {
   earlyNotified = -1
   readonly hold: HoldQueue
   readonly channel: PeerChannel | null
+  readonly peer: UplinkPeer | null
 
-  constructor(spec: PortSpec, output: Output, hold: HoldBounds, rowLength: number) {
+  constructor(spec: PortSpec, output: Output, options: PortOptions, peer?: PeerSpec) {
     this.spec = spec
-    this.index = spec.index
+    this.index = peer?.index ?? spec.index
+    this.side = peer === undefined ? SIDES[spec.kind] : Side.PEER
+    this.blocked = this.side === Side.TRUNK && options.transit ? 0 : BLOCKED[this.side]
     this.isMember = spec.kind === 'member'
     this.isTrunk = spec.kind === 'trunk'
     this.output = output
-    this.row = spec.index * rowLength
+    this.row = spec.index * ROW
     this.epoch = spec.epoch
-    this.hold = new HoldQueue(hold)
-    this.channel = this.isTrunk ? new PeerChannel() : null
+    this.hold = new HoldQueue(options.hold)
+    this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel()) : null
+    this.peer = peer?.peer ?? null
   }
 }

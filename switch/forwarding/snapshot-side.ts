@@ -268,7 +268,7 @@ export class SnapshotSide {
       if (port.channel === null || open.closures.has(port.index)) continue
       const closure = port.channel.closure(open.epoch, this.forwarder.options.closureDeadline, now)
       if (closure === null) waiting = true
-      else open.closures.set(port.index, { ...closure, port: port.index, host: port.channel.host })
+      else open.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host })
     }
     if (this.forwarder.options.transit) this.tellPeers(open, now)
     if (waiting) return
@@ -276,7 +276,7 @@ export class SnapshotSide {
     this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
     this.events.closed(
       open.epoch,
-      [...open.closures.values()].sort((a, b) => a.port - b.port),
+      [...open.closures.values()].sort((a, b) => a.port - b.port || (a.host ?? '').localeCompare(b.host ?? '')),
     )
   }
 

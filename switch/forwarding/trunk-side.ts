@@ -1,5 +1,6 @@
 // A forwarder's dealings with peer switches: HELLO for discovery and liveness, MARKER and MARKER_ACK for closing channels.
 
+import { appendAgreement } from '../../src/frame/agreement.js'
 import {
   CONTROL_GROUP,
   type ControlMessage,
@@ -12,7 +13,7 @@ import { decodeSealed, encodeSealed } from '../../src/frame/sealed-control.js'
 import { Drop, type DropReason } from './counters.js'
 import type { Forwarder } from './forwarder.js'
 import { Handshake, Sequence } from './handshake.js'
-import type { PortState } from './port-state.js'
+import type { Output, PortState } from './port-state.js'
 import type { ForwarderEvents } from './snapshot-side.js'
 
 const HELLO_INTERVAL = 1000
@@ -37,7 +38,7 @@ export class TrunkSide {
   }
 
   isAlive(port: PortState, now: number): boolean {
-    return now - port.channel!.lastHeard < PEER_TIMEOUT
+    return now - port.channel!.lastHeard < PEER_TIMEOUT && (port.peer === null || port.peer.established)
   }
 
   tick(now: number): void {
@@ -54,16 +55,18 @@ export class TrunkSide {
 
   /** A control frame has come in at a trunk. Nothing in it is believed before it is decoded and its network is ours. */
   control(port: PortState, frame: Frame, now: number): void {
-    const message = this.open(port, frame.bytes.subarray(frame.start, frame.start + frame.length), now)
+    const message = this.open(port, bytesOf(frame), now)
     if (message === null) return
     const channel = port.channel!
     switch (message.type) {
       case ControlType.HELLO: {
         const mac = frame.bytes.slice(frame.start + 6, frame.start + 12)
-        if (!channel.hello(message.host, message.bootId, mac, message.count, now)) return
-        // New to us, so we may be new to it: answer at once instead of at the next interval.
-        this.hello(port, now)
-        this.events.peer(port.index, message.host, message.bootId, message.epoch)
+        if (channel.hello(message.host, message.bootId, mac, message.count, now)) {
+          // New to us, so we may be new to it: answer at once instead of at the next interval.
+          this.hello(port, now)
+          this.events.peer(port.spec.index, message.host, message.bootId, message.epoch)
+        }
+        if (port.peer !== null) this.forwarder.uplink!.heard(port, now)
         return
       }
       case ControlType.MARKER:
@@ -76,7 +79,39 @@ export class TrunkSide {
         return
       case ControlType.MARKER_ACK:
         if (message.bootId === channel.bootId) channel.acknowledged(message.epoch)
+        return
+      case ControlType.AGREEMENT:
+        if (port.peer === null) this.refuse(port, 'control-unexpected')
+        else if (!this.forwarder.uplink!.agree(port, bytesOf(frame), message.bootId, now))
+          this.refuse(port, 'control-malformed')
     }
+  }
+
+  /** What a control frame from a LAN says, whoever sent it; with a key, somebody who has it. Null: refused and counted. */
+  read(port: PortState, frame: Frame): ControlMessage | null {
+    const { controlKey } = this.forwarder.options
+    const sealed = controlKey === null ? decodeControl(bytesOf(frame)) : decodeSealed(bytesOf(frame), controlKey)
+    if (typeof sealed === 'string') return this.refuse(port, sealed)
+    return 'message' in sealed ? sealed.message : sealed
+  }
+
+  /** Says on a LAN that we are there. */
+  discover(uplink: PortState, device: Output, now: number): void {
+    const { epoch } = this.forwarder
+    const words = { type: ControlType.HELLO, destination: CONTROL_GROUP, epoch, count: 0, answering: false }
+    device.send(this.compose(uplink, words, now), -1)
+  }
+
+  /** A HELLO to one switch on a LAN that may become a peer. */
+  greet(port: PortState, now: number): void {
+    this.hello(port, now)
+  }
+
+  agree(port: PortState, agreement: Uint8Array, now: number): void {
+    const { epoch } = this.forwarder
+    const destination = port.peer!.mac
+    const words = { type: ControlType.AGREEMENT, destination, epoch, count: 0, answering: false, agreement }
+    port.output.send(this.compose(port, words, now), -1)
   }
 
   /** The message of a frame that is to be believed; null: refused and counted, or a step of a handshake. */
@@ -108,7 +143,7 @@ export class TrunkSide {
     // Single copies and strays are no news; another version or key is, for then the hosts do not hear one another.
     if ((reason === 'control-version' || reason === 'control-unauthenticated') && !this.told.has(key)) {
       this.told.add(key)
-      this.events.refused?.(port.index, reason)
+      this.events.refused?.(port.spec.index, reason)
     }
     return null
   }
@@ -128,17 +163,39 @@ export class TrunkSide {
   }
 
   private send(port: PortState, type: ControlType, epoch: number, count: number, now: number, answering = false): void {
+    const toAll = type === ControlType.HELLO ? CONTROL_GROUP : (port.channel!.mac ?? CONTROL_GROUP)
+    const words: Words = { type, destination: port.peer?.mac ?? toAll, epoch, count, answering }
+    port.output.send(this.compose(port, words, now), -1)
+  }
+
+  private compose(port: PortState, words: Words, now: number): Frame {
     const { network, host, bootId, controlKey } = this.forwarder.options
-    const destination = type === ControlType.HELLO ? CONTROL_GROUP : (port.channel!.mac ?? CONTROL_GROUP)
+    const { type, destination, epoch, count, answering, agreement } = words
     const message = { type, network, host, bootId, epoch, count }
     const source = port.spec.mac
     const sealed = () => ({ message, sequence: this.sequence.next(now), heard: this.handshake(port).heard(answering) })
-    const body =
+    const head =
       controlKey === null
         ? encodeControl(message, destination, source)
         : encodeSealed(sealed(), controlKey, destination, source)
+    const body = agreement === undefined ? head : appendAgreement(head, agreement, controlKey)
     const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
     bytes.set(body, VNET_HEADER_LENGTH)
-    port.output.send(this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), -1)
+    return this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR })
   }
+}
+
+/** What a control frame is to say. */
+interface Words {
+  readonly type: ControlType
+  readonly destination: Uint8Array
+  readonly epoch: number
+  readonly count: number
+  /** To a boot that is not believed yet. */
+  readonly answering: boolean
+  readonly agreement?: Uint8Array
+}
+
+function bytesOf(frame: Frame): Uint8Array {
+  return frame.bytes.subarray(frame.start, frame.start + frame.length)
 }

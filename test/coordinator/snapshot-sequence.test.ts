@@ -138,6 +138,10 @@ t.test('what preflight refuses changes nothing anywhere', async (t) => {
   })
   t.equal(refusedBy({ peers: [{ ...peer, alive: false }] })?.code, 'PEER_DOWN')
   t.equal(refusedBy({ peers: [{ ...peer, bootId: 'older' }] })?.code, 'PEER_DOWN')
+  t.match(refusedBy({ uplinks: ['up'], peers: [peer] }, { uplinks: ['up'] }), {
+    code: 'PEER_DOWN',
+    message: 'host b: the switch of a has not been heard on uplink up',
+  })
   t.equal(refusedBy({ version: '9.9.9' })?.code, 'PEER_VERSION')
   t.equal(refusedBy({ freeBytes: 10, neededBytes: 11 })?.code, 'STORE_FULL')
   t.equal(refusedBy({ host: 'x' })?.code, 'CONFIG_INVALID')

@@ -124,7 +124,7 @@ t.test('version, type, reserved bytes, names and counts', async (t) => {
   t.equal(changed(18, 2), 'control-version')
   t.equal(changed(18, 0), 'control-version')
   t.equal(changed(19, 0), 'control-malformed', 'type')
-  t.equal(changed(19, 4), 'control-malformed', 'type')
+  t.equal(changed(19, 5), 'control-malformed', 'type')
   t.equal(changed(20, 1), 'control-malformed', 'reserved')
   t.equal(changed(30, 0), 'control-malformed', 'no network name')
   t.equal(changed(30, 0x2f), 'control-malformed', 'a slash')

@@ -1,0 +1,70 @@
+// The addresses that this switch claims towards its peers on a shared LAN: those of its members, as they have spoken. A
+// claim is what lets a frame travel without a carrier; nothing is wrong without one. So a guest gets a few per port, the
+// first it used, and one that makes up addresses by the thousand has only its own frames carried.
+
+import { MAX_CLAIMS } from '../../src/frame/agreement.js'
+import { macNumber } from './addresses.js'
+import type { Forwarder } from './forwarder.js'
+
+const PER_PORT = 4
+
+interface Claim {
+  readonly port: number
+  /** When the FDB had it last. */
+  seen: number
+}
+
+export class Claims {
+  /** Grows with every change; 0 is no version. */
+  version = 1
+  list: readonly number[] = []
+  private readonly forwarder: Forwarder
+  private readonly limit: number
+  private readonly claims = new Map<number, Claim>()
+
+  /** `limit`: most claims, because of the LAN's MTU. */
+  constructor(forwarder: Forwarder, limit: number) {
+    this.forwarder = forwarder
+    this.limit = Math.max(0, Math.min(limit, MAX_CLAIMS))
+  }
+
+  /** Brings the claims in line with what is known of where addresses are. True when they have changed. */
+  refresh(now: number): boolean {
+    const { forwarder, claims } = this
+    const elsewhere = new Set<number>()
+    const found = new Map<number, number>()
+    forwarder.fdb.visit(
+      (high, low, _vlan, port) => {
+        const mac = macNumber(high, low)
+        const claim = claims.get(mac)
+        if (claim === undefined ? !forwarder.byIndex[port]?.isMember : claim.port !== port) elsewhere.add(mac)
+        else found.set(mac, port)
+      },
+      Math.floor(now / 1000),
+    )
+    let changed = false
+    for (const [mac, claim] of claims) {
+      if (found.has(mac)) claim.seen = now
+      const isStale = now - claim.seen > forwarder.options.fdb.ageing * 1000
+      if (!elsewhere.has(mac) && !isStale && forwarder.byIndex[claim.port]?.isMember) continue
+      claims.delete(mac)
+      changed = true
+    }
+    for (const [mac, port] of found) {
+      if (claims.has(mac) || elsewhere.has(mac) || claims.size >= this.limit || this.ofPort(port) >= PER_PORT) continue
+      claims.set(mac, { port, seen: now })
+      changed = true
+    }
+    if (!changed) return false
+    // Also above what an uplink that was here before has claimed.
+    this.version = Math.max(this.version + 1, Math.floor(now / 100) % 2 ** 32)
+    this.list = [...claims.keys()]
+    return true
+  }
+
+  private ofPort(port: number): number {
+    let count = 0
+    for (const claim of this.claims.values()) if (claim.port === port) count++
+    return count
+  }
+}

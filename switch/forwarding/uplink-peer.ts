@@ -1,0 +1,239 @@
+// One peer switch on a shared LAN, as a port: what is sent here reaches that switch only, with its color. By the DSCP bit
+// where both sides have agreed how it is read, else in a carrier.
+//
+// The agreement, field by field (src/frame/agreement.ts), and why nothing is ever misread:
+//
+// - A frame without a carrier is taken for a peer's by its addresses: from a claim of the peer's, to a claim of ours. So
+//   the peer must know that we hold its claims before it sends from them (`sources`), and we must know that it holds ours
+//   before we read frames to them (`readable`), and it must know that before it sends them (`destinations`). What is
+//   sent meanwhile is carried.
+// - From when a switch holds a claim it sends no plain frame from a member to it (UplinkSide.behind), so what
+//   comes to a readable address from a claim is colored.
+// - An address that two switches claim is granted to the first; the frames of the other one are carried.
+// - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
+//   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower one.
+
+import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../src/frame/agreement.js'
+import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../src/frame/carrier.js'
+import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
+import { EtherType, isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
+import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { AddressSet } from './addresses.js'
+import type { Claims } from './claims.js'
+import type { Output } from './port-state.js'
+
+/** Milliseconds after which no frame of a color that is not sent any more is under way on a LAN. */
+const IN_FLIGHT_AT_MOST = 2000
+
+export interface PeerOptions {
+  readonly bootId: string
+  readonly mtu: number
+  readonly usesBit: boolean
+}
+
+export class UplinkPeer implements Output {
+  readonly mac: Uint8Array
+  /** Carries members' frames to it: it has heard of us in our present boot. */
+  established = false
+  /** The boot of it that is believed, 16 hex digits. */
+  heard: string | null = null
+  /** When it was met, or a HELLO of it was believed. */
+  lastSign: number
+  nextAnswer = Number.NEGATIVE_INFINITY
+  /** Its claims, as last heard. */
+  theirs: readonly number[] = []
+  /** Of those, the ones that another switch has claimed before. */
+  refused: readonly boolean[] = []
+  /** Our addresses that it may send to without a carrier. */
+  readonly readable = new AddressSet(MAX_CLAIMS)
+  readsFrom = NONE
+  private readonly device: Output
+  private readonly options: PeerOptions
+  private readonly writer: CarrierWriter
+  private readonly carrier = new Frame()
+  /** Our addresses whose frames it takes for ours. */
+  private readonly sources = new AddressSet(MAX_CLAIMS)
+  /** Addresses over there to which a frame may go without a carrier. */
+  private readonly destinations = new AddressSet(MAX_CLAIMS)
+  private theirVersion = 0
+  /** Version of our claims that `readable` has. */
+  private readVersion = 0
+  /** How it reads our bit. */
+  private writesFrom = NONE
+  private lowest = NONE
+  private lowestSince = 0
+  private carriesToUs = false
+  private heardHigh = 0
+  private heardLow = 0
+  private sequence = 0
+  /** A frame that comes in pieces. */
+  private assembly: Uint8Array | null = null
+  private filled = 0
+  private nextSequence = -1
+  /** Pieces that made no frame, because others of it are missing. */
+  broken = 0
+
+  constructor(mac: Uint8Array, source: Uint8Array, device: Output, options: PeerOptions, now: number) {
+    this.mac = mac
+    this.device = device
+    this.options = options
+    this.writer = new CarrierWriter(options.mtu, options.bootId, mac, source)
+    this.lastSign = now
+  }
+
+  /** A boot of it that was not heard of before: nothing agreed holds any more. */
+  met(bootId: string): void {
+    this.heard = bootId
+    this.heardHigh = Number.parseInt(bootId.slice(0, 8), 16)
+    this.heardLow = Number.parseInt(bootId.slice(8), 16)
+    this.established = false
+    this.carriesToUs = false
+    this.theirs = []
+    this.refused = []
+    for (const set of [this.readable, this.sources, this.destinations]) set.assign([])
+    this.theirVersion = 0
+    this.readVersion = 0
+    this.readsFrom = NONE
+    this.writesFrom = NONE
+    this.lowest = NONE
+    this.nextSequence = -1
+    this.filled = 0
+  }
+
+  /** Takes note of an agreement of its present boot. Says what has changed: the claims, or how frames travel. */
+  take(agreement: Agreement, claims: Claims, now: number): { claims: boolean; way: boolean } {
+    if (agreement.heard !== this.options.bootId) return { claims: false, way: false }
+    const way = !this.established || this.carriesToUs !== agreement.carries
+    this.established = true
+    this.carriesToUs = agreement.carries
+    const newClaims = agreement.version !== this.theirVersion
+    if (newClaims) {
+      this.theirVersion = agreement.version
+      this.theirs = agreement.claims
+      this.refused = []
+      this.destinations.keep(this.theirs)
+    }
+    if (agreement.held === claims.version) {
+      this.readable.assign(claims.list)
+      this.sources.assign(claims.list.filter((_, at) => !agreement.refused[at]))
+      this.readVersion = claims.version
+    }
+    if (agreement.read === this.theirVersion) {
+      this.destinations.assign(this.theirs.filter((_, at) => !this.refused[at]))
+    }
+    this.writesFrom = agreement.readsFrom
+    if (agreement.lowest !== this.lowest) {
+      this.lowest = agreement.lowest
+      this.lowestSince = now
+    }
+    this.moveOn(now)
+    return { claims: newClaims, way }
+  }
+
+  /** Reads the bit as later colors, when it is time; true when it does from now on. */
+  moveOn(now: number): boolean {
+    if (this.lowest === NONE || this.lowest === this.readsFrom) return false
+    if (this.readsFrom !== NONE && now - this.lowestSince < IN_FLIGHT_AT_MOST) return false
+    this.readsFrom = this.lowest
+    return true
+  }
+
+  /** Our claims have changed: what is not among them any more is not sent from without a carrier. */
+  claimsChanged(claims: Claims): void {
+    this.sources.keep(claims.list)
+  }
+
+  /** What it is to know now. */
+  agreement(claims: Claims, lowest: number): Uint8Array {
+    return encodeAgreement({
+      heard: this.heard!,
+      carries: this.established,
+      version: claims.version,
+      held: this.theirVersion,
+      read: this.readVersion,
+      readsFrom: this.readsFrom,
+      lowest,
+      refused: this.refused,
+      claims: claims.list,
+    })
+  }
+
+  /** A member's frame, with its color; or, uncolored, one between switches. */
+  send(frame: Frame, _serviceTci: number): boolean {
+    if (frame.color === NO_COLOR) return this.device.send(frame, -1)
+    if (!this.established) return false
+    if (!this.mayUseBit(frame)) return this.carry(frame)
+    if ((frame.color & 1) !== 0) flipColorBit(frame)
+    return this.device.send(frame, -1)
+  }
+
+  /** Whether a carrier is of the boot that we have heard of: then both count the frames from the same one on. */
+  isOfBoot(frame: Frame): boolean {
+    const isSame =
+      u32(frame, CarrierField.BOOT) === this.heardHigh && u32(frame, CarrierField.BOOT + 4) === this.heardLow
+    return this.heard !== null && isSame
+  }
+
+  /** A carrier has come in. True: `frame` now points at what it carried, or at what is complete with it. */
+  unpack(frame: Frame): boolean {
+    const whole = u32(frame, CarrierField.WHOLE)
+    const offset = u32(frame, CarrierField.OFFSET)
+    const sequence = u32(frame, CarrierField.SEQUENCE)
+    const wasCut = this.filled > 0 && (offset !== this.filled || sequence !== this.nextSequence)
+    if (wasCut) {
+      this.broken++
+      this.filled = 0
+    }
+    const piece = Math.min(frame.length - CARRIER_HEADER_LENGTH, whole - offset)
+    if (offset !== this.filled || piece <= 0 || whole > VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) {
+      this.broken++
+      return false
+    }
+    const { start } = frame
+    const color = u32(frame, CarrierField.COLOR)
+    const tagTpid = u16(frame, CarrierField.TPID)
+    const tagTci = u16(frame, CarrierField.TCI)
+    if (piece < whole) {
+      this.assembly ??= new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
+      const from = start + CARRIER_HEADER_LENGTH
+      this.assembly.set(frame.bytes.subarray(from, from + piece), offset)
+      this.filled = offset + piece
+      this.nextSequence = (sequence + 1) >>> 0
+      if (this.filled < whole) return false
+      frame.bytes = this.assembly
+      frame.address = 0
+      frame.vnet = 0
+      this.filled = 0
+    } else {
+      frame.vnet = start + CARRIER_HEADER_LENGTH
+    }
+    frame.start = frame.vnet + VNET_HEADER_LENGTH
+    frame.length = whole - VNET_HEADER_LENGTH
+    frame.tagTpid = tagTpid
+    frame.tagTci = tagTci
+    frame.color = color
+    return true
+  }
+
+  private mayUseBit(frame: Frame): boolean {
+    if (!this.options.usesBit || this.writesFrom === NONE) return false
+    if (frame.color !== this.writesFrom && frame.color !== this.writesFrom + 1) return false
+    const { bytes, start } = frame
+    if (isGroup(bytes, start) || (frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN)) return false
+    if (!this.sources.has(macHigh(bytes, start + 6), macLow(bytes, start + 6))) return false
+    if (!this.destinations.has(macHigh(bytes, start), macLow(bytes, start))) return false
+    // A bit that the guest has set is the guest's.
+    return colorBit(frame) === 0
+  }
+
+  private carry(frame: Frame): boolean {
+    const whole = VNET_HEADER_LENGTH + frame.length
+    let sent = true
+    for (let offset = 0; offset < whole; ) {
+      offset += this.writer.write(frame, offset, this.sequence, this.carrier)
+      this.sequence = (this.sequence + 1) >>> 0
+      if (!this.device.send(this.carrier, -1)) sent = false
+    }
+    return sent
+  }
+}

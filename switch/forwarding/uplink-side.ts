@@ -1,0 +1,362 @@
+// A forwarder's uplink: a port on an ordinary LAN where peer switches and outside hosts live side by side. There is one port
+// for the LAN as the outside world, and one for each peer switch on it (uplink-peer.ts), which is a trunk to all that snapshots
+// have to do with: counts, markers, closure.
+//
+// - To and from outside hosts frames pass as they are, and are no part of a snapshot.
+// - A member's broadcast leaves twice: to each peer in a carrier, and after that plain, for the world. What a plain copy
+//   reaches is the outside: on the LAN, and on plain ports of other hosts. What a carrier reaches is members. So nobody
+//   gets a frame twice, and no outside host sees a color, a tag, or a frame that is not for it.
+// - Peers are found by HELLOs to a group address. An outsider is who is no peer's member: not claimed, and not learned
+//   from a carrier (which leaves first).
+
+import { MAX_CLAIMS, NONE, readAgreement } from '../../src/frame/agreement.js'
+import {
+  CARRIER_HEADER_LENGTH,
+  CARRIER_TYPE,
+  CarrierField,
+  encodeLocation,
+  isBetweenSwitches,
+  LOCATION_TYPE,
+} from '../../src/frame/carrier.js'
+import { colorBit, epochOfBit, flipColorBit, NO_BIT } from '../../src/frame/color-dscp.js'
+import { CONTROL_LENGTH, ControlType } from '../../src/frame/control.js'
+import {
+  ETHERNET_HEADER_LENGTH,
+  isGroup,
+  isLinkLocal,
+  isWellFormed,
+  macHigh,
+  macLow,
+  vlanId,
+} from '../../src/frame/ethernet.js'
+import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { SEALED_LENGTH } from '../../src/frame/sealed-control.js'
+import { AddressTable, macNumber } from './addresses.js'
+import { Claims } from './claims.js'
+import { Drop, MAX_PORTS } from './counters.js'
+import { NO_PORT } from './fdb.js'
+import type { Forwarder } from './forwarder.js'
+import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
+import { UplinkPeer } from './uplink-peer.js'
+
+/** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
+const LAN_MTU = 1500
+const INTERVAL = 1000
+const CLAIMS_INTERVAL = 500
+/** At most one answer per so many milliseconds to a switch that says HELLO to all. */
+const ANSWER_INTERVAL = 100
+/** A switch that has said nothing that is believed for so long makes room for others. */
+const CANDIDATE_TIMEOUT = 5000
+/** Well below the time after which bridges forget an address (300 s). */
+const LOCATION_INTERVAL = 60_000
+/** What an AGREEMENT needs beside its claims, with a key. */
+const AGREEMENT_OVERHEAD = SEALED_LENGTH + 96
+
+interface Neighbor {
+  readonly port: PortState
+  readonly peer: UplinkPeer
+  /** A HELLO of it was believed: it is among the forwarder's ports. */
+  joined: boolean
+}
+
+export class UplinkSide implements Output {
+  /** The LAN as the outside world. */
+  readonly port: PortState
+  private readonly forwarder: Forwarder
+  private readonly device: Output
+  private readonly mtu: number
+  private readonly claims: Claims
+  /** By place; the index of a peer's port is MAX_PORTS and its place. */
+  private readonly neighbors: (Neighbor | undefined)[] = new Array(MAX_PEERS).fill(undefined)
+  /** Their indexes by the addresses of their switches, and by those that they claim. */
+  private readonly switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
+  private readonly claimed = new AddressTable(MAX_PEERS * MAX_CLAIMS, MAX_PORTS + MAX_PEERS)
+  private owners = new Map<number, Neighbor>()
+  private readonly frame = new Frame()
+  /** Nothing leaves before the peers could have heard that we are new. */
+  private muted = true
+  private nextHello = Number.NEGATIVE_INFINITY
+  private nextClaims = Number.NEGATIVE_INFINITY
+  private nextLocations = Number.NEGATIVE_INFINITY
+  private toldLowest = NONE
+
+  constructor(forwarder: Forwarder, spec: PortSpec, device: Output) {
+    this.forwarder = forwarder
+    this.device = device
+    this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
+    this.claims = new Claims(forwarder, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
+    this.port = new PortState(spec, this, forwarder.options)
+  }
+
+  /** A frame from the LAN. The port that it is to be forwarded from: the outside world's or a peer's. Null: it is dealt with. */
+  enter(frame: Frame, now: number): PortState | null {
+    frame.color = NO_COLOR
+    if (isBetweenSwitches(frame)) return this.control(frame, now)
+    const { bytes, start } = frame
+    const high = macHigh(bytes, start + 6)
+    const low = macLow(bytes, start + 6)
+    const index = this.claimed.get(high, low)
+    if (index === NO_PORT) {
+      // Learned from a carrier: an address of a machine over there that is not claimed.
+      const learned = this.forwarder.fdb.lookUp(high, low, vlanId(frame), Math.floor(now / 1000))
+      if (learned < MAX_PORTS) return this.port
+    } else {
+      const { peer, port } = this.neighbors[index - MAX_PORTS]!
+      const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
+      const bit = isToClaim ? colorBit(frame) : NO_BIT
+      if (bit !== NO_BIT && peer.readsFrom !== NONE) {
+        frame.color = epochOfBit(bit, peer.readsFrom)
+        if (bit === 1) flipColorBit(frame)
+        port.channel!.received.add(frame.color)
+        return port
+      }
+    }
+    this.passPlainCopy(frame, now)
+    return null
+  }
+
+  /** The index of the peer that claims a frame's destination, or NO_PORT. */
+  behind(bytes: Uint8Array, start: number): number {
+    return this.claimed.get(macHigh(bytes, start), macLow(bytes, start))
+  }
+
+  /** Where a frame goes that may not go straight from one port to the other; null: nowhere. */
+  instead(from: PortState, to: PortState): PortState | null {
+    // The outside world behind a port of ours reaches a member over there as what it is: a host on the LAN.
+    return from.side === Side.PLAIN && to.side === Side.PEER ? this.port : null
+  }
+
+  /** To the outside world. */
+  send(frame: Frame, _serviceTci: number): boolean {
+    if (this.muted) return false
+    if (isBetweenSwitches(frame)) {
+      // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
+      this.forwarder.counters[this.port.row + Drop['control-forged']]++
+      return false
+    }
+    return this.device.send(frame, -1)
+  }
+
+  tick(now: number): void {
+    const { forwarder } = this
+    this.muted = false
+    const isDue = now >= this.nextHello
+    if (isDue) {
+      this.nextHello = now + INTERVAL
+      forwarder.trunks.discover(this.port, this.device, now)
+      this.forget(now)
+    }
+    let isNews = false
+    if (now >= this.nextClaims) {
+      this.nextClaims = now + CLAIMS_INTERVAL
+      isNews = this.claims.refresh(now)
+    }
+    if (isNews || now >= this.nextLocations) this.locate(now)
+    const lowest = this.lowest()
+    if (lowest !== this.toldLowest) isNews = true
+    this.toldLowest = lowest
+    for (const neighbor of this.neighbors) {
+      if (neighbor === undefined || !neighbor.joined) continue
+      if (isNews) neighbor.peer.claimsChanged(this.claims)
+      const moved = neighbor.peer.moveOn(now)
+      if (isDue || isNews || moved) this.tell(neighbor, now)
+    }
+  }
+
+  /** A HELLO from a peer was believed. */
+  heard(port: PortState, now: number): void {
+    const neighbor = this.neighbors[port.index - MAX_PORTS]!
+    const channel = port.channel!
+    neighbor.peer.lastSign = now
+    if (!neighbor.joined) this.join(neighbor)
+    if (neighbor.peer.heard === channel.bootId) return
+    neighbor.peer.met(channel.bootId!)
+    this.forwarder.fdb.flushPort(port.index)
+    this.grant()
+    this.tell(neighbor, now)
+  }
+
+  /** An AGREEMENT was believed, as far as its head goes. False: the rest is damaged, or not sealed. */
+  agree(port: PortState, bytes: Uint8Array, bootId: string, now: number): boolean {
+    const { controlKey } = this.forwarder.options
+    const agreement = readAgreement(bytes, controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
+    if (agreement === null) return false
+    const neighbor = this.neighbors[port.index - MAX_PORTS]!
+    if (!neighbor.joined || bootId !== neighbor.peer.heard) return true
+    const before = neighbor.peer.agreement(this.claims, this.toldLowest)
+    const changed = neighbor.peer.take(agreement, this.claims, now)
+    if (changed.claims) this.grant()
+    // Whoever was taken for an outsider up to now may be a member over there.
+    if (changed.claims || changed.way) this.forwarder.fdb.flushPort(this.port.index)
+    if (!Buffer.from(before).equals(neighbor.peer.agreement(this.claims, this.toldLowest))) this.tell(neighbor, now)
+    return true
+  }
+
+  /** The port is being removed: its peers go with it. */
+  close(): void {
+    for (const neighbor of this.neighbors) if (neighbor?.joined) this.forwarder.removePort(neighbor.port.index)
+  }
+
+  private control(frame: Frame, now: number): PortState | null {
+    const { bytes, start } = frame
+    const isToAll = isGroup(bytes, start)
+    if (!isToAll && !this.isOurs(bytes, start)) return null
+    const index = this.switches.get(macHigh(bytes, start + 6), macLow(bytes, start + 6))
+    const known = index === NO_PORT ? undefined : this.neighbors[index - MAX_PORTS]
+    if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame)
+    if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
+    const { trunks, options } = this.forwarder
+    if (known !== undefined && !isToAll) {
+      trunks.control(known.port, frame, now)
+      return null
+    }
+    const message = trunks.read(this.port, frame)
+    // Another network may have its switches on the same LAN.
+    if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
+    if (message.type !== ControlType.HELLO) return null
+    const neighbor = known ?? this.meet(bytes.slice(start + 6, start + 12), now)
+    if (neighbor === null) {
+      this.forwarder.counters[this.port.row + Drop['control-unexpected']]++
+    } else if (!isToAll) {
+      trunks.control(neighbor.port, frame, now)
+    } else if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
+      // A HELLO to all says that somebody is there; what counts is what we then say to one another.
+      neighbor.peer.nextAnswer = now + ANSWER_INTERVAL
+      trunks.greet(neighbor.port, now)
+    }
+    return null
+  }
+
+  private carrier(from: Neighbor | undefined, frame: Frame): PortState | null {
+    const { counters } = this.forwarder
+    const { row } = this.port
+    if (from === undefined || frame.length <= CARRIER_HEADER_LENGTH || !from.peer.isOfBoot(frame)) {
+      counters[row + Drop['carrier-unexpected']]++
+      return null
+    }
+    const { peer, port } = from
+    const isWhole = peer.unpack(frame)
+    counters[row + Drop['carrier-broken']] += peer.broken
+    peer.broken = 0
+    if (!isWhole) return null
+    port.channel!.received.add(frame.color)
+    if (isWellFormed(frame)) return port
+    counters[row + Drop.malformed]++
+    return null
+  }
+
+  /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */
+  private passPlainCopy(frame: Frame, now: number): void {
+    const { fdb, ports, byIndex, options } = this.forwarder
+    const { bytes, start } = frame
+    if (!isGroup(bytes, start)) {
+      const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlanId(frame), Math.floor(now / 1000))
+      if (to !== NO_PORT) {
+        const port = byIndex[to]!
+        if (port.side === Side.PLAIN) this.forwarder.deliver(port, frame, now)
+        return
+      }
+    } else if (options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
+      return
+    }
+    for (let i = 0; i < ports.length; i++)
+      if (ports[i].side === Side.PLAIN) this.forwarder.deliver(ports[i], frame, now)
+  }
+
+  private isOurs(bytes: Uint8Array, start: number): boolean {
+    const { mac } = this.port.spec
+    for (let i = 0; i < 6; i++) if (bytes[start + i] !== mac[i]) return false
+    return true
+  }
+
+  private lowest(): number {
+    let lowest = NONE
+    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < lowest) lowest = port.epoch
+    return lowest === NONE ? this.forwarder.epoch : lowest
+  }
+
+  /** Before anything is sent to a claim under its own address: what the LAN does not know it floods, to outside hosts as well. */
+  private locate(now: number): void {
+    this.nextLocations = now + LOCATION_INTERVAL
+    for (const mac of this.claims.list) {
+      const body = encodeLocation(mac)
+      const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
+      bytes.set(body, VNET_HEADER_LENGTH)
+      this.device.send(this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), -1)
+    }
+  }
+
+  private tell({ port, peer }: Neighbor, now: number): void {
+    this.forwarder.trunks.agree(port, peer.agreement(this.claims, this.toldLowest), now)
+  }
+
+  private meet(mac: Uint8Array, now: number): Neighbor | null {
+    const place = this.neighbors.indexOf(undefined)
+    if (place < 0) return null
+    const { spec } = this.port
+    const { options } = this.forwarder
+    const usesBit = spec.uplink!.color === 'dscp'
+    const peer = new UplinkPeer(mac, spec.mac, this.device, { bootId: options.bootId, mtu: this.mtu, usesBit }, now)
+    const known = this.forwarder.uplinkChannels.get(macNumber(macHigh(mac, 0), macLow(mac, 0)))
+    const port = new PortState({ ...spec, kind: 'trunk' }, peer, options, {
+      index: MAX_PORTS + place,
+      peer,
+      channel: known,
+    })
+    const neighbor = { port, peer, joined: false }
+    this.neighbors[place] = neighbor
+    this.switches.add(macNumber(macHigh(mac, 0), macLow(mac, 0)), port.index)
+    return neighbor
+  }
+
+  private join(neighbor: Neighbor): void {
+    const { byIndex, ports, uplinkChannels } = this.forwarder
+    const { port, peer } = neighbor
+    // The same switch, on another device.
+    for (const other of this.neighbors) {
+      if (other?.joined && other.port.channel!.host === port.channel!.host) this.leave(other)
+    }
+    neighbor.joined = true
+    byIndex[port.index] = port
+    // Before the LAN: a flooded frame's carriers leave before its plain copy.
+    ports.splice(ports.indexOf(this.port), 0, port)
+    uplinkChannels.set(macNumber(macHigh(peer.mac, 0), macLow(peer.mac, 0)), port.channel!)
+  }
+
+  private leave(neighbor: Neighbor): void {
+    if (neighbor.joined) this.forwarder.removePort(neighbor.port.index)
+    this.neighbors[neighbor.port.index - MAX_PORTS] = undefined
+    this.switches.clear()
+    for (const other of this.neighbors) {
+      if (other !== undefined)
+        this.switches.add(macNumber(macHigh(other.peer.mac, 0), macLow(other.peer.mac, 0)), other.port.index)
+    }
+    this.grant()
+  }
+
+  /** Switches that have been silent for long are nobody's peers any more. */
+  private forget(now: number): void {
+    const { ageing } = this.forwarder.options.fdb
+    for (const neighbor of this.neighbors) {
+      if (neighbor === undefined) continue
+      const timeout = neighbor.joined ? ageing * 1000 : CANDIDATE_TIMEOUT
+      if (now - neighbor.peer.lastSign > timeout) this.leave(neighbor)
+    }
+  }
+
+  /** Settles whose the claims are: the first who claims an address has it for as long as it does. */
+  private grant(): void {
+    const owners = new Map<number, Neighbor>()
+    const claimants = this.neighbors.filter((neighbor) => neighbor?.joined) as Neighbor[]
+    for (const neighbor of claimants) {
+      for (const mac of neighbor.peer.theirs) if (this.owners.get(mac) === neighbor) owners.set(mac, neighbor)
+    }
+    for (const neighbor of claimants) {
+      for (const mac of neighbor.peer.theirs) if (!owners.has(mac)) owners.set(mac, neighbor)
+      neighbor.peer.refused = neighbor.peer.theirs.map((mac) => owners.get(mac) !== neighbor)
+    }
+    this.owners = owners
+    this.claimed.clear()
+    for (const [mac, { port }] of owners) this.claimed.add(mac, port.index)
+  }
+}

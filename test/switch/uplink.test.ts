@@ -1,0 +1,157 @@
+// Two daemons and an outside host on one LAN (a bridge in a namespace of its own): members reach one another and the outside
+// with checksums that are right, bits and tags that are theirs; the outside host is given nothing that is not for it.
+
+import t from 'tap'
+import { until } from '../lab/command.js'
+import { idOf, stations, testFrame } from './station.js'
+import { root, type Switch, World } from './world.js'
+
+t.setTimeout(180_000)
+
+const side = (port: string, color?: string) => ({
+  networks: {
+    lab0: {
+      ports: {
+        [port]: { device: port, vm: port },
+        up: { device: 'up', kind: 'uplink', ...(color === undefined ? {} : { color }) },
+      },
+    },
+  },
+})
+
+/** Hosts a and b with a member each, `one` and `two`, and `out`, an outside host: all in 10.67.0.0/24 and fd67::/64. */
+async function lan(t: { teardown(end: () => Promise<void>): void }, color?: string) {
+  const world = World.for(t)
+  await world.namespace('lan')
+  await world.ip('lan', 'link', 'add', 'br0', 'type', 'bridge')
+  await world.ip('lan', 'link', 'set', 'br0', 'up')
+  const onLan = async (device: string) => {
+    await world.ip('lan', 'link', 'set', device, 'master', 'br0')
+    await world.ip('lan', 'link', 'set', device, 'up')
+  }
+  for (const host of ['a', 'b']) {
+    await world.namespace(host)
+    // No offloads on the LAN itself, as between machines: every checksum is there to be seen.
+    await world.cable(['lan', `to-${host}`], [host, 'up'], { offload: 'off' })
+    await onLan(`to-${host}`)
+  }
+  await world.endpoint('one', 'a', { address: '10.67.0.1', ipv6: true })
+  await world.endpoint('two', 'b', { address: '10.67.0.2', ipv6: true })
+  await world.endpoint('out', 'lan', { address: '10.67.0.9', ipv6: true, offload: 'off' })
+  await onLan('out')
+  for (const [label, n] of [
+    ['one', 1],
+    ['two', 2],
+    ['out', 9],
+  ] as const)
+    await world.ip(label, 'address', 'add', `fd67::${n}/64`, 'dev', 'eth0', 'nodad')
+  const a = await world.switch('a', side('one', color))
+  const b = await world.switch('b', side('two', color))
+  await until('the peers', 10_000, async () => {
+    const status = await Promise.all([a, b].map((daemon) => daemon.client.status({ deadlineMs: 5000 })))
+    return status.every(({ networks }) => networks[0].peers[0]?.alive) ? true : undefined
+  })
+  return { world, a, b }
+}
+
+/** Megabits a second of TCP from `one` to another place. */
+async function iperf(world: World, to: string, address: string, ...options: string[]): Promise<number> {
+  const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
+  await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
+  const client = await world.in('one', 'iperf3', '-c', address, '-J', ...options)
+  const { end } = JSON.parse(client) as { end: { sum_received: { bits_per_second: number } } }
+  return Math.round(end.sum_received.bits_per_second / 1e6)
+}
+
+const lines = (text: string, pattern: RegExp) => text.split('\n').filter((line) => pattern.test(line))
+
+/** Pings until frames of these two travel without carriers. */
+async function agreed(world: World, address: string): Promise<void> {
+  await until('the agreement', 15_000, async () => {
+    const capture = await world.capture('lan', 'to-a', 'icmp', 'or', 'icmp6')
+    await world.in('one', 'ping', '-n', '-c', '1', '-W', '1', address)
+    return (await capture.stop()).includes('echo request') ? true : undefined
+  })
+}
+
+async function dropsOf(...switches: Switch[]): Promise<[string, object][]> {
+  const ports = await Promise.all(switches.map((daemon) => daemon.client.ports({ deadlineMs: 5000 })))
+  return ports.flat().map(({ name, counters }): [string, object] => [name, counters.drops])
+}
+
+t.test('members over a LAN, with an outside host on it', root, async (t) => {
+  const { world, a, b } = await lan(t)
+  const atOutside = await world.capture('out', 'eth0', '-p')
+
+  await t.test('ping: between members, and with the outside host', async (t) => {
+    for (const address of ['10.67.0.2', 'fd67::2', '10.67.0.9', 'fd67::9']) {
+      const pings = await world.pings('one', address)
+      t.match(pings.stdout, / 0% packet loss/, address)
+      t.notMatch(pings.stdout, /duplicates/)
+    }
+    t.match((await world.pings('out', '10.67.0.2')).stdout, / 0% packet loss/)
+    await agreed(world, '10.67.0.2')
+    await agreed(world, 'fd67::2')
+  })
+
+  await t.test('TCP with whole GSO frames, IPv4 and IPv6, to the member and to the outside host', async (t) => {
+    const onLan = await world.capture('lan', 'to-a', 'tcp', 'and', 'not', 'host', '10.67.0.9')
+    const rates = [
+      await iperf(world, 'two', '10.67.0.2', '-t', '1'),
+      await iperf(world, 'two', 'fd67::2', '-t', '1'),
+      await iperf(world, 'out', '10.67.0.9', '-t', '1'),
+    ]
+    const seen = await onLan.stop()
+    t.comment(`${rates.join(', ')} Mbit/s`)
+    t.ok(rates.every((rate) => rate > 100))
+    t.ok(
+      lines(seen, /ethertype IPv4 .*10\.67\.0\.2/).length > 0 ||
+        lines(seen, /10\.67\.0\.1\.\d+ > 10\.67\.0\.2/).length > 10,
+    )
+    t.ok(lines(seen, /fd67::1\.\d+ > fd67::2/).length > 10)
+    t.same(lines(seen, /incorrect|bad cksum/), [])
+    t.ok(lines(seen, /\(correct\)/).length > 10)
+    t.ok((await a.port('one')).counters.rxGso > 0)
+  })
+
+  await t.test('a bit that the guest has set arrives set, one that it has not arrives unset', async (t) => {
+    for (const [tos, said] of [
+      ['0x04', '0x4'],
+      ['0xb8', '0xb8'],
+      ['0', '0x0'],
+    ] as const) {
+      const atEnd = await world.capture('two', 'eth0', '-c', '3', 'icmp', 'and', 'dst', '10.67.0.2')
+      t.match((await world.pings('one', '10.67.0.2', '-Q', tos, '-s', '1400')).stdout, / 0% packet loss/)
+      const seen = await atEnd.stop()
+      t.equal(lines(seen, new RegExp(`tos ${said},`)).length, 3, `tos ${tos}`)
+      t.same(lines(seen, /bad cksum|wrong/), [])
+    }
+  })
+
+  await t.test('frames of any kind and length arrive once, whole and in order', async (t) => {
+    const [one, two, out] = stations(t, world, 'one', 'two', 'out')
+    const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
+    for (const [id, inner] of tags.entries()) {
+      t.equal(one.send(testFrame(id, { tags: inner, length: 1514 + (inner.length === 4 ? 4 : 0) })), null)
+    }
+    const frames = await two.collect(3)
+    t.same(frames.map(idOf), [0, 1, 2])
+    t.same(
+      frames.map(({ tagTpid, tagTci, bytes }) => [tagTpid, tagTci, bytes.length - 10]),
+      [
+        [0, 0, 1514],
+        [0x8100, 0x6064, 1514],
+        [0x88a8, 200, 1510],
+      ],
+    )
+    t.same((await out.collect(3)).map(idOf), [0, 1, 2], 'and once outside')
+    t.same([two.received().length, out.received().length], [0, 0])
+  })
+
+  const outside = await atOutside.stop()
+  // The header of an IPv4 packet is on one line with its addresses' MACs, the addresses themselves on the next.
+  const bodies = lines(outside, /^\s+10\.67\.0\.[12]\.?\d* > 10\.67\.0\.[12]/)
+  t.same(bodies, [], 'the outside host saw nothing between members')
+  t.same(lines(outside, /10\.67.*tos 0x4,/), [])
+  for (const [name, drops] of await dropsOf(a, b)) t.same(drops, {}, `drops of ${name}`)
+})
