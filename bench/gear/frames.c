@@ -5,20 +5,25 @@
 // slowest subject would hide every difference above its own rate.
 //
 // Frame: dst, src, EtherType 0x88B6 (IEEE local experimental 2; no protocol handler, so the receiving stack drops it at
-// once), u32 magic, u64 number (host order), padding. PACKET_QDISC_BYPASS: no qdisc lock, no qdisc queue that would hide loss.
+// once), u32 magic, u64 number (host order), padding. Sent from a
+// ring (PACKET_TX_RING), which costs the sender a fifth less per frame than sendmmsg: what a sender spends, every subject's
+// figures lack. PACKET_QDISC_BYPASS: no qdisc lock, no qdisc queue that would hide loss.
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -29,6 +34,10 @@
 #define BATCH 32
 #define LARGEST 1514
 #define NUMBER_AT 18
+#define SLOTS 64
+#define SLOT 2048
+/** Where the virtio-net header lies in a slot; the frame follows. */
+#define DATA_AT (TPACKET2_HDRLEN - sizeof(struct sockaddr_ll))
 
 static volatile sig_atomic_t stopped;
 
@@ -76,25 +85,33 @@ static void send_frames(char **argument) {
   }
 
   int fd = open_socket(device, 0);
-  int one = 1, room = 1 << 22;
+  int one = 1, room = 1 << 22, version = TPACKET_V2;
+  // With a virtio-net header whose hdr_len is the whole frame the kernel copies the frame into the head of its buffer; else
+  // it would map the ring's page, and copy that page where the device crosses into another namespace.
+  if (setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &one, sizeof one) < 0) fail("PACKET_VNET_HDR");
   if (setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof one) < 0) fail("PACKET_QDISC_BYPASS");
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) < 0) fail("SO_SNDBUFFORCE");
+  if (setsockopt(fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version) < 0) fail("PACKET_VERSION");
+  struct tpacket_req ring = {.tp_block_size = SLOTS * SLOT, .tp_block_nr = 1, .tp_frame_size = SLOT, .tp_frame_nr = SLOTS};
+  if (setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring) < 0) fail("PACKET_TX_RING");
+  unsigned char *slots = mmap(NULL, SLOTS * SLOT, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (slots == MAP_FAILED) fail("mmap of the ring");
   struct ifreq request = {0};
   strncpy(request.ifr_name, device, IFNAMSIZ - 1);
   if (ioctl(fd, SIOCGIFHWADDR, &request) < 0) fail("SIOCGIFHWADDR");
 
-  static unsigned char frames[BATCH][LARGEST];
-  static struct iovec parts[BATCH];
-  static struct mmsghdr messages[BATCH];
-  for (int i = 0; i < BATCH; i++) {
-    for (int byte = 0; byte < 6; byte++) frames[i][byte] = (unsigned char)dst[byte];
-    memcpy(frames[i] + 6, request.ifr_hwaddr.sa_data, 6);
-    frames[i][12] = ETHERTYPE >> 8;
-    frames[i][13] = ETHERTYPE & 0xff;
+  for (int i = 0; i < SLOTS; i++) {
+    struct tpacket2_hdr *header = (struct tpacket2_hdr *)(slots + i * SLOT);
+    header->tp_len = (unsigned)(sizeof(struct virtio_net_hdr) + size);
+    struct virtio_net_hdr *offload = (struct virtio_net_hdr *)((unsigned char *)header + DATA_AT);
+    *offload = (struct virtio_net_hdr){.hdr_len = (uint16_t)size};
+    unsigned char *frame = (unsigned char *)(offload + 1);
+    for (int byte = 0; byte < 6; byte++) frame[byte] = (unsigned char)dst[byte];
+    memcpy(frame + 6, request.ifr_hwaddr.sa_data, 6);
+    frame[12] = ETHERTYPE >> 8;
+    frame[13] = ETHERTYPE & 0xff;
     uint32_t magic = MAGIC;
-    memcpy(frames[i] + 14, &magic, 4);
-    parts[i] = (struct iovec){frames[i], (size_t)size};
-    messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
+    memcpy(frame + 14, &magic, 4);
   }
 
   // Sleeping pace: a burst every 250 us, so that the sender leaves its core to others between bursts. Spinning pace: bursts
@@ -118,30 +135,31 @@ static void send_frames(char **argument) {
       }
     }
     for (uint64_t left = burst; left > 0;) {
-      int count = left > BATCH ? BATCH : (int)left;
-      for (int i = 0; i < count; i++) {
-        uint64_t value = number + (uint64_t)i;
-        memcpy(frames[i] + NUMBER_AT, &value, 8);
+      unsigned count = left > BATCH ? BATCH : (unsigned)left;
+      struct tpacket2_hdr *last = NULL;
+      for (unsigned i = 0; i < count; i++) {
+        last = (struct tpacket2_hdr *)(slots + (number + i) % SLOTS * SLOT);
+        // Still on its way (a device that queues what it has been given): a sender waits, as one with a full buffer does.
+        while (__atomic_load_n(&last->tp_status, __ATOMIC_ACQUIRE) != TP_STATUS_AVAILABLE && now_ns() < end) sched_yield();
+        uint64_t value = number + i;
+        memcpy((unsigned char *)last + DATA_AT + sizeof(struct virtio_net_hdr) + NUMBER_AT, &value, 8);
+        __atomic_store_n(&last->tp_status, TP_STATUS_SEND_REQUEST, __ATOMIC_RELEASE);
       }
-      // A short return means that the frame after the last sent one was refused (a full queue): it counts as offered and
-      // lost, as it would be on a wire, and the rest goes on behind it.
-      for (int done = 0; done < count;) {
-        int sent = sendmmsg(fd, messages + done, (unsigned)(count - done), 0);
-        if (sent < 0) {
-          if (errno == EINTR) continue;
-          if (errno != ENOBUFS && errno != EAGAIN) fail("sendmmsg");
-          refused++;
-          sent = 1;
-        }
-        done += sent;
+      // A frame that a full queue refuses stays in its slot and goes out again, as the next frame: it has been offered
+      // twice, and lost once, as it would be on a wire.
+      while (__atomic_load_n(&last->tp_status, __ATOMIC_ACQUIRE) == TP_STATUS_SEND_REQUEST && !stopped) {
+        if (send(fd, NULL, 0, MSG_DONTWAIT) >= 0 || errno == EINTR) continue;
+        if (errno != ENOBUFS && errno != EAGAIN) fail("send");
+        refused++;
+        if (now_ns() >= end) break;
       }
-      number += (uint64_t)count;
-      left -= (uint64_t)count;
+      number += count;
+      left -= count;
     }
     now = now_ns();
   }
-  printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%.9f}\n", (unsigned long long)number, (unsigned long long)refused,
-         (double)(now - start) / 1e9);
+  printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%.9f}\n", (unsigned long long)(number + refused),
+         (unsigned long long)refused, (double)(now - start) / 1e9);
 }
 
 static void receive_frames(char **argument) {
