@@ -10,10 +10,14 @@ export const NO_COLOR = -1
 /** Longest frame a GSO-capable device hands over: 64 KiB of IP packet, Ethernet header, two tags. */
 export const MAX_FRAME_LENGTH = 65536 + 14 + 8
 
+const NO_MEMORY = new DataView(new ArrayBuffer(0))
+
 export class Frame {
   /** The memory that the frame lies in; `address` is where bytes[0] is, or 0 when it has no fixed address. */
   bytes: Uint8Array
   address = 0
+  /** The same memory, where `address` is not 0. */
+  view: DataView = NO_MEMORY
   /** Offset of the virtio-net header in `bytes`. */
   vnet = 0
   /** Offset of the destination address in `bytes`. */

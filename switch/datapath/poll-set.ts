@@ -47,18 +47,9 @@ export class PollSet {
     return true
   }
 
-  /** Events of the i-th port of the last `wait`. */
-  events(i: number): number {
-    return this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] >>> 16
-  }
-
-  isFailure(events: number): boolean {
-    return (events & FAILURE) !== 0
-  }
-
-  /** The port has nothing more for now. */
-  clear(i: number): void {
-    this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] = POLLIN
+  /** The last `wait` found an error condition at the i-th port. */
+  hasFailed(i: number): boolean {
+    return ((this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
   }
 
   private setEntry(i: number, fd: number): void {

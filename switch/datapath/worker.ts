@@ -1,4 +1,4 @@
-// The datapath thread: poll -> receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks
+// The datapath thread: receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks
 // in poll, never in the event loop; commands are drained between batches.
 
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
@@ -14,8 +14,8 @@ import type { FrameSink, Port } from '../port/port.js'
 import { PollSet } from './poll-set.js'
 import type { CommandName, Commands, FdbRow, FromWorker, Opening, Request, WorkerInput } from './protocol.js'
 
-/** Rounds of receive and flush per port before other ports and commands get their turn. */
-const ROUNDS_PER_WAKE = 4
+/** Milliseconds that a command waits at most while frames flow. */
+const LOOK_INTERVAL = 0.05
 /** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
 const DRAIN_BATCHES = 4096
 const HOUSEKEEPING_INTERVAL = 1000
@@ -60,20 +60,24 @@ class DatapathLoop implements FrameSink {
     }
   }
 
+  /**
+   * The ports are asked for frames directly: their rings are memory, and poll takes the very locks that the kernel needs to
+   * fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
+   */
   private loop(): void {
     const { poll, spinUs } = this.input
     let nextTick = 0
     let nextHousekeeping = 0
+    let nextLook = 0
     let lastFrame = 0
     while (this.running) {
-      let now = clock()
-      const mayWait = poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs)
-      const timeout = mayWait ? Math.max(0, Math.min(nextTick - now, TICK_INTERVAL)) : 0
-      const ready = this.pollSet.wait(Math.ceil(timeout))
-      now = clock()
-      if (ready > 0) {
-        if (this.pollSet.takeWake()) this.drainCommands()
-        if (this.receiveReady(now) > 0) lastFrame = now
+      const now = clock()
+      const received = this.receiveAll(now)
+      if (received > 0) lastFrame = now
+      const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
+      if (mayWait || now >= nextLook) {
+        this.look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL))) : 0)
+        nextLook = clock() + LOOK_INTERVAL
       }
       if (now < nextTick) continue
       nextTick = now + this.tick(now)
@@ -81,6 +85,13 @@ class DatapathLoop implements FrameSink {
       nextHousekeeping = now + HOUSEKEEPING_INTERVAL
       for (const port of this.ports) port.housekeeping()
     }
+  }
+
+  /** Waits up to `timeout` milliseconds for frames, commands or failures, and sees to the latter two. */
+  private look(timeout: number): void {
+    if (this.pollSet.wait(timeout) === 0) return
+    for (let i = 0; i < this.ports.length; i++) if (this.pollSet.hasFailed(i)) this.ports[i].failed()
+    if (this.pollSet.takeWake()) this.drainCommands()
   }
 
   /** Returns milliseconds until the next tick is due. */
@@ -94,24 +105,12 @@ class DatapathLoop implements FrameSink {
     return interval
   }
 
-  private receiveReady(now: number): number {
-    let total = 0
-    for (let round = 0; round < ROUNDS_PER_WAKE; round++) {
-      let received = 0
-      for (let i = 0; i < this.ports.length; i++) {
-        const events = this.pollSet.events(i)
-        if (events === 0) continue
-        const port = this.ports[i]
-        if (this.pollSet.isFailure(events)) port.failed()
-        const count = port.receive(this, now)
-        if (count === 0) this.pollSet.clear(i)
-        received += count
-      }
-      if (received === 0) break
-      total += received
-      this.flushAll()
-    }
-    return total
+  /** At most one batch of each port. */
+  private receiveAll(now: number): number {
+    let received = 0
+    for (let i = 0; i < this.ports.length; i++) received += this.ports[i].receive(this, now)
+    if (received > 0) this.flushAll()
+    return received
   }
 
   private flushAll(): void {

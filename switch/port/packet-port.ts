@@ -35,18 +35,21 @@ export class PacketPort implements Port {
     this.row = index * ROW
     this.fd = openPacketSocket(ifindex, device)
     let ring: ReceiveRing | null = null
+    let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, RING_SLOTS)
+      transmit = new TransmitQueue(this.fd, ifindex, device, counters, this.row)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
+      transmit?.close()
       // A mapped ring keeps its socket open without a descriptor.
       ring?.close()
       libc().close(this.fd)
       throw error
     }
     this.ring = ring
+    this.transmit = transmit
     this.spill = new Spill(this.fd)
-    this.transmit = new TransmitQueue(this.fd, counters, this.row)
   }
 
   receive(sink: FrameSink, now: number): number {
@@ -69,6 +72,7 @@ export class PacketPort implements Port {
         }
         frame.bytes = spill.arena.bytes
         frame.address = spill.arena.address
+        frame.view = spill.arena.view
         frame.vnet = spill.offset(nextSpilled)
         frame.start = frame.vnet + VNET_HEADER_LENGTH
         frame.length = spill.length(nextSpilled++)
@@ -78,6 +82,7 @@ export class PacketPort implements Port {
       } else {
         frame.bytes = ring.arena.bytes
         frame.address = ring.arena.address
+        frame.view = ring.arena.view
         frame.start = slot + ring.frameOffset(slot)
         frame.vnet = frame.start - VNET_HEADER_LENGTH
         frame.length = ring.length(slot)
@@ -92,7 +97,7 @@ export class PacketPort implements Port {
   }
 
   flush(): void {
-    if (this.transmit.pending > 0) this.transmit.flush()
+    this.transmit.flush()
   }
 
   release(): void {

@@ -1,4 +1,5 @@
-// The sending half of a packet port: frames wait as iovecs that point to where they lie, and leave with one sendmmsg.
+// The sending half of a packet port. Short frames wait in a ring (transmit-ring.ts), the others as iovecs that point to
+// where they lie and leave with one sendmmsg; never both at once, so that frames leave in the order they came.
 // A tag is pushed by scatter-gather (the addresses and the tag from a small scratch area, the rest from its place), so the
 // payload is never copied in user space. Only frames without a fixed address (held copies, control frames) are staged.
 
@@ -8,6 +9,7 @@ import { type Arena, mapArena, releaseArena } from '../../src/linux/arena.js'
 import { Errno, errno, libc } from '../../src/linux/libc.js'
 import { MessageLayout, MSG_DONTWAIT } from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop } from '../forwarding/counters.js'
+import { TransmitRing } from './transmit-ring.js'
 
 const BATCH = 128
 const MAC_PAIR = 12
@@ -32,11 +34,14 @@ export class TransmitQueue {
   /** Frame length and GSO flag per queued message, for the counters. */
   private readonly lengths = new Int32Array(BATCH)
   private readonly gso = new Uint8Array(BATCH)
+  private readonly ring: TransmitRing
 
-  constructor(fd: number, counters: CounterTable, row: number) {
+  /** `fd`: a packet socket on the device. Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
+  constructor(fd: number, ifindex: number, device: string, counters: CounterTable, row: number) {
     this.fd = fd
     this.counters = counters
     this.row = row
+    this.ring = new TransmitRing(ifindex, device)
     this.control = mapArena(CONTROL_SIZE)
     const { words, addressLow, addressHigh } = this.control
     for (let i = 0; i < BATCH; i++) {
@@ -48,12 +53,11 @@ export class TransmitQueue {
     }
   }
 
-  get pending(): number {
-    return this.count
-  }
-
   send(frame: Frame, serviceTci: number): boolean {
-    if (this.count === BATCH) this.flush()
+    if (this.count === 0) {
+      if (this.ring.pending < BATCH && this.ring.add(frame, serviceTci)) return true
+      this.flushRing()
+    } else if (this.count === BATCH) this.flushMessages()
     let base = frame.address
     let shift = 0
     if (base === 0) {
@@ -79,6 +83,28 @@ export class TransmitQueue {
   }
 
   flush(): void {
+    if (this.ring.pending > 0) this.flushRing()
+    if (this.count > 0) this.flushMessages()
+  }
+
+  private flushRing(): void {
+    const { ring, counters, row } = this
+    if (ring.pending === 0) return
+    counters[row + Counter.txFrames] += ring.flush()
+    counters[row + Counter.txBytes] += ring.takenBytes
+    if (ring.pending === 0) return
+    this.count = ring.pending
+    for (let i = 0; i < this.count; i++) {
+      this.lengths[i] = ring.frameLength(i)
+      this.gso[i] = 0
+      this.point((IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4, ring.addressOf(i), ring.lengthOf(i))
+      this.control.words[(i * MessageLayout.STRIDE + MessageLayout.IOV_COUNT) / 4] = 1
+    }
+    this.flushMessages()
+    ring.clear()
+  }
+
+  private flushMessages(): void {
     const c = libc()
     const { counters, row } = this
     let done = 0
@@ -107,6 +133,7 @@ export class TransmitQueue {
   }
 
   close(): void {
+    this.ring.close()
     releaseArena(this.control)
     if (this.stage !== null) releaseArena(this.stage)
   }
@@ -146,7 +173,7 @@ export class TransmitQueue {
   /** Copies header and frame, which lie together in a kept copy, to where the kernel can read them. */
   private stageCopy(frame: Frame): number {
     this.stage ??= mapArena(STAGED * STAGE_STRIDE)
-    if (this.staged === STAGED) this.flush()
+    if (this.staged === STAGED) this.flushMessages()
     const at = this.staged++ * STAGE_STRIDE
     this.stage.bytes.set(frame.bytes.subarray(frame.vnet, frame.start + frame.length), at)
     return this.stage.address + at

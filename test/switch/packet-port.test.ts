@@ -1,7 +1,7 @@
 // A packet port on a veth, without a daemon: ring and spill queue stay in step, whatever comes and however much.
 
 import t from 'tap'
-import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { copyFrame, type Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, Drop } from '../../switch/forwarding/counters.js'
 import { gsoFrame } from '../linux/wire.js'
 import { idOf, isOurs, Station, testFrame } from './station.js'
@@ -164,6 +164,52 @@ t.test(
         await new Promise((r) => setTimeout(r, 10))
     }
     t.same((await receiver.collect(10, wanted)).map(anyId), [20, 21, 22, 23, 24, 25, 26, 27, 28, 29])
+  },
+)
+
+t.test(
+  'short and long frames leave in the order they were sent; one that the kernel refuses goes alone',
+  root,
+  async (t) => {
+    const { sender: origin, receiver: mirror } = await pair(t)
+    const { port } = mirror
+    const counters = Reflect.get(port, 'counters') as Float64Array
+    const lies = (id: number) => id % 7 === 3
+    const pushed = (id: number) => (id % 5 === 0 ? (id % 100) + 1 : -1)
+    const lengths = [60, 512, 513, 1400, 61, 100]
+    const back: FrameCopy[] = []
+    let id = 0
+    const turnRound = {
+      receive: (_port: number, frame: Frame) => {
+        // Others' frames (router solicitations) have no place here.
+        if (!isOurs(copyFrame(frame))) return
+        if (lies(id)) frame.bytes.set([1, 0, 0, 0, 0, 0, 0xf0, 0xff, 0, 0], frame.vnet)
+        t.ok(port.send(frame, pushed(id++)))
+      },
+    }
+    for (let sent = 0; sent < 1200; sent += 40) {
+      for (let i = sent; i < sent + 40; i++) {
+        const tag = i % 11 === 0 ? [0x81, 0, 0, 9] : []
+        t.equal(origin.send(testFrame(i, { length: lengths[i % 6], tags: tag })), null)
+      }
+      while (port.receive(turnRound, 0) > 0) {
+        port.flush()
+        port.release()
+      }
+      back.push(...origin.received().filter(isOurs))
+    }
+    const honest = Array.from({ length: 1200 }, (_, i) => i).filter((i) => !lies(i))
+    t.same(
+      back.map((copy) => [idOf(copy), copy.tagTci, copy.bytes.length - VNET_HEADER_LENGTH]),
+      honest.map((i) => {
+        const inner = i % 11 === 0 ? 4 : 0
+        // The outer tag comes beside the frame; one below it stays inside.
+        if (pushed(i) >= 0) return [i, pushed(i), lengths[i % 6]]
+        return [i, inner === 0 ? 0 : 9, lengths[i % 6] - inner]
+      }),
+    )
+    t.equal(counters[Counter.txFrames], honest.length)
+    t.equal(counters[Drop['tx-error']], 1200 - honest.length)
   },
 )
 
