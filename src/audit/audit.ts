@@ -143,8 +143,9 @@ function checkTrunksInto(
     }
     // Said already.
     if (to.table.overflow > 0 || from.table.overflow > 0) continue
-    const fromPort = from.table.ports.findIndex((port) => port.name === back[0].port)
-    const toPort = to.table.ports.findIndex((port) => port.name === closure.port)
+    const portTo = (run: HostRun, peer: string) => run.table.ports.findIndex((port) => port.peer === peer)
+    const fromPort = portTo(from, part.host)
+    const toPort = portTo(to, from.table.head.host)
     if (fromPort < 0 || toPort < 0) book.violated('events', { what: `no such port: ${why}`, host: part.host })
     else checkTrunk({ from, fromPort, to, toPort, countedLost: closure.lost }, book)
   }

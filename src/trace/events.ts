@@ -48,6 +48,8 @@ export interface TracePort {
   readonly name: string
   readonly kind: 'member' | 'trunk'
   readonly vm: string | null
+  /** Of a trunk: the host on its other end. */
+  readonly peer: string | null
   /** Frames that its device or the kernel has lost while the trace ran, as their counters tell. */
   readonly lostAtDevice: number
 }
@@ -154,7 +156,7 @@ export class EventTraceWriter {
 }
 
 function describe(port: TracePort): string {
-  return port.vm === null ? port.kind : `vm=${port.vm}`
+  return port.kind === 'member' ? `vm=${port.vm}` : `trunk to ${port.peer}`
 }
 
 /** The events of a trace in columns: a trace has hundreds of thousands. */

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import type { FileReference } from '../../src/api/schemas.js'
 import { storeError, syncFile } from '../../src/files/durable.js'
 import { EventTraceWriter, type TracePort } from '../../src/trace/events.js'
+import type { PeerPort } from '../datapath/protocol.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import { journalEvents, journalMemory, journalOverflow } from '../forwarding/journal.js'
 import type { PortEntry } from '../ports.js'
@@ -34,21 +35,24 @@ export class Recording {
   private readonly host: Host
   private readonly request: SessionRequest
   private readonly memory = journalMemory(MAX_EVENTS)
-  private readonly portsBefore: readonly PortEntry[]
+  private readonly membersBefore: readonly PortEntry[]
+  /** By port: what its device had lost when the recording began. */
   private readonly lostBefore: ReadonlyMap<number, number>
-  private stopped: Promise<unknown> | null = null
+  private peersBefore: readonly PeerPort[] = []
+  private stopped: Promise<readonly PeerPort[]> | null = null
   private timer: NodeJS.Timeout | null = null
 
   private constructor(host: Host, request: SessionRequest) {
     this.host = host
     this.request = request
-    this.portsBefore = this.coloredPorts()
-    this.lostBefore = new Map(this.portsBefore.map((port) => [port.index, this.lostAtDevice(port)]))
+    const { ports } = host
+    this.membersBefore = ports.membersOf(request.network)
+    this.lostBefore = new Map(ports.all().map(({ index }) => [index, this.lostAtDevice(index)]))
   }
 
   static async start(host: Host, request: SessionRequest): Promise<Recording> {
     const recording = new Recording(host, request)
-    await host.datapath.call('record', { network: request.network, memory: recording.memory })
+    recording.peersBefore = await host.datapath.call('record', { network: request.network, memory: recording.memory })
     return recording
   }
 
@@ -57,7 +61,7 @@ export class Recording {
     this.timer ??= setTimeout(() => this.stop().catch(() => undefined), TAIL_MS)
   }
 
-  stop(): Promise<unknown> {
+  stop(): Promise<readonly PeerPort[]> {
     if (this.timer !== null) clearTimeout(this.timer)
     this.stopped ??= this.host.datapath.call('record', { network: this.request.network, memory: null })
     return this.stopped
@@ -65,20 +69,9 @@ export class Recording {
 
   /** Ends the recording and makes its file durable. Throws STORE_FULL or STORE_IO. */
   async write(): Promise<FileReference> {
-    await this.stop()
+    const { numbers, ports } = this.tracePorts(await this.stop())
     const { host, request, memory } = this
     const { network, snapshot, epoch } = request
-    // Devices come and go, and their ports with them.
-    const known = [...new Map([...this.portsBefore, ...this.coloredPorts()].map((port) => [port.index, port])).values()]
-    const ports = known.map(
-      (port): TracePort => ({
-        name: port.name,
-        kind: port.kind === 'trunk' ? 'trunk' : 'member',
-        vm: port.vm,
-        lostAtDevice: Math.max(0, this.lostAtDevice(port) - (this.lostBefore.get(port.index) ?? 0)),
-      }),
-    )
-    const numbers = new Map(known.map((port, number) => [port.index, number]))
     const writer = new EventTraceWriter({ host: host.name, network, snapshot, epoch }, ports)
     const path = join(host.store.directory(network, snapshot), 'hosts', host.name, 'events.pcapng')
     const hash = createHash('sha256')
@@ -110,11 +103,27 @@ export class Recording {
     return { path, bytes, digest: hash.digest('hex') }
   }
 
-  private coloredPorts(): PortEntry[] {
-    return this.host.ports.all().filter((port) => port.network === this.request.network && port.kind !== 'plain')
+  /** The trace's ports, and their numbers by the index that events have. Devices come and go, and ports with them. */
+  private tracePorts(peersNow: readonly PeerPort[]): { numbers: Map<number, number>; ports: TracePort[] } {
+    const { host, request } = this
+    const numbers = new Map<number, number>()
+    const ports: TracePort[] = []
+    const add = (index: number, port: Omit<TracePort, 'lostAtDevice'>, device: number) => {
+      if (numbers.has(index)) return
+      numbers.set(index, ports.length)
+      ports.push({ ...port, lostAtDevice: Math.max(0, this.lostAtDevice(device) - (this.lostBefore.get(device) ?? 0)) })
+    }
+    for (const { index, name, vm } of [...this.membersBefore, ...host.ports.membersOf(request.network)]) {
+      add(index, { name, kind: 'member', vm, peer: null }, index)
+    }
+    for (const { index, port, host: peer } of [...peersNow, ...this.peersBefore]) {
+      const name = host.ports.byIndex(port)?.name ?? `port-${port}`
+      add(index, { name, kind: 'trunk', vm: null, peer }, port)
+    }
+    return { numbers, ports }
   }
 
-  private lostAtDevice(port: PortEntry): number {
-    return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.host.datapath.counters[port.index * ROW + slot], 0)
+  private lostAtDevice(index: number): number {
+    return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.host.datapath.counters[index * ROW + slot], 0)
   }
 }

@@ -33,6 +33,13 @@ export interface PeerRow {
   readonly lastHeardMs: number | null
 }
 
+/** A way to a peer switch, as events name it (`index`), and the port that it goes through. */
+export interface PeerPort {
+  readonly index: number
+  readonly port: number
+  readonly host: string | null
+}
+
 type Ports = readonly number[]
 
 export interface Opening {
@@ -47,7 +54,7 @@ export interface Commands {
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
-  record: { args: { network: string; memory: SharedArrayBuffer | null }; result: null }
+  record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
   /** Closes the gates; what was sent before has left for the devices when this answers. */
   gate: { args: { network: string; ports: Ports }; result: { held: number[] } }
   /** Drains the ports, then flips them: one step, nothing in between. */

@@ -209,7 +209,8 @@ class DatapathLoop implements FrameSink {
       // Kernel drops are read now: what was lost before or after is no matter of the recording.
       for (const port of ports.values()) port.housekeeping()
       forwarder.snapshots.journal(memory, clock())
-      return null
+      const ways = forwarder.ports.filter((port) => port.channel !== null)
+      return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
     },
     gate: ({ network, ports }) => {
       const { forwarder } = this.network(network)

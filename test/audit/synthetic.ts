@@ -203,7 +203,8 @@ function runOf(hosts: readonly Host[]): SyntheticRun {
     const ports = Array.from({ length: MEMBERS + 1 }, (_, index): TracePort => {
       const isTrunk = index === TRUNK
       const kind = isTrunk ? 'trunk' : 'member'
-      return { name: host.port(index), kind, vm: isTrunk ? null : host.port(index), lostAtDevice: 0 }
+      const peer = isTrunk ? (host.name === 'a' ? 'b' : 'a') : null
+      return { name: host.port(index), kind, vm: isTrunk ? null : host.port(index), peer, lostAtDevice: 0 }
     })
     const head = { host: host.name, network: 'lab0', snapshot: 'made', epoch: CUT }
     const writer = new EventTraceWriter(head, ports)

@@ -1,9 +1,9 @@
 // Each check of the demo must fail on the very damage that it is there for.
 
 import t from 'tap'
-import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
+import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas.js'
 import type { StateLine } from '../lab/console.js'
-import { type Check, checkOutcome, checkResumption, checkSnapshot, type MachineOutcome } from './checks.js'
+import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot, type MachineOutcome } from './checks.js'
 
 const ring = { hop: 10, hops: 10, value: 'aa', tokens: 5, resets: 0, duplicated: 0, skipped: 0, corrupt: 0 }
 const ringEnd = { ...ring, retransmits: 0, longestGapMs: 1, finished: true, failed: false }
@@ -86,4 +86,18 @@ t.test('where and from where restored guests go on', async (t) => {
   t.same(judge([start, line(420)]), [goesOn], 'booted')
   t.same(judge([]), [goesOn], 'silent')
   t.same(judge([line(420)], 'a'), ['every machine runs where it was placed, hosts swapped'])
+})
+
+t.test('the audit', async (t) => {
+  const hosts = [{ host: 'a', events: 100, overflow: 0, recordedMs: 10 }]
+  const report = (verdict: AuditReport['verdict'], what: string): AuditReport => {
+    const where = { host: null, port: null, file: null, offset: null, frame: null, atUs: null }
+    const findings = verdict === 'violated' ? [{ what, ...where }] : []
+    const notes = verdict === 'incomplete' ? [what] : []
+    const check = { check: 'events' as const, verdict, examined: 1, violations: findings.length, findings, notes }
+    return { network: 'lab0', name: 'demo', epoch: 1, verdict, checks: [check], hosts, auditMs: 1 }
+  }
+  t.match(checkAudit(report('consistent', '')), { kind: 'must', ok: true, seen: 'consistent: 100 events of 1 hosts' })
+  t.match(checkAudit(report('violated', 'an orphan')), { ok: false, seen: 'violated: an orphan' })
+  t.match(checkAudit(report('incomplete', 'no room')), { ok: false, seen: 'incomplete: no room' })
 })

@@ -1,6 +1,6 @@
 // The demo's verdicts, from what guests, coordinator and kernel report. Pure: no check reads anything by itself.
 
-import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
+import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas.js'
 import type { ErrorLine, GuestLine, ReceiveReport, SendReport, StateLine } from '../lab/console.js'
 
 export interface Check {
@@ -111,6 +111,15 @@ export function checkSnapshot(manifest: Manifest, machines: readonly string[]): 
     asReach(verdict(`downtime under ${reach.downtimeMs} ms`, down < reach.downtimeMs, `${down.toFixed(1)} ms at most`)),
     asReach(verdict(`cut skew under ${reach.skewMs} ms`, skew < reach.skewMs, `${skew.toFixed(1)} ms`)),
   ]
+}
+
+/** The switches' own recordings of the run, audited: a finding's first words say what is wrong. */
+export function checkAudit(report: AuditReport): Check {
+  const events = total(report.hosts, (host) => host.events)
+  const [finding] = report.checks.flatMap((check) => check.findings)
+  const why = report.checks.flatMap((check) => (check.verdict === 'incomplete' ? check.notes : []))
+  const seen = finding?.what ?? why[0] ?? `${events} events of ${report.hosts.length} hosts`
+  return inPhase('snapshot')('audit: consistent', report.verdict === 'consistent', `${report.verdict}: ${seen}`)
 }
 
 export interface Resumption {

@@ -8,11 +8,20 @@ import { run as runCommand } from '../lab/command.js'
 import { guestImage } from '../lab/image.js'
 import { Lab } from '../lab/lab.js'
 import { allRecords, sweep, takeDown } from '../lab/record.js'
-import { type Check, checkOutcome, checkResumption, checkSnapshot } from './checks.js'
+import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot } from './checks.js'
 import { checksTable, type DemoFigures, figuresOf, figuresTables } from './figures.js'
 import { expectedResult, hops, network, plan, snapshotAt, snapshotName, streamNames, swapped } from './plan.js'
 import { Progress } from './progress.js'
-import { createSnapshot, finish, hopsNow, lookAround, restoreSnapshot, startLab, waitForHops } from './steps.js'
+import {
+  auditSnapshot,
+  createSnapshot,
+  finish,
+  hopsNow,
+  lookAround,
+  restoreSnapshot,
+  startLab,
+  waitForHops,
+} from './steps.js'
 
 const usage = `Usage: scripts/demo [--json FILE] [--keep] | --down
   --json FILE   write checks and figures there
@@ -46,6 +55,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Result> {
   progress.step('Power cut: all machines are killed')
   const killed = await lab.killMachines()
   progress.note(`killed: ${killed.join(', ')}`)
+  checks.push(checkAudit(await auditSnapshot(lab, progress)))
   lab.restartConsoles()
   const restored = await restoreSnapshot(lab, progress)
   const running = await lab.runningMachines()

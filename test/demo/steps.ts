@@ -1,7 +1,7 @@
 // The steps that the demo is made of: each says what it does and waits with a deadline.
 
-import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
-import { sleep } from '../lab/command.js'
+import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas.js'
+import { attempt, sleep } from '../lab/command.js'
 import { guestImage } from '../lab/image.js'
 import type { Lab } from '../lab/lab.js'
 import type { MachineOutcome } from './checks.js'
@@ -56,12 +56,28 @@ export async function finish(lab: Lab, progress: Progress): Promise<MachineOutco
 }
 
 export async function createSnapshot(lab: Lab, progress: Progress): Promise<{ manifest: Manifest; commandMs: number }> {
-  progress.step(`snapswitch snapshot create ${network} --name ${snapshotName}`)
+  progress.step(`snapswitch snapshot create ${network} --name ${snapshotName} --record`)
   const began = performance.now()
-  const manifest = await lab.snapswitchJson<Manifest>(['snapshot', 'create', network, '--name', snapshotName])
+  const manifest = await lab.snapswitchJson<Manifest>([
+    'snapshot',
+    'create',
+    network,
+    '--name',
+    snapshotName,
+    '--record',
+  ])
   const commandMs = performance.now() - began
   progress.note(`${manifest.state} after ${(commandMs / 1000).toFixed(1)} s, while the ring ran on`)
   return { manifest, commandMs }
+}
+
+/** Every frame around the cut, checked against the protocol. */
+export async function auditSnapshot(lab: Lab, progress: Progress): Promise<AuditReport> {
+  progress.step(`snapswitch snapshot audit ${snapshotName}`)
+  const [command, ...args] = lab.commandLine(['snapshot', 'audit', snapshotName, '-j'])
+  const { stdout, stderr } = await attempt(command!, args, 120_000)
+  if (stdout === '') throw new Error(`the audit failed: ${stderr}`)
+  return JSON.parse(stdout)
 }
 
 export async function restoreSnapshot(
