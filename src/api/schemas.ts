@@ -185,7 +185,14 @@ export const DiscardRequest = Type.Object({ epoch: Epoch }, closed)
 export type DiscardRequest = Static<typeof DiscardRequest>
 
 export const PortRecord = Type.Object(
-  { name: Name, device: Type.String(), mac: nullable(Mac), mtu: Type.Optional(Count) },
+  {
+    name: Name,
+    device: Type.String(),
+    mac: nullable(Mac),
+    mtu: Type.Optional(Count),
+    /** Left out: the snapshot's. A machine's ports in others go where it goes, and are no part of the snapshot. */
+    network: Type.Optional(Name),
+  },
   closed,
 )
 /** What a member's port needs to exist again on another host. */

@@ -108,8 +108,8 @@ function homesOf(hosts: readonly AuditedHost[]): Map<number, Home> {
   }
   for (const { part } of hosts) {
     for (const member of part.members) {
-      for (const { name, mac } of member.ports) {
-        if (mac !== null)
+      for (const { name, mac, network } of member.ports) {
+        if (mac !== null && network === undefined)
           add(
             address(
               Uint8Array.from(mac.split(':'), (byte) => Number.parseInt(byte, 16)),

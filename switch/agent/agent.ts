@@ -69,8 +69,15 @@ export class Agent {
     })
   }
 
+  /** What is under way in the network, or in another one that shares a machine with it. */
   busy(network: string): string | null {
-    return this.sessions.get(network)?.name ?? null
+    const own = this.sessions.get(network)?.name
+    if (own !== undefined || this.sessions.size === 0) return own ?? null
+    const machines = new Set(this.host.ports.machinesOf(network))
+    for (const [other, { name }] of this.sessions) {
+      if (this.host.ports.machinesOf(other).some((vm) => machines.has(vm))) return `${name} of network ${other}`
+    }
+    return null
   }
 
   /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
@@ -209,6 +216,11 @@ export class Agent {
   async checkRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreCheck> {
     this.check(network)
     const check = await checkRestore(this.host, network, snapshot, request)
+    for (const other of otherNetworks(request)) {
+      const busy = this.networks.includes(other) ? this.busy(other) : null
+      if (!this.networks.includes(other)) check.problems.push(this.unknown(other).report())
+      else if (busy !== null) check.problems.push(this.busyError(other, busy).report())
+    }
     const busy = this.busy(network)
     if (busy !== null) check.problems.push(this.busyError(network, busy).report())
     return check
@@ -216,6 +228,11 @@ export class Agent {
 
   async loadRestore(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
     this.check(network)
+    for (const other of otherNetworks(request)) {
+      this.check(other)
+      const busy = this.busy(other)
+      if (busy !== null) throw this.busyError(other, busy)
+    }
     this.resumed.delete(network)
     const session = new RestoreSession(this.host, network, snapshot, request)
     this.claim(network, { name: `restore of ${snapshot}`, snapshot: null, restore: session })
@@ -272,7 +289,7 @@ export class Agent {
     }
   }
 
-  /** A machine leaves this host: it is ended if it runs, and its ports leave the network. */
+  /** A machine leaves this host: it is ended if it runs, and its ports, also those in other networks, go. */
   async removeMember(network: string, vm: string): Promise<RemoveMemberAnswer> {
     this.check(network)
     const { host } = this
@@ -285,7 +302,7 @@ export class Agent {
       await host.machines.using(vm, deadline, (control) => control.destroy(deadline))
     }
     const ports: PortRecord[] = []
-    for (const port of host.ports.ofMachine(vm, network)) {
+    for (const port of host.ports.ofMachine(vm)) {
       ports.push(host.ports.record(port, null))
       await host.ports.remove(port.name)
     }
@@ -356,8 +373,11 @@ export class Agent {
   }
 
   private check(network: string): void {
-    if (this.networks.includes(network)) return
-    throw new SnapswitchError(
+    if (!this.networks.includes(network)) throw this.unknown(network)
+  }
+
+  private unknown(network: string): SnapswitchError {
+    return new SnapswitchError(
       'NETWORK_UNKNOWN',
       `host ${this.host.name} has no network ${network}`,
       'Check the name; `snapswitch status` lists the networks of a host.',
@@ -400,4 +420,9 @@ export class Agent {
       gone: [...this.configured].filter((name) => !present.has(name)),
     }
   }
+}
+
+function otherNetworks(request: RestoreRequest): Set<string> {
+  const all = request.members.flatMap((member) => member.ports.flatMap((port) => port.network ?? []))
+  return new Set(all)
 }

@@ -2,6 +2,7 @@
 // each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order never changes. A
 // guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
 
+import type { PortEntry } from '../ports.js'
 import type { Host } from './host.js'
 
 /** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000. */
@@ -9,6 +10,15 @@ const PORTION = 256
 const STEP_MS = 1
 /** Time for a guest to read what was held. */
 const OPEN_MS = 2000
+
+/** A machine's ports in other networks than the one that is cut: frames wait while it stands still, and that is all. */
+export async function gateOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {
+  for (const port of ports) await host.datapath.call('gate', { network: port.network, ports: [port.index] })
+}
+
+export async function releaseOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {
+  await Promise.all(ports.map((port) => release(host, port.network, [port.index])))
+}
 
 /** Returns when all gates are open: microseconds of CLOCK_REALTIME. */
 export async function release(host: Host, network: string, ports: readonly number[]): Promise<number> {

@@ -13,7 +13,7 @@ import type {
 } from '../../src/hypervisor/hypervisor.js'
 import { Counter, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../ports.js'
-import { release } from './gates.js'
+import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 
 /** How long a guest may take to read what it was sent before it is paused all the same. */
@@ -24,6 +24,8 @@ const SETTLE_STEP_MS = 1
 export interface Member {
   readonly vm: string
   readonly ports: readonly PortEntry[]
+  /** In other networks. */
+  readonly otherPorts: readonly PortEntry[]
   readonly control: MachineControl
   readonly info: MachineInfo
   readonly definition: MachineDefinition
@@ -81,11 +83,13 @@ export async function prepareMember(
     await control.prepare({ directory, label }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
     for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
-    const ports = host.ports.ofMachine(vm)
+    const ports = host.ports.ofMachine(vm, request.network)
+    const otherPorts = host.ports.ofMachine(vm).filter((port) => port.network !== request.network)
     const times = { gatedAtUs: 0, pausedAtUs: 0, cutAtUs: 0, resumedAtUs: 0, releasedAtUs: 0, sealedAtUs: 0 }
     return {
       vm,
       ports,
+      otherPorts,
       control,
       info,
       definition,
@@ -141,6 +145,7 @@ export async function recover(host: Host, network: string, member: Member): Prom
   if (member.paused && member.capture === null) await quietly('cannot resume', member.control.resume(soon))
   const ports = member.ports.map((port) => port.index)
   await quietly('cannot release', release(host, network, ports))
+  await quietly('cannot release', releaseOthers(host, member.otherPorts))
   if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
   else {
     await quietly('capture failed', member.capture.sealed)

@@ -84,7 +84,10 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   )
   return {
     vm: member.vm,
-    ports: member.ports.map((port) => ports.record(port, macOf(member.info.nics, port.device))),
+    ports: [...member.ports, ...member.otherPorts].map((port) => ({
+      ...ports.record(port, macOf(member.info.nics, port.device)),
+      ...(port.network === network ? {} : { network: port.network }),
+    })),
     definition,
     memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
     disks,

@@ -16,7 +16,7 @@ import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
-import { advance, release } from './gates.js'
+import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import { type Host, nowUs } from './host.js'
 import type { RestoreRecord } from './journal.js'
 
@@ -34,7 +34,7 @@ export async function checkRestore(
     for (const disk of member.disks) for (const { file } of disk.layers) files.set(file.digest, file)
     for (const port of member.ports) {
       const taken = host.ports.get(port.name)
-      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== network)) {
+      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== (port.network ?? network))) {
         problems.push(
           new SnapswitchError(
             'PORT_EXISTS',
@@ -84,6 +84,8 @@ export class RestoreSession {
   private readonly members: LoadedMember[] = []
   /** What is made durable before it is made. */
   private toUndo: Pick<RestoreRecord, 'ports' | 'taps'> | null = null
+  /** Of the machines that are placed here, in other networks: gated until the machines run. */
+  private otherPorts: readonly PortEntry[] = []
   private timer: NodeJS.Timeout | null = null
   private loading: Promise<RestoreLoaded> | null = null
   private resuming: Promise<Resumed> | null = null
@@ -130,7 +132,10 @@ export class RestoreSession {
     if (request.members.length > 0) await this.record(false)
     const ports = new Map<string, PortEntry[]>()
     for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
-    const all = [...ports.values()].flat()
+    const everywhere = [...ports.values()].flat()
+    const all = everywhere.filter((port) => port.network === network)
+    this.otherPorts = everywhere.filter((port) => port.network !== network)
+    await gateOthers(host, this.otherPorts)
     await host.datapath.call('fence', { network, ports: all.map((port) => port.index), epoch })
     const results = await Promise.allSettled(
       request.members.map((part) => this.loadMember(part, ports.get(part.vm)!, deadline)),
@@ -196,7 +201,8 @@ export class RestoreSession {
     for (const { part, ports } of this.members) {
       for (const port of ports) {
         const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
-        if (mac !== null) await host.datapath.call('announce', { network, port: port.index, mac: parseMac(mac) })
+        if (mac === null) continue
+        await host.datapath.call('announce', { network: port.network, port: port.index, mac: parseMac(mac) })
       }
     }
     const results = await Promise.allSettled(
@@ -216,8 +222,13 @@ export class RestoreSession {
   }
 
   private async release({ ports }: LoadedMember): Promise<void> {
-    const indexes = ports.map((port) => port.index)
+    const own = ports.filter((port) => port.network === this.network)
+    const indexes = own.map((port) => port.index)
     await release(this.host, this.network, indexes)
+    await releaseOthers(
+      this.host,
+      ports.filter((port) => !own.includes(port)),
+    )
   }
 
   private running(): Resumed {
@@ -250,6 +261,7 @@ export class RestoreSession {
       }
       await quietly(machine.control.close())
     }
+    await quietly(releaseOthers(host, this.otherPorts))
     const resumed = this.running()
     for (const { name, vm } of this.addedPorts.splice(0)) {
       if (!resumed.some((one) => one.vm === vm)) await quietly(host.ports.remove(name))
@@ -295,8 +307,9 @@ export class RestoreSession {
     const { ports, epochs } = this.host
     const made = ports.ensureTap(record.device, record.mtu)
     if (made) this.madeTaps.push(record.device)
-    const request = { name: record.name, network: this.network, device: record.device, kind: 'member' as const, vm }
-    const entry = await ports.add(request, epochs.get(this.network), made)
+    const network = record.network ?? this.network
+    const request = { name: record.name, network, device: record.device, kind: 'member' as const, vm }
+    const entry = await ports.add(request, epochs.get(network), made)
     this.addedPorts.push({ name: record.name, vm })
     // From now on the port owns the TAP and takes it along when it goes.
     if (made) this.madeTaps.pop()

@@ -4,7 +4,7 @@
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
-import { advance, release } from './gates.js'
+import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import { type Host, nowUs } from './host.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
@@ -174,6 +174,7 @@ export class SnapshotSession {
     switch (effect) {
       case 'gate':
         await datapath.call('gate', { network, ports })
+        await gateOthers(this.host, member.otherPorts)
         times.gatedAtUs = nowUs()
         return say('gated')
       case 'settle':
@@ -218,6 +219,7 @@ export class SnapshotSession {
       }
       case 'release':
         times.releasedAtUs = await release(this.host, network, ports)
+        await releaseOthers(this.host, member.otherPorts)
         return say('released')
       case 'recover':
         await recover(this.host, network, member)

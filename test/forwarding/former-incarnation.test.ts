@@ -49,3 +49,14 @@ t.test('a frame of a former incarnation does not teach where its sender is', asy
   rig.receive(0, { from: restored, to: mac(3), id: 4 })
   t.same(rig.outputs[1].ids(), [4], 'frames of this incarnation do teach')
 })
+
+t.test('a new forwarder that is told of the last restore stops what is older', async (t) => {
+  const rig = new Rig([], {}, 6)
+  rig.forwarder.fence = 6
+  rig.add(0, 'member', 6)
+  rig.add(1, 'trunk')
+  rig.receive(1, { from: mac(2), id: 1, tag: [EtherType.SERVICE_VLAN, colorVid(5)] })
+  rig.receive(1, { from: mac(2), id: 2, tag: [EtherType.SERVICE_VLAN, colorVid(6)] })
+  t.same(rig.outputs[0].ids(), [2])
+  t.equal(rig.drops(0, 'fenced'), 1)
+})

@@ -251,3 +251,31 @@ t.test('a domain that is there and running is not loaded over', async (t) => {
   t.same(daemon.disks('twice', true), { vda: seal.disks[0]!.overlay }, 'its configuration is untouched')
   daemon.virsh('undefine', 'twice')
 })
+
+t.test('what a killed daemon had loaded is ended, unless it runs', async (t) => {
+  const domain = await daemon.domain('loaded')
+  const machine = await attach('loaded')
+  const { definition, seal } = await take(machine, domain.serial)
+  const directory = scratch()
+  const request = { definition, memoryFile: seal.memoryFile, disks: seal.disks, taps: [], directory }
+  const endLoad = (mayRun: boolean, from = directory) =>
+    hypervisor.endLoad({ directory: from, domain: 'loaded', mayRun }, soon(10_000))
+  t.equal(await endLoad(false), true)
+  await daemon.runs(domain)
+  await machine.destroy(soon(5000))
+  t.equal(await endLoad(false), true, 'nothing to end')
+  for (const mayRun of [false, true]) {
+    const { control } = await hypervisor.load(request, soon(20_000))
+    t.equal(await endLoad(mayRun, scratch()), true)
+    t.equal(daemon.virsh('domstate', 'loaded'), 'paused', 'one that stands on other disks is not meant')
+    t.equal(await endLoad(mayRun), true)
+    t.equal(daemon.virsh('domstate', 'loaded'), 'shut off')
+    await control.close()
+    rmSync(path.join(directory, 'vda.qcow2'))
+  }
+  const { control } = await hypervisor.load(request, soon(20_000))
+  await control.resume(soon(5000))
+  t.equal(await endLoad(true), false)
+  t.equal(daemon.virsh('domstate', 'loaded'), 'running')
+  await end(control, domain)
+})

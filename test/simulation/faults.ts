@@ -335,6 +335,19 @@ export const plantedFaults: readonly PlantedFault[] = [
     plant: atStep('recover', (session, member, _goOn, say) => openGates(session, member, () => say('recovered'))),
   },
   {
+    name: 'a restarted coordinator forgets what a former one has left',
+    breaks: [4],
+    plant: () => ({
+      coordinator: (coordinator) => {
+        coordinator.start = () => undefined
+      },
+    }),
+    adapt: (scenario) => {
+      const kill = { kind: 'kill coordinator' as const, step: 1 + (Math.abs(scenario.seed) % 20), down: 5 }
+      return { ...scenario, faults: [kill], orders: snapshotAndRestore(0).slice(0, 1) }
+    },
+  },
+  {
     name: 'a restarted daemon forgets the machines that it had paused',
     breaks: [4],
     plant: () => ({

@@ -1,7 +1,7 @@
 // kill -9 of the daemon in the middle of a snapshot or a restore, at a chosen instant, with a real machine: the next daemon
 // puts right what the killed one has left.
 
-import { existsSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
@@ -213,6 +213,7 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
     { name: 'vm0', qmp: lab.state('machines', 'vm0', 'e5', 'qmp.sock') },
   ])
   t.same(readdirSync(lab.state('restores')), [])
+  t.same(JSON.parse(readFileSync(lab.state('fences.json'), 'utf8')), { lab0: 5 }, 'what is older stays fenced off')
   await snapshot(daemon, 'again', 6)
   await runsOn(t, guest)
   t.equal(await daemon.stop(), 0)
