@@ -43,6 +43,7 @@ export function* audit(
     const run = new HostRun(events, manifest.epoch, homes, book)
     yield* run.walk()
     runs.set(part.host, run)
+    checkDrained(run, part, book)
     for (const [what, count] of run.drops) book.note('undisturbed run', `${part.host}: ${count} frames dropped ${what}`)
     for (const port of events.ports) {
       if (port.kind !== 'member' || port.lostAtDevice === 0) continue
@@ -98,7 +99,32 @@ function checkManifest(manifest: Manifest, book: Book): void {
   }
 }
 
-/** Whose address is whose: what the manifest says, and what members were seen to send from. One of two homes has none. */
+/**
+ * A machine that stands still sends nothing: a frame that its port gives between the cut and the resume was sent before, and
+ * should have been read before the cut, in the old color. What was left in a socket would be read at once, and frames have
+ * the time at which their batch began: so the first half of that while counts. Hypervisor and switch each tell their times; a
+ * cut outside of its pause says that their clocks differ. Only QEMU's word for the resume is exact enough (`background`), and
+ * only network cards (ports with an address in the manifest) pause with their machine.
+ */
+function checkDrained(run: HostRun, part: LocalPart, book: Book): void {
+  const { table } = run
+  for (const { vm, ports, captureMode, pausedAtUs, resumedAtUs } of part.members) {
+    for (const { name, mac } of ports) {
+      const port = table.ports.findIndex((one) => one.name === name && one.vm === vm)
+      if (captureMode !== 'background' || mac === null || port < 0) continue
+      const { flip, firstSent } = run.ports[port]
+      if (flip < 0 || firstSent < 0) continue
+      const cutAtUs = table.timeUs[flip]
+      if (cutAtUs < pausedAtUs || cutAtUs > resumedAtUs) {
+        book.note('no orphan', `${part.host}: the clocks of ${vm}’s hypervisor and of the switch differ`)
+      } else if (table.timeUs[firstSent] < (cutAtUs + resumedAtUs) / 2) {
+        book.violatedBy('no orphan', table, firstSent, `sent by ${vm} before its cut, and read after it`)
+      }
+    }
+  }
+}
+
+/** Whose address is whose, as the manifest says. One that is said of two ports is nobody's. */
 function homesOf(hosts: readonly AuditedHost[]): Map<number, Home> {
   const homes = new Map<number, Home | null>()
   const add = (mac: number, host: string, port: string) => {

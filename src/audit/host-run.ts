@@ -15,6 +15,8 @@ interface PortRun {
   closed: boolean
   /** Number of the event of its cut; -1: none. */
   flip: number
+  /** Number of the first frame that was sent after the cut; -1: none. */
+  firstSent: number
   /** Numbers of `held` events whose frames are still held, oldest first. */
   held: number[]
   /** Numbers of deliveries before the cut. */
@@ -63,6 +65,7 @@ export class HostRun {
       epoch: -1,
       closed: false,
       flip: -1,
+      firstSent: -1,
       held: [],
       before: [],
       residue: [],
@@ -103,6 +106,7 @@ export class HostRun {
         this.frameIsDone()
         this.current = at
         book.examined('no orphan')
+        if (this.ports[port].flip >= 0 && this.ports[port].firstSent < 0) this.ports[port].firstSent = at
         if (table.color[at] !== this.ports[port].epoch || table.epoch[at] !== this.ports[port].epoch) {
           this.fault('no orphan', at, `sent with color ${table.color[at]} by a port at epoch ${this.ports[port].epoch}`)
         }

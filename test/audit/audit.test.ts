@@ -35,6 +35,26 @@ t.test('runs of every kind are consistent', async (t) => {
   for (const [what, count] of Object.entries(seen)) t.ok(count > SEEDS, `${what}: ${count}`)
 })
 
+t.test('hosts on one LAN, too', async (t) => {
+  for (let seed = 1; seed <= 8; seed++) {
+    const run = syntheticRun(seed, { by: 'uplink' })
+    const sent = run.hosts[0].recording.events.filter((event) => event.kind === Event['to-trunk'])
+    t.ok(
+      sent.length > 20 && run.hosts.every((host) => host.part.closures.length === 1),
+      `${sent.length} sent to the peer`,
+    )
+    t.equal(judge(run).verdict, 'consistent', said(run))
+  }
+})
+
+t.test('a port that was not drained before its cut', async (t) => {
+  for (let seed = 1; seed <= 5; seed++) {
+    const { verdict, checks } = judge(syntheticRun(seed, { undrained: true }))
+    t.equal(verdict, 'violated')
+    t.match(checks.find((check) => check.check === 'no orphan')?.findings, [{ host: 'a', port: 'vm0' }])
+  }
+})
+
 /** Changes one thing at `at`; null when that cannot be done there. */
 type Change = (events: readonly TraceEvent[], at: number) => TraceEvent[] | null
 const isFrame = (event: TraceEvent) => event.kind < Event.state
@@ -180,7 +200,7 @@ t.test('a manifest that says otherwise is found out', async (t) => {
 
 t.test('a recording without room is incomplete, and what it shows still counts', async (t) => {
   for (let seed = 1; seed <= 5; seed++) {
-    const run = syntheticRun(seed, 300)
+    const run = syntheticRun(seed, { events: 300 })
     t.ok(run.hosts.every((host) => host.recording.overflow > 0))
     t.equal(judge(run).verdict, 'incomplete', said(run))
     const changed = changedRun(run, 0, 20, 'another color') as SyntheticRun

@@ -64,8 +64,10 @@ class Host {
   readonly unread = [0, 0]
   readonly residue = [0, 0]
   closures: readonly ChannelClosed[] = []
+  /** Of each member, in microseconds: gated, paused, cut, resumed (and released). */
+  readonly times: number[][] = [[], []]
 
-  constructor(name: string, number: number, entries: number) {
+  constructor(name: string, number: number, entries: number, by: 'trunk' | 'uplink') {
     this.name = name
     this.number = number
     this.memory = journalMemory(entries)
@@ -79,7 +81,7 @@ class Host {
     })
     for (let index = 0; index <= TRUNK; index++) {
       const isTrunk = index === TRUNK
-      const kind = isTrunk ? 'trunk' : 'member'
+      const kind = isTrunk ? by : 'member'
       const spec = { index, name: this.port(index), kind, vm: isTrunk ? null : this.port(index), epoch: EPOCH } as const
       const send = (frame: Frame, tci: number): boolean => {
         if (!isTrunk) this.unread[index]++
@@ -90,7 +92,9 @@ class Host {
         }
         return true
       }
-      this.forwarder.addPort({ ...spec, mac: mac(0xff00 + number) }, { send })
+      const uplink = { mtu: 1500, color: 'dscp' } as const
+      const address = { mac: mac(0xff00 + number), ...(kind === 'uplink' ? { uplink } : {}) }
+      this.forwarder.addPort({ ...spec, ...address }, { send })
     }
   }
 
@@ -99,10 +103,21 @@ class Host {
   }
 }
 
-/** `events`: room of each recording. */
-export function syntheticRun(seed: number, events = 20_000): SyntheticRun {
+export interface SyntheticOptions {
+  /** Room of each recording. */
+  readonly events?: number
+  /** What joins the hosts: a cable of their own, or a LAN. */
+  readonly by?: 'trunk' | 'uplink'
+  /** Frames that a guest sent before its pause are read after its flip. */
+  readonly undrained?: boolean
+}
+
+export function syntheticRun(
+  seed: number,
+  { events = 20_000, by = 'trunk', undrained }: SyntheticOptions = {},
+): SyntheticRun {
   const random = seeded(seed)
-  const hosts = [new Host('a', 0, events), new Host('b', 1, events)]
+  const hosts = [new Host('a', 0, events, by), new Host('b', 1, events, by)]
   let now = 1_700_000_000_000
   let id = 0
   const frame = new Frame()
@@ -145,8 +160,10 @@ export function syntheticRun(seed: number, events = 20_000): SyntheticRun {
     }
   }
 
-  quiet()
-  now += 1100
+  for (let second = 0; second < 4; second++) {
+    quiet()
+    now += 1100
+  }
   quiet()
   traffic(30)
   for (const host of hosts) {
@@ -160,6 +177,7 @@ export function syntheticRun(seed: number, events = 20_000): SyntheticRun {
     const one = steps[Math.floor(random() * steps.length)]
     const { host, index } = one
     const { snapshots } = host.forwarder
+    host.times[index].push(Math.round(now * 1000))
     switch (one.step++) {
       case 0:
         if (snapshots.openEpoch === null) snapshots.begin(CUT, 'buffer', now + 10_000, now)
@@ -172,6 +190,9 @@ export function syntheticRun(seed: number, events = 20_000): SyntheticRun {
         host.residue[index] = snapshots.flip([index], CUT, [Math.min(host.unread[index], 3)], now)[0].recorded
         break
       case 3:
+        if (undrained && host === hosts[0] && index === 0) send(host, index)
+        now += 4
+        host.times[index][3] = Math.round(now * 1000)
         paused.delete(host.port(index))
         snapshots.release([index], now)
     }
@@ -208,7 +229,7 @@ function runOf(hosts: readonly Host[]): SyntheticRun {
     })
     const head = { host: host.name, network: 'lab0', snapshot: 'made', epoch: CUT }
     const writer = new EventTraceWriter(head, ports)
-    for (const event of journalEvents(host.memory, (index) => index)) writer.add(event)
+    for (const event of journalEvents(host.memory, (index) => Math.min(index, TRUNK))) writer.add(event)
     writer.end(journalOverflow(host.memory))
     return { part: partOf(host, channel), recording: takeApart(writer.take()), channel }
   })
@@ -232,9 +253,10 @@ function runOf(hosts: readonly Host[]): SyntheticRun {
 const nothing = { path: '', bytes: 0, digest: '0'.repeat(64) }
 
 function partOf(host: Host, channel: readonly ChannelFrame[]): LocalPart {
-  const times = { gatedAtUs: 1, pausedAtUs: 2, cutAtUs: 3, resumedAtUs: 4, releasedAtUs: 5, sealedAtUs: 6 }
   const members = [0, 1].map((index): MemberPart => {
     const vm = host.port(index)
+    const [gatedAtUs, pausedAtUs, cutAtUs, resumedAtUs] = host.times[index]
+    const times = { gatedAtUs, pausedAtUs, cutAtUs, resumedAtUs, releasedAtUs: resumedAtUs, sealedAtUs: resumedAtUs }
     const address = [...mac(100 + host.number * MEMBERS + index)].map((byte) => byte.toString(16).padStart(2, '0'))
     return {
       vm,
