@@ -10,10 +10,11 @@ export class ColorCounter {
   private currentCount = 0
   private readonly others = new Map<number, number>()
 
-  add(color: number): void {
-    this.total++
-    if (color === this.current) this.currentCount++
-    else this.switchTo(color)
+  /** `frames`: how many they are on the wire. */
+  add(color: number, frames = 1): void {
+    this.total += frames
+    if (color !== this.current) this.switchTo(color)
+    this.currentCount += frames
   }
 
   /** Frames of colors below `epoch`. Exact for the last few colors. */
@@ -33,7 +34,7 @@ export class ColorCounter {
 
   private switchTo(color: number): void {
     if (this.current >= 0) this.others.set(this.current, this.currentCount)
-    this.currentCount = (this.others.get(color) ?? 0) + 1
+    this.currentCount = this.others.get(color) ?? 0
     this.others.delete(color)
     this.current = color
     // Folding into the base needs no more than forgetting the key: `total` holds the sum.

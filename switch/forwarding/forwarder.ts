@@ -18,6 +18,7 @@ import {
   vlanId,
 } from '../../src/frame/ethernet.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
+import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
@@ -186,7 +187,7 @@ export class Forwarder {
     if (this.journal !== null) this.journal.left(port, frame)
     // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
     if (port.armed !== null) port.armed.push(frame)
-    if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color)
+    if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color, segmentsOf(frame))
   }
 
   private forward(from: PortState, frame: Frame, now: number): void {
@@ -235,7 +236,7 @@ export class Forwarder {
       frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.epoch)
       frame.tagTpid = 0
       frame.tagTci = 0
-      if (frame.color !== NO_COLOR) port.channel!.received.add(frame.color)
+      if (frame.color !== NO_COLOR) port.channel!.received.add(frame.color, segmentsOf(frame))
       return true
     }
     frame.color = NO_COLOR

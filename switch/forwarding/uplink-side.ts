@@ -31,6 +31,7 @@ import {
 } from '../../src/frame/ethernet.js'
 import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { SEALED_LENGTH } from '../../src/frame/sealed-control.js'
+import { segmentsOf } from '../../src/frame/segments.js'
 import { AddressTable, macNumber } from './addresses.js'
 import { Claims } from './claims.js'
 import { Drop, MAX_PORTS } from './counters.js'
@@ -107,7 +108,7 @@ export class UplinkSide implements Output {
       if (bit !== NO_BIT && peer.readsFrom !== NONE) {
         frame.color = epochOfBit(bit, peer.readsFrom)
         if (bit === 1) flipColorBit(frame)
-        port.channel!.received.add(frame.color)
+        port.channel!.received.add(frame.color, segmentsOf(frame))
         return port
       }
     }
@@ -239,10 +240,12 @@ export class UplinkSide implements Output {
     counters[row + Drop['carrier-broken']] += peer.broken
     peer.broken = 0
     if (!isWhole) return null
-    port.channel!.received.add(frame.color)
-    if (isWellFormed(frame)) return port
-    counters[row + Drop.malformed]++
-    return null
+    if (!isWellFormed(frame)) {
+      counters[row + Drop.malformed]++
+      return null
+    }
+    port.channel!.received.add(frame.color, segmentsOf(frame))
+    return port
   }
 
   /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */

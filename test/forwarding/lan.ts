@@ -138,21 +138,26 @@ export class Lan {
     for (const host of this.hosts.values()) for (const output of host.outputs) output?.take()
   }
 
-  private deliver(copy: OnLan): void {
+  /** Whom the LAN gives a frame to. */
+  receivers(copy: OnLan): string[] {
     const text = (offset: number) => Buffer.from(copy.bytes.subarray(offset, offset + 6)).toString('hex')
     const to = text(VNET_HEADER_LENGTH)
     this.learned.set(text(VNET_HEADER_LENGTH + 6), copy.from)
     const isGroup = (copy.bytes[VNET_HEADER_LENGTH] & 1) === 1
     const known = isGroup ? undefined : this.learned.get(to)
-    for (const [name, host] of this.hosts) {
-      if (name === copy.from || (known !== undefined && known !== name)) continue
-      // Each receiver has memory of its own.
-      const bytes = copy.bytes.slice()
-      host.forwarder.receive(UPLINK, new Frame().pointAt({ ...copy, bytes }), this.now)
-    }
-    for (const [name, frames] of this.outside) {
-      if (name !== copy.from && (known === undefined || known === name)) frames.push(copy)
-    }
+    const others = [...this.hosts.keys(), ...this.outside.keys()].filter((name) => name !== copy.from)
+    return known === undefined ? others : others.filter((name) => name === known)
+  }
+
+  give(name: string, copy: OnLan): void {
+    this.outside.get(name)?.push(copy)
+    // Each receiver has memory of its own.
+    const frame = new Frame().pointAt({ ...copy, bytes: copy.bytes.slice() })
+    this.hosts.get(name)?.forwarder.receive(UPLINK, frame, this.now)
+  }
+
+  private deliver(copy: OnLan): void {
+    for (const name of this.receivers(copy)) this.give(name, copy)
   }
 }
 
@@ -195,4 +200,26 @@ export function idOf(bytes: Uint8Array): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset)
   const type = view.getUint16(12)
   return view.getUint32(type === EtherType.IPV4 ? 34 : type === EtherType.IPV6 ? 54 : 14)
+}
+
+export interface SegmentWords {
+  /** Bytes behind the TCP header. */
+  readonly payload: number
+  /** What the virtio-net header says of cutting it up; 0: nothing. */
+  readonly size: number
+  readonly type?: number
+  readonly to?: Uint8Array
+  readonly from?: Uint8Array
+}
+
+/** A TCP packet in IPv4, as a guest with offloads gives it. */
+export function tcpSegment({ payload, size, type = 1, ...addresses }: SegmentWords): Frame {
+  const made = frame({ ...addresses, payload: packet(4, 0, 0, 20 + 20 + payload) })
+  made.bytes[made.start + 14 + 20 + 12] = 5 << 4
+  const header = new DataView(made.bytes.buffer, made.vnet)
+  header.setUint8(0, 1)
+  header.setUint8(1, type)
+  header.setUint16(4, size, true)
+  header.setUint16(6, 14 + 20, true)
+  return made
 }

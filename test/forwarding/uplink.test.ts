@@ -3,8 +3,8 @@
 
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
-import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { idOf, ip, Lan, MEMBERS, type OnLan, packet } from './lan.js'
+import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { idOf, ip, Lan, MEMBERS, type OnLan, packet, tcpSegment } from './lan.js'
 import { GROUP, mac } from './rig.js'
 
 const LATER = 1e15
@@ -327,6 +327,33 @@ t.test('a snapshot over a LAN: early frames wait, in-transit ones are recorded, 
     }
   }
 })
+
+t.test(
+  'GSO frames that the LAN cuts up are counted as what they become: the channel does not close early',
+  async (t) => {
+    const { lan, a, b, c } = settled()
+    const cut = { to: b.macOf(1), from: a.macOf(1) }
+    a.forwarder.receive(1, tcpSegment({ payload: 4000, size: 1400, ...cut }), lan.now)
+    a.send(1, { ...ip(4, 1), to: b.macOf(1) })
+    const [, after] = lan.wire.splice(0)
+    const pieces = [1400, 1400, 1200].map((payload) => ({
+      ...after,
+      ...copyFrame(tcpSegment({ payload, size: 0, ...cut })),
+    }))
+    lan.wire.push(...pieces)
+    lan.run()
+    for (const host of [a, b, c]) {
+      host.forwarder.snapshots.begin(5, 'buffer', LATER, lan.now)
+      host.forwarder.snapshots.flip([1, 2], 5, [0, 0], lan.now)
+    }
+    lan.pass(50, 10)
+    t.same(b.closed, [], 'one frame is still under way')
+    lan.wire.push(after)
+    lan.pass(50, 10)
+    t.match(b.closed, [{ closures: [{ host: 'a', lost: 0, byCount: true }, { host: 'c' }] }])
+    t.equal(b.forwarder.snapshots.end().frames.length, 1)
+  },
+)
 
 t.test('cuts in quick succession and epochs that jump: colors stay exact', async (t) => {
   const { lan, a, b } = settled({}, 4)

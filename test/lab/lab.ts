@@ -1,4 +1,4 @@
-// A lab: namespaces as hosts joined by a trunk, a switch daemon in each, one coordinator, tiny guests on taps. Tests,
+// A lab: namespaces as hosts joined by trunks or by a LAN, a switch daemon in each, one coordinator, tiny guests on taps. Tests,
 // demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is started step by step.
 
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -27,6 +27,8 @@ export interface LabPlan {
   readonly memberMtu?: number
   /** 4 above the members' at least: the color tag needs the room. */
   readonly trunkMtu?: number
+  /** A LAN instead of trunks: a bridge in a namespace of its own, with an outside host on it (namespace `out`, device eth0). */
+  readonly lan?: { readonly outsideAddress: string }
 }
 
 export interface LabMachine {
@@ -47,6 +49,9 @@ export interface RunningMachine {
   readonly id: ProcessId
 }
 
+const LAN = 'lan'
+const OUTSIDE = 'out'
+const UPLINK = 'uplink'
 const trunkDevice = (to: string) => `to-${to}`
 
 export class Lab {
@@ -66,7 +71,7 @@ export class Lab {
     this.machines = new Map(plan.machines.map((machine, index) => [machine.name, this.#machine(machine, index)]))
   }
 
-  /** Makes namespaces, trunks (every pair of hosts), taps and disks. On failure nothing is left. */
+  /** Makes namespaces, trunks (every pair of hosts) or a LAN, taps and disks. On failure nothing is left. */
   static async build(plan: LabPlan): Promise<Lab> {
     const lab = new Lab(plan, newRecord())
     try {
@@ -123,11 +128,13 @@ export class Lab {
 
   async #makeHosts(): Promise<void> {
     mkdirSync(join(this.directory, 'vm'))
-    for (const host of this.plan.hosts) {
+    const { lan } = this.plan
+    for (const host of lan === undefined ? this.plan.hosts : [...this.plan.hosts, LAN, OUTSIDE]) {
       this.#record.namespaces.push(this.namespace(host))
       save(this.#record)
       await createNamespace(this.namespace(host))
     }
+    if (lan !== undefined) return this.#makeLan(lan.outsideAddress)
     const mtu = this.plan.trunkMtu ?? (this.plan.memberMtu ?? 1500) + 4
     const end = (host: string, to: string) => ({ namespace: this.namespace(host), device: trunkDevice(to) })
     for (const [index, one] of this.plan.hosts.entries()) {
@@ -135,17 +142,32 @@ export class Lab {
     }
   }
 
+  async #makeLan(outsideAddress: string): Promise<void> {
+    const namespace = this.namespace(LAN)
+    await run('ip', ['-n', namespace, 'link', 'add', 'br0', 'type', 'bridge'])
+    await run('ip', ['-n', namespace, 'link', 'set', 'br0', 'up'])
+    for (const host of [...this.plan.hosts, OUTSIDE]) {
+      const device = host === OUTSIDE ? 'eth0' : UPLINK
+      await addCable({ namespace, device: trunkDevice(host) }, { namespace: this.namespace(host), device }, 1500)
+      await run('ip', ['-n', namespace, 'link', 'set', trunkDevice(host), 'master', 'br0'])
+    }
+    await run('ip', ['-n', this.namespace(OUTSIDE), 'address', 'add', outsideAddress, 'dev', 'eth0'])
+  }
+
   /** A host's switch configuration, as an object: tests may bend it before `startSwitch`. */
   switchConfig(host: string): Record<string, unknown> {
     const here = [...this.machines.values()].filter((machine) => machine.plan.host === host)
     const members = here.map(({ plan, tap }) => [plan.name, { device: tap, vm: plan.name }] as const)
     const others = this.plan.hosts.filter((other) => other !== host)
-    const trunks = others.map((other) => [trunkDevice(other), { device: trunkDevice(other), kind: 'trunk' }] as const)
+    const joints =
+      this.plan.lan === undefined
+        ? others.map((other) => [trunkDevice(other), { device: trunkDevice(other), kind: 'trunk' }] as const)
+        : [[UPLINK, { device: UPLINK, kind: 'uplink' }] as const]
     return {
       host,
       api: { socket: this.switchSocket(host) },
       state: join(this.directory, `state-${host}`),
-      networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...trunks]) } },
+      networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...joints]) } },
       machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.qmp }])),
     }
   }

@@ -1,0 +1,26 @@
+// How many frames a GSO frame is on the wire. Whether a device on the way cuts one up, or puts several together (GRO), the
+// number stays what it is: so this is what channels count, not the frames as they happen to come.
+
+import type { Frame } from './frame.js'
+
+/** struct virtio_net_hdr (linux/virtio_net.h): gso_type, gso_size, csum_start; gso types without their ECN bit. */
+const GSO_TYPE = 1
+const GSO_SIZE = 4
+const CSUM_START = 6
+const ECN = 0x80
+const TCPV4 = 1
+const TCPV6 = 4
+const UDP_L4 = 5
+const UDP_HEADER = 8
+
+/** As the kernel cuts it (tcp_gso_segment, __udp_gso_segment): the payload behind the transport header, by `gso_size`. */
+export function segmentsOf(frame: Frame): number {
+  const { bytes, vnet } = frame
+  const type = bytes[vnet + GSO_TYPE] & ~ECN
+  if (type !== TCPV4 && type !== TCPV6 && type !== UDP_L4) return 1
+  const size = bytes[vnet + GSO_SIZE] | (bytes[vnet + GSO_SIZE + 1] << 8)
+  const transport = bytes[vnet + CSUM_START] | (bytes[vnet + CSUM_START + 1] << 8)
+  if (size === 0 || transport + 20 > frame.length) return 1
+  const header = type === UDP_L4 ? UDP_HEADER : (bytes[frame.start + transport + 12] >> 4) * 4
+  return Math.max(1, Math.ceil((frame.length - transport - header) / size))
+}
