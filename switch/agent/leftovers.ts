@@ -1,5 +1,5 @@
 // What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts: its
-// records (local-store.ts) say what it was about to touch. Gates and hold queues went with its datapath.
+// records (journal.ts) say what it was about to touch. Gates and hold queues went with its datapath.
 
 import { readdir, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
@@ -44,11 +44,12 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
       host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
       await control.resume(deadline)
     }
-    const kept = await finishedFiles(host)
-    await mergeBack(control, record, disks, kept, deadline)
+    const { frozen, overlays } = await finishedImages(host)
+    await mergeBack(control, record, disks, frozen, deadline)
     const { disks: now } = await control.inspect(deadline)
     const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
-    for (const { file } of await strayOverlays(record, [...kept, ...used])) await control.dropOverlay(file, deadline)
+    for (const { file } of await strayOverlays(record, [...frozen, ...overlays, ...used]))
+      await control.dropOverlay(file, deadline)
   })
 }
 
@@ -56,14 +57,14 @@ async function mergeBack(
   control: MachineControl,
   { label, disks }: CutRecord,
   live: readonly Disk[],
-  kept: ReadonlySet<string>,
+  frozen: readonly string[],
   deadline: number,
 ): Promise<void> {
   for (const { name, layers } of disks) {
     const [top, below] = live.find((disk) => disk.name === name)?.layers ?? []
     if (top === undefined || below?.file !== layers[0]?.file || !isOverlay(basename(top.file), label)) continue
-    // Merging writes to the layer below: not to one that a finished snapshot names.
-    if (below === undefined || kept.has(below.file)) continue
+    // Merging writes to the layer below: not to one that a finished snapshot has frozen.
+    if (below === undefined || frozen.includes(below.file)) continue
     await control.mergeFrozen({ name, layers, overlay: top.file }, deadline)
   }
 }
@@ -74,7 +75,8 @@ async function mergeBack(
  */
 async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
   const spec = host.machines.spec(vm)
-  for (const { file, base } of await strayOverlays(record, [...(await finishedFiles(host))])) {
+  const { frozen, overlays } = await finishedImages(host)
+  for (const { file, base } of await strayOverlays(record, [...frozen, ...overlays])) {
     if (spec === undefined || !('qmp' in spec)) {
       host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: the domain may name it')
       continue
@@ -84,10 +86,13 @@ async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadlin
   }
 }
 
-/** Every image that a finished snapshot of this host needs, or made. */
-async function finishedFiles(host: Host): Promise<Set<string>> {
+/** Disk images that finished snapshots of this host have frozen, and the overlays that were put on them. */
+async function finishedImages(host: Host): Promise<{ frozen: string[]; overlays: string[] }> {
   const disks = (await host.store.parts()).flatMap((part) => part.members).flatMap((member) => member.disks)
-  return new Set(disks.flatMap(({ overlay, layers }) => [overlay, ...layers.map((layer) => layer.file.path)]))
+  return {
+    frozen: disks.flatMap(({ layers }) => layers.map((layer) => layer.file.path)),
+    overlays: disks.map(({ overlay }) => overlay),
+  }
 }
 
 /** Overlays of this capture, but those to be kept. */

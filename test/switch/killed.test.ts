@@ -1,6 +1,7 @@
 // kill -9 of the daemon in the middle of a snapshot or a restore, at a chosen instant, with a real machine: the next daemon
 // puts right what the killed one has left.
 
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -130,6 +131,44 @@ for (const [mode, kill, left] of [
     t.equal(await daemon.stop(), 0)
   })
 }
+
+t.test('an earlier snapshot stays as it is', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { guest } = lab
+  const before = await lab.start()
+  const first = await snapshot(before, 'first', 1)
+  await before.crash()
+  const killed = await lab.start('after:transaction')
+  await dies(t, killed, snapshot(killed, 'lost', 2))
+  const daemon = await lab.start()
+  await runsOn(t, guest)
+  const overlay = first.members[0]?.disks[0]?.overlay
+  t.same(list(guest.directory), ['disk.first-e1.qcow2', 'disk.qcow2', 'qmp.sock', 'serial'], 'no overlay is left')
+  const request = { epoch: 3, members: first.members, channels: [first.channel], deadlineMs: 30_000 }
+  t.same(
+    (await daemon.client.restoreCheck('lab0', 'first', request, LONG)).missing,
+    [],
+    'none of its files has changed',
+  )
+  const part = await snapshot(daemon, 'lost', 3)
+  t.match(part.members[0]?.disks[0]?.layers, [{ file: { path: overlay } }, { file: { path: guest.disk } }])
+  t.equal(await daemon.stop(), 0)
+})
+
+t.test('the machine has died, too: what it wrote after the cut is in its disk', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { guest } = lab
+  const killed = await lab.start('after:migrate')
+  await command(guest, 'migrate-set-capabilities', obstacle)
+  await dies(t, killed, snapshot(killed, 'lost', 1))
+  process.kill(guest.pid, 'SIGKILL')
+  const daemon = await lab.start()
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'no overlay is left')
+  t.same(chainOf(guest.disk), [guest.disk])
+  execFileSync('qemu-img', ['check', '-q', guest.disk])
+  t.notOk(existsSync(lab.state('snapshots', 'lab0', 'lost')))
+  t.equal(await daemon.stop(), 0)
+})
 
 t.test('a machine that somebody else has paused stays paused', root, async (t) => {
   const lab = await Lab.for(t)

@@ -4,7 +4,7 @@
 
 import assert from 'node:assert/strict'
 import { colorVid } from '../../../src/frame/color-tag.js'
-import { ControlType, encodeControl } from '../../../src/frame/control.js'
+import { type ControlMessage, ControlType, encodeControl } from '../../../src/frame/control.js'
 import {
   announcement,
   EtherType,
@@ -16,6 +16,7 @@ import {
   vlanId,
 } from '../../../src/frame/ethernet.js'
 import { copyFrame, Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { encodeSealed } from '../../../src/frame/sealed-control.js'
 import { Counter, createCounters, Drop, dropReasons, MAX_PORTS, ROW } from '../../../switch/forwarding/counters.js'
 import { Forwarder, type ForwarderOptions } from '../../../switch/forwarding/forwarder.js'
 import type { Output, PortState } from '../../../switch/forwarding/port-state.js'
@@ -25,6 +26,7 @@ import { mutate, randomBytes } from './mutate.js'
 const STEPS = 400
 const PORTS = 8
 const GROUP = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
+const KEY = new Uint8Array(32).fill(7)
 const PEERS = ['bbbbbbbbbbbbbbbb', 'cccccccccccccccc']
 const TYPES = [
   EtherType.IPV4,
@@ -45,7 +47,7 @@ const INGRESS = [
   'control-malformed',
   'control-version',
 ] as const
-const INGRESS_DROPS = [...INGRESS, 'control-unexpected'] as const
+const INGRESS_DROPS = [...INGRESS, 'control-unexpected', 'control-unauthenticated', 'control-replayed'] as const
 const EGRESS_DROPS = ['hold-overflow', 'early-dropped', 'fenced'] as const
 
 /** Shared by all cases, so that frames too long for anything cost no memory of their own. */
@@ -98,6 +100,7 @@ class Run {
   private readonly earlies = new Set<string>()
   private readonly longestHold = new Float64Array(PORTS)
   private now = 1_700_000_000_000
+  private sequence = 0
 
   constructor(random: Random) {
     this.random = random
@@ -111,7 +114,7 @@ class Run {
       hold: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
       record: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
       closureDeadline: 200,
-      controlKey: null,
+      controlKey: random.chance(0.25) ? KEY : null,
     }
     this.forwarder = new Forwarder(this.options, this.counters, {
       early: (port, epoch) => {
@@ -193,13 +196,24 @@ class Run {
         epoch: Math.max(0, this.forwarder.epoch + random.integer(-2, 2)),
         count: random.integer(0, 50),
       }
-      const bytes = encodeControl(message, Uint8Array.from(this.address()), Uint8Array.from([2, 0, 0, 0, 1, 1]))
+      const bytes = this.encode(message, Uint8Array.from(this.address()), Uint8Array.from([2, 0, 0, 0, 1, 1]))
       return random.chance(0.4) ? mutate(random, bytes) : bytes
     }
     const type = random.pick(TYPES)
     const payload = randomBytes(random, random.pick([0, 1, 2, 3, 4, 46, 100]))
     const bytes = Uint8Array.of(...this.address(), ...this.address(), type >> 8, type & 0xff, ...payload)
     return random.chance(0.3) ? mutate(random, bytes) : bytes
+  }
+
+  /** In a network with a key mostly sealed: by its key or another, for us or another, in good order or not. */
+  private encode(message: ControlMessage, to: Uint8Array, from: Uint8Array): Uint8Array {
+    const { random, options } = this
+    if (options.controlKey === null || random.chance(0.2)) return encodeControl(message, to, from)
+    this.sequence += random.integer(-1, 5)
+    const bootId = random.pick([options.bootId, options.bootId, ...PEERS])
+    const heard = { bootId, sequence: Math.floor(this.now * 1000) - random.pick([0, 1e6, 4e6]) }
+    const key = random.chance(0.9) ? KEY : new Uint8Array(32)
+    return encodeSealed({ message, sequence: Math.max(0, this.sequence), heard }, key, to, from)
   }
 
   /** Somewhere in a larger memory, as in a ring: what lies around must not matter. */
