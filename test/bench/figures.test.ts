@@ -25,7 +25,7 @@ const rows = [
   row(2, 'bridge', {}, 'no namespace\nmore'),
   row(1, 'snapswitch-uncolored', { tcpTwoHosts: 6.1e9 }),
   row(1, 'snapswitch-busy', { rttIdleP50: 30 }),
-  row(1, 'vde', { tcp: 0 }),
+  row(1, 'vde-plug', { tcp: 0 }),
 ]
 
 t.test('medians leave out rounds that failed', async (t) => {

@@ -57,7 +57,7 @@ function hasDevice(lab: Lab, host: string, device: string): Promise<boolean> {
 
 export const vde = vdeSubject(
   'vde',
-  'vde_switch',
+  'vde_switch, own taps',
   'TAP devices held by the switch process itself (-t), its fastest attachment; two hosts joined by vde_plug',
   true,
   parts,
