@@ -87,7 +87,8 @@ export class Agent {
       this.networks.map(async (network) => {
         const mine = unfinished.filter((one) => one.network === network)
         if (mine.length === 0) return
-        this.claim(network, { name: 'undoing a snapshot whose daemon was killed', snapshot: null, restore: null })
+        const name = 'undoing a snapshot whose daemon was killed'
+        this.sessions.set(network, { name, snapshot: null, restore: null })
         for (const one of mine) {
           await undoSnapshot(this.host, one).catch((thrown) =>
             this.host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot'),
@@ -340,7 +341,7 @@ export class Agent {
       case 'peer':
         this.host.log.info({ network: event.network, peer: event.host, epoch: event.epoch }, 'peer switch heard')
         // A peer that has made cuts we know nothing of: we were away. Its frames must not be early to us for ever.
-        if (this.busy(event.network) === null && event.epoch > this.host.epochs.get(event.network)) {
+        if (!this.sessions.has(event.network) && event.epoch > this.host.epochs.get(event.network)) {
           this.advance(event.network, event.epoch).catch((thrown) =>
             this.host.log.error({ err: thrown }, 'cannot advance'),
           )
