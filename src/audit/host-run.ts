@@ -79,12 +79,6 @@ export class HostRun {
     this.fromTrunk = table.ports.map(() => [])
   }
 
-  /** Whether the port of event `at` had made its cut by then. */
-  hasCut(port: number, at: number): boolean {
-    const { flip } = this.ports[port]
-    return flip >= 0 && flip < at
-  }
-
   *walk(): Generator<void, void, undefined> {
     const { table, book } = this
     for (let at = 0; at < table.length; at++) {

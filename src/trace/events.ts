@@ -242,7 +242,7 @@ export function* readEvents(file: Uint8Array): Generator<void, EventTable, undef
         digested = block.offset
       } else if (record.kind === RECORD.head && !headed) {
         const { ports, ...head } = parse(block.offset, record.payload) as TraceHead & { ports: TracePort[] }
-        if (!Array.isArray(ports)) throw invalid(block.offset, 'the head names no ports')
+        if (!Array.isArray(ports) || !ports.every(isTracePort)) throw invalid(block.offset, 'the head is damaged')
         table.head = head
         table.ports = ports
         headed = true
@@ -289,6 +289,12 @@ function readEvent(table: EventTable, block: PacketBlock): void {
   table.timeUs[at] = block.timeNs === null ? 0 : Number(block.timeNs / 1000n)
   table.offset[at] = block.offset
   if (found[6] !== undefined) table.reasons.set(at, found[6])
+}
+
+function isTracePort(value: unknown): value is TracePort {
+  const port = value as Partial<TracePort> | null
+  const isMember = port?.kind === 'member' && typeof port.vm === 'string'
+  return typeof port?.name === 'string' && typeof port.lostAtDevice === 'number' && (isMember || port.kind === 'trunk')
 }
 
 /** The address at `offset` as a 48-bit number. */

@@ -31,7 +31,15 @@ const plan: LabPlan = {
     { name: 'vm3', host: 'b', job: { ...ring, ip: `${three}/24`, node: 2, receive: ['1@5001'] } },
   ],
 }
-const name = 'audited'
+/** The snapshot that is audited. */
+let name = ''
+
+/** A delivery before the cut that was not held: its frame's arrival stands right before it. */
+const plainDelivery = ({ events, head }: Recording) =>
+  events.findIndex(
+    ({ kind, cause, color, epoch }) =>
+      kind === Event.delivered && cause >= 0 && color === head.epoch - 1 && epoch === color,
+  )
 
 /** Runs the command as a person would. */
 async function audit(lab: Lab): Promise<{ report: AuditReport; code: number }> {
@@ -99,23 +107,29 @@ t.test('audit of a real run', async (t) => {
   await lab.startMachines()
   await sleep(2000)
   await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'unrecorded'])
-  await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', name, '--record'])
+  let recording: Recording
+  let files: Files
+  // On a machine where guests get little time, little is sent in the fraction of a second that is recorded.
+  for (let attempt = 1; ; attempt++) {
+    name = `audited${attempt}`
+    await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', name, '--record'])
+    files = new Files(lab)
+    recording = takeApart(readFileSync(files.part('a').events!.path))
+    if (plainDelivery(recording) >= 0 || attempt === 5) break
+  }
   await lab.killMachines()
-  const files = new Files(lab)
   const events = files.part('a').events as FileReference
-  const recording = takeApart(readFileSync(events.path))
+  const delivered = plainDelivery(recording)
+  t.ok(delivered >= 0, 'a frame was delivered while the recording ran')
 
   t.test('as it is', async (t) => {
     const { report, code } = await audit(lab)
     t.equal(report.verdict, 'consistent', JSON.stringify(findings(report)))
     t.equal(code, 0)
     t.ok(report.checks.every((check) => check.examined > 0 || check.check === 'channel state'))
-    t.ok(
-      report.hosts.every((host) => host.events > 100 && host.overflow === 0),
-      'frames were seen on both hosts',
-    )
+    t.ok(report.hosts.every((host) => host.events > 0 && host.overflow === 0))
     const table = await attempt(lab.commandLine([])[0], lab.commandLine(['snapshot', 'audit', name]).slice(1))
-    t.match(table.stdout, /^snapshot lab0\/audited, epoch 2: consistent\n/)
+    t.match(table.stdout, /^snapshot lab0\/audited\d, epoch \d: consistent\n/)
   })
 
   t.test('made without a recording', async (t) => {
@@ -154,7 +168,6 @@ t.test('audit of a real run', async (t) => {
     }
   }
   const { events: recorded } = recording
-  const delivered = recorded.findIndex((event, at) => at > 50 && event.kind === Event.delivered)
   const putBack = (change: Partial<Recording>) => putTogether({ ...recording, ...change })
 
   t.test('an event, and nothing else', async (t) => {
@@ -165,7 +178,7 @@ t.test('audit of a real run', async (t) => {
 
   t.test('a byte of the recording, the file’s digest made right', async (t) => {
     const content = new Uint8Array(readFileSync(events.path))
-    const at = Buffer.from(content).indexOf('snapswitch #40 ') + 20
+    const at = Buffer.from(content).indexOf(`snapswitch #${delivered} `) + 12
     content[at] ^= 1
     const report = await changed(t, content, true)
     t.match(verdicts(report), { files: 'consistent', events: 'violated' })
@@ -183,7 +196,7 @@ t.test('audit of a real run', async (t) => {
   t.test('a color moved past the cut, all digests made right', async (t) => {
     const { cause } = recorded[delivered]
     const recolored = recorded.map((event, at) =>
-      at === cause || event.cause === cause ? { ...event, color: 2 } : event,
+      at === cause || event.cause === cause ? { ...event, color: recording.head.epoch } : event,
     )
     const report = await changed(t, putBack({ events: recolored }), true)
     t.equal(verdicts(report)['no orphan'], 'violated')
