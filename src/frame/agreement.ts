@@ -8,7 +8,7 @@
 //
 // `claims`: addresses of machines on the sender's host. `held`: which version of the receiver's claims the sender holds;
 // `refused` says which of those it does not grant, because another switch claims them. `read`: in frames to the claims of
-// this version the sender reads the bit of color-dscp.ts, as colors `reads from` and the one after it (NONE: not yet).
+// this version the sender reads the bit of color-dscp.ts, as colors `reads from` and the one after it (all ones: not yet).
 // `carries`: the sender's own members' frames to the receiver are colored from now on. `lowest`: the lowest color that the
 // sender may still give a frame.
 
@@ -16,8 +16,9 @@ import { createHmac, timingSafeEqual } from 'node:crypto'
 
 /** Most addresses that one switch claims: what fits an ordinary frame beside the rest. */
 export const MAX_CLAIMS = 192
-/** No color yet. */
-export const NONE = 0xffffffff
+/** No color yet. A small integer, as colors mostly are: it shares a field with what is looked at for every frame. */
+export const NONE = -1
+const NONE_ON_WIRE = 0xffffffff
 
 const FIXED = 64
 const REFUSED_AT = 32
@@ -62,14 +63,15 @@ export function decodeAgreement(bytes: Uint8Array): Agreement | null {
   const count = view.getUint16(10)
   if (count > MAX_CLAIMS || bytes.length < FIXED + count * MAC || bytes[8] > 1 || bytes[9] !== 0) return null
   const word = (at: number) => view.getUint32(12 + at * 4)
+  const color = (at: number) => (word(at) === NONE_ON_WIRE ? NONE : word(at))
   return {
     heard: view.getBigUint64(0).toString(16).padStart(16, '0'),
     carries: bytes[8] === 1,
     version: word(0),
     held: word(1),
     read: word(2),
-    readsFrom: word(3),
-    lowest: word(4),
+    readsFrom: color(3),
+    lowest: color(4),
     refused: Array.from({ length: MAX_CLAIMS }, (_, at) => (bytes[REFUSED_AT + (at >> 3)] & (1 << (at & 7))) !== 0),
     claims: Array.from(
       { length: count },

@@ -273,9 +273,9 @@ export class UplinkSide implements Output {
   }
 
   private lowest(): number {
-    let lowest = NONE
-    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < lowest) lowest = port.epoch
-    return lowest === NONE ? this.forwarder.epoch : lowest
+    let lowest = this.forwarder.epoch
+    for (const port of this.forwarder.ports) if (port.isMember) lowest = Math.min(lowest, port.epoch)
+    return lowest
   }
 
   /** Before anything is sent to a claim under its own address: what the LAN does not know it floods, to outside hosts as well. */

@@ -1,16 +1,15 @@
 // Sends a million frames through a forwarder and prints, as JSON, what that cost the JavaScript heap. A process of its own
 // (started with --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
 
-import { PerformanceObserver } from 'node:perf_hooks'
 import { colorVid } from '../../src/frame/color-tag.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { Output } from '../../switch/forwarding/port-state.js'
+import { measure } from './allocation.js'
 import { defaults, mac } from './rig.js'
 
-const FRAMES = 1_000_000
 const TRUNK = 3
 
 class CountingOutput implements Output {
@@ -61,23 +60,4 @@ function pass(count: number): void {
   }
 }
 
-let collections = 0
-new PerformanceObserver((list) => {
-  collections += list.getEntries().length
-}).observe({ entryTypes: ['gc'] })
-const settle = () => new Promise((resolve) => setTimeout(resolve, 50))
-
-pass(300_000)
-globalThis.gc!()
-await settle()
-collections = 0
-const sentBefore = outputs.reduce((sum, output) => sum + output.count, 0)
-const before = process.memoryUsage().heapUsed
-pass(FRAMES)
-const grown = process.memoryUsage().heapUsed - before
-const sent = outputs.reduce((sum, output) => sum + output.count, 0) - sentBefore
-await settle()
-const duringPass = collections
-globalThis.gc!()
-const kept = process.memoryUsage().heapUsed - before
-process.stdout.write(`${JSON.stringify({ frames: FRAMES, sent, grown, kept, collections: duringPass })}\n`)
+await measure(pass, () => outputs.reduce((sum, output) => sum + output.count, 0))

@@ -8,10 +8,12 @@ import {
   decodeAgreement,
   encodeAgreement,
   MAX_CLAIMS,
+  NONE,
   readAgreement,
 } from '../../src/frame/agreement.js'
 
 const u32 = fc.integer({ min: 0, max: 0xffffffff })
+const color = fc.integer({ min: NONE, max: 0xfffffffe })
 const mac = fc.integer({ min: 0, max: 2 ** 48 - 1 })
 const agreement: fc.Arbitrary<Agreement> = fc.record({
   heard: fc.uint8Array({ minLength: 8, maxLength: 8 }).map((bytes) => Buffer.from(bytes).toString('hex')),
@@ -19,8 +21,8 @@ const agreement: fc.Arbitrary<Agreement> = fc.record({
   version: u32,
   held: u32,
   read: u32,
-  readsFrom: u32,
-  lowest: u32,
+  readsFrom: color,
+  lowest: color,
   refused: fc.array(fc.boolean(), { minLength: MAX_CLAIMS, maxLength: MAX_CLAIMS }),
   claims: fc.array(mac, { maxLength: MAX_CLAIMS }),
 })

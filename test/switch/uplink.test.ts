@@ -103,7 +103,7 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
     ]
     const seen = await onLan.stop()
     t.comment(`${rates.join(', ')} Mbit/s`)
-    t.ok(rates.every((rate) => rate > 100))
+    t.ok(rates.every((rate) => rate > 5))
     t.ok(
       lines(seen, /ethertype IPv4 .*10\.67\.0\.2/).length > 0 ||
         lines(seen, /10\.67\.0\.1\.\d+ > 10\.67\.0\.2/).length > 10,
