@@ -103,6 +103,24 @@ t.test('configurations that do not fit', root, async (t) => {
       says: /needs `vm:`/,
     }),
   )
+  await t.test('an uplink beside a trunk', (t) =>
+    refused(
+      t,
+      world,
+      world.configFile(
+        'host',
+        network({ up: { device: 'one', kind: 'uplink' }, a: { device: 'x', kind: 'trunk' } }),
+        'up',
+      ),
+      { code: 'CONFIG_INVALID', says: /up\.yaml:\d+:\d+: .*one uplink or trunks.* a is .*trunk/s },
+    ),
+  )
+  await t.test('a color for what is no uplink', (t) =>
+    refused(t, world, world.configFile('host', network({ a: { device: 'one', color: 'dscp' } }), 'color'), {
+      code: 'CONFIG_INVALID',
+      says: /only a port of kind uplink has `color:`/,
+    }),
+  )
   await t.test('no YAML', (t) =>
     refused(t, world, written('broken.yaml', 'host: [\n'), { code: 'CONFIG_UNREADABLE', says: /broken\.yaml:\d+:\d+/ }),
   )
