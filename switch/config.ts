@@ -99,7 +99,7 @@ export const SwitchConfig = Type.Object(
           default: 'adaptive',
         }),
         /** Microseconds that `adaptive` looks for more frames before it sleeps. */
-        spin: Type.Integer({ minimum: 0, maximum: 10_000, default: 50 }),
+        spin: Type.Integer({ minimum: 0, maximum: 10_000, default: 25 }),
       },
       { ...closed, default: {} },
     ),
