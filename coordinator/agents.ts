@@ -17,6 +17,7 @@ import type {
   RestoreResumed,
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
+import { runAhead } from '../src/linux/priority.js'
 import type { Transfer } from './sequence/restore-plan.js'
 
 export interface Call {
@@ -44,6 +45,9 @@ export interface Agents {
   close(): Promise<void>
 }
 
+/** Time to send TAKE to all hosts. */
+const TAKE_LEAD_MS = 30
+
 export class SocketAgents implements Agents {
   readonly #network: string
   readonly #clients: ReadonlyMap<string, SwitchClient>
@@ -66,6 +70,8 @@ export class SocketAgents implements Agents {
   }
 
   take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent> {
+    // All hosts are told at once: this process must not lose its core to the cut of the first.
+    runAhead([process.pid], 'switch', TAKE_LEAD_MS)
     return this.#client(host).take(this.#network, snapshot, options(call))
   }
 

@@ -34,9 +34,12 @@ export const skewMs = (round: Round) => rangeMs(round, (member) => member.cutAtU
 
 /** Where a member's time goes, from the stamps that the manifest has; milliseconds. */
 export const stretches = {
-  settleAndStop: (m) => (m.pausedAtUs - m.gatedAtUs) / 1000,
+  settle: (m) => (m.settledAtUs - m.gatedAtUs) / 1000,
+  stop: (m) => (m.pausedAtUs - m.settledAtUs) / 1000,
   drainAndFlip: (m) => (m.cutAtUs - m.pausedAtUs) / 1000,
-  captureToResume: (m) => (m.resumedAtUs - m.cutAtUs) / 1000,
+  disks: (m) => (m.disksAtUs - m.pausedAtUs) / 1000,
+  toSave: (m) => (m.savingAtUs - m.cutAtUs) / 1000,
+  saveToResume: (m) => (m.resumedAtUs - m.savingAtUs) / 1000,
   release: (m) => (m.releasedAtUs - m.resumedAtUs) / 1000,
   gateClosed: (m) => (m.releasedAtUs - m.gatedAtUs) / 1000,
   seal: (m) => (m.sealedAtUs - m.cutAtUs) / 1000,

@@ -7,8 +7,11 @@ export interface MemberStamps {
   readonly vm: string
   readonly host: string
   readonly gatedAtUs: number
+  readonly settledAtUs: number
   readonly pausedAtUs: number
   readonly cutAtUs: number
+  readonly disksAtUs: number
+  readonly savingAtUs: number
   readonly resumedAtUs: number
   readonly releasedAtUs: number
   readonly sealedAtUs: number

@@ -222,9 +222,14 @@ export const MemberPart = Type.Object(
     disks: Type.Array(FrozenDiskRecord),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
+    /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */
+    settledAtUs: Type.Optional(TimeUs),
     pausedAtUs: TimeUs,
     /** When its ports flipped: the cut's instant. */
     cutAtUs: TimeUs,
+    /** When its overlays were in place, and when the hypervisor was told to save memory and go on; if the driver can tell. */
+    disksAtUs: Type.Optional(TimeUs),
+    savingAtUs: Type.Optional(TimeUs),
     resumedAtUs: TimeUs,
     releasedAtUs: TimeUs,
     sealedAtUs: TimeUs,

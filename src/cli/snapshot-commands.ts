@@ -275,8 +275,22 @@ function describeManifest(manifest: Manifest): string {
     part.recorded,
     part.lost,
   ])
+  const times = membersOf(manifest).map(({ part: m }) => {
+    const between = (from: number | undefined, to: number | undefined) =>
+      from === undefined || to === undefined ? '-' : formatMs((to - from) / 1000)
+    return [
+      m.vm,
+      between(m.gatedAtUs, m.settledAtUs),
+      between(m.settledAtUs, m.pausedAtUs),
+      between(m.pausedAtUs, m.cutAtUs),
+      between(m.pausedAtUs, m.disksAtUs),
+      between(m.savingAtUs, m.resumedAtUs),
+      between(m.gatedAtUs, m.releasedAtUs),
+    ]
+  })
+  const phases = ['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED']
   const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', 'HELD', 'EARLY', 'RECORDED', 'LOST']
-  if (rows.length > 0) lines.push('\n', formatTable(head, rows))
+  if (rows.length > 0) lines.push('\n', formatTable(head, rows), '\n', formatTable(phases, times))
   return lines.join('')
 }
 

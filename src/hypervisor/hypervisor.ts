@@ -111,6 +111,10 @@ export interface PauseInfo {
 
 export interface ResumeInfo {
   readonly resumedAtUs: number
+  /** When the overlays were in place; a capture's, where the driver can tell. */
+  readonly disksAtUs?: number
+  /** When the hypervisor was told to save memory and run the guest on; likewise. */
+  readonly savingAtUs?: number
 }
 
 export interface SealInfo {
@@ -142,7 +146,12 @@ export interface MachineControl {
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void>
   /** Undoes `prepare` when no capture was started; harmless otherwise. */
   abandon(): Promise<void>
-  /** Stops the vCPUs; on return the guest can send nothing. */
+  /** The cut begins: the hypervisor itself runs ahead of everything else until the guest runs again, or 0.3 s. */
+  hasten(): void
+  /**
+   * Stops the vCPUs; on return the guest can send nothing. After `prepare` it also begins to put the overlays in place, so
+   * that the disks stand at the pause when `capture` comes; `abandon` merges them again.
+   */
   pause(deadline: Deadline): Promise<PauseInfo>
   /** Needs `prepare` and `pause`. Saves disks (one transaction), then memory. */
   capture(deadline: Deadline): Capture

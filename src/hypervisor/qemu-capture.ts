@@ -3,8 +3,8 @@
 //
 //   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it, the
 //             migration itself started and held at the gate (image-writer.ts), after it has touched all of guest memory
-//   (pause)   by the caller, who drains and flips its ports meanwhile
-//   capture   transaction (overlays slide in) -> gate opens -> QEMU saves the devices, write-protects memory, resumes
+//   pause     stop, and the transaction behind it (overlays slide in); the caller drains and flips its ports meanwhile
+//   capture   gate opens -> QEMU saves the devices, write-protects memory, resumes
 //   seal      memory streams out behind the running guest; fsync; digest
 
 import { constants } from 'node:fs'
@@ -13,7 +13,7 @@ import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { restoreHugePages } from './huge-pages.js'
-import type { CaptureTarget, Deadline, FrozenDisk, ResumeInfo, SealInfo } from './hypervisor.js'
+import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
 import { isAlive, type ProcessIdentity, waitsForPipe } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
@@ -28,6 +28,7 @@ import {
   snapshotTransaction,
   storeFull,
 } from './qemu-overlays.js'
+import { nowUs, stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { liftWriteProtection } from './write-protection.js'
 
@@ -67,6 +68,8 @@ export class QemuCapture {
   #end: Promise<string | null> | null = null
   /** Whether the transaction was sent. */
   #frozen = false
+  /** When the overlays were in place. */
+  #disks: Promise<number | null> = Promise.resolve(null)
 
   private constructor(context: CaptureContext, file: string, sink: ImageSink) {
     this.#context = context
@@ -149,7 +152,21 @@ export class QemuCapture {
     await rm(this.#file, { force: true })
   }
 
-  /** Saves disks and memory of the paused machine. `onResumed` is called once, when the guest runs again. */
+  /** Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round trip. */
+  async pause(deadline: Deadline): Promise<PauseInfo> {
+    const { stopped, behind } = stopMachine(
+      this.#context.qmp,
+      this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)],
+      deadline,
+    )
+    // Set first: an answer that comes too late does not mean that nothing was done.
+    this.#frozen = behind.length > 0
+    this.#disks = Promise.all(behind).then(() => (behind.length > 0 ? nowUs() : null))
+    this.#disks.catch(() => {}) // looked at by `run`
+    return stopped
+  }
+
+  /** Saves memory of the paused machine. `onResumed` is called once, when the guest runs again. */
   async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
     let resumedAt: ResumeInfo | null = null
     const resumed = (info: ResumeInfo) => {
@@ -169,19 +186,16 @@ export class QemuCapture {
   async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
     const { qmp, mode, wasRunning, machine } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
-    if (this.#overlays.length > 0) {
-      // Set first: an answer that comes too late does not mean that nothing was done.
-      this.#frozen = true
-      await qmp.execute(...snapshotTransaction(this.#overlays), deadline)
-    }
+    const disksAtUs = await this.#disks
     let image: Promise<WrittenImage>
     if (mode === 'background') {
       const running = qmp.event(({ name }) => name === 'RESUME', 'migrate (to run the guest on)', deadline)
       image = this.#sink.receive()
+      const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
       if (this.#end === null) await this.#migrate(deadline)
       const first = await Promise.race([running, this.#failure(image)])
       if (!wasRunning) await qmp.execute('stop', {}, deadline)
-      resumed({ resumedAtUs: first.atUs })
+      resumed({ resumedAtUs: first.atUs, ...stamps })
       await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
     } else {
       image = this.#sink.receive()
@@ -298,7 +312,7 @@ export class QemuCapture {
       await pauseFor(1, limit)
     }
     if (wasRunning && status.running === true) {
-      resumed?.({ resumedAtUs: Math.round((performance.timeOrigin + performance.now()) * 1000) })
+      resumed?.({ resumedAtUs: nowUs() })
     } else if (wasRunning) {
       const running = qmp.event(({ name }) => name === 'RESUME', 'cont', limit)
       await qmp.execute('cont', {}, limit)
@@ -314,7 +328,7 @@ export class QemuCapture {
           ),
         )
       }
-      resumed?.({ resumedAtUs: Math.round((performance.timeOrigin + performance.now()) * 1000) })
+      resumed?.({ resumedAtUs: nowUs() })
     }
   }
 

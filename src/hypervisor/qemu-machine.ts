@@ -2,7 +2,8 @@
 
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
-import { lendPriority } from '../linux/priority.js'
+import { endForgottenLead } from '../linux/priority.js'
+import { CutPace } from './cut-pace.js'
 import type {
   Capture,
   CaptureTarget,
@@ -42,6 +43,7 @@ import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } fro
 import { backgroundObstacle } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
+import { nowUs, stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
@@ -56,8 +58,6 @@ const next = {
   closed: [],
 } satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
 
-const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-
 export interface DriverSettings {
   readonly writer: ImageWriter
   readonly alwaysStopped: boolean
@@ -68,8 +68,7 @@ export class QemuMachine implements MachineControl {
   readonly name: string
   readonly #qmp: QmpClient
   readonly #process: ProcessIdentity | null
-  /** Set while the machine runs ahead of others for a cut; ends that. */
-  #ordinaryPace: (() => void) | null = null
+  readonly #pace: CutPace
   readonly #settings: DriverSettings
   #phase: Phase = 'idle'
   #capture: QemuCapture | null = null
@@ -81,6 +80,7 @@ export class QemuMachine implements MachineControl {
     this.#qmp = qmp
     this.#process = process
     this.#settings = settings
+    this.#pace = new CutPace(process?.pid ?? null)
   }
 
   static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
@@ -88,6 +88,7 @@ export class QemuMachine implements MachineControl {
     const process = identify(qmp.peer.pid)
     settings.writer.start()
     const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
+    if (isQemu) endForgottenLead(process.pid)
     return new QemuMachine(name, qmp, isQemu ? process : null, settings)
   }
 
@@ -168,16 +169,18 @@ export class QemuMachine implements MachineControl {
     this.#enter('preparing', 'prepare')
     try {
       const obstacle = await this.#backgroundObstacle(deadline)
-      const [status, migration, block] = (await Promise.all([
+      const [status, migration, block, cpus] = (await Promise.all([
         ...this.#qmp.executeAll(
           [
             ['query-status', {}],
             ['query-migrate', {}],
             ['query-block', {}],
+            ['query-cpus-fast', {}],
           ],
           deadline,
         ),
       ])) as unknown[]
+      this.#pace.setVcpus(cpus)
       const state = isObject(status) ? String(status.status) : ''
       checkRunState(this.name, state)
       checkMigration(this.name, isObject(migration) ? migration : {})
@@ -211,23 +214,23 @@ export class QemuMachine implements MachineControl {
     if (this.#phase === 'prepared') this.#phase = 'idle'
   }
 
+  hasten(): void {
+    this.#pace.begin()
+  }
+
   async pause(deadline: Deadline): Promise<PauseInfo> {
-    let pausedAtUs: number | null = null
-    const stop = this.#qmp.onEvent(({ name, atUs }) => {
-      if (name === 'STOP') pausedAtUs = atUs
-    })
-    if (this.#process !== null) this.#ordinaryPace ??= lendPriority(this.#process.pid)
+    const endStopping = this.#pace.stopping()
     try {
-      await this.#qmp.execute('stop', {}, deadline)
+      const capture = this.#capture
+      const info = await (capture?.pause(deadline) ?? stopMachine(this.#qmp, [], deadline).stopped)
+      this.#paused = true
+      return info
     } catch (error) {
-      this.#setPace()
+      this.#pace.end()
       throw error
     } finally {
-      stop()
+      endStopping()
     }
-    this.#paused = true
-    // No event: it was paused already.
-    return { pausedAtUs: pausedAtUs ?? nowUs() }
   }
 
   capture(deadline: Deadline): Capture {
@@ -245,11 +248,11 @@ export class QemuMachine implements MachineControl {
       onStuck = reject
     })
     const runsAgain = (info: ResumeInfo) => {
-      this.#setPace()
+      this.#pace.end()
       onResumed(info)
     }
     const sealed = capture.run(runsAgain, deadline).finally(() => {
-      this.#setPace()
+      this.#pace.end()
       if (this.#phase === 'capturing') this.#phase = 'idle'
     })
     // Had the machine been brought to run again, `resumed` would be settled by now.
@@ -269,14 +272,8 @@ export class QemuMachine implements MachineControl {
       stop()
     }
     this.#paused = false
-    this.#setPace()
+    this.#pace.end()
     return { resumedAtUs: resumedAtUs ?? nowUs() }
-  }
-
-  /** The guest runs: its threads get back the priority that they had. */
-  #setPace(): void {
-    this.#ordinaryPace?.()
-    this.#ordinaryPace = null
   }
 
   async destroy(deadline: Deadline): Promise<void> {
@@ -314,7 +311,7 @@ export class QemuMachine implements MachineControl {
 
   async close(): Promise<void> {
     await this.abandon().catch(() => {})
-    this.#setPace()
+    this.#pace.end()
     this.#phase = 'closed'
     this.#qmp.close()
   }

@@ -32,10 +32,16 @@ export interface Member {
   capture: Capture | null
   seal: SealInfo | null
   paused: boolean
+  /** It is its turn to stand still: see turns.ts. */
+  hasTurn: boolean
   readonly times: {
     gatedAtUs: number
+    /** When the wait for the guest to read ended; the pause is asked for then. */
+    settledAtUs: number
     pausedAtUs: number
     cutAtUs: number
+    disksAtUs?: number
+    savingAtUs?: number
     resumedAtUs: number
     releasedAtUs: number
     sealedAtUs: number
@@ -85,7 +91,15 @@ export async function prepareMember(
     for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
     const ports = host.ports.ofMachine(vm, request.network)
     const otherPorts = host.ports.ofMachine(vm).filter((port) => port.network !== request.network)
-    const times = { gatedAtUs: 0, pausedAtUs: 0, cutAtUs: 0, resumedAtUs: 0, releasedAtUs: 0, sealedAtUs: 0 }
+    const times = {
+      gatedAtUs: 0,
+      settledAtUs: 0,
+      pausedAtUs: 0,
+      cutAtUs: 0,
+      resumedAtUs: 0,
+      releasedAtUs: 0,
+      sealedAtUs: 0,
+    }
     return {
       vm,
       ports,
@@ -96,6 +110,7 @@ export async function prepareMember(
       capture: null,
       seal: null,
       paused: false,
+      hasTurn: false,
       times,
       residue: 0,
       lost: 0,

@@ -1,8 +1,10 @@
 // Performs one host's part of a snapshot: the effects that local-snapshot.ts decides on, with real machines, the real
 // datapath and real time. Every wait has the session's deadline; however it ends, gates are open and machines run.
 
+import { availableParallelism } from 'node:os'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import { runAhead } from '../../src/linux/priority.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import { type Host, nowUs } from './host.js'
@@ -11,6 +13,11 @@ import { type Member, prepareMember, recover, residueOf, type SessionRequest, se
 import type { MemberEffect } from './member-cut.js'
 import { closureRecords, writePart } from './part.js'
 import { Recording } from './recording.js'
+import { Turns } from './turns.js'
+
+/** How long the daemon may run ahead of everything, waiting for TAKE and then for the cuts of all machines. */
+const TAKE_LEAD_MS = 3000
+const CUT_LEAD_MS = 300
 
 export class SnapshotSession {
   readonly request: SessionRequest
@@ -26,9 +33,17 @@ export class SnapshotSession {
   private readonly timer: NodeJS.Timeout
   private readonly listeners = new Set<(event: LocalEvent) => void>()
   private readonly past: LocalEvent[] = []
+  /** How many of them the listeners have heard. */
+  private told = 0
+  /** Guests stand still: what need not be done now, and who need not be told now, waits. */
+  private hurries = false
   private closures: readonly ChannelClosed[] = []
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
+  /** At standing still, from pause to resume: a cut keeps two cores busy, the daemon's and the hypervisor's. */
+  private readonly turns = new Turns(Math.max(1, Math.floor(availableParallelism() / 2)))
+  /** Each ends a lead that this thread or the datapath's has. */
+  private readonly leads: (() => void)[] = []
 
   private constructor(
     host: Host,
@@ -52,6 +67,7 @@ export class SnapshotSession {
       'Give it more time with --deadline, or look at the log for what was slow.',
     )
     this.timer = setTimeout(() => this.abort(late.report()), deadline - performance.now())
+    this.leads.push(runAhead([process.pid], 'switch', TAKE_LEAD_MS))
   }
 
   /** Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing is left. */
@@ -111,14 +127,21 @@ export class SnapshotSession {
 
   /** Hears every event of the session from its beginning; returns how to stop. */
   listen(listener: (event: LocalEvent) => void): () => void {
-    for (const event of this.past) listener(event)
+    for (const event of this.past.slice(0, this.told)) listener(event)
     this.listeners.add(listener)
     return () => this.listeners.delete(listener)
   }
 
   private publish(event: LocalEvent): void {
     this.past.push(event)
-    for (const listener of this.listeners) listener(event)
+    if (!this.hurries) this.tell()
+  }
+
+  private tell(): void {
+    while (this.told < this.past.length) {
+      const event = this.past[this.told++]
+      for (const listener of this.listeners) listener(event)
+    }
   }
 
   private input(input: LocalInput): void {
@@ -135,6 +158,7 @@ export class SnapshotSession {
     const { network, epoch, policy } = this.request
     switch (effect.kind) {
       case 'begin': {
+        this.hurry()
         const until = nowUs() / 1000 + (this.deadline - performance.now())
         this.host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.fail(thrown))
         return
@@ -173,14 +197,20 @@ export class SnapshotSession {
       this.input({ kind: 'member', vm, event })
     switch (effect) {
       case 'gate':
+        control.hasten()
         await datapath.call('gate', { network, ports })
         await gateOthers(this.host, member.otherPorts)
         times.gatedAtUs = nowUs()
         return say('gated')
       case 'settle':
         await settle(this.host, member)
+        times.settledAtUs = nowUs()
         return say('settled')
       case 'pause':
+        await this.turns.take()
+        member.hasTurn = true
+        // Called off meanwhile: it stays as it is.
+        if (this.machine.members.get(vm)?.state !== 'pausing') return
         member.paused = true
         times.pausedAtUs = (await control.pause(this.deadline)).pausedAtUs
         this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
@@ -208,8 +238,9 @@ export class SnapshotSession {
           },
           (thrown) => this.fail(thrown),
         )
-        times.resumedAtUs = (await capture.resumed).resumedAtUs
+        Object.assign(times, await capture.resumed)
         member.paused = false
+        this.endTurn(member)
         this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
         const { journal, log } = this.host
         journal
@@ -220,9 +251,11 @@ export class SnapshotSession {
       case 'release':
         times.releasedAtUs = await release(this.host, network, ports)
         await releaseOthers(this.host, member.otherPorts)
+        if ([...this.members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.endHurry()
         return say('released')
       case 'recover':
         await recover(this.host, network, member)
+        this.endTurn(member)
         return say('recovered')
     }
   }
@@ -233,8 +266,27 @@ export class SnapshotSession {
     return written
   }
 
+  private endTurn(member: Member): void {
+    if (member.hasTurn) this.turns.give()
+    member.hasTurn = false
+  }
+
+  private hurry(): void {
+    this.hurries = true
+    const end = runAhead([process.pid, this.host.datapath.thread], 'switch', CUT_LEAD_MS)
+    const timer = setTimeout(() => this.endHurry(), CUT_LEAD_MS)
+    this.leads.push(end, () => clearTimeout(timer))
+  }
+
+  private endHurry(): void {
+    for (const end of this.leads.splice(0)) end()
+    this.hurries = false
+    this.tell()
+  }
+
   private finish(error: ErrorReport | null): void {
     clearTimeout(this.timer)
+    this.endHurry()
     this.error = error
     const { network, snapshot } = this.request
     const cleanUp = async () => {

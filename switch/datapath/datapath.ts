@@ -51,6 +51,8 @@ export class Datapath extends EventEmitter<Events> {
   restarts = 0
   /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */
   bootId = newBootId()
+  /** The worker's thread id. */
+  thread = 0
   private readonly options: DatapathOptions
   private readonly wakeFd: number
   private readonly wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
@@ -92,6 +94,7 @@ export class Datapath extends EventEmitter<Events> {
       worker.on('message', (message: FromWorker) => {
         if (message.kind !== 'ready') return this.take(message)
         ready = true
+        this.thread = message.thread
         resolve()
       })
     })

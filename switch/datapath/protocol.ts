@@ -113,7 +113,7 @@ export type DatapathEvent =
     }
   | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
 
-export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready' }
+export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready'; readonly thread: number }
 
 export interface WorkerInput {
   readonly counters: SharedArrayBuffer

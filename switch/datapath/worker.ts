@@ -5,7 +5,7 @@ import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_thread
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
-import { raisePriority } from '../../src/linux/priority.js'
+import { ownThread, raisePriority } from '../../src/linux/priority.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import type { SnapshotSide } from '../forwarding/snapshot-side.js'
@@ -307,6 +307,6 @@ function post(message: FromWorker): void {
 if (parentPort !== null) {
   raisePriority()
   const loop = new DatapathLoop(workerData as WorkerInput)
-  post({ kind: 'ready' })
+  post({ kind: 'ready', thread: ownThread() })
   loop.run()
 }

@@ -32,7 +32,10 @@ const member = (vm: string, gateMs: number, downMs: number): MemberStamps => ({
   vm,
   host: 'a',
   gatedAtUs: start + gateMs * 1000,
+  settledAtUs: start + (gateMs + 1) * 1000,
   pausedAtUs: start + (gateMs + 2) * 1000,
+  disksAtUs: start + (gateMs + 3) * 1000,
+  savingAtUs: start + (gateMs + 4) * 1000,
   cutAtUs: start + (gateMs + 3) * 1000,
   resumedAtUs: start + (gateMs + 2 + downMs) * 1000,
   releasedAtUs: start + (gateMs + 3 + downMs) * 1000,
@@ -90,9 +93,10 @@ t.test('downtime, skew and stretches come from the stamps', async (t) => {
   t.same(summary.downtime, { count: 2, p50: 5, p99: 9 })
   t.equal(summary.skew.p99, 4)
   t.equal(summary.gateSkew.p99, 4)
-  t.equal(summary.stretches.settleAndStop.p50, 2)
+  t.equal(summary.stretches.stop.p50, 1)
   t.equal(summary.stretches.drainAndFlip.p50, 1)
-  t.equal(summary.stretches.captureToResume.p99, 8)
+  t.equal(summary.stretches.toSave.p50, 1)
+  t.equal(summary.stretches.saveToResume.p99, 7)
   t.equal(summary.stretches.release.p99, 1)
   t.same(summary.frames, { held: 6, early: 2, recorded: 4, residue: 0, lost: 0 })
 })

@@ -13,6 +13,7 @@ import { rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import { digestFile, storeError, syncFile } from '../../files/durable.js'
+import { CutPace } from '../cut-pace.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import { restoreHugePages } from '../huge-pages.js'
 import type { CaptureTarget, Deadline, ResumeInfo, SealInfo } from '../hypervisor.js'
@@ -64,6 +65,7 @@ export class DomainCapture {
   readonly #file: string
   readonly #descriptorName = `snapswitch-${randomBytes(4).toString('hex')}`
   readonly #process: ProcessIdentity | null
+  readonly #pace: CutPace
   #sink: ImageSink | null = null
   #overlays: DomainOverlay[] = []
   #settings: MigrationSettings | null = null
@@ -76,6 +78,7 @@ export class DomainCapture {
     this.#context = context
     this.#file = file
     this.#process = findQemu(context.domain.uuid)
+    this.#pace = new CutPace(this.#process?.pid ?? null)
   }
 
   static async prepare(context: CaptureContext, target: CaptureTarget, deadline: Deadline): Promise<DomainCapture> {
@@ -141,6 +144,10 @@ export class DomainCapture {
       if (error instanceof SnapswitchError && error.code === 'HYPERVISOR_REFUSED') this.#migrating = false
       throw error
     }
+  }
+
+  hasten(): void {
+    this.#pace.begin()
   }
 
   /** Undoes `prepare`. The machine runs on if it ran. */

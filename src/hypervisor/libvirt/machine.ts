@@ -170,6 +170,10 @@ export class LibvirtMachine implements MachineControl {
     if (this.#phase === 'prepared') this.#phase = 'idle'
   }
 
+  hasten(): void {
+    this.#capture?.hasten()
+  }
+
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const pausedAtUs = await this.#during('STOP', () => this.#link.call('suspend', {}, deadline))
     this.#paused = true

@@ -1,0 +1,46 @@
+// The pace of a hypervisor's threads around a cut: a guest that stands still must not wait for its hypervisor behind guests
+// that run (src/linux/priority.ts says why nice values do not do that).
+
+import { runAhead, threadsOf } from '../linux/priority.js'
+import { isObject } from './qmp-messages.js'
+
+/** How long threads may run ahead of everything at most: a vCPU to stop, the others until the guest runs again. */
+const stopMs = 20
+const cutMs = 300
+
+export class CutPace {
+  readonly #pid: number | null
+  #vcpus: readonly number[] = []
+  #end: (() => void) | null = null
+
+  /** `pid` null: a process that cannot be seen goes at its own pace. */
+  constructor(pid: number | null) {
+    this.#pid = pid
+  }
+
+  /** The vCPUs' threads, by QEMU's answer to `query-cpus-fast`; one may count them in a pid namespace of its own. */
+  setVcpus(answer: unknown): void {
+    const threads = new Set(this.#pid === null ? [] : threadsOf(this.#pid))
+    const named = Array.isArray(answer) ? answer.map((cpu) => (isObject(cpu) ? cpu['thread-id'] : null)) : []
+    this.#vcpus = named.filter((thread): thread is number => typeof thread === 'number' && threads.has(thread))
+  }
+
+  /** All but the vCPUs run ahead from now on: first to read what the guest was sent, then to do the cut. */
+  begin(): void {
+    if (this.#pid === null || this.#end !== null) return
+    const others = threadsOf(this.#pid).filter((thread) => !this.#vcpus.includes(thread))
+    this.#end = runAhead(others, 'hypervisor', cutMs)
+  }
+
+  /** Until the returned function is called the vCPUs do, too: one that gets no core does not see that it shall stop. */
+  stopping(): () => void {
+    this.begin()
+    return runAhead(this.#vcpus, 'vcpu', stopMs)
+  }
+
+  /** The guest runs: everything goes at the pace that it had. */
+  end(): void {
+    this.#end?.()
+    this.#end = null
+  }
+}
