@@ -207,8 +207,11 @@ export class SnapshotSession {
         times.settledAtUs = nowUs()
         return say('settled')
       case 'pause':
-        await this.turns.take()
-        member.hasTurn = true
+        // One that stands still for as long as its memory is saved must not keep the others' gates closed.
+        if (member.info.captureMode === 'background') {
+          await this.turns.take()
+          member.hasTurn = true
+        }
         // Called off meanwhile: it stays as it is.
         if (this.machine.members.get(vm)?.state !== 'pausing') return
         member.paused = true
