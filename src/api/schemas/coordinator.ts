@@ -1,0 +1,122 @@
+// The coordinator: manifests, orders, reports, progress.
+
+import { type Static, Type } from '@sinclair/typebox'
+import { Count, closed, Epoch, ErrorReportSchema, Milliseconds, Name, nullable, TimeUs } from './basic.js'
+import { LocalPart, Policy } from './local-snapshot.js'
+
+export const SnapshotState = Type.Union([Type.Literal('pending'), Type.Literal('complete'), Type.Literal('failed')])
+
+export const SnapshotFigures = Type.Object(
+  {
+    /** From the TAKE going out to the manifest being complete. */
+    globalMs: Type.Number(),
+    /** First to last cut. */
+    skewMs: Type.Number(),
+    /** Longest pause of a member. */
+    downtimeMaxMs: Type.Number(),
+    held: Count,
+    early: Count,
+    recorded: Count,
+    lost: Count,
+  },
+  closed,
+)
+export type SnapshotFigures = Static<typeof SnapshotFigures>
+
+export const Manifest = Type.Object(
+  {
+    format: Type.Literal(1),
+    network: Name,
+    name: Name,
+    state: SnapshotState,
+    epoch: Epoch,
+    policy: Policy,
+    createdAt: Type.String(),
+    finishedAt: nullable(Type.String()),
+    version: Type.String(),
+    /** One per host that took part; empty while pending. */
+    parts: Type.Array(LocalPart),
+    figures: nullable(SnapshotFigures),
+    error: nullable(ErrorReportSchema),
+    /** Only in failed ones: hosts that could not be told to discard it; the coordinator tries again when it starts. */
+    undiscarded: Type.Optional(Type.Array(Name)),
+  },
+  closed,
+)
+export type Manifest = Static<typeof Manifest>
+
+/** POST /v1/snapshots answers with a stream of Progress; the last has `manifest` or `error`. */
+export const CreateRequest = Type.Object(
+  {
+    network: Name,
+    name: Name,
+    policy: Type.Optional(Policy),
+    deadlineMs: Type.Optional(Milliseconds),
+    /** Wait for a snapshot that is under way, up to the deadline, instead of being refused. */
+    wait: Type.Optional(Type.Boolean()),
+    /** Record what an audit needs. */
+    record: Type.Optional(Type.Boolean()),
+  },
+  closed,
+)
+export type CreateRequest = Static<typeof CreateRequest>
+
+/** POST /v1/snapshots/:network/:name/restore answers with a stream of Progress. */
+export const RestoreOrder = Type.Object(
+  {
+    /** machine -> host; those left out go back to where they were cut. */
+    placement: Type.Optional(Type.Record(Type.String(), Name)),
+    /** End machines of those names that still run. */
+    replace: Type.Optional(Type.Boolean()),
+    deadlineMs: Type.Optional(Milliseconds),
+  },
+  closed,
+)
+export type RestoreOrder = Static<typeof RestoreOrder>
+
+export const RestoreReport = Type.Object({
+  network: Name,
+  name: Name,
+  epoch: Epoch,
+  placement: Type.Record(Type.String(), Name),
+  restoreMs: Type.Number(),
+  transferredBytes: Count,
+  channelFrames: Count,
+  resumedSkewMs: Type.Number(),
+})
+export type RestoreReport = Static<typeof RestoreReport>
+
+export const Progress = Type.Union([
+  Type.Object({
+    type: Type.Literal('step'),
+    text: Type.String(),
+    host: Type.Optional(Type.String()),
+    vm: Type.Optional(Type.String()),
+    atUs: TimeUs,
+  }),
+  Type.Object({ type: Type.Literal('manifest'), manifest: Manifest }),
+  Type.Object({ type: Type.Literal('restored'), report: RestoreReport }),
+  Type.Object({ type: Type.Literal('error'), error: ErrorReportSchema }),
+])
+export type Progress = Static<typeof Progress>
+
+export const CoordinatorStatus = Type.Object({
+  version: Type.String(),
+  pid: Type.Integer(),
+  networks: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      busy: nullable(Type.String()),
+      hosts: Type.Array(
+        Type.Object({
+          host: Type.String(),
+          socket: Type.String(),
+          reachable: Type.Boolean(),
+          error: nullable(ErrorReportSchema),
+          members: Type.Array(Type.String()),
+        }),
+      ),
+    }),
+  ),
+})
+export type CoordinatorStatus = Static<typeof CoordinatorStatus>

@@ -1,0 +1,172 @@
+// A snapshot as one host's agent takes part in it: preflight, requests, its events, and its part of the manifest.
+
+import { type Static, Type } from '@sinclair/typebox'
+import {
+  Count,
+  closed,
+  Epoch,
+  ErrorReportSchema,
+  FileReference,
+  Mac,
+  Milliseconds,
+  Name,
+  nullable,
+  TimeUs,
+} from './basic.js'
+import { Peer } from './switch.js'
+
+/** What early frames meet: a bounded buffer, or (as VNsnap and the UnaCloud study did) the floor. */
+export const Policy = Type.Union([Type.Literal('buffer'), Type.Literal('drop')])
+export type Policy = Static<typeof Policy>
+
+export const CaptureMode = Type.Union([Type.Literal('background'), Type.Literal('stopped')])
+
+/** GET /v1/networks/:network/preflight. Changes nothing. `problems` empty: this host could take part now. */
+export const Preflight = Type.Object({
+  host: Type.String(),
+  version: Type.String(),
+  bootId: Type.String(),
+  /** Highest epoch that any port of the network here has, or has ever had. */
+  epoch: Epoch,
+  members: Type.Array(
+    Type.Object({
+      vm: Name,
+      ports: Type.Array(Type.String()),
+      memoryBytes: Count,
+      captureMode: CaptureMode,
+      captureModeReason: nullable(Type.String()),
+    }),
+  ),
+  peers: Type.Array(Peer),
+  /** Ports to a LAN, where every other host with one must be a peer. */
+  uplinks: Type.Optional(Type.Array(Type.String())),
+  freeBytes: Count,
+  neededBytes: Count,
+  problems: Type.Array(ErrorReportSchema),
+})
+export type Preflight = Static<typeof Preflight>
+
+/** POST /v1/networks/:network/snapshots/:snapshot/prepare. Does the slow work before the cut; undone by discard. */
+export const PrepareRequest = Type.Object(
+  {
+    epoch: Epoch,
+    policy: Policy,
+    deadlineMs: Milliseconds,
+    /** Write down what happens to every member's frame around the cut, for an audit. */
+    record: Type.Optional(Type.Boolean()),
+  },
+  closed,
+)
+export type PrepareRequest = Static<typeof PrepareRequest>
+
+/** POST .../take answers with a stream of LocalEvent, one JSON object a line; the last is `done` or `failed`. */
+
+/** POST .../discard: whatever was prepared or taken under this name here is undone; epochs go forward to `epoch`. */
+export const DiscardRequest = Type.Object({ epoch: Epoch }, closed)
+export type DiscardRequest = Static<typeof DiscardRequest>
+
+export const PortRecord = Type.Object(
+  {
+    name: Name,
+    device: Type.String(),
+    mac: nullable(Mac),
+    mtu: Type.Optional(Count),
+    /** Left out: the snapshot's. A machine's ports in others go where it goes, and are no part of the snapshot. */
+    network: Type.Optional(Name),
+  },
+  closed,
+)
+/** What a member's port needs to exist again on another host. */
+export type PortRecord = Static<typeof PortRecord>
+
+export const FrozenDiskRecord = Type.Object(
+  {
+    name: Type.String(),
+    /** The frozen chain, top first. */
+    layers: Type.Array(
+      Type.Object({ file: FileReference, format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) }, closed),
+    ),
+    /** The overlay that the machine wrote to after the cut. */
+    overlay: Type.String(),
+  },
+  closed,
+)
+export type FrozenDiskRecord = Static<typeof FrozenDiskRecord>
+
+export const MemberPart = Type.Object(
+  {
+    vm: Name,
+    ports: Type.Array(PortRecord),
+    /** hypervisor.ts MachineDefinition, kept as it is. */
+    definition: Type.Unknown(),
+    memory: FileReference,
+    disks: Type.Array(FrozenDiskRecord),
+    captureMode: CaptureMode,
+    gatedAtUs: TimeUs,
+    /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */
+    settledAtUs: Type.Optional(TimeUs),
+    pausedAtUs: TimeUs,
+    /** When its ports flipped: the cut's instant. */
+    cutAtUs: TimeUs,
+    /** When its overlays were in place, and when the hypervisor was told to save memory and go on; if the driver can tell. */
+    disksAtUs: Type.Optional(TimeUs),
+    savingAtUs: Type.Optional(TimeUs),
+    resumedAtUs: TimeUs,
+    releasedAtUs: TimeUs,
+    sealedAtUs: TimeUs,
+    /** Frames that waited behind the gate, of any color. */
+    held: Count,
+    /** Of those and others: frames from after their sender's cut that waited for this member's. */
+    early: Count,
+    /** In-transit frames in the channel state, residue included. */
+    recorded: Count,
+    residue: Count,
+    lost: Count,
+  },
+  closed,
+)
+export type MemberPart = Static<typeof MemberPart>
+
+/** How one incoming channel (from one peer switch) closed. */
+export const ChannelClosure = Type.Object(
+  {
+    port: Type.String(),
+    host: nullable(Type.String()),
+    expected: Count,
+    received: Count,
+    lost: Count,
+    /** True: by count; false: the closure deadline passed first. */
+    byCount: Type.Boolean(),
+  },
+  closed,
+)
+export type ChannelClosure = Static<typeof ChannelClosure>
+
+/** One host's share of a snapshot; also kept there as part.json. */
+export const LocalPart = Type.Object(
+  {
+    host: Name,
+    bootId: Type.String(),
+    network: Name,
+    snapshot: Name,
+    epoch: Epoch,
+    members: Type.Array(MemberPart),
+    channel: FileReference,
+    closures: Type.Array(ChannelClosure),
+    /** What happened to every member's frame around the cut (src/trace/events.ts); only of snapshots made with `record`. */
+    events: Type.Optional(FileReference),
+  },
+  closed,
+)
+export type LocalPart = Static<typeof LocalPart>
+
+export const LocalEvent = Type.Union([
+  Type.Object({ type: Type.Literal('paused'), vm: Name, atUs: TimeUs }),
+  Type.Object({ type: Type.Literal('cut'), vm: Name, atUs: TimeUs }),
+  Type.Object({ type: Type.Literal('resumed'), vm: Name, atUs: TimeUs }),
+  Type.Object({ type: Type.Literal('sealed'), vm: Name, bytes: Count }),
+  Type.Object({ type: Type.Literal('closed'), closures: Type.Array(ChannelClosure) }),
+  Type.Object({ type: Type.Literal('done'), part: LocalPart }),
+  Type.Object({ type: Type.Literal('failed'), error: ErrorReportSchema }),
+])
+export type LocalEvent = Static<typeof LocalEvent>

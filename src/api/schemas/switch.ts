@@ -1,0 +1,101 @@
+// What a host's switch daemon shows of itself: status, ports, counters, peers, the FDB.
+
+import { type Static, Type } from '@sinclair/typebox'
+import { Count, Epoch, ErrorReportSchema, Mac, nullable } from './basic.js'
+
+export const Peer = Type.Object({
+  port: Type.String(),
+  /** The peer's name for itself; null until its first HELLO. */
+  host: nullable(Type.String()),
+  bootId: nullable(Type.String()),
+  alive: Type.Boolean(),
+  /** Milliseconds since its last HELLO. */
+  lastHeardMs: nullable(Type.Number()),
+})
+export type Peer = Static<typeof Peer>
+
+export const PortKind = Type.Union([
+  Type.Literal('member'),
+  Type.Literal('plain'),
+  Type.Literal('trunk'),
+  Type.Literal('uplink'),
+])
+export type PortKind = Static<typeof PortKind>
+
+export const PortCounters = Type.Object({
+  rxFrames: Count,
+  rxBytes: Count,
+  txFrames: Count,
+  txBytes: Count,
+  rxGso: Count,
+  txGso: Count,
+  /** Frames lost by the kernel before the switch saw them (PACKET_STATISTICS). */
+  kernelDrops: Count,
+  held: Count,
+  recorded: Count,
+  /** Frames whose source address was not learned, for want of room. They were forwarded. */
+  unlearned: Type.Optional(Count),
+  /** By reason; only reasons that occurred. */
+  drops: Type.Record(Type.String(), Count),
+})
+export type PortCounters = Static<typeof PortCounters>
+
+export const PortInfo = Type.Object({
+  name: Type.String(),
+  network: Type.String(),
+  device: Type.String(),
+  kind: PortKind,
+  vm: nullable(Type.String()),
+  epoch: nullable(Epoch),
+  gate: Type.Union([Type.Literal('open'), Type.Literal('closed')]),
+  up: Type.Boolean(),
+  /** Why it carries no frames, when it carries none. */
+  problem: nullable(ErrorReportSchema),
+  mtu: Count,
+  counters: PortCounters,
+})
+export type PortInfo = Static<typeof PortInfo>
+
+/** One forwarding entry, with the words of `bridge -j fdb show`. */
+export const FdbEntry = Type.Object({
+  mac: Mac,
+  ifname: Type.String(),
+  port: Type.String(),
+  vlan: Type.Optional(Type.Integer()),
+  flags: Type.Array(Type.String()),
+  master: Type.String(),
+  state: Type.String(),
+  /** Seconds since the address was last seen as a source. */
+  used: Type.Number(),
+})
+export type FdbEntry = Static<typeof FdbEntry>
+
+export const SwitchStatus = Type.Object({
+  host: Type.String(),
+  version: Type.String(),
+  bootId: Type.String(),
+  pid: Type.Integer(),
+  uptimeSeconds: Type.Number(),
+  datapathRestarts: Count,
+  networks: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      epoch: Epoch,
+      /** The snapshot or restore under way, if any. */
+      busy: nullable(Type.String()),
+      ports: Count,
+      fdbEntries: Count,
+      peers: Type.Array(Peer),
+    }),
+  ),
+  machines: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      ports: Type.Array(Type.String()),
+      qmp: nullable(Type.String()),
+      /** For a domain of libvirt, instead of `qmp`. */
+      libvirt: Type.Optional(Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) })),
+    }),
+  ),
+})
+export type SwitchStatus = Static<typeof SwitchStatus>
