@@ -167,7 +167,7 @@ export function markdown(report: Report): string {
     '',
     'TAKE skew: first to last gate of a snapshot. Downtime is drain + flip, wait for disks, and devices + protection (QEMU saves',
     'its devices, write-protects memory, and runs on). The overlays (disks) slide in beside drain + flip. Settle, and turn + stop',
-    '(few machines of a host stand still at once), run before it: behind the closed gate, but the guest still works.',
+    '(few machines of a host are stopped at once), run before it: behind the closed gate, but the guest still works.',
     '',
     ...table(measured, breakdownColumns),
     '',

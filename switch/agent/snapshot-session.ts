@@ -40,7 +40,7 @@ export class SnapshotSession {
   private closures: readonly ChannelClosed[] = []
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
-  /** At standing still, from pause to resume: a cut keeps two cores busy, the daemon's and the hypervisor's. */
+  /** From pause to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
   private readonly turns = new Turns(Math.max(1, Math.floor(availableParallelism() / 2)))
   /** Each ends a lead that this thread or the datapath's has. */
   private readonly leads: (() => void)[] = []
@@ -232,6 +232,7 @@ export class SnapshotSession {
       case 'capture': {
         const capture = control.capture(this.deadline)
         member.capture = capture
+        this.endTurn(member)
         capture.sealed.then(
           (seal) => {
             member.seal = seal
@@ -243,7 +244,6 @@ export class SnapshotSession {
         )
         Object.assign(times, await capture.resumed)
         member.paused = false
-        this.endTurn(member)
         this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
         const { journal, log } = this.host
         journal
