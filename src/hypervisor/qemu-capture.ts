@@ -11,6 +11,7 @@ import { constants } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import { nowUs } from './clock.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { restoreHugePages } from './huge-pages.js'
 import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
@@ -28,7 +29,7 @@ import {
   snapshotTransaction,
   storeFull,
 } from './qemu-overlays.js'
-import { nowUs, stopMachine } from './qemu-stop.js'
+import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { liftWriteProtection } from './write-protection.js'
 

@@ -3,6 +3,7 @@
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { endForgottenLead } from '../linux/priority.js'
+import { nowUs } from './clock.js'
 import { CutPace } from './cut-pace.js'
 import type {
   Capture,
@@ -43,7 +44,7 @@ import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } fro
 import { backgroundObstacle } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { mergeDown } from './qemu-overlays.js'
-import { nowUs, stopMachine } from './qemu-stop.js'
+import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 

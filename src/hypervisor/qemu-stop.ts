@@ -1,10 +1,9 @@
 // Stopping a QEMU as fast as it goes: the guest stands still from the STOP event on, and what comes after it in QEMU's
 // answer to `stop` (draining and flushing its disks) need not be waited for.
 
+import { nowUs } from './clock.js'
 import type { Deadline, PauseInfo } from './hypervisor.js'
 import type { JsonObject, QmpClient } from './qmp.js'
-
-export const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 
 /**
  * Sends `stop` and further commands in one write. `stopped` resolves at the STOP event, which QEMU sends when its vCPUs and

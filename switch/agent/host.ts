@@ -22,11 +22,6 @@ export interface Host {
   readonly log: Logger
 }
 
-/** Unix time in microseconds. */
-export function nowUs(): number {
-  return Math.round((performance.timeOrigin + performance.now()) * 1000)
-}
-
 /**
  * The highest epoch ever used per network, and that of its last restore: the fence, below which colors are of a former
  * incarnation. Both are on disk before any port knows of them, and never go back.

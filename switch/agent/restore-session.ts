@@ -13,11 +13,12 @@ import type {
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/ethernet.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { nowUs } from '../../src/hypervisor/clock.js'
 import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../ports.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
-import { type Host, nowUs } from './host.js'
+import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */

@@ -2,6 +2,7 @@
 
 import { closeSync, openSync } from 'node:fs'
 import koffi from 'koffi'
+import type { Test } from 'tap'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { check, errnoName, libc } from '../../src/linux/libc.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
@@ -116,4 +117,22 @@ export function idOf({ bytes }: FrameCopy): number {
   let at = VNET_HEADER_LENGTH + 12
   while (bytes[at] !== TYPE[0] || bytes[at + 1] !== TYPE[1]) at += 4
   return new DataView(bytes.buffer, bytes.byteOffset).getUint32(at + 2)
+}
+
+/** Frames 0, 1, 2 without a tag, with one, and with two, as long as the MTU lets them be: they arrive as they were sent. */
+export async function tagsArrive(t: Pick<Test, 'equal' | 'same'>, sender: Station, receiver: Station): Promise<void> {
+  const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
+  for (const [id, inner] of tags.entries()) {
+    t.equal(sender.send(testFrame(id, { tags: inner, length: 1514 + (inner.length === 4 ? 4 : 0) })), null)
+  }
+  const frames = await receiver.collect(3)
+  t.same(frames.map(idOf), [0, 1, 2])
+  t.same(
+    frames.map(({ tagTpid, tagTci, bytes }) => [tagTpid, tagTci, bytes.length - 10]),
+    [
+      [0, 0, 1514],
+      [0x8100, 0x6064, 1514],
+      [0x88a8, 200, 1510],
+    ],
+  )
 }

@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
-import { idOf, stations, testFrame } from './station.js'
+import { stations, tagsArrive } from './station.js'
 import { type Running, root, World } from './world.js'
 
 t.setTimeout(180_000)
@@ -83,20 +83,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
   await t.test('the ends’ own tags stay inside, up to the MTU', async (t) => {
     const [sender, receiver] = stations(t, world, 'one', 'two')
     const onTrunk = await world.capture('b', 'trunk', 'ether', 'src', '02:00:00:00:00:01')
-    const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
-    for (const [id, inner] of tags.entries()) {
-      t.equal(sender.send(testFrame(id, { tags: inner, length: 1514 + (inner.length === 4 ? 4 : 0) })), null)
-    }
-    const frames = await receiver.collect(3)
-    t.same(frames.map(idOf), [0, 1, 2])
-    t.same(
-      frames.map(({ tagTpid, tagTci, bytes }) => [tagTpid, tagTci, bytes.length - 10]),
-      [
-        [0, 0, 1514],
-        [0x8100, 0x6064, 1514],
-        [0x88a8, 200, 1510],
-      ],
-    )
+    await tagsArrive(t, sender, receiver)
     await sleep(100)
     const seen = await onTrunk.stop()
     t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan 1, p 0, ethertype 802\.1Q.*vlan 100, p 3/)

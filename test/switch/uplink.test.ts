@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { until } from '../lab/command.js'
-import { idOf, stations, testFrame } from './station.js'
+import { idOf, stations, tagsArrive } from './station.js'
 import { root, type Switch, World } from './world.js'
 
 t.setTimeout(180_000)
@@ -130,20 +130,7 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
 
   await t.test('frames of any kind and length arrive once, whole and in order', async (t) => {
     const [one, two, out] = stations(t, world, 'one', 'two', 'out')
-    const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
-    for (const [id, inner] of tags.entries()) {
-      t.equal(one.send(testFrame(id, { tags: inner, length: 1514 + (inner.length === 4 ? 4 : 0) })), null)
-    }
-    const frames = await two.collect(3)
-    t.same(frames.map(idOf), [0, 1, 2])
-    t.same(
-      frames.map(({ tagTpid, tagTci, bytes }) => [tagTpid, tagTci, bytes.length - 10]),
-      [
-        [0, 0, 1514],
-        [0x8100, 0x6064, 1514],
-        [0x88a8, 200, 1510],
-      ],
-    )
+    await tagsArrive(t, one, two)
     t.same((await out.collect(3)).map(idOf), [0, 1, 2], 'and once outside')
     t.same([two.received().length, out.received().length], [0, 0])
   })

@@ -13,6 +13,7 @@ import { rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import { digestFile, storeError, syncFile } from '../../files/durable.js'
+import { nowUs } from '../clock.js'
 import { CutPace } from '../cut-pace.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import { restoreHugePages } from '../huge-pages.js'
@@ -37,8 +38,6 @@ const drainMs = 60_000
 
 /** qemu-migration.ts uses of a QmpClient what a DomainLink has too. */
 export const asQmp = (link: DomainLink): QmpClient => link as unknown as QmpClient
-
-const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 
 /** The QEMU process of a domain; null when it cannot be seen from here. */
 export function findQemu(uuid: string): ProcessIdentity | null {

@@ -2,6 +2,7 @@
 
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { nowUs } from '../clock.js'
 import type {
   Capture,
   CaptureTarget,
@@ -41,8 +42,6 @@ function machineState(state: number): MachineState {
   if (state === domainState.running || state === domainState.blocked) return 'running'
   return state === domainState.paused ? 'paused' : 'other'
 }
-
-const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 
 export interface LibvirtSettings {
   readonly process: LibvirtProcess
