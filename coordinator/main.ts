@@ -2,6 +2,7 @@
 
 import { destination, pino } from 'pino'
 import { version } from '../src/api/version.js'
+import { lockDirectory } from '../src/linux/directory-lock.js'
 import { loadCoordinatorConfig } from './config.js'
 import { Coordinator } from './coordinator.js'
 import { createCoordinatorApi } from './server.js'
@@ -19,6 +20,8 @@ export async function runCoordinator(configPath: string): Promise<void> {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, resolve)
   })
   try {
+    await api.check()
+    lockDirectory(config.store)
     await api.listen()
     logger.info({ socket: config.socket, store: config.store, networks: Object.keys(config.networks) }, 'listening')
     const recovery = coordinator.recover()

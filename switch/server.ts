@@ -1,6 +1,5 @@
 // The switch daemon's API: thin routes over ports, datapath and agent.
 
-import type { Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { routes } from '../src/api/paths.js'
 import {
@@ -20,7 +19,7 @@ import {
   RestoreResumed,
   SwitchStatus,
 } from '../src/api/schemas.js'
-import { type ApiInstance, streamNdjson } from '../src/api/server.js'
+import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
 import type { Host } from './agent/host.js'
 
@@ -125,7 +124,7 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
 
   app.put(routes.file, { schema: { params: OfFile } }, async (request) => {
     const { network, snapshot, digest } = request.params
-    await host.store.receiveFile(network, snapshot, digest, request.body as Readable)
+    await host.store.receiveFile(network, snapshot, digest, uploadOf(request.body))
     return {}
   })
 }

@@ -1,7 +1,7 @@
 // What both daemons' APIs share: fastify on a unix socket, schema validation, errors as reports, streams, OpenAPI.
 
 import { chmod, mkdir, stat, unlink } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { Readable } from 'node:stream'
 import fastifySwagger from '@fastify/swagger'
@@ -80,6 +80,10 @@ const statusOf: Partial<Record<ErrorCode, number>> = {
 }
 
 const jsonBodyLimit = 8 * 1024 * 1024
+/** Clients beyond this are turned away: a few commands and one coordinator need a handful of connections. */
+const maxConnections = 512
+/** sun_path of unix(7) without its final zero. Node cuts a longer path off and binds what is left. */
+const maxSocketPath = 107
 
 export async function createApi(options: ApiOptions): Promise<Api> {
   const app = Fastify({
@@ -95,12 +99,15 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     return503OnClosing: true,
     // What the router refuses never gets to the error handler below.
     frameworkErrors: (error, request, reply) => answerError(error, request, reply),
+    clientErrorHandler: refuseUnreadable,
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.server.headersTimeout = 10_000
+  app.server.maxConnections = maxConnections
 
   app.setValidatorCompiler(({ schema, httpPart }) => {
     const check = validator(schema as TSchema)
     return (value: unknown) => {
+      if (value instanceof Readable) return { error: invalidRequest('a body of JSON is wanted here, not a file') }
       if (check(value)) return { value }
       const found = check.findings().slice(0, 5).map(describeFinding).join('; ')
       return { error: invalidRequest(`${httpPart ?? 'request'}: ${found}`) }
@@ -131,6 +138,12 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     listen: () => listen(app, options.socketPath),
     close: (graceMs = 2_000) => close(app, graceMs),
   }
+}
+
+/** The body of a file upload. Throws REQUEST_INVALID when the client has sent something else. */
+export function uploadOf(body: unknown): Readable {
+  if (body instanceof Readable) return body
+  throw invalidRequest('a file is wanted here, as application/octet-stream')
 }
 
 export interface ErrorBody {
@@ -176,9 +189,22 @@ function answerError(
 ): FastifyReply {
   const failure = fromFastify(error)
   const status = statusOf[failure.code] ?? 500
-  const level = status >= 500 ? 'error' : 'info'
-  request.log[level]({ err: failure, url: request.url, method: request.method }, failure.message)
+  const { url, method } = request
+  // What a client has got wrong needs no stack.
+  if (status >= 500) request.log.error({ err: failure, url, method }, failure.message)
+  else request.log.info({ code: failure.code, url, method }, failure.message)
   return reply.status(status).send({ error: failure.report() } satisfies ErrorBody)
+}
+
+/** What is no HTTP, or has a head that is too large or too slow, gets the same form of answer as everything else. */
+function refuseUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const body = JSON.stringify({ error: invalidRequest(`no readable HTTP request: ${error.message}`, error).report() })
+  const head = `HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}`
+  socket.end(`${head}\r\n\r\n${body}`, () => socket.destroy())
 }
 
 function fromFastify(error: FastifyError | SnapswitchError): SnapswitchError {
@@ -215,6 +241,8 @@ async function listen(app: ApiInstance, socketPath: string): Promise<void> {
 }
 
 async function prepareSocket(socketPath: string): Promise<void> {
+  const bytes = Buffer.byteLength(socketPath)
+  if (bytes > maxSocketPath) throw new Error(`the path has ${bytes} bytes, ${maxSocketPath} fit`)
   await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
   await removeStale(socketPath)
 }
@@ -229,7 +257,7 @@ async function withSocketErrors(socketPath: string, act: () => Promise<void>): P
     throw new SnapswitchError(
       code === 'EACCES' || code === 'EPERM' ? 'PERMISSION' : 'SYSCALL',
       `cannot listen on ${socketPath}: ${(thrown as Error).message}`,
-      'Run as root, or choose another `socket:` in the configuration (a path of at most 107 bytes).',
+      'Run as root, or choose another `socket:` in the configuration.',
       thrown,
     )
   }

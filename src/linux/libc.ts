@@ -29,6 +29,7 @@ interface Libc {
   /** `address` of an array of struct pollfd. */
   poll(address: number, count: number, timeoutMs: number): number
   eventfd(initial: number, flags: number): number
+  flock(fd: number, operation: number): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
   if_nametoindex(name: string): number
@@ -61,6 +62,7 @@ function bindLibc(): Libc {
     recvmmsg: library.func('int recvmmsg(int, uintptr_t, uint32_t, int, uintptr_t)'),
     poll: library.func('int poll(uintptr_t, ulong, int)'),
     eventfd: library.func('int eventfd(uint32_t, int)'),
+    flock: library.func('int flock(int, int)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
     if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),

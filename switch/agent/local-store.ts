@@ -22,6 +22,7 @@ import { Epoch, type FileReference, LocalPart, Name, PortKind } from '../../src/
 import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { digestFile, freeBytes, storeError, writeDurable } from '../../src/files/durable.js'
+import { lockDirectory } from '../../src/linux/directory-lock.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
 const directoryMode = 0o711
@@ -62,12 +63,14 @@ export class LocalStore {
     this.state = state
   }
 
+  /** Throws DEVICE_BUSY when another daemon's records are there, STORE_IO. */
   async open(): Promise<void> {
     try {
       await mkdir(join(this.state, 'snapshots'), { recursive: true, mode: directoryMode })
       await mkdir(join(this.state, 'machines'), { recursive: true, mode: directoryMode })
+      lockDirectory(this.state)
     } catch (thrown) {
-      throw storeError(`cannot make the state directory ${this.state}`, thrown)
+      throw storeError(`cannot use the state directory ${this.state}`, thrown)
     }
   }
 

@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { stat, writeFile } from 'node:fs/promises'
-import { createServer, type Server, type Socket } from 'node:net'
+import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
@@ -11,7 +11,7 @@ import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
 import { Connection, lineLimit, splitLines } from '../../src/api/connection.js'
 import { pathOf, routes } from '../../src/api/paths.js'
 import { CreateRequest, type Progress } from '../../src/api/schemas.js'
-import { createApi, streamNdjson } from '../../src/api/server.js'
+import { createApi, streamNdjson, uploadOf } from '../../src/api/server.js'
 import { validator } from '../../src/api/validate.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { silent, workDirectory } from '../coordinator/fake-switch.js'
@@ -83,6 +83,32 @@ t.test('answers, refusals and their codes', async (t) => {
   await t.rejects(connection.json('GET', '/v1/nothing', anything, soon), { code: 'REQUEST_INVALID', message: /no GET/ })
   const openapi = (await connection.json('GET', routes.openapi, anything, soon)) as { paths: Record<string, unknown> }
   t.ok(openapi.paths['/v1/snapshots'], 'the API describes itself')
+})
+
+t.test('requests of the wrong kind: refused in the same form, and no file stays open', async (t) => {
+  const { app, listen, socketPath } = await api(t)
+  app.post(routes.snapshots, { schema: { body: CreateRequest } }, () => ({}))
+  app.put(routes.file, async (request) => ({ bytes: uploadOf(request.body).readableLength }))
+  await listen()
+  const said = async (request: string) => {
+    const socket = createConnection(socketPath)
+    socket.end(request)
+    let answer = ''
+    for await (const piece of socket) answer += String(piece)
+    return JSON.parse(answer.slice(answer.indexOf('\r\n\r\n'))) as { error: ErrorReport }
+  }
+  const upload = `${routes.file} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type:`
+  const requests: Record<string, RegExp> = {
+    'no HTTP\r\n\r\n': /no readable HTTP/,
+    [`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n\r\n`]: /no readable HTTP/,
+    [`PUT ${upload} application/json\r\nContent-Length: 2\r\n\r\n{}`]: /a file is wanted/,
+    [`PUT ${upload.replace('Content-Type:', '')}Content-Length: 0\r\n\r\n`]: /a file is wanted/,
+    [`POST ${upload.replace(routes.file, routes.snapshots)} application/octet-stream\r\nContent-Length: 2\r\n\r\n{}`]:
+      /JSON is wanted/,
+  }
+  for (const [request, message] of Object.entries(requests)) {
+    t.match((await said(request)).error, { code: 'REQUEST_INVALID', message }, request.slice(0, 60))
+  }
 })
 
 t.test('names are escaped into one path segment', async (t) => {
@@ -251,6 +277,12 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
   await t.rejects(second.listen(), { code: 'DEVICE_BUSY', message: /another daemon listens/ })
   await second.close(0)
   t.ok((await stat(socketPath)).isSocket(), 'the refused one has not removed it')
+  const long = { socketPath: `${socketPath}${'x'.repeat(108)}`, logger: silent, title: 'test', version: '1' }
+  await t.rejects(
+    (await createApi(long)).listen(),
+    { code: 'SYSCALL', message: /107 fit/ },
+    'a path that would be cut off',
+  )
   await close(0)
   await t.rejects(stat(socketPath), { code: 'ENOENT' })
 

@@ -111,7 +111,7 @@ t.test('a bad configuration: one error that says where, exit code 1', async (t) 
   t.match(log(), /^what to do: /m)
 })
 
-t.test('a second coordinator on the same socket is refused, and the first is not disturbed', async (t) => {
+t.test('a second coordinator on the same socket or store is refused, and the first is not disturbed', async (t) => {
   const directory = await workDirectory(t)
   const config = join(directory, 'lab.yaml')
   const socket = join(directory, 'c.sock')
@@ -125,6 +125,11 @@ t.test('a second coordinator on the same socket is refused, and the first is not
   const [code] = (await once(second.child, 'close')) as [number | null]
   t.equal(code, 1)
   t.match(second.log(), /^error DEVICE_BUSY: another daemon listens/m)
+  const beside = join(directory, 'beside.yaml')
+  await writeFile(beside, (await readFile(config, 'utf8')).replace('c.sock', 'd.sock'))
+  const third = start(t, beside)
+  t.equal(((await once(third.child, 'close')) as [number | null])[0], 1)
+  t.match(third.log(), /^error DEVICE_BUSY: another daemon keeps its records in .*store/m)
   const client = new CoordinatorClient(socket)
   t.teardown(() => client.close())
   t.match(await client.status({ deadlineMs: 5_000 }), { networks: [{ hosts: [{ host: 'a', reachable: false }] }] })

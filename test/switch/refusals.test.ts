@@ -197,6 +197,13 @@ t.test('what is taken already', root, async (t) => {
     t.match(result.stderr, /^error DEVICE_BUSY: one is a port of another switch daemon/m)
     t.equal(await stateOf(world), before, 'the filter of the one that runs is untouched')
   })
+  await t.test('its state directory', async (t) => {
+    const content = { ...network({ two: { device: 'two' } }), state: world.state('host') }
+    const result = await world.refused('host', world.configFile('host', content, 'd'))
+    t.equal(result.code, 1)
+    t.match(result.stderr, /^error DEVICE_BUSY: another daemon keeps its records in /m)
+    t.equal(await stateOf(world), before)
+  })
   t.equal(await daemon.stop(), 0)
 
   await t.test('a file that is no socket stands where the socket should be', async (t) => {
