@@ -18,6 +18,7 @@ import type {
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { runAhead } from '../src/linux/priority.js'
+import { collectGarbage } from '../src/runtime/engine.js'
 import type { Transfer } from './sequence/restore-plan.js'
 
 export interface Call {
@@ -46,11 +47,12 @@ export interface Agents {
 }
 
 /** Time to send TAKE to all hosts. */
-const TAKE_LEAD_MS = 30
+const TAKE_LEAD_MS = 5
 
 export class SocketAgents implements Agents {
   readonly #network: string
   readonly #clients: ReadonlyMap<string, SwitchClient>
+  #collecting: NodeJS.Immediate | undefined
 
   /** `sockets`: host -> path of its switch daemon's socket. */
   constructor(network: string, sockets: Readonly<Record<string, string>>) {
@@ -66,7 +68,11 @@ export class SocketAgents implements Agents {
   }
 
   async prepare(host: string, snapshot: string, request: PrepareRequest, call: Call): Promise<void> {
-    await this.#client(host).prepare(this.#network, snapshot, request, options(call))
+    const prepared = this.#client(host).prepare(this.#network, snapshot, request, options(call))
+    // While the hosts work there is time for it, at TAKE there is none.
+    clearImmediate(this.#collecting)
+    this.#collecting = setImmediate(collectGarbage)
+    await prepared
   }
 
   take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent> {

@@ -3,6 +3,7 @@
 import { destination, pino } from 'pino'
 import { version } from '../src/api/version.js'
 import { lockDirectory } from '../src/linux/directory-lock.js'
+import { keepCompiled } from '../src/runtime/engine.js'
 import { loadCoordinatorConfig } from './config.js'
 import { Coordinator } from './coordinator.js'
 import { createCoordinatorApi } from './server.js'
@@ -10,6 +11,7 @@ import { Catalogue } from './store/catalogue.js'
 
 /** Resolves when the coordinator has been stopped by a signal. Throws what keeps it from starting. */
 export async function runCoordinator(configPath: string): Promise<void> {
+  keepCompiled()
   const config = loadCoordinatorConfig(configPath)
   const logger = pino({ name: 'coordinator', level: config.log }, destination({ fd: 2, sync: true }))
   const catalogue = new Catalogue(config.store)

@@ -56,9 +56,14 @@ export interface FrameCopy {
   readonly color: number
 }
 
+/** Writes what a FrameCopy has as `bytes` to `memory`, from `at` on. */
+export function writeCopy(frame: Frame, memory: Uint8Array, at: number): void {
+  memory.set(frame.bytes.subarray(frame.vnet, frame.vnet + VNET_HEADER_LENGTH), at)
+  memory.set(frame.bytes.subarray(frame.start, frame.start + frame.length), at + VNET_HEADER_LENGTH)
+}
+
 export function copyFrame(frame: Frame): FrameCopy {
   const bytes = new Uint8Array(VNET_HEADER_LENGTH + frame.length)
-  bytes.set(frame.bytes.subarray(frame.vnet, frame.vnet + VNET_HEADER_LENGTH))
-  bytes.set(frame.bytes.subarray(frame.start, frame.start + frame.length), VNET_HEADER_LENGTH)
+  writeCopy(frame, bytes, 0)
   return { bytes, tagTpid: frame.tagTpid, tagTci: frame.tagTci, color: frame.color }
 }

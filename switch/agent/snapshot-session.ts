@@ -6,6 +6,7 @@ import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
 import { runAhead } from '../../src/linux/priority.js'
+import { collectGarbage } from '../../src/runtime/engine.js'
 import type { ChannelClosed } from '../forwarding/snapshot-side.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
@@ -87,6 +88,8 @@ export class SnapshotSession {
       const failed = prepared.find((result) => result.status === 'rejected')
       if (failed !== undefined) throw failed.reason
       if (request.record === true) recording = await Recording.start(host, request)
+      // What preparing has left behind; in the cut there is no time for it.
+      collectGarbage()
       await host.datapath.call('arm', {
         network,
         ports: members.flatMap((member) => member.ports.map((port) => port.index)),

@@ -86,7 +86,10 @@ export class PortState {
   closed = false
   /** Closed still, but what waits is being let out in portions: it opens when the last one has gone. */
   opening = false
+  /** Set while frames are copied there. */
   armed: ArmedCopies | null = null
+  /** The same from one snapshot to the next. */
+  copies: ArmedCopies | null = null
   /** Highest early color the agent has been told of. */
   earlyNotified = -1
   readonly hold: HoldQueue

@@ -1,7 +1,14 @@
 // What a snapshot remembers of frames: the last ones delivered to a port that is about to cut (some may still lie unread
 // in its TAP queue: the residue), and the in-transit ones, which are the channel state.
 
-import { copyFrame, type Frame, type FrameCopy, NO_COLOR } from '../../src/frame/frame.js'
+import {
+  copyFrame,
+  type Frame,
+  type FrameCopy,
+  NO_COLOR,
+  VNET_HEADER_LENGTH,
+  writeCopy,
+} from '../../src/frame/frame.js'
 import type { HoldBounds } from './hold-queue.js'
 
 export interface RecordedFrame {
@@ -12,40 +19,86 @@ export interface RecordedFrame {
   readonly at: number
 }
 
-/** Copies of the latest frames delivered to one port, oldest overwritten first. */
+/**
+ * Copies of the latest frames delivered to one port, oldest overwritten first. They lie one behind the other in memory that is
+ * set aside once: under bulk traffic a thousand frames of 64 KiB come between arming and cut, and the garbage of as many
+ * copies would be collected in the middle of it.
+ */
 export class ArmedCopies {
-  private readonly ring: (FrameCopy | undefined)[]
-  private readonly maxBytes: number
-  private bytes = 0
+  private readonly memory: Uint8Array
+  private readonly maxFrames: number
+  /** Per frame kept, a ring: where it lies, and what a FrameCopy has beside its bytes. */
+  private readonly offsets: Int32Array
+  private readonly lengths: Int32Array
+  private readonly tags: Int32Array
+  private readonly colors: Float64Array
+  /** Where the next frame goes. */
+  private end = 0
   private oldest = 0
   private count = 0
 
+  /** The memory is not touched before it is needed. Shared, it does not count as the engine's own: no collection comes of it. */
   constructor(bounds: HoldBounds) {
-    this.ring = new Array(bounds.frames)
-    this.maxBytes = bounds.bytes
+    this.memory = new Uint8Array(new SharedArrayBuffer(bounds.bytes))
+    this.maxFrames = bounds.frames
+    this.offsets = new Int32Array(bounds.frames)
+    this.lengths = new Int32Array(bounds.frames)
+    this.tags = new Int32Array(bounds.frames * 2)
+    this.colors = new Float64Array(bounds.frames)
+  }
+
+  /** Nothing is kept any more. */
+  clear(): void {
+    this.end = 0
+    this.oldest = 0
+    this.count = 0
   }
 
   push(frame: Frame): void {
-    while (this.count > 0 && (this.count === this.ring.length || this.bytes + frame.length > this.maxBytes))
-      this.forgetOldest()
-    const copy = copyFrame(frame)
-    this.ring[(this.oldest + this.count) % this.ring.length] = copy
+    const { memory, offsets, lengths } = this
+    const length = VNET_HEADER_LENGTH + frame.length
+    // What is not kept ends the run of latest frames: those before it are no longer the latest.
+    if (length > memory.length) {
+      this.clear()
+      return
+    }
+    if (this.count === this.maxFrames) this.forgetOldest()
+    let at = this.end
+    if (at + length > memory.length) {
+      // The rest of the memory stays empty: the frames in it are the oldest.
+      while (this.count > 0 && offsets[this.oldest] >= at) this.forgetOldest()
+      at = 0
+    }
+    while (this.count > 0 && offsets[this.oldest] >= at && offsets[this.oldest] < at + length) this.forgetOldest()
+    writeCopy(frame, memory, at)
+    const slot = (this.oldest + this.count) % this.maxFrames
+    offsets[slot] = at
+    lengths[slot] = length
+    this.tags[slot * 2] = frame.tagTpid
+    this.tags[slot * 2 + 1] = frame.tagTci
+    this.colors[slot] = frame.color
     this.count++
-    this.bytes += copy.bytes.length
+    this.end = at + length
   }
 
   /** The last `wanted` frames, oldest first; fewer when fewer were kept. */
   last(wanted: number): FrameCopy[] {
     const taken = Math.min(wanted, this.count)
     const copies: FrameCopy[] = []
-    for (let i = this.count - taken; i < this.count; i++) copies.push(this.ring[(this.oldest + i) % this.ring.length]!)
+    for (let i = this.count - taken; i < this.count; i++) {
+      const slot = (this.oldest + i) % this.maxFrames
+      copies.push({
+        bytes: this.memory.slice(this.offsets[slot], this.offsets[slot] + this.lengths[slot]),
+        tagTpid: this.tags[slot * 2],
+        tagTci: this.tags[slot * 2 + 1],
+        color: this.colors[slot],
+      })
+    }
     return copies
   }
 
   private forgetOldest(): void {
-    this.bytes -= this.ring[this.oldest]!.bytes.length
-    this.ring[this.oldest] = undefined
-    this.oldest = (this.oldest + 1) % this.ring.length
+    this.oldest = (this.oldest + 1) % this.maxFrames
     this.count--
   }
 }

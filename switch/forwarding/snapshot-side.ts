@@ -99,7 +99,11 @@ export class SnapshotSide {
   }
 
   arm(ports: readonly number[]): void {
-    for (const port of this.members(ports)) port.armed = new ArmedCopies(ARMED_BOUNDS)
+    for (const port of this.members(ports)) {
+      port.copies ??= new ArmedCopies(ARMED_BOUNDS)
+      port.copies.clear()
+      port.armed = port.copies
+    }
   }
 
   gate(ports: readonly number[]): void {
