@@ -58,6 +58,8 @@ export const NetworkConfig = Type.Object(
     ageing: Type.Integer({ minimum: 10, maximum: 1_000_000, default: 300 }),
     /** Bounds per port of frames held while a snapshot is taken. */
     hold: Bounds(16384, 64 * 1024 * 1024),
+    /** The same, of all ports together. */
+    networkHold: Bounds(131_072, 512 * 1024 * 1024),
     /** Bounds of one snapshot's channel state on this host. */
     record: Bounds(65536, 256 * 1024 * 1024),
     /** Milliseconds from a peer's marker until what it sent and did not come counts as lost. */

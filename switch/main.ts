@@ -117,7 +117,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
   const { datapath, ports, machines, epochs, log } = host
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {
-    const { linkLocal, transit, ageing, hold, record, closureDeadline } = network
+    const { linkLocal, transit, ageing, hold, networkHold, record, closureDeadline } = network
     const controlKey = network.controlKey === undefined ? null : readControlKey(network.controlKey)
     // It was good when the configuration was checked, a moment ago.
     if (typeof controlKey === 'string') throw new SnapswitchError('CONFIG_INVALID', controlKey, 'Check the key file.')
@@ -129,6 +129,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
       transit,
       fdb,
       hold,
+      networkHold,
       record,
       closureDeadline,
       controlKey,

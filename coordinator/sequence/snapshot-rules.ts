@@ -146,6 +146,7 @@ export function figuresOf(parts: readonly LocalPart[], globalMs: number): Snapsh
     early: sum((m) => m.early),
     recorded: sum((m) => m.recorded),
     lost: sum((m) => m.lost) + channelsLost,
+    dropped: sum((m) => m.dropped ?? 0),
   }
 }
 

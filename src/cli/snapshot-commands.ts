@@ -260,7 +260,7 @@ function describeManifest(manifest: Manifest): string {
   if (figures !== null) {
     lines.push(
       `took ${formatMs(figures.globalMs)}; longest downtime ${formatMs(figures.downtimeMaxMs)}; cut skew ${formatMs(figures.skewMs)}\n`,
-      `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost\n`,
+      `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
     )
   }
   const rows = membersOf(manifest).map(({ host, part }) => [
@@ -274,6 +274,7 @@ function describeManifest(manifest: Manifest): string {
     part.early,
     part.recorded,
     part.lost,
+    part.dropped ?? 0,
   ])
   const times = membersOf(manifest).map(({ part: m }) => {
     const between = (from: number | undefined, to: number | undefined) =>
@@ -289,7 +290,8 @@ function describeManifest(manifest: Manifest): string {
     ]
   })
   const phases = ['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED']
-  const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', 'HELD', 'EARLY', 'RECORDED', 'LOST']
+  const counts = ['HELD', 'EARLY', 'RECORDED', 'LOST', 'DROPPED']
+  const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', ...counts]
   if (rows.length > 0) lines.push('\n', formatTable(head, rows), '\n', formatTable(phases, times))
   return lines.join('')
 }

@@ -11,7 +11,7 @@ import type {
   MachineInfo,
   SealInfo,
 } from '../../src/hypervisor/hypervisor.js'
-import { Counter, ROW } from '../forwarding/counters.js'
+import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../ports.js'
 import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
@@ -48,8 +48,8 @@ export interface Member {
   }
   residue: number
   lost: number
-  /** Counters of its ports when the snapshot began: held, early, recorded. */
-  readonly before: { held: number; early: number; recorded: number }
+  /** When the snapshot began. */
+  readonly before: MemberCounters
   /** The step under way: recovery waits for it, so that no two steps of one machine overlap. */
   step: Promise<void>
 }
@@ -124,11 +124,22 @@ export async function prepareMember(
   }
 }
 
-/** What the ports of a machine have counted so far. */
-export function countersOf(host: Host, ports: readonly PortEntry[]): { held: number; early: number; recorded: number } {
+/** Frames to a machine's ports, as counted so far. */
+interface MemberCounters {
+  readonly held: number
+  readonly early: number
+  /** For want of room, or early under the policy `drop`. */
+  readonly dropped: number
+}
+
+export function countersOf(host: Host, ports: readonly PortEntry[]): MemberCounters {
   const sum = (counter: number) =>
     ports.reduce((total, port) => total + host.datapath.counters[port.index * ROW + counter], 0)
-  return { held: sum(Counter.held), early: sum(Counter.early), recorded: sum(Counter.recorded) }
+  return {
+    held: sum(Counter.held),
+    early: sum(Counter.early),
+    dropped: sum(Drop['hold-overflow']) + sum(Drop['early-dropped']),
+  }
 }
 
 /** Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. */

@@ -98,6 +98,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     recorded,
     residue: member.residue,
     lost: member.lost,
+    dropped: after.dropped - member.before.dropped,
   }
 }
 

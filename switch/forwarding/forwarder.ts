@@ -22,7 +22,7 @@ import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
-import type { HoldBounds } from './hold-queue.js'
+import { type HoldBounds, HoldRoom } from './hold-queue.js'
 import type { Journal } from './journal.js'
 import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type ForwarderEvents, SnapshotSide } from './snapshot-side.js'
@@ -38,7 +38,10 @@ export interface ForwarderOptions {
   /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
   readonly transit: boolean
   readonly fdb: FdbOptions
+  /** Bounds of what a port holds. */
   readonly hold: HoldBounds
+  /** Bounds of what all ports hold together. */
+  readonly networkHold: HoldBounds
   /** Bounds of the channel state of one snapshot. */
   readonly record: HoldBounds
   /** Milliseconds from a peer's marker until its missing frames count as lost. */
@@ -63,6 +66,7 @@ export class Forwarder {
   /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
   journal: Journal | null = null
   uplink: UplinkSide | null = null
+  readonly holdRoom: HoldRoom
   /** What was counted with each peer on the uplink's LAN, by its switch's address: outlives the uplink's device. */
   readonly uplinkChannels = new Map<number, PeerChannel>()
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
@@ -73,6 +77,7 @@ export class Forwarder {
   constructor(options: ForwarderOptions, counters: CounterTable, events: ForwarderEvents) {
     this.options = options
     this.counters = counters
+    this.holdRoom = new HoldRoom(options.networkHold)
     this.fdb = new Fdb(options.fdb, MAX_PORTS + MAX_PEERS)
     this.trunks = new TrunkSide(this, events)
     this.snapshots = new SnapshotSide(this, events)
@@ -80,7 +85,7 @@ export class Forwarder {
 
   addPort(spec: PortSpec, output: Output): PortState {
     if (spec.kind === 'uplink') this.uplink = new UplinkSide(this, spec, output)
-    const port = this.uplink?.port.spec === spec ? this.uplink.port : new PortState(spec, output, this.options)
+    const port = this.uplink?.port.spec === spec ? this.uplink.port : new PortState(spec, output, this)
     if (port.isMember && port.epoch > this.epoch) this.epoch = port.epoch
     if (port.isMember) port.fence = this.fence
     this.byIndex[spec.index] = port

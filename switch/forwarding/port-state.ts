@@ -6,7 +6,7 @@ import type { PortKind } from '../../src/api/schemas.js'
 import { PeerChannel } from '../../src/epoch/channel.js'
 import type { Frame } from '../../src/frame/frame.js'
 import { ROW } from './counters.js'
-import { type HoldBounds, HoldQueue } from './hold-queue.js'
+import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'
 import type { ArmedCopies } from './recorder.js'
 import type { UplinkPeer } from './uplink-peer.js'
 
@@ -61,10 +61,14 @@ export interface PeerSpec {
   readonly channel: PeerChannel | undefined
 }
 
-interface PortOptions {
-  readonly hold: HoldBounds
-  /** Trunks forward to trunks. */
-  readonly transit: boolean
+/** What a port must know of its forwarder. */
+interface PortSurroundings {
+  readonly options: {
+    readonly hold: HoldBounds
+    /** Trunks forward to trunks. */
+    readonly transit: boolean
+  }
+  readonly holdRoom: HoldRoom
 }
 
 export class PortState {
@@ -96,7 +100,7 @@ export class PortState {
   readonly channel: PeerChannel | null
   readonly peer: UplinkPeer | null
 
-  constructor(spec: PortSpec, output: Output, options: PortOptions, peer?: PeerSpec) {
+  constructor(spec: PortSpec, output: Output, { options, holdRoom }: PortSurroundings, peer?: PeerSpec) {
     this.spec = spec
     this.index = peer?.index ?? spec.index
     this.side = peer === undefined ? SIDES[spec.kind] : Side.PEER
@@ -106,7 +110,7 @@ export class PortState {
     this.output = output
     this.row = spec.index * ROW
     this.epoch = spec.epoch
-    this.hold = new HoldQueue(options.hold)
+    this.hold = new HoldQueue(options.hold, holdRoom)
     this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel()) : null
     this.peer = peer?.peer ?? null
   }

@@ -86,7 +86,7 @@ export class UplinkSide implements Output {
     this.device = device
     this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
     this.claims = new Claims(forwarder, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
-    this.port = new PortState(spec, this, forwarder.options)
+    this.port = new PortState(spec, this, forwarder)
   }
 
   /** A frame from the LAN. The port that it is to be forwarded from: the outside world's or a peer's. Null: it is dealt with. */
@@ -301,7 +301,7 @@ export class UplinkSide implements Output {
     const usesBit = spec.uplink!.color === 'dscp'
     const peer = new UplinkPeer(mac, spec.mac, this.device, { bootId: options.bootId, mtu: this.mtu, usesBit }, now)
     const known = this.forwarder.uplinkChannels.get(macNumber(macHigh(mac, 0), macLow(mac, 0)))
-    const port = new PortState({ ...spec, kind: 'trunk' }, peer, options, {
+    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.forwarder, {
       index: MAX_PORTS + place,
       peer,
       channel: known,

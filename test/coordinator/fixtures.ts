@@ -60,6 +60,7 @@ export function memberOf(host: string, vm: string): MemberPart {
     recorded: 1,
     residue: 0,
     lost: 0,
+    dropped: 4,
   }
 }
 

@@ -114,7 +114,15 @@ t.test('the straight way', async (t) => {
     outcome?.manifest?.parts.map((p) => p.host),
     ['a', 'b'],
   )
-  t.match(outcome?.manifest?.figures, { held: 9, early: 6, recorded: 3, lost: 0, downtimeMaxMs: 10, skewMs: 0 })
+  t.match(outcome?.manifest?.figures, {
+    held: 9,
+    early: 6,
+    recorded: 3,
+    lost: 0,
+    dropped: 12,
+    downtimeMaxMs: 10,
+    skewMs: 0,
+  })
   t.same(bench.of('discard'), [])
 })
 

@@ -89,6 +89,7 @@ export const defaults: ForwarderOptions = {
   transit: false,
   fdb: { capacity: 1024, perPort: 512, ageing: 300 },
   hold: { frames: 1000, bytes: 1 << 20 },
+  networkHold: { frames: 1e6, bytes: 1e9 },
   record: { frames: 1000, bytes: 1 << 20 },
   closureDeadline: 200,
   controlKey: null,

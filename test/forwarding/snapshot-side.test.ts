@@ -119,6 +119,22 @@ t.test('a full hold queue drops the rest, counted', async (t) => {
   t.same(rig.ids(), [[], [1, 2]])
 })
 
+t.test('hold queues have a bound together, too; room that one gives up is there for all', async (t) => {
+  const rig = new Rig(['member', 'member', 'member'], { networkHold: { frames: 3, bytes: 1 << 20 } })
+  const { snapshots } = rig.forwarder
+  snapshots.gate([1, 2])
+  for (const id of [1, 2]) rig.receive(0, { id })
+  t.same([rig.count(1, 'held'), rig.count(2, 'held')], [2, 1])
+  t.same([rig.drops(1, 'hold-overflow'), rig.drops(2, 'hold-overflow')], [0, 1])
+  snapshots.release([1], rig.now)
+  rig.receive(0, { id: 3 })
+  rig.forwarder.removePort(2)
+  snapshots.gate([1])
+  for (const id of [4, 5, 6, 7]) rig.receive(0, { id })
+  snapshots.release([1], rig.now)
+  t.same(rig.outputs[1].ids(), [1, 2, 3, 4, 5, 6])
+})
+
 t.test('an early frame waits for its receiver’s cut, and asks for it once', async (t) => {
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
   const { snapshots } = rig.forwarder

@@ -61,6 +61,7 @@ export class Worker {
         transit: scenario.chain,
         fdb: { capacity: 64, perPort: 32, ageing: 300 },
         hold: { frames: scenario.hold, bytes: 1 << 26 },
+        networkHold: { frames: 1e6, bytes: 1e9 },
         record: { frames: scenario.record, bytes: 1 << 28 },
         closureDeadline: 200,
         controlKey: scenario.keyed ? CONTROL_KEY : null,

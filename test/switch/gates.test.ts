@@ -33,6 +33,7 @@ const options = {
   transit: false,
   fdb: defaultFdbOptions,
   hold: { frames: 16_384, bytes: 1 << 26 },
+  networkHold: { frames: 131_072, bytes: 1 << 29 },
   record: { frames: 16_384, bytes: 1 << 26 },
   closureDeadline: 200,
   controlKey: null,

@@ -18,6 +18,8 @@ export const SnapshotFigures = Type.Object(
     early: Count,
     recorded: Count,
     lost: Count,
+    /** Frames that found no room in a hold queue, or were early under the policy `drop`. */
+    dropped: Type.Optional(Count),
   },
   closed,
 )

@@ -122,6 +122,8 @@ export const MemberPart = Type.Object(
     recorded: Count,
     residue: Count,
     lost: Count,
+    /** Frames for it that were not held though they should have been: no room, or early under the policy `drop`. */
+    dropped: Type.Optional(Count),
   },
   closed,
 )

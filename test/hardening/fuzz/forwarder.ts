@@ -112,6 +112,7 @@ class Run {
       transit: random.chance(0.3),
       fdb: { capacity: random.integer(1, 40), perPort: random.integer(1, 20), ageing: random.integer(1, 300) },
       hold: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
+      networkHold: { frames: random.integer(0, 80), bytes: random.integer(0, 40_000) },
       record: { frames: random.integer(0, 40), bytes: random.integer(0, 20_000) },
       closureDeadline: 200,
       controlKey: random.chance(0.25) ? KEY : null,
