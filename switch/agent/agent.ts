@@ -19,6 +19,7 @@ import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { Moves } from './local-store.js'
 import type { SessionRequest } from './member.js'
+import { type PeerNews, PeerNewsdesk } from './peer-news.js'
 import { preflight } from './preflight.js'
 import { removePart } from './removal.js'
 import { checkRestore, RestoreSession } from './restore-session.js'
@@ -48,6 +49,7 @@ export class Agent {
   private readonly networks: readonly string[]
   private readonly sessions = new Map<string, Session>()
   private readonly giveWay = new Map<string, NodeJS.Timeout>()
+  private readonly peerNews = new PeerNewsdesk((news, more) => this.peerHeard(news, more))
   private readonly configured: ReadonlySet<string>
   /** The last snapshot per network, also when it has ended. */
   private readonly last = new Map<string, SnapshotSession>()
@@ -315,6 +317,7 @@ export class Agent {
   /** Ends what is under way, gates open. */
   async close(): Promise<void> {
     for (const timer of this.giveWay.values()) clearTimeout(timer)
+    this.peerNews.close()
     for (const { snapshot, restore } of this.sessions.values()) {
       snapshot?.abort(
         new SnapswitchError(
@@ -339,19 +342,22 @@ export class Agent {
         else if (session === null) this.waitForUnknown(event.network, event.epoch)
         return
       case 'peer':
-        this.host.log.info({ network: event.network, peer: event.host, epoch: event.epoch }, 'peer switch heard')
-        // A peer that has made cuts we know nothing of: we were away. Its frames must not be early to us for ever.
-        if (!this.sessions.has(event.network) && event.epoch > this.host.epochs.get(event.network)) {
-          this.advance(event.network, event.epoch).catch((thrown) =>
-            this.host.log.error({ err: thrown }, 'cannot advance'),
-          )
-        }
+        this.peerNews.heard(event)
         return
       case 'refused': {
         const port = this.host.ports.byIndex(event.port)?.name ?? null
         const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
         this.host.log.warn({ network: event.network, port, reason: event.reason }, text)
       }
+    }
+  }
+
+  private peerHeard({ network, host, epoch }: PeerNews, more: number): void {
+    const others = more === 0 ? {} : { more }
+    this.host.log.info({ network, peer: host, epoch, ...others }, 'peer switch heard')
+    // A peer that has made cuts we know nothing of: we were away. Its frames must not be early to us for ever.
+    if (!this.sessions.has(network) && epoch > this.host.epochs.get(network)) {
+      this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
     }
   }
 
