@@ -6,6 +6,7 @@ import { SwitchClient } from '../src/api/client.js'
 import type {
   FileReference,
   LocalEvent,
+  LocalPart,
   PortInfo,
   Preflight,
   PrepareRequest,
@@ -33,6 +34,8 @@ export interface Agents {
   prepare(host: string, snapshot: string, request: PrepareRequest, call: Call): Promise<void>
   take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent>
   discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void>
+  /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
+  part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
   transfer(transfer: Transfer, snapshot: string, call: Call): Promise<void>
@@ -83,6 +86,10 @@ export class SocketAgents implements Agents {
 
   discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void> {
     return this.#client(host).discard(this.#network, snapshot, { epoch }, options(call))
+  }
+
+  part(host: string, snapshot: string, call: Call): Promise<LocalPart> {
+    return this.#client(host).part(this.#network, snapshot, options(call))
   }
 
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void> {

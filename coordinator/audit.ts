@@ -6,9 +6,11 @@ import type { AuditReport, FileReference, LocalPart, Manifest } from '../src/api
 import { type AuditedHost, audit } from '../src/audit/audit.js'
 import { Book } from '../src/audit/book.js'
 import { type ChannelEntry, channelEntries } from '../src/audit/channel-run.js'
+import { firstDifference } from '../src/audit/difference.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { type EventTable, readEvents } from '../src/trace/events.js'
 import type { Agents } from './agents.js'
+import { figuresOf } from './sequence/snapshot-rules.js'
 
 /** Digests of memory images and disks take their time. */
 const filesMs = 300_000
@@ -43,9 +45,11 @@ export async function auditSnapshot(manifest: Manifest, options: AuditOptions): 
   }
   const began = performance.now()
   const book = new Book()
+  checkFigures(manifest, book)
   const hosts: AuditedHost[] = []
   let total = 0
   for (const part of manifest.parts) {
+    await checkRecord(manifest, part, book, options)
     const present = await checkFiles(manifest, part, book, options)
     total += part.events?.bytes ?? 0
     hosts.push({
@@ -69,6 +73,36 @@ export async function auditSnapshot(manifest: Manifest, options: AuditOptions): 
         events === null || events.length === 0 ? 0 : (events.timeUs[events.length - 1] - events.timeUs[0]) / 1000,
     })),
     auditMs: Math.round(performance.now() - began),
+  }
+}
+
+/** What the manifest sums up must be what its parts say. */
+function checkFigures({ network, name, parts, figures }: Manifest, book: Book): void {
+  const at = figures === null ? 'figures' : firstDifference(figures, figuresOf(parts, figures.globalMs), 'figures')
+  if (at !== null)
+    book.violated('files', { what: `${at} is not what the parts say`, file: `${network}/${name}/manifest.json` })
+}
+
+/** The manifest must say of a host's part what the host itself has written down. */
+async function checkRecord(
+  manifest: Manifest,
+  part: LocalPart,
+  book: Book,
+  { agents, signal }: AuditOptions,
+): Promise<void> {
+  const { host } = part
+  try {
+    const found = await agents.part(host, manifest.name, { timeoutMs: fetchMs, signal })
+    book.examined('files')
+    const at = firstDifference(part, found)
+    if (at === null) return
+    const what = `manifest and part.json differ in ${at}: one of the two was changed`
+    book.violated('files', { what, host, file: `${manifest.network}/${manifest.name}/part.json` })
+  } catch (thrown) {
+    const { code, message } = asSnapswitchError(thrown)
+    const isDamaged = code === 'STORE_DAMAGED' || code === 'SNAPSHOT_UNKNOWN'
+    if (isDamaged) book.violated('files', { what: `${code}: ${message}`, host })
+    else book.incomplete('files', `${host}: ${code}: ${message}`)
   }
 }
 

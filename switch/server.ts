@@ -7,6 +7,7 @@ import {
   DiscardRequest,
   FdbEntry,
   type LocalEvent,
+  LocalPart,
   Name,
   PortInfo,
   Preflight,
@@ -107,6 +108,10 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
       await agent.discard(request.params.network, request.params.snapshot, request.body.epoch)
       return {}
     },
+  )
+
+  app.get(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: LocalPart } } }, (request) =>
+    host.store.partAsWritten(request.params.network, request.params.snapshot),
   )
 
   app.delete(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: Nothing } } }, async (request) => {

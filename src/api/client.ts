@@ -11,6 +11,7 @@ import {
   type DiscardRequest,
   FdbEntry,
   LocalEvent,
+  LocalPart,
   Manifest,
   PortInfo,
   Preflight,
@@ -36,6 +37,7 @@ const fits = {
   preflight: validator(Preflight),
   prepared: validator(Type.Object({ prepared: Type.Array(Type.String()) })),
   localEvent: validator(LocalEvent),
+  part: validator(LocalPart),
   nothing: validator(Type.Object({})),
   restoreCheck: validator(RestoreCheck),
   restoreLoaded: validator(RestoreLoaded),
@@ -86,6 +88,10 @@ export class SwitchClient {
 
   async discard(network: string, snapshot: string, body: DiscardRequest, options: CallOptions): Promise<void> {
     await this.#connection.json('POST', pathOf('discard', { network, snapshot }), fits.nothing, options, body)
+  }
+
+  part(network: string, snapshot: string, options: CallOptions): Promise<LocalPart> {
+    return this.#connection.json('GET', pathOf('localSnapshot', { network, snapshot }), fits.part, options)
   }
 
   async deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<void> {

@@ -44,7 +44,11 @@ export function* audit(
     yield* run.walk()
     runs.set(part.host, run)
     checkDrained(run, part, book)
-    for (const [what, count] of run.drops) book.note('undisturbed run', `${part.host}: ${count} frames dropped ${what}`)
+    for (const [what, count] of run.drops) {
+      book.note('undisturbed run', `${part.host}: ${count} frames dropped ${what}`)
+      if (manifest.policy !== 'buffer' || !what.endsWith(': early-dropped')) continue
+      book.violated('undisturbed run', { what: `early frames dropped though the policy is buffer`, host: part.host })
+    }
     for (const port of events.ports) {
       if (port.kind !== 'member' || port.lostAtDevice === 0) continue
       book.note('undisturbed run', `${part.host}: the device of ${port.name} dropped ${port.lostAtDevice} frames`)
@@ -157,6 +161,10 @@ function checkTrunksInto(
   book: Book,
 ): void {
   const to = runs.get(part.host)
+  for (const { name, peer } of to?.table.ports ?? []) {
+    if (peer === null || part.closures.some((closure) => closure.host === peer)) continue
+    book.violated('termination', { what: `the channel from ${peer} never closed`, host: part.host, port: name })
+  }
   for (const closure of part.closures) {
     const peer = hosts.find((other) => other.part.host === closure.host)?.part
     const from = peer === undefined ? undefined : runs.get(peer.host)

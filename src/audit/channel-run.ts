@@ -38,9 +38,11 @@ export function checkChannel(run: HostRun, entries: readonly ChannelEntry[], par
   for (const member of part.members) {
     const ports = table.ports.flatMap((port, number) => (port.vm === member.vm ? [number] : []))
     let missing = 0
+    let unread = 0
     for (const port of ports) {
       const { residue, inTransit } = run.ports[port]
       const name = table.ports[port].name
+      unread += residue.length
       const waiting = new Map<string, number[]>()
       const want = (at: number, verdict: ChannelEntry['verdict']) => {
         const key = keyOf(verdict, table.color[at], table.identity[at])
@@ -84,6 +86,9 @@ export function checkChannel(run: HostRun, entries: readonly ChannelEntry[], par
         host: part.host,
         file,
       })
+    } else if (unread !== member.residue) {
+      const what = `${member.vm}: the manifest counts ${member.residue} frames that lay unread at the cut, found are ${unread}`
+      book.violated('channel state', { what, host: part.host, file })
     } else if (member.lost > 0) {
       book.note('channel state', `${member.vm}: ${member.lost} in-transit frames are lost to the snapshot, as counted`)
     }

@@ -17,6 +17,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { type Static, Type } from '@sinclair/typebox'
 import { Epoch, type FileReference, LocalPart, Name, PortKind } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
@@ -169,6 +170,25 @@ export class LocalStore {
   /** null: no such snapshot, or an unfinished one. Throws STORE_DAMAGED. */
   readPart(network: string, snapshot: string): Promise<LocalPart | null> {
     return readJson(join(this.directory(network, snapshot), 'part.json'), fits.part)
+  }
+
+  /** A finished part, with all that was written down of it as it was. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
+  async partAsWritten(network: string, snapshot: string): Promise<LocalPart> {
+    const part = await this.readPart(network, snapshot)
+    if (part === null) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `no finished part of ${network}/${snapshot} here`,
+        'Ask a host that the manifest names.',
+      )
+    }
+    for (const { vm, definition } of part.members) {
+      const path = join(this.directory(network, snapshot), 'vms', vm, 'definition.json')
+      const found = await readJson(path, (value): value is unknown => isDeepStrictEqual(value, definition))
+      if (found === null)
+        throw new SnapswitchError('STORE_DAMAGED', `${path} is missing`, 'Bring it back from a backup.')
+    }
+    return part
   }
 
   /** All finished parts of this host. */

@@ -184,6 +184,30 @@ t.test('audit of a real run', async (t) => {
     t.match(verdicts(report), { files: 'consistent', events: 'violated' })
   })
 
+  t.test('a word of the manifest, of part.json, of a definition', async (t) => {
+    const edit = async (file: string, from: RegExp, to: string, what: RegExp) => {
+      const before = readFileSync(file, 'utf8')
+      t.match(before, from)
+      writeFileSync(file, before.replace(from, to))
+      try {
+        const { report, code } = await audit(lab)
+        t.same([code, verdicts(report).files], [1, 'violated'], `${file}: ${from}`)
+        t.ok(
+          findings(report).some((finding) => what.test(finding.what)),
+          JSON.stringify(findings(report)),
+        )
+      } finally {
+        writeFileSync(file, before)
+      }
+    }
+    const kept = join(lab.directory, 'state-a', 'snapshots', 'lab0', name)
+    const manifest = join(lab.store, 'lab0', name, 'manifest.json')
+    await edit(manifest, /"gatedAtUs": \d/, '"gatedAtUs": 9', /differ in members\[0\]\.gatedAtUs/)
+    await edit(manifest, /"early": \d+\b(?![^}]*vm)/, '"early": 77', /figures\.early is not what the parts say/)
+    await edit(join(kept, 'part.json'), /52:54:00:77:00:01/, '52:54:00:77:00:09', /differ in members\[0\]\.ports/)
+    await edit(join(kept, 'vms', 'vm1', 'definition.json'), /"/, '"x', /definition\.json is damaged/)
+  })
+
   t.test('a delivery taken out, all digests made right', async (t) => {
     const report = await changed(t, putBack({ events: without(recorded, new Set([delivered])) }), true)
     t.match(verdicts(report), { files: 'consistent', events: 'consistent', 'undisturbed run': 'violated' })
