@@ -65,12 +65,13 @@ async function iperf(world: World, to: string, address: string, ...options: stri
 
 const lines = (text: string, pattern: RegExp) => text.split('\n').filter((line) => pattern.test(line))
 
-/** Pings until frames of these two travel without carriers. */
-async function agreed(world: World, address: string): Promise<void> {
+/** Pings until frames of these two travel without carriers (and with `bit`, in tcpdump's words). */
+async function agreed(world: World, address: string, bit = 'echo request'): Promise<void> {
   await until('the agreement', 15_000, async () => {
     const capture = await world.capture('lan', 'to-a', 'icmp', 'or', 'icmp6')
     await world.in('one', 'ping', '-n', '-c', '1', '-W', '1', address)
-    return (await capture.stop()).includes('echo request') ? true : undefined
+    const seen = await capture.stop()
+    return seen.includes('echo request') && seen.includes(bit) ? true : undefined
   })
 }
 
@@ -94,6 +95,24 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
     await agreed(world, 'fd67::2')
   })
 
+  // From here on in an odd epoch: what carries a color on the LAN has its bit set there, and nowhere else.
+  for (const { client } of [a, b]) await client.discard('lab0', 'none', { epoch: 1 }, { deadlineMs: 5000 })
+  for (const [address, bit] of [
+    ['10.67.0.2', 'tos 0x4,'],
+    ['fd67::2', 'class 0x04,'],
+  ])
+    await agreed(world, address, bit)
+
+  await t.test('fragments', async (t) => {
+    const atEnd = await world.capture('two', 'eth0', 'icmp', 'or', 'icmp6', 'or', 'ip6[6] = 44')
+    for (const address of ['10.67.0.2', 'fd67::2']) {
+      t.match((await world.pings('one', address, '-s', '4000')).stdout, / 0% packet loss/, address)
+    }
+    const seen = await atEnd.stop()
+    t.ok(lines(seen, /frag \(|flags \[\+\]/).length > 8)
+    t.same(lines(seen, /tos 0x4,|class 0x04,|bad cksum|wrong/), [])
+  })
+
   await t.test('TCP with whole GSO frames, IPv4 and IPv6, to the member and to the outside host', async (t) => {
     const onLan = await world.capture('lan', 'to-a', 'tcp', 'and', 'not', 'host', '10.67.0.9')
     const rates = [
@@ -111,6 +130,7 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
     t.ok(lines(seen, /fd67::1\.\d+ > fd67::2/).length > 10)
     t.same(lines(seen, /incorrect|bad cksum/), [])
     t.ok(lines(seen, /\(correct\)/).length > 10)
+    for (const bit of [/tos 0x4,/, /class 0x04,/]) t.ok(lines(seen, bit).length > 10, String(bit))
     t.ok((await a.port('one')).counters.rxGso > 0)
   })
 
