@@ -72,12 +72,18 @@ export function decodeAgreement(bytes: Uint8Array): Agreement | null {
     read: word(2),
     readsFrom: color(3),
     lowest: color(4),
-    refused: Array.from({ length: MAX_CLAIMS }, (_, at) => (bytes[REFUSED_AT + (at >> 3)] & (1 << (at & 7))) !== 0),
+    refused: refusedOf(bytes),
     claims: Array.from(
       { length: count },
       (_, at) => view.getUint16(FIXED + at * MAC) * 2 ** 32 + view.getUint32(FIXED + at * MAC + 2),
     ),
   }
+}
+
+function refusedOf(bytes: Uint8Array): boolean[] {
+  const refused: boolean[] = new Array(MAX_CLAIMS).fill(false)
+  for (let at = 0; at < MAX_CLAIMS; at++) refused[at] = (bytes[REFUSED_AT + (at >> 3)] & (1 << (at & 7))) !== 0
+  return refused
 }
 
 /** Joins a control frame's head and an agreement, sealed when there is a key. */

@@ -209,6 +209,7 @@ export class SnapshotSide {
     }
     this.forwarder.fdb.clear()
     this.forwarder.fence = Math.max(this.forwarder.fence, epoch)
+    this.forwarder.uplink?.fenced()
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     for (const port of this.forwarder.ports) {
       if (!port.isMember) continue
@@ -302,7 +303,8 @@ export class SnapshotSide {
     let started = false
     for (const port of ports) {
       if (port.channel === null || open.told.has(port.index)) continue
-      const through = (other: PortState) => other.channel !== null && other !== port && !open.closures.has(other.index)
+      const through = (other: PortState) =>
+        other.channel !== null && other !== port && (other.blocked & port.side) === 0 && !open.closures.has(other.index)
       if (options.transit && ports.some(through)) continue
       open.told.add(port.index)
       port.channel.startMarker(open.epoch, now, open.until)

@@ -47,6 +47,8 @@ export class UplinkPeer implements Output {
   /** Our addresses that it may send to without a carrier. */
   readonly readable = new AddressSet(MAX_CLAIMS)
   readsFrom = NONE
+  /** The lowest color that it may still give a frame. */
+  lowest = NONE
   private readonly device: Output
   private readonly options: PeerOptions
   private readonly writer: CarrierWriter
@@ -60,7 +62,6 @@ export class UplinkPeer implements Output {
   private readVersion = 0
   /** How it reads our bit. */
   private writesFrom = NONE
-  private lowest = NONE
   private lowestSince = 0
   private carriesToUs = false
   private heardHigh = 0

@@ -35,7 +35,7 @@ import { segmentsOf } from '../../src/frame/segments.js'
 import { AddressTable, macNumber } from './addresses.js'
 import { Claims } from './claims.js'
 import { Drop, MAX_PORTS } from './counters.js'
-import { NO_PORT } from './fdb.js'
+import { Fdb, NO_PORT } from './fdb.js'
 import type { Forwarder } from './forwarder.js'
 import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { UplinkPeer } from './uplink-peer.js'
@@ -72,6 +72,11 @@ export class UplinkSide implements Output {
   /** Their indexes by the addresses of their switches, and by those that they claim. */
   private readonly switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
   private readonly claimed = new AddressTable(MAX_PEERS * MAX_CLAIMS, MAX_PORTS + MAX_PEERS)
+  /**
+   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The forwarder's FDB
+   * would not do: a restore clears it, and an address that has just been used here as well is elsewhere in it.
+   */
+  private readonly carriedFrom: Fdb
   private owners = new Map<number, Neighbor>()
   private readonly frame = new Frame()
   /** Nothing leaves before the peers could have heard that we are new. */
@@ -86,6 +91,7 @@ export class UplinkSide implements Output {
     this.device = device
     this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
     this.claims = new Claims(forwarder, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
+    this.carriedFrom = new Fdb(forwarder.options.fdb, MAX_PORTS + MAX_PEERS)
     this.port = new PortState(spec, this, forwarder)
   }
 
@@ -98,9 +104,7 @@ export class UplinkSide implements Output {
     const low = macLow(bytes, start + 6)
     const index = this.claimed.get(high, low)
     if (index === NO_PORT) {
-      // Learned from a carrier: an address of a machine over there that is not claimed.
-      const learned = this.forwarder.fdb.lookUp(high, low, vlanId(frame), Math.floor(now / 1000))
-      if (learned < MAX_PORTS) return this.port
+      if (this.carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
       const { peer, port } = this.neighbors[index - MAX_PORTS]!
       const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
@@ -116,9 +120,19 @@ export class UplinkSide implements Output {
     return null
   }
 
-  /** The index of the peer that claims a frame's destination, or NO_PORT. */
+  /**
+   * The index of the peer that claims a frame's destination, or NO_PORT. After a restore machines may have moved: what a peer
+   * claims counts again when it has told that it is past the fence.
+   */
   behind(bytes: Uint8Array, start: number): number {
-    return this.claimed.get(macHigh(bytes, start), macLow(bytes, start))
+    const index = this.claimed.get(macHigh(bytes, start), macLow(bytes, start))
+    if (index === NO_PORT) return NO_PORT
+    return this.neighbors[index - MAX_PORTS]!.peer.lowest < this.forwarder.fence ? NO_PORT : index
+  }
+
+  /** A restore has put up a fence: the peers are to know soon which machines are here. */
+  fenced(): void {
+    this.nextClaims = Number.NEGATIVE_INFINITY
   }
 
   /** Where a frame goes that may not go straight from one port to the other; null: nowhere. */
@@ -135,12 +149,16 @@ export class UplinkSide implements Output {
       this.forwarder.counters[this.port.row + Drop['control-forged']]++
       return false
     }
+    const { bytes, start } = frame
+    // The carriers of this frame have left already, to wherever the machine may be.
+    if (frame.color !== NO_COLOR && this.claimed.has(macHigh(bytes, start), macLow(bytes, start))) return true
     return this.device.send(frame, -1)
   }
 
   tick(now: number): void {
     const { forwarder } = this
     this.muted = false
+    this.carriedFrom.sweep(Math.floor(now / 1000), 256)
     const isDue = now >= this.nextHello
     if (isDue) {
       this.nextHello = now + INTERVAL
@@ -173,6 +191,7 @@ export class UplinkSide implements Output {
     if (neighbor.peer.heard === channel.bootId) return
     neighbor.peer.met(channel.bootId!)
     this.forwarder.fdb.flushPort(port.index)
+    this.carriedFrom.flushPort(port.index)
     this.grant()
     this.tell(neighbor, now)
   }
@@ -204,7 +223,7 @@ export class UplinkSide implements Output {
     if (!isToAll && !this.isOurs(bytes, start)) return null
     const index = this.switches.get(macHigh(bytes, start + 6), macLow(bytes, start + 6))
     const known = index === NO_PORT ? undefined : this.neighbors[index - MAX_PORTS]
-    if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame)
+    if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame, now)
     if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
     const { trunks, options } = this.forwarder
     if (known !== undefined && !isToAll) {
@@ -228,7 +247,7 @@ export class UplinkSide implements Output {
     return null
   }
 
-  private carrier(from: Neighbor | undefined, frame: Frame): PortState | null {
+  private carrier(from: Neighbor | undefined, frame: Frame, now: number): PortState | null {
     const { counters } = this.forwarder
     const { row } = this.port
     if (from === undefined || frame.length <= CARRIER_HEADER_LENGTH || !from.peer.isOfBoot(frame)) {
@@ -244,6 +263,10 @@ export class UplinkSide implements Output {
       counters[row + Drop.malformed]++
       return null
     }
+    const { bytes, start } = frame
+    const source = start + 6
+    if (!isGroup(bytes, source))
+      this.carriedFrom.learn(macHigh(bytes, source), macLow(bytes, source), 0, port.index, Math.floor(now / 1000))
     port.channel!.received.add(frame.color, segmentsOf(frame))
     return port
   }
@@ -328,6 +351,7 @@ export class UplinkSide implements Output {
 
   private leave(neighbor: Neighbor): void {
     if (neighbor.joined) this.forwarder.removePort(neighbor.port.index)
+    this.carriedFrom.flushPort(neighbor.port.index)
     this.neighbors[neighbor.port.index - MAX_PORTS] = undefined
     this.switches.clear()
     for (const other of this.neighbors) {

@@ -4,7 +4,7 @@
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { idOf, ip, Lan, MEMBERS, type OnLan, packet, tcpSegment } from './lan.js'
+import { idOf, ip, Lan, type LanHost, MEMBERS, type OnLan, packet, tcpSegment } from './lan.js'
 import { GROUP, mac } from './rig.js'
 
 const LATER = 1e15
@@ -444,6 +444,46 @@ t.test('a machine that moves to another host is claimed there', async (t) => {
     c.outputs[1].take().map(({ bytes }) => idOf(bytes)),
     [103],
   )
+})
+
+t.test('after a restore frames find a machine that has moved before it speaks', async (t) => {
+  const { lan, a, b, c, o } = settled()
+  const moved = b.macOf(1)
+  const got = (host: LanHost, member: number) => host.outputs[member].take().map(({ bytes }) => idOf(bytes))
+  for (const host of [a, b, c]) {
+    const ports = [1, 2].filter((index) => host.forwarder.byIndex[index]?.isMember)
+    host.forwarder.snapshots.fence(ports, 6, lan.now)
+    host.forwarder.snapshots.release(ports, lan.now)
+  }
+  b.forwarder.removePort(1)
+  a.send(1, { ...ip(4, 31), to: moved })
+  lan.run()
+  t.same(got(c, 1), [31], 'c has it now')
+  t.same(given(o), [])
+  lan.pass(1000)
+  lan.forget()
+  a.send(1, { ...ip(4, 32), to: b.macOf(2) })
+  lan.run()
+  t.same(got(b, 2), [32])
+  t.same(got(c, 1), [], 'who did not move is where it was')
+})
+
+t.test('who was heard in a carrier is no outsider, whatever the FDB says', async (t) => {
+  const { lan, a, b } = world()
+  a.send(1, { ...ARP, id: 11 })
+  b.forwarder.snapshots.fence([1, 2], 5, lan.now)
+  lan.run()
+  b.forwarder.snapshots.release([1, 2], lan.now)
+  t.same(b.outputs[1].ids(), [], 'a frame of the former incarnation does not pass the fence in its plain copy')
+  const shared = mac(0x9999)
+  a.forwarder.snapshots.advance(5, lan.now)
+  a.send(1, { ...ARP, id: 12, from: shared })
+  const plain = lan.wire.filter((copy) => !isCarrier(copy))
+  lan.run((copy) => !isCarrier(copy))
+  b.send(2, { ...ARP, id: 13, from: shared })
+  lan.wire.push(...plain)
+  lan.run()
+  t.same(b.outputs[1].ids(), [12, 13], 'nor does a second copy pass when the address has been used here, too')
 })
 
 t.test('two hosts with the same address: the colors of both stay theirs', async (t) => {

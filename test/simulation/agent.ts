@@ -115,6 +115,7 @@ export class Agent {
             captureModeReason: null,
           })),
           peers,
+          uplinks: world.lan === null ? [] : ['uplink'],
           freeBytes: 1,
           neededBytes: 0,
           problems,

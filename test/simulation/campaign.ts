@@ -13,6 +13,7 @@ export interface CampaignOptions {
   /** Most seconds of real time. */
   readonly seconds: number
   readonly plant?: Plant
+  readonly draw?: (seed: number) => Scenario
   /** Changes what was drawn. */
   readonly adapt?: (scenario: Scenario) => Scenario
   /** Called every ten thousand schedules. */
@@ -42,12 +43,12 @@ export interface Campaign {
 }
 
 export function runCampaign(options: CampaignOptions): Campaign {
-  const { plant = () => ({}), adapt = (scenario: Scenario) => scenario } = options
+  const { plant = () => ({}), draw = drawScenario, adapt = (scenario: Scenario) => scenario } = options
   const start = performance.now()
   const tally: Tally = { schedules: 0, frames: 0, complete: 0, failed: 0, restored: 0, seconds: 0 }
   while (tally.schedules < options.schedules && tally.seconds < options.seconds) {
     const seed = (options.seed + tally.schedules) | 0
-    const scenario = adapt(drawScenario(seed))
+    const scenario = adapt(draw(seed))
     const { world, violation } = runScenario(scenario, plant)
     tally.schedules++
     tally.frames += world.frames.length

@@ -126,6 +126,7 @@ export class Daemon {
       for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agent.epoch)
     }
     for (const peer of world.peersOf(host.index)) worker.addTrunk(peer)
+    if (world.scenario.lan !== null) worker.addUplink(world.scenario.lan)
     if (world.scenario.outside.includes(host.index)) worker.addPlain()
     return worker
   }

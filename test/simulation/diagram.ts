@@ -55,7 +55,7 @@ export function describe(scenario: Scenario): string {
       .map(([key, value]) => `${key} ${value}`)
       .join(', ')
   return [
-    `seed ${scenario.seed}: ${hosts} hosts${scenario.chain ? ' in a chain' : ''}${scenario.keyed ? ' with a key' : ''}, ${where}; ${sends.length} frames; ${policy}; ${weather}`,
+    `seed ${scenario.seed}: ${hosts} hosts${scenario.lan !== null ? ` on a LAN, colors by ${scenario.lan}` : scenario.chain ? ' in a chain' : ''}${scenario.keyed ? ' with a key' : ''}, ${where}; ${sends.length} frames; ${policy}; ${weather}`,
     `trunks: ${show(trunk)}; up to, in ms: ${show(pace)}; gates let out ${portion} frames at once`,
     ...orders.map((order) => `order: ${show(order)}`),
     ...faults.map((fault) => `fault: ${show(fault)}`),

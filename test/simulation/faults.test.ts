@@ -4,7 +4,9 @@
 import t from 'tap'
 import { runCampaign } from './campaign.js'
 import { plantedFaults } from './faults.js'
+import { uplinkFaults } from './faults-uplink.js'
 import { runScenario } from './run.js'
+import { drawOnTrunks } from './scenario.js'
 
 const SEED = 7_000_000
 const SCHEDULES = 6_000
@@ -12,9 +14,9 @@ const SECONDS = 60
 
 t.setTimeout(280_000)
 
-for (const { name, breaks, plant, adapt } of plantedFaults) {
+for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults]) {
   t.test(`caught: ${name}`, async (t) => {
-    const options = { seed: SEED, schedules: SCHEDULES, seconds: SECONDS, plant }
+    const options = { seed: SEED, schedules: SCHEDULES, seconds: SECONDS, plant, draw: drawOnTrunks }
     const { failure, tally } = runCampaign(adapt === undefined ? options : { ...options, adapt })
     if (failure === null) {
       t.fail(`not caught in ${tally.schedules} schedules`)

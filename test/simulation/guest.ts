@@ -1,7 +1,6 @@
 // Virtual machines: guests that send numbered frames and read what their TAPs queue for them, each at its own pace; and the
 // hypervisor's side of them: pause, capture, resume, load. A hypervisor is a process of its own and outlives the daemon.
 
-import { type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { Entry } from './timeline.js'
 import type { World } from './world.js'
 
@@ -28,28 +27,6 @@ export interface CaptureEvents {
 }
 
 const TAP_QUEUE = 1000
-const frameType = 0x88b6
-
-export function makeFrame(id: number, from: readonly number[], to: readonly number[]): FrameCopy {
-  const bytes = new Uint8Array(VNET_HEADER_LENGTH + 18)
-  bytes.set(to, VNET_HEADER_LENGTH)
-  bytes.set(from, VNET_HEADER_LENGTH + 6)
-  const at = VNET_HEADER_LENGTH + 12
-  bytes[at] = frameType >> 8
-  bytes[at + 1] = frameType & 0xff
-  bytes[at + 2] = id >>> 24
-  bytes[at + 3] = id >>> 16
-  bytes[at + 4] = id >>> 8
-  bytes[at + 5] = id
-  return { bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }
-}
-
-/** The id in a frame of ours that begins at `start`; -1 for others (announcements). */
-export function frameId(bytes: Uint8Array, start: number): number {
-  const at = start + 12
-  if (((bytes[at] << 8) | bytes[at + 1]) !== frameType) return -1
-  return ((bytes[at + 2] << 24) | (bytes[at + 3] << 16) | (bytes[at + 4] << 8) | bytes[at + 5]) >>> 0
-}
 
 export class Nic {
   readonly guest: Guest

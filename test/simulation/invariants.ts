@@ -4,8 +4,9 @@
 import type { Manifest } from '../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
-import { frameId, type Image, type Nic } from './guest.js'
-import { BROADCAST, isCalm, isUndisturbed, OUTSIDE } from './scenario.js'
+import { frameId } from './frames.js'
+import type { Image, Nic } from './guest.js'
+import { BROADCAST, isCalm, isUndisturbed, LAN_STATION, OUTSIDE } from './scenario.js'
 import { type SentFrame, Violation, type World } from './world.js'
 
 /** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
@@ -160,14 +161,24 @@ function isTo(world: World, frame: SentFrame, nic: Nic): boolean {
   return frame.toVm >= 0 && world.guests[frame.toVm].nics[frame.toNic] === nic
 }
 
-/** The outside world, too, hears everything that is for it, once. */
+/** The outside world, too, hears everything that is for it, once; what is for others only where nobody knew who they are. */
 function checkOutside(world: World): void {
-  for (const frame of world.frames) {
-    if (frame.toVm !== OUTSIDE) continue
-    const times = world.outside[frame.toNic].filter((id) => id === frame.id).length
-    if (times !== 1) throw new Violation(3, `#${frame.id} was heard ${times} times outside of h${frame.toNic}`)
+  for (const station of world.scenario.outside) {
+    const heard = new Map<number, number>()
+    for (const id of world.outside[station]) heard.set(id, (heard.get(id) ?? 0) + 1)
+    for (const frame of world.frames) {
+      const isMine =
+        frame.toVm === BROADCAST ? !isFrom(frame, station) : frame.toVm === OUTSIDE && frame.toNic === station
+      const times = heard.get(frame.id) ?? 0
+      const where = station === LAN_STATION ? 'on the LAN' : `outside of h${station}`
+      if (isMine && times !== 1) throw new Violation(3, `#${frame.id} was heard ${times} times ${where}`)
+      if (!isMine && times > 0 && station === LAN_STATION && world.scenario.announced && frame.vm !== OUTSIDE)
+        throw new Violation(6, `#${frame.id} was heard ${where}, though it was not for the outside world`)
+    }
   }
 }
+
+const isFrom = (frame: SentFrame, station: number) => frame.vm === OUTSIDE && frame.nic === station
 
 /** 4: everything ends, in time; gates open, machines running. */
 function checkTermination(world: World): void {

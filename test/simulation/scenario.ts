@@ -3,19 +3,25 @@
 
 import type { Policy } from '../../src/api/schemas.js'
 import { Random } from './chance.js'
+import { type FrameForm, frameForms } from './frames.js'
 
 /** Destinations of a send that are no machine. */
 export const BROADCAST = -1
-/** The station behind the plain port of host `toNic`. */
+/** A station of the outside world: `toNic` is the host behind whose plain port it is, or LAN_STATION. */
 export const OUTSIDE = -2
+/** The station on the LAN that joins the hosts' uplinks. */
+export const LAN_STATION = 7
 
 export interface Send {
   readonly at: number
-  /** A machine, or OUTSIDE: then `nic` is the host whose station sends. */
+  /** A machine, or OUTSIDE: then `nic` says which station sends. */
   readonly vm: number
   readonly nic: number
   readonly toVm: number
   readonly toNic: number
+  readonly form: FrameForm
+  /** From an address that machines share, not from the NIC's own. */
+  readonly floating: boolean
 }
 
 export type Order =
@@ -47,9 +53,13 @@ export interface Scenario {
   readonly seed: number
   readonly hosts: number
   readonly machines: readonly { readonly host: number; readonly nics: number; readonly stopped: boolean }[]
-  /** Hosts with a plain port, and a station of the outside world behind it. */
+  /** Hosts with a plain port and a station of the outside world behind it; LAN_STATION where there is a LAN. */
   readonly outside: readonly number[]
-  /** Trunks in a chain that passes frames on, instead of a full mesh. */
+  /** How members' frames are colored on the LAN that joins the hosts; null: they are joined by trunks. */
+  readonly lan: 'dscp' | 'carrier' | null
+  /** Machines and stations say that they are there, before anything else is sent. */
+  readonly announced: boolean
+  /** Trunks in a chain that passes frames on, instead of a full mesh. On a LAN: it would, were there any trunks. */
   readonly chain: boolean
   /** Control frames carry the seal of a pre-shared key. */
   readonly keyed: boolean
@@ -109,6 +119,62 @@ const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing
 
 /** Draws the scenario of a seed. */
 export function drawScenario(seed: number): Scenario {
+  const scenario = drawOnTrunks(seed)
+  const random = new Random(seed ^ 0x5eed)
+  if (random.chance(0.2)) return putOnLan(scenario, random)
+  return random.chance(0.1) ? { ...scenario, sends: drawForms(scenario.sends, random, false) } : scenario
+}
+
+/** The same on a LAN, when the switches have found each other, mostly: later. */
+export function putOnLan(scenario: Scenario, random: Random): Scenario {
+  const after = random.pick([1200, 1200, 1200, 3000, 700])
+  const later = <T extends { readonly at: number }>(list: readonly T[]) =>
+    list.map((one) => ({ ...one, at: one.at + after }))
+  // What a LAN that errs does to addresses which are new to the switches: see the limits in README.md.
+  const { loss, reorder, duplicate } = scenario.trunk
+  const errs = loss > 0 || reorder || duplicate > 0 || scenario.faults.some(({ kind }) => kind === 'break trunk')
+  const floating = !errs && random.chance(0.3)
+  const announced = errs || random.chance(0.7)
+  const sends = drawForms(scenario.sends, random, floating).map((send) =>
+    send.toVm === OUTSIDE && random.chance(0.7) ? { ...send, toNic: LAN_STATION } : send,
+  )
+  const { first, last } = { first: scenario.sends[0]?.at ?? 0, last: scenario.sends.at(-1)?.at ?? 0 }
+  const strangers = Array.from({ length: random.integer(0, 8) }, (): Send => {
+    const to = random.integer(0, scenario.machines.length - 1)
+    const one = { vm: OUTSIDE, nic: LAN_STATION, toVm: to, toNic: 0, form: random.pick(frameForms), floating: false }
+    const at = first + random.next() * (last - first)
+    const toAll = random.chance(0.3)
+    if (toAll) return { ...one, at, toVm: BROADCAST }
+    return random.chance(0.5) ? { ...one, at } : { ...one, at, vm: to, nic: 0, toVm: OUTSIDE, toNic: LAN_STATION }
+  })
+  // A machine whose first frame goes to one outsider is taken for an outsider, too, until its address is claimed.
+  const isKnown = ({ vm, toVm }: Send) => announced || vm === OUTSIDE || toVm !== OUTSIDE
+  return {
+    ...scenario,
+    lan: random.pick(['dscp', 'dscp', 'dscp', 'carrier']),
+    announced,
+    outside: [...scenario.outside, LAN_STATION],
+    sends: later([...sends, ...strangers].filter(isKnown).sort((a, b) => a.at - b.at)),
+    orders: later(scenario.orders),
+    faults: scenario.faults.map((fault) => ('at' in fault ? { ...fault, at: fault.at + after } : fault)),
+  }
+}
+
+/** Bursts keep one form. */
+function drawForms(sends: readonly Send[], random: Random, floating: boolean): Send[] {
+  let form: FrameForm = 'raw'
+  let floats = false
+  return sends.map((send) => {
+    if (random.chance(0.4)) {
+      form = random.pick(frameForms)
+      floats = floating && random.chance(0.2)
+    }
+    return { ...send, form, floating: floats && send.vm !== OUTSIDE }
+  })
+}
+
+/** Of a seed, the scenario with trunks and plain frames only. */
+export function drawOnTrunks(seed: number): Scenario {
   const random = new Random(seed)
   const weather = random.pick(weathers)
   const hosts = random.integer(weather === 'restoring' ? 1 : 2, 4)
@@ -149,6 +215,8 @@ export function drawScenario(seed: number): Scenario {
     hosts,
     machines,
     outside,
+    lan: null,
+    announced: false,
     chain: hosts > 2 && random.chance(0.2),
     epoch: random.chance(0.15) ? random.pick([4092, 4093, 4094, 8187, 2046]) : 0,
     policy: random.chance(0.15) ? ('drop' as const) : ('buffer' as const),
@@ -201,7 +269,8 @@ function drawSends(
     const count = random.pick([1, 1, 2, 5, 12])
     const gap = random.pick([0, 0.05, 1, 4])
     const at = random.integer(first, last + 40) + random.next()
-    for (let k = 0; k < count; k++) sends.push({ at: at + k * gap, vm, nic: from, toVm, toNic })
+    const words = { vm, nic: from, toVm, toNic, form: 'raw' as const, floating: false }
+    for (let k = 0; k < count; k++) sends.push({ ...words, at: at + k * gap })
   }
   return sends.sort((a, b) => a.at - b.at)
 }

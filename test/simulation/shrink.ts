@@ -2,7 +2,7 @@
 // plainer numbers. Luck is drawn by key, so what is left behaves as it did.
 
 import { type Plant, runScenario } from './run.js'
-import { OUTSIDE, type Scenario } from './scenario.js'
+import { LAN_STATION, OUTSIDE, type Scenario } from './scenario.js'
 import type { Violation } from './world.js'
 
 export interface Shrunk {
@@ -67,10 +67,17 @@ function removePieces(
     for (let at = current()[key].length - size; at >= 0; at -= size) {
       const scenario = current()
       const rest = [...scenario[key].slice(0, at), ...scenario[key].slice(at + size)]
-      if (attempt({ ...scenario, [key]: rest })) better = true
+      if (attempt(withStations({ ...scenario, [key]: rest }))) better = true
     }
   }
   return better
+}
+
+/** Without frames from and to stations that are not there. */
+function withStations(scenario: Scenario): Scenario {
+  const isThere = (vm: number, station: number) => vm !== OUTSIDE || scenario.outside.includes(station)
+  const sends = scenario.sends.filter((send) => isThere(send.vm, send.nic) && isThere(send.toVm, send.toNic))
+  return { ...scenario, sends }
 }
 
 function withoutMachine(scenario: Scenario, vm: number): Scenario {
@@ -90,17 +97,18 @@ function withoutMachine(scenario: Scenario, vm: number): Scenario {
 /** Its machines go to the one before it. */
 function withoutHost(scenario: Scenario, host: number): Scenario {
   const moved = (index: number) => (index > host || (index === host && host > 0) ? index - 1 : index)
-  return {
+  const movedStation = (station: number) => (station === LAN_STATION ? station : moved(station))
+  return withStations({
     ...scenario,
     hosts: scenario.hosts - 1,
     machines: scenario.machines.map((machine) => ({ ...machine, host: moved(machine.host) })),
-    outside: scenario.outside.filter((one) => one !== host).map(moved),
+    outside: scenario.outside.filter((one) => one !== host).map(movedStation),
     sends: scenario.sends
       .filter((send) => !(send.vm === OUTSIDE && send.nic === host) && !(send.toVm === OUTSIDE && send.toNic === host))
       .map((send) => ({
         ...send,
-        nic: send.vm === OUTSIDE ? moved(send.nic) : send.nic,
-        toNic: send.toVm === OUTSIDE ? moved(send.toNic) : send.toNic,
+        nic: send.vm === OUTSIDE ? movedStation(send.nic) : send.nic,
+        toNic: send.toVm === OUTSIDE ? movedStation(send.toNic) : send.toNic,
       })),
     faults: scenario.faults
       .map((fault) => {
@@ -108,7 +116,7 @@ function withoutHost(scenario: Scenario, host: number): Scenario {
         return 'a' in fault ? { ...fault, a: moved(fault.a), b: moved(fault.b) } : fault
       })
       .filter((fault) => !('a' in fault) || fault.a !== fault.b),
-  }
+  })
 }
 
 function simplifications(scenario: Scenario): Partial<Scenario>[] {
@@ -127,6 +135,9 @@ function simplifications(scenario: Scenario): Partial<Scenario>[] {
     { machines: machines.map((machine) => ({ ...machine, stopped: false })) },
     { orders: orders.map((order) => ({ ...order, deadline: 20_000 })) },
     { sends: sends.map((send) => ({ ...send, at: Math.round(send.at) })) },
+    { sends: sends.map((send) => ({ ...send, form: 'raw' as const })) },
+    { sends: sends.map((send) => ({ ...send, form: send.form === 'raw' ? 'raw' : ('ipv4' as const) })) },
+    { sends: sends.map((send) => ({ ...send, floating: false })) },
   ]
   for (const key of Object.keys(pace) as (keyof typeof pace)[]) {
     if (pace[key] > 0.5) list.push({ pace: { ...pace, [key]: Math.max(0.5, Math.floor(pace[key] / 3)) } })

@@ -6,9 +6,9 @@ import t from 'tap'
 import { describeTally, runCampaign } from './campaign.js'
 
 const FIXED_SEED = 1
-const FIXED_SCHEDULES = 10_000
+const FIXED_SCHEDULES = 7_000
 const RANDOM_SCHEDULES = 40_000
-const SECONDS = 20
+const SECONDS = 15
 
 t.setTimeout(150_000)
 

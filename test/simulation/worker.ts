@@ -1,15 +1,18 @@
 // The datapath worker in virtual time: the production Forwarder between virtual ports, commands drained between batches, as
 // switch/datapath/worker.ts does it. What is in a port's socket waits until the loop looks.
 
+import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { parseMac } from '../../src/frame/ethernet.js'
-import { Frame, type FrameCopy } from '../../src/frame/frame.js'
+import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortSpec } from '../../switch/forwarding/port-state.js'
 import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
 import type { Daemon } from './daemon.js'
-import { frameId, type Nic } from './guest.js'
-import { PLAIN_PORT, PORTS, TRUNK_PORTS } from './trunk.js'
+import { carriedId, frameId, kindOf } from './frames.js'
+import type { Nic } from './guest.js'
+import type { SharedLan } from './lan.js'
+import { PLAIN_PORT, PORTS, TRUNK_PORTS, UPLINK_PORT } from './trunk.js'
 
 const LOOK = 31
 const ANSWER = 32
@@ -17,6 +20,7 @@ const BATCH = 33
 const CONTROL_KEY = new Uint8Array(32).fill(7)
 const DRAIN_BATCHES = 4096
 const TICK_INTERVAL = 100
+const LAN_MTU = 1500
 const TICK_INTERVAL_OPEN = 5
 
 /** Unix time at the start of virtual time. */
@@ -91,6 +95,7 @@ export class Worker {
       const id = frameId(frame.bytes, frame.start)
       const daemonIsHere = guest.alive && guest.host === host.index
       if (!daemonIsHere) return true
+      world.checkAsSent(id, frame, guest.name)
       if (world.trace !== null && id >= 0) world.note(host.name, `#${id} → ${guest.name}${colorText(frame.color)}`)
       return guest.deliver(nic, id)
     })
@@ -110,10 +115,24 @@ export class Worker {
     })
   }
 
+  addUplink(color: 'dscp' | 'carrier'): void {
+    const { world, host } = this.daemon
+    const lan = world.lan as SharedLan
+    this.add({ ...this.spec(UPLINK_PORT, 'uplink', 0), uplink: { mtu: LAN_MTU, color } }, (frame) => {
+      if (world.trace !== null) {
+        const text = lanText(frame)
+        if (text !== null) world.note(host.name, `${text} ⇒ LAN`)
+      }
+      lan.transmit(host.index, frame)
+      return true
+    })
+  }
+
   addPlain(): void {
     const { world, host } = this.daemon
     this.add(this.spec(PLAIN_PORT, 'plain', 0), (frame) => {
       const id = frameId(frame.bytes, frame.start)
+      world.checkAsSent(id, frame, `the station at ${host.name}`)
       if (id >= 0) world.heardOutside(host.index, id)
       return true
     })
@@ -253,6 +272,22 @@ export class Worker {
 }
 
 const colorText = (color: number) => (color < 0 ? '' : ` e${color}`)
+
+function lanText(frame: Frame): string | null {
+  const bytes = frame.bytes.subarray(frame.start - VNET_HEADER_LENGTH)
+  switch (kindOf(bytes)) {
+    case 'control':
+      return controlText(frame)
+    case 'carrier': {
+      const id = carriedId(bytes)
+      return id < 0 ? null : `#${id}${colorText(u32(frame, CarrierField.COLOR))} carried`
+    }
+    case 'frame': {
+      const id = frameId(frame.bytes, frame.start)
+      return id < 0 ? null : `#${id}${colorText(frame.color)}`
+    }
+  }
+}
 
 function controlText(frame: Frame): string | null {
   const type = frame.bytes[frame.start + 19]

@@ -3,14 +3,17 @@
 
 import type { Manifest } from '../../src/api/schemas.js'
 import type { ErrorCode, ErrorReport } from '../../src/errors/errors.js'
-import type { FrameCopy } from '../../src/frame/frame.js'
+import { announcement } from '../../src/frame/ethernet.js'
+import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { Agent } from './agent.js'
 import { chanceOf } from './chance.js'
 import { Coordinator, type Outcome } from './coordinator.js'
 import { Host } from './daemon.js'
-import { Guest, makeFrame, type Nic } from './guest.js'
-import { BROADCAST, OUTSIDE, type Scenario, type Send } from './scenario.js'
+import { type FrameForm, makeFrame } from './frames.js'
+import { Guest, type Nic } from './guest.js'
+import { SharedLan } from './lan.js'
+import { BROADCAST, LAN_STATION, OUTSIDE, type Scenario, type Send } from './scenario.js'
 import type { SnapshotSession } from './snapshot-session.js'
 import { Timeline } from './timeline.js'
 import { PLAIN_PORT, Trunk } from './trunk.js'
@@ -36,6 +39,8 @@ export interface SentFrame {
   readonly at: number
   readonly toVm: number
   readonly toNic: number
+  /** As they left the sender, virtio-net header first. */
+  readonly bytes: Buffer
 }
 
 export interface Note {
@@ -56,6 +61,11 @@ export class Violation extends Error {
 /** Milliseconds after the last order and fault by which all must be quiet: the longest deadlines, and what follows them. */
 const HORIZON = 150_000
 const BROADCAST_MAC = [255, 255, 255, 255, 255, 255]
+/** An address that machines take over from one another, as routers do with a virtual one. Nobody sends to it. */
+const FLOATING_MAC = [2, 0, 0, 1, 0, 0]
+/** When machines say that they are there, if they do. */
+const ANNOUNCING = 150
+const ANNOUNCEMENT_LENGTH = 60
 
 export class World {
   readonly scenario: Scenario
@@ -69,7 +79,9 @@ export class World {
   /** Files by digest, wherever they lie. */
   readonly contents = new Map<string, unknown>()
   readonly outcomes: Outcome[] = []
-  /** By host: ids that its outside station has heard. */
+  /** Null: the hosts are joined by trunks. */
+  readonly lan: SharedLan | null
+  /** By station: ids that it has heard. */
   readonly outside: number[][]
   readonly trace: Note[] | null
   readonly crashed = new Set<number>()
@@ -79,8 +91,10 @@ export class World {
   doubled = 0
   /** What was wrong on the way; the first is thrown at the end of the step. */
   wrong: Violation | null = null
+  private readonly frame = new Frame()
   private readonly trunks = new Map<number, Trunk>()
-  private readonly watchesGates: boolean
+  /** Whether a datapath starts anew in the middle. */
+  private readonly restarts: boolean
   /** By NIC: the highest color its frames have had. */
   private readonly colors: number[]
   private readonly members: ReadonlySet<number>[]
@@ -100,12 +114,13 @@ export class World {
     })
     this.nics = this.guests.flatMap((guest) => guest.nics)
     this.members = Array.from({ length: scenario.hosts }, (_, host) => new Set(indexesOn(scenario, host)))
-    this.outside = Array.from({ length: scenario.hosts }, () => [])
+    this.outside = Array.from({ length: LAN_STATION + 1 }, () => [])
     this.hosts = Array.from(
       { length: scenario.hosts },
       (_, host) => new Host(this, host, scenario.epoch, this.members[host] as ReadonlySet<number>),
     )
-    this.watchesGates = !scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
+    this.lan = scenario.lan === null ? null : new SharedLan(this)
+    this.restarts = scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
     this.colors = this.nics.map(() => -1)
     this.unarmed = this.nics.map(() => [])
     this.coordinator = new Coordinator(this)
@@ -115,6 +130,7 @@ export class World {
   run(): void {
     const { scenario, time } = this
     for (const host of this.hosts) host.start()
+    if (scenario.announced) this.come(ANNOUNCING, () => this.announce())
     for (const send of scenario.sends) this.come(send.at, () => this.send(send))
     for (const [nth, order] of scenario.orders.entries()) {
       this.come(order.at, () => {
@@ -195,7 +211,7 @@ export class World {
   /** A frame was put into a TAP's queue. */
   delivered(nic: Nic, id: number): void {
     const { guest } = nic
-    if (guest.running || !this.watchesGates) return
+    if (guest.running || this.restarts) return
     const claim = this.hosts[guest.host].daemon?.agent.claim
     // Called off: then the gates open at once, whatever the machines do.
     if (claim?.restore != null || claim?.snapshot?.machine.state === 'cutting') {
@@ -218,21 +234,51 @@ export class World {
     this.unarmed[nic].push(...log.delivered.slice(log.read, armedAt))
   }
 
-  heardOutside(host: number, id: number): void {
-    this.outside[host].push(id)
+  heardOutside(station: number, id: number): void {
+    this.outside[station].push(id)
   }
 
-  private send({ vm, nic, toVm, toNic }: Send): void {
+  /** Whether a frame is what it was when its sender gave it away; `start` and `end`: from its destination address on. */
+  isAsSent(id: number, bytes: Uint8Array, start: number, end: number): boolean {
+    const sent = this.frames[id].bytes
+    return sent.compare(bytes, start, end, VNET_HEADER_LENGTH) === 0
+  }
+
+  /** A datapath that starts anew takes what peers still send it by the bit for the outside world's. */
+  checkAsSent(id: number, frame: Frame, receiver: string): void {
+    if (this.restarts) return
+    if (id >= 0 && !this.isAsSent(id, frame.bytes, frame.start, frame.start + frame.length))
+      this.violation(3, `#${id} was changed on its way to ${receiver}`)
+  }
+
+  /** Who is there says so, as machines do when they come up: then the switches know where everybody is. */
+  private announce(): void {
+    const bytesOf = (mac: readonly number[]) => {
+      const bytes = new Uint8Array(VNET_HEADER_LENGTH + ANNOUNCEMENT_LENGTH)
+      bytes.set(announcement(Uint8Array.from(mac)), VNET_HEADER_LENGTH)
+      return { bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }
+    }
+    for (const nic of this.nics) {
+      nic.guest.act(() => this.hosts[nic.guest.host].daemon?.arrive(nic.index, bytesOf(nic.mac)))
+    }
+    for (const station of this.scenario.outside) this.sendFromOutside(station, bytesOf(stationMac(station)))
+  }
+
+  private sendFromOutside(station: number, copy: FrameCopy): void {
+    if (station === LAN_STATION) this.lan?.transmit(LAN_STATION, this.frame.pointAt(copy))
+    else this.hosts[station].daemon?.arrive(PLAIN_PORT, copy)
+  }
+
+  private send({ vm, nic, toVm, toNic, form, floating }: Send): void {
     if (vm === OUTSIDE) {
-      const mac = [6, 1, 0, 0, 0, nic]
-      const copy = this.makeFrame({ vm, nic, at: 0, toVm, toNic }, mac)
-      this.hosts[nic].daemon?.arrive(PLAIN_PORT, copy)
+      this.sendFromOutside(nic, this.makeFrame({ vm, nic, at: 0, toVm, toNic }, stationMac(nic), form))
       return
     }
     const guest = this.guests[vm]
     guest.act(() => {
       const from = guest.nics[nic]
-      const copy = this.makeFrame({ vm, nic: from.index, at: guest.log.sent.length, toVm, toNic }, from.mac)
+      const sent = { vm, nic: from.index, at: guest.log.sent.length, toVm, toNic }
+      const copy = this.makeFrame(sent, floating ? FLOATING_MAC : from.mac, form)
       guest.log.sent.push(this.frames.length - 1)
       this.note(
         guest.name,
@@ -242,21 +288,20 @@ export class World {
     })
   }
 
-  private makeFrame(sent: Omit<SentFrame, 'id'>, from: readonly number[]): FrameCopy {
+  private makeFrame(sent: Omit<SentFrame, 'id' | 'bytes'>, from: readonly number[], form: FrameForm): FrameCopy {
     const id = this.frames.length
-    this.frames.push({ ...sent, id })
+    const { toVm, toNic } = sent
     const to =
-      sent.toVm === BROADCAST
-        ? BROADCAST_MAC
-        : sent.toVm === OUTSIDE
-          ? [6, 1, 0, 0, 0, sent.toNic]
-          : (this.guests[sent.toVm].nics[sent.toNic].mac as number[])
-    return makeFrame(id, from, to)
+      toVm === BROADCAST ? BROADCAST_MAC : toVm === OUTSIDE ? stationMac(toNic) : this.guests[toVm].nics[toNic].mac
+    const copy = makeFrame(id, from, to, form)
+    this.frames.push({ ...sent, id, bytes: Buffer.from(copy.bytes) })
+    return copy
   }
 
   private target(vm: number, nic: number): string {
     if (vm === BROADCAST) return 'all'
-    return vm === OUTSIDE ? `outside h${nic}` : `vm${vm}${this.guests[vm].nics.length > 1 ? `.${nic}` : ''}`
+    if (vm === OUTSIDE) return nic === LAN_STATION ? 'outside' : `outside h${nic}`
+    return `vm${vm}${this.guests[vm].nics.length > 1 ? `.${nic}` : ''}`
   }
 
   private crash(vm: number): void {
@@ -275,6 +320,7 @@ export class World {
   }
 
   peersOf(host: number): number[] {
+    if (this.lan !== null) return []
     const all = this.hosts.map((one) => one.index)
     return all.filter((other) => (this.scenario.chain ? Math.abs(other - host) === 1 : other !== host))
   }
@@ -292,7 +338,8 @@ export class World {
   /** Nothing is under way any more, and nothing held back. */
   isQuiet(): boolean {
     if (this.coordinator.busy !== null) return false
-    for (const trunk of this.trunks.values()) if (trunk.inFlight > 0) return false
+    for (const { way } of this.trunks.values()) if (way.inFlight > 0) return false
+    if (this.lan !== null && this.lan.inFlight > 0) return false
     for (const { daemon } of this.hosts) {
       if (daemon === null || daemon.agent.claim !== null) return false
       const { forwarder } = daemon.worker
@@ -316,6 +363,8 @@ export class World {
     })
   }
 }
+
+const stationMac = (station: number) => [6, 1, 0, 0, 0, station]
 
 function indexesOn(scenario: Scenario, host: number): number[] {
   return scenario.machines.flatMap((machine, index) => (machine.host === host ? [index] : []))

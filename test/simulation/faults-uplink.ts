@@ -1,0 +1,218 @@
+// Faults planted in the rules of uplinks, one at a time, as in faults.ts.
+
+import { NONE } from '../../src/frame/agreement.js'
+import { CarrierField, u32 } from '../../src/frame/carrier.js'
+import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
+import type { Frame } from '../../src/frame/frame.js'
+import type { AddressTable } from '../../switch/forwarding/addresses.js'
+import { MAX_PORTS } from '../../switch/forwarding/counters.js'
+import type { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { UplinkPeer } from '../../switch/forwarding/uplink-peer.js'
+import type { UplinkSide } from '../../switch/forwarding/uplink-side.js'
+import { Random } from './chance.js'
+import type { PlantedFault } from './faults.js'
+import type { Plant } from './run.js'
+import { LAN_STATION, putOnLan, type Scenario } from './scenario.js'
+
+/** What an uplink keeps to itself. */
+interface Inside {
+  readonly neighbors: ({ peer: UplinkPeer; joined: boolean } | undefined)[]
+  readonly claimed: AddressTable
+  readonly carriedFrom: { learn: () => boolean }
+  meet(mac: Uint8Array, now: number): { peer: UplinkPeer } | null
+  grant(): void
+}
+
+/** What a peer keeps to itself. */
+interface PeerInside {
+  writesFrom: number
+  filled: number
+  nextSequence: number
+  mayUseBit(frame: Frame): boolean
+}
+
+const inUplinks = (change: (uplink: UplinkSide, inside: Inside, forwarder: Forwarder) => void): Plant => {
+  return () => ({
+    forwarder: (forwarder) => {
+      const addPort = forwarder.addPort.bind(forwarder)
+      forwarder.addPort = (spec, output) => {
+        const port = addPort(spec, output)
+        if (spec.kind === 'uplink') {
+          const uplink = forwarder.uplink as UplinkSide
+          change(uplink, uplink as unknown as Inside, forwarder)
+        }
+        return port
+      }
+    },
+  })
+}
+
+const inPeers = (change: (peer: UplinkPeer, inside: PeerInside) => void): Plant =>
+  inUplinks((_uplink, inside) => {
+    const meet = inside.meet.bind(inside)
+    inside.meet = (mac, now) => {
+      const neighbor = meet(mac, now)
+      if (neighbor !== null) change(neighbor.peer, neighbor.peer as unknown as PeerInside)
+      return neighbor
+    }
+  })
+
+/** On a LAN, whatever was drawn. */
+const onLan = (scenario: Scenario): Scenario => ({
+  ...putOnLan(scenario, new Random(scenario.seed)),
+  lan: 'dscp',
+})
+
+/**
+ * One machine after the other speaks from an address that they share, then both do, while a snapshot is taken: for a moment
+ * two hosts claim it. They speak to a third.
+ */
+const withFloating = (scenario: Scenario): Scenario => {
+  const start = 1200
+  const machines = [0, 1, 2].map((host) => ({ host, nics: 1, stopped: false }))
+  const speak = (vm: number, at: number) => ({
+    at,
+    vm,
+    nic: 0,
+    toVm: 2,
+    toNic: 0,
+    form: 'ipv4' as const,
+    floating: true,
+  })
+  const last = Array.from({ length: 60 }, (_, nth) => speak(nth % 2, start + 1400 + nth))
+  const sends = [speak(0, start), speak(1, start + 900), ...last]
+  const orders = [{ kind: 'snapshot' as const, at: start + 1410, deadline: 20_000 }]
+  const trunk = { ...scenario.trunk, loss: 0, duplicate: 0, reorder: false }
+  const lan = { lan: 'dscp' as const, announced: true, chain: false, outside: [LAN_STATION] }
+  return { ...scenario, ...lan, hosts: 3, machines, sends, orders, trunk, faults: [] }
+}
+
+const unannounced = (scenario: Scenario): Scenario => ({
+  ...onLan({ ...scenario, faults: [] }),
+  trunk: { ...scenario.trunk, loss: 0, duplicate: 0, reorder: false },
+  announced: false,
+})
+
+export const uplinkFaults: readonly PlantedFault[] = [
+  {
+    name: 'the bit is not set back on arrival',
+    breaks: [3],
+    plant: inUplinks((uplink) => {
+      const enter = uplink.enter.bind(uplink)
+      uplink.enter = (frame, now) => {
+        const wasSet = colorBit(frame) === 1
+        const from = enter(frame, now)
+        if (wasSet && from !== null && colorBit(frame) === 0) flipColorBit(frame)
+        return from
+      }
+    }),
+    adapt: onLan,
+  },
+  {
+    name: 'the bit is used for colors that were not agreed',
+    breaks: [1, 2, 3, 4],
+    plant: inPeers((_peer, inside) => {
+      const mayUseBit = inside.mayUseBit.bind(inside)
+      inside.mayUseBit = (frame) => {
+        const agreed = inside.writesFrom
+        if (agreed !== NONE) inside.writesFrom = frame.color
+        const may = mayUseBit(frame)
+        inside.writesFrom = agreed
+        return may
+      }
+    }),
+    adapt: onLan,
+  },
+  {
+    name: 'a bit that the guest has set is taken for ours',
+    breaks: [1, 2, 3, 4],
+    plant: inPeers((_peer, inside) => {
+      const mayUseBit = inside.mayUseBit.bind(inside)
+      inside.mayUseBit = (frame) => {
+        const isSet = colorBit(frame) === 1
+        if (isSet) flipColorBit(frame)
+        const may = mayUseBit(frame)
+        if (isSet) flipColorBit(frame)
+        return may
+      }
+    }),
+    adapt: onLan,
+  },
+  {
+    name: 'an address that two hosts claim is believed of both',
+    breaks: [1, 2, 3, 4],
+    plant: inUplinks((_uplink, inside) => {
+      inside.grant = () => {
+        inside.claimed.clear()
+        for (const [place, neighbor] of inside.neighbors.entries()) {
+          if (!neighbor?.joined) continue
+          neighbor.peer.refused = neighbor.peer.theirs.map(() => false)
+          for (const mac of neighbor.peer.theirs) inside.claimed.add(mac, MAX_PORTS + place)
+        }
+      }
+    }),
+    adapt: withFloating,
+  },
+  {
+    name: 'pieces are joined though one between them is missing',
+    breaks: [0, 3],
+    plant: inPeers((peer, inside) => {
+      const unpack = peer.unpack.bind(peer)
+      peer.unpack = (frame) => {
+        if (inside.filled > 0 && u32(frame, CarrierField.OFFSET) > 0) {
+          inside.filled = u32(frame, CarrierField.OFFSET)
+          inside.nextSequence = u32(frame, CarrierField.SEQUENCE)
+        }
+        return unpack(frame)
+      }
+    }),
+    adapt: (scenario) => {
+      const lossy = onLan({ ...scenario, trunk: { ...scenario.trunk, loss: 0.3 } })
+      return { ...lossy, sends: lossy.sends.map((send) => ({ ...send, form: 'gso' as const })) }
+    },
+  },
+  {
+    name: 'who was only heard in carriers is taken for an outsider',
+    breaks: [1, 2, 3, 5],
+    plant: inUplinks((_uplink, inside) => {
+      inside.carriedFrom.learn = () => true
+    }),
+    adapt: unannounced,
+  },
+  {
+    name: 'frames follow claims from before a restore',
+    breaks: [5],
+    plant: inUplinks((uplink, inside) => {
+      uplink.behind = (bytes, start) => {
+        const view = new DataView(bytes.buffer, bytes.byteOffset + start)
+        return inside.claimed.get(view.getUint16(0), view.getInt32(2))
+      }
+    }),
+    adapt: (scenario) => {
+      const { orders, ...rest } = unannounced({ ...scenario, hosts: Math.max(3, scenario.hosts) })
+      const at = rest.sends[rest.sends.length >> 1]?.at ?? 1300
+      const trunk = { ...rest.trunk, delay: 5 }
+      return {
+        ...rest,
+        announced: true,
+        trunk,
+        orders: [
+          { kind: 'snapshot', at: at - 60, deadline: 20_000 },
+          { kind: 'restore', at: at - 10, deadline: 20_000, shift: 1 },
+        ],
+      }
+    },
+  },
+  {
+    name: 'colors travel the LAN under service tags',
+    breaks: [6],
+    plant: inPeers((peer) => {
+      const send = peer.send.bind(peer)
+      peer.send = (frame, serviceTci) => {
+        frame.tagTpid = frame.color < 0 ? frame.tagTpid : 0x88a8
+        return send(frame, serviceTci)
+      }
+    }),
+    adapt: unannounced,
+  },
+]

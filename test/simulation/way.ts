@@ -1,0 +1,83 @@
+// One direction of a path between two switches: delay, jitter, loss, doubling, reordering, breaks. In order unless the
+// scenario says otherwise.
+
+import type { FrameCopy } from '../../src/frame/frame.js'
+import type { World } from './world.js'
+
+const LOSS = 21
+const COPY = 22
+const DELAY = 23
+const OTHER_KEY = 0x4000_0000
+const DOUBLED_KEY = 0x2000_0000
+
+export class Way {
+  readonly from: number
+  readonly to: number
+  /** Frames under way. */
+  inFlight = 0
+  private readonly world: World
+  private readonly arrive: (copy: FrameCopy) => void
+  private readonly key: number
+  private readonly controlDelay: number
+  private lastArrival = 0
+  private others = 0
+
+  constructor(world: World, from: number, to: number, arrive: (copy: FrameCopy) => void) {
+    this.world = world
+    this.from = from
+    this.to = to
+    this.arrive = arrive
+    this.key = from * 16 + to
+    this.controlDelay = world.scenario.faults.reduce(
+      (ms, fault) => (fault.kind === 'delay control' && fault.a === from && fault.b === to ? ms + fault.by : ms),
+      0,
+    )
+  }
+
+  /** `id`: of the frame, or -1. The bytes are kept as they are until they have arrived. */
+  transmit(copy: FrameCopy, id: number, control: boolean): void {
+    const { world } = this
+    // A frame may pass more than once: a counter beside the id would not shrink well, the time does.
+    const which = id >= 0 ? id : OTHER_KEY + this.others++
+    if (this.isBroken(control)) return
+    const { trunk } = world.scenario
+    if (trunk.loss > 0 && world.chance(LOSS, this.key, which) < trunk.loss) {
+      if (id >= 0) world.note(`h${this.from}`, `#${id} lost on the way to h${this.to}`)
+      return
+    }
+    this.send(copy, which, control)
+    if (trunk.duplicate > 0 && !control && world.chance(COPY, this.key, which) < trunk.duplicate) {
+      world.doubled++
+      this.send(copy, which + DOUBLED_KEY, control)
+    }
+  }
+
+  private send(copy: FrameCopy, which: number, control: boolean): void {
+    const { world } = this
+    const { delay, jitter, reorder } = world.scenario.trunk
+    let arrival = world.time.now + delay + jitter * world.chance(DELAY, this.key, which)
+    if (control && this.controlDelay > 0) arrival += this.controlDelay
+    else if (!reorder) {
+      arrival = Math.max(arrival, this.lastArrival)
+      this.lastArrival = arrival
+    }
+    this.inFlight++
+    world.time.at(arrival, () => {
+      this.inFlight--
+      this.arrive(copy)
+    })
+  }
+
+  private isBroken(control: boolean): boolean {
+    const { now } = this.world.time
+    for (const fault of this.world.scenario.faults) {
+      if (fault.kind !== 'break trunk' && fault.kind !== 'lose control') continue
+      if (now < fault.at || now >= fault.at + fault.for) continue
+      const along = fault.a === this.from && fault.b === this.to
+      if (fault.kind === 'lose control') {
+        if (along && control) return true
+      } else if (along || (fault.b === this.from && fault.a === this.to)) return true
+    }
+    return false
+  }
+}
