@@ -5,6 +5,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { guard } from '../../test/lab/guardian.js'
 import { command, commandAt, type Place, Service } from './processes.js'
 
 const NAMESPACE = /^sswb(\d+)-/
@@ -16,6 +17,7 @@ let closing = false
 export class Lab {
   readonly scratch: string
   readonly #prefix: string
+  readonly #letGuardianGo: () => void
   readonly #namespaces = new Map<string, Service>()
   readonly #services: Service[] = []
 
@@ -23,6 +25,7 @@ export class Lab {
     if (closing) throw new Error('the bench is being taken down')
     this.#prefix = `sswb${process.pid}-`
     this.scratch = mkdtempSync(join(tmpdir(), this.#prefix))
+    this.#letGuardianGo = guard(this.#prefix, this.scratch)
     living.add(this)
   }
 
@@ -101,6 +104,7 @@ export class Lab {
     }
     this.#namespaces.clear()
     rmSync(this.scratch, { recursive: true, force: true })
+    this.#letGuardianGo()
     living.delete(this)
   }
 }

@@ -7,6 +7,7 @@ import { stringify } from 'yaml'
 import { run } from './command.js'
 import { GuestConsole } from './console.js'
 import { type Daemon, daemonAnswers, program, snapswitchJson, spawnDaemon } from './daemon.js'
+import { guard } from './guardian.js'
 import { type Guest, type GuestJob, type GuestSpec, startGuest } from './guest.js'
 import { guestImage } from './image.js'
 import { addCable, addTap, createNamespace, processesIn } from './namespaces.js'
@@ -62,12 +63,14 @@ export class Lab {
   readonly #record: LabRecord
   /** Processes that are being started, and not in the record yet. */
   readonly #spawning = new Set<Promise<unknown>>()
+  readonly #letGuardianGo: () => void
   #down: Promise<void> | undefined
 
   private constructor(plan: LabPlan, record: LabRecord) {
     this.plan = plan
     this.#record = record
     this.directory = labDirectory(record.id)
+    this.#letGuardianGo = guard(namespaceName(record.id, ''), this.directory)
     this.machines = new Map(plan.machines.map((machine, index) => [machine.name, this.#machine(machine, index)]))
   }
 
@@ -307,6 +310,7 @@ export class Lab {
   /** Leaves the lab up when this process ends; `takeDown` of its record ends it. */
   keep(): void {
     this.#record.kept = true
+    this.#letGuardianGo()
     save(this.#record)
   }
 
@@ -316,7 +320,9 @@ export class Lab {
 
   /** Removes everything; can be called at any time, also twice. */
   destroy(): Promise<void> {
-    this.#down ??= Promise.allSettled(this.#spawning).then(() => takeDown(this.#record))
+    this.#down ??= Promise.allSettled(this.#spawning)
+      .then(() => takeDown(this.#record))
+      .then(this.#letGuardianGo)
     return this.#down
   }
 }

@@ -1,7 +1,8 @@
-// A lab whose owner was killed is removed by the next sweep, whole; those of living owners and kept ones are not.
+// A lab whose owner was killed is removed whole by its guardian, or, should that be killed, too, by the next sweep; those of
+// living owners and kept ones are not.
 
 import { spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
@@ -29,27 +30,54 @@ t.test('a lab that is destroyed leaves nothing, also the second time', options, 
   t.notOk(existsSync(lab.directory))
 })
 
-t.test('a sweep removes what a killed owner has left, processes too', options, async (t) => {
+/** The process that guards a lab. */
+function guardianOf(id: string): number {
+  const command = (pid: string) => {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+    } catch {
+      return ''
+    }
+  }
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  return Number(pids.find((pid) => command(pid).includes(`/guardian\0snaplab-${id}-`)))
+}
+
+/** A lab with a process in it and one beside it, whose owner is then killed. */
+async function orphanedLab(t: { teardown(end: () => void): void }, withGuardian: boolean) {
   const module = pathToFileURL(join(import.meta.dirname, 'lab.js')).href
   const script = `
     import { Lab } from '${module}'
     import { spawn } from 'node:child_process'
     const lab = await Lab.build(${JSON.stringify(plan)})
     const child = spawn('ip', ['netns', 'exec', lab.namespace('a'), 'sleep', '300'], { detached: true, stdio: 'ignore' })
-    child.unref()
-    console.log(JSON.stringify({ id: lab.id, pid: child.pid }))
+    const beside = spawn('tail', ['-f', lab.machine('vm1').diskFile], { detached: true, stdio: 'ignore' })
+    console.log(JSON.stringify({ id: lab.id, pids: [child.pid, beside.pid] }))
     setInterval(() => undefined, 1000)`
   const owner = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => owner.kill('SIGKILL'))
   const line = await new Promise<string>((resolve) => createInterface(owner.stdout).once('line', resolve))
-  const { id, pid } = JSON.parse(line) as { id: string; pid: number }
-  const guest = identify(pid)!
+  const { id, pids } = JSON.parse(line) as { id: string; pids: number[] }
+  const guests = pids.map((pid) => identify(pid)!)
+  if (!withGuardian) process.kill(guardianOf(id), 'SIGKILL')
   const ended = new Promise((resolve) => owner.once('exit', resolve))
   owner.kill('SIGKILL')
   await ended
-  t.ok(runs(guest), 'what the owner started has outlived it')
+  return { id, guests }
+}
+
+t.test('what a killed owner has left goes by itself, processes too', options, async (t) => {
+  const { id, guests } = await orphanedLab(t, true)
+  await until('the end of all', 20_000, () => (guests.some(runs) || existsSync(labDirectory(id)) ? undefined : true))
+  t.same(await namespacesOf(id), [])
+})
+
+t.test('a sweep removes it when its guardian was killed, too', options, async (t) => {
+  const { id, guests } = await orphanedLab(t, false)
+  t.ok(guests.every(runs), 'what the owner started has outlived it')
+  t.teardown(() => process.kill(guests[1]!.pid, 'SIGKILL'))
   t.ok((await sweep()).includes(id))
-  await until('the end of the process', 5_000, () => (runs(guest) ? undefined : true))
+  await until('the end of the process', 5_000, () => (runs(guests[0]!) ? undefined : true))
   t.same(await namespacesOf(id), [])
   t.notOk(existsSync(labDirectory(id)))
 })

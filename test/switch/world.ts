@@ -9,6 +9,7 @@ import { stringify } from 'yaml'
 import { SwitchClient } from '../../src/api/client.js'
 import type { PortInfo } from '../../src/api/schemas.js'
 import { attempt, type CommandResult, run, until } from '../lab/command.js'
+import { guard } from '../lab/guardian.js'
 import { repositoryRoot } from '../lab/repository.js'
 
 const DEADLINE = { deadlineMs: 5000 }
@@ -29,6 +30,7 @@ export type SwitchFile = Record<string, unknown>
 export class World {
   readonly directory = mkdtempSync(join(tmpdir(), 'ssw-world-'))
   private readonly prefix = `ssw${process.pid}${String.fromCharCode(97 + worlds++)}`
+  private readonly letGuardianGo = guard(`${this.prefix}-`, this.directory)
   private readonly namespaces: string[] = []
   private readonly switches: Switch[] = []
   private readonly children: ChildProcess[] = []
@@ -148,6 +150,7 @@ export class World {
     for (const child of this.children) await endChild(child, 'SIGKILL')
     for (const name of this.namespaces.reverse()) await attempt('ip', ['netns', 'del', name])
     rmSync(this.directory, { recursive: true, force: true })
+    this.letGuardianGo()
   }
 }
 
