@@ -44,6 +44,8 @@ export interface ForwarderOptions {
   readonly networkHold: HoldBounds
   /** Bounds of the channel state of one snapshot. */
   readonly record: HoldBounds
+  /** Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a full TAP. */
+  readonly armed?: HoldBounds
   /** Milliseconds from a peer's marker until its missing frames count as lost. */
   readonly closureDeadline: number
   /** Seals control frames, and those of peers must carry its seal; null: neither. */

@@ -100,7 +100,7 @@ export class SnapshotSide {
 
   arm(ports: readonly number[]): void {
     for (const port of this.members(ports)) {
-      port.copies ??= new ArmedCopies(ARMED_BOUNDS)
+      port.copies ??= new ArmedCopies(this.forwarder.options.armed ?? ARMED_BOUNDS)
       port.copies.clear()
       port.armed = port.copies
     }

@@ -19,6 +19,8 @@ const ANSWER = 32
 const BATCH = 33
 const CONTROL_KEY = new Uint8Array(32).fill(7)
 const DRAIN_BATCHES = 4096
+/** More than is ever unread here; the default's memory takes longer to set aside than a schedule to run. */
+const ARMED_BOUNDS = { frames: 2000, bytes: 1 << 19 }
 const TICK_INTERVAL = 100
 const LAN_MTU = 1500
 const TICK_INTERVAL_OPEN = 5
@@ -66,6 +68,7 @@ export class Worker {
         fdb: { capacity: 64, perPort: 32, ageing: 300 },
         hold: { frames: scenario.hold, bytes: 1 << 26 },
         networkHold: { frames: 1e6, bytes: 1e9 },
+        armed: ARMED_BOUNDS,
         record: { frames: scenario.record, bytes: 1 << 28 },
         closureDeadline: 200,
         controlKey: scenario.keyed ? CONTROL_KEY : null,
