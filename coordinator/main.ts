@@ -3,7 +3,7 @@
 import { destination, pino } from 'pino'
 import { version } from '../src/api/version.js'
 import { lockDirectory } from '../src/linux/directory-lock.js'
-import { keepCompiled } from '../src/runtime/engine.js'
+import { missingFlags } from '../src/runtime/engine.js'
 import { loadCoordinatorConfig } from './config.js'
 import { Coordinator } from './coordinator.js'
 import { createCoordinatorApi } from './server.js'
@@ -11,9 +11,10 @@ import { Catalogue } from './store/catalogue.js'
 
 /** Resolves when the coordinator has been stopped by a signal. Throws what keeps it from starting. */
 export async function runCoordinator(configPath: string): Promise<void> {
-  keepCompiled()
   const config = loadCoordinatorConfig(configPath)
   const logger = pino({ name: 'coordinator', level: config.log }, destination({ fd: 2, sync: true }))
+  if (missingFlags().length > 0)
+    logger.info({ flags: missingFlags() }, 'started without flags of bin/snapswitch: cuts may take longer')
   const catalogue = new Catalogue(config.store)
   await catalogue.open()
   const coordinator = new Coordinator({ config, catalogue, logger, version })

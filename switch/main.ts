@@ -8,7 +8,7 @@ import { SnapswitchError } from '../src/errors/errors.js'
 import { createLibvirtHypervisor } from '../src/hypervisor/libvirt.js'
 import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
 import { raisePriority } from '../src/linux/priority.js'
-import { keepCompiled } from '../src/runtime/engine.js'
+import { missingFlags } from '../src/runtime/engine.js'
 import { Agent } from './agent/agent.js'
 import { Epochs, type Host } from './agent/host.js'
 import { Journal } from './agent/journal.js'
@@ -29,9 +29,10 @@ const HEAL_INTERVAL_MS = 500
 
 /** Runs until SIGINT or SIGTERM. Throws before anything is changed when the configuration or a device is not right. */
 export async function runSwitch(configPath: string): Promise<void> {
-  keepCompiled()
   const config = loadSwitchConfig(configPath)
   const log = pino({ level: config.log, name: `switch ${config.host}` }, pino.destination(2))
+  if (missingFlags().length > 0)
+    log.info({ flags: missingFlags() }, 'started without flags of bin/snapswitch: cuts may take longer')
   const networks = Object.keys(config.networks)
   const store = new LocalStore(config.state)
   await store.open()

@@ -125,7 +125,7 @@ export class Ports {
     const { index, network, name, kind, vm, device, mtu } = entry
     const attachment = new Attachment(this.links, link, this.log)
     try {
-      this.unread.start(index, link.index)
+      this.unread.start(index, link)
       const mac = link.mac === null ? new Uint8Array(6) : parseMac(link.mac)
       const spec = { index, name, kind, vm, epoch, mac }
       await this.datapath.addPort({

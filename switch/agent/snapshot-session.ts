@@ -39,10 +39,11 @@ export class SnapshotSession {
   private told = 0
   /** Guests stand still: what need not be done now, and who need not be told now, waits. */
   private hurries = false
+  private readonly postponed: (() => void)[] = []
   private closures: readonly ChannelClosed[] = []
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
-  /** From pause to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
+  /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
   private readonly turns = new Turns(Math.max(1, Math.floor(availableParallelism() / 2)))
   /** Each ends a lead that this thread or the datapath's has. */
   private readonly leads: (() => void)[] = []
@@ -201,6 +202,13 @@ export class SnapshotSession {
       this.input({ kind: 'member', vm, event })
     switch (effect) {
       case 'gate':
+        // One that stands still for as long as its memory is saved must not keep the others waiting.
+        if (member.info.captureMode === 'background') {
+          await this.turns.take()
+          member.hasTurn = true
+        }
+        // Called off meanwhile: it stays as it is.
+        if (this.machine.members.get(vm)?.state !== 'gating') return
         control.hasten()
         await datapath.call('gate', { network, ports })
         await gateOthers(this.host, member.otherPorts)
@@ -211,13 +219,6 @@ export class SnapshotSession {
         times.settledAtUs = nowUs()
         return say('settled')
       case 'pause':
-        // One that stands still for as long as its memory is saved must not keep the others' gates closed.
-        if (member.info.captureMode === 'background') {
-          await this.turns.take()
-          member.hasTurn = true
-        }
-        // Called off meanwhile: it stays as it is.
-        if (this.machine.members.get(vm)?.state !== 'pausing') return
         member.paused = true
         times.pausedAtUs = (await control.pause(this.deadline)).pausedAtUs
         this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
@@ -249,10 +250,7 @@ export class SnapshotSession {
         Object.assign(times, await capture.resumed)
         member.paused = false
         this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
-        const { journal, log } = this.host
-        journal
-          .noteResumed(network, this.request.snapshot, vm)
-          .catch((thrown) => log.warn({ err: thrown, vm }, 'cannot note that it runs'))
+        this.whenCalm(() => this.noteResumed(vm))
         return say('resumed')
       }
       case 'release':
@@ -273,9 +271,25 @@ export class SnapshotSession {
     return written
   }
 
+  private noteResumed(vm: string): void {
+    const { journal, log } = this.host
+    journal
+      .noteResumed(this.request.network, this.request.snapshot, vm)
+      .catch((thrown) => log.warn({ err: thrown, vm }, 'cannot note that it runs'))
+  }
+
   private endTurn(member: Member): void {
     if (member.hasTurn) this.turns.give()
     member.hasTurn = false
+  }
+
+  /**
+   * Files are for when nobody stands still. libuv's threads, which do that work, are ordinary ones, and share locks with this
+   * one: measured, it waited 10 ms for one of them that had got no core to let go.
+   */
+  private whenCalm(work: () => void): void {
+    if (this.hurries) this.postponed.push(work)
+    else work()
   }
 
   private hurry(): void {
@@ -288,6 +302,7 @@ export class SnapshotSession {
   private endHurry(): void {
     for (const end of this.leads.splice(0)) end()
     this.hurries = false
+    for (const work of this.postponed.splice(0)) work()
     this.tell()
   }
 

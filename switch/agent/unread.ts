@@ -5,7 +5,8 @@
 // The difference drifts when others send to the guest as well, or when the guest takes a GSO frame in segments (each counts);
 // then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows a queue.
 
-import { LinkCounterReader } from '../../src/linux/stats.js'
+import type { Link } from '../../src/linux/link.js'
+import { TransmitCounters } from '../../src/linux/transmit-counters.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
 
 /** More than the datapath sends between two looks at its counters. */
@@ -13,7 +14,9 @@ const BATCH = 1024
 
 export class UnreadFrames {
   private readonly counters: CounterTable
-  private readonly reader = new LinkCounterReader()
+  private readonly reader = new TransmitCounters()
+  /** Per port: its device. */
+  private readonly devices = new Map<number, number>()
   /** Per port: the device's count when our own stood at zero. */
   private readonly base = new Map<number, number>()
   /** Per port: what the device had dropped when the port came. */
@@ -26,8 +29,10 @@ export class UnreadFrames {
   }
 
   /** Call when a port is taken on, before anything is sent to it. */
-  start(port: number, ifindex: number): void {
-    const { txPackets, txDropped } = this.reader.read(ifindex)
+  start(port: number, link: Pick<Link, 'index' | 'name' | 'mac'>): void {
+    this.reader.watch(link)
+    this.devices.set(port, link.index)
+    const { txPackets, txDropped } = this.reader.read(link.index)
     this.base.set(port, txPackets + txDropped)
     this.dropped.set(port, txDropped)
     this.seen.delete(port)
@@ -44,6 +49,8 @@ export class UnreadFrames {
   }
 
   forget(port: number): void {
+    this.reader.forget(this.devices.get(port) ?? 0)
+    this.devices.delete(port)
     this.base.delete(port)
     this.dropped.delete(port)
     this.seen.delete(port)

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process'
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { join } from 'node:path'
+import { ENGINE_FLAGS } from '../../src/runtime/engine.js'
 import { attempt, type CommandResult, until } from './command.js'
 import { identify, type ProcessId, runs } from './processes.js'
 import { repositoryRoot } from './repository.js'
@@ -38,7 +39,7 @@ const said = (spec: DaemonSpec) => readFileSync(spec.log, 'utf8').slice(-2000)
 
 /** Starts a daemon; it may take a moment until it answers. */
 export async function spawnDaemon(spec: DaemonSpec): Promise<Daemon> {
-  const command = [process.execPath, program(), spec.role, '--config', spec.config]
+  const command = [process.execPath, ...ENGINE_FLAGS, program(), spec.role, '--config', spec.config]
   if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
   const descriptor = openSync(spec.log, 'a')
   const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })

@@ -1,11 +1,14 @@
 // rtnetlink against the kernel: what `ip` makes and says is what we see, and the other way round.
 
 import t from 'tap'
+import { libc } from '../../src/linux/libc.js'
 import { Links, LinkWatch } from '../../src/linux/link.js'
 import { attributes, NetlinkBody, readText, readU32 } from '../../src/linux/netlink.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { readSysctl, writeSysctl } from '../../src/linux/sysctl.js'
-import { enterFreshNamespace, run, until } from './namespace.js'
+import { TransmitCounters } from '../../src/linux/transmit-counters.js'
+import { enterFreshNamespace, mountOwnSysfs, run, until } from './namespace.js'
+import { experimentalFrame, packetSocket, send } from './wire.js'
 
 enterFreshNamespace()
 
@@ -119,6 +122,37 @@ t.test('counters', async (t) => {
   const each = ((performance.now() - start) * 1000) / rounds
   t.comment(`${each.toFixed(1)} microseconds a read`)
   t.ok(each < 200, 'fast enough to be asked in a loop, also on a busy machine')
+})
+
+t.test('what devices have sent, by sysfs or netlink', async (t) => {
+  const links = new Links()
+  const byFile = new TransmitCounters()
+  const byNetlink = new TransmitCounters()
+  t.teardown(() => {
+    byFile.close()
+    byNetlink.close()
+    links.close()
+  })
+  run('ip', 'link', 'add', 'ssw-w0', 'type', 'veth', 'peer', 'name', 'ssw-w1')
+  const link = links.get('ssw-w0')
+  byNetlink.watch(link)
+  t.equal(byNetlink.watches(link.index), false, 'this sysfs was mounted in the namespace that we have left')
+  mountOwnSysfs()
+  byFile.watch(link)
+  t.equal(byFile.watches(link.index), true)
+  byFile.watch({ ...link, mac: '02:00:00:00:00:99' })
+  t.equal(byFile.watches(link.index), false, 'same name, another device')
+  byFile.watch(link)
+  for (const name of ['ssw-w0', 'ssw-w1']) run('ip', 'link', 'set', name, 'up')
+  const before = byFile.read(link.index)
+  const socket = packetSocket(link.index)
+  for (let i = 0; i < 12; i++) send(socket, experimentalFrame())
+  libc().close(socket)
+  await until(() => byFile.read(link.index).txPackets >= before.txPackets + 12, 'twelve frames')
+  t.match(byNetlink.read(link.index), { txPackets: byFile.read(link.index).txPackets, txDropped: 0 })
+  run('ip', 'link', 'del', 'ssw-w0')
+  t.throws(() => byFile.read(link.index), { code: 'DEVICE_MISSING' })
+  t.equal(byFile.watches(link.index), false)
 })
 
 t.test('settings under /proc/sys/net belong to our namespace', async (t) => {

@@ -5,14 +5,26 @@ import { execFileSync } from 'node:child_process'
 import koffi from 'koffi'
 
 const CLONE_NEWNET = 0x40000000
+const CLONE_NEWNS = 0x00020000
+
+function leave(what: number): void {
+  const unshare = koffi.load('libc.so.6').func('int unshare(int)') as unknown as (flags: number) => number
+  if (unshare(what) !== 0) throw new Error(`unshare: errno ${koffi.errno()}; these tests need root`)
+}
 
 /**
  * Moves the calling thread; sockets opened, files under /proc/sys/net and programs started from it from now on belong to
  * the new namespace. Call it first: other threads of the process stay where they are.
  */
 export function enterFreshNamespace(): void {
-  const unshare = koffi.load('libc.so.6').func('int unshare(int)') as unknown as (flags: number) => number
-  if (unshare(CLONE_NEWNET) !== 0) throw new Error(`unshare: errno ${koffi.errno()}; these tests need root`)
+  leave(CLONE_NEWNET)
+}
+
+/** From now on the calling thread, and programs started from it, see the devices of its network namespace under /sys. Goes with the process. */
+export function mountOwnSysfs(): void {
+  leave(CLONE_NEWNS)
+  run('mount', '--make-rprivate', '/')
+  run('mount', '-t', 'sysfs', 'none', '/sys')
 }
 
 /** Runs a program and returns what it prints; throws when it fails. */

@@ -1,8 +1,36 @@
-// The engine does what it is told: garbage is gone when `collectGarbage` returns, and code that rests stays compiled.
+// The engine does what it is told: garbage is gone when `collectGarbage` returns, and nobody helps with it.
 
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { PerformanceObserver } from 'node:perf_hooks'
 import t from 'tap'
-import { collectGarbage, keepCompiled } from '../../src/runtime/engine.js'
+import { collectGarbage, ENGINE_FLAGS } from '../../src/runtime/engine.js'
+import { repositoryRoot } from '../lab/repository.js'
+
+/** Makes garbage, and says how long all other threads ran of the time that the main one did. */
+const garbage = `
+const { readdirSync, readFileSync } = require('node:fs')
+function ran() {
+  const sum = { main: 0, others: 0 }
+  for (const thread of readdirSync('/proc/self/task')) {
+    const time = Number(readFileSync('/proc/self/task/' + thread + '/schedstat', 'utf8').split(' ')[0])
+    sum[thread === String(process.pid) ? 'main' : 'others'] += time
+  }
+  return sum
+}
+function make() {
+  let kept = []
+  for (let i = 0; i < 3_000_000; i++) {
+    kept.push({ i })
+    if (kept.length === 100_000) kept = kept.slice(50_000)
+  }
+}
+make() // compiles, in other threads
+const before = ran()
+make()
+const after = ran()
+console.log((after.others - before.others) / (after.main - before.main))`
 
 t.test('garbage is collected at once, every time, and nobody else gets a `gc`', async (t) => {
   for (let round = 0; round < 3; round++) {
@@ -25,7 +53,6 @@ t.test('right after a collection the engine has no reason for another', async (t
     }
   })
   observer.observe({ entryTypes: ['gc'] })
-  keepCompiled()
   collectGarbage()
   await new Promise((resolve) => setTimeout(resolve, 20))
   const before = major.length
@@ -37,4 +64,11 @@ t.test('right after a collection the engine has no reason for another', async (t
   t.equal(before, 1)
   t.equal(major.length, 1)
   t.equal(kept.length, 5000)
+})
+
+t.test('the command starts with the flags, and then no other thread has a part in a collection', async (t) => {
+  const [first] = readFileSync(join(repositoryRoot(), 'bin', 'snapswitch'), 'utf8').split('\n')
+  t.equal(first, `#!/usr/bin/env -S node ${ENGINE_FLAGS.join(' ')}`)
+  const share = (flags: readonly string[]) => Number(execFileSync(process.execPath, [...flags, '-e', garbage]))
+  t.ok(share(ENGINE_FLAGS) < 0.2)
 })

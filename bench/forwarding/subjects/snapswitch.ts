@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { get } from 'node:http'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
+import { ENGINE_FLAGS } from '../../../src/runtime/engine.js'
 import { projectRoot } from '../../lab/project.js'
 import { hostsOf, type Part, parts, type Subject, vethAttachment } from '../subject.js'
 
@@ -41,7 +42,14 @@ function snapswitchSubject(
         const file = join(lab.scratch, `snapswitch-${host}.yaml`)
         const state = join(lab.scratch, `state-${host}`)
         writeFileSync(file, stringify(configuration(host, socket, state, devices, variant)))
-        const daemon = await lab.start(host, cores.switch, [process.execPath, program, 'switch', '--config', file])
+        const daemon = await lab.start(host, cores.switch, [
+          process.execPath,
+          ...ENGINE_FLAGS,
+          program,
+          'switch',
+          '--config',
+          file,
+        ])
         await daemon.until('an answer on its API socket', () => answers(socket))
         pids.push(daemon.pid)
       }

@@ -5,6 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
+import { ENGINE_FLAGS } from '../../runtime/engine.js'
 import { deadlinePassed, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
 import { type CallError, type CallMessage, type CallName, errorNumber, type ProcessMessage } from './protocol.js'
@@ -160,7 +161,7 @@ export class LibvirtProcess {
   #start(): ChildProcess {
     if (this.#child !== null) return this.#child
     const { NODE_OPTIONS: _, ...env } = process.env
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./main.js', import.meta.url))], {
+    const child = spawn(process.execPath, [...ENGINE_FLAGS, fileURLToPath(new URL('./main.js', import.meta.url))], {
       env: { ...env, UV_THREADPOOL_SIZE: String(threads) },
       stdio: ['pipe', 'pipe', 'inherit'],
     })
