@@ -2,7 +2,7 @@
 // whole, with its virtio-net header, is the payload of frames addressed to the peer switch; in several pieces when it is
 // longer than the LAN's frames. All integers big-endian.
 //
-//   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | zero 2
+//   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | generation 1 | zero 1
 //  22 the sender's boot id 8                           30 color 4 | sequence 4 | bytes of the whole 4 | offset 4
 //  46 the tag kept beside the frame: TPID 2 | TCI 2    50 a piece of: virtio-net header 10, frame
 //
@@ -19,7 +19,7 @@ export const CARRIER_TYPE = 5
  */
 export const LOCATION_TYPE = 6
 const LOCATION_LENGTH = 60
-export const CARRIER_VERSION = 1
+export const CARRIER_VERSION = 3
 export const CARRIER_HEADER_LENGTH = 50
 /** What a carrier adds to the network layer of the LAN: its header without the Ethernet header that any frame has. */
 export const CARRIER_OVERHEAD = CARRIER_HEADER_LENGTH - ETHERNET_HEADER_LENGTH
@@ -28,6 +28,7 @@ export const CARRIER_OVERHEAD = CARRIER_HEADER_LENGTH - ETHERNET_HEADER_LENGTH
 export const CarrierField = {
   VERSION: 18,
   TYPE: 19,
+  GENERATION: 20,
   BOOT: 22,
   COLOR: 30,
   SEQUENCE: 34,
@@ -95,10 +96,11 @@ export class CarrierWriter {
   }
 
   /** Points `into` at the carrier of the piece of `frame` at `offset`; returns how long the piece is. */
-  write(frame: Frame, offset: number, sequence: number, into: Frame): number {
+  write(frame: Frame, offset: number, sequence: number, generation: number, into: Frame): number {
     const { bytes, view } = this
     const whole = VNET_HEADER_LENGTH + frame.length
     const length = Math.min(this.room, whole - offset)
+    view.setUint8(CarrierField.GENERATION, generation)
     view.setUint32(CarrierField.COLOR, frame.color)
     view.setUint32(CarrierField.SEQUENCE, sequence)
     view.setUint32(CarrierField.WHOLE, whole)

@@ -1,8 +1,8 @@
 // Control frames under a pre-shared key: the layout of control.ts with another version, then what makes a copy useless,
 // then a seal over all of it.
 //
-//   0 as in control.ts, version 2                     170 sequence 8
-// 178 heard: boot id 8 | its sequence 8               194 HMAC-SHA-256 of bytes 0 to 193, 32                        226 bytes
+//   0 as in control.ts, version 4                     194 sequence 8
+// 202 heard: boot id 8 | its sequence 8               218 HMAC-SHA-256 of bytes 0 to 217, 32                        250 bytes
 //
 // `sequence` grows with every frame of a boot, whatever its type and whomever it goes to. `heard` is whom the frame is for:
 // the receiver's boot and the last sequence heard of it, or zeroes while nothing was heard. switch/forwarding/handshake.ts
@@ -11,9 +11,9 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { CONTROL_LENGTH, type ControlFault, type ControlMessage, decodeControl, encodeControl } from './control.js'
 
-export const SEALED_VERSION = 2
-export const SEALED_LENGTH = 226
-const SEAL_AT = 194
+export const SEALED_VERSION = 4
+export const SEALED_LENGTH = 250
+const SEAL_AT = 218
 
 /** A boot of a switch, and how far it has counted. */
 export interface BootSequence {
@@ -40,9 +40,9 @@ export function encodeSealed(
   bytes.set(encodeControl(message, destination, source))
   const view = new DataView(bytes.buffer)
   view.setUint8(18, SEALED_VERSION)
-  view.setBigUint64(170, BigInt(sequence))
-  view.setBigUint64(178, BigInt(`0x${heard.bootId}`))
-  view.setBigUint64(186, BigInt(heard.sequence))
+  view.setBigUint64(194, BigInt(sequence))
+  view.setBigUint64(202, BigInt(`0x${heard.bootId}`))
+  view.setBigUint64(210, BigInt(heard.sequence))
   bytes.set(seal(bytes, key), SEAL_AT)
   return bytes
 }
@@ -59,10 +59,10 @@ export function decodeSealed(bytes: Uint8Array, key: Uint8Array): SealedMessage 
   }
   const message = decodeControl(bytes, SEALED_VERSION)
   if (typeof message === 'string') return message
-  const sequence = Number(view.getBigUint64(170))
+  const sequence = Number(view.getBigUint64(194))
   const heard = {
-    bootId: view.getBigUint64(178).toString(16).padStart(16, '0'),
-    sequence: Number(view.getBigUint64(186)),
+    bootId: view.getBigUint64(202).toString(16).padStart(16, '0'),
+    sequence: Number(view.getBigUint64(210)),
   }
   if (!Number.isSafeInteger(sequence) || !Number.isSafeInteger(heard.sequence)) return 'control-malformed'
   return { message, sequence, heard }

@@ -344,6 +344,9 @@ export class Agent {
       case 'peer':
         this.peerNews.heard(event)
         return
+      case 'broken':
+        if (session?.request.epoch === event.epoch) session.abort(this.brokenChannel(event.port, event.host).report())
+        return
       case 'refused': {
         const port = this.host.ports.byIndex(event.port)?.name ?? null
         const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
@@ -359,6 +362,15 @@ export class Agent {
     if (!this.sessions.has(network) && epoch > this.host.epochs.get(network)) {
       this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
     }
+  }
+
+  private brokenChannel(port: number, peer: string | null): SnapswitchError {
+    const name = this.host.ports.byIndex(port)?.name ?? `port-${port}`
+    return new SnapswitchError(
+      'PEER_DOWN',
+      `the link to ${peer ?? 'a peer'} on port ${name} of host ${this.host.name} went away or began anew during the snapshot`,
+      'Check the link, and take the snapshot again.',
+    )
   }
 
   /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */

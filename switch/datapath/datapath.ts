@@ -28,7 +28,7 @@ interface Pending {
 
 /** A network as its owner describes it; the boot id is the datapath's. */
 export interface NetworkArgs {
-  readonly options: Omit<ForwarderOptions, 'bootId'>
+  readonly options: Omit<ForwarderOptions, 'bootId' | 'bootedAt'>
   readonly epoch: number
   /** Colors below it are of a former incarnation of the network. */
   readonly fence: number
@@ -51,6 +51,7 @@ export class Datapath extends EventEmitter<Events> {
   restarts = 0
   /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */
   bootId = newBootId()
+  private bootedAt = Date.now()
   /** The worker's thread id. */
   thread = 0
   private readonly options: DatapathOptions
@@ -190,6 +191,7 @@ export class Datapath extends EventEmitter<Events> {
     try {
       await this.start()
       this.bootId = newBootId()
+      this.bootedAt = Date.now()
       for (const args of this.networks.values()) await this.sendNetwork(args)
       for (const [index, args] of this.ports) {
         try {
@@ -208,7 +210,11 @@ export class Datapath extends EventEmitter<Events> {
   }
 
   private sendNetwork({ options, epoch, fence }: NetworkArgs): Promise<null> {
-    return this.call('addNetwork', { options: { ...options, bootId: this.bootId }, epoch, fence })
+    return this.call('addNetwork', {
+      options: { ...options, bootId: this.bootId, bootedAt: this.bootedAt },
+      epoch,
+      fence,
+    })
   }
 
   private clearCounters(index: number): void {

@@ -111,6 +111,13 @@ export type DatapathEvent =
       readonly epoch: number
       readonly closures: readonly ChannelClosed[]
     }
+  | {
+      readonly kind: 'broken'
+      readonly network: string
+      readonly epoch: number
+      readonly port: number
+      readonly host: string | null
+    }
   | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
 
 export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready'; readonly thread: number }

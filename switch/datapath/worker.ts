@@ -167,6 +167,7 @@ class DatapathLoop implements FrameSink {
         early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
         peer: (port, host, bootId, epoch) => post({ kind: 'peer', network: name, port, host, bootId, epoch }),
         closed: (epoch, closures) => post({ kind: 'closed', network: name, epoch, closures }),
+        broken: (epoch, port, host) => post({ kind: 'broken', network: name, epoch, port, host }),
         refused: (port, reason) => post({ kind: 'refused', network: name, port, reason }),
       })
       forwarder.epoch = epoch
@@ -177,7 +178,9 @@ class DatapathLoop implements FrameSink {
     addPort: ({ network, spec, device }) => {
       const { forwarder, ports } = this.network(network)
       const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.counters)
-      forwarder.addPort(spec, port)
+      const added = forwarder.addPort(spec, port)
+      // Before any frame: the peer must know that this end is new to read what comes from it.
+      if (added.isTrunk) forwarder.trunks.greet(added, clock())
       ports.set(spec.index, port)
       this.forwarderOf[spec.index] = forwarder
       this.ports.push(port)

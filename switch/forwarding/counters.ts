@@ -33,6 +33,8 @@ export const dropReasons = [
   'control-forged',
   'carrier-unexpected',
   'carrier-broken',
+  // From a peer: sent before both sides agreed on what they count, come after (src/epoch/channel.ts).
+  'other-generation',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

@@ -4,9 +4,9 @@
 //
 // Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
 
-import type { PeerChannel } from '../../src/epoch/channel.js'
+import { Ends, type PeerChannel } from '../../src/epoch/channel.js'
 import { judge, Verdict } from '../../src/epoch/delivery.js'
-import { COLORS, colorVid, epochOfVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
+import { colorVid, epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '../../src/frame/color-tag.js'
 import {
   EtherType,
   innerEtherType,
@@ -34,6 +34,8 @@ export interface ForwarderOptions {
   readonly host: string
   /** 16 hex digits, new with every start of the datapath. */
   readonly bootId: string
+  /** When that was, Unix time in milliseconds. */
+  readonly bootedAt: number
   readonly linkLocal: 'forward' | 'drop'
   /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
   readonly transit: boolean
@@ -65,6 +67,7 @@ export class Forwarder {
   readonly ports: PortState[] = []
   readonly snapshots: SnapshotSide
   readonly trunks: TrunkSide
+  readonly ends: Ends
   /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
   journal: Journal | null = null
   uplink: UplinkSide | null = null
@@ -81,6 +84,7 @@ export class Forwarder {
     this.counters = counters
     this.holdRoom = new HoldRoom(options.networkHold)
     this.fdb = new Fdb(options.fdb, MAX_PORTS + MAX_PEERS)
+    this.ends = new Ends(options.bootId, options.bootedAt)
     this.trunks = new TrunkSide(this, events)
     this.snapshots = new SnapshotSide(this, events)
   }
@@ -102,6 +106,7 @@ export class Forwarder {
       this.uplink.close()
       this.uplink = null
     }
+    if (port.channel !== null) this.snapshots.channelBroke(port)
     port.hold.clear()
     this.fdb.flushPort(index)
     this.byIndex[index] = undefined
@@ -141,7 +146,7 @@ export class Forwarder {
   /** Judges a frame at its destination and delivers, holds or drops it. */
   deliver(port: PortState, frame: Frame, now: number): void {
     if (!port.isMember) {
-      this.emit(port, frame, port.isTrunk ? trunkTag(frame) : NO_TAG)
+      this.emit(port, frame, port.channel !== null ? trunkTag(frame, port.channel.sends) : NO_TAG)
       return
     }
     const counters = this.counters
@@ -236,15 +241,16 @@ export class Forwarder {
   private readColor(port: PortState, frame: Frame, now: number): boolean {
     if (frame.tagTpid === EtherType.SERVICE_VLAN) {
       const vid = frame.tagTci & 0xfff
-      if (vid > COLORS) {
+      if (vid > LAST_VID) {
         this.counters[port.row + Drop['tag-unknown']]++
         return false
       }
       frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.epoch)
       frame.tagTpid = 0
       frame.tagTci = 0
-      if (frame.color !== NO_COLOR) port.channel!.received.add(frame.color, segmentsOf(frame))
-      return true
+      if (vid === UNCOLORED_VID || port.channel!.take(generationOfVid(vid), frame.color, segmentsOf(frame))) return true
+      this.counters[port.row + Drop['other-generation']]++
+      return false
     }
     frame.color = NO_COLOR
     if (frame.tagTpid !== 0 || innerEtherType(frame) !== EtherType.CONTROL) return true
@@ -254,8 +260,8 @@ export class Forwarder {
 }
 
 /** The service tag that `frame` travels under on a trunk; NO_TAG when it needs none. */
-function trunkTag(frame: Frame): number {
-  if (frame.color !== NO_COLOR) return colorVid(frame.color)
+function trunkTag(frame: Frame, generation: number): number {
+  if (frame.color !== NO_COLOR) return colorVid(frame.color, generation)
   const outer = frame.tagTpid !== 0 ? frame.tagTpid : innerEtherType(frame)
   // From outside the network, yet it looks like ours: the escape makes it payload.
   return outer === EtherType.SERVICE_VLAN || outer === EtherType.CONTROL ? UNCOLORED_VID : NO_TAG

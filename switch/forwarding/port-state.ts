@@ -3,7 +3,7 @@
 // switches are, each of which is a port of its own here (uplink-side.ts).
 
 import type { PortKind } from '../../src/api/schemas.js'
-import { PeerChannel } from '../../src/epoch/channel.js'
+import { type Ends, PeerChannel } from '../../src/epoch/channel.js'
 import type { Frame } from '../../src/frame/frame.js'
 import { ROW } from './counters.js'
 import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'
@@ -35,7 +35,10 @@ const BLOCKED: Readonly<Record<Side, number>> = {
 
 /** Where a forwarder's frames go. Implemented by ports; it never throws, it counts. */
 export interface Output {
-  /** Queues the frame for the next flush. `serviceTci` >= 0 pushes an 802.1ad tag with that TCI. False: dropped, counted by the port. */
+  /**
+   * Queues the frame for the next flush. `serviceTci` >= 0 pushes an 802.1ad tag with that TCI (to a peer on a LAN, what it
+   * says travels in the carrier). False: dropped, counted by the port.
+   */
   send(frame: Frame, serviceTci: number): boolean
 }
 
@@ -69,6 +72,7 @@ interface PortSurroundings {
     readonly transit: boolean
   }
   readonly holdRoom: HoldRoom
+  readonly ends: Ends
 }
 
 export class PortState {
@@ -100,7 +104,7 @@ export class PortState {
   readonly channel: PeerChannel | null
   readonly peer: UplinkPeer | null
 
-  constructor(spec: PortSpec, output: Output, { options, holdRoom }: PortSurroundings, peer?: PeerSpec) {
+  constructor(spec: PortSpec, output: Output, { options, holdRoom, ends }: PortSurroundings, peer?: PeerSpec) {
     this.spec = spec
     this.index = peer?.index ?? spec.index
     this.side = peer === undefined ? SIDES[spec.kind] : Side.PEER
@@ -111,7 +115,7 @@ export class PortState {
     this.row = spec.index * ROW
     this.epoch = spec.epoch
     this.hold = new HoldQueue(options.hold, holdRoom)
-    this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel()) : null
+    this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel(ends)) : null
     this.peer = peer?.peer ?? null
   }
 }

@@ -2,7 +2,7 @@
 // about when: the agent does, by commands.
 
 import type { Policy } from '../../src/api/schemas.js'
-import type { Closure } from '../../src/epoch/channel.js'
+import { type Closure, UNCOUNTED } from '../../src/epoch/channel.js'
 import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Event } from '../../src/trace/events.js'
@@ -25,6 +25,8 @@ export interface ForwarderEvents {
   peer(port: number, host: string, bootId: string, epoch: number): void
   /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
   closed(epoch: number, closures: readonly ChannelClosed[]): void
+  /** The channel from a peer has ended, or begun anew, before it was closed for the open snapshot: what was under way in it is lost, uncounted. */
+  broken?(epoch: number, port: number, host: string | null): void
   /** A peer's control frame was refused for a reason that a person should know of. Once per port and reason. */
   refused?(port: number, reason: DropReason): void
 }
@@ -258,6 +260,13 @@ export class SnapshotSide {
     this.events.early(port.index, color)
   }
 
+  /** A trunk's port is being removed, or another end of the peer was heard. */
+  channelBroke(port: PortState): void {
+    const { open } = this
+    if (open === null || open.reported || open.closures.has(port.index) || port.channel!.host === null) return
+    this.events.broken?.(open.epoch, port.spec.index, port.channel!.host)
+  }
+
   /** A peer has cut: if we have not begun, it is time. */
   markerCame(trunk: PortState, epoch: number, now: number): void {
     for (const port of this.forwarder.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
@@ -275,7 +284,7 @@ export class SnapshotSide {
       if (closure === null) waiting = true
       else open.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host })
     }
-    if (this.forwarder.options.transit) this.tellPeers(open, now)
+    this.tellPeers(open, now)
     if (waiting) return
     open.reported = true
     this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
@@ -302,7 +311,8 @@ export class SnapshotSide {
     const { ports, options, trunks } = this.forwarder
     let started = false
     for (const port of ports) {
-      if (port.channel === null || open.told.has(port.index)) continue
+      // Nothing to count before the peer has said how: it has just been met.
+      if (port.channel === null || port.channel.sends === UNCOUNTED || open.told.has(port.index)) continue
       const through = (other: PortState) =>
         other.channel !== null && other !== port && (other.blocked & port.side) === 0 && !open.closures.has(other.index)
       if (options.transit && ports.some(through)) continue

@@ -1,5 +1,6 @@
 // A forwarder's dealings with peer switches: HELLO for discovery and liveness, MARKER and MARKER_ACK for closing channels.
 
+import { NO_END, UNCOUNTED } from '../../src/epoch/channel.js'
 import { appendAgreement } from '../../src/frame/agreement.js'
 import {
   CONTROL_GROUP,
@@ -17,15 +18,28 @@ import type { Output, PortState } from './port-state.js'
 import type { ForwarderEvents } from './snapshot-side.js'
 
 const HELLO_INTERVAL = 1000
+/** While a peer that is heard has not agreed on how frames are counted; and, for FIRST_HELLOS, after a port was added. */
+const HURRIED_INTERVAL = 100
+const FIRST_HELLOS = 3000
+/** Most HELLOs that HELLOs are answered with in HURRIED_INTERVAL: two are needed, and nobody shall make us talk. */
+const MAX_ANSWERS = 4
 /** Three HELLOs missed, with some slack. */
 const PEER_TIMEOUT = 3500
 const MARKER_REPEAT = 20
+
+/** When HELLOs are due on one port. */
+interface Pace {
+  readonly since: number
+  nextHello: number
+  answersUntil: number
+  answers: number
+}
 
 export class TrunkSide {
   private readonly forwarder: Forwarder
   private readonly events: ForwarderEvents
   private readonly frame = new Frame()
-  private nextHello = Number.NEGATIVE_INFINITY
+  private readonly paces = new WeakMap<PortState, Pace>()
   private readonly sequence = new Sequence()
   /** Of trunks, in networks with a key. */
   private readonly handshakes = new WeakMap<PortState, Handshake>()
@@ -37,17 +51,23 @@ export class TrunkSide {
     this.events = events
   }
 
+  /** The peer answers, and both sides count the same frames. */
   isAlive(port: PortState, now: number): boolean {
-    return now - port.channel!.lastHeard < PEER_TIMEOUT && (port.peer === null || port.peer.established)
+    const { lastHeard, established } = port.channel!
+    return now - lastHeard < PEER_TIMEOUT && established && (port.peer === null || port.peer.established)
   }
 
   tick(now: number): void {
-    const helloDue = now >= this.nextHello
-    if (helloDue) this.nextHello = now + HELLO_INTERVAL
     for (const port of this.forwarder.ports) {
       const channel = port.channel
       if (channel === null) continue
-      if (helloDue) this.hello(port, now)
+      const pace = this.pace(port, now)
+      if (now >= pace.nextHello) {
+        this.hello(port, now)
+        const isHeard = now - channel.lastHeard < PEER_TIMEOUT
+        const hurries = !channel.established && (isHeard || now - pace.since < FIRST_HELLOS)
+        pace.nextHello = now + (hurries ? HURRIED_INTERVAL : HELLO_INTERVAL)
+      }
       const marker = channel.dueMarker(now, MARKER_REPEAT)
       if (marker !== null) this.send(port, ControlType.MARKER, marker.epoch, marker.sentBelow, now)
     }
@@ -61,16 +81,19 @@ export class TrunkSide {
     switch (message.type) {
       case ControlType.HELLO: {
         const mac = frame.bytes.slice(frame.start + 6, frame.start + 12)
-        if (channel.hello(message.host, message.bootId, mac, message.count, now)) {
-          // New to us, so we may be new to it: answer at once instead of at the next interval.
-          this.hello(port, now)
+        const wasKnown = channel.host !== null
+        const heard = channel.hello(message, mac, now)
+        // It is to know of us, or of what we have just heard, before the next interval.
+        if (heard !== 'known') this.answer(port, now)
+        if (heard === 'new') {
+          if (wasKnown) this.forwarder.snapshots.channelBroke(port)
           this.events.peer(port.spec.index, message.host, message.bootId, message.epoch)
         }
         if (port.peer !== null) this.forwarder.uplink!.heard(port, now)
         return
       }
       case ControlType.MARKER:
-        if (!channel.takeMarker(message.bootId, message.epoch, message.count, now)) {
+        if (!channel.takeMarker(message, message.epoch, now)) {
           this.refuse(port, 'control-unexpected')
           return
         }
@@ -78,7 +101,7 @@ export class TrunkSide {
         this.forwarder.snapshots.markerCame(port, message.epoch, now)
         return
       case ControlType.MARKER_ACK:
-        if (message.bootId === channel.bootId) channel.acknowledged(message.epoch)
+        channel.acknowledged(message, message.epoch)
         return
       case ControlType.AGREEMENT:
         if (port.peer === null) this.refuse(port, 'control-unexpected')
@@ -102,7 +125,7 @@ export class TrunkSide {
     device.send(this.compose(uplink, words, now), -1)
   }
 
-  /** A HELLO to one switch on a LAN that may become a peer. */
+  /** A HELLO at once: on a port that is new, or to a switch on a LAN that may become a peer. */
   greet(port: PortState, now: number): void {
     this.hello(port, now)
   }
@@ -168,10 +191,29 @@ export class TrunkSide {
     port.output.send(this.compose(port, words, now), -1)
   }
 
+  private pace(port: PortState, now: number): Pace {
+    let pace = this.paces.get(port)
+    if (pace === undefined) {
+      pace = { since: now, nextHello: now, answersUntil: now, answers: 0 }
+      this.paces.set(port, pace)
+    }
+    return pace
+  }
+
+  private answer(port: PortState, now: number): void {
+    const pace = this.pace(port, now)
+    if (now >= pace.answersUntil) {
+      pace.answersUntil = now + HURRIED_INTERVAL
+      pace.answers = 0
+    }
+    if (pace.answers++ < MAX_ANSWERS) this.hello(port, now)
+    else pace.nextHello = Math.min(pace.nextHello, pace.answersUntil)
+  }
+
   private compose(port: PortState, words: Words, now: number): Frame {
     const { network, host, bootId, controlKey } = this.forwarder.options
     const { type, destination, epoch, count, answering, agreement } = words
-    const message = { type, network, host, bootId, epoch, count }
+    const message = { type, network, host, bootId, epoch, count, ...(port.channel?.words ?? NO_CHANNEL) }
     const source = port.spec.mac
     const sealed = () => ({ message, sequence: this.sequence.next(now), heard: this.handshake(port).heard(answering) })
     const head =
@@ -184,6 +226,9 @@ export class TrunkSide {
     return this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR })
   }
 }
+
+/** To all switches on a LAN. */
+const NO_CHANNEL = { number: 0, heard: NO_END, accepts: UNCOUNTED, sends: UNCOUNTED, takes: false }
 
 /** What a control frame is to say. */
 interface Words {

@@ -13,9 +13,11 @@
 // - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
 //   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower one.
 
+import { UNCOUNTED } from '../../src/epoch/channel.js'
 import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../src/frame/agreement.js'
 import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
+import { generationOfVid } from '../../src/frame/color-tag.js'
 import { EtherType, isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
 import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { AddressSet } from './addresses.js'
@@ -160,10 +162,12 @@ export class UplinkPeer implements Output {
   }
 
   /** A member's frame, with its color; or, uncolored, one between switches. */
-  send(frame: Frame, _serviceTci: number): boolean {
+  send(frame: Frame, serviceTci: number): boolean {
     if (frame.color === NO_COLOR) return this.device.send(frame, -1)
     if (!this.established) return false
-    if (!this.mayUseBit(frame)) return this.carry(frame)
+    const generation = generationOfVid(serviceTci)
+    // What travels without a carrier is counted as of the generation agreed.
+    if (generation === UNCOUNTED || !this.mayUseBit(frame)) return this.carry(frame, generation)
     if ((frame.color & 1) !== 0) flipColorBit(frame)
     return this.device.send(frame, -1)
   }
@@ -227,11 +231,11 @@ export class UplinkPeer implements Output {
     return colorBit(frame) === 0
   }
 
-  private carry(frame: Frame): boolean {
+  private carry(frame: Frame, generation: number): boolean {
     const whole = VNET_HEADER_LENGTH + frame.length
     let sent = true
     for (let offset = 0; offset < whole; ) {
-      offset += this.writer.write(frame, offset, this.sequence, this.carrier)
+      offset += this.writer.write(frame, offset, this.sequence, generation, this.carrier)
       this.sequence = (this.sequence + 1) >>> 0
       if (!this.device.send(this.carrier, -1)) sent = false
     }

@@ -255,6 +255,7 @@ export class UplinkSide implements Output {
       return null
     }
     const { peer, port } = from
+    const generation = frame.bytes[frame.start + CarrierField.GENERATION]
     const isWhole = peer.unpack(frame)
     counters[row + Drop['carrier-broken']] += peer.broken
     peer.broken = 0
@@ -263,11 +264,14 @@ export class UplinkSide implements Output {
       counters[row + Drop.malformed]++
       return null
     }
+    if (!port.channel!.take(generation, frame.color, segmentsOf(frame))) {
+      counters[row + Drop['other-generation']]++
+      return null
+    }
     const { bytes, start } = frame
     const source = start + 6
     if (!isGroup(bytes, source))
       this.carriedFrom.learn(macHigh(bytes, source), macLow(bytes, source), 0, port.index, Math.floor(now / 1000))
-    port.channel!.received.add(frame.color, segmentsOf(frame))
     return port
   }
 

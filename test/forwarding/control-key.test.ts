@@ -15,6 +15,7 @@ const TRUNK = 1
 const A = 'aaaaaaaaaaaaaaaa'
 const B = 'bbbbbbbbbbbbbbbb'
 const LATER = 1e15
+const UNHEARD = { number: 1, heard: { bootId: '0'.repeat(16), number: 0 }, accepts: 1, sends: 0, takes: false } as const
 
 function station(host: string, bootId: string, options: { epoch?: number; key?: Uint8Array | null } = {}): Rig {
   const { epoch = 0, key = controlKey } = options
@@ -94,7 +95,7 @@ t.test('unsealed, forged and damaged frames do nothing', async (t) => {
   const { events } = a.forwarder.trunks as unknown as { events: { refused: (port: number, reason: string) => void } }
   events.refused = (port, reason) => told.push(`${port} ${reason}`)
   pass(a, b, 0)
-  const message = { bootId: B, network: 'lab0', host: 'b', epoch: 9, count: 0 } as const
+  const message = { bootId: B, network: 'lab0', host: 'b', ...UNHEARD, epoch: 9, count: 0 } as const
   const forged = { sequence: 2 ** 52, heard: { bootId: A, sequence: a.now * 1000 } }
   for (const type of Object.values(ControlType)) {
     hear(a, encodeControl({ ...message, type }, GROUP, mac(99)))
@@ -149,7 +150,7 @@ t.test('what was meant for another switch, and what comes back to its sender, is
   const fromAToB = (type: ControlType) =>
     encodeSealed(
       {
-        message: { type, bootId: A, network: 'lab0', host: 'a', epoch: 5, count: 1000 },
+        message: { type, bootId: A, network: 'lab0', host: 'a', ...UNHEARD, epoch: 5, count: 1000 },
         sequence: (a.now + 10) * 1000,
         heard: { bootId: B, sequence: b.now * 1000 },
       },
@@ -233,14 +234,14 @@ t.test('frames of the network itself are as without a key', async (t) => {
   pass(a, b, 0)
   a.receive(MEMBER, { from: mac(1), id: 5 })
   const [out] = a.outputs[TRUNK].take()
-  t.equal(out.serviceTci, colorVid(0))
+  t.equal(out.serviceTci, colorVid(0, a.forwarder.byIndex[TRUNK]!.channel!.sends))
 })
 
 t.test('only a HELLO makes a boot known, however fresh what it names', async (t) => {
   const own = new Sequence()
   const handshake = new Handshake(A, own)
   const heard = { bootId: A, sequence: own.next(1000) }
-  const message = { type: ControlType.MARKER, bootId: B, network: 'lab0', host: 'b', epoch: 1, count: 0 }
+  const message = { type: ControlType.MARKER, bootId: B, network: 'lab0', host: 'b', ...UNHEARD, epoch: 1, count: 0 }
   t.equal(handshake.judge({ message, sequence: 1, heard }, false, 1000), 'control-unexpected')
   t.equal(handshake.judge({ message, sequence: 1, heard }, true, 1000), 'believed')
   t.equal(handshake.judge({ message, sequence: 2, heard }, false, 1000), 'believed')

@@ -4,10 +4,9 @@
 
 import fc from 'fast-check'
 import t from 'tap'
-import { colorVid } from '../../src/frame/color-tag.js'
-import { ControlType, encodeControl } from '../../src/frame/control.js'
-import { EtherType } from '../../src/frame/ethernet.js'
+import { ControlType } from '../../src/frame/control.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Peer } from './peer.js'
 import { GROUP, mac, Rig } from './rig.js'
 
 /** Three local members, the outside world, and a trunk with two senders behind it. */
@@ -65,6 +64,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 /** All that happened, frame by frame; `id` is unique, and grows per sender. */
 class Run {
   readonly rig = new Rig(KINDS, { hold: { frames: 1e6, bytes: 1e9 }, record: { frames: 1e6, bytes: 1e9 } }, 1)
+  readonly peer = new Peer(this.rig, TRUNK)
   readonly sent: { id: number; from: number; color: number; to: number }[] = []
   readonly received = new Map<number, { id: number; epoch: number }[]>(RECEIVERS.map((port) => [port, []]))
   readonly remoteEpoch = new Map(REMOTE.map((from) => [from, 1]))
@@ -74,7 +74,7 @@ class Run {
   readonly expected: { port: number; id: number; epoch: number }[] = []
 
   constructor() {
-    this.control(ControlType.HELLO, 1, 0)
+    this.peer.meet(1)
     // Everybody is known, so that frames to one go to one only.
     for (const from of [...MEMBERS, PLAIN]) this.send(from, -1)
     for (const from of REMOTE) this.send(from, -1)
@@ -112,13 +112,7 @@ class Run {
   private marker(): void {
     if ([...this.remoteEpoch.values()].some((epoch) => epoch < this.target)) return
     const count = this.sent.filter(({ from, color }) => REMOTE.includes(from) && color < this.target).length
-    this.control(ControlType.MARKER, this.target, count)
-  }
-
-  private control(type: ControlType, epoch: number, count: number): void {
-    const message = { type, bootId: 'bbbbbbbbbbbbbbbb', network: 'lab0', host: 'b', epoch, count }
-    const payload = encodeControl(message, GROUP, mac(99)).slice(14)
-    this.watch(() => this.rig.receive(TRUNK, { to: GROUP, from: mac(99), type: EtherType.CONTROL, payload }))
+    this.watch(() => this.peer.say(ControlType.MARKER, this.target, count))
   }
 
   /** The snapshot ends and everybody moves on; its channel state is compared. */
@@ -147,7 +141,7 @@ class Run {
     this.sent.push({ id, from, color, to })
     const words = { id, from: mac(from + 1), to: to < 0 ? GROUP : mac(to + 1) }
     this.watch(() => {
-      if (remote) this.rig.receive(TRUNK, { ...words, tag: [EtherType.SERVICE_VLAN, colorVid(color)] })
+      if (remote) this.rig.receive(TRUNK, { ...words, tag: this.peer.tag(color) })
       else this.rig.receive(from, words)
     })
   }

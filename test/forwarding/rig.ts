@@ -80,11 +80,13 @@ export type RigEvent =
       readonly epoch: number
     }
   | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
+  | { readonly kind: 'broken'; readonly epoch: number; readonly port: number; readonly host: string | null }
 
 export const defaults: ForwarderOptions = {
   network: 'lab0',
   host: 'a',
   bootId: 'aaaaaaaaaaaaaaaa',
+  bootedAt: 1_700_000_000_000,
   linkLocal: 'forward',
   transit: false,
   fdb: { capacity: 1024, perPort: 512, ageing: 300 },
@@ -110,6 +112,7 @@ export class Rig {
       early: (port, epoch) => this.events.push({ kind: 'early', port, epoch }),
       peer: (port, host, bootId, epoch) => this.events.push({ kind: 'peer', port, host, bootId, epoch }),
       closed: (epoch, closures) => this.events.push({ kind: 'closed', epoch, closures }),
+      broken: (epoch, port, host) => this.events.push({ kind: 'broken', epoch, port, host }),
     })
     this.forwarder.epoch = epoch
     for (const [index, kind] of kinds.entries()) this.add(index, kind, epoch)

@@ -3,35 +3,30 @@
 
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'
-import { ControlType, decodeControl, encodeControl } from '../../src/frame/control.js'
-import { EtherType } from '../../src/frame/ethernet.js'
+import { ControlType } from '../../src/frame/control.js'
+import { Peer } from './peer.js'
 import { GROUP, mac, Rig } from './rig.js'
 
 const LATER = 1e15
-const PEER = 'bbbbbbbbbbbbbbbb'
 
 /** A frame from behind trunk `port`, of a VM whose switch is at `epoch`. */
 function fromPeer(rig: Rig, port: number, epoch: number, id: number, to: Uint8Array = GROUP): void {
-  rig.receive(port, { from: mac(90), to, id, tag: [EtherType.SERVICE_VLAN, colorVid(epoch)] })
+  rig.receive(port, { from: mac(90), to, id, tag: peerOn(rig, port).tag(epoch) })
 }
 
-function control(rig: Rig, port: number, type: ControlType, epoch: number, count = 0, bootId = PEER): void {
-  const bytes = encodeControl({ type, bootId, network: 'lab0', host: 'b', epoch, count }, GROUP, mac(99))
-  rig.receive(port, { to: GROUP, from: mac(99), type: EtherType.CONTROL, payload: bytes.slice(14) })
+const peers = new Map<Rig, Peer[]>()
+
+function peerOn(rig: Rig, port: number): Peer {
+  const known = peers.get(rig) ?? []
+  peers.set(rig, known)
+  known[port] ??= new Peer(rig, port)
+  return known[port]
 }
 
-/** Control frames of a type that went out of a port since the last look; what else went out stays. */
+/** Control frames of a type that went out of a port since the last look; other frames stay. */
 function controlsSent(rig: Rig, port: number, type: ControlType) {
-  const output = rig.outputs[port]
-  const found = []
-  const rest = []
-  for (const sent of output.take()) {
-    const message = sent.bytes[12] === 0x88 && sent.bytes[13] === 0xb5 ? decodeControl(sent.bytes) : null
-    if (message === null || typeof message === 'string') rest.push(sent)
-    else if (message.type === type) found.push({ epoch: message.epoch, count: message.count })
-  }
-  output.sent = rest
-  return found
+  const found = peerOn(rig, port).heard()
+  return found.filter((message) => message.type === type).map(({ epoch, count }) => ({ epoch, count }))
 }
 
 t.test('a closed gate holds everything in order; opening it lets it go before anything later', async (t) => {
@@ -295,7 +290,7 @@ t.test('markers: sent when all local members have flipped, repeated, acknowledge
   const rig = new Rig(['member', 'member', 'trunk', 'trunk'], {}, 3)
   const { snapshots } = rig.forwarder
   rig.tick()
-  for (const port of [2, 3]) control(rig, port, ControlType.HELLO, 3, 0)
+  for (const port of [2, 3]) peerOn(rig, port).meet(3)
   rig.receive(0, { id: 1 })
   rig.receive(1, { from: mac(2), to: mac(1), id: 2 })
   rig.clear()
@@ -306,18 +301,18 @@ t.test('markers: sent when all local members have flipped, repeated, acknowledge
   snapshots.flip([1], 4, [0], rig.now)
   t.same(controlsSent(rig, 2, ControlType.MARKER), [{ epoch: 4, count: 1 }], 'frames of older colors, this trunk')
   t.same(controlsSent(rig, 3, ControlType.MARKER), [{ epoch: 4, count: 1 }])
-  control(rig, 2, ControlType.MARKER_ACK, 4)
+  peerOn(rig, 2).say(ControlType.MARKER_ACK, 4)
   rig.tick(25)
   t.same(controlsSent(rig, 2, ControlType.MARKER), [])
   t.same(controlsSent(rig, 3, ControlType.MARKER), [{ epoch: 4, count: 1 }])
-  control(rig, 3, ControlType.MARKER_ACK, 4, 0, 'cccccccccccccccc')
+  peerOn(rig, 3).say(ControlType.MARKER_ACK, 4, 0, { bootId: 'cccccccccccccccc' })
   rig.tick(25)
   t.equal(controlsSent(rig, 3, ControlType.MARKER).length, 1, 'a stranger’s answer is none')
 })
 
 t.test('markers end at the snapshot’s deadline', async (t) => {
   const rig = new Rig(['member', 'trunk'], {}, 3)
-  control(rig, 1, ControlType.HELLO, 3, 0)
+  peerOn(rig, 1).meet(3)
   rig.forwarder.snapshots.begin(4, 'buffer', rig.now + 1000, rig.now)
   rig.forwarder.snapshots.flip([0], 4, [0], rig.now)
   rig.clear()
@@ -329,11 +324,11 @@ t.test('markers end at the snapshot’s deadline', async (t) => {
 
 t.test('a marker is acknowledged, and triggers the members that have not begun', async (t) => {
   const rig = new Rig(['member', 'trunk'], {}, 3)
-  control(rig, 1, ControlType.HELLO, 3, 0)
+  peerOn(rig, 1).meet(3)
   rig.clear()
-  control(rig, 1, ControlType.MARKER, 4, 0)
+  peerOn(rig, 1).say(ControlType.MARKER, 4, 0)
   t.same(controlsSent(rig, 1, ControlType.MARKER_ACK), [{ epoch: 4, count: 0 }])
-  control(rig, 1, ControlType.MARKER, 4, 0)
+  peerOn(rig, 1).say(ControlType.MARKER, 4, 0)
   t.same(rig.events, [{ kind: 'early', port: 0, epoch: 4 }], 'once')
   t.equal(controlsSent(rig, 1, ControlType.MARKER_ACK).length, 1, 'each repeat is answered')
 })
@@ -341,15 +336,15 @@ t.test('a marker is acknowledged, and triggers the members that have not begun',
 t.test('closure: all peers’ frames in, own gates open; told once', async (t) => {
   const rig = new Rig(['member', 'trunk', 'trunk'], {}, 3)
   const { snapshots } = rig.forwarder
-  control(rig, 1, ControlType.HELLO, 3, 0)
-  control(rig, 2, ControlType.HELLO, 3, 0)
+  peerOn(rig, 1).meet(3)
+  peerOn(rig, 2).meet(3)
   fromPeer(rig, 1, 3, 1)
   rig.clear()
   snapshots.begin(4, 'buffer', LATER, rig.now)
   snapshots.gate([0])
   snapshots.flip([0], 4, [0], rig.now)
-  control(rig, 1, ControlType.MARKER, 4, 2)
-  control(rig, 2, ControlType.MARKER, 4, 0)
+  peerOn(rig, 1).say(ControlType.MARKER, 4, 2)
+  peerOn(rig, 2).say(ControlType.MARKER, 4, 0)
   fromPeer(rig, 1, 3, 2)
   rig.tick(1)
   t.same(rig.events, [], 'a gate is closed: what it holds may still be recorded')
@@ -375,16 +370,16 @@ t.test('closure: all peers’ frames in, own gates open; told once', async (t) =
 t.test('closure by deadline, and not at all while a peer sends no marker', async (t) => {
   const rig = new Rig(['member', 'trunk', 'trunk'], {}, 3)
   const { snapshots } = rig.forwarder
-  control(rig, 1, ControlType.HELLO, 3, 0)
-  control(rig, 2, ControlType.HELLO, 3, 0)
+  peerOn(rig, 1).meet(3)
+  peerOn(rig, 2).meet(3)
   rig.clear()
   snapshots.begin(4, 'buffer', LATER, rig.now)
   snapshots.flip([0], 4, [0], rig.now)
-  control(rig, 1, ControlType.MARKER, 4, 3)
+  peerOn(rig, 1).say(ControlType.MARKER, 4, 3)
   rig.tick(199)
   rig.tick(60_000)
   t.same(rig.events, [], 'the second trunk is open')
-  control(rig, 2, ControlType.MARKER, 4, 0)
+  peerOn(rig, 2).say(ControlType.MARKER, 4, 0)
   t.match(rig.events, [
     {
       kind: 'closed',

@@ -2,18 +2,27 @@
 
 import fc from 'fast-check'
 import t from 'tap'
-import { COLORS, colorVid, epochOfVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
+import {
+  COLORS,
+  colorVid,
+  epochOfVid,
+  GENERATIONS,
+  generationOfVid,
+  LAST_VID,
+  UNCOLORED_VID,
+} from '../../src/frame/color-tag.js'
 
-const HALF = COLORS / 2
+const HALF = Math.floor(COLORS / 2)
 
 t.test('every epoch has a VID that 802.1Q allows, and never the escape', async (t) => {
   fc.assert(
-    fc.property(fc.nat({ max: 0xffffffff }), (epoch) => {
-      const vid = colorVid(epoch)
-      return vid >= 1 && vid <= 0xffe && vid !== UNCOLORED_VID
+    fc.property(fc.nat({ max: 0xffffffff }), fc.nat({ max: GENERATIONS - 1 }), (epoch, generation) => {
+      const vid = colorVid(epoch, generation)
+      return vid >= 1 && vid <= 0xffe && vid !== UNCOLORED_VID && generationOfVid(vid) === generation
     }),
   )
-  t.equal(new Set(Array.from({ length: COLORS }, (_, epoch) => colorVid(epoch))).size, COLORS, 'all colors differ')
+  const all = Array.from({ length: LAST_VID }, (_, at) => colorVid(Math.floor(at / GENERATIONS), at % GENERATIONS))
+  t.equal(new Set(all).size, LAST_VID, 'all colors and generations differ')
   t.equal(colorVid(0), colorVid(COLORS))
 })
 
@@ -38,9 +47,10 @@ t.test('round trip, for every distance below half the colors, also near 0 and 2^
 
 t.test('whatever the VID, the epoch read is never negative and has that VID', async () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: COLORS }), fc.nat({ max: 0xffffffff }), (vid, reference) => {
+    fc.property(fc.integer({ min: 1, max: LAST_VID }), fc.nat({ max: 0xffffffff }), (vid, reference) => {
       const epoch = epochOfVid(vid, reference)
-      return epoch >= 0 && colorVid(epoch) === vid && Math.abs(epoch - reference) <= (reference < HALF ? COLORS : HALF)
+      const isNear = Math.abs(epoch - reference) <= (reference < HALF ? COLORS : HALF)
+      return epoch >= 0 && colorVid(epoch, generationOfVid(vid)) === vid && isNear
     }),
     { numRuns: 2000 },
   )
@@ -48,11 +58,15 @@ t.test('whatever the VID, the epoch read is never negative and has that VID', as
 
 t.test('of all epochs with that VID, it is the nearest', async () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: COLORS }), fc.integer({ min: COLORS, max: 0xffffffff }), (vid, reference) => {
-      const epoch = epochOfVid(vid, reference)
-      const distance = Math.abs(epoch - reference)
-      return distance <= Math.abs(epoch - COLORS - reference) && distance <= Math.abs(epoch + COLORS - reference)
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: LAST_VID }),
+      fc.integer({ min: COLORS, max: 0xffffffff }),
+      (vid, reference) => {
+        const epoch = epochOfVid(vid, reference)
+        const distance = Math.abs(epoch - reference)
+        return distance <= Math.abs(epoch - COLORS - reference) && distance <= Math.abs(epoch + COLORS - reference)
+      },
+    ),
     { numRuns: 1000 },
   )
 })
@@ -61,5 +75,5 @@ t.test('a VID that is no color is said to be none', async (t) => {
   t.equal(epochOfVid(UNCOLORED_VID, 5), -1)
   t.equal(epochOfVid(0xfff, 5), -1)
   t.equal(epochOfVid(-1, 5), -1)
-  t.equal(epochOfVid(COLORS + 1, 5), -1)
+  t.equal(epochOfVid(LAST_VID + 1, 5), -1)
 })

@@ -22,6 +22,11 @@ const message: fc.Arbitrary<ControlMessage> = fc.record({
   bootId: fc.stringMatching(/^[0-9a-f]{16}$/),
   network: name,
   host: name,
+  number: fc.maxSafeNat(),
+  heard: fc.record({ bootId: fc.stringMatching(/^[0-9a-f]{16}$/), number: fc.maxSafeNat() }),
+  accepts: fc.integer({ min: 0, max: 3 }),
+  sends: fc.integer({ min: 0, max: 3 }),
+  takes: fc.boolean(),
   epoch: fc.nat({ max: 0xffffffff }),
   count: fc.maxSafeNat(),
 })
@@ -31,6 +36,11 @@ const example: ControlMessage = {
   bootId: '00ff00ff00ff00ff',
   network: 'lab0',
   host: 'a',
+  number: 3,
+  heard: { bootId: 'fedcba9876543210', number: 4 },
+  accepts: 1,
+  sends: 2,
+  takes: false,
   epoch: 7,
   count: 12345,
 }
@@ -56,12 +66,16 @@ t.test('the layout is the documented one', async (t) => {
   t.equal(bytes.toString('latin1', 14, 18), 'SNSW')
   t.equal(bytes[18], CONTROL_VERSION)
   t.equal(bytes[19], ControlType.MARKER)
-  t.equal(bytes.readUInt16BE(20), 0)
+  t.equal(bytes[20], 1)
+  t.equal(bytes[21], 2 + 4)
   t.equal(bytes.toString('hex', 22, 30), example.bootId)
   t.equal(bytes.toString('latin1', 30, 94), 'lab0'.padEnd(64, '\0'))
   t.equal(bytes.toString('latin1', 94, 158), 'a'.padEnd(64, '\0'))
   t.equal(bytes.readUInt32BE(158), 7)
   t.equal(bytes.readBigUInt64BE(162), 12345n)
+  t.equal(bytes.readBigUInt64BE(170), 3n)
+  t.equal(bytes.toString('hex', 178, 186), example.heard.bootId)
+  t.equal(bytes.readBigUInt64BE(186), 4n)
   t.equal(CONTROL_GROUP[0] & 3, 3, 'a locally administered group address')
 })
 
@@ -114,18 +128,19 @@ t.test('random bytes, and random changes of many bytes, never make it throw', as
   )
 })
 
-t.test('version, type, reserved bytes, names and counts', async (t) => {
+t.test('version, type, generations, names and counts', async (t) => {
   const changed = (at: number, ...values: number[]) => {
     const bytes = encodeControl(example, destination, source)
     bytes.set(values, at)
     return decodeControl(bytes)
   }
   t.equal(changed(14, 0), 'control-malformed', 'magic')
-  t.equal(changed(18, 2), 'control-version')
+  t.equal(changed(18, 1), 'control-version', 'before generations')
   t.equal(changed(18, 0), 'control-version')
   t.equal(changed(19, 0), 'control-malformed', 'type')
   t.equal(changed(19, 5), 'control-malformed', 'type')
-  t.equal(changed(20, 1), 'control-malformed', 'reserved')
+  t.equal(changed(20, 4), 'control-malformed', 'no generation')
+  t.equal(changed(21, 8), 'control-malformed', 'no generation')
   t.equal(changed(30, 0), 'control-malformed', 'no network name')
   t.equal(changed(30, 0x2f), 'control-malformed', 'a slash')
   t.equal(changed(94, 0xc3, 0xa4), 'control-malformed', 'beyond ASCII')

@@ -16,7 +16,19 @@ const key = Buffer.from('a key of the lab, long enough')
 const destination = Uint8Array.of(2, 0, 0, 0, 0, 1)
 const source = Uint8Array.of(2, 0, 0, 0, 0, 2)
 const example: SealedMessage = {
-  message: { type: ControlType.MARKER, bootId: '00ff00ff00ff00ff', network: 'lab0', host: 'a', epoch: 7, count: 12345 },
+  message: {
+    type: ControlType.MARKER,
+    bootId: '00ff00ff00ff00ff',
+    network: 'lab0',
+    host: 'a',
+    number: 3,
+    heard: { bootId: '0123456789abcdef', number: 4 },
+    accepts: 1,
+    sends: 2,
+    takes: true,
+    epoch: 7,
+    count: 12345,
+  },
   sequence: 1_700_000_000_000_001,
   heard: { bootId: 'fedcba9876543210', sequence: 99 },
 }
@@ -38,12 +50,12 @@ t.test('round trip, with padding', async (t) => {
 t.test('the layout is the documented one', async (t) => {
   const bytes = Buffer.from(encodeSealed(example, key, destination, source))
   const plain = Buffer.from(encodeControl(example.message, destination, source))
-  plain[18] = 2
+  plain[18] = 4
   t.same(bytes.subarray(0, CONTROL_LENGTH), plain, 'as without a key, but for the version')
-  t.equal(bytes.readBigUInt64BE(170), BigInt(example.sequence))
-  t.equal(bytes.toString('hex', 178, 186), example.heard.bootId)
-  t.equal(bytes.readBigUInt64BE(186), 99n)
-  t.same(bytes.subarray(194), createHmac('sha256', key).update(bytes.subarray(0, 194)).digest())
+  t.equal(bytes.readBigUInt64BE(CONTROL_LENGTH), BigInt(example.sequence))
+  t.equal(bytes.toString('hex', 202, 210), example.heard.bootId)
+  t.equal(bytes.readBigUInt64BE(210), 99n)
+  t.same(bytes.subarray(218), createHmac('sha256', key).update(bytes.subarray(0, 218)).digest())
 })
 
 t.test('no change of a byte survives, the addresses included', async (t) => {

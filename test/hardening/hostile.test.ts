@@ -194,12 +194,19 @@ t.test('a hostile guest', root, async (t) => {
     const types = [ControlType.HELLO, ControlType.MARKER, ControlType.MARKER_ACK]
     const bootIds = ['0123456789abcdef', peersBefore[0].bootId ?? '0']
     const source = Uint8Array.of(2, 0, 0, 0, 0, 66)
+    const end = {
+      number: 1000,
+      heard: { bootId: peersBefore[0].bootId ?? '0', number: 1 },
+      accepts: 1,
+      sends: 1,
+      takes: true,
+    }
     const wasTwo = two.received().length
     let sent = 0
     for (const type of types) {
       for (const bootId of bootIds) {
         for (const forged of [0, 1, 5, 0xffffffff]) {
-          const message = { type, bootId, network: 'lab0', host: 'a', epoch: forged, count: 2 ** 40 }
+          const message = { type, bootId, network: 'lab0', host: 'a', ...end, epoch: forged, count: 2 ** 40 }
           t.equal(evil.write(encodeControl(message, CONTROL_GROUP, source)), null)
           sent++
         }

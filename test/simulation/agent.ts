@@ -278,6 +278,9 @@ export class Agent {
         return
       case 'peer':
         if (this.busy === null && event.epoch > this.epoch) this.advance(event.epoch, ignore)
+        return
+      case 'broken':
+        if (session?.request.epoch === event.epoch) session.abort(problem('PEER_DOWN', 'a trunk began anew'))
     }
   }
 

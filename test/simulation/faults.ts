@@ -69,6 +69,18 @@ const reordering = (scenario: Scenario): Scenario => ({
   trunk: { ...scenario.trunk, reorder: true, jitter: 8, loss: 0, duplicate: 0 },
 })
 
+/** Peers begin anew before and around the cut, in a network that lets frames overtake HELLOs. */
+const restarting = (scenario: Scenario): Scenario => ({
+  ...scenario,
+  hosts: Math.max(2, scenario.hosts),
+  chain: false,
+  trunk: { delay: 1, jitter: 20, reorder: true, loss: 0, duplicate: 0 },
+  faults: [
+    { kind: 'unplug trunk', a: 0, b: 1, at: 10, for: 1 },
+    { kind: 'unplug trunk', a: 1, b: 0, at: 30, for: 1 },
+  ],
+})
+
 export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'the drain is dropped',
@@ -138,6 +150,34 @@ export const plantedFaults: readonly PlantedFault[] = [
     plant: inChannels((channel) => {
       channel.closure = () => ({ expected: 0, received: 0, lost: 0, byCount: true })
     }),
+  },
+  {
+    name: 'frames of any generation are counted',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      channel.take = (_generation, color, frames) => {
+        channel.received.add(color, frames)
+        return true
+      }
+    }),
+    adapt: restarting,
+  },
+  {
+    name: 'frames of another generation are let in, uncounted',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      const take = channel.take.bind(channel)
+      channel.take = (generation, color, frames) => take(generation, color, frames) || true
+    }),
+    adapt: (scenario) => ({ ...restarting(scenario), trunk: { ...restarting(scenario).trunk, jitter: 120 } }),
+  },
+  {
+    name: 'what is sent to a new end is counted on from the former one',
+    breaks: [2],
+    plant: inChannels((channel) => {
+      channel.sent.reset = () => undefined
+    }),
+    adapt: restarting,
   },
   {
     name: 'the marker says that nothing was sent',

@@ -6,7 +6,7 @@ import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import { frameId } from './frames.js'
 import type { Image, Nic } from './guest.js'
-import { BROADCAST, isCalm, isUndisturbed, LAN_STATION, OUTSIDE } from './scenario.js'
+import { BROADCAST, isCalm, isLossless, isUndisturbed, LAN_STATION, OUTSIDE } from './scenario.js'
 import { type SentFrame, Violation, type World } from './world.js'
 
 /** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
@@ -38,7 +38,12 @@ function checkSnapshot(world: World, manifest: Manifest): void {
       hostOfPart.set(image.vm, part.host)
       lost += member.lost
     }
-    for (const closure of part.closures) lost += closure.lost
+    for (const closure of part.closures) {
+      lost += closure.lost
+      if (closure.lost === 0 || !isLossless(world.scenario)) continue
+      const what = `${part.host} counts ${closure.lost} frames from ${closure.host} as lost in ${manifest.name}`
+      throw new Violation(2, `${what}, though none was`)
+    }
     for (const { port, copy } of world.contents.get(part.channel.digest) as RecordedFrame[]) {
       const id = frameId(copy.bytes, VNET_HEADER_LENGTH)
       // The announcement of a restored machine's address: part of the channel state, but nobody's message.

@@ -37,6 +37,8 @@ export type Fault =
   | { readonly kind: 'kill coordinator'; readonly step: number; readonly down: number }
   /** Everything between two hosts is lost. */
   | { readonly kind: 'break trunk'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  /** The device of a's port to b goes away, and comes back. */
+  | { readonly kind: 'unplug trunk'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
   /** Control frames from a to b are lost. */
   | { readonly kind: 'lose control'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
   /** Control frames from a to b come later than the frames around them. */
@@ -103,7 +105,15 @@ export function isUndisturbed(scenario: Scenario): boolean {
   if (scenario.record < 1000 && orders.some(({ kind }) => kind === 'restore')) return false
   if (trunk.loss > 0 || trunk.duplicate > 0 || trunk.reorder || policy !== 'buffer' || scenario.hold < 1000)
     return false
-  return !faults.some(({ kind }) => ['kill daemon', 'fail datapath', 'break trunk', 'crash machine'].includes(kind))
+  const disturbing = ['kill daemon', 'fail datapath', 'break trunk', 'unplug trunk', 'crash machine']
+  return !faults.some(({ kind }) => disturbing.includes(kind))
+}
+
+/** Whether the network loses nothing that was sent to an end that is there: whatever else happens, no channel may count a loss. */
+export function isLossless({ lan, trunk, faults }: Scenario): boolean {
+  // Pieces of a carried frame that come out of order, or twice, are lost with their frame.
+  if (lan !== null && (trunk.reorder || trunk.duplicate > 0)) return false
+  return trunk.loss === 0 && !faults.some(({ kind }) => kind === 'break trunk')
 }
 
 /** Whether nothing goes wrong that a snapshot would have to fail for: markers may come late, and are repeated when lost. */
@@ -307,6 +317,7 @@ function drawFaults(
     () => ({ kind: 'slow resume', vm: random.integer(0, machines.length - 1), by: random.pick([50, 1000, 4000]) }),
     () => ({ kind: 'fail capture', vm: random.integer(0, machines.length - 1), nth: random.integer(1, 2) }),
     () => ({ kind: 'crash machine', vm: random.integer(0, machines.length - 1), at: moment() }),
+    () => ({ kind: 'unplug trunk', ...pair(), at: moment(), for: random.pick([1, 10, 60, 400]) }),
   ]
   const rough = draws.slice(3, 6)
   const count = weather === 'failing' ? random.integer(1, 3) : random.integer(0, 1)

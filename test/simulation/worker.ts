@@ -6,7 +6,7 @@ import { parseMac } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { PortSpec } from '../../switch/forwarding/port-state.js'
+import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
 import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
 import type { Daemon } from './daemon.js'
 import { carriedId, frameId, kindOf } from './frames.js'
@@ -32,6 +32,7 @@ export type DatapathEvent =
   | { readonly kind: 'early'; readonly port: number; readonly epoch: number }
   | { readonly kind: 'peer'; readonly host: string; readonly epoch: number }
   | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
+  | { readonly kind: 'broken'; readonly epoch: number }
 
 interface Command {
   readonly name: string
@@ -63,6 +64,7 @@ export class Worker {
         network: 'lab',
         host: host.name,
         bootId,
+        bootedAt: EPOCH_MS + world.time.now,
         linkLocal: 'forward',
         transit: scenario.chain,
         fdb: { capacity: 64, perPort: 32, ageing: 300 },
@@ -78,6 +80,7 @@ export class Worker {
         early: (port, epoch) => this.tell({ kind: 'early', port, epoch }),
         peer: (_port, host, _bootId, epoch) => this.tell({ kind: 'peer', host, epoch }),
         closed: (epoch, closures) => this.tell({ kind: 'closed', epoch, closures }),
+        broken: (epoch) => this.tell({ kind: 'broken', epoch }),
       },
     )
     this.forwarder.epoch = epoch
@@ -107,7 +110,7 @@ export class Worker {
   addTrunk(peer: number): void {
     const { world, host } = this.daemon
     const trunk = world.trunk(host.index, peer)
-    this.add(this.spec(TRUNK_PORTS + peer, 'trunk', 0), (frame, tci) => {
+    const port = this.add(this.spec(TRUNK_PORTS + peer, 'trunk', 0), (frame, tci) => {
       if (world.trace !== null) {
         const id = frameId(frame.bytes, frame.start)
         const text = id >= 0 ? `#${id}${colorText(frame.color)}` : controlText(frame)
@@ -116,6 +119,22 @@ export class Worker {
       trunk.transmit(frame.bytes, tci)
       return true
     })
+    this.forwarder.trunks.greet(port, this.now)
+  }
+
+  /** The device of a trunk goes away. */
+  unplug(peer: number): void {
+    if (this.ingress[TRUNK_PORTS + peer] === undefined) return
+    this.daemon.world.note(this.daemon.host.name, `trunk to h${peer} UNPLUGGED`)
+    this.remove(TRUNK_PORTS + peer)
+  }
+
+  /** It is back, unless the daemon has found it already. */
+  plug(peer: number): void {
+    const { world, host } = this.daemon
+    if (this.ingress[TRUNK_PORTS + peer] !== undefined || !world.peersOf(host.index).includes(peer)) return
+    world.note(host.name, `trunk to h${peer} plugged in`)
+    this.addTrunk(peer)
   }
 
   addUplink(color: 'dscp' | 'carrier'): void {
@@ -190,9 +209,9 @@ export class Worker {
     for (let batch = 0; batch < DRAIN_BATCHES && this.read(port, 64) > 0; batch++);
   }
 
-  private add(spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): void {
-    this.forwarder.addPort(spec, { send })
+  private add(spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
     this.ingress[spec.index] = []
+    return this.forwarder.addPort(spec, { send })
   }
 
   private spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {

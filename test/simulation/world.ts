@@ -140,6 +140,11 @@ export class World {
     }
     for (const fault of scenario.faults) {
       if (fault.kind === 'crash machine') this.come(fault.at, () => this.crash(fault.vm))
+      if (fault.kind === 'unplug trunk') {
+        const { a, b, at } = fault
+        this.come(at, () => this.hosts[a].daemon?.worker.unplug(b))
+        this.come(at + fault.for, () => this.hosts[a].daemon?.worker.plug(b))
+      }
       if ('for' in fault) this.come(fault.at + fault.for, () => undefined)
     }
     const last = Math.max(0, ...scenario.orders.map((order) => order.at + order.deadline))

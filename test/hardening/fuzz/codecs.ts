@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { SnapswitchError } from '../../../src/errors/errors.js'
-import { COLORS, colorVid, epochOfVid } from '../../../src/frame/color-tag.js'
+import { COLORS, colorVid, epochOfVid, GENERATIONS, generationOfVid, LAST_VID } from '../../../src/frame/color-tag.js'
 import { CONTROL_LENGTH, ControlType, decodeControl, encodeControl } from '../../../src/frame/control.js'
 import { type ChannelFrame, inlineVlanTag, readChannel, writeChannel } from '../../../src/trace/channel.js'
 import { readPcapng } from '../../../src/trace/reader.js'
@@ -24,6 +24,14 @@ function controlMessage(random: Random) {
     bootId: Buffer.from(randomBytes(random, 8)).toString('hex'),
     network: name(random),
     host: name(random),
+    number: random.integer(0, Number.MAX_SAFE_INTEGER),
+    heard: {
+      bootId: Buffer.from(randomBytes(random, 8)).toString('hex'),
+      number: random.integer(0, Number.MAX_SAFE_INTEGER),
+    },
+    accepts: random.integer(0, 3),
+    sends: random.integer(0, 3),
+    takes: random.chance(0.5),
     epoch: random.integer(0, 0xffffffff),
     count: random.integer(0, Number.MAX_SAFE_INTEGER),
   }
@@ -41,14 +49,18 @@ export function control(random: Random): void {
   assert.deepEqual(again.subarray(14), damaged.slice(14, CONTROL_LENGTH))
 }
 
+const HALF = Math.floor(COLORS / 2)
+
 export function color(random: Random): void {
   const reference = random.integer(0, random.pick([10, COLORS, 1e6, 0xffffffff]))
-  const epoch = Math.max(0, reference + random.integer(-COLORS / 2 + 1, COLORS / 2 - 1))
-  assert.equal(epochOfVid(colorVid(epoch), reference), epoch)
+  const epoch = Math.max(0, reference + random.integer(-HALF + 1, HALF - 1))
+  const generation = random.integer(0, GENERATIONS - 1)
+  assert.equal(epochOfVid(colorVid(epoch, generation), reference), epoch)
+  assert.equal(generationOfVid(colorVid(epoch, generation)), generation)
   const vid = random.integer(-1, 0xffff)
   const found = epochOfVid(vid, reference)
-  if (vid < 1 || vid > COLORS) assert.equal(found, -1)
-  else assert.ok(found >= 0 && colorVid(found) === vid, `VID ${vid} read as ${found}`)
+  if (vid < 1 || vid > LAST_VID) assert.equal(found, -1)
+  else assert.ok(found >= 0 && colorVid(found, generationOfVid(vid)) === vid, `VID ${vid} read as ${found}`)
 }
 
 function channelFrame(random: Random): ChannelFrame {

@@ -3,7 +3,7 @@
 // and nothing that enters a port leaves a trunk looking like a color or a control frame of ours.
 
 import assert from 'node:assert/strict'
-import { colorVid } from '../../../src/frame/color-tag.js'
+import { colorVid, generationOfVid } from '../../../src/frame/color-tag.js'
 import { type ControlMessage, ControlType, encodeControl } from '../../../src/frame/control.js'
 import {
   announcement,
@@ -47,7 +47,8 @@ const INGRESS = [
   'control-malformed',
   'control-version',
 ] as const
-const INGRESS_DROPS = [...INGRESS, 'control-unexpected', 'control-unauthenticated', 'control-replayed'] as const
+const CONTROL = ['control-unexpected', 'control-unauthenticated', 'control-replayed'] as const
+const INGRESS_DROPS = [...INGRESS, ...CONTROL, 'other-generation'] as const
 const EGRESS_DROPS = ['hold-overflow', 'early-dropped', 'fenced'] as const
 
 /** Shared by all cases, so that frames too long for anything cost no memory of their own. */
@@ -63,7 +64,7 @@ class CountingOutput implements Output {
     assert.ok(frame.length >= 14 && frame.start + frame.length <= frame.bytes.length, 'a frame lies in its memory')
     assert.equal(frame.start, frame.vnet + VNET_HEADER_LENGTH, 'the virtio-net header lies before its frame')
     if (!this.port.isTrunk) assert.equal(serviceTci, -1, 'colors stay on trunks')
-    else if (frame.color !== NO_COLOR) assert.equal(serviceTci, colorVid(frame.color))
+    else if (frame.color !== NO_COLOR) assert.equal(serviceTci - generationOfVid(serviceTci), colorVid(frame.color))
     const outer = frame.tagTpid !== 0 ? frame.tagTpid : innerEtherType(frame)
     const naked = serviceTci < 0 && this.port.isTrunk
     if (naked && outer === EtherType.CONTROL) {
@@ -107,6 +108,7 @@ class Run {
     this.options = {
       network: 'lab0',
       host: 'a',
+      bootedAt: 0,
       bootId: 'aaaaaaaaaaaaaaaa',
       linkLocal: random.pick(['forward', 'drop']),
       transit: random.chance(0.3),
@@ -175,7 +177,10 @@ class Run {
   /** A color that is in use, or nearly. */
   private nearColor(): void {
     this.frame.tagTpid = EtherType.SERVICE_VLAN
-    this.frame.tagTci = colorVid(Math.max(0, this.forwarder.epoch + this.random.integer(-2, 2)))
+    this.frame.tagTci = colorVid(
+      Math.max(0, this.forwarder.epoch + this.random.integer(-2, 2)),
+      this.random.integer(0, 3),
+    )
   }
 
   private address(): number[] {
@@ -191,9 +196,15 @@ class Run {
     if (random.chance(0.15)) {
       const message = {
         type: random.pick(Object.values(ControlType)),
+        bootedAt: 0,
         bootId: random.pick(random.chance(0.1) ? [this.options.bootId] : PEERS),
         network: random.chance(0.95) ? 'lab0' : 'lab1',
         host: 'b',
+        number: random.integer(0, 3),
+        heard: { bootId: random.chance(0.7) ? this.options.bootId : random.pick(PEERS), number: random.integer(0, 4) },
+        accepts: random.integer(0, 3),
+        sends: random.integer(0, 3),
+        takes: random.chance(0.7),
         epoch: Math.max(0, this.forwarder.epoch + random.integer(-2, 2)),
         count: random.integer(0, 50),
       }
