@@ -13,16 +13,27 @@ export function nextEpoch(preflights: readonly Preflight[], maxKnownEpoch: numbe
 }
 
 /** All that speaks against taking a snapshot now, gravest first; `expected` are the hosts' names in the configuration. */
-export function judgePreflights(preflights: Readonly<Record<string, Preflight>>): ErrorReport[] {
+export function judgePreflights(preflights: Readonly<Record<string, Preflight>>, isRecorded: boolean): ErrorReport[] {
   const entries = Object.entries(preflights)
   const found: ErrorReport[] = [...misnamedHosts(entries), ...versionsThatDiffer(entries)]
   for (const [host, preflight] of entries) {
     for (const problem of preflight.problems) found.push(onHost(host, problem))
-    if (preflight.freeBytes < preflight.neededBytes && !preflight.problems.some((p) => p.code === 'STORE_FULL')) {
+    const { freeBytes, neededBytes, recordingBytes = 0 } = preflight
+    const recording = isRecorded ? recordingBytes : 0
+    if (freeBytes < neededBytes + recording && !preflight.problems.some((p) => p.code === 'STORE_FULL')) {
+      const ofIt = recording > 0 ? `, up to ${recording} of them for the recording` : ''
+      const withoutIt = recording > 0 && freeBytes >= neededBytes ? ' Or leave out --record.' : ''
       found.push({
         code: 'STORE_FULL',
-        message: `host ${host}: the snapshot needs ${preflight.neededBytes} bytes, ${preflight.freeBytes} are free`,
-        action: 'Delete old snapshots (`snapswitch snapshot list`), or move the store to a larger disk.',
+        message: `host ${host}: the snapshot needs ${neededBytes + recording} bytes${ofIt}; ${freeBytes} are free`,
+        action: `Delete old snapshots (\`snapswitch snapshot list\`), or move the store to a larger disk.${withoutIt}`,
+      })
+    }
+    for (const [peer, ports] of parallelPorts(preflight)) {
+      found.push({
+        code: 'CONFIG_INVALID',
+        message: `host ${host}: ports ${listed(ports)} all lead to the switch of ${peer}, so flooded frames reach its machines more than once`,
+        action: 'Keep one trunk between two hosts; bond the links below it if one is not enough.',
       })
     }
     for (const peer of preflight.peers) {
@@ -44,6 +55,13 @@ export function judgePreflights(preflights: Readonly<Record<string, Preflight>>)
     }
   }
   return [...found, ...strangersOnLan(entries), ...memberProblems(entries)]
+}
+
+/** Ports that lead to one and the same switch, by its host. */
+function parallelPorts({ peers }: Preflight): [string, string[]][] {
+  const portsTo = new Map<string, string[]>()
+  for (const { host, port } of peers) if (host !== null) portsTo.set(host, [...(portsTo.get(host) ?? []), port])
+  return [...portsTo].filter(([, ports]) => ports.length > 1)
 }
 
 type Entries = readonly (readonly [string, Preflight])[]

@@ -59,7 +59,7 @@ export function refuse(data: SnapshotData, error: ErrorReport): SnapshotStep {
 export function preflighted(data: SnapshotData, host: string, preflight: Preflight, now: Instant): SnapshotStep {
   const known = { ...data, preflights: { ...data.preflights, [host]: preflight } }
   if (waiting(known.input.hosts, known.preflights).length > 0) return { state: 'preflight', data: known, effects: [] }
-  const problem = joinReports(judgePreflights(known.preflights))
+  const problem = joinReports(judgePreflights(known.preflights, data.input.record === true))
   if (problem !== null) return refuse(known, problem)
   const { input } = known
   const epoch = nextEpoch(Object.values(known.preflights), input.maxKnownEpoch)

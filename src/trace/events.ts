@@ -82,6 +82,9 @@ export interface TraceEvent {
   readonly head: Uint8Array
 }
 
+/** Bound of what an event takes in the file, its share of the running digests included. */
+export const MAX_EVENT_BYTES = 208
+
 const TITLE = 'snapswitch frame events, version 1'
 const RECORD = { head: 2, chunk: 3, end: 4 } as const
 const CHUNK = 8192

@@ -3,6 +3,7 @@
 import type { Preflight } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
+import { RECORDING_BYTES } from './recording.js'
 
 const INSPECT_MS = 3000
 /** Memory images are rarely larger than memory; device state and headers need a little. */
@@ -79,6 +80,7 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
       .map((port) => port.name),
     freeBytes,
     neededBytes,
+    recordingBytes: RECORDING_BYTES,
     problems,
   }
 }

@@ -6,7 +6,7 @@ import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FileReference } from '../../src/api/schemas.js'
 import { storeError, syncFile } from '../../src/files/durable.js'
-import { EventTraceWriter, type TracePort } from '../../src/trace/events.js'
+import { EventTraceWriter, MAX_EVENT_BYTES, type TracePort } from '../../src/trace/events.js'
 import type { PeerPort } from '../datapath/protocol.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import { journalEvents, journalMemory, journalOverflow } from '../forwarding/journal.js'
@@ -14,8 +14,10 @@ import type { PortEntry } from '../ports.js'
 import type { Host } from './host.js'
 import type { SessionRequest } from './member.js'
 
-/** Bound of a recording: 28 MiB of memory, some 70 MiB of file. Bulk traffic fills it in a second or more. */
+/** Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more. */
 const MAX_EVENTS = 1 << 19
+/** Bound of the file. */
+export const RECORDING_BYTES = MAX_EVENTS * MAX_EVENT_BYTES
 /** The recording goes on for so long after the closure, that frames sent just before it are seen to arrive. */
 const TAIL_MS = 50
 /** Events between two turns of the event loop while the file is written. */

@@ -126,9 +126,20 @@ t.test('the straight way', async (t) => {
   t.same(bench.of('discard'), [])
 })
 
+t.test('room for a recording is asked for only when there is to be one', async (t) => {
+  for (const record of [false, true]) {
+    const bench = new Bench({ ...input, record })
+    const little = { freeBytes: 1 << 21, recordingBytes: 1 << 21 }
+    bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], little) })
+    bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], little) })
+    t.equal(bench.at.state, record ? 'refused' : 'recording')
+  }
+})
+
 t.test('what preflight refuses changes nothing anywhere', async (t) => {
-  const refusedBy = (a: Parameters<typeof preflightOf>[2], b: Parameters<typeof preflightOf>[2] = {}) => {
-    const bench = new Bench()
+  type Changes = Parameters<typeof preflightOf>[2]
+  const refusedBy = (a: Changes, b: Changes = {}, record = false) => {
+    const bench = new Bench({ ...input, record })
     bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], a) })
     bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], b) })
     t.equal(bench.at.state, 'refused')
@@ -152,6 +163,15 @@ t.test('what preflight refuses changes nothing anywhere', async (t) => {
   })
   t.equal(refusedBy({ version: '9.9.9' })?.code, 'PEER_VERSION')
   t.equal(refusedBy({ freeBytes: 10, neededBytes: 11 })?.code, 'STORE_FULL')
+  t.match(refusedBy({ freeBytes: 1 << 21, recordingBytes: 1 << 21 }, {}, true), {
+    code: 'STORE_FULL',
+    message: 'host a: the snapshot needs 3145728 bytes, up to 2097152 of them for the recording; 2097152 are free',
+    action: /leave out --record/,
+  })
+  t.match(refusedBy({ peers: [peer, { ...peer, port: 'trunk1' }] }), {
+    code: 'CONFIG_INVALID',
+    message: /ports trunk0 and trunk1 all lead to the switch of b/,
+  })
   t.equal(refusedBy({ host: 'x' })?.code, 'CONFIG_INVALID')
   t.equal(refusedBy({ epoch: 0xffffffff })?.code, 'EPOCH_STALE')
   t.match(refusedBy({}, { members: preflightOf('b', ['vm1']).members }), {

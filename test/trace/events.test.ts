@@ -2,7 +2,15 @@
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { Event, type EventTable, readEvents } from '../../src/trace/events.js'
+import {
+  Event,
+  type EventTable,
+  EventTraceWriter,
+  MAX_EVENT_BYTES,
+  readEvents,
+  type TraceEvent,
+} from '../../src/trace/events.js'
+import { dropReasons } from '../../switch/forwarding/counters.js'
 import { seeded, syntheticRun } from '../audit/synthetic.js'
 import { putTogether } from '../audit/tamper.js'
 
@@ -57,4 +65,26 @@ t.test('a head that is none', async (t) => {
   for (const ports of [[{}], [{ name: 'x', kind: 'member', vm: null, lostAtDevice: 0 }]]) {
     t.throws(() => read(putTogether({ ...recording, ports: ports as never, events: [] })), { code: 'TRACE_INVALID' })
   }
+})
+
+t.test('no event takes more room than is set aside for it', async (t) => {
+  const worst: TraceEvent = {
+    kind: Event['from-trunk'],
+    port: 0,
+    color: 0xffffffff,
+    epoch: 0xffffffff,
+    length: 65_535,
+    cause: 999_999_999,
+    digest: 0xffffffffffffffffn,
+    reason: [...dropReasons].sort((a, b) => b.length - a.length)[0],
+    timeNs: 1_700_000_000_000_000_000n,
+    head: new Uint8Array(14),
+  }
+  const ports = [{ ...recording.ports[0], kind: 'member' as const }]
+  const writer = new EventTraceWriter(recording.head, ports)
+  const events = 100_000
+  for (let i = 0; i < events; i++) writer.add(worst)
+  const perEvent = writer.take().length / events
+  // Numbers of events that long are never reached, so this is more than any event takes.
+  t.ok(perEvent + 4 <= MAX_EVENT_BYTES, `${perEvent} bytes`)
 })

@@ -42,6 +42,8 @@ export const Preflight = Type.Object({
   uplinks: Type.Optional(Type.Array(Type.String())),
   freeBytes: Count,
   neededBytes: Count,
+  /** What a recording needs besides, at most. */
+  recordingBytes: Type.Optional(Count),
   problems: Type.Array(ErrorReportSchema),
 })
 export type Preflight = Static<typeof Preflight>
