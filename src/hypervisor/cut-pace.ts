@@ -4,14 +4,15 @@
 import { runAhead, threadsOf } from '../linux/priority.js'
 import { isObject } from './qmp-messages.js'
 
-/** How long threads may run ahead of everything at most: a vCPU to stop, the others until the guest runs again. */
-const stopMs = 20
+/** How long threads may run ahead of everything at most: a vCPU to read and stop, the others until the guest runs again. */
+const stopMs = 40
 const cutMs = 300
 
 export class CutPace {
   readonly #pid: number | null
   #vcpus: readonly number[] = []
   #end: (() => void) | null = null
+  #endVcpus: (() => void) | null = null
 
   /** `pid` null: a process that cannot be seen goes at its own pace. */
   constructor(pid: number | null) {
@@ -25,21 +26,26 @@ export class CutPace {
     this.#vcpus = named.filter((thread): thread is number => typeof thread === 'number' && threads.has(thread))
   }
 
-  /** All but the vCPUs run ahead from now on: first to read what the guest was sent, then to do the cut. */
+  /**
+   * All threads run ahead from now on: to read what the guest was sent, to stop, to do the cut. The vCPUs too, for one that
+   * gets no core neither lets go of the lock that the others read under (QEMU's BQL) nor sees that it shall stop.
+   */
   begin(): void {
     if (this.#pid === null || this.#end !== null) return
     const others = threadsOf(this.#pid).filter((thread) => !this.#vcpus.includes(thread))
     this.#end = runAhead(others, 'hypervisor', cutMs)
+    this.#endVcpus = runAhead(this.#vcpus, 'vcpu', stopMs)
   }
 
-  /** Until the returned function is called the vCPUs do, too: one that gets no core does not see that it shall stop. */
-  stopping(): () => void {
-    this.begin()
-    return runAhead(this.#vcpus, 'vcpu', stopMs)
+  /** The vCPUs stand still; where they go on without, they go at the pace that they had. */
+  stopped(): void {
+    this.#endVcpus?.()
+    this.#endVcpus = null
   }
 
   /** The guest runs: everything goes at the pace that it had. */
   end(): void {
+    this.stopped()
     this.#end?.()
     this.#end = null
   }

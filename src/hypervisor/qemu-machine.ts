@@ -220,7 +220,7 @@ export class QemuMachine implements MachineControl {
   }
 
   async pause(deadline: Deadline): Promise<PauseInfo> {
-    const endStopping = this.#pace.stopping()
+    this.#pace.begin()
     try {
       const capture = this.#capture
       const info = await (capture?.pause(deadline) ?? stopMachine(this.#qmp, [], deadline).stopped)
@@ -230,7 +230,7 @@ export class QemuMachine implements MachineControl {
       this.#pace.end()
       throw error
     } finally {
-      endStopping()
+      this.#pace.stopped()
     }
   }
 
