@@ -15,7 +15,7 @@ interface Claim {
 }
 
 export class Claims {
-  /** Grows with every change; 0 is no version. */
+  /** Grows with every change, also from one uplink to the next that takes its place; 0 is no version. */
   version = 1
   list: readonly number[] = []
   private readonly forwarder: Forwarder
@@ -42,7 +42,7 @@ export class Claims {
       },
       Math.floor(now / 1000),
     )
-    let changed = false
+    let changed = this.version === 1
     for (const [mac, claim] of claims) {
       if (found.has(mac)) claim.seen = now
       const isStale = now - claim.seen > forwarder.options.fdb.ageing * 1000
@@ -56,7 +56,6 @@ export class Claims {
       changed = true
     }
     if (!changed) return false
-    // Also above what an uplink that was here before has claimed.
     this.version = Math.max(this.version + 1, Math.floor(now / 100) % 2 ** 32)
     this.list = [...claims.keys()]
     return true

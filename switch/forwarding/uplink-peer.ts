@@ -105,7 +105,9 @@ export class UplinkPeer implements Output {
 
   /** Takes note of an agreement of its present boot. Says what has changed: the claims, or how frames travel. */
   take(agreement: Agreement, claims: Claims, now: number): { claims: boolean; way: boolean } {
-    if (agreement.heard !== this.options.bootId) return { claims: false, way: false }
+    // Of another boot of ours, or overtaken by a later one: what we have said of that would not hold any more.
+    const isOld = ((agreement.version - this.theirVersion) | 0) < 0 && this.theirVersion !== 0
+    if (agreement.heard !== this.options.bootId || isOld) return { claims: false, way: false }
     const way = !this.established || this.carriesToUs !== agreement.carries
     this.established = true
     this.carriesToUs = agreement.carries
@@ -125,7 +127,7 @@ export class UplinkPeer implements Output {
       this.destinations.assign(this.theirs.filter((_, at) => !this.refused[at]))
     }
     this.writesFrom = agreement.readsFrom
-    if (agreement.lowest !== this.lowest) {
+    if (agreement.lowest > this.lowest) {
       this.lowest = agreement.lowest
       this.lowestSince = now
     }

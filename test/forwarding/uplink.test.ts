@@ -468,6 +468,27 @@ t.test('after a restore frames find a machine that has moved before it speaks', 
   t.same(got(c, 1), [], 'who did not move is where it was')
 })
 
+t.test('an agreement that a later one has overtaken is not believed', async (t) => {
+  const { lan, a, b } = settled()
+  lan.pass(1000)
+  const isAgreement = (copy: OnLan) => isSwitches(copy) && copy.bytes[VNET_HEADER_LENGTH + 19] === 4
+  const toA = (copy: OnLan) => copy.from === 'b' && Buffer.from(a.mac).equals(copy.bytes.subarray(10, 16))
+  const old = lan.seen.find((copy) => isAgreement(copy) && toA(copy))!
+  const late = mac(0x9999)
+  b.send(1, { ...ARP, from: late })
+  lan.pass(3000)
+  const ways = () => {
+    lan.forget()
+    a.send(1, { ...ip(4, 51, 4), to: late })
+    lan.run()
+    return lan.seen.map(isCarrier)
+  }
+  t.same(ways(), [true], 'marked by the guest, so in a carrier, and nothing else')
+  lan.give('a', old)
+  a.forwarder.fdb.clear()
+  t.same(ways(), [true], 'not to the world')
+})
+
 t.test('who was heard in a carrier is no outsider, whatever the FDB says', async (t) => {
   const { lan, a, b } = world()
   a.send(1, { ...ARP, id: 11 })
