@@ -11,22 +11,22 @@ import type {
   RestoreReport,
 } from '../src/api/schemas.js'
 import { nearest } from '../src/api/validate.js'
-import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import { SnapswitchError } from '../src/errors/errors.js'
 import { type Agents, SocketAgents } from './agents.js'
 import { auditSnapshot } from './audit.js'
 import type { CoordinatorConfig } from './config.js'
-import { beingDeleted, discardLeftover, isUnfinished, unreadable } from './leftovers.js'
+import { deleteSnapshot } from './deletion.js'
+import { discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
+import { hostStatus, type Network } from './network.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
-import { listed, onHost } from './sequence/table.js'
+import { listed } from './sequence/table.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
 import { type Catalogue, checkedName } from './store/catalogue.js'
 
 export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000
-const statusCallMs = 3_000
-const deleteCallMs = 60_000
 const recoveryAttempts = 5
 
 export interface CoordinatorOptions {
@@ -37,13 +37,6 @@ export interface CoordinatorOptions {
   readonly clock?: Clock
   /** Tests put their own agents here. */
   readonly agents?: (network: string, sockets: Readonly<Record<string, string>>) => Agents
-}
-
-interface Network {
-  readonly name: string
-  readonly sockets: Readonly<Record<string, string>>
-  readonly hosts: readonly string[]
-  readonly agents: Agents
 }
 
 export type ReportProgress = (progress: Progress) => void
@@ -171,39 +164,11 @@ export class Coordinator {
     })
   }
 
-  /**
-   * Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash
-   * in the middle leaves nothing that looks complete. A host that refuses before any other has deleted undoes nothing.
-   */
   async delete(networkName: string, name: string): Promise<void> {
     const network = this.#network(networkName)
     checkedName('snapshot', name)
     await this.#exclusively(network.name, `delete of ${name}`, null, async () => {
-      const before = await this.#catalogue.read(network.name, name).catch((error: unknown) => {
-        // A damaged manifest can be deleted, too.
-        if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
-        throw error
-      })
-      if (before !== null) await this.#catalogue.write(beingDeleted(before, this.#clock.now()))
-      const holders = before?.parts.map((part) => part.host) ?? network.hosts
-      let deleted = 0
-      // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
-      for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
-        try {
-          await network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs })
-          deleted++
-        } catch (thrown) {
-          const error = asSnapswitchError(thrown)
-          if (error.code === 'SNAPSHOT_UNKNOWN') continue
-          if (!holders.includes(host)) {
-            this.#logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
-            continue
-          }
-          if (deleted === 0 && before !== null) await this.#catalogue.write(before)
-          throw SnapswitchError.fromReport(onHost(host, error.report()), error)
-        }
-      }
-      await this.#catalogue.remove(network.name, name)
+      await deleteSnapshot(network, name, { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger })
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
     })
   }
@@ -227,7 +192,7 @@ export class Coordinator {
       [...this.#networks.values()].map(async (network) => ({
         name: network.name,
         busy: this.#locks.holder(network.name),
-        hosts: await Promise.all(network.hosts.map((host) => this.#hostStatus(network, host))),
+        hosts: await Promise.all(network.hosts.map((host) => hostStatus(network, host))),
       })),
     )
     return { version: this.#version, pid: process.pid, networks }
@@ -300,17 +265,6 @@ export class Coordinator {
   async #retryDiscards(network: string): Promise<void> {
     for (const { manifest } of await this.#catalogue.list()) {
       if (manifest?.network === network && isUnfinished(manifest)) await this.#discardLeftover(manifest, 1)
-    }
-  }
-
-  async #hostStatus(network: Network, host: string): Promise<CoordinatorStatus['networks'][number]['hosts'][number]> {
-    const socket = network.sockets[host] as string
-    try {
-      const ports = await network.agents.ports(host, { timeoutMs: statusCallMs })
-      const members = ports.filter((p) => p.network === network.name).flatMap((p) => (p.vm === null ? [] : [p.vm]))
-      return { host, socket, reachable: true, error: null, members: [...new Set(members)].sort() }
-    } catch (error) {
-      return { host, socket, reachable: false, error: asSnapswitchError(error).report(), members: [] }
     }
   }
 

@@ -130,3 +130,9 @@ export const fenceLimitMs = 10_000
 export const abortCallMs = 20_000
 export const abortLimitMs = 60_000
 export const resumeCallMs = 15_000
+
+export const at = (state: RestoreState, data: RestoreData, ...effects: RestoreEffect[]): RestoreStep => ({
+  state,
+  data,
+  effects,
+})

@@ -12,14 +12,8 @@
 
 import type { ErrorReport } from '../../src/errors/errors.js'
 import {
-  aborted,
-  abortFailed,
   afterPreflight,
-  at,
   checked,
-  conclude,
-  fail,
-  late,
   loaded,
   loadFailed,
   refuse,
@@ -28,7 +22,16 @@ import {
   resumeFailed,
   transferred,
 } from './restore-steps.js'
-import type { RestoreAt, RestoreData, RestoreEffect, RestoreEvent, RestoreState, RestoreStep } from './restore-types.js'
+import {
+  at,
+  type RestoreAt,
+  type RestoreData,
+  type RestoreEffect,
+  type RestoreEvent,
+  type RestoreState,
+  type RestoreStep,
+} from './restore-types.js'
+import { aborted, abortFailed, conclude, fail, late } from './restore-undo.js'
 import { type Instant, onHost, step, type Table } from './table.js'
 
 export { beginRestore } from './restore-steps.js'

@@ -3,34 +3,13 @@
 
 import { Event, type EventTable } from '../trace/events.js'
 import type { Book } from './book.js'
+import { checkEnd, checkMachines } from './host-end.js'
+import { PortRun } from './port-run.js'
 
 /** Where an address lives; what a frame to it must reach. */
 export interface Home {
   readonly host: string
   readonly port: string
-}
-
-interface PortRun {
-  epoch: number
-  closed: boolean
-  /** Number of the event of its cut; -1: none. */
-  flip: number
-  /** Number of the first frame that was sent after the cut; -1: none. */
-  firstSent: number
-  /** Numbers of `held` events whose frames are still held, oldest first. */
-  held: number[]
-  /** Numbers of deliveries before the cut. */
-  readonly before: number[]
-  readonly residue: number[]
-  /** Deliveries, after the cut, of what was sent before its sender's. */
-  readonly inTransit: number[]
-  /** Of those: put into the channel state; too late for it. */
-  recorded: number
-  stragglers: number
-  /** In-transit frames that found no room in the channel state. */
-  overflow: number
-  /** By port of arrival, by source address: the last frame delivered, as the number of its arrival. */
-  readonly lastOf: Map<number, Map<number, number>>
 }
 
 const WORLD = 1099511627776 // 2^40: divides the first octet off an address
@@ -61,20 +40,7 @@ export class HostRun {
     this.homes = homes
     this.book = book
     this.portNumbers = new Map(table.ports.map((port, number) => [port.name, number]))
-    this.ports = table.ports.map(() => ({
-      epoch: -1,
-      closed: false,
-      flip: -1,
-      firstSent: -1,
-      held: [],
-      before: [],
-      residue: [],
-      inTransit: [],
-      recorded: 0,
-      stragglers: 0,
-      overflow: 0,
-      lastOf: new Map(),
-    }))
+    this.ports = table.ports.map(() => new PortRun())
     this.toTrunk = table.ports.map(() => [])
     this.fromTrunk = table.ports.map(() => [])
   }
@@ -89,7 +55,8 @@ export class HostRun {
     // A recording that ran out of room breaks off anywhere.
     if (table.overflow > 0) return
     this.frameIsDone()
-    this.atTheEnd()
+    checkEnd(this, book)
+    checkMachines(this, book)
   }
 
   private event(at: number): void {
@@ -316,44 +283,6 @@ export class HostRun {
       this.fault('undisturbed run', frame, `a frame to ${home.port} that never reached it`)
     } else if (isSent && !reached.some((port) => table.ports[port].kind === 'trunk')) {
       this.fault('undisturbed run', frame, `a frame to ${home.port} on ${home.host} that never went there`)
-    }
-  }
-
-  private atTheEnd(): void {
-    const { table, book } = this
-    if (this.begin < 0) book.violated('termination', { what: 'the snapshot never began', host: table.head.host })
-    if (this.closed < 0) book.violated('termination', { what: 'the channels never closed', host: table.head.host })
-    this.ports.forEach((run, port) => {
-      if (table.ports[port].kind !== 'member') return
-      const where = { host: table.head.host, port: table.ports[port].name }
-      book.examined('termination')
-      if (run.epoch < 0) return
-      if (run.flip < 0) book.violated('termination', { what: 'the port made no cut', ...where })
-      if (run.closed) book.violated('termination', { what: 'the gate never opened', ...where })
-      for (const held of run.held) {
-        if (run.closed || table.color[held] > run.epoch) continue
-        this.fault('undisturbed run', held, 'held, and never delivered though nothing is in the way')
-      }
-    })
-    this.checkMachines()
-  }
-
-  /** A machine's ports cut at once: nothing may happen between the first and the last. */
-  private checkMachines(): void {
-    const { table } = this
-    const machines = new Map<string, number[]>()
-    table.ports.forEach(({ vm }, port) => {
-      const { flip } = this.ports[port]
-      if (vm !== null && flip >= 0) machines.set(vm, [...(machines.get(vm) ?? []), flip])
-    })
-    for (const [vm, flips] of machines) {
-      const last = Math.max(...flips)
-      for (let at = Math.min(...flips); at <= last; at++) {
-        const kind = table.kind[at]
-        if (kind === Event.flip || kind === Event.residue) continue
-        this.fault('no orphan', at, `happens between the cuts of two ports of ${vm}`)
-        break
-      }
     }
   }
 
