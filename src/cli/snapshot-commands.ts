@@ -263,6 +263,12 @@ function describeManifest(manifest: Manifest): string {
       `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
     )
   }
+  const late = manifest.parts.flatMap((part) => part.closures).reduce((sum, closure) => sum + (closure.late ?? 0), 0)
+  if (late > 0) {
+    lines.push(
+      `${late} frames came after their channel was closed and are in it: the network doubles or delays frames\n`,
+    )
+  }
   const rows = membersOf(manifest).map(({ host, part }) => [
     part.vm,
     host,

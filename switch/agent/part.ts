@@ -16,11 +16,10 @@ export async function writePart(
   host: Host,
   request: SessionRequest,
   machines: readonly Member[],
-  closures: readonly ChannelClosed[],
   recording: Recording | null,
 ): Promise<LocalPart> {
   const { network, snapshot, epoch } = request
-  const { frames, overflow } = await host.datapath.call('end', { network })
+  const { frames, overflow, closures } = await host.datapath.call('end', { network })
   const channelFrames = frames.map((frame) => {
     const port = host.ports.byIndex(frame.port)
     return {
@@ -104,12 +103,13 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
 
 /** How the incoming channels closed, by the names that people know. */
 export function closureRecords(host: Host, closures: readonly ChannelClosed[]): ChannelClosure[] {
-  return closures.map(({ port, host: peer, expected, received, lost, byCount }) => ({
+  return closures.map(({ port, host: peer, expected, received, lost, late, byCount }) => ({
     port: host.ports.byIndex(port)?.name ?? `port-${port}`,
     host: peer,
     expected,
     received,
     lost,
+    late,
     byCount,
   }))
 }

@@ -266,7 +266,7 @@ export class SnapshotSession {
   }
 
   private writePart(): Promise<LocalPart> {
-    const written = writePart(this.host, this.request, [...this.members.values()], this.closures, this.recording)
+    const written = writePart(this.host, this.request, [...this.members.values()], this.recording)
     this.writing = written
     return written
   }

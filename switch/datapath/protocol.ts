@@ -7,8 +7,7 @@ import type { FrameCopy } from '../../src/frame/frame.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { ForwarderOptions } from '../forwarding/forwarder.js'
 import type { PortSpec } from '../forwarding/port-state.js'
-import type { RecordedFrame } from '../forwarding/recorder.js'
-import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+import type { ChannelClosed, ChannelState } from '../forwarding/snapshot-side.js'
 
 export interface DeviceSpec {
   readonly device: string
@@ -68,7 +67,7 @@ export interface Commands {
   drain: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
   end: {
     args: { network: string }
-    result: { frames: readonly RecordedFrame[]; overflow: ReadonlyMap<number, number> }
+    result: ChannelState
   }
   /** Opens gates, too: `most` frames of each port at once. */
   advance: { args: { network: string; epoch: number; most: number }; result: Opening }

@@ -15,6 +15,11 @@ import { ArmedCopies, ChannelRecorder, type RecordedFrame } from './recorder.js'
 export interface ChannelClosed extends Closure {
   readonly port: number
   readonly host: string | null
+  /**
+   * Frames from before the cut that came after the closure: they were missing when the deadline passed, or copies that the
+   * network has made had been counted in their place; or they are copies.
+   */
+  readonly late: number
 }
 
 /** What a forwarder tells its agent without being asked. */
@@ -45,6 +50,17 @@ interface OpenSnapshot {
   readonly overflow: Map<number, number>
   readonly closures: Map<number, ChannelClosed>
   reported: boolean
+  /** The channel state as it is to be kept: nothing goes into it any more. */
+  kept: ChannelState | null
+}
+
+/** What a snapshot has of this host's channels in the end. */
+export interface ChannelState {
+  readonly frames: readonly RecordedFrame[]
+  /** Frames that did not fit, per port index. */
+  readonly overflow: ReadonlyMap<number, number>
+  /** As told when the channels were closed, with what came later. */
+  readonly closures: readonly ChannelClosed[]
 }
 
 /** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
@@ -73,7 +89,11 @@ export class SnapshotSide {
   journal(memory: SharedArrayBuffer | null, now: number): void {
     const journal = memory === null ? null : new Journal(memory)
     this.forwarder.journal = journal
-    if (journal === null) return
+    if (journal === null) {
+      // A channel state must not have what its recording has not.
+      if (this.open?.reported) this.open.kept ??= channelState(this.open, this.forwarder)
+      return
+    }
     for (const port of this.forwarder.ports) {
       if (!port.isMember) continue
       journal.mark(Event.state, port, port.epoch, now)
@@ -93,6 +113,7 @@ export class SnapshotSide {
       overflow: new Map(),
       closures: new Map(),
       reported: false,
+      kept: null,
     }
     // A host without members never flips, and must read colors all the same.
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
@@ -175,11 +196,12 @@ export class SnapshotSide {
     return this.forwarder.ports.filter((port) => port.opening).map((port) => port.index)
   }
 
-  /** Ends the open snapshot. Returns its channel state, and what did not fit it by port. */
-  end(): { frames: readonly RecordedFrame[]; overflow: ReadonlyMap<number, number> } {
-    const open = this.open
+  /** Ends the open snapshot. */
+  end(): ChannelState {
+    const { open } = this
     this.open = null
-    return { frames: open?.recorder.frames ?? [], overflow: open?.overflow ?? new Map() }
+    if (open === null) return { frames: [], overflow: new Map(), closures: [] }
+    return open.kept ?? channelState(open, this.forwarder)
   }
 
   /**
@@ -239,7 +261,8 @@ export class SnapshotSide {
   inTransit(port: PortState, frame: Frame, now: number): void {
     const open = this.open
     const { counters } = this.forwarder
-    if (open === null || frame.color >= open.epoch || open.epoch > port.epoch || open.reported) {
+    // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
+    if (open === null || frame.color >= open.epoch || open.epoch > port.epoch || open.kept !== null) {
       counters[port.row + Counter.stragglers]++
       this.forwarder.journal?.note(Event.straggler, port, frame)
       return
@@ -282,16 +305,13 @@ export class SnapshotSide {
       if (port.channel === null || open.closures.has(port.index)) continue
       const closure = port.channel.closure(open.epoch, this.forwarder.options.closureDeadline, now)
       if (closure === null) waiting = true
-      else open.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host })
+      else open.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host, late: 0 })
     }
     this.tellPeers(open, now)
     if (waiting) return
     open.reported = true
     this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
-    this.events.closed(
-      open.epoch,
-      [...open.closures.values()].sort((a, b) => a.port - b.port || (a.host ?? '').localeCompare(b.host ?? '')),
-    )
+    this.events.closed(open.epoch, inOrder(open.closures.values()))
   }
 
   /** Once every local member has flipped, the peers are told what we sent before. */
@@ -361,4 +381,17 @@ export class SnapshotSide {
       if (port?.isMember) yield port
     }
   }
+}
+
+function channelState({ epoch, recorder, overflow, closures }: OpenSnapshot, forwarder: Forwarder): ChannelState {
+  const final = [...closures].map(([index, closure]): ChannelClosed => {
+    // Of a channel that has begun anew since, nothing more is known.
+    const late = Math.max(0, (forwarder.byIndex[index]?.channel?.received.below(epoch) ?? 0) - closure.received)
+    return { ...closure, late, lost: Math.max(0, closure.lost - late) }
+  })
+  return { frames: recorder.frames, overflow, closures: inOrder(final) }
+}
+
+function inOrder(closures: Iterable<ChannelClosed>): ChannelClosed[] {
+  return [...closures].sort((a, b) => a.port - b.port || (a.host ?? '').localeCompare(b.host ?? ''))
 }

@@ -4,6 +4,7 @@
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'
 import { ControlType } from '../../src/frame/control.js'
+import { journalMemory } from '../../switch/forwarding/journal.js'
 import { Peer } from './peer.js'
 import { GROUP, mac, Rig } from './rig.js'
 
@@ -355,16 +356,23 @@ t.test('closure: all peers’ frames in, own gates open; told once', async (t) =
       kind: 'closed',
       epoch: 4,
       closures: [
-        { expected: 2, received: 2, lost: 0, byCount: true, port: 1, host: 'b' },
-        { expected: 0, received: 0, lost: 0, byCount: true, port: 2, host: 'b' },
+        { expected: 2, received: 2, lost: 0, late: 0, byCount: true, port: 1, host: 'b' },
+        { expected: 0, received: 0, lost: 0, late: 0, byCount: true, port: 2, host: 'b' },
       ],
     },
   ])
   rig.tick(1)
   t.equal(rig.events.length, 1)
+  // A copy had been counted in its place.
   fromPeer(rig, 1, 3, 3)
-  t.equal(rig.count(0, 'stragglers'), 1, 'after closure: delivered, counted')
-  t.equal(snapshots.end().frames.length, 1)
+  const { frames, closures } = snapshots.end()
+  t.equal(frames.length, 2, 'what comes after the closure is in transit all the same')
+  t.match(closures, [
+    { port: 1, lost: 0, late: 1 },
+    { port: 2, lost: 0, late: 0 },
+  ])
+  fromPeer(rig, 1, 3, 4)
+  t.equal(rig.count(0, 'stragglers'), 1, 'after the end: delivered, counted')
 })
 
 t.test('closure by deadline, and not at all while a peer sends no marker', async (t) => {
@@ -389,6 +397,29 @@ t.test('closure by deadline, and not at all while a peer sends no marker', async
       ],
     },
   ])
+  fromPeer(rig, 1, 3, 1)
+  fromPeer(rig, 1, 3, 2)
+  const { frames, closures } = snapshots.end()
+  t.equal(frames.length, 2)
+  t.match(closures, [{ port: 1, lost: 1, late: 2, byCount: false }, { port: 2 }], 'those are not lost after all')
+})
+
+t.test('a recording ends, and the channel state with it', async (t) => {
+  const rig = new Rig(['member', 'trunk'], {}, 3)
+  const { snapshots } = rig.forwarder
+  peerOn(rig, 1).meet(3)
+  snapshots.journal(journalMemory(100), rig.now)
+  snapshots.begin(4, 'buffer', LATER, rig.now)
+  snapshots.flip([0], 4, [0], rig.now)
+  peerOn(rig, 1).say(ControlType.MARKER, 4, 2)
+  rig.tick(200)
+  fromPeer(rig, 1, 3, 1)
+  snapshots.journal(null, rig.now)
+  fromPeer(rig, 1, 3, 2)
+  const { frames, closures } = snapshots.end()
+  t.equal(frames.length, 1, 'what no audit could see is not in it')
+  t.match(closures, [{ lost: 1, late: 1 }])
+  t.equal(rig.count(0, 'stragglers'), 1)
 })
 
 t.test('a host without trunks closes when its members run again', async (t) => {
@@ -424,7 +455,7 @@ t.test('advance: a snapshot called off leaves every member past it, gates open, 
   t.equal(rig.forwarder.epoch, 4)
   snapshots.advance(2, rig.now)
   t.equal(rig.forwarder.byIndex[0]!.epoch, 4)
-  t.same(snapshots.end(), { frames: [], overflow: new Map() })
+  t.same(snapshots.end(), { frames: [], overflow: new Map(), closures: [] })
 })
 
 t.test('fence: restored ports take nothing of the incarnation before, all members move on', async (t) => {

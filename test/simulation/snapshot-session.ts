@@ -360,7 +360,8 @@ export class SnapshotSession {
     worker.call(
       'end',
       () => worker.forwarder.snapshots.end(),
-      ({ frames, overflow }) => {
+      ({ frames, overflow, closures }) => {
+        this.closures = closures
         const part = this.makePart(frames, overflow)
         agent.durably(ignore, () => {
           agent.durably(

@@ -139,6 +139,8 @@ export const ChannelClosure = Type.Object(
     expected: Count,
     received: Count,
     lost: Count,
+    /** From before the cut, come after the closure: in the channel state, and not among the lost. */
+    late: Type.Optional(Count),
     /** True: by count; false: the closure deadline passed first. */
     byCount: Type.Boolean(),
   },
