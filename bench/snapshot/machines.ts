@@ -6,13 +6,13 @@ import type { StateLine } from '../../test/lab/console.js'
 import type { Lab } from '../../test/lab/lab.js'
 import type { Counted, CountedKey } from './rows.js'
 
-const bootTimeoutMs = 120_000
+export const bootTimeoutMs = 120_000
 
 /** Boots two at a time: emulated guests take all cores while they boot. */
-export async function boot(lab: Lab): Promise<void> {
+export async function boot(lab: Lab, start: (name: string) => Promise<void>): Promise<void> {
   const names = [...lab.machines.keys()]
   for (let index = 0; index < names.length; index += 2) {
-    await Promise.all(names.slice(index, index + 2).map((name) => lab.startMachine(name, bootTimeoutMs)))
+    await Promise.all(names.slice(index, index + 2).map(start))
   }
   await until('ring and streams of all machines', bootTimeoutMs, async () => {
     const states = [...lab.machines.values()].map((machine) => machine.console.state)
@@ -69,10 +69,8 @@ export function growth(before: Counted, after: Counted): Counted {
 
 /** Runs a line in the shell of a guest and returns what it printed. */
 export function inGuest(lab: Lab, name: string, line: string, timeoutMs = 10_000): Promise<string> {
-  const path = lab.machine(name).guest?.shell
-  if (path === undefined) return Promise.reject(new Error(`${name} has no shell: it was not started here`))
   return new Promise((resolve, reject) => {
-    const socket = connect(path)
+    const socket = connect(lab.shell(name))
     let said = ''
     const finish = (settle: () => void) => {
       clearTimeout(timer)

@@ -10,7 +10,7 @@ import { describeMachine } from '../forwarding/report.js'
 import { sweep } from '../lab/lab.js'
 import { projectRoot } from '../lab/project.js'
 import { summarize } from './figures.js'
-import { type Cell, cells } from './plan.js'
+import { type Cell, cells, libvirtCells } from './plan.js'
 import { makeReport, markdown, readReport, writeResults } from './report.js'
 import type { Row } from './rows.js'
 import { runCell } from './session.js'
@@ -21,6 +21,7 @@ Measures what snapshots cost running traffic: 2, 4 and 8 machines on two hosts (
 
   --rounds N       snapshots per cell (default 8; with --quick 2)
   --only A,B       only these cells (an id as in the progress lines, or a part of it: 8x256, drop, members)
+                   libvirt: two cells with domains of libvirtd, which the others do not need
   --quick          four small cells: a look, not a result
   --json FILE      write the raw rounds, summaries and ratios there as well
   --results DIR    where snapshot.{json,md} go (default bench/results; with --quick or --only: nowhere)
@@ -55,8 +56,14 @@ export function readOptions(argv: readonly string[]): Options {
     throw new Error(`--rounds takes a whole number from 1 to 1000, not '${values.rounds}'`)
   const all = cells(values.quick, rounds)
   const wanted = values.only?.split(',')
-  const chosen = wanted === undefined ? all : all.filter(({ id }) => wanted.some((part) => id.includes(part)))
-  if (chosen.length === 0) throw new Error(`no cell '${values.only}'; there are ${all.map(({ id }) => id).join(', ')}`)
+  const domains = libvirtCells(rounds)
+  const fits = ({ id }: Cell) => wanted?.some((part) => id.includes(part)) ?? true
+  const asked = ({ id }: Cell) => wanted?.some((part) => part.startsWith('libvirt') && id.includes(part)) ?? false
+  const chosen = [...all.filter(fits), ...domains.filter(asked)]
+  if (chosen.length === 0) {
+    const ids = [...all, ...domains].map(({ id }) => id)
+    throw new Error(`no cell '${values.only}'; there are ${ids.join(', ')}`)
+  }
   const partial = values.quick || values.only !== undefined || values.render !== undefined
   const results = values.results ?? (partial ? null : join(projectRoot, 'bench', 'results'))
   if (values.render !== undefined && results === null) throw new Error('--render needs --results DIR')

@@ -8,6 +8,7 @@ import type { LabPlan, MachinePlan } from '../../test/lab/lab.js'
  */
 export type Load = 'ring' | 'guests' | 'members' | 'plain'
 export type Policy = 'buffer' | 'drop'
+export type Driver = 'qemu' | 'libvirt'
 
 export interface Cell {
   readonly id: string
@@ -15,6 +16,8 @@ export interface Cell {
   readonly memoryMiB: number
   readonly policy: Policy
   readonly load: Load
+  /** What runs the machines. */
+  readonly driver: Driver
   readonly rounds: number
 }
 
@@ -46,15 +49,21 @@ const quick: readonly Wanted[] = [
   [2, 128, 'buffer', 'members'],
 ]
 
+/** Only when asked for by name: they need a libvirtd. */
+const domains: readonly Wanted[] = [
+  [2, 128, 'buffer', 'ring'],
+  [2, 512, 'buffer', 'ring'],
+]
+
 export function cells(isQuick: boolean, rounds: number): Cell[] {
-  return (isQuick ? quick : full).map(([machines, memoryMiB, policy, load]) => ({
-    id: `${machines}x${memoryMiB}-${policy}-${load}`,
-    machines,
-    memoryMiB,
-    policy,
-    load,
-    rounds,
-  }))
+  return (isQuick ? quick : full).map((wanted) => cellOf(wanted, 'qemu', rounds))
+}
+
+export const libvirtCells = (rounds: number): Cell[] => domains.map((wanted) => cellOf(wanted, 'libvirt', rounds))
+
+function cellOf([machines, memoryMiB, policy, load]: Wanted, driver: Driver, rounds: number): Cell {
+  const id = `${driver === 'libvirt' ? 'libvirt-' : ''}${machines}x${memoryMiB}-${policy}-${load}`
+  return { id, machines, memoryMiB, policy, load, driver, rounds }
 }
 
 /** Datagrams a second of one stream between hosts; all streams together stay near 800, which emulated guests carry. */

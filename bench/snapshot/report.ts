@@ -57,7 +57,8 @@ const loads = {
   members: ', bulk TCP and UDP between namespaces (member ports)',
   plain: ', bulk TCP and UDP between namespaces (plain ports)',
 } as const
-const title = ({ cell }: Summary) => `${cell.machines} × ${cell.memoryMiB} MiB, ${cell.policy}${loads[cell.load]}`
+const title = ({ cell }: Summary) =>
+  `${cell.driver === 'libvirt' ? 'libvirt, ' : ''}${cell.machines} × ${cell.memoryMiB} MiB, ${cell.policy}${loads[cell.load]}`
 const cellColumn: Column<Summary> = ['cell', title]
 
 const stretch = (head: string, name: Stretch): Column<Summary> => [head, ({ stretches }) => both(stretches[name])]

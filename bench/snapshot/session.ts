@@ -3,9 +3,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CoordinatorClient } from '../../src/api/client.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import type { LibvirtDaemon } from '../../test/hypervisor/libvirt-daemon.js'
+import { startDomain, startLibvirt, withDomains } from '../../test/lab/domains.js'
 import { Lab } from '../../test/lab/lab.js'
 import type { Lab as Bench } from '../lab/lab.js'
-import { boot, count, growth } from './machines.js'
+import { boot, bootTimeoutMs, count, growth } from './machines.js'
 import { type Cell, hosts, labPlan, network } from './plan.js'
 import type { Bulk, Round, Row } from './rows.js'
 import { makeEndpoints, startEndpointTraffic, startGuestTraffic, type Traffic, withEndpointPort } from './traffic.js'
@@ -34,6 +36,7 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
   let bench: Bench | undefined
   let traffic: Traffic | undefined
   let client: CoordinatorClient | undefined
+  const libvirts = new Map<string, LibvirtDaemon>()
   const rounds: Round[] = []
   let [control, bulk, error]: [Row['control'], Bulk | null, string | null] = [null, null, null]
   let bootSeconds = 0
@@ -42,12 +45,18 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     const behindPorts = cell.load === 'members' || cell.load === 'plain'
     if (behindPorts) bench = await makeEndpoints(lab)
     for (const host of hosts) {
-      const config = lab.switchConfig(host)
+      if (cell.driver === 'libvirt') libvirts.set(host, await startLibvirt(lab, host))
+      const config = switchConfig(lab, host, libvirts.get(host))
       await lab.startSwitch(host, behindPorts ? withEndpointPort(config, host, cell.load) : config)
     }
     await lab.startCoordinator()
     const began = performance.now()
-    await boot(lab)
+    await boot(lab, (name) => {
+      const libvirt = libvirts.get(lab.machine(name).plan.host)
+      return libvirt === undefined
+        ? lab.startMachine(name, bootTimeoutMs)
+        : startDomain(libvirt, lab, name, bootTimeoutMs)
+    })
     bootSeconds = (performance.now() - began) / 1000
     if (bench !== undefined) traffic = await startEndpointTraffic(bench)
     else if (cell.load === 'guests') traffic = await startGuestTraffic(lab)
@@ -71,11 +80,18 @@ export async function runCell(cell: Cell, say: (line: string) => void): Promise<
     error = message(thrown)
   } finally {
     await client?.close().catch(() => undefined)
+    for (const libvirt of libvirts.values()) await libvirt.end().catch(() => undefined)
     await built.then((lab) => lab.destroy()).catch(() => undefined)
     building.delete(built)
     await (traffic ?? bench)?.destroy().catch(() => undefined)
   }
   return { cell, bootSeconds, control, rounds, bulk, error }
+}
+
+function switchConfig(lab: Lab, host: string, libvirt: LibvirtDaemon | undefined): Record<string, unknown> {
+  const config = lab.switchConfig(host)
+  const here = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ plan }) => plan.name)
+  return libvirt === undefined ? config : withDomains(config, here, libvirt)
 }
 
 async function takeOne(client: CoordinatorClient, cell: Cell, round: number): Promise<Omit<Round, 'counted'>> {

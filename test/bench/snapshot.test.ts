@@ -66,6 +66,7 @@ const cell = (wanted: Partial<Cell>): Cell => ({
   memoryMiB: 128,
   policy: 'buffer',
   load: 'ring',
+  driver: 'qemu',
   rounds: 1,
   ...wanted,
 })
@@ -247,6 +248,11 @@ t.test('the port of an endpoint belongs to its host’s first machine, or to non
 
 t.test('options', async (t) => {
   t.equal(readOptions([]).chosen.length, cells(false, 8).length)
+  t.same(
+    readOptions(['--only', 'libvirt']).chosen.map(({ driver }) => driver),
+    ['libvirt', 'libvirt'],
+    'asked for by name',
+  )
   t.match(readOptions(['--only', 'drop']).chosen, [{ policy: 'drop' }])
   t.equal(readOptions(['--quick']).results, null)
   t.throws(() => readOptions(['--only', 'nine']), /no cell 'nine'/)

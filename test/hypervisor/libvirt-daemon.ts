@@ -69,9 +69,12 @@ export class LibvirtDaemon {
     this.uri = `qemu+unix:///system?socket=${directory}/run/libvirt-sock`
   }
 
-  /** `namespace`: the network namespace that it and its domains live in. */
-  static async start(user: QemuUser = 'root', namespace?: string): Promise<LibvirtDaemon> {
-    const directory = scratch('libvirt')
+  /** `namespace`: the network namespace that it and its domains live in. `directory`: exists, empty, its own. */
+  static async start(
+    user: QemuUser = 'root',
+    namespace?: string,
+    directory = scratch('libvirt'),
+  ): Promise<LibvirtDaemon> {
     // QEMU's user has to get through to the disks.
     chmodSync(directory, 0o755)
     for (const place of [...Object.keys(places), 'dev']) mkdirSync(path.join(directory, place))
@@ -83,8 +86,8 @@ export class LibvirtDaemon {
     writeFileSync(path.join(directory, 'etc', 'libvirtd.conf'), 'log_level = 3\nauth_unix_rw = "none"\n')
     const daemon = new LibvirtDaemon(directory, namespace)
     process.on('exit', daemon.#killAtExit)
-    // A test that takes too long is ended by signal: leave by the same door.
-    process.once('SIGTERM', () => process.exit(143))
+    // A test that takes too long is ended by signal: leave by the same door. Whoever listens already has one.
+    if (process.listenerCount('SIGTERM') === 0) process.once('SIGTERM', () => process.exit(143))
     await daemon.launch()
     return daemon
   }

@@ -1,19 +1,15 @@
 // A network of libvirt domains and a plain QEMU, as a lab has it: two domains on one host, a QEMU on the other, a ring and
 // UDP streams over all of them; snapshot by the coordinator, everything killed, restored where it was, deleted.
 
-import { existsSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
 import t from 'tap'
 import { bitsOf, ringResult } from '../../guest/expected.js'
 import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
 import { checkOutcome } from '../demo/checks.js'
 import { sleep } from '../lab/command.js'
-import { GuestConsole } from '../lab/console.js'
-import { jobWords } from '../lab/guest.js'
-import { guestImage } from '../lab/image.js'
-import { Lab, type LabMachine, type LabPlan } from '../lab/lab.js'
+import { startDomain, startLibvirt, withDomains } from '../lab/domains.js'
+import { Lab, type LabPlan } from '../lab/lab.js'
 import { until } from './boot-guest.js'
-import { LibvirtDaemon } from './libvirt-daemon.js'
 
 t.setTimeout(280_000)
 
@@ -36,28 +32,6 @@ const plan: LabPlan = {
 }
 const domains = ['dom1', 'dom2']
 
-async function startDomain(daemon: LibvirtDaemon, machine: LabMachine): Promise<void> {
-  const image = await guestImage()
-  const { name, job } = machine.plan
-  const append = ['console=ttyS0', 'quiet', 'loglevel=1', 'panic=-1', 'ipv6.disable=1', ...jobWords(job, '/dev/vda')]
-  const file = join(daemon.directory, `${name}.xml`)
-  writeFileSync(
-    file,
-    `<domain type='${image.accelerator === 'kvm' ? 'kvm' : 'qemu'}'><name>${name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='pc'>hvm</type><kernel>${image.kernel}</kernel><initrd>${image.initramfs}</initrd>
-<cmdline>${append.join(' ')}</cmdline></os><features><acpi/></features>
-<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${machine.diskFile}'/><target dev='vda' bus='virtio'/></disk>
-<interface type='ethernet'><mac address='${machine.mac}'/><target dev='${machine.tap}' managed='no'/><model type='virtio'/></interface>
-<serial type='file'><source path='${machine.consoleFile}' append='on'/></serial>
-<memballoon model='none'/></devices></domain>\n`,
-  )
-  machine.console = new GuestConsole(machine.consoleFile, 0)
-  daemon.virsh('define', file)
-  daemon.virsh('start', name)
-  await machine.console.started(60_000)
-}
-
 async function ringAt(lab: Lab, hop: number): Promise<void> {
   const end = performance.now() + 120_000
   for (;;) {
@@ -72,14 +46,12 @@ async function ringAt(lab: Lab, hop: number): Promise<void> {
 t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
   const lab = await Lab.build(plan)
   t.teardown(() => lab.destroy())
-  const daemon = await LibvirtDaemon.start('root', lab.namespace('a'))
+  const daemon = await startLibvirt(lab, 'a')
   t.teardown(() => daemon.end())
-  const config = lab.switchConfig('a')
-  const machines = Object.fromEntries(domains.map((domain) => [domain, { libvirt: { domain } }]))
-  await lab.startSwitch('a', { ...config, machines, libvirt: { uri: daemon.uri } })
+  await lab.startSwitch('a', withDomains(lab.switchConfig('a'), domains, daemon))
   await lab.startSwitch('b')
   await lab.startCoordinator()
-  await Promise.all([...domains.map((name) => startDomain(daemon, lab.machine(name))), lab.startMachine('plain3')])
+  await Promise.all([...domains.map((name) => startDomain(daemon, lab, name)), lab.startMachine('plain3')])
   await ringAt(lab, hops * 0.3)
   const before = Object.fromEntries(domains.map((name) => [name, daemon.disks(name).vda!]))
   const manifest = await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'mixed'])

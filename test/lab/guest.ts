@@ -67,19 +67,16 @@ export function jobWords(job: GuestJob, disk: string | null): string[] {
 // A comma inside a QEMU option value is written twice.
 const escaped = (path: string) => path.replaceAll(',', ',,')
 
+/** The whole kernel command line. */
+export function kernelWords(job: GuestJob, disk: string | null): string {
+  // no_timer_check: an emulated guest whose vCPU waits long for a core takes its timer for broken, and panics.
+  const words = ['console=ttyS0', 'quiet', 'loglevel=1', 'panic=-1', 'no_timer_check', 'ipv6.disable=1']
+  return [...words, ...jobWords(job, disk)].join(' ')
+}
+
 export function guestArguments(spec: GuestSpec, image: GuestImage): string[] {
   const at = (name: string) => escaped(join(spec.directory, name))
-  const words = jobWords(spec.job, spec.disk === null ? null : '/dev/vda')
-  // no_timer_check: an emulated guest whose vCPU waits long for a core takes its timer for broken, and panics.
-  const append = [
-    'console=ttyS0',
-    'quiet',
-    'loglevel=1',
-    'panic=-1',
-    'no_timer_check',
-    'ipv6.disable=1',
-    ...words,
-  ].join(' ')
+  const append = kernelWords(spec.job, spec.disk === null ? null : '/dev/vda')
   const args = ['-name', spec.name, '-machine', `pc,accel=${image.accelerator}`, '-smp', '1']
   args.push('-m', String(spec.memoryMiB ?? 256), '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot')
   args.push('-kernel', image.kernel, '-initrd', image.initramfs, '-append', append)

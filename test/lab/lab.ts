@@ -115,6 +115,11 @@ export class Lab {
     return join(this.directory, `${daemon}.log`)
   }
 
+  /** Unix socket of a shell inside the guest. */
+  shell(machine: string): string {
+    return join(this.directory, 'vm', `${machine}.shell`)
+  }
+
   machine(name: string): LabMachine {
     const machine = this.machines.get(name)
     if (machine === undefined) throw new Error(`the lab has no machine ${name}`)
