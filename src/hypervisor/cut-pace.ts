@@ -1,7 +1,7 @@
 // The pace of a hypervisor's threads around a cut: a guest that stands still must not wait for its hypervisor behind guests
 // that run (src/linux/priority.ts says why nice values do not do that).
 
-import { runAhead, threadsOf } from '../linux/priority.js'
+import { endForgottenLead, runAhead, threadsOf } from '../linux/priority.js'
 import { isObject } from './qmp-messages.js'
 
 /** How long threads may run ahead of everything at most: a vCPU to read and stop, the others until the guest runs again. */
@@ -10,13 +10,19 @@ const cutMs = 300
 
 export class CutPace {
   readonly #pid: number | null
+  readonly #between: () => readonly number[]
   #vcpus: readonly number[] = []
   #end: (() => void) | null = null
   #endVcpus: (() => void) | null = null
 
-  /** `pid` null: a process that cannot be seen goes at its own pace. */
-  constructor(pid: number | null) {
+  /**
+   * `pid`: the hypervisor's process; null when it cannot be seen, and then all goes at its own pace. `between`: processes
+   * that commands to it pass through.
+   */
+  constructor(pid: number | null, between: () => readonly number[] = () => []) {
     this.#pid = pid
+    this.#between = between
+    for (const process of this.#processes()) endForgottenLead(process)
   }
 
   /** The vCPUs' threads, by QEMU's answer to `query-cpus-fast`; one may count them in a pid namespace of its own. */
@@ -32,8 +38,12 @@ export class CutPace {
    */
   begin(): void {
     if (this.#pid === null || this.#end !== null) return
-    const others = threadsOf(this.#pid).filter((thread) => !this.#vcpus.includes(thread))
-    this.#end = runAhead(others, 'hypervisor', cutMs)
+    const others = this.#processes().flatMap(threadsOf)
+    this.#end = runAhead(
+      others.filter((thread) => !this.#vcpus.includes(thread)),
+      'hypervisor',
+      cutMs,
+    )
     this.#endVcpus = runAhead(this.#vcpus, 'vcpu', stopMs)
   }
 
@@ -48,5 +58,9 @@ export class CutPace {
     this.stopped()
     this.#end?.()
     this.#end = null
+  }
+
+  #processes(): number[] {
+    return this.#pid === null ? [] : [this.#pid, ...this.#between()]
   }
 }

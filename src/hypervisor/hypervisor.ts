@@ -100,6 +100,8 @@ export interface CaptureTarget {
 export interface FrozenDisk {
   readonly name: string
   readonly layers: readonly DiskLayer[]
+  /** `layers[0]` is a copy made for the snapshot, and the overlay stands on `layers[1]`; else it stands on `layers[0]`. */
+  readonly copied?: boolean
   /** The overlay that the running machine writes to from the cut on. */
   readonly overlay: string
 }
@@ -158,7 +160,10 @@ export interface MachineControl {
   resume(deadline: Deadline): Promise<ResumeInfo>
   /** Ends the machine at once (kills it); returns when it is gone. */
   destroy(deadline: Deadline): Promise<void>
-  /** Merges a frozen layer back when it is the active overlay's direct base (live commit); returns false when it is not. */
+  /**
+   * Merges a frozen layer back when it is the active overlay's direct base (live commit); returns false when it is not. A
+   * copy is removed, unless the machine stands on it.
+   */
   mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean>
   /** Removes an overlay that a `prepare` has made and no disk uses: its daemon was killed before the cut. */
   dropOverlay(file: string, deadline: Deadline): Promise<void>

@@ -15,6 +15,8 @@ export interface LibvirtOptions {
   readonly uri?: string
   /** Saves memory with the guest stopped even where it could be saved in the background. */
   readonly alwaysStopped?: boolean
+  /** False: libvirt's disk snapshot comes into the pause even where disks can be copied. For comparison and tests. */
+  readonly copyDisks?: boolean
 }
 
 export interface LibvirtHypervisor extends Hypervisor {
@@ -30,6 +32,7 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
     writer: new ImageWriter(),
     uri: options.uri ?? defaultUri,
     alwaysStopped: options.alwaysStopped ?? false,
+    copyDisks: options.copyDisks ?? true,
   }
   return {
     kind: 'libvirt',

@@ -8,15 +8,18 @@
 //   seal      memory streams out behind the running guest; fsync; digest
 
 import { constants } from 'node:fs'
-import { open, rm, statfs } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import type { CaptureWork } from './capture-control.js'
+import { explainFailure } from './capture-failure.js'
 import { nowUs } from './clock.js'
-import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
+import { by, deadlinePassed, pauseFor, within } from './deadline.js'
+import { canHoldAtGate, standsAtGate } from './held-save.js'
 import { restoreHugePages } from './huge-pages.js'
 import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
-import { isAlive, type ProcessIdentity, waitsForPipe } from './process.js'
+import { isAlive, type ProcessIdentity } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
 import { commitOverlay } from './qemu-img.js'
 import { applySettings, type MigrationSettings, migrationEnd } from './qemu-migration.js'
@@ -52,15 +55,7 @@ export interface CaptureContext {
   readonly disks: readonly LiveDisk[]
 }
 
-/**
- * Whether the migration may be started ahead and held at the gate. QEMU writes the stream's head without holding its big
- * lock up to 8.1; from 8.2 on it holds it (since "migration: hold the BQL during setup"), and would stand still.
- */
-export function canHoldAtGate({ major, minor }: { readonly major: number; readonly minor: number }): boolean {
-  return major < 8 || (major === 8 && minor < 2)
-}
-
-export class QemuCapture {
+export class QemuCapture implements CaptureWork {
   readonly #context: CaptureContext
   readonly #file: string
   readonly #sink: ImageSink
@@ -114,19 +109,11 @@ export class QemuCapture {
     if (gated) await this.#startGated(deadline)
   }
 
-  /** Starts the migration and waits until it stands at the gate. */
+  /** If this QEMU did stand still at the gate, `abandon` opens it. */
   async #startGated(deadline: Deadline): Promise<void> {
     const { qmp, process } = this.#context
     await this.#migrate(deadline)
-    // If this QEMU did stand still at the gate, this would not be answered; `abandon` then opens it.
-    await qmp.execute('query-status', {}, within(2000, deadline))
-    const limit = within(1000, deadline)
-    while (process !== null && remaining(limit) > 0) {
-      const waits = waitsForPipe(process.pid)
-      if (waits === true) return
-      await pauseFor(waits === null ? 50 : 2, limit)
-      if (waits === null) return
-    }
+    await standsAtGate(process, (limit) => qmp.execute('query-status', {}, limit), deadline)
   }
 
   async #migrate(deadline: Deadline): Promise<void> {
@@ -178,7 +165,9 @@ export class QemuCapture {
       return await this.#save(resumed, deadline)
     } catch (error) {
       // Asked before the image is removed: afterwards there is space again.
-      const explained = await this.#explain(error, deadline)
+      const { machine, qmp } = this.#context
+      const about = { machine, file: this.#file, lost: qmp.failure, log: 'QEMU’s log' }
+      const explained = await explainFailure(error, about, deadline)
       await this.#recover(resumed)
       throw explained
     }
@@ -240,25 +229,6 @@ export class QemuCapture {
       const handle = await open(file, constants.O_RDONLY)
       await handle.sync().finally(() => handle.close())
     }
-  }
-
-  async #explain(thrown: unknown, deadline: Deadline): Promise<SnapswitchError> {
-    const { qmp, machine } = this.#context
-    const directory = path.dirname(this.#file)
-    const code = (thrown as NodeJS.ErrnoException | null)?.code
-    const space = await statfs(directory).catch(() => null)
-    const full = space !== null && space.bavail * space.bsize < 1 << 20
-    if (code === 'ENOSPC' || code === 'EDQUOT' || full) return storeFull(directory, thrown)
-    if (qmp.failure !== null) return qmp.failure
-    // Timers count whole milliseconds.
-    if (remaining(deadline) <= 1) return deadlinePassed(`Saving ${machine}`)
-    if (thrown instanceof SnapswitchError && thrown.code !== 'HYPERVISOR_REFUSED') return thrown
-    return new SnapswitchError(
-      'CAPTURE_FAILED',
-      `${machine} could not be saved: ${thrown instanceof Error ? thrown.message : String(thrown)}`,
-      'The machine runs on as before. See QEMU’s log for the reason, then try again.',
-      thrown,
-    )
   }
 
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */

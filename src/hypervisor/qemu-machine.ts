@@ -1,8 +1,7 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { rm } from 'node:fs/promises'
-import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
-import { endForgottenLead } from '../linux/priority.js'
+import { CaptureControl } from './capture-control.js'
 import { nowUs } from './clock.js'
 import { CutPace } from './cut-pace.js'
 import type {
@@ -29,7 +28,7 @@ import {
   type ProcessIdentity,
   tapBehind,
 } from './process.js'
-import { QemuCapture } from './qemu-capture.js'
+import { type CaptureContext, QemuCapture } from './qemu-capture.js'
 import {
   checkMigration,
   checkRunState,
@@ -48,17 +47,6 @@ import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
-/** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
-type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
-
-const next = {
-  idle: ['preparing', 'closed'],
-  preparing: ['prepared', 'idle', 'closed'],
-  prepared: ['capturing', 'idle', 'closed'],
-  capturing: ['idle', 'closed'],
-  closed: [],
-} satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
-
 export interface DriverSettings {
   readonly writer: ImageWriter
   readonly alwaysStopped: boolean
@@ -69,11 +57,8 @@ export class QemuMachine implements MachineControl {
   readonly name: string
   readonly #qmp: QmpClient
   readonly #process: ProcessIdentity | null
-  readonly #pace: CutPace
+  readonly #captures: CaptureControl
   readonly #settings: DriverSettings
-  #phase: Phase = 'idle'
-  #capture: QemuCapture | null = null
-  #paused = false
   #obstacle: Promise<string | null> | null = null
 
   private constructor(name: string, qmp: QmpClient, process: ProcessIdentity | null, settings: DriverSettings) {
@@ -81,7 +66,7 @@ export class QemuMachine implements MachineControl {
     this.#qmp = qmp
     this.#process = process
     this.#settings = settings
-    this.#pace = new CutPace(process?.pid ?? null)
+    this.#captures = new CaptureControl(name, new CutPace(process?.pid ?? null))
   }
 
   static async attach(name: string, path: string, settings: DriverSettings, deadline: Deadline): Promise<QemuMachine> {
@@ -89,7 +74,6 @@ export class QemuMachine implements MachineControl {
     const process = identify(qmp.peer.pid)
     settings.writer.start()
     const isQemu = process !== null && /qemu|kvm/.test(binaryOf(process.pid))
-    if (isQemu) endForgottenLead(process.pid)
     return new QemuMachine(name, qmp, isQemu ? process : null, settings)
   }
 
@@ -166,100 +150,55 @@ export class QemuMachine implements MachineControl {
     }
   }
 
-  async prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
-    this.#enter('preparing', 'prepare')
-    try {
-      const obstacle = await this.#backgroundObstacle(deadline)
-      const [status, migration, block, cpus] = (await Promise.all([
-        ...this.#qmp.executeAll(
-          [
-            ['query-status', {}],
-            ['query-migrate', {}],
-            ['query-block', {}],
-            ['query-cpus-fast', {}],
-          ],
-          deadline,
-        ),
-      ])) as unknown[]
-      this.#pace.setVcpus(cpus)
-      const state = isObject(status) ? String(status.status) : ''
-      checkRunState(this.name, state)
-      checkMigration(this.name, isObject(migration) ? migration : {})
-      const { disks } = this.#supportedDisks(block)
-      const context = {
-        machine: this.name,
-        qmp: this.#qmp,
-        process: this.#process,
-        owner:
-          this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
-        writer: this.#settings.writer,
-        startAhead: this.#settings.startAhead,
-        mode: obstacle === null ? ('background' as const) : ('stopped' as const),
-        wasRunning: state === 'running',
-        disks,
-      }
-      this.#paused = false
-      this.#capture = await QemuCapture.prepare(context, target, deadline)
-      this.#enter('prepared', 'prepare')
-    } catch (error) {
-      if (this.#phase === 'preparing') this.#phase = 'idle'
-      throw error
+  prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
+    return this.#captures.prepare(async () => QemuCapture.prepare(await this.#context(deadline), target, deadline))
+  }
+
+  async #context(deadline: Deadline): Promise<CaptureContext> {
+    const obstacle = await this.#backgroundObstacle(deadline)
+    const [status, migration, block, cpus] = (await Promise.all(
+      this.#qmp.executeAll(
+        [
+          ['query-status', {}],
+          ['query-migrate', {}],
+          ['query-block', {}],
+          ['query-cpus-fast', {}],
+        ],
+        deadline,
+      ),
+    )) as unknown[]
+    this.#captures.pace.setVcpus(cpus)
+    const state = isObject(status) ? String(status.status) : ''
+    checkRunState(this.name, state)
+    checkMigration(this.name, isObject(migration) ? migration : {})
+    const { disks } = this.#supportedDisks(block)
+    return {
+      machine: this.name,
+      qmp: this.#qmp,
+      process: this.#process,
+      owner: this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
+      writer: this.#settings.writer,
+      startAhead: this.#settings.startAhead,
+      mode: obstacle === null ? 'background' : 'stopped',
+      wasRunning: state === 'running',
+      disks,
     }
   }
 
-  async abandon(): Promise<void> {
-    if (this.#phase !== 'prepared') return
-    const capture = this.#capture
-    this.#capture = null
-    await capture?.abandon()
-    if (this.#phase === 'prepared') this.#phase = 'idle'
+  abandon(): Promise<void> {
+    return this.#captures.abandon()
   }
 
   hasten(): void {
-    this.#pace.begin()
+    this.#captures.pace.begin()
   }
 
-  async pause(deadline: Deadline): Promise<PauseInfo> {
-    this.#pace.begin()
-    try {
-      const capture = this.#capture
-      const info = await (capture?.pause(deadline) ?? stopMachine(this.#qmp, [], deadline).stopped)
-      this.#paused = true
-      return info
-    } catch (error) {
-      this.#pace.end()
-      throw error
-    } finally {
-      this.#pace.stopped()
-    }
+  pause(deadline: Deadline): Promise<PauseInfo> {
+    return this.#captures.pause(() => stopMachine(this.#qmp, [], deadline).stopped, deadline)
   }
 
   capture(deadline: Deadline): Capture {
-    if (!this.#paused || this.#capture === null) {
-      throw new SnapswitchError('INTERNAL', `${this.name}: capture without prepare and pause.`, 'Please report this.')
-    }
-    this.#enter('capturing', 'capture')
-    const capture = this.#capture
-    this.#capture = null
-    this.#paused = false
-    let onResumed: (info: ResumeInfo) => void = () => {}
-    let onStuck: (error: Error) => void = () => {}
-    const resumed = new Promise<ResumeInfo>((resolve, reject) => {
-      onResumed = resolve
-      onStuck = reject
-    })
-    const runsAgain = (info: ResumeInfo) => {
-      this.#pace.end()
-      onResumed(info)
-    }
-    const sealed = capture.run(runsAgain, deadline).finally(() => {
-      this.#pace.end()
-      if (this.#phase === 'capturing') this.#phase = 'idle'
-    })
-    // Had the machine been brought to run again, `resumed` would be settled by now.
-    sealed.catch((error) => onStuck(asSnapswitchError(error)))
-    resumed.catch(() => {})
-    return { resumed, sealed }
+    return this.#captures.capture(deadline)
   }
 
   async resume(deadline: Deadline): Promise<ResumeInfo> {
@@ -272,8 +211,7 @@ export class QemuMachine implements MachineControl {
     } finally {
       stop()
     }
-    this.#paused = false
-    this.#pace.end()
+    this.#captures.runs()
     return { resumedAtUs: resumedAtUs ?? nowUs() }
   }
 
@@ -311,21 +249,8 @@ export class QemuMachine implements MachineControl {
   }
 
   async close(): Promise<void> {
-    await this.abandon().catch(() => {})
-    this.#pace.end()
-    this.#phase = 'closed'
+    await this.#captures.close()
     this.#qmp.close()
-  }
-
-  #enter(phase: Phase, what: string): void {
-    if (!next[this.#phase].includes(phase)) {
-      throw new SnapswitchError(
-        'SNAPSHOT_BUSY',
-        `${this.name}: ${what} while ${this.#phase}.`,
-        'Wait for the snapshot under way to end.',
-      )
-    }
-    this.#phase = phase
   }
 
   #known(what: string): ProcessIdentity {

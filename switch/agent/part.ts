@@ -76,6 +76,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     seal.disks.map(async (disk) => ({
       name: disk.name,
       overlay: disk.overlay,
+      ...(disk.copied === true ? { copied: true } : {}),
       layers: await Promise.all(
         disk.layers.map(async ({ file, format }) => ({ file: await store.reference(file), format })),
       ),

@@ -23,10 +23,11 @@ export async function removePart(host: Host, network: string, snapshot: string):
 /** Merging writes to the frozen layer: not to one that another snapshot names. Disks that stay layered cost only space. */
 async function mergeDisks(host: Host, member: MemberPart, needed: ReadonlySet<string>): Promise<void> {
   const disks: FrozenDisk[] = member.disks
-    .filter(({ layers }) => layers[0] !== undefined && !needed.has(layers[0].file.path))
-    .map(({ name, overlay, layers }) => ({
+    .filter(({ layers, copied }) => layers.slice(0, copied ? 2 : 1).every(({ file }) => !needed.has(file.path)))
+    .map(({ name, overlay, copied, layers }) => ({
       name,
       overlay,
+      ...(copied === undefined ? {} : { copied }),
       layers: layers.map(({ file, format }) => ({ file: file.path, format })),
     }))
   if (disks.length === 0 || !(await host.machines.isThere(member.vm))) return

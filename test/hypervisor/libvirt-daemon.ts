@@ -3,7 +3,19 @@
 // (qemu-system-x86_64). Whatever is left ends and goes with this process.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
 import { makeDisk, readCounts, soon, until } from './boot-guest.js'
@@ -77,7 +89,12 @@ export class LibvirtDaemon {
   ): Promise<LibvirtDaemon> {
     // QEMU's user has to get through to the disks.
     chmodSync(directory, 0o755)
-    for (const place of [...Object.keys(places), 'dev']) mkdirSync(path.join(directory, place))
+    for (const place of [...Object.keys(places), 'dev']) {
+      // As on any system /run is memory: libvirtd writes there, and waits for it, whenever a domain stops or runs on.
+      if (place === 'run') symlinkSync(mkdtempSync('/dev/shm/snapswitch-libvirt-'), path.join(directory, place))
+      else mkdirSync(path.join(directory, place))
+    }
+    chmodSync(path.join(directory, 'run'), 0o755)
     mkdirSync(path.join(directory, 'etc', 'qemu'))
     const settings = ['stdio_handler = "file"', 'cgroup_controllers = [ ]']
     if (user === 'root') settings.push('user = "root"', 'group = "root"', 'clear_emulator_capabilities = 0')
@@ -167,6 +184,8 @@ export class LibvirtDaemon {
   }
 
   #removeAll(): void {
+    const run = path.join(this.directory, 'run')
+    if (existsSync(run)) rmSync(realpathSync(run), { recursive: true, force: true })
     rmSync(this.directory, { recursive: true, force: true })
     for (const place of this.#madePlaces) {
       try {

@@ -85,7 +85,8 @@ t.test('a domain, as it is told', async (t) => {
     taps.toReversed(),
   )
   t.equal(daemon.disks('told').sda, `${daemon.directory}/cd.iso`)
-  t.same(found.disks[0]!.layers.slice(1), [{ file: domain.disk, format: 'raw' }])
+  t.same(found.disks[0]!.layers.slice(1), taken.seal.disks[0]!.layers)
+  t.same(found.disks[0]!.layers.at(-1), { file: domain.disk, format: 'raw' })
   await loaded.control.resume(soon(5000))
   await daemon.runs(domain)
   t.equal(readReport(domain.serial).complaints, '')
@@ -184,9 +185,10 @@ t.test('virsh restore takes the image of a fast capture', async (t) => {
   const head = decodeHead(readFileSync(taken.seal.memoryFile))
   t.equal(head?.wasRunning, true)
   t.match(head?.cookie, /^<cookie>\s*<cpu .*<\/cpu>\s*<\/cookie>\s*$/s)
-  t.match(daemon.virsh('save-image-dumpxml', taken.seal.memoryFile), `<source file='${domain.disk}'/>`)
+  const [disk] = taken.seal.disks
+  t.match(daemon.virsh('save-image-dumpxml', taken.seal.memoryFile), `<source file='${disk!.layers[0]!.file}'/>`)
   rmSync(domain.serial)
-  // The image names the disk as it was at the cut: frozen since, so right.
+  // The image names the disk as it was at the cut.
   daemon.virsh('restore', taken.seal.memoryFile)
   t.equal(daemon.virsh('domstate', 'saved'), 'running')
   await daemon.runs(domain)
@@ -194,7 +196,7 @@ t.test('virsh restore takes the image of a fast capture', async (t) => {
   writeFileSync(joined, taken.said + readFileSync(domain.serial, 'latin1'))
   t.ok(isGapless(readCounts(joined)))
   t.equal(readReport(domain.serial).complaints, '')
-  t.same(daemon.disks('saved'), { vda: domain.disk })
+  t.same(daemon.disks('saved'), { vda: disk!.layers[0]!.file })
   await end(await attach('saved'), domain)
 })
 

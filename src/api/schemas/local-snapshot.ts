@@ -90,6 +90,8 @@ export const FrozenDiskRecord = Type.Object(
     ),
     /** The overlay that the machine wrote to after the cut. */
     overlay: Type.String(),
+    /** The first layer is a copy made for the snapshot; the overlay stands on the second. */
+    copied: Type.Optional(Type.Boolean()),
   },
   closed,
 )

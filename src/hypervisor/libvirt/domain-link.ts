@@ -4,6 +4,7 @@
 import { SnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
+import type { QmpClient } from '../qmp.js'
 import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../qmp-messages.js'
 import { type LibvirtProcess, LibvirtUnreachable } from './process-handle.js'
 import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
@@ -13,6 +14,8 @@ export class DomainLink {
   readonly uri: string
   greeting: QmpGreeting = { version: '', major: 0, minor: 0 }
   libvirtVersion = ''
+  /** Pids of the libvirtds that calls go to, where that can be told. */
+  daemons: readonly number[] = []
   readonly #process: LibvirtProcess
   readonly #lane: number
   readonly #listeners = new Set<(event: QmpEvent) => void>()
@@ -31,17 +34,23 @@ export class DomainLink {
   static async open(libvirt: LibvirtProcess, uri: string, domain: string, deadline: Deadline): Promise<DomainLink> {
     const link = new DomainLink(libvirt, uri, domain)
     try {
-      const versions = (await link.call('open', {}, deadline)) as OpenResult
-      const version = versions.hypervisor ?? ''
-      const [major = 0, minor = 0] = version.split('.').map(Number)
-      link.greeting = { version, major, minor }
-      link.libvirtVersion = versions.libvirt
+      await link.refresh(deadline)
       await link.describe(deadline)
       return link
     } catch (error) {
       link.close()
       throw error
     }
+  }
+
+  /** Asks who is there: libvirtd may have been started again, by another version. */
+  async refresh(deadline: Deadline): Promise<void> {
+    const { libvirt, hypervisor, daemon } = (await this.call('open', {}, deadline)) as OpenResult
+    const version = hypervisor ?? ''
+    const [major = 0, minor = 0] = version.split('.').map(Number)
+    this.greeting = { version, major, minor }
+    this.libvirtVersion = libvirt
+    this.daemons = daemon === null ? [] : [daemon]
   }
 
   /** A call about this domain, unless its arguments name none. */
@@ -135,6 +144,9 @@ export class DomainLink {
     this.#process.closeLane(this.#lane, this.uri)
   }
 }
+
+/** What the rooms around use of a QmpClient a DomainLink has too. */
+export const asQmp = (link: DomainLink): QmpClient => link as unknown as QmpClient
 
 /** QEMU's run state, asked of QEMU itself. */
 export async function runState(link: DomainLink, deadline: Deadline): Promise<string> {

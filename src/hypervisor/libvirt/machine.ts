@@ -2,7 +2,9 @@
 
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { CaptureControl } from '../capture-control.js'
 import { nowUs } from '../clock.js'
+import { CutPace } from '../cut-pace.js'
 import type {
   Capture,
   CaptureTarget,
@@ -16,26 +18,20 @@ import type {
   ResumeInfo,
 } from '../hypervisor.js'
 import type { ImageWriter } from '../image-writer.js'
-import { incarnationOf } from '../process.js'
+import { findProcesses, incarnationOf, type ProcessIdentity } from '../process.js'
+import { settleMigration } from '../qemu-checks.js'
+import { findNode } from '../qemu-disks.js'
 import { backgroundObstacle, isUnderWay, migrationStatus } from '../qemu-migration.js'
-import { asQmp, DomainCapture, findQemu } from './capture.js'
-import { DomainLink, runState } from './domain-link.js'
+import { stopMachine } from '../qemu-stop.js'
+import { isFrozen, liftWriteProtection } from '../write-protection.js'
+import { type CaptureContext, DomainCapture } from './capture.js'
+import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
+import { asQmp, DomainLink, runState } from './domain-link.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
 import { mergeActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
 import { type BlockInfo, domainState } from './protocol.js'
-
-/** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
-type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
-
-const next = {
-  idle: ['preparing', 'closed'],
-  preparing: ['prepared', 'idle', 'closed'],
-  prepared: ['capturing', 'idle', 'closed'],
-  capturing: ['idle', 'closed'],
-  closed: [],
-} satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
 
 /** virDomainState in our words. */
 function machineState(state: number): MachineState {
@@ -49,6 +45,17 @@ export interface LibvirtSettings {
   readonly uri: string
   /** Saves memory with the guest stopped even where it could be saved in the background. */
   readonly alwaysStopped: boolean
+  /** Whether disks are copied at the cut, so that libvirt's snapshot of them can come before the pause. */
+  readonly copyDisks: boolean
+}
+
+/** The QEMU process of a domain; null when it cannot be seen from here. */
+function findQemu(uuid: string): ProcessIdentity | null {
+  const found = findProcesses((argv) => {
+    const at = argv.indexOf('-uuid')
+    return at > 0 && argv[at + 1] === uuid
+  })
+  return found[0] ?? null
 }
 
 export class LibvirtMachine implements MachineControl {
@@ -56,9 +63,8 @@ export class LibvirtMachine implements MachineControl {
   readonly #link: DomainLink
   readonly #settings: LibvirtSettings
   readonly #uuid: string
-  #phase: Phase = 'idle'
-  #capture: DomainCapture | null = null
-  #paused = false
+  readonly #process: ProcessIdentity | null
+  readonly #captures: CaptureControl
   #obstacle: Promise<string | null> | null = null
 
   private constructor(name: string, link: DomainLink, settings: LibvirtSettings, uuid: string) {
@@ -66,6 +72,9 @@ export class LibvirtMachine implements MachineControl {
     this.#uuid = uuid
     this.#link = link
     this.#settings = settings
+    this.#process = findQemu(uuid)
+    const between = () => [...(settings.process.pid === null ? [] : [settings.process.pid]), ...link.daemons]
+    this.#captures = new CaptureControl(name, new CutPace(this.#process?.pid ?? null, between))
   }
 
   /** Throws HYPERVISOR_UNREACHABLE, MACHINE_UNKNOWN or MACHINE_NOT_RUNNING. */
@@ -78,7 +87,7 @@ export class LibvirtMachine implements MachineControl {
     const link = await DomainLink.open(settings.process, spec.uri ?? settings.uri, spec.domain, deadline)
     try {
       const { active, uuid } = await link.describe(deadline)
-      if (active) return new LibvirtMachine(name, link, settings, uuid)
+      if (active) return await new LibvirtMachine(name, link, settings, uuid).#free()
       throw new SnapswitchError(
         'MACHINE_NOT_RUNNING',
         `libvirt’s domain ${spec.domain} is not running.`,
@@ -88,6 +97,12 @@ export class LibvirtMachine implements MachineControl {
       link.close()
       throw error
     }
+  }
+
+  /** A broken background save has the guest frozen, and the monitor with it. */
+  async #free(): Promise<this> {
+    if (this.#process !== null && (await isFrozen(this.#process.pid))) liftWriteProtection(this.#process.pid)
+    return this
   }
 
   get incarnation(): string | null {
@@ -136,76 +151,53 @@ export class LibvirtMachine implements MachineControl {
     }
   }
 
-  async prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
-    this.#enter('preparing', 'prepare')
-    try {
-      const link = this.#link
-      const state = await runState(link, deadline)
-      this.#checkState(state)
-      await this.#checkMigration(deadline)
-      const liveXml = await link.xml(0, deadline)
-      const domain = this.#supported(describeDomain(liveXml))
-      const mode = (await this.#backgroundObstacle(deadline)) === null ? 'background' : 'stopped'
-      const { writer } = this.#settings
-      const wasRunning = state === 'running'
-      this.#paused = false
-      this.#capture = await DomainCapture.prepare(
-        { machine: this.name, link, writer, mode, wasRunning, domain, liveXml },
-        target,
-        deadline,
-      )
-      this.#enter('prepared', 'prepare')
-    } catch (error) {
-      if (this.#phase === 'preparing') this.#phase = 'idle'
-      throw error
-    }
+  prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
+    return this.#captures.prepare(async () => DomainCapture.prepare(await this.#context(deadline), target, deadline))
   }
 
-  async abandon(): Promise<void> {
-    if (this.#phase !== 'prepared') return
-    const capture = this.#capture
-    this.#capture = null
-    await capture?.abandon()
-    if (this.#phase === 'prepared') this.#phase = 'idle'
+  async #context(deadline: Deadline): Promise<CaptureContext> {
+    const link = this.#link
+    const { writer, copyDisks } = this.#settings
+    await link.refresh(deadline)
+    const state = await runState(link, deadline)
+    this.#checkState(state)
+    await this.#checkMigration(deadline)
+    this.#captures.pace.setVcpus(await link.execute('query-cpus-fast', {}, deadline))
+    const liveXml = await link.xml(0, deadline)
+    const domain = this.#supported(describeDomain(liveXml))
+    const mode = (await this.#backgroundObstacle(deadline)) === null ? 'background' : 'stopped'
+    const wasRunning = state === 'running'
+    const machine = this.name
+    return { machine, link, process: this.#process, writer, mode, copyDisks, wasRunning, domain, liveXml }
+  }
+
+  abandon(): Promise<void> {
+    return this.#captures.abandon()
   }
 
   hasten(): void {
-    this.#capture?.hasten()
+    this.#captures.pace.begin()
   }
 
-  async pause(deadline: Deadline): Promise<PauseInfo> {
-    const pausedAtUs = await this.#during('STOP', () => this.#link.call('suspend', {}, deadline))
-    this.#paused = true
-    // No event: it was paused already.
-    return { pausedAtUs: pausedAtUs ?? nowUs() }
+  pause(deadline: Deadline): Promise<PauseInfo> {
+    return this.#captures.pause(() => stopMachine(asQmp(this.#link), [], deadline).stopped, deadline)
   }
 
   capture(deadline: Deadline): Capture {
-    if (!this.#paused || this.#capture === null) {
-      throw new SnapswitchError('INTERNAL', `${this.name}: capture without prepare and pause.`, 'Please report this.')
-    }
-    this.#enter('capturing', 'capture')
-    const capture = this.#capture
-    this.#capture = null
-    this.#paused = false
-    let onResumed: (info: ResumeInfo) => void = () => {}
-    let onStuck: (error: Error) => void = () => {}
-    const resumed = new Promise<ResumeInfo>((resolve, reject) => {
-      onResumed = resolve
-      onStuck = reject
-    })
-    const sealed = capture.run(onResumed, deadline).finally(() => {
-      if (this.#phase === 'capturing') this.#phase = 'idle'
-    })
-    // Had the machine been brought to run again, `resumed` would be settled by now.
-    sealed.catch((error) => onStuck(asSnapswitchError(error)))
-    resumed.catch(() => {})
-    return { resumed, sealed }
+    return this.#captures.capture(deadline)
   }
 
   async resume(deadline: Deadline): Promise<ResumeInfo> {
-    const resumedAtUs = await this.#during('RESUME', () => this.#link.call('resume', {}, deadline))
-    this.#paused = false
+    let resumedAtUs: number | null = null
+    const stop = this.#link.onEvent(({ name, atUs }) => {
+      if (name === 'RESUME') resumedAtUs = atUs
+    })
+    try {
+      await this.#link.call('resume', {}, deadline)
+    } finally {
+      stop()
+    }
+    this.#captures.runs()
     return { resumedAtUs: resumedAtUs ?? nowUs() }
   }
 
@@ -221,52 +213,32 @@ export class LibvirtMachine implements MachineControl {
 
   async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
     const { disks } = describeDomain(await this.#link.xml(0, deadline))
+    const used = disks.flatMap(({ layers }) => layers.map(({ file }) => file))
+    const copy = disk.copied === true ? disk.layers[0]?.file : undefined
+    if (copy !== undefined && !used.includes(copy)) await rm(copy, { force: true })
     const live = disks.find(({ target }) => target === disk.name)
-    const base = disk.layers[0]?.file
+    const base = disk.layers[copy === undefined ? 0 : 1]?.file
     if (base === undefined || live?.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
+    await endForgottenCopies(this.#link, deadline)
     await mergeActive(this.#link, { target: disk.name, file: disk.overlay, base }, deadline)
     return true
   }
 
-  /** libvirt opens an overlay only at the cut. */
-  async dropOverlay(file: string): Promise<void> {
-    await rm(file, { force: true })
+  async dropOverlay(file: string, deadline: Deadline): Promise<void> {
+    const nodes = await this.#link.execute('query-named-block-nodes', { flat: true }, deadline)
+    const node = findNode(nodes, { file, format: 'qcow2' }, '/')
+    if (node !== null && isCopy(node)) await discardCopy(this.#link, { node, file }, deadline)
+    else if (node === null) await rm(file, { force: true })
   }
 
   async close(): Promise<void> {
-    await this.abandon().catch(() => {})
-    this.#phase = 'closed'
+    await this.#captures.close()
     this.#link.close()
-  }
-
-  /** Does something and tells when QEMU says that an event came of it; null when none did. */
-  async #during(event: string, act: () => Promise<unknown>): Promise<number | null> {
-    let seenUs: number | null = null
-    const stop = this.#link.onEvent(({ name, atUs }) => {
-      if (name === event) seenUs ??= atUs
-    })
-    try {
-      await act()
-      return seenUs
-    } finally {
-      stop()
-    }
-  }
-
-  #enter(phase: Phase, what: string): void {
-    if (!next[this.#phase].includes(phase)) {
-      throw new SnapswitchError(
-        'SNAPSHOT_BUSY',
-        `${this.name}: ${what} while ${this.#phase}.`,
-        'Wait for the snapshot under way to end.',
-      )
-    }
-    this.#phase = phase
   }
 
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
-      await this.#checkMigration(deadline)
+      await settleMigration(this.name, asQmp(this.#link), this.#process, deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
       const obstacle =
         libvirtObstacle(this.#link.libvirtVersion) ?? (await backgroundObstacle(asQmp(this.#link), deadline))

@@ -77,6 +77,8 @@ export interface OpenResult {
   readonly libvirt: string
   /** QEMU's, as libvirt found it; null when it found none. */
   readonly hypervisor: string | null
+  /** The pid of the libvirtd, where it can be told. */
+  readonly daemon: number | null
 }
 
 export interface DescribeResult {

@@ -1,0 +1,125 @@
+// One machine's captures, one at a time: what all drivers' machines do alike around the work that differs.
+
+import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import type { CutPace } from './cut-pace.js'
+import type { Capture, Deadline, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
+
+/** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
+type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
+
+const next = {
+  idle: ['preparing', 'closed'],
+  preparing: ['prepared', 'idle', 'closed'],
+  prepared: ['capturing', 'idle', 'closed'],
+  capturing: ['idle', 'closed'],
+  closed: [],
+} satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
+
+/** A prepared capture of one driver. */
+export interface CaptureWork {
+  pause(deadline: Deadline): Promise<PauseInfo>
+  /** Saves the paused machine. `onResumed` is called once, when the guest runs again, also when it fails. */
+  run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo>
+  /** Undoes the preparation. */
+  abandon(): Promise<void>
+}
+
+export class CaptureControl {
+  readonly pace: CutPace
+  readonly #machine: string
+  #phase: Phase = 'idle'
+  #work: CaptureWork | null = null
+  #paused = false
+
+  constructor(machine: string, pace: CutPace) {
+    this.#machine = machine
+    this.pace = pace
+  }
+
+  async prepare(make: () => Promise<CaptureWork>): Promise<void> {
+    this.#enter('preparing', 'prepare')
+    try {
+      this.#paused = false
+      this.#work = await make()
+      this.#enter('prepared', 'prepare')
+    } catch (error) {
+      if (this.#phase === 'preparing') this.#phase = 'idle'
+      throw error
+    }
+  }
+
+  async abandon(): Promise<void> {
+    if (this.#phase !== 'prepared') return
+    const work = this.#work
+    this.#work = null
+    await work?.abandon()
+    if (this.#phase === 'prepared') this.#phase = 'idle'
+  }
+
+  /** `stop`: how to, when nothing is prepared. */
+  async pause(stop: () => Promise<PauseInfo>, deadline: Deadline): Promise<PauseInfo> {
+    this.pace.begin()
+    try {
+      const info = await (this.#work?.pause(deadline) ?? stop())
+      this.#paused = true
+      return info
+    } catch (error) {
+      this.pace.end()
+      throw error
+    } finally {
+      this.pace.stopped()
+    }
+  }
+
+  capture(deadline: Deadline): Capture {
+    const work = this.#work
+    if (!this.#paused || work === null) {
+      const message = `${this.#machine}: capture without prepare and pause.`
+      throw new SnapswitchError('INTERNAL', message, 'Please report this.')
+    }
+    this.#enter('capturing', 'capture')
+    this.#work = null
+    this.#paused = false
+    let onResumed: (info: ResumeInfo) => void = () => {}
+    let onStuck: (error: Error) => void = () => {}
+    const resumed = new Promise<ResumeInfo>((resolve, reject) => {
+      onResumed = resolve
+      onStuck = reject
+    })
+    const runsAgain = (info: ResumeInfo) => {
+      this.pace.end()
+      onResumed(info)
+    }
+    const sealed = work.run(runsAgain, deadline).finally(() => {
+      this.pace.end()
+      if (this.#phase === 'capturing') this.#phase = 'idle'
+    })
+    // Had the machine been brought to run again, `resumed` would be settled by now.
+    sealed.catch((error) => onStuck(asSnapswitchError(error)))
+    resumed.catch(() => {})
+    return { resumed, sealed }
+  }
+
+  /** The machine was told to run, and does. */
+  runs(): void {
+    this.#paused = false
+    this.pace.end()
+  }
+
+  async close(): Promise<void> {
+    await this.abandon().catch(() => {})
+    this.pace.end()
+    this.#phase = 'closed'
+  }
+
+  #enter(phase: Phase, what: string): void {
+    if (!next[this.#phase].includes(phase)) {
+      throw new SnapswitchError(
+        'SNAPSHOT_BUSY',
+        `${this.#machine}: ${what} while ${this.#phase}.`,
+        'Wait for the snapshot under way to end.',
+      )
+    }
+    this.#phase = phase
+  }
+}

@@ -1,0 +1,160 @@
+// A running domain's memory, saved behind libvirt's back: through the monitor, as QEMU's background snapshot into a passed
+// pipe. libvirt ignores the events of a migration that it did not start (qemu_process.c, "got MIGRATION event without a
+// migration job") and takes the RESUME at its begin as it comes. The file begins with libvirt's own head (save-image.ts).
+
+import { randomBytes } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { SnapswitchError } from '../../errors/errors.js'
+import { storeError } from '../../files/durable.js'
+import { nowUs } from '../clock.js'
+import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
+import { canHoldAtGate, standsAtGate } from '../held-save.js'
+import { restoreHugePages } from '../huge-pages.js'
+import type { Deadline, ResumeInfo } from '../hypervisor.js'
+import type { ImageSink, ImageWriter, WrittenImage } from '../image-writer.js'
+import { isAlive, type ProcessIdentity } from '../process.js'
+import { applySettings, isUnderWay, type MigrationSettings, migrationStatus } from '../qemu-migration.js'
+import { liftWriteProtection } from '../write-protection.js'
+import { asQmp, type DomainLink, runState } from './domain-link.js'
+import { encodeHead, type SaveImageHead } from './save-image.js'
+
+/** How long an image that nobody wants may take to be read to its end. */
+const drainMs = 60_000
+
+export interface SaveContext {
+  readonly machine: string
+  readonly link: DomainLink
+  readonly writer: ImageWriter
+  readonly process: ProcessIdentity | null
+}
+
+export class MemorySave {
+  readonly #context: SaveContext
+  readonly #file: string
+  readonly #descriptorName = `snapswitch-${randomBytes(4).toString('hex')}`
+  #sink: ImageSink | null = null
+  #settings: MigrationSettings | null = null
+  /** Whether QEMU was told to migrate, and may have taken it. */
+  #migrating = false
+
+  constructor(context: SaveContext, file: string) {
+    this.#context = context
+    this.#file = file
+  }
+
+  /** All that can be done before the pause. On failure `end` undoes it. */
+  async prepare(head: SaveImageHead, deadline: Deadline): Promise<void> {
+    const { link, writer, process } = this.#context
+    const gated = canHoldAtGate(link.greeting)
+    try {
+      await writeFile(this.#file, encodeHead(head), { flag: 'wx', mode: 0o600 })
+    } catch (error) {
+      throw storeError(`cannot write ${this.#file}`, error)
+    }
+    if (process !== null) await restoreHugePages(process.pid, deadline)
+    writer.start()
+    const sink = writer.sink(this.#file, gated)
+    this.#sink = sink
+    await sink.open(deadline)
+    this.#settings = await applySettings(asQmp(link), true, deadline)
+    await link.executeWithDescriptor('getfd', { fdname: this.#descriptorName }, sink.writeFd, deadline)
+    sink.closeWriteEnd()
+    if (!gated) return
+    await this.#migrate(deadline)
+    await standsAtGate(process, (limit) => runState(link, limit), deadline)
+  }
+
+  async #migrate(deadline: Deadline): Promise<void> {
+    this.#migrating = true
+    try {
+      await this.#context.link.execute('migrate', { uri: `fd:${this.#descriptorName}` }, deadline)
+    } catch (error) {
+      if (error instanceof SnapswitchError && error.code === 'HYPERVISOR_REFUSED') this.#migrating = false
+      throw error
+    }
+  }
+
+  /** Saves the paused machine: `running` resolves when the guest runs again, `written` when its memory is on disk. */
+  start(deadline: Deadline): { readonly running: Promise<ResumeInfo>; readonly written: Promise<WrittenImage> } {
+    const told = this.#running(deadline)
+    told.catch(() => {})
+    const image = this.#sink!.receive()
+    const started = this.#migrating ? Promise.resolve() : this.#migrate(deadline)
+    const broken = Promise.all([started, image]).then(() => new Promise<never>(() => {}))
+    const written = this.#complete(image, deadline)
+    written.catch(() => {})
+    return { running: Promise.race([told, broken]), written }
+  }
+
+  async #complete(image: Promise<WrittenImage>, deadline: Deadline): Promise<WrittenImage> {
+    const written = await by(deadline, image, () => deadlinePassed(`Saving ${this.#context.machine}`))
+    const reason = await this.#migrationEnd(deadline)
+    if (reason !== null) throw new Error(reason)
+    await this.#settings?.restore()
+    return written
+  }
+
+  /** By QEMU's event, or by asking, since an event is lost with the connection. */
+  async #running(deadline: Deadline): Promise<ResumeInfo> {
+    const { link, machine } = this.#context
+    let listening = true
+    let stop = () => {}
+    const seen = new Promise<ResumeInfo>((resolve) => {
+      stop = link.onEvent(({ name, atUs }) => {
+        if (name === 'RESUME') resolve({ resumedAtUs: atUs })
+      })
+    })
+    const asked = async (): Promise<ResumeInfo> => {
+      while (listening) {
+        await pauseFor(50, deadline)
+        const state = listening ? await link.patiently(() => runState(link, deadline), deadline) : ''
+        if (state === 'running') break
+        if (remaining(deadline) === 0) throw deadlinePassed(`Resuming ${machine}`)
+      }
+      return { resumedAtUs: nowUs() }
+    }
+    try {
+      return await Promise.race([seen, asked()])
+    } finally {
+      listening = false
+      stop()
+    }
+  }
+
+  /** Null when the migration has completed, else QEMU's reason. */
+  async #migrationEnd(deadline: Deadline): Promise<string | null> {
+    const { link, machine } = this.#context
+    for (;;) {
+      const status = await link.patiently(() => migrationStatus(asQmp(link), deadline), deadline)
+      if (!isUnderWay(status)) {
+        if (status.status === 'completed') return null
+        const reason = status['error-desc']
+        return typeof reason === 'string' ? reason : `the migration ${String(status.status)}`
+      }
+      if (remaining(deadline) === 0) throw deadlinePassed(`Saving ${machine}`)
+      await pauseFor(20, deadline)
+    }
+  }
+
+  /** Nobody wants the image: it is read to its end, since a guest whose stream breaks stays frozen (image-writer.ts). */
+  discard(): void {
+    this.#sink?.discard()
+  }
+
+  /** After `discard`: waits for the end of the migration and puts the settings back. */
+  async end(): Promise<void> {
+    await this.#endMigration().catch(() => {})
+    await this.#settings?.restore()
+  }
+
+  async #endMigration(): Promise<void> {
+    const { link, process } = this.#context
+    if (this.#sink === null) return
+    if (!this.#migrating) {
+      await link.execute('closefd', { fdname: this.#descriptorName }, within(2000)).catch(() => {})
+      return
+    }
+    const reason = await this.#migrationEnd(within(drainMs)).catch(String)
+    if (reason !== null && process !== null && isAlive(process)) liftWriteProtection(process.pid)
+  }
+}
