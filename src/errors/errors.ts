@@ -21,6 +21,7 @@ export const errorCodes = {
   MACHINE_UNKNOWN: 'no machine of that name on this host',
   MACHINE_NOT_RUNNING: 'a machine is not running',
   MACHINE_RUNNING: 'a machine runs already',
+  MACHINE_PAUSED: 'a machine that a snapshot has paused could not be resumed',
   MACHINE_UNSUPPORTED: 'a machine has a device or disk that cannot be captured',
   HYPERVISOR_UNREACHABLE: 'the hypervisor’s control socket does not answer',
   HYPERVISOR_REFUSED: 'the hypervisor answered a command with an error',

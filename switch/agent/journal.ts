@@ -73,6 +73,18 @@ export class Journal {
     await writeFile(join(this.cutDirectory(network, snapshot, vm), 'resumed'), '')
   }
 
+  /** Call when a machine could not be brought to run: its record is kept for the next daemon. */
+  async noteStuck(network: string, snapshot: string, vm: string): Promise<void> {
+    await writeDurable(join(this.cutDirectory(network, snapshot, vm), 'stuck'), '')
+  }
+
+  /** Whether some machine of an unfinished snapshot stands still yet. */
+  async hasStuck(network: string, snapshot: string): Promise<boolean> {
+    const vms = await namesIn(join(this.directory(network, snapshot), 'vms'))
+    const notes = await Promise.all(vms.map((vm) => namesIn(this.cutDirectory(network, snapshot, vm))))
+    return notes.some((names) => names.includes('stuck'))
+  }
+
   /** Snapshots that were begun and have no part.json. What cannot be read is left out. */
   async unfinished(): Promise<UnfinishedSnapshot[]> {
     const found: UnfinishedSnapshot[] = []

@@ -8,6 +8,7 @@ import { commitOverlay } from '../../src/hypervisor/qemu-img.js'
 import type { Host } from './host.js'
 import type { CutRecord, RestoreRecord, UnfinishedSnapshot } from './journal.js'
 import type { Moves } from './local-store.js'
+import { resumeMachine } from './resume.js'
 
 /** A save under way comes to its end first, unread. */
 const RECOVER_MS = 60_000
@@ -42,7 +43,7 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
     const same = record.incarnation === null || record.incarnation === control.incarnation
     if (same && mayBePaused && state === 'paused') {
       host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
-      await control.resume(deadline)
+      await resumeMachine(host, vm, control, deadline)
     }
     const { frozen, overlays } = await finishedImages(host)
     await mergeBack(control, record, disks, frozen, deadline)

@@ -2,7 +2,7 @@
 // snapshot-session.ts, which decides nothing either: member-cut.ts does.
 
 import type { Policy } from '../../src/api/schemas.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { syncFile } from '../../src/files/durable.js'
 import type {
   Capture,
@@ -15,6 +15,7 @@ import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../ports.js'
 import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
+import { resumeMachine } from './resume.js'
 
 /** How long a guest may take to read what it was sent before it is paused all the same. */
 const SETTLE_MS = 20
@@ -32,6 +33,8 @@ export interface Member {
   capture: Capture | null
   seal: SealInfo | null
   paused: boolean
+  /** Why it could not be brought to run; null while that is not so. */
+  stuck: SnapswitchError | null
   /** It is its turn to stand still: see turns.ts. */
   hasTurn: boolean
   readonly times: {
@@ -110,6 +113,7 @@ export async function prepareMember(
       capture: null,
       seal: null,
       paused: false,
+      stuck: null,
       hasTurn: false,
       times,
       residue: 0,
@@ -160,21 +164,42 @@ export async function residueOf(host: Host, member: Member): Promise<number[]> {
   return unread().map((count) => (count === 0 ? 0 : count + 1))
 }
 
+/** Past the session's deadline a machine still gets this long to run again. */
+const RESUME_MS = 10_000
+
+/** Never throws. What cannot be resumed stays on record. */
+async function resume(host: Host, { network, snapshot }: SessionRequest, member: Member): Promise<void> {
+  const { vm } = member
+  try {
+    await resumeMachine(host, vm, member.control, performance.now() + RESUME_MS)
+    member.paused = false
+  } catch (thrown) {
+    const error = asSnapswitchError(thrown)
+    host.log.error({ err: error, vm }, 'cannot resume')
+    // One that has ended needs no resuming.
+    if (error.code !== 'MACHINE_PAUSED') return
+    member.stuck = error
+    await host.journal
+      .noteStuck(network, snapshot, vm)
+      .catch((failed) => host.log.error({ err: failed, vm }, 'no record'))
+  }
+}
+
 /** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
-export async function recover(host: Host, network: string, member: Member): Promise<void> {
+export async function recover(host: Host, request: SessionRequest, member: Member): Promise<void> {
   const { log } = host
+  const { network } = request
   const quietly = async (what: string, work: Promise<unknown>) => {
     await work.catch((thrown) => log.warn({ err: thrown, vm: member.vm }, what))
   }
-  // Past the session's deadline these steps still get a few seconds: a guest must not stay paused.
-  const soon = performance.now() + 5000
-  if (member.paused && member.capture === null) await quietly('cannot resume', member.control.resume(soon))
+  if (member.paused && member.capture === null) await resume(host, request, member)
   const ports = member.ports.map((port) => port.index)
   await quietly('cannot release', release(host, network, ports))
   await quietly('cannot release', releaseOthers(host, member.otherPorts))
   if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
   else {
     await quietly('capture failed', member.capture.sealed)
+    if (member.paused) await resume(host, request, member)
     for (const disk of member.seal?.disks ?? [])
       await quietly('cannot merge', member.control.mergeFrozen(disk, performance.now() + 30_000))
   }

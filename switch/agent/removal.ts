@@ -17,6 +17,8 @@ export async function removePart(host: Host, network: string, snapshot: string):
   const part = await host.store.readPart(network, snapshot)
   const needed = new Set(others.flatMap((other) => filesOf(other).map((file) => file.path)))
   for (const member of part?.members ?? []) await mergeDisks(host, member, needed)
+  // The record of a machine that stands still outlives the snapshot that has paused it.
+  if (part === null && (await host.journal.hasStuck(network, snapshot))) return
   await host.store.remove(network, snapshot)
 }
 

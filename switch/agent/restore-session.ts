@@ -20,6 +20,7 @@ import type { PortEntry } from '../ports.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
+import { resumeMachine } from './resume.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
 export async function checkRestore(
@@ -208,7 +209,7 @@ export class RestoreSession {
     }
     const results = await Promise.allSettled(
       this.members.map(async (member) => {
-        member.resumedAtUs = (await member.machine.control.resume(deadline)).resumedAtUs
+        member.resumedAtUs = (await resumeMachine(host, member.part.vm, member.machine.control, deadline)).resumedAtUs
         await this.release(member)
       }),
     )

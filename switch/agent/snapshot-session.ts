@@ -259,7 +259,7 @@ export class SnapshotSession {
         if ([...this.members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.endHurry()
         return say('released')
       case 'recover':
-        await recover(this.host, network, member)
+        await recover(this.host, this.request, member)
         this.endTurn(member)
         return say('recovered')
     }
@@ -306,9 +306,11 @@ export class SnapshotSession {
     this.tell()
   }
 
-  private finish(error: ErrorReport | null): void {
+  private finish(failure: ErrorReport | null): void {
     clearTimeout(this.timer)
     this.endHurry()
+    const stuck = [...this.members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
+    const error = stuck === null ? failure : { ...stuck, message: `${stuck.message} (${failure?.message})` }
     this.error = error
     const { network, snapshot } = this.request
     const cleanUp = async () => {
@@ -316,7 +318,7 @@ export class SnapshotSession {
       for (const { control } of this.members.values()) await control.close().catch(() => undefined)
       if (error === null) return
       await this.writing.catch(() => undefined)
-      await this.host.store.remove(network, snapshot)
+      if (stuck === null) await this.host.store.remove(network, snapshot)
     }
     cleanUp()
       .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot clean up after the snapshot'))

@@ -1,22 +1,41 @@
-// Loaded into a daemon by `node --import`, by tests only: SIGKILL at the instant that SNAPSWITCH_TEST_KILL names: `before` a
-// QMP command goes out, or `after` it, when something comes back (`before:cont`). What kill -9 does at that instant, it does.
+// Loaded into a daemon by `node --import`, by tests only.
+//
+// SNAPSWITCH_TEST_KILL: SIGKILL at the instant that it names: `before` a QMP command or a call to libvirt goes out, or
+// `after` it, when something comes back (`before:cont`, `after:snapshot`). What kill -9 does at that instant, it does.
+// SNAPSWITCH_TEST_REFUSE: a hypervisor that refuses to resume, so many times.
 
 import { Socket } from 'node:net'
 
 const [when, command] = (process.env.SNAPSWITCH_TEST_KILL ?? '').split(':')
+let refusals = Number(process.env.SNAPSWITCH_TEST_REFUSE ?? 0)
 const { write, emit } = Socket.prototype
+/** Where answers come from: the same socket, or, from the process that has libvirt loaded, another pipe. */
 const sent = new WeakSet<Socket>()
+let called = false
 const die = () => process.kill(process.pid, 'SIGKILL')
 
+/** Commands to QEMU, straight or inside a call to libvirt, and calls. */
+const isNamed = (text: string) =>
+  text.includes(`"execute":"${command}"`) ||
+  text.includes(`\\"execute\\":\\"${command}\\"`) ||
+  text.includes(`"call":"${command}"`)
+
 Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
-  if (typeof args[0] === 'string' && args[0].includes(`"execute":"${command}"`)) {
-    if (when === 'before') die()
-    sent.add(this)
+  if (typeof args[0] === 'string') {
+    if (command !== undefined && isNamed(args[0])) {
+      if (when === 'before') die()
+      if (args[0].includes('"call":')) called = true
+      else sent.add(this)
+    }
+    if (refusals > 0 && /"execute":"cont"|"call":"resume"/.test(args[0])) {
+      refusals--
+      args[0] = args[0].replace('"execute":"cont"', '"execute":"no"').replace('"call":"resume"', '"call":"blockPivot"')
+    }
   }
   return Reflect.apply(write, this, args) as boolean
 } as typeof write
 
 Socket.prototype.emit = function (this: Socket, ...args: unknown[]): boolean {
-  if (args[0] === 'data' && sent.has(this)) die()
+  if (args[0] === 'data' && (sent.has(this) || (called && String(args[1]).includes('"type":"result"')))) die()
   return Reflect.apply(emit, this, args) as boolean
 } as typeof emit

@@ -39,16 +39,18 @@ class Lab {
     return new Lab(world, guest)
   }
 
-  /** `kill`: where the daemon dies. */
-  async start(kill?: string): Promise<Switch> {
+  /** `kill`: where the daemon dies. `refusals`: how often QEMU refuses to resume. */
+  async start(kill?: string, refusals = 0): Promise<Switch> {
     const ports = { one: { device: 'tap0', vm: 'vm0' } }
     const config = { networks: { lab0: { ports } }, machines: { vm0: { qmp: this.guest.qmp } } }
-    if (kill === undefined) return this.world.switch('host', config)
-    process.env.SNAPSWITCH_TEST_KILL = kill
+    if (kill === undefined && refusals === 0) return this.world.switch('host', config)
+    if (kill !== undefined) process.env.SNAPSWITCH_TEST_KILL = kill
+    process.env.SNAPSWITCH_TEST_REFUSE = String(refusals)
     try {
       return await this.world.switch('host', config, hook)
     } finally {
       delete process.env.SNAPSWITCH_TEST_KILL
+      delete process.env.SNAPSWITCH_TEST_REFUSE
     }
   }
 
@@ -65,10 +67,15 @@ class Lab {
 const restored = (world: World) =>
   findProcesses((argv) => argv[argv.indexOf('-qmp') + 1]?.startsWith(`unix:${world.directory}/`) ?? false)
 
-async function snapshot({ client }: Switch, name: string, epoch: number): Promise<LocalPart> {
+async function lastOf({ client }: Switch, name: string, epoch: number): Promise<LocalEvent | undefined> {
   await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: 30_000 }, LONG)
   let last: LocalEvent | undefined
   for await (const event of client.take('lab0', name, LONG)) last = event
+  return last
+}
+
+async function snapshot(daemon: Switch, name: string, epoch: number): Promise<LocalPart> {
+  const last = await lastOf(daemon, name, epoch)
   if (last?.type !== 'done') throw new Error(`the snapshot ended with ${JSON.stringify(last)}`)
   return last.part
 }
@@ -133,6 +140,31 @@ for (const [mode, kill, left] of [
     t.equal(await daemon.stop(), 0)
   })
 }
+
+t.test('QEMU refuses to resume: asked again, by this daemon and then by the next', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { guest } = lab
+  await command(guest, 'migrate-set-capabilities', obstacle)
+  const record = lab.state('snapshots', 'lab0', 'lost')
+  const patient = await lab.start(undefined, 6)
+  t.match(await lastOf(patient, 'lost', 1), { type: 'failed', error: { code: 'CAPTURE_FAILED' } })
+  await runsOn(t, guest)
+  t.notOk(existsSync(record))
+  await patient.crash()
+  const refused = await lab.start(undefined, 1000)
+  t.match(await lastOf(refused, 'lost', 2), {
+    type: 'failed',
+    error: { code: 'MACHINE_PAUSED', message: /^vm0 stands still: .* attempts: /, action: /by hand.*cont/ },
+  })
+  t.equal(await stateOf(guest), 'postmigrate')
+  t.ok(existsSync(record), 'it stays on record')
+  await refused.crash()
+  const daemon = await lab.start()
+  await runsOn(t, guest)
+  await until('the record to go', () => !existsSync(record), 30_000)
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'no overlay is left')
+  t.equal(await daemon.stop(), 0)
+})
 
 t.test('an earlier snapshot stays as it is', root, async (t) => {
   const lab = await Lab.for(t)

@@ -1,0 +1,54 @@
+// Brings a machine to run that a snapshot has paused or a restore has loaded, however often that has to be asked for: a
+// hypervisor may be busy for a while, or away.
+
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { nowUs } from '../../src/hypervisor/clock.js'
+import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor.js'
+import type { Host } from './host.js'
+
+const ATTEMPT_MS = 3000
+const FIRST_WAIT_MS = 50
+const LONGEST_WAIT_MS = 1000
+
+/** Throws MACHINE_PAUSED when it stands still at the deadline; at once when it has ended. */
+export async function resumeMachine(
+  host: Host,
+  vm: string,
+  control: MachineControl,
+  deadline: number,
+): Promise<ResumeInfo> {
+  for (let attempt = 1, wait = FIRST_WAIT_MS; ; attempt++, wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
+    try {
+      return await resumeOnce(host, vm, control, attempt, Math.min(deadline, performance.now() + ATTEMPT_MS))
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      if (error.code === 'MACHINE_NOT_RUNNING' || error.code === 'MACHINE_UNKNOWN') throw error
+      if (performance.now() + wait >= deadline) {
+        throw new SnapswitchError(
+          'MACHINE_PAUSED',
+          `${vm} stands still: its hypervisor did not resume it in ${attempt} attempts: ${error.message}`,
+          `Resume it by hand (\`virsh resume\`, or QMP \`cont\`); the daemon tries again when it is started. ${error.action}`,
+          error,
+        )
+      }
+      host.log.warn({ err: error, vm, attempt }, 'cannot resume a machine, trying again')
+      await new Promise((resolve) => setTimeout(resolve, wait))
+    }
+  }
+}
+
+/** A connection that is lost stays so: after the first attempt a new one is made where it could be that. */
+async function resumeOnce(host: Host, vm: string, control: MachineControl, attempt: number, deadline: number) {
+  const ask = async (on: MachineControl): Promise<ResumeInfo> => {
+    // An answer that did not come does not mean that the guest stands still.
+    if (attempt > 1 && (await on.inspect(deadline)).state === 'running') return { resumedAtUs: nowUs() }
+    return on.resume(deadline)
+  }
+  try {
+    return await ask(control)
+  } catch (thrown) {
+    if (asSnapswitchError(thrown).code !== 'HYPERVISOR_UNREACHABLE' || host.machines.spec(vm) === undefined)
+      throw thrown
+    return await host.machines.using(vm, deadline, ask)
+  }
+}
