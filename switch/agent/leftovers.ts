@@ -45,13 +45,24 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
       host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
       await resumeMachine(host, vm, control, deadline)
     }
-    const { frozen, overlays } = await finishedImages(host)
-    await mergeBack(control, record, disks, frozen, deadline)
-    const { disks: now } = await control.inspect(deadline)
-    const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
-    for (const { file } of await strayOverlays(record, [...frozen, ...overlays, ...used]))
-      await control.dropOverlay(file, deadline)
+    await undoOverlays(host, control, record, disks, deadline)
   })
+}
+
+/** Overlays of a capture that failed are merged back, or removed where no disk uses them. `live`: disks as they are now. */
+export async function undoOverlays(
+  host: Host,
+  control: MachineControl,
+  record: CutRecord,
+  live: readonly Disk[],
+  deadline: number,
+): Promise<void> {
+  const { frozen, overlays } = await finishedImages(host)
+  await mergeBack(control, record, live, frozen, deadline)
+  const { disks: now } = await control.inspect(deadline)
+  const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
+  for (const { file } of await strayOverlays(record, [...frozen, ...overlays, ...used]))
+    await control.dropOverlay(file, deadline)
 }
 
 async function mergeBack(

@@ -15,6 +15,8 @@ import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../ports.js'
 import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
+import type { CutRecord } from './journal.js'
+import { undoOverlays } from './leftovers.js'
 import { resumeMachine } from './resume.js'
 
 /** How long a guest may take to read what it was sent before it is paused all the same. */
@@ -30,6 +32,8 @@ export interface Member {
   readonly control: MachineControl
   readonly info: MachineInfo
   readonly definition: MachineDefinition
+  /** As it is on disk. */
+  readonly record: CutRecord
   capture: Capture | null
   seal: SealInfo | null
   paused: boolean
@@ -86,8 +90,8 @@ export async function prepareMember(
     const definition = await control.definition(deadline)
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
-    const { incarnation } = control
-    await host.journal.writeCut(request.network, request.snapshot, vm, { label, incarnation, disks })
+    const record = { label, incarnation: control.incarnation, disks }
+    await host.journal.writeCut(request.network, request.snapshot, vm, record)
     const directory = host.store.machineImages(request.network, request.snapshot, vm)
     await control.prepare({ directory, label }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
@@ -110,6 +114,7 @@ export async function prepareMember(
       control,
       info,
       definition,
+      record,
       capture: null,
       seal: null,
       paused: false,
@@ -166,6 +171,7 @@ export async function residueOf(host: Host, member: Member): Promise<number[]> {
 
 /** Past the session's deadline a machine still gets this long to run again. */
 const RESUME_MS = 10_000
+const MERGE_MS = 30_000
 
 /** Never throws. What cannot be resumed stays on record. */
 async function resume(host: Host, { network, snapshot }: SessionRequest, member: Member): Promise<void> {
@@ -173,6 +179,11 @@ async function resume(host: Host, { network, snapshot }: SessionRequest, member:
   try {
     await resumeMachine(host, vm, member.control, performance.now() + RESUME_MS)
     member.paused = false
+    if (member.capture === null) return
+    // The driver could not take its overlays back from a machine that stood still.
+    const limit = performance.now() + MERGE_MS
+    const { disks } = await member.control.inspect(limit)
+    await undoOverlays(host, member.control, member.record, disks, limit)
   } catch (thrown) {
     const error = asSnapswitchError(thrown)
     host.log.error({ err: error, vm }, 'cannot resume')
