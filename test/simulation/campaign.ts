@@ -1,5 +1,6 @@
 // Many schedules in a row, until a number of them or a time is reached. The first that fails is shrunk and drawn.
 
+import { type Coverage, cover } from './coverage.js'
 import { drawDiagram } from './diagram.js'
 import { type Plant, runScenario } from './run.js'
 import { drawScenario, type Scenario } from './scenario.js'
@@ -27,6 +28,7 @@ export interface Tally {
   failed: number
   restored: number
   seconds: number
+  readonly coverage: Coverage
 }
 
 export interface Failure {
@@ -45,13 +47,14 @@ export interface Campaign {
 export function runCampaign(options: CampaignOptions): Campaign {
   const { plant = () => ({}), draw = drawScenario, adapt = (scenario: Scenario) => scenario } = options
   const start = performance.now()
-  const tally: Tally = { schedules: 0, frames: 0, complete: 0, failed: 0, restored: 0, seconds: 0 }
+  const tally: Tally = { schedules: 0, frames: 0, complete: 0, failed: 0, restored: 0, seconds: 0, coverage: new Map() }
   while (tally.schedules < options.schedules && tally.seconds < options.seconds) {
     const seed = (options.seed + tally.schedules) | 0
     const scenario = adapt(draw(seed))
     const { world, violation } = runScenario(scenario, plant)
     tally.schedules++
     tally.frames += world.frames.length
+    cover(tally.coverage, world)
     for (const { order, error } of world.outcomes) {
       if (error !== null) tally.failed++
       else if (order.kind === 'restore') tally.restored++

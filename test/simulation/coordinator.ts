@@ -488,6 +488,7 @@ export class Coordinator {
       this.busy = what
       act(() => {
         this.busy = null
+        if (this.waiting.length > 0) this.world.marks.add('snapshot on the heels of another')
         this.waiting.shift()?.()
       })
     }

@@ -52,6 +52,7 @@ export class Host {
   kill(down: number): void {
     if (this.daemon === null) return
     this.world.note(this.name, 'KILLED')
+    this.world.marks.add('daemon killed')
     this.daemon.end()
     this.daemon = null
     this.world.time.after(down, () => this.start())
@@ -105,6 +106,7 @@ export class Daemon {
 
   failWorker(): void {
     this.world.note(this.host.name, 'DATAPATH FAILED')
+    this.world.marks.add('datapath failed')
     this.worker.end()
     this.worker = this.makeWorker()
     this.after(0, () => this.agent.datapathRestarted())

@@ -66,6 +66,7 @@ function drain(
       'drain',
       () => {
         const released = snapshots.drain(ports, worker.now, most)
+        if (released > 0) world.marks.add('gate opened in portions')
         if (released > 0) world.note(daemon.host.name, `${released} more of what was held go out`)
         return snapshots.opening().filter((port) => ports.includes(port))
       },

@@ -218,6 +218,10 @@ export class Guest {
         failed('the machine has ended')
         return
       }
+      if (this.world.scenario.faults.some((fault) => fault.kind === 'fail load' && fault.vm === this.index)) {
+        failed('the image cannot be loaded')
+        return
+      }
       this.alive = true
       this.running = false
       this.host = host

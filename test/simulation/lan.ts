@@ -42,6 +42,7 @@ export class SharedLan {
     this.learned.set(macNumber(macHigh(bytes, source), macLow(bytes, source)), from)
     const to = isGroup(bytes, VNET_HEADER_LENGTH) ? undefined : this.whereIs(bytes)
     const kind = kindOf(bytes)
+    this.mark(kind, bytes)
     const id = kind === 'frame' ? frameId(bytes, VNET_HEADER_LENGTH) : kind === 'carrier' ? carriedId(bytes) : -1
     const ways = this.ways[Math.min(from, this.ways.length - 1)]
     for (const way of ways) if (to === undefined || way.to === to) way.transmit(copy, id, kind === 'control')
@@ -49,6 +50,14 @@ export class SharedLan {
 
   private whereIs(bytes: Uint8Array): number | undefined {
     return this.learned.get(macNumber(macHigh(bytes, VNET_HEADER_LENGTH), macLow(bytes, VNET_HEADER_LENGTH)))
+  }
+
+  private mark(kind: ReturnType<typeof kindOf>, bytes: Uint8Array): void {
+    const { marks } = this.world
+    if (kind === 'carrier') marks.add(carriedId(bytes) < 0 ? 'carried in pieces' : 'carried')
+    if (kind !== 'frame') return
+    const id = frameId(bytes, VNET_HEADER_LENGTH)
+    if (id >= 0 && !this.world.isAsSent(id, bytes, VNET_HEADER_LENGTH, bytes.length)) marks.add('by the bit')
   }
 
   /** Each receiver has memory of its own. */
@@ -73,5 +82,6 @@ export class SharedLan {
     if (!world.isAsSent(id, bytes, VNET_HEADER_LENGTH, bytes.length))
       world.violation(6, `#${id} reached the outside world with a color`)
     world.heardOutside(LAN_STATION, id)
+    world.marks.add('heard outside on the LAN')
   }
 }

@@ -63,7 +63,10 @@ export class RestoreSession {
         }
       }
       for (const guest of guests) {
-        if (!members.has(guest.index)) this.added.push(guest.index)
+        if (!members.has(guest.index)) {
+          this.added.push(guest.index)
+          world.marks.add('restored elsewhere')
+        }
         members.add(guest.index)
       }
       // Ports and machines are on disk before a machine is loaded: a killed daemon finds them again.
@@ -150,6 +153,7 @@ export class RestoreSession {
 
   undo(done: () => void): void {
     const { daemon, request } = this
+    daemon.world.marks.add('restore undone')
     const { worker, members, world, agent } = daemon
     this.over = true
     if (this.timer !== null) this.timer.act = null

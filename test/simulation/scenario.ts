@@ -50,6 +50,8 @@ export type Fault =
   | { readonly kind: 'slow resume'; readonly vm: number; readonly by: number }
   | { readonly kind: 'fail capture'; readonly vm: number; readonly nth: number }
   | { readonly kind: 'crash machine'; readonly vm: number; readonly at: number }
+  /** Its hypervisor cannot load its image. */
+  | { readonly kind: 'fail load'; readonly vm: number }
 
 export interface Scenario {
   readonly seed: number
@@ -129,10 +131,36 @@ const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing
 
 /** Draws the scenario of a seed. */
 export function drawScenario(seed: number): Scenario {
-  const scenario = drawOnTrunks(seed)
   const random = new Random(seed ^ 0x5eed)
+  const scenario = aroundRestore(drawOnTrunks(seed), random)
   if (random.chance(0.2)) return putOnLan(scenario, random)
   return random.chance(0.1) ? { ...scenario, sends: drawForms(scenario.sends, random, false) } : scenario
+}
+
+/** A restore meets frames of the former incarnation, which travel for long, and deaths of those who take part in it. */
+function aroundRestore(scenario: Scenario, random: Random): Scenario {
+  const restore = scenario.orders.find(({ kind }) => kind === 'restore')
+  if (restore === undefined) return scenario
+  let { sends, trunk, faults } = scenario
+  if (random.chance(0.4)) {
+    trunk = { ...trunk, delay: random.pick([15, 40]) }
+    sends = sends
+      .map((send) => (random.chance(0.5) ? { ...send, at: restore.at - 20 + random.next() * 60 } : send))
+      .sort((a, b) => a.at - b.at)
+  }
+  if (random.chance(0.3)) {
+    const host = random.integer(0, scenario.hosts - 1)
+    const step = random.integer(40, 200)
+    const death: Fault = random.pick<Fault>([
+      { kind: 'kill daemon', host, step, down: 50 },
+      { kind: 'fail datapath', host, step },
+      { kind: 'kill coordinator', step: random.integer(15, 60), down: 500 },
+      { kind: 'cut off', host, at: restore.at + random.integer(0, 40), for: 25_000 },
+      { kind: 'fail load', vm: random.integer(0, scenario.machines.length - 1) },
+    ])
+    faults = [...faults, death]
+  }
+  return { ...scenario, sends, trunk, faults }
 }
 
 /** The same on a LAN, when the switches have found each other, mostly: later. */

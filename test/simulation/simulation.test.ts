@@ -4,6 +4,7 @@
 import { randomInt } from 'node:crypto'
 import t from 'tap'
 import { describeTally, runCampaign } from './campaign.js'
+import { describeCoverage, events } from './coverage.js'
 
 const FIXED_SEED = 1
 const FIXED_SCHEDULES = 7_000
@@ -17,6 +18,12 @@ t.test('every invariant holds under random schedules, fixed seeds', async (t) =>
   t.comment(describeTally(tally))
   if (failure !== null) t.comment(`\n${failure.diagram}`)
   t.equal(failure?.violation.message, undefined)
+  t.comment(describeCoverage(tally.coverage))
+  t.same(
+    events.filter((event) => !tally.coverage.has(event)),
+    [],
+    'all that the rules are about has happened',
+  )
   t.ok(tally.complete > tally.schedules / 2, 'most snapshots are complete')
   t.ok(tally.restored > tally.schedules / 20, 'and many are restored')
   t.ok(tally.failed > tally.schedules / 20, 'and many fail, as the schedule wills')

@@ -127,17 +127,30 @@ export class SnapshotSession {
   }
 
   early(): void {
+    if (this.machine.state === 'prepared') this.daemon.world.marks.add('cut begun by a frame or marker')
     this.input({ kind: 'early' })
   }
 
   channelsClosed(closures: readonly ChannelClosed[]): void {
     this.closures = closures
+    if (closures.some(({ byCount }) => !byCount)) this.daemon.world.marks.add('channel closed by deadline')
     this.publish({ type: 'closed', closures: this.closureRecords() })
     this.input({ kind: 'closed' })
   }
 
   abort(error: ErrorReport): void {
+    this.markUndone()
     this.input({ kind: 'abort', error })
+  }
+
+  private markUndone(): void {
+    const { state, members, ended } = this.machine
+    const { marks } = this.daemon.world
+    if (ended || state === 'undoing') return
+    if (state === 'prepared' || state === 'writing') marks.add(`undone: ${state}`)
+    for (const member of members.values()) {
+      if (member.state !== 'recovering' && member.state !== 'failed') marks.add(`undone: ${member.state}`)
+    }
   }
 
   listen(listener: (event: LocalEvent) => void): void {
@@ -272,6 +285,9 @@ export class SnapshotSession {
               member.residue += recorded
               member.lost += lost
             }
+            if (member.residue > 0) world.marks.add('residue')
+            if (member.lost > 0) world.marks.add('residue lost')
+            if (ports.length > 1) world.marks.add('several NICs cut')
             this.publish({ type: 'cut', vm: guest.name, atUs: times.cut })
             say('flipped')
           },

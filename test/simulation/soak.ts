@@ -4,6 +4,7 @@
 import { randomInt } from 'node:crypto'
 import { parseArgs } from 'node:util'
 import { describeTally, runCampaign } from './campaign.js'
+import { describeCoverage } from './coverage.js'
 
 const { values } = parseArgs({
   options: { schedules: { type: 'string' }, seconds: { type: 'string' }, seed: { type: 'string' } },
@@ -23,7 +24,7 @@ const { tally, failure } = runCampaign({
   seconds,
   onProgress: (tally) => process.stdout.write(`${describeTally(tally)}\n`),
 })
-process.stdout.write(`${describeTally(tally)}\n`)
+process.stdout.write(`${describeTally(tally)}\n${describeCoverage(tally.coverage)}\n`)
 if (failure !== null) {
   process.stdout.write(`\n${failure.diagram}\n\nAgain: npm run soak -- --seed ${failure.seed} --schedules 1\n`)
   process.exit(1)

@@ -43,6 +43,7 @@ interface Command {
 export class Worker {
   readonly daemon: Daemon
   readonly forwarder: Forwarder
+  private readonly counters = new Float64Array(PORTS * ROW)
   alive = true
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
@@ -75,7 +76,7 @@ export class Worker {
         closureDeadline: 200,
         controlKey: scenario.keyed ? CONTROL_KEY : null,
       },
-      new Float64Array(PORTS * ROW),
+      this.counters,
       {
         early: (port, epoch) => this.tell({ kind: 'early', port, epoch }),
         peer: (_port, host, _bootId, epoch) => this.tell({ kind: 'peer', host, epoch }),
@@ -85,6 +86,7 @@ export class Worker {
     )
     this.forwarder.epoch = epoch
     this.forwarder.fence = fence
+    world.counters.push(this.counters)
     world.planted.forwarder?.(this.forwarder)
     world.planted.worker?.(this)
     this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)

@@ -9,6 +9,7 @@ import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { Agent } from './agent.js'
 import { chanceOf } from './chance.js'
 import { Coordinator, type Outcome } from './coordinator.js'
+import type { Mark } from './coverage.js'
 import { Host } from './daemon.js'
 import { type FrameForm, makeFrame } from './frames.js'
 import { Guest, type Nic } from './guest.js'
@@ -85,6 +86,10 @@ export class World {
   readonly outside: number[][]
   readonly trace: Note[] | null
   readonly crashed = new Set<number>()
+  /** What has happened that a campaign counts. */
+  readonly marks = new Set<Mark>()
+  /** Of all datapaths that there were. */
+  readonly counters: Float64Array[] = []
   /** Frames in TAPs at a cut that came before their port was armed, by NIC: lost to that snapshot, and counted. */
   readonly unarmed: number[][]
   coordinator: Coordinator
@@ -199,6 +204,7 @@ export class World {
       if (fault.kind !== 'kill coordinator' || fault.step !== this.coordinatorSteps) continue
       this.time.next(() => {
         this.note('coord', 'KILLED')
+        this.marks.add('coordinator killed')
         this.coordinator.end()
         const next = new Coordinator(this)
         this.coordinator = next
