@@ -14,29 +14,16 @@ import type {
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
-import { advance } from './gates.js'
+import { CatchUp } from './catch-up.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { Moves } from './local-store.js'
 import type { SessionRequest } from './member.js'
-import { type PeerNews, PeerNewsdesk } from './peer-news.js'
 import { preflight } from './preflight.js'
+import { brokenChannel, calledOff, networkBusy, restarted, stopping, unknownNetwork } from './refusals.js'
 import { removePart } from './removal.js'
 import { checkRestore, RestoreSession } from './restore-session.js'
 import { SnapshotSession } from './snapshot-session.js'
-
-/** How long frames from an unknown cut wait for its TAKE before this host gives way and moves on. */
-const UNKNOWN_EPOCH_MS = 3000
-
-const calledOff = new SnapswitchError(
-  'SNAPSHOT_DISCARDED',
-  'the coordinator has called the snapshot off',
-  'See the coordinator for the reason.',
-)
-
-function restarted(cause?: Error): SnapswitchError {
-  return new SnapswitchError('INTERNAL', 'the datapath failed and was restarted', 'Take the snapshot again.', cause)
-}
 
 interface Session {
   readonly name: string
@@ -48,8 +35,7 @@ export class Agent {
   private readonly host: Host
   private readonly networks: readonly string[]
   private readonly sessions = new Map<string, Session>()
-  private readonly giveWay = new Map<string, NodeJS.Timeout>()
-  private readonly peerNews = new PeerNewsdesk((news, more) => this.peerHeard(news, more))
+  private readonly catchUp: CatchUp
   private readonly configured: ReadonlySet<string>
   /** The last snapshot per network, also when it has ended. */
   private readonly last = new Map<string, SnapshotSession>()
@@ -61,6 +47,10 @@ export class Agent {
     this.host = host
     this.networks = networks
     this.configured = configuredPorts
+    this.catchUp = new CatchUp(host, (network) => {
+      const session = this.sessions.get(network)
+      return session === undefined ? null : { epoch: session.snapshot?.request.epoch ?? null }
+    })
     host.datapath.on('event', (event) => this.datapathEvent(event))
     host.datapath.on('restarted', (error) => {
       for (const [network, { snapshot, restore }] of this.sessions) {
@@ -104,7 +94,7 @@ export class Agent {
   preflight(network: string): Promise<Preflight> {
     this.check(network)
     const busy = this.busy(network)
-    return preflight(this.host, network, busy === null ? null : this.busyError(network, busy).report())
+    return preflight(this.host, network, busy === null ? null : networkBusy(this.host.name, network, busy).report())
   }
 
   async prepare(request: SessionRequest): Promise<string[]> {
@@ -207,7 +197,7 @@ export class Agent {
     }
     const part = await this.host.store.readPart(network, snapshot)
     if (part !== null && part.epoch === epoch) await this.remove(network, snapshot)
-    await this.advance(network, epoch)
+    await this.catchUp.advance(network, epoch)
   }
 
   /** Removes a finished part. Throws SNAPSHOT_NEEDED. */
@@ -221,11 +211,11 @@ export class Agent {
     const check = await checkRestore(this.host, network, snapshot, request)
     for (const other of otherNetworks(request)) {
       const busy = this.networks.includes(other) ? this.busy(other) : null
-      if (!this.networks.includes(other)) check.problems.push(this.unknown(other).report())
-      else if (busy !== null) check.problems.push(this.busyError(other, busy).report())
+      if (!this.networks.includes(other)) check.problems.push(unknownNetwork(this.host.name, other).report())
+      else if (busy !== null) check.problems.push(networkBusy(this.host.name, other, busy).report())
     }
     const busy = this.busy(network)
-    if (busy !== null) check.problems.push(this.busyError(network, busy).report())
+    if (busy !== null) check.problems.push(networkBusy(this.host.name, network, busy).report())
     return check
   }
 
@@ -234,7 +224,7 @@ export class Agent {
     for (const other of otherNetworks(request)) {
       this.check(other)
       const busy = this.busy(other)
-      if (busy !== null) throw this.busyError(other, busy)
+      if (busy !== null) throw networkBusy(this.host.name, other, busy)
     }
     this.resumed.delete(network)
     const session = new RestoreSession(this.host, network, snapshot, request)
@@ -297,7 +287,7 @@ export class Agent {
     this.check(network)
     const { host } = this
     const busy = this.busy(network)
-    if (busy !== null) throw this.busyError(network, busy)
+    if (busy !== null) throw networkBusy(this.host.name, network, busy)
     this.resumed.delete(network)
     const destroyed = await host.machines.isThere(vm)
     if (destroyed) {
@@ -316,16 +306,9 @@ export class Agent {
 
   /** Ends what is under way, gates open. */
   async close(): Promise<void> {
-    for (const timer of this.giveWay.values()) clearTimeout(timer)
-    this.peerNews.close()
+    this.catchUp.close()
     for (const { snapshot, restore } of this.sessions.values()) {
-      snapshot?.abort(
-        new SnapswitchError(
-          'SNAPSHOT_DISCARDED',
-          'the switch daemon is stopping',
-          'Start it and take the snapshot again.',
-        ).report(),
-      )
+      snapshot?.abort(stopping.report())
       await snapshot?.ended
       await restore?.abort()
     }
@@ -339,82 +322,35 @@ export class Agent {
         return
       case 'early':
         if (session?.request.epoch === event.epoch) session.early()
-        else if (session === null) this.waitForUnknown(event.network, event.epoch)
+        else if (session === null) this.catchUp.early(event.network, event.epoch)
         return
       case 'peer':
-        this.peerNews.heard(event)
+        this.catchUp.heard(event)
         return
       case 'broken':
-        if (session?.request.epoch === event.epoch) session.abort(this.brokenChannel(event.port, event.host).report())
+        if (session?.request.epoch === event.epoch)
+          session.abort(brokenChannel(this.host.name, this.portName(event.port), event.host).report())
         return
       case 'refused': {
-        const port = this.host.ports.byIndex(event.port)?.name ?? null
+        const port = this.portName(event.port)
         const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
         this.host.log.warn({ network: event.network, port, reason: event.reason }, text)
       }
     }
   }
 
-  private peerHeard({ network, host, epoch }: PeerNews, more: number): void {
-    const others = more === 0 ? {} : { more }
-    this.host.log.info({ network, peer: host, epoch, ...others }, 'peer switch heard')
-    // A peer that has made cuts we know nothing of: we were away. Its frames must not be early to us for ever.
-    if (!this.sessions.has(network) && epoch > this.host.epochs.get(network)) {
-      this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
-    }
-  }
-
-  private brokenChannel(port: number, peer: string | null): SnapswitchError {
-    const name = this.host.ports.byIndex(port)?.name ?? `port-${port}`
-    return new SnapswitchError(
-      'PEER_DOWN',
-      `the link to ${peer ?? 'a peer'} on port ${name} of host ${this.host.name} went away or began anew during the snapshot`,
-      'Check the link, and take the snapshot again.',
-    )
-  }
-
-  /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */
-  private waitForUnknown(network: string, epoch: number): void {
-    if (this.giveWay.has(network)) return
-    const timer = setTimeout(() => {
-      this.giveWay.delete(network)
-      if (this.sessions.get(network)?.snapshot?.request.epoch === epoch) return
-      this.host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
-      this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
-    }, UNKNOWN_EPOCH_MS)
-    this.giveWay.set(network, timer)
-  }
-
-  private async advance(network: string, epoch: number): Promise<void> {
-    await this.host.epochs.raise(network, epoch)
-    this.host.datapath.rememberEpoch(network, epoch)
-    await advance(this.host, network, epoch)
+  private portName(index: number): string {
+    return this.host.ports.byIndex(index)?.name ?? `port-${index}`
   }
 
   private check(network: string): void {
-    if (!this.networks.includes(network)) throw this.unknown(network)
-  }
-
-  private unknown(network: string): SnapswitchError {
-    return new SnapswitchError(
-      'NETWORK_UNKNOWN',
-      `host ${this.host.name} has no network ${network}`,
-      'Check the name; `snapswitch status` lists the networks of a host.',
-    )
+    if (!this.networks.includes(network)) throw unknownNetwork(this.host.name, network)
   }
 
   private claim(network: string, session: Session): void {
     const busy = this.busy(network)
-    if (busy !== null) throw this.busyError(network, busy)
+    if (busy !== null) throw networkBusy(this.host.name, network, busy)
     this.sessions.set(network, session)
-  }
-
-  private busyError(network: string, busy: string): SnapswitchError {
-    return new SnapswitchError(
-      'SNAPSHOT_BUSY',
-      `network ${network} on ${this.host.name}: ${busy} is under way`,
-      'Wait until it has ended, then try again.',
-    )
   }
 
   private restoreSession(network: string, snapshot: string): RestoreSession | null {

@@ -1,0 +1,64 @@
+// How a host's epochs follow its peers' outside of snapshots: after it was away, or when it was left out of a snapshot, frames
+// from its peers' later cuts must not be early to it for ever.
+
+import { advance } from './gates.js'
+import type { Host } from './host.js'
+import { type PeerNews, PeerNewsdesk } from './peer-news.js'
+
+/** How long frames from an unknown cut wait for its TAKE before this host gives way and moves on. */
+const UNKNOWN_EPOCH_MS = 3000
+
+/** What is under way in a network: null, a restore, or the snapshot of an epoch. */
+export type UnderWay = (network: string) => { readonly epoch: number | null } | null
+
+export class CatchUp {
+  private readonly host: Host
+  private readonly underWay: UnderWay
+  private readonly giveWay = new Map<string, NodeJS.Timeout>()
+  private readonly news = new PeerNewsdesk((news, more) => this.peerHeard(news, more))
+
+  constructor(host: Host, underWay: UnderWay) {
+    this.host = host
+    this.underWay = underWay
+  }
+
+  /** A peer switch was heard of for the first time, or has restarted. */
+  heard(news: PeerNews): void {
+    this.news.heard(news)
+  }
+
+  /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */
+  early(network: string, epoch: number): void {
+    if (this.giveWay.has(network)) return
+    const timer = setTimeout(() => {
+      this.giveWay.delete(network)
+      if (this.underWay(network)?.epoch === epoch) return
+      this.host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
+      this.advanceSoon(network, epoch)
+    }, UNKNOWN_EPOCH_MS)
+    this.giveWay.set(network, timer)
+  }
+
+  /** Durable before it is used. Throws STORE_FULL or STORE_IO. */
+  async advance(network: string, epoch: number): Promise<void> {
+    await this.host.epochs.raise(network, epoch)
+    this.host.datapath.rememberEpoch(network, epoch)
+    await advance(this.host, network, epoch)
+  }
+
+  close(): void {
+    for (const timer of this.giveWay.values()) clearTimeout(timer)
+    this.news.close()
+  }
+
+  private peerHeard({ network, host, epoch }: PeerNews, more: number): void {
+    const others = more === 0 ? {} : { more }
+    this.host.log.info({ network, peer: host, epoch, ...others }, 'peer switch heard')
+    // A peer that has made cuts we know nothing of: we were away.
+    if (this.underWay(network) === null && epoch > this.host.epochs.get(network)) this.advanceSoon(network, epoch)
+  }
+
+  private advanceSoon(network: string, epoch: number): void {
+    this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
+  }
+}

@@ -1,0 +1,43 @@
+// What the agent says when it cannot do what it was asked for, or must break off.
+
+import { SnapswitchError } from '../../src/errors/errors.js'
+
+export const calledOff = new SnapswitchError(
+  'SNAPSHOT_DISCARDED',
+  'the coordinator has called the snapshot off',
+  'See the coordinator for the reason.',
+)
+
+export const stopping = new SnapswitchError(
+  'SNAPSHOT_DISCARDED',
+  'the switch daemon is stopping',
+  'Start it and take the snapshot again.',
+)
+
+export function restarted(cause?: Error): SnapswitchError {
+  return new SnapswitchError('INTERNAL', 'the datapath failed and was restarted', 'Take the snapshot again.', cause)
+}
+
+export function brokenChannel(host: string, port: string, peer: string | null): SnapswitchError {
+  return new SnapswitchError(
+    'PEER_DOWN',
+    `the link to ${peer ?? 'a peer'} on port ${port} of host ${host} went away or began anew during the snapshot`,
+    'Check the link, and take the snapshot again.',
+  )
+}
+
+export function unknownNetwork(host: string, network: string): SnapswitchError {
+  return new SnapswitchError(
+    'NETWORK_UNKNOWN',
+    `host ${host} has no network ${network}`,
+    'Check the name; `snapswitch status` lists the networks of a host.',
+  )
+}
+
+export function networkBusy(host: string, network: string, busy: string): SnapswitchError {
+  return new SnapswitchError(
+    'SNAPSHOT_BUSY',
+    `network ${network} on ${host}: ${busy} is under way`,
+    'Wait until it has ended, then try again.',
+  )
+}
