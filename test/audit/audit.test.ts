@@ -47,6 +47,32 @@ t.test('hosts on one LAN, too', async (t) => {
   }
 })
 
+t.test('a trunk whose devices cut frames up: incomplete, with the reason', async (t) => {
+  for (let seed = 1; seed <= 5; seed++) {
+    const run = syntheticRun(seed)
+    const { recording } = run.hosts[0]
+    const { events } = recording
+    // On this side a frame was long; on the other, something else came.
+    const begin = events.findIndex(({ kind }) => kind === Event.begin)
+    // One that is nowhere held: what came of it came at once.
+    const isWhole = (cause: number, digest: bigint) =>
+      events.every((event, at) => event.digest !== digest || at === cause || event.cause === cause)
+    const out = events.findIndex(
+      ({ kind, cause, digest }) => kind === Event['to-trunk'] && cause > begin && isWhole(cause, digest),
+    )
+    const { cause, digest } = events[out]
+    const long = events.map((event, at) =>
+      at === cause || (event.cause === cause && event.digest === digest)
+        ? { ...event, length: 4000, digest: digest ^ 0x40n }
+        : event,
+    )
+    const hosts = [{ ...run.hosts[0], recording: { ...recording, events: long } }, ...run.hosts.slice(1)]
+    const { verdict, checks } = judge({ ...run, hosts })
+    t.equal(verdict, 'incomplete', JSON.stringify(checks))
+    t.match(checks.find(({ check }) => check === 'no orphan')?.notes.join(), /cut up or put together/)
+  }
+})
+
 t.test('a port that was not drained before its cut', async (t) => {
   for (let seed = 1; seed <= 5; seed++) {
     const { verdict, checks } = judge(syntheticRun(seed, { undrained: true }))
