@@ -196,6 +196,12 @@ function answerError(
   return reply.status(status).send({ error: failure.report() } satisfies ErrorBody)
 }
 
+/** By node's code for what is wrong with a request. */
+const unreadableStatus: Readonly<Record<string, string>> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+}
+
 /** What is no HTTP, or has a head that is too large or too slow, gets the same form of answer as everything else. */
 function refuseUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) {
@@ -203,7 +209,8 @@ function refuseUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
     return
   }
   const body = JSON.stringify({ error: invalidRequest(`no readable HTTP request: ${error.message}`, error).report() })
-  const head = `HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}`
+  const status = unreadableStatus[error.code ?? ''] ?? '400 Bad Request'
+  const head = `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}`
   socket.end(`${head}\r\n\r\n${body}`, () => socket.destroy())
 }
 
