@@ -75,12 +75,12 @@ class Files {
     const digest = createHash('sha256').update(content).digest('hex')
     const partFile = join(this.lab.directory, `state-${host}`, 'snapshots', 'lab0', name, 'part.json')
     for (const where of [this.manifestFile, partFile]) {
-      const text = readFileSync(where, 'utf8').replaceAll(file.digest, digest)
-      const sized = text.replace(
-        new RegExp(`"bytes": \\d+,(\\s*"digest": "${digest}")`),
-        `"bytes": ${content.length},$1`,
-      )
-      this.write(where, Buffer.from(sized))
+      // By its path: two hosts whose channels were empty have files that are alike.
+      const reference = new RegExp(`("path": "${file.path}",\\s*"bytes": )\\d+(,\\s*"digest": ")${file.digest}`)
+      const text = readFileSync(where, 'utf8')
+      const changed = text.replace(reference, `$1${content.length}$2${digest}`)
+      if (changed === text) throw new Error(`${where} does not name ${file.path}`)
+      this.write(where, Buffer.from(changed))
     }
   }
 
