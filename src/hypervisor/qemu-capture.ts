@@ -11,6 +11,7 @@ import { constants } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import { syncFile } from '../files/durable.js'
 import type { CaptureWork } from './capture-control.js'
 import { explainFailure } from './capture-failure.js'
 import { nowUs } from './clock.js'
@@ -21,17 +22,8 @@ import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealIn
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
-import { commitOverlay } from './qemu-img.js'
 import { applySettings, type MigrationSettings, migrationEnd } from './qemu-migration.js'
-import {
-  activeNodes,
-  discardOverlay,
-  mergeDown,
-  type Overlay,
-  openOverlay,
-  snapshotTransaction,
-  storeFull,
-} from './qemu-overlays.js'
+import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from './qemu-overlays.js'
 import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { liftWriteProtection } from './write-protection.js'
@@ -225,10 +217,7 @@ export class QemuCapture implements CaptureWork {
     const directories = new Set(
       [this.#file, ...this.#overlays.map(({ file }) => file)].map((file) => path.dirname(file)),
     )
-    for (const file of [...frozen, ...directories]) {
-      const handle = await open(file, constants.O_RDONLY)
-      await handle.sync().finally(() => handle.close())
-    }
+    for (const file of [...frozen, ...directories]) await syncFile(file)
   }
 
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
@@ -307,17 +296,6 @@ export class QemuCapture implements CaptureWork {
     const { qmp, process } = this.#context
     const overlays = this.#overlays
     this.#overlays = []
-    const gone = qmp.failure !== null && process !== null && !isAlive(process)
-    const inUse = this.#frozen && qmp.failure === null ? await activeNodes(qmp, within(recoveryMs)) : new Set<string>()
-    for (const overlay of overlays) {
-      if (!this.#frozen || (qmp.failure === null && !inUse.has(overlay.node))) await discardOverlay(qmp, overlay)
-      else if (qmp.failure === null) {
-        await mergeDown(qmp, overlay.node, overlay.disk.node, overlay.file, within(recoveryMs)).catch(() => {})
-      } else if (gone) {
-        // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
-        await commitOverlay(overlay.file, within(recoveryMs))
-        await rm(overlay.file, { force: true })
-      }
-    }
+    await takeBackOverlays(qmp, process, overlays, this.#frozen, within(recoveryMs))
   }
 }

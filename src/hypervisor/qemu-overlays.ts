@@ -7,8 +7,9 @@ import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { within } from './deadline.js'
 import type { Deadline } from './hypervisor.js'
+import { isAlive, type ProcessIdentity } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
-import { createOverlay } from './qemu-img.js'
+import { commitOverlay, createOverlay } from './qemu-img.js'
 import type { JsonObject, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
@@ -144,4 +145,26 @@ export async function mergeDown(
   // A node that blockdev-add made stays until it is deleted; one that came with the drive is gone already.
   await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   await rm(file, { force: true })
+}
+
+/** Takes overlays back after a capture that failed. `mayBeUsed`: the transaction was sent. */
+export async function takeBackOverlays(
+  qmp: QmpClient,
+  process: ProcessIdentity | null,
+  overlays: readonly Overlay[],
+  mayBeUsed: boolean,
+  deadline: Deadline,
+): Promise<void> {
+  const lost = qmp.failure !== null
+  const inUse = mayBeUsed && !lost ? await activeNodes(qmp, deadline) : new Set<string>()
+  for (const overlay of overlays) {
+    const { node, file, disk } = overlay
+    if (!mayBeUsed || (!lost && !inUse.has(node))) await discardOverlay(qmp, overlay)
+    else if (!lost) await mergeDown(qmp, node, disk.node, file, deadline).catch(() => {})
+    else if (process !== null && !isAlive(process)) {
+      // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
+      await commitOverlay(file, deadline)
+      await rm(file, { force: true })
+    }
+  }
 }

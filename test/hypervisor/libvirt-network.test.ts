@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import t from 'tap'
 import { bitsOf, ringResult } from '../../guest/expected.js'
-import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
+import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas.js'
 import { checkOutcome } from '../demo/checks.js'
 import { sleep } from '../lab/command.js'
 import { startDomain, startLibvirt, withDomains } from '../lab/domains.js'
@@ -54,8 +54,10 @@ t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
   await Promise.all([...domains.map((name) => startDomain(daemon, lab, name)), lab.startMachine('plain3')])
   await ringAt(lab, hops * 0.3)
   const before = Object.fromEntries(domains.map((name) => [name, daemon.disks(name).vda!]))
-  const manifest = await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'mixed'])
+  const manifest = await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'mixed', '--record'])
   t.equal(manifest.state, 'complete')
+  const audit = await lab.snapswitchJson<AuditReport>(['snapshot', 'audit', 'mixed'])
+  t.equal(audit.verdict, 'consistent', JSON.stringify(audit.checks.filter(({ verdict }) => verdict !== 'consistent')))
   for (const member of manifest.parts.flatMap((part) => part.members)) {
     t.comment(`${member.vm}: stood still for ${(member.resumedAtUs - member.pausedAtUs) / 1000} ms`)
   }
@@ -88,6 +90,13 @@ t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
     t.equal(daemon.virsh('snapshot-list', name), '')
   }
   await outcome('restored')
+  const views = () => domains.map((name) => [daemon.disks(name), daemon.disks(name, true)])
+  const viewed = views()
+  await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'again'])
+  t.notSame(views(), viewed)
+  await lab.snapswitchJson(['snapshot', 'delete', 'again'])
+  t.same(views(), viewed, 'domblklist is as before the snapshot that was deleted')
+  for (const name of domains) t.equal(daemon.virsh('snapshot-list', name), '')
   const overlays = domains.map((name) => daemon.disks(name).vda!)
   await lab.killMachines()
   await until('libvirt to notice', () => domains.every((name) => daemon.virsh('domstate', name) === 'shut off'))

@@ -146,6 +146,9 @@ for (const [mode, driver] of [
     t.equal(await machine.mergeFrozen(second.seal.disks[0]!, soon(10_000)), true)
     viewIs(t, domain, first.seal.disks[0]!.overlay, 'after the delete')
     t.notOk(existsSync(second.seal.disks[0]!.overlay), 'overlay gone')
+    if (mode === 'background') {
+      for (const { seal } of [first, second]) t.notOk(existsSync(seal.disks[0]!.layers[0]!.file), 'copy gone')
+    }
     t.equal(await machine.mergeFrozen(first.seal.disks[0]!, soon(10_000)), true)
     viewIs(t, domain, domain.disk, 'after both are deleted')
     await daemon.runs(domain)
@@ -198,6 +201,22 @@ t.test('virsh restore takes the image of a fast capture', async (t) => {
   t.equal(readReport(domain.serial).complaints, '')
   t.same(daemon.disks('saved'), { vda: disk!.layers[0]!.file })
   await end(await attach('saved'), domain)
+})
+
+t.test('where disks may not be copied, libvirt’s disk snapshot comes into the pause', async (t) => {
+  const domain = await daemon.domain('slow')
+  const machine = await attach('slow', createLibvirtHypervisor({ uri: daemon.uri, copyDisks: false }))
+  const { seal, downtimeMs } = await take(machine, domain.serial)
+  t.comment(`STOP to RESUME ${downtimeMs} ms`)
+  const [disk] = seal.disks
+  t.match(disk, { layers: [{ file: domain.disk }], copied: undefined })
+  viewIs(t, domain, disk!.overlay, 'after the snapshot')
+  t.equal(await machine.mergeFrozen(disk!, soon(10_000)), true)
+  viewIs(t, domain, domain.disk, 'after the delete')
+  await daemon.runs(domain)
+  t.ok(isGapless(readCounts(domain.serial)))
+  t.equal(readReport(domain.serial).complaints, '')
+  await end(machine, domain)
 })
 
 t.test('settings of the machine are as before, and libvirt’s own jobs work after', async (t) => {
