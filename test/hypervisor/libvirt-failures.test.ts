@@ -77,6 +77,8 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
 
 for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
   for (const moment of ['prepared', 'paused', 'capturing', 'resumed'] as const) {
+    // How it ends makes little difference: every moment once, and one of them twice.
+    if (signal === 'SIGTERM' && moment !== 'paused') continue
     t.test(`libvirtd ends by ${signal} when ${moment}, and is started again`, async (t) => {
       const domain = await daemon.domain('restart', { memoryMiB: 256 })
       const machine = await attach('restart')
