@@ -52,6 +52,7 @@ const MARKED = [
   'carried',
   'carried in pieces',
   'heard outside on the LAN',
+  'audited',
 ] as const
 
 export type Mark = (typeof MARKED)[number] | `undone: ${Undone}`

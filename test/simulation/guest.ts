@@ -65,6 +65,9 @@ export class Guest {
   host: number
   alive = true
   running = true
+  /** When it was stopped last, and has run since: a hypervisor tells it exactly, if later. */
+  stoppedAt = 0
+  runsSince = 0
   /** Counts the times it was ended or loaded: what was under way for a former self means nothing. */
   life = 0
   log: GuestLog
@@ -139,6 +142,7 @@ export class Guest {
         return
       }
       this.running = false
+      this.stoppedAt = this.world.time.now
       this.world.note(this.name, 'paused')
       this.task(done, refused)
     }, refused)
@@ -246,6 +250,7 @@ export class Guest {
   run(): void {
     if (this.running || !this.alive) return
     this.running = true
+    this.runsSince = this.world.time.now
     this.world.note(this.name, 'runs')
     for (const nic of this.nics) this.scheduleRead(nic)
     for (const send of this.deferred.splice(0)) send()

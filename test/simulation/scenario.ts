@@ -67,6 +67,8 @@ export interface Scenario {
   readonly chain: boolean
   /** Control frames carry the seal of a pre-shared key. */
   readonly keyed: boolean
+  /** Snapshots are recorded, and audited when all is over. */
+  readonly recorded: boolean
   /** What is on every host's disk as the highest epoch at the start. */
   readonly epoch: number
   readonly policy: Policy
@@ -132,7 +134,8 @@ const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing
 /** Draws the scenario of a seed. */
 export function drawScenario(seed: number): Scenario {
   const random = new Random(seed ^ 0x5eed)
-  const scenario = aroundRestore(drawOnTrunks(seed), random)
+  const drawn = aroundRestore(drawOnTrunks(seed), random)
+  const scenario = { ...drawn, recorded: !drawn.chain && new Random(seed ^ 0xa0d17).chance(0.1) }
   if (random.chance(0.2)) return putOnLan(scenario, random)
   return random.chance(0.1) ? { ...scenario, sends: drawForms(scenario.sends, random, false) } : scenario
 }
@@ -266,6 +269,7 @@ export function drawOnTrunks(seed: number): Scenario {
     orders,
     faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
     keyed: random.chance(0.15),
+    recorded: false,
     portion: random.pick([1, 3, 256]),
   }
 }

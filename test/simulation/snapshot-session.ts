@@ -8,6 +8,7 @@ import type { MemberEffect, MemberEvent } from '../../switch/agent/member-cut.js
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
 import { type Answer, ignore } from './agent.js'
+import { Recording } from './audit.js'
 import type { Daemon } from './daemon.js'
 import { advanceNetwork, releaseGates } from './gates.js'
 import type { Guest, Image } from './guest.js'
@@ -54,12 +55,20 @@ export class SnapshotSession {
   private readonly past: LocalEvent[] = []
   private readonly listeners: ((event: LocalEvent) => void)[] = []
   private readonly waitingForEnd: (() => void)[] = []
+  private readonly recording: Recording | null
   private closures: readonly ChannelClosed[] = []
   private part: LocalPart | null = null
   private ended = false
 
-  constructor(daemon: Daemon, request: SessionRequest, guests: readonly Guest[], deadline: number) {
+  constructor(
+    daemon: Daemon,
+    request: SessionRequest,
+    guests: readonly Guest[],
+    deadline: number,
+    recording: Recording | null,
+  ) {
     this.daemon = daemon
+    this.recording = recording
     this.request = request
     this.deadline = deadline
     this.members = new Map(guests.map((guest) => [guest.name, newMember(guest)]))
@@ -92,7 +101,9 @@ export class SnapshotSession {
             return
           }
           const nics = guests.flatMap((guest) => guest.nics)
+          let recording: Recording | null = null
           const arm = () => {
+            if (world.scenario.recorded) recording = new Recording(worker, request)
             for (const nic of nics) nic.armedAt = nic.log.delivered.length
             worker.forwarder.snapshots.arm(nics.map((nic) => nic.index))
           }
@@ -100,7 +111,8 @@ export class SnapshotSession {
             'arm',
             arm,
             () => {
-              if (daemon.worker === worker) answer.done(new SnapshotSession(daemon, request, guests, deadline))
+              if (daemon.worker === worker)
+                answer.done(new SnapshotSession(daemon, request, guests, deadline, recording))
               else remove(problem('INTERNAL', 'the datapath failed and was restarted'))
             },
             (reason) => remove(problem('INTERNAL', reason)),
@@ -135,6 +147,7 @@ export class SnapshotSession {
     this.closures = closures
     if (closures.some(({ byCount }) => !byCount)) this.daemon.world.marks.add('channel closed by deadline')
     this.publish({ type: 'closed', closures: this.closureRecords() })
+    this.recording?.endSoon()
     this.input({ kind: 'closed' })
   }
 
@@ -242,13 +255,16 @@ export class SnapshotSession {
     const { worker, world, host } = daemon
     const { guest, ports, times } = member
     const { snapshots } = worker.forwarder
-    const now = () => Math.round((EPOCH_MS + world.time.now) * 1000)
+    const us = (ms: number) => Math.round((EPOCH_MS + ms) * 1000)
+    const now = () => us(world.time.now)
+    let cutAt = 0
     world.step(host)
     switch (effect) {
       case 'gate':
         worker.call(
           'gate',
           () => {
+            if (worker.forwarder.journal !== null) worker.forwarder.journal.now = worker.now
             snapshots.gate(ports)
             world.note(host.name, `gate of ${guest.name} closes`)
           },
@@ -265,7 +281,7 @@ export class SnapshotSession {
       case 'pause':
         member.paused = true
         guest.pause(() => {
-          times.paused = now()
+          times.paused = us(guest.stoppedAt)
           this.publish({ type: 'paused', vm: guest.name, atUs: times.paused })
           say('paused')
         }, fail)
@@ -275,12 +291,13 @@ export class SnapshotSession {
         worker.call(
           'flip',
           () => {
+            cutAt = world.time.now
             const results = worker.flip(ports, this.request.epoch, residue)
             world.note(host.name, `CUT of ${guest.name} e${this.request.epoch}`)
             return results
           },
           (results) => {
-            times.cut = now()
+            times.cut = us(cutAt)
             for (const { recorded, lost } of results) {
               member.residue += recorded
               member.lost += lost
@@ -300,7 +317,7 @@ export class SnapshotSession {
         guest.capture(() => daemon.alive, {
           resumed: () => {
             if (!daemon.alive) return
-            times.resumed = now()
+            times.resumed = us(guest.runsSince)
             member.paused = false
             this.publish({ type: 'resumed', vm: guest.name, atUs: times.resumed })
             say('resumed')
@@ -420,11 +437,15 @@ export class SnapshotSession {
         const { guest, times } = member
         return {
           vm: guest.name,
-          ports: guest.nics.map((nic) => ({ name: `p${nic.index}`, device: `tap${nic.index}`, mac: null })),
+          ports: guest.nics.map((nic) => ({
+            name: `p${nic.index}`,
+            device: `tap${nic.index}`,
+            mac: nic.mac.map((byte) => byte.toString(16).padStart(2, '0')).join(':'),
+          })),
           definition: null,
           memory: file(`memory ${guest.name}`, member.image),
           disks: [],
-          captureMode: 'background',
+          captureMode: guest.stopped ? 'stopped' : 'background',
           gatedAtUs: times.gated,
           pausedAtUs: times.paused,
           cutAtUs: times.cut,
@@ -439,6 +460,7 @@ export class SnapshotSession {
         }
       }),
       channel: file(`channel ${host.name}`, frames),
+      ...(this.recording === null ? {} : { events: file(`events ${host.name}`, this.recording.write()) }),
       closures: this.closureRecords(),
     }
   }
@@ -456,6 +478,7 @@ export class SnapshotSession {
 
   private finish(error: ErrorReport | null): void {
     this.timer.act = null
+    this.recording?.stop()
     const end = () => {
       if (error !== null) this.publish({ type: 'failed', error })
       else if (this.part !== null) this.publish({ type: 'done', part: this.part })

@@ -99,7 +99,7 @@ export class World {
   private readonly frame = new Frame()
   private readonly trunks = new Map<number, Trunk>()
   /** Whether a datapath starts anew in the middle. */
-  private readonly restarts: boolean
+  readonly restarts: boolean
   /** By NIC: the highest color its frames have had. */
   private readonly colors: number[]
   private readonly members: ReadonlySet<number>[]

@@ -1,0 +1,44 @@
+// Faults planted in the rules, and found by the production audit in recordings of the run, without any of the simulation's own
+// knowledge of who sent what.
+
+import t from 'tap'
+import type { AuditVerdict } from '../../src/api/schemas.js'
+import { auditOf } from './audit.js'
+import { plantedFaults } from './faults.js'
+import { type Plant, runScenario } from './run.js'
+import { drawOnTrunks, isCalm } from './scenario.js'
+
+const SEED = 8_000_000
+const SCHEDULES = 2_000
+
+const found = [
+  'the drain is dropped',
+  'early frames are delivered',
+  'in-transit frames are not recorded',
+  'in-transit frames are recorded and not delivered',
+  'the gate is never closed',
+  'the hold queue is flushed after later frames',
+  'only the first NIC of a machine is flipped in time',
+]
+
+/** Verdicts on the snapshots of a schedule. */
+function verdictsOf(seed: number, plant: Plant): AuditVerdict[] {
+  const scenario = { ...drawOnTrunks(seed), recorded: true }
+  if (!isCalm(scenario) || scenario.chain) return []
+  const { world } = runScenario(scenario, plant)
+  return [...world.catalogue.values()].flatMap((manifest) =>
+    manifest.state === 'complete' ? (auditOf(world, manifest)?.verdict ?? []) : [],
+  )
+}
+
+for (const name of found) {
+  t.test(`the audit finds: ${name}`, async (t) => {
+    const fault = plantedFaults.find((one) => one.name === name)!
+    for (let seed = SEED; seed < SEED + SCHEDULES; seed++) {
+      if (!verdictsOf(seed, fault.plant).includes('violated')) continue
+      t.notOk(verdictsOf(seed, () => ({})).includes('violated'), `seed ${seed}: without the fault it finds nothing`)
+      return
+    }
+    t.fail(`not found in ${SCHEDULES} schedules`)
+  })
+}
