@@ -11,6 +11,7 @@ const COUNTED = {
   'held frame': Counter.held,
   'in-transit frame recorded': Counter.recorded,
   straggler: Counter.stragglers,
+  'early frame dropped': Drop['early-dropped'],
   'hold overflow': Drop['hold-overflow'],
   'channel state overflow': Drop['record-overflow'],
   'former frame fenced': Drop.fenced,

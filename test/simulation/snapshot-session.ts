@@ -20,6 +20,7 @@ const SETTLE_MS = 20
 const SETTLE_STEP_MS = 1
 const MERGE = 51
 const PREPARE = 52
+const TURN = 53
 
 export interface SessionRequest {
   readonly snapshot: string
@@ -260,21 +261,23 @@ export class SnapshotSession {
     let cutAt = 0
     world.step(host)
     switch (effect) {
-      case 'gate':
-        worker.call(
-          'gate',
-          () => {
-            if (worker.forwarder.journal !== null) worker.forwarder.journal.now = worker.now
-            snapshots.gate(ports)
-            world.note(host.name, `gate of ${guest.name} closes`)
-          },
-          () => {
-            times.gated = now()
-            say('gated')
-          },
-          fail,
-        )
+      case 'gate': {
+        const gate = () => {
+          if (worker.forwarder.journal !== null) worker.forwarder.journal.now = worker.now
+          snapshots.gate(ports)
+          world.note(host.name, `gate of ${guest.name} closes`)
+        }
+        const gated = () => {
+          times.gated = now()
+          say('gated')
+        }
+        // Its turn comes after some others' flips.
+        daemon.after(world.wait(TURN, host.index, guest.index, world.scenario.pace.hypervisor), () => {
+          if (this.machine.members.get(guest.name)?.state === 'gating') worker.call('gate', gate, gated, fail)
+          else say('gated')
+        })
         return
+      }
       case 'settle':
         this.settle(member, world.time.now + SETTLE_MS, () => say('settled'))
         return
