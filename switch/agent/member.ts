@@ -19,8 +19,9 @@ import type { CutRecord } from './journal.js'
 import { undoOverlays } from './leftovers.js'
 import { resumeMachine } from './resume.js'
 
-/** How long a guest may take to read what it was sent before it is paused all the same. */
+/** How long a guest may take to read what it was sent before it is paused all the same; and how long not to read at all. */
 const SETTLE_MS = 20
+const STILL_MS = 5
 const SETTLE_STEP_MS = 1
 
 /** A machine on its way through the cut; times in microseconds of CLOCK_REALTIME. */
@@ -151,11 +152,21 @@ export function countersOf(host: Host, ports: readonly PortEntry[]): MemberCount
   }
 }
 
-/** Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. */
+/**
+ * Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. One that reads nothing
+ * (its NIC is down, it has crashed) must not keep the machines waiting whose turn comes after it.
+ */
 export async function settle(host: Host, member: Member): Promise<void> {
+  const unread = () => member.ports.reduce((sum, port) => sum + host.unread.of(port.index, port.ifindex), 0)
   const end = performance.now() + SETTLE_MS
-  const unread = () => member.ports.some((port) => host.unread.of(port.index, port.ifindex) > 0)
-  while (unread() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+  let least = unread()
+  let still = performance.now() + STILL_MS
+  while (least > 0 && performance.now() < Math.min(still, end)) {
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
+    const now = unread()
+    if (now < least) still = performance.now() + STILL_MS
+    least = Math.min(least, now)
+  }
 }
 
 /**
