@@ -155,7 +155,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
   },
   {
     name: 'pieces are joined though one between them is missing',
-    breaks: [0, 3],
+    breaks: [0, 2, 3],
     plant: inPeers((peer, inside) => {
       const unpack = peer.unpack.bind(peer)
       peer.unpack = (frame) => {
