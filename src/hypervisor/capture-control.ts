@@ -1,8 +1,10 @@
 // One machine's captures, one at a time: what all drivers' machines do alike around the work that differs.
 
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { nowUs } from './clock.js'
 import type { CutPace } from './cut-pace.js'
 import type { Capture, Deadline, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
+import type { QmpEvent } from './qmp-messages.js'
 
 /** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
 type Phase = 'idle' | 'preparing' | 'prepared' | 'capturing' | 'closed'
@@ -100,10 +102,20 @@ export class CaptureControl {
     return { resumed, sealed }
   }
 
-  /** The machine was told to run, and does. */
-  runs(): void {
+  /** `ask` tells the machine to run, and returns when it does; `onEvent` hears its events. */
+  async resume(onEvent: (listener: (event: QmpEvent) => void) => () => void, ask: () => Promise<unknown>) {
+    let resumedAtUs: number | null = null
+    const stop = onEvent(({ name, atUs }) => {
+      if (name === 'RESUME') resumedAtUs = atUs
+    })
+    try {
+      await ask()
+    } finally {
+      stop()
+    }
     this.#paused = false
     this.pace.end()
+    return { resumedAtUs: resumedAtUs ?? nowUs() } satisfies ResumeInfo
   }
 
   async close(): Promise<void> {

@@ -2,7 +2,6 @@
 
 import { rm } from 'node:fs/promises'
 import { CaptureControl } from './capture-control.js'
-import { nowUs } from './clock.js'
 import { CutPace } from './cut-pace.js'
 import type {
   Capture,
@@ -201,18 +200,11 @@ export class QemuMachine implements MachineControl {
     return this.#captures.capture(deadline)
   }
 
-  async resume(deadline: Deadline): Promise<ResumeInfo> {
-    let resumedAtUs: number | null = null
-    const stop = this.#qmp.onEvent(({ name, atUs }) => {
-      if (name === 'RESUME') resumedAtUs = atUs
-    })
-    try {
-      await this.#qmp.execute('cont', {}, deadline)
-    } finally {
-      stop()
-    }
-    this.#captures.runs()
-    return { resumedAtUs: resumedAtUs ?? nowUs() }
+  resume(deadline: Deadline): Promise<ResumeInfo> {
+    return this.#captures.resume(
+      (listener) => this.#qmp.onEvent(listener),
+      () => this.#qmp.execute('cont', {}, deadline),
+    )
   }
 
   async destroy(deadline: Deadline): Promise<void> {

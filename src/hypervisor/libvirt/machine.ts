@@ -3,7 +3,6 @@
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { CaptureControl } from '../capture-control.js'
-import { nowUs } from '../clock.js'
 import { CutPace } from '../cut-pace.js'
 import type {
   Capture,
@@ -187,18 +186,11 @@ export class LibvirtMachine implements MachineControl {
     return this.#captures.capture(deadline)
   }
 
-  async resume(deadline: Deadline): Promise<ResumeInfo> {
-    let resumedAtUs: number | null = null
-    const stop = this.#link.onEvent(({ name, atUs }) => {
-      if (name === 'RESUME') resumedAtUs = atUs
-    })
-    try {
-      await this.#link.call('resume', {}, deadline)
-    } finally {
-      stop()
-    }
-    this.#captures.runs()
-    return { resumedAtUs: resumedAtUs ?? nowUs() }
+  resume(deadline: Deadline): Promise<ResumeInfo> {
+    return this.#captures.resume(
+      (listener) => this.#link.onEvent(listener),
+      () => this.#link.call('resume', {}, deadline),
+    )
   }
 
   async destroy(deadline: Deadline): Promise<void> {
