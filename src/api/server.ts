@@ -1,8 +1,6 @@
 // What both daemons' APIs share: fastify on a unix socket, schema validation, errors as reports, streams, OpenAPI.
 
-import { chmod, mkdir, stat, unlink } from 'node:fs/promises'
-import { connect, type Socket } from 'node:net'
-import { dirname } from 'node:path'
+import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import fastifySwagger from '@fastify/swagger'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
@@ -21,6 +19,7 @@ import Fastify, {
 import type { Logger } from 'pino'
 import { asSnapswitchError, type ErrorCode, type ErrorReport, SnapswitchError } from '../errors/errors.js'
 import { routes } from './paths.js'
+import { bindSocket, prepareSocket } from './unix-socket.js'
 import { describeFinding, validator } from './validate.js'
 
 export type ApiInstance = FastifyInstance<
@@ -82,8 +81,6 @@ const statusOf: Partial<Record<ErrorCode, number>> = {
 const jsonBodyLimit = 8 * 1024 * 1024
 /** Clients beyond this are turned away: a few commands and one coordinator need a handful of connections. */
 const maxConnections = 512
-/** sun_path of unix(7) without its final zero. Node cuts a longer path off and binds what is left. */
-const maxSocketPath = 107
 
 export async function createApi(options: ApiOptions): Promise<Api> {
   const app = Fastify({
@@ -134,7 +131,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
 
   return {
     app,
-    check: () => withSocketErrors(options.socketPath, () => prepareSocket(options.socketPath)),
+    check: () => prepareSocket(options.socketPath),
     listen: () => listen(app, options.socketPath),
     close: (graceMs = 2_000) => close(app, graceMs),
   }
@@ -232,89 +229,9 @@ function invalidRequest(message: string, cause?: unknown): SnapswitchError {
   )
 }
 
-async function listen(app: ApiInstance, socketPath: string): Promise<void> {
+async function listen(app: ApiInstance, path: string): Promise<void> {
   await app.ready()
-  await withSocketErrors(socketPath, async () => {
-    await prepareSocket(socketPath)
-    // The socket must not be open to others even for the instant between bind and chmod.
-    const umask = process.umask(0o007)
-    try {
-      await app.listen({ path: socketPath })
-    } finally {
-      process.umask(umask)
-    }
-    await chmod(socketPath, 0o660)
-  })
-}
-
-async function prepareSocket(socketPath: string): Promise<void> {
-  const bytes = Buffer.byteLength(socketPath)
-  if (bytes > maxSocketPath) throw new Error(`the path has ${bytes} bytes, ${maxSocketPath} fit`)
-  await mkdir(dirname(socketPath), { recursive: true, mode: 0o755 })
-  await removeStale(socketPath)
-}
-
-async function withSocketErrors(socketPath: string, act: () => Promise<void>): Promise<void> {
-  try {
-    await act()
-  } catch (thrown) {
-    if (thrown instanceof SnapswitchError) throw thrown
-    const code = (thrown as NodeJS.ErrnoException).code
-    if (code === 'EADDRINUSE') throw taken(socketPath)
-    throw new SnapswitchError(
-      code === 'EACCES' || code === 'EPERM' ? 'PERMISSION' : 'SYSCALL',
-      `cannot listen on ${socketPath}: ${(thrown as Error).message}`,
-      'Run as root, or choose another `socket:` in the configuration.',
-      thrown,
-    )
-  }
-}
-
-/** A socket file that nobody listens on is what a killed daemon left; one that answers, or another kind of file, is not ours. */
-async function removeStale(socketPath: string): Promise<void> {
-  let found: Awaited<ReturnType<typeof stat>>
-  try {
-    found = await stat(socketPath)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
-    throw error
-  }
-  if (!found.isSocket()) {
-    throw new SnapswitchError(
-      'DEVICE_BUSY',
-      `${socketPath} exists and is no socket`,
-      'Remove the file, or choose another `socket:` in the configuration.',
-    )
-  }
-  if (await answers(socketPath)) throw taken(socketPath)
-  await unlink(socketPath)
-}
-
-function taken(socketPath: string): SnapswitchError {
-  return new SnapswitchError(
-    'DEVICE_BUSY',
-    `another daemon listens on ${socketPath}`,
-    'Stop that daemon, or choose another `socket:` in the configuration.',
-  )
-}
-
-function answers(socketPath: string): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ path: socketPath })
-    const end = (result: boolean) => {
-      socket.destroy()
-      resolve(result)
-    }
-    // A full backlog (EAGAIN) or a connect that hangs means that somebody owns it.
-    socket.setTimeout(1_000, () => end(true))
-    socket.on('connect', () => end(true))
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      socket.destroy()
-      if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false)
-      else if (error.code === 'EAGAIN') resolve(true)
-      else reject(error)
-    })
-  })
+  await bindSocket(path, () => app.listen({ path }))
 }
 
 async function close(app: ApiInstance, graceMs: number): Promise<void> {
