@@ -8,7 +8,7 @@ import { Book } from '../src/audit/book.js'
 import { type ChannelEntry, channelEntries } from '../src/audit/channel-run.js'
 import { firstDifference } from '../src/audit/difference.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
-import { type EventTable, readEvents } from '../src/trace/events.js'
+import { type EventTable, readEvents } from '../src/trace/event-reader.js'
 import type { Agents } from './agents.js'
 import { figuresOf } from './sequence/snapshot-rules.js'
 

@@ -11,7 +11,7 @@
 // makes up a run, and no audit of files tells; digests that differ between manifest and hosts, and changes that break a rule, show.
 
 import type { AuditCheck, AuditVerdict, LocalPart, Manifest } from '../api/schemas.js'
-import { address, type EventTable } from '../trace/events.js'
+import { address, type EventTable } from '../trace/event-reader.js'
 import { type Book, verdictOfAll } from './book.js'
 import { type ChannelEntry, checkChannel } from './channel-run.js'
 import { type Home, HostRun } from './host-run.js'

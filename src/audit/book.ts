@@ -1,7 +1,7 @@
 // The audit's book: per check what was examined, what was found against it, and what a reader should know besides.
 
 import type { AuditCheck, AuditFinding, AuditVerdict } from '../api/schemas.js'
-import type { EventTable } from '../trace/events.js'
+import type { EventTable } from '../trace/event-reader.js'
 
 export type CheckName = AuditCheck['check']
 

@@ -4,7 +4,7 @@ import type { LocalPart } from '../api/schemas.js'
 import { FrameDigest } from '../frame/digest.js'
 import { Frame } from '../frame/frame.js'
 import { type ChannelFrame, readChannel } from '../trace/channel.js'
-import { identityOf } from '../trace/events.js'
+import { identityOf } from '../trace/event-reader.js'
 import { type Book, hex } from './book.js'
 import type { HostRun } from './host-run.js'
 

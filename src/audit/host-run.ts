@@ -1,7 +1,8 @@
 // One host's recording, walked through event by event: every rule that can be checked where it was recorded. What a switch
 // does with a frame it does before it takes the next one, so a frame's events follow its arrival at once, unless it was held.
 
-import { Event, type EventTable } from '../trace/events.js'
+import type { EventTable } from '../trace/event-reader.js'
+import { Event } from '../trace/events.js'
 import type { Book } from './book.js'
 import { checkEnd, checkMachines } from './host-end.js'
 import { PortRun } from './port-run.js'

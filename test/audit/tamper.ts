@@ -1,14 +1,8 @@
 // Takes a recording apart into its events and puts it together again, changed, with every digest in it right: what somebody
 // does who knows the format.
 
-import {
-  Event,
-  type EventKind,
-  EventTraceWriter,
-  type TraceEvent,
-  type TraceHead,
-  type TracePort,
-} from '../../src/trace/events.js'
+import { EventTraceWriter } from '../../src/trace/event-writer.js'
+import { Event, type EventKind, type TraceEvent, type TraceHead, type TracePort } from '../../src/trace/events.js'
 import { readPcapng } from '../../src/trace/reader.js'
 import { decodeRecord } from '../../src/trace/records.js'
 

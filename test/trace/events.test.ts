@@ -2,14 +2,9 @@
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import {
-  Event,
-  type EventTable,
-  EventTraceWriter,
-  MAX_EVENT_BYTES,
-  readEvents,
-  type TraceEvent,
-} from '../../src/trace/events.js'
+import { type EventTable, readEvents } from '../../src/trace/event-reader.js'
+import { EventTraceWriter, MAX_EVENT_BYTES } from '../../src/trace/event-writer.js'
+import { Event, type TraceEvent } from '../../src/trace/events.js'
 import { dropReasons } from '../../switch/forwarding/counters.js'
 import { seeded, syntheticRun } from '../audit/synthetic.js'
 import { putTogether } from '../audit/tamper.js'
