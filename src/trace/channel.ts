@@ -4,9 +4,9 @@
 
 import { SnapswitchError } from '../errors/errors.js'
 import type { InterfaceBlock, PacketBlock } from './pcapng.js'
-import { readPcapng } from './reader.js'
+import { readPcapng } from './pcapng-reader.js'
+import { PcapngWriter } from './pcapng-writer.js'
 import { decodeRecord, encodeRecord } from './records.js'
-import { PcapngWriter } from './writer.js'
 
 /**
  * `in-transit`: reached the switch after the receiver's cut. `residue`: delivered before it, but still unread in the

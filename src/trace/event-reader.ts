@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto'
 import { SnapswitchError } from '../errors/errors.js'
 import { Event, type EventKind, RECORD, TITLE, type TraceHead, type TracePort } from './events.js'
 import type { PacketBlock } from './pcapng.js'
-import { readPcapng } from './reader.js'
+import { readPcapng } from './pcapng-reader.js'
 import { decodeRecord } from './records.js'
 
 const COMMENT =

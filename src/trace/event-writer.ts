@@ -2,8 +2,8 @@
 
 import { createHash } from 'node:crypto'
 import { Event, eventKinds, RECORD, TITLE, type TraceEvent, type TraceHead, type TracePort } from './events.js'
+import { PcapngWriter } from './pcapng-writer.js'
 import { encodeRecord } from './records.js'
-import { PcapngWriter } from './writer.js'
 
 /** Bound of what an event takes in the file, its share of the running digests included. */
 export const MAX_EVENT_BYTES = 208

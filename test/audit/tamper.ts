@@ -3,7 +3,7 @@
 
 import { EventTraceWriter } from '../../src/trace/event-writer.js'
 import { Event, type EventKind, type TraceEvent, type TraceHead, type TracePort } from '../../src/trace/events.js'
-import { readPcapng } from '../../src/trace/reader.js'
+import { readPcapng } from '../../src/trace/pcapng-reader.js'
 import { decodeRecord } from '../../src/trace/records.js'
 
 export interface Recording {

@@ -5,9 +5,9 @@ import fc from 'fast-check'
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Block } from '../../src/trace/pcapng.js'
-import { readPcapng } from '../../src/trace/reader.js'
+import { readPcapng } from '../../src/trace/pcapng-reader.js'
+import { PcapngWriter } from '../../src/trace/pcapng-writer.js'
 import { decodeRecord, encodeRecord } from '../../src/trace/records.js'
-import { PcapngWriter } from '../../src/trace/writer.js'
 
 const frame = fc.uint8Array({ minLength: 0, maxLength: 200 })
 const text = fc.string({ unit: 'binary', maxLength: 40 })
