@@ -2,16 +2,7 @@
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
-import type {
-  AuditReport,
-  CreateRequest,
-  Manifest,
-  MemberPart,
-  Policy,
-  Progress,
-  RestoreOrder,
-  RestoreReport,
-} from '../api/schemas.js'
+import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrder } from '../api/schemas.js'
 import { nearest } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
@@ -23,8 +14,9 @@ import {
   withCoordinatorSocket,
   withJson,
 } from './options.js'
-import { formatBytes, formatMs, formatTable, printJson, type Terminal } from './output.js'
+import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
+import { describeManifest, describeRestore, tableOfSnapshots } from './snapshot-report.js'
 
 const callMs = 10_000
 const createMs = 60_000
@@ -146,19 +138,7 @@ async function list(terminal: Terminal, network: string | undefined, options: Co
   const all = await withCoordinator(options, (client) => client.snapshots({ deadlineMs: callMs }))
   const manifests = all.filter((m) => network === undefined || m.network === network)
   if (options.json === true) return printJson(terminal, manifests)
-  const head = ['SNAPSHOT', 'STATE', 'EPOCH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'DOWNTIME', 'LOST']
-  const rows = manifests.map((m) => [
-    `${m.network}/${m.name}`,
-    m.state,
-    m.epoch,
-    m.createdAt.slice(0, 19).replace('T', ' '),
-    m.parts.reduce((n, part) => n + part.members.length, 0),
-    formatBytes(membersOf(m).reduce((n, { part }) => n + part.memory.bytes, 0)),
-    m.figures === null ? null : formatMs(m.figures.globalMs),
-    m.figures === null ? null : formatMs(m.figures.downtimeMaxMs),
-    m.figures?.lost ?? null,
-  ])
-  terminal.out(formatTable(head, rows))
+  terminal.out(tableOfSnapshots(manifests))
 }
 
 async function show(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
@@ -245,70 +225,6 @@ async function resolveSnapshot(client: CoordinatorClient, given: string): Promis
     `there is no snapshot ${given}`,
     meant === null ? 'See `snapswitch snapshot list`.' : `Did you mean ${meant}? See \`snapswitch snapshot list\`.`,
   )
-}
-
-function membersOf(manifest: Manifest): { readonly host: string; readonly part: MemberPart }[] {
-  return manifest.parts.flatMap(({ host, members }) => members.map((part) => ({ host, part })))
-}
-
-function describeManifest(manifest: Manifest): string {
-  const { figures } = manifest
-  const lines = [
-    `snapshot ${manifest.network}/${manifest.name}: ${manifest.state}, epoch ${manifest.epoch}, policy ${manifest.policy}, begun ${manifest.createdAt}\n`,
-  ]
-  if (manifest.error !== null) lines.push(`error ${manifest.error.code}: ${manifest.error.message}\n`)
-  if (figures !== null) {
-    lines.push(
-      `took ${formatMs(figures.globalMs)}; longest downtime ${formatMs(figures.downtimeMaxMs)}; cut skew ${formatMs(figures.skewMs)}\n`,
-      `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
-    )
-  }
-  const late = manifest.parts.flatMap((part) => part.closures).reduce((sum, closure) => sum + (closure.late ?? 0), 0)
-  if (late > 0) {
-    lines.push(
-      `${late} frames came after their channel was closed and are in it: the network doubles or delays frames\n`,
-    )
-  }
-  const rows = membersOf(manifest).map(({ host, part }) => [
-    part.vm,
-    host,
-    formatMs((part.resumedAtUs - part.pausedAtUs) / 1000),
-    formatBytes(part.memory.bytes),
-    formatMs((part.sealedAtUs - part.cutAtUs) / 1000),
-    part.captureMode,
-    part.held,
-    part.early,
-    part.recorded,
-    part.lost,
-    part.dropped ?? 0,
-  ])
-  const times = membersOf(manifest).map(({ part: m }) => {
-    const between = (from: number | undefined, to: number | undefined) =>
-      from === undefined || to === undefined ? '-' : formatMs((to - from) / 1000)
-    return [
-      m.vm,
-      between(m.gatedAtUs, m.settledAtUs),
-      between(m.settledAtUs, m.pausedAtUs),
-      between(m.pausedAtUs, m.cutAtUs),
-      between(m.pausedAtUs, m.disksAtUs),
-      between(m.savingAtUs, m.resumedAtUs),
-      between(m.gatedAtUs, m.releasedAtUs),
-    ]
-  })
-  const phases = ['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED']
-  const counts = ['HELD', 'EARLY', 'RECORDED', 'LOST', 'DROPPED']
-  const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', ...counts]
-  if (rows.length > 0) lines.push('\n', formatTable(head, rows), '\n', formatTable(phases, times))
-  return lines.join('')
-}
-
-function describeRestore(report: RestoreReport): string {
-  const rows = Object.entries(report.placement).map(([vm, host]) => [vm, host])
-  return [
-    `restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`,
-    `${formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; resume skew ${formatMs(report.resumedSkewMs)}\n\n`,
-    formatTable(['MACHINE', 'HOST'], rows),
-  ].join('')
 }
 
 function unexpected(progress: Progress): SnapswitchError {
