@@ -1,6 +1,7 @@
 // What the coordinator can be asked for: create, restore, delete, list, status; and what it puts right when it starts.
 
 import type { Logger } from 'pino'
+import { unknownNetwork } from '../src/api/names.js'
 import type {
   AuditReport,
   CoordinatorStatus,
@@ -10,7 +11,6 @@ import type {
   RestoreOrder,
   RestoreReport,
 } from '../src/api/schemas.js'
-import { nearest } from '../src/api/validate.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { type Agents, SocketAgents } from './agents.js'
 import { auditSnapshot } from './audit.js'
@@ -21,7 +21,6 @@ import { NetworkLocks } from './locks.js'
 import { hostStatus, type Network } from './network.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
-import { listed } from './sequence/table.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
 import { type Catalogue, checkedName } from './store/catalogue.js'
 
@@ -218,13 +217,7 @@ export class Coordinator {
   #network(name: string): Network {
     const network = this.#networks.get(name)
     if (network !== undefined) return network
-    const known = [...this.#networks.keys()]
-    const meant = nearest(name, known)
-    throw new SnapswitchError(
-      'NETWORK_UNKNOWN',
-      `the coordinator knows no network ${JSON.stringify(name)}`,
-      meant === null ? `Its networks are ${listed(known)}.` : `Did you mean ${meant}?`,
-    )
+    throw unknownNetwork('the coordinator', name, [...this.#networks.keys()])
   }
 
   async #exclusively<T>(network: string, what: string, waitMs: number | null, act: () => Promise<T>): Promise<T> {

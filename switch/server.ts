@@ -1,6 +1,7 @@
 // The switch daemon's API: thin routes over ports, datapath and agent.
 
 import { Type } from '@sinclair/typebox'
+import { unknownNetwork } from '../src/api/names.js'
 import { routes } from '../src/api/paths.js'
 import {
   Digest,
@@ -70,6 +71,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
     const { network } = request.params
+    if (!networks.includes(network)) throw unknownNetwork(`host ${host.name}`, network, networks)
     const rows = await datapath.call('fdb', { network })
     return rows.map(({ mac, vlan, port, ageSeconds }) => {
       const entry = ports.byIndex(port)

@@ -1,7 +1,7 @@
 // Who goes where in a restore, what each host is asked for, and which host has a file. Pure functions over a manifest.
 
+import { choices } from '../../src/api/names.js'
 import type { FileReference, Manifest, MemberPart, RestoreRequest } from '../../src/api/schemas.js'
-import { nearest } from '../../src/api/validate.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { listed } from './table.js'
 
@@ -67,9 +67,7 @@ export function planRestore(
 }
 
 function invalid(message: string, word: string, known: readonly string[], whose: string): SnapswitchError {
-  const meant = nearest(word, known)
-  const hint = meant === null ? '' : ` Did you mean ${meant}?`
-  return new SnapswitchError('PLACEMENT_INVALID', message, `${whose} are ${listed(known)}.${hint}`)
+  return new SnapswitchError('PLACEMENT_INVALID', message, choices(whose, word, known))
 }
 
 /** The body that check and load share, for one target. */

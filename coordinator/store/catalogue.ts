@@ -1,12 +1,12 @@
 // The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file, fsynced,
 // renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after a power cut.
 
-import { mkdir, open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
+import { open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { Manifest, Name } from '../../src/api/schemas.js'
 import { describeFinding, validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { storeError, syncFile, writeDurable } from '../../src/files/durable.js'
+import { makeDirectory, storeError, syncFile, writeDurable } from '../../src/files/durable.js'
 
 const fitsManifest = validator(Manifest)
 const fitsName = validator(Name)
@@ -32,7 +32,7 @@ export class Catalogue {
   /** Makes the store's directory and sees that it can be written. Throws STORE_IO. */
   async open(): Promise<void> {
     try {
-      await mkdir(this.#root, { recursive: true, mode: 0o700 })
+      await makeDirectory(this.#root, 0o700)
       const probe = join(this.#root, `.probe.${process.pid}`)
       await (await open(probe, 'w')).close()
       await unlink(probe)

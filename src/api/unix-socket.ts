@@ -1,9 +1,10 @@
 // The unix socket that a daemon's API listens on: what a killed daemon has left is taken over, what a living one has is not.
 
-import { chmod, mkdir, stat, unlink } from 'node:fs/promises'
+import { chmod, stat, unlink } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { dirname } from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import { makeDirectory } from '../files/durable.js'
 
 /** sun_path of unix(7) without its final zero. Node cuts a longer path off and binds what is left. */
 const maxPathBytes = 107
@@ -31,7 +32,7 @@ export function bindSocket(path: string, bind: () => Promise<unknown>): Promise<
 async function makeWay(path: string): Promise<void> {
   const bytes = Buffer.byteLength(path)
   if (bytes > maxPathBytes) throw new Error(`the path has ${bytes} bytes, ${maxPathBytes} fit`)
-  await mkdir(dirname(path), { recursive: true, mode: 0o755 })
+  await makeDirectory(dirname(path), 0o755)
   await removeStale(path)
 }
 

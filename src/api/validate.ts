@@ -2,6 +2,7 @@
 
 import type { Static, TSchema } from '@sinclair/typebox'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
+import { nearest } from './names.js'
 
 /** One thing wrong with a value. */
 export interface Finding {
@@ -60,40 +61,6 @@ export function describePath(path: readonly (string | number)[]): string {
     (text, part) => (typeof part === 'number' ? `${text}[${part}]` : text === '' ? part : `${text}.${part}`),
     '',
   )
-}
-
-/** The known word that a mistyped one is closest to, when it is close enough to be meant. */
-export function nearest(word: string, known: readonly string[]): string | null {
-  let best: string | null = null
-  let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1
-  for (const candidate of known) {
-    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase())
-    if (distance < bestDistance) {
-      best = candidate
-      bestDistance = distance
-    }
-  }
-  return best
-}
-
-/** Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours each count one. */
-function editDistance(a: string, b: string): number {
-  let beforePrevious: number[] = []
-  let previous = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const substitution = (previous[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      let best = Math.min(substitution, (previous[j] as number) + 1, (row[j - 1] as number) + 1)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) {
-        best = Math.min(best, (beforePrevious[j - 2] as number) + 1)
-      }
-      row.push(best)
-    }
-    beforePrevious = previous
-    previous = row
-  }
-  return previous[b.length] as number
 }
 
 /**

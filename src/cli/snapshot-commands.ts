@@ -2,8 +2,8 @@
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
+import { nearest, unknownNetwork } from '../api/names.js'
 import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrder } from '../api/schemas.js'
-import { nearest } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
 import {
@@ -135,10 +135,20 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
 
 async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
   if (network !== undefined) checkName('network', network)
-  const all = await withCoordinator(options, (client) => client.snapshots({ deadlineMs: callMs }))
-  const manifests = all.filter((m) => network === undefined || m.network === network)
+  const manifests = await withCoordinator(options, async (client) => {
+    const all = await client.snapshots({ deadlineMs: callMs })
+    const found = all.filter((m) => network === undefined || m.network === network)
+    if (network !== undefined && found.length === 0) await checkNetwork(client, network)
+    return found
+  })
   if (options.json === true) return printJson(terminal, manifests)
   terminal.out(tableOfSnapshots(manifests))
+}
+
+/** Throws NETWORK_UNKNOWN. */
+async function checkNetwork(client: CoordinatorClient, network: string): Promise<void> {
+  const known = (await client.status({ deadlineMs: callMs })).networks.map(({ name }) => name)
+  if (!known.includes(network)) throw unknownNetwork('the coordinator', network, known)
 }
 
 async function show(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {

@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import { SwitchClient } from '../api/client.js'
 import { Connection } from '../api/connection.js'
+import { unknownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
 import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
 import { validator } from '../api/validate.js'
@@ -140,8 +141,15 @@ function describeCoordinator(found: CoordinatorStatus): string {
 }
 
 async function portList(terminal: Terminal, options: CommonOptions & { network?: string }): Promise<void> {
-  const all = await withSwitch(options, (client) => client.ports({ deadlineMs: callMs }))
-  const ports = all.filter((p) => options.network === undefined || p.network === options.network)
+  const { network } = options
+  if (network !== undefined) checkName('network', network)
+  const ports = await withSwitch(options, async (client) => {
+    const found = (await client.ports({ deadlineMs: callMs })).filter(
+      (p) => network === undefined || p.network === network,
+    )
+    if (network !== undefined && found.length === 0) await checkNetwork(client, network)
+    return found
+  })
   if (options.json === true) return printJson(terminal, ports)
   const head = [
     'PORT',
@@ -163,6 +171,13 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     problem === null ? [] : [`port ${name}: ${problem.message}. ${problem.action}\n`],
   )
   terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
+}
+
+/** Throws NETWORK_UNKNOWN. */
+async function checkNetwork(client: SwitchClient, network: string): Promise<void> {
+  const { host, networks } = await client.status({ deadlineMs: callMs })
+  const known = networks.map(({ name }) => name)
+  if (!known.includes(network)) throw unknownNetwork(`host ${host}`, network, known)
 }
 
 function portRow(p: PortInfo): (string | number | null)[] {

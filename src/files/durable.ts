@@ -1,9 +1,9 @@
 // Files that survive a crash: written beside, fsynced, renamed, and the directory fsynced, so that a reader sees the old
-// content or the new, never a half. Digests of files too large to hold in memory.
+// content or the new, never a half. Directories; digests of files too large to hold in memory.
 
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, rename, rm, statfs } from 'node:fs/promises'
+import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 
@@ -19,7 +19,30 @@ export function storeError(what: string, thrown: unknown): SnapswitchError {
       thrown,
     )
   }
-  return new SnapswitchError('STORE_IO', `${what}: ${reason}`, 'Check the path, its permissions and the disk.', thrown)
+  const said = thrown instanceof Error ? thrown.message : reason
+  return new SnapswitchError('STORE_IO', `${what}: ${said}`, 'Check the path, its permissions and the disk.', thrown)
+}
+
+/**
+ * Makes a directory, and those above it that are missing. Node's own `recursive` never returns under a file system in which
+ * nobody can make directories and that says so with ENOENT, as /proc does. Throws file system errors as they are.
+ */
+export async function makeDirectory(path: string, mode = 0o777): Promise<void> {
+  try {
+    await makeOne(path, mode)
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(path) === path) throw thrown
+    await makeDirectory(dirname(path), mode)
+    await makeOne(path, mode)
+  }
+}
+
+async function makeOne(path: string, mode: number): Promise<void> {
+  try {
+    await mkdir(path, { mode })
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== 'EEXIST' || !(await stat(path)).isDirectory()) throw thrown
+  }
 }
 
 /** Writes a file's (or directory's) dirty pages back. */
@@ -36,7 +59,7 @@ export async function syncFile(path: string): Promise<void> {
 export async function writeDurable(path: string, content: Uint8Array | string): Promise<void> {
   const temporary = `${path}.new`
   try {
-    await mkdir(dirname(path), { recursive: true })
+    await makeDirectory(dirname(path))
     const handle = await open(temporary, 'w', 0o600)
     try {
       await handle.writeFile(content)

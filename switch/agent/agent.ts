@@ -1,6 +1,7 @@
 // The agent: the local half of snapshots and restores. One of either per network at a time; what the coordinator asks is
 // checked here again, for it may be late, lost or wrong.
 
+import { unknownNetwork } from '../../src/api/names.js'
 import type {
   LocalEvent,
   PortRecord,
@@ -20,7 +21,7 @@ import { undoSnapshot } from './leftovers.js'
 import type { Moves } from './local-store.js'
 import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
-import { brokenChannel, calledOff, networkBusy, restarted, stopping, unknownNetwork } from './refusals.js'
+import { brokenChannel, calledOff, networkBusy, restarted, stopping } from './refusals.js'
 import { removePart } from './removal.js'
 import { checkRestore, RestoreSession } from './restore-session.js'
 import { SnapshotSession } from './snapshot-session.js'
@@ -211,7 +212,7 @@ export class Agent {
     const check = await checkRestore(this.host, network, snapshot, request)
     for (const other of otherNetworks(request)) {
       const busy = this.networks.includes(other) ? this.busy(other) : null
-      if (!this.networks.includes(other)) check.problems.push(unknownNetwork(this.host.name, other).report())
+      if (!this.networks.includes(other)) check.problems.push(this.unknownNetwork(other).report())
       else if (busy !== null) check.problems.push(networkBusy(this.host.name, other, busy).report())
     }
     const busy = this.busy(network)
@@ -343,8 +344,12 @@ export class Agent {
     return this.host.ports.byIndex(index)?.name ?? `port-${index}`
   }
 
+  private unknownNetwork(network: string): SnapswitchError {
+    return unknownNetwork(`host ${this.host.name}`, network, this.networks)
+  }
+
   private check(network: string): void {
-    if (!this.networks.includes(network)) throw unknownNetwork(this.host.name, network)
+    if (!this.networks.includes(network)) throw this.unknownNetwork(network)
   }
 
   private claim(network: string, session: Session): void {

@@ -12,7 +12,7 @@
 
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream, type ReadStream } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
@@ -22,7 +22,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { Epoch, type FileReference, LocalPart, Name, PortKind } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { digestFile, freeBytes, storeError, writeDurable } from '../../src/files/durable.js'
+import { digestFile, freeBytes, makeDirectory, storeError, writeDurable } from '../../src/files/durable.js'
 import { lockDirectory } from '../../src/linux/directory-lock.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
@@ -67,8 +67,8 @@ export class LocalStore {
   /** Throws DEVICE_BUSY when another daemon's records are there, STORE_IO. */
   async open(): Promise<void> {
     try {
-      await mkdir(join(this.state, 'snapshots'), { recursive: true, mode: directoryMode })
-      await mkdir(join(this.state, 'machines'), { recursive: true, mode: directoryMode })
+      await makeDirectory(join(this.state, 'snapshots'), directoryMode)
+      await makeDirectory(join(this.state, 'machines'), directoryMode)
       lockDirectory(this.state)
     } catch (thrown) {
       throw storeError(`cannot use the state directory ${this.state}`, thrown)
@@ -132,8 +132,8 @@ export class LocalStore {
     const directory = this.directory(network, snapshot)
     try {
       await rm(directory, { recursive: true, force: true })
-      await mkdir(join(directory, 'hosts', host), { recursive: true, mode: directoryMode })
-      for (const vm of machines) await mkdir(join(directory, 'vms', vm), { recursive: true, mode: directoryMode })
+      await makeDirectory(join(directory, 'hosts', host), directoryMode)
+      for (const vm of machines) await makeDirectory(join(directory, 'vms', vm), directoryMode)
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }
@@ -260,7 +260,7 @@ export class LocalStore {
       },
     })
     try {
-      await mkdir(directory, { recursive: true, mode: directoryMode })
+      await makeDirectory(directory, directoryMode)
       await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
       if (hash.digest('hex') !== digest) {
         throw new SnapswitchError(
@@ -288,7 +288,7 @@ export class LocalStore {
     const directory = this.machineDirectory(vm, epoch)
     try {
       await rm(directory, { recursive: true, force: true })
-      await mkdir(directory, { recursive: true, mode: directoryMode })
+      await makeDirectory(directory, directoryMode)
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }

@@ -26,14 +26,6 @@ export function brokenChannel(host: string, port: string, peer: string | null): 
   )
 }
 
-export function unknownNetwork(host: string, network: string): SnapswitchError {
-  return new SnapswitchError(
-    'NETWORK_UNKNOWN',
-    `host ${host} has no network ${network}`,
-    'Check the name; `snapswitch status` lists the networks of a host.',
-  )
-}
-
 export function networkBusy(host: string, network: string, busy: string): SnapswitchError {
   return new SnapswitchError(
     'SNAPSHOT_BUSY',

@@ -3,7 +3,8 @@
 import { Type } from '@sinclair/typebox'
 import t from 'tap'
 import { parseConfig } from '../../src/api/config-file.js'
-import { describeFinding, nearest, validator } from '../../src/api/validate.js'
+import { nearest } from '../../src/api/names.js'
+import { describeFinding, validator } from '../../src/api/validate.js'
 
 const closed = { additionalProperties: false } as const
 const Port = Type.Union([

@@ -82,6 +82,11 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
     ['demo', 'two'],
   )
   t.same(JSON.parse((await snapshot('list', 'lab1', '-j')).out), [])
+  t.match(await snapshot('list', 'lab2'), {
+    code: 1,
+    out: '',
+    err: /^error NETWORK_UNKNOWN: the coordinator has no network lab2\nwhat to do: Did you mean lab0\? Its networks: lab0, lab1\.\n$/,
+  })
 
   t.equal((await snapshot('show', 'demo')).out, created.out)
   t.equal((await snapshot('show', 'lab0/demo')).out, created.out)
@@ -172,7 +177,12 @@ t.test('status, port list, fdb show', async (t) => {
   const ports = await command(['port', 'list', ...at])
   t.match(ports.out, /^vm1-port +lab0 +tap-vm1 +member +vm1 +yes +1500 +0 +open +10 +2\.0 KiB +5 +500 B +2$/m)
   t.equal(JSON.parse((await command(['port', 'list', ...at, '-j'])).out).length, 2)
-  t.same(JSON.parse((await command(['port', 'list', ...at, '-j', '--network', 'other'])).out), [])
+  t.equal(JSON.parse((await command(['port', 'list', ...at, '-j', '--network', 'lab0'])).out).length, 2)
+  t.match(await command(['port', 'list', ...at, '--network', 'other']), {
+    code: 1,
+    out: '',
+    err: /^error NETWORK_UNKNOWN: host a has no network other\nwhat to do: Its networks: lab0\.\n$/,
+  })
 
   for (const args of [
     ['fdb', 'show'],

@@ -121,6 +121,10 @@ t.test('a store that cannot be used says so', async (t) => {
   const root = await workDirectory(t)
   await writeFile(join(root, 'file'), '')
   await t.rejects(new Catalogue(join(root, 'file')).open(), { code: 'STORE_IO', message: /file/ })
+  await t.rejects(new Catalogue('/proc/none/store').open(), {
+    code: 'STORE_IO',
+    message: /\/proc\/none\/store: ENOENT/,
+  })
   const catalogue = new Catalogue(join(root, 'store'))
   await catalogue.open()
   await rm(join(root, 'store'), { recursive: true })

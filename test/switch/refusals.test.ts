@@ -215,13 +215,23 @@ t.test('what is taken already', root, async (t) => {
   })
 })
 
-t.test('a state directory that cannot be used', root, async (t) => {
+t.test('a state directory or a socket that cannot be used', root, async (t) => {
   const world = await host(t)
   const state = join(world.directory, 'file')
   writeFileSync(state, '')
   await refused(t, world, world.configFile('host', { ...network({ one: { device: 'one' } }), state }), {
     code: 'STORE_IO',
     says: /file/,
+  })
+  const one = network({ one: { device: 'one' } })
+  // Where nobody can make directories, and where Node's own recursive mkdir never returns.
+  await refused(t, world, world.configFile('host', { ...one, state: '/proc/none/state' }), {
+    code: 'STORE_IO',
+    says: /cannot use the state directory \/proc\/none\/state: ENOENT/,
+  })
+  await refused(t, world, world.configFile('host', { ...one, api: { socket: '/proc/none/run/switch.sock' } }), {
+    code: 'SYSCALL',
+    says: /cannot listen on \/proc\/none\/run\/switch\.sock: ENOENT/,
   })
   const damaged = world.state('damaged')
   mkdirSync(damaged)

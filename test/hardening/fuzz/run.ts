@@ -3,19 +3,34 @@
 import { parseArgs } from 'node:util'
 import { runCase, runFor, targetNames } from './fuzz.js'
 
-const { values } = parseArgs({
-  options: {
-    seconds: { type: 'string', default: '180' },
-    target: { type: 'string' },
-    seed: { type: 'string' },
-  },
-})
+const usage = `usage: npm run fuzz -- [--seconds N] [--target NAME] [--seed N]
+targets: ${targetNames.join(', ')}`
 
-const chosen = values.target === undefined ? targetNames : targetNames.filter((name) => name === values.target)
-if (chosen.length === 0) {
-  console.error(`error: no target ${values.target}; there are ${targetNames.join(', ')}`)
+function refuse(why: string): never {
+  console.error(`${why}\n${usage}`)
   process.exit(2)
 }
+
+function options() {
+  const text = { type: 'string' } as const
+  try {
+    const help = { type: 'boolean', short: 'h' } as const
+    return parseArgs({ options: { seconds: text, target: text, seed: text, help } }).values
+  } catch (error) {
+    return refuse((error as Error).message)
+  }
+}
+
+const values = options()
+if (values.help === true) {
+  console.log(usage)
+  process.exit(0)
+}
+const chosen = values.target === undefined ? targetNames : targetNames.filter((name) => name === values.target)
+if (chosen.length === 0) refuse(`there is no target ${values.target}`)
+const seconds = Number(values.seconds ?? 180)
+if (!(seconds > 0)) refuse('--seconds must be a number above 0')
+if (values.seed !== undefined && !/^\d+$/.test(values.seed)) refuse('--seed must be a whole number')
 try {
   for (const target of chosen) {
     if (values.seed !== undefined) {
@@ -24,7 +39,7 @@ try {
       continue
     }
     const seed = Math.floor(Math.random() * 2 ** 32)
-    const cases = runFor(target, seed, (Number(values.seconds) * 1000) / chosen.length)
+    const cases = runFor(target, seed, (seconds * 1000) / chosen.length)
     console.log(`${target}: ${cases} cases from seed ${seed} on`)
   }
 } catch (error) {
