@@ -1,5 +1,5 @@
 // The datapath worker in virtual time: the production Forwarder between virtual ports, commands drained between batches, as
-// switch/datapath/worker.ts does it. What is in a port's socket waits until the loop looks.
+// switch/datapath/commands.ts does it. What is in a port's socket waits until the loop looks.
 
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { parseMac } from '../../src/frame/ethernet.js'

@@ -1,0 +1,138 @@
+// The datapath's loop: receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks in poll,
+// never in the event loop; commands are drained between batches.
+
+import type { Frame } from '../../src/frame/frame.js'
+import type { Forwarder } from '../forwarding/forwarder.js'
+import type { FrameSink, Port } from '../port/port.js'
+import { PollSet } from './poll-set.js'
+import type { WorkerInput } from './protocol.js'
+
+/** Milliseconds that a command waits at most while frames flow. */
+const LOOK_INTERVAL = 0.05
+/** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
+const DRAIN_BATCHES = 4096
+const HOUSEKEEPING_INTERVAL = 1000
+const TICK_INTERVAL = 100
+const TICK_INTERVAL_OPEN = 5
+
+/** Unix time in milliseconds, monotonic within the thread. */
+export function clock(): number {
+  return performance.timeOrigin + performance.now()
+}
+
+export class DatapathLoop implements FrameSink {
+  private readonly input: WorkerInput
+  /** Performs the commands that wait. */
+  private readonly drainCommands: () => void
+  private readonly forwarders: Forwarder[] = []
+  private readonly ports: Port[] = []
+  private readonly forwarderOf: Forwarder[] = []
+  private readonly pollSet: PollSet
+  private running = true
+
+  constructor(input: WorkerInput, drainCommands: () => void) {
+    this.input = input
+    this.drainCommands = drainCommands
+    this.pollSet = new PollSet(input.wakeFd)
+  }
+
+  addForwarder(forwarder: Forwarder): void {
+    this.forwarders.push(forwarder)
+  }
+
+  addPort(index: number, port: Port, forwarder: Forwarder): void {
+    this.forwarderOf[index] = forwarder
+    this.ports.push(port)
+    this.pollSet.watch(this.ports)
+  }
+
+  removePort(port: Port): void {
+    this.ports.splice(this.ports.indexOf(port), 1)
+    this.pollSet.watch(this.ports)
+    port.close()
+  }
+
+  stop(): void {
+    this.running = false
+  }
+
+  /** Reads all that waits in a port's socket. */
+  drain(port: Port | undefined): void {
+    if (port === undefined) return
+    for (let batch = 0; batch < DRAIN_BATCHES && port.receive(this, clock()) > 0; batch++) this.flushAll()
+  }
+
+  /** Frames that were forwarded go out, and what they lay in is free again. */
+  flushAll(): void {
+    const ports = this.ports
+    for (let i = 0; i < ports.length; i++) ports[i].flush()
+    for (let i = 0; i < ports.length; i++) ports[i].release()
+  }
+
+  /** For the ports: a frame has come in. */
+  receive(port: number, frame: Frame, now: number): void {
+    this.forwarderOf[port].receive(port, frame, now)
+  }
+
+  /** Until `stop`, or until something fails that must not: then the ports are closed all the same, for a new worker to open. */
+  run(): void {
+    try {
+      this.loop()
+    } finally {
+      for (const port of this.ports) port.close()
+    }
+  }
+
+  /**
+   * The ports are asked for frames directly: their rings are memory, and poll takes the very locks that the kernel needs to
+   * fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
+   */
+  private loop(): void {
+    const { poll, spinUs } = this.input
+    let nextTick = 0
+    let nextHousekeeping = 0
+    let nextLook = 0
+    let lastFrame = 0
+    while (this.running) {
+      const now = clock()
+      const received = this.receiveAll(now)
+      if (received > 0) lastFrame = now
+      const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
+      if (mayWait || now >= nextLook) {
+        this.look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL))) : 0)
+        nextLook = clock() + LOOK_INTERVAL
+      }
+      if (now < nextTick) continue
+      nextTick = now + this.tick(now)
+      if (now < nextHousekeeping) continue
+      nextHousekeeping = now + HOUSEKEEPING_INTERVAL
+      for (const port of this.ports) port.housekeeping()
+    }
+  }
+
+  /** Waits up to `timeout` milliseconds for frames, commands or failures, and sees to the latter two. */
+  private look(timeout: number): void {
+    if (this.pollSet.wait(timeout) === 0) return
+    for (let i = 0; i < this.ports.length; i++) if (this.pollSet.hasFailed(i)) this.ports[i].failed()
+    if (this.pollSet.takeWake()) this.drainCommands()
+  }
+
+  /** Returns milliseconds until the next tick is due. */
+  private tick(now: number): number {
+    let interval = TICK_INTERVAL
+    for (const forwarder of this.forwarders) {
+      forwarder.tick(now)
+      if (forwarder.snapshots.openEpoch !== null) interval = TICK_INTERVAL_OPEN
+    }
+    this.flushAll()
+    return interval
+  }
+
+  /** At most one batch of each port. */
+  private receiveAll(now: number): number {
+    let received = 0
+    for (let i = 0; i < this.ports.length; i++) received += this.ports[i].receive(this, now)
+    if (received > 0) this.flushAll()
+    return received
+  }
+}
