@@ -35,6 +35,8 @@ export const dropReasons = [
   'carrier-broken',
   // From a peer: sent before both sides agreed on what they count, come after (src/epoch/channel.ts).
   'other-generation',
+  // On uplinks: what peers or we might misread, for they may not know yet that a switch has started anew.
+  'starting',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

@@ -26,10 +26,12 @@ import type { Output } from './port-state.js'
 
 /** Milliseconds after which no frame of a color that is not sent any more is under way on a LAN. */
 const IN_FLIGHT_AT_MOST = 2000
+const BOOTS_KEPT = 8
 
 export interface PeerOptions {
   readonly bootId: string
   readonly mtu: number
+  /** Both ways: a side that does not use it does not read it either, and says so. */
   readonly usesBit: boolean
 }
 
@@ -51,6 +53,10 @@ export class UplinkPeer implements Output {
   readsFrom = NONE
   /** The lowest color that it may still give a frame. */
   lowest = NONE
+  /** It may have started anew: nothing is read or sent by the bit until a HELLO to us says what it is now. */
+  doubted = false
+  /** Boots that it has had: old HELLOs of theirs, sent again by somebody, raise no doubt. */
+  private readonly former: string[] = []
   private readonly device: Output
   private readonly options: PeerOptions
   private readonly writer: CarrierWriter
@@ -86,6 +92,8 @@ export class UplinkPeer implements Output {
 
   /** A boot of it that was not heard of before: nothing agreed holds any more. */
   met(bootId: string): void {
+    if (this.heard !== null) this.former.push(this.heard)
+    if (this.former.length > BOOTS_KEPT) this.former.shift()
     this.heard = bootId
     this.heardHigh = Number.parseInt(bootId.slice(0, 8), 16)
     this.heardLow = Number.parseInt(bootId.slice(8), 16)
@@ -101,6 +109,11 @@ export class UplinkPeer implements Output {
     this.lowest = NONE
     this.nextSequence = -1
     this.filled = 0
+  }
+
+  /** A HELLO to all, which may be anybody's that has the key, says that it is of another boot. */
+  doubt(bootId: string): void {
+    if (this.heard !== null && bootId !== this.heard && !this.former.includes(bootId)) this.doubted = true
   }
 
   /** Takes note of an agreement of its present boot. Says what has changed: the claims, or how frames travel. */
@@ -137,6 +150,7 @@ export class UplinkPeer implements Output {
 
   /** Reads the bit as later colors, when it is time; true when it does from now on. */
   moveOn(now: number): boolean {
+    if (!this.options.usesBit) return false
     if (this.lowest === NONE || this.lowest === this.readsFrom) return false
     if (this.readsFrom !== NONE && now - this.lowestSince < IN_FLIGHT_AT_MOST) return false
     this.readsFrom = this.lowest
@@ -223,7 +237,7 @@ export class UplinkPeer implements Output {
   }
 
   private mayUseBit(frame: Frame): boolean {
-    if (!this.options.usesBit || this.writesFrom === NONE) return false
+    if (!this.options.usesBit || this.doubted || this.writesFrom === NONE) return false
     if (frame.color !== this.writesFrom && frame.color !== this.writesFrom + 1) return false
     const { bytes, start } = frame
     if (isGroup(bytes, start) || (frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN)) return false

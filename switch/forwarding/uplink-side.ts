@@ -8,6 +8,9 @@
 //   gets a frame twice, and no outside host sees a color, a tag, or a frame that is not for it.
 // - Peers are found by HELLOs to a group address. An outsider is who is no peer's member: not claimed, and not learned
 //   from a carrier (which leaves first).
+// - Frames without a carrier mean what was agreed with a boot of the sender's. So a switch that starts says so and is quiet:
+//   it sends and takes no such frame while its peers may not have heard that; and they, when they have, neither read nor
+//   use the bit (`doubted`) until they know one another anew.
 
 import { MAX_CLAIMS, NONE, readAgreement } from '../../src/frame/agreement.js'
 import {
@@ -34,7 +37,7 @@ import { SEALED_LENGTH } from '../../src/frame/sealed-control.js'
 import { segmentsOf } from '../../src/frame/segments.js'
 import { AddressTable, macNumber } from './addresses.js'
 import { Claims } from './claims.js'
-import { Drop, MAX_PORTS } from './counters.js'
+import { Drop, type DropReason, MAX_PORTS } from './counters.js'
 import { Fdb, NO_PORT } from './fdb.js'
 import type { Forwarder } from './forwarder.js'
 import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
@@ -43,6 +46,9 @@ import { UplinkPeer } from './uplink-peer.js'
 /** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
 const LAN_MTU = 1500
 const INTERVAL = 1000
+/** Long against a frame's way over a LAN, there and back. HELLOs are repeated meanwhile, in case some get lost. */
+const QUIET = 200
+const QUIET_INTERVAL = 20
 const CLAIMS_INTERVAL = 500
 /** At most one answer per so many milliseconds to a switch that says HELLO to all. */
 const ANSWER_INTERVAL = 100
@@ -79,8 +85,10 @@ export class UplinkSide implements Output {
   private readonly carriedFrom: Fdb
   private owners = new Map<number, Neighbor>()
   private readonly frame = new Frame()
-  /** Nothing leaves before the peers could have heard that we are new. */
-  private muted = true
+  /** When the peers must have heard that we are new; not known before the first HELLO. */
+  private quietUntil = Number.POSITIVE_INFINITY
+  private quiet = true
+  private nextDiscovery = Number.NEGATIVE_INFINITY
   private nextHello = Number.NEGATIVE_INFINITY
   private nextClaims = Number.NEGATIVE_INFINITY
   private nextLocations = Number.NEGATIVE_INFINITY
@@ -104,12 +112,15 @@ export class UplinkSide implements Output {
     const low = macLow(bytes, start + 6)
     const index = this.claimed.get(high, low)
     if (index === NO_PORT) {
+      // It may be a peer's, by the bit, to a former boot of ours.
+      if (this.quiet) return this.refuse('starting')
       if (this.carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
       const { peer, port } = this.neighbors[index - MAX_PORTS]!
       const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
       const bit = isToClaim ? colorBit(frame) : NO_BIT
       if (bit !== NO_BIT && peer.readsFrom !== NONE) {
+        if (peer.doubted) return this.refuse('starting')
         frame.color = epochOfBit(bit, peer.readsFrom)
         if (bit === 1) flipColorBit(frame)
         port.channel!.received.add(frame.color, segmentsOf(frame))
@@ -143,10 +154,10 @@ export class UplinkSide implements Output {
 
   /** To the outside world. */
   send(frame: Frame, _serviceTci: number): boolean {
-    if (this.muted) return false
-    if (isBetweenSwitches(frame)) {
-      // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
-      this.forwarder.counters[this.port.row + Drop['control-forged']]++
+    // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
+    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.quiet ? 'starting' : null
+    if (refusal !== null) {
+      this.refuse(refusal)
       return false
     }
     const { bytes, start } = frame
@@ -157,12 +168,16 @@ export class UplinkSide implements Output {
 
   tick(now: number): void {
     const { forwarder } = this
-    this.muted = false
+    this.quietUntil = Math.min(this.quietUntil, now + QUIET)
+    this.quiet = now < this.quietUntil
     this.carriedFrom.sweep(Math.floor(now / 1000), 256)
+    if (now >= this.nextDiscovery) {
+      this.nextDiscovery = now + (this.quiet ? QUIET_INTERVAL : INTERVAL)
+      forwarder.trunks.discover(this.port, this.device, now)
+    }
     const isDue = now >= this.nextHello
     if (isDue) {
       this.nextHello = now + INTERVAL
-      forwarder.trunks.discover(this.port, this.device, now)
       this.forget(now)
     }
     let isNews = false
@@ -187,6 +202,7 @@ export class UplinkSide implements Output {
     const neighbor = this.neighbors[port.index - MAX_PORTS]!
     const channel = port.channel!
     neighbor.peer.lastSign = now
+    neighbor.peer.doubted = false
     if (!neighbor.joined) this.join(neighbor)
     if (neighbor.peer.heard === channel.bootId) return
     neighbor.peer.met(channel.bootId!)
@@ -235,11 +251,10 @@ export class UplinkSide implements Output {
     if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
     if (message.type !== ControlType.HELLO) return null
     const neighbor = known ?? this.meet(bytes.slice(start + 6, start + 12), now)
-    if (neighbor === null) {
-      this.forwarder.counters[this.port.row + Drop['control-unexpected']]++
-    } else if (!isToAll) {
-      trunks.control(neighbor.port, frame, now)
-    } else if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
+    if (neighbor === null) return this.refuse('control-unexpected')
+    if (isToAll) neighbor.peer.doubt(message.bootId)
+    if (!isToAll) trunks.control(neighbor.port, frame, now)
+    else if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
       // A HELLO to all says that somebody is there; what counts is what we then say to one another.
       neighbor.peer.nextAnswer = now + ANSWER_INTERVAL
       trunks.greet(neighbor.port, now)
@@ -247,27 +262,22 @@ export class UplinkSide implements Output {
     return null
   }
 
+  private refuse(reason: DropReason): null {
+    this.forwarder.counters[this.port.row + Drop[reason]]++
+    return null
+  }
+
   private carrier(from: Neighbor | undefined, frame: Frame, now: number): PortState | null {
-    const { counters } = this.forwarder
-    const { row } = this.port
-    if (from === undefined || frame.length <= CARRIER_HEADER_LENGTH || !from.peer.isOfBoot(frame)) {
-      counters[row + Drop['carrier-unexpected']]++
-      return null
-    }
+    if (from === undefined || frame.length <= CARRIER_HEADER_LENGTH || !from.peer.isOfBoot(frame))
+      return this.refuse('carrier-unexpected')
     const { peer, port } = from
     const generation = frame.bytes[frame.start + CarrierField.GENERATION]
     const isWhole = peer.unpack(frame)
-    counters[row + Drop['carrier-broken']] += peer.broken
+    this.forwarder.counters[this.port.row + Drop['carrier-broken']] += peer.broken
     peer.broken = 0
     if (!isWhole) return null
-    if (!isWellFormed(frame)) {
-      counters[row + Drop.malformed]++
-      return null
-    }
-    if (!port.channel!.take(generation, frame.color, segmentsOf(frame))) {
-      counters[row + Drop['other-generation']]++
-      return null
-    }
+    if (!isWellFormed(frame)) return this.refuse('malformed')
+    if (!port.channel!.take(generation, frame.color, segmentsOf(frame))) return this.refuse('other-generation')
     const { bytes, start } = frame
     const source = start + 6
     if (!isGroup(bytes, source))

@@ -156,7 +156,7 @@ export class Lan {
     this.hosts.get(name)?.forwarder.receive(UPLINK, frame, this.now)
   }
 
-  private deliver(copy: OnLan): void {
+  deliver(copy: OnLan): void {
     for (const name of this.receivers(copy)) this.give(name, copy)
   }
 }

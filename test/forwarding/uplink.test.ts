@@ -5,7 +5,7 @@ import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { idOf, ip, Lan, type LanHost, MEMBERS, type OnLan, packet, tcpSegment } from './lan.js'
-import { GROUP, mac } from './rig.js'
+import { frame, GROUP, mac } from './rig.js'
 
 const LATER = 1e15
 const O = mac(0x7777)
@@ -416,6 +416,68 @@ t.test('a switch that starts again: known anew, nothing of before is believed', 
     [98],
   )
   t.same([again.early, a.early], [[], []])
+})
+
+t.test('a switch that starts again is quiet until its peers know, who read nothing of it by the bit', async (t) => {
+  const { lan, a, b, o } = settled({}, 5)
+  a.send(1, { ...ip(4, 95), to: b.macOf(1) })
+  const again = lan.host('b', 2, {}, 5, '1'.repeat(16))
+  lan.run()
+  t.same([again.outputs[1].take(), again.drops('starting')], [[], 1], 'what was sent by the bit to the former boot')
+  again.send(1, { ...ip(4, 96), to: a.macOf(1) })
+  t.same([lan.wire, again.drops('starting')], [[], 2], 'what the peer would take for the former boot’s')
+
+  // Nothing but its HELLO to all gets through, and time passes.
+  for (let i = 0; i < 3; i++) {
+    lan.now += 100
+    again.forwarder.tick(lan.now)
+    const hello = lan.wire.find(isSwitches)!
+    lan.wire.length = 0
+    lan.deliver(hello)
+    lan.wire.length = 0
+  }
+  again.send(1, { ...ip(4, 97), to: a.macOf(1) })
+  t.equal(lan.wire.length, 1)
+  lan.run()
+  t.same([a.outputs[1].take(), a.drops('starting'), a.early], [[], 1, []], 'its color would be guessed')
+  a.send(1, { ...ip(4, 98), to: b.macOf(1) })
+  t.ok(lan.wire.every(isCarrier) && lan.wire.length === 1, 'nor is it used')
+  lan.wire.length = 0
+
+  lan.pass(4000)
+  again.send(1, { ...ip(4, 99), to: a.macOf(1) })
+  lan.run()
+  t.same(given(o), [])
+  t.same(
+    a.outputs[1].take().map(({ bytes }) => idOf(bytes)),
+    [99],
+  )
+})
+
+t.test('an old HELLO sent again raises no doubt', async (t) => {
+  const controlKey = new Uint8Array(32).fill(9)
+  const { lan, a, b } = settled({ controlKey }, 5)
+  lan.now += 1000
+  b.forwarder.tick(lan.now)
+  const old = lan.wire.find(
+    (copy) => copy.from === 'b' && isSwitches(copy) && (copy.bytes[VNET_HEADER_LENGTH] & 1) === 1,
+  )!
+  lan.run()
+  const again = lan.host('b', 2, { controlKey }, 5, '1'.repeat(16))
+  lan.pass(1000)
+  for (const host of [a, again]) host.send(1, { ...ARP, id: 1 })
+  lan.run()
+  lan.pass(3000)
+  lan.deliver(old)
+  a.send(1, { ...ip(4, 71), to: b.macOf(1) })
+  t.ok(lan.wire.length > 0 && !isCarrier(lan.wire.at(-1)!), 'the bit is still used')
+})
+
+t.test('an uplink with carriers only does not read the bit, which is the guest’s', async (t) => {
+  const { lan, a, b } = settled({ color: 'carrier' }, 5)
+  lan.put('b', frame({ ...ip(4, 72, 0x04), from: b.macOf(1), to: a.macOf(1) }))
+  lan.run()
+  t.same([a.outputs[1].take(), a.early], [[], []])
 })
 
 t.test('a machine that moves to another host is claimed there', async (t) => {

@@ -12,7 +12,7 @@ import type { UplinkSide } from '../../switch/forwarding/uplink-side.js'
 import { Random } from './chance.js'
 import type { PlantedFault } from './faults.js'
 import type { Plant } from './run.js'
-import { LAN_STATION, putOnLan, type Scenario } from './scenario.js'
+import { LAN_STATION, type Order, putOnLan, type Scenario } from './scenario.js'
 
 /** What an uplink keeps to itself. */
 interface Inside {
@@ -62,6 +62,16 @@ const onLan = (scenario: Scenario): Scenario => ({
   ...putOnLan(scenario, new Random(scenario.seed)),
   lan: 'dscp',
 })
+
+/** A datapath fails in a snapshot; its machines speak to others at once, and a snapshot is on its heels. */
+const withRestart = (drawn: Scenario): Scenario => {
+  const scenario = onLan({ ...drawn, trunk: { ...drawn.trunk, delay: 5, loss: 0, reorder: false } })
+  const first = 1500
+  const sends = scenario.sends.map((send, nth) => ({ ...send, at: first + nth / 2 }))
+  const orders = [0, 20].map((after): Order => ({ kind: 'snapshot', at: first + after, deadline: 20_000 }))
+  const faults = [{ kind: 'fail datapath' as const, host: 0, step: 1 + (Math.abs(drawn.seed) % 10) }]
+  return { ...scenario, announced: true, sends, orders, faults }
+}
 
 /**
  * One machine after the other speaks from an address that they share, then both do, while a snapshot is taken: for a moment
@@ -202,6 +212,25 @@ export const uplinkFaults: readonly PlantedFault[] = [
         ],
       }
     },
+  },
+  {
+    name: 'a switch that starts is not quiet, nor doubted',
+    breaks: [1, 2, 3, 4, 5],
+    plant: () => {
+      const loud = inUplinks((_uplink, inside) =>
+        Object.defineProperty(inside, 'quiet', { get: () => false, set() {} }),
+      )()
+      const trusting = inPeers((peer) => {
+        peer.doubt = () => {}
+      })()
+      return {
+        forwarder: (forwarder) => {
+          loud.forwarder!(forwarder)
+          trusting.forwarder!(forwarder)
+        },
+      }
+    },
+    adapt: withRestart,
   },
   {
     name: 'colors travel the LAN under service tags',

@@ -151,11 +151,12 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     const frame = world.frames[id]
     const isFormer =
       frame.vm !== OUTSIDE && world.guests[frame.vm].alive && world.guests[frame.vm].log.sent[frame.at] !== id
-    // By the bit, to a datapath that has just started: see README.md.
-    if (isFormer && !(world.lan !== null && world.restarts))
-      throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
-    // What says that an address is a member's may be lost on such a LAN, again and again: then a plain copy counts as an outsider's.
-    const unclaimed = world.lan !== null && world.scenario.trunk.loss > 0
+    if (isFormer) throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
+    // While nobody has told a peer that an address is a member's, the plain copy of what it sends to all counts as an outsider's
+    // there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just started anew, that reorders.
+    const { loss, reorder } = world.scenario.trunk
+    const errs = loss > 0 || (reorder && world.restarts)
+    const unclaimed = frame.toVm === BROADCAST && world.lan !== null && errs
     if (seen.has(id) && world.doubled === 0 && !unclaimed)
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} twice`)
     seen.add(id)

@@ -1,22 +1,21 @@
-// The production algorithm under tens of thousands of random schedules: fixed seeds, then random ones for as long as the time
-// allows. A schedule that breaks an invariant is shrunk and drawn.
+// The production algorithm under tens of thousands of random schedules, the same ones each time: what fails here fails again,
+// and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
 
-import { randomInt } from 'node:crypto'
 import t from 'tap'
 import { describeTally, runCampaign } from './campaign.js'
 import { describeCoverage, events } from './coverage.js'
 
-const FIXED_SEED = 1
-const FIXED_SCHEDULES = 5_000
-const RANDOM_SCHEDULES = 40_000
-const SECONDS = 15
+const SEED = 1
+const SCHEDULES = 15_000
+/** On a slow machine fewer will do. */
+const SECONDS = 90
 
-t.setTimeout(150_000)
+t.setTimeout(200_000)
 
-t.test('every invariant holds under random schedules, fixed seeds', async (t) => {
-  const { tally, failure } = runCampaign({ seed: FIXED_SEED, schedules: FIXED_SCHEDULES, seconds: SECONDS * 4 })
+t.test('every invariant holds under random schedules', async (t) => {
+  const { tally, failure } = runCampaign({ seed: SEED, schedules: SCHEDULES, seconds: SECONDS })
   t.comment(describeTally(tally))
-  if (failure !== null) t.comment(`\n${failure.diagram}`)
+  if (failure !== null) t.comment(`\n${failure.diagram}\nAgain: npm run soak -- --seed ${failure.seed} --schedules 1`)
   t.equal(failure?.violation.message, undefined)
   t.comment(describeCoverage(tally.coverage))
   t.same(
@@ -27,13 +26,4 @@ t.test('every invariant holds under random schedules, fixed seeds', async (t) =>
   t.ok(tally.complete > tally.schedules / 2, 'most snapshots are complete')
   t.ok(tally.restored > tally.schedules / 20, 'and many are restored')
   t.ok(tally.failed > tally.schedules / 20, 'and many fail, as the schedule wills')
-})
-
-t.test('every invariant holds under random schedules, a random seed', async (t) => {
-  const seed = randomInt(1, 2 ** 31)
-  t.comment(`seed ${seed}`)
-  const { tally, failure } = runCampaign({ seed, schedules: RANDOM_SCHEDULES, seconds: SECONDS })
-  t.comment(describeTally(tally))
-  if (failure !== null) t.comment(`\n${failure.diagram}\nAgain: npm run soak -- --seed ${failure.seed} --schedules 1`)
-  t.equal(failure?.violation.message, undefined, `seed ${seed}`)
 })

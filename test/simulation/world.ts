@@ -65,7 +65,7 @@ const BROADCAST_MAC = [255, 255, 255, 255, 255, 255]
 /** An address that machines take over from one another, as routers do with a virtual one. Nobody sends to it. */
 const FLOATING_MAC = [2, 0, 0, 1, 0, 0]
 /** When machines say that they are there, if they do. */
-const ANNOUNCING = 150
+const ANNOUNCING = 300
 const ANNOUNCEMENT_LENGTH = 60
 
 export class World {
