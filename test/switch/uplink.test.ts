@@ -75,9 +75,9 @@ async function agreed(world: World, address: string, bit = 'echo request'): Prom
   })
 }
 
-async function dropsOf(...switches: Switch[]): Promise<[string, object][]> {
+async function dropsOf(...switches: Switch[]): Promise<(readonly [string, Readonly<Record<string, number>>])[]> {
   const ports = await Promise.all(switches.map((daemon) => daemon.client.ports({ deadlineMs: 5000 })))
-  return ports.flat().map(({ name, counters }): [string, object] => [name, counters.drops])
+  return ports.flat().map(({ name, counters }) => [name, counters.drops] as const)
 }
 
 t.test('members over a LAN, with an outside host on it', root, async (t) => {
@@ -160,5 +160,6 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
   const bodies = lines(outside, /^\s+10\.67\.0\.[12]\.?\d* > 10\.67\.0\.[12]/)
   t.same(bodies, [], 'the outside host saw nothing between members')
   t.same(lines(outside, /10\.67.*tos 0x4,/), [])
-  for (const [name, drops] of await dropsOf(a, b)) t.same(drops, {}, `drops of ${name}`)
+  // What the stations' kernels said in the switches' first moments.
+  for (const [name, { starting: _, ...drops }] of await dropsOf(a, b)) t.same(drops, {}, `drops of ${name}`)
 })
