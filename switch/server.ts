@@ -24,6 +24,7 @@ import {
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
 import type { Host } from './agent/host.js'
+import type { Restores } from './agent/restores.js'
 
 const InNetwork = Type.Object({ network: Name })
 const OfSnapshot = Type.Object({ network: Name, snapshot: Name })
@@ -32,7 +33,7 @@ const Nothing = Type.Object({})
 export function addRoutes(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
   addViews(app, host, agent, networks)
   addSnapshots(app, host, agent)
-  addRestores(app, agent)
+  addRestores(app, agent.restores)
 }
 
 function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
@@ -136,27 +137,27 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
   })
 }
 
-function addRestores(app: ApiInstance, agent: Agent): void {
+function addRestores(app: ApiInstance, restores: Restores): void {
   const load = { params: OfSnapshot, body: RestoreRequest }
 
   app.post(routes.restoreCheck, { schema: { ...load, response: { 200: RestoreCheck } } }, (request) =>
-    agent.checkRestore(request.params.network, request.params.snapshot, request.body),
+    restores.check(request.params.network, request.params.snapshot, request.body),
   )
 
   app.post(routes.restoreLoad, { schema: { ...load, response: { 200: RestoreLoaded } } }, (request) =>
-    agent.loadRestore(request.params.network, request.params.snapshot, request.body),
+    restores.load(request.params.network, request.params.snapshot, request.body),
   )
 
   app.post(routes.restoreResume, { schema: { params: OfSnapshot, response: { 200: RestoreResumed } } }, (request) =>
-    agent.resumeRestore(request.params.network, request.params.snapshot),
+    restores.resume(request.params.network, request.params.snapshot),
   )
 
   app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: RestoreAborted } } }, (request) =>
-    agent.abortRestore(request.params.network, request.params.snapshot),
+    restores.abort(request.params.network, request.params.snapshot),
   )
 
   const OfMember = Type.Object({ network: Name, vm: Name })
   app.post(routes.removeMember, { schema: { params: OfMember, response: { 200: RemoveMemberAnswer } } }, (request) =>
-    agent.removeMember(request.params.network, request.params.vm),
+    restores.removeMember(request.params.network, request.params.vm),
   )
 }

@@ -92,8 +92,8 @@ export class RestoreSession {
   private loading: Promise<RestoreLoaded> | null = null
   private resuming: Promise<Resumed> | null = null
   private calledOff = false
-  /** Called once when the session ended without `resume`. */
-  onAbandoned: () => void = () => undefined
+  /** Called when the session has ended by itself, with the machines that run all the same. */
+  onAbandoned: (resumed: Resumed) => void = () => undefined
 
   constructor(host: Host, network: string, snapshot: string, request: RestoreRequest) {
     this.host = host
@@ -294,8 +294,7 @@ export class RestoreSession {
       { network: this.network, snapshot: this.snapshot },
       'the coordinator has not resumed the restore in time; undoing it',
     )
-    await this.abort()
-    this.onAbandoned()
+    this.onAbandoned(await this.abort())
   }
 
   private async takePorts(part: MemberPart): Promise<PortEntry[]> {

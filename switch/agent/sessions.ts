@@ -1,0 +1,82 @@
+// What is under way in each network: one snapshot or restore at a time, and none while another network that shares a machine
+// with it has one.
+
+import { unknownNetwork } from '../../src/api/names.js'
+import type { SnapswitchError } from '../../src/errors/errors.js'
+import type { Host } from './host.js'
+import { networkBusy, stopping } from './refusals.js'
+import type { RestoreSession } from './restore-session.js'
+import type { SnapshotSession } from './snapshot-session.js'
+
+export interface Session {
+  readonly name: string
+  /** Null while it is being prepared. */
+  snapshot: SnapshotSession | null
+  readonly restore: RestoreSession | null
+}
+
+export class Sessions {
+  private readonly host: Host
+  private readonly networks: readonly string[]
+  private readonly sessions = new Map<string, Session>()
+  private closed = false
+
+  constructor(host: Host, networks: readonly string[]) {
+    this.host = host
+    this.networks = networks
+  }
+
+  of(network: string): Session | null {
+    return this.sessions.get(network) ?? null
+  }
+
+  all(): [network: string, Session][] {
+    return [...this.sessions]
+  }
+
+  /** What is under way in the network, or in another one that shares a machine with it. */
+  busy(network: string): string | null {
+    const own = this.sessions.get(network)?.name
+    if (own !== undefined || this.sessions.size === 0) return own ?? null
+    const machines = new Set(this.host.ports.machinesOf(network))
+    for (const [other, { name }] of this.sessions) {
+      if (this.host.ports.machinesOf(other).some((vm) => machines.has(vm))) return `${name} of network ${other}`
+    }
+    return null
+  }
+
+  /** Why nothing can begin in the network now; null when it can. */
+  refusal(network: string): SnapswitchError | null {
+    if (!this.networks.includes(network)) return unknownNetwork(`host ${this.host.name}`, network, this.networks)
+    const busy = this.busy(network)
+    return busy === null ? null : networkBusy(this.host.name, network, busy)
+  }
+
+  /** Throws NETWORK_UNKNOWN. */
+  check(network: string): void {
+    if (!this.networks.includes(network)) throw unknownNetwork(`host ${this.host.name}`, network, this.networks)
+  }
+
+  /** Throws NETWORK_UNKNOWN, SNAPSHOT_BUSY; once the daemon is stopping, SNAPSHOT_DISCARDED. */
+  begin(network: string, session: Session): Session {
+    const refusal = this.closed ? stopping : this.refusal(network)
+    if (refusal !== null) throw refusal
+    this.sessions.set(network, session)
+    return session
+  }
+
+  /** For what must be undone whatever else is under way: nothing begins meanwhile. */
+  occupy(network: string, session: Session): void {
+    this.sessions.set(network, session)
+  }
+
+  /** Harmless when it has ended already. */
+  end(network: string, session: Session): void {
+    if (this.sessions.get(network) === session) this.sessions.delete(network)
+  }
+
+  /** From now on nothing begins. */
+  close(): void {
+    this.closed = true
+  }
+}

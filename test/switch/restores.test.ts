@@ -1,0 +1,119 @@
+// What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made up.
+
+import { pino } from 'pino'
+import t from 'tap'
+import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { Host } from '../../switch/agent/host.js'
+import type { Moves } from '../../switch/agent/local-store.js'
+import { isRestore, Restores } from '../../switch/agent/restores.js'
+import { Sessions } from '../../switch/agent/sessions.js'
+
+/** A host where the machine `bad` has ended when it is told to run. */
+class MadeUpHost {
+  readonly specs = new Map<string, MachineSpec>()
+  readonly destroyed: string[] = []
+  saved: Moves | null = null
+
+  asHost(): Host {
+    const { specs, destroyed } = this
+    const control = (vm: string) => ({
+      resume: async () => {
+        if (vm === 'bad') throw new SnapswitchError('MACHINE_NOT_RUNNING', 'bad has ended', '')
+        return { resumedAtUs: 7 }
+      },
+      inspect: async () => ({ state: 'paused' }),
+      destroy: async () => {
+        destroyed.push(vm)
+      },
+      close: async () => {},
+    })
+    return {
+      name: 'a',
+      log: pino({ level: 'silent' }),
+      epochs: { get: () => 0, raiseFence: async () => {} },
+      ports: { get: () => undefined, all: () => [], machinesOf: () => [], ofMachine: () => [] },
+      datapath: { rememberEpoch: () => {}, rememberFence: () => {}, call: async () => ({ opening: [], atUs: 0 }) },
+      journal: { writeRestore: async () => {}, removeRestore: async () => {} },
+      store: {
+        find: async (_network: string, _snapshot: string, file: { path: string }) => file.path,
+        machineDirectory: () => '/none',
+        createMachineDirectory: async () => '/none',
+        writeMoves: async (moves: () => Moves) => {
+          this.saved = moves()
+        },
+      },
+      machines: {
+        load: async ({ definition }: { definition: { vm: string } }) => ({
+          control: control(definition.vm),
+          spec: { qmp: `/run/${definition.vm}` },
+        }),
+        endLoad: async () => true,
+        isThere: async () => false,
+        spec: (vm: string) => specs.get(vm),
+        set: (vm: string, spec: MachineSpec) => specs.set(vm, spec),
+        delete: (vm: string) => specs.delete(vm),
+        moved: () => Object.fromEntries(specs),
+      },
+    } as unknown as Host
+  }
+}
+
+function requestFor(...names: string[]): RestoreRequest {
+  const members = names.map((vm) => ({
+    vm,
+    ports: [],
+    definition: { kind: 'qemu', vm, nics: [] },
+    memory: { path: '/m', bytes: 1, digest: '' },
+    disks: [],
+  }))
+  return { epoch: 5, members: members as unknown as MemberPart[], channels: [], deadlineMs: 60_000 }
+}
+
+t.test('one machine of two runs, then the datapath fails: it runs on, and nobody says that both do', async (t) => {
+  const fake = new MadeUpHost()
+  const host = fake.asHost()
+  const sessions = new Sessions(host, ['lab0', 'lab1'])
+  const restores = new Restores(host, sessions, new Set(['p1']))
+  t.same((await restores.load('lab0', 's', requestFor('good', 'bad'))).loaded, ['good', 'bad'])
+  t.equal(sessions.busy('lab0'), 'restore of s')
+  await t.rejects(restores.resume('lab0', 's'), { code: 'MACHINE_NOT_RUNNING' })
+  t.same(Object.keys(fake.saved!.machines), ['good', 'bad'], 'both are on disk before they run')
+  await t.rejects(restores.removeMember('lab0', 'good'), { code: 'SNAPSHOT_BUSY' })
+
+  const session = sessions.of('lab0')
+  if (!isRestore(session)) throw new Error('no restore is under way')
+  await restores.abandon('lab0', session)
+  t.same(fake.destroyed, ['bad'])
+  t.same(Object.keys(fake.saved!.machines), ['good'], 'a restarted daemon looks for no other')
+  t.equal(sessions.busy('lab0'), null)
+  await t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_UNKNOWN' })
+  t.same(await restores.abort('lab0', 's'), { running: ['good'] })
+  t.same(await restores.abort('lab0', 'other'), { running: [] })
+})
+
+t.test('answers that got lost are given again', async (t) => {
+  const host = new MadeUpHost().asHost()
+  const restores = new Restores(host, new Sessions(host, ['lab0']), new Set())
+  await restores.load('lab0', 's', requestFor('good'))
+  const answer = await restores.resume('lab0', 's')
+  t.same(answer, { resumed: [{ vm: 'good', atUs: 7 }] })
+  t.same(await restores.resume('lab0', 's'), answer)
+  t.same(await restores.abort('lab0', 's'), { running: ['good'] })
+})
+
+t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
+  const sessions = new Sessions(new MadeUpHost().asHost(), ['lab0'])
+  const first = sessions.begin('lab0', { name: 'first', snapshot: null, restore: null })
+  t.throws(() => sessions.begin('lab0', { name: 'second', snapshot: null, restore: null }), { code: 'SNAPSHOT_BUSY' })
+  t.throws(() => sessions.check('lab7'), { code: 'NETWORK_UNKNOWN' })
+  sessions.end('lab0', first)
+  sessions.begin('lab0', { name: 'second', snapshot: null, restore: null })
+  sessions.end('lab0', first)
+  t.equal(sessions.busy('lab0'), 'second')
+  sessions.close()
+  t.throws(() => sessions.begin('lab0', { name: 'third', snapshot: null, restore: null }), {
+    code: 'SNAPSHOT_DISCARDED',
+  })
+})
