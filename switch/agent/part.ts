@@ -5,7 +5,7 @@ import type { ChannelClosure, LocalPart, MemberPart } from '../../src/api/schema
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { writeChannel } from '../../src/trace/channel.js'
-import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+import type { ChannelClosed } from '../forwarding/open-snapshot.js'
 import type { Host } from './host.js'
 import { macOf } from './machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'

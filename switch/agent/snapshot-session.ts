@@ -7,7 +7,7 @@ import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/
 import { nowUs } from '../../src/hypervisor/clock.js'
 import { runAhead } from '../../src/linux/priority.js'
 import { collectGarbage } from '../../src/runtime/engine.js'
-import type { ChannelClosed } from '../forwarding/snapshot-side.js'
+import type { ChannelClosed } from '../forwarding/open-snapshot.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'

@@ -6,8 +6,8 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { ForwarderOptions } from '../forwarding/forwarder.js'
+import type { ChannelClosed, ChannelState } from '../forwarding/open-snapshot.js'
 import type { PortSpec } from '../forwarding/port-state.js'
-import type { ChannelClosed, ChannelState } from '../forwarding/snapshot-side.js'
 
 export interface DeviceSpec {
   readonly device: string

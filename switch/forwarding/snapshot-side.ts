@@ -1,26 +1,16 @@
-// A forwarder's part in snapshots and restores: gates, cuts, hold queues, channel state and its closure. Decides nothing
-// about when: the agent does, by commands.
+// A forwarder's part in snapshots and restores: gates, cuts and hold queues; the channels are in open-snapshot.ts. Decides
+// nothing about when: the agent does, by commands.
 
 import type { Policy } from '../../src/api/schemas.js'
-import { type Closure, UNCOUNTED } from '../../src/epoch/channel.js'
 import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, Drop, type DropReason } from './counters.js'
 import type { Forwarder } from './forwarder.js'
 import { Journal } from './journal.js'
+import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snapshot.js'
 import type { PortState } from './port-state.js'
-import { ArmedCopies, ChannelRecorder, type RecordedFrame } from './recorder.js'
-
-export interface ChannelClosed extends Closure {
-  readonly port: number
-  readonly host: string | null
-  /**
-   * Frames from before the cut that came after the closure: they were missing when the deadline passed, or copies that the
-   * network has made had been counted in their place; or they are copies.
-   */
-  readonly late: number
-}
+import { ArmedCopies } from './recorder.js'
 
 /** What a forwarder tells its agent without being asked. */
 export interface ForwarderEvents {
@@ -34,33 +24,6 @@ export interface ForwarderEvents {
   broken?(epoch: number, port: number, host: string | null): void
   /** A peer's control frame was refused for a reason that a person should know of. Once per port and reason. */
   refused?(port: number, reason: DropReason): void
-}
-
-interface OpenSnapshot {
-  readonly epoch: number
-  readonly policy: Policy
-  /** When markers stop being repeated, whatever happens. */
-  readonly until: number
-  readonly recorder: ChannelRecorder
-  /** All local members have flipped and the peers are being told. */
-  announced: boolean
-  /** Trunks that have our marker, or are being sent it. */
-  readonly told: Set<number>
-  /** Frames that did not fit the channel state, per port index. */
-  readonly overflow: Map<number, number>
-  readonly closures: Map<number, ChannelClosed>
-  reported: boolean
-  /** The channel state as it is to be kept: nothing goes into it any more. */
-  kept: ChannelState | null
-}
-
-/** What a snapshot has of this host's channels in the end. */
-export interface ChannelState {
-  readonly frames: readonly RecordedFrame[]
-  /** Frames that did not fit, per port index. */
-  readonly overflow: ReadonlyMap<number, number>
-  /** As told when the channels were closed, with what came later. */
-  readonly closures: readonly ChannelClosed[]
 }
 
 /** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
@@ -90,8 +53,7 @@ export class SnapshotSide {
     const journal = memory === null ? null : new Journal(memory)
     this.forwarder.journal = journal
     if (journal === null) {
-      // A channel state must not have what its recording has not.
-      if (this.open?.reported) this.open.kept ??= channelState(this.open, this.forwarder)
+      this.open?.recordingEnded()
       return
     }
     for (const port of this.forwarder.ports) {
@@ -103,22 +65,11 @@ export class SnapshotSide {
 
   /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
   begin(epoch: number, policy: Policy, until: number, now: number): void {
-    this.open = {
-      epoch,
-      policy,
-      until,
-      recorder: new ChannelRecorder(this.forwarder.options.record),
-      announced: false,
-      told: new Set(),
-      overflow: new Map(),
-      closures: new Map(),
-      reported: false,
-      kept: null,
-    }
+    this.open = new OpenSnapshot(this.forwarder, epoch, policy, until)
     // A host without members never flips, and must read colors all the same.
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
     this.forwarder.journal?.mark(Event.begin, null, epoch, now)
-    this.announceCut(now)
+    this.open.announceCut(now)
   }
 
   arm(ports: readonly number[]): void {
@@ -152,7 +103,7 @@ export class SnapshotSide {
       const port = this.forwarder.byIndex[index]
       if (port === undefined || !port.isMember) return { recorded: 0, lost: 0 }
       const copies = port.armed?.last(residue[at]) ?? []
-      const recorded = this.open?.recorder.recordResidue(index, copies, now) ?? 0
+      const recorded = this.open?.recordResidue(port, copies, now) ?? 0
       this.forwarder.counters[port.row + Counter.recorded] += recorded
       if (this.forwarder.journal !== null) this.writeResidue(port, copies)
       port.armed = null
@@ -163,7 +114,7 @@ export class SnapshotSide {
       return { recorded, lost: residue[at] - copies.length }
     })
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
-    this.announceCut(now)
+    this.open?.announceCut(now)
     return results
   }
 
@@ -200,8 +151,7 @@ export class SnapshotSide {
   end(): ChannelState {
     const { open } = this
     this.open = null
-    if (open === null) return { frames: [], overflow: new Map(), closures: [] }
-    return open.kept ?? channelState(open, this.forwarder)
+    return open?.channelState() ?? { frames: [], overflow: new Map(), closures: [] }
   }
 
   /**
@@ -262,19 +212,18 @@ export class SnapshotSide {
     const open = this.open
     const { counters } = this.forwarder
     // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
-    if (open === null || frame.color >= open.epoch || open.epoch > port.epoch || open.kept !== null) {
+    if (open === null || !open.takes(port, frame)) {
       counters[port.row + Counter.stragglers]++
       this.forwarder.journal?.note(Event.straggler, port, frame)
       return
     }
-    if (open.recorder.record(port.index, frame, now)) {
+    if (open.record(port, frame, now)) {
       counters[port.row + Counter.recorded]++
       this.forwarder.journal?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
     this.forwarder.journal?.dropped(port, frame, 'record-overflow')
-    open.overflow.set(port.index, (open.overflow.get(port.index) ?? 0) + 1)
   }
 
   early(port: PortState, color: number): void {
@@ -286,7 +235,7 @@ export class SnapshotSide {
   /** A trunk's port is being removed, or another end of the peer was heard. */
   channelBroke(port: PortState): void {
     const { open } = this
-    if (open === null || open.reported || open.closures.has(port.index) || port.channel!.host === null) return
+    if (open === null || !open.awaits(port) || port.channel!.host === null) return
     this.events.broken?.(open.epoch, port.spec.index, port.channel!.host)
   }
 
@@ -297,50 +246,11 @@ export class SnapshotSide {
   }
 
   tick(now: number): void {
-    const open = this.open
-    if (open === null || open.reported || !open.announced) return
-    let waiting = false
-    for (const port of this.forwarder.ports) {
-      if (port.isMember && port.closed) waiting = true
-      if (port.channel === null || open.closures.has(port.index)) continue
-      const closure = port.channel.closure(open.epoch, this.forwarder.options.closureDeadline, now)
-      if (closure === null) waiting = true
-      else open.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host, late: 0 })
-    }
-    this.tellPeers(open, now)
-    if (waiting) return
-    open.reported = true
+    const { open } = this
+    const closures = open?.tick(now) ?? null
+    if (open === null || closures === null) return
     this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
-    this.events.closed(open.epoch, inOrder(open.closures.values()))
-  }
-
-  /** Once every local member has flipped, the peers are told what we sent before. */
-  private announceCut(now: number): void {
-    const open = this.open
-    if (open === null || open.announced) return
-    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < open.epoch) return
-    open.announced = true
-    this.tellPeers(open, now)
-  }
-
-  /**
-   * Starts the markers that are due. A peer to which we pass on what comes over other trunks is told only when those are
-   * closed: before, frames from before the cut may still come through us to it. Trunks form a tree then, so the leaves begin.
-   */
-  private tellPeers(open: OpenSnapshot, now: number): void {
-    const { ports, options, trunks } = this.forwarder
-    let started = false
-    for (const port of ports) {
-      // Nothing to count before the peer has said how: it has just been met.
-      if (port.channel === null || port.channel.sends === UNCOUNTED || open.told.has(port.index)) continue
-      const through = (other: PortState) =>
-        other.channel !== null && other !== port && (other.blocked & port.side) === 0 && !open.closures.has(other.index)
-      if (options.transit && ports.some(through)) continue
-      open.told.add(port.index)
-      port.channel.startMarker(open.epoch, now, open.until)
-      started = true
-    }
-    if (started) trunks.tick(now)
+    this.events.closed(open.epoch, closures)
   }
 
   private writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
@@ -381,17 +291,4 @@ export class SnapshotSide {
       if (port?.isMember) yield port
     }
   }
-}
-
-function channelState({ epoch, recorder, overflow, closures }: OpenSnapshot, forwarder: Forwarder): ChannelState {
-  const final = [...closures].map(([index, closure]): ChannelClosed => {
-    // Of a channel that has begun anew since, nothing more is known.
-    const late = Math.max(0, (forwarder.byIndex[index]?.channel?.received.below(epoch) ?? 0) - closure.received)
-    return { ...closure, late, lost: Math.max(0, closure.lost - late) }
-  })
-  return { frames: recorder.frames, overflow, closures: inOrder(final) }
-}
-
-function inOrder(closures: Iterable<ChannelClosed>): ChannelClosed[] {
-  return [...closures].sort((a, b) => a.port - b.port || (a.host ?? '').localeCompare(b.host ?? ''))
 }

@@ -5,7 +5,7 @@ import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder, type ForwarderOptions } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
+import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
 import { defaults, type FrameWords, frame, mac, RecordingOutput } from './rig.js'
 
 export const UPLINK = 0

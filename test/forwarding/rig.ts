@@ -4,8 +4,8 @@ import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder, type ForwarderOptions } from '../../switch/forwarding/forwarder.js'
+import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
 import type { Output } from '../../switch/forwarding/port-state.js'
-import type { ChannelClosed } from '../../switch/forwarding/snapshot-side.js'
 
 export const GROUP = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 export const mac = (n: number): Uint8Array => Uint8Array.of(2, 0, 0, 0, n >> 8, n & 0xff)
