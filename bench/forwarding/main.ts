@@ -1,10 +1,8 @@
 // `scripts/bench forwarding`: reads the options, makes the plan, runs it, writes what came out.
 
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { allCores, sweep } from '../lab/lab.js'
-import { projectRoot } from '../lab/project.js'
+import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.js'
 import { describeMachine, makeReport, markdown, readReport, type SubjectNote, writeResults } from './report.js'
 import { type Plan, runPlan } from './run.js'
 import type { Subject } from './subject.js'
@@ -41,21 +39,9 @@ Measures snapswitch beside the Linux bridge, OVS userspace and vde_switch in net
 
 /** Exit code: 0 all measured, 1 a subject failed in a round, 2 wrong usage. */
 export async function forwarding(argv: readonly string[]): Promise<number> {
-  let options: ReturnType<typeof readOptions>
-  try {
-    options = readOptions(argv)
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n\n${usage}`)
-    return 2
-  }
-  if (options.help) {
-    process.stdout.write(usage)
-    return 0
-  }
-  if (options.render !== null) {
-    writeResults(readReport(options.render), options.results!)
-    return 0
-  }
+  const render = (file: string, directory: string) => writeResults(readReport(file), directory)
+  const options = optionsOrExit(usage, () => readOptions(argv), render)
+  if (typeof options === 'number') return options
   const say = (line: string) => process.stderr.write(`${line}\n`)
   await sweep()
   const plan = makePlan(options)
@@ -73,45 +59,13 @@ export async function forwarding(argv: readonly string[]): Promise<number> {
   return rows.some((row) => row.error !== null) ? 1 : 0
 }
 
-interface Options {
-  readonly help: boolean
-  readonly rounds: number
-  readonly quick: boolean
+interface Options extends BenchOptions {
   readonly chosen: readonly Subject[]
-  readonly json: string | null
-  readonly results: string | null
-  readonly render: string | null
 }
 
 export function readOptions(argv: readonly string[]): Options {
-  const { values } = parseArgs({
-    args: [...argv],
-    options: {
-      help: { type: 'boolean', short: 'h', default: false },
-      rounds: { type: 'string' },
-      only: { type: 'string' },
-      quick: { type: 'boolean', default: false },
-      json: { type: 'string' },
-      results: { type: 'string' },
-      render: { type: 'string' },
-    },
-  })
-  const rounds = values.rounds === undefined ? (values.quick ? 2 : 5) : Number(values.rounds)
-  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 100)
-    throw new Error(`--rounds takes a whole number from 1 to 100, not '${values.rounds}'`)
-  const chosen = values.only === undefined ? subjects : values.only.split(',').map(byId)
-  const partial = values.quick || values.only !== undefined
-  const results = values.results ?? (partial || values.render ? null : join(projectRoot, 'bench', 'results'))
-  if (values.render !== undefined && results === null) throw new Error('--render needs --results DIR')
-  return {
-    help: values.help,
-    rounds,
-    quick: values.quick,
-    chosen,
-    json: values.json ?? null,
-    results,
-    render: values.render ?? null,
-  }
+  const options = readBenchOptions(argv, { usual: 5, quick: 2, most: 100 })
+  return { ...options, chosen: options.only?.map(byId) ?? subjects }
 }
 
 function byId(id: string): Subject {

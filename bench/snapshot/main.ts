@@ -1,14 +1,12 @@
 // `scripts/bench snapshot`: reads the options, runs the cells one after another, writes what came out.
 
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { run } from '../../test/lab/command.js'
 import { guestImage } from '../../test/lab/image.js'
 import { sweep as sweepMachines } from '../../test/lab/record.js'
 import { describeMachine } from '../forwarding/report.js'
 import { sweep } from '../lab/lab.js'
-import { projectRoot } from '../lab/project.js'
+import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.js'
 import { summarize } from './figures.js'
 import { type Cell, cells, libvirtCells } from './plan.js'
 import { makeReport, markdown, readReport, writeResults } from './report.js'
@@ -28,72 +26,31 @@ Measures what snapshots cost running traffic: 2, 4 and 8 machines on two hosts (
   --render FILE    no run: make the tables again from a JSON that an earlier run wrote (needs --results)
 `
 
-export interface Options {
-  readonly help: boolean
-  readonly quick: boolean
+export interface Options extends BenchOptions {
   readonly chosen: readonly Cell[]
-  readonly json: string | null
-  readonly results: string | null
-  readonly render: string | null
 }
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
-  const { values } = parseArgs({
-    args: [...argv],
-    options: {
-      help: { type: 'boolean', short: 'h', default: false },
-      rounds: { type: 'string' },
-      only: { type: 'string' },
-      quick: { type: 'boolean', default: false },
-      json: { type: 'string' },
-      results: { type: 'string' },
-      render: { type: 'string' },
-    },
-  })
-  const rounds = values.rounds === undefined ? (values.quick ? 2 : 8) : Number(values.rounds)
-  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000)
-    throw new Error(`--rounds takes a whole number from 1 to 1000, not '${values.rounds}'`)
-  const all = cells(values.quick, rounds)
-  const wanted = values.only?.split(',')
-  const domains = libvirtCells(rounds)
-  const fits = ({ id }: Cell) => wanted?.some((part) => id.includes(part)) ?? true
-  const asked = ({ id }: Cell) => wanted?.some((part) => part.startsWith('libvirt') && id.includes(part)) ?? false
+  const options = readBenchOptions(argv, { usual: 8, quick: 2, most: 1000 })
+  const { only } = options
+  const all = cells(options.quick, options.rounds)
+  const domains = libvirtCells(options.rounds)
+  const fits = ({ id }: Cell) => only?.some((part) => id.includes(part)) ?? true
+  const asked = ({ id }: Cell) => only?.some((part) => part.startsWith('libvirt') && id.includes(part)) ?? false
   const chosen = [...all.filter(fits), ...domains.filter(asked)]
   if (chosen.length === 0) {
     const ids = [...all, ...domains].map(({ id }) => id)
-    throw new Error(`no cell '${values.only}'; there are ${ids.join(', ')}`)
+    throw new Error(`no cell '${only}'; there are ${ids.join(', ')}`)
   }
-  const partial = values.quick || values.only !== undefined || values.render !== undefined
-  const results = values.results ?? (partial ? null : join(projectRoot, 'bench', 'results'))
-  if (values.render !== undefined && results === null) throw new Error('--render needs --results DIR')
-  return {
-    help: values.help,
-    quick: values.quick,
-    chosen,
-    json: values.json ?? null,
-    results,
-    render: values.render ?? null,
-  }
+  return { ...options, chosen }
 }
 
 /** Exit code: 0 all measured, 1 a cell or a snapshot failed, 2 wrong usage. Missed targets are said, not failed. */
 export async function snapshot(argv: readonly string[]): Promise<number> {
-  let options: Options
-  try {
-    options = readOptions(argv)
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n\n${usage}`)
-    return 2
-  }
-  if (options.help) {
-    process.stdout.write(usage)
-    return 0
-  }
-  if (options.render !== null) {
-    writeResults(readReport(options.render), options.results!)
-    return 0
-  }
+  const render = (file: string, directory: string) => writeResults(readReport(file), directory)
+  const options = optionsOrExit(usage, () => readOptions(argv), render)
+  if (typeof options === 'number') return options
   const say = (line: string) => process.stderr.write(`${line}\n`)
   await sweepAll()
   const machine = describeMachine()
