@@ -5,21 +5,18 @@ import { availableParallelism } from 'node:os'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
-import { runAhead } from '../../src/linux/priority.js'
 import { collectGarbage } from '../../src/runtime/engine.js'
 import type { ChannelClosed } from '../forwarding/open-snapshot.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
+import { Hurry } from './hurry.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
 import { closureRecords, writePart } from './part.js'
 import { Recording } from './recording.js'
+import { SessionEvents } from './session-events.js'
 import { Turns } from './turns.js'
-
-/** How long the daemon may run ahead of everything, waiting for TAKE and then for the cuts of all machines. */
-const TAKE_LEAD_MS = 3000
-const CUT_LEAD_MS = 300
 
 export class SnapshotSession {
   readonly request: SessionRequest
@@ -33,21 +30,13 @@ export class SnapshotSession {
   /** On the clock of performance.now(). */
   private readonly deadline: number
   private readonly timer: NodeJS.Timeout
-  private readonly listeners = new Set<(event: LocalEvent) => void>()
-  private readonly past: LocalEvent[] = []
-  /** How many of them the listeners have heard. */
-  private told = 0
-  /** Guests stand still: what need not be done now, and who need not be told now, waits. */
-  private hurries = false
-  private readonly postponed: (() => void)[] = []
+  private readonly events = new SessionEvents()
+  private readonly hurry = new Hurry()
   private closures: readonly ChannelClosed[] = []
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
   /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
   private readonly turns = new Turns(Math.max(1, Math.floor(availableParallelism() / 2)))
-  /** Each ends a lead that this thread or the datapath's has. */
-  private readonly leads: (() => void)[] = []
-
   private constructor(
     host: Host,
     request: SessionRequest,
@@ -70,7 +59,7 @@ export class SnapshotSession {
       'Give it more time with --deadline, or look at the log for what was slow.',
     )
     this.timer = setTimeout(() => this.abort(late.report()), deadline - performance.now())
-    this.leads.push(runAhead([process.pid], 'switch', TAKE_LEAD_MS))
+    this.hurry.expectTake()
   }
 
   /** Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing is left. */
@@ -132,21 +121,12 @@ export class SnapshotSession {
 
   /** Hears every event of the session from its beginning; returns how to stop. */
   listen(listener: (event: LocalEvent) => void): () => void {
-    for (const event of this.past.slice(0, this.told)) listener(event)
-    this.listeners.add(listener)
-    return () => this.listeners.delete(listener)
+    return this.events.listen(listener)
   }
 
   private publish(event: LocalEvent): void {
-    this.past.push(event)
-    if (!this.hurries) this.tell()
-  }
-
-  private tell(): void {
-    while (this.told < this.past.length) {
-      const event = this.past[this.told++]
-      for (const listener of this.listeners) listener(event)
-    }
+    this.events.add(event)
+    this.hurry.afterwards(() => this.events.tell())
   }
 
   private input(input: LocalInput): void {
@@ -163,7 +143,7 @@ export class SnapshotSession {
     const { network, epoch, policy } = this.request
     switch (effect.kind) {
       case 'begin': {
-        this.hurry()
+        this.hurry.begin(this.host.datapath.thread)
         const until = nowUs() / 1000 + (this.deadline - performance.now())
         this.host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.fail(thrown))
         return
@@ -250,13 +230,13 @@ export class SnapshotSession {
         Object.assign(times, await capture.resumed)
         member.paused = false
         this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
-        this.whenCalm(() => this.noteResumed(vm))
+        this.hurry.afterwards(() => this.noteResumed(vm))
         return say('resumed')
       }
       case 'release':
         times.releasedAtUs = await release(this.host, network, ports)
         await releaseOthers(this.host, member.otherPorts)
-        if ([...this.members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.endHurry()
+        if ([...this.members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.hurry.end()
         return say('released')
       case 'recover':
         await recover(this.host, this.request, member)
@@ -283,32 +263,9 @@ export class SnapshotSession {
     member.hasTurn = false
   }
 
-  /**
-   * Files are for when nobody stands still. libuv's threads, which do that work, are ordinary ones, and share locks with this
-   * one: measured, it waited 10 ms for one of them that had got no core to let go.
-   */
-  private whenCalm(work: () => void): void {
-    if (this.hurries) this.postponed.push(work)
-    else work()
-  }
-
-  private hurry(): void {
-    this.hurries = true
-    const end = runAhead([process.pid, this.host.datapath.thread], 'switch', CUT_LEAD_MS)
-    const timer = setTimeout(() => this.endHurry(), CUT_LEAD_MS)
-    this.leads.push(end, () => clearTimeout(timer))
-  }
-
-  private endHurry(): void {
-    for (const end of this.leads.splice(0)) end()
-    this.hurries = false
-    for (const work of this.postponed.splice(0)) work()
-    this.tell()
-  }
-
   private finish(failure: ErrorReport | null): void {
     clearTimeout(this.timer)
-    this.endHurry()
+    this.hurry.end()
     const stuck = [...this.members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
     const error = stuck === null ? failure : { ...stuck, message: `${stuck.message} (${failure?.message})` }
     this.error = error
