@@ -11,9 +11,10 @@ import { raisePriority } from '../src/linux/priority.js'
 import { missingFlags } from '../src/runtime/engine.js'
 import { Agent } from './agent/agent.js'
 import { Epochs, type Host } from './agent/host.js'
+import { HostRecords, type Moves } from './agent/host-records.js'
 import { Journal } from './agent/journal.js'
 import { endLoads } from './agent/leftovers.js'
-import { LocalStore, type Moves } from './agent/local-store.js'
+import { LocalStore } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
 import { UnreadFrames } from './agent/unread.js'
 import { loadSwitchConfig, machineSpecs, readControlKey, type SwitchConfig } from './config.js'
@@ -36,7 +37,8 @@ export async function runSwitch(configPath: string): Promise<void> {
   const networks = Object.keys(config.networks)
   const store = new LocalStore(config.state)
   await store.open()
-  const epochs = await Epochs.open(store)
+  const records = new HostRecords(config.state)
+  const epochs = await Epochs.open(records)
   const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
@@ -51,6 +53,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     ports,
     machines,
     store,
+    records,
     journal: new Journal(config.state),
     unread,
     epochs,
@@ -73,7 +76,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   try {
     await api.check()
-    const moves = await endLoads(host, await store.readMoves(), configured)
+    const moves = await endLoads(host, await records.readMoves(), configured)
     const wanted = configuredPorts(config, moves.gone)
     ports.check(wanted)
     await datapath.start()

@@ -4,6 +4,7 @@
 import type { Logger } from 'pino'
 import type { Datapath } from '../datapath/datapath.js'
 import type { Ports } from '../ports.js'
+import type { HostRecords } from './host-records.js'
 import type { Journal } from './journal.js'
 import type { LocalStore } from './local-store.js'
 import type { Machines } from './machines.js'
@@ -16,6 +17,7 @@ export interface Host {
   readonly ports: Ports
   readonly machines: Machines
   readonly store: LocalStore
+  readonly records: HostRecords
   readonly journal: Journal
   readonly unread: UnreadFrames
   readonly epochs: Epochs
@@ -27,20 +29,20 @@ export interface Host {
  * incarnation. Both are on disk before any port knows of them, and never go back.
  */
 export class Epochs {
-  private readonly store: LocalStore
+  private readonly records: HostRecords
   private readonly known: Map<string, number>
   private readonly durable: Map<string, number>
   private readonly fences: Map<string, number>
 
-  private constructor(store: LocalStore, known: Map<string, number>, fences: Map<string, number>) {
-    this.store = store
+  private constructor(records: HostRecords, known: Map<string, number>, fences: Map<string, number>) {
+    this.records = records
     this.known = known
     this.durable = new Map(known)
     this.fences = fences
   }
 
-  static async open(store: LocalStore): Promise<Epochs> {
-    return new Epochs(store, await store.readEpochs(), await store.readFences())
+  static async open(records: HostRecords): Promise<Epochs> {
+    return new Epochs(records, await records.readEpochs(), await records.readFences())
   }
 
   get(network: string): number {
@@ -55,7 +57,7 @@ export class Epochs {
   async raise(network: string, epoch: number): Promise<void> {
     if (epoch <= (this.durable.get(network) ?? 0)) return
     this.known.set(network, Math.max(epoch, this.get(network)))
-    await this.store.writeEpochs(this.known)
+    await this.records.writeEpochs(this.known)
     this.durable.set(network, Math.max(epoch, this.durable.get(network) ?? 0))
   }
 
@@ -63,6 +65,6 @@ export class Epochs {
   async raiseFence(network: string, epoch: number): Promise<void> {
     await this.raise(network, epoch)
     this.fences.set(network, Math.max(epoch, this.fence(network)))
-    await this.store.writeFences(this.fences)
+    await this.records.writeFences(this.fences)
   }
 }

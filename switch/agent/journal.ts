@@ -7,7 +7,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { Name } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { syncFile, writeDurable } from '../../src/files/durable.js'
-import { readJson } from './local-store.js'
+import { readJson } from '../../src/files/json.js'
 
 /** A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is touched. */
 const CutRecord = Type.Object({

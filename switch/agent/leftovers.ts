@@ -6,8 +6,8 @@ import { basename, dirname, join } from 'node:path'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/qemu-img.js'
 import type { Host } from './host.js'
+import type { Moves } from './host-records.js'
 import type { CutRecord, RestoreRecord, UnfinishedSnapshot } from './journal.js'
-import type { Moves } from './local-store.js'
 import { resumeMachine } from './resume.js'
 
 /** A save under way comes to its end first, unread. */
@@ -143,7 +143,7 @@ export async function endLoads(host: Host, moves: Moves, configured: ReadonlySet
     known = without(known, record, ended, configured)
     for (const { device, vm } of record.taps) if (ended.has(vm)) host.ports.removeTap(device)
     const result = known
-    await host.store.writeMoves(() => result)
+    await host.records.writeMoves(() => result)
     if (!unclear) await host.journal.removeRestore(network)
   }
   return known

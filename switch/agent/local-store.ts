@@ -1,10 +1,11 @@
-// One host's share of the catalogue, on disk:
+// One host's share of the catalogue, on disk. What is beside the snapshots is kept by host-records.ts (epochs, fences, members)
+// and journal.ts (cut.json and what comes after it, restores).
 //
 //   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
 //   <state>/fences.json                                  epoch of the last restore per network, likewise
 //   <state>/members.json                                 machines and ports that restores brought here or took away
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
-//                                          vms/<vm>/memory.img  definition.json  cut.json  resumed
+//                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck
 //                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts
 //   <state>/restores/<network>.json                      a restore under way: what to undo should the daemon be killed
@@ -12,53 +13,26 @@
 
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream, type ReadStream } from 'node:fs'
-import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { type Static, Type } from '@sinclair/typebox'
-import { Epoch, type FileReference, LocalPart, Name, PortKind } from '../../src/api/schemas.js'
+import { type FileReference, LocalPart } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { digestFile, freeBytes, makeDirectory, storeError, writeDurable } from '../../src/files/durable.js'
+import { readJson } from '../../src/files/json.js'
 import { lockDirectory } from '../../src/linux/directory-lock.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
 const directoryMode = 0o711
 
-const Epochs = Type.Record(Name, Epoch)
-
-/** What restores have changed of the configuration's machines and ports. */
-export const Moves = Type.Object({
-  machines: Type.Record(
-    Name,
-    Type.Union([
-      Type.Object({ qmp: Type.String() }),
-      Type.Object({ libvirt: Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) }) }),
-    ]),
-  ),
-  ports: Type.Array(
-    Type.Object({
-      name: Name,
-      network: Name,
-      device: Type.String(),
-      kind: PortKind,
-      vm: Type.Union([Name, Type.Null()]),
-      ownsDevice: Type.Boolean(),
-    }),
-  ),
-  /** Ports of the configuration whose machine now lives elsewhere. */
-  gone: Type.Array(Name),
-})
-export type Moves = Static<typeof Moves>
-
-const fits = { epochs: validator(Epochs), moves: validator(Moves), part: validator(LocalPart) }
+const fitsPart = validator(LocalPart)
 
 export class LocalStore {
   private readonly state: string
-  private writes: Promise<void> = Promise.resolve()
 
   constructor(state: string) {
     this.state = state
@@ -77,41 +51,6 @@ export class LocalStore {
 
   freeBytes(): Promise<number> {
     return freeBytes(this.state)
-  }
-
-  // --- what outlives the daemon --------------------------------------------------------------------------------------
-
-  async readEpochs(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await readJson(join(this.state, 'epochs.json'), fits.epochs)) ?? {}))
-  }
-
-  writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
-    return this.inTurn('epochs.json', () => JSON.stringify(Object.fromEntries(epochs)))
-  }
-
-  /** Epochs of the last restores. */
-  async readFences(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await readJson(join(this.state, 'fences.json'), fits.epochs)) ?? {}))
-  }
-
-  writeFences(epochs: ReadonlyMap<string, number>): Promise<void> {
-    return this.inTurn('fences.json', () => JSON.stringify(Object.fromEntries(epochs)))
-  }
-
-  async readMoves(): Promise<Moves> {
-    return (await readJson(join(this.state, 'members.json'), fits.moves)) ?? { machines: {}, ports: [], gone: [] }
-  }
-
-  /** `moves` is asked for when its turn to be written comes. */
-  writeMoves(moves: () => Moves): Promise<void> {
-    return this.inTurn('members.json', () => JSON.stringify(moves(), null, 2))
-  }
-
-  /** One write after the other: what was asked for last is what stands in the end. */
-  private inTurn(name: string, content: () => string): Promise<void> {
-    const written = this.writes.then(() => writeDurable(join(this.state, name), content()))
-    this.writes = written.catch(() => undefined)
-    return written
   }
 
   // --- snapshots -----------------------------------------------------------------------------------------------------
@@ -169,7 +108,7 @@ export class LocalStore {
 
   /** null: no such snapshot, or an unfinished one. Throws STORE_DAMAGED. */
   readPart(network: string, snapshot: string): Promise<LocalPart | null> {
-    return readJson(join(this.directory(network, snapshot), 'part.json'), fits.part)
+    return readJson(join(this.directory(network, snapshot), 'part.json'), fitsPart)
   }
 
   /** A finished part, with all that was written down of it as it was. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
@@ -294,24 +233,6 @@ export class LocalStore {
     }
     return directory
   }
-}
-
-/** null: there is no such file. Throws STORE_DAMAGED. */
-export async function readJson<T>(path: string, fit: (value: unknown) => value is T): Promise<T | null> {
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw storeError(`cannot read ${path}`, thrown)
-  }
-  try {
-    const value: unknown = JSON.parse(text)
-    if (fit(value)) return value
-  } catch {
-    // Falls through: no JSON is as damaged as the wrong JSON.
-  }
-  throw new SnapswitchError('STORE_DAMAGED', `${path} is damaged`, 'Bring it back from a backup, or remove it.')
 }
 
 export function filesOf(part: LocalPart): FileReference[] {

@@ -12,7 +12,7 @@ import type {
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
-import type { Moves } from './local-store.js'
+import type { Moves } from './host-records.js'
 import { checkRestore, RestoreSession } from './restore-session.js'
 import type { Session, Sessions } from './sessions.js'
 
@@ -137,7 +137,7 @@ export class Restores {
 
   /** What restores have changed, so that a restarted daemon finds it again. */
   private saveMoves(): Promise<void> {
-    return this.host.store.writeMoves(() => this.moves())
+    return this.host.records.writeMoves(() => this.moves())
   }
 
   private moves(): Moves {

@@ -6,7 +6,7 @@ import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from '../../switch/agent/host.js'
-import type { Moves } from '../../switch/agent/local-store.js'
+import type { Moves } from '../../switch/agent/host-records.js'
 import { isRestore, Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
 
@@ -40,6 +40,8 @@ class MadeUpHost {
         find: async (_network: string, _snapshot: string, file: { path: string }) => file.path,
         machineDirectory: () => '/none',
         createMachineDirectory: async () => '/none',
+      },
+      records: {
         writeMoves: async (moves: () => Moves) => {
           this.saved = moves()
         },
