@@ -1,4 +1,4 @@
-// The global sequence of `snapshot restore` as a table (protocol.md, "Global sequence"):
+// The global sequence of `snapshot restore` as a table (ARCHITECTURE.md, "A restore's way"):
 //
 //   preflight -> checking -> transferring -> removing -> loading -> resuming -> done
 //       |            |             |            |           |           |

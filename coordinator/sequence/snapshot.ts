@@ -1,4 +1,4 @@
-// The global sequence of `snapshot create` as a table (protocol.md, "Global sequence"):
+// The global sequence of `snapshot create` as a table (ARCHITECTURE.md, "A snapshot's way"):
 //
 //   preflight -> recording -> preparing -> taking -> committing -> complete
 //       |            |            |          |           |

@@ -1,6 +1,6 @@
 // A device's counters, fast: RTM_GETSTATS with only IFLA_STATS_LINK_64, one send and one receive, no allocation but the
-// result. The agent calls this in a loop while a cut settles (protocol.md, step 3).
-// Measured here: 3 to 6 microseconds a read.
+// result. Measured: 3 to 6 microseconds a read, while nobody holds rtnl. In a cut transmit-counters.ts is asked, and this where it
+// has no files.
 //
 // What the counters of a TAP mean, measured on Linux 6.18; test/linux/tap.test.ts checks each on the running kernel:
 // - txPackets and txBytes count what the file side's reader took, at the read; what lies in the queue is in no counter.

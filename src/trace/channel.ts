@@ -10,7 +10,7 @@ import { decodeRecord, encodeRecord } from './records.js'
 
 /**
  * `in-transit`: reached the switch after the receiver's cut. `residue`: delivered before it, but still unread in the
- * receiver's device queue (protocol.md, step 6).
+ * receiver's device queue.
  */
 export type ChannelVerdict = 'in-transit' | 'residue'
 

@@ -1,4 +1,4 @@
-// The cut of one VM, as a table: protocol.md, "Cut of one VM". Pure; the agent performs the effects and reports events.
+// The cut of one VM, as a table: ARCHITECTURE.md, "A snapshot's way". Pure; the agent performs the effects and reports events.
 //
 //   ready -> gating -> settling -> pausing -> flipping -> capturing -> releasing -> sealing -> done
 //

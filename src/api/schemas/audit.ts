@@ -31,7 +31,7 @@ export type AuditFinding = Static<typeof AuditFinding>
 
 export const AuditCheck = Type.Object(
   {
-    /** A room of protocol.md's invariants. */
+    /** One of the protocol’s rules; README.md says what must hold. */
     check: Type.Union([
       Type.Literal('files'),
       Type.Literal('events'),
