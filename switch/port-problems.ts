@@ -1,5 +1,6 @@
 // What can be wrong with the device under a port, in words a person can act on.
 
+import type { PortKind } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import type { Link } from '../src/linux/link.js'
 
@@ -35,4 +36,29 @@ export function downError({ name, device }: NamedPort, link: Link): SnapswitchEr
     `${device} of port ${name} ${found}`,
     `${todo}, or take the port out of the network.`,
   )
+}
+
+/** A color tag makes frames this much longer. */
+const TAG_ROOM = 4
+
+interface SizedPort extends NamedPort {
+  readonly network: string
+  readonly kind: PortKind
+  readonly mtu: number
+}
+
+/** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
+export function checkTrunkRoom(all: readonly SizedPort[], network: string): void {
+  const ports = all.filter((port) => port.network === network)
+  const members = ports.filter((port) => port.kind !== 'trunk' && port.kind !== 'uplink')
+  if (members.length === 0) return
+  const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
+  for (const trunk of ports) {
+    if (trunk.kind !== 'trunk' || trunk.mtu >= largest.mtu + TAG_ROOM) continue
+    throw new SnapswitchError(
+      'DEVICE_MTU',
+      `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,
+      `Run: ip link set ${trunk.device} mtu ${largest.mtu + TAG_ROOM}   (on both ends)`,
+    )
+  }
 }

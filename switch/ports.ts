@@ -11,22 +11,7 @@ import { Attachment, refuseSlave } from './attachment.js'
 import type { UplinkColor } from './config.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
-import { downError, goneError, slaveError } from './port-problems.js'
-
-export interface PortEntry {
-  readonly index: number
-  readonly name: string
-  readonly network: string
-  readonly device: string
-  readonly kind: PortKind
-  readonly vm: string | null
-  /** Of an uplink: how members' frames to peers are colored. */
-  readonly color?: UplinkColor
-  readonly ifindex: number
-  readonly mtu: number
-  /** Made by this daemon for a restored machine, so removed with the port. */
-  readonly ownsDevice: boolean
-}
+import { checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
 
 export interface PortRequest {
   readonly name: string
@@ -34,14 +19,20 @@ export interface PortRequest {
   readonly device: string
   readonly kind: PortKind
   readonly vm: string | null
+  /** Of an uplink: how members' frames to peers are colored. */
   readonly color?: UplinkColor
+}
+
+export interface PortEntry extends PortRequest {
+  readonly index: number
+  readonly ifindex: number
+  readonly mtu: number
+  /** Made by this daemon for a restored machine, so removed with the port. */
+  readonly ownsDevice: boolean
 }
 
 /** `ifindex` of a port whose device is gone; the kernel counts from 1. */
 const NO_DEVICE = 0
-
-/** A color tag makes frames this much longer. */
-const TAG_ROOM = 4
 
 export class Ports {
   private readonly datapath: Datapath
@@ -323,22 +314,6 @@ export class Ports {
     for (const attachment of this.attachments.values()) attachment.release()
     this.attachments.clear()
     this.links.close()
-  }
-}
-
-/** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
-function checkTrunkRoom(all: readonly (PortRequest & { readonly mtu: number })[], network: string): void {
-  const ports = all.filter((port) => port.network === network)
-  const members = ports.filter((port) => port.kind !== 'trunk' && port.kind !== 'uplink')
-  if (members.length === 0) return
-  const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
-  for (const trunk of ports) {
-    if (trunk.kind !== 'trunk' || trunk.mtu >= largest.mtu + TAG_ROOM) continue
-    throw new SnapswitchError(
-      'DEVICE_MTU',
-      `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,
-      `Run: ip link set ${trunk.device} mtu ${largest.mtu + TAG_ROOM}   (on both ends)`,
-    )
   }
 }
 

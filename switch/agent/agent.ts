@@ -9,7 +9,7 @@ import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
-import { brokenChannel, calledOff, restarted, stopping } from './refusals.js'
+import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
 import { removePart } from './removal.js'
 import { isRestore, Restores } from './restores.js'
 import { type Session, Sessions } from './sessions.js'
@@ -70,13 +70,8 @@ export class Agent {
   async prepare(request: SessionRequest): Promise<string[]> {
     const { network, snapshot, epoch } = request
     this.sessions.check(network)
-    if (epoch <= this.host.epochs.get(network)) {
-      throw new SnapswitchError(
-        'EPOCH_STALE',
-        `epoch ${epoch} is not above ${this.host.epochs.get(network)}`,
-        'Ask again: the coordinator will choose a fresh one.',
-      )
-    }
+    const highest = this.host.epochs.get(network)
+    if (epoch <= highest) throw staleEpoch(epoch, highest)
     const session = this.sessions.begin(network, { name: `snapshot ${snapshot}`, snapshot: null, restore: null })
     const preparation = { snapshot, calledOff: false, ended: Promise.resolve<unknown>(null) }
     const work = this.prepareSession(request, session, preparation)

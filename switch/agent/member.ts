@@ -2,7 +2,7 @@
 // snapshot-session.ts, which decides nothing either: member-cut.ts does.
 
 import type { Policy } from '../../src/api/schemas.js'
-import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { syncFile } from '../../src/files/durable.js'
 import type {
   Capture,
@@ -17,6 +17,7 @@ import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { CutRecord } from './journal.js'
 import { undoOverlays } from './leftovers.js'
+import { notRunning } from './refusals.js'
 import { resumeMachine } from './resume.js'
 
 /** How long a guest may take to read what it was sent before it is paused all the same; and how long not to read at all. */
@@ -81,13 +82,7 @@ export async function prepareMember(
   const control = await host.machines.attach(vm, deadline)
   try {
     const info = await control.inspect(deadline)
-    if (info.state !== 'running') {
-      throw new SnapswitchError(
-        'MACHINE_NOT_RUNNING',
-        `machine ${vm} is ${info.state}`,
-        'Resume it, or take its port out of the network.',
-      )
-    }
+    if (info.state !== 'running') throw notRunning(vm, info.state)
     const definition = await control.definition(deadline)
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))

@@ -4,6 +4,7 @@ import type { Preflight } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
 import { RECORDING_BYTES } from './recording.js'
+import { notRunning } from './refusals.js'
 
 const INSPECT_MS = 3000
 /** Memory images are rarely larger than memory; device state and headers need a little. */
@@ -28,15 +29,7 @@ export async function preflight(host: Host, network: string, busy: ErrorReport |
           captureMode: info.captureMode,
           captureModeReason: info.captureModeReason,
         })
-        if (info.state !== 'running') {
-          problems.push(
-            new SnapswitchError(
-              'MACHINE_NOT_RUNNING',
-              `machine ${vm} is ${info.state}`,
-              'Resume it, or take its port out of the network.',
-            ).report(),
-          )
-        }
+        if (info.state !== 'running') problems.push(notRunning(vm, info.state).report())
       } catch (thrown) {
         problems.push(asSnapswitchError(thrown).report())
       }

@@ -33,3 +33,20 @@ export function networkBusy(host: string, network: string, busy: string): Snapsw
     'Wait until it has ended, then try again.',
   )
 }
+
+export function notRunning(vm: string, state: string): SnapswitchError {
+  return new SnapswitchError(
+    'MACHINE_NOT_RUNNING',
+    `machine ${vm} is ${state}`,
+    'Resume it, or take its port out of the network.',
+  )
+}
+
+/** `highest`: the highest epoch that the network has used here. */
+export function staleEpoch(epoch: number, highest: number): SnapswitchError {
+  return new SnapswitchError(
+    'EPOCH_STALE',
+    `epoch ${epoch} is not above ${highest}`,
+    'Ask again: the coordinator will choose a fresh one.',
+  )
+}

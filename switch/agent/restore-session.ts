@@ -20,6 +20,7 @@ import type { PortEntry } from '../ports.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
+import { staleEpoch } from './refusals.js'
 import { resumeMachine } from './resume.js'
 
 /** What must be true before anything is changed: files here with the right content, machines not running. */
@@ -120,13 +121,8 @@ export class RestoreSession {
     const { host, network, request } = this
     const { epoch } = request
     const deadline = performance.now() + request.deadlineMs
-    if (epoch <= host.epochs.get(network)) {
-      throw new SnapswitchError(
-        'EPOCH_STALE',
-        `epoch ${epoch} is not above ${host.epochs.get(network)}`,
-        'Restore again: the coordinator will choose a fresh one.',
-      )
-    }
+    const highest = host.epochs.get(network)
+    if (epoch <= highest) throw staleEpoch(epoch, highest)
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
