@@ -1,7 +1,7 @@
 // What the coordinator can be asked for: create, restore, delete, list, status; and what it puts right when it starts.
 
 import type { Logger } from 'pino'
-import { unknownNetwork } from '../src/api/names.js'
+import { checkedName, unknownNetwork } from '../src/api/names.js'
 import type {
   AuditReport,
   CoordinatorStatus,
@@ -22,7 +22,7 @@ import { hostStatus, type Network } from './network.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
-import { type Catalogue, checkedName } from './store/catalogue.js'
+import type { Catalogue } from './store/catalogue.js'
 
 export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000

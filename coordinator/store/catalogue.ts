@@ -3,13 +3,13 @@
 
 import { open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { Manifest, Name } from '../../src/api/schemas.js'
+import { checkedName, isName } from '../../src/api/names.js'
+import { Manifest } from '../../src/api/schemas.js'
 import { describeFinding, validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory, storeError, syncFile, writeDurable } from '../../src/files/durable.js'
 
 const fitsManifest = validator(Manifest)
-const fitsName = validator(Name)
 const manifestLimit = 16 * 1024 * 1024
 
 export interface Listed {
@@ -114,16 +114,6 @@ export class Catalogue {
   }
 }
 
-/** Throws NAME_INVALID for whatever could leave its directory, or would not do as a file name. */
-export function checkedName(what: string, name: string): string {
-  if (fitsName(name)) return name
-  throw new SnapswitchError(
-    'NAME_INVALID',
-    `${JSON.stringify(name)} is no ${what} name`,
-    'Use letters, digits, _ . and -, at most 63, not beginning with a dot or dash.',
-  )
-}
-
 async function writeManifest(directory: string, manifest: Manifest): Promise<void> {
   await writeDurable(join(directory, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`)
   try {
@@ -159,7 +149,7 @@ async function directoriesIn(directory: string): Promise<string[]> {
   try {
     const entries = await readdir(directory, { withFileTypes: true })
     return entries
-      .filter((e) => e.isDirectory() && fitsName(e.name))
+      .filter((e) => e.isDirectory() && isName(e.name))
       .map((e) => e.name)
       .sort()
   } catch (error) {

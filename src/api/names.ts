@@ -1,6 +1,19 @@
-// Names that somebody has mistyped: which of the known ones is meant, and the error that says so.
+// Names that will not do, or that somebody has mistyped: which of the known ones is meant, and the errors that say so.
 
 import { SnapswitchError } from '../errors/errors.js'
+import { Name } from './schemas/basic.js'
+
+const fits = new RegExp(Name.pattern as string)
+
+export function isName(value: unknown): value is string {
+  return typeof value === 'string' && fits.test(value)
+}
+
+/** Throws NAME_INVALID for whatever could leave its directory, or would not do as a file name. `what`: network, snapshot. */
+export function checkedName(what: string, name: string): string {
+  if (isName(name)) return name
+  throw new SnapswitchError('NAME_INVALID', `${JSON.stringify(name)} is no ${what} name`, `Use ${Name.description}.`)
+}
 
 /** What to do about a name that is none of the known ones: which is meant, and which there are. `whose`: `Its networks`. */
 export function choices(whose: string, word: string, known: readonly string[]): string {

@@ -3,6 +3,7 @@
 import type { Static, TSchema } from '@sinclair/typebox'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import { nearest } from './names.js'
+import { Name } from './schemas/basic.js'
 
 /** One thing wrong with a value. */
 export interface Finding {
@@ -123,7 +124,8 @@ function findingOf(error: ErrorObject, root: unknown): Finding {
       const key = error.params.additionalProperty as string
       const pattern = Object.keys((error.parentSchema?.patternProperties as object | undefined) ?? {})[0]
       if (pattern !== undefined) {
-        return { path: [...path, key], message: `${quote(key)} is no name that fits ${pattern}`, atKey: true }
+        const rule = pattern === Name.pattern ? Name.description : pattern
+        return { path: [...path, key], message: `${quote(key)} is no name that fits: ${rule}`, atKey: true }
       }
       const known = knownKeys(error)
       const meant = nearest(key, known)

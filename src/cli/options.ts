@@ -1,9 +1,7 @@
-// What the commands' options mean: sockets, durations, names, placements. Wrong ones are usage errors (exit code 2).
+// What the commands' options mean: sockets, durations, placements. Wrong ones are usage errors (exit code 2).
 
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { Name } from '../api/schemas.js'
-import { validator } from '../api/validate.js'
-import { SnapswitchError } from '../errors/errors.js'
+import { isName } from '../api/names.js'
 
 export const defaultSwitchSocket = '/run/snapswitch/switch.sock'
 export const defaultCoordinatorSocket = '/run/snapswitch/coordinator.sock'
@@ -50,17 +48,4 @@ export function parsePlacement(text: string, before: Readonly<Record<string, str
     throw new InvalidArgumentError(`${vm} is placed on ${before[vm]} already.`)
   }
   return { ...before, [vm]: host }
-}
-
-const fitsName = validator(Name)
-const isName = (value: unknown): value is string => fitsName(value)
-
-/** Throws NAME_INVALID before any daemon sees the name. */
-export function checkName(what: string, name: string): string {
-  if (isName(name)) return name
-  throw new SnapswitchError(
-    'NAME_INVALID',
-    `${JSON.stringify(name)} is no ${what} name`,
-    'Use letters, digits, _ . and -, at most 63, not beginning with a dot or dash.',
-  )
 }

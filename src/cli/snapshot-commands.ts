@@ -2,18 +2,11 @@
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
-import { nearest, unknownNetwork } from '../api/names.js'
+import { checkedName, nearest, unknownNetwork } from '../api/names.js'
 import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrder } from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
-import {
-  type CommonOptions,
-  checkName,
-  parseDuration,
-  parsePlacement,
-  withCoordinatorSocket,
-  withJson,
-} from './options.js'
+import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
 import { describeManifest, describeRestore, tableOfSnapshots } from './snapshot-report.js'
@@ -101,8 +94,8 @@ async function withCoordinator<T>(options: CommonOptions, act: (client: Coordina
 
 async function create(terminal: Terminal, network: string, options: CreateOptions): Promise<void> {
   const request: CreateRequest = {
-    network: checkName('network', network),
-    name: checkName('snapshot', options.name),
+    network: checkedName('network', network),
+    name: checkedName('snapshot', options.name),
     ...(options.policy === undefined ? {} : { policy: options.policy as Policy }),
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
     ...(options.wait === true ? { wait: true } : {}),
@@ -134,7 +127,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
 }
 
 async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
-  if (network !== undefined) checkName('network', network)
+  if (network !== undefined) checkedName('network', network)
   const manifests = await withCoordinator(options, async (client) => {
     const all = await client.snapshots({ deadlineMs: callMs })
     const found = all.filter((m) => network === undefined || m.network === network)
@@ -211,11 +204,11 @@ async function follow(
 /** `network/name` as it is; a name alone when only one network has such a snapshot. */
 async function resolveSnapshot(client: CoordinatorClient, given: string): Promise<{ network: string; name: string }> {
   const [first, second, ...more] = given.split('/')
-  if (more.length > 0) checkName('snapshot', given)
+  if (more.length > 0) checkedName('snapshot', given)
   if (second !== undefined) {
-    return { network: checkName('network', first as string), name: checkName('snapshot', second) }
+    return { network: checkedName('network', first as string), name: checkedName('snapshot', second) }
   }
-  checkName('snapshot', given)
+  checkedName('snapshot', given)
   const all = await client.snapshots({ deadlineMs: callMs })
   const found = all.filter((m) => m.name === given)
   if (found.length === 1) return found[0] as Manifest

@@ -3,14 +3,13 @@
 import type { Command } from 'commander'
 import { SwitchClient } from '../api/client.js'
 import { Connection } from '../api/connection.js'
-import { unknownNetwork } from '../api/names.js'
+import { checkedName, unknownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
 import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import {
   type CommonOptions,
-  checkName,
   defaultCoordinatorSocket,
   defaultSwitchSocket,
   withJson,
@@ -142,7 +141,7 @@ function describeCoordinator(found: CoordinatorStatus): string {
 
 async function portList(terminal: Terminal, options: CommonOptions & { network?: string }): Promise<void> {
   const { network } = options
-  if (network !== undefined) checkName('network', network)
+  if (network !== undefined) checkedName('network', network)
   const ports = await withSwitch(options, async (client) => {
     const found = (await client.ports({ deadlineMs: callMs })).filter(
       (p) => network === undefined || p.network === network,
@@ -188,7 +187,7 @@ function portRow(p: PortInfo): (string | number | null)[] {
 }
 
 async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
-  if (network !== undefined) checkName('network', network)
+  if (network !== undefined) checkedName('network', network)
   const entries = await withSwitch(options, async (client) => {
     const networks =
       network === undefined ? (await client.status({ deadlineMs: callMs })).networks.map((n) => n.name) : [network]

@@ -3,7 +3,8 @@
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { Catalogue, checkedName } from '../../coordinator/store/catalogue.js'
+import { Catalogue } from '../../coordinator/store/catalogue.js'
+import { checkedName } from '../../src/api/names.js'
 import { workDirectory } from './fake-switch.js'
 import { manifestOf } from './fixtures.js'
 
@@ -93,6 +94,8 @@ t.test('names cannot leave the store', async (t) => {
     'x'.repeat(64),
     'é',
     'a\n',
+    'constructor',
+    'toString',
   ]) {
     t.throws(() => checkedName('snapshot', name), { code: 'NAME_INVALID' }, JSON.stringify(name))
     await t.rejects(catalogue.read('lab0', name), { code: 'NAME_INVALID' })

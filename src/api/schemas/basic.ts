@@ -6,10 +6,15 @@ import { type ErrorCode, errorCodes } from '../../errors/errors.js'
 export const closed = { additionalProperties: false } as const
 export const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 
-/** Names of hosts, networks, ports, machines and snapshots. No slash, no leading dot: a name can be a file name. */
+const OBJECTS_OWN = Object.getOwnPropertyNames(Object.prototype).filter((name) => !name.startsWith('_'))
+
+/**
+ * Names of hosts, networks, ports, machines and snapshots. No slash, no leading dot: a name can be a file name. None that every
+ * object has, such as `constructor`: tables by name are objects.
+ */
 export const Name = Type.String({
-  pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$',
-  description: 'letters, digits, _ . -; at most 63',
+  pattern: `^(?!(?:${OBJECTS_OWN.join('|')})$)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`,
+  description: `letters, digits, _ . -; at most 63; beginning with a letter or digit; not ${OBJECTS_OWN.join(', ')}`,
 })
 export const Mac = Type.String({ pattern: '^[0-9a-f]{2}(:[0-9a-f]{2}){5}$' })
 export const Digest = Type.String({ pattern: '^[0-9a-f]{64}$', description: 'sha256, hex' })
