@@ -172,6 +172,11 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
   terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
 }
 
+/** Of all reasons, the kernel's included. */
+export function allDrops(counters: PortInfo['counters']): number {
+  return Object.values(counters.drops).reduce((sum, count) => sum + count, counters.kernelDrops)
+}
+
 /** Throws NETWORK_UNKNOWN. */
 async function checkNetwork(client: SwitchClient, network: string): Promise<void> {
   const { host, networks } = await client.status({ deadlineMs: callMs })
@@ -181,8 +186,7 @@ async function checkNetwork(client: SwitchClient, network: string): Promise<void
 
 function portRow(p: PortInfo): (string | number | null)[] {
   const { counters: c } = p
-  const drops = c.kernelDrops + Object.values(c.drops).reduce((sum, n) => sum + n, 0)
-  const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), drops]
+  const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), allDrops(c)]
   return [p.name, p.network, p.device, p.kind, p.vm, p.up ? 'yes' : 'NO', p.mtu, p.epoch, p.gate, ...traffic]
 }
 

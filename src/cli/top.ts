@@ -6,7 +6,7 @@ import { type Command, InvalidArgumentError } from 'commander'
 import type { PortInfo } from '../api/schemas.js'
 import { type CommonOptions, withJson, withSwitchSocket } from './options.js'
 import { formatTable, type Terminal } from './output.js'
-import { withSwitch } from './switch-commands.js'
+import { allDrops, withSwitch } from './switch-commands.js'
 
 const CALL_MS = 10_000
 const CLEAR_SCREEN = '\u001b[H\u001b[2J'
@@ -80,10 +80,6 @@ export function ratesOf(before: readonly PortInfo[], now: readonly PortInfo[], e
       dropsTotal: counters.kernelDrops > 0 ? { ...counters.drops, kernel: counters.kernelDrops } : counters.drops,
     }
   })
-}
-
-function allDrops(counters: PortInfo['counters']): number {
-  return Object.values(counters.drops).reduce((sum, count) => sum + count, counters.kernelDrops)
 }
 
 function describeRates(rates: readonly PortRates[]): string {
