@@ -1,8 +1,8 @@
-// The guests' side of a cell: boots them, reads their counters, speaks to the shell inside.
+// The guests' side of a cell: boots them, reads their counters.
 
-import { connect } from 'node:net'
 import { until } from '../../test/lab/command.js'
 import type { StateLine } from '../../test/lab/console.js'
+import { inGuest } from '../../test/lab/guest-shell.js'
 import type { Lab } from '../../test/lab/lab.js'
 import type { Counted, CountedKey } from './rows.js'
 
@@ -65,31 +65,6 @@ export async function count(lab: Lab): Promise<Counted> {
 export function growth(before: Counted, after: Counted): Counted {
   const keys = Object.keys(after) as CountedKey[]
   return Object.fromEntries(keys.map((key) => [key, after[key] - before[key]])) as Record<CountedKey, number>
-}
-
-/** Runs a line in the shell of a guest and returns what it printed. */
-export function inGuest(lab: Lab, name: string, line: string, timeoutMs = 10_000): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(lab.shell(name))
-    let said = ''
-    const finish = (settle: () => void) => {
-      clearTimeout(timer)
-      socket.destroy()
-      settle()
-    }
-    const timer = setTimeout(
-      () =>
-        finish(() => reject(new Error(`${name}: no answer to '${line}' within ${timeoutMs} ms: ${said.slice(-300)}`))),
-      timeoutMs,
-    )
-    // The terminal echoes what it gets: only the shell turns the sum into 42.
-    socket.on('connect', () => socket.write(`\n${line}\necho end-$((40+2))\n`))
-    socket.on('error', (error) => finish(() => reject(error)))
-    socket.on('data', (chunk) => {
-      said += chunk.toString('latin1')
-      if (said.includes('end-42')) finish(() => resolve(said.replaceAll('\r', '')))
-    })
-  })
 }
 
 /** The fields of a table of /proc/net/snmp or netstat: a line of names, a line of values, both behind `Tcp:` or `TcpExt:`. */

@@ -21,7 +21,7 @@ export function restarted(cause?: Error): SnapswitchError {
 export function brokenChannel(host: string, port: string, peer: string | null): SnapswitchError {
   return new SnapswitchError(
     'PEER_DOWN',
-    `the link to ${peer ?? 'a peer'} on port ${port} of host ${host} went away or began anew during the snapshot`,
+    `the link to ${peer ?? 'a peer'} on port ${port} of host ${host} went away, fell silent, or began anew during the snapshot`,
     'Check the link, and take the snapshot again.',
   )
 }

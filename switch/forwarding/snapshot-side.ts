@@ -20,7 +20,7 @@ export interface ForwarderEvents {
   peer(port: number, host: string, bootId: string, epoch: number): void
   /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
   closed(epoch: number, closures: readonly ChannelClosed[]): void
-  /** The channel from a peer has ended, or begun anew, before it was closed for the open snapshot: what was under way in it is lost, uncounted. */
+  /** The channel from a peer has ended, fallen silent, or begun anew, before it was closed for the open snapshot: what was under way in it is lost, uncounted. */
   broken?(epoch: number, port: number, host: string | null): void
   /** A peer's control frame was refused for a reason that a person should know of. Once per port and reason. */
   refused?(port: number, reason: DropReason): void
@@ -28,6 +28,12 @@ export interface ForwarderEvents {
 
 /** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
 const ARMED_BOUNDS = { frames: 2000, bytes: 16 * 1024 * 1024 }
+
+/**
+ * Milliseconds without a HELLO (one a second) after which an open channel counts as broken: its marker does not come any more.
+ * Longer than what a preflight lets pass, and than what a link that is plugged in again needs.
+ */
+const SILENT_PEER = 5000
 
 export class SnapshotSide {
   private readonly forwarder: Forwarder
@@ -232,7 +238,7 @@ export class SnapshotSide {
     this.events.early(port.index, color)
   }
 
-  /** A trunk's port is being removed, or another end of the peer was heard. */
+  /** A trunk's port is being removed, another end of the peer was heard, or nothing more is heard of it. */
   channelBroke(port: PortState): void {
     const { open } = this
     if (open === null || !open.awaits(port) || port.channel!.host === null) return
@@ -247,8 +253,14 @@ export class SnapshotSide {
 
   tick(now: number): void {
     const { open } = this
-    const closures = open?.tick(now) ?? null
-    if (open === null || closures === null) return
+    if (open === null) return
+    const closures = open.tick(now)
+    if (closures === null) {
+      for (const port of this.forwarder.ports) {
+        if (port.channel !== null && now - port.channel.lastHeard > SILENT_PEER) this.channelBroke(port)
+      }
+      return
+    }
     this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
     this.events.closed(open.epoch, closures)
   }

@@ -385,8 +385,11 @@ t.test('closure by deadline, and not at all while a peer sends no marker', async
   snapshots.flip([0], 4, [0], rig.now)
   peerOn(rig, 1).say(ControlType.MARKER, 4, 3)
   rig.tick(199)
-  rig.tick(60_000)
+  rig.tick(4000)
   t.same(rig.events, [], 'the second trunk is open')
+  rig.tick(1000)
+  t.same(rig.events, [{ kind: 'broken', epoch: 4, port: 2, host: 'b' }], 'and broken when its peer stays silent')
+  rig.clear()
   peerOn(rig, 2).say(ControlType.MARKER, 4, 0)
   t.match(rig.events, [
     {

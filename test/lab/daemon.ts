@@ -15,6 +15,8 @@ export interface DaemonSpec {
   readonly socket: string
   readonly log: string
   readonly namespace?: string
+  /** Options of node, such as a hook to load. */
+  readonly nodeOptions?: readonly string[]
 }
 
 export interface Daemon {
@@ -39,7 +41,15 @@ const said = (spec: DaemonSpec) => readFileSync(spec.log, 'utf8').slice(-2000)
 
 /** Starts a daemon; it may take a moment until it answers. */
 export async function spawnDaemon(spec: DaemonSpec): Promise<Daemon> {
-  const command = [process.execPath, ...ENGINE_FLAGS, program(), spec.role, '--config', spec.config]
+  const command = [
+    process.execPath,
+    ...ENGINE_FLAGS,
+    ...(spec.nodeOptions ?? []),
+    program(),
+    spec.role,
+    '--config',
+    spec.config,
+  ]
   if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
   const descriptor = openSync(spec.log, 'a')
   const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { run } from './command.js'
 import { GuestConsole } from './console.js'
-import { type Daemon, daemonAnswers, program, snapswitchJson, spawnDaemon } from './daemon.js'
+import { type Daemon, type DaemonSpec, daemonAnswers, program, snapswitchJson, spawnDaemon } from './daemon.js'
 import { guard } from './guardian.js'
 import { type Guest, type GuestJob, type GuestSpec, startGuest } from './guest.js'
 import { guestImage } from './image.js'
@@ -143,11 +143,16 @@ export class Lab {
       await createNamespace(this.namespace(host))
     }
     if (lan !== undefined) return this.#makeLan(lan.outsideAddress)
+    for (const [index, one] of this.plan.hosts.entries()) {
+      for (const other of this.plan.hosts.slice(index + 1)) await this.addTrunk(one, other)
+    }
+  }
+
+  /** Joins two hosts by a trunk: a cable (veth pair), up, of which either end can be taken away. */
+  addTrunk(one: string, other: string): Promise<void> {
     const mtu = this.plan.trunkMtu ?? (this.plan.memberMtu ?? 1500) + 4
     const end = (host: string, to: string) => ({ namespace: this.namespace(host), device: trunkDevice(to) })
-    for (const [index, one] of this.plan.hosts.entries()) {
-      for (const other of this.plan.hosts.slice(index + 1)) await addCable(end(one, other), end(other, one), mtu)
-    }
+    return addCable(end(one, other), end(other, one), mtu)
   }
 
   async #makeLan(outsideAddress: string): Promise<void> {
@@ -186,8 +191,13 @@ export class Lab {
     return { socket: this.coordinatorSocket, store: this.store, networks }
   }
 
-  async startSwitch(host: string, config = this.switchConfig(host)): Promise<Daemon> {
-    return this.#start('switch', host, this.switchSocket(host), config, this.namespace(host))
+  async startSwitch(
+    host: string,
+    config = this.switchConfig(host),
+    nodeOptions: readonly string[] = [],
+  ): Promise<Daemon> {
+    const where = { namespace: this.namespace(host), nodeOptions }
+    return this.#start('switch', host, this.switchSocket(host), config, where)
   }
 
   async startCoordinator(config = this.coordinatorConfig()): Promise<Daemon> {
@@ -207,11 +217,17 @@ export class Lab {
     await started.finally(() => this.#spawning.delete(started))
   }
 
-  async #start(role: Daemon['spec']['role'], name: string, socket: string, config: unknown, namespace?: string) {
+  async #start(
+    role: Daemon['spec']['role'],
+    name: string,
+    socket: string,
+    config: unknown,
+    more: Partial<DaemonSpec> = {},
+  ) {
     this.#mustBeUp()
     const file = join(this.directory, `${name}.yaml`)
     writeFileSync(file, stringify(config))
-    const spec = { role, config: file, socket, log: this.log(name), ...(namespace === undefined ? {} : { namespace }) }
+    const spec = { role, config: file, socket, log: this.log(name), ...more }
     let daemon: Daemon | undefined
     await this.#spawn(async () => {
       daemon = await spawnDaemon(spec)

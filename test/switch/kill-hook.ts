@@ -2,17 +2,30 @@
 //
 // SNAPSWITCH_TEST_KILL: SIGKILL at the instant that it names: `before` a QMP command or a call to libvirt goes out, or
 // `after` it, when something comes back (`before:cont`, `after:snapshot`). What kill -9 does at that instant, it does.
+// SNAPSWITCH_TEST_HALT: a file; when it is there and a machine is about to be stopped, it is removed and the daemon halts
+// (SIGSTOP), its gate closed and its part of the snapshot undone, until somebody sends SIGCONT.
 // SNAPSWITCH_TEST_REFUSE: a hypervisor that refuses to resume, so many times.
 
+import { rmSync } from 'node:fs'
 import { Socket } from 'node:net'
 
 const [when, command] = (process.env.SNAPSWITCH_TEST_KILL ?? '').split(':')
+const haltFile = process.env.SNAPSWITCH_TEST_HALT
 let refusals = Number(process.env.SNAPSWITCH_TEST_REFUSE ?? 0)
 const { write, emit } = Socket.prototype
 /** Where answers come from: the same socket, or, from the process that has libvirt loaded, another pipe. */
 const sent = new WeakSet<Socket>()
 let called = false
 const die = () => process.kill(process.pid, 'SIGKILL')
+
+function halt(file: string): void {
+  try {
+    rmSync(file)
+  } catch {
+    return
+  }
+  process.kill(process.pid, 'SIGSTOP')
+}
 
 /** Commands to QEMU, straight or inside a call to libvirt, and calls. */
 const isNamed = (text: string) =>
@@ -22,6 +35,7 @@ const isNamed = (text: string) =>
 
 Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
   if (typeof args[0] === 'string') {
+    if (haltFile !== undefined && args[0].includes('"execute":"stop"')) halt(haltFile)
     if (command !== undefined && isNamed(args[0])) {
       if (when === 'before') die()
       if (args[0].includes('"call":')) called = true
