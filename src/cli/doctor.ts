@@ -146,9 +146,11 @@ async function kvm(): Promise<Finding[]> {
 }
 
 async function libvirt(): Promise<Finding[]> {
-  const { libvirt, background } = await probeLibvirt()
+  const { libvirt, background, confinement } = await probeLibvirt()
   const found = [fromProbe('libvirt', libvirt, false)]
-  return background === null ? found : [...found, fromProbe('libvirt background save', background, false)]
+  if (background !== null) found.push(fromProbe('libvirt background save', background, false))
+  if (confinement !== null) found.push(fromProbe('libvirt disk copies', confinement, false))
+  return found
 }
 
 function fromProbe(what: string, found: ProbeFinding, required: boolean): Finding {

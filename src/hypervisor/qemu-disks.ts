@@ -18,8 +18,8 @@ export interface BlockDevices {
   readonly unsupported: readonly { readonly name: string; readonly reason: string }[]
 }
 
-/** The local file that a `filename` of query-block means, or null. */
-function localFile(filename: unknown, directory: string): string | null {
+/** The local file that a `filename` of query-block, or `file` of a block node, means, or null. */
+export function localFile(filename: unknown, directory: string): string | null {
   if (typeof filename !== 'string') return null
   if (filename.startsWith('json:')) {
     let tree: unknown

@@ -66,6 +66,9 @@ export async function checkRestore(
 }
 
 const RESUME_MS = 10_000
+/** How long ending what was loaded may take; a restart of libvirtd fits in. */
+const END_MS = 20_000
+const END_AGAIN_MS = 3000
 
 interface LoadedMember {
   readonly part: MemberPart
@@ -76,6 +79,13 @@ interface LoadedMember {
 }
 
 type Resumed = RestoreResumed['resumed']
+
+/** What tells a machine that this restore loads from any other. */
+function startedLoad(host: Host, part: MemberPart, epoch: number) {
+  const definition = part.definition as MachineDefinition
+  const domain = definition.kind === 'libvirt' ? definition.domain : null
+  return { vm: part.vm, kind: definition.kind, domain, directory: host.store.machineDirectory(part.vm, epoch) }
+}
 
 export class RestoreSession {
   readonly network: string
@@ -162,16 +172,7 @@ export class RestoreSession {
       ports: toAdd.map(({ name, vm }) => ({ name, vm })),
       taps: toAdd.filter(({ device }) => !host.ports.hasDevice(device)).map(({ device, vm }) => ({ device, vm })),
     }
-    const machines = request.members.map((part) => {
-      const definition = part.definition as MachineDefinition
-      const domain = definition.kind === 'libvirt' ? definition.domain : null
-      return {
-        vm: part.vm,
-        kind: definition.kind,
-        domain,
-        directory: host.store.machineDirectory(part.vm, request.epoch),
-      }
-    })
+    const machines = request.members.map((part) => startedLoad(host, part, request.epoch))
     await host.journal.writeRestore({ network, snapshot, resuming, machines, ...this.toUndo })
   }
 
@@ -249,13 +250,19 @@ export class RestoreSession {
     this.calledOff = true
     await this.loading?.catch(() => undefined)
     await this.resuming?.catch(() => undefined)
-    const deadline = performance.now() + 10_000
+    const deadline = performance.now() + END_MS
+    let ended = this.toUndo === null || (await this.endUnfinished())
     for (const member of this.members) {
       const { part, machine } = member
       if (this.resuming !== null && (await this.runs(member, deadline))) await quietly(this.release(member))
       else {
         if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
-        await quietly(machine.control.destroy(deadline))
+        await quietly(
+          machine.control.destroy(deadline).catch((thrown) => {
+            ended = false
+            throw thrown
+          }),
+        )
       }
       await quietly(machine.control.close())
     }
@@ -272,8 +279,21 @@ export class RestoreSession {
       }
     }
     await quietly(advance(host, network, request.epoch))
-    if (this.toUndo !== null) await quietly(host.journal.removeRestore(network))
+    // What could not be ended stays on record: the next daemon does it.
+    if (this.toUndo !== null && ended) await quietly(host.journal.removeRestore(network))
     return resumed
+  }
+
+  /** Machines whose load has failed; false when one may still be there. Their drivers have tried to end them already. */
+  private async endUnfinished(): Promise<boolean> {
+    const { host, request } = this
+    const deadline = performance.now() + END_AGAIN_MS
+    const failed = request.members.filter(({ vm }) => !this.members.some(({ part }) => part.vm === vm))
+    const loads = failed.map((part) => startedLoad(host, part, request.epoch))
+    const results = await Promise.allSettled(
+      loads.map((load) => host.machines.endLoad(load.kind, { ...load, mayRun: false }, deadline)),
+    )
+    return results.every(({ status }) => status === 'fulfilled')
   }
 
   /** An answer that did not come in time does not mean that the guest stands still. */

@@ -53,6 +53,8 @@ export interface DomainOptions {
   readonly memoryMiB?: number
   readonly format?: 'qcow2' | 'raw'
   readonly taps?: readonly string[]
+  /** Makes its NICs' addresses differ from those of other domains: one digit. */
+  readonly number?: number
   /** More elements of `<devices>`. */
   readonly devices?: string
   readonly persistent?: boolean
@@ -229,14 +231,14 @@ export class LibvirtDaemon {
 
   /** Makes a domain and waits for its first words. */
   async domain(name: string, options: DomainOptions = {}): Promise<TestDomain> {
-    const { memoryMiB = 64, format = 'qcow2', taps = [], devices = '' } = options
+    const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '' } = options
     const at = (file: string) => path.join(this.directory, `${name}${file}`)
     const disk = at(format === 'qcow2' ? '.qcow2' : '.img')
     const domain = { name, disk, serial: at('.serial'), xmlFile: at('.xml') }
     makeDisk(disk, format)
     const nics = taps.map(
       (tap, i) =>
-        `<interface type='ethernet'><mac address='52:54:00:0a:00:0${i + 1}'/><target dev='${tap}' managed='no'/>` +
+        `<interface type='ethernet'><mac address='52:54:00:0a:0${number}:0${i + 1}'/><target dev='${tap}' managed='no'/>` +
         `<model type='virtio'/></interface>`,
     )
     writeFileSync(

@@ -1,11 +1,15 @@
 // The libvirt driver when things go wrong: libvirtd away, started again or killed in the middle, the libvirt process or the
 // domain killed. Every time the snapshot ends `sealed` or failed, the domain is as it was or runs on, nothing is stuck.
 
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import type { Capture, SealInfo } from '../../src/hypervisor/hypervisor.js'
+import { DomainLink } from '../../src/hypervisor/libvirt/domain-link.js'
+import { makeOverlay, takeBack } from '../../src/hypervisor/libvirt/overlays.js'
+import { LibvirtProcess } from '../../src/hypervisor/libvirt/process-handle.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
@@ -66,7 +70,7 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
   process.kill(daemon.pid, 'SIGSTOP')
   const started = performance.now()
   t.equal(await codeOf(machine.inspect(soon(700))), 'DEADLINE')
-  t.equal(await codeOf(attach('hung').then(() => null)).catch(() => ''), 'DEADLINE')
+  t.equal(await codeOf(hypervisor.attach('vm0', { libvirt: { domain: 'hung' } }, soon(700))), 'DEADLINE')
   t.ok(performance.now() - started < 15_000)
   process.kill(daemon.pid, 'SIGCONT')
   await until('an answer', () => daemon.virsh('domstate', 'hung') === 'running')
@@ -75,47 +79,97 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
   daemon.virsh('undefine', domain.name)
 })
 
-for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-  for (const moment of ['prepared', 'paused', 'capturing', 'resumed'] as const) {
-    // How it ends makes little difference: every moment once, and one of them twice.
-    if (signal === 'SIGTERM' && moment !== 'paused') continue
-    t.test(`libvirtd ends by ${signal} when ${moment}, and is started again`, async (t) => {
-      const domain = await daemon.domain('restart', { memoryMiB: 256 })
-      const machine = await attach('restart')
-      const store = scratch()
-      await machine.prepare({ directory: store, label: 's' }, soon(10_000))
-      const restart = async () => {
-        await daemon.stop(signal)
-        await daemon.launch()
-      }
-      if (moment === 'prepared') await restart()
-      await machine.pause(soon(10_000))
-      if (moment === 'paused') await restart()
-      const capture = machine.capture(soon(30_000))
-      const outcome = outcomeOf(capture)
-      if (moment === 'resumed') await capture.resumed
-      if (moment === 'capturing' || moment === 'resumed') await restart()
-      const sealed = await outcome
-      t.comment(sealed instanceof Error ? `${sealed.code}: ${sealed.message}` : 'sealed')
-      if (sealed instanceof Error) await isAsBefore(t, domain, store)
-      else {
-        t.ok(existsSync(sealed.memoryFile))
-        t.same(daemon.disks('restart'), { vda: sealed.disks[0]!.overlay }, 'domblklist')
-        t.same(daemon.disks('restart', true), { vda: sealed.disks[0]!.overlay }, 'stored configuration')
-      }
-      await runsOn(t, domain)
-      // Not stuck: the next one is taken.
-      const next = await take(machine, domain.serial, 'next')
-      t.equal(chainOf(next.seal.disks[0]!.overlay).at(-1), domain.disk)
-      await runsOn(t, domain)
-      await machine.destroy(soon(5000))
-      daemon.virsh('undefine', 'restart')
-      for (const file of readdirSync(daemon.directory)) {
-        if (file.startsWith('restart')) rmSync(path.join(daemon.directory, file))
-      }
-    })
-  }
+// Other moments, and all that stands around a driver: test/switch/libvirtd-restarted.test.ts.
+for (const [signal, moment] of [
+  ['SIGTERM', 'paused'],
+  ['SIGKILL', 'capturing'],
+] as const) {
+  t.test(`libvirtd ends by ${signal} when ${moment}, and is started again`, async (t) => {
+    const domain = await daemon.domain('restart', { memoryMiB: 256 })
+    const machine = await attach('restart')
+    const store = scratch()
+    await machine.prepare({ directory: store, label: 's' }, soon(10_000))
+    const restart = async () => {
+      await daemon.stop(signal)
+      await daemon.launch()
+    }
+    await machine.pause(soon(10_000))
+    if (moment === 'paused') await restart()
+    const outcome = outcomeOf(machine.capture(soon(30_000)))
+    if (moment === 'capturing') await restart()
+    const sealed = await outcome
+    t.comment(sealed instanceof Error ? `${sealed.code}: ${sealed.message}` : 'sealed')
+    if (sealed instanceof Error) await isAsBefore(t, domain, store)
+    else {
+      t.ok(existsSync(sealed.memoryFile))
+      t.same(daemon.disks('restart'), { vda: sealed.disks[0]!.overlay }, 'domblklist')
+      t.same(daemon.disks('restart', true), { vda: sealed.disks[0]!.overlay }, 'stored configuration')
+    }
+    await runsOn(t, domain)
+    // Not stuck: the next one is taken.
+    const next = await take(machine, domain.serial, 'next')
+    t.equal(chainOf(next.seal.disks[0]!.overlay).at(-1), domain.disk)
+    await runsOn(t, domain)
+    await machine.destroy(soon(5000))
+    daemon.virsh('undefine', 'restart')
+    for (const file of readdirSync(daemon.directory)) {
+      if (file.startsWith('restart')) rmSync(path.join(daemon.directory, file))
+    }
+  })
 }
+
+t.test(
+  'QEMU takes no descriptor, as under a security driver: its memory is saved with the guest stopped',
+  async (t) => {
+    const domain = await daemon.domain('confined')
+    const [qemu] = daemon.machines()
+    // What it would receive has no room then, and is lost on the way, as a refused one is.
+    const pid = String(qemu!.pid)
+    const limit = execFileSync('prlimit', ['--pid', pid, '--nofile', '--noheadings', '-o', 'SOFT,HARD'], {
+      encoding: 'utf8',
+    })
+    execFileSync('prlimit', ['--pid', pid, '--nofile=3:'])
+    const machine = await attach('confined')
+    t.match(await machine.inspect(soon(5000)), {
+      captureMode: 'stopped',
+      captureModeReason: /may not take a descriptor/,
+    })
+    execFileSync('prlimit', ['--pid', pid, `--nofile=${limit.trim().split(/\s+/).join(':')}`])
+    const { seal } = await take(machine, domain.serial)
+    t.notOk(seal.disks[0]!.copied)
+    t.ok(await machine.mergeFrozen(seal.disks[0]!, soon(10_000)))
+    await runsOn(t, domain)
+    await machine.destroy(soon(5000))
+    daemon.virsh('undefine', domain.name)
+  },
+)
+
+t.test('overlays that QEMU has and libvirt does not know of', async (t) => {
+  const domain = await daemon.domain('forgot')
+  const libvirt = new LibvirtProcess()
+  t.teardown(() => libvirt.end())
+  const link = await DomainLink.open(libvirt, daemon.uri, 'forgot', soon(10_000))
+  const layers = [{ file: domain.disk, format: 'qcow2' as const }]
+  for (const isInUse of [false, true]) {
+    // What libvirt does in a snapshot, but for writing it down (libvirt-1 is the disk).
+    const overlay = await makeOverlay(link, { target: 'vda', layers }, 's', soon(5000))
+    const file = { driver: 'file', 'node-name': 'libvirt-2-storage', filename: overlay.file }
+    await link.execute('blockdev-add', file, soon(5000))
+    const format = { driver: 'qcow2', 'node-name': 'libvirt-2-format', file: 'libvirt-2-storage', backing: null }
+    await link.execute('blockdev-add', format, soon(5000))
+    const nodes = { node: 'libvirt-1-format', overlay: 'libvirt-2-format' }
+    if (isInUse) await link.execute('blockdev-snapshot', nodes, soon(5000))
+    await runsOn(t, domain)
+    await takeBack(link, [overlay], true, soon(10_000))
+    await isAsBefore(t, domain, scratch())
+    await runsOn(t, domain)
+  }
+  link.close()
+  const machine = await attach('forgot')
+  await take(machine, domain.serial)
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', domain.name)
+})
 
 t.test('the libvirt process is killed in the middle', async (t) => {
   const domain = await daemon.domain('fault')

@@ -51,12 +51,17 @@ t.test(`a snapshot (${mode}), restored where QEMU’s user gets to, refused wher
 })
 
 t.test('what doctor is told', async (t) => {
-  const { libvirt, background } = await probeLibvirt(daemon.uri, path.join(daemon.directory, 'etc', 'qemu.conf'))
+  const { libvirt, background, confinement } = await probeLibvirt(
+    daemon.uri,
+    path.join(daemon.directory, 'etc', 'qemu.conf'),
+  )
   t.match(libvirt, { ok: true, detail: /^libvirt \d+\.\d+\.\d+ with QEMU \d+/, cost: null })
   t.equal(background?.ok, allowed)
   t.match(background?.detail, allowed ? /every user/ : /user 65534 and may not use userfaultfd/)
+  const confined = /<model>(apparmor|selinux)</.test(daemon.virsh('capabilities'))
+  t.equal(confinement?.ok, !confined)
   const nowhere = await probeLibvirt(`qemu+unix:///system?socket=${daemon.directory}/run/nothing`)
-  t.match(nowhere, { libvirt: { ok: false, cost: /systemctl start libvirtd/ }, background: null })
+  t.match(nowhere, { libvirt: { ok: false, cost: /systemctl start libvirtd/ }, background: null, confinement: null })
 })
 
 t.test('doctor, with QEMU as root', async (t) => {

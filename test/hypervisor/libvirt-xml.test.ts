@@ -8,11 +8,11 @@ import {
   describeDomain,
   placeDisks,
   placeNics,
-  qemuUser,
+  readConfinement,
   saveCookie,
   snapshotXml,
 } from '../../src/hypervisor/libvirt/domain-xml.js'
-import { libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
+import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
 import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
 import { loadSwitchConfig, machineSpecs } from '../../switch/config.js'
 import { scratch } from './machines.js'
@@ -111,11 +111,29 @@ t.test('the head of an image, there and back', async (t) => {
   t.equal(decodeHead(Buffer.alloc(4096)), null)
 })
 
-t.test('who QEMU runs as, and libvirts that are too old', async (t) => {
-  const models = (label: string) =>
-    `<capabilities><host><secmodel><model>apparmor</model></secmodel><secmodel><model>dac</model><baselabel type='kvm'>${label}</baselabel></secmodel></host></capabilities>`
-  t.equal(qemuUser(models('+64055:+111')), 64055)
-  t.equal(qemuUser('<capabilities><host/></capabilities>'), null)
+t.test('who QEMU runs as, what confines it, and libvirts that are too old', async (t) => {
+  // As hosts with these drivers say it.
+  const dac = (label: string) =>
+    `<secmodel><model>dac</model><doi>0</doi><baselabel type='kvm'>${label}</baselabel><baselabel type='qemu'>${label}</baselabel></secmodel>`
+  const host = (models: string) =>
+    `<capabilities><host><cpu><model>Haswell</model></cpu>${models}</host></capabilities>`
+  const apparmor = '<secmodel><model>apparmor</model><doi>0</doi></secmodel>'
+  const label = `<baselabel type='kvm'>system_u:system_r:svirt_t:s0</baselabel>`
+  const selinux = `<secmodel><model>selinux</model><doi>0</doi>${label}</secmodel>`
+  t.same(readConfinement(host(apparmor + dac('+64055:+64055'))), { user: 64055, driver: 'apparmor' })
+  t.same(readConfinement(host(selinux + dac('+107:+107'))), { user: 107, driver: 'selinux' })
+  t.same(readConfinement(host(`<secmodel><model>none</model><doi>0</doi></secmodel>${dac('+0:+0')}`)), {
+    user: 0,
+    driver: null,
+  })
+  t.same(readConfinement(host('')), { user: null, driver: null })
+  t.match(confinementFinding(null, ''), { ok: true, cost: null })
+  const { ok, cost } = confinementFinding('apparmor', '# Site-specific additions\n# /images/*.qcow2 rwk,\n')
+  t.equal(ok, false)
+  // What it says to add is what it looks for.
+  const rule = /`(.*rwk,)`/.exec(cost!)![1]!
+  t.match(confinementFinding('apparmor', `# Site-specific additions\n  ${rule}\n`), { ok: true, cost: null })
+  t.match(confinementFinding('selinux', rule), { ok: false, cost: /seclabel type='none' model='selinux'/ })
   for (const good of ['8.2.0', '9.0.0', '10.1.2']) t.equal(libvirtObstacle(good), null)
   for (const bad of ['8.1.0', '7.10.0']) t.match(libvirtObstacle(bad), /older than 8\.2/)
 })

@@ -2,11 +2,11 @@
 // to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the libvirt process.
 
 import { SnapswitchError } from '../../errors/errors.js'
-import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
+import { deadlinePassed, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
 import type { QmpClient } from '../qmp.js'
 import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../qmp-messages.js'
-import { type LibvirtProcess, LibvirtUnreachable } from './process-handle.js'
+import { type LibvirtProcess, LibvirtUnreachable, patiently } from './process-handle.js'
 import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
 
 export class DomainLink {
@@ -64,15 +64,8 @@ export class DomainLink {
   }
 
   /** Like `call`, once more for every connection that is lost: only for what may be done twice. */
-  async patiently<T>(ask: () => Promise<T>, deadline: Deadline): Promise<T> {
-    for (;;) {
-      try {
-        return await ask()
-      } catch (error) {
-        if (!(error instanceof LibvirtUnreachable) || this.#closed || remaining(deadline) === 0) throw error
-        await pauseFor(200, deadline)
-      }
-    }
+  patiently<T>(ask: () => Promise<T>, deadline: Deadline): Promise<T> {
+    return patiently(ask, deadline, () => this.#closed)
   }
 
   async describe(deadline: Deadline): Promise<DescribeResult> {

@@ -160,15 +160,22 @@ export function describeDomain(xml: string): DomainDescription {
   }
 }
 
-/**
- * The user id that QEMU runs under, by libvirt's capabilities (https://libvirt.org/formatcaps.html); null when they do not
- * tell.
- */
-export function qemuUser(capabilitiesXml: string): number | null {
+/** What libvirt's capabilities (https://libvirt.org/formatcaps.html) say of how QEMU is kept in bounds. */
+export interface Confinement {
+  /** The user id that QEMU runs under; null when they do not tell. */
+  readonly user: number | null
+  /** `apparmor`, `selinux`; null when no security driver but that of users (`dac`) is in force. */
+  readonly driver: string | null
+}
+
+export function readConfinement(capabilitiesXml: string): Confinement {
   const host = child(parse(capabilitiesXml, 'capabilities').documentElement, 'host')
-  const dac = children(host, 'secmodel').find((model) => textOf(child(model, 'model')) === 'dac')
+  const models = children(host, 'secmodel')
+  const nameOf = (model: Element) => textOf(child(model, 'model')).trim()
+  const dac = models.find((model) => nameOf(model) === 'dac')
   const user = /^\+?(\d+):/.exec(textOf(child(dac ?? null, 'baselabel')))?.[1]
-  return user === undefined ? null : Number(user)
+  const driver = models.map(nameOf).find((name) => name !== 'dac' && name !== 'none' && name !== '')
+  return { user: user === undefined ? null : Number(user), driver: driver ?? null }
 }
 
 /** The save cookie (qemu_domain.c, qemuDomainSaveCookieFormat): the CPU as the running domain has it. */

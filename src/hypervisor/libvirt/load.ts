@@ -10,7 +10,8 @@ import { createOverlay, virtualSize } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
 import { describeDomain, type PlacedDisk, placeDisks, placeNics } from './domain-xml.js'
 import { LibvirtMachine, type LibvirtSettings } from './machine.js'
-import { type CallArguments, type CallName, type DescribeResult, xmlFlags } from './protocol.js'
+import { patiently } from './process-handle.js'
+import { type CallArguments, type CallName, type DescribeResult, domainState, xmlFlags } from './protocol.js'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
   new SnapswitchError(
@@ -20,6 +21,9 @@ const loadFailed = (name: string, reason: string, cause?: unknown) =>
       'in /var/log/libvirt/qemu/ says more.',
     cause,
   )
+
+/** How long ending a domain may take that is not to run; a restart of libvirtd fits in. */
+const recoveryMs = 20_000
 
 /** Calls that are about no domain yet. */
 class Loader {
@@ -102,38 +106,43 @@ async function load(
     const spec = { domain, uri: settings.uri }
     return { control: await LibvirtMachine.attach(name, spec, settings, deadline), spec: { libvirt: spec } }
   } catch (error) {
-    if (restored) await loader.call('destroy', { domain }, within(10_000)).catch(() => {})
-    if (restored && before === null) await loader.call('undefine', { domain }, within(5000)).catch(() => {})
+    if (restored) {
+      const limit = within(recoveryMs)
+      await end(loader, { directory: request.directory, domain, mayRun: false }, limit).catch(() => {})
+      if (before === null) await patiently(() => loader.call('undefine', { domain }, limit), limit).catch(() => {})
+    }
     for (const file of made) await rm(file, { force: true }).catch(() => {})
     const known = asSnapswitchError(error)
     throw known.code === 'HYPERVISOR_REFUSED' ? loadFailed(name, known.message, known) : known
   }
 }
 
-/** Its disks tell a domain that was started by a load from one that its owner has started since. */
-export async function endLoad(
-  { directory, domain, mayRun }: StartedLoad,
-  settings: LibvirtSettings,
-  deadline: Deadline,
-): Promise<boolean> {
-  let machine: LibvirtMachine
+export async function endLoad(load: StartedLoad, settings: LibvirtSettings, deadline: Deadline): Promise<boolean> {
+  const loader = new Loader(settings)
   try {
-    machine = await LibvirtMachine.attach(domain!, { domain: domain! }, settings, deadline)
-  } catch (error) {
-    const { code } = asSnapswitchError(error)
-    if (code === 'MACHINE_UNKNOWN' || code === 'MACHINE_NOT_RUNNING') return true
-    throw error
-  }
-  try {
-    const { state, disks } = await machine.inspect(deadline)
-    const ours = disks.every(({ layers }) => layers[0]?.file.startsWith(`${directory}/`))
-    if (!ours) return true
-    if (mayRun && state !== 'paused') return false
-    await machine.destroy(deadline)
-    return true
+    return await end(loader, load, deadline)
   } finally {
-    await machine.close()
+    loader.close()
   }
+}
+
+/**
+ * Its disks tell a domain that was started by a load from one that its owner has started since. One without disks counts as
+ * its owner's once it runs.
+ */
+function end(loader: Loader, { directory, domain, mayRun }: StartedLoad, deadline: Deadline): Promise<boolean> {
+  const one = { domain: domain! }
+  return patiently(async () => {
+    const found = await loader.find(one.domain, deadline)
+    if (found?.active !== true) return true
+    const isPaused = found.state === domainState.paused
+    const { disks } = describeDomain((await loader.call('domainXml', one, deadline)) as string)
+    const inside = disks.every(({ layers }) => layers[0]?.file.startsWith(`${directory}/`))
+    if (!inside || (disks.length === 0 && !isPaused)) return true
+    if (mayRun && !isPaused) return false
+    await loader.call('destroy', one, deadline)
+    return true
+  }, deadline)
 }
 
 async function makeDisks({ directory, disks, definition }: LoadRequest, made: string[], deadline: Deadline) {

@@ -19,7 +19,6 @@ import type {
 import type { ImageWriter } from '../image-writer.js'
 import { findProcesses, incarnationOf, type ProcessIdentity } from '../process.js'
 import { settleMigration } from '../qemu-checks.js'
-import { findNode } from '../qemu-disks.js'
 import { backgroundObstacle, isUnderWay, migrationStatus } from '../qemu-migration.js'
 import { stopMachine } from '../qemu-stop.js'
 import { isFrozen, liftWriteProtection } from '../write-protection.js'
@@ -27,6 +26,8 @@ import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { asQmp, DomainLink, runState } from './domain-link.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
+import { closeNodes, useOf } from './forgotten-nodes.js'
+import { descriptorObstacle } from './memory-save.js'
 import { mergeActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
@@ -195,7 +196,7 @@ export class LibvirtMachine implements MachineControl {
 
   async destroy(deadline: Deadline): Promise<void> {
     try {
-      await this.#link.call('destroy', {}, deadline)
+      await this.#link.patiently(() => this.#link.call('destroy', {}, deadline), deadline)
     } catch (error) {
       const { code } = asSnapswitchError(error)
       if (code !== 'MACHINE_NOT_RUNNING' && code !== 'MACHINE_UNKNOWN') throw error
@@ -217,10 +218,12 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async dropOverlay(file: string, deadline: Deadline): Promise<void> {
-    const nodes = await this.#link.execute('query-named-block-nodes', { flat: true }, deadline)
-    const node = findNode(nodes, { file, format: 'qcow2' }, '/')
-    if (node !== null && isCopy(node)) await discardCopy(this.#link, { node, file }, deadline)
-    else if (node === null) await rm(file, { force: true })
+    const use = await useOf(this.#link, file, deadline)
+    const [node] = use.nodes
+    if (use.active) return
+    if (node !== undefined && isCopy(node)) return discardCopy(this.#link, { node, file }, deadline)
+    await closeNodes(this.#link, use, deadline)
+    await rm(file, { force: true })
   }
 
   async close(): Promise<void> {
@@ -233,7 +236,9 @@ export class LibvirtMachine implements MachineControl {
       await settleMigration(this.name, asQmp(this.#link), this.#process, deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
       const obstacle =
-        libvirtObstacle(this.#link.libvirtVersion) ?? (await backgroundObstacle(asQmp(this.#link), deadline))
+        libvirtObstacle(this.#link.libvirtVersion) ??
+        (await descriptorObstacle(this.#link, deadline)) ??
+        (await backgroundObstacle(asQmp(this.#link), deadline))
       const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
       return kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle
     })()

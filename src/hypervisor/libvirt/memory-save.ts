@@ -3,11 +3,13 @@
 // migration job") and takes the RESUME at its begin as it comes. The file begins with libvirt's own head (save-image.ts).
 
 import { randomBytes } from 'node:crypto'
+import { closeSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
-import { SnapswitchError } from '../../errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { storeError } from '../../files/durable.js'
 import { nowUs } from '../clock.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
+import { makePipe } from '../descriptors.js'
 import { canHoldAtGate, standsAtGate } from '../held-save.js'
 import { restoreHugePages } from '../huge-pages.js'
 import type { Deadline, ResumeInfo } from '../hypervisor.js'
@@ -26,6 +28,24 @@ export interface SaveContext {
   readonly link: DomainLink
   readonly writer: ImageWriter
   readonly process: ProcessIdentity | null
+}
+
+/** Why QEMU cannot be passed a pipe of ours, found out by trying; null when it can. A security driver may refuse it. */
+export async function descriptorObstacle(link: DomainLink, deadline: Deadline): Promise<string | null> {
+  const fdname = `snapswitch-${randomBytes(4).toString('hex')}`
+  const { readFd, writeFd } = makePipe(4096)
+  try {
+    await link.executeWithDescriptor('getfd', { fdname }, writeFd, deadline)
+    await link.execute('closefd', { fdname }, deadline)
+    return null
+  } catch (thrown) {
+    const { code, message } = asSnapswitchError(thrown)
+    if (code !== 'HYPERVISOR_REFUSED' && code !== 'PERMISSION') throw thrown
+    return `QEMU may not take a descriptor (a security driver?): ${message}`
+  } finally {
+    closeSync(readFd)
+    closeSync(writeFd)
+  }
 }
 
 export class MemorySave {

@@ -5,13 +5,14 @@
 
 import { chmod, chown, open, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { SnapswitchError } from '../../errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { commitOverlay, createOverlay } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
 import type { DomainLink } from './domain-link.js'
 import { describeDomain, placeDisks } from './domain-xml.js'
+import { closeNodes, mergeBehind, useOf } from './forgotten-nodes.js'
 import { type BlockInfo, type BlockJob, xmlFlags } from './protocol.js'
 
 export interface DomainOverlay {
@@ -109,10 +110,14 @@ async function pivot(link: DomainLink, disk: string, file: string, deadline: Dea
   }
 }
 
-/** Images that QEMU itself has open, whatever libvirt believes. */
-async function openImages(link: DomainLink, deadline: Deadline): Promise<Set<string>> {
-  const nodes = await link.execute('query-named-block-nodes', { flat: true }, deadline)
-  return new Set((Array.isArray(nodes) ? nodes : []).map((node) => String((node as { file?: unknown }).file)))
+/** Throws when that cannot be told: images of a machine that may be running are nobody's to touch. */
+async function isActive(link: DomainLink, deadline: Deadline): Promise<boolean> {
+  try {
+    return (await link.patiently(() => link.describe(deadline), deadline)).active
+  } catch (thrown) {
+    if (asSnapswitchError(thrown).code === 'MACHINE_UNKNOWN') return false
+    throw thrown
+  }
 }
 
 /** Takes overlays back after a capture that failed: merged where the machine uses them, removed where it does not. */
@@ -127,14 +132,20 @@ export async function takeBack(
     for (const { file } of overlays) await rm(file, { force: true })
     return
   }
-  const domain = await link.patiently(() => link.describe(deadline), deadline).catch(() => null)
-  if (domain?.active === true) {
-    const used = await link.patiently(() => openImages(link, deadline), deadline)
-    for (const { target, file, layers } of overlays) {
-      if (used.has(file)) await mergeActive(link, { target, file, base: layers[0]!.file }, deadline)
-      else await rm(file, { force: true })
-    }
-  } else await takeBackOffline(link, overlays, deadline)
+  if (!(await isActive(link, deadline))) return takeBackOffline(link, overlays, deadline)
+  for (const overlay of overlays) await takeOneBack(link, overlay, deadline)
+}
+
+async function takeOneBack(link: DomainLink, { target, file, layers }: DomainOverlay, deadline: Deadline) {
+  const use = await useOf(link, file, deadline)
+  const base = layers[0]!
+  if (use.active) {
+    const { disks } = describeDomain(await link.patiently(() => link.xml(0, deadline), deadline))
+    const isKnown = disks.some((disk) => disk.target === target && disk.layers[0]?.file === file)
+    if (isKnown) return mergeActive(link, { target, file, base: base.file }, deadline)
+    await mergeBehind(link, use, base, deadline)
+  } else await closeNodes(link, use, deadline)
+  await rm(file, { force: true })
 }
 
 /** The machine has died: what it wrote after the cut goes back into the disk, and its configuration names that again. */

@@ -1,10 +1,11 @@
 // What this host's libvirt offers for saving and running domains, asked of libvirtd itself. For `snapswitch doctor`.
 
 import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { asSnapswitchError } from '../../errors/errors.js'
 import { within } from '../deadline.js'
 import type { Finding } from '../probe.js'
-import { qemuUser } from './domain-xml.js'
+import { type Confinement, readConfinement } from './domain-xml.js'
 import { LibvirtProcess } from './process-handle.js'
 import type { OpenResult } from './protocol.js'
 
@@ -19,6 +20,8 @@ export interface LibvirtFindings {
   readonly libvirt: Finding
   /** Whether domains are saved behind a running guest; null when there is no libvirt to ask. */
   readonly background: Finding | null
+  /** Whether a security driver stands in the way of what is not libvirt's own; null when there is no libvirt to ask. */
+  readonly confinement: Finding | null
 }
 
 /** Why this libvirt cannot pass QEMU a descriptor to save into; null when it can. */
@@ -50,6 +53,32 @@ function keepsCapabilities(configuration: string): boolean {
   }
 }
 
+/** Debian's place for what this host adds to the AppArmor profile of every domain. */
+const localRules = '/etc/apparmor.d/local/abstractions/libvirt-qemu'
+/** Names of disk copies (disk-copies.ts): DISK.SNAPSHOT-eEPOCH-2.qcow2. */
+const copyRule = '/**/*-e[0-9]*-[0-9]*.qcow2 rwk,'
+
+/**
+ * A domain's AppArmor profile has the images that its XML names (virt-aa-helper), and those of libvirt's own calls; SELinux
+ * labels the same. So overlays are allowed, copies that QEMU opens by path are not. A passed pipe is: AppArmor looks at
+ * neither pipes nor what an unconfined process has opened (security/apparmor/file.c, aa_file_perm). `rules`: localRules.
+ */
+export function confinementFinding(driver: string | null, rules: string): Finding {
+  if (driver === null) return { ok: true, detail: 'no security driver confines QEMU', cost: null }
+  const detail = `${driver} confines QEMU to images that libvirt knows`
+  if (driver === 'apparmor' && /^\s*[^#\s]\S*\.qcow2"?\s+\w*w\w*,/m.test(rules)) {
+    return { ok: true, detail: `${detail}, and to qcow2 images by a rule of this host (${localRules})`, cost: null }
+  }
+  const cost = 'Snapshots work, but disks are switched over while domains stand still: some tens of milliseconds more.'
+  const how =
+    driver === 'apparmor'
+      ? `To let QEMU open the copies of disks, add the line \`${copyRule}\` to ${localRules}: each domain may then ` +
+        'open all such copies. It holds for domains that are started after that.'
+      : 'Where QEMU may not take a descriptor either, they stand still while their memory is written.'
+  const none = `Or take a domain out of it: <seclabel type='none' model='${driver}'/> in its XML.`
+  return { ok: false, detail, cost: `${cost} ${how} ${none}` }
+}
+
 /** `configuration` is libvirt's qemu.conf. Starts a process for the time of the question. Never throws. */
 export async function probeLibvirt(
   uri = 'qemu:///system',
@@ -61,27 +90,32 @@ export async function probeLibvirt(
   const ask = (call: 'open' | 'capabilities') => libvirt.call({ lane, uri, watch: null, call, args: {} }, limit)
   try {
     const versions = (await ask('open')) as OpenResult
-    const user = qemuUser((await ask('capabilities')) as string)
+    const confinement = readConfinement((await ask('capabilities')) as string)
     const qemu = versions.hypervisor
     if (qemu === null) {
       const cost = 'No domain can run. Install QEMU: `apt-get install qemu-system-x86`.'
-      return { libvirt: { ok: false, detail: `libvirt ${versions.libvirt} finds no QEMU`, cost }, background: null }
+      return {
+        libvirt: { ok: false, detail: `libvirt ${versions.libvirt} finds no QEMU`, cost },
+        background: null,
+        confinement: null,
+      }
     }
     const detail = `libvirt ${versions.libvirt} with QEMU ${qemu}`
     return {
       libvirt: { ok: true, detail, cost: null },
-      background: backgroundFinding(versions.libvirt, qemu, user, keepsCapabilities(configuration)),
+      background: backgroundFinding(versions.libvirt, qemu, confinement, keepsCapabilities(configuration)),
+      confinement: confinementFinding(confinement.driver, await readFile(localRules, 'utf8').catch(() => '')),
     }
   } catch (thrown) {
     const { message, action } = asSnapswitchError(thrown)
     const cost = `Domains of libvirt cannot be snapshot or restored here; plain QEMUs can. ${action}`
-    return { libvirt: { ok: false, detail: message, cost }, background: null }
+    return { libvirt: { ok: false, detail: message, cost }, background: null, confinement: null }
   } finally {
     libvirt.end()
   }
 }
 
-function backgroundFinding(version: string, qemu: string, user: number | null, keeps: boolean): Finding {
+function backgroundFinding(version: string, qemu: string, { user, driver }: Confinement, keeps: boolean): Finding {
   const cost = 'Domains stand still while their memory is written, up to seconds each, instead of some milliseconds.'
   const stopped = (detail: string, how: string): Finding => ({ ok: false, detail, cost: `${cost} ${how}` })
   const obstacle = libvirtObstacle(version)
@@ -90,8 +124,12 @@ function backgroundFinding(version: string, qemu: string, user: number | null, k
   const who = user === null ? 'a user of its own' : user === 0 ? 'root' : `user ${user}`
   const good = (why: string): Finding => ({ ok: true, detail: `domains are saved while they run: ${why}`, cost: null })
   if (everyoneMayUseUserfaultfd()) return good(`QEMU runs as ${who}, and every user may use userfaultfd`)
-  if (user === 0 && keeps) return good('QEMU runs as root and keeps its capabilities')
-  const lacks = user === 0 ? 'without its capabilities (clear_emulator_capabilities)' : ''
+  if (user === 0 && keeps && driver === null) return good('QEMU runs as root and keeps its capabilities')
+  // Neither AppArmor's profile nor SELinux's type for domains has CAP_SYS_PTRACE, which it takes.
+  const withheld = keeps
+    ? `kept from using its capabilities by ${driver}`
+    : 'without its capabilities (clear_emulator_capabilities)'
+  const lacks = user === 0 ? withheld : ''
   const detail = `QEMU runs as ${who}${lacks === '' ? '' : ` ${lacks}`} and may not use userfaultfd`
   return stopped(detail, `Here ${userfaultfdHint}.`)
 }

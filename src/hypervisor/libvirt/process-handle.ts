@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { ENGINE_FLAGS } from '../../runtime/engine.js'
-import { deadlinePassed, remaining } from '../deadline.js'
+import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
 import { type CallError, type CallMessage, type CallName, errorNumber, type ProcessMessage } from './protocol.js'
 
@@ -41,6 +41,20 @@ const startHint = (uri: string) =>
 export class LibvirtUnreachable extends SnapswitchError {
   constructor(message: string, action: string, cause?: unknown) {
     super('HYPERVISOR_UNREACHABLE', message, action, cause)
+  }
+}
+
+const askAgainMs = 200
+
+/** Asks once more for every connection that is lost: only for what may be done twice. `isOver`: nobody wants it any more. */
+export async function patiently<T>(ask: () => Promise<T>, deadline: Deadline, isOver = () => false): Promise<T> {
+  for (;;) {
+    try {
+      return await ask()
+    } catch (error) {
+      if (!(error instanceof LibvirtUnreachable) || isOver() || remaining(deadline) === 0) throw error
+      await pauseFor(askAgainMs, deadline)
+    }
   }
 }
 
