@@ -134,15 +134,11 @@ export class QemuCapture implements CaptureWork {
 
   /** Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round trip. */
   async pause(deadline: Deadline): Promise<PauseInfo> {
-    const { stopped, behind } = stopMachine(
-      this.#context.qmp,
-      this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)],
-      deadline,
-    )
-    // Set first: an answer that comes too late does not mean that nothing was done.
-    this.#frozen = behind.length > 0
-    this.#disks = Promise.all(behind).then(() => (behind.length > 0 ? nowUs() : null))
-    this.#disks.catch(() => {}) // looked at by `run`
+    const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
+    const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
+    // Not when it is answered: an answer that comes too late does not mean that nothing was done.
+    this.#frozen = transaction.length > 0
+    this.#disks = doneAtUs
     return stopped
   }
 

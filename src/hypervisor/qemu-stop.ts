@@ -7,13 +7,14 @@ import type { JsonObject, QmpClient } from './qmp.js'
 
 /**
  * Sends `stop` and further commands in one write. `stopped` resolves at the STOP event, which QEMU sends when its vCPUs and
- * its devices have stopped (softmmu/cpus.c, do_vm_stop), or at the answer of a machine that was paused already.
+ * its devices have stopped (softmmu/cpus.c, do_vm_stop), or at the answer of a machine that was paused already. `doneAtUs`: when
+ * the further commands were done, as answered; null when there were none. Who does not look at it is not told of its failure.
  */
 export function stopMachine(
   qmp: QmpClient,
   commands: readonly (readonly [string, JsonObject])[],
   deadline: Deadline,
-): { readonly stopped: Promise<PauseInfo>; readonly behind: readonly Promise<unknown>[] } {
+): { readonly stopped: Promise<PauseInfo>; readonly doneAtUs: Promise<number | null> } {
   let resolve!: (info: PauseInfo) => void
   let reject!: (error: unknown) => void
   const stopped = new Promise<PauseInfo>((yes, no) => {
@@ -25,5 +26,7 @@ export function stopMachine(
   })
   const [stop, ...behind] = qmp.executeAll([['stop', {}], ...commands], deadline)
   stop!.then(() => resolve({ pausedAtUs: nowUs() }), reject).finally(listening)
-  return { stopped, behind }
+  const doneAtUs = Promise.all(behind).then(() => (behind.length > 0 ? nowUs() : null))
+  doneAtUs.catch(() => {})
+  return { stopped, doneAtUs }
 }

@@ -131,9 +131,8 @@ export class DomainCapture implements CaptureWork {
   /** Stops the machine. The copies begin behind it, without the daemon being asked in between. */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const { link } = this.#context
-    const { stopped, behind } = stopMachine(asQmp(link), this.#copying === null ? [] : [this.#copying], deadline)
-    this.#disks = Promise.all(behind).then(() => (behind.length > 0 ? nowUs() : null))
-    this.#disks.catch(() => {}) // looked at by `run`
+    const { stopped, doneAtUs } = stopMachine(asQmp(link), this.#copying === null ? [] : [this.#copying], deadline)
+    this.#disks = doneAtUs
     return stopped
   }
 
