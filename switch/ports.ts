@@ -46,6 +46,8 @@ export class Ports {
   /** Whether each port's device had a carrier when last looked at. */
   private readonly wasUp = new Map<string, boolean>()
   private readonly used = new Uint8Array(MAX_PORTS)
+  /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
+  private turn: Promise<unknown> = Promise.resolve()
 
   constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
     this.datapath = datapath
@@ -88,7 +90,11 @@ export class Ports {
    * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
    * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, PERMISSION.
    */
-  async add(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
+  add(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
+    return this.inTurn(() => this.addNow(request, epoch, ownsDevice))
+  }
+
+  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
     if (this.entries.has(request.name)) throw exists(`a port ${request.name} exists already`)
     for (const other of this.entries.values()) {
       if (other.device === request.device) throw exists(`device ${request.device} is already port ${other.name}`)
@@ -137,26 +143,29 @@ export class Ports {
    */
   async reconcile(epochOf: (network: string) => number): Promise<void> {
     const links = this.links.list()
-    for (const entry of this.all()) {
-      try {
-        const own = links.find((link) => link.index === entry.ifindex)
-        if (entry.ifindex !== NO_DEVICE && own === undefined) await this.detach(entry, goneError(entry))
-        // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
-        else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
-        const current = this.entries.get(entry.name)
-        if (current === undefined) continue
-        const here = links.find((link) => link.name === entry.device)
-        if (current.ifindex !== NO_DEVICE) {
-          if (here?.index === current.ifindex) this.noteChanges(current, here)
-        } else if (here === undefined) this.lost.set(entry.name, goneError(entry))
-        else await this.comeBack(current, here, epochOf(entry.network))
-      } catch (thrown) {
-        const error = asSnapswitchError(thrown)
-        // It is tried again every few seconds, and told once.
-        if (this.lost.get(entry.name)?.message === error.message) continue
-        this.lost.set(entry.name, error)
-        this.log.warn({ err: error, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
-      }
+    for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf))
+  }
+
+  private async follow(entry: PortEntry, links: readonly Link[], epochOf: (network: string) => number): Promise<void> {
+    // Removed or changed since the devices were looked at.
+    if (this.entries.get(entry.name) !== entry) return
+    try {
+      const own = links.find((link) => link.index === entry.ifindex)
+      if (entry.ifindex !== NO_DEVICE && own === undefined) await this.detach(entry, goneError(entry))
+      // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
+      else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
+      const current = this.entries.get(entry.name)!
+      const here = links.find((link) => link.name === entry.device)
+      if (current.ifindex !== NO_DEVICE) {
+        if (here?.index === current.ifindex) this.noteChanges(current, here)
+      } else if (here === undefined) this.lost.set(entry.name, goneError(entry))
+      else await this.comeBack(current, here, epochOf(entry.network))
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      // It is tried again every few seconds, and told once.
+      if (this.lost.get(entry.name)?.message === error.message) return
+      this.lost.set(entry.name, error)
+      this.log.warn({ err: error, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
     }
   }
 
@@ -205,7 +214,11 @@ export class Ports {
   }
 
   /** Takes a port out of its network; its device goes back to the host, or away when we made it. */
-  async remove(name: string): Promise<void> {
+  remove(name: string): Promise<void> {
+    return this.inTurn(() => this.removeNow(name))
+  }
+
+  private async removeNow(name: string): Promise<void> {
     const entry = this.entries.get(name)
     if (entry === undefined) return
     await this.datapath.removePort(entry.network, entry.index)
@@ -221,6 +234,12 @@ export class Ports {
       if (link !== null && link.index === entry.ifindex) this.links.remove(link.index)
     }
     this.log.info({ port: name, device: entry.device }, 'port removed')
+  }
+
+  private inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const changed = this.turn.then(change)
+    this.turn = changed.catch(() => undefined)
+    return changed
   }
 
   /** Makes sure that a restored machine's TAP exists; returns true when it had to be made. */
