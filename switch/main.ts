@@ -20,8 +20,9 @@ import { UnreadFrames } from './agent/unread.js'
 import { loadSwitchConfig, machineSpecs, readControlKey, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { defaultFdbOptions } from './forwarding/fdb.js'
+import type { PortRequest } from './port-table.js'
 import { PortWatch } from './port-watch.js'
-import { type PortRequest, Ports } from './ports.js'
+import { Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
 /** How long the API waits for what a killed daemon has left to be undone. */

@@ -1,45 +1,26 @@
-// The ports of this host: names, devices and indexes; how they come and go while the daemon runs.
+// How the ports of this host come and go while the daemon runs, with the devices under them.
 
 import type { Logger } from 'pino'
-import type { PortInfo, PortKind, PortRecord } from '../src/api/schemas.js'
+import type { PortInfo, PortRecord } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { parseMac } from '../src/frame/ethernet.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseSlave } from './attachment.js'
-import type { UplinkColor } from './config.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 import { checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
-
-export interface PortRequest {
-  readonly name: string
-  readonly network: string
-  readonly device: string
-  readonly kind: PortKind
-  readonly vm: string | null
-  /** Of an uplink: how members' frames to peers are colored. */
-  readonly color?: UplinkColor
-}
-
-export interface PortEntry extends PortRequest {
-  readonly index: number
-  readonly ifindex: number
-  readonly mtu: number
-  /** Made by this daemon for a restored machine, so removed with the port. */
-  readonly ownsDevice: boolean
-}
+import { type PortEntry, type PortRequest, PortTable } from './port-table.js'
 
 /** `ifindex` of a port whose device is gone; the kernel counts from 1. */
 const NO_DEVICE = 0
 
-export class Ports {
+export class Ports extends PortTable {
   private readonly datapath: Datapath
   private readonly unread: UnreadFrames
   private readonly log: Logger
   private readonly links = new Links()
-  private readonly entries = new Map<string, PortEntry>()
   private readonly attachments = new Map<string, Attachment>()
   /** Why a port has no device. */
   private readonly lost = new Map<string, SnapswitchError>()
@@ -50,6 +31,7 @@ export class Ports {
   private turn: Promise<unknown> = Promise.resolve()
 
   constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
+    super()
     this.datapath = datapath
     this.unread = unread
     this.log = log
@@ -58,32 +40,6 @@ export class Ports {
       const entry = this.byIndex(index)
       if (entry !== undefined) this.letGo(entry, asSnapswitchError(error))
     })
-  }
-
-  all(): PortEntry[] {
-    return [...this.entries.values()]
-  }
-
-  get(name: string): PortEntry | undefined {
-    return this.entries.get(name)
-  }
-
-  byIndex(index: number): PortEntry | undefined {
-    return this.all().find((port) => port.index === index)
-  }
-
-  /** Member ports of a machine; in one network when `network` is given. */
-  ofMachine(vm: string, network?: string): PortEntry[] {
-    return this.all().filter((port) => port.vm === vm && (network === undefined || port.network === network))
-  }
-
-  membersOf(network: string): PortEntry[] {
-    return this.all().filter((port) => port.network === network && port.kind === 'member')
-  }
-
-  /** Names of the machines with a port in the network. */
-  machinesOf(network: string): string[] {
-    return [...new Set(this.membersOf(network).map((port) => port.vm!))]
   }
 
   /**

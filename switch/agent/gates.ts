@@ -2,7 +2,7 @@
 // each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order never changes. A
 // guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
 
-import type { PortEntry } from '../ports.js'
+import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
 
 /** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000. */

@@ -12,7 +12,7 @@ import type {
   SealInfo,
 } from '../../src/hypervisor/hypervisor.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
-import type { PortEntry } from '../ports.js'
+import type { PortEntry } from '../port-table.js'
 import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { CutRecord } from './journal.js'

@@ -11,7 +11,7 @@ import type { TracePort } from '../../src/trace/events.js'
 import type { PeerPort } from '../datapath/protocol.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import { journalEvents, journalMemory, journalOverflow } from '../forwarding/journal.js'
-import type { PortEntry } from '../ports.js'
+import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
 import type { SessionRequest } from './member.js'
 
