@@ -49,7 +49,7 @@ export type PortConfig = Static<typeof PortConfig>
 
 export const NetworkConfig = Type.Object(
   {
-    ports: Type.Record(Name, PortConfig, { default: {} }),
+    ports: Type.Record(Name, PortConfig, { ...closed, default: {} }),
     /** 01-80-C2-00-00-00 to -0F (STP, PAUSE, LACP, LLDP): a transparent wire forwards them, an 802.1D bridge does not. */
     linkLocal: Type.Union([Type.Literal('forward'), Type.Literal('drop')], { default: 'forward' }),
     /** Forward from trunk to trunk. Only where the trunks form a tree. */
@@ -91,8 +91,8 @@ export const SwitchConfig = Type.Object(
     api: Type.Object({ socket: AbsolutePath }, { ...closed, default: { socket: '/run/snapswitch/switch.sock' } }),
     /** Where snapshots, overlays of restored machines and what must outlive the daemon are kept. */
     state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
-    networks: Type.Record(Name, NetworkConfig),
-    machines: Type.Record(Name, MachineConfig, { default: {} }),
+    networks: Type.Record(Name, NetworkConfig, closed),
+    machines: Type.Record(Name, MachineConfig, { ...closed, default: {} }),
     /** Where restores put libvirt's domains, and where `machines` are that name no `uri`. */
     libvirt: Type.Object({ uri: Type.String({ default: defaultUri }) }, { ...closed, default: {} }),
     datapath: Type.Object(
@@ -167,13 +167,17 @@ function checkMachines(config: ConfigFile<SwitchConfig>): void {
   }
 }
 
-/** What a schema cannot say: a device in two ports, a member without a machine, a trunk with one. */
+/** What a schema cannot say: two ports of one name or device, a member without a machine, a trunk with one. */
 function checkPorts(config: ConfigFile<SwitchConfig>): void {
   const devices = new Map<string, string>()
-  let count = 0
+  /** Ports are asked for by their names alone: a host has each once. */
+  const networkOf = new Map<string, string>()
   for (const [network, { ports }] of Object.entries(config.value.networks)) {
     for (const [name, port] of Object.entries(ports)) {
       const path = ['networks', network, 'ports', name]
+      const before = networkOf.get(name)
+      if (before !== undefined) throw config.fault(path, `network ${before} of this host has a port ${name} already`)
+      networkOf.set(name, network)
       const other = devices.get(port.device)
       if (other !== undefined) throw config.fault([...path, 'device'], `device ${port.device} is already port ${other}`)
       devices.set(port.device, name)
@@ -185,7 +189,7 @@ function checkPorts(config: ConfigFile<SwitchConfig>): void {
         throw config.fault([...path, 'color'], 'only a port of kind uplink has `color:`')
       }
       if (port.kind === 'uplink') checkAlone(config, network, name)
-      if (++count > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
+      if (networkOf.size > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
     }
   }
 }

@@ -14,7 +14,8 @@ const OBJECTS_OWN = Object.getOwnPropertyNames(Object.prototype).filter((name) =
  */
 export const Name = Type.String({
   pattern: `^(?!(?:${OBJECTS_OWN.join('|')})$)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`,
-  description: `letters, digits, _ . -; at most 63; beginning with a letter or digit; not ${OBJECTS_OWN.join(', ')}`,
+  description:
+    'letters, digits, _ . -; at most 63; first a letter or digit; none that every object has, as constructor',
 })
 export const Mac = Type.String({ pattern: '^[0-9a-f]{2}(:[0-9a-f]{2}){5}$' })
 export const Digest = Type.String({ pattern: '^[0-9a-f]{64}$', description: 'sha256, hex' })

@@ -1,0 +1,33 @@
+// What the switch's configuration is refused for beyond its schema, with the place.
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { loadSwitchConfig } from '../../switch/config.js'
+
+t.test('ports that are not what their kind wants, or are there twice', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-config-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'switch.yaml')
+  const load = (lab0: string, lab1 = '{}', more = '') => {
+    writeFileSync(file, `host: a\nnetworks:\n  lab0: { ports: ${lab0} }\n  lab1: { ports: ${lab1} }\n${more}`)
+    return loadSwitchConfig(file)
+  }
+  const refused = (lab0: string, lab1: string | undefined, message: RegExp) =>
+    t.throws(() => load(lab0, lab1), { code: 'CONFIG_INVALID', message })
+
+  t.equal(load('{ p: { device: d, vm: web } }', '{ q: { device: e, vm: web } }').networks.lab1.ports.q.device, 'e')
+  for (const more of ['  a/b: {}\n', 'machines: { a/b: { qmp: /q } }\n']) {
+    t.throws(() => load('{}', '{}', more), { code: 'CONFIG_INVALID', message: /"a\/b" is no name that fits/ })
+  }
+  refused('{ p: { device: d } }', '{ p: { device: e } }', /:4:\d+: network lab0 of this host has a port p already/)
+  refused('{ p: { device: d } }', '{ q: { device: d } }', /:4:\d+: device d is already port p/)
+  refused('{ p: { device: d, kind: member } }', undefined, /:3:\d+: a member port needs `vm:`/)
+  refused('{ p: { device: d, kind: trunk, vm: web } }', undefined, /:3:\d+: a trunk port has no `vm:`/)
+  refused('{ p: { device: d, kind: trunk, color: dscp } }', undefined, /:3:\d+: only a port of kind uplink/)
+  refused('{ u: { device: d, kind: uplink }, t: { device: e, kind: trunk } }', undefined, /one uplink or trunks/)
+  for (const name of ['../x', 'a/b', '.p', '""', 'constructor', 'é']) {
+    refused(`{ ${name}: { device: d } }`, undefined, /:3:\d+: .*".*" is no name that fits: letters, digits/)
+  }
+})
