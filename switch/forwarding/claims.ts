@@ -5,11 +5,13 @@
 import { MAX_CLAIMS } from '../../src/frame/agreement.js'
 import { macNumber } from './addresses.js'
 import type { Forwarder } from './forwarder.js'
+import type { PortState } from './port-state.js'
 
 const PER_PORT = 4
 
 interface Claim {
-  readonly port: number
+  /** The port itself: its index may be another one's by now. */
+  readonly port: PortState
   /** When the FDB had it last. */
   seen: number
 }
@@ -32,12 +34,13 @@ export class Claims {
   refresh(now: number): boolean {
     const { forwarder, claims } = this
     const elsewhere = new Set<number>()
-    const found = new Map<number, number>()
+    const found = new Map<number, PortState>()
     forwarder.fdb.visit(
-      (high, low, _vlan, port) => {
+      (high, low, _vlan, index) => {
         const mac = macNumber(high, low)
+        const port = forwarder.byIndex[index]
         const claim = claims.get(mac)
-        if (claim === undefined ? !forwarder.byIndex[port]?.isMember : claim.port !== port) elsewhere.add(mac)
+        if (port === undefined || (claim === undefined ? !port.isMember : claim.port !== port)) elsewhere.add(mac)
         else found.set(mac, port)
       },
       Math.floor(now / 1000),
@@ -46,7 +49,7 @@ export class Claims {
     for (const [mac, claim] of claims) {
       if (found.has(mac)) claim.seen = now
       const isStale = now - claim.seen > forwarder.options.fdb.ageing * 1000
-      if (!elsewhere.has(mac) && !isStale && forwarder.byIndex[claim.port]?.isMember) continue
+      if (!elsewhere.has(mac) && !isStale && forwarder.byIndex[claim.port.index] === claim.port) continue
       claims.delete(mac)
       changed = true
     }
@@ -61,7 +64,7 @@ export class Claims {
     return true
   }
 
-  private ofPort(port: number): number {
+  private ofPort(port: PortState): number {
     let count = 0
     for (const claim of this.claims.values()) if (claim.port === port) count++
     return count

@@ -530,6 +530,28 @@ t.test('after a restore frames find a machine that has moved before it speaks', 
   t.same(got(c, 1), [], 'who did not move is where it was')
 })
 
+t.test('what a port claimed that is gone, its successor with the same index does not claim', async (t) => {
+  const { lan, a, b } = settled()
+  const moved = b.macOf(1)
+  b.forwarder.removePort(1)
+  a.forwarder.removePort(1)
+  for (const host of [a, b]) {
+    const port = { index: 1, name: 'new', kind: 'member' as const, vm: 'new', epoch: 4, mac: mac(0) }
+    host.forwarder.addPort(port, host.outputs[1])
+    host.forwarder.snapshots.fence([1], 6, lan.now)
+  }
+  lan.pass(1000)
+  lan.forget()
+  // The machine that was behind b's port is behind a's now, and has not spoken yet; the other way round.
+  b.send(1, { ...ip(4, 61), from: a.macOf(1), to: moved })
+  lan.run()
+  a.forwarder.snapshots.release([1], lan.now)
+  t.same(
+    a.outputs[1].take().map(({ bytes }) => idOf(bytes)),
+    [61],
+  )
+})
+
 t.test('an agreement that a later one has overtaken is not believed', async (t) => {
   const { lan, a, b } = settled()
   lan.pass(1000)
