@@ -12,7 +12,7 @@
 //   it sends and takes no such frame while its peers may not have heard that; and they, when they have, neither read nor
 //   use the bit (`doubted`) until they know one another anew.
 
-import { MAX_CLAIMS, NONE, readAgreement } from '../../src/frame/agreement.js'
+import { NONE, readAgreement } from '../../src/frame/agreement.js'
 import {
   CARRIER_HEADER_LENGTH,
   CARRIER_TYPE,
@@ -35,13 +35,12 @@ import {
 import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { SEALED_LENGTH } from '../../src/frame/sealed-control.js'
 import { segmentsOf } from '../../src/frame/segments.js'
-import { AddressTable, macNumber } from './addresses.js'
 import { Claims } from './claims.js'
-import { Drop, type DropReason, MAX_PORTS } from './counters.js'
-import { Fdb, NO_PORT } from './fdb.js'
+import { Drop, type DropReason } from './counters.js'
+import { NO_PORT } from './fdb.js'
 import type { Forwarder } from './forwarder.js'
-import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
-import { UplinkPeer } from './uplink-peer.js'
+import { type Neighbor, Neighbors } from './neighbors.js'
+import { type Output, type PortSpec, PortState, Side } from './port-state.js'
 
 /** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
 const LAN_MTU = 1500
@@ -52,19 +51,10 @@ const QUIET_INTERVAL = 20
 const CLAIMS_INTERVAL = 500
 /** At most one answer per so many milliseconds to a switch that says HELLO to all. */
 const ANSWER_INTERVAL = 100
-/** A switch that has said nothing that is believed for so long makes room for others. */
-const CANDIDATE_TIMEOUT = 5000
 /** Well below the time after which bridges forget an address (300 s). */
 const LOCATION_INTERVAL = 60_000
 /** What an AGREEMENT needs beside its claims, with a key. */
 const AGREEMENT_OVERHEAD = SEALED_LENGTH + 96
-
-interface Neighbor {
-  readonly port: PortState
-  readonly peer: UplinkPeer
-  /** A HELLO of it was believed: it is among the forwarder's ports. */
-  joined: boolean
-}
 
 export class UplinkSide implements Output {
   /** The LAN as the outside world. */
@@ -73,17 +63,7 @@ export class UplinkSide implements Output {
   private readonly device: Output
   private readonly mtu: number
   private readonly claims: Claims
-  /** By place; the index of a peer's port is MAX_PORTS and its place. */
-  private readonly neighbors: (Neighbor | undefined)[] = new Array(MAX_PEERS).fill(undefined)
-  /** Their indexes by the addresses of their switches, and by those that they claim. */
-  private readonly switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
-  private readonly claimed = new AddressTable(MAX_PEERS * MAX_CLAIMS, MAX_PORTS + MAX_PEERS)
-  /**
-   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The forwarder's FDB
-   * would not do: a restore clears it, and an address that has just been used here as well is elsewhere in it.
-   */
-  private readonly carriedFrom: Fdb
-  private owners = new Map<number, Neighbor>()
+  private readonly neighbors: Neighbors
   private readonly frame = new Frame()
   /** When the peers must have heard that we are new; not known before the first HELLO. */
   private quietUntil = Number.POSITIVE_INFINITY
@@ -99,8 +79,8 @@ export class UplinkSide implements Output {
     this.device = device
     this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
     this.claims = new Claims(forwarder, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
-    this.carriedFrom = new Fdb(forwarder.options.fdb, MAX_PORTS + MAX_PEERS)
     this.port = new PortState(spec, this, forwarder)
+    this.neighbors = new Neighbors(forwarder, this.port, device, this.mtu)
   }
 
   /** A frame from the LAN. The port that it is to be forwarded from: the outside world's or a peer's. Null: it is dealt with. */
@@ -110,13 +90,14 @@ export class UplinkSide implements Output {
     const { bytes, start } = frame
     const high = macHigh(bytes, start + 6)
     const low = macLow(bytes, start + 6)
-    const index = this.claimed.get(high, low)
+    const { claimed, carriedFrom } = this.neighbors
+    const index = claimed.get(high, low)
     if (index === NO_PORT) {
       // It may be a peer's, by the bit, to a former boot of ours.
       if (this.quiet) return this.refuse('starting')
-      if (this.carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
+      if (carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
-      const { peer, port } = this.neighbors[index - MAX_PORTS]!
+      const { peer, port } = this.neighbors.of(index)
       const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
       const bit = isToClaim ? colorBit(frame) : NO_BIT
       if (bit !== NO_BIT && peer.readsFrom !== NONE) {
@@ -136,9 +117,9 @@ export class UplinkSide implements Output {
    * claims counts again when it has told that it is past the fence.
    */
   behind(bytes: Uint8Array, start: number): number {
-    const index = this.claimed.get(macHigh(bytes, start), macLow(bytes, start))
+    const index = this.neighbors.claimed.get(macHigh(bytes, start), macLow(bytes, start))
     if (index === NO_PORT) return NO_PORT
-    return this.neighbors[index - MAX_PORTS]!.peer.lowest < this.forwarder.fence ? NO_PORT : index
+    return this.neighbors.of(index).peer.lowest < this.forwarder.fence ? NO_PORT : index
   }
 
   /** A restore has put up a fence: the peers are to know soon which machines are here. */
@@ -162,7 +143,7 @@ export class UplinkSide implements Output {
     }
     const { bytes, start } = frame
     // The carriers of this frame have left already, to wherever the machine may be.
-    if (frame.color !== NO_COLOR && this.claimed.has(macHigh(bytes, start), macLow(bytes, start))) return true
+    if (frame.color !== NO_COLOR && this.neighbors.claimed.has(macHigh(bytes, start), macLow(bytes, start))) return true
     return this.device.send(frame, -1)
   }
 
@@ -170,7 +151,7 @@ export class UplinkSide implements Output {
     const { forwarder } = this
     this.quietUntil = Math.min(this.quietUntil, now + QUIET)
     this.quiet = now < this.quietUntil
-    this.carriedFrom.sweep(Math.floor(now / 1000), 256)
+    this.neighbors.carriedFrom.sweep(Math.floor(now / 1000), 256)
     if (now >= this.nextDiscovery) {
       this.nextDiscovery = now + (this.quiet ? QUIET_INTERVAL : INTERVAL)
       forwarder.trunks.discover(this.port, this.device, now)
@@ -178,7 +159,7 @@ export class UplinkSide implements Output {
     const isDue = now >= this.nextHello
     if (isDue) {
       this.nextHello = now + INTERVAL
-      this.forget(now)
+      this.neighbors.forget(now)
     }
     let isNews = false
     if (now >= this.nextClaims) {
@@ -189,8 +170,7 @@ export class UplinkSide implements Output {
     const lowest = this.lowest()
     if (lowest !== this.toldLowest) isNews = true
     this.toldLowest = lowest
-    for (const neighbor of this.neighbors) {
-      if (neighbor === undefined || !neighbor.joined) continue
+    for (const neighbor of this.neighbors.joined()) {
       if (isNews) neighbor.peer.claimsChanged(this.claims)
       const moved = neighbor.peer.moveOn(now)
       if (isDue || isNews || moved) this.tell(neighbor, now)
@@ -199,16 +179,16 @@ export class UplinkSide implements Output {
 
   /** A HELLO from a peer was believed. */
   heard(port: PortState, now: number): void {
-    const neighbor = this.neighbors[port.index - MAX_PORTS]!
+    const neighbor = this.neighbors.of(port.index)
     const channel = port.channel!
     neighbor.peer.lastSign = now
     neighbor.peer.doubted = false
-    if (!neighbor.joined) this.join(neighbor)
+    if (!neighbor.joined) this.neighbors.join(neighbor)
     if (neighbor.peer.heard === channel.bootId) return
     neighbor.peer.met(channel.bootId!)
     this.forwarder.fdb.flushPort(port.index)
-    this.carriedFrom.flushPort(port.index)
-    this.grant()
+    this.neighbors.carriedFrom.flushPort(port.index)
+    this.neighbors.grant()
     this.tell(neighbor, now)
   }
 
@@ -217,11 +197,11 @@ export class UplinkSide implements Output {
     const { controlKey } = this.forwarder.options
     const agreement = readAgreement(bytes, controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
     if (agreement === null) return false
-    const neighbor = this.neighbors[port.index - MAX_PORTS]!
+    const neighbor = this.neighbors.of(port.index)
     if (!neighbor.joined || bootId !== neighbor.peer.heard) return true
     const before = neighbor.peer.agreement(this.claims, this.toldLowest)
     const changed = neighbor.peer.take(agreement, this.claims, now)
-    if (changed.claims) this.grant()
+    if (changed.claims) this.neighbors.grant()
     // Whoever was taken for an outsider up to now may be a member over there.
     if (changed.claims || changed.way) this.forwarder.fdb.flushPort(this.port.index)
     if (!Buffer.from(before).equals(neighbor.peer.agreement(this.claims, this.toldLowest))) this.tell(neighbor, now)
@@ -230,15 +210,14 @@ export class UplinkSide implements Output {
 
   /** The port is being removed: its peers go with it. */
   close(): void {
-    for (const neighbor of this.neighbors) if (neighbor?.joined) this.forwarder.removePort(neighbor.port.index)
+    this.neighbors.close()
   }
 
   private control(frame: Frame, now: number): PortState | null {
     const { bytes, start } = frame
     const isToAll = isGroup(bytes, start)
     if (!isToAll && !this.isOurs(bytes, start)) return null
-    const index = this.switches.get(macHigh(bytes, start + 6), macLow(bytes, start + 6))
-    const known = index === NO_PORT ? undefined : this.neighbors[index - MAX_PORTS]
+    const known = this.neighbors.find(bytes, start + 6)
     if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame, now)
     if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
     const { trunks, options } = this.forwarder
@@ -250,7 +229,7 @@ export class UplinkSide implements Output {
     // Another network may have its switches on the same LAN.
     if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
     if (message.type !== ControlType.HELLO) return null
-    const neighbor = known ?? this.meet(bytes.slice(start + 6, start + 12), now)
+    const neighbor = known ?? this.neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.refuse('control-unexpected')
     if (isToAll) neighbor.peer.doubt(message.bootId)
     if (!isToAll) trunks.control(neighbor.port, frame, now)
@@ -281,7 +260,13 @@ export class UplinkSide implements Output {
     const { bytes, start } = frame
     const source = start + 6
     if (!isGroup(bytes, source))
-      this.carriedFrom.learn(macHigh(bytes, source), macLow(bytes, source), 0, port.index, Math.floor(now / 1000))
+      this.neighbors.carriedFrom.learn(
+        macHigh(bytes, source),
+        macLow(bytes, source),
+        0,
+        port.index,
+        Math.floor(now / 1000),
+      )
     return port
   }
 
@@ -328,76 +313,5 @@ export class UplinkSide implements Output {
 
   private tell({ port, peer }: Neighbor, now: number): void {
     this.forwarder.trunks.agree(port, peer.agreement(this.claims, this.toldLowest), now)
-  }
-
-  private meet(mac: Uint8Array, now: number): Neighbor | null {
-    const place = this.neighbors.indexOf(undefined)
-    if (place < 0) return null
-    const { spec } = this.port
-    const { options } = this.forwarder
-    const usesBit = spec.uplink!.color === 'dscp'
-    const peer = new UplinkPeer(mac, spec.mac, this.device, { bootId: options.bootId, mtu: this.mtu, usesBit }, now)
-    const known = this.forwarder.uplinkChannels.get(macNumber(macHigh(mac, 0), macLow(mac, 0)))
-    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.forwarder, {
-      index: MAX_PORTS + place,
-      peer,
-      channel: known,
-    })
-    const neighbor = { port, peer, joined: false }
-    this.neighbors[place] = neighbor
-    this.switches.add(macNumber(macHigh(mac, 0), macLow(mac, 0)), port.index)
-    return neighbor
-  }
-
-  private join(neighbor: Neighbor): void {
-    const { byIndex, ports, uplinkChannels } = this.forwarder
-    const { port, peer } = neighbor
-    // The same switch, on another device.
-    for (const other of this.neighbors) {
-      if (other?.joined && other.port.channel!.host === port.channel!.host) this.leave(other)
-    }
-    neighbor.joined = true
-    byIndex[port.index] = port
-    // Before the LAN: a flooded frame's carriers leave before its plain copy.
-    ports.splice(ports.indexOf(this.port), 0, port)
-    uplinkChannels.set(macNumber(macHigh(peer.mac, 0), macLow(peer.mac, 0)), port.channel!)
-  }
-
-  private leave(neighbor: Neighbor): void {
-    if (neighbor.joined) this.forwarder.removePort(neighbor.port.index)
-    this.carriedFrom.flushPort(neighbor.port.index)
-    this.neighbors[neighbor.port.index - MAX_PORTS] = undefined
-    this.switches.clear()
-    for (const other of this.neighbors) {
-      if (other !== undefined)
-        this.switches.add(macNumber(macHigh(other.peer.mac, 0), macLow(other.peer.mac, 0)), other.port.index)
-    }
-    this.grant()
-  }
-
-  /** Switches that have been silent for long are nobody's peers any more. */
-  private forget(now: number): void {
-    const { ageing } = this.forwarder.options.fdb
-    for (const neighbor of this.neighbors) {
-      if (neighbor === undefined) continue
-      const timeout = neighbor.joined ? ageing * 1000 : CANDIDATE_TIMEOUT
-      if (now - neighbor.peer.lastSign > timeout) this.leave(neighbor)
-    }
-  }
-
-  /** Settles whose the claims are: the first who claims an address has it for as long as it does. */
-  private grant(): void {
-    const owners = new Map<number, Neighbor>()
-    const claimants = this.neighbors.filter((neighbor) => neighbor?.joined) as Neighbor[]
-    for (const neighbor of claimants) {
-      for (const mac of neighbor.peer.theirs) if (this.owners.get(mac) === neighbor) owners.set(mac, neighbor)
-    }
-    for (const neighbor of claimants) {
-      for (const mac of neighbor.peer.theirs) if (!owners.has(mac)) owners.set(mac, neighbor)
-      neighbor.peer.refused = neighbor.peer.theirs.map((mac) => owners.get(mac) !== neighbor)
-    }
-    this.owners = owners
-    this.claimed.clear()
-    for (const [mac, { port }] of owners) this.claimed.add(mac, port.index)
   }
 }

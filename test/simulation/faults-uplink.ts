@@ -4,9 +4,8 @@ import { NONE } from '../../src/frame/agreement.js'
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
 import type { Frame } from '../../src/frame/frame.js'
-import type { AddressTable } from '../../switch/forwarding/addresses.js'
-import { MAX_PORTS } from '../../switch/forwarding/counters.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { Neighbors } from '../../switch/forwarding/neighbors.js'
 import type { UplinkPeer } from '../../switch/forwarding/uplink-peer.js'
 import type { UplinkSide } from '../../switch/forwarding/uplink-side.js'
 import { Random } from './chance.js'
@@ -16,11 +15,7 @@ import { LAN_STATION, type Order, putOnLan, type Scenario } from './scenario.js'
 
 /** What an uplink keeps to itself. */
 interface Inside {
-  readonly neighbors: ({ peer: UplinkPeer; joined: boolean } | undefined)[]
-  readonly claimed: AddressTable
-  readonly carriedFrom: { learn: () => boolean }
-  meet(mac: Uint8Array, now: number): { peer: UplinkPeer } | null
-  grant(): void
+  readonly neighbors: Neighbors
 }
 
 /** What a peer keeps to itself. */
@@ -49,8 +44,9 @@ const inUplinks = (change: (uplink: UplinkSide, inside: Inside, forwarder: Forwa
 
 const inPeers = (change: (peer: UplinkPeer, inside: PeerInside) => void): Plant =>
   inUplinks((_uplink, inside) => {
-    const meet = inside.meet.bind(inside)
-    inside.meet = (mac, now) => {
+    const { neighbors } = inside
+    const meet = neighbors.meet.bind(neighbors)
+    neighbors.meet = (mac, now) => {
       const neighbor = meet(mac, now)
       if (neighbor !== null) change(neighbor.peer, neighbor.peer as unknown as PeerInside)
       return neighbor
@@ -151,13 +147,12 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'an address that two hosts claim is believed of both',
     breaks: [1, 2, 3, 4],
-    plant: inUplinks((_uplink, inside) => {
-      inside.grant = () => {
-        inside.claimed.clear()
-        for (const [place, neighbor] of inside.neighbors.entries()) {
-          if (!neighbor?.joined) continue
-          neighbor.peer.refused = neighbor.peer.theirs.map(() => false)
-          for (const mac of neighbor.peer.theirs) inside.claimed.add(mac, MAX_PORTS + place)
+    plant: inUplinks((_uplink, { neighbors }) => {
+      neighbors.grant = () => {
+        neighbors.claimed.clear()
+        for (const { peer, port } of neighbors.joined()) {
+          peer.refused = peer.theirs.map(() => false)
+          for (const mac of peer.theirs) neighbors.claimed.add(mac, port.index)
         }
       }
     }),
@@ -185,7 +180,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
     name: 'who was only heard in carriers is taken for an outsider',
     breaks: [1, 2, 3, 5],
     plant: inUplinks((_uplink, inside) => {
-      inside.carriedFrom.learn = () => true
+      inside.neighbors.carriedFrom.learn = () => true
     }),
     adapt: unannounced,
   },
@@ -195,7 +190,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
     plant: inUplinks((uplink, inside) => {
       uplink.behind = (bytes, start) => {
         const view = new DataView(bytes.buffer, bytes.byteOffset + start)
-        return inside.claimed.get(view.getUint16(0), view.getInt32(2))
+        return inside.neighbors.claimed.get(view.getUint16(0), view.getInt32(2))
       }
     }),
     adapt: (scenario) => {
