@@ -75,6 +75,10 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
   process.kill(daemon.pid, 'SIGCONT')
   await until('an answer', () => daemon.virsh('domstate', 'hung') === 'running')
   t.equal((await machine.inspect(soon(10_000))).state, 'running', 'and is used again')
+  const descriptors = () => readdirSync(`/proc/${hypervisor.pid}/fd`).length
+  const before = descriptors()
+  for (let i = 0; i < 3; i++) await (await attach('hung')).close()
+  await until('the connections to go', () => descriptors() <= before)
   await machine.destroy(soon(5000))
   daemon.virsh('undefine', domain.name)
 })

@@ -13,6 +13,7 @@ import {
   snapshotXml,
 } from '../../src/hypervisor/libvirt/domain-xml.js'
 import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
+import { parseProcessMessage } from '../../src/hypervisor/libvirt/protocol.js'
 import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
 import { loadSwitchConfig, machineSpecs } from '../../switch/config.js'
 import { scratch } from './machines.js'
@@ -30,6 +31,8 @@ const xml = `<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/do
     <disk type='block' device='disk'><driver type='raw'/><source dev='/dev/sdx'/><target dev='vdc'/></disk>
     <disk type='file' device='disk'><driver type='raw'/><source file='/s.img'/><shareable/><target dev='vdd'/></disk>
     <disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>
+    <disk type='file' device='floppy'><source file='/f.img'/><target dev='fda'/></disk>
+    <disk type='file' device='floppy'><target dev='fdb'/></disk>
     <interface type='ethernet'><mac address='52:54:00:AA:00:01'/><target dev='tap0' managed='no'/></interface>
     <interface type='user'><mac address='52:54:00:AA:00:02'/></interface>
     <interface type='bridge'><source bridge='br0'/><virtualport type='openvswitch'/><target dev='vnet3'/></interface>
@@ -52,10 +55,11 @@ t.test('a domain is read', async (t) => {
       },
       { target: 'vdb', layers: [{ file: '/images/b.img', format: 'raw' }] },
     ],
-    readOnly: ['sda'],
+    readOnly: ['sda', 'fdb'],
     unsupported: [
       { name: 'vdc', reason: 'its image is of type block, not a file' },
       { name: 'vdd', reason: 'it is shareable' },
+      { name: 'fda', reason: 'it is a writable floppy' },
     ],
     nics: [
       { device: 'tap0', mac: '52:54:00:aa:00:01' },
@@ -136,6 +140,11 @@ t.test('who QEMU runs as, what confines it, and libvirts that are too old', asyn
   t.match(confinementFinding('selinux', rule), { ok: false, cost: /seclabel type='none' model='selinux'/ })
   for (const good of ['8.2.0', '9.0.0', '10.1.2']) t.equal(libvirtObstacle(good), null)
   for (const bad of ['8.1.0', '7.10.0']) t.match(libvirtObstacle(bad), /older than 8\.2/)
+})
+
+t.test('half a line from the libvirt process', async (t) => {
+  t.equal(parseProcessMessage('{"type":"result","id":7,"res'), null)
+  t.same(parseProcessMessage('{"type":"result","id":7,"result":null}'), { type: 'result', id: 7, result: null })
 })
 
 t.test('a configuration names a machine’s socket or its domain, not both', async (t) => {

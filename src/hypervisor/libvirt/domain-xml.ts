@@ -119,8 +119,12 @@ function readLayers(disk: Element): DiskLayer[] | string {
 
 const disksOf = (document: Document) => children(child(document.documentElement, 'devices'), 'disk')
 const targetOf = (device: Element) => attribute(child(device, 'target'), 'dev')
+const kindOf = (disk: Element) => attribute(disk, 'device') ?? 'disk'
+/** What the machine cannot write to: it says so, it is a CD-ROM, or it is empty. */
 const isReadOnly = (disk: Element) =>
-  child(disk, 'readonly') !== null || !['disk', 'lun', null].includes(attribute(disk, 'device'))
+  child(disk, 'readonly') !== null ||
+  kindOf(disk) === 'cdrom' ||
+  (kindOf(disk) === 'floppy' && child(disk, 'source') === null)
 
 /** Interfaces that have a tap on the host: libvirt names it in a running domain, the owner in others. */
 const tapInterfaces = (document: Document) =>
@@ -142,6 +146,7 @@ export function describeDomain(xml: string): DomainDescription {
     }
     const layers = readLayers(disk)
     if (typeof layers === 'string') unsupported.push({ name: target, reason: layers })
+    else if (kindOf(disk) === 'floppy') unsupported.push({ name: target, reason: 'it is a writable floppy' })
     else if (child(disk, 'shareable') !== null) unsupported.push({ name: target, reason: 'it is shareable' })
     else if (child(disk, 'transient') !== null) unsupported.push({ name: target, reason: 'it is transient' })
     else disks.push({ target, layers })

@@ -32,6 +32,8 @@ export class Lane {
   #connection: Connection = 0
   #daemon: number | null = null
   #watched: string | null = null
+  /** Negative: none. */
+  #watch = -1
   /** The watched domain's, as long as the connection lasts: every look-up is a round trip. */
   #handle: DomainHandle = 0
   #last: Promise<unknown> = Promise.resolve()
@@ -85,9 +87,12 @@ export class Lane {
 
   async #close(): Promise<void> {
     const connection = this.#connection
+    const watch = this.#watch
     this.#forget()
     this.#watched = null
+    this.#watch = -1
     this.#connection = 0
+    if (watch >= 0) await theLibrary().unwatch(connection, watch)
     if (connection !== 0) await theLibrary().close(connection)
   }
 
@@ -115,10 +120,10 @@ export class Lane {
     return result as T
   }
 
-  async #watch(domain: string): Promise<void> {
-    await this.#with(domain, async (handle) => {
-      this.#ok(await theLibrary().watch(this.#connection, handle, this.id))
-    })
+  async #hearOf(domain: string): Promise<void> {
+    this.#watch = await this.#with(domain, async (handle) =>
+      this.#ok(await theLibrary().watch(this.#connection, handle, this.id)),
+    )
     this.#watched = domain
   }
 
@@ -139,7 +144,7 @@ export class Lane {
   async #perform({ call, args, watch }: CallMessage): Promise<unknown> {
     if (call === 'close') return this.#close()
     const connection = await this.#connected()
-    if (watch !== null && watch !== this.#watched) await this.#watch(watch)
+    if (watch !== null && watch !== this.#watched) await this.#hearOf(watch)
     const lib = theLibrary()
     const { domain, flags = 0, xml = '', file = '', disk = '' } = args
     const on = <T>(use: (handle: DomainHandle) => Promise<T>) => this.#with(domain, use)

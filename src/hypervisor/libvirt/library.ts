@@ -63,6 +63,8 @@ export interface Library {
   silence(connection: Connection): void
   /** QMP events of a domain, told to the listener of `onMonitorEvent` with `token`. */
   watch: Async<[Connection, DomainHandle, token: number], number>
+  /** Takes what `watch` has returned. A connection that is watched on stays open, whoever closes it. */
+  unwatch: Async<[Connection, watch: number], number>
   onMonitorEvent(listener: MonitorListener): void
   /** Reads and frees the string whose address a call has written to `out`. */
   takeString(out: Uint8Array): string
@@ -205,6 +207,7 @@ export function loadLibrary(): Library {
       setConnectionErrorFunc(connection, null, silent)
     },
     watch: (connection, domain, token) => registerMonitor(connection, domain, null, monitorEvent, token, null, 0),
+    unwatch: bind(qemu, 'virConnectDomainQemuMonitorEventDeregister', word, [address, word]),
     onMonitorEvent(listener) {
       onMonitorEvent = listener
     },

@@ -8,7 +8,7 @@ import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { ENGINE_FLAGS } from '../../runtime/engine.js'
 import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
-import { type CallError, type CallMessage, type CallName, errorNumber, type ProcessMessage } from './protocol.js'
+import { type CallError, type CallMessage, type CallName, errorNumber, parseProcessMessage } from './protocol.js'
 
 export type Request = Omit<CallMessage, 'id'>
 
@@ -182,7 +182,7 @@ export class LibvirtProcess {
     child.on('error', (error) => this.#lost(child, error.message, false))
     child.on('exit', (code, signal) => this.#lost(child, `it ended with ${signal ?? `exit code ${code}`}`, false))
     child.stdin!.on('error', () => {})
-    createInterface({ input: child.stdout! }).on('line', (line) => this.#hear(line))
+    createInterface({ input: child.stdout! }).on('line', (line) => this.#hear(child, line))
     // It shall not keep this process alive; it ends when its input does.
     child.unref()
     for (const stream of [child.stdin, child.stdout]) (stream as unknown as { unref?(): void }).unref?.()
@@ -190,8 +190,13 @@ export class LibvirtProcess {
     return child
   }
 
-  #hear(line: string): void {
-    const message = JSON.parse(line) as ProcessMessage
+  #hear(child: ChildProcess, line: string): void {
+    const message = parseProcessMessage(line)
+    if (message === null) {
+      // A process that is killed while it writes leaves half a line.
+      this.#lost(child, 'it spoke no JSON', true)
+      return
+    }
     if (message.type === 'event') {
       const data = typeof message.data === 'object' && message.data !== null ? message.data : {}
       const { lane, domain, name, atUs } = message

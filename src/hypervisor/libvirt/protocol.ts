@@ -72,6 +72,15 @@ export type ProcessMessage =
       readonly data: unknown
     }
 
+/** Null when the line is none. */
+export function parseProcessMessage(line: string): ProcessMessage | null {
+  try {
+    return JSON.parse(line) as ProcessMessage
+  } catch {
+    return null
+  }
+}
+
 export interface OpenResult {
   /** As in "9.0.0". */
   readonly libvirt: string
