@@ -13,7 +13,8 @@ const OPEN_MS = 2000
 
 /** A machine's ports in other networks than the one that is cut: frames wait while it stands still, and that is all. */
 export async function gateOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {
-  for (const port of ports) await host.datapath.call('gate', { network: port.network, ports: [port.index] })
+  for (const port of ports)
+    await host.datapath.call('gate', { network: port.network, ports: [port.index], forOther: true })
 }
 
 export async function releaseOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {

@@ -119,10 +119,10 @@ export class CommandHandlers {
       const ways = forwarder.ports.filter((port) => port.channel !== null)
       return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
     },
-    gate: ({ network, ports }) => {
+    gate: ({ network, ports, forOther }) => {
       const { forwarder } = this.network(network)
       if (forwarder.journal !== null) forwarder.journal.now = clock()
-      forwarder.snapshots.gate(ports)
+      forwarder.snapshots.gate(ports, forOther)
       this.loop.flushAll()
       return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
     },

@@ -54,8 +54,8 @@ export interface Commands {
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
   record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
-  /** Closes the gates; what was sent before has left for the devices when this answers. */
-  gate: { args: { network: string; ports: Ports }; result: { held: number[] } }
+  /** Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see SnapshotSide.gate. */
+  gate: { args: { network: string; ports: Ports; forOther?: boolean }; result: { held: number[] } }
   /** Drains the ports, then flips them: one step, nothing in between. */
   flip: {
     args: { network: string; ports: Ports; epoch: number; residue: readonly number[] }

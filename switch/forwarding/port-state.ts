@@ -94,6 +94,8 @@ export class PortState {
   closed = false
   /** Closed still, but what waits is being let out in portions: it opens when the last one has gone. */
   opening = false
+  /** Closed for the cut or restore of another network that the machine is in: only `release` opens it. */
+  closedForOther = false
   /** Set while frames are copied there. */
   armed: ArmedCopies | null = null
   /** The same from one snapshot to the next. */

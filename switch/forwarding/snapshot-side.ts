@@ -86,10 +86,12 @@ export class SnapshotSide {
     }
   }
 
-  gate(ports: readonly number[]): void {
+  /** `forOther`: for the cut or restore of another network that their machine is in, which nothing here calls off. */
+  gate(ports: readonly number[], forOther = false): void {
     const { journal } = this.forwarder
     for (const port of this.members(ports)) {
       this.closeGate(port)
+      port.closedForOther = forOther
       journal?.mark(Event['gate-closed'], port, port.epoch, journal.now)
     }
   }
@@ -162,7 +164,8 @@ export class SnapshotSide {
 
   /**
    * Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go
-   * back, and it may come late: a newer snapshot that is open, or gates that a newer restore has closed, are left alone.
+   * back, and it may come late: a newer snapshot that is open, or gates that a newer restore or another network has closed,
+   * are left alone.
    * `most`: as for `release`, the same for each port.
    */
   advance(epoch: number, now: number, most?: number): void {
@@ -172,7 +175,7 @@ export class SnapshotSide {
     for (const port of this.forwarder.ports) {
       if (!port.isMember || port.epoch > epoch) continue
       port.epoch = Math.max(port.epoch, epoch)
-      this.openGate(port, now, most)
+      if (!port.closedForOther) this.openGate(port, now, most)
     }
   }
 
@@ -277,6 +280,7 @@ export class SnapshotSide {
   private openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
     const { journal } = this.forwarder
     port.closed = false
+    port.closedForOther = false
     port.armed = null
     journal?.mark(Event['gate-opened'], port, port.epoch, now)
     const released = this.siftHeld(port, now, most)

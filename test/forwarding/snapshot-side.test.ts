@@ -441,6 +441,23 @@ t.test('a host without trunks closes when its members run again', async (t) => {
   t.match(rig.events, [{ kind: 'closed', epoch: 4, closures: [] }])
 })
 
+t.test('advance: a gate that is closed for another network stays closed until it is released', async (t) => {
+  const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
+  const { snapshots } = rig.forwarder
+  snapshots.gate([0], true)
+  fromPeer(rig, 1, 3, 1)
+  snapshots.advance(4, rig.now)
+  fromPeer(rig, 1, 4, 2)
+  t.same(rig.outputs[0].ids(), [])
+  t.equal(rig.forwarder.byIndex[0]?.epoch, 4, 'all the same it moves on')
+  snapshots.release([0], rig.now)
+  t.same(rig.outputs[0].ids(), [1, 2])
+  snapshots.gate([0])
+  snapshots.advance(5, rig.now)
+  fromPeer(rig, 1, 5, 3)
+  t.same(rig.outputs[0].ids(), [3], 'one of its own opens')
+})
+
 t.test('advance: a snapshot called off leaves every member past it, gates open, nothing lost', async (t) => {
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
   const { snapshots } = rig.forwarder

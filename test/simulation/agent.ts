@@ -1,4 +1,4 @@
-// The agent in virtual time: what switch/agent/agent.ts does around snapshots and restores, with virtual machines, a virtual
+// The agent in virtual time, one object for each network: what switch/agent/agent.ts does around snapshots and restores, with virtual machines, a virtual
 // disk and the virtual worker. Answers go to callbacks: promises would cost more than the work.
 
 import type {
@@ -12,6 +12,8 @@ import type {
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Daemon } from './daemon.js'
 import { advanceNetwork } from './gates.js'
+import type { Guest } from './guest.js'
+import { networkName } from './networks.js'
 import { RestoreSession } from './restore-session.js'
 import { type SessionRequest, SnapshotSession } from './snapshot-session.js'
 import type { Entry } from './timeline.js'
@@ -34,6 +36,7 @@ interface Claim {
 
 export class Agent {
   readonly daemon: Daemon
+  readonly network: number
   /** Highest epoch known; on disk before any port flips to it. */
   epoch: number
   claim: Claim | null = null
@@ -46,10 +49,11 @@ export class Agent {
   private giveWay: Entry | null = null
   private writes = 0
 
-  constructor(daemon: Daemon) {
+  constructor(daemon: Daemon, network: number) {
     this.daemon = daemon
-    this.epoch = daemon.host.disk.epoch
-    this.fence = daemon.host.disk.fence
+    this.network = network
+    this.epoch = daemon.host.disk.epochs[network]
+    this.fence = daemon.host.disk.fences[network]
     daemon.world.planted.agent?.(this)
   }
 
@@ -59,12 +63,13 @@ export class Agent {
    */
   start(): void {
     const { host, world } = this.daemon
-    for (const vm of host.disk.loaded) {
+    for (const vm of host.disk.loaded[this.network]) {
       const guest = world.guests[vm]
       if (!guest.running) guest.undo()
     }
-    host.disk.loaded = new Set()
-    for (const [snapshot, machines] of host.disk.unfinished) {
+    host.disk.loaded[this.network] = new Set()
+    for (const [snapshot, { network, machines }] of host.disk.unfinished) {
+      if (network !== this.network) continue
       for (const vm of machines) {
         const guest = world.guests[vm]
         // Also those that run: a command to stop may still be on its way.
@@ -74,8 +79,21 @@ export class Agent {
     }
   }
 
+  /** What is under way in the network, or in another one that shares a machine with it. */
   get busy(): string | null {
-    return this.claim?.name ?? null
+    if (this.claim !== null) return this.claim.name
+    for (const { network, claim, members } of this.daemon.agents) {
+      if (claim === null || !members.some((guest) => guest.isIn(this.network))) continue
+      this.daemon.world.marks.add('busy with another network')
+      return `${claim.name} of ${networkName(network)}`
+    }
+    return null
+  }
+
+  /** Machines with a port in the network. */
+  get members(): readonly Guest[] {
+    const { world } = this.daemon
+    return [...this.daemon.members].map((vm) => world.guests[vm]).filter((guest) => guest.isIn(this.network))
   }
 
   preflight(answer: Answer<Preflight>): void {
@@ -83,7 +101,7 @@ export class Agent {
     worker.call(
       'network',
       () => {
-        const { forwarder } = worker
+        const forwarder = worker.forwarders[this.network]
         const trunks = forwarder.ports.filter((port) => port.isTrunk)
         return trunks.map((port) => ({
           port: port.spec.name,
@@ -94,7 +112,7 @@ export class Agent {
         }))
       },
       (peers) => {
-        const guests = [...this.daemon.members].map((vm) => world.guests[vm])
+        const guests = this.members
         const problems = guests
           .filter((guest) => !guest.alive || !guest.running)
           .map((guest) => problem('MACHINE_NOT_RUNNING', `machine ${guest.name} does not run`))
@@ -105,17 +123,17 @@ export class Agent {
           host: host.name,
           version: '1',
           // In production the coordinator compares it with what peers hear from the datapath.
-          bootId: worker.forwarder.options.bootId,
+          bootId: worker.forwarders[this.network].options.bootId,
           epoch: this.epoch,
           members: guests.map((guest) => ({
             vm: guest.name,
-            ports: guest.nics.map((nic) => `p${nic.index}`),
+            ports: guest.nics.filter((nic) => nic.network === this.network).map((nic) => `p${nic.index}`),
             memoryBytes: 1,
             captureMode: 'background' as const,
             captureModeReason: null,
           })),
           peers,
-          uplinks: world.lan === null ? [] : ['uplink'],
+          uplinks: world.lan === null || this.network > 0 ? [] : ['uplink'],
           freeBytes: 1,
           neededBytes: 0,
           problems,
@@ -136,7 +154,7 @@ export class Agent {
     }
     const claim: Claim = { name: `snapshot ${request.snapshot}`, snapshot: null, restore: null }
     this.claim = claim
-    SnapshotSession.prepare(this.daemon, request, {
+    SnapshotSession.prepare(this, request, {
       done: (session) => {
         claim.snapshot = session
         this.daemon.world.planted.session?.(session)
@@ -199,17 +217,27 @@ export class Agent {
           const guest = world.guestOf(vm)
           return guest.alive && guest.host === host.index
         }),
-      problems: this.busy === null ? [] : [problem('SNAPSHOT_BUSY', `${this.busy} is under way`)],
+      problems: [...this.othersOf(request), this].flatMap(({ busy }) =>
+        busy === null ? [] : [problem('SNAPSHOT_BUSY', `${busy} is under way`)],
+      ),
     }
   }
 
+  /** Of the other networks that the machines of a restore are in. */
+  private othersOf({ members }: RestoreRequest): Agent[] {
+    const { agents, world } = this.daemon
+    const guests = members.map(({ vm }) => world.guestOf(vm))
+    return agents.filter((agent) => agent !== this && guests.some((guest) => guest.isIn(agent.network)))
+  }
+
   loadRestore(snapshot: string, request: RestoreRequest, answer: Answer<RestoreLoaded>): void {
-    if (this.busy !== null) {
-      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
+    for (const { busy } of [...this.othersOf(request), this]) {
+      if (busy === null) continue
+      answer.refused(problem('SNAPSHOT_BUSY', busy))
       return
     }
     this.resumed = null
-    const session = new RestoreSession(this.daemon, snapshot, request)
+    const session = new RestoreSession(this, snapshot, request)
     const claim: Claim = { name: `restore of ${snapshot}`, snapshot: null, restore: session }
     this.claim = claim
     session.onEnded = () => {
@@ -230,7 +258,7 @@ export class Agent {
     }
     session.resume((result) => {
       this.claim = null
-      this.daemon.host.disk.loaded = new Set()
+      this.daemon.host.disk.loaded[this.network] = new Set()
       this.resumed = { snapshot, result }
       this.saveMoves(() => answer.done(result))
     })
@@ -294,26 +322,25 @@ export class Agent {
   raise(epoch: number, done: () => void): void {
     const { disk } = this.daemon.host
     this.epoch = Math.max(this.epoch, epoch)
-    if (epoch <= disk.epoch) {
+    if (epoch <= disk.epochs[this.network]) {
       this.daemon.after(0, done)
       return
     }
     this.durably(() => {
-      disk.epoch = Math.max(disk.epoch, epoch)
+      disk.epochs[this.network] = Math.max(disk.epochs[this.network], epoch)
     }, done)
   }
 
   advance(epoch: number, done: () => void): void {
-    this.raise(epoch, () => advanceNetwork(this.daemon, epoch, done, done))
+    this.raise(epoch, () => advanceNetwork(this.daemon, this.network, epoch, done, done))
   }
 
   saveMoves(done: () => void, loaded: ReadonlySet<number> = new Set()): void {
-    const members = new Set(this.daemon.members)
     this.durably(() => {
       const { disk } = this.daemon.host
-      disk.members = members
-      disk.loaded = loaded
-      disk.fence = this.fence
+      disk.members = new Set(this.daemon.members)
+      disk.loaded[this.network] = loaded
+      disk.fences[this.network] = this.fence
     }, done)
   }
 

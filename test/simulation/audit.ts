@@ -9,8 +9,10 @@ import { writeChannel } from '../../src/trace/channel.js'
 import { readEvents } from '../../src/trace/event-reader.js'
 import { EventTraceWriter } from '../../src/trace/event-writer.js'
 import type { TracePort } from '../../src/trace/events.js'
+import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import { journalEvents, journalMemory, journalOverflow } from '../../switch/forwarding/journal.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import { networkName } from './networks.js'
 import type { SessionRequest } from './snapshot-session.js'
 import type { Worker } from './worker.js'
 import type { World } from './world.js'
@@ -20,6 +22,8 @@ const TAIL_MS = 50
 
 export class Recording {
   private readonly worker: Worker
+  private readonly network: number
+  private readonly forwarder: Forwarder
   private readonly request: SessionRequest
   private readonly memory = journalMemory(MAX_EVENTS)
   private readonly numbers = new Map<number, number>()
@@ -27,10 +31,12 @@ export class Recording {
   private isOver = false
 
   /** Begins at once: a command of the worker's. */
-  constructor(worker: Worker, request: SessionRequest) {
+  constructor(worker: Worker, network: number, request: SessionRequest) {
     this.worker = worker
+    this.network = network
+    this.forwarder = worker.forwarders[network]
     this.request = request
-    worker.forwarder.snapshots.journal(this.memory, worker.now)
+    this.forwarder.snapshots.journal(this.memory, worker.now)
     this.notePorts()
   }
 
@@ -43,21 +49,21 @@ export class Recording {
     if (this.isOver) return
     this.isOver = true
     this.notePorts()
-    this.worker.forwarder.snapshots.journal(null, this.worker.now)
+    this.forwarder.snapshots.journal(null, this.worker.now)
   }
 
   write(): Uint8Array {
     this.stop()
     const { snapshot, epoch } = this.request
     const host = this.worker.daemon.host.name
-    const writer = new EventTraceWriter({ host, network: 'lab', snapshot, epoch }, this.ports)
+    const writer = new EventTraceWriter({ host, network: networkName(this.network), snapshot, epoch }, this.ports)
     for (const event of journalEvents(this.memory, (index) => this.numbers.get(index) ?? -1)) writer.add(event)
     writer.end(journalOverflow(this.memory))
     return writer.take()
   }
 
   private notePorts(): void {
-    for (const { index, spec, isMember, channel } of this.worker.forwarder.ports) {
+    for (const { index, spec, isMember, channel } of this.forwarder.ports) {
       if (this.numbers.has(index) || (!isMember && channel === null)) continue
       this.numbers.set(index, this.ports.length)
       const kind = isMember ? ('member' as const) : ('trunk' as const)

@@ -21,6 +21,7 @@ import { type Instant, retryDelayMs, type Step, step, type Table } from '../../c
 import type { LocalEvent, Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Agent, Answer } from './agent.js'
+import { networkName, networkNumber } from './networks.js'
 import type { Order } from './scenario.js'
 import { EPOCH_MS } from './worker.js'
 import { problem, type World } from './world.js'
@@ -40,6 +41,12 @@ export interface Outcome {
   readonly error: ErrorReport | null
 }
 
+interface Waiting {
+  readonly networks: readonly number[]
+  readonly what: string
+  act(release: () => void): void
+}
+
 interface Desk<Event> {
   feed(event: Event): void
   later(ms: number, act: () => void): void
@@ -48,9 +55,11 @@ interface Desk<Event> {
 export class Coordinator {
   readonly world: World
   alive = true
-  /** The order under way, or its recovery. */
-  busy: string | null = null
-  private readonly waiting: (() => void)[] = []
+  /** Until it is up. */
+  starting = false
+  /** What is under way, by network: an order, or the recovery. */
+  private readonly held = new Map<number, string>()
+  private readonly waiting: Waiting[] = []
   private calls = 0
   private stores = 0
 
@@ -59,18 +68,27 @@ export class Coordinator {
     world.planted.coordinator?.(this)
   }
 
+  get busy(): string | null {
+    if (this.starting) return 'starting'
+    const [what = null] = this.held.values()
+    return what
+  }
+
   /** Puts right what a former one left. */
   start(): void {
-    const unfinished = [...this.world.catalogue.values()].filter(isUnfinished)
-    if (unfinished.length > 0)
-      this.exclusively('recovery', (release) => this.discardAll(unfinished, recoveryAttempts, release))
+    for (const network of this.world.networks) {
+      const unfinished = this.manifests(network).filter(isUnfinished)
+      if (unfinished.length > 0)
+        this.exclusively([network], 'recovery', (release) => this.discardAll(unfinished, recoveryAttempts, release))
+    }
   }
 
   /** It is up: first what a former one left, then what has been waiting. */
   open(): void {
-    this.busy = null
+    this.starting = false
+    const { held } = this
     this.start()
-    if (this.busy === null) this.waiting.shift()?.()
+    if (held.size === 0) this.beginWaiting()
   }
 
   end(): void {
@@ -78,7 +96,8 @@ export class Coordinator {
   }
 
   take(order: Order, nth: number): void {
-    this.exclusively(`${order.kind} ${nth}`, (release) => {
+    const { network = 0 } = order
+    this.exclusively([network], `${order.kind} ${nth}`, (release) => {
       const startedAt = this.world.time.now
       const name = `s${nth}`
       const end = (error: ErrorReport | null) => {
@@ -87,18 +106,18 @@ export class Coordinator {
         this.world.note('coord', `${order.kind} ${error === null ? 'done' : `failed: ${error.message}`}`)
         release()
       }
-      if (order.kind === 'restore') return this.restore(order, end)
-      const unfinished = [...this.world.catalogue.values()].filter(isUnfinished)
-      this.discardAll(unfinished, 1, () => this.snapshot(name, order.deadline, end))
+      if (order.kind === 'restore') return this.restore(network, order, end)
+      const unfinished = this.manifests(network).filter(isUnfinished)
+      this.discardAll(unfinished, 1, () => this.snapshot(network, name, order.deadline, end))
     })
   }
 
-  private snapshot(name: string, deadlineMs: number, end: (error: ErrorReport | null) => void): void {
+  private snapshot(network: number, name: string, deadlineMs: number, end: (error: ErrorReport | null) => void): void {
     const { world } = this
     const hosts = world.hosts.map((host) => host.name)
-    const maxKnownEpoch = Math.max(0, ...[...world.catalogue.values()].map((manifest) => manifest.epoch))
+    const maxKnownEpoch = Math.max(0, ...this.manifests(network).map((manifest) => manifest.epoch))
     const input = {
-      network: 'lab',
+      network: networkName(network),
       name,
       policy: world.scenario.policy,
       version: '1',
@@ -114,7 +133,7 @@ export class Coordinator {
         act: Act<T>,
         event: (result: T) => SnapshotEvent,
       ) =>
-        this.call(host, timeoutMs, act, {
+        this.call(network, host, timeoutMs, act, {
           done: (result) => desk.feed(event(result)),
           refused: (error) => desk.feed({ type: 'agentFailed', host, call: what, error }),
         })
@@ -144,6 +163,7 @@ export class Coordinator {
           const { host, timeoutMs } = effect
           world.note('coord', `TAKE → ${host}`)
           this.stream(
+            network,
             host,
             timeoutMs,
             (agent, listener) => agent.take(name, listener),
@@ -184,10 +204,10 @@ export class Coordinator {
     this.run(snapshotTable, beginSnapshot(input, this.instant()), perform)
   }
 
-  private restore(order: Order & { kind: 'restore' }, end: (error: ErrorReport | null) => void): void {
+  private restore(network: number, order: Order & { kind: 'restore' }, end: (error: ErrorReport | null) => void): void {
     const { world } = this
     const hosts = world.hosts.map((host) => host.name)
-    const manifests = [...world.catalogue.values()]
+    const manifests = this.manifests(network)
     const manifest = manifests.filter(({ state }) => state === 'complete').pop()
     if (manifest === undefined) {
       end(problem('SNAPSHOT_UNKNOWN', 'there is no complete snapshot'))
@@ -210,7 +230,7 @@ export class Coordinator {
         act: Act<T>,
         event: (result: T) => RestoreEvent,
       ) =>
-        this.call(host, timeoutMs, act, {
+        this.call(network, host, timeoutMs, act, {
           done: (result) => desk.feed(event(result)),
           refused: (error) => desk.feed({ type: 'agentFailed', host, call: what, error }),
         })
@@ -220,7 +240,7 @@ export class Coordinator {
           const act: Act<{ preflight: SnapshotPreflight; holds: string[] }> = (agent, answer) =>
             agent.preflight({
               done: (preflight) => {
-                const holds = [...agent.daemon.members].map((vm) => world.guests[vm].name)
+                const holds = agent.members.map((guest) => guest.name)
                 answer.done({ preflight, holds })
               },
               refused: answer.refused,
@@ -358,6 +378,7 @@ export class Coordinator {
     for (const host of hosts) {
       const attempt = (nth: number) =>
         this.call(
+          networkNumber(manifest.network),
           host,
           discardCallMs,
           (agent, answer: Answer<null>) => agent.discard(manifest.name, manifest.epoch, answer),
@@ -387,7 +408,7 @@ export class Coordinator {
   }
 
   /** One call of an agent. It ends with an answer, an error, or the timeout; the agent may go on with it all the same. */
-  private call<T>(host: string, timeoutMs: number, act: Act<T>, answer: Answer<T>): void {
+  private call<T>(network: number, host: string, timeoutMs: number, act: Act<T>, answer: Answer<T>): void {
     let over = false
     const once = (end: () => void) => {
       if (over || !this.alive) return
@@ -404,7 +425,7 @@ export class Coordinator {
       if (daemon === null) return back(() => once(() => answer.refused(lost)))
       this.world.step(daemon.host)
       const stop = daemon.whenEnded(() => back(() => once(() => answer.refused(lost))))
-      act(daemon.agent, {
+      act(daemon.agents[network], {
         done: (result) => {
           stop()
           back(() => once(() => answer.done(result)))
@@ -419,6 +440,7 @@ export class Coordinator {
 
   /** A call that answers with events, in order, until `done` or `failed`. */
   private stream(
+    network: number,
     host: string,
     timeoutMs: number,
     act: (agent: Agent, listener: (event: LocalEvent) => void) => boolean,
@@ -439,7 +461,7 @@ export class Coordinator {
       if (daemon === null) return back(() => once(() => failed(lost)))
       this.world.step(daemon.host)
       const stop = daemon.whenEnded(() => back(() => once(() => failed(lost))))
-      const known = act(daemon.agent, (event) => {
+      const known = act(daemon.agents[network], (event) => {
         const last = event.type === 'done' || event.type === 'failed'
         if (last) stop()
         back(() => {
@@ -483,17 +505,35 @@ export class Coordinator {
     })
   }
 
-  private exclusively(what: string, act: (release: () => void) => void): void {
-    const begin = () => {
-      this.busy = what
+  /** In the order of the calls, as far as they are for the same network. */
+  private exclusively(networks: readonly number[], what: string, act: (release: () => void) => void): void {
+    this.waiting.push({ networks, what, act })
+    if (!this.starting) this.beginWaiting()
+  }
+
+  private beginWaiting(): void {
+    for (let next = this.nextFree(); next !== undefined; next = this.nextFree()) {
+      const { networks, what, act } = next
+      for (const network of networks) this.held.set(network, what)
       act(() => {
-        this.busy = null
+        for (const network of networks) this.held.delete(network)
         if (this.waiting.length > 0) this.world.marks.add('snapshot on the heels of another')
-        this.waiting.shift()?.()
+        this.beginWaiting()
       })
     }
-    if (this.busy === null) begin()
-    else this.waiting.push(begin)
+  }
+
+  private nextFree(): Waiting | undefined {
+    const taken = new Set(this.held.keys())
+    for (const [at, one] of this.waiting.entries()) {
+      if (!one.networks.some((network) => taken.has(network))) return this.waiting.splice(at, 1)[0]
+      for (const network of one.networks) taken.add(network)
+    }
+    return undefined
+  }
+
+  private manifests(network: number): Manifest[] {
+    return [...this.world.catalogue.values()].filter((manifest) => manifest.network === networkName(network))
   }
 
   private after(ms: number, act: () => void) {

@@ -3,7 +3,6 @@
 
 import type { MemberState } from '../../switch/agent/member-cut.js'
 import { Counter, Drop, ROW } from '../../switch/forwarding/counters.js'
-import { PORTS } from './trunk.js'
 import type { World } from './world.js'
 
 const COUNTED = {
@@ -39,6 +38,10 @@ const MARKED = [
   'residue',
   'residue lost',
   'several NICs cut',
+  'cut with NICs in other networks',
+  'frame waited in another network',
+  'busy with another network',
+  'restored with NICs in other networks',
   'gate opened in portions',
   'channel closed by deadline',
   'snapshot on the heels of another',
@@ -71,7 +74,7 @@ export function cover(coverage: Coverage, world: World): void {
   const had = new Set<string>(world.marks)
   for (const [event, slot] of Object.entries(COUNTED)) {
     const isIn = (table: Float64Array) => {
-      for (let port = 0; port < PORTS; port++) if (table[port * ROW + slot] > 0) return true
+      for (let at: number = slot; at < table.length; at += ROW) if (table[at] > 0) return true
       return false
     }
     if (world.counters.some(isIn)) had.add(event)

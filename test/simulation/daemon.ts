@@ -3,6 +3,7 @@
 import type { LocalPart } from '../../src/api/schemas.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import { Agent } from './agent.js'
+import { waysOf } from './networks.js'
 import type { Entry } from './timeline.js'
 import { Worker } from './worker.js'
 import type { World } from './world.js'
@@ -17,30 +18,31 @@ export class Host {
   steps = 0
   /** What is on its disk. */
   readonly disk: {
-    epoch: number
-    fence: number
+    /** By network, as the fence. */
+    readonly epochs: number[]
+    readonly fences: number[]
     /** Machines whose ports are configured or were moved here. */
     members: ReadonlySet<number>
     readonly parts: Map<string, LocalPart>
     /** Snapshots begun: directories without a part. */
-    readonly unfinished: Map<string, readonly number[]>
+    readonly unfinished: Map<string, { readonly network: number; readonly machines: readonly number[] }>
     readonly files: Set<string>
-    /** Machines of a restore that were loaded here and not yet told to run. */
-    loaded: ReadonlySet<number>
+    /** By network: machines of a restore that were loaded here and not yet told to run. */
+    readonly loaded: ReadonlySet<number>[]
   }
 
-  constructor(world: World, index: number, epoch: number, members: ReadonlySet<number>) {
+  constructor(world: World, index: number, members: ReadonlySet<number>) {
     this.world = world
     this.index = index
     this.name = `h${index}`
     this.disk = {
-      epoch,
-      fence: 0,
+      epochs: world.networks.map((network) => waysOf(world.scenario, network).epoch),
+      fences: world.networks.map(() => 0),
       members,
       parts: new Map(),
       unfinished: new Map(),
       files: new Set(),
-      loaded: new Set(),
+      loaded: world.networks.map(() => new Set()),
     }
   }
 
@@ -64,7 +66,8 @@ export class Daemon {
   readonly host: Host
   readonly boot: number
   readonly bootId: string
-  readonly agent: Agent
+  /** By network: what one agent does for each. */
+  readonly agents: readonly Agent[]
   worker: Worker
   alive = true
   /** What a new worker is told. */
@@ -78,13 +81,13 @@ export class Daemon {
     this.boot = ++host.boots
     this.bootId = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
     this.members = new Set(host.disk.members)
-    this.agent = new Agent(this)
+    this.agents = host.world.networks.map((network) => new Agent(this, network))
     this.worker = this.makeWorker()
   }
 
   start(): void {
-    if (this.boot > 1) this.world.note(this.host.name, `started, e${this.agent.epoch}`)
-    this.agent.start()
+    if (this.boot > 1) this.world.note(this.host.name, `started, e${this.agents.map(({ epoch }) => epoch)}`)
+    for (const agent of this.agents) agent.start()
   }
 
   /** Calls `act` later, if this daemon still lives. */
@@ -109,7 +112,7 @@ export class Daemon {
     this.world.marks.add('datapath failed')
     this.worker.end()
     this.worker = this.makeWorker()
-    this.after(0, () => this.agent.datapathRestarted())
+    for (const agent of this.agents) this.after(0, () => agent.datapathRestarted())
   }
 
   end(): void {
@@ -123,11 +126,12 @@ export class Daemon {
     const nth = this.workers++
     const bootId =
       nth === 0 ? this.bootId : `${'f'.repeat(4)}${this.bootId.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
-    const worker = new Worker(this, bootId, this.agent.epoch, this.agent.fence)
+    const worker = new Worker(this, bootId)
     for (const vm of this.members) {
-      for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agent.epoch)
+      for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agents[nic.network].epoch)
     }
-    for (const peer of world.peersOf(host.index)) worker.addTrunk(peer)
+    for (const network of world.networks)
+      for (const peer of world.peersOf(host.index, network)) worker.addTrunk(network, peer)
     if (world.scenario.lan !== null) worker.addUplink(world.scenario.lan)
     if (world.scenario.outside.includes(host.index)) worker.addPlain()
     return worker

@@ -4,6 +4,7 @@
 import t from 'tap'
 import { runCampaign } from './campaign.js'
 import { plantedFaults } from './faults.js'
+import { networkFaults } from './faults-networks.js'
 import { uplinkFaults } from './faults-uplink.js'
 import { runScenario } from './run.js'
 import { drawOnTrunks } from './scenario.js'
@@ -14,7 +15,7 @@ const SECONDS = 60
 
 t.setTimeout(280_000)
 
-for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults]) {
+for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults, ...networkFaults]) {
   t.test(`caught: ${name}`, async (t) => {
     const options = { seed: SEED, schedules: SCHEDULES, seconds: SECONDS, plant, draw: drawOnTrunks }
     const { failure, tally } = runCampaign(adapt === undefined ? options : { ...options, adapt })

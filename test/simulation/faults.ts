@@ -480,7 +480,7 @@ export const plantedFaults: readonly PlantedFault[] = [
       agent: (agent) => {
         const start = agent.start.bind(agent)
         agent.start = () => {
-          agent.daemon.host.disk.loaded = new Set()
+          agent.daemon.host.disk.loaded[agent.network] = new Set()
           start()
         }
       },

@@ -1,6 +1,7 @@
 // Virtual machines: guests that send numbered frames and read what their TAPs queue for them, each at its own pace; and the
 // hypervisor's side of them: pause, capture, resume, load. A hypervisor is a process of its own and outlives the daemon.
 
+import type { MachineSpec } from './scenario.js'
 import type { Entry } from './timeline.js'
 import type { World } from './world.js'
 
@@ -33,16 +34,18 @@ export class Nic {
   /** Number among all NICs of the scenario; also the index of its port wherever it is. */
   readonly index: number
   readonly nth: number
+  readonly network: number
   readonly mac: readonly number[]
   reading: Entry | null = null
   reads = 0
   /** How many frames had been delivered when its port was armed. */
   armedAt = 0
 
-  constructor(guest: Guest, index: number, nth: number) {
+  constructor(guest: Guest, index: number, nth: number, network: number) {
     this.guest = guest
     this.index = index
     this.nth = nth
+    this.network = network
     this.mac = [2, 0, 0, 0, guest.index, nth]
   }
 
@@ -73,6 +76,11 @@ export class Guest {
   log: GuestLog
   /** The image that this incarnation began from. */
   origin: Image | null = null
+  /** When this incarnation was loaded; 0: it is the first. */
+  loadedAt = 0
+  private loadingOn: number | null = null
+  /** Networks whose restores it has been through. */
+  readonly restoredBy = new Set<number>()
   private readonly deferred: (() => void)[] = []
   private pauses = 0
   private captures = 0
@@ -80,14 +88,18 @@ export class Guest {
   /** A hypervisor takes one command after the other, whoever gives them. */
   private lastTask = 0
 
-  constructor(world: World, index: number, host: number, nics: number, firstNic: number, stopped: boolean) {
+  constructor(world: World, index: number, firstNic: number, { host, nics, networks, stopped }: MachineSpec) {
     this.world = world
     this.index = index
     this.name = `vm${index}`
     this.host = host
     this.stopped = stopped
-    this.nics = Array.from({ length: nics }, (_, nth) => new Nic(this, firstNic + nth, nth))
+    this.nics = Array.from({ length: nics }, (_, nth) => new Nic(this, firstNic + nth, nth, networks?.[nth] ?? 0))
     this.log = { sent: [], nics: this.nics.map(() => ({ delivered: [], read: 0 })) }
+  }
+
+  isIn(network: number): boolean {
+    return this.nics.some((nic) => nic.network === network)
   }
 
   // --- the guest ------------------------------------------------------------------------------------------------------
@@ -201,6 +213,7 @@ export class Guest {
   end(): void {
     // One that is being loaded is ended, too.
     this.life++
+    this.loadingOn = null
     if (!this.alive) return
     this.alive = false
     this.running = false
@@ -214,22 +227,28 @@ export class Guest {
     this.end()
   }
 
-  /** A new incarnation from an image: loaded, paused. */
-  load(image: Image, host: number, done: () => void, failed: (reason: string) => void): void {
+  /** A new incarnation from an image, by a restore of a network: loaded, paused. */
+  load(image: Image, network: number, host: number, done: () => void, failed: (reason: string) => void): void {
+    if (this.loadingOn !== null && this.loadingOn !== host)
+      this.world.violation(4, `${this.name} is loaded on h${host}, while h${this.loadingOn} loads it`)
+    this.loadingOn = host
     const life = ++this.life
     this.world.time.after(this.world.wait(LOAD, this.index, life, this.world.scenario.pace.hypervisor), () => {
       if (this.life !== life) {
         failed('the machine has ended')
         return
       }
+      this.loadingOn = null
       if (this.world.scenario.faults.some((fault) => fault.kind === 'fail load' && fault.vm === this.index)) {
         failed('the image cannot be loaded')
         return
       }
+      this.world.rollBack(this, image, network)
       this.alive = true
       this.running = false
       this.host = host
       this.origin = image
+      this.loadedAt = this.world.time.now
       this.log = {
         sent: image.log.sent.slice(0, image.sent),
         nics: image.log.nics.map(({ delivered }, nth) => ({

@@ -7,7 +7,8 @@ import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import { auditOf } from './audit.js'
 import { frameId } from './frames.js'
 import type { Image, Nic } from './guest.js'
-import { BROADCAST, isCalm, isLossless, isUndisturbed, LAN_STATION, OUTSIDE } from './scenario.js'
+import { isOfNetwork, networkNumber, shareMachine, waysOf } from './networks.js'
+import { BROADCAST, isCalm, isLossless, isUndisturbed, LAN_STATION, type Order, OUTSIDE } from './scenario.js'
 import { type SentFrame, Violation, type World } from './world.js'
 
 /** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
@@ -18,19 +19,20 @@ export function checkInvariants(world: World): void {
   checkTermination(world)
   for (const manifest of world.catalogue.values()) if (manifest.state === 'complete') checkSnapshot(world, manifest)
   const alive = world.guests.every((guest) => guest.alive)
-  const undisturbed = isUndisturbed(world.scenario) && alive
+  const undisturbed = world.networks.map((network) => isUndisturbed(world.scenario, network) && alive)
   for (const nic of world.nics) {
-    checkDelivered(world, nic, undisturbed)
-    if (undisturbed) checkEverything(world, nic)
+    const isExact = undisturbed[nic.network] && !isRolledBack(nic)
+    checkDelivered(world, nic, isExact)
+    if (isExact) checkEverything(world, nic)
   }
-  if (undisturbed && !wasRestored(world)) checkOutside(world)
-  if (world.scenario.recorded && isCalm(world.scenario) && alive) checkAudits(world)
+  if (undisturbed[0] && !wasRestored(world)) checkOutside(world)
+  if (world.scenario.recorded && alive) checkAudits(world)
 }
 
 /** Where nothing went wrong, the audit of what was recorded finds nothing wrong. */
 function checkAudits(world: World): void {
   for (const manifest of world.catalogue.values()) {
-    if (manifest.state !== 'complete') continue
+    if (manifest.state !== 'complete' || !isCalm(world.scenario, networkNumber(manifest.network))) continue
     const found = auditOf(world, manifest)
     if (found === null || found.verdict === 'incomplete') continue
     world.marks.add('audited')
@@ -42,6 +44,7 @@ function checkAudits(world: World): void {
 
 /** 1 and 2: no orphan; the channel state is exact, or what is missing is counted. */
 function checkSnapshot(world: World, manifest: Manifest): void {
+  const network = networkNumber(manifest.network)
   const images = new Map<number, Image>()
   const hostOfPart = new Map<number, string>()
   const recorded = new Map<number, number[]>()
@@ -55,23 +58,30 @@ function checkSnapshot(world: World, manifest: Manifest): void {
     }
     for (const closure of part.closures) {
       lost += closure.lost
-      if (closure.lost === 0 || !isLossless(world.scenario)) continue
+      if (closure.lost === 0 || !isLossless(world.scenario, network)) continue
       const what = `${part.host} counts ${closure.lost} frames from ${closure.host} as lost in ${manifest.name}`
       throw new Violation(2, `${what}, though none was`)
     }
     for (const { port, copy } of world.contents.get(part.channel.digest) as RecordedFrame[]) {
       const id = frameId(copy.bytes, VNET_HEADER_LENGTH)
+      if (world.nics[port].network !== network)
+        throw new Violation(2, `#${id} of another network is in the channel state of ${manifest.name}`)
       // The announcement of a restored machine's address: part of the channel state, but nobody's message.
-      if (id < 0) continue
+      if (id < 0 || world.unsentElsewhere.has(id)) continue
       const ids = recorded.get(port) ?? []
       ids.push(id)
       recorded.set(port, ids)
     }
   }
+  const startedAt = world.outcomes.find(({ name }) => name === manifest.name)?.startedAt ?? Number.NEGATIVE_INFINITY
+  for (const guest of world.guests) {
+    if (guest.alive && guest.isIn(network) && guest.loadedAt <= startedAt && !images.has(guest.index))
+      throw new Violation(1, `${guest.name} is not in ${manifest.name}`)
+  }
   const title = `snapshot ${manifest.name} (e${manifest.epoch})`
   /** Null: what is not in the snapshot has no past. */
   const sentBefore = (frame: SentFrame): boolean | null => {
-    if (frame === undefined || frame.vm === OUTSIDE) return null
+    if (frame === undefined || frame.vm === OUTSIDE || world.unsentElsewhere.has(frame.id)) return null
     const image = images.get(frame.vm)
     // A machine that is gone, and was none of this snapshot.
     if (image === undefined) return null
@@ -82,6 +92,7 @@ function checkSnapshot(world: World, manifest: Manifest): void {
   for (const image of images.values()) {
     const guest = world.guests[image.vm]
     for (const [nth, { delivered }] of image.log.nics.entries()) {
+      if (guest.nics[nth].network !== network) continue
       const read = image.read[nth]
       for (const id of delivered.slice(0, read)) {
         if (sentBefore(world.frames[id]) === false)
@@ -108,11 +119,13 @@ function checkSnapshot(world: World, manifest: Manifest): void {
   for (const times of absent.values()) missing += times
   // A copy that the network made is counted like the frame that it stands for: counts cannot tell them apart.
   // A switch that passes frames on counts a late one once; behind it, the frame is missing as well.
-  const counts = world.scenario.chain ? world.hosts.length : 1
+  const counts = waysOf(world.scenario, network).chain ? world.hosts.length : 1
   if (missing > (lost + world.doubled) * counts)
     throw new Violation(2, `${missing} frames in transit are missing in ${title}, ${lost} counted as lost`)
   const counted = world.unarmed.reduce((sum, ids) => sum + ids.length, 0)
-  if (world.scenario.faults.length === 0 && isCalm(world.scenario) && Math.max(missing, lost) > counted)
+  const { faults } = world.scenario
+  const isFaultless = faults.every((fault) => !isOfNetwork(fault, network)) && isCalm(world.scenario, network)
+  if (isFaultless && Math.max(missing, lost) > counted)
     throw new Violation(2, `nothing went wrong, yet ${title} counts ${lost} frames as lost and misses ${missing}`)
 }
 
@@ -150,14 +163,17 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     if (id < 0) continue
     const frame = world.frames[id]
     const isFormer =
-      frame.vm !== OUTSIDE && world.guests[frame.vm].alive && world.guests[frame.vm].log.sent[frame.at] !== id
+      frame.vm !== OUTSIDE &&
+      world.guests[frame.vm].alive &&
+      world.guests[frame.vm].log.sent[frame.at] !== id &&
+      !world.unsentElsewhere.has(id)
     if (isFormer) throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
     // While nobody has told a peer that an address is a member's, the plain copy of what it sends to all counts as an outsider's
     // there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just started anew, that reorders.
     const { loss, reorder } = world.scenario.trunk
     const errs = loss > 0 || (reorder && world.restarts)
     const unclaimed = frame.toVm === BROADCAST && world.lan !== null && errs
-    if (seen.has(id) && world.doubled === 0 && !unclaimed)
+    if (seen.has(id) && world.doubled === 0 && !unclaimed && !isRolledBack(nic))
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} twice`)
     seen.add(id)
     if (!undisturbed) continue
@@ -173,7 +189,9 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
 function checkEverything(world: World, nic: Nic): void {
   const seen = new Set(nic.log.delivered)
   const require = (frame: SentFrame) => {
-    const mine = frame.toVm === BROADCAST ? frame.nic !== nic.index || frame.vm === OUTSIDE : isTo(world, frame, nic)
+    const fromOther = frame.nic !== nic.index || frame.vm === OUTSIDE
+    const isHere = world.networkOf(frame) === nic.network
+    const mine = frame.toVm === BROADCAST ? fromOther && isHere : isTo(world, frame, nic)
     if (mine && !seen.has(frame.id) && !world.unarmed[nic.index].includes(frame.id)) {
       const restored = nic.guest.origin !== null
       throw new Violation(restored ? 5 : 3, `#${frame.id} was sent to ${nic.guest.name} and never delivered`)
@@ -195,7 +213,9 @@ function checkOutside(world: World): void {
     for (const id of world.outside[station]) heard.set(id, (heard.get(id) ?? 0) + 1)
     for (const frame of world.frames) {
       const isMine =
-        frame.toVm === BROADCAST ? !isFrom(frame, station) : frame.toVm === OUTSIDE && frame.toNic === station
+        frame.toVm === BROADCAST
+          ? !isFrom(frame, station) && world.networkOf(frame) === 0
+          : frame.toVm === OUTSIDE && frame.toNic === station
       const times = heard.get(frame.id) ?? 0
       const where = station === LAN_STATION ? 'on the LAN' : `outside of h${station}`
       if (isMine && times !== 1) throw new Violation(3, `#${frame.id} was heard ${times} times ${where}`)
@@ -218,7 +238,9 @@ function checkTermination(world: World): void {
       )
     // HELLOs that come late by the scenario's will may make a peer seem down; then there may be nothing to restore.
     const mustSucceed =
-      isCalm(world.scenario) &&
+      isCalm(world.scenario, order.network) &&
+      world.guests.some((guest) => guest.isIn(order.network ?? 0)) &&
+      !isHindered(world, order) &&
       order.deadline >= 10_000 &&
       !['PEER_DOWN', 'SNAPSHOT_UNKNOWN'].includes(error?.code ?? '')
     if (error !== null && mustSucceed)
@@ -249,16 +271,38 @@ function unrest(world: World): string {
       found.push(`${host.name} is down`)
       continue
     }
-    if (daemon.agent.claim !== null) found.push(`${host.name} is at ${daemon.agent.claim.name}`)
-    const { forwarder } = daemon.worker
-    if (forwarder.snapshots.openEpoch !== null) found.push(`${host.name} has e${forwarder.snapshots.openEpoch} open`)
-    for (const port of forwarder.ports) {
-      if (port.closed) found.push(`the gate of ${port.spec.vm} on ${host.name} is closed`)
-      if (port.hold.length > 0) found.push(`${port.hold.length} frames are held for ${port.spec.vm} at e${port.epoch}`)
+    for (const { claim } of daemon.agents) if (claim !== null) found.push(`${host.name} is at ${claim.name}`)
+    for (const { snapshots, ports, options } of daemon.worker.forwarders) {
+      const where = `${host.name}, ${options.network}`
+      if (snapshots.openEpoch !== null) found.push(`${where} has e${snapshots.openEpoch} open`)
+      for (const port of ports) {
+        if (port.closed) found.push(`the gate of ${port.spec.vm} on ${where} is closed`)
+        if (port.hold.length > 0)
+          found.push(`${port.hold.length} frames are held for ${port.spec.vm} at e${port.epoch} on ${where}`)
+      }
     }
   }
   for (const guest of world.guests) if (guest.alive && !guest.running) found.push(`${guest.name} is paused`)
   return found.join('; ') || 'frames are under way'
+}
+
+/** Whether a network that shares a machine with it may have been busy meanwhile. */
+function isHindered(world: World, order: Order): boolean {
+  const { network = 0 } = order
+  const mine = world.outcomes.find((outcome) => outcome.order === order)
+  return world.outcomes.some(
+    (other) =>
+      (other.order.network ?? 0) !== network &&
+      shareMachine(world.scenario, other.order.network ?? 0, network) &&
+      mine !== undefined &&
+      other.startedAt <= mine.endedAt &&
+      mine.startedAt <= other.endedAt + UNDOING_MS,
+  )
+}
+
+/** By the restore of another network: what was under way to it there went to nobody, or comes to it again where it is now. */
+function isRolledBack({ guest, network }: Nic): boolean {
+  return [...guest.restoredBy].some((one) => one !== network)
 }
 
 function wasRestored(world: World): boolean {

@@ -23,7 +23,8 @@ export class SharedLan {
       stations
         .filter((to) => to !== from)
         .map(
-          (to) => new Way(world, from, to, (copy) => (to === LAN_STATION ? this.overhear(copy) : this.give(to, copy))),
+          (to) =>
+            new Way(world, 0, from, to, (copy) => (to === LAN_STATION ? this.overhear(copy) : this.give(to, copy))),
         ),
     )
   }

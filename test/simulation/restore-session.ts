@@ -2,10 +2,10 @@
 
 import type { RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
-import type { Answer } from './agent.js'
+import type { Agent, Answer } from './agent.js'
 import type { Daemon } from './daemon.js'
-import { advanceNetwork, releaseGates } from './gates.js'
-import type { Guest, Image } from './guest.js'
+import { advanceNetwork, gateOthers, releaseGates, releaseOthers } from './gates.js'
+import type { Guest, Image, Nic } from './guest.js'
 import type { Entry } from './timeline.js'
 import { EPOCH_MS } from './worker.js'
 import { problem } from './world.js'
@@ -14,9 +14,12 @@ export class RestoreSession {
   readonly snapshot: string
   onEnded: () => void = () => undefined
   private readonly daemon: Daemon
+  private readonly agent: Agent
   private readonly request: RestoreRequest
   private readonly added: number[] = []
   private loaded: Guest[] = []
+  /** Of the machines that are placed here, in other networks: gated until the machines run. */
+  private others: Nic[] = []
   private timer: Entry | null = null
   private over = false
   /** The load has come to its end, either way; until then an abort waits, or it would undo half of it. */
@@ -25,17 +28,18 @@ export class RestoreSession {
   /** While the guests are being resumed: who waits for the end of that, to undo what is left. */
   private whenResumed: (() => void)[] | null = null
 
-  constructor(daemon: Daemon, snapshot: string, request: RestoreRequest) {
-    this.daemon = daemon
+  constructor(agent: Agent, snapshot: string, request: RestoreRequest) {
+    this.agent = agent
+    this.daemon = agent.daemon
     this.snapshot = snapshot
     this.request = request
   }
 
   load(answer: Answer<RestoreLoaded>): void {
-    const { daemon, request } = this
-    const { world, host, worker, agent, members } = daemon
+    const { daemon, agent, request } = this
+    const { world, host, worker, members } = daemon
     const { epoch } = request
-    const { snapshots } = worker.forwarder
+    const { snapshots } = worker.forwarders[agent.network]
     const undo = (reason: string) => {
       if (this.settled) return
       this.settled = true
@@ -56,10 +60,12 @@ export class RestoreSession {
       }
       const guests = request.members.map(({ vm }) => world.guestOf(vm))
       const nics = guests.flatMap((guest) => guest.nics)
-      const ports = nics.map((nic) => nic.index)
+      const ports = nics.filter((nic) => nic.network === agent.network).map((nic) => nic.index)
+      const others = nics.filter((nic) => nic.network !== agent.network)
+      if (others.length > 0) world.marks.add('restored with NICs in other networks')
       const addPorts = () => {
         for (const nic of nics) {
-          if (worker.ingress[nic.index] === undefined) worker.addMember(nic, agent.epoch)
+          if (worker.ingress[nic.index] === undefined) worker.addMember(nic, daemon.agents[nic.network].epoch)
         }
       }
       for (const guest of guests) {
@@ -70,7 +76,11 @@ export class RestoreSession {
         members.add(guest.index)
       }
       // Ports and machines are on disk before a machine is loaded: a killed daemon finds them again.
-      const saved = () =>
+      const saved = () => {
+        this.others = others
+        gateOthers(daemon, others, fence, undo)
+      }
+      const fence = () =>
         worker.call(
           'fence',
           () => {
@@ -97,8 +107,10 @@ export class RestoreSession {
                 this.loaded.push(guest)
                 settled()
               }
+              if (guest.alive && guest.host !== host.index)
+                world.violation(4, `${guest.name} is loaded on ${host.name}, while it is on h${guest.host}`)
               if (guest.alive) failed(`${guest.name} still runs`)
-              else guest.load(world.contents.get(memory.digest) as Image, host.index, done, failed)
+              else guest.load(world.contents.get(memory.digest) as Image, agent.network, host.index, done, failed)
             }
           },
           undo,
@@ -110,10 +122,10 @@ export class RestoreSession {
   resume(done: (result: RestoreResumed) => void): void {
     const { daemon, loaded } = this
     const { worker, world } = daemon
-    const { snapshots } = worker.forwarder
     if (this.timer !== null) this.timer.act = null
     for (const guest of loaded) {
       for (const nic of guest.nics) {
+        const { snapshots } = worker.forwarders[nic.network]
         worker.call('announce', () => snapshots.announce(nic.index, Uint8Array.from(nic.mac), worker.now), none, none)
       }
     }
@@ -136,8 +148,10 @@ export class RestoreSession {
       }
       const release = () => {
         if (!daemon.alive) return
-        const ports = guest.nics.map((nic) => nic.index)
-        releaseGates(daemon, ports, next, next)
+        const { network } = this.agent
+        const ports = guest.nics.filter((nic) => nic.network === network).map((nic) => nic.index)
+        const others = guest.nics.filter((nic) => nic.network !== network)
+        releaseGates(daemon, network, ports, () => releaseOthers(daemon, others, next, next), next)
       }
       guest.resume(release, release)
     }
@@ -152,9 +166,9 @@ export class RestoreSession {
   }
 
   undo(done: () => void): void {
-    const { daemon, request } = this
+    const { daemon, agent, request } = this
     daemon.world.marks.add('restore undone')
-    const { worker, members, world, agent } = daemon
+    const { worker, members, world } = daemon
     this.over = true
     if (this.timer !== null) this.timer.act = null
     for (const guest of this.loaded) guest.undo()
@@ -164,13 +178,14 @@ export class RestoreSession {
       for (const vm of added) for (const nic of world.guests[vm].nics) worker.remove(nic.index)
     }
     for (const vm of added) members.delete(vm)
+    releaseOthers(daemon, this.others.splice(0), none, none)
     worker.call('removePort', removePorts, none, none)
     const end = () =>
       agent.saveMoves(() => {
         this.onEnded()
         done()
       })
-    advanceNetwork(daemon, request.epoch, end, end)
+    advanceNetwork(daemon, agent.network, request.epoch, end, end)
   }
 
   private preload(
@@ -184,7 +199,7 @@ export class RestoreSession {
     const preload = () => {
       for (const port of ports) {
         const copies = mine.filter((frame) => frame.port === port).map(({ copy }) => copy)
-        if (copies.length > 0) worker.forwarder.snapshots.preload(port, copies)
+        if (copies.length > 0) worker.forwarders[this.agent.network].snapshots.preload(port, copies)
       }
     }
     worker.call(

@@ -4,6 +4,7 @@
 import type { Policy } from '../../src/api/schemas.js'
 import { Random } from './chance.js'
 import { type FrameForm, frameForms } from './frames.js'
+import { isOfNetwork, type OtherNetwork, type TrunkWeather, waysOf, withNetworks } from './networks.js'
 
 /** Destinations of a send that are no machine. */
 export const BROADCAST = -1
@@ -24,10 +25,25 @@ export interface Send {
   readonly floating: boolean
 }
 
-export type Order =
-  | { readonly kind: 'snapshot'; readonly at: number; readonly deadline: number }
-  /** Of the latest complete snapshot. `shift`: machines move on by so many hosts. */
-  | { readonly kind: 'restore'; readonly at: number; readonly deadline: number; readonly shift: number }
+/** What belongs to one network; the first, when it does not say. */
+interface InNetwork {
+  readonly network?: number
+}
+
+export type Order = InNetwork &
+  (
+    | { readonly kind: 'snapshot'; readonly at: number; readonly deadline: number }
+    /** Of the latest complete snapshot. `shift`: machines move on by so many hosts. */
+    | { readonly kind: 'restore'; readonly at: number; readonly deadline: number; readonly shift: number }
+  )
+
+/** Between two hosts, for a while. */
+interface OnTrunk extends InNetwork {
+  readonly a: number
+  readonly b: number
+  readonly at: number
+  readonly for: number
+}
 
 export type Fault =
   /** The daemon is killed after so many of its steps from the first order on, and started again. */
@@ -36,13 +52,13 @@ export type Fault =
   | { readonly kind: 'fail datapath'; readonly host: number; readonly step: number }
   | { readonly kind: 'kill coordinator'; readonly step: number; readonly down: number }
   /** Everything between two hosts is lost. */
-  | { readonly kind: 'break trunk'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  | (OnTrunk & { readonly kind: 'break trunk' })
   /** The device of a's port to b goes away, and comes back. */
-  | { readonly kind: 'unplug trunk'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  | (OnTrunk & { readonly kind: 'unplug trunk' })
   /** Control frames from a to b are lost. */
-  | { readonly kind: 'lose control'; readonly a: number; readonly b: number; readonly at: number; readonly for: number }
+  | (OnTrunk & { readonly kind: 'lose control' })
   /** Control frames from a to b come later than the frames around them. */
-  | { readonly kind: 'delay control'; readonly a: number; readonly b: number; readonly by: number }
+  | (InNetwork & { readonly kind: 'delay control'; readonly a: number; readonly b: number; readonly by: number })
   /** The coordinator and a host do not hear each other. */
   | { readonly kind: 'cut off'; readonly host: number; readonly at: number; readonly for: number }
   | { readonly kind: 'refuse pause'; readonly vm: number; readonly nth: number }
@@ -53,10 +69,19 @@ export type Fault =
   /** Its hypervisor cannot load its image. */
   | { readonly kind: 'fail load'; readonly vm: number }
 
+export interface MachineSpec {
+  readonly host: number
+  readonly nics: number
+  /** Of each NIC; all are in the first network when left out. */
+  readonly networks?: readonly number[]
+  /** It stands still for as long as its memory is saved. */
+  readonly stopped: boolean
+}
+
 export interface Scenario {
   readonly seed: number
   readonly hosts: number
-  readonly machines: readonly { readonly host: number; readonly nics: number; readonly stopped: boolean }[]
+  readonly machines: readonly MachineSpec[]
   /** Hosts with a plain port and a station of the outside world behind it; LAN_STATION where there is a LAN. */
   readonly outside: readonly number[]
   /** How members' frames are colored on the LAN that joins the hosts; null: they are joined by trunks. */
@@ -74,13 +99,9 @@ export interface Scenario {
   readonly policy: Policy
   readonly hold: number
   readonly record: number
-  readonly trunk: {
-    readonly delay: number
-    readonly jitter: number
-    readonly reorder: boolean
-    readonly loss: number
-    readonly duplicate: number
-  }
+  readonly trunk: TrunkWeather
+  /** Networks beside the first, which is what is said here. */
+  readonly others: readonly OtherNetwork[]
   /** Longest random waits in milliseconds. */
   readonly pace: {
     /** Until the datapath looks at its ports, and until a command gets to it or its answer back. */
@@ -103,8 +124,10 @@ export interface Scenario {
 export type Weather = 'calm' | 'rough' | 'failing' | 'restoring'
 
 /** Whether the network itself neither loses nor reorders nor doubles, all bounds have room, and no daemon or machine dies. */
-export function isUndisturbed(scenario: Scenario): boolean {
-  const { trunk, faults, policy, orders } = scenario
+export function isUndisturbed(scenario: Scenario, network = 0): boolean {
+  const { policy, orders } = scenario
+  const { trunk } = waysOf(scenario, network)
+  const faults = scenario.faults.filter((fault) => isOfNetwork(fault, network))
   // A channel state that did not fit is lost to a restore.
   if (scenario.record < 1000 && orders.some(({ kind }) => kind === 'restore')) return false
   if (trunk.loss > 0 || trunk.duplicate > 0 || trunk.reorder || policy !== 'buffer' || scenario.hold < 1000)
@@ -114,18 +137,22 @@ export function isUndisturbed(scenario: Scenario): boolean {
 }
 
 /** Whether the network loses nothing that was sent to an end that is there: whatever else happens, no channel may count a loss. */
-export function isLossless({ lan, trunk, faults }: Scenario): boolean {
+export function isLossless(scenario: Scenario, network = 0): boolean {
+  const { trunk } = waysOf(scenario, network)
+  const lan = network === 0 ? scenario.lan : null
+  const faults = scenario.faults.filter((fault) => isOfNetwork(fault, network))
   // Pieces of a carried frame that come out of order, or twice, are lost with their frame.
   if (lan !== null && (trunk.reorder || trunk.duplicate > 0)) return false
   return trunk.loss === 0 && !faults.some(({ kind }) => kind === 'break trunk')
 }
 
 /** Whether nothing goes wrong that a snapshot would have to fail for: markers may come late, and are repeated when lost. */
-export function isCalm(scenario: Scenario): boolean {
+export function isCalm(scenario: Scenario, network = 0): boolean {
+  const faults = scenario.faults.filter((fault) => isOfNetwork(fault, network))
   return (
-    isUndisturbed(scenario) &&
+    isUndisturbed(scenario, network) &&
     scenario.record >= 1000 &&
-    scenario.faults.every(({ kind }) => kind === 'delay control' || kind === 'lose control')
+    faults.every(({ kind }) => kind === 'delay control' || kind === 'lose control')
   )
 }
 
@@ -133,6 +160,12 @@ const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing
 
 /** Draws the scenario of a seed. */
 export function drawScenario(seed: number): Scenario {
+  const scenario = drawOneNetwork(seed)
+  const random = new Random(seed ^ 0x2e7)
+  return random.chance(0.17) ? withNetworks(scenario, random) : scenario
+}
+
+function drawOneNetwork(seed: number): Scenario {
   const random = new Random(seed ^ 0x5eed)
   const drawn = aroundRestore(drawOnTrunks(seed), random)
   const scenario = { ...drawn, recorded: !drawn.chain && new Random(seed ^ 0xa0d17).chance(0.1) }
@@ -277,6 +310,7 @@ export function drawOnTrunks(seed: number): Scenario {
     faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
     keyed: random.chance(0.15),
     recorded: false,
+    others: [],
     portion: random.pick([1, 3, 256]),
   }
 }

@@ -5,13 +5,15 @@ import type { LocalEvent, LocalPart, MemberPart, Policy } from '../../src/api/sc
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
 import type { MemberEffect, MemberEvent } from '../../switch/agent/member-cut.js'
+import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
-import { type Answer, ignore } from './agent.js'
+import { type Agent, type Answer, ignore } from './agent.js'
 import { Recording } from './audit.js'
 import type { Daemon } from './daemon.js'
-import { advanceNetwork, releaseGates } from './gates.js'
-import type { Guest, Image } from './guest.js'
+import { advanceNetwork, gateOthers, releaseGates, releaseOthers } from './gates.js'
+import type { Guest, Image, Nic } from './guest.js'
+import { networkName } from './networks.js'
 import type { Entry } from './timeline.js'
 import { EPOCH_MS } from './worker.js'
 import { problem } from './world.js'
@@ -31,6 +33,9 @@ export interface SessionRequest {
 
 interface Member {
   readonly guest: Guest
+  readonly nics: readonly Nic[]
+  /** In other networks. */
+  readonly others: readonly Nic[]
   readonly ports: readonly number[]
   paused: boolean
   captured: boolean
@@ -48,6 +53,8 @@ interface Member {
 
 export class SnapshotSession {
   readonly daemon: Daemon
+  readonly network: number
+  private readonly agent: Agent
   readonly request: SessionRequest
   readonly machine: LocalSnapshot
   readonly members: ReadonlyMap<string, Member>
@@ -62,25 +69,29 @@ export class SnapshotSession {
   private ended = false
 
   constructor(
-    daemon: Daemon,
+    agent: Agent,
     request: SessionRequest,
     guests: readonly Guest[],
     deadline: number,
     recording: Recording | null,
   ) {
+    const { daemon, network } = agent
+    this.agent = agent
     this.daemon = daemon
+    this.network = network
     this.recording = recording
     this.request = request
     this.deadline = deadline
-    this.members = new Map(guests.map((guest) => [guest.name, newMember(guest)]))
+    this.members = new Map(guests.map((guest) => [guest.name, newMember(guest, network)]))
     this.machine = new LocalSnapshot(guests.map((guest) => guest.name))
     this.timer = daemon.after(deadline - daemon.world.time.now, () =>
       this.abort(problem('DEADLINE', 'the snapshot did not finish in time')),
     )
   }
 
-  static prepare(daemon: Daemon, request: SessionRequest, answer: Answer<SnapshotSession>): void {
-    const { world, host, agent } = daemon
+  static prepare(agent: Agent, request: SessionRequest, answer: Answer<SnapshotSession>): void {
+    const { daemon, network } = agent
+    const { world, host } = daemon
     const { disk } = host
     const deadline = world.time.now + request.deadlineMs
     // A new worker begins at the epoch that is being prepared: its ports would seem to have been cut.
@@ -89,7 +100,7 @@ export class SnapshotSession {
       answer.refused(problem('SNAPSHOT_EXISTS', request.snapshot))
       return
     }
-    const guests = [...daemon.members].map((vm) => world.guests[vm])
+    const guests = agent.members
     const remove = (error: ErrorReport) => agent.remove(request.snapshot, () => answer.refused(error))
     const begin = () => {
       agent.raise(request.epoch, () => {
@@ -101,19 +112,19 @@ export class SnapshotSession {
             remove(problem('INTERNAL', 'the datapath failed and was restarted'))
             return
           }
-          const nics = guests.flatMap((guest) => guest.nics)
+          const nics = guests.flatMap((guest) => guest.nics).filter((nic) => nic.network === network)
           let recording: Recording | null = null
           const arm = () => {
-            if (world.scenario.recorded) recording = new Recording(worker, request)
+            if (world.scenario.recorded) recording = new Recording(worker, network, request)
             for (const nic of nics) nic.armedAt = nic.log.delivered.length
-            worker.forwarder.snapshots.arm(nics.map((nic) => nic.index))
+            worker.forwarders[network].snapshots.arm(nics.map((nic) => nic.index))
           }
           worker.call(
             'arm',
             arm,
             () => {
               if (daemon.worker === worker)
-                answer.done(new SnapshotSession(daemon, request, guests, deadline, recording))
+                answer.done(new SnapshotSession(agent, request, guests, deadline, recording))
               else remove(problem('INTERNAL', 'the datapath failed and was restarted'))
             },
             (reason) => remove(problem('INTERNAL', reason)),
@@ -122,18 +133,18 @@ export class SnapshotSession {
       })
     }
     agent.durably(
-      () =>
-        disk.unfinished.set(
-          request.snapshot,
-          guests.map((guest) => guest.index),
-        ),
+      () => disk.unfinished.set(request.snapshot, { network, machines: guests.map((guest) => guest.index) }),
       begin,
     )
   }
 
+  private get forwarder(): Forwarder {
+    return this.daemon.worker.forwarders[this.network]
+  }
+
   take(): void {
     const { worker, world, host } = this.daemon
-    const since = this.machine.state === 'prepared' ? worker.earlySince : null
+    const since = this.machine.state === 'prepared' ? worker.earlySince[this.network] : null
     if (since !== null && world.time.now - since > 1 + 2 * world.scenario.pace.poll)
       world.violation(4, `early frames have waited on ${host.name} for a TAKE instead of asking for the cut`)
     this.input({ kind: 'take' })
@@ -196,7 +207,7 @@ export class SnapshotSession {
         world.note(host.name, `begin e${epoch}`)
         worker.call(
           'begin',
-          () => worker.forwarder.snapshots.begin(epoch, policy, until, worker.now),
+          () => this.forwarder.snapshots.begin(epoch, policy, until, worker.now),
           ignore,
           (reason) => this.fail(reason),
         )
@@ -212,7 +223,7 @@ export class SnapshotSession {
         this.write()
         return
       case 'advance':
-        advanceNetwork(this.daemon, epoch, ignore, ignore)
+        advanceNetwork(this.daemon, this.network, epoch, ignore, ignore)
         return
       case 'finish':
         this.finish(effect.error)
@@ -254,8 +265,9 @@ export class SnapshotSession {
   step(member: Member, effect: MemberEffect, say: (event: MemberEvent) => void, fail: (reason: string) => void): void {
     const { daemon } = this
     const { worker, world, host } = daemon
-    const { guest, ports, times } = member
-    const { snapshots } = worker.forwarder
+    const { guest, nics, others, ports, times } = member
+    const { forwarder } = this
+    const { snapshots } = forwarder
     const us = (ms: number) => Math.round((EPOCH_MS + ms) * 1000)
     const now = () => us(world.time.now)
     let cutAt = 0
@@ -263,7 +275,7 @@ export class SnapshotSession {
     switch (effect) {
       case 'gate': {
         const gate = () => {
-          if (worker.forwarder.journal !== null) worker.forwarder.journal.now = worker.now
+          if (forwarder.journal !== null) forwarder.journal.now = worker.now
           snapshots.gate(ports)
           world.note(host.name, `gate of ${guest.name} closes`)
         }
@@ -273,8 +285,8 @@ export class SnapshotSession {
         }
         // Its turn comes after some others' flips.
         daemon.after(world.wait(TURN, host.index, guest.index, world.scenario.pace.hypervisor), () => {
-          if (this.machine.members.get(guest.name)?.state === 'gating') worker.call('gate', gate, gated, fail)
-          else say('gated')
+          if (this.machine.members.get(guest.name)?.state !== 'gating') say('gated')
+          else worker.call('gate', gate, () => gateOthers(daemon, others, gated, fail), fail)
         })
         return
       }
@@ -290,12 +302,12 @@ export class SnapshotSession {
         }, fail)
         return
       case 'flip': {
-        const residue = guest.nics.map((nic) => nic.unread)
+        const residue = nics.map((nic) => nic.unread)
         worker.call(
           'flip',
           () => {
             cutAt = world.time.now
-            const results = worker.flip(ports, this.request.epoch, residue)
+            const results = worker.flip(ports, this.request.epoch, residue, this.network)
             world.note(host.name, `CUT of ${guest.name} e${this.request.epoch}`)
             return results
           },
@@ -308,6 +320,7 @@ export class SnapshotSession {
             if (member.residue > 0) world.marks.add('residue')
             if (member.lost > 0) world.marks.add('residue lost')
             if (ports.length > 1) world.marks.add('several NICs cut')
+            if (others.length > 0) world.marks.add('cut with NICs in other networks')
             this.publish({ type: 'cut', vm: guest.name, atUs: times.cut })
             say('flipped')
           },
@@ -344,10 +357,11 @@ export class SnapshotSession {
       case 'release':
         releaseGates(
           daemon,
+          this.network,
           ports,
           () => {
             times.released = now()
-            say('released')
+            releaseOthers(daemon, others, () => say('released'), fail)
           },
           fail,
         )
@@ -358,7 +372,7 @@ export class SnapshotSession {
   }
 
   private settle(member: Member, end: number, done: () => void): void {
-    if (member.guest.nics.every((nic) => nic.unread === 0) || this.daemon.world.time.now >= end) {
+    if (member.nics.every((nic) => nic.unread === 0) || this.daemon.world.time.now >= end) {
       done()
       return
     }
@@ -368,7 +382,7 @@ export class SnapshotSession {
   /** Never fails: the guest runs, its gates are open, nothing of the capture is left. */
   private recover(member: Member, done: () => void): void {
     const { world, host } = this.daemon
-    const { guest, ports } = member
+    const { guest, others, ports } = member
     const merge = () =>
       this.daemon.after(world.wait(MERGE, host.index, guest.index, world.scenario.pace.hypervisor), done)
     const release = () => {
@@ -376,7 +390,8 @@ export class SnapshotSession {
         if (!member.captured || member.settled) merge()
         else member.whenSettled = merge
       }
-      releaseGates(this.daemon, ports, next, next)
+      const releaseRest = () => releaseOthers(this.daemon, others, next, next)
+      releaseGates(this.daemon, this.network, ports, releaseRest, releaseRest)
     }
     const alive = () => {
       if (this.daemon.alive) release()
@@ -391,11 +406,11 @@ export class SnapshotSession {
   }
 
   private write(): void {
-    const { daemon } = this
-    const { worker, agent, world, host } = daemon
+    const { daemon, agent } = this
+    const { worker, world, host } = daemon
     worker.call(
       'end',
-      () => worker.forwarder.snapshots.end(),
+      () => this.forwarder.snapshots.end(),
       ({ frames, overflow, closures }) => {
         this.closures = closures
         const part = this.makePart(frames, overflow)
@@ -420,7 +435,7 @@ export class SnapshotSession {
   }
 
   private makePart(frames: readonly RecordedFrame[], overflow: ReadonlyMap<number, number>): LocalPart {
-    const { world, host, worker } = this.daemon
+    const { world, host } = this.daemon
     const { snapshot, epoch } = this.request
     for (const member of this.members.values()) {
       for (const port of member.ports) member.lost += overflow.get(port) ?? 0
@@ -432,8 +447,8 @@ export class SnapshotSession {
     }
     return {
       host: host.name,
-      bootId: worker.forwarder.options.bootId,
-      network: 'lab',
+      bootId: this.forwarder.options.bootId,
+      network: networkName(this.network),
       snapshot,
       epoch,
       members: [...this.members.values()].map((member): MemberPart => {
@@ -444,6 +459,7 @@ export class SnapshotSession {
             name: `p${nic.index}`,
             device: `tap${nic.index}`,
             mac: nic.mac.map((byte) => byte.toString(16).padStart(2, '0')).join(':'),
+            ...(nic.network === this.network ? {} : { network: networkName(nic.network) }),
           })),
           definition: null,
           memory: file(`memory ${guest.name}`, member.image),
@@ -489,7 +505,7 @@ export class SnapshotSession {
       this.ended = true
       for (const act of this.waitingForEnd.splice(0)) act()
     }
-    if (error !== null) this.daemon.agent.remove(this.request.snapshot, end)
+    if (error !== null) this.agent.remove(this.request.snapshot, end)
     else this.daemon.after(0, end)
   }
 
@@ -498,10 +514,13 @@ export class SnapshotSession {
   }
 }
 
-function newMember(guest: Guest): Member {
+function newMember(guest: Guest, network: number): Member {
+  const nics = guest.nics.filter((nic) => nic.network === network)
   return {
     guest,
-    ports: guest.nics.map((nic) => nic.index),
+    nics,
+    others: guest.nics.filter((nic) => nic.network !== network),
+    ports: nics.map((nic) => nic.index),
     paused: false,
     captured: false,
     settled: false,

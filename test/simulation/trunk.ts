@@ -6,17 +6,22 @@ import { frameId, kindOf } from './frames.js'
 import { Way } from './way.js'
 import type { World } from './world.js'
 
-/** Port indexes: NICs first, then trunks by peer, then the uplink and the plain port. */
+/** Port indexes: NICs first, then of each network: trunks by peer, the uplink and the plain port; the latter two in the first only. */
 export const TRUNK_PORTS = 24
 export const UPLINK_PORT = 29
 export const PLAIN_PORT = 30
-export const PORTS = 32
+const PORTS_PER_NETWORK = 8
+
+export const trunkPort = (network: number, peer: number): number => TRUNK_PORTS + PORTS_PER_NETWORK * network + peer
+
+export const portCount = (networks: number): number => TRUNK_PORTS + PORTS_PER_NETWORK * networks
 
 export class Trunk {
   readonly way: Way
 
-  constructor(world: World, from: number, to: number) {
-    this.way = new Way(world, from, to, (copy) => world.hosts[to].daemon?.arrive(TRUNK_PORTS + from, copy))
+  constructor(world: World, network: number, from: number, to: number) {
+    const arrive = (copy: FrameCopy) => world.hosts[to].daemon?.arrive(trunkPort(network, from), copy)
+    this.way = new Way(world, network, from, to, arrive)
   }
 
   /** The bytes are taken as they are: nobody writes to them. `serviceTci` < 0: no tag of ours. */

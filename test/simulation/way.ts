@@ -2,6 +2,8 @@
 // scenario says otherwise.
 
 import type { FrameCopy } from '../../src/frame/frame.js'
+import { isOfNetwork, type TrunkWeather, waysOf } from './networks.js'
+import type { Fault } from './scenario.js'
 import type { World } from './world.js'
 
 const LOSS = 21
@@ -18,17 +20,21 @@ export class Way {
   private readonly world: World
   private readonly arrive: (copy: FrameCopy) => void
   private readonly key: number
+  private readonly trunk: TrunkWeather
+  private readonly faults: readonly Fault[]
   private readonly controlDelay: number
   private lastArrival = 0
   private others = 0
 
-  constructor(world: World, from: number, to: number, arrive: (copy: FrameCopy) => void) {
+  constructor(world: World, network: number, from: number, to: number, arrive: (copy: FrameCopy) => void) {
     this.world = world
     this.from = from
     this.to = to
     this.arrive = arrive
-    this.key = from * 16 + to
-    this.controlDelay = world.scenario.faults.reduce(
+    this.key = network * 256 + from * 16 + to
+    this.trunk = waysOf(world.scenario, network).trunk
+    this.faults = world.scenario.faults.filter((fault) => isOfNetwork(fault, network))
+    this.controlDelay = this.faults.reduce(
       (ms, fault) => (fault.kind === 'delay control' && fault.a === from && fault.b === to ? ms + fault.by : ms),
       0,
     )
@@ -40,7 +46,7 @@ export class Way {
     // A frame may pass more than once: a counter beside the id would not shrink well, the time does.
     const which = id >= 0 ? id : OTHER_KEY + this.others++
     if (this.isBroken(control)) return
-    const { trunk } = world.scenario
+    const { trunk } = this
     if (trunk.loss > 0 && world.chance(LOSS, this.key, which) < trunk.loss) {
       if (id >= 0) world.note(`h${this.from}`, `#${id} lost on the way to h${this.to}`)
       return
@@ -54,12 +60,14 @@ export class Way {
 
   private send(copy: FrameCopy, which: number, control: boolean): void {
     const { world } = this
-    const { delay, jitter, reorder } = world.scenario.trunk
+    const { delay, jitter, reorder } = this.trunk
     let arrival = world.time.now + delay + jitter * world.chance(DELAY, this.key, which)
-    if (control && this.controlDelay > 0) arrival += this.controlDelay
-    else if (!reorder) {
+    const late = control && this.controlDelay > 0
+    if (late) arrival += this.controlDelay
+    if (!reorder) {
       arrival = Math.max(arrival, this.lastArrival)
-      this.lastArrival = arrival
+      // Frames pass what is late; it passes none.
+      if (!late) this.lastArrival = arrival
     }
     this.inFlight++
     world.time.at(arrival, () => {
@@ -70,7 +78,7 @@ export class Way {
 
   private isBroken(control: boolean): boolean {
     const { now } = this.world.time
-    for (const fault of this.world.scenario.faults) {
+    for (const fault of this.faults) {
       if (fault.kind !== 'break trunk' && fault.kind !== 'lose control') continue
       if (now < fault.at || now >= fault.at + fault.for) continue
       const along = fault.a === this.from && fault.b === this.to

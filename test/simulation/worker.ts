@@ -1,5 +1,5 @@
-// The datapath worker in virtual time: the production Forwarder between virtual ports, commands drained between batches, as
-// switch/datapath/commands.ts does it. What is in a port's socket waits until the loop looks.
+// The datapath worker in virtual time: the production Forwarders, one per network, between virtual ports, commands drained
+// between batches, as switch/datapath/commands.ts does it. What is in a port's socket waits until the loop looks.
 
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { parseMac } from '../../src/frame/ethernet.js'
@@ -12,7 +12,8 @@ import type { Daemon } from './daemon.js'
 import { carriedId, frameId, kindOf } from './frames.js'
 import type { Nic } from './guest.js'
 import type { SharedLan } from './lan.js'
-import { PLAIN_PORT, PORTS, TRUNK_PORTS, UPLINK_PORT } from './trunk.js'
+import { networkName, waysOf } from './networks.js'
+import { PLAIN_PORT, portCount, TRUNK_PORTS, trunkPort, UPLINK_PORT } from './trunk.js'
 
 const LOOK = 31
 const ANSWER = 32
@@ -42,13 +43,15 @@ interface Command {
 
 export class Worker {
   readonly daemon: Daemon
-  readonly forwarder: Forwarder
-  private readonly counters = new Float64Array(PORTS * ROW)
+  /** By network. */
+  readonly forwarders: readonly Forwarder[]
+  private readonly counters: Float64Array
   alive = true
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
-  /** Since when frames from after a cut have waited here for one that has not begun. */
-  earlySince: number | null = null
+  private readonly forwarderOf: Forwarder[] = []
+  /** By network: since when frames from after a cut have waited here for one that has not begun. */
+  readonly earlySince: (number | null)[]
   private readonly commands: Command[] = []
   private readonly frame = new Frame()
   private looking = false
@@ -56,18 +59,34 @@ export class Worker {
   private answers = 0
   private mainFreeAt = 0
 
-  constructor(daemon: Daemon, bootId: string, epoch: number, fence: number) {
+  constructor(daemon: Daemon, bootId: string) {
     this.daemon = daemon
     const { world, host } = daemon
+    this.counters = new Float64Array(portCount(world.networks.length) * ROW)
+    this.earlySince = world.networks.map(() => null)
+    this.forwarders = world.networks.map((network) => this.makeForwarder(network, bootId))
+    world.counters.push(this.counters)
+    for (const forwarder of this.forwarders) world.planted.forwarder?.(forwarder)
+    world.planted.worker?.(this)
+    this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
+  }
+
+  /** Of the first network. */
+  get forwarder(): Forwarder {
+    return this.forwarders[0]
+  }
+
+  private makeForwarder(network: number, bootId: string): Forwarder {
+    const { world, host, agents } = this.daemon
     const { scenario } = world
-    this.forwarder = new Forwarder(
+    const forwarder = new Forwarder(
       {
-        network: 'lab',
+        network: networkName(network),
         host: host.name,
         bootId,
         bootedAt: EPOCH_MS + world.time.now,
         linkLocal: 'forward',
-        transit: scenario.chain,
+        transit: waysOf(scenario, network).chain,
         fdb: { capacity: 64, perPort: 32, ageing: 300 },
         hold: { frames: scenario.hold, bytes: 1 << 26 },
         networkHold: { frames: 1e6, bytes: 1e9 },
@@ -78,18 +97,15 @@ export class Worker {
       },
       this.counters,
       {
-        early: (port, epoch) => this.tell({ kind: 'early', port, epoch }),
-        peer: (_port, host, _bootId, epoch) => this.tell({ kind: 'peer', host, epoch }),
-        closed: (epoch, closures) => this.tell({ kind: 'closed', epoch, closures }),
-        broken: (epoch) => this.tell({ kind: 'broken', epoch }),
+        early: (port, epoch) => this.tell(network, { kind: 'early', port, epoch }),
+        peer: (_port, host, _bootId, epoch) => this.tell(network, { kind: 'peer', host, epoch }),
+        closed: (epoch, closures) => this.tell(network, { kind: 'closed', epoch, closures }),
+        broken: (epoch) => this.tell(network, { kind: 'broken', epoch }),
       },
     )
-    this.forwarder.epoch = epoch
-    this.forwarder.fence = fence
-    world.counters.push(this.counters)
-    world.planted.forwarder?.(this.forwarder)
-    world.planted.worker?.(this)
-    this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
+    forwarder.epoch = agents[network].epoch
+    forwarder.fence = agents[network].fence
+    return forwarder
   }
 
   get now(): number {
@@ -99,7 +115,7 @@ export class Worker {
   addMember(nic: Nic, epoch: number): void {
     const { guest } = nic
     const { world, host } = this.daemon
-    this.add({ ...this.spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
+    this.add(nic.network, { ...this.spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
       const id = frameId(frame.bytes, frame.start)
       const daemonIsHere = guest.alive && guest.host === host.index
       if (!daemonIsHere) return true
@@ -109,40 +125,43 @@ export class Worker {
     })
   }
 
-  addTrunk(peer: number): void {
+  addTrunk(network: number, peer: number): void {
     const { world, host } = this.daemon
-    const trunk = world.trunk(host.index, peer)
-    const port = this.add(this.spec(TRUNK_PORTS + peer, 'trunk', 0), (frame, tci) => {
+    const trunk = world.trunk(network, host.index, peer)
+    const port = this.add(network, this.spec(trunkPort(network, peer), 'trunk', 0), (frame, tci) => {
       if (world.trace !== null) {
         const id = frameId(frame.bytes, frame.start)
         const text = id >= 0 ? `#${id}${colorText(frame.color)}` : controlText(frame)
-        if (text !== null) world.note(host.name, `${text} ⇒ h${peer}`)
+        if (text !== null)
+          world.note(host.name, `${text} ⇒ h${peer}${network > 0 ? ` in ${networkName(network)}` : ''}`)
       }
       trunk.transmit(frame.bytes, tci)
       return true
     })
-    this.forwarder.trunks.greet(port, this.now)
+    this.forwarders[network].trunks.greet(port, this.now)
   }
 
   /** The device of a trunk goes away. */
-  unplug(peer: number): void {
-    if (this.ingress[TRUNK_PORTS + peer] === undefined) return
+  unplug(network: number, peer: number): void {
+    const port = trunkPort(network, peer)
+    if (this.ingress[port] === undefined) return
     this.daemon.world.note(this.daemon.host.name, `trunk to h${peer} UNPLUGGED`)
-    this.remove(TRUNK_PORTS + peer)
+    this.remove(port)
   }
 
   /** It is back, unless the daemon has found it already. */
-  plug(peer: number): void {
+  plug(network: number, peer: number): void {
     const { world, host } = this.daemon
-    if (this.ingress[TRUNK_PORTS + peer] !== undefined || !world.peersOf(host.index).includes(peer)) return
+    const isThere = this.ingress[trunkPort(network, peer)] !== undefined
+    if (isThere || !world.peersOf(host.index, network).includes(peer)) return
     world.note(host.name, `trunk to h${peer} plugged in`)
-    this.addTrunk(peer)
+    this.addTrunk(network, peer)
   }
 
   addUplink(color: 'dscp' | 'carrier'): void {
     const { world, host } = this.daemon
     const lan = world.lan as SharedLan
-    this.add({ ...this.spec(UPLINK_PORT, 'uplink', 0), uplink: { mtu: LAN_MTU, color } }, (frame) => {
+    this.add(0, { ...this.spec(UPLINK_PORT, 'uplink', 0), uplink: { mtu: LAN_MTU, color } }, (frame) => {
       if (world.trace !== null) {
         const text = lanText(frame)
         if (text !== null) world.note(host.name, `${text} ⇒ LAN`)
@@ -154,7 +173,7 @@ export class Worker {
 
   addPlain(): void {
     const { world, host } = this.daemon
-    this.add(this.spec(PLAIN_PORT, 'plain', 0), (frame) => {
+    this.add(0, this.spec(PLAIN_PORT, 'plain', 0), (frame) => {
       const id = frameId(frame.bytes, frame.start)
       world.checkAsSent(id, frame, `the station at ${host.name}`)
       if (id >= 0) world.heardOutside(host.index, id)
@@ -163,7 +182,7 @@ export class Worker {
   }
 
   remove(port: number): void {
-    this.forwarder.removePort(port)
+    this.forwarderOf[port]?.removePort(port)
     this.ingress[port] = undefined
   }
 
@@ -199,21 +218,22 @@ export class Worker {
   }
 
   /** The two halves of the cut's instant: the sockets are read to the end, then the color changes. */
-  flip(ports: readonly number[], epoch: number, residue: readonly number[]) {
+  flip(ports: readonly number[], epoch: number, residue: readonly number[], network = 0) {
     for (const port of ports) {
       this.drain(port)
       this.daemon.world.cut(port)
     }
-    return this.forwarder.snapshots.flip(ports, epoch, residue, this.now)
+    return this.forwarders[network].snapshots.flip(ports, epoch, residue, this.now)
   }
 
   drain(port: number): void {
     for (let batch = 0; batch < DRAIN_BATCHES && this.read(port, 64) > 0; batch++);
   }
 
-  private add(spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
+  private add(network: number, spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
     this.ingress[spec.index] = []
-    return this.forwarder.addPort(spec, { send })
+    this.forwarderOf[spec.index] = this.forwarders[network]
+    return this.forwarders[network].addPort(spec, { send })
   }
 
   private spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {
@@ -239,7 +259,7 @@ export class Worker {
     }
     const batch = 1 + Math.floor(world.chance(BATCH, host.index, this.looks) * 6)
     let left = 0
-    for (let port = 0; port < PORTS; port++) {
+    for (let port = 0; port < this.ingress.length; port++) {
       if (this.ingress[port] === undefined) continue
       this.read(port, batch)
       left += this.ingress[port]?.length ?? 0
@@ -249,9 +269,15 @@ export class Worker {
   }
 
   private watchEarly(): void {
-    if (this.daemon.agent.claim?.snapshot?.machine.state !== 'prepared') this.earlySince = null
-    else if (this.earlySince === null && this.forwarder.ports.some((port) => port.hold.length > 0))
-      this.earlySince = this.daemon.world.time.now
+    const { agents, world } = this.daemon
+    for (const { network, claim } of agents) {
+      if (claim?.snapshot?.machine.state !== 'prepared') this.earlySince[network] = null
+      else if (this.earlySince[network] === null) {
+        // Behind the gates that another network has closed anything may wait.
+        const waits = this.forwarders[network].ports.some((port) => port.hold.length > 0 && !port.closed)
+        if (waits) this.earlySince[network] = world.time.now
+      }
+    }
   }
 
   private read(port: number, most: number): number {
@@ -261,7 +287,7 @@ export class Worker {
     const now = this.now
     const { world, host } = this.daemon
     for (const copy of batch) {
-      this.forwarder.receive(port, this.frame.pointAt(copy), now)
+      this.forwarderOf[port].receive(port, this.frame.pointAt(copy), now)
       if (port < TRUNK_PORTS) world.colored(port, this.frame.color, host)
     }
     return batch.length
@@ -270,15 +296,16 @@ export class Worker {
   private scheduleTick(ms: number): void {
     this.daemon.world.time.after(ms, () => {
       if (!this.alive) return
-      this.forwarder.tick(this.now)
-      this.scheduleTick(this.forwarder.snapshots.openEpoch === null ? TICK_INTERVAL : TICK_INTERVAL_OPEN)
+      for (const forwarder of this.forwarders) forwarder.tick(this.now)
+      const open = this.forwarders.some(({ snapshots }) => snapshots.openEpoch !== null)
+      this.scheduleTick(open ? TICK_INTERVAL_OPEN : TICK_INTERVAL)
     })
   }
 
-  private tell(event: DatapathEvent): void {
+  private tell(network: number, event: DatapathEvent): void {
     this.toMain(() => {
       this.daemon.world.step(this.daemon.host)
-      this.daemon.agent.datapathEvent(event)
+      this.daemon.agents[network].datapathEvent(event)
     })
   }
 

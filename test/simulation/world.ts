@@ -12,8 +12,9 @@ import { Coordinator, type Outcome } from './coordinator.js'
 import type { Mark } from './coverage.js'
 import { Host } from './daemon.js'
 import { type FrameForm, makeFrame } from './frames.js'
-import { Guest, type Nic } from './guest.js'
+import { Guest, type Image, type Nic } from './guest.js'
 import { SharedLan } from './lan.js'
+import { waysOf } from './networks.js'
 import { BROADCAST, LAN_STATION, OUTSIDE, type Scenario, type Send } from './scenario.js'
 import type { SnapshotSession } from './snapshot-session.js'
 import { Timeline } from './timeline.js'
@@ -72,6 +73,8 @@ export class World {
   readonly scenario: Scenario
   readonly planted: Planted
   readonly time = new Timeline()
+  /** Their numbers. */
+  readonly networks: readonly number[]
   readonly hosts: Host[]
   readonly guests: Guest[]
   readonly nics: Nic[]
@@ -88,6 +91,8 @@ export class World {
   readonly crashed = new Set<number>()
   /** What has happened that a campaign counts. */
   readonly marks = new Set<Mark>()
+  /** Frames whose sender was restored, by a restore of another network, to before it had sent them. */
+  readonly unsentElsewhere = new Set<number>()
   /** Of all datapaths that there were. */
   readonly counters: Float64Array[] = []
   /** Frames in TAPs at a cut that came before their port was armed, by NIC: lost to that snapshot, and counted. */
@@ -111,9 +116,10 @@ export class World {
     this.scenario = scenario
     this.planted = planted
     this.trace = traced ? [] : null
+    this.networks = [0, ...scenario.others.map((_, other) => other + 1)]
     let nics = 0
     this.guests = scenario.machines.map((machine, index) => {
-      const guest = new Guest(this, index, machine.host, machine.nics, nics, machine.stopped)
+      const guest = new Guest(this, index, nics, machine)
       nics += machine.nics
       return guest
     })
@@ -122,7 +128,7 @@ export class World {
     this.outside = Array.from({ length: LAN_STATION + 1 }, () => [])
     this.hosts = Array.from(
       { length: scenario.hosts },
-      (_, host) => new Host(this, host, scenario.epoch, this.members[host] as ReadonlySet<number>),
+      (_, host) => new Host(this, host, this.members[host] as ReadonlySet<number>),
     )
     this.lan = scenario.lan === null ? null : new SharedLan(this)
     this.restarts = scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
@@ -146,9 +152,9 @@ export class World {
     for (const fault of scenario.faults) {
       if (fault.kind === 'crash machine') this.come(fault.at, () => this.crash(fault.vm))
       if (fault.kind === 'unplug trunk') {
-        const { a, b, at } = fault
-        this.come(at, () => this.hosts[a].daemon?.worker.unplug(b))
-        this.come(at + fault.for, () => this.hosts[a].daemon?.worker.plug(b))
+        const { a, b, at, network = 0 } = fault
+        this.come(at, () => this.hosts[a].daemon?.worker.unplug(network, b))
+        this.come(at + fault.for, () => this.hosts[a].daemon?.worker.plug(network, b))
       }
       if ('for' in fault) this.come(fault.at + fault.for, () => undefined)
     }
@@ -209,7 +215,7 @@ export class World {
         const next = new Coordinator(this)
         this.coordinator = next
         // Until it is up again, orders wait for it.
-        next.busy = 'starting'
+        next.starting = true
         this.time.after(fault.down, () => {
           next.open()
         })
@@ -223,9 +229,9 @@ export class World {
   delivered(nic: Nic, id: number): void {
     const { guest } = nic
     if (guest.running || this.restarts) return
-    const claim = this.hosts[guest.host].daemon?.agent.claim
-    // Called off: then the gates open at once, whatever the machines do.
-    if (claim?.restore != null || claim?.snapshot?.machine.state === 'cutting') {
+    for (const { network, claim } of this.hosts[guest.host].daemon?.agents ?? []) {
+      // Called off: then the gates open at once, whatever the machines do.
+      if (!guest.isIn(network) || (claim?.restore == null && claim?.snapshot?.machine.state !== 'cutting')) continue
       this.violation(3, `${id < 0 ? 'a frame' : `#${id}`} was delivered to ${guest.name} while nobody read its TAP`)
     }
   }
@@ -235,14 +241,30 @@ export class World {
     if (color < this.colors[nic])
       this.violation(1, `the epoch of port p${nic} went back from ${this.colors[nic]} to ${color}`)
     this.colors[nic] = color
-    if (color > host.disk.epoch)
-      this.violation(4, `port p${nic} is at epoch ${color}, the disk of ${host.name} at ${host.disk.epoch}`)
+    const durable = host.disk.epochs[this.nics[nic].network]
+    if (color > durable) this.violation(4, `port p${nic} is at epoch ${color}, the disk of ${host.name} at ${durable}`)
   }
 
   /** What this NIC's guest has not read and no armed copy covers. */
   cut(nic: number): void {
     const { log, armedAt } = this.nics[nic]
     this.unarmed[nic].push(...log.delivered.slice(log.read, armedAt))
+  }
+
+  /**
+   * A machine becomes what it was: what it has sent since in other networks than the restored one stays with whoever has it.
+   * Nothing is promised of such frames but that they are as they were sent.
+   */
+  rollBack(guest: Guest, image: Image, network: number): void {
+    guest.restoredBy.add(network)
+    const kept = new Set(image.log.sent.slice(0, image.sent))
+    for (const id of guest.log.sent) {
+      if (!kept.has(id) && this.networkOf(this.frames[id]) !== network) this.unsentElsewhere.add(id)
+    }
+  }
+
+  networkOf(frame: SentFrame): number {
+    return frame.vm === OUTSIDE ? 0 : this.nics[frame.nic].network
   }
 
   heardOutside(station: number, id: number): void {
@@ -330,17 +352,18 @@ export class World {
     return this.guests[Number(name.slice(2))]
   }
 
-  peersOf(host: number): number[] {
-    if (this.lan !== null) return []
+  peersOf(host: number, network: number): number[] {
+    if (this.lan !== null && network === 0) return []
+    const { chain } = waysOf(this.scenario, network)
     const all = this.hosts.map((one) => one.index)
-    return all.filter((other) => (this.scenario.chain ? Math.abs(other - host) === 1 : other !== host))
+    return all.filter((other) => (chain ? Math.abs(other - host) === 1 : other !== host))
   }
 
-  trunk(from: number, to: number): Trunk {
-    const key = from * 16 + to
+  trunk(network: number, from: number, to: number): Trunk {
+    const key = network * 256 + from * 16 + to
     let trunk = this.trunks.get(key)
     if (trunk === undefined) {
-      trunk = new Trunk(this, from, to)
+      trunk = new Trunk(this, network, from, to)
       this.trunks.set(key, trunk)
     }
     return trunk
@@ -352,10 +375,12 @@ export class World {
     for (const { way } of this.trunks.values()) if (way.inFlight > 0) return false
     if (this.lan !== null && this.lan.inFlight > 0) return false
     for (const { daemon } of this.hosts) {
-      if (daemon === null || daemon.agent.claim !== null) return false
-      const { forwarder } = daemon.worker
-      if (forwarder.snapshots.openEpoch !== null) return false
-      for (const port of forwarder.ports) if (port.closed || port.hold.length > 0) return false
+      if (daemon === null) return false
+      for (const { claim } of daemon.agents) if (claim !== null) return false
+      for (const forwarder of daemon.worker.forwarders) {
+        if (forwarder.snapshots.openEpoch !== null) return false
+        for (const port of forwarder.ports) if (port.closed || port.hold.length > 0) return false
+      }
       for (const socket of daemon.worker.ingress) if (socket !== undefined && socket.length > 0) return false
     }
     for (const guest of this.guests) {
