@@ -8,6 +8,12 @@ export const calledOff = new SnapswitchError(
   'See the coordinator for the reason.',
 )
 
+export const restoreCalledOff = new SnapswitchError(
+  'SNAPSHOT_DISCARDED',
+  'the restore was called off',
+  'See the coordinator for the reason.',
+)
+
 export const stopping = new SnapswitchError(
   'SNAPSHOT_DISCARDED',
   'the switch daemon is stopping',

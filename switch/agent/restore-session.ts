@@ -1,69 +1,19 @@
 // One host's part of a restore: machines are loaded paused behind closed gates, with the recorded channel state at the
 // head of their hold queues; then, told that all hosts have come this far, they run. Until then everything can be undone.
 
-import { readFile } from 'node:fs/promises'
-import type {
-  MemberPart,
-  PortRecord,
-  RestoreCheck,
-  RestoreLoaded,
-  RestoreRequest,
-  RestoreResumed,
-} from '../../src/api/schemas.js'
-import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/ethernet.js'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
 import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
-import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
-import { staleEpoch } from './refusals.js'
+import { restoreCalledOff, staleEpoch } from './refusals.js'
+import { queueChannelState, readChannelState } from './restore-channel.js'
+import { RestorePorts } from './restore-ports.js'
 import { resumeMachine } from './resume.js'
-
-/** What must be true before anything is changed: files here with the right content, machines not running. */
-export async function checkRestore(
-  host: Host,
-  network: string,
-  snapshot: string,
-  request: RestoreRequest,
-): Promise<RestoreCheck> {
-  const problems: ErrorReport[] = []
-  const files = new Map(request.channels.map((file) => [file.digest, file]))
-  for (const member of request.members) {
-    files.set(member.memory.digest, member.memory)
-    for (const disk of member.disks) for (const { file } of disk.layers) files.set(file.digest, file)
-    for (const port of member.ports) {
-      const taken = host.ports.get(port.name)
-      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== (port.network ?? network))) {
-        problems.push(
-          new SnapswitchError(
-            'PORT_EXISTS',
-            `port ${port.name} of ${member.vm} is another machine’s here`,
-            'Place the machine on another host, or rename that port.',
-          ).report(),
-        )
-      }
-    }
-  }
-  const missing = []
-  for (const file of files.values()) if ((await host.store.find(network, snapshot, file)) === null) missing.push(file)
-  const bytes = missing.reduce((sum, file) => sum + file.bytes, 0)
-  if (bytes > (await host.store.freeBytes())) {
-    problems.push(
-      new SnapswitchError(
-        'STORE_FULL',
-        `${host.name} has no room for ${bytes} bytes`,
-        'Free space there, or place the machines elsewhere.',
-      ).report(),
-    )
-  }
-  const running = []
-  for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
-  return { missing, running, problems }
-}
 
 const RESUME_MS = 10_000
 /** How long ending what was loaded may take; a restart of libvirtd fits in. */
@@ -92,8 +42,7 @@ export class RestoreSession {
   readonly snapshot: string
   private readonly host: Host
   private readonly request: RestoreRequest
-  private readonly addedPorts: { readonly name: string; readonly vm: string }[] = []
-  private readonly madeTaps: string[] = []
+  private readonly ports: RestorePorts
   private readonly members: LoadedMember[] = []
   /** What is made durable before it is made. */
   private toUndo: Pick<RestoreRecord, 'ports' | 'taps'> | null = null
@@ -111,6 +60,7 @@ export class RestoreSession {
     this.network = network
     this.snapshot = snapshot
     this.request = request
+    this.ports = new RestorePorts(host, network)
   }
 
   /** Loads all members, or none: on failure everything is undone before it throws. */
@@ -136,10 +86,10 @@ export class RestoreSession {
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
-    const frames = await this.channelFrames()
+    const frames = await readChannelState(host, network, this.snapshot, request)
     if (request.members.length > 0) await this.record(false)
     const ports = new Map<string, PortEntry[]>()
-    for (const part of request.members) ports.set(part.vm, await this.takePorts(part))
+    for (const part of request.members) ports.set(part.vm, await this.ports.take(part))
     const everywhere = [...ports.values()].flat()
     const all = everywhere.filter((port) => port.network === network)
     this.otherPorts = everywhere.filter((port) => port.network !== network)
@@ -151,27 +101,18 @@ export class RestoreSession {
     for (const result of results) if (result.status === 'fulfilled') this.members.push(result.value)
     const failed = results.find((result) => result.status === 'rejected')
     if (failed !== undefined) throw failed.reason
-    const channelFrames = await this.preload(frames, all)
-    if (this.calledOff) {
-      throw new SnapswitchError(
-        'SNAPSHOT_DISCARDED',
-        'the restore was called off',
-        'See the coordinator for the reason.',
-      )
-    }
+    // A former guest may have left its queues full; the new one has opened empty ones.
+    for (const port of all) host.unread.emptied(port.index, port.ifindex)
+    await queueChannelState(host, network, frames, all)
+    if (this.calledOff) throw restoreCalledOff
     if (this.members.length > 0) this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
-    return { loaded: this.members.map((member) => member.part.vm), channelFrames }
+    return { loaded: this.members.map((member) => member.part.vm), channelFrames: frames.length }
   }
 
   /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
   private async record(resuming: boolean): Promise<void> {
     const { host, network, snapshot, request } = this
-    const all = request.members.flatMap(({ vm, ports }) => ports.map((port) => ({ ...port, vm })))
-    const toAdd = all.filter(({ name }) => host.ports.get(name) === undefined)
-    this.toUndo ??= {
-      ports: toAdd.map(({ name, vm }) => ({ name, vm })),
-      taps: toAdd.filter(({ device }) => !host.ports.hasDevice(device)).map(({ device, vm }) => ({ device, vm })),
-    }
+    this.toUndo ??= this.ports.planned(request)
     const machines = request.members.map((part) => startedLoad(host, part, request.epoch))
     await host.journal.writeRestore({ network, snapshot, resuming, machines, ...this.toUndo })
   }
@@ -268,16 +209,7 @@ export class RestoreSession {
     }
     await quietly(releaseOthers(host, this.otherPorts))
     const resumed = this.running()
-    for (const { name, vm } of this.addedPorts.splice(0)) {
-      if (!resumed.some((one) => one.vm === vm)) await quietly(host.ports.remove(name))
-    }
-    for (const tap of this.madeTaps.splice(0)) {
-      try {
-        host.ports.removeTap(tap)
-      } catch (thrown) {
-        host.log.warn({ err: thrown, tap }, 'cannot remove a TAP')
-      }
-    }
+    await this.ports.giveBack(new Set(resumed.map(({ vm }) => vm)))
     await quietly(advance(host, network, request.epoch))
     // What could not be ended stays on record: the next daemon does it.
     if (this.toUndo !== null && ended) await quietly(host.journal.removeRestore(network))
@@ -313,26 +245,6 @@ export class RestoreSession {
     this.onAbandoned(await this.abort())
   }
 
-  private async takePorts(part: MemberPart): Promise<PortEntry[]> {
-    const entries: PortEntry[] = []
-    for (const record of part.ports)
-      entries.push(this.host.ports.get(record.name) ?? (await this.makePort(part.vm, record)))
-    return entries
-  }
-
-  private async makePort(vm: string, record: PortRecord): Promise<PortEntry> {
-    const { ports, epochs } = this.host
-    const made = ports.ensureTap(record.device, record.mtu)
-    if (made) this.madeTaps.push(record.device)
-    const network = record.network ?? this.network
-    const request = { name: record.name, network, device: record.device, kind: 'member' as const, vm }
-    const entry = await ports.add(request, epochs.get(network), made)
-    this.addedPorts.push({ name: record.name, vm })
-    // From now on the port owns the TAP and takes it along when it goes.
-    if (made) this.madeTaps.pop()
-    return entry
-  }
-
   private async loadMember(part: MemberPart, ports: readonly PortEntry[], deadline: number): Promise<LoadedMember> {
     const { host, network, snapshot, request } = this
     const locate = async (file: MemberPart['memory']) => {
@@ -357,41 +269,5 @@ export class RestoreSession {
     const taps = definition.nics.map((nic) => nic.device)
     const machine = await host.machines.load({ definition, memoryFile, disks, taps, directory }, deadline)
     return { part, ports, machine, resumedAtUs: null }
-  }
-
-  /** The recorded frames for the members that are placed here, in their order of delivery. */
-  private async channelFrames(): Promise<ChannelFrame[]> {
-    const { host, network, snapshot, request } = this
-    const here = new Set(request.members.map((member) => member.vm))
-    const frames: ChannelFrame[] = []
-    for (const file of request.channels) {
-      const path = await host.store.find(network, snapshot, file)
-      if (path === null)
-        throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
-      try {
-        frames.push(...readChannel(await readFile(path)).filter((frame) => here.has(frame.vm)))
-      } catch (thrown) {
-        throw asSnapswitchError(thrown)
-      }
-    }
-    return frames
-  }
-
-  private async preload(frames: readonly ChannelFrame[], ports: readonly PortEntry[]): Promise<number> {
-    for (const port of ports) {
-      // A former guest may have left its queue full; the new one has opened an empty one.
-      this.host.unread.emptied(port.index, port.ifindex)
-      const copies = frames
-        .filter((frame) => frame.port === port.name)
-        .map((frame) => {
-          const bytes = new Uint8Array(VNET_HEADER_LENGTH + frame.bytes.length)
-          bytes.set(frame.vnetHeader)
-          bytes.set(frame.bytes, VNET_HEADER_LENGTH)
-          return { bytes, tagTpid: frame.vlanTag?.tpid ?? 0, tagTci: frame.vlanTag?.tci ?? 0 }
-        })
-      if (copies.length > 0)
-        await this.host.datapath.call('preload', { network: this.network, port: port.index, frames: copies })
-    }
-    return frames.length
   }
 }

@@ -13,7 +13,8 @@ import type {
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
 import type { Moves } from './host-records.js'
-import { checkRestore, RestoreSession } from './restore-session.js'
+import { checkRestore } from './restore-check.js'
+import { RestoreSession } from './restore-session.js'
 import type { Session, Sessions } from './sessions.js'
 
 /** A restore that has ended with machines that run. */
