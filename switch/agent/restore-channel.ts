@@ -23,7 +23,8 @@ export async function readChannelState(
     if (path === null)
       throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
     try {
-      frames.push(...readChannel(await readFile(path)).filter((frame) => here.has(frame.vm)))
+      // As arguments of one call they might be more than a stack holds.
+      for (const frame of readChannel(await readFile(path))) if (here.has(frame.vm)) frames.push(frame)
     } catch (thrown) {
       throw asSnapswitchError(thrown)
     }

@@ -50,6 +50,7 @@ export class RestoreSession {
   private otherPorts: readonly PortEntry[] = []
   private timer: NodeJS.Timeout | null = null
   private loading: Promise<RestoreLoaded> | null = null
+  private registering: Promise<void> | null = null
   private resuming: Promise<Resumed> | null = null
   private calledOff = false
   /** Called when the session has ended by itself, with the machines that run all the same. */
@@ -102,7 +103,7 @@ export class RestoreSession {
     const failed = results.find((result) => result.status === 'rejected')
     if (failed !== undefined) throw failed.reason
     // A former guest may have left its queues full; the new one has opened empty ones.
-    for (const port of all) host.unread.emptied(port.index, port.ifindex)
+    for (const port of everywhere) host.unread.emptied(port.index, port.ifindex)
     await queueChannelState(host, network, frames, all)
     if (this.calledOff) throw restoreCalledOff
     if (this.members.length > 0) this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
@@ -119,12 +120,16 @@ export class RestoreSession {
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */
   async registerMachines(): Promise<void> {
-    await this.record(true)
-    for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine.spec)
+    if (this.calledOff) throw restoreCalledOff
+    this.registering = this.record(true).then(() => {
+      for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine.spec)
+    })
+    await this.registering
   }
 
   /** All hosts have loaded: addresses are announced, guests run, gates open. After a failure it may be called again. */
   async resume(): Promise<RestoreResumed> {
+    if (this.calledOff) throw restoreCalledOff
     if (this.timer !== null) clearTimeout(this.timer)
     this.resuming = this.resumeAll()
     try {
@@ -190,6 +195,7 @@ export class RestoreSession {
     // A load or resume under way comes to its end first: what it has made by then is undone with the rest.
     this.calledOff = true
     await this.loading?.catch(() => undefined)
+    await this.registering?.catch(() => undefined)
     await this.resuming?.catch(() => undefined)
     const deadline = performance.now() + END_MS
     let ended = this.toUndo === null || (await this.endUnfinished())

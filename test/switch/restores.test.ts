@@ -1,12 +1,17 @@
 // What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made up.
 
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { pino } from 'pino'
 import t from 'tap'
 import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { type ChannelFrame, writeChannel } from '../../src/trace/channel.js'
 import type { Host } from '../../switch/agent/host.js'
 import type { Moves } from '../../switch/agent/host-records.js'
+import { readChannelState } from '../../switch/agent/restore-channel.js'
 import { isRestore, Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
 
@@ -14,6 +19,10 @@ import { Sessions } from '../../switch/agent/sessions.js'
 class MadeUpHost {
   readonly specs = new Map<string, MachineSpec>()
   readonly destroyed: string[] = []
+  /** Ports whose guest’s queue was found empty. */
+  readonly emptied: number[] = []
+  /** What writing a record waits for. */
+  writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
 
   asHost(): Host {
@@ -33,9 +42,15 @@ class MadeUpHost {
       name: 'a',
       log: pino({ level: 'silent' }),
       epochs: { get: () => 0, raiseFence: async () => {} },
-      ports: { get: () => undefined, all: () => [], machinesOf: () => [], ofMachine: () => [] },
+      ports: {
+        get: (name: string) => ({ index: Number(name.slice(1)), ifindex: 1, name, network: `lab${name.slice(1)}` }),
+        all: () => [],
+        machinesOf: () => [],
+        ofMachine: () => [],
+      },
+      unread: { emptied: (port: number) => this.emptied.push(port), of: () => 0 },
       datapath: { rememberEpoch: () => {}, rememberFence: () => {}, call: async () => ({ opening: [], atUs: 0 }) },
-      journal: { writeRestore: async () => {}, removeRestore: async () => {} },
+      journal: { writeRestore: () => this.writing, removeRestore: async () => {} },
       store: {
         find: async (_network: string, _snapshot: string, file: { path: string }) => file.path,
         machineDirectory: () => '/none',
@@ -118,4 +133,61 @@ t.test('a session that ends late takes no other’s place; nothing begins while 
   t.throws(() => sessions.begin('lab0', { name: 'third', snapshot: null, restore: null }), {
     code: 'SNAPSHOT_DISCARDED',
   })
+})
+
+t.test(
+  'the datapath fails while a resume makes its machines known: they are forgotten, and none is told to run',
+  async (t) => {
+    const fake = new MadeUpHost()
+    const host = fake.asHost()
+    const sessions = new Sessions(host, ['lab0'])
+    const restores = new Restores(host, sessions, new Set())
+    await restores.load('lab0', 's', requestFor('good'))
+    let written = () => {}
+    fake.writing = new Promise((resolve) => {
+      written = resolve
+    })
+    const resumed = t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_DISCARDED' })
+    const session = sessions.of('lab0')
+    if (!isRestore(session)) throw new Error('no restore is under way')
+    const abandoned = restores.abandon('lab0', session)
+    written()
+    await Promise.all([resumed, abandoned])
+    t.same(fake.destroyed, ['good'])
+    t.same([...fake.specs], [])
+    t.same(fake.saved!.machines, {})
+    t.same(await restores.abort('lab0', 's'), { running: [] })
+  },
+)
+
+t.test('what a former guest has left unread is forgotten at all ports of its machine', async (t) => {
+  const fake = new MadeUpHost()
+  const host = fake.asHost()
+  const restores = new Restores(host, new Sessions(host, ['lab0', 'lab1']), new Set())
+  const request = requestFor('good')
+  const ports = [{ name: 'p0' }, { name: 'p1', network: 'lab1' }]
+  const members = request.members.map((member) => ({ ...member, ports })) as unknown as MemberPart[]
+  await restores.load('lab0', 's', { ...request, members })
+  t.same(fake.emptied, [0, 1])
+  await restores.abort('lab0', 's')
+})
+
+t.test('a channel state may have as many frames as its bound allows', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-channel-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const path = join(directory, 'channel.pcapng')
+  const frame = (vm: string): ChannelFrame => ({
+    port: vm,
+    vm,
+    color: 4,
+    verdict: 'in-transit',
+    timeNs: 1n,
+    vnetHeader: new Uint8Array(10),
+    vlanTag: null,
+    bytes: new Uint8Array(14),
+  })
+  const frames = 130_000
+  writeFileSync(path, writeChannel([...new Array<ChannelFrame>(frames).fill(frame('good')), frame('other')]))
+  const request = { ...requestFor('good'), channels: [{ path, bytes: 0, digest: '' }] }
+  t.equal((await readChannelState(new MadeUpHost().asHost(), 'lab0', 's', request)).length, frames)
 })
