@@ -2,6 +2,7 @@
 
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { mustBeWritable } from '../test/lab/output-file.js'
 import { projectRoot } from './lab/project.js'
 
 export interface BenchOptions {
@@ -33,6 +34,7 @@ export function readBenchOptions(
       render: { type: 'string' },
     },
   })
+  if (values.json !== undefined) mustBeWritable('--json', values.json)
   const wanted = values.rounds === undefined ? (values.quick ? rounds.quick : rounds.usual) : Number(values.rounds)
   if (!Number.isInteger(wanted) || wanted < 1 || wanted > rounds.most)
     throw new Error(`--rounds takes a whole number from 1 to ${rounds.most}, not '${values.rounds}'`)

@@ -5,18 +5,18 @@ import type { Logger } from 'pino'
 import { lockDevice } from '../src/linux/device-lock.js'
 import { quietLink } from '../src/linux/ingress.js'
 import type { Link, Links } from '../src/linux/link.js'
-import { slaveError } from './port-problems.js'
+import { notEthernetError, slaveError } from './port-problems.js'
 
 export class Attachment {
   private readonly undo: (() => void)[] = []
   private readonly log: Logger
   private readonly device: string
 
-  /** Throws DEVICE_BUSY, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
+  /** Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
   constructor(links: Links, link: Link, log: Logger) {
     this.log = log
     this.device = link.name
-    refuseSlave(link)
+    refuseUnfit(link)
     try {
       this.undo.push(lockDevice(link.index, link.name))
       const quiet = quietLink(link)
@@ -46,7 +46,8 @@ export class Attachment {
   }
 }
 
-/** Throws DEVICE_BUSY when a bridge or bond owns the device. */
-export function refuseSlave(link: Link): void {
+/** Throws DEVICE_BUSY when a bridge or bond owns the device, DEVICE_UNSUPPORTED when it is no Ethernet device. */
+export function refuseUnfit(link: Link): void {
+  if (!link.ethernet) throw notEthernetError(link)
   if (link.master !== null) throw slaveError(link)
 }

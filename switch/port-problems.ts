@@ -26,6 +26,15 @@ export function slaveError({ name }: Link): SnapswitchError {
   )
 }
 
+/** Loopback, a tunnel of IP: a port would cut it off from the host, and forward what are no frames. */
+export function notEthernetError({ name }: Link): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_UNSUPPORTED',
+    `${name} is no Ethernet device`,
+    'Name a TAP, a veth or a network card; `ip link` says link/ether of those that can be ports.',
+  )
+}
+
 /** Null when the device is up and has a carrier. */
 export function downError({ name, device }: NamedPort, link: Link): SnapswitchError | null {
   if (link.up && link.lowerUp) return null

@@ -7,7 +7,7 @@ import { parseMac } from '../src/frame/ethernet.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'
-import { Attachment, refuseSlave } from './attachment.js'
+import { Attachment, refuseUnfit } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
 import { checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
@@ -224,11 +224,11 @@ export class Ports extends PortTable {
     if (link !== null) this.links.remove(link.index)
   }
 
-  /** Looks whether these ports can be added, before any device is touched. Throws DEVICE_MISSING, DEVICE_BUSY, DEVICE_MTU. */
+  /** Looks whether these ports can be added, before any device is touched. Throws DEVICE_MISSING, DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU. */
   check(requests: readonly PortRequest[]): void {
     const found = requests.map((request) => {
       const link = this.links.get(request.device)
-      refuseSlave(link)
+      refuseUnfit(link)
       return { ...request, mtu: link.mtu }
     })
     for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)

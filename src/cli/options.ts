@@ -18,7 +18,10 @@ export function withJson(command: Command): Command {
 
 export function withSwitchSocket(command: Command): Command {
   return command.addOption(
-    new Option('--socket <path>', 'the switch daemon’s socket').env('SNAPSWITCH_SOCKET').default(defaultSwitchSocket),
+    new Option('--socket <path>', 'the switch daemon’s socket')
+      .env('SNAPSWITCH_SOCKET')
+      .default(defaultSwitchSocket)
+      .argParser(parseSocket),
   )
 }
 
@@ -26,8 +29,15 @@ export function withCoordinatorSocket(command: Command): Command {
   return command.addOption(
     new Option('--socket <path>', 'the coordinator’s socket')
       .env('SNAPSWITCH_COORDINATOR')
-      .default(defaultCoordinatorSocket),
+      .default(defaultCoordinatorSocket)
+      .argParser(parseSocket),
   )
+}
+
+/** An empty path, as from a variable that is not set, is no path. */
+export function parseSocket(text: string): string {
+  if (text === '') throw new InvalidArgumentError('Give the path of a unix socket.')
+  return text
 }
 
 const units: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }

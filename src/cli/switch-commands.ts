@@ -12,6 +12,7 @@ import {
   type CommonOptions,
   defaultCoordinatorSocket,
   defaultSwitchSocket,
+  parseSocket,
   withJson,
   withSwitchSocket,
 } from './options.js'
@@ -22,7 +23,7 @@ const callMs = 10_000
 export function addSwitchCommands(program: Command, terminal: Terminal): void {
   withJson(program.command('status'))
     .description('show the daemons that run here: their networks, machines, peers and hosts')
-    .option('--socket <path>', 'ask only the daemon on this socket, switch or coordinator')
+    .option('--socket <path>', 'ask only the daemon on this socket, switch or coordinator', parseSocket)
     .addHelpText(
       'after',
       `
@@ -77,8 +78,8 @@ async function status(terminal: Terminal, options: CommonOptions): Promise<void>
     return terminal.out(describeStatus(found))
   }
   const answers = await Promise.allSettled([
-    askStatus(process.env.SNAPSWITCH_SOCKET ?? defaultSwitchSocket, 'the switch daemon'),
-    askStatus(process.env.SNAPSWITCH_COORDINATOR ?? defaultCoordinatorSocket, 'the coordinator'),
+    askStatus(process.env.SNAPSWITCH_SOCKET || defaultSwitchSocket, 'the switch daemon'),
+    askStatus(process.env.SNAPSWITCH_COORDINATOR || defaultCoordinatorSocket, 'the coordinator'),
   ])
   const found = answers.flatMap((a) => (a.status === 'fulfilled' ? [a.value] : []))
   const failures = answers.flatMap((a) => (a.status === 'rejected' ? [a.reason as SnapswitchError] : []))

@@ -6,6 +6,7 @@ export const errorCodes = {
   CONFIG_INVALID: 'the configuration file does not fit its schema',
   CONFIG_UNREADABLE: 'the configuration file cannot be read or is no YAML',
   DEVICE_MISSING: 'a network device that a port names does not exist',
+  DEVICE_UNSUPPORTED: 'a device that a port names is no Ethernet device',
   DEVICE_MTU: 'a trunk has no room for the color tag: its MTU must be 4 above the members’',
   DEVICE_BUSY: 'a device is taken already, by another port or another daemon',
   DEVICE_DOWN: 'a port’s device is down, or nothing is at its other end',

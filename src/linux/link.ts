@@ -19,6 +19,8 @@ const RTM_GETLINK = 18
 const RTMGRP_LINK = 1
 const AF_INET6 = 10
 const IFINFO_LENGTH = 16
+/** linux/if_arp.h */
+const ARPHRD_ETHER = 1
 const IFF_UP = 1
 const IFF_PROMISC = 0x100
 const IFF_LOWER_UP = 0x10000
@@ -45,6 +47,8 @@ export interface Link {
   readonly kind: string | null
   /** Bytes of payload after the Ethernet header. */
   readonly mtu: number
+  /** Its frames begin with an Ethernet header; not so the loopback device and tunnels of IP. */
+  readonly ethernet: boolean
   /** Somebody has set it up. */
   readonly up: boolean
   /** It has a carrier; a TAP has one while a program holds its other side. */
@@ -185,6 +189,7 @@ function parseLink(message: NetlinkMessage): Link {
     name: name === undefined ? '' : readText(name),
     kind: kind === undefined ? null : readText(kind),
     mtu: number(IFLA.mtu) ?? 0,
+    ethernet: view.getUint16(2, LITTLE_ENDIAN) === ARPHRD_ETHER,
     up: (flags & IFF_UP) !== 0,
     lowerUp: (flags & IFF_LOWER_UP) !== 0,
     promiscuous: (flags & IFF_PROMISC) !== 0,

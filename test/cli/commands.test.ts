@@ -155,6 +155,7 @@ t.test('usage errors end with code 2, help with 0', async (t) => {
   await usage(['snapshot', 'restore', 'x', '--place', 'vm1'], /machine=host/)
   await usage(['snapshot', 'restore', 'x', '--place', 'vm1=a', '--place', 'vm1=b'], /placed on a already/)
   await usage(['--frobnicate'], /unknown option/)
+  await usage(['port', 'list', '--socket', ''], /path of a unix socket/)
   await usage(['switch'], /--config/)
   t.match(await command(['--help']), { code: 0, out: /snapswitch doctor/ })
   t.match(await command(['--version']), { code: 0, out: `${version}\n` })

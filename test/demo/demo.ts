@@ -7,6 +7,7 @@ import { parseArgs } from 'node:util'
 import { run as runCommand } from '../lab/command.js'
 import { guestImage } from '../lab/image.js'
 import { Lab } from '../lab/lab.js'
+import { mustBeWritable } from '../lab/output-file.js'
 import { allRecords, sweep, takeDown } from '../lab/record.js'
 import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot } from './checks.js'
 import { checksTable, type DemoFigures, figuresOf, figuresTables } from './figures.js'
@@ -103,6 +104,7 @@ async function main(): Promise<number> {
   const options = { json: { type: 'string' }, keep: { type: 'boolean' }, down: { type: 'boolean' } } as const
   const { values } = parseArgs({ options })
   if (values.down) return takeDownKept(progress)
+  if (values.json !== undefined) mustBeWritable('--json', values.json)
   const began = performance.now()
   const swept = await sweep()
   if (swept.length > 0) progress.note(`removed what an earlier, killed run has left: ${swept.join(', ')}`)

@@ -40,9 +40,18 @@ t.test('lists, finds and changes devices', async (t) => {
   t.equal(all.length, 124, 'a dump of several datagrams is whole')
   const a = links.get('ssw-a')
   const b = links.get('ssw-b')
-  t.match(a, { kind: 'veth', mtu: 1500, up: false, lowerUp: false, master: null, peer: b.index, peerNamespace: null })
+  t.match(a, {
+    kind: 'veth',
+    ethernet: true,
+    mtu: 1500,
+    up: false,
+    lowerUp: false,
+    master: null,
+    peer: b.index,
+    peerNamespace: null,
+  })
   t.equal(b.master, links.get('ssw-br').index)
-  t.match(links.get('lo'), { kind: null, mac: '00:00:00:00:00:00' })
+  t.match(links.get('lo'), { kind: null, mac: '00:00:00:00:00:00', ethernet: false })
   t.same(links.findByIndex(a.index), a)
   t.equal(links.find('ssw-none'), null)
   t.equal(links.find(''), null)

@@ -150,6 +150,12 @@ t.test('devices that cannot be ports: those opened before are given back', root,
     })
     await world.ip('host', 'link', 'del', 'br0')
   })
+  await t.test('one that is no Ethernet device', (t) =>
+    refused(t, world, world.configFile('host', network({ ...one, b: { device: 'lo' } })), {
+      code: 'DEVICE_UNSUPPORTED',
+      says: /lo is no Ethernet device/,
+    }),
+  )
   await t.test('a trunk without room for the color tag', async (t) => {
     const ports = { ...one, trunk: { device: 'two', kind: 'trunk' } }
     await refused(t, world, world.configFile('host', network(ports)), {
