@@ -6,7 +6,7 @@ import { chown, open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { within } from './deadline.js'
-import type { Deadline } from './hypervisor.js'
+import type { Deadline, DiskLayer } from './hypervisor.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
@@ -21,25 +21,25 @@ export interface Overlay {
 }
 
 /** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
-async function reserveFile(disk: LiveDisk, label: string): Promise<string> {
-  const active = disk.layers[0]!.file
+export async function reserveOverlayFile(layers: readonly DiskLayer[], label: string): Promise<string> {
+  const directory = path.dirname(layers[0]!.file)
   // Named after the chain's first image, so that names do not grow with every snapshot.
-  const stem = path.basename(disk.layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
+  const stem = path.basename(layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
   for (let i = 1; i < 1000; i++) {
-    const file = path.join(path.dirname(active), `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
+    const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
     try {
       await (await open(file, 'wx', 0o600)).close()
       return file
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'EEXIST') continue
-      if (code === 'ENOSPC') throw storeFull(path.dirname(active), error)
+      if (code === 'ENOSPC') throw storeFull(directory, error)
       throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
     }
   }
   throw new SnapswitchError(
     'STORE_IO',
-    `${path.dirname(active)} has too many overlays named ${label}.`,
+    `${directory} has too many overlays named ${label}.`,
     'Remove overlays that no machine and no snapshot uses.',
   )
 }
@@ -61,7 +61,7 @@ export async function openOverlay(
   owner: { readonly uid: number; readonly gid: number },
   deadline: Deadline,
 ): Promise<Overlay> {
-  const file = await reserveFile(disk, label)
+  const file = await reserveOverlayFile(disk.layers, label)
   const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
   try {
     await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)

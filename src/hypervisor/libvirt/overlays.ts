@@ -3,13 +3,12 @@
 // Snapshots leave no metadata in libvirt: `virsh snapshot-list` shows what `virsh snapshot-revert` could use, and a global
 // snapshot is not libvirt's to revert.
 
-import { chmod, chown, open, rm, stat } from 'node:fs/promises'
-import path from 'node:path'
+import { chmod, chown, rm, stat } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { commitOverlay, createOverlay } from '../qemu-img.js'
-import { storeFull } from '../qemu-overlays.js'
+import { reserveOverlayFile } from '../qemu-overlays.js'
 import type { DomainLink } from './domain-link.js'
 import { describeDomain, placeDisks } from './domain-xml.js'
 import { closeNodes, mergeBehind, useOf } from './forgotten-nodes.js'
@@ -22,30 +21,6 @@ export interface DomainOverlay {
   readonly file: string
 }
 
-/** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
-async function reserveFile(layers: readonly DiskLayer[], label: string): Promise<string> {
-  const directory = path.dirname(layers[0]!.file)
-  // Named after the chain's first image, so that names do not grow with every snapshot.
-  const stem = path.basename(layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
-  for (let i = 1; i < 1000; i++) {
-    const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
-    try {
-      await (await open(file, 'wx', 0o600)).close()
-      return file
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'EEXIST') continue
-      if (code === 'ENOSPC') throw storeFull(directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
-    }
-  }
-  throw new SnapswitchError(
-    'STORE_IO',
-    `${directory} has too many overlays named ${label}.`,
-    'Remove overlays that no machine and no snapshot uses.',
-  )
-}
-
 /** Makes an overlay that may be opened by whoever may open the disk. */
 export async function makeOverlay(
   link: DomainLink,
@@ -55,7 +30,7 @@ export async function makeOverlay(
 ): Promise<DomainOverlay> {
   const active = disk.layers[0]!
   const { capacity } = (await link.call('blockInfo', { disk: disk.target }, deadline)) as BlockInfo
-  const file = await reserveFile(disk.layers, label)
+  const file = await reserveOverlayFile(disk.layers, label)
   try {
     await createOverlay(file, active, capacity, deadline)
     // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
