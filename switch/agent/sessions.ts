@@ -10,7 +10,7 @@ import type { SnapshotSession } from './snapshot-session.js'
 
 export interface Session {
   readonly name: string
-  /** Null while it is being prepared. */
+  /** Null while it is being prepared; with `restore` null, too, when something is being undone. */
   snapshot: SnapshotSession | null
   readonly restore: RestoreSession | null
 }
@@ -47,14 +47,16 @@ export class Sessions {
 
   /** Why nothing can begin in the network now; null when it can. */
   refusal(network: string): SnapswitchError | null {
-    if (!this.networks.includes(network)) return unknownNetwork(`host ${this.host.name}`, network, this.networks)
+    const unknown = this.unknown(network)
+    if (unknown !== null) return unknown
     const busy = this.busy(network)
     return busy === null ? null : networkBusy(this.host.name, network, busy)
   }
 
   /** Throws NETWORK_UNKNOWN. */
   check(network: string): void {
-    if (!this.networks.includes(network)) throw unknownNetwork(`host ${this.host.name}`, network, this.networks)
+    const unknown = this.unknown(network)
+    if (unknown !== null) throw unknown
   }
 
   /** Throws NETWORK_UNKNOWN, SNAPSHOT_BUSY; once the daemon is stopping, SNAPSHOT_DISCARDED. */
@@ -78,5 +80,9 @@ export class Sessions {
   /** From now on nothing begins. */
   close(): void {
     this.closed = true
+  }
+
+  private unknown(network: string): SnapswitchError | null {
+    return this.networks.includes(network) ? null : unknownNetwork(`host ${this.host.name}`, network, this.networks)
   }
 }
