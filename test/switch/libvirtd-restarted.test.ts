@@ -1,5 +1,5 @@
-// libvirtd is killed at some instant of a snapshot of libvirt domains, or of their restore, and started again: what was under
-// way ends `complete` or `failed`, nothing is stuck or left, libvirt's view is true, and the next snapshot succeeds.
+// libvirtd is killed at some instant of a snapshot of libvirt domains, of its deletion or restore, and started again: what was
+// under way ends `complete` or `failed`, nothing is stuck or left, libvirt's view is true, and the next snapshot succeeds.
 
 import { existsSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -155,6 +155,12 @@ t.test('libvirtd is killed and started again', root, async (t) => {
       t.same(domains.overlays(), [])
     })
   }
+  await t.test('in a deletion', async (t) => {
+    await domains.create()
+    t.equal(await domains.killedAt('before:blockPivot', () => domains.delete()), undefined)
+    await domains.areWell(t, own)
+    t.same(domains.overlays(), [])
+  })
   await t.test('in a restore', async (t) => {
     await domains.create()
     for (const instant of ['before:define', 'before:resume']) {

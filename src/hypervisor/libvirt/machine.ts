@@ -205,15 +205,16 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
-    const { disks } = describeDomain(await this.#link.xml(0, deadline))
+    const link = this.#link
+    const { disks } = describeDomain(await link.patiently(() => link.xml(0, deadline), deadline))
     const used = disks.flatMap(({ layers }) => layers.map(({ file }) => file))
     const copy = disk.copied === true ? disk.layers[0]?.file : undefined
     if (copy !== undefined && !used.includes(copy)) await rm(copy, { force: true })
     const live = disks.find(({ target }) => target === disk.name)
     const base = disk.layers[copy === undefined ? 0 : 1]?.file
     if (base === undefined || live?.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
-    await endForgottenCopies(this.#link, deadline)
-    await mergeActive(this.#link, { target: disk.name, file: disk.overlay, base }, deadline)
+    await link.patiently(() => endForgottenCopies(link, deadline), deadline)
+    await mergeActive(link, { target: disk.name, file: disk.overlay, base }, deadline)
     return true
   }
 

@@ -12,6 +12,7 @@ import { reserveOverlayFile } from '../qemu-overlays.js'
 import type { DomainLink } from './domain-link.js'
 import { describeDomain, placeDisks } from './domain-xml.js'
 import { closeNodes, mergeBehind, useOf } from './forgotten-nodes.js'
+import { LibvirtUnreachable } from './process-handle.js'
 import { type BlockInfo, type BlockJob, xmlFlags } from './protocol.js'
 
 export interface DomainOverlay {
@@ -44,22 +45,39 @@ export async function makeOverlay(
   }
 }
 
-/** Commits the active overlay into its direct base while the machine runs, pivots to that, and removes the overlay. */
+/** How long ending a block job may take; a restart of libvirtd fits in. */
+const abortMs = 20_000
+
+/**
+ * Commits the active overlay into its direct base while the machine runs, pivots to that, and removes the overlay. A libvirtd
+ * that is started again meanwhile finds the job that the last one began, and ends it.
+ */
 export async function mergeActive(
   link: DomainLink,
   overlay: { readonly target: string; readonly file: string; readonly base: string },
   deadline: Deadline,
 ): Promise<void> {
   const disk = overlay.target
-  await link.call('blockCommit', { disk, base: overlay.base }, deadline)
+  let asked = false
+  const commit = async () => {
+    // Only a job that was asked for here is taken for ours.
+    if (asked && (await blockJob(link, disk, deadline)).found) return
+    asked = true
+    await link.call('blockCommit', { disk, base: overlay.base }, deadline)
+  }
+  await link.patiently(commit, deadline)
   try {
     await pivot(link, disk, overlay.file, deadline)
   } catch (error) {
-    await link.call('blockAbort', { disk }, within(5000)).catch(() => {})
+    const limit = within(abortMs)
+    await link.patiently(() => link.call('blockAbort', { disk }, limit), limit).catch(() => {})
     throw error
   }
   await rm(overlay.file, { force: true })
 }
+
+const blockJob = async (link: DomainLink, disk: string, deadline: Deadline): Promise<BlockJob> =>
+  (await link.call('blockJob', { disk }, deadline)) as BlockJob
 
 async function pivot(link: DomainLink, disk: string, file: string, deadline: Deadline): Promise<void> {
   const failed = (reason: string) =>
@@ -69,15 +87,20 @@ async function pivot(link: DomainLink, disk: string, file: string, deadline: Dea
       'Free some space where the disk images lie, and delete the snapshot again.',
     )
   for (;;) {
-    const job = (await link.call('blockJob', { disk }, deadline)) as BlockJob
-    if (!job.found) throw failed('the job ended early')
+    const job = await link.patiently(() => blockJob(link, disk, deadline), deadline)
+    if (!job.found) {
+      // The answer to the pivot may have been lost.
+      if (!(await useOf(link, file, deadline)).active) return
+      throw failed('the job ended early')
+    }
     if (job.cur === job.end && job.end > 0) {
       try {
         await link.call('blockPivot', { disk }, deadline)
         return
       } catch (error) {
         // As long as the last blocks are on their way: "block copy still active: disk 'vda' not ready for pivot yet".
-        if (!/not ready|still active/.test((error as Error).message)) throw error
+        const isLost = error instanceof LibvirtUnreachable
+        if (!isLost && !/not ready|still active/.test((error as Error).message)) throw error
       }
     }
     if (remaining(deadline) === 0) throw deadlinePassed(`Merging ${file}`)
