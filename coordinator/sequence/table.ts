@@ -55,7 +55,9 @@ export function onHost(host: string, error: ErrorReport): ErrorReport {
 export function joinReports(reports: readonly ErrorReport[]): ErrorReport | null {
   const first = reports[0]
   if (first === undefined) return null
-  return { ...first, message: reports.map((r) => r.message).join('; ') }
+  // Some are whole sentences.
+  const messages = reports.map(({ message }) => message.replace(/\.$/, ''))
+  return { ...first, message: messages.join('; ') }
 }
 
 export function listed(names: readonly string[]): string {
