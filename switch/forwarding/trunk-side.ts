@@ -227,7 +227,7 @@ export class TrunkSide {
   }
 }
 
-/** To all switches on a LAN. */
+/** Of what is said to all switches on a LAN: it is about no channel. */
 const NO_CHANNEL = { number: 0, heard: NO_END, accepts: UNCOUNTED, sends: UNCOUNTED, takes: false }
 
 /** What a control frame is to say. */
