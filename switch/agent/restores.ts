@@ -41,8 +41,8 @@ export class Restores {
   async check(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreCheck> {
     this.sessions.check(network)
     const check = await checkRestore(this.host, network, snapshot, request)
-    for (const one of [...otherNetworks(request), network]) {
-      const refusal = this.sessions.refusal(one)
+    const refusals = [...otherNetworks(request)].map((other) => this.sessions.portRefusal(other))
+    for (const refusal of [...refusals, this.sessions.refusal(network)]) {
       if (refusal !== null) check.problems.push(refusal.report())
     }
     return check
@@ -50,12 +50,14 @@ export class Restores {
 
   async load(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
     this.sessions.check(network)
-    for (const other of otherNetworks(request)) {
-      const refusal = this.sessions.refusal(other)
+    const others = otherNetworks(request)
+    for (const other of others) {
+      const refusal = this.sessions.portRefusal(other)
       if (refusal !== null) throw refusal
     }
     const restore = new RestoreSession(this.host, network, snapshot, request)
-    const session = this.sessions.begin(network, { name: `restore of ${snapshot}`, snapshot: null, restore })
+    const name = `restore of ${snapshot}`
+    const session = this.sessions.begin(network, { name, snapshot: null, restore, others })
     this.ended.delete(network)
     restore.onAbandoned = (resumed) => this.abandoned(network, session, resumed)
     try {

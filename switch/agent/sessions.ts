@@ -13,6 +13,8 @@ export interface Session {
   /** Null while it is being prepared; with `restore` null, too, when something is being undone. */
   snapshot: SnapshotSession | null
   readonly restore: RestoreSession | null
+  /** Other networks that a restore brings ports to: they are busy before its machines are there. */
+  readonly others?: ReadonlySet<string>
 }
 
 export class Sessions {
@@ -39,17 +41,27 @@ export class Sessions {
     const own = this.sessions.get(network)?.name
     if (own !== undefined || this.sessions.size === 0) return own ?? null
     const machines = new Set(this.host.ports.machinesOf(network))
-    for (const [other, { name }] of this.sessions) {
-      if (this.host.ports.machinesOf(other).some((vm) => machines.has(vm))) return `${name} of network ${other}`
+    for (const [other, { name, others }] of this.sessions) {
+      const shares = this.host.ports.machinesOf(other).some((vm) => machines.has(vm))
+      if (shares || others?.has(network)) return `${name} of network ${other}`
     }
     return null
   }
 
   /** Why nothing can begin in the network now; null when it can. */
   refusal(network: string): SnapswitchError | null {
+    return this.refused(network, (known) => this.busy(known))
+  }
+
+  /** Why no port of a restored machine can come to another network of it now. What goes on with other machines there may. */
+  portRefusal(network: string): SnapswitchError | null {
+    return this.refused(network, (known) => this.sessions.get(known)?.name ?? null)
+  }
+
+  private refused(network: string, busyWith: (known: string) => string | null): SnapswitchError | null {
     const unknown = this.unknown(network)
     if (unknown !== null) return unknown
-    const busy = this.busy(network)
+    const busy = busyWith(network)
     return busy === null ? null : networkBusy(this.host.name, network, busy)
   }
 

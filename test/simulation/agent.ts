@@ -32,6 +32,8 @@ interface Claim {
   readonly name: string
   snapshot: SnapshotSession | null
   readonly restore: RestoreSession | null
+  /** Other networks that a restore brings ports to. */
+  readonly others?: readonly number[]
 }
 
 export class Agent {
@@ -83,7 +85,9 @@ export class Agent {
   get busy(): string | null {
     if (this.claim !== null) return this.claim.name
     for (const { network, claim, members } of this.daemon.agents) {
-      if (claim === null || !members.some((guest) => guest.isIn(this.network))) continue
+      if (claim === null) continue
+      const shares = members.some((guest) => guest.isIn(this.network))
+      if (!shares && !claim.others?.includes(this.network)) continue
       this.daemon.world.marks.add('busy with another network')
       return `${claim.name} of ${networkName(network)}`
     }
@@ -217,7 +221,7 @@ export class Agent {
           const guest = world.guestOf(vm)
           return guest.alive && guest.host === host.index
         }),
-      problems: [...this.othersOf(request), this].flatMap(({ busy }) =>
+      problems: [this.busy, ...this.othersOf(request).map(({ claim }) => claim?.name ?? null)].flatMap((busy) =>
         busy === null ? [] : [problem('SNAPSHOT_BUSY', `${busy} is under way`)],
       ),
     }
@@ -231,14 +235,20 @@ export class Agent {
   }
 
   loadRestore(snapshot: string, request: RestoreRequest, answer: Answer<RestoreLoaded>): void {
-    for (const { busy } of [...this.othersOf(request), this]) {
+    const others = this.othersOf(request)
+    for (const busy of [...others.map(({ claim }) => claim?.name ?? null), this.busy]) {
       if (busy === null) continue
       answer.refused(problem('SNAPSHOT_BUSY', busy))
       return
     }
     this.resumed = null
     const session = new RestoreSession(this, snapshot, request)
-    const claim: Claim = { name: `restore of ${snapshot}`, snapshot: null, restore: session }
+    const claim: Claim = {
+      name: `restore of ${snapshot}`,
+      snapshot: null,
+      restore: session,
+      others: others.map(({ network }) => network),
+    }
     this.claim = claim
     session.onEnded = () => {
       if (this.claim === claim) this.claim = null

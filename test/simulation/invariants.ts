@@ -176,7 +176,8 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     if (seen.has(id) && world.doubled === 0 && !unclaimed && !isRolledBack(nic))
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} twice`)
     seen.add(id)
-    if (!undisturbed) continue
+    // A sender that a restore of another network has moved: its frames come from two hosts.
+    if (!undisturbed || (frame.vm !== OUTSIDE && isRolledBack(world.nics[frame.nic]))) continue
     const sender = frame.vm === OUTSIDE ? 1000 + frame.nic : frame.nic
     const last = lastOf.get(sender)
     if (last !== undefined && world.frames[last].at >= frame.at && last >= id)
