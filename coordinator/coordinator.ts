@@ -131,24 +131,30 @@ export class Coordinator {
   ): Promise<RestoreReport> {
     const network = this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#exclusively(network.name, `restore of ${name}`, null, async () => {
+    const what = `restore of ${network.name}/${name}`
+    return this.#exclusively(network.name, what, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
-      const plan = planRestore(manifest, order.placement ?? {}, network.hosts)
-      const input = {
-        manifest,
-        plan,
-        replace: order.replace ?? false,
-        maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
-        deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
-      }
-      const outcome = await runRestore(input, this.#runOptions(network, report))
-      if (outcome.type === 'done') {
-        this.#logger.info({ network: network.name, snapshot: name, report: outcome.report }, 'snapshot restored')
-        return outcome.report
-      }
-      this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
-      throw SnapswitchError.fromReport(outcome.error)
+      return this.#exclusivelyAll(othersOf(manifest), what, () => this.#restore(network, manifest, order, report))
     })
+  }
+
+  async #restore(network: Network, manifest: Manifest, order: RestoreOrder, report: ReportProgress) {
+    const plan = planRestore(manifest, order.placement ?? {}, network.hosts)
+    const input = {
+      manifest,
+      plan,
+      replace: order.replace ?? false,
+      maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
+      deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
+    }
+    const outcome = await runRestore(input, this.#runOptions(network, report))
+    const { name } = manifest
+    if (outcome.type === 'done') {
+      this.#logger.info({ network: network.name, snapshot: name, report: outcome.report }, 'snapshot restored')
+      return outcome.report
+    }
+    this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
+    throw SnapswitchError.fromReport(outcome.error)
   }
 
   /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */
@@ -232,6 +238,13 @@ export class Coordinator {
     }
   }
 
+  /** None of them may be busy: whoever waited while holding one could be waited for. */
+  #exclusivelyAll<T>(networks: readonly string[], what: string, act: () => Promise<T>): Promise<T> {
+    const [first, ...others] = networks
+    if (first === undefined) return act()
+    return this.#exclusively(first, what, null, () => this.#exclusivelyAll(others, what, act))
+  }
+
   #runOptions(network: Network, report: ReportProgress): RunOptions {
     const onProgress: OnProgress = (progress) => {
       this.#logger.debug({ network: network.name, ...progress }, progress.text)
@@ -276,4 +289,12 @@ export class Coordinator {
       stopping: this.#stopping.signal,
     })
   }
+}
+
+/** The other networks of its machines: a restore of one of those could load the same machine on another host meanwhile. */
+function othersOf(manifest: Manifest): string[] {
+  const ports = manifest.parts.flatMap((part) => part.members.flatMap((member) => member.ports))
+  const networks = new Set(ports.flatMap(({ network }) => network ?? []))
+  networks.delete(manifest.network)
+  return [...networks]
 }

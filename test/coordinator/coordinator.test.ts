@@ -41,7 +41,12 @@ async function lab(t: Test): Promise<Lab> {
 
 function coordinatorOf(directory: string, switches: readonly FakeSwitch[]) {
   const hosts = Object.fromEntries(switches.map((s) => [s.host, { socket: s.socketPath }]))
-  const config = { socket: '', store: join(directory, 'store'), log: 'silent', networks: { lab0: { hosts } } } as const
+  const config = {
+    socket: '',
+    store: join(directory, 'store'),
+    log: 'silent',
+    networks: { lab0: { hosts }, lab1: { hosts } },
+  } as const
   const catalogue = new Catalogue(config.store)
   return { catalogue, coordinator: new Coordinator({ config, catalogue, logger: silent, version: '0.1.0' }) }
 }
@@ -197,6 +202,34 @@ t.test('restore: hosts swapped, files travel, originals refuse or are replaced',
   t.equal(home.transferredBytes, 0)
 })
 
+t.test('restore: what shares a machine with it is busy, and must not be', async (t) => {
+  const { a, create, catalogue, coordinator } = await lab(t)
+  const manifest = await create()
+  const [first, ...others] = manifest.parts
+  const [member, ...members] = first!.members
+  const ports = [...member!.ports, { name: 'second', device: 'second', mac: null, network: 'lab1' }]
+  await catalogue.write({
+    ...manifest,
+    parts: [{ ...first!, members: [{ ...member!, ports }, ...members] }, ...others],
+  })
+  a.vms = []
+  const restore = () =>
+    coordinator.restore('lab0', 'demo', { deadlineMs: 1000 }, () => {}).catch((error: unknown) => error)
+  a.faults.set('restoreCheck', 'silent')
+  const restoring = restore()
+  await new Promise((resolve) => setTimeout(resolve, 150))
+  const inOther = (wait: boolean) =>
+    coordinator.create({ network: 'lab1', name: 'other', wait, deadlineMs: 300 }, () => {})
+  await t.rejects(inOther(false), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: restore of lab0.demo/ })
+  t.match(await restoring, { code: /DEADLINE|REQUEST_TIMEOUT/ })
+
+  a.faults.set('prepare', 'silent')
+  const other = inOther(false).catch((error: unknown) => error)
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  t.match(await restore(), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: snapshot other/ })
+  t.match(await other, { code: /DEADLINE|REQUEST_TIMEOUT/ })
+})
+
 t.test('restore: any failure before the barrier is undone on all hosts', async (t) => {
   for (const route of ['restoreLoad', 'file'] as const) {
     const { a, b, create, coordinator, catalogue } = await lab(t)
@@ -220,7 +253,7 @@ t.test('restore: refused with a reason, and nothing touched', async (t) => {
   const restore = (name: string, order = {}) => coordinator.restore('lab0', name, order, () => {})
   await t.rejects(restore('demmo'), { code: 'SNAPSHOT_UNKNOWN' })
   await t.rejects(
-    coordinator.restore('lab1', 'demo', {}, () => {}),
+    coordinator.restore('lab9', 'demo', {}, () => {}),
     { code: 'NETWORK_UNKNOWN', action: /lab0/ },
   )
   await t.rejects(restore('demo', { placement: { vm9: 'a' } }), {
