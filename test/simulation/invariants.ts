@@ -170,11 +170,11 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     // What another network's restore has brought back had been read there before this one's undid the sending of it.
     if (isFormer && !isRolledBack(nic))
       throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
-    // While nobody has told a peer that an address is a member's, the plain copy of what it sends to all counts as an outsider's
+    // While nobody has told a peer that an address is a member's, the plain copy of what is flooded from it counts as an outsider's
     // there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just started anew, that reorders.
     const { loss, reorder } = world.scenario.trunk
     const errs = loss > 0 || (reorder && world.restarts)
-    const unclaimed = frame.toVm === BROADCAST && world.lan !== null && errs
+    const unclaimed = world.lan !== null && errs
     if (seen.has(id) && world.doubled === 0 && !unclaimed && !isRolledBack(nic))
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} twice`)
     seen.add(id)
