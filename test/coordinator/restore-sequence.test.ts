@@ -1,6 +1,5 @@
 // The restore table: order of its steps, every failure at every step, and random schedules.
 
-import fc from 'fast-check'
 import t from 'tap'
 import {
   beginRestore,
@@ -19,6 +18,7 @@ import {
 import { planRestore } from '../../coordinator/sequence/restore-plan.js'
 import type { RestoreCheck } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
+import fc from '../property.js'
 import { chooser, manifestOf, now0, preflightOf } from './fixtures.js'
 
 const manifest = manifestOf({ a: ['vm1', 'vm2'], b: ['vm3'] })

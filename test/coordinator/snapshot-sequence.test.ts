@@ -1,6 +1,5 @@
 // The snapshot table: its way when all goes well, every failure at every step, and random schedules.
 
-import fc from 'fast-check'
 import t from 'tap'
 import {
   beginSnapshot,
@@ -19,6 +18,7 @@ import {
 } from '../../coordinator/sequence/snapshot.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
+import fc from '../property.js'
 import { chooser, manifestOf, now0, partOf, preflightOf } from './fixtures.js'
 
 const layout: Readonly<Record<string, readonly string[]>> = { a: ['vm1', 'vm2'], b: ['vm3'] }

@@ -1,9 +1,9 @@
 // A channel between two switches, seen from one of them: peers that come and restart, markers and their repeats, closure by
 // count and by deadline, losses of ordinary running.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { type ChannelWords, Ends, NO_END, PeerChannel, UNCOUNTED } from '../../src/epoch/channel.js'
+import fc from '../property.js'
 
 const MAC = Uint8Array.of(2, 0, 0, 0, 0, 9)
 const DEADLINE = 200
@@ -45,8 +45,8 @@ const receive = (channel: PeerChannel, color: number, count: number) => {
   for (let i = 0; i < count; i++) channel.take(channel.accepts, color, 1)
 }
 
-/** New ends while frames of the first are under way, so that there are generations enough. */
-const MAX_ENDS = 2
+/** New ends in one run. */
+const MAX_ENDS = 4
 
 t.test('two ends agree in four HELLOs; what comes before is let through, and not counted', async (t) => {
   const [a, b] = [new PeerChannel(endsOf(A)), new PeerChannel(endsOf(B))]
@@ -214,20 +214,22 @@ t.test(
         let sender = new PeerChannel(senderEnds)
         let receiver = new PeerChannel(endsOf(receiverBoot))
         type Item =
-          | { readonly generation: number; readonly color: number; readonly of: PeerChannel }
+          | { readonly generation: number; readonly color: number; readonly of: PeerChannel; readonly chosen: number }
           | { readonly words: ChannelWords; readonly marker: boolean }
         const wire: Item[] = []
-        const back: ChannelWords[] = []
+        const back: { readonly words: ChannelWords; readonly ends: number }[] = []
         let epoch = 1
         let now = 0
         let restarted = false
         let ends = 0
+        /** How many ends had been new when the generation that is sent in was chosen. */
+        let chosen = 0
         /** A late HELLO of a former end has come after the cut: the snapshot is called off. */
         let broken = false
         /** Of the sender's present end and generation. */
         let lost = 0
         const hello = () => wire.push({ words: wordsOf(sender, senderBoot, sender.sent.total), marker: false })
-        const helloBack = () => back.push(wordsOf(receiver, receiverBoot))
+        const helloBack = () => back.push({ words: wordsOf(receiver, receiverBoot), ends })
         const arrive = (item: Item) => {
           if ('color' in item) {
             if (!receiver.take(item.generation, item.color, 1)) dropped++
@@ -238,12 +240,21 @@ t.test(
             if (heard === 'new') broken = epoch === 2
           }
         }
-        const arriveBack = (words: ChannelWords) => {
+        const arriveBack = ({ words, ends }: (typeof back)[number]) => {
           const before = sender.sends
           const heard = sender.hello(words, MAC, now)
           if (heard !== 'known') hello()
           if (heard === 'new') broken = epoch === 2
-          if (sender.sends !== before) lost = 0
+          if (sender.sends === before) return
+          lost = 0
+          chosen = ends
+        }
+        /** No frame is under way while three ends come and go: so long do none travel, and generations are enough for two. */
+        const mayBegin = () => {
+          if (epoch === 2 || ends >= MAX_ENDS) return false
+          if (wire.some((item) => 'color' in item && item.generation !== UNCOUNTED && item.chosen < ends)) return false
+          ends++
+          return true
         }
         const newEnd = () => {
           restarted = true
@@ -253,7 +264,7 @@ t.test(
         const perform: Record<string, () => void> = {
           send: () => {
             sender.sent.add(epoch)
-            wire.push({ generation: sender.sends, color: epoch, of: sender })
+            wire.push({ generation: sender.sends, color: epoch, of: sender, chosen })
           },
           deliver: () => wire.length > 0 && arrive(wire.shift()!),
           // Overtakes all others.
@@ -277,19 +288,19 @@ t.test(
           hello,
           helloBack,
           newSender: () => {
-            if (epoch === 2 || ++ends > MAX_ENDS) return
+            if (!mayBegin()) return
             senderBoot = boot()
             senderEnds = endsOf(senderBoot)
             sender = new PeerChannel(senderEnds)
             newEnd()
           },
           newPort: () => {
-            if (epoch === 2 || ++ends > MAX_ENDS) return
+            if (!mayBegin()) return
             sender = new PeerChannel(senderEnds)
             newEnd()
           },
           newReceiver: () => {
-            if (epoch === 2 || ++ends > MAX_ENDS) return
+            if (!mayBegin()) return
             receiverBoot = boot()
             receiver = new PeerChannel(endsOf(receiverBoot))
             restarted = true

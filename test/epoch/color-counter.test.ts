@@ -1,8 +1,8 @@
 // Counts per color against a naive model that forgets nothing.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { ColorCounter } from '../../src/epoch/color-counter.js'
+import fc from '../property.js'
 
 function naive(colors: readonly number[]): (epoch: number) => number {
   return (epoch) => colors.filter((color) => color < epoch).length

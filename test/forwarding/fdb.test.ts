@@ -1,9 +1,9 @@
 // The forwarding database against a plain Map: learning, moves, ageing, flushes, bounds, and deletion in the middle of
 // collisions, over the table's end too.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { Fdb, type FdbOptions, NO_PORT } from '../../switch/forwarding/fdb.js'
+import fc from '../property.js'
 
 /** What an Fdb promises, without a hash table. */
 class Model {

@@ -1,10 +1,10 @@
 // Hold queues and recorders: order, bounds in frames and bytes, and copies that do not change when their origin does.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { type Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { HoldQueue } from '../../switch/forwarding/hold-queue.js'
 import { ArmedCopies, ChannelRecorder } from '../../switch/forwarding/recorder.js'
+import fc from '../property.js'
 import { frame } from './rig.js'
 
 /** A frame of `size` bytes whose first payload bytes are `id`. */

@@ -2,10 +2,10 @@
 // reordered between any sender and receiver; no frame is received before a cut that was sent after one; and the channel
 // state is exactly what crossed the cut.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { ControlType } from '../../src/frame/control.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import fc from '../property.js'
 import { Peer } from './peer.js'
 import { GROUP, mac, Rig } from './rig.js'
 

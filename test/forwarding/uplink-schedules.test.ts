@@ -2,10 +2,10 @@
 // all kinds of frames to everybody, snapshots one after the other. Every frame arrives once and in order, none as an orphan,
 // the channel state is exact, and the outside host is given its own frames only.
 
-import * as fc from 'fast-check'
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import fc from '../property.js'
 import { Random } from '../simulation/chance.js'
 import { idOf, ip, Lan, type LanHost, type OnLan } from './lan.js'
 import { type FrameWords, GROUP, mac } from './rig.js'

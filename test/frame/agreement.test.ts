@@ -1,6 +1,5 @@
 // Agreements and carriers on the wire: what is written is read, what is damaged is refused or makes sense.
 
-import * as fc from 'fast-check'
 import t from 'tap'
 import {
   type Agreement,
@@ -11,6 +10,7 @@ import {
   NONE,
   readAgreement,
 } from '../../src/frame/agreement.js'
+import fc from '../property.js'
 
 const u32 = fc.integer({ min: 0, max: 0xffffffff })
 const color = fc.integer({ min: NONE, max: 0xfffffffe })

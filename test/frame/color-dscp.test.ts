@@ -1,10 +1,10 @@
 // The DSCP bit: right place in both versions, checksums that stay right, and frames that come back to the byte.
 
-import * as fc from 'fast-check'
 import t from 'tap'
 import { colorBit, epochOfBit, flipColorBit, NO_BIT } from '../../src/frame/color-dscp.js'
 import { headerChecksum, ip, packet } from '../forwarding/lan.js'
 import { frame } from '../forwarding/rig.js'
+import fc from '../property.js'
 
 const bytesOf = (of: ReturnType<typeof frame>) => of.bytes.slice(of.start, of.start + of.length)
 

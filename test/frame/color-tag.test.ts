@@ -1,6 +1,5 @@
 // The `tag` color codec: epoch -> VID -> epoch, as long as both ends are within half the number of colors of each other.
 
-import fc from 'fast-check'
 import t from 'tap'
 import {
   COLORS,
@@ -11,6 +10,7 @@ import {
   LAST_VID,
   UNCOLORED_VID,
 } from '../../src/frame/color-tag.js'
+import fc from '../property.js'
 
 const HALF = Math.floor(COLORS / 2)
 

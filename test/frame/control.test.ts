@@ -1,7 +1,6 @@
 // The codec of control frames: what is written is read, and nothing that a network can do to the bytes makes it throw or
 // believe what was not written.
 
-import fc from 'fast-check'
 import t from 'tap'
 import {
   CONTROL_GROUP,
@@ -12,6 +11,7 @@ import {
   decodeControl,
   encodeControl,
 } from '../../src/frame/control.js'
+import fc from '../property.js'
 
 const destination = Uint8Array.of(2, 0, 0, 0, 0, 1)
 const source = Uint8Array.of(2, 0, 0, 0, 0, 2)

@@ -1,6 +1,5 @@
 // Accessors over Ethernet bytes, and the frame cursor with its copies.
 
-import fc from 'fast-check'
 import t from 'tap'
 import {
   announcement,
@@ -16,6 +15,7 @@ import {
   vlanId,
 } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import fc from '../property.js'
 
 /** A cursor on `bytes` that lies in the middle of larger memory, header in front. */
 function frameOf(bytes: Uint8Array, before = 7, after = 5): Frame {

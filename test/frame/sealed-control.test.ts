@@ -1,7 +1,6 @@
 // Control frames under a key: what is written is read, and no change of a byte survives the seal.
 
 import { createHmac } from 'node:crypto'
-import fc from 'fast-check'
 import t from 'tap'
 import { CONTROL_LENGTH, ControlType, decodeControl, encodeControl } from '../../src/frame/control.js'
 import {
@@ -11,6 +10,7 @@ import {
   SEALED_LENGTH,
   type SealedMessage,
 } from '../../src/frame/sealed-control.js'
+import fc from '../property.js'
 
 const key = Buffer.from('a key of the lab, long enough')
 const destination = Uint8Array.of(2, 0, 0, 0, 0, 1)

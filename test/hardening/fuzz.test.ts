@@ -1,16 +1,13 @@
-// Seconds of what `npm run fuzz` does for minutes: a few thousand cases that are always the same, and new ones each time.
+// Some thousand cases of what `npm run fuzz` does for minutes, the same ones each time.
 
 import t from 'tap'
-import { runCase, runFor, type Target, targetNames } from './fuzz/fuzz.js'
+import { runCase, type Target, targetNames } from './fuzz/fuzz.js'
 
-const FIXED: Record<Target, number> = { forwarder: 60, control: 2000, color: 20_000, channel: 500, pcapng: 500 }
+const CASES: Record<Target, number> = { forwarder: 250, control: 10_000, color: 100_000, channel: 2000, pcapng: 2000 }
 
 for (const target of targetNames) {
   t.test(target, async (t) => {
-    for (let seed = 0; seed < FIXED[target]; seed++) runCase(target, seed)
-    const seed = Math.floor(Math.random() * 2 ** 32)
-    t.comment(`new cases from seed ${seed} on`)
-    const cases = runFor(target, seed, 1500)
-    t.ok(cases > 0, `${cases} new cases`)
+    for (let seed = 0; seed < CASES[target]; seed++) runCase(target, seed)
+    t.pass(`${CASES[target]} cases`)
   })
 }

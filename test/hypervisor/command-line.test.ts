@@ -1,6 +1,5 @@
 // Taking QEMU command lines apart, and putting them together for a machine's next incarnation.
 
-import fc from 'fast-check'
 import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { checkCommandLine, commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
@@ -8,6 +7,7 @@ import { backingTree, findDriveArguments, findNode, readBlockDevices } from '../
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu-nics.js'
 import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/qemu-options.js'
 import { protectedRanges } from '../../src/hypervisor/write-protection.js'
+import fc from '../property.js'
 
 const words = (line: string) => line.split(' ')
 

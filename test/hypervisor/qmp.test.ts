@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import fc from 'fast-check'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { LineSplitter, longestLine, parseMessage } from '../../src/hypervisor/qmp-messages.js'
+import fc from '../property.js'
 
 const greeting =
   '{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"x"},"capabilities":["oob"]}}\r\n'

@@ -1,7 +1,6 @@
 // One host's part of a snapshot as a table: no dead states, and every order of events ends done or failed with every
 // machine released.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
 import {
@@ -11,6 +10,7 @@ import {
   memberStep,
   memberTable,
 } from '../../switch/agent/member-cut.js'
+import fc from '../property.js'
 
 const ENDS: readonly MemberState[] = ['done', 'failed']
 const error = { code: 'DEADLINE', message: 'too late', action: 'Again.' } as const

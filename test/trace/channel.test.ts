@@ -5,11 +5,11 @@ import { createReadStream, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t from 'tap'
 import { type ChannelFrame, inlineVlanTag, readChannel, writeChannel } from '../../src/trace/channel.js'
 import { PcapngWriter } from '../../src/trace/pcapng-writer.js'
 import { encodeRecord } from '../../src/trace/records.js'
+import fc from '../property.js'
 
 const u16 = fc.nat(0xffff)
 const name = fc.stringMatching(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,20}$/)

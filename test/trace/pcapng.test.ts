@@ -1,13 +1,13 @@
 // The pcapng writer against the reader, and the reader against everything else: it must refuse with TRACE_INVALID, never
 // crash, never hang, whatever bytes it gets.
 
-import fc from 'fast-check'
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Block } from '../../src/trace/pcapng.js'
 import { readPcapng } from '../../src/trace/pcapng-reader.js'
 import { PcapngWriter } from '../../src/trace/pcapng-writer.js'
 import { decodeRecord, encodeRecord } from '../../src/trace/records.js'
+import fc from '../property.js'
 
 const frame = fc.uint8Array({ minLength: 0, maxLength: 200 })
 const text = fc.string({ unit: 'binary', maxLength: 40 })
