@@ -25,13 +25,12 @@ class Domains {
   readonly all: TestDomain[] = []
   /** Says when libvirtd dies: kill-hook.ts. */
   readonly #instant: string
-  readonly coordinator: CoordinatorClient
+  readonly #clients: CoordinatorClient[] = []
   readonly daemon: SwitchClient
   #count = 0
 
   private constructor(lab: Lab, libvirt: LibvirtDaemon) {
     this.lab = lab
-    this.coordinator = new CoordinatorClient(lab.coordinatorSocket)
     this.daemon = new SwitchClient(lab.switchSocket('a'))
     this.libvirt = libvirt
     this.#instant = join(lab.directory, 'instant')
@@ -44,7 +43,7 @@ class Domains {
     const libvirt = await startLibvirt(lab, 'a')
     t.teardown(() => libvirt.end())
     const domains = new Domains(lab, libvirt)
-    t.teardown(() => Promise.all([domains.coordinator.close(), domains.daemon.close()]))
+    t.teardown(() => Promise.all([...domains.#clients, domains.daemon].map((client) => client.close())))
     process.env.NODE_OPTIONS = `--import ${new URL('./kill-hook.js', import.meta.url).href}`
     process.env.SNAPSWITCH_TEST_KILL_OTHER = domains.#instant
     await lab.startSwitch('a', withDomains(lab.switchConfig('a'), names, libvirt))
@@ -56,11 +55,22 @@ class Domains {
     return domains
   }
 
+  /** A new one for each request: virsh halts this process for seconds, in which the coordinator closes idle connections. */
+  get coordinator(): CoordinatorClient {
+    const client = new CoordinatorClient(this.lab.coordinatorSocket)
+    this.#clients.push(client)
+    return client
+  }
+
   /** Has libvirtd killed at that instant of what `work` does, and starts it again; `work`'s result, or its error. */
   async killedAt<T>(instant: string, work: () => Promise<T>): Promise<T | Error> {
     writeFileSync(this.#instant, `${instant} ${this.libvirt.pid}`)
     const result = work().catch((error: Error) => error)
-    await until('the instant', () => !existsSync(this.#instant), 20_000)
+    const early = result.then((came) => {
+      if (existsSync(this.#instant))
+        throw new Error(`it ended before ${instant}: ${came instanceof Error ? came.message : 'well'}`)
+    })
+    await Promise.race([early, until('the instant', () => !existsSync(this.#instant), 60_000)])
     await this.libvirt.stop('SIGKILL')
     await this.libvirt.launch()
     return result
