@@ -25,13 +25,11 @@ class Domains {
   readonly all: TestDomain[] = []
   /** Says when libvirtd dies: kill-hook.ts. */
   readonly #instant: string
-  readonly #clients: CoordinatorClient[] = []
-  readonly daemon: SwitchClient
+  readonly #clients: (CoordinatorClient | SwitchClient)[] = []
   #count = 0
 
   private constructor(lab: Lab, libvirt: LibvirtDaemon) {
     this.lab = lab
-    this.daemon = new SwitchClient(lab.switchSocket('a'))
     this.libvirt = libvirt
     this.#instant = join(lab.directory, 'instant')
   }
@@ -43,7 +41,7 @@ class Domains {
     const libvirt = await startLibvirt(lab, 'a')
     t.teardown(() => libvirt.end())
     const domains = new Domains(lab, libvirt)
-    t.teardown(() => Promise.all([...domains.#clients, domains.daemon].map((client) => client.close())))
+    t.teardown(() => Promise.all(domains.#clients.map((client) => client.close())))
     process.env.NODE_OPTIONS = `--import ${new URL('./kill-hook.js', import.meta.url).href}`
     process.env.SNAPSWITCH_TEST_KILL_OTHER = domains.#instant
     await lab.startSwitch('a', withDomains(lab.switchConfig('a'), names, libvirt))
@@ -55,9 +53,17 @@ class Domains {
     return domains
   }
 
-  /** A new one for each request: virsh halts this process for seconds, in which the coordinator closes idle connections. */
+  /** New ones for each request: virsh halts this process for seconds, in which daemons close idle connections. */
   get coordinator(): CoordinatorClient {
-    const client = new CoordinatorClient(this.lab.coordinatorSocket)
+    return this.#closed(new CoordinatorClient(this.lab.coordinatorSocket))
+  }
+
+  get daemon(): SwitchClient {
+    return this.#closed(new SwitchClient(this.lab.switchSocket('a')))
+  }
+
+  /** In the end. */
+  #closed<T extends CoordinatorClient | SwitchClient>(client: T): T {
     this.#clients.push(client)
     return client
   }
