@@ -231,9 +231,12 @@ export class UplinkSide implements Output {
     if (message.type !== ControlType.HELLO) return null
     const neighbor = known ?? this.neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.refuse('control-unexpected')
-    if (isToAll) neighbor.peer.doubt(message.bootId)
-    if (!isToAll) trunks.control(neighbor.port, frame, now)
-    else if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
+    if (!isToAll) {
+      trunks.control(neighbor.port, frame, now)
+      return null
+    }
+    neighbor.peer.doubt(message.bootId)
+    if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
       // A HELLO to all says that somebody is there; what counts is what we then say to one another.
       neighbor.peer.nextAnswer = now + ANSWER_INTERVAL
       trunks.greet(neighbor.port, now)
