@@ -8,6 +8,8 @@ export type Deadline = number
 export interface DiskLayer {
   readonly file: string
   readonly format: 'qcow2' | 'raw'
+  /** Where a qcow2 image with an external data file has its data: that file and `file` are one image. */
+  readonly dataFile?: string
 }
 
 export interface Disk {
@@ -25,14 +27,42 @@ export interface Nic {
   readonly mac: string | null
 }
 
+/** What a read-only or removable drive holds now. No machine writes to it, so a snapshot only names it. */
+export interface Medium {
+  /** As a disk's name. */
+  readonly name: string
+  /** null: the drive is empty. */
+  readonly file: string | null
+  readonly format: string
+  readonly removable: boolean
+  /** What `file` stands on, from the top down; left out when it stands alone. */
+  readonly backing?: readonly DiskLayer[]
+}
+
+/** A drive that cannot be snapshot, and why: short, without a full stop, as in "/vm/a.qcow2 is encrypted". */
+export interface UnsupportedDrive {
+  readonly name: string
+  readonly reason: string
+}
+
 export type MachineState = 'running' | 'paused' | 'other'
 
 export interface MachineInfo {
   readonly name: string
   readonly state: MachineState
+  /** Why it does not run, in plain words; null when it does, or when there is no more to say than `state`. */
+  readonly stateDetail: string | null
   /** Guest RAM in bytes. */
   readonly memoryBytes: number
   readonly disks: readonly Disk[]
+  /** Read-only and removable drives as they are now. */
+  readonly media: readonly Medium[]
+  /** Drives that cannot be snapshot. `disks`, `media` and these are all drives that the machine has. */
+  readonly unsupported: readonly UnsupportedDrive[]
+  /** Every file that the hypervisor has in its block graph, at any depth, of supported drives or not. */
+  readonly files: readonly string[]
+  /** What a snapshot changes for the machine's user, or cannot keep: told, and no reason to refuse. */
+  readonly warnings: readonly string[]
   readonly nics: readonly Nic[]
   /** How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile. */
   readonly captureMode: 'background' | 'stopped'
@@ -176,6 +206,8 @@ export interface LoadRequest {
   readonly memoryFile: string
   /** Frozen disks with layers as they lie on this host; the driver makes fresh overlays in `directory`. */
   readonly disks: readonly FrozenDisk[]
+  /** What its read-only and removable drives held at the cut, as it lies on this host. Left out: as the definition says. */
+  readonly media?: readonly Medium[]
   /** Tap devices for the definition's NICs, in order. */
   readonly taps: readonly string[]
   /** Where overlays, control socket and log of the new incarnation go; exists, empty, owned by it. */

@@ -98,11 +98,18 @@ export class QemuMachine implements MachineControl {
       ),
     )) as unknown[]
     const obstacle = await this.#backgroundObstacle(deadline)
+    const devices = this.#blockDevices(block)
+    const disks = devices.disks.map(({ name, layers, bytes }) => ({ name, layers, bytes }))
     return {
       name: this.name,
       state: machineState(isObject(status) ? String(status.status) : ''),
+      stateDetail: null,
       memoryBytes: memoryBytes(memory),
-      disks: this.#blockDevices(block).disks.map(({ name, layers, bytes }) => ({ name, layers, bytes })),
+      disks,
+      media: [],
+      unsupported: devices.unsupported,
+      files: disks.flatMap(({ layers }) => layers.map(({ file }) => file)),
+      warnings: [],
       nics: this.#nics(network).nics,
       captureMode: obstacle === null ? 'background' : 'stopped',
       captureModeReason: obstacle,

@@ -81,13 +81,37 @@ export const PortRecord = Type.Object(
 /** What a member's port needs to exist again on another host. */
 export type PortRecord = Static<typeof PortRecord>
 
+/** `data`: the external data file of a qcow2 image. */
+export const FrozenLayer = Type.Object(
+  {
+    file: FileReference,
+    format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]),
+    data: Type.Optional(FileReference),
+  },
+  closed,
+)
+export type FrozenLayer = Static<typeof FrozenLayer>
+
+/** What was in a read-only or removable drive at the cut. */
+export const MediumRecord = Type.Object(
+  {
+    name: Type.String(),
+    /** null: nothing. */
+    file: nullable(FileReference),
+    format: Type.String(),
+    removable: Type.Boolean(),
+    /** What `file` stands on, from the top down. */
+    backing: Type.Optional(Type.Array(FrozenLayer)),
+  },
+  closed,
+)
+export type MediumRecord = Static<typeof MediumRecord>
+
 export const FrozenDiskRecord = Type.Object(
   {
     name: Type.String(),
     /** The frozen chain, top first. */
-    layers: Type.Array(
-      Type.Object({ file: FileReference, format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) }, closed),
-    ),
+    layers: Type.Array(FrozenLayer),
     /** The overlay that the machine wrote to after the cut. */
     overlay: Type.String(),
     /** The first layer is a copy made for the snapshot; the overlay stands on the second. */
@@ -105,6 +129,7 @@ export const MemberPart = Type.Object(
     definition: Type.Unknown(),
     memory: FileReference,
     disks: Type.Array(FrozenDiskRecord),
+    media: Type.Optional(Type.Array(MediumRecord)),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
     /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */

@@ -123,8 +123,13 @@ export class LibvirtMachine implements MachineControl {
     return {
       name: this.name,
       state: machineState(state),
+      stateDetail: null,
       memoryBytes: domain.memoryBytes,
       disks,
+      media: [],
+      unsupported: [],
+      files: disks.flatMap(({ layers }) => layers.map(({ file }) => file)),
+      warnings: [],
       nics: domain.nics,
       captureMode: obstacle === null ? 'background' : 'stopped',
       captureModeReason: obstacle,
