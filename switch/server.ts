@@ -12,6 +12,7 @@ import {
   Name,
   PortInfo,
   Preflight,
+  PreflightQuery,
   PrepareRequest,
   RemoveMemberAnswer,
   RestoreAborted,
@@ -25,6 +26,10 @@ import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
 import type { Host } from './agent/host.js'
 import type { Restores } from './agent/restores.js'
+
+/** How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer. */
+const ANSWER_MS = 5000
+const ANSWER_SHARE = 0.1
 
 const InNetwork = Type.Object({ network: Name })
 const OfSnapshot = Type.Object({ network: Name, snapshot: Name })
@@ -91,8 +96,13 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
 }
 
 function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
-  app.get(routes.preflight, { schema: { params: InNetwork, response: { 200: Preflight } } }, (request) =>
-    agent.preflight(request.params.network),
+  app.get(
+    routes.preflight,
+    { schema: { params: InNetwork, querystring: PreflightQuery, response: { 200: Preflight } } },
+    (request) => {
+      const waitMs = Number(request.query.deadlineMs ?? ANSWER_MS)
+      return agent.preflight(request.params.network, performance.now() + waitMs * (1 - ANSWER_SHARE))
+    },
   )
 
   app.post(routes.prepare, { schema: { params: OfSnapshot, body: PrepareRequest } }, async (request) => ({

@@ -73,7 +73,8 @@ export class SwitchClient {
   }
 
   preflight(network: string, options: CallOptions): Promise<Preflight> {
-    return this.#connection.json('GET', pathOf('preflight', { network }), fits.preflight, options)
+    const path = `${pathOf('preflight', { network })}?deadlineMs=${Math.max(1, Math.min(3_600_000, Math.floor(options.deadlineMs)))}`
+    return this.#connection.json('GET', path, fits.preflight, options)
   }
 
   async prepare(network: string, snapshot: string, body: PrepareRequest, options: CallOptions): Promise<string[]> {

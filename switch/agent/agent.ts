@@ -3,6 +3,7 @@
 
 import type { LocalEvent, Preflight } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { CatchUp } from './catch-up.js'
 import type { Host } from './host.js'
@@ -62,9 +63,9 @@ export class Agent {
     )
   }
 
-  preflight(network: string): Promise<Preflight> {
+  preflight(network: string, deadline: Deadline): Promise<Preflight> {
     this.sessions.check(network)
-    return preflight(this.host, network, this.sessions.refusal(network)?.report() ?? null)
+    return preflight(this.host, network, this.sessions.refusal(network)?.report() ?? null, deadline)
   }
 
   async prepare(request: SessionRequest): Promise<string[]> {

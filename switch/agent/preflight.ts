@@ -1,40 +1,39 @@
 // Whether this host could take part in a snapshot now. Looks, and changes nothing.
 
 import type { Preflight } from '../../src/api/schemas.js'
-import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
+import { inspectMachines } from './inspection.js'
 import { RECORDING_BYTES } from './recording.js'
 import { notRunning } from './refusals.js'
 
-const INSPECT_MS = 3000
 /** Memory images are rarely larger than memory; device state and headers need a little. */
 const IMAGE_ROOM = 1.02
 
 /** `busy`: what is under way in the network, as an error. Problems are reported, not thrown. */
-export async function preflight(host: Host, network: string, busy: ErrorReport | null): Promise<Preflight> {
+export async function preflight(
+  host: Host,
+  network: string,
+  busy: ErrorReport | null,
+  deadline: Deadline,
+): Promise<Preflight> {
   const problems: ErrorReport[] = []
   const members: Preflight['members'] = []
   let neededBytes = 0
-  const deadline = performance.now() + INSPECT_MS
-  await Promise.all(
-    host.ports.machinesOf(network).map(async (vm) => {
-      try {
-        const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
-        neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
-        const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
-        members.push({
-          vm,
-          ports,
-          memoryBytes: info.memoryBytes,
-          captureMode: info.captureMode,
-          captureModeReason: info.captureModeReason,
-        })
-        if (info.state !== 'running') problems.push(notRunning(vm, info.state).report())
-      } catch (thrown) {
-        problems.push(asSnapswitchError(thrown).report())
-      }
-    }),
-  )
+  for (const { vm, info, error } of await inspectMachines(host.machines, host.ports.machinesOf(network), deadline)) {
+    const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
+    // One that gave no answer is a member all the same.
+    if (info === null) {
+      members.push({ vm, ports, memoryBytes: 0, captureMode: 'stopped', captureModeReason: 'it gave no answer' })
+      if (error !== null) problems.push(error)
+      continue
+    }
+    neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
+    const { memoryBytes, captureMode, captureModeReason } = info
+    members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
+    if (info.state !== 'running') problems.push(notRunning(vm, info.state).report())
+  }
   for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())
   const { peers } = await host.datapath.call('network', { network })
   for (const peer of peers) {

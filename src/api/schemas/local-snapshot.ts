@@ -21,7 +21,17 @@ export type Policy = Static<typeof Policy>
 
 export const CaptureMode = Type.Union([Type.Literal('background'), Type.Literal('stopped')])
 
-/** GET /v1/networks/:network/preflight. Changes nothing. `problems` empty: this host could take part now. */
+/** The query of a preflight. */
+export const PreflightQuery = Type.Object(
+  {
+    /** How long the asker waits, in milliseconds: machines that have not answered by then are named in `problems`. */
+    deadlineMs: Type.Optional(Type.String({ pattern: '^[1-9][0-9]{0,6}$' })),
+  },
+  closed,
+)
+export type PreflightQuery = Static<typeof PreflightQuery>
+
+/** GET /v1/networks/:network/preflight?deadlineMs=. Changes nothing. `problems` empty: this host could take part now. */
 export const Preflight = Type.Object({
   host: Type.String(),
   version: Type.String(),

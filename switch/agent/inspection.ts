@@ -1,0 +1,77 @@
+// What the machines of this host say of themselves, asked side by side. One libvirtd may serve many of them, so only some are
+// asked at once; and one that does not answer costs nobody else's answer.
+
+import type { ErrorReport } from '../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import type { Deadline, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { Machines } from './machines.js'
+import { Turns } from './turns.js'
+
+/** Machines that are asked at the same time. libvirtd works on 5 requests of a connection and 20 of all (libvirtd.conf). */
+const AT_ONCE = 8
+
+export interface Inspected {
+  readonly vm: string
+  /** Null when it gave no answer; `error` says why. */
+  readonly info: MachineInfo | null
+  readonly error: ErrorReport | null
+}
+
+/** In the order of `vms`. Never throws, and is done by the deadline. */
+export function inspectMachines(
+  machines: Pick<Machines, 'spec' | 'using'>,
+  vms: readonly string[],
+  deadline: Deadline,
+): Promise<Inspected[]> {
+  const turns = new Turns(AT_ONCE)
+  const began = performance.now()
+  return Promise.all(
+    vms.map(async (vm): Promise<Inspected> => {
+      await turns.take()
+      const spec = machines.spec(vm)
+      const seconds = (Math.max(0, deadline - began) / 1000).toFixed(1)
+      try {
+        if (performance.now() >= deadline) throw notAsked(vm, seconds)
+        const info = await machines.using(vm, deadline, (control) => control.inspect(deadline))
+        return { vm, info, error: null }
+      } catch (thrown) {
+        const error = asSnapswitchError(thrown)
+        return { vm, info: null, error: explained(vm, spec, seconds, error).report() }
+      } finally {
+        turns.give()
+      }
+    }),
+  )
+}
+
+const notAsked = (vm: string, seconds: string) =>
+  new SnapswitchError(
+    'DEADLINE',
+    `machine ${vm} could not be asked within ${seconds} s: the host was busy with the machines before it`,
+    'Look at those that are named beside it first; then try again when the host has less to do.',
+  )
+
+/** A time that ran out here is not the user's `--deadline`: what helps is a look at the machine. */
+function explained(vm: string, spec: MachineSpec | undefined, seconds: string, error: SnapswitchError) {
+  if (error.code !== 'DEADLINE') return error
+  return new SnapswitchError(
+    'DEADLINE',
+    `machine ${vm} did not answer within ${seconds} s (${error.message.replace(/\.$/, '')})`,
+    spec === undefined ? 'Try again.' : whatToLookAt(spec),
+    error,
+  )
+}
+
+function whatToLookAt(spec: MachineSpec): string {
+  if ('qmp' in spec) {
+    return (
+      `See whether its QEMU stands still, or another program is connected to ${spec.qmp} (QEMU serves one client per ` +
+      'socket); then try again.'
+    )
+  }
+  const { domain } = spec.libvirt
+  return (
+    `See whether \`virsh domstate ${domain}\` answers there, and whether another job holds the domain (\`virsh domjobinfo ` +
+    `${domain}\`); libvirtd may have too much to do. Then try again.`
+  )
+}
