@@ -20,6 +20,7 @@ import type {
 import { SnapswitchError } from '../src/errors/errors.js'
 import { runAhead } from '../src/linux/priority.js'
 import { collectGarbage } from '../src/runtime/engine.js'
+import { relay } from './relay.js'
 import type { Transfer } from './sequence/restore-plan.js'
 
 export interface Call {
@@ -38,7 +39,8 @@ export interface Agents {
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
-  transfer(transfer: Transfer, snapshot: string, call: Call): Promise<void>
+  /** `onBytes` is told how many bytes more have gone. Rejects with an error that names the host it is about. */
+  transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
   /** The content of a file; rejects when it is longer than `limit` bytes. */
   download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
@@ -100,14 +102,9 @@ export class SocketAgents implements Agents {
     return this.#client(host).restoreCheck(this.#network, snapshot, request, options(call))
   }
 
-  /** Relays the bytes: no more of a file is ever in memory than the streams' buffers hold. */
-  async transfer({ file, from, to }: Transfer, snapshot: string, call: Call): Promise<void> {
-    const source = await this.#client(from).downloadFile(this.#network, snapshot, file.digest, options(call))
-    try {
-      await this.#client(to).uploadFile(this.#network, snapshot, file, source, options(call))
-    } finally {
-      source.on('error', () => {}).destroy()
-    }
+  transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void> {
+    const [source, target] = [this.#client(transfer.from), this.#client(transfer.to)]
+    return relay(transfer, { network: this.#network, snapshot, source, target, call, onBytes })
   }
 
   async download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array> {

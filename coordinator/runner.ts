@@ -1,9 +1,11 @@
 // Performs what the sequences decide: calls agents, writes manifests, sets timers, and feeds back what came of it. There
 // is no decision in here; whatever needs one belongs into the tables of sequence/.
 
+import { contentOf } from '../src/api/files.js'
 import type { LocalEvent, Manifest } from '../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
 import type { Call } from './agents.js'
+import { Copying } from './copying.js'
 import {
   beginRestore,
   type RestoreCall,
@@ -107,6 +109,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
   const { name } = input.manifest
   // Copies that nobody waits for any more are ended as soon as the undoing begins.
   const transfers = new AbortController()
+  const copying = new Copying(onProgress, () => clock.now())
   const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): RestoreOutcome | undefined => {
     const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
     const agent = (host: string, what: RestoreCall, act: () => Promise<RestoreEvent>) => {
@@ -134,10 +137,18 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         return
       }
       case 'transfer': {
-        const { file, from, to } = effect
-        agent(to, { do: 'transfer', digest: file.digest }, async () => {
-          await agents.transfer({ file, from, to }, name, { timeoutMs: effect.timeoutMs, signal: transfers.signal })
-          return { type: 'transferred', host: to, digest: file.digest }
+        const { file, to, timeoutMs } = effect
+        const content = contentOf(file)
+        const account = copying.account()
+        agent(to, { do: 'transfer', content }, async () => {
+          try {
+            await agents.transfer(effect, name, { timeoutMs, signal: transfers.signal }, account.add)
+          } catch (thrown) {
+            account.takeBack()
+            throw thrown
+          }
+          account.done()
+          return { type: 'transferred', host: to, content }
         })
         return
       }
@@ -182,6 +193,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         desk.later(effect.afterMs, () => desk.feed({ type: 'deadline', timer: effect.timer }))
         return
       case 'progress':
+        if (effect.copying !== undefined) copying.begin(effect.copying)
         onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
         return
       case 'finish':

@@ -22,6 +22,12 @@ export type OnProgress = (progress: {
   readonly text: string
   readonly host?: string
   readonly vm?: string
+  readonly copied?: {
+    readonly bytes: number
+    readonly ofBytes: number
+    readonly files: number
+    readonly ofFiles: number
+  }
   readonly atUs: number
 }) => void
 

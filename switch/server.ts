@@ -136,13 +136,13 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
 
   app.get(routes.file, { schema: { params: OfFile } }, async (request, reply) => {
     const { network, snapshot, digest } = request.params
-    const { stream, bytes } = await host.store.openFile(network, snapshot, digest)
+    const { stream, bytes } = await host.store.images.openFile(network, snapshot, digest)
     return reply.type('application/octet-stream').header('content-length', bytes).send(stream)
   })
 
   app.put(routes.file, { schema: { params: OfFile } }, async (request) => {
-    const { network, snapshot, digest } = request.params
-    await host.store.receiveFile(network, snapshot, digest, uploadOf(request.body))
+    const { digest } = request.params
+    await host.store.images.receive(digest, uploadOf(request.body))
     return {}
   })
 }
@@ -151,7 +151,7 @@ function addRestores(app: ApiInstance, restores: Restores): void {
   const load = { params: OfSnapshot, body: RestoreRequest }
 
   app.post(routes.restoreCheck, { schema: { ...load, response: { 200: RestoreCheck } } }, (request) =>
-    restores.check(request.params.network, request.params.snapshot, request.body),
+    restores.check(request.params.network, request.body),
   )
 
   app.post(routes.restoreLoad, { schema: { ...load, response: { 200: RestoreLoaded } } }, (request) =>

@@ -1,5 +1,6 @@
 // Who goes where in a restore, what each host is asked for, and which host has a file. Pure functions over a manifest.
 
+import { contentOf, distinctFiles, filesOf } from '../../src/api/files.js'
 import { choices } from '../../src/api/names.js'
 import type { FileReference, Manifest, MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
@@ -15,10 +16,8 @@ export interface PlacedMember {
 
 export interface RestorePlan {
   readonly members: readonly PlacedMember[]
-  /** Hosts that get machines. */
+  /** Hosts that get machines: without them it cannot be done. */
   readonly targets: readonly string[]
-  /** Hosts without which it cannot be done: targets, and those that machines move away from (an original may run there). */
-  readonly required: readonly string[]
   /** All hosts of the network. */
   readonly hosts: readonly string[]
 }
@@ -52,18 +51,7 @@ export function planRestore(
     }),
   )
   const targets = hosts.filter((host) => members.some((m) => m.to === host))
-  const sources = hosts.filter((host) => members.some((m) => m.from === host && m.to !== host))
-  // A source that the configuration no longer has cannot be asked at all.
-  const gone = members.find((m) => !hosts.includes(m.from))
-  if (gone !== undefined) {
-    throw invalid(
-      `host ${gone.from}, which has the files of ${gone.part.vm}, is not configured`,
-      gone.from,
-      hosts,
-      'Hosts',
-    )
-  }
-  return { members, targets, required: hosts.filter((h) => targets.includes(h) || sources.includes(h)), hosts }
+  return { members, targets, hosts }
 }
 
 function invalid(message: string, word: string, known: readonly string[], whose: string): SnapswitchError {
@@ -102,47 +90,69 @@ export function formerHosts(
     .filter(({ members }) => members.length > 0)
 }
 
-/** The hosts that hold a file of that content, by the manifest. */
-export function holdersOf(manifest: Manifest, digest: string): string[] {
-  return manifest.parts
-    .filter((part) => {
-      if (part.channel.digest === digest) return true
-      return part.members.some(
-        (m) => m.memory.digest === digest || m.disks.some((d) => d.layers.some((l) => l.file.digest === digest)),
-      )
-    })
-    .map((part) => part.host)
+/** The hosts that ought to have a file of that content, by the manifest. */
+export function ownersOf(manifest: Manifest, file: FileReference): string[] {
+  const content = contentOf(file)
+  return manifest.parts.filter((part) => filesOf(part).some((own) => contentOf(own) === content)).map((p) => p.host)
 }
 
 export interface Transfer {
   readonly file: FileReference
   readonly from: string
   readonly to: string
+  /** Other hosts that have it, should this one fail. */
+  readonly others: readonly string[]
+}
+
+/** What hosts that have looked for files do not have; and those that could not be asked. */
+export interface Search {
+  readonly lacking: Readonly<Record<string, readonly FileReference[]>>
+  readonly silent: readonly string[]
 }
 
 /** The transfers that make up for what the targets miss, or what stands against it. */
 export function planTransfers(
   manifest: Manifest,
   missing: Readonly<Record<string, readonly FileReference[]>>,
+  search: Search,
 ): { readonly transfers: Transfer[]; readonly problems: ErrorReport[] } {
   const transfers: Transfer[] = []
   const problems: ErrorReport[] = []
   for (const [to, files] of Object.entries(missing)) {
-    for (const file of files) {
-      if (transfers.some((t) => t.to === to && t.file.digest === file.digest)) continue
-      const holders = holdersOf(manifest, file.digest)
-      const from = holders.find((host) => host !== to && !missing[host]?.some((f) => f.digest === file.digest))
-      if (from !== undefined) {
-        transfers.push({ file, from, to })
-        continue
-      }
-      const where = holders.length === 0 ? 'no host has it' : `it is missing or damaged on ${listed(holders)}`
-      problems.push({
-        code: 'STORE_DAMAGED',
-        message: `host ${to} needs ${file.path} (sha256 ${file.digest.slice(0, 12)}…), but ${where}`,
-        action: 'Restore another snapshot, or put the file back from a backup.',
-      })
+    for (const file of distinctFiles(files)) {
+      const owners = ownersOf(manifest, file)
+      const has = (host: string) => search.lacking[host]?.every((one) => contentOf(one) !== contentOf(file)) ?? false
+      const asked = Object.keys(search.lacking).filter((host) => host !== to)
+      // The host that it was cut on first: the others have copies.
+      const holders = [...owners, ...asked.filter((host) => !owners.includes(host))].filter(
+        (host) => host !== to && has(host),
+      )
+      const [from, ...others] = holders
+      if (from === undefined) problems.push(nowhere(file, to, owners, search))
+      else transfers.push({ file, from, to, others })
     }
   }
   return { transfers, problems }
+}
+
+/** Names the host that lacks the file, those that ought to have it, and where it was looked for. */
+function nowhere(file: FileReference, to: string, owners: readonly string[], search: Search): ErrorReport {
+  const hosts = (names: readonly string[]) => listed(names.map((host) => `host ${host}`))
+  const lacking = owners.filter((host) => host !== to && search.lacking[host] !== undefined)
+  const silent = owners.filter((host) => host !== to && search.lacking[host] === undefined)
+  const why = [
+    ...(owners.includes(to) ? ['it was cut there, and is missing or was changed since'] : []),
+    ...(lacking.length === 0 ? [] : [`it is missing or was changed on ${hosts(lacking)}, which ought to have it`]),
+    ...(silent.length === 0 ? [] : [`${hosts(silent)}, which ought to have it, cannot be asked`]),
+  ]
+  const others = Object.keys(search.lacking).filter((host) => host !== to && !owners.includes(host))
+  const elsewhere = others.length === 0 ? '' : `, and ${hosts(others)} ${others.length === 1 ? 'has' : 'have'} no copy`
+  return {
+    code: 'STORE_DAMAGED',
+    message: `host ${to} lacks ${file.path} (sha256 ${file.digest.slice(0, 12)}…): ${why.join('; ')}${elsewhere}`,
+    action:
+      silent.length > 0
+        ? `Bring ${hosts(silent)} back, put the file back from a backup, or restore another snapshot.`
+        : 'Put the file back from a backup, or restore another snapshot.',
+  }
 }

@@ -1,8 +1,9 @@
 // The steps that the restore table (restore.ts) is made of, as long as nothing fails: each decides where to go and what is to
 // be done. Failure and undoing: restore-undo.ts.
 
+import { contentOf, distinctFiles } from '../../src/api/files.js'
 import type {
-  Preflight,
+  FileReference,
   RestoreCheck,
   RestoreLoaded,
   RestoreReport,
@@ -44,6 +45,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       checking: [],
       checks: {},
       former: {},
+      lacking: {},
       waitingTransfers: [],
       runningTransfers: [],
       transferredBytes: 0,
@@ -73,7 +75,7 @@ export function afterPreflight(data: RestoreData, now: Instant): RestoreStep {
   const { plan, manifest, maxKnownEpoch } = data.input
   const awaited = plan.hosts.filter((h) => data.preflights[h] === undefined && !data.absent.includes(h))
   if (awaited.length > 0) return at('preflight', data)
-  const involved = plan.required.map((host) => [host, data.preflights[host] as Preflight] as const)
+  const involved = Object.entries(data.preflights).filter(([host]) => takesPart(data, host))
   const problem = joinReports([...misnamedHosts(involved), ...versionsThatDiffer(involved)])
   if (problem !== null) return refuse(data, problem)
   const epoch = nextEpoch(Object.values(data.preflights), maxKnownEpoch)
@@ -118,13 +120,15 @@ export function checked(
   return known.checking.length > 0 ? at('checking', known) : afterChecks(known, now)
 }
 
+/** Hosts that machines come to or go from. */
+const takesPart = ({ input }: RestoreData, host: string) =>
+  input.plan.members.some((member) => member.from === host || member.to === host)
+
 export function afterChecks(data: RestoreData, now: Instant): RestoreStep {
-  const { manifest, replace } = data.input
+  const { replace } = data.input
   const entries = Object.entries(data.checks)
   const running = runningOriginals(data)
-  const missing = Object.fromEntries(entries.map(([host, check]) => [host, check.missing]))
-  const { transfers, problems } = planTransfers(manifest, missing)
-  const found = [...entries.flatMap(([host, check]) => check.problems.map((p) => onHost(host, p))), ...problems]
+  const found = entries.flatMap(([host, check]) => check.problems.map((p) => onHost(host, p)))
   if (running.length > 0 && !replace) {
     found.unshift({
       code: 'MACHINE_RUNNING',
@@ -134,7 +138,60 @@ export function afterChecks(data: RestoreData, now: Instant): RestoreStep {
   }
   const problem = joinReports(found)
   if (problem !== null) return refuse(data, problem)
-  return transfer({ ...data, waitingTransfers: transfers }, now)
+  return locate(data, now)
+}
+
+/** Files that a target misses are looked for on every host: who has them shows by looking, not from the manifest. */
+function locate(data: RestoreData, now: Instant): RestoreStep {
+  const files = distinctFiles(Object.values(data.checks).flatMap((check) => check.missing))
+  if (files.length === 0) return transfer(data, now)
+  const timeoutMs = left(data.deadlineAtMs, now)
+  const hosts = presentHosts(data)
+  const request: RestoreRequest = { epoch: data.epoch, members: [], channels: [], files, deadlineMs: timeoutMs }
+  const timer = data.timer + 1
+  return at(
+    'locating',
+    { ...data, timer, checking: hosts.map((host) => `holder ${host}`) },
+    { do: 'progress', text: `looking for ${files.length === 1 ? 'a file' : `${files.length} files`}` },
+    { do: 'timer', timer, afterMs: timeoutMs },
+    ...hosts.map((host) => ({ do: 'check', host, purpose: 'holder', request, timeoutMs }) as const),
+  )
+}
+
+/** `lacking` null: the host could not say what it has, and so it has nothing to give. */
+export function located(
+  data: RestoreData,
+  host: string,
+  lacking: readonly FileReference[] | null,
+  now: Instant,
+): RestoreStep {
+  const known: RestoreData = {
+    ...data,
+    checking: data.checking.filter((c) => c !== `holder ${host}`),
+    lacking: { ...data.lacking, [host]: lacking },
+  }
+  return known.checking.length > 0 ? at('locating', known) : afterSearch(known, now)
+}
+
+function afterSearch(data: RestoreData, now: Instant): RestoreStep {
+  const { manifest, plan } = data.input
+  const missing = Object.fromEntries(Object.entries(data.checks).map(([host, check]) => [host, check.missing]))
+  const answers = Object.entries(data.lacking).filter((one): one is [string, FileReference[]] => one[1] !== null)
+  const lacking = Object.fromEntries(answers)
+  const silent = plan.hosts.filter((host) => lacking[host] === undefined)
+  const { transfers, problems } = planTransfers(manifest, missing, { lacking, silent })
+  const problem = joinReports(problems)
+  if (problem !== null) return refuse(data, problem)
+  const bytes = transfers.reduce((sum, { file }) => sum + file.bytes, 0)
+  const what = transfers.length === 1 ? 'a file' : `${transfers.length} files`
+  const from = listed([...new Set(transfers.map((t) => `host ${t.from}`))])
+  const started = transfer({ ...data, waitingTransfers: transfers }, now)
+  const progress = {
+    do: 'progress',
+    text: `copying ${what}, ${bytes} bytes, from ${from}`,
+    copying: transfers,
+  } as const
+  return { ...started, effects: [progress, ...started.effects] }
 }
 
 export function runningOriginals(data: RestoreData): { readonly host: string; readonly vm: string }[] {
@@ -154,18 +211,30 @@ export function transfer(data: RestoreData, now: Instant): RestoreStep {
   }
   if (known.runningTransfers.length === 0) return remove(known, now)
   const timeoutMs = left(data.deadlineAtMs, now)
-  return at(
-    'transferring',
-    known,
-    ...started.flatMap((t): RestoreEffect[] => [
-      { do: 'progress', text: `${fileName(t.file.path)}, ${t.file.bytes} bytes, from host ${t.from}`, host: t.to },
-      { do: 'transfer', ...t, timeoutMs },
-    ]),
-  )
+  return at('transferring', known, ...started.map((t): RestoreEffect => ({ do: 'transfer', ...t, timeoutMs })))
 }
 
-export function transferred(data: RestoreData, host: string, digest: string, now: Instant): RestoreStep {
-  const ended = data.runningTransfers.find((t) => t.to === host && t.file.digest === digest)
+/** Another host that has the file is asked for it. */
+export function transferFailed(
+  data: RestoreData,
+  host: string,
+  content: string,
+  error: ErrorReport,
+  now: Instant,
+): RestoreStep {
+  const ended = data.runningTransfers.find((t) => t.to === host && contentOf(t.file) === content)
+  if (ended === undefined) return at('transferring', data)
+  const [from, ...others] = ended.others
+  if (from === undefined) return fail(data, error)
+  const again = { ...ended, from, others }
+  const runningTransfers = data.runningTransfers.filter((t) => t !== ended)
+  const next = transfer({ ...data, runningTransfers, waitingTransfers: [again, ...data.waitingTransfers] }, now)
+  const progress = { do: 'progress', text: `${error.message}; asking host ${from} for it`, host } as const
+  return { ...next, effects: [progress, ...next.effects] }
+}
+
+export function transferred(data: RestoreData, host: string, content: string, now: Instant): RestoreStep {
+  const ended = data.runningTransfers.find((t) => t.to === host && contentOf(t.file) === content)
   if (ended === undefined) return at('transferring', data)
   const runningTransfers = data.runningTransfers.filter((t) => t !== ended)
   return transfer({ ...data, runningTransfers, transferredBytes: data.transferredBytes + ended.file.bytes }, now)
@@ -260,6 +329,17 @@ export function resumeFailed(data: RestoreData, host: string, error: ErrorReport
   return at('resuming', known, resume(data, host, retryDelayMs(attempts + 1), now))
 }
 
+/** What the user should know of a restore that has succeeded. */
+function warningsOf(data: RestoreData): string[] {
+  return data.absent.flatMap((host) => {
+    const moved = data.input.plan.members.filter((m) => m.from === host).map((m) => m.part.vm)
+    if (moved.length === 0) return []
+    return [
+      `host ${host} did not answer: if ${listed(moved)} of before ${moved.length === 1 ? 'runs' : 'run'} there, end it by hand; its frames are dropped by the other hosts`,
+    ]
+  })
+}
+
 export function resumed(data: RestoreData, host: string, answer: RestoreResumed, now: Instant): RestoreStep {
   const known = { ...data, resumed: { ...data.resumed, [host]: answer } }
   const { plan, manifest } = data.input
@@ -273,11 +353,8 @@ export function resumed(data: RestoreData, host: string, answer: RestoreResumed,
     restoreMs: Math.round((now.ms - data.startedAtMs) * 1000) / 1000,
     transferredBytes: data.transferredBytes,
     channelFrames: Object.values(data.loaded).reduce((n, l) => n + l.channelFrames, 0),
+    warnings: warningsOf(data),
     resumedSkewMs: times.length === 0 ? 0 : (Math.max(...times) - Math.min(...times)) / 1000,
   }
   return at('done', known, { do: 'finish', outcome: { type: 'done', report } })
-}
-
-function fileName(path: string): string {
-  return path.split('/').slice(-2).join('/')
 }

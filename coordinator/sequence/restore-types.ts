@@ -1,6 +1,7 @@
 // The words of the restore sequence: its states, what it is told, what it asks for, what it knows.
 
 import type {
+  FileReference,
   Manifest,
   Preflight,
   RestoreCheck,
@@ -16,6 +17,7 @@ import type { Step } from './table.js'
 export const restoreStates = [
   'preflight',
   'checking',
+  'locating',
   'transferring',
   'removing',
   'loading',
@@ -38,8 +40,8 @@ export interface RestoreInput {
   readonly deadlineMs: number
 }
 
-/** Whose check it was: the machines that come to this host, or those that were here before. */
-export type CheckPurpose = 'target' | 'former'
+/** What was looked at: the machines that come to this host, those that were here before, or files that another host misses. */
+export type CheckPurpose = 'target' | 'former' | 'holder'
 
 export type RestoreEvent =
   /** `holds`: the machines that have a port of the network there, running or not. */
@@ -50,7 +52,7 @@ export type RestoreEvent =
       readonly holds: readonly string[]
     }
   | { readonly type: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
-  | { readonly type: 'transferred'; readonly host: string; readonly digest: string }
+  | { readonly type: 'transferred'; readonly host: string; readonly content: string }
   | { readonly type: 'removed'; readonly host: string; readonly vm: string }
   | { readonly type: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
   | { readonly type: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
@@ -64,7 +66,7 @@ export type RestoreEvent =
 export type RestoreCall =
   | { readonly do: 'preflight' | 'load' | 'resume' | 'abort' }
   | { readonly do: 'check'; readonly purpose: CheckPurpose }
-  | { readonly do: 'transfer'; readonly digest: string }
+  | { readonly do: 'transfer'; readonly content: string }
   | { readonly do: 'remove'; readonly vm: string }
 
 export type RestoreOutcome =
@@ -86,7 +88,14 @@ export type RestoreEffect =
   | { readonly do: 'resume'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
   | { readonly do: 'abort'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
   | { readonly do: 'timer'; readonly timer: number; readonly afterMs: number }
-  | { readonly do: 'progress'; readonly text: string; readonly host?: string; readonly vm?: string }
+  /** `copying`: the files that are about to be copied. */
+  | {
+      readonly do: 'progress'
+      readonly text: string
+      readonly host?: string
+      readonly vm?: string
+      readonly copying?: readonly Transfer[]
+    }
   | { readonly do: 'finish'; readonly outcome: RestoreOutcome }
 
 export interface RestoreData {
@@ -96,13 +105,15 @@ export interface RestoreData {
   readonly timer: number
   readonly preflights: Readonly<Record<string, Preflight>>
   readonly holds: Readonly<Record<string, readonly string[]>>
-  /** Hosts that play no part and did not answer: done without. */
+  /** Hosts that get no machines and did not answer: done without. */
   readonly absent: readonly string[]
   readonly epoch: number
   /** Checks that are still awaited, as `purpose host`. */
   readonly checking: readonly string[]
   readonly checks: Readonly<Record<string, RestoreCheck>>
   readonly former: Readonly<Record<string, RestoreCheck>>
+  /** What each host lacks of the files that some target misses; null: it could not say. */
+  readonly lacking: Readonly<Record<string, readonly FileReference[] | null>>
   readonly waitingTransfers: readonly Transfer[]
   readonly runningTransfers: readonly Transfer[]
   readonly transferredBytes: number
@@ -121,7 +132,7 @@ export interface RestoreData {
 export type RestoreStep = Step<RestoreState, RestoreData, RestoreEffect>
 export type RestoreAt = { readonly state: RestoreState; readonly data: RestoreData }
 
-export const transfersAtOnce = 2
+export const transfersAtOnce = 4
 export const resumeAttempts = 4
 export const abortAttempts = 5
 export const preflightLimitMs = 10_000

@@ -1,8 +1,8 @@
 // The global sequence of `snapshot restore` as a table (ARCHITECTURE.md, "A restore's way"):
 //
-//   preflight -> checking -> transferring -> removing -> loading -> resuming -> done
-//       |            |             |            |           |           |
-//       +--refused---+             +------------+-----------+-----------+--> aborting -> failed
+//   preflight -> checking -> locating -> transferring -> removing -> loading -> resuming -> done
+//       |            |           |             |            |           |           |
+//       +------------+-refused---+             +------------+-----------+-----------+--> aborting -> failed
 //
 // Everything that can fail without ending an original comes first; the files travel before anything is removed. The
 // barrier lies between `loading` and `resuming`: no machine runs before all are loaded, and all hosts fenced. Invariant: once `transferring`
@@ -16,10 +16,12 @@ import {
   checked,
   loaded,
   loadFailed,
+  located,
   refuse,
   removed,
   resumed,
   resumeFailed,
+  transferFailed,
   transferred,
 } from './restore-steps.js'
 import {
@@ -84,7 +86,7 @@ export const restoreTable = {
         now,
       ),
     agentFailed: (data, event, now) =>
-      data.input.plan.required.includes(event.host)
+      data.input.plan.targets.includes(event.host)
         ? refuse(data, onHost(event.host, event.error))
         : afterPreflight({ ...data, absent: [...data.absent, event.host] }, now),
     deadline: onTimer('preflight', (data) =>
@@ -112,10 +114,26 @@ export const restoreTable = {
     ),
     cancel: (data, event) => refuse(data, event.error),
   },
+  locating: {
+    ...inert('locating'),
+    checked: (data, event, now) =>
+      event.purpose === 'holder' ? located(data, event.host, event.check.missing, now) : at('locating', data),
+    agentFailed: (data, event, now) =>
+      event.call.do === 'check' && event.call.purpose === 'holder'
+        ? located(data, event.host, null, now)
+        : at('locating', data),
+    deadline: onTimer('locating', (data) =>
+      refuse(data, late(data, 'looking for files', [...new Set(data.checking.map((c) => c.split(' ')[1] as string))])),
+    ),
+    cancel: (data, event) => refuse(data, event.error),
+  },
   transferring: {
     ...inert('transferring'),
-    transferred: (data, event, now) => transferred(data, event.host, event.digest, now),
-    agentFailed: failOnHost,
+    transferred: (data, event, now) => transferred(data, event.host, event.content, now),
+    agentFailed: (data, event, now) =>
+      event.call.do === 'transfer'
+        ? transferFailed(data, event.host, event.call.content, event.error, now)
+        : at('transferring', data),
     deadline: onTimer('transferring', (data) =>
       fail(data, late(data, 'copying files', [...new Set(data.runningTransfers.map((t) => t.to))])),
     ),

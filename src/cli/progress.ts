@@ -21,14 +21,25 @@ export function describeStep(step: StepProgress): string {
   const who = [step.host === undefined ? '' : `host ${step.host}`, step.vm ?? '']
     .filter((part) => part !== '')
     .join(' ')
-  return who === '' ? step.text : `${who}: ${step.text}`
+  const text = step.copied === undefined ? step.text : `${step.text}: ${describeCopied(step.copied)}`
+  return who === '' ? text : `${who}: ${text}`
+}
+
+function describeCopied({ bytes, ofBytes, files, ofFiles }: NonNullable<StepProgress['copied']>): string {
+  return `${files} of ${ofFiles} done, ${bytes} of ${ofBytes} bytes`
 }
 
 function plainView(terminal: Terminal): ProgressView {
   let firstUs: number | null = null
+  let copyingUs = Number.NEGATIVE_INFINITY
   return {
     show: (step) => {
       firstUs ??= step.atUs
+      // Steps of copying come several times a second: enough for a line that changes, too many for a log.
+      if (step.copied !== undefined) {
+        if (step.atUs - copyingUs < 5e6 && step.copied.files < step.copied.ofFiles) return
+        copyingUs = step.atUs
+      }
       const seconds = ((step.atUs - firstUs) / 1e6).toFixed(3).padStart(7)
       terminal.err(`${seconds} s  ${describeStep(step)}\n`)
     },

@@ -76,6 +76,7 @@ export function describeRestore(report: RestoreReport): string {
     `restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`,
     `${formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; resume skew ${formatMs(report.resumedSkewMs)}\n\n`,
     formatTable(['MACHINE', 'HOST'], rows),
+    ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
   ].join('')
 }
 

@@ -7,35 +7,37 @@
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
 //                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck
 //                                          hosts/<host>/channel.pcapng  events.pcapng
-//                                          files/<digest>          fetched from other hosts
+//                                          files/<digest>          fetched from other hosts by former versions
+//   <state>/images/<digest>                              fetched from other hosts (images.ts)
 //   <state>/restores/<network>.json                      a restore under way: what to undo should the daemon be killed
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 
 import { createHash } from 'node:crypto'
-import { createReadStream, createWriteStream, type ReadStream } from 'node:fs'
-import { open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
-import { Transform } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { type FileReference, LocalPart } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { digestFile, freeBytes, makeDirectory, storeError, writeDurable } from '../../src/files/durable.js'
+import { Digests } from '../../src/files/digests.js'
+import { freeBytes, makeDirectory, storeError, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
 import { lockDirectory } from '../../src/linux/directory-lock.js'
-
-/** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
-const directoryMode = 0o711
+import { directoryMode, Images } from './images.js'
 
 const fitsPart = validator(LocalPart)
 
+export { filesOf } from '../../src/api/files.js'
+
 export class LocalStore {
+  /** Files by their content. */
+  readonly images: Images
   private readonly state: string
+  private readonly digests = new Digests()
 
   constructor(state: string) {
     this.state = state
+    this.images = new Images(state, this.digests, () => this.parts())
   }
 
   /** Throws DEVICE_BUSY when another daemon's records are there, STORE_IO. */
@@ -96,7 +98,7 @@ export class LocalStore {
 
   async reference(path: string): Promise<FileReference> {
     try {
-      return { path, bytes: (await stat(path)).size, digest: await digestFile(path) }
+      return { path, bytes: (await stat(path)).size, digest: await this.digests.of(path) }
     } catch (thrown) {
       throw storeError(`cannot read ${path}`, thrown)
     }
@@ -154,69 +156,6 @@ export class LocalStore {
     }
   }
 
-  // --- files by digest -----------------------------------------------------------------------------------------------
-
-  /** Where a file of the snapshot lies on this host with the right content; null when it does not. */
-  async find(network: string, snapshot: string, file: FileReference): Promise<string | null> {
-    for (const path of [join(this.directory(network, snapshot), 'files', file.digest), file.path]) {
-      const found = await stat(path).catch(() => null)
-      if (found?.isFile() && found.size === file.bytes && (await digestFile(path)) === file.digest) return path
-    }
-    return null
-  }
-
-  /** Opens a file that this host's part of the snapshot names. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
-  async openFile(network: string, snapshot: string, digest: string): Promise<{ stream: ReadStream; bytes: number }> {
-    const part = await this.readPart(network, snapshot)
-    const file = part === null ? undefined : filesOf(part).find((one) => one.digest === digest)
-    if (file === undefined) {
-      throw new SnapswitchError(
-        'SNAPSHOT_UNKNOWN',
-        `no file ${digest} in ${network}/${snapshot} here`,
-        'Ask the host that the manifest names.',
-      )
-    }
-    const path = await this.find(network, snapshot, file)
-    if (path === null) {
-      throw new SnapswitchError(
-        'STORE_DAMAGED',
-        `${file.path} is missing or was changed since the snapshot`,
-        'Bring the file back, or use another snapshot.',
-      )
-    }
-    return { stream: createReadStream(path, { highWaterMark: 1 << 20 }), bytes: file.bytes }
-  }
-
-  /** Keeps an uploaded file when its content is what its name says. */
-  async receiveFile(network: string, snapshot: string, digest: string, content: Readable): Promise<void> {
-    const directory = join(this.directory(network, snapshot), 'files')
-    const temporary = join(directory, `${digest}.${process.hrtime.bigint()}.new`)
-    const hash = createHash('sha256')
-    const hashing = new Transform({
-      transform(chunk: Uint8Array, _encoding, done) {
-        hash.update(chunk)
-        done(null, chunk)
-      },
-    })
-    try {
-      await makeDirectory(directory, directoryMode)
-      await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
-      if (hash.digest('hex') !== digest) {
-        throw new SnapswitchError(
-          'STORE_DAMAGED',
-          `what was sent is not the file ${digest}`,
-          'The file is damaged on its host, or was cut off: try again, or use another snapshot.',
-        )
-      }
-      const handle = await open(temporary, 'r')
-      await handle.sync().finally(() => handle.close())
-      await rename(temporary, join(directory, digest))
-    } catch (thrown) {
-      await rm(temporary, { force: true }).catch(() => undefined)
-      throw storeError(`cannot keep ${digest}`, thrown)
-    }
-  }
-
   // --- restored machines ---------------------------------------------------------------------------------------------
 
   machineDirectory(vm: string, epoch: number): string {
@@ -233,15 +172,4 @@ export class LocalStore {
     }
     return directory
   }
-}
-
-export function filesOf(part: LocalPart): FileReference[] {
-  return [
-    part.channel,
-    ...(part.events === undefined ? [] : [part.events]),
-    ...part.members.flatMap((member) => [
-      member.memory,
-      ...member.disks.flatMap((disk) => disk.layers.map((layer) => layer.file)),
-    ]),
-  ]
 }

@@ -2,6 +2,7 @@
 // the restored machines.
 
 import { readFile } from 'node:fs/promises'
+import { distinctFiles } from '../../src/api/files.js'
 import type { RestoreRequest } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
@@ -10,16 +11,12 @@ import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
 
 /** The frames for the members that are placed here, in their order of delivery. Throws STORE_DAMAGED, TRACE_INVALID. */
-export async function readChannelState(
-  host: Host,
-  network: string,
-  snapshot: string,
-  request: RestoreRequest,
-): Promise<ChannelFrame[]> {
+export async function readChannelState(host: Host, request: RestoreRequest): Promise<ChannelFrame[]> {
   const here = new Set(request.members.map((member) => member.vm))
   const frames: ChannelFrame[] = []
-  for (const file of request.channels) {
-    const path = await host.store.find(network, snapshot, file)
+  const find = await host.store.images.finder()
+  for (const file of distinctFiles(request.channels)) {
+    const path = await find(file)
     if (path === null)
       throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
     try {

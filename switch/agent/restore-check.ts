@@ -1,22 +1,15 @@
 // Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other machines,
 // room. Looks, and changes nothing.
 
-import type { RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
+import { distinctFiles, filesOfMember } from '../../src/api/files.js'
+import type { FileReference, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
 
 /** Problems are reported, not thrown. */
-export async function checkRestore(
-  host: Host,
-  network: string,
-  snapshot: string,
-  request: RestoreRequest,
-): Promise<RestoreCheck> {
+export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
   const problems: ErrorReport[] = []
-  const files = new Map(request.channels.map((file) => [file.digest, file]))
   for (const member of request.members) {
-    files.set(member.memory.digest, member.memory)
-    for (const disk of member.disks) for (const { file } of disk.layers) files.set(file.digest, file)
     for (const port of member.ports) {
       const taken = host.ports.get(port.name)
       if (taken !== undefined && (taken.vm !== member.vm || taken.network !== (port.network ?? network))) {
@@ -30,10 +23,10 @@ export async function checkRestore(
       }
     }
   }
-  const missing = []
-  for (const file of files.values()) if ((await host.store.find(network, snapshot, file)) === null) missing.push(file)
+  const needed = distinctFiles([...request.channels, ...request.members.flatMap(filesOfMember)])
+  const missing = await notHere(host, needed)
   const bytes = missing.reduce((sum, file) => sum + file.bytes, 0)
-  if (bytes > (await host.store.freeBytes())) {
+  if (bytes > 0 && bytes > (await host.store.freeBytes())) {
     problems.push(
       new SnapswitchError(
         'STORE_FULL',
@@ -44,5 +37,13 @@ export async function checkRestore(
   }
   const running = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
-  return { missing, running, problems }
+  return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
+}
+
+async function notHere(host: Host, files: readonly FileReference[]): Promise<FileReference[]> {
+  if (files.length === 0) return []
+  const find = await host.store.images.finder()
+  const missing = []
+  for (const file of files) if ((await find(file)) === null) missing.push(file)
+  return missing
 }

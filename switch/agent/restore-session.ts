@@ -87,7 +87,7 @@ export class RestoreSession {
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
-    const frames = await readChannelState(host, network, this.snapshot, request)
+    const frames = await readChannelState(host, request)
     if (request.members.length > 0) await this.record(false)
     const ports = new Map<string, PortEntry[]>()
     for (const part of request.members) ports.set(part.vm, await this.ports.take(part))
@@ -252,9 +252,10 @@ export class RestoreSession {
   }
 
   private async loadMember(part: MemberPart, ports: readonly PortEntry[], deadline: number): Promise<LoadedMember> {
-    const { host, network, snapshot, request } = this
+    const { host, request } = this
+    const find = await host.store.images.finder()
     const locate = async (file: MemberPart['memory']) => {
-      const path = await host.store.find(network, snapshot, file)
+      const path = await find(file)
       if (path !== null) return path
       throw new SnapswitchError(
         'STORE_DAMAGED',

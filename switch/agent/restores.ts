@@ -38,9 +38,9 @@ export class Restores {
     this.configuredPorts = configuredPorts
   }
 
-  async check(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreCheck> {
+  async check(network: string, request: RestoreRequest): Promise<RestoreCheck> {
     this.sessions.check(network)
-    const check = await checkRestore(this.host, network, snapshot, request)
+    const check = await checkRestore(this.host, network, request)
     const refusals = [...otherNetworks(request)].map((other) => this.sessions.portRefusal(other))
     for (const refusal of [...refusals, this.sessions.refusal(network)]) {
       if (refusal !== null) check.problems.push(refusal.report())

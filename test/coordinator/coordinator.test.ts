@@ -264,7 +264,7 @@ t.test('restore: refused with a reason, and nothing touched', async (t) => {
   await catalogue.write(manifestOf({ a: ['vm1'] }, { name: 'half', state: 'pending', parts: [] }))
   await t.rejects(restore('half'), { code: 'SNAPSHOT_NOT_COMPLETE' })
   a.files.clear()
-  await t.rejects(restore('demo'), { code: 'STORE_DAMAGED', message: /memory\.img.*missing or damaged on a/ })
+  await t.rejects(restore('demo'), { code: 'STORE_DAMAGED', message: /memory\.img.*missing or was changed on host a, which/ })
   t.notOk([...a.calls, ...b.calls].some((c) => /^(load|remove|resume)/.test(c)))
 })
 

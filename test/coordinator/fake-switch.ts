@@ -165,10 +165,11 @@ export class FakeSwitch {
       })
     })
     app.post(routes.restoreCheck, (request) => {
-      const { members, channels } = request.body as RestoreRequest
+      const { members, channels, files: others } = request.body as RestoreRequest
       const names = members.map((m) => m.vm)
       const files = [
         ...channels,
+        ...(others ?? []),
         ...members.flatMap((m) => [m.memory, ...m.disks.flatMap((d) => d.layers.map((l) => l.file))]),
       ]
       return this.#answer('restoreCheck', `check ${names}`, () => ({

@@ -16,7 +16,8 @@ import {
   transfersAtOnce,
 } from '../../coordinator/sequence/restore.js'
 import { planRestore } from '../../coordinator/sequence/restore-plan.js'
-import type { RestoreCheck } from '../../src/api/schemas.js'
+import { contentOf } from '../../src/api/files.js'
+import type { FileReference, RestoreCheck } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import fc from '../property.js'
 import { chooser, manifestOf, now0, preflightOf } from './fixtures.js'
@@ -59,7 +60,16 @@ class Bench {
     return outcome?.type === 'failed' ? outcome.error : undefined
   }
 
-  reach(state: RestoreState, check: RestoreCheck = { ...clean, missing: [missingFile] }): this {
+  /** `lacking`: what each host says it lacks of the files that are looked for. */
+  reach(
+    state: RestoreState,
+    check: RestoreCheck = { ...clean, missing: [missingFile] },
+    lacking: Readonly<Record<string, FileReference[]>> = { b: check.missing, c: check.missing },
+  ): this {
+    const looked = (host: string): RestoreEvent => {
+      const missing = lacking[host] ?? []
+      return { type: 'checked', host, purpose: 'holder', check: { ...clean, missing } }
+    }
     const way: RestoreEvent[] = [
       { type: 'preflighted', host: 'a', preflight: preflightOf('a', [], { epoch: 9 }), holds: ['vm1', 'vm2'] },
       { type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: ['vm3'] },
@@ -68,7 +78,10 @@ class Bench {
       { type: 'checked', host: 'b', purpose: 'target', check },
       { type: 'checked', host: 'a', purpose: 'former', check: clean },
       { type: 'checked', host: 'b', purpose: 'former', check: clean },
-      { type: 'transferred', host: 'b', digest: missingFile.digest },
+      looked('a'),
+      looked('b'),
+      looked('c'),
+      { type: 'transferred', host: 'b', content: contentOf(missingFile) },
       { type: 'removed', host: 'a', vm: 'vm1' },
       { type: 'removed', host: 'a', vm: 'vm2' },
       { type: 'removed', host: 'b', vm: 'vm3' },
@@ -147,7 +160,7 @@ t.test('transfers are bounded, and each file goes once', async (t) => {
   t.equal(bench.of('transfer').length, transfersAtOnce)
   for (let done = 0; done < all.length; done++) {
     t.equal(bench.at.state, 'transferring')
-    bench.feed({ type: 'transferred', host: 'b', digest: all[done]!.digest })
+    bench.feed({ type: 'transferred', host: 'b', content: contentOf(all[done]!) })
     t.ok(bench.at.data.runningTransfers.length <= transfersAtOnce)
   }
   t.equal(bench.at.state, 'removing')
@@ -155,8 +168,8 @@ t.test('transfers are bounded, and each file goes once', async (t) => {
 })
 
 t.test('refusals touch nothing', async (t) => {
-  const refusal = (check: RestoreCheck, input = inputOf()) => {
-    const bench = new Bench(input).reach('transferring', check)
+  const refusal = (check: RestoreCheck, input = inputOf(), lacking: Readonly<Record<string, FileReference[]>> = {}) => {
+    const bench = new Bench(input).reach('transferring', check, lacking)
     t.notOk(bench.effects.some((e) => ['transfer', 'remove', 'load', 'abort'].includes(e.do)))
     t.equal(bench.at.state, 'refused')
     return bench.error
@@ -166,7 +179,11 @@ t.test('refusals touch nothing', async (t) => {
     code: 'PORT_EXISTS',
     message: /host b/,
   })
-  t.equal(refusal({ ...clean, missing: [{ ...missingFile, digest: 'f'.repeat(64) }] })?.code, 'STORE_DAMAGED')
+  const strange = { ...missingFile, digest: 'f'.repeat(64) }
+  t.match(refusal({ ...clean, missing: [strange] }, inputOf(), { a: [strange], b: [strange], c: [strange] }), {
+    code: 'STORE_DAMAGED',
+    message: /^host b lacks .*memory\.img .* host a and host c have no copy$/,
+  })
   const replaced = new Bench(inputOf({ replace: true })).reach('removing', { ...clean, running: ['vm1'] })
   t.ok(replaced.of('remove').some((r) => r.host === 'b' && r.vm === 'vm1'))
 })
@@ -185,11 +202,76 @@ t.test('a host that takes no part may be away; one that does may not', async (t)
   t.match(other.error, { code: 'SOCKET_UNREACHABLE', message: 'host b: gone' })
 })
 
+/** All to b, with host a gone: b misses a file. */
+function withoutA(): Bench {
+  const bench = new Bench(inputOf({}, { vm1: 'b', vm2: 'b', vm3: 'b' }))
+  bench.feed({ type: 'agentFailed', host: 'a', call: { do: 'preflight' }, error: broken })
+  bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: [] })
+  bench.feed({ type: 'preflighted', host: 'c', preflight: preflightOf('c', []), holds: [] })
+  bench.feed({ type: 'checked', host: 'b', purpose: 'target', check: { ...clean, missing: [missingFile] } })
+  return bench
+}
+
+t.test('a host that is gone is no obstacle where another has its files', async (t) => {
+  const bench = withoutA()
+  t.equal(bench.at.state, 'locating')
+  t.same(
+    bench
+      .of('check')
+      .filter((c) => c.purpose === 'holder')
+      .map((c) => c.host),
+    ['b', 'c'],
+  )
+  bench.feed({ type: 'checked', host: 'b', purpose: 'holder', check: { ...clean, missing: [missingFile] } })
+  bench.feed({ type: 'checked', host: 'c', purpose: 'holder', check: clean })
+  t.match(bench.of('transfer'), [{ from: 'c', to: 'b', file: missingFile }])
+  bench.feed({ type: 'transferred', host: 'b', content: contentOf(missingFile) })
+  bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2', 'vm3'], channelFrames: 1 } })
+  bench.feed({ type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } })
+  bench.feed({ type: 'resumed', host: 'b', resumed: { resumed: [] } })
+  const outcome = bench.of('finish')[0]?.outcome
+  if (outcome?.type !== 'done') throw new Error('not done')
+  t.match(outcome.report.warnings, [/^host a did not answer: if vm1 and vm2 of before run there/])
+})
+
+t.test('files that are nowhere: who lacks them, and who ought to have them', async (t) => {
+  const bench = withoutA()
+  bench.feed({ type: 'checked', host: 'b', purpose: 'holder', check: { ...clean, missing: [missingFile] } })
+  bench.feed({ type: 'agentFailed', host: 'c', call: { do: 'check', purpose: 'holder' }, error: broken })
+  t.match(bench.error, {
+    code: 'STORE_DAMAGED',
+    message: /^host b lacks .* host a, which ought to have it, cannot be asked/,
+  })
+  const damaged = new Bench().reach('transferring', undefined, { a: [missingFile], b: [missingFile], c: [missingFile] })
+  t.match(damaged.error?.message, /^host b lacks .* is missing or was changed on host a, which ought to have it/)
+})
+
+t.test('equal content under several paths goes once, from any host that has it', async (t) => {
+  const twin = { ...missingFile, path: '/elsewhere/blank.img' }
+  const longer = { ...missingFile, bytes: missingFile.bytes + 1 }
+  const bench = new Bench().reach('locating', { ...clean, missing: [missingFile, twin, longer] })
+  const files = bench.of('check').find((c) => c.purpose === 'holder')?.request.files
+  t.same(files?.map(contentOf), [contentOf(missingFile), contentOf(longer)])
+})
+
+t.test('a transfer that fails is asked of another host; of the last one it ends the restore', async (t) => {
+  const bench = new Bench().reach('transferring', undefined, { b: [missingFile] })
+  const call: RestoreCall = { do: 'transfer', content: contentOf(missingFile) }
+  bench.feed({ type: 'agentFailed', host: 'b', call, error: { ...broken, message: 'host a sends nothing more' } })
+  t.same(
+    bench.of('transfer').map((e) => e.from),
+    ['a', 'c'],
+  )
+  bench.feed({ type: 'agentFailed', host: 'b', call, error: { ...broken, message: 'host c sends nothing more' } })
+  t.match(bench.at.data.failure, { message: 'host c sends nothing more' })
+})
+
 t.test('every failure at every step ends it; once begun, every target that does not run is told', async (t) => {
   const callOf: Partial<Record<RestoreState, RestoreCall>> = {
     preflight: { do: 'preflight' },
     checking: { do: 'check', purpose: 'target' },
-    transferring: { do: 'transfer', digest: missingFile.digest },
+    locating: { do: 'check', purpose: 'holder' },
+    transferring: { do: 'transfer', content: contentOf(missingFile) },
     removing: { do: 'remove', vm: 'vm3' },
     loading: { do: 'load' },
     resuming: { do: 'resume' },
@@ -208,7 +290,12 @@ t.test('every failure at every step ends it; once begun, every target that does 
         t.equal(bench.at.state, 'resuming', 'beyond the barrier nothing is called off')
         continue
       }
-      const begun = !['preflight', 'checking'].includes(state)
+      // A host that cannot look for files has none to give; another may.
+      if (state === 'locating' && failure.type === 'agentFailed') {
+        t.equal(bench.at.state, 'locating')
+        continue
+      }
+      const begun = !['preflight', 'checking', 'locating'].includes(state)
       t.equal(bench.at.state, begun ? 'aborting' : 'refused', `${failure.type} in ${state}`)
       t.same(
         bench.of('abort').map((a) => a.host),
@@ -253,11 +340,11 @@ function goodAnswer(effect: RestoreEffect, bench: Bench, missing: boolean): Rest
     case 'preflight':
       return { type: 'preflighted', host: effect.host, preflight: preflightOf(effect.host, []), holds: ['vm1', 'vm3'] }
     case 'check': {
-      const files = missing && effect.purpose === 'target' && effect.host === 'b' ? [missingFile] : []
+      const files = missing && effect.purpose !== 'former' && effect.host === 'b' ? [missingFile] : []
       return { type: 'checked', host: effect.host, purpose: effect.purpose, check: { ...clean, missing: files } }
     }
     case 'transfer':
-      return { type: 'transferred', host: effect.to, digest: effect.file.digest }
+      return { type: 'transferred', host: effect.to, content: contentOf(effect.file) }
     case 'remove':
       return { type: 'removed', host: effect.host, vm: effect.vm }
     case 'load':
@@ -289,7 +376,7 @@ function badAnswer(effect: RestoreEffect): RestoreEvent | null {
     case 'check':
       return failed(effect.host, { do: 'check', purpose: effect.purpose })
     case 'transfer':
-      return failed(effect.to, { do: 'transfer', digest: effect.file.digest })
+      return failed(effect.to, { do: 'transfer', content: contentOf(effect.file) })
     case 'remove':
       return failed(effect.host, { do: 'remove', vm: effect.vm })
     default:

@@ -1,6 +1,7 @@
 // The agent in virtual time, one object for each network: what switch/agent/agent.ts does around snapshots and restores, with virtual machines, a virtual
 // disk and the virtual worker. Answers go to callbacks: promises would cost more than the work.
 
+import { distinctFiles } from '../../src/api/files.js'
 import type {
   LocalEvent,
   Preflight,
@@ -211,10 +212,9 @@ export class Agent {
 
   checkRestore(request: RestoreRequest): RestoreCheck {
     const { world, host } = this.daemon
-    const files = new Map(request.channels.map((file) => [file.digest, file]))
-    for (const member of request.members) files.set(member.memory.digest, member.memory)
+    const files = [...request.channels, ...request.members.map(({ memory }) => memory), ...(request.files ?? [])]
     return {
-      missing: [...files.values()].filter((file) => !host.disk.files.has(file.digest)),
+      missing: distinctFiles(files).filter((file) => !host.disk.files.has(file.digest)),
       running: request.members
         .map(({ vm }) => vm)
         .filter((vm) => {

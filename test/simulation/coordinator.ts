@@ -18,6 +18,7 @@ import {
 } from '../../coordinator/sequence/snapshot.js'
 import { failedManifest } from '../../coordinator/sequence/snapshot-rules.js'
 import { type Instant, retryDelayMs, type Step, step, type Table } from '../../coordinator/sequence/table.js'
+import { contentOf } from '../../src/api/files.js'
 import type { LocalEvent, Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Agent, Answer } from './agent.js'
@@ -262,10 +263,10 @@ export class Coordinator {
               () => agent.daemon.host.disk.files.add(file.digest),
               () => answer.done(null),
             )
-          call(to, { do: 'transfer', digest: file.digest }, timeoutMs, act, () => ({
+          call(to, { do: 'transfer', content: contentOf(file) }, timeoutMs, act, () => ({
             type: 'transferred',
             host: to,
-            digest: file.digest,
+            content: contentOf(file),
           }))
           return false
         }

@@ -85,6 +85,8 @@ export const RestoreReport = Type.Object({
   transferredBytes: Count,
   channelFrames: Count,
   resumedSkewMs: Type.Number(),
+  /** What came back otherwise than it was, or may surprise. */
+  warnings: Type.Array(Type.String()),
 })
 export type RestoreReport = Static<typeof RestoreReport>
 
@@ -94,6 +96,8 @@ export const Progress = Type.Union([
     text: Type.String(),
     host: Type.Optional(Type.String()),
     vm: Type.Optional(Type.String()),
+    /** While files are copied between hosts: all of them together. Such steps come several times a second. */
+    copied: Type.Optional(Type.Object({ bytes: Count, ofBytes: Count, files: Count, ofFiles: Count })),
     atUs: TimeUs,
   }),
   Type.Object({ type: Type.Literal('manifest'), manifest: Manifest }),

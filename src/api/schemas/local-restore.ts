@@ -13,13 +13,15 @@ export const RestoreRequest = Type.Object(
     members: Type.Array(MemberPart),
     /** Channel files that hold frames for them, from the hosts they were cut on. */
     channels: Type.Array(FileReference),
+    /** Of a check: other files to look for, which this host may be asked for. */
+    files: Type.Optional(Type.Array(FileReference)),
     deadlineMs: Milliseconds,
   },
   closed,
 )
 export type RestoreRequest = Static<typeof RestoreRequest>
 
-/** Answer of check: digests that are not on this host yet, machines of those names that run here now, other problems. */
+/** Answer of check: files that are nowhere on this host, machines of those names that run here now, other problems. */
 export const RestoreCheck = Type.Object({
   missing: Type.Array(FileReference),
   running: Type.Array(Name),

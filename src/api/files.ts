@@ -1,0 +1,28 @@
+// Files as snapshots name them: by content (digest and size), for a path means something on its own host only.
+
+import type { FileReference, LocalPart, MemberPart } from './schemas.js'
+
+/** Equal for files of equal content, wherever they lie. */
+export function contentOf(file: Pick<FileReference, 'digest' | 'bytes'>): string {
+  return `${file.digest}:${file.bytes}`
+}
+
+/** The first of each content, in their order. */
+export function distinctFiles(files: readonly FileReference[]): FileReference[] {
+  const found = new Map<string, FileReference>()
+  for (const file of files) if (!found.has(contentOf(file))) found.set(contentOf(file), file)
+  return [...found.values()]
+}
+
+/** All files that a restore of the machine needs. */
+export function filesOfMember(member: MemberPart): FileReference[] {
+  return [member.memory, ...member.disks.flatMap((disk) => disk.layers.map((layer) => layer.file))]
+}
+
+export function filesOf(part: LocalPart): FileReference[] {
+  return [
+    part.channel,
+    ...(part.events === undefined ? [] : [part.events]),
+    ...part.members.flatMap((member) => filesOfMember(member)),
+  ]
+}

@@ -1,0 +1,54 @@
+// Digests of files, computed once for as long as a file does not change: large images are asked for again and again.
+
+import { type BigIntStats, stat } from 'node:fs'
+import { promisify } from 'node:util'
+import { digestFile } from './durable.js'
+
+const statOf = promisify(stat) as (path: string, options: { bigint: true }) => Promise<BigIntStats>
+
+/** How many are remembered; the oldest are forgotten. */
+const LIMIT = 20_000
+/**
+ * A file that was changed within this time before it was read may change again without a new time stamp: the kernel's clock
+ * for these ticks every few milliseconds only, and that of a file server may tick more coarsely.
+ */
+const SETTLED_NS = 2_000_000_000n
+
+export class Digests {
+  private readonly known = new Map<string, string>()
+  /** Being computed: two who ask at once read the file once. */
+  private readonly running = new Map<string, Promise<string>>()
+
+  /** sha256, hex. Throws STORE_IO, file system errors. */
+  async of(path: string): Promise<string> {
+    const before = await statOf(path, { bigint: true })
+    const key = keyOf(before)
+    const found = this.known.get(key)
+    if (found !== undefined) return found
+    const running = this.running.get(key)
+    if (running !== undefined) return running
+    const work = this.compute(path, before, key)
+    this.running.set(key, work)
+    try {
+      return await work
+    } finally {
+      this.running.delete(key)
+    }
+  }
+
+  private async compute(path: string, before: BigIntStats, key: string): Promise<string> {
+    const readAtNs = BigInt(Date.now()) * 1_000_000n
+    const digest = await digestFile(path)
+    const after = await statOf(path, { bigint: true })
+    const settled = readAtNs - before.mtimeNs > SETTLED_NS && readAtNs - before.ctimeNs > SETTLED_NS
+    if (before.isFile() && settled && keyOf(after) === key) {
+      if (this.known.size >= LIMIT) this.known.delete(this.known.keys().next().value as string)
+      this.known.set(key, digest)
+    }
+    return digest
+  }
+}
+
+function keyOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
+  return [dev, ino, size, mtimeNs, ctimeNs].join(' ')
+}

@@ -1,0 +1,168 @@
+// Files of snapshots by their content. What was fetched from other hosts lies in one place, <state>/images/<digest>; other files
+// lie where this host's parts say. One content may lie under several paths, and a path of another host means nothing here until
+// the content has been looked at.
+
+import { createHash } from 'node:crypto'
+import { createWriteStream, type ReadStream } from 'node:fs'
+import { open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Readable } from 'node:stream'
+import { Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { contentOf, filesOf } from '../../src/api/files.js'
+import type { FileReference, LocalPart } from '../../src/api/schemas.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { Digests } from '../../src/files/digests.js'
+import { makeDirectory, storeError } from '../../src/files/durable.js'
+
+/** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
+export const directoryMode = 0o711
+
+/** How many files are remembered to have been found. */
+const FOUND_LIMIT = 10_000
+
+export class Images {
+  private readonly state: string
+  private readonly digests: Digests
+  private readonly parts: () => Promise<LocalPart[]>
+  /** Where a content was found last. */
+  private readonly found = new Map<string, string>()
+
+  constructor(state: string, digests: Digests, parts: () => Promise<LocalPart[]>) {
+    this.state = state
+    this.digests = digests
+    this.parts = parts
+  }
+
+  /** Where files that were fetched lie. */
+  get directory(): string {
+    return join(this.state, 'images')
+  }
+
+  /** Looks for several files: what this host has of paths is read once. The answer is `find` for one of them. */
+  async finder(): Promise<(file: FileReference) => Promise<string | null>> {
+    const named = new Map<string, Set<string>>()
+    for (const part of await this.parts()) {
+      for (const file of filesOf(part)) {
+        const paths = named.get(contentOf(file)) ?? new Set()
+        named.set(contentOf(file), paths.add(file.path))
+      }
+    }
+    const fetched = await this.fetchedBefore()
+    return (file) => this.look(file, named.get(contentOf(file)) ?? new Set(), fetched)
+  }
+
+  /** Where a file lies on this host with the right content; null when it does not. */
+  async find(file: FileReference): Promise<string | null> {
+    return (await this.finder())(file)
+  }
+
+  private async look(
+    file: FileReference,
+    named: ReadonlySet<string>,
+    fetched: readonly string[],
+  ): Promise<string | null> {
+    // Its own path first, where this host's parts name it: that is the file itself, and no copy.
+    const own = named.has(file.path) ? [file.path] : []
+    const places = new Set([
+      ...own,
+      join(this.directory, file.digest),
+      ...named,
+      ...fetched.map((directory) => join(directory, file.digest)),
+      file.path,
+    ])
+    for (const path of places) {
+      if (!(await this.holds(path, file))) continue
+      if (this.found.size >= FOUND_LIMIT) this.found.delete(this.found.keys().next().value as string)
+      this.found.set(contentOf(file), path)
+      return path
+    }
+    this.found.delete(contentOf(file))
+    return null
+  }
+
+  private async holds(path: string, file: FileReference): Promise<boolean> {
+    const here = await stat(path).catch(() => null)
+    if (here === null || !here.isFile() || here.size !== file.bytes) return false
+    // One that cannot be read, or goes meanwhile, is as good as none.
+    return (await this.digests.of(path).catch(() => null)) === file.digest
+  }
+
+  /** Former versions kept what they had fetched with each snapshot. */
+  private async fetchedBefore(): Promise<string[]> {
+    const root = join(this.state, 'snapshots')
+    const directories: string[] = []
+    for (const network of await readdir(root).catch(() => [])) {
+      for (const snapshot of await readdir(join(root, network)).catch(() => [])) {
+        const directory = join(root, network, snapshot, 'files')
+        if ((await stat(directory).catch(() => null)) !== null) directories.push(directory)
+      }
+    }
+    return directories
+  }
+
+  /**
+   * Opens a file that this host has said it has, or that its part of the snapshot names. The content is not looked at again:
+   * whoever takes it does. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED.
+   */
+  async openFile(network: string, snapshot: string, digest: string): Promise<{ stream: ReadStream; bytes: number }> {
+    const path = await this.whereIs(network, snapshot, digest)
+    try {
+      const handle = await open(path, 'r')
+      const { size } = await handle.stat()
+      return { stream: handle.createReadStream({ highWaterMark: 1 << 20 }), bytes: size }
+    } catch (thrown) {
+      throw storeError(`cannot read ${path}`, thrown)
+    }
+  }
+
+  private async whereIs(network: string, snapshot: string, digest: string): Promise<string> {
+    for (const [content, path] of this.found) if (content.startsWith(`${digest}:`)) return path
+    const parts = (await this.parts()).filter((part) => part.network === network && part.snapshot === snapshot)
+    const file = parts.flatMap(filesOf).find((one) => one.digest === digest)
+    if (file === undefined) {
+      throw new SnapswitchError(
+        'SNAPSHOT_UNKNOWN',
+        `no file ${digest} in ${network}/${snapshot} here`,
+        'Ask the host that the manifest names.',
+      )
+    }
+    const path = await this.find(file)
+    if (path !== null) return path
+    throw new SnapswitchError(
+      'STORE_DAMAGED',
+      `${file.path} is missing or was changed since the snapshot`,
+      'Bring the file back, or use another snapshot.',
+    )
+  }
+
+  /** Keeps an uploaded file when its content is what its name says. */
+  async receive(digest: string, content: Readable): Promise<void> {
+    const { directory } = this
+    const temporary = join(directory, `${digest}.${process.hrtime.bigint()}.new`)
+    const hash = createHash('sha256')
+    const hashing = new Transform({
+      transform(chunk: Uint8Array, _encoding, done) {
+        hash.update(chunk)
+        done(null, chunk)
+      },
+    })
+    try {
+      await makeDirectory(directory, directoryMode)
+      await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
+      if (hash.digest('hex') !== digest) {
+        throw new SnapswitchError(
+          'STORE_DAMAGED',
+          `what was sent is not the file ${digest}`,
+          'The file is damaged on its host, or was cut off: try again, or use another snapshot.',
+        )
+      }
+      const handle = await open(temporary, 'r')
+      await handle.sync().finally(() => handle.close())
+      await rename(temporary, join(directory, digest))
+    } catch (thrown) {
+      await rm(temporary, { force: true }).catch(() => undefined)
+      throw storeError(`cannot keep ${digest}`, thrown)
+    }
+  }
+}

@@ -1,0 +1,94 @@
+// Files of snapshots by their content: equal content under several paths, other content under equal paths, copies of several
+// ages, and a file that changes.
+
+import { createHash } from 'node:crypto'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Readable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
+import t from 'tap'
+import type { FileReference, LocalPart } from '../../src/api/schemas.js'
+import { Digests } from '../../src/files/digests.js'
+import { Images } from '../../switch/agent/images.js'
+import { partOf } from '../coordinator/fixtures.js'
+
+type Test = { teardown(act: () => void): void }
+
+function workshop(t: Test) {
+  const state = mkdtempSync(join(tmpdir(), 'snapswitch-images-'))
+  t.teardown(() => rmSync(state, { recursive: true, force: true }))
+  const parts: LocalPart[] = []
+  const write = (name: string, content: string): FileReference => {
+    const path = join(state, name)
+    mkdirSync(join(path, '..'), { recursive: true })
+    writeFileSync(path, content)
+    return { path, bytes: content.length, digest: createHash('sha256').update(content).digest('hex') }
+  }
+  /** A part of this host with one machine whose memory is that file. */
+  const name = (file: FileReference) => {
+    const part = partOf('a', ['vm1'], 'demo', 4)
+    parts.push({ ...part, members: part.members.map((member) => ({ ...member, memory: file, disks: [] })) })
+  }
+  return { state, write, name, images: new Images(state, new Digests(), async () => parts) }
+}
+
+t.test('a file is found wherever this host has it', async (t) => {
+  const { state, write, name, images } = workshop(t)
+  const here = write('disks/blank.img', 'blank')
+  const asked = { ...here, path: '/on/another/host.img' }
+  t.equal(await images.find(asked), null, 'a path of another host means nothing here')
+  name(here)
+  t.equal(await images.find(asked), here.path, 'a path that a part names')
+  await images.receive(here.digest, Readable.from([Buffer.from('blank')]))
+  t.equal(await images.find(here), here.path, 'the file itself comes before a copy')
+  rmSync(here.path)
+  t.equal(await images.find(here), join(state, 'images', here.digest), 'a copy that was fetched')
+  rmSync(join(state, 'images'), { recursive: true })
+  t.equal(await images.find(here), null)
+  const old = write(`snapshots/lab0/other/files/${here.digest}`, 'blank')
+  t.equal(await images.find(here), old.path, 'a copy that a former version has fetched')
+})
+
+t.test('other content under the same path is another file; so is one of another size', async (t) => {
+  const { write, name, images } = workshop(t)
+  const golden = write('golden.img', 'version 1')
+  name(golden)
+  t.equal(await images.find(golden), golden.path)
+  t.equal(await images.find({ ...golden, bytes: golden.bytes + 1 }), null)
+  const changed = write('golden.img', 'version 2')
+  t.equal(await images.find(golden), null, 'it was changed since')
+  t.equal(await images.find(changed), changed.path)
+})
+
+t.test('what is not what its name says is not kept', async (t) => {
+  const { state, images } = workshop(t)
+  const digest = 'a'.repeat(64)
+  await t.rejects(images.receive(digest, Readable.from([Buffer.from('x')])), { code: 'STORE_DAMAGED' })
+  t.throws(() => statSync(join(state, 'images', digest)))
+  await t.rejects(images.openFile('lab0', 'demo', digest), { code: 'SNAPSHOT_UNKNOWN' })
+})
+
+t.test('a copy is given to others as the file itself is', async (t) => {
+  const { images } = workshop(t)
+  const content = Buffer.from('fetched')
+  const digest = createHash('sha256').update(content).digest('hex')
+  await images.receive(digest, Readable.from([content]))
+  t.not(await images.find({ path: '/none', bytes: content.length, digest }), null)
+  const { stream, bytes } = await images.openFile('lab0', 'demo', digest)
+  t.equal(bytes, content.length)
+  t.same(await buffer(stream), content)
+})
+
+t.test('a digest is remembered until the file changes, even to the same size and time', async (t) => {
+  const { write } = workshop(t)
+  const digests = new Digests()
+  const file = write('disk.img', 'one')
+  const past = new Date(Date.now() - 3_600_000)
+  utimesSync(file.path, past, past)
+  t.equal(await digests.of(file.path), file.digest)
+  const other = write('disk.img', 'two')
+  utimesSync(file.path, past, past)
+  t.equal(await digests.of(file.path), other.digest)
+  t.equal(readFileSync(file.path, 'utf8'), 'two')
+})
