@@ -117,7 +117,7 @@ export function planTransfers(
   search: Search,
 ): { readonly transfers: Transfer[]; readonly problems: ErrorReport[] } {
   const transfers: Transfer[] = []
-  const problems: ErrorReport[] = []
+  const nowhere: Nowhere[] = []
   for (const [to, files] of Object.entries(missing)) {
     for (const file of distinctFiles(files)) {
       const owners = ownersOf(manifest, file)
@@ -128,28 +128,50 @@ export function planTransfers(
         (host) => host !== to && has(host),
       )
       const [from, ...others] = holders
-      if (from === undefined) problems.push(nowhere(file, to, owners, search))
+      if (from === undefined) nowhere.push({ file, ...whyNowhere(to, owners, search) })
       else transfers.push({ file, from, to, others })
     }
   }
-  return { transfers, problems }
+  return { transfers, problems: joined(nowhere) }
+}
+
+interface Nowhere {
+  readonly file: FileReference
+  readonly to: string
+  readonly why: string
+  readonly action: string
+}
+
+const namedAtMost = 3
+
+/** One report for all files that are missing for the same reason. */
+function joined(all: readonly Nowhere[]): ErrorReport[] {
+  const reasons = [...new Set(all.map(({ to, why }) => `${to} ${why}`))]
+  return reasons.map((reason) => {
+    const group = all.filter(({ to, why }) => `${to} ${why}` === reason)
+    const { to, why, action } = group[0] as Nowhere
+    const named = group.slice(0, namedAtMost).map(({ file }) => `${file.path} (sha256 ${file.digest.slice(0, 12)}…)`)
+    const more = group.length - named.length
+    const files = listed(more > 0 ? [...named, `${more} more`] : named)
+    return { code: 'STORE_DAMAGED', message: `host ${to} lacks ${files}: ${why}`, action }
+  })
 }
 
 /** Names the host that lacks the file, those that ought to have it, and where it was looked for. */
-function nowhere(file: FileReference, to: string, owners: readonly string[], search: Search): ErrorReport {
+function whyNowhere(to: string, owners: readonly string[], search: Search): Omit<Nowhere, 'file'> {
   const hosts = (names: readonly string[]) => listed(names.map((host) => `host ${host}`))
   const lacking = owners.filter((host) => host !== to && search.lacking[host] !== undefined)
   const silent = owners.filter((host) => host !== to && search.lacking[host] === undefined)
-  const why = [
-    ...(owners.includes(to) ? ['it was cut there, and is missing or was changed since'] : []),
-    ...(lacking.length === 0 ? [] : [`it is missing or was changed on ${hosts(lacking)}, which ought to have it`]),
+  const reasons = [
+    ...(owners.includes(to) ? ['cut there, missing or changed since'] : []),
+    ...(lacking.length === 0 ? [] : [`missing or changed on ${hosts(lacking)}, which ought to have it`]),
     ...(silent.length === 0 ? [] : [`${hosts(silent)}, which ought to have it, cannot be asked`]),
   ]
   const others = Object.keys(search.lacking).filter((host) => host !== to && !owners.includes(host))
   const elsewhere = others.length === 0 ? '' : `, and ${hosts(others)} ${others.length === 1 ? 'has' : 'have'} no copy`
   return {
-    code: 'STORE_DAMAGED',
-    message: `host ${to} lacks ${file.path} (sha256 ${file.digest.slice(0, 12)}…): ${why.join('; ')}${elsewhere}`,
+    to,
+    why: `${reasons.join('; ')}${elsewhere}`,
     action:
       silent.length > 0
         ? `Bring ${hosts(silent)} back, put the file back from a backup, or restore another snapshot.`
