@@ -1,6 +1,8 @@
 // What a snapshot needs of a hypervisor, and nothing more. A driver (qemu.ts, libvirt.ts) implements it; the agent
 // drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
+import type { ErrorReport } from '../errors/errors.js'
+
 /** Absolute deadline in milliseconds of `performance.now()`'s clock. */
 export type Deadline = number
 
@@ -220,6 +222,11 @@ export interface Hypervisor {
   attach(name: string, spec: MachineSpec, deadline: Deadline): Promise<MachineControl>
   /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
   load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine>
+  /**
+   * What speaks against loading such a machine on this host, besides its files and its ports: told before anything is ended for it.
+   * Starts and changes nothing; a former self that runs is no obstacle.
+   */
+  examine?(definition: MachineDefinition, deadline: Deadline): Promise<ErrorReport[]>
   /**
    * Ends what a `load` has started whose daemon was killed. False: the machine had been told to run, and does (or it cannot
    * be told), so it is left alone.

@@ -2,9 +2,9 @@
 // (libvirt/main.ts): what goes wrong in there costs a snapshot, never the network.
 
 import { SnapswitchError } from '../errors/errors.js'
-import type { Deadline, Hypervisor, LoadRequest, MachineSpec, StartedLoad } from './hypervisor.js'
+import type { Deadline, Hypervisor, LoadRequest, MachineDefinition, MachineSpec, StartedLoad } from './hypervisor.js'
 import { ImageWriter } from './image-writer.js'
-import { endLoad, loadDomain } from './libvirt/load.js'
+import { endLoad, examine, loadDomain } from './libvirt/load.js'
 import { LibvirtMachine, type LibvirtSettings } from './libvirt/machine.js'
 import { LibvirtProcess } from './libvirt/process-handle.js'
 
@@ -44,6 +44,8 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
       throw new SnapswitchError('INTERNAL', `${name} is no domain of libvirt`, 'Please report this.')
     },
     load: (request: LoadRequest, deadline: Deadline) => loadDomain(request, settings, deadline),
+    examine: async (definition: MachineDefinition, deadline: Deadline) =>
+      definition.kind === 'libvirt' ? examine(definition, settings, deadline) : [],
     endLoad: (load: StartedLoad, deadline: Deadline) => endLoad(load, settings, deadline),
   }
 }

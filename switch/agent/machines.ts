@@ -1,13 +1,14 @@
 // The machines of this host: how to reach each hypervisor process, and connections that last as long as they are needed.
 
 import { connect } from 'node:net'
-import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type {
   Deadline,
   Hypervisor,
   LoadedMachine,
   LoadRequest,
   MachineControl,
+  MachineDefinition,
   MachineSpec,
   StartedLoad,
 } from '../../src/hypervisor/hypervisor.js'
@@ -70,6 +71,11 @@ export class Machines {
       )
     }
     return this.drivers[driverOf(spec)].attach(vm, spec, deadline)
+  }
+
+  /** What speaks against starting it here, besides its files and ports. */
+  async examine(definition: MachineDefinition, deadline: Deadline): Promise<ErrorReport[]> {
+    return (await this.drivers[definition.kind].examine?.(definition, deadline)) ?? []
   }
 
   /** Starts a machine from its image; its definition says by which driver. */

@@ -3,8 +3,12 @@
 
 import { distinctFiles, filesOfMember } from '../../src/api/files.js'
 import type { FileReference, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
-import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
+
+/** How long a hypervisor may take to say whether it would take a machine. */
+const EXAMINE_MS = 10_000
 
 /** Problems are reported, not thrown. */
 export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -35,6 +39,7 @@ export async function checkRestore(host: Host, network: string, request: Restore
       ).report(),
     )
   }
+  problems.push(...(await obstacles(host, request)))
   const running = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
   return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
@@ -46,4 +51,17 @@ async function notHere(host: Host, files: readonly FileReference[]): Promise<Fil
   const missing = []
   for (const file of files) if ((await find(file)) === null) missing.push(file)
   return missing
+}
+
+/** What the hypervisors here have against loading the machines. */
+async function obstacles(host: Host, { members, deadlineMs }: RestoreRequest): Promise<ErrorReport[]> {
+  const deadline = performance.now() + Math.min(EXAMINE_MS, deadlineMs * 0.9)
+  const found = await Promise.all(
+    members.map(({ definition }) =>
+      host.machines
+        .examine(definition as MachineDefinition, deadline)
+        .catch((thrown) => [asSnapswitchError(thrown).report()]),
+    ),
+  )
+  return found.flat()
 }

@@ -5,13 +5,14 @@ import path from 'node:path'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import {
-  describeDomain,
+  appendToLogs,
   placeDisks,
+  placeMedia,
   placeNics,
-  readConfinement,
-  saveCookie,
   snapshotXml,
-} from '../../src/hypervisor/libvirt/domain-xml.js'
+} from '../../src/hypervisor/libvirt/domain-edits.js'
+import { stateDetail } from '../../src/hypervisor/libvirt/domain-state.js'
+import { describeDomain, readConfinement, saveCookie } from '../../src/hypervisor/libvirt/domain-xml.js'
 import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
 import { parseProcessMessage } from '../../src/hypervisor/libvirt/protocol.js'
 import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
@@ -55,16 +56,17 @@ t.test('a domain is read', async (t) => {
       },
       { target: 'vdb', layers: [{ file: '/images/b.img', format: 'raw' }] },
     ],
-    readOnly: ['sda', 'fdb'],
+    media: [
+      { name: 'sda', file: null, format: 'raw', removable: true },
+      { name: 'fdb', file: null, format: 'raw', removable: true },
+    ],
     unsupported: [
-      { name: 'vdc', reason: 'its image is of type block, not a file' },
-      { name: 'vdd', reason: 'it is shareable' },
+      { name: 'vdc', reason: 'its image is a block device, not a file' },
+      { name: 'vdd', reason: 'other machines may write to it, too (<shareable/>)' },
       { name: 'fda', reason: 'it is a writable floppy' },
     ],
-    nics: [
-      { device: 'tap0', mac: '52:54:00:aa:00:01' },
-      { device: 'vnet3', mac: null },
-    ],
+    // libvirt makes the others again as they were.
+    nics: [{ device: 'tap0', mac: '52:54:00:aa:00:01' }],
   })
 })
 
@@ -80,20 +82,94 @@ t.test('disks and NICs are put elsewhere, all else stays', async (t) => {
     { file: '/files/1', format: 'qcow2' },
     { file: '/files/2', format: 'raw' },
   ] as const
-  const placed = placeNics(placeDisks(xml, [{ target: 'vdb', layers }]), ['left', 'right'])
+  const placed = placeNics(placeDisks(xml, [{ target: 'vdb', layers }]), ['left'])
   const found = describeDomain(placed)
   t.same(found.disks[1], { target: 'vdb', layers })
   t.same(found.disks[0], describeDomain(xml).disks[0])
   t.same(
     found.nics.map(({ device }) => device),
-    ['left', 'right'],
+    ['left'],
   )
   t.match(placed, '<qemu:arg value="-nodefaults"/>')
-  t.notMatch(placed, /br0|openvswitch/)
-  t.equal(placed.match(/managed="no"/g)?.length, 2)
+  t.match(placed, /<source bridge="br0"\/><virtualport type="openvswitch"\/><target dev="vnet3"\/>/)
+  t.match(placed, '<target dev="left" managed="no"/>')
+  const managed = placeNics(xml.replace(" managed='no'", ''), ['left'])
+  t.match(managed, '<target dev="left"/>', 'a tap that libvirt makes and takes away stays one')
   t.match(placed, /<backingStore\/><\/backingStore><\/backingStore>/, 'the chain has an end')
   t.throws(() => placeDisks(xml, [{ target: 'vdz', layers }]), { code: 'MACHINE_UNSUPPORTED' })
-  t.throws(() => placeNics(xml, ['left']), { code: 'MACHINE_UNSUPPORTED' })
+  t.throws(() => placeNics(xml, ['left', 'right']), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('every kind of disk is supported, a medium, or named with the reason', async (t) => {
+  const disk = (inside: string, attributes = "type='file'") => `<disk ${attributes}>${inside}<target dev='vda'/></disk>`
+  const file = "<source file='/a'/>"
+  const of = (text: string) => describeDomain(`<domain><devices>${text}</devices></domain>`)
+  const reasons: [string, RegExp][] = [
+    [disk("<source dev='/dev/sdx'/>", "type='block'"), /a block device/],
+    [disk("<source protocol='nbd' name='x'/>", "type='network'"), /on the network/],
+    [disk("<source pool='p' volume='v'/>", "type='volume'"), /storage pool/],
+    [disk("<source type='pci' namespace='1'/>", "type='nvme'"), /NVMe/],
+    [disk("<source type='unix' path='/s'/>", "type='vhostuser'"), /vhost-user/],
+    [disk("<source dir='/d'/>", "type='dir'"), /directory/],
+    [disk("<source dev='/dev/vhost-vdpa-0'/>", "type='vhostvdpa'"), /vhost-vdpa/],
+    [disk("<driver type='vmdk'/><source file='/a'/>"), /format vmdk/],
+    [disk("<source file='/a'><encryption format='luks'/></source>"), /encrypted/],
+    [disk("<source file='/a'><slices><slice type='storage' offset='0' size='9'/></slices></source>"), /only a part/],
+    [disk("<source file='/a'><dataStore type='file'/></source>"), /data in another image/],
+    [disk(`${file}<backingStore type='network'><format type='raw'/></backingStore>`), /on the network/],
+    [
+      disk(
+        `${file}<backingStore type='file'><format type='qcow2'/><source file='/b'><encryption format='luks'/></source></backingStore>`,
+      ),
+      /\/b is encrypted/,
+    ],
+    [disk(`${file}<shareable/>`), /other machines/],
+    [disk(`${file}<transient/>`), /thrown away/],
+    [disk(`${file}<mirror type='file' job='copy'/>`), /being copied/],
+    [disk(file, "type='file' device='lun'"), /writable lun/],
+    [disk(file, "type='file' device='floppy'"), /writable floppy/],
+  ]
+  for (const [text, reason] of reasons) {
+    const { disks, media, unsupported } = of(text)
+    t.match(unsupported[0]?.reason, reason)
+    t.same([disks.length, media.length], [0, 0])
+  }
+  t.same(of(disk(file)).disks, [{ target: 'vda', layers: [{ file: '/a', format: 'raw' }] }])
+  t.same(of(disk("<source dev='/dev/sr0'/>", "type='block' device='cdrom'")).media, [
+    { name: 'vda', file: '/dev/sr0', format: 'raw', removable: true },
+  ])
+  const golden = `<driver type='qcow2'/>${file}<backingStore type='file'><format type='raw'/><source file='/b'/></backingStore><readonly/>`
+  t.same(of(disk(golden)).media, [
+    { name: 'vda', file: '/a', format: 'qcow2', removable: false, backing: [{ file: '/b', format: 'raw' }] },
+  ])
+})
+
+t.test('discs are put into their drives, and taken out', async (t) => {
+  const [cd, floppy] = describeDomain(xml).media
+  const disc = placeMedia(xml, [{ ...cd!, file: '/x & y.iso' }])
+  t.same(describeDomain(disc).media, [{ ...cd, file: '/x & y.iso' }, floppy])
+  t.same(describeDomain(placeMedia(disc, [cd!])).media, [cd, floppy])
+  const network =
+    "<domain><devices><disk type='network' device='cdrom'><source protocol='http'/><target dev='sda'/></disk></devices></domain>"
+  t.match(placeMedia(network, [cd!]), '<source protocol="http"/>', 'what is no file stays')
+  t.throws(() => placeMedia(xml, [{ ...cd!, name: 'sdz' }]), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('consoles go on in their files', async (t) => {
+  const log =
+    "<domain><devices><serial type='file'><source path='/l'/></serial><serial type='pty'><log file='/m' append='off'/></serial></devices></domain>"
+  t.match(appendToLogs(log), /<source path="\/l" append="on"\/>.*<log file="\/m" append="on"\/>/)
+})
+
+t.test('why a domain does not run', async (t) => {
+  t.equal(stateDetail(1, 1, false), null)
+  t.match(stateDetail(3, 1, false), /paused by its user/)
+  t.match(stateDetail(3, 5, false), /a disk of it cannot be written/)
+  t.match(stateDetail(3, 5, true), /is full/)
+  t.match(stateDetail(3, 99, false), /paused/)
+  t.match(stateDetail(5, 1, false), /off/)
+  t.match(stateDetail(6, 0, false), /crashed/)
+  t.match(stateDetail(7, 0, false), /asleep/)
 })
 
 t.test('a snapshot names every disk', async (t) => {

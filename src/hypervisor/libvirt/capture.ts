@@ -21,8 +21,9 @@ import type { ProcessIdentity } from '../process.js'
 import { stopMachine } from '../qemu-stop.js'
 import type { JsonObject } from '../qmp.js'
 import { copyTransaction, type DiskCopy, discardCopy, finishCopy, openCopy } from './disk-copies.js'
+import { placeDisks, snapshotXml } from './domain-edits.js'
 import { asQmp, type DomainLink, runState } from './domain-link.js'
-import { type DomainDescription, placeDisks, saveCookie, snapshotXml } from './domain-xml.js'
+import { type DomainDescription, saveCookie } from './domain-xml.js'
 import { MemorySave } from './memory-save.js'
 import { type DomainOverlay, makeOverlay, takeBack } from './overlays.js'
 import { snapshotFlags, xmlFlags } from './protocol.js'
@@ -171,7 +172,18 @@ export class DomainCapture implements CaptureWork {
     const flags = noMetadata | reuseExternal | (memoryFile === null ? diskOnly | atomic : 0)
     // Set first: an answer that comes too late does not mean that nothing was done.
     this.#frozen = true
-    await link.call('snapshot', { xml: snapshotXml(this.#overlays, domain.readOnly, memoryFile), flags }, deadline)
+    await link.call(
+      'snapshot',
+      {
+        xml: snapshotXml(
+          this.#overlays,
+          domain.media.map(({ name }) => name),
+          memoryFile,
+        ),
+        flags,
+      },
+      deadline,
+    )
   }
 
   async #saveFast(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<WrittenImage> {

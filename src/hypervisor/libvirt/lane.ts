@@ -12,14 +12,18 @@ import {
   type CallMessage,
   type DescribeResult,
   errorNumber,
+  type Keepsakes,
   type OpenResult,
   type ProcessMessage,
   restorePaused,
+  snapshotListFlags,
 } from './protocol.js'
 
 const keepAliveSeconds = 5
 const keepAliveCount = 3
 const blockJobPivot = 2
+/** Names of snapshots that are read at most: only some are told. */
+const mostNames = 64
 
 /**
  * One connection to a libvirtd, made again when it is lost. Its calls go one after the other, so that an error read from
@@ -171,6 +175,12 @@ export class Lane {
         return on(async (handle) => {
           lib.freeSnapshot(this.#some(await lib.snapshot(handle, xml, flags)))
         })
+      case 'keepsakes':
+        return on((handle) => this.#keepsakes(handle))
+      case 'nameOf':
+        return this.#nameOf(args.uuid ?? '')
+      case 'toNative':
+        return this.#some(await lib.toNative(connection, 'qemu-argv', xml, flags))
       case 'restore':
         return this.#ok(await lib.restore(connection, file, xml === '' ? null : xml, restorePaused))
       case 'imageXml':
@@ -212,13 +222,47 @@ export class Lane {
     const lib = theLibrary()
     const uuid = Buffer.alloc(37)
     const state = Buffer.alloc(4)
+    const reason = Buffer.alloc(4)
     this.#ok(lib.uuid(handle, uuid))
-    this.#ok(await lib.state(handle, state, Buffer.alloc(4), 0))
+    this.#ok(await lib.state(handle, state, reason, 0))
     return {
       uuid: uuid.toString('latin1', 0, 36),
       state: state.readInt32LE(),
+      reason: reason.readInt32LE(),
       active: this.#ok(await lib.isActive(handle)) === 1,
       persistent: this.#ok(await lib.isPersistent(handle)) === 1,
+    }
+  }
+
+  async #keepsakes(handle: DomainHandle): Promise<Keepsakes> {
+    const lib = theLibrary()
+    return {
+      internal: await this.#snapshotNames(handle, snapshotListFlags.internal),
+      external: await this.#snapshotNames(handle, snapshotListFlags.external),
+      checkpoints: this.#ok(await lib.checkpoints(handle, null, 0)),
+      managedSave: this.#ok(await lib.hasManagedSave(handle, 0)) === 1,
+    }
+  }
+
+  async #snapshotNames(handle: DomainHandle, flags: number): Promise<string[]> {
+    const lib = theLibrary()
+    const out = new Uint8Array(8 * mostNames)
+    const count = this.#ok(await lib.snapshotNames(handle, out, mostNames, flags))
+    return Array.from({ length: count }, (_, i) => lib.takeString(out.subarray(8 * i, 8 * i + 8)))
+  }
+
+  /** What libvirt calls the domain of this UUID; null when it has none. */
+  async #nameOf(uuid: string): Promise<string | null> {
+    const lib = theLibrary()
+    const handle = await lib.lookupByUuid(this.#connection, uuid)
+    if (handle === 0) {
+      if (lib.connectionError(this.#connection).code === errorNumber.noDomain) return null
+      this.#fail()
+    }
+    try {
+      return lib.nameOf(handle)
+    } finally {
+      lib.free(handle)
     }
   }
 

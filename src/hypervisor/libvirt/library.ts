@@ -30,6 +30,15 @@ export interface Library {
   undefine: Async<[DomainHandle, flags: number], number>
   define: Async<[Connection, xml: string, flags: number], DomainHandle>
   snapshot: Async<[DomainHandle, xml: string, flags: number], number>
+  /** Writes the addresses of at most `room` names to `out`; returns how many. */
+  snapshotNames: Async<[DomainHandle, out: Uint8Array, room: number, flags: number], number>
+  /** Only counts when `out` is null. */
+  checkpoints: Async<[DomainHandle, out: null, flags: number], number>
+  hasManagedSave: Async<[DomainHandle, flags: number], number>
+  lookupByUuid: Async<[Connection, uuid: string], DomainHandle>
+  nameOf(domain: DomainHandle): string | null
+  /** The command line that QEMU would be started with; libvirt checks the definition on the way. */
+  toNative: Async<[Connection, format: string, xml: string, flags: number], string | null>
   freeSnapshot(snapshot: number): number
   restore: Async<[Connection, file: string, xml: string | null, flags: number], number>
   imageXml: Async<[Connection, file: string, flags: number], string | null>
@@ -173,6 +182,12 @@ export function loadLibrary(): Library {
     undefine: bind(core, 'virDomainUndefineFlags', word, [address, number]),
     define: bind(core, 'virDomainDefineXMLFlags', address, [address, text, number]),
     snapshot: bind(core, 'virDomainSnapshotCreateXML', address, [address, text, number]),
+    snapshotNames: bind(core, 'virDomainSnapshotListNames', word, [address, buffer, word, number]),
+    checkpoints: bind(core, 'virDomainListAllCheckpoints', word, [address, buffer, number]),
+    hasManagedSave: bind(core, 'virDomainHasManagedSaveImage', word, [address, number]),
+    lookupByUuid: bind(core, 'virDomainLookupByUUIDString', address, [address, text]),
+    nameOf: core.func('virDomainGetName', 'const char *', [address]) as Native,
+    toNative: bind(core, 'virConnectDomainXMLToNative', owned, [address, text, text, number]),
     freeSnapshot: core.func('virDomainSnapshotFree', word, [address]) as Native,
     restore: bind(core, 'virDomainRestoreFlags', word, [address, text, text, number]),
     imageXml: bind(core, 'virDomainSaveImageGetXMLDesc', owned, [address, text, number]),

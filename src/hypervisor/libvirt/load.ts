@@ -3,15 +3,18 @@
 
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
 import { within } from '../deadline.js'
 import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
 import { createOverlay, virtualSize } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
-import { describeDomain, type PlacedDisk, placeDisks, placeNics } from './domain-xml.js'
+import { appendToLogs, type PlacedDisk, placeDisks, placeMedia, placeNics } from './domain-edits.js'
+import { describeDomain } from './domain-xml.js'
+import { examineDomain } from './examine.js'
+import { Loader } from './loader.js'
 import { LibvirtMachine, type LibvirtSettings } from './machine.js'
 import { patiently } from './process-handle.js'
-import { type CallArguments, type CallName, type DescribeResult, domainState, xmlFlags } from './protocol.js'
+import { type DescribeResult, domainState, xmlFlags } from './protocol.js'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
   new SnapswitchError(
@@ -24,36 +27,6 @@ const loadFailed = (name: string, reason: string, cause?: unknown) =>
 
 /** How long ending a domain may take that is not to run; a restart of libvirtd fits in. */
 const recoveryMs = 20_000
-
-/** Calls that are about no domain yet. */
-class Loader {
-  readonly #settings: LibvirtSettings
-  readonly #lane: number
-
-  constructor(settings: LibvirtSettings) {
-    this.#settings = settings
-    this.#lane = settings.process.lane(() => {})
-  }
-
-  call(call: CallName, args: CallArguments, deadline: Deadline): Promise<unknown> {
-    const { process, uri } = this.#settings
-    return process.call({ lane: this.#lane, uri, watch: null, call, args }, deadline)
-  }
-
-  /** What libvirt knows of a domain; null when it knows none of that name. */
-  async find(domain: string, deadline: Deadline): Promise<DescribeResult | null> {
-    try {
-      return (await this.call('describe', { domain }, deadline)) as DescribeResult
-    } catch (error) {
-      if (asSnapswitchError(error).code === 'MACHINE_UNKNOWN') return null
-      throw error
-    }
-  }
-
-  close(): void {
-    this.#settings.process.closeLane(this.#lane, this.#settings.uri)
-  }
-}
 
 export async function loadDomain(
   request: LoadRequest,
@@ -86,9 +59,8 @@ async function load(
       `End it first: \`virsh destroy ${domain}\`.`,
     )
   }
-  if (before !== null && before.uuid !== definition.uuid) {
-    throw loadFailed(name, `this host has another domain ${domain}, of UUID ${before.uuid}`)
-  }
+  const [obstacle] = await examineDomain(loader, definition, deadline)
+  if (obstacle !== undefined) throw SnapswitchError.fromReport(obstacle)
   const made: string[] = []
   let restored = false
   try {
@@ -98,7 +70,8 @@ async function load(
       { file: request.memoryFile, flags: xmlFlags.secure },
       deadline,
     )) as string
-    const xml = placeNics(placeDisks(saved, disks), request.taps)
+    const edited = placeMedia(placeDisks(saved, disks), request.media ?? [])
+    const xml = appendToLogs(placeNics(edited, request.taps))
     // Set first: an answer that comes too late does not mean that nothing was done.
     restored = true
     await loader.call('restore', { file: request.memoryFile, xml }, deadline)
@@ -114,6 +87,19 @@ async function load(
     for (const file of made) await rm(file, { force: true }).catch(() => {})
     const known = asSnapswitchError(error)
     throw known.code === 'HYPERVISOR_REFUSED' ? loadFailed(name, known.message, known) : known
+  }
+}
+
+export async function examine(
+  definition: LibvirtDefinition,
+  settings: LibvirtSettings,
+  deadline: Deadline,
+): Promise<ErrorReport[]> {
+  const loader = new Loader(settings)
+  try {
+    return await examineDomain(loader, definition, deadline)
+  } finally {
+    loader.close()
   }
 }
 

@@ -12,7 +12,6 @@ import type {
   LibvirtDefinition,
   MachineControl,
   MachineInfo,
-  MachineState,
   PauseInfo,
   ResumeInfo,
 } from '../hypervisor.js'
@@ -25,19 +24,13 @@ import { isFrozen, liftWriteProtection } from '../write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { asQmp, DomainLink, runState } from './domain-link.js'
-import { type DomainDescription, describeDomain } from './domain-xml.js'
+import { describeDomain } from './domain-xml.js'
 import { closeNodes, useOf } from './forgotten-nodes.js'
+import { checkSupported, lookAt } from './look.js'
 import { descriptorObstacle } from './memory-save.js'
 import { mergeActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
-import { type BlockInfo, domainState } from './protocol.js'
-
-/** virDomainState in our words. */
-function machineState(state: number): MachineState {
-  if (state === domainState.running || state === domainState.blocked) return 'running'
-  return state === domainState.paused ? 'paused' : 'other'
-}
 
 export interface LibvirtSettings {
   readonly process: LibvirtProcess
@@ -110,38 +103,18 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
-    const link = this.#link
-    const { state } = await link.describe(deadline)
-    const domain = describeDomain(await link.xml(0, deadline))
+    const seen = await lookAt(this.#link, deadline)
     const obstacle = await this.#backgroundObstacle(deadline)
-    const disks = await Promise.all(
-      domain.disks.map(async ({ target, layers }) => {
-        const { capacity } = (await link.call('blockInfo', { disk: target }, deadline)) as BlockInfo
-        return { name: target, layers, bytes: capacity }
-      }),
-    )
-    return {
-      name: this.name,
-      state: machineState(state),
-      stateDetail: null,
-      memoryBytes: domain.memoryBytes,
-      disks,
-      media: [],
-      unsupported: [],
-      files: disks.flatMap(({ layers }) => layers.map(({ file }) => file)),
-      warnings: [],
-      nics: domain.nics,
-      captureMode: obstacle === null ? 'background' : 'stopped',
-      captureModeReason: obstacle,
-      hypervisorVersion: link.greeting.version,
-    }
+    const captureMode = obstacle === null ? 'background' : 'stopped'
+    return { name: this.name, ...seen, captureMode, captureModeReason: obstacle }
   }
 
   async definition(deadline: Deadline): Promise<LibvirtDefinition> {
     const link = this.#link
     const { uuid, persistent } = await link.describe(deadline)
     const xml = await link.xml(0, deadline)
-    const { memoryBytes, nics } = this.#supported(describeDomain(xml))
+    const { memoryBytes, nics, unsupported } = describeDomain(xml)
+    checkSupported(this.name, unsupported)
     return {
       kind: 'libvirt',
       name: this.name,
@@ -168,8 +141,10 @@ export class LibvirtMachine implements MachineControl {
     this.#checkState(state)
     await this.#checkMigration(deadline)
     this.#captures.pace.setVcpus(await link.execute('query-cpus-fast', {}, deadline))
+    const { unsupported } = await lookAt(link, deadline)
+    checkSupported(this.name, unsupported)
     const liveXml = await link.xml(0, deadline)
-    const domain = this.#supported(describeDomain(liveXml))
+    const domain = describeDomain(liveXml)
     const mode = (await this.#backgroundObstacle(deadline)) === null ? 'background' : 'stopped'
     const wasRunning = state === 'running'
     const machine = this.name
@@ -252,16 +227,6 @@ export class LibvirtMachine implements MachineControl {
       this.#obstacle = null
     })
     return this.#obstacle
-  }
-
-  #supported(domain: DomainDescription): DomainDescription {
-    const [first] = domain.unsupported
-    if (first === undefined) return domain
-    throw new SnapswitchError(
-      'MACHINE_UNSUPPORTED',
-      `${this.name}’s disk ${first.name} cannot be snapshot: ${first.reason}.`,
-      'Use qcow2 or raw image files, or make the disk read-only.',
-    )
   }
 
   #checkState(state: string): void {

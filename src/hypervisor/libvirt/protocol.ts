@@ -19,6 +19,7 @@ export interface CallArguments {
   readonly xml?: string
   /** A saved image. */
   readonly file?: string
+  readonly uuid?: string
   /** A QMP command as JSON. */
   readonly command?: string
   /** Opened for writing by the process and passed along with the command. */
@@ -47,6 +48,9 @@ export const callNames = [
   'blockJob',
   'blockPivot',
   'blockAbort',
+  'keepsakes',
+  'nameOf',
+  'toNative',
 ] as const
 
 export type CallName = (typeof callNames)[number]
@@ -94,8 +98,21 @@ export interface DescribeResult {
   readonly uuid: string
   /** virDomainState. */
   readonly state: number
+  /** Why it is in that state: virDomainPausedReason and others. */
+  readonly reason: number
   readonly active: boolean
   readonly persistent: boolean
+}
+
+/** What libvirt keeps of a domain besides its configuration, and loses the way to when disks are changed under it. */
+export interface Keepsakes {
+  /** Names of its snapshots that lie in the disk images, and of those that lie in overlays. */
+  readonly internal: readonly string[]
+  readonly external: readonly string[]
+  /** How many checkpoints it has: what incremental backups go on from. */
+  readonly checkpoints: number
+  /** Whether it was saved with `virsh managedsave`: then it starts from that image, on the disks that this names. */
+  readonly managedSave: boolean
 }
 
 export interface BlockInfo {
@@ -113,6 +130,7 @@ export interface BlockJob {
 /** Numbers of libvirt's headers (libvirt-domain.h, libvirt-domain-snapshot.h, virterror.h): part of its stable ABI. */
 export const xmlFlags = { secure: 1, inactive: 2, migratable: 8 } as const
 export const snapshotFlags = { noMetadata: 1 << 2, diskOnly: 1 << 4, reuseExternal: 1 << 5, atomic: 1 << 7 } as const
+export const snapshotListFlags = { internal: 1 << 8, external: 1 << 9 } as const
 export const restorePaused = 1 << 2
 export const blockCommitActive = 1 << 2
 export const domainState = { running: 1, blocked: 2, paused: 3, shutoff: 5, crashed: 6, pmsuspended: 7 } as const

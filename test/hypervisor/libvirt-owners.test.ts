@@ -1,0 +1,168 @@
+// Domains as their owners treat them: discs changed, devices plugged, snapshots of libvirt's own, names taken, taps that libvirt
+// makes. What comes back is the domain that ran; what cannot be kept is refused before anything is touched.
+
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
+import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
+import { readReport, soon } from './boot-guest.js'
+import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
+import { codeOf, scratch, type Taken, take } from './machines.js'
+
+t.setTimeout(280_000)
+t.jobs = 1
+
+const daemon = await LibvirtDaemon.start()
+t.teardown(() => daemon.end())
+const hypervisor = createLibvirtHypervisor({ uri: daemon.uri })
+const attach = (name: string) => hypervisor.attach('vm0', { libvirt: { domain: name } }, soon(10_000))
+const at = (file: string) => path.join(daemon.directory, file)
+const image = (file: string) => {
+  writeFileSync(at(file), Buffer.alloc(1 << 16))
+  return at(file)
+}
+
+function loadOf({ definition, seal }: Taken, more: { taps?: string[] } = {}) {
+  const { memoryFile, disks } = seal
+  return { definition, memoryFile, disks, taps: [], directory: scratch(), ...more }
+}
+
+async function end(machine: MachineControl, domain: TestDomain, ...flags: string[]): Promise<void> {
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', domain.name, ...flags)
+}
+
+/** Ends it as its owner would and starts it from its configuration: it sees its disk. */
+async function startsAgain(domain: TestDomain): Promise<void> {
+  daemon.virsh('destroy', domain.name)
+  daemon.virsh('start', domain.name)
+  await daemon.runs(domain)
+}
+
+t.test('discs, plugged devices, a tap that libvirt makes: as they were at the cut', async (t) => {
+  const tap = `ssw${process.pid}m`
+  const [first, second] = [image('first.iso'), image('second.iso')]
+  const cdrom = (target: string, source: string) =>
+    `<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>${source}<target dev='${target}' bus='sata'/><readonly/></disk>`
+  const domain = await daemon.domain('owned', {
+    devices:
+      "<controller type='sata' index='0'/>" +
+      cdrom('sda', `<source file='${first}'/>`) +
+      cdrom('sdb', `<source file='${first}'/>`) +
+      `<disk type='file' device='floppy'><driver name='qemu' type='raw'/><source file='${image('floppy.img')}'/><target dev='fda'/><readonly/></disk>` +
+      `<interface type='ethernet'><mac address='52:54:00:0a:09:01'/><target dev='${tap}'/><model type='virtio'/></interface>` +
+      "<interface type='user'><mac address='52:54:00:0a:09:02'/><model type='virtio'/></interface>",
+  })
+  const stored = daemon.virsh('dumpxml', '--inactive', 'owned')
+  daemon.virsh('change-media', 'owned', 'sda', second, '--live')
+  daemon.virsh('change-media', 'owned', 'sdb', '--eject', '--live')
+  writeFileSync(at('tablet.xml'), "<input type='tablet' bus='usb'/>")
+  daemon.virsh('attach-device', 'owned', at('tablet.xml'), '--live')
+  const machine = await attach('owned')
+  const info = await machine.inspect(soon(5000))
+  t.match(info, { state: 'running', stateDetail: null, unsupported: [], warnings: [] })
+  t.same(info.media, [
+    { name: 'sda', file: second, format: 'raw', removable: true },
+    { name: 'sdb', file: null, format: 'raw', removable: true },
+    { name: 'fda', file: at('floppy.img'), format: 'raw', removable: true },
+  ])
+  t.same(
+    info.nics.map(({ device }) => device),
+    [tap],
+    'what libvirt makes again by itself is no affair of ports',
+  )
+  const taken = await take(machine, domain.serial)
+  // Afterwards the owner goes on; and the disc is elsewhere on the host of the restore.
+  daemon.virsh('change-media', 'owned', 'sda', first, '--live')
+  await machine.destroy(soon(5000))
+  t.notOk(existsSync(`/sys/class/net/${tap}`), 'the tap went with the domain')
+  const moved = image('moved.iso')
+  rmSync(second)
+  const media = info.media.map((medium) => (medium.name === 'sda' ? { ...medium, file: moved } : medium))
+  const { control } = await hypervisor.load({ ...loadOf(taken, { taps: [tap] }), media }, soon(20_000))
+  t.ok(existsSync(`/sys/class/net/${tap}`), 'it is made again')
+  const back = await control.inspect(soon(5000))
+  t.same(back.media, media)
+  t.match(daemon.virsh('dumpxml', 'owned'), /<input type='tablet' bus='usb'>/, 'what was plugged in is there')
+  t.match(daemon.virsh('dumpxml', 'owned'), /<interface type='user'>/)
+  await control.resume(soon(5000))
+  await daemon.runs(domain)
+  t.equal(readReport(domain.serial).complaints, '')
+  // The configuration is what it was but for the disk.
+  const disk = /<disk type='file' device='disk'>.*?<\/disk>/s
+  t.equal(daemon.virsh('dumpxml', '--inactive', 'owned').replace(disk, ''), stored.replace(disk, ''))
+  await startsAgain(domain)
+  t.match(daemon.virsh('domifstat', 'owned', tap), /rx_bytes/, 'and libvirt makes its tap, as before')
+  await end(control, domain)
+})
+
+t.test('snapshots of libvirt’s own within the image are refused, checkpoints told', async (t) => {
+  const domain = await daemon.domain('kept')
+  const machine = await attach('kept')
+  daemon.virsh('checkpoint-create-as', 'kept', 'day1')
+  const told = await machine.inspect(soon(5000))
+  t.match(told.warnings, [/1 checkpoint of it/])
+  daemon.virsh('checkpoint-delete', 'kept', 'day1')
+  daemon.virsh('snapshot-create-as', 'kept', 'before')
+  const info = await machine.inspect(soon(5000))
+  t.match(info.unsupported, [{ name: 'vda', reason: /before.*virsh snapshot-revert/ }])
+  const directory = scratch()
+  t.equal(await codeOf(machine.prepare({ directory, label: 's' }, soon(5000))), 'MACHINE_UNSUPPORTED')
+  t.same(daemon.disks('kept'), { vda: domain.disk }, 'nothing was touched')
+  daemon.virsh('snapshot-revert', 'kept', 'before')
+  t.equal(daemon.virsh('domstate', 'kept'), 'running', 'and the owner can go back')
+  daemon.virsh('snapshot-delete', 'kept', 'before')
+  await machine.close()
+  const again = await attach('kept')
+  await take(again, domain.serial)
+  await startsAgain(domain)
+  await end(await attach('kept'), domain)
+})
+
+t.test('what stands in the way of a restore is told before anything is ended', async (t) => {
+  const domain = await daemon.domain('named')
+  const machine = await attach('named')
+  const taken = await take(machine, domain.serial)
+  const { definition } = taken
+  const examine = () => hypervisor.examine!(definition, soon(10_000))
+  t.same(await examine(), [], 'a former self that runs is none')
+  await daemon.runs(domain)
+  // It has snapshots of libvirt's own by now, in the overlay.
+  daemon.virsh('snapshot-create-as', 'named', 'later')
+  t.match(await examine(), [
+    { code: 'RESTORE_FAILED', message: /snapshots within.*later/, action: /snapshot-delete named/ },
+  ])
+  daemon.virsh('snapshot-delete', 'named', 'later')
+  daemon.virsh('managedsave', 'named')
+  t.match(await examine(), [{ message: /managedsave/, action: /managedsave-remove named/ }])
+  t.equal(await codeOf(hypervisor.load(loadOf(taken), soon(10_000))), 'RESTORE_FAILED')
+  daemon.virsh('managedsave-remove', 'named')
+  daemon.virsh('domrename', 'named', 'other')
+  t.match(await examine(), [{ message: /under the name other/, action: /virsh domrename other named/ }])
+  const stranger = await daemon.domain('named', { start: false })
+  t.match(await examine(), [{ message: /another domain named/ }])
+  daemon.virsh('undefine', stranger.name)
+  daemon.virsh('domrename', 'other', 'named')
+  const odd = {
+    ...definition,
+    xml: (definition as { xml: string }).xml.replace(/machine='[^']*'/, "machine='pc-i440fx-99.0'"),
+  }
+  t.match(await hypervisor.examine!(odd as typeof definition, soon(10_000)), [
+    { message: /does not take the definition/ },
+  ])
+  t.same(await examine(), [])
+  const { control } = await hypervisor.load(loadOf(taken), soon(20_000))
+  await control.resume(soon(5000))
+  await daemon.runs(domain)
+  await end(control, domain)
+})
+
+t.test('why a domain does not run is told in plain words', async (t) => {
+  const domain = await daemon.domain('still')
+  const machine = await attach('still')
+  daemon.virsh('suspend', 'still')
+  t.match(await machine.inspect(soon(5000)), { state: 'paused', stateDetail: /paused by its user/ })
+  daemon.virsh('resume', 'still')
+  await end(machine, domain)
+})
