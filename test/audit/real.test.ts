@@ -68,17 +68,23 @@ class Files {
     return this.manifest.parts.find((part) => part.host === host)!
   }
 
+  /** A host's file as somebody outside of the host finds it. */
+  outside(host: string, file: FileReference): string {
+    return this.lab.host(host).outside(file.path)
+  }
+
   /** `consistently`: the manifest and the host's part.json get the new digest. */
   replace(host: string, file: FileReference, content: Uint8Array, consistently: boolean): void {
-    this.write(file.path, content)
+    this.write(this.outside(host, file), content)
     if (!consistently) return
     const digest = createHash('sha256').update(content).digest('hex')
-    const partFile = join(this.lab.directory, `state-${host}`, 'snapshots', 'lab0', name, 'part.json')
+    const partFile = this.lab.state(host, 'snapshots', 'lab0', name, 'part.json')
     for (const where of [this.manifestFile, partFile]) {
-      // By its path: two hosts whose channels were empty have files that are alike.
+      // By path and digest: hosts name files alike, and those whose channels were empty have files that are alike, too.
       const reference = new RegExp(`("path": "${file.path}",\\s*"bytes": )\\d+(,\\s*"digest": ")${file.digest}`)
       const text = readFileSync(where, 'utf8')
-      const changed = text.replace(reference, `$1${content.length}$2${digest}`)
+      const from = where === partFile ? 0 : text.indexOf(`"host": "${host}"`)
+      const changed = text.slice(0, from) + text.slice(from).replace(reference, `$1${content.length}$2${digest}`)
       if (changed === text) throw new Error(`${where} does not name ${file.path}`)
       this.write(where, Buffer.from(changed))
     }
@@ -114,7 +120,7 @@ t.test('audit of a real run', async (t) => {
     name = `audited${attempt}`
     await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', name, '--record'])
     files = new Files(lab)
-    recording = takeApart(readFileSync(files.part('a').events!.path))
+    recording = takeApart(readFileSync(files.outside('a', files.part('a').events!)))
     if (plainDelivery(recording) >= 0 || attempt === 5) break
   }
   await lab.killMachines()
@@ -140,9 +146,10 @@ t.test('audit of a real run', async (t) => {
   })
 
   t.test('a byte of a memory image', async (t) => {
-    const { path } = files.part('b').members[0].memory
+    const { memory } = files.part('b').members[0]
+    const { path } = memory
     const flip = () => {
-      const image = openSync(path, 'r+')
+      const image = openSync(files.outside('b', memory), 'r+')
       const byte = Buffer.alloc(1)
       readSync(image, byte, 0, 1, 1_000_000)
       writeSync(image, Buffer.of(byte[0] ^ 1), 0, 1, 1_000_000)
@@ -177,7 +184,7 @@ t.test('audit of a real run', async (t) => {
   })
 
   t.test('a byte of the recording, the file’s digest made right', async (t) => {
-    const content = new Uint8Array(readFileSync(events.path))
+    const content = new Uint8Array(readFileSync(files.outside('a', events)))
     const at = Buffer.from(content).indexOf(`snapswitch #${delivered} `) + 12
     content[at] ^= 1
     const report = await changed(t, content, true)
@@ -200,7 +207,7 @@ t.test('audit of a real run', async (t) => {
         writeFileSync(file, before)
       }
     }
-    const kept = join(lab.directory, 'state-a', 'snapshots', 'lab0', name)
+    const kept = lab.state('a', 'snapshots', 'lab0', name)
     const manifest = join(lab.store, 'lab0', name, 'manifest.json')
     await edit(manifest, /"gatedAtUs": \d/, '"gatedAtUs": 9', /differ in members\[0\]\.gatedAtUs/)
     await edit(manifest, /"early": \d+\b(?![^}]*vm)/, '"early": 77', /figures\.early is not what the parts say/)
@@ -229,7 +236,7 @@ t.test('audit of a real run', async (t) => {
 
   t.test('a frame that was sent before, in the channel state', async (t) => {
     const { channel } = files.part('a')
-    const frames = readChannel(readFileSync(channel.path))
+    const frames = readChannel(readFileSync(files.outside('a', channel)))
     const forged = {
       port: 'vm1',
       vm: 'vm1',

@@ -163,3 +163,9 @@ export function checkResumption(
     ),
   ]
 }
+
+/** Each host has files of its own where the other has its machines' disks: they are nobody's business. */
+export function checkStrangers(touched: readonly string[]): Check {
+  const what = 'files of the same paths on other hosts are as they were'
+  return inPhase('restore')(what, touched.length === 0, touched.length === 0 ? 'untouched' : touched.join(', '))
+}

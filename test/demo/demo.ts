@@ -9,7 +9,7 @@ import { guestImage } from '../lab/image.js'
 import { Lab } from '../lab/lab.js'
 import { mustBeWritable } from '../lab/output-file.js'
 import { allRecords, sweep, takeDown } from '../lab/record.js'
-import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot } from './checks.js'
+import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot, checkStrangers } from './checks.js'
 import { checksTable, type DemoFigures, figuresOf, figuresTables } from './figures.js'
 import { expectedResult, hops, network, plan, snapshotAt, snapshotName, streamNames, swapped } from './plan.js'
 import { Progress } from './progress.js'
@@ -57,7 +57,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Result> {
   const killed = await lab.killMachines()
   progress.note(`killed: ${killed.join(', ')}`)
   checks.push(checkAudit(await auditSnapshot(lab, progress)))
-  lab.restartConsoles()
+  lab.restartConsoles(swapped)
   const restored = await restoreSnapshot(lab, progress)
   const running = await lab.runningMachines()
   progress.step('The ring goes on from the cut, on swapped hosts')
@@ -68,6 +68,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Result> {
   })
   checks.push(...checkResumption(restored.report, running, swapped, resumptions, hopsPerSecond))
   checks.push(...checkOutcome('restored run', second, expected, streamNames))
+  checks.push(checkStrangers(lab.touchedStrangers()))
   const commandMs = { snapshot: snapshot.commandMs, restore: restored.commandMs }
   return { checks, figures: figuresOf(snapshot.manifest, restored.report, first, commandMs) }
 }

@@ -96,16 +96,17 @@ export async function restoreSnapshot(
 /** What a person can do with a lab that was kept. */
 export function lookAround(lab: Lab): string {
   const [first] = plan.machines
-  const shell = `${lab.directory}/vm/${first!.name}.shell`
+  const { console, shell } = lab.machine(first!.name).outside
   const command = (args: string[], host?: string) => lab.commandLine(args, host).join(' ')
   return `
-The lab is up (in ${lab.directory}). To look around, as root:
+The lab is up (in ${lab.directory}; hosts/a is what host a has at ${lab.host('a').common}). To look around, as root:
   ${command(['snapshot', 'list'])}
   ${command(['snapshot', 'show', snapshotName])}
   ${command(['status'], 'a')}
   ${command(['port', 'list'], 'a')}
-  tail -f ${lab.machine(first!.name).consoleFile}    # what ${first!.name} reports
+  tail -f ${console}    # what ${first!.name} reports
   socat - UNIX-CONNECT:${shell}    # a shell in ${first!.name} (needs socat; Ctrl-C leaves it)
+  ${lab.host('a').enter.join(' ')} ls ${lab.host('a').common}    # a command on host a
   ip netns exec ${lab.namespace('a')} tcpdump -eni to-b    # the trunk, colored
 To take it down:
   scripts/demo --down`

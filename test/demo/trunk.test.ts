@@ -2,7 +2,6 @@
 // and in the middle of one; and devices that cut long frames up on their way.
 
 import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
 import type { AuditReport, Manifest } from '../../src/api/schemas.js'
@@ -42,14 +41,14 @@ class Bench {
   readonly lab: Lab
   readonly coordinator: CoordinatorClient
   readonly switches: ReadonlyMap<string, SwitchClient>
-  /** While this file is there, the daemon of host b halts right before it stops its machine; see the hook. */
+  /** While host b has this file, its daemon halts right before it stops its machine; see the hook. */
   readonly halt: string
 
   private constructor(lab: Lab) {
     this.lab = lab
     this.coordinator = new CoordinatorClient(lab.coordinatorSocket)
     this.switches = new Map(plan.hosts.map((host) => [host, new SwitchClient(lab.switchSocket(host))]))
-    this.halt = join(lab.directory, 'halt')
+    this.halt = lab.host('b').inside('halt')
   }
 
   static async start(t: Test): Promise<Bench> {
@@ -105,7 +104,7 @@ class Bench {
 
   /** Has `act` done while host b is about to stop its machine for a snapshot: then its channel is open on host a. */
   async inTheMiddle(name: string, act: () => Promise<unknown>): Promise<CommandResult> {
-    writeFileSync(this.halt, '')
+    writeFileSync(this.lab.host('b').outside(this.halt), '')
     const creating = this.command('snapshot', 'create', 'lab0', '--name', name)
     const { pid } = this.lab.daemons.get('b')!.id
     const halted = () => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))

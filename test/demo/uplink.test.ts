@@ -93,7 +93,7 @@ t.test('hosts on a LAN: snapshot under load, all killed, restored with the hosts
   t.equal(audit.verdict, 'consistent', 'the audit')
 
   await lab.killMachines()
-  lab.restartConsoles()
+  lab.restartConsoles({ one: 'b', two: 'a' })
   const places = ['--place', 'one=b', '--place', 'two=a']
   const report = await lab.snapswitchJson<RestoreReport>(['snapshot', 'restore', 's', ...places])
   t.equal(report.channelFrames, manifest.figures?.recorded)

@@ -32,8 +32,8 @@ function udpFrame(length: number): Uint8Array {
 
 t.test('a hostile guest', root, async (t) => {
   const world = World.for(t)
-  await world.namespace('a')
-  await world.namespace('b')
+  await world.host('a')
+  await world.host('b')
   await world.endpoint('one', 'a', { address: '10.66.0.1' })
   await world.endpoint('two', 'b', { address: '10.66.0.2' })
   await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })

@@ -76,7 +76,7 @@ export class OffloadGuest {
     const mac = `52:54:00:66:00:${number.toString(16).padStart(2, '0')}`
     const netdev = `tap,ifname=${tap},script=no,downscript=no`
     const job = { ip: `10.66.0.${number}/24` }
-    const machine = { name, directory, mac, netdev, disk: null, job, namespace, memoryMiB: 192 }
+    const machine = { name, directory, mac, netdev, disk: null, job, memoryMiB: 192 }
     const image = await guestImage()
     const args = guestArguments(machine, { ...image, initramfs }).map((arg) => {
       if (arg.startsWith('virtio-net-pci,') && spec.offloads === 'off') return [arg, ...NO_OFFLOADS].join(',')

@@ -71,8 +71,8 @@ t.test('offloads', root, async (t) => {
     await end(processes, 0)
     rmSync(directory, { recursive: true, force: true })
   })
-  await world.namespace('a')
-  await world.namespace('b')
+  await world.host('a')
+  await world.host('b')
   for (const label of OUTSIDE) {
     const offload = label === 'outOn' ? 'on' : 'off'
     await world.endpoint(label, 'a', { address: `10.66.0.${NUMBERS[label]}`, offload, ipv6: true })

@@ -61,15 +61,28 @@ export interface DomainOptions {
   readonly start?: boolean
 }
 
+/** A host with files of its own that a libvirtd lives on (test/lab/host.ts). */
+export interface LibvirtHost {
+  /** Arguments of nsenter. */
+  readonly entry: readonly string[]
+  /** A path as we have it, of one that the host has. */
+  outside(path: string): string
+}
+
 export interface TestDomain {
   readonly name: string
+  /** As libvirt has it. */
   readonly disk: string
+  /** As we have it. */
   readonly serial: string
   readonly xmlFile: string
 }
 
 export class LibvirtDaemon {
+  /** As we have it. */
   readonly directory: string
+  /** The same as it has it. */
+  readonly inside: string
   readonly uri: string
   #child: ChildProcess | null = null
   /** To mount over; not there where libvirt never ran. */
@@ -77,18 +90,22 @@ export class LibvirtDaemon {
   readonly #entry: readonly string[]
   readonly #killAtExit = () => this.#killAll()
 
-  private constructor(directory: string, namespace: string | undefined) {
-    this.directory = directory
-    this.#entry = namespace === undefined ? [] : [`--net=/run/netns/${namespace}`]
-    this.uri = `qemu+unix:///system?socket=${directory}/run/libvirt-sock`
+  private constructor(inside: string, host: LibvirtHost) {
+    this.directory = host.outside(inside)
+    this.inside = inside
+    this.#entry = host.entry
+    this.uri = `qemu+unix:///system?socket=${this.directory}/run/libvirt-sock`
   }
 
-  /** `namespace`: the network namespace that it and its domains live in. `directory`: exists, empty, its own. */
+  /** `where`: the network namespace, or the host, that it and its domains live in. `inside`: its own, empty, as it has it. */
   static async start(
     user: QemuUser = 'root',
-    namespace?: string,
-    directory = scratch('libvirt'),
+    where?: string | LibvirtHost,
+    inside = scratch('libvirt'),
   ): Promise<LibvirtDaemon> {
+    const entry = typeof where === 'string' ? [`--net=/run/netns/${where}`] : []
+    const host = typeof where === 'object' ? where : { entry, outside: (path: string) => path }
+    const directory = host.outside(inside)
     // QEMU's user has to get through to the disks.
     chmodSync(directory, 0o755)
     for (const place of [...Object.keys(places), 'dev']) {
@@ -103,7 +120,7 @@ export class LibvirtDaemon {
     else settings.push('user = "nobody"', 'group = "nogroup"')
     writeFileSync(path.join(directory, 'etc', 'qemu.conf'), `${settings.join('\n')}\n`)
     writeFileSync(path.join(directory, 'etc', 'libvirtd.conf'), 'log_level = 3\nauth_unix_rw = "none"\n')
-    const daemon = new LibvirtDaemon(directory, namespace)
+    const daemon = new LibvirtDaemon(inside, host)
     process.on('exit', daemon.#killAtExit)
     // A test that takes too long is ended by signal: leave by the same door. Whoever listens already has one.
     if (process.listenerCount('SIGTERM') === 0) process.once('SIGTERM', () => process.exit(143))
@@ -131,7 +148,7 @@ export class LibvirtDaemon {
     ].join('\n')
     // A socket file that the last one left refuses connections; a new one tells that it is up.
     rmSync(path.join(this.directory, 'run', 'libvirt-sock'), { force: true })
-    const env = { ...process.env, D: this.directory, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
+    const env = { ...process.env, D: this.inside, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
     const child = spawn(
       'nsenter',
       [...this.#entry, 'unshare', '--mount', '--propagation', 'private', 'sh', '-ec', script],
@@ -204,6 +221,11 @@ export class LibvirtDaemon {
     this.#removeAll()
   }
 
+  /** The address at which a program on the same host finds it. */
+  get uriOnHost(): string {
+    return this.uri.replace(this.directory, this.inside)
+  }
+
   /** The QEMU processes of this libvirtd's domains. */
   machines(): ProcessIdentity[] {
     const directory = path.join(this.directory, 'run', 'qemu')
@@ -233,9 +255,11 @@ export class LibvirtDaemon {
   async domain(name: string, options: DomainOptions = {}): Promise<TestDomain> {
     const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '' } = options
     const at = (file: string) => path.join(this.directory, `${name}${file}`)
-    const disk = at(format === 'qcow2' ? '.qcow2' : '.img')
+    const inside = (file: string) => path.join(this.inside, `${name}${file}`)
+    const diskSuffix = format === 'qcow2' ? '.qcow2' : '.img'
+    const disk = inside(diskSuffix)
     const domain = { name, disk, serial: at('.serial'), xmlFile: at('.xml') }
-    makeDisk(disk, format)
+    makeDisk(at(diskSuffix), format)
     const nics = taps.map(
       (tap, i) =>
         `<interface type='ethernet'><mac address='52:54:00:0a:0${number}:0${i + 1}'/><target dev='${tap}' managed='no'/>` +
@@ -248,7 +272,7 @@ export class LibvirtDaemon {
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
 ${devices}${nics.join('\n')}
-<serial type='file'><source path='${domain.serial}' append='on'/></serial>
+<serial type='file'><source path='${inside('.serial')}' append='on'/></serial>
 <memballoon model='none'/></devices></domain>\n`,
     )
     if (options.persistent === false) this.virsh('create', domain.xmlFile)

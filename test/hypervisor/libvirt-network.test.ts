@@ -85,7 +85,7 @@ t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
   t.ok(report, 'restored')
   for (const name of domains) {
     t.equal(daemon.virsh('domstate', name), 'running')
-    t.match(daemon.disks(name).vda, `${lab.directory}/state-a/machines/${name}/`)
+    t.match(daemon.disks(name).vda, lab.host('a').inside('state', 'machines', name))
     t.same(daemon.disks(name, true), daemon.disks(name))
     t.equal(daemon.virsh('snapshot-list', name), '')
   }
@@ -100,5 +100,5 @@ t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
   const overlays = domains.map((name) => daemon.disks(name).vda!)
   await lab.killMachines()
   await until('libvirt to notice', () => domains.every((name) => daemon.virsh('domstate', name) === 'shut off'))
-  for (const file of [...Object.values(before), ...overlays]) t.ok(existsSync(file))
+  for (const file of [...Object.values(before), ...overlays]) t.ok(existsSync(lab.host('a').outside(file)))
 })

@@ -87,6 +87,10 @@ export class GuestConsole {
     this.#offset = offset
   }
 
+  static lengthOf(file: string): number {
+    return statSync(file, { throwIfNoEntry: false })?.size ?? 0
+  }
+
   /** Takes in what was written since the last call. */
   refresh(): void {
     if (!existsSync(this.file)) return

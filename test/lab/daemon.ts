@@ -11,10 +11,13 @@ import { repositoryRoot } from './repository.js'
 
 export interface DaemonSpec {
   readonly role: 'switch' | 'coordinator'
+  /** As the daemon sees it. */
   readonly config: string
+  /** As we see it. */
   readonly socket: string
   readonly log: string
-  readonly namespace?: string
+  /** What comes before the command: how to get onto its host. It becomes the command. */
+  readonly through?: readonly string[]
   /** Options of node, such as a hook to load. */
   readonly nodeOptions?: readonly string[]
 }
@@ -42,6 +45,7 @@ const said = (spec: DaemonSpec) => readFileSync(spec.log, 'utf8').slice(-2000)
 /** Starts a daemon; it may take a moment until it answers. */
 export async function spawnDaemon(spec: DaemonSpec): Promise<Daemon> {
   const command = [
+    ...(spec.through ?? []),
     process.execPath,
     ...ENGINE_FLAGS,
     ...(spec.nodeOptions ?? []),
@@ -50,7 +54,6 @@ export async function spawnDaemon(spec: DaemonSpec): Promise<Daemon> {
     '--config',
     spec.config,
   ]
-  if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
   const descriptor = openSync(spec.log, 'a')
   const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })
   closeSync(descriptor)

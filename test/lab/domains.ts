@@ -3,23 +3,22 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
-import { GuestConsole } from './console.js'
 import { kernelWords } from './guest.js'
-import { guestImage } from './image.js'
 import type { Lab } from './lab.js'
 
-/** Starts a host's libvirtd, in its namespace. What is left of it goes with the lab. */
-export function startLibvirt(lab: Lab, host: string): Promise<LibvirtDaemon> {
-  const directory = join(lab.directory, `libvirt-${host}`)
-  mkdirSync(directory)
-  return LibvirtDaemon.start('root', lab.namespace(host), directory)
+/** Starts a host's libvirtd, on that host. What is left of it goes with the lab. */
+export function startLibvirt(lab: Lab, name: string): Promise<LibvirtDaemon> {
+  const host = lab.host(name)
+  const directory = host.inside('libvirt')
+  mkdirSync(host.outside(directory))
+  return LibvirtDaemon.start('root', host, directory)
 }
 
 /** The host's switch configuration with these machines as domains of the same name. */
 export function withDomains(
   config: Record<string, unknown>,
   names: readonly string[],
-  { uri }: LibvirtDaemon,
+  { uriOnHost: uri }: LibvirtDaemon,
 ): Record<string, unknown> {
   const domains = Object.fromEntries(names.map((domain) => [domain, { libvirt: { domain } }]))
   return { ...config, machines: { ...(config.machines as object), ...domains }, libvirt: { uri } }
@@ -27,8 +26,9 @@ export function withDomains(
 
 /** Starts a machine as a domain and waits until its job begins. */
 export async function startDomain(daemon: LibvirtDaemon, lab: Lab, name: string, timeoutMs = 60_000): Promise<void> {
-  const image = await guestImage()
   const machine = lab.machine(name)
+  machine.startsOn(lab.host(machine.plan.host))
+  const image = await lab.images()
   const file = join(daemon.directory, `${name}.xml`)
   writeFileSync(
     file,
@@ -37,13 +37,12 @@ export async function startDomain(daemon: LibvirtDaemon, lab: Lab, name: string,
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>${image.kernel}</kernel><initrd>${image.initramfs}</initrd>
 <cmdline>${kernelWords(machine.plan.job, '/dev/vda')}</cmdline></os><features><acpi/></features>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${machine.diskFile}'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${machine.files.qcow2}'/><target dev='vda' bus='virtio'/></disk>
 <interface type='ethernet'><mac address='${machine.mac}'/><target dev='${machine.tap}' managed='no'/><model type='virtio'/></interface>
-<serial type='file'><source path='${machine.consoleFile}' append='on'/><target port='0'/></serial>
-<serial type='unix'><source mode='bind' path='${lab.shell(name)}'/><target port='1'/></serial>
+<serial type='file'><source path='${machine.files.console}' append='on'/><target port='0'/></serial>
+<serial type='unix'><source mode='bind' path='${machine.files.shell}'/><target port='1'/></serial>
 <memballoon model='none'/></devices></domain>\n`,
   )
-  machine.console = new GuestConsole(machine.consoleFile, lab.consoleLength(name))
   daemon.virsh('define', file)
   daemon.virsh('start', name)
   await machine.console.started(timeoutMs)

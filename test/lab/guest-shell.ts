@@ -6,7 +6,7 @@ import type { Lab } from './lab.js'
 /** Runs a line in the shell of a guest and returns what it printed. */
 export function inGuest(lab: Lab, name: string, line: string, timeoutMs = 10_000): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = connect(lab.shell(name))
+    const socket = connect(lab.machine(name).outside.shell)
     let said = ''
     const finish = (settle: () => void) => {
       clearTimeout(timer)

@@ -24,15 +24,19 @@ export interface GuestJob {
 
 export interface GuestSpec {
   readonly name: string
-  /** Where console, control sockets and log go; exists. */
+  /** Where console, control sockets and log go, as its QEMU sees it; exists. */
   readonly directory: string
+  /** The same directory as we see it, if it is another path. */
+  readonly outside?: string
   readonly mac: string
   /** A `-netdev` argument without its id, such as `tap,ifname=ring1-tap,script=no,downscript=no`. */
   readonly netdev: string
   readonly disk: { readonly file: string; readonly format: 'qcow2' | 'raw' } | null
   readonly job: GuestJob
-  /** Network namespace to run in. */
-  readonly namespace?: string
+  /** What comes before the command: how to get onto its host. It becomes the command. */
+  readonly through?: readonly string[]
+  /** Kernel and initramfs as its QEMU sees them; ours unless said. */
+  readonly image?: GuestImage
   /** Guest RAM, MiB. */
   readonly memoryMiB?: number
 }
@@ -99,11 +103,10 @@ export function guestArguments(spec: GuestSpec, image: GuestImage): string[] {
 
 /** Starts a guest; returns as soon as its process runs. QEMU's own words go to NAME.log in the directory. */
 export async function startGuest(spec: GuestSpec): Promise<Guest> {
-  const args = guestArguments(spec, await guestImage())
-  const command = ['qemu-system-x86_64', ...args]
-  // `ip netns exec` replaces itself by the program, so that the child's id is QEMU's.
-  if (spec.namespace !== undefined) command.unshift('ip', 'netns', 'exec', spec.namespace)
-  const log = join(spec.directory, `${spec.name}.log`)
+  const args = guestArguments(spec, spec.image ?? (await guestImage()))
+  const command = [...(spec.through ?? []), 'qemu-system-x86_64', ...args]
+  const at = (kind: string) => join(spec.outside ?? spec.directory, `${spec.name}.${kind}`)
+  const log = at('log')
   const descriptor = openSync(log, 'a')
   const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', descriptor, descriptor], detached: true })
   closeSync(descriptor)
@@ -111,7 +114,7 @@ export async function startGuest(spec: GuestSpec): Promise<Guest> {
   child.unref()
   const id = identify(child.pid!)
   if (id === undefined) throw new Error(`${spec.name} ended at once: ${readFileSync(log, 'utf8').slice(-500)}`)
-  const consoleFile = join(spec.directory, `${spec.name}.console`)
-  const sockets = { qmp: join(spec.directory, `${spec.name}.qmp`), shell: join(spec.directory, `${spec.name}.shell`) }
+  const consoleFile = at('console')
+  const sockets = { qmp: at('qmp'), shell: at('shell') }
   return { spec, id, child, console: new GuestConsole(consoleFile), consoleFile, ...sockets }
 }

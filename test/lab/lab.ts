@@ -1,48 +1,22 @@
-// A lab: namespaces as hosts joined by trunks or by a LAN, a switch daemon in each, one coordinator, tiny guests on taps. Tests,
-// demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is started step by step.
+// A lab: hosts (namespaces with devices and files of their own) joined by trunks or by a LAN, a switch daemon on each, one
+// coordinator, tiny guests on taps. Tests, demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is
+// started step by step. The coordinator is outside of the hosts and reaches their daemons as through forwarded sockets.
 
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { run } from './command.js'
-import { GuestConsole } from './console.js'
 import { type Daemon, type DaemonSpec, daemonAnswers, program, snapswitchJson, spawnDaemon } from './daemon.js'
 import { guard } from './guardian.js'
-import { type Guest, type GuestJob, type GuestSpec, startGuest } from './guest.js'
-import { guestImage } from './image.js'
-import { addCable, addTap, createNamespace, processesIn } from './namespaces.js'
+import { type GuestSpec, startGuest } from './guest.js'
+import { Host } from './host.js'
+import { type GuestImage, guestImage } from './image.js'
+import { addCable, addTap, createNamespace, processesIn, removeTaps, setAllDevices } from './namespaces.js'
+import { LabMachine, type LabPlan } from './plan.js'
 import { end, type ProcessId } from './processes.js'
 import { type LabRecord, labDirectory, namespaceName, newRecord, save, takeDown } from './record.js'
 
-export interface MachinePlan {
-  readonly name: string
-  readonly host: string
-  readonly job: GuestJob
-}
-
-export interface LabPlan {
-  readonly network: string
-  readonly hosts: readonly string[]
-  readonly machines: readonly MachinePlan[]
-  readonly memoryMiB?: number
-  readonly memberMtu?: number
-  /** 4 above the members' at least: the color tag needs the room. */
-  readonly trunkMtu?: number
-  /** A LAN instead of trunks: a bridge in a namespace of its own, with an outside host on it (namespace `out`, device eth0). */
-  readonly lan?: { readonly outsideAddress: string }
-}
-
-export interface LabMachine {
-  readonly plan: MachinePlan
-  readonly mac: string
-  readonly tap: string
-  readonly diskFile: string
-  readonly qmp: string
-  readonly consoleFile: string
-  /** The console since the machine was last started or restored. */
-  console: GuestConsole
-  guest: Guest | undefined
-}
+export type { LabMachine, LabPlan, MachinePlan } from './plan.js'
 
 export interface RunningMachine {
   readonly name: string
@@ -54,12 +28,17 @@ const LAN = 'lan'
 const OUTSIDE = 'out'
 const UPLINK = 'uplink'
 const trunkDevice = (to: string) => `to-${to}`
+/** What lies on a host where another host has a machine's disk. */
+const strangersDisk = (host: Host) => `a file of host ${host.name}'s own\n`
 
 export class Lab {
   readonly plan: LabPlan
   readonly directory: string
   readonly machines: ReadonlyMap<string, LabMachine>
   readonly daemons = new Map<string, Daemon>()
+  readonly #hosts: ReadonlyMap<string, Host>
+  /** Copies of kernel and initramfs on each host: no file is on two hosts unless it was copied there. */
+  #images: Promise<GuestImage> | undefined
   readonly #record: LabRecord
   /** Processes that are being started, and not in the record yet. */
   readonly #spawning = new Set<Promise<unknown>>()
@@ -71,7 +50,11 @@ export class Lab {
     this.#record = record
     this.directory = labDirectory(record.id)
     this.#letGuardianGo = guard(namespaceName(record.id, ''), this.directory)
-    this.machines = new Map(plan.machines.map((machine, index) => [machine.name, this.#machine(machine, index)]))
+    const names = plan.lan === undefined ? plan.hosts : [...plan.hosts, LAN, OUTSIDE]
+    this.#hosts = new Map(names.map((name) => [name, new Host(this.directory, name, this.namespace(name))]))
+    this.machines = new Map(
+      plan.machines.map((machine, index) => [machine.name, new LabMachine(machine, index, this.host(machine.host))]),
+    )
   }
 
   /** Makes namespaces, trunks (every pair of hosts) or a LAN, taps and disks. On failure nothing is left. */
@@ -80,8 +63,9 @@ export class Lab {
     try {
       await lab.#makeHosts()
       for (const machine of lab.machines.values()) {
-        await addTap(lab.namespace(machine.plan.host), machine.tap, plan.memberMtu ?? 1500)
-        await run('qemu-img', ['create', '-q', '-f', 'qcow2', machine.diskFile, '16M'])
+        await addTap(machine.host.namespace, machine.tap, plan.memberMtu ?? 1500)
+        await run('qemu-img', ['create', '-q', '-f', 'qcow2', machine.outside.qcow2, '16M'])
+        for (const host of lab.#others(machine)) writeFileSync(host.outside(machine.files.qcow2), strangersDisk(host))
       }
       return lab
     } catch (error) {
@@ -106,18 +90,24 @@ export class Lab {
     return namespaceName(this.#record.id, host)
   }
 
+  host(name: string): Host {
+    const host = this.#hosts.get(name)
+    if (host === undefined) throw new Error(`the lab has no host ${name}`)
+    return host
+  }
+
   switchSocket(host: string): string {
-    return join(this.directory, `${host}.sock`)
+    return join(this.host(host).root, 'switch.sock')
+  }
+
+  /** A host's state directory, or a file in it, seen from outside. */
+  state(host: string, ...names: string[]): string {
+    return join(this.host(host).root, 'state', ...names)
   }
 
   /** The log of a daemon: a host's switch, or `coordinator`. */
   log(daemon: string): string {
     return join(this.directory, `${daemon}.log`)
-  }
-
-  /** Unix socket of a shell inside the guest. */
-  shell(machine: string): string {
-    return join(this.directory, 'vm', `${machine}.shell`)
   }
 
   machine(name: string): LabMachine {
@@ -126,21 +116,35 @@ export class Lab {
     return machine
   }
 
-  #machine(plan: MachinePlan, index: number): LabMachine {
-    const at = (suffix: string) => join(this.directory, 'vm', `${plan.name}.${suffix}`)
-    const consoleFile = at('console')
-    const files = { diskFile: at('qcow2'), qmp: at('qmp'), consoleFile, console: new GuestConsole(consoleFile) }
-    const mac = `52:54:00:77:00:${(index + 1).toString(16).padStart(2, '0')}`
-    return { plan, mac, tap: `${plan.name}-tap`, ...files, guest: undefined }
+  #others(machine: LabMachine): Host[] {
+    return this.plan.hosts.map((name) => this.host(name)).filter((host) => host !== machine.host)
+  }
+
+  /**
+   * Where a machine's disk is on its host, each other host has another file: these, by the paths from outside, if somebody
+   * has changed or removed theirs.
+   */
+  touchedStrangers(): string[] {
+    return [...this.machines.values()].flatMap((machine) => {
+      const home = this.host(machine.plan.host)
+      const others = this.plan.hosts
+        .map((name) => this.host(name))
+        .filter((host) => host !== home && existsSync(host.root))
+      return others.flatMap((host) => {
+        const file = host.outside(machine.files.qcow2)
+        return existsSync(file) && readFileSync(file, 'utf8') === strangersDisk(host) ? [] : [file]
+      })
+    })
   }
 
   async #makeHosts(): Promise<void> {
-    mkdirSync(join(this.directory, 'vm'))
     const { lan } = this.plan
-    for (const host of lan === undefined ? this.plan.hosts : [...this.plan.hosts, LAN, OUTSIDE]) {
-      this.#record.namespaces.push(this.namespace(host))
+    for (const host of this.#hosts.values()) {
+      this.#record.namespaces.push(host.namespace)
       save(this.#record)
-      await createNamespace(this.namespace(host))
+      await createNamespace(host.namespace)
+      await host.start()
+      mkdirSync(join(host.root, 'vm'))
     }
     if (lan !== undefined) return this.#makeLan(lan.outsideAddress)
     for (const [index, one] of this.plan.hosts.entries()) {
@@ -178,10 +182,10 @@ export class Lab {
         : [[UPLINK, { device: UPLINK, kind: 'uplink' }] as const]
     return {
       host,
-      api: { socket: this.switchSocket(host) },
-      state: join(this.directory, `state-${host}`),
+      api: { socket: this.host(host).inside('switch.sock') },
+      state: this.host(host).inside('state'),
       networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...joints]) } },
-      machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.qmp }])),
+      machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.files.qmp }])),
     }
   }
 
@@ -196,12 +200,16 @@ export class Lab {
     config = this.switchConfig(host),
     nodeOptions: readonly string[] = [],
   ): Promise<Daemon> {
-    const where = { namespace: this.namespace(host), nodeOptions }
-    return this.#start('switch', host, this.switchSocket(host), config, where)
+    const where = this.host(host)
+    const file = where.inside('switch.yaml')
+    writeFileSync(where.outside(file), stringify(config))
+    return this.#start('switch', host, file, { socket: this.switchSocket(host), through: where.enter, nodeOptions })
   }
 
   async startCoordinator(config = this.coordinatorConfig()): Promise<Daemon> {
-    return this.#start('coordinator', 'coordinator', this.coordinatorSocket, config)
+    const file = join(this.directory, 'coordinator.yaml')
+    writeFileSync(file, stringify(config))
+    return this.#start('coordinator', 'coordinator', file, { socket: this.coordinatorSocket })
   }
 
   // A signal may take the lab down while it is being started: nothing more is started then, and what is being started
@@ -220,14 +228,11 @@ export class Lab {
   async #start(
     role: Daemon['spec']['role'],
     name: string,
-    socket: string,
-    config: unknown,
-    more: Partial<DaemonSpec> = {},
-  ) {
+    config: string,
+    more: Pick<DaemonSpec, 'socket' | 'through' | 'nodeOptions'>,
+  ): Promise<Daemon> {
     this.#mustBeUp()
-    const file = join(this.directory, `${name}.yaml`)
-    writeFileSync(file, stringify(config))
-    const spec = { role, config: file, socket, log: this.log(name), ...more }
+    const spec = { role, config, log: this.log(name), ...more }
     let daemon: Daemon | undefined
     await this.#spawn(async () => {
       daemon = await spawnDaemon(spec)
@@ -257,42 +262,83 @@ export class Lab {
   async startMachine(name: string, timeoutMs = 60_000): Promise<void> {
     this.#mustBeUp()
     const machine = this.machine(name)
-    machine.console = new GuestConsole(machine.consoleFile, this.consoleLength(name))
-    await guestImage()
+    machine.startsOn(this.host(machine.plan.host))
+    const image = await this.images()
     await this.#spawn(async () => {
-      machine.guest = await startGuest(this.#guestSpec(machine))
+      machine.guest = await startGuest(this.#guestSpec(machine, image))
       this.#record.guests.push(machine.guest.id)
       save(this.#record)
     })
     await machine.console.started(timeoutMs)
   }
 
-  #guestSpec({ plan, mac, tap, diskFile }: LabMachine): GuestSpec {
+  #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage): GuestSpec {
     return {
       name: plan.name,
-      directory: join(this.directory, 'vm'),
+      directory: host.inside('vm'),
+      outside: join(host.root, 'vm'),
       mac,
       netdev: `tap,ifname=${tap},script=no,downscript=no`,
-      disk: { file: diskFile, format: 'qcow2' },
+      disk: { file: files.qcow2, format: 'qcow2' },
       job: plan.job,
-      namespace: this.namespace(plan.host),
+      through: host.enter,
+      image,
       ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
     }
+  }
+
+  /** The guests' kernel and initramfs as every host has them, each its own copy. */
+  images(): Promise<GuestImage> {
+    this.#images ??= guestImage().then((image) => {
+      const hosts = this.plan.hosts.map((name) => this.host(name))
+      const copy = (file: string, name: string) => {
+        for (const host of hosts) {
+          mkdirSync(join(host.root, 'boot'), { recursive: true })
+          copyFileSync(file, join(host.root, 'boot', name))
+        }
+        return hosts[0]!.inside('boot', name)
+      }
+      return { ...image, kernel: copy(image.kernel, 'vmlinuz'), initramfs: copy(image.initramfs, 'initramfs.cpio') }
+    })
+    return this.#images
   }
 
   async startMachines(): Promise<void> {
     await Promise.all([...this.machines.keys()].map((name) => this.startMachine(name)))
   }
 
-  consoleLength(name: string): number {
-    return statSync(this.machine(name).consoleFile, { throwIfNoEntry: false })?.size ?? 0
+  /**
+   * From here on only what is written from now on counts: call it when machines are dead and will be restored. `places`:
+   * where they will be, if not where they were.
+   */
+  restartConsoles(places: Readonly<Record<string, string>> = {}): void {
+    for (const machine of this.machines.values()) {
+      const place = places[machine.plan.name]
+      machine.startsOn(place === undefined ? machine.host : this.host(place))
+    }
   }
 
-  /** From here on only what is written from now on counts: call it when a machine is dead and will be restored. */
-  restartConsoles(): void {
-    for (const machine of this.machines.values()) {
-      machine.console = new GuestConsole(machine.consoleFile, this.consoleLength(machine.plan.name))
-    }
+  /** A power cut: whatever runs on a host ends at once. Its files and its cables stay, and its TAPs do not. */
+  async powerOff(name: string): Promise<void> {
+    const host = this.host(name)
+    await end(await processesIn(host.namespace), 0)
+    await removeTaps(host.namespace)
+    await setAllDevices(host.namespace, 'down')
+    this.daemons.delete(name)
+    for (const machine of this.machines.values()) if (machine.host === host) machine.guest = undefined
+  }
+
+  /** The host after a power cut: its files as they were, none of its TAPs; nothing runs yet. */
+  async powerOn(name: string): Promise<void> {
+    const host = this.host(name)
+    await host.start()
+    await setAllDevices(host.namespace, 'up')
+  }
+
+  /** The host is gone for good, with everything on it. */
+  async loseHost(name: string): Promise<void> {
+    await this.powerOff(name)
+    rmSync(this.host(name).root, { recursive: true, force: true })
   }
 
   /** The QEMU processes in the lab's namespaces, with the machine's name and the host that it really runs on. */
@@ -320,9 +366,9 @@ export class Lab {
 
   /** The last lines of every log, for a person who asks why something failed. */
   lastWords(count: number): string[] {
-    const logs = [...this.daemons.keys(), ...[...this.machines.keys()].map((name) => `vm/${name}`)]
-    return logs.flatMap((name) => {
-      const file = this.log(name)
+    const ofMachines = [...this.machines].map(([name, { outside }]) => [name, outside.log] as const)
+    const logs = [...[...this.daemons.keys()].map((name) => [name, this.log(name)] as const), ...ofMachines]
+    return logs.flatMap(([name, file]) => {
       const text = existsSync(file) ? readFileSync(file, 'utf8').trimEnd() : ''
       return text === '' ? [] : [`--- ${name}`, ...text.split('\n').slice(-count)]
     })

@@ -44,3 +44,22 @@ export async function addCable(one: CableEnd, other: CableEnd, mtu: number): Pro
   await run('ip', ['link', 'add', one.device, ...side(one), ...peer])
   for (const end of [one, other]) await run('ip', ['-n', end.namespace, 'link', 'set', end.device, 'up'])
 }
+
+/** What a reboot takes from a host: TAPs, which nothing makes again by itself. Cables stay plugged in. */
+export async function removeTaps(namespace: string): Promise<void> {
+  const listed = JSON.parse(await run('ip', ['-n', namespace, '-j', '-d', 'link', 'show'])) as {
+    ifname: string
+    linkinfo?: { info_kind?: string }
+  }[]
+  for (const { ifname } of listed.filter((link) => link.linkinfo?.info_kind === 'tun')) {
+    await run('ip', ['-n', namespace, 'link', 'del', ifname])
+  }
+}
+
+/** Sets all devices but `lo` down, or up: at the other end of each cable the carrier goes, or comes back. */
+export async function setAllDevices(namespace: string, state: 'up' | 'down'): Promise<void> {
+  const listed = JSON.parse(await run('ip', ['-n', namespace, '-j', 'link', 'show'])) as { ifname: string }[]
+  for (const { ifname } of listed) {
+    if (ifname !== 'lo') await run('ip', ['-n', namespace, 'link', 'set', ifname, state])
+  }
+}

@@ -2,12 +2,12 @@
 // living owners and kept ones are not.
 
 import { spawn } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import { until } from './command.js'
+import { attempt, until } from './command.js'
 import { Lab } from './lab.js'
 import { listNamespaces } from './namespaces.js'
 import { identify, runs } from './processes.js'
@@ -22,12 +22,52 @@ t.setTimeout(60_000)
 t.test('a lab that is destroyed leaves nothing, also the second time', options, async (t) => {
   const lab = await Lab.build(plan)
   t.equal((await namespacesOf(lab.id)).length, 2)
-  t.ok(existsSync(lab.machine('vm1').diskFile))
+  t.ok(existsSync(lab.machine('vm1').outside.qcow2))
   t.notOk((await sweep()).includes(lab.id), 'a sweep leaves the lab of a living owner alone')
   await lab.destroy()
   await lab.destroy()
   t.same(await namespacesOf(lab.id), [])
   t.notOk(existsSync(lab.directory))
+})
+
+/** Mounts that a process sees, at and below the labs' directories. */
+const labMounts = (pid: number | 'self') =>
+  readFileSync(`/proc/${pid}/mounts`, 'utf8').match(/ \/var\/tmp\/snapswitch-lab\S* /g)
+
+t.test('each host has files of its own at the same paths, and no mount is seen outside', options, async (t) => {
+  const lab = await Lab.build(plan)
+  t.teardown(() => lab.destroy())
+  const [a, b] = [lab.host('a'), lab.host('b')]
+  t.equal(a.common, b.common)
+  const on = (host: typeof a, ...command: string[]) => attempt(host.enter[0]!, [...host.enter.slice(1), ...command])
+  writeFileSync(`${a.root}/file`, 'of a')
+  writeFileSync(`${b.root}/file`, 'of b')
+  for (const host of [a, b]) {
+    t.equal((await on(host, 'cat', host.inside('file'))).stdout, `of ${host.name}`)
+    t.equal(host.outside(host.inside('file')), `${host.root}/file`)
+    t.same((await on(host, 'ls', '-A', lab.directory)).stdout, 'host\n', 'nothing else of the lab is to be seen')
+    t.match((await on(host, 'touch', `${lab.directory}/x`)).stderr, /Read-only/)
+    t.match((await on(host, 'ls', '/sys/class/net')).stdout, host.name === 'a' ? 'to-b' : 'to-a')
+  }
+  t.equal((await attempt('cmp', [a.outside(lab.machine('vm1').files.qcow2), `${b.root}/vm/vm1.qcow2`])).code, 1)
+  t.same(lab.touchedStrangers(), [])
+  t.same(labMounts('self'), null)
+
+  const running = spawn(a.enter[0]!, [...a.enter.slice(1), 'sleep', '300'], { detached: true, stdio: 'ignore' })
+  const id = await until('the process', 5000, () => {
+    const found = identify(running.pid!)
+    return found !== undefined && labMounts(running.pid!)?.length === 2 ? found : undefined
+  })
+  await lab.powerOff('a')
+  t.notOk(runs(id), 'a power cut ends what runs')
+  t.equal(readFileSync(`${a.root}/file`, 'utf8'), 'of a', 'and leaves the files')
+  t.notMatch((await attempt('ip', ['-n', a.namespace, 'link'])).stdout, /vm1-tap/, 'but no TAP')
+  t.match((await attempt('ip', ['-n', b.namespace, 'link', 'show', 'to-a'])).stdout, /NO-CARRIER/)
+  await lab.powerOn('a')
+  t.equal((await on(a, 'cat', a.inside('file'))).stdout, 'of a')
+  t.match((await attempt('ip', ['-n', b.namespace, 'link', 'show', 'to-a'])).stdout, /LOWER_UP/)
+  await lab.loseHost('b')
+  t.notOk(existsSync(b.root))
 })
 
 /** The process that guards a lab. */
@@ -50,8 +90,8 @@ async function orphanedLab(t: { teardown(end: () => void): void }, withGuardian:
     import { Lab } from '${module}'
     import { spawn } from 'node:child_process'
     const lab = await Lab.build(${JSON.stringify(plan)})
-    const child = spawn('ip', ['netns', 'exec', lab.namespace('a'), 'sleep', '300'], { detached: true, stdio: 'ignore' })
-    const beside = spawn('tail', ['-f', lab.machine('vm1').diskFile], { detached: true, stdio: 'ignore' })
+    const child = spawn('nsenter', [...lab.host('a').entry, 'sleep', '300'], { detached: true, stdio: 'ignore' })
+    const beside = spawn('tail', ['-f', lab.machine('vm1').outside.qcow2], { detached: true, stdio: 'ignore' })
     console.log(JSON.stringify({ id: lab.id, pids: [child.pid, beside.pid] }))
     setInterval(() => undefined, 1000)`
   const owner = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })

@@ -2,7 +2,6 @@
 // under way ends `complete` or `failed`, nothing is stuck or left, libvirt's view is true, and the next snapshot succeeds.
 
 import { existsSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
 import type { Manifest } from '../../src/api/schemas.js'
@@ -23,7 +22,7 @@ class Domains {
   readonly lab: Lab
   readonly libvirt: LibvirtDaemon
   readonly all: TestDomain[] = []
-  /** Says when libvirtd dies: kill-hook.ts. */
+  /** Says when libvirtd dies: kill-hook.ts. Outside, and as the host's daemon has it. */
   readonly #instant: string
   readonly #clients: (CoordinatorClient | SwitchClient)[] = []
   #count = 0
@@ -31,7 +30,7 @@ class Domains {
   private constructor(lab: Lab, libvirt: LibvirtDaemon) {
     this.lab = lab
     this.libvirt = libvirt
-    this.#instant = join(lab.directory, 'instant')
+    this.#instant = lab.host('a').outside(lab.host('a').inside('instant'))
   }
 
   static async start(t: Test): Promise<Domains> {
@@ -43,7 +42,7 @@ class Domains {
     const domains = new Domains(lab, libvirt)
     t.teardown(() => Promise.all(domains.#clients.map((client) => client.close())))
     process.env.NODE_OPTIONS = `--import ${new URL('./kill-hook.js', import.meta.url).href}`
-    process.env.SNAPSWITCH_TEST_KILL_OTHER = domains.#instant
+    process.env.SNAPSWITCH_TEST_KILL_OTHER = lab.host('a').inside('instant')
     await lab.startSwitch('a', withDomains(lab.switchConfig('a'), names, libvirt))
     delete process.env.NODE_OPTIONS
     await lab.startCoordinator()

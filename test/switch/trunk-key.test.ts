@@ -1,7 +1,6 @@
 // Two daemons whose control frames carry a key: they meet, meet again after a restart, and do not when the keys differ.
 
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
 import { root, type Switch, World } from './world.js'
@@ -10,11 +9,11 @@ t.setTimeout(60_000)
 
 t.test('daemons with a key', root, async (t) => {
   const world = World.for(t)
-  await world.namespace('a')
-  await world.namespace('b')
+  await world.host('a')
+  await world.host('b')
   await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })
-  const keyFile = (host: string) => join(world.directory, `${host}.key`)
-  const setKey = (host: string, key: string) => writeFileSync(keyFile(host), key, { mode: 0o600 })
+  const keyFile = (host: string) => world.inside(host, 'lab0.key')
+  const setKey = (host: string, key: string) => writeFileSync(world.outside(host, keyFile(host)), key, { mode: 0o600 })
   const daemon = (host: string) =>
     world.switch(host, {
       networks: { lab0: { controlKey: keyFile(host), ports: { trunk: { device: 'trunk', kind: 'trunk' } } } },

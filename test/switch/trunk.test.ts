@@ -16,8 +16,8 @@ const side = (port: string) => ({
 
 async function twoHosts(t: { teardown(end: () => Promise<void>): void }, offloads: ['on' | 'off', 'on' | 'off']) {
   const world = World.for(t)
-  await world.namespace('a')
-  await world.namespace('b')
+  await world.host('a')
+  await world.host('b')
   await world.endpoint('one', 'a', { address: '10.66.0.1', offload: offloads[0] })
   await world.endpoint('two', 'b', { address: '10.66.0.2', offload: offloads[1] })
   // Room for the color and for one tag of the ends' own: what a bridge's ports have for their one.

@@ -30,7 +30,7 @@ async function lan(t: { teardown(end: () => Promise<void>): void }, color?: stri
     await world.ip('lan', 'link', 'set', device, 'up')
   }
   for (const host of ['a', 'b']) {
-    await world.namespace(host)
+    await world.host(host)
     // No offloads on the LAN itself, as between machines: every checksum is there to be seen.
     await world.cable(['lan', `to-${host}`], [host, 'up'], { offload: 'off' })
     await onLan(`to-${host}`)

@@ -10,6 +10,8 @@ import { SwitchClient } from '../../src/api/client.js'
 import type { PortInfo } from '../../src/api/schemas.js'
 import { attempt, type CommandResult, run, until } from '../lab/command.js'
 import { guard } from '../lab/guardian.js'
+import { Host } from '../lab/host.js'
+import { end, type ProcessId } from '../lab/processes.js'
 import { repositoryRoot } from '../lab/repository.js'
 
 const DEADLINE = { deadlineMs: 5000 }
@@ -34,6 +36,8 @@ export class World {
   private readonly namespaces: string[] = []
   private readonly switches: Switch[] = []
   private readonly children: ChildProcess[] = []
+  private readonly hosts = new Map<string, Host>()
+  private readonly holders: ProcessId[] = []
 
   /** A world that is taken down when the test ends, whatever way. */
   static for(t: { teardown(end: () => Promise<void>): void }): World {
@@ -55,6 +59,19 @@ export class World {
         await this.in(label, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${scope}/disable_ipv6`)
     }
     await run('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
+  }
+
+  /** A namespace whose switch has files of its own, too: one of several hosts. */
+  async host(label: string): Promise<void> {
+    await this.namespace(label)
+    const host = new Host(this.directory, label, this.name(label))
+    this.holders.push(await host.start())
+    this.hosts.set(label, host)
+  }
+
+  /** What comes before a command on a host, or in a namespace. */
+  enter(label: string): readonly string[] {
+    return this.hosts.get(label)?.enter ?? ['ip', 'netns', 'exec', this.name(label)]
   }
 
   /** An endpoint in a namespace of its own, device `eth0`, and its cable into `host`, where the other end is named as it. */
@@ -117,17 +134,28 @@ export class World {
 
   /** A configuration file for a daemon in `host`, its socket and state directory in this world. */
   configFile(host: string, content: SwitchFile, name = host): string {
-    const file = join(this.directory, `${name}.yaml`)
-    writeFileSync(file, stringify({ host, api: { socket: this.socket(name) }, state: this.state(name), ...content }))
-    return file
+    const at = (kind: string) => this.inside(host, `${name}.${kind}`)
+    const text = stringify({ host, api: { socket: at('sock') }, state: at('state'), ...content })
+    writeFileSync(this.outside(host, at('yaml')), text)
+    return at('yaml')
+  }
+
+  /** The path of a host's file, as the host has it. */
+  inside(host: string, name: string): string {
+    return join(this.hosts.get(host)?.common ?? this.directory, name)
+  }
+
+  /** A path as we have it, of one that a host has. */
+  outside(host: string, path: string): string {
+    return this.hosts.get(host)?.outside(path) ?? path
   }
 
   socket(name: string): string {
-    return join(this.directory, `${name}.sock`)
+    return join(this.hosts.get(name)?.root ?? this.directory, `${name}.sock`)
   }
 
   state(name: string): string {
-    return join(this.directory, `${name}.state`)
+    return join(this.hosts.get(name)?.root ?? this.directory, `${name}.state`)
   }
 
   /** Starts a daemon in `host` and waits until its socket answers. */
@@ -148,6 +176,7 @@ export class World {
   async destroy(): Promise<void> {
     for (const daemon of this.switches) await daemon.kill()
     for (const child of this.children) await endChild(child, 'SIGKILL')
+    await end(this.holders, 0)
     for (const name of this.namespaces.reverse()) await attempt('ip', ['netns', 'del', name])
     rmSync(this.directory, { recursive: true, force: true })
     this.letGuardianGo()
@@ -213,10 +242,9 @@ export class Switch {
 
   async start(): Promise<void> {
     const program = [...this.nodeOptions, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.file]
-    // ip netns exec becomes the program it runs: the child's number is the daemon's.
-    const child = spawn('ip', ['netns', 'exec', this.world.name(this.host), process.execPath, ...program], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    // ip netns exec and nsenter become the program they run: the child's number is the daemon's.
+    const [enter, ...entry] = this.world.enter(this.host)
+    const child = spawn(enter!, [...entry, process.execPath, ...program], { stdio: ['ignore', 'pipe', 'pipe'] })
     this.child = child
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (data: Buffer) => writeFileSync(this.log, data, { flag: 'a' }))

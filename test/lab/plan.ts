@@ -1,0 +1,68 @@
+// What a lab is to be, and what a machine of it is.
+
+import { GuestConsole } from './console.js'
+import type { Guest, GuestJob } from './guest.js'
+import type { Host } from './host.js'
+
+export interface MachinePlan {
+  readonly name: string
+  readonly host: string
+  readonly job: GuestJob
+}
+
+export interface LabPlan {
+  readonly network: string
+  readonly hosts: readonly string[]
+  readonly machines: readonly MachinePlan[]
+  readonly memoryMiB?: number
+  readonly memberMtu?: number
+  /** 4 above the members' at least: the color tag needs the room. */
+  readonly trunkMtu?: number
+  /** A LAN instead of trunks: a bridge in a namespace of its own, with an outside host on it (namespace `out`, device eth0). */
+  readonly lan?: { readonly outsideAddress: string }
+}
+
+const kinds = ['qcow2', 'qmp', 'console', 'shell', 'log'] as const
+export type MachineFiles = Readonly<Record<(typeof kinds)[number], string>>
+
+export class LabMachine {
+  readonly plan: MachinePlan
+  readonly mac: string
+  readonly tap: string
+  /** Its files as its host has them: disk, QMP socket, console, socket of a shell inside the guest, QEMU's own words. */
+  readonly files: MachineFiles
+  /** The console since the machine was last started or restored. */
+  console: GuestConsole
+  guest: Guest | undefined
+  #host: Host
+
+  constructor(plan: MachinePlan, index: number, host: Host) {
+    this.plan = plan
+    this.mac = `52:54:00:77:00:${(index + 1).toString(16).padStart(2, '0')}`
+    this.tap = `${plan.name}-tap`
+    this.files = Object.fromEntries(
+      kinds.map((kind) => [kind, host.inside('vm', `${plan.name}.${kind}`)]),
+    ) as unknown as MachineFiles
+    this.#host = host
+    this.console = new GuestConsole(this.outside.console)
+  }
+
+  /** Where it is: where it was started, or put by a restore. */
+  get host(): Host {
+    return this.#host
+  }
+
+  /** The same files, where it is, seen from outside. */
+  get outside(): MachineFiles {
+    return Object.fromEntries(
+      kinds.map((kind) => [kind, this.#host.outside(this.files[kind])]),
+    ) as unknown as MachineFiles
+  }
+
+  /** It is started, or restored, on `host`: only what its console says from now on counts. */
+  startsOn(host: Host): void {
+    this.#host = host
+    const { console } = this.outside
+    this.console = new GuestConsole(console, GuestConsole.lengthOf(console))
+  }
+}
