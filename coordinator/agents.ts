@@ -10,6 +10,7 @@ import type {
   PortInfo,
   Preflight,
   PrepareRequest,
+  Removal,
   RemoveMemberAnswer,
   RestoreAborted,
   RestoreCheck,
@@ -37,7 +38,7 @@ export interface Agents {
   discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void>
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
-  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void>
+  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
   /** `onBytes` is told how many bytes more have gone. Rejects with an error that names the host it is about. */
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
@@ -94,7 +95,7 @@ export class SocketAgents implements Agents {
     return this.#client(host).part(this.#network, snapshot, options(call))
   }
 
-  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<void> {
+  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal> {
     return this.#client(host).deleteSnapshot(this.#network, snapshot, options(call))
   }
 

@@ -6,6 +6,7 @@ import type {
   AuditReport,
   CoordinatorStatus,
   CreateRequest,
+  DeleteReport,
   Manifest,
   Progress,
   RestoreOrder,
@@ -169,12 +170,14 @@ export class Coordinator {
     })
   }
 
-  async delete(networkName: string, name: string): Promise<void> {
+  async delete(networkName: string, name: string): Promise<DeleteReport> {
     const network = this.#network(networkName)
     checkedName('snapshot', name)
-    await this.#exclusively(network.name, `delete of ${name}`, null, async () => {
-      await deleteSnapshot(network, name, { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger })
+    return this.#exclusively(network.name, `delete of ${name}`, null, async () => {
+      const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
+      const report = await deleteSnapshot(network, name, options)
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
+      return report
     })
   }
 

@@ -1,7 +1,9 @@
 // Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash in the
-// middle leaves nothing that looks complete. A host that refuses before any other has deleted undoes nothing.
+// middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the snapshot is
+// what it was.
 
 import type { Logger } from 'pino'
+import type { DeleteReport } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { beingDeleted } from './leftovers.js'
 import type { Network } from './network.js'
@@ -9,7 +11,10 @@ import { onHost } from './sequence/table.js'
 import type { Clock } from './sequence-runner.js'
 import type { Catalogue } from './store/catalogue.js'
 
-const deleteCallMs = 60_000
+/** Merging disks takes as long as copying what was written since; each host gives up by itself when nothing moves. */
+const deleteCallMs = 24 * 3_600_000
+
+const partCallMs = 10_000
 
 export interface DeletionOptions {
   readonly catalogue: Catalogue
@@ -22,7 +27,7 @@ export async function deleteSnapshot(
   network: Network,
   name: string,
   { catalogue, clock, logger }: DeletionOptions,
-): Promise<void> {
+): Promise<DeleteReport> {
   const before = await catalogue.read(network.name, name).catch((error: unknown) => {
     // A damaged manifest can be deleted, too.
     if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
@@ -30,12 +35,11 @@ export async function deleteSnapshot(
   })
   if (before !== null) await catalogue.write(beingDeleted(before, clock.now()))
   const holders = before?.parts.map((part) => part.host) ?? network.hosts
-  let deleted = 0
+  const hosts: DeleteReport['hosts'] = []
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
   for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
     try {
-      await network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs })
-      deleted++
+      hosts.push({ host, ...(await network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs })) })
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
       if (error.code === 'SNAPSHOT_UNKNOWN') continue
@@ -43,9 +47,18 @@ export async function deleteSnapshot(
         logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
         continue
       }
-      if (deleted === 0 && before !== null) await catalogue.write(before)
+      if (hosts.length === 0 && before !== null && (await isWhole(network, host, name))) await catalogue.write(before)
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
   }
   await catalogue.remove(network.name, name)
+  return { network: network.name, name, hosts }
+}
+
+/** Whether a host that has not deleted its part still has it whole. */
+async function isWhole(network: Network, host: string, name: string): Promise<boolean> {
+  return network.agents.part(host, name, { timeoutMs: partCallMs }).then(
+    () => true,
+    () => false,
+  )
 }

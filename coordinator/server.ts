@@ -7,6 +7,7 @@ import {
   AuditReport,
   CoordinatorStatus,
   CreateRequest,
+  DeleteReport,
   Manifest,
   type Progress,
   Progress as ProgressSchema,
@@ -90,11 +91,14 @@ export async function createCoordinatorApi(
   )
   app.delete(
     routes.snapshot,
-    { schema: { summary: 'Deletes a snapshot, the hosts’ parts first', params: oneSnapshot } },
-    async (request) => {
-      await coordinator.delete(request.params.network, request.params.name)
-      return {}
+    {
+      schema: {
+        summary: 'Deletes a snapshot, the hosts’ parts first; says what that did',
+        params: oneSnapshot,
+        response: { 200: DeleteReport },
+      },
     },
+    (request) => coordinator.delete(request.params.network, request.params.name),
   )
   return api
 }

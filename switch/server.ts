@@ -14,6 +14,7 @@ import {
   Preflight,
   PreflightQuery,
   PrepareRequest,
+  Removal,
   RemoveMemberAnswer,
   RestoreAborted,
   RestoreCheck,
@@ -127,10 +128,9 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     host.store.partAsWritten(request.params.network, request.params.snapshot),
   )
 
-  app.delete(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: Nothing } } }, async (request) => {
-    await agent.remove(request.params.network, request.params.snapshot)
-    return {}
-  })
+  app.delete(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: Removal } } }, (request) =>
+    agent.remove(request.params.network, request.params.snapshot),
+  )
 
   const OfFile = Type.Object({ network: Name, snapshot: Name, digest: Digest })
 

@@ -8,6 +8,7 @@ import {
   AuditReport,
   CoordinatorStatus,
   type CreateRequest,
+  DeleteReport,
   type DiscardRequest,
   FdbEntry,
   LocalEvent,
@@ -17,6 +18,7 @@ import {
   Preflight,
   type PrepareRequest,
   Progress,
+  Removal,
   RemoveMemberAnswer,
   RestoreAborted,
   RestoreCheck,
@@ -43,11 +45,13 @@ const fits = {
   restoreLoaded: validator(RestoreLoaded),
   aborted: validator(RestoreAborted),
   restoreResumed: validator(RestoreResumed),
+  removal: validator(Removal),
   removed: validator(RemoveMemberAnswer),
   coordinatorStatus: validator(CoordinatorStatus),
   manifest: validator(Manifest),
   manifests: validator(Type.Array(Manifest)),
   progress: validator(Progress),
+  deleted: validator(DeleteReport),
   audit: validator(AuditReport),
 }
 
@@ -95,8 +99,8 @@ export class SwitchClient {
     return this.#connection.json('GET', pathOf('localSnapshot', { network, snapshot }), fits.part, options)
   }
 
-  async deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<void> {
-    await this.#connection.json('DELETE', pathOf('localSnapshot', { network, snapshot }), fits.nothing, options)
+  deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<Removal> {
+    return this.#connection.json('DELETE', pathOf('localSnapshot', { network, snapshot }), fits.removal, options)
   }
 
   downloadFile(network: string, snapshot: string, digest: string, options: CallOptions): Promise<Readable> {
@@ -183,8 +187,8 @@ export class CoordinatorClient {
     return this.#connection.json('POST', pathOf('audit', { network, name }), fits.audit, options)
   }
 
-  async delete(network: string, name: string, options: CallOptions): Promise<void> {
-    await this.#connection.json('DELETE', pathOf('snapshot', { network, name }), fits.nothing, options)
+  delete(network: string, name: string, options: CallOptions): Promise<DeleteReport> {
+    return this.#connection.json('DELETE', pathOf('snapshot', { network, name }), fits.deleted, options)
   }
 
   close(): Promise<void> {

@@ -9,12 +9,13 @@ import { describeAudit } from './audit-report.js'
 import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
-import { describeManifest, describeRestore, tableOfSnapshots } from './snapshot-report.js'
+import { describeDeletion, describeManifest, describeRestore, tableOfSnapshots } from './snapshot-report.js'
 
 const callMs = 10_000
 const createMs = 60_000
 const restoreMs = 120_000
-const deleteMs = 180_000
+/** As long as merging what was written since takes. */
+const deleteMs = 24 * 3_600_000
 /** Every file is read and digested. */
 const auditMs = 900_000
 /** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
@@ -164,13 +165,12 @@ async function audit(terminal: Terminal, given: string, options: CommonOptions):
 }
 
 async function remove(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
-  const deleted = await withCoordinator(options, async (client) => {
+  const report = await withCoordinator(options, async (client) => {
     const { network, name } = await resolveSnapshot(client, given)
-    await client.delete(network, name, { deadlineMs: deleteMs })
-    return { network, name }
+    return client.delete(network, name, { deadlineMs: deleteMs })
   })
-  if (options.json === true) return printJson(terminal, { deleted })
-  terminal.out(`deleted ${deleted.network}/${deleted.name}\n`)
+  if (options.json === true) return printJson(terminal, { deleted: report })
+  terminal.out(describeDeletion(report))
 }
 
 /** Shows the steps; gives the last item. Throws the error that the stream ends with. */

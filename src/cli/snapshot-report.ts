@@ -1,6 +1,6 @@
 // Snapshots and restores for people: a line each in a list, or all that is known of one.
 
-import type { Manifest, MemberPart, RestoreReport } from '../api/schemas.js'
+import type { DeleteReport, Manifest, MemberPart, RestoreReport } from '../api/schemas.js'
 import { formatBytes, formatMs, formatTable } from './output.js'
 
 export function tableOfSnapshots(manifests: readonly Manifest[]): string {
@@ -78,6 +78,19 @@ export function describeRestore(report: RestoreReport): string {
     formatTable(['MACHINE', 'HOST'], rows),
     ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
   ].join('')
+}
+
+export function describeDeletion({ network, name, hosts }: DeleteReport): string {
+  const lines = [`deleted ${network}/${name}\n`]
+  for (const { host, freedBytes, merged, removed, kept } of hosts) {
+    if (freedBytes === 0 && merged.length === 0 && removed.length === 0 && kept.length === 0) continue
+    const layers = merged.reduce((sum, { files }) => sum + files.length, 0)
+    lines.push(
+      `host ${host}: ${formatBytes(freedBytes)} freed, ${layers} disk layers merged, ${removed.length} files removed\n`,
+      ...kept.map(({ file, reason }) => `  kept ${file}: ${reason}\n`),
+    )
+  }
+  return lines.join('')
 }
 
 function membersOf(manifest: Manifest): { readonly host: string; readonly part: MemberPart }[] {

@@ -126,6 +126,15 @@ export interface CaptureTarget {
   readonly directory: string
   /** Used in the names of new overlays, which lie beside the disks they cover. */
   readonly label: string
+  /** Told of every image file before it is made. */
+  readonly creating?: (file: string) => Promise<void>
+}
+
+export interface CollapseOptions {
+  /** Calls it off; the machine goes on with the chain as it was. */
+  readonly signal?: AbortSignal
+  /** At most so many; no limit when left out. */
+  readonly bytesPerSecond?: number
 }
 
 /** A disk as the snapshot froze it. `layers[0]` is the frozen image: never written again by the machine. */
@@ -193,10 +202,13 @@ export interface MachineControl {
   /** Ends the machine at once (kills it); returns when it is gone. */
   destroy(deadline: Deadline): Promise<void>
   /**
-   * Merges a frozen layer back when it is the active overlay's direct base (live commit); returns false when it is not. A
-   * copy is removed, unless the machine stands on it.
+   * Merges all images of a disk's chain above `base`, which lies somewhere below the active one, into it, while the machine
+   * runs; from then on the machine writes to `base`. Returns the files that left the chain; removing them is the caller's.
+   * Throws SNAPSHOT_NEEDED, before anything is touched, when one of them holds what merging does not carry.
    */
-  mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean>
+  collapse(disk: string, base: string, deadline: Deadline, options?: CollapseOptions): Promise<string[]>
+  /** Throws what `collapse` would refuse with, and changes nothing. */
+  checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void>
   /** Removes an overlay that a `prepare` has made and no disk uses: its daemon was killed before the cut. */
   dropOverlay(file: string, deadline: Deadline): Promise<void>
   /** Lets go of the control connection; the machine runs on. */

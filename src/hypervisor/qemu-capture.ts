@@ -90,7 +90,7 @@ export class QemuCapture implements CaptureWork {
     const { qmp, disks, owner, mode, process } = this.#context
     const sink = this.#sink.open(deadline)
     sink.catch(() => {})
-    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target.label, owner, deadline)))
+    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target, owner, deadline)))
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)

@@ -62,3 +62,21 @@ export async function createOverlay(file: string, base: DiskLayer, bytes: number
 export async function commitOverlay(overlay: string, deadline: Deadline): Promise<void> {
   await run(['commit', '-q', '-f', 'qcow2', overlay], deadline)
 }
+
+/** Whether an overlay holds anything of its own, zeros included; also when that cannot be told. */
+export async function holdsData({ file, format }: DiskLayer, deadline: Deadline): Promise<boolean> {
+  const source = JSON.stringify({
+    driver: format,
+    file: { driver: 'file', filename: file, locking: 'off' },
+    backing: null,
+  })
+  // A map that is too long to be read is one of much data.
+  const map = await run(['map', '--output=json', `json:${source}`], deadline).catch(() => '')
+  const extents: unknown = map === '' ? null : JSON.parse(map)
+  return !Array.isArray(extents) || extents.some((one) => isObject(one) && one.present === true)
+}
+
+/** Writes into an overlay's header where its base lies, and nothing else. Only for images that no machine has open. */
+export async function rebaseHeader(overlay: DiskLayer, base: DiskLayer, deadline: Deadline): Promise<void> {
+  await run(['rebase', '-q', '-u', '-f', overlay.format, '-b', base.file, '-F', base.format, overlay.file], deadline)
+}

@@ -6,8 +6,8 @@ import { CutPace } from './cut-pace.js'
 import type {
   Capture,
   CaptureTarget,
+  CollapseOptions,
   Deadline,
-  FrozenDisk,
   MachineControl,
   MachineInfo,
   Nic,
@@ -37,11 +37,11 @@ import {
   settleMigration,
   unsupported,
 } from './qemu-checks.js'
+import { collapseChain, notInChain, refuseObstacles } from './qemu-collapse.js'
 import { checkCommandLine } from './qemu-command-line.js'
 import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } from './qemu-disks.js'
 import { backgroundObstacle } from './qemu-migration.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
-import { mergeDown } from './qemu-overlays.js'
 import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -219,25 +219,24 @@ export class QemuMachine implements MachineControl {
     await this.close()
   }
 
-  async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
-    const [block, nodes] = (await Promise.all(
-      this.#qmp.executeAll(
-        [
-          ['query-block', {}],
-          ['query-named-block-nodes', { flat: true }],
-        ],
-        deadline,
-      ),
-    )) as unknown[]
-    const { disks } = this.#blockDevices(block)
-    const live = disks.find(({ name }) => name === disk.name)
-    const below = live?.layers[1]
-    if (live === undefined || below === undefined) return false
-    if (live.layers[0]?.file !== disk.overlay || below.file !== disk.layers[0]?.file) return false
-    const base = findNode(nodes, below, this.#directory())
-    if (base === null) return false
-    await mergeDown(this.#qmp, live.node, base, disk.overlay, deadline)
-    return true
+  async collapse(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    const { node, layers, depth } = await this.#locate(disk, base, deadline)
+    if (depth === 0) return []
+    return collapseChain(this.#qmp, node, layers, depth, this.#directory(), deadline, options)
+  }
+
+  async checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void> {
+    const { layers, depth } = await this.#locate(disk, base, deadline)
+    const nodes = await this.#qmp.execute('query-named-block-nodes', { flat: true }, deadline)
+    refuseObstacles(nodes, layers.slice(0, depth), this.#directory())
+  }
+
+  async #locate(disk: string, base: string, deadline: Deadline) {
+    const block = await this.#qmp.execute('query-block', {}, deadline)
+    const live = this.#blockDevices(block).disks.find(({ name }) => name === disk)
+    const depth = live?.layers.findIndex(({ file }) => file === base) ?? -1
+    if (live === undefined || depth < 0) throw notInChain(base, disk)
+    return { node: live.node, layers: live.layers, depth }
   }
 
   async dropOverlay(file: string, deadline: Deadline): Promise<void> {

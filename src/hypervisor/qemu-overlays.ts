@@ -2,12 +2,13 @@
 // merged back when they are not wanted.
 
 import { randomBytes } from 'node:crypto'
-import { chown, open, rm } from 'node:fs/promises'
+import { chown, lstat, open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { within } from './deadline.js'
-import type { Deadline, DiskLayer } from './hypervisor.js'
+import type { CaptureTarget, Deadline, DiskLayer } from './hypervisor.js'
 import { isAlive, type ProcessIdentity } from './process.js'
+import { commitActive } from './qemu-collapse.js'
 import type { LiveDisk } from './qemu-disks.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
 import type { JsonObject, QmpClient } from './qmp.js'
@@ -20,13 +21,18 @@ export interface Overlay {
   readonly node: string
 }
 
+export type NewFiles = Pick<CaptureTarget, 'label' | 'creating'>
+
 /** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
-export async function reserveOverlayFile(layers: readonly DiskLayer[], label: string): Promise<string> {
+export async function reserveOverlayFile(layers: readonly DiskLayer[], { label, creating }: NewFiles): Promise<string> {
   const directory = path.dirname(layers[0]!.file)
   // Named after the chain's first image, so that names do not grow with every snapshot.
   const stem = path.basename(layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
   for (let i = 1; i < 1000; i++) {
     const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
+    // Nobody else's file may come on the record, not even for a moment.
+    if (await exists(file)) continue
+    await creating?.(file)
     try {
       await (await open(file, 'wx', 0o600)).close()
       return file
@@ -44,6 +50,12 @@ export async function reserveOverlayFile(layers: readonly DiskLayer[], label: st
   )
 }
 
+const exists = (file: string) =>
+  lstat(file).then(
+    () => true,
+    () => false,
+  )
+
 export function storeFull(where: string, cause?: unknown): SnapswitchError {
   return new SnapswitchError(
     'STORE_FULL',
@@ -57,11 +69,11 @@ export function storeFull(where: string, cause?: unknown): SnapswitchError {
 export async function openOverlay(
   qmp: QmpClient,
   disk: LiveDisk,
-  label: string,
+  target: NewFiles,
   owner: { readonly uid: number; readonly gid: number },
   deadline: Deadline,
 ): Promise<Overlay> {
-  const file = await reserveOverlayFile(disk.layers, label)
+  const file = await reserveOverlayFile(disk.layers, target)
   const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
   try {
     await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)
@@ -109,44 +121,6 @@ export async function activeNodes(qmp: QmpClient, deadline: Deadline): Promise<S
   return new Set(devices.flatMap(({ inserted }) => (isObject(inserted) ? [String(inserted['node-name'])] : [])))
 }
 
-/**
- * Commits the active overlay `node` into `base`, its backing node, while the machine runs, pivots to that, and removes
- * `file`. Without a base QEMU would go on down to the bottom of the chain, through layers that others need.
- */
-export async function mergeDown(
-  qmp: QmpClient,
-  node: string,
-  base: string,
-  file: string,
-  deadline: Deadline,
-): Promise<void> {
-  const job = `snapswitch-${randomBytes(6).toString('hex')}`
-  const jobEvent = (name: string) =>
-    qmp.event((event) => event.name === name && event.data.device === job, `block-commit of ${file}`, deadline)
-  const ready = jobEvent('BLOCK_JOB_READY')
-  const completed = jobEvent('BLOCK_JOB_COMPLETED')
-  const failed = (reason: unknown) =>
-    new SnapswitchError(
-      'CAPTURE_FAILED',
-      `${file} could not be merged into its base: ${String(reason)}. The machine goes on using it.`,
-      'Free some space where the disk images lie, and delete the snapshot again.',
-    )
-  await qmp.execute('block-commit', { 'job-id': job, device: node, 'base-node': base }, deadline)
-  try {
-    const first = await Promise.race([ready, completed])
-    if (first.name === 'BLOCK_JOB_COMPLETED') throw failed(first.data.error ?? 'the job ended early')
-    await qmp.execute('block-job-complete', { device: job }, deadline)
-    const last = await completed
-    if (last.data.error !== undefined) throw failed(last.data.error)
-  } catch (error) {
-    await qmp.execute('block-job-cancel', { device: job, force: true }, within(2000)).catch(() => {})
-    throw error
-  }
-  // A node that blockdev-add made stays until it is deleted; one that came with the drive is gone already.
-  await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
-  await rm(file, { force: true })
-}
-
 /** Takes overlays back after a capture that failed. `mayBeUsed`: the transaction was sent. */
 export async function takeBackOverlays(
   qmp: QmpClient,
@@ -158,13 +132,19 @@ export async function takeBackOverlays(
   const lost = qmp.failure !== null
   const inUse = mayBeUsed && !lost ? await activeNodes(qmp, deadline) : new Set<string>()
   for (const overlay of overlays) {
-    const { node, file, disk } = overlay
+    const { node, file } = overlay
     if (!mayBeUsed || (!lost && !inUse.has(node))) await discardOverlay(qmp, overlay)
-    else if (!lost) await mergeDown(qmp, node, disk.node, file, deadline).catch(() => {})
+    else if (!lost) await mergeBack(qmp, overlay, deadline).catch(() => {})
     else if (process !== null && !isAlive(process)) {
       // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
       await commitOverlay(file, deadline)
       await rm(file, { force: true })
     }
   }
+}
+
+async function mergeBack(qmp: QmpClient, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
+  await commitActive(qmp, node, disk.node, file, deadline)
+  await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
+  await rm(file, { force: true })
 }

@@ -1,11 +1,12 @@
 // The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
 // it may be late, lost or wrong.
 
-import type { LocalEvent, Preflight } from '../../src/api/schemas.js'
+import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { CatchUp } from './catch-up.js'
+import { DiskKeeper } from './disks/keeper.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { SessionRequest } from './member.js'
@@ -18,6 +19,7 @@ import { SnapshotSession } from './snapshot-session.js'
 
 export class Agent {
   readonly restores: Restores
+  readonly keeper: DiskKeeper
   private readonly host: Host
   private readonly networks: readonly string[]
   private readonly sessions: Sessions
@@ -30,7 +32,8 @@ export class Agent {
     this.host = host
     this.networks = networks
     this.sessions = new Sessions(host, networks)
-    this.restores = new Restores(host, this.sessions, configuredPorts)
+    this.keeper = new DiskKeeper(host, () => this.sessions.machines())
+    this.restores = new Restores(host, this.sessions, configuredPorts, this.keeper)
     this.catchUp = new CatchUp(host, (network) => {
       const session = this.sessions.of(network)
       return session === null ? null : { epoch: session.snapshot?.request.epoch ?? null }
@@ -61,6 +64,7 @@ export class Agent {
         this.sessions.end(network, session)
       }),
     )
+    this.keeper.soon()
   }
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
@@ -95,6 +99,7 @@ export class Agent {
   ): Promise<string[]> {
     const { network } = request
     const restarts = this.host.datapath.restarts
+    await this.keeper.letGo(this.host.ports.machinesOf(network))
     const snapshot = await SnapshotSession.prepare(this.host, request)
     // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
     const reason = preparation.calledOff ? calledOff : this.host.datapath.restarts === restarts ? null : restarted()
@@ -163,16 +168,21 @@ export class Agent {
     await this.catchUp.advance(network, epoch)
   }
 
-  /** Removes a finished part. Throws SNAPSHOT_NEEDED. */
-  async remove(network: string, snapshot: string): Promise<void> {
+  /** Removes a finished part. Throws SNAPSHOT_NEEDED, SNAPSHOT_BUSY, and what keeps it from being done. */
+  async remove(network: string, snapshot: string): Promise<Removal> {
     this.sessions.check(network)
-    await removePart(this.host, network, snapshot)
+    try {
+      return await removePart(this.host, this.keeper, network, snapshot)
+    } finally {
+      this.keeper.soon()
+    }
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */
   async close(): Promise<void> {
     this.catchUp.close()
     this.sessions.close()
+    await this.keeper.close()
     for (const [network, session] of this.sessions.all()) {
       session.snapshot?.abort(stopping.report())
       await session.snapshot?.ended

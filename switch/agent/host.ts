@@ -4,6 +4,7 @@
 import type { Logger } from 'pino'
 import type { Datapath } from '../datapath/datapath.js'
 import type { Ports } from '../ports.js'
+import type { DiskRecords } from './disks/records.js'
 import type { HostRecords } from './host-records.js'
 import type { Journal } from './journal.js'
 import type { LocalStore } from './local-store.js'
@@ -19,6 +20,7 @@ export interface Host {
   readonly store: LocalStore
   readonly records: HostRecords
   readonly journal: Journal
+  readonly disks: DiskRecords
   readonly unread: UnreadFrames
   readonly epochs: Epochs
   readonly log: Logger

@@ -91,7 +91,7 @@ export class Journal {
     for (const network of await namesIn(join(this.state, 'snapshots'))) {
       for (const snapshot of await namesIn(join(this.state, 'snapshots', network))) {
         const names = await namesIn(this.directory(network, snapshot))
-        if (names.includes('part.json') || !names.includes('vms')) continue
+        if (names.includes('part.json') || names.includes('part.removing.json') || !names.includes('vms')) continue
         const machines = []
         for (const vm of await namesIn(join(this.directory(network, snapshot), 'vms'))) {
           const directory = this.cutDirectory(network, snapshot, vm)

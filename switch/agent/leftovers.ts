@@ -45,13 +45,14 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
       host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
       await resumeMachine(host, vm, control, deadline)
     }
-    await undoOverlays(host, control, record, disks, deadline)
+    await undoOverlays(host, vm, control, record, disks, deadline)
   })
 }
 
 /** Overlays of a capture that failed are merged back, or removed where no disk uses them. `live`: disks as they are now. */
 export async function undoOverlays(
   host: Host,
+  vm: string,
   control: MachineControl,
   record: CutRecord,
   live: readonly Disk[],
@@ -63,6 +64,7 @@ export async function undoOverlays(
   const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
   for (const { file } of await strayOverlays(record, [...frozen, ...overlays, ...used]))
     await control.dropOverlay(file, deadline)
+  await host.disks.replace(vm, chainsOf(now))
 }
 
 async function mergeBack(
@@ -77,7 +79,8 @@ async function mergeBack(
     if (top === undefined || below?.file !== layers[0]?.file || !isOverlay(basename(top.file), label)) continue
     // Merging writes to the layer below: not to one that a finished snapshot has frozen.
     if (below === undefined || frozen.includes(below.file)) continue
-    await control.mergeFrozen({ name, layers, overlay: top.file }, deadline)
+    await control.collapse(name, below.file, deadline)
+    await rm(top.file, { force: true })
   }
 }
 
@@ -96,7 +99,11 @@ async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadlin
     if ((await stat(file)).mtimeMs >= (await stat(base)).mtimeMs) await commitOverlay(file, deadline)
     await rm(file, { force: true })
   }
+  if (spec === undefined || 'qmp' in spec) await host.disks.replace(vm, chainsOf(record.disks))
 }
+
+const chainsOf = (disks: CutRecord['disks'] | readonly Disk[]) =>
+  Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
 
 /** Disk images that finished snapshots of this host have frozen, and the overlays that were put on them. */
 async function finishedImages(host: Host): Promise<{ frozen: string[]; overlays: string[] }> {

@@ -13,26 +13,30 @@
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 
 import { createHash } from 'node:crypto'
-import { readdir, rm, stat } from 'node:fs/promises'
+import { readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { type FileReference, LocalPart } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { Digests } from '../../src/files/digests.js'
-import { freeBytes, makeDirectory, storeError, writeDurable } from '../../src/files/durable.js'
+import { freeBytes, makeDirectory, storeError, syncFile, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
 import { lockDirectory } from '../../src/linux/directory-lock.js'
 import { directoryMode, Images } from './images.js'
 
 const fitsPart = validator(LocalPart)
+/** What part.json is called once the snapshot is being deleted. */
+const removing = 'part.removing.json'
+/** In `files` of a snapshot that is deleted: they stay for as long as somebody uses them. */
+export const leftBehind = 'left-behind'
 
 export { filesOf } from '../../src/api/files.js'
 
 export class LocalStore {
   /** Files by their content. */
   readonly images: Images
-  private readonly state: string
+  readonly state: string
   private readonly digests = new Digests()
 
   constructor(state: string) {
@@ -72,7 +76,8 @@ export class LocalStore {
     }
     const directory = this.directory(network, snapshot)
     try {
-      await rm(directory, { recursive: true, force: true })
+      // What restores have fetched stays: machines may stand on it.
+      await clear(directory, (path) => path.startsWith(join(directory, 'files')))
       await makeDirectory(join(directory, 'hosts', host), directoryMode)
       for (const vm of machines) await makeDirectory(join(directory, 'vms', vm), directoryMode)
     } catch (thrown) {
@@ -132,25 +137,74 @@ export class LocalStore {
     return part
   }
 
-  /** All finished parts of this host. */
+  /** All finished parts of this host that can be read. */
   async parts(): Promise<LocalPart[]> {
-    const found: LocalPart[] = []
-    const root = join(this.state, 'snapshots')
-    for (const network of await readdir(root)) {
-      for (const snapshot of await readdir(join(root, network))) {
-        const part = await this.readPart(network, snapshot).catch(() => null)
-        if (part !== null) found.push(part)
-      }
-    }
-    return found
+    return (await this.allParts()).parts
   }
 
-  async remove(network: string, snapshot: string): Promise<void> {
+  /** The finished parts of this host, and the paths of those that cannot be read: what they need is not known. */
+  async allParts(): Promise<{ parts: LocalPart[]; damaged: string[] }> {
+    const parts: LocalPart[] = []
+    const damaged: string[] = []
+    for (const { network, snapshot } of await this.snapshots()) {
+      try {
+        const part = await this.readPart(network, snapshot)
+        if (part !== null) parts.push(part)
+      } catch {
+        damaged.push(join(this.directory(network, snapshot), 'part.json'))
+      }
+    }
+    return { parts, damaged }
+  }
+
+  /** Of all snapshots that have a directory here, whatever is in it. */
+  async snapshots(): Promise<{ network: string; snapshot: string }[]> {
+    const root = join(this.state, 'snapshots')
+    const networks = await readdir(root)
+    const found = await Promise.all(
+      networks.map(async (network) => (await readdir(join(root, network))).map((snapshot) => ({ network, snapshot }))),
+    )
+    return found.flat()
+  }
+
+  /**
+   * From here on the snapshot is one that is being deleted, also for the next daemon: it cannot be restored, and protects no
+   * file. All that only it needs may go.
+   */
+  async beginRemoval(network: string, snapshot: string): Promise<void> {
+    const directory = this.directory(network, snapshot)
+    try {
+      if ((await this.readPart(network, snapshot)) !== null)
+        await rename(join(directory, 'part.json'), join(directory, removing))
+      await syncFile(directory)
+      await clear(directory, (path) => path === join(directory, removing) || path.startsWith(join(directory, 'files')))
+    } catch (thrown) {
+      throw storeError(`cannot begin to remove ${directory}`, thrown)
+    }
+  }
+
+  /** What is being deleted and not gone yet. */
+  async removals(): Promise<LocalPart[]> {
+    const found = await Promise.all(
+      (await this.snapshots()).map(({ network, snapshot }) => this.removal(network, snapshot).catch(() => null)),
+    )
+    return found.filter((part) => part !== null)
+  }
+
+  /** The part that is being deleted; null when none of that name is. */
+  removal(network: string, snapshot: string): Promise<LocalPart | null> {
+    return readJson(join(this.directory(network, snapshot), removing), fitsPart)
+  }
+
+  /** Removes all of a snapshot but files that `keep` names; those are marked as nobody's but theirs who use them. */
+  async remove(network: string, snapshot: string, keep: ReadonlySet<string> = new Set()): Promise<void> {
     const directory = this.directory(network, snapshot)
     try {
       // part.json first: from then on the rest is rubbish that the next `create` clears.
       await rm(join(directory, 'part.json'), { force: true })
-      await rm(directory, { recursive: true, force: true })
+      const kept = await clear(directory, (path) => keep.has(path))
+      if (kept) await writeDurable(join(directory, 'files', leftBehind), '')
+      else await rm(directory, { recursive: true, force: true })
     } catch (thrown) {
       throw storeError(`cannot remove ${directory}`, thrown)
     }
@@ -172,4 +226,16 @@ export class LocalStore {
     }
     return directory
   }
+}
+
+/** Removes what is below a directory but files that are to stay; true when some did. */
+async function clear(directory: string, stays: (path: string) => boolean): Promise<boolean> {
+  let kept = false
+  for (const entry of await readdir(directory, { withFileTypes: true }).catch(() => [])) {
+    const path = join(directory, entry.name)
+    if (stays(path)) kept = true
+    else if (entry.isDirectory() && (await clear(path, stays))) kept = true
+    else await rm(path, { recursive: true, force: true })
+  }
+  return kept
 }

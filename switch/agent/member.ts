@@ -87,9 +87,11 @@ export async function prepareMember(
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
     const record = { label, incarnation: control.incarnation, disks }
+    await host.disks.learn(vm, Object.fromEntries(disks.map(({ name, layers }) => [name, layers])))
     await host.journal.writeCut(request.network, request.snapshot, vm, record)
     const directory = host.store.machineImages(request.network, request.snapshot, vm)
-    await control.prepare({ directory, label }, deadline)
+    const creating = (file: string) => host.disks.noteMade(vm, file)
+    await control.prepare({ directory, label, creating }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
     for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
     const ports = host.ports.ofMachine(vm, request.network)
@@ -189,7 +191,7 @@ async function resume(host: Host, { network, snapshot }: SessionRequest, member:
     // The driver could not take its overlays back from a machine that stood still.
     const limit = performance.now() + MERGE_MS
     const { disks } = await member.control.inspect(limit)
-    await undoOverlays(host, member.control, member.record, disks, limit)
+    await undoOverlays(host, vm, member.control, member.record, disks, limit)
   } catch (thrown) {
     const error = asSnapswitchError(thrown)
     host.log.error({ err: error, vm }, 'cannot resume')
@@ -200,6 +202,13 @@ async function resume(host: Host, { network, snapshot }: SessionRequest, member:
       .noteStuck(network, snapshot, vm)
       .catch((failed) => host.log.error({ err: failed, vm }, 'no record'))
   }
+}
+
+/** The capture has succeeded, and the snapshot has not. */
+async function takeBack(host: Host, { vm, control, record }: Member): Promise<void> {
+  const limit = performance.now() + MERGE_MS
+  const { disks } = await control.inspect(limit)
+  await undoOverlays(host, vm, control, record, disks, limit)
 }
 
 /** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
@@ -217,7 +226,6 @@ export async function recover(host: Host, request: SessionRequest, member: Membe
   else {
     await quietly('capture failed', member.capture.sealed)
     if (member.paused) await resume(host, request, member)
-    for (const disk of member.seal?.disks ?? [])
-      await quietly('cannot merge', member.control.mergeFrozen(disk, performance.now() + 30_000))
+    if (member.seal !== null) await quietly('cannot merge', takeBack(host, member))
   }
 }

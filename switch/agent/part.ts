@@ -3,7 +3,7 @@
 import { join } from 'node:path'
 import type { ChannelClosure, LocalPart, MemberPart } from '../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { writeChannel } from '../../src/trace/channel.js'
 import type { ChannelClosed } from '../forwarding/open-snapshot.js'
 import type { Host } from './host.js'
@@ -56,8 +56,18 @@ export async function writePart(
     closures: closureRecords(host, closures),
     ...(recording === null ? {} : { events: await recording.write() }),
   }
+  // Before the part: a machine whose disk is not known to be on its overlay could lose it.
+  for (const { vm, seal } of machines) {
+    const chains = seal!.disks.map((disk) => [disk.name, chainAfter(disk)] as const)
+    await host.disks.learn(vm, Object.fromEntries(chains))
+  }
   await host.store.writePart(part)
   return part
+}
+
+/** What the machine writes to from the cut on. */
+function chainAfter({ overlay, layers, copied }: FrozenDisk): DiskLayer[] {
+  return [{ file: overlay, format: 'qcow2' }, ...layers.slice(copied === true ? 1 : 0)]
 }
 
 async function memberPart(host: Host, request: SessionRequest, member: Member, recorded: number): Promise<MemberPart> {

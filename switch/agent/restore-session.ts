@@ -64,6 +64,11 @@ export class RestoreSession {
     this.ports = new RestorePorts(host, network)
   }
 
+  /** That are placed here. */
+  get machines(): readonly string[] {
+    return this.request.members.map(({ vm }) => vm)
+  }
+
   /** Loads all members, or none: on failure everything is undone before it throws. */
   async load(): Promise<RestoreLoaded> {
     this.loading = this.loadAll()
@@ -158,12 +163,26 @@ export class RestoreSession {
     )
     const failed = results.find((result) => result.status === 'rejected')
     if (failed !== undefined) throw failed.reason
+    await this.learnDisks()
     await host.journal
       .removeRestore(network)
       .catch((thrown) => host.log.error({ err: thrown, network }, 'cannot remove the record of a restore'))
     for (const { machine } of this.members) await machine.control.close()
     host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
     return this.running()
+  }
+
+  /** What runs now is on the disks that were loaded; what it was on before is left behind. */
+  private async learnDisks(): Promise<void> {
+    for (const { part, machine, resumedAtUs } of this.members) {
+      if (resumedAtUs === null) continue
+      try {
+        const { disks } = await machine.control.inspect(performance.now() + RESUME_MS)
+        await this.host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
+      } catch (thrown) {
+        this.host.log.error({ err: thrown, vm: part.vm }, 'cannot tell which disks it is on')
+      }
+    }
   }
 
   private async release({ ports }: LoadedMember): Promise<void> {
@@ -201,8 +220,10 @@ export class RestoreSession {
     let ended = this.toUndo === null || (await this.endUnfinished())
     for (const member of this.members) {
       const { part, machine } = member
-      if (this.resuming !== null && (await this.runs(member, deadline))) await quietly(this.release(member))
-      else {
+      if (this.resuming !== null && (await this.runs(member, deadline))) {
+        await quietly(this.learnDisks())
+        await quietly(this.release(member))
+      } else {
         if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
         await quietly(
           machine.control.destroy(deadline).catch((thrown) => {

@@ -11,6 +11,7 @@ import type {
   RestoreResumed,
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import type { DiskKeeper } from './disks/keeper.js'
 import type { Host } from './host.js'
 import type { Moves } from './host-records.js'
 import { checkRestore } from './restore-check.js'
@@ -28,11 +29,18 @@ interface EndedRestore {
 export class Restores {
   private readonly host: Host
   private readonly sessions: Sessions
+  private readonly keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
   private readonly configuredPorts: ReadonlySet<string>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   private readonly ended = new Map<string, EndedRestore>()
 
-  constructor(host: Host, sessions: Sessions, configuredPorts: ReadonlySet<string>) {
+  constructor(
+    host: Host,
+    sessions: Sessions,
+    configuredPorts: ReadonlySet<string>,
+    keeper: Pick<DiskKeeper, 'letGo' | 'soon'>,
+  ) {
+    this.keeper = keeper
     this.host = host
     this.sessions = sessions
     this.configuredPorts = configuredPorts
@@ -61,6 +69,7 @@ export class Restores {
     this.ended.delete(network)
     restore.onAbandoned = (resumed) => this.abandoned(network, session, resumed)
     try {
+      await this.keeper.letGo(restore.machines)
       const answer = await restore.load()
       // A host that gets no machines is fenced, and that is all.
       if (request.members.length === 0) this.sessions.end(network, session)
@@ -88,6 +97,7 @@ export class Restores {
     const answer = await session.restore.resume()
     this.sessions.end(network, session)
     this.ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
+    this.keeper.soon()
     return answer
   }
 
@@ -109,6 +119,7 @@ export class Restores {
     const snapshot = session.restore!.snapshot
     if (resumed.length > 0) this.ended.set(network, { snapshot, resumed, complete: false })
     this.sessions.end(network, session)
+    this.keeper.soon()
     await this.saveMoves().catch((thrown) => this.host.log.error({ err: thrown }, 'cannot save the moves'))
   }
 

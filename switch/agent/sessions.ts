@@ -48,6 +48,15 @@ export class Sessions {
     return null
   }
 
+  /** All machines that something is under way with. */
+  machines(): ReadonlySet<string> {
+    const vms = [...this.sessions].flatMap(([network, { restore }]) => [
+      ...this.host.ports.machinesOf(network),
+      ...(restore?.machines ?? []),
+    ])
+    return new Set(vms)
+  }
+
   /** Why nothing can begin in the network now; null when it can. */
   refusal(network: string): SnapswitchError | null {
     return this.refused(network, (known) => this.busy(known))

@@ -139,7 +139,9 @@ export class FakeSwitch {
       const { epoch } = request.body as DiscardRequest
       return this.#answer('discard', `discard ${epoch}`, () => ({}))
     })
-    app.delete(routes.localSnapshot, () => this.#answer('localSnapshot', 'delete', () => ({})))
+    const removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
+    app.delete(routes.localSnapshot, () => this.#answer('localSnapshot', 'delete', () => removal))
+    app.get(routes.localSnapshot, () => this.#part())
     this.#addRestoreRoutes({ app } as Api)
   }
 

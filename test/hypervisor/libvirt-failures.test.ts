@@ -13,7 +13,7 @@ import { LibvirtProcess } from '../../src/hypervisor/libvirt/process-handle.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
-import { chainOf, codeOf, isGapless, scratch, take } from './machines.js'
+import { chainOf, codeOf, isGapless, mergeDisk, scratch, take } from './machines.js'
 
 t.setTimeout(280_000)
 
@@ -141,7 +141,7 @@ t.test(
     execFileSync('prlimit', ['--pid', pid, `--nofile=${limit.trim().split(/\s+/).join(':')}`])
     const { seal } = await take(machine, domain.serial)
     t.notOk(seal.disks[0]!.copied)
-    t.ok(await machine.mergeFrozen(seal.disks[0]!, soon(10_000)))
+    t.ok(await mergeDisk(machine, seal.disks[0]!))
     await runsOn(t, domain)
     await machine.destroy(soon(5000))
     daemon.virsh('undefine', domain.name)
@@ -156,7 +156,7 @@ t.test('overlays that QEMU has and libvirt does not know of', async (t) => {
   const layers = [{ file: domain.disk, format: 'qcow2' as const }]
   for (const isInUse of [false, true]) {
     // What libvirt does in a snapshot, but for writing it down (libvirt-1 is the disk).
-    const overlay = await makeOverlay(link, { target: 'vda', layers }, 's', soon(5000))
+    const overlay = await makeOverlay(link, { target: 'vda', layers }, { label: 's' }, soon(5000))
     const file = { driver: 'file', 'node-name': 'libvirt-2-storage', filename: overlay.file }
     await link.execute('blockdev-add', file, soon(5000))
     const format = { driver: 'qcow2', 'node-name': 'libvirt-2-format', file: 'libvirt-2-storage', backing: null }
@@ -195,7 +195,7 @@ t.test('the libvirt process is killed in the middle', async (t) => {
       if (moment === 'capturing' || moment === 'resumed') kill()
       const sealed = await outcome
       t.comment(`${moment}: ${sealed instanceof Error ? `${sealed.code}: ${sealed.message}` : 'sealed'}`)
-      if (!(sealed instanceof Error)) t.ok(await machine.mergeFrozen(sealed.disks[0]!, soon(10_000)))
+      if (!(sealed instanceof Error)) t.ok(await mergeDisk(machine, sealed.disks[0]!))
       else t.same(readdirSync(store), [], 'no image')
     }
     t.same(daemon.disks('fault'), { vda: domain.disk })

@@ -9,7 +9,7 @@ import { decodeHead } from '../../src/hypervisor/libvirt/save-image.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
-import { codeOf, fingerprint, isGapless, scratch, sha256, take } from './machines.js'
+import { codeOf, fingerprint, isGapless, mergeDisk, scratch, sha256, take } from './machines.js'
 
 t.setTimeout(240_000)
 t.jobs = 1
@@ -142,14 +142,14 @@ for (const [mode, driver] of [
     const machine = await attach(domain.name, driver)
     const first = await take(machine, domain.serial, 'a')
     const second = await take(machine, domain.serial, 'b')
-    t.equal(await machine.mergeFrozen(first.seal.disks[0]!, soon(10_000)), false, 'not the active overlay')
-    t.equal(await machine.mergeFrozen(second.seal.disks[0]!, soon(10_000)), true)
+    t.equal(await mergeDisk(machine, first.seal.disks[0]!), false, 'not the active overlay')
+    t.equal(await mergeDisk(machine, second.seal.disks[0]!), true)
     viewIs(t, domain, first.seal.disks[0]!.overlay, 'after the delete')
     t.notOk(existsSync(second.seal.disks[0]!.overlay), 'overlay gone')
     if (mode === 'background') {
       for (const { seal } of [first, second]) t.notOk(existsSync(seal.disks[0]!.layers[0]!.file), 'copy gone')
     }
-    t.equal(await machine.mergeFrozen(first.seal.disks[0]!, soon(10_000)), true)
+    t.equal(await mergeDisk(machine, first.seal.disks[0]!), true)
     viewIs(t, domain, domain.disk, 'after both are deleted')
     await daemon.runs(domain)
     t.ok(isGapless(readCounts(domain.serial)))
@@ -211,7 +211,7 @@ t.test('where disks may not be copied, libvirt’s disk snapshot comes into the 
   const [disk] = seal.disks
   t.match(disk, { layers: [{ file: domain.disk }], copied: undefined })
   viewIs(t, domain, disk!.overlay, 'after the snapshot')
-  t.equal(await machine.mergeFrozen(disk!, soon(10_000)), true)
+  t.equal(await mergeDisk(machine, disk!), true)
   viewIs(t, domain, domain.disk, 'after the delete')
   await daemon.runs(domain)
   t.ok(isGapless(readCounts(domain.serial)))

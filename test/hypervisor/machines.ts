@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import type {
+  FrozenDisk,
   Hypervisor,
   LoadedMachine,
   MachineControl,
@@ -65,6 +66,18 @@ export async function bringBack(
   const loaded = await hypervisor.load(request, soon(20_000))
   endWithUs((loaded.control as QemuMachine).process!.pid)
   return loaded
+}
+
+/** Takes a snapshot's disk back: what its deletion does when nothing else stands on it. False: the overlay is not the active image. */
+export async function mergeDisk(machine: MachineControl, disk: FrozenDisk): Promise<boolean> {
+  const [copy, base] = disk.copied === true ? [disk.layers[0]!, disk.layers[1]!] : [null, disk.layers[0]!]
+  const live = async () => (await machine.inspect(soon(10_000))).disks.find(({ name }) => name === disk.name)
+  if (copy !== null && !(await live())?.layers.some(({ file }) => file === copy.file))
+    rmSync(copy.file, { force: true })
+  const [top, below] = (await live())?.layers ?? []
+  if (top?.file !== disk.overlay || below?.file !== base.file) return false
+  for (const file of await machine.collapse(disk.name, base.file, soon(10_000))) rmSync(file)
+  return true
 }
 
 export const sha256 = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')

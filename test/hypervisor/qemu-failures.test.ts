@@ -9,7 +9,7 @@ import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { bootGuest, type Guest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
-import { chainOf, codeOf, isGapless, list, scratch, take } from './machines.js'
+import { chainOf, codeOf, isGapless, list, mergeDisk, scratch, take } from './machines.js'
 
 t.setTimeout(120_000)
 const hypervisor = createQemuHypervisor()
@@ -41,7 +41,7 @@ async function isAsBefore(t: Tap, guest: Guest, machine: MachineControl, store: 
   t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial'], 'no overlay left')
   t.same((await machine.inspect(soon(2000))).disks[0]!.layers, [{ file: guest.disk, format: 'qcow2' }])
   const taken = await take(machine, guest.serial, 'after')
-  t.equal(await machine.mergeFrozen(taken.seal.disks[0]!, soon(5000)), true)
+  t.equal(await mergeDisk(machine, taken.seal.disks[0]!), true)
   rmSync(taken.directory, { recursive: true })
 }
 
@@ -119,7 +119,7 @@ for (const [mode, how, driver] of [
       codes.push(code)
       t.equal(await codeOf(capture.resumed), 'none', `${ms} ms: resumed`)
       if (code === 'none') {
-        await machine.mergeFrozen((await capture.sealed).disks[0]!, soon(5000))
+        await mergeDisk(machine, (await capture.sealed).disks[0]!)
         rmSync(path.join(store, 'memory.img'))
       } else t.equal(code, 'DEADLINE', `${ms} ms`)
       t.equal((await machine.inspect(soon(2000))).state, 'running')

@@ -9,7 +9,18 @@ import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { bootGuest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
-import { bringBack, chainOf, codeOf, fingerprint, isGapless, list, scratch, sha256, take } from './machines.js'
+import {
+  bringBack,
+  chainOf,
+  codeOf,
+  fingerprint,
+  isGapless,
+  list,
+  mergeDisk,
+  scratch,
+  sha256,
+  take,
+} from './machines.js'
 
 t.setTimeout(120_000)
 const hypervisor = createQemuHypervisor()
@@ -128,9 +139,9 @@ t.test('snapshots back to back, then merged from the top', async (t) => {
   t.comment(`STOP to RESUME: ${downtimes.join(', ')} ms`)
   t.equal((await machine.inspect(soon(2000))).disks[0]!.layers.length, 6)
   const below = taken[2]!.seal.disks[0]!
-  t.equal(await machine.mergeFrozen(below, soon(5000)), false, 'not the active overlay: left alone')
+  t.equal(await mergeDisk(machine, below), false, 'not the active overlay: left alone')
   for (const { seal, directory } of taken.reverse()) {
-    t.equal(await machine.mergeFrozen(seal.disks[0]!, soon(5000)), true)
+    t.equal(await mergeDisk(machine, seal.disks[0]!), true)
     rmSync(directory, { recursive: true })
   }
   t.same((await machine.inspect(soon(2000))).disks[0]!.layers, [{ file: guest.disk, format: 'qcow2' }])

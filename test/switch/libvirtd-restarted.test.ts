@@ -95,8 +95,8 @@ class Domains {
     return this.coordinator.snapshot('lab0', `s${this.#count}`, LONG)
   }
 
-  delete(): Promise<void> {
-    return this.coordinator.delete('lab0', `s${this.#count}`, LONG)
+  async delete(): Promise<void> {
+    await this.coordinator.delete('lab0', `s${this.#count}`, LONG)
   }
 
   async restore(): Promise<void> {

@@ -15,6 +15,8 @@ import { readChannelState } from '../../switch/agent/restore-channel.js'
 import { isRestore, Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
 
+const keeper = { letGo: async () => {}, soon: () => {} }
+
 /** A host where the machine `bad` has ended when it is told to run. */
 class MadeUpHost {
   readonly specs = new Map<string, MachineSpec>()
@@ -50,6 +52,7 @@ class MadeUpHost {
       },
       unread: { emptied: (port: number) => this.emptied.push(port), of: () => 0 },
       datapath: { rememberEpoch: () => {}, rememberFence: () => {}, call: async () => ({ opening: [], atUs: 0 }) },
+      disks: { replace: async () => {} },
       journal: { writeRestore: () => this.writing, removeRestore: async () => {} },
       store: {
         images: { finder: async () => async (file: { path: string }) => file.path },
@@ -92,7 +95,7 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
   const fake = new MadeUpHost()
   const host = fake.asHost()
   const sessions = new Sessions(host, ['lab0', 'lab1'])
-  const restores = new Restores(host, sessions, new Set(['p1']))
+  const restores = new Restores(host, sessions, new Set(['p1']), keeper)
   t.same((await restores.load('lab0', 's', requestFor('good', 'bad'))).loaded, ['good', 'bad'])
   t.equal(sessions.busy('lab0'), 'restore of s')
   await t.rejects(restores.resume('lab0', 's'), { code: 'MACHINE_NOT_RUNNING' })
@@ -112,7 +115,7 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
 
 t.test('answers that got lost are given again', async (t) => {
   const host = new MadeUpHost().asHost()
-  const restores = new Restores(host, new Sessions(host, ['lab0']), new Set())
+  const restores = new Restores(host, new Sessions(host, ['lab0']), new Set(), keeper)
   await restores.load('lab0', 's', requestFor('good'))
   const answer = await restores.resume('lab0', 's')
   t.same(answer, { resumed: [{ vm: 'good', atUs: 7 }] })
@@ -141,7 +144,7 @@ t.test(
     const fake = new MadeUpHost()
     const host = fake.asHost()
     const sessions = new Sessions(host, ['lab0'])
-    const restores = new Restores(host, sessions, new Set())
+    const restores = new Restores(host, sessions, new Set(), keeper)
     await restores.load('lab0', 's', requestFor('good'))
     let written = () => {}
     fake.writing = new Promise((resolve) => {
@@ -163,7 +166,7 @@ t.test(
 t.test('what a former guest has left unread is forgotten at all ports of its machine', async (t) => {
   const fake = new MadeUpHost()
   const host = fake.asHost()
-  const restores = new Restores(host, new Sessions(host, ['lab0', 'lab1']), new Set())
+  const restores = new Restores(host, new Sessions(host, ['lab0', 'lab1']), new Set(), keeper)
   const request = requestFor('good')
   const ports = [{ name: 'p0' }, { name: 'p1', network: 'lab1' }]
   const members = request.members.map((member) => ({ ...member, ports })) as unknown as MemberPart[]

@@ -2,7 +2,7 @@
 
 import { type Static, Type } from '@sinclair/typebox'
 import { Count, closed, Epoch, ErrorReportSchema, Milliseconds, Name, nullable, TimeUs } from './basic.js'
-import { LocalPart, Policy } from './local-snapshot.js'
+import { LocalPart, Policy, Removal } from './local-snapshot.js'
 
 export const SnapshotState = Type.Union([Type.Literal('pending'), Type.Literal('complete'), Type.Literal('failed')])
 
@@ -89,6 +89,14 @@ export const RestoreReport = Type.Object({
   warnings: Type.Array(Type.String()),
 })
 export type RestoreReport = Static<typeof RestoreReport>
+
+/** DELETE /v1/snapshots/:network/:name: what each host did. */
+export const DeleteReport = Type.Object({
+  network: Name,
+  name: Name,
+  hosts: Type.Array(Type.Composite([Type.Object({ host: Name }), Removal])),
+})
+export type DeleteReport = Static<typeof DeleteReport>
 
 export const Progress = Type.Union([
   Type.Object({

@@ -213,3 +213,14 @@ export const LocalEvent = Type.Union([
   Type.Object({ type: Type.Literal('failed'), error: ErrorReportSchema }),
 ])
 export type LocalEvent = Static<typeof LocalEvent>
+
+/** What a removal did: DELETE /v1/networks/:network/snapshots/:snapshot. */
+export const Removal = Type.Object({
+  freedBytes: Count,
+  /** Image files that were merged into the one below them. */
+  merged: Type.Array(Type.Object({ vm: Name, disk: Type.String(), files: Type.Array(Type.String()) })),
+  removed: Type.Array(Type.String()),
+  /** Files that stay though no snapshot needs them, and why. */
+  kept: Type.Array(Type.Object({ file: Type.String(), reason: Type.String() })),
+})
+export type Removal = Static<typeof Removal>

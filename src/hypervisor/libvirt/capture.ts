@@ -81,14 +81,14 @@ export class DomainCapture implements CaptureWork {
     }
   }
 
-  async #prepare({ label }: CaptureTarget, deadline: Deadline): Promise<void> {
+  async #prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
     const { link, domain, mode, copyDisks } = this.#context
     await collect(
       this.#overlays,
-      domain.disks.map((disk) => makeOverlay(link, disk, label, deadline)),
+      domain.disks.map((disk) => makeOverlay(link, disk, target, deadline)),
     )
     if (mode === 'stopped') return
-    if (copyDisks) await this.#openCopies(label, deadline)
+    if (copyDisks) await this.#openCopies(target, deadline)
     await this.#memory.prepare(await this.#head(deadline), deadline)
     if (this.#copies.length === 0) return
     // Last: what the guest writes from here to the cut has to be copied.
@@ -96,12 +96,12 @@ export class DomainCapture implements CaptureWork {
     this.#copying = await copyTransaction(link, this.#copies, this.#overlays, deadline)
   }
 
-  async #openCopies(label: string, deadline: Deadline): Promise<void> {
+  async #openCopies(target: CaptureTarget, deadline: Deadline): Promise<void> {
     const { link, domain } = this.#context
     try {
       await collect(
         this.#copies,
-        domain.disks.map((disk) => openCopy(link, disk, label, deadline)),
+        domain.disks.map((disk) => openCopy(link, disk, target, deadline)),
       )
     } catch {
       await this.#discardCopies()

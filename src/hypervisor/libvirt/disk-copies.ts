@@ -13,6 +13,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { findNode } from '../qemu-disks.js'
+import type { NewFiles } from '../qemu-overlays.js'
 import type { JsonObject } from '../qmp.js'
 import { isObject } from '../qmp-messages.js'
 import type { DomainLink } from './domain-link.js'
@@ -34,10 +35,10 @@ export interface DiskCopy {
 export async function openCopy(
   link: DomainLink,
   disk: { readonly target: string; readonly layers: readonly DiskLayer[] },
-  label: string,
+  target: NewFiles,
   deadline: Deadline,
 ): Promise<DiskCopy> {
-  const { file } = await makeOverlay(link, disk, label, deadline)
+  const { file } = await makeOverlay(link, disk, target, deadline)
   const node = `${prefix}${randomBytes(6).toString('hex')}`
   try {
     await link.execute(

@@ -7,6 +7,7 @@ import {
   type BlockInfo,
   type BlockJob,
   blockCommitActive,
+  blockCommitBandwidthBytes,
   type CallArguments,
   type CallError,
   type CallMessage,
@@ -197,9 +198,10 @@ export class Lane {
           return { capacity: Number(out[0]) }
         })
       case 'blockCommit':
-        return on(async (handle) =>
-          this.#ok(await lib.blockCommit(handle, disk, args.base ?? null, null, 0, blockCommitActive)),
-        )
+        return on(async (handle) => {
+          const flags = blockCommitActive | blockCommitBandwidthBytes
+          return this.#ok(await lib.blockCommit(handle, disk, args.base ?? null, null, args.bytesPerSecond ?? 0, flags))
+        })
       case 'blockJob':
         return on((handle) => this.#blockJob(handle, disk))
       case 'blockPivot':

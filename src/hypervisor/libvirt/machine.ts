@@ -7,8 +7,9 @@ import { CutPace } from '../cut-pace.js'
 import type {
   Capture,
   CaptureTarget,
+  CollapseOptions,
   Deadline,
-  FrozenDisk,
+  DiskLayer,
   LibvirtDefinition,
   MachineControl,
   MachineInfo,
@@ -18,6 +19,7 @@ import type {
 import type { ImageWriter } from '../image-writer.js'
 import { findProcesses, incarnationOf, type ProcessIdentity } from '../process.js'
 import { settleMigration } from '../qemu-checks.js'
+import { notInChain, refuseObstacles } from '../qemu-collapse.js'
 import { backgroundObstacle, isUnderWay, migrationStatus } from '../qemu-migration.js'
 import { stopMachine } from '../qemu-stop.js'
 import { isFrozen, liftWriteProtection } from '../write-protection.js'
@@ -184,18 +186,34 @@ export class LibvirtMachine implements MachineControl {
     await this.close()
   }
 
-  async mergeFrozen(disk: FrozenDisk, deadline: Deadline): Promise<boolean> {
+  async collapse(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    const link = this.#link
+    const leaving = await this.#leaving(disk, base, deadline)
+    const [active] = leaving
+    if (active === undefined) return []
+    refuseObstacles(await this.#nodes(deadline), leaving, '/')
+    await link.patiently(() => endForgottenCopies(link, deadline), deadline)
+    await mergeActive(link, { target: disk, file: active.file, base }, deadline, options)
+    return leaving.map(({ file }) => file)
+  }
+
+  async checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void> {
+    refuseObstacles(await this.#nodes(deadline), await this.#leaving(disk, base, deadline), '/')
+  }
+
+  async #nodes(deadline: Deadline): Promise<unknown> {
+    const ask = () => this.#link.execute('query-named-block-nodes', { flat: true }, deadline)
+    return this.#link.patiently(ask, deadline)
+  }
+
+  /** The images above `base`. */
+  async #leaving(disk: string, base: string, deadline: Deadline): Promise<readonly DiskLayer[]> {
     const link = this.#link
     const { disks } = describeDomain(await link.patiently(() => link.xml(0, deadline), deadline))
-    const used = disks.flatMap(({ layers }) => layers.map(({ file }) => file))
-    const copy = disk.copied === true ? disk.layers[0]?.file : undefined
-    if (copy !== undefined && !used.includes(copy)) await rm(copy, { force: true })
-    const live = disks.find(({ target }) => target === disk.name)
-    const base = disk.layers[copy === undefined ? 0 : 1]?.file
-    if (base === undefined || live?.layers[0]?.file !== disk.overlay || live.layers[1]?.file !== base) return false
-    await link.patiently(() => endForgottenCopies(link, deadline), deadline)
-    await mergeActive(link, { target: disk.name, file: disk.overlay, base }, deadline)
-    return true
+    const layers = disks.find(({ target }) => target === disk)?.layers ?? []
+    const depth = layers.findIndex(({ file }) => file === base)
+    if (depth < 0) throw notInChain(base, disk)
+    return layers.slice(0, depth)
   }
 
   async dropOverlay(file: string, deadline: Deadline): Promise<void> {

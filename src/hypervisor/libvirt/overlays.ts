@@ -4,11 +4,12 @@
 // snapshot is not libvirt's to revert.
 
 import { chmod, chown, rm, stat } from 'node:fs/promises'
-import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { asSnapswitchError } from '../../errors/errors.js'
 import { deadlinePassed, pauseFor, remaining, within } from '../deadline.js'
-import type { Deadline, DiskLayer } from '../hypervisor.js'
+import type { CollapseOptions, Deadline, DiskLayer } from '../hypervisor.js'
+import { mergeFailed } from '../qemu-collapse.js'
 import { commitOverlay, createOverlay } from '../qemu-img.js'
-import { reserveOverlayFile } from '../qemu-overlays.js'
+import { type NewFiles, reserveOverlayFile } from '../qemu-overlays.js'
 import { placeDisks } from './domain-edits.js'
 import type { DomainLink } from './domain-link.js'
 import { describeDomain } from './domain-xml.js'
@@ -27,12 +28,12 @@ export interface DomainOverlay {
 export async function makeOverlay(
   link: DomainLink,
   disk: { readonly target: string; readonly layers: readonly DiskLayer[] },
-  label: string,
+  target: NewFiles,
   deadline: Deadline,
 ): Promise<DomainOverlay> {
   const active = disk.layers[0]!
   const { capacity } = (await link.call('blockInfo', { disk: disk.target }, deadline)) as BlockInfo
-  const file = await reserveOverlayFile(disk.layers, label)
+  const file = await reserveOverlayFile(disk.layers, target)
   try {
     await createOverlay(file, active, capacity, deadline)
     // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
@@ -50,13 +51,14 @@ export async function makeOverlay(
 const abortMs = 20_000
 
 /**
- * Commits the active overlay into its direct base while the machine runs, pivots to that, and removes the overlay. A libvirtd
- * that is started again meanwhile finds the job that the last one began, and ends it.
+ * Commits the active overlay and what is between into a base further down while the machine runs, and pivots to that. A
+ * libvirtd that is started again meanwhile finds the job that the last one began, and ends it.
  */
 export async function mergeActive(
   link: DomainLink,
   overlay: { readonly target: string; readonly file: string; readonly base: string },
   deadline: Deadline,
+  { signal, bytesPerSecond = 0 }: CollapseOptions = {},
 ): Promise<void> {
   const disk = overlay.target
   let asked = false
@@ -64,35 +66,35 @@ export async function mergeActive(
     // Only a job that was asked for here is taken for ours.
     if (asked && (await blockJob(link, disk, deadline)).found) return
     asked = true
-    await link.call('blockCommit', { disk, base: overlay.base }, deadline)
+    await link.call('blockCommit', { disk, base: overlay.base, bytesPerSecond }, deadline)
   }
   await link.patiently(commit, deadline)
   try {
-    await pivot(link, disk, overlay.file, deadline)
+    await pivot(link, disk, overlay.file, deadline, signal)
   } catch (error) {
     const limit = within(abortMs)
     await link.patiently(() => link.call('blockAbort', { disk }, limit), limit).catch(() => {})
     throw error
   }
-  await rm(overlay.file, { force: true })
 }
 
 const blockJob = async (link: DomainLink, disk: string, deadline: Deadline): Promise<BlockJob> =>
   (await link.call('blockJob', { disk }, deadline)) as BlockJob
 
-async function pivot(link: DomainLink, disk: string, file: string, deadline: Deadline): Promise<void> {
-  const failed = (reason: string) =>
-    new SnapswitchError(
-      'CAPTURE_FAILED',
-      `${file} could not be merged into its base: ${reason}. The machine goes on using it.`,
-      'Free some space where the disk images lie, and delete the snapshot again.',
-    )
+async function pivot(
+  link: DomainLink,
+  disk: string,
+  file: string,
+  deadline: Deadline,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   for (;;) {
+    signal?.throwIfAborted()
     const job = await link.patiently(() => blockJob(link, disk, deadline), deadline)
     if (!job.found) {
       // The answer to the pivot may have been lost.
       if (!(await useOf(link, file, deadline)).active) return
-      throw failed('the job ended early')
+      throw mergeFailed(file, 'the job ended early')
     }
     if (job.cur === job.end && job.end > 0) {
       try {
@@ -141,8 +143,8 @@ async function takeOneBack(link: DomainLink, { target, file, layers }: DomainOve
   if (use.active) {
     const { disks } = describeDomain(await link.patiently(() => link.xml(0, deadline), deadline))
     const isKnown = disks.some((disk) => disk.target === target && disk.layers[0]?.file === file)
-    if (isKnown) return mergeActive(link, { target, file, base: base.file }, deadline)
-    await mergeBehind(link, use, base, deadline)
+    if (isKnown) await mergeActive(link, { target, file, base: base.file }, deadline)
+    else await mergeBehind(link, use, base, deadline)
   } else await closeNodes(link, use, deadline)
   await rm(file, { force: true })
 }

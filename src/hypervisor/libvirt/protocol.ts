@@ -26,6 +26,8 @@ export interface CallArguments {
   readonly descriptorPath?: string
   readonly disk?: string
   readonly base?: string
+  /** Of a block job; 0: no limit. */
+  readonly bytesPerSecond?: number
 }
 
 export const callNames = [
@@ -133,6 +135,7 @@ export const snapshotFlags = { noMetadata: 1 << 2, diskOnly: 1 << 4, reuseExtern
 export const snapshotListFlags = { internal: 1 << 8, external: 1 << 9 } as const
 export const restorePaused = 1 << 2
 export const blockCommitActive = 1 << 2
+export const blockCommitBandwidthBytes = 1 << 4
 export const domainState = { running: 1, blocked: 2, paused: 3, shutoff: 5, crashed: 6, pmsuspended: 7 } as const
 export const errorNumber = {
   noConnect: 5,

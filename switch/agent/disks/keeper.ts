@@ -1,0 +1,282 @@
+// Keeps this host's image files in order, one job at a time: does what plan.ts decides, merges first, and says what it did. It
+// touches nothing of a machine that a snapshot or restore has under way, and lets go of one when that begins.
+
+import { rm, statfs } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
+import { openFiles } from '../../../src/linux/open-files.js'
+import type { Host } from '../host.js'
+import { type Observation, type ObserveOptions, observe } from './observe.js'
+import { checkOffline, mergeOffline } from './offline.js'
+import { type Collapse, type Kept, type Plan, plan } from './plan.js'
+import { emptyMachineDirectories, isInUse } from './state-files.js'
+
+/** Merging takes as long as copying does; this is a disk at its slowest. */
+const BYTES_PER_SECOND = 1 << 20
+const LEAST_MS = 60_000
+const ROUNDS = 1000
+
+/** What a tidying did, and what it left. */
+export interface Tidied {
+  readonly removed: readonly string[]
+  readonly merged: readonly { readonly vm: string; readonly disk: string; readonly files: readonly string[] }[]
+  readonly freedBytes: number
+  /** Files of ours that stay though no snapshot needs them. */
+  readonly kept: readonly Kept[]
+  /** Merges that were tried and failed. */
+  readonly failures: readonly { readonly vm: string; readonly disk: string; readonly error: SnapswitchError }[]
+}
+
+export interface TidyOptions {
+  /** Merge only disks of these machines; left out: of all. */
+  readonly vms?: ReadonlySet<string>
+  /** Say what would be done. */
+  readonly dryRun?: boolean
+  /** Remove what left a machine's chain without our doing, too. */
+  readonly strays?: boolean
+  readonly bytesPerSecond?: number
+}
+
+export class DiskKeeper {
+  private readonly host: Host
+  /** Machines that a snapshot or restore has under way. */
+  private readonly busy: () => ReadonlySet<string>
+  private last: Promise<unknown> = Promise.resolve()
+  /** The merge under way. */
+  private merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null =
+    null
+  private waiting = 0
+  private closed = false
+
+  constructor(host: Host, busy: () => ReadonlySet<string>) {
+    this.host = host
+    this.busy = busy
+  }
+
+  /** One after the other. */
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.last.then(work)
+    this.last = done.catch(() => undefined)
+    return done
+  }
+
+  /** Call when a snapshot or restore of machines has begun: a merge of one of them is called off. Returns when it has ended. */
+  async letGo(vms: Iterable<string>): Promise<void> {
+    const { merging } = this
+    if (merging === null || ![...vms].includes(merging.vm)) return
+    merging.abort.abort(called(merging.vm))
+    await merging.ended.catch(() => undefined)
+  }
+
+  /** Tidies soon, in the background. */
+  soon(): void {
+    if (this.waiting > 0 || this.closed) return
+    this.waiting++
+    void this.exclusively(async () => {
+      this.waiting--
+      if (this.closed) return
+      const { removed, merged, failures } = await this.tidy()
+      for (const { vm, disk, error } of failures) this.host.log.warn({ err: error, vm, disk }, 'a disk stays layered')
+      if (removed.length > 0 || merged.length > 0) this.host.log.info({ removed, merged }, 'disks tidied')
+    }).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot tidy the disks'))
+  }
+
+  /** Nothing begins any more; what is under way is called off. */
+  async close(): Promise<void> {
+    this.closed = true
+    this.merging?.abort.abort(called(this.merging.vm))
+    await this.last.catch(() => undefined)
+  }
+
+  look(options: Partial<ObserveOptions> = {}): Promise<Observation> {
+    return observe(this.host, { busy: this.busy(), learn: true, keepStrays: true, ...options })
+  }
+
+  /** Call within `exclusively`. */
+  async tidy(options: TidyOptions = {}): Promise<Tidied> {
+    const removed: string[] = []
+    const merged: Tidied['merged'][number][] = []
+    const failures: Tidied['failures'][number][] = []
+    const failed = new Set<string>()
+    let freedBytes = 0
+    let kept: readonly Kept[] = []
+    for (let round = 0; round < ROUNDS && !this.closed; round++) {
+      const seen = await this.look({ learn: options.dryRun !== true, keepStrays: options.strays !== true })
+      const next = plan(seen.world)
+      kept = seen.blind === null ? next.kept : next.removals.map((file) => ({ file, reason: seen.blind! }))
+      if (seen.blind !== null) break
+      const isMine = ({ vm, disk }: Collapse) => (options.vms?.has(vm) ?? true) && !failed.has(`${vm}/${disk}`)
+      if (options.dryRun === true) {
+        const files = next.collapses.filter(isMine)
+        return {
+          removed: next.removals,
+          merged: files.map((one) => ({ vm: one.vm, disk: one.disk, files: filesOf(one) })),
+          freedBytes: next.removals.reduce((sum, file) => sum + seen.names.allocated(file), 0),
+          kept,
+          failures,
+        }
+      }
+      freedBytes += await this.remove(seen, next, removed)
+      const collapse = next.collapses.find(isMine)
+      if (collapse === undefined) {
+        if (next.removals.length === 0) break
+        continue
+      }
+      try {
+        await this.merge(seen, collapse, options)
+        merged.push({ vm: collapse.vm, disk: collapse.disk, files: filesOf(collapse) })
+      } catch (thrown) {
+        failed.add(`${collapse.vm}/${collapse.disk}`)
+        failures.push({ vm: collapse.vm, disk: collapse.disk, error: await explain(seen, collapse, thrown) })
+      }
+    }
+    if (options.dryRun !== true) await this.sweep()
+    return { removed, merged, freedBytes, kept, failures }
+  }
+
+  /**
+   * What stands against the deletion of a part, before anything is touched: a machine that is busy or cannot be asked, and images that
+   * hold more than the guest's data. Throws that.
+   */
+  async check(network: string, snapshot: string, vms: ReadonlySet<string>): Promise<void> {
+    const seen = await this.look({ without: { network, snapshot } })
+    if (seen.blind !== null) throw cannotTell(seen.blind)
+    const { host } = this
+    const busy = [...vms].find((vm) => this.busy().has(vm))
+    if (busy !== undefined) throw called(busy)
+    for (const view of seen.world.machines) {
+      if (!vms.has(view.vm) || view.state !== 'unclear' || view.disks.length === 0) continue
+      if (await host.machines.isThere(view.vm)) throw cannotTell(view.reason ?? `${view.vm} cannot be asked`)
+    }
+    for (const { vm, disk, live, depth } of plan(seen.world).collapses) {
+      if (!vms.has(vm)) continue
+      const chain = seen.chainAsNamed(vm, disk)
+      if (!live) {
+        await checkOffline(chain.slice(0, depth))
+        continue
+      }
+      const deadline = performance.now() + 10_000
+      await host.machines.using(vm, deadline, (control) => control.checkCollapse(disk, chain[depth]!.file, deadline))
+    }
+  }
+
+  private async remove({ names, world }: Observation, { removals }: Plan, removed: string[]): Promise<number> {
+    if (removals.length === 0) return 0
+    // Once more, for what was opened since it was looked at.
+    const { holders, hidden } = await openFiles(new Set(removals.flatMap((file) => names.idOf(file) ?? [])))
+    let freed = 0
+    for (const file of removals) {
+      if (hidden.length > 0 || (holders.get(names.idOf(file) ?? '') ?? []).length > 0) continue
+      if (!world.made.has(file) && !world.fetched.has(file)) continue
+      const asked = names.asked(file)
+      for (const name of [...asked, file]) await rm(name, { force: true })
+      await this.host.disks.forget([...asked, file])
+      removed.push(file)
+      freed += names.allocated(file)
+      this.host.log.info({ file }, 'removed an image that nobody needs')
+    }
+    return freed
+  }
+
+  private async merge(seen: Observation, collapse: Collapse, { bytesPerSecond }: TidyOptions): Promise<void> {
+    const { vm, disk, depth, live } = collapse
+    const chain = seen.chainAsNamed(vm, disk)
+    const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
+    const pace = Math.min(BYTES_PER_SECOND, bytesPerSecond ?? BYTES_PER_SECOND)
+    const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
+    if (this.busy().has(vm)) throw called(vm)
+    const abort = new AbortController()
+    const work = live
+      ? this.mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
+      : this.mergeOff(vm, disk, seen, depth, deadline)
+    this.merging = { vm, abort, ended: work }
+    try {
+      await work
+    } finally {
+      this.merging = null
+    }
+  }
+
+  private async mergeLive(
+    vm: string,
+    disk: string,
+    chain: ReturnType<Observation['chainAsNamed']>,
+    depth: number,
+    deadline: number,
+    signal: AbortSignal,
+    bytesPerSecond: number | undefined,
+  ): Promise<void> {
+    const { disks, machines, log } = this.host
+    const base = chain[depth]!.file
+    await disks.noteMerge(vm, disk, base)
+    log.info({ vm, disk, base, images: depth }, 'merging images that no snapshot needs')
+    const options = { signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
+    try {
+      await machines.using(vm, deadline, (control) => control.collapse(disk, base, deadline, options))
+    } catch (thrown) {
+      await disks.endMerge(vm, disk)
+      throw thrown
+    }
+    await disks.replaceDisk(vm, disk, chain.slice(depth))
+  }
+
+  private async mergeOff(vm: string, disk: string, seen: Observation, depth: number, deadline: number): Promise<void> {
+    const { disks, log } = this.host
+    const chain = seen.chainAsNamed(vm, disk)
+    for (let at = 0; at < depth; at++) {
+      log.info({ vm, disk, base: chain[at + 1]!.file }, 'merging an image that no snapshot needs, with the machine off')
+      await mergeOffline(chain[at]!, chain[at + 1]!, seen.names, deadline)
+      await disks.replaceDisk(vm, disk, chain.slice(at + 1))
+    }
+  }
+
+  /** What is left of restored machines and of records when their images are gone. */
+  private async sweep(): Promise<void> {
+    const { host } = this
+    const busy = this.busy()
+    for (const { directory, vm } of await emptyMachineDirectories(host.store)) {
+      const spec = host.machines.spec(vm)
+      const isUsed = spec !== undefined && 'qmp' in spec && dirname(spec.qmp) === directory
+      if (isUsed || busy.has(vm) || (await host.journal.restores()).length > 0) continue
+      if (await isInUse(directory)) continue
+      await rm(directory, { recursive: true, force: true })
+    }
+    const { names } = await this.look()
+    const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
+    const lost: string[] = []
+    for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)
+    // A name that is on record is about to be made while its machine is busy.
+    if (busy.size === 0) await host.disks.forget(lost)
+  }
+}
+
+const filesOf = ({ chain, depth }: Collapse) => chain.slice(0, depth).map(({ file }) => file)
+
+const called = (vm: string) =>
+  new SnapswitchError(
+    'SNAPSHOT_BUSY',
+    `a snapshot or restore of ${vm} is under way`,
+    'Wait until it has ended, then try again.',
+  )
+
+const cannotTell = (reason: string) =>
+  new SnapswitchError(
+    'SNAPSHOT_NEEDED',
+    `it cannot be told what is needed: ${reason}`,
+    'See to that, and delete the snapshot again; nothing was touched.',
+  )
+
+/** A full disk is named, with what is missing. */
+async function explain(seen: Observation, collapse: Collapse, thrown: unknown): Promise<SnapswitchError> {
+  const error = asSnapswitchError(thrown)
+  if (error.code !== 'STORE_FULL') return error
+  const base = seen.chainAsNamed(collapse.vm, collapse.disk)[collapse.depth]!.file
+  const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
+  const { bavail, bsize } = await statfs(dirname(base)).catch(() => ({ bavail: 0, bsize: 0 }))
+  return new SnapswitchError(
+    'STORE_FULL',
+    `the file system of ${dirname(base)} is full: merging ${collapse.vm}’s disk ${collapse.disk} into ${base} takes up to ${bytes} bytes there, and ${bavail * bsize} are free`,
+    'Free some space there, then delete the snapshot again.',
+    error,
+  )
+}

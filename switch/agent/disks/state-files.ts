@@ -1,0 +1,76 @@
+// Image files that lie in the state directory: overlays of restored machines, and copies of other hosts' files.
+
+import { readdir, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileId, openFiles } from '../../../src/linux/open-files.js'
+import { type LocalStore, leftBehind } from '../local-store.js'
+
+/** A file fetched so lately may be meant for a restore that is about to load. */
+const FETCHED_LATELY_MS = 3_600_000
+
+export interface FetchedFile {
+  readonly path: string
+  /** Why it is to stay though nobody uses it; null when nothing speaks for that. */
+  readonly reason: string | null
+}
+
+export async function fetchedFiles(store: LocalStore): Promise<FetchedFile[]> {
+  const found: FetchedFile[] = []
+  const images = join(store.state, 'images')
+  for (const path of await filesIn(images)) found.push({ path, reason: await lately(path) })
+  for (const { network, snapshot } of await store.snapshots()) {
+    const paths = await filesIn(join(store.directory(network, snapshot), 'files'))
+    const isOver = paths.some((path) => path.endsWith(`/${leftBehind}`))
+    for (const path of paths) {
+      if (path.endsWith(`/${leftBehind}`)) continue
+      found.push({ path, reason: isOver ? await lately(path) : copyFor(network, snapshot) })
+    }
+  }
+  return found
+}
+
+export const copyFor = (network: string, snapshot: string) => `it is a copy for restores of ${network}/${snapshot}`
+
+async function lately(path: string): Promise<string | null> {
+  const age = Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0)
+  return age < FETCHED_LATELY_MS ? 'it was fetched for a restore less than an hour ago' : null
+}
+
+/** The disk images of restored machines, whether they are in use or not. */
+export async function restoredImages(store: LocalStore): Promise<{ file: string; vm: string }[]> {
+  const found: { file: string; vm: string }[] = []
+  for (const { directory, vm } of await machineDirectories(store)) {
+    for (const file of await filesIn(directory)) if (file.endsWith('.qcow2')) found.push({ file, vm })
+  }
+  return found
+}
+
+/** Directories of restored machines that hold no image any more. */
+export async function emptyMachineDirectories(store: LocalStore): Promise<{ directory: string; vm: string }[]> {
+  const found: { directory: string; vm: string }[] = []
+  for (const one of await machineDirectories(store)) {
+    const files = await filesIn(one.directory)
+    if (files.every((file) => file.endsWith('/qmp.sock') || file.endsWith('/qemu.log'))) found.push(one)
+  }
+  return found
+}
+
+/** Whether some process has a file of a directory open. */
+export async function isInUse(directory: string): Promise<boolean> {
+  const ids = await Promise.all((await filesIn(directory)).map(fileId))
+  const { holders, hidden } = await openFiles(new Set(ids.filter((id) => id !== null)))
+  return holders.size > 0 || hidden.length > 0
+}
+
+async function machineDirectories(store: LocalStore): Promise<{ directory: string; vm: string }[]> {
+  const root = join(store.state, 'machines')
+  const vms = await readdir(root).catch(() => [])
+  const found = await Promise.all(
+    vms.map(async (vm) => (await filesIn(join(root, vm))).map((directory) => ({ directory, vm }))),
+  )
+  return found.flat()
+}
+
+/** None when there is no such directory. */
+const filesIn = async (directory: string): Promise<string[]> =>
+  (await readdir(directory).catch(() => [])).map((name) => join(directory, name))
