@@ -122,7 +122,7 @@ function configuredPorts(config: SwitchConfig, gone: readonly string[]): PortReq
 
 /** Networks and ports: those of the configuration, as restores have changed them since. */
 async function openNetworks(config: SwitchConfig, host: Host, wanted: PortRequest[], moves: Moves): Promise<void> {
-  const { datapath, ports, machines, epochs, log } = host
+  const { datapath, ports, machines, epochs } = host
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {
     const { linkLocal, transit, ageing, hold, networkHold, record, closureDeadline } = network
@@ -144,18 +144,8 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
     }
     await datapath.addNetwork({ options, epoch: epochs.get(name), fence: epochs.fence(name) })
   }
-  for (const port of wanted) await ports.add(port, epochs.get(port.network))
-  for (const { ownsDevice, ...port } of moves.ports) {
-    try {
-      await ports.add(port, epochs.get(port.network), ownsDevice)
-    } catch (thrown) {
-      // A restored machine's TAP does not outlive a reboot; the machine is gone then, too.
-      if (!(thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING')) throw thrown
-      log.warn(
-        { port: port.name, device: port.device },
-        'the device of a restored machine is gone; its port is left out',
-      )
-    }
-  }
+  // After a reboot devices come when they come, and the TAPs of machines with these.
+  for (const port of wanted) await ports.addOrAwait(port, epochs.get(port.network))
+  for (const { ownsDevice, ...port } of moves.ports) await ports.addOrAwait(port, epochs.get(port.network), ownsDevice)
   for (const name of Object.keys(config.networks)) ports.checkTrunkRoom(name)
 }

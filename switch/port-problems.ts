@@ -1,5 +1,6 @@
 // What can be wrong with the device under a port, in words a person can act on.
 
+import { nearest } from '../src/api/names.js'
 import type { PortKind } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import type { Link } from '../src/linux/link.js'
@@ -14,6 +15,18 @@ export function goneError({ name, device }: NamedPort): SnapswitchError {
     'DEVICE_MISSING',
     `${device} of port ${name} is gone`,
     'Create it again, or take the port out of the network.',
+  )
+}
+
+/** It was not there when its port was made: it comes later, or never, if its name is mistyped. `known`: devices that exist. */
+export function awaitedError({ name, device }: NamedPort, known: readonly string[]): SnapswitchError {
+  const meant = nearest(device, known)
+  return new SnapswitchError(
+    'DEVICE_MISSING',
+    `${device} of port ${name} does not exist; the port waits for it`,
+    meant === null
+      ? 'Create it, or correct its name in the configuration; `ip link` lists those that exist.'
+      : `Create it, or correct its name in the configuration: is ${meant} meant?`,
   )
 }
 
@@ -63,7 +76,8 @@ export function checkTrunkRoom(all: readonly SizedPort[], network: string): void
   if (members.length === 0) return
   const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
   for (const trunk of ports) {
-    if (trunk.kind !== 'trunk' || trunk.mtu >= largest.mtu + TAG_ROOM) continue
+    // One that waits for its device has no MTU yet.
+    if (trunk.kind !== 'trunk' || trunk.mtu === 0 || trunk.mtu >= largest.mtu + TAG_ROOM) continue
     throw new SnapswitchError(
       'DEVICE_MTU',
       `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,

@@ -10,11 +10,13 @@ import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseUnfit } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
-import { checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
+import { awaitedError, checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
 import { type PortEntry, type PortRequest, PortTable } from './port-table.js'
 
 /** `ifindex` of a port whose device is gone; the kernel counts from 1. */
 const NO_DEVICE = 0
+/** Of a port whose device was never there. */
+const UNKNOWN_MTU = 0
 
 export class Ports extends PortTable {
   private readonly datapath: Datapath
@@ -50,14 +52,50 @@ export class Ports extends PortTable {
     return this.inTurn(() => this.addNow(request, epoch, ownsDevice))
   }
 
-  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
+  /** The same; a device that does not exist is waited for, as one is that has gone away. */
+  addOrAwait(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
+    return this.inTurn(async () => {
+      if (this.links.find(request.device) !== null) return this.addNow(request, epoch, ownsDevice)
+      const index = this.freeIndex(request)
+      const entry = { ...request, index, ifindex: NO_DEVICE, mtu: UNKNOWN_MTU, ownsDevice }
+      this.used[index] = 1
+      this.entries.set(request.name, entry)
+      const error = awaitedError(
+        request,
+        this.links.list().map(({ name }) => name),
+      )
+      this.lost.set(request.name, error)
+      const { name: port, device, network } = request
+      this.log.warn({ err: error, port, device, network }, 'the device of a port does not exist; the port waits for it')
+      return entry
+    })
+  }
+
+  /** Takes up a port's device, which is there, now, if the port waits for it. Throws as `add` does. */
+  bringBack(name: string, epoch: number): Promise<PortEntry> {
+    return this.inTurn(async () => {
+      const entry = this.entries.get(name)!
+      const link = this.links.get(entry.device)
+      if (entry.ifindex === link.index) return entry
+      if (entry.ifindex !== NO_DEVICE) await this.detach(entry, goneError(entry))
+      await this.comeBack(this.entries.get(name)!, link, epoch)
+      return this.entries.get(name)!
+    })
+  }
+
+  private freeIndex(request: PortRequest): number {
     if (this.entries.has(request.name)) throw exists(`a port ${request.name} exists already`)
     for (const other of this.entries.values()) {
       if (other.device === request.device) throw exists(`device ${request.device} is already port ${other.name}`)
     }
-    const link = this.links.get(request.device)
     const index = this.used.indexOf(0)
     if (index < 0) throw exists(`this host has ${MAX_PORTS} ports already`)
+    return index
+  }
+
+  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
+    const index = this.freeIndex(request)
+    const link = this.links.get(request.device)
     const entry = { ...request, index, ifindex: link.index, mtu: link.mtu, ownsDevice }
     this.used[index] = 1
     try {
@@ -114,14 +152,19 @@ export class Ports extends PortTable {
       const here = links.find((link) => link.name === entry.device)
       if (current.ifindex !== NO_DEVICE) {
         if (here?.index === current.ifindex) this.noteChanges(current, here)
-      } else if (here === undefined) this.lost.set(entry.name, goneError(entry))
-      else await this.comeBack(current, here, epochOf(entry.network))
+      } else if (here === undefined) {
+        // One that was never there waits under the words of its beginning.
+        if (this.lost.get(entry.name)?.code !== 'DEVICE_MISSING') this.lost.set(entry.name, goneError(entry))
+      } else await this.comeBack(current, here, epochOf(entry.network))
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
       // It is tried again every few seconds, and told once.
       if (this.lost.get(entry.name)?.message === error.message) return
       this.lost.set(entry.name, error)
-      this.log.warn({ err: error, port: entry.name, device: entry.device }, 'the port cannot be brought back yet')
+      this.log.warn(
+        { err: error, port: entry.name, device: entry.device },
+        'the device of a port is there, but cannot be taken yet',
+      )
     }
   }
 
@@ -145,10 +188,14 @@ export class Ports extends PortTable {
 
   private async comeBack(entry: PortEntry, link: Link, epoch: number): Promise<void> {
     const back = { ...entry, ifindex: link.index, mtu: link.mtu }
+    checkTrunkRoom(
+      this.all().map((port) => (port.name === back.name ? back : port)),
+      back.network,
+    )
     await this.attach(back, link, epoch)
     this.entries.set(entry.name, back)
     this.lost.delete(entry.name)
-    this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is back')
+    this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is here')
   }
 
   private noteChanges(entry: PortEntry, link: Link): void {
@@ -224,12 +271,16 @@ export class Ports extends PortTable {
     if (link !== null) this.links.remove(link.index)
   }
 
-  /** Looks whether these ports can be added, before any device is touched. Throws DEVICE_MISSING, DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU. */
+  /**
+   * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at. Throws
+   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU.
+   */
   check(requests: readonly PortRequest[]): void {
-    const found = requests.map((request) => {
-      const link = this.links.get(request.device)
+    const found = requests.flatMap((request) => {
+      const link = this.links.find(request.device)
+      if (link === null) return []
       refuseUnfit(link)
-      return { ...request, mtu: link.mtu }
+      return [{ ...request, mtu: link.mtu }]
     })
     for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)
   }
@@ -241,6 +292,11 @@ export class Ports extends PortTable {
 
   record(entry: PortEntry, mac: string | null): PortRecord {
     return { name: entry.name, device: entry.device, mac, mtu: entry.mtu }
+  }
+
+  /** Ports that have no device, and take one of its name when it comes. */
+  waitingIn(network: string): string[] {
+    return this.all().flatMap((port) => (port.network === network && port.ifindex === NO_DEVICE ? [port.name] : []))
   }
 
   /** Why ports that a snapshot needs (members and trunks) carry no frames now; empty when all do. */
@@ -277,6 +333,7 @@ export class Ports extends PortTable {
         epoch: port.kind === 'member' ? counters[row + Counter.epoch] : null,
         gate: counters[row + Counter.gateClosed] === 1 ? 'closed' : 'open',
         up: link?.lowerUp ?? false,
+        waiting: link === undefined,
         problem: this.problemOf(port, link)?.report() ?? null,
         mtu: link?.mtu ?? port.mtu,
         counters: readPortCounters(counters, port.index),

@@ -61,6 +61,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
           epoch,
           busy: agent.busy(name),
           ports: ports.all().filter((port) => port.network === name).length,
+          waiting: ports.waitingIn(name),
           fdbEntries,
           peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
         }

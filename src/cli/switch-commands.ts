@@ -109,8 +109,13 @@ function describeSwitch(found: SwitchStatus): string {
   const lines = [
     `switch ${found.host}: version ${found.version}, pid ${found.pid}, up ${formatDuration(found.uptimeSeconds)}${restarts}\n`,
   ]
-  const networks = found.networks.map((n) => [n.name, n.epoch, n.ports, n.fdbEntries, n.busy ?? 'no'])
-  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', 'FDB', 'BUSY'], networks))
+  const networks = found.networks.map((n) => {
+    return [n.name, n.epoch, n.ports, n.waiting?.join(',') ?? null, n.fdbEntries, n.busy ?? 'no']
+  })
+  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', 'WAITING', 'FDB', 'BUSY'], networks))
+  if (found.networks.some((n) => (n.waiting ?? []).length > 0)) {
+    lines.push('ports wait for devices that do not exist: `snapswitch port list` says for which\n')
+  }
   const peers = found.networks.flatMap((n) =>
     n.peers.map((p) => [
       n.name,
@@ -188,7 +193,18 @@ async function checkNetwork(client: SwitchClient, network: string): Promise<void
 function portRow(p: PortInfo): (string | number | null)[] {
   const { counters: c } = p
   const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), allDrops(c)]
-  return [p.name, p.network, p.device, p.kind, p.vm, p.up ? 'yes' : 'NO', p.mtu, p.epoch, p.gate, ...traffic]
+  return [
+    p.name,
+    p.network,
+    p.device,
+    p.kind,
+    p.vm,
+    p.waiting === true ? 'waiting' : p.up ? 'yes' : 'NO',
+    p.mtu === 0 ? null : p.mtu,
+    p.epoch,
+    p.gate,
+    ...traffic,
+  ]
 }
 
 async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {

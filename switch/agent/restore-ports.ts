@@ -10,8 +10,8 @@ export class RestorePorts {
   private readonly host: Host
   private readonly network: string
   private readonly added: { readonly name: string; readonly vm: string }[] = []
-  /** TAPs that no port owns yet. */
-  private readonly madeTaps: string[] = []
+  /** TAPs that no port takes along when it goes. */
+  private readonly madeTaps: { readonly device: string; readonly vm: string }[] = []
 
   constructor(host: Host, network: string) {
     this.host = host
@@ -25,15 +25,18 @@ export class RestorePorts {
     const toAdd = all.filter(({ name }) => ports.get(name) === undefined)
     return {
       ports: toAdd.map(({ name, vm }) => ({ name, vm })),
-      taps: toAdd.filter(({ device }) => !ports.hasDevice(device)).map(({ device, vm }) => ({ device, vm })),
+      taps: all.filter(({ device }) => !ports.hasDevice(device)).map(({ device, vm }) => ({ device, vm })),
     }
   }
 
   /** All ports of a machine, in whatever network. What it throws leaves what was made to `giveBack`. */
   async take(part: MemberPart): Promise<PortEntry[]> {
     const entries: PortEntry[] = []
-    for (const record of part.ports)
-      entries.push(this.host.ports.get(record.name) ?? (await this.makePort(part.vm, record)))
+    for (const record of part.ports) {
+      const here = this.host.ports.get(record.name)
+      if (here === undefined) entries.push(await this.makePort(part.vm, record))
+      else entries.push(await this.withDevice(part.vm, here, record))
+    }
     return entries
   }
 
@@ -44,7 +47,8 @@ export class RestorePorts {
       if (running.has(vm)) continue
       await ports.remove(name).catch((thrown) => log.warn({ err: thrown, port: name }, 'cannot remove a port'))
     }
-    for (const tap of this.madeTaps.splice(0)) {
+    for (const { device: tap, vm } of this.madeTaps.splice(0)) {
+      if (running.has(vm)) continue
       try {
         ports.removeTap(tap)
       } catch (thrown) {
@@ -53,10 +57,17 @@ export class RestorePorts {
     }
   }
 
+  /** A port may wait for its device: after a reboot no TAP is there. */
+  private async withDevice(vm: string, port: PortEntry, record: PortRecord): Promise<PortEntry> {
+    const { ports, epochs } = this.host
+    if (ports.ensureTap(port.device, record.mtu)) this.madeTaps.push({ device: port.device, vm })
+    return ports.bringBack(port.name, epochs.get(port.network))
+  }
+
   private async makePort(vm: string, record: PortRecord): Promise<PortEntry> {
     const { ports, epochs } = this.host
     const made = ports.ensureTap(record.device, record.mtu)
-    if (made) this.madeTaps.push(record.device)
+    if (made) this.madeTaps.push({ device: record.device, vm })
     const network = record.network ?? this.network
     const request = { name: record.name, network, device: record.device, kind: 'member' as const, vm }
     const entry = await ports.add(request, epochs.get(network), made)

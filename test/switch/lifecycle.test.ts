@@ -110,12 +110,61 @@ t.test('a device is removed under load, and one of its name comes back', root, a
   t.ok((await two.collect(1)).length > 0, 'it gets its share of the traffic')
   await traffic.stop()
   t.equal(await packetSockets(world), 6, 'two sockets a port: one receives, one has the transmit ring')
-  t.match(daemon.said(), /the device of a port is gone[\s\S]*the device of a port is back/)
+  t.match(daemon.said(), /the device of a port is gone[\s\S]*the device of a port is here/)
   const idle = await cpuOver(daemon, 1000)
   t.ok(idle < 0.1, `${idle} of a CPU`)
   t.equal(await daemon.stop(), 0)
   t.notMatch(await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'two'), /clsact/)
 })
+
+t.test(
+  'a daemon starts without devices that do not exist: their ports wait, and take them when they come',
+  root,
+  async (t) => {
+    const world = await threeEndpoints(t)
+    for (const device of ['two', 'three']) await world.ip('host', 'link', 'del', device)
+    const { lab0 } = threePorts.networks
+    const mistyped = { device: 'oen', vm: 'four' }
+    const trunk = { device: 'trunk', kind: 'trunk' }
+    const daemon = await world.switch('host', { networks: { lab0: { ports: { ...lab0.ports, mistyped, trunk } } } })
+    const waiting = async () => (await daemon.client.status({ deadlineMs: 5000 })).networks[0].waiting
+    t.same(await waiting(), ['two', 'three', 'mistyped', 'trunk'])
+    t.match(await daemon.port('two'), { up: false, waiting: true, problem: { code: 'DEVICE_MISSING' } })
+    t.match(await daemon.port('one'), { up: true, waiting: false, problem: null })
+    t.match((await daemon.port('mistyped')).problem, {
+      message: 'oen of port mistyped does not exist; the port waits for it',
+      action: /is one meant\?/,
+    })
+    t.match(daemon.said(), /"port":"two".*the port waits for it/)
+    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: 5000 })
+    t.equal(problems.filter(({ code }) => code === 'DEVICE_MISSING').length, 4, 'no snapshot meanwhile')
+
+    for (const [label, address] of [
+      ['two', '10.66.0.2'],
+      ['three', '10.66.0.3'],
+    ] as const) {
+      await world.cable([label, 'eth0'], ['host', label])
+      await world.ip(label, 'address', 'add', `${address}/24`, 'dev', 'eth0')
+      await isUp(daemon, label, true)
+    }
+    t.equal((await world.pings('two', '10.66.0.3')).code, 0, 'they work as if they had always been there')
+    t.equal((await world.pings('three', '10.66.0.1')).code, 0)
+    // What a start refuses is refused when the device comes, too, until it is put right.
+    await world.ip('host', 'link', 'add', 'trunk', 'type', 'veth', 'peer', 'name', 'far-end')
+    await until(
+      'the refusal',
+      10_000,
+      async () => (await daemon.port('trunk')).problem?.code === 'DEVICE_MTU' || undefined,
+    )
+    t.same(await waiting(), ['mistyped', 'trunk'])
+    t.equal((await world.pings('two', '10.66.0.3')).code, 0, 'the others keep working')
+    await world.ip('host', 'link', 'set', 'trunk', 'mtu', '1504')
+    await world.ip('host', 'link', 'set', 'far-end', 'up')
+    await isUp(daemon, 'trunk', true)
+    t.same(await waiting(), ['mistyped'])
+    t.equal(await daemon.stop(), 0)
+  },
+)
 
 t.test('a device that comes back as a bridge’s port is left alone until it is free', root, async (t) => {
   const world = await threeEndpoints(t)
@@ -140,7 +189,7 @@ t.test('a device that comes back as a bridge’s port is left alone until it is 
   )
   await world.ip('two', 'address', 'add', '10.66.0.2/24', 'dev', 'eth0')
   await world.ip('two', 'link', 'set', 'eth0', 'up')
-  await until('the refusal', 5000, () => (/cannot be brought back yet/.test(daemon.said()) ? true : undefined))
+  await until('the refusal', 5000, () => (/cannot be taken yet/.test(daemon.said()) ? true : undefined))
   t.notMatch(await world.in('host', 'tc', 'qdisc', 'show', 'dev', 'two'), /clsact/, 'untouched')
   await world.ip('host', 'link', 'set', 'two', 'nomaster')
   await until('the port', 5000, async () => ((await world.pings('two', '10.66.0.1')).code === 0 ? true : undefined))
@@ -174,7 +223,7 @@ t.test('a device that a bridge takes under load is left to it, and taken back wh
   }
   await traffic.stop()
   t.match(daemon.said(), /"code":"DEVICE_BUSY".*"port":"two".*was taken away/)
-  t.equal(daemon.said().match(/cannot be brought back yet/g), null, 'told once')
+  t.equal(daemon.said().match(/cannot be taken yet/g), null, 'told once')
   t.equal(await packetSockets(world), 6, 'two sockets a port: one receives, one has the transmit ring')
   t.equal(await daemon.stop(), 0)
 })

@@ -49,6 +49,8 @@ export const PortInfo = Type.Object({
   epoch: nullable(Epoch),
   gate: Type.Union([Type.Literal('open'), Type.Literal('closed')]),
   up: Type.Boolean(),
+  /** It has no device, and takes one of that name when it comes. */
+  waiting: Type.Optional(Type.Boolean()),
   /** Why it carries no frames, when it carries none. */
   problem: nullable(ErrorReportSchema),
   mtu: Count,
@@ -84,6 +86,8 @@ export const SwitchStatus = Type.Object({
       /** The snapshot or restore under way, if any. */
       busy: nullable(Type.String()),
       ports: Count,
+      /** Of those: ports that have no device. */
+      waiting: Type.Optional(Type.Array(Type.String())),
       fdbEntries: Count,
       peers: Type.Array(Peer),
     }),
