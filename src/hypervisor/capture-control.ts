@@ -4,6 +4,7 @@ import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { nowUs } from './clock.js'
 import type { CutPace } from './cut-pace.js'
 import type { Capture, Deadline, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
+import { type PausedWork, PauseWatch } from './pause-limit.js'
 import type { QmpEvent } from './qmp-messages.js'
 
 /** Where a capture stands. `prepared` may be paused or not: that is the hypervisor's state, not ours. */
@@ -18,10 +19,13 @@ const next = {
 } satisfies Record<Phase, readonly Phase[]> as Record<Phase, readonly Phase[]>
 
 /** A prepared capture of one driver. */
-export interface CaptureWork {
+export interface CaptureWork extends PausedWork {
   pause(deadline: Deadline): Promise<PauseInfo>
-  /** Saves the paused machine. `onResumed` is called once, when the guest runs again, also when it fails. */
-  run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo>
+  /**
+   * Saves the paused machine. `onResumed` is called once, when the guest runs again, also when it fails. It fails at the
+   * latest when `late` rejects: the guest has stood still for too long.
+   */
+  run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo>
   /** Undoes the preparation. */
   abandon(): Promise<void>
 }
@@ -32,6 +36,9 @@ export class CaptureControl {
   #phase: Phase = 'idle'
   #work: CaptureWork | null = null
   #paused = false
+  #watch: PauseWatch | null = null
+  /** Why a capture was undone before it was asked for, once that is done. */
+  #overdue: Promise<SnapswitchError> | null = null
 
   constructor(machine: string, pace: CutPace) {
     this.#machine = machine
@@ -42,6 +49,7 @@ export class CaptureControl {
     this.#enter('preparing', 'prepare')
     try {
       this.#paused = false
+      this.#overdue = null
       this.#work = await make()
       this.#enter('prepared', 'prepare')
     } catch (error) {
@@ -55,26 +63,53 @@ export class CaptureControl {
     const work = this.#work
     this.#work = null
     await work?.abandon()
+    this.#endWatch()
     if (this.#phase === 'prepared') this.#phase = 'idle'
   }
 
   /** `stop`: how to, when nothing is prepared. */
   async pause(stop: () => Promise<PauseInfo>, deadline: Deadline): Promise<PauseInfo> {
     this.pace.begin()
+    const work = this.#work
+    if (work !== null) this.#limitPause(work)
     try {
-      const info = await (this.#work?.pause(deadline) ?? stop())
+      const info = await (work?.pause(deadline) ?? stop())
       this.#paused = true
       return info
     } catch (error) {
       this.pace.end()
+      this.#endWatch()
       throw error
     } finally {
       this.pace.stopped()
     }
   }
 
+  /** A pause of a capture that nobody goes on with is undone, too. */
+  #limitPause(work: CaptureWork): void {
+    const watch = new PauseWatch(work)
+    this.#watch = watch
+    watch.late.catch((error) => {
+      if (this.#work !== work) return
+      this.#overdue = this.abandon()
+        .catch(() => {})
+        .then(() => asSnapswitchError(error))
+    })
+  }
+
+  #endWatch(): void {
+    this.#watch?.end()
+    this.#watch = null
+  }
+
   capture(deadline: Deadline): Capture {
     const work = this.#work
+    if (work === null && this.#overdue !== null) {
+      const resumed = this.#overdue.then(() => ({ resumedAtUs: nowUs() }))
+      const sealed = this.#overdue.then((error) => Promise.reject(error))
+      sealed.catch(() => {})
+      return { resumed, sealed }
+    }
     if (!this.#paused || work === null) {
       const message = `${this.#machine}: capture without prepare and pause.`
       throw new SnapswitchError('INTERNAL', message, 'Please report this.')
@@ -88,11 +123,15 @@ export class CaptureControl {
       onResumed = resolve
       onStuck = reject
     })
+    const watch = this.#watch ?? new PauseWatch(work)
+    this.#watch = null
     const runsAgain = (info: ResumeInfo) => {
+      watch.end()
       this.pace.end()
       onResumed(info)
     }
-    const sealed = work.run(runsAgain, deadline).finally(() => {
+    const sealed = work.run(runsAgain, deadline, watch.late).finally(() => {
+      watch.end()
       this.pace.end()
       if (this.#phase === 'capturing') this.#phase = 'idle'
     })
@@ -115,6 +154,7 @@ export class CaptureControl {
     }
     this.#paused = false
     this.pace.end()
+    this.#endWatch()
     return { resumedAtUs: resumedAtUs ?? nowUs() } satisfies ResumeInfo
   }
 

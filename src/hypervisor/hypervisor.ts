@@ -178,6 +178,12 @@ export interface Capture {
   readonly sealed: Promise<SealInfo>
 }
 
+/** Settings of a hypervisor as they were found. */
+export interface HypervisorSettings {
+  readonly capabilities: Readonly<Record<string, boolean>>
+  readonly parameters: Readonly<Record<string, unknown>>
+}
+
 /** One machine under a driver's control. */
 export interface MachineControl {
   readonly name: string
@@ -187,6 +193,10 @@ export interface MachineControl {
   definition(deadline: Deadline): Promise<MachineDefinition>
   /** Does all slow work that can be done before the pause (overlays made, image file opened and passed, limits lifted). Undone by `abandon`. */
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void>
+  /** What `prepare` will change in the hypervisor besides disks: for the record, should the daemon be killed. */
+  settings(deadline: Deadline): Promise<HypervisorSettings>
+  /** Puts back what a killed daemon's capture had changed, and nothing that somebody has changed since. */
+  putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void>
   /** Undoes `prepare` when no capture was started; harmless otherwise. */
   abandon(): Promise<void>
   /** The cut begins: the hypervisor itself runs ahead of everything else until the guest runs again, or 0.3 s. */

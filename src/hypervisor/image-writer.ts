@@ -9,7 +9,7 @@
 // nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this process
 // holds the pipe open in case the writer ends first.
 
-import { type ChildProcess, fork } from 'node:child_process'
+import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { check, libc } from '../linux/libc.js'
 import { by, deadlinePassed } from './deadline.js'
@@ -19,6 +19,8 @@ import type { Deadline } from './hypervisor.js'
 /** Rounded up to a page by the kernel. */
 const gateBytes = 4096
 const streamBytes = 1 << 20
+/** A writer that does not turn to an unwanted stream in this time waits for its disk. */
+const writerHangsMs = 300
 
 export type Order =
   /** Takes hold of a pipe's read end, by a path under /proc. */
@@ -122,7 +124,16 @@ export class ImageSink {
     else {
       this.#state = 'discarding'
       this.#writer.send({ type: 'discard', id: this.id })
+      setTimeout(() => this.#drain(), writerHangsMs).unref()
     }
+  }
+
+  /** QEMU may wait for the pipe with its big lock held, and the guest with it: whoever reads it, it must be read. */
+  #drain(): void {
+    if (this.#state === 'ended') return
+    const reader = spawn('cat', [], { stdio: [this.#readFd, 'ignore', 'ignore'], detached: true })
+    reader.on('error', () => {})
+    reader.unref()
   }
 
   #end(): void {

@@ -8,7 +8,7 @@
 //   seal      memory streams out behind the running guest; fsync; digest
 
 import { constants } from 'node:fs'
-import { open, rm } from 'node:fs/promises'
+import { open, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { syncFile } from '../files/durable.js'
@@ -20,9 +20,11 @@ import { canHoldAtGate, standsAtGate } from './held-save.js'
 import { restoreHugePages } from './huge-pages.js'
 import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
+import { type Holdup, migrationHoldup } from './pause-limit.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import type { LiveDisk } from './qemu-disks.js'
-import { applySettings, type MigrationSettings, migrationEnd } from './qemu-migration.js'
+import { migrationEnd, migrationStatus } from './qemu-migration.js'
+import { applySettings, type MigrationSettings } from './qemu-migration-settings.js'
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from './qemu-overlays.js'
 import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
@@ -32,6 +34,8 @@ import { liftWriteProtection } from './write-protection.js'
 const recoveryMs = 15_000
 /** How long a stream may take that nobody wants any more. The guest runs meanwhile. */
 const drainMs = 120_000
+/** How long a cancelled save may take to end: the guest stands still meanwhile. */
+const cancelMs = 3000
 const descriptorName = 'snapswitch-image'
 
 export interface CaptureContext {
@@ -44,6 +48,7 @@ export interface CaptureContext {
   readonly startAhead: boolean
   /** Whether it ran before: it runs again afterwards, and only then. */
   readonly wasRunning: boolean
+  readonly memoryBytes: number
   readonly disks: readonly LiveDisk[]
 }
 
@@ -122,9 +127,35 @@ export class QemuCapture implements CaptureWork {
     }
   }
 
+  get machine(): string {
+    return this.#context.machine
+  }
+
+  get mode(): 'background' | 'stopped' {
+    return this.#context.mode
+  }
+
+  get memoryBytes(): number {
+    return this.#context.memoryBytes
+  }
+
+  async progress(): Promise<number> {
+    return (await stat(this.#file)).size
+  }
+
+  async holdup(): Promise<Holdup> {
+    const { qmp } = this.#context
+    const limit = within(250)
+    const run = qmp.execute('query-status', {}, limit) as Promise<{ status?: string }>
+    const { status } = await migrationStatus(qmp, limit)
+    return migrationHoldup(typeof status === 'string' ? status : null, (await run).status ?? null)
+  }
+
   /** Undoes `prepare`. The machine runs on if it ran. */
   async abandon(): Promise<void> {
     const { qmp } = this.#context
+    this.#sink.discard()
+    if (this.mode === 'background' && qmp.failure === null) await this.#restoreRunState().catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState().catch(() => {})
     if (qmp.failure === null) await this.#settings?.restore()
@@ -143,14 +174,14 @@ export class QemuCapture implements CaptureWork {
   }
 
   /** Saves memory of the paused machine. `onResumed` is called once, when the guest runs again. */
-  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
+  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo> {
     let resumedAt: ResumeInfo | null = null
     const resumed = (info: ResumeInfo) => {
       resumedAt ??= info
       onResumed(resumedAt)
     }
     try {
-      return await this.#save(resumed, deadline)
+      return await this.#save(resumed, deadline, late)
     } catch (error) {
       // Asked before the image is removed: afterwards there is space again.
       const { machine, qmp } = this.#context
@@ -161,24 +192,24 @@ export class QemuCapture implements CaptureWork {
     }
   }
 
-  async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
+  async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
     const { qmp, mode, wasRunning, machine } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
-    const disksAtUs = await this.#disks
+    const disksAtUs = await Promise.race([this.#disks, overdue])
     let image: Promise<WrittenImage>
     if (mode === 'background') {
       const running = qmp.event(({ name }) => name === 'RESUME', 'migrate (to run the guest on)', deadline)
       image = this.#sink.receive()
       const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
-      if (this.#end === null) await this.#migrate(deadline)
-      const first = await Promise.race([running, this.#failure(image)])
+      if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
+      const first = await Promise.race([running, this.#failure(image), overdue])
       if (!wasRunning) await qmp.execute('stop', {}, deadline)
       resumed({ resumedAtUs: first.atUs, ...stamps })
       await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
     } else {
       image = this.#sink.receive()
-      await this.#migrate(deadline)
-      await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
+      await Promise.race([this.#migrate(deadline), overdue])
+      await by(deadline, Promise.race([this.#completed(), this.#failure(image), overdue]), late)
       await this.#restoreRunState(resumed)
     }
     const written = await by(deadline, image, late)
@@ -251,7 +282,8 @@ export class QemuCapture implements CaptureWork {
       return
     }
     if (mode === 'stopped') await qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
-    const reason = await by(within(drainMs), this.#end, () => deadlinePassed('Ending the migration')).catch(String)
+    const limit = within(mode === 'stopped' ? cancelMs : drainMs)
+    const reason = await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(String)
     if (mode === 'background' && reason !== null && process !== null && isAlive(process))
       liftWriteProtection(process.pid)
   }

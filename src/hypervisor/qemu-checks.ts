@@ -5,7 +5,8 @@ import { pauseFor, remaining, within } from './deadline.js'
 import { listenerOf } from './descriptors.js'
 import type { Deadline, MachineState } from './hypervisor.js'
 import type { ProcessIdentity } from './process.js'
-import { clearCapabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
+import type { BlockDevices } from './qemu-disks.js'
+import { isUnderWay, migrationStatus } from './qemu-migration.js'
 import { type JsonObject, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 import { isFrozen, liftWriteProtection } from './write-protection.js'
@@ -47,7 +48,10 @@ export function memoryBytes(answer: unknown): number {
   return Number(answer['base-memory'] ?? 0) + (typeof plugged === 'number' ? plugged : 0)
 }
 
-/** Waits for the end of a background save that a daemon before us began, and cleans up behind it. */
+/**
+ * Waits for the end of a background save that a daemon before us began. Capabilities stay as they are: every capture sets
+ * all of them, and what a killed daemon had found is on its record.
+ */
 export async function settleMigration(
   name: string,
   qmp: QmpClient,
@@ -62,7 +66,6 @@ export async function settleMigration(
   }
   const failed = status.status === 'failed' || status.status === 'cancelled'
   if (failed && process !== null) liftWriteProtection(process.pid)
-  await clearCapabilities(qmp, deadline)
 }
 
 /** Throws MACHINE_NOT_RUNNING when a machine in this QEMU run state cannot be saved. */
@@ -92,4 +95,14 @@ export function checkMigration(name: string, status: JsonObject): void {
       'Remove the device that QEMU names, or take the machine out of the network.',
     )
   }
+}
+
+/** Throws when the machine has a drive that cannot be snapshot. */
+export function supportedDisks(name: string, devices: BlockDevices): BlockDevices {
+  const [first] = devices.unsupported
+  if (first === undefined) return devices
+  throw unsupported(
+    `${name}’s drive ${first.name} cannot be snapshot: ${first.reason}.`,
+    'Use qcow2 or raw image files, or make the drive read-only.',
+  )
 }

@@ -88,6 +88,11 @@ export function readBlockDevices(answer: unknown, directory: string): BlockDevic
   return { disks, unsupported }
 }
 
+/** Names of all drives, by the answer of `query-block`. */
+export function driveNames(answer: unknown): Set<string> {
+  return new Set((Array.isArray(answer) ? answer.filter(isObject) : []).map(({ device }) => String(device)))
+}
+
 /** The block node that has an image open, by the answer of `query-named-block-nodes`; null when there is none, or several. */
 export function findNode(answer: unknown, layer: DiskLayer, directory: string): string | null {
   const nodes = (Array.isArray(answer) ? (answer as unknown[]) : []).filter(
@@ -230,7 +235,15 @@ function typed(tree: JsonObject): JsonObject {
   return Object.fromEntries(
     Object.entries(tree).map(([key, value]) => [
       key,
-      isObject(value) ? typed(value) : value === 'on' ? true : value === 'off' ? false : value,
+      isObject(value)
+        ? typed(value)
+        : key === 'detect-zeroes'
+          ? value
+          : value === 'on'
+            ? true
+            : value === 'off'
+              ? false
+              : value,
     ]),
   )
 }

@@ -13,7 +13,8 @@ import { findProcesses, identify, killProcess } from './process.js'
 import { commandLineFor } from './qemu-command-line.js'
 import { createOverlay, virtualSize } from './qemu-img.js'
 import { type DriverSettings, QemuMachine } from './qemu-machine.js'
-import { migrationEnd, setCapabilities } from './qemu-migration.js'
+import { migrationEnd } from './qemu-migration.js'
+import { applyLoadSettings } from './qemu-migration-settings.js'
 import { storeFull } from './qemu-overlays.js'
 import { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -162,38 +163,24 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
   }
   const qmp = await connectPatiently(qmpPath, deadline)
   try {
+    const settings = await applyLoadSettings(qmp, deadline)
     const image = openImage(request.memoryFile)
     try {
-      await qmp.execute(...setCapabilities({ events: true }), deadline)
       await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, image, deadline)
     } finally {
       closeDescriptor(image)
     }
-    const restoreAnnouncements = await silenceAnnouncements(qmp, deadline)
     const end = migrationEnd(qmp)
     end.catch(() => {})
     await qmp.execute('migrate-incoming', { uri: `fd:${descriptorName}` }, deadline)
     const reason = await by(deadline, end, () => deadlinePassed(`Loading ${request.definition.name}`))
     if (reason !== null) throw loadFailed(request.definition.name, reason)
-    await qmp.execute(...setCapabilities({ events: false }), deadline)
-    await restoreAnnouncements()
+    await settings.restore()
     const status = (await qmp.execute('query-status', {}, deadline)) as { status?: unknown }
     if (status.status !== 'paused') throw loadFailed(request.definition.name, `it came up ${String(status.status)}`)
   } finally {
     qmp.close()
   }
-}
-
-/**
- * QEMU announces a loaded machine's addresses by itself (net/announce.c); frames that no guest sent, from as soon as it
- * runs. The switch announces them. Returns how to put the setting back.
- */
-async function silenceAnnouncements(qmp: QmpClient, deadline: Deadline): Promise<() => Promise<unknown>> {
-  const parameters = await qmp.execute('query-migrate-parameters', {}, deadline)
-  const rounds = isObject(parameters) ? parameters['announce-rounds'] : undefined
-  if (typeof rounds !== 'number') return async () => {}
-  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 }, deadline)
-  return () => qmp.execute('migrate-set-parameters', { 'announce-rounds': rounds }, deadline)
 }
 
 function openImage(file: string): number {

@@ -8,6 +8,7 @@ import type {
   CaptureTarget,
   CollapseOptions,
   Deadline,
+  HypervisorSettings,
   MachineControl,
   MachineInfo,
   Nic,
@@ -25,7 +26,6 @@ import {
   killProcess,
   ownerOf,
   type ProcessIdentity,
-  tapBehind,
 } from './process.js'
 import { type CaptureContext, QemuCapture } from './qemu-capture.js'
 import {
@@ -35,13 +35,13 @@ import {
   machineState,
   memoryBytes,
   settleMigration,
+  supportedDisks,
   unsupported,
 } from './qemu-checks.js'
 import { collapseChain, notInChain, refuseObstacles } from './qemu-collapse.js'
-import { checkCommandLine } from './qemu-command-line.js'
-import { type BlockDevices, findDriveArguments, findNode, readBlockDevices } from './qemu-disks.js'
-import { backgroundObstacle } from './qemu-migration.js'
-import { listNics, parseInfoNetwork } from './qemu-nics.js'
+import { nicsOf, readDefinition } from './qemu-definition.js'
+import { type BlockDevices, findNode, readBlockDevices } from './qemu-disks.js'
+import { backgroundObstacle, putBack, settingsToPutBack } from './qemu-migration-settings.js'
 import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -110,50 +110,25 @@ export class QemuMachine implements MachineControl {
       unsupported: devices.unsupported,
       files: disks.flatMap(({ layers }) => layers.map(({ file }) => file)),
       warnings: [],
-      nics: this.#nics(network).nics,
+      nics: this.#nics(network),
       captureMode: obstacle === null ? 'background' : 'stopped',
       captureModeReason: obstacle,
       hypervisorVersion: this.#qmp.greeting.version,
     }
   }
 
-  async definition(deadline: Deadline): Promise<QemuDefinition> {
+  definition(deadline: Deadline): Promise<QemuDefinition> {
     const { pid } = this.#known('Its command line')
-    const argv = argumentsOf(pid)
-    checkCommandLine(argv)
-    const [memory, block, network] = (await Promise.all(
-      this.#qmp.executeAll(
-        [
-          ['query-memory-size-summary', {}],
-          ['query-block', {}],
-          ['human-monitor-command', { 'command-line': 'info network' }],
-        ],
-        deadline,
-      ),
-    )) as unknown[]
-    const directory = directoryOf(pid)
-    const devices = this.#supportedDisks(block)
-    const { drives, missing } = findDriveArguments(argv, devices.disks, directory)
-    const { nics, added } = this.#nics(network)
-    const later = [...missing, ...added]
-    if (later.length > 0) {
-      throw unsupported(
-        `${this.name} has devices that its command line does not name: ${later.join(', ')}.`,
-        'Unplug them, or restart the machine with them on its command line.',
-      )
-    }
-    const binary = binaryOf(pid)
-    return {
-      kind: 'qemu',
-      name: this.name,
-      argv,
-      memoryBytes: memoryBytes(memory),
-      nics,
-      hypervisorVersion: this.#qmp.greeting.version,
-      binary,
-      directory,
-      drives,
-    }
+    return readDefinition(this.name, this.#qmp, pid, deadline)
+  }
+
+  async settings(deadline: Deadline): Promise<HypervisorSettings> {
+    const background = (await this.#backgroundObstacle(deadline)) === null
+    return settingsToPutBack(this.#qmp, background, deadline)
+  }
+
+  putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void> {
+    return putBack(this.#qmp, settings, deadline)
   }
 
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
@@ -162,13 +137,14 @@ export class QemuMachine implements MachineControl {
 
   async #context(deadline: Deadline): Promise<CaptureContext> {
     const obstacle = await this.#backgroundObstacle(deadline)
-    const [status, migration, block, cpus] = (await Promise.all(
+    const [status, migration, block, cpus, memory] = (await Promise.all(
       this.#qmp.executeAll(
         [
           ['query-status', {}],
           ['query-migrate', {}],
           ['query-block', {}],
           ['query-cpus-fast', {}],
+          ['query-memory-size-summary', {}],
         ],
         deadline,
       ),
@@ -177,7 +153,7 @@ export class QemuMachine implements MachineControl {
     const state = isObject(status) ? String(status.status) : ''
     checkRunState(this.name, state)
     checkMigration(this.name, isObject(migration) ? migration : {})
-    const { disks } = this.#supportedDisks(block)
+    const { disks } = supportedDisks(this.name, this.#blockDevices(block))
     return {
       machine: this.name,
       qmp: this.#qmp,
@@ -187,6 +163,7 @@ export class QemuMachine implements MachineControl {
       startAhead: this.#settings.startAhead,
       mode: obstacle === null ? 'background' : 'stopped',
       wasRunning: state === 'running',
+      memoryBytes: memoryBytes(memory),
       disks,
     }
   }
@@ -282,22 +259,8 @@ export class QemuMachine implements MachineControl {
     return this.#process === null ? '/' : directoryOf(this.#process.pid)
   }
 
-  #supportedDisks(answer: unknown): BlockDevices {
-    const devices = this.#blockDevices(answer)
-    const [first] = devices.unsupported
-    if (first !== undefined) {
-      throw unsupported(
-        `${this.name}’s drive ${first.name} cannot be snapshot: ${first.reason}.`,
-        'Use qcow2 or raw image files, or make the drive read-only.',
-      )
-    }
-    return devices
-  }
-
-  #nics(answer: unknown): { nics: Nic[]; added: string[] } {
-    const process = this.#process
-    const clients = parseInfoNetwork(typeof answer === 'string' ? answer : '')
-    const argv = process === null ? [] : argumentsOf(process.pid)
-    return listNics(argv, clients, (fd) => (process === null ? null : tapBehind(process.pid, fd)))
+  #nics(answer: unknown): Nic[] {
+    const pid = this.#process?.pid ?? null
+    return nicsOf(pid, pid === null ? [] : argumentsOf(pid), answer).nics
   }
 }

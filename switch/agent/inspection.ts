@@ -3,7 +3,7 @@
 
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import type { Deadline, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { Deadline, MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import type { Machines } from './machines.js'
 import { Turns } from './turns.js'
 
@@ -14,6 +14,7 @@ export interface Inspected {
   readonly vm: string
   /** Null when it gave no answer; `error` says why. */
   readonly info: MachineInfo | null
+  /** Also why a machine that answers cannot be snapshot. */
   readonly error: ErrorReport | null
 }
 
@@ -32,8 +33,11 @@ export function inspectMachines(
       const seconds = (Math.max(0, deadline - began) / 1000).toFixed(1)
       try {
         if (performance.now() >= deadline) throw notAsked(vm, seconds)
-        const info = await machines.using(vm, deadline, (control) => control.inspect(deadline))
-        return { vm, info, error: null }
+        const { info, refusal } = await machines.using(vm, deadline, async (control) => {
+          const info = await control.inspect(deadline)
+          return { info, refusal: await refusalOf(control, deadline) }
+        })
+        return { vm, info, error: refusal === null ? null : explained(vm, spec, seconds, refusal).report() }
       } catch (thrown) {
         const error = asSnapswitchError(thrown)
         return { vm, info: null, error: explained(vm, spec, seconds, error).report() }
@@ -43,6 +47,13 @@ export function inspectMachines(
     }),
   )
 }
+
+/** Why it could not be started again from a snapshot; null when nothing speaks against it. */
+const refusalOf = (control: MachineControl, deadline: Deadline): Promise<SnapswitchError | null> =>
+  control.definition(deadline).then(
+    () => null,
+    (thrown) => asSnapswitchError(thrown),
+  )
 
 const notAsked = (vm: string, seconds: string) =>
   new SnapswitchError(

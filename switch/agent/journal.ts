@@ -14,6 +14,13 @@ const CutRecord = Type.Object({
   /** The capture's label: in the names of its overlays. */
   label: Type.String(),
   incarnation: Type.Union([Type.String(), Type.Null()]),
+  /** The hypervisor's settings as they were (hypervisor.ts, HypervisorSettings). */
+  settings: Type.Optional(
+    Type.Object({
+      capabilities: Type.Record(Type.String(), Type.Boolean()),
+      parameters: Type.Record(Type.String(), Type.Unknown()),
+    }),
+  ),
   /** Disks as they were. */
   disks: Type.Array(
     Type.Object({

@@ -45,6 +45,7 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
       host.log.warn({ vm }, 'resuming a machine that a snapshot has paused')
       await resumeMachine(host, vm, control, deadline)
     }
+    if (same && record.settings !== undefined) await control.putBack(record.settings, deadline)
     await undoOverlays(host, vm, control, record, disks, deadline)
   })
 }

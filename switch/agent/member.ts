@@ -86,7 +86,8 @@ export async function prepareMember(
     const definition = await control.definition(deadline)
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
-    const record = { label, incarnation: control.incarnation, disks }
+    const settings = await control.settings(deadline)
+    const record = { label, incarnation: control.incarnation, settings, disks }
     await host.disks.learn(vm, Object.fromEntries(disks.map(({ name, layers }) => [name, layers])))
     await host.journal.writeCut(request.network, request.snapshot, vm, record)
     const directory = host.store.machineImages(request.network, request.snapshot, vm)

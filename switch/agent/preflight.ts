@@ -33,6 +33,7 @@ export async function preflight(
     const { memoryBytes, captureMode, captureModeReason } = info
     members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
     if (info.state !== 'running') problems.push(notRunning(vm, info.state).report())
+    else if (error !== null) problems.push(error)
   }
   for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())
   const { peers } = await host.datapath.call('network', { network })

@@ -192,6 +192,9 @@ for (const moment of ['paused', 'sealing']) {
       await guest.end()
       rmSync(store, { recursive: true })
     })
+    const before = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    const settings = await before.settings(soon(2000))
+    await before.close()
     const child = fork(fileURLToPath(import.meta.url), [`die-${moment}`, guest.qmp, store], { stdio: 'ignore' })
     const [, signal] = await new Promise<[number | null, string | null]>((resolve) => {
       child.on('exit', (...how) => resolve(how))
@@ -203,6 +206,7 @@ for (const moment of ['paused', 'sealing']) {
     const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
     const taken = await take(machine, guest.serial, 'after')
     await runsOn(t, guest)
+    await machine.putBack(settings, soon(2000))
     await machine.close()
     const qmp = await QmpClient.connect(guest.qmp, soon(2000))
     const capabilities = (await qmp.execute('query-migrate-capabilities', {}, soon(1000))) as { state: boolean }[]

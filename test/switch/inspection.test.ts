@@ -8,7 +8,8 @@ import { inspectMachines } from '../../switch/agent/inspection.js'
 import type { Machines } from '../../switch/agent/machines.js'
 
 const infoOf = (name: string) => ({ name, state: 'running' }) as MachineInfo
-const control = (inspect: MachineControl['inspect']) => ({ inspect }) as MachineControl
+const control = (inspect: MachineControl['inspect']) =>
+  ({ inspect, definition: async () => ({}) }) as unknown as MachineControl
 
 /** Machines whose inspection is `answer`; counts how many are asked at once. */
 function fake(answer: (vm: string, deadline: number) => Promise<MachineInfo>, spec?: MachineSpec) {

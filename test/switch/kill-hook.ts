@@ -6,6 +6,7 @@
 // and the file removed.
 // SNAPSWITCH_TEST_HALT: a file; when it is there and a machine is about to be stopped, it is removed and the daemon halts
 // (SIGSTOP), its gate closed and its part of the snapshot undone, until somebody sends SIGCONT.
+// SNAPSWITCH_TEST_STOPPED: a QEMU that cannot save memory in the background.
 // SNAPSWITCH_TEST_REFUSE: a hypervisor that refuses to resume, so many times.
 
 import { readFileSync, rmSync } from 'node:fs'
@@ -13,6 +14,7 @@ import { Socket } from 'node:net'
 
 const ownInstant = process.env.SNAPSWITCH_TEST_KILL
 const other = process.env.SNAPSWITCH_TEST_KILL_OTHER
+const stopped = process.env.SNAPSWITCH_TEST_STOPPED !== undefined
 const haltFile = process.env.SNAPSWITCH_TEST_HALT
 let refusals = Number(process.env.SNAPSWITCH_TEST_REFUSE ?? 0)
 const { write, emit } = Socket.prototype
@@ -61,6 +63,8 @@ const isNamed = (text: string, command: string) =>
   text.includes(`"call":"${command}"`)
 
 Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
+  if (stopped && typeof args[0] === 'string')
+    args[0] = args[0].replace(/background-snapshot(\\?",\\?"state\\?":true)/, 'no-such-thing$1')
   if (typeof args[0] === 'string') {
     if (haltFile !== undefined && args[0].includes('"execute":"stop"')) halt(haltFile)
     const planned = /"execute":|"call":/.test(args[0]) ? plan() : null

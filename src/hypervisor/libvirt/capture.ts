@@ -17,7 +17,9 @@ import { nowUs } from '../clock.js'
 import { within } from '../deadline.js'
 import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
 import type { ImageWriter, WrittenImage } from '../image-writer.js'
+import { type Holdup, migrationHoldup } from '../pause-limit.js'
 import type { ProcessIdentity } from '../process.js'
+import { migrationStatus } from '../qemu-migration.js'
 import { stopMachine } from '../qemu-stop.js'
 import type { JsonObject } from '../qmp.js'
 import { copyTransaction, type DiskCopy, discardCopy, finishCopy, openCopy } from './disk-copies.js'
@@ -43,6 +45,9 @@ export interface CaptureContext {
   readonly wasRunning: boolean
   readonly domain: DomainDescription
   readonly liveXml: string
+  readonly memoryBytes: number
+  /** Breaks off the job that libvirt has under way. */
+  readonly abortJob: () => Promise<void>
 }
 
 /** `all` as they settle; on the first failure what came of the others is in `made`, too. */
@@ -124,6 +129,32 @@ export class DomainCapture implements CaptureWork {
     })
   }
 
+  get machine(): string {
+    return this.#context.machine
+  }
+
+  get mode(): 'background' | 'stopped' {
+    return this.#context.mode
+  }
+
+  get memoryBytes(): number {
+    return this.#context.memoryBytes
+  }
+
+  async progress(): Promise<number> {
+    return (await stat(this.#file)).size
+  }
+
+  async holdup(): Promise<Holdup> {
+    const { link } = this.#context
+    // In `stopped` mode libvirt has the monitor for itself.
+    if (this.mode === 'stopped')
+      return { what: 'libvirt’s save makes no progress', action: 'See `virsh domjobinfo` and libvirtd’s log.' }
+    const limit = within(250)
+    const { status } = await migrationStatus(asQmp(link), limit)
+    return migrationHoldup(typeof status === 'string' ? status : null, await runState(link, limit))
+  }
+
   /** Undoes `prepare`. The machine runs on if it ran. */
   async abandon(): Promise<void> {
     await this.#undo(() => {})
@@ -137,7 +168,7 @@ export class DomainCapture implements CaptureWork {
     return stopped
   }
 
-  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<SealInfo> {
+  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo> {
     let resumedAt: ResumeInfo | null = null
     const resumed = (info: ResumeInfo) => {
       if (resumedAt !== null) return
@@ -147,8 +178,8 @@ export class DomainCapture implements CaptureWork {
     const { machine, mode } = this.#context
     try {
       const image = await (mode === 'background'
-        ? this.#saveFast(resumed, deadline)
-        : this.#savePlain(resumed, deadline))
+        ? this.#saveFast(resumed, deadline, late)
+        : this.#savePlain(resumed, deadline, late))
       await this.#syncFiles()
       return {
         memoryFile: this.#file,
@@ -186,25 +217,39 @@ export class DomainCapture implements CaptureWork {
     )
   }
 
-  async #saveFast(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<WrittenImage> {
+  async #saveFast(
+    resumed: (info: ResumeInfo) => void,
+    deadline: Deadline,
+    late: Promise<never>,
+  ): Promise<WrittenImage> {
     const { link, wasRunning } = this.#context
-    let disksAtUs = await this.#disks
+    let disksAtUs = await Promise.race([this.#disks, late])
     if (!this.#frozen) {
-      await this.#snapshot(null, deadline)
+      await Promise.race([this.#snapshot(null, deadline), late])
       disksAtUs = nowUs()
     }
     const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
     const { running, written } = this.#memory.start(deadline)
-    const info = await running
+    const info = await Promise.race([running, late])
     if (!wasRunning) await link.call('suspend', {}, deadline)
     resumed({ ...info, ...stamps })
     await Promise.all(this.#copies.map((copy) => finishCopy(link, copy, deadline)))
     return written
   }
 
-  async #savePlain(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<WrittenImage> {
+  async #savePlain(
+    resumed: (info: ResumeInfo) => void,
+    deadline: Deadline,
+    late: Promise<never>,
+  ): Promise<WrittenImage> {
     const savingAtUs = nowUs()
-    await this.#snapshot(this.#file, deadline)
+    const saved = this.#snapshot(this.#file, deadline)
+    try {
+      await Promise.race([saved, late])
+    } catch (error) {
+      await this.#context.abortJob().catch(() => {})
+      throw error
+    }
     await this.#restoreRunState((info) => resumed({ ...info, savingAtUs }), deadline)
     const [{ size }, digest] = await Promise.all([stat(this.#file), digestFile(this.#file)])
     return { bytes: size, digest }

@@ -166,6 +166,8 @@ export class Lane {
         return on(async (handle) => this.#ok(await lib.suspend(handle)))
       case 'resume':
         return on(async (handle) => this.#ok(await lib.resume(handle)))
+      case 'abortJob':
+        return on(async (handle) => this.#ok(await lib.abortJob(handle)))
       case 'destroy':
         return on(async (handle) => this.#ok(await lib.destroy(handle)))
       case 'undefine':

@@ -27,6 +27,7 @@ export interface Library {
   suspend: Async<[DomainHandle], number>
   resume: Async<[DomainHandle], number>
   destroy: Async<[DomainHandle], number>
+  abortJob: Async<[DomainHandle], number>
   undefine: Async<[DomainHandle, flags: number], number>
   define: Async<[Connection, xml: string, flags: number], DomainHandle>
   snapshot: Async<[DomainHandle, xml: string, flags: number], number>
@@ -179,6 +180,7 @@ export function loadLibrary(): Library {
     suspend: bind(core, 'virDomainSuspend', word, [address]),
     resume: bind(core, 'virDomainResume', word, [address]),
     destroy: bind(core, 'virDomainDestroy', word, [address]),
+    abortJob: bind(core, 'virDomainAbortJob', word, [address]),
     undefine: bind(core, 'virDomainUndefineFlags', word, [address, number]),
     define: bind(core, 'virDomainDefineXMLFlags', address, [address, text, number]),
     snapshot: bind(core, 'virDomainSnapshotCreateXML', address, [address, text, number]),

@@ -4,12 +4,14 @@ import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { CaptureControl } from '../capture-control.js'
 import { CutPace } from '../cut-pace.js'
+import { within } from '../deadline.js'
 import type {
   Capture,
   CaptureTarget,
   CollapseOptions,
   Deadline,
   DiskLayer,
+  HypervisorSettings,
   LibvirtDefinition,
   MachineControl,
   MachineInfo,
@@ -20,7 +22,8 @@ import type { ImageWriter } from '../image-writer.js'
 import { findProcesses, incarnationOf, type ProcessIdentity } from '../process.js'
 import { settleMigration } from '../qemu-checks.js'
 import { notInChain, refuseObstacles } from '../qemu-collapse.js'
-import { backgroundObstacle, isUnderWay, migrationStatus } from '../qemu-migration.js'
+import { isUnderWay, migrationStatus } from '../qemu-migration.js'
+import { backgroundObstacle, putBack, settingsToPutBack } from '../qemu-migration-settings.js'
 import { stopMachine } from '../qemu-stop.js'
 import { isFrozen, liftWriteProtection } from '../write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
@@ -33,6 +36,9 @@ import { descriptorObstacle } from './memory-save.js'
 import { mergeActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
+
+/** How long breaking off a job may take. */
+const abortMs = 3000
 
 export interface LibvirtSettings {
   readonly process: LibvirtProcess
@@ -131,6 +137,15 @@ export class LibvirtMachine implements MachineControl {
     }
   }
 
+  async settings(deadline: Deadline): Promise<HypervisorSettings> {
+    const background = (await this.#backgroundObstacle(deadline)) === null
+    return settingsToPutBack(asQmp(this.#link), background, deadline)
+  }
+
+  putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void> {
+    return putBack(asQmp(this.#link), settings, deadline)
+  }
+
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
     return this.#captures.prepare(async () => DomainCapture.prepare(await this.#context(deadline), target, deadline))
   }
@@ -150,7 +165,24 @@ export class LibvirtMachine implements MachineControl {
     const mode = (await this.#backgroundObstacle(deadline)) === null ? 'background' : 'stopped'
     const wasRunning = state === 'running'
     const machine = this.name
-    return { machine, link, process: this.#process, writer, mode, copyDisks, wasRunning, domain, liveXml }
+    const abortJob = () => this.#abortJob()
+    return {
+      ...{ machine, link, process: this.#process, writer, mode, copyDisks, wasRunning, domain, liveXml },
+      memoryBytes: domain.memoryBytes,
+      abortJob,
+    }
+  }
+
+  /** On a connection of its own: on ours the job itself is waited for. */
+  async #abortJob(): Promise<void> {
+    const { uri, domain } = this.#link
+    const limit = within(abortMs)
+    const link = await DomainLink.open(this.#settings.process, uri, domain, limit)
+    try {
+      await link.call('abortJob', {}, limit)
+    } finally {
+      link.close()
+    }
   }
 
   abandon(): Promise<void> {

@@ -53,6 +53,7 @@ export const callNames = [
   'keepsakes',
   'nameOf',
   'toNative',
+  'abortJob',
 ] as const
 
 export type CallName = (typeof callNames)[number]
