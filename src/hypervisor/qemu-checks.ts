@@ -88,6 +88,11 @@ export function checkRunState(name: string, state: string): void {
 /** Throws when the answer of `query-migrate` says that a machine cannot be saved now, or at all. */
 export function checkMigration(name: string, status: JsonObject): void {
   if (isUnderWay(status)) throw migrating(name)
+  checkBlockers(name, status)
+}
+
+/** Throws when it says that a machine cannot be saved at all. */
+export function checkBlockers(name: string, status: JsonObject): void {
   const reasons = status['blocked-reasons']
   if (Array.isArray(reasons) && reasons.length > 0) {
     throw unsupported(

@@ -3,7 +3,7 @@
 
 import type { Deadline, Nic, QemuDefinition } from './hypervisor.js'
 import { argumentsOf, binaryOf, directoryOf, tapBehind } from './process.js'
-import { checkMigration, memoryBytes, supportedDisks, unsupported } from './qemu-checks.js'
+import { checkBlockers, memoryBytes, supportedDisks, unsupported } from './qemu-checks.js'
 import { checkCommandLine } from './qemu-command-line.js'
 import { driveNames, findDriveArguments, readBlockDevices } from './qemu-disks.js'
 import { takeInventory } from './qemu-inventory.js'
@@ -38,7 +38,7 @@ export async function readDefinition(
       deadline,
     ),
   )) as unknown[]
-  checkMigration(name, isObject(migration) ? migration : {})
+  checkBlockers(name, isObject(migration) ? migration : {})
   const { disks } = supportedDisks(name, readBlockDevices(block, directory))
   const { missing } = findDriveArguments(started, disks, directory)
   const argv = rebuildCommandLine(name, started, {
