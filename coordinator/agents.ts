@@ -5,6 +5,8 @@ import { createHash } from 'node:crypto'
 import { SwitchClient } from '../src/api/client.js'
 import type {
   FileReference,
+  FilesFound,
+  HostHealth,
   LocalEvent,
   LocalPart,
   PortInfo,
@@ -17,6 +19,7 @@ import type {
   RestoreLoaded,
   RestoreRequest,
   RestoreResumed,
+  VerifyFiles,
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { runAhead } from '../src/linux/priority.js'
@@ -36,6 +39,9 @@ export interface Agents {
   prepare(host: string, snapshot: string, request: PrepareRequest, call: Call): Promise<void>
   take(host: string, snapshot: string, call: Call): AsyncIterable<LocalEvent>
   discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void>
+  /** By a quick look: the files of all parts that the host has. */
+  health(host: string, call: Call): Promise<HostHealth>
+  verify(host: string, snapshot: string, request: VerifyFiles, call: Call): Promise<FilesFound>
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
@@ -89,6 +95,14 @@ export class SocketAgents implements Agents {
 
   discard(host: string, snapshot: string, epoch: number, call: Call): Promise<void> {
     return this.#client(host).discard(this.#network, snapshot, { epoch }, options(call))
+  }
+
+  health(host: string, call: Call): Promise<HostHealth> {
+    return this.#client(host).health(this.#network, options(call))
+  }
+
+  verify(host: string, snapshot: string, request: VerifyFiles, call: Call): Promise<FilesFound> {
+    return this.#client(host).verifyFiles(this.#network, snapshot, request, options(call))
   }
 
   part(host: string, snapshot: string, call: Call): Promise<LocalPart> {

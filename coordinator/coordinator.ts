@@ -11,12 +11,15 @@ import type {
   Progress,
   RestoreOrder,
   RestoreReport,
+  VerifyReport,
+  VerifyRequest,
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { type Agents, SocketAgents } from './agents.js'
 import { auditSnapshot } from './audit.js'
 import type { CoordinatorConfig } from './config.js'
 import { deleteSnapshot } from './deletion.js'
+import { quickHealth, verifySnapshot } from './health.js'
 import { discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
 import { hostStatus, type Network } from './network.js'
@@ -179,6 +182,23 @@ export class Coordinator {
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
       return report
     })
+  }
+
+  /** Looks at every file of a snapshot. Changes nothing, and holds nothing up. */
+  async verify(networkName: string, name: string, { quick }: VerifyRequest): Promise<VerifyReport> {
+    const network = this.#network(networkName)
+    checkedName('snapshot', name)
+    const manifest = await this.#catalogue.read(network.name, name)
+    const options = { network, quick: quick === true, signal: this.#stopping.signal }
+    const report = await verifySnapshot(manifest, options)
+    this.#logger.info({ network: network.name, snapshot: name, health: report.health.verdict }, 'snapshot verified')
+    return report
+  }
+
+  /** `manifests` with the health of their files: the hosts are asked, for a few seconds at most. */
+  async withHealth(manifests: readonly Manifest[]): Promise<Manifest[]> {
+    const health = await quickHealth(manifests, this.#networks)
+    return manifests.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null }))
   }
 
   /** Oldest first. A manifest that cannot be read appears as a failed one that says so. */

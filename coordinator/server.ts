@@ -12,6 +12,8 @@ import {
   type Progress,
   Progress as ProgressSchema,
   RestoreOrder,
+  VerifyReport,
+  VerifyRequest,
 } from '../src/api/schemas.js'
 import { type Api, createApi, ndjsonOf, streamNdjson } from '../src/api/server.js'
 import { asSnapswitchError, type ErrorReport } from '../src/errors/errors.js'
@@ -19,6 +21,8 @@ import type { Coordinator, ReportProgress } from './coordinator.js'
 
 /** Steps that wait for a slow reader; beyond it the oldest are dropped (the last line never is). */
 const progressLimit = 4_096
+
+const HealthQuery = Type.Object({ health: Type.Optional(Type.Literal('true')) })
 
 const oneSnapshot = Type.Object({ network: Type.String(), name: Type.String() })
 
@@ -32,13 +36,21 @@ export async function createCoordinatorApi(
   app.get(routes.status, { schema: { summary: 'Networks and hosts', response: { 200: CoordinatorStatus } } }, () =>
     coordinator.status(),
   )
-  app.get(routes.snapshots, { schema: { summary: 'All snapshots', response: { 200: Type.Array(Manifest) } } }, () =>
-    coordinator.list(),
+  app.get(
+    routes.snapshots,
+    { schema: { summary: 'All snapshots', querystring: HealthQuery, response: { 200: Type.Array(Manifest) } } },
+    async (request) => {
+      const found = await coordinator.list()
+      return request.query.health === 'true' ? coordinator.withHealth(found) : found
+    },
   )
   app.get(
     routes.snapshot,
-    { schema: { summary: 'One snapshot', params: oneSnapshot, response: { 200: Manifest } } },
-    (request) => coordinator.show(request.params.network, request.params.name),
+    { schema: { summary: 'One snapshot', params: oneSnapshot, querystring: HealthQuery, response: { 200: Manifest } } },
+    async (request) => {
+      const found = await coordinator.show(request.params.network, request.params.name)
+      return request.query.health === 'true' ? (await coordinator.withHealth([found]))[0]! : found
+    },
   )
   app.post(
     routes.snapshots,
@@ -88,6 +100,18 @@ export async function createCoordinatorApi(
       },
     },
     (request) => coordinator.audit(request.params.network, request.params.name),
+  )
+  app.post(
+    routes.verify,
+    {
+      schema: {
+        summary: 'Looks whether every file of a snapshot is on its host as it was',
+        params: oneSnapshot,
+        body: VerifyRequest,
+        response: { 200: VerifyReport },
+      },
+    },
+    (request) => coordinator.verify(request.params.network, request.params.name, request.body),
   )
   app.delete(
     routes.snapshot,

@@ -7,6 +7,8 @@ import {
   Digest,
   DiscardRequest,
   FdbEntry,
+  FilesFound,
+  HostHealth,
   type LocalEvent,
   LocalPart,
   Name,
@@ -22,9 +24,11 @@ import {
   RestoreRequest,
   RestoreResumed,
   SwitchStatus,
+  VerifyFiles,
 } from '../src/api/schemas.js'
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
+import { findFaults, networkHealth } from './agent/health.js'
 import type { Host } from './agent/host.js'
 import type { Restores } from './agent/restores.js'
 
@@ -104,6 +108,25 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     (request) => {
       const waitMs = Number(request.query.deadlineMs ?? ANSWER_MS)
       return agent.preflight(request.params.network, performance.now() + waitMs * (1 - ANSWER_SHARE))
+    },
+  )
+
+  app.get(
+    routes.health,
+    { schema: { params: InNetwork, querystring: PreflightQuery, response: { 200: HostHealth } } },
+    (request) => {
+      const waitMs = Number(request.query.deadlineMs ?? ANSWER_MS)
+      return networkHealth(host.store, request.params.network, performance.now() + waitMs * (1 - ANSWER_SHARE))
+    },
+  )
+
+  app.post(
+    routes.verifyFiles,
+    { schema: { params: OfSnapshot, body: VerifyFiles, response: { 200: FilesFound } } },
+    (request) => {
+      const { files, quick, deadlineMs } = request.body
+      const deadline = performance.now() + deadlineMs * (1 - ANSWER_SHARE)
+      return findFaults(host.store, files, quick === true ? 'size' : 'content', deadline)
     },
   )
 

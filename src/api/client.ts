@@ -11,6 +11,8 @@ import {
   DeleteReport,
   type DiscardRequest,
   FdbEntry,
+  FilesFound,
+  HostHealth,
   LocalEvent,
   LocalPart,
   Manifest,
@@ -27,6 +29,9 @@ import {
   type RestoreRequest,
   RestoreResumed,
   SwitchStatus,
+  type VerifyFiles,
+  VerifyReport,
+  type VerifyRequest,
 } from './schemas.js'
 import { validator } from './validate.js'
 
@@ -53,7 +58,12 @@ const fits = {
   progress: validator(Progress),
   deleted: validator(DeleteReport),
   audit: validator(AuditReport),
+  health: validator(HostHealth),
+  filesFound: validator(FilesFound),
+  verified: validator(VerifyReport),
 }
+
+const healthQuery = ({ health }: { readonly health?: boolean }) => (health === true ? '?health=true' : '')
 
 /** A host's switch daemon. */
 export class SwitchClient {
@@ -101,6 +111,15 @@ export class SwitchClient {
 
   deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<Removal> {
     return this.#connection.json('DELETE', pathOf('localSnapshot', { network, snapshot }), fits.removal, options)
+  }
+
+  health(network: string, options: CallOptions): Promise<HostHealth> {
+    const path = `${pathOf('health', { network })}?deadlineMs=${Math.max(1, Math.floor(options.deadlineMs))}`
+    return this.#connection.json('GET', path, fits.health, options)
+  }
+
+  verifyFiles(network: string, snapshot: string, body: VerifyFiles, options: CallOptions): Promise<FilesFound> {
+    return this.#connection.json('POST', pathOf('verifyFiles', { network, snapshot }), fits.filesFound, options, body)
   }
 
   downloadFile(network: string, snapshot: string, digest: string, options: CallOptions): Promise<Readable> {
@@ -160,12 +179,18 @@ export class CoordinatorClient {
     return this.#connection.json('GET', pathOf('status', {}), fits.coordinatorStatus, options)
   }
 
-  snapshots(options: CallOptions): Promise<Manifest[]> {
-    return this.#connection.json('GET', pathOf('snapshots', {}), fits.manifests, options)
+  /** `health`: with the files' health, for which the hosts are asked, a few seconds at most. */
+  snapshots(options: CallOptions & { readonly health?: boolean }): Promise<Manifest[]> {
+    return this.#connection.json('GET', `${pathOf('snapshots', {})}${healthQuery(options)}`, fits.manifests, options)
   }
 
-  snapshot(network: string, name: string, options: CallOptions): Promise<Manifest> {
-    return this.#connection.json('GET', pathOf('snapshot', { network, name }), fits.manifest, options)
+  snapshot(network: string, name: string, options: CallOptions & { readonly health?: boolean }): Promise<Manifest> {
+    const path = `${pathOf('snapshot', { network, name })}${healthQuery(options)}`
+    return this.#connection.json('GET', path, fits.manifest, options)
+  }
+
+  verify(network: string, name: string, body: VerifyRequest, options: CallOptions): Promise<VerifyReport> {
+    return this.#connection.json('POST', pathOf('verify', { network, name }), fits.verified, options, body)
   }
 
   /** Yields progress; the last item is `manifest` or `error`. */

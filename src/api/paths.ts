@@ -11,6 +11,8 @@ export const routes = {
   take: '/v1/networks/:network/snapshots/:snapshot/take',
   discard: '/v1/networks/:network/snapshots/:snapshot/discard',
   localSnapshot: '/v1/networks/:network/snapshots/:snapshot',
+  health: '/v1/networks/:network/health',
+  verifyFiles: '/v1/networks/:network/snapshots/:snapshot/verify',
   file: '/v1/networks/:network/snapshots/:snapshot/files/:digest',
   restoreCheck: '/v1/networks/:network/restores/:snapshot/check',
   restoreLoad: '/v1/networks/:network/restores/:snapshot/load',
@@ -22,6 +24,7 @@ export const routes = {
   snapshot: '/v1/snapshots/:network/:name',
   restore: '/v1/snapshots/:network/:name/restore',
   audit: '/v1/snapshots/:network/:name/audit',
+  verify: '/v1/snapshots/:network/:name/verify',
 } as const
 
 export type RouteName = keyof typeof routes

@@ -1,4 +1,4 @@
-// Commands that ask the coordinator: snapshot create, list, show, restore, audit, delete.
+// Commands that ask the coordinator: snapshot create, list, show, restore, verify, audit, delete.
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
@@ -6,6 +6,7 @@ import { checkedName, nearest, unknownNetwork } from '../api/names.js'
 import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrder } from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
+import { describeVerification } from './health-report.js'
 import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
@@ -18,6 +19,8 @@ const restoreMs = 120_000
 const deleteMs = 24 * 3_600_000
 /** Every file is read and digested. */
 const auditMs = 900_000
+/** The same; the coordinator gives up after an hour. */
+const verifyMs = 3_700_000
 /** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
 const undoMs = 90_000
 
@@ -27,6 +30,10 @@ interface CreateOptions extends CommonOptions {
   readonly deadline?: number
   readonly wait?: boolean
   readonly record?: boolean
+}
+
+interface VerifyOptions extends CommonOptions {
+  readonly quick?: boolean
 }
 
 interface RestoreOptions extends CommonOptions {
@@ -69,6 +76,14 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .option('--replace', 'end machines of those names that still run')
     .option('--deadline <time>', deadline(restoreMs), parseDuration)
     .action((name: string, options: RestoreOptions) => restore(terminal, name, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('verify')))
+    .description('read every file of a snapshot on its host; exit code 0 only when all are as they were')
+    .argument('<snapshot>', which)
+    .option('--quick', 'look at presence and size only')
+    .action(async (name: string, options: VerifyOptions) => {
+      setCode((await verify(terminal, name, options)) ? 0 : 1)
+    })
 
   withCoordinatorSocket(withJson(snapshot.command('audit')))
     .description('check a snapshot made with --record; exit code 0 only when it is consistent')
@@ -130,7 +145,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
 async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
   if (network !== undefined) checkedName('network', network)
   const manifests = await withCoordinator(options, async (client) => {
-    const all = await client.snapshots({ deadlineMs: callMs })
+    const all = await client.snapshots({ deadlineMs: callMs, health: true })
     const found = all.filter((m) => network === undefined || m.network === network)
     if (network !== undefined && found.length === 0) await checkNetwork(client, network)
     return found
@@ -148,10 +163,23 @@ async function checkNetwork(client: CoordinatorClient, network: string): Promise
 async function show(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
   const manifest = await withCoordinator(options, async (client) => {
     const { network, name } = await resolveSnapshot(client, given)
-    return client.snapshot(network, name, { deadlineMs: callMs })
+    return client.snapshot(network, name, { deadlineMs: callMs, health: true })
   })
   if (options.json === true) return printJson(terminal, manifest)
   terminal.out(describeManifest(manifest))
+}
+
+/** True when all is as it was. */
+async function verify(terminal: Terminal, given: string, options: VerifyOptions): Promise<boolean> {
+  const { manifest, report } = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    const manifest = await client.snapshot(network, name, { deadlineMs: callMs })
+    const request = options.quick === true ? { quick: true } : {}
+    return { manifest, report: await client.verify(network, name, request, { deadlineMs: verifyMs }) }
+  })
+  if (options.json === true) printJson(terminal, report)
+  else terminal.out(describeVerification(manifest, report))
+  return report.health.verdict === 'ok'
 }
 
 async function audit(terminal: Terminal, given: string, options: CommonOptions): Promise<AuditReport> {

@@ -1,13 +1,15 @@
 // Snapshots and restores for people: a line each in a list, or all that is known of one.
 
 import type { DeleteReport, Manifest, MemberPart, RestoreReport } from '../api/schemas.js'
+import { describeHealth, healthWord } from './health-report.js'
 import { formatBytes, formatMs, formatTable } from './output.js'
 
 export function tableOfSnapshots(manifests: readonly Manifest[]): string {
-  const head = ['SNAPSHOT', 'STATE', 'EPOCH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'DOWNTIME', 'LOST']
+  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'EPOCH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'DOWNTIME', 'LOST']
   const rows = manifests.map((m) => [
     `${m.network}/${m.name}`,
     m.state,
+    healthWord(m.health),
     m.epoch,
     m.createdAt.slice(0, 19).replace('T', ' '),
     m.parts.reduce((n, part) => n + part.members.length, 0),
@@ -24,6 +26,10 @@ export function describeManifest(manifest: Manifest): string {
   const lines = [
     `snapshot ${manifest.network}/${manifest.name}: ${manifest.state}, epoch ${manifest.epoch}, policy ${manifest.policy}, begun ${manifest.createdAt}\n`,
   ]
+  const { health } = manifest
+  if (health !== null && health !== undefined) {
+    lines.push(`files: ${healthWord(health)}\n`, describeHealth(manifest, health))
+  }
   if (manifest.error !== null) lines.push(`error ${manifest.error.code}: ${manifest.error.message}\n`)
   if (figures !== null) {
     lines.push(

@@ -18,6 +18,9 @@ import { makeDirectory, storeError } from '../../src/files/durable.js'
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
 export const directoryMode = 0o711
 
+/** How well a file is looked at: by its size, by its digest, or by its digest though it was computed before. */
+export type Look = 'size' | 'digest' | 'content'
+
 /** How many files are remembered to have been found. */
 const FOUND_LIMIT = 10_000
 
@@ -40,7 +43,7 @@ export class Images {
   }
 
   /** Looks for several files: what this host has of paths is read once. The answer is `find` for one of them. */
-  async finder(): Promise<(file: FileReference) => Promise<string | null>> {
+  async finder(how: Look = 'digest'): Promise<(file: FileReference) => Promise<string | null>> {
     const named = new Map<string, Set<string>>()
     for (const part of await this.parts()) {
       for (const file of filesOf(part)) {
@@ -49,7 +52,7 @@ export class Images {
       }
     }
     const fetched = await this.fetchedBefore()
-    return (file) => this.look(file, named.get(contentOf(file)) ?? new Set(), fetched)
+    return (file) => this.look(file, named.get(contentOf(file)) ?? new Set(), fetched, how)
   }
 
   /** Where a file lies on this host with the right content; null when it does not. */
@@ -61,6 +64,7 @@ export class Images {
     file: FileReference,
     named: ReadonlySet<string>,
     fetched: readonly string[],
+    how: Look,
   ): Promise<string | null> {
     // Its own path first, where this host's parts name it: that is the file itself, and no copy.
     const own = named.has(file.path) ? [file.path] : []
@@ -72,20 +76,23 @@ export class Images {
       file.path,
     ])
     for (const path of places) {
-      if (!(await this.holds(path, file))) continue
+      if (!(await this.holds(path, file, how))) continue
+      if (how === 'size') return path
       if (this.found.size >= FOUND_LIMIT) this.found.delete(this.found.keys().next().value as string)
       this.found.set(contentOf(file), path)
       return path
     }
-    this.found.delete(contentOf(file))
+    if (how !== 'size') this.found.delete(contentOf(file))
     return null
   }
 
-  private async holds(path: string, file: FileReference): Promise<boolean> {
+  private async holds(path: string, file: FileReference, how: Look): Promise<boolean> {
     const here = await stat(path).catch(() => null)
     if (here === null || !here.isFile() || here.size !== file.bytes) return false
+    if (how === 'size') return true
     // One that cannot be read, or goes meanwhile, is as good as none.
-    return (await this.digests.of(path).catch(() => null)) === file.digest
+    const digest = how === 'content' ? this.digests.read(path) : this.digests.of(path)
+    return (await digest.catch(() => null)) === file.digest
   }
 
   /** Former versions kept what they had fetched with each snapshot. */

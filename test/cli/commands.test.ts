@@ -74,8 +74,8 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   t.equal(json.err, '', 'nothing but JSON')
 
   const listed = await snapshot('list')
-  t.match(listed.out, /^SNAPSHOT +STATE +EPOCH +CREATED/)
-  t.match(listed.out, /^lab0\/demo +complete +1 +\d{4}-/m)
+  t.match(listed.out, /^SNAPSHOT +STATE +HEALTH +EPOCH +CREATED/)
+  t.match(listed.out, /^lab0\/demo +complete +ok +1 +\d{4}-/m)
   t.equal(listed.out.trim().split('\n').length, 3)
   t.same(
     (JSON.parse((await snapshot('list', '-j')).out) as Manifest[]).map((m) => m.name),
@@ -88,8 +88,9 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
     err: /^error NETWORK_UNKNOWN: the coordinator has no network lab2\nwhat to do: Did you mean lab0\? Its networks: lab0, lab1\.\n$/,
   })
 
-  t.equal((await snapshot('show', 'demo')).out, created.out)
-  t.equal((await snapshot('show', 'lab0/demo')).out, created.out)
+  const shown = (await snapshot('show', 'demo')).out
+  t.equal(shown.replace('files: ok\n', ''), created.out)
+  t.equal((await snapshot('show', 'lab0/demo')).out, shown)
 
   const running = await snapshot('restore', 'demo', '--place', 'vm3=a')
   t.equal(running.code, 1)
@@ -126,6 +127,40 @@ t.test('names: alone, with their network, ambiguous, wrong', async (t) => {
     err: /NETWORK_UNKNOWN.*lab2.*\nwhat to do: Did you mean lab/,
   })
   t.match(await snapshot('create', 'lab0', '--name', 'nightly'), { code: 1, err: /SNAPSHOT_EXISTS/ })
+})
+
+t.test('snapshots whose files or hosts are gone: list, show, verify', async (t) => {
+  const { a, b, snapshot, catalogue } = await lab(t)
+  await snapshot('create', 'lab0', '--name', 'demo')
+  t.match(await snapshot('verify', 'demo'), { code: 0, out: /^snapshot lab0\/demo: ok; \d+ files, .*by content/ })
+  t.match(await snapshot('verify', 'demo', '--quick'), { code: 0, out: /by presence and size only/ })
+  const { memory } = (await catalogue.read('lab0', 'demo')).parts[1].members[0]
+  b.files.delete(memory.digest)
+  const found = await snapshot('verify', 'demo')
+  t.equal(found.code, 1)
+  t.match(found.out, /^snapshot lab0\/demo: damaged on b;/)
+  t.match(found.out, /^host b: 1 file is not as it was$/m)
+  t.match(found.out, new RegExp(`^ +${memory.path} +memory of vm3 +\\d+ B +it is not there +no host$`, 'm'))
+  t.match(found.out, /^It cannot be restored as it is/m)
+  t.match(JSON.parse((await snapshot('verify', 'demo', '-j')).out), {
+    restorable: false,
+    health: {
+      verdict: 'damaged',
+      hosts: [
+        { host: 'a', verdict: 'ok' },
+        { host: 'b', faults: [{ file: memory }] },
+      ],
+    },
+  })
+  a.parts.clear()
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a +1 /m)
+  await b.stop()
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +1 /m)
+  t.match(
+    (await snapshot('show', 'demo')).out,
+    /^files: damaged on a; host b away\nhost a: .*knows nothing.*\nhost b does not answer: /m,
+  )
+  t.match(JSON.parse((await snapshot('list', '-j')).out), [{ state: 'complete', health: { verdict: 'damaged' } }])
 })
 
 t.test('failures come with code, reason and what to do', async (t) => {

@@ -8,7 +8,15 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pino } from 'pino'
 import { type RouteName, routes } from '../../src/api/paths.js'
-import type { DiscardRequest, LocalEvent, PortInfo, PrepareRequest, RestoreRequest } from '../../src/api/schemas.js'
+import type {
+  DiscardRequest,
+  LocalEvent,
+  LocalPart,
+  PortInfo,
+  PrepareRequest,
+  RestoreRequest,
+  VerifyFiles,
+} from '../../src/api/schemas.js'
 import { type Api, createApi, streamNdjson } from '../../src/api/server.js'
 import { version } from '../../src/api/version.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -39,6 +47,8 @@ export class FakeSwitch {
   readonly files = new Map<string, Buffer>()
   /** Replaces the stream of `take`. */
   takeEvents: (() => AsyncIterable<LocalEvent>) | null = null
+  /** Of finished snapshots, by name. */
+  readonly parts = new Map<string, LocalPart>()
   #api: Api | null = null
   #snapshot = ''
 
@@ -141,7 +151,27 @@ export class FakeSwitch {
     })
     const removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
     app.delete(routes.localSnapshot, () => this.#answer('localSnapshot', 'delete', () => removal))
-    app.get(routes.localSnapshot, () => this.#part())
+    app.get(routes.localSnapshot, (request) => {
+      const { snapshot } = request.params as { snapshot: string }
+      return this.parts.get(snapshot) ?? this.#part()
+    })
+    app.get(routes.health, () =>
+      this.#answer('health', 'health', () => ({
+        parts: [...this.parts.values()].map(({ snapshot, epoch }) => ({
+          snapshot,
+          epoch,
+          faults: [],
+          faultCount: 0,
+          unchecked: 0,
+        })),
+      })),
+    )
+    app.post(routes.verifyFiles, (request) =>
+      this.#answer('verifyFiles', 'verify', () => {
+        const gone = (request.body as VerifyFiles).files.filter((file) => !this.files.has(file.digest))
+        return { faults: gone.map((file) => ({ file, fault: 'missing', detail: 'it is not there' })), unchecked: 0 }
+      }),
+    )
     this.#addRestoreRoutes({ app } as Api)
   }
 
@@ -214,7 +244,9 @@ export class FakeSwitch {
       yield { type: 'resumed', vm, atUs: 1_011_000 }
     }
     yield { type: 'closed', closures: [] }
-    yield { type: 'done', part: this.#part() }
+    const part = this.#part()
+    this.parts.set(this.#snapshot, part)
+    yield { type: 'done', part }
   }
 
   /** A part whose files are here, with the digests that their content has. */

@@ -2,6 +2,7 @@
 
 import { type Static, Type } from '@sinclair/typebox'
 import { Count, closed, Epoch, ErrorReportSchema, Milliseconds, Name, nullable, TimeUs } from './basic.js'
+import { SnapshotHealth } from './health.js'
 import { LocalPart, Policy, Removal } from './local-snapshot.js'
 
 export const SnapshotState = Type.Union([Type.Literal('pending'), Type.Literal('complete'), Type.Literal('failed')])
@@ -42,6 +43,8 @@ export const Manifest = Type.Object(
     error: nullable(ErrorReportSchema),
     /** Only in failed ones: hosts that could not be told to discard it; the coordinator tries again when it starts. */
     undiscarded: Type.Optional(Type.Array(Name)),
+    /** Only in answers, when it was asked for: whether its files are still there. */
+    health: Type.Optional(nullable(SnapshotHealth)),
   },
   closed,
 )
