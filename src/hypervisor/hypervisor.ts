@@ -102,6 +102,8 @@ export interface LibvirtDefinition extends Definition {
   readonly xml: string
   /** Whether libvirt keeps its configuration when it does not run. */
   readonly persistent: boolean
+  /** Size of the file that its firmware keeps variables in. */
+  readonly varsBytes?: number
   readonly libvirtVersion: string
 }
 

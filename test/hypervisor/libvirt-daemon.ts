@@ -57,6 +57,8 @@ export interface DomainOptions {
   readonly number?: number
   /** More elements of `<devices>`. */
   readonly devices?: string
+  /** More elements of `<os>`. */
+  readonly os?: string
   readonly persistent?: boolean
   readonly start?: boolean
 }
@@ -253,7 +255,7 @@ export class LibvirtDaemon {
 
   /** Makes a domain and waits for its first words. */
   async domain(name: string, options: DomainOptions = {}): Promise<TestDomain> {
-    const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '' } = options
+    const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '', os = '' } = options
     const at = (file: string) => path.join(this.directory, `${name}${file}`)
     const inside = (file: string) => path.join(this.inside, `${name}${file}`)
     const diskSuffix = format === 'qcow2' ? '.qcow2' : '.img'
@@ -268,7 +270,7 @@ export class LibvirtDaemon {
     writeFileSync(
       domain.xmlFile,
       `<domain type='qemu'><name>${name}</name><memory unit='MiB'>${memoryMiB}</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='pc'>hvm</type></os>
+<os><type arch='x86_64' machine='pc'>hvm</type>${os}</os>${os === '' ? '' : '<features><acpi/></features>'}
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
 ${devices}${nics.join('\n')}

@@ -1,7 +1,7 @@
 // Domains as their owners treat them: discs changed, devices plugged, snapshots of libvirt's own, names taken, taps that libvirt
 // makes. What comes back is the domain that ran; what cannot be kept is refused before anything is touched.
 
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
@@ -165,4 +165,78 @@ t.test('why a domain does not run is told in plain words', async (t) => {
   t.match(await machine.inspect(soon(5000)), { state: 'paused', stateDetail: /paused by its user/ })
   daemon.virsh('resume', 'still')
   await end(machine, domain)
+})
+
+t.test('a firmware’s variables are those of the cut, in a file of the machine’s own', async (t) => {
+  const [code, vars] = [at('code.fd'), at('vars.fd')]
+  // Any BIOS does as a flash: what counts is that the guest's flash comes back.
+  copyFileSync('/usr/share/seabios/bios-256k.bin', code)
+  const flash = (byte: number) => Buffer.alloc(128 << 10, byte)
+  writeFileSync(vars, flash(1))
+  const os = `<loader readonly='yes' type='pflash'>${code}</loader><nvram>${vars}</nvram>`
+  const domain = await daemon.domain('flash', { os })
+  const machine = await attach('flash')
+  const taken = await take(machine, domain.serial)
+  await machine.destroy(soon(5000))
+  const runs = async () => {
+    const { control } = await hypervisor.load(loadOf(taken), soon(20_000))
+    await control.resume(soon(5000))
+    await daemon.runs(domain)
+    await control.destroy(soon(5000))
+  }
+  writeFileSync(vars, flash(2))
+  await runs()
+  t.ok(readFileSync(vars).equals(flash(1)), 'written since')
+  rmSync(vars)
+  await runs()
+  t.ok(readFileSync(vars).equals(flash(1)), 'gone since')
+  // As on another host, where that file is another machine's.
+  daemon.virsh('undefine', 'flash', '--keep-nvram')
+  writeFileSync(vars, flash(3))
+  await runs()
+  t.ok(readFileSync(vars).equals(flash(3)), 'another machine’s file is left alone')
+  const own = /<nvram[^>]*>(.*)<\/nvram>/.exec(daemon.virsh('dumpxml', 'flash'))![1]!
+  t.ok(readFileSync(own).equals(flash(1)))
+  rmSync(code)
+  t.match(await hypervisor.examine!(taken.definition, soon(10_000)), [{ message: /code\.fd \(firmware\)/ }])
+  daemon.virsh('undefine', 'flash', '--nvram')
+})
+
+t.test('a load that is undone leaves the domain as it could be started before', async (t) => {
+  const domain = await daemon.domain('undone')
+  const machine = await attach('undone')
+  const taken = await take(machine, domain.serial)
+  await machine.destroy(soon(5000))
+  const stored = daemon.virsh('dumpxml', '--inactive', 'undone')
+  const undo = {
+    async 'by the daemon that loaded it'(directory: string) {
+      const { control } = await hypervisor.load({ ...loadOf(taken), directory }, soon(20_000))
+      t.match(daemon.disks('undone', true).vda, directory)
+      await control.destroy(soon(5000))
+    },
+    async 'by the next one'(directory: string) {
+      const { control } = await hypervisor.load({ ...loadOf(taken), directory }, soon(20_000))
+      await control.close()
+      await hypervisor.endLoad({ directory, domain: 'undone', mayRun: true }, soon(10_000))
+    },
+    async 'by the next one, that finds it off'(directory: string) {
+      await (await hypervisor.load({ ...loadOf(taken), directory }, soon(20_000))).control.close()
+      daemon.virsh('destroy', 'undone')
+      await hypervisor.endLoad({ directory, domain: 'undone', mayRun: false }, soon(10_000))
+    },
+  }
+  for (const [how, run] of Object.entries(undo)) {
+    const directory = scratch()
+    await run(directory)
+    rmSync(directory, { recursive: true })
+    t.equal(daemon.virsh('domstate', 'undone'), 'shut off', how)
+    t.equal(daemon.virsh('dumpxml', '--inactive', 'undone'), stored, how)
+    daemon.virsh('start', 'undone')
+    await daemon.runs(domain)
+    daemon.virsh('destroy', 'undone')
+  }
+  daemon.virsh('undefine', 'undone')
+  const { control } = await hypervisor.load(loadOf(taken), soon(20_000))
+  await control.destroy(soon(5000))
+  t.notMatch(daemon.virsh('list', '--all', '--name'), /undone/, 'one that was not known is not known')
 })

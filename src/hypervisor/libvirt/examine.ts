@@ -5,6 +5,7 @@ import { access } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, LibvirtDefinition } from '../hypervisor.js'
+import { externalFiles } from './domain-files.js'
 import { child, parse, textOf } from './domain-tree.js'
 import type { Loader } from './loader.js'
 import type { DescribeResult, Keepsakes } from './protocol.js'
@@ -77,6 +78,13 @@ export function judgeKeepsakes(domain: string, { internal, managedSave }: Keepsa
 /** libvirt checks a definition, against this host's QEMU, too, when it makes a command line of it. */
 async function definitionFaults(loader: Loader, { name, xml }: LibvirtDefinition, deadline: Deadline) {
   const found: ErrorReport[] = []
+  for (const { role, path: file } of externalFiles(xml)) {
+    // Files for a guest's writes are made again, or are libvirt's to make.
+    if (role === 'vars' || role === 'nvdimm' || (await exists(file))) continue
+    found.push(
+      obstacle(`${name} is started with ${file} (${role}), which is not here`, 'Bring that file to this host.'),
+    )
+  }
   const emulator = textOf(child(parse(xml).documentElement, 'devices')?.getElementsByTagName('emulator')[0] ?? null)
   if (path.isAbsolute(emulator.trim()) && !(await exists(emulator.trim()))) {
     found.push(obstacle(`${name} needs ${emulator.trim()}, which is not here`, 'Install the same QEMU on this host.'))

@@ -11,10 +11,12 @@ import { storeFull } from '../qemu-overlays.js'
 import { appendToLogs, type PlacedDisk, placeDisks, placeMedia, placeNics } from './domain-edits.js'
 import { describeDomain } from './domain-xml.js'
 import { examineDomain } from './examine.js'
+import { placeVars } from './firmware-vars.js'
 import { Loader } from './loader.js'
-import { LibvirtMachine, type LibvirtSettings } from './machine.js'
+import { type AfterLoad, LibvirtMachine, type LibvirtSettings } from './machine.js'
 import { patiently } from './process-handle.js'
-import { type DescribeResult, domainState, xmlFlags } from './protocol.js'
+import { domainState, xmlFlags } from './protocol.js'
+import { settleConfiguration, storeConfiguration, storedXml, takeBackConfiguration } from './stored-config.js'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
   new SnapswitchError(
@@ -70,23 +72,42 @@ async function load(
       { file: request.memoryFile, flags: xmlFlags.secure },
       deadline,
     )) as string
-    const edited = placeMedia(placeDisks(saved, disks), request.media ?? [])
-    const xml = appendToLogs(placeNics(edited, request.taps))
+    const { directory, taps, media = [] } = request
+    const stored = await storedXml(loader, domain, before, deadline)
+    let xml = appendToLogs(placeNics(placeMedia(placeDisks(saved, disks), media), taps))
+    const { varsBytes: bytes } = definition
+    if (bytes !== undefined) xml = await placeVars(xml, { bytes, stored, directory }, made)
     // Set first: an answer that comes too late does not mean that nothing was done.
     restored = true
     await loader.call('restore', { file: request.memoryFile, xml }, deadline)
-    if (definition.persistent) await storeConfiguration(loader, domain, before, xml, disks, request.taps, deadline)
+    if (definition.persistent)
+      await storeConfiguration(loader, { directory, domain, xml, disks, taps }, stored, deadline)
     const spec = { domain, uri: settings.uri }
-    return { control: await LibvirtMachine.attach(name, spec, settings, deadline), spec: { libvirt: spec } }
+    const control = await LibvirtMachine.attach(name, spec, settings, deadline, afterLoad(settings, directory, domain))
+    return { control, spec: { libvirt: spec } }
   } catch (error) {
     if (restored) {
       const limit = within(recoveryMs)
       await end(loader, { directory: request.directory, domain, mayRun: false }, limit).catch(() => {})
-      if (before === null) await patiently(() => loader.call('undefine', { domain }, limit), limit).catch(() => {})
     }
     for (const file of made) await rm(file, { force: true }).catch(() => {})
     const known = asSnapswitchError(error)
     throw known.code === 'HYPERVISOR_REFUSED' ? loadFailed(name, known.message, known) : known
+  }
+}
+
+/** What becomes of the stored configuration once it shows whether the domain runs. */
+function afterLoad(settings: LibvirtSettings, directory: string, domain: string): AfterLoad {
+  return {
+    hasRun: () => settleConfiguration(directory),
+    async neverRan(deadline) {
+      const loader = new Loader(settings)
+      try {
+        await patiently(() => takeBackConfiguration(loader, { directory, domain }, deadline), deadline)
+      } finally {
+        loader.close()
+      }
+    },
   }
 }
 
@@ -120,13 +141,15 @@ function end(loader: Loader, { directory, domain, mayRun }: StartedLoad, deadlin
   const one = { domain: domain! }
   return patiently(async () => {
     const found = await loader.find(one.domain, deadline)
-    if (found?.active !== true) return true
-    const isPaused = found.state === domainState.paused
-    const { disks } = describeDomain((await loader.call('domainXml', one, deadline)) as string)
-    const inside = disks.every(({ layers }) => layers[0]?.file.startsWith(`${directory}/`))
-    if (!inside || (disks.length === 0 && !isPaused)) return true
-    if (mayRun && !isPaused) return false
-    await loader.call('destroy', one, deadline)
+    if (found?.active === true) {
+      const isPaused = found.state === domainState.paused
+      const { disks } = describeDomain((await loader.call('domainXml', one, deadline)) as string)
+      const inside = disks.every(({ layers }) => layers[0]?.file.startsWith(`${directory}/`))
+      if (!inside || (disks.length === 0 && !isPaused)) return true
+      if (mayRun && !isPaused) return false
+      await loader.call('destroy', one, deadline)
+    }
+    await takeBackConfiguration(loader, { directory, domain: one.domain }, deadline)
     return true
   }, deadline)
 }
@@ -148,29 +171,4 @@ async function makeDisks({ directory, disks, definition }: LoadRequest, made: st
     placed.push({ target: name, layers: [{ file, format: 'qcow2' }, ...layers] })
   }
   return placed
-}
-
-/**
- * What libvirt starts the domain from when it has been off: the disks as they are from now on. A configuration that this
- * host has keeps all else; a host that has none gets that of the running domain.
- */
-async function storeConfiguration(
-  loader: Loader,
-  domain: string,
-  before: DescribeResult | null,
-  running: string,
-  disks: readonly PlacedDisk[],
-  taps: readonly string[],
-  deadline: Deadline,
-): Promise<void> {
-  const own = before?.persistent === true
-  const flags = xmlFlags.inactive | xmlFlags.secure
-  const base = own ? ((await loader.call('domainXml', { domain, flags }, deadline)) as string) : running
-  const known = new Set(describeDomain(base).disks.map(({ target }) => target))
-  const placed = placeDisks(
-    base,
-    disks.filter(({ target }) => known.has(target)),
-  )
-  const xml = describeDomain(base).nics.length === taps.length ? placeNics(placed, taps) : placed
-  await loader.call('define', { xml }, deadline)
 }

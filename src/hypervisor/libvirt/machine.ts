@@ -30,6 +30,7 @@ import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { asQmp, DomainLink, runState } from './domain-link.js'
 import { describeDomain } from './domain-xml.js'
+import { varsBytes } from './firmware-vars.js'
 import { closeNodes, useOf } from './forgotten-nodes.js'
 import { checkSupported, lookAt } from './look.js'
 import { descriptorObstacle } from './memory-save.js'
@@ -39,6 +40,12 @@ import type { LibvirtProcess } from './process-handle.js'
 
 /** How long breaking off a job may take. */
 const abortMs = 3000
+
+/** What a loaded domain's end or begin means for what its load has stored. */
+export interface AfterLoad {
+  hasRun(): Promise<void>
+  neverRan(deadline: Deadline): Promise<void>
+}
 
 export interface LibvirtSettings {
   readonly process: LibvirtProcess
@@ -67,8 +74,17 @@ export class LibvirtMachine implements MachineControl {
   readonly #process: ProcessIdentity | null
   readonly #captures: CaptureControl
   #obstacle: Promise<string | null> | null = null
+  /** Until it is seen to run, or ended. */
+  #afterLoad: AfterLoad | null
 
-  private constructor(name: string, link: DomainLink, settings: LibvirtSettings, uuid: string) {
+  private constructor(
+    name: string,
+    link: DomainLink,
+    settings: LibvirtSettings,
+    uuid: string,
+    afterLoad: AfterLoad | null,
+  ) {
+    this.#afterLoad = afterLoad
     this.name = name
     this.#uuid = uuid
     this.#link = link
@@ -84,11 +100,12 @@ export class LibvirtMachine implements MachineControl {
     spec: { readonly domain: string; readonly uri?: string },
     settings: LibvirtSettings,
     deadline: Deadline,
+    afterLoad: AfterLoad | null = null,
   ): Promise<LibvirtMachine> {
     const link = await DomainLink.open(settings.process, spec.uri ?? settings.uri, spec.domain, deadline)
     try {
       const { active, uuid } = await link.describe(deadline)
-      if (active) return await new LibvirtMachine(name, link, settings, uuid).#free()
+      if (active) return await new LibvirtMachine(name, link, settings, uuid, afterLoad).#free()
       throw new SnapswitchError(
         'MACHINE_NOT_RUNNING',
         `libvirt’s domain ${spec.domain} is not running.`,
@@ -123,6 +140,7 @@ export class LibvirtMachine implements MachineControl {
     const xml = await link.xml(0, deadline)
     const { memoryBytes, nics, unsupported } = describeDomain(xml)
     checkSupported(this.name, unsupported)
+    const bytes = await varsBytes(xml)
     return {
       kind: 'libvirt',
       name: this.name,
@@ -130,6 +148,7 @@ export class LibvirtMachine implements MachineControl {
       uuid,
       xml,
       persistent,
+      ...(bytes === null ? {} : { varsBytes: bytes }),
       memoryBytes,
       nics,
       hypervisorVersion: link.greeting.version,
@@ -201,11 +220,14 @@ export class LibvirtMachine implements MachineControl {
     return this.#captures.capture(deadline)
   }
 
-  resume(deadline: Deadline): Promise<ResumeInfo> {
-    return this.#captures.resume(
+  async resume(deadline: Deadline): Promise<ResumeInfo> {
+    const info = await this.#captures.resume(
       (listener) => this.#link.onEvent(listener),
       () => this.#link.call('resume', {}, deadline),
     )
+    await this.#afterLoad?.hasRun()
+    this.#afterLoad = null
+    return info
   }
 
   async destroy(deadline: Deadline): Promise<void> {
@@ -215,6 +237,7 @@ export class LibvirtMachine implements MachineControl {
       const { code } = asSnapswitchError(error)
       if (code !== 'MACHINE_NOT_RUNNING' && code !== 'MACHINE_UNKNOWN') throw error
     }
+    await this.#afterLoad?.neverRan(deadline)
     await this.close()
   }
 

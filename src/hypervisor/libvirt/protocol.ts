@@ -134,6 +134,8 @@ export interface BlockJob {
 export const xmlFlags = { secure: 1, inactive: 2, migratable: 8 } as const
 export const snapshotFlags = { noMetadata: 1 << 2, diskOnly: 1 << 4, reuseExternal: 1 << 5, atomic: 1 << 7 } as const
 export const snapshotListFlags = { internal: 1 << 8, external: 1 << 9 } as const
+/** virDomainUndefineFlags. */
+export const undefineKeepNvram = 1 << 3
 export const restorePaused = 1 << 2
 export const blockCommitActive = 1 << 2
 export const blockCommitBandwidthBytes = 1 << 4
