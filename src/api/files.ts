@@ -1,6 +1,6 @@
 // Files as snapshots name them: by content (digest and size), for a path means something on its own host only.
 
-import type { FileReference, LocalPart, MemberPart } from './schemas.js'
+import type { FileReference, FrozenLayer, LocalPart, MemberPart } from './schemas.js'
 
 /** Equal for files of equal content, wherever they lie. */
 export function contentOf(file: Pick<FileReference, 'digest' | 'bytes'>): string {
@@ -14,9 +14,16 @@ export function distinctFiles(files: readonly FileReference[]): FileReference[] 
   return [...found.values()]
 }
 
+const filesOfLayers = (layers: readonly FrozenLayer[]): FileReference[] =>
+  layers.flatMap(({ file, data }) => (data === undefined ? [file] : [file, data]))
+
 /** All files that a restore of the machine needs. */
-export function filesOfMember(member: MemberPart): FileReference[] {
-  return [member.memory, ...member.disks.flatMap((disk) => disk.layers.map((layer) => layer.file))]
+export function filesOfMember({ memory, disks, media = [] }: MemberPart): FileReference[] {
+  return [
+    memory,
+    ...disks.flatMap(({ layers }) => filesOfLayers(layers)),
+    ...media.flatMap(({ file, backing = [] }) => [...(file === null ? [] : [file]), ...filesOfLayers(backing)]),
+  ]
 }
 
 export function filesOf(part: LocalPart): FileReference[] {

@@ -73,6 +73,9 @@ export function describeManifest(manifest: Manifest): string {
   const counts = ['HELD', 'EARLY', 'RECORDED', 'LOST', 'DROPPED']
   const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', ...counts]
   if (rows.length > 0) lines.push('\n', formatTable(head, rows), '\n', formatTable(phases, times))
+  for (const { part } of membersOf(manifest)) {
+    for (const warning of part.warnings ?? []) lines.push(`\nwarning: ${part.vm}: ${warning}\n`)
+  }
   return lines.join('')
 }
 

@@ -12,6 +12,7 @@ import { open, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import { syncFile } from '../files/durable.js'
+import type { LiveDisk } from './block-drives.js'
 import type { CaptureWork } from './capture-control.js'
 import { explainFailure } from './capture-failure.js'
 import { nowUs } from './clock.js'
@@ -22,7 +23,6 @@ import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealIn
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
 import { type Holdup, migrationHoldup } from './pause-limit.js'
 import { isAlive, type ProcessIdentity } from './process.js'
-import type { LiveDisk } from './qemu-disks.js'
 import { migrationEnd, migrationStatus } from './qemu-migration.js'
 import { applySettings, type MigrationSettings } from './qemu-migration-settings.js'
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from './qemu-overlays.js'
@@ -240,7 +240,10 @@ export class QemuCapture implements CaptureWork {
 
   /** The frozen layers and the names of all new files, onto the disk: QEMU with cache=unsafe does not flush. */
   async #syncFiles(): Promise<void> {
-    const frozen = this.#overlays.map(({ disk }) => disk.layers[0]!.file)
+    const frozen = this.#overlays.flatMap(({ disk }) => {
+      const { file, dataFile } = disk.layers[0]!
+      return dataFile === undefined ? [file] : [file, dataFile]
+    })
     const directories = new Set(
       [this.#file, ...this.#overlays.map(({ file }) => file)].map((file) => path.dirname(file)),
     )

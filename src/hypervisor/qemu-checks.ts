@@ -3,9 +3,8 @@
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { pauseFor, remaining, within } from './deadline.js'
 import { listenerOf } from './descriptors.js'
-import type { Deadline, MachineState } from './hypervisor.js'
+import type { Deadline, MachineState, UnsupportedDrive } from './hypervisor.js'
 import type { ProcessIdentity } from './process.js'
-import type { BlockDevices } from './qemu-disks.js'
 import { isUnderWay, migrationStatus } from './qemu-migration.js'
 import { type JsonObject, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -13,6 +12,13 @@ import { isFrozen, liftWriteProtection } from './write-protection.js'
 
 export const unsupported = (message: string, action: string) =>
   new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
+
+/** A drive in the way of a snapshot, as an error. */
+export const unsupportedDrive = (machine: string, { name, reason }: UnsupportedDrive) =>
+  unsupported(
+    `${machine}’s drive ${name} cannot be snapshot: ${reason}.`,
+    'Use qcow2 or raw image files that nobody else writes to, or make the drive read-only.',
+  )
 
 /** QEMU's run states (qapi/run-state.json) in our words. */
 export function machineState(status: string): MachineState {
@@ -100,14 +106,4 @@ export function checkBlockers(name: string, status: JsonObject): void {
       'Remove the device that QEMU names, or take the machine out of the network.',
     )
   }
-}
-
-/** Throws when the machine has a drive that cannot be snapshot. */
-export function supportedDisks(name: string, devices: BlockDevices): BlockDevices {
-  const [first] = devices.unsupported
-  if (first === undefined) return devices
-  throw unsupported(
-    `${name}’s drive ${first.name} cannot be snapshot: ${first.reason}.`,
-    'Use qcow2 or raw image files, or make the drive read-only.',
-  )
 }

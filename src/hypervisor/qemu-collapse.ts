@@ -3,9 +3,12 @@
 
 import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../errors/errors.js'
+import { findImageNode } from './block-drives.js'
+import { obstacleToMerge } from './block-graph.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import type { CollapseOptions, Deadline, DiskLayer } from './hypervisor.js'
-import { findNode, localFile } from './qemu-disks.js'
+import type { MachineBlocks } from './qemu-blocks.js'
+import { localFile } from './qemu-disks.js'
 import type { QmpClient } from './qmp.js'
 import { isObject, type JsonObject } from './qmp-messages.js'
 
@@ -54,26 +57,41 @@ export function refuseObstacles(nodes: unknown, leaving: readonly DiskLayer[], d
   }
 }
 
+/** A disk's chain as it is, and how deep in it an image lies. Throws HYPERVISOR_REFUSED when it is no image of the chain. */
+export function placeInChain({ disks }: MachineBlocks, disk: string, base: string) {
+  const live = disks.find(({ name }) => name === disk)
+  const depth = live?.layers.findIndex(({ file }) => file === base) ?? -1
+  if (live === undefined || depth < 0) throw notInChain(base, disk)
+  return { node: live.node, layers: live.layers, depth }
+}
+
+/** The nodes of images that are to leave the chain. Throws SNAPSHOT_NEEDED when one holds what a commit does not carry. */
+export function nodesToLeave({ graph, locate }: MachineBlocks, leaving: readonly DiskLayer[]): string[] {
+  return leaving.flatMap((layer) => {
+    const node = findImageNode(graph, layer, locate)
+    const obstacle = node === null ? null : obstacleToMerge(graph, node)
+    if (obstacle !== null) throw carriesMore(layer.file, obstacle)
+    return node ?? []
+  })
+}
+
 /** `layers`: the chain as it is, of which `layers[depth]` is to be the active image. Returns the files above it. */
 export async function collapseChain(
   qmp: QmpClient,
+  blocks: MachineBlocks,
   active: string,
   layers: readonly DiskLayer[],
   depth: number,
-  directory: string,
   deadline: Deadline,
   options: CollapseOptions = {},
 ): Promise<string[]> {
   const leaving = layers.slice(0, depth)
-  const nodes = await qmp.execute('query-named-block-nodes', { flat: true }, deadline)
-  refuseObstacles(nodes, leaving, directory)
-  const base = findNode(nodes, layers[depth]!, directory)
+  const nodes = nodesToLeave(blocks, leaving)
+  const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
   if (base === null) throw notInChain(layers[depth]!.file, active)
-  const between = leaving.slice(1).flatMap((layer) => findNode(nodes, layer, directory) ?? [])
   await commitActive(qmp, active, base, leaving[0]!.file, deadline, options)
   // A node that blockdev-add made stays until it is deleted, upper ones first; one that came with the drive is gone already.
-  for (const node of [active, ...between])
-    await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
+  for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   return leaving.map(({ file }) => file)
 }
 

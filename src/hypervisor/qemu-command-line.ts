@@ -3,14 +3,16 @@
 
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
-import type { DiskLayer, QemuDefinition } from './hypervisor.js'
-import { withOverlay } from './qemu-disks.js'
+import type { Medium, QemuDefinition } from './hypervisor.js'
+import { type DiskWanted, editDrives, withoutOrphans } from './qemu-drives.js'
 import { tapArguments, withTap } from './qemu-nics.js'
 import { type Argument, joinArguments, optionValue, splitArguments } from './qemu-options.js'
 
 export interface NextIncarnation {
   readonly taps: readonly string[]
-  readonly disks: readonly { readonly name: string; readonly overlay: string; readonly backing: readonly DiskLayer[] }[]
+  readonly disks: readonly DiskWanted[]
+  /** What was in the other drives at the cut. */
+  readonly media?: readonly Medium[]
   readonly qmp: string
   /** Where sockets and files go whose own directory is not there. */
   readonly directory: string
@@ -88,28 +90,16 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
       'Give each of the machine’s NICs one tap.',
     )
   }
-  const drives = new Map((definition.drives ?? []).map(({ name, argument }) => [argument, name]))
-  const overlays = new Map(next.disks.map((disk) => [disk.name, disk]))
-  for (const { name } of next.disks) {
-    if (![...drives.values()].includes(name)) {
-      throw unsupported(`${definition.name}’s command line has no drive ${name}.`, 'Take the snapshot again.')
-    }
-  }
-  const nodes = new Map<string, Argument>()
-  for (const argument of split) {
-    const node = argument.option === 'blockdev' ? optionValue(argument).get('node-name') : null
-    if (node !== null) nodes.set(node, argument)
-  }
+  const images = editDrives(definition, next.disks, next.media ?? [])
   const controls = monitorChardevs(split)
   const edited: Argument[] = []
   for (const argument of split) {
     if (dropped.has(argument.option) || isControl(argument)) continue
     if (argument.option === 'chardev' && controls.has(optionValue(argument).get('id') ?? '')) continue
     const tap = taps.get(argument.index)
-    const drive = drives.get(argument.index)
-    const overlay = drive === undefined ? undefined : overlays.get(drive)
+    const drive = images.edited.get(argument.index)
     if (tap !== undefined) edited.push(withTap(argument, tap))
-    else if (overlay !== undefined) edited.push(withOverlay(argument, nodes, overlay.overlay, overlay.backing))
+    else if (drive !== undefined) edited.push(...(drive === null ? [] : [drive]))
     else edited.push(withReachablePath(argument, next))
   }
   const own: Argument[] = [
@@ -117,33 +107,10 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
     { option: 'S', value: null, index: 0 },
     { option: 'incoming', value: 'defer', index: 0 },
   ]
-  return joinArguments(definition.binary ?? argv[0]!, [...withoutOrphans(edited, nodes), ...own])
-}
-
-/** Leaves out block nodes that only the replaced images used. */
-function withoutOrphans(split: readonly Argument[], before: ReadonlyMap<string, Argument>): Argument[] {
-  const references = (argument: Argument): string[] => {
-    if (argument.option !== 'blockdev') return []
-    const names: string[] = []
-    const walk = (tree: unknown) => {
-      if (typeof tree !== 'object' || tree === null) return
-      for (const [key, value] of Object.entries(tree)) {
-        if ((key === 'file' || key === 'backing' || key === 'data-file') && typeof value === 'string') names.push(value)
-        else walk(value)
-      }
-    }
-    walk(optionValue(argument).toTree())
-    return names
-  }
-  const wasReferenced = new Set([...before.values()].flatMap(references))
-  let kept = [...split]
-  for (;;) {
-    const referenced = new Set(kept.flatMap(references))
-    const next = kept.filter((argument) => {
-      const node = argument.option === 'blockdev' ? optionValue(argument).get('node-name') : null
-      return node === null || !wasReferenced.has(node) || referenced.has(node)
-    })
-    if (next.length === kept.length) return next
-    kept = next
-  }
+  return joinArguments(definition.binary ?? argv[0]!, [
+    ...images.first,
+    ...withoutOrphans(edited, split),
+    ...images.last,
+    ...own,
+  ])
 }

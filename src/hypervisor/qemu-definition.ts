@@ -2,10 +2,12 @@
 // it. Whatever could not be started again is refused here, before anything is touched.
 
 import type { Deadline, Nic, QemuDefinition } from './hypervisor.js'
-import { argumentsOf, binaryOf, directoryOf, tapBehind } from './process.js'
-import { checkBlockers, memoryBytes, supportedDisks, unsupported } from './qemu-checks.js'
+import { argumentsOf, binaryOf, directoryOf, identify, tapBehind } from './process.js'
+import { type MachineBlocks, startedIn, supportedBlocks } from './qemu-blocks.js'
+import { checkBlockers, memoryBytes, unsupported } from './qemu-checks.js'
 import { checkCommandLine } from './qemu-command-line.js'
-import { driveNames, findDriveArguments, readBlockDevices } from './qemu-disks.js'
+import { findDriveArguments } from './qemu-disks.js'
+import { defaultDrive } from './qemu-drive-options.js'
 import { takeInventory } from './qemu-inventory.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { rebuildCommandLine } from './qemu-rebuild.js'
@@ -18,6 +20,21 @@ export function nicsOf(pid: number | null, argv: readonly string[], answer: unkn
   return listNics(argv, clients, (fd) => (pid === null ? null : tapBehind(pid, fd)))
 }
 
+/** `missing`: disks, and media that a restore could not put into their drives. */
+function findDrives(argv: readonly string[], { disks, media, graph, locate }: MachineBlocks) {
+  const qdevOf = (drive: string) => graph.drives.find(({ name }) => name === drive)?.qdev ?? null
+  const sought = [
+    ...disks.map(({ name, layers }) => ({ name, qdev: qdevOf(name), files: layers.map(({ file }) => file) })),
+    ...media.map(({ name, file }) => ({ name, qdev: qdevOf(name), files: file === null ? [] : [file] })),
+  ]
+  const { drives, missing } = findDriveArguments(argv, sought, (filename) => {
+    const found = locate(filename)
+    return 'path' in found ? found.path : null
+  })
+  const needless = media.filter((medium) => medium.file === null || defaultDrive(medium) !== null)
+  return { drives, missing: missing.filter((name) => !needless.some((medium) => medium.name === name)) }
+}
+
 export async function readDefinition(
   name: string,
   qmp: QmpClient,
@@ -25,30 +42,28 @@ export async function readDefinition(
   deadline: Deadline,
 ): Promise<QemuDefinition> {
   const started = argumentsOf(pid)
-  const directory = directoryOf(pid)
   checkCommandLine(started)
-  const [migration, memory, block, network] = (await Promise.all(
+  const [migration, memory, network] = (await Promise.all(
     qmp.executeAll(
       [
         ['query-migrate', {}],
         ['query-memory-size-summary', {}],
-        ['query-block', {}],
         ['human-monitor-command', { 'command-line': 'info network' }],
       ],
       deadline,
     ),
   )) as unknown[]
   checkBlockers(name, isObject(migration) ? migration : {})
-  const { disks } = supportedDisks(name, readBlockDevices(block, directory))
-  const { missing } = findDriveArguments(started, disks, directory)
+  const blocks = await supportedBlocks(name, qmp, identify(pid), deadline)
+  const { missing } = findDrives(started, blocks)
   const argv = rebuildCommandLine(name, started, {
     inventory: await takeInventory(qmp, deadline),
     network: parseInfoNetwork(typeof network === 'string' ? network : ''),
-    addedDisks: disks.filter((disk) => missing.includes(disk.name)),
-    blockNames: driveNames(block),
+    addedDisks: blocks.disks.filter((disk) => missing.includes(disk.name)),
+    blockNames: new Set(blocks.graph.drives.map((drive) => drive.name)),
     tapOf: ({ ifname, fd }) => ifname ?? (fd === null ? null : tapBehind(pid, fd)),
   })
-  const { drives, missing: lost } = findDriveArguments(argv, disks, directory)
+  const { drives, missing: lost } = findDrives(argv, blocks)
   const { nics, added } = nicsOf(pid, argv, network)
   const later = [...lost, ...added]
   if (later.length > 0) {
@@ -65,7 +80,7 @@ export async function readDefinition(
     nics,
     hypervisorVersion: qmp.greeting.version,
     binary: binaryOf(pid),
-    directory,
+    directory: startedIn(blocks, directoryOf(pid)),
     drives,
   }
 }

@@ -57,7 +57,9 @@ export async function loadMachine(
       made.push(overlay)
       disks.push({ name: disk.name, overlay, backing: disk.layers })
     }
-    const argv = commandLineFor(definition, { taps: request.taps, disks, qmp: qmpPath, directory, exists: existsSync })
+    const { taps, media } = request
+    const next = { taps, disks, ...(media !== undefined && { media }), qmp: qmpPath, directory, exists: existsSync }
+    const argv = commandLineFor(definition, next)
     child = start(argv, definition.directory, directory)
     const ended = endOf(child, definition.name, path.join(directory, logName))
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])

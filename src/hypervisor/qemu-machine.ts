@@ -1,6 +1,7 @@
 // One running QEMU under control: MachineControl over its QMP socket and /proc.
 
 import { rm } from 'node:fs/promises'
+import { findImageNode } from './block-drives.js'
 import { CaptureControl } from './capture-control.js'
 import { CutPace } from './cut-pace.js'
 import type {
@@ -20,13 +21,13 @@ import type { ImageWriter } from './image-writer.js'
 import {
   argumentsOf,
   binaryOf,
-  directoryOf,
   identify,
   incarnationOf,
   killProcess,
   ownerOf,
   type ProcessIdentity,
 } from './process.js'
+import { askBlocks, drivesOthersWrite, type MachineBlocks, supportedBlocks } from './qemu-blocks.js'
 import { type CaptureContext, QemuCapture } from './qemu-capture.js'
 import {
   checkMigration,
@@ -35,13 +36,12 @@ import {
   machineState,
   memoryBytes,
   settleMigration,
-  supportedDisks,
   unsupported,
 } from './qemu-checks.js'
-import { collapseChain, notInChain, refuseObstacles } from './qemu-collapse.js'
+import { collapseChain, nodesToLeave, placeInChain } from './qemu-collapse.js'
 import { nicsOf, readDefinition } from './qemu-definition.js'
-import { type BlockDevices, findNode, readBlockDevices } from './qemu-disks.js'
 import { backgroundObstacle, putBack, settingsToPutBack } from './qemu-migration-settings.js'
+import { stateDetail } from './qemu-state.js'
 import { stopMachine } from './qemu-stop.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -86,30 +86,30 @@ export class QemuMachine implements MachineControl {
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
-    const [status, memory, block, network] = (await Promise.all(
+    const blocks = await this.#blocks(deadline)
+    const [status, memory, network] = (await Promise.all(
       this.#qmp.executeAll(
         [
           ['query-status', {}],
           ['query-memory-size-summary', {}],
-          ['query-block', {}],
           ['human-monitor-command', { 'command-line': 'info network' }],
         ],
         deadline,
       ),
     )) as unknown[]
     const obstacle = await this.#backgroundObstacle(deadline)
-    const devices = this.#blockDevices(block)
-    const disks = devices.disks.map(({ name, layers, bytes }) => ({ name, layers, bytes }))
+    const { disks, media, files, warnings } = blocks
+    const state = isObject(status) ? String(status.status) : ''
     return {
       name: this.name,
-      state: machineState(isObject(status) ? String(status.status) : ''),
-      stateDetail: null,
+      state: machineState(state),
+      stateDetail: stateDetail(state, blocks.graph.drives),
       memoryBytes: memoryBytes(memory),
-      disks,
-      media: [],
-      unsupported: devices.unsupported,
-      files: disks.flatMap(({ layers }) => layers.map(({ file }) => file)),
-      warnings: [],
+      disks: disks.map(({ name, layers, bytes }) => ({ name, layers, bytes })),
+      media,
+      unsupported: [...blocks.unsupported, ...(await drivesOthersWrite(blocks, this.#process))],
+      files,
+      warnings,
       nics: this.#nics(network),
       captureMode: obstacle === null ? 'background' : 'stopped',
       captureModeReason: obstacle,
@@ -137,12 +137,11 @@ export class QemuMachine implements MachineControl {
 
   async #context(deadline: Deadline): Promise<CaptureContext> {
     const obstacle = await this.#backgroundObstacle(deadline)
-    const [status, migration, block, cpus, memory] = (await Promise.all(
+    const [status, migration, cpus, memory] = (await Promise.all(
       this.#qmp.executeAll(
         [
           ['query-status', {}],
           ['query-migrate', {}],
-          ['query-block', {}],
           ['query-cpus-fast', {}],
           ['query-memory-size-summary', {}],
         ],
@@ -153,7 +152,7 @@ export class QemuMachine implements MachineControl {
     const state = isObject(status) ? String(status.status) : ''
     checkRunState(this.name, state)
     checkMigration(this.name, isObject(migration) ? migration : {})
-    const { disks } = supportedDisks(this.name, this.#blockDevices(block))
+    const { disks } = await supportedBlocks(this.name, this.#qmp, this.#process, deadline)
     return {
       machine: this.name,
       qmp: this.#qmp,
@@ -197,28 +196,20 @@ export class QemuMachine implements MachineControl {
   }
 
   async collapse(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
-    const { node, layers, depth } = await this.#locate(disk, base, deadline)
-    if (depth === 0) return []
-    return collapseChain(this.#qmp, node, layers, depth, this.#directory(), deadline, options)
+    const blocks = await this.#blocks(deadline)
+    const { node, layers, depth } = placeInChain(blocks, disk, base)
+    return depth === 0 ? [] : collapseChain(this.#qmp, blocks, node, layers, depth, deadline, options)
   }
 
   async checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void> {
-    const { layers, depth } = await this.#locate(disk, base, deadline)
-    const nodes = await this.#qmp.execute('query-named-block-nodes', { flat: true }, deadline)
-    refuseObstacles(nodes, layers.slice(0, depth), this.#directory())
-  }
-
-  async #locate(disk: string, base: string, deadline: Deadline) {
-    const block = await this.#qmp.execute('query-block', {}, deadline)
-    const live = this.#blockDevices(block).disks.find(({ name }) => name === disk)
-    const depth = live?.layers.findIndex(({ file }) => file === base) ?? -1
-    if (live === undefined || depth < 0) throw notInChain(base, disk)
-    return { node: live.node, layers: live.layers, depth }
+    const blocks = await this.#blocks(deadline)
+    const { layers, depth } = placeInChain(blocks, disk, base)
+    nodesToLeave(blocks, layers.slice(0, depth))
   }
 
   async dropOverlay(file: string, deadline: Deadline): Promise<void> {
-    const nodes = await this.#qmp.execute('query-named-block-nodes', { flat: true }, deadline)
-    const node = findNode(nodes, { file, format: 'qcow2' }, this.#directory())
+    const { graph, locate } = await this.#blocks(deadline)
+    const node = findImageNode(graph, { file, format: 'qcow2' }, locate)
     if (node !== null) await this.#qmp.execute('blockdev-del', { 'node-name': node }, deadline)
     await rm(file, { force: true })
   }
@@ -251,12 +242,8 @@ export class QemuMachine implements MachineControl {
     return this.#obstacle
   }
 
-  #blockDevices(answer: unknown): BlockDevices {
-    return readBlockDevices(answer, this.#directory())
-  }
-
-  #directory(): string {
-    return this.#process === null ? '/' : directoryOf(this.#process.pid)
+  #blocks(deadline: Deadline): Promise<MachineBlocks> {
+    return askBlocks(this.#qmp, this.#process, deadline)
   }
 
   #nics(answer: unknown): Nic[] {

@@ -113,6 +113,11 @@ export class OptionValue {
     return at === true ? 'on' : at === false ? 'off' : String(at)
   }
 
+  /** The keys of the key=value notation, as they are. */
+  keys(): string[] {
+    return this.#entries.map(({ key }) => key)
+  }
+
   /** Sets a text value, in place when the key is there already. */
   set(path: string, value: string): void {
     if (this.#tree === null) {

@@ -5,14 +5,14 @@ import { randomBytes } from 'node:crypto'
 import { chown, lstat, open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import type { LiveDisk } from './block-drives.js'
+import { activeNodes, askBlockGraph } from './block-graph.js'
 import { within } from './deadline.js'
 import type { CaptureTarget, Deadline, DiskLayer } from './hypervisor.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import { commitActive } from './qemu-collapse.js'
-import type { LiveDisk } from './qemu-disks.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
 import type { JsonObject, QmpClient } from './qmp.js'
-import { isObject } from './qmp-messages.js'
 
 export interface Overlay {
   readonly disk: LiveDisk
@@ -114,13 +114,6 @@ export function snapshotTransaction(overlays: readonly Overlay[]): readonly [str
   return ['transaction', { actions }]
 }
 
-/** The block nodes that machine's devices write to now. */
-export async function activeNodes(qmp: QmpClient, deadline: Deadline): Promise<Set<string>> {
-  const answer = await qmp.execute('query-block', {}, deadline)
-  const devices = Array.isArray(answer) ? answer.filter(isObject) : []
-  return new Set(devices.flatMap(({ inserted }) => (isObject(inserted) ? [String(inserted['node-name'])] : [])))
-}
-
 /** Takes overlays back after a capture that failed. `mayBeUsed`: the transaction was sent. */
 export async function takeBackOverlays(
   qmp: QmpClient,
@@ -130,7 +123,7 @@ export async function takeBackOverlays(
   deadline: Deadline,
 ): Promise<void> {
   const lost = qmp.failure !== null
-  const inUse = mayBeUsed && !lost ? await activeNodes(qmp, deadline) : new Set<string>()
+  const inUse = mayBeUsed && !lost ? activeNodes(await askBlockGraph(qmp, deadline)) : new Set<string>()
   for (const overlay of overlays) {
     const { node, file } = overlay
     if (!mayBeUsed || (!lost && !inUse.has(node))) await discardOverlay(qmp, overlay)

@@ -2,7 +2,7 @@
 // in is added, as -device has it, where it sits. What cannot be told from the running machine is refused. Pure.
 
 import { SnapswitchError } from '../errors/errors.js'
-import type { LiveDisk } from './qemu-disks.js'
+import type { LiveDisk } from './block-drives.js'
 import { canRebuildObject, type Inventory, type LiveDevice, type Value } from './qemu-inventory.js'
 import type { NetworkClient } from './qemu-nics.js'
 import { type Argument, joinArguments, OptionValue, optionValue, splitArguments } from './qemu-options.js'

@@ -22,8 +22,8 @@ export type QmpMessage =
   | { readonly type: 'error'; readonly id: unknown; readonly description: string }
   | { readonly type: 'event'; readonly event: QmpEvent }
 
-/** The longest line taken. The longest that QEMU sends (query-qmp-schema) is under 256 KiB. */
-export const longestLine = 1 << 20
+/** The longest line taken: `query-block` tells each drive's whole chain, up to 13 KB a layer. */
+export const longestLine = 1 << 24
 
 /** Cuts a byte stream into lines; a line over the bound throws. */
 export class LineSplitter {

@@ -26,7 +26,11 @@ const CutRecord = Type.Object({
     Type.Object({
       name: Type.String(),
       layers: Type.Array(
-        Type.Object({ file: Type.String(), format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) }),
+        Type.Object({
+          file: Type.String(),
+          format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]),
+          dataFile: Type.Optional(Type.String()),
+        }),
       ),
     }),
   ),

@@ -82,7 +82,7 @@ export async function prepareMember(
   const control = await host.machines.attach(vm, deadline)
   try {
     const info = await control.inspect(deadline)
-    if (info.state !== 'running') throw notRunning(vm, info.state)
+    if (info.state !== 'running') throw notRunning(vm, info.state, info.stateDetail)
     const definition = await control.definition(deadline)
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
@@ -94,7 +94,10 @@ export async function prepareMember(
     const creating = (file: string) => host.disks.noteMade(vm, file)
     await control.prepare({ directory, label, creating }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
-    for (const { layers } of info.disks) if (layers[0] !== undefined) await syncFile(layers[0].file)
+    for (const { layers } of info.disks) {
+      const { file, dataFile } = layers[0] ?? {}
+      for (const written of [file, dataFile]) if (written !== undefined) await syncFile(written)
+    }
     const ports = host.ports.ofMachine(vm, request.network)
     const otherPorts = host.ports.ofMachine(vm).filter((port) => port.network !== request.network)
     const times = {

@@ -1,12 +1,13 @@
 // Writes one host's part of a snapshot: the channel state, the definitions, and part.json that names every file by digest.
 
 import { join } from 'node:path'
-import type { ChannelClosure, LocalPart, MemberPart } from '../../src/api/schemas.js'
+import type { ChannelClosure, FrozenLayer, LocalPart, MemberPart } from '../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { writeChannel } from '../../src/trace/channel.js'
 import type { ChannelClosed } from '../forwarding/open-snapshot.js'
 import type { Host } from './host.js'
+import type { LocalStore } from './local-store.js'
 import { macOf } from './machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'
 import type { Recording } from './recording.js'
@@ -87,9 +88,16 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
       name: disk.name,
       overlay: disk.overlay,
       ...(disk.copied === true ? { copied: true } : {}),
-      layers: await Promise.all(
-        disk.layers.map(async ({ file, format }) => ({ file: await store.reference(file), format })),
-      ),
+      layers: await frozenLayers(store, disk.layers),
+    })),
+  )
+  const media = await Promise.all(
+    member.info.media.map(async ({ name, file, format, removable, backing = [] }) => ({
+      name,
+      file: file === null ? null : await store.reference(file),
+      format,
+      removable,
+      ...(backing.length > 0 && { backing: await frozenLayers(store, backing) }),
     })),
   )
   return {
@@ -101,6 +109,8 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     definition,
     memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
     disks,
+    ...(media.length > 0 && { media }),
+    ...(member.info.warnings.length > 0 && { warnings: [...member.info.warnings] }),
     captureMode: member.info.captureMode,
     ...member.times,
     held: after.held - member.before.held,
@@ -110,6 +120,16 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     lost: member.lost,
     dropped: after.dropped - member.before.dropped,
   }
+}
+
+function frozenLayers(store: LocalStore, layers: readonly DiskLayer[]): Promise<FrozenLayer[]> {
+  return Promise.all(
+    layers.map(async ({ file, format, dataFile }) => ({
+      file: await store.reference(file),
+      format,
+      ...(dataFile !== undefined && { data: await store.reference(dataFile) }),
+    })),
+  )
 }
 
 /** How the incoming channels closed, by the names that people know. */

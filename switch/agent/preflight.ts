@@ -6,7 +6,7 @@ import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
 import { inspectMachines } from './inspection.js'
 import { RECORDING_BYTES } from './recording.js'
-import { notRunning } from './refusals.js'
+import { notRunning, unsupportedDrive } from './refusals.js'
 
 /** Memory images are rarely larger than memory; device state and headers need a little. */
 const IMAGE_ROOM = 1.02
@@ -32,7 +32,9 @@ export async function preflight(
     neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
     const { memoryBytes, captureMode, captureModeReason } = info
     members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
-    if (info.state !== 'running') problems.push(notRunning(vm, info.state).report())
+    if (info.state !== 'running') problems.push(notRunning(vm, info.state, info.stateDetail).report())
+    else if (info.unsupported.length > 0)
+      problems.push(...info.unsupported.map((drive) => unsupportedDrive(vm, drive).report()))
     else if (error !== null) problems.push(error)
   }
   for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())

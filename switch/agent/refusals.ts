@@ -1,6 +1,7 @@
 // What the agent says when it cannot do what it was asked for, or must break off.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
+import type { UnsupportedDrive } from '../../src/hypervisor/hypervisor.js'
 
 export const calledOff = new SnapswitchError(
   'SNAPSHOT_DISCARDED',
@@ -40,11 +41,20 @@ export function networkBusy(host: string, network: string, busy: string): Snapsw
   )
 }
 
-export function notRunning(vm: string, state: string): SnapswitchError {
+/** `detail`: what the hypervisor says of it. */
+export function notRunning(vm: string, state: string, detail: string | null = null): SnapswitchError {
   return new SnapswitchError(
     'MACHINE_NOT_RUNNING',
-    `machine ${vm} is ${state}`,
+    `machine ${vm} ${state === 'other' ? 'does not run' : `is ${state}`}${detail === null ? '' : `: ${detail}`}`,
     'Resume it, or take its port out of the network.',
+  )
+}
+
+export function unsupportedDrive(vm: string, { name, reason }: UnsupportedDrive): SnapswitchError {
+  return new SnapswitchError(
+    'MACHINE_UNSUPPORTED',
+    `${vm}’s drive ${name} cannot be snapshot: ${reason}`,
+    'Use qcow2 or raw image files that nobody else writes to, make the drive read-only, or take the machine out of the network.',
   )
 }
 

@@ -1,11 +1,17 @@
 // One host's part of a restore: machines are loaded paused behind closed gates, with the recorded channel state at the
 // head of their hold queues; then, told that all hosts have come this far, they run. Until then everything can be undone.
 
-import type { MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
+import type { FrozenLayer, MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/ethernet.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
-import type { FrozenDisk, LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type {
+  DiskLayer,
+  FrozenDisk,
+  LoadedMachine,
+  MachineDefinition,
+  Medium,
+} from '../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../port-table.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
@@ -285,17 +291,26 @@ export class RestoreSession {
       )
     }
     const definition = part.definition as MachineDefinition
+    const layersOf = async (frozen: readonly FrozenLayer[]) => {
+      const layers: DiskLayer[] = []
+      for (const { file, format, data } of frozen)
+        layers.push({ file: await locate(file), format, ...(data && { dataFile: await locate(data) }) })
+      return layers
+    }
     const memoryFile = await locate(part.memory)
     const disks: FrozenDisk[] = []
     for (const disk of part.disks) {
-      const layers = []
-      for (const { file, format } of disk.layers) layers.push({ file: await locate(file), format })
-      disks.push({ name: disk.name, overlay: disk.overlay, layers })
+      disks.push({ name: disk.name, overlay: disk.overlay, layers: await layersOf(disk.layers) })
+    }
+    const media: Medium[] = []
+    for (const { name, file, format, removable, backing } of part.media ?? []) {
+      const path = file === null ? null : await locate(file)
+      media.push({ name, file: path, format, removable, ...(backing && { backing: await layersOf(backing) }) })
     }
     const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
     // A port takes its device's name along to the host that it is restored on.
     const taps = definition.nics.map((nic) => nic.device)
-    const machine = await host.machines.load({ definition, memoryFile, disks, taps, directory }, deadline)
+    const machine = await host.machines.load({ definition, memoryFile, disks, media, taps, directory }, deadline)
     return { part, ports, machine, resumedAtUs: null }
   }
 }

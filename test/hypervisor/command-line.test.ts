@@ -3,7 +3,7 @@
 import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { checkCommandLine, commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
-import { backingTree, findDriveArguments, findNode, readBlockDevices } from '../../src/hypervisor/qemu-disks.js'
+import { findDriveArguments, findNode } from '../../src/hypervisor/qemu-disks.js'
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu-nics.js'
 import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/qemu-options.js'
 import { protectedRanges } from '../../src/hypervisor/write-protection.js'
@@ -189,30 +189,69 @@ t.test('the next command line: what belongs to one incarnation is replaced', (t)
 
 const chain = [
   { file: '/new/a,b.qcow2', format: 'qcow2' },
-  { file: '/new/base.raw', format: 'raw' },
+  { file: '/new/base.qcow2', format: 'qcow2', dataFile: '/new/base.data' },
 ] as const
 const disks = [{ name: 'd', overlay: '/run/new/d.qcow2', backing: chain }]
-const spelled =
-  'backing.driver=qcow2,backing.file.driver=file,backing.file.filename=/new/a,,b.qcow2,' +
-  'backing.backing.driver=raw,backing.backing.file.driver=file,backing.backing.file.filename=/new/base.raw'
+const layer = { 'read-only': true, discard: 'unmap' }
+const file = (filename: string, more: object = {}) => ({ driver: 'file', filename, ...more })
+const layers = [
+  {
+    ...{ driver: 'qcow2', 'node-name': 'snapswitch0d0-1', ...layer, file: file('/new/base.qcow2') },
+    'data-file': file('/new/base.data'),
+    backing: null,
+  },
+  {
+    driver: 'qcow2',
+    'node-name': 'snapswitch0d0-0',
+    ...layer,
+    file: file('/new/a,b.qcow2'),
+    backing: 'snapswitch0d0-1',
+  },
+]
 
 t.test('the next command line: disks', (t) => {
-  const edit = (argv: string[], argument: number) =>
-    commandLineFor(definition(argv, [{ name: 'd', argument }]), next({ disks })).slice(1, -5)
-  t.same(edit(['qemu', '-drive', 'file=/old,if=virtio,format=raw,id=d,cache=none,backing.driver=raw'], 2), [
+  const edit = (argv: string[], argument: number, direct = false) => {
+    const edited = commandLineFor(definition(argv, [{ name: 'd', argument }]), next({ disks })).slice(1, -5)
+    t.same([edited[0], edited[2]], ['-blockdev', '-blockdev'])
+    const expected = layers.map((tree) => ({ ...tree, ...(direct && { cache: { direct } }) }))
+    t.same(
+      [edited[1]!, edited[3]!].map((word) => JSON.parse(word)),
+      expected,
+      'a node for each layer, bottom first',
+    )
+    return edited.slice(4)
+  }
+  const overlay = 'file=/run/new/d.qcow2,format=qcow2,backing=snapswitch0d0-0'
+  t.same(edit(['qemu', '-drive', 'file=/old,if=virtio,format=raw,id=d,cache=none,backing.driver=raw'], 2, true), [
     '-drive',
-    `if=virtio,id=d,cache=none,file=/run/new/d.qcow2,format=qcow2,${spelled}`,
+    `if=virtio,id=d,cache=none,${overlay}`,
   ])
-  t.same(edit(['qemu', '-hdb', '/old'], 2), [
-    '-drive',
-    `index=1,media=disk,file=/run/new/d.qcow2,format=qcow2,${spelled}`,
-  ])
-  t.same(edit(['qemu', '/old'], 1), ['-drive', `index=0,media=disk,file=/run/new/d.qcow2,format=qcow2,${spelled}`])
+  t.same(edit(['qemu', '-hdb', '/old'], 2), ['-drive', `index=1,media=disk,${overlay}`])
+  t.same(edit(['qemu', '/old'], 1), ['-drive', `index=0,media=disk,${overlay}`])
+  t.same(edit(['qemu', '-pflash', '/old'], 2), ['-drive', `if=pflash,${overlay}`])
+  t.same(
+    edit(['qemu', '-drive', 'driver=raw,file.driver=file,file.filename=/old,file.aio=native,if=virtio,offset=512'], 2),
+    [
+      '-drive',
+      'if=virtio,driver=qcow2,file.driver=file,file.filename=/run/new/d.qcow2,file.aio=native,backing=snapswitch0d0-0',
+    ],
+    'how the file is used stays',
+  )
+  t.same(
+    edit(['qemu', '-drive', 'driver=throttle,throttle-group=g,file.driver=raw,file.file.filename=/old,if=virtio'], 2),
+    [
+      '-drive',
+      'driver=throttle,throttle-group=g,if=virtio,file.driver=qcow2,file.file.driver=file,' +
+        'file.file.filename=/run/new/d.qcow2,file.backing=snapswitch0d0-0',
+    ],
+    'the filter stays',
+  )
   const tree = {
     driver: 'qcow2',
     'node-name': 'n',
+    'read-only': false,
     file: { driver: 'file', filename: '/run/new/d.qcow2' },
-    backing: backingTree(chain),
+    backing: 'snapswitch0d0-0',
   }
   const nested = edit(
     ['qemu', '-blockdev', 'driver=raw,node-name=n,discard=unmap,file.driver=file,file.filename=/old,file.aio=native'],
@@ -236,6 +275,120 @@ t.test('the next command line: disks', (t) => {
   t.end()
 })
 
+t.test('the next command line: any depth, again and again', (t) => {
+  const deep = Array.from(
+    { length: 200 },
+    (_, i) => ({ file: `/store/${'x'.repeat(200)}/${i}.qcow2`, format: 'qcow2' }) as const,
+  )
+  const drives = ['a', 'b'].map((name, i) => ({ name, argument: 2 + 2 * i }))
+  const wanted = ['a', 'b'].map((name) => ({ name, overlay: `/run/${name}`, backing: deep }))
+  let argv = words('qemu -drive file=/a,id=a,if=none -drive file=/b,id=b,if=none')
+  for (let round = 0; round < 3; round++) {
+    argv = commandLineFor(definition(argv, drives), next({ disks: wanted })).slice(0, -5)
+    t.equal(argv.length, 1 + 2 * (2 * 200 + 2), 'no layer of the time before is left')
+    t.ok(argv.every((word) => word.length < 1000))
+    for (const [i, name] of ['a', 'b'].entries()) {
+      drives[i] = { name, argument: argv.findIndex((word) => word.includes(`id=${name}`)) }
+    }
+  }
+  const most = Array.from({ length: 10_000 }, () => deep[0]!)
+  t.throws(() => commandLineFor(definition(argv, drives), next({ disks: [{ ...wanted[0]!, backing: most }] })), {
+    code: 'MACHINE_UNSUPPORTED',
+  })
+  t.end()
+})
+
+t.test('the next command line: media', (t) => {
+  const edit = (argv: string[], argument: number | null, medium: string | null, name = 'd') =>
+    commandLineFor(
+      definition(argv, argument === null ? [] : [{ name, argument }]),
+      next({ media: [{ name, file: medium, format: 'raw', removable: true }] }),
+    ).slice(1, -5)
+  t.same(edit(['qemu', '-cdrom', '/old'], 2, '/new,er'), ['-drive', 'index=2,media=cdrom,file=/new,,er,format=raw'])
+  t.same(edit(['qemu', '-cdrom', '/old'], 2, null), ['-drive', 'index=2,media=cdrom'])
+  t.same(edit(['qemu', '-drive', 'file=/old,id=d,if=none,cache=none,media=cdrom,readonly=on'], 2, null), [
+    '-drive',
+    'id=d,if=none,media=cdrom,readonly=on',
+  ])
+  t.same(edit(['qemu', '-drive', 'id=d,if=floppy'], 2, '/new'), [
+    '-drive',
+    'id=d,if=floppy,file=/new,format=raw,read-only=on',
+  ])
+  const node = { driver: 'raw', 'read-only': true, file: file('/new') }
+  const wired = [
+    'qemu',
+    '-blockdev',
+    'driver=raw,node-name=n,file.driver=file,file.filename=/old',
+    '-device',
+    'ide-cd,drive=n,id=d',
+  ]
+  const changed = edit(wired, 2, '/new')
+  t.same(
+    [JSON.parse(changed[1]!), ...changed.slice(2)],
+    [{ ...node, 'node-name': 'n' }, '-device', 'ide-cd,drive=n,id=d'],
+  )
+  t.same(edit(wired, 2, null), ['-device', 'ide-cd,id=d'], 'ejected')
+  const filled = edit(['qemu', '-device', 'ide-cd,id=d'], 2, '/new')
+  t.same(
+    [JSON.parse(filled[1]!), ...filled.slice(2)],
+    [{ ...node, 'node-name': 'snapswitch0d0' }, '-device', 'ide-cd,id=d,drive=snapswitch0d0'],
+    'it was empty at the start',
+  )
+  t.same(edit(['qemu'], null, '/new', 'ide1-cd0'), ['-drive', 'index=2,media=cdrom,file=/new,format=raw'])
+  t.same(edit(['qemu'], null, null, 'ide1-cd0'), [])
+  t.throws(() => edit(['qemu'], null, '/new', 'other'), { code: 'MACHINE_UNSUPPORTED' })
+  t.end()
+})
+
+t.test('drives found on the command line', (t) => {
+  const find = (line: string, ...drives: [name: string, qdev: string | null, ...files: string[]][]) => {
+    const argv = words(line)
+    const sought = drives.map(([name, qdev, ...files]) => ({ name, qdev, files }))
+    const found = findDriveArguments(argv, sought, (name) => (name.startsWith('/') ? name : `/where/${name}`))
+    return [...found.drives.map(({ name, argument }) => `${name}: ${argv[argument]}`), ...found.missing]
+  }
+  t.same(find('qemu -drive file=/other,id=d0', ['d0', null, '/elsewhere']), ['d0: file=/other,id=d0'], 'by its id')
+  t.same(
+    find('qemu -hda rel.qcow2', ['x', null, '/where/rel.qcow2'], ['y', null, '/j']),
+    ['x: rel.qcow2', 'y'],
+    'by file',
+  )
+  t.same(
+    find(
+      'qemu -drive file=a,if=virtio -drive file=b,if=virtio -drive file=c,if=ide,index=2,media=cdrom -cdrom d -hdb e -drive file=f,if=pflash',
+      ...['virtio0', 'virtio1', 'pflash0', 'ide0-hd1'].map((name): [string, null] => [name, null]),
+      ['ide1-cd0', null, '/gone'],
+    ).length,
+    5,
+  )
+  t.same(
+    find(
+      'qemu -drive file=a,if=virtio -drive file=b,if=virtio -cdrom c',
+      ['virtio1', null],
+      ['ide1-cd0', null],
+      ['virtio0', null],
+    ),
+    ['virtio1: file=b,if=virtio', 'ide1-cd0: c', 'virtio0: file=a,if=virtio'],
+    'by the names that QEMU gives, whatever is in them now',
+  )
+  t.same(
+    find('qemu -cdrom c -drive file=d,index=0', ['ide2-cd0', null], ['ide0-hd0', null]),
+    ['ide2-cd0: c', 'ide0-hd0: file=d,index=0'],
+    'one drive a bus (q35)',
+  )
+  const blockdevs =
+    'qemu -blockdev driver=file,node-name=f,filename=/a -blockdev driver=qcow2,node-name=n,file=f ' +
+    '-blockdev driver=throttle,node-name=t,throttle-group=g,file=n '
+  const image = 'driver=qcow2,node-name=n,file=f'
+  const path = '/machine/peripheral/x/virtio-backend'
+  t.same(find(`${blockdevs}-device virtio-blk,id=x,drive=t`, [path, path]), [`${path}: ${image}`], 'by the device')
+  const first = '/machine/peripheral-anon/device[0]/virtio-backend'
+  t.same(find(`${blockdevs}-device virtio-blk,drive=n`, [first, first]), [`${first}: ${image}`], 'by its place')
+  t.same(find(`${blockdevs}-machine pflash0=n`, ['z', '/machine/system.flash0']), [`z: ${image}`])
+  t.same(find('qemu -device ide-cd,id=cd', ['cd', 'cd', '/new']), ['cd: ide-cd,id=cd'], 'a drive without a medium')
+  t.end()
+})
+
 t.test('command lines that cannot be used again', (t) => {
   for (const line of ['-snapshot', '-drive file=a,snapshot=on', '-chroot /x', '-add-fd fd=3,set=1', '-readconfig x']) {
     t.throws(() => checkCommandLine(words(`qemu ${line}`)), { code: 'MACHINE_UNSUPPORTED' }, line)
@@ -244,69 +397,7 @@ t.test('command lines that cannot be used again', (t) => {
   t.end()
 })
 
-t.test('query-block', (t) => {
-  const image = (filename: string, more: object = {}) => ({ filename, format: 'qcow2', 'virtual-size': 7, ...more })
-  const answer = [
-    {
-      device: 'd0',
-      inserted: {
-        'node-name': '#b1',
-        ro: false,
-        cache: { direct: true },
-        image: image('rel.qcow2', { 'backing-image': image('/abs', { format: 'raw' }) }),
-      },
-    },
-    {
-      device: '',
-      qdev: '/machine/peripheral/disk1/virtio-backend',
-      inserted: {
-        'node-name': 'n1',
-        ro: false,
-        image: image('json:{"driver":"qcow2","file":{"driver":"file","filename":"/j"}}'),
-      },
-    },
-    { device: 'cd', inserted: { 'node-name': 'c', ro: true, image: image('nbd://x') } },
-    { device: 'empty' },
-    { device: 'net', inserted: { 'node-name': 'x', ro: false, image: image('nbd://host/x') } },
-    { device: 'vmdk', inserted: { 'node-name': 'y', ro: false, image: image('/v', { format: 'vmdk' }) } },
-    { device: 'dev', inserted: { 'node-name': 'z', ro: false, image: image('/dev/sdb', { format: 'raw' }) } },
-    { device: 'crypt', inserted: { 'node-name': 'z', ro: false, image: image('/c', { encrypted: true }) } },
-    'nonsense',
-  ]
-  const { disks, unsupported } = readBlockDevices(answer, '/where')
-  t.match(disks, [
-    {
-      name: 'd0',
-      node: '#b1',
-      bytes: 7,
-      cache: { direct: true, noFlush: false },
-      layers: [
-        { file: '/where/rel.qcow2', format: 'qcow2' },
-        { file: '/abs', format: 'raw' },
-      ],
-    },
-    { name: '/machine/peripheral/disk1/virtio-backend', layers: [{ file: '/j', format: 'qcow2' }] },
-  ])
-  t.same(
-    unsupported.map(({ name }) => name),
-    ['net', 'vmdk', 'dev', 'crypt'],
-  )
-  t.same(readBlockDevices(null, '/'), { disks: [], unsupported: [] })
-  const argv = words(
-    'qemu -drive file=/other,id=d0 -blockdev driver=file,node-name=f,filename=/j -blockdev driver=qcow2,node-name=n1,file=f',
-  )
-  t.same(findDriveArguments(argv, disks, '/where'), {
-    drives: [
-      { name: 'd0', argument: 2 },
-      { name: '/machine/peripheral/disk1/virtio-backend', argument: 6 },
-    ],
-    missing: [],
-  })
-  t.same(
-    findDriveArguments(words('qemu -hda rel.qcow2'), disks, '/where').missing,
-    [disks[1]!.name],
-    'plugged in later',
-  )
+t.test('the node of a file', (t) => {
   const nodes = [
     { 'node-name': 'p', drv: 'file', file: '/abs' },
     { 'node-name': 'q', drv: 'raw', file: '/abs' },

@@ -140,6 +140,8 @@ export const MemberPart = Type.Object(
     memory: FileReference,
     disks: Type.Array(FrozenDiskRecord),
     media: Type.Optional(Type.Array(MediumRecord)),
+    /** What the snapshot changed for the machine's user, or could not keep. */
+    warnings: Type.Optional(Type.Array(Type.String())),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
     /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */
