@@ -51,6 +51,8 @@ export interface Agents {
   /** The content of a file; rejects when it is longer than `limit` bytes. */
   download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
+  /** A restore is over, and these machines live on other hosts now. */
+  left(host: string, vms: readonly string[], call: Call): Promise<void>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
   restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed>
   restoreAbort(host: string, snapshot: string, call: Call): Promise<RestoreAborted>
@@ -147,6 +149,10 @@ export class SocketAgents implements Agents {
 
   removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer> {
     return this.#client(host).removeMember(this.#network, vm, options(call))
+  }
+
+  left(host: string, vms: readonly string[], call: Call): Promise<void> {
+    return this.#client(host).left(this.#network, vms, options(call))
   }
 
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded> {

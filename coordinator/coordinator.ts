@@ -31,6 +31,7 @@ import type { Catalogue } from './store/catalogue.js'
 export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000
 const recoveryAttempts = 5
+const leftCallMs = 5_000
 
 export interface CoordinatorOptions {
   readonly config: CoordinatorConfig
@@ -154,11 +155,25 @@ export class Coordinator {
     const outcome = await runRestore(input, this.#runOptions(network, report))
     const { name } = manifest
     if (outcome.type === 'done') {
+      await this.#tellLeft(network, outcome.report.placement)
       this.#logger.info({ network: network.name, snapshot: name, report: outcome.report }, 'snapshot restored')
       return outcome.report
     }
     this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
     throw SnapswitchError.fromReport(outcome.error)
+  }
+
+  /** A host that does not hear of it keeps files that nobody needs. */
+  async #tellLeft(network: Network, placement: Readonly<Record<string, string>>): Promise<void> {
+    await Promise.all(
+      network.hosts.map(async (host) => {
+        const vms = Object.keys(placement).filter((vm) => placement[vm] !== host)
+        if (vms.length === 0) return
+        await network.agents.left(host, vms, { timeoutMs: leftCallMs }).catch((error: unknown) => {
+          this.#logger.warn({ err: error, host, vms }, 'files of machines that live elsewhere now may stay there')
+        })
+      }),
+    )
   }
 
   /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */

@@ -10,7 +10,7 @@ import { createQemuHypervisor } from '../src/hypervisor/qemu.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { missingFlags } from '../src/runtime/engine.js'
 import { Agent } from './agent/agent.js'
-import { madeByFormer } from './agent/disks/former.js'
+import { derivedFromParts } from './agent/disks/former.js'
 import { DiskRecords } from './agent/disks/records.js'
 import { Epochs, type Host } from './agent/host.js'
 import { HostRecords, type Moves } from './agent/host-records.js'
@@ -58,7 +58,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     store,
     records,
     journal: new Journal(config.state),
-    disks: await DiskRecords.open(config.state, () => madeByFormer(store)),
+    disks: await DiskRecords.open(config.state, () => derivedFromParts(store)),
     unread,
     epochs,
     log,

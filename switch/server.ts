@@ -9,8 +9,10 @@ import {
   FdbEntry,
   FilesFound,
   HostHealth,
+  LeftRequest,
   type LocalEvent,
   LocalPart,
+  MachineDisks,
   Name,
   PortInfo,
   Preflight,
@@ -71,13 +73,22 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
         }
       }),
     ),
-    machines: machines.names().map((name) => ({
-      name,
-      ports: ports.ofMachine(name).map((port) => port.name),
-      qmp: null,
-      ...machines.spec(name),
-    })),
+    machines: await Promise.all(
+      machines.names().map(async (name) => ({
+        name,
+        ports: ports.ofMachine(name).map((port) => port.name),
+        qmp: null,
+        ...machines.spec(name),
+        ...(await agent.diskStatus(name)),
+      })),
+    ),
   }))
+
+  app.get(
+    routes.machineDisks,
+    { schema: { params: Type.Object({ vm: Name }), response: { 200: MachineDisks } } },
+    (request) => agent.disksOf(request.params.vm),
+  )
 
   app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => ports.info())
 
@@ -188,6 +199,15 @@ function addRestores(app: ApiInstance, restores: Restores): void {
 
   app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: RestoreAborted } } }, (request) =>
     restores.abort(request.params.network, request.params.snapshot),
+  )
+
+  app.post(
+    routes.left,
+    { schema: { params: InNetwork, body: LeftRequest, response: { 200: Nothing } } },
+    async (request) => {
+      await restores.left(request.params.network, request.body.vms)
+      return {}
+    },
   )
 
   const OfMember = Type.Object({ network: Name, vm: Name })

@@ -15,6 +15,7 @@ import {
   HostHealth,
   LocalEvent,
   LocalPart,
+  MachineDisks,
   Manifest,
   PortInfo,
   Preflight,
@@ -41,6 +42,7 @@ const fits = {
   status: validator(SwitchStatus),
   ports: validator(Type.Array(PortInfo)),
   fdb: validator(Type.Array(FdbEntry)),
+  machineDisks: validator(MachineDisks),
   preflight: validator(Preflight),
   prepared: validator(Type.Object({ prepared: Type.Array(Type.String()) })),
   localEvent: validator(LocalEvent),
@@ -84,6 +86,10 @@ export class SwitchClient {
 
   fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {
     return this.#connection.json('GET', pathOf('fdb', { network }), fits.fdb, options)
+  }
+
+  machineDisks(vm: string, options: CallOptions): Promise<MachineDisks> {
+    return this.#connection.json('GET', pathOf('machineDisks', { vm }), fits.machineDisks, options)
   }
 
   preflight(network: string, options: CallOptions): Promise<Preflight> {
@@ -155,6 +161,11 @@ export class SwitchClient {
 
   restoreAbort(network: string, snapshot: string, options: CallOptions): Promise<RestoreAborted> {
     return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options)
+  }
+
+  /** A restore is over: what those machines had here is needed by nobody any more. */
+  async left(network: string, vms: readonly string[], options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('left', { network }), fits.nothing, options, { vms })
   }
 
   removeMember(network: string, vm: string, options: CallOptions): Promise<RemoveMemberAnswer> {

@@ -29,6 +29,10 @@ export function unknownNetwork(whose: string, network: string, known: readonly s
   return new SnapswitchError('NETWORK_UNKNOWN', message, choices('Its networks', network, known))
 }
 
+export function unknownMachine(host: string, vm: string, known: readonly string[]): SnapswitchError {
+  return new SnapswitchError('MACHINE_UNKNOWN', `no machine ${vm} on host ${host}`, choices('Its machines', vm, known))
+}
+
 /** The known word that a mistyped one is closest to, when it is close enough to be meant. */
 export function nearest(word: string, known: readonly string[]): string | null {
   let best: string | null = null

@@ -6,6 +6,7 @@ export const routes = {
   // the switch daemon
   ports: '/v1/ports',
   fdb: '/v1/networks/:network/fdb',
+  machineDisks: '/v1/machines/:vm/disks',
   preflight: '/v1/networks/:network/preflight',
   prepare: '/v1/networks/:network/snapshots/:snapshot/prepare',
   take: '/v1/networks/:network/snapshots/:snapshot/take',
@@ -19,6 +20,7 @@ export const routes = {
   restoreResume: '/v1/networks/:network/restores/:snapshot/resume',
   restoreAbort: '/v1/networks/:network/restores/:snapshot/abort',
   removeMember: '/v1/networks/:network/members/:vm/remove',
+  left: '/v1/networks/:network/left',
   // the coordinator
   snapshots: '/v1/snapshots',
   snapshot: '/v1/snapshots/:network/:name',

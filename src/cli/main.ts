@@ -4,6 +4,7 @@
 import { Command, CommanderError } from 'commander'
 import { version } from '../api/version.js'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
@@ -69,6 +70,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
       await runCoordinator(config)
     })
   addSwitchCommands(program, terminal)
+  addDiskCommands(program, terminal)
   addTopCommand(program, terminal)
   addSnapshotCommands(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)

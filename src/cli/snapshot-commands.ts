@@ -10,7 +10,13 @@ import { describeVerification } from './health-report.js'
 import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
-import { describeDeletion, describeManifest, describeRestore, tableOfSnapshots } from './snapshot-report.js'
+import {
+  describeDeletion,
+  describeManifest,
+  describeOverlays,
+  describeRestore,
+  tableOfSnapshots,
+} from './snapshot-report.js'
 
 const callMs = 10_000
 const createMs = 60_000
@@ -123,7 +129,7 @@ async function create(terminal: Terminal, network: string, options: CreateOption
   )
   if (last.type !== 'manifest') throw unexpected(last)
   if (options.json === true) return printJson(terminal, last.manifest)
-  terminal.out(describeManifest(last.manifest))
+  terminal.out(describeManifest(last.manifest) + describeOverlays(last.manifest))
 }
 
 async function restore(terminal: Terminal, given: string, options: RestoreOptions): Promise<void> {

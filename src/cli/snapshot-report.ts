@@ -89,6 +89,14 @@ export function describeRestore(report: RestoreReport): string {
   ].join('')
 }
 
+/** Where machines write to after a snapshot: a script that starts one must know. */
+export function describeOverlays(manifest: Manifest): string {
+  const lines = membersOf(manifest).flatMap(({ part }) =>
+    part.disks.map(({ name, overlay }) => `${part.vm} writes to ${overlay} now (disk ${name})\n`),
+  )
+  return lines.length === 0 ? '' : `\n${lines.join('')}`
+}
+
 export function describeDeletion({ network, name, hosts }: DeleteReport): string {
   const lines = [`deleted ${network}/${name}\n`]
   for (const { host, freedBytes, merged, removed, kept } of hosts) {

@@ -128,6 +128,10 @@ function describeSwitch(found: SwitchStatus): string {
   if (peers.length > 0) lines.push('\n', formatTable(['NETWORK', 'TRUNK', 'PEER', 'ALIVE', 'HEARD'], peers))
   const machines = found.machines.map((m) => [m.name, m.ports.join(','), m.qmp ?? `libvirt ${m.libvirt?.domain}`])
   if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'REACHED BY'], machines))
+  const disks = found.machines.flatMap((m) => (m.disks ?? []).map(({ name, file }) => [m.name, name, file]))
+  if (disks.length > 0) lines.push('\n', formatTable(['MACHINE', 'DISK', 'WRITES TO'], disks))
+  for (const { message, action } of found.machines.flatMap((m) => m.problems ?? []))
+    lines.push(`\nWARNING: ${message}\n${action}\n`)
   return lines.join('')
 }
 

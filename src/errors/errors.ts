@@ -24,6 +24,7 @@ export const errorCodes = {
   MACHINE_RUNNING: 'a machine runs already',
   MACHINE_PAUSED: 'a machine that a snapshot has paused could not be resumed',
   MACHINE_UNSUPPORTED: 'a machine has a device or disk that cannot be captured',
+  DISK_FROZEN: 'a machine runs on a disk image that a snapshot has frozen',
   HYPERVISOR_UNREACHABLE: 'the hypervisor’s control socket does not answer',
   HYPERVISOR_REFUSED: 'the hypervisor answered a command with an error',
   HYPERVISOR_PROTOCOL: 'the hypervisor answered with something that is no QMP',

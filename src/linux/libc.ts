@@ -30,6 +30,7 @@ interface Libc {
   poll(address: number, count: number, timeoutMs: number): number
   eventfd(initial: number, flags: number): number
   flock(fd: number, operation: number): number
+  fcntl(fd: number, command: number, argument: Bytes): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
   if_nametoindex(name: string): number
@@ -40,7 +41,7 @@ interface Libc {
 
 function bindLibc(): Libc {
   const library = koffi.load('libc.so.6')
-  // `ioctl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux calling
+  // `ioctl`, `fcntl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux calling
   // conventions pass them like fixed ones.
   return {
     socket: library.func('int socket(int, int, int)'),
@@ -63,6 +64,7 @@ function bindLibc(): Libc {
     poll: library.func('int poll(uintptr_t, ulong, int)'),
     eventfd: library.func('int eventfd(uint32_t, int)'),
     flock: library.func('int flock(int, int)'),
+    fcntl: library.func('int fcntl(int, int, void *)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
     if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),

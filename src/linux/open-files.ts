@@ -16,10 +16,31 @@ export async function fileId(path: string): Promise<FileId | null> {
   }
 }
 
+const isRefusal = (thrown: unknown) => ['EACCES', 'EPERM'].includes((thrown as NodeJS.ErrnoException).code ?? '')
+
+/** Throws when it may not be told. */
+async function idOf(descriptor: string): Promise<FileId | null> {
+  try {
+    const { dev, ino } = await stat(descriptor, { bigint: true })
+    return `${dev}:${ino}`
+  } catch (thrown) {
+    if (isRefusal(thrown)) throw thrown
+    return null
+  }
+}
+
+async function usesImages(directory: string): Promise<boolean> {
+  const name = await readFile(join(directory, 'comm'), 'utf8').catch(() => 'gone')
+  return /qemu|kvm|nbd|virt|guestfs|vhost|storage/i.test(name)
+}
+
 export interface OpenFiles {
   /** Of the files asked for: the processes that have them open. 0 stands for the kernel (a loop device). */
   readonly holders: ReadonlyMap<FileId, readonly number[]>
-  /** Processes that could not be looked into; none with root's rights. */
+  /**
+   * Processes that could not be looked into and go by the name of a program that uses disk images. (Not even root may look into
+   * those of an outer container; QEMU's locks, which images are asked for besides, show there, too.)
+   */
   readonly hidden: readonly number[]
 }
 
@@ -37,14 +58,13 @@ export async function openFiles(wanted: ReadonlySet<FileId>, proc = '/proc'): Pr
     const pid = Number(name)
     if (!Number.isInteger(pid) || pid === process.pid) continue
     const directory = join(proc, name, 'fd')
-    let descriptors: string[]
     try {
-      descriptors = await readdir(directory)
+      const descriptors = await readdir(directory)
+      await Promise.all(descriptors.map(async (fd) => add(await idOf(join(directory, fd)), pid)))
     } catch (thrown) {
-      if ((thrown as NodeJS.ErrnoException).code === 'EACCES') hidden.push(pid)
-      continue
+      // Else it has ended.
+      if (isRefusal(thrown) && (await usesImages(join(proc, name)))) hidden.push(pid)
     }
-    await Promise.all(descriptors.map(async (fd) => add(await fileId(join(directory, fd)), pid)))
   }
   for (const file of await loopFiles()) add(await fileId(file), 0)
   return { holders, hidden }

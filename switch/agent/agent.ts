@@ -1,12 +1,13 @@
 // The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
 // it may be late, lost or wrong.
 
-import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
+import type { LocalEvent, MachineDisks, Preflight, Removal, SwitchStatus } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { CatchUp } from './catch-up.js'
 import { DiskKeeper } from './disks/keeper.js'
+import { whereDisksAre } from './disks/where.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { SessionRequest } from './member.js'
@@ -17,6 +18,11 @@ import { isRestore, Restores } from './restores.js'
 import { type Session, Sessions } from './sessions.js'
 import { SnapshotSession } from './snapshot-session.js'
 
+const DISKS_MS = 8000
+/** A status must come soon; and one that is asked for often asks nobody. */
+const STATUS_MS = 1500
+const STATUS_AGE_MS = 5000
+
 export class Agent {
   readonly restores: Restores
   readonly keeper: DiskKeeper
@@ -24,6 +30,8 @@ export class Agent {
   private readonly networks: readonly string[]
   private readonly sessions: Sessions
   private readonly catchUp: CatchUp
+  /** What machines have said of their disks. */
+  private readonly asked = new Map<string, { at: number; problems: MachineDisks['problems'] }>()
   /** The last snapshot per network, also when it has ended. */
   private readonly last = new Map<string, SnapshotSession>()
   private readonly preparing = new Map<string, { snapshot: string; calledOff: boolean; ended: Promise<unknown> }>()
@@ -65,6 +73,30 @@ export class Agent {
       }),
     )
     this.keeper.soon()
+  }
+
+  /** Where a machine's disks are now. */
+  disksOf(vm: string): Promise<MachineDisks> {
+    return whereDisksAre(this.host, vm, !this.sessions.machines().has(vm), performance.now() + DISKS_MS)
+  }
+
+  /** The same in short. A machine that is known to have been snapshot is asked now and then whether it runs on the right image. */
+  async diskStatus(vm: string): Promise<Pick<SwitchStatus['machines'][number], 'disks' | 'problems'>> {
+    const chains = Object.entries(this.host.disks.chains(vm) ?? {})
+    if (chains.length === 0) return {}
+    const before = this.asked.get(vm)
+    const isFresh = before !== undefined && performance.now() - before.at < STATUS_AGE_MS
+    if (!isFresh && !this.sessions.machines().has(vm)) {
+      const deadline = performance.now() + STATUS_MS
+      const problems = await whereDisksAre(this.host, vm, true, deadline).then(
+        (answer) => answer.problems,
+        () => before?.problems ?? [],
+      )
+      this.asked.set(vm, { at: performance.now(), problems })
+    }
+    const problems = this.asked.get(vm)?.problems ?? []
+    const disks = chains.flatMap(([name, chain]) => (chain[0] === undefined ? [] : [{ name, file: chain[0].file }]))
+    return { disks, ...(problems.length === 0 ? {} : { problems }) }
   }
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
@@ -110,7 +142,10 @@ export class Agent {
     }
     session.snapshot = snapshot
     this.last.set(network, snapshot)
-    void snapshot.ended.then(() => this.sessions.end(network, session))
+    void snapshot.ended.then(() => {
+      this.sessions.end(network, session)
+      this.keeper.soon()
+    })
     return snapshot.machines
   }
 

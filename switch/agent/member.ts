@@ -13,6 +13,7 @@ import type {
 } from '../../src/hypervisor/hypervisor.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../port-table.js'
+import { diskFrozen, onFrozen } from './disks/frozen.js'
 import { release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { CutRecord } from './journal.js'
@@ -83,12 +84,16 @@ export async function prepareMember(
   try {
     const info = await control.inspect(deadline)
     if (info.state !== 'running') throw notRunning(vm, info.state, info.stateDetail)
+    const [wrong] = await onFrozen(host, vm, info.disks)
+    if (wrong !== undefined) throw diskFrozen(vm, wrong)
     const definition = await control.definition(deadline)
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
     const settings = await control.settings(deadline)
     const record = { label, incarnation: control.incarnation, settings, disks }
-    await host.disks.learn(vm, Object.fromEntries(disks.map(({ name, layers }) => [name, layers])))
+    const chains = Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
+    await host.disks.learn(vm, chains)
+    await host.disks.noteOrigins(vm, chains)
     await host.journal.writeCut(request.network, request.snapshot, vm, record)
     const directory = host.store.machineImages(request.network, request.snapshot, vm)
     const creating = (file: string) => host.disks.noteMade(vm, file)

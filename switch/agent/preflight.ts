@@ -3,6 +3,7 @@
 import type { Preflight } from '../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
+import { diskFrozen, onFrozen } from './disks/frozen.js'
 import type { Host } from './host.js'
 import { inspectMachines } from './inspection.js'
 import { RECORDING_BYTES } from './recording.js'
@@ -36,6 +37,7 @@ export async function preflight(
     else if (info.unsupported.length > 0)
       problems.push(...info.unsupported.map((drive) => unsupportedDrive(vm, drive).report()))
     else if (error !== null) problems.push(error)
+    for (const one of await onFrozen(host, vm, info.disks)) problems.push(diskFrozen(vm, one).report())
   }
   for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())
   const { peers } = await host.datapath.call('network', { network })

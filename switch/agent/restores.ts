@@ -144,6 +144,17 @@ export class Restores {
     return { destroyed, ports }
   }
 
+  /** What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after all. */
+  async left(network: string, vms: readonly string[]): Promise<void> {
+    this.sessions.check(network)
+    const { machines, ports, disks } = this.host
+    for (const vm of vms) {
+      if (ports.ofMachine(vm).length > 0 || this.sessions.machines().has(vm) || (await machines.isThere(vm))) continue
+      await disks.moveAway(vm)
+    }
+    this.keeper.soon()
+  }
+
   private sessionOf(network: string, snapshot: string): RestoreUnderWay | null {
     const session = this.sessions.of(network)
     return isRestore(session) && session.restore.snapshot === snapshot ? session : null

@@ -226,6 +226,7 @@ export class FakeSwitch {
       }),
     )
     app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({ running: [] })))
+    app.post(routes.left, () => ({}))
     app.post(routes.removeMember, (request) => {
       const { vm } = request.params as { vm: string }
       return this.#answer('removeMember', `remove ${vm}`, () => {

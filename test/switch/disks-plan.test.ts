@@ -19,9 +19,13 @@ interface Sketch {
   readonly others?: Readonly<Record<string, string>>
   readonly open?: Readonly<Record<string, readonly number[]>>
   readonly kept?: readonly string[]
+  /** Files that may be merged into. */
+  readonly origins?: readonly string[]
 }
 
-function worldOf({ machines, states = {}, frozen = [], others = {}, open = {}, kept = [] }: Sketch): World {
+function worldOf(sketch: Sketch): World {
+  const { machines, states = {}, frozen = [], others = {}, open = {}, kept = [] } = sketch
+  const origins = sketch.origins ?? ['base', 'mine', 'a0', 'a1']
   const chains = [...Object.values(machines), ...frozen].map(chainOf)
   const files = new Set([...chains.flat().map(({ file }) => file), ...Object.keys(others), ...kept])
   const backing = new Map<string, readonly string[]>()
@@ -39,6 +43,7 @@ function worldOf({ machines, states = {}, frozen = [], others = {}, open = {}, k
     pins: new Map(frozen.flatMap((chain) => chainOf(chain).map(({ file }) => [file, 'a snapshot'] as const))),
     kept: new Map(kept.map((file) => [file, 'so it was said'])),
     made: new Set([...files].filter((file) => file.startsWith('o'))),
+    origins: new Map(Object.keys(machines).map((vm) => [`${vm}/d`, new Set(origins)])),
     fetched: new Set([...files].filter((file) => file.startsWith('f'))),
     present: files,
     backing,
@@ -63,6 +68,7 @@ t.test('situations', async (t) => {
     ['the newest is deleted', { machines: { a: 'o3 o2 o1 base' }, frozen: ['base'] }, { merges: ['a: o3 o2>o1'] }],
     ['never below the user’s own overlay', { machines: { a: 'o1 mine golden' } }, { merges: ['a: o1>mine'] }],
     ['nor from it', { machines: { a: 'mine golden' } }, { merges: [], removals: [] }],
+    ['nor into what was never its own', { machines: { a: 'o2 o1 golden' } }, { merges: ['a: o2>o1'], removals: [] }],
     ['fetched files are never written', { machines: { a: 'o2 o1 f2 f1' } }, { merges: ['a: o2>o1'], removals: [] }],
     [
       'nobody needs them any more',
@@ -216,6 +222,7 @@ const sketches = fc.record({
   others: fc.dictionary(fc.constantFrom(...names), fc.constantFrom(...names, ''), { maxKeys: 3 }),
   open: fc.dictionary(fc.constantFrom(...names), fc.uniqueArray(fc.nat(3), { maxLength: 2 })),
   kept: fc.subarray(names, { maxLength: 2 }),
+  origins: fc.subarray(['a0', 'a1']),
 })
 
 t.test('rules that hold in any situation, also in impossible ones', async () => {
@@ -243,6 +250,7 @@ t.test('rules that hold in any situation, also in impossible ones', async () => 
         if (world.machines.find((machine) => machine.vm === vm)?.state === 'unclear') fault('it cannot be asked')
         for (const file of [...leaving, target]) if (world.pins.has(file)) fault(`${file} is frozen`)
         if (world.fetched.has(target)) fault(`${target} was fetched`)
+        if (!world.made.has(target) && !world.origins.get(`${vm}/d`)?.has(target)) fault(`${target} is others’`)
         for (const file of leaving) if (!world.made.has(file)) fault(`${file} is not ours, and would leave`)
         for (const other of world.present) {
           if (removals.includes(other) || leaving.includes(other)) continue

@@ -44,3 +44,7 @@ export type RestoreAborted = Static<typeof RestoreAborted>
 /** POST /v1/networks/:network/members/:vm/remove: the machine is ended if it runs and its ports leave the network. */
 export const RemoveMemberAnswer = Type.Object({ destroyed: Type.Boolean(), ports: Type.Array(PortRecord) })
 export type RemoveMemberAnswer = Static<typeof RemoveMemberAnswer>
+
+/** POST /v1/networks/:network/left: a restore is over, and these machines live elsewhere now. */
+export const LeftRequest = Type.Object({ vms: Type.Array(Name) }, closed)
+export type LeftRequest = Static<typeof LeftRequest>

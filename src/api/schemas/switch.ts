@@ -1,7 +1,7 @@
 // What a host's switch daemon shows of itself: status, ports, counters, peers, the FDB.
 
 import { type Static, Type } from '@sinclair/typebox'
-import { Count, Epoch, ErrorReportSchema, Mac, nullable } from './basic.js'
+import { Count, Epoch, ErrorReportSchema, Mac, Name, nullable } from './basic.js'
 
 export const Peer = Type.Object({
   port: Type.String(),
@@ -72,6 +72,25 @@ export const FdbEntry = Type.Object({
 })
 export type FdbEntry = Static<typeof FdbEntry>
 
+/** GET /v1/machines/:vm/disks: where a machine's disks are now. */
+export const MachineDisks = Type.Object({
+  vm: Name,
+  /** False: as last known. */
+  running: Type.Boolean(),
+  disks: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      /** Top first: what the machine writes to, or must be started on, is the first. */
+      layers: Type.Array(
+        Type.Object({ file: Type.String(), format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) }),
+      ),
+    }),
+  ),
+  /** A machine that runs on a frozen image. */
+  problems: Type.Array(ErrorReportSchema),
+})
+export type MachineDisks = Static<typeof MachineDisks>
+
 export const SwitchStatus = Type.Object({
   host: Type.String(),
   version: Type.String(),
@@ -99,6 +118,9 @@ export const SwitchStatus = Type.Object({
       qmp: nullable(Type.String()),
       /** For a domain of libvirt, instead of `qmp`. */
       libvirt: Type.Optional(Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) })),
+      /** The images that it writes to, as last known; only of machines that have had snapshots. */
+      disks: Type.Optional(Type.Array(Type.Object({ name: Type.String(), file: Type.String() }))),
+      problems: Type.Optional(Type.Array(ErrorReportSchema)),
     }),
   ),
 })

@@ -4,8 +4,10 @@
 import { rm, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
+import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
 import type { Host } from '../host.js'
+import { FrozenImages } from './frozen.js'
 import { type Observation, type ObserveOptions, observe } from './observe.js'
 import { checkOffline, mergeOffline } from './offline.js'
 import { type Collapse, type Kept, type Plan, plan } from './plan.js'
@@ -46,11 +48,13 @@ export class DiskKeeper {
   private merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null =
     null
   private waiting = 0
+  private readonly frozen: FrozenImages
   private closed = false
 
   constructor(host: Host, busy: () => ReadonlySet<string>) {
     this.host = host
     this.busy = busy
+    this.frozen = new FrozenImages(host.disks, host.log)
   }
 
   /** One after the other. */
@@ -86,6 +90,13 @@ export class DiskKeeper {
     this.closed = true
     this.merging?.abort.abort(called(this.merging.vm))
     await this.last.catch(() => undefined)
+    this.frozen.close()
+  }
+
+  /** Keeps what finished snapshots name from being written. Call when one has come. */
+  async protect(): Promise<void> {
+    const { frozen, lent } = await this.look({ learn: false })
+    await this.frozen.protect(frozen, lent)
   }
 
   look(options: Partial<ObserveOptions> = {}): Promise<Observation> {
@@ -168,6 +179,9 @@ export class DiskKeeper {
     for (const file of removals) {
       if (hidden.length > 0 || (holders.get(names.idOf(file) ?? '') ?? []).length > 0) continue
       if (!world.made.has(file) && !world.fetched.has(file)) continue
+      // Its own lock is gone with the pin; another host's QEMU on the same file system may have one.
+      await this.frozen.release(file)
+      if (isInUseByQemu(file) !== false) continue
       const asked = names.asked(file)
       for (const name of [...asked, file]) await rm(name, { force: true })
       await this.host.disks.forget([...asked, file])
@@ -185,6 +199,7 @@ export class DiskKeeper {
     const pace = Math.min(BYTES_PER_SECOND, bytesPerSecond ?? BYTES_PER_SECOND)
     const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
     if (this.busy().has(vm)) throw called(vm)
+    for (const { file } of collapse.chain.slice(0, depth + 1)) await this.frozen.release(file)
     const abort = new AbortController()
     const work = live
       ? this.mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
@@ -241,7 +256,8 @@ export class DiskKeeper {
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })
     }
-    const { names } = await this.look()
+    const { names, frozen, lent } = await this.look()
+    await this.frozen.protect(frozen, lent)
     const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
     const lost: string[] = []
     for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)

@@ -8,6 +8,7 @@ import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
 import { filesOfBacking, readQcow2Header } from '../../../src/hypervisor/qcow2-header.js'
 import { onCommandLines, openFiles } from '../../../src/linux/open-files.js'
 import type { Host } from '../host.js'
+import { diskFrozen, onFrozen } from './frozen.js'
 import { FileNames } from './names.js'
 import type { MachineView, World } from './plan.js'
 import { fetchedFiles, restoredImages } from './state-files.js'
@@ -17,6 +18,10 @@ const INSPECT_MS = 10_000
 export interface Observation {
   readonly world: World
   readonly names: FileNames
+  /** What finished snapshots have frozen. */
+  readonly frozen: ReadonlySet<string>
+  /** What machines stand on that restores brought here: others' files, which must not change under them, also while they are off. */
+  readonly lent: ReadonlySet<string>
   /** Why nothing at all may be touched; null when that is not so. */
   readonly blind: string | null
   /** The chain of a machine's disk by the names that its hypervisor or the record has for its files. */
@@ -39,6 +44,7 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
   const chains = new Map<string, readonly DiskLayer[]>()
   const { parts, damaged } = await host.store.allParts()
   const pins = new Map<string, string>()
+  const frozen = new Set<string>()
   const pin = async (file: string, who: string) => {
     const name = await names.of(file)
     if (!pins.has(name)) pins.set(name, who)
@@ -47,6 +53,8 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
     if (part.network === options.without?.network && part.snapshot === options.without.snapshot) continue
     const who = `snapshot ${part.network}/${part.snapshot} needs it`
     for (const file of referencedFiles(part)) await pin(file, who)
+    for (const { layers } of part.members.flatMap((member) => member.disks))
+      for (const { file } of layers) frozen.add(await names.of(file.path))
   }
   const undoing = new Set<string>()
   for (const { network, snapshot, machines } of await host.journal.unfinished()) {
@@ -92,9 +100,18 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
   }
 
   const madeNames = await names.all(made.keys())
+  const origins = new Map<string, ReadonlySet<string>>()
+  for (const [disk, files] of Object.entries(host.disks.origins)) origins.set(disk, await names.all(files))
   const fetchedNames = await names.all(fetched.map(({ path }) => path))
   for (const path of await onCommandLines(fetched.map(({ path }) => path)))
     await keep(path, 'a process was started with it')
+  const lent = new Set<string>()
+  for (const { vm, disks } of machines) {
+    for (const { name, chain } of disks) {
+      if (chain.some(({ file }) => origins.get(`${vm}/${name}`)?.has(file))) continue
+      for (const { file } of chain.slice(1)) if (!madeNames.has(file) && host.disks.chains(vm) !== null) lent.add(file)
+    }
+  }
   const backing = await headers(names, madeNames, fetchedNames, machines)
   const ids = new Map([...names.present()].map((name) => [names.idOf(name)!, name]))
   const { holders, hidden } = await openFiles(new Set(ids.keys()))
@@ -104,6 +121,7 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
     pins,
     kept,
     made: madeNames,
+    origins,
     fetched: fetchedNames,
     present: names.present(),
     backing,
@@ -115,7 +133,7 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
       : hidden.length > 0
         ? `the files that process ${hidden[0]} has open cannot be seen: the daemon lacks the permission`
         : null
-  return { world, names, blind, chainAsNamed: (vm, disk) => chains.get(`${vm}/${disk}`) ?? [] }
+  return { world, names, frozen, lent, blind, chainAsNamed: (vm, disk) => chains.get(`${vm}/${disk}`) ?? [] }
 }
 
 async function restoresUnderWay(host: Host): Promise<{ directories: string[]; vms: string[] }> {
@@ -154,13 +172,17 @@ async function lookAt(
   try {
     const deadline = performance.now() + INSPECT_MS
     const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
-    const live = Object.fromEntries(info.disks.map((disk) => [disk.name, disk.layers]))
-    if (learn) await host.disks.learn(vm, live)
-    for (const [name, chain] of Object.entries(live)) chains.set(`${vm}/${name}`, chain)
-    if (learn) return view('live', null, info.files)
+    // What it should run on must not be forgotten.
+    const wrong = await onFrozen(host, vm, info.disks)
+    const right = info.disks.filter(({ name }) => !wrong.some(({ disk }) => disk === name))
+    if (learn) await host.disks.learn(vm, Object.fromEntries(right.map(({ name, layers }) => [name, layers])))
+    const recorded = wrong.flatMap(({ disk }) => host.disks.chains(vm)?.[disk] ?? []).map(({ file }) => file)
+    for (const { name, layers } of info.disks) chains.set(`${vm}/${name}`, layers)
+    for (const one of wrong) host.log.error({ err: diskFrozen(vm, one), vm }, 'a machine runs on a frozen image')
+    if (learn) return view('live', null, [...info.files, ...recorded])
     const disks = []
-    for (const [name, chain] of Object.entries(live)) disks.push({ name, chain: await named(chain, names) })
-    return { vm, state: 'live', reason: null, disks, files: [...(await names.all(info.files))] }
+    for (const { name, layers } of info.disks) disks.push({ name, chain: await named(layers, names) })
+    return { vm, state: 'live', reason: null, disks, files: [...(await names.all([...info.files, ...recorded]))] }
   } catch (thrown) {
     return view('unclear', `${vm} runs and cannot be asked for its disks: ${asSnapswitchError(thrown).message}`)
   }

@@ -1,6 +1,6 @@
 // Who needs which image file, and what may be merged or removed: decided from what was observed, without doing anything.
 //
-//   origin   the first image from the top that snapswitch did not make: the user's own. Never merged below it, never removed
+//   origin   the user's own image that a machine wrote to when its first snapshot was taken. Never merged below it, never removed
 //   pinned   named by a finished snapshot or by what undoes an unfinished one: never written, never removed
 //   ours     on record as made by snapswitch, or fetched from another host: removed when nobody needs it
 //
@@ -34,6 +34,8 @@ export interface World {
   readonly kept: ReadonlyMap<string, string>
   /** Overlays and copies that snapswitch made. */
   readonly made: ReadonlySet<string>
+  /** machine/disk -> images of the user's that may be merged into. What else is not ours is never written. */
+  readonly origins: ReadonlyMap<string, ReadonlySet<string>>
   /** Copies of other hosts' files: as they were fetched, for ever. */
   readonly fetched: ReadonlySet<string>
   /** Files that exist. */
@@ -75,7 +77,7 @@ export function plan(world: World): Plan {
   const kept = new Map<string, string>()
   for (const machine of world.machines) {
     for (const disk of machine.disks) {
-      const wanted = wantedDepth(world, disk.chain)
+      const wanted = wantedDepth(world, `${machine.vm}/${disk.name}`, disk.chain)
       const { depth, reason } = possibleDepth(world, machine, disk, wanted, gone)
       if (depth > 0)
         collapses.push({ vm: machine.vm, disk: disk.name, live: machine.state === 'live', chain: disk.chain, depth })
@@ -116,11 +118,16 @@ export function needed(world: World): ReadonlyMap<string, string> {
 }
 
 /** The lowest image that the chain may be merged into as far as snapshots are concerned: its index, 0 when all stays. */
-export function wantedDepth(world: Pick<World, 'pins' | 'made' | 'fetched'>, chain: readonly DiskLayer[]): number {
+export function wantedDepth(
+  world: Pick<World, 'pins' | 'made' | 'fetched' | 'origins'>,
+  disk: string,
+  chain: readonly DiskLayer[],
+): number {
   for (let at = 0; at < chain.length; at++) {
     const { file } = chain[at]!
     if (world.pins.has(file) || world.fetched.has(file)) return Math.max(0, at - 1)
-    if (!world.made.has(file)) return at
+    // A machine that a restore brought here stands on files that are others' as much as its own.
+    if (!world.made.has(file)) return world.origins.get(disk)?.has(file) ? at : Math.max(0, at - 1)
   }
   return Math.max(0, chain.length - 1)
 }

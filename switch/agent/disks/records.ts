@@ -18,6 +18,8 @@ const DiskFile = Type.Object({
   machines: Type.Record(Name, Type.Record(Type.String(), Type.Array(Layer))),
   /** Overlays and copies that snapswitch made beside users' disks, and for which machine. */
   made: Type.Record(Type.String(), Type.Object({ vm: Name })),
+  /** machine/disk -> the user's own images that it wrote to when a snapshot was taken of it here: nothing else is merged into. */
+  origins: Type.Record(Type.String(), Type.Array(Type.String())),
   /** Files of ours that left a machine's chain without our doing: they may hold what somebody misses. file -> what is known. */
   strays: Type.Record(Type.String(), Type.String()),
   /** Merges that were begun: machine, disk, and what it is merged into. */
@@ -26,6 +28,13 @@ const DiskFile = Type.Object({
   modes: Type.Optional(Type.Record(Type.String(), Type.Integer())),
 })
 type DiskFile = Static<typeof DiskFile>
+
+/** What a state directory of an older version proves. */
+export interface Derived {
+  readonly made: readonly { readonly file: string; readonly vm: string }[]
+  /** What machines wrote to when snapshots were taken of them. */
+  readonly actives: readonly { readonly vm: string; readonly disk: string; readonly file: string }[]
+}
 
 export type Chains = Readonly<Record<string, readonly DiskLayer[]>>
 
@@ -45,14 +54,13 @@ export class DiskRecords {
   }
 
   /** `derive`: what a state directory of an older version proves, which has no such file. Throws STORE_DAMAGED, STORE_IO. */
-  static async open(
-    state: string,
-    derive: () => Promise<readonly { file: string; vm: string }[]>,
-  ): Promise<DiskRecords> {
+  static async open(state: string, derive: () => Promise<Derived>): Promise<DiskRecords> {
     const found = await readJson(join(state, name), fits)
     if (found !== null) return new DiskRecords(state, found)
-    const made = Object.fromEntries((await derive()).map(({ file, vm }) => [file, { vm }]))
-    const records = new DiskRecords(state, { format: 1, machines: {}, made, strays: {} })
+    const derived = await derive()
+    const made = Object.fromEntries(derived.made.map(({ file, vm }) => [file, { vm }]))
+    const records = new DiskRecords(state, { format: 1, machines: {}, made, origins: {}, strays: {} })
+    for (const { vm, disk, file } of derived.actives) records.addOrigin(vm, disk, file)
     await records.write()
     return records
   }
@@ -77,6 +85,28 @@ export class DiskRecords {
   /** As last known; null when nothing is known of the machine. */
   chains(vm: string): Chains | null {
     return this.content.machines[vm] ?? null
+  }
+
+  private isOrigin(vm: string, disk: string, file: string): boolean {
+    return this.content.origins[`${vm}/${disk}`]?.includes(file) ?? false
+  }
+
+  get origins(): Readonly<Record<string, readonly string[]>> {
+    return this.content.origins
+  }
+
+  /** Call before overlays are made, with the chains as they are. */
+  async noteOrigins(vm: string, chains: Chains): Promise<void> {
+    const added = Object.entries(chains).map(
+      ([disk, chain]) => chain[0] !== undefined && this.addOrigin(vm, disk, chain[0].file),
+    )
+    if (added.includes(true)) await this.write()
+  }
+
+  private addOrigin(vm: string, disk: string, file: string): boolean {
+    if (this.isOurs(file) || this.isOrigin(vm, disk, file)) return false
+    this.content.origins[`${vm}/${disk}`] = [...(this.content.origins[`${vm}/${disk}`] ?? []), file]
+    return true
   }
 
   /** Call before an image file is made. */

@@ -1,0 +1,125 @@
+// Frozen images, which finished snapshots name, are kept from being written: by a lock that QEMU heeds, and by their mode as far
+// as that binds anybody. And a machine that runs on one all the same is noticed.
+
+import { chmod, stat } from 'node:fs/promises'
+import type { Logger } from 'pino'
+import { SnapswitchError } from '../../../src/errors/errors.js'
+import type { Disk } from '../../../src/hypervisor/hypervisor.js'
+import { ImageLock } from '../../../src/linux/image-lock.js'
+import type { Host } from '../host.js'
+import { FileNames } from './names.js'
+import type { DiskRecords } from './records.js'
+
+const WRITABLE = 0o222
+
+export class FrozenImages {
+  private readonly records: DiskRecords
+  private readonly log: Logger
+  private readonly locks = new Map<string, ImageLock>()
+  /** Told once each. */
+  private readonly complained = new Set<string>()
+
+  constructor(records: DiskRecords, log: Logger) {
+    this.records = records
+    this.log = log
+  }
+
+  /** From here on these are frozen, and no others; `lent` ones are locked only. What cannot be protected is logged. */
+  async protect(files: ReadonlySet<string>, lent: ReadonlySet<string>): Promise<void> {
+    for (const [file, lock] of this.locks)
+      if ((!files.has(file) && !lent.has(file)) || !lock.isCurrent) await this.release(file)
+    for (const file of this.records.modes.keys()) if (!files.has(file)) await this.release(file)
+    for (const file of new Set([...files, ...lent])) {
+      try {
+        await this.freeze(file, files.has(file))
+      } catch (thrown) {
+        this.complain(file, thrown, 'a frozen image cannot be protected')
+      }
+    }
+  }
+
+  /** Before it is merged into, and when no snapshot names it any more. */
+  async release(file: string): Promise<void> {
+    this.locks.get(file)?.release()
+    this.locks.delete(file)
+    const mode = this.records.modes.get(file)
+    if (mode === undefined) return
+    try {
+      await chmod(file, mode)
+    } catch (thrown) {
+      if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT')
+        this.complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
+    }
+    await this.records.noteMode(file, null)
+  }
+
+  /** Lets go of all; the files stay read-only for the next daemon. */
+  close(): void {
+    for (const lock of this.locks.values()) lock.release()
+    this.locks.clear()
+  }
+
+  private async freeze(file: string, readOnly: boolean): Promise<void> {
+    if (!this.locks.has(file)) {
+      const lock = ImageLock.take(file)
+      if (lock === null)
+        return this.complain(file, null, 'a frozen image is being written to: its snapshots are damaged')
+      this.locks.set(file, lock)
+      this.complained.delete(file)
+    }
+    if (!readOnly) return
+    const mode = (await stat(file)).mode & 0o7777
+    if ((mode & WRITABLE) === 0) return
+    if (!this.records.modes.has(file)) await this.records.noteMode(file, mode)
+    await chmod(file, mode & ~WRITABLE)
+  }
+
+  private complain(file: string, thrown: unknown, text: string): void {
+    if (this.complained.has(file)) return
+    this.complained.add(file)
+    if (thrown !== null && (thrown as NodeJS.ErrnoException).code === 'ENOENT') return
+    this.log.warn({ err: thrown ?? undefined, file }, text)
+  }
+}
+
+/** A disk of a machine that is on a frozen image. */
+export interface OnFrozen {
+  readonly disk: string
+  readonly file: string
+  /** network/name. */
+  readonly snapshot: string
+  /** The image that the machine should be on; null when that is not known. */
+  readonly right: string | null
+}
+
+export async function onFrozen(
+  host: Host,
+  vm: string,
+  disks: readonly Pick<Disk, 'name' | 'layers'>[],
+): Promise<OnFrozen[]> {
+  const names = new FileNames()
+  const frozen = new Map<string, string>()
+  for (const part of await host.store.parts()) {
+    for (const { layers } of part.members.flatMap((member) => member.disks))
+      for (const { file } of layers) frozen.set(await names.of(file.path), `${part.network}/${part.snapshot}`)
+  }
+  const found: OnFrozen[] = []
+  for (const { name, layers } of disks) {
+    const active = layers[0]?.file
+    const snapshot = active === undefined ? undefined : frozen.get(await names.of(active))
+    if (active === undefined || snapshot === undefined) continue
+    const known = host.disks.chains(vm)?.[name]?.[0]?.file ?? null
+    const right = known === null || (await names.of(known)) === (await names.of(active)) ? null : known
+    found.push({ disk: name, file: active, snapshot, right })
+  }
+  return found
+}
+
+export function diskFrozen(vm: string, { disk, file, snapshot, right }: OnFrozen): SnapswitchError {
+  const where = right === null ? 'an overlay that snapswitch put on it' : right
+  return new SnapswitchError(
+    'DISK_FROZEN',
+    `machine ${vm} runs on ${file} (disk ${disk}), which snapshot ${snapshot} has frozen: what it writes there damages the snapshot, and what it wrote after the snapshot is in ${where}`,
+    `Shut ${vm} down and start it on the image that \`snapswitch disk path ${vm} ${disk}\` prints, or delete the snapshot.`,
+  )
+}

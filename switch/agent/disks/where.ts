@@ -1,0 +1,28 @@
+// Where a machine's disks are now: as its hypervisor says, or as was last known when it does not run.
+
+import { unknownMachine } from '../../../src/api/names.js'
+import type { MachineDisks } from '../../../src/api/schemas.js'
+import type { Host } from '../host.js'
+import { diskFrozen, onFrozen } from './frozen.js'
+
+/** `mayAsk` false: only what is on record. Throws MACHINE_UNKNOWN, and what asking it throws. */
+export async function whereDisksAre(host: Host, vm: string, mayAsk: boolean, deadline: number): Promise<MachineDisks> {
+  const recorded = host.disks.chains(vm)
+  const isKnown = host.machines.spec(vm) !== undefined
+  if (recorded === null && !isKnown) throw unknownMachine(host.name, vm, host.machines.names())
+  const asked = (disks: readonly { name: string; layers: MachineDisks['disks'][number]['layers'] }[]) =>
+    disks.map(({ name, layers }) => ({ name, layers: layers.map(({ file, format }) => ({ file, format })) }))
+  if (!mayAsk || !isKnown || !(await host.machines.isThere(vm))) {
+    const disks = Object.entries(recorded ?? {}).map(([name, layers]) => ({ name, layers: [...layers] }))
+    return { vm, running: false, disks: asked(disks), problems: [] }
+  }
+  const { disks } = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+  const wrong = await onFrozen(host, vm, disks)
+  const live = asked(disks.map(({ name, layers }) => ({ name, layers: [...layers] })))
+  // One that runs on a frozen image: the right one is what a start script must use.
+  const right = live.map((disk) => {
+    const chain = wrong.some((one) => one.disk === disk.name) ? recorded?.[disk.name] : undefined
+    return chain === undefined ? disk : { name: disk.name, layers: chain.map(({ file, format }) => ({ file, format })) }
+  })
+  return { vm, running: true, disks: right, problems: wrong.map((one) => diskFrozen(vm, one).report()) }
+}
