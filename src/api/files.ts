@@ -18,11 +18,12 @@ const filesOfLayers = (layers: readonly FrozenLayer[]): FileReference[] =>
   layers.flatMap(({ file, data }) => (data === undefined ? [file] : [file, data]))
 
 /** All files that a restore of the machine needs. */
-export function filesOfMember({ memory, disks, media = [] }: MemberPart): FileReference[] {
+export function filesOfMember({ memory, disks, media = [], files = [] }: MemberPart): FileReference[] {
   return [
     memory,
     ...disks.flatMap(({ layers }) => filesOfLayers(layers)),
     ...media.flatMap(({ file, backing = [] }) => [...(file === null ? [] : [file]), ...filesOfLayers(backing)]),
+    ...files.map(({ file }) => file),
   ]
 }
 

@@ -73,9 +73,19 @@ export interface MachineInfo {
   readonly hypervisorVersion: string
 }
 
+/** A file that a machine needs besides its disks. */
+export interface ExternalFile {
+  /** In plain words: kernel, initrd, firmware, … */
+  readonly role: string
+  /** Absolute, on the host of the snapshot. */
+  readonly path: string
+}
+
 /** What the definitions of all drivers have. */
 interface Definition {
   readonly name: string
+  /** Kernel, firmware and the like. Left out: none that is known. */
+  readonly files?: readonly ExternalFile[]
   readonly memoryBytes: number
   readonly nics: readonly Nic[]
   readonly hypervisorVersion: string
@@ -89,6 +99,8 @@ export interface QemuDefinition extends Definition {
   readonly binary?: string
   /** The working directory that relative names in argv start from. */
   readonly directory?: string
+  /** The control socket that it was reached by. */
+  readonly qmp?: string
   /** Which element of argv brings each disk in. */
   readonly drives?: readonly { readonly name: string; readonly argument: number }[]
 }
@@ -234,6 +246,8 @@ export interface LoadRequest {
   readonly disks: readonly FrozenDisk[]
   /** What its read-only and removable drives held at the cut, as it lies on this host. Left out: as the definition says. */
   readonly media?: readonly Medium[]
+  /** The definition's other files as they lie on this host, by their paths in the definition. Left out: as it says. */
+  readonly files?: ReadonlyMap<string, string>
   /** Tap devices for the definition's NICs, in order. */
   readonly taps: readonly string[]
   /** Where overlays, control socket and log of the new incarnation go; exists, empty, owned by it. */

@@ -1,7 +1,7 @@
 // A process by more than its pid: pids are used again, so one is taken together with its start time, and signals go
 // through a pidfd (pidfd_open(2)). Also what /proc tells about a running QEMU.
 
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import koffi from 'koffi'
 import { SnapswitchError } from '../errors/errors.js'
 import { errno, errnoName, libc } from '../linux/libc.js'
@@ -64,8 +64,12 @@ export function argumentsOf(pid: number): string[] {
   return parts
 }
 
+/** Where relative names of its command line start. One that has daemonized has gone to / since; it was told where it began. */
 export function directoryOf(pid: number): string {
-  return readlinkSync(`/proc/${pid}/cwd`)
+  const now = readlinkSync(`/proc/${pid}/cwd`)
+  if (now !== '/' || !argumentsOf(pid).some((word) => /^--?daemonize$/.test(word))) return now
+  const began = /(?:^|\0)PWD=(\/[^\0]*)/.exec(readFileSync(`/proc/${pid}/environ`, 'utf8'))?.[1]
+  return began !== undefined && existsSync(began) ? began : now
 }
 
 export function binaryOf(pid: number): string {

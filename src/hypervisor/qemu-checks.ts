@@ -6,6 +6,7 @@ import { listenerOf } from './descriptors.js'
 import type { Deadline, MachineState, UnsupportedDrive } from './hypervisor.js'
 import type { ProcessIdentity } from './process.js'
 import { isUnderWay, migrationStatus } from './qemu-migration.js'
+import { stateDetail } from './qemu-state.js'
 import { type JsonObject, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 import { isFrozen, liftWriteProtection } from './write-protection.js'
@@ -86,7 +87,7 @@ export function checkRunState(name: string, state: string): void {
   }
   throw new SnapswitchError(
     'MACHINE_NOT_RUNNING',
-    `${name} is ${state}, so it cannot be saved.`,
+    `${name} is ${stateDetail(state, [])}, so it cannot be saved.`,
     'Bring it to run, or take it out of the network.',
   )
 }

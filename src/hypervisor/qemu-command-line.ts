@@ -5,8 +5,9 @@ import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import type { Medium, QemuDefinition } from './hypervisor.js'
 import { type DiskWanted, editDrives, withoutOrphans } from './qemu-drives.js'
+import { withFiles } from './qemu-files.js'
 import { tapArguments, withTap } from './qemu-nics.js'
-import { type Argument, joinArguments, optionValue, splitArguments } from './qemu-options.js'
+import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from './qemu-options.js'
 
 export interface NextIncarnation {
   readonly taps: readonly string[]
@@ -14,6 +15,8 @@ export interface NextIncarnation {
   /** What was in the other drives at the cut. */
   readonly media?: readonly Medium[]
   readonly qmp: string
+  /** The machine's other files, as they lie here, by their paths in the definition. */
+  readonly files?: ReadonlyMap<string, string>
   /** Where sockets and files go whose own directory is not there. */
   readonly directory: string
   /** Whether a directory exists here. */
@@ -21,44 +24,29 @@ export interface NextIncarnation {
 }
 
 /** What belongs to one incarnation only: how it was started, and its control sockets. */
-const dropped = new Set(['S', 'daemonize', 'incoming', 'loadvm', 'pidfile', 'qmp', 'qmp-pretty'])
+const dropped = new Set(['S', 'daemonize', 'incoming', 'loadvm', 'pidfile', 'preconfig'])
 
 const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
 
-/** Throws MACHINE_UNSUPPORTED when a machine with this command line could not be started again. */
-export function checkCommandLine(argv: readonly string[]): void {
-  for (const { option, value } of splitArguments(argv)) {
-    if (option === 'snapshot') {
-      throw unsupported(
-        'The machine runs with -snapshot: its disks are temporary files.',
-        'Start it without -snapshot.',
-      )
-    }
-    if (option === 'drive' && /(^|,)snapshot=(on|true|yes)(,|$)/.test(value ?? '')) {
-      throw unsupported('A drive has snapshot=on: its disk is a temporary file.', 'Start it without snapshot=on.')
-    }
-    if (option === 'chroot' || option === 'add-fd' || option === 'readconfig') {
-      throw unsupported(
-        `The machine was started with -${option}, so its command line alone cannot start it again.`,
-        `Start it without -${option}.`,
-      )
-    }
-  }
+/** The socket that a character device or a monitor listens on, as it was given; null when it is none. */
+function socketOf(argument: Argument): string | null {
+  if (argument.option === 'chardev') return optionValue(argument).get('path')
+  return /^unix:((?:[^,]|,,)+)/.exec(argument.value ?? '')?.[1]?.replaceAll(',,', ',') ?? null
 }
 
-/** Ids of the -chardev arguments that carry a QMP monitor. */
-function monitorChardevs(split: readonly Argument[]): Set<string> {
+/** Ids of character devices that QMP monitors use, and that nobody but the former incarnation's daemon did. */
+function ownChardevs(split: readonly Argument[], isOwn: (socket: string | null) => boolean): Set<string> {
   const ids = new Set<string>()
   for (const argument of split) {
     if (argument.option !== 'mon') continue
     const value = optionValue(argument)
     const id = value.get('chardev')
-    if (value.get('mode') === 'control' && id !== null) ids.add(id)
+    if (value.get('mode') !== 'control' || id === null) continue
+    const chardev = split.find((one) => one.option === 'chardev' && optionValue(one).get('id') === id)
+    if (chardev === undefined || isOwn(socketOf(chardev))) ids.add(id)
   }
   return ids
 }
-
-const isControl = (argument: Argument) => argument.option === 'mon' && optionValue(argument).get('mode') === 'control'
 
 /** A character device's socket or file, moved into the incarnation's directory when its own does not exist here. */
 function withReachablePath(argument: Argument, next: NextIncarnation): Argument {
@@ -66,22 +54,50 @@ function withReachablePath(argument: Argument, next: NextIncarnation): Argument 
     path.isAbsolute(file) && !next.exists(path.dirname(file)) ? path.join(next.directory, path.basename(file)) : file
   if (argument.option === 'chardev') {
     const value = optionValue(argument)
-    const file = value.get('path')
-    if (file === null || moved(file) === file) return argument
-    value.set('path', moved(file))
-    return { ...argument, value: value.toString() }
+    const before = value.toString()
+    for (const key of ['path', 'logfile']) {
+      const file = value.get(key)
+      if (file !== null && moved(file) !== file) value.set(key, moved(file))
+    }
+    // What the machine has said so far stays: QEMU would empty the file.
+    if (value.get('backend') === 'file' && value.get('append') === null) set(value, 'append')
+    if (value.get('logfile') !== null && value.get('logappend') === null) set(value, 'logappend')
+    return value.toString() === before ? argument : { ...argument, value: value.toString() }
+  }
+  if (argument.option === 'qmp' || argument.option === 'qmp-pretty') {
+    const match = /^(unix:)((?:[^,]|,,)+)(.*)$/.exec(argument.value ?? '')
+    return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
   }
   if (argument.option === 'serial' || argument.option === 'monitor' || argument.option === 'parallel') {
     const match = /^((?:mon:)?(?:unix|file):)([^,]+)(.*)$/.exec(argument.value ?? '')
     return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
   }
-  if (argument.option === 'D') return { ...argument, value: moved(argument.value ?? '') }
+  // QEMU empties it: what the former incarnation has written there stays.
+  if (argument.option === 'D')
+    return { ...argument, value: path.join(next.directory, path.basename(argument.value ?? '')) }
   return argument
+}
+
+/** A flag, as a boolean where the value is JSON. */
+function set(value: OptionValue, key: string): void {
+  if (value.isJson) value.setJson(key, true)
+  else value.set(key, 'on')
+}
+
+/** -serial file:… empties the file, and only a -chardev can be told not to. */
+function appending(argument: Argument): Argument[] {
+  const match = /^file:((?:[^,]|,,)+)$/.exec(argument.value ?? '')
+  if (match === null || (argument.option !== 'serial' && argument.option !== 'parallel')) return [argument]
+  const id = `snapswitch-${argument.option}-${argument.index}`
+  return [
+    { option: 'chardev', value: `file,id=${id},path=${match[1]},append=on`, index: argument.index },
+    { ...argument, value: `chardev:${id}` },
+  ]
 }
 
 /** The argv of a machine that loads `definition`'s memory as `next` says. */
 export function commandLineFor(definition: QemuDefinition, next: NextIncarnation): string[] {
-  const { argv } = definition
+  const { argv, directory = '/' } = definition
   const split = splitArguments(argv)
   const taps = new Map(tapArguments(argv).map(({ index }, i) => [index, next.taps[i]]))
   if (taps.size !== next.taps.length) {
@@ -91,16 +107,21 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
     )
   }
   const images = editDrives(definition, next.disks, next.media ?? [])
-  const controls = monitorChardevs(split)
+  // Of definitions that do not tell which socket was the daemon's, none is kept.
+  const isOwn = (socket: string | null) =>
+    definition.qmp === undefined || socket === null || path.resolve(directory, socket) === definition.qmp
+  const controls = ownChardevs(split, isOwn)
   const edited: Argument[] = []
   for (const argument of split) {
-    if (dropped.has(argument.option) || isControl(argument)) continue
+    if (dropped.has(argument.option)) continue
+    if ((argument.option === 'qmp' || argument.option === 'qmp-pretty') && isOwn(socketOf(argument))) continue
+    if (argument.option === 'mon' && controls.has(optionValue(argument).get('chardev') ?? '')) continue
     if (argument.option === 'chardev' && controls.has(optionValue(argument).get('id') ?? '')) continue
     const tap = taps.get(argument.index)
     const drive = images.edited.get(argument.index)
     if (tap !== undefined) edited.push(withTap(argument, tap))
     else if (drive !== undefined) edited.push(...(drive === null ? [] : [drive]))
-    else edited.push(withReachablePath(argument, next))
+    else edited.push(...appending(withReachablePath(withFiles(argument, directory, next.files ?? new Map()), next)))
   }
   const own: Argument[] = [
     { option: 'qmp', value: `unix:${next.qmp.replaceAll(',', ',,')},server=on,wait=off`, index: 0 },

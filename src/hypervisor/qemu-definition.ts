@@ -1,16 +1,18 @@
 // What it takes to start a running QEMU again: its command line, compared with what it is now, and where its disks stand in
 // it. Whatever could not be started again is refused here, before anything is touched.
 
+import { existsSync } from 'node:fs'
 import type { Deadline, Nic, QemuDefinition } from './hypervisor.js'
 import { argumentsOf, binaryOf, directoryOf, identify, tapBehind } from './process.js'
 import { type MachineBlocks, startedIn, supportedBlocks } from './qemu-blocks.js'
 import { checkBlockers, memoryBytes, unsupported } from './qemu-checks.js'
-import { checkCommandLine } from './qemu-command-line.js'
 import { findDriveArguments } from './qemu-disks.js'
 import { defaultDrive } from './qemu-drive-options.js'
+import { externalFiles } from './qemu-files.js'
 import { takeInventory } from './qemu-inventory.js'
 import { listNics, parseInfoNetwork } from './qemu-nics.js'
 import { rebuildCommandLine } from './qemu-rebuild.js'
+import { checkCommandLine } from './qemu-refusals.js'
 import type { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
@@ -72,15 +74,26 @@ export async function readDefinition(
       'Unplug them, or restart the machine with them on its command line.',
     )
   }
+  const directory = startedIn(blocks, directoryOf(pid))
+  const files = externalFiles(argv, directory, existsSync)
+  const gone = files.find((file) => !existsSync(file.path))
+  if (gone !== undefined) {
+    throw unsupported(
+      `${name}’s ${gone.role} ${gone.path} is not there any more, so it could not be started again.`,
+      'Bring the file back, or restart the machine with the one that is there.',
+    )
+  }
   return {
     kind: 'qemu',
     name,
     argv,
+    files,
+    qmp: qmp.path,
     memoryBytes: memoryBytes(memory),
     nics,
     hypervisorVersion: qmp.greeting.version,
     binary: binaryOf(pid),
-    directory: startedIn(blocks, directoryOf(pid)),
+    directory,
     drives,
   }
 }

@@ -57,8 +57,12 @@ export async function loadMachine(
       made.push(overlay)
       disks.push({ name: disk.name, overlay, backing: disk.layers })
     }
-    const { taps, media } = request
-    const next = { taps, disks, ...(media !== undefined && { media }), qmp: qmpPath, directory, exists: existsSync }
+    const { taps, media, files } = request
+    const next = {
+      ...{ taps, disks, qmp: qmpPath, directory, exists: existsSync },
+      ...(media !== undefined && { media }),
+      ...(files !== undefined && { files }),
+    }
     const argv = commandLineFor(definition, next)
     child = start(argv, definition.directory, directory)
     const ended = endOf(child, definition.name, path.join(directory, logName))

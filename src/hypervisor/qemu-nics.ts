@@ -125,6 +125,8 @@ export function listNics(
     )
     const client = at < 0 ? left.find(() => device === null) : left[at]
     if (client !== undefined) left.splice(left.indexOf(client), 1)
+    // One line a queue.
+    for (const queue of left.filter(({ netdev }) => netdev === client?.netdev)) left.splice(left.indexOf(queue), 1)
     const name = device ?? client?.device ?? null
     if (name !== null) nics.push({ device: name, mac: client?.mac ?? tap.mac })
   }

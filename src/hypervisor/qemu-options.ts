@@ -118,6 +118,15 @@ export class OptionValue {
     return this.#entries.map(({ key }) => key)
   }
 
+  get isJson(): boolean {
+    return this.#tree !== null
+  }
+
+  /** Sets a value of any type, in JSON. */
+  setJson(key: string, value: unknown): void {
+    if (this.#tree !== null) this.#tree[key] = value
+  }
+
   /** Sets a text value, in place when the key is there already. */
   set(path: string, value: string): void {
     if (this.#tree === null) {

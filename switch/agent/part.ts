@@ -100,6 +100,9 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
       ...(backing.length > 0 && { backing: await frozenLayers(store, backing) }),
     })),
   )
+  const files = await Promise.all(
+    (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
+  )
   return {
     vm: member.vm,
     ports: [...member.ports, ...member.otherPorts].map((port) => ({
@@ -111,6 +114,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     disks,
     ...(media.length > 0 && { media }),
     ...(member.info.warnings.length > 0 && { warnings: [...member.info.warnings] }),
+    ...(files.length === 0 ? {} : { files }),
     captureMode: member.info.captureMode,
     ...member.times,
     held: after.held - member.before.held,

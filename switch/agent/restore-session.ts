@@ -307,10 +307,12 @@ export class RestoreSession {
       const path = file === null ? null : await locate(file)
       media.push({ name, file: path, format, removable, ...(backing && { backing: await layersOf(backing) }) })
     }
+    const files = new Map<string, string>()
+    for (const { file } of part.files ?? []) files.set(file.path, await locate(file))
     const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
     // A port takes its device's name along to the host that it is restored on.
     const taps = definition.nics.map((nic) => nic.device)
-    const machine = await host.machines.load({ definition, memoryFile, disks, media, taps, directory }, deadline)
+    const machine = await host.machines.load({ definition, memoryFile, disks, media, files, taps, directory }, deadline)
     return { part, ports, machine, resumedAtUs: null }
   }
 }

@@ -2,10 +2,13 @@
 
 import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
-import { checkCommandLine, commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
+import { commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
 import { findDriveArguments, findNode } from '../../src/hypervisor/qemu-disks.js'
+import { externalFiles } from '../../src/hypervisor/qemu-files.js'
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu-nics.js'
 import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/qemu-options.js'
+import { checkCommandLine } from '../../src/hypervisor/qemu-refusals.js'
+import { stateDetail } from '../../src/hypervisor/qemu-state.js'
 import { protectedRanges } from '../../src/hypervisor/write-protection.js'
 import fc from '../property.js'
 
@@ -172,7 +175,8 @@ t.test('the next command line: what belongs to one incarnation is replaced', (t)
   t.same(
     edited,
     words(
-      'qemu -m 64 -chardev socket,id=c,path=/run/new/c.sock -serial file:/run/new/serial.log ' +
+      'qemu -m 64 -chardev socket,id=c,path=/run/new/c.sock ' +
+        '-chardev file,id=snapswitch-serial-20,path=/run/new/serial.log,append=on -serial chardev:snapswitch-serial-20 ' +
         '-serial unix:/kept/s.sock,server=on -monitor unix:/run/new/m,server=on ' +
         '-nic tap,ifname=t0,script=no,downscript=no -nic tap,vhost=off,ifname=t1,script=no,downscript=no -nic user ' +
         '-qmp unix:/run/new/qmp.sock,server=on,wait=off -S -incoming defer',
@@ -389,11 +393,120 @@ t.test('drives found on the command line', (t) => {
   t.end()
 })
 
+t.test('other control sockets and logs survive', (t) => {
+  const argv = words(
+    'qemu -qmp unix:/kept/own.sock,server=on -qmp unix:/kept/other.sock,server=on -qmp-pretty unix:/gone/p,server=on ' +
+      '-chardev socket,id=m,path=/kept/m.sock,server=on -mon chardev=m,mode=control -D /kept/d.log ' +
+      '-chardev file,id=f,path=/kept/f.log -chardev socket,id=s,path=/gone/s,logfile=/gone/s.log',
+  )
+  const edited = commandLineFor({ ...definition(argv), qmp: '/kept/own.sock' }, next({})).slice(0, -5)
+  t.same(
+    edited,
+    words(
+      'qemu -qmp unix:/kept/other.sock,server=on -qmp-pretty unix:/run/new/p,server=on ' +
+        '-chardev socket,id=m,path=/kept/m.sock,server=on -mon chardev=m,mode=control -D /run/new/d.log ' +
+        '-chardev file,id=f,path=/kept/f.log,append=on -chardev socket,id=s,path=/run/new/s,logfile=/run/new/s.log,logappend=on',
+    ),
+  )
+  const own = commandLineFor({ ...definition(argv), qmp: '/kept/m.sock' }, next({})).join(' ')
+  t.notMatch(own, /m\.sock|chardev=m/, 'the one that the daemon used is replaced')
+  t.match(own, /own\.sock.*other\.sock/)
+  t.end()
+})
+
+t.test('files besides disks: named, and found elsewhere', (t) => {
+  const argv = words(
+    'qemu -kernel boot/k -initrd /i -append x -bios own.bin -bios bios-256k.bin -dtb /d ' +
+      '-option-rom /rom,bootindex=1 -fw_cfg name=opt/x,file=f,,1 -fw_cfg opt/y,string=z -smbios type=1,serial=7 ' +
+      '-smbios file=/s -acpitable file=/a:/b -device e1000,romfile=/r -device virtio-net-pci,romfile= ' +
+      '-device {"driver":"loader","file":"/l","cpu-num":0} -device virtio-rng-pci,romfile=efi-virtio.rom',
+  )
+  const there = (file: string) => !/bios-256k|efi-virtio/.test(file)
+  const files = externalFiles(argv, '/vm', there)
+  t.same(
+    files.map(({ role, path }) => `${role} ${path}`),
+    [
+      'kernel /vm/boot/k',
+      'initrd /i',
+      'firmware /vm/own.bin',
+      'dtb /d',
+      'option ROM /rom',
+      'fw_cfg /vm/f,1',
+      'SMBIOS table /s',
+      'ACPI table /a',
+      'ACPI table /b',
+      'option ROM /r',
+      'loaded file /l',
+    ],
+  )
+  const here = new Map(files.map(({ path }) => [path, `/images${path},`]))
+  const edited = commandLineFor({ ...definition(argv), directory: '/vm' }, next({ files: here })).join(' ')
+  t.equal(
+    edited.split(' -qmp ')[0],
+    'qemu -kernel /images/vm/boot/k, -initrd /images/i, -append x -bios /images/vm/own.bin, -bios bios-256k.bin -dtb /images/d, ' +
+      '-option-rom /images/rom,,,bootindex=1 -fw_cfg name=opt/x,file=/images/vm/f,,1,, -fw_cfg opt/y,string=z ' +
+      '-smbios type=1,serial=7 -smbios file=/images/s,, -acpitable file=/images/a,,:/images/b,, ' +
+      '-device e1000,romfile=/images/r,, -device virtio-net-pci,romfile= ' +
+      '-device {"driver":"loader","file":"/images/l,","cpu-num":0} -device virtio-rng-pci,romfile=efi-virtio.rom',
+  )
+  t.end()
+})
+
 t.test('command lines that cannot be used again', (t) => {
-  for (const line of ['-snapshot', '-drive file=a,snapshot=on', '-chroot /x', '-add-fd fd=3,set=1', '-readconfig x']) {
+  for (const line of [
+    '-snapshot',
+    '-drive file=a,snapshot=on',
+    '-chroot /x',
+    '-run-with chroot=/x',
+    '-add-fd fd=3,set=1',
+    '-readconfig x',
+    '-tpmdev emulator,id=t0,chardev=c',
+    '-netdev vhost-user,id=n0,chardev=c',
+    '-netdev {"type":"vhost-vdpa","id":"n0"}',
+    '-device vhost-user-blk-pci,chardev=c',
+    '-device {"driver":"vhost-user-fs-pci","chardev":"c"}',
+    '-device vfio-pci,host=01:00.0',
+    '-device ivshmem-plain,memdev=m',
+    '-device usb-host,vendorid=1',
+    '-device vhost-vsock-pci,guest-cid=3',
+    '-device nvdimm,memdev=m',
+    '-chardev socket,id=c,fd=9',
+    '-object memory-backend-file,id=m,size=1G,mem-path=/vm/mem,share=on',
+    '-pidfile /dev/fdset/3',
+  ]) {
     t.throws(() => checkCommandLine(words(`qemu ${line}`)), { code: 'MACHINE_UNSUPPORTED' }, line)
   }
-  t.doesNotThrow(() => checkCommandLine(words('qemu -drive file=snapshot=on.img -m 64')))
+  for (const line of [
+    '-drive file=snapshot=on.img -m 64',
+    '-netdev tap,id=n0,vhost=on,queues=4 -device virtio-net-pci,netdev=n0,mq=on',
+    '-object memory-backend-file,id=m,size=1G,mem-path=/dev/hugepages,share=on',
+    '-device pc-dimm,memdev=m -sandbox on -runas nobody -daemonize -monitor stdio -serial pty -run-with async-teardown=on',
+  ])
+    t.doesNotThrow(() => checkCommandLine(words(`qemu ${line}`)), line)
+  t.end()
+})
+
+t.test('why it does not run', (t) => {
+  t.equal(stateDetail('running', []), null)
+  const drive = (name: string, ioStatus: string | null) =>
+    ({ name, ioStatus, qdev: null, removable: false, trayOpen: false, readOnly: false, root: null }) as const
+  t.match(
+    stateDetail('io-error', [drive('cd', null), drive('d0', 'nospace')]),
+    /no space left for drive d0 .*make room/,
+  )
+  t.match(stateDetail('io-error', [drive('d0', 'failed')]), /I\/O error of drive d0/)
+  for (const state of [
+    'paused',
+    'guest-panicked',
+    'internal-error',
+    'shutdown',
+    'watchdog',
+    'inmigrate',
+    'postmigrate',
+    'suspended',
+  ])
+    t.ok((stateDetail(state, []) ?? '').length > state.length, state)
+  t.match(stateDetail('brand-new', []), /brand-new/)
   t.end()
 })
 

@@ -60,9 +60,10 @@ export async function bringBack(
   taken: Taken,
   directory: string,
   taps: string[] = [],
+  files: ReadonlyMap<string, string> = new Map(),
 ): Promise<LoadedMachine> {
   const { definition, seal } = taken
-  const request = { definition, memoryFile: seal.memoryFile, disks: seal.disks, taps, directory }
+  const request = { definition, memoryFile: seal.memoryFile, disks: seal.disks, files, taps, directory }
   const loaded = await hypervisor.load(request, soon(20_000))
   endWithUs((loaded.control as QemuMachine).process!.pid)
   return loaded

@@ -142,6 +142,8 @@ export const MemberPart = Type.Object(
     media: Type.Optional(Type.Array(MediumRecord)),
     /** What the snapshot changed for the machine's user, or could not keep. */
     warnings: Type.Optional(Type.Array(Type.String())),
+    /** Files that it needs besides its disks: kernel, firmware and the like. */
+    files: Type.Optional(Type.Array(Type.Object({ role: Type.String(), file: FileReference }, closed))),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
     /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */
