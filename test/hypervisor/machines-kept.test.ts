@@ -113,7 +113,7 @@ t.test('daemonized, with relative names', async (t) => {
   await back.control.destroy(soon(5000))
 })
 
-t.test('a kernel that is gone; a full disk', async (t) => {
+t.test('a file that is gone; a machine that is paused', async (t) => {
   const directory = scratch('guest')
   const cfg = path.join(directory, 'cfg')
   writeFileSync(cfg, 'settings')
@@ -126,7 +126,7 @@ t.test('a kernel that is gone; a full disk', async (t) => {
     message: /fw_cfg .*cfg is not there any more/,
   })
   await machine.pause(soon(2000))
-  t.match((await machine.inspect(soon(2000))).stateDetail, /paused by somebody/)
+  t.match((await machine.inspect(soon(2000))).stateDetail, /paused through its monitor/)
   await machine.resume(soon(2000))
   t.equal((await machine.inspect(soon(2000))).stateDetail, null)
   await machine.close()
