@@ -46,8 +46,8 @@ export function checkSupported(machine: string, unsupported: readonly Unsupporte
   throw new SnapswitchError(
     'MACHINE_UNSUPPORTED',
     `${machine}’s disk ${first.name} cannot be snapshot: ${first.reason}.`,
-    first.reason.includes('virsh snapshot-')
-      ? 'Delete those snapshots of libvirt’s (`virsh snapshot-delete`), then take this one.'
+    first.reason.startsWith('libvirt has ')
+      ? 'Delete those of libvirt’s (`virsh snapshot-delete`, `virsh checkpoint-delete`), then take this one.'
       : 'Use qcow2 or raw image files of the machine’s own, or make the disk read-only.',
   )
 }
@@ -58,28 +58,29 @@ const named = (names: readonly string[]) => `${names.slice(0, 3).join(', ')}${na
  * libvirt goes back to an internal snapshot by having QEMU load it from the image that the domain is on. An overlay does not
  * have it: the revert fails, and the domain is off (libvirt 9.0, qemu_snapshot.c, qemuSnapshotRevertActive).
  */
-function lostSnapshots({ disks }: DomainDescription, { internal }: Keepsakes): UnsupportedDrive[] {
+function lostSnapshots({ disks }: DomainDescription, { internal, checkpoints }: Keepsakes): UnsupportedDrive[] {
   const [first] = disks
-  if (internal.length === 0 || first === undefined) return []
-  const reason = `libvirt has snapshots within the image (${named(internal)}), and \`virsh snapshot-revert\` would fail on an overlay and leave the domain off`
-  return [{ name: first.target, reason }]
-}
-
-function warningsOf({ external, checkpoints }: Keepsakes): string[] {
+  if (first === undefined) return []
   const found: string[] = []
+  if (internal.length > 0) {
+    found.push(
+      `libvirt has snapshots within the image (${named(internal)}), and \`virsh snapshot-revert\` would fail on an overlay and leave the domain off`,
+    )
+  }
   if (checkpoints > 0) {
     found.push(
-      `libvirt has ${checkpoints} checkpoint${checkpoints === 1 ? '' : 's'} of it: after a restore its bitmaps are gone, ` +
-        'and the next backup must be a full one',
+      `libvirt has ${checkpoints} checkpoint${checkpoints === 1 ? '' : 's'} of it (\`virsh checkpoint-list\`), whose bitmaps no restore brings back`,
     )
   }
-  if (external.length > 0) {
-    found.push(
-      `libvirt has external snapshots of it (${named(external)}): they know nothing of the overlays that a snapshot adds, so ` +
-        '`virsh snapshot-delete` and `snapshot-revert` may refuse while it exists',
-    )
-  }
-  return found
+  return found.map((reason) => ({ name: first.target, reason }))
+}
+
+function warningsOf({ external }: Keepsakes): string[] {
+  if (external.length === 0) return []
+  return [
+    `libvirt has external snapshots of it (${named(external)}): they know nothing of the overlays that a snapshot adds, so ` +
+      '`virsh snapshot-delete` and `snapshot-revert` may refuse while it exists',
+  ]
 }
 
 const elsewhere = (xml: string) =>

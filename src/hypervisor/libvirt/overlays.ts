@@ -68,13 +68,20 @@ export async function mergeActive(
     asked = true
     await link.call('blockCommit', { disk, base: overlay.base, bytesPerSecond }, deadline)
   }
-  await link.patiently(commit, deadline)
+  let reason = 'the job ended early'
+  // libvirt forgets a job that has failed, and with it the reason.
+  const stop = link.onEvent(({ name, data }) => {
+    if (name === 'BLOCK_JOB_COMPLETED' && typeof data.error === 'string') reason = data.error
+  })
   try {
-    await pivot(link, disk, overlay.file, deadline, signal)
+    await link.patiently(commit, deadline)
+    await pivot(link, disk, overlay.file, deadline, signal, () => reason)
   } catch (error) {
     const limit = within(abortMs)
     await link.patiently(() => link.call('blockAbort', { disk }, limit), limit).catch(() => {})
     throw error
+  } finally {
+    stop()
   }
 }
 
@@ -87,6 +94,7 @@ async function pivot(
   file: string,
   deadline: Deadline,
   signal: AbortSignal | undefined,
+  reason: () => string,
 ): Promise<void> {
   for (;;) {
     signal?.throwIfAborted()
@@ -94,7 +102,7 @@ async function pivot(
     if (!job.found) {
       // The answer to the pivot may have been lost.
       if (!(await useOf(link, file, deadline)).active) return
-      throw mergeFailed(file, 'the job ended early')
+      throw mergeFailed(file, reason())
     }
     if (job.cur === job.end && job.end > 0) {
       try {
