@@ -73,10 +73,9 @@ function obstacle(disk: Element): string | null {
   return null
 }
 
-/** What lies in a drive that is only read: the file, or the device of the host. */
+/** What lies in a drive that is only read. No file: nothing, or something that `mediaElsewhere` names. */
 function mediumOf(disk: Element): Medium {
-  const source = child(disk, 'source')
-  const file = attribute(source, 'file') ?? attribute(source, 'dev')
+  const file = attribute(child(disk, 'source'), 'file')
   const medium = {
     name: targetOf(disk) ?? '',
     file,
@@ -88,8 +87,7 @@ function mediumOf(disk: Element): Medium {
 }
 
 /** Whether a read-only drive holds something that is no file, so that nothing can be said of it here. */
-const isElsewhere = (disk: Element) =>
-  child(disk, 'source') !== null && !['file', 'block'].includes(attribute(disk, 'type') ?? 'file')
+const isElsewhere = (disk: Element) => child(disk, 'source') !== null && (attribute(disk, 'type') ?? 'file') !== 'file'
 
 export function readDrives(document: Document): DomainDrives {
   const disks: DomainDisk[] = []
@@ -114,3 +112,12 @@ export const mediaElsewhere = (document: Document): string[] =>
   devicesOf(document, 'disk')
     .filter((disk) => isReadOnly(disk) && isElsewhere(disk))
     .map((disk) => targetOf(disk) ?? '')
+
+/** What QEMU calls the device of each drive: target by alias. */
+export const driveAliases = (document: Document): Map<string, string> =>
+  new Map(
+    devicesOf(document, 'disk').flatMap((disk) => {
+      const alias = attribute(child(disk, 'alias'), 'name')
+      return alias === null ? [] : [[alias, targetOf(disk) ?? '']]
+    }),
+  )

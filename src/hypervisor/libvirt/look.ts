@@ -2,42 +2,52 @@
 // against a snapshot or is to be told to its user.
 
 import { SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, Disk, MachineInfo, UnsupportedDrive } from '../hypervisor.js'
-import { isObject } from '../qmp-messages.js'
-import { mediaElsewhere } from './domain-disks.js'
-import type { DomainLink } from './domain-link.js'
+import type { Deadline, MachineInfo, UnsupportedDrive } from '../hypervisor.js'
+import type { ProcessIdentity } from '../process.js'
+import { askBlocks, drivesOthersWrite } from '../qemu-blocks.js'
+import { driveAliases, mediaElsewhere } from './domain-disks.js'
+import { asQmp, type DomainLink } from './domain-link.js'
 import { machineState, stateDetail } from './domain-state.js'
 import { parse } from './domain-tree.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
-import type { BlockInfo, Keepsakes } from './protocol.js'
+import { compareDrives } from './drives-in-qemu.js'
+import type { Keepsakes } from './protocol.js'
 
 export type LookedAt = Omit<MachineInfo, 'name' | 'captureMode' | 'captureModeReason'>
 
-export async function lookAt(link: DomainLink, deadline: Deadline): Promise<LookedAt> {
+/** `process`: its QEMU; null when it cannot be seen. */
+export async function lookAt(link: DomainLink, process: ProcessIdentity | null, deadline: Deadline): Promise<LookedAt> {
   const { state, reason } = await link.describe(deadline)
   const xml = await link.xml(0, deadline)
+  const document = parse(xml)
   const domain = describeDomain(xml)
   const keepsakes = (await link.call('keepsakes', {}, deadline)) as Keepsakes
-  const full = machineState(state) !== 'running' && (await hasNoSpace(link, deadline))
-  const disks = await Promise.all(
-    domain.disks.map(async ({ target, layers }): Promise<Disk> => {
-      const { capacity } = (await link.call('blockInfo', { disk: target }, deadline)) as BlockInfo
-      return { name: target, layers, bytes: capacity }
-    }),
-  )
+  const blocks = await askBlocks(asQmp(link), process, deadline)
+  const running = machineState(state) === 'running'
+  const full = !running && blocks.graph.drives.some(({ ioStatus }) => ioStatus === 'nospace')
+  const elsewhere = mediaElsewhere(document)
+  const inQemu = compareDrives(domain.disks, driveAliases(document), blocks, await drivesOthersWrite(blocks, process))
   return {
     state: machineState(state),
     stateDetail: stateDetail(state, reason, full),
     memoryBytes: domain.memoryBytes,
-    disks,
-    media: domain.media,
-    unsupported: [...domain.unsupported, ...lostSnapshots(domain, keepsakes)],
-    files: filesOf(domain),
-    warnings: [...warningsOf(keepsakes), ...elsewhere(xml), ...nameless(domain)],
+    disks: inQemu.disks,
+    media: domain.media.filter(({ name }) => !elsewhere.includes(name)),
+    unsupported: firstOfEach([...domain.unsupported, ...lostKeepsakes(domain, keepsakes), ...inQemu.unsupported]),
+    files: [...new Set([...blocks.files, ...filesOf(domain)])],
+    warnings: [
+      ...warningsOf(keepsakes),
+      ...elsewhere.map((name) => `what is in drive ${name} is no file: it must be where the domain is restored`),
+      ...nameless(domain),
+      ...inQemu.warnings.filter((warning) => !elsewhere.some((name) => warning.startsWith(`drive ${name} `))),
+    ],
     nics: domain.nics,
     hypervisorVersion: link.greeting.version,
   }
 }
+
+const firstOfEach = (drives: readonly UnsupportedDrive[]) =>
+  drives.filter(({ name }, at) => drives.findIndex((other) => other.name === name) === at)
 
 /** Throws MACHINE_UNSUPPORTED when something speaks against a snapshot of the domain. */
 export function checkSupported(machine: string, unsupported: readonly UnsupportedDrive[]): void {
@@ -58,7 +68,7 @@ const named = (names: readonly string[]) => `${names.slice(0, 3).join(', ')}${na
  * libvirt goes back to an internal snapshot by having QEMU load it from the image that the domain is on. An overlay does not
  * have it: the revert fails, and the domain is off (libvirt 9.0, qemu_snapshot.c, qemuSnapshotRevertActive).
  */
-function lostSnapshots({ disks }: DomainDescription, { internal, checkpoints }: Keepsakes): UnsupportedDrive[] {
+function lostKeepsakes({ disks }: DomainDescription, { internal, checkpoints }: Keepsakes): UnsupportedDrive[] {
   const [first] = disks
   if (first === undefined) return []
   const found: string[] = []
@@ -83,11 +93,6 @@ function warningsOf({ external }: Keepsakes): string[] {
   ]
 }
 
-const elsewhere = (xml: string) =>
-  mediaElsewhere(parse(xml)).map(
-    (name) => `what is in drive ${name} is no file: it must be where the domain is restored`,
-  )
-
 const nameless = ({ nics }: DomainDescription) =>
   nics
     .filter(({ device }) => /^vnet\d+$/.test(device))
@@ -100,10 +105,4 @@ function filesOf({ disks, media }: DomainDescription): string[] {
   const layers = [...disks.flatMap((disk) => disk.layers), ...media.flatMap(({ backing = [] }) => backing)]
   const inDrives = media.flatMap(({ file }) => (file === null ? [] : [file]))
   return [...new Set([...layers.map(({ file }) => file), ...inDrives])]
-}
-
-/** Whether a disk has stopped the guest for want of space. */
-async function hasNoSpace(link: DomainLink, deadline: Deadline): Promise<boolean> {
-  const drives = await link.execute('query-block', {}, deadline)
-  return Array.isArray(drives) && drives.some((drive) => isObject(drive) && drive['io-status'] === 'nospace')
 }

@@ -128,7 +128,7 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
-    const seen = await lookAt(this.#link, deadline)
+    const seen = await lookAt(this.#link, this.#process, deadline)
     const obstacle = await this.#backgroundObstacle(deadline)
     const captureMode = obstacle === null ? 'background' : 'stopped'
     return { name: this.name, ...seen, captureMode, captureModeReason: obstacle }
@@ -177,7 +177,7 @@ export class LibvirtMachine implements MachineControl {
     this.#checkState(state)
     await this.#checkMigration(deadline)
     this.#captures.pace.setVcpus(await link.execute('query-cpus-fast', {}, deadline))
-    const { unsupported } = await lookAt(link, deadline)
+    const { unsupported } = await lookAt(link, this.#process, deadline)
     checkSupported(this.name, unsupported)
     const liveXml = await link.xml(0, deadline)
     const domain = describeDomain(liveXml)
