@@ -78,7 +78,7 @@ export async function auditSnapshot(manifest: Manifest, options: AuditOptions): 
 
 /** What the manifest sums up must be what its parts say. */
 function checkFigures({ network, name, parts, figures }: Manifest, book: Book): void {
-  const at = figures === null ? 'figures' : firstDifference(figures, figuresOf(parts, figures.globalMs), 'figures')
+  const at = figures === null ? 'figures' : firstDifference(figures, figuresOf(parts, figures), 'figures')
   if (at !== null)
     book.violated('files', { what: `${at} is not what the parts say`, file: `${network}/${name}/manifest.json` })
 }

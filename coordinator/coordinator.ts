@@ -22,7 +22,8 @@ import { deleteSnapshot } from './deletion.js'
 import { quickHealth, verifySnapshot } from './health.js'
 import { discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
-import { hostStatus, type Network } from './network.js'
+import { forgetFailed, nextName, refuseTaken } from './naming.js'
+import { hostStatus, type Network, outsidePorts } from './network.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
@@ -94,12 +95,14 @@ export class Coordinator {
   /** Takes a snapshot. Throws with the reason when it could not be taken; then all machines run on. */
   async create(request: CreateRequest, report: ReportProgress): Promise<Manifest> {
     const network = this.#network(request.network)
-    const name = checkedName('snapshot', request.name)
+    if (request.name !== undefined) checkedName('snapshot', request.name)
     const deadlineMs = request.deadlineMs ?? createDeadlineMs
     const startedAt = this.#clock.now().ms
     const waitMs = request.wait === true ? deadlineMs : null
-    return this.#exclusively(network.name, `snapshot ${name}`, waitMs, async () => {
-      await this.#refuseTaken(network.name, name)
+    const what = request.name === undefined ? 'a snapshot' : `snapshot ${request.name}`
+    return this.#exclusively(network.name, what, waitMs, async () => {
+      const name = request.name ?? (await nextName(this.#catalogue, network.name))
+      await refuseTaken(this.#catalogue, network.name, name)
       await this.#retryDiscards(network.name)
       const input = {
         network: network.name,
@@ -109,6 +112,7 @@ export class Coordinator {
         version: this.#version,
         hosts: network.hosts,
         maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
+        waitedMs: this.#clock.now().ms - startedAt,
         deadlineMs: Math.max(1, Math.round(deadlineMs - (this.#clock.now().ms - startedAt))),
       } as const
       const outcome = await runSnapshot(input, {
@@ -120,6 +124,7 @@ export class Coordinator {
           { network: network.name, snapshot: name, figures: outcome.manifest.figures },
           'snapshot complete',
         )
+        await forgetFailed(this.#catalogue, outcome.manifest, this.#logger)
         return outcome.manifest
       }
       this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'snapshot failed')
@@ -152,12 +157,14 @@ export class Coordinator {
       maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
       deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
     }
+    const outside = outsidePorts(network)
     const outcome = await runRestore(input, this.#runOptions(network, report))
     const { name } = manifest
     if (outcome.type === 'done') {
       await this.#tellLeft(network, outcome.report.placement)
-      this.#logger.info({ network: network.name, snapshot: name, report: outcome.report }, 'snapshot restored')
-      return outcome.report
+      const done = { ...outcome.report, cutAtUs: firstCutUs(manifest), outsidePorts: await outside }
+      this.#logger.info({ network: network.name, snapshot: name, report: done }, 'snapshot restored')
+      return done
     }
     this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
     throw SnapswitchError.fromReport(outcome.error)
@@ -291,20 +298,6 @@ export class Coordinator {
     return { agents: network.agents, clock: this.#clock, onProgress, signal: this.#stopping.signal }
   }
 
-  /** A failed one may be taken again under its name, its reason is in the log; but not one that is half deleted. */
-  async #refuseTaken(network: string, name: string): Promise<void> {
-    const before = await this.#catalogue.read(network, name).catch((error: unknown) => {
-      if (error instanceof SnapswitchError && error.code === 'SNAPSHOT_UNKNOWN') return null
-      throw error
-    })
-    if (before === null || (before.state === 'failed' && before.parts.length === 0)) return
-    throw new SnapswitchError(
-      'SNAPSHOT_EXISTS',
-      `network ${network} has a snapshot ${name} already`,
-      `Choose another name, or delete it: snapswitch snapshot delete ${network}/${name}`,
-    )
-  }
-
   /** One more try for hosts that could not be told to discard something; they may be back. */
   async #retryDiscards(network: string): Promise<void> {
     for (const { manifest } of await this.#catalogue.list()) {
@@ -327,6 +320,12 @@ export class Coordinator {
       stopping: this.#stopping.signal,
     })
   }
+}
+
+/** The instant that a restore goes back to: what machines have done since is undone. */
+function firstCutUs(manifest: Manifest): number {
+  const cuts = manifest.parts.flatMap((part) => part.members.map((member) => member.cutAtUs))
+  return cuts.length === 0 ? Date.parse(manifest.createdAt) * 1000 : Math.min(...cuts)
 }
 
 /** The other networks of its machines: a restore of one of those could load the same machine on another host meanwhile. */

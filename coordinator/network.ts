@@ -27,3 +27,15 @@ export async function hostStatus(
     return { host, socket, reachable: false, error: asSnapswitchError(error).report(), members: [] }
   }
 }
+
+/** Ports to the outside world, of hosts that answer: `port lan of host a`. Never rejects. */
+export async function outsidePorts(network: Network): Promise<string[]> {
+  const found = await Promise.all(
+    network.hosts.map(async (host) => {
+      const ports = await network.agents.ports(host, { timeoutMs: statusCallMs }).catch(() => [])
+      const outside = ports.filter((p) => p.network === network.name && (p.kind === 'plain' || p.kind === 'uplink'))
+      return outside.map((port) => `port ${port.name} of host ${host}`)
+    }),
+  )
+  return found.flat()
+}

@@ -151,13 +151,16 @@ export function partFault(
   return null
 }
 
-export function figuresOf(parts: readonly LocalPart[], globalMs: number): SnapshotFigures {
+export type Times = Pick<SnapshotFigures, 'globalMs' | 'tookMs'>
+
+export function figuresOf(parts: readonly LocalPart[], { globalMs, tookMs }: Times): SnapshotFigures {
   const members = parts.flatMap((part) => part.members)
   const cuts = members.map((m) => m.cutAtUs)
   const sum = (count: (m: LocalPart['members'][number]) => number) => members.reduce((n, m) => n + count(m), 0)
   const channelsLost = parts.flatMap((part) => part.closures).reduce((n, closure) => n + closure.lost, 0)
   return {
-    globalMs: Math.round(globalMs * 1000) / 1000,
+    globalMs: rounded(globalMs),
+    ...(tookMs === undefined ? {} : { tookMs: rounded(tookMs) }),
     skewMs: cuts.length === 0 ? 0 : (Math.max(...cuts) - Math.min(...cuts)) / 1000,
     downtimeMaxMs: Math.max(0, ...members.map((m) => m.resumedAtUs - m.pausedAtUs)) / 1000,
     held: sum((m) => m.held),
@@ -167,6 +170,8 @@ export function figuresOf(parts: readonly LocalPart[], globalMs: number): Snapsh
     dropped: sum((m) => m.dropped ?? 0),
   }
 }
+
+const rounded = (ms: number) => Math.round(ms * 1000) / 1000
 
 /** The same manifest, failed: parts are gone, the reason stays. */
 export function failedManifest(

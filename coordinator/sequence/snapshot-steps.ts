@@ -26,6 +26,7 @@ export function beginSnapshot(input: SnapshotInput, now: Instant): SnapshotStep 
     epoch: 0,
     manifest: null,
     prepared: [],
+    askedAtMs: now.ms - (input.waitedMs ?? 0),
     takenAtMs: 0,
     parts: {},
     failure: null,
@@ -159,7 +160,7 @@ export function done(data: SnapshotData, host: string, part: LocalPart, now: Ins
     state: 'complete',
     finishedAt: isoTime(now),
     parts,
-    figures: figuresOf(parts, now.ms - known.takenAtMs),
+    figures: figuresOf(parts, { globalMs: now.ms - known.takenAtMs, tookMs: now.ms - known.askedAtMs }),
   }
   return { state: 'committing', data: { ...known, manifest }, effects: [finished, { do: 'store', manifest }] }
 }

@@ -31,6 +31,8 @@ export interface SnapshotInput {
   readonly maxKnownEpoch: number
   /** For the whole of it, from `begin` on. */
   readonly deadlineMs: number
+  /** How long whoever asked has waited before `begin`. */
+  readonly waitedMs?: number
 }
 
 export type SnapshotCall = 'preflight' | 'prepare' | 'take' | 'discard'
@@ -80,6 +82,7 @@ export interface SnapshotData {
   /** As last given to the store; null before `recording`. */
   readonly manifest: Manifest | null
   readonly prepared: readonly string[]
+  readonly askedAtMs: number
   readonly takenAtMs: number
   readonly parts: Readonly<Record<string, LocalPart>>
   readonly failure: ErrorReport | null

@@ -100,6 +100,13 @@ export function formatMs(ms: number): string {
   return `${(ms / 1000).toFixed(2)} s`
 }
 
+/** `2026-11-26 11:15:02`, in this machine's time zone. */
+export function formatTime(at: Date): string {
+  const two = (n: number) => String(n).padStart(2, '0')
+  const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`
+  return `${date} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`
+}
+
 /** Seconds as `3d 4h`, `2h 5m`, `40s`: two units at most. */
 export function formatDuration(seconds: number): string {
   const parts: readonly [number, string][] = [

@@ -11,9 +11,9 @@ import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocke
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
 import {
+  describeCreated,
   describeDeletion,
   describeManifest,
-  describeOverlays,
   describeRestore,
   tableOfSnapshots,
 } from './snapshot-report.js'
@@ -31,7 +31,7 @@ const verifyMs = 3_700_000
 const undoMs = 90_000
 
 interface CreateOptions extends CommonOptions {
-  readonly name: string
+  readonly name?: string
   readonly policy?: string
   readonly deadline?: number
   readonly wait?: boolean
@@ -56,7 +56,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
   withCoordinatorSocket(withJson(snapshot.command('create')))
     .description('take a snapshot of all machines of a network while they run')
     .argument('<network>')
-    .requiredOption('-n, --name <name>', 'what the snapshot is to be called')
+    .option('-n, --name <name>', 'what the snapshot is to be called (default: s1, s2 and so on)')
     .addOption(
       new Option('--policy <policy>', 'early frames: buffer (nothing is lost) or drop').choices(['buffer', 'drop']),
     )
@@ -117,7 +117,7 @@ async function withCoordinator<T>(options: CommonOptions, act: (client: Coordina
 async function create(terminal: Terminal, network: string, options: CreateOptions): Promise<void> {
   const request: CreateRequest = {
     network: checkedName('network', network),
-    name: checkedName('snapshot', options.name),
+    ...(options.name === undefined ? {} : { name: checkedName('snapshot', options.name) }),
     ...(options.policy === undefined ? {} : { policy: options.policy as Policy }),
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
     ...(options.wait === true ? { wait: true } : {}),
@@ -129,7 +129,7 @@ async function create(terminal: Terminal, network: string, options: CreateOption
   )
   if (last.type !== 'manifest') throw unexpected(last)
   if (options.json === true) return printJson(terminal, last.manifest)
-  terminal.out(describeManifest(last.manifest) + describeOverlays(last.manifest))
+  terminal.out(describeCreated(last.manifest))
 }
 
 async function restore(terminal: Terminal, given: string, options: RestoreOptions): Promise<void> {
@@ -145,7 +145,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
   })
   if (last.type !== 'restored') throw unexpected(last)
   if (options.json === true) return printJson(terminal, last.report)
-  terminal.out(describeRestore(last.report))
+  terminal.out(describeRestore(last.report, new Date()))
 }
 
 async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {

@@ -2,39 +2,59 @@
 
 import type { DeleteReport, Manifest, MemberPart, RestoreReport } from '../api/schemas.js'
 import { describeHealth, healthWord } from './health-report.js'
-import { formatBytes, formatMs, formatTable } from './output.js'
+import { formatBytes, formatDuration, formatMs, formatTable, formatTime } from './output.js'
 
 export function tableOfSnapshots(manifests: readonly Manifest[]): string {
-  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'EPOCH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'DOWNTIME', 'LOST']
+  if (manifests.length === 0) return 'no snapshots\n'
+  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'STOOD STILL', 'LOST']
   const rows = manifests.map((m) => [
     `${m.network}/${m.name}`,
     m.state,
     healthWord(m.health),
-    m.epoch,
-    m.createdAt.slice(0, 19).replace('T', ' '),
+    formatTime(new Date(m.createdAt)),
     m.parts.reduce((n, part) => n + part.members.length, 0),
     formatBytes(membersOf(m).reduce((n, { part }) => n + part.memory.bytes, 0)),
-    m.figures === null ? null : formatMs(m.figures.globalMs),
+    m.figures === null ? null : formatMs(m.figures.tookMs ?? m.figures.globalMs),
     m.figures === null ? null : formatMs(m.figures.downtimeMaxMs),
     m.figures?.lost ?? null,
   ])
   return formatTable(head, rows)
 }
 
+/** What was taken, as `create` says it. */
+export function describeCreated(manifest: Manifest): string {
+  return [...headLines(manifest), '\n', machineTable(manifest), ...warningLines(manifest), overlayTable(manifest)].join(
+    '',
+  )
+}
+
+/** All that is known of a snapshot. */
 export function describeManifest(manifest: Manifest): string {
-  const { figures } = manifest
+  const lines = headLines(manifest)
+  if (membersOf(manifest).length > 0) {
+    const title = 'Where the time went, from the closing of each machine’s gate to its opening:\n'
+    lines.push('\n', machineTable(manifest), '\n', title, phaseTable(manifest), ...warningLines(manifest))
+  }
+  return lines.join('')
+}
+
+function headLines(manifest: Manifest): string[] {
+  const { network, name, state, epoch, policy, figures, health } = manifest
   const lines = [
-    `snapshot ${manifest.network}/${manifest.name}: ${manifest.state}, epoch ${manifest.epoch}, policy ${manifest.policy}, begun ${manifest.createdAt}\n`,
+    `snapshot ${network}/${name}: ${state}, begun ${formatTime(new Date(manifest.createdAt))}, epoch ${epoch}${policy === 'buffer' ? '' : `, policy ${policy}`}\n`,
   ]
-  const { health } = manifest
   if (health !== null && health !== undefined) {
     lines.push(`files: ${healthWord(health)}\n`, describeHealth(manifest, health))
   }
-  if (manifest.error !== null) lines.push(`error ${manifest.error.code}: ${manifest.error.message}\n`)
+  if (manifest.error !== null)
+    lines.push(`error ${manifest.error.code}: ${manifest.error.message}\nwhat to do: ${manifest.error.action}\n`)
   if (figures !== null) {
+    const cut = `${formatMs(figures.globalMs)} from the cut to the last file`
+    const { tookMs = null } = figures
     lines.push(
-      `took ${formatMs(figures.globalMs)}; longest downtime ${formatMs(figures.downtimeMaxMs)}; cut skew ${formatMs(figures.skewMs)}\n`,
-      `frames: ${figures.held} held, ${figures.early} early, ${figures.recorded} recorded in transit, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
+      `took ${tookMs === null ? cut : `${formatMs(tookMs)}, of these ${cut}`}\n`,
+      `machines stood still for ${formatMs(figures.downtimeMaxMs)} at most; first to last cut ${formatMs(figures.skewMs)}\n`,
+      `frames: ${figures.recorded} recorded in transit, ${figures.held} held, ${figures.early} early, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
     )
   }
   const late = manifest.parts.flatMap((part) => part.closures).reduce((sum, closure) => sum + (closure.late ?? 0), 0)
@@ -43,6 +63,19 @@ export function describeManifest(manifest: Manifest): string {
       `${late} frames came after their channel was closed and are in it: the network doubles or delays frames\n`,
     )
   }
+  return lines
+}
+
+const warningLines = (manifest: Manifest) =>
+  membersOf(manifest).flatMap(({ part }) => (part.warnings ?? []).map((text) => `\nwarning: ${part.vm}: ${text}\n`))
+
+/** Where machines write to from now on: a script that starts one must know. */
+function overlayTable(manifest: Manifest): string {
+  const rows = membersOf(manifest).flatMap(({ part }) => part.disks.map((disk) => [part.vm, disk.name, disk.overlay]))
+  return rows.length === 0 ? '' : `\n${formatTable(['MACHINE', 'DISK', 'WRITES TO FROM NOW ON'], rows)}`
+}
+
+function machineTable(manifest: Manifest): string {
   const rows = membersOf(manifest).map(({ host, part }) => [
     part.vm,
     host,
@@ -56,7 +89,12 @@ export function describeManifest(manifest: Manifest): string {
     part.lost,
     part.dropped ?? 0,
   ])
-  const times = membersOf(manifest).map(({ part: m }) => {
+  const counts = ['HELD', 'EARLY', 'IN TRANSIT', 'LOST', 'DROPPED']
+  return formatTable(['MACHINE', 'HOST', 'STOOD STILL', 'MEMORY', 'SAVED AFTER', 'MODE', ...counts], rows)
+}
+
+function phaseTable(manifest: Manifest): string {
+  const rows = membersOf(manifest).map(({ part: m }) => {
     const between = (from: number | undefined, to: number | undefined) =>
       from === undefined || to === undefined ? '-' : formatMs((to - from) / 1000)
     return [
@@ -69,32 +107,27 @@ export function describeManifest(manifest: Manifest): string {
       between(m.gatedAtUs, m.releasedAtUs),
     ]
   })
-  const phases = ['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED']
-  const counts = ['HELD', 'EARLY', 'RECORDED', 'LOST', 'DROPPED']
-  const head = ['MACHINE', 'HOST', 'DOWNTIME', 'MEMORY', 'SEALED AFTER', 'MODE', ...counts]
-  if (rows.length > 0) lines.push('\n', formatTable(head, rows), '\n', formatTable(phases, times))
-  for (const { part } of membersOf(manifest)) {
-    for (const warning of part.warnings ?? []) lines.push(`\nwarning: ${part.vm}: ${warning}\n`)
-  }
-  return lines.join('')
+  return formatTable(['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED'], rows)
 }
 
-export function describeRestore(report: RestoreReport): string {
+export function describeRestore(report: RestoreReport, now: Date): string {
   const rows = Object.entries(report.placement).map(([vm, host]) => [vm, host])
-  return [
-    `restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`,
-    `${formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; resume skew ${formatMs(report.resumedSkewMs)}\n\n`,
+  const lines = [`restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`]
+  if (report.cutAtUs !== undefined) {
+    const cut = new Date(report.cutAtUs / 1000)
+    const ago = formatDuration((now.getTime() - cut.getTime()) / 1000)
+    lines.push(`the machines are back at ${formatTime(cut)}, ${ago} ago: what they have done since is undone\n`)
+    const outside = report.outsidePorts ?? []
+    if (outside.length > 0) {
+      lines.push(`peers outside (${outside.join(', ')}) are not: what machines have told them since, only they know\n`)
+    }
+  }
+  lines.push(
+    `${report.transferredBytes === 0 ? 'nothing' : formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; first to last machine to run ${formatMs(report.resumedSkewMs)}\n\n`,
     formatTable(['MACHINE', 'HOST'], rows),
     ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
-  ].join('')
-}
-
-/** Where machines write to after a snapshot: a script that starts one must know. */
-export function describeOverlays(manifest: Manifest): string {
-  const lines = membersOf(manifest).flatMap(({ part }) =>
-    part.disks.map(({ name, overlay }) => `${part.vm} writes to ${overlay} now (disk ${name})\n`),
   )
-  return lines.length === 0 ? '' : `\n${lines.join('')}`
+  return lines.join('')
 }
 
 export function describeDeletion({ network, name, hosts }: DeleteReport): string {

@@ -92,10 +92,11 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
-    const { qmp, disks, owner, mode, process } = this.#context
+    const { machine, qmp, disks, owner, mode, process } = this.#context
     const sink = this.#sink.open(deadline)
     sink.catch(() => {})
-    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, target, owner, deadline)))
+    const files = { ...target, machine }
+    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, files, owner, deadline)))
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)

@@ -21,13 +21,23 @@ export interface Overlay {
   readonly node: string
 }
 
-export type NewFiles = Pick<CaptureTarget, 'label' | 'creating'>
+/** `machine`: whose disks they are for. */
+export type NewFiles = Pick<CaptureTarget, 'label' | 'creating'> & { readonly machine: string }
 
-/** `disk.qcow2` and label `before-upgrade` give `disk.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
-export async function reserveOverlayFile(layers: readonly DiskLayer[], { label, creating }: NewFiles): Promise<string> {
-  const directory = path.dirname(layers[0]!.file)
-  // Named after the chain's first image, so that names do not grow with every snapshot.
-  const stem = path.basename(layers.at(-1)!.file).replace(/\.(qcow2|raw|img)$/, '')
+const stemMost = 120
+
+/** The first part of the names of a disk's overlays: whose disk it is shows in a directory, wherever the disk has come from. */
+export function overlayStem(machine: string, disk: string): string {
+  return `${machine}-${disk.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}`.slice(0, stemMost)
+}
+
+/** `web-disk0.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
+export async function reserveOverlayFile(
+  disk: { readonly name: string; readonly layers: readonly DiskLayer[] },
+  { label, creating, machine }: NewFiles,
+): Promise<string> {
+  const directory = path.dirname(disk.layers[0]!.file)
+  const stem = overlayStem(machine, disk.name)
   for (let i = 1; i < 1000; i++) {
     const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
     // Nobody else's file may come on the record, not even for a moment.
@@ -73,7 +83,7 @@ export async function openOverlay(
   owner: { readonly uid: number; readonly gid: number },
   deadline: Deadline,
 ): Promise<Overlay> {
-  const file = await reserveOverlayFile(disk.layers, target)
+  const file = await reserveOverlayFile(disk, target)
   const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
   try {
     await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)

@@ -1,10 +1,11 @@
 // What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts: its
 // records (journal.ts) say what it was about to touch. Gates and hold queues went with its datapath.
 
-import { readdir, rm, stat } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { rm, stat } from 'node:fs/promises'
+import { basename } from 'node:path'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/qemu-img.js'
+import { overlayStem } from '../../src/hypervisor/qemu-overlays.js'
 import type { Host } from './host.js'
 import type { Moves } from './host-records.js'
 import type { CutRecord, RestoreRecord, UnfinishedSnapshot } from './journal.js'
@@ -63,7 +64,7 @@ export async function undoOverlays(
   await mergeBack(control, record, live, frozen, deadline)
   const { disks: now } = await control.inspect(deadline)
   const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
-  for (const { file } of await strayOverlays(record, [...frozen, ...overlays, ...used]))
+  for (const { file } of await strayOverlays(host, vm, record, [...frozen, ...overlays, ...used]))
     await control.dropOverlay(file, deadline)
   await host.disks.replace(vm, chainsOf(now))
 }
@@ -92,7 +93,7 @@ async function mergeBack(
 async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
   const spec = host.machines.spec(vm)
   const { frozen, overlays } = await finishedImages(host)
-  for (const { file, base } of await strayOverlays(record, [...frozen, ...overlays])) {
+  for (const { file, base } of await strayOverlays(host, vm, record, [...frozen, ...overlays])) {
     if (spec === undefined || !('qmp' in spec)) {
       host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: the domain may name it')
       continue
@@ -115,23 +116,20 @@ async function finishedImages(host: Host): Promise<{ frozen: string[]; overlays:
   }
 }
 
-/** Overlays of this capture, but those to be kept. */
-async function strayOverlays({ label, disks }: CutRecord, kept: readonly string[]) {
+/** Overlays of this capture, but those to be kept. They are on record as made for this machine. */
+async function strayOverlays(host: Host, vm: string, { label, disks }: CutRecord, kept: readonly string[]) {
   const found: { file: string; base: string }[] = []
-  for (const { layers } of disks) {
-    const base = layers[0]?.file
-    const first = layers.at(-1)?.file
-    if (base === undefined || first === undefined) continue
-    const stem = basename(first).replace(/\.(qcow2|raw|img)$/, '')
-    for (const name of await readdir(dirname(base)).catch(() => [])) {
-      const file = join(dirname(base), name)
-      if (name.startsWith(`${stem}.`) && isOverlay(name, label) && !kept.includes(file)) found.push({ file, base })
-    }
+  for (const [file, owner] of host.disks.made) {
+    const name = basename(file)
+    if (owner !== vm || !isOverlay(name, label) || kept.includes(file)) continue
+    const disk = disks.find((one) => name.startsWith(`${overlayStem(vm, one.name)}.${label}`))
+    const base = disk?.layers[0]?.file
+    if (base !== undefined && (await stat(file).catch(() => null)) !== null) found.push({ file, base })
   }
   return found
 }
 
-/** The drivers name overlays STEM.LABEL.qcow2, or STEM.LABEL-2.qcow2 and on when that exists. */
+/** The drivers name overlays MACHINE-DISK.LABEL.qcow2, or MACHINE-DISK.LABEL-2.qcow2 and on when that exists. */
 function isOverlay(name: string, label: string): boolean {
   const at = name.lastIndexOf(`.${label}`)
   return at > 0 && /^(-\d+)?\.qcow2$/.test(name.slice(at + 1 + label.length))

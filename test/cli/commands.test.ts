@@ -9,6 +9,7 @@ import type { Manifest } from '../../src/api/schemas.js'
 import { version } from '../../src/api/version.js'
 import { run } from '../../src/cli/main.js'
 import type { Terminal } from '../../src/cli/output.js'
+import { CopyRate, describeStep } from '../../src/cli/progress.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { FakeSwitch, silent, workDirectory } from '../coordinator/fake-switch.js'
 import { manifestOf } from '../coordinator/fixtures.js'
@@ -63,7 +64,10 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   const { a, b, snapshot } = await lab(t)
   const created = await snapshot('create', 'lab0', '--name', 'demo')
   t.equal(created.code, 0, created.err)
-  t.match(created.out, /^snapshot lab0\/demo: complete, epoch 1, policy buffer/)
+  t.match(
+    created.out,
+    /^snapshot lab0\/demo: complete, begun \d{4}-.*, epoch 1\ntook .*, of these .* from the cut to the last file\n/,
+  )
   t.match(created.out, /^vm1 +a +10\.0 ms +\d+ B +498\.0 ms +background +3 +2 +1 +0 +4$/m)
   t.match(created.err, /^ +\d+\.\d{3} s {2}host b vm3: paused$/m, 'plain lines of progress')
   t.notOk(created.err.includes('\u001b'), 'no escapes when stderr is no terminal')
@@ -74,8 +78,8 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   t.equal(json.err, '', 'nothing but JSON')
 
   const listed = await snapshot('list')
-  t.match(listed.out, /^SNAPSHOT +STATE +HEALTH +EPOCH +CREATED/)
-  t.match(listed.out, /^lab0\/demo +complete +ok +1 +\d{4}-/m)
+  t.match(listed.out, /^SNAPSHOT +STATE +HEALTH +CREATED/)
+  t.match(listed.out, /^lab0\/demo +complete +ok +\d{4}-/m)
   t.equal(listed.out.trim().split('\n').length, 3)
   t.same(
     (JSON.parse((await snapshot('list', '-j')).out) as Manifest[]).map((m) => m.name),
@@ -89,8 +93,12 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   })
 
   const shown = (await snapshot('show', 'demo')).out
-  t.ok(created.out.startsWith(shown.replace('files: ok\n', '')))
-  t.match(created.out, /^vm1 writes to \/state\/a\/vm1\/overlay.qcow2 now \(disk disk0\)$/m, 'start scripts must know')
+  t.equal(
+    shown.replace('files: ok\n', '').replace(/\nWhere the time went[\s\S]*/, ''),
+    created.out.replace(/\nMACHINE +DISK[\s\S]*/, ''),
+  )
+  t.match(created.out, /^vm1 +disk0 +\/state\/a\/vm1\/overlay.qcow2$/m, 'start scripts must know')
+  t.match(shown, /^MACHINE +SETTLE/m, 'and where the time went')
   t.equal((await snapshot('show', 'lab0/demo')).out, shown)
 
   const running = await snapshot('restore', 'demo', '--place', 'vm3=a')
@@ -100,6 +108,8 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   t.equal(restored.code, 0, restored.err)
   t.match(restored.out, /^restored lab0\/demo in .*, epoch 3$/m)
   t.match(restored.out, /^vm1 +b$/m)
+  t.match(restored.out, /^the machines are back at 1970-.* ago: what they have done since is undone$/m)
+  t.notMatch(restored.out, /peers outside/, 'there are none')
   t.same([a.running, b.running], [['vm2', 'vm3'], ['vm1']])
 
   t.equal((await snapshot('delete', 'demo')).out, 'deleted lab0/demo\n')
@@ -154,14 +164,34 @@ t.test('snapshots whose files or hosts are gone: list, show, verify', async (t) 
     },
   })
   a.parts.clear()
-  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a +1 /m)
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a +\d{4}-/m)
   await b.stop()
-  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +1 /m)
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +\d{4}-/m)
   t.match(
     (await snapshot('show', 'demo')).out,
     /^files: damaged on a; host b away\nhost a: .*knows nothing.*\nhost b does not answer: /m,
   )
   t.match(JSON.parse((await snapshot('list', '-j')).out), [{ state: 'complete', health: { verdict: 'damaged' } }])
+})
+
+t.test('snapshots without a name; failed ones go when one succeeds', async (t) => {
+  const { a, b, snapshot } = await lab(t)
+  const names = async () => (JSON.parse((await snapshot('list', '-j')).out) as Manifest[]).map((m) => m.name)
+  t.match((await snapshot('create', 'lab0')).out, /^snapshot lab0\/s1: complete/)
+  b.faults.set('take', new SnapswitchError('STORE_FULL', 'disk full', 'Free some space.'))
+  t.match((await snapshot('create', 'lab0')).err, /snapshot lab0\/s2 was not taken/)
+  t.equal((await snapshot('create', 'lab0', '-n', 'named')).code, 1)
+  b.faults.clear()
+  t.same(await names(), ['s1', 's2', 'named'])
+  b.faults.set('discard', new SnapswitchError('INTERNAL', 'no', 'None.'))
+  a.faults.set('take', new SnapswitchError('STORE_FULL', 'disk full', 'Free some space.'))
+  await snapshot('create', 'lab0', '-n', 'half', '--deadline', '2s')
+  a.faults.clear()
+  t.match((await snapshot('create', 'lab0')).out, /^snapshot lab0\/s3: complete/)
+  t.same(await names(), ['s1', 'half', 's3'], 'what a host may still have something of stays on record')
+  b.faults.clear()
+  t.match((await snapshot('create', 'lab0')).out, /^snapshot lab0\/s4: complete/)
+  t.same(await names(), ['s1', 's3', 's4'], 'until that host was told')
 })
 
 t.test('failures come with code, reason and what to do', async (t) => {
@@ -184,7 +214,6 @@ t.test('usage errors end with code 2, help with 0', async (t) => {
   const usage = async (args: string[], message: RegExp) =>
     t.match(await command(args), { code: 2, err: message }, args.join(' '))
   await usage(['snapshot', 'creat'], /unknown command 'creat'[\s\S]*create/)
-  await usage(['snapshot', 'create', 'lab0'], /required option.*--name/)
   await usage(['snapshot', 'show'], /missing required argument/)
   await usage(['snapshot', 'create', 'lab0', '--name', 'x', '--policy', 'keep'], /buffer.*drop/)
   await usage(['snapshot', 'create', 'lab0', '--name', 'x', '--deadline', '2 weeks'], /from 1ms to 1h/)
@@ -245,6 +274,22 @@ t.test('sockets by environment', async (t) => {
   t.equal((await command(['snapshot', 'list'])).code, 0)
   const both = JSON.parse((await command(['status', '-j'])).out)
   t.match(both, { switch: { host: 'a' }, coordinator: { networks: [{ name: 'lab0' }, { name: 'lab1' }] } })
+})
+
+t.test('copying is one line: bytes, rate, time left', (t) => {
+  const rate = new CopyRate()
+  const step = (atUs: number, bytes: number, files: number) => {
+    rate.note(atUs, bytes)
+    const copied = { bytes, ofBytes: 100 << 20, files, ofFiles: 7 }
+    return describeStep({ type: 'step', text: 'copying files', copied, atUs }, rate)
+  }
+  t.equal(step(0, 0, 0), 'copying files: 0 B of 100.0 MiB, 0 of 7 files done')
+  t.equal(step(1e6, 10 << 20, 1), 'copying files: 10.0 MiB of 100.0 MiB, 10.0 MiB/s, 9s left, 1 of 7 files done')
+  for (let second = 2; second < 20; second++) step(second * 1e6, (10 << 20) + (second << 20), 1)
+  t.match(step(20e6, 30 << 20, 1), /, 1\.0 MiB\/s, 1m 10s left, /, 'the rate of now, not of the beginning')
+  for (let second = 21; second < 30; second++) step(second * 1e6, 30 << 20, 1)
+  t.equal(step(30e6, 30 << 20, 1), 'copying files: 30.0 MiB of 100.0 MiB, 1 of 7 files done', 'nothing moves')
+  t.end()
 })
 
 t.test('on a terminal progress is one line that changes', async (t) => {

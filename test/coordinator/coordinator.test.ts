@@ -123,7 +123,7 @@ t.test('create: a host that dies in the middle', async (t) => {
   b.calls.length = 0
   t.equal((await create('next')).state, 'complete')
   t.equal(b.calls[0], 'discard 1', 'it is told before the next snapshot')
-  t.equal((await catalogue.read('lab0', 'demo')).undiscarded, undefined)
+  await t.rejects(catalogue.read('lab0', 'demo'), { code: 'SNAPSHOT_UNKNOWN' }, 'and then nothing is left to know of')
 })
 
 t.test('create: a silent host ends at the deadline', async (t) => {

@@ -156,7 +156,7 @@ t.test('overlays that QEMU has and libvirt does not know of', async (t) => {
   const layers = [{ file: domain.disk, format: 'qcow2' as const }]
   for (const isInUse of [false, true]) {
     // What libvirt does in a snapshot, but for writing it down (libvirt-1 is the disk).
-    const overlay = await makeOverlay(link, { target: 'vda', layers }, { label: 's' }, soon(5000))
+    const overlay = await makeOverlay(link, { target: 'vda', layers }, { label: 's', machine: 'forgot' }, soon(5000))
     const file = { driver: 'file', 'node-name': 'libvirt-2-storage', filename: overlay.file }
     await link.execute('blockdev-add', file, soon(5000))
     const format = { driver: 'qcow2', 'node-name': 'libvirt-2-format', file: 'libvirt-2-storage', backing: null }

@@ -120,7 +120,7 @@ t.test('settings of the machine are as before', async (t) => {
   )
   t.match(await qmp.execute('query-migrate-parameters', {}, soon(1000)), { 'max-bandwidth': 134217728 })
   qmp.close()
-  t.same(list(guest.directory), ['disk.qcow2', 'disk.s1.qcow2', 'qmp.sock', 'serial'])
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial', 'vm0-disk0.s1.qcow2'])
   t.same(list(directory), ['memory.img'])
   t.equal(seal.memoryFile, path.join(directory, 'memory.img'))
   rmSync(directory, { recursive: true })

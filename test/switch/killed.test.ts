@@ -179,7 +179,7 @@ t.test('an earlier snapshot stays as it is', root, async (t) => {
   const daemon = await lab.start()
   await runsOn(t, guest)
   const overlay = first.members[0]?.disks[0]?.overlay
-  t.same(list(guest.directory), ['disk.first-e1.qcow2', 'disk.qcow2', 'qmp.sock', 'serial'], 'no overlay is left')
+  t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial', 'vm0-disk0.first-e1.qcow2'], 'no overlay is left')
   const request = { epoch: 3, members: first.members, channels: [first.channel], deadlineMs: 30_000 }
   t.same(
     (await daemon.client.restoreCheck('lab0', 'first', request, LONG)).missing,

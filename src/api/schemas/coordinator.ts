@@ -11,6 +11,8 @@ export const SnapshotFigures = Type.Object(
   {
     /** From the TAKE going out to the manifest being complete. */
     globalMs: Type.Number(),
+    /** From the request to the manifest being complete: what whoever asked has waited. */
+    tookMs: Type.Optional(Type.Number()),
     /** First to last cut. */
     skewMs: Type.Number(),
     /** Longest pause of a member. */
@@ -54,7 +56,8 @@ export type Manifest = Static<typeof Manifest>
 export const CreateRequest = Type.Object(
   {
     network: Name,
-    name: Name,
+    /** Default: s1, s2 and so on, one above the highest that the network has. */
+    name: Type.Optional(Name),
     policy: Type.Optional(Policy),
     deadlineMs: Type.Optional(Milliseconds),
     /** Wait for a snapshot that is under way, up to the deadline, instead of being refused. */
@@ -88,6 +91,10 @@ export const RestoreReport = Type.Object({
   transferredBytes: Count,
   channelFrames: Count,
   resumedSkewMs: Type.Number(),
+  /** The instant that the machines are back at. */
+  cutAtUs: Type.Optional(TimeUs),
+  /** Where peers may be that know more than the machines now do. */
+  outsidePorts: Type.Optional(Type.Array(Type.String())),
   /** What came back otherwise than it was, or may surprise. */
   warnings: Type.Array(Type.String()),
 })

@@ -20,6 +20,7 @@ import type { ImageWriter, WrittenImage } from '../image-writer.js'
 import { type Holdup, migrationHoldup } from '../pause-limit.js'
 import type { ProcessIdentity } from '../process.js'
 import { migrationStatus } from '../qemu-migration.js'
+import type { NewFiles } from '../qemu-overlays.js'
 import { stopMachine } from '../qemu-stop.js'
 import type { JsonObject } from '../qmp.js'
 import { copyTransaction, type DiskCopy, discardCopy, finishCopy, openCopy } from './disk-copies.js'
@@ -87,13 +88,14 @@ export class DomainCapture implements CaptureWork {
   }
 
   async #prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
-    const { link, domain, mode, copyDisks } = this.#context
+    const { machine, link, domain, mode, copyDisks } = this.#context
+    const files = { ...target, machine }
     await collect(
       this.#overlays,
-      domain.disks.map((disk) => makeOverlay(link, disk, target, deadline)),
+      domain.disks.map((disk) => makeOverlay(link, disk, files, deadline)),
     )
     if (mode === 'stopped') return
-    if (copyDisks) await this.#openCopies(target, deadline)
+    if (copyDisks) await this.#openCopies(files, deadline)
     await this.#memory.prepare(await this.#head(deadline), deadline)
     if (this.#copies.length === 0) return
     // Last: what the guest writes from here to the cut has to be copied.
@@ -101,12 +103,12 @@ export class DomainCapture implements CaptureWork {
     this.#copying = await copyTransaction(link, this.#copies, this.#overlays, deadline)
   }
 
-  async #openCopies(target: CaptureTarget, deadline: Deadline): Promise<void> {
+  async #openCopies(files: NewFiles, deadline: Deadline): Promise<void> {
     const { link, domain } = this.#context
     try {
       await collect(
         this.#copies,
-        domain.disks.map((disk) => openCopy(link, disk, target, deadline)),
+        domain.disks.map((disk) => openCopy(link, disk, files, deadline)),
       )
     } catch {
       await this.#discardCopies()

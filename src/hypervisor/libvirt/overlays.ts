@@ -33,7 +33,7 @@ export async function makeOverlay(
 ): Promise<DomainOverlay> {
   const active = disk.layers[0]!
   const { capacity } = (await link.call('blockInfo', { disk: disk.target }, deadline)) as BlockInfo
-  const file = await reserveOverlayFile(disk.layers, target)
+  const file = await reserveOverlayFile({ name: disk.target, layers: disk.layers }, target)
   try {
     await createOverlay(file, active, capacity, deadline)
     // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
