@@ -45,6 +45,9 @@ class MadeUpHost {
       log: pino({ level: 'silent' }),
       epochs: { get: () => 0, raiseFence: async () => {} },
       ports: {
+        hasDevice: () => true,
+        ensureTap: () => false,
+        bringBack: async (name: string) => this.asHost().ports.get(name),
         get: (name: string) => ({ index: Number(name.slice(1)), ifindex: 1, name, network: `lab${name.slice(1)}` }),
         all: () => [],
         machinesOf: () => [],
