@@ -50,6 +50,9 @@ const filters = new Set([
   'throttle',
 ])
 
+/** Block jobs of this program are named so. */
+const ownJobs = 'snapswitch-'
+
 /** A name for people, of bounded length. */
 const short = (filename: string) =>
   filename.startsWith('json:') ? 'an image' : filename.length > 200 ? `${filename.slice(0, 200)}…` : filename
@@ -107,25 +110,28 @@ export function readChain(graph: BlockGraph, top: BlockNode, locate: Locate): Di
 function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode): string | null {
   const bitmaps = bitmapObstacle(top)
   if (bitmaps !== null) return bitmaps
+  const sharing = graph.drives.filter(({ root }) => {
+    const node = root === null ? undefined : graph.nodes.get(root)
+    return node !== undefined && imageNode(graph, node) === top
+  })
+  if (sharing.length > 1) return `the drives ${sharing.map(({ name }) => name).join(' and ')} have one image`
   const path: BlockNode[] = []
   for (let at = drive.root === null ? undefined : graph.nodes.get(drive.root); at !== undefined; ) {
     path.push(at)
     if (at === top) break
     at = filtered(graph, at) ?? undefined
   }
-  if (path.some(({ driver }) => jobFilters.has(driver))) return 'a block job works on it'
+  const jobs = path.flatMap(({ parents }) => parents.filter(({ kind }) => kind === 'job'))
+  // Our own merges are called off before a snapshot begins.
+  const foreign = jobs.find((job) => !job.name.startsWith(ownJobs))
+  if (foreign !== undefined) return `the block job ${foreign.name} works on it`
+  if (jobs.length === 0 && path.some(({ driver }) => jobFilters.has(driver))) return 'a block job works on it'
   const own = new Set([drive.name, drive.qdev, ...path.map(({ name }) => name)])
   for (const { parents } of path) {
-    const job = parents.find(({ kind }) => kind === 'job')
-    if (job !== undefined) return `the block job ${job.name} works on it`
     const writer = parents.find(({ name, kind, writes }) => writes && kind !== 'job' && !own.has(name))
     if (writer !== undefined) return `something besides its device writes to it (${writer.name || 'an export'})`
   }
-  const sharing = graph.drives.filter(({ root }) => {
-    const node = root === null ? undefined : graph.nodes.get(root)
-    return node !== undefined && imageNode(graph, node) === top
-  })
-  return sharing.length > 1 ? `the drives ${sharing.map(({ name }) => name).join(' and ')} have one image` : null
+  return null
 }
 
 /** A file that the machine has open more than once, not only to read; null when there is none. */
