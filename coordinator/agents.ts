@@ -12,6 +12,7 @@ import type {
   PortInfo,
   Preflight,
   PrepareRequest,
+  Rehearsal,
   Removal,
   RemoveMemberAnswer,
   RestoreAborted,
@@ -42,6 +43,8 @@ export interface Agents {
   /** By a quick look: the files of all parts that the host has. */
   health(host: string, call: Call): Promise<HostHealth>
   verify(host: string, snapshot: string, request: VerifyFiles, call: Call): Promise<FilesFound>
+  /** Loads every image of the host's part into a throw-away machine. */
+  rehearse(host: string, snapshot: string, call: Call): Promise<Rehearsal>
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
@@ -105,6 +108,11 @@ export class SocketAgents implements Agents {
 
   verify(host: string, snapshot: string, request: VerifyFiles, call: Call): Promise<FilesFound> {
     return this.#client(host).verifyFiles(this.#network, snapshot, request, options(call))
+  }
+
+  rehearse(host: string, snapshot: string, call: Call): Promise<Rehearsal> {
+    const deadlineMs = Math.max(1, Math.round(call.timeoutMs * 0.9))
+    return this.#client(host).rehearse(this.#network, snapshot, { deadlineMs }, options(call))
   }
 
   part(host: string, snapshot: string, call: Call): Promise<LocalPart> {

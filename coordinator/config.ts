@@ -16,6 +16,8 @@ export const CoordinatorConfigSchema = Type.Object(
       (['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const).map((level) => Type.Literal(level)),
       { default: 'info' },
     ),
+    /** Whether every snapshot's images are loaded once, as by `create --verify`. */
+    verify: Type.Optional(Type.Boolean()),
     networks: Type.Record(
       Name,
       Type.Object(

@@ -28,6 +28,7 @@ import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
 import type { Catalogue } from './store/catalogue.js'
+import { verifyImages } from './verification.js'
 
 export const createDeadlineMs = 60_000
 export const restoreDeadlineMs = 120_000
@@ -52,6 +53,7 @@ export class Coordinator {
   readonly #logger: Logger
   readonly #version: string
   readonly #clock: Clock
+  readonly #verify: boolean
   readonly #locks = new NetworkLocks()
   readonly #stopping = new AbortController()
   readonly #running = new Set<Promise<unknown>>()
@@ -61,6 +63,7 @@ export class Coordinator {
     this.#logger = options.logger
     this.#version = options.version
     this.#clock = options.clock ?? systemClock
+    this.#verify = options.config.verify ?? false
     const agentsOf = options.agents ?? ((network, sockets) => new SocketAgents(network, sockets))
     this.#networks = new Map(
       Object.entries(options.config.networks).map(([name, { hosts }]) => {
@@ -125,11 +128,19 @@ export class Coordinator {
           'snapshot complete',
         )
         await forgetFailed(this.#catalogue, outcome.manifest, this.#logger)
-        return outcome.manifest
+        return (request.verify ?? this.#verify)
+          ? this.#verifyImages(network, outcome.manifest, report)
+          : outcome.manifest
       }
       this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'snapshot failed')
       throw SnapswitchError.fromReport(outcome.error)
     })
+  }
+
+  async #verifyImages(network: Network, manifest: Manifest, report: ReportProgress): Promise<Manifest> {
+    const verified = await verifyImages(network, manifest, this.#runOptions(network, report))
+    await this.#catalogue.write(verified)
+    return verified
   }
 
   /** Restores a snapshot. Throws with the reason when it was undone. */

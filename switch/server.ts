@@ -18,6 +18,8 @@ import {
   Preflight,
   PreflightQuery,
   PrepareRequest,
+  Rehearsal,
+  RehearseRequest,
   Removal,
   RemoveMemberAnswer,
   RestoreAborted,
@@ -138,6 +140,15 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
       const { files, quick, deadlineMs } = request.body
       const deadline = performance.now() + deadlineMs * (1 - ANSWER_SHARE)
       return findFaults(host.store, files, quick === true ? 'size' : 'content', deadline)
+    },
+  )
+
+  app.post(
+    routes.rehearse,
+    { schema: { params: OfSnapshot, body: RehearseRequest, response: { 200: Rehearsal } } },
+    (request) => {
+      const { network, snapshot } = request.params
+      return agent.rehearse(network, snapshot, performance.now() + request.body.deadlineMs)
     },
   )
 

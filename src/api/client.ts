@@ -21,6 +21,8 @@ import {
   Preflight,
   type PrepareRequest,
   Progress,
+  Rehearsal,
+  type RehearseRequest,
   Removal,
   RemoveMemberAnswer,
   RestoreAborted,
@@ -53,6 +55,7 @@ const fits = {
   aborted: validator(RestoreAborted),
   restoreResumed: validator(RestoreResumed),
   removal: validator(Removal),
+  rehearsal: validator(Rehearsal),
   removed: validator(RemoveMemberAnswer),
   coordinatorStatus: validator(CoordinatorStatus),
   manifest: validator(Manifest),
@@ -122,6 +125,10 @@ export class SwitchClient {
   health(network: string, options: CallOptions): Promise<HostHealth> {
     const path = `${pathOf('health', { network })}?deadlineMs=${Math.max(1, Math.floor(options.deadlineMs))}`
     return this.#connection.json('GET', path, fits.health, options)
+  }
+
+  rehearse(network: string, snapshot: string, body: RehearseRequest, options: CallOptions): Promise<Rehearsal> {
+    return this.#connection.json('POST', pathOf('rehearse', { network, snapshot }), fits.rehearsal, options, body)
   }
 
   verifyFiles(network: string, snapshot: string, body: VerifyFiles, options: CallOptions): Promise<FilesFound> {

@@ -14,6 +14,7 @@ export const routes = {
   localSnapshot: '/v1/networks/:network/snapshots/:snapshot',
   health: '/v1/networks/:network/health',
   verifyFiles: '/v1/networks/:network/snapshots/:snapshot/verify',
+  rehearse: '/v1/networks/:network/snapshots/:snapshot/rehearse',
   file: '/v1/networks/:network/snapshots/:snapshot/files/:digest',
   restoreCheck: '/v1/networks/:network/restores/:snapshot/check',
   restoreLoad: '/v1/networks/:network/restores/:snapshot/load',

@@ -25,6 +25,8 @@ const restoreMs = 120_000
 const deleteMs = 24 * 3_600_000
 /** Every file is read and digested. */
 const auditMs = 900_000
+/** The coordinator gives each host two minutes for each of its machines. */
+const verifyImagesMs = 3_600_000
 /** The same; the coordinator gives up after an hour. */
 const verifyMs = 3_700_000
 /** The coordinator keeps its own deadline and then undoes what was begun, which takes a bounded time of its own. */
@@ -36,6 +38,7 @@ interface CreateOptions extends CommonOptions {
   readonly deadline?: number
   readonly wait?: boolean
   readonly record?: boolean
+  readonly verify?: boolean
 }
 
 interface VerifyOptions extends CommonOptions {
@@ -63,6 +66,8 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .option('--deadline <time>', deadline(createMs), parseDuration)
     .option('--wait', 'wait for a snapshot or restore that is under way, instead of being refused')
     .option('--record', 'write down what happens to every frame around the cut, for `snapshot audit`')
+    .option('--verify', 'load every image once, in a throw-away machine; exit code 1 when one does not load')
+    .option('--no-verify', 'do not, whatever the coordinator’s configuration says')
     .action((network: string, options: CreateOptions) => create(terminal, network, options))
 
   withCoordinatorSocket(withJson(snapshot.command('list')))
@@ -122,14 +127,29 @@ async function create(terminal: Terminal, network: string, options: CreateOption
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
     ...(options.wait === true ? { wait: true } : {}),
     ...(options.record === true ? { record: true } : {}),
+    ...(options.verify === undefined ? {} : { verify: options.verify }),
   }
-  const deadlineMs = (options.deadline ?? createMs) + undoMs
+  const deadlineMs = (options.deadline ?? createMs) + undoMs + verifyImagesMs
   const last = await withCoordinator(options, (client) =>
     follow(terminal, client.create(request, { deadlineMs }), options),
   )
   if (last.type !== 'manifest') throw unexpected(last)
-  if (options.json === true) return printJson(terminal, last.manifest)
-  terminal.out(describeCreated(last.manifest))
+  if (options.json === true) printJson(terminal, last.manifest)
+  else terminal.out(describeCreated(last.manifest))
+  refuseUnverified(last.manifest)
+}
+
+/** The snapshot stays: somebody may know how to make it load. */
+function refuseUnverified({ network, name, parts }: Manifest): void {
+  const failed = parts
+    .flatMap(({ members }) => members)
+    .flatMap(({ vm, verified }) => (verified?.verdict === 'fails' ? [`${vm}: ${verified.reason}`] : []))
+  if (failed.length === 0) return
+  throw new SnapswitchError(
+    'SNAPSHOT_UNVERIFIED',
+    `${network}/${name} was taken, but does not load: ${failed.join('; ')}`,
+    'See what the machine has that others have not (docs/machines.md), and take another. Delete this one if it is of no use.',
+  )
 }
 
 async function restore(terminal: Terminal, given: string, options: RestoreOptions): Promise<void> {

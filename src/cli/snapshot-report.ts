@@ -6,11 +6,12 @@ import { formatBytes, formatDuration, formatMs, formatTable, formatTime } from '
 
 export function tableOfSnapshots(manifests: readonly Manifest[]): string {
   if (manifests.length === 0) return 'no snapshots\n'
-  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'STOOD STILL', 'LOST']
+  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'LOADS', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'STOOD STILL', 'LOST']
   const rows = manifests.map((m) => [
     `${m.network}/${m.name}`,
     m.state,
     healthWord(m.health),
+    loadsWord(m),
     formatTime(new Date(m.createdAt)),
     m.parts.reduce((n, part) => n + part.members.length, 0),
     formatBytes(membersOf(m).reduce((n, { part }) => n + part.memory.bytes, 0)),
@@ -19,6 +20,14 @@ export function tableOfSnapshots(manifests: readonly Manifest[]): string {
     m.figures?.lost ?? null,
   ])
   return formatTable(head, rows)
+}
+
+/** Whether all of its images were seen to load; null when nobody has tried. */
+export function loadsWord(manifest: Manifest): string | null {
+  const verdicts = membersOf(manifest).map(({ part }) => part.verified?.verdict)
+  if (verdicts.includes('fails')) return 'no'
+  if (verdicts.length > 0 && verdicts.every((verdict) => verdict === 'loads')) return 'yes'
+  return verdicts.some((verdict) => verdict !== undefined) ? 'not all tried' : null
 }
 
 /** What was taken, as `create` says it. */
@@ -62,6 +71,11 @@ function headLines(manifest: Manifest): string[] {
     lines.push(
       `${late} frames came after their channel was closed and are in it: the network doubles or delays frames\n`,
     )
+  }
+  const loads = loadsWord(manifest)
+  if (loads !== null) lines.push(`every image loaded once in a throw-away machine: ${loads}\n`)
+  for (const { part } of membersOf(manifest)) {
+    if (part.verified?.reason != null) lines.push(`  ${part.vm}: ${part.verified.reason}\n`)
   }
   return lines
 }

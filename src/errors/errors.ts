@@ -35,6 +35,7 @@ export const errorCodes = {
   SNAPSHOT_UNKNOWN: 'no snapshot of that name',
   SNAPSHOT_EXISTS: 'a snapshot of that name exists already',
   SNAPSHOT_NOT_COMPLETE: 'the snapshot is pending or failed, so it cannot be restored',
+  SNAPSHOT_UNVERIFIED: 'the snapshot was taken, but an image of it did not load',
   SNAPSHOT_NOT_RECORDED: 'the snapshot was made without --record, so it cannot be audited',
   SNAPSHOT_BUSY: 'a snapshot or restore of this network is under way',
   SNAPSHOT_NEEDED: 'another snapshot or a running machine needs what would be deleted',

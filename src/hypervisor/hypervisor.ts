@@ -250,6 +250,8 @@ export interface LoadRequest {
   readonly files?: ReadonlyMap<string, string>
   /** Tap devices for the definition's NICs, in order. */
   readonly taps: readonly string[]
+  /** Only to see whether it loads: cut off from networks, sockets and people, and ended by the caller. */
+  readonly rehearsal?: boolean
   /** Where overlays, control socket and log of the new incarnation go; exists, empty, owned by it. */
   readonly directory: string
 }

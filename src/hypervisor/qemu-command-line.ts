@@ -8,6 +8,7 @@ import { type DiskWanted, editDrives, withoutOrphans } from './qemu-drives.js'
 import { withFiles } from './qemu-files.js'
 import { tapArguments, withTap } from './qemu-nics.js'
 import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from './qemu-options.js'
+import { forRehearsal } from './qemu-rehearsal.js'
 
 export interface NextIncarnation {
   readonly taps: readonly string[]
@@ -15,6 +16,8 @@ export interface NextIncarnation {
   /** What was in the other drives at the cut. */
   readonly media?: readonly Medium[]
   readonly qmp: string
+  /** Only to see whether it loads. */
+  readonly rehearsal?: boolean
   /** The machine's other files, as they lie here, by their paths in the definition. */
   readonly files?: ReadonlyMap<string, string>
   /** Where sockets and files go whose own directory is not there. */
@@ -128,10 +131,9 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
     { option: 'S', value: null, index: 0 },
     { option: 'incoming', value: 'defer', index: 0 },
   ]
+  const machine = [...images.first, ...withoutOrphans(edited, split), ...images.last]
   return joinArguments(definition.binary ?? argv[0]!, [
-    ...images.first,
-    ...withoutOrphans(edited, split),
-    ...images.last,
+    ...(next.rehearsal === true ? forRehearsal(machine) : machine),
     ...own,
   ])
 }

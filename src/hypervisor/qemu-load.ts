@@ -3,6 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
+import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { ordinaryPriority } from '../linux/priority.js'
@@ -21,6 +22,10 @@ import { isObject } from './qmp-messages.js'
 
 const socketName = 'qmp.sock'
 const logName = 'qemu.log'
+/** A network namespace of its own (util-linux), where QEMU makes the taps that it is given the names of. */
+const ownNetwork = ['unshare', '--net', '--']
+/** What runs goes first. */
+const rehearsalNice = 10
 const descriptorName = 'snapswitch-image'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
@@ -62,9 +67,15 @@ export async function loadMachine(
       ...{ taps, disks, qmp: qmpPath, directory, exists: existsSync },
       ...(media !== undefined && { media }),
       ...(files !== undefined && { files }),
+      ...(request.rehearsal === true && { rehearsal: true }),
     }
     const argv = commandLineFor(definition, next)
-    child = start(argv, definition.directory, directory)
+    child = start(
+      request.rehearsal === true ? [...ownNetwork, ...argv] : argv,
+      request.rehearsal === true ? directory : definition.directory,
+      directory,
+    )
+    if (request.rehearsal === true && child.pid !== undefined) setPriority(child.pid, rehearsalNice)
     const ended = endOf(child, definition.name, path.join(directory, logName))
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])
     ordinaryPriority(child.pid!)
@@ -87,7 +98,7 @@ export async function endLoad({ directory, mayRun }: StartedLoad, deadline: Dead
   const qmpPath = path.join(directory, socketName)
   const address = `unix:${qmpPath.replaceAll(',', ',,')},server=on,wait=off`
   let ended = true
-  for (const process of findProcesses((argv) => argv[argv.indexOf('-qmp') + 1] === address)) {
+  for (const process of findProcesses((argv) => argv.some((word, at) => word === '-qmp' && argv[at + 1] === address))) {
     if (mayRun && (await maybeRuns(qmpPath, within(2000, deadline)))) ended = false
     else await killProcess(process, deadline)
   }

@@ -1,7 +1,7 @@
 // The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
 // it may be late, lost or wrong.
 
-import type { LocalEvent, MachineDisks, Preflight, Removal, SwitchStatus } from '../../src/api/schemas.js'
+import type { LocalEvent, MachineDisks, Preflight, Rehearsal, Removal, SwitchStatus } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
@@ -13,6 +13,7 @@ import { undoSnapshot } from './leftovers.js'
 import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
 import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
+import { clearRehearsal, rehearse } from './rehearsal.js'
 import { removePart } from './removal.js'
 import { isRestore, Restores } from './restores.js'
 import { type Session, Sessions } from './sessions.js'
@@ -30,6 +31,7 @@ export class Agent {
   private readonly networks: readonly string[]
   private readonly sessions: Sessions
   private readonly catchUp: CatchUp
+  private rehearsing: Promise<unknown> = Promise.resolve()
   /** What machines have said of their disks. */
   private readonly asked = new Map<string, { at: number; problems: MachineDisks['problems'] }>()
   /** The last snapshot per network, also when it has ended. */
@@ -57,6 +59,8 @@ export class Agent {
 
   /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
   async recover(): Promise<void> {
+    const { log } = this.host
+    await clearRehearsal(this.host).catch((thrown) => log.error({ err: thrown }, 'cannot end a throw-away machine'))
     const unfinished = await this.host.journal.unfinished()
     await Promise.all(
       this.networks.map(async (network) => {
@@ -211,6 +215,13 @@ export class Agent {
     } finally {
       this.keeper.soon()
     }
+  }
+
+  /** Whether the images of a finished part load. One at a time: there is one place for a throw-away machine. */
+  rehearse(network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
+    const work = this.rehearsing.then(() => rehearse(this.host, network, snapshot, deadline))
+    this.rehearsing = work.catch(() => undefined)
+    return work
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */

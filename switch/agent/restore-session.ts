@@ -1,21 +1,15 @@
 // One host's part of a restore: machines are loaded paused behind closed gates, with the recorded channel state at the
 // head of their hold queues; then, told that all hosts have come this far, they run. Until then everything can be undone.
 
-import type { FrozenLayer, MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
+import type { MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
 import { parseMac } from '../../src/frame/ethernet.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
-import type {
-  DiskLayer,
-  FrozenDisk,
-  LoadedMachine,
-  MachineDefinition,
-  Medium,
-} from '../../src/hypervisor/hypervisor.js'
+import type { LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../port-table.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
+import { locateFiles } from './located-files.js'
 import { restoreCalledOff, staleEpoch } from './refusals.js'
 import { queueChannelState, readChannelState } from './restore-channel.js'
 import { RestorePorts } from './restore-ports.js'
@@ -280,39 +274,12 @@ export class RestoreSession {
 
   private async loadMember(part: MemberPart, ports: readonly PortEntry[], deadline: number): Promise<LoadedMember> {
     const { host, request } = this
-    const find = await host.store.images.finder()
-    const locate = async (file: MemberPart['memory']) => {
-      const path = await find(file)
-      if (path !== null) return path
-      throw new SnapswitchError(
-        'STORE_DAMAGED',
-        `${file.path} of ${part.vm} is not here, or was changed since the snapshot`,
-        'Bring the file back, or use another snapshot.',
-      )
-    }
     const definition = part.definition as MachineDefinition
-    const layersOf = async (frozen: readonly FrozenLayer[]) => {
-      const layers: DiskLayer[] = []
-      for (const { file, format, data } of frozen)
-        layers.push({ file: await locate(file), format, ...(data && { dataFile: await locate(data) }) })
-      return layers
-    }
-    const memoryFile = await locate(part.memory)
-    const disks: FrozenDisk[] = []
-    for (const disk of part.disks) {
-      disks.push({ name: disk.name, overlay: disk.overlay, layers: await layersOf(disk.layers) })
-    }
-    const media: Medium[] = []
-    for (const { name, file, format, removable, backing } of part.media ?? []) {
-      const path = file === null ? null : await locate(file)
-      media.push({ name, file: path, format, removable, ...(backing && { backing: await layersOf(backing) }) })
-    }
-    const files = new Map<string, string>()
-    for (const { file } of part.files ?? []) files.set(file.path, await locate(file))
+    const located = await locateFiles(host, part)
     const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
     // A port takes its device's name along to the host that it is restored on.
     const taps = definition.nics.map((nic) => nic.device)
-    const machine = await host.machines.load({ definition, memoryFile, disks, media, files, taps, directory }, deadline)
+    const machine = await host.machines.load({ definition, ...located, taps, directory }, deadline)
     return { part, ports, machine, resumedAtUs: null }
   }
 }

@@ -78,8 +78,8 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   t.equal(json.err, '', 'nothing but JSON')
 
   const listed = await snapshot('list')
-  t.match(listed.out, /^SNAPSHOT +STATE +HEALTH +CREATED/)
-  t.match(listed.out, /^lab0\/demo +complete +ok +\d{4}-/m)
+  t.match(listed.out, /^SNAPSHOT +STATE +HEALTH +LOADS +CREATED/)
+  t.match(listed.out, /^lab0\/demo +complete +ok +- +\d{4}-/m)
   t.equal(listed.out.trim().split('\n').length, 3)
   t.same(
     (JSON.parse((await snapshot('list', '-j')).out) as Manifest[]).map((m) => m.name),
@@ -164,9 +164,9 @@ t.test('snapshots whose files or hosts are gone: list, show, verify', async (t) 
     },
   })
   a.parts.clear()
-  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a +\d{4}-/m)
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a +- +\d{4}-/m)
   await b.stop()
-  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +\d{4}-/m)
+  t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +- +\d{4}-/m)
   t.match(
     (await snapshot('show', 'demo')).out,
     /^files: damaged on a; host b away\nhost a: .*knows nothing.*\nhost b does not answer: /m,

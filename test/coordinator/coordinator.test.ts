@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
+import { loadsWord } from '../../src/cli/snapshot-report.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
 import { manifestOf } from './fixtures.js'
@@ -68,6 +69,39 @@ t.test('create: both hosts take part, the manifest is complete and durable', asy
   await t.rejects(create('a/b'), { code: 'NAME_INVALID' })
   await t.rejects(create('..'), { code: 'NAME_INVALID' })
 })
+
+t.test(
+  'create with verify: what hosts find out goes into the manifest, and the snapshot stays whatever it is',
+  async (t) => {
+    const { a, b, create, catalogue } = await lab(t)
+    const verdicts = (manifest: Manifest) =>
+      manifest.parts.map(({ members }) => members.map(({ verified }) => verified))
+    t.same(
+      verdicts(await create('plain'))
+        .flat()
+        .filter(Boolean),
+      [],
+      'only when asked for',
+    )
+    const loads = { verdict: 'loads', reason: null } as const
+    const verified = await create('good', { verify: true })
+    t.ok(
+      verdicts(verified)
+        .flat()
+        .every((verdict) => verdict?.verdict === 'loads'),
+    )
+    t.same(await catalogue.read('lab0', 'good'), verified)
+    t.equal(loadsWord(verified), 'yes')
+    a.verdict = { verdict: 'fails', reason: 'unknown ramblock' }
+    const bad = await create('bad', { verify: true })
+    t.equal(bad.state, 'complete')
+    t.equal(loadsWord(bad), 'no')
+    a.verdict = loads
+    b.faults.set('rehearse', refused('STORE_IO'))
+    const half = await create('half', { verify: true })
+    t.equal(loadsWord(half), 'not all tried')
+  },
+)
 
 t.test('create: a host that fails in any call makes all hosts discard', async (t) => {
   for (const route of ['prepare', 'take'] as const) {

@@ -15,6 +15,7 @@ import type {
   PortInfo,
   PrepareRequest,
   RestoreRequest,
+  Verdict,
   VerifyFiles,
 } from '../../src/api/schemas.js'
 import { type Api, createApi, streamNdjson } from '../../src/api/server.js'
@@ -44,6 +45,8 @@ export class FakeSwitch {
   /** Replaces a route's answer while set. */
   readonly faults = new Map<RouteName, Fault>()
   /** Files by digest. */
+  /** What a rehearsal says of each machine. */
+  verdict: Verdict = { verdict: 'loads', reason: null }
   readonly files = new Map<string, Buffer>()
   /** Replaces the stream of `take`. */
   takeEvents: (() => AsyncIterable<LocalEvent>) | null = null
@@ -171,6 +174,12 @@ export class FakeSwitch {
         const gone = (request.body as VerifyFiles).files.filter((file) => !this.files.has(file.digest))
         return { faults: gone.map((file) => ({ file, fault: 'missing', detail: 'it is not there' })), unchecked: 0 }
       }),
+    )
+    app.post(routes.rehearse, () =>
+      this.#answer('rehearse', 'rehearse', () => ({
+        members: this.vms.map((vm) => ({ vm, verified: this.verdict })),
+        tookMs: 1,
+      })),
     )
     this.#addRestoreRoutes({ app } as Api)
   }

@@ -64,6 +64,8 @@ export const CreateRequest = Type.Object(
     wait: Type.Optional(Type.Boolean()),
     /** Record what an audit needs. */
     record: Type.Optional(Type.Boolean()),
+    /** Load every image once it is sealed; left out: as the coordinator's configuration says. */
+    verify: Type.Optional(Type.Boolean()),
   },
   closed,
 )

@@ -131,6 +131,16 @@ export const FrozenDiskRecord = Type.Object(
 )
 export type FrozenDiskRecord = Static<typeof FrozenDiskRecord>
 
+/** Whether an image was seen to load. `unknown`: it could not be tried. */
+export const Verdict = Type.Object(
+  {
+    verdict: Type.Union([Type.Literal('loads'), Type.Literal('fails'), Type.Literal('unknown')]),
+    reason: nullable(Type.String()),
+  },
+  closed,
+)
+export type Verdict = Static<typeof Verdict>
+
 export const MemberPart = Type.Object(
   {
     vm: Name,
@@ -144,6 +154,8 @@ export const MemberPart = Type.Object(
     warnings: Type.Optional(Type.Array(Type.String())),
     /** Files that it needs besides its disks: kernel, firmware and the like. */
     files: Type.Optional(Type.Array(Type.Object({ role: Type.String(), file: FileReference }, closed))),
+    /** Only when it was asked for. */
+    verified: Type.Optional(Verdict),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
     /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */
@@ -206,6 +218,15 @@ export const LocalPart = Type.Object(
   closed,
 )
 export type LocalPart = Static<typeof LocalPart>
+
+/** POST .../rehearse: loads every machine's image into a throw-away machine, and writes down what came of it. */
+export const RehearseRequest = Type.Object({ deadlineMs: Milliseconds }, closed)
+export type RehearseRequest = Static<typeof RehearseRequest>
+export const Rehearsal = Type.Object({
+  members: Type.Array(Type.Object({ vm: Name, verified: Verdict })),
+  tookMs: Type.Number(),
+})
+export type Rehearsal = Static<typeof Rehearsal>
 
 export const LocalEvent = Type.Union([
   Type.Object({ type: Type.Literal('paused'), vm: Name, atUs: TimeUs }),

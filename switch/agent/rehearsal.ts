@@ -1,0 +1,81 @@
+// `snapshot create --verify`: each image of this host's part is loaded into a throw-away machine, paused, on overlays of its own,
+// cut off from every network; then that is ended. What came of it goes into part.json. One machine at a time: each takes as
+// much memory as its guest has.
+
+import { readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { MemberPart, Rehearsal, Verdict } from '../../src/api/schemas.js'
+import { asSnapswitchError } from '../../src/errors/errors.js'
+import { makeDirectory } from '../../src/files/durable.js'
+import type { Deadline, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { Host } from './host.js'
+import { locateFiles } from './located-files.js'
+
+const END_MS = 10_000
+/** What QEMU needs besides the guest's memory, and the host to go on as before. */
+const SPARE_BYTES = 256 << 20
+
+const unknown = (reason: string): Verdict => ({ verdict: 'unknown', reason })
+
+/** Loads every machine's image. Throws SNAPSHOT_UNKNOWN; what does not load is told, not thrown. */
+export async function rehearse(host: Host, network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
+  const part = await host.store.partAsWritten(network, snapshot)
+  const began = performance.now()
+  const members: Rehearsal['members'] = []
+  for (const member of part.members) {
+    const verified = await rehearseMember(host, member, deadline)
+    host.log.info({ vm: member.vm, snapshot, ...verified }, 'tried to load an image')
+    members.push({ vm: member.vm, verified })
+  }
+  const verdicts = new Map(members.map(({ vm, verified }) => [vm, verified]))
+  await host.store.writePart({
+    ...part,
+    members: part.members.map((member) => ({ ...member, verified: verdicts.get(member.vm)! })),
+  })
+  return { members, tookMs: performance.now() - began }
+}
+
+/** Where throw-away machines live, one at a time. */
+export const rehearsalDirectory = (host: Host) => join(host.store.state, 'rehearsal')
+
+async function rehearseMember(host: Host, part: MemberPart, deadline: Deadline): Promise<Verdict> {
+  const definition = part.definition as MachineDefinition
+  if (definition.kind !== 'qemu') return unknown('domains of libvirt cannot be loaded beside themselves')
+  if (performance.now() >= deadline) return unknown('there was no time left')
+  const free = await availableBytes()
+  if (free !== null && free < definition.memoryBytes + SPARE_BYTES)
+    return unknown(
+      `this host has ${Math.floor(free / 2 ** 20)} MiB of memory to spare, too little for another one like it`,
+    )
+  const directory = rehearsalDirectory(host)
+  try {
+    await clearRehearsal(host)
+    await makeDirectory(directory, 0o700)
+    const located = await locateFiles(host, part)
+    const taps = definition.nics.map(({ device }) => device)
+    const { control } = await host.machines.load({ definition, ...located, taps, directory, rehearsal: true }, deadline)
+    await control.destroy(performance.now() + END_MS)
+    return { verdict: 'loads', reason: null }
+  } catch (thrown) {
+    const error = asSnapswitchError(thrown)
+    return error.code === 'DEADLINE' || error.code === 'STORE_FULL'
+      ? unknown(error.message)
+      : { verdict: 'fails', reason: error.message }
+  } finally {
+    await clearRehearsal(host).catch((thrown) => host.log.error({ err: thrown }, 'cannot end a throw-away machine'))
+  }
+}
+
+/** Ends what a killed daemon has left of one, too. */
+export async function clearRehearsal(host: Host): Promise<void> {
+  const directory = rehearsalDirectory(host)
+  await host.machines.endLoad('qemu', { directory, domain: null, mayRun: false }, performance.now() + END_MS)
+  await rm(directory, { recursive: true, force: true })
+}
+
+/** Memory that can be had without taking it from anybody; null when the kernel does not tell. */
+async function availableBytes(): Promise<number | null> {
+  const text = await readFile('/proc/meminfo', 'latin1').catch(() => '')
+  const kilobytes = /^MemAvailable:\s+(\d+) kB/m.exec(text)?.[1]
+  return kilobytes === undefined ? null : Number(kilobytes) * 1024
+}

@@ -1,0 +1,95 @@
+// Trying whether an image loads: beside the machine that runs on, which must not notice; and one that does not load is told so.
+
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import path from 'node:path'
+import koffi from 'koffi'
+import t from 'tap'
+import type { LoadRequest } from '../../src/hypervisor/hypervisor.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
+import { splitArguments } from '../../src/hypervisor/qemu-options.js'
+import { forRehearsal } from '../../src/hypervisor/qemu-rehearsal.js'
+import { bootGuest, readReport, soon, until } from './boot-guest.js'
+import { scratch, take } from './machines.js'
+
+const CLONE_NEWNET = 0x40000000
+koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
+
+t.setTimeout(120_000)
+const hypervisor = createQemuHypervisor()
+
+t.test('deaf and mute', async (t) => {
+  const argv =
+    'qemu -m 64 -chardev socket,id=c,path=/s,server=on -chardev {"backend":"file","id":"f","path":"/l"} -chardev stdio,id=m,mux=on ' +
+    '-serial file:/x -serial chardev:c -monitor stdio -parallel none -vnc :0 -display gtk -D /log -qmp unix:/q,server=on -device e1000'
+  t.equal(
+    forRehearsal(splitArguments(argv.split(' ')))
+      .map(({ option, value }) => `-${option} ${value}`)
+      .join(' '),
+    '-m 64 -chardev null,id=c -chardev null,id=f -chardev null,id=m,mux=on ' +
+      '-serial null -serial chardev:c -monitor null -parallel none -device e1000 -display none',
+  )
+})
+
+t.test('a machine that runs on does not notice; a damaged image is told', async (t) => {
+  const directory = scratch('guest')
+  const at = (name: string) => path.join(directory, name)
+  let connections = 0
+  const peer = createServer(() => connections++).listen(at('peer.sock'))
+  t.teardown(() => peer.close())
+  const guest = await bootGuest({
+    directory,
+    extra: [
+      ...['-netdev', 'tap,id=n0,ifname=rh0,script=no,downscript=no', '-device', 'virtio-net-pci,netdev=n0,romfile='],
+      ...['-chardev', `socket,id=own,path=${at('own.sock')},server=on,wait=off`, '-serial', 'chardev:own'],
+      ...[
+        '-chardev',
+        `socket,id=peer,path=${at('peer.sock')}`,
+        '-device',
+        'virtio-serial-pci',
+        '-device',
+        'virtserialport,chardev=peer',
+      ],
+      ...['-parallel', `file:${at('log')}`, '-vnc', 'none'],
+    ],
+  })
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const taken = await take(machine, guest.serial)
+  writeFileSync(at('log'), 'said')
+  const files = readdirSync(directory).sort()
+  const run = scratch('rehearsal')
+  const { definition, seal } = taken
+  const request: LoadRequest = {
+    ...{ definition, memoryFile: seal.memoryFile, disks: seal.disks, taps: ['rh0'], directory: run, rehearsal: true },
+  }
+  const { control } = await hypervisor.load(request, soon(30_000))
+  t.equal((await control.inspect(soon(2000))).state, 'paused')
+  const { count } = readReport(guest.serial)
+  await until('the machine to run on', () => readReport(guest.serial).count > count + 3)
+  await control.destroy(soon(5000))
+  t.equal(readReport(guest.serial).complaints, '')
+  t.equal(readFileSync(at('log'), 'utf8'), 'said', 'its log was not touched')
+  t.equal(connections, 1, 'its peer was not called a second time')
+  t.same(readdirSync(directory).sort(), files)
+  const shell = connect(at('own.sock'))
+  await new Promise<void>((resolve, reject) => shell.once('connect', () => resolve()).once('error', reject))
+  shell.destroy()
+  // The same image, cut off in the middle.
+  const damaged = path.join(scratch('damaged'), 'memory.img')
+  copyFileSync(seal.memoryFile, damaged)
+  truncateSync(damaged, Math.floor(seal.memoryBytes / 2))
+  rmSync(run, { recursive: true })
+  const again = scratch('rehearsal')
+  await t.rejects(hypervisor.load({ ...request, memoryFile: damaged, directory: again }, soon(30_000)), {
+    code: 'RESTORE_FAILED',
+  })
+  t.same(readdirSync(again), [], 'nothing is left')
+  // What a killed daemon leaves is found by its socket.
+  const left = scratch('left')
+  const started = await hypervisor.load({ ...request, directory: left }, soon(30_000))
+  await started.control.close()
+  t.equal(await hypervisor.endLoad({ directory: left, domain: null, mayRun: false }, soon(5000)), true)
+  t.notOk(existsSync(`/proc/${(started.control as unknown as { process: { pid: number } }).process.pid}/exe`))
+  await machine.close()
+})
