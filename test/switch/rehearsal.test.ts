@@ -1,0 +1,82 @@
+// `snapshot create --verify` on one host: images that load, one that does not, a daemon that is killed meanwhile; and what a
+// preflight says of machines that could not be started again.
+
+import { existsSync, mkdirSync, truncateSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import type { LocalEvent } from '../../src/api/schemas.js'
+import { findProcesses } from '../../src/hypervisor/process.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
+import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { root, World } from './world.js'
+
+t.setTimeout(180_000)
+const LONG = { deadlineMs: 60_000 }
+
+t.test('images are loaded beside the machines that run; a damaged one is told', root, async (t) => {
+  const world = World.for(t)
+  await world.namespace('host')
+  await world.ip('host', 'tuntap', 'add', 'dev', 'tap0', 'mode', 'tap', 'vnet_hdr')
+  const guest = await bootGuest()
+  t.teardown(() => guest.end())
+  const ports = { one: { device: 'tap0', vm: 'vm0' } }
+  const start = () => world.switch('host', { networks: { lab0: { ports } }, machines: { vm0: { qmp: guest.qmp } } })
+  const daemon = await start()
+  const { client } = daemon
+  await client.prepare('lab0', 's1', { epoch: 1, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+  let last: LocalEvent | undefined
+  for await (const event of client.take('lab0', 's1', LONG)) last = event
+  if (last?.type !== 'done') throw new Error(JSON.stringify(last))
+  const rehearsal = await client.rehearse('lab0', 's1', { deadlineMs: 50_000 }, LONG)
+  t.same(rehearsal.members, [{ vm: 'vm0', verified: { verdict: 'loads', reason: null } }])
+  t.same((await client.part('lab0', 's1', LONG)).members[0]!.verified, { verdict: 'loads', reason: null })
+  const directory = join(world.state('host'), 'rehearsal')
+  t.notOk(existsSync(directory), 'nothing of it is left')
+  const throwAway = () => findProcesses((argv) => argv.some((word) => word.startsWith(`unix:${directory}/`)))
+  t.same(throwAway(), [])
+  // The disk of the running machine is as it was, and its guest has not noticed.
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+  t.equal(readReport(guest.serial).complaints, '')
+  const { memory } = last.part.members[0]!
+  // What a killed daemon has left is ended by the next one.
+  const left = createQemuHypervisor()
+  mkdirSync(directory)
+  const [disk] = last.part.members[0]!.disks
+  const loaded = await left.load(
+    {
+      definition: last.part.members[0]!.definition as never,
+      memoryFile: memory.path,
+      disks: [{ ...disk!, layers: disk!.layers.map(({ file, format }) => ({ file: file.path, format })) }],
+      taps: [],
+      directory,
+      rehearsal: true,
+    },
+    soon(30_000),
+  )
+  await loaded.control.close()
+  t.equal(throwAway().length, 1)
+  await daemon.crash()
+  const next = await start()
+  await until('it to be ended', () => throwAway().length === 0 && !existsSync(directory), 20_000)
+  truncateSync(memory.path, memory.bytes - 1000)
+  const damaged = await next.client.rehearse('lab0', 's1', { deadlineMs: 50_000 }, LONG)
+  t.match(damaged.members, [{ vm: 'vm0', verified: { verdict: 'fails', reason: /memory\.img/ } }])
+  t.notOk(existsSync(directory))
+  // What stands in the way of the next snapshot is told by the preflight.
+  const qmp = await QmpClient.connect(guest.qmp, soon(5000))
+  await qmp.execute('netdev_add', { type: 'user', id: 'u1' }, soon(5000))
+  await qmp.execute('device_add', { driver: 'e1000', id: 'nic9', netdev: 'u1' }, soon(5000))
+  qmp.close()
+  t.match((await next.client.preflight('lab0', LONG)).problems, [
+    { code: 'MACHINE_UNSUPPORTED', message: /nic9 was plugged in/, action: /Unplug/ },
+  ])
+  const again = await QmpClient.connect(guest.qmp, soon(5000))
+  await again.execute('stop', {}, soon(5000))
+  again.close()
+  t.match((await next.client.preflight('lab0', LONG)).problems, [
+    { code: 'MACHINE_NOT_RUNNING', message: /paused through its monitor/ },
+  ])
+  t.equal(await next.stop(), 0)
+})
