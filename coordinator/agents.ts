@@ -14,12 +14,14 @@ import type {
   PrepareRequest,
   Rehearsal,
   Removal,
-  RemoveMemberAnswer,
   RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
+  RestorePause,
+  RestorePaused,
   RestoreRequest,
   RestoreResumed,
+  RestoreSwitched,
   VerifyFiles,
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
@@ -53,12 +55,13 @@ export interface Agents {
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
   /** The content of a file; rejects when it is longer than `limit` bytes. */
   download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
-  removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer>
   /** A restore is over, and these machines live on other hosts now. */
   left(host: string, vms: readonly string[], call: Call): Promise<void>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
+  restorePause(host: string, snapshot: string, order: RestorePause, call: Call): Promise<RestorePaused>
+  restoreSwitch(host: string, snapshot: string, call: Call): Promise<RestoreSwitched>
   restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed>
-  restoreAbort(host: string, snapshot: string, call: Call): Promise<RestoreAborted>
+  restoreAbort(host: string, snapshot: string, epoch: number, call: Call): Promise<RestoreAborted>
   ports(host: string, call: Call): Promise<PortInfo[]>
   close(): Promise<void>
 }
@@ -155,10 +158,6 @@ export class SocketAgents implements Agents {
     )
   }
 
-  removeMember(host: string, vm: string, call: Call): Promise<RemoveMemberAnswer> {
-    return this.#client(host).removeMember(this.#network, vm, options(call))
-  }
-
   left(host: string, vms: readonly string[], call: Call): Promise<void> {
     return this.#client(host).left(this.#network, vms, options(call))
   }
@@ -167,12 +166,21 @@ export class SocketAgents implements Agents {
     return this.#client(host).restoreLoad(this.#network, snapshot, request, options(call))
   }
 
+  restorePause(host: string, snapshot: string, order: RestorePause, call: Call): Promise<RestorePaused> {
+    return this.#client(host).restorePause(this.#network, snapshot, order, options(call))
+  }
+
+  restoreSwitch(host: string, snapshot: string, call: Call): Promise<RestoreSwitched> {
+    const body = { deadlineMs: call.timeoutMs }
+    return this.#client(host).restoreSwitch(this.#network, snapshot, body, options(call))
+  }
+
   restoreResume(host: string, snapshot: string, call: Call): Promise<RestoreResumed> {
     return this.#client(host).restoreResume(this.#network, snapshot, options(call))
   }
 
-  restoreAbort(host: string, snapshot: string, call: Call): Promise<RestoreAborted> {
-    return this.#client(host).restoreAbort(this.#network, snapshot, options(call))
+  restoreAbort(host: string, snapshot: string, epoch: number, call: Call): Promise<RestoreAborted> {
+    return this.#client(host).restoreAbort(this.#network, snapshot, { epoch }, options(call))
   }
 
   ports(host: string, call: Call): Promise<PortInfo[]> {

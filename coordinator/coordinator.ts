@@ -165,6 +165,7 @@ export class Coordinator {
       manifest,
       plan,
       replace: order.replace ?? false,
+      endFirst: order.endFirst ?? false,
       maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
       deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
     }

@@ -124,7 +124,8 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
             agents.ports(host, call(effect.timeoutMs)),
           ])
           const here = ports.filter((port) => port.network === input.manifest.network)
-          return { type: 'preflighted', host, preflight, holds: here.flatMap((p) => (p.vm === null ? [] : [p.vm])) }
+          const holds = here.flatMap((port) => (port.vm === null ? [] : [port.vm]))
+          return { type: 'preflighted', host, preflight, holds }
         })
         return
       }
@@ -152,20 +153,30 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         })
         return
       }
-      case 'remove': {
-        const { host, vm } = effect
-        agent(host, { do: 'remove', vm }, async () => {
-          await agents.removeMember(host, vm, call(effect.timeoutMs))
-          return { type: 'removed', host, vm }
-        })
-        return
-      }
       case 'load': {
         const { host, request } = effect
         agent(host, { do: 'load' }, async () => {
           const loaded = await agents.restoreLoad(host, name, request, call(effect.timeoutMs))
           return { type: 'loaded', host, loaded }
         })
+        return
+      }
+      case 'pause': {
+        const { host, order } = effect
+        agent(host, { do: 'pause' }, async () => {
+          const paused = await agents.restorePause(host, name, order, call(effect.timeoutMs))
+          return { type: 'paused', host, paused }
+        })
+        return
+      }
+      case 'switch': {
+        const { host } = effect
+        desk.later(effect.delayMs, () =>
+          agent(host, { do: 'switch' }, async () => {
+            const switched = await agents.restoreSwitch(host, name, call(effect.timeoutMs))
+            return { type: 'switched', host, switched }
+          }),
+        )
         return
       }
       case 'resume': {
@@ -179,11 +190,11 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         return
       }
       case 'abort': {
-        const { host } = effect
+        const { host, epoch } = effect
         transfers.abort()
         desk.later(effect.delayMs, () =>
           agent(host, { do: 'abort' }, async () => {
-            const { running } = await agents.restoreAbort(host, name, call(effect.timeoutMs))
+            const { running } = await agents.restoreAbort(host, name, epoch, call(effect.timeoutMs))
             return { type: 'aborted', host, running }
           }),
         )

@@ -11,6 +11,8 @@ export class Attachment {
   private readonly undo: (() => void)[] = []
   private readonly log: Logger
   private readonly device: string
+  /** Once released. */
+  private staysUp = false
 
   /** Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
   constructor(links: Links, link: Link, log: Logger) {
@@ -24,6 +26,7 @@ export class Attachment {
       if (link.up) return
       links.change(link.index, { up: true })
       this.undo.push(() => {
+        if (this.staysUp) return
         const now = links.findByIndex(link.index)
         // A bridge that has it by now wants it up.
         if (now !== null && now.master === null) links.change(link.index, { up: false })
@@ -32,6 +35,11 @@ export class Attachment {
       this.release()
       throw thrown
     }
+  }
+
+  /** The device takes the place of one that was up before. */
+  keepUp(): void {
+    this.staysUp = true
   }
 
   /** Gives the device back to the host as it was. Harmless when the device is gone. */

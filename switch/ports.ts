@@ -48,8 +48,8 @@ export class Ports extends PortTable {
    * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
    * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, PERMISSION.
    */
-  add(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
-    return this.inTurn(() => this.addNow(request, epoch, ownsDevice))
+  add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
+    return this.inTurn(() => this.addNow(request, epoch, ownsDevice, gated))
   }
 
   /** The same; a device that does not exist is waited for, as one is that has gone away. */
@@ -71,18 +71,6 @@ export class Ports extends PortTable {
     })
   }
 
-  /** Takes up a port's device, which is there, now, if the port waits for it. Throws as `add` does. */
-  bringBack(name: string, epoch: number): Promise<PortEntry> {
-    return this.inTurn(async () => {
-      const entry = this.entries.get(name)!
-      const link = this.links.get(entry.device)
-      if (entry.ifindex === link.index) return entry
-      if (entry.ifindex !== NO_DEVICE) await this.detach(entry, goneError(entry))
-      await this.comeBack(this.entries.get(name)!, link, epoch)
-      return this.entries.get(name)!
-    })
-  }
-
   private freeIndex(request: PortRequest): number {
     if (this.entries.has(request.name)) throw exists(`a port ${request.name} exists already`)
     for (const other of this.entries.values()) {
@@ -93,13 +81,13 @@ export class Ports extends PortTable {
     return index
   }
 
-  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
+  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
     const index = this.freeIndex(request)
     const link = this.links.get(request.device)
     const entry = { ...request, index, ifindex: link.index, mtu: link.mtu, ownsDevice }
     this.used[index] = 1
     try {
-      await this.attach(entry, link, epoch)
+      await this.attach(entry, link, epoch, gated)
     } catch (thrown) {
       this.used[index] = 0
       throw thrown
@@ -112,13 +100,13 @@ export class Ports extends PortTable {
     return entry
   }
 
-  private async attach(entry: PortEntry, link: Link, epoch: number): Promise<void> {
+  private async attach(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
     const { index, network, name, kind, vm, device, mtu } = entry
     const attachment = new Attachment(this.links, link, this.log)
     try {
       this.unread.start(index, link)
       const mac = link.mac === null ? new Uint8Array(6) : parseMac(link.mac)
-      const spec = { index, name, kind, vm, epoch, mac }
+      const spec = { index, name, kind, vm, epoch, mac, gated }
       await this.datapath.addPort({
         network,
         spec: kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec,
@@ -186,16 +174,70 @@ export class Ports extends PortTable {
     this.unread.forget(entry.index)
   }
 
-  private async comeBack(entry: PortEntry, link: Link, epoch: number): Promise<void> {
+  private async comeBack(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
     const back = { ...entry, ifindex: link.index, mtu: link.mtu }
     checkTrunkRoom(
       this.all().map((port) => (port.name === back.name ? back : port)),
       back.network,
     )
-    await this.attach(back, link, epoch)
+    await this.attach(back, link, epoch, gated)
     this.entries.set(entry.name, back)
     this.lost.delete(entry.name)
     this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is here')
+  }
+
+  /** Looks at once whether the device that a port waits for has come: its gate is closed then. */
+  async takeBack(name: string, epoch: number): Promise<PortEntry | undefined> {
+    await this.inTurn(async () => {
+      const entry = this.entries.get(name)
+      if (entry === undefined) return
+      const link = this.links.find(entry.device)
+      if (entry.ifindex !== NO_DEVICE && link?.index === entry.ifindex) return
+      if (entry.ifindex !== NO_DEVICE) await this.detach(entry, goneError(entry))
+      if (link !== null) await this.comeBack(this.entries.get(name)!, link, epoch, true)
+    })
+    return this.entries.get(name)
+  }
+
+  /**
+   * A restored machine's TAP takes the place of the one that its former self has held, and its name; the port goes on with it,
+   * its gate closed. Harmless when that is done already.
+   */
+  replaceDevice(name: string, standIn: string, epoch: number): Promise<PortEntry> {
+    return this.inTurn(async () => {
+      const entry = this.entries.get(name)
+      if (entry === undefined) throw new SnapswitchError('PORT_UNKNOWN', `no port ${name}`, 'Restore again.')
+      const link = this.links.find(standIn)
+      if (link === null) {
+        const own = entry.ifindex === NO_DEVICE ? this.links.find(entry.device) : null
+        if (own !== null) await this.comeBack(entry, own, epoch, true)
+        return this.entries.get(name) ?? entry
+      }
+      if (entry.ifindex !== NO_DEVICE) {
+        this.letGo(entry, goneError(entry))
+        await this.datapath.removePort(entry.network, entry.index)
+      }
+      this.takeName(link, entry.device)
+      const back = { ...entry, ifindex: link.index, mtu: link.mtu }
+      await this.attach(back, this.links.get(entry.device), epoch, true)
+      this.attachments.get(name)?.keepUp()
+      this.entries.set(name, back)
+      this.lost.delete(name)
+      return back
+    })
+  }
+
+  /** A TAP that no port has takes the place of another one. */
+  replaceTap(device: string, standIn: string): void {
+    const link = this.links.find(standIn)
+    if (link !== null) this.takeName(link, device)
+  }
+
+  private takeName(link: Link, device: string): void {
+    const former = this.links.find(device)
+    if (former !== null) this.links.remove(former.index)
+    // Its queue is empty, and nobody has sent there: it was never up.
+    this.links.change(link.index, { name: device })
   }
 
   private noteChanges(entry: PortEntry, link: Link): void {
@@ -246,7 +288,7 @@ export class Ports extends PortTable {
   }
 
   /** Makes sure that a restored machine's TAP exists; returns true when it had to be made. */
-  ensureTap(device: string, mtu: number | undefined): boolean {
+  ensureTap(device: string, mtu: number | undefined, multiQueue = false): boolean {
     const found = this.links.find(device)
     if (found !== null) {
       if (found.kind !== 'tun') {
@@ -258,8 +300,17 @@ export class Ports extends PortTable {
       }
       return false
     }
-    createTap(device, { up: true, ...(mtu === undefined ? {} : { mtu }) })
+    createTap(device, { up: true, multiQueue, ...(mtu === undefined ? {} : { mtu }) })
     return true
+  }
+
+  /** What a NIC that is no port leads to; null when its device is a port, or not there. */
+  outside(device: string): { device: string; master: string | null; mtu: number } | null {
+    if (this.all().some((port) => port.device === device)) return null
+    const link = this.links.find(device)
+    if (link === null) return null
+    const master = link.master === null ? null : (this.links.findByIndex(link.master)?.name ?? null)
+    return { device, master, mtu: link.mtu }
   }
 
   hasDevice(device: string): boolean {

@@ -21,12 +21,16 @@ import {
   Rehearsal,
   RehearseRequest,
   Removal,
-  RemoveMemberAnswer,
+  RestoreAbort,
   RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
+  RestorePause,
+  RestorePaused,
   RestoreRequest,
   RestoreResumed,
+  RestoreSwitch,
+  RestoreSwitched,
   SwitchStatus,
   VerifyFiles,
 } from '../src/api/schemas.js'
@@ -204,12 +208,26 @@ function addRestores(app: ApiInstance, restores: Restores): void {
     restores.load(request.params.network, request.params.snapshot, request.body),
   )
 
+  app.post(
+    routes.restorePause,
+    { schema: { params: OfSnapshot, body: RestorePause, response: { 200: RestorePaused } } },
+    (request) => restores.pause(request.params.network, request.params.snapshot, request.body),
+  )
+
+  app.post(
+    routes.restoreSwitch,
+    { schema: { params: OfSnapshot, body: RestoreSwitch, response: { 200: RestoreSwitched } } },
+    (request) => restores.switchOver(request.params.network, request.params.snapshot, request.body.deadlineMs),
+  )
+
   app.post(routes.restoreResume, { schema: { params: OfSnapshot, response: { 200: RestoreResumed } } }, (request) =>
     restores.resume(request.params.network, request.params.snapshot),
   )
 
-  app.post(routes.restoreAbort, { schema: { params: OfSnapshot, response: { 200: RestoreAborted } } }, (request) =>
-    restores.abort(request.params.network, request.params.snapshot),
+  app.post(
+    routes.restoreAbort,
+    { schema: { params: OfSnapshot, body: RestoreAbort, response: { 200: RestoreAborted } } },
+    (request) => restores.abort(request.params.network, request.params.snapshot, request.body.epoch),
   )
 
   app.post(
@@ -219,10 +237,5 @@ function addRestores(app: ApiInstance, restores: Restores): void {
       await restores.left(request.params.network, request.body.vms)
       return {}
     },
-  )
-
-  const OfMember = Type.Object({ network: Name, vm: Name })
-  app.post(routes.removeMember, { schema: { params: OfMember, response: { 200: RemoveMemberAnswer } } }, (request) =>
-    restores.removeMember(request.params.network, request.params.vm),
   )
 }

@@ -4,6 +4,7 @@ import { contentOf, distinctFiles, filesOf } from '../../src/api/files.js'
 import { choices } from '../../src/api/names.js'
 import type { FileReference, Manifest, MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
+import type { RestoreInput } from './restore-types.js'
 import { listed } from './table.js'
 
 export interface PlacedMember {
@@ -60,15 +61,14 @@ function invalid(message: string, word: string, known: readonly string[], whose:
 
 /** The body that check and load share, for one target. */
 export function requestFor(
-  manifest: Manifest,
-  plan: RestorePlan,
+  { manifest, plan, endFirst }: Pick<RestoreInput, 'manifest' | 'plan' | 'endFirst'>,
   host: string,
   epoch: number,
   deadlineMs: number,
 ): RestoreRequest {
   const mine = plan.members.filter((m) => m.to === host)
   const channels = manifest.parts.filter((part) => mine.some((m) => m.from === part.host)).map((part) => part.channel)
-  return { epoch, members: mine.map((m) => m.part), channels, deadlineMs }
+  return { epoch, members: mine.map((m) => m.part), channels, deadlineMs, ...(endFirst ? { endFirst } : {}) }
 }
 
 /**

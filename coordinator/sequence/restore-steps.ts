@@ -1,33 +1,24 @@
-// The steps that the restore table (restore.ts) is made of, as long as nothing fails: each decides where to go and what is to
-// be done. Failure and undoing: restore-undo.ts.
+// The steps that the restore table (restore.ts) is made of, until all files are where they are needed: each decides where to go
+// and what is to be done. What follows: restore-switch.ts. Failure and undoing: restore-undo.ts.
 
 import { contentOf, distinctFiles } from '../../src/api/files.js'
-import type {
-  FileReference,
-  RestoreCheck,
-  RestoreLoaded,
-  RestoreReport,
-  RestoreRequest,
-  RestoreResumed,
-} from '../../src/api/schemas.js'
+import type { FileReference, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { formerHosts, planTransfers, requestFor } from './restore-plan.js'
+import { load, presentHosts } from './restore-switch.js'
 import {
   at,
   type CheckPurpose,
-  fenceLimitMs,
   preflightLimitMs,
   type RestoreData,
   type RestoreEffect,
   type RestoreInput,
   type RestoreStep,
-  resumeAttempts,
-  resumeCallMs,
   transfersAtOnce,
 } from './restore-types.js'
 import { fail } from './restore-undo.js'
 import { misnamedHosts, nextEpoch, versionsThatDiffer } from './snapshot-rules.js'
-import { type Instant, joinReports, left, listed, onHost, retryDelayMs } from './table.js'
+import { type Instant, joinReports, left, listed, onHost } from './table.js'
 
 export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
   const timeoutMs = Math.min(preflightLimitMs, input.deadlineMs)
@@ -49,8 +40,11 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       waitingTransfers: [],
       runningTransfers: [],
       transferredBytes: 0,
-      removing: [],
       loaded: {},
+      begun: [],
+      paused: {},
+      switched: {},
+      switchAttempts: {},
       resumed: {},
       resumeAttempts: {},
       failure: null,
@@ -72,7 +66,7 @@ export function refuse(data: RestoreData, error: ErrorReport): RestoreStep {
 }
 
 export function afterPreflight(data: RestoreData, now: Instant): RestoreStep {
-  const { plan, manifest, maxKnownEpoch } = data.input
+  const { plan, maxKnownEpoch } = data.input
   const awaited = plan.hosts.filter((h) => data.preflights[h] === undefined && !data.absent.includes(h))
   if (awaited.length > 0) return at('preflight', data)
   const involved = Object.entries(data.preflights).filter(([host]) => takesPart(data, host))
@@ -86,7 +80,7 @@ export function afterPreflight(data: RestoreData, now: Instant): RestoreStep {
   const timeoutMs = left(data.deadlineAtMs, now)
   const checks: Extract<RestoreEffect, { do: 'check' }>[] = [
     ...plan.targets.map((host) => {
-      const request = requestFor(manifest, plan, host, epoch, timeoutMs)
+      const request = requestFor(data.input, host, epoch, timeoutMs)
       return { do: 'check', host, purpose: 'target', request, timeoutMs } as const
     }),
     ...formerHosts(plan, data.holds).map(({ host, members }) => {
@@ -209,7 +203,7 @@ export function transfer(data: RestoreData, now: Instant): RestoreStep {
     waitingTransfers: data.waitingTransfers.slice(started.length),
     runningTransfers: [...data.runningTransfers, ...started],
   }
-  if (known.runningTransfers.length === 0) return remove(known, now)
+  if (known.runningTransfers.length === 0) return load(known, now)
   const timeoutMs = left(data.deadlineAtMs, now)
   return at('transferring', known, ...started.map((t): RestoreEffect => ({ do: 'transfer', ...t, timeoutMs })))
 }
@@ -238,123 +232,4 @@ export function transferred(data: RestoreData, host: string, content: string, no
   if (ended === undefined) return at('transferring', data)
   const runningTransfers = data.runningTransfers.filter((t) => t !== ended)
   return transfer({ ...data, runningTransfers, transferredBytes: data.transferredBytes + ended.file.bytes }, now)
-}
-
-/** Ends originals that run, and takes the ports of machines that move off their former hosts. */
-export function remove(data: RestoreData, now: Instant): RestoreStep {
-  const moved = formerHosts(data.input.plan, data.holds).flatMap(({ host, members }) =>
-    members.map((m) => ({ host, vm: m.vm })),
-  )
-  const removing = [...moved]
-  for (const r of runningOriginals(data)) {
-    if (!removing.some((m) => m.host === r.host && m.vm === r.vm)) removing.push(r)
-  }
-  if (removing.length === 0) return load(data, now)
-  const timeoutMs = left(data.deadlineAtMs, now)
-  return at(
-    'removing',
-    { ...data, removing },
-    { do: 'progress', text: `removing former ${listed(removing.map((r) => `${r.vm} (host ${r.host})`))}` },
-    ...removing.map((r) => ({ do: 'remove', ...r, timeoutMs }) as const),
-  )
-}
-
-export function removed(data: RestoreData, host: string, vm: string, now: Instant): RestoreStep {
-  const removing = data.removing.filter((r) => r.host !== host || r.vm !== vm)
-  const known = { ...data, removing }
-  return removing.length > 0 ? at('removing', known) : load(known, now)
-}
-
-export function load(data: RestoreData, now: Instant): RestoreStep {
-  const { plan, manifest } = data.input
-  const timeoutMs = left(data.deadlineAtMs, now)
-  return at(
-    'loading',
-    data,
-    { do: 'progress', text: `loading ${listed(plan.members.map((m) => m.part.vm))}` },
-    // A host that gets no machines is fenced all the same: what it has learned, and what it still carries, is of before.
-    ...presentHosts(data).map((host) => {
-      const limitMs = plan.targets.includes(host) ? timeoutMs : Math.min(fenceLimitMs, timeoutMs)
-      const request = requestFor(manifest, plan, host, data.epoch, limitMs)
-      return { do: 'load', host, request, timeoutMs: limitMs } as const
-    }),
-  )
-}
-
-const presentHosts = (data: RestoreData) => data.input.plan.hosts.filter((host) => !data.absent.includes(host))
-
-/** A host that plays no part and cannot be fenced is done without: the fence of the others stops its frames. */
-export function loadFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
-  if (data.input.plan.targets.includes(host)) return fail(data, onHost(host, error))
-  return passBarrier({ ...data, absent: [...data.absent, host] }, now)
-}
-
-export function loaded(data: RestoreData, host: string, answer: RestoreLoaded, now: Instant): RestoreStep {
-  const { plan } = data.input
-  const expected = plan.members.filter((m) => m.to === host).map((m) => m.part.vm)
-  const absent = expected.filter((vm) => !answer.loaded.includes(vm))
-  if (absent.length > 0) {
-    const message = `host ${host} did not load ${listed(absent)}`
-    return fail(data, { code: 'RESTORE_FAILED', message, action: 'See the log of the switch there.' })
-  }
-  const known = { ...data, loaded: { ...data.loaded, [host]: answer } }
-  const text = expected.length === 0 ? 'fenced' : `loaded ${listed(expected)}`
-  return passBarrier(known, now, { do: 'progress', text, host })
-}
-
-/** The barrier: everything is in memory everywhere, and the former incarnation is fenced off everywhere. */
-function passBarrier(data: RestoreData, now: Instant, ...effects: RestoreEffect[]): RestoreStep {
-  const { targets } = data.input.plan
-  if (presentHosts(data).some((host) => data.loaded[host] === undefined)) return at('loading', data, ...effects)
-  return at(
-    'resuming',
-    { ...data, resumeAttempts: Object.fromEntries(targets.map((host) => [host, 1])) },
-    ...targets.map((host) => resume(data, host, 0, now)),
-    ...effects,
-    { do: 'progress', text: 'all loaded: resuming' },
-  )
-}
-
-export function resume(data: RestoreData, host: string, delayMs: number, now: Instant): RestoreEffect {
-  const timeoutMs = Math.min(resumeCallMs, left(data.deadlineAtMs, now))
-  return { do: 'resume', host, delayMs, timeoutMs }
-}
-
-export function resumeFailed(data: RestoreData, host: string, error: ErrorReport, now: Instant): RestoreStep {
-  if (data.resumed[host] !== undefined) return at('resuming', data)
-  const attempts = data.resumeAttempts[host] ?? 1
-  // SNAPSHOT_UNKNOWN: the agent holds no loaded restore any more, so that asking again is of no use.
-  if (attempts >= resumeAttempts || error.code === 'SNAPSHOT_UNKNOWN') return fail(data, onHost(host, error))
-  const known = { ...data, resumeAttempts: { ...data.resumeAttempts, [host]: attempts + 1 } }
-  return at('resuming', known, resume(data, host, retryDelayMs(attempts + 1), now))
-}
-
-/** What the user should know of a restore that has succeeded. */
-function warningsOf(data: RestoreData): string[] {
-  return data.absent.flatMap((host) => {
-    const moved = data.input.plan.members.filter((m) => m.from === host).map((m) => m.part.vm)
-    if (moved.length === 0) return []
-    return [
-      `host ${host} did not answer: if ${listed(moved)} of before ${moved.length === 1 ? 'runs' : 'run'} there, end it by hand; its frames are dropped by the other hosts`,
-    ]
-  })
-}
-
-export function resumed(data: RestoreData, host: string, answer: RestoreResumed, now: Instant): RestoreStep {
-  const known = { ...data, resumed: { ...data.resumed, [host]: answer } }
-  const { plan, manifest } = data.input
-  if (plan.targets.some((h) => known.resumed[h] === undefined)) return at('resuming', known)
-  const times = Object.values(known.resumed).flatMap((r) => r.resumed.map((m) => m.atUs))
-  const report: RestoreReport = {
-    network: manifest.network,
-    name: manifest.name,
-    epoch: data.epoch,
-    placement: Object.fromEntries(plan.members.map((m) => [m.part.vm, m.to])),
-    restoreMs: Math.round((now.ms - data.startedAtMs) * 1000) / 1000,
-    transferredBytes: data.transferredBytes,
-    channelFrames: Object.values(data.loaded).reduce((n, l) => n + l.channelFrames, 0),
-    warnings: warningsOf(data),
-    resumedSkewMs: times.length === 0 ? 0 : (Math.max(...times) - Math.min(...times)) / 1000,
-  }
-  return at('done', known, { do: 'finish', outcome: { type: 'done', report } })
 }

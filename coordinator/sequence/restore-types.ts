@@ -6,9 +6,12 @@ import type {
   Preflight,
   RestoreCheck,
   RestoreLoaded,
+  RestorePause,
+  RestorePaused,
   RestoreReport,
   RestoreRequest,
   RestoreResumed,
+  RestoreSwitched,
 } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { RestorePlan, Transfer } from './restore-plan.js'
@@ -19,8 +22,9 @@ export const restoreStates = [
   'checking',
   'locating',
   'transferring',
-  'removing',
   'loading',
+  'pausing',
+  'switching',
   'resuming',
   'aborting',
   'done',
@@ -34,6 +38,8 @@ export interface RestoreInput {
   readonly plan: RestorePlan
   /** End originals that still run. */
   readonly replace: boolean
+  /** End them before their next selves are loaded. */
+  readonly endFirst: boolean
   /** Highest epoch in any manifest of the network. */
   readonly maxKnownEpoch: number
   /** For the whole of it, from `begin` on. */
@@ -53,8 +59,9 @@ export type RestoreEvent =
     }
   | { readonly type: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
   | { readonly type: 'transferred'; readonly host: string; readonly content: string }
-  | { readonly type: 'removed'; readonly host: string; readonly vm: string }
   | { readonly type: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
+  | { readonly type: 'paused'; readonly host: string; readonly paused: RestorePaused }
+  | { readonly type: 'switched'; readonly host: string; readonly switched: RestoreSwitched }
   | { readonly type: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
   /** `running`: machines that ran there before it was told, and go on. */
   | { readonly type: 'aborted'; readonly host: string; readonly running: readonly string[] }
@@ -64,10 +71,9 @@ export type RestoreEvent =
 
 /** Which call failed; with what tells it from the host's other calls of the kind. */
 export type RestoreCall =
-  | { readonly do: 'preflight' | 'load' | 'resume' | 'abort' }
+  | { readonly do: 'preflight' | 'load' | 'pause' | 'switch' | 'resume' | 'abort' }
   | { readonly do: 'check'; readonly purpose: CheckPurpose }
   | { readonly do: 'transfer'; readonly content: string }
-  | { readonly do: 'remove'; readonly vm: string }
 
 export type RestoreOutcome =
   | { readonly type: 'done'; readonly report: RestoreReport }
@@ -83,10 +89,17 @@ export type RestoreEffect =
       readonly timeoutMs: number
     }
   | ({ readonly do: 'transfer'; readonly timeoutMs: number } & Transfer)
-  | { readonly do: 'remove'; readonly host: string; readonly vm: string; readonly timeoutMs: number }
   | { readonly do: 'load'; readonly host: string; readonly request: RestoreRequest; readonly timeoutMs: number }
+  | { readonly do: 'pause'; readonly host: string; readonly order: RestorePause; readonly timeoutMs: number }
+  | { readonly do: 'switch'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
   | { readonly do: 'resume'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
-  | { readonly do: 'abort'; readonly host: string; readonly delayMs: number; readonly timeoutMs: number }
+  | {
+      readonly do: 'abort'
+      readonly host: string
+      readonly epoch: number
+      readonly delayMs: number
+      readonly timeoutMs: number
+    }
   | { readonly do: 'timer'; readonly timer: number; readonly afterMs: number }
   /** `copying`: the files that are about to be copied. */
   | {
@@ -117,9 +130,12 @@ export interface RestoreData {
   readonly waitingTransfers: readonly Transfer[]
   readonly runningTransfers: readonly Transfer[]
   readonly transferredBytes: number
-  /** Removals that are still awaited. */
-  readonly removing: readonly { readonly host: string; readonly vm: string }[]
   readonly loaded: Readonly<Record<string, RestoreLoaded>>
+  /** Hosts that have been told to load or to pause. */
+  readonly begun: readonly string[]
+  readonly paused: Readonly<Record<string, RestorePaused>>
+  readonly switched: Readonly<Record<string, RestoreSwitched>>
+  readonly switchAttempts: Readonly<Record<string, number>>
   readonly resumed: Readonly<Record<string, RestoreResumed>>
   readonly resumeAttempts: Readonly<Record<string, number>>
   readonly failure: ErrorReport | null
@@ -136,8 +152,11 @@ export const transfersAtOnce = 4
 export const resumeAttempts = 4
 export const abortAttempts = 5
 export const preflightLimitMs = 10_000
-/** For fencing a host that gets no machines. */
+/** For pausing what runs, on one host: the guests stand still meanwhile, all of them. */
+export const pauseLimitMs = 10_000
+/** For the switch of a host that gets no machines. */
 export const fenceLimitMs = 10_000
+export const switchAttempts = 4
 export const abortCallMs = 20_000
 export const abortLimitMs = 60_000
 export const resumeCallMs = 15_000

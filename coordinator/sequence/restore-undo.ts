@@ -5,9 +5,12 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import { abortAttempts, abortCallMs, abortLimitMs, at, type RestoreData, type RestoreStep } from './restore-types.js'
 import { listed, retryDelayMs } from './table.js'
 
-/** The one door to failure once a target may have begun: tell every one of them that does not run for certain. */
+/** The one door to failure once a host may have begun: tell every one of them that is not done for certain. */
 export function fail(data: RestoreData, error: ErrorReport): RestoreStep {
-  const targets = data.input.plan.targets.filter((host) => data.resumed[host] === undefined)
+  const isDone = (host: string) =>
+    data.resumed[host] !== undefined || (data.switched[host] !== undefined && !data.input.plan.targets.includes(host))
+  const hosts = data.begun.length === 0 ? data.input.plan.targets : data.begun
+  const targets = hosts.filter((host) => !isDone(host))
   const timer = data.timer + 1
   const known: RestoreData = {
     ...data,
@@ -20,7 +23,7 @@ export function fail(data: RestoreData, error: ErrorReport): RestoreStep {
   return at(
     'aborting',
     known,
-    ...targets.map((host) => ({ do: 'abort', host, delayMs: 0, timeoutMs: abortCallMs }) as const),
+    ...targets.map((host) => ({ do: 'abort', host, epoch: data.epoch, delayMs: 0, timeoutMs: abortCallMs }) as const),
     { do: 'timer', timer, afterMs: abortLimitMs },
     { do: 'progress', text: `undoing: ${error.message}` },
   )
@@ -40,7 +43,7 @@ export function abortFailed(data: RestoreData, host: string, error: ErrorReport)
   if (attempts >= abortAttempts) return aborted({ ...data, unaborted: [...data.unaborted, host] }, host, [])
   const known = { ...data, aborting: { ...data.aborting, [host]: attempts + 1 } }
   const delayMs = retryDelayMs(attempts + 1)
-  return at('aborting', known, { do: 'abort', host, delayMs, timeoutMs: abortCallMs })
+  return at('aborting', known, { do: 'abort', host, epoch: data.epoch, delayMs, timeoutMs: abortCallMs })
 }
 
 export function conclude(data: RestoreData): RestoreStep {
@@ -63,13 +66,38 @@ function failureOf(data: RestoreData, error: ErrorReport): ErrorReport {
   const resumed = plan.members.filter((m) => data.resumed[m.to] !== undefined).map((m) => m.part.vm)
   const running = [...new Set([...resumed, ...data.survivors])].sort()
   if (running.length === 0) {
-    return { ...error, message: `the restore of ${which} was undone; the snapshot is untouched. ${error.message}` }
+    const ended = endedBy(data)
+    const message = `the restore of ${which} was undone; the snapshot is untouched. ${error.message}`
+    if (ended === null) return { ...error, message }
+    return {
+      code: 'RESTORE_FAILED',
+      message: `${message.replace(/\.$/, '')}. ${ended}`,
+      action: `${error.action} Then restore again: snapswitch snapshot restore ${which} --replace`,
+    }
   }
   return {
     code: 'RESTORE_FAILED',
     message: `${which} is restored only in part: ${listed(running)} run, but ${error.message}`,
     action: `Restore it again: snapswitch snapshot restore ${which} --replace`,
   }
+}
+
+/** Beyond the barrier what ran before is gone, where hosts had come that far; null: nothing was ended. */
+function endedBy(data: RestoreData): string | null {
+  if (Object.keys(data.switchAttempts).length === 0) return null
+  const all = Object.entries(data.paused).filter(([, { paused }]) => paused.length > 0)
+  const where = (ended: boolean) =>
+    all
+      .filter(([host]) => (data.switched[host] !== undefined) === ended)
+      .map(([host, { paused }]) => `${listed(paused)} (host ${host})`)
+  const [gone, unclear] = [where(true), where(false)]
+  if (gone.length + unclear.length === 0) return null
+  return [
+    gone.length === 0 ? '' : `What ran before is ended: ${listed(gone)}`,
+    unclear.length === 0 ? '' : `What ran before may be ended: ${listed(unclear)}`,
+  ]
+    .filter((text) => text !== '')
+    .join('. ')
 }
 
 export function late(data: RestoreData, doing: string, hosts: readonly string[]): ErrorReport {

@@ -1,29 +1,20 @@
 // The global sequence of `snapshot restore` as a table (ARCHITECTURE.md, "A restore's way"):
 //
-//   preflight -> checking -> locating -> transferring -> removing -> loading -> resuming -> done
-//       |            |           |             |            |           |           |
-//       +------------+-refused---+             +------------+-----------+-----------+--> aborting -> failed
+//   preflight -> checking -> locating -> transferring -> loading -> pausing -> switching -> resuming -> done
+//       |            |           |             |            |          |           |           |
+//       +------------+-refused---+             +------------+----------+-----------+-----------+--> aborting -> failed
 //
-// Everything that can fail without ending an original comes first; the files travel before anything is removed. The
-// barrier lies between `loading` and `resuming`: no machine runs before all are loaded, and all hosts fenced. Invariant: once `transferring`
-// has begun, the only ways out are `done`, with every machine running, or through `aborting`, where every target is told.
-// Beyond the barrier a resume is repeated, bounded. A host that still does not resume is told to abort: it ends what never
-// ran. Machines that run, run on (for them it is as if the others had crashed just after the cut), and the error names them.
+// Everything that can fail comes before anything is ended: files travel, and the new machines are loaded beside those that run.
+// Then what runs is paused on all hosts, and the barrier is passed: it lies between `pausing` and `switching`. Until then an abort
+// leaves the former machines running. Beyond it they are ended, every host is fenced, and no machine runs before all hosts
+// have changed over. Invariant: once `transferring` has begun, the only ways out are `done`, with every machine running, or
+// through `aborting`, where every host that has begun is told. Beyond the barrier a switch and a resume are repeated, bounded. A
+// host that still does not resume is told to abort: it ends what never ran. Machines that run, run on (for them it is as if the
+// others had crashed just after the cut), and the error names them.
 
 import type { ErrorReport } from '../../src/errors/errors.js'
-import {
-  afterPreflight,
-  checked,
-  loaded,
-  loadFailed,
-  located,
-  refuse,
-  removed,
-  resumed,
-  resumeFailed,
-  transferFailed,
-  transferred,
-} from './restore-steps.js'
+import { afterPreflight, checked, located, refuse, transferFailed, transferred } from './restore-steps.js'
+import { loaded, paused, pauseFailed, resumed, resumeFailed, switched, switchFailed } from './restore-switch.js'
 import {
   at,
   type RestoreAt,
@@ -57,14 +48,19 @@ const onTimer =
 const failOnHost = (data: RestoreData, event: { host: string; error: ErrorReport }) =>
   fail(data, onHost(event.host, event.error))
 
+/** Hosts that have not answered yet. */
+const without = (hosts: readonly string[], answers: Readonly<Record<string, unknown>>) =>
+  hosts.filter((host) => answers[host] === undefined)
+
 const inert = (state: RestoreState) => {
   const ignore = (data: RestoreData): RestoreStep => at(state, data)
   return {
     preflighted: ignore,
     checked: ignore,
     transferred: ignore,
-    removed: ignore,
     loaded: ignore,
+    paused: ignore,
+    switched: ignore,
     resumed: ignore,
     aborted: ignore,
     agentFailed: ignore,
@@ -139,34 +135,35 @@ export const restoreTable = {
     ),
     cancel: (data, event) => fail(data, event.error),
   },
-  removing: {
-    ...inert('removing'),
-    removed: (data, event, now) => removed(data, event.host, event.vm, now),
-    agentFailed: (data, event, now) =>
-      event.call.do === 'remove' && event.error.code === 'MACHINE_UNKNOWN'
-        ? removed(data, event.host, event.call.vm, now)
-        : failOnHost(data, event),
-    deadline: onTimer('removing', (data) =>
-      fail(data, late(data, 'removing machines', [...new Set(data.removing.map((r) => r.host))])),
-    ),
-    cancel: (data, event) => fail(data, event.error),
-  },
   loading: {
     ...inert('loading'),
     loaded: (data, event, now) => loaded(data, event.host, event.loaded, now),
-    agentFailed: (data, event, now) =>
-      event.call.do === 'load' ? loadFailed(data, event.host, event.error, now) : at('loading', data),
+    agentFailed: (data, event) => (event.call.do === 'load' ? failOnHost(data, event) : at('loading', data)),
     deadline: onTimer('loading', (data) =>
-      fail(
-        data,
-        late(
-          data,
-          'loading',
-          data.input.plan.hosts.filter((h) => data.loaded[h] === undefined && !data.absent.includes(h)),
-        ),
-      ),
+      fail(data, late(data, 'loading', without(data.input.plan.targets, data.loaded))),
     ),
     cancel: (data, event) => fail(data, event.error),
+  },
+  pausing: {
+    ...inert('pausing'),
+    paused: (data, event, now) => paused(data, event.host, event.paused, now),
+    agentFailed: (data, event, now) =>
+      event.call.do === 'pause' ? pauseFailed(data, event.host, event.error, now) : at('pausing', data),
+    deadline: onTimer('pausing', (data) =>
+      fail(data, late(data, 'pausing machines', without(data.begun, data.paused))),
+    ),
+    cancel: (data, event) => fail(data, event.error),
+  },
+  switching: {
+    ...inert('switching'),
+    switched: (data, event, now) => switched(data, event.host, event.switched, now),
+    agentFailed: (data, event, now) =>
+      event.call.do === 'switch' ? switchFailed(data, event.host, event.error, now) : at('switching', data),
+    deadline: onTimer('switching', (data) =>
+      fail(data, late(data, 'changing over', without(Object.keys(data.switchAttempts), data.switched))),
+    ),
+    // Beyond the barrier there is nothing left to call off: former machines are ended.
+    cancel: (data) => at('switching', data),
   },
   resuming: {
     ...inert('resuming'),
@@ -174,16 +171,8 @@ export const restoreTable = {
     agentFailed: (data, event, now) =>
       event.call.do === 'resume' ? resumeFailed(data, event.host, event.error, now) : at('resuming', data),
     deadline: onTimer('resuming', (data) =>
-      fail(
-        data,
-        late(
-          data,
-          'resuming',
-          data.input.plan.targets.filter((h) => data.resumed[h] === undefined),
-        ),
-      ),
+      fail(data, late(data, 'resuming', without(data.input.plan.targets, data.resumed))),
     ),
-    // Beyond the barrier there is nothing left to call off: machines run.
     cancel: (data) => at('resuming', data),
   },
   aborting: {

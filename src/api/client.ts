@@ -24,13 +24,17 @@ import {
   Rehearsal,
   type RehearseRequest,
   Removal,
-  RemoveMemberAnswer,
+  type RestoreAbort,
   RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
   type RestoreOrder,
+  type RestorePause,
+  RestorePaused,
   type RestoreRequest,
   RestoreResumed,
+  type RestoreSwitch,
+  RestoreSwitched,
   SwitchStatus,
   type VerifyFiles,
   VerifyReport,
@@ -53,10 +57,11 @@ const fits = {
   restoreCheck: validator(RestoreCheck),
   restoreLoaded: validator(RestoreLoaded),
   aborted: validator(RestoreAborted),
+  paused: validator(RestorePaused),
+  switched: validator(RestoreSwitched),
   restoreResumed: validator(RestoreResumed),
   removal: validator(Removal),
   rehearsal: validator(Rehearsal),
-  removed: validator(RemoveMemberAnswer),
   coordinatorStatus: validator(CoordinatorStatus),
   manifest: validator(Manifest),
   manifests: validator(Type.Array(Manifest)),
@@ -161,22 +166,31 @@ export class SwitchClient {
     return this.#connection.json('POST', path, fits.restoreLoaded, options, body)
   }
 
+  restorePause(network: string, snapshot: string, body: RestorePause, options: CallOptions): Promise<RestorePaused> {
+    return this.#connection.json('POST', pathOf('restorePause', { network, snapshot }), fits.paused, options, body)
+  }
+
+  restoreSwitch(
+    network: string,
+    snapshot: string,
+    body: RestoreSwitch,
+    options: CallOptions,
+  ): Promise<RestoreSwitched> {
+    return this.#connection.json('POST', pathOf('restoreSwitch', { network, snapshot }), fits.switched, options, body)
+  }
+
   restoreResume(network: string, snapshot: string, options: CallOptions): Promise<RestoreResumed> {
     const path = pathOf('restoreResume', { network, snapshot })
     return this.#connection.json('POST', path, fits.restoreResumed, options)
   }
 
-  restoreAbort(network: string, snapshot: string, options: CallOptions): Promise<RestoreAborted> {
-    return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options)
+  restoreAbort(network: string, snapshot: string, body: RestoreAbort, options: CallOptions): Promise<RestoreAborted> {
+    return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options, body)
   }
 
   /** A restore is over: what those machines had here is needed by nobody any more. */
   async left(network: string, vms: readonly string[], options: CallOptions): Promise<void> {
     await this.#connection.json('POST', pathOf('left', { network }), fits.nothing, options, { vms })
-  }
-
-  removeMember(network: string, vm: string, options: CallOptions): Promise<RemoveMemberAnswer> {
-    return this.#connection.json('POST', pathOf('removeMember', { network, vm }), fits.removed, options)
   }
 
   close(): Promise<void> {

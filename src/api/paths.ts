@@ -18,9 +18,10 @@ export const routes = {
   file: '/v1/networks/:network/snapshots/:snapshot/files/:digest',
   restoreCheck: '/v1/networks/:network/restores/:snapshot/check',
   restoreLoad: '/v1/networks/:network/restores/:snapshot/load',
+  restorePause: '/v1/networks/:network/restores/:snapshot/pause',
+  restoreSwitch: '/v1/networks/:network/restores/:snapshot/switch',
   restoreResume: '/v1/networks/:network/restores/:snapshot/resume',
   restoreAbort: '/v1/networks/:network/restores/:snapshot/abort',
-  removeMember: '/v1/networks/:network/members/:vm/remove',
   left: '/v1/networks/:network/left',
   // the coordinator
   snapshots: '/v1/snapshots',

@@ -48,6 +48,7 @@ interface VerifyOptions extends CommonOptions {
 interface RestoreOptions extends CommonOptions {
   readonly place?: Record<string, string>
   readonly replace?: boolean
+  readonly endFirst?: boolean
   readonly deadline?: number
 }
 
@@ -84,7 +85,8 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .description('start all machines of a snapshot where it left them, frames in flight included')
     .argument('<snapshot>', which)
     .option('--place <vm=host>', 'start a machine on another host (repeatable)', parsePlacement)
-    .option('--replace', 'end machines of those names that still run')
+    .option('--replace', 'end machines of those names that still run, once all is ready to take their place')
+    .option('--end-first', 'end them before their next selves are loaded, where there is no room for both')
     .option('--deadline <time>', deadline(restoreMs), parseDuration)
     .action((name: string, options: RestoreOptions) => restore(terminal, name, options))
 
@@ -156,6 +158,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
   const order: RestoreOrder = {
     ...(options.place === undefined ? {} : { placement: options.place }),
     ...(options.replace === true ? { replace: true } : {}),
+    ...(options.endFirst === true ? { endFirst: true } : {}),
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
   }
   const deadlineMs = (options.deadline ?? restoreMs) + undoMs

@@ -125,7 +125,11 @@ function phaseTable(manifest: Manifest): string {
 }
 
 export function describeRestore(report: RestoreReport, now: Date): string {
-  const rows = Object.entries(report.placement).map(([vm, host]) => [vm, host])
+  const rows = Object.entries(report.placement).map(([vm, host]) => [
+    vm,
+    host,
+    (report.disks[vm] ?? []).map(({ file }) => file).join(', '),
+  ])
   const lines = [`restored ${report.network}/${report.name} in ${formatMs(report.restoreMs)}, epoch ${report.epoch}\n`]
   if (report.cutAtUs !== undefined) {
     const cut = new Date(report.cutAtUs / 1000)
@@ -138,7 +142,7 @@ export function describeRestore(report: RestoreReport, now: Date): string {
   }
   lines.push(
     `${report.transferredBytes === 0 ? 'nothing' : formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; first to last machine to run ${formatMs(report.resumedSkewMs)}\n\n`,
-    formatTable(['MACHINE', 'HOST'], rows),
+    formatTable(['MACHINE', 'HOST', 'DISKS ARE NOW'], rows),
     ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
   )
   return lines.join('')

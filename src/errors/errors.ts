@@ -29,6 +29,7 @@ export const errorCodes = {
   HYPERVISOR_REFUSED: 'the hypervisor answered a command with an error',
   HYPERVISOR_PROTOCOL: 'the hypervisor answered with something that is no QMP',
   CAPTURE_FAILED: 'the machine’s memory or disk could not be saved',
+  MEMORY_SHORT: 'a host has no room for a machine beside its former self',
   STORE_FULL: 'the disk that holds the snapshots is full',
   STORE_DAMAGED: 'a file of the snapshot is missing or does not match its digest',
   STORE_IO: 'a file of the store cannot be read or written',

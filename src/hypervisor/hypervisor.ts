@@ -252,6 +252,10 @@ export interface LoadRequest {
   readonly taps: readonly string[]
   /** Only to see whether it loads: cut off from networks, sockets and people, and ended by the caller. */
   readonly rehearsal?: boolean
+  /** The same, opened: descriptors of each, one a queue, which stay the caller's. Drivers that cannot take them open the devices. */
+  readonly descriptors?: readonly (readonly number[])[]
+  /** Its former self runs here until `takePlace`. */
+  readonly beside?: boolean
   /** Where overlays, control socket and log of the new incarnation go; exists, empty, owned by it. */
   readonly directory: string
 }
@@ -287,4 +291,6 @@ export interface LoadedMachine {
   readonly control: MachineControl
   /** How to attach to it later: what `Hypervisor.attach` takes. */
   readonly spec: MachineSpec
+  /** The former self has ended: what it had to itself is this one's now. Of machines that were loaded `beside` it. */
+  takePlace?(): Promise<void>
 }

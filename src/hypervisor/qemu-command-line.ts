@@ -4,14 +4,15 @@
 import path from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
 import type { Medium, QemuDefinition } from './hypervisor.js'
+import { besidePath, listeningPath, withListeningPath } from './qemu-beside.js'
 import { type DiskWanted, editDrives, withoutOrphans } from './qemu-drives.js'
 import { withFiles } from './qemu-files.js'
-import { tapArguments, withTap } from './qemu-nics.js'
+import { type TapPlace, tapArguments, withTap } from './qemu-nics.js'
 import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from './qemu-options.js'
 import { forRehearsal } from './qemu-rehearsal.js'
 
 export interface NextIncarnation {
-  readonly taps: readonly string[]
+  readonly taps: readonly TapPlace[]
   readonly disks: readonly DiskWanted[]
   /** What was in the other drives at the cut. */
   readonly media?: readonly Medium[]
@@ -24,6 +25,8 @@ export interface NextIncarnation {
   readonly directory: string
   /** Whether a directory exists here. */
   readonly exists: (directory: string) => boolean
+  /** Its former self still runs here: sockets get paths in the machine's own directory until it has ended. */
+  readonly beside?: boolean
 }
 
 /** What belongs to one incarnation only: how it was started, and its control sockets. */
@@ -55,6 +58,8 @@ function ownChardevs(split: readonly Argument[], isOwn: (socket: string | null) 
 function withReachablePath(argument: Argument, next: NextIncarnation): Argument {
   const moved = (file: string) =>
     path.isAbsolute(file) && !next.exists(path.dirname(file)) ? path.join(next.directory, path.basename(file)) : file
+  const listens = next.beside === true ? listeningPath(argument) : null
+  if (listens !== null) return withListeningPath(argument, besidePath(listens, next.directory))
   if (argument.option === 'chardev') {
     const value = optionValue(argument)
     const before = value.toString()

@@ -2,20 +2,22 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
-import { open, rm } from 'node:fs/promises'
+import { open, rename, rm, symlink } from 'node:fs/promises'
 import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { ordinaryPriority } from '../linux/priority.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { closeDescriptor, longestSocketPath } from './descriptors.js'
-import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from './hypervisor.js'
+import type { Deadline, LoadedMachine, LoadRequest, QemuDefinition, StartedLoad } from './hypervisor.js'
 import { findProcesses, identify, killProcess } from './process.js'
+import { besidePath, listeningPaths } from './qemu-beside.js'
 import { commandLineFor } from './qemu-command-line.js'
 import { createOverlay, virtualSize } from './qemu-img.js'
 import { type DriverSettings, QemuMachine } from './qemu-machine.js'
 import { migrationEnd } from './qemu-migration.js'
 import { applyLoadSettings } from './qemu-migration-settings.js'
+import type { TapPlace } from './qemu-nics.js'
 import { storeFull } from './qemu-overlays.js'
 import { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -26,6 +28,7 @@ const logName = 'qemu.log'
 const ownNetwork = ['unshare', '--net', '--']
 /** What runs goes first. */
 const rehearsalNice = 10
+const firstDescriptor = 3
 const descriptorName = 'snapswitch-image'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
@@ -62,9 +65,10 @@ export async function loadMachine(
       made.push(overlay)
       disks.push({ name: disk.name, overlay, backing: disk.layers })
     }
-    const { taps, media, files } = request
+    const { media, files } = request
+    const beside = request.beside === true
     const next = {
-      ...{ taps, disks, qmp: qmpPath, directory, exists: existsSync },
+      ...{ taps: tapPlaces(request), disks, qmp: qmpPath, directory, exists: existsSync, beside },
       ...(media !== undefined && { media }),
       ...(files !== undefined && { files }),
       ...(request.rehearsal === true && { rehearsal: true }),
@@ -74,6 +78,7 @@ export async function loadMachine(
       request.rehearsal === true ? [...ownNetwork, ...argv] : argv,
       request.rehearsal === true ? directory : definition.directory,
       directory,
+      (request.descriptors ?? []).flat(),
     )
     if (request.rehearsal === true && child.pid !== undefined) setPriority(child.pid, rehearsalNice)
     const ended = endOf(child, definition.name, path.join(directory, logName))
@@ -81,7 +86,8 @@ export async function loadMachine(
     ordinaryPriority(child.pid!)
     const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
     child.unref()
-    return { control, spec: { qmp: qmpPath } }
+    const loaded = { control, spec: { qmp: qmpPath } }
+    return beside ? { ...loaded, takePlace: () => takePlace(definition, directory) } : loaded
   } catch (error) {
     // The log goes with the rest: read it first.
     const log = logTail(path.join(directory, logName))
@@ -90,6 +96,35 @@ export async function loadMachine(
     const known = asSnapswitchError(error)
     const lost = known.code === 'HYPERVISOR_UNREACHABLE' || known.code === 'HYPERVISOR_REFUSED'
     throw lost ? loadFailed(definition.name, log === '' ? known.message : log, known) : known
+  }
+}
+
+/** Descriptors as the started process sees them: they follow its standard ones. */
+function tapPlaces({ taps, descriptors }: LoadRequest): TapPlace[] {
+  let next = firstDescriptor
+  return taps.map((tap, nth) => {
+    const opened = descriptors?.[nth] ?? []
+    return opened.length === 0 ? tap : { descriptors: opened.map(() => next++) }
+  })
+}
+
+/** A socket that has another name is the same socket. */
+async function takePlace(definition: QemuDefinition, directory: string): Promise<void> {
+  for (const { given, file } of listeningPaths(definition)) {
+    const own = besidePath(given, directory)
+    if (!existsSync(own)) continue
+    try {
+      await rename(own, file)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      // Another file system, or a directory that is not here: the name can lead there.
+      if (code !== 'EXDEV') {
+        if (code === 'ENOENT') continue
+        throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check its directory.', error)
+      }
+      await rm(file, { force: true })
+      await symlink(own, file)
+    }
   }
 }
 
@@ -136,7 +171,12 @@ async function makeFreshOverlay(file: string, base: Parameters<typeof createOver
 }
 
 /** In its own session, with no terminal: it outlives the daemon. */
-function start(argv: readonly string[], wanted: string | undefined, directory: string): ChildProcess {
+function start(
+  argv: readonly string[],
+  wanted: string | undefined,
+  directory: string,
+  descriptors: readonly number[],
+): ChildProcess {
   const log = openSync(
     path.join(directory, logName),
     constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
@@ -146,7 +186,7 @@ function start(argv: readonly string[], wanted: string | undefined, directory: s
     return spawn(argv[0]!, argv.slice(1), {
       cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
       detached: true,
-      stdio: ['ignore', log, log],
+      stdio: ['ignore', log, log, ...descriptors],
     })
   } finally {
     closeSync(log)

@@ -51,13 +51,38 @@ export function tapArguments(argv: readonly string[]): TapArgument[] {
   return taps
 }
 
+/** A tap for a NIC: by name, or open already, one descriptor a queue. */
+export type TapPlace = string | { readonly descriptors: readonly number[] }
+
+/** What whoever opens the machine's taps must know, in the order of its command line. */
+export function tapNeeds(argv: readonly string[]): { readonly queues: number; readonly vnetHeader: boolean }[] {
+  const split = splitArguments(argv)
+  return tapArguments(argv).map(({ index }) => {
+    const value = optionValue(split.find((argument) => argument.index === index)!)
+    return { queues: queuesOf(value), vnetHeader: value.get('vnet_hdr') !== 'off' }
+  })
+}
+
+function queuesOf(value: OptionValue): number {
+  const queues = Number(value.get('queues') ?? '1')
+  return value.get('fds')?.split(':').length ?? (Number.isInteger(queues) && queues > 0 ? queues : 1)
+}
+
 /** Puts another tap in the place of the one that an argument names. It exists already and needs no script. */
-export function withTap(argument: Argument, ifname: string): Argument {
+export function withTap(argument: Argument, tap: TapPlace): Argument {
   const value = optionValue(argument)
-  const queues = value.get('fds')?.split(':').length ?? 1
+  const queues = queuesOf(value)
   for (const key of ['fd', 'fds', 'vhostfd', 'vhostfds', 'br', 'helper', 'script', 'downscript']) value.remove(key)
   value.set('type', 'tap')
-  value.set('ifname', ifname)
+  if (typeof tap !== 'string') {
+    // Whoever has opened it has settled all of these.
+    for (const key of ['ifname', 'queues', 'vnet_hdr']) value.remove(key)
+    const { descriptors } = tap
+    if (descriptors.length === 1) value.set('fd', String(descriptors[0]))
+    else value.set('fds', descriptors.join(':'))
+    return { ...argument, value: value.toString() }
+  }
+  value.set('ifname', tap)
   value.set('script', 'no')
   value.set('downscript', 'no')
   if (queues > 1) value.set('queues', String(queues))

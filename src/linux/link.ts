@@ -30,11 +30,15 @@ const IFLA = {
   mtu: 4,
   peer: 5,
   master: 10,
+  queueLength: 13,
   linkInfo: 18,
   afSpec: 26,
   peerNamespace: 37,
 } as const
 const IFLA_INFO_KIND = 1
+const IFLA_INFO_DATA = 2
+/** linux/if_link.h */
+const IFLA_TUN = { owner: 1, group: 2, vnetHeader: 5, persistent: 6, multiQueue: 7, queues: 8, detached: 9 } as const
 const IFLA_INET6_ADDR_GEN_MODE = 8
 const IN6_ADDR_GEN_MODE_NONE = 1
 /** IFNAMSIZ less its terminating zero. */
@@ -62,12 +66,33 @@ export interface Link {
   readonly peer: number | null
   /** Id of the network namespace of the other end; null when it is this one. */
   readonly peerNamespace: number | null
+  /** Packets that may wait for its reader. */
+  readonly queueLength: number
+  /** How a TAP was made; null for other devices. */
+  readonly tap: TapSettings | null
+}
+
+export interface TapSettings {
+  /** Who may open it; null: whoever may make one. */
+  readonly owner: number | null
+  readonly group: number | null
+  readonly vnetHeader: boolean
+  /** It stays when nobody holds it. */
+  readonly persistent: boolean
+  readonly multiQueue: boolean
+  /** Of one with several queues: how many are held. */
+  readonly queues: number
 }
 
 export interface LinkChanges {
   readonly up?: boolean
   readonly mtu?: number
   readonly mac?: string
+  /** The device must be down. */
+  readonly name?: string
+  readonly queueLength?: number
+  /** Into a bridge, by index; 0: out of the one that it is in. */
+  readonly master?: number
   /** `none`: the kernel makes no IPv6 link-local address when the device comes up. */
   readonly ipv6Addresses?: 'none'
 }
@@ -105,6 +130,9 @@ export class Links {
     const flags = changes.up === true ? IFF_UP : 0
     const body = linkHeader(index, flags, changes.up === undefined ? 0 : IFF_UP)
     if (changes.mtu !== undefined) body.attributeU32(IFLA.mtu, changes.mtu)
+    if (changes.name !== undefined) body.attributeText(IFLA.name, changes.name)
+    if (changes.queueLength !== undefined) body.attributeU32(IFLA.queueLength, changes.queueLength)
+    if (changes.master !== undefined) body.attributeU32(IFLA.master, changes.master)
     if (changes.mac !== undefined) body.attribute(IFLA.address, parseMac(changes.mac))
     if (changes.ipv6Addresses === 'none') {
       body.nested(IFLA.afSpec, (family) =>
@@ -183,7 +211,9 @@ function parseLink(message: NetlinkMessage): Link {
   const name = found.get(IFLA.name)
   const address = found.get(IFLA.address)
   const linkInfo = found.get(IFLA.linkInfo)
-  const kind = linkInfo === undefined ? undefined : attributes(linkInfo).get(IFLA_INFO_KIND)
+  const info = linkInfo === undefined ? undefined : attributes(linkInfo)
+  const kind = info?.get(IFLA_INFO_KIND)
+  const data = info?.get(IFLA_INFO_DATA)
   return {
     index: view.getInt32(4, LITTLE_ENDIAN),
     name: name === undefined ? '' : readText(name),
@@ -197,6 +227,25 @@ function parseLink(message: NetlinkMessage): Link {
     master: number(IFLA.master),
     peer: number(IFLA.peer),
     peerNamespace: number(IFLA.peerNamespace),
+    queueLength: number(IFLA.queueLength) ?? 0,
+    tap: kind !== undefined && readText(kind) === 'tun' && data !== undefined ? tapSettings(data) : null,
+  }
+}
+
+function tapSettings(data: Uint8Array): TapSettings {
+  const found = attributes(data)
+  const number = (type: number) => {
+    const value = found.get(type)
+    return value === undefined ? null : readU32(value)
+  }
+  const flag = (type: number) => found.get(type)?.[0] === 1
+  return {
+    owner: number(IFLA_TUN.owner),
+    group: number(IFLA_TUN.group),
+    vnetHeader: flag(IFLA_TUN.vnetHeader),
+    persistent: flag(IFLA_TUN.persistent),
+    multiQueue: flag(IFLA_TUN.multiQueue),
+    queues: (number(IFLA_TUN.queues) ?? 0) + (number(IFLA_TUN.detached) ?? 0),
   }
 }
 

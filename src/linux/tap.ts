@@ -10,8 +10,11 @@ const O_RDWR_CLOEXEC = 2 | 0o2000000
 const O_NONBLOCK = 0o4000
 const TUNSETIFF = 0x400454ca
 const TUNSETPERSIST = 0x400454cb
+const TUNSETOWNER = 0x400454cc
+const TUNSETGROUP = 0x400454ce
 const TUNSETOFFLOAD = 0x400454d0
 const IFF_TAP = 0x0002
+const IFF_MULTI_QUEUE = 0x0100
 const IFF_NO_PI = 0x1000
 const IFF_VNET_HDR = 0x4000
 /** struct ifreq. */
@@ -25,6 +28,15 @@ export interface TapOptions {
   readonly mac?: string
   readonly mtu?: number
   readonly up?: boolean
+  readonly multiQueue?: boolean
+}
+
+export interface OpenOptions {
+  readonly nonBlocking?: boolean
+  /** Must be as the device was made. */
+  readonly multiQueue?: boolean
+  /** False: frames without virtio-net headers. */
+  readonly vnetHeader?: boolean
 }
 
 /**
@@ -42,13 +54,14 @@ export function createTap(name: string, options: TapOptions = {}): Link {
         `Choose another name, or remove it with \`ip link delete ${name}\`.`,
       )
     }
-    const fd = openTap(name)
+    const { multiQueue, ...changes } = options
+    const fd = openTap(name, multiQueue ? { multiQueue } : {})
     try {
       check(ioctlValue(fd, TUNSETPERSIST, 1), `keep TAP ${name}`)
       const { index } = links.get(name)
       try {
         if (options.mac !== undefined || options.mtu !== undefined || options.up !== undefined) {
-          links.change(index, options)
+          links.change(index, changes)
         }
       } catch (thrown) {
         ioctlValue(fd, TUNSETPERSIST, 0)
@@ -85,7 +98,7 @@ export function deleteTap(name: string): void {
  * persistent. Reads and writes carry one frame each, a 10-byte virtio-net header first.
  * @throws SnapswitchError DEVICE_BUSY when another program holds it, PERMISSION, DEVICE_MISSING, SYSCALL
  */
-export function openTap(name: string, options: { readonly nonBlocking?: boolean } = {}): number {
+export function openTap(name: string, options: OpenOptions = {}): number {
   const encoded = new TextEncoder().encode(name)
   if (encoded.length === 0 || encoded.length >= NAME_FIELD || /[\s/%:]/.test(name)) {
     throw new SnapswitchError(
@@ -108,7 +121,8 @@ export function openTap(name: string, options: { readonly nonBlocking?: boolean 
   }
   const request = new Uint8Array(IFREQ_LENGTH)
   request.set(encoded)
-  new Uint16Array(request.buffer, NAME_FIELD, 1)[0] = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+  const flags = (options.vnetHeader === false ? 0 : IFF_VNET_HDR) | (options.multiQueue ? IFF_MULTI_QUEUE : 0)
+  new Uint16Array(request.buffer, NAME_FIELD, 1)[0] = IFF_TAP | IFF_NO_PI | flags
   if (libc().ioctl(fd, TUNSETIFF, request) < 0) {
     const value = errno()
     libc().close(fd)
@@ -117,6 +131,66 @@ export function openTap(name: string, options: { readonly nonBlocking?: boolean 
     throw syscallError(`attach to TAP ${name}`, value)
   }
   return fd
+}
+
+/**
+ * Opens as many queues of a TAP as a hypervisor wants, or none when somebody holds it: null.
+ * @throws SnapswitchError DEVICE_MISSING, DEVICE_BUSY when it is no TAP, PERMISSION, SYSCALL
+ */
+export function openFreeTap(link: Link, queues: number, options: OpenOptions): number[] | null {
+  if (link.tap === null) throw notTap(link.name)
+  const { multiQueue } = link.tap
+  // Of several queues the kernel would give another one.
+  if (multiQueue && link.tap.queues > 0) return null
+  return openQueues(link.name, multiQueue ? queues : 1, { ...options, multiQueue })
+}
+
+/** null: somebody holds it. */
+function openQueues(name: string, queues: number, options: OpenOptions): number[] | null {
+  const opened: number[] = []
+  try {
+    for (let nth = 0; nth < queues; nth++) opened.push(openTap(name, options))
+    return opened
+  } catch (thrown) {
+    closeAll(opened)
+    if (isBusy(thrown)) return null
+    throw thrown
+  }
+}
+
+/**
+ * Makes a TAP as another one is, under another name, down, with its queues open: for a machine that is to take the place of the one
+ * that holds the other. It stays when nobody holds it if the other does.
+ */
+export function openStandIn(name: string, like: Link, queues: number, options: OpenOptions): number[] {
+  if (like.tap === null) throw notTap(like.name)
+  const { multiQueue, persistent, owner, group } = like.tap
+  const several = multiQueue || queues > 1
+  const opened = openQueues(name, queues, { ...options, multiQueue: several })
+  if (opened === null) throw new SnapswitchError('DEVICE_BUSY', `TAP ${name} is taken`, 'Restore again.')
+  const [first] = opened as [number]
+  const links = new Links()
+  try {
+    if (owner !== null) check(ioctlValue(first, TUNSETOWNER, owner), `set the owner of TAP ${name}`)
+    if (group !== null) check(ioctlValue(first, TUNSETGROUP, group), `set the group of TAP ${name}`)
+    const mac = like.mac === null ? {} : { mac: like.mac }
+    links.change(links.get(name).index, { mtu: like.mtu, queueLength: like.queueLength, ...mac, ipv6Addresses: 'none' })
+    if (persistent) check(ioctlValue(first, TUNSETPERSIST, 1), `keep TAP ${name}`)
+    return opened
+  } catch (thrown) {
+    closeAll(opened)
+    throw thrown
+  } finally {
+    links.close()
+  }
+}
+
+export function closeAll(descriptors: readonly number[]): void {
+  for (const fd of descriptors) libc().close(fd)
+}
+
+function isBusy(thrown: unknown): boolean {
+  return thrown instanceof SnapswitchError && thrown.code === 'DEVICE_BUSY' && /attach to TAP/.test(thrown.message)
 }
 
 /** Tells the kernel what the holder of `fd` can take; frames that need more are finished in software first. */

@@ -44,6 +44,11 @@ export interface UnfinishedSnapshot {
   readonly machines: readonly { readonly vm: string; readonly record: CutRecord; readonly mayBePaused: boolean }[]
 }
 
+const SpecRecord = Type.Union([
+  Type.Object({ qmp: Type.String() }),
+  Type.Object({ libvirt: Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) }) }),
+])
+
 /** A restore that has begun to load and is not over. */
 export const RestoreRecord = Type.Object({
   network: Name,
@@ -62,6 +67,12 @@ export const RestoreRecord = Type.Object({
   ports: Type.Array(Type.Object({ name: Name, vm: Name })),
   /** TAPs that were to be made. */
   taps: Type.Array(Type.Object({ device: Type.String(), vm: Name })),
+  /** TAPs that may stand in for others until former machines have ended. */
+  standIns: Type.Optional(Type.Array(Type.Object({ vm: Name, device: Type.String(), name: Type.String() }))),
+  /** Machines that run, and stand still until they are ended or the restore is called off. */
+  formers: Type.Optional(
+    Type.Array(Type.Object({ vm: Name, incarnation: Type.Union([Type.String(), Type.Null()]), spec: SpecRecord })),
+  ),
 })
 export type RestoreRecord = Static<typeof RestoreRecord>
 

@@ -146,13 +146,43 @@ export async function endLoads(host: Host, moves: Moves, configured: ReadonlySet
     const { network, snapshot } = record
     host.log.warn({ network, snapshot }, 'undoing a restore whose daemon was killed')
     const { ended, unclear } = await endMachines(host, record)
+    const stuck = await resumeFormers(host, record)
     known = without(known, record, ended, configured)
     for (const { device, vm } of record.taps) if (ended.has(vm)) host.ports.removeTap(device)
+    for (const { name } of record.standIns ?? []) host.ports.removeTap(name)
     const result = known
     await host.records.writeMoves(() => result)
-    if (!unclear) await host.journal.removeRestore(network)
+    if (!unclear && !stuck) await host.journal.removeRestore(network)
   }
   return known
+}
+
+/** Machines that stood still until they were ended, and have not been. True when one stands still yet. */
+async function resumeFormers(host: Host, { formers }: RestoreRecord): Promise<boolean> {
+  const results = await Promise.all(
+    (formers ?? []).map(async ({ vm, incarnation, spec }) => {
+      const known = host.machines.spec(vm)
+      host.machines.set(vm, spec)
+      try {
+        if (!(await host.machines.isThere(vm))) return true
+        const deadline = performance.now() + END_MS
+        await host.machines.using(vm, deadline, async (control) => {
+          const same = incarnation === null || incarnation === control.incarnation
+          if (!same || (await control.inspect(deadline)).state !== 'paused') return
+          host.log.warn({ vm }, 'resuming a machine that a restore has paused')
+          await resumeMachine(host, vm, control, deadline)
+        })
+        return true
+      } catch (thrown) {
+        host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
+        return false
+      } finally {
+        if (known !== undefined) host.machines.set(vm, known)
+        else host.machines.delete(vm)
+      }
+    }),
+  )
+  return results.includes(false)
 }
 
 async function endMachines(host: Host, { machines, resuming }: RestoreRecord) {

@@ -216,15 +216,22 @@ export class LocalStore {
     return join(this.state, 'machines', vm, `e${epoch}`)
   }
 
-  async createMachineDirectory(vm: string, epoch: number): Promise<string> {
-    const directory = this.machineDirectory(vm, epoch)
+  /** One that is not there: what a restore that was undone could not end may be at work in another. */
+  async freeMachineDirectory(vm: string, epoch: number): Promise<string> {
+    const first = this.machineDirectory(vm, epoch)
+    for (let nth = 2, directory = first; ; directory = `${first}-${nth++}`) {
+      const names = await readdir(directory).catch(() => [])
+      if (names.length === 0) return directory
+    }
+  }
+
+  async makeMachineDirectory(directory: string): Promise<void> {
     try {
       await rm(directory, { recursive: true, force: true })
       await makeDirectory(directory, directoryMode)
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }
-    return directory
   }
 }
 

@@ -103,6 +103,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   const files = await Promise.all(
     (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
   )
+  const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
   return {
     vm: member.vm,
     ports: [...member.ports, ...member.otherPorts].map((port) => ({
@@ -110,6 +111,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
       ...(port.network === network ? {} : { network: port.network }),
     })),
     definition,
+    ...(outside.length === 0 ? {} : { outside }),
     memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
     disks,
     ...(media.length > 0 && { media }),

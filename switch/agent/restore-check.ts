@@ -1,11 +1,14 @@
 // Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other machines,
 // room. Looks, and changes nothing.
 
+import { readFileSync } from 'node:fs'
 import { distinctFiles, filesOfMember } from '../../src/api/files.js'
-import type { FileReference, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
+import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { MachineDefinition, QemuDefinition } from '../../src/hypervisor/hypervisor.js'
+import { heldAlone } from '../../src/hypervisor/qemu-beside.js'
 import type { Host } from './host.js'
+import { mustWait } from './restore-load.js'
 
 /** How long a hypervisor may take to say whether it would take a machine. */
 const EXAMINE_MS = 10_000
@@ -40,9 +43,43 @@ export async function checkRestore(host: Host, network: string, request: Restore
     )
   }
   problems.push(...(await obstacles(host, request)))
-  const running = []
+  const running: string[] = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
+  const beside = request.members.filter((part) => running.includes(part.vm) && !mustWait(part, request))
+  problems.push(...roomForBoth(host.name, beside).map((problem) => problem.report()))
   return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
+}
+
+/** What keeps machines from being loaded beside their former selves. */
+function roomForBoth(host: string, beside: readonly MemberPart[]): SnapswitchError[] {
+  const found = beside.flatMap(({ vm, definition }) => {
+    const held = heldAlone(definition as QemuDefinition)
+    if (held.length === 0) return []
+    return new SnapswitchError(
+      'MACHINE_RUNNING',
+      `${vm} runs, and has for itself what its next self needs: ${held.join(', ')}`,
+      endFirst,
+    )
+  })
+  // An image has about as many bytes as the guest will have memory in use.
+  const needed = beside.reduce((sum, { memory }) => sum + memory.bytes, 0)
+  const available = availableMemory()
+  if (needed > 0 && available !== null && needed > available) {
+    const message = `host ${host} has ${available} bytes of memory to spare, and needs ${needed} for machines beside their former selves`
+    found.push(new SnapswitchError('MEMORY_SHORT', message, endFirst))
+  }
+  return found
+}
+
+const endFirst =
+  'Give --end-first to end what runs before the new machines are loaded: then a load that fails leaves none running.'
+
+/** Bytes; null where the kernel does not tell. */
+function availableMemory(): number | null {
+  const text = readFileSync('/proc/meminfo', 'latin1')
+  const of = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? Number.NaN) * 1024
+  const available = of('MemAvailable') + of('SwapFree')
+  return Number.isNaN(available) ? null : available
 }
 
 async function notHere(host: Host, files: readonly FileReference[]): Promise<FileReference[]> {

@@ -1,18 +1,29 @@
-// One host's part of a restore: machines are loaded paused behind closed gates, with the recorded channel state at the
-// head of their hold queues; then, told that all hosts have come this far, they run. Until then everything can be undone.
+// One host's part of a restore. The new machines are loaded beside what runs (load), what runs stands still behind closed gates
+// (pause), and when all hosts have come so far, the former selves are ended and the new ones take their places behind a fence
+// (switch); then they run (resume). Until the switch everything can be undone, and the former machines run on.
 
-import type { MemberPart, RestoreLoaded, RestoreRequest, RestoreResumed } from '../../src/api/schemas.js'
+import type {
+  RestoreLoaded,
+  RestorePause,
+  RestorePaused,
+  RestoreRequest,
+  RestoreResumed,
+  RestoreSwitched,
+} from '../../src/api/schemas.js'
 import { parseMac } from '../../src/frame/ethernet.js'
 import { nowUs } from '../../src/hypervisor/clock.js'
-import type { LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { LoadedMachine } from '../../src/hypervisor/hypervisor.js'
+import type { ChannelFrame } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
-import { advance, gateOthers, release, releaseOthers } from './gates.js'
+import { passEpoch, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
-import type { RestoreRecord } from './journal.js'
 import { locateFiles } from './located-files.js'
 import { restoreCalledOff, staleEpoch } from './refusals.js'
 import { queueChannelState, readChannelState } from './restore-channel.js'
+import { Formers } from './restore-formers.js'
+import { allOf, type Loading, loadMachine, mustWait, startedLoad } from './restore-load.js'
 import { RestorePorts } from './restore-ports.js'
+import { RestoreTaps } from './restore-taps.js'
 import { resumeMachine } from './resume.js'
 
 const RESUME_MS = 10_000
@@ -20,22 +31,14 @@ const RESUME_MS = 10_000
 const END_MS = 20_000
 const END_AGAIN_MS = 3000
 
-interface LoadedMember {
-  readonly part: MemberPart
-  readonly ports: readonly PortEntry[]
-  readonly machine: LoadedMachine
+interface Member extends Loading {
+  ports: readonly PortEntry[]
+  machine: LoadedMachine | null
   /** When it was seen to run; null: not yet. */
   resumedAtUs: number | null
 }
 
 type Resumed = RestoreResumed['resumed']
-
-/** What tells a machine that this restore loads from any other. */
-function startedLoad(host: Host, part: MemberPart, epoch: number) {
-  const definition = part.definition as MachineDefinition
-  const domain = definition.kind === 'libvirt' ? definition.domain : null
-  return { vm: part.vm, kind: definition.kind, domain, directory: host.store.machineDirectory(part.vm, epoch) }
-}
 
 export class RestoreSession {
   readonly network: string
@@ -43,104 +46,204 @@ export class RestoreSession {
   private readonly host: Host
   private readonly request: RestoreRequest
   private readonly ports: RestorePorts
-  private readonly members: LoadedMember[] = []
-  /** What is made durable before it is made. */
-  private toUndo: Pick<RestoreRecord, 'ports' | 'taps'> | null = null
-  /** Of the machines that are placed here, in other networks: gated until the machines run. */
-  private otherPorts: readonly PortEntry[] = []
+  private readonly taps: RestoreTaps
+  private readonly formers: Formers
+  private members: Member[] = []
+  private frames: ChannelFrame[] = []
+  /** Where disks of machines that run are from now on. */
+  private readonly disks = new Map<string, { name: string; file: string }[]>()
+  /** All machines of the restore, wherever they are placed. */
+  private everywhere: readonly string[]
+  /** Something is on record that is to be undone should the daemon be killed. */
+  private recorded = false
   private timer: NodeJS.Timeout | null = null
+  /** The last step asked for; each comes to its end before an abort begins. */
+  private step: Promise<unknown> = Promise.resolve()
   private loading: Promise<RestoreLoaded> | null = null
-  private registering: Promise<void> | null = null
-  private resuming: Promise<Resumed> | null = null
+  private switching: Promise<RestoreSwitched> | null = null
+  /** The barrier is passed: former selves may have been ended. */
+  private switched = false
+  private resuming = false
   private calledOff = false
   /** Called when the session has ended by itself, with the machines that run all the same. */
   onAbandoned: (resumed: Resumed) => void = () => undefined
+  /** Takes the ports of machines that live elsewhere from now on off this host. */
+  onMovedAway: (vms: readonly string[]) => Promise<void> = async () => undefined
 
   constructor(host: Host, network: string, snapshot: string, request: RestoreRequest) {
     this.host = host
     this.network = network
     this.snapshot = snapshot
     this.request = request
+    this.everywhere = request.members.map((part) => part.vm)
     this.ports = new RestorePorts(host, network)
+    this.taps = new RestoreTaps(host)
+    this.formers = new Formers(host)
   }
 
-  /** That are placed here. */
+  /** Those that this host's part is about: placed here, or paused here. */
   get machines(): readonly string[] {
-    return this.request.members.map(({ vm }) => vm)
+    return [...new Set([...this.request.members.map(({ vm }) => vm), ...this.formers.names()])]
   }
 
-  /** Loads all members, or none: on failure everything is undone before it throws. */
+  /** No machine comes here. */
+  get isEmpty(): boolean {
+    return this.request.members.length === 0
+  }
+
+  /** Loads all members, or none: on failure everything is undone before it throws. Asked again, it says the same again. */
   async load(): Promise<RestoreLoaded> {
-    this.loading = this.loadAll()
+    this.loading ??= this.inStep(() => this.loadAll())
     try {
       return await this.loading
     } catch (thrown) {
-      this.loading = null
       await this.abort()
       throw thrown
-    } finally {
-      this.loading = null
     }
   }
 
   private async loadAll(): Promise<RestoreLoaded> {
     const { host, network, request } = this
-    const { epoch } = request
     const deadline = performance.now() + request.deadlineMs
     const highest = host.epochs.get(network)
-    if (epoch <= highest) throw staleEpoch(epoch, highest)
+    if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
+    this.frames = await readChannelState(host, request)
+    for (const part of request.members) {
+      const beside = await host.machines.isThere(part.vm)
+      const directory = await host.store.freeMachineDirectory(part.vm, request.epoch)
+      this.members.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
+    }
+    await this.record(false)
+    for (const member of this.members) {
+      member.ports = await this.ports.take(member.part, member.beside)
+      this.taps.makeOutside(member.part)
+    }
+    try {
+      await allOf(
+        this.members.map(async (member) => {
+          if (member.beside && mustWait(member.part, request)) await locateFiles(host, member.part)
+          else member.machine = await loadMachine(host, member, this.taps, deadline)
+        }),
+      )
+    } finally {
+      this.taps.close()
+    }
+    if (this.calledOff) throw restoreCalledOff
+    this.startTimer(request.deadlineMs)
+    return { loaded: this.members.map((member) => member.part.vm), channelFrames: this.frames.length }
+  }
+
+  /** What runs here of the restore's machines stands still on return. */
+  async pause({ machines, replace, deadlineMs }: RestorePause): Promise<RestorePaused> {
+    return this.inStep(async () => {
+      this.everywhere = machines
+      const deadline = performance.now() + deadlineMs
+      if (!this.switched) {
+        await this.formers.find(machines, replace, deadline)
+        await this.record(false)
+        await this.formers.pause(deadline)
+      }
+      if (this.calledOff) throw restoreCalledOff
+      this.startTimer(deadlineMs)
+      return { paused: this.formers.names() }
+    })
+  }
+
+  /** All hosts are ready. After a failure it may be called again. */
+  async switchOver(deadlineMs: number): Promise<RestoreSwitched> {
+    this.switching ??= this.inStep(() => this.switchAll(performance.now() + deadlineMs))
+    try {
+      return await this.switching
+    } catch (thrown) {
+      this.switching = null
+      throw thrown
+    }
+  }
+
+  private async switchAll(deadline: number): Promise<RestoreSwitched> {
+    const { host, network, request, members } = this
+    const { epoch } = request
+    const before = host.epochs.get(network)
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
-    const frames = await readChannelState(host, request)
-    if (request.members.length > 0) await this.record(false)
-    const ports = new Map<string, PortEntry[]>()
-    for (const part of request.members) ports.set(part.vm, await this.ports.take(part))
-    const everywhere = [...ports.values()].flat()
-    const all = everywhere.filter((port) => port.network === network)
-    this.otherPorts = everywhere.filter((port) => port.network !== network)
-    await gateOthers(host, this.otherPorts)
-    await host.datapath.call('fence', { network, ports: all.map((port) => port.index), epoch })
-    const results = await Promise.allSettled(
-      request.members.map((part) => this.loadMember(part, ports.get(part.vm)!, deadline)),
-    )
-    for (const result of results) if (result.status === 'fulfilled') this.members.push(result.value)
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
+    this.switched = true
+    await this.formers.end(deadline)
+    for (const member of members) member.ports = await this.takeDevices(member, before)
+    const here = new Set(members.map(({ part }) => part.vm))
+    await this.onMovedAway(this.everywhere.filter((vm) => !here.has(vm)))
+    const all = members.flatMap(({ ports }) => ports)
+    const own = all.filter((port) => port.network === network)
+    await host.datapath.call('fence', { network, ports: own.map((port) => port.index), epoch })
+    await allOf(members.map((member) => this.takePlace(member, deadline)))
+    for (const { part } of members) this.taps.connectOutside(part)
     // A former guest may have left its queues full; the new one has opened empty ones.
-    for (const port of everywhere) host.unread.emptied(port.index, port.ifindex)
-    await queueChannelState(host, network, frames, all)
+    for (const port of members.flatMap(({ ports }) => ports)) host.unread.emptied(port.index, port.ifindex)
+    await queueChannelState(host, network, this.frames, own)
+    this.frames = []
     if (this.calledOff) throw restoreCalledOff
-    if (this.members.length > 0) this.timer = setTimeout(() => void this.expire(), request.deadlineMs)
-    return { loaded: this.members.map((member) => member.part.vm), channelFrames: frames.length }
+    this.startTimer(request.deadlineMs)
+    return { ended: this.formers.names(), warnings: [...this.taps.warnings] }
+  }
+
+  /** The ports go on with the devices that the new machine holds. */
+  private async takeDevices({ part, ports }: Member, epoch: number): Promise<PortEntry[]> {
+    const { host } = this
+    const taken: PortEntry[] = []
+    for (const port of ports) {
+      const { name, device, network } = port
+      const standIn = this.taps.standInOf(part.vm, device)
+      const at = network === this.network ? epoch : host.epochs.get(network)
+      const now =
+        standIn === null ? await host.ports.takeBack(name, at) : await host.ports.replaceDevice(name, standIn, at)
+      taken.push(now ?? port)
+    }
+    return taken
+  }
+
+  private async takePlace(member: Member, deadline: number): Promise<void> {
+    if (member.machine !== null) return member.machine.takePlace?.()
+    const { host } = this
+    try {
+      // The former one's device may have gone with it.
+      member.ports = await this.ports.take(member.part, false)
+      this.taps.makeOutside(member.part)
+      member.machine = await loadMachine(host, { ...member, beside: false }, this.taps, deadline)
+    } finally {
+      this.taps.close()
+    }
   }
 
   /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
   private async record(resuming: boolean): Promise<void> {
-    const { host, network, snapshot, request } = this
-    this.toUndo ??= this.ports.planned(request)
-    const machines = request.members.map((part) => startedLoad(host, part, request.epoch))
-    await host.journal.writeRestore({ network, snapshot, resuming, machines, ...this.toUndo })
+    const { host, network, snapshot, request, members } = this
+    const formers = this.formers.record()
+    if (members.length === 0 && formers.length === 0) return
+    this.recorded = true
+    const machines = members.map(startedLoad)
+    const made = this.toMake ?? { ...this.ports.planned(request), standIns: this.taps.planned(request.members) }
+    this.toMake = made
+    await host.journal.writeRestore({ network, snapshot, resuming, machines, formers, ...made })
   }
+
+  private toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<RestoreTaps['planned']> }) | null = null
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */
-  async registerMachines(): Promise<void> {
-    if (this.calledOff) throw restoreCalledOff
-    this.registering = this.record(true).then(() => {
-      for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine.spec)
+  registerMachines(): Promise<void> {
+    return this.inStep(async () => {
+      if (!this.switched) throw restoreCalledOff
+      await this.record(true)
+      for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine!.spec)
     })
-    await this.registering
   }
 
-  /** All hosts have loaded: addresses are announced, guests run, gates open. After a failure it may be called again. */
+  /** All hosts have changed over: addresses are announced, guests run, gates open. After a failure it may be called again. */
   async resume(): Promise<RestoreResumed> {
-    if (this.calledOff) throw restoreCalledOff
-    if (this.timer !== null) clearTimeout(this.timer)
-    this.resuming = this.resumeAll()
+    this.resuming = !this.calledOff
     try {
-      return { resumed: await this.resuming }
+      return { resumed: await this.inStep(() => this.resumeAll()) }
     } catch (thrown) {
-      if (!this.calledOff) this.timer = setTimeout(() => void this.expire(), this.request.deadlineMs)
+      if (!this.calledOff) this.startTimer(this.request.deadlineMs)
       throw thrown
     }
   }
@@ -155,19 +258,18 @@ export class RestoreSession {
         await host.datapath.call('announce', { network: port.network, port: port.index, mac: parseMac(mac) })
       }
     }
-    const results = await Promise.allSettled(
+    await allOf(
       this.members.map(async (member) => {
-        member.resumedAtUs = (await resumeMachine(host, member.part.vm, member.machine.control, deadline)).resumedAtUs
+        const { control } = member.machine!
+        member.resumedAtUs = (await resumeMachine(host, member.part.vm, control, deadline)).resumedAtUs
         await this.release(member)
       }),
     )
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
     await this.learnDisks()
-    await host.journal
-      .removeRestore(network)
-      .catch((thrown) => host.log.error({ err: thrown, network }, 'cannot remove the record of a restore'))
-    for (const { machine } of this.members) await machine.control.close()
+    await this.removeRecord()
+    for (const { machine } of this.members) await machine!.control.close()
+    await this.formers.close()
+    this.taps.finish()
     host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
     return this.running()
   }
@@ -177,15 +279,32 @@ export class RestoreSession {
     for (const { part, machine, resumedAtUs } of this.members) {
       if (resumedAtUs === null) continue
       try {
-        const { disks } = await machine.control.inspect(performance.now() + RESUME_MS)
+        const { disks } = await machine!.control.inspect(performance.now() + RESUME_MS)
         await this.host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
+        const files = disks.flatMap(({ name, layers: [top] }) => (top === undefined ? [] : [{ name, file: top.file }]))
+        this.disks.set(part.vm, files)
       } catch (thrown) {
         this.host.log.error({ err: thrown, vm: part.vm }, 'cannot tell which disks it is on')
       }
     }
   }
 
-  private async release({ ports }: LoadedMember): Promise<void> {
+  /** A host that gets no machines has done its part with the switch. */
+  async finish(): Promise<void> {
+    this.stopTimer()
+    await this.removeRecord()
+    await this.formers.close()
+    this.taps.finish()
+  }
+
+  private async removeRecord(): Promise<void> {
+    if (!this.recorded) return
+    await this.host.journal
+      .removeRestore(this.network)
+      .catch((thrown) => this.host.log.error({ err: thrown, network: this.network }, 'cannot remove a record'))
+  }
+
+  private async release({ ports }: Member): Promise<void> {
     const own = ports.filter((port) => port.network === this.network)
     const indexes = own.map((port) => port.index)
     await release(this.host, this.network, indexes)
@@ -196,90 +315,109 @@ export class RestoreSession {
   }
 
   private running(): Resumed {
-    return this.members.flatMap(({ part, resumedAtUs }) =>
-      resumedAtUs === null ? [] : [{ vm: part.vm, atUs: resumedAtUs }],
-    )
+    return this.members.flatMap(({ part, resumedAtUs }) => {
+      const disks = this.disks.get(part.vm)
+      return resumedAtUs === null ? [] : [{ vm: part.vm, atUs: resumedAtUs, ...(disks === undefined ? {} : { disks }) }]
+    })
   }
 
   /**
-   * Undoes a load: machines ended, ports and TAPs that were made gone, gates of the others open. But a machine that runs
-   * already, for all hosts had loaded, runs on with its ports; those are returned.
+   * Undoes what was done: loaded machines ended, ports and TAPs that were made gone, former machines run on (unless they were
+   * ended already), gates open. But a machine that runs already, for all hosts had changed over, runs on with its ports;
+   * those are returned.
    */
   async abort(): Promise<Resumed> {
     const { host, network, request } = this
-    if (this.timer !== null) clearTimeout(this.timer)
+    this.stopTimer()
+    // A step under way comes to its end first: what it has made by then is undone with the rest.
+    this.calledOff = true
+    await this.step.catch(() => undefined)
+    this.stopTimer()
     const quietly = async (work: Promise<unknown>) => {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
-    // A load or resume under way comes to its end first: what it has made by then is undone with the rest.
-    this.calledOff = true
-    await this.loading?.catch(() => undefined)
-    await this.registering?.catch(() => undefined)
-    await this.resuming?.catch(() => undefined)
-    const deadline = performance.now() + END_MS
-    let ended = this.toUndo === null || (await this.endUnfinished())
-    for (const member of this.members) {
-      const { part, machine } = member
-      if (this.resuming !== null && (await this.runs(member, deadline))) {
-        await quietly(this.learnDisks())
-        await quietly(this.release(member))
-      } else {
-        if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
-        await quietly(
-          machine.control.destroy(deadline).catch((thrown) => {
-            ended = false
-            throw thrown
-          }),
-        )
-      }
-      await quietly(machine.control.close())
+    const stuck = await this.formers.resume()
+    const ended = (await Promise.all(this.members.map((member) => this.endOne(member)))).every((one) => one)
+    for (const { ports, part } of this.members) {
+      // Those of a former self that runs on are open already; a port that was made goes.
+      if (!this.formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
     }
-    await quietly(releaseOthers(host, this.otherPorts))
     const resumed = this.running()
-    await this.ports.giveBack(new Set(resumed.map(({ vm }) => vm)))
-    await quietly(advance(host, network, request.epoch))
-    // What could not be ended stays on record: the next daemon does it.
-    if (this.toUndo !== null && ended) await quietly(host.journal.removeRestore(network))
+    const running = new Set(resumed.map(({ vm }) => vm))
+    await this.ports.giveBack(running)
+    this.taps.giveBack(running)
+    // The epoch is used up all the same: a step that comes late is refused by it.
+    await quietly(passEpoch(host, network, request.epoch))
+    await this.formers.close()
+    // What could not be ended or resumed stays on record: the next daemon does it.
+    if (ended && stuck.length === 0) await this.removeRecord()
     return resumed
   }
 
-  /** Machines whose load has failed; false when one may still be there. Their drivers have tried to end them already. */
-  private async endUnfinished(): Promise<boolean> {
-    const { host, request } = this
-    const deadline = performance.now() + END_AGAIN_MS
-    const failed = request.members.filter(({ vm }) => !this.members.some(({ part }) => part.vm === vm))
-    const loads = failed.map((part) => startedLoad(host, part, request.epoch))
-    const results = await Promise.allSettled(
-      loads.map((load) => host.machines.endLoad(load.kind, { ...load, mayRun: false }, deadline)),
-    )
-    return results.every(({ status }) => status === 'fulfilled')
+  /** False when it may still be there. One that runs stays. */
+  private async endOne(member: Member): Promise<boolean> {
+    const { host } = this
+    const { part, machine } = member
+    const deadline = performance.now() + END_MS
+    try {
+      if (machine === null) {
+        if (!this.recorded) return true
+        // Its driver has tried to end it already.
+        const load = { ...startedLoad(member), mayRun: false }
+        await host.machines.endLoad(load.kind, load, performance.now() + END_AGAIN_MS)
+        return true
+      }
+      if (this.resuming && (await this.runs(member, machine, deadline))) {
+        await this.learnDisks()
+        await this.release(member)
+        return true
+      }
+      if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
+      await machine.control.destroy(deadline)
+      return true
+    } catch (thrown) {
+      host.log.warn({ err: thrown, vm: part.vm }, 'while undoing a restore')
+      return member.resumedAtUs !== null
+    } finally {
+      await machine?.control.close().catch(() => undefined)
+    }
   }
 
   /** An answer that did not come in time does not mean that the guest stands still. */
-  private async runs(member: LoadedMember, deadline: number): Promise<boolean> {
+  private async runs(member: Member, machine: LoadedMachine, deadline: number): Promise<boolean> {
     if (member.resumedAtUs !== null) return true
-    const info = await member.machine.control.inspect(deadline).catch(() => null)
+    const info = await machine.control.inspect(deadline).catch(() => null)
     if (info?.state !== 'running') return false
     member.resumedAtUs = nowUs()
     return true
   }
 
+  private inStep<T>(work: () => Promise<T>): Promise<T> {
+    this.stopTimer()
+    const done = this.step.then(() => {
+      // An abort may have waited for the step before.
+      if (this.calledOff) throw restoreCalledOff
+      return work()
+    })
+    this.step = done.catch(() => undefined)
+    return done
+  }
+
+  private startTimer(ms: number): void {
+    this.stopTimer()
+    this.timer = setTimeout(() => void this.expire(), ms)
+  }
+
+  private stopTimer(): void {
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.timer = null
+  }
+
   private async expire(): Promise<void> {
     this.host.log.warn(
       { network: this.network, snapshot: this.snapshot },
-      'the coordinator has not resumed the restore in time; undoing it',
+      'the coordinator has not gone on with the restore in time; undoing it',
     )
     this.onAbandoned(await this.abort())
-  }
-
-  private async loadMember(part: MemberPart, ports: readonly PortEntry[], deadline: number): Promise<LoadedMember> {
-    const { host, request } = this
-    const definition = part.definition as MachineDefinition
-    const located = await locateFiles(host, part)
-    const directory = await host.store.createMachineDirectory(part.vm, request.epoch)
-    // A port takes its device's name along to the host that it is restored on.
-    const taps = definition.nics.map((nic) => nic.device)
-    const machine = await host.machines.load({ definition, ...located, taps, directory }, deadline)
-    return { part, ports, machine, resumedAtUs: null }
   }
 }

@@ -1,19 +1,22 @@
-// Restores on this host, as the coordinator asks for them: check, load, resume or abort; and what they have changed of the
+// Restores on this host, as the coordinator asks for them: check, load, pause, switch, resume or abort; and what they have changed of the
 // host's machines and ports, on disk, so that a restarted daemon finds it again.
 
 import type {
-  PortRecord,
-  RemoveMemberAnswer,
   RestoreAborted,
   RestoreCheck,
   RestoreLoaded,
+  RestorePause,
+  RestorePaused,
   RestoreRequest,
   RestoreResumed,
+  RestoreSwitched,
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DiskKeeper } from './disks/keeper.js'
+import { passEpoch } from './gates.js'
 import type { Host } from './host.js'
 import type { Moves } from './host-records.js'
+import { staleEpoch } from './refusals.js'
 import { checkRestore } from './restore-check.js'
 import { RestoreSession } from './restore-session.js'
 import type { Session, Sessions } from './sessions.js'
@@ -33,6 +36,8 @@ export class Restores {
   private readonly configuredPorts: ReadonlySet<string>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   private readonly ended = new Map<string, EndedRestore>()
+  /** The same of the switch on a host that gets no machines. */
+  private readonly switched = new Map<string, { readonly snapshot: string; readonly answer: RestoreSwitched }>()
 
   constructor(
     host: Host,
@@ -59,25 +64,78 @@ export class Restores {
   async load(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
     this.sessions.check(network)
     const others = otherNetworks(request)
+    const under = this.sessionOf(network, snapshot)
+    if (under !== null) return under.restore.load()
     for (const other of others) {
       const refusal = this.sessions.portRefusal(other)
       if (refusal !== null) throw refusal
     }
-    const restore = new RestoreSession(this.host, network, snapshot, request)
-    const name = `restore of ${snapshot}`
-    const session = this.sessions.begin(network, { name, snapshot: null, restore, others })
-    this.ended.delete(network)
-    restore.onAbandoned = (resumed) => this.abandoned(network, session, resumed)
+    const { restore, session } = this.begin(network, snapshot, request, others)
     try {
-      await this.keeper.letGo(restore.machines)
-      const answer = await restore.load()
-      // A host that gets no machines is fenced, and that is all.
-      if (request.members.length === 0) this.sessions.end(network, session)
-      return answer
+      await this.keeper.letGo(request.members.map(({ vm }) => vm))
+      return await restore.load()
     } catch (thrown) {
       this.sessions.end(network, session)
       throw thrown
     }
+  }
+
+  private begin(network: string, snapshot: string, request: RestoreRequest, others: ReadonlySet<string>) {
+    const restore = new RestoreSession(this.host, network, snapshot, request)
+    const session = this.sessions.begin(network, { name: `restore of ${snapshot}`, snapshot: null, restore, others })
+    this.ended.delete(network)
+    this.switched.delete(network)
+    restore.onAbandoned = (resumed) => this.abandoned(network, session, resumed)
+    restore.onMovedAway = (vms) => this.movedAway(vms)
+    return { restore, session }
+  }
+
+  /** What runs here of the restore's machines stands still; a host that gets none begins with this. */
+  async pause(network: string, snapshot: string, order: RestorePause): Promise<RestorePaused> {
+    this.sessions.check(network)
+    const under = this.sessionOf(network, snapshot)
+    await this.keeper.letGo(order.machines)
+    if (under !== null) return under.restore.pause(order)
+    const highest = this.host.epochs.get(network)
+    if (order.epoch <= highest) throw staleEpoch(order.epoch, highest)
+    const request = { epoch: order.epoch, members: [], channels: [], deadlineMs: order.deadlineMs }
+    const { restore, session } = this.begin(network, snapshot, request, new Set())
+    try {
+      return await restore.pause(order)
+    } catch (thrown) {
+      await this.abandon(network, { ...session, restore })
+      this.sessions.end(network, session)
+      throw thrown
+    }
+  }
+
+  /** All hosts are ready: the new machines take their places. */
+  async switchOver(network: string, snapshot: string, deadlineMs: number): Promise<RestoreSwitched> {
+    const session = this.sessionOf(network, snapshot)
+    if (session === null) {
+      const before = this.switched.get(network)
+      if (before?.snapshot === snapshot) return before.answer
+      throw notUnderWay(this.host.name, network, snapshot)
+    }
+    const answer = await session.restore.switchOver(deadlineMs)
+    // A host that gets no machines is fenced, and that is all.
+    if (session.restore.isEmpty) {
+      await session.restore.finish()
+      this.sessions.end(network, session)
+      this.switched.set(network, { snapshot, answer })
+    }
+    return answer
+  }
+
+  /** Machines that live elsewhere from now on: their ports, also those in other networks, go. */
+  private async movedAway(vms: readonly string[]): Promise<void> {
+    const { ports, machines } = this.host
+    const gone = vms.filter((vm) => machines.spec(vm) !== undefined || ports.ofMachine(vm).length > 0)
+    for (const vm of gone) {
+      for (const port of ports.ofMachine(vm)) await ports.remove(port.name)
+      machines.delete(vm)
+    }
+    if (gone.length > 0) await this.saveMoves()
   }
 
   async resume(network: string, snapshot: string): Promise<RestoreResumed> {
@@ -85,11 +143,7 @@ export class Restores {
     if (session === null) {
       const before = this.ended.get(network)
       if (before?.snapshot === snapshot && before.complete) return { resumed: before.resumed }
-      throw new SnapswitchError(
-        'SNAPSHOT_UNKNOWN',
-        `no restore of ${network}/${snapshot} is loaded on ${this.host.name}`,
-        'Restore again.',
-      )
+      throw notUnderWay(this.host.name, network, snapshot)
     }
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
     await session.restore.registerMachines()
@@ -102,9 +156,11 @@ export class Restores {
   }
 
   /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
-  async abort(network: string, snapshot: string): Promise<RestoreAborted> {
+  async abort(network: string, snapshot: string, epoch: number): Promise<RestoreAborted> {
     const session = this.sessionOf(network, snapshot)
     if (session !== null) await this.abandon(network, session)
+    // Or a step of it that comes late would begin it again.
+    await passEpoch(this.host, network, epoch)
     const before = this.ended.get(network)
     return { running: before?.snapshot === snapshot ? before.resumed.map(({ vm }) => vm) : [] }
   }
@@ -121,27 +177,6 @@ export class Restores {
     this.sessions.end(network, session)
     this.keeper.soon()
     await this.saveMoves().catch((thrown) => this.host.log.error({ err: thrown }, 'cannot save the moves'))
-  }
-
-  /** A machine leaves this host: it is ended if it runs, and its ports, also those in other networks, go. */
-  async removeMember(network: string, vm: string): Promise<RemoveMemberAnswer> {
-    const { host } = this
-    const refusal = this.sessions.refusal(network)
-    if (refusal !== null) throw refusal
-    this.ended.delete(network)
-    const destroyed = await host.machines.isThere(vm)
-    if (destroyed) {
-      const deadline = performance.now() + 10_000
-      await host.machines.using(vm, deadline, (control) => control.destroy(deadline))
-    }
-    const ports: PortRecord[] = []
-    for (const port of host.ports.ofMachine(vm)) {
-      ports.push(host.ports.record(port, null))
-      await host.ports.remove(port.name)
-    }
-    host.machines.delete(vm)
-    await this.saveMoves()
-    return { destroyed, ports }
   }
 
   /** What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after all. */
@@ -183,6 +218,14 @@ export type RestoreUnderWay = Session & { readonly restore: RestoreSession }
 
 export function isRestore(session: Session | null): session is RestoreUnderWay {
   return session !== null && session.restore !== null
+}
+
+function notUnderWay(host: string, network: string, snapshot: string): SnapswitchError {
+  return new SnapswitchError(
+    'SNAPSHOT_UNKNOWN',
+    `no restore of ${network}/${snapshot} is loaded on ${host}`,
+    'Restore again.',
+  )
 }
 
 function otherNetworks(request: RestoreRequest): Set<string> {

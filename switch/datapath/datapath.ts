@@ -126,7 +126,8 @@ export class Datapath extends EventEmitter<Events> {
   async addPort(args: Commands['addPort']['args']): Promise<void> {
     this.clearCounters(args.spec.index)
     await this.call('addPort', args)
-    this.ports.set(args.spec.index, args)
+    // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
+    this.ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
   }
 
   async removePort(network: string, index: number): Promise<void> {

@@ -52,6 +52,8 @@ export interface PortSpec {
   readonly epoch: number
   /** The device's own address: source of control frames on a trunk or uplink. */
   readonly mac: Uint8Array
+  /** Its gate is closed from the beginning: a restore's port, which its fence has not seen yet. Only `release` opens it. */
+  readonly gated?: boolean
   /** Of an uplink: its MTU, and how members' frames to peers are colored. */
   readonly uplink?: { readonly mtu: number; readonly color: 'dscp' | 'carrier' }
 }
@@ -116,6 +118,8 @@ export class PortState {
     this.output = output
     this.row = spec.index * ROW
     this.epoch = spec.epoch
+    this.closed = spec.gated ?? false
+    this.closedForOther = this.closed
     this.hold = new HoldQueue(options.hold, holdRoom)
     this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel(ends)) : null
     this.peer = peer?.peer ?? null

@@ -107,7 +107,7 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
   const restored = await snapshot('restore', 'demo', '--place', 'vm3=a', '--place', 'vm1=b', '--replace')
   t.equal(restored.code, 0, restored.err)
   t.match(restored.out, /^restored lab0\/demo in .*, epoch 3$/m)
-  t.match(restored.out, /^vm1 +b$/m)
+  t.match(restored.out, /^vm1 +b\b/m)
   t.match(restored.out, /^the machines are back at 1970-.* ago: what they have done since is undone$/m)
   t.notMatch(restored.out, /peers outside/, 'there are none')
   t.same([a.running, b.running], [['vm2', 'vm3'], ['vm1']])

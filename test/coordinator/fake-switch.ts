@@ -14,6 +14,7 @@ import type {
   LocalPart,
   PortInfo,
   PrepareRequest,
+  RestorePause,
   RestoreRequest,
   Verdict,
   VerifyFiles,
@@ -54,6 +55,7 @@ export class FakeSwitch {
   readonly parts = new Map<string, LocalPart>()
   #api: Api | null = null
   #snapshot = ''
+  #former: string[] = []
 
   constructor(directory: string, host: string, vms: readonly string[]) {
     this.host = host
@@ -236,15 +238,17 @@ export class FakeSwitch {
     )
     app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({ running: [] })))
     app.post(routes.left, () => ({}))
-    app.post(routes.removeMember, (request) => {
-      const { vm } = request.params as { vm: string }
-      return this.#answer('removeMember', `remove ${vm}`, () => {
-        const destroyed = this.running.includes(vm)
-        this.running = this.running.filter((r) => r !== vm)
-        this.vms = this.vms.filter((r) => r !== vm)
-        return { destroyed, ports: [] }
-      })
+    app.post(routes.restorePause, (request) => {
+      const { machines } = request.body as RestorePause
+      this.#former = this.running.filter((vm) => machines.includes(vm))
+      return this.#answer('restorePause', 'pause', () => ({ paused: this.#former }))
     })
+    app.post(routes.restoreSwitch, () =>
+      this.#answer('restoreSwitch', 'switch', () => {
+        this.running = this.running.filter((vm) => !this.#former.includes(vm))
+        return { ended: this.#former, warnings: [] }
+      }),
+    )
   }
 
   async *#take(): AsyncGenerator<LocalEvent> {

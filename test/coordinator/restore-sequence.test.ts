@@ -13,6 +13,7 @@ import {
   restoreStates,
   restoreTable,
   stepRestore,
+  switchAttempts,
   transfersAtOnce,
 } from '../../coordinator/sequence/restore.js'
 import { planRestore } from '../../coordinator/sequence/restore-plan.js'
@@ -30,7 +31,7 @@ const vmsOf: Readonly<Record<string, readonly string[]>> = { a: ['vm3'], b: ['vm
 
 function inputOf(more: Partial<RestoreInput> = {}, placement: Record<string, string> = swapped): RestoreInput {
   const plan = planRestore(manifest, placement, ['a', 'b', 'c'])
-  return { manifest, plan, replace: false, maxKnownEpoch: 4, deadlineMs: 120_000, ...more }
+  return { manifest, plan, replace: false, endFirst: false, maxKnownEpoch: 4, deadlineMs: 120_000, ...more }
 }
 
 class Bench {
@@ -82,12 +83,14 @@ class Bench {
       looked('b'),
       looked('c'),
       { type: 'transferred', host: 'b', content: contentOf(missingFile) },
-      { type: 'removed', host: 'a', vm: 'vm1' },
-      { type: 'removed', host: 'a', vm: 'vm2' },
-      { type: 'removed', host: 'b', vm: 'vm3' },
       { type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } },
-      { type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } },
       { type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2'], channelFrames: 2 } },
+      { type: 'paused', host: 'a', paused: { paused: ['vm1'] } },
+      { type: 'paused', host: 'c', paused: { paused: [] } },
+      { type: 'paused', host: 'b', paused: { paused: ['vm3'] } },
+      { type: 'switched', host: 'a', switched: { ended: ['vm1'], warnings: ['no bridge br0'] } },
+      { type: 'switched', host: 'c', switched: { ended: [], warnings: [] } },
+      { type: 'switched', host: 'b', switched: { ended: ['vm3'], warnings: [] } },
       { type: 'resumed', host: 'a', resumed: { resumed: [{ vm: 'vm3', atUs: 1000 }] } },
       { type: 'resumed', host: 'b', resumed: { resumed: [{ vm: 'vm1', atUs: 3500 }] } },
     ]
@@ -121,26 +124,36 @@ t.test('the straight way', async (t) => {
   )
   bench.reach('transferring')
   t.match(bench.of('transfer'), [{ from: 'a', to: 'b', file: missingFile }])
-  t.same(bench.of('remove'), [], 'nothing is ended while files travel')
-  bench.reach('removing')
-  t.same(
-    bench.of('remove').map((r) => `${r.host} ${r.vm}`),
-    ['a vm1', 'a vm2', 'b vm3'],
-  )
+  t.same(bench.of('pause'), [], 'what runs runs on while files travel')
   bench.reach('loading')
   t.same(
     bench.of('load').map((l) => [l.host, l.request.members.map((m) => m.vm)]),
     [
       ['a', ['vm3']],
       ['b', ['vm1', 'vm2']],
-      ['c', []],
     ],
-    'a host that gets no machines is fenced all the same',
   )
   bench.feed({ type: 'loaded', host: 'a', loaded: { loaded: ['vm3'], channelFrames: 1 } })
-  bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2'], channelFrames: 2 } })
-  t.same(bench.of('resume'), [], 'the barrier: none resumes before all have loaded, and all are fenced')
-  bench.feed({ type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } })
+  t.same(bench.of('pause'), [], 'and until all have loaded')
+  bench.reach('pausing')
+  t.same(
+    bench.of('pause').map((p) => [p.host, p.order.machines]),
+    ['a', 'b', 'c'].map((host) => [host, ['vm1', 'vm2', 'vm3']]),
+    'every host, wherever a machine may be',
+  )
+  bench.feed({ type: 'paused', host: 'a', paused: { paused: ['vm1'] } })
+  bench.feed({ type: 'paused', host: 'b', paused: { paused: ['vm3'] } })
+  t.same(bench.of('switch'), [], 'the barrier: nothing is ended before all is ready, and all stand still')
+  bench.feed({ type: 'paused', host: 'c', paused: { paused: [] } })
+  t.same(
+    bench.of('switch').map((p) => p.host),
+    ['a', 'b', 'c'],
+    'a host that gets no machines is fenced all the same',
+  )
+  bench.feed({ type: 'switched', host: 'a', switched: { ended: ['vm1'], warnings: ['no bridge br0'] } })
+  bench.feed({ type: 'switched', host: 'b', switched: { ended: ['vm3'], warnings: [] } })
+  t.same(bench.of('resume'), [], 'none resumes before all have changed over')
+  bench.feed({ type: 'switched', host: 'c', switched: { ended: [], warnings: [] } })
   t.same(
     bench.of('resume').map((r) => r.host),
     ['a', 'b'],
@@ -149,7 +162,14 @@ t.test('the straight way', async (t) => {
   const outcome = bench.of('finish')[0]?.outcome
   t.match(outcome, {
     type: 'done',
-    report: { epoch: 10, placement: swapped, channelFrames: 3, transferredBytes: 1000, resumedSkewMs: 2.5 },
+    report: {
+      epoch: 10,
+      placement: swapped,
+      channelFrames: 3,
+      transferredBytes: 1000,
+      resumedSkewMs: 2.5,
+      warnings: ['host a: no bridge br0'],
+    },
   })
   t.same(bench.of('abort'), [])
 })
@@ -163,14 +183,14 @@ t.test('transfers are bounded, and each file goes once', async (t) => {
     bench.feed({ type: 'transferred', host: 'b', content: contentOf(all[done]!) })
     t.ok(bench.at.data.runningTransfers.length <= transfersAtOnce)
   }
-  t.equal(bench.at.state, 'removing')
+  t.equal(bench.at.state, 'loading')
   t.equal(bench.of('transfer').length, all.length)
 })
 
 t.test('refusals touch nothing', async (t) => {
   const refusal = (check: RestoreCheck, input = inputOf(), lacking: Readonly<Record<string, FileReference[]>> = {}) => {
     const bench = new Bench(input).reach('transferring', check, lacking)
-    t.notOk(bench.effects.some((e) => ['transfer', 'remove', 'load', 'abort'].includes(e.do)))
+    t.notOk(bench.effects.some((e) => ['transfer', 'load', 'pause', 'abort'].includes(e.do)))
     t.equal(bench.at.state, 'refused')
     return bench.error
   }
@@ -184,8 +204,12 @@ t.test('refusals touch nothing', async (t) => {
     code: 'STORE_DAMAGED',
     message: /^host b lacks .*memory\.img .* host a and host c have no copy$/,
   })
-  const replaced = new Bench(inputOf({ replace: true })).reach('removing', { ...clean, running: ['vm1'] })
-  t.ok(replaced.of('remove').some((r) => r.host === 'b' && r.vm === 'vm1'))
+  const replaced = new Bench(inputOf({ replace: true, endFirst: true })).reach('pausing', {
+    ...clean,
+    running: ['vm1'],
+  })
+  t.ok(replaced.of('pause').every(({ order }) => order.replace))
+  t.ok(replaced.of('load').every(({ request }) => request.endFirst))
 })
 
 t.test('a host that takes no part may be away; one that does may not', async (t) => {
@@ -194,9 +218,13 @@ t.test('a host that takes no part may be away; one that does may not', async (t)
   bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', []), holds: [] })
   bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', []), holds: [] })
   t.equal(bench.at.state, 'checking')
-  const unfenced = new Bench().reach('loading')
-  unfenced.feed({ type: 'agentFailed', host: 'c', call: { do: 'load' }, error: broken })
+  const unfenced = new Bench().reach('pausing')
+  unfenced.feed({ type: 'agentFailed', host: 'c', call: { do: 'pause' }, error: broken })
   t.equal(unfenced.reach('resuming').at.state, 'resuming', 'its frames are stopped by the fence of the others')
+  const late = new Bench().reach('switching')
+  for (let attempt = 1; attempt <= switchAttempts; attempt++)
+    late.feed({ type: 'agentFailed', host: 'c', call: { do: 'switch' }, error: broken })
+  t.equal(late.reach('resuming').at.state, 'resuming')
   const other = new Bench()
   other.feed({ type: 'agentFailed', host: 'b', call: { do: 'preflight' }, error: broken })
   t.match(other.error, { code: 'SOCKET_UNREACHABLE', message: 'host b: gone' })
@@ -227,7 +255,8 @@ t.test('a host that is gone is no obstacle where another has its files', async (
   t.match(bench.of('transfer'), [{ from: 'c', to: 'b', file: missingFile }])
   bench.feed({ type: 'transferred', host: 'b', content: contentOf(missingFile) })
   bench.feed({ type: 'loaded', host: 'b', loaded: { loaded: ['vm1', 'vm2', 'vm3'], channelFrames: 1 } })
-  bench.feed({ type: 'loaded', host: 'c', loaded: { loaded: [], channelFrames: 0 } })
+  for (const host of ['b', 'c']) bench.feed({ type: 'paused', host, paused: { paused: [] } })
+  for (const host of ['b', 'c']) bench.feed({ type: 'switched', host, switched: { ended: [], warnings: [] } })
   bench.feed({ type: 'resumed', host: 'b', resumed: { resumed: [] } })
   const outcome = bench.of('finish')[0]?.outcome
   if (outcome?.type !== 'done') throw new Error('not done')
@@ -272,8 +301,9 @@ t.test('every failure at every step ends it; once begun, every target that does 
     checking: { do: 'check', purpose: 'target' },
     locating: { do: 'check', purpose: 'holder' },
     transferring: { do: 'transfer', content: contentOf(missingFile) },
-    removing: { do: 'remove', vm: 'vm3' },
     loading: { do: 'load' },
+    pausing: { do: 'pause' },
+    switching: { do: 'switch' },
     resuming: { do: 'resume' },
   }
   for (const [state, call] of Object.entries(callOf) as [RestoreState, RestoreCall][]) {
@@ -286,8 +316,8 @@ t.test('every failure at every step ends it; once begun, every target that does 
       const bench = new Bench().reach(state)
       t.equal(bench.at.state, state)
       bench.feed(failure.type === 'deadline' ? { ...failure, timer: bench.at.data.timer } : failure)
-      if (state === 'resuming' && failure.type === 'cancel') {
-        t.equal(bench.at.state, 'resuming', 'beyond the barrier nothing is called off')
+      if (['switching', 'resuming'].includes(state) && failure.type === 'cancel') {
+        t.equal(bench.at.state, state, 'beyond the barrier nothing is called off')
         continue
       }
       // A host that cannot look for files has none to give; another may.
@@ -299,8 +329,9 @@ t.test('every failure at every step ends it; once begun, every target that does 
       t.equal(bench.at.state, begun ? 'aborting' : 'refused', `${failure.type} in ${state}`)
       t.same(
         bench.of('abort').map((a) => a.host),
-        begun ? ['a', 'b'] : [],
+        begun ? (['pausing', 'switching'].includes(state) ? ['a', 'b', 'c'] : ['a', 'b']) : [],
       )
+      bench.feed({ type: 'aborted', host: 'c', running: [] })
       bench.feed({ type: 'aborted', host: 'a', running: [] })
       bench.feed({ type: 'aborted', host: 'b', running: [] })
       t.ok(restoreEnded(bench.at.state))
@@ -345,8 +376,10 @@ function goodAnswer(effect: RestoreEffect, bench: Bench, missing: boolean): Rest
     }
     case 'transfer':
       return { type: 'transferred', host: effect.to, content: contentOf(effect.file) }
-    case 'remove':
-      return { type: 'removed', host: effect.host, vm: effect.vm }
+    case 'pause':
+      return { type: 'paused', host: effect.host, paused: { paused: [] } }
+    case 'switch':
+      return { type: 'switched', host: effect.host, switched: { ended: [], warnings: [] } }
     case 'load':
       return {
         type: 'loaded',
@@ -370,6 +403,8 @@ function badAnswer(effect: RestoreEffect): RestoreEvent | null {
   switch (effect.do) {
     case 'preflight':
     case 'load':
+    case 'pause':
+    case 'switch':
     case 'resume':
     case 'abort':
       return failed(effect.host, { do: effect.do })
@@ -377,8 +412,6 @@ function badAnswer(effect: RestoreEffect): RestoreEvent | null {
       return failed(effect.host, { do: 'check', purpose: effect.purpose })
     case 'transfer':
       return failed(effect.to, { do: 'transfer', content: contentOf(effect.file) })
-    case 'remove':
-      return failed(effect.host, { do: 'remove', vm: effect.vm })
     default:
       return null
   }
@@ -403,7 +436,12 @@ t.test(
           for (; seen < bench.effects.length; seen++) {
             const effect = bench.effects[seen] as RestoreEffect
             const allLoaded = ['a', 'b'].every((host) => bench.at.data.loaded[host] !== undefined)
-            if (effect.do === 'resume' && !allLoaded) throw new Error('resumed before all had loaded')
+            if (effect.do === 'pause' && !allLoaded) throw new Error('paused before all had loaded')
+            const all = (answers: object) =>
+              ['a', 'b', 'c'].every((host) => host in answers || bench.at.data.absent.includes(host))
+            if (effect.do === 'switch' && !all(bench.at.data.paused)) throw new Error('ended before all stood still')
+            if (effect.do === 'resume' && !all(bench.at.data.switched))
+              throw new Error('resumed before all were fenced')
             if (effect.do === 'abort') told.add(effect.host)
             if (effect.do !== 'progress' && effect.do !== 'finish') pending.push(effect)
           }
@@ -435,13 +473,14 @@ t.test(
         const { state, data } = bench.at
         ends[state] = (ends[state] ?? 0) + 1
         if (bench.of('finish').length !== 1) throw new Error('not exactly one outcome')
-        const touched = bench.effects.some((e) => ['transfer', 'remove', 'load'].includes(e.do))
+        const touched = bench.effects.some((e) => ['transfer', 'load', 'pause'].includes(e.do))
         if (state === 'refused' && touched) throw new Error('refused, yet something was touched')
         if (state === 'done' && (Object.keys(data.resumed).length !== 2 || told.size > 0))
           throw new Error('done, yet not all run')
         if (state === 'failed') {
-          for (const host of data.input.plan.targets) {
-            if (data.resumed[host] === undefined && !told.has(host)) throw new Error(`${host} was never told`)
+          for (const host of [...data.input.plan.targets, ...data.begun]) {
+            const isDone = data.resumed[host] !== undefined || (host === 'c' && data.switched[host] !== undefined)
+            if (!isDone && !told.has(host)) throw new Error(`${host} was never told`)
           }
           for (const host of told) {
             if (!confirmed.has(host) && !data.unaborted.includes(host))

@@ -39,6 +39,8 @@ export interface GuestSpec {
   readonly image?: GuestImage
   /** Guest RAM, MiB. */
   readonly memoryMiB?: number
+  /** Further arguments. */
+  readonly more?: readonly string[]
 }
 
 export interface Guest {
@@ -97,6 +99,7 @@ export function guestArguments(spec: GuestSpec, image: GuestImage): string[] {
   }
   args.push('-netdev', `${spec.netdev.replace(',', ',id=net0,')}`)
   args.push('-device', `virtio-net-pci,netdev=net0,id=eth0,mac=${spec.mac},romfile=`)
+  args.push(...(spec.more ?? []))
   args.push('-qmp', `unix:${at(`${spec.name}.qmp`)},server=on,wait=off`)
   return args
 }

@@ -283,6 +283,7 @@ export class Lab {
       job: plan.job,
       through: host.enter,
       image,
+      more: plan.more?.((...names) => host.inside(...names)) ?? [],
       ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
     }
   }

@@ -8,6 +8,8 @@ export interface MachinePlan {
   readonly name: string
   readonly host: string
   readonly job: GuestJob
+  /** More arguments of its QEMU; the function gives paths on its host. */
+  readonly more?: (inside: Host['inside']) => readonly string[]
 }
 
 export interface LabPlan {

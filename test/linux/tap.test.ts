@@ -6,7 +6,16 @@ import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { writeSysctl } from '../../src/linux/sysctl.js'
-import { createTap, deleteTap, openTap, setTapOffload, TapOffload } from '../../src/linux/tap.js'
+import {
+  closeAll,
+  createTap,
+  deleteTap,
+  openFreeTap,
+  openStandIn,
+  openTap,
+  setTapOffload,
+  TapOffload,
+} from '../../src/linux/tap.js'
 import { enterFreshNamespace, run } from './namespace.js'
 import { experimentalFrame, gsoFrame, packetSocket, readAll, send } from './wire.js'
 
@@ -41,6 +50,41 @@ t.test('a persistent TAP is made and removed', async (t) => {
   t.throws(() => createTap('tap%d'), { code: 'NAME_INVALID' }, 'the kernel would choose a number')
   t.throws(() => createTap('ssw-bad', { mtu: 10 }), { code: 'SYSCALL' })
   t.equal(links.find('ssw-bad'), null, 'nothing is left of a TAP that could not be set as asked')
+})
+
+t.test('a TAP that somebody holds gets a stand-in like it, which takes its name', async (t) => {
+  run('ip', 'tuntap', 'add', 'dev', 'ssw-t1', 'mode', 'tap', 'vnet_hdr', 'user', '65534', 'group', '65533')
+  run('ip', 'link', 'set', 'ssw-t1', 'mtu', '1800', 'txqueuelen', '77', 'address', '02:00:00:00:00:77')
+  const [former] = openFreeTap(links.get('ssw-t1'), 1, {}) as [number]
+  const link = links.get('ssw-t1')
+  t.equal(openFreeTap(link, 1, {}), null, 'busy')
+  const descriptors = openStandIn('ssw-t2', link, 1, {})
+  const { mtu, queueLength, mac, tap } = link
+  const standIn = links.get('ssw-t2')
+  t.match(standIn, { mtu, queueLength, mac, tap, up: false })
+  t.match(tap, { owner: 65534, group: 65533, persistent: true, multiQueue: false, vnetHeader: true })
+  t.equal(mtu, 1800)
+  t.equal(queueLength, 77)
+  libc().close(former)
+  links.remove(link.index)
+  links.change(standIn.index, { name: 'ssw-t1' })
+  links.change(standIn.index, { up: true })
+  t.match(links.get('ssw-t1'), { index: standIn.index, up: true, lowerUp: true }, 'whoever holds it holds it yet')
+  closeAll(descriptors)
+  t.ok(links.find('ssw-t1'), 'it stays, as the other would have')
+  deleteTap('ssw-t1')
+})
+
+t.test('several queues', async (t) => {
+  run('ip', 'tuntap', 'add', 'dev', 'ssw-t3', 'mode', 'tap', 'vnet_hdr', 'multi_queue')
+  const own = openFreeTap(links.get('ssw-t3'), 2, {}) ?? []
+  t.equal(own.length, 2)
+  t.match(links.get('ssw-t3').tap, { multiQueue: true, queues: 2 })
+  t.equal(openFreeTap(links.get('ssw-t3'), 2, {}), null, 'the kernel would give more, but they are somebody’s')
+  const others = openStandIn('ssw-t4', links.get('ssw-t3'), 2, {})
+  t.match(links.get('ssw-t4').tap, { multiQueue: true, queues: 2, persistent: true })
+  closeAll([...own, ...others])
+  for (const name of ['ssw-t3', 'ssw-t4']) links.remove(links.get(name).index)
 })
 
 t.test('the counters of a TAP', async (t) => {

@@ -7,8 +7,11 @@ import type {
   Preflight,
   RestoreCheck,
   RestoreLoaded,
+  RestorePause,
+  RestorePaused,
   RestoreRequest,
   RestoreResumed,
+  RestoreSwitched,
 } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Daemon } from './daemon.js'
@@ -47,6 +50,8 @@ export class Agent {
   fence: number
   /** The last restore that went through: its answer may have been lost. */
   private resumed: { snapshot: string; result: RestoreResumed } | null = null
+  /** The same of the switch on a host that gets no machines. */
+  private switched: { snapshot: string; result: RestoreSwitched } | null = null
   /** The last session that ended: its TAKE may come later than its end, for a marker may have begun it. */
   private past: SnapshotSession | null = null
   private giveWay: Entry | null = null
@@ -68,9 +73,15 @@ export class Agent {
     const { host, world } = this.daemon
     for (const vm of host.disk.loaded[this.network]) {
       const guest = world.guests[vm]
-      if (!guest.running) guest.undo()
+      if (guest.fresh && guest.host === host.index) guest.undo()
     }
     host.disk.loaded[this.network] = new Set()
+    for (const [vm, life] of host.disk.formers[this.network]) {
+      const guest = world.guests[vm]
+      // Also those that run: a command to stop may still be on its way.
+      if (guest.alive && guest.life === life) guest.resume(ignore, ignore)
+    }
+    host.disk.formers[this.network] = new Map()
     for (const [snapshot, { network, machines }] of host.disk.unfinished) {
       if (network !== this.network) continue
       for (const vm of machines) {
@@ -241,7 +252,12 @@ export class Agent {
       answer.refused(problem('SNAPSHOT_BUSY', busy))
       return
     }
+    this.beginRestore(snapshot, request, others).load(answer)
+  }
+
+  private beginRestore(snapshot: string, request: RestoreRequest, others: readonly Agent[]): RestoreSession {
     this.resumed = null
+    this.switched = null
     const session = new RestoreSession(this, snapshot, request)
     const claim: Claim = {
       name: `restore of ${snapshot}`,
@@ -253,7 +269,39 @@ export class Agent {
     session.onEnded = () => {
       if (this.claim === claim) this.claim = null
     }
-    session.load(answer)
+    return session
+  }
+
+  pauseRestore(snapshot: string, order: RestorePause, answer: Answer<RestorePaused>): void {
+    const under = this.claim?.restore ?? null
+    if (under?.snapshot === snapshot) {
+      under.pause(order, answer)
+      return
+    }
+    if (this.busy !== null) {
+      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
+      return
+    }
+    if (order.epoch <= this.epoch) {
+      answer.refused(problem('EPOCH_STALE', `epoch ${order.epoch}`))
+      return
+    }
+    const request = { epoch: order.epoch, members: [], channels: [], deadlineMs: order.deadlineMs }
+    this.beginRestore(snapshot, request, []).pause(order, answer)
+  }
+
+  switchRestore(snapshot: string, answer: Answer<RestoreSwitched>): void {
+    const session = this.claim?.restore ?? null
+    if (session?.snapshot === snapshot) {
+      session.switchOver({
+        done: (result) => {
+          if (session.isEmpty) this.switched = { snapshot, result }
+          answer.done(result)
+        },
+        refused: answer.refused,
+      })
+    } else if (this.switched?.snapshot === snapshot) answer.done(this.switched.result)
+    else answer.refused(problem('SNAPSHOT_UNKNOWN', 'no such restore is loaded here'))
   }
 
   resumeRestore(snapshot: string, answer: Answer<RestoreResumed>): void {
@@ -269,39 +317,18 @@ export class Agent {
     session.resume((result) => {
       this.claim = null
       this.daemon.host.disk.loaded[this.network] = new Set()
+      this.daemon.host.disk.formers[this.network] = new Map()
       this.resumed = { snapshot, result }
       this.saveMoves(() => answer.done(result))
     })
   }
 
-  abortRestore(snapshot: string, answer: Answer<null>): void {
+  abortRestore(snapshot: string, epoch: number, answer: Answer<null>): void {
     const session = this.claim?.restore ?? null
-    if (session === null || session.snapshot !== snapshot) {
-      answer.done(null)
-      return
-    }
-    session.abort(() => answer.done(null))
-  }
-
-  removeMember(vm: string, answer: Answer<{ destroyed: boolean; ports: [] }>): void {
-    if (this.busy !== null) {
-      answer.refused(problem('SNAPSHOT_BUSY', this.busy))
-      return
-    }
-    const { world, host, worker, members } = this.daemon
-    const guest = world.guestOf(vm)
-    const destroyed = guest.alive && guest.host === host.index
-    if (destroyed) guest.end()
-    const run = () => {
-      for (const nic of guest.nics) worker.remove(nic.index)
-    }
-    const done = () => {
-      members.delete(guest.index)
-      this.saveMoves(() => answer.done({ destroyed, ports: [] }))
-    }
-    if (members.has(guest.index))
-      worker.call('removePort', run, done, (reason) => answer.refused(problem('INTERNAL', reason)))
-    else this.daemon.after(0, done)
+    // Or a step of it that comes late would begin it again.
+    const pass = () => this.advance(epoch, () => answer.done(null))
+    if (session === null || session.snapshot !== snapshot) pass()
+    else session.abort(pass)
   }
 
   datapathEvent(event: DatapathEvent): void {
@@ -345,11 +372,17 @@ export class Agent {
     this.raise(epoch, () => advanceNetwork(this.daemon, this.network, epoch, done, done))
   }
 
-  saveMoves(done: () => void, loaded: ReadonlySet<number> = new Set()): void {
+  /** `loaded`, `formers`: what is to be undone should the daemon be killed. */
+  saveMoves(
+    done: () => void,
+    loaded: ReadonlySet<number> = new Set(),
+    formers: ReadonlyMap<number, number> = new Map(),
+  ): void {
     this.durably(() => {
       const { disk } = this.daemon.host
       disk.members = new Set(this.daemon.members)
       disk.loaded[this.network] = loaded
+      disk.formers[this.network] = formers
       disk.fences[this.network] = this.fence
     }, done)
   }

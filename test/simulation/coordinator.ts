@@ -19,7 +19,7 @@ import {
 import { failedManifest } from '../../coordinator/sequence/snapshot-rules.js'
 import { type Instant, retryDelayMs, type Step, step, type Table } from '../../coordinator/sequence/table.js'
 import { contentOf } from '../../src/api/files.js'
-import type { LocalEvent, Manifest } from '../../src/api/schemas.js'
+import type { LocalEvent, Manifest, RestorePaused, RestoreSwitched } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { Agent, Answer } from './agent.js'
 import { networkName, networkNumber } from './networks.js'
@@ -222,7 +222,11 @@ export class Coordinator {
     const { name } = manifest
     const plan = planRestore(manifest, placement, hosts)
     const maxKnownEpoch = Math.max(0, ...manifests.map(({ epoch }) => epoch))
-    const input = { manifest, plan, replace: true, maxKnownEpoch, deadlineMs: order.deadline }
+    const guests = plan.members.map(({ part }) => world.guestOf(part.vm))
+    const before = guests.filter(({ alive }) => alive).map((guest) => ({ guest, life: guest.life }))
+    const crashes = new Set(world.scenario.faults.flatMap((fault) => (fault.kind === 'crash machine' ? fault.vm : [])))
+    let past = false
+    const input = { manifest, plan, replace: true, endFirst: false, maxKnownEpoch, deadlineMs: order.deadline }
     const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): boolean => {
       const call = <T>(
         host: string,
@@ -270,17 +274,26 @@ export class Coordinator {
           }))
           return false
         }
-        case 'remove': {
-          const { host, vm, timeoutMs } = effect
-          const act: Act<unknown> = (agent, answer) => agent.removeMember(vm, answer)
-          call(host, { do: 'remove', vm }, timeoutMs, act, () => ({ type: 'removed', host, vm }))
-          return false
-        }
         case 'load': {
           const { host, request, timeoutMs } = effect
           const act: Act<{ loaded: string[]; channelFrames: number }> = (agent, answer) =>
             agent.loadRestore(name, request, answer)
           call(host, { do: 'load' }, timeoutMs, act, (loaded) => ({ type: 'loaded', host, loaded }))
+          return false
+        }
+        case 'pause': {
+          const { host, order, timeoutMs } = effect
+          const act: Act<RestorePaused> = (agent, answer) => agent.pauseRestore(name, order, answer)
+          call(host, { do: 'pause' }, timeoutMs, act, (paused) => ({ type: 'paused', host, paused }))
+          return false
+        }
+        case 'switch': {
+          const { host, delayMs, timeoutMs } = effect
+          past = true
+          const act: Act<RestoreSwitched> = (agent, answer) => agent.switchRestore(name, answer)
+          desk.later(delayMs, () =>
+            call(host, { do: 'switch' }, timeoutMs, act, (switched) => ({ type: 'switched', host, switched })),
+          )
           return false
         }
         case 'resume': {
@@ -293,8 +306,8 @@ export class Coordinator {
           return false
         }
         case 'abort': {
-          const { host, delayMs, timeoutMs } = effect
-          const act: Act<null> = (agent, answer) => agent.abortRestore(name, answer)
+          const { host, epoch, delayMs, timeoutMs } = effect
+          const act: Act<null> = (agent, answer) => agent.abortRestore(name, epoch, answer)
           desk.later(delayMs, () =>
             call(host, { do: 'abort' }, timeoutMs, act, () => ({ type: 'aborted', host, running: [] })),
           )
@@ -306,6 +319,11 @@ export class Coordinator {
         case 'progress':
           return false
         case 'finish':
+          // Until the barrier an undone restore has ended nothing.
+          if (!past)
+            for (const { guest, life } of before)
+              if (guest.life !== life && !crashes.has(guest.index))
+                world.violation(4, `${guest.name} was ended by a restore that has not come to its barrier`)
           end(effect.outcome.type === 'done' ? null : effect.outcome.error)
           return true
       }

@@ -29,6 +29,8 @@ export class Host {
     readonly files: Set<string>
     /** By network: machines of a restore that were loaded here and not yet told to run. */
     readonly loaded: ReadonlySet<number>[]
+    /** By network: machines that a restore has paused here, with their lives. */
+    readonly formers: ReadonlyMap<number, number>[]
   }
 
   constructor(world: World, index: number, members: ReadonlySet<number>) {
@@ -43,6 +45,7 @@ export class Host {
       unfinished: new Map(),
       files: new Set(),
       loaded: world.networks.map(() => new Set()),
+      formers: world.networks.map(() => new Map()),
     }
   }
 

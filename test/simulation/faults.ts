@@ -436,10 +436,25 @@ export const plantedFaults: readonly PlantedFault[] = [
     breaks: [5],
     plant: () => ({
       agent: (agent) => {
-        const load = agent.loadRestore.bind(agent)
-        agent.loadRestore = (snapshot, request, answer) => {
-          if (request.members.length > 0) load(snapshot, request, answer)
-          else agent.daemon.after(0, () => answer.done({ loaded: [], channelFrames: 0 }))
+        const switchOver = agent.switchRestore.bind(agent)
+        agent.switchRestore = (snapshot, answer) => {
+          const session = agent.claim?.restore ?? null
+          const { snapshots } = agent.daemon.worker.forwarders[agent.network]
+          const { fence } = snapshots
+          if (session?.isEmpty) snapshots.fence = () => undefined
+          const back = () => {
+            snapshots.fence = fence
+          }
+          switchOver(snapshot, {
+            done: (result) => {
+              back()
+              answer.done(result)
+            },
+            refused: (error) => {
+              back()
+              answer.refused(error)
+            },
+          })
         }
       },
     }),
@@ -450,7 +465,7 @@ export const plantedFaults: readonly PlantedFault[] = [
     breaks: [4],
     plant: () => ({
       agent: (agent) => {
-        agent.abortRestore = (snapshot, answer) => {
+        agent.abortRestore = (snapshot, _epoch, answer) => {
           const session = agent.claim?.restore ?? null
           if (session?.snapshot === snapshot) session.undo(() => answer.done(null))
           else answer.done(null)
@@ -486,6 +501,46 @@ export const plantedFaults: readonly PlantedFault[] = [
       },
     }),
     adapt: (scenario) => ({ ...withKills(scenario), orders: snapshotAndRestore(0) }),
+  },
+  {
+    name: 'what runs is ended before all hosts have loaded',
+    breaks: [4],
+    plant: () => ({
+      agent: (agent) => {
+        const load = agent.loadRestore.bind(agent)
+        agent.loadRestore = (snapshot, request, answer) => {
+          const { world, host } = agent.daemon
+          for (const { vm } of request.members) {
+            const guest = world.guestOf(vm)
+            if (guest.alive && guest.host === host.index) guest.end()
+          }
+          load(snapshot, request, answer)
+        }
+      },
+    }),
+    adapt: (scenario) => ({
+      ...scenario,
+      faults: [{ kind: 'fail load', vm: scenario.machines.length - 1 }],
+      orders: snapshotAndRestore(0),
+    }),
+  },
+  {
+    name: 'a restarted daemon forgets the machines that a restore had paused',
+    breaks: [4],
+    plant: () => ({
+      agent: (agent) => {
+        const start = agent.start.bind(agent)
+        agent.start = () => {
+          agent.daemon.host.disk.formers[agent.network] = new Map()
+          start()
+        }
+      },
+    }),
+    adapt: (scenario) => {
+      const step = 30 + (Math.abs(scenario.seed) % 60)
+      const kill = { kind: 'kill daemon' as const, host: scenario.machines[0]?.host ?? 0, step, down: 5 }
+      return { ...scenario, sends: [], outside: [], faults: [kill], orders: snapshotAndRestore(0) }
+    },
   },
   {
     name: 'a former incarnation teaches where machines are',

@@ -78,12 +78,14 @@ export class Guest {
   origin: Image | null = null
   /** When this incarnation was loaded; 0: it is the first. */
   loadedAt = 0
-  private loadingOn: number | null = null
+  /** A restore has loaded it, and it has never run. */
+  fresh = false
   /** Networks whose restores it has been through. */
   readonly restoredBy = new Set<number>()
   private readonly deferred: (() => void)[] = []
   private pauses = 0
   private captures = 0
+  private stagings = 0
   private tasks = 0
   /** A hypervisor takes one command after the other, whoever gives them. */
   private lastTask = 0
@@ -211,9 +213,8 @@ export class Guest {
 
   /** The machine is gone; its TAPs lose what they had queued. */
   end(): void {
-    // One that is being loaded is ended, too.
     this.life++
-    this.loadingOn = null
+    this.fresh = false
     if (!this.alive) return
     this.alive = false
     this.running = false
@@ -227,38 +228,45 @@ export class Guest {
     this.end()
   }
 
-  /** A new incarnation from an image, by a restore of a network: loaded, paused. */
-  load(image: Image, network: number, host: number, done: () => void, failed: (reason: string) => void): void {
-    if (this.loadingOn !== null && this.loadingOn !== host)
-      this.world.violation(4, `${this.name} is loaded on h${host}, while h${this.loadingOn} loads it`)
-    this.loadingOn = host
-    const life = ++this.life
-    this.world.time.after(this.world.wait(LOAD, this.index, life, this.world.scenario.pace.hypervisor), () => {
-      if (this.life !== life) {
-        failed('the machine has ended')
-        return
-      }
-      this.loadingOn = null
+  /** A restore's hypervisor loads an image on a host, beside whatever runs of the machine anywhere. */
+  stage(host: number, done: () => void, failed: (reason: string) => void): void {
+    const nth = ++this.stagings
+    this.world.time.after(this.world.wait(LOAD, this.index, nth, this.world.scenario.pace.hypervisor), () => {
       if (this.world.scenario.faults.some((fault) => fault.kind === 'fail load' && fault.vm === this.index)) {
         failed('the image cannot be loaded')
         return
       }
-      this.world.rollBack(this, image, network)
-      this.alive = true
-      this.running = false
-      this.host = host
-      this.origin = image
-      this.loadedAt = this.world.time.now
-      this.log = {
-        sent: image.log.sent.slice(0, image.sent),
-        nics: image.log.nics.map(({ delivered }, nth) => ({
-          delivered: delivered.slice(0, image.read[nth]),
-          read: image.read[nth] as number,
-        })),
-      }
-      this.world.note(this.name, 'loaded')
+      this.world.note(this.name, `loaded on h${host}`)
       done()
     })
+  }
+
+  /**
+   * The loaded incarnation is the machine from now on. Its former self is gone, or stands still on another host, which is about to
+   * end it: `end` with that life means nothing any more.
+   */
+  takePlace(image: Image, network: number, host: number): void {
+    if (this.running)
+      this.world.violation(4, `${this.name} takes its place on h${host}, while it runs on h${this.host}`)
+    if (this.fresh && this.host !== host)
+      this.world.violation(4, `${this.name} takes its place on h${host}, while it has on h${this.host}`)
+    this.life++
+    this.deferred.length = 0
+    this.world.rollBack(this, image, network)
+    this.alive = true
+    this.running = false
+    this.fresh = true
+    this.host = host
+    this.origin = image
+    this.loadedAt = this.world.time.now
+    this.log = {
+      sent: image.log.sent.slice(0, image.sent),
+      nics: image.log.nics.map(({ delivered }, nth) => ({
+        delivered: delivered.slice(0, image.read[nth]),
+        read: image.read[nth] as number,
+      })),
+    }
+    this.world.note(this.name, 'takes its place')
   }
 
   image(): Image {
@@ -269,6 +277,7 @@ export class Guest {
   run(): void {
     if (this.running || !this.alive) return
     this.running = true
+    this.fresh = false
     this.runsSince = this.world.time.now
     this.world.note(this.name, 'runs')
     for (const nic of this.nics) this.scheduleRead(nic)

@@ -235,12 +235,44 @@ t.test('a machine that somebody else has paused stays paused', root, async (t) =
   }
 })
 
+t.test('restore: killed when what runs stands still: it runs on', root, async (t) => {
+  const lab = await Lab.for(t)
+  const { world, guest } = lab
+  const before = await lab.start()
+  const part = await snapshot(before, 'kept', 1)
+  t.equal(await before.stop(), 0)
+  for (const [epoch, kill] of [
+    [2, 'before:stop'],
+    [3, 'after:stop'],
+  ] as const) {
+    const killed = await lab.start(kill)
+    const request = { epoch, members: part.members, channels: [part.channel], deadlineMs: 30_000 }
+    t.match(await killed.client.restoreLoad('lab0', 'kept', request, LONG), { loaded: ['vm0'] })
+    t.equal(restored(world).length, 1, 'it is loaded beside the one that runs')
+    await runsOn(t, guest)
+    const pause = { epoch, machines: ['vm0'], replace: true, deadlineMs: 30_000 }
+    await dies(t, killed, killed.client.restorePause('lab0', 'kept', pause, LONG))
+    const daemon = await lab.start()
+    await runsOn(t, guest)
+    await until('the loaded machine to be ended', () => restored(world).length === 0)
+    t.notMatch(await lab.devices(), /sswt/, 'no TAP stands in for another')
+    t.same(readdirSync(lab.state('restores')), [])
+    t.match(await daemon.port('one'), { device: 'tap0', gate: 'open' })
+    t.equal(await daemon.stop(), 0)
+  }
+})
+
 t.test('restore: killed while it loads, when it resumes, and after', root, async (t) => {
   const lab = await Lab.for(t)
   const { world, guest } = lab
   let daemon = await lab.start()
   const part = await snapshot(daemon, 'kept', 1)
-  t.match(await daemon.client.removeMember('lab0', 'vm0', LONG), { destroyed: true })
+  const pause = (epoch: number) =>
+    daemon.client.restorePause('lab0', 'kept', { epoch, machines: ['vm0'], replace: true, deadlineMs: 30_000 }, LONG)
+  const switchOver = () => daemon.client.restoreSwitch('lab0', 'kept', { deadlineMs: 30_000 }, LONG)
+  // It is restored elsewhere.
+  t.same(await pause(2), { paused: ['vm0'] })
+  t.same(await switchOver(), { ended: ['vm0'], warnings: [] })
   await world.ip('host', 'link', 'delete', 'tap0')
   // What it says from now on, it says after the cut.
   truncateSync(guest.serial)
@@ -257,8 +289,8 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
   const resume = () => daemon.client.restoreResume('lab0', 'kept', LONG)
 
   for (const [epoch, kill] of [
-    [2, 'before:qmp_capabilities'],
-    [3, 'after:migrate-incoming'],
+    [3, 'before:qmp_capabilities'],
+    [4, 'after:migrate-incoming'],
   ] as const) {
     daemon = await lab.start(kill)
     await dies(t, daemon, load(epoch))
@@ -270,7 +302,9 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
   }
 
   daemon = await lab.start('before:cont')
-  t.match(await load(4), { loaded: ['vm0'] })
+  t.match(await load(5), { loaded: ['vm0'] })
+  await pause(5)
+  await switchOver()
   await dies(t, daemon, resume())
   t.equal(restored(world).length, 1)
   daemon = await lab.start()
@@ -278,18 +312,20 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
   await daemon.crash()
 
   daemon = await lab.start('after:cont')
-  await load(5)
+  await load(6)
+  await pause(6)
+  await switchOver()
   await dies(t, daemon, resume())
   daemon = await lab.start()
   t.equal(restored(world).length, 1, 'a machine that runs already is left alone')
   await runsOn(t, guest)
-  t.match(await daemon.port('one'), { device: 'tap0', vm: 'vm0', epoch: 5 })
+  t.match(await daemon.port('one'), { device: 'tap0', vm: 'vm0', epoch: 6 })
   t.match((await daemon.client.status(LONG)).machines, [
-    { name: 'vm0', qmp: lab.state('machines', 'vm0', 'e5', 'qmp.sock') },
+    { name: 'vm0', qmp: lab.state('machines', 'vm0', 'e6', 'qmp.sock') },
   ])
   t.same(readdirSync(lab.state('restores')), [])
-  t.same(JSON.parse(readFileSync(lab.state('fences.json'), 'utf8')), { lab0: 5 }, 'what is older stays fenced off')
-  await snapshot(daemon, 'again', 6)
+  t.same(JSON.parse(readFileSync(lab.state('fences.json'), 'utf8')), { lab0: 6 }, 'what is older stays fenced off')
+  await snapshot(daemon, 'again', 7)
   await runsOn(t, guest)
   t.equal(await daemon.stop(), 0)
 })

@@ -11,6 +11,7 @@ import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { type ChannelFrame, writeChannel } from '../../src/trace/channel.js'
 import type { Host } from '../../switch/agent/host.js'
 import type { Moves } from '../../switch/agent/host-records.js'
+import type { RestoreRecord } from '../../switch/agent/journal.js'
 import { readChannelState } from '../../switch/agent/restore-channel.js'
 import { isRestore, Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
@@ -23,9 +24,31 @@ class MadeUpHost {
   readonly destroyed: string[] = []
   /** Ports whose guest’s queue was found empty. */
   readonly emptied: number[] = []
+  /** Machines that run before the restore, with what was done to them. */
+  readonly formers = new Map<string, string[]>()
+  /** What the record of the restore said last of those that stand still. */
+  paused: string[] = []
+  refusesToPause: string | null = null
   /** What writing a record waits for. */
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
+
+  private former(vm: string) {
+    const done = this.formers.get(vm)!
+    const say = (what: string) => async () => {
+      done.push(what)
+      if (what === 'pause' && this.refusesToPause === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
+      return { resumedAtUs: 1 }
+    }
+    return {
+      incarnation: '1:1',
+      inspect: async () => ({ state: 'running' }),
+      pause: say('pause'),
+      resume: say('resume'),
+      destroy: say('destroy'),
+      close: async () => {},
+    }
+  }
 
   asHost(): Host {
     const { specs, destroyed } = this
@@ -43,12 +66,14 @@ class MadeUpHost {
     return {
       name: 'a',
       log: pino({ level: 'silent' }),
-      epochs: { get: () => 0, raiseFence: async () => {} },
+      epochs: { get: () => 0, raise: async () => {}, raiseFence: async () => {} },
       ports: {
+        get: (name: string) => ({ index: Number(name.slice(1)), ifindex: 1, name, network: `lab${name.slice(1)}` }),
         hasDevice: () => true,
         ensureTap: () => false,
-        bringBack: async (name: string) => this.asHost().ports.get(name),
-        get: (name: string) => ({ index: Number(name.slice(1)), ifindex: 1, name, network: `lab${name.slice(1)}` }),
+        takeBack: async () => undefined,
+        removeTap: () => {},
+        remove: async () => {},
         all: () => [],
         machinesOf: () => [],
         ofMachine: () => [],
@@ -56,11 +81,20 @@ class MadeUpHost {
       unread: { emptied: (port: number) => this.emptied.push(port), of: () => 0 },
       datapath: { rememberEpoch: () => {}, rememberFence: () => {}, call: async () => ({ opening: [], atUs: 0 }) },
       disks: { replace: async () => {} },
-      journal: { writeRestore: () => this.writing, removeRestore: async () => {} },
+      journal: {
+        writeRestore: ({ formers }: RestoreRecord) => {
+          this.paused = (formers ?? []).map(({ vm }) => vm)
+          return this.writing
+        },
+        removeRestore: async () => {
+          this.paused = []
+        },
+      },
       store: {
         images: { finder: async () => async (file: { path: string }) => file.path },
         machineDirectory: () => '/none',
-        createMachineDirectory: async () => '/none',
+        freeMachineDirectory: async () => '/none',
+        makeMachineDirectory: async () => {},
       },
       records: {
         writeMoves: async (moves: () => Moves) => {
@@ -73,7 +107,9 @@ class MadeUpHost {
           spec: { qmp: `/run/${definition.vm}` },
         }),
         endLoad: async () => true,
-        isThere: async () => false,
+        isThere: async (vm: string) => this.formers.has(vm),
+        attach: async (vm: string) => this.former(vm),
+        using: async (vm: string, _deadline: number, use: (control: unknown) => unknown) => use(this.former(vm)),
         spec: (vm: string) => specs.get(vm),
         set: (vm: string, spec: MachineSpec) => specs.set(vm, spec),
         delete: (vm: string) => specs.delete(vm),
@@ -83,11 +119,13 @@ class MadeUpHost {
   }
 }
 
+const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true, deadlineMs: 60_000 })
+
 function requestFor(...names: string[]): RestoreRequest {
   const members = names.map((vm) => ({
     vm,
     ports: [],
-    definition: { kind: 'qemu', vm, nics: [] },
+    definition: { kind: 'qemu', vm, nics: [], argv: ['qemu'] },
     memory: { path: '/m', bytes: 1, digest: '' },
     disks: [],
   }))
@@ -101,10 +139,10 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
   const restores = new Restores(host, sessions, new Set(['p1']), keeper)
   t.same((await restores.load('lab0', 's', requestFor('good', 'bad'))).loaded, ['good', 'bad'])
   t.equal(sessions.busy('lab0'), 'restore of s')
+  await t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_DISCARDED' }, 'not before the switch')
+  await restores.switchOver('lab0', 's', 10_000)
   await t.rejects(restores.resume('lab0', 's'), { code: 'MACHINE_NOT_RUNNING' })
   t.same(Object.keys(fake.saved!.machines), ['good', 'bad'], 'both are on disk before they run')
-  await t.rejects(restores.removeMember('lab0', 'good'), { code: 'SNAPSHOT_BUSY' })
-
   const session = sessions.of('lab0')
   if (!isRestore(session)) throw new Error('no restore is under way')
   await restores.abandon('lab0', session)
@@ -112,18 +150,70 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
   t.same(Object.keys(fake.saved!.machines), ['good'], 'a restarted daemon looks for no other')
   t.equal(sessions.busy('lab0'), null)
   await t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_UNKNOWN' })
-  t.same(await restores.abort('lab0', 's'), { running: ['good'] })
-  t.same(await restores.abort('lab0', 'other'), { running: [] })
+  t.same(await restores.abort('lab0', 's', 5), { running: ['good'] })
+  t.same(await restores.abort('lab0', 'other', 5), { running: [] })
 })
 
 t.test('answers that got lost are given again', async (t) => {
   const host = new MadeUpHost().asHost()
   const restores = new Restores(host, new Sessions(host, ['lab0']), new Set(), keeper)
-  await restores.load('lab0', 's', requestFor('good'))
+  const loaded = await restores.load('lab0', 's', requestFor('good'))
+  t.same(await restores.load('lab0', 's', requestFor('good')), loaded)
+  await restores.pause('lab0', 's', pauseOf('good'))
+  await restores.pause('lab0', 's', pauseOf('good'))
+  const switched = await restores.switchOver('lab0', 's', 10_000)
+  t.same(await restores.switchOver('lab0', 's', 10_000), switched)
   const answer = await restores.resume('lab0', 's')
   t.same(answer, { resumed: [{ vm: 'good', atUs: 7 }] })
   t.same(await restores.resume('lab0', 's'), answer)
-  t.same(await restores.abort('lab0', 's'), { running: ['good'] })
+  t.same(await restores.abort('lab0', 's', 5), { running: ['good'] })
+})
+
+t.test('what runs stands still before the switch; called off, it runs on', async (t) => {
+  const fake = new MadeUpHost()
+  const host = fake.asHost()
+  const sessions = new Sessions(host, ['lab0'])
+  const restores = new Restores(host, sessions, new Set(), keeper)
+  const done: string[] = []
+  fake.formers.set('good', done)
+  fake.specs.set('good', { qmp: '/run/former' })
+  await restores.load('lab0', 's', requestFor('good'))
+  t.same(done, [], 'while its next self is loaded it runs on')
+  await t.rejects(restores.pause('lab0', 's', { ...pauseOf('good'), replace: false }), { code: 'MACHINE_RUNNING' })
+  t.same(done, [])
+  t.same(await restores.pause('lab0', 's', pauseOf('good')), { paused: ['good'] })
+  t.same(fake.paused, ['good'], 'a daemon that is killed now leaves word of it')
+  t.same(await restores.abort('lab0', 's', 5), { running: [] })
+  t.same(done, ['pause', 'resume'])
+  t.same(fake.paused, [])
+  t.same(fake.destroyed, ['good'], 'what was loaded is ended')
+  t.equal(sessions.busy('lab0'), null)
+
+  await restores.load('lab0', 's', requestFor('good'))
+  await restores.pause('lab0', 's', pauseOf('good'))
+  t.match(await restores.switchOver('lab0', 's', 10_000), { ended: ['good'] })
+  t.same(done, ['pause', 'resume', 'pause', 'destroy'])
+  await restores.resume('lab0', 's')
+  t.same(done.length, 4)
+})
+
+t.test('a machine that cannot be paused leaves the others running', async (t) => {
+  const fake = new MadeUpHost()
+  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), ['lab0']), new Set(), keeper)
+  const [good, bad]: [string[], string[]] = [[], []]
+  fake.formers.set('good', good).set('bad', bad)
+  for (const vm of ['good', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
+  fake.refusesToPause = 'bad'
+  // This host gets no machines: it begins with the pause, and a pause that fails undoes itself.
+  await t.rejects(restores.pause('lab0', 's', pauseOf('good', 'bad')), { code: 'HYPERVISOR_REFUSED' })
+  t.same(
+    [good, bad],
+    [
+      ['pause', 'resume'],
+      ['pause', 'resume'],
+    ],
+  )
+  t.same(fake.paused, [])
 })
 
 t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
@@ -149,6 +239,7 @@ t.test(
     const sessions = new Sessions(host, ['lab0'])
     const restores = new Restores(host, sessions, new Set(), keeper)
     await restores.load('lab0', 's', requestFor('good'))
+    await restores.switchOver('lab0', 's', 10_000)
     let written = () => {}
     fake.writing = new Promise((resolve) => {
       written = resolve
@@ -162,7 +253,7 @@ t.test(
     t.same(fake.destroyed, ['good'])
     t.same([...fake.specs], [])
     t.same(fake.saved!.machines, {})
-    t.same(await restores.abort('lab0', 's'), { running: [] })
+    t.same(await restores.abort('lab0', 's', 5), { running: [] })
   },
 )
 
@@ -174,8 +265,9 @@ t.test('what a former guest has left unread is forgotten at all ports of its mac
   const ports = [{ name: 'p0' }, { name: 'p1', network: 'lab1' }]
   const members = request.members.map((member) => ({ ...member, ports })) as unknown as MemberPart[]
   await restores.load('lab0', 's', { ...request, members })
+  await restores.switchOver('lab0', 's', 10_000)
   t.same(fake.emptied, [0, 1])
-  await restores.abort('lab0', 's')
+  await restores.abort('lab0', 's', 5)
 })
 
 t.test('a channel state may have as many frames as its bound allows', async (t) => {

@@ -78,6 +78,8 @@ export const RestoreOrder = Type.Object(
     placement: Type.Optional(Type.Record(Type.String(), Name)),
     /** End machines of those names that still run. */
     replace: Type.Optional(Type.Boolean()),
+    /** End them before their next selves are loaded, for want of room for both: then a load that fails leaves none running. */
+    endFirst: Type.Optional(Type.Boolean()),
     deadlineMs: Type.Optional(Milliseconds),
   },
   closed,
@@ -97,6 +99,8 @@ export const RestoreReport = Type.Object({
   cutAtUs: Type.Optional(TimeUs),
   /** Where peers may be that know more than the machines now do. */
   outsidePorts: Type.Optional(Type.Array(Type.String())),
+  /** The files that the machines' disks are in from now on, each on its host. */
+  disks: Type.Record(Type.String(), Type.Array(Type.Object({ name: Type.String(), file: Type.String() }))),
   /** What came back otherwise than it was, or may surprise. */
   warnings: Type.Array(Type.String()),
 })

@@ -2,7 +2,7 @@
 
 import { type Static, Type } from '@sinclair/typebox'
 import { Count, closed, Epoch, ErrorReportSchema, FileReference, Milliseconds, Name, TimeUs } from './basic.js'
-import { MemberPart, PortRecord } from './local-snapshot.js'
+import { MemberPart } from './local-snapshot.js'
 
 /** POST /v1/networks/:network/restores/:snapshot/check and .../load share this body. */
 export const RestoreRequest = Type.Object(
@@ -16,6 +16,8 @@ export const RestoreRequest = Type.Object(
     /** Of a check: other files to look for, which this host may be asked for. */
     files: Type.Optional(Type.Array(FileReference)),
     deadlineMs: Milliseconds,
+    /** Machines that run here under these names are ended before their next selves are loaded: room for both is not needed. */
+    endFirst: Type.Optional(Type.Boolean()),
   },
   closed,
 )
@@ -29,22 +31,57 @@ export const RestoreCheck = Type.Object({
 })
 export type RestoreCheck = Static<typeof RestoreCheck>
 
-/** Answer of load: everything is in memory, paused, gates closed, channel state queued. */
+/** Answer of load: machines are in memory, paused; their former selves run on. `channelFrames`: the recorded frames for them. */
 export const RestoreLoaded = Type.Object({ loaded: Type.Array(Name), channelFrames: Count })
 export type RestoreLoaded = Static<typeof RestoreLoaded>
 
+/** POST .../pause: what runs here of the restore's machines stands still, behind closed gates. Undone by abort. */
+export const RestorePause = Type.Object(
+  {
+    epoch: Epoch,
+    /** All machines of the restore, wherever they are placed. */
+    machines: Type.Array(Name),
+    /** False: none of them may run. */
+    replace: Type.Boolean(),
+    deadlineMs: Milliseconds,
+  },
+  closed,
+)
+export type RestorePause = Static<typeof RestorePause>
+
+export const RestorePaused = Type.Object({ paused: Type.Array(Name) })
+export type RestorePaused = Static<typeof RestorePaused>
+
+/**
+ * Answer of POST .../switch, after the barrier: the network is fenced here, former selves are ended, the loaded machines have
+ * their devices, the channel state waits for them.
+ */
+export const RestoreSwitched = Type.Object({ ended: Type.Array(Name), warnings: Type.Array(Type.String()) })
+export type RestoreSwitched = Static<typeof RestoreSwitched>
+
+export const RestoreSwitch = Type.Object({ deadlineMs: Milliseconds }, closed)
+export type RestoreSwitch = Static<typeof RestoreSwitch>
+
 /** Answer of POST .../resume: guests run, gates open, addresses announced. */
-export const RestoreResumed = Type.Object({ resumed: Type.Array(Type.Object({ vm: Name, atUs: TimeUs })) })
+export const RestoreResumed = Type.Object({
+  resumed: Type.Array(
+    Type.Object({
+      vm: Name,
+      atUs: TimeUs,
+      /** The files that its disks are in from now on. */
+      disks: Type.Optional(Type.Array(Type.Object({ name: Type.String(), file: Type.String() }))),
+    }),
+  ),
+})
 export type RestoreResumed = Static<typeof RestoreResumed>
+
+/** POST .../abort: nothing of the restore that had this epoch begins any more, also what comes later than this. */
+export const RestoreAbort = Type.Object({ epoch: Epoch }, closed)
+export type RestoreAbort = Static<typeof RestoreAbort>
 
 /** Answer of abort: what never ran is ended; these ran already, and run on. */
 export const RestoreAborted = Type.Object({ running: Type.Array(Name) })
 export type RestoreAborted = Static<typeof RestoreAborted>
-
-/** POST /v1/networks/:network/members/:vm/remove: the machine is ended if it runs and its ports leave the network. */
-export const RemoveMemberAnswer = Type.Object({ destroyed: Type.Boolean(), ports: Type.Array(PortRecord) })
-export type RemoveMemberAnswer = Static<typeof RemoveMemberAnswer>
-
 /** POST /v1/networks/:network/left: a restore is over, and these machines live elsewhere now. */
 export const LeftRequest = Type.Object({ vms: Type.Array(Name) }, closed)
 export type LeftRequest = Static<typeof LeftRequest>

@@ -156,6 +156,10 @@ export const MemberPart = Type.Object(
     files: Type.Optional(Type.Array(Type.Object({ role: Type.String(), file: FileReference }, closed))),
     /** Only when it was asked for. */
     verified: Type.Optional(Verdict),
+    /** NICs on TAPs that are no ports of the switch: what they led to, by name. */
+    outside: Type.Optional(
+      Type.Array(Type.Object({ device: Type.String(), master: nullable(Type.String()), mtu: Count }, closed)),
+    ),
     captureMode: CaptureMode,
     gatedAtUs: TimeUs,
     /** When the guest had read what it was sent, or was waited for no longer: the pause was asked for. */

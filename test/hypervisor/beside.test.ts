@@ -1,0 +1,87 @@
+// A machine beside its former self: what keeps it from that, which sockets change places, and taps handed over as descriptors.
+
+import t from 'tap'
+import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
+import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu-beside.js'
+import { commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
+import { tapNeeds } from '../../src/hypervisor/qemu-nics.js'
+
+const definitionOf = (...args: string[]): QemuDefinition => ({
+  kind: 'qemu',
+  name: 'web',
+  memoryBytes: 1,
+  nics: [],
+  hypervisorVersion: '7.2.0',
+  argv: ['qemu-system-x86_64', ...args],
+  directory: '/run/lab',
+})
+
+t.test('what can be had only once is named', async (t) => {
+  const held: [string, string][] = [
+    ['-vnc', ':1'],
+    ['-vnc', '127.0.0.1:7,password=on'],
+    ['-spice', 'port=5900,disable-ticketing=on'],
+    ['-gdb', 'tcp::1234'],
+    ['-serial', 'tcp:0.0.0.0:4444,server=on,wait=off'],
+    ['-monitor', 'telnet:127.0.0.1:5555,server,nowait'],
+    ['-qmp', 'tcp:localhost:4445,server=on,wait=off'],
+    ['-chardev', 'socket,id=c,host=localhost,port=7,server=on,wait=off'],
+    ['-netdev', 'user,id=n,hostfwd=tcp::2222-:22'],
+    ['-netdev', 'socket,id=n,listen=:1234'],
+    ['-object', 'memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on'],
+  ]
+  for (const [option, value] of held) {
+    t.same(heldAlone(definitionOf(option, value)), [`${option} ${value}`])
+  }
+  t.same(heldAlone(definitionOf('-s')), ['-s'])
+  const free: [string, string][] = [
+    ['-vnc', 'none'],
+    ['-vnc', 'unix:/run/lab/vnc'],
+    ['-serial', 'tcp:logs:4444'],
+    ['-chardev', 'socket,id=c,path=/run/lab/c,server=on,wait=off'],
+    ['-netdev', 'user,id=n'],
+    ['-object', 'memory-backend-file,id=m,size=1G,mem-path=/dev/hugepages,share=on'],
+  ]
+  for (const [option, value] of free) t.same(heldAlone(definitionOf(option, value)), [], `${option} ${value}`)
+})
+
+t.test('sockets get other paths until the former self has ended', async (t) => {
+  const definition = definitionOf(
+    ...['-serial', 'unix:/run/lab/web.serial,server=on,wait=off', '-monitor', 'unix:mon,server,nowait'],
+    ...[
+      '-chardev',
+      'socket,id=c,path=/run/lab/agent,server=on,wait=off',
+      '-chardev',
+      'socket,id=d,path=/run/lab/client',
+    ],
+  )
+  const paths = ['/run/lab/web.serial', 'mon', '/run/lab/agent']
+  t.same(
+    listeningPaths(definition).map(({ given }) => given),
+    paths,
+  )
+  t.equal(listeningPaths(definition)[1]?.file, '/run/lab/mon')
+  const next = { taps: [], disks: [], qmp: '/state/qmp.sock', directory: '/state', exists: () => true }
+  const own = commandLineFor(definition, { ...next, beside: true }).join(' ')
+  for (const path of paths) {
+    t.match(own, besidePath(path, '/state'))
+    t.notMatch(own, `${path},`)
+  }
+  t.match(own, 'path=/run/lab/client', 'one that it connects to stays')
+  t.match(commandLineFor(definition, next).join(' '), 'unix:/run/lab/web.serial,server')
+})
+
+t.test('taps as descriptors, one a queue', async (t) => {
+  const definition = definitionOf(
+    ...['-netdev', 'tap,id=n0,ifname=tap0,script=no,downscript=no,vnet_hdr=off', '-device', 'virtio-net-pci,netdev=n0'],
+    ...['-netdev', 'tap,id=n1,ifname=tap1,queues=2,vhost=on', '-device', 'virtio-net-pci,netdev=n1,mq=on'],
+  )
+  t.same(tapNeeds(definition.argv), [
+    { queues: 1, vnetHeader: false },
+    { queues: 2, vnetHeader: true },
+  ])
+  const taps = [{ descriptors: [3] }, { descriptors: [4, 5] }]
+  const argv = commandLineFor(definition, { taps, disks: [], qmp: '/q', directory: '/state', exists: () => true })
+  const netdevs = argv.filter((_, at) => argv[at - 1] === '-netdev')
+  t.same(netdevs, ['tap,id=n0,fd=3', 'tap,id=n1,vhost=on,fds=4:5'])
+})
