@@ -12,6 +12,8 @@ import type {
   PortInfo,
   Preflight,
   PrepareRequest,
+  Pruned,
+  PruneRequest,
   Rehearsal,
   Removal,
   RestoreAborted,
@@ -50,6 +52,8 @@ export interface Agents {
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
+  /** Removes and merges what nobody needs on a host. */
+  prune(host: string, request: PruneRequest, call: Call): Promise<Pruned>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
   /** `onBytes` is told how many bytes more have gone. Rejects with an error that names the host it is about. */
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
@@ -124,6 +128,10 @@ export class SocketAgents implements Agents {
 
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal> {
     return this.#client(host).deleteSnapshot(this.#network, snapshot, options(call))
+  }
+
+  prune(host: string, request: PruneRequest, call: Call): Promise<Pruned> {
+    return this.#client(host).pruneDisks(request, options(call))
   }
 
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck> {

@@ -9,6 +9,8 @@ import type {
   DeleteReport,
   Manifest,
   Progress,
+  PruneOrder,
+  PruneReport,
   RestoreOrder,
   RestoreReport,
   VerifyReport,
@@ -24,6 +26,7 @@ import { discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
 import { forgetFailed, nextName, refuseTaken } from './naming.js'
 import { hostStatus, type Network, outsidePorts } from './network.js'
+import { prune } from './pruning.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
 import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
@@ -233,6 +236,13 @@ export class Coordinator {
   async withHealth(manifests: readonly Manifest[]): Promise<Manifest[]> {
     const health = await quickHealth(manifests, this.#networks)
     return manifests.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null }))
+  }
+
+  /** Removes what failed snapshots have left, and what nobody needs on the hosts. */
+  async prune(order: PruneOrder): Promise<PruneReport> {
+    const networks = order.network === undefined ? [...this.#networks.values()] : [this.#network(order.network)]
+    const manifests = (await this.#catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
+    return prune(networks, order, { manifests, finish: (network, name) => this.delete(network.name, name) })
   }
 
   /** Oldest first. A manifest that cannot be read appears as a failed one that says so. */

@@ -11,6 +11,8 @@ import {
   Manifest,
   type Progress,
   Progress as ProgressSchema,
+  PruneOrder,
+  PruneReport,
   RestoreOrder,
   VerifyReport,
   VerifyRequest,
@@ -112,6 +114,17 @@ export async function createCoordinatorApi(
       },
     },
     (request) => coordinator.verify(request.params.network, request.params.name, request.body),
+  )
+  app.post(
+    routes.prune,
+    {
+      schema: {
+        summary: 'Removes what failed snapshots have left and image files that nobody needs',
+        body: PruneOrder,
+        response: { 200: PruneReport },
+      },
+    },
+    (request) => coordinator.prune(request.body),
   )
   app.delete(
     routes.snapshot,

@@ -8,6 +8,7 @@ import {
   DiscardRequest,
   FdbEntry,
   FilesFound,
+  Flattened,
   HostHealth,
   LeftRequest,
   type LocalEvent,
@@ -18,6 +19,8 @@ import {
   Preflight,
   PreflightQuery,
   PrepareRequest,
+  Pruned,
+  PruneRequest,
   Rehearsal,
   RehearseRequest,
   Removal,
@@ -89,6 +92,16 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
       })),
     ),
   }))
+
+  app.post(
+    routes.flatten,
+    { schema: { params: Type.Object({ vm: Name }), response: { 200: Flattened } } },
+    async (request) => ({ disks: await agent.keeper.flatten(request.params.vm) }),
+  )
+
+  app.post(routes.pruneDisks, { schema: { body: PruneRequest, response: { 200: Pruned } } }, (request) =>
+    agent.prune(request.body),
+  )
 
   app.get(
     routes.machineDisks,

@@ -12,6 +12,7 @@ import {
   type DiscardRequest,
   FdbEntry,
   FilesFound,
+  Flattened,
   HostHealth,
   LocalEvent,
   LocalPart,
@@ -21,6 +22,10 @@ import {
   Preflight,
   type PrepareRequest,
   Progress,
+  Pruned,
+  type PruneOrder,
+  PruneReport,
+  type PruneRequest,
   Rehearsal,
   type RehearseRequest,
   Removal,
@@ -49,6 +54,7 @@ const fits = {
   ports: validator(Type.Array(PortInfo)),
   fdb: validator(Type.Array(FdbEntry)),
   machineDisks: validator(MachineDisks),
+  flattened: validator(Flattened),
   preflight: validator(Preflight),
   prepared: validator(Type.Object({ prepared: Type.Array(Type.String()) })),
   localEvent: validator(LocalEvent),
@@ -62,6 +68,8 @@ const fits = {
   restoreResumed: validator(RestoreResumed),
   removal: validator(Removal),
   rehearsal: validator(Rehearsal),
+  pruned: validator(Pruned),
+  pruneReport: validator(PruneReport),
   coordinatorStatus: validator(CoordinatorStatus),
   manifest: validator(Manifest),
   manifests: validator(Type.Array(Manifest)),
@@ -94,6 +102,16 @@ export class SwitchClient {
 
   fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {
     return this.#connection.json('GET', pathOf('fdb', { network }), fits.fdb, options)
+  }
+
+  /** Removes and merges what nobody needs. */
+  pruneDisks(body: PruneRequest, options: CallOptions): Promise<Pruned> {
+    return this.#connection.json('POST', pathOf('pruneDisks', {}), fits.pruned, options, body)
+  }
+
+  /** Makes the chains of a machine's disks short. */
+  flatten(vm: string, options: CallOptions): Promise<Flattened> {
+    return this.#connection.json('POST', pathOf('flatten', { vm }), fits.flattened, options)
   }
 
   machineDisks(vm: string, options: CallOptions): Promise<MachineDisks> {
@@ -238,6 +256,10 @@ export class CoordinatorClient {
     options: CallOptions,
   ): AsyncGenerator<Progress, void, undefined> {
     return this.#connection.ndjson('POST', pathOf('restore', { network, name }), fits.progress, options, body)
+  }
+
+  prune(body: PruneOrder, options: CallOptions): Promise<PruneReport> {
+    return this.#connection.json('POST', pathOf('prune', {}), fits.pruneReport, options, body)
   }
 
   audit(network: string, name: string, options: CallOptions): Promise<AuditReport> {

@@ -7,6 +7,8 @@ export const routes = {
   ports: '/v1/ports',
   fdb: '/v1/networks/:network/fdb',
   machineDisks: '/v1/machines/:vm/disks',
+  pruneDisks: '/v1/disks/prune',
+  flatten: '/v1/machines/:vm/flatten',
   preflight: '/v1/networks/:network/preflight',
   prepare: '/v1/networks/:network/snapshots/:snapshot/prepare',
   take: '/v1/networks/:network/snapshots/:snapshot/take',
@@ -28,6 +30,7 @@ export const routes = {
   snapshot: '/v1/snapshots/:network/:name',
   restore: '/v1/snapshots/:network/:name/restore',
   audit: '/v1/snapshots/:network/:name/audit',
+  prune: '/v1/prune',
   verify: '/v1/snapshots/:network/:name/verify',
 } as const
 

@@ -8,6 +8,8 @@ import { printJson, type Terminal } from './output.js'
 import { withSwitch } from './switch-commands.js'
 
 const callMs = 10_000
+/** As long as copying takes. */
+const flattenMs = 24 * 3_600_000
 
 export function addDiskCommands(program: Command, terminal: Terminal): void {
   const disk = program.command('disk').description('where machines’ disks are')
@@ -21,6 +23,20 @@ export function addDiskCommands(program: Command, terminal: Terminal): void {
     .action((machine: string, name: string | undefined, options: CommonOptions) =>
       path(terminal, machine, name, options),
     )
+
+  withSwitchSocket(withJson(disk.command('flatten')))
+    .description('make the image chains of a running machine’s disks short; snapshots stay as they are')
+    .argument('<machine>')
+    .action((machine: string, options: CommonOptions) => flatten(terminal, machine, options))
+}
+
+async function flatten(terminal: Terminal, machine: string, options: CommonOptions): Promise<void> {
+  checkedName('machine', machine)
+  const { disks } = await withSwitch(options, (client) => client.flatten(machine, { deadlineMs: flattenMs }))
+  if (options.json === true) return printJson(terminal, { disks })
+  if (disks.length === 0) terminal.out(`the chains of ${machine} are short already\n`)
+  for (const { disk, before, after } of disks)
+    terminal.out(`disk ${disk} of ${machine}: ${before} images before, ${after} now\n`)
 }
 
 async function path(

@@ -14,6 +14,7 @@ import {
   describeCreated,
   describeDeletion,
   describeManifest,
+  describePruning,
   describeRestore,
   tableOfSnapshots,
 } from './snapshot-report.js'
@@ -43,6 +44,11 @@ interface CreateOptions extends CommonOptions {
 
 interface VerifyOptions extends CommonOptions {
   readonly quick?: boolean
+}
+
+interface PruneOptions extends CommonOptions {
+  readonly orphans?: boolean
+  readonly dryRun?: boolean
 }
 
 interface RestoreOptions extends CommonOptions {
@@ -106,10 +112,32 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
       setCode(report.verdict === 'consistent' ? 0 : 1)
     })
 
+  withCoordinatorSocket(withJson(snapshot.command('prune')))
+    .description('remove what failed snapshots have left, and image files that nobody needs')
+    .argument('[network]', 'only failed snapshots and hosts of one network')
+    .option(
+      '--orphans',
+      'also images that left a machine’s chain by somebody else’s doing; and list what only looks like ours',
+    )
+    .option('--dry-run', 'say what would be done')
+    .action((network: string | undefined, options: PruneOptions) => prune(terminal, network, options))
+
   withCoordinatorSocket(withJson(snapshot.command('delete')))
     .description('delete a snapshot on all hosts')
     .argument('<snapshot>', which)
     .action((name: string, options: CommonOptions) => remove(terminal, name, options))
+}
+
+async function prune(terminal: Terminal, network: string | undefined, options: PruneOptions): Promise<void> {
+  if (network !== undefined) checkedName('network', network)
+  const order = {
+    ...(network === undefined ? {} : { network }),
+    ...(options.orphans === true ? { orphans: true } : {}),
+    ...(options.dryRun === true ? { dryRun: true } : {}),
+  }
+  const report = await withCoordinator(options, (client) => client.prune(order, { deadlineMs: deleteMs }))
+  if (options.json === true) return printJson(terminal, report)
+  terminal.out(describePruning(report, options.dryRun === true))
 }
 
 async function withCoordinator<T>(options: CommonOptions, act: (client: CoordinatorClient) => Promise<T>): Promise<T> {

@@ -1,12 +1,24 @@
 // Snapshots and restores for people: a line each in a list, or all that is known of one.
 
-import type { DeleteReport, Manifest, MemberPart, RestoreReport } from '../api/schemas.js'
+import type { DeleteReport, Manifest, MemberPart, PruneReport, RestoreReport } from '../api/schemas.js'
 import { describeHealth, healthWord } from './health-report.js'
 import { formatBytes, formatDuration, formatMs, formatTable, formatTime } from './output.js'
 
 export function tableOfSnapshots(manifests: readonly Manifest[]): string {
   if (manifests.length === 0) return 'no snapshots\n'
-  const head = ['SNAPSHOT', 'STATE', 'HEALTH', 'LOADS', 'CREATED', 'MACHINES', 'MEMORY', 'TOOK', 'STOOD STILL', 'LOST']
+  const head = [
+    'SNAPSHOT',
+    'STATE',
+    'HEALTH',
+    'LOADS',
+    'CREATED',
+    'MACHINES',
+    'MEMORY',
+    'LAYERS',
+    'TOOK',
+    'STOOD STILL',
+    'LOST',
+  ]
   const rows = manifests.map((m) => [
     `${m.network}/${m.name}`,
     m.state,
@@ -15,6 +27,7 @@ export function tableOfSnapshots(manifests: readonly Manifest[]): string {
     formatTime(new Date(m.createdAt)),
     m.parts.reduce((n, part) => n + part.members.length, 0),
     formatBytes(membersOf(m).reduce((n, { part }) => n + part.memory.bytes, 0)),
+    deepest(membersOf(m).map(({ part }) => part)),
     m.figures === null ? null : formatMs(m.figures.tookMs ?? m.figures.globalMs),
     m.figures === null ? null : formatMs(m.figures.downtimeMaxMs),
     m.figures?.lost ?? null,
@@ -29,6 +42,10 @@ export function loadsWord(manifest: Manifest): string | null {
   if (verdicts.length > 0 && verdicts.every((verdict) => verdict === 'loads')) return 'yes'
   return verdicts.some((verdict) => verdict !== undefined) ? 'not all tried' : null
 }
+
+/** Images in the longest chain of a disk. */
+const deepest = (members: readonly MemberPart[]): number =>
+  Math.max(0, ...members.flatMap(({ disks }) => disks.map(({ layers }) => layers.length)))
 
 /** What was taken, as `create` says it. */
 export function describeCreated(manifest: Manifest): string {
@@ -95,6 +112,7 @@ function machineTable(manifest: Manifest): string {
     host,
     formatMs((part.resumedAtUs - part.pausedAtUs) / 1000),
     formatBytes(part.memory.bytes),
+    deepest([part]),
     formatMs((part.sealedAtUs - part.cutAtUs) / 1000),
     part.captureMode,
     part.held,
@@ -104,7 +122,7 @@ function machineTable(manifest: Manifest): string {
     part.dropped ?? 0,
   ])
   const counts = ['HELD', 'EARLY', 'IN TRANSIT', 'LOST', 'DROPPED']
-  return formatTable(['MACHINE', 'HOST', 'STOOD STILL', 'MEMORY', 'SAVED AFTER', 'MODE', ...counts], rows)
+  return formatTable(['MACHINE', 'HOST', 'STOOD STILL', 'MEMORY', 'LAYERS', 'SAVED AFTER', 'MODE', ...counts], rows)
 }
 
 function phaseTable(manifest: Manifest): string {
@@ -156,6 +174,29 @@ export function describeDeletion({ network, name, hosts }: DeleteReport): string
     lines.push(
       `host ${host}: ${formatBytes(freedBytes)} freed, ${layers} disk layers merged, ${removed.length} files removed\n`,
       ...kept.map(({ file, reason }) => `  kept ${file}: ${reason}\n`),
+    )
+  }
+  return lines.join('')
+}
+
+export function describePruning({ failed, hosts }: PruneReport, dryRun: boolean): string {
+  const lines = failed.map(({ network, name, error }) => {
+    const done = dryRun ? 'would be removed' : 'removed'
+    return `failed snapshot ${network}/${name}: ${error === null ? done : `stays: ${error.message}`}\n`
+  })
+  for (const { host, pruned, error } of hosts) {
+    if (pruned === null) {
+      lines.push(`host ${host}: ${error?.message ?? 'no answer'}\n`)
+      continue
+    }
+    const { freedBytes, merged, removed, kept, failures } = pruned
+    const layers = merged.reduce((sum, { files }) => sum + files.length, 0)
+    const would = dryRun ? 'would be ' : ''
+    lines.push(
+      `host ${host}: ${formatBytes(freedBytes)} ${would}freed, ${layers} disk layers ${would}merged, ${removed.length} files ${would}removed\n`,
+      ...removed.map((file) => `  ${would}removed ${file}\n`),
+      ...kept.map(({ file, reason }) => `  kept ${file}: ${reason}\n`),
+      ...failures.map(({ message }) => `  not merged: ${message}\n`),
     )
   }
   return lines.join('')

@@ -231,6 +231,11 @@ export interface MachineControl {
    * Throws SNAPSHOT_NEEDED, before anything is touched, when one of them holds what merging does not carry.
    */
   collapse(disk: string, base: string, deadline: Deadline, options?: CollapseOptions): Promise<string[]>
+  /**
+   * Makes a disk's chain short: what lies between the active image and `base` is copied into the active one, and nothing else is
+   * written, while the machine runs. Returns the files that left the chain. Refuses as `collapse` does.
+   */
+  shorten(disk: string, base: string, deadline: Deadline, options?: CollapseOptions): Promise<string[]>
   /** Throws what `collapse` would refuse with, and changes nothing. */
   checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void>
   /** Removes an overlay that a `prepare` has made and no disk uses: its daemon was killed before the cut. */

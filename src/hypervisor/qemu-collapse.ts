@@ -140,6 +140,59 @@ export async function commitActive(
   }
 }
 
+/**
+ * Copies what lies between a disk's active image and `layers[depth]` up into the active one, while the machine runs: nothing
+ * but that is written, so frozen images stay as they are, and the chain is short. Returns the files that left it.
+ */
+export async function streamChain(
+  qmp: QmpClient,
+  blocks: MachineBlocks,
+  active: string,
+  layers: readonly DiskLayer[],
+  depth: number,
+  deadline: Deadline,
+  { signal, bytesPerSecond }: CollapseOptions = {},
+): Promise<string[]> {
+  const leaving = layers.slice(1, depth)
+  const nodes = nodesToLeave(blocks, leaving)
+  const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
+  if (base === null) throw notInChain(layers[depth]!.file, active)
+  signal?.throwIfAborted()
+  const job = `snapswitch-${randomBytes(6).toString('hex')}`
+  const ends = ['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'].map((name) =>
+    qmp.event(
+      (event) => event.name === name && event.data.device === job,
+      `block-stream of ${layers[0]!.file}`,
+      deadline,
+    ),
+  )
+  for (const one of ends) one.catch(() => {})
+  const end = Promise.race(ends)
+  let ended = false
+  end.then(
+    () => {
+      ended = true
+    },
+    () => {},
+  )
+  const speed = bytesPerSecond === undefined ? {} : { speed: bytesPerSecond }
+  // The header names the base as the machine's owner would, not as QEMU has pieced it together.
+  const backing = { 'base-node': base, 'backing-file': layers[depth]!.file }
+  await qmp.execute('block-stream', { 'job-id': job, device: active, ...backing, ...speed }, deadline)
+  try {
+    await jobIsReady(qmp, job, layers[0]!.file, () => ended, deadline, signal)
+    const last = await end
+    if (last.name === 'BLOCK_JOB_CANCELLED') throw mergeFailed(layers[0]!.file, 'the job was cancelled')
+    if (last.data.error !== undefined) throw mergeFailed(layers[0]!.file, String(last.data.error))
+  } catch (error) {
+    await qmp.execute('block-job-cancel', { device: job, force: true }, within(2000)).catch(() => {})
+    await Promise.race([end, pauseFor(5000, within(5000))]).catch(() => {})
+    throw error
+  }
+  for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
+  return leaving.map(({ file }) => file)
+}
+
 async function jobIsReady(
   qmp: QmpClient,
   id: string,

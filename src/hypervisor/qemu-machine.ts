@@ -38,7 +38,7 @@ import {
   settleMigration,
   unsupported,
 } from './qemu-checks.js'
-import { collapseChain, nodesToLeave, placeInChain } from './qemu-collapse.js'
+import { collapseChain, nodesToLeave, placeInChain, streamChain } from './qemu-collapse.js'
 import { nicsOf, readDefinition } from './qemu-definition.js'
 import { backgroundObstacle, putBack, settingsToPutBack } from './qemu-migration-settings.js'
 import { stateDetail } from './qemu-state.js'
@@ -199,6 +199,12 @@ export class QemuMachine implements MachineControl {
     const blocks = await this.#blocks(deadline)
     const { node, layers, depth } = placeInChain(blocks, disk, base)
     return depth === 0 ? [] : collapseChain(this.#qmp, blocks, node, layers, depth, deadline, options)
+  }
+
+  async shorten(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    const blocks = await this.#blocks(deadline)
+    const { node, layers, depth } = placeInChain(blocks, disk, base)
+    return depth < 2 ? [] : streamChain(this.#qmp, blocks, node, layers, depth, deadline, options)
   }
 
   async checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void> {

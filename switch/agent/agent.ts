@@ -1,12 +1,22 @@
 // The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
 // it may be late, lost or wrong.
 
-import type { LocalEvent, MachineDisks, Preflight, Rehearsal, Removal, SwitchStatus } from '../../src/api/schemas.js'
+import type {
+  LocalEvent,
+  MachineDisks,
+  Preflight,
+  Pruned,
+  PruneRequest,
+  Rehearsal,
+  Removal,
+  SwitchStatus,
+} from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { CatchUp } from './catch-up.js'
 import { DiskKeeper } from './disks/keeper.js'
+import { prune } from './disks/prune.js'
 import { whereDisksAre } from './disks/where.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
@@ -14,7 +24,7 @@ import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
 import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
 import { clearRehearsal, rehearse } from './rehearsal.js'
-import { removePart } from './removal.js'
+import { finishRemovals, removePart } from './removal.js'
 import { isRestore, Restores } from './restores.js'
 import { type Session, Sessions } from './sessions.js'
 import { SnapshotSession } from './snapshot-session.js'
@@ -76,6 +86,7 @@ export class Agent {
         this.sessions.end(network, session)
       }),
     )
+    await finishRemovals(this.host, this.keeper)
     this.keeper.soon()
   }
 
@@ -222,6 +233,12 @@ export class Agent {
     const work = this.rehearsing.then(() => rehearse(this.host, network, snapshot, deadline))
     this.rehearsing = work.catch(() => undefined)
     return work
+  }
+
+  /** Removes and merges what nobody needs on this host, and finishes deletions that were begun. */
+  async prune(request: PruneRequest): Promise<Pruned> {
+    if (request.dryRun !== true) await finishRemovals(this.host, this.keeper)
+    return prune(this.keeper, request)
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */

@@ -196,15 +196,18 @@ export class LocalStore {
     return readJson(join(this.directory(network, snapshot), removing), fitsPart)
   }
 
-  /** Removes all of a snapshot but files that `keep` names; those are marked as nobody's but theirs who use them. */
-  async remove(network: string, snapshot: string, keep: ReadonlySet<string> = new Set()): Promise<void> {
+  /**
+   * Removes all of a snapshot but copies for restores that `keep` names; those are marked as nobody's but theirs who use them.
+   * Without `keep` all copies stay: machines may stand on them.
+   */
+  async remove(network: string, snapshot: string, keep: ReadonlySet<string> | null = null): Promise<void> {
     const directory = this.directory(network, snapshot)
     try {
       // part.json first: from then on the rest is rubbish that the next `create` clears.
       await rm(join(directory, 'part.json'), { force: true })
-      const kept = await clear(directory, (path) => keep.has(path))
-      if (kept) await writeDurable(join(directory, 'files', leftBehind), '')
-      else await rm(directory, { recursive: true, force: true })
+      const kept = await clear(directory, (path) => keep?.has(path) ?? path.startsWith(join(directory, 'files')))
+      if (kept && keep !== null) await writeDurable(join(directory, 'files', leftBehind), '')
+      if (!kept) await rm(directory, { recursive: true, force: true })
     } catch (thrown) {
       throw storeError(`cannot remove ${directory}`, thrown)
     }

@@ -38,6 +38,15 @@ async function remove(host: Host, keeper: DiskKeeper, network: string, snapshot:
   }
 }
 
+/** Deletions that a daemon has begun and not finished. What keeps one from its end is logged. */
+export async function finishRemovals(host: Host, keeper: DiskKeeper): Promise<void> {
+  for (const { network, snapshot } of await host.store.removals()) {
+    await removePart(host, keeper, network, snapshot).catch((thrown) =>
+      host.log.warn({ err: thrown, network, snapshot }, 'a deletion that was begun cannot be finished yet'),
+    )
+  }
+}
+
 const nothing: Removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
 
 /** A copy for restores of this very snapshot goes with it, unless something else needs it. */

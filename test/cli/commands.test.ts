@@ -68,7 +68,7 @@ t.test('snapshot: create, list, show, restore, delete', async (t) => {
     created.out,
     /^snapshot lab0\/demo: complete, begun \d{4}-.*, epoch 1\ntook .*, of these .* from the cut to the last file\n/,
   )
-  t.match(created.out, /^vm1 +a +10\.0 ms +\d+ B +498\.0 ms +background +3 +2 +1 +0 +4$/m)
+  t.match(created.out, /^vm1 +a +10\.0 ms +\d+ B +1 +498\.0 ms +background +3 +2 +1 +0 +4$/m)
   t.match(created.err, /^ +\d+\.\d{3} s {2}host b vm3: paused$/m, 'plain lines of progress')
   t.notOk(created.err.includes('\u001b'), 'no escapes when stderr is no terminal')
 

@@ -11,6 +11,7 @@ import { Coordinator } from '../../coordinator/coordinator.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { MachineDisks, Manifest } from '../../src/api/schemas.js'
 import { findProcesses, killProcess } from '../../src/hypervisor/process.js'
+import { filesOfBacking, readQcow2Header } from '../../src/hypervisor/qcow2-header.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { endWithUs, sleep, soon } from '../hypervisor/boot-guest.js'
 import { until } from '../lab/command.js'
@@ -331,12 +332,17 @@ export class History {
     const limit = performance.now() + QUIET_MS
     for (;;) {
       const chains = (await this.disks()).flatMap(({ layers }) => layers.map(({ file }) => file))
-      const wanted = new Set([...this.users, ...named, ...chains])
+      const wanted = await withBases([...this.users, ...named, ...chains])
       const surplus = this.images().filter((file) => !wanted.has(file))
       const missing = [...wanted].filter((file) => !existsSync(file))
       if (missing.length > 0) throw new Error(`${missing} is missing`)
       if (surplus.length === 0) return
-      if (performance.now() > limit) throw new Error(`nobody needs ${surplus}, and it stays`)
+      if (performance.now() > limit) {
+        const said = await Promise.all(
+          hosts.map((host) => this.daemon(host).client.pruneDisks({ dryRun: true, orphans: true }, LONG)),
+        )
+        throw new Error(`nobody needs ${surplus}, and it stays: ${JSON.stringify(said)}`)
+      }
       await sleep(100)
     }
   }
@@ -358,7 +364,8 @@ export class History {
   /** All snapshots go, in an order by chance: then there are the user's own files, up to date. */
   async finish(below: (bound: number) => number): Promise<void> {
     while (this.snapshots.length > 0) await this.perform({ kind: 'delete', which: below(8), kill: null })
-    if (this.moved) return
+    // One that was killed after it had come back from another host cannot be made short before it runs.
+    if (this.moved || !this.running) return
     const limit = performance.now() + QUIET_MS
     while (this.images().sort().join() !== [...this.users].sort().join()) {
       if (performance.now() > limit) throw new Error(`left in the end: ${this.images()}`)
@@ -371,6 +378,22 @@ export class History {
     ])
     for (const file of this.users) if ((statSync(file).mode & 0o200) === 0) throw new Error(`${file} cannot be written`)
   }
+}
+
+/**
+ * With all that their headers name: a restore may have found a lower image elsewhere, by its content, and a script of the user's
+ * goes by the headers.
+ */
+async function withBases(files: readonly string[]): Promise<Set<string>> {
+  const found = new Set<string>()
+  for (const waiting = [...files]; waiting.length > 0; ) {
+    const file = waiting.pop()!
+    if (found.has(file)) continue
+    found.add(file)
+    const header = existsSync(file) ? await readQcow2Header(file) : null
+    if (header?.backing != null) waiting.push(...filesOfBacking(header.backing, file))
+  }
+  return found
 }
 
 const sha256 = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex')

@@ -128,6 +128,20 @@ t.test('situations', async (t) => {
   for (const [what, sketch, expected] of cases) t.match(outcome(sketch), expected, what)
 })
 
+t.test('only chains that are long are made short, down to the user’s own image', async (t) => {
+  const overlays = Array.from({ length: 17 }, (_, i) => `o${17 - i}`).join(' ')
+  const found = (sketch: Sketch) => plan(worldOf(sketch)).shortenings.map(({ chain, depth }) => chain[depth]!.file)
+  const frozen = [`${overlays.slice(4)} base golden`]
+  t.same(found({ machines: { a: `${overlays} base golden` }, frozen }), ['base'])
+  t.same(found({ machines: { a: `${overlays} f2 f1` }, frozen: [`${overlays.slice(4)} f2 f1`] }), ['f1'])
+  t.same(found({ machines: { a: `${overlays} base` }, states: { a: 'off' }, frozen }), [], 'not with the machine off')
+  t.same(found({ machines: { a: `${overlays.slice(4)} base golden` }, frozen }), [], 'a frozen image is not written')
+  t.same(found({ machines: { a: 'o3 o2 o1 base' }, frozen: ['o2 o1 base'] }), [])
+  t.same(found({ machines: { a: 'o2 f1 o1 base golden' } }), ['base'], 'it has come back to its own disk')
+  t.same(found({ machines: { a: 'o2 f1 o1 base golden' }, frozen: ['base golden'] }), [], 'which a snapshot needs yet')
+  t.same(found({ machines: { a: 'o2 f2 f1' } }), [], 'it lives here, on what it brought')
+})
+
 /** A history: snapshots, deletions and restores of one machine in any order, as chains. */
 const steps = fc.array(fc.tuple(fc.constantFrom('create', 'delete', 'restore'), fc.nat(9)), { maxLength: 25 })
 

@@ -3,7 +3,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { Count, closed, Epoch, ErrorReportSchema, Milliseconds, Name, nullable, TimeUs } from './basic.js'
 import { SnapshotHealth } from './health.js'
-import { LocalPart, Policy, Removal } from './local-snapshot.js'
+import { LocalPart, Policy, Pruned, PruneRequest, Removal } from './local-snapshot.js'
 
 export const SnapshotState = Type.Union([Type.Literal('pending'), Type.Literal('complete'), Type.Literal('failed')])
 
@@ -105,6 +105,17 @@ export const RestoreReport = Type.Object({
   warnings: Type.Array(Type.String()),
 })
 export type RestoreReport = Static<typeof RestoreReport>
+
+/** POST /v1/prune. */
+export const PruneOrder = Type.Composite([PruneRequest, Type.Object({ network: Type.Optional(Name) })], closed)
+export type PruneOrder = Static<typeof PruneOrder>
+
+/** What pruning did, or would do: failed snapshots whose records went, and each host. */
+export const PruneReport = Type.Object({
+  failed: Type.Array(Type.Object({ network: Name, name: Name, error: nullable(ErrorReportSchema) })),
+  hosts: Type.Array(Type.Object({ host: Name, pruned: nullable(Pruned), error: nullable(ErrorReportSchema) })),
+})
+export type PruneReport = Static<typeof PruneReport>
 
 /** DELETE /v1/snapshots/:network/:name: what each host did. */
 export const DeleteReport = Type.Object({

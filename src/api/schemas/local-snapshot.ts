@@ -243,6 +243,18 @@ export const LocalEvent = Type.Union([
 ])
 export type LocalEvent = Static<typeof LocalEvent>
 
+/** POST /v1/disks/prune. */
+export const PruneRequest = Type.Object(
+  {
+    /** Also remove what left a machine's chain without snapswitch's doing. */
+    orphans: Type.Optional(Type.Boolean()),
+    /** Say what would be done, and do nothing. */
+    dryRun: Type.Optional(Type.Boolean()),
+  },
+  closed,
+)
+export type PruneRequest = Static<typeof PruneRequest>
+
 /** What a removal did: DELETE /v1/networks/:network/snapshots/:snapshot. */
 export const Removal = Type.Object({
   freedBytes: Count,
@@ -253,3 +265,7 @@ export const Removal = Type.Object({
   kept: Type.Array(Type.Object({ file: Type.String(), reason: Type.String() })),
 })
 export type Removal = Static<typeof Removal>
+
+/** What pruning did on a host; `failures`: merges that did not come to their end. */
+export const Pruned = Type.Composite([Removal, Type.Object({ failures: Type.Array(ErrorReportSchema) })])
+export type Pruned = Static<typeof Pruned>

@@ -72,6 +72,12 @@ export const FdbEntry = Type.Object({
 })
 export type FdbEntry = Static<typeof FdbEntry>
 
+/** POST /v1/machines/:vm/flatten: the number of images in each disk's chain that was made short. */
+export const Flattened = Type.Object({
+  disks: Type.Array(Type.Object({ disk: Type.String(), before: Count, after: Count })),
+})
+export type Flattened = Static<typeof Flattened>
+
 /** GET /v1/machines/:vm/disks: where a machine's disks are now. */
 export const MachineDisks = Type.Object({
   vm: Name,

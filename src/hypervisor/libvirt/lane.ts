@@ -8,6 +8,7 @@ import {
   type BlockJob,
   blockCommitActive,
   blockCommitBandwidthBytes,
+  blockRebaseBandwidthBytes,
   type CallArguments,
   type CallError,
   type CallMessage,
@@ -204,6 +205,12 @@ export class Lane {
           const flags = blockCommitActive | blockCommitBandwidthBytes
           return this.#ok(await lib.blockCommit(handle, disk, args.base ?? null, null, args.bytesPerSecond ?? 0, flags))
         })
+      case 'blockRebase':
+        return on(async (handle) =>
+          this.#ok(
+            await lib.blockRebase(handle, disk, args.base ?? null, args.bytesPerSecond ?? 0, blockRebaseBandwidthBytes),
+          ),
+        )
       case 'blockJob':
         return on((handle) => this.#blockJob(handle, disk))
       case 'blockPivot':

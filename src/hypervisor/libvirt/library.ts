@@ -49,6 +49,7 @@ export interface Library {
     number
   >
   blockJob: Async<[DomainHandle, disk: string, out: Uint8Array, flags: number], number>
+  blockRebase: Async<[DomainHandle, disk: string, base: string | null, bandwidth: number, flags: number], number>
   blockJobAbort: Async<[DomainHandle, disk: string, flags: number], number>
   monitor: Async<[DomainHandle, command: string, out: Uint8Array, flags: number], number>
   /** Null before libvirt 8.2. */
@@ -196,6 +197,7 @@ export function loadLibrary(): Library {
     blockInfo: bind(core, 'virDomainGetBlockInfo', word, [address, text, buffer, number]),
     blockCommit: bind(core, 'virDomainBlockCommit', word, [address, text, text, text, 'ulong', number]),
     blockJob: bind(core, 'virDomainGetBlockJobInfo', word, [address, text, buffer, number]),
+    blockRebase: bind(core, 'virDomainBlockRebase', word, [address, text, text, 'ulong', number]),
     blockJobAbort: bind(core, 'virDomainBlockJobAbort', word, [address, text, number]),
     monitor: bind(qemu, 'virDomainQemuMonitorCommand', word, [address, text, buffer, number]),
     monitorWithFiles: optional(() =>

@@ -34,7 +34,7 @@ import { varsBytes } from './firmware-vars.js'
 import { closeNodes, useOf } from './forgotten-nodes.js'
 import { checkSupported, lookAt } from './look.js'
 import { descriptorObstacle } from './memory-save.js'
-import { mergeActive } from './overlays.js'
+import { mergeActive, pullActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
 
@@ -249,6 +249,16 @@ export class LibvirtMachine implements MachineControl {
     refuseObstacles(await this.#nodes(deadline), leaving, '/')
     await link.patiently(() => endForgottenCopies(link, deadline), deadline)
     await mergeActive(link, { target: disk, file: active.file, base }, deadline, options)
+    return leaving.map(({ file }) => file)
+  }
+
+  async shorten(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    const link = this.#link
+    const [active, ...leaving] = await this.#leaving(disk, base, deadline)
+    if (active === undefined || leaving.length === 0) return []
+    refuseObstacles(await this.#nodes(deadline), leaving, '/')
+    await link.patiently(() => endForgottenCopies(link, deadline), deadline)
+    await pullActive(link, { target: disk, file: active.file, base }, deadline, options)
     return leaving.map(({ file }) => file)
   }
 

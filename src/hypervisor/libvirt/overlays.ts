@@ -85,6 +85,30 @@ export async function mergeActive(
   }
 }
 
+/**
+ * Copies what lies between the active overlay and a base up into the overlay, by libvirt's block pull, whose job ends by itself.
+ * Libvirt's view is the new chain then.
+ */
+export async function pullActive(
+  link: DomainLink,
+  { target: disk, file, base }: { readonly target: string; readonly file: string; readonly base: string },
+  deadline: Deadline,
+  { signal, bytesPerSecond = 0 }: CollapseOptions = {},
+): Promise<void> {
+  await link.call('blockRebase', { disk, base, bytesPerSecond }, deadline)
+  try {
+    while ((await link.patiently(() => blockJob(link, disk, deadline), deadline)).found) {
+      signal?.throwIfAborted()
+      if (remaining(deadline) === 0) throw deadlinePassed(`Shortening the chain of ${file}`)
+      await pauseFor(50, deadline)
+    }
+  } catch (error) {
+    const limit = within(abortMs)
+    await link.patiently(() => link.call('blockAbort', { disk }, limit), limit).catch(() => {})
+    throw error
+  }
+}
+
 const blockJob = async (link: DomainLink, disk: string, deadline: Deadline): Promise<BlockJob> =>
   (await link.call('blockJob', { disk }, deadline)) as BlockJob
 

@@ -47,6 +47,7 @@ export const callNames = [
   'undefine',
   'blockInfo',
   'blockCommit',
+  'blockRebase',
   'blockJob',
   'blockPivot',
   'blockAbort',
@@ -139,6 +140,7 @@ export const undefineKeepNvram = 1 << 3
 export const restorePaused = 1 << 2
 export const blockCommitActive = 1 << 2
 export const blockCommitBandwidthBytes = 1 << 4
+export const blockRebaseBandwidthBytes = 1 << 6
 export const domainState = { running: 1, blocked: 2, paused: 3, shutoff: 5, crashed: 6, pmsuspended: 7 } as const
 export const errorNumber = {
   noConnect: 5,

@@ -3,20 +3,26 @@
 
 import { rm, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { unknownMachine } from '../../../src/api/names.js'
 import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
 import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
 import type { Host } from '../host.js'
+import { notRunning } from '../refusals.js'
 import { FrozenImages } from './frozen.js'
 import { type Observation, type ObserveOptions, observe } from './observe.js'
 import { checkOffline, mergeOffline } from './offline.js'
-import { type Collapse, type Kept, type Plan, plan } from './plan.js'
+import { type Collapse, type Kept, type Plan, plan, type Shortening, shortenings } from './plan.js'
 import { emptyMachineDirectories, isInUse } from './state-files.js'
 
 /** Merging takes as long as copying does; this is a disk at its slowest. */
 const BYTES_PER_SECOND = 1 << 20
 const LEAST_MS = 60_000
 const ROUNDS = 1000
+const TIDY_MS = 600_000
+/** In the background; a guest's own I/O goes on beside it. */
+const SHORTENING_BYTES_PER_SECOND = 64 << 20
+const ROOM_TO_SHORTEN = 1.2
 
 /** What a tidying did, and what it left. */
 export interface Tidied {
@@ -50,15 +56,24 @@ export class DiskKeeper {
   private waiting = 0
   private readonly frozen: FrozenImages
   private closed = false
+  private inBackground = false
+  private readonly timer: NodeJS.Timeout
 
   constructor(host: Host, busy: () => ReadonlySet<string>) {
     this.host = host
     this.busy = busy
     this.frozen = new FrozenImages(host.disks, host.log)
+    // For what had to wait, for a machine was off, say.
+    this.timer = setInterval(() => this.soon(), TIDY_MS).unref()
   }
 
-  /** One after the other. */
+  /** One after the other; what goes on in the background gives way, and is taken up again. */
   exclusively<T>(work: () => Promise<T>): Promise<T> {
+    if (this.inBackground) this.merging?.abort.abort(called(this.merging.vm))
+    return this.inTurn(work)
+  }
+
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.last.then(work)
     this.last = done.catch(() => undefined)
     return done
@@ -76,18 +91,24 @@ export class DiskKeeper {
   soon(): void {
     if (this.waiting > 0 || this.closed) return
     this.waiting++
-    void this.exclusively(async () => {
+    void this.inTurn(async () => {
       this.waiting--
       if (this.closed) return
+      this.inBackground = true
       const { removed, merged, failures } = await this.tidy()
       for (const { vm, disk, error } of failures) this.host.log.warn({ err: error, vm, disk }, 'a disk stays layered')
       if (removed.length > 0 || merged.length > 0) this.host.log.info({ removed, merged }, 'disks tidied')
-    }).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot tidy the disks'))
+    })
+      .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot tidy the disks'))
+      .finally(() => {
+        this.inBackground = false
+      })
   }
 
   /** Nothing begins any more; what is under way is called off. */
   async close(): Promise<void> {
     this.closed = true
+    clearInterval(this.timer)
     this.merging?.abort.abort(called(this.merging.vm))
     await this.last.catch(() => undefined)
     this.frozen.close()
@@ -109,6 +130,7 @@ export class DiskKeeper {
     const merged: Tidied['merged'][number][] = []
     const failures: Tidied['failures'][number][] = []
     const failed = new Set<string>()
+    const shortened = new Set<string>()
     let freedBytes = 0
     let kept: readonly Kept[] = []
     for (let round = 0; round < ROUNDS && !this.closed; round++) {
@@ -127,10 +149,21 @@ export class DiskKeeper {
           failures,
         }
       }
+      const before = removed.length
       freedBytes += await this.remove(seen, next, removed)
       const collapse = next.collapses.find(isMine)
       if (collapse === undefined) {
-        if (next.removals.length === 0) break
+        // What could not be removed is no reason to try for ever.
+        if (removed.length > before) continue
+        const long =
+          options.vms === undefined
+            ? next.shortenings.find((one) => !shortened.has(`${one.vm}/${one.disk}`))
+            : undefined
+        if (long === undefined) break
+        shortened.add(`${long.vm}/${long.disk}`)
+        await this.shorten(seen, long, SHORTENING_BYTES_PER_SECOND).catch((error) =>
+          this.host.log.warn({ err: error, vm: long.vm, disk: long.disk }, 'a chain stays long'),
+        )
         continue
       }
       try {
@@ -183,8 +216,9 @@ export class DiskKeeper {
       await this.frozen.release(file)
       if (isInUseByQemu(file) !== false) continue
       const asked = names.asked(file)
-      for (const name of [...asked, file]) await rm(name, { force: true })
-      await this.host.disks.forget([...asked, file])
+      // A link of the user's to it is the user's.
+      for (const name of asked) if (this.host.disks.isOurs(name)) await rm(name, { force: true })
+      await this.host.disks.forget(asked)
       removed.push(file)
       freed += names.allocated(file)
       this.host.log.info({ file }, 'removed an image that nobody needs')
@@ -198,8 +232,9 @@ export class DiskKeeper {
     const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
     const pace = Math.min(BYTES_PER_SECOND, bytesPerSecond ?? BYTES_PER_SECOND)
     const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
-    if (this.busy().has(vm)) throw called(vm)
     for (const { file } of collapse.chain.slice(0, depth + 1)) await this.frozen.release(file)
+    // From here to where it is known to be under way nothing else gets its turn.
+    if (this.busy().has(vm)) throw called(vm)
     const abort = new AbortController()
     const work = live
       ? this.mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
@@ -210,6 +245,47 @@ export class DiskKeeper {
     } finally {
       this.merging = null
     }
+  }
+
+  /** Makes the chains of a machine's disks as short as they can be, now. Returns how many images left each. */
+  flatten(vm: string): Promise<{ disk: string; before: number; after: number }[]> {
+    return this.exclusively(async () => {
+      const { spec, isThere } = { spec: this.host.machines.spec(vm), isThere: await this.host.machines.isThere(vm) }
+      if (spec === undefined) throw unknownMachine(this.host.name, vm, this.host.machines.names())
+      if (this.busy().has(vm)) throw called(vm)
+      if (!isThere) throw notRunning(vm, 'off', null)
+      await this.tidy({ vms: new Set([vm]) })
+      const seen = await this.look()
+      const wanted = shortenings(seen.world, 2).filter((one) => one.vm === vm)
+      for (const one of wanted) await this.shorten(seen, one, undefined)
+      await this.tidy({ vms: new Set([vm]) })
+      return wanted.map(({ disk, chain, depth }) => ({ disk, before: chain.length, after: chain.length - depth + 1 }))
+    })
+  }
+
+  private async shorten(seen: Observation, one: Shortening, bytesPerSecond: number | undefined): Promise<void> {
+    const { vm, disk, depth } = one
+    const { machines, disks, log } = this.host
+    const chain = seen.chainAsNamed(vm, disk)
+    const between = one.chain.slice(1, depth).map(({ file }) => file)
+    const bytes = between.reduce((sum, file) => sum + seen.names.allocated(file), 0)
+    const directory = dirname(one.chain[0]!.file)
+    const { bavail, bsize } = await statfs(directory)
+    if (bavail * bsize < bytes * ROOM_TO_SHORTEN) throw noRoom(vm, disk, directory, bytes, bavail * bsize)
+    const deadline = performance.now() + LEAST_MS + (bytes / BYTES_PER_SECOND) * 1000
+    const abort = new AbortController()
+    const options = { signal: abort.signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
+    const base = chain[depth]!.file
+    log.info({ vm, disk, base, images: chain.length }, 'shortening a chain of images')
+    if (this.busy().has(vm)) throw called(vm)
+    const work = machines.using(vm, deadline, (control) => control.shorten(disk, base, deadline, options))
+    this.merging = { vm, abort, ended: work }
+    try {
+      await work
+    } finally {
+      this.merging = null
+    }
+    await disks.replaceDisk(vm, disk, [chain[0]!, ...chain.slice(depth)])
   }
 
   private async mergeLive(
@@ -273,6 +349,13 @@ const called = (vm: string) =>
     'SNAPSHOT_BUSY',
     `a snapshot or restore of ${vm} is under way`,
     'Wait until it has ended, then try again.',
+  )
+
+const noRoom = (vm: string, disk: string, directory: string, bytes: number, free: number) =>
+  new SnapswitchError(
+    'STORE_FULL',
+    `shortening the chain of ${vm}’s disk ${disk} takes up to ${bytes} bytes in ${directory}, where ${free} are free`,
+    'Free some space there, or delete snapshots.',
   )
 
 const cannotTell = (reason: string) =>

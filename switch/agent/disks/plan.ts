@@ -56,6 +56,9 @@ export interface Collapse {
   readonly depth: number
 }
 
+/** A chain that has become too long: what is between its active image and `chain[depth]` is to be copied up. */
+export type Shortening = Omit<Collapse, 'live'>
+
 export interface Kept {
   readonly file: string
   readonly reason: string
@@ -65,6 +68,7 @@ export interface Plan {
   /** Needed by nobody. */
   readonly removals: readonly string[]
   readonly collapses: readonly Collapse[]
+  readonly shortenings: readonly Shortening[]
   /** Files of ours that stay although no snapshot needs them, and why. */
   readonly kept: readonly Kept[]
 }
@@ -88,8 +92,39 @@ export function plan(world: World): Plan {
   return {
     removals: removals.sort(),
     collapses,
+    shortenings: shortenings(world, LONGEST_CHAIN),
     kept: [...kept].map(([file, reason]) => ({ file, reason })),
   }
+}
+
+/** A chain of more images is shortened by itself. */
+export const LONGEST_CHAIN = 16
+
+/**
+ * Chains of running machines with more than `longest` images that can be made short: nothing is written but the active image, so
+ * that may be done whatever snapshots stand on the rest. It goes down to the user's own image, or to the lowest one.
+ */
+export function shortenings(world: World, longest: number): Shortening[] {
+  return world.machines.flatMap(({ vm, state, disks }) =>
+    disks.flatMap(({ name, chain }) => {
+      const active = chain[0]?.file
+      if (state !== 'live' || active === undefined) return []
+      if (!world.made.has(active) || world.pins.has(active)) return []
+      const origin = chain.findIndex(({ file }) => world.origins.get(`${vm}/${name}`)?.has(file))
+      if (chain.length <= longest && !isBackHome(world, chain.slice(0, origin + 1))) return []
+      const depth = origin < 0 ? chain.length - 1 : origin
+      return depth < 2 ? [] : [{ vm, disk: name, chain, depth }]
+    }),
+  )
+}
+
+/**
+ * A machine that came back to its own disk from another host, when no snapshot needs any of it: what it brought along, in files that
+ * are never written, is in the way of its disk's being what it was.
+ */
+function isBackHome(world: World, own: readonly DiskLayer[]): boolean {
+  const between = own.slice(1, -1)
+  return own.every(({ file }) => !world.pins.has(file)) && between.some(({ file }) => !world.made.has(file))
 }
 
 /** Every file that somebody needs, with all that it stands on, and why. */

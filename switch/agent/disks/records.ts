@@ -137,6 +137,8 @@ export class DiskRecords {
     for (const [disk, chain] of Object.entries(before)) {
       const top = chains[disk]?.[0]?.file
       // Our own merge, whose daemon was killed before it could write that down.
+      // What was copied up into the same image lies below it no more, and nothing is lost.
+      if (top === chain[0]?.file) continue
       if (top === undefined || this.content.merging?.[`${vm}/${disk}`] === top) continue
       for (const { file } of chain) {
         if (now.has(file) || !this.isOurs(file) || file in this.content.strays) continue
@@ -188,7 +190,8 @@ export class DiskRecords {
     if (vm in this.content.machines) await this.replace(vm, {})
   }
 
-  private isOurs(file: string): boolean {
+  /** Whether snapswitch made the file of that name, or it lies in the state directory. */
+  isOurs(file: string): boolean {
     return file in this.content.made || file.startsWith(`${this.state}/`)
   }
 

@@ -1,9 +1,13 @@
 // Where a machine's disks are now: as its hypervisor says, or as was last known when it does not run.
 
+import { setTimeout } from 'node:timers/promises'
 import { unknownMachine } from '../../../src/api/names.js'
 import type { MachineDisks } from '../../../src/api/schemas.js'
+import type { MachineInfo } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
 import { diskFrozen, onFrozen } from './frozen.js'
+
+const ENDING_MS = 300
 
 /** `mayAsk` false: only what is on record. Throws MACHINE_UNKNOWN, and what asking it throws. */
 export async function whereDisksAre(host: Host, vm: string, mayAsk: boolean, deadline: number): Promise<MachineDisks> {
@@ -16,7 +20,16 @@ export async function whereDisksAre(host: Host, vm: string, mayAsk: boolean, dea
     const disks = Object.entries(recorded ?? {}).map(([name, layers]) => ({ name, layers: [...layers] }))
     return { vm, running: false, disks: asked(disks), problems: [] }
   }
-  const { disks } = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+  let info: MachineInfo
+  try {
+    info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline))
+  } catch (thrown) {
+    // One that has just ended answers for a moment yet.
+    await setTimeout(ENDING_MS)
+    if (await host.machines.isThere(vm)) throw thrown
+    return whereDisksAre(host, vm, false, deadline)
+  }
+  const { disks } = info
   const wrong = await onFrozen(host, vm, disks)
   const live = asked(disks.map(({ name, layers }) => ({ name, layers: [...layers] })))
   // One that runs on a frozen image: the right one is what a start script must use.

@@ -1,0 +1,53 @@
+// `snapshot prune`: records of failed snapshots go, deletions that were begun are finished, and every host removes what nobody
+// needs. A host that does not answer is told, and costs nobody else.
+
+import type { Manifest, PruneOrder, PruneReport } from '../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport } from '../src/errors/errors.js'
+import type { Network } from './network.js'
+
+const pruneCallMs = 24 * 3_600_000
+
+export interface PruneOptions {
+  /** All manifests of the networks. */
+  readonly manifests: readonly Manifest[]
+  /** Removes what is left of a failed snapshot. */
+  readonly finish: (network: Network, name: string) => Promise<unknown>
+}
+
+export async function prune(
+  networks: readonly Network[],
+  { orphans, dryRun }: PruneOrder,
+  { manifests, finish }: PruneOptions,
+): Promise<PruneReport> {
+  const failed: PruneReport['failed'] = []
+  for (const network of networks) {
+    for (const { name, state } of manifests.filter((one) => one.network === network.name)) {
+      if (state !== 'failed') continue
+      const error = dryRun === true ? null : await errorOf(finish(network, name))
+      failed.push({ network: network.name, name, error })
+    }
+  }
+  const hosts = new Map(
+    networks.flatMap((network) => network.hosts.map((host) => [network.sockets[host], { network, host }])),
+  )
+  const request = { ...(orphans === undefined ? {} : { orphans }), ...(dryRun === undefined ? {} : { dryRun }) }
+  return {
+    failed,
+    hosts: await Promise.all(
+      [...hosts.values()].map(async ({ network, host }) => {
+        try {
+          const pruned = await network.agents.prune(host, request, { timeoutMs: pruneCallMs })
+          return { host, pruned, error: null }
+        } catch (thrown) {
+          return { host, pruned: null, error: asSnapswitchError(thrown).report() }
+        }
+      }),
+    ),
+  }
+}
+
+const errorOf = (work: Promise<unknown>): Promise<ErrorReport | null> =>
+  work.then(
+    () => null,
+    (thrown: unknown) => asSnapswitchError(thrown).report(),
+  )
