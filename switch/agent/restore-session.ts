@@ -139,7 +139,10 @@ export class RestoreSession {
       this.everywhere = machines
       const deadline = performance.now() + deadlineMs
       if (!this.switched) {
-        await this.formers.find(machines, replace, deadline)
+        // A domain of libvirt has one name: what is there under it now is what was loaded.
+        const loaded = this.members.filter((member) => member.machine !== null && startedLoad(member).domain !== null)
+        const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
+        await this.formers.find(others, replace, deadline)
         await this.record(false)
         await this.formers.pause(deadline)
       }

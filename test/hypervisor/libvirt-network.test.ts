@@ -90,6 +90,9 @@ t.test('domains of libvirt and a plain QEMU in one snapshot', async (t) => {
     t.equal(daemon.virsh('snapshot-list', name), '')
   }
   await outcome('restored')
+  lab.restartConsoles()
+  await lab.snapswitchJson<RestoreReport>(['snapshot', 'restore', 'mixed', '--replace'])
+  await outcome('restored over machines that ran')
   const views = () => domains.map((name) => [daemon.disks(name), daemon.disks(name, true)])
   const viewed = views()
   await lab.snapswitchJson<Manifest>(['snapshot', 'create', 'lab0', '--name', 'again'])

@@ -138,6 +138,18 @@ t.test('restores that replace what runs', async (t) => {
     t.same(report.warnings, [])
   })
 
+  await t.test('a snapshot of restored machines, restored over them', async (t) => {
+    await lab.snapswitchJson(['snapshot', 'create', 'lab0', '--name', 'again'])
+    lab.restartConsoles()
+    const command = ['snapshot', 'restore', 'again', '--replace']
+    const report = await lab.snapswitchJson<RestoreReport>(command, undefined, 120_000)
+    t.same(report.placement, { vm1: 'b', vm2: 'a' })
+    t.match(report.disks, { vm1: [{ name: 'disk0' }, { name: 'data0' }] })
+    for (const { file } of report.disks.vm1 ?? []) t.ok(existsSync(lab.host('b').outside(file)), file)
+    await goesOn(lab)
+    await hasNoStandIns(t, lab)
+  })
+
   await t.test('--end-first: the old order, on demand', async () => {
     lab.restartConsoles()
     await restore('--end-first', ...swapped)
