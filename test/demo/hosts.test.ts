@@ -1,0 +1,120 @@
+// Hosts that come and go, with real machines: one loses its power and comes back without its TAPs, then it is lost for good, with
+// all that it had. What lists and `verify` say of a snapshot meanwhile, and what can be restored.
+
+import t, { type Test } from 'tap'
+import { SwitchClient } from '../../src/api/client.js'
+import type { Manifest, VerifyReport } from '../../src/api/schemas.js'
+import { attempt, until } from '../lab/command.js'
+import { Lab, type LabPlan } from '../lab/lab.js'
+
+t.setTimeout(280_000)
+
+const addresses = ['10.80.0.1', '10.80.0.2'] as const
+const ring = { ring: [...addresses], hops: 1_000_000, hopDelayUs: 1000, journalEvery: 20 }
+const plan: LabPlan = {
+  network: 'lab0',
+  hosts: ['a', 'b'],
+  memoryMiB: 128,
+  machines: [
+    { name: 'one', host: 'a', job: { ...ring, ip: `${addresses[0]}/24`, node: 0 } },
+    { name: 'two', host: 'b', job: { ...ring, ip: `${addresses[1]}/24`, node: 1 } },
+  ],
+}
+const hopsOf = (lab: Lab) => [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
+
+/** The ring goes on, from what the consoles say next; nothing was lost or doubled. */
+async function runsOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
+  await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
+  const before = Math.max(...hopsOf(lab))
+  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 100) || undefined)
+  for (const { console } of lab.machines.values()) {
+    t.match(console.state, {
+      ring: { resets: 0, duplicated: 0, skipped: 0, corrupt: 0, failed: false },
+      disk: { mismatches: 0, errors: 0 },
+    })
+    t.same(console.errors, [])
+    t.same(
+      console.lines.filter(({ type }) => type === 'start'),
+      [],
+      'none booted anew',
+    )
+  }
+}
+
+t.test('a host reboots, and is lost', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
+  const lab = await Lab.build(plan)
+  t.teardown(() => lab.destroy())
+  await Promise.all(plan.hosts.map((host) => lab.startSwitch(host)))
+  await lab.startCoordinator()
+  await lab.startMachines()
+  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 50) || undefined)
+  const health = async () => {
+    const [found] = await lab.snapswitchJson<Manifest[]>(['snapshot', 'list'])
+    return found?.health?.hosts.map(({ host, verdict }) => `${host} ${verdict}`)
+  }
+  const verify = async () => {
+    const [program, ...args] = lab.commandLine(['snapshot', 'verify', 's1', '-j'])
+    const { code, stdout, stderr } = await attempt(program!, args, 60_000)
+    if (stdout === '') throw new Error(stderr)
+    return { code, report: JSON.parse(stdout) as VerifyReport }
+  }
+  const restore = (...places: string[]) =>
+    lab.snapswitchJson(['snapshot', 'restore', 's1', '--replace', ...places.flatMap((place) => ['--place', place])])
+  t.match(await lab.snapswitchJson(['snapshot', 'create', 'lab0']), { name: 's1', state: 'complete' })
+  t.same(await health(), ['a ok', 'b ok'])
+  t.match(await verify(), { code: 0, report: { health: { verdict: 'ok' }, restorable: true } })
+
+  await t.test(
+    'its power fails, and it boots: TAPs are gone, ports wait, a restore makes what is missing',
+    async (t) => {
+      await lab.powerOff('b')
+      t.same(await health(), ['a ok', 'b away'])
+      t.match(await verify(), { code: 1, report: { health: { verdict: 'away' }, restorable: false } })
+      await lab.powerOn('b')
+      await lab.startSwitch('b')
+      const client = new SwitchClient(lab.switchSocket('b'))
+      t.teardown(() => client.close())
+      const waiting = async () => (await client.status({ deadlineMs: 5000 })).networks[0]?.waiting
+      t.same(await waiting(), ['two'])
+      t.same(await health(), ['a ok', 'b ok'])
+      lab.restartConsoles()
+      await restore()
+      t.same(await waiting(), [])
+      await runsOn(t, lab)
+      // The machine that a restore has started there is gone after the next reboot, too: its port, from the records, waits.
+      await lab.powerOff('b')
+      await lab.powerOn('b')
+      await lab.startSwitch('b')
+      t.same(await waiting(), ['two'])
+    },
+  )
+
+  await t.test('it is lost with its directory: copies that another host has bring its machine back', async (t) => {
+    lab.restartConsoles({ two: 'a' })
+    await restore('two=a')
+    await runsOn(t, lab)
+    await lab.loseHost('b')
+    t.same(await health(), ['a ok', 'b away'], 'no plain `complete`')
+    const { code, report } = await verify()
+    t.equal(code, 1)
+    t.equal(report.restorable, true, 'host a has fetched what it needed of b')
+    lab.restartConsoles()
+    await restore('two=a')
+    await runsOn(t, lab)
+    t.same((await lab.runningMachines()).map(({ name, host }) => `${name} ${host}`).sort(), ['one a', 'two a'])
+  })
+
+  await t.test('files are gone, too: the list says damaged, and the restore says who lacks what', async (t) => {
+    const { parts } = await lab.snapswitchJson<Manifest>(['snapshot', 'show', 's1'])
+    const memory = parts.find(({ host }) => host === 'a')!.members[0]!.memory
+    await attempt('rm', [lab.host('a').outside(memory.path)])
+    t.same(await health(), ['a damaged', 'b away'])
+    const { code, report } = await verify()
+    t.equal(code, 1)
+    t.equal(report.restorable, false)
+    t.match(report.health.hosts[0]!.faults, [{ file: memory, fault: 'missing', elsewhere: [] }])
+    await t.rejects(restore('two=a'), { message: /STORE_DAMAGED: host a lacks .*memory\.img/ })
+    t.same((await lab.runningMachines()).map(({ name }) => name).sort(), ['one', 'two'], 'and all run on')
+  })
+  t.same(lab.touchedStrangers(), [])
+})
