@@ -1,7 +1,8 @@
 // Domains as their owners treat them: discs changed, devices plugged, snapshots of libvirt's own, names taken, taps that libvirt
 // makes. What comes back is the domain that ran; what cannot be kept is refused before anything is touched.
 
-import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
@@ -196,8 +197,26 @@ t.test('a firmware’s variables are those of the cut, in a file of the machine�
   t.ok(readFileSync(vars).equals(flash(3)), 'another machine’s file is left alone')
   const own = /<nvram[^>]*>(.*)<\/nvram>/.exec(daemon.virsh('dumpxml', 'flash'))![1]!
   t.ok(readFileSync(own).equals(flash(1)))
+  daemon.virsh('undefine', 'flash', '--nvram')
+  // The firmware itself was fetched to where it goes with the snapshot.
+  const { definition } = taken
+  t.same(definition.files, [{ role: 'firmware', path: code }])
+  const state = scratch('state')
+  const fetched = path.join(state, 'images', 'abc')
+  const directory = path.join(state, 'machines', 'vm0', 'e1')
+  for (const made of [path.dirname(fetched), directory]) mkdirSync(made, { recursive: true })
+  execFileSync('chmod', ['-R', 'a+rX', state])
+  copyFileSync(code, fetched)
   rmSync(code)
-  t.match(await hypervisor.examine!(taken.definition, soon(10_000)), [{ message: /code\.fd \(firmware\)/ }])
+  t.same(await hypervisor.examine!(definition, soon(10_000)), [])
+  const { files: _, ...old } = definition
+  t.match(await hypervisor.examine!(old, soon(10_000)), [{ message: /code\.fd \(firmware\)/ }])
+  const files = new Map([[code, fetched]])
+  const { control } = await hypervisor.load({ ...loadOf(taken), directory, files }, soon(20_000))
+  await control.resume(soon(5000))
+  rmSync(fetched)
+  await startsAgain(domain)
+  await control.destroy(soon(5000))
   daemon.virsh('undefine', 'flash', '--nvram')
 })
 

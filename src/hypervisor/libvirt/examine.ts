@@ -76,11 +76,12 @@ export function judgeKeepsakes(domain: string, { internal, managedSave }: Keepsa
 }
 
 /** libvirt checks a definition, against this host's QEMU, too, when it makes a command line of it. */
-async function definitionFaults(loader: Loader, { name, xml }: LibvirtDefinition, deadline: Deadline) {
+async function definitionFaults(loader: Loader, { name, xml, files }: LibvirtDefinition, deadline: Deadline) {
   const found: ErrorReport[] = []
   for (const { role, path: file } of externalFiles(xml)) {
-    // Files for a guest's writes are made again, or are libvirt's to make.
+    // Files for a guest's writes are made again, or are libvirt's to make; others are a part of the snapshot.
     if (role === 'vars' || role === 'nvdimm' || (await exists(file))) continue
+    if (files?.some(({ path: kept }) => kept === file) === true) continue
     found.push(
       obstacle(`${name} is started with ${file} (${role}), which is not here`, 'Bring that file to this host.'),
     )

@@ -9,11 +9,13 @@ import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLo
 import { createOverlay, virtualSize } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
 import { appendToLogs, type PlacedDisk, placeDisks, placeMedia, placeNics } from './domain-edits.js'
+import { placeFiles } from './domain-files.js'
 import { describeDomain } from './domain-xml.js'
 import { examineDomain } from './examine.js'
 import { placeVars } from './firmware-vars.js'
 import { Loader } from './loader.js'
 import { type AfterLoad, LibvirtMachine, type LibvirtSettings } from './machine.js'
+import { makeOwn } from './own-files.js'
 import { patiently } from './process-handle.js'
 import { domainState, xmlFlags } from './protocol.js'
 import { settleConfiguration, storeConfiguration, storedXml, takeBackConfiguration } from './stored-config.js'
@@ -72,9 +74,11 @@ async function load(
       { file: request.memoryFile, flags: xmlFlags.secure },
       deadline,
     )) as string
-    const { directory, taps, media = [] } = request
+    const { directory, taps } = request
+    const { files, media } = await makeOwn(request, made)
     const stored = await storedXml(loader, domain, before, deadline)
     let xml = appendToLogs(placeNics(placeMedia(placeDisks(saved, disks), media), taps))
+    xml = placeFiles(xml, (file) => files.get(file.path) ?? null)
     const { varsBytes: bytes } = definition
     if (bytes !== undefined) xml = await placeVars(xml, { bytes, stored, directory }, made)
     // Set first: an answer that comes too late does not mean that nothing was done.

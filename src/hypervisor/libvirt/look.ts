@@ -1,6 +1,7 @@
 // One look at a running domain: libvirt's description of it, what libvirt keeps of it besides, and what of all that speaks
 // against a snapshot or is to be told to its user.
 
+import type { Document } from '@xmldom/xmldom'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, MachineInfo, UnsupportedDrive } from '../hypervisor.js'
 import type { ProcessIdentity } from '../process.js'
@@ -8,7 +9,7 @@ import { askBlocks, drivesOthersWrite } from '../qemu-blocks.js'
 import { driveAliases, mediaElsewhere } from './domain-disks.js'
 import { asQmp, type DomainLink } from './domain-link.js'
 import { machineState, stateDetail } from './domain-state.js'
-import { parse } from './domain-tree.js'
+import { attribute, child, devicesOf, parse } from './domain-tree.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
 import { compareDrives } from './drives-in-qemu.js'
 import type { Keepsakes } from './protocol.js'
@@ -33,7 +34,12 @@ export async function lookAt(link: DomainLink, process: ProcessIdentity | null, 
     memoryBytes: domain.memoryBytes,
     disks: inQemu.disks,
     media: domain.media.filter(({ name }) => !elsewhere.includes(name)),
-    unsupported: firstOfEach([...domain.unsupported, ...lostKeepsakes(domain, keepsakes), ...inQemu.unsupported]),
+    unsupported: firstOfEach([
+      ...domain.unsupported,
+      ...hostTpm(document),
+      ...lostKeepsakes(domain, keepsakes),
+      ...inQemu.unsupported,
+    ]),
     files: [...new Set([...blocks.files, ...filesOf(domain)])],
     warnings: [
       ...warningsOf(keepsakes),
@@ -92,6 +98,12 @@ function warningsOf({ external }: Keepsakes): string[] {
       '`virsh snapshot-delete` and `snapshot-revert` may refuse while it exists',
   ]
 }
+
+/** QEMU saves an emulated TPM with the machine, and libvirt starts its swtpm for it. One of the host's stays where it is. */
+const hostTpm = (document: Document): UnsupportedDrive[] =>
+  devicesOf(document, 'tpm')
+    .filter((tpm) => attribute(child(tpm, 'backend'), 'type') === 'passthrough')
+    .map(() => ({ name: 'tpm', reason: 'it is the host’s own (passthrough), whose state is in hardware' }))
 
 const nameless = ({ nics }: DomainDescription) =>
   nics

@@ -28,6 +28,7 @@ import { stopMachine } from '../qemu-stop.js'
 import { isFrozen, liftWriteProtection } from '../write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
+import { externalFiles } from './domain-files.js'
 import { asQmp, DomainLink, runState } from './domain-link.js'
 import { describeDomain } from './domain-xml.js'
 import { varsBytes } from './firmware-vars.js'
@@ -149,6 +150,7 @@ export class LibvirtMachine implements MachineControl {
       xml,
       persistent,
       ...(bytes === null ? {} : { varsBytes: bytes }),
+      files: externalFiles(xml).filter(({ role }) => role !== 'vars' && role !== 'nvdimm'),
       memoryBytes,
       nics,
       hypervisorVersion: link.greeting.version,
