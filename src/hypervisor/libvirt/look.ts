@@ -36,7 +36,7 @@ export async function lookAt(link: DomainLink, process: ProcessIdentity | null, 
     media: domain.media.filter(({ name }) => !elsewhere.includes(name)),
     unsupported: firstOfEach([
       ...domain.unsupported,
-      ...hostTpm(document),
+      ...foreignDevices(document),
       ...lostKeepsakes(domain, keepsakes),
       ...inQemu.unsupported,
     ]),
@@ -99,11 +99,26 @@ function warningsOf({ external }: Keepsakes): string[] {
   ]
 }
 
-/** QEMU saves an emulated TPM with the machine, and libvirt starts its swtpm for it. One of the host's stays where it is. */
-const hostTpm = (document: Document): UnsupportedDrive[] =>
-  devicesOf(document, 'tpm')
+/**
+ * Devices whose state is not QEMU's alone, and of which QEMU does not always say so. (An emulated TPM is saved with the machine,
+ * and libvirt starts its swtpm for it.)
+ */
+function foreignDevices(document: Document): UnsupportedDrive[] {
+  const tpms = devicesOf(document, 'tpm')
     .filter((tpm) => attribute(child(tpm, 'backend'), 'type') === 'passthrough')
     .map(() => ({ name: 'tpm', reason: 'it is the host’s own (passthrough), whose state is in hardware' }))
+  const nics = devicesOf(document, 'interface')
+    .filter((nic) => ['vhostuser', 'vdpa', 'hostdev'].includes(attribute(nic, 'type') ?? ''))
+    .map((nic) => ({
+      name: `NIC ${attribute(child(nic, 'mac'), 'address') ?? ''}`,
+      reason: `another process or hardware is part of it (type ${attribute(nic, 'type')})`,
+    }))
+  const memory = devicesOf(document, 'shmem').map((shmem) => ({
+    name: `shmem ${attribute(shmem, 'name') ?? ''}`,
+    reason: 'its memory is shared with others',
+  }))
+  return [...tpms, ...nics, ...memory]
+}
 
 const nameless = ({ nics }: DomainDescription) =>
   nics
