@@ -1,6 +1,7 @@
 // Restores on this host, as the coordinator asks for them: check, load, pause, switch, resume or abort; and what they have changed of the
 // host's machines and ports, on disk, so that a restarted daemon finds it again.
 
+import { setTimeout } from 'node:timers/promises'
 import type {
   RestoreAborted,
   RestoreCheck,
@@ -28,6 +29,10 @@ interface EndedRestore {
   /** All of them run. */
   readonly complete: boolean
 }
+
+/** How long a session that is ending is waited for. */
+const LEAVING_MS = 3000
+const LEAVING_STEP_MS = 50
 
 export class Restores {
   private readonly host: Host
@@ -183,8 +188,15 @@ export class Restores {
   async left(network: string, vms: readonly string[]): Promise<void> {
     this.sessions.check(network)
     const { machines, ports, disks } = this.host
+    // The restore's own session may be about to end here.
+    const limit = performance.now() + LEAVING_MS
+    const isBusy = (vm: string) => this.sessions.machines().has(vm)
+    while (vms.some(isBusy) && performance.now() < limit) await setTimeout(LEAVING_STEP_MS)
     for (const vm of vms) {
-      if (ports.ofMachine(vm).length > 0 || this.sessions.machines().has(vm) || (await machines.isThere(vm))) continue
+      if (ports.ofMachine(vm).length > 0 || isBusy(vm) || (await machines.isThere(vm))) {
+        this.host.log.warn({ vm }, 'a machine that lives elsewhere is not gone from here yet: its files stay')
+        continue
+      }
       await disks.moveAway(vm)
     }
     this.keeper.soon()

@@ -341,7 +341,9 @@ export class History {
         const said = await Promise.all(
           hosts.map((host) => this.daemon(host).client.pruneDisks({ dryRun: true, orphans: true }, LONG)),
         )
-        throw new Error(`nobody needs ${surplus}, and it stays: ${JSON.stringify(said)}`)
+        throw new Error(
+          `nobody needs ${surplus}, and it stays: ${JSON.stringify(said)}\n${hosts.map((host) => this.daemon(host).said().slice(-3000)).join('\n')}`,
+        )
       }
       await sleep(100)
     }
