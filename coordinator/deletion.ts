@@ -52,6 +52,10 @@ export async function deleteSnapshot(
     }
   }
   await catalogue.remove(network.name, name)
+  // On a file system that hosts share, one may have had to wait for what another has let go of since.
+  await Promise.all(
+    network.hosts.map((host) => network.agents.left(host, [], { timeoutMs: partCallMs }).catch(() => undefined)),
+  )
   return { network: network.name, name, hosts }
 }
 
