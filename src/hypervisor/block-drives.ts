@@ -17,6 +17,8 @@ import type { Disk, DiskLayer, Medium, UnsupportedDrive } from './hypervisor.js'
 export interface LiveDisk extends Disk {
   /** The block node that the machine writes to now; it changes with every overlay. */
   readonly node: string
+  /** What its device is wired to: a filter above `node`, or that itself. */
+  readonly root: string
   readonly cache: { readonly direct: boolean; readonly noFlush: boolean }
   readonly detectZeroes: string
 }
@@ -125,6 +127,8 @@ function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode): string 
   // Our own merges are called off before a snapshot begins.
   const foreign = jobs.find((job) => !job.name.startsWith(ownJobs))
   if (foreign !== undefined) return `the block job ${foreign.name} works on it`
+  if (jobs.length === 0 && path.some(({ driver }) => driver === 'copy-on-read'))
+    return 'it has a filter of the kind copy-on-read'
   if (jobs.length === 0 && path.some(({ driver }) => jobFilters.has(driver))) return 'a block job works on it'
   const own = new Set([drive.name, drive.qdev, ...path.map(({ name }) => name)])
   for (const { parents } of path) {
@@ -184,7 +188,7 @@ export function readDrives(graph: BlockGraph, locate: Locate): MachineDrives {
       continue
     }
     const { bytes, cache, detectZeroes } = top
-    disks.push({ name, layers: chain, bytes, node: top.name, cache, detectZeroes })
+    disks.push({ name, layers: chain, bytes, node: top.name, root: root.name, cache, detectZeroes })
     const reason = obstacle(graph, drive, top) ?? writtenTwice(graph, chain, locate)
     if (reason !== null) unsupported.push({ name, reason })
     const warning = internalSnapshotsWarning(name, top)

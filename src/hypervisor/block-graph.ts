@@ -161,8 +161,8 @@ export function childOf(graph: BlockGraph, node: BlockNode, role: string): Block
 /** Filters of block jobs: they come and go with the job. */
 export const jobFilters: ReadonlySet<string> = new Set(['mirror_top', 'commit_top', 'backup-top', 'copy-before-write'])
 
-/** Filters that change nothing of what is read and written: a snapshot goes below them, and they stay. */
-const transparent = new Set(['throttle', ...jobFilters])
+/** Filters that a snapshot can look through. A block-stream has one for copying on reads; a user's own is refused elsewhere. */
+const transparent = new Set(['throttle', 'copy-on-read', ...jobFilters])
 
 /** A filter stands on one child, in one of two roles. */
 export const filtered = (graph: BlockGraph, node: BlockNode): BlockNode | null =>

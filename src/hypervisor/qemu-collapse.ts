@@ -3,7 +3,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../errors/errors.js'
-import { findImageNode } from './block-drives.js'
+import { findImageNode, type LiveDisk } from './block-drives.js'
 import { obstacleToMerge } from './block-graph.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import type { CollapseOptions, Deadline, DiskLayer } from './hypervisor.js'
@@ -62,7 +62,7 @@ export function placeInChain({ disks }: MachineBlocks, disk: string, base: strin
   const live = disks.find(({ name }) => name === disk)
   const depth = live?.layers.findIndex(({ file }) => file === base) ?? -1
   if (live === undefined || depth < 0) throw notInChain(base, disk)
-  return { node: live.node, layers: live.layers, depth }
+  return { active: { node: live.node, root: live.root }, layers: live.layers, depth }
 }
 
 /** The nodes of images that are to leave the chain. Throws SNAPSHOT_NEEDED when one holds what a commit does not carry. */
@@ -79,7 +79,7 @@ export function nodesToLeave({ graph, locate }: MachineBlocks, leaving: readonly
 export async function collapseChain(
   qmp: QmpClient,
   blocks: MachineBlocks,
-  active: string,
+  active: ActiveImage,
   layers: readonly DiskLayer[],
   depth: number,
   deadline: Deadline,
@@ -88,17 +88,20 @@ export async function collapseChain(
   const leaving = layers.slice(0, depth)
   const nodes = nodesToLeave(blocks, leaving)
   const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
-  if (base === null) throw notInChain(layers[depth]!.file, active)
+  if (base === null) throw notInChain(layers[depth]!.file, active.node)
   await commitActive(qmp, active, base, leaving[0]!.file, deadline, options)
   // A node that blockdev-add made stays until it is deleted, upper ones first; one that came with the drive is gone already.
   for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   return leaving.map(({ file }) => file)
 }
 
-/** Commits the active image `node` into `base` and pivots. On failure, or when called off, the machine goes on with `node`. */
+/** What a machine writes to: the image's node, and what its device is wired to, a filter above it or that itself. */
+export type ActiveImage = Pick<LiveDisk, 'node' | 'root'>
+
+/** Commits the active image into `base` and pivots. On failure, or when called off, the machine goes on with it. */
 export async function commitActive(
   qmp: QmpClient,
-  node: string,
+  { node, root }: ActiveImage,
   base: string,
   file: string,
   deadline: Deadline,
@@ -126,7 +129,8 @@ export async function commitActive(
     () => {},
   )
   const speed = bytesPerSecond === undefined ? {} : { speed: bytesPerSecond }
-  await qmp.execute('block-commit', { 'job-id': job, device: node, 'base-node': base, ...speed }, deadline)
+  const image = { device: root, ...(root !== node && { 'top-node': node }), 'base-node': base }
+  await qmp.execute('block-commit', { 'job-id': job, ...image, ...speed }, deadline)
   try {
     await jobIsReady(qmp, job, file, () => ended, deadline, signal)
     if (!ended) await qmp.execute('block-job-complete', { device: job }, deadline)

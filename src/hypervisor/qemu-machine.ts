@@ -197,14 +197,14 @@ export class QemuMachine implements MachineControl {
 
   async collapse(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
     const blocks = await this.#blocks(deadline)
-    const { node, layers, depth } = placeInChain(blocks, disk, base)
-    return depth === 0 ? [] : collapseChain(this.#qmp, blocks, node, layers, depth, deadline, options)
+    const { active, layers, depth } = placeInChain(blocks, disk, base)
+    return depth === 0 ? [] : collapseChain(this.#qmp, blocks, active, layers, depth, deadline, options)
   }
 
   async shorten(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
     const blocks = await this.#blocks(deadline)
-    const { node, layers, depth } = placeInChain(blocks, disk, base)
-    return depth < 2 ? [] : streamChain(this.#qmp, blocks, node, layers, depth, deadline, options)
+    const { active, layers, depth } = placeInChain(blocks, disk, base)
+    return depth < 2 ? [] : streamChain(this.#qmp, blocks, active.node, layers, depth, deadline, options)
   }
 
   async checkCollapse(disk: string, base: string, deadline: Deadline): Promise<void> {

@@ -147,7 +147,8 @@ export async function takeBackOverlays(
 }
 
 async function mergeBack(qmp: QmpClient, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
-  await commitActive(qmp, node, disk.node, file, deadline)
+  const root = disk.root === disk.node ? node : disk.root
+  await commitActive(qmp, { node, root }, disk.node, file, deadline)
   await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   await rm(file, { force: true })
 }
