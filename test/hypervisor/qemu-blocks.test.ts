@@ -1,5 +1,5 @@
 // A machine's drives as they really are: who else writes to them, what a name leads to, what an image has that a snapshot
-// cannot keep; discs that were changed.
+// cannot keep; discs that were changed; chains of any depth.
 
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -9,7 +9,7 @@ import type { FrozenDisk, MachineControl, Medium, QemuDefinition } from '../../s
 import { locator, openFilesOf, writersOf } from '../../src/hypervisor/open-files.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/qmp.js'
-import { bootGuest, endWithUs, type Guest, readReport, soon, until } from './boot-guest.js'
+import { bootGuest, endWithUs, type Guest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, sha256, type Taken, take } from './machines.js'
 
 t.setTimeout(240_000)
@@ -337,4 +337,68 @@ t.test('media: as they were at the cut', async (t) => {
     before = { ...(await take(control, guest.serial, `r${round}`)), media: now }
     await control.destroy(soon(5000))
   }
+})
+
+t.test('a chain of 150 layers, in a machine that left its directory', async (t) => {
+  const directory = scratch('deep')
+  const depth = 150
+  const file = (name: string) => path.join(directory, name)
+  image(file('l0.qcow2'))
+  for (let i = 1; i < depth; i++) image(file(`l${i}.qcow2`), '-u', '-b', file(`l${i - 1}.qcow2`), '-F', 'qcow2')
+  makeDisk(file('disk.qcow2'), 'qcow2')
+  const serial = file('serial')
+  const qmp = file('qmp.sock')
+  const pidfile = file('pid')
+  execFileSync(
+    'qemu-system-x86_64',
+    [
+      ...['-machine', 'pc,accel=tcg', '-m', '64', '-nodefaults', '-display', 'none', '-daemonize', '-pidfile', pidfile],
+      ...['-serial', `file:${serial}`, '-qmp', `unix:${qmp},server=on,wait=off`],
+      ...['-drive', 'file=disk.qcow2,if=none,id=disk0', '-device', 'virtio-blk-pci,drive=disk0,bootindex=0'],
+      ...['-drive', `file=./l${depth - 1}.qcow2,if=none,id=deep`],
+      ...['-device', 'virtio-blk-pci,drive=deep'],
+    ],
+    { cwd: directory, stdio: 'ignore' },
+  )
+  endWithUs(Number(readFileSync(pidfile, 'utf8')))
+  await until('the guest', () => readReport(serial).count >= 2)
+  let control: MachineControl = await hypervisor.attach('deep', { qmp }, soon(5000))
+  const whole = (await control.inspect(soon(10_000))).disks.find(({ name }) => name === 'deep')!.layers
+  t.same(
+    whole.map((layer) => layer.file),
+    Array.from({ length: depth }, (_, i) => file(`l${depth - 1 - i}.qcow2`)),
+  )
+  for (let round = 0; round < 2; round++) {
+    const taken = await take(control, serial, `r${round}`)
+    t.equal((taken.definition as QemuDefinition).directory, directory, 'where its relative names start from')
+    await control.destroy(soon(5000))
+    // The upper layers lie where no header says: QEMU's names of such images hold all that is below them, and grow past 4 KiB.
+    const elsewhere = scratch('elsewhere')
+    const disks = taken.seal.disks.map((disk) => ({
+      ...disk,
+      layers: disk.layers.map((layer, i) => {
+        if (i >= 40) return layer
+        const to = path.join(elsewhere, `${disk.name}-${i}-${'x'.repeat(150)}`)
+        execFileSync('cp', ['--reflink=auto', layer.file, to])
+        return { ...layer, file: to }
+      }),
+    }))
+    const placed = { ...taken, seal: { ...taken.seal, disks } }
+    control = (await bringBack(hypervisor, placed, scratch('run'))).control
+    await control.resume(soon(10_000))
+    const start = readFileSync(serial).length
+    await until('the restored guest', () => readFileSync(serial).length > start + 40)
+    const { layers } = (await control.inspect(soon(10_000))).disks.find(({ name }) => name === 'deep')!
+    t.equal(layers.length, depth + round + 1)
+    t.same(
+      layers.slice(1).map((layer) => layer.file),
+      disks.find(({ name }) => name === 'deep')!.layers.map((layer) => layer.file),
+    )
+  }
+  const { layers } = (await control.inspect(soon(10_000))).disks.find(({ name }) => name === 'deep')!
+  t.equal((await control.collapse('deep', layers.at(-1)!.file, soon(60_000))).length, layers.length - 1)
+  t.equal((await control.inspect(soon(5000))).disks.find(({ name }) => name === 'deep')!.layers.length, 1)
+  await take(control, serial, 'last')
+  t.equal(readReport(serial).complaints, '')
+  await control.destroy(soon(5000))
 })
