@@ -6,6 +6,7 @@ import { SwitchClient } from '../src/api/client.js'
 import type {
   FileReference,
   FilesFound,
+  FlatDisks,
   HostHealth,
   LocalEvent,
   LocalPart,
@@ -49,6 +50,10 @@ export interface Agents {
   verify(host: string, snapshot: string, request: VerifyFiles, call: Call): Promise<FilesFound>
   /** Loads every image of the host's part into a throw-away machine. */
   rehearse(host: string, snapshot: string, call: Call): Promise<Rehearsal>
+  /** Copies each disk's chain into one image. */
+  flatten(host: string, snapshot: string, call: Call): Promise<FlatDisks>
+  /** From then on the host's part names those copies. */
+  adoptFlat(host: string, snapshot: string, disks: FlatDisks, call: Call): Promise<void>
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
   deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
@@ -120,6 +125,15 @@ export class SocketAgents implements Agents {
   rehearse(host: string, snapshot: string, call: Call): Promise<Rehearsal> {
     const deadlineMs = Math.max(1, Math.round(call.timeoutMs * 0.9))
     return this.#client(host).rehearse(this.#network, snapshot, { deadlineMs }, options(call))
+  }
+
+  flatten(host: string, snapshot: string, call: Call): Promise<FlatDisks> {
+    const deadlineMs = Math.max(1, Math.round(call.timeoutMs * 0.9))
+    return this.#client(host).flattenPart(this.#network, snapshot, { deadlineMs }, options(call))
+  }
+
+  adoptFlat(host: string, snapshot: string, disks: FlatDisks, call: Call): Promise<void> {
+    return this.#client(host).adoptFlat(this.#network, snapshot, disks, options(call))
   }
 
   part(host: string, snapshot: string, call: Call): Promise<LocalPart> {

@@ -7,6 +7,7 @@ import type {
   CoordinatorStatus,
   CreateRequest,
   DeleteReport,
+  FlattenReport,
   Manifest,
   Progress,
   PruneOrder,
@@ -21,6 +22,7 @@ import { type Agents, SocketAgents } from './agents.js'
 import { auditSnapshot } from './audit.js'
 import type { CoordinatorConfig } from './config.js'
 import { deleteSnapshot } from './deletion.js'
+import { flattenSnapshot } from './flattening.js'
 import { quickHealth, verifySnapshot } from './health.js'
 import { discardLeftover, isUnfinished, unreadable } from './leftovers.js'
 import { NetworkLocks } from './locks.js'
@@ -217,6 +219,19 @@ export class Coordinator {
       const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
       const report = await deleteSnapshot(network, name, options)
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
+      return report
+    })
+  }
+
+  /** Copies each disk's chain of images into one. Nothing else may be done in the network meanwhile. */
+  async flatten(networkName: string, name: string): Promise<FlattenReport> {
+    const network = this.#network(networkName)
+    checkedName('snapshot', name)
+    return this.#exclusively(network.name, `flattening of ${name}`, null, async () => {
+      const manifest = await this.#catalogue.read(network.name, name)
+      const options = { signal: this.#stopping.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
+      const report = await flattenSnapshot(network, manifest, options)
+      this.#logger.info({ network: network.name, snapshot: name, report }, 'snapshot flattened')
       return report
     })
   }

@@ -8,6 +8,7 @@ import {
   CoordinatorStatus,
   CreateRequest,
   DeleteReport,
+  FlattenReport,
   Manifest,
   type Progress,
   Progress as ProgressSchema,
@@ -114,6 +115,17 @@ export async function createCoordinatorApi(
       },
     },
     (request) => coordinator.verify(request.params.network, request.params.name, request.body),
+  )
+  app.post(
+    routes.flatten,
+    {
+      schema: {
+        summary: 'Copies each disk’s chain of images in a snapshot into one image',
+        params: oneSnapshot,
+        response: { 200: FlattenReport },
+      },
+    },
+    (request) => coordinator.flatten(request.params.network, request.params.name),
   )
   app.post(
     routes.prune,

@@ -8,7 +8,9 @@ import {
   DiscardRequest,
   FdbEntry,
   FilesFound,
+  FlatDisks,
   Flattened,
+  FlattenRequest,
   HostHealth,
   LeftRequest,
   type LocalEvent,
@@ -39,6 +41,7 @@ import {
 } from '../src/api/schemas.js'
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
+import { adoptFlat, flattenPart } from './agent/disks/flattening.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { Host } from './agent/host.js'
 import type { Restores } from './agent/restores.js'
@@ -94,7 +97,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
   }))
 
   app.post(
-    routes.flatten,
+    routes.flattenMachine,
     { schema: { params: Type.Object({ vm: Name }), response: { 200: Flattened } } },
     async (request) => ({ disks: await agent.keeper.flatten(request.params.vm) }),
   )
@@ -166,6 +169,24 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     (request) => {
       const { network, snapshot } = request.params
       return agent.rehearse(network, snapshot, performance.now() + request.body.deadlineMs)
+    },
+  )
+
+  app.post(
+    routes.flattenPart,
+    { schema: { params: OfSnapshot, body: FlattenRequest, response: { 200: FlatDisks } } },
+    (request) => {
+      const { network, snapshot } = request.params
+      return flattenPart(host, agent.keeper, network, snapshot, performance.now() + request.body.deadlineMs)
+    },
+  )
+
+  app.post(
+    routes.adoptFlat,
+    { schema: { params: OfSnapshot, body: FlatDisks, response: { 200: Nothing } } },
+    async (request) => {
+      await adoptFlat(host, agent.keeper, request.params.network, request.params.snapshot, request.body)
+      return {}
     },
   )
 

@@ -12,7 +12,10 @@ import {
   type DiscardRequest,
   FdbEntry,
   FilesFound,
+  FlatDisks,
   Flattened,
+  FlattenReport,
+  type FlattenRequest,
   HostHealth,
   LocalEvent,
   LocalPart,
@@ -55,6 +58,8 @@ const fits = {
   fdb: validator(Type.Array(FdbEntry)),
   machineDisks: validator(MachineDisks),
   flattened: validator(Flattened),
+  flatDisks: validator(FlatDisks),
+  flattenReport: validator(FlattenReport),
   preflight: validator(Preflight),
   prepared: validator(Type.Object({ prepared: Type.Array(Type.String()) })),
   localEvent: validator(LocalEvent),
@@ -110,8 +115,8 @@ export class SwitchClient {
   }
 
   /** Makes the chains of a machine's disks short. */
-  flatten(vm: string, options: CallOptions): Promise<Flattened> {
-    return this.#connection.json('POST', pathOf('flatten', { vm }), fits.flattened, options)
+  flattenMachine(vm: string, options: CallOptions): Promise<Flattened> {
+    return this.#connection.json('POST', pathOf('flattenMachine', { vm }), fits.flattened, options)
   }
 
   machineDisks(vm: string, options: CallOptions): Promise<MachineDisks> {
@@ -152,6 +157,16 @@ export class SwitchClient {
 
   rehearse(network: string, snapshot: string, body: RehearseRequest, options: CallOptions): Promise<Rehearsal> {
     return this.#connection.json('POST', pathOf('rehearse', { network, snapshot }), fits.rehearsal, options, body)
+  }
+
+  /** Copies each disk's chain into one image. */
+  flattenPart(network: string, snapshot: string, body: FlattenRequest, options: CallOptions): Promise<FlatDisks> {
+    return this.#connection.json('POST', pathOf('flattenPart', { network, snapshot }), fits.flatDisks, options, body)
+  }
+
+  /** From then on the part names those copies. */
+  async adoptFlat(network: string, snapshot: string, body: FlatDisks, options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('adoptFlat', { network, snapshot }), fits.nothing, options, body)
   }
 
   verifyFiles(network: string, snapshot: string, body: VerifyFiles, options: CallOptions): Promise<FilesFound> {
@@ -260,6 +275,11 @@ export class CoordinatorClient {
 
   prune(body: PruneOrder, options: CallOptions): Promise<PruneReport> {
     return this.#connection.json('POST', pathOf('prune', {}), fits.pruneReport, options, body)
+  }
+
+  /** Copies each disk's chain of a snapshot into one image. */
+  flatten(network: string, name: string, options: CallOptions): Promise<FlattenReport> {
+    return this.#connection.json('POST', pathOf('flatten', { network, name }), fits.flattenReport, options)
   }
 
   audit(network: string, name: string, options: CallOptions): Promise<AuditReport> {

@@ -1,6 +1,7 @@
 // Files as snapshots name them: by content (digest and size), for a path means something on its own host only.
 
-import type { FileReference, FrozenLayer, LocalPart, MemberPart } from './schemas.js'
+import { isDeepStrictEqual } from 'node:util'
+import type { FileReference, FlatDisks, FrozenLayer, LocalPart, MemberPart } from './schemas.js'
 
 /** Equal for files of equal content, wherever they lie. */
 export function contentOf(file: Pick<FileReference, 'digest' | 'bytes'>): string {
@@ -33,4 +34,16 @@ export function filesOf(part: LocalPart): FileReference[] {
     ...(part.events === undefined ? [] : [part.events]),
     ...part.members.flatMap((member) => filesOfMember(member)),
   ]
+}
+
+/** A part whose disks are in other files now. What was found out by loading a machine from the former ones is not known of these. */
+export function withDisks(part: LocalPart, given: FlatDisks['members']): LocalPart {
+  const members = part.members.map((member) => {
+    const others = given.find(({ vm }) => vm === member.vm)?.disks ?? []
+    const disks = member.disks.map((disk) => others.find(({ name }) => name === disk.name) ?? disk)
+    if (isDeepStrictEqual(disks, member.disks)) return member
+    const { verified: _, ...rest } = member
+    return { ...rest, disks }
+  })
+  return { ...part, members }
 }

@@ -8,7 +8,7 @@ export const routes = {
   fdb: '/v1/networks/:network/fdb',
   machineDisks: '/v1/machines/:vm/disks',
   pruneDisks: '/v1/disks/prune',
-  flatten: '/v1/machines/:vm/flatten',
+  flattenMachine: '/v1/machines/:vm/flatten',
   preflight: '/v1/networks/:network/preflight',
   prepare: '/v1/networks/:network/snapshots/:snapshot/prepare',
   take: '/v1/networks/:network/snapshots/:snapshot/take',
@@ -17,6 +17,8 @@ export const routes = {
   health: '/v1/networks/:network/health',
   verifyFiles: '/v1/networks/:network/snapshots/:snapshot/verify',
   rehearse: '/v1/networks/:network/snapshots/:snapshot/rehearse',
+  flattenPart: '/v1/networks/:network/snapshots/:snapshot/flatten',
+  adoptFlat: '/v1/networks/:network/snapshots/:snapshot/flatten/adopt',
   file: '/v1/networks/:network/snapshots/:snapshot/files/:digest',
   restoreCheck: '/v1/networks/:network/restores/:snapshot/check',
   restoreLoad: '/v1/networks/:network/restores/:snapshot/load',
@@ -32,6 +34,7 @@ export const routes = {
   audit: '/v1/snapshots/:network/:name/audit',
   prune: '/v1/prune',
   verify: '/v1/snapshots/:network/:name/verify',
+  flatten: '/v1/snapshots/:network/:name/flatten',
 } as const
 
 export type RouteName = keyof typeof routes

@@ -32,7 +32,7 @@ export function addDiskCommands(program: Command, terminal: Terminal): void {
 
 async function flatten(terminal: Terminal, machine: string, options: CommonOptions): Promise<void> {
   checkedName('machine', machine)
-  const { disks } = await withSwitch(options, (client) => client.flatten(machine, { deadlineMs: flattenMs }))
+  const { disks } = await withSwitch(options, (client) => client.flattenMachine(machine, { deadlineMs: flattenMs }))
   if (options.json === true) return printJson(terminal, { disks })
   if (disks.length === 0) terminal.out(`the chains of ${machine} are short already\n`)
   for (const { disk, before, after } of disks)

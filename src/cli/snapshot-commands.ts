@@ -13,6 +13,7 @@ import { progressView } from './progress.js'
 import {
   describeCreated,
   describeDeletion,
+  describeFlattening,
   describeManifest,
   describePruning,
   describeRestore,
@@ -23,6 +24,8 @@ const callMs = 10_000
 const createMs = 60_000
 const restoreMs = 120_000
 /** As long as merging what was written since takes. */
+/** As long as copying takes. */
+const flattenMs = 24 * 3_600_000
 const deleteMs = 24 * 3_600_000
 /** Every file is read and digested. */
 const auditMs = 900_000
@@ -121,6 +124,11 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     )
     .option('--dry-run', 'say what would be done')
     .action((network: string | undefined, options: PruneOptions) => prune(terminal, network, options))
+
+  withCoordinatorSocket(withJson(snapshot.command('flatten')))
+    .description('copy what each disk of a snapshot holds into one image, so that it stands on no others')
+    .argument('<snapshot>', which)
+    .action((name: string, options: CommonOptions) => flatten(terminal, name, options))
 
   withCoordinatorSocket(withJson(snapshot.command('delete')))
     .description('delete a snapshot on all hosts')
@@ -256,6 +264,15 @@ async function remove(terminal: Terminal, given: string, options: CommonOptions)
   })
   if (options.json === true) return printJson(terminal, { deleted: report })
   terminal.out(describeDeletion(report))
+}
+
+async function flatten(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {
+  const report = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    return client.flatten(network, name, { deadlineMs: flattenMs })
+  })
+  if (options.json === true) return printJson(terminal, report)
+  terminal.out(describeFlattening(report))
 }
 
 /** Shows the steps; gives the last item. Throws the error that the stream ends with. */

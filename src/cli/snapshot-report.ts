@@ -1,6 +1,6 @@
 // Snapshots and restores for people: a line each in a list, or all that is known of one.
 
-import type { DeleteReport, Manifest, MemberPart, PruneReport, RestoreReport } from '../api/schemas.js'
+import type { DeleteReport, FlattenReport, Manifest, MemberPart, PruneReport, RestoreReport } from '../api/schemas.js'
 import { describeHealth, healthWord } from './health-report.js'
 import { formatBytes, formatDuration, formatMs, formatTable, formatTime } from './output.js'
 
@@ -164,6 +164,19 @@ export function describeRestore(report: RestoreReport, now: Date): string {
     ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
   )
   return lines.join('')
+}
+
+export function describeFlattening({ network, name, disks }: FlattenReport): string {
+  if (disks.length === 0) return `each disk of ${network}/${name} is one image already\n`
+  const rows = disks.map(({ vm, host, disk, images, bytes, file }) => [
+    vm,
+    host,
+    disk,
+    images,
+    formatBytes(bytes),
+    file,
+  ])
+  return formatTable(['MACHINE', 'HOST', 'DISK', 'IMAGES BEFORE', 'NOW', 'IN'], rows)
 }
 
 export function describeDeletion({ network, name, hosts }: DeleteReport): string {

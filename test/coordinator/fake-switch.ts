@@ -10,6 +10,7 @@ import { pino } from 'pino'
 import { type RouteName, routes } from '../../src/api/paths.js'
 import type {
   DiscardRequest,
+  FlatDisks,
   LocalEvent,
   LocalPart,
   PortInfo,
@@ -45,9 +46,11 @@ export class FakeSwitch {
   readonly calls: string[] = []
   /** Replaces a route's answer while set. */
   readonly faults = new Map<RouteName, Fault>()
-  /** Files by digest. */
   /** What a rehearsal says of each machine. */
   verdict: Verdict = { verdict: 'loads', reason: null }
+  /** What flattening has made. */
+  flat: FlatDisks['members'] = []
+  /** Files by digest. */
   readonly files = new Map<string, Buffer>()
   /** Replaces the stream of `take`. */
   takeEvents: (() => AsyncIterable<LocalEvent>) | null = null
@@ -183,6 +186,15 @@ export class FakeSwitch {
         tookMs: 1,
       })),
     )
+    app.post(routes.flattenPart, (request) => {
+      const { snapshot } = request.params as { snapshot: string }
+      return this.#answer('flattenPart', `flatten ${snapshot}`, () => ({ members: this.flat }))
+    })
+    app.post(routes.adoptFlat, (request) => {
+      const { members } = request.body as FlatDisks
+      const layers = members.flatMap(({ disks }) => disks.map((disk) => disk.layers.length))
+      return this.#answer('adoptFlat', `adopt ${layers.join(' ')}`, () => ({}))
+    })
     this.#addRestoreRoutes({ app } as Api)
   }
 

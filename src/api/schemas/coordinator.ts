@@ -141,6 +141,16 @@ export const Progress = Type.Union([
 ])
 export type Progress = Static<typeof Progress>
 
+/** What flattening a snapshot did: the images of each disk's chain before; one is left. Disks that had one are left out. */
+export const FlattenReport = Type.Object({
+  network: Name,
+  name: Name,
+  disks: Type.Array(
+    Type.Object({ host: Name, vm: Name, disk: Type.String(), images: Count, file: Type.String(), bytes: Count }),
+  ),
+})
+export type FlattenReport = Static<typeof FlattenReport>
+
 export const CoordinatorStatus = Type.Object({
   version: Type.String(),
   pid: Type.Integer(),

@@ -232,6 +232,16 @@ export const Rehearsal = Type.Object({
 })
 export type Rehearsal = Static<typeof Rehearsal>
 
+/** POST .../flatten: copies each disk's chain of images into one image. Nothing names the copies yet. */
+export const FlattenRequest = Type.Object({ deadlineMs: Milliseconds }, closed)
+export type FlattenRequest = Static<typeof FlattenRequest>
+/** Disks whose chains are one image now; its answer, and the body of POST .../flatten/adopt: from then on the part names the copies. */
+export const FlatDisks = Type.Object(
+  { members: Type.Array(Type.Object({ vm: Name, disks: Type.Array(FrozenDiskRecord) }, closed)) },
+  closed,
+)
+export type FlatDisks = Static<typeof FlatDisks>
+
 export const LocalEvent = Type.Union([
   Type.Object({ type: Type.Literal('paused'), vm: Name, atUs: TimeUs }),
   Type.Object({ type: Type.Literal('cut'), vm: Name, atUs: TimeUs }),

@@ -1,0 +1,78 @@
+// `snapshot flatten`: every host copies the chains of its disks into one image each; then the manifest names these; then each host's
+// part does. Interrupted before the manifest, nothing has changed; after it, asking again finishes it.
+
+import { withDisks } from '../src/api/files.js'
+import type { FlatDisks, FlattenReport, Manifest } from '../src/api/schemas.js'
+import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import type { Network } from './network.js'
+import { onHost } from './sequence/table.js'
+
+const leastMs = 60_000
+/** A disk at its slowest. */
+const bytesPerSecond = 1 << 20
+const longestMs = 24 * 3_600_000
+
+export interface FlatteningOptions {
+  readonly signal: AbortSignal
+  readonly write: (manifest: Manifest) => Promise<void>
+}
+
+/** Throws SNAPSHOT_NOT_COMPLETE, and what a host says that cannot. */
+export async function flattenSnapshot(
+  network: Network,
+  manifest: Manifest,
+  { signal, write }: FlatteningOptions,
+): Promise<FlattenReport> {
+  const { name, parts } = manifest
+  if (manifest.state !== 'complete') {
+    const action = 'Flatten a snapshot that `snapswitch snapshot list` shows as complete.'
+    throw new SnapswitchError('SNAPSHOT_NOT_COMPLETE', `snapshot ${network.name}/${name} is ${manifest.state}`, action)
+  }
+  const timeoutMs = Math.min(longestMs, leastMs + (bytesOf(manifest) / bytesPerSecond) * 1000)
+  const made = new Map<string, FlatDisks>()
+  await onEach(parts, async ({ host }) => {
+    made.set(host, await network.agents.flatten(host, name, { timeoutMs, signal }))
+  })
+  const flat = { ...manifest, parts: parts.map((part) => withDisks(part, made.get(part.host)?.members ?? [])) }
+  await write(flat)
+  // Also where nothing was copied now: a host may have been interrupted before.
+  await onEach(flat.parts, async ({ host, members }) => {
+    const disks = { members: members.map(({ vm, disks }) => ({ vm, disks })) }
+    await network.agents.adoptFlat(host, name, disks, { timeoutMs: leastMs, signal })
+  })
+  return reportOf(manifest, flat)
+}
+
+/** All are asked, also when one fails. */
+async function onEach<T extends { readonly host: string }>(parts: readonly T[], ask: (part: T) => Promise<void>) {
+  const results = await Promise.allSettled(
+    parts.map(async (part) => {
+      try {
+        await ask(part)
+      } catch (thrown) {
+        const error = asSnapswitchError(thrown)
+        throw SnapswitchError.fromReport(onHost(part.host, error.report()), error)
+      }
+    }),
+  )
+  for (const result of results) if (result.status === 'rejected') throw result.reason
+}
+
+const bytesOf = ({ parts }: Manifest): number =>
+  parts
+    .flatMap(({ members }) => members.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers)))
+    .reduce((sum, { file, data }) => sum + file.bytes + (data?.bytes ?? 0), 0)
+
+function reportOf(before: Manifest, after: Manifest): FlattenReport {
+  const disks = before.parts.flatMap(({ host, members }, p) =>
+    members.flatMap(({ vm, disks: former }, m) =>
+      former.flatMap(({ name, layers }, d) => {
+        const now = after.parts[p]?.members[m]?.disks[d]
+        if (now === undefined || now.layers.length === layers.length) return []
+        const { path, bytes } = now.layers[0]!.file
+        return [{ host, vm, disk: name, images: layers.length, file: path, bytes }]
+      }),
+    ),
+  )
+  return { network: before.network, name: before.name, disks }
+}

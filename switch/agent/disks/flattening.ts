@@ -1,0 +1,104 @@
+// `snapshot flatten`: what a snapshot's disks hold, each in one image instead of a chain. In two steps, so that no crash leaves the
+// coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (images.ts keeps them for an hour);
+// when the manifest names them, this host's part does, too, and layers that no other needs are merged as ever. Frozen
+// images are only read.
+
+import { rename, rm, utimes } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { withDisks } from '../../../src/api/files.js'
+import type { FlatDisks, FrozenDiskRecord } from '../../../src/api/schemas.js'
+import { SnapswitchError } from '../../../src/errors/errors.js'
+import { makeDirectory, syncFile } from '../../../src/files/durable.js'
+import type { Deadline, FrozenDisk } from '../../../src/hypervisor/hypervisor.js'
+import { copyChain } from '../../../src/hypervisor/qemu-img.js'
+import type { Host } from '../host.js'
+import { directoryMode } from '../images.js'
+import { locateFiles } from '../located-files.js'
+import type { DiskKeeper } from './keeper.js'
+
+/** Copies the chains of all disks that stand on more than one image. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_FULL. */
+export function flattenPart(
+  host: Host,
+  keeper: DiskKeeper,
+  network: string,
+  snapshot: string,
+  deadline: Deadline,
+): Promise<FlatDisks> {
+  return keeper.exclusively(async () => {
+    const part = await host.store.partAsWritten(network, snapshot)
+    const members: FlatDisks['members'] = []
+    for (const member of part.members) {
+      const long = member.disks.filter(({ layers }) => layers.length > 1)
+      if (long.length === 0) continue
+      const located = await locateFiles(host, { ...member, disks: long })
+      const disks: FrozenDiskRecord[] = []
+      for (const [at, record] of long.entries()) {
+        await checkRoom(host, record)
+        disks.push(await flatten(host, record, located.disks[at]!, deadline))
+      }
+      members.push({ vm: member.vm, disks })
+    }
+    return { members }
+  })
+}
+
+/** The part names the copies from now on. Harmless when it does already. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
+export function adoptFlat(
+  host: Host,
+  keeper: DiskKeeper,
+  network: string,
+  snapshot: string,
+  { members }: FlatDisks,
+): Promise<void> {
+  return keeper
+    .exclusively(async () => {
+      const part = await host.store.partAsWritten(network, snapshot)
+      const files = members.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers.map(({ file }) => file)))
+      const find = await host.store.images.finder()
+      for (const file of files) {
+        if ((await find(file)) === null)
+          throw new SnapswitchError('STORE_DAMAGED', `${file.path} is not here`, 'Flatten the snapshot again.')
+      }
+      await host.store.writePart(withDisks(part, members))
+      // From here on it is the part that keeps them, and not their age.
+      for (const { path } of files) {
+        if (dirname(path) === host.store.images.directory)
+          await utimes(path, new Date(0), new Date(0)).catch(() => undefined)
+      }
+      await keeper.protect()
+    })
+    .finally(() => keeper.soon())
+}
+
+async function flatten(
+  host: Host,
+  { name, overlay }: FrozenDiskRecord,
+  { layers }: FrozenDisk,
+  deadline: Deadline,
+): Promise<FrozenDiskRecord> {
+  const { images } = host.store
+  await makeDirectory(images.directory, directoryMode)
+  const temporary = join(images.directory, `flat.${process.hrtime.bigint()}.new`)
+  try {
+    await copyChain(layers, temporary, deadline)
+    await syncFile(temporary)
+    const { digest, bytes } = await host.store.reference(temporary)
+    const path = join(images.directory, digest)
+    await rename(temporary, path)
+    await syncFile(images.directory)
+    return { name, overlay, layers: [{ file: { path, bytes, digest }, format: 'qcow2' }] }
+  } finally {
+    await rm(temporary, { force: true })
+  }
+}
+
+async function checkRoom(host: Host, { name, layers }: FrozenDiskRecord): Promise<void> {
+  const needed = layers.reduce((sum, { file, data }) => sum + file.bytes + (data?.bytes ?? 0), 0)
+  const free = await host.store.freeBytes()
+  if (free >= needed) return
+  throw new SnapswitchError(
+    'STORE_FULL',
+    `disk ${name} may take ${needed} bytes in one image, and ${free} are free in ${host.store.state}`,
+    'Free space there, or delete snapshots that are not needed.',
+  )
+}
