@@ -13,6 +13,11 @@ export const pauseLimitMs = 2000
 const protectMsPerGiB = 20
 /** A save that has written nothing for so long is taken to be stuck. */
 export const stallLimitMs = 2000
+/**
+ * The same for a guest that runs while its memory is saved: it waits only when it writes to a page that is not saved yet, but then
+ * for as long as the save does. Disks that are busy writing back stand still for seconds.
+ */
+export const backgroundStallMs = 15_000
 const lookEveryMs = 100
 /** The guest waits while the hypervisor is asked what is wrong. */
 const reasonMs = 300
@@ -101,6 +106,35 @@ export class PauseWatch {
     const holdup = await Promise.race([work.holdup().catch(() => null), silence])
     if (!this.#ended) this.#reject(overdue(work.machine, performance.now() - this.#begun, holdup))
   }
+}
+
+/** Rejects when a save in the background gets on no more; never resolves. `stop` ends the watch. */
+export function watchProgress(machine: string, progress: () => Promise<number>, limitMs = backgroundStallMs) {
+  let last = -1
+  let since = performance.now()
+  let timer: NodeJS.Timeout | null = null
+  const stalled = new Promise<never>((_, reject) => {
+    timer = setInterval(async () => {
+      // What cannot be told is not taken for a standstill.
+      const now = await progress().catch(() => Number.NaN)
+      if (now !== last) since = performance.now()
+      last = now
+      if (performance.now() - since > limitMs) reject(stuck(machine, limitMs))
+    }, lookEveryMs * 5)
+  })
+  stalled.catch(() => {})
+  const stop = () => {
+    if (timer !== null) clearInterval(timer)
+  }
+  return { stalled, stop }
+}
+
+function stuck(machine: string, limitMs: number): SnapswitchError {
+  return new SnapswitchError(
+    'CAPTURE_FAILED',
+    `${machine} could not be saved: for ${limitMs / 1000} s nothing of its memory could be written, and its guest waits for that.`,
+    'See whether the disk that holds the state directory answers. The machine runs on as before; a longer deadline does not help.',
+  )
 }
 
 const saveAgain = 'Take the snapshot again when it is over.'

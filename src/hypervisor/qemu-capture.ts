@@ -21,7 +21,7 @@ import { canHoldAtGate, standsAtGate } from './held-save.js'
 import { restoreHugePages } from './huge-pages.js'
 import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from './hypervisor.js'
 import type { ImageSink, ImageWriter, WrittenImage } from './image-writer.js'
-import { type Holdup, migrationHoldup } from './pause-limit.js'
+import { type Holdup, migrationHoldup, watchProgress } from './pause-limit.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import { migrationEnd, migrationStatus } from './qemu-migration.js'
 import { applySettings, type MigrationSettings } from './qemu-migration-settings.js'
@@ -206,7 +206,9 @@ export class QemuCapture implements CaptureWork {
       const first = await Promise.race([running, this.#failure(image), overdue])
       if (!wasRunning) await qmp.execute('stop', {}, deadline)
       resumed({ resumedAtUs: first.atUs, ...stamps })
-      await by(deadline, Promise.race([this.#completed(), this.#failure(image)]), late)
+      const watch = watchProgress(machine, () => this.progress())
+      const saved = Promise.race([this.#completed(), this.#failure(image), watch.stalled])
+      await by(deadline, saved, late).finally(watch.stop)
     } else {
       image = this.#sink.receive()
       await Promise.race([this.#migrate(deadline), overdue])

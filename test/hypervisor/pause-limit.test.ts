@@ -228,31 +228,38 @@ for (const [how, driver] of [
   })
 }
 
-t.test('stopped: the image is not written any more', async (t) => {
-  // Enough pages, though empty, to fill the pipe.
-  const guest = await bootGuest({ memoryMiB: 1024 })
-  t.teardown(() => guest.end())
-  const machine = await stopping.attach('vm0', { qmp: guest.qmp }, soon(2000))
-  const store = scratch()
-  await machine.prepare({ directory: store, label: 'hung' }, soon(5000))
-  // As when the disk below the store hangs.
-  const writers = execFileSync('pgrep', ['-P', String(process.pid), '-f', 'image-writer-process'], { encoding: 'utf8' })
-  const pids = writers.trim().split('\n').map(Number)
-  for (const pid of pids) process.kill(pid, 'SIGSTOP')
-  let stopped = true
-  const goOn = () => {
-    if (stopped) for (const pid of pids) process.kill(pid, 'SIGCONT')
-    stopped = false
-  }
-  t.teardown(goOn)
-  await machine.pause(soon(2000))
-  const capture = machine.capture(soon(600_000))
-  const error = (await capture.sealed.catch((e) => e)) as SnapswitchError
-  t.equal(error.code, 'CAPTURE_FAILED')
-  t.match(error.message, /makes no progress|stuck/)
-  const { count } = readReport(guest.serial)
-  await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
-  goOn()
-  await runsAgain(t, guest, machine)
-  await machine.close()
-})
+for (const [mode, driver, words] of [
+  ['stopped', stopping, /makes no progress|stuck/],
+  ['background', late, /nothing of its memory could be written/],
+] as const) {
+  t.test(`${mode}: the image is not written any more`, async (t) => {
+    // Enough pages, though empty, to fill the pipe.
+    const guest = await bootGuest({ memoryMiB: 1024 })
+    t.teardown(() => guest.end())
+    const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    const store = scratch()
+    await machine.prepare({ directory: store, label: 'hung' }, soon(5000))
+    // As when the disk below the store hangs.
+    const writers = execFileSync('pgrep', ['-P', String(process.pid), '-f', 'image-writer-process'], {
+      encoding: 'utf8',
+    })
+    const pids = writers.trim().split('\n').map(Number)
+    for (const pid of pids) process.kill(pid, 'SIGSTOP')
+    let stopped = true
+    const goOn = () => {
+      if (stopped) for (const pid of pids) process.kill(pid, 'SIGCONT')
+      stopped = false
+    }
+    t.teardown(goOn)
+    await machine.pause(soon(2000))
+    const capture = machine.capture(soon(600_000))
+    const error = (await capture.sealed.catch((e) => e)) as SnapswitchError
+    t.equal(error.code, 'CAPTURE_FAILED')
+    t.match(error.message, words)
+    const { count } = readReport(guest.serial)
+    await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+    goOn()
+    await runsAgain(t, guest, machine)
+    await machine.close()
+  })
+}

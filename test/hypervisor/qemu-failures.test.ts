@@ -84,7 +84,7 @@ for (const [mode, how, driver] of [
       await machine.pause(soon(2000))
       const capture = machine.capture(soon(20_000))
       if (mode === 'background') await capture.resumed
-      else await until('the overlay', () => list(guest.directory).includes('disk.killed.qcow2'))
+      else await until('the overlay', () => list(guest.directory).includes('vm0-disk0.killed.qcow2'))
       process.kill(guest.pid, 'SIGKILL')
       const code = await codeOf(capture.sealed)
       if (code === 'none' && tries < 10) {
@@ -259,10 +259,10 @@ t.test('what cannot be prepared leaves nothing behind', async (t) => {
   t.equal(await codeOf(machine.prepare({ directory: store, label: 's' }, soon(2000))), 'STORE_IO', 'overwrites nothing')
   rmSync(path.join(store, 'memory.img'))
   t.match(await codeOf(machine.prepare({ directory: store, label: 's' }, soon(0))), /DEADLINE|UNREACHABLE/)
-  const other = path.join(guest.directory, 'disk.s.qcow2')
+  const other = path.join(guest.directory, 'vm0-disk0.s.qcow2')
   mkdirSync(other)
   await machine.prepare({ directory: store, label: 's' }, soon(5000))
-  t.ok(list(guest.directory).includes('disk.s-2.qcow2'), 'a name that is taken is left alone')
+  t.ok(list(guest.directory).includes('vm0-disk0.s-2.qcow2'), 'a name that is taken is left alone')
   await machine.abandon()
   rmSync(other, { recursive: true })
   await isAsBefore(t, guest, machine, store)
