@@ -177,7 +177,9 @@ t.test('the trunk between two hosts', { skip: process.getuid?.() === 0 ? false :
     }
     // nc ends when its input does: the receiver's must stay open and silent.
     await inGuest(lab, 'two', `tail -f /dev/null | busybox nc -l -p ${BULK_PORT} >/dev/null 2>&1 &`)
-    await inGuest(lab, 'one', `busybox nc ${addresses[1]} ${BULK_PORT} </dev/zero >/dev/null 2>&1 &`)
+    // On a busy machine the receiver may not listen yet.
+    const send = `busybox nc ${addresses[1]} ${BULK_PORT} </dev/zero >/dev/null 2>&1`
+    await inGuest(lab, 'one', `(for i in 1 2 3 4 5 6 7 8 9; do ${send} && break; busybox sleep 1; done) &`)
     const longFrames = async () => {
       const ports = await bench.switches.get('a')!.ports(deadline)
       return ports.find(({ name }) => name === 'one')!.counters.rxGso

@@ -117,7 +117,7 @@ for (const [signal, moment] of [
     await machine.destroy(soon(5000))
     daemon.virsh('undefine', 'restart')
     for (const file of readdirSync(daemon.directory)) {
-      if (file.startsWith('restart')) rmSync(path.join(daemon.directory, file))
+      if (/^(restart|vm0-)/.test(file)) rmSync(path.join(daemon.directory, file))
     }
   })
 }
