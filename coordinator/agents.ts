@@ -8,6 +8,7 @@ import type {
   FilesFound,
   FlatDisks,
   HostHealth,
+  LeftRequest,
   LocalEvent,
   LocalPart,
   PortInfo,
@@ -64,8 +65,8 @@ export interface Agents {
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
   /** The content of a file; rejects when it is longer than `limit` bytes. */
   download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
-  /** A restore is over, and these machines live on other hosts now. */
-  left(host: string, vms: readonly string[], call: Call): Promise<void>
+  /** A restore is over, and these machines live on other hosts now; or a snapshot is gone, and nothing has those contents any more. */
+  left(host: string, what: LeftRequest, call: Call): Promise<void>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
   restorePause(host: string, snapshot: string, order: RestorePause, call: Call): Promise<RestorePaused>
   restoreSwitch(host: string, snapshot: string, call: Call): Promise<RestoreSwitched>
@@ -180,8 +181,8 @@ export class SocketAgents implements Agents {
     )
   }
 
-  left(host: string, vms: readonly string[], call: Call): Promise<void> {
-    return this.#client(host).left(this.#network, vms, options(call))
+  left(host: string, what: LeftRequest, call: Call): Promise<void> {
+    return this.#client(host).left(this.#network, what, options(call))
   }
 
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded> {

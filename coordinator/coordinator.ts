@@ -193,7 +193,7 @@ export class Coordinator {
       network.hosts.map(async (host) => {
         const vms = Object.keys(placement).filter((vm) => placement[vm] !== host)
         if (vms.length === 0) return
-        await network.agents.left(host, vms, { timeoutMs: leftCallMs }).catch((error: unknown) => {
+        await network.agents.left(host, { vms }, { timeoutMs: leftCallMs }).catch((error: unknown) => {
           this.#logger.warn({ err: error, host, vms }, 'files of machines that live elsewhere now may stay there')
         })
       }),

@@ -3,7 +3,8 @@
 // what it was.
 
 import type { Logger } from 'pino'
-import type { DeleteReport } from '../src/api/schemas.js'
+import { filesOf } from '../src/api/files.js'
+import type { DeleteReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { beingDeleted } from './leftovers.js'
 import type { Network } from './network.js'
@@ -52,11 +53,20 @@ export async function deleteSnapshot(
     }
   }
   await catalogue.remove(network.name, name)
-  // On a file system that hosts share, one may have had to wait for what another has let go of since.
+  const others = (await catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
+  const what = { vms: [], released: released(before, others) }
+  // Also, on a file system that hosts share, one may have had to wait for what another has let go of since.
   await Promise.all(
-    network.hosts.map((host) => network.agents.left(host, [], { timeoutMs: partCallMs }).catch(() => undefined)),
+    network.hosts.map((host) => network.agents.left(host, what, { timeoutMs: partCallMs }).catch(() => undefined)),
   )
   return { network: network.name, name, hosts }
+}
+
+/** The contents that no snapshot has any more. Pure. */
+export function released(gone: Manifest | null, others: readonly Manifest[]): string[] {
+  const digests = (manifest: Manifest) => manifest.parts.flatMap((part) => filesOf(part).map(({ digest }) => digest))
+  const needed = new Set(others.flatMap(digests))
+  return [...new Set(gone === null ? [] : digests(gone))].filter((digest) => !needed.has(digest))
 }
 
 /** Whether a host that has not deleted its part still has it whole. */

@@ -268,7 +268,8 @@ function addRestores(app: ApiInstance, restores: Restores): void {
     routes.left,
     { schema: { params: InNetwork, body: LeftRequest, response: { 200: Nothing } } },
     async (request) => {
-      await restores.left(request.params.network, request.body.vms)
+      const { vms, released } = request.body
+      await restores.left(request.params.network, vms, released ?? [])
       return {}
     },
   )

@@ -17,6 +17,7 @@ import {
   FlattenReport,
   type FlattenRequest,
   HostHealth,
+  type LeftRequest,
   LocalEvent,
   LocalPart,
   MachineDisks,
@@ -221,9 +222,9 @@ export class SwitchClient {
     return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options, body)
   }
 
-  /** A restore is over: what those machines had here is needed by nobody any more. */
-  async left(network: string, vms: readonly string[], options: CallOptions): Promise<void> {
-    await this.#connection.json('POST', pathOf('left', { network }), fits.nothing, options, { vms })
+  /** A restore is over, or a snapshot is gone: what those machines had here, and copies of those contents, nobody needs any more. */
+  async left(network: string, body: LeftRequest, options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('left', { network }), fits.nothing, options, body)
   }
 
   close(): Promise<void> {

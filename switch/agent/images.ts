@@ -4,7 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { createWriteStream, type ReadStream } from 'node:fs'
-import { open, readdir, rename, rm, stat } from 'node:fs/promises'
+import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
@@ -20,6 +20,9 @@ export const directoryMode = 0o711
 
 /** How well a file is looked at: by its size, by its digest, or by its digest though it was computed before. */
 export type Look = 'size' | 'digest' | 'content'
+
+/** The date of copies that nothing keeps but those who use them. */
+export const released = new Date(0)
 
 /** How many files are remembered to have been found. */
 const FOUND_LIMIT = 10_000
@@ -141,6 +144,14 @@ export class Images {
       `${file.path} is missing or was changed since the snapshot`,
       'Bring the file back, or use another snapshot.',
     )
+  }
+
+  /**
+   * No snapshot has these contents any more, or this host's own part keeps them: nothing else does from now on. A copy is
+   * dated to say so; one that is fetched anew is new.
+   */
+  async release(digests: readonly string[]): Promise<void> {
+    for (const digest of digests) await utimes(join(this.directory, digest), released, released).catch(() => undefined)
   }
 
   /** Keeps an uploaded file when its content is what its name says. */

@@ -5,7 +5,7 @@ import type { LocalPart, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DiskKeeper, Tidied } from './disks/keeper.js'
 import { needed } from './disks/plan.js'
-import { copyFor, fetchedFiles } from './disks/state-files.js'
+import { copyFor, copyForRestores, fetchedFiles } from './disks/state-files.js'
 import type { Host } from './host.js'
 
 /** Harmless when there is no such part. When it throws SNAPSHOT_NEEDED or SNAPSHOT_BUSY, nothing was changed. */
@@ -34,7 +34,8 @@ async function remove(host: Host, keeper: DiskKeeper, network: string, snapshot:
     freedBytes: tidied.freedBytes + imageBytes(part),
     merged: tidied.merged.map(({ vm, disk, files }) => ({ vm, disk, files: [...files] })),
     removed: [...tidied.removed],
-    kept: tidied.kept.map(({ file, reason }) => ({ file, reason })),
+    // Copies go when the coordinator knows that no other snapshot has them, in a moment.
+    kept: tidied.kept.flatMap(({ file, reason }) => (reason === copyForRestores ? [] : [{ file, reason }])),
   }
 }
 

@@ -184,10 +184,14 @@ export class Restores {
     await this.saveMoves().catch((thrown) => this.host.log.error({ err: thrown }, 'cannot save the moves'))
   }
 
-  /** What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after all. */
-  async left(network: string, vms: readonly string[]): Promise<void> {
+  /**
+   * What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after all.
+   * `released`: contents that no snapshot has any more.
+   */
+  async left(network: string, vms: readonly string[], released: readonly string[]): Promise<void> {
     this.sessions.check(network)
-    const { machines, ports, disks } = this.host
+    const { machines, ports, disks, store } = this.host
+    await store.images.release(released)
     // The restore's own session may be about to end here.
     const limit = performance.now() + LEAVING_MS
     const isBusy = (vm: string) => this.sessions.machines().has(vm)

@@ -9,7 +9,7 @@ import type { Manifest, Progress } from '../../src/api/schemas.js'
 import { loadsWord } from '../../src/cli/snapshot-report.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
-import { manifestOf } from './fixtures.js'
+import { digestOf, manifestOf } from './fixtures.js'
 
 interface Lab {
   readonly directory: string
@@ -339,6 +339,22 @@ t.test('delete: parts first; a refusal leaves the snapshot as it was', async (t)
   await coordinator.delete('lab0', 'demo')
   t.same(await catalogue.list(), [])
   await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'SNAPSHOT_UNKNOWN' })
+})
+
+t.test('delete: hosts are told which contents no snapshot has any more', async (t) => {
+  const { a, b, create, coordinator, catalogue } = await lab(t)
+  const first = await create('first')
+  await create('second')
+  // Memory images differ; disk and channel state of these made-up hosts are the same in each.
+  const memory = digestOf('memory of its own')
+  const [part, ...rest] = first.parts
+  const [member, ...others] = part!.members
+  const own = { ...member!, memory: { ...member!.memory, digest: memory } }
+  await catalogue.write({ ...first, parts: [{ ...part!, members: [own, ...others] }, ...rest] })
+  await coordinator.delete('lab0', 'first')
+  t.same([a.released, b.released], [[memory], [memory]], 'what the second one has stays')
+  await coordinator.delete('lab0', 'second')
+  t.ok(b.released.includes(member!.disks[0]!.layers[0]!.file.digest))
 })
 
 t.test('recovery: what a killed coordinator left pending is discarded everywhere and failed', async (t) => {

@@ -11,6 +11,7 @@ import { type RouteName, routes } from '../../src/api/paths.js'
 import type {
   DiscardRequest,
   FlatDisks,
+  LeftRequest,
   LocalEvent,
   LocalPart,
   PortInfo,
@@ -50,6 +51,8 @@ export class FakeSwitch {
   verdict: Verdict = { verdict: 'loads', reason: null }
   /** What flattening has made. */
   flat: FlatDisks['members'] = []
+  /** Contents that no snapshot has any more. */
+  readonly released: string[] = []
   /** Files by digest. */
   readonly files = new Map<string, Buffer>()
   /** Replaces the stream of `take`. */
@@ -249,7 +252,10 @@ export class FakeSwitch {
       }),
     )
     app.post(routes.restoreAbort, () => this.#answer('restoreAbort', 'abort', () => ({ running: [] })))
-    app.post(routes.left, () => ({}))
+    app.post(routes.left, (request) => {
+      this.released.push(...((request.body as LeftRequest).released ?? []))
+      return {}
+    })
     app.post(routes.restorePause, (request) => {
       const { machines } = request.body as RestorePause
       this.#former = this.running.filter((vm) => machines.includes(vm))

@@ -10,7 +10,9 @@ import { buffer } from 'node:stream/consumers'
 import t from 'tap'
 import type { FileReference, LocalPart } from '../../src/api/schemas.js'
 import { Digests } from '../../src/files/digests.js'
+import { copyForRestores, fetchedFiles } from '../../switch/agent/disks/state-files.js'
 import { Images } from '../../switch/agent/images.js'
+import { LocalStore } from '../../switch/agent/local-store.js'
 import { partOf } from '../coordinator/fixtures.js'
 
 type Test = { teardown(act: () => void): void }
@@ -79,6 +81,35 @@ t.test('a copy is given to others as the file itself is', async (t) => {
   t.equal(bytes, content.length)
   t.same(await buffer(stream), content)
 })
+
+t.test('copies are kept for restores until no snapshot has them; one that is fetched anew is new', async (t) => {
+  const { state, images } = workshop(t)
+  const store = new LocalStore(state)
+  mkdirSync(join(state, 'snapshots'))
+  const reasons = async () => (await fetchedFiles(store)).map(({ reason }) => reason)
+  const content = Buffer.from('fetched')
+  const digest = createHash('sha256').update(content).digest('hex')
+  const fetch = () => images.receive(digest, Readable.from([content]))
+  await fetch()
+  t.same(await reasons(), [copyForRestores])
+  await images.release([digest, 'b'.repeat(64)])
+  t.same(await reasons(), [null])
+  await fetch()
+  t.same(await reasons(), [copyForRestores])
+  await images.release([digest])
+  // What a killed daemon was fetching.
+  const { path } = writeUnfinished(state, digest)
+  t.same(new Set(await reasons()), new Set(['it is being fetched', null]))
+  const past = new Date(Date.now() - 2 * 3_600_000)
+  utimesSync(path, past, past)
+  t.same(await reasons(), [null, null])
+})
+
+const writeUnfinished = (state: string, digest: string) => {
+  const path = join(state, 'images', `${digest}.1.new`)
+  writeFileSync(path, 'fet')
+  return { path }
+}
 
 t.test('a digest is remembered until the file changes, even to the same size and time', async (t) => {
   const { write } = workshop(t)

@@ -1,7 +1,7 @@
 // A restore as one host's agent takes part in it.
 
 import { type Static, Type } from '@sinclair/typebox'
-import { Count, closed, Epoch, ErrorReportSchema, FileReference, Milliseconds, Name, TimeUs } from './basic.js'
+import { Count, closed, Digest, Epoch, ErrorReportSchema, FileReference, Milliseconds, Name, TimeUs } from './basic.js'
 import { MemberPart } from './local-snapshot.js'
 
 /** POST /v1/networks/:network/restores/:snapshot/check and .../load share this body. */
@@ -83,5 +83,12 @@ export type RestoreAbort = Static<typeof RestoreAbort>
 export const RestoreAborted = Type.Object({ running: Type.Array(Name) })
 export type RestoreAborted = Static<typeof RestoreAborted>
 /** POST /v1/networks/:network/left: a restore is over, and these machines live elsewhere now. */
-export const LeftRequest = Type.Object({ vms: Type.Array(Name) }, closed)
+export const LeftRequest = Type.Object(
+  {
+    vms: Type.Array(Name),
+    /** Contents that no snapshot has any more: copies of them may go. */
+    released: Type.Optional(Type.Array(Digest)),
+  },
+  closed,
+)
 export type LeftRequest = Static<typeof LeftRequest>

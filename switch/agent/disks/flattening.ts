@@ -1,10 +1,10 @@
 // `snapshot flatten`: what a snapshot's disks hold, each in one image instead of a chain. In two steps, so that no crash leaves the
-// coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (images.ts keeps them for an hour);
+// coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (they are kept like others for restores);
 // when the manifest names them, this host's part does, too, and layers that no other needs are merged as ever. Frozen
 // images are only read.
 
-import { rename, rm, utimes } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { withDisks } from '../../../src/api/files.js'
 import type { FlatDisks, FrozenDiskRecord } from '../../../src/api/schemas.js'
 import { SnapswitchError } from '../../../src/errors/errors.js'
@@ -60,11 +60,8 @@ export function adoptFlat(
           throw new SnapswitchError('STORE_DAMAGED', `${file.path} is not here`, 'Flatten the snapshot again.')
       }
       await host.store.writePart(withDisks(part, members))
-      // From here on it is the part that keeps them, and not their age.
-      for (const { path } of files) {
-        if (dirname(path) === host.store.images.directory)
-          await utimes(path, new Date(0), new Date(0)).catch(() => undefined)
-      }
+      // From here on the part keeps them, and nothing else does.
+      await host.store.images.release(files.map(({ digest }) => digest))
       await keeper.protect()
     })
     .finally(() => keeper.soon())

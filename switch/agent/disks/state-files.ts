@@ -3,10 +3,11 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileId, openFiles } from '../../../src/linux/open-files.js'
+import { released } from '../images.js'
 import { type LocalStore, leftBehind } from '../local-store.js'
 
-/** A file fetched so lately may be meant for a restore that is about to load. */
-const FETCHED_LATELY_MS = 3_600_000
+/** No transfer stands still for so long. */
+const TRANSFER_MS = 3_600_000
 
 export interface FetchedFile {
   readonly path: string
@@ -17,13 +18,13 @@ export interface FetchedFile {
 export async function fetchedFiles(store: LocalStore): Promise<FetchedFile[]> {
   const found: FetchedFile[] = []
   const images = join(store.state, 'images')
-  for (const path of await filesIn(images)) found.push({ path, reason: await lately(path) })
+  for (const path of await filesIn(images)) found.push({ path, reason: await whyKept(path) })
   for (const { network, snapshot } of await store.snapshots()) {
     const paths = await filesIn(join(store.directory(network, snapshot), 'files'))
     const isOver = paths.some((path) => path.endsWith(`/${leftBehind}`))
     for (const path of paths) {
       if (path.endsWith(`/${leftBehind}`)) continue
-      found.push({ path, reason: isOver ? await lately(path) : copyFor(network, snapshot) })
+      found.push({ path, reason: isOver ? null : copyFor(network, snapshot) })
     }
   }
   return found
@@ -31,10 +32,15 @@ export async function fetchedFiles(store: LocalStore): Promise<FetchedFile[]> {
 
 export const copyFor = (network: string, snapshot: string) => `it is a copy for restores of ${network}/${snapshot}`
 
-async function lately(path: string): Promise<string | null> {
-  const age = Date.now() - ((await stat(path).catch(() => null))?.mtimeMs ?? 0)
-  return age < FETCHED_LATELY_MS ? 'it was fetched for a restore less than an hour ago' : null
+/** Copies are for restores, and keep a snapshot alive whose host is lost: until the coordinator says that no snapshot has them. */
+async function whyKept(path: string): Promise<string | null> {
+  const { mtimeMs } = (await stat(path).catch(() => null)) ?? { mtimeMs: released.getTime() }
+  // Of a transfer: one that a daemon which was killed has left is never finished.
+  if (path.endsWith('.new')) return Date.now() - mtimeMs < TRANSFER_MS ? 'it is being fetched' : null
+  return mtimeMs === released.getTime() ? null : copyForRestores
 }
+
+export const copyForRestores = 'it is a copy for restores of a snapshot'
 
 /** The disk images of restored machines, whether they are in use or not. */
 export async function restoredImages(store: LocalStore): Promise<{ file: string; vm: string }[]> {
