@@ -76,6 +76,11 @@ export function createTap(name: string, options: TapOptions = {}): Link {
   }
 }
 
+/** Whether the TAP behind a descriptor stays when nobody holds it. False when the kernel refuses. */
+export function setPersistent(fd: number, stays: boolean): boolean {
+  return ioctlValue(fd, TUNSETPERSIST, stays ? 1 : 0) === 0
+}
+
 /**
  * Removes a TAP that nobody holds.
  * @throws SnapswitchError DEVICE_MISSING, DEVICE_BUSY when a program holds it or it is no TAP

@@ -42,6 +42,25 @@ export function placeNics(xml: string, taps: readonly string[]): string {
   return print(document)
 }
 
+/** The taps of `ethernet` interfaces that libvirt makes, and takes away when the domain ends. */
+export function tapsOfLibvirt(xml: string): string[] {
+  return tapInterfaces(parse(xml))
+    .filter(isMadeByLibvirt)
+    .map((nic) => targetOf(nic)!)
+}
+
+const isMadeByLibvirt = (nic: Element) =>
+  attribute(nic, 'type') === 'ethernet' && attribute(child(nic, 'target'), 'managed') !== 'no'
+
+/** Has libvirt use these taps, which are there already, as they are: it would refuse to make them. */
+export function useTaps(xml: string, taps: ReadonlySet<string>): string {
+  const document = parse(xml)
+  for (const nic of tapInterfaces(document)) {
+    if (isMadeByLibvirt(nic) && taps.has(targetOf(nic)!)) need(nic, 'target').setAttribute('managed', 'no')
+  }
+  return print(document)
+}
+
 function placeDisk(disk: Element, layers: readonly DiskLayer[]): void {
   placeSource(disk, layers)
   remove(disk, 'mirror')

@@ -1,20 +1,30 @@
 // Starts a domain from a saved machine: fresh overlays, the image's own XML with disks and taps of this host, restored
 // paused by libvirt, and its configuration stored again where it was stored before.
 
+import { existsSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
+import { endWithHolder } from '../../linux/tap-holder.js'
 import { within } from '../deadline.js'
 import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
 import { createOverlay, virtualSize } from '../qemu-img.js'
 import { storeFull } from '../qemu-overlays.js'
-import { appendToLogs, type PlacedDisk, placeDisks, placeMedia, placeNics } from './domain-edits.js'
+import {
+  appendToLogs,
+  type PlacedDisk,
+  placeDisks,
+  placeMedia,
+  placeNics,
+  tapsOfLibvirt,
+  useTaps,
+} from './domain-edits.js'
 import { placeFiles } from './domain-files.js'
 import { describeDomain } from './domain-xml.js'
 import { examineDomain } from './examine.js'
 import { placeVars } from './firmware-vars.js'
 import { Loader } from './loader.js'
-import { type AfterLoad, LibvirtMachine, type LibvirtSettings } from './machine.js'
+import { type AfterLoad, findQemu, LibvirtMachine, type LibvirtSettings } from './machine.js'
 import { makeOwn } from './own-files.js'
 import { patiently } from './process-handle.js'
 import { domainState, xmlFlags } from './protocol.js'
@@ -83,7 +93,11 @@ async function load(
     if (bytes !== undefined) xml = await placeVars(xml, { bytes, stored, directory }, made)
     // Set first: an answer that comes too late does not mean that nothing was done.
     restored = true
-    await loader.call('restore', { file: request.memoryFile, xml }, deadline)
+    // Ports are there before their machine is, and with them taps that libvirt makes itself as a rule.
+    const own = [...tapsOfLibvirt(xml), ...(stored === null ? [] : tapsOfLibvirt(stored))]
+    const there = new Set(own.filter((tap) => taps.includes(tap) && existsSync(`/sys/class/net/${tap}`)))
+    await loader.call('restore', { file: request.memoryFile, xml: useTaps(xml, there) }, deadline)
+    for (const tap of there) endWithHolder(tap, findQemu(definition.uuid)?.pid ?? 0)
     if (definition.persistent)
       await storeConfiguration(loader, { directory, domain, xml, disks, taps }, stored, deadline)
     const spec = { domain, uri: settings.uri }

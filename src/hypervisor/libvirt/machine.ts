@@ -59,7 +59,7 @@ export interface LibvirtSettings {
 }
 
 /** The QEMU process of a domain; null when it cannot be seen from here. */
-function findQemu(uuid: string): ProcessIdentity | null {
+export function findQemu(uuid: string): ProcessIdentity | null {
   const found = findProcesses((argv) => {
     const at = argv.indexOf('-uuid')
     return at > 0 && argv[at + 1] === uuid
