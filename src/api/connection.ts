@@ -120,7 +120,12 @@ export class Connection {
     // A POST without a body still says `{}`: the server need not care whether a route has a body schema.
     const payload = method === 'POST' || body !== undefined ? JSON.stringify(body ?? {}) : null
     const headers = payload === null ? {} : { 'content-type': 'application/json' }
-    const response = await this.#pool.request({ method, path, body: payload, headers, signal })
+    const ask = () => this.#pool.request({ method, path, body: payload, headers, signal })
+    // A connection kept from before may be of a daemon that has ended since. Only what changes nothing is asked again.
+    const response = await ask().catch((error: unknown) => {
+      if (method === 'GET' && isBrokenOff(error)) return ask()
+      throw error
+    })
     await this.#refusal(response)
     return response
   }
@@ -208,6 +213,9 @@ const unreachableReasons: Readonly<Record<string, string>> = {
   UND_ERR_SOCKET: 'it closed the connection in the middle',
   ECONNRESET: 'it closed the connection in the middle',
 }
+
+const isBrokenOff = (error: unknown): boolean =>
+  ['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'].includes((error as NodeJS.ErrnoException).code ?? '')
 
 interface TimedSignal {
   readonly signal: AbortSignal

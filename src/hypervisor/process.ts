@@ -15,7 +15,8 @@ export interface ProcessIdentity {
 }
 
 interface Stat {
-  readonly state: string
+  /** It has ended, reaped or not. A first thread that is gone says nothing of the others: until the last one is, files, locks and taps are held. */
+  readonly ended: boolean
   readonly startTicks: string
 }
 
@@ -24,7 +25,8 @@ function readStat(path: string): Stat | null {
     // The second field, the name, may hold spaces and parentheses: count from its last ')'.
     const text = readFileSync(path, 'latin1')
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-    return { state: fields[0]!, startTicks: fields[19]! }
+    const isGone = fields[0] === 'Z' || fields[0] === 'X'
+    return { ended: isGone && Number(fields[17]) <= 1, startTicks: fields[19]! }
   } catch {
     return null
   }
@@ -32,13 +34,13 @@ function readStat(path: string): Stat | null {
 
 export function identify(pid: number): ProcessIdentity | null {
   const stat = pid > 0 ? readStat(`/proc/${pid}/stat`) : null
-  return stat === null || stat.state === 'Z' ? null : { pid, startTicks: stat.startTicks }
+  return stat === null || stat.ended ? null : { pid, startTicks: stat.startTicks }
 }
 
 /** False once the process has ended, also when it is not reaped yet or its pid went to another. */
 export function isAlive(identity: ProcessIdentity): boolean {
   const stat = readStat(`/proc/${identity.pid}/stat`)
-  return stat !== null && stat.startTicks === identity.startTicks && stat.state !== 'Z' && stat.state !== 'X'
+  return stat !== null && stat.startTicks === identity.startTicks && !stat.ended
 }
 
 export const incarnationOf = (process: ProcessIdentity | null): string | null =>

@@ -181,7 +181,7 @@ t.test('one at a time: the next is refused, or waits', async (t) => {
     yield { type: 'failed', error: refused('CAPTURE_FAILED').report() }
   }
   const first = create('first').catch((error: unknown) => error)
-  await new Promise((resolve) => setTimeout(resolve, 150))
+  while (!a.calls.includes('take')) await new Promise((resolve) => setTimeout(resolve, 5))
   await t.rejects(create('second'), { code: 'SNAPSHOT_BUSY', message: /snapshot first/ })
   await t.rejects(create('third', { wait: true, deadlineMs: 50 }), { code: 'SNAPSHOT_BUSY' })
   const waiting = create('fourth', { wait: true, deadlineMs: 10_000 })

@@ -15,7 +15,9 @@ export function identify(pid: number): ProcessId | undefined {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
     // The name in field 2 may hold anything, parentheses and spaces too.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : { pid, startTicks: Number(fields[19]) }
+    // A first thread that is gone says nothing of the others: until the last one is, sockets and locks are held.
+    const ended = (fields[0] === 'Z' || fields[0] === 'X') && Number(fields[17]) <= 1
+    return ended ? undefined : { pid, startTicks: Number(fields[19]) }
   } catch {
     return undefined
   }
