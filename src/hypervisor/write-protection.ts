@@ -3,11 +3,9 @@
 // borrow the descriptor (pidfd_getfd(2)) and take the protection back for it; sleeping vCPUs wake up.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
-import koffi from 'koffi'
+import { borrowDescriptors } from '../linux/borrowed-descriptor.js'
 import { libc } from '../linux/libc.js'
 
-const SYS_PIDFD_OPEN = 434
-const SYS_PIDFD_GETFD = 438
 // linux/userfaultfd.h
 const UFFDIO_UNREGISTER = 0x8010aa01
 const UFFDIO_WRITEPROTECT = 0xc018aa06
@@ -62,9 +60,6 @@ export async function isFrozen(pid: number, milliseconds = 500): Promise<boolean
 export function liftWriteProtection(pid: number): number {
   const ranges = protectedRanges(readFileSync(`/proc/${pid}/smaps`, 'latin1'))
   if (ranges.length === 0) return 0
-  const syscall = koffi.load('libc.so.6').func('long syscall(long, long, long, long, long)') as (
-    ...numbers: number[]
-  ) => number
   const descriptors = readdirSync(`/proc/${pid}/fd`).filter((fd) => {
     try {
       return readlinkSync(`/proc/${pid}/fd/${fd}`) === 'anon_inode:[userfaultfd]'
@@ -72,12 +67,8 @@ export function liftWriteProtection(pid: number): number {
       return false
     }
   })
-  const pidfd = syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0)
-  if (pidfd < 0) return 0
   let freed = 0
-  for (const descriptor of descriptors) {
-    const fd = syscall(SYS_PIDFD_GETFD, pidfd, Number(descriptor), 0, 0)
-    if (fd < 0) continue
+  borrowDescriptors(pid, descriptors.map(Number), (fd) => {
     for (const { start, length } of ranges) {
       // struct uffdio_writeprotect { range, mode }, of which struct uffdio_range is the first part. Mode 0: unprotect, wake.
       const argument = Buffer.alloc(24)
@@ -86,8 +77,6 @@ export function liftWriteProtection(pid: number): number {
       if (libc().ioctl(fd, UFFDIO_WRITEPROTECT, argument) === 0) freed++
       libc().ioctl(fd, UFFDIO_UNREGISTER, argument)
     }
-    libc().close(fd)
-  }
-  libc().close(pidfd)
+  })
   return freed
 }
