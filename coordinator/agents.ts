@@ -155,7 +155,7 @@ export class SocketAgents implements Agents {
 
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void> {
     const [source, target] = [this.#client(transfer.from), this.#client(transfer.to)]
-    return relay(transfer, { network: this.#network, snapshot, source, target, call, onBytes })
+    return relay(transfer, { network: this.#network, snapshot, source, target, ...call, onBytes })
   }
 
   async download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array> {

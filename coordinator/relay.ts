@@ -4,7 +4,6 @@
 import { type Readable, Transform } from 'node:stream'
 import type { SwitchClient } from '../src/api/client.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
-import type { Call } from './agents.js'
 import type { Transfer } from './sequence/restore-plan.js'
 import { onHost } from './sequence/table.js'
 
@@ -17,7 +16,9 @@ export interface RelayOptions {
   readonly snapshot: string
   readonly source: SwitchClient
   readonly target: SwitchClient
-  readonly call: Call
+  /** Milliseconds until it must be done. */
+  readonly timeoutMs: number
+  readonly signal?: AbortSignal
   /** Told how many bytes more have gone through. */
   readonly onBytes: (bytes: number) => void
   readonly stalledAfterMs?: number
@@ -28,9 +29,9 @@ export async function relay({ file, from, to }: Transfer, options: RelayOptions)
   const { network, snapshot, source, target, onBytes } = options
   const calledOff = new AbortController()
   const abort = () => calledOff.abort()
-  options.call.signal?.addEventListener('abort', abort, { once: true })
-  if (options.call.signal?.aborted === true) abort()
-  const call = { deadlineMs: options.call.timeoutMs, signal: calledOff.signal }
+  options.signal?.addEventListener('abort', abort, { once: true })
+  if (options.signal?.aborted === true) abort()
+  const call = { deadlineMs: options.timeoutMs, signal: calledOff.signal }
   let bytes = 0
   let body: Readable | null = null
   let sourceFailed: unknown = null
@@ -70,7 +71,7 @@ export async function relay({ file, from, to }: Transfer, options: RelayOptions)
     throw blamed(thrown, body === null || sourceFailed !== null)
   } finally {
     stalled.end()
-    options.call.signal?.removeEventListener('abort', abort)
+    options.signal?.removeEventListener('abort', abort)
     body?.on('error', () => {}).destroy()
     counting.destroy()
   }

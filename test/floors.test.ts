@@ -13,6 +13,19 @@ const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const house = ['src', 'switch', 'coordinator']
 const outside = ['test', 'bench', 'guest', 'scripts']
 const LINES_ADVISED = 300
+/** Still to be untied. */
+const KNOWN_CIRCLE = [
+  'claims',
+  'forwarder',
+  'journal',
+  'neighbors',
+  'open-snapshot',
+  'port-state',
+  'snapshot-side',
+  'trunk-side',
+  'uplink-peer',
+  'uplink-side',
+].map((name) => `switch/forwarding/${name}.ts`)
 
 interface Import {
   readonly from: string
@@ -140,12 +153,13 @@ function hasLeadingComment(text: string): boolean {
   return /^(#!.*\n)?\s*(\/\/ ?\S|\/\*)/.test(text)
 }
 
-/** Chains of imports that come back to where they began, types aside: what runs first is then a matter of luck. */
-function cycles(imports: readonly Import[]): string[] {
+/**
+ * Chains of imports that come back to where they began, one for each file that closes one. Types count: files that name one
+ * another's types cannot be read, moved or tested one without the other. So does what is imported late.
+ */
+function circles(imports: readonly Import[]): string[] {
   const next = new Map<string, string[]>()
-  for (const { from, target, typeOnly, late } of imports) {
-    if (!typeOnly && !late) next.set(from, [...(next.get(from) ?? []), target])
-  }
+  for (const { from, target } of imports) next.set(from, [...(next.get(from) ?? []), target])
   const done = new Set<string>()
   const found: string[] = []
   const walk = (path: string, trail: string[]): void => {
@@ -189,7 +203,7 @@ t.test('imports go down, or stay in their own wing', async (t) => {
     [],
     'programs and threads are run, not imported',
   )
-  t.same(cycles(inside), [], 'no import cycles')
+  t.same(circles(inside.filter(({ from }) => !KNOWN_CIRCLE.includes(from))), [], 'no circles')
 })
 
 t.test('packages are declared', async (t) => {
@@ -271,8 +285,11 @@ t.test('the checker finds planted faults', async (t) => {
     typeOnly: false,
     late: false,
   }))
-  t.equal(cycles(chain).length, 1)
-  t.equal(cycles([{ ...chain[0], typeOnly: true }, ...chain.slice(1)]).length, 0)
+  t.equal(circles(chain).length, 1)
+  t.equal(circles(chain.slice(1)).length, 0)
+  const twoWays = ["import { b } from './b.js'", "import type { a } from './a.js'"]
+  const pair = twoWays.flatMap((text, at) => importsOf(parse(`src/x/${'ab'[at]}.ts`, text)))
+  t.same(circles(pair), ['src/x/a.ts -> src/x/b.ts -> src/x/a.ts'], 'a circle of types')
 })
 
 /** The CLI starts the daemons: it may name their entries. */

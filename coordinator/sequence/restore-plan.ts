@@ -4,7 +4,6 @@ import { contentOf, distinctFiles, filesOf } from '../../src/api/files.js'
 import { choices } from '../../src/api/names.js'
 import type { FileReference, Manifest, MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import type { RestoreInput } from './restore-types.js'
 import { listed } from './table.js'
 
 export interface PlacedMember {
@@ -21,6 +20,13 @@ export interface RestorePlan {
   readonly targets: readonly string[]
   /** All hosts of the network. */
   readonly hosts: readonly string[]
+}
+
+export interface PlannedRestore {
+  readonly manifest: Manifest
+  readonly plan: RestorePlan
+  /** End machines that still run before their next selves are loaded. */
+  readonly endFirst: boolean
 }
 
 /** Throws SNAPSHOT_NOT_COMPLETE, PLACEMENT_INVALID. */
@@ -61,7 +67,7 @@ function invalid(message: string, word: string, known: readonly string[], whose:
 
 /** The body that check and load share, for one target. */
 export function requestFor(
-  { manifest, plan, endFirst }: Pick<RestoreInput, 'manifest' | 'plan' | 'endFirst'>,
+  { manifest, plan, endFirst }: PlannedRestore,
   host: string,
   epoch: number,
   deadlineMs: number,

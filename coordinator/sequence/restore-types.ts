@@ -2,7 +2,6 @@
 
 import type {
   FileReference,
-  Manifest,
   Preflight,
   RestoreCheck,
   RestoreLoaded,
@@ -14,7 +13,7 @@ import type {
   RestoreSwitched,
 } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
-import type { RestorePlan, Transfer } from './restore-plan.js'
+import type { PlannedRestore, Transfer } from './restore-plan.js'
 import type { Step } from './table.js'
 
 export const restoreStates = [
@@ -33,13 +32,9 @@ export const restoreStates = [
 ] as const
 export type RestoreState = (typeof restoreStates)[number]
 
-export interface RestoreInput {
-  readonly manifest: Manifest
-  readonly plan: RestorePlan
+export interface RestoreInput extends PlannedRestore {
   /** End originals that still run. */
   readonly replace: boolean
-  /** End them before their next selves are loaded. */
-  readonly endFirst: boolean
   /** Highest epoch in any manifest of the network. */
   readonly maxKnownEpoch: number
   /** For the whole of it, from `begin` on. */

@@ -1,11 +1,21 @@
 // What must hold of one host when its recording has been walked through to the end: the snapshot began and its channels closed,
 // every port has cut once and stands open, nothing waits without a reason, and the ports of a machine have cut as one.
 
+import type { EventTable } from '../trace/event-reader.js'
 import { Event } from '../trace/events.js'
 import type { Book } from './book.js'
-import type { HostRun } from './host-run.js'
+import type { PortRun } from './port-run.js'
 
-export function checkEnd({ table, ports, begin, closed }: HostRun, book: Book): void {
+/** What is known when a recording has been walked through. */
+export interface WalkedRun {
+  readonly table: EventTable
+  readonly ports: readonly PortRun[]
+  /** Numbers of the events that the snapshot began with and its channels closed with; -1: there was none. */
+  readonly begin: number
+  readonly closed: number
+}
+
+export function checkEnd({ table, ports, begin, closed }: WalkedRun, book: Book): void {
   const { host } = table.head
   if (begin < 0) book.violated('termination', { what: 'the snapshot never began', host })
   if (closed < 0) book.violated('termination', { what: 'the channels never closed', host })
@@ -24,7 +34,7 @@ export function checkEnd({ table, ports, begin, closed }: HostRun, book: Book): 
 }
 
 /** A machine's ports cut at once: nothing may happen between the first and the last. */
-export function checkMachines({ table, ports }: HostRun, book: Book): void {
+export function checkMachines({ table, ports }: WalkedRun, book: Book): void {
   const machines = new Map<string, number[]>()
   table.ports.forEach(({ vm }, port) => {
     const { flip } = ports[port]

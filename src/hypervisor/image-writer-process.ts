@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import net from 'node:net'
 import { getPriority, setPriority } from 'node:os'
-import type { Answer, Order } from './image-writer.js'
+import type { Answer, Order } from './image-writer-protocol.js'
 
 // A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
 if (getPriority() < 0) setPriority(0)

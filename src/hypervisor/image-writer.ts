@@ -15,28 +15,13 @@ import { check, libc } from '../linux/libc.js'
 import { by, deadlinePassed } from './deadline.js'
 import { closeDescriptor, makePipe, resizePipe } from './descriptors.js'
 import type { Deadline } from './hypervisor.js'
+import type { Answer, Order } from './image-writer-protocol.js'
 
 /** Rounded up to a page by the kernel. */
 const gateBytes = 4096
 const streamBytes = 1 << 20
 /** A writer that does not turn to an unwanted stream in this time waits for its disk. */
 const writerHangsMs = 300
-
-export type Order =
-  /** Takes hold of a pipe's read end, by a path under /proc. */
-  | { readonly type: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
-  /** Appends what comes out of it to the file, which exists and is empty or has an image's head. */
-  | { readonly type: 'write'; readonly id: number }
-  /** Reads it to its end and throws it away. */
-  | { readonly type: 'discard'; readonly id: number }
-
-export type Answer =
-  | { readonly type: 'opened'; readonly id: number }
-  /** The file is complete and on disk. */
-  | { readonly type: 'written'; readonly id: number; readonly bytes: number; readonly digest: string }
-  | { readonly type: 'failed'; readonly id: number; readonly code: string; readonly message: string }
-  /** The pipe has come to its end. */
-  | { readonly type: 'ended'; readonly id: number }
 
 export interface WrittenImage {
   readonly bytes: number

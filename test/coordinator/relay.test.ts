@@ -42,7 +42,7 @@ async function run({ download, upload }: Ends) {
     snapshot: 's',
     source: source as unknown as SwitchClient,
     target: target as unknown as SwitchClient,
-    call: { timeoutMs: 60_000 },
+    timeoutMs: 60_000,
     onBytes: (more) => {
       bytes += more
     },

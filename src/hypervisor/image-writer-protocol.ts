@@ -1,0 +1,17 @@
+// What image-writer.ts and its process (image-writer-process.ts) say to each other, about one stream a message.
+
+export type Order =
+  /** Takes hold of a pipe's read end, by a path under /proc. */
+  | { readonly type: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
+  /** Appends what comes out of it to the file, which exists and is empty or has an image's head. */
+  | { readonly type: 'write'; readonly id: number }
+  /** Reads it to its end and throws it away. */
+  | { readonly type: 'discard'; readonly id: number }
+
+export type Answer =
+  | { readonly type: 'opened'; readonly id: number }
+  /** The file is complete and on disk. */
+  | { readonly type: 'written'; readonly id: number; readonly bytes: number; readonly digest: string }
+  | { readonly type: 'failed'; readonly id: number; readonly code: string; readonly message: string }
+  /** The pipe has come to its end. */
+  | { readonly type: 'ended'; readonly id: number }
