@@ -50,8 +50,16 @@ export type PortConfig = Static<typeof PortConfig>
 export const NetworkConfig = Type.Object(
   {
     ports: Type.Record(Name, PortConfig, { ...closed, default: {} }),
-    /** 01-80-C2-00-00-00 to -0F (STP, PAUSE, LACP, LLDP): a transparent wire forwards them, an 802.1D bridge does not. */
+    /**
+     * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D bridge does
+     * not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
+     */
     linkLocal: Type.Union([Type.Literal('forward'), Type.Literal('drop')], { default: 'forward' }),
+    /**
+     * PAUSE frames, 01-80-C2-00-00-01: they stop the sender at the other end of one cable, and whoever gets a forwarded one stops for
+     * somebody else's sake. The kernel's bridge drops them, and no setting of its changes that.
+     */
+    pause: Type.Union([Type.Literal('drop'), Type.Literal('forward')], { default: 'drop' }),
     /** Forward from trunk to trunk. Only where the trunks form a tree. */
     transit: Type.Boolean({ default: false }),
     /** Seconds after which a learned address that was not seen is forgotten. */

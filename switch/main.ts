@@ -125,7 +125,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
   const { datapath, ports, machines, epochs } = host
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {
-    const { linkLocal, transit, ageing, hold, networkHold, record, closureDeadline } = network
+    const { linkLocal, pause, transit, ageing, hold, networkHold, record, closureDeadline } = network
     const controlKey = network.controlKey === undefined ? null : readControlKey(network.controlKey)
     // It was good when the configuration was checked, a moment ago.
     if (typeof controlKey === 'string') throw new SnapswitchError('CONFIG_INVALID', controlKey, 'Check the key file.')
@@ -134,6 +134,7 @@ async function openNetworks(config: SwitchConfig, host: Host, wanted: PortReques
       network: name,
       host: config.host,
       linkLocal,
+      pause,
       transit,
       fdb,
       hold,

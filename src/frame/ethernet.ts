@@ -52,7 +52,7 @@ export function isGroup(bytes: Uint8Array, offset: number): boolean {
   return (bytes[offset] & 1) === 1
 }
 
-/** 01-80-C2-00-00-00 to -0F: addresses that an 802.1D bridge does not forward (STP, PAUSE, LACP, LLDP). */
+/** 01-80-C2-00-00-00 to -0F: addresses that an 802.1D bridge does not forward (STP, PAUSE, LACP, 802.1X, LLDP). */
 export function isLinkLocal(bytes: Uint8Array, offset: number): boolean {
   return (
     bytes[offset] === 0x01 &&
@@ -62,6 +62,16 @@ export function isLinkLocal(bytes: Uint8Array, offset: number): boolean {
     bytes[offset + 4] === 0 &&
     (bytes[offset + 5] & 0xf0) === 0
   )
+}
+
+/** Of an address that is link-local: 01-80-C2-00-00-01, flow control between the two ends of one cable (802.3 annex 31B). */
+export function isPause(bytes: Uint8Array, offset: number): boolean {
+  return bytes[offset + 5] === 1
+}
+
+/** A group's address or none at all (00-00-00-00-00-00): nobody sends from there, and a bridge drops what claims to. */
+export function isBadSource(bytes: Uint8Array, offset: number): boolean {
+  return (bytes[offset] & 1) === 1 || (macHigh(bytes, offset) | macLow(bytes, offset)) === 0
 }
 
 export function formatMac(high: number, low: number): string {

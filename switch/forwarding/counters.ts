@@ -37,6 +37,8 @@ export const dropReasons = [
   'other-generation',
   // On uplinks: what peers or we might misread, for they may not know yet that a switch has started anew.
   'starting',
+  // Flow control for one end of a cable, with `pause: drop`.
+  'pause',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

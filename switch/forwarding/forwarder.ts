@@ -10,8 +10,10 @@ import { colorVid, epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '
 import {
   EtherType,
   innerEtherType,
+  isBadSource,
   isGroup,
   isLinkLocal,
+  isPause,
   isWellFormed,
   macHigh,
   macLow,
@@ -37,6 +39,8 @@ export interface ForwarderOptions {
   /** When that was, Unix time in milliseconds. */
   readonly bootedAt: number
   readonly linkLocal: 'forward' | 'drop'
+  /** PAUSE frames, which are link-local, too. */
+  readonly pause: 'forward' | 'drop'
   /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
   readonly transit: boolean
   readonly fdb: FdbOptions
@@ -179,6 +183,12 @@ export class Forwarder {
     }
   }
 
+  /** Why a frame to a link-local address goes nowhere. A bridge learns from those that it stops here, but for PAUSE. */
+  linkLocal(bytes: Uint8Array, start: number): 'link-local' | 'pause' | null {
+    if (isPause(bytes, start)) return this.options.pause === 'drop' ? 'pause' : null
+    return this.options.linkLocal === 'drop' ? 'link-local' : null
+  }
+
   private keep(port: PortState, frame: Frame): void {
     if (port.hold.push(frame)) {
       this.counters[port.row + Counter.held]++
@@ -206,8 +216,13 @@ export class Forwarder {
     const bytes = frame.bytes
     const start = frame.start
     const seconds = Math.floor(now / 1000)
-    if (isGroup(bytes, start + 6)) {
+    if (isBadSource(bytes, start + 6)) {
       this.drop(from, frame, 'bad-source')
+      return
+    }
+    const refusal = isLinkLocal(bytes, start) ? this.linkLocal(bytes, start) : null
+    if (refusal === 'pause') {
+      this.drop(from, frame, refusal)
       return
     }
     const vlan = vlanId(frame)
@@ -225,8 +240,8 @@ export class Forwarder {
         if (port !== null) this.deliver(port, frame, now)
         return
       }
-    } else if (this.options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
-      this.drop(from, frame, 'link-local')
+    } else if (refusal !== null) {
+      this.drop(from, frame, refusal)
       return
     }
     const ports = this.ports

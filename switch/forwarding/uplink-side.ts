@@ -275,7 +275,7 @@ export class UplinkSide implements Output {
 
   /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */
   private passPlainCopy(frame: Frame, now: number): void {
-    const { fdb, ports, byIndex, options } = this.forwarder
+    const { fdb, ports, byIndex } = this.forwarder
     const { bytes, start } = frame
     if (!isGroup(bytes, start)) {
       const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlanId(frame), Math.floor(now / 1000))
@@ -284,7 +284,7 @@ export class UplinkSide implements Output {
         if (port.side === Side.PLAIN) this.forwarder.deliver(port, frame, now)
         return
       }
-    } else if (options.linkLocal === 'drop' && isLinkLocal(bytes, start)) {
+    } else if (isLinkLocal(bytes, start) && this.forwarder.linkLocal(bytes, start) !== null) {
       return
     }
     for (let i = 0; i < ports.length; i++)

@@ -84,7 +84,7 @@ t.test('VLANs are kept apart: one address is two in two of them', async (t) => {
   )
 })
 
-t.test('refuses frames too short or too long for any device, and those from a group address', async (t) => {
+t.test('refuses frames too short or too long for any device, and those from a group address or none', async (t) => {
   const rig = new Rig(['member', 'member'])
   const short = frame({ id: 1 })
   short.length = 13
@@ -99,10 +99,11 @@ t.test('refuses frames too short or too long for any device, and those from a gr
   t.equal(rig.drops(0, 'malformed'), 2)
   rig.receive(0, { from: GROUP, to: mac(2) })
   rig.receive(0, { from: Uint8Array.of(1, 0, 0x5e, 0, 0, 1), to: mac(2) })
-  t.equal(rig.drops(0, 'bad-source'), 2)
+  rig.receive(0, { from: new Uint8Array(6), to: GROUP })
+  t.equal(rig.drops(0, 'bad-source'), 3)
   t.same(rig.ids(), [[], []])
   t.equal(rig.forwarder.fdb.size, 0)
-  t.equal(rig.count(0, 'rxFrames'), 4, 'all of them were received')
+  t.equal(rig.count(0, 'rxFrames'), 5, 'all of them were received')
 })
 
 t.test('link-local groups pass a transparent wire and stop at a bridge', async (t) => {
@@ -115,6 +116,20 @@ t.test('link-local groups pass a transparent wire and stop at a bridge', async (
   bridge.receive(0, { to: Uint8Array.of(0x01, 0x80, 0xc2, 0, 0, 0x10), id: 2 })
   t.same(bridge.ids(), [[], [2]])
   t.equal(bridge.drops(0, 'link-local'), 1)
+})
+
+t.test('PAUSE frames stop at either, unless they are asked for, and teach nothing', async (t) => {
+  const pause = Uint8Array.of(0x01, 0x80, 0xc2, 0, 0, 1)
+  for (const linkLocal of ['forward', 'drop'] as const) {
+    const rig = new Rig(['member', 'plain'], { linkLocal })
+    rig.receive(0, { to: pause, id: 1 })
+    t.same(rig.ids(), [[], []])
+    t.equal(rig.drops(0, 'pause'), 1)
+    t.equal(rig.forwarder.fdb.size, 0)
+    const asked = new Rig(['member', 'plain'], { linkLocal, pause: 'forward' })
+    asked.receive(0, { to: pause, id: 1 })
+    t.same(asked.ids(), [[], [1]])
+  }
 })
 
 t.test('between trunks nothing passes, unless transit is on', async (t) => {

@@ -88,6 +88,7 @@ export const defaults: ForwarderOptions = {
   bootId: 'aaaaaaaaaaaaaaaa',
   bootedAt: 1_700_000_000_000,
   linkLocal: 'forward',
+  pause: 'drop',
   transit: false,
   fdb: { capacity: 1024, perPort: 512, ageing: 300 },
   hold: { frames: 1000, bytes: 1 << 20 },

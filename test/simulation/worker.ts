@@ -86,6 +86,7 @@ export class Worker {
         bootId,
         bootedAt: EPOCH_MS + world.time.now,
         linkLocal: 'forward',
+        pause: 'drop',
         transit: waysOf(scenario, network).chain,
         fdb: { capacity: 64, perPort: 32, ageing: 300 },
         hold: { frames: scenario.hold, bytes: 1 << 26 },

@@ -31,6 +31,7 @@ const options = {
   network,
   host: 'host',
   linkLocal: 'forward',
+  pause: 'drop',
   transit: false,
   fdb: defaultFdbOptions,
   hold: { frames: 16_384, bytes: 1 << 26 },
