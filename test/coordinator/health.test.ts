@@ -7,6 +7,7 @@ import { healthOf, quickHealth, verifySnapshot } from '../../coordinator/health.
 import { filesOf } from '../../src/api/files.js'
 import type { FileFault, HostHealth } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
 import { manifestOf } from './fixtures.js'
 
@@ -63,7 +64,7 @@ async function hosts(t: Test) {
     await Promise.all([a.stop(), b.stop()])
   })
   const network = { name: 'lab0', sockets, hosts: ['a', 'b', 'c'], agents }
-  const prepared = { epoch: 4, policy: 'buffer' as const, deadlineMs: 1000 }
+  const prepared = { epoch: 4, policy: 'buffer' as const, deadlineMs: patience(1000) }
   for (const [host, one] of [
     ['a', a],
     ['b', b],

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { CoordinatorClient } from '../../src/api/client.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import { patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
 
 const cli = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
@@ -73,7 +74,7 @@ t.test('killed in the middle, started again: failed, discarded everywhere, and r
   const client = new CoordinatorClient(socket)
   t.teardown(() => client.close())
   const creating = (async () => {
-    for await (const _ of client.create({ network: 'lab0', name: 'demo' }, { deadlineMs: 20_000 }));
+    for await (const _ of client.create({ network: 'lab0', name: 'demo' }, { deadlineMs: patience(20_000) }));
   })().catch((error: unknown) => error)
   await until('the take is under way', () => b.calls.includes('take'))
   t.equal((await manifest()).state, 'pending')
@@ -89,7 +90,10 @@ t.test('killed in the middle, started again: failed, discarded everywhere, and r
   t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'))
   t.match((await manifest()).error, { code: 'SNAPSHOT_FAILED', message: /coordinator ended/ })
   const states: string[] = []
-  for await (const p of client.create({ network: 'lab0', name: 'demo', wait: true }, { deadlineMs: 20_000 })) {
+  for await (const p of client.create(
+    { network: 'lab0', name: 'demo', wait: true },
+    { deadlineMs: patience(20_000) },
+  )) {
     if (p.type === 'manifest') states.push(p.manifest.state)
   }
   t.same(states, ['complete'])
@@ -132,7 +136,9 @@ t.test('a second coordinator on the same socket or store is refused, and the fir
   t.match(third.log(), /^error DEVICE_BUSY: another daemon keeps its records in .*store/m)
   const client = new CoordinatorClient(socket)
   t.teardown(() => client.close())
-  t.match(await client.status({ deadlineMs: 5_000 }), { networks: [{ hosts: [{ host: 'a', reachable: false }] }] })
+  t.match(await client.status({ deadlineMs: patience(5_000) }), {
+    networks: [{ hosts: [{ host: 'a', reachable: false }] }],
+  })
 })
 
 t.test('the command is interrupted: it says that the coordinator goes on', async (t) => {

@@ -20,6 +20,7 @@ import { planRestore } from '../../coordinator/sequence/restore-plan.js'
 import { contentOf } from '../../src/api/files.js'
 import type { FileReference, RestoreCheck } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
+import { patience } from '../patience.js'
 import fc from '../property.js'
 import { chooser, manifestOf, now0, preflightOf } from './fixtures.js'
 
@@ -31,7 +32,7 @@ const vmsOf: Readonly<Record<string, readonly string[]>> = { a: ['vm3'], b: ['vm
 
 function inputOf(more: Partial<RestoreInput> = {}, placement: Record<string, string> = swapped): RestoreInput {
   const plan = planRestore(manifest, placement, ['a', 'b', 'c'])
-  return { manifest, plan, replace: false, endFirst: false, maxKnownEpoch: 4, deadlineMs: 120_000, ...more }
+  return { manifest, plan, replace: false, endFirst: false, maxKnownEpoch: 4, deadlineMs: patience(120_000), ...more }
 }
 
 class Bench {

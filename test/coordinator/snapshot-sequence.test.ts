@@ -18,6 +18,7 @@ import {
 } from '../../coordinator/sequence/snapshot.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
+import { patience } from '../patience.js'
 import fc from '../property.js'
 import { chooser, manifestOf, now0, partOf, preflightOf } from './fixtures.js'
 
@@ -29,7 +30,7 @@ const input: SnapshotInput = {
   version: '0.1.0',
   hosts: ['a', 'b'],
   maxKnownEpoch: 2,
-  deadlineMs: 60_000,
+  deadlineMs: patience(60_000),
 }
 const broken: ErrorReport = { code: 'SOCKET_UNREACHABLE', message: 'gone', action: 'Start it.' }
 

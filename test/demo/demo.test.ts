@@ -7,11 +7,12 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { listNamespaces } from '../lab/namespaces.js'
 import { labsBase } from '../lab/record.js'
+import { patience } from '../patience.js'
 import type { Check } from './checks.js'
 import type { DemoFigures } from './figures.js'
 
 const options = { skip: process.getuid?.() === 0 ? false : 'needs root' }
-t.setTimeout(400_000)
+t.setTimeout(patience(400_000))
 
 interface Run {
   readonly code: number | null

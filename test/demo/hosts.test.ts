@@ -6,8 +6,9 @@ import { SwitchClient } from '../../src/api/client.js'
 import type { Manifest, VerifyReport } from '../../src/api/schemas.js'
 import { attempt, until } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { patience } from '../patience.js'
 
-t.setTimeout(280_000)
+t.setTimeout(patience(280_000))
 
 const addresses = ['10.80.0.1', '10.80.0.2'] as const
 const ring = { ring: [...addresses], hops: 1_000_000, hopDelayUs: 1000, journalEvery: 20 }
@@ -74,7 +75,7 @@ t.test('a host reboots, and is lost', { skip: process.getuid?.() === 0 ? false :
       await lab.startSwitch('b')
       const client = new SwitchClient(lab.switchSocket('b'))
       t.teardown(() => client.close())
-      const waiting = async () => (await client.status({ deadlineMs: 5000 })).networks[0]?.waiting
+      const waiting = async () => (await client.status({ deadlineMs: patience(5000) })).networks[0]?.waiting
       t.same(await waiting(), ['two'])
       t.same(await health(), ['a ok', 'b ok'])
       lab.restartConsoles()

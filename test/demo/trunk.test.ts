@@ -9,8 +9,9 @@ import { attempt, type CommandResult, run, until } from '../lab/command.js'
 import type { StateLine } from '../lab/console.js'
 import { inGuest } from '../lab/guest-shell.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { patience } from '../patience.js'
 
-t.setTimeout(240_000)
+t.setTimeout(patience(240_000))
 
 const addresses = ['10.79.0.1', '10.79.0.2']
 const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: 1000 }
@@ -34,7 +35,7 @@ const plan: LabPlan = {
 const hook = ['--import', new URL('../switch/kill-hook.js', import.meta.url).href]
 const BULK_PORT = 9000
 
-const deadline = { deadlineMs: 20_000 }
+const deadline = { deadlineMs: patience(20_000) }
 
 /** The lab, and the daemons' APIs to look at it with. */
 class Bench {

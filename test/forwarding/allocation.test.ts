@@ -4,6 +4,7 @@ import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { patience } from '../patience.js'
 
 interface Cost {
   readonly frames: number
@@ -21,7 +22,9 @@ const programs = { trunk: ['allocation-run.js', 1 + 1 + 1 + 3], uplink: ['alloca
 for (const [name, [file, sent]] of Object.entries(programs)) {
   t.test(`a million frames: ${name}`, async (t) => {
     const program = join(import.meta.dirname, file)
-    const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', program], { timeout: 60_000 })
+    const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', program], {
+      timeout: patience(60_000),
+    })
     const cost = JSON.parse(stdout) as Cost
     t.comment(stdout.trim())
     t.equal(cost.sent, (cost.frames / 4) * sent, 'forwarded as they should be')

@@ -1,9 +1,9 @@
-// What a daemon under attack is asked: memory, CPU, and whether each frame has a counter.
+// What a daemon under attack is asked: memory, whether it comes to rest, and whether each frame has a counter.
 
 import { readFileSync } from 'node:fs'
 import type { PortInfo } from '../../src/api/schemas.js'
-import { sleep } from '../lab/command.js'
-import type { Switch } from '../switch/world.js'
+import { sleep, until } from '../lab/command.js'
+import type { Switch, World } from '../switch/world.js'
 
 /** Resident memory, MiB. */
 export function residentMiB(daemon: Switch): number {
@@ -11,11 +11,19 @@ export function residentMiB(daemon: Switch): number {
   return Math.round(Number(status.match(/VmRSS:\s+(\d+)/)![1]) / 1024)
 }
 
-/** Share of one CPU over `ms`. */
-export async function cpuShare(daemon: Switch, ms: number): Promise<number> {
-  const before = daemon.cpuSeconds()
-  await sleep(ms)
-  return (daemon.cpuSeconds() - before) / (ms / 1000)
+/** Returns when the daemon has used less than a tenth of a CPU for a second: it waits for frames, and spins no more. */
+export async function atRest(daemon: Switch): Promise<void> {
+  await until('the daemon to rest', 15_000, async () => {
+    const before = daemon.cpuSeconds()
+    await sleep(1000)
+    return daemon.cpuSeconds() - before < 0.1 ? true : undefined
+  })
+}
+
+/** Frames that the kernel has dropped before the receiving stack, on any CPU: the second column. */
+export async function backlogDrops(world: World): Promise<number> {
+  const text = await world.in('host', 'cat', '/proc/net/softnet_stat')
+  return text.split('\n').reduce((sum, line) => sum + Number.parseInt(line.split(' ')[1] ?? '0', 16), 0)
 }
 
 export type Counters = PortInfo['counters']

@@ -3,40 +3,35 @@
 
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, isOurs, stations, testFrame } from '../switch/station.js'
 import { root, type Switch, World } from '../switch/world.js'
-import { cpuShare, dropsOf, settled } from './daemon-health.js'
+import { atRest, backlogDrops, dropsOf, settled } from './daemon-health.js'
 import { type TapGuest, tapGuest } from './tap-guest.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
-const LOAD_MS = 3000
-const PER_SECOND = 40_000
+/** Each guest's frames, and how many are written in a millisecond at most. */
+const FLOOD = 120_000
+const PER_MS = 40
 const PINGS = 50
 const LOUD = ['loud1', 'loud2', 'loud3', 'loud4'] as const
 
 const member = (device: string): [string, object] => [device, { device, vm: device }]
 
-/** Each guest writes broadcasts at the rate; returns how many each has written. */
+/** Each guest writes broadcasts; returns how many each has written. */
 async function flood(guests: readonly TapGuest[]): Promise<number[]> {
   const start = performance.now()
   const written = guests.map(() => 0)
   let tried = 0
   for (;;) {
-    const elapsed = performance.now() - start
-    if (elapsed >= LOAD_MS) return written
-    for (const due = (elapsed * PER_SECOND) / 1000; tried < due; tried++) {
+    if (tried >= FLOOD) return written
+    for (const due = (performance.now() - start) * PER_MS; tried < Math.min(due, FLOOD); tried++) {
       for (const [i, guest] of guests.entries())
         if (guest.write(testFrame(tried, { from: 100 + i })) === null) written[i]++
     }
     await sleep(1)
   }
-}
-
-/** Frames that the kernel has dropped before the receiving stack, on any CPU: the second column. */
-async function backlogDrops(world: World): Promise<number> {
-  const text = await world.in('host', 'cat', '/proc/net/softnet_stat')
-  return text.split('\n').reduce((sum, line) => sum + Number.parseInt(line.split(' ')[1] ?? '0', 16), 0)
 }
 
 const counters = (daemon: Switch, names: readonly string[]) =>
@@ -55,7 +50,7 @@ t.test('four ports flood; two others talk; one is never read', root, async (t) =
   stations(t, world, 'unread')
   t.equal((await world.pings('one', '10.66.0.2')).code, 0)
   const dropsBefore = await backlogDrops(world)
-  const ping = ['ping', '-n', '-q', '-c', String(PINGS), '-i', '0.05', '-W', '2', '10.66.0.2']
+  const ping = ['ping', '-n', '-q', '-c', String(PINGS), '-i', '0.05', '-W', '10', '10.66.0.2']
   const [written, { stdout }] = await Promise.all([flood(guests), world.try('one', ...(ping as [string]))])
   // Kernel drops are read once a second.
   await sleep(1100)
@@ -82,7 +77,7 @@ t.test('four ports flood; two others talk; one is never read', root, async (t) =
     t.ok(txFrames >= flooded, `${name}: gets its copy of each`)
   }
   t.ok(lost <= refused + late, 'a ping that was lost was lost in its receiver’s own backlog')
-  t.ok(daemon.running && (await daemon.client.status({ deadlineMs: 5000 })).datapathRestarts === 0)
+  t.ok(daemon.running && (await daemon.client.status({ deadlineMs: patience(5000) })).datapathRestarts === 0)
 })
 
 t.test('a daemon that stands still under a flood loses frames of the flood only', root, async (t) => {
@@ -115,15 +110,13 @@ t.test('a daemon that stands still under a flood loses frames of the flood only'
 })
 
 for (const poll of ['sleep', 'adaptive']) {
-  t.test(`twenty idle ports cost next to nothing: poll ${poll}`, root, async (t) => {
+  t.test(`twenty idle ports: the daemon rests, poll ${poll}`, root, async (t) => {
     const world = World.for(t)
     await world.namespace('host')
     const names = Array.from({ length: 20 }, (_, i) => `idle${i}`)
     for (const name of names) tapGuest(t, world, 'host', name)
     const ports = Object.fromEntries(names.map(member))
     const daemon = await world.switch('host', { datapath: { poll }, networks: { lab0: { ports } } })
-    await sleep(1000)
-    const share = await cpuShare(daemon, 3000)
-    t.ok(share < 0.1, `${share} of a CPU`)
+    await t.resolves(atRest(daemon))
   })
 }

@@ -5,14 +5,15 @@ import t, { type Test } from 'tap'
 import { CONTROL_GROUP, ControlType, encodeControl } from '../../src/frame/control.js'
 import { sleep, until } from '../lab/command.js'
 import { gsoFrame } from '../linux/wire.js'
+import { patience } from '../patience.js'
 import { isOurs, stations, testFrame } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { dropsOf, residentMiB, settled } from './daemon-health.js'
 import { tapGuest, virtioHeader } from './tap-guest.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
-const DEADLINE = { deadlineMs: 5000 }
+const DEADLINE = { deadlineMs: patience(5000) }
 const range = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => from + i)
 /** Around what matters: headers, the MTU, a ring slot's end, the longest frame. */
 const LENGTHS = [

@@ -1,6 +1,6 @@
 // Offloads in all directions, with real guests: on one switch, over a colored trunk, and to the outside over a plain port;
 // with a driver or device that takes whole GSO frames and unfinished checksums, and one that takes neither. Verdicts: the
-// receiving kernels' own checksum errors, tcpdump's where frames must be finished, and that TCP does not crawl.
+// receiving kernels' own checksum errors, tcpdump's where frames must be finished, and that TCP has next to nothing to send again.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,13 +8,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { addTap } from '../lab/namespaces.js'
 import { end, type ProcessId } from '../lab/processes.js'
+import { patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { initramfsWithIperf, OffloadGuest } from './offload-guest.js'
 
-t.setTimeout(200_000)
-
-/** Under emulation a guest sends some hundred Mbit/s; a connection whose segments get lost, some kbit/s. */
-const CRAWL_MBITS = 50
+t.setTimeout(patience(200_000))
 
 const NUMBERS = { alpha: 1, beta: 2, bare: 3, gamma: 4, outOn: 11, outOff: 12 } as const
 type Name = keyof typeof NUMBERS
@@ -37,6 +35,7 @@ const PAIRS: readonly (readonly [Name, Name])[] = [
 ]
 
 interface Result {
+  /** For the report only. */
   readonly mbits: number
   readonly retransmits: number
   readonly lostPercent: number
@@ -112,15 +111,17 @@ t.test('offloads', root, async (t) => {
       const capture = to === 'outOff' ? await world.capture(to, 'eth0', ...filter) : undefined
       for (const address of [`10.66.0.${number}`, `fd66::${number}`]) {
         const { mbits, retransmits } = await iperf(from, address, '-n 6M')
-        t.ok(mbits > CRAWL_MBITS, `TCP to ${address}: ${mbits} Mbit/s`)
-        t.ok(retransmits < 100, `${retransmits} retransmits`)
+        t.comment(`TCP to ${address}: ${mbits} Mbit/s`)
+        // Of some 4500 segments. A connection whose GSO frames get lost sends each again, and alone.
+        t.ok(retransmits < 100, `TCP to ${address}: ${retransmits} retransmits`)
         const { lostPercent } = await iperf(from, address, '-u -b 8M -l 1300 -n 300K')
         t.ok(lostPercent < 5, `UDP to ${address}: ${lostPercent} % lost`)
       }
       // Not every host's kernel has VLAN devices; the guests' has.
       if (isGuest(from) && isGuest(to)) {
         const { mbits, retransmits } = await iperf(from, `10.67.0.${number}`, '-n 4M')
-        t.ok(mbits > CRAWL_MBITS, `TCP in a VLAN: ${mbits} Mbit/s, ${retransmits} retransmits`)
+        t.comment(`TCP in a VLAN: ${mbits} Mbit/s`)
+        t.ok(retransmits < 100, `TCP in a VLAN: ${retransmits} retransmits`)
       }
       if (capture === undefined) return
       const lines = (await capture.stop()).split('\n')
@@ -145,7 +146,9 @@ t.test('offloads', root, async (t) => {
       const six = await on(name, 'cat /proc/net/snmp6')
       t.match(six, /Udp6InCsumErrors\s+0\s/, `${name}: UDP over IPv6`)
     }
-    const ports = (await Promise.all([a, b].map((daemon) => daemon.client.ports({ deadlineMs: 5000 })))).flat()
+    const ports = (
+      await Promise.all([a, b].map((daemon) => daemon.client.ports({ deadlineMs: patience(5000) })))
+    ).flat()
     for (const { name, counters } of ports) {
       const { 'too-long': tooLong, 'tx-error': failed, truncated } = counters.drops
       t.same({ tooLong, failed, truncated }, { tooLong: undefined, failed: undefined, truncated: undefined }, name)

@@ -1,16 +1,18 @@
-// One port overloads the switch, or takes nothing from it: the others keep their rate, memory stays bounded, what is dropped
+// One port overloads the switch, or takes nothing from it: the others lose nothing in it, memory stays bounded, what is dropped
 // has a counter, and the CPU is free again afterwards.
 
 import t, { type Test } from 'tap'
 import { TapOffload } from '../../src/linux/tap.js'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { testFrame } from '../switch/station.js'
 import { root, type Switch, World } from '../switch/world.js'
-import { cpuShare, dropsOf, residentMiB, settled } from './daemon-health.js'
+import { atRest, backlogDrops, dropsOf, residentMiB, settled } from './daemon-health.js'
 import { type TapGuest, tapGuest } from './tap-guest.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
+/** How long the load takes where nothing else runs. */
 const LOAD_MS = 4000
 
 interface Lab {
@@ -35,49 +37,45 @@ async function lab(t: Test): Promise<Lab> {
   return { world, daemon, noisy, deaf }
 }
 
-/** Calls `burst` every few milliseconds, about `perSecond` frames in all; returns how many were written. */
-async function shout(guest: TapGuest, perSecond: number, ms: number, next: (n: number) => Uint8Array): Promise<number> {
+/** Writes a burst every few milliseconds, at most `perSecond` frames a second, LOAD_MS worth of them; returns how many were written. */
+async function shout(guest: TapGuest, perSecond: number, next: (n: number) => Uint8Array): Promise<number> {
   const start = performance.now()
+  const all = (LOAD_MS * perSecond) / 1000
   let written = 0
   let tried = 0
   for (;;) {
-    const elapsed = performance.now() - start
-    if (elapsed >= ms) return written
-    for (const due = (elapsed * perSecond) / 1000; tried < due; tried++)
-      if (guest.write(next(tried)) === null) written++
+    if (tried >= all) return written
+    const due = Math.min(all, ((performance.now() - start) * perSecond) / 1000)
+    for (; tried < due; tried++) if (guest.write(next(tried)) === null) written++
     await sleep(2)
   }
 }
 
-interface RoundTrips {
-  readonly lost: number
-  readonly average: number
-  readonly worst: number
-}
+const PINGS = 70
 
-/** Pings from `one` to `two`, twenty a second, for `ms`. */
-async function roundTrips(world: World, ms: number): Promise<RoundTrips> {
-  const count = String(Math.floor(ms / 50))
-  const { stdout } = await world.try('one', 'ping', '-n', '-q', '-c', count, '-i', '0.05', '-W', '2', '10.66.0.2')
-  const lost = Number(stdout.match(/([\d.]+)% packet loss/)?.[1])
-  const [, average, worst] = stdout.match(/= [\d.]+\/([\d.]+)\/([\d.]+)\//) ?? []
-  return { lost, average: Number(average), worst: Number(worst) }
+/** Pings from `one` to `two`, twenty a second: how many had no answer, and how long the others took, for the report. */
+async function roundTrips(world: World): Promise<{ lost: number; times: string }> {
+  const ping = ['-n', '-q', '-c', String(PINGS), '-i', '0.05', '-W', '10', '10.66.0.2']
+  const { stdout } = await world.try('one', 'ping', ...ping)
+  return { lost: PINGS - Number(stdout.match(/(\d+) received/)?.[1]), times: stdout.match(/= .*/)?.[0] ?? '' }
 }
 
 /** The others' share while `load` runs, and the daemon's memory and CPU after it. */
 async function under(t: Test, { world, daemon }: Lab, load: () => Promise<number>): Promise<number> {
   const before = residentMiB(daemon)
-  const [written, trips] = await Promise.all([load(), roundTrips(world, LOAD_MS - 500)])
+  const droppedBefore = await backlogDrops(world)
+  const [written, { lost, times }] = await Promise.all([load(), roundTrips(world)])
   const after = residentMiB(daemon)
-  t.comment(`${written} frames written; round trips ${JSON.stringify(trips)} ms; ${before} MiB before, ${after} after`)
-  // One of the seventy may be: a machine busy with other things drops in the receiver's own backlog.
-  t.ok(trips.lost < 2, `${trips.lost} % of the pings are lost`)
-  t.ok(trips.average < 20, `round trips of ${trips.average} ms`)
+  const late = (await backlogDrops(world)) - droppedBefore
+  t.comment(`${written} frames written; round trips ${times}; ${before} MiB before, ${after} after`)
+  for (const port of ['one', 'two']) {
+    const { kernelDrops, drops } = await settled(daemon, port)
+    t.equal(kernelDrops + dropsOf({ drops }), 0, `${port}: nothing is lost in the switch`)
+  }
+  t.ok(lost <= late, `${lost} pings are lost, each in its receiver’s own backlog (${late})`)
   t.ok(after - before < 48, `${after - before} MiB more`)
-  await sleep(300)
-  const idle = await cpuShare(daemon, 1000)
-  t.ok(idle < 0.1, `${idle} of a CPU when it is over`)
-  t.equal((await daemon.client.status({ deadlineMs: 5000 })).datapathRestarts, 0)
+  await t.resolves(atRest(daemon), 'it rests when it is over')
+  t.equal((await daemon.client.status({ deadlineMs: patience(5000) })).datapathRestarts, 0)
   return written
 }
 
@@ -86,16 +84,16 @@ t.test('ten thousand new addresses a second', root, async (t) => {
   const { daemon, noisy } = all
   const was = await daemon.port('noisy')
   const written = await under(t, all, () =>
-    shout(noisy, 10_000, LOAD_MS, (n) => {
+    shout(noisy, 10_000, (n) => {
       const frame = testFrame(n, { to: 7 })
       frame.set([2, 1, n >> 24, n >> 16, n >> 8, n], 6)
       return frame
     }),
   )
-  t.ok(written > 8000 * (LOAD_MS / 1000), `${written} addresses`)
+  t.ok(written > 30_000, `${written} addresses`)
   const { rxFrames, kernelDrops, unlearned } = await settled(daemon, 'noisy')
   t.equal(rxFrames - was.counters.rxFrames + kernelDrops, written, 'each frame is counted')
-  const entries = await daemon.client.fdb('lab0', { deadlineMs: 5000 })
+  const entries = await daemon.client.fdb('lab0', { deadlineMs: patience(5000) })
   const learned = entries.filter(({ port }) => port === 'noisy').length
   t.equal(learned, 4096, 'one port learns its share and no more')
   t.equal(unlearned, rxFrames - was.counters.rxFrames - learned, 'the rest is counted as not learned')
@@ -108,8 +106,8 @@ t.test('ten thousand new addresses a second', root, async (t) => {
 t.test('a broadcast flood, and a guest that never reads', root, async (t) => {
   const all = await lab(t)
   const { daemon, noisy, deaf } = all
-  const written = await under(t, all, () => shout(noisy, 20_000, LOAD_MS, (n) => testFrame(n)))
-  t.ok(written > 15_000 * (LOAD_MS / 1000), `${written} frames`)
+  const written = await under(t, all, () => shout(noisy, 20_000, (n) => testFrame(n)))
+  t.ok(written > 60_000, `${written} frames`)
   await sleep(1100)
   const flooded = await settled(daemon, 'noisy')
   t.equal(flooded.rxFrames + flooded.kernelDrops, written, 'each frame is counted')
@@ -148,7 +146,7 @@ t.test('an endpoint whose namespace does not take what it is sent', root, async 
     'limit',
     '3000',
   )
-  const written = await under(t, all, () => shout(noisy, 20_000, LOAD_MS, (n) => testFrame(n, { length: 1000 })))
+  const written = await under(t, all, () => shout(noisy, 20_000, (n) => testFrame(n, { length: 1000 })))
   const out = await settled(daemon, 'deaf')
   t.comment(`${written} written; to the stuck device: ${out.txFrames} sent, ${JSON.stringify(out.drops)}`)
   const { rxFrames } = await settled(daemon, 'noisy')

@@ -5,11 +5,12 @@
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { stations } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest, virtioHeader } from './tap-guest.js'
 
-t.setTimeout(60_000)
+t.setTimeout(patience(60_000))
 
 const PAYLOAD = 20_000
 const SEGMENT = 1300

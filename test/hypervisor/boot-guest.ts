@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
+import { patience } from '../patience.js'
 
 /** boot-guest.s, assembled; zeros up to the signature left out. */
 const code =
@@ -54,14 +55,15 @@ export interface Guest {
 }
 
 export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
-export const soon = (ms: number) => performance.now() + ms
+/** A deadline; short ones are there to be missed. */
+export const soon = (ms: number) => performance.now() + (ms < 2000 ? ms : patience(ms))
 
 export async function until<T>(what: string, probe: () => T | null | undefined | false, ms = 10_000): Promise<T> {
-  const limit = soon(ms)
+  const limit = performance.now() + patience(ms)
   for (;;) {
     const value = probe()
     if (value !== null && value !== undefined && value !== false) return value
-    if (performance.now() > limit) throw new Error(`waited ${ms} ms for ${what}`)
+    if (performance.now() > limit) throw new Error(`waited ${patience(ms)} ms for ${what}`)
     await sleep(5)
   }
 }

@@ -18,6 +18,7 @@ import {
 } from 'node:fs'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
+import { patience } from '../patience.js'
 import { makeDisk, readCounts, soon, until } from './boot-guest.js'
 import { scratch } from './machines.js'
 
@@ -243,7 +244,7 @@ export class LibvirtDaemon {
     return execFileSync('virsh', ['-q', '-c', this.uri, ...args], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'pipe'],
-      timeout: 60_000,
+      timeout: patience(60_000),
     }).trim()
   }
 

@@ -9,9 +9,10 @@ import { checkOutcome } from '../demo/checks.js'
 import { sleep } from '../lab/command.js'
 import { startDomain, startLibvirt, withDomains } from '../lab/domains.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { patience } from '../patience.js'
 import { until } from './boot-guest.js'
 
-t.setTimeout(280_000)
+t.setTimeout(patience(280_000))
 
 const hops = 5000
 const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const

@@ -8,11 +8,12 @@ import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
 import { createTap } from '../../src/linux/tap.js'
+import { patience } from '../patience.js'
 import { readReport, soon } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
 import { codeOf, scratch, type Taken, take } from './machines.js'
 
-t.setTimeout(280_000)
+t.setTimeout(patience(280_000))
 t.jobs = 1
 
 const daemon = await LibvirtDaemon.start()

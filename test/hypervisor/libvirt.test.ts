@@ -7,11 +7,12 @@ import t, { type Test } from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { decodeHead } from '../../src/hypervisor/libvirt/save-image.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
+import { patience } from '../patience.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
 import { codeOf, fingerprint, isGapless, mergeDisk, scratch, sha256, take } from './machines.js'
 
-t.setTimeout(240_000)
+t.setTimeout(patience(240_000))
 t.jobs = 1
 
 const daemon = await LibvirtDaemon.start()

@@ -9,13 +9,14 @@ import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, endWithUs, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 
 t.test('firmware and fw_cfg from elsewhere, two queues, a second control socket, a log', async (t) => {

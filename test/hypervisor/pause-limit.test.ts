@@ -11,10 +11,11 @@ import { isOverdue, migrationHoldup, pauseLimit, pauseLimitMs, stallLimitMs } fr
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { changesFor, stillToUndo, undoing } from '../../src/hypervisor/qemu-migration-settings.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, type Guest, readCounts, readReport, soon, until } from './boot-guest.js'
 import { bringBack, isGapless, list, mergeDisk, scratch, take } from './machines.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })

@@ -9,10 +9,11 @@ import type { FrozenDisk, MachineControl, Medium, QemuDefinition } from '../../s
 import { locator, openFilesOf, writersOf } from '../../src/hypervisor/open-files.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, endWithUs, type Guest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, sha256, type Taken, take } from './machines.js'
 
-t.setTimeout(240_000)
+t.setTimeout(patience(240_000))
 const hypervisor = createQemuHypervisor()
 
 const image = (file: string, ...more: string[]) =>

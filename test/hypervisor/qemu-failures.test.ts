@@ -8,10 +8,11 @@ import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, type Guest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
 import { chainOf, codeOf, isGapless, list, mergeDisk, scratch, take } from './machines.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })

@@ -8,6 +8,7 @@ import { isAlive } from '../../src/hypervisor/process.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
 import {
   bringBack,
@@ -22,7 +23,7 @@ import {
   take,
 } from './machines.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })

@@ -10,13 +10,14 @@ import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { type Inventory, type LiveDevice, pciAddress, takeInventory } from '../../src/hypervisor/qemu-inventory.js'
 import { type Running, rebuildCommandLine } from '../../src/hypervisor/qemu-rebuild.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/qmp.js'
+import { patience } from '../patience.js'
 import { bootGuest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 
 const device = (id: string | null, driver: string, more: Partial<LiveDevice> = {}): LiveDevice => ({

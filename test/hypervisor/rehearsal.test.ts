@@ -9,13 +9,14 @@ import type { LoadRequest } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { splitArguments } from '../../src/hypervisor/qemu-options.js'
 import { forRehearsal } from '../../src/hypervisor/qemu-rehearsal.js'
+import { patience } from '../patience.js'
 import { bootGuest, readReport, soon, until } from './boot-guest.js'
 import { scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 const hypervisor = createQemuHypervisor()
 
 t.test('deaf and mute', async (t) => {

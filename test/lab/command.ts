@@ -1,6 +1,7 @@
 // Runs a program to its end, with a deadline, and says what it said when it fails.
 
 import { execFile } from 'node:child_process'
+import { patience } from '../patience.js'
 
 export interface CommandResult {
   readonly code: number
@@ -8,14 +9,14 @@ export interface CommandResult {
   readonly stderr: string
 }
 
-/** Never rejects for a program's own failure: the exit code tells. Rejects when it cannot run or outlives `timeoutMs`. */
+/** Never rejects for a program's own failure: the exit code tells. Rejects when it cannot run or outlives `timeoutMs` (of a quiet machine). */
 export function attempt(program: string, args: readonly string[], timeoutMs = 20_000): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
-    const options = { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: 64 << 20 } as const
+    const options = { timeout: patience(timeoutMs), killSignal: 'SIGKILL', maxBuffer: 64 << 20 } as const
     execFile(program, [...args], options, (error, stdout, stderr) => {
       if (error === null) return resolve({ code: 0, stdout, stderr })
       if (typeof error.code === 'number') return resolve({ code: error.code, stdout, stderr })
-      const why = error.killed ? `did not end within ${timeoutMs} ms` : error.message
+      const why = error.killed ? `did not end within ${patience(timeoutMs)} ms` : error.message
       reject(new Error(`${program} ${args.join(' ')}: ${why}`, { cause: error }))
     })
   })
@@ -31,18 +32,19 @@ export async function run(program: string, args: readonly string[], timeoutMs?: 
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
-/** Asks again every `everyMs` until the answer is no longer undefined; rejects with `what` at the deadline. */
+/** Asks again every `everyMs` until the answer is no longer undefined; rejects with `what` after `timeoutMs` (of a quiet machine). */
 export async function until<T>(
   what: string,
   timeoutMs: number,
   ask: () => T | undefined | Promise<T | undefined>,
   everyMs = 50,
 ): Promise<T> {
-  const end = performance.now() + timeoutMs
+  const limit = patience(timeoutMs)
+  const end = performance.now() + limit
   for (;;) {
     const answer = await ask()
     if (answer !== undefined) return answer
-    if (performance.now() > end) throw new Error(`${what}: not within ${timeoutMs / 1000} s`)
+    if (performance.now() > end) throw new Error(`${what}: not within ${limit / 1000} s`)
     await sleep(everyMs)
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
+import { patience } from '../patience.js'
 import { attempt, until } from './command.js'
 import { Lab } from './lab.js'
 import { listNamespaces } from './namespaces.js'
@@ -17,7 +18,7 @@ const plan = { network: 'lab0', hosts: ['a', 'b'], machines: [{ name: 'vm1', hos
 const namespacesOf = async (id: string) => (await listNamespaces()).filter((name) => name.includes(`-${id}-`))
 
 const options = { skip: process.getuid?.() === 0 ? false : 'needs root' }
-t.setTimeout(60_000)
+t.setTimeout(patience(60_000))
 
 t.test('a lab that is destroyed leaves nothing, also the second time', options, async (t) => {
   const lab = await Lab.build(plan)

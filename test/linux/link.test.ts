@@ -125,12 +125,6 @@ t.test('counters', async (t) => {
   t.equal(after.txBytes - before.txBytes, 6 * 84, 'loopback counts without the Ethernet header')
   t.throws(() => counters.read(9999), { code: 'DEVICE_MISSING' })
   t.equal(counters.read(1).txPackets, after.txPackets, 'it goes on after an error')
-  const rounds = 2000
-  const start = performance.now()
-  for (let round = 0; round < rounds; round += 1) counters.read(1)
-  const each = ((performance.now() - start) * 1000) / rounds
-  t.comment(`${each.toFixed(1)} microseconds a read`)
-  t.ok(each < 200, 'fast enough to be asked in a loop, also on a busy machine')
 })
 
 t.test('what devices have sent, by sysfs or netlink', async (t) => {

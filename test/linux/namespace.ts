@@ -3,6 +3,7 @@
 
 import { execFileSync } from 'node:child_process'
 import koffi from 'koffi'
+import { patience } from '../patience.js'
 
 const CLONE_NEWNET = 0x40000000
 const CLONE_NEWNS = 0x00020000
@@ -29,13 +30,13 @@ export function mountOwnSysfs(): void {
 
 /** Runs a program and returns what it prints; throws when it fails. */
 export function run(program: string, ...args: string[]): string {
-  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 20_000 })
+  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: patience(20_000) })
 }
 
 export async function until(condition: () => boolean, what: string, deadlineMs = 5000): Promise<void> {
-  const end = performance.now() + deadlineMs
+  const end = performance.now() + patience(deadlineMs)
   while (!condition()) {
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`)
+    if (performance.now() > end) throw new Error(`not within ${patience(deadlineMs)} ms: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

@@ -9,11 +9,12 @@ import { Links } from '../../src/linux/link.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { writeSysctl } from '../../src/linux/sysctl.js'
 import { createTap } from '../../src/linux/tap.js'
+import { patience } from '../patience.js'
 import { enterFreshNamespace, until } from './namespace.js'
 import { experimentalFrame, packetSocket, send } from './wire.js'
 
 enterFreshNamespace()
-t.setTimeout(60_000)
+t.setTimeout(patience(60_000))
 
 /** Long enough for QEMU's main loop to have read whatever it wants to. */
 const settle = () => new Promise((resolve) => setTimeout(resolve, 300))

@@ -7,8 +7,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { repositoryRoot } from '../lab/repository.js'
+import { patience } from '../patience.js'
 
-t.setTimeout(300_000)
+t.setTimeout(patience(300_000))
 
 const run = promisify(execFile)
 const MODEL = join(repositoryRoot(), 'test/model/snapshot.pml')
@@ -27,7 +28,7 @@ interface Verdict {
 async function verify(defines: readonly string[], check: 'assertions' | 'claim'): Promise<Verdict> {
   const directory = await mkdtemp(join(tmpdir(), 'ssw-model-'))
   try {
-    const options = { cwd: directory, timeout: 120_000, maxBuffer: 16 * 1024 * 1024 }
+    const options = { cwd: directory, timeout: patience(120_000), maxBuffer: 16 * 1024 * 1024 }
     await run('spin', [...defines.map((define) => `-D${define}`), '-a', MODEL], options)
     const kind = check === 'assertions' ? ['-DSAFETY', '-DNOCLAIM'] : []
     const memory = `-DMEMLIM=${LIMITS.megabytes}`

@@ -2,6 +2,7 @@
 // caught, shrunk and drawn, while the same schedule holds without it.
 
 import t from 'tap'
+import { patience } from '../patience.js'
 import { runCampaign } from './campaign.js'
 import { plantedFaults } from './faults.js'
 import { networkFaults } from './faults-networks.js'
@@ -13,7 +14,7 @@ const SEED = 7_000_000
 const SCHEDULES = 6_000
 const SECONDS = 60
 
-t.setTimeout(280_000)
+t.setTimeout(patience(280_000))
 
 for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults, ...networkFaults]) {
   t.test(`caught: ${name}`, async (t) => {

@@ -2,6 +2,7 @@
 // and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
 
 import t from 'tap'
+import { patience } from '../patience.js'
 import { describeTally, runCampaign } from './campaign.js'
 import { describeCoverage, events } from './coverage.js'
 
@@ -10,7 +11,7 @@ const SCHEDULES = 15_000
 /** On a slow machine fewer will do. */
 const SECONDS = 90
 
-t.setTimeout(200_000)
+t.setTimeout(patience(200_000))
 
 t.test('every invariant holds under random schedules', async (t) => {
   const { tally, failure } = runCampaign({ seed: SEED, schedules: SCHEDULES, seconds: SECONDS })

@@ -4,9 +4,10 @@ import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
 /** Sends bytes and returns all that comes back until the daemon hangs up, or `ms` have passed. */
 function exchange(path: string, bytes: string | Buffer, ms = 3000): Promise<string> {
@@ -110,9 +111,8 @@ t.test('garbage, large bodies, slow and many clients', root, async (t) => {
     const drip = setInterval(() => slow.write('G'), 100)
     slow.on('error', () => undefined)
     slow.write('GET /v1/status HTTP/1.1\r\nx: ')
-    const began = performance.now()
-    await daemon.client.status({ deadlineMs: 2000 })
-    t.ok(performance.now() - began < 1500, 'a status in good time')
+    await daemon.client.status({ deadlineMs: patience(5000) })
+    t.notOk(slow.destroyed, 'a status while the slow one is still at it')
     t.equal((await world.pings('one', '10.66.0.2')).code, 0)
     await until('the slow one to be cut off', 60_000, () => (slow.destroyed ? true : undefined), 200)
     clearInterval(drip)
@@ -134,7 +134,7 @@ t.test('garbage, large bodies, slow and many clients', root, async (t) => {
     t.equal((await world.pings('one', '10.66.0.2')).code, 0)
     await until('descriptors to be given back', 10_000, () => (descriptors() <= before + 2 ? true : undefined))
     t.ok(descriptors() <= before + 2, `${before} descriptors before, ${descriptors()} now`)
-    t.equal((await daemon.client.status({ deadlineMs: 5000 })).datapathRestarts, 0)
+    t.equal((await daemon.client.status({ deadlineMs: patience(5000) })).datapathRestarts, 0)
     const stat = await world.in('host', 'stat', '-c', '%a', path)
     t.equal(stat, '660\n', 'the socket is for root and its group only')
     t.equal(await daemon.stop(), 0)

@@ -15,9 +15,10 @@ import { filesOfBacking, readQcow2Header } from '../../src/hypervisor/qcow2-head
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { endWithUs, sleep, soon } from '../hypervisor/boot-guest.js'
 import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import type { Switch, World } from './world.js'
 
-const LONG = { deadlineMs: 60_000 }
+const LONG = { deadlineMs: patience(60_000) }
 const BLOCK = 65_536
 const BLOCKS = 16
 const QUIET_MS = 20_000

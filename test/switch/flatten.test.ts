@@ -8,11 +8,12 @@ import { promisify } from 'node:util'
 import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { bootGuest, readReport, until } from '../hypervisor/boot-guest.js'
+import { patience } from '../patience.js'
 import { root, World } from './world.js'
 
 const exec = promisify(execFile)
-t.setTimeout(180_000)
-const LONG = { deadlineMs: 60_000 }
+t.setTimeout(patience(180_000))
+const LONG = { deadlineMs: patience(60_000) }
 
 t.test('three snapshots, the last one flattened', root, async (t) => {
   const world = World.for(t)
@@ -24,7 +25,7 @@ t.test('three snapshots, the last one flattened', root, async (t) => {
   const daemon = await world.switch('host', { networks: { lab0: { ports } }, machines: { vm0: { qmp: guest.qmp } } })
   const { client } = daemon
   const take = async (snapshot: string, epoch: number) => {
-    await client.prepare('lab0', snapshot, { epoch, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+    await client.prepare('lab0', snapshot, { epoch, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
     let last: LocalEvent | undefined
     for await (const event of client.take('lab0', snapshot, LONG)) last = event
     if (last?.type !== 'done') throw new Error(JSON.stringify(last))
@@ -38,7 +39,7 @@ t.test('three snapshots, the last one flattened', root, async (t) => {
   const [disk] = before.members[0]!.disks
   t.equal(disk!.layers.length, 3)
   const chain = disk!.layers.map(({ file }) => file.path)
-  const made = await client.flattenPart('lab0', 's3', { deadlineMs: 60_000 }, LONG)
+  const made = await client.flattenPart('lab0', 's3', { deadlineMs: patience(60_000) }, LONG)
   t.same(await client.part('lab0', 's3', LONG), before, 'nothing names the copy yet')
   const [flat] = made.members[0]!.disks
   t.equal(flat!.layers.length, 1)
@@ -58,8 +59,12 @@ t.test('three snapshots, the last one flattened', root, async (t) => {
   await client.adoptFlat('lab0', 's3', made, LONG)
   await client.adoptFlat('lab0', 's3', made, LONG)
   t.same((await client.part('lab0', 's3', LONG)).members[0]!.disks, [flat])
-  t.same(await client.flattenPart('lab0', 's3', { deadlineMs: 60_000 }, LONG), { members: [] }, 'nothing more to do')
-  const { members } = await client.rehearse('lab0', 's3', { deadlineMs: 50_000 }, LONG)
+  t.same(
+    await client.flattenPart('lab0', 's3', { deadlineMs: patience(60_000) }, LONG),
+    { members: [] },
+    'nothing more to do',
+  )
+  const { members } = await client.rehearse('lab0', 's3', { deadlineMs: patience(50_000) }, LONG)
   t.same(members, [{ vm: 'vm0', verified: { verdict: 'loads', reason: null } }])
   // The flattened one needs none of the machine's layers any more: with the others gone its disk is one file again.
   await client.deleteSnapshot('lab0', 's1', LONG)

@@ -2,10 +2,11 @@
 
 import t from 'tap'
 import { sleep } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
 const twoPorts = { networks: { lab0: { ports: { one: { device: 'one' }, two: { device: 'two' } } } } }
 
@@ -26,7 +27,7 @@ t.test('two endpoints on one switch', root, async (t) => {
   await t.test('ping, and the FDB knows both', async (t) => {
     const result = await world.pings('one', '10.66.0.2')
     t.equal(result.code, 0, result.stdout)
-    const entries = await daemon.client.fdb('lab0', { deadlineMs: 5000 })
+    const entries = await daemon.client.fdb('lab0', { deadlineMs: patience(5000) })
     t.same(entries.map(({ ifname }) => ifname).sort(), ['one', 'two'])
   })
 

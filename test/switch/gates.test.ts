@@ -16,10 +16,11 @@ import { Ports } from '../../switch/ports.js'
 import { sleep } from '../lab/command.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 import { packetSocket, readAll, send, withHeader } from '../linux/wire.js'
+import { patience } from '../patience.js'
 import { testFrame } from './station.js'
 import { root } from './world.js'
 
-t.setTimeout(60_000)
+t.setTimeout(patience(60_000))
 
 const HELD = 5000
 const QUEUE = 1000

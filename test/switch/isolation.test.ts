@@ -4,10 +4,11 @@
 import t from 'tap'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { stations } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
 const GUEST = [2, 0, 0, 0, 0, 1]
 const ALL = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]

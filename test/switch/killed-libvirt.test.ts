@@ -8,14 +8,15 @@ import type { LocalEvent } from '../../src/api/schemas.js'
 import { readCounts, readReport, until } from '../hypervisor/boot-guest.js'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'
+import { patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(240_000)
-const LONG = { deadlineMs: 30_000 }
+t.setTimeout(patience(240_000))
+const LONG = { deadlineMs: patience(30_000) }
 const hook = ['--import', new URL('./kill-hook.js', import.meta.url).href]
 
 async function snapshot({ client }: Switch, name: string, epoch: number): Promise<LocalEvent | undefined> {
-  await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+  await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
   let last: LocalEvent | undefined
   for await (const event of client.take('lab0', name, LONG)) last = event
   return last

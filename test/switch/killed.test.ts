@@ -10,10 +10,11 @@ import { findProcesses, incarnationOf, killProcess } from '../../src/hypervisor/
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { bootGuest, type Guest, readCounts, readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { chainOf, isGapless, list } from '../hypervisor/machines.js'
+import { patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(240_000)
-const LONG = { deadlineMs: 30_000 }
+t.setTimeout(patience(240_000))
+const LONG = { deadlineMs: patience(30_000) }
 const hook = ['--import', new URL('./kill-hook.js', import.meta.url).href]
 type Tap = Pick<typeof t, 'equal' | 'ok' | 'same' | 'match' | 'teardown' | 'comment'>
 
@@ -73,7 +74,7 @@ const restored = (world: World) =>
   findProcesses((argv) => argv[argv.indexOf('-qmp') + 1]?.startsWith(`unix:${world.directory}/`) ?? false)
 
 async function lastOf({ client }: Switch, name: string, epoch: number): Promise<LocalEvent | undefined> {
-  await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+  await client.prepare('lab0', name, { epoch, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
   let last: LocalEvent | undefined
   for await (const event of client.take('lab0', name, LONG)) last = event
   return last
@@ -180,7 +181,7 @@ t.test('an earlier snapshot stays as it is', root, async (t) => {
   await runsOn(t, guest)
   const overlay = first.members[0]?.disks[0]?.overlay
   t.same(list(guest.directory), ['disk.qcow2', 'qmp.sock', 'serial', 'vm0-disk0.first-e1.qcow2'], 'no overlay is left')
-  const request = { epoch: 3, members: first.members, channels: [first.channel], deadlineMs: 30_000 }
+  const request = { epoch: 3, members: first.members, channels: [first.channel], deadlineMs: patience(30_000) }
   t.same(
     (await daemon.client.restoreCheck('lab0', 'first', request, LONG)).missing,
     [],
@@ -246,11 +247,11 @@ t.test('restore: killed when what runs stands still: it runs on', root, async (t
     [3, 'after:stop'],
   ] as const) {
     const killed = await lab.start(kill)
-    const request = { epoch, members: part.members, channels: [part.channel], deadlineMs: 30_000 }
+    const request = { epoch, members: part.members, channels: [part.channel], deadlineMs: patience(30_000) }
     t.match(await killed.client.restoreLoad('lab0', 'kept', request, LONG), { loaded: ['vm0'] })
     t.equal(restored(world).length, 1, 'it is loaded beside the one that runs')
     await runsOn(t, guest)
-    const pause = { epoch, machines: ['vm0'], replace: true, deadlineMs: 30_000 }
+    const pause = { epoch, machines: ['vm0'], replace: true, deadlineMs: patience(30_000) }
     await dies(t, killed, killed.client.restorePause('lab0', 'kept', pause, LONG))
     const daemon = await lab.start()
     await runsOn(t, guest)
@@ -268,8 +269,13 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
   let daemon = await lab.start()
   const part = await snapshot(daemon, 'kept', 1)
   const pause = (epoch: number) =>
-    daemon.client.restorePause('lab0', 'kept', { epoch, machines: ['vm0'], replace: true, deadlineMs: 30_000 }, LONG)
-  const switchOver = () => daemon.client.restoreSwitch('lab0', 'kept', { deadlineMs: 30_000 }, LONG)
+    daemon.client.restorePause(
+      'lab0',
+      'kept',
+      { epoch, machines: ['vm0'], replace: true, deadlineMs: patience(30_000) },
+      LONG,
+    )
+  const switchOver = () => daemon.client.restoreSwitch('lab0', 'kept', { deadlineMs: patience(30_000) }, LONG)
   // It is restored elsewhere.
   t.same(await pause(2), { paused: ['vm0'] })
   t.same(await switchOver(), { ended: ['vm0'], warnings: [] })
@@ -277,7 +283,12 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
   // What it says from now on, it says after the cut.
   truncateSync(guest.serial)
   await daemon.crash()
-  const request = (epoch: number) => ({ epoch, members: part.members, channels: [part.channel], deadlineMs: 30_000 })
+  const request = (epoch: number) => ({
+    epoch,
+    members: part.members,
+    channels: [part.channel],
+    deadlineMs: patience(30_000),
+  })
   const isUndone = async () => {
     await until('the machine to be ended', () => restored(world).length === 0)
     t.notMatch(await lab.devices(), /tap0/, 'its TAP is gone')

@@ -10,13 +10,14 @@ import type { LibvirtDaemon, TestDomain } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'
 import { startLibvirt, withDomains } from '../lab/domains.js'
 import { Lab } from '../lab/lab.js'
+import { patience } from '../patience.js'
 import { root } from './world.js'
 
-t.setTimeout(280_000)
+t.setTimeout(patience(280_000))
 
 const names = ['qcow2', 'raw'] as const
 const job = { ip: '10.77.0.1/24' }
-const LONG = { deadlineMs: 60_000 }
+const LONG = { deadlineMs: patience(60_000) }
 
 class Domains {
   readonly lab: Lab

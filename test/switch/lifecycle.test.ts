@@ -5,10 +5,11 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, type Station, stations, testFrame } from './station.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(180_000)
+t.setTimeout(patience(180_000))
 
 const threePorts = {
   networks: {
@@ -127,7 +128,7 @@ t.test(
     const mistyped = { device: 'oen', vm: 'four' }
     const trunk = { device: 'trunk', kind: 'trunk' }
     const daemon = await world.switch('host', { networks: { lab0: { ports: { ...lab0.ports, mistyped, trunk } } } })
-    const waiting = async () => (await daemon.client.status({ deadlineMs: 5000 })).networks[0].waiting
+    const waiting = async () => (await daemon.client.status({ deadlineMs: patience(5000) })).networks[0].waiting
     t.same(await waiting(), ['two', 'three', 'mistyped', 'trunk'])
     t.match(await daemon.port('two'), { up: false, waiting: true, problem: { code: 'DEVICE_MISSING' } })
     t.match(await daemon.port('one'), { up: true, waiting: false, problem: null })
@@ -136,7 +137,7 @@ t.test(
       action: /is one meant\?/,
     })
     t.match(daemon.said(), /"port":"two".*the port waits for it/)
-    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: 5000 })
+    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: patience(5000) })
     t.equal(problems.filter(({ code }) => code === 'DEVICE_MISSING').length, 4, 'no snapshot meanwhile')
 
     for (const [label, address] of [
@@ -232,7 +233,7 @@ t.test('the preflight of a snapshot refuses ports that carry no frames', root, a
   const world = await threeEndpoints(t)
   const daemon = await world.switch('host', threePorts)
   const found = async () => {
-    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: 5000 })
+    const { problems } = await daemon.client.preflight('lab0', { deadlineMs: patience(5000) })
     return problems.filter(({ code }) => code.startsWith('DEVICE_')).map(({ code, message }) => `${code} ${message}`)
   }
   t.same(await found(), [])
@@ -265,7 +266,7 @@ t.test('the datapath fails and is restarted with its ports', root, async (t) => 
   for (let failures = 1; failures <= 3; failures++) {
     daemon.signal('SIGUSR2')
     await until('the restart', 5000, async () => {
-      const status = await daemon.client.status({ deadlineMs: 5000 }).catch(() => undefined)
+      const status = await daemon.client.status({ deadlineMs: patience(5000) }).catch(() => undefined)
       return status?.datapathRestarts === failures ? true : undefined
     })
     t.equal((await world.pings('one', '10.66.0.3')).code, 0, `forwards again after failure ${failures}`)
@@ -284,7 +285,7 @@ t.test('a datapath that keeps failing ends the daemon, with an error', root, asy
     daemon.signal('SIGUSR2')
     await until('the restart', 5000, async () => {
       if (!daemon.running) return true
-      const status = await daemon.client.status({ deadlineMs: 1000 }).catch(() => undefined)
+      const status = await daemon.client.status({ deadlineMs: patience(1000) }).catch(() => undefined)
       return status?.datapathRestarts === failures ? true : undefined
     })
   }
@@ -332,7 +333,7 @@ t.test('frames in order while the rest of the daemon is busy with its API', root
   const [one, two] = stations(t, world, 'one', 'two')
   let asking = true
   const asked = (async () => {
-    while (asking) await daemon.client.ports({ deadlineMs: 5000 })
+    while (asking) await daemon.client.ports({ deadlineMs: patience(5000) })
   })()
   for (let id = 0; id < 2000; id++) {
     one.send(testFrame(id))

@@ -5,10 +5,11 @@ import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { findProcesses, killProcess } from '../../src/hypervisor/process.js'
 import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
-const LONG = { deadlineMs: 30_000 }
+t.setTimeout(patience(120_000))
+const LONG = { deadlineMs: patience(30_000) }
 
 t.test('snapshot and restore of one of its networks', root, async (t) => {
   const world = World.for(t)
@@ -32,7 +33,7 @@ t.test('snapshot and restore of one of its networks', root, async (t) => {
     machines: { router: { qmp: guest.qmp } },
   })
   const { client } = daemon
-  const order = (epoch: number) => ({ epoch, policy: 'buffer' as const, deadlineMs: 30_000 })
+  const order = (epoch: number) => ({ epoch, policy: 'buffer' as const, deadlineMs: patience(30_000) })
 
   await client.prepare('lab0', 'kept', order(7), LONG)
   await t.rejects(client.prepare('lab1', 'other', order(3), LONG), {
@@ -52,7 +53,12 @@ t.test('snapshot and restore of one of its networks', root, async (t) => {
   t.match(await daemon.port('one'), { epoch: 7, gate: 'open' })
   t.match(await daemon.port('two'), { epoch: 0, gate: 'open' }, 'the other network has made no cut')
 
-  const request = (epoch: number) => ({ epoch, members: part.members, channels: [part.channel], deadlineMs: 30_000 })
+  const request = (epoch: number) => ({
+    epoch,
+    members: part.members,
+    channels: [part.channel],
+    deadlineMs: patience(30_000),
+  })
   const moved = part.members.map((member) => ({
     ...member,
     ports: member.ports.map((port) => (port.network === undefined ? port : { ...port, network: 'elsewhere' })),
@@ -62,11 +68,14 @@ t.test('snapshot and restore of one of its networks', root, async (t) => {
     check.problems.some(({ code }) => code === 'NETWORK_UNKNOWN'),
     'a host must have all networks of a machine',
   )
-  const pause = (epoch: number) => ({ epoch, machines: ['router'], replace: true, deadlineMs: 30_000 })
-  const switchOver = () => client.restoreSwitch('lab0', 'kept', { deadlineMs: 30_000 }, LONG)
+  const pause = (epoch: number) => ({ epoch, machines: ['router'], replace: true, deadlineMs: patience(30_000) })
+  const switchOver = () => client.restoreSwitch('lab0', 'kept', { deadlineMs: patience(30_000) }, LONG)
   // Elsewhere it is restored; here it goes.
   t.same(await client.restorePause('lab0', 'kept', pause(8), LONG), { paused: ['router'] })
-  t.same(await client.restoreSwitch('lab0', 'kept', { deadlineMs: 30_000 }, LONG), { ended: ['router'], warnings: [] })
+  t.same(await client.restoreSwitch('lab0', 'kept', { deadlineMs: patience(30_000) }, LONG), {
+    ended: ['router'],
+    warnings: [],
+  })
   t.same(await client.ports(LONG), [], 'its ports go with it, whatever network they are in')
 
   const load = async (epoch: number) => {

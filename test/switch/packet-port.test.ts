@@ -4,10 +4,11 @@ import t from 'tap'
 import { copyFrame, type Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, Drop } from '../../switch/forwarding/counters.js'
 import { gsoFrame } from '../linux/wire.js'
+import { patience } from '../patience.js'
 import { idOf, isOurs, Station, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
 async function pair(t: {
   teardown(end: () => unknown): void

@@ -6,9 +6,10 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { CommandResult } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { root, type SwitchFile, World } from './world.js'
 
-t.setTimeout(180_000)
+t.setTimeout(patience(180_000))
 
 const network = (ports: Record<string, unknown>): SwitchFile => ({ networks: { lab0: { ports } } })
 
@@ -188,7 +189,7 @@ t.test('what is taken already', root, async (t) => {
     t.match(result.stderr, /^error DEVICE_BUSY: another daemon listens on /m)
     t.equal(await stateOf(world), before)
     t.equal(existsSync(world.socket('host')), true, 'the socket of the one that runs is untouched')
-    t.equal((await daemon.client.status({ deadlineMs: 5000 })).pid, daemon.pid)
+    t.equal((await daemon.client.status({ deadlineMs: patience(5000) })).pid, daemon.pid)
   })
   await t.test('its device', async (t) => {
     const result = await world.refused('host', world.configFile('host', network({ x: { device: 'one' } }), 'c'))

@@ -9,10 +9,11 @@ import { findProcesses } from '../../src/hypervisor/process.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
 import { QmpClient } from '../../src/hypervisor/qmp.js'
 import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(180_000)
-const LONG = { deadlineMs: 60_000 }
+t.setTimeout(patience(180_000))
+const LONG = { deadlineMs: patience(60_000) }
 
 t.test('images are loaded beside the machines that run; a damaged one is told', root, async (t) => {
   const world = World.for(t)
@@ -24,11 +25,11 @@ t.test('images are loaded beside the machines that run; a damaged one is told', 
   const start = () => world.switch('host', { networks: { lab0: { ports } }, machines: { vm0: { qmp: guest.qmp } } })
   const daemon = await start()
   const { client } = daemon
-  await client.prepare('lab0', 's1', { epoch: 1, policy: 'buffer', deadlineMs: 30_000 }, LONG)
+  await client.prepare('lab0', 's1', { epoch: 1, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
   let last: LocalEvent | undefined
   for await (const event of client.take('lab0', 's1', LONG)) last = event
   if (last?.type !== 'done') throw new Error(JSON.stringify(last))
-  const rehearsal = await client.rehearse('lab0', 's1', { deadlineMs: 50_000 }, LONG)
+  const rehearsal = await client.rehearse('lab0', 's1', { deadlineMs: patience(50_000) }, LONG)
   t.same(rehearsal.members, [{ vm: 'vm0', verified: { verdict: 'loads', reason: null } }])
   t.same((await client.part('lab0', 's1', LONG)).members[0]!.verified, { verdict: 'loads', reason: null })
   const directory = join(world.state('host'), 'rehearsal')
@@ -61,7 +62,7 @@ t.test('images are loaded beside the machines that run; a damaged one is told', 
   const next = await start()
   await until('it to be ended', () => throwAway().length === 0 && !existsSync(directory), 20_000)
   truncateSync(memory.path, memory.bytes - 1000)
-  const damaged = await next.client.rehearse('lab0', 's1', { deadlineMs: 50_000 }, LONG)
+  const damaged = await next.client.rehearse('lab0', 's1', { deadlineMs: patience(50_000) }, LONG)
   t.match(damaged.members, [{ vm: 'vm0', verified: { verdict: 'fails', reason: /memory\.img/ } }])
   t.notOk(existsSync(directory))
   // What stands in the way of the next snapshot is told by the preflight.

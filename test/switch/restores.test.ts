@@ -15,6 +15,7 @@ import type { RestoreRecord } from '../../switch/agent/journal.js'
 import { readChannelState } from '../../switch/agent/restore-channel.js'
 import { isRestore, Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
+import { patience } from '../patience.js'
 
 const keeper = { letGo: async () => {}, soon: () => {} }
 
@@ -119,7 +120,7 @@ class MadeUpHost {
   }
 }
 
-const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true, deadlineMs: 60_000 })
+const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true, deadlineMs: patience(60_000) })
 
 function requestFor(...names: string[]): RestoreRequest {
   const members = names.map((vm) => ({
@@ -129,7 +130,7 @@ function requestFor(...names: string[]): RestoreRequest {
     memory: { path: '/m', bytes: 1, digest: '' },
     disks: [],
   }))
-  return { epoch: 5, members: members as unknown as MemberPart[], channels: [], deadlineMs: 60_000 }
+  return { epoch: 5, members: members as unknown as MemberPart[], channels: [], deadlineMs: patience(60_000) }
 }
 
 t.test('one machine of two runs, then the datapath fails: it runs on, and nobody says that both do', async (t) => {

@@ -3,9 +3,10 @@
 import { writeFileSync } from 'node:fs'
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(60_000)
+t.setTimeout(patience(60_000))
 
 t.test('daemons with a key', root, async (t) => {
   const world = World.for(t)
@@ -18,7 +19,7 @@ t.test('daemons with a key', root, async (t) => {
     world.switch(host, {
       networks: { lab0: { controlKey: keyFile(host), ports: { trunk: { device: 'trunk', kind: 'trunk' } } } },
     })
-  const peer = async ({ client }: Switch) => (await client.status({ deadlineMs: 5000 })).networks[0].peers[0]
+  const peer = async ({ client }: Switch) => (await client.status({ deadlineMs: patience(5000) })).networks[0].peers[0]
   const meet = (one: Switch, other: Switch, former: string | null = null) =>
     until('the peers', 5000, async () => {
       const [first, second] = await Promise.all([peer(one), peer(other)])
@@ -32,7 +33,7 @@ t.test('daemons with a key', root, async (t) => {
   await b.crash()
   await b.start()
   await meet(a, b, before.bootId)
-  t.notOk((await a.client.ports({ deadlineMs: 5000 }))[0].counters.drops['control-unauthenticated'])
+  t.notOk((await a.client.ports({ deadlineMs: patience(5000) }))[0].counters.drops['control-unauthenticated'])
   t.notMatch(a.said(), 'are refused')
 
   await b.crash()
@@ -40,7 +41,7 @@ t.test('daemons with a key', root, async (t) => {
   await b.start()
   await sleep(4500)
   t.same([(await peer(a)).alive, (await peer(b)).alive], [false, false], 'another key is no peer')
-  const drops = (await a.client.ports({ deadlineMs: 5000 }))[0].counters.drops
+  const drops = (await a.client.ports({ deadlineMs: patience(5000) }))[0].counters.drops
   t.ok(drops['control-unauthenticated'] > 2, JSON.stringify(drops))
   t.equal(a.said().split('control-unauthenticated').length - 1, 1, 'logged once')
   t.notMatch(a.said() + b.said(), /0123456789abcdef0123|fedcba9876543210fe/, 'no key in a log')

@@ -13,8 +13,9 @@ import { guard } from '../lab/guardian.js'
 import { Host } from '../lab/host.js'
 import { end, type ProcessId } from '../lab/processes.js'
 import { repositoryRoot } from '../lab/repository.js'
+import { patience } from '../patience.js'
 
-const DEADLINE = { deadlineMs: 5000 }
+const DEADLINE = { deadlineMs: patience(5000) }
 let worlds = 0
 
 export interface Cable {

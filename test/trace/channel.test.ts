@@ -9,6 +9,7 @@ import t from 'tap'
 import { type ChannelFrame, inlineVlanTag, readChannel, writeChannel } from '../../src/trace/channel.js'
 import { PcapngWriter } from '../../src/trace/pcapng-writer.js'
 import { encodeRecord } from '../../src/trace/records.js'
+import { patience } from '../patience.js'
 import fc from '../property.js'
 
 const u16 = fc.nat(0xffff)
@@ -83,7 +84,7 @@ t.test('tshark and pcap-parser see the same frames as we do', async (t) => {
   writeFileSync(file, writeChannel(frames))
   const fields = ['frame.interface_name', 'frame.interface_description', 'frame.len', 'frame.cap_len', 'frame.comment']
   const run = (program: string, args: string[]) =>
-    execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 })
+    execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: patience(60_000) })
   const rows = run('tshark', [
     '-n',
     ...['-r', file, '-T', 'fields', '-E', 'separator=|', '-e', 'frame.time_epoch'],
