@@ -1,7 +1,8 @@
-// The `dscp` color codec: the parity of a frame's epoch in the lowest bit of the DSCP of IPv4 and IPv6 (RFC 2474; every
-// standard code point has it 0). Nothing grows, and any switch forwards it. The IPv4 header checksum is updated as in
-// RFC 1624, equation 3; IPv6 has none, and no transport checksum covers the field. GSO frames stay whole: the kernel copies
-// the header, bit and all, to each segment.
+// The `dscp` color codec: the parity of a frame's epoch in the lowest bit of the DSCP of IPv4 and IPv6. The code points of RFC 2474,
+// 2597, 3246 and 5865 have it 0 (they are all of IANA's pool 1, xxxxx0); LE (000001, RFC 8622) and NQB (101101, RFC 9956) are of
+// pool 3, and have it set. A frame that has it set already cannot say its color so, and goes in a carrier (uplink-peer.ts).
+// Nothing grows, and any switch forwards it. The IPv4 header checksum is updated as in RFC 1624, equation 3; IPv6 has none, and no
+// transport checksum covers the field. GSO frames stay whole: the kernel copies the header, bit and all, to each segment.
 
 import { ETHERNET_HEADER_LENGTH, EtherType, innerEtherType } from './ethernet.js'
 import type { Frame } from './frame.js'

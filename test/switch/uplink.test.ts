@@ -137,17 +137,30 @@ t.test('members over a LAN, with an outside host on it', root, async (t) => {
     t.ok((await a.port('one')).counters.rxGso > 0)
   })
 
-  await t.test('a bit that the guest has set arrives set, one that it has not arrives unset', async (t) => {
-    for (const [tos, said] of [
-      ['0x04', '0x4'],
-      ['0xb8', '0xb8'],
-      ['0', '0x0'],
-    ] as const) {
-      const atEnd = await world.capture('two', 'eth0', '-c', '3', 'icmp', 'and', 'dst', '10.67.0.2')
-      t.match((await world.pings('one', '10.67.0.2', '-Q', tos, '-s', '1400')).stdout, / 0% packet loss/)
-      const seen = await atEnd.stop()
-      t.equal(lines(seen, new RegExp(`tos ${said},`)).length, 3, `tos ${tos}`)
-      t.same(lines(seen, /bad cksum|wrong/), [])
+  await t.test('code points arrive as they were sent; those with the bit set, LE and NQB, in carriers', async (t) => {
+    for (const address of ['10.67.0.2', 'fd67::2']) {
+      for (const [name, tos] of [
+        ['LE', 0x04],
+        ['NQB', 0xb4],
+        ['EF', 0xb8],
+        ['default', 0],
+      ] as const) {
+        const filter = ['icmp[0] = 8', 'or', 'ip6[40] = 128']
+        const atEnd = await world.capture('two', 'eth0', '-c', '3', ...filter)
+        const onLan = await world.capture('lan', 'to-a', ...filter)
+        const pings = await world.pings('one', address, '-Q', String(tos), '-s', '1400')
+        t.match(pings.stdout, / 0% packet loss/, `${name} to ${address}`)
+        const seen = await atEnd.stop()
+        const hex = tos.toString(16)
+        const said = address.includes(':')
+          ? tos === 0
+            ? / IP6 \(hlim|\(flowlabel/
+            : `class 0x${hex.padStart(2, '0')},`
+          : `tos 0x${hex},`
+        t.equal(lines(seen, new RegExp(said)).length, 3, seen)
+        t.same(lines(seen, /bad cksum|wrong/), [])
+        t.equal(lines(await onLan.stop(), /echo request/).length, (tos & 4) === 0 ? 3 : 0, 'as themselves on the LAN')
+      }
     }
   })
 
