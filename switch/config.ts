@@ -5,7 +5,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
 import { Name, PortKind } from '../src/api/schemas.js'
 import type { MachineSpec } from '../src/hypervisor/hypervisor.js'
-import { defaultUri } from '../src/hypervisor/libvirt.js'
+import { defaultUri } from '../src/hypervisor/libvirt/driver.js'
 import { MAX_PORTS } from './forwarding/counters.js'
 
 const closed = { additionalProperties: false } as const

@@ -42,6 +42,12 @@ function floorOf(path: string): 1 | 2 | 3 | null {
   return path.startsWith('src/') ? 1 : null
 }
 
+/** The hypervisor driver that a file is part of. */
+function driverOf(path: string): string | null {
+  const folder = /^src\/hypervisor\/([^/]+)\//.exec(path)?.[1] ?? null
+  return folder === 'shared' ? null : folder
+}
+
 /** Why this import is against the rules; null when it is not. */
 function faultOf({ from, target }: Import): string | null {
   const floor = floorOf(from)
@@ -51,6 +57,10 @@ function faultOf({ from, target }: Import): string | null {
   if (targetFloor > floor) return `${from} (floor ${floor}) imports ${target} (floor ${targetFloor}): upward`
   const wing = (path: string) => path.split('/')[0]
   if (floor === 2 && targetFloor === 2 && wing(from) !== wing(target)) return `${from} imports ${target}: sideways`
+  // What two drivers need is in src/hypervisor/shared/, which knows none of them.
+  const driver = driverOf(target)
+  const inDrivers = from.startsWith('src/hypervisor/')
+  if (inDrivers && driver !== null && driver !== driverOf(from)) return `${from} imports ${target}: another driver`
   return null
 }
 
@@ -250,6 +260,9 @@ t.test('the checker finds planted faults', async (t) => {
   t.equal(faults('switch/agent/x.ts', "import '../../src/cli/y.js'"), 1, 'to the CLI')
   t.equal(faults('switch/agent/x.ts', "import '../../test/y.js'"), 1, 'outside')
   t.equal(faults('switch/agent/x.ts', "import '../port/y.js'; import '../../src/a/b.js'"), 0)
+  t.equal(faults('src/hypervisor/qemu/x.ts', "import '../libvirt/y.js'"), 1, 'another driver')
+  t.equal(faults('src/hypervisor/shared/x.ts', "import '../qemu/y.js'"), 1, 'a driver, from what all share')
+  t.equal(faults('src/hypervisor/qemu/x.ts', "import '../shared/y.js'; import '../hypervisor.js'"), 0)
   t.equal(faults('src/cli/x.ts', "import '../../switch/y.js'; import '../../coordinator/y.js'"), 0)
   t.equal(faults('test/x.ts', "import '../switch/y.js'"), 0)
 

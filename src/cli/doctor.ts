@@ -10,7 +10,7 @@ import {
   probeQemu,
   probeQemuImg,
   probeUserfaultfd,
-} from '../hypervisor/probe.js'
+} from '../hypervisor/shared/probe.js'
 import { type CommonOptions, withJson } from './options.js'
 import { formatTable, printJson, type Terminal } from './output.js'
 

@@ -1,4 +1,4 @@
-// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu.ts, libvirt.ts) implements it; the agent
+// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu/driver.ts, libvirt/driver.ts) implements it; the agent
 // drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
 import type { ErrorReport } from '../errors/errors.js'

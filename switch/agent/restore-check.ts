@@ -6,7 +6,7 @@ import { distinctFiles, filesOfMember } from '../../src/api/files.js'
 import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineDefinition, QemuDefinition } from '../../src/hypervisor/hypervisor.js'
-import { heldAlone } from '../../src/hypervisor/qemu-beside.js'
+import { heldAlone } from '../../src/hypervisor/qemu/beside.js'
 import type { Host } from './host.js'
 import { mustWait } from './restore-load.js'
 

@@ -11,8 +11,8 @@ import type {
   RestoreSwitched,
 } from '../../src/api/schemas.js'
 import { parseMac } from '../../src/frame/ethernet.js'
-import { nowUs } from '../../src/hypervisor/clock.js'
 import type { LoadedMachine } from '../../src/hypervisor/hypervisor.js'
+import { nowUs } from '../../src/hypervisor/shared/clock.js'
 import type { ChannelFrame } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
 import { passEpoch, release, releaseOthers } from './gates.js'

@@ -3,7 +3,7 @@
 
 import type { MemberPart } from '../../src/api/schemas.js'
 import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
-import { tapNeeds } from '../../src/hypervisor/qemu-nics.js'
+import { tapNeeds } from '../../src/hypervisor/qemu/nics.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, createTap, type OpenOptions, openFreeTap, openStandIn } from '../../src/linux/tap.js'
 import type { Host } from './host.js'

@@ -2,8 +2,8 @@
 // hypervisor may be busy for a while, or away.
 
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import { nowUs } from '../../src/hypervisor/clock.js'
 import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor.js'
+import { nowUs } from '../../src/hypervisor/shared/clock.js'
 import type { Host } from './host.js'
 
 const ATTEMPT_MS = 3000

@@ -2,9 +2,9 @@
 
 import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
-import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu-beside.js'
-import { commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
-import { tapNeeds } from '../../src/hypervisor/qemu-nics.js'
+import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu/beside.js'
+import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
+import { tapNeeds } from '../../src/hypervisor/qemu/nics.js'
 
 const definitionOf = (...args: string[]): QemuDefinition => ({
   kind: 'qemu',

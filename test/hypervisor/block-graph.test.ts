@@ -1,9 +1,9 @@
 // QEMU's answers about its block graph, as told apart: what stands on what, what a drive is to a snapshot, and why it is none.
 
 import t from 'tap'
-import { readDrives } from '../../src/hypervisor/block-drives.js'
-import { activeNodes, obstacleToMerge, readBlockGraph } from '../../src/hypervisor/block-graph.js'
-import { stateDetail } from '../../src/hypervisor/qemu-state.js'
+import { readDrives } from '../../src/hypervisor/shared/block-drives.js'
+import { activeNodes, obstacleToMerge, readBlockGraph } from '../../src/hypervisor/shared/block-graph.js'
+import { stateDetail } from '../../src/hypervisor/shared/qemu-state.js'
 
 const here = (filename: string) => ({ path: filename })
 

@@ -4,7 +4,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
+import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/shared/process.js'
 import { patience } from '../patience.js'
 
 /** boot-guest.s, assembled; zeros up to the signature left out. */

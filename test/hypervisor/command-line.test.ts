@@ -2,14 +2,14 @@
 
 import t from 'tap'
 import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
-import { commandLineFor } from '../../src/hypervisor/qemu-command-line.js'
-import { findDriveArguments, findNode } from '../../src/hypervisor/qemu-disks.js'
-import { externalFiles } from '../../src/hypervisor/qemu-files.js'
-import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu-nics.js'
-import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/qemu-options.js'
-import { checkCommandLine } from '../../src/hypervisor/qemu-refusals.js'
-import { stateDetail } from '../../src/hypervisor/qemu-state.js'
-import { protectedRanges } from '../../src/hypervisor/write-protection.js'
+import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
+import { externalFiles } from '../../src/hypervisor/qemu/files.js'
+import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu/nics.js'
+import { checkCommandLine } from '../../src/hypervisor/qemu/refusals.js'
+import { findDriveArguments, findNode } from '../../src/hypervisor/shared/qemu-disks.js'
+import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
+import { stateDetail } from '../../src/hypervisor/shared/qemu-state.js'
+import { protectedRanges } from '../../src/hypervisor/shared/write-protection.js'
 import fc from '../property.js'
 
 const words = (line: string) => line.split(' ')

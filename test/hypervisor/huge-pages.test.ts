@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import koffi from 'koffi'
 import t from 'tap'
-import { choosePieces, hugePageRanges, mappedPieces, restoreHugePages } from '../../src/hypervisor/huge-pages.js'
+import { choosePieces, hugePageRanges, mappedPieces, restoreHugePages } from '../../src/hypervisor/shared/huge-pages.js'
 import { libc } from '../../src/linux/libc.js'
 
 const MiB = 1 << 20

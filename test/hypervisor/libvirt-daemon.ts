@@ -17,7 +17,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import path from 'node:path'
-import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/process.js'
+import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/shared/process.js'
 import { patience } from '../patience.js'
 import { makeDisk, readCounts, soon, until } from './boot-guest.js'
 import { scratch } from './machines.js'

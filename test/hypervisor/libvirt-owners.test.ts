@@ -6,7 +6,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSyn
 import path from 'node:path'
 import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
-import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt.js'
+import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { createTap } from '../../src/linux/tap.js'
 import { patience } from '../patience.js'
 import { readReport, soon } from './boot-guest.js'

@@ -14,7 +14,7 @@ import type {
   MachineDefinition,
   SealInfo,
 } from '../../src/hypervisor/hypervisor.js'
-import type { QemuMachine } from '../../src/hypervisor/qemu-machine.js'
+import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
 import { endWithUs, soon } from './boot-guest.js'
 
 export interface Taken {

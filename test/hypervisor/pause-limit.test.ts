@@ -7,10 +7,16 @@ import path from 'node:path'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
-import { isOverdue, migrationHoldup, pauseLimit, pauseLimitMs, stallLimitMs } from '../../src/hypervisor/pause-limit.js'
-import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
-import { changesFor, stillToUndo, undoing } from '../../src/hypervisor/qemu-migration-settings.js'
-import { QmpClient } from '../../src/hypervisor/qmp.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
+import {
+  isOverdue,
+  migrationHoldup,
+  pauseLimit,
+  pauseLimitMs,
+  stallLimitMs,
+} from '../../src/hypervisor/shared/pause-limit.js'
+import { changesFor, stillToUndo, undoing } from '../../src/hypervisor/shared/qemu-migration-settings.js'
+import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { patience } from '../patience.js'
 import { bootGuest, type Guest, readCounts, readReport, soon, until } from './boot-guest.js'
 import { bringBack, isGapless, list, mergeDisk, scratch, take } from './machines.js'

@@ -2,7 +2,7 @@
 
 import { execFileSync } from 'node:child_process'
 import t from 'tap'
-import * as probe from '../../src/hypervisor/probe.js'
+import * as probe from '../../src/hypervisor/shared/probe.js'
 
 t.test('QEMU and qemu-img', async (t) => {
   const text = execFileSync(probe.qemuBinary(), ['--version'], { encoding: 'utf8' })
@@ -29,7 +29,7 @@ t.test('userfaultfd and KVM say yes, or what it costs', async (t) => {
 
 t.test('who may not, is told', (t) => {
   // Loaded as root, because the files may lie where others cannot read; then the effective user gives all power away.
-  const script = `import('${new URL('../../src/hypervisor/probe.js', import.meta.url)}').then((probe) => {
+  const script = `import('${new URL('../../src/hypervisor/shared/probe.js', import.meta.url)}').then((probe) => {
     process.setgroups([])
     process.setegid(65534)
     process.seteuid(65534)

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
-import { QmpClient } from '../../src/hypervisor/qmp.js'
-import { LineSplitter, longestLine, parseMessage } from '../../src/hypervisor/qmp-messages.js'
+import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
+import { LineSplitter, longestLine, parseMessage } from '../../src/hypervisor/shared/qmp-messages.js'
 import fc from '../property.js'
 
 const greeting =

@@ -2,7 +2,7 @@
 
 import { rmSync } from 'node:fs'
 import t from 'tap'
-import { createQemuHypervisor } from '../../src/hypervisor/qemu.js'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { patience } from '../patience.js'
 import { bootGuest, readCounts, readReport, soon, until } from './boot-guest.js'
 import { bringBack, chainOf, fingerprint, isGapless, scratch, take } from './machines.js'

@@ -2,8 +2,8 @@
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { deadlinePassed } from '../../src/hypervisor/deadline.js'
 import type { MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { deadlinePassed } from '../../src/hypervisor/shared/deadline.js'
 import { inspectMachines } from '../../switch/agent/inspection.js'
 import type { Machines } from '../../switch/agent/machines.js'
 

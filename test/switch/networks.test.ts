@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
-import { findProcesses, killProcess } from '../../src/hypervisor/process.js'
+import { findProcesses, killProcess } from '../../src/hypervisor/shared/process.js'
 import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { patience } from '../patience.js'
 import { root, World } from './world.js'

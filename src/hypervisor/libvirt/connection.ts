@@ -1,7 +1,7 @@
 // libvirt.so loaded, its event loop running, and connections made. Only in the libvirt process.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
-import { peerCredentials } from '../descriptors.js'
+import { peerCredentials } from '../shared/descriptors.js'
 import { type Connection, type Library, loadLibrary, type MonitorListener } from './library.js'
 import type { CallError } from './protocol.js'
 

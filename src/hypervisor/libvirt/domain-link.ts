@@ -2,10 +2,10 @@
 // to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the libvirt process.
 
 import { SnapswitchError } from '../../errors/errors.js'
-import { deadlinePassed, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
-import type { QmpClient } from '../qmp.js'
-import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../qmp-messages.js'
+import { deadlinePassed, remaining } from '../shared/deadline.js'
+import type { QmpClient } from '../shared/qmp.js'
+import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../shared/qmp-messages.js'
 import { type LibvirtProcess, LibvirtUnreachable, patiently } from './process-handle.js'
 import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
 

@@ -1,9 +1,9 @@
 // A domain's drives as QEMU has them open, beside what libvirt says of them: under libvirt's names, and where the two differ,
 // with the reason why that is no disk to take a snapshot of. Pure.
 
-import type { MachineDrives } from '../block-drives.js'
 import type { Disk, DiskLayer, UnsupportedDrive } from '../hypervisor.js'
-import type { MachineBlocks } from '../qemu-blocks.js'
+import type { MachineDrives } from '../shared/block-drives.js'
+import type { MachineBlocks } from '../shared/qemu-blocks.js'
 import type { DomainDisk } from './domain-disks.js'
 
 export interface ComparedDrives {

@@ -6,11 +6,11 @@
 
 import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../../errors/errors.js'
-import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
-import { findNode, localFile } from '../qemu-disks.js'
-import type { JsonObject } from '../qmp.js'
-import { isObject } from '../qmp-messages.js'
+import { deadlinePassed, pauseFor, remaining } from '../shared/deadline.js'
+import { findNode, localFile } from '../shared/qemu-disks.js'
+import type { JsonObject } from '../shared/qmp.js'
+import { isObject } from '../shared/qmp-messages.js'
 import type { DomainLink } from './domain-link.js'
 
 const objects = (answer: unknown): JsonObject[] => (Array.isArray(answer) ? answer.filter(isObject) : [])

@@ -5,11 +5,11 @@ import { existsSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
-import { within } from '../deadline.js'
 import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
-import { createOverlay, virtualSize } from '../qemu-img.js'
-import { storeFull } from '../qemu-overlays.js'
-import { endWithHolder } from '../tap-holder.js'
+import { within } from '../shared/deadline.js'
+import { createOverlay, virtualSize } from '../shared/qemu-img.js'
+import { storeFull } from '../shared/qemu-overlays.js'
+import { endWithHolder } from '../shared/tap-holder.js'
 import {
   appendToLogs,
   type PlacedDisk,

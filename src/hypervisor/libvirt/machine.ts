@@ -2,9 +2,6 @@
 
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
-import { CaptureControl } from '../capture-control.js'
-import { CutPace } from '../cut-pace.js'
-import { within } from '../deadline.js'
 import type {
   Capture,
   CaptureTarget,
@@ -18,14 +15,17 @@ import type {
   PauseInfo,
   ResumeInfo,
 } from '../hypervisor.js'
-import type { ImageWriter } from '../image-writer.js'
-import { findProcesses, incarnationOf, type ProcessIdentity } from '../process.js'
-import { settleMigration } from '../qemu-checks.js'
-import { notInChain, refuseObstacles } from '../qemu-collapse.js'
-import { isUnderWay, migrationStatus } from '../qemu-migration.js'
-import { backgroundObstacle, putBack, settingsToPutBack } from '../qemu-migration-settings.js'
-import { stopMachine } from '../qemu-stop.js'
-import { isFrozen, liftWriteProtection } from '../write-protection.js'
+import { CaptureControl } from '../shared/capture-control.js'
+import { CutPace } from '../shared/cut-pace.js'
+import { within } from '../shared/deadline.js'
+import type { ImageWriter } from '../shared/image-writer.js'
+import { findProcesses, incarnationOf, type ProcessIdentity } from '../shared/process.js'
+import { settleMigration } from '../shared/qemu-checks.js'
+import { notInChain, refuseObstacles } from '../shared/qemu-collapse.js'
+import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
+import { backgroundObstacle, putBack, settingsToPutBack } from '../shared/qemu-migration-settings.js'
+import { stopMachine } from '../shared/qemu-stop.js'
+import { isFrozen, liftWriteProtection } from '../shared/write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { externalFiles } from './domain-files.js'

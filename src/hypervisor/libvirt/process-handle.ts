@@ -6,8 +6,8 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { ENGINE_FLAGS } from '../../runtime/engine.js'
-import { deadlinePassed, pauseFor, remaining } from '../deadline.js'
 import type { Deadline } from '../hypervisor.js'
+import { deadlinePassed, pauseFor, remaining } from '../shared/deadline.js'
 import { type CallError, type CallMessage, type CallName, errorNumber, parseProcessMessage } from './protocol.js'
 
 export type Request = Omit<CallMessage, 'id'>

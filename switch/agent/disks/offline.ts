@@ -4,9 +4,9 @@
 import { stat } from 'node:fs/promises'
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import type { Deadline, DiskLayer } from '../../../src/hypervisor/hypervisor.js'
-import { filesOfBacking, readQcow2Header } from '../../../src/hypervisor/qcow2-header.js'
-import { carriesMore } from '../../../src/hypervisor/qemu-collapse.js'
-import { commitOverlay, holdsData, rebaseHeader } from '../../../src/hypervisor/qemu-img.js'
+import { filesOfBacking, readQcow2Header } from '../../../src/hypervisor/shared/qcow2-header.js'
+import { carriesMore } from '../../../src/hypervisor/shared/qemu-collapse.js'
+import { commitOverlay, holdsData, rebaseHeader } from '../../../src/hypervisor/shared/qemu-img.js'
 import type { FileNames } from './names.js'
 
 /** Throws SNAPSHOT_NEEDED when an overlay holds what a commit does not carry. Changes nothing. */

@@ -1,0 +1,85 @@
+// What two incarnations of a machine cannot both have while the next one is loaded beside the one that runs: sockets that QEMU
+// makes under a name, which it would take away from the other, and ports of the host. Pure.
+
+import { createHash } from 'node:crypto'
+import path from 'node:path'
+import type { QemuDefinition } from '../hypervisor.js'
+import { type Argument, OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+
+/** Options whose value may be a character device in the old notation. */
+const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon', 'qmp', 'qmp-pretty'])
+const isOn = (value: string | null) => value === 'on' || value === 'true' || value === 'yes'
+
+const oldUnix = /^((?:mon:)?unix:)([^,]+)(.*)$/
+
+/** The path of the unix socket that an argument has QEMU listen on; null when it is none. */
+export function listeningPath(argument: Argument): string | null {
+  if (argument.option === 'chardev') {
+    const value = optionValue(argument)
+    if (value.get('backend') !== 'socket' || !(isOn(value.get('server')) || value.get('server') === '')) return null
+    return value.get('path')
+  }
+  if (!oldCharacterDevices.has(argument.option)) return null
+  const match = oldUnix.exec(argument.value ?? '')
+  return match !== null && /,server(=on)?(,|$)/.test(match[3]!) ? match[2]!.replaceAll(',,', ',') : null
+}
+
+export function withListeningPath(argument: Argument, file: string): Argument {
+  if (argument.option === 'chardev') {
+    const value = optionValue(argument)
+    value.set('path', file)
+    return { ...argument, value: value.toString() }
+  }
+  const match = oldUnix.exec(argument.value ?? '')!
+  return { ...argument, value: `${match[1]}${file.replaceAll(',', ',,')}${match[3]}` }
+}
+
+/** Where the socket lies until the former self has ended: short, and one for each. */
+export function besidePath(given: string, directory: string): string {
+  return path.join(directory, `${createHash('sha256').update(given).digest('hex').slice(0, 8)}.sock`)
+}
+
+/** All sockets of a machine that change places when its former self has ended. */
+export function listeningPaths(definition: QemuDefinition): { readonly given: string; readonly file: string }[] {
+  return splitArguments(definition.argv).flatMap((argument) => {
+    const given = listeningPath(argument)
+    return given === null ? [] : [{ given, file: path.resolve(definition.directory ?? '/', given) }]
+  })
+}
+
+/** What keeps a machine from being loaded beside its former self, in the words of its command line; empty when nothing does. */
+export function heldAlone(definition: QemuDefinition): string[] {
+  return splitArguments(definition.argv).flatMap((argument) => {
+    const { option, value } = argument
+    const text = value ?? ''
+    const named = [`-${option}${value === null ? '' : ` ${text}`}`]
+    if (option === 's') return named
+    // QEMU makes a server of it by itself.
+    if (option === 'gdb') return text.startsWith('tcp:') ? named : []
+    if (option === 'vnc') return /^(none|unix:)/.test(text) ? [] : named
+    if (option === 'spice') return /(^|,)(tls-)?port=/.test(text) ? named : []
+    if (oldCharacterDevices.has(option)) return listensOnPort(text.replace(/^mon:/, '')) ? named : []
+    if (option === 'chardev') {
+      const chardev = optionValue(argument)
+      const listens = isOn(chardev.get('server')) && chardev.get('port') !== null
+      return chardev.get('backend') === 'socket' && listens ? named : []
+    }
+    if (option === 'netdev' || option === 'nic') {
+      const net = optionValue(argument)
+      if (net.get('type') === 'user' && net.get('hostfwd') !== null) return named
+      return net.get('listen') !== null || isOn(net.get('server')) ? named : []
+    }
+    if (option === 'object') {
+      // Memory in a file that both would write to; a directory (huge pages) gives each a file of its own.
+      const object = new OptionValue(text, 'qom-type')
+      const isDirectory = ['/dev/shm', '/dev/hugepages'].includes((object.get('mem-path') ?? '').replace(/\/$/, ''))
+      return object.get('qom-type') === 'memory-backend-file' && isOn(object.get('share')) && !isDirectory ? named : []
+    }
+    return []
+  })
+}
+
+function listensOnPort(value: string): boolean {
+  if (/^telnet:|^websocket:/.test(value)) return true
+  return /^tcp:/.test(value) && /,server(=on)?(,|$)/.test(value)
+}

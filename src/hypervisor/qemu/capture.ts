@@ -1,0 +1,335 @@
+// One capture of one QEMU machine, from the preparation before its pause to the sealed image, or back out of it from any
+// point. The order is what keeps the pause short: all that can fail or takes long comes before it.
+//
+//   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it, the
+//             migration itself started and held at the gate (image-writer.ts), after it has touched all of guest memory
+//   pause     stop, and the transaction behind it (overlays slide in); the caller drains and flips its ports meanwhile
+//   capture   gate opens -> QEMU saves the devices, write-protects memory, resumes
+//   seal      memory streams out behind the running guest; fsync; digest
+
+import { constants } from 'node:fs'
+import { open, rm, stat } from 'node:fs/promises'
+import path from 'node:path'
+import { SnapswitchError } from '../../errors/errors.js'
+import { syncFile } from '../../files/durable.js'
+import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
+import type { LiveDisk } from '../shared/block-drives.js'
+import type { CaptureWork } from '../shared/capture-control.js'
+import { explainFailure } from '../shared/capture-failure.js'
+import { nowUs } from '../shared/clock.js'
+import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
+import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
+import { restoreHugePages } from '../shared/huge-pages.js'
+import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
+import { type Holdup, migrationHoldup, watchProgress } from '../shared/pause-limit.js'
+import { isAlive, type ProcessIdentity } from '../shared/process.js'
+import { migrationEnd, migrationStatus } from '../shared/qemu-migration.js'
+import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
+import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
+import { stopMachine } from '../shared/qemu-stop.js'
+import type { QmpClient } from '../shared/qmp.js'
+import { liftWriteProtection } from '../shared/write-protection.js'
+
+/** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
+const recoveryMs = 15_000
+/** How long a stream may take that nobody wants any more. The guest runs meanwhile. */
+const drainMs = 120_000
+/** How long a cancelled save may take to end: the guest stands still meanwhile. */
+const cancelMs = 3000
+const descriptorName = 'snapswitch-image'
+
+export interface CaptureContext {
+  readonly machine: string
+  readonly qmp: QmpClient
+  readonly process: ProcessIdentity | null
+  readonly owner: { readonly uid: number; readonly gid: number }
+  readonly writer: ImageWriter
+  readonly mode: 'background' | 'stopped'
+  readonly startAhead: boolean
+  /** Whether it ran before: it runs again afterwards, and only then. */
+  readonly wasRunning: boolean
+  readonly memoryBytes: number
+  readonly disks: readonly LiveDisk[]
+}
+
+export class QemuCapture implements CaptureWork {
+  readonly #context: CaptureContext
+  readonly #file: string
+  readonly #sink: ImageSink
+  #overlays: Overlay[] = []
+  #settings: MigrationSettings | null = null
+  #end: Promise<string | null> | null = null
+  /** Whether the transaction was sent. */
+  #frozen = false
+  /** When the overlays were in place. */
+  #disks: Promise<number | null> = Promise.resolve(null)
+
+  private constructor(context: CaptureContext, file: string, sink: ImageSink) {
+    this.#context = context
+    this.#file = file
+    this.#sink = sink
+  }
+
+  static async prepare(context: CaptureContext, target: CaptureTarget, deadline: Deadline): Promise<QemuCapture> {
+    const file = path.join(target.directory, 'memory.img')
+    const gated = context.mode === 'background' && context.startAhead && canHoldAtGate(context.qmp.greeting)
+    context.writer.start()
+    try {
+      await (await open(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)).close()
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOSPC') throw storeFull(target.directory, error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the store’s directory.', error)
+    }
+    const capture = new QemuCapture(context, file, context.writer.sink(file, gated))
+    try {
+      await capture.#prepare(target, gated, deadline)
+      return capture
+    } catch (error) {
+      await capture.abandon()
+      throw error
+    }
+  }
+
+  async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
+    const { machine, qmp, disks, owner, mode, process } = this.#context
+    const sink = this.#sink.open(deadline)
+    sink.catch(() => {})
+    const files = { ...target, machine }
+    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, files, owner, deadline)))
+    this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    for (const result of opened) if (result.status === 'rejected') throw result.reason
+    this.#settings = await applySettings(qmp, mode === 'background', deadline)
+    if (mode === 'background' && process !== null) await restoreHugePages(process.pid, deadline)
+    await sink
+    await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
+    this.#sink.closeWriteEnd()
+    if (gated) await this.#startGated(deadline)
+  }
+
+  /** If this QEMU did stand still at the gate, `abandon` opens it. */
+  async #startGated(deadline: Deadline): Promise<void> {
+    const { qmp, process } = this.#context
+    await this.#migrate(deadline)
+    await standsAtGate(process, (limit) => qmp.execute('query-status', {}, limit), deadline)
+  }
+
+  async #migrate(deadline: Deadline): Promise<void> {
+    const { qmp } = this.#context
+    const end = migrationEnd(qmp)
+    end.catch(() => {})
+    // Whether the command went through is not known before its answer, but then it may have.
+    this.#end = end
+    try {
+      await qmp.execute('migrate', { uri: `fd:${descriptorName}` }, deadline)
+    } catch (error) {
+      if (error instanceof SnapswitchError && error.code === 'HYPERVISOR_REFUSED') this.#end = null
+      throw error
+    }
+  }
+
+  get machine(): string {
+    return this.#context.machine
+  }
+
+  get mode(): 'background' | 'stopped' {
+    return this.#context.mode
+  }
+
+  get memoryBytes(): number {
+    return this.#context.memoryBytes
+  }
+
+  async progress(): Promise<number> {
+    return (await stat(this.#file)).size
+  }
+
+  async holdup(): Promise<Holdup> {
+    const { qmp } = this.#context
+    const limit = within(250)
+    const run = qmp.execute('query-status', {}, limit) as Promise<{ status?: string }>
+    const { status } = await migrationStatus(qmp, limit)
+    return migrationHoldup(typeof status === 'string' ? status : null, (await run).status ?? null)
+  }
+
+  /** Undoes `prepare`. The machine runs on if it ran. */
+  async abandon(): Promise<void> {
+    const { qmp } = this.#context
+    this.#sink.discard()
+    if (this.mode === 'background' && qmp.failure === null) await this.#restoreRunState().catch(() => {})
+    await this.#stopMigration()
+    await this.#restoreRunState().catch(() => {})
+    if (qmp.failure === null) await this.#settings?.restore()
+    await this.#dropOverlays().catch(() => {})
+    await rm(this.#file, { force: true })
+  }
+
+  /** Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round trip. */
+  async pause(deadline: Deadline): Promise<PauseInfo> {
+    const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
+    const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
+    // Not when it is answered: an answer that comes too late does not mean that nothing was done.
+    this.#frozen = transaction.length > 0
+    this.#disks = doneAtUs
+    return stopped
+  }
+
+  /** Saves memory of the paused machine. `onResumed` is called once, when the guest runs again. */
+  async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo> {
+    let resumedAt: ResumeInfo | null = null
+    const resumed = (info: ResumeInfo) => {
+      resumedAt ??= info
+      onResumed(resumedAt)
+    }
+    try {
+      return await this.#save(resumed, deadline, late)
+    } catch (error) {
+      // Asked before the image is removed: afterwards there is space again.
+      const { machine, qmp } = this.#context
+      const about = { machine, file: this.#file, lost: qmp.failure, log: 'QEMU’s log' }
+      const explained = await explainFailure(error, about, deadline)
+      await this.#recover(resumed)
+      throw explained
+    }
+  }
+
+  async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
+    const { qmp, mode, wasRunning, machine } = this.#context
+    const late = () => deadlinePassed(`Saving ${machine}`)
+    const disksAtUs = await Promise.race([this.#disks, overdue])
+    let image: Promise<WrittenImage>
+    if (mode === 'background') {
+      const running = qmp.event(({ name }) => name === 'RESUME', 'migrate (to run the guest on)', deadline)
+      image = this.#sink.receive()
+      const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
+      if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
+      const first = await Promise.race([running, this.#failure(image), overdue])
+      if (!wasRunning) await qmp.execute('stop', {}, deadline)
+      resumed({ resumedAtUs: first.atUs, ...stamps })
+      const watch = watchProgress(machine, () => this.progress())
+      const saved = Promise.race([this.#completed(), this.#failure(image), watch.stalled])
+      await by(deadline, saved, late).finally(watch.stop)
+    } else {
+      image = this.#sink.receive()
+      await Promise.race([this.#migrate(deadline), overdue])
+      await by(deadline, Promise.race([this.#completed(), this.#failure(image), overdue]), late)
+      await this.#restoreRunState(resumed)
+    }
+    const written = await by(deadline, image, late)
+    await this.#syncFiles()
+    await this.#settings?.restore()
+    return {
+      memoryFile: this.#file,
+      memoryBytes: written.bytes,
+      memoryDigest: written.digest,
+      disks: this.#overlays.map(
+        ({ disk, file }): FrozenDisk => ({ name: disk.name, layers: disk.layers, overlay: file }),
+      ),
+    }
+  }
+
+  async #completed(): Promise<void> {
+    const reason = await this.#end
+    if (reason !== null) throw new Error(reason)
+  }
+
+  /** Never resolves; rejects with what went wrong in QEMU or in writing, whichever comes first. */
+  #failure(image: Promise<WrittenImage>): Promise<never> {
+    return new Promise((_, reject) => {
+      image.catch(reject)
+      this.#completed().catch(reject)
+    })
+  }
+
+  /** The frozen layers and the names of all new files, onto the disk: QEMU with cache=unsafe does not flush. */
+  async #syncFiles(): Promise<void> {
+    const frozen = this.#overlays.flatMap(({ disk }) => {
+      const { file, dataFile } = disk.layers[0]!
+      return dataFile === undefined ? [file] : [file, dataFile]
+    })
+    const directories = new Set(
+      [this.#file, ...this.#overlays.map(({ file }) => file)].map((file) => path.dirname(file)),
+    )
+    for (const file of [...frozen, ...directories]) await syncFile(file)
+  }
+
+  /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
+  async #recover(resumed: (info: ResumeInfo) => void): Promise<void> {
+    this.#sink.discard()
+    if (this.#context.mode === 'background') await this.#restoreRunState(resumed).catch(() => {})
+    await this.#stopMigration()
+    await this.#restoreRunState(resumed).catch(() => {})
+    await rm(this.#file, { force: true }).catch(() => {})
+    // A guest that stopped on a full disk can go on now that the image is gone.
+    await this.#restoreRunState(resumed).catch(() => {})
+    if (this.#context.qmp.failure === null) await this.#settings?.restore()
+    await this.#dropOverlays().catch(() => {})
+    await this.#goOnAfterFullDisk().catch(() => {})
+  }
+
+  /** While overlays were merged on a disk that was nearly full, the guest may have met its end once more. */
+  async #goOnAfterFullDisk(): Promise<void> {
+    const { qmp, wasRunning } = this.#context
+    if (!wasRunning || qmp.failure !== null) return
+    const { status } = (await qmp.execute('query-status', {}, within(recoveryMs))) as { status?: string }
+    if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
+  }
+
+  /**
+   * Ends a migration under way. One in the background is never cancelled, which would freeze the guest (image-writer.ts):
+   * it runs to its end, unread.
+   */
+  async #stopMigration(): Promise<void> {
+    const { qmp, mode, process } = this.#context
+    this.#sink.discard()
+    if (qmp.failure !== null) return
+    if (this.#end === null) {
+      await qmp.execute('closefd', { fdname: descriptorName }, within(2000)).catch(() => {})
+      return
+    }
+    if (mode === 'stopped') await qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
+    const limit = within(mode === 'stopped' ? cancelMs : drainMs)
+    const reason = await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(String)
+    if (mode === 'background' && reason !== null && process !== null && isAlive(process))
+      liftWriteProtection(process.pid)
+  }
+
+  /** Runs the machine if it ran before, and stops it if it did not. */
+  async #restoreRunState(resumed?: (info: ResumeInfo) => void): Promise<void> {
+    const { qmp, wasRunning } = this.#context
+    const limit = within(recoveryMs)
+    let status: { running?: boolean; status?: string }
+    for (;;) {
+      status = (await qmp.execute('query-status', {}, limit)) as typeof status
+      // A migration says that it has completed a moment before it lets go of the machine.
+      if (status.status !== 'finish-migrate') break
+      await pauseFor(1, limit)
+    }
+    if (wasRunning && status.running === true) {
+      resumed?.({ resumedAtUs: nowUs() })
+    } else if (wasRunning) {
+      const running = qmp.event(({ name }) => name === 'RESUME', 'cont', limit)
+      await qmp.execute('cont', {}, limit)
+      resumed?.({ resumedAtUs: (await running).atUs })
+    } else {
+      // After a migration the disks are handed over; only running takes them back. Both in one write: the guest barely runs.
+      const commands = status.status === 'postmigrate' ? (['cont', 'stop'] as const) : (['stop'] as const)
+      if (status.running === true || status.status === 'postmigrate') {
+        await Promise.all(
+          qmp.executeAll(
+            commands.map((command) => [command, {}]),
+            limit,
+          ),
+        )
+      }
+      resumed?.({ resumedAtUs: nowUs() })
+    }
+  }
+
+  async #dropOverlays(): Promise<void> {
+    const { qmp, process } = this.#context
+    const overlays = this.#overlays
+    this.#overlays = []
+    await takeBackOverlays(qmp, process, overlays, this.#frozen, within(recoveryMs))
+  }
+}

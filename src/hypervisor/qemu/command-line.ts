@@ -1,0 +1,144 @@
+// From a machine's command line to that of its next incarnation: other taps, other disks, another control socket, waiting
+// for its memory. Pure.
+
+import path from 'node:path'
+import { SnapswitchError } from '../../errors/errors.js'
+import type { Medium, QemuDefinition } from '../hypervisor.js'
+import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+import { besidePath, listeningPath, withListeningPath } from './beside.js'
+import { type DiskWanted, editDrives, withoutOrphans } from './drives.js'
+import { withFiles } from './files.js'
+import { type TapPlace, tapArguments, withTap } from './nics.js'
+import { forRehearsal } from './rehearsal.js'
+
+export interface NextIncarnation {
+  readonly taps: readonly TapPlace[]
+  readonly disks: readonly DiskWanted[]
+  /** What was in the other drives at the cut. */
+  readonly media?: readonly Medium[]
+  readonly qmp: string
+  /** Only to see whether it loads. */
+  readonly rehearsal?: boolean
+  /** The machine's other files, as they lie here, by their paths in the definition. */
+  readonly files?: ReadonlyMap<string, string>
+  /** Where sockets and files go whose own directory is not there. */
+  readonly directory: string
+  /** Whether a directory exists here. */
+  readonly exists: (directory: string) => boolean
+  /** Its former self still runs here: sockets get paths in the machine's own directory until it has ended. */
+  readonly beside?: boolean
+}
+
+/** What belongs to one incarnation only: how it was started, and its control sockets. */
+const dropped = new Set(['S', 'daemonize', 'incoming', 'loadvm', 'pidfile', 'preconfig'])
+
+const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
+
+/** The socket that a character device or a monitor listens on, as it was given; null when it is none. */
+function socketOf(argument: Argument): string | null {
+  if (argument.option === 'chardev') return optionValue(argument).get('path')
+  return /^unix:((?:[^,]|,,)+)/.exec(argument.value ?? '')?.[1]?.replaceAll(',,', ',') ?? null
+}
+
+/** Ids of character devices that QMP monitors use, and that nobody but the former incarnation's daemon did. */
+function ownChardevs(split: readonly Argument[], isOwn: (socket: string | null) => boolean): Set<string> {
+  const ids = new Set<string>()
+  for (const argument of split) {
+    if (argument.option !== 'mon') continue
+    const value = optionValue(argument)
+    const id = value.get('chardev')
+    if (value.get('mode') !== 'control' || id === null) continue
+    const chardev = split.find((one) => one.option === 'chardev' && optionValue(one).get('id') === id)
+    if (chardev === undefined || isOwn(socketOf(chardev))) ids.add(id)
+  }
+  return ids
+}
+
+/** A character device's socket or file, moved into the incarnation's directory when its own does not exist here. */
+function withReachablePath(argument: Argument, next: NextIncarnation): Argument {
+  const moved = (file: string) =>
+    path.isAbsolute(file) && !next.exists(path.dirname(file)) ? path.join(next.directory, path.basename(file)) : file
+  const listens = next.beside === true ? listeningPath(argument) : null
+  if (listens !== null) return withListeningPath(argument, besidePath(listens, next.directory))
+  if (argument.option === 'chardev') {
+    const value = optionValue(argument)
+    const before = value.toString()
+    for (const key of ['path', 'logfile']) {
+      const file = value.get(key)
+      if (file !== null && moved(file) !== file) value.set(key, moved(file))
+    }
+    // What the machine has said so far stays: QEMU would empty the file.
+    if (value.get('backend') === 'file' && value.get('append') === null) set(value, 'append')
+    if (value.get('logfile') !== null && value.get('logappend') === null) set(value, 'logappend')
+    return value.toString() === before ? argument : { ...argument, value: value.toString() }
+  }
+  if (argument.option === 'qmp' || argument.option === 'qmp-pretty') {
+    const match = /^(unix:)((?:[^,]|,,)+)(.*)$/.exec(argument.value ?? '')
+    return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
+  }
+  if (argument.option === 'serial' || argument.option === 'monitor' || argument.option === 'parallel') {
+    const match = /^((?:mon:)?(?:unix|file):)([^,]+)(.*)$/.exec(argument.value ?? '')
+    return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
+  }
+  // QEMU empties it: what the former incarnation has written there stays.
+  if (argument.option === 'D')
+    return { ...argument, value: path.join(next.directory, path.basename(argument.value ?? '')) }
+  return argument
+}
+
+/** A flag, as a boolean where the value is JSON. */
+function set(value: OptionValue, key: string): void {
+  if (value.isJson) value.setJson(key, true)
+  else value.set(key, 'on')
+}
+
+/** -serial file:… empties the file, and only a -chardev can be told not to. */
+function appending(argument: Argument): Argument[] {
+  const match = /^file:((?:[^,]|,,)+)$/.exec(argument.value ?? '')
+  if (match === null || (argument.option !== 'serial' && argument.option !== 'parallel')) return [argument]
+  const id = `snapswitch-${argument.option}-${argument.index}`
+  return [
+    { option: 'chardev', value: `file,id=${id},path=${match[1]},append=on`, index: argument.index },
+    { ...argument, value: `chardev:${id}` },
+  ]
+}
+
+/** The argv of a machine that loads `definition`'s memory as `next` says. */
+export function commandLineFor(definition: QemuDefinition, next: NextIncarnation): string[] {
+  const { argv, directory = '/' } = definition
+  const split = splitArguments(argv)
+  const taps = new Map(tapArguments(argv).map(({ index }, i) => [index, next.taps[i]]))
+  if (taps.size !== next.taps.length) {
+    throw unsupported(
+      `${definition.name} has ${taps.size} tap devices, but ${next.taps.length} were given for it.`,
+      'Give each of the machine’s NICs one tap.',
+    )
+  }
+  const images = editDrives(definition, next.disks, next.media ?? [])
+  // Of definitions that do not tell which socket was the daemon's, none is kept.
+  const isOwn = (socket: string | null) =>
+    definition.qmp === undefined || socket === null || path.resolve(directory, socket) === definition.qmp
+  const controls = ownChardevs(split, isOwn)
+  const edited: Argument[] = []
+  for (const argument of split) {
+    if (dropped.has(argument.option)) continue
+    if ((argument.option === 'qmp' || argument.option === 'qmp-pretty') && isOwn(socketOf(argument))) continue
+    if (argument.option === 'mon' && controls.has(optionValue(argument).get('chardev') ?? '')) continue
+    if (argument.option === 'chardev' && controls.has(optionValue(argument).get('id') ?? '')) continue
+    const tap = taps.get(argument.index)
+    const drive = images.edited.get(argument.index)
+    if (tap !== undefined) edited.push(withTap(argument, tap))
+    else if (drive !== undefined) edited.push(...(drive === null ? [] : [drive]))
+    else edited.push(...appending(withReachablePath(withFiles(argument, directory, next.files ?? new Map()), next)))
+  }
+  const own: Argument[] = [
+    { option: 'qmp', value: `unix:${next.qmp.replaceAll(',', ',,')},server=on,wait=off`, index: 0 },
+    { option: 'S', value: null, index: 0 },
+    { option: 'incoming', value: 'defer', index: 0 },
+  ]
+  const machine = [...images.first, ...withoutOrphans(edited, split), ...images.last]
+  return joinArguments(definition.binary ?? argv[0]!, [
+    ...(next.rehearsal === true ? forRehearsal(machine) : machine),
+    ...own,
+  ])
+}

@@ -1,0 +1,274 @@
+// Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is paused.
+
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
+import { open, rename, rm, symlink } from 'node:fs/promises'
+import { setPriority } from 'node:os'
+import path from 'node:path'
+import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { ordinaryPriority } from '../../linux/priority.js'
+import type { Deadline, LoadedMachine, LoadRequest, QemuDefinition, StartedLoad } from '../hypervisor.js'
+import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
+import { closeDescriptor, longestSocketPath } from '../shared/descriptors.js'
+import { findProcesses, identify, killProcess } from '../shared/process.js'
+import { createOverlay, virtualSize } from '../shared/qemu-img.js'
+import { migrationEnd } from '../shared/qemu-migration.js'
+import { applyLoadSettings } from '../shared/qemu-migration-settings.js'
+import { storeFull } from '../shared/qemu-overlays.js'
+import { QmpClient } from '../shared/qmp.js'
+import { isObject } from '../shared/qmp-messages.js'
+import { besidePath, listeningPaths } from './beside.js'
+import { commandLineFor } from './command-line.js'
+import { type DriverSettings, QemuMachine } from './machine.js'
+import type { TapPlace } from './nics.js'
+
+const socketName = 'qmp.sock'
+const logName = 'qemu.log'
+/** A network namespace of its own (util-linux), where QEMU makes the taps that it is given the names of. */
+const ownNetwork = ['unshare', '--net', '--']
+/** What runs goes first. */
+const rehearsalNice = 10
+const firstDescriptor = 3
+const descriptorName = 'snapswitch-image'
+
+const loadFailed = (name: string, reason: string, cause?: unknown) =>
+  new SnapswitchError(
+    'RESTORE_FAILED',
+    `${name} could not be loaded: ${reason}`,
+    'Use the same QEMU version and the same machine on both hosts; QEMU’s own words above say what does not fit.',
+    cause,
+  )
+
+export async function loadMachine(
+  request: LoadRequest,
+  settings: DriverSettings,
+  deadline: Deadline,
+): Promise<LoadedMachine> {
+  const { definition, directory } = request
+  if (definition.kind !== 'qemu') throw loadFailed(definition.name, `it is a ${definition.kind} machine`)
+  const qmpPath = path.join(directory, socketName)
+  if (Buffer.byteLength(qmpPath) > longestSocketPath) {
+    throw new SnapswitchError(
+      'NAME_INVALID',
+      `${qmpPath} is longer than the ${longestSocketPath} bytes a socket path can have.`,
+      'Use a shorter directory, network or machine name.',
+    )
+  }
+  const made = [qmpPath, path.join(directory, logName)]
+  let child: ChildProcess | null = null
+  try {
+    const disks = []
+    for (const disk of request.disks) {
+      const overlay = path.join(directory, `${disk.name.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}.qcow2`)
+      if (made.includes(overlay)) throw loadFailed(definition.name, `two disks are named like ${disk.name}`)
+      await makeFreshOverlay(overlay, disk.layers[0]!, deadline)
+      made.push(overlay)
+      disks.push({ name: disk.name, overlay, backing: disk.layers })
+    }
+    const { media, files } = request
+    const beside = request.beside === true
+    const next = {
+      ...{ taps: tapPlaces(request), disks, qmp: qmpPath, directory, exists: existsSync, beside },
+      ...(media !== undefined && { media }),
+      ...(files !== undefined && { files }),
+      ...(request.rehearsal === true && { rehearsal: true }),
+    }
+    const argv = commandLineFor(definition, next)
+    child = start(
+      request.rehearsal === true ? [...ownNetwork, ...argv] : argv,
+      request.rehearsal === true ? directory : definition.directory,
+      directory,
+      (request.descriptors ?? []).flat(),
+    )
+    if (request.rehearsal === true && child.pid !== undefined) setPriority(child.pid, rehearsalNice)
+    const ended = endOf(child, definition.name, path.join(directory, logName))
+    await Promise.race([loadMemory(request, qmpPath, deadline), ended])
+    ordinaryPriority(child.pid!)
+    const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
+    child.unref()
+    const loaded = { control, spec: { qmp: qmpPath } }
+    return beside ? { ...loaded, takePlace: () => takePlace(definition, directory) } : loaded
+  } catch (error) {
+    // The log goes with the rest: read it first.
+    const log = logTail(path.join(directory, logName))
+    await end(child)
+    for (const file of made) await rm(file, { force: true }).catch(() => {})
+    const known = asSnapswitchError(error)
+    const lost = known.code === 'HYPERVISOR_UNREACHABLE' || known.code === 'HYPERVISOR_REFUSED'
+    throw lost ? loadFailed(definition.name, log === '' ? known.message : log, known) : known
+  }
+}
+
+/** Descriptors as the started process sees them: they follow its standard ones. */
+function tapPlaces({ taps, descriptors }: LoadRequest): TapPlace[] {
+  let next = firstDescriptor
+  return taps.map((tap, nth) => {
+    const opened = descriptors?.[nth] ?? []
+    return opened.length === 0 ? tap : { descriptors: opened.map(() => next++) }
+  })
+}
+
+/** A socket that has another name is the same socket. */
+async function takePlace(definition: QemuDefinition, directory: string): Promise<void> {
+  for (const { given, file } of listeningPaths(definition)) {
+    const own = besidePath(given, directory)
+    if (!existsSync(own)) continue
+    try {
+      await rename(own, file)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      // Another file system, or a directory that is not here: the name can lead there.
+      if (code !== 'EXDEV') {
+        if (code === 'ENOENT') continue
+        throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check its directory.', error)
+      }
+      await rm(file, { force: true })
+      await symlink(own, file)
+    }
+  }
+}
+
+/** Its socket tells a machine that was started here from any other: the directory was made for this load. */
+export async function endLoad({ directory, mayRun }: StartedLoad, deadline: Deadline): Promise<boolean> {
+  const qmpPath = path.join(directory, socketName)
+  const address = `unix:${qmpPath.replaceAll(',', ',,')},server=on,wait=off`
+  let ended = true
+  for (const process of findProcesses((argv) => argv.some((word, at) => word === '-qmp' && argv[at + 1] === address))) {
+    if (mayRun && (await maybeRuns(qmpPath, within(2000, deadline)))) ended = false
+    else await killProcess(process, deadline)
+  }
+  return ended
+}
+
+async function maybeRuns(qmpPath: string, deadline: Deadline): Promise<boolean> {
+  try {
+    const qmp = await QmpClient.connect(qmpPath, deadline)
+    try {
+      const status = await qmp.execute('query-status', {}, deadline)
+      return !isObject(status) || status.running !== false
+    } finally {
+      qmp.close()
+    }
+  } catch {
+    return true
+  }
+}
+
+async function makeFreshOverlay(file: string, base: Parameters<typeof createOverlay>[1], deadline: Deadline) {
+  try {
+    await (await open(file, 'wx', 0o600)).close()
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOSPC') throw storeFull(path.dirname(file), error)
+    throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the directory.', error)
+  }
+  try {
+    await createOverlay(file, base, await virtualSize(base, deadline), deadline)
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  }
+}
+
+/** In its own session, with no terminal: it outlives the daemon. */
+function start(
+  argv: readonly string[],
+  wanted: string | undefined,
+  directory: string,
+  descriptors: readonly number[],
+): ChildProcess {
+  const log = openSync(
+    path.join(directory, logName),
+    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
+    0o600,
+  )
+  try {
+    return spawn(argv[0]!, argv.slice(1), {
+      cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
+      detached: true,
+      stdio: ['ignore', log, log, ...descriptors],
+    })
+  } finally {
+    closeSync(log)
+  }
+}
+
+/** Rejects when the process ends before it is wanted to. */
+function endOf(child: ChildProcess, name: string, log: string): Promise<never> {
+  const ended = new Promise<never>((_, reject) => {
+    child.once('error', (error) => reject(loadFailed(name, `QEMU does not start: ${error.message}`, error)))
+    child.once('exit', (code, signal) => {
+      reject(loadFailed(name, logTail(log) || `QEMU ended with ${signal ?? `exit code ${code}`}`))
+    })
+  })
+  ended.catch(() => {})
+  return ended
+}
+
+function logTail(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim().split('\n').slice(-4).join(' | ').slice(-600)
+  } catch {
+    return ''
+  }
+}
+
+async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadline): Promise<void> {
+  while (!existsSync(qmpPath)) {
+    if (remaining(deadline) === 0) throw deadlinePassed(`Starting ${request.definition.name}`)
+    await pauseFor(5, deadline)
+  }
+  const qmp = await connectPatiently(qmpPath, deadline)
+  try {
+    const settings = await applyLoadSettings(qmp, deadline)
+    const image = openImage(request.memoryFile)
+    try {
+      await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, image, deadline)
+    } finally {
+      closeDescriptor(image)
+    }
+    const end = migrationEnd(qmp)
+    end.catch(() => {})
+    await qmp.execute('migrate-incoming', { uri: `fd:${descriptorName}` }, deadline)
+    const reason = await by(deadline, end, () => deadlinePassed(`Loading ${request.definition.name}`))
+    if (reason !== null) throw loadFailed(request.definition.name, reason)
+    await settings.restore()
+    const status = (await qmp.execute('query-status', {}, deadline)) as { status?: unknown }
+    if (status.status !== 'paused') throw loadFailed(request.definition.name, `it came up ${String(status.status)}`)
+  } finally {
+    qmp.close()
+  }
+}
+
+function openImage(file: string): number {
+  try {
+    return openSync(file, constants.O_RDONLY)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new SnapswitchError(
+      code === 'ENOENT' ? 'STORE_DAMAGED' : 'STORE_IO',
+      `The memory image ${file} cannot be read: ${code}.`,
+      'Fetch the snapshot’s files again from the host that has them.',
+      error,
+    )
+  }
+}
+
+/** Between bind and listen, a socket file exists that refuses connections. */
+async function connectPatiently(qmpPath: string, deadline: Deadline): Promise<QmpClient> {
+  const limit = within(1000, deadline)
+  for (;;) {
+    try {
+      return await QmpClient.connect(qmpPath, deadline)
+    } catch (error) {
+      if (remaining(limit) === 0 || !/no listener/.test(asSnapswitchError(error).message)) throw error
+      await pauseFor(5, limit)
+    }
+  }
+}
+
+async function end(child: ChildProcess | null): Promise<void> {
+  if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+  const identity = identify(child.pid)
+  if (identity !== null) await killProcess(identity, within(5000)).catch(() => {})
+}

@@ -1,0 +1,229 @@
+// Receives a machine's memory through a pipe, and has it written and digested in one pass by a process of its own
+// (image-writer-process.ts): sealing neither reads the file again nor holds up the thread that talks to hypervisors.
+//
+// The pipe is also a gate. Filled to the brim beforehand, it stops QEMU's migration thread at its first write, after it has
+// done its slow preparation and before it looks at the guest; emptying it lets the thread go on.
+//
+// And the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected, and
+// the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream that
+// nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this process
+// holds the pipe open in case the writer ends first.
+
+import { type ChildProcess, fork, spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { check, libc } from '../../linux/libc.js'
+import type { Deadline } from '../hypervisor.js'
+import { by, deadlinePassed } from './deadline.js'
+import { closeDescriptor, makePipe, resizePipe } from './descriptors.js'
+import type { Answer, Order } from './image-writer-protocol.js'
+
+/** Rounded up to a page by the kernel. */
+const gateBytes = 4096
+const streamBytes = 1 << 20
+/** A writer that does not turn to an unwanted stream in this time waits for its disk. */
+const writerHangsMs = 300
+
+export interface WrittenImage {
+  readonly bytes: number
+  readonly digest: string
+}
+
+interface Outcome<T> {
+  readonly promise: Promise<T>
+  resolve(value: T): void
+  reject(error: Error): void
+}
+
+function outcome<T>(): Outcome<T> {
+  let resolve!: (value: T) => void
+  let reject!: (error: Error) => void
+  const promise = new Promise<T>((yes, no) => {
+    resolve = yes
+    reject = no
+  })
+  promise.catch(() => {}) // looked at when the hypervisor has said its part
+  return { promise, resolve, reject }
+}
+
+/** Where one capture's memory goes. */
+export class ImageSink {
+  readonly file: string
+  /** To be passed to QEMU, then closed with `closeWriteEnd`. */
+  readonly writeFd: number
+  readonly id: number
+  readonly #readFd: number
+  /** Bytes of the gate's filling: they come out first. */
+  readonly #padding: number
+  readonly #writer: ImageWriter
+  readonly #opened = outcome<void>()
+  readonly #written = outcome<WrittenImage>()
+  readonly #ended = outcome<void>()
+  #writeOpen = true
+  /** Whether the writer has the pipe too. */
+  #held = false
+  #state: 'waiting' | 'writing' | 'discarding' | 'ended' = 'waiting'
+
+  constructor(writer: ImageWriter, id: number, file: string, gated: boolean) {
+    const pipe = makePipe(gated ? gateBytes : streamBytes)
+    this.id = id
+    this.file = file
+    this.writeFd = pipe.writeFd
+    this.#readFd = pipe.readFd
+    this.#writer = writer
+    this.#padding = gated ? pipe.capacity : 0
+    if (gated) check(libc().write(pipe.writeFd, new Uint8Array(this.#padding), this.#padding), 'fill a pipe')
+  }
+
+  /** Waits until the writer has taken hold of the pipe. */
+  async open(deadline: Deadline): Promise<void> {
+    this.#writer.send({ type: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
+    await by(deadline, this.#opened.promise, () => deadlinePassed('Starting the image writer'))
+  }
+
+  closeWriteEnd(): void {
+    if (!this.#writeOpen) return
+    this.#writeOpen = false
+    closeDescriptor(this.writeFd)
+  }
+
+  /** Opens the gate and has the stream written. Resolves when it has ended and the file is on disk. */
+  receive(): Promise<WrittenImage> {
+    if (this.#state === 'waiting') {
+      this.#state = 'writing'
+      if (this.#padding > 0) {
+        check(libc().read(this.#readFd, new Uint8Array(this.#padding), this.#padding), 'empty a pipe')
+        resizePipe(this.#readFd, streamBytes)
+      }
+      this.#writer.send({ type: 'write', id: this.id })
+    }
+    return this.#written.promise
+  }
+
+  /** From now on the stream is thrown away; opens the gate if it is closed. `receive` rejects. The file stays. */
+  discard(): void {
+    this.closeWriteEnd()
+    this.#written.reject(new Error('called off'))
+    if (this.#state === 'ended') return
+    // A pipe that the writer does not have was passed to nobody.
+    if (!this.#held) this.#end()
+    else {
+      this.#state = 'discarding'
+      this.#writer.send({ type: 'discard', id: this.id })
+      setTimeout(() => this.#drain(), writerHangsMs).unref()
+    }
+  }
+
+  /** QEMU may wait for the pipe with its big lock held, and the guest with it: whoever reads it, it must be read. */
+  #drain(): void {
+    if (this.#state === 'ended') return
+    const reader = spawn('cat', [], { stdio: [this.#readFd, 'ignore', 'ignore'], detached: true })
+    reader.on('error', () => {})
+    reader.unref()
+  }
+
+  #end(): void {
+    if (this.#state === 'ended') return
+    this.#state = 'ended'
+    closeDescriptor(this.#readFd)
+    this.closeWriteEnd()
+    this.#ended.resolve()
+    // Harmless after `written`.
+    this.#written.reject(new Error('the stream ended early'))
+    if (!this.#held) this.#writer.drop(this)
+  }
+
+  /** Resolves when the stream has come to its end, wanted or not. */
+  get ended(): Promise<void> {
+    return this.#ended.promise
+  }
+
+  /** What the writer says of this stream. */
+  hear(answer: Answer): void {
+    switch (answer.type) {
+      case 'opened':
+        if (this.#state === 'ended') this.#writer.send({ type: 'discard', id: this.id })
+        this.#held = true
+        this.#opened.resolve()
+        return
+      case 'written':
+        this.#written.resolve({ bytes: answer.bytes, digest: answer.digest })
+        return
+      case 'failed': {
+        const error = Object.assign(new Error(answer.message), { code: answer.code })
+        this.#opened.reject(error)
+        this.#written.reject(error)
+        return
+      }
+      case 'ended':
+        this.#end()
+    }
+  }
+
+  /** The writer is gone: another one shall read the stream to its end. */
+  rescue(): void {
+    if (this.#state === 'ended') return
+    const error = new Error('the image writer ended')
+    this.#opened.reject(error)
+    this.#written.reject(error)
+    if (!this.#held) return
+    this.#state = 'discarding'
+    this.#writer.send({ type: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
+    this.#writer.send({ type: 'discard', id: this.id })
+  }
+}
+
+/** The writer process, started when first needed and again should it end. One serves all captures. */
+export class ImageWriter {
+  #process: ChildProcess | null = null
+  readonly #sinks = new Map<number, ImageSink>()
+  #nextId = 1
+
+  start(): ChildProcess {
+    if (this.#process !== null) return this.#process
+    const { NODE_OPTIONS: _, ...env } = process.env
+    const child = fork(fileURLToPath(new URL('./image-writer-process.js', import.meta.url)), [], {
+      // Its own session: it must not die with us.
+      detached: true,
+      execArgv: [],
+      env,
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+    })
+    child.on('message', (answer: Answer) => this.#hear(answer))
+    child.on('error', () => this.#lost(child))
+    child.on('exit', () => this.#lost(child))
+    // Last, because a listener takes a reference: the writer alone shall not keep this process alive.
+    child.unref()
+    child.channel?.unref()
+    this.#process = child
+    return child
+  }
+
+  sink(file: string, gated: boolean): ImageSink {
+    const sink = new ImageSink(this, this.#nextId++, file, gated)
+    this.#sinks.set(sink.id, sink)
+    return sink
+  }
+
+  send(order: Order): void {
+    const child = this.start()
+    child.send(order, (error) => {
+      if (error !== null) this.#lost(child)
+    })
+  }
+
+  /** Forgets a sink whose pipe was never passed on. */
+  drop(sink: ImageSink): void {
+    this.#sinks.delete(sink.id)
+  }
+
+  #hear(answer: Answer): void {
+    this.#sinks.get(answer.id)?.hear(answer)
+    if (answer.type === 'ended') this.#sinks.delete(answer.id)
+  }
+
+  #lost(child: ChildProcess): void {
+    if (this.#process !== child) return
+    this.#process = null
+    for (const sink of [...this.#sinks.values()]) sink.rescue()
+  }
+}

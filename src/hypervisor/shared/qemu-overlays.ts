@@ -1,0 +1,154 @@
+// Overlays of a live machine's disks: made and opened before the cut, slid under the machine in one transaction at the cut,
+// merged back when they are not wanted.
+
+import { randomBytes } from 'node:crypto'
+import { chown, lstat, open, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { SnapswitchError } from '../../errors/errors.js'
+import type { CaptureTarget, Deadline, DiskLayer } from '../hypervisor.js'
+import type { LiveDisk } from './block-drives.js'
+import { activeNodes, askBlockGraph } from './block-graph.js'
+import { within } from './deadline.js'
+import { isAlive, type ProcessIdentity } from './process.js'
+import { commitActive } from './qemu-collapse.js'
+import { commitOverlay, createOverlay } from './qemu-img.js'
+import type { JsonObject, QmpClient } from './qmp.js'
+
+export interface Overlay {
+  readonly disk: LiveDisk
+  readonly file: string
+  /** The block node it is opened as. */
+  readonly node: string
+}
+
+/** `machine`: whose disks they are for. */
+export type NewFiles = Pick<CaptureTarget, 'label' | 'creating'> & { readonly machine: string }
+
+const stemMost = 120
+
+/** The first part of the names of a disk's overlays: whose disk it is shows in a directory, wherever the disk has come from. */
+export function overlayStem(machine: string, disk: string): string {
+  return `${machine}-${disk.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}`.slice(0, stemMost)
+}
+
+/** `web-disk0.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
+export async function reserveOverlayFile(
+  disk: { readonly name: string; readonly layers: readonly DiskLayer[] },
+  { label, creating, machine }: NewFiles,
+): Promise<string> {
+  const directory = path.dirname(disk.layers[0]!.file)
+  const stem = overlayStem(machine, disk.name)
+  for (let i = 1; i < 1000; i++) {
+    const file = path.join(directory, `${stem}.${label}${i === 1 ? '' : `-${i}`}.qcow2`)
+    // Nobody else's file may come on the record, not even for a moment.
+    if (await exists(file)) continue
+    await creating?.(file)
+    try {
+      await (await open(file, 'wx', 0o600)).close()
+      return file
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST') continue
+      if (code === 'ENOSPC') throw storeFull(directory, error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
+    }
+  }
+  throw new SnapswitchError(
+    'STORE_IO',
+    `${directory} has too many overlays named ${label}.`,
+    'Remove overlays that no machine and no snapshot uses.',
+  )
+}
+
+const exists = (file: string) =>
+  lstat(file).then(
+    () => true,
+    () => false,
+  )
+
+export function storeFull(where: string, cause?: unknown): SnapswitchError {
+  return new SnapswitchError(
+    'STORE_FULL',
+    `${where}: no space left.`,
+    'Free some space there, or move the store.',
+    cause,
+  )
+}
+
+/** Makes an overlay and opens it in QEMU beside the disk, not yet in use. */
+export async function openOverlay(
+  qmp: QmpClient,
+  disk: LiveDisk,
+  target: NewFiles,
+  owner: { readonly uid: number; readonly gid: number },
+  deadline: Deadline,
+): Promise<Overlay> {
+  const file = await reserveOverlayFile(disk, target)
+  const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
+  try {
+    await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)
+    await chown(file, owner.uid, owner.gid)
+    await qmp.execute(
+      'blockdev-add',
+      {
+        driver: 'qcow2',
+        'node-name': overlay.node,
+        file: { driver: 'file', filename: file },
+        // Attached by the transaction; opened now it would be opened twice.
+        backing: null,
+        discard: 'unmap',
+        'detect-zeroes': disk.detectZeroes,
+        cache: { direct: disk.cache.direct, 'no-flush': disk.cache.noFlush },
+      },
+      deadline,
+    )
+    return overlay
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  }
+}
+
+/** Undoes `openOverlay` for an overlay that was never put in use. */
+export async function discardOverlay(qmp: QmpClient, overlay: Overlay): Promise<void> {
+  await qmp.execute('blockdev-del', { 'node-name': overlay.node }, within(2000)).catch(() => {})
+  await rm(overlay.file, { force: true })
+}
+
+/** The one command that freezes all disks at the same point and puts the overlays on top. */
+export function snapshotTransaction(overlays: readonly Overlay[]): readonly [string, JsonObject] {
+  const actions = overlays.map(({ disk, node }) => ({
+    type: 'blockdev-snapshot',
+    data: { node: disk.node, overlay: node },
+  }))
+  return ['transaction', { actions }]
+}
+
+/** Takes overlays back after a capture that failed. `mayBeUsed`: the transaction was sent. */
+export async function takeBackOverlays(
+  qmp: QmpClient,
+  process: ProcessIdentity | null,
+  overlays: readonly Overlay[],
+  mayBeUsed: boolean,
+  deadline: Deadline,
+): Promise<void> {
+  const lost = qmp.failure !== null
+  const inUse = mayBeUsed && !lost ? activeNodes(await askBlockGraph(qmp, deadline)) : new Set<string>()
+  for (const overlay of overlays) {
+    const { node, file } = overlay
+    if (!mayBeUsed || (!lost && !inUse.has(node))) await discardOverlay(qmp, overlay)
+    else if (!lost) await mergeBack(qmp, overlay, deadline).catch(() => {})
+    else if (process !== null && !isAlive(process)) {
+      // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
+      await commitOverlay(file, deadline)
+      await rm(file, { force: true })
+    }
+  }
+}
+
+async function mergeBack(qmp: QmpClient, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
+  const root = disk.root === disk.node ? node : disk.root
+  await commitActive(qmp, { node, root }, disk.node, file, deadline)
+  await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
+  await rm(file, { force: true })
+}
