@@ -17,7 +17,7 @@ const LINES_ADVISED = 300
 const KNOWN_CIRCLE = [
   'claims',
   'forwarder',
-  'journal',
+  'event-log',
   'neighbors',
   'open-snapshot',
   'port-state',

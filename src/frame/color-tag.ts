@@ -1,6 +1,6 @@
 // The `tag` color codec: a frame's epoch and its channel's generation as the VID of an 802.1ad service tag, outermost on
 // trunks. VID = 1 + 4 * (epoch mod 1023) + generation; VID 0 marks an uncolored frame that would otherwise look like a
-// colored or control one. What a generation is: src/epoch/channel.ts.
+// colored or control one. What a generation is: src/epoch/peer-channel.ts.
 
 /** Number of distinct colors on the wire. */
 export const COLORS = 1023

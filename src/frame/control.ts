@@ -6,7 +6,7 @@
 // 178 heard: boot id 8 | its number 8                 194 bytes
 //
 // Boot id and number are the sender's end of the channel, `heard` the one that the frame is for (zeroes: none was heard
-// of); `accepts` and `sends` are generations (src/epoch/channel.ts), the latter plus 4 when it is not taken on for that end. In a HELLO `epoch` is the highest the sender knows of,
+// of); `accepts` and `sends` are generations (src/epoch/peer-channel.ts), the latter plus 4 when it is not taken on for that end. In a HELLO `epoch` is the highest the sender knows of,
 // `count` how many colored frames it has sent in the generation that it sends in; in a MARKER `count` is how many of
 // those had a color below `epoch`. Under a pre-shared key: sealed-control.ts.
 

@@ -10,7 +10,7 @@ import { EventTraceWriter, MAX_EVENT_BYTES } from '../../src/trace/event-writer.
 import type { TracePort } from '../../src/trace/events.js'
 import type { PeerPort } from '../datapath/protocol.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
-import { journalEvents, journalMemory, journalOverflow } from '../forwarding/journal.js'
+import { eventLogMemory, loggedEvents, logOverflow } from '../forwarding/event-log.js'
 import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
 import type { SessionRequest } from './member.js'
@@ -37,7 +37,7 @@ const LOST_AT_DEVICE = [
 export class Recording {
   private readonly host: Host
   private readonly request: SessionRequest
-  private readonly memory = journalMemory(MAX_EVENTS)
+  private readonly memory = eventLogMemory(MAX_EVENTS)
   private readonly membersBefore: readonly PortEntry[]
   /** By port: what its device had lost when the recording began. */
   private readonly lostBefore: ReadonlyMap<number, number>
@@ -89,11 +89,11 @@ export class Recording {
       }
       try {
         let batched = 0
-        for (const event of journalEvents(memory, (index) => numbers.get(index) ?? -1)) {
+        for (const event of loggedEvents(memory, (index) => numbers.get(index) ?? -1)) {
           writer.add(event)
           if (++batched % BATCH === 0) await flush()
         }
-        writer.end(journalOverflow(memory))
+        writer.end(logOverflow(memory))
         await flush()
         await file.sync()
       } finally {

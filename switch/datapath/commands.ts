@@ -115,14 +115,13 @@ export class CommandHandlers {
       const { forwarder, ports } = this.network(network)
       // Kernel drops are read now: what was lost before or after is no matter of the recording.
       for (const port of ports.values()) port.housekeeping()
-      forwarder.snapshots.journal(memory, clock())
+      forwarder.snapshots.record(memory, clock())
       const ways = forwarder.ports.filter((port) => port.channel !== null)
       return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
     },
     gate: ({ network, ports, forOther }) => {
       const { forwarder } = this.network(network)
-      if (forwarder.journal !== null) forwarder.journal.now = clock()
-      forwarder.snapshots.gate(ports, forOther)
+      forwarder.snapshots.gate(ports, clock(), forOther)
       this.loop.flushAll()
       return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
     },

@@ -33,7 +33,7 @@ export const dropReasons = [
   'control-forged',
   'carrier-unexpected',
   'carrier-broken',
-  // From a peer: sent before both sides agreed on what they count, come after (src/epoch/channel.ts).
+  // From a peer: sent before both sides agreed on what they count, come after (src/epoch/peer-channel.ts).
   'other-generation',
   // On uplinks: what peers or we might misread, for they may not know yet that a switch has started anew.
   'starting',

@@ -4,8 +4,8 @@
 //
 // Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
 
-import { Ends, type PeerChannel } from '../../src/epoch/channel.js'
 import { judge, Verdict } from '../../src/epoch/delivery.js'
+import { Ends, type PeerChannel } from '../../src/epoch/peer-channel.js'
 import { colorVid, epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '../../src/frame/color-tag.js'
 import {
   EtherType,
@@ -23,9 +23,9 @@ import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason, MAX_PORTS } from './counters.js'
+import type { EventLog } from './event-log.js'
 import { Fdb, type FdbOptions, NO_PORT } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
-import type { Journal } from './journal.js'
 import { MAX_PEERS, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type ForwarderEvents, SnapshotSide } from './snapshot-side.js'
 import { TrunkSide } from './trunk-side.js'
@@ -73,7 +73,7 @@ export class Forwarder {
   readonly trunks: TrunkSide
   readonly ends: Ends
   /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
-  journal: Journal | null = null
+  log: EventLog | null = null
   uplink: UplinkSide | null = null
   readonly holdRoom: HoldRoom
   /** What was counted with each peer on the uplink's LAN, by its switch's address: outlives the uplink's device. */
@@ -135,7 +135,7 @@ export class Forwarder {
       port = this.uplink!.enter(frame, now)
       if (port === null) return
     } else frame.color = NO_COLOR
-    if (this.journal !== null) this.journal.came(port, frame, now)
+    if (this.log !== null) this.log.came(port, frame, now)
     this.forward(port, frame, now)
   }
 
@@ -192,21 +192,21 @@ export class Forwarder {
   private keep(port: PortState, frame: Frame): void {
     if (port.hold.push(frame)) {
       this.counters[port.row + Counter.held]++
-      this.journal?.note(Event.held, port, frame)
+      this.log?.note(Event.held, port, frame)
     } else this.drop(port, frame, 'hold-overflow')
   }
 
   private drop(port: PortState, frame: Frame, reason: DropReason): void {
     this.counters[port.row + Drop[reason]]++
-    this.journal?.dropped(port, frame, reason)
+    this.log?.dropped(port, frame, reason)
   }
 
   private emit(port: PortState, frame: Frame, serviceTci: number): void {
     if (!port.output.send(frame, serviceTci)) {
-      this.journal?.dropped(port, frame, 'tx-error')
+      this.log?.dropped(port, frame, 'tx-error')
       return
     }
-    if (this.journal !== null) this.journal.left(port, frame)
+    if (this.log !== null) this.log.left(port, frame)
     // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
     if (port.armed !== null) port.armed.push(frame)
     if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color, segmentsOf(frame))

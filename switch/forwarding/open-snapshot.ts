@@ -2,7 +2,7 @@
 // by its peer's marker and counts, and after that what still comes late. Which ports have cut it reads from their epochs.
 
 import type { Policy } from '../../src/api/schemas.js'
-import { type Closure, UNCOUNTED } from '../../src/epoch/channel.js'
+import { type Closure, UNCOUNTED } from '../../src/epoch/peer-channel.js'
 import type { Frame, FrameCopy } from '../../src/frame/frame.js'
 import type { Forwarder } from './forwarder.js'
 import type { PortState } from './port-state.js'

@@ -3,7 +3,7 @@
 // switches are, each of which is a port of its own here (uplink-side.ts).
 
 import type { PortKind } from '../../src/api/schemas.js'
-import { type Ends, PeerChannel } from '../../src/epoch/channel.js'
+import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import type { Frame } from '../../src/frame/frame.js'
 import { ROW } from './counters.js'
 import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'

@@ -6,8 +6,8 @@ import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, Drop, type DropReason } from './counters.js'
+import { EventLog } from './event-log.js'
 import type { Forwarder } from './forwarder.js'
-import { Journal } from './journal.js'
 import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snapshot.js'
 import type { PortState } from './port-state.js'
 import { ArmedCopies } from './recorder.js'
@@ -55,17 +55,17 @@ export class SnapshotSide {
   }
 
   /** From now on what happens to members' frames is written to `memory`; null: no more. */
-  journal(memory: SharedArrayBuffer | null, now: number): void {
-    const journal = memory === null ? null : new Journal(memory)
-    this.forwarder.journal = journal
-    if (journal === null) {
+  record(memory: SharedArrayBuffer | null, now: number): void {
+    const log = memory === null ? null : new EventLog(memory)
+    this.forwarder.log = log
+    if (log === null) {
       this.open?.recordingEnded()
       return
     }
     for (const port of this.forwarder.ports) {
       if (!port.isMember) continue
-      journal.mark(Event.state, port, port.epoch, now)
-      if (port.closed) journal.mark(Event['gate-closed'], port, port.epoch, now)
+      log.mark(Event.state, port, port.epoch, now)
+      if (port.closed) log.mark(Event['gate-closed'], port, port.epoch, now)
     }
   }
 
@@ -74,7 +74,7 @@ export class SnapshotSide {
     this.open = new OpenSnapshot(this.forwarder, epoch, policy, until)
     // A host without members never flips, and must read colors all the same.
     this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
-    this.forwarder.journal?.mark(Event.begin, null, epoch, now)
+    this.forwarder.log?.mark(Event.begin, null, epoch, now)
     this.open.announceCut(now)
   }
 
@@ -87,12 +87,12 @@ export class SnapshotSide {
   }
 
   /** `forOther`: for the cut or restore of another network that their machine is in, which nothing here calls off. */
-  gate(ports: readonly number[], forOther = false): void {
-    const { journal } = this.forwarder
+  gate(ports: readonly number[], now: number, forOther = false): void {
+    const { log } = this.forwarder
     for (const port of this.members(ports)) {
       this.closeGate(port)
       port.closedForOther = forOther
-      journal?.mark(Event['gate-closed'], port, port.epoch, journal.now)
+      log?.mark(Event['gate-closed'], port, port.epoch, now)
     }
   }
 
@@ -113,10 +113,10 @@ export class SnapshotSide {
       const copies = port.armed?.last(residue[at]) ?? []
       const recorded = this.open?.recordResidue(port, copies, now) ?? 0
       this.forwarder.counters[port.row + Counter.recorded] += recorded
-      if (this.forwarder.journal !== null) this.writeResidue(port, copies)
+      if (this.forwarder.log !== null) this.writeResidue(port, copies)
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
-      this.forwarder.journal?.mark(Event.flip, port, port.epoch, now)
+      this.forwarder.log?.mark(Event.flip, port, port.epoch, now)
       // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
       this.siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
@@ -223,16 +223,16 @@ export class SnapshotSide {
     // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
     if (open === null || !open.takes(port, frame)) {
       counters[port.row + Counter.stragglers]++
-      this.forwarder.journal?.note(Event.straggler, port, frame)
+      this.forwarder.log?.note(Event.straggler, port, frame)
       return
     }
     if (open.record(port, frame, now)) {
       counters[port.row + Counter.recorded]++
-      this.forwarder.journal?.note(Event.recorded, port, frame)
+      this.forwarder.log?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
-    this.forwarder.journal?.dropped(port, frame, 'record-overflow')
+    this.forwarder.log?.dropped(port, frame, 'record-overflow')
   }
 
   early(port: PortState, color: number): void {
@@ -264,12 +264,12 @@ export class SnapshotSide {
       }
       return
     }
-    this.forwarder.journal?.mark(Event.closed, null, open.epoch, now)
+    this.forwarder.log?.mark(Event.closed, null, open.epoch, now)
     this.events.closed(open.epoch, closures)
   }
 
   private writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
-    for (const copy of copies) this.forwarder.journal?.note(Event.residue, port, this.frame.pointAt(copy))
+    for (const copy of copies) this.forwarder.log?.note(Event.residue, port, this.frame.pointAt(copy))
   }
 
   private closeGate(port: PortState): void {
@@ -278,16 +278,16 @@ export class SnapshotSide {
   }
 
   private openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
-    const { journal } = this.forwarder
+    const { log } = this.forwarder
     port.closed = false
     port.closedForOther = false
     port.armed = null
-    journal?.mark(Event['gate-opened'], port, port.epoch, now)
+    log?.mark(Event['gate-opened'], port, port.epoch, now)
     const released = this.siftHeld(port, now, most)
     // What comes now must not overtake what still waits.
     port.opening = released >= most && port.hold.some((copy) => copy.color <= port.epoch)
     port.closed = port.opening
-    if (port.closed) journal?.mark(Event['gate-closed'], port, port.epoch, now)
+    if (port.closed) log?.mark(Event['gate-closed'], port, port.epoch, now)
     return released
   }
 

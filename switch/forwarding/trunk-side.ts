@@ -1,6 +1,6 @@
 // A forwarder's dealings with peer switches: HELLO for discovery and liveness, MARKER and MARKER_ACK for closing channels.
 
-import { NO_END, UNCOUNTED } from '../../src/epoch/channel.js'
+import { NO_END, UNCOUNTED } from '../../src/epoch/peer-channel.js'
 import { appendAgreement } from '../../src/frame/agreement.js'
 import {
   CONTROL_GROUP,

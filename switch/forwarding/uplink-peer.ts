@@ -13,7 +13,7 @@
 // - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
 //   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower one.
 
-import { UNCOUNTED } from '../../src/epoch/channel.js'
+import { UNCOUNTED } from '../../src/epoch/peer-channel.js'
 import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../src/frame/agreement.js'
 import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'

@@ -20,8 +20,8 @@ import { readEvents } from '../../src/trace/event-reader.js'
 import { EventTraceWriter } from '../../src/trace/event-writer.js'
 import type { TracePort } from '../../src/trace/events.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
+import { eventLogMemory, loggedEvents, logOverflow } from '../../switch/forwarding/event-log.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
-import { journalEvents, journalMemory, journalOverflow } from '../../switch/forwarding/journal.js'
 import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
 import { defaults, mac } from '../forwarding/rig.js'
 import { type Recording, takeApart } from './tamper.js'
@@ -72,7 +72,7 @@ class Host {
   constructor(name: string, number: number, entries: number, by: 'trunk' | 'uplink') {
     this.name = name
     this.number = number
-    this.memory = journalMemory(entries)
+    this.memory = eventLogMemory(entries)
     const bootId = (name.charCodeAt(0) % 10).toString().repeat(16)
     this.forwarder = new Forwarder({ ...defaults, host: name, bootId }, createCounters(), {
       early: () => undefined,
@@ -169,7 +169,7 @@ export function syntheticRun(
   quiet()
   traffic(30)
   for (const host of hosts) {
-    host.forwarder.snapshots.journal(host.memory, now)
+    host.forwarder.snapshots.record(host.memory, now)
     host.forwarder.snapshots.arm([0, 1])
     traffic(40)
   }
@@ -183,7 +183,7 @@ export function syntheticRun(
     switch (one.step++) {
       case 0:
         if (snapshots.openEpoch === null) snapshots.begin(CUT, 'buffer', now + 10_000, now)
-        snapshots.gate([index])
+        snapshots.gate([index], now)
         break
       case 1:
         paused.add(host.port(index))
@@ -203,7 +203,7 @@ export function syntheticRun(
   quiet()
   traffic(30)
   for (const host of hosts) {
-    host.forwarder.snapshots.journal(null, now)
+    host.forwarder.snapshots.record(null, now)
     traffic(20)
   }
   return runOf(hosts)
@@ -231,8 +231,8 @@ function runOf(hosts: readonly Host[]): SyntheticRun {
     })
     const head = { host: host.name, network: 'lab0', snapshot: 'made', epoch: CUT }
     const writer = new EventTraceWriter(head, ports)
-    for (const event of journalEvents(host.memory, (index) => Math.min(index, TRUNK))) writer.add(event)
-    writer.end(journalOverflow(host.memory))
+    for (const event of loggedEvents(host.memory, (index) => Math.min(index, TRUNK))) writer.add(event)
+    writer.end(logOverflow(host.memory))
     return { part: partOf(host, channel), recording: takeApart(writer.take()), channel }
   })
   const manifest: Manifest = {

@@ -1,7 +1,7 @@
 // Sends a million frames through a forwarder and prints, as JSON, what that cost the JavaScript heap. A process of its own
 // (started with --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
 
-import { Ends, PeerChannel } from '../../src/epoch/channel.js'
+import { Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import { colorVid } from '../../src/frame/color-tag.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

@@ -11,7 +11,7 @@ t.test('calling an older snapshot off leaves a newer one and its gates alone', a
   const { forwarder } = rig
   const { snapshots } = forwarder
   snapshots.begin(6, 'buffer', 1e15, rig.now)
-  snapshots.gate([0, 1])
+  snapshots.gate([0, 1], rig.now)
   snapshots.advance(5, rig.now)
   t.equal(snapshots.openEpoch, 6)
   t.ok(forwarder.ports[0].closed && forwarder.ports[1].closed, 'gates stay closed')

@@ -87,7 +87,7 @@ class Run {
       local: () => this.send(one.from!, one.to!),
       remote: () => this.send(one.from!, one.to!),
       remoteCut: () => this.remoteEpoch.set(one.from!, Math.min(this.target, this.remoteEpoch.get(one.from!)! + 1)),
-      gate: () => this.watch(() => snapshots.gate([one.port!])),
+      gate: () => this.watch(() => snapshots.gate([one.port!], now)),
       flip: () => this.watch(() => snapshots.flip([one.port!], this.target, [0], now)),
       release: () => this.watch(() => snapshots.release([one.port!], now, [one.most!])),
       drain: () => this.watch(() => snapshots.drain(MEMBERS, now, [one.most!, 1, 1])),

@@ -4,7 +4,7 @@
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'
 import { ControlType } from '../../src/frame/control.js'
-import { journalMemory } from '../../switch/forwarding/journal.js'
+import { eventLogMemory } from '../../switch/forwarding/event-log.js'
 import { Peer } from './peer.js'
 import { GROUP, mac, Rig } from './rig.js'
 
@@ -33,7 +33,7 @@ function controlsSent(rig: Rig, port: number, type: ControlType) {
 t.test('a closed gate holds everything in order; opening it lets it go before anything later', async (t) => {
   const rig = new Rig(['member', 'member', 'plain'])
   const { snapshots } = rig.forwarder
-  snapshots.gate([1])
+  snapshots.gate([1], rig.now)
   for (const id of [1, 2, 3]) rig.receive(0, { id })
   rig.receive(2, { id: 4, from: mac(3) })
   t.same(rig.ids(), [[4], [], [1, 2, 3]], 'the outside world is held, too; nobody else is')
@@ -49,7 +49,7 @@ t.test('a gate lets go in portions; what comes meanwhile waits behind, and the l
   const rig = new Rig(['member', 'member'], {}, 3)
   const { snapshots } = rig.forwarder
   snapshots.begin(4, 'buffer', LATER, rig.now)
-  snapshots.gate([0, 1])
+  snapshots.gate([0, 1], rig.now)
   for (const id of [1, 2, 3, 4, 5]) rig.receive(0, { id })
   snapshots.flip([0, 1], 4, [0, 0], rig.now)
   t.equal(snapshots.release([0, 1], rig.now, [2, 2]), 2)
@@ -81,10 +81,10 @@ t.test('a gate lets go in portions; what comes meanwhile waits behind, and the l
 t.test('a gate that is closed again while it opens stays closed', async (t) => {
   const rig = new Rig(['member', 'member'])
   const { snapshots } = rig.forwarder
-  snapshots.gate([1])
+  snapshots.gate([1], rig.now)
   for (const id of [1, 2, 3]) rig.receive(0, { id })
   snapshots.release([1], rig.now, [1])
-  snapshots.gate([1])
+  snapshots.gate([1], rig.now)
   t.same(snapshots.opening(), [])
   t.equal(snapshots.drain([1], rig.now), 0, 'who drained it is late')
   t.same(rig.ids(), [[], [1]])
@@ -101,14 +101,14 @@ t.test('a gate that is closed again while it opens stays closed', async (t) => {
 
 t.test('a gate does not keep its own VM from sending', async (t) => {
   const rig = new Rig(['member', 'member'])
-  rig.forwarder.snapshots.gate([0])
+  rig.forwarder.snapshots.gate([0], rig.now)
   rig.receive(0, { id: 1 })
   t.same(rig.ids(), [[], [1]])
 })
 
 t.test('a full hold queue drops the rest, counted', async (t) => {
   const rig = new Rig(['member', 'member'], { hold: { frames: 2, bytes: 1 << 20 } })
-  rig.forwarder.snapshots.gate([1])
+  rig.forwarder.snapshots.gate([1], rig.now)
   for (const id of [1, 2, 3, 4]) rig.receive(0, { id })
   t.equal(rig.drops(1, 'hold-overflow'), 2)
   rig.forwarder.snapshots.release([1], rig.now)
@@ -118,14 +118,14 @@ t.test('a full hold queue drops the rest, counted', async (t) => {
 t.test('hold queues have a bound together, too; room that one gives up is there for all', async (t) => {
   const rig = new Rig(['member', 'member', 'member'], { networkHold: { frames: 3, bytes: 1 << 20 } })
   const { snapshots } = rig.forwarder
-  snapshots.gate([1, 2])
+  snapshots.gate([1, 2], rig.now)
   for (const id of [1, 2]) rig.receive(0, { id })
   t.same([rig.count(1, 'held'), rig.count(2, 'held')], [2, 1])
   t.same([rig.drops(1, 'hold-overflow'), rig.drops(2, 'hold-overflow')], [0, 1])
   snapshots.release([1], rig.now)
   rig.receive(0, { id: 3 })
   rig.forwarder.removePort(2)
-  snapshots.gate([1])
+  snapshots.gate([1], rig.now)
   for (const id of [4, 5, 6, 7]) rig.receive(0, { id })
   snapshots.release([1], rig.now)
   t.same(rig.outputs[1].ids(), [1, 2, 3, 4, 5, 6])
@@ -143,7 +143,7 @@ t.test('an early frame waits for its receiver’s cut, and asks for it once', as
     { kind: 'early', port: 0, epoch: 4 },
     { kind: 'early', port: 2, epoch: 4 },
   ])
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   fromPeer(rig, 1, 4, 3)
   snapshots.flip([0], 4, [0], rig.now)
   t.same(rig.outputs[0].ids(), [], 'cut, yet the guest does not run')
@@ -171,7 +171,7 @@ t.test('policy drop: early frames are dropped and counted, gated ones are still 
   fromPeer(rig, 1, 4, 1)
   t.equal(rig.drops(0, 'early-dropped'), 1)
   t.match(rig.events, [{ kind: 'early', port: 0, epoch: 4 }])
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   fromPeer(rig, 1, 3, 2)
   snapshots.flip([0], 4, [0], rig.now)
   snapshots.release([0], rig.now)
@@ -182,7 +182,7 @@ t.test('an in-transit frame is delivered, and once in the channel state', async 
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
   const { snapshots } = rig.forwarder
   snapshots.begin(4, 'buffer', LATER, rig.now)
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   fromPeer(rig, 1, 3, 1, mac(1))
   snapshots.flip([0], 4, [0], rig.now)
   snapshots.release([0], rig.now)
@@ -229,7 +229,7 @@ t.test('residue: the last frames delivered and not read; those of the outside wo
   rig.receive(1, { from: mac(2), id: 2 })
   rig.receive(2, { from: mac(3), id: 3 })
   rig.receive(1, { from: mac(2), id: 4 })
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   rig.receive(1, { from: mac(2), id: 5 })
   t.same(snapshots.flip([0], 4, [3], rig.now), [{ recorded: 2, lost: 0 }])
   snapshots.release([0], rig.now)
@@ -282,7 +282,7 @@ t.test('epochs never go back, and ports that are no members have none', async (t
     { recorded: 0, lost: 0 },
   ])
   t.equal(rig.forwarder.byIndex[0]!.epoch, 5)
-  rig.forwarder.snapshots.gate([1, 2, 17])
+  rig.forwarder.snapshots.gate([1, 2, 17], rig.now)
   rig.receive(0, { id: 1 })
   t.same(rig.ids(), [[], [1], [1]])
 })
@@ -342,7 +342,7 @@ t.test('closure: all peers’ frames in, own gates open; told once', async (t) =
   fromPeer(rig, 1, 3, 1)
   rig.clear()
   snapshots.begin(4, 'buffer', LATER, rig.now)
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   snapshots.flip([0], 4, [0], rig.now)
   peerOn(rig, 1).say(ControlType.MARKER, 4, 2)
   peerOn(rig, 2).say(ControlType.MARKER, 4, 0)
@@ -411,13 +411,13 @@ t.test('a recording ends, and the channel state with it', async (t) => {
   const rig = new Rig(['member', 'trunk'], {}, 3)
   const { snapshots } = rig.forwarder
   peerOn(rig, 1).meet(3)
-  snapshots.journal(journalMemory(100), rig.now)
+  snapshots.record(eventLogMemory(100), rig.now)
   snapshots.begin(4, 'buffer', LATER, rig.now)
   snapshots.flip([0], 4, [0], rig.now)
   peerOn(rig, 1).say(ControlType.MARKER, 4, 2)
   rig.tick(200)
   fromPeer(rig, 1, 3, 1)
-  snapshots.journal(null, rig.now)
+  snapshots.record(null, rig.now)
   fromPeer(rig, 1, 3, 2)
   const { frames, closures } = snapshots.end()
   t.equal(frames.length, 1, 'what no audit could see is not in it')
@@ -429,7 +429,7 @@ t.test('a host without trunks closes when its members run again', async (t) => {
   const rig = new Rig(['member', 'member'], {}, 3)
   const { snapshots } = rig.forwarder
   snapshots.begin(4, 'buffer', LATER, rig.now)
-  snapshots.gate([0, 1])
+  snapshots.gate([0, 1], rig.now)
   snapshots.flip([0], 4, [0], rig.now)
   rig.tick(1)
   snapshots.flip([1], 4, [0], rig.now)
@@ -444,7 +444,7 @@ t.test('a host without trunks closes when its members run again', async (t) => {
 t.test('advance: a gate that is closed for another network stays closed until it is released', async (t) => {
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
   const { snapshots } = rig.forwarder
-  snapshots.gate([0], true)
+  snapshots.gate([0], rig.now, true)
   fromPeer(rig, 1, 3, 1)
   snapshots.advance(4, rig.now)
   fromPeer(rig, 1, 4, 2)
@@ -452,7 +452,7 @@ t.test('advance: a gate that is closed for another network stays closed until it
   t.equal(rig.forwarder.byIndex[0]?.epoch, 4, 'all the same it moves on')
   snapshots.release([0], rig.now)
   t.same(rig.outputs[0].ids(), [1, 2])
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   snapshots.advance(5, rig.now)
   fromPeer(rig, 1, 5, 3)
   t.same(rig.outputs[0].ids(), [3], 'one of its own opens')
@@ -462,7 +462,7 @@ t.test('advance: a snapshot called off leaves every member past it, gates open, 
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
   const { snapshots } = rig.forwarder
   snapshots.begin(4, 'buffer', LATER, rig.now)
-  snapshots.gate([0])
+  snapshots.gate([0], rig.now)
   fromPeer(rig, 1, 4, 1)
   fromPeer(rig, 1, 3, 2, mac(77))
   snapshots.advance(4, rig.now)

@@ -9,8 +9,8 @@ import { writeChannel } from '../../src/trace/channel.js'
 import { readEvents } from '../../src/trace/event-reader.js'
 import { EventTraceWriter } from '../../src/trace/event-writer.js'
 import type { TracePort } from '../../src/trace/events.js'
+import { eventLogMemory, loggedEvents, logOverflow } from '../../switch/forwarding/event-log.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
-import { journalEvents, journalMemory, journalOverflow } from '../../switch/forwarding/journal.js'
 import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
 import { networkName } from './networks.js'
 import type { SessionRequest } from './snapshot-session.js'
@@ -25,7 +25,7 @@ export class Recording {
   private readonly network: number
   private readonly forwarder: Forwarder
   private readonly request: SessionRequest
-  private readonly memory = journalMemory(MAX_EVENTS)
+  private readonly memory = eventLogMemory(MAX_EVENTS)
   private readonly numbers = new Map<number, number>()
   private readonly ports: TracePort[] = []
   private isOver = false
@@ -36,7 +36,7 @@ export class Recording {
     this.network = network
     this.forwarder = worker.forwarders[network]
     this.request = request
-    this.forwarder.snapshots.journal(this.memory, worker.now)
+    this.forwarder.snapshots.record(this.memory, worker.now)
     this.notePorts()
   }
 
@@ -49,7 +49,7 @@ export class Recording {
     if (this.isOver) return
     this.isOver = true
     this.notePorts()
-    this.forwarder.snapshots.journal(null, this.worker.now)
+    this.forwarder.snapshots.record(null, this.worker.now)
   }
 
   write(): Uint8Array {
@@ -57,8 +57,8 @@ export class Recording {
     const { snapshot, epoch } = this.request
     const host = this.worker.daemon.host.name
     const writer = new EventTraceWriter({ host, network: networkName(this.network), snapshot, epoch }, this.ports)
-    for (const event of journalEvents(this.memory, (index) => this.numbers.get(index) ?? -1)) writer.add(event)
-    writer.end(journalOverflow(this.memory))
+    for (const event of loggedEvents(this.memory, (index) => this.numbers.get(index) ?? -1)) writer.add(event)
+    writer.end(logOverflow(this.memory))
     return writer.take()
   }
 

@@ -41,7 +41,7 @@ export const networkFaults: readonly PlantedFault[] = [
     breaks: [3],
     plant: inSnapshots((snapshots) => {
       const gate = snapshots.gate.bind(snapshots)
-      snapshots.gate = (ports, forOther) => (forOther ? undefined : gate(ports))
+      snapshots.gate = (ports, now, forOther) => (forOther ? undefined : gate(ports, now))
     }),
     adapt: several,
   },
@@ -52,9 +52,9 @@ export const networkFaults: readonly PlantedFault[] = [
       const gate = snapshots.gate.bind(snapshots)
       const release = snapshots.release.bind(snapshots)
       const shut = new Set<number>()
-      snapshots.gate = (ports, forOther) => {
+      snapshots.gate = (ports, now, forOther) => {
         for (const port of ports) if (forOther) shut.add(port)
-        gate(ports, forOther)
+        gate(ports, now, forOther)
       }
       snapshots.release = (ports, now, most) => (ports.some((port) => shut.has(port)) ? 0 : release(ports, now, most))
     }),
@@ -65,7 +65,7 @@ export const networkFaults: readonly PlantedFault[] = [
     breaks: [3],
     plant: inSnapshots((snapshots) => {
       const gate = snapshots.gate.bind(snapshots)
-      snapshots.gate = (ports) => gate(ports)
+      snapshots.gate = (ports, now) => gate(ports, now)
     }),
     adapt: atOnce,
   },

@@ -20,7 +20,7 @@ export function gateOthers(
   const { worker } = daemon
   const { snapshots } = worker.forwarders[nic.network]
   const next = () => gateOthers(daemon, others, done, failed)
-  worker.call('gate', () => snapshots.gate([nic.index], true), next, failed)
+  worker.call('gate', () => snapshots.gate([nic.index], worker.now, true), next, failed)
 }
 
 /** Failed at the first that fails, as all at once are. */

@@ -124,7 +124,7 @@ export class RestoreSession {
         const addPorts = () => {
           for (const nic of nics)
             if (worker.ingress[nic.index] === undefined) worker.addMember(nic, daemon.agents[nic.network].epoch)
-          for (const nic of quiet) worker.forwarders[nic.network].snapshots.gate([nic.index], true)
+          for (const nic of quiet) worker.forwarders[nic.network].snapshots.gate([nic.index], worker.now, true)
         }
         const stage = () => {
           let awaited = guests.length

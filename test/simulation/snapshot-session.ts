@@ -275,8 +275,7 @@ export class SnapshotSession {
     switch (effect) {
       case 'gate': {
         const gate = () => {
-          if (forwarder.journal !== null) forwarder.journal.now = worker.now
-          snapshots.gate(ports)
+          snapshots.gate(ports, worker.now)
           world.note(host.name, `gate of ${guest.name} closes`)
         }
         const gated = () => {

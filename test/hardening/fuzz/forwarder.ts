@@ -311,7 +311,7 @@ class Run {
     const commands = [
       () => snapshots.begin(near(), random.pick(['buffer', 'drop']), this.now + 500, this.now),
       () => snapshots.arm(some()),
-      () => snapshots.gate(some()),
+      () => snapshots.gate(some(), this.now),
       () => {
         const residue = gates.map(() => random.integer(0, 50))
         snapshots.flip(gates, near(), residue, this.now)
@@ -366,7 +366,7 @@ class Run {
     const { color: _, ...copy } = copyFrame(this.frame)
     const before = port?.hold.length ?? 0
     // Only behind a gate: a restore closes it first.
-    if (port !== undefined) this.forwarder.snapshots.gate([index])
+    if (port !== undefined) this.forwarder.snapshots.gate([index], this.now)
     this.forwarder.snapshots.preload(index, [copy, copy])
     if (port === undefined) return
     assert.equal(port.hold.length, before + 2)

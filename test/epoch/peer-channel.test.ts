@@ -2,7 +2,7 @@
 // count and by deadline, losses of ordinary running.
 
 import t from 'tap'
-import { type ChannelWords, Ends, NO_END, PeerChannel, UNCOUNTED } from '../../src/epoch/channel.js'
+import { type ChannelWords, Ends, NO_END, PeerChannel, UNCOUNTED } from '../../src/epoch/peer-channel.js'
 import fc from '../property.js'
 
 const MAC = Uint8Array.of(2, 0, 0, 0, 0, 9)

@@ -24,11 +24,11 @@ const NO_PORT = -1
 const NO_CAUSE = -1
 
 /** Zero pages until they are written to: `entries` are a bound, not a cost. */
-export function journalMemory(entries: number): SharedArrayBuffer {
+export function eventLogMemory(entries: number): SharedArrayBuffer {
   return new SharedArrayBuffer(HEADER_BYTES + entries * ENTRY_BYTES)
 }
 
-export class Journal {
+export class EventLog {
   private readonly words: Int32Array
   private readonly bytes: Uint8Array
   private readonly times: Float64Array
@@ -40,7 +40,7 @@ export class Journal {
   private currentBytes: Uint8Array | null = null
   private cause = NO_CAUSE
   /** Unix time in milliseconds of what is written next. */
-  now = 0
+  private now = 0
 
   constructor(memory: SharedArrayBuffer) {
     this.words = new Int32Array(memory)
@@ -118,7 +118,7 @@ export class Journal {
 }
 
 /** What a stopped recording holds. `portOf`: the trace's number of a port, -1 when it is none of the trace's. */
-export function* journalEvents(
+export function* loggedEvents(
   memory: SharedArrayBuffer,
   portOf: (index: number) => number,
 ): Generator<TraceEvent, void, undefined> {
@@ -145,6 +145,6 @@ export function* journalEvents(
   }
 }
 
-export function journalOverflow(memory: SharedArrayBuffer): number {
+export function logOverflow(memory: SharedArrayBuffer): number {
   return new Int32Array(memory)[OVERFLOW]
 }
