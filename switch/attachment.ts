@@ -21,7 +21,7 @@ export class Attachment {
     refuseUnfit(link)
     try {
       this.undo.push(lockDevice(link.index, link.name))
-      const quiet = quietLink(link)
+      const quiet = quietLink(links, link)
       this.undo.push(() => quiet.release())
       if (link.up) return
       links.change(link.index, { up: true })

@@ -6,12 +6,13 @@
 // is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
-import type { Link } from './link.js'
-import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, NetlinkSocket, NLM, readU32 } from './netlink.js'
-import { readSysctl, writeSysctl } from './sysctl.js'
+import type { Link, Links } from './link.js'
+import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
+import { DeviceSysctl } from './sysctl.js'
 
 const RTM_NEWQDISC = 36
 const RTM_DELQDISC = 37
+const RTM_GETQDISC = 38
 const RTM_NEWTFILTER = 44
 const RTM_DELTFILTER = 45
 const RTM_GETTFILTER = 46
@@ -24,6 +25,7 @@ const TCA_BPF_FLAG_ACT_DIRECT = 1
 const TC_H_CLSACT = 0xfffffff1
 const TC_H_CLSACT_HANDLE = 0xffff0000
 const TC_H_INGRESS = 0xfffffff2
+const TC_H_EGRESS = 0xfffffff3
 const ETH_P_ALL_NETWORK_ORDER = LITTLE_ENDIAN ? 0x0300 : 3
 /** First of all filters on the device. */
 const PRIORITY = 1
@@ -47,60 +49,91 @@ const IPV6_WAS_ON = 4
 /** A device that the host's stack no longer sees. */
 export interface QuietLink {
   readonly index: number
+  /**
+   * Puts back what somebody has undone meanwhile, and says what that was: `sysctl -p` sets IPv6 for all devices, for one.
+   * @throws SnapswitchError as quietLink
+   */
+  renew(now: Link): ('filter' | 'IPv6')[]
   /** Gives the device back to the host as it was. Harmless when the device is gone, or when called twice. */
   release(): void
 }
 
 /**
  * From now on the host's stack neither sees nor answers what enters `link`; packet sockets see every frame as before.
- * Call it before the device is set up: IPv6 talks as soon as it is.
+ * Call it before the device is set up: IPv6 talks as soon as it is. The device is known by its index: it may be renamed, and
+ * another one may get its name. `links` must stay open.
  * @throws SnapswitchError PERMISSION, DEVICE_MISSING, DEVICE_BUSY (another program's filter is in the way), SYSCALL
  */
-export function quietLink(link: Link): QuietLink {
-  const socket = new NetlinkSocket()
+export function quietLink(links: Links, link: Link): QuietLink {
+  const { socket } = links
+  const { index } = link
+  const setting = ipv6Setting(links, index)
+  const ipv6IsOn = setting.read() === '0'
+  let handle = dropIngress(socket, link, ipv6IsOn)
+  let ipv6WasOn = (handle & IPV6_WAS_ON) !== 0
   try {
-    const setting = `ipv6/conf/${link.name}/disable_ipv6`
-    const ipv6IsOn = readSysctl(setting) === '0'
-    const handle = dropIngress(socket, link, ipv6IsOn)
-    try {
-      if (ipv6IsOn) writeSysctl(setting, '1')
-    } catch (thrown) {
-      undoIngress(socket, link, handle)
-      throw thrown
-    }
-    let released = false
-    return {
-      index: link.index,
-      release() {
-        if (released) return
-        released = true
-        try {
-          undoIngress(socket, link, handle)
-          // By name: if the device was renamed or is gone, there is nothing of ours to put back.
-          if ((handle & IPV6_WAS_ON) !== 0) writeSysctl(setting, '0')
-        } finally {
-          socket.close()
-        }
-      },
-    }
+    if (ipv6IsOn) setting.write('1')
   } catch (thrown) {
-    socket.close()
+    undoIngress(socket, index, handle)
     throw thrown
+  }
+  let released = false
+  return {
+    index,
+    renew(now) {
+      const renewed: ('filter' | 'IPv6')[] = []
+      if (released) return renewed
+      if (!hasFilter(socket, index, handle)) {
+        handle = dropIngress(socket, now, ipv6WasOn)
+        renewed.push('filter')
+      }
+      if (now.ipv6 && setting.write('1')) {
+        ipv6WasOn = true
+        renewed.push('IPv6')
+      }
+      return renewed
+    },
+    release() {
+      if (released) return
+      released = true
+      // Without the filter it is another device that has the index, or one that was in another namespace, where it lost all settings.
+      if (!undoIngress(socket, index, handle)) return
+      if (ipv6WasOn) setting.write('0')
+    },
   }
 }
 
-function dropIngress(socket: NetlinkSocket, link: Link, ipv6IsOn: boolean): Handle {
+/**
+ * Devices that a daemon which was killed has kept from the host's stack are given back, but for those that `spares` says yes to.
+ * Returns their indexes.
+ */
+export function releaseLeft(links: Links, spares: (index: number) => boolean): number[] {
+  const { socket } = links
+  return devicesWithHook(socket).filter((index) => {
+    if (spares(index)) return false
+    const handle = findFilter(socket, index)
+    if (handle === null || !undoIngress(socket, index, handle)) return false
+    if ((handle & IPV6_WAS_ON) !== 0) ipv6Setting(links, index).write('0')
+    return true
+  })
+}
+
+function ipv6Setting(links: Links, index: number): DeviceSysctl {
+  return new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(index))
+}
+
+function dropIngress(socket: NetlinkSocket, link: Link, ipv6WasOn: boolean): Handle {
   const made = addQdisc(socket, link)
   if (!made) {
-    const left = findFilter(socket, link)
+    const left = findFilter(socket, link.index)
     if (left !== null) return left
   }
-  const on = ipv6IsOn ? HANDLE.qdiscIsOursIpv6WasOn : HANDLE.qdiscIsOurs
-  const handle = made ? on : ipv6IsOn ? HANDLE.qdiscWasThereIpv6WasOn : HANDLE.qdiscWasThere
+  const on = ipv6WasOn ? HANDLE.qdiscIsOursIpv6WasOn : HANDLE.qdiscIsOurs
+  const handle = made ? on : ipv6WasOn ? HANDLE.qdiscWasThereIpv6WasOn : HANDLE.qdiscWasThere
   try {
     addFilter(socket, link, handle)
   } catch (thrown) {
-    if (made) undoIngress(socket, link, handle)
+    if (made) removeQdisc(socket, link.index)
     throw thrown
   }
   return handle
@@ -144,33 +177,64 @@ function addFilter(socket: NetlinkSocket, link: Link, handle: Handle): void {
 }
 
 /** Our filter, left by a daemon that was killed. */
-function findFilter(socket: NetlinkSocket, link: Link): Handle | null {
-  for (const handle of Object.values(HANDLE)) {
-    try {
-      const body = filterHeader(link.index, handle).attributeText(TCA_KIND, 'bpf')
-      const answers = socket.request(`look for a filter on ${link.name}`, RTM_GETTFILTER, 0, body)
-      if (answers.some((answer) => answer.type === RTM_NEWTFILTER && handleOf(answer) === handle)) return handle
-    } catch (thrown) {
-      if (!isErrno(thrown, 'ENOENT') && !isErrno(thrown, 'EINVAL')) throw thrown
-    }
-  }
-  return null
+function findFilter(socket: NetlinkSocket, index: number): Handle | null {
+  return Object.values(HANDLE).find((handle) => hasFilter(socket, index, handle)) ?? null
 }
 
-function undoIngress(socket: NetlinkSocket, link: Link, handle: Handle): void {
+function hasFilter(socket: NetlinkSocket, index: number, handle: Handle): boolean {
   try {
-    if ((handle & QDISC_IS_OURS) !== 0) {
-      const body = trafficHeader(link.index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0)
-      socket.request(`remove the ingress hook of ${link.name}`, RTM_DELQDISC, 0, body)
-    } else {
-      const body = filterHeader(link.index, handle).attributeText(TCA_KIND, 'bpf')
-      socket.request(`remove the filter of ${link.name}`, RTM_DELTFILTER, 0, body)
-    }
+    const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
+    const answers = socket.request(`look for a filter on network device ${index}`, RTM_GETTFILTER, 0, body)
+    return answers.some((answer) => answer.type === RTM_NEWTFILTER && handleOf(answer) === handle)
   } catch (thrown) {
-    // Gone already: with its device, or by somebody's hand.
-    const gone = thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING'
-    if (!gone && !isErrno(thrown, 'ENOENT') && !isErrno(thrown, 'EINVAL')) throw thrown
+    if (!isErrno(thrown, 'ENOENT') && !isErrno(thrown, 'EINVAL')) throw thrown
+    return false
   }
+}
+
+/** Indexes of devices with a clsact or ingress qdisc. */
+function devicesWithHook(socket: NetlinkSocket): number[] {
+  const answers = socket.request('list qdiscs', RTM_GETQDISC, NLM.dump, trafficHeader(0, 0, 0, 0))
+  const hooks = answers.filter(({ type, payload }) => type === RTM_NEWQDISC && readU32(payload, 12) === TC_H_CLSACT)
+  return [...new Set(hooks.map(({ payload }) => readU32(payload, 4)))]
+}
+
+/** False: our filter is not there, and nothing was touched. */
+function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): boolean {
+  try {
+    if (!hasFilter(socket, index, handle)) return false
+    const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
+    socket.request(`remove the filter of network device ${index}`, RTM_DELTFILTER, 0, body)
+    // Others may have put filters of their own on our hook.
+    if ((handle & QDISC_IS_OURS) !== 0 && !hasFilters(socket, index)) removeQdisc(socket, index)
+    return true
+  } catch (thrown) {
+    if (!isGone(thrown)) throw thrown
+    return false
+  }
+}
+
+function removeQdisc(socket: NetlinkSocket, index: number): void {
+  try {
+    const body = trafficHeader(index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0)
+    socket.request(`remove the ingress hook of network device ${index}`, RTM_DELQDISC, 0, body)
+  } catch (thrown) {
+    if (!isGone(thrown)) throw thrown
+  }
+}
+
+function hasFilters(socket: NetlinkSocket, index: number): boolean {
+  return [TC_H_INGRESS, TC_H_EGRESS].some((parent) =>
+    socket
+      .request(`list filters of network device ${index}`, RTM_GETTFILTER, NLM.dump, trafficHeader(index, 0, parent, 0))
+      .some(({ type }) => type === RTM_NEWTFILTER),
+  )
+}
+
+/** With its device, or by somebody's hand. */
+function isGone(thrown: unknown): boolean {
+  const deviceIsGone = thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING'
+  return deviceIsGone || isErrno(thrown, 'ENOENT') || isErrno(thrown, 'EINVAL')
 }
 
 /** struct tcmsg. */

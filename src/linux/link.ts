@@ -4,6 +4,7 @@
 import { SnapswitchError } from '../errors/errors.js'
 import {
   attributes,
+  eachAttribute,
   LITTLE_ENDIAN,
   NetlinkBody,
   type NetlinkMessage,
@@ -16,7 +17,10 @@ import {
 const RTM_NEWLINK = 16
 const RTM_DELLINK = 17
 const RTM_GETLINK = 18
-const RTMGRP_LINK = 1
+const RTM_NEWADDR = 20
+const RTM_DELADDR = 21
+/** RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR (linux/rtnetlink.h). */
+const NEWS = 0x1 | 0x10 | 0x100
 const AF_INET6 = 10
 const IFINFO_LENGTH = 16
 /** linux/if_arp.h */
@@ -34,19 +38,30 @@ const IFLA = {
   linkInfo: 18,
   afSpec: 26,
   peerNamespace: 37,
+  otherNames: 52,
+  otherName: 53,
 } as const
 const IFLA_INFO_KIND = 1
 const IFLA_INFO_DATA = 2
 /** linux/if_link.h */
 const IFLA_TUN = { owner: 1, group: 2, vnetHeader: 5, persistent: 6, multiQueue: 7, queues: 8, detached: 9 } as const
+const IFLA_INFO_MACVLAN_MODE = 1
+const MACVLAN_MODE_BRIDGE = 4
+const IFLA_INET6_CONF = 2
+/** Place of disable_ipv6 in IFLA_INET6_CONF (linux/ipv6.h). */
+const DEVCONF_DISABLE_IPV6 = 26
 const IFLA_INET6_ADDR_GEN_MODE = 8
 const IN6_ADDR_GEN_MODE_NONE = 1
 /** IFNAMSIZ less its terminating zero. */
 const NAME_LIMIT = 15
+/** ALTIFNAMSIZ less the same. */
+const OTHER_NAME_LIMIT = 127
 
 export interface Link {
   readonly index: number
   readonly name: string
+  /** Further names that it can be found by (`ip link property add … altname`). */
+  readonly otherNames: readonly string[]
   /** The driver's kind ("veth", "tun", "bridge", …); null for hardware and loopback. A TAP is of kind "tun". */
   readonly kind: string | null
   /** Bytes of payload after the Ethernet header. */
@@ -62,7 +77,7 @@ export interface Link {
   readonly mac: string | null
   /** Index of the bridge or bond that owns it. */
   readonly master: number | null
-  /** A veth's other end. */
+  /** A veth's other end; of a device that stands on another one (VLAN, macvlan, …), that one. */
   readonly peer: number | null
   /** Id of the network namespace of the other end; null when it is this one. */
   readonly peerNamespace: number | null
@@ -70,6 +85,15 @@ export interface Link {
   readonly queueLength: number
   /** How a TAP was made; null for other devices. */
   readonly tap: TapSettings | null
+  /** A macvlan that the kernel forwards to from others on the same device. */
+  readonly macvlanBridge: boolean
+  /** The host's stack speaks IPv6 on it. False where the kernel has no IPv6. */
+  readonly ipv6: boolean
+}
+
+/** Whether `name` is the name of a device, or another name of it. */
+export function isCalled(link: Pick<Link, 'name' | 'otherNames'>, name: string): boolean {
+  return link.name === name || link.otherNames.includes(name)
 }
 
 export interface TapSettings {
@@ -97,11 +121,19 @@ export interface LinkChanges {
   readonly ipv6Addresses?: 'none'
 }
 
-export type LinkEvent = { readonly kind: 'changed' | 'removed'; readonly link: Link }
+export type LinkEvent =
+  | { readonly kind: 'changed' | 'removed'; readonly link: Link }
+  /** An address of a device was added or removed. */
+  | { readonly kind: 'address'; readonly index: number }
 
 /** The links of one network namespace: that of the thread that made this. */
 export class Links {
   readonly #socket = new NetlinkSocket()
+
+  /** For requests about devices that are no matter of this file. */
+  get socket(): NetlinkSocket {
+    return this.#socket
+  }
 
   list(): Link[] {
     const answers = this.#socket.request('list network devices', RTM_GETLINK, NLM.dump, linkHeader(0))
@@ -115,10 +147,18 @@ export class Links {
     throw missing(`network device ${name}`)
   }
 
-  /** null when there is no such device. */
+  /** By its name or another one that it has. null when there is no such device. */
   find(name: string): Link | null {
-    if (name.length === 0 || new TextEncoder().encode(name).length > NAME_LIMIT) return null
-    return this.#ask(`look up network device ${name}`, linkHeader(0).attributeText(IFLA.name, name))
+    const { length } = new TextEncoder().encode(name)
+    if (length === 0 || length > OTHER_NAME_LIMIT) return null
+    // The kernel looks among the other names either way; one attribute has no room for the long ones.
+    const attribute = length > NAME_LIMIT ? IFLA.otherName : IFLA.name
+    return this.#ask(`look up network device ${name}`, linkHeader(0).attributeText(attribute, name))
+  }
+
+  /** What the device is called at the moment; null when it is gone. */
+  nameOf(index: number): string | null {
+    return this.findByIndex(index)?.name ?? null
   }
 
   findByIndex(index: number): Link | null {
@@ -162,9 +202,9 @@ export class Links {
   }
 }
 
-/** Tells of links that come, change and go. The owner asks it now and then, or when its `fd` is readable. */
+/** Tells of links that come, change and go, and of their addresses. The owner asks it now and then, or when its `fd` is readable. */
 export class LinkWatch {
-  readonly #socket = new NetlinkSocket(RTMGRP_LINK)
+  readonly #socket = new NetlinkSocket(NEWS)
 
   get fd(): number {
     return this.#socket.fd
@@ -180,6 +220,11 @@ export class LinkWatch {
       const messages = this.#socket.poll()
       if (messages === null) break
       for (const message of messages) {
+        if (message.type === RTM_NEWADDR || message.type === RTM_DELADDR) {
+          // struct ifaddrmsg
+          events.push({ kind: 'address', index: readU32(message.payload, 4) })
+          continue
+        }
         if (message.type !== RTM_NEWLINK && message.type !== RTM_DELLINK) continue
         // A bridge announces its ports with family AF_BRIDGE; a port that leaves a bridge is not a device that goes.
         if (message.payload[0] !== 0) continue
@@ -217,6 +262,7 @@ function parseLink(message: NetlinkMessage): Link {
   return {
     index: view.getInt32(4, LITTLE_ENDIAN),
     name: name === undefined ? '' : readText(name),
+    otherNames: otherNames(found.get(IFLA.otherNames)),
     kind: kind === undefined ? null : readText(kind),
     mtu: number(IFLA.mtu) ?? 0,
     ethernet: view.getUint16(2, LITTLE_ENDIAN) === ARPHRD_ETHER,
@@ -229,7 +275,27 @@ function parseLink(message: NetlinkMessage): Link {
     peerNamespace: number(IFLA.peerNamespace),
     queueLength: number(IFLA.queueLength) ?? 0,
     tap: kind !== undefined && readText(kind) === 'tun' && data !== undefined ? tapSettings(data) : null,
+    macvlanBridge:
+      kind !== undefined && /^macv(lan|tap)$/.test(readText(kind)) && data !== undefined && isMacvlanBridge(data),
+    ipv6: hasIpv6(found.get(IFLA.afSpec)),
   }
+}
+
+function otherNames(list: Uint8Array | undefined): string[] {
+  if (list === undefined) return []
+  return [...eachAttribute(list)].flatMap(([type, value]) => (type === IFLA.otherName ? [readText(value)] : []))
+}
+
+function isMacvlanBridge(data: Uint8Array): boolean {
+  const mode = attributes(data).get(IFLA_INFO_MACVLAN_MODE)
+  return mode !== undefined && readU32(mode) === MACVLAN_MODE_BRIDGE
+}
+
+function hasIpv6(families: Uint8Array | undefined): boolean {
+  const inet6 = families === undefined ? undefined : attributes(families).get(AF_INET6)
+  const settings = inet6 === undefined ? undefined : attributes(inet6).get(IFLA_INET6_CONF)
+  const at = DEVCONF_DISABLE_IPV6 * 4
+  return settings !== undefined && settings.length >= at + 4 && readU32(settings, at) === 0
 }
 
 function tapSettings(data: Uint8Array): TapSettings {

@@ -125,17 +125,20 @@ export class NetlinkBody {
 
 /** Attributes from `offset` to the end, the last of a type winning; stops at one whose length makes no sense. */
 export function attributes(payload: Uint8Array, offset = 0): Map<number, Uint8Array> {
-  const found = new Map<number, Uint8Array>()
+  return new Map(eachAttribute(payload, offset))
+}
+
+/** The same in order, also where a type comes several times. */
+export function* eachAttribute(payload: Uint8Array, offset = 0): Generator<[number, Uint8Array]> {
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength)
   let at = offset
   while (at + ATTRIBUTE_HEADER <= payload.length) {
     const length = view.getUint16(at, LITTLE_ENDIAN)
     if (length < ATTRIBUTE_HEADER || at + length > payload.length) break
     const type = view.getUint16(at + 2, LITTLE_ENDIAN) & ATTRIBUTE_TYPE_MASK
-    found.set(type, payload.subarray(at + ATTRIBUTE_HEADER, at + length))
+    yield [type, payload.subarray(at + ATTRIBUTE_HEADER, at + length)]
     at += align(length)
   }
-  return found
 }
 
 export function readU32(value: Uint8Array, offset = 0): number {

@@ -3,7 +3,7 @@
 // sysfs do not (netstat_show in net/core/net-sysfs.c: under RCU). Measured: 7 microseconds a device, at most 125 beside
 // programs that make and remove devices.
 
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Link } from './link.js'
 import { LinkCounterReader } from './stats.js'
@@ -31,16 +31,21 @@ export class TransmitCounters {
   /** Opens the files of a device that is to be read often; without them, or where /sys is another namespace's, `read` asks by netlink. */
   watch({ index, name, mac }: Pick<Link, 'index' | 'name' | 'mac'>): void {
     this.forget(index)
-    const directory = join(SYSFS, name)
+    let directory = -1
     let packets = -1
     try {
+      // Held, it is this device's whatever the name comes to mean; so are the files in it, once they are open.
+      directory = openSync(join(SYSFS, name), constants.O_RDONLY | constants.O_DIRECTORY)
+      const here = `/proc/self/fd/${directory}`
       // A sysfs that was mounted in another network namespace shows that one's devices (sysfs(5)).
-      const has = (file: string) => readFileSync(join(directory, file), 'latin1').trim()
+      const has = (file: string) => readFileSync(join(here, file), 'latin1').trim()
       if (has('ifindex') !== String(index) || has('address') !== (mac ?? '')) return
-      packets = openSync(join(directory, 'statistics', 'tx_packets'), 'r')
-      this.#files.set(index, { packets, dropped: openSync(join(directory, 'statistics', 'tx_dropped'), 'r') })
+      packets = openSync(join(here, 'statistics', 'tx_packets'), 'r')
+      this.#files.set(index, { packets, dropped: openSync(join(here, 'statistics', 'tx_dropped'), 'r') })
     } catch {
       if (packets >= 0) closeSync(packets)
+    } finally {
+      if (directory >= 0) closeSync(directory)
     }
   }
 

@@ -2,12 +2,12 @@
 
 import { createSocket } from 'node:dgram'
 import t from 'tap'
-import { quietLink } from '../../src/linux/ingress.js'
+import { quietLink, releaseLeft } from '../../src/linux/ingress.js'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
-import { readSysctl } from '../../src/linux/sysctl.js'
 import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
 import { enterFreshNamespace, run, until } from './namespace.js'
+import { readSysctl } from './sysctl.js'
 import { arpRequest, dhcpDiscover, experimentalFrame, packetSocket, readAll, receiveAll, write } from './wire.js'
 
 enterFreshNamespace()
@@ -47,7 +47,7 @@ t.test('the host answers before and after, not meanwhile; packet sockets see all
   t.equal(ask(), 1, 'left alone, the host answers ARP for its address')
   t.equal(receiveAll(ours).length, 1)
 
-  const quiet = quietLink(link)
+  const quiet = quietLink(links, link)
   t.equal(ask(), 0, 'now it does not')
   for (let round = 0; round < 200; round += 1) write(guest, experimentalFrame())
   const seen = receiveAll(ours)
@@ -74,7 +74,7 @@ t.test('a DHCP server on the host hears no guest', async (t) => {
   await new Promise<void>((resolve) => server.bind(67, '0.0.0.0', resolve))
   write(guest, dhcpDiscover())
   await until(() => heard === 1, 'left alone, the server hears the guest')
-  const quiet = quietLink(link)
+  const quiet = quietLink(links, link)
   for (let round = 0; round < 20; round += 1) write(guest, dhcpDiscover())
   await pause(200)
   t.equal(heard, 1, 'now it does not')
@@ -85,7 +85,7 @@ t.test('a DHCP server on the host hears no guest', async (t) => {
 t.test('no IPv6 from the host when the device comes up', async (t) => {
   const talk = async (isQuiet: boolean) => {
     const { name, link, guest } = lab(t)
-    const quiet = isQuiet ? quietLink(link) : null
+    const quiet = isQuiet ? quietLink(links, link) : null
     links.change(link.index, { up: true })
     const deadline = performance.now() + (isQuiet ? 1500 : 4000)
     let heard = 0
@@ -106,7 +106,7 @@ t.test('no IPv6 from the host when the device comes up', async (t) => {
 t.test('all is put back as it was, and what others made stays', async (t) => {
   const { name, link } = lab(t)
   const before = hooks(name)
-  const quiet = quietLink(link)
+  const quiet = quietLink(links, link)
   t.match(hooks(name), /clsact/)
   t.match(filters(name), /bpf .*handle 0x73770005 direct-action/)
   quiet.release()
@@ -115,7 +115,7 @@ t.test('all is put back as it was, and what others made stays', async (t) => {
   run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
   run('tc', 'filter', 'add', 'dev', name, 'ingress', 'pref', '7', 'protocol', 'ip', 'u32', 'match', 'u32', '0', '0')
   const theirs = filters(name)
-  const guestOfTheirs = quietLink(link)
+  const guestOfTheirs = quietLink(links, link)
   t.match(filters(name), /handle 0x73770006/)
   guestOfTheirs.release()
   t.match(hooks(name), /clsact/)
@@ -125,19 +125,75 @@ t.test('all is put back as it was, and what others made stays', async (t) => {
 t.test('a daemon that takes over after a kill finds what it must undo', async (t) => {
   const { name, link } = lab(t)
   const before = hooks(name)
-  quietLink(link) // never released: its owner was killed
+  quietLink(links, link) // never released: its owner was killed
   const setting = () => readSysctl(`ipv6/conf/${name}/disable_ipv6`)
   t.equal(setting(), '1')
-  const next = quietLink(link)
+  const next = quietLink(links, link)
   next.release()
   t.equal(hooks(name), before)
   t.equal(setting(), '0', 'IPv6, which the first one has switched off, is on again')
 
   run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
-  quietLink(link)
-  quietLink(link).release()
+  quietLink(links, link)
+  quietLink(links, link).release()
   t.match(hooks(name), /clsact/, 'it was not ours')
   t.equal(filters(name), '')
+})
+
+t.test('a device that is renamed is given back, and the one that has its name by then is left alone', async (t) => {
+  const { name, link } = lab(t)
+  const setting = (of: string) => readSysctl(`ipv6/conf/${of}/disable_ipv6`)
+  const quiet = quietLink(links, link)
+  links.change(link.index, { name: 'ssw-renamed' })
+  const stranger = createTap(name)
+  t.teardown(() => links.remove(stranger.index))
+  t.teardown(() => links.remove(link.index))
+  run('sysctl', '-qw', `net.ipv6.conf.${name}.disable_ipv6=1`)
+  quiet.release()
+  t.same([setting('ssw-renamed'), hooks('ssw-renamed').includes('clsact')], ['0', false])
+  t.equal(setting(name), '1', 'it is the stranger’s own')
+
+  // The same after a kill: its name tells nothing, the filter does.
+  quietLink(links, links.get('ssw-renamed'))
+  links.change(link.index, { name: 'ssw-again' })
+  t.same(
+    releaseLeft(links, () => true),
+    [],
+    'spared',
+  )
+  t.equal(setting('ssw-again'), '1')
+  t.same(
+    releaseLeft(links, (index) => index === stranger.index),
+    [link.index],
+  )
+  t.same([setting('ssw-again'), hooks('ssw-again').includes('clsact')], ['0', false])
+  t.same(
+    releaseLeft(links, () => false),
+    [],
+  )
+})
+
+t.test('filters that others have put on our hook stay', async (t) => {
+  const { name, link } = lab(t)
+  const quiet = quietLink(links, link)
+  run('tc', 'filter', 'add', 'dev', name, 'egress', 'pref', '7', 'protocol', 'ip', 'u32', 'match', 'u32', '0', '0')
+  quiet.release()
+  t.match(run('tc', 'filter', 'show', 'dev', name, 'egress'), /pref 7 u32/)
+  t.equal(filters(name), '')
+})
+
+t.test('what somebody undoes is put back', async (t) => {
+  const { name, link } = lab(t)
+  const quiet = quietLink(links, link)
+  t.same(quiet.renew(links.get(name)), [])
+  run('tc', 'qdisc', 'delete', 'dev', name, 'clsact')
+  run('sysctl', '-qw', 'net.ipv6.conf.all.disable_ipv6=0')
+  t.same(quiet.renew(links.get(name)), ['filter', 'IPv6'])
+  t.match(filters(name), /bpf .*handle 0x73770005/)
+  t.same(quiet.renew(links.get(name)), [])
+  quiet.release()
+  t.same([hooks(name).includes('clsact'), readSysctl(`ipv6/conf/${name}/disable_ipv6`)], [false, '0'])
+  t.same(quiet.renew(links.get(name)), [], 'released is released')
 })
 
 t.test('in the way, or gone', async (t) => {
@@ -145,15 +201,15 @@ t.test('in the way, or gone', async (t) => {
   run('tc', 'qdisc', 'add', 'dev', name, 'clsact')
   run('tc', 'filter', 'add', 'dev', name, 'ingress', 'pref', '1', 'protocol', 'all', 'u32', 'match', 'u32', '0', '0')
   const theirs = filters(name)
-  t.throws(() => quietLink(link), { code: 'DEVICE_BUSY', action: /pref/ })
+  t.throws(() => quietLink(links, link), { code: 'DEVICE_BUSY', action: /pref/ })
   t.equal(filters(name), theirs)
   t.equal(readSysctl(`ipv6/conf/${name}/disable_ipv6`), '0')
   run('tc', 'qdisc', 'delete', 'dev', name, 'clsact')
 
-  const quiet = quietLink(link)
+  const quiet = quietLink(links, link)
   links.remove(link.index)
   t.doesNotThrow(() => quiet.release(), 'the device is gone: nothing to put back')
-  t.throws(() => quietLink(link), { code: 'DEVICE_MISSING' })
+  t.throws(() => quietLink(links, link), { code: 'DEVICE_MISSING' })
   t.same(receiveAll(ours), [])
   t.same(readAll(guest), [])
 })

@@ -1,13 +1,15 @@
 // rtnetlink against the kernel: what `ip` makes and says is what we see, and the other way round.
 
+import { closeSync, openSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { Links, LinkWatch } from '../../src/linux/link.js'
 import { attributes, NetlinkBody, readText, readU32 } from '../../src/linux/netlink.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
-import { readSysctl, writeSysctl } from '../../src/linux/sysctl.js'
+import { DeviceSysctl } from '../../src/linux/sysctl.js'
 import { TransmitCounters } from '../../src/linux/transmit-counters.js'
 import { enterFreshNamespace, mountOwnSysfs, run, until } from './namespace.js'
+import { readSysctl } from './sysctl.js'
 import { experimentalFrame, packetSocket, send } from './wire.js'
 
 enterFreshNamespace()
@@ -88,7 +90,8 @@ t.test('tells of devices that come, change and go', async (t) => {
   run('ip', 'link', 'set', 'ssw-w', 'up')
   run('ip', 'link', 'delete', 'ssw-w')
   await until(() => {
-    for (const { kind, link } of watch.drain()) seen.push(`${kind} ${link.name} ${link.up ? 'up' : 'down'}`)
+    for (const event of watch.drain())
+      if (event.kind !== 'address') seen.push(`${event.kind} ${event.link.name} ${event.link.up ? 'up' : 'down'}`)
     return seen.some((event) => event.startsWith('removed'))
   }, 'the removal is told')
   t.equal(seen[0], 'changed ssw-w down')
@@ -153,19 +156,62 @@ t.test('what devices have sent, by sysfs or netlink', async (t) => {
   libc().close(socket)
   await until(() => byFile.read(link.index).txPackets >= before.txPackets + 12, 'twelve frames')
   t.match(byNetlink.read(link.index), { txPackets: byFile.read(link.index).txPackets, txDropped: 0 })
-  run('ip', 'link', 'del', 'ssw-w0')
+  run('ip', 'link', 'set', 'ssw-w0', 'name', 'ssw-w2')
+  run('ip', 'link', 'set', 'ssw-w1', 'name', 'ssw-w0')
+  t.same(byFile.read(link.index), byFile.read(link.index), 'under another name')
+  t.match(byNetlink.read(link.index), { txPackets: byFile.read(link.index).txPackets, txDropped: 0 })
+  t.equal(byFile.watches(link.index), true)
+  run('ip', 'link', 'del', 'ssw-w2')
   t.throws(() => byFile.read(link.index), { code: 'DEVICE_MISSING' })
   t.equal(byFile.watches(link.index), false)
 })
 
-t.test('settings under /proc/sys/net belong to our namespace', async (t) => {
-  const path = 'ipv4/conf/lo/forwarding'
-  t.equal(readSysctl(path), '0')
-  t.ok(writeSysctl(path, '1'))
-  t.equal(readSysctl(path), '1')
-  t.equal(run('cat', `/proc/sys/net/${path}`), '1\n')
-  t.equal(readSysctl('ipv4/conf/ssw-none/forwarding'), null)
-  t.equal(writeSysctl('ipv4/conf/ssw-none/forwarding', '1'), false)
-  t.throws(() => writeSysctl(path, 'lunch'), { code: 'SYSCALL', message: /EINVAL/ })
-  t.throws(() => readSysctl('ipv4/../../kernel/hostname'), { code: 'INTERNAL' })
+t.test('settings of a device follow it to another name, and never go to the next one of its name', async (t) => {
+  const links = new Links()
+  t.teardown(() => links.close())
+  run('ip', 'link', 'add', 'ssw-s0', 'type', 'veth', 'peer', 'name', 'ssw-s1')
+  const { index } = links.get('ssw-s0')
+  const setting = new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(index))
+  const byName = (name: string) => readSysctl(`ipv6/conf/${name}/disable_ipv6`)
+  t.equal(setting.read(), '0')
+  run('ip', 'link', 'set', 'ssw-s0', 'name', 'ssw-s2')
+  run('ip', 'link', 'set', 'ssw-s1', 'name', 'ssw-s0')
+  t.ok(setting.write('1'))
+  t.same([setting.read(), byName('ssw-s2'), byName('ssw-s0')], ['1', '1', '0'])
+
+  // The names change places between the look at the name and the opening of the file: the worst that can be.
+  let renames = 0
+  const swaps = () => {
+    const name = links.nameOf(index)!
+    const another = name === 'ssw-s0' ? 'ssw-s2' : 'ssw-s0'
+    if (renames++ < 3) {
+      run('ip', 'link', 'set', name, 'name', 'ssw-s3')
+      run('ip', 'link', 'set', another, 'name', name)
+      run('ip', 'link', 'set', 'ssw-s3', 'name', another)
+    }
+    return name
+  }
+  t.ok(new DeviceSysctl('ipv6', 'disable_ipv6', swaps).write('0'))
+  t.ok(renames > 3, 'it has looked again')
+  t.same([byName('ssw-s0'), byName('ssw-s2'), setting.read()], ['0', '0', '0'])
+  const other = links.get(links.nameOf(index) === 'ssw-s0' ? 'ssw-s2' : 'ssw-s0')
+  new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(other.index)).write('1')
+  renames = 0
+  t.equal(new DeviceSysctl('ipv6', 'disable_ipv6', swaps).read(), '0', 'its own, not the other one’s')
+
+  const file = openSync(`/proc/sys/net/ipv6/conf/${links.nameOf(index)}/disable_ipv6`, 'r+')
+  const was = links.nameOf(index)!
+  run('ip', 'link', 'set', was, 'name', 'ssw-s5')
+  run('ip', 'link', 'set', links.nameOf(other.index)!, 'name', was)
+  t.throws(() => writeSync(file, '0'), { code: 'ENOENT' }, 'a file of a former name is dead, as the code relies on')
+  closeSync(file)
+
+  t.throws(() => setting.write('lunch'), { code: 'SYSCALL', message: /EINVAL/ })
+  for (const name of ['all', 'default']) {
+    t.notOk(new DeviceSysctl('ipv6', 'disable_ipv6', () => name).write('1'), 'that is no device')
+    t.equal(byName(name), '0')
+  }
+  t.equal(new DeviceSysctl('ipv6', 'no_such_setting', () => links.nameOf(index)).read(), null)
+  links.remove(index)
+  t.same([setting.read(), setting.write('1')], [null, false])
 })

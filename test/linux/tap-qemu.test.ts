@@ -7,10 +7,10 @@ import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
-import { writeSysctl } from '../../src/linux/sysctl.js'
 import { createTap } from '../../src/linux/tap.js'
 import { patience } from '../patience.js'
 import { enterFreshNamespace, until } from './namespace.js'
+import { writeSysctl } from './sysctl.js'
 import { experimentalFrame, packetSocket, send } from './wire.js'
 
 enterFreshNamespace()

@@ -5,7 +5,6 @@ import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
-import { writeSysctl } from '../../src/linux/sysctl.js'
 import {
   closeAll,
   createTap,
@@ -17,6 +16,7 @@ import {
   TapOffload,
 } from '../../src/linux/tap.js'
 import { enterFreshNamespace, run } from './namespace.js'
+import { writeSysctl } from './sysctl.js'
 import { experimentalFrame, gsoFrame, packetSocket, readAll, send } from './wire.js'
 
 enterFreshNamespace()
