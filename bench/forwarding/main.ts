@@ -34,7 +34,7 @@ Measures snapswitch beside the Linux bridge, OVS userspace and vde_switch in net
   --quick          two rounds of short trials: a look, not a result
   --json FILE      write the raw rounds, medians and ratios there as well
   --results DIR    where forwarding.{json,md,svg} go (default bench/results; with --quick or --only: nowhere)
-  --render FILE    no run: make table and chart again from a JSON that an earlier run wrote (needs --results)
+  --render FILE    no run: make table and chart again from what an earlier run wrote with --json (needs --results)
 `
 
 /** Exit code: 0 all measured, 1 a subject failed in a round, 2 wrong usage. */

@@ -226,15 +226,16 @@ export function chart(report: Report): string {
   return barChart(`Forwarding, medians of ${report.plan.rounds} rounds, ${report.date.slice(0, 10)}`, panels)
 }
 
-/** Writes forwarding.json, forwarding.md and forwarding.svg. */
+/** Writes forwarding.json, without the raw rounds, forwarding.md and forwarding.svg. */
 export function writeResults(report: Report, directory: string): void {
   mkdirSync(directory, { recursive: true })
-  writeFileSync(join(directory, 'forwarding.json'), `${JSON.stringify(report, null, 1)}\n`)
+  const { rounds: _, ...figures } = report
+  writeFileSync(join(directory, 'forwarding.json'), `${JSON.stringify(figures, null, 1)}\n`)
   writeFileSync(join(directory, 'forwarding.md'), markdown(report))
   writeFileSync(join(directory, 'forwarding.svg'), chart(report))
 }
 
-/** Reads a report that an earlier run wrote, to render it again. */
+/** Reads a report that an earlier run wrote with --json, to render it again. */
 export function readReport(file: string): Report {
   const report = JSON.parse(readFileSync(file, 'utf8')) as Report
   if (report.format !== 1) throw new Error(`${file}: no report of format 1`)

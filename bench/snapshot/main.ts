@@ -23,7 +23,7 @@ Measures what snapshots cost running traffic: 2, 4 and 8 machines on two hosts (
   --quick          four small cells: a look, not a result
   --json FILE      write the raw rounds, summaries and ratios there as well
   --results DIR    where snapshot.{json,md} go (default bench/results; with --quick or --only: nowhere)
-  --render FILE    no run: make the tables again from a JSON that an earlier run wrote (needs --results)
+  --render FILE    no run: make the tables again from what an earlier run wrote with --json (needs --results)
 `
 
 export interface Options extends BenchOptions {

@@ -215,14 +215,15 @@ const value = (found: number | undefined) =>
   found === undefined ? 'not measured' : Number.isInteger(found) ? String(found) : found.toFixed(2)
 const reached = (found: number | undefined, most: number) => (found === undefined ? '' : found <= most ? 'yes' : 'no')
 
-/** Writes snapshot.json and snapshot.md. */
+/** Writes snapshot.json, without the raw rounds, and snapshot.md. */
 export function writeResults(report: Report, directory: string): void {
   mkdirSync(directory, { recursive: true })
-  writeFileSync(join(directory, 'snapshot.json'), `${JSON.stringify(report, null, 1)}\n`)
+  const { rounds: _, ...figures } = report
+  writeFileSync(join(directory, 'snapshot.json'), `${JSON.stringify(figures, null, 1)}\n`)
   writeFileSync(join(directory, 'snapshot.md'), markdown(report))
 }
 
-/** Reads a report that an earlier run wrote; what is computed from its rounds is computed again. */
+/** Reads a report that an earlier run wrote with --json; what is computed from its rounds is computed again. */
 export function readReport(file: string): Report {
   const report = JSON.parse(readFileSync(file, 'utf8')) as Report
   if (report.format !== 1) throw new Error(`${file}: no report of format 1`)
