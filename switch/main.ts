@@ -1,14 +1,13 @@
 // The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
 
 import { setTimeout as pause } from 'node:timers/promises'
-import { pino } from 'pino'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { createLibvirtHypervisor } from '../src/hypervisor/libvirt/driver.js'
 import { createQemuHypervisor } from '../src/hypervisor/qemu/driver.js'
 import { raisePriority } from '../src/linux/priority.js'
-import { missingFlags } from '../src/runtime/engine.js'
+import { beginDaemon } from '../src/runtime/daemon.js'
 import { Agent } from './agent/agent.js'
 import { derivedFromParts } from './agent/disks/former.js'
 import { DiskRecords } from './agent/disks/records.js'
@@ -31,12 +30,10 @@ import { addRoutes } from './server.js'
 const RECOVERY_MS = 5000
 const HEAL_INTERVAL_MS = 500
 
-/** Runs until SIGINT or SIGTERM. Throws before anything is changed when the configuration or a device is not right. */
+/** Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or a device is not right. */
 export async function runSwitch(configPath: string): Promise<void> {
   const config = loadSwitchConfig(configPath)
-  const log = pino({ level: config.log, name: `switch ${config.host}` }, pino.destination(2))
-  if (missingFlags().length > 0)
-    log.info({ flags: missingFlags() }, 'started without flags of bin/snapswitch: cuts may take longer')
+  const { log, ended: asked } = beginDaemon(`switch ${config.host}`, config.log)
   const networks = Object.keys(config.networks)
   const store = new LocalStore(config.state)
   await store.open()
@@ -68,9 +65,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
   addRoutes(api.app, host, agent, networks)
 
-  const ended = new Promise<Error | null>((resolve) => {
-    process.once('SIGINT', () => resolve(null))
-    process.once('SIGTERM', () => resolve(null))
+  const dead = new Promise<Error>((resolve) => {
     datapath.once('dead', resolve)
   })
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
@@ -91,9 +86,9 @@ export async function runSwitch(configPath: string): Promise<void> {
     await api.listen()
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
     log.info({ host: config.host, socket: config.api.socket, networks, version }, 'switch is up')
-    const failure = await ended
-    if (failure !== null) throw failure
-    log.info('switch is stopping')
+    const reason = await Promise.race([asked, dead])
+    if (reason instanceof Error) throw reason
+    log.info({ signal: reason }, 'switch is stopping')
   } finally {
     clearInterval(healing)
     await watch?.close()

@@ -13,6 +13,9 @@ import { addTopCommand } from './top.js'
 
 /** Runs the command line (as in process.argv) and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
+  // As a program that SIGPIPE ends: `snapswitch port list | head -1` is no error. Daemons write nothing there.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 141 : 1))
+  process.stderr.on('error', () => undefined)
   process.exitCode = await run(argv, systemTerminal)
 }
 

@@ -34,6 +34,8 @@ interface Libc {
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
   if_nametoindex(name: string): number
+  /** signal(2); dispositions are 0 (default) and 1 (ignore). Gives the former one, -1 on failure. */
+  signal(number: number, disposition: number): number
   sched_getscheduler(thread: number): number
   sched_getparam(thread: number, parameter: Bytes): number
   sched_setscheduler(thread: number, policy: number, parameter: Bytes): number
@@ -68,6 +70,7 @@ function bindLibc(): Libc {
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
     if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),
+    signal: library.func('intptr_t signal(int, intptr_t)'),
     sched_getscheduler: library.func('int sched_getscheduler(int)'),
     sched_getparam: library.func('int sched_getparam(int, void *)'),
     sched_setscheduler: library.func('int sched_setscheduler(int, int, const void *)'),

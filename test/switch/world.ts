@@ -242,10 +242,11 @@ export class Switch {
   }
 
   async start(): Promise<void> {
-    const program = [...this.nodeOptions, join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.file]
-    // ip netns exec and nsenter become the program they run: the child's number is the daemon's.
+    const program = [join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.file]
+    const node = this.nodeOptions.length === 0 ? [] : [process.execPath, ...this.nodeOptions]
+    // ip netns exec, nsenter and bin/snapswitch become the program they run: the child's number is the daemon's.
     const [enter, ...entry] = this.world.enter(this.host)
-    const child = spawn(enter!, [...entry, process.execPath, ...program], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(enter!, [...entry, ...node, ...program], { stdio: ['ignore', 'pipe', 'pipe'] })
     this.child = child
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (data: Buffer) => writeFileSync(this.log, data, { flag: 'a' }))
@@ -289,8 +290,14 @@ export class Switch {
     if (this.child !== null) await endChild(this.child, 'SIGKILL')
   }
 
-  signal(name: NodeJS.Signals): void {
-    this.child!.kill(name)
+  signal(name: NodeJS.Signals | number): void {
+    process.kill(this.pid, name)
+  }
+
+  /** Its exit code, null when a signal has ended it. */
+  async ended(): Promise<number | null> {
+    if (this.running) await new Promise((resolve) => this.child!.once('close', resolve))
+    return this.child!.exitCode
   }
 
   /** Seconds of CPU that the daemon has used: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms. */

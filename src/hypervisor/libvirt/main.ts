@@ -3,6 +3,7 @@
 
 import { getPriority, setPriority } from 'node:os'
 import { createInterface } from 'node:readline'
+import { leaveSignalsToParent } from '../../runtime/reactions.js'
 import { hearMonitors } from './connection.js'
 import { Lane } from './lane.js'
 import type { CallMessage, ProcessMessage } from './protocol.js'
@@ -17,7 +18,7 @@ function main(): void {
   // A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
   if (getPriority() < 0) setPriority(0)
   // Signals to the daemon's group or terminal are the daemon's to act on: this process ends with its input.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+  leaveSignalsToParent()
   hearMonitors((token, name, atUs, details) => lanes.get(token)?.hear(name, atUs, details))
   const lines = createInterface({ input: process.stdin })
   lines.on('line', (line) => {

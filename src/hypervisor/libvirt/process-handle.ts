@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { ENGINE_FLAGS } from '../../runtime/engine.js'
+import { environmentForNode } from '../../runtime/environment.js'
 import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining } from '../shared/deadline.js'
 import { type CallError, type CallMessage, type CallName, errorNumber, parseProcessMessage } from './protocol.js'
@@ -174,7 +175,7 @@ export class LibvirtProcess {
 
   #start(): ChildProcess {
     if (this.#child !== null) return this.#child
-    const { NODE_OPTIONS: _, ...env } = process.env
+    const env = environmentForNode()
     const child = spawn(process.execPath, [...ENGINE_FLAGS, fileURLToPath(new URL('./main.js', import.meta.url))], {
       env: { ...env, UV_THREADPOOL_SIZE: String(threads) },
       stdio: ['pipe', 'pipe', 'inherit'],

@@ -1,12 +1,13 @@
 // Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is paused.
 
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
 import { open, rename, rm, symlink } from 'node:fs/promises'
 import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { ordinaryPriority } from '../../linux/priority.js'
+import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, LoadedMachine, LoadRequest, QemuDefinition, StartedLoad } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { closeDescriptor, longestSocketPath } from '../shared/descriptors.js'
@@ -183,11 +184,12 @@ function start(
     0o600,
   )
   try {
-    return spawn(argv[0]!, argv.slice(1), {
+    const options: SpawnOptions = {
       cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
       detached: true,
       stdio: ['ignore', log, log, ...descriptors],
-    })
+    }
+    return withMemoryInDumps(() => spawn(argv[0]!, argv.slice(1), options))
   } finally {
     closeSync(log)
   }

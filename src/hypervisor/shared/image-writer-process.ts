@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import net from 'node:net'
 import { getPriority, setPriority } from 'node:os'
+import { leaveSignalsToParent } from '../../runtime/reactions.js'
 import type { Answer, Order } from './image-writer-protocol.js'
 
 // A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
@@ -126,4 +127,4 @@ process.on('disconnect', () => {
 })
 
 // A signal to the daemon's group or terminal is not for this process: it ends when its streams have.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+leaveSignalsToParent()

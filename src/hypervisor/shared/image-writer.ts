@@ -12,6 +12,8 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { check, libc } from '../../linux/libc.js'
+import { NO_INSPECTOR } from '../../runtime/engine.js'
+import { environmentForNode } from '../../runtime/environment.js'
 import type { Deadline } from '../hypervisor.js'
 import { by, deadlinePassed } from './deadline.js'
 import { closeDescriptor, makePipe, resizePipe } from './descriptors.js'
@@ -180,11 +182,11 @@ export class ImageWriter {
 
   start(): ChildProcess {
     if (this.#process !== null) return this.#process
-    const { NODE_OPTIONS: _, ...env } = process.env
+    const env = environmentForNode()
     const child = fork(fileURLToPath(new URL('./image-writer-process.js', import.meta.url)), [], {
       // Its own session: it must not die with us.
       detached: true,
-      execArgv: [],
+      execArgv: [NO_INSPECTOR],
       env,
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
     })
