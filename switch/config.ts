@@ -3,9 +3,9 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
-import { Name, PortKind } from '../src/api/schemas.js'
+import { AbsolutePath, Name, PortKind } from '../src/api/schemas.js'
+import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
 import type { MachineSpec } from '../src/hypervisor/hypervisor.js'
-import { defaultUri } from '../src/hypervisor/libvirt/driver.js'
 import { MAX_PORTS } from './forwarding/counters.js'
 
 const closed = { additionalProperties: false } as const
@@ -17,8 +17,6 @@ const DeviceName = Type.String({
 })
 const MIN_KEY_BYTES = 16
 const MAX_KEY_BYTES = 4096
-
-const AbsolutePath = Type.String({ pattern: '^/', description: 'an absolute path' })
 
 const Bounds = (frames: number, bytes: number) =>
   Type.Object(
@@ -79,18 +77,8 @@ export const NetworkConfig = Type.Object(
 )
 export type NetworkConfig = Static<typeof NetworkConfig>
 
-/** How a machine is reached: one of the two. */
-export const MachineConfig = Type.Object(
-  {
-    /** The QMP socket of a plain QEMU. */
-    qmp: Type.Optional(AbsolutePath),
-    /** A domain of libvirt, by its name. */
-    libvirt: Type.Optional(
-      Type.Object({ domain: Type.String({ minLength: 1 }), uri: Type.Optional(Type.String({ minLength: 1 })) }, closed),
-    ),
-  },
-  closed,
-)
+/** How a machine is reached: by one of the drivers. */
+export const MachineConfig = Type.Object(addresses, closed)
 
 export const SwitchConfig = Type.Object(
   {
@@ -101,8 +89,7 @@ export const SwitchConfig = Type.Object(
     state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
     networks: Type.Record(Name, NetworkConfig, closed),
     machines: Type.Record(Name, MachineConfig, { ...closed, default: {} }),
-    /** Where restores put libvirt's domains, and where `machines` are that name no `uri`. */
-    libvirt: Type.Object({ uri: Type.String({ default: defaultUri }) }, { ...closed, default: {} }),
+    ...hostOptions,
     datapath: Type.Object(
       {
         poll: Type.Union([Type.Literal('adaptive'), Type.Literal('busy'), Type.Literal('sleep')], {
@@ -168,10 +155,9 @@ export function readControlKey(file: string): Uint8Array | string {
 }
 
 function checkMachines(config: ConfigFile<SwitchConfig>): void {
-  for (const [name, { qmp, libvirt }] of Object.entries(config.value.machines)) {
-    if ((qmp === undefined) === (libvirt === undefined)) {
-      throw config.fault(['machines', name], 'a machine has either `qmp:` or `libvirt:`')
-    }
+  for (const [name, spec] of Object.entries(config.value.machines)) {
+    if (Object.keys(spec).length === 1) continue
+    throw config.fault(['machines', name], `a machine has one of ${keys.map((key) => `\`${key}:\``).join(', ')}`)
   }
 }
 

@@ -4,8 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { SnapswitchError } from '../src/errors/errors.js'
-import { createLibvirtHypervisor } from '../src/hypervisor/libvirt/driver.js'
-import { createQemuHypervisor } from '../src/hypervisor/qemu/driver.js'
+import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
 import { Agent } from './agent/agent.js'
@@ -42,10 +41,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
-  const machines = new Machines(
-    { qemu: createQemuHypervisor({}), libvirt: createLibvirtHypervisor(config.libvirt) },
-    machineSpecs(config),
-  )
+  const machines = new Machines(createHypervisors(config), machineSpecs(config))
   const host: Host = {
     name: config.host,
     version,

@@ -8,6 +8,7 @@ import { pathOf } from '../api/paths.js'
 import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
+import { reachedBy } from '../hypervisor/drivers.js'
 import {
   type CommonOptions,
   defaultCoordinatorSocket,
@@ -126,7 +127,7 @@ function describeSwitch(found: SwitchStatus): string {
     ]),
   )
   if (peers.length > 0) lines.push('\n', formatTable(['NETWORK', 'TRUNK', 'PEER', 'ALIVE', 'HEARD'], peers))
-  const machines = found.machines.map((m) => [m.name, m.ports.join(','), m.qmp ?? `libvirt ${m.libvirt?.domain}`])
+  const machines = found.machines.map((m) => [m.name, m.ports.join(','), reachedBy(m)])
   if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'REACHED BY'], machines))
   const disks = found.machines.flatMap((m) => (m.disks ?? []).map(({ name, file }) => [m.name, name, file]))
   if (disks.length > 0) lines.push('\n', formatTable(['MACHINE', 'DISK', 'WRITES TO'], disks))

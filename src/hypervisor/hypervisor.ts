@@ -1,4 +1,4 @@
-// What a snapshot needs of a hypervisor, and nothing more. A driver (qemu/driver.ts, libvirt/driver.ts) implements it; the agent
+// What a snapshot needs of a hypervisor, and nothing more. A driver implements it (drivers.ts has the list); the agent
 // drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
 import type { ErrorReport } from '../errors/errors.js'
@@ -81,8 +81,10 @@ export interface ExternalFile {
   readonly path: string
 }
 
-/** What the definitions of all drivers have. */
-interface Definition {
+/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. Drivers add to it. */
+export interface MachineDefinition {
+  /** Of which driver's it is. */
+  readonly kind: string
   readonly name: string
   /** Kernel, firmware and the like. Left out: none that is known. */
   readonly files?: readonly ExternalFile[]
@@ -91,49 +93,8 @@ interface Definition {
   readonly hypervisorVersion: string
 }
 
-export interface QemuDefinition extends Definition {
-  readonly kind: 'qemu'
-  /** The hypervisor's command line, split into arguments; argv[0] is the binary. */
-  readonly argv: readonly string[]
-  /** Absolute path of the binary, when argv[0] is none. */
-  readonly binary?: string
-  /** The working directory that relative names in argv start from. */
-  readonly directory?: string
-  /** The control socket that it was reached by. */
-  readonly qmp?: string
-  /** Which element of argv brings each disk in. */
-  readonly drives?: readonly { readonly name: string; readonly argument: number }[]
-}
-
-export interface LibvirtDefinition extends Definition {
-  readonly kind: 'libvirt'
-  /** The domain's name; `name` is the machine's in snapswitch. */
-  readonly domain: string
-  readonly uuid: string
-  /** The running domain's XML, without secrets (passwords of displays): those are in the image alone. */
-  readonly xml: string
-  /** Whether libvirt keeps its configuration when it does not run. */
-  readonly persistent: boolean
-  /** Size of the file that its firmware keeps variables in. */
-  readonly varsBytes?: number
-  readonly libvirtVersion: string
-}
-
-/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. */
-export type MachineDefinition = QemuDefinition | LibvirtDefinition
-
-export interface QemuSpec {
-  /** Path of the QMP socket. */
-  readonly qmp: string
-}
-
-export interface LibvirtSpec {
-  /** `uri` is the driver's own when it is left out. */
-  readonly libvirt: { readonly domain: string; readonly uri?: string }
-}
-
-/** How a running machine is reached. */
-export type MachineSpec = QemuSpec | LibvirtSpec
+/** How a running machine is reached: one property, named by its driver's key, with what that driver wants to know. */
+export type MachineSpec = Readonly<Record<string, unknown>>
 
 export interface CaptureTarget {
   /** An existing, empty directory owned by this capture: `memory.img` is written there. */
@@ -244,8 +205,8 @@ export interface MachineControl {
   close(): Promise<void>
 }
 
-export interface LoadRequest {
-  readonly definition: MachineDefinition
+export interface LoadRequest<Definition extends MachineDefinition = MachineDefinition> {
+  readonly definition: Definition
   readonly memoryFile: string
   /** Frozen disks with layers as they lie on this host; the driver makes fresh overlays in `directory`. */
   readonly disks: readonly FrozenDisk[]
@@ -265,37 +226,42 @@ export interface LoadRequest {
   readonly directory: string
 }
 
-export interface Hypervisor {
-  readonly kind: 'qemu' | 'libvirt'
+/** A driver at work. Each takes its own machines only: what it is given is its own by `kind`, or by the key in a spec. */
+export interface Hypervisor<
+  Spec extends MachineSpec = MachineSpec,
+  Definition extends MachineDefinition = MachineDefinition,
+  Load extends StartedLoad = StartedLoad,
+> {
   /** Connects to a running machine. */
-  attach(name: string, spec: MachineSpec, deadline: Deadline): Promise<MachineControl>
+  attach(name: string, spec: Spec, deadline: Deadline): Promise<MachineControl>
+  /** Whether somebody runs the machine. When in doubt, somebody does. */
+  isThere(name: string, spec: Spec): Promise<boolean>
   /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
-  load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine>
+  load(request: LoadRequest<Definition>, deadline: Deadline): Promise<LoadedMachine<Spec>>
   /**
    * What speaks against loading such a machine on this host, besides its files and its ports: told before anything is ended for it.
    * Starts and changes nothing; a former self that runs is no obstacle.
    */
-  examine?(definition: MachineDefinition, deadline: Deadline): Promise<ErrorReport[]>
+  examine?(definition: Definition, deadline: Deadline): Promise<ErrorReport[]>
   /**
    * Ends what a `load` has started whose daemon was killed. False: the machine had been told to run, and does (or it cannot
    * be told), so it is left alone.
    */
-  endLoad(load: StartedLoad, deadline: Deadline): Promise<boolean>
+  endLoad(load: Load, deadline: Deadline): Promise<boolean>
 }
 
-/** A load that began, by its request. */
+/** A load that began. Drivers add what tells it from others. */
 export interface StartedLoad {
+  /** Of its request. */
   readonly directory: string
-  /** libvirt's name of the machine; null for plain QEMU. */
-  readonly domain: string | null
   /** Whether it had been told to run. */
   readonly mayRun: boolean
 }
 
-export interface LoadedMachine {
+export interface LoadedMachine<Spec extends MachineSpec = MachineSpec> {
   readonly control: MachineControl
   /** How to attach to it later: what `Hypervisor.attach` takes. */
-  readonly spec: MachineSpec
+  readonly spec: Spec
   /** The former self has ended: what it had to itself is this one's now. Of machines that were loaded `beside` it. */
   takePlace?(): Promise<void>
 }

@@ -7,18 +7,13 @@ import { Epoch, Name, PortKind } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
+import { SpecRecord } from '../../src/hypervisor/drivers.js'
 
 const Epochs = Type.Record(Name, Epoch)
 
 /** What restores have changed of the configuration's machines and ports. */
 export const Moves = Type.Object({
-  machines: Type.Record(
-    Name,
-    Type.Union([
-      Type.Object({ qmp: Type.String() }),
-      Type.Object({ libvirt: Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) }) }),
-    ]),
-  ),
+  machines: Type.Record(Name, SpecRecord),
   ports: Type.Array(
     Type.Object({
       name: Name,

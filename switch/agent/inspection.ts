@@ -3,6 +3,7 @@
 
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { whatToLookAt } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import type { Machines } from './machines.js'
 import { Turns } from './turns.js'
@@ -70,19 +71,5 @@ function explained(vm: string, spec: MachineSpec | undefined, seconds: string, e
     `machine ${vm} did not answer within ${seconds} s (${error.message.replace(/\.$/, '')})`,
     spec === undefined ? 'Try again.' : whatToLookAt(spec),
     error,
-  )
-}
-
-function whatToLookAt(spec: MachineSpec): string {
-  if ('qmp' in spec) {
-    return (
-      `See whether its QEMU stands still, or another program is connected to ${spec.qmp} (QEMU serves one client per ` +
-      'socket); then try again.'
-    )
-  }
-  const { domain } = spec.libvirt
-  return (
-    `See whether \`virsh domstate ${domain}\` answers there, and whether another job holds the domain (\`virsh domjobinfo ` +
-    `${domain}\`); libvirtd may have too much to do. Then try again.`
   )
 }

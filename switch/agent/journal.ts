@@ -8,6 +8,7 @@ import { Name } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { syncFile, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
+import { loadRecord, SpecRecord } from '../../src/hypervisor/drivers.js'
 
 /** A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is touched. */
 const CutRecord = Type.Object({
@@ -44,25 +45,13 @@ export interface UnfinishedSnapshot {
   readonly machines: readonly { readonly vm: string; readonly record: CutRecord; readonly mayBePaused: boolean }[]
 }
 
-const SpecRecord = Type.Union([
-  Type.Object({ qmp: Type.String() }),
-  Type.Object({ libvirt: Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) }) }),
-])
-
 /** A restore that has begun to load and is not over. */
 export const RestoreRecord = Type.Object({
   network: Name,
   snapshot: Name,
   /** Whether the machines had been told to run: all hosts had loaded. */
   resuming: Type.Boolean(),
-  machines: Type.Array(
-    Type.Object({
-      vm: Name,
-      kind: Type.Union([Type.Literal('qemu'), Type.Literal('libvirt')]),
-      domain: Type.Union([Type.String(), Type.Null()]),
-      directory: Type.String(),
-    }),
-  ),
+  machines: Type.Array(loadRecord({ vm: Name })),
   /** Ports that were to be added. */
   ports: Type.Array(Type.Object({ name: Name, vm: Name })),
   /** TAPs that were to be made. */

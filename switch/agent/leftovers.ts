@@ -3,6 +3,7 @@
 
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
+import { whyNotMergedOff } from '../../src/hypervisor/drivers.js'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/shared/qemu-img.js'
 import { overlayStem } from '../../src/hypervisor/shared/qemu-overlays.js'
@@ -92,16 +93,17 @@ async function mergeBack(
  */
 async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
   const spec = host.machines.spec(vm)
+  const mergesOff = spec !== undefined && whyNotMergedOff(vm, spec) === null
   const { frozen, overlays } = await finishedImages(host)
   for (const { file, base } of await strayOverlays(host, vm, record, [...frozen, ...overlays])) {
-    if (spec === undefined || !('qmp' in spec)) {
-      host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: the domain may name it')
+    if (!mergesOff) {
+      host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: whoever runs the machine may name it')
       continue
     }
     if ((await stat(file)).mtimeMs >= (await stat(base)).mtimeMs) await commitOverlay(file, deadline)
     await rm(file, { force: true })
   }
-  if (spec === undefined || 'qmp' in spec) await host.disks.replace(vm, chainsOf(record.disks))
+  if (spec === undefined || mergesOff) await host.disks.replace(vm, chainsOf(record.disks))
 }
 
 const chainsOf = (disks: CutRecord['disks'] | readonly Disk[]) =>
@@ -189,11 +191,10 @@ async function endMachines(host: Host, { machines, resuming }: RestoreRecord) {
   const ended = new Set<string>()
   let unclear = false
   await Promise.all(
-    machines.map(async ({ vm, kind, domain, directory }) => {
+    machines.map(async ({ vm, ...load }) => {
       try {
-        const load = { directory, domain, mayRun: resuming }
-        if (!(await host.machines.endLoad(kind, load, performance.now() + END_MS))) return
-        await rm(directory, { recursive: true, force: true })
+        if (!(await host.machines.endLoad(load, resuming, performance.now() + END_MS))) return
+        await rm(load.directory, { recursive: true, force: true })
         ended.add(vm)
       } catch (thrown) {
         host.log.error({ err: thrown, vm }, 'cannot end a machine that a restore has loaded')

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import type { MemberPart, Rehearsal, Verdict } from '../../src/api/schemas.js'
 import { asSnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory } from '../../src/files/durable.js'
+import { whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
 import { locateFiles } from './located-files.js'
@@ -40,7 +41,8 @@ export const rehearsalDirectory = (host: Host) => join(host.store.state, 'rehear
 
 async function rehearseMember(host: Host, part: MemberPart, deadline: Deadline): Promise<Verdict> {
   const definition = part.definition as MachineDefinition
-  if (definition.kind !== 'qemu') return unknown('domains of libvirt cannot be loaded beside themselves')
+  const impossible = whyNotTwice(definition)
+  if (impossible !== null) return unknown(impossible)
   if (performance.now() >= deadline) return unknown('there was no time left')
   const free = await availableBytes()
   if (free !== null && free < definition.memoryBytes + SPARE_BYTES)
@@ -69,7 +71,7 @@ async function rehearseMember(host: Host, part: MemberPart, deadline: Deadline):
 /** Ends what a killed daemon has left of one, too. */
 export async function clearRehearsal(host: Host): Promise<void> {
   const directory = rehearsalDirectory(host)
-  await host.machines.endLoad('qemu', { directory, domain: null, mayRun: false }, performance.now() + END_MS)
+  await host.machines.endRehearsal(directory, performance.now() + END_MS)
   await rm(directory, { recursive: true, force: true })
 }
 

@@ -5,8 +5,8 @@ import { readFileSync } from 'node:fs'
 import { distinctFiles, filesOfMember } from '../../src/api/files.js'
 import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import type { MachineDefinition, QemuDefinition } from '../../src/hypervisor/hypervisor.js'
-import { heldAlone } from '../../src/hypervisor/qemu/beside.js'
+import { heldAlone } from '../../src/hypervisor/drivers.js'
+import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
 import { mustWait } from './restore-load.js'
 
@@ -53,7 +53,7 @@ export async function checkRestore(host: Host, network: string, request: Restore
 /** What keeps machines from being loaded beside their former selves. */
 function roomForBoth(host: string, beside: readonly MemberPart[]): SnapswitchError[] {
   const found = beside.flatMap(({ vm, definition }) => {
-    const held = heldAlone(definition as QemuDefinition)
+    const held = heldAlone(definition as MachineDefinition)
     if (held.length === 0) return []
     return new SnapswitchError(
       'MACHINE_RUNNING',

@@ -1,6 +1,7 @@
 // Loads one machine of a restore: its files as they lie on this host, its directory, its TAPs.
 
 import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
+import { loadOf, whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
 import { locateFiles } from './located-files.js'
@@ -16,15 +17,15 @@ export interface Loading {
 
 /** What tells a machine that this restore loads from any other. */
 export function startedLoad({ part, directory }: Loading) {
-  const definition = part.definition as MachineDefinition
-  const domain = definition.kind === 'libvirt' ? definition.domain : null
-  return { vm: part.vm, kind: definition.kind, domain, directory }
+  return { vm: part.vm, ...loadOf(part.definition as MachineDefinition, directory) }
 }
 
-/** A domain of libvirt cannot be there twice, and neither can a machine for which the host has no room twice. */
+/** Whether its former self must have ended: some machines cannot be there twice, and a host may have no room for any twice. */
 export function mustWait(part: MemberPart, { endFirst }: RestoreRequest): boolean {
-  return endFirst === true || (part.definition as MachineDefinition).kind === 'libvirt'
+  return endFirst === true || !canBeTwice(part)
 }
+
+export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.definition as MachineDefinition) === null
 
 export async function loadMachine(
   host: Host,

@@ -21,7 +21,7 @@ import { locateFiles } from './located-files.js'
 import { restoreCalledOff, staleEpoch } from './refusals.js'
 import { queueChannelState, readChannelState } from './restore-channel.js'
 import { Formers } from './restore-formers.js'
-import { allOf, type Loading, loadMachine, mustWait, startedLoad } from './restore-load.js'
+import { allOf, canBeTwice, type Loading, loadMachine, mustWait, startedLoad } from './restore-load.js'
 import { RestorePorts } from './restore-ports.js'
 import { RestoreTaps } from './restore-taps.js'
 import { resumeMachine } from './resume.js'
@@ -139,8 +139,8 @@ export class RestoreSession {
       this.everywhere = machines
       const deadline = performance.now() + deadlineMs
       if (!this.switched) {
-        // A domain of libvirt has one name: what is there under it now is what was loaded.
-        const loaded = this.members.filter((member) => member.machine !== null && startedLoad(member).domain !== null)
+        // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
+        const loaded = this.members.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
         const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
         await this.formers.find(others, replace, deadline)
         await this.record(false)
@@ -366,8 +366,7 @@ export class RestoreSession {
       if (machine === null) {
         if (!this.recorded) return true
         // Its driver has tried to end it already.
-        const load = { ...startedLoad(member), mayRun: false }
-        await host.machines.endLoad(load.kind, load, performance.now() + END_AGAIN_MS)
+        await host.machines.endLoad(startedLoad(member), false, performance.now() + END_AGAIN_MS)
         return true
       }
       if (this.resuming && (await this.runs(member, machine, deadline))) {

@@ -2,8 +2,9 @@
 // holds gets a stand-in, which takes its name when that has ended.
 
 import type { MemberPart } from '../../src/api/schemas.js'
+import type { TapNeed } from '../../src/hypervisor/driver.js'
+import { tapNeeds, whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
-import { tapNeeds } from '../../src/hypervisor/qemu/nics.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, createTap, type OpenOptions, openFreeTap, openStandIn } from '../../src/linux/tap.js'
 import type { Host } from './host.js'
@@ -34,8 +35,9 @@ export class RestoreTaps {
   planned(members: readonly MemberPart[]): NonNullable<RestoreRecord['standIns']> {
     if (this.standIns.length === 0) {
       for (const { vm, definition } of members) {
-        const { kind, nics } = definition as MachineDefinition
-        if (kind === 'qemu') for (const { device } of nics) this.standIns.push({ vm, device, name: this.freeName() })
+        const machine = definition as MachineDefinition
+        if (whyNotTwice(machine) !== null) continue
+        for (const { device } of machine.nics) this.standIns.push({ vm, device, name: this.freeName() })
       }
     }
     return this.standIns
@@ -59,10 +61,10 @@ export class RestoreTaps {
     }
   }
 
-  /** Opens the taps of a plain QEMU's NICs, in order. Throws when one cannot be had; `close` closes what was opened. */
+  /** Opens the taps of its NICs, in order, where the driver takes them so. Throws when one cannot be had; `close` closes what was opened. */
   open(part: MemberPart): number[][] {
     const machine = part.definition as MachineDefinition
-    if (machine.kind !== 'qemu') return []
+    if (whyNotTwice(machine) !== null) return []
     const needs = needsOf(part)
     return machine.nics.map(({ device }) => {
       const { queues, vnetHeader } = needs.get(device) ?? { queues: 1, vnetHeader: true }
@@ -147,10 +149,10 @@ export class RestoreTaps {
   }
 }
 
-/** How the taps of a plain QEMU's NICs are to be opened; libvirt opens those of its domains. */
-export function needsOf(part: MemberPart): ReadonlyMap<string, { queues: number; vnetHeader: boolean }> {
+/** How the taps of its NICs are to be opened; none where the driver opens them. */
+export function needsOf(part: MemberPart): ReadonlyMap<string, TapNeed> {
   const machine = part.definition as MachineDefinition
-  const needs = machine.kind === 'qemu' ? tapNeeds(machine.argv) : []
+  const needs = tapNeeds(machine)
   return new Map(
     machine.nics.flatMap(({ device }, nth) => {
       const need = needs[nth]

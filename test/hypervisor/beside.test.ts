@@ -1,10 +1,10 @@
 // A machine beside its former self: what keeps it from that, which sockets change places, and taps handed over as descriptors.
 
 import t from 'tap'
-import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu/beside.js'
 import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
 import { tapNeeds } from '../../src/hypervisor/qemu/nics.js'
+import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 
 const definitionOf = (...args: string[]): QemuDefinition => ({
   kind: 'qemu',

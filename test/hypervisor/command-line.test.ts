@@ -1,11 +1,11 @@
 // Taking QEMU command lines apart, and putting them together for a machine's next incarnation.
 
 import t from 'tap'
-import type { QemuDefinition } from '../../src/hypervisor/hypervisor.js'
 import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
 import { externalFiles } from '../../src/hypervisor/qemu/files.js'
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu/nics.js'
 import { checkCommandLine } from '../../src/hypervisor/qemu/refusals.js'
+import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { findDriveArguments, findNode } from '../../src/hypervisor/shared/qemu-disks.js'
 import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
 import { stateDetail } from '../../src/hypervisor/shared/qemu-state.js'

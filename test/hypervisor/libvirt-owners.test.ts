@@ -7,6 +7,7 @@ import path from 'node:path'
 import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
+import type { LibvirtDefinition } from '../../src/hypervisor/libvirt/types.js'
 import { createTap } from '../../src/linux/tap.js'
 import { patience } from '../patience.js'
 import { readReport, soon } from './boot-guest.js'
@@ -156,7 +157,7 @@ t.test('what stands in the way of a restore is told before anything is ended', a
   daemon.virsh('domrename', 'other', 'named')
   const odd = {
     ...definition,
-    xml: (definition as { xml: string }).xml.replace(/machine='[^']*'/, "machine='pc-i440fx-99.0'"),
+    xml: (definition as LibvirtDefinition).xml.replace(/machine='[^']*'/, "machine='pc-i440fx-99.0'"),
   }
   t.match(await hypervisor.examine!(odd as typeof definition, soon(10_000)), [
     { message: /does not take the definition/ },

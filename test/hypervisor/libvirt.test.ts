@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { decodeHead } from '../../src/hypervisor/libvirt/save-image.js'
+import type { LibvirtDefinition } from '../../src/hypervisor/libvirt/types.js'
 import { patience } from '../patience.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
@@ -164,7 +165,7 @@ for (const [mode, driver] of [
     const taken = await take(machine, domain.serial)
     t.equal(daemon.virsh('domstate', domain.name), 'paused')
     const count = readReport(domain.serial).count
-    t.equal(taken.definition.kind === 'libvirt' && taken.definition.persistent, false)
+    t.equal((taken.definition as LibvirtDefinition).persistent, false)
     await machine.resume(soon(5000))
     await until('the guest to run on', () => readReport(domain.serial).count > count)
     t.ok(isGapless(readCounts(domain.serial)))

@@ -6,8 +6,9 @@ import { copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync,
 import path from 'node:path'
 import koffi from 'koffi'
 import t from 'tap'
-import type { FrozenDisk, QemuDefinition } from '../../src/hypervisor/hypervisor.js'
+import type { FrozenDisk } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
+import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { patience } from '../patience.js'
 import { bootGuest, makeDisk, readReport, sleep, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, list, scratch, type Taken, take } from './machines.js'
@@ -257,7 +258,8 @@ t.test('a load that fails leaves nothing behind, and says why', async (t) => {
   })
   const definition = taken.definition as QemuDefinition
   const argv = definition.argv.map((word) => (word === '64' ? '128' : word))
-  await attempt('another machine', 'RESTORE_FAILED', { definition: { ...definition, argv } }, ['z0'], /ram|RAM|size/i)
+  const other: QemuDefinition = { ...definition, argv }
+  await attempt('another machine', 'RESTORE_FAILED', { definition: other }, ['z0'], /ram|RAM|size/i)
   const disks = taken.seal.disks.map((disk) => ({
     ...disk,
     layers: [{ file: '/nowhere/x', format: 'qcow2' as const }],

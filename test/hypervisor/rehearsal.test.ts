@@ -90,7 +90,7 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
   const left = scratch('left')
   const started = await hypervisor.load({ ...request, directory: left }, soon(30_000))
   await started.control.close()
-  t.equal(await hypervisor.endLoad({ directory: left, domain: null, mayRun: false }, soon(5000)), true)
+  t.equal(await hypervisor.endLoad({ directory: left, mayRun: false }, soon(5000)), true)
   t.notOk(existsSync(`/proc/${(started.control as unknown as { process: { pid: number } }).process.pid}/exe`))
   await machine.close()
 })

@@ -19,6 +19,7 @@ export const Name = Type.String({
 })
 export const Mac = Type.String({ pattern: '^[0-9a-f]{2}(:[0-9a-f]{2}){5}$' })
 export const Digest = Type.String({ pattern: '^[0-9a-f]{64}$', description: 'sha256, hex' })
+export const AbsolutePath = Type.String({ pattern: '^/', description: 'an absolute path' })
 /** u32 that only grows: how many cuts a port has made. */
 export const Epoch = Type.Integer({ minimum: 0, maximum: 0xffffffff })
 /** Microseconds of CLOCK_REALTIME. */

@@ -1,6 +1,7 @@
 // What a host's switch daemon shows of itself: status, ports, counters, peers, the FDB.
 
 import { type Static, Type } from '@sinclair/typebox'
+import { addressesShown } from '../../hypervisor/drivers.js'
 import { Count, Epoch, ErrorReportSchema, Mac, Name, nullable } from './basic.js'
 
 export const Peer = Type.Object({
@@ -121,9 +122,8 @@ export const SwitchStatus = Type.Object({
     Type.Object({
       name: Type.String(),
       ports: Type.Array(Type.String()),
-      qmp: nullable(Type.String()),
-      /** For a domain of libvirt, instead of `qmp`. */
-      libvirt: Type.Optional(Type.Object({ domain: Type.String(), uri: Type.Optional(Type.String()) })),
+      /** How it is reached: one of these. */
+      ...addressesShown,
       /** The images that it writes to, as last known; only of machines that have had snapshots. */
       disks: Type.Optional(Type.Array(Type.Object({ name: Type.String(), file: Type.String() }))),
       problems: Type.Optional(Type.Array(ErrorReportSchema)),

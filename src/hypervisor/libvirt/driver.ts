@@ -1,14 +1,20 @@
 // The `libvirt` driver: domains of a libvirtd on this host. All of libvirt's code runs in a process of its own
 // (libvirt/main.ts): what goes wrong in there costs a snapshot, never the network.
 
-import { SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, Hypervisor, LoadRequest, MachineDefinition, MachineSpec, StartedLoad } from '../hypervisor.js'
+import { type Static, Type } from '@sinclair/typebox'
+import { asSnapswitchError } from '../../errors/errors.js'
+import type { Driver } from '../driver.js'
+import type { Hypervisor, MachineDefinition, MachineSpec } from '../hypervisor.js'
+import { within } from '../shared/deadline.js'
 import { ImageWriter } from '../shared/image-writer.js'
 import { endLoad, examine, loadDomain } from './load.js'
 import { LibvirtMachine, type LibvirtSettings } from './machine.js'
 import { LibvirtProcess } from './process-handle.js'
+import type { DomainAddress, DomainLoad, LibvirtDefinition, LibvirtSpec } from './types.js'
 
-export const defaultUri = 'qemu:///system'
+const defaultUri = 'qemu:///system'
+/** The first question starts the process that talks to libvirt. */
+const PROBE_MS = 5000
 
 export interface LibvirtOptions {
   /** Of domains whose spec has none, and of those that are loaded. Default: qemu:///system. */
@@ -19,8 +25,7 @@ export interface LibvirtOptions {
   readonly copyDisks?: boolean
 }
 
-export interface LibvirtHypervisor extends Hypervisor {
-  readonly kind: 'libvirt'
+export interface LibvirtHypervisor extends Hypervisor<MachineSpec, MachineDefinition, DomainLoad> {
   /** The process that has libvirt loaded, while it runs. */
   readonly pid: number | null
 }
@@ -35,17 +40,50 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
     copyDisks: options.copyDisks ?? true,
   }
   return {
-    kind: 'libvirt',
     get pid() {
       return settings.process.pid
     },
-    async attach(name: string, spec: MachineSpec, deadline: Deadline) {
-      if ('libvirt' in spec) return LibvirtMachine.attach(name, spec.libvirt, settings, deadline)
-      throw new SnapswitchError('INTERNAL', `${name} is no domain of libvirt`, 'Please report this.')
+    attach: (name, { libvirt }, deadline) => LibvirtMachine.attach(name, libvirt, settings, deadline),
+    async isThere(name, { libvirt }) {
+      try {
+        await (await LibvirtMachine.attach(name, libvirt, settings, within(PROBE_MS))).close()
+        return true
+      } catch (thrown) {
+        const { code } = asSnapswitchError(thrown)
+        return code !== 'MACHINE_UNKNOWN' && code !== 'MACHINE_NOT_RUNNING'
+      }
     },
-    load: (request: LoadRequest, deadline: Deadline) => loadDomain(request, settings, deadline),
-    examine: async (definition: MachineDefinition, deadline: Deadline) =>
-      definition.kind === 'libvirt' ? examine(definition, settings, deadline) : [],
-    endLoad: (load: StartedLoad, deadline: Deadline) => endLoad(load, settings, deadline),
-  }
+    load: (request, deadline) => loadDomain(request, settings, deadline),
+    examine: (definition, deadline) => examine(definition, settings, deadline),
+    endLoad: (load, deadline) => endLoad(load, settings, deadline),
+  } satisfies Hypervisor<LibvirtSpec, LibvirtDefinition, DomainLoad> & Pick<LibvirtHypervisor, 'pid'>
 }
+
+const closed = { additionalProperties: false } as const
+
+const Options = Type.Object({ uri: Type.String({ default: defaultUri }) }, { ...closed, default: {} })
+
+export const libvirt = {
+  kind: 'libvirt',
+  key: 'libvirt',
+  /** By its name. */
+  address: Type.Object(
+    { domain: Type.String({ minLength: 1 }), uri: Type.Optional(Type.String({ minLength: 1 })) },
+    closed,
+  ),
+  example: '{ domain: NAME }',
+  /** Where restores put domains, and where machines are that name no `uri`. */
+  options: Options,
+  create: createLibvirtHypervisor,
+  isSame: (one, other) => one.domain === other.domain && one.uri === other.uri,
+  inWords: ({ domain }) => `libvirt ${domain}`,
+  whatToLookAt: ({ domain }) =>
+    `See whether \`virsh domstate ${domain}\` answers there, and whether another job holds the domain (\`virsh domjobinfo ` +
+    `${domain}\`); libvirtd may have too much to do. Then try again.`,
+  // It has one name and one UUID.
+  beside: { impossible: 'domains of libvirt cannot be loaded beside themselves' },
+  marks: { domain: Type.String() },
+  marksOf: ({ domain }) => ({ domain }),
+  directoryOf: () => null,
+  whyNotMergedOff: (machine) => `the domain of ${machine} does not run: its disks are merged when it does`,
+} as const satisfies Driver<DomainAddress, LibvirtDefinition, { readonly domain: string }, Static<typeof Options>>

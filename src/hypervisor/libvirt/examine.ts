@@ -4,11 +4,12 @@
 import { access } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, LibvirtDefinition } from '../hypervisor.js'
+import type { Deadline } from '../hypervisor.js'
 import { externalFiles } from './domain-files.js'
 import { child, parse, textOf } from './domain-tree.js'
 import type { Loader } from './loader.js'
 import type { DescribeResult, Keepsakes } from './protocol.js'
+import type { LibvirtDefinition } from './types.js'
 
 const obstacle = (message: string, action: string) => new SnapswitchError('RESTORE_FAILED', message, action).report()
 

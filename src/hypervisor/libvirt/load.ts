@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, LibvirtDefinition, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
+import type { Deadline, LoadedMachine, LoadRequest } from '../hypervisor.js'
 import { within } from '../shared/deadline.js'
 import { createOverlay, virtualSize } from '../shared/qemu-img.js'
 import { storeFull } from '../shared/qemu-overlays.js'
@@ -29,6 +29,7 @@ import { makeOwn } from './own-files.js'
 import { patiently } from './process-handle.js'
 import { domainState, xmlFlags } from './protocol.js'
 import { settleConfiguration, storeConfiguration, storedXml, takeBackConfiguration } from './stored-config.js'
+import type { DomainLoad, LibvirtDefinition, LibvirtSpec } from './types.js'
 
 const loadFailed = (name: string, reason: string, cause?: unknown) =>
   new SnapswitchError(
@@ -43,15 +44,13 @@ const loadFailed = (name: string, reason: string, cause?: unknown) =>
 const recoveryMs = 20_000
 
 export async function loadDomain(
-  request: LoadRequest,
+  request: LoadRequest<LibvirtDefinition>,
   settings: LibvirtSettings,
   deadline: Deadline,
-): Promise<LoadedMachine> {
-  const { definition } = request
-  if (definition.kind !== 'libvirt') throw loadFailed(definition.name, `it is a ${definition.kind} machine`)
+): Promise<LoadedMachine<LibvirtSpec>> {
   const loader = new Loader(settings)
   try {
-    return await load(loader, definition, request, settings, deadline)
+    return await load(loader, request, settings, deadline)
   } finally {
     loader.close()
   }
@@ -59,11 +58,11 @@ export async function loadDomain(
 
 async function load(
   loader: Loader,
-  definition: LibvirtDefinition,
-  request: LoadRequest,
+  request: LoadRequest<LibvirtDefinition>,
   settings: LibvirtSettings,
   deadline: Deadline,
-): Promise<LoadedMachine> {
+): Promise<LoadedMachine<LibvirtSpec>> {
+  const { definition } = request
   const { domain, name } = definition
   const before = await loader.find(domain, deadline)
   if (before?.active === true) {
@@ -142,7 +141,7 @@ export async function examine(
   }
 }
 
-export async function endLoad(load: StartedLoad, settings: LibvirtSettings, deadline: Deadline): Promise<boolean> {
+export async function endLoad(load: DomainLoad, settings: LibvirtSettings, deadline: Deadline): Promise<boolean> {
   const loader = new Loader(settings)
   try {
     return await end(loader, load, deadline)
@@ -155,8 +154,8 @@ export async function endLoad(load: StartedLoad, settings: LibvirtSettings, dead
  * Its disks tell a domain that was started by a load from one that its owner has started since. One without disks counts as
  * its owner's once it runs.
  */
-function end(loader: Loader, { directory, domain, mayRun }: StartedLoad, deadline: Deadline): Promise<boolean> {
-  const one = { domain: domain! }
+function end(loader: Loader, { directory, domain, mayRun }: DomainLoad, deadline: Deadline): Promise<boolean> {
+  const one = { domain }
   return patiently(async () => {
     const found = await loader.find(one.domain, deadline)
     if (found?.active === true) {

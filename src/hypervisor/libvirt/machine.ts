@@ -9,7 +9,6 @@ import type {
   Deadline,
   DiskLayer,
   HypervisorSettings,
-  LibvirtDefinition,
   MachineControl,
   MachineInfo,
   PauseInfo,
@@ -38,6 +37,7 @@ import { descriptorObstacle } from './memory-save.js'
 import { mergeActive, pullActive } from './overlays.js'
 import { everyoneMayUseUserfaultfd, libvirtObstacle, userfaultfdHint } from './probe.js'
 import type { LibvirtProcess } from './process-handle.js'
+import type { LibvirtDefinition } from './types.js'
 
 /** How long breaking off a job may take. */
 const abortMs = 3000

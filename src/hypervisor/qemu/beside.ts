@@ -3,8 +3,8 @@
 
 import { createHash } from 'node:crypto'
 import path from 'node:path'
-import type { QemuDefinition } from '../hypervisor.js'
 import { type Argument, OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+import type { QemuDefinition } from './types.js'
 
 /** Options whose value may be a character device in the old notation. */
 const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon', 'qmp', 'qmp-pretty'])

@@ -3,13 +3,14 @@
 
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
-import type { Medium, QemuDefinition } from '../hypervisor.js'
+import type { Medium } from '../hypervisor.js'
 import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { besidePath, listeningPath, withListeningPath } from './beside.js'
 import { type DiskWanted, editDrives, withoutOrphans } from './drives.js'
 import { withFiles } from './files.js'
 import { type TapPlace, tapArguments, withTap } from './nics.js'
 import { forRehearsal } from './rehearsal.js'
+import type { QemuDefinition } from './types.js'
 
 export interface NextIncarnation {
   readonly taps: readonly TapPlace[]

@@ -2,7 +2,7 @@
 // it. Whatever could not be started again is refused here, before anything is touched.
 
 import { existsSync } from 'node:fs'
-import type { Deadline, Nic, QemuDefinition } from '../hypervisor.js'
+import type { Deadline, Nic } from '../hypervisor.js'
 import { argumentsOf, binaryOf, directoryOf, identify, tapBehind } from '../shared/process.js'
 import { type MachineBlocks, startedIn, supportedBlocks } from '../shared/qemu-blocks.js'
 import { checkBlockers, memoryBytes, unsupported } from '../shared/qemu-checks.js'
@@ -15,6 +15,7 @@ import { takeInventory } from './inventory.js'
 import { listNics, parseInfoNetwork } from './nics.js'
 import { rebuildCommandLine } from './rebuild.js'
 import { checkCommandLine } from './refusals.js'
+import type { QemuDefinition } from './types.js'
 
 /** By the answer of HMP's `info network`. */
 export function nicsOf(pid: number | null, argv: readonly string[], answer: unknown): { nics: Nic[]; added: string[] } {

@@ -1,10 +1,17 @@
 // The `qemu` driver: machines that run as plain QEMU processes with a QMP socket.
 
-import { SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, Hypervisor, LoadRequest, MachineSpec } from '../hypervisor.js'
+import { connect } from 'node:net'
+import path from 'node:path'
+import { Type } from '@sinclair/typebox'
+import { AbsolutePath } from '../../api/schemas/basic.js'
+import type { Driver } from '../driver.js'
+import type { Hypervisor } from '../hypervisor.js'
 import { ImageWriter } from '../shared/image-writer.js'
+import { heldAlone } from './beside.js'
 import { endLoad, loadMachine } from './load.js'
 import { QemuMachine } from './machine.js'
+import { tapNeeds } from './nics.js'
+import type { QemuDefinition, QemuSpec } from './types.js'
 
 export interface QemuOptions {
   /** Saves memory with the guest stopped even where it could be saved in the background. */
@@ -18,12 +25,50 @@ export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
   const writer = new ImageWriter()
   const settings = { writer, alwaysStopped: options.alwaysStopped ?? false, startAhead: options.startAhead ?? true }
   return {
-    kind: 'qemu',
-    async attach(name: string, spec: MachineSpec, deadline: Deadline) {
-      if ('qmp' in spec) return QemuMachine.attach(name, spec.qmp, settings, deadline)
-      throw new SnapswitchError('INTERNAL', `${name} is no plain QEMU`, 'Please report this.')
-    },
-    load: (request: LoadRequest, deadline: Deadline) => loadMachine(request, settings, deadline),
+    attach: (name, { qmp }, deadline) => QemuMachine.attach(name, qmp, settings, deadline),
+    isThere: (_name, { qmp }) => answers(qmp),
+    load: (request, deadline) => loadMachine(request, settings, deadline),
     endLoad,
-  }
+  } satisfies Hypervisor<QemuSpec, QemuDefinition>
 }
+
+const PROBE_MS = 500
+
+/** Nobody listens on the socket of a process that has ended. */
+function answers(qmp: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ path: qmp })
+    const answer = (there: boolean) => {
+      socket.destroy()
+      resolve(there)
+    }
+    // A full backlog or a socket that hangs belongs to a process that is there.
+    socket.setTimeout(PROBE_MS, () => answer(true))
+    socket.on('connect', () => answer(true))
+    socket.on('error', (error: NodeJS.ErrnoException) =>
+      answer(error.code !== 'ENOENT' && error.code !== 'ECONNREFUSED'),
+    )
+  })
+}
+
+export const qemu = {
+  kind: 'qemu',
+  key: 'qmp',
+  /** Its QMP socket. */
+  address: AbsolutePath,
+  example: '/path/of/its/qmp.sock',
+  options: null,
+  create: () => createQemuHypervisor(),
+  isSame: (one, other) => one === other,
+  inWords: (qmp) => qmp,
+  whatToLookAt: (qmp) =>
+    `See whether its QEMU stands still, or another program is connected to ${qmp} (QEMU serves one client per ` +
+    'socket); then try again.',
+  beside: { tapNeeds: ({ argv }) => tapNeeds(argv), heldAlone, rehearsed: { domain: null } },
+  // Of records that domains have, too.
+  marks: { domain: Type.Null() },
+  marksOf: () => ({ domain: null }),
+  // Its socket lies there, and the machine writes to it as long as it runs.
+  directoryOf: (qmp) => path.dirname(qmp),
+  whyNotMergedOff: () => null,
+} as const satisfies Driver<string, QemuDefinition, { readonly domain: null }>

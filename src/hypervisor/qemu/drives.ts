@@ -2,10 +2,11 @@
 // nobody needs then. Pure.
 
 import { SnapswitchError } from '../../errors/errors.js'
-import type { DiskLayer, Medium, QemuDefinition } from '../hypervisor.js'
+import type { DiskLayer, Medium } from '../hypervisor.js'
 import { nodeArguments, references } from '../shared/qemu-disks.js'
 import { type Argument, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { defaultDrive, type NewImage, withImage } from './drive-options.js'
+import type { QemuDefinition } from './types.js'
 
 export interface DiskWanted {
   readonly name: string

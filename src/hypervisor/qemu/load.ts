@@ -8,7 +8,7 @@ import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { ordinaryPriority } from '../../linux/priority.js'
 import { withMemoryInDumps } from '../../runtime/core-dumps.js'
-import type { Deadline, LoadedMachine, LoadRequest, QemuDefinition, StartedLoad } from '../hypervisor.js'
+import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { closeDescriptor, longestSocketPath } from '../shared/descriptors.js'
 import { findProcesses, identify, killProcess } from '../shared/process.js'
@@ -22,6 +22,7 @@ import { besidePath, listeningPaths } from './beside.js'
 import { commandLineFor } from './command-line.js'
 import { type DriverSettings, QemuMachine } from './machine.js'
 import type { TapPlace } from './nics.js'
+import type { QemuDefinition, QemuSpec } from './types.js'
 
 const socketName = 'qmp.sock'
 const logName = 'qemu.log'
@@ -41,12 +42,11 @@ const loadFailed = (name: string, reason: string, cause?: unknown) =>
   )
 
 export async function loadMachine(
-  request: LoadRequest,
+  request: LoadRequest<QemuDefinition>,
   settings: DriverSettings,
   deadline: Deadline,
-): Promise<LoadedMachine> {
+): Promise<LoadedMachine<QemuSpec>> {
   const { definition, directory } = request
-  if (definition.kind !== 'qemu') throw loadFailed(definition.name, `it is a ${definition.kind} machine`)
   const qmpPath = path.join(directory, socketName)
   if (Buffer.byteLength(qmpPath) > longestSocketPath) {
     throw new SnapswitchError(

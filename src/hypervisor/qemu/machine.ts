@@ -11,7 +11,6 @@ import type {
   MachineInfo,
   Nic,
   PauseInfo,
-  QemuDefinition,
   ResumeInfo,
 } from '../hypervisor.js'
 import { findImageNode } from '../shared/block-drives.js'
@@ -45,6 +44,7 @@ import type { QmpClient } from '../shared/qmp.js'
 import { isObject } from '../shared/qmp-messages.js'
 import { type CaptureContext, QemuCapture } from './capture.js'
 import { nicsOf, readDefinition } from './definition.js'
+import type { QemuDefinition } from './types.js'
 
 export interface DriverSettings {
   readonly writer: ImageWriter

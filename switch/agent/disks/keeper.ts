@@ -5,6 +5,7 @@ import { rm, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { unknownMachine } from '../../../src/api/names.js'
 import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
+import { directoryOf } from '../../../src/hypervisor/drivers.js'
 import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
 import type { Host } from '../host.js'
@@ -327,7 +328,7 @@ export class DiskKeeper {
     const busy = this.busy()
     for (const { directory, vm } of await emptyMachineDirectories(host.store)) {
       const spec = host.machines.spec(vm)
-      const isUsed = spec !== undefined && 'qmp' in spec && dirname(spec.qmp) === directory
+      const isUsed = spec !== undefined && directoryOf(spec) === directory
       if (isUsed || busy.has(vm) || (await host.journal.restores()).length > 0) continue
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })

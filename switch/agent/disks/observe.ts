@@ -4,6 +4,7 @@
 import { readdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { asSnapswitchError } from '../../../src/errors/errors.js'
+import { whyNotMergedOff } from '../../../src/hypervisor/drivers.js'
 import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
 import { filesOfBacking, readQcow2Header } from '../../../src/hypervisor/shared/qcow2-header.js'
 import { onCommandLines, openFiles } from '../../../src/linux/open-files.js'
@@ -165,9 +166,8 @@ async function lookAt(
   if (busy) return view('unclear', `a snapshot or restore of ${vm} is under way`)
   if (!there) {
     const spec = host.machines.spec(vm)
-    if (spec !== undefined && !('qmp' in spec))
-      return view('unclear', `the domain of ${vm} does not run: its disks are merged when it does`)
-    return view('off', null)
+    const reason = spec === undefined ? null : whyNotMergedOff(vm, spec)
+    return view(reason === null ? 'off' : 'unclear', reason)
   }
   try {
     const deadline = performance.now() + INSPECT_MS
