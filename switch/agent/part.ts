@@ -5,7 +5,7 @@ import type { ChannelClosure, FrozenLayer, LocalPart, MemberPart } from '../../s
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { writeChannel } from '../../src/trace/channel.js'
-import type { ChannelClosed } from '../forwarding/open-snapshot.js'
+import type { ChannelClosed } from '../forwarding/snapshot/open-snapshot.js'
 import type { Host } from './host.js'
 import type { LocalStore } from './local-store.js'
 import { macOf } from './machines.js'

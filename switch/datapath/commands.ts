@@ -5,7 +5,7 @@ import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/ethernet.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
-import type { SnapshotSide } from '../forwarding/snapshot-side.js'
+import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { Port } from '../port/port.js'
 import { clock, DatapathLoop } from './loop.js'
@@ -77,8 +77,8 @@ export class CommandHandlers {
         broken: (epoch, port, host) => post({ kind: 'broken', network: name, epoch, port, host }),
         refused: (port, reason) => post({ kind: 'refused', network: name, port, reason }),
       })
-      forwarder.epoch = epoch
-      forwarder.fence = fence
+      forwarder.network.raiseEpoch(epoch)
+      forwarder.network.raiseFence(fence)
       this.loop.addForwarder(forwarder)
       this.networks.set(name, { forwarder, ports: new Map() })
       return null
@@ -152,7 +152,7 @@ export class CommandHandlers {
       return null
     },
     announce: ({ network, port, mac }) => {
-      this.network(network).forwarder.snapshots.announce(port, mac, clock())
+      this.network(network).forwarder.announce(port, mac, clock())
       this.loop.flushAll()
       return null
     },
@@ -174,7 +174,7 @@ export class CommandHandlers {
       const now = clock()
       const trunks = forwarder.ports.filter((port) => port.isTrunk)
       return {
-        epoch: forwarder.epoch,
+        epoch: forwarder.network.epoch,
         fdbEntries: forwarder.fdb.size,
         peers: trunks.map((port) => ({
           port: port.spec.index,
@@ -192,7 +192,7 @@ export class CommandHandlers {
   }
 
   /** A command that opens gates. */
-  private opening(network: string, open: (snapshots: SnapshotSide, now: number) => void): Opening {
+  private opening(network: string, open: (snapshots: Snapshots, now: number) => void): Opening {
     const { snapshots } = this.network(network).forwarder
     const now = clock()
     open(snapshots, now)

@@ -7,7 +7,7 @@ import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
-import type { ForwarderOptions } from '../forwarding/forwarder.js'
+import type { NetworkOptions } from '../forwarding/network.js'
 import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
@@ -28,7 +28,7 @@ interface Pending {
 
 /** A network as its owner describes it; the boot id is the datapath's. */
 export interface NetworkArgs {
-  readonly options: Omit<ForwarderOptions, 'bootId' | 'bootedAt'>
+  readonly options: Omit<NetworkOptions, 'bootId' | 'bootedAt'>
   readonly epoch: number
   /** Colors below it are of a former incarnation of the network. */
   readonly fence: number

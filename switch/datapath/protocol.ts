@@ -5,9 +5,9 @@ import type { Policy } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { DropReason } from '../forwarding/counters.js'
-import type { ForwarderOptions } from '../forwarding/forwarder.js'
-import type { ChannelClosed, ChannelState } from '../forwarding/open-snapshot.js'
+import type { NetworkOptions } from '../forwarding/network.js'
 import type { PortSpec } from '../forwarding/port-state.js'
+import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 
 export interface DeviceSpec {
   readonly device: string
@@ -47,14 +47,14 @@ export interface Opening {
 }
 
 export interface Commands {
-  addNetwork: { args: { options: ForwarderOptions; epoch: number; fence: number }; result: null }
+  addNetwork: { args: { options: NetworkOptions; epoch: number; fence: number }; result: null }
   addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
   removePort: { args: { network: string; index: number }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
   record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
-  /** Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see SnapshotSide.gate. */
+  /** Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see Snapshots.gate. */
   gate: { args: { network: string; ports: Ports; forOther?: boolean }; result: { held: number[] } }
   /** Drains the ports, then flips them: one step, nothing in between. */
   flip: {

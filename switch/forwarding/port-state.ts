@@ -1,14 +1,13 @@
-// What the forwarder knows of a port. A member port belongs to a VM of the network and has an epoch; a plain one leads to
+// What is known of a port. A member port belongs to a VM of the network and has an epoch; a plain one leads to
 // the outside; a trunk leads to a peer switch and carries colors; an uplink leads to a LAN, where the outside is and peer
-// switches are, each of which is a port of its own here (uplink-side.ts).
+// switches are, each of which is a port of its own here (peers/uplink.ts).
 
 import type { PortKind } from '../../src/api/schemas.js'
 import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import type { Frame } from '../../src/frame/frame.js'
+import type { ArmedCopies } from './armed-copies.js'
 import { ROW } from './counters.js'
 import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'
-import type { ArmedCopies } from './recorder.js'
-import type { UplinkPeer } from './uplink-peer.js'
 
 /** Most peer switches on one LAN. */
 export const MAX_PEERS = 64
@@ -24,7 +23,7 @@ const SIDES: Readonly<Record<PortKind, Side>> = {
   uplink: Side.UPLINK,
 }
 
-/** Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN: uplink-side.ts. */
+/** Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN: peers/uplink.ts. */
 const BLOCKED: Readonly<Record<Side, number>> = {
   [Side.MEMBER]: 0,
   [Side.PLAIN]: Side.PEER,
@@ -33,7 +32,10 @@ const BLOCKED: Readonly<Record<Side, number>> = {
   [Side.PEER]: Side.PLAIN | Side.UPLINK | Side.PEER,
 }
 
-/** Where a forwarder's frames go. Implemented by ports; it never throws, it counts. */
+/**
+ * Where a port's frames go, control frames as well: whoever adds the port may wrap the device's own. It never throws, it
+ * counts.
+ */
 export interface Output {
   /**
    * Queues the frame for the next flush. `serviceTci` >= 0 pushes an 802.1ad tag with that TCI (to a peer on a LAN, what it
@@ -58,15 +60,25 @@ export interface PortSpec {
   readonly uplink?: { readonly mtu: number; readonly color: 'dscp' | 'carrier' }
 }
 
+/** A peer switch on a LAN (peers/uplink-peer.ts), as far as others need to know it. */
+export interface LanPeer {
+  /** Its own address there. */
+  readonly mac: Uint8Array
+  /** It takes members' frames from us. */
+  readonly established: boolean
+}
+
 /** What a peer's port has of its own; all else is its uplink's. */
 export interface PeerSpec {
   readonly index: number
-  readonly peer: UplinkPeer
+  readonly peer: LanPeer
+  /** The LAN that it is on. */
+  readonly lan: PortState
   /** What was counted with this peer before, when the uplink's device was away. */
   readonly channel: PeerChannel | undefined
 }
 
-/** What a port must know of its forwarder. */
+/** What a port must know of its network. */
 interface PortSurroundings {
   readonly options: {
     readonly hold: HoldBounds
@@ -79,7 +91,7 @@ interface PortSurroundings {
 
 export class PortState {
   readonly spec: PortSpec
-  /** Where it is among the forwarder's ports. Of a peer on a LAN its own, while `spec.index` is the uplink's. */
+  /** Where it is among the network's ports. Of a peer on a LAN its own, while `spec.index` is the uplink's. */
   readonly index: number
   readonly side: Side
   /** Sides that a frame from here does not go to. */
@@ -106,7 +118,9 @@ export class PortState {
   earlyNotified = -1
   readonly hold: HoldQueue
   readonly channel: PeerChannel | null
-  readonly peer: UplinkPeer | null
+  readonly peer: LanPeer | null
+  /** Of a peer: the LAN as the outside world, by which frames from plain ports go to the peer's members. */
+  readonly lan: PortState | null
 
   constructor(spec: PortSpec, output: Output, { options, holdRoom, ends }: PortSurroundings, peer?: PeerSpec) {
     this.spec = spec
@@ -123,5 +137,6 @@ export class PortState {
     this.hold = new HoldQueue(options.hold, holdRoom)
     this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel(ends)) : null
     this.peer = peer?.peer ?? null
+    this.lan = peer?.lan ?? null
   }
 }

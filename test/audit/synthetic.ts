@@ -22,7 +22,7 @@ import type { TracePort } from '../../src/trace/events.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
 import { eventLogMemory, loggedEvents, logOverflow } from '../../switch/forwarding/event-log.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 import { defaults, mac } from '../forwarding/rig.js'
 import { type Recording, takeApart } from './tamper.js'
 

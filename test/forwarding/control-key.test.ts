@@ -6,7 +6,7 @@ import { ControlType, encodeControl } from '../../src/frame/control.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { decodeSealed, encodeSealed } from '../../src/frame/sealed-control.js'
 import type { DropReason } from '../../switch/forwarding/counters.js'
-import { Handshake, Sequence } from '../../switch/forwarding/handshake.js'
+import { Handshake, Sequence } from '../../switch/forwarding/peers/handshake.js'
 import { GROUP, mac, Rig } from './rig.js'
 
 const controlKey = Buffer.from('0123456789abcdef')

@@ -52,7 +52,7 @@ t.test('a frame of a former incarnation does not teach where its sender is', asy
 
 t.test('a new forwarder that is told of the last restore stops what is older', async (t) => {
   const rig = new Rig([], {}, 6)
-  rig.forwarder.fence = 6
+  rig.forwarder.network.raiseFence(6)
   rig.add(0, 'member', 6)
   rig.add(1, 'trunk')
   rig.receive(1, { from: mac(2), id: 1, tag: [EtherType.SERVICE_VLAN, colorVid(5)] })

@@ -219,7 +219,7 @@ t.test('a guest can forge nothing: tags and control frames from member and plain
       true,
     )
     t.same(rig.events, [], 'no peer, no early frame')
-    t.equal(rig.forwarder.epoch, 3)
+    t.equal(rig.forwarder.network.epoch, 3)
   }
 })
 

@@ -2,8 +2,9 @@
 
 import t from 'tap'
 import { type Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { ArmedCopies } from '../../switch/forwarding/armed-copies.js'
 import { HoldQueue } from '../../switch/forwarding/hold-queue.js'
-import { ArmedCopies, ChannelRecorder } from '../../switch/forwarding/recorder.js'
+import { ChannelRecorder } from '../../switch/forwarding/snapshot/channel-recorder.js'
 import fc from '../property.js'
 import { frame } from './rig.js'
 

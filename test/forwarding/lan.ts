@@ -4,8 +4,9 @@
 import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
-import { Forwarder, type ForwarderOptions } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
+import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { NetworkOptions } from '../../switch/forwarding/network.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 import { defaults, type FrameWords, frame, mac, RecordingOutput } from './rig.js'
 
 export const UPLINK = 0
@@ -16,7 +17,7 @@ export interface OnLan extends FrameCopy {
   readonly from: string
 }
 
-export interface HostOptions extends Partial<ForwarderOptions> {
+export interface HostOptions extends Partial<NetworkOptions> {
   readonly color?: 'dscp' | 'carrier'
   readonly mtu?: number
   readonly plain?: number
@@ -42,7 +43,7 @@ export class LanHost {
       peer: (_port, host) => this.heard.push(host),
       closed: (epoch, closures) => this.closed.push({ epoch, closures }),
     })
-    this.forwarder.epoch = epoch
+    this.forwarder.network.raiseEpoch(epoch)
     const spec = { vm: null, epoch: 0, mac: this.mac }
     const uplink = { index: UPLINK, name: 'uplink', kind: 'uplink' as const, ...spec, uplink: { mtu, color } }
     this.forwarder.addPort(uplink, {

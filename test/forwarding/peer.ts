@@ -23,7 +23,7 @@ export class Peer {
   }
 
   /** HELLOs to and fro until both count the same. `sent`: how many frames it has sent before. */
-  meet(epoch = this.rig.forwarder.epoch, sent = 0): this {
+  meet(epoch = this.rig.forwarder.network.epoch, sent = 0): this {
     for (let round = 0; round < 5; round++) {
       this.say(ControlType.HELLO, epoch, sent)
       for (const message of this.heard()) this.channel.hello(message, mac(99), this.rig.now)

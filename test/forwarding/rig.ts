@@ -3,9 +3,10 @@
 import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
-import { Forwarder, type ForwarderOptions } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
+import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { NetworkOptions } from '../../switch/forwarding/network.js'
 import type { Output } from '../../switch/forwarding/port-state.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 
 export const GROUP = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 export const mac = (n: number): Uint8Array => Uint8Array.of(2, 0, 0, 0, n >> 8, n & 0xff)
@@ -82,7 +83,7 @@ export type RigEvent =
   | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
   | { readonly kind: 'broken'; readonly epoch: number; readonly port: number; readonly host: string | null }
 
-export const defaults: ForwarderOptions = {
+export const defaults: NetworkOptions = {
   network: 'lab0',
   host: 'a',
   bootId: 'aaaaaaaaaaaaaaaa',
@@ -108,14 +109,14 @@ export class Rig {
   now = 1_700_000_000_000
 
   /** Ports get the indexes 0, 1, …; every member belongs to a VM of its own, `vm<index>`. */
-  constructor(kinds: readonly Kind[], options: Partial<ForwarderOptions> = {}, epoch = 0) {
+  constructor(kinds: readonly Kind[], options: Partial<NetworkOptions> = {}, epoch = 0) {
     this.forwarder = new Forwarder({ ...defaults, ...options }, this.counters, {
       early: (port, epoch) => this.events.push({ kind: 'early', port, epoch }),
       peer: (port, host, bootId, epoch) => this.events.push({ kind: 'peer', port, host, bootId, epoch }),
       closed: (epoch, closures) => this.events.push({ kind: 'closed', epoch, closures }),
       broken: (epoch, port, host) => this.events.push({ kind: 'broken', epoch, port, host }),
     })
-    this.forwarder.epoch = epoch
+    this.forwarder.network.raiseEpoch(epoch)
     for (const [index, kind] of kinds.entries()) this.add(index, kind, epoch)
   }
 

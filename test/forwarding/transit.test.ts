@@ -56,7 +56,7 @@ t.test(
       rig.forwarder.snapshots.begin(epoch, 'buffer', LATER, rig.now)
       rig.forwarder.snapshots.end()
     }
-    t.equal(rig.forwarder.epoch, 8000)
+    t.equal(rig.forwarder.network.epoch, 8000)
     rig.receive(0, { from: mac(7), id: 1, tag: [EtherType.SERVICE_VLAN, colorVid(8001)] })
     t.equal(rig.forwarder.byIndex[1]?.channel?.sent.below(8001), 0)
     t.equal(rig.forwarder.byIndex[1]?.channel?.sent.below(8002), 1)

@@ -484,7 +484,7 @@ t.test('a machine that moves to another host is claimed there', async (t) => {
   const { lan, a, b, c } = settled({}, 5)
   const moved = a.macOf(1)
   a.forwarder.removePort(1)
-  c.forwarder.snapshots.announce(1, moved, lan.now)
+  c.forwarder.announce(1, moved, lan.now)
   lan.run()
   lan.forget()
   b.send(1, { ...ip(4, 101), to: moved })

@@ -139,7 +139,7 @@ export class Agent {
           host: host.name,
           version: '1',
           // In production the coordinator compares it with what peers hear from the datapath.
-          bootId: worker.forwarders[this.network].options.bootId,
+          bootId: worker.forwarders[this.network].network.options.bootId,
           epoch: this.epoch,
           members: guests.map((guest) => ({
             vm: guest.name,

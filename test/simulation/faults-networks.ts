@@ -1,6 +1,6 @@
 // Faults that only machines in several networks can show, planted one at a time, as in faults.ts.
 
-import type { SnapshotSide } from '../../switch/forwarding/snapshot-side.js'
+import type { Snapshots } from '../../switch/forwarding/snapshot/snapshots.js'
 import type { Agent } from './agent.js'
 import { Random } from './chance.js'
 import type { PlantedFault } from './faults.js'
@@ -8,7 +8,7 @@ import { withNetworks } from './networks.js'
 import type { Plant } from './run.js'
 import type { Order, Scenario } from './scenario.js'
 
-const inSnapshots = (change: (snapshots: SnapshotSide) => void): Plant => {
+const inSnapshots = (change: (snapshots: Snapshots) => void): Plant => {
   return () => ({ forwarder: (forwarder) => change(forwarder.snapshots) })
 }
 
@@ -109,7 +109,7 @@ export const networkFaults: readonly PlantedFault[] = [
     breaks: [2, 4],
     plant: () => ({
       forwarder: (forwarder) => {
-        if (forwarder.options.network === 'lab') return
+        if (forwarder.network.options.network === 'lab') return
         const addPort = forwarder.addPort.bind(forwarder)
         forwarder.addPort = (spec, output) => {
           const port = addPort(spec, output)
@@ -139,12 +139,12 @@ export const networkFaults: readonly PlantedFault[] = [
     breaks: [5],
     plant: () => ({
       forwarder: (forwarder) => {
-        if (forwarder.options.network === 'lab') return
-        const { snapshots } = forwarder
+        if (forwarder.network.options.network === 'lab') return
+        const { network, snapshots } = forwarder
         const fence = snapshots.fence.bind(snapshots)
+        network.raiseFence = () => undefined
         snapshots.fence = (ports, epoch, now) => {
           fence(ports, epoch, now)
-          forwarder.fence = 0
           for (const port of forwarder.ports) port.fence = 0
         }
       },

@@ -5,9 +5,9 @@ import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
 import type { Frame } from '../../src/frame/frame.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { Neighbors } from '../../switch/forwarding/neighbors.js'
-import type { UplinkPeer } from '../../switch/forwarding/uplink-peer.js'
-import type { UplinkSide } from '../../switch/forwarding/uplink-side.js'
+import type { Neighbors } from '../../switch/forwarding/peers/neighbors.js'
+import type { Uplink } from '../../switch/forwarding/peers/uplink.js'
+import type { UplinkPeer } from '../../switch/forwarding/peers/uplink-peer.js'
 import { Random } from './chance.js'
 import type { PlantedFault } from './faults.js'
 import type { Plant } from './run.js'
@@ -26,14 +26,14 @@ interface PeerInside {
   mayUseBit(frame: Frame): boolean
 }
 
-const inUplinks = (change: (uplink: UplinkSide, inside: Inside, forwarder: Forwarder) => void): Plant => {
+const inUplinks = (change: (uplink: Uplink, inside: Inside, forwarder: Forwarder) => void): Plant => {
   return () => ({
     forwarder: (forwarder) => {
       const addPort = forwarder.addPort.bind(forwarder)
       forwarder.addPort = (spec, output) => {
         const port = addPort(spec, output)
         if (spec.kind === 'uplink') {
-          const uplink = forwarder.uplink as UplinkSide
+          const uplink = forwarder.uplink as Uplink
           change(uplink, uplink as unknown as Inside, forwarder)
         }
         return port

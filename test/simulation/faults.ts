@@ -4,7 +4,7 @@
 import { Frame, type FrameCopy } from '../../src/frame/frame.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortState } from '../../switch/forwarding/port-state.js'
-import type { SnapshotSide } from '../../switch/forwarding/snapshot-side.js'
+import type { Snapshots } from '../../switch/forwarding/snapshot/snapshots.js'
 import type { Plant } from './run.js'
 import type { Order, Scenario } from './scenario.js'
 import type { SnapshotSession } from './snapshot-session.js'
@@ -23,7 +23,7 @@ const inForwarder = (change: (forwarder: Forwarder) => void): Plant => {
   return () => ({ forwarder: change })
 }
 
-const inSnapshots = (change: (snapshots: SnapshotSide, forwarder: Forwarder) => void): Plant =>
+const inSnapshots = (change: (snapshots: Snapshots, forwarder: Forwarder) => void): Plant =>
   inForwarder((forwarder) => change(forwarder.snapshots, forwarder))
 
 /** Changes the channel of every trunk. */
@@ -309,9 +309,9 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'early frames are delivered',
     breaks: [1],
-    plant: inForwarder((forwarder) => {
-      const deliver = forwarder.deliver.bind(forwarder)
-      forwarder.deliver = (port, frame, now) => {
+    plant: inForwarder(({ egress }) => {
+      const deliver = egress.deliver.bind(egress)
+      egress.deliver = (port, frame, now) => {
         if (port.isMember && !port.closed && frame.color > port.epoch) frame.color = port.epoch
         deliver(port, frame, now)
       }
@@ -320,9 +320,9 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'early frames are dropped under `buffer`',
     breaks: [3],
-    plant: inForwarder((forwarder) => {
-      const deliver = forwarder.deliver.bind(forwarder)
-      forwarder.deliver = (port, frame, now) => {
+    plant: inForwarder(({ egress }) => {
+      const deliver = egress.deliver.bind(egress)
+      egress.deliver = (port, frame, now) => {
         if (!(port.isMember && !port.closed && frame.color > port.epoch)) deliver(port, frame, now)
       }
     }),
@@ -337,11 +337,11 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'in-transit frames are recorded and not delivered',
     breaks: [2, 3],
-    plant: inForwarder((forwarder) => {
-      const deliver = forwarder.deliver.bind(forwarder)
-      forwarder.deliver = (port, frame, now) => {
+    plant: inForwarder(({ egress, snapshots }) => {
+      const deliver = egress.deliver.bind(egress)
+      egress.deliver = (port, frame, now) => {
         const inTransit = port.isMember && !port.closed && frame.color >= 0 && frame.color < port.epoch
-        if (inTransit) forwarder.snapshots.inTransit(port, frame, now)
+        if (inTransit) snapshots.inTransit(port, frame, now)
         else deliver(port, frame, now)
       }
     }),
@@ -402,9 +402,9 @@ export const plantedFaults: readonly PlantedFault[] = [
     breaks: [5],
     plant: inSnapshots((snapshots, forwarder) => {
       const fence = snapshots.fence.bind(snapshots)
+      forwarder.network.raiseFence = () => undefined
       snapshots.fence = (ports, epoch, now) => {
         fence(ports, epoch, now)
-        forwarder.fence = 0
         for (const port of forwarder.ports) port.fence = 0
       }
     }),
@@ -545,12 +545,8 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'a former incarnation teaches where machines are',
     breaks: [5],
-    plant: inSnapshots((snapshots, forwarder) => {
-      const fence = snapshots.fence.bind(snapshots)
-      snapshots.fence = (ports, epoch, now) => {
-        fence(ports, epoch, now)
-        forwarder.fence = 0
-      }
+    plant: inForwarder(({ network }) => {
+      network.raiseFence = () => undefined
     }),
     adapt: (scenario) => {
       const at = scenario.sends[scenario.sends.length >> 1]?.at ?? 50

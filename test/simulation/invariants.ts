@@ -3,7 +3,7 @@
 
 import type { Manifest } from '../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import type { RecordedFrame } from '../../switch/forwarding/snapshot/channel-recorder.js'
 import { auditOf } from './audit.js'
 import { frameId } from './frames.js'
 import type { Image, Nic } from './guest.js'
@@ -281,8 +281,8 @@ function unrest(world: World): string {
       continue
     }
     for (const { claim } of daemon.agents) if (claim !== null) found.push(`${host.name} is at ${claim.name}`)
-    for (const { snapshots, ports, options } of daemon.worker.forwarders) {
-      const where = `${host.name}, ${options.network}`
+    for (const { snapshots, ports, network } of daemon.worker.forwarders) {
+      const where = `${host.name}, ${network.options.network}`
       if (snapshots.openEpoch !== null) found.push(`${where} has e${snapshots.openEpoch} open`)
       for (const port of ports) {
         if (port.closed) found.push(`the gate of ${port.spec.vm} on ${where} is closed`)

@@ -3,7 +3,7 @@
 
 import { EtherType, isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
 import { copyFrame, type Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { macNumber } from '../../switch/forwarding/addresses.js'
+import { macNumber } from '../../switch/forwarding/peers/addresses.js'
 import { carriedId, frameId, kindOf } from './frames.js'
 import { LAN_STATION } from './scenario.js'
 import { UPLINK_PORT } from './trunk.js'

@@ -9,7 +9,7 @@ import type {
   RestoreResumed,
   RestoreSwitched,
 } from '../../src/api/schemas.js'
-import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import type { RecordedFrame } from '../../switch/forwarding/snapshot/channel-recorder.js'
 import type { Agent, Answer } from './agent.js'
 import type { Daemon } from './daemon.js'
 import { advanceNetwork, gateOthers, releaseGates, releaseOthers } from './gates.js'
@@ -262,8 +262,9 @@ export class RestoreSession {
     if (this.timer !== null) this.timer.act = null
     for (const guest of placed) {
       for (const nic of guest.nics) {
-        const { snapshots } = worker.forwarders[nic.network]
-        worker.call('announce', () => snapshots.announce(nic.index, Uint8Array.from(nic.mac), worker.now), none, none)
+        const forwarder = worker.forwarders[nic.network]
+        const mac = Uint8Array.from(nic.mac)
+        worker.call('announce', () => forwarder.announce(nic.index, mac, worker.now), none, none)
       }
     }
     this.whenResumed = []

@@ -6,8 +6,8 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
 import type { MemberEffect, MemberEvent } from '../../switch/agent/member-cut.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
-import type { RecordedFrame } from '../../switch/forwarding/recorder.js'
+import type { RecordedFrame } from '../../switch/forwarding/snapshot/channel-recorder.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 import { type Agent, type Answer, ignore } from './agent.js'
 import { Recording } from './audit.js'
 import type { Daemon } from './daemon.js'
@@ -446,7 +446,7 @@ export class SnapshotSession {
     }
     return {
       host: host.name,
-      bootId: this.forwarder.options.bootId,
+      bootId: this.forwarder.network.options.bootId,
       network: networkName(this.network),
       snapshot,
       epoch,

@@ -6,8 +6,8 @@ import { parseMac } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { ChannelClosed } from '../../switch/forwarding/open-snapshot.js'
 import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
+import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 import type { Daemon } from './daemon.js'
 import { carriedId, frameId, kindOf } from './frames.js'
 import type { Nic } from './guest.js'
@@ -104,8 +104,8 @@ export class Worker {
         broken: (epoch) => this.tell(network, { kind: 'broken', epoch }),
       },
     )
-    forwarder.epoch = agents[network].epoch
-    forwarder.fence = agents[network].fence
+    forwarder.network.raiseEpoch(agents[network].epoch)
+    forwarder.network.raiseFence(agents[network].fence)
     return forwarder
   }
 

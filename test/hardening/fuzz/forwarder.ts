@@ -18,7 +18,8 @@ import {
 import { copyFrame, Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { encodeSealed } from '../../../src/frame/sealed-control.js'
 import { Counter, createCounters, Drop, dropReasons, MAX_PORTS, ROW } from '../../../switch/forwarding/counters.js'
-import { Forwarder, type ForwarderOptions } from '../../../switch/forwarding/forwarder.js'
+import { Forwarder } from '../../../switch/forwarding/forwarder.js'
+import type { NetworkOptions } from '../../../switch/forwarding/network.js'
 import type { Output, PortState } from '../../../switch/forwarding/port-state.js'
 import type { Random } from '../../simulation/chance.js'
 import { mutate, randomBytes } from './mutate.js'
@@ -94,7 +95,7 @@ interface Sums {
 class Run {
   private readonly random: Random
   private readonly counters = createCounters()
-  private readonly options: ForwarderOptions
+  private readonly options: NetworkOptions
   private readonly forwarder: Forwarder
   private readonly outputs = new Map<number, CountingOutput>()
   private readonly frame = new Frame()
@@ -130,7 +131,7 @@ class Run {
       peer: () => undefined,
       closed: (epoch) => assert.equal(epoch, this.forwarder.snapshots.openEpoch),
     })
-    this.forwarder.epoch = random.integer(0, random.pick([3, 5000, 1e6]))
+    this.forwarder.network.raiseEpoch(random.integer(0, random.pick([3, 5000, 1e6])))
     for (let index = 0; index < PORTS; index++) if (index < 2 || random.chance(0.6)) this.addPort(index)
   }
 
@@ -154,7 +155,7 @@ class Run {
     const vm = kind === 'member' ? `vm${index}` : null
     const mac = Uint8Array.of(6, 0, 0, 0, 0, index)
     output.port = this.forwarder.addPort(
-      { index, name: `p${index}`, kind, vm, epoch: this.forwarder.epoch, mac },
+      { index, name: `p${index}`, kind, vm, epoch: this.forwarder.network.epoch, mac },
       output,
     )
     this.outputs.set(index, output)
@@ -180,7 +181,7 @@ class Run {
   private nearColor(): void {
     this.frame.tagTpid = EtherType.SERVICE_VLAN
     this.frame.tagTci = colorVid(
-      Math.max(0, this.forwarder.epoch + this.random.integer(-2, 2)),
+      Math.max(0, this.forwarder.network.epoch + this.random.integer(-2, 2)),
       this.random.integer(0, 3),
     )
   }
@@ -207,7 +208,7 @@ class Run {
         accepts: random.integer(0, 3),
         sends: random.integer(0, 3),
         takes: random.chance(0.7),
-        epoch: Math.max(0, this.forwarder.epoch + random.integer(-2, 2)),
+        epoch: Math.max(0, this.forwarder.network.epoch + random.integer(-2, 2)),
         count: random.integer(0, 50),
       }
       const bytes = this.encode(message, Uint8Array.from(this.address()), Uint8Array.from([2, 0, 0, 0, 1, 1]))
@@ -306,7 +307,7 @@ class Run {
     const { random, forwarder } = this
     const { snapshots } = forwarder
     const some = () => Array.from({ length: random.integer(0, 4) }, () => random.integer(0, PORTS))
-    const near = () => Math.max(0, forwarder.epoch + random.integer(-1, 2))
+    const near = () => Math.max(0, forwarder.network.epoch + random.integer(-1, 2))
     const gates = some()
     const commands = [
       () => snapshots.begin(near(), random.pick(['buffer', 'drop']), this.now + 500, this.now),
@@ -380,7 +381,7 @@ class Run {
     const port = random.pick(members)
     const mac = Uint8Array.from([2, 0, 0, 0, 0, random.integer(0, 60)])
     this.place(announcement(mac))
-    this.accountFor(port, () => forwarder.snapshots.announce(port.index, mac, this.now))
+    this.accountFor(port, () => forwarder.announce(port.index, mac, this.now))
   }
 
   private plug(): void {

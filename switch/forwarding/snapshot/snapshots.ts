@@ -1,29 +1,35 @@
-// A forwarder's part in snapshots and restores: gates, cuts and hold queues; the channels are in open-snapshot.ts. Decides
+// A network's part in snapshots and restores: gates, cuts and hold queues; the channels are in open-snapshot.ts. Decides
 // nothing about when: the agent does, by commands.
 
-import type { Policy } from '../../src/api/schemas.js'
-import { announcement } from '../../src/frame/ethernet.js'
-import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Event } from '../../src/trace/events.js'
-import { Counter, Drop, type DropReason } from './counters.js'
-import { EventLog } from './event-log.js'
-import type { Forwarder } from './forwarder.js'
+import type { Policy } from '../../../src/api/schemas.js'
+import { Frame, type FrameCopy } from '../../../src/frame/frame.js'
+import { Event } from '../../../src/trace/events.js'
+import { ArmedCopies } from '../armed-copies.js'
+import { Counter, Drop } from '../counters.js'
+import type { Crossings } from '../egress.js'
+import { EventLog } from '../event-log.js'
+import type { Network } from '../network.js'
+import type { PortState } from '../port-state.js'
 import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snapshot.js'
-import type { PortState } from './port-state.js'
-import { ArmedCopies } from './recorder.js'
 
-/** What a forwarder tells its agent without being asked. */
-export interface ForwarderEvents {
+/** What the agent is told of snapshots without being asked. */
+export interface SnapshotEvents {
   /** A frame (or marker) from after `epoch`'s cut has come before ours: the Lai-Yang trigger. Once per port and epoch. */
   early(port: number, epoch: number): void
-  /** A peer switch was heard of for the first time, or has restarted. `epoch`: the highest it knows of. */
-  peer(port: number, host: string, bootId: string, epoch: number): void
   /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
   closed(epoch: number, closures: readonly ChannelClosed[]): void
   /** The channel from a peer has ended, fallen silent, or begun anew, before it was closed for the open snapshot: what was under way in it is lost, uncounted. */
   broken?(epoch: number, port: number, host: string | null): void
-  /** A peer's control frame was refused for a reason that a person should know of. Once per port and reason. */
-  refused?(port: number, reason: DropReason): void
+}
+
+/** What a snapshot asks of the rest of the forwarder. */
+export interface SnapshotActions {
+  /** A frame that was held is judged again. */
+  deliver(port: PortState, frame: Frame, now: number): void
+  /** Markers have become due. */
+  sendMarkers(now: number): void
+  /** A restore has put up a fence: peers are to know soon which machines are here. */
+  fenced(): void
 }
 
 /** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
@@ -35,15 +41,22 @@ const ARMED_BOUNDS = { frames: 2000, bytes: 16 * 1024 * 1024 }
  */
 const SILENT_PEER = 5000
 
-export class SnapshotSide {
-  private readonly forwarder: Forwarder
-  private readonly events: ForwarderEvents
+export class Snapshots implements Crossings {
+  private readonly network: Network
+  private readonly actions: SnapshotActions
+  private readonly events: SnapshotEvents
   private readonly frame = new Frame()
   private open: OpenSnapshot | null = null
+  private eventLog: EventLog | null = null
 
-  constructor(forwarder: Forwarder, events: ForwarderEvents) {
-    this.forwarder = forwarder
+  constructor(network: Network, actions: SnapshotActions, events: SnapshotEvents) {
+    this.network = network
+    this.actions = actions
     this.events = events
+  }
+
+  get log(): EventLog | null {
+    return this.eventLog
   }
 
   get openEpoch(): number | null {
@@ -57,12 +70,12 @@ export class SnapshotSide {
   /** From now on what happens to members' frames is written to `memory`; null: no more. */
   record(memory: SharedArrayBuffer | null, now: number): void {
     const log = memory === null ? null : new EventLog(memory)
-    this.forwarder.log = log
+    this.eventLog = log
     if (log === null) {
       this.open?.recordingEnded()
       return
     }
-    for (const port of this.forwarder.ports) {
+    for (const port of this.network.ports) {
       if (!port.isMember) continue
       log.mark(Event.state, port, port.epoch, now)
       if (port.closed) log.mark(Event['gate-closed'], port, port.epoch, now)
@@ -71,16 +84,16 @@ export class SnapshotSide {
 
   /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
   begin(epoch: number, policy: Policy, until: number, now: number): void {
-    this.open = new OpenSnapshot(this.forwarder, epoch, policy, until)
+    this.open = new OpenSnapshot(this.network, epoch, policy, until, (at) => this.actions.sendMarkers(at))
     // A host without members never flips, and must read colors all the same.
-    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
-    this.forwarder.log?.mark(Event.begin, null, epoch, now)
+    this.network.raiseEpoch(epoch)
+    this.log?.mark(Event.begin, null, epoch, now)
     this.open.announceCut(now)
   }
 
   arm(ports: readonly number[]): void {
     for (const port of this.members(ports)) {
-      port.copies ??= new ArmedCopies(this.forwarder.options.armed ?? ARMED_BOUNDS)
+      port.copies ??= new ArmedCopies(this.network.options.armed ?? ARMED_BOUNDS)
       port.copies.clear()
       port.armed = port.copies
     }
@@ -88,7 +101,7 @@ export class SnapshotSide {
 
   /** `forOther`: for the cut or restore of another network that their machine is in, which nothing here calls off. */
   gate(ports: readonly number[], now: number, forOther = false): void {
-    const { log } = this.forwarder
+    const { log } = this
     for (const port of this.members(ports)) {
       this.closeGate(port)
       port.closedForOther = forOther
@@ -108,20 +121,20 @@ export class SnapshotSide {
     now: number,
   ): { recorded: number; lost: number }[] {
     const results = ports.map((index, at) => {
-      const port = this.forwarder.byIndex[index]
+      const port = this.network.byIndex[index]
       if (port === undefined || !port.isMember) return { recorded: 0, lost: 0 }
       const copies = port.armed?.last(residue[at]) ?? []
       const recorded = this.open?.recordResidue(port, copies, now) ?? 0
-      this.forwarder.counters[port.row + Counter.recorded] += recorded
-      if (this.forwarder.log !== null) this.writeResidue(port, copies)
+      this.network.counters[port.row + Counter.recorded] += recorded
+      if (this.log !== null) this.writeResidue(port, copies)
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
-      this.forwarder.log?.mark(Event.flip, port, port.epoch, now)
+      this.log?.mark(Event.flip, port, port.epoch, now)
       // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
       this.siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
     })
-    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
+    this.network.raiseEpoch(epoch)
     this.open?.announceCut(now)
     return results
   }
@@ -134,7 +147,7 @@ export class SnapshotSide {
   release(ports: readonly number[], now: number, most: readonly number[] = []): number {
     let released = 0
     for (const [at, index] of ports.entries()) {
-      const port = this.forwarder.byIndex[index]
+      const port = this.network.byIndex[index]
       if (port?.isMember) released += this.openGate(port, now, most[at])
     }
     return released
@@ -142,7 +155,7 @@ export class SnapshotSide {
 
   /** Lets out the next portions behind gates that are opening; those that were closed again meanwhile are left alone. */
   drain(ports: readonly number[], now: number, most: readonly number[] = []): number {
-    const opening = ports.filter((index) => this.forwarder.byIndex[index]?.opening)
+    const opening = ports.filter((index) => this.network.byIndex[index]?.opening)
     return this.release(
       opening,
       now,
@@ -152,7 +165,7 @@ export class SnapshotSide {
 
   /** Ports whose gates are opening: there is more to drain. */
   opening(): number[] {
-    return this.forwarder.ports.filter((port) => port.opening).map((port) => port.index)
+    return this.network.ports.filter((port) => port.opening).map((port) => port.index)
   }
 
   /** Ends the open snapshot. */
@@ -171,8 +184,8 @@ export class SnapshotSide {
   advance(epoch: number, now: number, most?: number): void {
     if (this.open !== null && this.open.epoch > epoch) return
     this.open = null
-    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
-    for (const port of this.forwarder.ports) {
+    this.network.raiseEpoch(epoch)
+    for (const port of this.network.ports) {
       if (!port.isMember || port.epoch > epoch) continue
       port.epoch = Math.max(port.epoch, epoch)
       if (!port.closedForOther) this.openGate(port, now, most)
@@ -188,13 +201,13 @@ export class SnapshotSide {
     for (const port of this.members(ports)) {
       port.fence = epoch
       this.closeGate(port)
-      this.forwarder.counters[port.row + Drop.fenced] += port.hold.clear()
+      this.network.counters[port.row + Drop.fenced] += port.hold.clear()
     }
-    this.forwarder.fdb.clear()
-    this.forwarder.fence = Math.max(this.forwarder.fence, epoch)
-    this.forwarder.uplink?.fenced()
-    this.forwarder.epoch = Math.max(this.forwarder.epoch, epoch)
-    for (const port of this.forwarder.ports) {
+    this.network.fdb.clear()
+    this.network.raiseFence(epoch)
+    this.network.raiseEpoch(epoch)
+    this.actions.fenced()
+    for (const port of this.network.ports) {
       if (!port.isMember) continue
       port.epoch = Math.max(port.epoch, epoch)
       this.siftHeld(port, now)
@@ -203,36 +216,28 @@ export class SnapshotSide {
 
   /** Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this incarnation. */
   preload(index: number, copies: readonly Omit<FrameCopy, 'color'>[]): void {
-    const port = this.forwarder.byIndex[index]
+    const port = this.network.byIndex[index]
     if (port === undefined) return
     port.hold.prepend(copies.map((copy) => ({ ...copy, color: port.epoch })))
-  }
-
-  /** Tells every switch on the way where `mac` now is, as if its VM had spoken. */
-  announce(index: number, mac: Uint8Array, now: number): void {
-    const body = announcement(mac)
-    const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
-    bytes.set(body, VNET_HEADER_LENGTH)
-    this.forwarder.receive(index, this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
   }
 
   /** An in-transit frame is being delivered. */
   inTransit(port: PortState, frame: Frame, now: number): void {
     const open = this.open
-    const { counters } = this.forwarder
+    const { counters } = this.network
     // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
     if (open === null || !open.takes(port, frame)) {
       counters[port.row + Counter.stragglers]++
-      this.forwarder.log?.note(Event.straggler, port, frame)
+      this.log?.note(Event.straggler, port, frame)
       return
     }
     if (open.record(port, frame, now)) {
       counters[port.row + Counter.recorded]++
-      this.forwarder.log?.note(Event.recorded, port, frame)
+      this.log?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
-    this.forwarder.log?.dropped(port, frame, 'record-overflow')
+    this.log?.dropped(port, frame, 'record-overflow')
   }
 
   early(port: PortState, color: number): void {
@@ -250,7 +255,7 @@ export class SnapshotSide {
 
   /** A peer has cut: if we have not begun, it is time. */
   markerCame(trunk: PortState, epoch: number, now: number): void {
-    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
+    for (const port of this.network.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
     if (trunk.channel!.hasMarker(epoch)) this.tick(now)
   }
 
@@ -259,17 +264,17 @@ export class SnapshotSide {
     if (open === null) return
     const closures = open.tick(now)
     if (closures === null) {
-      for (const port of this.forwarder.ports) {
+      for (const port of this.network.ports) {
         if (port.channel !== null && now - port.channel.lastHeard > SILENT_PEER) this.channelBroke(port)
       }
       return
     }
-    this.forwarder.log?.mark(Event.closed, null, open.epoch, now)
+    this.log?.mark(Event.closed, null, open.epoch, now)
     this.events.closed(open.epoch, closures)
   }
 
   private writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
-    for (const copy of copies) this.forwarder.log?.note(Event.residue, port, this.frame.pointAt(copy))
+    for (const copy of copies) this.log?.note(Event.residue, port, this.frame.pointAt(copy))
   }
 
   private closeGate(port: PortState): void {
@@ -278,7 +283,7 @@ export class SnapshotSide {
   }
 
   private openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
-    const { log } = this.forwarder
+    const { log } = this
     port.closed = false
     port.closedForOther = false
     port.armed = null
@@ -296,14 +301,14 @@ export class SnapshotSide {
     // Frames still early stay, in order; the others are judged as if they came now.
     return port.hold.sift((copy) => {
       if (copy.color > port.epoch) return true
-      this.forwarder.deliver(port, this.frame.pointAt(copy), now)
+      this.actions.deliver(port, this.frame.pointAt(copy), now)
       return false
     }, most)
   }
 
   private *members(ports: readonly number[]): Iterable<PortState> {
     for (const index of ports) {
-      const port = this.forwarder.byIndex[index]
+      const port = this.network.byIndex[index]
       if (port?.isMember) yield port
     }
   }

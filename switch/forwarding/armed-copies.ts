@@ -1,23 +1,7 @@
-// What a snapshot remembers of frames: the last ones delivered to a port that is about to cut (some may still lie unread
-// in its TAP queue: the residue), and the in-transit ones, which are the channel state.
+// The last frames delivered to a port that is about to cut: some may still lie unread in its TAP queue (the residue).
 
-import {
-  copyFrame,
-  type Frame,
-  type FrameCopy,
-  NO_COLOR,
-  VNET_HEADER_LENGTH,
-  writeCopy,
-} from '../../src/frame/frame.js'
+import { type Frame, type FrameCopy, VNET_HEADER_LENGTH, writeCopy } from '../../src/frame/frame.js'
 import type { HoldBounds } from './hold-queue.js'
-
-export interface RecordedFrame {
-  readonly port: number
-  readonly verdict: 'in-transit' | 'residue'
-  readonly copy: FrameCopy
-  /** Unix time in milliseconds, with fractions. */
-  readonly at: number
-}
 
 /**
  * Copies of the latest frames delivered to one port, oldest overwritten first. They lie one behind the other in memory that is
@@ -100,39 +84,5 @@ export class ArmedCopies {
   private forgetOldest(): void {
     this.oldest = (this.oldest + 1) % this.maxFrames
     this.count--
-  }
-}
-
-/** The channel state of one host for one snapshot, in order of delivery. */
-export class ChannelRecorder {
-  readonly frames: RecordedFrame[] = []
-  private readonly bounds: HoldBounds
-  private bytes = 0
-
-  constructor(bounds: HoldBounds) {
-    this.bounds = bounds
-  }
-
-  /** False when a bound is reached: the frame is delivered all the same, but counts as lost to the channel state. */
-  record(port: number, frame: Frame, at: number): boolean {
-    if (this.frames.length >= this.bounds.frames || this.bytes + frame.length > this.bounds.bytes) return false
-    this.append(port, 'in-transit', copyFrame(frame), at)
-    return true
-  }
-
-  /** Residue; frames from outside the network are no part of a snapshot. Returns how many were taken. */
-  recordResidue(port: number, copies: readonly FrameCopy[], at: number): number {
-    let taken = 0
-    for (const copy of copies) {
-      if (copy.color === NO_COLOR) continue
-      this.append(port, 'residue', copy, at)
-      taken++
-    }
-    return taken
-  }
-
-  private append(port: number, verdict: RecordedFrame['verdict'], copy: FrameCopy, at: number): void {
-    this.frames.push({ port, verdict, copy, at })
-    this.bytes += copy.bytes.length
   }
 }

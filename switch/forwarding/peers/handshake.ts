@@ -9,7 +9,7 @@
 // Our own sequence is the time in microseconds, made to grow: so a frame's age can be told from what it names, and a
 // clock set back costs nothing within a boot. Deterministic: time is an input.
 
-import { type BootSequence, NOBODY, type SealedMessage } from '../../src/frame/sealed-control.js'
+import { type BootSequence, NOBODY, type SealedMessage } from '../../../src/frame/sealed-control.js'
 
 /** Milliseconds within which a HELLO of ours must be answered by a boot that is new to us. */
 const FRESH = 3500
@@ -20,7 +20,7 @@ const BOOTS_KEPT = 8
 
 export type Judgement = 'believed' | 'answer' | 'ignore' | 'control-replayed' | 'control-unexpected'
 
-/** One per forwarder: the sequence is common to all trunks. */
+/** One per network: the sequence is common to all trunks. */
 export class Sequence {
   private last = 0
 

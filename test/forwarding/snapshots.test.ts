@@ -472,7 +472,7 @@ t.test('advance: a snapshot called off leaves every member past it, gates open, 
   t.same(rig.outputs[2].ids(), [2, 1])
   t.equal(rig.forwarder.byIndex[0]!.epoch, 4)
   t.equal(rig.forwarder.byIndex[2]!.epoch, 4)
-  t.equal(rig.forwarder.epoch, 4)
+  t.equal(rig.forwarder.network.epoch, 4)
   snapshots.advance(2, rig.now)
   t.equal(rig.forwarder.byIndex[0]!.epoch, 4)
   t.same(snapshots.end(), { frames: [], overflow: new Map(), closures: [] })
@@ -504,7 +504,7 @@ t.test('fence: restored ports take nothing of the incarnation before, all member
 
 t.test('announce: every switch on the way learns where an address is', async (t) => {
   const rig = new Rig(['member', 'trunk', 'member'], {}, 3)
-  rig.forwarder.snapshots.announce(0, mac(42), rig.now)
+  rig.forwarder.announce(0, mac(42), rig.now)
   const [sent] = rig.outputs[1].take()
   t.equal(sent.serviceTci, colorVid(3))
   t.same(sent.bytes.slice(0, 6), GROUP)

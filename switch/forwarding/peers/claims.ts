@@ -2,10 +2,10 @@
 // claim is what lets a frame travel without a carrier; nothing is wrong without one. So a guest gets a few per port, the
 // first it used, and one that makes up addresses by the thousand has only its own frames carried.
 
-import { MAX_CLAIMS } from '../../src/frame/agreement.js'
+import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
+import type { Network } from '../network.js'
+import type { PortState } from '../port-state.js'
 import { macNumber } from './addresses.js'
-import type { Forwarder } from './forwarder.js'
-import type { PortState } from './port-state.js'
 
 const PER_PORT = 4
 
@@ -20,25 +20,25 @@ export class Claims {
   /** Grows with every change, also from one uplink to the next that takes its place; 0 is no version. */
   version = 1
   list: readonly number[] = []
-  private readonly forwarder: Forwarder
+  private readonly network: Network
   private readonly limit: number
   private readonly claims = new Map<number, Claim>()
 
   /** `limit`: most claims, because of the LAN's MTU. */
-  constructor(forwarder: Forwarder, limit: number) {
-    this.forwarder = forwarder
+  constructor(network: Network, limit: number) {
+    this.network = network
     this.limit = Math.max(0, Math.min(limit, MAX_CLAIMS))
   }
 
   /** Brings the claims in line with what is known of where addresses are. True when they have changed. */
   refresh(now: number): boolean {
-    const { forwarder, claims } = this
+    const { network, claims } = this
     const elsewhere = new Set<number>()
     const found = new Map<number, PortState>()
-    forwarder.fdb.visit(
+    network.fdb.visit(
       (high, low, _vlan, index) => {
         const mac = macNumber(high, low)
-        const port = forwarder.byIndex[index]
+        const port = network.byIndex[index]
         const claim = claims.get(mac)
         if (port === undefined || (claim === undefined ? !port.isMember : claim.port !== port)) elsewhere.add(mac)
         else found.set(mac, port)
@@ -48,8 +48,8 @@ export class Claims {
     let changed = this.version === 1
     for (const [mac, claim] of claims) {
       if (found.has(mac)) claim.seen = now
-      const isStale = now - claim.seen > forwarder.options.fdb.ageing * 1000
-      if (!elsewhere.has(mac) && !isStale && forwarder.byIndex[claim.port.index] === claim.port) continue
+      const isStale = now - claim.seen > network.options.fdb.ageing * 1000
+      if (!elsewhere.has(mac) && !isStale && network.byIndex[claim.port.index] === claim.port) continue
       claims.delete(mac)
       changed = true
     }

@@ -1,12 +1,12 @@
-// The snapshot that is open at a forwarder: its channel state, from the first in-transit frame until every channel is closed
-// by its peer's marker and counts, and after that what still comes late. Which ports have cut it reads from their epochs.
+// A network's open snapshot: its channel state, from the first in-transit frame until every channel is closed by its peer's
+// marker and counts, and after that what still comes late. Which ports have cut it reads from their epochs.
 
-import type { Policy } from '../../src/api/schemas.js'
-import { type Closure, UNCOUNTED } from '../../src/epoch/peer-channel.js'
-import type { Frame, FrameCopy } from '../../src/frame/frame.js'
-import type { Forwarder } from './forwarder.js'
-import type { PortState } from './port-state.js'
-import { ChannelRecorder, type RecordedFrame } from './recorder.js'
+import type { Policy } from '../../../src/api/schemas.js'
+import { type Closure, UNCOUNTED } from '../../../src/epoch/peer-channel.js'
+import type { Frame, FrameCopy } from '../../../src/frame/frame.js'
+import type { Network } from '../network.js'
+import type { PortState } from '../port-state.js'
+import { ChannelRecorder, type RecordedFrame } from './channel-recorder.js'
 
 export interface ChannelClosed extends Closure {
   readonly port: number
@@ -30,10 +30,11 @@ export interface ChannelState {
 export class OpenSnapshot {
   readonly epoch: number
   readonly policy: Policy
-  private readonly forwarder: Forwarder
+  private readonly network: Network
   /** When markers stop being repeated, whatever happens. */
   private readonly until: number
   private readonly recorder: ChannelRecorder
+  private readonly sendMarkers: (now: number) => void
   /** All local members have flipped and the peers are being told. */
   private announced = false
   /** Trunks that have our marker, or are being sent it. */
@@ -45,12 +46,14 @@ export class OpenSnapshot {
   /** The channel state as it is to be kept: nothing goes into it any more. */
   private kept: ChannelState | null = null
 
-  constructor(forwarder: Forwarder, epoch: number, policy: Policy, until: number) {
-    this.forwarder = forwarder
+  /** `sendMarkers`: called when some have become due. */
+  constructor(network: Network, epoch: number, policy: Policy, until: number, sendMarkers: (now: number) => void) {
+    this.network = network
+    this.sendMarkers = sendMarkers
     this.epoch = epoch
     this.policy = policy
     this.until = until
-    this.recorder = new ChannelRecorder(forwarder.options.record)
+    this.recorder = new ChannelRecorder(network.options.record)
   }
 
   /** Whether a frame that is in transit to `port` is part of the channel state: also a late one, as long as that is not kept. */
@@ -78,7 +81,7 @@ export class OpenSnapshot {
   /** Once every local member has flipped, the peers are told what we sent before. */
   announceCut(now: number): void {
     if (this.announced) return
-    for (const port of this.forwarder.ports) if (port.isMember && port.epoch < this.epoch) return
+    for (const port of this.network.ports) if (port.isMember && port.epoch < this.epoch) return
     this.announced = true
     this.tellPeers(now)
   }
@@ -87,10 +90,10 @@ export class OpenSnapshot {
   tick(now: number): ChannelClosed[] | null {
     if (this.complete || !this.announced) return null
     let waiting = false
-    for (const port of this.forwarder.ports) {
+    for (const port of this.network.ports) {
       if (port.isMember && port.closed) waiting = true
       if (port.channel === null || this.closures.has(port.index)) continue
-      const closure = port.channel.closure(this.epoch, this.forwarder.options.closureDeadline, now)
+      const closure = port.channel.closure(this.epoch, this.network.options.closureDeadline, now)
       if (closure === null) waiting = true
       else this.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host, late: 0 })
     }
@@ -105,7 +108,7 @@ export class OpenSnapshot {
    * closed: before, frames from before the cut may still come through us to it. Trunks form a tree then, so the leaves begin.
    */
   private tellPeers(now: number): void {
-    const { ports, options, trunks } = this.forwarder
+    const { ports, options } = this.network
     let started = false
     for (const port of ports) {
       // Nothing to count before the peer has said how: it has just been met.
@@ -117,7 +120,7 @@ export class OpenSnapshot {
       port.channel.startMarker(this.epoch, now, this.until)
       started = true
     }
-    if (started) trunks.tick(now)
+    if (started) this.sendMarkers(now)
   }
 
   /** The recording has ended: a channel state that is complete must not have what its recording has not. */
@@ -130,7 +133,7 @@ export class OpenSnapshot {
     if (this.kept !== null) return this.kept
     const final = [...this.closures].map(([index, closure]): ChannelClosed => {
       // Of a channel that has begun anew since, nothing more is known.
-      const received = this.forwarder.byIndex[index]?.channel?.received.below(this.epoch) ?? 0
+      const received = this.network.byIndex[index]?.channel?.received.below(this.epoch) ?? 0
       const late = Math.max(0, received - closure.received)
       return { ...closure, late, lost: Math.max(0, closure.lost - late) }
     })

@@ -7,22 +7,22 @@
 //   the peer must know that we hold its claims before it sends from them (`sources`), and we must know that it holds ours
 //   before we read frames to them (`readable`), and it must know that before it sends them (`destinations`). What is
 //   sent meanwhile is carried.
-// - From when a switch holds a claim it sends no plain frame from a member to it (UplinkSide.behind), so what
+// - From when a switch holds a claim it sends no plain frame from a member to it (Uplink.behind), so what
 //   comes to a readable address from a claim is colored.
 // - An address that two switches claim is granted to the first; the frames of the other one are carried.
 // - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
 //   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower one.
 
-import { UNCOUNTED } from '../../src/epoch/peer-channel.js'
-import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../src/frame/agreement.js'
-import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../src/frame/carrier.js'
-import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
-import { generationOfVid } from '../../src/frame/color-tag.js'
-import { EtherType, isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
-import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { UNCOUNTED } from '../../../src/epoch/peer-channel.js'
+import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../../src/frame/agreement.js'
+import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../../src/frame/carrier.js'
+import { colorBit, flipColorBit } from '../../../src/frame/color-dscp.js'
+import { generationOfVid } from '../../../src/frame/color-tag.js'
+import { EtherType, isGroup, macHigh, macLow } from '../../../src/frame/ethernet.js'
+import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import type { Output } from '../port-state.js'
 import { AddressSet } from './addresses.js'
 import type { Claims } from './claims.js'
-import type { Output } from './port-state.js'
 
 /** Milliseconds after which no frame of a color that is not sent any more is under way on a LAN. */
 const IN_FLIGHT_AT_MOST = 2000

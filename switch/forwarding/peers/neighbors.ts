@@ -1,13 +1,14 @@
 // The switches on an uplink's LAN: who has been met, who is a peer, and whose the addresses are that they claim or send from.
-// The uplink's own side decides what is believed (uplink-side.ts); one neighbor's agreement is in uplink-peer.ts.
+// The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
 
-import { MAX_CLAIMS } from '../../src/frame/agreement.js'
-import { macHigh, macLow } from '../../src/frame/ethernet.js'
+import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
+import { macHigh, macLow } from '../../../src/frame/ethernet.js'
+import { MAX_PORTS } from '../counters.js'
+import { Fdb, NO_PORT } from '../fdb.js'
+import type { Network } from '../network.js'
+import { MAX_PEERS, type Output, PortState } from '../port-state.js'
 import { AddressTable, macNumber } from './addresses.js'
-import { MAX_PORTS } from './counters.js'
-import { Fdb, NO_PORT } from './fdb.js'
-import type { Forwarder } from './forwarder.js'
-import { MAX_PEERS, type Output, PortState } from './port-state.js'
+import type { Trunks } from './trunks.js'
 import { UplinkPeer } from './uplink-peer.js'
 
 /** A switch that has said nothing that is believed for so long makes room for others. */
@@ -16,7 +17,7 @@ const CANDIDATE_TIMEOUT = 5000
 export interface Neighbor {
   readonly port: PortState
   readonly peer: UplinkPeer
-  /** A HELLO of it was believed: it is among the forwarder's ports. */
+  /** A HELLO of it was believed: it is among the network's ports. */
   joined: boolean
 }
 
@@ -24,11 +25,12 @@ export class Neighbors {
   /** Indexes of peers' ports by the addresses that they claim. */
   readonly claimed = new AddressTable(MAX_PEERS * MAX_CLAIMS, MAX_PORTS + MAX_PEERS)
   /**
-   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The forwarder's FDB
+   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The network's FDB
    * would not do: a restore clears it, and an address that has just been used here as well is elsewhere in it.
    */
   readonly carriedFrom: Fdb
-  private readonly forwarder: Forwarder
+  private readonly network: Network
+  private readonly trunks: Trunks
   private readonly uplink: PortState
   private readonly device: Output
   private readonly mtu: number
@@ -39,12 +41,13 @@ export class Neighbors {
   private owners = new Map<number, Neighbor>()
 
   /** `mtu`: of what is sent to them. */
-  constructor(forwarder: Forwarder, uplink: PortState, device: Output, mtu: number) {
-    this.forwarder = forwarder
+  constructor(network: Network, trunks: Trunks, uplink: PortState, device: Output, mtu: number) {
+    this.network = network
+    this.trunks = trunks
     this.uplink = uplink
     this.device = device
     this.mtu = mtu
-    this.carriedFrom = new Fdb(forwarder.options.fdb, MAX_PORTS + MAX_PEERS)
+    this.carriedFrom = new Fdb(network.options.fdb, MAX_PORTS + MAX_PEERS)
   }
 
   /** Whose port has this index. */
@@ -67,13 +70,14 @@ export class Neighbors {
     const place = this.places.indexOf(undefined)
     if (place < 0) return null
     const { spec } = this.uplink
-    const { options } = this.forwarder
+    const { options } = this.network
     const usesBit = spec.uplink!.color === 'dscp'
     const peer = new UplinkPeer(mac, spec.mac, this.device, { bootId: options.bootId, mtu: this.mtu, usesBit }, now)
-    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.forwarder, {
+    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.network, {
       index: MAX_PORTS + place,
       peer,
-      channel: this.forwarder.uplinkChannels.get(numberOf(mac)),
+      lan: this.uplink,
+      channel: this.trunks.lanChannels.get(numberOf(mac)),
     })
     const neighbor = { port, peer, joined: false }
     this.places[place] = neighbor
@@ -81,22 +85,20 @@ export class Neighbors {
     return neighbor
   }
 
-  /** It is believed: a port of the forwarder's from now on. */
+  /** It is believed: a port of the network's from now on. */
   join(neighbor: Neighbor): void {
-    const { byIndex, ports, uplinkChannels } = this.forwarder
     const { port, peer } = neighbor
     // The same switch, on another device.
     for (const other of this.joined()) if (other.port.channel!.host === port.channel!.host) this.leave(other)
     neighbor.joined = true
-    byIndex[port.index] = port
-    // Before the LAN: a flooded frame's carriers leave before its plain copy.
-    ports.splice(ports.indexOf(this.uplink), 0, port)
-    uplinkChannels.set(numberOf(peer.mac), port.channel!)
+    // A flooded frame's carriers leave before its plain copy.
+    this.network.add(port, this.uplink)
+    this.trunks.lanChannels.set(numberOf(peer.mac), port.channel!)
   }
 
   /** Switches that have been silent for long are nobody's peers any more. */
   forget(now: number): void {
-    const { ageing } = this.forwarder.options.fdb
+    const { ageing } = this.network.options.fdb
     for (const neighbor of this.places) {
       if (neighbor === undefined) continue
       const timeout = neighbor.joined ? ageing * 1000 : CANDIDATE_TIMEOUT
@@ -122,12 +124,12 @@ export class Neighbors {
 
   /** The uplink is being removed. */
   close(): void {
-    for (const { port } of this.joined()) this.forwarder.removePort(port.index)
+    for (const { port } of this.joined()) this.trunks.remove(port)
   }
 
   private leave(neighbor: Neighbor): void {
     const { index } = neighbor.port
-    if (neighbor.joined) this.forwarder.removePort(index)
+    if (neighbor.joined) this.trunks.remove(neighbor.port)
     this.carriedFrom.flushPort(index)
     this.places[index - MAX_PORTS] = undefined
     this.switches.clear()

@@ -1,6 +1,6 @@
 // Sets and maps of addresses that are asked for every frame: the FDB's table, without VLANs and without ageing.
 
-import { Fdb, NO_PORT } from './fdb.js'
+import { Fdb, NO_PORT } from '../fdb.js'
 
 /** An address as one number of 48 bits: for lists that change now and then, not for frames. */
 export function macNumber(high: number, low: number): number {

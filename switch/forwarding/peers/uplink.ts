@@ -1,4 +1,4 @@
-// A forwarder's uplink: a port on an ordinary LAN where peer switches and outside hosts live side by side. There is one port
+// An uplink: a port on an ordinary LAN where peer switches and outside hosts live side by side. There is one port
 // for the LAN as the outside world, and one for each peer switch on it (uplink-peer.ts), which is a trunk to all that snapshots
 // have to do with: counts, markers, closure.
 //
@@ -12,7 +12,7 @@
 //   it sends and takes no such frame while its peers may not have heard that; and they, when they have, neither read nor
 //   use the bit (`doubted`) until they know one another anew.
 
-import { NONE, readAgreement } from '../../src/frame/agreement.js'
+import { NONE, readAgreement } from '../../../src/frame/agreement.js'
 import {
   CARRIER_HEADER_LENGTH,
   CARRIER_TYPE,
@@ -20,9 +20,9 @@ import {
   encodeLocation,
   isBetweenSwitches,
   LOCATION_TYPE,
-} from '../../src/frame/carrier.js'
-import { colorBit, epochOfBit, flipColorBit, NO_BIT } from '../../src/frame/color-dscp.js'
-import { CONTROL_LENGTH, ControlType } from '../../src/frame/control.js'
+} from '../../../src/frame/carrier.js'
+import { colorBit, epochOfBit, flipColorBit, NO_BIT } from '../../../src/frame/color-dscp.js'
+import { CONTROL_GROUP, CONTROL_LENGTH, ControlType } from '../../../src/frame/control.js'
 import {
   ETHERNET_HEADER_LENGTH,
   isGroup,
@@ -31,16 +31,19 @@ import {
   macHigh,
   macLow,
   vlanId,
-} from '../../src/frame/ethernet.js'
-import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { SEALED_LENGTH } from '../../src/frame/sealed-control.js'
-import { segmentsOf } from '../../src/frame/segments.js'
+} from '../../../src/frame/ethernet.js'
+import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { SEALED_LENGTH } from '../../../src/frame/sealed-control.js'
+import { segmentsOf } from '../../../src/frame/segments.js'
+import { Drop, type DropReason } from '../counters.js'
+import type { Egress } from '../egress.js'
+import { NO_PORT } from '../fdb.js'
+import type { Network } from '../network.js'
+import { type Output, type PortSpec, PortState, Side } from '../port-state.js'
 import { Claims } from './claims.js'
-import { Drop, type DropReason } from './counters.js'
-import { NO_PORT } from './fdb.js'
-import type { Forwarder } from './forwarder.js'
+import { bytesOf } from './control-frames.js'
 import { type Neighbor, Neighbors } from './neighbors.js'
-import { type Output, type PortSpec, PortState, Side } from './port-state.js'
+import type { Trunks } from './trunks.js'
 
 /** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
 const LAN_MTU = 1500
@@ -56,10 +59,12 @@ const LOCATION_INTERVAL = 60_000
 /** What an AGREEMENT needs beside its claims, with a key. */
 const AGREEMENT_OVERHEAD = SEALED_LENGTH + 96
 
-export class UplinkSide implements Output {
+export class Uplink implements Output {
   /** The LAN as the outside world. */
   readonly port: PortState
-  private readonly forwarder: Forwarder
+  private readonly network: Network
+  private readonly egress: Egress
+  private readonly trunks: Trunks
   private readonly device: Output
   private readonly mtu: number
   private readonly claims: Claims
@@ -74,13 +79,15 @@ export class UplinkSide implements Output {
   private nextLocations = Number.NEGATIVE_INFINITY
   private toldLowest = NONE
 
-  constructor(forwarder: Forwarder, spec: PortSpec, device: Output) {
-    this.forwarder = forwarder
+  constructor(network: Network, egress: Egress, trunks: Trunks, spec: PortSpec, device: Output) {
+    this.network = network
+    this.egress = egress
+    this.trunks = trunks
     this.device = device
     this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
-    this.claims = new Claims(forwarder, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
-    this.port = new PortState(spec, this, forwarder)
-    this.neighbors = new Neighbors(forwarder, this.port, device, this.mtu)
+    this.claims = new Claims(network, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
+    this.port = new PortState(spec, this, network)
+    this.neighbors = new Neighbors(network, trunks, this.port, device, this.mtu)
   }
 
   /** A frame from the LAN. The port that it is to be forwarded from: the outside world's or a peer's. Null: it is dealt with. */
@@ -119,18 +126,12 @@ export class UplinkSide implements Output {
   behind(bytes: Uint8Array, start: number): number {
     const index = this.neighbors.claimed.get(macHigh(bytes, start), macLow(bytes, start))
     if (index === NO_PORT) return NO_PORT
-    return this.neighbors.of(index).peer.lowest < this.forwarder.fence ? NO_PORT : index
+    return this.neighbors.of(index).peer.lowest < this.network.fence ? NO_PORT : index
   }
 
   /** A restore has put up a fence: the peers are to know soon which machines are here. */
   fenced(): void {
     this.nextClaims = Number.NEGATIVE_INFINITY
-  }
-
-  /** Where a frame goes that may not go straight from one port to the other; null: nowhere. */
-  instead(from: PortState, to: PortState): PortState | null {
-    // The outside world behind a port of ours reaches a member over there as what it is: a host on the LAN.
-    return from.side === Side.PLAIN && to.side === Side.PEER ? this.port : null
   }
 
   /** To the outside world. */
@@ -148,13 +149,12 @@ export class UplinkSide implements Output {
   }
 
   tick(now: number): void {
-    const { forwarder } = this
     this.quietUntil = Math.min(this.quietUntil, now + QUIET)
     this.quiet = now < this.quietUntil
     this.neighbors.carriedFrom.sweep(Math.floor(now / 1000), 256)
     if (now >= this.nextDiscovery) {
       this.nextDiscovery = now + (this.quiet ? QUIET_INTERVAL : INTERVAL)
-      forwarder.trunks.discover(this.port, this.device, now)
+      this.discover(now)
     }
     const isDue = now >= this.nextHello
     if (isDue) {
@@ -177,40 +177,41 @@ export class UplinkSide implements Output {
     }
   }
 
+  /** The port is being removed: its peers go with it. */
+  close(): void {
+    this.neighbors.close()
+  }
+
   /** A HELLO from a peer was believed. */
-  heard(port: PortState, now: number): void {
-    const neighbor = this.neighbors.of(port.index)
+  private heard(neighbor: Neighbor, now: number): void {
+    const { port } = neighbor
     const channel = port.channel!
     neighbor.peer.lastSign = now
     neighbor.peer.doubted = false
     if (!neighbor.joined) this.neighbors.join(neighbor)
     if (neighbor.peer.heard === channel.bootId) return
     neighbor.peer.met(channel.bootId!)
-    this.forwarder.fdb.flushPort(port.index)
+    this.network.fdb.flushPort(port.index)
     this.neighbors.carriedFrom.flushPort(port.index)
     this.neighbors.grant()
     this.tell(neighbor, now)
   }
 
-  /** An AGREEMENT was believed, as far as its head goes. False: the rest is damaged, or not sealed. */
-  agree(port: PortState, bytes: Uint8Array, bootId: string, now: number): boolean {
-    const { controlKey } = this.forwarder.options
+  /** An AGREEMENT was believed, as far as its head goes: the rest may be damaged, or not sealed. */
+  private agree(neighbor: Neighbor, bytes: Uint8Array, bootId: string, now: number): void {
+    const { controlKey } = this.network.options
     const agreement = readAgreement(bytes, controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
-    if (agreement === null) return false
-    const neighbor = this.neighbors.of(port.index)
-    if (!neighbor.joined || bootId !== neighbor.peer.heard) return true
+    if (agreement === null) {
+      this.refuse('control-malformed')
+      return
+    }
+    if (!neighbor.joined || bootId !== neighbor.peer.heard) return
     const before = neighbor.peer.agreement(this.claims, this.toldLowest)
     const changed = neighbor.peer.take(agreement, this.claims, now)
     if (changed.claims) this.neighbors.grant()
     // Whoever was taken for an outsider up to now may be a member over there.
-    if (changed.claims || changed.way) this.forwarder.fdb.flushPort(this.port.index)
+    if (changed.claims || changed.way) this.network.fdb.flushPort(this.port.index)
     if (!Buffer.from(before).equals(neighbor.peer.agreement(this.claims, this.toldLowest))) this.tell(neighbor, now)
-    return true
-  }
-
-  /** The port is being removed: its peers go with it. */
-  close(): void {
-    this.neighbors.close()
   }
 
   private control(frame: Frame, now: number): PortState | null {
@@ -220,32 +221,34 @@ export class UplinkSide implements Output {
     const known = this.neighbors.find(bytes, start + 6)
     if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame, now)
     if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
-    const { trunks, options } = this.forwarder
-    if (known !== undefined && !isToAll) {
-      trunks.control(known.port, frame, now)
-      return null
-    }
-    const message = trunks.read(this.port, frame)
+    if (known !== undefined && !isToAll) return this.said(known, frame, now)
+    const { options } = this.network
+    const message = this.trunks.frames.read(this.port, frame)
     // Another network may have its switches on the same LAN.
     if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
     if (message.type !== ControlType.HELLO) return null
     const neighbor = known ?? this.neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.refuse('control-unexpected')
-    if (!isToAll) {
-      trunks.control(neighbor.port, frame, now)
-      return null
-    }
+    if (!isToAll) return this.said(neighbor, frame, now)
     neighbor.peer.doubt(message.bootId)
     if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
       // A HELLO to all says that somebody is there; what counts is what we then say to one another.
       neighbor.peer.nextAnswer = now + ANSWER_INTERVAL
-      trunks.greet(neighbor.port, now)
+      this.trunks.greet(neighbor.port, now)
     }
     return null
   }
 
+  /** A control frame from a switch that has been met, to us alone. */
+  private said(neighbor: Neighbor, frame: Frame, now: number): null {
+    const message = this.trunks.control(neighbor.port, frame, now)
+    if (message?.type === ControlType.HELLO) this.heard(neighbor, now)
+    else if (message?.type === ControlType.AGREEMENT) this.agree(neighbor, bytesOf(frame), message.bootId, now)
+    return null
+  }
+
   private refuse(reason: DropReason): null {
-    this.forwarder.counters[this.port.row + Drop[reason]]++
+    this.network.counters[this.port.row + Drop[reason]]++
     return null
   }
 
@@ -255,7 +258,7 @@ export class UplinkSide implements Output {
     const { peer, port } = from
     const generation = frame.bytes[frame.start + CarrierField.GENERATION]
     const isWhole = peer.unpack(frame)
-    this.forwarder.counters[this.port.row + Drop['carrier-broken']] += peer.broken
+    this.network.counters[this.port.row + Drop['carrier-broken']] += peer.broken
     peer.broken = 0
     if (!isWhole) return null
     if (!isWellFormed(frame)) return this.refuse('malformed')
@@ -275,20 +278,19 @@ export class UplinkSide implements Output {
 
   /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */
   private passPlainCopy(frame: Frame, now: number): void {
-    const { fdb, ports, byIndex } = this.forwarder
+    const { fdb, ports, byIndex } = this.network
     const { bytes, start } = frame
     if (!isGroup(bytes, start)) {
       const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlanId(frame), Math.floor(now / 1000))
       if (to !== NO_PORT) {
         const port = byIndex[to]!
-        if (port.side === Side.PLAIN) this.forwarder.deliver(port, frame, now)
+        if (port.side === Side.PLAIN) this.egress.deliver(port, frame, now)
         return
       }
-    } else if (isLinkLocal(bytes, start) && this.forwarder.linkLocal(bytes, start) !== null) {
+    } else if (isLinkLocal(bytes, start) && this.network.linkLocalRefusal(bytes, start) !== null) {
       return
     }
-    for (let i = 0; i < ports.length; i++)
-      if (ports[i].side === Side.PLAIN) this.forwarder.deliver(ports[i], frame, now)
+    for (let i = 0; i < ports.length; i++) if (ports[i].side === Side.PLAIN) this.egress.deliver(ports[i], frame, now)
   }
 
   private isOurs(bytes: Uint8Array, start: number): boolean {
@@ -297,9 +299,16 @@ export class UplinkSide implements Output {
     return true
   }
 
+  /** Says to all switches that we are there. */
+  private discover(now: number): void {
+    const { epoch } = this.network
+    const words = { type: ControlType.HELLO, destination: CONTROL_GROUP, epoch, count: 0 }
+    this.device.send(this.trunks.frames.compose(this.port, words, now), -1)
+  }
+
   private lowest(): number {
-    let lowest = this.forwarder.epoch
-    for (const port of this.forwarder.ports) if (port.isMember) lowest = Math.min(lowest, port.epoch)
+    let lowest = this.network.epoch
+    for (const port of this.network.ports) if (port.isMember) lowest = Math.min(lowest, port.epoch)
     return lowest
   }
 
@@ -315,6 +324,9 @@ export class UplinkSide implements Output {
   }
 
   private tell({ port, peer }: Neighbor, now: number): void {
-    this.forwarder.trunks.agree(port, peer.agreement(this.claims, this.toldLowest), now)
+    const { epoch } = this.network
+    const agreement = peer.agreement(this.claims, this.toldLowest)
+    const words = { type: ControlType.AGREEMENT, destination: peer.mac, epoch, count: 0, agreement }
+    port.output.send(this.trunks.frames.compose(port, words, now), -1)
   }
 }

@@ -1,0 +1,107 @@
+// Where every frame meets a port that it is for: judged by its color there, and delivered, held or dropped. All that leaves a
+// network's members and plain ports, and all members' frames to peers, go out here.
+
+import { judge, Verdict } from '../../src/epoch/delivery.js'
+import { colorVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
+import { EtherType, innerEtherType } from '../../src/frame/ethernet.js'
+import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
+import { segmentsOf } from '../../src/frame/segments.js'
+import { Event } from '../../src/trace/events.js'
+import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
+import type { EventLog } from './event-log.js'
+import type { Network } from './network.js'
+import type { PortState } from './port-state.js'
+
+/** What snapshots have to do with the frames that meet their destinations. */
+export interface Crossings {
+  /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
+  readonly log: EventLog | null
+  /** Early frames are dropped, not held. */
+  readonly dropsEarly: boolean
+  /** A frame from after its sender's cut has come before its receiver's. */
+  early(port: PortState, color: number): void
+  /** A frame from before its sender's cut is being delivered after its receiver's. */
+  inTransit(port: PortState, frame: Frame, now: number): void
+}
+
+/** No service tag to push. */
+const NO_TAG = -1
+
+export class Egress {
+  private readonly counters: CounterTable
+  private readonly crossings: Crossings
+
+  constructor({ counters }: Network, crossings: Crossings) {
+    this.counters = counters
+    this.crossings = crossings
+  }
+
+  /** Judges a frame at its destination and delivers, holds or drops it. */
+  deliver(port: PortState, frame: Frame, now: number): void {
+    if (!port.isMember) {
+      this.emit(port, frame, port.channel !== null ? trunkTag(frame, port.channel.sends) : NO_TAG)
+      return
+    }
+    const { counters, crossings } = this
+    switch (judge(frame.color, port.epoch, port.closed, port.fence)) {
+      case Verdict.DELIVER:
+        this.emit(port, frame, NO_TAG)
+        return
+      case Verdict.DELIVER_AND_RECORD:
+        crossings.inTransit(port, frame, now)
+        this.emit(port, frame, NO_TAG)
+        return
+      case Verdict.HOLD_EARLY:
+        crossings.early(port, frame.color)
+        if (crossings.dropsEarly) {
+          this.drop(port, frame, 'early-dropped')
+          return
+        }
+        counters[port.row + Counter.early]++
+        this.hold(port, frame)
+        return
+      case Verdict.HOLD:
+        if (frame.color > port.epoch) {
+          crossings.early(port, frame.color)
+          counters[port.row + Counter.early]++
+        }
+        this.hold(port, frame)
+        return
+      case Verdict.DROP_FENCED:
+        this.drop(port, frame, 'fenced')
+    }
+  }
+
+  /** Counts a frame that goes no further. */
+  drop(port: PortState, frame: Frame, reason: DropReason): void {
+    this.counters[port.row + Drop[reason]]++
+    this.crossings.log?.dropped(port, frame, reason)
+  }
+
+  private hold(port: PortState, frame: Frame): void {
+    if (port.hold.push(frame)) {
+      this.counters[port.row + Counter.held]++
+      this.crossings.log?.note(Event.held, port, frame)
+    } else this.drop(port, frame, 'hold-overflow')
+  }
+
+  private emit(port: PortState, frame: Frame, serviceTci: number): void {
+    const { log } = this.crossings
+    if (!port.output.send(frame, serviceTci)) {
+      log?.dropped(port, frame, 'tx-error')
+      return
+    }
+    if (log !== null) log.left(port, frame)
+    // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
+    if (port.armed !== null) port.armed.push(frame)
+    if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color, segmentsOf(frame))
+  }
+}
+
+/** The service tag that `frame` travels under on a trunk; NO_TAG when it needs none. */
+function trunkTag(frame: Frame, generation: number): number {
+  if (frame.color !== NO_COLOR) return colorVid(frame.color, generation)
+  const outer = frame.tagTpid !== 0 ? frame.tagTpid : innerEtherType(frame)
+  // From outside the network, yet it looks like ours: the escape makes it payload.
+  return outer === EtherType.SERVICE_VLAN || outer === EtherType.CONTROL ? UNCOLORED_VID : NO_TAG
+}

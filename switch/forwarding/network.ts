@@ -1,0 +1,103 @@
+// One network as a forwarder knows it: its ports, where addresses are, what is counted, and the two numbers that all colors
+// are read against, the epoch and the fence. Both only grow, and only here.
+
+import { Ends } from '../../src/epoch/peer-channel.js'
+import { isPause } from '../../src/frame/ethernet.js'
+import { type CounterTable, MAX_PORTS } from './counters.js'
+import { Fdb, type FdbOptions } from './fdb.js'
+import { type HoldBounds, HoldRoom } from './hold-queue.js'
+import { MAX_PEERS, type PortState } from './port-state.js'
+
+export interface NetworkOptions {
+  readonly network: string
+  readonly host: string
+  /** 16 hex digits, new with every start of the datapath. */
+  readonly bootId: string
+  /** When that was, Unix time in milliseconds. */
+  readonly bootedAt: number
+  readonly linkLocal: 'forward' | 'drop'
+  /** PAUSE frames, which are link-local, too. */
+  readonly pause: 'forward' | 'drop'
+  /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
+  readonly transit: boolean
+  readonly fdb: FdbOptions
+  /** Bounds of what a port holds. */
+  readonly hold: HoldBounds
+  /** Bounds of what all ports hold together. */
+  readonly networkHold: HoldBounds
+  /** Bounds of the channel state of one snapshot. */
+  readonly record: HoldBounds
+  /** Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a full TAP. */
+  readonly armed?: HoldBounds
+  /** Milliseconds from a peer's marker until its missing frames count as lost. */
+  readonly closureDeadline: number
+  /** Seals control frames, and those of peers must carry its seal; null: neither. */
+  readonly controlKey: Uint8Array | null
+}
+
+export class Network {
+  readonly options: NetworkOptions
+  readonly counters: CounterTable
+  readonly fdb: Fdb
+  readonly ends: Ends
+  readonly holdRoom: HoldRoom
+  private readonly indexed: (PortState | undefined)[] = new Array(MAX_PORTS + MAX_PEERS).fill(undefined)
+  private readonly listed: PortState[] = []
+  /** By port index; holes where other networks' ports are. Behind MAX_PORTS: peers on the uplink's LAN. */
+  readonly byIndex: readonly (PortState | undefined)[] = this.indexed
+  /** The same, dense: what a flood walks. */
+  readonly ports: readonly PortState[] = this.listed
+  private highestEpoch = 0
+  private highestFence = 0
+
+  constructor(options: NetworkOptions, counters: CounterTable) {
+    this.options = options
+    this.counters = counters
+    this.fdb = new Fdb(options.fdb, MAX_PORTS + MAX_PEERS)
+    this.ends = new Ends(options.bootId, options.bootedAt)
+    this.holdRoom = new HoldRoom(options.networkHold)
+  }
+
+  /** Highest epoch of any member port, ever: what colors on the wire are read against. */
+  get epoch(): number {
+    return this.highestEpoch
+  }
+
+  /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. */
+  get fence(): number {
+    return this.highestFence
+  }
+
+  raiseEpoch(epoch: number): void {
+    if (epoch > this.highestEpoch) this.highestEpoch = epoch
+  }
+
+  /** Ports that are here already have fences of their own. */
+  raiseFence(fence: number): void {
+    if (fence > this.highestFence) this.highestFence = fence
+  }
+
+  /** `before`: the port that floods reach after it; by default it is the last one. */
+  add(port: PortState, before?: PortState): void {
+    if (port.isMember) {
+      this.raiseEpoch(port.epoch)
+      port.fence = this.highestFence
+    }
+    this.indexed[port.index] = port
+    this.listed.splice(before === undefined ? this.listed.length : this.listed.indexOf(before), 0, port)
+  }
+
+  /** What it holds and what was learned from it goes with it. */
+  remove(port: PortState): void {
+    port.hold.clear()
+    this.fdb.flushPort(port.index)
+    this.indexed[port.index] = undefined
+    this.listed.splice(this.listed.indexOf(port), 1)
+  }
+
+  /** Why a frame to a link-local address goes nowhere. A bridge learns from those that it stops here, but for PAUSE. */
+  linkLocalRefusal(bytes: Uint8Array, start: number): 'link-local' | 'pause' | null {
+    if (isPause(bytes, start)) return this.options.pause === 'drop' ? 'pause' : null
+    return this.options.linkLocal === 'drop' ? 'link-local' : null
+  }
+}
