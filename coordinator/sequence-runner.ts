@@ -1,6 +1,7 @@
 // Steps a sequence and keeps its queue, its timers and its end; what an effect means is the caller's (runner.ts).
 
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
+import { nowUs } from '../src/runtime/clock.js'
 import type { Agents } from './agents.js'
 import { type Instant, type Step, step, type Table } from './sequence/table.js'
 
@@ -11,7 +12,7 @@ export interface Clock {
 }
 
 export const systemClock: Clock = {
-  now: () => ({ ms: performance.now(), wallUs: Math.round((performance.timeOrigin + performance.now()) * 1000) }),
+  now: () => ({ ms: performance.now(), wallUs: nowUs() }),
   after: (ms, act) => {
     const timer = setTimeout(act, ms)
     return () => clearTimeout(timer)

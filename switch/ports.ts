@@ -3,7 +3,7 @@
 import type { Logger } from 'pino'
 import type { PortInfo, PortRecord } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
-import { parseMac } from '../src/frame/ethernet.js'
+import { parseMac } from '../src/frame/mac.js'
 import { type Link, Links } from '../src/linux/link.js'
 import { createTap } from '../src/linux/tap.js'
 import type { UnreadFrames } from './agent/unread.js'

@@ -46,7 +46,10 @@ t.test('every code says what happened, in a sentence', async (t) => {
 t.test('the README lists every code once, and no other', async (t) => {
   const readme = join(repository, 'README.md')
   const rows = existsSync(readme)
-    ? [...readFileSync(readme, 'utf8').matchAll(/^\| `([A-Z][A-Z_]+)` +\|/gm)].map(([, code]) => code)
+    ? [...readFileSync(readme, 'utf8').matchAll(/^\| `([A-Z][A-Z_]+)` +\|/gm)]
+        .map(([, code]) => code)
+        // The signals have a table, too.
+        .filter((code) => !code.startsWith('SIG'))
     : []
   if (rows.length === 0)
     t.pass('rows that begin with | `CODE` |', { skip: 'the README has no table of error codes yet' })

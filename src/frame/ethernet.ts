@@ -74,16 +74,6 @@ export function isBadSource(bytes: Uint8Array, offset: number): boolean {
   return (bytes[offset] & 1) === 1 || (macHigh(bytes, offset) | macLow(bytes, offset)) === 0
 }
 
-export function formatMac(high: number, low: number): string {
-  const hex = high.toString(16).padStart(4, '0') + (low >>> 0).toString(16).padStart(8, '0')
-  return hex.replace(/../g, (pair, at: number) => (at === 0 ? pair : `:${pair}`))
-}
-
-/** "52:54:00:12:34:56" -> 6 bytes. The text has been validated by its schema. */
-export function parseMac(text: string): Uint8Array {
-  return Uint8Array.from(text.split(':'), (part) => Number.parseInt(part, 16))
-}
-
 /** A reverse ARP request as QEMU sends after a migration (net/announce.c): tells every switch where `mac` now is. */
 export function announcement(mac: Uint8Array): Uint8Array {
   const frame = new Uint8Array(60)

@@ -6,6 +6,7 @@
 // is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
+import { Errno, hasErrno } from './libc.js'
 import type { Link, Links } from './link.js'
 import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
 import { DeviceSysctl } from './sysctl.js'
@@ -146,7 +147,7 @@ function addQdisc(socket: NetlinkSocket, link: Link): boolean {
     socket.request(`add an ingress hook to ${link.name}`, RTM_NEWQDISC, NLM.create | NLM.excl, body)
     return true
   } catch (thrown) {
-    if (isErrno(thrown, 'EEXIST')) return false
+    if (hasErrno(thrown, Errno.EEXIST)) return false
     throw lacking(thrown, 'sch_ingress')
   }
 }
@@ -166,7 +167,7 @@ function addFilter(socket: NetlinkSocket, link: Link, handle: Handle): void {
     socket.request(`filter what enters ${link.name}`, RTM_NEWTFILTER, NLM.create | NLM.excl, body)
   } catch (thrown) {
     // A filter of another kind has our priority: the kernel says EINVAL, "Specified filter kind does not match".
-    if (!isErrno(thrown, 'EEXIST') && !isErrno(thrown, 'EINVAL')) throw lacking(thrown, 'cls_bpf')
+    if (!hasErrno(thrown, Errno.EEXIST, Errno.EINVAL)) throw lacking(thrown, 'cls_bpf')
     throw new SnapswitchError(
       'DEVICE_BUSY',
       `${link.name} has an ingress filter of another program in first place`,
@@ -187,7 +188,7 @@ function hasFilter(socket: NetlinkSocket, index: number, handle: Handle): boolea
     const answers = socket.request(`look for a filter on network device ${index}`, RTM_GETTFILTER, 0, body)
     return answers.some((answer) => answer.type === RTM_NEWTFILTER && handleOf(answer) === handle)
   } catch (thrown) {
-    if (!isErrno(thrown, 'ENOENT') && !isErrno(thrown, 'EINVAL')) throw thrown
+    if (!hasErrno(thrown, Errno.ENOENT, Errno.EINVAL)) throw thrown
     return false
   }
 }
@@ -234,7 +235,7 @@ function hasFilters(socket: NetlinkSocket, index: number): boolean {
 /** With its device, or by somebody's hand. */
 function isGone(thrown: unknown): boolean {
   const deviceIsGone = thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING'
-  return deviceIsGone || isErrno(thrown, 'ENOENT') || isErrno(thrown, 'EINVAL')
+  return deviceIsGone || hasErrno(thrown, Errno.ENOENT, Errno.EINVAL)
 }
 
 /** struct tcmsg. */
@@ -252,16 +253,11 @@ function handleOf(message: NetlinkMessage): number {
 
 /** The kernel answers ENOENT to a qdisc or classifier that it neither has nor can load. */
 function lacking(thrown: unknown, module: string): unknown {
-  if (!isErrno(thrown, 'ENOENT')) return thrown
+  if (!hasErrno(thrown, Errno.ENOENT)) return thrown
   return new SnapswitchError(
     'SYSCALL',
     `this kernel lacks ${module}, so the host cannot be kept out of a switch port`,
     `Load it with \`modprobe ${module}\`; on Debian it comes with the kernel package.`,
     thrown,
   )
-}
-
-/** syscallError ends its message with the errno's name. */
-function isErrno(thrown: unknown, name: string): boolean {
-  return thrown instanceof SnapswitchError && thrown.message.endsWith(`: ${name}`)
 }

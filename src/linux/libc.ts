@@ -123,13 +123,28 @@ const codes: Record<number, { code: ErrorCode; action: string }> = {
 }
 
 /** A failed call as an error: what was tried, and errno by name. */
-export function syscallError(what: string, value: number = errno()): SnapswitchError {
+export function syscallError(what: string, value: number = errno()): SystemCallError {
   const known = codes[value]
-  return new SnapswitchError(
+  return new SystemCallError(
+    value,
     known?.code ?? 'SYSCALL',
     `${what}: ${errnoName(value)}`,
     known?.action ?? 'See the daemon’s log; `snapswitch doctor` checks what the kernel must offer.',
   )
+}
+
+/** What the kernel refused, and its errno. */
+export class SystemCallError extends SnapswitchError {
+  readonly errno: number
+
+  constructor(errno: number, code: ErrorCode, message: string, action: string) {
+    super(code, message, action)
+    this.errno = errno
+  }
+}
+
+export function hasErrno(thrown: unknown, ...values: readonly number[]): boolean {
+  return thrown instanceof SystemCallError && values.includes(thrown.errno)
 }
 
 /** Returns `result` unless it is negative; then throws errno as a SnapswitchError. */

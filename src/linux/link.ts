@@ -2,6 +2,7 @@
 // autoconfiguration). Watching for devices that come, go or change.
 
 import { SnapswitchError } from '../errors/errors.js'
+import { formatMac, parseMac } from '../frame/mac.js'
 import {
   attributes,
   eachAttribute,
@@ -313,17 +314,6 @@ function tapSettings(data: Uint8Array): TapSettings {
     multiQueue: flag(IFLA_TUN.multiQueue),
     queues: (number(IFLA_TUN.queues) ?? 0) + (number(IFLA_TUN.detached) ?? 0),
   }
-}
-
-function formatMac(address: Uint8Array): string {
-  return [...address].map((byte) => byte.toString(16).padStart(2, '0')).join(':')
-}
-
-function parseMac(mac: string): Uint8Array {
-  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(mac)) {
-    throw new SnapswitchError('CONFIG_INVALID', `“${mac}” is no MAC address`, 'Write it as aa:bb:cc:dd:ee:ff.')
-  }
-  return new Uint8Array(mac.split(':').map((byte) => Number.parseInt(byte, 16)))
 }
 
 function missing(what: string): SnapswitchError {

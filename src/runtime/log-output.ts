@@ -3,6 +3,7 @@
 
 import { constants, fstatSync, openSync, writeSync } from 'node:fs'
 import { Errno, errno, errnoName, libc } from '../linux/libc.js'
+import { nowMs } from './clock.js'
 
 const STDERR = 2
 const QUEUE_BYTES = 1 << 20
@@ -60,7 +61,7 @@ export class LogOutput {
     if (this.lost === 0) return
     const msg = `${this.lost} lines of the log were lost: its reader did not keep up`
     this.lost = 0
-    const line = Buffer.from(`${JSON.stringify({ level: 40, time: Date.now(), msg })}\n`)
+    const line = Buffer.from(`${JSON.stringify({ level: 40, time: Math.round(nowMs()), msg })}\n`)
     this.queue.push(line)
     this.queued += line.length
   }

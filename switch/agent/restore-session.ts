@@ -10,9 +10,9 @@ import type {
   RestoreResumed,
   RestoreSwitched,
 } from '../../src/api/schemas.js'
-import { parseMac } from '../../src/frame/ethernet.js'
+import { parseMac } from '../../src/frame/mac.js'
 import type { LoadedMachine } from '../../src/hypervisor/hypervisor.js'
-import { nowUs } from '../../src/hypervisor/shared/clock.js'
+import { nowUs } from '../../src/runtime/clock.js'
 import type { ChannelFrame } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
 import { passEpoch, release, releaseOthers } from './gates.js'

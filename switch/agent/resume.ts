@@ -3,7 +3,7 @@
 
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor.js'
-import { nowUs } from '../../src/hypervisor/shared/clock.js'
+import { nowUs } from '../../src/runtime/clock.js'
 import type { Host } from './host.js'
 
 const ATTEMPT_MS = 3000

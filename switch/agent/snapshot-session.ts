@@ -4,7 +4,7 @@
 import { availableParallelism } from 'node:os'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import { nowUs } from '../../src/hypervisor/shared/clock.js'
+import { nowUs } from '../../src/runtime/clock.js'
 import { collectGarbage } from '../../src/runtime/engine.js'
 import type { ChannelClosed } from '../forwarding/snapshot/open-snapshot.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'

@@ -2,13 +2,14 @@
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import { formatMac } from '../../src/frame/ethernet.js'
+import { formatMacWords } from '../../src/frame/mac.js'
+import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { Port } from '../port/port.js'
-import { clock, DatapathLoop } from './loop.js'
+import { DatapathLoop } from './loop.js'
 import type { CommandName, Commands, FdbRow, FromWorker, Opening, Request, WorkerInput } from './protocol.js'
 
 interface Network {
@@ -88,7 +89,7 @@ export class CommandHandlers {
       const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.counters)
       const added = forwarder.addPort(spec, port)
       // Before any frame: the peer must know that this end is new to read what comes from it.
-      if (added.isTrunk) forwarder.trunks.greet(added, clock())
+      if (added.isTrunk) forwarder.trunks.greet(added, nowMs())
       ports.set(spec.index, port)
       this.loop.addPort(spec.index, port, forwarder)
       return null
@@ -103,7 +104,7 @@ export class CommandHandlers {
       return null
     },
     begin: ({ network, epoch, policy, until }) => {
-      this.network(network).forwarder.snapshots.begin(epoch, policy, until, clock())
+      this.network(network).forwarder.snapshots.begin(epoch, policy, until, nowMs())
       this.loop.flushAll()
       return null
     },
@@ -115,20 +116,20 @@ export class CommandHandlers {
       const { forwarder, ports } = this.network(network)
       // Kernel drops are read now: what was lost before or after is no matter of the recording.
       for (const port of ports.values()) port.housekeeping()
-      forwarder.snapshots.record(memory, clock())
+      forwarder.snapshots.record(memory, nowMs())
       const ways = forwarder.ports.filter((port) => port.channel !== null)
       return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
     },
     gate: ({ network, ports, forOther }) => {
       const { forwarder } = this.network(network)
-      forwarder.snapshots.gate(ports, clock(), forOther)
+      forwarder.snapshots.gate(ports, nowMs(), forOther)
       this.loop.flushAll()
       return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
     },
     flip: ({ network, ports: indexes, epoch, residue }) => {
       const { forwarder, ports } = this.network(network)
       for (const index of indexes) this.loop.drain(ports.get(index))
-      const now = clock()
+      const now = nowMs()
       const results = forwarder.snapshots.flip(indexes, epoch, residue, now)
       this.loop.flushAll()
       return { atUs: Math.round(now * 1000), ports: results }
@@ -143,7 +144,7 @@ export class CommandHandlers {
       const { forwarder, ports } = this.network(network)
       // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
       for (const index of indexes) this.loop.drain(ports.get(index))
-      forwarder.snapshots.fence(indexes, epoch, clock())
+      forwarder.snapshots.fence(indexes, epoch, nowMs())
       this.loop.flushAll()
       return null
     },
@@ -152,7 +153,7 @@ export class CommandHandlers {
       return null
     },
     announce: ({ network, port, mac }) => {
-      this.network(network).forwarder.announce(port, mac, clock())
+      this.network(network).forwarder.announce(port, mac, nowMs())
       this.loop.flushAll()
       return null
     },
@@ -163,15 +164,15 @@ export class CommandHandlers {
         (high, low, vlan, index, ageSeconds) => {
           // What was learned from a peer on a LAN is behind the uplink.
           const port = byIndex[index]?.spec.index ?? index
-          rows.push({ mac: formatMac(high, low), vlan, port, ageSeconds })
+          rows.push({ mac: formatMacWords(high, low), vlan, port, ageSeconds })
         },
-        Math.floor(clock() / 1000),
+        Math.floor(nowMs() / 1000),
       )
       return rows
     },
     network: ({ network }) => {
       const { forwarder } = this.network(network)
-      const now = clock()
+      const now = nowMs()
       const trunks = forwarder.ports.filter((port) => port.isTrunk)
       return {
         epoch: forwarder.network.epoch,
@@ -194,7 +195,7 @@ export class CommandHandlers {
   /** A command that opens gates. */
   private opening(network: string, open: (snapshots: Snapshots, now: number) => void): Opening {
     const { snapshots } = this.network(network).forwarder
-    const now = clock()
+    const now = nowMs()
     open(snapshots, now)
     this.loop.flushAll()
     return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }

@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
+import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
@@ -51,7 +52,7 @@ export class Datapath extends EventEmitter<Events> {
   restarts = 0
   /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */
   bootId = newBootId()
-  private bootedAt = Date.now()
+  private bootedAt = Math.round(nowMs())
   /** The worker's thread id. */
   thread = 0
   private readonly options: DatapathOptions
@@ -192,7 +193,7 @@ export class Datapath extends EventEmitter<Events> {
     try {
       await this.start()
       this.bootId = newBootId()
-      this.bootedAt = Date.now()
+      this.bootedAt = Math.round(nowMs())
       for (const args of this.networks.values()) await this.sendNetwork(args)
       for (const [index, args] of this.ports) {
         try {

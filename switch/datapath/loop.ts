@@ -2,6 +2,7 @@
 // never in the event loop; commands are drained between batches.
 
 import type { Frame } from '../../src/frame/frame.js'
+import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import type { FrameSink, Port } from '../port/port.js'
 import { PollSet } from './poll-set.js'
@@ -14,11 +15,6 @@ const DRAIN_BATCHES = 4096
 const HOUSEKEEPING_INTERVAL = 1000
 const TICK_INTERVAL = 100
 const TICK_INTERVAL_OPEN = 5
-
-/** Unix time in milliseconds, monotonic within the thread. */
-export function clock(): number {
-  return performance.timeOrigin + performance.now()
-}
 
 export class DatapathLoop implements FrameSink {
   private readonly input: WorkerInput
@@ -59,7 +55,7 @@ export class DatapathLoop implements FrameSink {
   /** Reads all that waits in a port's socket. */
   drain(port: Port | undefined): void {
     if (port === undefined) return
-    for (let batch = 0; batch < DRAIN_BATCHES && port.receive(this, clock()) > 0; batch++) this.flushAll()
+    for (let batch = 0; batch < DRAIN_BATCHES && port.receive(this, nowMs()) > 0; batch++) this.flushAll()
   }
 
   /** Frames that were forwarded go out, and what they lay in is free again. */
@@ -94,13 +90,13 @@ export class DatapathLoop implements FrameSink {
     let nextLook = 0
     let lastFrame = 0
     while (this.running) {
-      const now = clock()
+      const now = nowMs()
       const received = this.receiveAll(now)
       if (received > 0) lastFrame = now
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
       if (mayWait || now >= nextLook) {
         this.look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL))) : 0)
-        nextLook = clock() + LOOK_INTERVAL
+        nextLook = nowMs() + LOOK_INTERVAL
       }
       if (now < nextTick) continue
       nextTick = now + this.tick(now)

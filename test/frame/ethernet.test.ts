@@ -4,17 +4,16 @@ import t from 'tap'
 import {
   announcement,
   EtherType,
-  formatMac,
   innerEtherType,
   isGroup,
   isLinkLocal,
   isWellFormed,
   macHigh,
   macLow,
-  parseMac,
   vlanId,
 } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { formatMacWords, parseMac } from '../../src/frame/mac.js'
 import fc from '../property.js'
 
 /** A cursor on `bytes` that lies in the middle of larger memory, header in front. */
@@ -65,7 +64,7 @@ t.test('addresses: two small integers say the same as six bytes', async (t) => {
     fc.property(mac, fc.nat(20), (address, offset) => {
       const bytes = new Uint8Array(offset + 6)
       bytes.set(address, offset)
-      const text = formatMac(macHigh(bytes, offset), macLow(bytes, offset))
+      const text = formatMacWords(macHigh(bytes, offset), macLow(bytes, offset))
       t.equal(text, [...address].map((byte) => byte.toString(16).padStart(2, '0')).join(':'))
       return Buffer.compare(parseMac(text), address) === 0 && Number.isInteger(macLow(bytes, offset))
     }),

@@ -2,8 +2,8 @@
 // between batches, as switch/datapath/commands.ts does it. What is in a port's socket waits until the loop looks.
 
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
-import { parseMac } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { parseMac } from '../../src/frame/mac.js'
 import { ROW } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'

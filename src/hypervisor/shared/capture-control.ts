@@ -1,8 +1,8 @@
 // One machine's captures, one at a time: what all drivers' machines do alike around the work that differs.
 
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { nowUs } from '../../runtime/clock.js'
 import type { Capture, Deadline, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
-import { nowUs } from './clock.js'
 import type { CutPace } from './cut-pace.js'
 import { type PausedWork, PauseWatch } from './pause-limit.js'
 import type { QmpEvent } from './qmp-messages.js'

@@ -1,8 +1,8 @@
 // Stopping a QEMU as fast as it goes: the guest stands still from the STOP event on, and what comes after it in QEMU's
 // answer to `stop` (draining and flushing its disks) need not be waited for.
 
+import { nowUs } from '../../runtime/clock.js'
 import type { Deadline, PauseInfo } from '../hypervisor.js'
-import { nowUs } from './clock.js'
 import type { JsonObject, QmpClient } from './qmp.js'
 
 /**
