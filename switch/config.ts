@@ -1,9 +1,9 @@
 // The switch daemon's configuration: one YAML file, checked whole before anything is touched.
 
-import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
 import { AbsolutePath, Name, PortKind } from '../src/api/schemas.js'
+import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
 import type { MachineSpec } from '../src/hypervisor/hypervisor.js'
 import { MAX_PORTS } from './forwarding/counters.js'
@@ -134,23 +134,16 @@ function checkKeys(config: ConfigFile<SwitchConfig>): void {
 
 /** The key in a file, without a newline at its end, or what is wrong with the file. */
 export function readControlKey(file: string): Uint8Array | string {
-  let descriptor: number | null = null
   try {
-    // Not to wait for a writer, should it be a pipe.
-    descriptor = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK)
-    const stat = fstatSync(descriptor)
-    if (!stat.isFile()) return `${file} is no file`
+    const { bytes, stat } = readPlainSync(file, MAX_KEY_BYTES)
     if ((stat.mode & 0o006) !== 0) return `everybody may read or change the key in ${file}: chmod 600 it`
-    if (stat.size > MAX_KEY_BYTES) return `${file} is larger than ${MAX_KEY_BYTES} bytes: give a file with a key`
-    const bytes = readFileSync(descriptor)
     const key = bytes.subarray(0, bytes.at(-1) === 0x0a ? -1 : bytes.length)
     return key.length < MIN_KEY_BYTES
       ? `the key in ${file} has ${key.length} bytes and needs ${MIN_KEY_BYTES}: openssl rand -hex 32 makes one`
       : Uint8Array.from(key)
   } catch (error) {
+    if (error instanceof UnfitFile) return `${error.message}: give a file with a key`
     return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? String(error)}`
-  } finally {
-    if (descriptor !== null) closeSync(descriptor)
   }
 }
 

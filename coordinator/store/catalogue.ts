@@ -1,13 +1,14 @@
 // The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file, fsynced,
 // renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after a power cut.
 
-import { open, readdir, readFile, rm, stat, unlink } from 'node:fs/promises'
+import { open, readdir, rm, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { checkedName, isName } from '../../src/api/names.js'
 import { Manifest } from '../../src/api/schemas.js'
 import { describeFinding, validator } from '../../src/api/validate.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory, storeError, syncFile, writeDurable } from '../../src/files/durable.js'
+import { readPlain } from '../../src/files/plain.js'
 
 const fitsManifest = validator(Manifest)
 const manifestLimit = 16 * 1024 * 1024
@@ -128,9 +129,7 @@ async function writeManifest(directory: string, manifest: Manifest): Promise<voi
 async function readManifest(file: string): Promise<Manifest | null> {
   let text: string
   try {
-    const { size } = await stat(file)
-    if (size > manifestLimit) throw damaged(file, `it has ${size} bytes`)
-    text = await readFile(file, 'utf8')
+    text = (await readPlain(file, manifestLimit)).toString('utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw storeError(`cannot read ${file}`, error)

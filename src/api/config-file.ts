@@ -1,9 +1,9 @@
 // Reads a YAML file that must fit a schema, and says for every fault where it is: file, line and column.
 
-import { readFileSync } from 'node:fs'
 import type { Static, TSchema } from '@sinclair/typebox'
 import { type Document, isMap, isScalar, LineCounter, parseDocument } from 'yaml'
 import { SnapswitchError } from '../errors/errors.js'
+import { readPlainSync, UnfitFile } from '../files/plain.js'
 import { describeFinding, type Finding, type Validator, validator } from './validate.js'
 
 export interface ConfigFile<T> {
@@ -26,8 +26,16 @@ const compiled = new WeakMap<TSchema, Validator<unknown>>()
 export function loadConfigFile<S extends TSchema>(file: string, schema: S): ConfigFile<Static<S>> {
   let text: string
   try {
-    text = readFileSync(file, 'utf8')
+    text = readPlainSync(file, maxConfigBytes).bytes.toString('utf8')
   } catch (error) {
+    if (error instanceof UnfitFile) {
+      throw new SnapswitchError(
+        'CONFIG_UNREADABLE',
+        error.message,
+        'Give a configuration file of YAML; what a command prints has to be written to one first.',
+        error,
+      )
+    }
     const reason = (error as NodeJS.ErrnoException).code ?? String(error)
     throw new SnapswitchError(
       'CONFIG_UNREADABLE',
@@ -44,6 +52,10 @@ export function parseConfig<S extends TSchema>(text: string, file: string, schem
   if (text.length > maxConfigBytes) {
     throw new SnapswitchError('CONFIG_UNREADABLE', `${file} is larger than 4 MiB`, 'Give a configuration file.')
   }
+  if (text.includes('\0')) {
+    throw new SnapswitchError('CONFIG_UNREADABLE', `${file} is a binary file`, 'Give a configuration file of YAML.')
+  }
+  if (text.trim() === '') throw invalid([`${file} is empty`])
   const lines = new LineCounter()
   // `uniqueKeys` makes a key that stands twice in a map an error instead of a silent override.
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, prettyErrors: false })

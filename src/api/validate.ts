@@ -205,9 +205,12 @@ function article(type: unknown): string {
     .join(' or ')
 }
 
+const longestShown = 200
+
 function kindOf(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'a list'
   if (typeof value === 'object') return 'a map'
-  return JSON.stringify(value) ?? 'nothing'
+  const text = JSON.stringify(value) ?? 'nothing'
+  return text.length > longestShown ? `${text.slice(0, longestShown)}…` : text
 }

@@ -2,10 +2,15 @@
 // content or the new, never a half. Directories; digests of files too large to hold in memory.
 
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { constants } from 'node:fs'
 import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { SnapswitchError } from '../errors/errors.js'
+import { openPlain } from './plain.js'
+
+/** A file is made, or one that a crash has left is written anew; what else may stand there is not waited for. */
+const WRITE_NEW =
+  constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW | constants.O_NONBLOCK
 
 /** Turns a file system error into STORE_FULL or STORE_IO. */
 export function storeError(what: string, thrown: unknown): SnapswitchError {
@@ -47,7 +52,8 @@ async function makeOne(path: string, mode: number): Promise<void> {
 
 /** Writes a file's (or directory's) dirty pages back. */
 export async function syncFile(path: string): Promise<void> {
-  const handle = await open(path, 'r')
+  // Whatever the name means, this must not wait for somebody at another end of it.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
     await handle.sync()
   } finally {
@@ -60,7 +66,7 @@ export async function writeDurable(path: string, content: Uint8Array | string): 
   const temporary = `${path}.new`
   try {
     await makeDirectory(dirname(path))
-    const handle = await open(temporary, 'w', 0o600)
+    const handle = await open(temporary, WRITE_NEW, 0o600)
     try {
       await handle.writeFile(content)
       await handle.sync()
@@ -79,7 +85,12 @@ export async function writeDurable(path: string, content: Uint8Array | string): 
 export async function digestFile(path: string): Promise<string> {
   const hash = createHash('sha256')
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Uint8Array)
+    const handle = await openPlain(path, 'image')
+    // The stream closes it. A file that grows is read to where it ended: its digest is wrong then, whatever is read.
+    const { size } = await handle.stat()
+    const end = size === 0 ? {} : { end: size - 1 }
+    for await (const chunk of handle.createReadStream({ highWaterMark: 1 << 20, ...end }))
+      hash.update(chunk as Uint8Array)
   } catch (thrown) {
     throw storeError(`cannot read ${path}`, thrown)
   }

@@ -3,7 +3,8 @@
 // the file, with QEMU's own message, and disturbs none that only reads it. Locks of open file descriptions (fcntl(2)): the
 // kernel frees them with the process.
 
-import { closeSync, constants, fstatSync, openSync, statSync } from 'node:fs'
+import { closeSync, fstatSync, statSync } from 'node:fs'
+import { openPlainSync } from '../files/plain.js'
 import { Errno, errno, libc, syscallError } from './libc.js'
 
 const F_OFD_GETLK = 36
@@ -43,7 +44,7 @@ function isLocked(fd: number, start: number): boolean {
 /** Whether a QEMU, here or on another host of the same file system, has the image open; null where that cannot be told. */
 export function isInUseByQemu(path: string): boolean | null {
   try {
-    const fd = openSync(path, constants.O_RDONLY)
+    const fd = openPlainSync(path, 'image')
     try {
       const bits = Array.from({ length: permissions }, (_, bit) => bit)
       return bits.some((bit) => isLocked(fd, usedBase + bit) || isLocked(fd, unsharedBase + bit))
@@ -67,7 +68,7 @@ export class ImageLock {
 
   /** Null: somebody writes to it already. Throws file system errors; SYSCALL where the file system has no locks. */
   static take(path: string): ImageLock | null {
-    const fd = openSync(path, constants.O_RDONLY)
+    const fd = openPlainSync(path, 'image')
     try {
       if (!isLocked(fd, usedBase + permission.write)) {
         const held = Object.values(permission).every((bit) => setLock(fd, F_RDLCK, unsharedBase + bit))

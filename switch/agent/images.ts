@@ -14,6 +14,7 @@ import type { FileReference, LocalPart } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Digests } from '../../src/files/digests.js'
 import { makeDirectory, storeError } from '../../src/files/durable.js'
+import { openPlain } from '../../src/files/plain.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
 export const directoryMode = 0o711
@@ -118,7 +119,7 @@ export class Images {
   async openFile(network: string, snapshot: string, digest: string): Promise<{ stream: ReadStream; bytes: number }> {
     const path = await this.whereIs(network, snapshot, digest)
     try {
-      const handle = await open(path, 'r')
+      const handle = await openPlain(path, 'image')
       const { size } = await handle.stat()
       return { stream: handle.createReadStream({ highWaterMark: 1 << 20 }), bytes: size }
     } catch (thrown) {
@@ -167,7 +168,7 @@ export class Images {
     })
     try {
       await makeDirectory(directory, directoryMode)
-      await pipeline(content, hashing, createWriteStream(temporary, { mode: 0o600 }))
+      await pipeline(content, hashing, createWriteStream(temporary, { flags: 'wx', mode: 0o600 }))
       if (hash.digest('hex') !== digest) {
         throw new SnapswitchError(
           'STORE_DAMAGED',

@@ -2,7 +2,7 @@
 // after the channels are closed, and the file that becomes of it.
 
 import { createHash } from 'node:crypto'
-import { open } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FileReference } from '../../src/api/schemas.js'
 import { storeError, syncFile } from '../../src/files/durable.js'
@@ -80,7 +80,8 @@ export class Recording {
     const hash = createHash('sha256')
     let bytes = 0
     try {
-      const file = await open(path, 'w', 0o600)
+      await rm(path, { force: true })
+      const file = await open(path, 'wx', 0o600)
       const flush = async () => {
         const piece = writer.take()
         hash.update(piece)

@@ -1,14 +1,18 @@
 // The recorded channel state on its way back into a network: out of the snapshot's files, and to the head of the hold queues of
 // the restored machines.
 
-import { readFile } from 'node:fs/promises'
 import { distinctFiles } from '../../src/api/files.js'
 import type { RestoreRequest } from '../../src/api/schemas.js'
-import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { storeError } from '../../src/files/durable.js'
+import { readPlain } from '../../src/files/plain.js'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
+
+/** What one buffer holds. Its size was compared with the manifest's before. */
+const LIMIT = 2 ** 31 - 1
 
 /** The frames for the members that are placed here, in their order of delivery. Throws STORE_DAMAGED, TRACE_INVALID. */
 export async function readChannelState(host: Host, request: RestoreRequest): Promise<ChannelFrame[]> {
@@ -21,9 +25,9 @@ export async function readChannelState(host: Host, request: RestoreRequest): Pro
       throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
     try {
       // As arguments of one call they might be more than a stack holds.
-      for (const frame of readChannel(await readFile(path))) if (here.has(frame.vm)) frames.push(frame)
+      for (const frame of readChannel(await readPlain(path, LIMIT))) if (here.has(frame.vm)) frames.push(frame)
     } catch (thrown) {
-      throw asSnapswitchError(thrown)
+      throw storeError(`cannot read the channel state ${path}`, thrown)
     }
   }
   return frames

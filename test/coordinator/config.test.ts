@@ -49,6 +49,6 @@ t.test('faults', async (t) => {
   await fault(`${networks}log: loud\n`, 'CONFIG_INVALID', /:5:6: log: must be one of trace, .*silent/)
   await fault('networks: [\n', 'CONFIG_UNREADABLE', /lab\.yaml:\d+:\d+/)
   await fault(`${networks}networks: {}\n`, 'CONFIG_UNREADABLE', /unique/)
-  await fault('', 'CONFIG_INVALID', /must be a map/)
+  await fault('', 'CONFIG_INVALID', /is empty/)
   t.throws(() => loadCoordinatorConfig(`${file}.none`), { code: 'CONFIG_UNREADABLE', message: /ENOENT/ })
 })

@@ -34,7 +34,7 @@ t.test('key files, good and bad', async (t) => {
   refused(/larger than 4096/)
   await rm(key)
   await mkdir(key)
-  refused(/is no file/)
+  refused(/and not a file/)
   await writeFile(config, 'host: a\nnetworks:\n  lab0:\n    controlKey: key\n')
   refused(/must be an absolute path|absolute/)
 })

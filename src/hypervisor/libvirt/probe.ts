@@ -1,8 +1,8 @@
 // What this host's libvirt offers for saving and running domains, asked of libvirtd itself. For `snapswitch doctor`.
 
 import { readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { asSnapswitchError } from '../../errors/errors.js'
+import { readPlain, readPlainSync } from '../../files/plain.js'
 import { within } from '../shared/deadline.js'
 import type { Finding } from '../shared/probe.js'
 import { type Confinement, readConfinement } from './domain-xml.js'
@@ -12,6 +12,8 @@ import type { OpenResult } from './protocol.js'
 /** For all questions together. */
 const answerMs = 5000
 const minimumQemu = 6
+/** Of a configuration of libvirt's or AppArmor's. */
+const fileLimit = 1 << 20
 /** virDomainQemuMonitorCommandWithFiles came with 8.2.0. */
 const minimumLibvirt = [8, 2] as const
 
@@ -47,7 +49,9 @@ export const userfaultfdHint =
 
 function keepsCapabilities(configuration: string): boolean {
   try {
-    return /^\s*clear_emulator_capabilities\s*=\s*0\s*$/m.test(readFileSync(configuration, 'utf8'))
+    return /^\s*clear_emulator_capabilities\s*=\s*0\s*$/m.test(
+      readPlainSync(configuration, fileLimit).bytes.toString('utf8'),
+    )
   } catch {
     return false
   }
@@ -104,7 +108,10 @@ export async function probeLibvirt(
     return {
       libvirt: { ok: true, detail, cost: null },
       background: backgroundFinding(versions.libvirt, qemu, confinement, keepsCapabilities(configuration)),
-      confinement: confinementFinding(confinement.driver, await readFile(localRules, 'utf8').catch(() => '')),
+      confinement: confinementFinding(
+        confinement.driver,
+        (await readPlain(localRules, fileLimit).catch(() => '')).toString(),
+      ),
     }
   } catch (thrown) {
     const { message, action } = asSnapswitchError(thrown)

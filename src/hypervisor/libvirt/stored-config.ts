@@ -1,14 +1,18 @@
 // What libvirt starts a domain from when it has been off. A load changes it, for a restored domain is on other disks; until the
 // domain has run, that can be undone, by this daemon or the next: what was stored before lies in the load's directory.
 
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
+import { readPlain } from '../../files/plain.js'
 import type { Deadline } from '../hypervisor.js'
 import { type PlacedDisk, placeDisks, placeNics } from './domain-edits.js'
 import { externalFiles, placeFiles } from './domain-files.js'
 import { describeDomain } from './domain-xml.js'
 import type { Loader } from './loader.js'
 import { type DescribeResult, undefineKeepNvram, xmlFlags } from './protocol.js'
+
+/** What libvirt takes in one call (VIR_NET_MESSAGE_MAX). */
+const xmlLimit = 32 << 20
 
 /** Empty: libvirt had nothing stored. */
 const fileOf = (directory: string) => path.join(directory, 'stored.xml')
@@ -64,7 +68,7 @@ export async function takeBackConfiguration(
   { directory, domain }: Pick<Restored, 'directory' | 'domain'>,
   deadline: Deadline,
 ): Promise<void> {
-  const stored = await readFile(fileOf(directory), 'utf8').catch(() => null)
+  const stored = (await readPlain(fileOf(directory), xmlLimit).catch(() => null))?.toString('utf8') ?? null
   if (stored === null) return
   const found = await loader.find(domain, deadline)
   if (found?.persistent === true) {

@@ -1,11 +1,12 @@
 // Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is paused.
 
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
-import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync } from 'node:fs'
 import { open, rename, rm, symlink } from 'node:fs/promises'
 import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
+import { openPlainSync, readTailSync, UnfitFile } from '../../files/plain.js'
 import { ordinaryPriority } from '../../linux/priority.js'
 import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
@@ -209,7 +210,13 @@ function endOf(child: ChildProcess, name: string, log: string): Promise<never> {
 
 function logTail(file: string): string {
   try {
-    return readFileSync(file, 'utf8').trim().split('\n').slice(-4).join(' | ').slice(-600)
+    return readTailSync(file, 64 << 10)
+      .toString('utf8')
+      .trim()
+      .split('\n')
+      .slice(-4)
+      .join(' | ')
+      .slice(-600)
   } catch {
     return ''
   }
@@ -244,12 +251,13 @@ async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadl
 
 function openImage(file: string): number {
   try {
-    return openSync(file, constants.O_RDONLY)
+    return openPlainSync(file)
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
+    const { code, message } = error as NodeJS.ErrnoException
+    const damaged = code === 'ENOENT' || error instanceof UnfitFile
     throw new SnapswitchError(
-      code === 'ENOENT' ? 'STORE_DAMAGED' : 'STORE_IO',
-      `The memory image ${file} cannot be read: ${code}.`,
+      damaged ? 'STORE_DAMAGED' : 'STORE_IO',
+      `The memory image ${file} cannot be read: ${code ?? message}.`,
       'Fetch the snapshot’s files again from the host that has them.',
       error,
     )

@@ -1,8 +1,8 @@
 // What the header of a qcow2 file says of it: what it stands on, and what it holds besides the guest's data. Layout: QEMU's
 // docs/interop/qcow2.txt. Read by ourselves, for files that a machine has open need no lock then, and no program runs.
 
-import { open } from 'node:fs/promises'
 import path from 'node:path'
+import { openPlain } from '../../files/plain.js'
 import { isObject } from './qmp-messages.js'
 
 export interface Qcow2Header {
@@ -63,9 +63,9 @@ export function parseQcow2Header(bytes: Buffer): Qcow2Header | null {
   }
 }
 
-/** Null when the file is no qcow2. Throws file system errors. */
+/** Null when the file is no qcow2. Throws UnfitFile, file system errors. */
 export async function readQcow2Header(file: string): Promise<Qcow2Header | null> {
-  const handle = await open(file, 'r')
+  const handle = await openPlain(file, 'image')
   try {
     const buffer = Buffer.alloc(headerBytes)
     const { bytesRead } = await handle.read(buffer, 0, headerBytes, 0)

@@ -2,6 +2,7 @@
 
 import { execFile } from 'node:child_process'
 import { SnapswitchError } from '../../errors/errors.js'
+import { checkPlain, UnfitFile } from '../../files/plain.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { remaining } from './deadline.js'
 import { isObject } from './qmp-messages.js'
@@ -43,8 +44,18 @@ function explain(args: readonly string[], error: Error & { code?: unknown; kille
   )
 }
 
+/** `qemu-img` would wait at a pipe for ever. What else is wrong with an image it says itself. Throws STORE_DAMAGED. */
+async function refuseUnfit(files: readonly string[]): Promise<void> {
+  for (const file of files) {
+    await checkPlain(file, 'image').catch((error: unknown) => {
+      if (error instanceof UnfitFile) throw error
+    })
+  }
+}
+
 /** Virtual size in bytes. Looks at this one file, not at what it is layered on. */
 export async function virtualSize(layer: DiskLayer, deadline: Deadline): Promise<number> {
+  await refuseUnfit([layer.file])
   // -U: it may be in use, read-only, by a machine that shares it.
   const text = await run(['info', '-U', '--output=json', '-f', layer.format, layer.file], deadline)
   const info: unknown = JSON.parse(text)
@@ -60,11 +71,13 @@ export async function createOverlay(file: string, base: DiskLayer, bytes: number
 
 /** Writes an overlay's content into its base. Only for images that no machine has open. */
 export async function commitOverlay(overlay: string, deadline: Deadline): Promise<void> {
+  await refuseUnfit([overlay])
   await run(['commit', '-q', '-f', 'qcow2', overlay], deadline)
 }
 
 /** Whether an overlay holds anything of its own, zeros included; also when that cannot be told. */
 export async function holdsData({ file, format }: DiskLayer, deadline: Deadline): Promise<boolean> {
+  await refuseUnfit([file])
   const source = JSON.stringify({
     driver: format,
     file: { driver: 'file', filename: file, locking: 'off' },
@@ -78,11 +91,13 @@ export async function holdsData({ file, format }: DiskLayer, deadline: Deadline)
 
 /** Writes into an overlay's header where its base lies, and nothing else. Only for images that no machine has open. */
 export async function rebaseHeader(overlay: DiskLayer, base: DiskLayer, deadline: Deadline): Promise<void> {
+  await refuseUnfit([overlay.file])
   await run(['rebase', '-q', '-u', '-f', overlay.format, '-b', base.file, '-F', base.format, overlay.file], deadline)
 }
 
 /** Writes all that a chain holds into one new qcow2 image, which stands on nothing. The chain is read as it is spelled out, whatever its headers say. */
 export async function copyChain(layers: readonly DiskLayer[], target: string, deadline: Deadline): Promise<void> {
+  await refuseUnfit(layers.map(({ file }) => file))
   const source = layers.reduceRight<object | null>((backing, { file, format, dataFile }) => {
     const data = dataFile === undefined ? {} : { 'data-file': { driver: 'file', filename: dataFile } }
     const below = format === 'raw' ? {} : { backing }
