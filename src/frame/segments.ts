@@ -12,6 +12,7 @@ const TCPV4 = 1
 const TCPV6 = 4
 const UDP_L4 = 5
 const UDP_HEADER = 8
+const TCP_HEADER = 20
 
 /** As the kernel cuts it (tcp_gso_segment, __udp_gso_segment): the payload behind the transport header, by `gso_size`. */
 export function segmentsOf(frame: Frame): number {
@@ -20,7 +21,7 @@ export function segmentsOf(frame: Frame): number {
   if (type !== TCPV4 && type !== TCPV6 && type !== UDP_L4) return 1
   const size = bytes[vnet + GSO_SIZE] | (bytes[vnet + GSO_SIZE + 1] << 8)
   const transport = bytes[vnet + CSUM_START] | (bytes[vnet + CSUM_START + 1] << 8)
-  if (size === 0 || transport + 20 > frame.length) return 1
+  if (size === 0 || transport + (type === UDP_L4 ? UDP_HEADER : TCP_HEADER) > frame.length) return 1
   const header = type === UDP_L4 ? UDP_HEADER : (bytes[frame.start + transport + 12] >> 4) * 4
   return Math.max(1, Math.ceil((frame.length - transport - header) / size))
 }

@@ -2,11 +2,13 @@
 // put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Vnet } from '../../src/frame/gso-headers.js'
 import { libc } from '../../src/linux/libc.js'
 import { bindPacketSocket, openPacketSocket, readKernelDrops, takeSocketError } from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
 import type { FrameSink, Port } from './port.js'
 import { ReceiveRing } from './receive-ring.js'
+import { Segments } from './segments.js'
 import { SPILL_BATCH, Spill } from './spill.js'
 import { TransmitQueue } from './transmit-queue.js'
 
@@ -23,7 +25,12 @@ export class PacketPort implements Port {
   private readonly ring: ReceiveRing
   private readonly spill: Spill
   private readonly frame = new Frame()
+  private readonly segments = new Segments()
   private readonly transmit: TransmitQueue
+  /** Of the batch in hand: frames not yet taken, and of the long ones how many were read and how many are done. */
+  private left = 0
+  private spilled = 0
+  private nextSpilled = 0
   /** Frames since the last housekeeping. */
   private received = 0
 
@@ -53,43 +60,60 @@ export class PacketPort implements Port {
   }
 
   receive(sink: FrameSink, now: number): number {
-    const { ring, spill, frame } = this
-    const ready = ring.ready(Math.min(BATCH, SPILL_BATCH))
-    const count = ready & 0xffff
-    this.received += count
-    const spilled = ready >>> 16
-    const read = spilled === 0 ? 0 : spill.read(spilled)
-    let nextSpilled = 0
-    for (let i = 0; i < count; i++) {
-      const slot = ring.take()
-      const tag = ring.tag(slot)
-      frame.tagTci = tag & 0xffff
-      frame.tagTpid = tag >>> 16
-      if (ring.isSpilled(slot)) {
-        if (nextSpilled >= read) {
-          this.counters[this.row + Drop.truncated]++
-          continue
-        }
-        frame.bytes = spill.arena.bytes
-        frame.address = spill.arena.address
-        frame.view = spill.arena.view
-        frame.vnet = spill.offset(nextSpilled)
-        frame.start = frame.vnet + VNET_HEADER_LENGTH
-        frame.length = spill.length(nextSpilled++)
-      } else if (ring.isCut(slot)) {
-        this.counters[this.row + Drop.truncated]++
-        continue
-      } else {
-        frame.bytes = ring.arena.bytes
-        frame.address = ring.arena.address
-        frame.view = ring.arena.view
-        frame.start = slot + ring.frameOffset(slot)
-        frame.vnet = frame.start - VNET_HEADER_LENGTH
-        frame.length = ring.length(slot)
+    const { segments, frame } = this
+    if (this.left === 0 && !segments.more) this.beginBatch()
+    let handled = 0
+    for (;;) {
+      while (segments.more) {
+        // No room until what was cut has been sent: the rest of the batch is for the next call.
+        if (!segments.next(frame)) return handled
+        handled++
+        sink.receive(this.index, frame, now)
       }
-      sink.receive(this.index, frame, now)
+      if (this.left === 0) return handled
+      this.left--
+      if (!this.take()) handled++
+      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.begin(frame)) {
+        handled++
+        sink.receive(this.index, frame, now)
+      }
     }
-    return count
+  }
+
+  private beginBatch(): void {
+    const ready = this.ring.ready(Math.min(BATCH, SPILL_BATCH))
+    this.left = ready & 0xffff
+    this.received += this.left
+    const spilled = ready >>> 16
+    this.spilled = spilled === 0 ? 0 : this.spill.read(spilled)
+    this.nextSpilled = 0
+  }
+
+  /** Points the cursor at the next frame of the ring; false when it is lost. */
+  private take(): boolean {
+    const { ring, spill, frame } = this
+    const slot = ring.take()
+    const tag = ring.tag(slot)
+    frame.tagTci = tag & 0xffff
+    frame.tagTpid = tag >>> 16
+    if (ring.isSpilled(slot) ? this.nextSpilled >= this.spilled : ring.isCut(slot)) {
+      this.counters[this.row + Drop.truncated]++
+      return false
+    }
+    const arena = ring.isSpilled(slot) ? spill.arena : ring.arena
+    frame.bytes = arena.bytes
+    frame.address = arena.address
+    frame.view = arena.view
+    if (arena === spill.arena) {
+      frame.vnet = spill.offset(this.nextSpilled)
+      frame.start = frame.vnet + VNET_HEADER_LENGTH
+      frame.length = spill.length(this.nextSpilled++)
+    } else {
+      frame.start = slot + ring.frameOffset(slot)
+      frame.vnet = frame.start - VNET_HEADER_LENGTH
+      frame.length = ring.length(slot)
+    }
+    return true
   }
 
   send(frame: Frame, serviceTci: number): boolean {
@@ -101,14 +125,16 @@ export class PacketPort implements Port {
   }
 
   release(): void {
-    this.ring.release()
+    // A frame that is being cut may lie in a slot.
+    if (!this.segments.more) this.ring.release()
+    this.segments.release()
   }
 
   housekeeping(): void {
     const drops = readKernelDrops(this.fd)
     this.counters[this.row + Counter.kernelDrops] += drops
     // Frames came, and the empty ring took none of them: it is jammed.
-    if (drops > 0 && this.received === 0 && this.ring.ready(1) === 0) this.ring.renew()
+    if (drops > 0 && this.received === 0 && this.left === 0 && this.ring.ready(1) === 0) this.ring.renew()
     this.received = 0
   }
 
@@ -120,6 +146,7 @@ export class PacketPort implements Port {
     libc().close(this.fd)
     this.transmit.close()
     this.spill.close()
+    this.segments.close()
     this.ring.close()
   }
 }
