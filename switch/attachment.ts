@@ -3,6 +3,7 @@
 
 import type { Logger } from 'pino'
 import { lockDevice } from '../src/linux/device-lock.js'
+import { keepTagsBeside } from '../src/linux/egress-tags.js'
 import { quietLink } from '../src/linux/ingress.js'
 import type { Link, Links } from '../src/linux/link.js'
 import { notEthernetError, slaveError } from './port-problems.js'
@@ -23,6 +24,7 @@ export class Attachment {
       this.undo.push(lockDevice(link.index, link.name))
       const quiet = quietLink(links, link)
       this.undo.push(() => quiet.release())
+      this.keepTags(link)
       if (link.up) return
       links.change(link.index, { up: true })
       this.undo.push(() => {
@@ -34,6 +36,15 @@ export class Attachment {
     } catch (thrown) {
       this.release()
       throw thrown
+    }
+  }
+
+  /** Without it, only full-size frames with several tags are lost, and only on devices like veths. */
+  private keepTags(link: Link): void {
+    try {
+      this.undo.push(keepTagsBeside(link.index, link.name))
+    } catch (thrown) {
+      this.log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
     }
   }
 

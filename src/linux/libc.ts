@@ -20,6 +20,7 @@ interface Libc {
   read(fd: number, buffer: Bytes, length: number): number
   write(fd: number, buffer: Bytes, length: number): number
   send(fd: number, buffer: Bytes, length: number, flags: number): number
+  sendto(fd: number, buffer: Bytes, length: number, flags: number, address: Bytes, addressLength: number): number
   recv(fd: number, buffer: Bytes, length: number, flags: number): number
   sendmsg(fd: number, messageAddress: number, flags: number): number
   recvmsg(fd: number, messageAddress: number, flags: number): number
@@ -33,6 +34,9 @@ interface Libc {
   fcntl(fd: number, command: number, argument: Bytes): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
+  memcpy(to: number, from: number, length: number): number
+  /** bpf(2), which libc has no function for. */
+  bpf(command: number, attributes: Bytes, length: number): number
   if_nametoindex(name: string): number
   /** signal(2); dispositions are 0 (default) and 1 (ignore). Gives the former one, -1 on failure. */
   signal(number: number, disposition: number): number
@@ -41,8 +45,11 @@ interface Libc {
   sched_setscheduler(thread: number, policy: number, parameter: Bytes): number
 }
 
+const SYS_BPF = process.arch === 'arm64' ? 280 : 321
+
 function bindLibc(): Libc {
   const library = koffi.load('libc.so.6')
+  const syscall = library.func('int64_t syscall(int64_t, int, void *, uint32_t)')
   // `ioctl`, `fcntl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux calling
   // conventions pass them like fixed ones.
   return {
@@ -58,6 +65,7 @@ function bindLibc(): Libc {
     read: library.func('int64_t read(int, void *, size_t)'),
     write: library.func('int64_t write(int, const void *, size_t)'),
     send: library.func('int64_t send(int, const void *, size_t, int)'),
+    sendto: library.func('int64_t sendto(int, const void *, size_t, int, const void *, uint32_t)'),
     recv: library.func('int64_t recv(int, void *, size_t, int)'),
     sendmsg: library.func('int64_t sendmsg(int, uintptr_t, int)'),
     recvmsg: library.func('int64_t recvmsg(int, uintptr_t, int)'),
@@ -69,6 +77,8 @@ function bindLibc(): Libc {
     fcntl: library.func('int fcntl(int, int, void *)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
+    memcpy: library.func('uintptr_t memcpy(uintptr_t, uintptr_t, size_t)'),
+    bpf: (command: number, attributes: Bytes, length: number) => syscall(SYS_BPF, command, attributes, length),
     if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),
     signal: library.func('intptr_t signal(int, intptr_t)'),
     sched_getscheduler: library.func('int sched_getscheduler(int)'),

@@ -29,10 +29,13 @@ export function enableReceiveRing(fd: number, slots: number): void {
   set(fd, PACKET_RX_RING, [BLOCK, (slots * RING_SLOT) / BLOCK, RING_SLOT, slots], `a receive ring of ${slots} slots`)
 }
 
-/** `slots`: a power of two, at least 64. After PACKET_VNET_HDR. Throws SYSCALL (ENOMEM: too many slots). */
-export function enableTransmitRing(fd: number, slots: number): void {
+/**
+ * `block`, in bytes: whole pages, and whole slots with nothing between, so that slots follow one another in the mapping;
+ * `slots` fill whole blocks. After PACKET_VNET_HDR. Throws SYSCALL (ENOMEM: too many slots).
+ */
+export function enableTransmitRing(fd: number, slots: number, slot = SEND_SLOT, block = BLOCK): void {
   set(fd, PACKET_VERSION, [TPACKET_V2], 'PACKET_VERSION')
-  set(fd, PACKET_TX_RING, [BLOCK, (slots * SEND_SLOT) / BLOCK, SEND_SLOT, slots], `a transmit ring of ${slots} slots`)
+  set(fd, PACKET_TX_RING, [block, (slots * slot) / block, slot, slots], `a transmit ring of ${slots} slots`)
 }
 
 function set(fd: number, name: number, values: readonly number[], what: string): void {

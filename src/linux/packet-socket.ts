@@ -33,8 +33,8 @@ function setOption(fd: number, level: number, name: number, value: Uint8Array, w
   check(libc().setsockopt(fd, level, name, value, value.length), what)
 }
 
-/** struct sockaddr_ll for binding: family, protocol (network order), interface. */
-function linkAddress(ifindex: number, protocol: number): Uint8Array {
+/** struct sockaddr_ll for binding and sending: family, protocol (network order), interface. */
+export function linkAddress(ifindex: number, protocol: number): Uint8Array {
   const address = new Uint8Array(20)
   const view = new DataView(address.buffer)
   view.setUint16(0, AF_PACKET, true)
@@ -72,21 +72,36 @@ export function bindPacketSocket(fd: number, ifindex: number, device: string): v
   check(libc().bind(fd, address, address.length), `bind to ${device}`)
 }
 
-/** Opens a socket that only sends to a device, with virtio-net headers. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
-export function openSendSocket(ifindex: number, device: string): number {
+/** Opens a socket that only sends, with virtio-net headers, to a device or to any. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
+export function openSendSocket(to: { readonly ifindex: number; readonly device: string } | null): number {
   const c = libc()
+  // Bound with protocol 0, or not at all, it receives nothing, and costs the receive path nothing.
   const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
   try {
     setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(1), 'PACKET_VNET_HDR')
     setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_SNDBUFFORCE')
-    // Bound with protocol 0 it receives nothing, and costs the receive path nothing.
-    const address = linkAddress(ifindex, 0)
-    check(c.bind(fd, address, address.length), `bind to ${device}`)
+    if (to === null) return fd
+    const address = linkAddress(to.ifindex, 0)
+    check(c.bind(fd, address, address.length), `bind to ${to.device}`)
     return fd
   } catch (error) {
     c.close(fd)
     throw error
   }
+}
+
+/** struct ifreq: name, then what is asked for. */
+const request = new Uint8Array(40)
+const requestView = new DataView(request.buffer)
+const REQUEST_VALUE = 16
+const SIOCGIFNAME = 0x8910
+const SIOCGIFMTU = 0x8921
+
+/** The MTU that a device has now; null when it is gone. Two calls that wait for nobody (dev_ioctl: under RCU). */
+export function readMtu(fd: number, ifindex: number): number | null {
+  requestView.setInt32(REQUEST_VALUE, ifindex, true)
+  if (libc().ioctl(fd, SIOCGIFNAME, request) < 0 || libc().ioctl(fd, SIOCGIFMTU, request) < 0) return null
+  return requestView.getInt32(REQUEST_VALUE, true)
 }
 
 /** Frames the kernel has dropped since the last call, for want of room in the receive buffer. */

@@ -7,6 +7,7 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
+import { OversizeSender } from '../port/oversize-sender.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { Port } from '../port/port.js'
 import { DatapathLoop } from './loop.js'
@@ -18,13 +19,23 @@ interface Network {
 }
 
 export class CommandHandlers {
-  readonly loop: DatapathLoop
+  private readonly loop: DatapathLoop
   private readonly counters: CounterTable
+  private readonly oversize = new OversizeSender()
   private readonly networks = new Map<string, Network>()
 
   constructor(input: WorkerInput) {
     this.counters = new Float64Array(input.counters)
     this.loop = new DatapathLoop(input, () => this.performAll())
+  }
+
+  /** Until `stop`, or until something fails that must not. */
+  run(): void {
+    try {
+      this.loop.run()
+    } finally {
+      this.oversize.close()
+    }
   }
 
   private performAll(): void {
@@ -86,7 +97,7 @@ export class CommandHandlers {
     },
     addPort: ({ network, spec, device }) => {
       const { forwarder, ports } = this.network(network)
-      const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.counters)
+      const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.oversize, this.counters)
       const added = forwarder.addPort(spec, port)
       // Before any frame: the peer must know that this end is new to read what comes from it.
       if (added.isTrunk) forwarder.trunks.greet(added, nowMs())

@@ -7,7 +7,7 @@ import type { WorkerInput } from './protocol.js'
 
 if (parentPort !== null) {
   raisePriority()
-  const { loop } = new CommandHandlers(workerData as WorkerInput)
+  const handlers = new CommandHandlers(workerData as WorkerInput)
   post({ kind: 'ready', thread: ownThread() })
-  loop.run()
+  handlers.run()
 }

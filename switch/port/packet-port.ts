@@ -6,6 +6,7 @@ import { Vnet } from '../../src/frame/gso-headers.js'
 import { libc } from '../../src/linux/libc.js'
 import { bindPacketSocket, openPacketSocket, readKernelDrops, takeSocketError } from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
+import type { OversizeSender } from './oversize-sender.js'
 import type { FrameSink, Port } from './port.js'
 import { ReceiveRing } from './receive-ring.js'
 import { Segments } from './segments.js'
@@ -35,7 +36,14 @@ export class PacketPort implements Port {
   private received = 0
 
   /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
-  constructor(index: number, name: string, device: string, ifindex: number, counters: CounterTable) {
+  constructor(
+    index: number,
+    name: string,
+    device: string,
+    ifindex: number,
+    oversize: OversizeSender,
+    counters: CounterTable,
+  ) {
     this.index = index
     this.name = name
     this.counters = counters
@@ -45,7 +53,7 @@ export class PacketPort implements Port {
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, RING_SLOTS)
-      transmit = new TransmitQueue(this.fd, ifindex, device, counters, this.row)
+      transmit = new TransmitQueue(this.fd, ifindex, device, oversize, counters, this.row)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       transmit?.close()
@@ -131,6 +139,7 @@ export class PacketPort implements Port {
   }
 
   housekeeping(): void {
+    this.transmit.housekeeping()
     const drops = readKernelDrops(this.fd)
     this.counters[this.row + Counter.kernelDrops] += drops
     // Frames came, and the empty ring took none of them: it is jammed.

@@ -2,13 +2,16 @@
 // where they lie and leave with one sendmmsg; never both at once, so that frames leave in the order they came.
 // A tag is pushed by scatter-gather (the addresses and the tag from a small scratch area, the rest from its place), so the
 // payload is never copied in user space. Only frames without a fixed address (held copies, control frames) are staged.
+// Frames that a bridge would forward and sendmmsg would refuse for their length go by oversize-sender.ts, at once.
 
 import { EtherType } from '../../src/frame/ethernet.js'
 import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../src/linux/arena.js'
 import { Errno, errno, libc } from '../../src/linux/libc.js'
-import { MessageLayout, MSG_DONTWAIT } from '../../src/linux/packet-socket.js'
+import { MessageLayout, MSG_DONTWAIT, readMtu } from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop } from '../forwarding/counters.js'
+import { roomForAny, Way, wayOut } from './frame-room.js'
+import type { OversizeSender } from './oversize-sender.js'
 import { TransmitRing } from './transmit-ring.js'
 
 const BATCH = 128
@@ -35,10 +38,24 @@ export class TransmitQueue {
   private readonly lengths = new Int32Array(BATCH)
   private readonly gso = new Uint8Array(BATCH)
   private readonly ring: TransmitRing
+  private readonly ifindex: number
+  private readonly oversize: OversizeSender
+  /** Frames up to this length fit the device. 0: look at its MTU first. */
+  private room = 0
+  private mtu = 0
 
   /** `fd`: a packet socket on the device. Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
-  constructor(fd: number, ifindex: number, device: string, counters: CounterTable, row: number) {
+  constructor(
+    fd: number,
+    ifindex: number,
+    device: string,
+    oversize: OversizeSender,
+    counters: CounterTable,
+    row: number,
+  ) {
     this.fd = fd
+    this.ifindex = ifindex
+    this.oversize = oversize
     this.counters = counters
     this.row = row
     this.ring = new TransmitRing(ifindex, device)
@@ -54,6 +71,14 @@ export class TransmitQueue {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
+    if (frame.length > this.room && frame.bytes[frame.vnet + 1] === 0) {
+      const way = this.wayOf(frame, serviceTci)
+      if (way === Way.OVERSIZE) return this.sendOversize(frame, serviceTci)
+      if (way === Way.NONE) {
+        this.counters[this.row + Drop['too-long']]++
+        return false
+      }
+    }
     if (this.count === 0) {
       if (this.ring.pending < BATCH && this.ring.add(frame, serviceTci)) return true
       this.flushRing()
@@ -85,6 +110,35 @@ export class TransmitQueue {
   flush(): void {
     if (this.ring.pending > 0) this.flushRing()
     if (this.count > 0) this.flushMessages()
+  }
+
+  /** Once a second: a device's MTU may have changed. */
+  housekeeping(): void {
+    this.room = 0
+  }
+
+  /** A frame is never given up by an MTU that was read a while ago. */
+  private wayOf(frame: Frame, serviceTci: number): Way {
+    if (this.room > 0) {
+      const way = wayOut(frame, serviceTci, this.mtu)
+      if (way !== Way.NONE) return way
+    }
+    // Without an MTU, its device is going: the kernel will say so.
+    this.mtu = readMtu(this.fd, this.ifindex) ?? Number.MAX_SAFE_INTEGER
+    this.room = roomForAny(this.mtu)
+    return wayOut(frame, serviceTci, this.mtu)
+  }
+
+  private sendOversize(frame: Frame, serviceTci: number): boolean {
+    this.flush()
+    const error = this.oversize.send(frame, serviceTci, this.ifindex)
+    if (error !== 0) {
+      this.counters[this.row + dropFor(error)]++
+      return false
+    }
+    this.counters[this.row + Counter.txFrames]++
+    this.counters[this.row + Counter.txBytes] += frame.length
+    return true
   }
 
   private flushRing(): void {
@@ -125,7 +179,9 @@ export class TransmitQueue {
         continue
       }
       // The first message of the rest could not be sent: it is dropped, the ones behind it get their try.
-      counters[row + dropFor(errno())]++
+      const error = errno()
+      if (error === Errno.EMSGSIZE) this.room = 0
+      counters[row + dropFor(error)]++
       done++
     }
     this.count = 0

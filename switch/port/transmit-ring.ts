@@ -6,22 +6,17 @@
 // full) goes by sendmmsg, and so does what the kernel did not take from it, for sendmmsg tells of each frame why.
 // net/packet/af_packet.c: tpacket_snd.
 
-import { EtherType } from '../../src/frame/ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type Arena, mapShared, releaseArena } from '../../src/linux/arena.js'
 import { libc } from '../../src/linux/libc.js'
 import { enableTransmitRing, SEND_DATA_AT, SEND_SLOT, TpSendStatus } from '../../src/linux/packet-ring.js'
 import { MSG_DONTWAIT, openSendSocket } from '../../src/linux/packet-socket.js'
+import { copyWithTags } from './tagged-copy.js'
 
 const SLOTS = 256
 const MASK = SLOTS - 1
-/**
- * Longer frames are not copied by us. It also keeps clear of the device's MTU, which tpacket_snd does not look at when
- * there are virtio-net headers.
- */
+/** Longer frames are not copied by us. */
 const LONGEST = 512
-const HEAD = VNET_HEADER_LENGTH + 12
-const NEEDS_CSUM = 1
 
 /** struct tpacket2_hdr, as indexes of 32-bit words in a slot. */
 const STATUS = 0
@@ -42,7 +37,7 @@ export class TransmitRing {
 
   /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
   constructor(ifindex: number, device: string) {
-    this.fd = openSendSocket(ifindex, device)
+    this.fd = openSendSocket({ ifindex, device })
     try {
       enableTransmitRing(this.fd, SLOTS)
       this.arena = mapShared(this.fd, SLOTS * SEND_SLOT)
@@ -55,29 +50,14 @@ export class TransmitRing {
 
   /** Copies a frame into the next slot, with its tags. False: it has to go another way. */
   add(frame: Frame, serviceTci: number): boolean {
-    const from = frame.view
-    const vnet = frame.vnet
-    if (frame.length > LONGEST || frame.address === 0 || frame.bytes[vnet + 1] !== 0) return false
+    if (frame.length > LONGEST || frame.address === 0 || frame.bytes[frame.vnet + 1] !== 0) return false
     const slot = (this.first + this.pending) & MASK
     // The kernel's buffer may outlive the call: a slot is free when the frame has left the device or its queue.
     if (Atomics.load(this.status, slot * WORDS_PER_SLOT + STATUS) !== TpSendStatus.AVAILABLE) return false
     const at = slot * SEND_SLOT + SEND_DATA_AT
-    const to = this.arena.view
-    let length = VNET_HEADER_LENGTH + frame.length
-    if (serviceTci < 0 && frame.tagTpid === 0) copy(from, vnet, to, at, length)
-    else {
-      copy(from, vnet, to, at, HEAD)
-      let end = at + HEAD
-      if (serviceTci >= 0) end = writeTag(to, end, EtherType.SERVICE_VLAN, serviceTci)
-      if (frame.tagTpid !== 0) end = writeTag(to, end, frame.tagTpid, frame.tagTci)
-      copy(from, vnet + HEAD, to, end, length - HEAD)
-      const pushed = end - (at + HEAD)
-      length += pushed
-      // struct virtio_net_hdr: flags 0, gso_type 1, hdr_len 2, gso_size 4, csum_start 6, csum_offset 8
-      if ((this.arena.bytes[at] & NEEDS_CSUM) !== 0) to.setUint16(at + 6, to.getUint16(at + 6, true) + pushed, true)
-    }
+    const length = copyWithTags(frame, serviceTci, this.arena, at)
     // hdr_len is how much the kernel copies; the rest of a frame it would refer to in the slot.
-    to.setUint16(at + 2, length - VNET_HEADER_LENGTH, true)
+    this.arena.view.setUint16(at + 2, length - VNET_HEADER_LENGTH, true)
     this.status[slot * WORDS_PER_SLOT + LENGTH] = length
     this.lengths[slot] = frame.length
     Atomics.store(this.status, slot * WORDS_PER_SLOT + STATUS, TpSendStatus.SEND_REQUEST)
@@ -129,17 +109,4 @@ export class TransmitRing {
     const status = Atomics.load(this.status, slot * WORDS_PER_SLOT + STATUS)
     return status === TpSendStatus.SEND_REQUEST || status === TpSendStatus.WRONG_FORMAT
   }
-}
-
-/** Byte order does not matter to a copy, but little-endian is what the machine does without swapping. */
-function copy(from: DataView, fromAt: number, to: DataView, toAt: number, length: number): void {
-  let i = 0
-  for (; i + 4 <= length; i += 4) to.setUint32(toAt + i, from.getUint32(fromAt + i, true), true)
-  for (; i < length; i++) to.setUint8(toAt + i, from.getUint8(fromAt + i))
-}
-
-function writeTag(to: DataView, at: number, tpid: number, tci: number): number {
-  to.setUint16(at, tpid)
-  to.setUint16(at + 2, tci)
-  return at + 4
 }

@@ -6,6 +6,7 @@ import type { Test } from 'tap'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { check, errnoName, libc } from '../../src/linux/libc.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
+import { OversizeSender } from '../../switch/port/oversize-sender.js'
 import { PacketPort } from '../../switch/port/packet-port.js'
 import { until } from '../lab/command.js'
 
@@ -36,13 +37,20 @@ export function inNamespace<T>(name: string, act: () => T): T {
 
 export class Station {
   readonly port: PacketPort
+  private readonly oversize: OversizeSender
   private readonly frames: FrameCopy[] = []
 
   constructor(namespace: string, device: string) {
-    this.port = inNamespace(
-      namespace,
-      () => new PacketPort(0, device, device, libc().if_nametoindex(device), createCounters()),
-    )
+    this.oversize = inNamespace(namespace, () => new OversizeSender())
+    try {
+      this.port = inNamespace(
+        namespace,
+        () => new PacketPort(0, device, device, libc().if_nametoindex(device), this.oversize, createCounters()),
+      )
+    } catch (thrown) {
+      this.oversize.close()
+      throw thrown
+    }
   }
 
   /** Sends bytes from the destination address on, as they are. Returns null, or the name of the errno. */
@@ -76,6 +84,7 @@ export class Station {
 
   close(): void {
     this.port.close()
+    this.oversize.close()
   }
 }
 
