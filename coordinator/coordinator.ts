@@ -18,6 +18,7 @@ import type {
   VerifyRequest,
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
+import { type Clock, systemClock } from '../src/runtime/clock.js'
 import { type Agents, SocketAgents } from './agents.js'
 import { auditSnapshot } from './audit.js'
 import type { CoordinatorConfig } from './config.js'
@@ -31,8 +32,8 @@ import { hostStatus, type Network, outsidePorts } from './network.js'
 import { prune } from './pruning.js'
 import { runRestore, runSnapshot } from './runner.js'
 import { planRestore } from './sequence/restore-plan.js'
-import { type Clock, type OnProgress, type RunOptions, systemClock } from './sequence-runner.js'
-import type { Catalogue } from './store/catalogue.js'
+import type { OnProgress, RunOptions } from './sequence-runner.js'
+import type { ManifestStore } from './store/catalogue.js'
 import { verifyImages } from './verification.js'
 
 export const createDeadlineMs = 60_000
@@ -42,7 +43,7 @@ const leftCallMs = 5_000
 
 export interface CoordinatorOptions {
   readonly config: CoordinatorConfig
-  readonly catalogue: Catalogue
+  readonly catalogue: ManifestStore
   readonly logger: Logger
   readonly version: string
   readonly clock?: Clock
@@ -54,12 +55,12 @@ export type ReportProgress = (progress: Progress) => void
 
 export class Coordinator {
   readonly #networks: ReadonlyMap<string, Network>
-  readonly #catalogue: Catalogue
+  readonly #catalogue: ManifestStore
   readonly #logger: Logger
   readonly #version: string
   readonly #clock: Clock
   readonly #verify: boolean
-  readonly #locks = new NetworkLocks()
+  readonly #locks: NetworkLocks
   readonly #stopping = new AbortController()
   readonly #running = new Set<Promise<unknown>>()
 
@@ -68,6 +69,7 @@ export class Coordinator {
     this.#logger = options.logger
     this.#version = options.version
     this.#clock = options.clock ?? systemClock
+    this.#locks = new NetworkLocks(this.#clock)
     this.#verify = options.config.verify ?? false
     const agentsOf = options.agents ?? ((network, sockets) => new SocketAgents(network, sockets))
     this.#networks = new Map(

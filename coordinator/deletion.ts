@@ -6,11 +6,11 @@ import type { Logger } from 'pino'
 import { filesOf } from '../src/api/files.js'
 import type { DeleteReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import type { Clock } from '../src/runtime/clock.js'
 import { beingDeleted } from './leftovers.js'
 import type { Network } from './network.js'
 import { onHost } from './sequence/table.js'
-import type { Clock } from './sequence-runner.js'
-import type { Catalogue } from './store/catalogue.js'
+import type { ManifestStore } from './store/catalogue.js'
 
 /** Merging disks takes as long as copying what was written since; each host gives up by itself when nothing moves. */
 const deleteCallMs = 24 * 3_600_000
@@ -18,7 +18,7 @@ const deleteCallMs = 24 * 3_600_000
 const partCallMs = 10_000
 
 export interface DeletionOptions {
-  readonly catalogue: Catalogue
+  readonly catalogue: ManifestStore
   readonly clock: Clock
   readonly logger: Logger
 }

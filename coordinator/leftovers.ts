@@ -4,13 +4,11 @@
 import type { Logger } from 'pino'
 import type { Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, type SnapswitchError } from '../src/errors/errors.js'
+import type { Clock } from '../src/runtime/clock.js'
 import type { Agents } from './agents.js'
 import { failedManifest } from './sequence/snapshot-rules.js'
+import { discardCallMs } from './sequence/snapshot-types.js'
 import { type Instant, isoTime, retryDelayMs } from './sequence/table.js'
-import type { Clock } from './sequence-runner.js'
-
-// A discard may have to merge disks back.
-const discardCallMs = 20_000
 
 export interface LeftoverOptions {
   readonly agents: Agents

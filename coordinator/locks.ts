@@ -1,6 +1,7 @@
 // One snapshot, restore or delete per network at a time: the next one waits (bounded, in order) or is refused.
 
 import { SnapswitchError } from '../src/errors/errors.js'
+import type { Clock } from '../src/runtime/clock.js'
 
 interface Waiting {
   readonly what: string
@@ -17,6 +18,11 @@ const queueLimit = 16
 
 export class NetworkLocks {
   readonly #held = new Map<string, Held>()
+  readonly #clock: Clock
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
 
   /** What holds the network now, or null. */
   holder(network: string): string | null {
@@ -39,15 +45,15 @@ export class NetworkLocks {
       const waiting: Waiting = {
         what,
         grant: () => {
-          clearTimeout(timer)
+          stopTimer()
           resolve()
         },
       }
-      const timer = setTimeout(() => {
+      const stopTimer = this.#clock.after(waitMs, () => {
         const now = this.#held.get(network)
         now?.queue.splice(now.queue.indexOf(waiting), 1)
         reject(busy(network, now?.what ?? held.what, `It did not end within ${waitMs} ms; try again later.`))
-      }, waitMs)
+      })
       held.queue.push(waiting)
     })
     return this.#releaser(network)

@@ -4,17 +4,17 @@ import type { Logger } from 'pino'
 import type { Manifest } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { isUnfinished } from './leftovers.js'
-import type { Catalogue } from './store/catalogue.js'
+import type { ManifestStore } from './store/catalogue.js'
 
 /** s1, s2 and so on: one above the highest that the network has. */
-export async function nextName(catalogue: Catalogue, network: string): Promise<string> {
+export async function nextName(catalogue: ManifestStore, network: string): Promise<string> {
   const names = (await catalogue.list()).flatMap((one) => (one.network === network ? [one.name] : []))
   const numbers = names.map((name) => Number(/^s(\d{1,9})$/.exec(name)?.[1] ?? 0))
   return `s${Math.max(0, ...numbers) + 1}`
 }
 
 /** A failed one may be taken again under its name, its reason is in the log; but not one that is half deleted. */
-export async function refuseTaken(catalogue: Catalogue, network: string, name: string): Promise<void> {
+export async function refuseTaken(catalogue: ManifestStore, network: string, name: string): Promise<void> {
   const before = await catalogue.read(network, name).catch((error: unknown) => {
     if (error instanceof SnapswitchError && error.code === 'SNAPSHOT_UNKNOWN') return null
     throw error
@@ -31,7 +31,11 @@ export async function refuseTaken(catalogue: Catalogue, network: string, name: s
  * Failed snapshots from before a good one, of which nothing is left on any host: whoever asked was told why, and the log has
  * it. Whatever is half done stays on record.
  */
-export async function forgetFailed(catalogue: Catalogue, { network, epoch }: Manifest, logger: Logger): Promise<void> {
+export async function forgetFailed(
+  catalogue: ManifestStore,
+  { network, epoch }: Manifest,
+  logger: Logger,
+): Promise<void> {
   for (const { manifest } of await catalogue.list()) {
     if (manifest?.network !== network || manifest.state !== 'failed' || manifest.epoch >= epoch) continue
     if (manifest.parts.length > 0 || isUnfinished(manifest)) continue

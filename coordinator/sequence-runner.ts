@@ -1,23 +1,9 @@
 // Steps a sequence and keeps its queue, its timers and its end; what an effect means is the caller's (runner.ts).
 
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
-import { nowUs } from '../src/runtime/clock.js'
+import type { Clock } from '../src/runtime/clock.js'
 import type { Agents } from './agents.js'
-import { type Instant, type Step, step, type Table } from './sequence/table.js'
-
-export interface Clock {
-  now(): Instant
-  /** Calls `act` later; the answer takes it back. */
-  after(ms: number, act: () => void): () => void
-}
-
-export const systemClock: Clock = {
-  now: () => ({ ms: performance.now(), wallUs: nowUs() }),
-  after: (ms, act) => {
-    const timer = setTimeout(act, ms)
-    return () => clearTimeout(timer)
-  },
-}
+import { type Step, step, type Table } from './sequence/table.js'
 
 export type OnProgress = (progress: {
   readonly text: string

@@ -6,16 +6,22 @@ import { version } from '../src/api/version.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { raisePriority } from '../src/linux/priority.js'
+import { systemClock } from '../src/runtime/clock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
 import { Agent } from './agent/agent.js'
+import { DiskService } from './agent/disk-service.js'
 import { derivedFromParts } from './agent/disks/former.js'
 import { DiskRecords } from './agent/disks/records.js'
-import { Epochs, type Host } from './agent/host.js'
+import { PORTION } from './agent/gates.js'
+import { type DaemonHost, Epochs } from './agent/host.js'
 import { HostRecords, type Moves } from './agent/host-records.js'
 import { Journal } from './agent/journal.js'
 import { endLoads } from './agent/leftovers.js'
 import { LocalStore } from './agent/local-store.js'
 import { Machines } from './agent/machines.js'
+import { createProcessor } from './agent/processor.js'
+import { RECORDED_EVENTS } from './agent/recording.js'
+import { RestoreTaps } from './agent/restore-taps.js'
 import { UnreadFrames } from './agent/unread.js'
 import { loadSwitchConfig, machineSpecs, readControlKey, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
@@ -42,9 +48,11 @@ export async function runSwitch(configPath: string): Promise<void> {
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
   const machines = new Machines(createHypervisors(config), machineSpecs(config))
-  const host: Host = {
+  const host: DaemonHost = {
     name: config.host,
     version,
+    clock: systemClock,
+    processor: createProcessor(),
     datapath,
     ports,
     machines,
@@ -53,13 +61,17 @@ export async function runSwitch(configPath: string): Promise<void> {
     journal: new Journal(config.state),
     disks: await DiskRecords.open(config.state, () => derivedFromParts(store)),
     unread,
+    portion: PORTION,
+    recordedEvents: RECORDED_EVENTS,
     epochs,
+    restoreTaps: () => new RestoreTaps({ ports, log }),
     log,
   }
   const configured = new Set(Object.values(config.networks).flatMap((network) => Object.keys(network.ports)))
-  const agent = new Agent(host, networks, configured)
+  const disks: DiskService = new DiskService(host, () => agent.sessions.machines())
+  const agent = new Agent(host, networks, configured, disks)
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
-  addRoutes(api.app, host, agent, networks)
+  addRoutes(api.app, host, agent, disks, networks)
 
   const dead = new Promise<Error>((resolve) => {
     datapath.once('dead', resolve)
@@ -112,7 +124,12 @@ function configuredPorts(config: SwitchConfig, gone: readonly string[]): PortReq
 }
 
 /** Networks and ports: those of the configuration, as restores have changed them since. */
-async function openNetworks(config: SwitchConfig, host: Host, wanted: PortRequest[], moves: Moves): Promise<void> {
+async function openNetworks(
+  config: SwitchConfig,
+  host: DaemonHost,
+  wanted: PortRequest[],
+  moves: Moves,
+): Promise<void> {
   const { datapath, ports, machines, epochs } = host
   for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
   for (const [name, network] of Object.entries(config.networks)) {

@@ -41,9 +41,10 @@ import {
 } from '../src/api/schemas.js'
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
+import type { DiskService } from './agent/disk-service.js'
 import { adoptFlat, flattenPart } from './agent/disks/flattening.js'
 import { findFaults, networkHealth } from './agent/health.js'
-import type { Host } from './agent/host.js'
+import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restores.js'
 
 /** How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer. */
@@ -54,13 +55,25 @@ const InNetwork = Type.Object({ network: Name })
 const OfSnapshot = Type.Object({ network: Name, snapshot: Name })
 const Nothing = Type.Object({})
 
-export function addRoutes(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
-  addViews(app, host, agent, networks)
-  addSnapshots(app, host, agent)
+export function addRoutes(
+  app: ApiInstance,
+  host: DaemonHost,
+  agent: Agent,
+  disks: DiskService,
+  networks: readonly string[],
+): void {
+  addViews(app, host, agent, disks, networks)
+  addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }
 
-function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly string[]): void {
+function addViews(
+  app: ApiInstance,
+  host: DaemonHost,
+  agent: Agent,
+  disks: DiskService,
+  networks: readonly string[],
+): void {
   const { datapath, ports, machines } = host
   const started = performance.now()
 
@@ -91,7 +104,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
         ports: ports.ofMachine(name).map((port) => port.name),
         qmp: null,
         ...machines.spec(name),
-        ...(await agent.diskStatus(name)),
+        ...(await disks.diskStatus(name)),
       })),
     ),
   }))
@@ -99,17 +112,17 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
   app.post(
     routes.flattenMachine,
     { schema: { params: Type.Object({ vm: Name }), response: { 200: Flattened } } },
-    async (request) => ({ disks: await agent.keeper.flatten(request.params.vm) }),
+    async (request) => ({ disks: await disks.keeper.flatten(request.params.vm) }),
   )
 
   app.post(routes.pruneDisks, { schema: { body: PruneRequest, response: { 200: Pruned } } }, (request) =>
-    agent.prune(request.body),
+    disks.prune(request.body),
   )
 
   app.get(
     routes.machineDisks,
     { schema: { params: Type.Object({ vm: Name }), response: { 200: MachineDisks } } },
-    (request) => agent.disksOf(request.params.vm),
+    (request) => disks.disksOf(request.params.vm),
   )
 
   app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => ports.info())
@@ -134,7 +147,7 @@ function addViews(app: ApiInstance, host: Host, agent: Agent, networks: readonly
   })
 }
 
-function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
+function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService): void {
   app.get(
     routes.preflight,
     { schema: { params: InNetwork, querystring: PreflightQuery, response: { 200: Preflight } } },
@@ -168,7 +181,7 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     { schema: { params: OfSnapshot, body: RehearseRequest, response: { 200: Rehearsal } } },
     (request) => {
       const { network, snapshot } = request.params
-      return agent.rehearse(network, snapshot, performance.now() + request.body.deadlineMs)
+      return disks.rehearse(network, snapshot, performance.now() + request.body.deadlineMs)
     },
   )
 
@@ -177,7 +190,7 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     { schema: { params: OfSnapshot, body: FlattenRequest, response: { 200: FlatDisks } } },
     (request) => {
       const { network, snapshot } = request.params
-      return flattenPart(host, agent.keeper, network, snapshot, performance.now() + request.body.deadlineMs)
+      return flattenPart(host, disks.keeper, network, snapshot, performance.now() + request.body.deadlineMs)
     },
   )
 
@@ -185,7 +198,7 @@ function addSnapshots(app: ApiInstance, host: Host, agent: Agent): void {
     routes.adoptFlat,
     { schema: { params: OfSnapshot, body: FlatDisks, response: { 200: Nothing } } },
     async (request) => {
-      await adoptFlat(host, agent.keeper, request.params.network, request.params.snapshot, request.body)
+      await adoptFlat(host, disks.keeper, request.params.network, request.params.snapshot, request.body)
       return {}
     },
   )

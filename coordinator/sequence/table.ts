@@ -3,14 +3,9 @@
 // performs the effects and feeds back what came of them; a simulator can do the same in virtual time.
 
 import type { ErrorReport } from '../../src/errors/errors.js'
+import type { Instant } from '../../src/runtime/clock.js'
 
-/** A point in time as the runner's clocks show it. */
-export interface Instant {
-  /** Monotonic, milliseconds: for deadlines. */
-  readonly ms: number
-  /** CLOCK_REALTIME, microseconds: for people and manifests. */
-  readonly wallUs: number
-}
+export type { Instant }
 
 /** What a handler decides: where the sequence is now, what it knows now, what is to be done. */
 export interface Step<State extends string, Data, Effect> {

@@ -21,6 +21,9 @@ export interface Listed {
   readonly error: SnapswitchError | null
 }
 
+/** What the coordinator needs of it. */
+export type ManifestStore = Pick<Catalogue, 'list' | 'read' | 'write' | 'remove' | 'maxEpoch'>
+
 export class Catalogue {
   readonly #root: string
   /** Writes go one after the other: two writers of one manifest would race for its temporary file. */

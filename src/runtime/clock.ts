@@ -1,8 +1,37 @@
 // The one clock: CLOCK_REALTIME, which QEMU's events and files carry, too, but steady within a thread: it goes on from the time at
-// which the thread began. Deadlines are in milliseconds of `performance.now()`.
+// which the thread began. Deadlines are in milliseconds of `performance.now()`. What must hold in virtual time as well is handed a
+// `Clock`.
 
 /** Unix time in milliseconds, with fractions. */
 export const nowMs = (): number => performance.timeOrigin + performance.now()
 
 /** Unix time in microseconds. */
 export const nowUs = (): number => Math.round(nowMs() * 1000)
+
+/** A point in time as a clock shows it. */
+export interface Instant {
+  /** Monotonic, milliseconds: for deadlines. */
+  readonly ms: number
+  /** CLOCK_REALTIME, microseconds: for people and manifests. */
+  readonly wallUs: number
+}
+
+export interface Clock {
+  now(): Instant
+  /** Calls `act` later; the answer takes it back. */
+  after(ms: number, act: () => void): () => void
+}
+
+export const systemClock: Clock = {
+  now: () => ({ ms: performance.now(), wallUs: nowUs() }),
+  after: (ms, act) => {
+    const timer = setTimeout(act, ms)
+    return () => clearTimeout(timer)
+  },
+}
+
+export function sleep(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    clock.after(ms, resolve)
+  })
+}

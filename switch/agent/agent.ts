@@ -1,62 +1,43 @@
 // The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
 // it may be late, lost or wrong.
 
-import type {
-  LocalEvent,
-  MachineDisks,
-  Preflight,
-  Pruned,
-  PruneRequest,
-  Rehearsal,
-  Removal,
-  SwitchStatus,
-} from '../../src/api/schemas.js'
+import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import { CatchUp } from './catch-up.js'
-import { DiskKeeper } from './disks/keeper.js'
-import { prune } from './disks/prune.js'
-import { whereDisksAre } from './disks/where.js'
+import type { DiskService } from './disk-service.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
 import type { SessionRequest } from './member.js'
 import { preflight } from './preflight.js'
 import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
-import { clearRehearsal, rehearse } from './rehearsal.js'
-import { finishRemovals, removePart } from './removal.js'
-import { isRestore, Restores } from './restores.js'
-import { type Session, Sessions } from './sessions.js'
+import { Restores } from './restores.js'
+import { type Preparation, type Session, Sessions } from './sessions.js'
 import { SnapshotSession } from './snapshot-session.js'
 
-const DISKS_MS = 8000
-/** A status must come soon; and one that is asked for often asks nobody. */
-const STATUS_MS = 1500
-const STATUS_AGE_MS = 5000
+/** What becomes of image files: disk-service.ts. */
+export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'remove' | 'close'>
 
 export class Agent {
   readonly restores: Restores
-  readonly keeper: DiskKeeper
   private readonly host: Host
   private readonly networks: readonly string[]
-  private readonly sessions: Sessions
+  readonly sessions: Sessions
+  private readonly disks: Disks
   private readonly catchUp: CatchUp
-  private rehearsing: Promise<unknown> = Promise.resolve()
-  /** What machines have said of their disks. */
-  private readonly asked = new Map<string, { at: number; problems: MachineDisks['problems'] }>()
   /** The last snapshot per network, also when it has ended. */
   private readonly last = new Map<string, SnapshotSession>()
-  private readonly preparing = new Map<string, { snapshot: string; calledOff: boolean; ended: Promise<unknown> }>()
 
-  constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>) {
+  constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>, disks: Disks) {
     this.host = host
     this.networks = networks
     this.sessions = new Sessions(host, networks)
-    this.keeper = new DiskKeeper(host, () => this.sessions.machines())
-    this.restores = new Restores(host, this.sessions, configuredPorts, this.keeper)
+    this.disks = disks
+    this.restores = new Restores(host, this.sessions, configuredPorts, disks)
     this.catchUp = new CatchUp(host, (network) => {
-      const session = this.sessions.of(network)
-      return session === null ? null : { epoch: session.snapshot?.request.epoch ?? null }
+      if (this.sessions.of(network) === null) return null
+      return { epoch: this.sessions.snapshotOf(network)?.request.epoch ?? null }
     })
     host.datapath.on('event', (event) => this.datapathEvent(event))
     host.datapath.on('restarted', (error) => this.datapathRestarted(error))
@@ -69,14 +50,13 @@ export class Agent {
 
   /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
   async recover(): Promise<void> {
-    const { log } = this.host
-    await clearRehearsal(this.host).catch((thrown) => log.error({ err: thrown }, 'cannot end a throw-away machine'))
+    await this.disks.clear()
     const unfinished = await this.host.journal.unfinished()
     await Promise.all(
       this.networks.map(async (network) => {
         const mine = unfinished.filter((one) => one.network === network)
         if (mine.length === 0) return
-        const session = { name: 'undoing a snapshot whose daemon was killed', snapshot: null, restore: null }
+        const session: Session = { name: 'undoing a snapshot whose daemon was killed', work: { kind: 'undoing' } }
         this.sessions.occupy(network, session)
         for (const one of mine) {
           await undoSnapshot(this.host, one).catch((thrown) =>
@@ -86,32 +66,8 @@ export class Agent {
         this.sessions.end(network, session)
       }),
     )
-    await finishRemovals(this.host, this.keeper)
-    this.keeper.soon()
-  }
-
-  /** Where a machine's disks are now. */
-  disksOf(vm: string): Promise<MachineDisks> {
-    return whereDisksAre(this.host, vm, !this.sessions.machines().has(vm), performance.now() + DISKS_MS)
-  }
-
-  /** The same in short. A machine that is known to have been snapshot is asked now and then whether it runs on the right image. */
-  async diskStatus(vm: string): Promise<Pick<SwitchStatus['machines'][number], 'disks' | 'problems'>> {
-    const chains = Object.entries(this.host.disks.chains(vm) ?? {})
-    if (chains.length === 0) return {}
-    const before = this.asked.get(vm)
-    const isFresh = before !== undefined && performance.now() - before.at < STATUS_AGE_MS
-    if (!isFresh && !this.sessions.machines().has(vm)) {
-      const deadline = performance.now() + STATUS_MS
-      const problems = await whereDisksAre(this.host, vm, true, deadline).then(
-        (answer) => answer.problems,
-        () => before?.problems ?? [],
-      )
-      this.asked.set(vm, { at: performance.now(), problems })
-    }
-    const problems = this.asked.get(vm)?.problems ?? []
-    const disks = chains.flatMap(([name, chain]) => (chain[0] === undefined ? [] : [{ name, file: chain[0].file }]))
-    return { disks, ...(problems.length === 0 ? {} : { problems }) }
+    await this.disks.finish()
+    this.disks.soon()
   }
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
@@ -124,29 +80,23 @@ export class Agent {
     this.sessions.check(network)
     const highest = this.host.epochs.get(network)
     if (epoch <= highest) throw staleEpoch(epoch, highest)
-    const session = this.sessions.begin(network, { name: `snapshot ${snapshot}`, snapshot: null, restore: null })
-    const preparation = { snapshot, calledOff: false, ended: Promise.resolve<unknown>(null) }
+    const preparation: Preparation = { snapshot, calledOff: false, ended: Promise.resolve() }
+    const session: Session = { name: `snapshot ${snapshot}`, work: { kind: 'preparation', preparation } }
+    this.sessions.begin(network, session)
     const work = this.prepareSession(request, session, preparation)
     preparation.ended = work.catch(() => undefined)
-    this.preparing.set(network, preparation)
     try {
       return await work
     } catch (thrown) {
       this.sessions.end(network, session)
       throw thrown
-    } finally {
-      this.preparing.delete(network)
     }
   }
 
-  private async prepareSession(
-    request: SessionRequest,
-    session: Session,
-    preparation: { readonly calledOff: boolean },
-  ): Promise<string[]> {
+  private async prepareSession(request: SessionRequest, session: Session, preparation: Preparation): Promise<string[]> {
     const { network } = request
     const restarts = this.host.datapath.restarts
-    await this.keeper.letGo(this.host.ports.machinesOf(network))
+    await this.disks.letGo(this.host.ports.machinesOf(network))
     const snapshot = await SnapshotSession.prepare(this.host, request)
     // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
     const reason = preparation.calledOff ? calledOff : this.host.datapath.restarts === restarts ? null : restarted()
@@ -155,11 +105,11 @@ export class Agent {
       await snapshot.ended
       throw reason
     }
-    session.snapshot = snapshot
+    session.work = { kind: 'snapshot', snapshot }
     this.last.set(network, snapshot)
     void snapshot.ended.then(() => {
       this.sessions.end(network, session)
-      this.keeper.soon()
+      this.disks.soon()
     })
     return snapshot.machines
   }
@@ -203,13 +153,13 @@ export class Agent {
   /** Undoes whatever was prepared or taken under this name; harmless when nothing was. */
   async discard(network: string, snapshot: string, epoch: number): Promise<void> {
     this.sessions.check(network)
-    const preparation = this.preparing.get(network)
+    const preparation = this.sessions.preparationOf(network)
     if (preparation?.snapshot === snapshot) {
       preparation.calledOff = true
       await preparation.ended
     }
-    const session = this.sessions.of(network)?.snapshot ?? null
-    if (session !== null && session.request.snapshot === snapshot) {
+    const session = this.sessions.snapshotOf(network)
+    if (session?.request.snapshot === snapshot) {
       session.abort(calledOff.report())
       await session.ended
     }
@@ -222,47 +172,35 @@ export class Agent {
   async remove(network: string, snapshot: string): Promise<Removal> {
     this.sessions.check(network)
     try {
-      return await removePart(this.host, this.keeper, network, snapshot)
+      return await this.disks.remove(network, snapshot)
     } finally {
-      this.keeper.soon()
+      this.disks.soon()
     }
-  }
-
-  /** Whether the images of a finished part load. One at a time: there is one place for a throw-away machine. */
-  rehearse(network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
-    const work = this.rehearsing.then(() => rehearse(this.host, network, snapshot, deadline))
-    this.rehearsing = work.catch(() => undefined)
-    return work
-  }
-
-  /** Removes and merges what nobody needs on this host, and finishes deletions that were begun. */
-  async prune(request: PruneRequest): Promise<Pruned> {
-    if (request.dryRun !== true) await finishRemovals(this.host, this.keeper)
-    return prune(this.keeper, request)
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */
   async close(): Promise<void> {
     this.catchUp.close()
     this.sessions.close()
-    await this.keeper.close()
-    for (const [network, session] of this.sessions.all()) {
-      session.snapshot?.abort(stopping.report())
-      await session.snapshot?.ended
-      if (isRestore(session)) await this.restores.abandon(network, session)
+    await this.disks.close()
+    for (const [network] of this.sessions.all()) {
+      const snapshot = this.sessions.snapshotOf(network)
+      snapshot?.abort(stopping.report())
+      await snapshot?.ended
+      await this.restores.abandon(network)
     }
   }
 
   private datapathRestarted(error: Error): void {
-    for (const [network, session] of this.sessions.all()) {
-      session.snapshot?.abort(restarted(error).report())
+    for (const [network] of this.sessions.all()) {
+      this.sessions.snapshotOf(network)?.abort(restarted(error).report())
       // Its gates, and the channel state that waited behind them, are gone.
-      if (isRestore(session)) this.restores.abandon(network, session)
+      void this.restores.abandon(network)
     }
   }
 
   private datapathEvent(event: DatapathEvent): void {
-    const session = this.sessions.of(event.network)?.snapshot ?? null
+    const session = this.sessions.snapshotOf(event.network)
     switch (event.kind) {
       case 'closed':
         if (session?.request.epoch === event.epoch) session.channelsClosed(event.closures)

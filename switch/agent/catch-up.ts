@@ -14,12 +14,14 @@ export type UnderWay = (network: string) => { readonly epoch: number | null } | 
 export class CatchUp {
   private readonly host: Host
   private readonly underWay: UnderWay
-  private readonly giveWay = new Map<string, NodeJS.Timeout>()
-  private readonly news = new PeerNewsdesk((news, more) => this.peerHeard(news, more))
+  /** How to stop waiting, by network. */
+  private readonly giveWay = new Map<string, () => void>()
+  private readonly news: PeerNewsdesk
 
   constructor(host: Host, underWay: UnderWay) {
     this.host = host
     this.underWay = underWay
+    this.news = new PeerNewsdesk(host.clock, (news, more) => this.peerHeard(news, more))
   }
 
   /** A peer switch was heard of for the first time, or has restarted. */
@@ -30,13 +32,13 @@ export class CatchUp {
   /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */
   early(network: string, epoch: number): void {
     if (this.giveWay.has(network)) return
-    const timer = setTimeout(() => {
+    const stop = this.host.clock.after(UNKNOWN_EPOCH_MS, () => {
       this.giveWay.delete(network)
       if (this.underWay(network)?.epoch === epoch) return
       this.host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
       this.advanceSoon(network, epoch)
-    }, UNKNOWN_EPOCH_MS)
-    this.giveWay.set(network, timer)
+    })
+    this.giveWay.set(network, stop)
   }
 
   /** Durable before it is used. Throws STORE_FULL or STORE_IO. */
@@ -45,7 +47,7 @@ export class CatchUp {
   }
 
   close(): void {
-    for (const timer of this.giveWay.values()) clearTimeout(timer)
+    for (const stop of this.giveWay.values()) stop()
     this.news.close()
   }
 

@@ -2,27 +2,31 @@
 // each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order never changes. A
 // guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
 
+import { sleep } from '../../src/runtime/clock.js'
 import type { PortEntry } from '../port-table.js'
 import type { Host } from './host.js'
 
+/** All that opening a gate needs. */
+export type GatesHost = Pick<Host, 'clock' | 'datapath' | 'ports' | 'unread' | 'portion' | 'log'>
+
 /** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000. */
-const PORTION = 256
+export const PORTION = 256
 const STEP_MS = 1
 /** Time for a guest to read what was held. */
 const OPEN_MS = 2000
 
 /** A machine's ports in other networks than the one that is cut: frames wait while it stands still, and that is all. */
-export async function gateOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {
+export async function gateOthers(host: GatesHost, ports: readonly PortEntry[]): Promise<void> {
   for (const port of ports)
     await host.datapath.call('gate', { network: port.network, ports: [port.index], forOther: true })
 }
 
-export async function releaseOthers(host: Host, ports: readonly PortEntry[]): Promise<void> {
+export async function releaseOthers(host: GatesHost, ports: readonly PortEntry[]): Promise<void> {
   await Promise.all(ports.map((port) => release(host, port.network, [port.index])))
 }
 
 /** Returns when all gates are open: microseconds of CLOCK_REALTIME. */
-export async function release(host: Host, network: string, ports: readonly number[]): Promise<number> {
+export async function release(host: GatesHost, network: string, ports: readonly number[]): Promise<number> {
   const most = ports.map((port) => room(host, port))
   const { opening, atUs } = await host.datapath.call('release', { network, ports, most })
   return drain(
@@ -34,25 +38,30 @@ export async function release(host: Host, network: string, ports: readonly numbe
 }
 
 /** Returns when the network has moved on to `epoch`; gates may take until guests have read. */
-export async function advance(host: Host, network: string, epoch: number): Promise<void> {
-  const { opening, atUs } = await host.datapath.call('advance', { network, epoch, most: PORTION })
+export async function advance(host: GatesHost, network: string, epoch: number): Promise<void> {
+  const { opening, atUs } = await host.datapath.call('advance', { network, epoch, most: host.portion })
   drain(host, network, opening, atUs).catch((thrown) => host.log.warn({ err: thrown, network }, 'cannot open gates'))
 }
 
 /** The network moves on to an epoch without a cut: what it was for is called off. On disk first. Harmless when it is past it. */
-export async function passEpoch(host: Host, network: string, epoch: number): Promise<void> {
+export async function passEpoch(host: GatesHost & Pick<Host, 'epochs'>, network: string, epoch: number): Promise<void> {
   await host.epochs.raise(network, epoch)
   host.datapath.rememberEpoch(network, epoch)
   await advance(host, network, epoch)
 }
 
-async function drain(host: Host, network: string, opening: readonly number[], openedAtUs: number): Promise<number> {
-  const end = performance.now() + OPEN_MS
+async function drain(
+  host: GatesHost,
+  network: string,
+  opening: readonly number[],
+  openedAtUs: number,
+): Promise<number> {
+  const end = host.clock.now().ms + OPEN_MS
   let ports = opening
   let atUs = openedAtUs
   while (ports.length > 0) {
-    await new Promise((resolve) => setTimeout(resolve, STEP_MS))
-    const late = performance.now() >= end
+    await sleep(host.clock, STEP_MS)
+    const late = host.clock.now().ms >= end
     const most = ports.map((port) => (late ? Number.POSITIVE_INFINITY : room(host, port)))
     if (most.every((frames) => frames === 0)) continue
     const answer = await host.datapath.call('drain', { network, ports, most })
@@ -63,13 +72,13 @@ async function drain(host: Host, network: string, opening: readonly number[], op
 }
 
 /** How many more frames a port's device takes now. */
-function room(host: Host, port: number): number {
+function room(host: Pick<Host, 'ports' | 'unread' | 'portion'>, port: number): number {
   const ifindex = host.ports.byIndex(port)?.ifindex
-  if (ifindex === undefined) return PORTION
+  if (ifindex === undefined) return host.portion
   try {
-    return Math.max(0, PORTION - host.unread.of(port, ifindex))
+    return Math.max(0, host.portion - host.unread.of(port, ifindex))
   } catch {
     // The device is going away, and its port with it.
-    return PORTION
+    return host.portion
   }
 }

@@ -2,28 +2,36 @@
 // others. libuv's threads, which do that work, are ordinary ones, and share locks with this one: measured, it waited 10 ms for
 // one of them that had got no core to let go.
 
-import { runAhead } from '../../src/linux/priority.js'
+import type { Host } from './host.js'
 
 /** How long the daemon may run ahead, waiting for TAKE and then for the cuts of all machines. */
 const TAKE_LEAD_MS = 3000
 const CUT_LEAD_MS = 300
 
 export class Hurry {
+  private readonly host: Pick<Host, 'clock' | 'processor'>
   private hurries = false
   /** Each ends a lead that this thread or the datapath's has. */
   private readonly leads: (() => void)[] = []
   private readonly postponed: (() => void)[] = []
 
+  constructor(host: Pick<Host, 'clock' | 'processor'>) {
+    this.host = host
+  }
+
   /** All is prepared: TAKE may come, and is not to wait. */
   expectTake(): void {
-    this.leads.push(runAhead([process.pid], 'switch', TAKE_LEAD_MS))
+    this.leads.push(this.host.processor.runAhead([process.pid], TAKE_LEAD_MS))
   }
 
   begin(datapathThread: number): void {
     this.hurries = true
-    const end = runAhead([process.pid, datapathThread], 'switch', CUT_LEAD_MS)
-    const timer = setTimeout(() => this.end(), CUT_LEAD_MS)
-    this.leads.push(end, () => clearTimeout(timer))
+    const { clock, processor } = this.host
+    const end = processor.runAhead([process.pid, datapathThread], CUT_LEAD_MS)
+    this.leads.push(
+      end,
+      clock.after(CUT_LEAD_MS, () => this.end()),
+    )
   }
 
   end(): void {

@@ -5,6 +5,7 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { whatToLookAt } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { type Clock, systemClock } from '../../src/runtime/clock.js'
 import type { Machines } from './machines.js'
 import { Turns } from './turns.js'
 
@@ -24,16 +25,17 @@ export function inspectMachines(
   machines: Pick<Machines, 'spec' | 'using'>,
   vms: readonly string[],
   deadline: Deadline,
+  clock: Clock = systemClock,
 ): Promise<Inspected[]> {
   const turns = new Turns(AT_ONCE)
-  const began = performance.now()
+  const began = clock.now().ms
   return Promise.all(
     vms.map(async (vm): Promise<Inspected> => {
       await turns.take()
       const spec = machines.spec(vm)
       const seconds = (Math.max(0, deadline - began) / 1000).toFixed(1)
       try {
-        if (performance.now() >= deadline) throw notAsked(vm, seconds)
+        if (clock.now().ms >= deadline) throw notAsked(vm, seconds)
         const { info, refusal } = await machines.using(vm, deadline, async (control) => {
           const info = await control.inspect(deadline)
           return { info, refusal: await refusalOf(control, deadline) }

@@ -23,7 +23,7 @@ const END_MS = 10_000
  */
 export async function undoSnapshot(host: Host, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
   host.log.warn({ network, snapshot }, 'undoing a snapshot whose daemon was killed')
-  const deadline = performance.now() + RECOVER_MS
+  const deadline = host.clock.now().ms + RECOVER_MS
   const results = await Promise.allSettled(
     machines.map(async ({ vm, record, mayBePaused }) => {
       try {
@@ -167,7 +167,7 @@ async function resumeFormers(host: Host, { formers }: RestoreRecord): Promise<bo
       host.machines.set(vm, spec)
       try {
         if (!(await host.machines.isThere(vm))) return true
-        const deadline = performance.now() + END_MS
+        const deadline = host.clock.now().ms + END_MS
         await host.machines.using(vm, deadline, async (control) => {
           const same = incarnation === null || incarnation === control.incarnation
           if (!same || (await control.inspect(deadline)).state !== 'paused') return
@@ -193,8 +193,8 @@ async function endMachines(host: Host, { machines, resuming }: RestoreRecord) {
   await Promise.all(
     machines.map(async ({ vm, ...load }) => {
       try {
-        if (!(await host.machines.endLoad(load, resuming, performance.now() + END_MS))) return
-        await rm(load.directory, { recursive: true, force: true })
+        if (!(await host.machines.endLoad(load, resuming, host.clock.now().ms + END_MS))) return
+        await host.store.removeMachineDirectory(load.directory)
         ended.add(vm)
       } catch (thrown) {
         host.log.error({ err: thrown, vm }, 'cannot end a machine that a restore has loaded')

@@ -11,6 +11,7 @@ import type {
   MachineInfo,
   SealInfo,
 } from '../../src/hypervisor/hypervisor.js'
+import { sleep } from '../../src/runtime/clock.js'
 import { Counter, Drop, ROW } from '../forwarding/counters.js'
 import type { PortEntry } from '../port-table.js'
 import { diskFrozen, onFrozen } from './disks/frozen.js'
@@ -158,32 +159,39 @@ export function countersOf(host: Host, ports: readonly PortEntry[]): MemberCount
   }
 }
 
+/** What counting a machine's unread frames needs. */
+export type UnreadHost = Pick<Host, 'clock' | 'unread'>
+type Devices = readonly Pick<PortEntry, 'index' | 'ifindex'>[]
+
 /**
  * Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. One that reads nothing
  * (its NIC is down, it has crashed) must not keep the machines waiting whose turn comes after it.
  */
-export async function settle(host: Host, member: Member): Promise<void> {
-  const unread = () => member.ports.reduce((sum, port) => sum + host.unread.of(port.index, port.ifindex), 0)
-  const end = performance.now() + SETTLE_MS
+export async function settle({ clock, unread: frames }: UnreadHost, ports: Devices): Promise<void> {
+  const unread = () => ports.reduce((sum, port) => sum + frames.of(port.index, port.ifindex), 0)
+  const now = () => clock.now().ms
+  const end = now() + SETTLE_MS
   let least = unread()
-  let still = performance.now() + STILL_MS
-  while (least > 0 && performance.now() < Math.min(still, end)) {
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
-    const now = unread()
-    if (now < least) still = performance.now() + STILL_MS
-    least = Math.min(least, now)
+  let still = now() + STILL_MS
+  while (least > 0 && now() < Math.min(still, end)) {
+    await sleep(clock, SETTLE_STEP_MS)
+    const left = unread()
+    if (left < least) still = now() + STILL_MS
+    least = Math.min(least, left)
   }
 }
 
 /**
  * Frames that the paused guest has been sent and has not got, per port. A paused QEMU still takes one frame out of the
- * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts): give it the time, then add that one.
+ * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts). It may have done so before the first look here,
+ * or does so before the second: the guest itself reads none.
  */
-export async function residueOf(host: Host, member: Member): Promise<number[]> {
-  const unread = () => member.ports.map((port) => host.unread.of(port.index, port.ifindex))
-  if (unread().every((count) => count === 0)) return member.ports.map(() => 0)
-  await new Promise((resolve) => setTimeout(resolve, SETTLE_STEP_MS))
-  return unread().map((count) => (count === 0 ? 0 : count + 1))
+export async function residueOf({ clock, unread }: UnreadHost, ports: Devices): Promise<number[]> {
+  const look = () => ports.map((port) => unread.of(port.index, port.ifindex))
+  const first = look()
+  if (first.every((count) => count === 0)) return first
+  await sleep(clock, SETTLE_STEP_MS)
+  return look().map((count, nth) => (first[nth] === 0 ? 0 : Math.max(first[nth], count + 1)))
 }
 
 /** Past the session's deadline a machine still gets this long to run again. */
@@ -194,11 +202,11 @@ const MERGE_MS = 30_000
 async function resume(host: Host, { network, snapshot }: SessionRequest, member: Member): Promise<void> {
   const { vm } = member
   try {
-    await resumeMachine(host, vm, member.control, performance.now() + RESUME_MS)
+    await resumeMachine(host, vm, member.control, host.clock.now().ms + RESUME_MS)
     member.paused = false
     if (member.capture === null) return
     // The driver could not take its overlays back from a machine that stood still.
-    const limit = performance.now() + MERGE_MS
+    const limit = host.clock.now().ms + MERGE_MS
     const { disks } = await member.control.inspect(limit)
     await undoOverlays(host, vm, member.control, member.record, disks, limit)
   } catch (thrown) {
@@ -215,7 +223,7 @@ async function resume(host: Host, { network, snapshot }: SessionRequest, member:
 
 /** The capture has succeeded, and the snapshot has not. */
 async function takeBack(host: Host, { vm, control, record }: Member): Promise<void> {
-  const limit = performance.now() + MERGE_MS
+  const limit = host.clock.now().ms + MERGE_MS
   const { disks } = await control.inspect(limit)
   await undoOverlays(host, vm, control, record, disks, limit)
 }

@@ -7,7 +7,6 @@ import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../src/hypervi
 import { writeChannel } from '../../src/trace/channel.js'
 import type { ChannelClosed } from '../forwarding/snapshot/open-snapshot.js'
 import type { Host } from './host.js'
-import type { LocalStore } from './local-store.js'
 import { macOf } from './machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'
 import type { Recording } from './recording.js'
@@ -128,7 +127,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   }
 }
 
-function frozenLayers(store: LocalStore, layers: readonly DiskLayer[]): Promise<FrozenLayer[]> {
+function frozenLayers(store: Pick<Host['store'], 'reference'>, layers: readonly DiskLayer[]): Promise<FrozenLayer[]> {
   return Promise.all(
     layers.map(async ({ file, format, dataFile }) => ({
       file: await store.reference(file),

@@ -2,6 +2,8 @@
 // a new one with every frame, and each would be a line in the log and perhaps an epoch on disk. So there is a budget a minute;
 // what goes beyond it is passed on together, at the minute's end.
 
+import type { Clock } from '../../src/runtime/clock.js'
+
 export interface PeerNews {
   readonly network: string
   readonly host: string
@@ -22,10 +24,12 @@ interface Minute {
 export class PeerNewsdesk {
   private readonly tell: (news: PeerNews, more: number) => void
   private readonly minutes = new Map<string, Minute>()
-  private readonly timers = new Map<string, NodeJS.Timeout>()
+  private readonly timers = new Map<string, () => void>()
+  private readonly clock: Clock
 
   /** `more`: how many others the news stands for. */
-  constructor(tell: (news: PeerNews, more: number) => void) {
+  constructor(clock: Clock, tell: (news: PeerNews, more: number) => void) {
+    this.clock = clock
     this.tell = tell
   }
 
@@ -35,7 +39,8 @@ export class PeerNewsdesk {
     if (minute === undefined) {
       minute = { told: 0, more: 0, last: null }
       this.minutes.set(network, minute)
-      this.timers.set(network, setTimeout(() => this.minuteIsOver(network), INTERVAL_MS).unref())
+      const timer = this.clock.after(INTERVAL_MS, () => this.minuteIsOver(network))
+      this.timers.set(network, timer)
     }
     if (minute.told < BUDGET) {
       minute.told++
@@ -47,7 +52,7 @@ export class PeerNewsdesk {
   }
 
   close(): void {
-    for (const timer of this.timers.values()) clearTimeout(timer)
+    for (const stop of this.timers.values()) stop()
   }
 
   private minuteIsOver(network: string): void {

@@ -6,7 +6,7 @@ import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import { diskFrozen, onFrozen } from './disks/frozen.js'
 import type { Host } from './host.js'
 import { inspectMachines } from './inspection.js'
-import { RECORDING_BYTES } from './recording.js'
+import { recordingBytes } from './recording.js'
 import { notRunning, unsupportedDrive } from './refusals.js'
 
 /** Memory images are rarely larger than memory; device state and headers need a little. */
@@ -22,7 +22,12 @@ export async function preflight(
   const problems: ErrorReport[] = []
   const members: Preflight['members'] = []
   let neededBytes = 0
-  for (const { vm, info, error } of await inspectMachines(host.machines, host.ports.machinesOf(network), deadline)) {
+  for (const { vm, info, error } of await inspectMachines(
+    host.machines,
+    host.ports.machinesOf(network),
+    deadline,
+    host.clock,
+  )) {
     const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
     // One that gave no answer is a member all the same.
     if (info === null) {
@@ -77,7 +82,7 @@ export async function preflight(
       .map((port) => port.name),
     freeBytes,
     neededBytes,
-    recordingBytes: RECORDING_BYTES,
+    recordingBytes: recordingBytes(host.recordedEvents),
     problems,
   }
 }

@@ -1,11 +1,8 @@
 // The recording of one snapshot on this host: memory that the datapath writes events to, from before the cut until a little
 // after the channels are closed, and the file that becomes of it.
 
-import { createHash } from 'node:crypto'
-import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FileReference } from '../../src/api/schemas.js'
-import { storeError, syncFile } from '../../src/files/durable.js'
 import { EventTraceWriter, MAX_EVENT_BYTES } from '../../src/trace/event-writer.js'
 import type { TracePort } from '../../src/trace/events.js'
 import type { PeerPort } from '../datapath/protocol.js'
@@ -16,9 +13,9 @@ import type { Host } from './host.js'
 import type { SessionRequest } from './member.js'
 
 /** Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more. */
-const MAX_EVENTS = 1 << 19
-/** Bound of the file. */
-export const RECORDING_BYTES = MAX_EVENTS * MAX_EVENT_BYTES
+export const RECORDED_EVENTS = 1 << 19
+/** The most that a recording takes on disk. */
+export const recordingBytes = (events: number): number => events * MAX_EVENT_BYTES
 /** The recording goes on for so long after the closure, that frames sent just before it are seen to arrive. */
 const TAIL_MS = 50
 /** Events between two turns of the event loop while the file is written. */
@@ -37,17 +34,18 @@ const LOST_AT_DEVICE = [
 export class Recording {
   private readonly host: Host
   private readonly request: SessionRequest
-  private readonly memory = eventLogMemory(MAX_EVENTS)
+  private readonly memory: SharedArrayBuffer
   private readonly membersBefore: readonly PortEntry[]
   /** By port: what its device had lost when the recording began. */
   private readonly lostBefore: ReadonlyMap<number, number>
   private peersBefore: readonly PeerPort[] = []
   private stopped: Promise<readonly PeerPort[]> | null = null
-  private timer: NodeJS.Timeout | null = null
+  private stopTimer: (() => void) | null = null
 
   private constructor(host: Host, request: SessionRequest) {
     this.host = host
     this.request = request
+    this.memory = eventLogMemory(host.recordedEvents)
     const { ports } = host
     this.membersBefore = ports.membersOf(request.network)
     this.lostBefore = new Map(ports.all().map(({ index }) => [index, this.lostAtDevice(index)]))
@@ -61,11 +59,11 @@ export class Recording {
 
   /** All channels are closed here. */
   endSoon(): void {
-    this.timer ??= setTimeout(() => this.stop().catch(() => undefined), TAIL_MS)
+    this.stopTimer ??= this.host.clock.after(TAIL_MS, () => this.stop().catch(() => undefined))
   }
 
   stop(): Promise<readonly PeerPort[]> {
-    if (this.timer !== null) clearTimeout(this.timer)
+    this.stopTimer?.()
     this.stopped ??= this.host.datapath.call('record', { network: this.request.network, memory: null })
     return this.stopped
   }
@@ -76,35 +74,8 @@ export class Recording {
     const { host, request, memory } = this
     const { network, snapshot, epoch } = request
     const writer = new EventTraceWriter({ host: host.name, network, snapshot, epoch }, ports)
-    const path = join(host.store.directory(network, snapshot), 'hosts', host.name, 'events.pcapng')
-    const hash = createHash('sha256')
-    let bytes = 0
-    try {
-      await rm(path, { force: true })
-      const file = await open(path, 'wx', 0o600)
-      const flush = async () => {
-        const piece = writer.take()
-        hash.update(piece)
-        bytes += piece.length
-        await file.writeFile(piece)
-      }
-      try {
-        let batched = 0
-        for (const event of loggedEvents(memory, (index) => numbers.get(index) ?? -1)) {
-          writer.add(event)
-          if (++batched % BATCH === 0) await flush()
-        }
-        writer.end(logOverflow(memory))
-        await flush()
-        await file.sync()
-      } finally {
-        await file.close()
-      }
-      await syncFile(join(path, '..'))
-    } catch (thrown) {
-      throw storeError(`cannot write ${path}`, thrown)
-    }
-    return { path, bytes, digest: hash.digest('hex') }
+    const name = join('hosts', host.name, 'events.pcapng')
+    return host.store.writePieces(network, snapshot, name, pieces(writer, memory, numbers))
   }
 
   /** The trace's ports, and their numbers by the index that events have. Devices come and go, and ports with them. */
@@ -130,4 +101,15 @@ export class Recording {
   private lostAtDevice(index: number): number {
     return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.host.datapath.counters[index * ROW + slot], 0)
   }
+}
+
+/** The content of the file, a batch of events at a time. */
+function* pieces(writer: EventTraceWriter, memory: SharedArrayBuffer, numbers: ReadonlyMap<number, number>) {
+  let batched = 0
+  for (const event of loggedEvents(memory, (index) => numbers.get(index) ?? -1)) {
+    writer.add(event)
+    if (++batched % BATCH === 0) yield writer.take()
+  }
+  writer.end(logOverflow(memory))
+  yield writer.take()
 }

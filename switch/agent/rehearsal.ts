@@ -9,7 +9,7 @@ import { asSnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory } from '../../src/files/durable.js'
 import { whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
-import type { Host } from './host.js'
+import type { DaemonHost } from './host.js'
 import { locateFiles } from './located-files.js'
 
 const END_MS = 10_000
@@ -19,7 +19,12 @@ const SPARE_BYTES = 256 << 20
 const unknown = (reason: string): Verdict => ({ verdict: 'unknown', reason })
 
 /** Loads every machine's image. Throws SNAPSHOT_UNKNOWN; what does not load is told, not thrown. */
-export async function rehearse(host: Host, network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
+export async function rehearse(
+  host: DaemonHost,
+  network: string,
+  snapshot: string,
+  deadline: Deadline,
+): Promise<Rehearsal> {
   const part = await host.store.partAsWritten(network, snapshot)
   const began = performance.now()
   const members: Rehearsal['members'] = []
@@ -37,9 +42,9 @@ export async function rehearse(host: Host, network: string, snapshot: string, de
 }
 
 /** Where throw-away machines live, one at a time. */
-export const rehearsalDirectory = (host: Host) => join(host.store.state, 'rehearsal')
+export const rehearsalDirectory = (host: DaemonHost) => join(host.store.state, 'rehearsal')
 
-async function rehearseMember(host: Host, part: MemberPart, deadline: Deadline): Promise<Verdict> {
+async function rehearseMember(host: DaemonHost, part: MemberPart, deadline: Deadline): Promise<Verdict> {
   const definition = part.definition as MachineDefinition
   const impossible = whyNotTwice(definition)
   if (impossible !== null) return unknown(impossible)
@@ -69,7 +74,7 @@ async function rehearseMember(host: Host, part: MemberPart, deadline: Deadline):
 }
 
 /** Ends what a killed daemon has left of one, too. */
-export async function clearRehearsal(host: Host): Promise<void> {
+export async function clearRehearsal(host: DaemonHost): Promise<void> {
   const directory = rehearsalDirectory(host)
   await host.machines.endRehearsal(directory, performance.now() + END_MS)
   await rm(directory, { recursive: true, force: true })

@@ -6,14 +6,14 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DiskKeeper, Tidied } from './disks/keeper.js'
 import { needed } from './disks/plan.js'
 import { copyFor, copyForRestores, fetchedFiles } from './disks/state-files.js'
-import type { Host } from './host.js'
+import type { DaemonHost } from './host.js'
 
 /** Harmless when there is no such part. When it throws SNAPSHOT_NEEDED or SNAPSHOT_BUSY, nothing was changed. */
-export function removePart(host: Host, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
+export function removePart(host: DaemonHost, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
   return keeper.exclusively(() => remove(host, keeper, network, snapshot))
 }
 
-async function remove(host: Host, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
+async function remove(host: DaemonHost, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
   const { store } = host
   const part = (await store.readPart(network, snapshot)) ?? (await store.removal(network, snapshot))
   // The record of a machine that stands still outlives the snapshot that has paused it.
@@ -40,7 +40,7 @@ async function remove(host: Host, keeper: DiskKeeper, network: string, snapshot:
 }
 
 /** Deletions that a daemon has begun and not finished. What keeps one from its end is logged. */
-export async function finishRemovals(host: Host, keeper: DiskKeeper): Promise<void> {
+export async function finishRemovals(host: DaemonHost, keeper: DiskKeeper): Promise<void> {
   for (const { network, snapshot } of await host.store.removals()) {
     await removePart(host, keeper, network, snapshot).catch((thrown) =>
       host.log.warn({ err: thrown, network, snapshot }, 'a deletion that was begun cannot be finished yet'),
@@ -62,7 +62,7 @@ function isNeeded(
   return needed({ ...world, kept: others }).has(path)
 }
 
-function refuseUnfinished(host: Host, part: LocalPart | null, { failures, merged, removed }: Tidied): void {
+function refuseUnfinished(host: DaemonHost, part: LocalPart | null, { failures, merged, removed }: Tidied): void {
   const [first] = failures
   if (first === undefined || part === null) return
   const { error, vm, disk } = first

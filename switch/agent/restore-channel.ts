@@ -5,7 +5,6 @@ import { distinctFiles } from '../../src/api/files.js'
 import type { RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { storeError } from '../../src/files/durable.js'
-import { readPlain } from '../../src/files/plain.js'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type ChannelFrame, readChannel } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
@@ -25,7 +24,8 @@ export async function readChannelState(host: Host, request: RestoreRequest): Pro
       throw new SnapswitchError('STORE_DAMAGED', `the channel state ${file.path} is not here`, 'Restore again.')
     try {
       // As arguments of one call they might be more than a stack holds.
-      for (const frame of readChannel(await readPlain(path, LIMIT))) if (here.has(frame.vm)) frames.push(frame)
+      for (const frame of readChannel(await host.store.readFile(path, LIMIT)))
+        if (here.has(frame.vm)) frames.push(frame)
     } catch (thrown) {
       throw storeError(`cannot read the channel state ${path}`, thrown)
     }

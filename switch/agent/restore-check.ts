@@ -1,7 +1,6 @@
 // Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other machines,
 // room. Looks, and changes nothing.
 
-import { readFileSync } from 'node:fs'
 import { distinctFiles, filesOfMember } from '../../src/api/files.js'
 import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
@@ -46,12 +45,12 @@ export async function checkRestore(host: Host, network: string, request: Restore
   const running: string[] = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
   const beside = request.members.filter((part) => running.includes(part.vm) && !mustWait(part, request))
-  problems.push(...roomForBoth(host.name, beside).map((problem) => problem.report()))
+  problems.push(...roomForBoth(host, beside).map((problem) => problem.report()))
   return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
 }
 
 /** What keeps machines from being loaded beside their former selves. */
-function roomForBoth(host: string, beside: readonly MemberPart[]): SnapswitchError[] {
+function roomForBoth(host: Host, beside: readonly MemberPart[]): SnapswitchError[] {
   const found = beside.flatMap(({ vm, definition }) => {
     const held = heldAlone(definition as MachineDefinition)
     if (held.length === 0) return []
@@ -63,9 +62,9 @@ function roomForBoth(host: string, beside: readonly MemberPart[]): SnapswitchErr
   })
   // An image has about as many bytes as the guest will have memory in use.
   const needed = beside.reduce((sum, { memory }) => sum + memory.bytes, 0)
-  const available = availableMemory()
+  const available = host.processor.availableMemory()
   if (needed > 0 && available !== null && needed > available) {
-    const message = `host ${host} has ${available} bytes of memory to spare, and needs ${needed} for machines beside their former selves`
+    const message = `host ${host.name} has ${available} bytes of memory to spare, and needs ${needed} for machines beside their former selves`
     found.push(new SnapswitchError('MEMORY_SHORT', message, endFirst))
   }
   return found
@@ -73,14 +72,6 @@ function roomForBoth(host: string, beside: readonly MemberPart[]): SnapswitchErr
 
 const endFirst =
   'Give --end-first to end what runs before the new machines are loaded: then a load that fails leaves none running.'
-
-/** Bytes; null where the kernel does not tell. */
-function availableMemory(): number | null {
-  const text = readFileSync('/proc/meminfo', 'latin1')
-  const of = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? Number.NaN) * 1024
-  const available = of('MemAvailable') + of('SwapFree')
-  return Number.isNaN(available) ? null : available
-}
 
 async function notHere(host: Host, files: readonly FileReference[]): Promise<FileReference[]> {
   if (files.length === 0) return []
@@ -92,7 +83,7 @@ async function notHere(host: Host, files: readonly FileReference[]): Promise<Fil
 
 /** What the hypervisors here have against loading the machines. */
 async function obstacles(host: Host, { members, deadlineMs }: RestoreRequest): Promise<ErrorReport[]> {
-  const deadline = performance.now() + Math.min(EXAMINE_MS, deadlineMs * 0.9)
+  const deadline = host.clock.now().ms + Math.min(EXAMINE_MS, deadlineMs * 0.9)
   const found = await Promise.all(
     members.map(({ definition }) =>
       host.machines

@@ -7,6 +7,7 @@ import type { PortEntry } from '../port-table.js'
 import { gateOthers, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import type { RestoreRecord } from './journal.js'
+import { allOf } from './restore-load.js'
 import { resumeMachine } from './resume.js'
 
 interface Former {
@@ -59,9 +60,9 @@ export class Formers {
     })
   }
 
-  /** On return none of them sends, and what is sent to them waits. */
+  /** On return none of them sends, and what is sent to them waits. When it throws, no pause is under way any more. */
   async pause(deadline: number): Promise<void> {
-    await Promise.all(
+    await allOf(
       [...this.found.values()].map(async ({ control, ports, ran, ended }) => {
         if (ended) return
         await gateOthers(this.host, ports)
@@ -82,7 +83,7 @@ export class Formers {
       [...this.found.values()].map(async ({ vm, control, ports, ran, ended }) => {
         if (ended) return
         try {
-          if (ran) await resumeMachine(host, vm, control, performance.now() + RESUME_MS)
+          if (ran) await resumeMachine(host, vm, control, host.clock.now().ms + RESUME_MS)
         } catch (thrown) {
           host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
           stuck.push(vm)
@@ -98,7 +99,7 @@ export class Formers {
 
   /** Past the barrier. May be asked again. */
   async end(deadline: number): Promise<void> {
-    await Promise.all(
+    await allOf(
       [...this.found.values()].map(async (former) => {
         if (former.ended) return
         await former.control.destroy(deadline)

@@ -5,7 +5,7 @@ import { loadOf, whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { LoadedMachine, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import type { Host } from './host.js'
 import { locateFiles } from './located-files.js'
-import type { RestoreTaps } from './restore-taps.js'
+import type { Taps } from './restore-taps.js'
 
 /** How a machine is to be loaded. */
 export interface Loading {
@@ -30,7 +30,7 @@ export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.defini
 export async function loadMachine(
   host: Host,
   { part, directory, beside }: Loading,
-  taps: RestoreTaps,
+  taps: Taps,
   deadline: number,
 ): Promise<LoadedMachine> {
   const definition = part.definition as MachineDefinition

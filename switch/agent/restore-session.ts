@@ -12,18 +12,18 @@ import type {
 } from '../../src/api/schemas.js'
 import { parseMac } from '../../src/frame/mac.js'
 import type { LoadedMachine } from '../../src/hypervisor/hypervisor.js'
-import { nowUs } from '../../src/runtime/clock.js'
 import type { ChannelFrame } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
 import { passEpoch, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import { locateFiles } from './located-files.js'
-import { restoreCalledOff, staleEpoch } from './refusals.js'
+import { staleEpoch } from './refusals.js'
 import { queueChannelState, readChannelState } from './restore-channel.js'
+import { RestoreDesk } from './restore-desk.js'
 import { Formers } from './restore-formers.js'
 import { allOf, canBeTwice, type Loading, loadMachine, mustWait, startedLoad } from './restore-load.js'
 import { RestorePorts } from './restore-ports.js'
-import { RestoreTaps } from './restore-taps.js'
+import type { Taps } from './restore-taps.js'
 import { resumeMachine } from './resume.js'
 
 const RESUME_MS = 10_000
@@ -46,7 +46,7 @@ export class RestoreSession {
   private readonly host: Host
   private readonly request: RestoreRequest
   private readonly ports: RestorePorts
-  private readonly taps: RestoreTaps
+  private readonly taps: Taps
   private readonly formers: Formers
   private members: Member[] = []
   private frames: ChannelFrame[] = []
@@ -56,19 +56,15 @@ export class RestoreSession {
   private everywhere: readonly string[]
   /** Something is on record that is to be undone should the daemon be killed. */
   private recorded = false
-  private timer: NodeJS.Timeout | null = null
-  /** The last step asked for; each comes to its end before an abort begins. */
-  private step: Promise<unknown> = Promise.resolve()
-  private loading: Promise<RestoreLoaded> | null = null
-  private switching: Promise<RestoreSwitched> | null = null
-  /** The barrier is passed: former selves may have been ended. */
-  private switched = false
-  private resuming = false
-  private calledOff = false
+  private readonly desk: RestoreDesk
+  private pauseOrder: RestorePause | null = null
+  private switchMs = 0
   /** Called when the session has ended by itself, with the machines that run all the same. */
   onAbandoned: (resumed: Resumed) => void = () => undefined
   /** Takes the ports of machines that live elsewhere from now on off this host. */
   onMovedAway: (vms: readonly string[]) => Promise<void> = async () => undefined
+  /** The machines are this host's. */
+  onRegistered: () => Promise<void> = async () => undefined
 
   constructor(host: Host, network: string, snapshot: string, request: RestoreRequest) {
     this.host = host
@@ -77,8 +73,19 @@ export class RestoreSession {
     this.request = request
     this.everywhere = request.members.map((part) => part.vm)
     this.ports = new RestorePorts(host, network)
-    this.taps = new RestoreTaps(host)
+    this.taps = host.restoreTaps()
     this.formers = new Formers(host)
+    const works = {
+      load: () => this.loadAll(),
+      pause: () => this.pauseFormers(),
+      switch: () => this.switchAll(),
+      register: () => this.registerMachines(),
+      resume: () => this.resumeAll(),
+      finish: () => this.close(),
+      undo: () => this.undo(false),
+      undoRest: () => this.undo(true),
+    }
+    this.desk = new RestoreDesk(host.clock, works, request.deadlineMs, () => this.expire())
   }
 
   /** Those that this host's part is about: placed here, or paused here. */
@@ -92,19 +99,52 @@ export class RestoreSession {
   }
 
   /** Loads all members, or none: on failure everything is undone before it throws. Asked again, it says the same again. */
-  async load(): Promise<RestoreLoaded> {
-    this.loading ??= this.inStep(() => this.loadAll())
-    try {
-      return await this.loading
-    } catch (thrown) {
-      await this.abort()
-      throw thrown
-    }
+  load(): Promise<RestoreLoaded> {
+    return this.desk.ask('load') as Promise<RestoreLoaded>
+  }
+
+  /** What runs here of the restore's machines stands still on return. */
+  pause(order: RestorePause): Promise<RestorePaused> {
+    this.pauseOrder = order
+    return this.desk.ask('pause') as Promise<RestorePaused>
+  }
+
+  /** All hosts are ready. After a failure it may be called again. */
+  switchOver(deadlineMs: number): Promise<RestoreSwitched> {
+    this.switchMs = deadlineMs
+    return this.desk.ask('switch') as Promise<RestoreSwitched>
+  }
+
+  /** All hosts have changed over: addresses are announced, guests run, gates open. After a failure it may be called again. */
+  resume(): Promise<RestoreResumed> {
+    return this.desk.ask('resume') as Promise<RestoreResumed>
+  }
+
+  /** A host that gets no machines has done its part with the switch. */
+  async finish(): Promise<void> {
+    await this.desk.ask('finish')
+  }
+
+  /**
+   * Undoes what was done: loaded machines ended, ports and TAPs that were made gone, former machines run on (unless they were
+   * ended already), gates open. But a machine that runs already, for all hosts had changed over, runs on with its ports;
+   * those are returned. Never rejects.
+   */
+  async abort(): Promise<Resumed> {
+    await this.desk.ask('abort')
+    return this.running()
+  }
+
+  private async expire(): Promise<void> {
+    const { host, network, snapshot } = this
+    host.log.warn({ network, snapshot }, 'the coordinator has not gone on with the restore in time; undoing it')
+    this.onAbandoned(await this.abort())
   }
 
   private async loadAll(): Promise<RestoreLoaded> {
     const { host, network, request } = this
-    const deadline = performance.now() + request.deadlineMs
+    const deadline = host.clock.now().ms + request.deadlineMs
+    this.desk.restMs = request.deadlineMs
     const highest = host.epochs.get(network)
     if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
     this.frames = await readChannelState(host, request)
@@ -128,49 +168,32 @@ export class RestoreSession {
     } finally {
       this.taps.close()
     }
-    if (this.calledOff) throw restoreCalledOff
-    this.startTimer(request.deadlineMs)
     return { loaded: this.members.map((member) => member.part.vm), channelFrames: this.frames.length }
   }
 
-  /** What runs here of the restore's machines stands still on return. */
-  async pause({ machines, replace, deadlineMs }: RestorePause): Promise<RestorePaused> {
-    return this.inStep(async () => {
-      this.everywhere = machines
-      const deadline = performance.now() + deadlineMs
-      if (!this.switched) {
-        // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
-        const loaded = this.members.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
-        const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
-        await this.formers.find(others, replace, deadline)
-        await this.record(false)
-        await this.formers.pause(deadline)
-      }
-      if (this.calledOff) throw restoreCalledOff
-      this.startTimer(deadlineMs)
-      return { paused: this.formers.names() }
-    })
+  private async pauseFormers(): Promise<RestorePaused> {
+    const { machines, replace, deadlineMs } = this.pauseOrder as RestorePause
+    const deadline = this.host.clock.now().ms + deadlineMs
+    this.desk.restMs = deadlineMs
+    this.everywhere = machines
+    // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
+    const loaded = this.members.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
+    const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
+    await this.formers.find(others, replace, deadline)
+    await this.record(false)
+    await this.formers.pause(deadline)
+    return { paused: this.formers.names() }
   }
 
-  /** All hosts are ready. After a failure it may be called again. */
-  async switchOver(deadlineMs: number): Promise<RestoreSwitched> {
-    this.switching ??= this.inStep(() => this.switchAll(performance.now() + deadlineMs))
-    try {
-      return await this.switching
-    } catch (thrown) {
-      this.switching = null
-      throw thrown
-    }
-  }
-
-  private async switchAll(deadline: number): Promise<RestoreSwitched> {
+  private async switchAll(): Promise<RestoreSwitched> {
     const { host, network, request, members } = this
+    const deadline = host.clock.now().ms + this.switchMs
+    this.desk.restMs = request.deadlineMs
     const { epoch } = request
     const before = host.epochs.get(network)
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
-    this.switched = true
     await this.formers.end(deadline)
     for (const member of members) member.ports = await this.takeDevices(member, before)
     const here = new Set(members.map(({ part }) => part.vm))
@@ -184,8 +207,6 @@ export class RestoreSession {
     for (const port of members.flatMap(({ ports }) => ports)) host.unread.emptied(port.index, port.ifindex)
     await queueChannelState(host, network, this.frames, own)
     this.frames = []
-    if (this.calledOff) throw restoreCalledOff
-    this.startTimer(request.deadlineMs)
     return { ended: this.formers.names(), warnings: [...this.taps.warnings] }
   }
 
@@ -229,31 +250,18 @@ export class RestoreSession {
     await host.journal.writeRestore({ network, snapshot, resuming, machines, formers, ...made })
   }
 
-  private toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<RestoreTaps['planned']> }) | null = null
+  private toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<Taps['planned']> }) | null = null
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */
-  registerMachines(): Promise<void> {
-    return this.inStep(async () => {
-      if (!this.switched) throw restoreCalledOff
-      await this.record(true)
-      for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine!.spec)
-    })
+  private async registerMachines(): Promise<void> {
+    await this.record(true)
+    for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine!.spec)
+    await this.onRegistered()
   }
 
-  /** All hosts have changed over: addresses are announced, guests run, gates open. After a failure it may be called again. */
-  async resume(): Promise<RestoreResumed> {
-    this.resuming = !this.calledOff
-    try {
-      return { resumed: await this.inStep(() => this.resumeAll()) }
-    } catch (thrown) {
-      if (!this.calledOff) this.startTimer(this.request.deadlineMs)
-      throw thrown
-    }
-  }
-
-  private async resumeAll(): Promise<Resumed> {
+  private async resumeAll(): Promise<RestoreResumed> {
     const { host, network } = this
-    const deadline = performance.now() + RESUME_MS
+    const deadline = host.clock.now().ms + RESUME_MS
     for (const { part, ports } of this.members) {
       for (const port of ports) {
         const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
@@ -274,7 +282,7 @@ export class RestoreSession {
     await this.formers.close()
     this.taps.finish()
     host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
-    return this.running()
+    return { resumed: this.running() }
   }
 
   /** What runs now is on the disks that were loaded; what it was on before is left behind. */
@@ -282,7 +290,7 @@ export class RestoreSession {
     for (const { part, machine, resumedAtUs } of this.members) {
       if (resumedAtUs === null) continue
       try {
-        const { disks } = await machine!.control.inspect(performance.now() + RESUME_MS)
+        const { disks } = await machine!.control.inspect(this.host.clock.now().ms + RESUME_MS)
         await this.host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
         const files = disks.flatMap(({ name, layers: [top] }) => (top === undefined ? [] : [{ name, file: top.file }]))
         this.disks.set(part.vm, files)
@@ -292,9 +300,7 @@ export class RestoreSession {
     }
   }
 
-  /** A host that gets no machines has done its part with the switch. */
-  async finish(): Promise<void> {
-    this.stopTimer()
+  private async close(): Promise<void> {
     await this.removeRecord()
     await this.formers.close()
     this.taps.finish()
@@ -324,29 +330,19 @@ export class RestoreSession {
     })
   }
 
-  /**
-   * Undoes what was done: loaded machines ended, ports and TAPs that were made gone, former machines run on (unless they were
-   * ended already), gates open. But a machine that runs already, for all hosts had changed over, runs on with its ports;
-   * those are returned.
-   */
-  async abort(): Promise<Resumed> {
+  /** `mayRun`: machines have been told to run. Never rejects. */
+  private async undo(mayRun: boolean): Promise<void> {
     const { host, network, request } = this
-    this.stopTimer()
-    // A step under way comes to its end first: what it has made by then is undone with the rest.
-    this.calledOff = true
-    await this.step.catch(() => undefined)
-    this.stopTimer()
     const quietly = async (work: Promise<unknown>) => {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
     const stuck = await this.formers.resume()
-    const ended = (await Promise.all(this.members.map((member) => this.endOne(member)))).every((one) => one)
+    const ended = (await Promise.all(this.members.map((member) => this.endOne(member, mayRun)))).every((one) => one)
     for (const { ports, part } of this.members) {
       // Those of a former self that runs on are open already; a port that was made goes.
       if (!this.formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
     }
-    const resumed = this.running()
-    const running = new Set(resumed.map(({ vm }) => vm))
+    const running = new Set(this.running().map(({ vm }) => vm))
     await this.ports.giveBack(running)
     this.taps.giveBack(running)
     // The epoch is used up all the same: a step that comes late is refused by it.
@@ -354,22 +350,21 @@ export class RestoreSession {
     await this.formers.close()
     // What could not be ended or resumed stays on record: the next daemon does it.
     if (ended && stuck.length === 0) await this.removeRecord()
-    return resumed
   }
 
   /** False when it may still be there. One that runs stays. */
-  private async endOne(member: Member): Promise<boolean> {
+  private async endOne(member: Member, mayRun: boolean): Promise<boolean> {
     const { host } = this
     const { part, machine } = member
-    const deadline = performance.now() + END_MS
+    const deadline = host.clock.now().ms + END_MS
     try {
       if (machine === null) {
         if (!this.recorded) return true
         // Its driver has tried to end it already.
-        await host.machines.endLoad(startedLoad(member), false, performance.now() + END_AGAIN_MS)
+        await host.machines.endLoad(startedLoad(member), false, host.clock.now().ms + END_AGAIN_MS)
         return true
       }
-      if (this.resuming && (await this.runs(member, machine, deadline))) {
+      if (mayRun && (await this.runs(member, machine, deadline))) {
         await this.learnDisks()
         await this.release(member)
         return true
@@ -390,36 +385,7 @@ export class RestoreSession {
     if (member.resumedAtUs !== null) return true
     const info = await machine.control.inspect(deadline).catch(() => null)
     if (info?.state !== 'running') return false
-    member.resumedAtUs = nowUs()
+    member.resumedAtUs = this.host.clock.now().wallUs
     return true
-  }
-
-  private inStep<T>(work: () => Promise<T>): Promise<T> {
-    this.stopTimer()
-    const done = this.step.then(() => {
-      // An abort may have waited for the step before.
-      if (this.calledOff) throw restoreCalledOff
-      return work()
-    })
-    this.step = done.catch(() => undefined)
-    return done
-  }
-
-  private startTimer(ms: number): void {
-    this.stopTimer()
-    this.timer = setTimeout(() => void this.expire(), ms)
-  }
-
-  private stopTimer(): void {
-    if (this.timer !== null) clearTimeout(this.timer)
-    this.timer = null
-  }
-
-  private async expire(): Promise<void> {
-    this.host.log.warn(
-      { network: this.network, snapshot: this.snapshot },
-      'the coordinator has not gone on with the restore in time; undoing it',
-    )
-    this.onAbandoned(await this.abort())
   }
 }

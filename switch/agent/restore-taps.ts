@@ -1,13 +1,14 @@
 // The TAPs of the machines that a restore loads: opened here and handed over. One that is missing is made; one that a former self
 // holds gets a stand-in, which takes its name when that has ended.
 
+import type { Logger } from 'pino'
 import type { MemberPart } from '../../src/api/schemas.js'
 import type { TapNeed } from '../../src/hypervisor/driver.js'
 import { tapNeeds, whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, createTap, type OpenOptions, openFreeTap, openStandIn } from '../../src/linux/tap.js'
-import type { Host } from './host.js'
+import type { Ports } from '../ports.js'
 import type { RestoreRecord } from './journal.js'
 
 let made = 0
@@ -18,8 +19,16 @@ interface StandIn {
   readonly name: string
 }
 
+interface TapsHost {
+  readonly ports: Pick<Ports, 'replaceTap' | 'removeTap'>
+  readonly log: Pick<Logger, 'warn'>
+}
+
+/** What a restore needs of it. */
+export type Taps = Pick<RestoreTaps, keyof RestoreTaps>
+
 export class RestoreTaps {
-  private readonly host: Host
+  private readonly host: TapsHost
   private readonly links = new Links()
   private readonly standIns: StandIn[] = []
   /** TAPs of NICs that are no ports, made here. */
@@ -27,7 +36,7 @@ export class RestoreTaps {
   private readonly opened: number[] = []
   readonly warnings: string[] = []
 
-  constructor(host: Host) {
+  constructor(host: TapsHost) {
     this.host = host
   }
 

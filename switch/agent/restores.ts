@@ -1,7 +1,6 @@
 // Restores on this host, as the coordinator asks for them: check, load, pause, switch, resume or abort; and what they have changed of the
 // host's machines and ports, on disk, so that a restarted daemon finds it again.
 
-import { setTimeout } from 'node:timers/promises'
 import type {
   RestoreAborted,
   RestoreCheck,
@@ -13,6 +12,7 @@ import type {
   RestoreSwitched,
 } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { sleep } from '../../src/runtime/clock.js'
 import type { DiskKeeper } from './disks/keeper.js'
 import { passEpoch } from './gates.js'
 import type { Host } from './host.js'
@@ -70,7 +70,7 @@ export class Restores {
     this.sessions.check(network)
     const others = otherNetworks(request)
     const under = this.sessionOf(network, snapshot)
-    if (under !== null) return under.restore.load()
+    if (under !== null) return under.load()
     for (const other of others) {
       const refusal = this.sessions.portRefusal(other)
       if (refusal !== null) throw refusal
@@ -87,11 +87,15 @@ export class Restores {
 
   private begin(network: string, snapshot: string, request: RestoreRequest, others: ReadonlySet<string>) {
     const restore = new RestoreSession(this.host, network, snapshot, request)
-    const session = this.sessions.begin(network, { name: `restore of ${snapshot}`, snapshot: null, restore, others })
+    const session = this.sessions.begin(network, {
+      name: `restore of ${snapshot}`,
+      work: { kind: 'restore', restore, others },
+    })
     this.ended.delete(network)
     this.switched.delete(network)
-    restore.onAbandoned = (resumed) => this.abandoned(network, session, resumed)
+    restore.onAbandoned = (resumed) => this.abandoned(network, session, restore, resumed)
     restore.onMovedAway = (vms) => this.movedAway(vms)
+    restore.onRegistered = () => this.saveMoves()
     return { restore, session }
   }
 
@@ -100,7 +104,7 @@ export class Restores {
     this.sessions.check(network)
     const under = this.sessionOf(network, snapshot)
     await this.keeper.letGo(order.machines)
-    if (under !== null) return under.restore.pause(order)
+    if (under !== null) return under.pause(order)
     const highest = this.host.epochs.get(network)
     if (order.epoch <= highest) throw staleEpoch(order.epoch, highest)
     const request = { epoch: order.epoch, members: [], channels: [], deadlineMs: order.deadlineMs }
@@ -108,7 +112,7 @@ export class Restores {
     try {
       return await restore.pause(order)
     } catch (thrown) {
-      await this.abandon(network, { ...session, restore })
+      await this.abandon(network)
       this.sessions.end(network, session)
       throw thrown
     }
@@ -116,16 +120,17 @@ export class Restores {
 
   /** All hosts are ready: the new machines take their places. */
   async switchOver(network: string, snapshot: string, deadlineMs: number): Promise<RestoreSwitched> {
-    const session = this.sessionOf(network, snapshot)
-    if (session === null) {
+    const restore = this.sessionOf(network, snapshot)
+    const session = this.sessions.of(network)
+    if (restore === null || session === null) {
       const before = this.switched.get(network)
       if (before?.snapshot === snapshot) return before.answer
       throw notUnderWay(this.host.name, network, snapshot)
     }
-    const answer = await session.restore.switchOver(deadlineMs)
+    const answer = await restore.switchOver(deadlineMs)
     // A host that gets no machines is fenced, and that is all.
-    if (session.restore.isEmpty) {
-      await session.restore.finish()
+    if (restore.isEmpty) {
+      await restore.finish()
       this.sessions.end(network, session)
       this.switched.set(network, { snapshot, answer })
     }
@@ -144,16 +149,15 @@ export class Restores {
   }
 
   async resume(network: string, snapshot: string): Promise<RestoreResumed> {
-    const session = this.sessionOf(network, snapshot)
-    if (session === null) {
+    const restore = this.sessionOf(network, snapshot)
+    const session = this.sessions.of(network)
+    if (restore === null || session === null) {
       const before = this.ended.get(network)
       if (before?.snapshot === snapshot && before.complete) return { resumed: before.resumed }
       throw notUnderWay(this.host.name, network, snapshot)
     }
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
-    await session.restore.registerMachines()
-    await this.saveMoves()
-    const answer = await session.restore.resume()
+    const answer = await restore.resume()
     this.sessions.end(network, session)
     this.ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
     this.keeper.soon()
@@ -162,22 +166,27 @@ export class Restores {
 
   /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
   async abort(network: string, snapshot: string, epoch: number): Promise<RestoreAborted> {
-    const session = this.sessionOf(network, snapshot)
-    if (session !== null) await this.abandon(network, session)
+    if (this.sessionOf(network, snapshot) !== null) await this.abandon(network)
     // Or a step of it that comes late would begin it again.
     await passEpoch(this.host, network, epoch)
     const before = this.ended.get(network)
     return { running: before?.snapshot === snapshot ? before.resumed.map(({ vm }) => vm) : [] }
   }
 
-  /** Undoes a restore that is under way, as far as its machines do not run. */
-  async abandon(network: string, session: RestoreUnderWay): Promise<void> {
-    await this.abandoned(network, session, await session.restore.abort())
+  /** Undoes a restore that is under way, as far as its machines do not run; harmless when none is. */
+  async abandon(network: string): Promise<void> {
+    const session = this.sessions.of(network)
+    if (session?.work.kind === 'restore')
+      await this.abandoned(network, session, session.work.restore, await session.work.restore.abort())
   }
 
   /** Never rejects. */
-  private async abandoned(network: string, session: Session, resumed: RestoreResumed['resumed']): Promise<void> {
-    const snapshot = session.restore!.snapshot
+  private async abandoned(
+    network: string,
+    session: Session,
+    { snapshot }: RestoreSession,
+    resumed: RestoreResumed['resumed'],
+  ): Promise<void> {
     if (resumed.length > 0) this.ended.set(network, { snapshot, resumed, complete: false })
     this.sessions.end(network, session)
     this.keeper.soon()
@@ -193,9 +202,10 @@ export class Restores {
     const { machines, ports, disks, store } = this.host
     await store.images.release(released)
     // The restore's own session may be about to end here.
-    const limit = performance.now() + LEAVING_MS
+    const { clock } = this.host
+    const limit = clock.now().ms + LEAVING_MS
     const isBusy = (vm: string) => this.sessions.machines().has(vm)
-    while (vms.some(isBusy) && performance.now() < limit) await setTimeout(LEAVING_STEP_MS)
+    while (vms.some(isBusy) && clock.now().ms < limit) await sleep(clock, LEAVING_STEP_MS)
     for (const vm of vms) {
       if (ports.ofMachine(vm).length > 0 || isBusy(vm) || (await machines.isThere(vm))) {
         this.host.log.warn({ vm }, 'a machine that lives elsewhere is not gone from here yet: its files stay')
@@ -206,9 +216,9 @@ export class Restores {
     this.keeper.soon()
   }
 
-  private sessionOf(network: string, snapshot: string): RestoreUnderWay | null {
-    const session = this.sessions.of(network)
-    return isRestore(session) && session.restore.snapshot === snapshot ? session : null
+  private sessionOf(network: string, snapshot: string): RestoreSession | null {
+    const restore = this.sessions.restoreOf(network)
+    return restore?.snapshot === snapshot ? restore : null
   }
 
   /** What restores have changed, so that a restarted daemon finds it again. */
@@ -228,12 +238,6 @@ export class Restores {
       gone: [...this.configuredPorts].filter((name) => !present.has(name)),
     }
   }
-}
-
-export type RestoreUnderWay = Session & { readonly restore: RestoreSession }
-
-export function isRestore(session: Session | null): session is RestoreUnderWay {
-  return session !== null && session.restore !== null
 }
 
 function notUnderWay(host: string, network: string, snapshot: string): SnapswitchError {

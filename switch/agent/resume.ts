@@ -3,7 +3,7 @@
 
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor.js'
-import { nowUs } from '../../src/runtime/clock.js'
+import { sleep } from '../../src/runtime/clock.js'
 import type { Host } from './host.js'
 
 const ATTEMPT_MS = 3000
@@ -19,11 +19,11 @@ export async function resumeMachine(
 ): Promise<ResumeInfo> {
   for (let attempt = 1, wait = FIRST_WAIT_MS; ; attempt++, wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
     try {
-      return await resumeOnce(host, vm, control, attempt, Math.min(deadline, performance.now() + ATTEMPT_MS))
+      return await resumeOnce(host, vm, control, attempt, Math.min(deadline, host.clock.now().ms + ATTEMPT_MS))
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
       if (error.code === 'MACHINE_NOT_RUNNING' || error.code === 'MACHINE_UNKNOWN') throw error
-      if (performance.now() + wait >= deadline) {
+      if (host.clock.now().ms + wait >= deadline) {
         throw new SnapswitchError(
           'MACHINE_PAUSED',
           `${vm} stands still: its hypervisor did not resume it in ${attempt} attempts: ${error.message}`,
@@ -32,7 +32,7 @@ export async function resumeMachine(
         )
       }
       host.log.warn({ err: error, vm, attempt }, 'cannot resume a machine, trying again')
-      await new Promise((resolve) => setTimeout(resolve, wait))
+      await sleep(host.clock, wait)
     }
   }
 }
@@ -41,7 +41,7 @@ export async function resumeMachine(
 async function resumeOnce(host: Host, vm: string, control: MachineControl, attempt: number, deadline: number) {
   const ask = async (on: MachineControl): Promise<ResumeInfo> => {
     // An answer that did not come does not mean that the guest stands still.
-    if (attempt > 1 && (await on.inspect(deadline)).state === 'running') return { resumedAtUs: nowUs() }
+    if (attempt > 1 && (await on.inspect(deadline)).state === 'running') return { resumedAtUs: host.clock.now().wallUs }
     return on.resume(deadline)
   }
   try {

@@ -8,13 +8,25 @@ import { networkBusy, stopping } from './refusals.js'
 import type { RestoreSession } from './restore-session.js'
 import type { SnapshotSession } from './snapshot-session.js'
 
+/** A snapshot that is being prepared. */
+export interface Preparation {
+  readonly snapshot: string
+  calledOff: boolean
+  /** Never rejects. */
+  ended: Promise<unknown>
+}
+
+export type Work =
+  | { readonly kind: 'preparation'; readonly preparation: Preparation }
+  | { readonly kind: 'snapshot'; readonly snapshot: SnapshotSession }
+  /** `others`: other networks that it brings ports to: they are busy before its machines are there. */
+  | { readonly kind: 'restore'; readonly restore: RestoreSession; readonly others: ReadonlySet<string> }
+  /** What a killed daemon has left is put right. */
+  | { readonly kind: 'undoing' }
+
 export interface Session {
   readonly name: string
-  /** Null while it is being prepared; with `restore` null, too, when something is being undone. */
-  snapshot: SnapshotSession | null
-  readonly restore: RestoreSession | null
-  /** Other networks that a restore brings ports to: they are busy before its machines are there. */
-  readonly others?: ReadonlySet<string>
+  work: Work
 }
 
 export class Sessions {
@@ -36,23 +48,40 @@ export class Sessions {
     return [...this.sessions]
   }
 
+  preparationOf(network: string): Preparation | null {
+    const work = this.sessions.get(network)?.work
+    return work?.kind === 'preparation' ? work.preparation : null
+  }
+
+  /** Null also while it is being prepared. */
+  snapshotOf(network: string): SnapshotSession | null {
+    const work = this.sessions.get(network)?.work
+    return work?.kind === 'snapshot' ? work.snapshot : null
+  }
+
+  restoreOf(network: string): RestoreSession | null {
+    const work = this.sessions.get(network)?.work
+    return work?.kind === 'restore' ? work.restore : null
+  }
+
   /** What is under way in the network, or in another one that shares a machine with it. */
   busy(network: string): string | null {
     const own = this.sessions.get(network)?.name
     if (own !== undefined || this.sessions.size === 0) return own ?? null
     const machines = new Set(this.host.ports.machinesOf(network))
-    for (const [other, { name, others }] of this.sessions) {
+    for (const [other, { name, work }] of this.sessions) {
       const shares = this.host.ports.machinesOf(other).some((vm) => machines.has(vm))
-      if (shares || others?.has(network)) return `${name} of network ${other}`
+      const comes = work.kind === 'restore' && work.others.has(network)
+      if (shares || comes) return `${name} of network ${other}`
     }
     return null
   }
 
   /** All machines that something is under way with. */
   machines(): ReadonlySet<string> {
-    const vms = [...this.sessions].flatMap(([network, { restore }]) => [
+    const vms = [...this.sessions].flatMap(([network, { work }]) => [
       ...this.host.ports.machinesOf(network),
-      ...(restore?.machines ?? []),
+      ...(work.kind === 'restore' ? work.restore.machines : []),
     ])
     return new Set(vms)
   }

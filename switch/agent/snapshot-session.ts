@@ -1,16 +1,13 @@
 // Performs one host's part of a snapshot: the effects that local-snapshot.ts decides on, with real machines, the real
 // datapath and real time. Every wait has the session's deadline; however it ends, gates are open and machines run.
 
-import { availableParallelism } from 'node:os'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
-import { nowUs } from '../../src/runtime/clock.js'
-import { collectGarbage } from '../../src/runtime/engine.js'
 import type { ChannelClosed } from '../forwarding/snapshot/open-snapshot.js'
 import { advance, gateOthers, release, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import { Hurry } from './hurry.js'
-import { type LocalEffect, type LocalInput, LocalSnapshot } from './local-snapshot.js'
+import { type LocalEffect, type LocalInput, LocalSnapshot, type LocalState } from './local-snapshot.js'
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
 import { closureRecords, writePart } from './part.js'
@@ -27,16 +24,17 @@ export class SnapshotSession {
   private readonly machine: LocalSnapshot
   private readonly recording: Recording | null
   private readonly members: ReadonlyMap<string, Member>
-  /** On the clock of performance.now(). */
+  /** On the host's clock. */
   private readonly deadline: number
-  private readonly timer: NodeJS.Timeout
+  private readonly stopTimer: () => void
   private readonly events = new SessionEvents()
-  private readonly hurry = new Hurry()
+  private readonly hurry: Hurry
   private closures: readonly ChannelClosed[] = []
   private writing: Promise<unknown> = Promise.resolve()
   private resolveEnded!: () => void
   /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
-  private readonly turns = new Turns(Math.max(1, Math.floor(availableParallelism() / 2)))
+  private readonly turns: Turns
+
   private constructor(
     host: Host,
     request: SessionRequest,
@@ -45,6 +43,8 @@ export class SnapshotSession {
     deadline: number,
   ) {
     this.host = host
+    this.hurry = new Hurry(host)
+    this.turns = new Turns(Math.max(1, Math.floor(host.processor.cores / 2)))
     this.recording = recording
     this.request = request
     this.deadline = deadline
@@ -58,13 +58,13 @@ export class SnapshotSession {
       `the snapshot did not finish within ${request.deadlineMs} ms`,
       'Give it more time with --deadline, or look at the log for what was slow.',
     )
-    this.timer = setTimeout(() => this.abort(late.report()), deadline - performance.now())
+    this.stopTimer = host.clock.after(deadline - host.clock.now().ms, () => this.abort(late.report()))
     this.hurry.expectTake()
   }
 
   /** Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing is left. */
   static async prepare(host: Host, request: SessionRequest): Promise<SnapshotSession> {
-    const deadline = performance.now() + request.deadlineMs
+    const deadline = host.clock.now().ms + request.deadlineMs
     const { network, snapshot } = request
     const names = host.ports.machinesOf(network)
     await host.store.create(network, snapshot, host.name, names)
@@ -79,7 +79,7 @@ export class SnapshotSession {
       if (failed !== undefined) throw failed.reason
       if (request.record === true) recording = await Recording.start(host, request)
       // What preparing has left behind; in the cut there is no time for it.
-      collectGarbage()
+      host.processor.collectGarbage()
       await host.datapath.call('arm', {
         network,
         ports: members.flatMap((member) => member.ports.map((port) => port.index)),
@@ -94,6 +94,10 @@ export class SnapshotSession {
       throw thrown
     }
     return new SnapshotSession(host, request, members, recording, deadline)
+  }
+
+  get state(): LocalState {
+    return this.machine.state
   }
 
   get machines(): string[] {
@@ -144,7 +148,8 @@ export class SnapshotSession {
     switch (effect.kind) {
       case 'begin': {
         this.hurry.begin(this.host.datapath.thread)
-        const until = nowUs() / 1000 + (this.deadline - performance.now())
+        const { ms, wallUs } = this.host.clock.now()
+        const until = wallUs / 1000 + (this.deadline - ms)
         this.host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.fail(thrown))
         return
       }
@@ -192,11 +197,11 @@ export class SnapshotSession {
         control.hasten()
         await datapath.call('gate', { network, ports })
         await gateOthers(this.host, member.otherPorts)
-        times.gatedAtUs = nowUs()
+        times.gatedAtUs = this.host.clock.now().wallUs
         return say('gated')
       case 'settle':
-        await settle(this.host, member)
-        times.settledAtUs = nowUs()
+        await settle(this.host, member.ports)
+        times.settledAtUs = this.host.clock.now().wallUs
         return say('settled')
       case 'pause':
         member.paused = true
@@ -204,7 +209,7 @@ export class SnapshotSession {
         this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
         return say('paused')
       case 'flip': {
-        const residue = await residueOf(this.host, member)
+        const residue = await residueOf(this.host, member.ports)
         const flipped = await datapath.call('flip', { network, ports, epoch, residue })
         times.cutAtUs = flipped.atUs
         for (const port of flipped.ports) {
@@ -221,7 +226,7 @@ export class SnapshotSession {
         capture.sealed.then(
           (seal) => {
             member.seal = seal
-            times.sealedAtUs = nowUs()
+            times.sealedAtUs = this.host.clock.now().wallUs
             this.publish({ type: 'sealed', vm, bytes: seal.memoryBytes })
             say('sealed')
           },
@@ -264,7 +269,7 @@ export class SnapshotSession {
   }
 
   private finish(failure: ErrorReport | null): void {
-    clearTimeout(this.timer)
+    this.stopTimer()
     this.hurry.end()
     const stuck = [...this.members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
     const error = stuck === null ? failure : { ...stuck, message: `${stuck.message} (${failure?.message})` }

@@ -37,7 +37,7 @@ export interface NetworkArgs {
 
 const newBootId = () => randomBytes(8).toString('hex')
 
-interface Events {
+export interface DatapathEvents {
   event: [DatapathEvent]
   /** The worker failed and was started anew: open snapshots are lost, ports and networks are back. */
   restarted: [Error]
@@ -47,7 +47,7 @@ interface Events {
   dead: [Error]
 }
 
-export class Datapath extends EventEmitter<Events> {
+export class Datapath extends EventEmitter<DatapathEvents> {
   readonly counters: CounterTable = createCounters()
   restarts = 0
   /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */

@@ -44,14 +44,14 @@ export interface Campaign {
   readonly failure: Failure | null
 }
 
-export function runCampaign(options: CampaignOptions): Campaign {
+export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const { plant = () => ({}), draw = drawScenario, adapt = (scenario: Scenario) => scenario } = options
   const start = performance.now()
   const tally: Tally = { schedules: 0, frames: 0, complete: 0, failed: 0, restored: 0, seconds: 0, coverage: new Map() }
   while (tally.schedules < options.schedules && tally.seconds < options.seconds) {
     const seed = (options.seed + tally.schedules) | 0
     const scenario = adapt(draw(seed))
-    const { world, violation } = runScenario(scenario, plant)
+    const { world, violation } = await runScenario(scenario, plant)
     tally.schedules++
     tally.frames += world.frames.length
     cover(tally.coverage, world)
@@ -61,7 +61,7 @@ export function runCampaign(options: CampaignOptions): Campaign {
       else tally.complete++
     }
     tally.seconds = (performance.now() - start) / 1000
-    if (violation !== null) return { tally, failure: explain(seed, scenario, violation, plant) }
+    if (violation !== null) return { tally, failure: await explain(seed, scenario, violation, plant) }
     if (tally.schedules % 10_000 === 0) options.onProgress?.(tally)
   }
   return { tally, failure: null }
@@ -76,8 +76,8 @@ export function describeTally(tally: Tally): string {
   )
 }
 
-function explain(seed: number, scenario: Scenario, violation: Violation, plant: Plant): Failure {
-  const shrunk = shrink(scenario, violation, plant)
-  const { world, violation: again } = runScenario(shrunk.scenario, plant, true)
+async function explain(seed: number, scenario: Scenario, violation: Violation, plant: Plant): Promise<Failure> {
+  const shrunk = await shrink(scenario, violation, plant)
+  const { world, violation: again } = await runScenario(shrunk.scenario, plant, true)
   return { seed, violation: again ?? shrunk.violation, scenario: shrunk.scenario, diagram: drawDiagram(world, again) }
 }

@@ -1,57 +1,56 @@
-// A host: its disk, which outlives everything, and the switch daemon that runs on it, which may be killed at any step.
+// A host: its disk, which outlives everything, and the switch daemon that runs on it, which may be killed at any step. The daemon
+// is the production agent; what it reaches through its Host is made up (disk.ts, machines.ts, ports.ts, datapath.ts).
 
-import type { LocalPart } from '../../src/api/schemas.js'
+import { pino } from 'pino'
+import { SnapswitchError } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
-import { Agent } from './agent.js'
-import { waysOf } from './networks.js'
+import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { type Clock, type Instant, sleep } from '../../src/runtime/clock.js'
+import { Agent, type Disks } from '../../switch/agent/agent.js'
+import { type Host as AgentHost, Epochs } from '../../switch/agent/host.js'
+import { endLoads } from '../../switch/agent/leftovers.js'
+import { Machines } from '../../switch/agent/machines.js'
+import type { Taps } from '../../switch/agent/restore-taps.js'
+import { VirtualDatapath } from './datapath.js'
+import { Disk, DiskDrive } from './disk.js'
+import type { Guest, Nic } from './guest.js'
+import { VirtualHypervisor } from './machines.js'
+import { networkName } from './networks.js'
+import { VirtualPorts } from './ports.js'
 import type { Entry } from './timeline.js'
-import { Worker } from './worker.js'
+import { EPOCH_MS, Worker } from './worker.js'
 import type { World } from './world.js'
+
+/** How long a daemon that starts waits for what a killed one has left to be undone, as switch/main.ts does. */
+const RECOVERY_MS = 5000
+const CORES = 81
+/** More than a schedule has; production's memory takes longer to set aside than a schedule to run. */
+const RECORDED_EVENTS = 4096
+export const silent = pino({ level: 'silent' })
 
 export class Host {
   readonly world: World
   readonly index: number
   readonly name: string
+  readonly disk: Disk
+  /** Machines whose ports are configured here. */
+  readonly configured: readonly Guest[]
   daemon: Daemon | null = null
   boots = 0
   /** Steps of its daemons since the first order. */
   steps = 0
-  /** What is on its disk. */
-  readonly disk: {
-    /** By network, as the fence. */
-    readonly epochs: number[]
-    readonly fences: number[]
-    /** Machines whose ports are configured or were moved here. */
-    members: ReadonlySet<number>
-    readonly parts: Map<string, LocalPart>
-    /** Snapshots begun: directories without a part. */
-    readonly unfinished: Map<string, { readonly network: number; readonly machines: readonly number[] }>
-    readonly files: Set<string>
-    /** By network: machines of a restore that were loaded here and not yet told to run. */
-    readonly loaded: ReadonlySet<number>[]
-    /** By network: machines that a restore has paused here, with their lives. */
-    readonly formers: ReadonlyMap<number, number>[]
-  }
 
-  constructor(world: World, index: number, members: ReadonlySet<number>) {
+  constructor(world: World, index: number, configured: readonly Guest[]) {
     this.world = world
     this.index = index
     this.name = `h${index}`
-    this.disk = {
-      epochs: world.networks.map((network) => waysOf(world.scenario, network).epoch),
-      fences: world.networks.map(() => 0),
-      members,
-      parts: new Map(),
-      unfinished: new Map(),
-      files: new Set(),
-      loaded: world.networks.map(() => new Set()),
-      formers: world.networks.map(() => new Map()),
-    }
+    this.configured = configured
+    this.disk = new Disk(world)
   }
 
   start(): void {
     this.daemon = new Daemon(this)
-    this.daemon.start()
+    this.daemon.start().catch((thrown) => this.world.crashedWith(thrown))
   }
 
   kill(down: number): void {
@@ -60,7 +59,18 @@ export class Host {
     this.world.marks.add('daemon killed')
     this.daemon.end()
     this.daemon = null
-    this.world.time.after(down, () => this.start())
+    this.world.time.after(down, () => {
+      this.start()
+      this.world.time.promised = true
+    })
+  }
+
+  /** Whether the disk says that a NIC's port is here. */
+  remembers(nic: Nic): boolean {
+    const name = `p${nic.index}`
+    const { gone, ports } = this.disk.moves
+    const isConfigured = this.configured.includes(nic.guest) && !gone.includes(name)
+    return isConfigured || ports.some((port) => port.name === name)
   }
 }
 
@@ -68,13 +78,17 @@ export class Daemon {
   readonly world: World
   readonly host: Host
   readonly boot: number
-  readonly bootId: string
-  /** By network: what one agent does for each. */
-  readonly agents: readonly Agent[]
-  worker: Worker
+  readonly datapath: VirtualDatapath
+  readonly ports: VirtualPorts
+  readonly machines: Machines
+  readonly drive: DiskDrive
   alive = true
-  /** What a new worker is told. */
-  members: Set<number>
+  /** Its API answers. */
+  listening = false
+  /** Null until it has put right what a killed one had loaded. */
+  agent: Agent | null = null
+  worker: Worker | null = null
+  private epochs: Epochs | null = null
   private workers = 0
   private readonly onEnd = new Set<() => void>()
 
@@ -82,21 +96,73 @@ export class Daemon {
     this.host = host
     this.world = host.world
     this.boot = ++host.boots
-    this.bootId = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
-    this.members = new Set(host.disk.members)
-    this.agents = host.world.networks.map((network) => new Agent(this, network))
-    this.worker = this.makeWorker()
+    this.datapath = new VirtualDatapath(this)
+    this.ports = new VirtualPorts(this)
+    const hypervisor = new VirtualHypervisor(this)
+    const specs = host.configured.map(({ name }): [string, MachineSpec] => [name, { qmp: `${host.name}/${name}` }])
+    this.machines = new Machines({ qemu: hypervisor, libvirt: hypervisor }, new Map(specs))
+    this.drive = new DiskDrive(this)
   }
 
-  start(): void {
-    if (this.boot > 1) this.world.note(this.host.name, `started, e${this.agents.map(({ epoch }) => epoch)}`)
-    for (const agent of this.agents) agent.start()
+  async start(): Promise<void> {
+    const { world, drive } = this
+    const { moves } = this.host.disk
+    world.planted.daemon?.(this)
+    this.epochs = await Epochs.open(drive.records)
+    const configured = new Set(this.host.configured.flatMap(({ nics }) => nics.map(({ index }) => `p${index}`)))
+    const host = this.agentHost(this.epochs)
+    const now = await endLoads(host, moves, configured)
+    for (const [vm, spec] of Object.entries(now.machines)) this.machines.set(vm, spec)
+    const names = world.networks.map(networkName)
+    for (const network of names) {
+      this.datapath.rememberEpoch(network, this.epochs.get(network))
+      this.datapath.rememberFence(network, this.epochs.fence(network))
+    }
+    this.ports.open(
+      [...configured].filter((name) => !now.gone.includes(name)).concat(now.ports.map(({ name }) => name)),
+    )
+    this.worker = this.makeWorker()
+    this.agent = new Agent(host, names, configured, this.disks())
+    world.planted.agent?.(this.agent, this)
+    if (this.boot > 1) world.note(this.host.name, `started, e${names.map((network) => this.epochs!.get(network))}`)
+    await Promise.race([this.agent.recover(), sleep(this.clock, RECOVERY_MS)])
+    this.listening = true
+  }
+
+  readonly clock: Clock = {
+    now: (): Instant => {
+      const { now } = this.world.time
+      return { ms: now, wallUs: Math.round((EPOCH_MS + now) * 1000) }
+    },
+    after: (ms, act) => {
+      const entry = this.after(ms, act)
+      return () => {
+        entry.act = null
+      }
+    },
   }
 
   /** Calls `act` later, if this daemon still lives. */
   after(ms: number, act: () => void): Entry {
     return this.world.time.after(ms, () => {
-      if (this.alive) act()
+      if (!this.alive) return
+      this.world.time.promised = true
+      act()
+    })
+  }
+
+  /** Something that is answered later, if this daemon still lives: its code goes on before time does. */
+  answer<T>(work: (done: (result: T) => void, failed: (error: SnapswitchError) => void) => void): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const settle = (act: () => void) => {
+        if (!this.alive) return
+        this.world.time.promised = true
+        act()
+      }
+      work(
+        (result) => settle(() => resolve(result)),
+        (error) => settle(() => reject(error)),
+      )
     })
   }
 
@@ -107,36 +173,110 @@ export class Daemon {
   }
 
   arrive(port: number, copy: FrameCopy): void {
-    this.worker.arrive(port, copy)
+    this.worker?.arrive(port, copy)
   }
 
   failWorker(): void {
+    if (this.worker === null) return
     this.world.note(this.host.name, 'DATAPATH FAILED')
     this.world.marks.add('datapath failed')
     this.worker.end()
     this.worker = this.makeWorker()
-    for (const agent of this.agents) this.after(0, () => agent.datapathRestarted())
+    this.after(0, () => this.datapath.hasRestarted())
   }
 
   end(): void {
     this.alive = false
-    this.worker.end()
+    this.worker?.end()
     for (const act of this.onEnd) act()
+  }
+
+  /** What is under way in a network, or keeps it from beginning. */
+  busy(network: number): string | null {
+    return this.agent === null || !this.listening ? 'starting' : this.agent.busy(networkName(network))
   }
 
   private makeWorker(): Worker {
     const { world, host } = this
     const nth = this.workers++
-    const bootId =
-      nth === 0 ? this.bootId : `${'f'.repeat(4)}${this.bootId.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
+    const boot = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
+    const bootId = nth === 0 ? boot : `${'f'.repeat(4)}${boot.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
+    this.datapath.bootId = bootId
     const worker = new Worker(this, bootId)
-    for (const vm of this.members) {
-      for (const nic of world.guests[vm].nics) worker.addMember(nic, this.agents[nic.network].epoch)
-    }
+    for (const nic of this.ports.nics()) worker.addMember(nic, this.datapath.epochOf(nic.network))
     for (const network of world.networks)
       for (const peer of world.peersOf(host.index, network)) worker.addTrunk(network, peer)
     if (world.scenario.lan !== null) worker.addUplink(world.scenario.lan)
     if (world.scenario.outside.includes(host.index)) worker.addPlain()
     return worker
   }
+
+  private agentHost(epochs: Epochs): AgentHost {
+    const { world, host, drive } = this
+    return {
+      name: host.name,
+      version: '1',
+      clock: this.clock,
+      processor: {
+        cores: 2 + Math.floor(world.chance(CORES, host.index, 0) * 6),
+        runAhead: () => () => undefined,
+        collectGarbage: () => undefined,
+        availableMemory: () => null,
+      },
+      datapath: this.datapath,
+      ports: this.ports,
+      machines: this.machines,
+      store: drive.store,
+      records: drive.records,
+      journal: drive.journal,
+      disks: noImages,
+      unread: { of: (port) => world.nics[port].queued, emptied: () => undefined },
+      portion: world.scenario.portion,
+      recordedEvents: RECORDED_EVENTS,
+      epochs,
+      restoreTaps: () => noTaps,
+      log: silent,
+    }
+  }
+
+  /** What the daemon does besides with image files: there are none but memory. */
+  private disks(): Disks {
+    return {
+      clear: async () => undefined,
+      finish: async () => undefined,
+      letGo: async () => undefined,
+      soon: () => undefined,
+      close: async () => undefined,
+      remove: async (network, snapshot) => {
+        await this.drive.store.remove(network, snapshot)
+        return { freedBytes: 0, merged: [], removed: [], kept: [] }
+      },
+    }
+  }
 }
+
+/** Machines here have no disks. */
+const noImages: AgentHost['disks'] = {
+  made: new Map(),
+  chains: () => null,
+  learn: async () => undefined,
+  noteOrigins: async () => undefined,
+  noteMade: async () => undefined,
+  replace: async () => undefined,
+  moveAway: async () => undefined,
+}
+
+/** Every TAP is there, and free. */
+const noTaps: Taps = {
+  warnings: [],
+  planned: () => [],
+  makeOutside: () => undefined,
+  open: () => [],
+  standInOf: () => null,
+  connectOutside: () => undefined,
+  close: () => undefined,
+  giveBack: () => undefined,
+  finish: () => undefined,
+}
+
+export const ended = (what: string): SnapswitchError => new SnapswitchError('INTERNAL', what, 'None.')

@@ -1,7 +1,8 @@
 // Faults that only machines in several networks can show, planted one at a time, as in faults.ts.
 
+import type { Agent } from '../../switch/agent/agent.js'
+import type { DatapathEvent } from '../../switch/datapath/protocol.js'
 import type { Snapshots } from '../../switch/forwarding/snapshot/snapshots.js'
-import type { Agent } from './agent.js'
 import { Random } from './chance.js'
 import type { PlantedFault } from './faults.js'
 import { withNetworks } from './networks.js'
@@ -91,16 +92,21 @@ export const networkFaults: readonly PlantedFault[] = [
     name: 'two networks that share a machine are cut at once',
     breaks: [1, 2, 3, 4],
     plant: inAgents((agent) => {
-      Object.defineProperty(agent, 'busy', { get: () => agent.claim?.name ?? null })
+      agent.sessions.busy = (network) => agent.sessions.of(network)?.name ?? null
     }),
     adapt: atOnce,
   },
   {
     name: 'the trigger is heard in the first network only',
     breaks: [4],
-    plant: inAgents((agent) => {
-      const hear = agent.datapathEvent.bind(agent)
-      agent.datapathEvent = (event) => (event.kind === 'early' && agent.network > 0 ? undefined : hear(event))
+    plant: () => ({
+      daemon: ({ datapath }) => {
+        const emit = datapath.emit.bind(datapath)
+        datapath.emit = (name, ...args) => {
+          const [event] = args as [DatapathEvent]
+          return name === 'event' && event.kind === 'early' && event.network !== 'lab' ? true : emit(name, ...args)
+        }
+      },
     }),
     adapt: several,
   },

@@ -19,7 +19,7 @@ t.setTimeout(patience(280_000))
 for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults, ...networkFaults]) {
   t.test(`caught: ${name}`, async (t) => {
     const options = { seed: SEED, schedules: SCHEDULES, seconds: SECONDS, plant, draw: drawOnTrunks }
-    const { failure, tally } = runCampaign(adapt === undefined ? options : { ...options, adapt })
+    const { failure, tally } = await runCampaign(adapt === undefined ? options : { ...options, adapt })
     if (failure === null) {
       t.fail(`not caught in ${tally.schedules} schedules`)
       return
@@ -27,8 +27,8 @@ for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults,
     const { scenario, violation } = failure
     t.comment(`schedule ${tally.schedules}; ${violation.message}`)
     t.ok(breaks.includes(violation.invariant), `it breaks invariant ${violation.invariant}`)
-    t.equal(runScenario(scenario).violation?.message, undefined, 'without the fault the same schedule holds')
-    t.ok(scenario.sends.length <= 12, `${scenario.sends.length} frames are enough to show it`)
+    t.equal((await runScenario(scenario)).violation?.message, undefined, 'without the fault the same schedule holds')
+    t.ok(scenario.sends.length <= 16, `${scenario.sends.length} frames are enough to show it`)
     t.match(failure.diagram, /invariant \d violated/, 'it is drawn')
   })
 }

@@ -1,14 +1,14 @@
 // Faults planted in the rules, one at a time, by wrapping the objects of a running world: what the simulation must notice, or
 // it proves nothing. The product has no switch for any of them.
 
+import { isUnfinished } from '../../coordinator/leftovers.js'
 import { Frame, type FrameCopy } from '../../src/frame/frame.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortState } from '../../switch/forwarding/port-state.js'
 import type { Snapshots } from '../../switch/forwarding/snapshot/snapshots.js'
+import type { Guest } from './guest.js'
 import type { Plant } from './run.js'
 import type { Order, Scenario } from './scenario.js'
-import type { SnapshotSession } from './snapshot-session.js'
-import type { Planted } from './world.js'
 
 export interface PlantedFault {
   readonly name: string
@@ -37,31 +37,18 @@ const inChannels = (change: (channel: NonNullable<PortState['channel']>) => void
     }
   })
 
-type Step = Parameters<SnapshotSession['step']>
-type Member = Step[0]
-type Effect = Step[1]
-
-/** Does something else, or something before, at one step of a machine's cut. */
-const atStep = (
-  effect: Effect,
-  act: (session: SnapshotSession, member: Member, goOn: () => void, say: Step[2]) => void,
-): Plant => {
-  const session: NonNullable<Planted['session']> = (session) => {
-    const step = session.step.bind(session)
-    session.step = (member, due, say, fail) => {
-      if (due !== effect) step(member, due, say, fail)
-      else act(session, member, () => step(member, due, say, fail), say)
-    }
-  }
-  return () => ({ session })
+const inGuests = (change: (guest: Guest) => void): Plant => {
+  return () => ({ guest: change })
 }
 
 const membersOf = (forwarder: Forwarder, ports: readonly number[]) =>
   ports.flatMap((index) => forwarder.byIndex[index] ?? []).filter((port) => port.isMember)
 
-const openGates = (session: SnapshotSession, member: Member, then: () => void) => {
-  const { worker } = session.daemon
-  worker.call('release', () => worker.forwarder.snapshots.release(member.ports, worker.now), then, then)
+/** The gates of a machine's ports open, in the first network. */
+const openGates = ({ world, host, nics }: Guest) => {
+  const worker = world.hosts[host].daemon?.worker
+  const ports = nics.filter(({ network }) => network === 0).map(({ index }) => index)
+  worker?.forwarder.snapshots.release(ports, worker.now)
 }
 
 const reordering = (scenario: Scenario): Scenario => ({
@@ -265,12 +252,26 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'the gate opens before the flip',
     breaks: [2, 3],
-    plant: atStep('flip', (session, member, goOn) => openGates(session, member, goOn)),
+    plant: () => ({
+      worker: (worker) => {
+        const flip = worker.flip.bind(worker)
+        worker.flip = (ports, epoch, residue, network) => {
+          openGates(worker.daemon.world.nics[ports[0]].guest)
+          return flip(ports, epoch, residue, network)
+        }
+      },
+    }),
   },
   {
     name: 'the gate opens before the guest runs',
     breaks: [2, 3],
-    plant: atStep('capture', (session, member, goOn) => openGates(session, member, goOn)),
+    plant: inGuests((guest) => {
+      const capture = guest.capture.bind(guest)
+      guest.capture = (network, driverAlive, events) => {
+        openGates(guest)
+        capture(network, driverAlive, events)
+      }
+    }),
   },
   {
     name: 'the gate never opens again',
@@ -282,7 +283,9 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'the guest is not paused',
     breaks: [1, 2],
-    plant: atStep('pause', (_session, _member, _goOn, say) => say('paused')),
+    plant: inGuests((guest) => {
+      guest.pause = (done) => done()
+    }),
   },
   {
     name: 'only the first NIC of a machine is flipped in time',
@@ -361,25 +364,27 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'the epoch is not written to disk',
     breaks: [1, 4],
     plant: () => ({
-      agent: (agent) => {
-        agent.raise = (epoch, done) => {
-          agent.epoch = Math.max(agent.epoch, epoch)
-          agent.daemon.after(0, done)
-        }
+      daemon: ({ drive }) => {
+        drive.records.writeEpochs = async () => undefined
       },
     }),
   },
   {
     name: 'a machine that was paused is not resumed when its snapshot is called off',
     breaks: [4],
-    plant: atStep('recover', (session, member, _goOn, say) => openGates(session, member, () => say('recovered'))),
+    plant: inGuests((guest) => {
+      const resume = guest.resume.bind(guest)
+      guest.resume = (done, refused) => (guest.fresh ? resume(done, refused) : done())
+    }),
   },
   {
     name: 'a restarted coordinator forgets what a former one has left',
     breaks: [4],
     plant: () => ({
       coordinator: (coordinator) => {
-        coordinator.start = () => undefined
+        const list = coordinator.catalogue.list
+        coordinator.catalogue.list = async () =>
+          (await list()).filter(({ manifest }) => manifest !== null && !isUnfinished(manifest))
       },
     }),
     adapt: (scenario) => {
@@ -391,8 +396,8 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'a restarted daemon forgets the machines that it had paused',
     breaks: [4],
     plant: () => ({
-      agent: (agent) => {
-        agent.start = () => undefined
+      daemon: ({ drive }) => {
+        drive.journal.unfinished = async () => []
       },
     }),
     adapt: withKills,
@@ -414,8 +419,8 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'the fence of a restore does not outlive its daemon',
     breaks: [5],
     plant: () => ({
-      agent: (agent) => {
-        if (agent.daemon.boot > 1) agent.fence = 0
+      daemon: ({ drive }) => {
+        drive.records.readFences = async () => new Map()
       },
     }),
     adapt: (scenario) => {
@@ -434,29 +439,9 @@ export const plantedFaults: readonly PlantedFault[] = [
   {
     name: 'only the hosts that get machines are fenced',
     breaks: [5],
-    plant: () => ({
-      agent: (agent) => {
-        const switchOver = agent.switchRestore.bind(agent)
-        agent.switchRestore = (snapshot, answer) => {
-          const session = agent.claim?.restore ?? null
-          const { snapshots } = agent.daemon.worker.forwarders[agent.network]
-          const { fence } = snapshots
-          if (session?.isEmpty) snapshots.fence = () => undefined
-          const back = () => {
-            snapshots.fence = fence
-          }
-          switchOver(snapshot, {
-            done: (result) => {
-              back()
-              answer.done(result)
-            },
-            refused: (error) => {
-              back()
-              answer.refused(error)
-            },
-          })
-        }
-      },
+    plant: inSnapshots((snapshots) => {
+      const fence = snapshots.fence.bind(snapshots)
+      snapshots.fence = (ports, epoch, now) => (ports.length > 0 ? fence(ports, epoch, now) : undefined)
     }),
     adapt: (scenario) => ({ ...scenario, hosts: 4, chain: true, faults: [], orders: snapshotAndRestore(1) }),
   },
@@ -464,11 +449,14 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'an undoing ends machines that run already',
     breaks: [4],
     plant: () => ({
-      agent: (agent) => {
-        agent.abortRestore = (snapshot, _epoch, answer) => {
-          const session = agent.claim?.restore ?? null
-          if (session?.snapshot === snapshot) session.undo(() => answer.done(null))
-          else answer.done(null)
+      agent: ({ restores, sessions }, { world, host }) => {
+        const abort = restores.abort.bind(restores)
+        restores.abort = (network, snapshot, epoch) => {
+          for (const vm of sessions.restoreOf(network)?.machines ?? []) {
+            const guest = world.guestOf(vm)
+            if (guest.host === host.index && guest.origin !== null) guest.undo()
+          }
+          return abort(network, snapshot, epoch)
         }
       },
     }),
@@ -492,12 +480,9 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'a restarted daemon forgets the machines that it was loading',
     breaks: [4],
     plant: () => ({
-      agent: (agent) => {
-        const start = agent.start.bind(agent)
-        agent.start = () => {
-          agent.daemon.host.disk.loaded[agent.network] = new Set()
-          start()
-        }
+      daemon: ({ drive }) => {
+        const restores = drive.journal.restores
+        drive.journal.restores = async () => (await restores()).map((record) => ({ ...record, machines: [] }))
       },
     }),
     adapt: (scenario) => ({ ...withKills(scenario), orders: snapshotAndRestore(0) }),
@@ -506,15 +491,14 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'what runs is ended before all hosts have loaded',
     breaks: [4],
     plant: () => ({
-      agent: (agent) => {
-        const load = agent.loadRestore.bind(agent)
-        agent.loadRestore = (snapshot, request, answer) => {
-          const { world, host } = agent.daemon
+      agent: ({ restores }, { world, host }) => {
+        const load = restores.load.bind(restores)
+        restores.load = (network, snapshot, request) => {
           for (const { vm } of request.members) {
             const guest = world.guestOf(vm)
             if (guest.alive && guest.host === host.index) guest.end()
           }
-          load(snapshot, request, answer)
+          return load(network, snapshot, request)
         }
       },
     }),
@@ -528,12 +512,9 @@ export const plantedFaults: readonly PlantedFault[] = [
     name: 'a restarted daemon forgets the machines that a restore had paused',
     breaks: [4],
     plant: () => ({
-      agent: (agent) => {
-        const start = agent.start.bind(agent)
-        agent.start = () => {
-          agent.daemon.host.disk.formers[agent.network] = new Map()
-          start()
-        }
+      daemon: ({ drive }) => {
+        const restores = drive.journal.restores
+        drive.journal.restores = async () => (await restores()).map((record) => ({ ...record, formers: [] }))
       },
     }),
     adapt: (scenario) => {

@@ -15,6 +15,8 @@ export interface GuestLog {
 /** A memory image: a prefix of a log. */
 export interface Image {
   readonly vm: number
+  /** Whose snapshot it is of. */
+  readonly network: number
   readonly log: GuestLog
   readonly sent: number
   readonly read: readonly number[]
@@ -28,6 +30,8 @@ export interface CaptureEvents {
 }
 
 const TAP_QUEUE = 1000
+/** After its answer to a stop (test/linux/tap-qemu.test.ts). */
+const TAKE_ONE_MS = 0.5
 
 export class Nic {
   readonly guest: Guest
@@ -49,11 +53,16 @@ export class Nic {
     this.mac = [2, 0, 0, 0, guest.index, nth]
   }
 
+  /** Frames in the TAP's queue as its device counts them: a hypervisor that stands still takes one from there. */
+  get queued(): number {
+    return this.guest.tookOne ? Math.max(0, this.unread - 1) : this.unread
+  }
+
   get log() {
     return this.guest.log.nics[this.nth]
   }
 
-  /** Frames in the TAP's queue. */
+  /** Frames that the guest has not read. */
   get unread(): number {
     return this.log.delivered.length - this.log.read
   }
@@ -68,6 +77,10 @@ export class Guest {
   host: number
   alive = true
   running = true
+  /** Its hypervisor has stood still for long enough to take a frame from each TAP; no image holds it. */
+  tookOne = false
+  /** Where this incarnation's hypervisor is reached. */
+  socket: string
   /** When it was stopped last, and has run since: a hypervisor tells it exactly, if later. */
   stoppedAt = 0
   runsSince = 0
@@ -96,6 +109,7 @@ export class Guest {
     this.name = `vm${index}`
     this.host = host
     this.stopped = stopped
+    this.socket = `h${host}/${this.name}`
     this.nics = Array.from({ length: nics }, (_, nth) => new Nic(this, firstNic + nth, nth, networks?.[nth] ?? 0))
     this.log = { sent: [], nics: this.nics.map(() => ({ delivered: [], read: 0 })) }
   }
@@ -158,7 +172,13 @@ export class Guest {
       this.running = false
       this.stoppedAt = this.world.time.now
       this.world.note(this.name, 'paused')
-      this.task(done, refused)
+      const pause = this.pauses
+      this.task(() => {
+        done()
+        this.world.time.after(TAKE_ONE_MS, () => {
+          if (!this.running && this.pauses === pause) this.tookOne = true
+        })
+      }, refused)
     }, refused)
   }
 
@@ -171,13 +191,18 @@ export class Guest {
     }, refused)
   }
 
+  /** Answers when what it was told before is done. */
+  ask(done: () => void, refused: (reason: string) => void): void {
+    this.task(done, refused)
+  }
+
   /** Needs a paused machine. In `stopped` mode the driver, which lives in the daemon, has to resume it at the end. */
-  capture(driverAlive: () => boolean, events: CaptureEvents): void {
+  capture(network: number, driverAlive: () => boolean, events: CaptureEvents): void {
     const nth = ++this.captures
     const { world } = this
     const fails = world.scenario.faults.some((f) => f.kind === 'fail capture' && f.vm === this.index && f.nth === nth)
     this.task(() => {
-      const image = this.image()
+      const image = this.image(network)
       world.note(this.name, 'captured')
       const saving = world.wait(SEAL, this.index, nth, world.scenario.pace.seal)
       if (this.stopped) {
@@ -245,18 +270,20 @@ export class Guest {
    * The loaded incarnation is the machine from now on. Its former self is gone, or stands still on another host, which is about to
    * end it: `end` with that life means nothing any more.
    */
-  takePlace(image: Image, network: number, host: number): void {
+  takePlace(image: Image, host: number, socket: string): void {
     if (this.running)
       this.world.violation(4, `${this.name} takes its place on h${host}, while it runs on h${this.host}`)
     if (this.fresh && this.host !== host)
       this.world.violation(4, `${this.name} takes its place on h${host}, while it has on h${this.host}`)
     this.life++
     this.deferred.length = 0
-    this.world.rollBack(this, image, network)
+    this.world.rollBack(this, image, image.network)
     this.alive = true
     this.running = false
     this.fresh = true
     this.host = host
+    this.socket = socket
+    this.tookOne = false
     this.origin = image
     this.loadedAt = this.world.time.now
     this.log = {
@@ -269,14 +296,16 @@ export class Guest {
     this.world.note(this.name, 'takes its place')
   }
 
-  image(): Image {
-    return { vm: this.index, log: this.log, sent: this.log.sent.length, read: this.log.nics.map(({ read }) => read) }
+  private image(network: number): Image {
+    const { log } = this
+    return { vm: this.index, network, log, sent: log.sent.length, read: log.nics.map(({ read }) => read) }
   }
 
   /** Lets the vCPUs run; what the guest had in mind it does now. */
   run(): void {
     if (this.running || !this.alive) return
     this.running = true
+    this.tookOne = false
     this.fresh = false
     this.runsSince = this.world.time.now
     this.world.note(this.name, 'runs')

@@ -2,8 +2,7 @@
 // what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
 
 import type { Manifest } from '../../src/api/schemas.js'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import type { RecordedFrame } from '../../switch/forwarding/snapshot/channel-recorder.js'
+import { readChannel } from '../../src/trace/channel.js'
 import { auditOf } from './audit.js'
 import { frameId } from './frames.js'
 import type { Image, Nic } from './guest.js'
@@ -62,8 +61,9 @@ function checkSnapshot(world: World, manifest: Manifest): void {
       const what = `${part.host} counts ${closure.lost} frames from ${closure.host} as lost in ${manifest.name}`
       throw new Violation(2, `${what}, though none was`)
     }
-    for (const { port, copy } of world.contents.get(part.channel.digest) as RecordedFrame[]) {
-      const id = frameId(copy.bytes, VNET_HEADER_LENGTH)
+    for (const { port: name, bytes } of readChannel(world.contents.get(part.channel.digest) as Uint8Array)) {
+      const port = Number(name.slice(1))
+      const id = frameId(bytes, 0)
       if (world.nics[port].network !== network)
         throw new Violation(2, `#${id} of another network is in the channel state of ${manifest.name}`)
       // The announcement of a restored machine's address: part of the channel state, but nobody's message.
@@ -256,9 +256,9 @@ function checkTermination(world: World): void {
       throw new Violation(4, `nothing went wrong, yet ${order.kind} ${name} failed: ${error.message}`)
   }
   for (const guest of world.guests) {
-    const { daemon, disk } = world.hosts[guest.host]
-    if (guest.alive && !(disk.members.has(guest.index) && daemon?.members.has(guest.index)))
-      throw new Violation(4, `${guest.name} runs, but ${world.hosts[guest.host].name} has no ports for it`)
+    const host = world.hosts[guest.host]
+    const isKnown = guest.nics.every((nic) => host.remembers(nic) && host.daemon?.ports.nics().includes(nic))
+    if (guest.alive && !isKnown) throw new Violation(4, `${guest.name} runs, but ${host.name} has no ports for it`)
   }
   for (const manifest of world.catalogue.values()) {
     if (manifest.state === 'pending') throw new Violation(4, `snapshot ${manifest.name} is still pending`)
@@ -280,8 +280,11 @@ function unrest(world: World): string {
       found.push(`${host.name} is down`)
       continue
     }
-    for (const { claim } of daemon.agents) if (claim !== null) found.push(`${host.name} is at ${claim.name}`)
-    for (const { snapshots, ports, network } of daemon.worker.forwarders) {
+    for (const network of world.networks) {
+      const busy = daemon.busy(network)
+      if (busy !== null) found.push(`${host.name} is at ${busy}`)
+    }
+    for (const { snapshots, ports, network } of daemon.worker?.forwarders ?? []) {
       const where = `${host.name}, ${network.options.network}`
       if (snapshots.openEpoch !== null) found.push(`${where} has e${snapshots.openEpoch} open`)
       for (const port of ports) {

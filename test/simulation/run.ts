@@ -1,6 +1,7 @@
 // Runs a scenario and says what became of it.
 
 import { checkInvariants } from './invariants.js'
+import { observe } from './observe.js'
 import type { Scenario } from './scenario.js'
 import { type Planted, Violation, World } from './world.js'
 
@@ -13,10 +14,11 @@ export interface Run {
 /** `planted` makes the fault anew for each run: what it remembers must not pass from one to the next. */
 export type Plant = () => Planted
 
-export function runScenario(scenario: Scenario, plant: Plant = () => ({}), traced = false): Run {
+export async function runScenario(scenario: Scenario, plant: Plant = () => ({}), traced = false): Promise<Run> {
   const world = new World(scenario, plant(), traced)
   try {
-    world.run()
+    observe(world)
+    await world.run()
     checkInvariants(world)
     return { world, violation: null }
   } catch (thrown) {

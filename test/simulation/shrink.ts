@@ -12,14 +12,14 @@ export interface Shrunk {
 }
 
 /** `scenario` must fail with `violation`. Tries at most `budget` runs. */
-export function shrink(scenario: Scenario, violation: Violation, plant: Plant, budget = 3000): Shrunk {
+export async function shrink(scenario: Scenario, violation: Violation, plant: Plant, budget = 3000): Promise<Shrunk> {
   let best = scenario
   let found = violation
   let runs = 0
-  const attempt = (candidate: Scenario): boolean => {
+  const attempt = async (candidate: Scenario): Promise<boolean> => {
     if (runs >= budget) return false
     runs++
-    const again = runScenario(candidate, plant).violation
+    const again = (await runScenario(candidate, plant)).violation
     if (again === null || kindOf(again) !== kindOf(violation)) return false
     best = candidate
     found = again
@@ -28,14 +28,14 @@ export function shrink(scenario: Scenario, violation: Violation, plant: Plant, b
   for (let better = true; better && runs < budget; ) {
     better = false
     for (const key of ['orders', 'faults', 'sends', 'outside'] as const) {
-      if (removePieces(key, () => best, attempt)) better = true
+      if (await removePieces(key, () => best, attempt)) better = true
     }
     for (let vm = best.machines.length - 1; vm >= 0; vm--)
-      if (best.machines.length > 1 && attempt(withoutMachine(best, vm))) better = true
+      if (best.machines.length > 1 && (await attempt(withoutMachine(best, vm)))) better = true
     for (let host = best.hosts - 1; host >= 0; host--)
-      if (best.hosts > 1 && attempt(withoutHost(best, host))) better = true
-    if (reroll(() => best, attempt)) better = true
-    for (const simpler of simplifications(best)) if (attempt({ ...best, ...simpler })) better = true
+      if (best.hosts > 1 && (await attempt(withoutHost(best, host)))) better = true
+    if (await reroll(() => best, attempt)) better = true
+    for (const simpler of simplifications(best)) if (await attempt({ ...best, ...simpler })) better = true
   }
   return { scenario: best, violation: found, runs }
 }
@@ -46,28 +46,28 @@ function kindOf(violation: Violation): string {
 }
 
 /** Where the luck of what is left depends on what is taken out after all: half of the frames may fail with other luck. */
-function reroll(current: () => Scenario, attempt: (candidate: Scenario) => boolean): boolean {
+async function reroll(current: () => Scenario, attempt: (candidate: Scenario) => Promise<boolean>): Promise<boolean> {
   let better = false
   for (let luck = 1; luck <= 24 && current().sends.length > 3; luck++) {
     const { sends, seed } = current()
     const rest = sends.filter((_, at) => (at + (luck >> 1)) % 2 === 0)
-    if (attempt({ ...current(), sends: rest, seed: seed + luck })) better = true
+    if (await attempt({ ...current(), sends: rest, seed: seed + luck })) better = true
   }
   return better
 }
 
 /** Takes out halves, quarters, … down to single elements. */
-function removePieces(
+async function removePieces(
   key: 'orders' | 'faults' | 'sends' | 'outside',
   current: () => Scenario,
-  attempt: (candidate: Scenario) => boolean,
-): boolean {
+  attempt: (candidate: Scenario) => Promise<boolean>,
+): Promise<boolean> {
   let better = false
   for (let size = Math.ceil(current()[key].length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
     for (let at = current()[key].length - size; at >= 0; at -= size) {
       const scenario = current()
       const rest = [...scenario[key].slice(0, at), ...scenario[key].slice(at + size)]
-      if (attempt(withStations({ ...scenario, [key]: rest }))) better = true
+      if (await attempt(withStations({ ...scenario, [key]: rest }))) better = true
     }
   }
   return better

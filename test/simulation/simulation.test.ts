@@ -14,7 +14,7 @@ const SECONDS = 90
 t.setTimeout(patience(200_000))
 
 t.test('every invariant holds under random schedules', async (t) => {
-  const { tally, failure } = runCampaign({ seed: SEED, schedules: SCHEDULES, seconds: SECONDS })
+  const { tally, failure } = await runCampaign({ seed: SEED, schedules: SCHEDULES, seconds: SECONDS })
   t.comment(describeTally(tally))
   if (failure !== null) t.comment(`\n${failure.diagram}\nAgain: npm run soak -- --seed ${failure.seed} --schedules 1`)
   t.equal(failure?.violation.message, undefined)

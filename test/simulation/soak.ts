@@ -36,7 +36,7 @@ if (!(Number.isInteger(schedules) && schedules >= 1)) refuse('--schedules must b
 if (!(seconds > 0)) refuse('--seconds must be a number above 0')
 
 process.stdout.write(`seed ${seed}\n`)
-const { tally, failure } = runCampaign({
+const { tally, failure } = await runCampaign({
   seed,
   schedules,
   seconds,

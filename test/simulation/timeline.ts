@@ -9,6 +9,8 @@ export interface Entry {
 export class Timeline {
   /** Virtual milliseconds. */
   now = 0
+  /** A promise was answered: what waits for it goes on before time does. */
+  promised = false
   private readonly heap: Entry[] = []
   private entered = 0
 

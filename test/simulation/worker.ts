@@ -4,16 +4,15 @@
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { parseMac } from '../../src/frame/mac.js'
-import { ROW } from '../../switch/forwarding/counters.js'
+import type { CommandName, Commands, DatapathEvent } from '../../switch/datapath/protocol.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
-import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 import type { Daemon } from './daemon.js'
 import { carriedId, frameId, kindOf } from './frames.js'
 import type { Nic } from './guest.js'
 import type { SharedLan } from './lan.js'
-import { networkName, waysOf } from './networks.js'
-import { PLAIN_PORT, portCount, TRUNK_PORTS, trunkPort, UPLINK_PORT } from './trunk.js'
+import { networkName, networkNumber, waysOf } from './networks.js'
+import { PLAIN_PORT, TRUNK_PORTS, trunkPort, UPLINK_PORT } from './trunk.js'
 
 const LOOK = 31
 const ANSWER = 32
@@ -29,12 +28,6 @@ const TICK_INTERVAL_OPEN = 5
 /** Unix time at the start of virtual time. */
 export const EPOCH_MS = 1_000_000
 
-export type DatapathEvent =
-  | { readonly kind: 'early'; readonly port: number; readonly epoch: number }
-  | { readonly kind: 'peer'; readonly host: string; readonly epoch: number }
-  | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
-  | { readonly kind: 'broken'; readonly epoch: number }
-
 interface Command {
   readonly name: string
   run(): void
@@ -45,7 +38,6 @@ export class Worker {
   readonly daemon: Daemon
   /** By network. */
   readonly forwarders: readonly Forwarder[]
-  private readonly counters: Float64Array
   alive = true
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
@@ -62,10 +54,8 @@ export class Worker {
   constructor(daemon: Daemon, bootId: string) {
     this.daemon = daemon
     const { world, host } = daemon
-    this.counters = new Float64Array(portCount(world.networks.length) * ROW)
     this.earlySince = world.networks.map(() => null)
     this.forwarders = world.networks.map((network) => this.makeForwarder(network, bootId))
-    world.counters.push(this.counters)
     for (const forwarder of this.forwarders) world.planted.forwarder?.(forwarder)
     world.planted.worker?.(this)
     this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
@@ -77,11 +67,12 @@ export class Worker {
   }
 
   private makeForwarder(network: number, bootId: string): Forwarder {
-    const { world, host, agents } = this.daemon
+    const { world, host, datapath } = this.daemon
     const { scenario } = world
+    const name = networkName(network)
     const forwarder = new Forwarder(
       {
-        network: networkName(network),
+        network: name,
         host: host.name,
         bootId,
         bootedAt: EPOCH_MS + world.time.now,
@@ -96,16 +87,19 @@ export class Worker {
         closureDeadline: 200,
         controlKey: scenario.keyed ? CONTROL_KEY : null,
       },
-      this.counters,
+      datapath.counters,
       {
-        early: (port, epoch) => this.tell(network, { kind: 'early', port, epoch }),
-        peer: (_port, host, _bootId, epoch) => this.tell(network, { kind: 'peer', host, epoch }),
-        closed: (epoch, closures) => this.tell(network, { kind: 'closed', epoch, closures }),
-        broken: (epoch) => this.tell(network, { kind: 'broken', epoch }),
+        early: (port, epoch) => this.tell({ kind: 'early', network: name, port, epoch }),
+        peer: (port, host, bootId, epoch) => this.tell({ kind: 'peer', network: name, port, host, bootId, epoch }),
+        closed: (epoch, closures) => {
+          if (closures.some(({ byCount }) => !byCount)) world.marks.add('channel closed by deadline')
+          this.tell({ kind: 'closed', network: name, epoch, closures })
+        },
+        broken: (epoch, port, host) => this.tell({ kind: 'broken', network: name, epoch, port, host }),
       },
     )
-    forwarder.network.raiseEpoch(agents[network].epoch)
-    forwarder.network.raiseFence(agents[network].fence)
+    forwarder.network.raiseEpoch(datapath.epochOf(network))
+    forwarder.network.raiseFence(datapath.fenceOf(network))
     return forwarder
   }
 
@@ -212,6 +206,120 @@ export class Worker {
     this.look()
   }
 
+  perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
+    return this.handlers[name](args)
+  }
+
+  network(name: string): Forwarder {
+    return this.forwarders[networkNumber(name)]
+  }
+
+  private readonly handlers: { [K in CommandName]: (args: Commands[K]['args']) => Commands[K]['result'] } = {
+    addNetwork: () => unused('addNetwork'),
+    addPort: () => unused('addPort'),
+    stop: () => unused('stop'),
+    fdb: () => unused('fdb'),
+    removePort: ({ index }) => {
+      this.remove(index)
+      return null
+    },
+    begin: ({ network, epoch, policy, until }) => {
+      this.network(network).snapshots.begin(epoch, policy, until, this.now)
+      this.note(`begin e${epoch}`)
+      return null
+    },
+    arm: ({ network, ports }) => {
+      for (const port of ports) {
+        const nic = this.daemon.world.nics[port]
+        nic.armedAt = nic.log.delivered.length
+      }
+      this.network(network).snapshots.arm(ports)
+      return null
+    },
+    record: ({ network, memory }) => {
+      const { snapshots, ports } = this.network(network)
+      snapshots.record(memory, this.now)
+      const ways = ports.filter((port) => port.channel !== null)
+      return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
+    },
+    gate: ({ network, ports, forOther }) => {
+      const forwarder = this.network(network)
+      forwarder.snapshots.gate(ports, this.now, forOther)
+      this.note(`gate of ${this.whose(ports)} closes`)
+      return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
+    },
+    flip: ({ network, ports, epoch, residue }) => {
+      const { world } = this.daemon
+      const results = this.flip(ports, epoch, residue, networkNumber(network))
+      this.note(`CUT of ${this.whose(ports)} e${epoch}`)
+      if (results.some(({ recorded }) => recorded > 0)) world.marks.add('residue')
+      if (results.some(({ lost }) => lost > 0)) world.marks.add('residue lost')
+      if (ports.length > 1) world.marks.add('several NICs cut')
+      if (ports.some((port) => world.nics[port].guest.nics.length > ports.length))
+        world.marks.add('cut with NICs in other networks')
+      return { atUs: Math.round(this.now * 1000), ports: results }
+    },
+    release: ({ network, ports, most }) => {
+      const { snapshots, byIndex } = this.network(network)
+      const waited = ports.some((port) => byIndex[port]?.closedForOther && byIndex[port]?.hold.length > 0)
+      if (waited) this.daemon.world.marks.add('frame waited in another network')
+      snapshots.release(ports, this.now, most)
+      this.note(`gate of ${this.whose(ports)} opens`)
+      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
+    },
+    drain: ({ network, ports, most }) => {
+      const { snapshots } = this.network(network)
+      const released = snapshots.drain(ports, this.now, most)
+      const stuck = snapshots.opening().find((port) => most[ports.indexOf(port)] === Number.POSITIVE_INFINITY)
+      if (stuck !== undefined) this.daemon.world.violation(4, `the gate of ${this.whose([stuck])} stays closed`)
+      if (released > 0) this.daemon.world.marks.add('gate opened in portions')
+      if (released > 0) this.note(`${released} more of what was held go out`)
+      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
+    },
+    end: ({ network }) => this.network(network).snapshots.end(),
+    advance: ({ network, epoch, most }) => {
+      const { snapshots } = this.network(network)
+      snapshots.advance(epoch, this.now, most)
+      this.note(`advance e${epoch}`)
+      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
+    },
+    fence: ({ network, ports, epoch }) => {
+      for (const port of ports) this.drain(port)
+      this.network(network).snapshots.fence(ports, epoch, this.now)
+      this.note(`fence e${epoch}`)
+      return null
+    },
+    preload: ({ network, port, frames }) => {
+      this.network(network).snapshots.preload(port, frames)
+      return null
+    },
+    announce: ({ network, port, mac }) => {
+      this.network(network).announce(port, mac, this.now)
+      return null
+    },
+    network: ({ network }) => {
+      const { network: state, ports, trunks } = this.network(network)
+      const peers = ports
+        .filter((port) => port.isTrunk)
+        .map((port) => ({
+          port: port.spec.index,
+          host: port.channel?.host ?? null,
+          bootId: port.channel?.bootId ?? null,
+          alive: trunks.isAlive(port, this.now),
+          lastHeardMs: null,
+        }))
+      return { epoch: state.epoch, fdbEntries: state.fdb.size, peers }
+    },
+  }
+
+  private note(text: string): void {
+    this.daemon.world.note(this.daemon.host.name, text)
+  }
+
+  private whose(ports: readonly number[]): string {
+    return [...new Set(ports.map((port) => this.daemon.world.nics[port].guest.name))].join(' ')
+  }
+
   /** It has thrown, or its process was killed. What was in its sockets and memory is gone. */
   end(): void {
     this.alive = false
@@ -270,9 +378,9 @@ export class Worker {
   }
 
   private watchEarly(): void {
-    const { agents, world } = this.daemon
-    for (const { network, claim } of agents) {
-      if (claim?.snapshot?.machine.state !== 'prepared') this.earlySince[network] = null
+    const { agent, world } = this.daemon
+    for (const network of world.networks) {
+      if (agent?.sessions.snapshotOf(networkName(network))?.state !== 'prepared') this.earlySince[network] = null
       else if (this.earlySince[network] === null) {
         // Behind the gates that another network has closed anything may wait.
         const waits = this.forwarders[network].ports.some((port) => port.hold.length > 0 && !port.closed)
@@ -303,10 +411,10 @@ export class Worker {
     })
   }
 
-  private tell(network: number, event: DatapathEvent): void {
+  private tell(event: DatapathEvent): void {
     this.toMain(() => {
       this.daemon.world.step(this.daemon.host)
-      this.daemon.agents[network].datapathEvent(event)
+      this.daemon.datapath.emit('event', event)
     })
   }
 
@@ -318,7 +426,9 @@ export class Worker {
       time.now + world.wait(ANSWER, host.index, this.answers++, world.scenario.pace.poll),
     )
     time.at(this.mainFreeAt, () => {
-      if (this.daemon.alive) act()
+      if (!this.daemon.alive) return
+      time.promised = true
+      act()
     })
   }
 }
@@ -346,4 +456,8 @@ function controlText(frame: Frame): string | null {
   const view = new DataView(frame.bytes.buffer, frame.start)
   if (type === 2) return `MARKER e${view.getUint32(158)} (${view.getBigUint64(162)} before)`
   return null
+}
+
+function unused(name: string): never {
+  throw new Error(`nobody asks a virtual worker for ${name}`)
 }

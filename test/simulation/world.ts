@@ -2,21 +2,19 @@
 // nothing is left to do, then the invariants are checked.
 
 import type { Manifest } from '../../src/api/schemas.js'
-import type { ErrorCode, ErrorReport } from '../../src/errors/errors.js'
 import { announcement } from '../../src/frame/ethernet.js'
 import { Frame, type FrameCopy, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { Agent } from '../../switch/agent/agent.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { Agent } from './agent.js'
 import { chanceOf } from './chance.js'
 import { Coordinator, type Outcome } from './coordinator.js'
 import type { Mark } from './coverage.js'
-import { Host } from './daemon.js'
+import { type Daemon, Host } from './daemon.js'
 import { type FrameForm, makeFrame } from './frames.js'
 import { Guest, type Image, type Nic } from './guest.js'
 import { SharedLan } from './lan.js'
-import { waysOf } from './networks.js'
+import { networkName, waysOf } from './networks.js'
 import { BROADCAST, LAN_STATION, OUTSIDE, type Scenario, type Send } from './scenario.js'
-import type { SnapshotSession } from './snapshot-session.js'
 import { Timeline } from './timeline.js'
 import { PLAIN_PORT, Trunk } from './trunk.js'
 import type { Worker } from './worker.js'
@@ -25,8 +23,10 @@ import type { Worker } from './worker.js'
 export interface Planted {
   forwarder?(forwarder: Forwarder): void
   worker?(worker: Worker): void
-  agent?(agent: Agent): void
-  session?(session: SnapshotSession): void
+  /** Before it starts. */
+  daemon?(daemon: Daemon): void
+  agent?(agent: Agent, daemon: Daemon): void
+  guest?(guest: Guest): void
   coordinator?(coordinator: Coordinator): void
 }
 
@@ -107,7 +107,6 @@ export class World {
   readonly restarts: boolean
   /** By NIC: the highest color its frames have had. */
   private readonly colors: number[]
-  private readonly members: ReadonlySet<number>[]
   private coordinatorSteps = 0
   private ordersGiven = 0
   private toCome = 0
@@ -124,23 +123,29 @@ export class World {
       return guest
     })
     this.nics = this.guests.flatMap((guest) => guest.nics)
-    this.members = Array.from({ length: scenario.hosts }, (_, host) => new Set(indexesOn(scenario, host)))
     this.outside = Array.from({ length: LAN_STATION + 1 }, () => [])
     this.hosts = Array.from(
       { length: scenario.hosts },
-      (_, host) => new Host(this, host, this.members[host] as ReadonlySet<number>),
+      (_, index) =>
+        new Host(
+          this,
+          index,
+          this.guests.filter(({ host }) => host === index),
+        ),
     )
     this.lan = scenario.lan === null ? null : new SharedLan(this)
     this.restarts = scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
     this.colors = this.nics.map(() => -1)
     this.unarmed = this.nics.map(() => [])
+    for (const guest of this.guests) planted.guest?.(guest)
     this.coordinator = new Coordinator(this)
   }
 
   /** Runs to the end. Throws a Violation. */
-  run(): void {
+  async run(): Promise<void> {
     const { scenario, time } = this
     for (const host of this.hosts) host.start()
+    await promisesKept()
     if (scenario.announced) this.come(ANNOUNCING, () => this.announce())
     for (const send of scenario.sends) this.come(send.at, () => this.send(send))
     for (const [nth, order] of scenario.orders.entries()) {
@@ -153,8 +158,8 @@ export class World {
       if (fault.kind === 'crash machine') this.come(fault.at, () => this.crash(fault.vm))
       if (fault.kind === 'unplug trunk') {
         const { a, b, at, network = 0 } = fault
-        this.come(at, () => this.hosts[a].daemon?.worker.unplug(network, b))
-        this.come(at + fault.for, () => this.hosts[a].daemon?.worker.plug(network, b))
+        this.come(at, () => this.hosts[a].daemon?.worker?.unplug(network, b))
+        this.come(at + fault.for, () => this.hosts[a].daemon?.worker?.plug(network, b))
       }
       if ('for' in fault) this.come(fault.at + fault.for, () => undefined)
     }
@@ -163,6 +168,10 @@ export class World {
     // Whether all is quiet is worth a look only now and then.
     let lookAgain = 0
     while (time.now < horizon && time.step()) {
+      if (time.promised) {
+        time.promised = false
+        await promisesKept()
+      }
       if (this.wrong !== null) throw this.wrong
       if (this.toCome > 0 || time.now < lookAgain) continue
       if (this.isQuiet()) break
@@ -185,6 +194,11 @@ export class World {
 
   note(who: string, text: string): void {
     this.trace?.push({ at: this.time.now, who, text })
+  }
+
+  /** Something in the product has thrown what nobody expected. */
+  crashedWith(thrown: unknown): void {
+    this.violation(0, thrown instanceof Error ? (thrown.stack ?? thrown.message) : JSON.stringify(thrown))
   }
 
   violation(invariant: number, message: string): void {
@@ -216,9 +230,7 @@ export class World {
         this.coordinator = next
         // Until it is up again, orders wait for it.
         next.starting = true
-        this.time.after(fault.down, () => {
-          next.open()
-        })
+        this.time.after(fault.down, () => next.open())
       })
     }
   }
@@ -229,9 +241,15 @@ export class World {
   delivered(nic: Nic, id: number): void {
     const { guest } = nic
     if (guest.running || this.restarts) return
-    for (const { network, claim } of this.hosts[guest.host].daemon?.agents ?? []) {
+    for (const network of this.networks) {
+      const sessions = this.hosts[guest.host].daemon?.agent?.sessions
+      const name = networkName(network)
       // Called off: then the gates open at once, whatever the machines do.
-      if (!guest.isIn(network) || (claim?.restore == null && claim?.snapshot?.machine.state !== 'cutting')) continue
+      if (
+        !guest.isIn(network) ||
+        (sessions?.restoreOf(name) == null && sessions?.snapshotOf(name)?.state !== 'cutting')
+      )
+        continue
       this.violation(3, `${id < 0 ? 'a frame' : `#${id}`} was delivered to ${guest.name} while nobody read its TAP`)
     }
   }
@@ -241,7 +259,7 @@ export class World {
     if (color < this.colors[nic])
       this.violation(1, `the epoch of port p${nic} went back from ${this.colors[nic]} to ${color}`)
     this.colors[nic] = color
-    const durable = host.disk.epochs[this.nics[nic].network]
+    const durable = host.disk.epochs.get(networkName(this.nics[nic].network)) ?? 0
     if (color > durable) this.violation(4, `port p${nic} is at epoch ${color}, the disk of ${host.name} at ${durable}`)
   }
 
@@ -376,12 +394,12 @@ export class World {
     if (this.lan !== null && this.lan.inFlight > 0) return false
     for (const { daemon } of this.hosts) {
       if (daemon === null) return false
-      for (const { claim } of daemon.agents) if (claim !== null) return false
-      for (const forwarder of daemon.worker.forwarders) {
+      for (const network of this.networks) if (daemon.busy(network) !== null) return false
+      for (const forwarder of daemon.worker?.forwarders ?? []) {
         if (forwarder.snapshots.openEpoch !== null) return false
         for (const port of forwarder.ports) if (port.closed || port.hold.length > 0) return false
       }
-      for (const socket of daemon.worker.ingress) if (socket !== undefined && socket.length > 0) return false
+      for (const socket of daemon.worker?.ingress ?? []) if (socket !== undefined && socket.length > 0) return false
     }
     for (const guest of this.guests) {
       if (!guest.alive) continue
@@ -402,10 +420,9 @@ export class World {
 
 const stationMac = (station: number) => [6, 1, 0, 0, 0, station]
 
-function indexesOn(scenario: Scenario, host: number): number[] {
-  return scenario.machines.flatMap((machine, index) => (machine.host === host ? [index] : []))
-}
-
-export function problem(code: ErrorCode, message: string): ErrorReport {
-  return { code, message, action: 'None: this is a simulation.' }
+/** What was answered has been taken on, to the end of it: microtasks come before this. */
+function promisesKept(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve)
+  })
 }

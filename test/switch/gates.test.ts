@@ -5,8 +5,8 @@ import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
-import { advance, release } from '../../switch/agent/gates.js'
-import type { Host } from '../../switch/agent/host.js'
+import { systemClock } from '../../src/runtime/clock.js'
+import { advance, PORTION, release } from '../../switch/agent/gates.js'
 import { UnreadFrames } from '../../switch/agent/unread.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
 import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
@@ -48,7 +48,14 @@ class Lab {
   readonly log = pino({ level: 'silent' })
   readonly ports = new Ports(this.datapath, this.unread, this.log)
   /** All of a host that opening a gate needs. */
-  readonly host = { datapath: this.datapath, ports: this.ports, unread: this.unread, log: this.log } as unknown as Host
+  readonly host = {
+    clock: systemClock,
+    datapath: this.datapath,
+    ports: this.ports,
+    unread: this.unread,
+    portion: PORTION,
+    log: this.log,
+  }
   port!: PortEntry
   private guest = openTap('guest', { nonBlocking: true })
   private readonly sender: number

@@ -2,13 +2,14 @@
 
 import { mock } from 'node:test'
 import t from 'tap'
+import { systemClock } from '../../src/runtime/clock.js'
 import { PeerNewsdesk } from '../../switch/agent/peer-news.js'
 
 t.test('a flood of new peers becomes few words', async (t) => {
   mock.timers.enable({ apis: ['setTimeout'] })
   t.teardown(() => mock.timers.reset())
   const told: [string, number, number][] = []
-  const desk = new PeerNewsdesk(({ network, epoch }, more) => told.push([network, epoch, more]))
+  const desk = new PeerNewsdesk(systemClock, ({ network, epoch }, more) => told.push([network, epoch, more]))
   const flood = (count: number) => {
     for (let i = 0; i < count; i++) desk.heard({ network: 'lab0', host: `h${i}`, epoch: i % 5000 })
   }

@@ -5,7 +5,6 @@ import t from 'tap'
 import type { MemberPart } from '../../src/api/schemas.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, openFreeTap } from '../../src/linux/tap.js'
-import type { Host } from '../../switch/agent/host.js'
 import { RestoreTaps } from '../../switch/agent/restore-taps.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
 
@@ -26,7 +25,8 @@ const host = {
       links.change(links.get(standIn).index, { name: device })
     },
   },
-} as unknown as Host
+  log: { warn: () => {} },
+}
 
 const device = 'ssw-mgmt'
 

@@ -1,6 +1,7 @@
 // What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made up.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
@@ -8,12 +9,14 @@ import t from 'tap'
 import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { systemClock } from '../../src/runtime/clock.js'
 import { type ChannelFrame, writeChannel } from '../../src/trace/channel.js'
 import type { Host } from '../../switch/agent/host.js'
 import type { Moves } from '../../switch/agent/host-records.js'
 import type { RestoreRecord } from '../../switch/agent/journal.js'
 import { readChannelState } from '../../switch/agent/restore-channel.js'
-import { isRestore, Restores } from '../../switch/agent/restores.js'
+import { RestoreTaps } from '../../switch/agent/restore-taps.js'
+import { Restores } from '../../switch/agent/restores.js'
 import { Sessions } from '../../switch/agent/sessions.js'
 import { patience } from '../patience.js'
 
@@ -30,6 +33,8 @@ class MadeUpHost {
   /** What the record of the restore said last of those that stand still. */
   paused: string[] = []
   refusesToPause: string | null = null
+  /** What a pause waits for, by machine. */
+  readonly pausing = new Map<string, Promise<void>>()
   /** What writing a record waits for. */
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
@@ -37,6 +42,7 @@ class MadeUpHost {
   private former(vm: string) {
     const done = this.formers.get(vm)!
     const say = (what: string) => async () => {
+      if (what === 'pause') await this.pausing.get(vm)
       done.push(what)
       if (what === 'pause' && this.refusesToPause === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
       return { resumedAtUs: 1 }
@@ -66,6 +72,9 @@ class MadeUpHost {
     })
     return {
       name: 'a',
+      clock: systemClock,
+      restoreTaps: () =>
+        new RestoreTaps({ ports: { removeTap: () => {}, replaceTap: () => {} }, log: { warn: () => {} } }),
       log: pino({ level: 'silent' }),
       epochs: { get: () => 0, raise: async () => {}, raiseFence: async () => {} },
       ports: {
@@ -96,6 +105,7 @@ class MadeUpHost {
         machineDirectory: () => '/none',
         freeMachineDirectory: async () => '/none',
         makeMachineDirectory: async () => {},
+        readFile: (path: string) => readFile(path),
       },
       records: {
         writeMoves: async (moves: () => Moves) => {
@@ -120,6 +130,7 @@ class MadeUpHost {
   }
 }
 
+const undoing = { kind: 'undoing' } as const
 const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true, deadlineMs: patience(60_000) })
 
 function requestFor(...names: string[]): RestoreRequest {
@@ -144,9 +155,7 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
   await restores.switchOver('lab0', 's', 10_000)
   await t.rejects(restores.resume('lab0', 's'), { code: 'MACHINE_NOT_RUNNING' })
   t.same(Object.keys(fake.saved!.machines), ['good', 'bad'], 'both are on disk before they run')
-  const session = sessions.of('lab0')
-  if (!isRestore(session)) throw new Error('no restore is under way')
-  await restores.abandon('lab0', session)
+  await restores.abandon('lab0')
   t.same(fake.destroyed, ['bad'])
   t.same(Object.keys(fake.saved!.machines), ['good'], 'a restarted daemon looks for no other')
   t.equal(sessions.busy('lab0'), null)
@@ -217,17 +226,35 @@ t.test('a machine that cannot be paused leaves the others running', async (t) =>
   t.same(fake.paused, [])
 })
 
+t.test('a machine that is slow to stop runs on, too, when another cannot be paused', async (t) => {
+  const fake = new MadeUpHost()
+  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), ['lab0']), new Set(), keeper)
+  const [slow, bad]: [string[], string[]] = [[], []]
+  fake.formers.set('slow', slow).set('bad', bad)
+  for (const vm of ['slow', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
+  fake.refusesToPause = 'bad'
+  let stop = () => {}
+  fake.pausing.set('slow', new Promise((resolve) => (stop = resolve)))
+  const refused = t.rejects(restores.pause('lab0', 's', pauseOf('slow', 'bad')), { code: 'HYPERVISOR_REFUSED' })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.same(bad, ['pause'], 'nothing is undone while a machine may still be stopped')
+  stop()
+  await refused
+  t.same(slow, ['pause', 'resume'])
+  t.same(bad, ['pause', 'resume'])
+})
+
 t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
   const sessions = new Sessions(new MadeUpHost().asHost(), ['lab0'])
-  const first = sessions.begin('lab0', { name: 'first', snapshot: null, restore: null })
-  t.throws(() => sessions.begin('lab0', { name: 'second', snapshot: null, restore: null }), { code: 'SNAPSHOT_BUSY' })
+  const first = sessions.begin('lab0', { name: 'first', work: undoing })
+  t.throws(() => sessions.begin('lab0', { name: 'second', work: undoing }), { code: 'SNAPSHOT_BUSY' })
   t.throws(() => sessions.check('lab7'), { code: 'NETWORK_UNKNOWN' })
   sessions.end('lab0', first)
-  sessions.begin('lab0', { name: 'second', snapshot: null, restore: null })
+  sessions.begin('lab0', { name: 'second', work: undoing })
   sessions.end('lab0', first)
   t.equal(sessions.busy('lab0'), 'second')
   sessions.close()
-  t.throws(() => sessions.begin('lab0', { name: 'third', snapshot: null, restore: null }), {
+  t.throws(() => sessions.begin('lab0', { name: 'third', work: undoing }), {
     code: 'SNAPSHOT_DISCARDED',
   })
 })
@@ -246,9 +273,7 @@ t.test(
       written = resolve
     })
     const resumed = t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_DISCARDED' })
-    const session = sessions.of('lab0')
-    if (!isRestore(session)) throw new Error('no restore is under way')
-    const abandoned = restores.abandon('lab0', session)
+    const abandoned = restores.abandon('lab0')
     written()
     await Promise.all([resumed, abandoned])
     t.same(fake.destroyed, ['good'])

@@ -1,8 +1,11 @@
 // How long a machine's cut waits for its guest to read what it was sent: until it has, not for one that does not read.
 
 import t from 'tap'
-import type { Host } from '../../switch/agent/host.js'
-import { type Member, settle } from '../../switch/agent/member.js'
+import { systemClock } from '../../src/runtime/clock.js'
+import { residueOf, settle } from '../../switch/agent/member.js'
+
+const port = { index: 0, ifindex: 1 }
+const hostWith = (of: () => number) => ({ clock: systemClock, unread: { of, emptied: () => {} } })
 
 /** A machine with one port, whose guest has left `unread()` frames unread at each look. */
 async function looks(unread: () => number): Promise<{ count: number; ms: number }> {
@@ -12,7 +15,7 @@ async function looks(unread: () => number): Promise<{ count: number; ms: number 
     return unread()
   }
   const began = performance.now()
-  await settle({ unread: { of } } as unknown as Host, { ports: [{ index: 0, ifindex: 1 }] } as unknown as Member)
+  await settle(hostWith(of), [port])
   return { count, ms: performance.now() - began }
 }
 
@@ -33,4 +36,18 @@ t.test('a guest that reads is waited for, but not for ever', async (t) => {
 t.test('a guest that does not read is not waited for as long', async (t) => {
   const still = await looks(() => 7)
   t.ok(still.count <= 7, `${still.count} looks`)
+})
+
+t.test('a paused hypervisor takes one frame more: it is residue too, whenever it does', async (t) => {
+  const looks = async (...counts: number[]) =>
+    (
+      await residueOf(
+        hostWith(() => counts.shift() ?? -1),
+        [port],
+      )
+    )[0]
+  t.equal(await looks(0), 0)
+  t.equal(await looks(7, 7), 8, 'before the first look')
+  t.equal(await looks(7, 6), 7, 'between the looks')
+  t.equal(await looks(1, 0), 1, 'the last one')
 })

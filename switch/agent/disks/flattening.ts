@@ -11,14 +11,14 @@ import { SnapswitchError } from '../../../src/errors/errors.js'
 import { makeDirectory, syncFile } from '../../../src/files/durable.js'
 import type { Deadline, FrozenDisk } from '../../../src/hypervisor/hypervisor.js'
 import { copyChain } from '../../../src/hypervisor/shared/qemu-img.js'
-import type { Host } from '../host.js'
+import type { DaemonHost } from '../host.js'
 import { directoryMode } from '../images.js'
 import { locateFiles } from '../located-files.js'
 import type { DiskKeeper } from './keeper.js'
 
 /** Copies the chains of all disks that stand on more than one image. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_FULL. */
 export function flattenPart(
-  host: Host,
+  host: DaemonHost,
   keeper: DiskKeeper,
   network: string,
   snapshot: string,
@@ -44,7 +44,7 @@ export function flattenPart(
 
 /** The part names the copies from now on. Harmless when it does already. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
 export function adoptFlat(
-  host: Host,
+  host: DaemonHost,
   keeper: DiskKeeper,
   network: string,
   snapshot: string,
@@ -68,7 +68,7 @@ export function adoptFlat(
 }
 
 async function flatten(
-  host: Host,
+  host: DaemonHost,
   { name, overlay }: FrozenDiskRecord,
   { layers }: FrozenDisk,
   deadline: Deadline,
@@ -89,7 +89,7 @@ async function flatten(
   }
 }
 
-async function checkRoom(host: Host, { name, layers }: FrozenDiskRecord): Promise<void> {
+async function checkRoom(host: DaemonHost, { name, layers }: FrozenDiskRecord): Promise<void> {
   const needed = layers.reduce((sum, { file, data }) => sum + file.bytes + (data?.bytes ?? 0), 0)
   const free = await host.store.freeBytes()
   if (free >= needed) return

@@ -8,7 +8,7 @@ import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.j
 import { directoryOf } from '../../../src/hypervisor/drivers.js'
 import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
-import type { Host } from '../host.js'
+import type { DaemonHost } from '../host.js'
 import { notRunning } from '../refusals.js'
 import { FrozenImages } from './frozen.js'
 import { type Observation, type ObserveOptions, observe } from './observe.js'
@@ -47,7 +47,7 @@ export interface TidyOptions {
 }
 
 export class DiskKeeper {
-  private readonly host: Host
+  private readonly host: DaemonHost
   /** Machines that a snapshot or restore has under way. */
   private readonly busy: () => ReadonlySet<string>
   private last: Promise<unknown> = Promise.resolve()
@@ -60,7 +60,7 @@ export class DiskKeeper {
   private inBackground = false
   private readonly timer: NodeJS.Timeout
 
-  constructor(host: Host, busy: () => ReadonlySet<string>) {
+  constructor(host: DaemonHost, busy: () => ReadonlySet<string>) {
     this.host = host
     this.busy = busy
     this.frozen = new FrozenImages(host.disks, host.log)

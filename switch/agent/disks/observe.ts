@@ -8,7 +8,7 @@ import { whyNotMergedOff } from '../../../src/hypervisor/drivers.js'
 import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
 import { filesOfBacking, readQcow2Header } from '../../../src/hypervisor/shared/qcow2-header.js'
 import { onCommandLines, openFiles } from '../../../src/linux/open-files.js'
-import type { Host } from '../host.js'
+import type { DaemonHost } from '../host.js'
 import { diskFrozen, onFrozen } from './frozen.js'
 import { FileNames } from './names.js'
 import type { MachineView, World } from './plan.js'
@@ -40,7 +40,7 @@ export interface ObserveOptions {
   readonly keepStrays: boolean
 }
 
-export async function observe(host: Host, options: ObserveOptions): Promise<Observation> {
+export async function observe(host: DaemonHost, options: ObserveOptions): Promise<Observation> {
   const names = new FileNames()
   const chains = new Map<string, readonly DiskLayer[]>()
   const { parts, damaged } = await host.store.allParts()
@@ -137,13 +137,13 @@ export async function observe(host: Host, options: ObserveOptions): Promise<Obse
   return { world, names, frozen, lent, blind, chainAsNamed: (vm, disk) => chains.get(`${vm}/${disk}`) ?? [] }
 }
 
-async function restoresUnderWay(host: Host): Promise<{ directories: string[]; vms: string[] }> {
+async function restoresUnderWay(host: DaemonHost): Promise<{ directories: string[]; vms: string[] }> {
   const machines = (await host.journal.restores()).flatMap((record) => record.machines)
   return { directories: machines.map(({ directory }) => directory), vms: machines.map(({ vm }) => vm) }
 }
 
 async function lookAt(
-  host: Host,
+  host: DaemonHost,
   vm: string,
   busy: boolean,
   learn: boolean,

@@ -4,13 +4,18 @@ import { setTimeout } from 'node:timers/promises'
 import { unknownMachine } from '../../../src/api/names.js'
 import type { MachineDisks } from '../../../src/api/schemas.js'
 import type { MachineInfo } from '../../../src/hypervisor/hypervisor.js'
-import type { Host } from '../host.js'
+import type { DaemonHost } from '../host.js'
 import { diskFrozen, onFrozen } from './frozen.js'
 
 const ENDING_MS = 300
 
 /** `mayAsk` false: only what is on record. Throws MACHINE_UNKNOWN, and what asking it throws. */
-export async function whereDisksAre(host: Host, vm: string, mayAsk: boolean, deadline: number): Promise<MachineDisks> {
+export async function whereDisksAre(
+  host: DaemonHost,
+  vm: string,
+  mayAsk: boolean,
+  deadline: number,
+): Promise<MachineDisks> {
   const recorded = host.disks.chains(vm)
   const isKnown = host.machines.spec(vm) !== undefined
   if (recorded === null && !isKnown) throw unknownMachine(host.name, vm, host.machines.names())
