@@ -1,10 +1,11 @@
 // What a port does to its device, and how that is undone: it is locked against other daemons, kept from the host's own
-// stack, and set up.
+// stack, and set up. With IPv6 its addresses go, and are set again at the end.
 
 import type { Logger } from 'pino'
+import { addAddress, type HostAddress, listAddresses } from '../src/linux/addresses.js'
 import { lockDevice } from '../src/linux/device-lock.js'
 import { keepTagsBeside } from '../src/linux/egress-tags.js'
-import { quietLink } from '../src/linux/ingress.js'
+import { type QuietLink, quietLink } from '../src/linux/ingress.js'
 import type { Link, Links } from '../src/linux/link.js'
 import { notEthernetError, slaveError } from './port-problems.js'
 
@@ -12,6 +13,9 @@ export class Attachment {
   private readonly undo: (() => void)[] = []
   private readonly log: Logger
   private readonly device: string
+  private quiet: QuietLink | null = null
+  /** Addresses that the device has lost by becoming a port, until it is given back. */
+  lost: readonly HostAddress[] = []
   /** Once released. */
   private staysUp = false
 
@@ -22,8 +26,14 @@ export class Attachment {
     refuseUnfit(link)
     try {
       this.undo.push(lockDevice(link.index, link.name))
+      const own = link.ipv6 ? listAddresses(links.socket).filter(({ index }) => index === link.index) : []
+      const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
-      this.undo.push(() => quiet.release())
+      this.quiet = quiet
+      this.lost = kept
+      this.undo.push(() => {
+        if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
+      })
       this.keepTags(link)
       if (link.up) return
       links.change(link.index, { up: true })
@@ -46,6 +56,13 @@ export class Attachment {
     } catch (thrown) {
       this.log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
     }
+  }
+
+  /** Puts back what somebody has undone meanwhile, and says what that was. */
+  renew(now: Link): ('filter' | 'IPv6')[] {
+    const renewed = this.quiet?.renew(now) ?? []
+    if (renewed.includes('filter')) this.keepTags(now)
+    return renewed
   }
 
   /** The device takes the place of one that was up before. */

@@ -11,9 +11,9 @@ import { MAX_PORTS } from './forwarding/counters.js'
 const closed = { additionalProperties: false } as const
 const DeviceName = Type.String({
   minLength: 1,
-  maxLength: 15,
+  maxLength: 127,
   pattern: '^[^/\\s]+$',
-  description: 'a network device name',
+  description: 'a network device name, or another name that the device has (altname)',
 })
 const MIN_KEY_BYTES = 16
 const MAX_KEY_BYTES = 4096

@@ -88,7 +88,10 @@ export async function runSwitch(configPath: string): Promise<void> {
     ports.check(wanted)
     await datapath.start()
     await openNetworks(config, host, wanted, moves)
-    watch = new PortWatch(() => ports.reconcile((network) => epochs.get(network)), log)
+    ports.giveBackLeft()
+    const reconcile = () => ports.reconcile((network) => epochs.get(network))
+    watch = new PortWatch(reconcile, () => ports.hasNews, log)
+    await reconcile()
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()

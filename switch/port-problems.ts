@@ -4,6 +4,7 @@ import { nearest } from '../src/api/names.js'
 import type { PortKind } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import type { Link } from '../src/linux/link.js'
+import type { Loop } from './port-loops.js'
 
 interface NamedPort {
   readonly name: string
@@ -69,19 +70,45 @@ interface SizedPort extends NamedPort {
   readonly mtu: number
 }
 
-/** A trunk must carry a member's longest frame and a color tag. Throws DEVICE_MTU with both numbers. */
-export function checkTrunkRoom(all: readonly SizedPort[], network: string): void {
+/** A trunk must carry a member's longest frame and a color tag: DEVICE_MTU with both numbers, of each that cannot. */
+export function trunksWithoutRoom(
+  all: readonly SizedPort[],
+  network: string,
+): { port: string; error: SnapswitchError }[] {
   const ports = all.filter((port) => port.network === network)
   const members = ports.filter((port) => port.kind !== 'trunk' && port.kind !== 'uplink')
-  if (members.length === 0) return
+  if (members.length === 0) return []
   const largest = members.reduce((a, b) => (b.mtu > a.mtu ? b : a))
-  for (const trunk of ports) {
+  return ports.flatMap((trunk) => {
     // One that waits for its device has no MTU yet.
-    if (trunk.kind !== 'trunk' || trunk.mtu === 0 || trunk.mtu >= largest.mtu + TAG_ROOM) continue
-    throw new SnapswitchError(
+    if (trunk.kind !== 'trunk' || trunk.mtu === 0 || trunk.mtu >= largest.mtu + TAG_ROOM) return []
+    const error = new SnapswitchError(
       'DEVICE_MTU',
       `trunk ${trunk.name} (${trunk.device}) has MTU ${trunk.mtu}; port ${largest.name} has ${largest.mtu}, and the color tag needs ${TAG_ROOM} more`,
       `Run: ip link set ${trunk.device} mtu ${largest.mtu + TAG_ROOM}   (on both ends)`,
     )
-  }
+    return { port: trunk.name, error }
+  })
+}
+
+/** Throws DEVICE_MTU. */
+export function checkTrunkRoom(all: readonly SizedPort[], network: string): void {
+  const [first] = trunksWithoutRoom(all, network)
+  if (first !== undefined) throw first.error
+}
+
+/** A way round that frames would take for ever. */
+export function loopError({ ports, throughBridge }: Loop): SnapswitchError {
+  const [one, other] = ports
+  const named =
+    other === undefined
+      ? `port ${one!.name} closes a circle`
+      : `the devices of ports ${one!.name} and ${other.name} are the two ends of one cable, which closes a circle`
+  return new SnapswitchError(
+    'DEVICE_LOOP',
+    throughBridge ? `${named} through a bridge of this host` : `${named}: frames would go round for ever`,
+    throughBridge
+      ? 'Take one of the ways out, or let the bridge speak STP; `linkLocal: forward` passes it.'
+      : `Take port ${(other ?? one!).name} out of the configuration, or put it into another network.`,
+  )
 }

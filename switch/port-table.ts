@@ -1,6 +1,7 @@
 // Which ports this host has: names, devices and indexes, by machine and network.
 
 import type { PortKind } from '../src/api/schemas.js'
+import type { Link } from '../src/linux/link.js'
 import type { UplinkColor } from './config.js'
 
 export interface PortRequest {
@@ -16,9 +17,22 @@ export interface PortRequest {
 export interface PortEntry extends PortRequest {
   readonly index: number
   readonly ifindex: number
+  /** What the device is called now; it may be renamed, and `device` be one of its other names. */
+  readonly ifname: string
   readonly mtu: number
+  readonly mac: string | null
+  /** Frames that may wait in it for its reader. */
+  readonly queueLength: number
   /** Made by this daemon for a restored machine, so removed with the port. */
   readonly ownsDevice: boolean
+}
+
+/** What a port takes over from its device, and follows when it changes. */
+export type DeviceFields = Pick<PortEntry, 'ifindex' | 'ifname' | 'mtu' | 'mac' | 'queueLength'>
+
+export function fieldsOf(link: Link): DeviceFields {
+  const { index, name, mtu, mac, queueLength } = link
+  return { ifindex: index, ifname: name, mtu, mac, queueLength }
 }
 
 export class PortTable {

@@ -13,13 +13,15 @@ export class PortWatch {
   private readonly watch = new LinkWatch()
   private readonly timer: NodeJS.Timeout
   private readonly reconcile: () => Promise<void>
+  private readonly hasNews: () => boolean
   private readonly log: Logger
   private busy: Promise<void> | null = null
   private nextCompare = performance.now() + COMPARE_MS
 
-  /** `reconcile` is called when devices have changed, never twice at a time. */
-  constructor(reconcile: () => Promise<void>, log: Logger) {
+  /** `reconcile` is called when devices or their addresses have changed, or something else `hasNews`; never twice at a time. */
+  constructor(reconcile: () => Promise<void>, hasNews: () => boolean, log: Logger) {
     this.reconcile = reconcile
+    this.hasNews = hasNews
     this.log = log
     this.timer = setInterval(() => this.look(), LOOK_MS)
   }
@@ -32,7 +34,7 @@ export class PortWatch {
   }
 
   private look(): void {
-    if (this.busy !== null || !(this.changed() || performance.now() >= this.nextCompare)) return
+    if (this.busy !== null || !(this.changed() || this.hasNews() || performance.now() >= this.nextCompare)) return
     this.nextCompare = performance.now() + COMPARE_MS
     this.busy = this.reconcile()
       .catch((thrown) => this.log.error({ err: thrown }, 'the devices cannot be looked at'))

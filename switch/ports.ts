@@ -1,34 +1,47 @@
-// How the ports of this host come and go while the daemon runs, with the devices under them.
+// How the ports of this host come and go while the daemon runs, with the devices under them. A device is known by its index from
+// when it was taken: it may be renamed, and its name be another's then.
 
 import type { Logger } from 'pino'
 import type { PortInfo, PortRecord } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { parseMac } from '../src/frame/mac.js'
-import { type Link, Links } from '../src/linux/link.js'
-import { createTap } from '../src/linux/tap.js'
+import { isLocked } from '../src/linux/device-lock.js'
+import { releaseLeft } from '../src/linux/ingress.js'
+import { isCalled, type Link } from '../src/linux/link.js'
 import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseUnfit } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
-import { awaitedError, checkTrunkRoom, downError, goneError, slaveError } from './port-problems.js'
-import { type PortEntry, type PortRequest, PortTable } from './port-table.js'
+import { otherNameError, refuseUsed } from './host-use.js'
+import { NO_DEVICE, PortDevices } from './port-devices.js'
+import { findLoops } from './port-loops.js'
+import { awaitedError, checkTrunkRoom, downError, goneError, loopError, slaveError } from './port-problems.js'
+import { fieldsOf, type PortEntry, type PortRequest } from './port-table.js'
+import { PortWarnings } from './port-warnings.js'
 
-/** `ifindex` of a port whose device is gone; the kernel counts from 1. */
-const NO_DEVICE = 0
 /** Of a port whose device was never there. */
-const UNKNOWN_MTU = 0
+const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
+/** Milliseconds for which a list of all devices is good enough to see what stands on one: what is newer, `reconcile` sees. */
+const LIST_AGE_MS = 500
 
-export class Ports extends PortTable {
+/** How often devices that ports wait for are looked for, in milliseconds. */
+const SEARCH_MS = 500
+
+export class Ports extends PortDevices {
   private readonly datapath: Datapath
   private readonly unread: UnreadFrames
   private readonly log: Logger
-  private readonly links = new Links()
   private readonly attachments = new Map<string, Attachment>()
+  private readonly warnings: PortWarnings
   /** Why a port has no device. */
   private readonly lost = new Map<string, SnapswitchError>()
   /** Whether each port's device had a carrier when last looked at. */
   private readonly wasUp = new Map<string, boolean>()
+  /** Ports whose sockets their devices have left, whether these are back or not. */
+  private readonly unbound = new Set<PortEntry['index']>()
+  private nextSearch = 0
   private readonly used = new Uint8Array(MAX_PORTS)
+  private listed: { readonly links: readonly Link[]; readonly at: number } | null = null
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
   private turn: Promise<unknown> = Promise.resolve()
 
@@ -37,38 +50,77 @@ export class Ports extends PortTable {
     this.datapath = datapath
     this.unread = unread
     this.log = log
+    this.warnings = new PortWarnings(log)
     datapath.on('lost', (index, error) => {
       this.log.error({ err: error, port: this.byIndex(index)?.name }, 'a port could not be opened again')
       const entry = this.byIndex(index)
       if (entry !== undefined) this.letGo(entry, asSnapswitchError(error))
     })
+    datapath.on('event', (event) => {
+      if (event.kind === 'unbound' && this.byIndex(event.port)?.ifindex === event.ifindex) this.unbound.add(event.port)
+    })
+  }
+
+  /** Something has happened that `reconcile` is to see soon, and that the kernel has told nobody else of. */
+  get hasNews(): boolean {
+    if (this.unbound.size > 0) return true
+    const now = performance.now()
+    if (now < this.nextSearch) return false
+    this.nextSearch = now + SEARCH_MS
+    // Another name of a device that is down is no news to the kernel.
+    return [...this.lost].some(([name, { code }]) => {
+      const entry = code === 'DEVICE_MISSING' ? this.entries.get(name) : undefined
+      return entry !== undefined && this.links.find(entry.device) !== null
+    })
   }
 
   /**
    * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
-   * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, PERMISSION.
+   * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP, PERMISSION.
    */
   add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
     return this.inTurn(() => this.addNow(request, epoch, ownsDevice, gated))
   }
 
-  /** The same; a device that does not exist is waited for, as one is that has gone away. */
+  /**
+   * The same; a device that does not exist is waited for, as one is that has gone away, and so is one that others stand on: they may
+   * go, and until then the other ports work.
+   */
   addOrAwait(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
     return this.inTurn(async () => {
-      if (this.links.find(request.device) !== null) return this.addNow(request, epoch, ownsDevice)
-      const index = this.freeIndex(request)
-      const entry = { ...request, index, ifindex: NO_DEVICE, mtu: UNKNOWN_MTU, ownsDevice }
-      this.used[index] = 1
-      this.entries.set(request.name, entry)
-      const error = awaitedError(
-        request,
-        this.links.list().map(({ name }) => name),
-      )
-      this.lost.set(request.name, error)
-      const { name: port, device, network } = request
-      this.log.warn({ err: error, port, device, network }, 'the device of a port does not exist; the port waits for it')
-      return entry
+      const link = this.links.find(request.device)
+      if (link === null) {
+        const known = this.recentLinks().map(({ name }) => name)
+        return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
+      }
+      try {
+        refuseUsed(link, this.recentLinks())
+      } catch (thrown) {
+        return this.awaitDevice(request, asSnapswitchError(thrown), ownsDevice)
+      }
+      return this.addNow(request, epoch, ownsDevice)
     })
+  }
+
+  private awaitDevice(request: PortRequest, error: SnapswitchError, ownsDevice: boolean): PortEntry {
+    const index = this.freeIndex(request)
+    const entry = { ...request, index, ...UNKNOWN, ifname: request.device, ownsDevice }
+    this.used[index] = 1
+    this.entries.set(request.name, entry)
+    this.lost.set(request.name, error)
+    const { name: port, device, network } = request
+    const text =
+      error.code === 'DEVICE_MISSING'
+        ? 'the device of a port does not exist; the port waits for it'
+        : 'the device of a port cannot be taken; the port waits for it'
+    this.log.warn({ err: error, port, device, network }, text)
+    return entry
+  }
+
+  private recentLinks(): readonly Link[] {
+    const now = performance.now()
+    if (this.listed === null || now - this.listed.at > LIST_AGE_MS) this.listed = { links: this.links.list(), at: now }
+    return this.listed.links
   }
 
   private freeIndex(request: PortRequest): number {
@@ -84,7 +136,7 @@ export class Ports extends PortTable {
   private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
     const index = this.freeIndex(request)
     const link = this.links.get(request.device)
-    const entry = { ...request, index, ifindex: link.index, mtu: link.mtu, ownsDevice }
+    const entry = { ...request, index, ...fieldsOf(link), ownsDevice }
     this.used[index] = 1
     try {
       await this.attach(entry, link, epoch, gated)
@@ -93,20 +145,17 @@ export class Ports extends PortTable {
       throw thrown
     }
     this.entries.set(request.name, entry)
-    this.log.info(
-      { port: request.name, device: request.device, network: request.network, kind: request.kind },
-      'port added',
-    )
+    this.log.info({ port: request.name, ...namesOf(entry), network: request.network, kind: request.kind }, 'port added')
     return entry
   }
 
   private async attach(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
-    const { index, network, name, kind, vm, device, mtu } = entry
+    const { index, network, name, kind, vm, device, mtu, queueLength } = entry
+    this.refuse(entry, link)
     const attachment = new Attachment(this.links, link, this.log)
     try {
       this.unread.start(index, link)
-      const mac = link.mac === null ? new Uint8Array(6) : parseMac(link.mac)
-      const spec = { index, name, kind, vm, epoch, mac, gated }
+      const spec = { index, name, kind, vm, epoch, mac: macOf(entry), queueLength, gated }
       await this.datapath.addPort({
         network,
         spec: kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec,
@@ -119,13 +168,40 @@ export class Ports extends PortTable {
     this.attachments.set(name, attachment)
   }
 
+  /** Throws what speaks against a device that could be attached else. */
+  private refuse(entry: PortEntry, link: Link): void {
+    const others = this.all().filter((port) => port.name !== entry.name && port.ifindex !== NO_DEVICE)
+    const same = others.find((port) => port.ifindex === link.index)
+    if (same !== undefined) throw alreadyPort(entry.device, same.name)
+    refuseUsed(link, this.recentLinks())
+    const loop = findLoops([...others, entry], this.recentLinks()).find(
+      ({ ports, throughBridge }) => !throughBridge && ports.includes(entry),
+    )
+    if (loop !== undefined) throw loopError(loop)
+  }
+
   /**
    * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a bridge, is
-   * silent until a device of that name is there and free. Call it when devices have changed; never throws.
+   * silent until a device of that name is there and free; what it took over from its device, it takes over anew. Call it when
+   * devices have changed; never throws.
    */
   async reconcile(epochOf: (network: string) => number): Promise<void> {
-    const links = this.links.list()
+    this.listed = null
+    const links = this.recentLinks()
     for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf))
+    this.warnings.look(this.links.socket, links, this.all(), (name) => this.attachments.get(name)?.lost ?? [])
+  }
+
+  /** Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken out of the configuration. */
+  giveBackLeft(): void {
+    const own = new Set(this.all().map(({ ifindex }) => ifindex))
+    try {
+      for (const index of releaseLeft(this.links, (one) => own.has(one) || isLocked(one))) {
+        this.log.info({ device: this.links.nameOf(index) }, 'a device that a killed daemon has left is given back')
+      }
+    } catch (thrown) {
+      this.log.warn({ err: thrown }, 'devices that a killed daemon has left cannot be given back')
+    }
   }
 
   private async follow(entry: PortEntry, links: readonly Link[], epochOf: (network: string) => number): Promise<void> {
@@ -133,14 +209,18 @@ export class Ports extends PortTable {
     if (this.entries.get(entry.name) !== entry) return
     try {
       const own = links.find((link) => link.index === entry.ifindex)
-      if (entry.ifindex !== NO_DEVICE && own === undefined) await this.detach(entry, goneError(entry))
+      if (entry.ifindex !== NO_DEVICE && (own === undefined || this.unbound.has(entry.index))) {
+        await this.detach(entry, goneError(entry))
+      }
       // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
       else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
       const current = this.entries.get(entry.name)!
-      const here = links.find((link) => link.name === entry.device)
       if (current.ifindex !== NO_DEVICE) {
-        if (here?.index === current.ifindex) this.noteChanges(current, here)
-      } else if (here === undefined) {
+        await this.noteChanges(current, own!)
+        return
+      }
+      const here = links.find((link) => isCalled(link, entry.device))
+      if (here === undefined) {
         // One that was never there waits under the words of its beginning.
         if (this.lost.get(entry.name)?.code !== 'DEVICE_MISSING') this.lost.set(entry.name, goneError(entry))
       } else await this.comeBack(current, here, epochOf(entry.network))
@@ -150,7 +230,7 @@ export class Ports extends PortTable {
       if (this.lost.get(entry.name)?.message === error.message) return
       this.lost.set(entry.name, error)
       this.log.warn(
-        { err: error, port: entry.name, device: entry.device },
+        { err: error, port: entry.name, ...namesOf(entry) },
         'the device of a port is there, but cannot be taken yet',
       )
     }
@@ -161,21 +241,23 @@ export class Ports extends PortTable {
       reason.code === 'DEVICE_MISSING'
         ? 'the device of a port is gone; the port waits for it'
         : 'the device of a port was taken away; the port waits for it'
-    this.log.warn({ err: reason, port: entry.name, device: entry.device }, text)
+    this.log.warn({ err: reason, port: entry.name, ...namesOf(entry) }, text)
     this.letGo(entry, reason)
     await this.datapath.removePort(entry.network, entry.index)
+    this.unbound.delete(entry.index)
   }
 
   private letGo(entry: PortEntry, reason: SnapswitchError): void {
-    this.entries.set(entry.name, { ...entry, ifindex: NO_DEVICE })
+    this.entries.set(entry.name, { ...entry, ifindex: NO_DEVICE, ifname: entry.device })
     this.lost.set(entry.name, reason)
     this.attachments.get(entry.name)?.release()
     this.attachments.delete(entry.name)
     this.unread.forget(entry.index)
+    this.wasUp.delete(entry.name)
   }
 
   private async comeBack(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
-    const back = { ...entry, ifindex: link.index, mtu: link.mtu }
+    const back = { ...entry, ...fieldsOf(link) }
     checkTrunkRoom(
       this.all().map((port) => (port.name === back.name ? back : port)),
       back.network,
@@ -183,7 +265,7 @@ export class Ports extends PortTable {
     await this.attach(back, link, epoch, gated)
     this.entries.set(entry.name, back)
     this.lost.delete(entry.name)
-    this.log.info({ port: entry.name, device: entry.device }, 'the device of a port is here')
+    this.log.info({ port: entry.name, ...namesOf(back) }, 'the device of a port is here')
   }
 
   /** Looks at once whether the device that a port waits for has come: its gate is closed then. */
@@ -191,9 +273,12 @@ export class Ports extends PortTable {
     await this.inTurn(async () => {
       const entry = this.entries.get(name)
       if (entry === undefined) return
+      if (entry.ifindex !== NO_DEVICE) {
+        if (this.links.findByIndex(entry.ifindex) !== null && !this.unbound.has(entry.index)) return
+        await this.detach(entry, goneError(entry))
+      }
+      this.listed = null
       const link = this.links.find(entry.device)
-      if (entry.ifindex !== NO_DEVICE && link?.index === entry.ifindex) return
-      if (entry.ifindex !== NO_DEVICE) await this.detach(entry, goneError(entry))
       if (link !== null) await this.comeBack(this.entries.get(name)!, link, epoch, true)
     })
     return this.entries.get(name)
@@ -208,18 +293,21 @@ export class Ports extends PortTable {
       const entry = this.entries.get(name)
       if (entry === undefined) throw new SnapswitchError('PORT_UNKNOWN', `no port ${name}`, 'Restore again.')
       const link = this.links.find(standIn)
+      this.listed = null
       if (link === null) {
         const own = entry.ifindex === NO_DEVICE ? this.links.find(entry.device) : null
         if (own !== null) await this.comeBack(entry, own, epoch, true)
         return this.entries.get(name) ?? entry
       }
+      this.refuseRenamed(entry)
       if (entry.ifindex !== NO_DEVICE) {
         this.letGo(entry, goneError(entry))
         await this.datapath.removePort(entry.network, entry.index)
       }
       this.takeName(link, entry.device)
-      const back = { ...entry, ifindex: link.index, mtu: link.mtu }
-      await this.attach(back, this.links.get(entry.device), epoch, true)
+      const now = this.links.get(entry.device)
+      const back = { ...entry, ...fieldsOf(now) }
+      await this.attach(back, now, epoch, true)
       this.attachments.get(name)?.keepUp()
       this.entries.set(name, back)
       this.lost.delete(name)
@@ -227,35 +315,28 @@ export class Ports extends PortTable {
     })
   }
 
-  /** A TAP that no port has takes the place of another one. */
-  replaceTap(device: string, standIn: string): void {
-    const link = this.links.find(standIn)
-    if (link !== null) this.takeName(link, device)
-  }
-
-  private takeName(link: Link, device: string): void {
-    const former = this.links.find(device)
-    if (former !== null) this.links.remove(former.index)
-    // Its queue is empty, and nobody has sent there: it was never up.
-    this.links.change(link.index, { name: device })
-  }
-
-  private noteChanges(entry: PortEntry, link: Link): void {
-    if (link.mtu !== entry.mtu) {
-      this.entries.set(entry.name, { ...entry, mtu: link.mtu })
-      this.log.info({ port: entry.name, device: entry.device, mtu: link.mtu }, 'the MTU of a port has changed')
-      try {
-        this.checkTrunkRoom(entry.network)
-      } catch (thrown) {
-        this.log.warn({ err: thrown }, 'long frames will not fit the trunk')
-      }
+  /** What a port took over from its device when it was attached, follows it. */
+  private async noteChanges(entry: PortEntry, link: Link): Promise<void> {
+    const now = { ...entry, ...fieldsOf(link) }
+    const { mtu, mac, queueLength, ifname } = now
+    const { name: port, network, index } = entry
+    const devices = namesOf(now)
+    if (mtu !== entry.mtu || mac !== entry.mac || queueLength !== entry.queueLength || ifname !== entry.ifname) {
+      this.entries.set(port, now)
+      if (ifname !== entry.ifname)
+        this.log.info({ port, ...devices, was: entry.ifname }, 'the device of a port was renamed')
+      if (mtu !== entry.mtu) this.log.info({ port, ...devices, mtu }, 'the MTU of a port has changed')
+      if (mac !== entry.mac) this.log.info({ port, ...devices, mac }, 'the address of a port has changed')
+      await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
     }
-    const was = this.wasUp.get(entry.name) ?? true
-    this.wasUp.set(entry.name, link.lowerUp)
-    if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(entry.index, entry.ifindex)
-    if (was !== link.lowerUp) {
-      this.log.info({ port: entry.name, device: entry.device }, link.lowerUp ? 'a port is up' : 'a port is down')
+    const renewed = this.attachments.get(port)?.renew(link) ?? []
+    if (renewed.length > 0) {
+      this.log.warn({ port, ...devices, renewed }, 'the host was let into a port’s device, and is kept out again')
     }
+    const was = this.wasUp.get(port) ?? true
+    this.wasUp.set(port, link.lowerUp)
+    if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
+    if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }
 
   /** Takes a port out of its network; its device goes back to the host, or away when we made it. */
@@ -269,16 +350,17 @@ export class Ports extends PortTable {
     await this.datapath.removePort(entry.network, entry.index)
     this.entries.delete(name)
     this.used[entry.index] = 0
+    this.unbound.delete(entry.index)
     this.unread.forget(entry.index)
     this.attachments.get(name)?.release()
     this.attachments.delete(name)
     this.wasUp.delete(name)
     this.lost.delete(name)
-    if (entry.ownsDevice) {
-      const link = this.links.find(entry.device)
-      if (link !== null && link.index === entry.ifindex) this.links.remove(link.index)
+    if (entry.ownsDevice && entry.ifindex !== NO_DEVICE) {
+      const link = this.links.findByIndex(entry.ifindex)
+      if (link?.kind === 'tun') this.links.remove(link.index)
     }
-    this.log.info({ port: name, device: entry.device }, 'port removed')
+    this.log.info({ port: name, ...namesOf(entry) }, 'port removed')
   }
 
   private inTurn<T>(change: () => Promise<T>): Promise<T> {
@@ -287,52 +369,24 @@ export class Ports extends PortTable {
     return changed
   }
 
-  /** Makes sure that a restored machine's TAP exists; returns true when it had to be made. */
-  ensureTap(device: string, mtu: number | undefined, multiQueue = false): boolean {
-    const found = this.links.find(device)
-    if (found !== null) {
-      if (found.kind !== 'tun') {
-        throw new SnapswitchError(
-          'DEVICE_BUSY',
-          `${device} exists and is no TAP`,
-          'Rename or remove it, then restore again.',
-        )
-      }
-      return false
-    }
-    createTap(device, { up: true, multiQueue, ...(mtu === undefined ? {} : { mtu }) })
-    return true
-  }
-
-  /** What a NIC that is no port leads to; null when its device is a port, or not there. */
-  outside(device: string): { device: string; master: string | null; mtu: number } | null {
-    if (this.all().some((port) => port.device === device)) return null
-    const link = this.links.find(device)
-    if (link === null) return null
-    const master = link.master === null ? null : (this.links.findByIndex(link.master)?.name ?? null)
-    return { device, master, mtu: link.mtu }
-  }
-
-  hasDevice(device: string): boolean {
-    return this.links.find(device) !== null
-  }
-
-  removeTap(device: string): void {
-    const link = this.links.find(device)
-    if (link !== null) this.links.remove(link.index)
-  }
-
   /**
    * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at. Throws
-   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU.
+   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, DEVICE_LOOP, PORT_EXISTS.
    */
   check(requests: readonly PortRequest[]): void {
+    const links = this.recentLinks()
     const found = requests.flatMap((request) => {
-      const link = this.links.find(request.device)
-      if (link === null) return []
+      const link = links.find((one) => isCalled(one, request.device))
+      if (link === undefined) return []
       refuseUnfit(link)
-      return [{ ...request, mtu: link.mtu }]
+      return [{ ...request, ...fieldsOf(link) }]
     })
+    for (const [at, port] of found.entries()) {
+      const same = found.slice(0, at).find(({ ifindex }) => ifindex === port.ifindex)
+      if (same !== undefined) throw alreadyPort(port.device, same.name)
+    }
+    const loop = findLoops(found, links).find(({ throughBridge }) => !throughBridge)
+    if (loop !== undefined) throw loopError(loop)
     for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)
   }
 
@@ -350,17 +404,19 @@ export class Ports extends PortTable {
     return this.all().flatMap((port) => (port.network === network && port.ifindex === NO_DEVICE ? [port.name] : []))
   }
 
-  /** Why ports that a snapshot needs (members and trunks) carry no frames now; empty when all do. */
+  /**
+   * Why ports that a snapshot needs (members and trunks) carry no frames now, or why a restore would not find their devices; empty
+   * when all do.
+   */
   problemsOf(network: string): SnapswitchError[] {
     const links = this.links.list()
     const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain')
-    return ports.flatMap(
-      (port) =>
-        this.problemOf(
-          port,
-          links.find((link) => link.index === port.ifindex),
-        ) ?? [],
-    )
+    return ports.flatMap((port) => {
+      const link = links.find(({ index }) => index === port.ifindex)
+      const problem = this.problemOf(port, link)
+      if (problem !== null) return problem
+      return port.kind === 'member' && link!.name !== port.device ? otherNameError(port, link!.name) : []
+    })
   }
 
   private problemOf(port: PortEntry, link: Link | undefined): SnapswitchError | null {
@@ -379,6 +435,7 @@ export class Ports extends PortTable {
         name: port.name,
         network: port.network,
         device: port.device,
+        ifname: link?.name ?? null,
         kind: port.kind,
         vm: port.vm,
         epoch: port.kind === 'member' ? counters[row + Counter.epoch] : null,
@@ -386,6 +443,7 @@ export class Ports extends PortTable {
         up: link?.lowerUp ?? false,
         waiting: link === undefined,
         problem: this.problemOf(port, link)?.report() ?? null,
+        warnings: link === undefined ? [] : this.warnings.of(port.name).map((warning) => warning.report()),
         mtu: link?.mtu ?? port.mtu,
         counters: readPortCounters(counters, port.index),
       }
@@ -398,6 +456,19 @@ export class Ports extends PortTable {
     this.attachments.clear()
     this.links.close()
   }
+}
+
+/** The device of a port, for the log. */
+function namesOf({ device, ifname }: PortEntry): { device: string; ifname?: string } {
+  return device === ifname ? { device } : { device, ifname }
+}
+
+function macOf({ mac }: PortEntry): Uint8Array {
+  return mac === null ? new Uint8Array(6) : parseMac(mac)
+}
+
+function alreadyPort(device: string, other: string): SnapswitchError {
+  return exists(`device ${device} is already port ${other}, by another of its names`)
 }
 
 function exists(message: string): SnapswitchError {

@@ -135,7 +135,7 @@ function addViews(
       const entry = ports.byIndex(port)
       const base = {
         mac,
-        ifname: entry?.device ?? '',
+        ifname: entry?.ifname ?? '',
         port: entry?.name ?? '',
         flags: [],
         master: network,

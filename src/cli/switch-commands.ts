@@ -177,8 +177,10 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     'TX BYTES',
     'DROPS',
   ]
-  const problems = ports.flatMap(({ name, problem }) =>
-    problem === null ? [] : [`port ${name}: ${problem.message}. ${problem.action}\n`],
+  const problems = ports.flatMap(({ name, problem, warnings = [] }) =>
+    [...(problem === null ? [] : [problem]), ...warnings].map(
+      ({ message, action }) => `port ${name}: ${message}. ${action}\n`,
+    ),
   )
   terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
 }
@@ -201,7 +203,8 @@ function portRow(p: PortInfo): (string | number | null)[] {
   return [
     p.name,
     p.network,
-    p.device,
+    // Renamed since, or named by one of its other names.
+    p.ifname === undefined || p.ifname === null || p.ifname === p.device ? p.device : `${p.device} (${p.ifname})`,
     p.kind,
     p.vm,
     p.waiting === true ? 'waiting' : p.up ? 'yes' : 'NO',

@@ -24,6 +24,9 @@ export const CARRIER_HEADER_LENGTH = 50
 /** What a carrier adds to the network layer of the LAN: its header without the Ethernet header that any frame has. */
 export const CARRIER_OVERHEAD = CARRIER_HEADER_LENGTH - ETHERNET_HEADER_LENGTH
 
+/** A LAN with an MTU below 68 could not carry IPv4 (RFC 791). */
+const LEAST_ROOM = 68 - CARRIER_OVERHEAD
+
 /** Offsets of the fields. */
 export const CarrierField = {
   VERSION: 18,
@@ -76,23 +79,36 @@ export function encodeLocation(mac: number): Uint8Array {
 
 /** Writes carriers to one peer, one after the other into the same memory: each must be sent before the next is asked for. */
 export class CarrierWriter {
-  /** Longest piece. */
-  readonly room: number
-  private readonly bytes: Uint8Array
-  private readonly view: DataView
+  private readonly head: Uint8Array
+  private bytes: Uint8Array
+  private view: DataView
 
   /** `mtu`: the LAN's. `bootId`: 16 hex digits. */
   constructor(mtu: number, bootId: string, destination: Uint8Array, source: Uint8Array) {
-    this.room = mtu - CARRIER_OVERHEAD
-    this.bytes = new Uint8Array(VNET_HEADER_LENGTH + CARRIER_HEADER_LENGTH + this.room)
+    this.head = new Uint8Array(VNET_HEADER_LENGTH + CARRIER_HEADER_LENGTH)
+    const view = new DataView(this.head.buffer, VNET_HEADER_LENGTH)
+    this.head.set(destination, VNET_HEADER_LENGTH)
+    this.head.set(source, VNET_HEADER_LENGTH + 6)
+    view.setUint16(12, EtherType.CONTROL)
+    view.setUint32(14, CONTROL_MAGIC)
+    view.setUint8(CarrierField.VERSION, CARRIER_VERSION)
+    view.setUint8(CarrierField.TYPE, CARRIER_TYPE)
+    view.setBigUint64(CarrierField.BOOT, BigInt(`0x${bootId}`))
+    this.bytes = this.head
+    this.view = view
+    this.resize(mtu)
+  }
+
+  /** Longest piece. */
+  get room(): number {
+    return this.bytes.length - this.head.length
+  }
+
+  /** From the next frame on its pieces are made for a LAN with this MTU. */
+  resize(mtu: number): void {
+    this.bytes = new Uint8Array(this.head.length + Math.max(LEAST_ROOM, mtu - CARRIER_OVERHEAD))
+    this.bytes.set(this.head)
     this.view = new DataView(this.bytes.buffer, VNET_HEADER_LENGTH)
-    this.bytes.set(destination, VNET_HEADER_LENGTH)
-    this.bytes.set(source, VNET_HEADER_LENGTH + 6)
-    this.view.setUint16(12, EtherType.CONTROL)
-    this.view.setUint32(14, CONTROL_MAGIC)
-    this.view.setUint8(CarrierField.VERSION, CARRIER_VERSION)
-    this.view.setUint8(CarrierField.TYPE, CARRIER_TYPE)
-    this.view.setBigUint64(CarrierField.BOOT, BigInt(`0x${bootId}`))
   }
 
   /** Points `into` at the carrier of the piece of `frame` at `offset`; returns how long the piece is. */

@@ -33,3 +33,13 @@ export function lockDevice(index: number, device: string): () => void {
     held = false
   }
 }
+
+/** Whether another daemon, or a port of this one, has the device. */
+export function isLocked(index: number): boolean {
+  try {
+    lockDevice(index, `network device ${index}`)()
+    return false
+  } catch {
+    return true
+  }
+}

@@ -148,19 +148,9 @@ function program(): number {
  * stays. Throws PERMISSION, SYSCALL: nothing is changed then, and the port works without.
  */
 export function keepTagsBeside(index: number, name: string): () => void {
-  const header = () =>
-    new NetlinkBody()
-      .u8(0)
-      .u8(0)
-      .u16(0)
-      .u32(index)
-      .u32(HANDLE)
-      .u32(TC_H_EGRESS)
-      .u32((PRIORITY << 16) | ETH_P_ALL_NETWORK_ORDER)
-      .attributeText(TCA_KIND, 'bpf')
   const socket = new NetlinkSocket()
   try {
-    const body = header().nested(TCA_OPTIONS, (options) =>
+    const body = filterHeader(index).nested(TCA_OPTIONS, (options) =>
       options
         .attributeU32(TCA_BPF_FD, program())
         .attributeText(TCA_BPF_NAME, 'snapswitch_tags')
@@ -171,14 +161,29 @@ export function keepTagsBeside(index: number, name: string): () => void {
   } finally {
     socket.close()
   }
-  return () => {
-    const socket = new NetlinkSocket()
-    try {
-      socket.request(`remove the egress hook of ${name}`, RTM_DELTFILTER, 0, header())
-    } catch {
-      // Gone already: with its device, or by somebody's hand.
-    } finally {
-      socket.close()
-    }
+  return () => dropTagKeeper(index)
+}
+
+/** Takes the program off a device, ours or one that a killed daemon has left. */
+export function dropTagKeeper(index: number): void {
+  const socket = new NetlinkSocket()
+  try {
+    socket.request(`remove the egress hook of network device ${index}`, RTM_DELTFILTER, 0, filterHeader(index))
+  } catch {
+    // Gone already: with its device, or by somebody's hand.
+  } finally {
+    socket.close()
   }
+}
+
+function filterHeader(index: number): NetlinkBody {
+  return new NetlinkBody()
+    .u8(0)
+    .u8(0)
+    .u16(0)
+    .u32(index)
+    .u32(HANDLE)
+    .u32(TC_H_EGRESS)
+    .u32((PRIORITY << 16) | ETH_P_ALL_NETWORK_ORDER)
+    .attributeText(TCA_KIND, 'bpf')
 }

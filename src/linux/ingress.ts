@@ -6,6 +6,7 @@
 // is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
+import { dropTagKeeper } from './egress-tags.js'
 import { Errno, hasErrno } from './libc.js'
 import type { Link, Links } from './link.js'
 import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
@@ -55,8 +56,8 @@ export interface QuietLink {
    * @throws SnapswitchError as quietLink
    */
   renew(now: Link): ('filter' | 'IPv6')[]
-  /** Gives the device back to the host as it was. Harmless when the device is gone, or when called twice. */
-  release(): void
+  /** Gives the device back to the host as it was. False, and harmless, when the device is gone, or when called twice. */
+  release(): boolean
 }
 
 /**
@@ -95,11 +96,12 @@ export function quietLink(links: Links, link: Link): QuietLink {
       return renewed
     },
     release() {
-      if (released) return
+      if (released) return false
       released = true
       // Without the filter it is another device that has the index, or one that was in another namespace, where it lost all settings.
-      if (!undoIngress(socket, index, handle)) return
+      if (!undoIngress(socket, index, handle)) return false
       if (ipv6WasOn) setting.write('0')
+      return true
     },
   }
 }
@@ -206,6 +208,7 @@ function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): bool
     if (!hasFilter(socket, index, handle)) return false
     const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
     socket.request(`remove the filter of network device ${index}`, RTM_DELTFILTER, 0, body)
+    dropTagKeeper(index)
     // Others may have put filters of their own on our hook.
     if ((handle & QDISC_IS_OURS) !== 0 && !hasFilters(socket, index)) removeQdisc(socket, index)
     return true

@@ -112,6 +112,17 @@ export function readKernelDrops(fd: number): number {
   return new DataView(statistics.buffer).getUint32(4, true)
 }
 
+/**
+ * Whether a socket is bound to a device still. The kernel unbinds it for good when the device goes or is moved to another network
+ * namespace (packet_notifier in net/packet/af_packet.c), also when it comes back with the same index.
+ */
+export function isBoundTo(fd: number, ifindex: number): boolean {
+  const address = new Uint8Array(20)
+  const length = int32(address.length)
+  if (libc().getsockname(fd, address, length) < 0) return false
+  return new DataView(address.buffer).getInt32(4, true) === ifindex
+}
+
 /** Takes the pending error (ENETDOWN after the device went down), so that poll stops reporting it. 0: none. */
 export function takeSocketError(fd: number): number {
   const value = int32(0)

@@ -9,7 +9,7 @@ import type { Host } from './host.js'
 /** All that opening a gate needs. */
 export type GatesHost = Pick<Host, 'clock' | 'datapath' | 'ports' | 'unread' | 'portion' | 'log'>
 
-/** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000. */
+/** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000; if less, that. */
 export const PORTION = 256
 const STEP_MS = 1
 /** Time for a guest to read what was held. */
@@ -73,10 +73,12 @@ async function drain(
 
 /** How many more frames a port's device takes now. */
 function room(host: Pick<Host, 'ports' | 'unread' | 'portion'>, port: number): number {
-  const ifindex = host.ports.byIndex(port)?.ifindex
-  if (ifindex === undefined) return host.portion
+  const entry = host.ports.byIndex(port)
+  if (entry === undefined) return host.portion
+  const { ifindex, queueLength } = entry
+  const most = queueLength === 0 ? host.portion : Math.min(host.portion, queueLength)
   try {
-    return Math.max(0, host.portion - host.unread.of(port, ifindex))
+    return Math.max(0, most - host.unread.of(port, ifindex))
   } catch {
     // The device is going away, and its port with it.
     return host.portion

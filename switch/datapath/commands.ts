@@ -26,7 +26,14 @@ export class CommandHandlers {
 
   constructor(input: WorkerInput) {
     this.counters = new Float64Array(input.counters)
-    this.loop = new DatapathLoop(input, () => this.performAll())
+    this.loop = new DatapathLoop(
+      input,
+      () => this.performAll(),
+      ({ index, ifindex }) => {
+        for (const [network, { ports }] of this.networks)
+          if (ports.has(index)) post({ kind: 'unbound', network, port: index, ifindex })
+      },
+    )
   }
 
   /** Until `stop`, or until something fails that must not. */
@@ -112,6 +119,14 @@ export class CommandHandlers {
       forwarder.removePort(index)
       ports.delete(index)
       this.loop.removePort(port)
+      return null
+    },
+    portChanged: ({ network, index, device }) => {
+      const { forwarder, ports } = this.network(network)
+      const port = ports.get(index)
+      if (port === undefined) return null
+      forwarder.portChanged(index, device, port, nowMs())
+      this.loop.flushAll()
       return null
     },
     begin: ({ network, epoch, policy, until }) => {

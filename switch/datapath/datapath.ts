@@ -9,6 +9,7 @@ import { libc } from '../../src/linux/libc.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
+import type { DeviceState } from '../forwarding/port-state.js'
 import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
@@ -129,6 +130,18 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await this.call('addPort', args)
     // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
     this.ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
+  }
+
+  /** The device under a port has changed; a worker that is started again hears of it as it is then. */
+  async portChanged(network: string, index: number, device: DeviceState): Promise<void> {
+    const known = this.ports.get(index)
+    if (known !== undefined) {
+      const { spec } = known
+      const { mac, mtu, queueLength } = device
+      const uplink = spec.uplink === undefined ? {} : { uplink: { ...spec.uplink, mtu } }
+      this.ports.set(index, { ...known, spec: { ...spec, mac, queueLength, ...uplink } })
+    }
+    await this.call('portChanged', { network, index, device })
   }
 
   async removePort(network: string, index: number): Promise<void> {

@@ -20,15 +20,18 @@ export class DatapathLoop implements FrameSink {
   private readonly input: WorkerInput
   /** Performs the commands that wait. */
   private readonly drainCommands: () => void
+  private readonly unbound: (port: Port) => void
   private readonly forwarders: Forwarder[] = []
   private readonly ports: Port[] = []
   private readonly forwarderOf: Forwarder[] = []
   private readonly pollSet: PollSet
   private running = true
 
-  constructor(input: WorkerInput, drainCommands: () => void) {
+  /** `unbound` is told of a port whose device has left it. */
+  constructor(input: WorkerInput, drainCommands: () => void, unbound: (port: Port) => void) {
     this.input = input
     this.drainCommands = drainCommands
+    this.unbound = unbound
     this.pollSet = new PollSet(input.wakeFd)
   }
 
@@ -102,7 +105,11 @@ export class DatapathLoop implements FrameSink {
       nextTick = now + this.tick(now)
       if (now < nextHousekeeping) continue
       nextHousekeeping = now + HOUSEKEEPING_INTERVAL
-      for (const port of this.ports) port.housekeeping()
+      for (const port of this.ports) {
+        port.housekeeping()
+        // The kernel reports that a device goes down, and not that it leaves after that.
+        if (!port.isBound()) this.unbound(port)
+      }
     }
   }
 

@@ -6,7 +6,7 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
-import type { PortSpec } from '../forwarding/port-state.js'
+import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 
 export interface DeviceSpec {
@@ -50,6 +50,8 @@ export interface Commands {
   addNetwork: { args: { options: NetworkOptions; epoch: number; fence: number }; result: null }
   addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
   removePort: { args: { network: string; index: number }; result: null }
+  /** The device under a port is not what it was when the port was added. */
+  portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
@@ -118,6 +120,8 @@ export type DatapathEvent =
       readonly host: string | null
     }
   | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
+  /** The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace. */
+  | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
 
 export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready'; readonly thread: number }
 

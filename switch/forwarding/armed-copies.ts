@@ -9,6 +9,7 @@ import type { HoldBounds } from './hold-queue.js'
  * copies would be collected in the middle of it.
  */
 export class ArmedCopies {
+  readonly bounds: HoldBounds
   private readonly memory: Uint8Array
   private readonly maxFrames: number
   /** Per frame kept, a ring: where it lies, and what a FrameCopy has beside its bytes. */
@@ -23,6 +24,7 @@ export class ArmedCopies {
 
   /** The memory is not touched before it is needed. Shared, it does not count as the engine's own: no collection comes of it. */
   constructor(bounds: HoldBounds) {
+    this.bounds = bounds
     this.memory = new Uint8Array(new SharedArrayBuffer(bounds.bytes))
     this.maxFrames = bounds.frames
     this.offsets = new Int32Array(bounds.frames)

@@ -21,7 +21,7 @@ import { type Fdb, NO_PORT } from './fdb.js'
 import { Network, type NetworkOptions } from './network.js'
 import { type PeerEvents, Trunks } from './peers/trunks.js'
 import { Uplink } from './peers/uplink.js'
-import { type Output, type PortSpec, PortState, Side } from './port-state.js'
+import { type DeviceState, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type SnapshotEvents, Snapshots } from './snapshot/snapshots.js'
 
 /** What a forwarder tells its agent without being asked. */
@@ -77,6 +77,28 @@ export class Forwarder {
     }
     if (port.isTrunk) this.trunks.remove(port)
     else this.network.remove(port)
+  }
+
+  /**
+   * The device under a port has another MTU, address or queue by now; `output` is what the port was added with. An uplink with
+   * another address is to its peers as one on another device: they meet it anew.
+   */
+  portChanged(index: number, device: DeviceState, output: Output, now: number): void {
+    const port = this.byIndex[index]
+    if (port === undefined) return
+    const before = port.spec
+    const { mac, mtu, queueLength } = device
+    const uplink = before.uplink === undefined ? {} : { uplink: { ...before.uplink, mtu } }
+    const spec = { ...before, mac, queueLength, ...uplink }
+    const moved = mac.some((byte, at) => byte !== before.mac[at])
+    if (port === this.lan?.port && moved) {
+      this.removePort(index)
+      this.addPort(spec, output)
+      return
+    }
+    port.spec = spec
+    if (port === this.lan?.port) this.lan.resize(mtu)
+    else if (port.isTrunk && moved) this.trunks.greet(port, now)
   }
 
   /** A frame has come in at a port. `now`: Unix time in milliseconds. */

@@ -44,6 +44,14 @@ export interface Output {
   send(frame: Frame, serviceTci: number): boolean
 }
 
+/** What may change of a device while it is a port. */
+export interface DeviceState {
+  readonly mac: Uint8Array
+  readonly mtu: number
+  /** Frames that may wait in it for a reader. */
+  readonly queueLength: number
+}
+
 export interface PortSpec {
   /** Unique in the daemon, below MAX_PORTS; also the row of its counters. */
   readonly index: number
@@ -54,6 +62,8 @@ export interface PortSpec {
   readonly epoch: number
   /** The device's own address: source of control frames on a trunk or uplink. */
   readonly mac: Uint8Array
+  /** Frames that may wait in it for a reader; by default as a TAP has it. */
+  readonly queueLength?: number
   /** Its gate is closed from the beginning: a restore's port, which its fence has not seen yet. Only `release` opens it. */
   readonly gated?: boolean
   /** Of an uplink: its MTU, and how members' frames to peers are colored. */
@@ -90,7 +100,7 @@ interface PortSurroundings {
 }
 
 export class PortState {
-  readonly spec: PortSpec
+  spec: PortSpec
   /** Where it is among the network's ports. Of a peer on a LAN its own, while `spec.index` is the uplink's. */
   readonly index: number
   readonly side: Side

@@ -4,7 +4,13 @@
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Vnet } from '../../src/frame/gso-headers.js'
 import { libc } from '../../src/linux/libc.js'
-import { bindPacketSocket, openPacketSocket, readKernelDrops, takeSocketError } from '../../src/linux/packet-socket.js'
+import {
+  bindPacketSocket,
+  isBoundTo,
+  openPacketSocket,
+  readKernelDrops,
+  takeSocketError,
+} from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
 import type { OversizeSender } from './oversize-sender.js'
 import type { FrameSink, Port } from './port.js'
@@ -20,6 +26,7 @@ const RING_SLOTS = 2048
 export class PacketPort implements Port {
   readonly index: number
   readonly name: string
+  readonly ifindex: number
   readonly fd: number
   private readonly counters: CounterTable
   private readonly row: number
@@ -46,6 +53,7 @@ export class PacketPort implements Port {
   ) {
     this.index = index
     this.name = name
+    this.ifindex = ifindex
     this.counters = counters
     this.row = index * ROW
     this.fd = openPacketSocket(ifindex, device)
@@ -149,6 +157,10 @@ export class PacketPort implements Port {
 
   failed(): void {
     takeSocketError(this.fd)
+  }
+
+  isBound(): boolean {
+    return isBoundTo(this.fd, this.ifindex)
   }
 
   close(): void {

@@ -11,6 +11,7 @@ export interface FrameSink {
 export interface Port extends Output {
   readonly index: number
   readonly name: string
+  readonly ifindex: number
   /** For poll; -1 when there is nothing to wait on. */
   readonly fd: number
   /** Hands at most one batch to the sink; returns how many frames that were. Then `flush` of all ports, then `release`. */
@@ -23,5 +24,7 @@ export interface Port extends Output {
   housekeeping(): void
   /** poll reported an error condition. */
   failed(): void
+  /** False: its device has left it for good, though one of that index may be there. */
+  isBound(): boolean
   close(): void
 }

@@ -90,7 +90,8 @@ export class VirtualPorts extends PortTable {
   }
 
   private enter(request: PortRequest, index: number): PortEntry {
-    const entry = { ...request, index, ifindex: index + 1, mtu: MTU, ownsDevice: false }
+    const device = { ifindex: index + 1, ifname: request.device, mtu: MTU, mac: null, queueLength: 1000 }
+    const entry = { ...request, index, ...device, ownsDevice: false }
     this.entries.set(request.name, entry)
     return entry
   }

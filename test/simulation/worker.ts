@@ -218,6 +218,7 @@ export class Worker {
     addNetwork: () => unused('addNetwork'),
     addPort: () => unused('addPort'),
     stop: () => unused('stop'),
+    portChanged: () => unused('portChanged'),
     fdb: () => unused('fdb'),
     removePort: ({ index }) => {
       this.remove(index)

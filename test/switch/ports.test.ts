@@ -24,6 +24,10 @@ class MadeUpDatapath extends EventEmitter {
     return this.answered()
   }
 
+  portChanged(): Promise<void> {
+    return this.answered()
+  }
+
   removePort(_network: string, index: number): Promise<void> {
     this.has.delete(index)
     return this.answered()

@@ -44,7 +44,10 @@ export type PortCounters = Static<typeof PortCounters>
 export const PortInfo = Type.Object({
   name: Type.String(),
   network: Type.String(),
+  /** As the configuration calls it. */
   device: Type.String(),
+  /** As it is called now; null while the port has none. */
+  ifname: Type.Optional(nullable(Type.String())),
   kind: PortKind,
   vm: nullable(Type.String()),
   epoch: nullable(Epoch),
@@ -54,6 +57,8 @@ export const PortInfo = Type.Object({
   waiting: Type.Optional(Type.Boolean()),
   /** Why it carries no frames, when it carries none. */
   problem: nullable(ErrorReportSchema),
+  /** What is not right though it carries frames: what of the host hears nothing any more, a trunk without room, … */
+  warnings: Type.Optional(Type.Array(ErrorReportSchema)),
   mtu: Count,
   counters: PortCounters,
 })

@@ -21,13 +21,17 @@ export class Claims {
   version = 1
   list: readonly number[] = []
   private readonly network: Network
-  private readonly limit: number
+  private most = 0
   private readonly claims = new Map<number, Claim>()
 
   /** `limit`: most claims, because of the LAN's MTU. */
   constructor(network: Network, limit: number) {
     this.network = network
-    this.limit = Math.max(0, Math.min(limit, MAX_CLAIMS))
+    this.limit = limit
+  }
+
+  set limit(most: number) {
+    this.most = Math.max(0, Math.min(most, MAX_CLAIMS))
   }
 
   /** Brings the claims in line with what is known of where addresses are. True when they have changed. */
@@ -53,8 +57,13 @@ export class Claims {
       claims.delete(mac)
       changed = true
     }
+    // The latest go first, when there is no room for them any more.
+    for (const mac of [...claims.keys()].slice(this.most)) {
+      claims.delete(mac)
+      changed = true
+    }
     for (const [mac, port] of found) {
-      if (claims.has(mac) || elsewhere.has(mac) || claims.size >= this.limit || this.ofPort(port) >= PER_PORT) continue
+      if (claims.has(mac) || elsewhere.has(mac) || claims.size >= this.most || this.ofPort(port) >= PER_PORT) continue
       claims.set(mac, { port, seen: now })
       changed = true
     }

@@ -33,7 +33,7 @@ export class Neighbors {
   private readonly trunks: Trunks
   private readonly uplink: PortState
   private readonly device: Output
-  private readonly mtu: number
+  private mtu: number
   /** By place; the index of a peer's port is MAX_PORTS and its place. */
   private readonly places: (Neighbor | undefined)[] = new Array(MAX_PEERS).fill(undefined)
   /** Their indexes by the addresses of their switches. */
@@ -48,6 +48,12 @@ export class Neighbors {
     this.device = device
     this.mtu = mtu
     this.carriedFrom = new Fdb(network.options.fdb, MAX_PORTS + MAX_PEERS)
+  }
+
+  /** What is sent to them has to fit another MTU from now on. */
+  resize(mtu: number): void {
+    this.mtu = mtu
+    for (const neighbor of this.places) neighbor?.peer.resize(mtu)
   }
 
   /** Whose port has this index. */

@@ -162,6 +162,11 @@ export class UplinkPeer implements Output {
     this.sources.keep(claims.list)
   }
 
+  /** Carriers are made for a LAN with this MTU from now on. */
+  resize(mtu: number): void {
+    this.writer.resize(mtu)
+  }
+
   /** What it is to know now. */
   agreement(claims: Claims, lowest: number): Uint8Array {
     return encodeAgreement({

@@ -66,7 +66,6 @@ export class Uplink implements Output {
   private readonly egress: Egress
   private readonly trunks: Trunks
   private readonly device: Output
-  private readonly mtu: number
   private readonly claims: Claims
   private readonly neighbors: Neighbors
   private readonly frame = new Frame()
@@ -84,10 +83,19 @@ export class Uplink implements Output {
     this.egress = egress
     this.trunks = trunks
     this.device = device
-    this.mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
-    this.claims = new Claims(network, Math.floor((this.mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6))
+    const mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
+    this.claims = new Claims(network, mostClaims(mtu))
     this.port = new PortState(spec, this, network)
-    this.neighbors = new Neighbors(network, trunks, this.port, device, this.mtu)
+    this.neighbors = new Neighbors(network, trunks, this.port, device, mtu)
+  }
+
+  /** The device has another MTU: from the next frame on, what is made for the LAN fits it. */
+  resize(mtu: number): void {
+    const lan = Math.min(mtu, LAN_MTU)
+    this.claims.limit = mostClaims(lan)
+    this.neighbors.resize(lan)
+    // Claims that an agreement has no room for any more go at once.
+    this.nextClaims = Number.NEGATIVE_INFINITY
   }
 
   /** A frame from the LAN. The port that it is to be forwarded from: the outside world's or a peer's. Null: it is dealt with. */
@@ -329,4 +337,9 @@ export class Uplink implements Output {
     const words = { type: ControlType.AGREEMENT, destination: peer.mac, epoch, count: 0, agreement }
     port.output.send(this.trunks.frames.compose(port, words, now), -1)
   }
+}
+
+/** How many claims an agreement has room for, in one frame. */
+function mostClaims(mtu: number): number {
+  return Math.floor((mtu + ETHERNET_HEADER_LENGTH - AGREEMENT_OVERHEAD) / 6)
 }

@@ -8,6 +8,7 @@ import { ArmedCopies } from '../armed-copies.js'
 import { Counter, Drop } from '../counters.js'
 import type { Crossings } from '../egress.js'
 import { EventLog } from '../event-log.js'
+import type { HoldBounds } from '../hold-queue.js'
 import type { Network } from '../network.js'
 import type { PortState } from '../port-state.js'
 import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snapshot.js'
@@ -34,6 +35,7 @@ export interface SnapshotActions {
 
 /** Twice a TAP's default queue of 1000 frames (drivers/net/tun.c TUN_READQ_SIZE is 500, QEMU and libvirt set 1000). */
 const ARMED_BOUNDS = { frames: 2000, bytes: 16 * 1024 * 1024 }
+const MOST_ARMED = 65536
 
 /**
  * Milliseconds without a HELLO (one a second) after which an open channel counts as broken: its marker does not come any more.
@@ -93,7 +95,8 @@ export class Snapshots implements Crossings {
 
   arm(ports: readonly number[]): void {
     for (const port of this.members(ports)) {
-      port.copies ??= new ArmedCopies(this.network.options.armed ?? ARMED_BOUNDS)
+      const bounds = this.network.options.armed ?? boundsFor(port.spec.queueLength ?? 0)
+      if (port.copies === null || port.copies.bounds.frames < bounds.frames) port.copies = new ArmedCopies(bounds)
       port.copies.clear()
       port.armed = port.copies
     }
@@ -312,4 +315,8 @@ export class Snapshots implements Crossings {
       if (port?.isMember) yield port
     }
   }
+}
+
+function boundsFor(queueLength: number): HoldBounds {
+  return { ...ARMED_BOUNDS, frames: Math.min(MOST_ARMED, Math.max(ARMED_BOUNDS.frames, 2 * queueLength)) }
 }

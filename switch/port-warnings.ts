@@ -1,0 +1,78 @@
+// What is not right with ports that carry frames all the same: said in `port list` for as long as it is so, and once in the log.
+
+import type { Logger } from 'pino'
+import type { SnapswitchError } from '../src/errors/errors.js'
+import { defaultRouteDevices, type HostAddress, listAddresses } from '../src/linux/addresses.js'
+import { isCalled, type Link } from '../src/linux/link.js'
+import type { NetlinkSocket } from '../src/linux/netlink.js'
+import { type HostState, renamedError, sharedWarnings } from './host-use.js'
+import { findLoops } from './port-loops.js'
+import { loopError, trunksWithoutRoom } from './port-problems.js'
+import type { PortEntry } from './port-table.js'
+
+export class PortWarnings {
+  private readonly log: Logger
+  private warnings = new Map<string, readonly SnapswitchError[]>()
+
+  constructor(log: Logger) {
+    this.log = log
+  }
+
+  of(port: string): readonly SnapswitchError[] {
+    return this.warnings.get(port) ?? []
+  }
+
+  /** Looks at everything anew. `lost`: addresses that a port's device had before it became one. */
+  look(
+    socket: NetlinkSocket,
+    links: readonly Link[],
+    ports: readonly PortEntry[],
+    lost: (port: string) => readonly HostAddress[],
+  ): void {
+    try {
+      const state = { addresses: listAddresses(socket), defaultRoutes: defaultRouteDevices(socket) }
+      const found = warningsOf(ports, links, state, lost)
+      for (const port of ports) this.tell(port, found.get(port.name) ?? [])
+      this.warnings = found
+    } catch (thrown) {
+      this.log.warn({ err: thrown }, 'the host’s addresses and routes cannot be looked at')
+    }
+  }
+
+  private tell({ name: port, device }: PortEntry, now: readonly SnapswitchError[]): void {
+    const before = this.of(port)
+    for (const warning of now) {
+      if (!before.some(({ message }) => message === warning.message))
+        this.log.warn({ err: warning, port, device }, 'something is not right with a port')
+    }
+    for (const { code, message } of before) {
+      if (!now.some((warning) => warning.message === message))
+        this.log.info({ port, device, code, was: message }, 'a port is right again')
+    }
+  }
+}
+
+/** By port. Pure. */
+export function warningsOf(
+  ports: readonly PortEntry[],
+  links: readonly Link[],
+  state: HostState,
+  lost: (port: string) => readonly HostAddress[],
+): Map<string, SnapswitchError[]> {
+  const found = new Map<string, SnapswitchError[]>()
+  const add = (port: string, ...warnings: SnapswitchError[]) => {
+    if (warnings.length > 0) found.set(port, [...(found.get(port) ?? []), ...warnings])
+  }
+  const byIndex = new Map(links.map((link) => [link.index, link]))
+  for (const port of ports) {
+    const link = byIndex.get(port.ifindex)
+    if (link === undefined) continue
+    if (!isCalled(link, port.device)) add(port.name, renamedError(port, link.name))
+    add(port.name, ...sharedWarnings(link, links, state, lost(port.name)))
+  }
+  const attached = ports.filter(({ ifindex }) => byIndex.has(ifindex))
+  for (const loop of findLoops(attached, links)) for (const { name } of loop.ports) add(name, loopError(loop))
+  for (const network of new Set(ports.map((port) => port.network)))
+    for (const { port, error } of trunksWithoutRoom(attached, network)) add(port, error)
+  return found
+}
