@@ -8,7 +8,7 @@ import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { systemClock } from '../src/runtime/clock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
-import { Agent } from './agent/agent.js'
+import { Agent, RECOVERY_MS } from './agent/agent.js'
 import { DiskService } from './agent/disk-service.js'
 import { derivedFromParts } from './agent/disks/former.js'
 import { DiskRecords } from './agent/disks/records.js'
@@ -31,8 +31,6 @@ import { PortWatch } from './port-watch.js'
 import { Ports } from './ports.js'
 import { addRoutes } from './server.js'
 
-/** How long the API waits for what a killed daemon has left to be undone. */
-const RECOVERY_MS = 5000
 const HEAL_INTERVAL_MS = 500
 
 /** Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or a device is not right. */

@@ -49,7 +49,7 @@ import type { Restores } from './agent/restores.js'
 
 /** How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer. */
 const ANSWER_MS = 5000
-const ANSWER_SHARE = 0.1
+export const ANSWER_SHARE = 0.1
 
 const InNetwork = Type.Object({ network: Name })
 const OfSnapshot = Type.Object({ network: Name, snapshot: Name })

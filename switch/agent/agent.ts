@@ -16,6 +16,9 @@ import { Restores } from './restores.js'
 import { type Preparation, type Session, Sessions } from './sessions.js'
 import { SnapshotSession } from './snapshot-session.js'
 
+/** How long the API waits for what a killed daemon has left to be undone. */
+export const RECOVERY_MS = 5000
+
 /** What becomes of image files: disk-service.ts. */
 export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'remove' | 'close'>
 

@@ -2,16 +2,15 @@
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import { formatMacWords } from '../../src/frame/mac.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
-import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import { OversizeSender } from '../port/oversize-sender.js'
 import { PacketPort } from '../port/packet-port.js'
 import type { Port } from '../port/port.js'
 import { DatapathLoop } from './loop.js'
-import type { CommandName, Commands, FdbRow, FromWorker, Opening, Request, WorkerInput } from './protocol.js'
+import { type Handlers, networkCommands } from './network-commands.js'
+import type { CommandName, Commands, FromWorker, Request, WorkerInput } from './protocol.js'
 
 interface Network {
   readonly forwarder: Forwarder
@@ -86,7 +85,16 @@ export class CommandHandlers {
     return network
   }
 
-  private readonly handlers: { [K in CommandName]: (args: Commands[K]['args']) => Commands[K]['result'] } = {
+  private readonly handlers: Handlers<CommandName> = {
+    ...networkCommands({
+      forwarder: (network) => this.network(network).forwarder,
+      now: nowMs,
+      drain: (network, port) => this.loop.drain(this.network(network).ports.get(port)),
+      housekeeping: (network) => {
+        for (const port of this.network(network).ports.values()) port.housekeeping()
+      },
+      flush: () => this.loop.flushAll(),
+    }),
     addNetwork: ({ options, epoch, fence }) => {
       const name = options.network
       const forwarder = new Forwarder(options, this.counters, {
@@ -129,102 +137,10 @@ export class CommandHandlers {
       this.loop.flushAll()
       return null
     },
-    begin: ({ network, epoch, policy, until }) => {
-      this.network(network).forwarder.snapshots.begin(epoch, policy, until, nowMs())
-      this.loop.flushAll()
-      return null
-    },
-    arm: ({ network, ports }) => {
-      this.network(network).forwarder.snapshots.arm(ports)
-      return null
-    },
-    record: ({ network, memory }) => {
-      const { forwarder, ports } = this.network(network)
-      // Kernel drops are read now: what was lost before or after is no matter of the recording.
-      for (const port of ports.values()) port.housekeeping()
-      forwarder.snapshots.record(memory, nowMs())
-      const ways = forwarder.ports.filter((port) => port.channel !== null)
-      return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
-    },
-    gate: ({ network, ports, forOther }) => {
-      const { forwarder } = this.network(network)
-      forwarder.snapshots.gate(ports, nowMs(), forOther)
-      this.loop.flushAll()
-      return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
-    },
-    flip: ({ network, ports: indexes, epoch, residue }) => {
-      const { forwarder, ports } = this.network(network)
-      for (const index of indexes) this.loop.drain(ports.get(index))
-      const now = nowMs()
-      const results = forwarder.snapshots.flip(indexes, epoch, residue, now)
-      this.loop.flushAll()
-      return { atUs: Math.round(now * 1000), ports: results }
-    },
-    release: ({ network, ports, most }) =>
-      this.opening(network, (snapshots, now) => snapshots.release(ports, now, most)),
-    drain: ({ network, ports, most }) => this.opening(network, (snapshots, now) => snapshots.drain(ports, now, most)),
-    end: ({ network }) => this.network(network).forwarder.snapshots.end(),
-    advance: ({ network, epoch, most }) =>
-      this.opening(network, (snapshots, now) => snapshots.advance(epoch, now, most)),
-    fence: ({ network, ports: indexes, epoch }) => {
-      const { forwarder, ports } = this.network(network)
-      // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
-      for (const index of indexes) this.loop.drain(ports.get(index))
-      forwarder.snapshots.fence(indexes, epoch, nowMs())
-      this.loop.flushAll()
-      return null
-    },
-    preload: ({ network, port, frames }) => {
-      this.network(network).forwarder.snapshots.preload(port, frames)
-      return null
-    },
-    announce: ({ network, port, mac }) => {
-      this.network(network).forwarder.announce(port, mac, nowMs())
-      this.loop.flushAll()
-      return null
-    },
-    fdb: ({ network }) => {
-      const rows: FdbRow[] = []
-      const { fdb, byIndex } = this.network(network).forwarder
-      fdb.visit(
-        (high, low, vlan, index, ageSeconds) => {
-          // What was learned from a peer on a LAN is behind the uplink.
-          const port = byIndex[index]?.spec.index ?? index
-          rows.push({ mac: formatMacWords(high, low), vlan, port, ageSeconds })
-        },
-        Math.floor(nowMs() / 1000),
-      )
-      return rows
-    },
-    network: ({ network }) => {
-      const { forwarder } = this.network(network)
-      const now = nowMs()
-      const trunks = forwarder.ports.filter((port) => port.isTrunk)
-      return {
-        epoch: forwarder.network.epoch,
-        fdbEntries: forwarder.fdb.size,
-        peers: trunks.map((port) => ({
-          port: port.spec.index,
-          host: port.channel!.host,
-          bootId: port.channel!.bootId,
-          alive: forwarder.trunks.isAlive(port, now),
-          lastHeardMs: Number.isFinite(port.channel!.lastHeard) ? Math.round(now - port.channel!.lastHeard) : null,
-        })),
-      }
-    },
     stop: () => {
       this.loop.stop()
       return null
     },
-  }
-
-  /** A command that opens gates. */
-  private opening(network: string, open: (snapshots: Snapshots, now: number) => void): Opening {
-    const { snapshots } = this.network(network).forwarder
-    const now = nowMs()
-    open(snapshots, now)
-    this.loop.flushAll()
-    return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
 }
 

@@ -11,10 +11,10 @@ import type { WorkerInput } from './protocol.js'
 /** Milliseconds that a command waits at most while frames flow. */
 const LOOK_INTERVAL = 0.05
 /** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
-const DRAIN_BATCHES = 4096
+export const DRAIN_BATCHES = 4096
 const HOUSEKEEPING_INTERVAL = 1000
-const TICK_INTERVAL = 100
-const TICK_INTERVAL_OPEN = 5
+export const TICK_INTERVAL = 100
+export const TICK_INTERVAL_OPEN = 5
 
 export class DatapathLoop implements FrameSink {
   private readonly input: WorkerInput

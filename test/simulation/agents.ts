@@ -5,14 +5,13 @@ import type { Agents, Call } from '../../coordinator/agents.js'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { Agent } from '../../switch/agent/agent.js'
+import { ANSWER_SHARE } from '../../switch/server.js'
 import type { Coordinator } from './coordinator.js'
 import type { Daemon } from './daemon.js'
 import { networkName } from './networks.js'
 
 const REQUEST = 61
 const REPLY = 62
-/** What a daemon keeps of a preflight's time for the answer, as switch/server.ts does. */
-const ANSWER_SHARE = 0.1
 
 type Done<T> = (result: T) => void
 type Failed = (error: unknown) => void

@@ -6,7 +6,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { type Clock, type Instant, sleep } from '../../src/runtime/clock.js'
-import { Agent, type Disks } from '../../switch/agent/agent.js'
+import { Agent, type Disks, RECOVERY_MS } from '../../switch/agent/agent.js'
 import { type Host as AgentHost, Epochs } from '../../switch/agent/host.js'
 import { endLoads } from '../../switch/agent/leftovers.js'
 import { Machines } from '../../switch/agent/machines.js'
@@ -21,8 +21,6 @@ import type { Entry } from './timeline.js'
 import { EPOCH_MS, Worker } from './worker.js'
 import type { World } from './world.js'
 
-/** How long a daemon that starts waits for what a killed one has left to be undone, as switch/main.ts does. */
-const RECOVERY_MS = 5000
 const CORES = 81
 /** More than a schedule has; production's memory takes longer to set aside than a schedule to run. */
 const RECORDED_EVENTS = 4096

@@ -5,7 +5,7 @@ import type { DatapathEvent } from '../../switch/datapath/protocol.js'
 import type { Snapshots } from '../../switch/forwarding/snapshot/snapshots.js'
 import { Random } from './chance.js'
 import type { PlantedFault } from './faults.js'
-import { withNetworks } from './networks.js'
+import { networkName, withNetworks } from './networks.js'
 import type { Plant } from './run.js'
 import type { Order, Scenario } from './scenario.js'
 
@@ -75,14 +75,15 @@ export const networkFaults: readonly PlantedFault[] = [
     breaks: [1, 2, 4],
     plant: () => ({
       worker: (worker) => {
-        const flip = worker.flip.bind(worker)
-        worker.flip = (ports, epoch, residue, network) => {
-          for (const port of ports) {
-            for (const { index, network: other } of worker.daemon.world.nics[port].guest.nics) {
-              if (other !== network) worker.forwarders[other].snapshots.flip([index], epoch, [0], worker.now)
+        const { flip } = worker.handlers
+        worker.handlers.flip = (args) => {
+          for (const port of args.ports) {
+            for (const { index, network } of worker.daemon.world.nics[port].guest.nics) {
+              if (networkName(network) !== args.network)
+                worker.forwarders[network].snapshots.flip([index], args.epoch, [0], worker.now)
             }
           }
-          return flip(ports, epoch, residue, network)
+          return flip(args)
         }
       },
     }),

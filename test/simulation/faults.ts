@@ -83,9 +83,13 @@ export const plantedFaults: readonly PlantedFault[] = [
     breaks: [2],
     plant: () => ({
       worker: (worker) => {
-        worker.flip = (ports, epoch, residue) => {
-          const results = worker.forwarder.snapshots.flip(ports, epoch, residue, worker.now)
-          for (const port of ports) worker.drain(port)
+        const { flip } = worker.handlers
+        const drain = worker.drain.bind(worker)
+        worker.handlers.flip = (args) => {
+          worker.drain = () => undefined
+          const results = flip(args)
+          worker.drain = drain
+          for (const port of args.ports) worker.drain(port)
           return results
         }
       },
@@ -254,10 +258,10 @@ export const plantedFaults: readonly PlantedFault[] = [
     breaks: [2, 3],
     plant: () => ({
       worker: (worker) => {
-        const flip = worker.flip.bind(worker)
-        worker.flip = (ports, epoch, residue, network) => {
-          openGates(worker.daemon.world.nics[ports[0]].guest)
-          return flip(ports, epoch, residue, network)
+        const { flip } = worker.handlers
+        worker.handlers.flip = (args) => {
+          openGates(worker.daemon.world.nics[args.ports[0]].guest)
+          return flip(args)
         }
       },
     }),
@@ -322,7 +326,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'early frames are dropped under `buffer`',
-    breaks: [3],
+    breaks: [3, 5],
     plant: inForwarder(({ egress }) => {
       const deliver = egress.deliver.bind(egress)
       egress.deliver = (port, frame, now) => {

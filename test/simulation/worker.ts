@@ -4,6 +4,8 @@
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { parseMac } from '../../src/frame/mac.js'
+import { DRAIN_BATCHES, TICK_INTERVAL, TICK_INTERVAL_OPEN } from '../../switch/datapath/loop.js'
+import { type Handlers, networkCommands } from '../../switch/datapath/network-commands.js'
 import type { CommandName, Commands, DatapathEvent } from '../../switch/datapath/protocol.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
@@ -18,15 +20,19 @@ const LOOK = 31
 const ANSWER = 32
 const BATCH = 33
 const CONTROL_KEY = new Uint8Array(32).fill(7)
-const DRAIN_BATCHES = 4096
 /** More than is ever unread here; the default's memory takes longer to set aside than a schedule to run. */
 const ARMED_BOUNDS = { frames: 2000, bytes: 1 << 19 }
-const TICK_INTERVAL = 100
 const LAN_MTU = 1500
-const TICK_INTERVAL_OPEN = 5
 
 /** Unix time at the start of virtual time. */
 export const EPOCH_MS = 1_000_000
+
+/** What commands are about, as far as it is noted. */
+interface Seen {
+  readonly ports?: readonly number[]
+  readonly epoch?: number
+  readonly most?: readonly number[]
+}
 
 interface Command {
   readonly name: string
@@ -207,133 +213,92 @@ export class Worker {
   }
 
   perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
-    return this.handlers[name](args)
+    const waits = name === 'release' && this.waitsForOther(args as Commands['release']['args'])
+    if (waits) this.daemon.world.marks.add('frame waited in another network')
+    const result = this.handlers[name](args)
+    this.observe(name, args, result)
+    return result
+  }
+
+  private waitsForOther({ network, ports }: Commands['release']['args']): boolean {
+    const { byIndex } = this.network(network)
+    return ports.some((port) => byIndex[port]?.closedForOther && byIndex[port]?.hold.length > 0)
   }
 
   network(name: string): Forwarder {
     return this.forwarders[networkNumber(name)]
   }
 
-  private readonly handlers: { [K in CommandName]: (args: Commands[K]['args']) => Commands[K]['result'] } = {
-    addNetwork: () => unused('addNetwork'),
-    addPort: () => unused('addPort'),
-    stop: () => unused('stop'),
-    portChanged: () => unused('portChanged'),
-    fdb: () => unused('fdb'),
+  /** What the production commands do, and what they note here. */
+  readonly handlers: Handlers<CommandName> = {
+    ...networkCommands({
+      forwarder: (network) => this.network(network),
+      now: () => this.now,
+      drain: (_network, port) => this.drain(port),
+      housekeeping: () => undefined,
+      flush: () => undefined,
+    }),
     removePort: ({ index }) => {
       this.remove(index)
       return null
     },
-    begin: ({ network, epoch, policy, until }) => {
-      this.network(network).snapshots.begin(epoch, policy, until, this.now)
-      this.note(`begin e${epoch}`)
-      return null
-    },
-    arm: ({ network, ports }) => {
-      for (const port of ports) {
-        const nic = this.daemon.world.nics[port]
-        nic.armedAt = nic.log.delivered.length
+    addNetwork: () => unused('addNetwork'),
+    addPort: () => unused('addPort'),
+    stop: () => unused('stop'),
+    portChanged: () => unused('portChanged'),
+  }
+
+  /** For the diagram, coverage.ts and invariants.ts. */
+  private observe<K extends CommandName>(name: K, args: Commands[K]['args'], result: Commands[K]['result']): void {
+    const { world, host } = this.daemon
+    const { marks, nics } = world
+    const { ports = [], epoch = 0, most = [] } = (args ?? {}) as Seen
+    const note = (text: string) => world.note(host.name, text)
+    const whose = () => [...new Set(ports.map((port) => nics[port].guest.name))].join(' ')
+    switch (name) {
+      case 'begin':
+        note(`begin e${epoch}`)
+        break
+      case 'arm':
+        for (const port of ports) nics[port].armedAt = nics[port].log.delivered.length
+        break
+      case 'gate':
+        note(`gate of ${whose()} closes`)
+        break
+      case 'flip': {
+        const cut = (result as Commands['flip']['result']).ports
+        if (cut.some(({ recorded }) => recorded > 0)) marks.add('residue')
+        if (cut.some(({ lost }) => lost > 0)) marks.add('residue lost')
+        if (ports.length > 1) marks.add('several NICs cut')
+        if (ports.some((port) => nics[port].guest.nics.length > ports.length))
+          marks.add('cut with NICs in other networks')
+        for (const port of ports) world.cut(port)
+        note(`CUT of ${whose()} e${epoch}`)
+        break
       }
-      this.network(network).snapshots.arm(ports)
-      return null
-    },
-    record: ({ network, memory }) => {
-      const { snapshots, ports } = this.network(network)
-      snapshots.record(memory, this.now)
-      const ways = ports.filter((port) => port.channel !== null)
-      return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
-    },
-    gate: ({ network, ports, forOther }) => {
-      const forwarder = this.network(network)
-      forwarder.snapshots.gate(ports, this.now, forOther)
-      this.note(`gate of ${this.whose(ports)} closes`)
-      return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
-    },
-    flip: ({ network, ports, epoch, residue }) => {
-      const { world } = this.daemon
-      const results = this.flip(ports, epoch, residue, networkNumber(network))
-      this.note(`CUT of ${this.whose(ports)} e${epoch}`)
-      if (results.some(({ recorded }) => recorded > 0)) world.marks.add('residue')
-      if (results.some(({ lost }) => lost > 0)) world.marks.add('residue lost')
-      if (ports.length > 1) world.marks.add('several NICs cut')
-      if (ports.some((port) => world.nics[port].guest.nics.length > ports.length))
-        world.marks.add('cut with NICs in other networks')
-      return { atUs: Math.round(this.now * 1000), ports: results }
-    },
-    release: ({ network, ports, most }) => {
-      const { snapshots, byIndex } = this.network(network)
-      const waited = ports.some((port) => byIndex[port]?.closedForOther && byIndex[port]?.hold.length > 0)
-      if (waited) this.daemon.world.marks.add('frame waited in another network')
-      snapshots.release(ports, this.now, most)
-      this.note(`gate of ${this.whose(ports)} opens`)
-      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
-    },
-    drain: ({ network, ports, most }) => {
-      const { snapshots } = this.network(network)
-      const released = snapshots.drain(ports, this.now, most)
-      const stuck = snapshots.opening().find((port) => most[ports.indexOf(port)] === Number.POSITIVE_INFINITY)
-      if (stuck !== undefined) this.daemon.world.violation(4, `the gate of ${this.whose([stuck])} stays closed`)
-      if (released > 0) this.daemon.world.marks.add('gate opened in portions')
-      if (released > 0) this.note(`${released} more of what was held go out`)
-      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
-    },
-    end: ({ network }) => this.network(network).snapshots.end(),
-    advance: ({ network, epoch, most }) => {
-      const { snapshots } = this.network(network)
-      snapshots.advance(epoch, this.now, most)
-      this.note(`advance e${epoch}`)
-      return { opening: snapshots.opening(), atUs: Math.round(this.now * 1000) }
-    },
-    fence: ({ network, ports, epoch }) => {
-      for (const port of ports) this.drain(port)
-      this.network(network).snapshots.fence(ports, epoch, this.now)
-      this.note(`fence e${epoch}`)
-      return null
-    },
-    preload: ({ network, port, frames }) => {
-      this.network(network).snapshots.preload(port, frames)
-      return null
-    },
-    announce: ({ network, port, mac }) => {
-      this.network(network).announce(port, mac, this.now)
-      return null
-    },
-    network: ({ network }) => {
-      const { network: state, ports, trunks } = this.network(network)
-      const peers = ports
-        .filter((port) => port.isTrunk)
-        .map((port) => ({
-          port: port.spec.index,
-          host: port.channel?.host ?? null,
-          bootId: port.channel?.bootId ?? null,
-          alive: trunks.isAlive(port, this.now),
-          lastHeardMs: null,
-        }))
-      return { epoch: state.epoch, fdbEntries: state.fdb.size, peers }
-    },
-  }
-
-  private note(text: string): void {
-    this.daemon.world.note(this.daemon.host.name, text)
-  }
-
-  private whose(ports: readonly number[]): string {
-    return [...new Set(ports.map((port) => this.daemon.world.nics[port].guest.name))].join(' ')
+      case 'release':
+        note(`gate of ${whose()} opens`)
+        break
+      case 'drain': {
+        marks.add('gate opened in portions')
+        const { opening } = result as Commands['drain']['result']
+        const isStuck = opening.some((port) => most[ports.indexOf(port)] === Number.POSITIVE_INFINITY)
+        if (isStuck) world.violation(4, `the gate of ${whose()} stays closed`)
+        break
+      }
+      case 'advance':
+        note(`advance e${epoch}`)
+        break
+      case 'fence':
+        note(`fence e${epoch}`)
+        break
+    }
   }
 
   /** It has thrown, or its process was killed. What was in its sockets and memory is gone. */
   end(): void {
     this.alive = false
     for (const command of this.commands) command.fail()
-  }
-
-  /** The two halves of the cut's instant: the sockets are read to the end, then the color changes. */
-  flip(ports: readonly number[], epoch: number, residue: readonly number[], network = 0) {
-    for (const port of ports) {
-      this.drain(port)
-      this.daemon.world.cut(port)
-    }
-    return this.forwarders[network].snapshots.flip(ports, epoch, residue, this.now)
   }
 
   drain(port: number): void {

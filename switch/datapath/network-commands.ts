@@ -1,0 +1,121 @@
+// What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's loop: here
+// is what a command does in one step, with nothing in between.
+
+import { formatMacWords } from '../../src/frame/mac.js'
+import type { Forwarder } from '../forwarding/forwarder.js'
+import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
+import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
+
+export type Handlers<K extends CommandName> = {
+  [Name in K]: (args: Commands[Name]['args']) => Commands[Name]['result']
+}
+
+export type NetworkCommand = Exclude<CommandName, 'addNetwork' | 'addPort' | 'removePort' | 'portChanged' | 'stop'>
+
+/** What the commands need of the datapath around the forwarders. */
+export interface Surroundings {
+  /** Throws NETWORK_UNKNOWN. */
+  forwarder(network: string): Forwarder
+  /** Unix time in milliseconds. */
+  now(): number
+  /** Reads and forwards all that waits in a port's socket. */
+  drain(network: string, port: number): void
+  /** Counts what the kernel has dropped at the network's ports so far. */
+  housekeeping(network: string): void
+  /** Hands what was sent to the devices. */
+  flush(): void
+}
+
+export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
+  /** A command that opens gates. */
+  const opening = (network: string, open: (snapshots: Snapshots, now: number) => void): Opening => {
+    const { snapshots } = at.forwarder(network)
+    const now = at.now()
+    open(snapshots, now)
+    at.flush()
+    return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
+  }
+  return {
+    begin: ({ network, epoch, policy, until }) => {
+      at.forwarder(network).snapshots.begin(epoch, policy, until, at.now())
+      at.flush()
+      return null
+    },
+    arm: ({ network, ports }) => {
+      at.forwarder(network).snapshots.arm(ports)
+      return null
+    },
+    record: ({ network, memory }) => {
+      const forwarder = at.forwarder(network)
+      // Kernel drops are read now: what was lost before or after is no matter of the recording.
+      at.housekeeping(network)
+      forwarder.snapshots.record(memory, at.now())
+      const ways = forwarder.ports.filter((port) => port.channel !== null)
+      return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
+    },
+    gate: ({ network, ports, forOther }) => {
+      const forwarder = at.forwarder(network)
+      forwarder.snapshots.gate(ports, at.now(), forOther)
+      at.flush()
+      return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
+    },
+    flip: ({ network, ports: indexes, epoch, residue }) => {
+      const forwarder = at.forwarder(network)
+      for (const index of indexes) at.drain(network, index)
+      const now = at.now()
+      const results = forwarder.snapshots.flip(indexes, epoch, residue, now)
+      at.flush()
+      return { atUs: Math.round(now * 1000), ports: results }
+    },
+    release: ({ network, ports, most }) => opening(network, (snapshots, now) => snapshots.release(ports, now, most)),
+    drain: ({ network, ports, most }) => opening(network, (snapshots, now) => snapshots.drain(ports, now, most)),
+    end: ({ network }) => at.forwarder(network).snapshots.end(),
+    advance: ({ network, epoch, most }) => opening(network, (snapshots, now) => snapshots.advance(epoch, now, most)),
+    fence: ({ network, ports: indexes, epoch }) => {
+      const forwarder = at.forwarder(network)
+      // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
+      for (const index of indexes) at.drain(network, index)
+      forwarder.snapshots.fence(indexes, epoch, at.now())
+      at.flush()
+      return null
+    },
+    preload: ({ network, port, frames }) => {
+      at.forwarder(network).snapshots.preload(port, frames)
+      return null
+    },
+    announce: ({ network, port, mac }) => {
+      at.forwarder(network).announce(port, mac, at.now())
+      at.flush()
+      return null
+    },
+    fdb: ({ network }) => {
+      const rows: FdbRow[] = []
+      const { fdb, byIndex } = at.forwarder(network)
+      fdb.visit(
+        (high, low, vlan, index, ageSeconds) => {
+          // What was learned from a peer on a LAN is behind the uplink.
+          const port = byIndex[index]?.spec.index ?? index
+          rows.push({ mac: formatMacWords(high, low), vlan, port, ageSeconds })
+        },
+        Math.floor(at.now() / 1000),
+      )
+      return rows
+    },
+    network: ({ network }) => {
+      const forwarder = at.forwarder(network)
+      const now = at.now()
+      const trunks = forwarder.ports.filter((port) => port.isTrunk)
+      return {
+        epoch: forwarder.network.epoch,
+        fdbEntries: forwarder.fdb.size,
+        peers: trunks.map((port) => ({
+          port: port.spec.index,
+          host: port.channel!.host,
+          bootId: port.channel!.bootId,
+          alive: forwarder.trunks.isAlive(port, now),
+          lastHeardMs: Number.isFinite(port.channel!.lastHeard) ? Math.round(now - port.channel!.lastHeard) : null,
+        })),
+      }
+    },
+  }
+}
