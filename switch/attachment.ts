@@ -26,7 +26,7 @@ export class Attachment {
     refuseUnfit(link)
     try {
       this.undo.push(lockDevice(link.index, link.name))
-      const own = link.ipv6 ? listAddresses(links.socket).filter(({ index }) => index === link.index) : []
+      const own = link.ipv6 ? listAddresses(links.socket, link.index).filter(({ index }) => index === link.index) : []
       const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
       this.quiet = quiet

@@ -24,22 +24,37 @@ export interface HostState {
   readonly defaultRoutes: readonly number[]
 }
 
-/** Devices of this namespace that stand on the one with this index. */
-export function standingOn(index: number, links: readonly Link[]): Link[] {
-  return links.filter(
-    (link) =>
-      link.peer === index && link.peerNamespace === null && link.index !== index && !PAIRS.includes(link.kind ?? ''),
-  )
+/** The devices there are: here, and in other namespaces those that stand on one of here. */
+export interface Devices {
+  readonly here: readonly Link[]
+  readonly elsewhere: readonly Link[]
+}
+
+interface Above {
+  readonly kind: string
+  /** Where to remove it, too, when that is not here. */
+  readonly name: string
+}
+
+/** Devices that stand on the one with this index. */
+export function standingOn(index: number, { here, elsewhere }: Devices): Above[] {
+  const stands = ({ peer, kind }: Link) => peer === index && !PAIRS.includes(kind ?? '')
+  const named = ({ kind, name }: Link, where: string) => ({ kind: kind ?? 'device', name: `${name}${where}` })
+  return [
+    ...here
+      .filter((link) => stands(link) && link.peerNamespace === null && link.index !== index)
+      .map((link) => named(link, '')),
+    ...elsewhere.filter(stands).map((link) => named(link, ' (in another namespace)')),
+  ]
 }
 
 /** Throws DEVICE_BUSY when devices on it would be cut off. */
-export function refuseUsed(link: Link, links: readonly Link[]): void {
-  const takers = standingOn(link.index, links).filter(({ kind }) => TAKERS.includes(kind ?? ''))
+export function refuseUsed(link: Link, devices: Devices): void {
+  const takers = standingOn(link.index, devices).filter(({ kind }) => TAKERS.includes(kind))
   if (takers.length === 0) return
-  const named = namesOf(takers)
   throw new SnapswitchError(
     'DEVICE_BUSY',
-    `${link.name} has ${named} on it, which would hear nothing any more`,
+    `${link.name} has ${namesOf(takers)} on it, which would hear nothing any more`,
     `Remove ${takers.length === 1 ? 'it' : 'them'} first: ${takers.map(({ name }) => `ip link delete ${name}`).join('; ')}. ${WAY_IN}`,
   )
 }
@@ -47,14 +62,14 @@ export function refuseUsed(link: Link, links: readonly Link[]): void {
 /** What of the host hears nothing through a device that is a port. `lost`: addresses that went when it became one. */
 export function sharedWarnings(
   link: Link,
-  links: readonly Link[],
+  devices: Devices,
   { addresses, defaultRoutes }: HostState,
   lost: readonly HostAddress[],
 ): SnapswitchError[] {
   const { index, name } = link
   const warnings: SnapswitchError[] = []
   const warn = (message: string, action: string) => warnings.push(new SnapswitchError('DEVICE_SHARED', message, action))
-  const above = standingOn(index, links)
+  const above = standingOn(index, devices)
   if (above.length > 0) {
     warn(`${name} is a port and has ${namesOf(above)} on it, which hears nothing`, `Remove what is on it. ${WAY_IN}`)
   }
@@ -93,8 +108,8 @@ export function otherNameError(port: { readonly name: string; readonly device: s
   )
 }
 
-function namesOf(links: readonly Link[]): string {
-  return links.map(({ kind, name }) => `${kind ?? 'device'} ${name}`).join(', ')
+function namesOf(above: readonly Above[]): string {
+  return above.map(({ kind, name }) => `${kind} ${name}`).join(', ')
 }
 
 function listOf(addresses: readonly HostAddress[]): string {

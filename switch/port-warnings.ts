@@ -3,9 +3,9 @@
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../src/errors/errors.js'
 import { defaultRouteDevices, type HostAddress, listAddresses } from '../src/linux/addresses.js'
-import { isCalled, type Link } from '../src/linux/link.js'
+import { isCalled } from '../src/linux/link.js'
 import type { NetlinkSocket } from '../src/linux/netlink.js'
-import { type HostState, renamedError, sharedWarnings } from './host-use.js'
+import { type Devices, type HostState, renamedError, sharedWarnings } from './host-use.js'
 import { findLoops } from './port-loops.js'
 import { loopError, trunksWithoutRoom } from './port-problems.js'
 import type { PortEntry } from './port-table.js'
@@ -25,13 +25,13 @@ export class PortWarnings {
   /** Looks at everything anew. `lost`: addresses that a port's device had before it became one. */
   look(
     socket: NetlinkSocket,
-    links: readonly Link[],
+    devices: Devices,
     ports: readonly PortEntry[],
     lost: (port: string) => readonly HostAddress[],
   ): void {
     try {
       const state = { addresses: listAddresses(socket), defaultRoutes: defaultRouteDevices(socket) }
-      const found = warningsOf(ports, links, state, lost)
+      const found = warningsOf(ports, devices, state, lost)
       for (const port of ports) this.tell(port, found.get(port.name) ?? [])
       this.warnings = found
     } catch (thrown) {
@@ -55,7 +55,7 @@ export class PortWarnings {
 /** By port. Pure. */
 export function warningsOf(
   ports: readonly PortEntry[],
-  links: readonly Link[],
+  devices: Devices,
   state: HostState,
   lost: (port: string) => readonly HostAddress[],
 ): Map<string, SnapswitchError[]> {
@@ -63,12 +63,13 @@ export function warningsOf(
   const add = (port: string, ...warnings: SnapswitchError[]) => {
     if (warnings.length > 0) found.set(port, [...(found.get(port) ?? []), ...warnings])
   }
+  const links = devices.here
   const byIndex = new Map(links.map((link) => [link.index, link]))
   for (const port of ports) {
     const link = byIndex.get(port.ifindex)
     if (link === undefined) continue
     if (!isCalled(link, port.device)) add(port.name, renamedError(port, link.name))
-    add(port.name, ...sharedWarnings(link, links, state, lost(port.name)))
+    add(port.name, ...sharedWarnings(link, devices, state, lost(port.name)))
   }
   const attached = ports.filter(({ ifindex }) => byIndex.has(ifindex))
   for (const loop of findLoops(attached, links)) for (const { name } of loop.ports) add(name, loopError(loop))

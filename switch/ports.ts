@@ -12,7 +12,7 @@ import type { UnreadFrames } from './agent/unread.js'
 import { Attachment, refuseUnfit } from './attachment.js'
 import type { Datapath } from './datapath/datapath.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
-import { otherNameError, refuseUsed } from './host-use.js'
+import { type Devices, otherNameError, refuseUsed } from './host-use.js'
 import { NO_DEVICE, PortDevices } from './port-devices.js'
 import { findLoops } from './port-loops.js'
 import { awaitedError, checkTrunkRoom, downError, goneError, loopError, slaveError } from './port-problems.js'
@@ -27,6 +27,12 @@ const LIST_AGE_MS = 500
 /** How often devices that ports wait for are looked for, in milliseconds. */
 const SEARCH_MS = 500
 
+/** How often other namespaces are looked at, and that so many times as long passes between as it takes: there may be hundreds. */
+const ELSEWHERE_MS = 3000
+const ELSEWHERE_SHARE = 100
+/** How often the filters that keep the host out are looked for. */
+const RENEWAL_MS = 4000
+
 export class Ports extends PortDevices {
   private readonly datapath: Datapath
   private readonly unread: UnreadFrames
@@ -40,6 +46,9 @@ export class Ports extends PortDevices {
   /** Ports whose sockets their devices have left, whether these are back or not. */
   private readonly unbound = new Set<PortEntry['index']>()
   private nextSearch = 0
+  private elsewhere: readonly Link[] = []
+  private nextElsewhere = 0
+  private nextRenewal = 0
   private readonly used = new Uint8Array(MAX_PORTS)
   private listed: { readonly links: readonly Link[]; readonly at: number } | null = null
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
@@ -94,7 +103,7 @@ export class Ports extends PortDevices {
         return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
       }
       try {
-        refuseUsed(link, this.recentLinks())
+        refuseUsed(link, this.devices())
       } catch (thrown) {
         return this.awaitDevice(request, asSnapswitchError(thrown), ownsDevice)
       }
@@ -121,6 +130,17 @@ export class Ports extends PortDevices {
     const now = performance.now()
     if (this.listed === null || now - this.listed.at > LIST_AGE_MS) this.listed = { links: this.links.list(), at: now }
     return this.listed.links
+  }
+
+  /** With those of other namespaces, which take longer to find: as they were some seconds ago. */
+  private devices(): Devices {
+    const began = performance.now()
+    if (began >= this.nextElsewhere) {
+      this.elsewhere = this.links.elsewhere()
+      const now = performance.now()
+      this.nextElsewhere = now + Math.max(ELSEWHERE_MS, (now - began) * ELSEWHERE_SHARE)
+    }
+    return { here: this.recentLinks(), elsewhere: this.elsewhere }
   }
 
   private freeIndex(request: PortRequest): number {
@@ -173,7 +193,7 @@ export class Ports extends PortDevices {
     const others = this.all().filter((port) => port.name !== entry.name && port.ifindex !== NO_DEVICE)
     const same = others.find((port) => port.ifindex === link.index)
     if (same !== undefined) throw alreadyPort(entry.device, same.name)
-    refuseUsed(link, this.recentLinks())
+    refuseUsed(link, this.devices())
     const loop = findLoops([...others, entry], this.recentLinks()).find(
       ({ ports, throughBridge }) => !throughBridge && ports.includes(entry),
     )
@@ -188,8 +208,10 @@ export class Ports extends PortDevices {
   async reconcile(epochOf: (network: string) => number): Promise<void> {
     this.listed = null
     const links = this.recentLinks()
-    for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf))
-    this.warnings.look(this.links.socket, links, this.all(), (name) => this.attachments.get(name)?.lost ?? [])
+    const isDue = performance.now() >= this.nextRenewal
+    if (isDue) this.nextRenewal = performance.now() + RENEWAL_MS
+    for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf, isDue))
+    this.warnings.look(this.links.socket, this.devices(), this.all(), (name) => this.attachments.get(name)?.lost ?? [])
   }
 
   /** Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken out of the configuration. */
@@ -204,7 +226,12 @@ export class Ports extends PortDevices {
     }
   }
 
-  private async follow(entry: PortEntry, links: readonly Link[], epochOf: (network: string) => number): Promise<void> {
+  private async follow(
+    entry: PortEntry,
+    links: readonly Link[],
+    epochOf: (network: string) => number,
+    renews: boolean,
+  ): Promise<void> {
     // Removed or changed since the devices were looked at.
     if (this.entries.get(entry.name) !== entry) return
     try {
@@ -217,6 +244,7 @@ export class Ports extends PortDevices {
       const current = this.entries.get(entry.name)!
       if (current.ifindex !== NO_DEVICE) {
         await this.noteChanges(current, own!)
+        if (renews) this.keepHostOut(current, own!)
         return
       }
       const here = links.find((link) => isCalled(link, entry.device))
@@ -329,14 +357,17 @@ export class Ports extends PortDevices {
       if (mac !== entry.mac) this.log.info({ port, ...devices, mac }, 'the address of a port has changed')
       await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
     }
-    const renewed = this.attachments.get(port)?.renew(link) ?? []
-    if (renewed.length > 0) {
-      this.log.warn({ port, ...devices, renewed }, 'the host was let into a port’s device, and is kept out again')
-    }
     const was = this.wasUp.get(port) ?? true
     this.wasUp.set(port, link.lowerUp)
     if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
+  }
+
+  private keepHostOut(entry: PortEntry, link: Link): void {
+    const renewed = this.attachments.get(entry.name)?.renew(link) ?? []
+    if (renewed.length === 0) return
+    const text = 'the host was let into a port’s device, and is kept out again'
+    this.log.warn({ port: entry.name, ...namesOf(entry), renewed }, text)
   }
 
   /** Takes a port out of its network; its device goes back to the host, or away when we made it. */

@@ -37,8 +37,9 @@ export interface HostAddress {
   readonly request: Uint8Array
 }
 
-export function listAddresses(socket: NetlinkSocket): HostAddress[] {
-  const body = new NetlinkBody().u8(0).u8(0).u8(0).u8(0).u32(0)
+/** `index`: of one device only. */
+export function listAddresses(socket: NetlinkSocket, index = 0): HostAddress[] {
+  const body = new NetlinkBody().u8(0).u8(0).u8(0).u8(0).u32(index)
   const answers = socket.request('list addresses', RTM_GETADDR, NLM.dump, body)
   return answers.flatMap((answer) => parseAddress(answer) ?? [])
 }

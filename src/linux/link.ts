@@ -1,6 +1,7 @@
 // Network devices through rtnetlink: what there is, and the few settings that the switch changes (up, MTU, MAC, IPv6
 // autoconfiguration). Watching for devices that come, go or change.
 
+import { closeSync, openSync } from 'node:fs'
 import { SnapswitchError } from '../errors/errors.js'
 import { formatMac, parseMac } from '../frame/mac.js'
 import {
@@ -18,6 +19,9 @@ import {
 const RTM_NEWLINK = 16
 const RTM_DELLINK = 17
 const RTM_GETLINK = 18
+const RTM_NEWNSID = 88
+const RTM_GETNSID = 90
+const NETNSA = { id: 1, descriptor: 3 } as const
 const RTM_NEWADDR = 20
 const RTM_DELADDR = 21
 /** RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR (linux/rtnetlink.h). */
@@ -39,6 +43,7 @@ const IFLA = {
   linkInfo: 18,
   afSpec: 26,
   peerNamespace: 37,
+  targetNamespace: 46,
   otherNames: 52,
   otherName: 53,
 } as const
@@ -166,6 +171,44 @@ export class Links {
     return this.#ask(`look up network device ${index}`, linkHeader(index))
   }
 
+  /**
+   * Devices of other namespaces that stand on devices of this one, as containers' macvlans do: `peer` is the index here. Only of
+   * namespaces that this one has had to do with: the kernel has ids for those.
+   */
+  elsewhere(): Link[] {
+    const found = this.#namespaces().flatMap((id) => {
+      try {
+        const body = linkHeader(0).attributeU32(IFLA.targetNamespace, id)
+        const answers = this.#socket.request('list devices of another namespace', RTM_GETLINK, NLM.dump, body)
+        return answers.map(parseLink).filter((link) => link.peerNamespace !== null)
+      } catch {
+        // It is going away, or is none of ours.
+        return []
+      }
+    })
+    if (found.length === 0) return []
+    // This namespace has an id in its own eyes from when a device elsewhere was said to stand on one here, and so is in the list.
+    const own = this.#ownNamespace()
+    return found.filter((link) => link.peerNamespace === own)
+  }
+
+  #namespaces(): number[] {
+    const body = new NetlinkBody().u8(0).u8(0).u16(0)
+    return this.#socket.request('list namespaces', RTM_GETNSID, NLM.dump, body).flatMap((answer) => idIn(answer) ?? [])
+  }
+
+  /** The id that this namespace has in its own eyes; null when there has been no need for one. */
+  #ownNamespace(): number | null {
+    const descriptor = openSync('/proc/thread-self/ns/net', 'r')
+    try {
+      const body = new NetlinkBody().u8(0).u8(0).u16(0).attributeU32(NETNSA.descriptor, descriptor)
+      const [answer] = this.#socket.request('look up the own namespace', RTM_GETNSID, 0, body)
+      return answer === undefined ? null : idIn(answer)
+    } finally {
+      closeSync(descriptor)
+    }
+  }
+
   /** All changes in one request. @throws SnapswitchError DEVICE_MISSING, PERMISSION, or SYSCALL with the kernel's reason */
   change(index: number, changes: LinkChanges): void {
     const flags = changes.up === true ? IFF_UP : 0
@@ -238,6 +281,13 @@ export class LinkWatch {
   close(): void {
     this.#socket.close()
   }
+}
+
+/** Behind a struct rtgenmsg. */
+function idIn({ type, payload }: NetlinkMessage): number | null {
+  const value = type === RTM_NEWNSID ? attributes(payload, 4).get(NETNSA.id) : undefined
+  const id = value === undefined ? -1 : readU32(value) | 0
+  return id < 0 ? null : id
 }
 
 /** struct ifinfomsg. */

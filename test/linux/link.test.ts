@@ -2,8 +2,9 @@
 
 import { closeSync, openSync, writeSync } from 'node:fs'
 import t from 'tap'
+import { addAddress, defaultRouteDevices, listAddresses } from '../../src/linux/addresses.js'
 import { libc } from '../../src/linux/libc.js'
-import { Links, LinkWatch } from '../../src/linux/link.js'
+import { isCalled, Links, LinkWatch } from '../../src/linux/link.js'
 import { attributes, NetlinkBody, readText, readU32 } from '../../src/linux/netlink.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { DeviceSysctl } from '../../src/linux/sysctl.js'
@@ -79,6 +80,95 @@ t.test('lists, finds and changes devices', async (t) => {
   links.remove(a.index)
   t.equal(links.find('ssw-b'), null, 'a veth goes with its other end')
   t.throws(() => links.remove(a.index), { code: 'DEVICE_MISSING' })
+})
+
+t.test('other names of a device, and what stands on it elsewhere', async (t) => {
+  const links = new Links()
+  t.teardown(() => links.close())
+  run('ip', 'link', 'add', 'ssw-n0', 'type', 'veth', 'peer', 'name', 'ssw-n1')
+  const { index } = links.get('ssw-n0')
+  const long = 'a-name-that-is-longer-than-what-the-kernel-calls-a-device'
+  for (const name of [long, 'short-name']) run('ip', 'link', 'property', 'add', 'dev', 'ssw-n0', 'altname', name)
+  for (const name of ['ssw-n0', long, 'short-name']) {
+    t.equal(links.find(name)?.index, index)
+    t.ok(isCalled(links.get(name), name))
+  }
+  t.same([...links.get('ssw-n0').otherNames].sort(), [long, 'short-name'])
+  t.same(links.get('ssw-n1').otherNames, [])
+  t.equal(links.find('x'.repeat(128)), null)
+
+  t.same(links.elsewhere(), [])
+  const there = `ssw-n${process.pid}`
+  run('ip', 'netns', 'add', there)
+  t.teardown(() => run('ip', 'netns', 'del', there))
+  run('ip', 'link', 'add', 'link', 'ssw-n0', 'name', 'ssw-up', 'type', 'macvlan', 'mode', 'bridge')
+  t.match(links.get('ssw-up'), { peer: index, peerNamespace: null, macvlanBridge: true })
+  run('ip', 'link', 'set', 'ssw-up', 'netns', there)
+  t.match(links.elsewhere(), [{ name: 'ssw-up', kind: 'macvlan', peer: index }])
+  run('ip', 'link', 'set', 'ssw-n1', 'netns', there)
+  t.same(
+    links
+      .elsewhere()
+      .map(({ name }) => name)
+      .sort(),
+    ['ssw-n1', 'ssw-up'],
+    'a cable’s other end is one that has a peer',
+  )
+  run('ip', '-n', there, 'link', 'del', 'ssw-up')
+  t.same(
+    links.elsewhere().map(({ name }) => name),
+    ['ssw-n1'],
+  )
+})
+
+t.test('addresses, and where the default route leads', async (t) => {
+  const links = new Links()
+  t.teardown(() => links.close())
+  run('ip', 'link', 'add', 'ssw-i0', 'up', 'type', 'veth', 'peer', 'name', 'ssw-i1')
+  run('ip', 'link', 'set', 'ssw-i1', 'up')
+  const { index } = links.get('ssw-i0')
+  t.same(defaultRouteDevices(links.socket), [])
+  run('ip', 'address', 'add', '192.0.2.1/24', 'dev', 'ssw-i0')
+  run('ip', 'address', 'add', '192.0.2.9', 'peer', '192.0.2.10', 'dev', 'ssw-i1')
+  run('ip', 'address', 'add', '2001:db8:0:0:1::9/64', 'dev', 'ssw-i0', 'nodad', 'noprefixroute')
+  await until(() => listAddresses(links.socket, index).some(({ linkLocal }) => linkLocal), 'the link-local address')
+  const all = listAddresses(links.socket)
+  const own = listAddresses(links.socket, index)
+  t.same(
+    own,
+    all.filter((address) => address.index === index),
+  )
+  t.same(
+    own.filter(({ linkLocal }) => !linkLocal).map(({ text, version }) => [text, version]),
+    [
+      ['192.0.2.1/24', 4],
+      ['2001:db8::1:0:0:9/64', 6],
+    ],
+  )
+  t.ok(all.some(({ text }) => text === '192.0.2.9/32'))
+  const shown = () =>
+    run('ip', '-o', 'address', 'show', 'dev', 'ssw-i0', 'scope', 'global').replaceAll('tentative ', '')
+  const before = shown()
+  run('ip', 'address', 'flush', 'dev', 'ssw-i0')
+  for (const address of own) addAddress(links.socket, address)
+  t.equal(shown(), before, 'set again as they were')
+  t.doesNotThrow(() => addAddress(links.socket, own[0]!), 'there already')
+  for (const [route, devices] of [
+    [['default', 'via', '192.0.2.7'], [index]],
+    [['0.0.0.0/1', 'via', '192.0.2.7'], [index]],
+    [['203.0.113.0/24', 'via', '192.0.2.7'], []],
+    [['unreachable', 'default'], []],
+    [
+      ['default', 'nexthop', 'via', '192.0.2.7', 'nexthop', 'via', '192.0.2.10', 'dev', 'ssw-i1'],
+      [index, links.get('ssw-i1').index],
+    ],
+  ] as const) {
+    // A route to half of the addresses lets the other half be; the one looked at is in the upper.
+    const args = route[0] === '0.0.0.0/1' ? ['128.0.0.0/1', ...route.slice(1)] : [...route]
+    run('ip', 'route', 'add', ...args)
+    t.same(defaultRouteDevices(links.socket), devices, args.join(' '))
+    run('ip', 'route', 'del', ...args)
+  }
 })
 
 t.test('tells of devices that come, change and go', async (t) => {

@@ -191,6 +191,13 @@ t.test('what of the host would be cut off keeps a device from becoming a port, o
     await without('later')
     await says(daemon, 'two', { problem: null, warnings: [] }, tap)
   }
+  // A container's, which the host does not see among its own devices.
+  await world.namespace('container')
+  await onTop('cont0', 'macvlan', 'mode', 'bridge')
+  await world.ip('host', 'link', 'set', 'cont0', 'netns', world.name('container'))
+  await says(daemon, 'two', { warnings: [{ message: /macvlan cont0 \(in another namespace\)/ }] }, tap)
+  await world.ip('container', 'link', 'del', 'cont0')
+  await says(daemon, 'two', { warnings: [] }, tap)
   await world.ip('host', 'address', 'add', '10.77.0.9/24', 'dev', 'two')
   await says(daemon, 'two', { warnings: [{ message: /10\.77\.0\.9\/24/ }] }, tap)
   await world.ip('host', 'address', 'del', '10.77.0.9/24', 'dev', 'two')
