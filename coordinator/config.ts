@@ -9,19 +9,23 @@ const closed = { additionalProperties: false } as const
 
 export const CoordinatorConfigSchema = Type.Object(
   {
+    /** Where its API listens. */
     socket: Type.String({ minLength: 1, default: '/run/snapswitch/coordinator.sock' }),
     /** Manifests go here; the images stay with the hosts. */
     store: Type.String({ minLength: 1, default: '/var/lib/snapswitch/manifests' }),
+    /** The least level that is logged. */
     log: Type.Union(
       (['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const).map((level) => Type.Literal(level)),
       { default: 'info' },
     ),
     /** Whether every snapshot's images are loaded once, as by `create --verify`. */
     verify: Type.Optional(Type.Boolean()),
+    /** The networks that it takes snapshots of, by name. */
     networks: Type.Record(
       Name,
       Type.Object(
         {
+          /** Their hosts, by the name that each switch has as `host`. */
           hosts: Type.Record(
             Name,
             Type.Object({ socket: Type.String({ minLength: 1, description: 'the switch daemon’s socket' }) }, closed),

@@ -21,7 +21,9 @@ const MAX_KEY_BYTES = 4096
 const Bounds = (frames: number, bytes: number) =>
   Type.Object(
     {
+      /** At most so many frames; what finds no room is dropped and counted. */
       frames: Type.Integer({ minimum: 1, maximum: 1_000_000, default: frames }),
+      /** At most so many bytes of them. */
       bytes: Type.Integer({ minimum: 65536, maximum: 2 ** 31, default: bytes }),
     },
     { ...closed, default: {} },
@@ -33,6 +35,7 @@ export type UplinkColor = Static<typeof UplinkColor>
 
 export const PortConfig = Type.Object(
   {
+    /** The network device that becomes the port: a TAP, a veth, a NIC. It may come later. */
     device: DeviceName,
     /** Default: member when `vm` is given, else plain. */
     kind: Type.Optional(PortKind),
@@ -47,6 +50,7 @@ export type PortConfig = Static<typeof PortConfig>
 
 export const NetworkConfig = Type.Object(
   {
+    /** Its ports, by name; a name is unique on its host. */
     ports: Type.Record(Name, PortConfig, { ...closed, default: {} }),
     /**
      * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D bridge does
@@ -84,14 +88,18 @@ export const SwitchConfig = Type.Object(
   {
     /** This host's name, unique among its peers. */
     host: Name,
+    /** Where the daemon's API listens: `socket`, a path. */
     api: Type.Object({ socket: AbsolutePath }, { ...closed, default: { socket: '/run/snapswitch/switch.sock' } }),
     /** Where snapshots, overlays of restored machines and what must outlive the daemon are kept. */
     state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
+    /** Its networks, by name: one L2 domain each. */
     networks: Type.Record(Name, NetworkConfig, closed),
+    /** The machines of its member ports, by name. */
     machines: Type.Record(Name, MachineConfig, { ...closed, default: {} }),
     ...hostOptions,
     datapath: Type.Object(
       {
+        /** How the datapath waits for frames: `busy` never sleeps and keeps a core. */
         poll: Type.Union([Type.Literal('adaptive'), Type.Literal('busy'), Type.Literal('sleep')], {
           default: 'adaptive',
         }),
@@ -100,6 +108,7 @@ export const SwitchConfig = Type.Object(
       },
       { ...closed, default: {} },
     ),
+    /** The least level that is logged. */
     log: Type.Union(
       ['trace', 'debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level)),
       { default: 'info' },

@@ -35,7 +35,8 @@ export async function run(argv: readonly string[], terminal: Terminal): Promise<
   }
 }
 
-function createProgram(terminal: Terminal, setCode: (code: number) => void): Command {
+/** All commands; the reference is made from it, too. */
+export function createProgram(terminal: Terminal, setCode: (code: number) => void): Command {
   const program = new Command('snapswitch')
     .description('A userspace virtual switch that takes consistent, restorable snapshots of a whole network of VMs')
     .version(version)

@@ -61,14 +61,25 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
 
 const closed = { additionalProperties: false } as const
 
-const Options = Type.Object({ uri: Type.String({ default: defaultUri }) }, { ...closed, default: {} })
+const Options = Type.Object(
+  {
+    uri: Type.String({
+      default: defaultUri,
+      description: 'the libvirtd of domains that name none, and where restores put them',
+    }),
+  },
+  { ...closed, default: {} },
+)
 
 export const libvirt = {
   kind: 'libvirt',
   key: 'libvirt',
   /** By its name. */
   address: Type.Object(
-    { domain: Type.String({ minLength: 1 }), uri: Type.Optional(Type.String({ minLength: 1 })) },
+    {
+      domain: Type.String({ minLength: 1, description: 'the domain’s name' }),
+      uri: Type.Optional(Type.String({ minLength: 1, description: 'its libvirtd; default: `libvirt.uri` below' })),
+    },
     closed,
   ),
   example: '{ domain: NAME }',

@@ -1,0 +1,126 @@
+// The package: made from a fresh checkout it holds the product and nothing else, and on a bare system it installs and works.
+
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import t, { type Test } from 'tap'
+import { attempt, run } from '../lab/command.js'
+import { repositoryRoot } from '../lab/repository.js'
+import { patience } from '../patience.js'
+import { root } from '../switch/world.js'
+
+t.setTimeout(patience(300_000))
+
+/** The files of the repository as git has them, with the packages that are installed here: compiling elsewhere disturbs nobody. */
+function checkout(t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-package-'))
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }))
+  const listed = execFileSync('git', ['ls-files', '-z'], {
+    cwd: repositoryRoot(),
+    encoding: 'utf8',
+    maxBuffer: 16 << 20,
+  })
+  for (const path of listed.split('\0').filter((path) => path !== '' && !path.startsWith('bench/results/'))) {
+    if (!existsSync(join(repositoryRoot(), path))) continue
+    mkdirSync(dirname(join(directory, path)), { recursive: true })
+    copyFileSync(join(repositoryRoot(), path), join(directory, path))
+  }
+  symlinkSync(join(repositoryRoot(), 'node_modules'), join(directory, 'node_modules'))
+  return directory
+}
+
+t.test('the units are what systemd understands', async (t) => {
+  const units = ['switch', 'coordinator'].map((role) =>
+    join(repositoryRoot(), 'packaging', 'systemd', `snapswitch-${role}.service`),
+  )
+  // Machines that a restore has started must outlive the daemon, and the loss of one of them.
+  t.match(readFileSync(units[0], 'utf8'), /^KillMode=process$/m)
+  t.match(readFileSync(units[0], 'utf8'), /^OOMPolicy=continue$/m)
+  const verified = await attempt('systemd-analyze', ['verify', ...units]).catch(() => null)
+  if (verified === null) {
+    t.comment('no systemd here')
+    return
+  }
+  // That the program is not installed, and that a host may not be booted by systemd, is no fault of theirs.
+  const faults = verified.stderr
+    .split('\n')
+    .filter((line) => /snapswitch-\w+\.service:.*(Unknown|Failed to parse|Invalid|ignoring)/i.test(line))
+  t.same(faults, [])
+})
+
+t.test('made, installed on a bare system, used', root, async (t) => {
+  const directory = checkout(t)
+  await run(
+    'bash',
+    ['-c', `cd '${directory}' && npm pack --silent --pack-destination '${directory}' >&2`],
+    patience(120_000),
+  )
+  const name = `snapswitch-${JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')).version}.tgz`
+  const files = (await run('tar', ['-tzf', join(directory, name)]))
+    .trim()
+    .split('\n')
+    .map((path) => path.replace(/^package\//, ''))
+  t.same(
+    files.filter((path) => /(^|\/)(test|bench\/\w+\/|guest|scripts|node_modules)\/|\.map$|\.ts$/.test(path)),
+    [],
+    'the product only',
+  )
+  for (const path of [
+    'bin/snapswitch',
+    'dist/src/cli/main.js',
+    'dist/switch/datapath/worker.js',
+    'dist/coordinator/main.js',
+    'README.md',
+    'docs/reference/config.md',
+    'man/snapswitch.1',
+    'examples/switch.yaml',
+    'packaging/systemd/snapswitch-switch.service',
+    'npm-shrinkwrap.json',
+  ]) {
+    t.ok(files.includes(path), path)
+  }
+  const shrinkwrap = JSON.parse(await run('tar', ['-xzOf', join(directory, name), 'package/npm-shrinkwrap.json']))
+  t.notOk('node_modules/tap' in shrinkwrap.packages)
+  t.match(
+    shrinkwrap.packages['node_modules/koffi'],
+    { version: /^\d/, integrity: /^sha512-/ },
+    'what was tested is what is installed',
+  )
+
+  const why = await unfit()
+  if (why !== null) {
+    t.pass('installs and works', { skip: why })
+    return
+  }
+  const cache = (await run('npm', ['config', 'get', 'cache'])).trim()
+  mkdirSync(cache, { recursive: true })
+  const script = join(repositoryRoot(), 'test', 'package', 'bare-root.sh')
+  const own = ['--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child', 'bash', script]
+  const { code, stdout, stderr } = await attempt(
+    'unshare',
+    [...own, directory, join(directory, name), cache],
+    patience(180_000),
+  )
+  if (code === 77) {
+    t.pass('installs and works', { skip: 'the registry of npm cannot be reached' })
+    return
+  }
+  t.equal(code, 0, `${stdout.slice(-2000)}\n${stderr.slice(-2000)}`)
+  t.match(
+    stdout,
+    /== doctor\n[\s\S]*This machine can run snapswitch\.\n== ports\nPORT[\s\S]*lan .*eth2[\s\S]*== snapshot[\s\S]*== done\n$/,
+  )
+})
+
+/** Why this machine has no bare system to offer; null when it has. */
+async function unfit(): Promise<string | null> {
+  if (!/^\/usr\/(?!local\/)/.test(process.execPath))
+    return `node is at ${process.execPath}, outside of a distribution's /usr`
+  for (const program of ['npm', 'qemu-system-x86_64', 'qemu-img', 'ip']) {
+    const { code, stdout } = await attempt('sh', ['-c', `readlink -f "$(command -v ${program})"`])
+    if (code !== 0 || !/^\/usr\/(?!local\/)/.test(stdout)) return `${program} is not in /usr`
+  }
+  const { code } = await attempt('unshare', ['--mount', '--pid', '--fork', '--net', 'true'])
+  return code === 0 ? null : 'no namespaces can be made here'
+}
