@@ -42,6 +42,8 @@ export interface Driver<
   inWords(address: Address): string
   /** What may keep a machine from answering, for a person to look at. */
   whatToLookAt(address: Address): string
+  /** How a person has a paused machine run on. */
+  resumeByHand(address: Address): string
   /** Why a machine cannot be there twice: then its former self is ended before it is loaded, and no image is tried. */
   readonly beside: Beside<Definition, Marks> | { readonly impossible: string }
   /** What tells a load of the machine from others, beside its directory: on record before it begins. */

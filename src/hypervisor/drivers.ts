@@ -4,11 +4,12 @@
 import { type Static, type TObject, type TOptional, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import { SnapswitchError } from '../errors/errors.js'
 import type { Driver, TapNeed } from './driver.js'
+import { exec } from './exec/driver.js'
 import type { Hypervisor, MachineDefinition, MachineSpec } from './hypervisor.js'
 import { libvirt } from './libvirt/driver.js'
 import { qemu } from './qemu/driver.js'
 
-const drivers = { qemu, libvirt }
+const drivers = { qemu, libvirt, exec }
 type Drivers = typeof drivers
 export type Kind = keyof Drivers
 
@@ -86,6 +87,11 @@ export function whatToLookAt(spec: MachineSpec): string {
   return driver.whatToLookAt(address)
 }
 
+export function resumeByHand(spec: MachineSpec): string {
+  const { driver, address } = reached(spec)
+  return driver.resumeByHand(address)
+}
+
 export function isSameMachine(one: MachineSpec, other: MachineSpec): boolean {
   const [a, b] = [reached(one), reached(other)]
   return a.driver === b.driver && a.driver.isSame(a.address, b.address)
@@ -146,7 +152,14 @@ export function rehearsals(directory: string): LoadRecord[] {
   )
 }
 
+// --- at work ----------------------------------------------------------------------------------------------------------
+
+/** One of each kind. */
+export function hypervisorsBy(make: (kind: Kind) => Hypervisor): Hypervisors {
+  return Object.fromEntries(kinds.map((kind) => [kind, make(kind)])) as Hypervisors
+}
+
 /** Starts nothing. `options`: by driver's key. */
 export function createHypervisors(options: Readonly<Record<string, unknown>>): Hypervisors {
-  return Object.fromEntries(all.map((driver) => [driver.kind, driver.create(options[driver.key])])) as Hypervisors
+  return hypervisorsBy((kind) => list[kind].create(options[list[kind].key]))
 }

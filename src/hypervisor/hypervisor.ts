@@ -141,6 +141,8 @@ export interface SealInfo {
   /** sha256 of the memory file, hex. */
   readonly memoryDigest: string
   readonly disks: readonly FrozenDisk[]
+  /** What else was saved: from now on the machine needs these, too, when it is started from the image. */
+  readonly files?: readonly ExternalFile[]
 }
 
 /**

@@ -75,7 +75,9 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   const { network, snapshot } = request
   const seal = member.seal!
   const after = countersOf(host, member.ports)
-  const definition = JSON.parse(JSON.stringify(member.definition)) as MachineDefinition
+  const files = [...(member.definition.files ?? []), ...(seal.files ?? [])]
+  const needed = { ...member.definition, ...(files.length === 0 ? {} : { files }) }
+  const definition = JSON.parse(JSON.stringify(needed)) as MachineDefinition
   await store.writeFile(
     network,
     snapshot,
@@ -99,7 +101,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
       ...(backing.length > 0 && { backing: await frozenLayers(store, backing) }),
     })),
   )
-  const files = await Promise.all(
+  const references = await Promise.all(
     (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
   )
   const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
@@ -115,7 +117,7 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
     disks,
     ...(media.length > 0 && { media }),
     ...(member.info.warnings.length > 0 && { warnings: [...member.info.warnings] }),
-    ...(files.length === 0 ? {} : { files }),
+    ...(references.length === 0 ? {} : { files: references }),
     captureMode: member.info.captureMode,
     ...member.times,
     held: after.held - member.before.held,

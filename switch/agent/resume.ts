@@ -2,6 +2,7 @@
 // hypervisor may be busy for a while, or away.
 
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { resumeByHand } from '../../src/hypervisor/drivers.js'
 import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor.js'
 import { sleep } from '../../src/runtime/clock.js'
 import type { Host } from './host.js'
@@ -24,10 +25,12 @@ export async function resumeMachine(
       const error = asSnapswitchError(thrown)
       if (error.code === 'MACHINE_NOT_RUNNING' || error.code === 'MACHINE_UNKNOWN') throw error
       if (host.clock.now().ms + wait >= deadline) {
+        const spec = host.machines.spec(vm)
+        const byHand = spec === undefined ? '' : ` (${resumeByHand(spec)})`
         throw new SnapswitchError(
           'MACHINE_PAUSED',
           `${vm} stands still: its hypervisor did not resume it in ${attempt} attempts: ${error.message}`,
-          `Resume it by hand (\`virsh resume\`, or QMP \`cont\`); the daemon tries again when it is started. ${error.action}`,
+          `Resume it by hand${byHand}; the daemon tries again when it is started. ${error.action}`,
           error,
         )
       }

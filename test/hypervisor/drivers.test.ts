@@ -28,6 +28,7 @@ const definitionOf = (more: { kind: string }): MachineDefinition => ({
   ...more,
 })
 const plain = definitionOf({ kind: 'qemu', ...{ argv: ['qemu', '-netdev', 'tap,id=n,queues=2', '-s'] } })
+const commanded = definitionOf({ kind: 'exec', ...{ command: '/c', machine: 'm' } })
 const domain = definitionOf({ kind: 'libvirt', ...{ domain: 'dom', xml: '<domain/>' } })
 
 t.test('each driver has a folder, each folder a driver', async (t) => {
@@ -49,11 +50,13 @@ t.test('records of earlier versions are read', async (t) => {
   t.ok(isRestore({ ...record, machines: [machine, { ...machine, kind: 'libvirt', domain: 'dom' }] }))
   t.notOk(isRestore({ ...record, machines: [{ ...machine, kind: 'libvirt' }] }), 'a domain without its name')
   t.notOk(isRestore({ ...record, machines: [{ ...machine, kind: 'other' }] }))
+  t.ok(isRestore({ ...record, machines: [{ vm: 'a', ...loadOf(commanded, '/d') }] }))
 })
 
 t.test('what is written is as it was', async (t) => {
   t.same(loadOf(plain, '/d'), { kind: 'qemu', domain: null, directory: '/d' })
   t.same(loadOf(domain, '/d'), { kind: 'libvirt', domain: 'dom', directory: '/d' })
+  t.same(loadOf(commanded, '/d'), { kind: 'exec', command: '/c', machine: 'm', directory: '/d' })
 })
 
 t.test('machines are told apart, and put into words', async (t) => {
@@ -64,6 +67,13 @@ t.test('machines are told apart, and put into words', async (t) => {
   t.notOk(isSameMachine({ libvirt: { domain: 'a' } }, { libvirt: { domain: 'a', uri: 'x:///' } }))
   t.equal(reachedBy({ name: 'vm', qmp: '/a' }), '/a')
   t.equal(reachedBy({ name: 'vm', qmp: null, libvirt: { domain: 'a' } }), 'libvirt a')
+  t.equal(reachedBy({ name: 'vm', qmp: null, exec: { command: '/c', machine: 'm' } }), 'exec /c m')
+  t.ok(isSameMachine({ exec: { command: '/c' } }, { exec: { command: '/c' } }))
+  for (const other of [{ command: '/d' }, { command: '/c', machine: 'm' }, { command: '/c', directory: '/e1' }])
+    t.notOk(isSameMachine({ exec: { command: '/c' } }, { exec: other }), JSON.stringify(other))
+  t.match(whatToLookAt({ exec: { command: '/c' } }), /\/c inspect/)
+  t.equal(directoryOf({ exec: { command: '/c', directory: '/e1' } }), '/e1')
+  t.match(whyNotMergedOff('vm', { exec: { command: '/c' } }), /disks of vm/)
   t.match(whatToLookAt({ qmp: '/a' }), /connected to \/a/)
   t.match(whatToLookAt({ libvirt: { domain: 'a' } }), /virsh domstate a/)
   t.equal(directoryOf({ qmp: '/state/machines/vm/e1/qmp.sock' }), '/state/machines/vm/e1')
@@ -78,6 +88,7 @@ t.test('what can be there twice, and on which TAPs', async (t) => {
   t.same(heldAlone(plain), ['-s'])
   t.match(whyNotTwice(domain), /libvirt/)
   t.same([tapNeeds(domain), heldAlone(domain)], [[], []])
+  t.match(whyNotTwice(commanded), /command/)
 })
 
 t.test('a machine of a kind that comes later is refused by name', async (t) => {

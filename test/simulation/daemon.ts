@@ -4,6 +4,7 @@
 import { pino } from 'pino'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
+import { hypervisorsBy } from '../../src/hypervisor/drivers.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { type Clock, type Instant, sleep } from '../../src/runtime/clock.js'
 import { Agent, type Disks, RECOVERY_MS } from '../../switch/agent/agent.js'
@@ -98,7 +99,8 @@ export class Daemon {
     this.ports = new VirtualPorts(this)
     const hypervisor = new VirtualHypervisor(this)
     const specs = host.configured.map(({ name }): [string, MachineSpec] => [name, { qmp: `${host.name}/${name}` }])
-    this.machines = new Machines({ qemu: hypervisor, libvirt: hypervisor }, new Map(specs))
+    const hypervisors = hypervisorsBy(() => hypervisor)
+    this.machines = new Machines(hypervisors, new Map(specs))
     this.drive = new DiskDrive(this)
   }
 

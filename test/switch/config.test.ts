@@ -31,3 +31,29 @@ t.test('ports that are not what their kind wants, or are there twice', async (t)
     refused(`{ ${name}: { device: d } }`, undefined, /:3:\d+: .*".*" is no name that fits: letters, digits/)
   }
 })
+
+t.test('a machine is reached by one driver', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-config-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'switch.yaml')
+  const load = (machine: string, more = '') => {
+    writeFileSync(file, `host: a\nnetworks: {}\nmachines: { vm: ${machine} }\n${more}`)
+    return loadSwitchConfig(file)
+  }
+  const { machines, libvirt } = load('{ exec: { command: /bin/vm, machine: other name } }')
+  t.same(machines, { vm: { exec: { command: '/bin/vm', machine: 'other name' } } })
+  t.same(libvirt, { uri: 'qemu:///system' })
+  t.equal(load('{ libvirt: { domain: d } }', 'libvirt: { uri: "qemu:///session" }\n').libvirt.uri, 'qemu:///session')
+  for (const [machine, message] of [
+    ['{}', /:3:\d+: .*a machine has one of `qmp:`, `libvirt:`, `exec:`/],
+    ['{ qmp: /q, exec: { command: /c } }', /a machine has one of/],
+    ['{ exec: { command: c } }', /does not fit: an absolute path/],
+    ['{ exec: {} }', /command/],
+    ['{ exec: { command: /c, machine: -x } }', /does not begin with -/],
+    ['{ exec: { command: /c, comand: /c } }', /comand/],
+    ['{ vbox: { name: x } }', /vbox/],
+    ['{ qmp: relative }', /does not fit: an absolute path/],
+  ] as const) {
+    t.throws(() => load(machine), { code: 'CONFIG_INVALID', message }, machine)
+  }
+})

@@ -91,6 +91,7 @@ export const libvirt = {
   whatToLookAt: ({ domain }) =>
     `See whether \`virsh domstate ${domain}\` answers there, and whether another job holds the domain (\`virsh domjobinfo ` +
     `${domain}\`); libvirtd may have too much to do. Then try again.`,
+  resumeByHand: ({ domain }) => `\`virsh resume ${domain}\``,
   // It has one name and one UUID.
   beside: { impossible: 'domains of libvirt cannot be loaded beside themselves' },
   marks: { domain: Type.String() },

@@ -64,6 +64,7 @@ export const qemu = {
   whatToLookAt: (qmp) =>
     `See whether its QEMU stands still, or another program is connected to ${qmp} (QEMU serves one client per ` +
     'socket); then try again.',
+  resumeByHand: (qmp) => `\`cont\` in QEMU’s monitor, or over ${qmp}`,
   beside: { tapNeeds: ({ argv }) => tapNeeds(argv), heldAlone, rehearsed: { domain: null } },
   // Of records that domains have, too.
   marks: { domain: Type.Null() },

@@ -25,6 +25,9 @@ const reasonMs = 300
 export interface PauseLimits {
   readonly mode: 'background' | 'stopped'
   readonly memoryBytes: number
+  /** Other limits than a QEMU's: of a standstill in a stopped save, and from pause to resume in a background one. */
+  readonly stallMs?: number
+  readonly pauseMs?: number
 }
 
 /** What is watched. */
@@ -42,13 +45,14 @@ export interface Holdup {
 }
 
 /** The longest time from STOP to RESUME; without an end where the save's progress decides. */
-export function pauseLimit({ mode, memoryBytes }: PauseLimits): number {
-  return mode === 'stopped' ? Number.POSITIVE_INFINITY : pauseLimitMs + (memoryBytes / 2 ** 30) * protectMsPerGiB
+export function pauseLimit({ mode, memoryBytes, pauseMs }: PauseLimits): number {
+  if (mode === 'stopped') return Number.POSITIVE_INFINITY
+  return pauseMs ?? pauseLimitMs + (memoryBytes / 2 ** 30) * protectMsPerGiB
 }
 
 /** Whether a guest that stands still since `pausedMs` ago, its save's last progress `stalledMs` ago, has to run again. */
 export function isOverdue(limits: PauseLimits, pausedMs: number, stalledMs: number): boolean {
-  return limits.mode === 'stopped' ? stalledMs > stallLimitMs : pausedMs > pauseLimit(limits)
+  return limits.mode === 'stopped' ? stalledMs > (limits.stallMs ?? stallLimitMs) : pausedMs > pauseLimit(limits)
 }
 
 export function overdue(machine: string, milliseconds: number, holdup: Holdup | null): SnapswitchError {

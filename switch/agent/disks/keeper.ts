@@ -14,7 +14,7 @@ import { FrozenImages } from './frozen.js'
 import { type Observation, type ObserveOptions, observe } from './observe.js'
 import { checkOffline, mergeOffline } from './offline.js'
 import { type Collapse, type Kept, type Plan, plan, type Shortening, shortenings } from './plan.js'
-import { emptyMachineDirectories, isInUse } from './state-files.js'
+import { emptyMachineDirectories, isInUse, wholeDirectories } from './state-files.js'
 
 /** Merging takes as long as copying does; this is a disk at its slowest. */
 const BYTES_PER_SECOND = 1 << 20
@@ -326,20 +326,33 @@ export class DiskKeeper {
   private async sweep(): Promise<void> {
     const { host } = this
     const busy = this.busy()
-    for (const { directory, vm } of await emptyMachineDirectories(host.store)) {
+    const seen = await this.look()
+    const { names, frozen, lent } = seen
+    for (const { directory, vm } of [...(await emptyMachineDirectories(host.store)), ...(await this.wholeOnes(seen))]) {
       const spec = host.machines.spec(vm)
       const isUsed = spec !== undefined && directoryOf(spec) === directory
       if (isUsed || busy.has(vm) || (await host.journal.restores()).length > 0) continue
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })
     }
-    const { names, frozen, lent } = await this.look()
     await this.frozen.protect(frozen, lent)
     const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
     const lost: string[] = []
     for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)
     // A name that is on record is about to be made while its machine is busy.
     if (busy.size === 0) await host.disks.forget(lost)
+  }
+
+  /** Directories of a driver's own files that no snapshot names, and whose machine is known to be elsewhere, or ended. */
+  private async wholeOnes({ names, world, blind }: Observation): Promise<{ directory: string; vm: string }[]> {
+    if (blind !== null) return []
+    const found: { directory: string; vm: string }[] = []
+    for (const one of await wholeDirectories(this.host.store)) {
+      const name = await names.of(one.directory)
+      const isPinned = [...world.pins.keys()].some((file) => file.startsWith(`${name}/`))
+      if (!isPinned && (one.ended || this.host.machines.spec(one.vm) !== undefined)) found.push(one)
+    }
+    return found
   }
 }
 

@@ -1,7 +1,8 @@
 // Image files that lie in the state directory: overlays of restored machines, and copies of other hosts' files.
 
 import { readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
+import { endedMark, wholeMark } from '../../../src/hypervisor/shared/whole.js'
 import { fileId, openFiles } from '../../../src/linux/open-files.js'
 import { nowMs } from '../../../src/runtime/clock.js'
 import { released } from '../images.js'
@@ -43,11 +44,13 @@ async function whyKept(path: string): Promise<string | null> {
 
 export const copyForRestores = 'it is a copy for restores of a snapshot'
 
-/** The disk images of restored machines, whether they are in use or not. */
+/** The disk images of restored machines, whether they are in use or not. What a driver keeps for itself (whole.ts) is none. */
 export async function restoredImages(store: LocalStore): Promise<{ file: string; vm: string }[]> {
   const found: { file: string; vm: string }[] = []
   for (const { directory, vm } of await machineDirectories(store)) {
-    for (const file of await filesIn(directory)) if (file.endsWith('.qcow2')) found.push({ file, vm })
+    const files = await filesIn(directory)
+    if (files.includes(join(directory, wholeMark))) continue
+    for (const file of files) if (file.endsWith('.qcow2')) found.push({ file, vm })
   }
   return found
 }
@@ -62,9 +65,22 @@ export async function emptyMachineDirectories(store: LocalStore): Promise<{ dire
   return found
 }
 
-/** Whether some process has a file of a directory open. */
+/** Directories that hold files of their machine's driver, whatever they are called: see whole.ts. */
+export async function wholeDirectories(
+  store: LocalStore,
+): Promise<{ directory: string; vm: string; ended: boolean }[]> {
+  const found: { directory: string; vm: string; ended: boolean }[] = []
+  for (const one of await machineDirectories(store)) {
+    const names = (await filesIn(one.directory)).map((file) => basename(file))
+    if (names.includes(wholeMark)) found.push({ ...one, ended: names.includes(endedMark) })
+  }
+  return found
+}
+
+/** Whether some process has a file of a directory open, at any depth. */
 export async function isInUse(directory: string): Promise<boolean> {
-  const ids = await Promise.all((await filesIn(directory)).map(fileId))
+  const names = await readdir(directory, { recursive: true }).catch(() => [])
+  const ids = await Promise.all(names.map((name) => fileId(join(directory, name))))
   const { holders, hidden } = await openFiles(new Set(ids.filter((id) => id !== null)))
   return holders.size > 0 || hidden.length > 0
 }

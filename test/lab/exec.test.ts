@@ -1,0 +1,173 @@
+// Machines that a user's command drives, real ones: exec-qemu.ts drives a QEMU over its monitor, beside a QEMU that snapswitch drives
+// itself. A token ring over TCP goes on only if both machines and all between them do, and counts what is lost or doubled.
+
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import type { Manifest, SwitchStatus } from '../../src/api/schemas.js'
+import { patience } from '../patience.js'
+import { attempt, until } from './command.js'
+import { Lab, type LabPlan } from './lab.js'
+import { end, identify } from './processes.js'
+
+t.setTimeout(patience(400_000))
+
+const addresses = ['10.81.0.1', '10.81.0.2'] as const
+const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 1000, journalEvery: 20 }
+const plan: LabPlan = {
+  network: 'lab0',
+  hosts: ['a', 'b'],
+  memoryMiB: 128,
+  machines: [
+    { name: 'one', host: 'a', job: { ...ring, ip: `${addresses[0]}/24`, node: 0 } },
+    { name: 'two', host: 'b', job: { ...ring, ip: `${addresses[1]}/24`, node: 1 } },
+  ],
+}
+const script = join(dirname(fileURLToPath(import.meta.url)), 'exec-qemu.js')
+
+/** The same command on each host, at one path, as a restore on another host needs it. */
+function makeCommand(lab: Lab, name: string): string {
+  const host = lab.host(name)
+  const file = host.inside('drive-qemu')
+  const text = `#!/bin/sh\nunset NODE_OPTIONS\nexec ${process.execPath} ${script} ${host.inside('vm')} "$@"\n`
+  writeFileSync(host.outside(file), text, { mode: 0o755 })
+  return file
+}
+
+const hopsOf = (lab: Lab) => [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
+
+/** The ring goes on, from what the consoles say next; nothing was lost or doubled, and the disks hold what memory says. */
+async function runsOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
+  await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
+  const before = Math.max(...hopsOf(lab))
+  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 100) || undefined)
+  for (const { console } of lab.machines.values()) {
+    t.match(console.state, {
+      ring: { resets: 0, duplicated: 0, skipped: 0, corrupt: 0, failed: false },
+      disk: { mismatches: 0, errors: 0 },
+    })
+    t.same(console.errors, [])
+    const started = console.lines.filter(({ type }) => type === 'start')
+    t.same(started.length, 0, 'none booted anew')
+  }
+}
+
+t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
+  const lab = await Lab.build(plan)
+  t.teardown(async () => {
+    if (!t.passing()) for (const line of lab.lastWords(25)) t.comment(line)
+    await lab.destroy()
+  })
+  const command = makeCommand(lab, 'a')
+  makeCommand(lab, 'b')
+  const config = lab.switchConfig('a')
+  const startA = () => lab.startSwitch('a', { ...config, machines: { one: { exec: { command } } } })
+  await startA()
+  await lab.startSwitch('b')
+  await lab.startCoordinator()
+  await lab.startMachines()
+  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 50) || undefined)
+  const vm = (host: string, name: string) => lab.host(host).outside(lab.host(host).inside('vm', name))
+  const statusOf = async (host: string) => {
+    const { machines } = await lab.snapswitchJson<SwitchStatus>(['status'], host)
+    return machines.find(({ name }) => name === 'one')
+  }
+  const memberOf = async (snapshot: string) => {
+    const { parts } = await lab.snapswitchJson<Manifest>(['snapshot', 'show', snapshot])
+    return parts.flatMap(({ members }) => members).find((member) => member.vm === 'one')!
+  }
+  const directories = (host: string) => {
+    const root = lab.state(host, 'machines', 'one')
+    return existsSync(root) ? readdirSync(root) : []
+  }
+
+  await t.test('it is saved while it stands still, killed, and brought back', async (t) => {
+    t.match(await statusOf('a'), { qmp: null, exec: { command } })
+    t.match(await lab.snapswitchJson(['snapshot', 'create', 'lab0', '--name', 's1']), { state: 'complete' })
+    const member = await memberOf('s1')
+    t.match(member, { captureMode: 'stopped', disks: [], definition: { kind: 'exec', command } })
+    t.same(
+      member.files?.map(({ role }) => role),
+      ['kernel', 'disk'],
+    )
+    t.match(await lab.snapswitchJson(['snapshot', 'verify', 's1']), { health: { verdict: 'ok' }, restorable: true })
+    await lab.killMachines()
+    lab.restartConsoles()
+    await lab.snapswitchJson(['snapshot', 'restore', 's1'])
+    await runsOn(t, lab)
+    const directory = lab.host('a').inside('state', 'machines', 'one', directories('a')[0]!)
+    t.match(await statusOf('a'), { exec: { command, machine: 'one', directory } })
+  })
+
+  await t.test('it goes to another host with its files, over one that runs', async (t) => {
+    lab.restartConsoles({ one: 'b' })
+    await lab.snapswitchJson(['snapshot', 'restore', 's1', '--replace', '--place', 'one=b'])
+    await runsOn(t, lab)
+    t.same((await lab.runningMachines()).map(({ name, host }) => `${name} ${host}`).sort(), ['one b', 'two b'])
+    await until('what it was on host a to go', 30_000, () => directories('a').length === 0 || undefined)
+  })
+
+  await t.test('in the background, and back home', async (t) => {
+    writeFileSync(vm('b', 'one.background'), '')
+    t.match(await lab.snapswitchJson(['snapshot', 'create', 'lab0', '--name', 's2']), { state: 'complete' })
+    const { captureMode, resumedAtUs, sealedAtUs } = await memberOf('s2')
+    t.equal(captureMode, 'background')
+    t.ok(resumedAtUs < sealedAtUs)
+    lab.restartConsoles({ one: 'a' })
+    await lab.snapswitchJson(['snapshot', 'restore', 's2', '--replace', '--place', 'one=a'])
+    await runsOn(t, lab)
+  })
+
+  await t.test('a command that fails, fails the snapshot; machines run on', async (t) => {
+    writeFileSync(vm('a', 'one.fail'), '')
+    const [program, ...args] = lab.commandLine(['snapshot', 'create', 'lab0', '--name', 'bad'])
+    const { code, stderr } = await attempt(program!, args, 60_000)
+    t.equal(code, 1)
+    t.match(stderr, /as it was told to/)
+    rmSync(vm('a', 'one.fail'))
+    lab.restartConsoles()
+    await runsOn(t, lab)
+  })
+
+  await t.test('a daemon is killed in the middle: the next one ends the command and resumes the machine', async (t) => {
+    writeFileSync(vm('a', 'one.hang'), '')
+    const [program, ...args] = lab.commandLine(['snapshot', 'create', 'lab0', '--name', 'lost'])
+    const creating = attempt(program!, args, 120_000)
+    const memory = lab.state('a', 'snapshots', 'lab0', 'lost', 'vms', 'one', 'saved', 'memory.img')
+    await until('the capture', 60_000, () => existsSync(memory) || undefined)
+    const capture = await until('the command', 10_000, () => findCapture())
+    await end([lab.daemons.get('a')!.id], 0)
+    t.ok(identify(capture), 'the command outlives its daemon')
+    rmSync(vm('a', 'one.hang'))
+    lab.restartConsoles()
+    await startA()
+    await until('it to be ended', 30_000, () => identify(capture) === undefined || undefined)
+    await runsOn(t, lab)
+    t.equal((await creating).code, 1)
+    t.notOk(existsSync(memory))
+  })
+
+  await t.test('with the snapshots go their files', async (t) => {
+    await lab.snapswitchJson(['snapshot', 'delete', 's1'])
+    await lab.snapswitchJson(['snapshot', 'delete', 's2'])
+    const left = ['a', 'b'].flatMap((host) => readdirSync(lab.state(host, 'snapshots', 'lab0')))
+    t.same(left, [])
+    t.same(directories('a').length, 1, 'what it runs from stays')
+    lab.restartConsoles()
+    await runsOn(t, lab)
+    t.same(lab.touchedStrangers(), [])
+  })
+})
+
+function findCapture(): number | undefined {
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      if (words.includes(script) && words.includes('capture')) return Number(pid)
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  return undefined
+}
