@@ -2,6 +2,7 @@
 // stack, and set up. With IPv6 its addresses go, and are set again at the end.
 
 import type { Logger } from 'pino'
+import { asSnapswitchError, type SnapswitchError } from '../src/errors/errors.js'
 import { addAddress, type HostAddress, listAddresses } from '../src/linux/addresses.js'
 import { lockDevice } from '../src/linux/device-lock.js'
 import { keepTagsBeside } from '../src/linux/egress-tags.js'
@@ -16,6 +17,8 @@ export class Attachment {
   private quiet: QuietLink | null = null
   /** Addresses that the device has lost by becoming a port, until it is given back. */
   lost: readonly HostAddress[] = []
+  /** Why the host is not kept out of the device any more. */
+  trouble: SnapswitchError | null = null
   /** Once released. */
   private staysUp = false
 
@@ -58,11 +61,17 @@ export class Attachment {
     }
   }
 
-  /** Puts back what somebody has undone meanwhile, and says what that was. */
+  /** Puts back what somebody has undone meanwhile, and says what that was; what cannot be put back is `trouble`. */
   renew(now: Link): ('filter' | 'IPv6')[] {
-    const renewed = this.quiet?.renew(now) ?? []
-    if (renewed.includes('filter')) this.keepTags(now)
-    return renewed
+    try {
+      const renewed = this.quiet?.renew(now) ?? []
+      this.trouble = null
+      if (renewed.includes('filter')) this.keepTags(now)
+      return renewed
+    } catch (thrown) {
+      this.trouble = asSnapswitchError(thrown)
+      return []
+    }
   }
 
   /** The device takes the place of one that was up before. */

@@ -2,13 +2,17 @@
 
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../src/errors/errors.js'
-import { defaultRouteDevices, type HostAddress, listAddresses } from '../src/linux/addresses.js'
+import { defaultRouteDevices, listAddresses } from '../src/linux/addresses.js'
 import { isCalled } from '../src/linux/link.js'
 import type { NetlinkSocket } from '../src/linux/netlink.js'
+import type { Attachment } from './attachment.js'
 import { type Devices, type HostState, renamedError, sharedWarnings } from './host-use.js'
 import { findLoops } from './port-loops.js'
 import { loopError, trunksWithoutRoom } from './port-problems.js'
 import type { PortEntry } from './port-table.js'
+
+/** Addresses that the device had before it became a port, and why the host is not kept out of it any more. */
+type Attached = Pick<Attachment, 'lost' | 'trouble'>
 
 export class PortWarnings {
   private readonly log: Logger
@@ -22,16 +26,16 @@ export class PortWarnings {
     return this.warnings.get(port) ?? []
   }
 
-  /** Looks at everything anew. `lost`: addresses that a port's device had before it became one. */
+  /** Looks at everything anew. `attached`: what a port has done to its device. */
   look(
     socket: NetlinkSocket,
     devices: Devices,
     ports: readonly PortEntry[],
-    lost: (port: string) => readonly HostAddress[],
+    attached: (port: string) => Attached | undefined,
   ): void {
     try {
       const state = { addresses: listAddresses(socket), defaultRoutes: defaultRouteDevices(socket) }
-      const found = warningsOf(ports, devices, state, lost)
+      const found = warningsOf(ports, devices, state, attached)
       for (const port of ports) this.tell(port, found.get(port.name) ?? [])
       this.warnings = found
     } catch (thrown) {
@@ -57,7 +61,7 @@ export function warningsOf(
   ports: readonly PortEntry[],
   devices: Devices,
   state: HostState,
-  lost: (port: string) => readonly HostAddress[],
+  attached: (port: string) => Attached | undefined,
 ): Map<string, SnapswitchError[]> {
   const found = new Map<string, SnapswitchError[]>()
   const add = (port: string, ...warnings: SnapswitchError[]) => {
@@ -69,11 +73,13 @@ export function warningsOf(
     const link = byIndex.get(port.ifindex)
     if (link === undefined) continue
     if (!isCalled(link, port.device)) add(port.name, renamedError(port, link.name))
-    add(port.name, ...sharedWarnings(link, devices, state, lost(port.name)))
+    const { lost = [], trouble = null } = attached(port.name) ?? {}
+    if (trouble !== null) add(port.name, trouble)
+    add(port.name, ...sharedWarnings(link, devices, state, lost))
   }
-  const attached = ports.filter(({ ifindex }) => byIndex.has(ifindex))
-  for (const loop of findLoops(attached, links)) for (const { name } of loop.ports) add(name, loopError(loop))
+  const here = ports.filter(({ ifindex }) => byIndex.has(ifindex))
+  for (const loop of findLoops(here, links)) for (const { name } of loop.ports) add(name, loopError(loop))
   for (const network of new Set(ports.map((port) => port.network)))
-    for (const { port, error } of trunksWithoutRoom(attached, network)) add(port, error)
+    for (const { port, error } of trunksWithoutRoom(here, network)) add(port, error)
   return found
 }

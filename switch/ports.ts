@@ -211,7 +211,7 @@ export class Ports extends PortDevices {
     const isDue = performance.now() >= this.nextRenewal
     if (isDue) this.nextRenewal = performance.now() + RENEWAL_MS
     for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf, isDue))
-    this.warnings.look(this.links.socket, this.devices(), this.all(), (name) => this.attachments.get(name)?.lost ?? [])
+    this.warnings.look(this.links.socket, this.devices(), this.all(), (name) => this.attachments.get(name))
   }
 
   /** Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken out of the configuration. */

@@ -3,12 +3,15 @@
 import { EventEmitter } from 'node:events'
 import { pino } from 'pino'
 import t from 'tap'
-import { createTap, deleteTap } from '../../src/linux/tap.js'
+import { libc } from '../../src/linux/libc.js'
+import { Links } from '../../src/linux/link.js'
+import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
 import { UnreadFrames } from '../../switch/agent/unread.js'
 import type { Datapath } from '../../switch/datapath/datapath.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
+import type { DeviceState } from '../../switch/forwarding/port-state.js'
 import { Ports } from '../../switch/ports.js'
-import { enterFreshNamespace } from '../linux/namespace.js'
+import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 
 enterFreshNamespace()
 
@@ -16,6 +19,7 @@ enterFreshNamespace()
 class MadeUpDatapath extends EventEmitter {
   readonly counters = createCounters()
   readonly has = new Set<number>()
+  readonly changes: unknown[] = []
   holds = false
   private readonly waiting: (() => void)[] = []
 
@@ -24,7 +28,8 @@ class MadeUpDatapath extends EventEmitter {
     return this.answered()
   }
 
-  portChanged(): Promise<void> {
+  portChanged(_network: string, index: number, device: DeviceState): Promise<void> {
+    this.changes.push([index, device.mtu, device.queueLength, Buffer.from(device.mac).toString('hex')])
     return this.answered()
   }
 
@@ -79,4 +84,95 @@ t.test('a port is removed while its device comes back: it stays removed, and its
   )
   await ports.remove('p0')
   t.same([...datapath.has], [])
+})
+
+/** Ports on a made-up datapath, and links to change devices by. */
+function lab(t: { teardown(end: () => unknown): void }) {
+  const datapath = new MadeUpDatapath()
+  const log = pino({ level: 'silent' })
+  const ports = new Ports(datapath as unknown as Datapath, new UnreadFrames(datapath.counters), log)
+  const links = new Links()
+  t.teardown(() => ports.close())
+  t.teardown(() => links.close())
+  return { datapath, ports, links }
+}
+
+const member = (device: string, name = device) =>
+  ({ name, network: 'lab0', device, kind: 'member', vm: 'web' }) as const
+const look = (ports: Ports) => ports.reconcile(() => 1)
+
+t.test('what a port took over from its device follows it, under whatever name', async (t) => {
+  const { datapath, ports, links } = lab(t)
+  const { index } = createTap('ssw-c0', { up: true })
+  t.teardown(() => links.remove(index))
+  await ports.add(member('ssw-c0'), 1)
+  await look(ports)
+  t.same(datapath.changes, [])
+  links.change(index, { queueLength: 77 })
+  links.change(index, { mtu: 1300, mac: '02:00:00:00:00:0c' })
+  await look(ports)
+  t.same(datapath.changes.splice(0), [[0, 1300, 77, '02000000000c']])
+  links.change(index, { up: false })
+  links.change(index, { name: 'ssw-c1' })
+  await look(ports)
+  links.change(index, { mtu: 1200 })
+  await look(ports)
+  t.match(ports.get('ssw-c0'), { device: 'ssw-c0', ifname: 'ssw-c1', mtu: 1200, queueLength: 77 })
+  t.same(datapath.changes.at(-1), [0, 1200, 77, '02000000000c'])
+})
+
+t.test('a restore does nothing to a stranger that has the name of a port’s device', async (t) => {
+  const { ports, links } = lab(t)
+  const own = createTap('ssw-r0')
+  await ports.add(member('ssw-r0'), 1)
+  links.change(own.index, { up: false })
+  links.change(own.index, { name: 'ssw-r1' })
+  const stranger = createTap('ssw-r0')
+  const standIn = createTap('ssw-r2')
+  t.teardown(() => {
+    for (const { index } of [own, stranger, standIn]) if (links.findByIndex(index) !== null) links.remove(index)
+  })
+  await look(ports)
+  t.equal(ports.get('ssw-r0')?.ifindex, own.index)
+  t.throws(() => ports.ensureTap('ssw-r0', undefined), { code: 'DEVICE_RENAMED', message: /ssw-r1/ })
+  await t.rejects(ports.replaceDevice('ssw-r0', 'ssw-r2', 2), { code: 'DEVICE_RENAMED' })
+  t.equal((await ports.takeBack('ssw-r0', 2))?.ifindex, own.index, 'it has its device')
+  t.ok(links.findByIndex(stranger.index), 'the stranger is there')
+  t.equal(ports.outside('ssw-r1'), null, 'a port’s device by its present name')
+  t.equal(ports.outside('ssw-r0'), null)
+  await ports.remove('ssw-r0')
+  t.ok(links.findByIndex(own.index), 'which was not made by us')
+  run('ip', 'link', 'add', 'ssw-r9', 'type', 'bridge')
+  ports.removeTap('ssw-r9')
+  t.ok(links.find('ssw-r9'), 'no TAP')
+})
+
+t.test('one device is one port, by whatever names', async (t) => {
+  const { ports, links } = lab(t)
+  const { index } = createTap('ssw-o0', { up: true })
+  t.teardown(() => links.remove(index))
+  run('ip', 'link', 'property', 'add', 'dev', 'ssw-o0', 'altname', 'other-name')
+  const both = [member('ssw-o0', 'a'), member('other-name', 'b')]
+  t.throws(() => ports.check(both), { code: 'PORT_EXISTS', message: /other-name is already port a/ })
+  await ports.add(both[0]!, 1)
+  await t.rejects(ports.add(both[1]!, 1), { code: 'PORT_EXISTS' })
+  await ports.remove('a')
+  await ports.add(both[1]!, 1)
+  const hold = openTap('ssw-o0')
+  t.teardown(() => libc().close(hold))
+  await until(() => links.get('ssw-o0').lowerUp, 'a carrier')
+  t.match(ports.problemsOf('lab0'), [{ code: 'DEVICE_RENAMED', action: 'Write ssw-o0 in the configuration.' }])
+})
+
+t.test('another program’s filter in the place of ours is said', async (t) => {
+  const { ports, links } = lab(t)
+  const { index } = createTap('ssw-f0', { up: true })
+  t.teardown(() => links.remove(index))
+  await ports.add(member('ssw-f0'), 1)
+  const tc = (...args: string[]) => run('tc', ...args)
+  tc('qdisc', 'del', 'dev', 'ssw-f0', 'clsact')
+  tc('qdisc', 'add', 'dev', 'ssw-f0', 'clsact')
+  tc('filter', 'add', 'dev', 'ssw-f0', 'ingress', 'pref', '1', 'protocol', 'all', 'u32', 'match', 'u32', '0', '0')
+  await look(ports)
+  t.match(ports.info()[0]?.warnings, [{ code: 'DEVICE_BUSY', action: /pref/ }])
 })
