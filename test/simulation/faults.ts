@@ -528,6 +528,20 @@ export const plantedFaults: readonly PlantedFault[] = [
     },
   },
   {
+    name: 'an agent that nobody goes on with waits for ever',
+    breaks: [4],
+    plant: () => ({
+      daemon: ({ clock }) => {
+        const { after } = clock
+        clock.after = (ms, act) => (ms < LONG_MS ? after(ms, act) : () => undefined)
+      },
+    }),
+    adapt: (scenario) => {
+      const kill = { kind: 'kill coordinator' as const, step: 15 + (Math.abs(scenario.seed) % 40), down: 5 }
+      return { ...scenario, sends: [], outside: [], faults: [kill], orders: snapshotAndRestore(0) }
+    },
+  },
+  {
     name: 'a former incarnation teaches where machines are',
     breaks: [5],
     plant: inForwarder(({ network }) => {
@@ -570,6 +584,9 @@ export const plantedFaults: readonly PlantedFault[] = [
     }),
   },
 ]
+
+/** Deadlines of orders are longer, all other waits of an agent shorter. */
+const LONG_MS = 10_000
 
 function snapshotAndRestore(shift: number): Order[] {
   return [

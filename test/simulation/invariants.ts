@@ -1,6 +1,8 @@
 // The five invariants of the protocol, checked on what a world has seen. A frame is tracked by its id: a machine's state is
 // what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
 
+import { abortLimitMs } from '../../coordinator/sequence/restore-types.js'
+import { discardLimitMs } from '../../coordinator/sequence/snapshot-types.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { readChannel } from '../../src/trace/channel.js'
 import { auditOf } from './audit.js'
@@ -11,7 +13,7 @@ import { BROADCAST, isCalm, isLossless, isUndisturbed, LAN_STATION, type Order, 
 import { type SentFrame, Violation, type World } from './world.js'
 
 /** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
-const UNDOING_MS = 45_000
+const undoingMs = ({ kind }: Order): number => (kind === 'restore' ? abortLimitMs : discardLimitMs)
 
 /** Throws the first Violation found. */
 export function checkInvariants(world: World): void {
@@ -240,7 +242,7 @@ const isFrom = (frame: SentFrame, station: number) => frame.vm === OUTSIDE && fr
 function checkTermination(world: World): void {
   if (!world.isQuiet()) throw new Violation(4, `not at rest after ${Math.round(world.time.now)} ms: ${unrest(world)}`)
   for (const { order, name, startedAt, endedAt, error } of world.outcomes) {
-    if (endedAt - startedAt > order.deadline + UNDOING_MS)
+    if (endedAt - startedAt > order.deadline + undoingMs(order))
       throw new Violation(
         4,
         `${order.kind} ${name} took ${Math.round(endedAt - startedAt)} ms, deadline ${order.deadline} ms`,
@@ -308,7 +310,7 @@ function isHindered(world: World, order: Order): boolean {
       shareMachine(world.scenario, other.order.network ?? 0, network) &&
       mine !== undefined &&
       other.startedAt <= mine.endedAt &&
-      mine.startedAt <= other.endedAt + UNDOING_MS,
+      mine.startedAt <= other.endedAt + undoingMs(other.order),
   )
 }
 
