@@ -11,33 +11,22 @@ import type {
   RestoreSwitched,
 } from '../../src/api/schemas.js'
 import { parseMac } from '../../src/frame/mac.js'
-import type { LoadedMachine } from '../../src/hypervisor/hypervisor.js'
 import type { ChannelFrame } from '../../src/trace/channel.js'
 import type { PortEntry } from '../port-table.js'
-import { passEpoch, release, releaseOthers } from './gates.js'
+import { passEpoch, releaseOthers } from './gates.js'
 import type { Host } from './host.js'
 import { locateFiles } from './located-files.js'
 import { staleEpoch } from './refusals.js'
 import { queueChannelState, readChannelState } from './restore-channel.js'
 import { RestoreDesk } from './restore-desk.js'
 import { Formers } from './restore-formers.js'
-import { allOf, canBeTwice, type Loading, loadMachine, mustWait, startedLoad } from './restore-load.js'
+import { allOf, canBeTwice, loadMachine, mustWait, startedLoad } from './restore-load.js'
+import { type Member, RestoreMembers } from './restore-members.js'
 import { RestorePorts } from './restore-ports.js'
 import type { Taps } from './restore-taps.js'
 import { resumeMachine } from './resume.js'
 
 const RESUME_MS = 10_000
-/** How long ending what was loaded may take; a restart of libvirtd fits in. */
-const END_MS = 20_000
-const END_AGAIN_MS = 3000
-
-interface Member extends Loading {
-  ports: readonly PortEntry[]
-  machine: LoadedMachine | null
-  /** When it was seen to run; null: not yet. */
-  resumedAtUs: number | null
-}
-
 type Resumed = RestoreResumed['resumed']
 
 export class RestoreSession {
@@ -48,10 +37,8 @@ export class RestoreSession {
   private readonly ports: RestorePorts
   private readonly taps: Taps
   private readonly formers: Formers
-  private members: Member[] = []
+  private readonly members: RestoreMembers
   private frames: ChannelFrame[] = []
-  /** Where disks of machines that run are from now on. */
-  private readonly disks = new Map<string, { name: string; file: string }[]>()
   /** All machines of the restore, wherever they are placed. */
   private everywhere: readonly string[]
   /** Something is on record that is to be undone should the daemon be killed. */
@@ -75,6 +62,7 @@ export class RestoreSession {
     this.ports = new RestorePorts(host, network)
     this.taps = host.restoreTaps()
     this.formers = new Formers(host)
+    this.members = new RestoreMembers(host, network)
     const works = {
       load: () => this.loadAll(),
       pause: () => this.pauseFormers(),
@@ -132,7 +120,7 @@ export class RestoreSession {
    */
   async abort(): Promise<Resumed> {
     await this.desk.ask('abort')
-    return this.running()
+    return this.members.running()
   }
 
   private async expire(): Promise<void> {
@@ -151,16 +139,16 @@ export class RestoreSession {
     for (const part of request.members) {
       const beside = await host.machines.isThere(part.vm)
       const directory = await host.store.freeMachineDirectory(part.vm, request.epoch)
-      this.members.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
+      this.members.all.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
     }
     await this.record(false)
-    for (const member of this.members) {
+    for (const member of this.members.all) {
       member.ports = await this.ports.take(member.part, member.beside)
       this.taps.makeOutside(member.part)
     }
     try {
       await allOf(
-        this.members.map(async (member) => {
+        this.members.all.map(async (member) => {
           if (member.beside && mustWait(member.part, request)) await locateFiles(host, member.part)
           else member.machine = await loadMachine(host, member, this.taps, deadline)
         }),
@@ -168,7 +156,7 @@ export class RestoreSession {
     } finally {
       this.taps.close()
     }
-    return { loaded: this.members.map((member) => member.part.vm), channelFrames: this.frames.length }
+    return { loaded: this.members.all.map((member) => member.part.vm), channelFrames: this.frames.length }
   }
 
   private async pauseFormers(): Promise<RestorePaused> {
@@ -177,7 +165,7 @@ export class RestoreSession {
     this.desk.restMs = deadlineMs
     this.everywhere = machines
     // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
-    const loaded = this.members.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
+    const loaded = this.members.all.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
     const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
     await this.formers.find(others, replace, deadline)
     await this.record(false)
@@ -186,7 +174,8 @@ export class RestoreSession {
   }
 
   private async switchAll(): Promise<RestoreSwitched> {
-    const { host, network, request, members } = this
+    const { host, network, request } = this
+    const members = this.members.all
     const deadline = host.clock.now().ms + this.switchMs
     this.desk.restMs = request.deadlineMs
     const { epoch } = request
@@ -240,7 +229,8 @@ export class RestoreSession {
 
   /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
   private async record(resuming: boolean): Promise<void> {
-    const { host, network, snapshot, request, members } = this
+    const { host, network, snapshot, request } = this
+    const members = this.members.all
     const formers = this.formers.record()
     if (members.length === 0 && formers.length === 0) return
     this.recorded = true
@@ -255,14 +245,14 @@ export class RestoreSession {
   /** From here on the machines are this host's: a daemon that is started again must find them. */
   private async registerMachines(): Promise<void> {
     await this.record(true)
-    for (const { part, machine } of this.members) this.host.machines.set(part.vm, machine!.spec)
+    for (const { part, machine } of this.members.all) this.host.machines.set(part.vm, machine!.spec)
     await this.onRegistered()
   }
 
   private async resumeAll(): Promise<RestoreResumed> {
     const { host, network } = this
     const deadline = host.clock.now().ms + RESUME_MS
-    for (const { part, ports } of this.members) {
+    for (const { part, ports } of this.members.all) {
       for (const port of ports) {
         const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
         if (mac === null) continue
@@ -270,34 +260,19 @@ export class RestoreSession {
       }
     }
     await allOf(
-      this.members.map(async (member) => {
+      this.members.all.map(async (member) => {
         const { control } = member.machine!
         member.resumedAtUs = (await resumeMachine(host, member.part.vm, control, deadline)).resumedAtUs
-        await this.release(member)
+        await this.members.release(member)
       }),
     )
-    await this.learnDisks()
+    await this.members.learnDisks()
     await this.removeRecord()
-    for (const { machine } of this.members) await machine!.control.close()
+    for (const { machine } of this.members.all) await machine!.control.close()
     await this.formers.close()
     this.taps.finish()
-    host.log.info({ network, snapshot: this.snapshot, machines: this.running() }, 'restored')
-    return { resumed: this.running() }
-  }
-
-  /** What runs now is on the disks that were loaded; what it was on before is left behind. */
-  private async learnDisks(): Promise<void> {
-    for (const { part, machine, resumedAtUs } of this.members) {
-      if (resumedAtUs === null) continue
-      try {
-        const { disks } = await machine!.control.inspect(this.host.clock.now().ms + RESUME_MS)
-        await this.host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
-        const files = disks.flatMap(({ name, layers: [top] }) => (top === undefined ? [] : [{ name, file: top.file }]))
-        this.disks.set(part.vm, files)
-      } catch (thrown) {
-        this.host.log.error({ err: thrown, vm: part.vm }, 'cannot tell which disks it is on')
-      }
-    }
+    host.log.info({ network, snapshot: this.snapshot, machines: this.members.running() }, 'restored')
+    return { resumed: this.members.running() }
   }
 
   private async close(): Promise<void> {
@@ -313,23 +288,6 @@ export class RestoreSession {
       .catch((thrown) => this.host.log.error({ err: thrown, network: this.network }, 'cannot remove a record'))
   }
 
-  private async release({ ports }: Member): Promise<void> {
-    const own = ports.filter((port) => port.network === this.network)
-    const indexes = own.map((port) => port.index)
-    await release(this.host, this.network, indexes)
-    await releaseOthers(
-      this.host,
-      ports.filter((port) => !own.includes(port)),
-    )
-  }
-
-  private running(): Resumed {
-    return this.members.flatMap(({ part, resumedAtUs }) => {
-      const disks = this.disks.get(part.vm)
-      return resumedAtUs === null ? [] : [{ vm: part.vm, atUs: resumedAtUs, ...(disks === undefined ? {} : { disks }) }]
-    })
-  }
-
   /** `mayRun`: machines have been told to run. Never rejects. */
   private async undo(mayRun: boolean): Promise<void> {
     const { host, network, request } = this
@@ -337,12 +295,12 @@ export class RestoreSession {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
     const stuck = await this.formers.resume()
-    const ended = (await Promise.all(this.members.map((member) => this.endOne(member, mayRun)))).every((one) => one)
-    for (const { ports, part } of this.members) {
+    const ended = await this.members.end(mayRun, this.recorded)
+    for (const { ports, part } of this.members.all) {
       // Those of a former self that runs on are open already; a port that was made goes.
       if (!this.formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
     }
-    const running = new Set(this.running().map(({ vm }) => vm))
+    const running = new Set(this.members.running().map(({ vm }) => vm))
     await this.ports.giveBack(running)
     this.taps.giveBack(running)
     // The epoch is used up all the same: a step that comes late is refused by it.
@@ -350,42 +308,5 @@ export class RestoreSession {
     await this.formers.close()
     // What could not be ended or resumed stays on record: the next daemon does it.
     if (ended && stuck.length === 0) await this.removeRecord()
-  }
-
-  /** False when it may still be there. One that runs stays. */
-  private async endOne(member: Member, mayRun: boolean): Promise<boolean> {
-    const { host } = this
-    const { part, machine } = member
-    const deadline = host.clock.now().ms + END_MS
-    try {
-      if (machine === null) {
-        if (!this.recorded) return true
-        // Its driver has tried to end it already.
-        await host.machines.endLoad(startedLoad(member), false, host.clock.now().ms + END_AGAIN_MS)
-        return true
-      }
-      if (mayRun && (await this.runs(member, machine, deadline))) {
-        await this.learnDisks()
-        await this.release(member)
-        return true
-      }
-      if (host.machines.spec(part.vm) === machine.spec) host.machines.delete(part.vm)
-      await machine.control.destroy(deadline)
-      return true
-    } catch (thrown) {
-      host.log.warn({ err: thrown, vm: part.vm }, 'while undoing a restore')
-      return member.resumedAtUs !== null
-    } finally {
-      await machine?.control.close().catch(() => undefined)
-    }
-  }
-
-  /** An answer that did not come in time does not mean that the guest stands still. */
-  private async runs(member: Member, machine: LoadedMachine, deadline: number): Promise<boolean> {
-    if (member.resumedAtUs !== null) return true
-    const info = await machine.control.inspect(deadline).catch(() => null)
-    if (info?.state !== 'running') return false
-    member.resumedAtUs = this.host.clock.now().wallUs
-    return true
   }
 }
