@@ -440,14 +440,16 @@ export class Ports extends PortDevices {
    * when all do.
    */
   problemsOf(network: string): SnapswitchError[] {
-    const links = this.links.list()
+    const links = new Map(this.links.list().map((link): [number, Link] => [link.index, link]))
     const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain')
-    return ports.flatMap((port) => {
-      const link = links.find(({ index }) => index === port.ifindex)
-      const problem = this.problemOf(port, link)
-      if (problem !== null) return problem
-      return port.kind === 'member' && link!.name !== port.device ? otherNameError(port, link!.name) : []
+    const problems = ports.flatMap((port) => this.problemOf(port, links.get(port.ifindex)) ?? [])
+    // A machine is saved with its ports in all networks.
+    const machines = this.machinesOf(network)
+    const renamed = this.all().flatMap((port) => {
+      const name = links.get(port.ifindex)?.name ?? port.device
+      return port.vm !== null && machines.includes(port.vm) && name !== port.device ? otherNameError(port, name) : []
     })
+    return [...problems, ...renamed]
   }
 
   private problemOf(port: PortEntry, link: Link | undefined): SnapswitchError | null {
