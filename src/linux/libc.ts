@@ -30,6 +30,8 @@ interface Libc {
   /** `address` of an array of struct pollfd. */
   poll(address: number, count: number, timeoutMs: number): number
   eventfd(initial: number, flags: number): number
+  epoll_create1(flags: number): number
+  epoll_ctl(fd: number, operation: number, of: number, event: Bytes): number
   flock(fd: number, operation: number): number
   fcntl(fd: number, command: number, argument: Bytes): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
@@ -73,6 +75,8 @@ function bindLibc(): Libc {
     recvmmsg: library.func('int recvmmsg(int, uintptr_t, uint32_t, int, uintptr_t)'),
     poll: library.func('int poll(uintptr_t, ulong, int)'),
     eventfd: library.func('int eventfd(uint32_t, int)'),
+    epoll_create1: library.func('int epoll_create1(int)'),
+    epoll_ctl: library.func('int epoll_ctl(int, int, int, void *)'),
     flock: library.func('int flock(int, int)'),
     fcntl: library.func('int fcntl(int, int, void *)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),

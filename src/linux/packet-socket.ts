@@ -13,6 +13,7 @@ const SOL_PACKET = 263
 const PacketOption = {
   ADD_MEMBERSHIP: 1,
   STATISTICS: 6,
+  AUXDATA: 8,
   VNET_HDR: 15,
   IGNORE_OUTGOING: 23,
 } as const
@@ -70,6 +71,35 @@ export function openPacketSocket(ifindex: number, device: string): number {
 export function bindPacketSocket(fd: number, ifindex: number, device: string): void {
   const address = linkAddress(ifindex, ETH_P_ALL)
   check(libc().bind(fd, address, address.length), `bind to ${device}`)
+}
+
+/** Room for some 50 of the longest frames. */
+const ASIDE_BUFFER_BYTES = 4 * 1024 * 1024
+
+/**
+ * Opens and binds a socket for those frames of a device that `filter`, attached before, lets through: read one by one, with tags
+ * in auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING.
+ */
+export function openAsideSocket(ifindex: number, device: string, filter: (fd: number) => void): number {
+  const c = libc()
+  const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
+  try {
+    setVnetHeader(fd, true)
+    setOption(fd, SOL_PACKET, PacketOption.AUXDATA, int32(1), 'PACKET_AUXDATA')
+    setOption(fd, SOL_PACKET, PacketOption.IGNORE_OUTGOING, int32(1), 'PACKET_IGNORE_OUTGOING')
+    setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(ASIDE_BUFFER_BYTES), 'SO_RCVBUFFORCE')
+    filter(fd)
+    bindPacketSocket(fd, ifindex, device)
+    return fd
+  } catch (error) {
+    c.close(fd)
+    throw error
+  }
+}
+
+/** Whether frames are read with virtio-net headers. Not while the socket has a ring. */
+export function setVnetHeader(fd: number, on: boolean): void {
+  setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(on ? 1 : 0), 'PACKET_VNET_HDR')
 }
 
 /** Opens a socket that only sends, with virtio-net headers, to a device or to any. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
@@ -141,4 +171,5 @@ export const MessageLayout = {
   IOVEC: 16,
 } as const
 
+export const MSG_PEEK = 2
 export const MSG_DONTWAIT = 0x40

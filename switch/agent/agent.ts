@@ -5,6 +5,7 @@ import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
+import type { PortTrouble } from '../port/port.js'
 import { CatchUp } from './catch-up.js'
 import type { DiskService } from './disk-service.js'
 import type { Host } from './host.js'
@@ -21,6 +22,13 @@ export const RECOVERY_MS = 5000
 
 /** What becomes of image files: disk-service.ts. */
 export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'remove' | 'close'>
+
+const TROUBLES: Record<PortTrouble, string> = {
+  'ring-jammed':
+    'frames were lost: the kernel cannot hand over one that its sender wants cut up (UDP fragments, SCTP); switch that off there: `ethtool -K DEVICE tx-udp-segmentation off`, in a guest host_ufo=off',
+  'gso-unsupported':
+    'a frame was dropped that its sender wants cut up in a way that is not known here; `ethtool -K DEVICE gso off` at the sender helps',
+}
 
 export class Agent {
   readonly restores: Restores
@@ -223,7 +231,10 @@ export class Agent {
         const port = this.portName(event.port)
         const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
         this.host.log.warn({ network: event.network, port, reason: event.reason }, text)
+        return
       }
+      case 'trouble':
+        this.host.log.warn({ network: event.network, port: this.portName(event.port) }, TROUBLES[event.trouble])
     }
   }
 

@@ -7,7 +7,7 @@ import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { Forwarder } from '../forwarding/forwarder.js'
 import { OversizeSender } from '../port/oversize-sender.js'
 import { PacketPort } from '../port/packet-port.js'
-import type { Port } from '../port/port.js'
+import type { Port, PortTrouble } from '../port/port.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
 import type { CommandName, Commands, FromWorker, Request, WorkerInput } from './protocol.js'
@@ -112,7 +112,16 @@ export class CommandHandlers {
     },
     addPort: ({ network, spec, device }) => {
       const { forwarder, ports } = this.network(network)
-      const port = new PacketPort(spec.index, spec.name, device.device, device.ifindex, this.oversize, this.counters)
+      const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
+      const port = new PacketPort(
+        spec.index,
+        spec.name,
+        device.device,
+        device.ifindex,
+        this.oversize,
+        this.counters,
+        say,
+      )
       const added = forwarder.addPort(spec, port)
       // Before any frame: the peer must know that this end is new to read what comes from it.
       if (added.isTrunk) forwarder.trunks.greet(added, nowMs())

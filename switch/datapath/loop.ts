@@ -2,6 +2,8 @@
 // never in the event loop; commands are drained between batches.
 
 import type { Frame } from '../../src/frame/frame.js'
+import { closeRingFilters } from '../../src/linux/bpf.js'
+import { closeAsideEvents } from '../../src/linux/epoll.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import type { FrameSink, Port } from '../port/port.js'
@@ -79,6 +81,8 @@ export class DatapathLoop implements FrameSink {
       this.loop()
     } finally {
       for (const port of this.ports) port.close()
+      closeRingFilters()
+      closeAsideEvents()
     }
   }
 
@@ -117,6 +121,7 @@ export class DatapathLoop implements FrameSink {
   private look(timeout: number): void {
     if (this.pollSet.wait(timeout) === 0) return
     for (let i = 0; i < this.ports.length; i++) if (this.pollSet.hasFailed(i)) this.ports[i].failed()
+    if (this.pollSet.isAsideReady) for (const port of this.ports) port.woken()
     if (this.pollSet.takeWake()) this.drainCommands()
   }
 
@@ -127,6 +132,7 @@ export class DatapathLoop implements FrameSink {
       forwarder.tick(now)
       if (forwarder.snapshots.openEpoch !== null) interval = TICK_INTERVAL_OPEN
     }
+    for (const port of this.ports) port.tick(now)
     this.flushAll()
     return interval
   }

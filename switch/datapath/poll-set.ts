@@ -1,6 +1,7 @@
-// poll(2) over the wake-up eventfd and all ports, in memory laid out once: no allocation per call.
+// poll(2) over the wake-up eventfd, what the rings did not take, and all ports, in memory laid out once: no allocation per call.
 
 import { type Arena, mapArena } from '../../src/linux/arena.js'
+import { asideEvents } from '../../src/linux/epoll.js'
 import { libc } from '../../src/linux/libc.js'
 import { MAX_PORTS } from '../forwarding/counters.js'
 import type { Port } from '../port/port.js'
@@ -11,6 +12,9 @@ const POLLHUP = 16
 const POLLNVAL = 32
 const FAILURE = POLLERR | POLLHUP | POLLNVAL
 
+/** The wake-up and the sockets beside the rings come first. */
+const FIRST_PORT = 2
+
 /** struct pollfd: fd i32, events i16, revents i16. */
 const WORDS_PER_ENTRY = 2
 
@@ -18,17 +22,18 @@ export class PollSet {
   private readonly arena: Arena
   private readonly wakeFd: number
   private readonly wakeValue = new Uint8Array(8)
-  private count = 1
+  private count = FIRST_PORT
 
   constructor(wakeFd: number) {
     this.wakeFd = wakeFd
-    this.arena = mapArena((MAX_PORTS + 1) * 8)
+    this.arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
     this.setEntry(0, wakeFd)
+    this.setEntry(1, asideEvents().fd)
   }
 
   watch(ports: readonly Port[]): void {
-    for (let i = 0; i < ports.length; i++) this.setEntry(i + 1, ports[i].fd)
-    this.count = ports.length + 1
+    for (let i = 0; i < ports.length; i++) this.setEntry(i + FIRST_PORT, ports[i].fd)
+    this.count = ports.length + FIRST_PORT
   }
 
   /** Waits until something is ready, at most `timeoutMs` (0: looks only). Returns how many entries are. */
@@ -47,9 +52,14 @@ export class PollSet {
     return true
   }
 
+  /** The last `wait` found that one of the sockets beside the rings is ready. */
+  get isAsideReady(): boolean {
+    return this.arena.words[WORDS_PER_ENTRY + 1] >>> 16 !== 0
+  }
+
   /** The last `wait` found an error condition at the i-th port. */
   hasFailed(i: number): boolean {
-    return ((this.arena.words[(i + 1) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
+    return ((this.arena.words[(i + FIRST_PORT) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
   }
 
   private setEntry(i: number, fd: number): void {

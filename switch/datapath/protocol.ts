@@ -8,6 +8,7 @@ import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
+import type { PortTrouble } from '../port/port.js'
 
 export interface DeviceSpec {
   readonly device: string
@@ -122,6 +123,7 @@ export type DatapathEvent =
   | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
   /** The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace. */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
+  | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }
 
 export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready'; readonly thread: number }
 

@@ -39,6 +39,8 @@ export const dropReasons = [
   'starting',
   // Flow control for one end of a cable, with `pause: drop`.
   'pause',
+  // A frame to be cut by rules that are not known, or cannot be.
+  'gso-unsupported',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 
@@ -56,6 +58,8 @@ const fields = [
   'stragglers',
   // Frames whose source address the FDB had no room for.
   'unlearned',
+  // Receive rings that took no frame any more and were made anew.
+  'ringRenewals',
   // Not counters but states, published after every command.
   'epoch',
   'gateClosed',
@@ -97,6 +101,7 @@ export function readPortCounters(table: CounterTable, port: number): PortCounter
     held: read('held'),
     recorded: read('recorded'),
     unlearned: read('unlearned'),
+    ringRenewals: read('ringRenewals'),
     drops,
   }
 }

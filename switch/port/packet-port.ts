@@ -12,8 +12,9 @@ import {
   takeSocketError,
 } from '../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
+import { Aside, AsideSocket } from './aside.js'
 import type { OversizeSender } from './oversize-sender.js'
-import type { FrameSink, Port } from './port.js'
+import type { FrameSink, Port, PortTrouble } from './port.js'
 import { ReceiveRing } from './receive-ring.js'
 import { Segments } from './segments.js'
 import { SPILL_BATCH, Spill } from './spill.js'
@@ -22,6 +23,8 @@ import { TransmitQueue } from './transmit-queue.js'
 const BATCH = 64
 /** 4 MiB of ring per port: some 2000 small frames while the datapath is elsewhere. */
 const RING_SLOTS = 2048
+/** How long a jammed ring may stay so. */
+const JAM_LOOK_MS = 100
 
 export class PacketPort implements Port {
   readonly index: number
@@ -34,13 +37,18 @@ export class PacketPort implements Port {
   private readonly spill: Spill
   private readonly frame = new Frame()
   private readonly segments = new Segments()
+  /** Null where the kernel has no filters: then such a frame jams the ring. */
+  private readonly aside: AsideSocket | null = null
   private readonly transmit: TransmitQueue
   /** Of the batch in hand: frames not yet taken, and of the long ones how many were read and how many are done. */
   private left = 0
   private spilled = 0
   private nextSpilled = 0
-  /** Frames since the last housekeeping. */
+  /** Frames since the last look at what the kernel has dropped. */
   private received = 0
+  private nextLook = 0
+  private readonly told = new Set<PortTrouble>()
+  private readonly say: (trouble: PortTrouble) => void
 
   /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
   constructor(
@@ -50,11 +58,13 @@ export class PacketPort implements Port {
     ifindex: number,
     oversize: OversizeSender,
     counters: CounterTable,
+    say: (trouble: PortTrouble) => void = () => undefined,
   ) {
     this.index = index
     this.name = name
     this.ifindex = ifindex
     this.counters = counters
+    this.say = say
     this.row = index * ROW
     this.fd = openPacketSocket(ifindex, device)
     let ring: ReceiveRing | null = null
@@ -62,8 +72,10 @@ export class PacketPort implements Port {
     try {
       ring = new ReceiveRing(this.fd, RING_SLOTS)
       transmit = new TransmitQueue(this.fd, ifindex, device, oversize, counters, this.row)
+      this.aside = AsideSocket.open(this.fd, ifindex, device)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
+      this.aside?.close()
       transmit?.close()
       // A mapped ring keeps its socket open without a descriptor.
       ring?.close()
@@ -86,7 +98,16 @@ export class PacketPort implements Port {
         handled++
         sink.receive(this.index, frame, now)
       }
-      if (this.left === 0) return handled
+      if (this.left === 0) {
+        if (this.aside === null || !this.aside.waits || handled >= BATCH) return handled
+        const came = this.readAside(this.aside)
+        if (came === Aside.NONE) return handled
+        handled++
+        if (came !== Aside.FRAME) continue
+        // It is sent from where it lies, before the next one is read there.
+        sink.receive(this.index, this.aside.frame, now)
+        return handled
+      }
       this.left--
       if (!this.take()) handled++
       else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.begin(frame)) {
@@ -94,6 +115,20 @@ export class PacketPort implements Port {
         sink.receive(this.index, frame, now)
       }
     }
+  }
+
+  /** Reads a frame that the ring was not given; FRAME: it is to be passed on as it is, else there is nothing more to do. */
+  private readAside(aside: AsideSocket): Aside {
+    const came = aside.read()
+    if (came === Aside.LOST) this.counters[this.row + Drop.truncated]++
+    if (came === Aside.FRAME && this.segments.begin(aside.frame)) return Aside.DATAGRAM
+    if (came !== Aside.DATAGRAM) return came
+    const { fragment, mtu, unfinished } = aside
+    if (!this.segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {
+      this.counters[this.row + Drop['gso-unsupported']]++
+      this.tell('gso-unsupported')
+    }
+    return came
   }
 
   private beginBatch(): void {
@@ -146,13 +181,35 @@ export class PacketPort implements Port {
     this.segments.release()
   }
 
+  tick(now: number): void {
+    // Where nothing keeps the frames away that jam a ring, they are lost, but not much more than they.
+    if (this.aside !== null || now < this.nextLook) return
+    this.nextLook = now + JAM_LOOK_MS
+    this.lookAtRing()
+  }
+
   housekeeping(): void {
     this.transmit.housekeeping()
+    this.lookAtRing()
+    this.counters[this.row + Counter.kernelDrops] += this.aside?.housekeeping() ?? 0
+  }
+
+  private lookAtRing(): void {
     const drops = readKernelDrops(this.fd)
     this.counters[this.row + Counter.kernelDrops] += drops
     // Frames came, and the empty ring took none of them: it is jammed.
-    if (drops > 0 && this.received === 0 && this.left === 0 && this.ring.ready(1) === 0) this.ring.renew()
+    if (drops > 0 && this.received === 0 && this.left === 0 && !this.segments.more && this.ring.ready(1) === 0) {
+      this.ring.renew()
+      this.counters[this.row + Counter.ringRenewals]++
+      this.tell('ring-jammed')
+    }
     this.received = 0
+  }
+
+  private tell(trouble: PortTrouble): void {
+    if (this.told.has(trouble)) return
+    this.told.add(trouble)
+    this.say(trouble)
   }
 
   failed(): void {
@@ -163,8 +220,13 @@ export class PacketPort implements Port {
     return isBoundTo(this.fd, this.ifindex)
   }
 
+  woken(): void {
+    this.aside?.woken()
+  }
+
   close(): void {
     libc().close(this.fd)
+    this.aside?.close()
     this.transmit.close()
     this.spill.close()
     this.segments.close()

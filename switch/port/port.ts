@@ -8,6 +8,9 @@ export interface FrameSink {
   receive(port: number, frame: Frame, now: number): void
 }
 
+/** What whoever runs the switch should hear of, once per port. */
+export type PortTrouble = 'ring-jammed' | 'gso-unsupported'
+
 export interface Port extends Output {
   readonly index: number
   readonly name: string
@@ -20,11 +23,15 @@ export interface Port extends Output {
   flush(): void
   /** All ports have flushed: the memory of the frames received may be used again. */
   release(): void
+  /** At least every 100 ms. */
+  tick(now: number): void
   /** Once a second: reads counters that the kernel keeps. */
   housekeeping(): void
   /** poll reported an error condition. */
   failed(): void
   /** False: its device has left it for good, though one of that index may be there. */
   isBound(): boolean
+  /** Of the sockets that hold what rings must not get, one is ready. */
+  woken(): void
   close(): void
 }

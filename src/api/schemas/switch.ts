@@ -36,6 +36,7 @@ export const PortCounters = Type.Object({
   recorded: Count,
   /** Frames whose source address was not learned, for want of room. They were forwarded. */
   unlearned: Type.Optional(Count),
+  ringRenewals: Type.Optional(Count),
   /** By reason; only reasons that occurred. */
   drops: Type.Record(Type.String(), Count),
 })
