@@ -70,8 +70,8 @@ export function isPause(bytes: Uint8Array, offset: number): boolean {
 }
 
 /** A group's address or none at all (00-00-00-00-00-00): nobody sends from there, and a bridge drops what claims to. */
-export function isBadSource(bytes: Uint8Array, offset: number): boolean {
-  return (bytes[offset] & 1) === 1 || (macHigh(bytes, offset) | macLow(bytes, offset)) === 0
+export function isBadSource(high: number, low: number): boolean {
+  return (high & 0x100) !== 0 || (high | low) === 0
 }
 
 /** A reverse ARP request as QEMU sends after a migration (net/announce.c): tells every switch where `mac` now is. */

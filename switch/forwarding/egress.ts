@@ -28,28 +28,29 @@ export interface Crossings {
 const NO_TAG = -1
 
 export class Egress {
-  private readonly counters: CounterTable
-  private readonly crossings: Crossings
+  readonly #counters: CounterTable
+  readonly #crossings: Crossings
 
   constructor({ counters }: Network, crossings: Crossings) {
-    this.counters = counters
-    this.crossings = crossings
+    this.#counters = counters
+    this.#crossings = crossings
   }
 
   /** Judges a frame at its destination and delivers, holds or drops it. */
   deliver(port: PortState, frame: Frame, now: number): void {
     if (!port.isMember) {
-      this.emit(port, frame, port.channel !== null ? trunkTag(frame, port.channel.sends) : NO_TAG)
+      this.#emit(port, frame, port.channel !== null ? trunkTag(frame, port.channel.sends) : NO_TAG)
       return
     }
-    const { counters, crossings } = this
+    const counters = this.#counters
+    const crossings = this.#crossings
     switch (judge(frame.color, port.epoch, port.closed, port.fence)) {
       case Verdict.DELIVER:
-        this.emit(port, frame, NO_TAG)
+        this.#emit(port, frame, NO_TAG)
         return
       case Verdict.DELIVER_AND_RECORD:
         crossings.inTransit(port, frame, now)
-        this.emit(port, frame, NO_TAG)
+        this.#emit(port, frame, NO_TAG)
         return
       case Verdict.HOLD_EARLY:
         crossings.early(port, frame.color)
@@ -58,14 +59,14 @@ export class Egress {
           return
         }
         counters[port.row + Counter.early]++
-        this.hold(port, frame)
+        this.#hold(port, frame)
         return
       case Verdict.HOLD:
         if (frame.color > port.epoch) {
           crossings.early(port, frame.color)
           counters[port.row + Counter.early]++
         }
-        this.hold(port, frame)
+        this.#hold(port, frame)
         return
       case Verdict.DROP_FENCED:
         this.drop(port, frame, 'fenced')
@@ -74,19 +75,19 @@ export class Egress {
 
   /** Counts a frame that goes no further. */
   drop(port: PortState, frame: Frame, reason: DropReason): void {
-    this.counters[port.row + Drop[reason]]++
-    this.crossings.log?.dropped(port, frame, reason)
+    this.#counters[port.row + Drop[reason]]++
+    this.#crossings.log?.dropped(port, frame, reason)
   }
 
-  private hold(port: PortState, frame: Frame): void {
+  #hold(port: PortState, frame: Frame): void {
     if (port.hold.push(frame)) {
-      this.counters[port.row + Counter.held]++
-      this.crossings.log?.note(Event.held, port, frame)
+      this.#counters[port.row + Counter.held]++
+      this.#crossings.log?.note(Event.held, port, frame)
     } else this.drop(port, frame, 'hold-overflow')
   }
 
-  private emit(port: PortState, frame: Frame, serviceTci: number): void {
-    const { log } = this.crossings
+  #emit(port: PortState, frame: Frame, serviceTci: number): void {
+    const { log } = this.#crossings
     if (!port.output.send(frame, serviceTci)) {
       log?.dropped(port, frame, 'tx-error')
       return

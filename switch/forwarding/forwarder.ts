@@ -37,15 +37,15 @@ export class Forwarder {
   readonly fdb: Fdb
   readonly byIndex: Network['byIndex']
   readonly ports: Network['ports']
-  private lan: Uplink | null = null
-  private readonly frame = new Frame()
+  #uplink: Uplink | null = null
+  readonly #frame = new Frame()
 
   constructor(options: NetworkOptions, counters: CounterTable, events: ForwarderEvents) {
     this.network = new Network(options, counters)
     const actions = {
       deliver: (port: PortState, frame: Frame, now: number) => this.egress.deliver(port, frame, now),
       sendMarkers: (now: number) => this.trunks.tick(now),
-      fenced: () => this.lan?.fenced(),
+      fenced: () => this.#uplink?.fenced(),
     }
     this.snapshots = new Snapshots(this.network, actions, events)
     this.egress = new Egress(this.network, this.snapshots)
@@ -57,13 +57,16 @@ export class Forwarder {
   }
 
   get uplink(): Uplink | null {
-    return this.lan
+    return this.#uplink
   }
 
   addPort(spec: PortSpec, output: Output): PortState {
     const { network, egress, trunks } = this
-    if (spec.kind === 'uplink') this.lan = new Uplink(network, egress, trunks, spec, output)
-    const port = this.lan?.port.spec === spec ? this.lan.port : new PortState(spec, output, network)
+    let port: PortState
+    if (spec.kind === 'uplink') {
+      this.#uplink = new Uplink(network, egress, trunks, spec, output)
+      port = this.#uplink.port
+    } else port = new PortState(spec, output, network)
     network.add(port)
     return port
   }
@@ -71,9 +74,9 @@ export class Forwarder {
   removePort(index: number): void {
     const port = this.byIndex[index]
     if (port === undefined) return
-    if (port === this.lan?.port) {
-      this.lan.close()
-      this.lan = null
+    if (port === this.#uplink?.port) {
+      this.#uplink.close()
+      this.#uplink = null
     }
     if (port.isTrunk) this.trunks.remove(port)
     else this.network.remove(port)
@@ -91,13 +94,13 @@ export class Forwarder {
     const uplink = before.uplink === undefined ? {} : { uplink: { ...before.uplink, mtu } }
     const spec = { ...before, mac, queueLength, ...uplink }
     const moved = mac.some((byte, at) => byte !== before.mac[at])
-    if (port === this.lan?.port && moved) {
+    if (port === this.#uplink?.port && moved) {
       this.removePort(index)
       this.addPort(spec, output)
       return
     }
     port.spec = spec
-    if (port === this.lan?.port) this.lan.resize(mtu)
+    if (port === this.#uplink?.port) this.#uplink.resize(mtu)
     else if (port.isTrunk && moved) this.trunks.greet(port, now)
   }
 
@@ -116,12 +119,12 @@ export class Forwarder {
     else if (port.isTrunk) {
       if (!this.trunks.enter(port, frame, now)) return
     } else if (port.side === Side.UPLINK) {
-      port = this.lan!.enter(frame, now)
+      port = this.#uplink!.enter(frame, now)
       if (port === null) return
     } else frame.color = NO_COLOR
     const { log } = this.snapshots
     if (log !== null) log.came(port, frame, now)
-    this.forward(port, frame, now)
+    this.#forward(port, frame, now)
   }
 
   /** Tells every switch on the way where `mac` now is, as if its VM had spoken. */
@@ -129,7 +132,7 @@ export class Forwarder {
     const body = announcement(mac)
     const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
     bytes.set(body, VNET_HEADER_LENGTH)
-    this.receive(index, this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
+    this.receive(index, this.#frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
   }
 
   /** Lets time pass: ageing, HELLOs, markers, closures. Call at least every 100 ms, every 10 ms while a snapshot is open. */
@@ -137,30 +140,33 @@ export class Forwarder {
     this.fdb.sweep(Math.floor(now / 1000), 256)
     this.trunks.tick(now)
     this.snapshots.tick(now)
-    this.lan?.tick(now)
+    this.#uplink?.tick(now)
   }
 
-  private forward(from: PortState, frame: Frame, now: number): void {
+  #forward(from: PortState, frame: Frame, now: number): void {
     const bytes = frame.bytes
     const start = frame.start
     const seconds = Math.floor(now / 1000)
-    if (isBadSource(bytes, start + 6)) {
+    const high = macHigh(bytes, start + 6)
+    const low = macLow(bytes, start + 6)
+    if (isBadSource(high, low)) {
       this.egress.drop(from, frame, 'bad-source')
       return
     }
-    const refusal = isLinkLocal(bytes, start) ? this.network.linkLocalRefusal(bytes, start) : null
+    const isToGroup = isGroup(bytes, start)
+    const refusal = isToGroup && isLinkLocal(bytes, start) ? this.network.linkLocalRefusal(bytes, start) : null
     if (refusal === 'pause') {
       this.egress.drop(from, frame, refusal)
       return
     }
     const vlan = vlanId(frame)
     if (frame.color >= this.network.fence || frame.color === NO_COLOR) {
-      const learned = this.fdb.learn(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index, seconds)
+      const learned = this.fdb.learn(high, low, vlan, from.index, seconds)
       if (!learned) this.counters[from.row + Counter.unlearned]++
     }
-    if (!isGroup(bytes, start)) {
+    if (!isToGroup) {
       let to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
-      if (to === NO_PORT && this.lan !== null) to = this.lan.behind(bytes, start)
+      if (to === NO_PORT && this.#uplink !== null) to = this.#uplink.behind(bytes, start)
       if (to !== NO_PORT) {
         if (to === from.index) return
         let port: PortState | null = this.byIndex[to]!

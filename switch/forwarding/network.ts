@@ -41,14 +41,14 @@ export class Network {
   readonly fdb: Fdb
   readonly ends: Ends
   readonly holdRoom: HoldRoom
-  private readonly indexed: (PortState | undefined)[] = new Array(MAX_PORTS + MAX_PEERS).fill(undefined)
-  private readonly listed: PortState[] = []
+  readonly #byIndex: (PortState | undefined)[] = new Array(MAX_PORTS + MAX_PEERS).fill(undefined)
+  readonly #ports: PortState[] = []
   /** By port index; holes where other networks' ports are. Behind MAX_PORTS: peers on the uplink's LAN. */
-  readonly byIndex: readonly (PortState | undefined)[] = this.indexed
+  readonly byIndex: readonly (PortState | undefined)[] = this.#byIndex
   /** The same, dense: what a flood walks. */
-  readonly ports: readonly PortState[] = this.listed
-  private highestEpoch = 0
-  private highestFence = 0
+  readonly ports: readonly PortState[] = this.#ports
+  #epoch = 0
+  #fence = 0
 
   constructor(options: NetworkOptions, counters: CounterTable) {
     this.options = options
@@ -60,39 +60,39 @@ export class Network {
 
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
   get epoch(): number {
-    return this.highestEpoch
+    return this.#epoch
   }
 
   /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. */
   get fence(): number {
-    return this.highestFence
+    return this.#fence
   }
 
   raiseEpoch(epoch: number): void {
-    if (epoch > this.highestEpoch) this.highestEpoch = epoch
+    if (epoch > this.#epoch) this.#epoch = epoch
   }
 
   /** Ports that are here already have fences of their own. */
   raiseFence(fence: number): void {
-    if (fence > this.highestFence) this.highestFence = fence
+    if (fence > this.#fence) this.#fence = fence
   }
 
   /** `before`: the port that floods reach after it; by default it is the last one. */
   add(port: PortState, before?: PortState): void {
     if (port.isMember) {
       this.raiseEpoch(port.epoch)
-      port.fence = this.highestFence
+      port.fence = this.#fence
     }
-    this.indexed[port.index] = port
-    this.listed.splice(before === undefined ? this.listed.length : this.listed.indexOf(before), 0, port)
+    this.#byIndex[port.index] = port
+    this.#ports.splice(before === undefined ? this.#ports.length : this.#ports.indexOf(before), 0, port)
   }
 
   /** What it holds and what was learned from it goes with it. */
   remove(port: PortState): void {
     port.hold.clear()
     this.fdb.flushPort(port.index)
-    this.indexed[port.index] = undefined
-    this.listed.splice(this.listed.indexOf(port), 1)
+    this.#byIndex[port.index] = undefined
+    this.#ports.splice(this.#ports.indexOf(port), 1)
   }
 
   /** Why a frame to a link-local address goes nowhere. A bridge learns from those that it stops here, but for PAUSE. */

@@ -26,28 +26,32 @@ export interface Words {
 }
 
 export class ControlFrames {
-  private readonly network: Network
-  private readonly refused: (port: number, reason: DropReason) => void
-  private readonly frame = new Frame()
-  private readonly sequence = new Sequence()
+  readonly #network: Network
+  readonly #refused: (port: number, reason: DropReason) => void
+  readonly #frame = new Frame()
+  readonly #sequence = new Sequence()
   /** Of trunks, in networks with a key. */
-  private readonly handshakes = new WeakMap<PortState, Handshake>()
+  readonly #handshakes = new WeakMap<PortState, Handshake>()
   /** What was told of refused frames already. */
-  private readonly told = new Set<string>()
+  readonly #told = new Set<string>()
 
   /** `refused`: told once per port and reason, of what a person should know. */
   constructor(network: Network, refused: (port: number, reason: DropReason) => void) {
-    this.network = network
-    this.refused = refused
+    this.#network = network
+    this.#refused = refused
   }
 
   /** The frame that says these words at a port; good until the next one is made. */
   compose(port: PortState, words: Words, now: number): Frame {
-    const { network, host, bootId, controlKey } = this.network.options
+    const { network, host, bootId, controlKey } = this.#network.options
     const { type, destination, epoch, count, answering = false, agreement } = words
     const message = { type, network, host, bootId, epoch, count, ...(port.channel?.words ?? NO_CHANNEL) }
     const source = port.spec.mac
-    const sealed = () => ({ message, sequence: this.sequence.next(now), heard: this.handshake(port).heard(answering) })
+    const sealed = () => ({
+      message,
+      sequence: this.#sequence.next(now),
+      heard: this.#handshake(port).heard(answering),
+    })
     const head =
       controlKey === null
         ? encodeControl(message, destination, source)
@@ -55,12 +59,12 @@ export class ControlFrames {
     const body = agreement === undefined ? head : appendAgreement(head, agreement, controlKey)
     const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
     bytes.set(body, VNET_HEADER_LENGTH)
-    return this.frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR })
+    return this.#frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR })
   }
 
   /** What a control frame from a LAN says, whoever sent it; with a key, somebody who has it. Null: refused and counted. */
   read(port: PortState, frame: Frame): ControlMessage | null {
-    const { controlKey } = this.network.options
+    const { controlKey } = this.#network.options
     const sealed = controlKey === null ? decodeControl(bytesOf(frame)) : decodeSealed(bytesOf(frame), controlKey)
     if (typeof sealed === 'string') return this.refuse(port, sealed)
     return 'message' in sealed ? sealed.message : sealed
@@ -72,14 +76,14 @@ export class ControlFrames {
    */
   open(port: PortState, frame: Frame, now: number): ControlMessage | 'answer' | null {
     const bytes = bytesOf(frame)
-    const { controlKey, network, bootId } = this.network.options
+    const { controlKey, network, bootId } = this.#network.options
     const sealed = controlKey === null ? null : decodeSealed(bytes, controlKey)
     if (typeof sealed === 'string') return this.refuse(port, sealed)
     const message = sealed === null ? decodeControl(bytes) : sealed.message
     if (typeof message === 'string') return this.refuse(port, message)
     if (message.network !== network || message.bootId === bootId) return this.refuse(port, 'control-unexpected')
     if (sealed === null) return message
-    const judgement = this.handshake(port).judge(sealed, message.type === ControlType.HELLO, now)
+    const judgement = this.#handshake(port).judge(sealed, message.type === ControlType.HELLO, now)
     switch (judgement) {
       case 'believed':
         return message
@@ -93,21 +97,21 @@ export class ControlFrames {
   }
 
   refuse(port: PortState, reason: DropReason): null {
-    this.network.counters[port.row + Drop[reason]]++
+    this.#network.counters[port.row + Drop[reason]]++
     const key = `${port.index} ${reason}`
     // Single copies and strays are no news; another version or key is, for then the hosts do not hear one another.
-    if ((reason === 'control-version' || reason === 'control-unauthenticated') && !this.told.has(key)) {
-      this.told.add(key)
-      this.refused(port.spec.index, reason)
+    if ((reason === 'control-version' || reason === 'control-unauthenticated') && !this.#told.has(key)) {
+      this.#told.add(key)
+      this.#refused(port.spec.index, reason)
     }
     return null
   }
 
-  private handshake(port: PortState): Handshake {
-    let handshake = this.handshakes.get(port)
+  #handshake(port: PortState): Handshake {
+    let handshake = this.#handshakes.get(port)
     if (handshake === undefined) {
-      handshake = new Handshake(this.network.options.bootId, this.sequence)
-      this.handshakes.set(port, handshake)
+      handshake = new Handshake(this.#network.options.bootId, this.#sequence)
+      this.#handshakes.set(port, handshake)
     }
     return handshake
   }

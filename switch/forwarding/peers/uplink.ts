@@ -1,6 +1,6 @@
-// An uplink: a port on an ordinary LAN where peer switches and outside hosts live side by side. There is one port
-// for the LAN as the outside world, and one for each peer switch on it (uplink-peer.ts), which is a trunk to all that snapshots
-// have to do with: counts, markers, closure.
+// An uplink: a port on an ordinary LAN where peer switches and outside hosts live side by side. There is one port for the LAN
+// as the outside world, and one for each peer switch on it (uplink-peer.ts), which is a trunk to all that snapshots have to do
+// with: counts, markers, closure.
 //
 // - To and from outside hosts frames pass as they are, and are no part of a snapshot.
 // - A member's broadcast leaves twice: to each peer in a carrier, and after that plain, for the world. What a plain copy
@@ -272,15 +272,9 @@ export class Uplink implements Output {
     if (!isWellFormed(frame)) return this.refuse('malformed')
     if (!port.channel!.take(generation, frame.color, segmentsOf(frame))) return this.refuse('other-generation')
     const { bytes, start } = frame
-    const source = start + 6
-    if (!isGroup(bytes, source))
-      this.neighbors.carriedFrom.learn(
-        macHigh(bytes, source),
-        macLow(bytes, source),
-        0,
-        port.index,
-        Math.floor(now / 1000),
-      )
+    const high = macHigh(bytes, start + 6)
+    const low = macLow(bytes, start + 6)
+    if (!isGroup(bytes, start + 6)) this.neighbors.carriedFrom.learn(high, low, 0, port.index, Math.floor(now / 1000))
     return port
   }
 

@@ -44,40 +44,40 @@ const MOST_ARMED = 65536
 const SILENT_PEER = 5000
 
 export class Snapshots implements Crossings {
-  private readonly network: Network
-  private readonly actions: SnapshotActions
-  private readonly events: SnapshotEvents
-  private readonly frame = new Frame()
-  private open: OpenSnapshot | null = null
-  private eventLog: EventLog | null = null
+  readonly #network: Network
+  readonly #actions: SnapshotActions
+  readonly #events: SnapshotEvents
+  readonly #frame = new Frame()
+  #open: OpenSnapshot | null = null
+  #log: EventLog | null = null
 
   constructor(network: Network, actions: SnapshotActions, events: SnapshotEvents) {
-    this.network = network
-    this.actions = actions
-    this.events = events
+    this.#network = network
+    this.#actions = actions
+    this.#events = events
   }
 
   get log(): EventLog | null {
-    return this.eventLog
+    return this.#log
   }
 
   get openEpoch(): number | null {
-    return this.open?.epoch ?? null
+    return this.#open?.epoch ?? null
   }
 
   get dropsEarly(): boolean {
-    return this.open !== null && this.open.policy === 'drop'
+    return this.#open !== null && this.#open.policy === 'drop'
   }
 
   /** From now on what happens to members' frames is written to `memory`; null: no more. */
   record(memory: SharedArrayBuffer | null, now: number): void {
     const log = memory === null ? null : new EventLog(memory)
-    this.eventLog = log
+    this.#log = log
     if (log === null) {
-      this.open?.recordingEnded()
+      this.#open?.recordingEnded()
       return
     }
-    for (const port of this.network.ports) {
+    for (const port of this.#network.ports) {
       if (!port.isMember) continue
       log.mark(Event.state, port, port.epoch, now)
       if (port.closed) log.mark(Event['gate-closed'], port, port.epoch, now)
@@ -86,16 +86,16 @@ export class Snapshots implements Crossings {
 
   /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
   begin(epoch: number, policy: Policy, until: number, now: number): void {
-    this.open = new OpenSnapshot(this.network, epoch, policy, until, (at) => this.actions.sendMarkers(at))
+    this.#open = new OpenSnapshot(this.#network, epoch, policy, until, (at) => this.#actions.sendMarkers(at))
     // A host without members never flips, and must read colors all the same.
-    this.network.raiseEpoch(epoch)
-    this.log?.mark(Event.begin, null, epoch, now)
-    this.open.announceCut(now)
+    this.#network.raiseEpoch(epoch)
+    this.#log?.mark(Event.begin, null, epoch, now)
+    this.#open.announceCut(now)
   }
 
   arm(ports: readonly number[]): void {
-    for (const port of this.members(ports)) {
-      const bounds = this.network.options.armed ?? boundsFor(port.spec.queueLength ?? 0)
+    for (const port of this.#members(ports)) {
+      const bounds = this.#network.options.armed ?? boundsFor(port.spec.queueLength ?? 0)
       if (port.copies === null || port.copies.bounds.frames < bounds.frames) port.copies = new ArmedCopies(bounds)
       port.copies.clear()
       port.armed = port.copies
@@ -104,9 +104,9 @@ export class Snapshots implements Crossings {
 
   /** `forOther`: for the cut or restore of another network that their machine is in, which nothing here calls off. */
   gate(ports: readonly number[], now: number, forOther = false): void {
-    const { log } = this
-    for (const port of this.members(ports)) {
-      this.closeGate(port)
+    const log = this.#log
+    for (const port of this.#members(ports)) {
+      this.#closeGate(port)
       port.closedForOther = forOther
       log?.mark(Event['gate-closed'], port, port.epoch, now)
     }
@@ -124,21 +124,21 @@ export class Snapshots implements Crossings {
     now: number,
   ): { recorded: number; lost: number }[] {
     const results = ports.map((index, at) => {
-      const port = this.network.byIndex[index]
+      const port = this.#network.byIndex[index]
       if (port === undefined || !port.isMember) return { recorded: 0, lost: 0 }
       const copies = port.armed?.last(residue[at]) ?? []
-      const recorded = this.open?.recordResidue(port, copies, now) ?? 0
-      this.network.counters[port.row + Counter.recorded] += recorded
-      if (this.log !== null) this.writeResidue(port, copies)
+      const recorded = this.#open?.recordResidue(port, copies, now) ?? 0
+      this.#network.counters[port.row + Counter.recorded] += recorded
+      if (this.#log !== null) this.#writeResidue(port, copies)
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
-      this.log?.mark(Event.flip, port, port.epoch, now)
+      this.#log?.mark(Event.flip, port, port.epoch, now)
       // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
-      this.siftHeld(port, now)
+      this.#siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
     })
-    this.network.raiseEpoch(epoch)
-    this.open?.announceCut(now)
+    this.#network.raiseEpoch(epoch)
+    this.#open?.announceCut(now)
     return results
   }
 
@@ -150,15 +150,15 @@ export class Snapshots implements Crossings {
   release(ports: readonly number[], now: number, most: readonly number[] = []): number {
     let released = 0
     for (const [at, index] of ports.entries()) {
-      const port = this.network.byIndex[index]
-      if (port?.isMember) released += this.openGate(port, now, most[at])
+      const port = this.#network.byIndex[index]
+      if (port?.isMember) released += this.#openGate(port, now, most[at])
     }
     return released
   }
 
   /** Lets out the next portions behind gates that are opening; those that were closed again meanwhile are left alone. */
   drain(ports: readonly number[], now: number, most: readonly number[] = []): number {
-    const opening = ports.filter((index) => this.network.byIndex[index]?.opening)
+    const opening = ports.filter((index) => this.#network.byIndex[index]?.opening)
     return this.release(
       opening,
       now,
@@ -168,13 +168,13 @@ export class Snapshots implements Crossings {
 
   /** Ports whose gates are opening: there is more to drain. */
   opening(): number[] {
-    return this.network.ports.filter((port) => port.opening).map((port) => port.index)
+    return this.#network.ports.filter((port) => port.opening).map((port) => port.index)
   }
 
   /** Ends the open snapshot. */
   end(): ChannelState {
-    const { open } = this
-    this.open = null
+    const open = this.#open
+    this.#open = null
     return open?.channelState() ?? { frames: [], overflow: new Map(), closures: [] }
   }
 
@@ -185,13 +185,13 @@ export class Snapshots implements Crossings {
    * `most`: as for `release`, the same for each port.
    */
   advance(epoch: number, now: number, most?: number): void {
-    if (this.open !== null && this.open.epoch > epoch) return
-    this.open = null
-    this.network.raiseEpoch(epoch)
-    for (const port of this.network.ports) {
+    if (this.#open !== null && this.#open.epoch > epoch) return
+    this.#open = null
+    this.#network.raiseEpoch(epoch)
+    for (const port of this.#network.ports) {
       if (!port.isMember || port.epoch > epoch) continue
       port.epoch = Math.max(port.epoch, epoch)
-      if (!port.closedForOther) this.openGate(port, now, most)
+      if (!port.closedForOther) this.#openGate(port, now, most)
     }
   }
 
@@ -201,97 +201,97 @@ export class Snapshots implements Crossings {
    * longer early. Machines may have moved, so what was learned of where they are is forgotten.
    */
   fence(ports: readonly number[], epoch: number, now: number): void {
-    for (const port of this.members(ports)) {
+    for (const port of this.#members(ports)) {
       port.fence = epoch
-      this.closeGate(port)
-      this.network.counters[port.row + Drop.fenced] += port.hold.clear()
+      this.#closeGate(port)
+      this.#network.counters[port.row + Drop.fenced] += port.hold.clear()
     }
-    this.network.fdb.clear()
-    this.network.raiseFence(epoch)
-    this.network.raiseEpoch(epoch)
-    this.actions.fenced()
-    for (const port of this.network.ports) {
+    this.#network.fdb.clear()
+    this.#network.raiseFence(epoch)
+    this.#network.raiseEpoch(epoch)
+    this.#actions.fenced()
+    for (const port of this.#network.ports) {
       if (!port.isMember) continue
       port.epoch = Math.max(port.epoch, epoch)
-      this.siftHeld(port, now)
+      this.#siftHeld(port, now)
     }
   }
 
   /** Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this incarnation. */
   preload(index: number, copies: readonly Omit<FrameCopy, 'color'>[]): void {
-    const port = this.network.byIndex[index]
+    const port = this.#network.byIndex[index]
     if (port === undefined) return
     port.hold.prepend(copies.map((copy) => ({ ...copy, color: port.epoch })))
   }
 
   /** An in-transit frame is being delivered. */
   inTransit(port: PortState, frame: Frame, now: number): void {
-    const open = this.open
-    const { counters } = this.network
+    const open = this.#open
+    const { counters } = this.#network
     // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
     if (open === null || !open.takes(port, frame)) {
       counters[port.row + Counter.stragglers]++
-      this.log?.note(Event.straggler, port, frame)
+      this.#log?.note(Event.straggler, port, frame)
       return
     }
     if (open.record(port, frame, now)) {
       counters[port.row + Counter.recorded]++
-      this.log?.note(Event.recorded, port, frame)
+      this.#log?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
-    this.log?.dropped(port, frame, 'record-overflow')
+    this.#log?.dropped(port, frame, 'record-overflow')
   }
 
   early(port: PortState, color: number): void {
     if (color <= port.earlyNotified) return
     port.earlyNotified = color
-    this.events.early(port.index, color)
+    this.#events.early(port.index, color)
   }
 
   /** A trunk's port is being removed, another end of the peer was heard, or nothing more is heard of it. */
   channelBroke(port: PortState): void {
-    const { open } = this
+    const open = this.#open
     if (open === null || !open.awaits(port) || port.channel!.host === null) return
-    this.events.broken?.(open.epoch, port.spec.index, port.channel!.host)
+    this.#events.broken?.(open.epoch, port.spec.index, port.channel!.host)
   }
 
   /** A peer has cut: if we have not begun, it is time. */
   markerCame(trunk: PortState, epoch: number, now: number): void {
-    for (const port of this.network.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
+    for (const port of this.#network.ports) if (port.isMember && port.epoch < epoch) this.early(port, epoch)
     if (trunk.channel!.hasMarker(epoch)) this.tick(now)
   }
 
   tick(now: number): void {
-    const { open } = this
+    const open = this.#open
     if (open === null) return
     const closures = open.tick(now)
     if (closures === null) {
-      for (const port of this.network.ports) {
+      for (const port of this.#network.ports) {
         if (port.channel !== null && now - port.channel.lastHeard > SILENT_PEER) this.channelBroke(port)
       }
       return
     }
-    this.log?.mark(Event.closed, null, open.epoch, now)
-    this.events.closed(open.epoch, closures)
+    this.#log?.mark(Event.closed, null, open.epoch, now)
+    this.#events.closed(open.epoch, closures)
   }
 
-  private writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
-    for (const copy of copies) this.log?.note(Event.residue, port, this.frame.pointAt(copy))
+  #writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
+    for (const copy of copies) this.#log?.note(Event.residue, port, this.#frame.pointAt(copy))
   }
 
-  private closeGate(port: PortState): void {
+  #closeGate(port: PortState): void {
     port.closed = true
     port.opening = false
   }
 
-  private openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
-    const { log } = this
+  #openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
+    const log = this.#log
     port.closed = false
     port.closedForOther = false
     port.armed = null
     log?.mark(Event['gate-opened'], port, port.epoch, now)
-    const released = this.siftHeld(port, now, most)
+    const released = this.#siftHeld(port, now, most)
     // What comes now must not overtake what still waits.
     port.opening = released >= most && port.hold.some((copy) => copy.color <= port.epoch)
     port.closed = port.opening
@@ -299,19 +299,19 @@ export class Snapshots implements Crossings {
     return released
   }
 
-  private siftHeld(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
+  #siftHeld(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
     if (port.hold.length === 0 || port.closed) return 0
     // Frames still early stay, in order; the others are judged as if they came now.
     return port.hold.sift((copy) => {
       if (copy.color > port.epoch) return true
-      this.actions.deliver(port, this.frame.pointAt(copy), now)
+      this.#actions.deliver(port, this.#frame.pointAt(copy), now)
       return false
     }, most)
   }
 
-  private *members(ports: readonly number[]): Iterable<PortState> {
+  *#members(ports: readonly number[]): Iterable<PortState> {
     for (const index of ports) {
-      const port = this.network.byIndex[index]
+      const port = this.#network.byIndex[index]
       if (port?.isMember) yield port
     }
   }
