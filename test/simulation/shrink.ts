@@ -12,7 +12,7 @@ export interface Shrunk {
 }
 
 /** `scenario` must fail with `violation`. Tries at most `budget` runs. */
-export async function shrink(scenario: Scenario, violation: Violation, plant: Plant, budget = 3000): Promise<Shrunk> {
+export async function shrink(scenario: Scenario, violation: Violation, plant: Plant, budget = 700): Promise<Shrunk> {
   let best = scenario
   let found = violation
   let runs = 0

@@ -7,7 +7,7 @@ import { describeTally, runCampaign } from './campaign.js'
 import { describeCoverage, events } from './coverage.js'
 
 const SEED = 1
-const SCHEDULES = 15_000
+const SCHEDULES = 8_000
 /** On a slow machine fewer will do. */
 const SECONDS = 90
 
