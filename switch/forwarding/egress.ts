@@ -1,5 +1,5 @@
-// Where every frame meets a port that it is for: judged by its color there, and delivered, held or dropped. All that leaves a
-// network's members and plain ports, and all members' frames to peers, go out here.
+// Where every frame meets a port that it is for: it is judged by its color, and delivered, held or dropped. What switches say
+// to one another (peers/) is not judged and leaves by the port's output.
 
 import { judge, Verdict } from '../../src/epoch/delivery.js'
 import { colorVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
@@ -9,7 +9,6 @@ import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
 import type { EventLog } from './event-log.js'
-import type { Network } from './network.js'
 import type { PortState } from './port-state.js'
 
 /** What snapshots have to do with the frames that meet their destinations. */
@@ -31,7 +30,7 @@ export class Egress {
   readonly #counters: CounterTable
   readonly #crossings: Crossings
 
-  constructor({ counters }: Network, crossings: Crossings) {
+  constructor(counters: CounterTable, crossings: Crossings) {
     this.#counters = counters
     this.#crossings = crossings
   }

@@ -48,7 +48,7 @@ export class Forwarder {
       fenced: () => this.#uplink?.fenced(),
     }
     this.snapshots = new Snapshots(this.network, actions, events)
-    this.egress = new Egress(this.network, this.snapshots)
+    this.egress = new Egress(counters, this.snapshots)
     this.trunks = new Trunks(this.network, this.snapshots, events)
     this.counters = counters
     this.fdb = this.network.fdb

@@ -285,6 +285,8 @@ t.test(
     rig.receive(1, asWords(hello(0, 0, 'aaaaaaaaaaaaaaaa')))
     rig.receive(1, asWords(encodeControl(controlExample(ControlType.MARKER, 5), GROUP, mac(99))))
     t.equal(rig.drops(1, 'control-unexpected'), 3, 'another network; ourselves, looped; a marker before any HELLO')
+    rig.receive(1, asWords(encodeControl(controlExample(ControlType.AGREEMENT, 5), GROUP, mac(99))))
+    t.equal(rig.drops(1, 'control-unexpected'), 4, 'on a trunk nothing is to be agreed')
     t.same(rig.events, [])
     t.same(rig.ids(), [[], []])
   },
