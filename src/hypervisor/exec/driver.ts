@@ -70,7 +70,7 @@ const reachedAt = (name: string, { command, machine }: ExecAddress): Target => (
 /** As an argument it must not be taken for an option. */
 const MachineName = Type.String({
   pattern: '^[^\\u0000-\\u001f-][^\\u0000-\\u001f]{0,199}$',
-  description: 'the machine’s name for the command, which does not begin with -',
+  description: 'its name for the command, which does not begin with -; default: its name here',
 })
 
 const inWords = ({ command, machine }: ExecAddress) => `exec ${command}${machine === undefined ? '' : ` ${machine}`}`
@@ -78,12 +78,12 @@ const inWords = ({ command, machine }: ExecAddress) => `exec ${command}${machine
 export const exec = {
   kind: 'exec',
   key: 'exec',
+  /** By a command of yours: docs/exec-driver.md. */
   address: Type.Object(
     {
-      command: AbsolutePath,
+      command: Type.String({ ...AbsolutePath, description: 'an absolute path to the program that is called' }),
       machine: Type.Optional(MachineName),
-      /** Set by restores. */
-      directory: Type.Optional(AbsolutePath),
+      directory: Type.Optional(Type.String({ ...AbsolutePath, description: 'an absolute path; set by restores' })),
     },
     { additionalProperties: false },
   ),
