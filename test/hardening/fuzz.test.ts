@@ -3,7 +3,14 @@
 import t from 'tap'
 import { runCase, type Target, targetNames } from './fuzz/fuzz.js'
 
-const CASES: Record<Target, number> = { forwarder: 250, control: 10_000, color: 100_000, channel: 2000, pcapng: 2000 }
+const CASES: Record<Target, number> = {
+  forwarder: 250,
+  gso: 4000,
+  control: 10_000,
+  color: 100_000,
+  channel: 2000,
+  pcapng: 2000,
+}
 
 for (const target of targetNames) {
   t.test(target, async (t) => {

@@ -12,6 +12,7 @@ import { Datapath } from '../../switch/datapath/datapath.js'
 import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
 import type { PortEntry } from '../../switch/port-table.js'
 import { Ports } from '../../switch/ports.js'
+import { ethernet, gre, gsoFrame, ip4, receive, tcp } from '../frame/tunnels.js'
 import { sleep } from '../lab/command.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 import { writeSysctl } from '../linux/sysctl.js'
@@ -97,7 +98,11 @@ class Lab {
   /** Ids of frames that the guest reads, at most `limit`. */
   read(limit: number): number[] {
     const view = (frame: Uint8Array) => new DataView(frame.buffer, frame.byteOffset)
-    return readAll(this.guest, limit).map((frame) => view(frame).getUint32(14))
+    return this.readFrames(limit).map((frame) => view(frame).getUint32(14))
+  }
+
+  readFrames(limit: number): Uint8Array[] {
+    return readAll(this.guest, limit)
   }
 
   gate(): Promise<unknown> {
@@ -127,6 +132,7 @@ t.test('gates', root, async (t) => {
   enterFreshNamespace()
   for (const scope of ['all', 'default']) writeSysctl(`ipv6/conf/${scope}/disable_ipv6`, '1')
   createTap('guest', { up: true })
+  createTap('tunnel', { up: true })
   run('ip', 'link', 'add', 'sender', 'type', 'veth', 'peer', 'name', 'peer')
   run('ip', 'link', 'set', 'peer', 'up')
 
@@ -187,6 +193,27 @@ t.test('gates', root, async (t) => {
     t.equal(lab.dropped, HELD - got.length)
     await lab.send(1)
     await until(() => lab.read(1)[0] === HELD, 'a frame after that')
+  })
+
+  await t.test('what a GSO frame in a tunnel was cut into waits and goes as ordinary frames do', async (t) => {
+    const lab = await Lab.start(t)
+    const tunnel = openTap('tunnel', { nonBlocking: true })
+    t.teardown(() => libc().close(tunnel))
+    await lab.ports.add({ name: 'tunnel', network, device: 'tunnel', kind: 'plain', vm: null }, 0)
+    await until(() => lab.info('tunnel').up, 'the port to be up')
+    await lab.gate()
+    await lab.send(1)
+    const payload = Uint8Array.from({ length: 9000 }, (_, i) => i * 7)
+    const { bytes } = gsoFrame(ethernet(ip4(gre(ip4(tcp(4, payload)), true))), 1000, 1)
+    t.equal(libc().write(tunnel, bytes, bytes.length), bytes.length)
+    await until(() => lab.info('guest').counters.held === 10, 'a small frame and nine segments')
+    t.equal(lab.info('tunnel').counters.rxFrames, 9)
+    await lab.send(1)
+    await release(lab.host, network, [lab.port.index])
+    const got = lab.readFrames(20)
+    t.equal(got.length, 11)
+    const seen = got.slice(1, 10).map((frame) => receive(frame))
+    t.ok(Buffer.concat(seen.map((segment) => segment.payload)).equals(payload), 'in order, complete, checksums right')
   })
 
   await t.test('what a guest that ended has left unread is not taken for its successor’s', async (t) => {

@@ -3,8 +3,9 @@
 import { Random } from '../../simulation/chance.js'
 import * as codecs from './codecs.js'
 import { forwarder } from './forwarder.js'
+import { gso } from './gso.js'
 
-const targets = { forwarder, ...codecs } as const satisfies Record<string, (random: Random) => void>
+const targets = { forwarder, gso, ...codecs } as const satisfies Record<string, (random: Random) => void>
 export type Target = keyof typeof targets
 export const targetNames = Object.keys(targets) as Target[]
 
