@@ -175,7 +175,7 @@ The API answers with \`{ "error": { "code", "message", "action" } }\`.\n\n| code
 function switchKeys(): KeyDoc[] {
   const drivers = kinds.map((kind, at): [string, string] => {
     const address = comments(`src/hypervisor/${kind}/driver.ts`).get(`${kind}.address`) ?? ''
-    return [`MachineConfig.${keys[at]}`, `A machine of the ${kind} driver. ${address}`]
+    return [`MachineConfig.${keys[at]}`, `A machine of the ${kind} driver. ${address}`.trim()]
   })
   return keysOf(SwitchConfig as Schema, new Map([...drivers, ...comments('switch/config.ts')]), 'SwitchConfig')
 }

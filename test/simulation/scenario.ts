@@ -205,7 +205,7 @@ export function putOnLan(onTrunks: Scenario, random: Random): Scenario {
   const after = random.pick([1200, 1200, 1200, 3000, 700])
   const later = <T extends { readonly at: number }>(list: readonly T[]) =>
     list.map((one) => ({ ...one, at: one.at + after }))
-  // What a LAN that errs does to addresses which are new to the switches: see the limits in README.md.
+  // What a LAN that errs does to addresses which are new to the switches: see docs/reference/limits.md.
   const { loss, reorder, duplicate } = scenario.trunk
   const errs = loss > 0 || reorder || duplicate > 0 || scenario.faults.some(({ kind }) => kind === 'break trunk')
   const floating = !errs && random.chance(0.3)
@@ -235,7 +235,7 @@ export function putOnLan(onTrunks: Scenario, random: Random): Scenario {
   }
 }
 
-/** A switch that starts must be heard, or its peers and it misread one another: see the limits in README.md. */
+/** A switch that starts must be heard, or its peers and it misread one another: see docs/reference/limits.md. */
 function heardOnLan(faults: readonly Fault[]): readonly Fault[] {
   const starts = faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
   return starts ? faults.filter(({ kind }) => kind !== 'lose control' && kind !== 'break trunk') : faults

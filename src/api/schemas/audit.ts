@@ -31,7 +31,7 @@ export type AuditFinding = Static<typeof AuditFinding>
 
 export const AuditCheck = Type.Object(
   {
-    /** One of the protocol’s rules; README.md says what must hold. */
+    /** One of the protocol’s rules; docs/guide/snapshots.md says what must hold. */
     check: Type.Union([
       Type.Literal('files'),
       Type.Literal('events'),
