@@ -112,3 +112,15 @@ export function loopError({ ports, throughBridge }: Loop): SnapswitchError {
       : `Take port ${(other ?? one!).name} out of the configuration, or put it into another network.`,
   )
 }
+
+export function alreadyPort(device: string, other: string): SnapswitchError {
+  return existsError(`device ${device} is already port ${other}, by another of its names`)
+}
+
+export function existsError(message: string): SnapswitchError {
+  return new SnapswitchError(
+    'PORT_EXISTS',
+    message,
+    'Choose another name or device; `snapswitch port list` shows what is taken.',
+  )
+}
