@@ -49,6 +49,7 @@ const MARKED = [
   'undone: writing',
   'restored elsewhere',
   'restore undone',
+  'hypervisor late',
   'daemon killed',
   'datapath failed',
   'coordinator killed',

@@ -4,6 +4,8 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/mac.js'
 import type {
   Capture,
+  CaptureTarget,
+  Deadline,
   Hypervisor,
   LoadedMachine,
   LoadRequest,
@@ -104,26 +106,36 @@ class VirtualControl implements MachineControl {
     return String(this.life)
   }
 
-  /** One thing that its hypervisor does. */
+  /** One thing that its hypervisor does; it goes on with it when the answer does not come in time. */
   private ask<T>(
+    deadline: Deadline,
     command: (done: () => void, failed: (reason: string) => void) => void,
     result: () => T,
-    refused: (reason: string) => SnapswitchError = refusal,
   ): Promise<T> {
     const { daemon, guest, life } = this
+    const { world } = daemon
     return daemon.answer((done, failed) => {
-      daemon.world.step(daemon.host)
+      world.step(daemon.host)
       if (guest.life !== life || !guest.alive) return failed(gone(guest.name))
+      const late = daemon.after(deadline - world.time.now, () => {
+        world.marks.add('hypervisor late')
+        failed(new SnapswitchError('DEADLINE', `${guest.name}’s hypervisor did not answer in time`, 'None.'))
+      })
+      const end = (say: () => void) => {
+        late.act = null
+        say()
+      }
       command(
-        () => done(result()),
-        (reason) => failed(guest.life !== life || !guest.alive ? gone(guest.name) : refused(reason)),
+        () => end(() => done(result())),
+        (reason) => end(() => failed(guest.life !== life || !guest.alive ? gone(guest.name) : refusal(reason))),
       )
     })
   }
 
-  inspect(): Promise<MachineInfo> {
+  inspect(deadline: Deadline): Promise<MachineInfo> {
     const { guest } = this
     return this.ask(
+      deadline,
       (done, failed) => guest.ask(done, failed),
       () => ({
         name: guest.name,
@@ -148,11 +160,12 @@ class VirtualControl implements MachineControl {
     return { kind: 'qemu', name: this.name, argv: [], memoryBytes: 1, nics, hypervisorVersion: '1' }
   }
 
-  prepare({ directory }: { readonly directory: string }): Promise<void> {
+  prepare({ directory }: CaptureTarget, deadline: Deadline): Promise<void> {
     this.directory = directory
     const { world, host } = this.daemon
     const wait = world.wait(PREPARE, host.index, this.guest.index, world.scenario.pace.hypervisor * 2)
     return this.ask(
+      deadline,
       (done) => this.daemon.after(wait, done),
       () => undefined,
     )
@@ -170,6 +183,7 @@ class VirtualControl implements MachineControl {
     const { world, host } = this.daemon
     const wait = world.wait(MERGE, host.index, this.guest.index, world.scenario.pace.hypervisor)
     return this.ask(
+      Number.MAX_SAFE_INTEGER,
       (done) => this.daemon.after(wait, done),
       () => undefined,
     )
@@ -179,29 +193,32 @@ class VirtualControl implements MachineControl {
     // Nobody is in the way.
   }
 
-  pause(): Promise<{ pausedAtUs: number }> {
+  pause(deadline: Deadline): Promise<{ pausedAtUs: number }> {
     const { guest } = this
     return this.ask(
+      deadline,
       (done, failed) => guest.pause(done, failed),
       () => ({ pausedAtUs: us(guest.stoppedAt) }),
     )
   }
 
-  resume(): Promise<ResumeInfo> {
+  resume(deadline: Deadline): Promise<ResumeInfo> {
     const { guest } = this
     return this.ask(
+      deadline,
       (done, failed) => guest.resume(done, failed),
       () => ({ resumedAtUs: us(guest.runsSince) }),
     )
   }
 
-  capture(): Capture {
+  capture(deadline: Deadline): Capture {
     const { daemon, guest, directory } = this
     const { world } = daemon
     const [network, snapshot] = directory.split('/')
     let seal: SealInfo | null = null
     const when: { resumed?: () => void; sealed?: () => void; failed: ((reason: string) => void)[] } = { failed: [] }
     const resumed = this.ask<ResumeInfo>(
+      deadline,
       (done, failed) => {
         when.resumed = done
         when.failed.push(failed)
@@ -209,6 +226,7 @@ class VirtualControl implements MachineControl {
       () => ({ resumedAtUs: us(guest.runsSince) }),
     )
     const sealed = this.ask<SealInfo>(
+      deadline,
       (done, failed) => {
         when.sealed = done
         when.failed.push(failed)
