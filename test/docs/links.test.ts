@@ -110,3 +110,17 @@ t.test('commands and options that the documents name exist', async (t) => {
       t.ok(existsSync(join(repositoryRoot(), path)), `${page}: ${path}`)
   }
 })
+
+t.test('files that the documents name are there', async (t) => {
+  let count = 0
+  for (const [page, text] of pages) {
+    if (page === 'CHANGELOG.md') continue
+    for (const [, path] of text.matchAll(
+      /`((?:src|switch|coordinator|test|docs|examples|packaging|man)\/[\w./-]+)`/g,
+    )) {
+      count++
+      if (!existsSync(join(repositoryRoot(), path))) t.fail(`${page}: no ${path}`)
+    }
+  }
+  t.ok(count > 50, `${count} files`)
+})
