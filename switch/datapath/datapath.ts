@@ -10,7 +10,16 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
-import type { CommandName, Commands, DatapathEvent, FromWorker, PollMode, Request, WorkerInput } from './protocol.js'
+import type {
+  CommandName,
+  Commands,
+  DatapathEvent,
+  FromWorker,
+  PollMode,
+  Request,
+  Start,
+  WorkerInput,
+} from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
 const EFD_NONBLOCK_CLOEXEC = 0o2004000
@@ -95,6 +104,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
         reject(failure)
       })
       worker.on('message', (message: FromWorker) => {
+        if (message.kind === 'unable') {
+          failure = SnapswitchError.fromReport(message.error)
+          return
+        }
         if (message.kind !== 'ready') return this.take(message)
         ready = true
         this.thread = message.thread
@@ -174,7 +187,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await Promise.race([ended, worker.terminate()])
   }
 
-  private take(message: Exclude<FromWorker, { kind: 'ready' }>): void {
+  private take(message: Exclude<FromWorker, Start>): void {
     if (message.kind !== 'reply' && message.kind !== 'refusal') {
       this.emit('event', message)
       return

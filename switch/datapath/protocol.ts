@@ -125,7 +125,12 @@ export type DatapathEvent =
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }
 
-export type FromWorker = Reply | DatapathEvent | { readonly kind: 'ready'; readonly thread: number }
+/** Before anything else: it runs, or why it cannot. An error that is thrown there would arrive without its code. */
+export type Start =
+  | { readonly kind: 'ready'; readonly thread: number }
+  | { readonly kind: 'unable'; readonly error: ErrorReport }
+
+export type FromWorker = Reply | DatapathEvent | Start
 
 export interface WorkerInput {
   readonly counters: SharedArrayBuffer
