@@ -11,6 +11,8 @@ import {
   probeQemuImg,
   probeUserfaultfd,
 } from '../hypervisor/shared/probe.js'
+import { closeRingFilters, ringFilters } from '../linux/bpf.js'
+import { kernelIsAtLeast } from '../linux/kernel.js'
 import { type CommonOptions, withJson } from './options.js'
 import { formatTable, printJson, type Terminal } from './output.js'
 
@@ -61,6 +63,7 @@ export async function examine(): Promise<Finding[]> {
     kernelVersion(),
     capabilities(),
     tunDevice(),
+    packetSockets(),
     qemu(),
     qemuImg(),
     userfaultfd(),
@@ -120,6 +123,29 @@ async function tunDevice(): Promise<Finding[]> {
       detail ?? 'can be opened',
       true,
       'no tap devices: load it with `modprobe tun`, or give the container the device.',
+    ),
+  ]
+}
+
+/** What packet sockets can hand over of frames that their senders leave to be cut up (docs: ARCHITECTURE.md, a frame's way). */
+function packetSockets(): Finding[] {
+  const filters = ringFilters() !== null
+  closeRingFilters()
+  const segments = kernelIsAtLeast(6, 2)
+  return [
+    finding(
+      'BPF socket filters',
+      filters,
+      filters ? 'can be loaded' : 'bpf(2) is refused',
+      false,
+      'a datagram that a guest leaves to be fragmented (UFO) is lost, with up to 200 ms of what follows; allow CAP_BPF, or switch it off: host_ufo=off.',
+    ),
+    finding(
+      'UDP segmentation',
+      segments,
+      segments ? 'kernel 6.2 or later' : 'kernel before 6.2',
+      false,
+      'UDP segments of senders on this host (USO) are dropped: `ethtool -K DEVICE tx-udp-segmentation off` at the sender; TCP in tunnels over UDP is slower.',
     ),
   ]
 }
