@@ -155,7 +155,6 @@ async function openNetworks(
     await datapath.addNetwork({ options, epoch: epochs.get(name), fence: epochs.fence(name) })
   }
   // After a reboot devices come when they come, and the TAPs of machines with these.
-  for (const port of wanted) await ports.addOrAwait(port, epochs.get(port.network))
-  for (const { ownsDevice, ...port } of moves.ports) await ports.addOrAwait(port, epochs.get(port.network), ownsDevice)
+  await ports.addAllOrAwait([...wanted, ...moves.ports], (network) => epochs.get(network))
   for (const name of Object.keys(config.networks)) ports.checkTrunkRoom(name)
 }

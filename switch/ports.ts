@@ -25,6 +25,8 @@ import { fieldsOf, type PortEntry, type PortRequest } from './port-table.js'
 const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
 
 export class Ports extends FollowedPorts {
+  /** Ports that are being added. */
+  private readonly coming = new Set<PortEntry>()
   private readonly used = new Uint8Array(MAX_PORTS)
 
   /**
@@ -36,23 +38,42 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * The same; a device that does not exist is waited for, as one is that has gone away, and so is one that others stand on: they may
-   * go, and until then the other ports work.
+   * Many, side by side. A device that does not exist is waited for, as one is that has gone away, and so is one that others stand on:
+   * they may go, and until then the other ports work.
    */
-  addOrAwait(request: PortRequest, epoch: number, ownsDevice = false): Promise<PortEntry> {
+  addAllOrAwait(
+    requests: readonly (PortRequest & { readonly ownsDevice?: boolean })[],
+    epochOf: (network: string) => number,
+  ): Promise<void> {
     return this.inTurn(async () => {
-      const link = this.links.find(request.device)
-      if (link === null) {
-        const known = this.devices.here().map(({ name }) => name)
-        return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
+      const added = await Promise.allSettled(
+        requests.map(({ ownsDevice, ...request }) =>
+          this.addOrAwait(request, epochOf(request.network), ownsDevice ?? false),
+        ),
+      )
+      const failed = added.find((outcome) => outcome.status === 'rejected')
+      if (failed !== undefined) throw failed.reason
+      // In the order asked for, whichever was first.
+      for (const { name } of requests) {
+        const entry = this.entries.get(name)!
+        this.entries.delete(name)
+        this.entries.set(name, entry)
       }
-      try {
-        refuseUsed(link, this.devices.everywhere())
-      } catch (thrown) {
-        return this.awaitDevice(request, asSnapswitchError(thrown), ownsDevice)
-      }
-      return this.addNow(request, epoch, ownsDevice)
     })
+  }
+
+  private async addOrAwait(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
+    const link = this.links.find(request.device)
+    if (link === null) {
+      const known = this.devices.here().map(({ name }) => name)
+      return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
+    }
+    try {
+      refuseUsed(link, this.devices.everywhere())
+    } catch (thrown) {
+      return this.awaitDevice(request, asSnapswitchError(thrown), ownsDevice)
+    }
+    return this.addNow(request, epoch, ownsDevice)
   }
 
   private awaitDevice(request: PortRequest, error: SnapswitchError, ownsDevice: boolean): PortEntry {
@@ -71,8 +92,8 @@ export class Ports extends FollowedPorts {
   }
 
   private freeIndex(request: PortRequest): number {
-    if (this.entries.has(request.name)) throw existsError(`a port ${request.name} exists already`)
-    for (const other of this.entries.values()) {
+    for (const other of [...this.entries.values(), ...this.coming]) {
+      if (other.name === request.name) throw existsError(`a port ${request.name} exists already`)
       if (other.device === request.device) throw existsError(`device ${request.device} is already port ${other.name}`)
     }
     const index = this.used.indexOf(0)
@@ -85,11 +106,14 @@ export class Ports extends FollowedPorts {
     const link = this.links.get(request.device)
     const entry = { ...request, index, ...fieldsOf(link), ownsDevice }
     this.used[index] = 1
+    this.coming.add(entry)
     try {
       await this.attach(entry, link, epoch, gated)
     } catch (thrown) {
       this.used[index] = 0
       throw thrown
+    } finally {
+      this.coming.delete(entry)
     }
     this.entries.set(request.name, entry)
     this.log.info({ port: request.name, ...namesOf(entry), network: request.network, kind: request.kind }, 'port added')

@@ -4,6 +4,7 @@ import { check, libc } from './libc.js'
 
 const EPOLL_CLOEXEC = 0o2000000
 const EPOLL_CTL_ADD = 1
+const EPOLL_CTL_DEL = 2
 const EPOLLIN = 1
 
 export class Events {
@@ -13,12 +14,16 @@ export class Events {
     this.fd = check(libc().epoll_create1(EPOLL_CLOEXEC), 'make an epoll descriptor')
   }
 
-  /** Watched until it is closed. Throws SYSCALL. */
+  /** Watched until it is closed or removed. Throws SYSCALL. */
   add(fd: number): void {
     // struct epoll_event is packed on x86-64 only; its events come first everywhere.
     const event = new Uint8Array(16)
     new DataView(event.buffer).setUint32(0, EPOLLIN, true)
     check(libc().epoll_ctl(this.fd, EPOLL_CTL_ADD, fd, event), 'watch a socket')
+  }
+
+  remove(fd: number): void {
+    libc().epoll_ctl(this.fd, EPOLL_CTL_DEL, fd, null)
   }
 }
 

@@ -21,26 +21,58 @@ export const TpStatus = { KERNEL: 0, USER: 1, COPY: 2, LOSING: 4, VLAN_VALID: 16
 /** Of a slot in a transmit ring: free; filled by us; taken by the kernel, whose buffer still refers to it; refused. */
 export const TpSendStatus = { AVAILABLE: 0, SEND_REQUEST: 1, SENDING: 2, WRONG_FORMAT: 4 } as const
 
+/** A socket option whose setting waits in the kernel (background.ts). */
+export interface SlowOption {
+  readonly fd: number
+  readonly level: number
+  readonly name: number
+  readonly value: Uint8Array
+  readonly what: string
+}
+
 /** `slots`: a power of two, at least 32. After PACKET_VNET_HDR, before bind. Throws SYSCALL (ENOMEM: too many slots). */
 export function enableReceiveRing(fd: number, slots: number): void {
+  setNow(receiveRing(fd, slots))
+}
+
+/** The same, but for the last step. */
+export function receiveRing(fd: number, slots: number): SlowOption {
   set(fd, PACKET_VERSION, [TPACKET_V2], 'PACKET_VERSION')
   // Any value but 0: frames that do not fit a slot are queued whole.
   set(fd, PACKET_COPY_THRESH, [1], 'PACKET_COPY_THRESH')
-  set(fd, PACKET_RX_RING, [BLOCK, (slots * RING_SLOT) / BLOCK, RING_SLOT, slots], `a receive ring of ${slots} slots`)
+  const shape = [BLOCK, (slots * RING_SLOT) / BLOCK, RING_SLOT, slots]
+  return option(fd, PACKET_RX_RING, shape, `a receive ring of ${slots} slots`)
 }
 
-/**
- * `block`, in bytes: whole pages, and whole slots with nothing between, so that slots follow one another in the mapping;
- * `slots` fill whole blocks. After PACKET_VNET_HDR. Throws SYSCALL (ENOMEM: too many slots).
- */
-export function enableTransmitRing(fd: number, slots: number, slot = SEND_SLOT, block = BLOCK): void {
+/** Of a transmit ring. */
+export interface SendShape {
+  readonly slots: number
+  /** Bytes of a slot. */
+  readonly slot: number
+  /** Whole pages, and whole slots with nothing between, so that slots follow one another in the mapping; slots fill whole blocks. */
+  readonly block: number
+}
+
+export const sendShape = (slots: number): SendShape => ({ slots, slot: SEND_SLOT, block: BLOCK })
+
+/** After PACKET_VNET_HDR. */
+export function transmitRing(fd: number, { slots, slot, block }: SendShape): SlowOption {
   set(fd, PACKET_VERSION, [TPACKET_V2], 'PACKET_VERSION')
-  set(fd, PACKET_TX_RING, [block, (slots * slot) / block, slot, slots], `a transmit ring of ${slots} slots`)
+  const shape = [block, (slots * slot) / block, slot, slots]
+  return option(fd, PACKET_TX_RING, shape, `a transmit ring of ${slots} slots`)
+}
+
+/** Throws SYSCALL. */
+export function setNow({ fd, level, name, value, what }: SlowOption): void {
+  check(libc().setsockopt(fd, level, name, value, value.length), what)
+}
+
+function option(fd: number, name: number, values: readonly number[], what: string): SlowOption {
+  return { fd, level: SOL_PACKET, name, value: new Uint8Array(Uint32Array.from(values).buffer), what }
 }
 
 function set(fd: number, name: number, values: readonly number[], what: string): void {
-  const bytes = new Uint8Array(Uint32Array.from(values).buffer)
-  check(libc().setsockopt(fd, SOL_PACKET, name, bytes, bytes.length), what)
+  setNow(option(fd, name, values, what))
 }
 
 /** Takes the ring off a socket; nothing may be mapped. What waits in it is lost. Throws SYSCALL. */

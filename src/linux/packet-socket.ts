@@ -1,6 +1,7 @@
 // AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), none of our own back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
 
 import { check, libc } from './libc.js'
+import type { SlowOption } from './packet-ring.js'
 
 const AF_PACKET = 17
 const SOCK_RAW = 3
@@ -44,8 +45,8 @@ export function linkAddress(ifindex: number, protocol: number): Uint8Array {
   return address
 }
 
-/** Opens a socket for a device, not bound yet: non-blocking, promiscuous, with virtio-net headers. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
-export function openPacketSocket(ifindex: number, device: string): number {
+/** Opens a socket to receive and send, not bound yet: non-blocking, with virtio-net headers. Throws SYSCALL, PERMISSION. */
+export function openPacketSocket(): number {
   const c = libc()
   // Protocol 0: nothing is received until bind, so no frame of another device slips in.
   const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
@@ -56,15 +57,19 @@ export function openPacketSocket(ifindex: number, device: string): number {
     // and a tcpdump on the device does not see what is sent. On a veth or TAP it would save next to nothing.
     setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_RCVBUFFORCE')
     setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_SNDBUFFORCE')
-    const membership = new Uint8Array(16)
-    new DataView(membership.buffer).setInt32(0, ifindex, true)
-    new DataView(membership.buffer).setUint16(4, PACKET_MR_PROMISC, true)
-    setOption(fd, SOL_PACKET, PacketOption.ADD_MEMBERSHIP, membership, `make ${device} promiscuous`)
     return fd
   } catch (error) {
     c.close(fd)
     throw error
   }
+}
+
+/** Has a device take all frames while the socket is open. It waits for rtnl. */
+export function promiscuous(fd: number, ifindex: number, device: string): SlowOption {
+  const value = new Uint8Array(16)
+  new DataView(value.buffer).setInt32(0, ifindex, true)
+  new DataView(value.buffer).setUint16(4, PACKET_MR_PROMISC, true)
+  return { fd, level: SOL_PACKET, name: PacketOption.ADD_MEMBERSHIP, value, what: `make ${device} promiscuous` }
 }
 
 /** From here on the socket receives every frame of the device. */

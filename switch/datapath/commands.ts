@@ -20,7 +20,7 @@ interface Network {
 export class CommandHandlers {
   private readonly loop: DatapathLoop
   private readonly counters: CounterTable
-  private readonly oversize = new OversizeSender()
+  private readonly oversize: OversizeSender
   private readonly networks = new Map<string, Network>()
 
   constructor(input: WorkerInput) {
@@ -33,6 +33,7 @@ export class CommandHandlers {
           if (ports.has(index)) post({ kind: 'unbound', network, port: index, ifindex })
       },
     )
+    this.oversize = new OversizeSender(input.oversize)
   }
 
   /** Until `stop`, or until something fails that must not. */
@@ -110,24 +111,16 @@ export class CommandHandlers {
       this.networks.set(name, { forwarder, ports: new Map() })
       return null
     },
-    addPort: ({ network, spec, device }) => {
+    addPort: ({ network, spec, device, sockets }) => {
       const { forwarder, ports } = this.network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
-      const port = new PacketPort(
-        spec.index,
-        spec.name,
-        device.device,
-        device.ifindex,
-        this.oversize,
-        this.counters,
-        say,
-      )
+      const port = new PacketPort(spec.index, spec.name, device, sockets, this.oversize, this.counters, say)
       const added = forwarder.addPort(spec, port)
       // Before any frame: the peer must know that this end is new to read what comes from it.
       if (added.isTrunk) forwarder.trunks.greet(added, nowMs())
       ports.set(spec.index, port)
       this.loop.addPort(spec.index, port, forwarder)
-      return null
+      return port.asideFd
     },
     removePort: ({ network, index }) => {
       const { forwarder, ports } = this.network(network)

@@ -6,10 +6,18 @@ import { EventEmitter } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
+import {
+  closeAll,
+  closePortSockets,
+  openPortSockets,
+  openSendRings,
+  type PortSockets,
+} from '../../src/linux/port-sockets.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
+import { OVERSIZE_SHAPES } from '../port/oversize-sender.js'
 import type {
   CommandName,
   Commands,
@@ -22,6 +30,7 @@ import type {
 } from './protocol.js'
 
 const COMMAND_DEADLINE_MS = 5000
+const STOP_DEADLINE_MS = 2000
 const EFD_NONBLOCK_CLOEXEC = 0o2004000
 /** A worker that fails more often than this within a minute is not started again: something is wrong beyond repair. */
 const RESTARTS_PER_MINUTE = 5
@@ -44,6 +53,8 @@ export interface NetworkArgs {
   /** Colors below it are of a former incarnation of the network. */
   readonly fence: number
 }
+
+export type PortArgs = Omit<Commands['addPort']['args'], 'sockets'>
 
 const newBootId = () => randomBytes(8).toString('hex')
 
@@ -75,7 +86,14 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   private readonly restartTimes: number[] = []
   /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
   private readonly networks = new Map<string, NetworkArgs>()
-  private readonly ports = new Map<number, Commands['addPort']['args']>()
+  private readonly ports = new Map<number, PortArgs>()
+  /** Sockets by port that the worker may use: closed when it has said that it does not any more, or has ended. */
+  private readonly sockets = new Map<number, PortSockets>()
+  /** Ports whose sockets are being opened. */
+  private opening = 0
+  private oversize: readonly number[] = []
+  /** Sockets that are being closed. */
+  private readonly closing = new Set<Promise<void>>()
 
   constructor(options: DatapathOptions) {
     super()
@@ -84,7 +102,9 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   async start(): Promise<void> {
+    this.oversize = await openSendRings(OVERSIZE_SHAPES)
     const input: WorkerInput = {
+      oversize: this.oversize,
       counters: this.counters.buffer as SharedArrayBuffer,
       wakeFd: this.wakeFd,
       poll: this.options.poll,
@@ -138,9 +158,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.networks.set(args.options.network, args)
   }
 
-  async addPort(args: Commands['addPort']['args']): Promise<void> {
+  /** Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. Several at a time take little longer than one. */
+  async addPort(args: PortArgs): Promise<void> {
     this.clearCounters(args.spec.index)
-    await this.call('addPort', args)
+    await this.openPort(args)
     // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
     this.ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
   }
@@ -157,9 +178,53 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await this.call('portChanged', { network, index, device })
   }
 
+  private async openPort(args: PortArgs): Promise<void> {
+    const { index } = args.spec
+    this.opening++
+    // When all that are opened together have been counted: the more there are, the smaller the rings.
+    await Promise.resolve()
+    const sockets = await openPortSockets(args.device, this.sockets.size + this.opening).finally(() => this.opening--)
+    this.sockets.set(index, sockets)
+    try {
+      const aside = await this.call('addPort', { ...args, sockets })
+      this.sockets.set(index, { ...sockets, aside })
+    } catch (error) {
+      // After a deadline it may be done yet: the worker has them until it ends.
+      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.closeSockets(index)
+      throw error
+    }
+  }
+
+  /** Its sockets are closed after it has settled, and nobody waits for that. */
   async removePort(network: string, index: number): Promise<void> {
     this.ports.delete(index)
     await this.call('removePort', { network, index })
+    this.closeSockets(index)
+  }
+
+  private closeSockets(index: number): void {
+    const sockets = this.sockets.get(index)
+    if (sockets === undefined) return
+    this.sockets.delete(index)
+    this.closeAside(closePortSockets(sockets))
+  }
+
+  private closeAside(closed: Promise<void>): void {
+    // A descriptor is gone whatever close says of it.
+    const settled = closed.catch(() => undefined).finally(() => this.closing.delete(settled))
+    this.closing.add(settled)
+  }
+
+  /** All sockets of a worker that has ended, and what it had mapped with it; call the result to close them. */
+  private takeSockets(): () => void {
+    const ports = [...this.sockets.values()]
+    const { oversize } = this
+    this.sockets.clear()
+    this.oversize = []
+    return () => {
+      for (const sockets of ports) this.closeAside(closePortSockets(sockets))
+      this.closeAside(closeAll(oversize))
+    }
   }
 
   /** Remembers the highest epoch of a network, so that a restarted worker never goes back. */
@@ -181,10 +246,19 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async stop(): Promise<void> {
     this.stopping = true
     const worker = this.worker
-    if (worker === null) return
+    if (worker === null) {
+      this.takeSockets()()
+      await Promise.all(this.closing)
+      return
+    }
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     await this.call('stop', null).catch(() => undefined)
-    await Promise.race([ended, worker.terminate()])
+    // By itself it unmaps its rings before it ends; a mapped one keeps its socket open.
+    const timer = setTimeout(() => void worker.terminate(), STOP_DEADLINE_MS)
+    await ended
+    clearTimeout(timer)
+    this.takeSockets()()
+    await Promise.all(this.closing)
   }
 
   private take(message: Exclude<FromWorker, Start>): void {
@@ -216,24 +290,30 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       this.emit('dead', failure)
       return
     }
+    // After the new ones are open: what closes is in nobody's way.
+    const closeFormer = this.takeSockets()
     try {
       await this.start()
       this.bootId = newBootId()
-      this.bootedAt = Math.round(nowMs())
+      this.bootedAt = Date.now()
       for (const args of this.networks.values()) await this.sendNetwork(args)
-      for (const [index, args] of this.ports) {
-        try {
-          await this.call('addPort', args)
-        } catch (error) {
-          if (this.worker === null) throw error
-          this.ports.delete(index)
-          this.emit('lost', index, error as Error)
-        }
-      }
+      await Promise.all([...this.ports.values()].map((args) => this.openAgain(args)))
       this.restarts++
       this.emit('restarted', failure)
     } catch (error) {
       this.emit('dead', error instanceof Error ? error : new Error(String(error)))
+    } finally {
+      closeFormer()
+    }
+  }
+
+  private async openAgain(args: PortArgs): Promise<void> {
+    try {
+      await this.openPort(args)
+    } catch (error) {
+      if (this.worker === null) throw error
+      this.ports.delete(args.spec.index)
+      this.emit('lost', args.spec.index, error as Error)
     }
   }
 

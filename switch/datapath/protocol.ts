@@ -4,16 +4,12 @@
 import type { Policy } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
+import type { PortDevice, PortSockets } from '../../src/linux/port-sockets.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { PortTrouble } from '../port/port.js'
-
-export interface DeviceSpec {
-  readonly device: string
-  readonly ifindex: number
-}
 
 /** How the loop waits for frames: `sleep` in poll at once, `busy` never, `adaptive` after a bounded spin. */
 export type PollMode = 'adaptive' | 'busy' | 'sleep'
@@ -49,7 +45,11 @@ export interface Opening {
 
 export interface Commands {
   addNetwork: { args: { options: NetworkOptions; epoch: number; fence: number }; result: null }
-  addPort: { args: { network: string; spec: PortSpec; device: DeviceSpec }; result: null }
+  /**
+   * The sockets stay the control thread's, which closes them when the port is removed or the worker has ended. So does one that the
+   * worker has opened besides: the result; -1, none.
+   */
+  addPort: { args: { network: string; spec: PortSpec; device: PortDevice; sockets: PortSockets }; result: number }
   removePort: { args: { network: string; index: number }; result: null }
   /** The device under a port is not what it was when the port was added. */
   portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
@@ -137,6 +137,8 @@ export interface WorkerInput {
   /** eventfd that wakes the loop out of poll. */
   readonly wakeFd: number
   readonly poll: PollMode
+  /** Sockets for frames that are longer than messages may be. */
+  readonly oversize: readonly number[]
   /** Microseconds that `adaptive` spins after the last frame. */
   readonly spinUs: number
 }

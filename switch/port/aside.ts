@@ -44,7 +44,8 @@ export class AsideSocket {
   unfinished = false
   fragment = 0
   mtu = 0
-  private readonly fd: number
+  /** Its owner's to close, after `close`. */
+  readonly fd: number
   private readonly filters: RingFilters
   private readonly ifindex: number
   /** Mapped when the first frame has come: most ports never get one. */
@@ -64,7 +65,12 @@ export class AsideSocket {
     if (filters === null) return null
     filters.keepFromRing(ring)
     const fd = openAsideSocket(ifindex, device, (socket) => filters.setAside(socket))
-    asideEvents().add(fd)
+    try {
+      asideEvents().add(fd)
+    } catch (error) {
+      libc().close(fd)
+      throw error
+    }
     return new AsideSocket(fd, ifindex, filters)
   }
 
@@ -104,7 +110,7 @@ export class AsideSocket {
   }
 
   close(): void {
-    libc().close(this.fd)
+    asideEvents().remove(this.fd)
     if (this.arena !== null) releaseArena(this.arena)
   }
 

@@ -6,19 +6,15 @@
 import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type Arena, mapShared, releaseArena } from '../../src/linux/arena.js'
 import { Errno, errno, libc } from '../../src/linux/libc.js'
-import { enableTransmitRing, SEND_DATA_AT, TpSendStatus } from '../../src/linux/packet-ring.js'
-import { linkAddress, MSG_DONTWAIT, openSendSocket } from '../../src/linux/packet-socket.js'
+import { SEND_DATA_AT, type SendShape, TpSendStatus } from '../../src/linux/packet-ring.js'
+import { linkAddress, MSG_DONTWAIT } from '../../src/linux/packet-socket.js'
 import { copyWithTags } from './tagged-copy.js'
 
-interface Shape {
-  readonly slots: number
-  readonly slot: number
-  readonly block: number
-}
-
 /** For devices with the usual MTU; and for any, up to 64 KiB. Slots stay taken while a frame is in a device's queue. */
-const USUAL: Shape = { slots: 512, slot: 2048, block: 64 * 1024 }
-const ANY: Shape = { slots: 60, slot: 68 * 1024, block: 15 * 68 * 1024 }
+const USUAL: SendShape = { slots: 512, slot: 2048, block: 64 * 1024 }
+const ANY: SendShape = { slots: 60, slot: 68 * 1024, block: 15 * 68 * 1024 }
+/** The rings of the sockets that a sender needs. */
+export const OVERSIZE_SHAPES: readonly SendShape[] = [USUAL, ANY]
 const TAGS = 8
 
 /** struct tpacket2_hdr, as indexes of 32-bit words in a slot. */
@@ -33,15 +29,10 @@ export class OversizeSender {
   private readonly usual: Ring
   private readonly any: Ring
 
-  /** Throws SYSCALL, PERMISSION. */
-  constructor() {
-    this.usual = new Ring(USUAL)
-    try {
-      this.any = new Ring(ANY)
-    } catch (error) {
-      this.usual.close()
-      throw error
-    }
+  /** The sockets, of OVERSIZE_SHAPES, are the caller's to close, after `close`. Throws SYSCALL. */
+  constructor([usual, any]: readonly number[]) {
+    this.usual = new Ring(usual!, USUAL)
+    this.any = new Ring(any!, ANY)
   }
 
   /** Returns 0, or the errno why the frame was not sent; EAGAIN: there was no room. */
@@ -61,21 +52,15 @@ class Ring {
   private readonly fd: number
   private readonly arena: Arena
   private readonly status: Int32Array
-  private readonly shape: Shape
+  private readonly shape: SendShape
   private next = 0
   private readonly address = linkAddress(0, 0)
   private readonly addressView = new DataView(this.address.buffer)
 
-  constructor(shape: Shape) {
+  constructor(fd: number, shape: SendShape) {
+    this.fd = fd
     this.shape = shape
-    this.fd = openSendSocket(null)
-    try {
-      enableTransmitRing(this.fd, shape.slots, shape.slot, shape.block)
-      this.arena = mapShared(this.fd, shape.slots * shape.slot)
-    } catch (error) {
-      libc().close(this.fd)
-      throw error
-    }
+    this.arena = mapShared(fd, shape.slots * shape.slot)
     this.status = new Int32Array(this.arena.bytes.buffer)
   }
 
@@ -103,6 +88,5 @@ class Ring {
 
   close(): void {
     releaseArena(this.arena)
-    libc().close(this.fd)
   }
 }

@@ -4,13 +4,8 @@
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Vnet } from '../../src/frame/gso-headers.js'
 import { libc } from '../../src/linux/libc.js'
-import {
-  bindPacketSocket,
-  isBoundTo,
-  openPacketSocket,
-  readKernelDrops,
-  takeSocketError,
-} from '../../src/linux/packet-socket.js'
+import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../src/linux/packet-socket.js'
+import type { PortDevice, PortSockets } from '../../src/linux/port-sockets.js'
 import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
 import { Aside, AsideSocket } from './aside.js'
 import type { OversizeSender } from './oversize-sender.js'
@@ -21,8 +16,6 @@ import { SPILL_BATCH, Spill } from './spill.js'
 import { TransmitQueue } from './transmit-queue.js'
 
 const BATCH = 64
-/** 4 MiB of ring per port: some 2000 small frames while the datapath is elsewhere. */
-const RING_SLOTS = 2048
 /** How long a jammed ring may stay so. */
 const JAM_LOOK_MS = 100
 
@@ -50,13 +43,16 @@ export class PacketPort implements Port {
   private readonly told = new Set<PortTrouble>()
   private readonly say: (trouble: PortTrouble) => void
 
-  /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
+  /**
+   * From here on it receives, into its ring. The sockets are the caller's to close, after `close`, and so they are when this throws:
+   * SYSCALL, DEVICE_MISSING.
+   */
   constructor(
     index: number,
     name: string,
-    device: string,
-    ifindex: number,
-    oversize: OversizeSender,
+    { device, ifindex }: PortDevice,
+    sockets: PortSockets,
+    oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
     say: (trouble: PortTrouble) => void = () => undefined,
   ) {
@@ -66,20 +62,20 @@ export class PacketPort implements Port {
     this.counters = counters
     this.say = say
     this.row = index * ROW
-    this.fd = openPacketSocket(ifindex, device)
+    this.fd = sockets.receive
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
-      ring = new ReceiveRing(this.fd, RING_SLOTS)
-      transmit = new TransmitQueue(this.fd, ifindex, device, oversize, counters, this.row)
+      ring = new ReceiveRing(this.fd, sockets.receiveSlots)
+      transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.row)
       this.aside = AsideSocket.open(this.fd, ifindex, device)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.aside?.close()
+      if (this.aside !== null) libc().close(this.aside.fd)
       transmit?.close()
       // A mapped ring keeps its socket open without a descriptor.
       ring?.close()
-      libc().close(this.fd)
       throw error
     }
     this.ring = ring
@@ -220,12 +216,16 @@ export class PacketPort implements Port {
     return isBoundTo(this.fd, this.ifindex)
   }
 
+  /** A socket that the port has opened itself, the caller's to close as the others; -1: none. */
+  get asideFd(): number {
+    return this.aside?.fd ?? -1
+  }
+
   woken(): void {
     this.aside?.woken()
   }
 
   close(): void {
-    libc().close(this.fd)
     this.aside?.close()
     this.transmit.close()
     this.spill.close()

@@ -29,9 +29,9 @@ export class ReceiveRing {
   private next = 0
   private oldest = 0
 
+  /** Of a socket that has a ring of so many slots. */
   constructor(fd: number, slots: number) {
     this.fd = fd
-    enableReceiveRing(fd, slots)
     this.arena = mapShared(fd, slots * RING_SLOT)
     this.status = new Int32Array(this.arena.bytes.buffer)
     this.slots = slots

@@ -9,6 +9,7 @@ import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../src/fram
 import { type Arena, mapArena, releaseArena } from '../../src/linux/arena.js'
 import { Errno, errno, libc } from '../../src/linux/libc.js'
 import { MessageLayout, MSG_DONTWAIT, readMtu } from '../../src/linux/packet-socket.js'
+import type { PortSockets } from '../../src/linux/port-sockets.js'
 import { Counter, type CounterTable, Drop } from '../forwarding/counters.js'
 import { roomForAny, Way, wayOut } from './frame-room.js'
 import type { OversizeSender } from './oversize-sender.js'
@@ -39,26 +40,25 @@ export class TransmitQueue {
   private readonly gso = new Uint8Array(BATCH)
   private readonly ring: TransmitRing
   private readonly ifindex: number
-  private readonly oversize: OversizeSender
+  private readonly oversize: Pick<OversizeSender, 'send'>
   /** Frames up to this length fit the device. 0: look at its MTU first. */
   private room = 0
   private mtu = 0
 
-  /** `fd`: a packet socket on the device. Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
+  /** Throws SYSCALL. */
   constructor(
-    fd: number,
+    sockets: PortSockets,
     ifindex: number,
-    device: string,
-    oversize: OversizeSender,
+    oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
     row: number,
   ) {
-    this.fd = fd
+    this.fd = sockets.receive
     this.ifindex = ifindex
     this.oversize = oversize
     this.counters = counters
     this.row = row
-    this.ring = new TransmitRing(ifindex, device)
+    this.ring = new TransmitRing(sockets.transmit, sockets.transmitSlots)
     this.control = mapArena(CONTROL_SIZE)
     const { words, addressLow, addressHigh } = this.control
     for (let i = 0; i < BATCH; i++) {

@@ -9,12 +9,10 @@
 import { type Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { type Arena, mapShared, releaseArena } from '../../src/linux/arena.js'
 import { libc } from '../../src/linux/libc.js'
-import { enableTransmitRing, SEND_DATA_AT, SEND_SLOT, TpSendStatus } from '../../src/linux/packet-ring.js'
-import { MSG_DONTWAIT, openSendSocket } from '../../src/linux/packet-socket.js'
+import { SEND_DATA_AT, SEND_SLOT, TpSendStatus } from '../../src/linux/packet-ring.js'
+import { MSG_DONTWAIT } from '../../src/linux/packet-socket.js'
 import { copyWithTags } from './tagged-copy.js'
 
-const SLOTS = 256
-const MASK = SLOTS - 1
 /** Longer frames are not copied by us. */
 const LONGEST = 512
 
@@ -33,25 +31,22 @@ export class TransmitRing {
   private readonly status: Int32Array
   /** The oldest slot that waits; the kernel's own position while nothing does. */
   private first = 0
-  private readonly lengths = new Int32Array(SLOTS)
+  private readonly lengths: Int32Array
+  private readonly slots: number
 
-  /** Throws SYSCALL, PERMISSION or DEVICE_MISSING. */
-  constructor(ifindex: number, device: string) {
-    this.fd = openSendSocket({ ifindex, device })
-    try {
-      enableTransmitRing(this.fd, SLOTS)
-      this.arena = mapShared(this.fd, SLOTS * SEND_SLOT)
-    } catch (error) {
-      libc().close(this.fd)
-      throw error
-    }
+  /** `fd`: a socket bound to the device, with a transmit ring of so many slots, a power of two. Throws SYSCALL. */
+  constructor(fd: number, slots: number) {
+    this.fd = fd
+    this.slots = slots
+    this.lengths = new Int32Array(slots)
+    this.arena = mapShared(fd, slots * SEND_SLOT)
     this.status = new Int32Array(this.arena.bytes.buffer)
   }
 
   /** Copies a frame into the next slot, with its tags. False: it has to go another way. */
   add(frame: Frame, serviceTci: number): boolean {
     if (frame.length > LONGEST || frame.address === 0 || frame.bytes[frame.vnet + 1] !== 0) return false
-    const slot = (this.first + this.pending) & MASK
+    const slot = (this.first + this.pending) & (this.slots - 1)
     // The kernel's buffer may outlive the call: a slot is free when the frame has left the device or its queue.
     if (Atomics.load(this.status, slot * WORDS_PER_SLOT + STATUS) !== TpSendStatus.AVAILABLE) return false
     const at = slot * SEND_SLOT + SEND_DATA_AT
@@ -70,38 +65,37 @@ export class TransmitRing {
     libc().send(this.fd, null, 0, MSG_DONTWAIT)
     let taken = this.pending
     // In order, and none behind one that it does not take: the last one says whether there is any.
-    while (taken > 0 && this.waits((this.first + taken - 1) & MASK)) taken--
+    while (taken > 0 && this.waits((this.first + taken - 1) & (this.slots - 1))) taken--
     this.takenBytes = 0
-    for (let i = 0; i < taken; i++) this.takenBytes += this.lengths[(this.first + i) & MASK]
-    this.first = (this.first + taken) & MASK
+    for (let i = 0; i < taken; i++) this.takenBytes += this.lengths[(this.first + i) & (this.slots - 1)]
+    this.first = (this.first + taken) & (this.slots - 1)
     this.pending -= taken
     return taken
   }
 
   /** Address and length, virtio-net header included, of the i-th frame that waits. */
   addressOf(i: number): number {
-    return this.arena.address + ((this.first + i) & MASK) * SEND_SLOT + SEND_DATA_AT
+    return this.arena.address + ((this.first + i) & (this.slots - 1)) * SEND_SLOT + SEND_DATA_AT
   }
 
   lengthOf(i: number): number {
-    return this.status[((this.first + i) & MASK) * WORDS_PER_SLOT + LENGTH]
+    return this.status[((this.first + i) & (this.slots - 1)) * WORDS_PER_SLOT + LENGTH]
   }
 
   /** The same as it came: neither header nor pushed tags. */
   frameLength(i: number): number {
-    return this.lengths[(this.first + i) & MASK]
+    return this.lengths[(this.first + i) & (this.slots - 1)]
   }
 
   /** Forgets what waits. */
   clear(): void {
     for (; this.pending > 0; this.pending--) {
-      const slot = (this.first + this.pending - 1) & MASK
+      const slot = (this.first + this.pending - 1) & (this.slots - 1)
       Atomics.store(this.status, slot * WORDS_PER_SLOT + STATUS, TpSendStatus.AVAILABLE)
     }
   }
 
   close(): void {
-    libc().close(this.fd)
     releaseArena(this.arena)
   }
 

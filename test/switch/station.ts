@@ -4,9 +4,9 @@ import { closeSync, openSync } from 'node:fs'
 import koffi from 'koffi'
 import type { Test } from 'tap'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { check, errnoName, libc } from '../../src/linux/libc.js'
+import { check, Errno, errnoName, libc } from '../../src/linux/libc.js'
+import { closePortSocketsNow, openPortSocketsNow, type PortSockets } from '../../src/linux/port-sockets.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
-import { OversizeSender } from '../../switch/port/oversize-sender.js'
 import { PacketPort } from '../../switch/port/packet-port.js'
 import { until } from '../lab/command.js'
 
@@ -37,18 +37,21 @@ export function inNamespace<T>(name: string, act: () => T): T {
 
 export class Station {
   readonly port: PacketPort
-  private readonly oversize: OversizeSender
+  private readonly sockets: PortSockets
   private readonly frames: FrameCopy[] = []
 
   constructor(namespace: string, device: string) {
-    this.oversize = inNamespace(namespace, () => new OversizeSender())
+    const ifindex = inNamespace(namespace, () => libc().if_nametoindex(device))
+    this.sockets = inNamespace(namespace, () => openPortSocketsNow({ device, ifindex }, 1))
     try {
+      // A station's own frames go by `send`, as they are: it needs none of a port's ways for the longest.
+      const oversize = { send: () => Errno.EMSGSIZE }
       this.port = inNamespace(
         namespace,
-        () => new PacketPort(0, device, device, libc().if_nametoindex(device), this.oversize, createCounters()),
+        () => new PacketPort(0, device, { device, ifindex }, this.sockets, oversize, createCounters()),
       )
     } catch (thrown) {
-      this.oversize.close()
+      closePortSocketsNow(this.sockets)
       throw thrown
     }
   }
@@ -84,7 +87,7 @@ export class Station {
 
   close(): void {
     this.port.close()
-    this.oversize.close()
+    closePortSocketsNow({ ...this.sockets, aside: this.port.asideFd })
   }
 }
 

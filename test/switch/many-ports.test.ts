@@ -1,0 +1,173 @@
+// Ports open and close side by side, and beside the forwarding: many of them come and go, others lose nothing by it, and what
+// cannot be opened leaves nothing behind.
+
+import { readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import { openPortSockets, ringSlots } from '../../src/linux/port-sockets.js'
+import { Datapath } from '../../switch/datapath/datapath.js'
+import { run, until } from '../lab/command.js'
+import { patience } from '../patience.js'
+import { idOf, stations, testFrame } from './station.js'
+import { root, World } from './world.js'
+
+t.setTimeout(patience(180_000))
+
+const openDescriptors = () => readdirSync('/proc/self/fd').length
+const packetSockets = async (world: World) =>
+  (await world.in('host', 'cat', '/proc/net/packet')).trim().split('\n').length - 1
+
+async function batch(world: World, label: string, lines: readonly string[]): Promise<void> {
+  const file = join(world.directory, 'batch')
+  writeFileSync(file, `${lines.join('\n')}\n`)
+  await run('ip', ['-n', world.name(label), '-batch', file], 60_000)
+}
+
+/** So many veths, `p0` and on in `host`, their other ends `e0` and on in `ends`. */
+async function manyCables(t: { teardown(end: () => Promise<void>): void }, count: number) {
+  const world = World.for(t)
+  await world.namespace('host')
+  await world.namespace('ends')
+  const all = Array.from({ length: count }, (_, i) => i)
+  const peer = (i: number) => `peer name e${i} netns ${world.name('ends')}`
+  await batch(
+    world,
+    'host',
+    all.map((i) => `link add p${i} type veth ${peer(i)}`),
+  )
+  await batch(
+    world,
+    'host',
+    all.map((i) => `link set p${i} up`),
+  )
+  await batch(
+    world,
+    'ends',
+    all.map((i) => `link set e${i} up`),
+  )
+  const ports = Object.fromEntries(all.map((i) => [`port${i}`, { device: `p${i}`, kind: 'plain' }]))
+  return { world, content: { networks: { lab0: { ports } } }, all }
+}
+
+/** A frame that enters by the first port leaves by each other one. */
+async function floods(world: World, count: number): Promise<number> {
+  const sent = (i: number) => `/sys/class/net/p${i}/statistics/tx_packets`
+  const files = Array.from({ length: count - 1 }, (_, i) => sent(i + 1))
+  const read = async () => (await world.in('host', 'cat', ...files)).trim().split('\n').map(Number)
+  const before = await read()
+  const bytes = Buffer.from(testFrame(1)).toString('hex')
+  const program = `import socket; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,0); s.bind(('e0',0)); s.send(bytes.fromhex('${bytes}'))`
+  await world.in('ends', 'python3', '-c', program)
+  let reached = 0
+  await until('a flood', 10_000, async () => {
+    const now = await read()
+    reached = now.filter((sent, i) => sent > before[i]!).length
+    return reached === files.length ? true : undefined
+  }).catch(() => undefined)
+  return reached
+}
+
+t.test('200 ports come, their datapath is started again, and they go', root, async (t) => {
+  const count = 200
+  const { world, content } = await manyCables(t, count)
+  const hook = pathToFileURL(join(import.meta.dirname, 'crash-hook.js')).href
+  const daemon = await world.switch('host', content, ['--import', hook])
+  const ports = await daemon.client.ports({ deadlineMs: patience(10_000) })
+  t.same(
+    ports.map(({ name }) => name),
+    Object.keys(content.networks.lab0.ports),
+    'in the order of the configuration',
+  )
+  t.equal(await floods(world, count), count - 1)
+  const sockets = await packetSockets(world)
+  daemon.signal('SIGUSR2')
+  await until('the restart', 20_000, async () => {
+    const status = await daemon.client.status({ deadlineMs: patience(1000) }).catch(() => undefined)
+    return status?.datapathRestarts === 1 ? true : undefined
+  })
+  t.equal(await floods(world, count), count - 1, 'all work again')
+  await until('the former sockets', 10_000, async () => ((await packetSockets(world)) === sockets ? true : undefined))
+  t.equal(await daemon.stop(), 0)
+  t.equal(await packetSockets(world), 0)
+  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/, 'devices are given back')
+})
+
+t.test('what cannot be opened for want of descriptors leaves nothing, and devices as they were', root, async (t) => {
+  const { world, content } = await manyCables(t, 40)
+  const file = world.configFile('host', content)
+  const { code, stderr } = await world.refused('host', file, ['prlimit', '--nofile=90'])
+  t.equal(code, 1)
+  t.match(stderr, /EMFILE/)
+  t.equal(await packetSockets(world), 0)
+  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/)
+})
+
+t.test('ports come and go while others carry frames: these lose none', root, async (t) => {
+  const world = World.for(t)
+  await world.namespace('host')
+  for (const label of ['one', 'two', 'three']) await world.endpoint(label, 'host')
+  const ports = Object.fromEntries(['one', 'two', 'three'].map((name) => [name, { device: name, kind: 'plain' }]))
+  const daemon = await world.switch('host', { networks: { lab0: { ports } } })
+  const [one, two] = stations(t, world, 'one', 'two')
+  two!.send(testFrame(0, { to: 1, from: 2 }))
+  await one!.collect(1)
+  let sent = 0
+  const sending = setInterval(() => {
+    for (let i = 0; i < 5; i++) one!.send(testFrame(++sent, { to: 2, from: 1 }))
+  }, 2)
+  const got: number[] = []
+  const take = () => void got.push(...two!.received().map(idOf))
+  const becomes = (what: string, is: () => boolean | Promise<boolean>) =>
+    until(what, 10_000, async () => {
+      take()
+      return (await is()) ? true : undefined
+    })
+  for (let round = 0; round < 8; round++) {
+    await world.ip('host', 'link', 'del', 'three')
+    await becomes('it to be gone', async () => (await daemon.port('three')).waiting === true)
+    await world.cable(['three', 'eth0'], ['host', 'three'])
+    await becomes('it to be back', async () => (await daemon.port('three')).up)
+  }
+  clearInterval(sending)
+  await becomes('the last frame', () => got.at(-1) === sent).catch(() => undefined)
+  t.ok(sent > 500, `${sent} frames`)
+  t.equal(got.length, sent, 'none is lost')
+  const { counters } = await daemon.port('one')
+  t.equal(counters.kernelDrops, 0)
+})
+
+t.test('a port that the datapath refuses, and one without a device, leave no descriptor', root, async (t) => {
+  const datapath = new Datapath({ poll: 'sleep', spinUs: 0 })
+  await datapath.start()
+  t.teardown(() => datapath.stop())
+  const spec = {
+    index: 0,
+    name: 'a',
+    kind: 'plain',
+    vm: null,
+    epoch: 0,
+    mac: new Uint8Array(6),
+    queueLength: 1000,
+  } as const
+  const device = { device: 'lo', ifindex: 1 }
+  const before = openDescriptors()
+  for (let i = 0; i < 3; i++) {
+    await t.rejects(datapath.addPort({ network: 'none', spec, device }), { code: 'NETWORK_UNKNOWN' })
+    await t.rejects(datapath.addPort({ network: 'none', spec, device: { device: 'x', ifindex: 0x7ffffff } }))
+    await t.rejects(openPortSockets({ device: 'x', ifindex: 0x7ffffff }, 1))
+  }
+  await until('the sockets to be closed', 5000, () => (openDescriptors() === before ? true : undefined))
+  t.pass()
+})
+
+t.test('rings for more ports are smaller', async (t) => {
+  t.same(ringSlots(2), { receive: 2048, transmit: 256 })
+  t.same(ringSlots(40), { receive: 2048, transmit: 256 })
+  t.same(ringSlots(200), { receive: 256, transmit: 128 })
+  for (let ports = 1; ports < 320; ports++) {
+    const { receive } = ringSlots(ports)
+    t.ok(Number.isInteger(Math.log2(receive)) && receive >= 256)
+    t.ok(receive * ports <= 80 * 1024, `${ports}`)
+  }
+})
