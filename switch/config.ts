@@ -35,7 +35,7 @@ export type UplinkColor = Static<typeof UplinkColor>
 
 export const PortConfig = Type.Object(
   {
-    /** The network device that becomes the port: a TAP, a veth, a NIC. It may come later. */
+    /** The network device that becomes the port: a TAP, a veth, a NIC; but for members also by another name that it has (altname). It may come later. */
     device: DeviceName,
     /** Default: member when `vm` is given, else plain. */
     kind: Type.Optional(PortKind),
