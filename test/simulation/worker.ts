@@ -346,13 +346,27 @@ export class Worker {
   private watchEarly(): void {
     const { agent, world } = this.daemon
     for (const network of world.networks) {
-      if (agent?.sessions.snapshotOf(networkName(network))?.state !== 'prepared') this.earlySince[network] = null
-      else if (this.earlySince[network] === null) {
-        // Behind the gates that another network has closed anything may wait.
-        const waits = this.forwarders[network].ports.some((port) => port.hold.length > 0 && !port.closed)
-        if (waits) this.earlySince[network] = world.time.now
-      }
+      const session = agent?.sessions.snapshotOf(networkName(network))
+      if (session?.state !== 'prepared') this.earlySince[network] = null
+      else if (this.earlySince[network] === null && this.holdsFrom(network, session.request.epoch))
+        this.earlySince[network] = world.time.now
     }
+  }
+
+  /**
+   * Whether frames from after a cut wait. Behind the gates that another network has closed anything may; and where a host has not
+   * heard that an epoch was used up by a restore that was undone, frames of that epoch.
+   */
+  private holdsFrom(network: number, epoch: number): boolean {
+    let found = false
+    for (const { hold, closed } of this.forwarders[network].ports) {
+      if (closed || hold.length === 0) continue
+      hold.sift((copy) => {
+        found ||= copy.color >= epoch
+        return true
+      })
+    }
+    return found
   }
 
   private read(port: number, most: number): number {
