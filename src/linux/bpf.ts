@@ -168,6 +168,7 @@ function loadFilter(program: Uint8Array): number {
 export class RingFilters {
   private readonly keeping: number
   private readonly aside: number
+  private readonly refusing: number
   private readonly map: number
   private readonly arena: Arena
   private readonly cells: Int32Array
@@ -179,6 +180,7 @@ export class RingFilters {
     const refused = move(0, 0)
     this.keeping = loadFilter(assemble(choose(kernelWritesUdp, [refused], [taken])))
     this.aside = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.map), taken], [refused])))
+    this.refusing = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.map), refused], [taken])))
     this.arena = mapShared(this.map, MAP_BYTES)
     this.cells = new Int32Array(this.arena.bytes.buffer)
   }
@@ -188,6 +190,11 @@ export class RingFilters {
     attach(fd, this.keeping)
   }
 
+  /** The same for a device whose frames of that kind nobody reads: they are counted. */
+  refuse(fd: number): void {
+    attach(fd, this.refusing)
+  }
+
   /** From now on the socket gets those frames only. */
   setAside(fd: number): void {
     attach(fd, this.aside)
@@ -195,7 +202,7 @@ export class RingFilters {
 
   close(): void {
     releaseArena(this.arena)
-    for (const fd of [this.keeping, this.aside, this.map]) libc().close(fd)
+    for (const fd of [this.keeping, this.aside, this.refusing, this.map]) libc().close(fd)
   }
 
   /** How many frames of a device were set aside, ever; goes round at 2^31. */

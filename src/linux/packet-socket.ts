@@ -1,5 +1,6 @@
 // AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), none of our own back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
 
+import { mapArena, releaseArena } from './arena.js'
 import { check, libc } from './libc.js'
 import type { SlowOption } from './packet-ring.js'
 
@@ -137,6 +138,27 @@ export function readMtu(fd: number, ifindex: number): number | null {
   requestView.setInt32(REQUEST_VALUE, ifindex, true)
   if (libc().ioctl(fd, SIOCGIFNAME, request) < 0 || libc().ioctl(fd, SIOCGIFMTU, request) < 0) return null
   return requestView.getInt32(REQUEST_VALUE, true)
+}
+
+const SIOCETHTOOL = 0x8946
+const ETHTOOL_GDRVINFO = 3
+/** struct ethtool_drvinfo: command, then the driver's name. */
+const DRVINFO_LENGTH = 196
+
+/** The name of a device's driver ("veth", "tun"); empty when it is not known. */
+export function driverOf(fd: number, ifindex: number): string {
+  const information = mapArena(DRVINFO_LENGTH)
+  try {
+    requestView.setInt32(REQUEST_VALUE, ifindex, true)
+    if (libc().ioctl(fd, SIOCGIFNAME, request) < 0) return ''
+    information.view.setUint32(0, ETHTOOL_GDRVINFO, true)
+    requestView.setBigUint64(REQUEST_VALUE, BigInt(information.address), true)
+    if (libc().ioctl(fd, SIOCETHTOOL, request) < 0) return ''
+    const name = information.bytes.slice(4, 36)
+    return new TextDecoder().decode(name.subarray(0, name.indexOf(0)))
+  } finally {
+    releaseArena(information)
+  }
 }
 
 /** Frames the kernel has dropped since the last call, for want of room in the receive buffer. */
