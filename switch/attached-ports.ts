@@ -11,7 +11,7 @@ import type { Datapath } from './datapath/datapath.js'
 import { DeviceList } from './device-list.js'
 import { refuseUsed } from './host-use.js'
 import { NO_DEVICE, PortDevices } from './port-devices.js'
-import { findLoops } from './port-loops.js'
+import { findLoops, type LoopPort } from './port-loops.js'
 import { alreadyPort, checkTrunkRoom, loopError } from './port-problems.js'
 import { fieldsOf, type PortEntry } from './port-table.js'
 
@@ -27,6 +27,8 @@ export class AttachedPorts extends PortDevices {
   protected readonly wasUp = new Map<string, boolean>()
   /** Ports whose sockets their devices have left, whether these are back or not. */
   protected readonly unbound = new Set<PortEntry['index']>()
+  /** Ports that are being added. */
+  protected readonly coming = new Set<PortEntry>()
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
   private turn: Promise<unknown> = Promise.resolve()
 
@@ -62,14 +64,16 @@ export class AttachedPorts extends PortDevices {
     this.attachments.set(name, attachment)
   }
 
-  /** Throws what speaks against a device that could be attached else. */
-  private refuse(entry: PortEntry, link: Link): void {
-    const others = this.all().filter((port) => port.name !== entry.name && port.ifindex !== NO_DEVICE)
-    const same = others.find((port) => port.ifindex === link.index)
-    if (same !== undefined) throw alreadyPort(entry.device, same.name)
+  /** Throws what speaks against a device that could be attached else: PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP. */
+  protected refuse(port: LoopPort & { readonly device: string }, link: Link): void {
+    const others = [...this.all(), ...this.coming].filter(
+      (other) => other.name !== port.name && other.ifindex !== NO_DEVICE,
+    )
+    const same = others.find((other) => other.ifindex === link.index)
+    if (same !== undefined) throw alreadyPort(port.device, same.name)
     refuseUsed(link, this.devices.everywhere())
-    const loop = findLoops([...others, entry], this.devices.here()).find(
-      ({ ports, throughBridge }) => !throughBridge && ports.includes(entry),
+    const loop = findLoops([...others, port], this.devices.here()).find(
+      ({ ports, throughBridge }) => !throughBridge && ports.includes(port),
     )
     if (loop !== undefined) throw loopError(loop)
   }

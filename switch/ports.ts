@@ -7,26 +7,15 @@ import { namesOf } from './attached-ports.js'
 import { refuseUnfit } from './attachment.js'
 import { FollowedPorts } from './followed-ports.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from './forwarding/counters.js'
-import { otherNameError, refuseUsed } from './host-use.js'
+import { otherNameError } from './host-use.js'
 import { NO_DEVICE } from './port-devices.js'
-import { findLoops } from './port-loops.js'
-import {
-  alreadyPort,
-  awaitedError,
-  checkTrunkRoom,
-  downError,
-  existsError,
-  goneError,
-  loopError,
-} from './port-problems.js'
+import { alreadyPort, awaitedError, checkTrunkRoom, downError, existsError, goneError } from './port-problems.js'
 import { fieldsOf, type PortEntry, type PortRequest } from './port-table.js'
 
 /** Of a port whose device was never there. */
 const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
 
 export class Ports extends FollowedPorts {
-  /** Ports that are being added. */
-  private readonly coming = new Set<PortEntry>()
   private readonly used = new Uint8Array(MAX_PORTS)
 
   /**
@@ -38,8 +27,8 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * Many, side by side. A device that does not exist is waited for, as one is that has gone away, and so is one that others stand on:
-   * they may go, and until then the other ports work.
+   * Many, side by side. A device that does not exist is waited for, as one is that has gone away. So is one that others stand on, or
+   * that would close a circle: that may end, and until then the other ports work.
    */
   addAllOrAwait(
     requests: readonly (PortRequest & { readonly ownsDevice?: boolean })[],
@@ -69,9 +58,11 @@ export class Ports extends FollowedPorts {
       return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
     }
     try {
-      refuseUsed(link, this.devices.everywhere())
+      this.refuse({ ...request, ifindex: link.index }, link)
     } catch (thrown) {
-      return this.awaitDevice(request, asSnapswitchError(thrown), ownsDevice)
+      const error = asSnapswitchError(thrown)
+      if (error.code === 'PORT_EXISTS') throw error
+      return this.awaitDevice(request, error, ownsDevice)
     }
     return this.addNow(request, epoch, ownsDevice)
   }
@@ -193,7 +184,7 @@ export class Ports extends FollowedPorts {
 
   /**
    * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at. Throws
-   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, DEVICE_LOOP, PORT_EXISTS.
+   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, PORT_EXISTS.
    */
   check(requests: readonly PortRequest[]): void {
     const links = this.devices.here()
@@ -207,8 +198,6 @@ export class Ports extends FollowedPorts {
       const same = found.slice(0, at).find(({ ifindex }) => ifindex === port.ifindex)
       if (same !== undefined) throw alreadyPort(port.device, same.name)
     }
-    const loop = findLoops(found, links).find(({ throughBridge }) => !throughBridge)
-    if (loop !== undefined) throw loopError(loop)
     for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)
   }
 
