@@ -5,8 +5,13 @@ import { forwarding } from './forwarding/main.js'
 import { destroyAll } from './lab/lab.js'
 import { snapshot, sweepAll } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
+import { startup } from './startup/main.js'
 
-const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = { forwarding, snapshot }
+const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = {
+  forwarding,
+  snapshot,
+  startup,
+}
 
 /** Machines first: their switches hold devices whose other ends the bench's own namespaces have. */
 async function takeDown(): Promise<void> {

@@ -79,12 +79,15 @@ export async function runSwitch(configPath: string): Promise<void> {
   let healing: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
+  // Its thread loads what it needs meanwhile; it touches no device yet.
+  const started = datapath.start()
+  started.catch(() => undefined)
   try {
     await api.check()
     const moves = await endLoads(host, await records.readMoves(), configured)
     const wanted = configuredPorts(config, moves.gone)
     ports.check(wanted)
-    await datapath.start()
+    await started
     await openNetworks(config, host, wanted, moves)
     ports.giveBackLeft()
     const reconcile = () => ports.reconcile((network) => epochs.get(network))
@@ -103,6 +106,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     await watch?.close()
     await agent.close()
     await api.close()
+    await started.catch(() => undefined)
     await datapath.stop()
     await ports.close()
   }
