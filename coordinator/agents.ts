@@ -32,7 +32,7 @@ import { SnapswitchError } from '../src/errors/errors.js'
 import { runAhead } from '../src/linux/priority.js'
 import { collectGarbage } from '../src/runtime/engine.js'
 import { relay } from './relay.js'
-import type { Transfer } from './sequence/restore-plan.js'
+import type { Transfer } from './sequence/restore/plan.js'
 
 export interface Call {
   /** Milliseconds until the answer must be complete. */

@@ -1,6 +1,6 @@
 // How far the files of a restore have come, all together, told several times a second and no oftener.
 
-import type { Transfer } from './sequence/restore-plan.js'
+import type { Transfer } from './sequence/restore/plan.js'
 import type { OnProgress } from './sequence-runner.js'
 
 const everyMs = 250

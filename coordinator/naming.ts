@@ -3,7 +3,7 @@
 import type { Logger } from 'pino'
 import type { Manifest } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
-import { isUnfinished } from './leftovers.js'
+import { isUnfinished } from './recovery.js'
 import type { ManifestStore } from './store/catalogue.js'
 
 /** s1, s2 and so on: one above the highest that the network has. */

@@ -4,7 +4,7 @@
 import { type Readable, Transform } from 'node:stream'
 import type { SwitchClient } from '../src/api/client.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
-import type { Transfer } from './sequence/restore-plan.js'
+import type { Transfer } from './sequence/restore/plan.js'
 import { onHost } from './sequence/table.js'
 
 /** A transfer of which nothing has moved for so long is given up. */

@@ -16,7 +16,7 @@ import {
   type RestoreOutcome,
   type RestoreState,
   restoreTable,
-} from './sequence/restore.js'
+} from './sequence/restore/sequence.js'
 import {
   beginSnapshot,
   type SnapshotCall,
@@ -27,7 +27,7 @@ import {
   type SnapshotOutcome,
   type SnapshotState,
   snapshotTable,
-} from './sequence/snapshot.js'
+} from './sequence/snapshot/sequence.js'
 import { type Desk, type RunOptions, runSequence, settle } from './sequence-runner.js'
 
 /** Takes the snapshot; resolves with the outcome, and rejects only on a defect. */

@@ -41,11 +41,11 @@ import {
 } from '../src/api/schemas.js'
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
 import type { Agent } from './agent/agent.js'
-import type { DiskService } from './agent/disk-service.js'
 import { adoptFlat, flattenPart } from './agent/disks/flattening.js'
+import type { DiskService } from './agent/disks/service.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
-import type { Restores } from './agent/restores.js'
+import type { Restores } from './agent/restore/restores.js'
 
 /** How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer. */
 const ANSWER_MS = 5000

@@ -4,23 +4,23 @@
 import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
+import type { PortTrouble } from '../datapath/port/port.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
-import type { PortTrouble } from '../port/port.js'
 import { CatchUp } from './catch-up.js'
-import type { DiskService } from './disk-service.js'
+import type { DiskService } from './disks/service.js'
 import type { Host } from './host.js'
 import { undoSnapshot } from './leftovers.js'
-import type { SessionRequest } from './member.js'
-import { preflight } from './preflight.js'
 import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
-import { Restores } from './restores.js'
+import { Restores } from './restore/restores.js'
 import { type Preparation, type Session, Sessions } from './sessions.js'
-import { SnapshotSession } from './snapshot-session.js'
+import type { SessionRequest } from './snapshot/member.js'
+import { preflight } from './snapshot/preflight.js'
+import { SnapshotSession } from './snapshot/session.js'
 
 /** How long the API waits for what a killed daemon has left to be undone. */
 export const RECOVERY_MS = 5000
 
-/** What becomes of image files: disk-service.ts. */
+/** What becomes of image files: disks/service.ts. */
 export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'remove' | 'close'>
 
 const TROUBLES: Record<PortTrouble, string> = {

@@ -3,7 +3,7 @@
 // guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
 
 import { sleep } from '../../src/runtime/clock.js'
-import type { PortEntry } from '../port-table.js'
+import type { PortEntry } from '../ports/table.js'
 import type { Host } from './host.js'
 
 /** All that opening a gate needs. */

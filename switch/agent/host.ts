@@ -5,15 +5,15 @@ import type { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
 import type { Clock } from '../../src/runtime/clock.js'
 import type { Datapath, DatapathEvents } from '../datapath/datapath.js'
-import type { Ports } from '../ports.js'
+import type { Ports } from '../ports/ports.js'
+import type { UnreadFrames } from '../ports/unread.js'
 import type { DiskRecords } from './disks/records.js'
 import type { HostRecords } from './host-records.js'
 import type { Images } from './images.js'
 import type { Journal } from './journal.js'
 import type { LocalStore } from './local-store.js'
 import type { Machines } from './machines.js'
-import type { Taps } from './restore-taps.js'
-import type { UnreadFrames } from './unread.js'
+import type { Taps } from './restore/taps.js'
 
 /** The process's share of the machine that it runs on. */
 export interface Processor {

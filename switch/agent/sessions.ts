@@ -5,8 +5,8 @@ import { unknownNetwork } from '../../src/api/names.js'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import type { Host } from './host.js'
 import { networkBusy, stopping } from './refusals.js'
-import type { RestoreSession } from './restore-session.js'
-import type { SnapshotSession } from './snapshot-session.js'
+import type { RestoreSession } from './restore/session.js'
+import type { SnapshotSession } from './snapshot/session.js'
 
 /** A snapshot that is being prepared. */
 export interface Preparation {

@@ -17,7 +17,7 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
-import { OVERSIZE_SHAPES } from '../port/oversize-sender.js'
+import { OVERSIZE_SHAPES } from './port/oversize-sender.js'
 import type {
   CommandName,
   Commands,

@@ -6,8 +6,8 @@ import { closeRingFilters } from '../../src/linux/bpf.js'
 import { closeAsideEvents } from '../../src/linux/epoll.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
-import type { FrameSink, Port } from '../port/port.js'
 import { PollSet } from './poll-set.js'
+import type { FrameSink, Port } from './port/port.js'
 import type { WorkerInput } from './protocol.js'
 
 /** Milliseconds that a command waits at most while frames flow. */

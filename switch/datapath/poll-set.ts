@@ -4,7 +4,7 @@ import { type Arena, mapArena } from '../../src/linux/arena.js'
 import { asideEvents } from '../../src/linux/epoll.js'
 import { libc } from '../../src/linux/libc.js'
 import { MAX_PORTS } from '../forwarding/counters.js'
-import type { Port } from '../port/port.js'
+import type { Port } from './port/port.js'
 
 const POLLIN = 1
 const POLLERR = 8

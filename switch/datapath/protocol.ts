@@ -9,7 +9,7 @@ import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
-import type { PortTrouble } from '../port/port.js'
+import type { PortTrouble } from './port/port.js'
 
 /** How the loop waits for frames: `sleep` in poll at once, `busy` never, `adaptive` after a bounded spin. */
 export type PollMode = 'adaptive' | 'busy' | 'sleep'

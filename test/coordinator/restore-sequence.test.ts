@@ -1,6 +1,7 @@
 // The restore table: order of its steps, every failure at every step, and random schedules.
 
 import t from 'tap'
+import { planRestore } from '../../coordinator/sequence/restore/plan.js'
 import {
   beginRestore,
   type RestoreAt,
@@ -15,8 +16,7 @@ import {
   stepRestore,
   switchAttempts,
   transfersAtOnce,
-} from '../../coordinator/sequence/restore.js'
-import { planRestore } from '../../coordinator/sequence/restore-plan.js'
+} from '../../coordinator/sequence/restore/sequence.js'
 import { contentOf } from '../../src/api/files.js'
 import type { FileReference, RestoreCheck } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'

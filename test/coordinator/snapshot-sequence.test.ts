@@ -15,7 +15,7 @@ import {
   snapshotStates,
   snapshotTable,
   stepSnapshot,
-} from '../../coordinator/sequence/snapshot.js'
+} from '../../coordinator/sequence/snapshot/sequence.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { patience } from '../patience.js'

@@ -1,7 +1,7 @@
 // Faults planted in the rules, one at a time, by wrapping the objects of a running world: what the simulation must notice, or
 // it proves nothing. The product has no switch for any of them.
 
-import { isUnfinished } from '../../coordinator/leftovers.js'
+import { isUnfinished } from '../../coordinator/recovery.js'
 import { Frame, type FrameCopy } from '../../src/frame/frame.js'
 import type { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { PortState } from '../../switch/forwarding/port-state.js'

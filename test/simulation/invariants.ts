@@ -1,8 +1,8 @@
 // The five invariants of the protocol, checked on what a world has seen. A frame is tracked by its id: a machine's state is
 // what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
 
-import { abortLimitMs } from '../../coordinator/sequence/restore-types.js'
-import { discardLimitMs } from '../../coordinator/sequence/snapshot-types.js'
+import { abortLimitMs } from '../../coordinator/sequence/restore/types.js'
+import { discardLimitMs } from '../../coordinator/sequence/snapshot/types.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { readChannel } from '../../src/trace/channel.js'
 import { auditOf } from './audit.js'

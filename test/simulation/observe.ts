@@ -1,7 +1,7 @@
 // Notes what a host's part of a snapshot goes through, for coverage.ts: every step of the production state machine is seen, whoever
 // asks for it.
 
-import { type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
+import { type LocalInput, LocalSnapshot } from '../../switch/agent/snapshot/local-snapshot.js'
 import type { World } from './world.js'
 
 /** One runs at a time. */

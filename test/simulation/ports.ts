@@ -2,7 +2,7 @@
 
 import type { PortRecord } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { type PortEntry, type PortRequest, PortTable } from '../../switch/port-table.js'
+import { type PortEntry, type PortRequest, PortTable } from '../../switch/ports/table.js'
 import type { Daemon } from './daemon.js'
 import type { Nic } from './guest.js'
 import { networkName } from './networks.js'

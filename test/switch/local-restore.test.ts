@@ -3,13 +3,13 @@
 
 import t from 'tap'
 import type { Clock } from '../../src/runtime/clock.js'
+import { RestoreDesk } from '../../switch/agent/restore/desk.js'
 import {
   type RestoreEvent,
   type RestoreState,
   type RestoreWork,
   restoreTable,
-} from '../../switch/agent/local-restore.js'
-import { RestoreDesk } from '../../switch/agent/restore-desk.js'
+} from '../../switch/agent/restore/local-restore.js'
 import fc from '../property.js'
 
 const states = Object.keys(restoreTable) as RestoreState[]

@@ -2,14 +2,14 @@
 // machine released.
 
 import t from 'tap'
-import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/local-snapshot.js'
+import { type LocalEffect, type LocalInput, LocalSnapshot } from '../../switch/agent/snapshot/local-snapshot.js'
 import {
   type MemberEffect,
   type MemberEvent,
   type MemberState,
   memberStep,
   memberTable,
-} from '../../switch/agent/member-cut.js'
+} from '../../switch/agent/snapshot/member-cut.js'
 import fc from '../property.js'
 
 const ENDS: readonly MemberState[] = ['done', 'failed']

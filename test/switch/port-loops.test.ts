@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import type { Link } from '../../src/linux/link.js'
-import { findLoops } from '../../switch/port-loops.js'
+import { findLoops } from '../../switch/ports/loops.js'
 import fc from '../property.js'
 
 const device = (index: number, more: Partial<Link> = {}): Link => ({

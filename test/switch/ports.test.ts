@@ -6,11 +6,11 @@ import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
-import { UnreadFrames } from '../../switch/agent/unread.js'
 import type { Datapath } from '../../switch/datapath/datapath.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
 import type { DeviceState } from '../../switch/forwarding/port-state.js'
-import { Ports } from '../../switch/ports.js'
+import { Ports } from '../../switch/ports/ports.js'
+import { UnreadFrames } from '../../switch/ports/unread.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 
 enterFreshNamespace()

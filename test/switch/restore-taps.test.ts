@@ -5,7 +5,7 @@ import t from 'tap'
 import type { MemberPart } from '../../src/api/schemas.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, openFreeTap } from '../../src/linux/tap.js'
-import { RestoreTaps } from '../../switch/agent/restore-taps.js'
+import { RestoreTaps } from '../../switch/agent/restore/taps.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
 
 enterFreshNamespace()

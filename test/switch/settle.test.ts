@@ -2,7 +2,7 @@
 
 import t from 'tap'
 import { systemClock } from '../../src/runtime/clock.js'
-import { residueOf, settle } from '../../switch/agent/member.js'
+import { residueOf, settle } from '../../switch/agent/snapshot/member.js'
 
 const port = { index: 0, ifindex: 1 }
 const hostWith = (of: () => number) => ({ clock: systemClock, unread: { of, emptied: () => {} } })

@@ -6,8 +6,8 @@ import type { Test } from 'tap'
 import { copyFrame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { check, Errno, errnoName, libc } from '../../src/linux/libc.js'
 import { closePortSocketsNow, openPortSocketsNow, type PortSockets } from '../../src/linux/port-sockets.js'
+import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
-import { PacketPort } from '../../switch/port/packet-port.js'
 import { until } from '../lab/command.js'
 
 const CLONE_NEWNET = 0x40000000

@@ -1,0 +1,95 @@
+// Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other machines,
+// room. Looks, and changes nothing.
+
+import { distinctFiles, filesOfMember } from '../../../src/api/files.js'
+import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../../src/api/schemas.js'
+import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../../src/errors/errors.js'
+import { heldAlone } from '../../../src/hypervisor/drivers.js'
+import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
+import type { Host } from '../host.js'
+import { mustWait } from './load.js'
+
+/** How long a hypervisor may take to say whether it would take a machine. */
+const EXAMINE_MS = 10_000
+
+/** Problems are reported, not thrown. */
+export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
+  const problems: ErrorReport[] = []
+  for (const member of request.members) {
+    for (const port of member.ports) {
+      const taken = host.ports.get(port.name)
+      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== (port.network ?? network))) {
+        problems.push(
+          new SnapswitchError(
+            'PORT_EXISTS',
+            `port ${port.name} of ${member.vm} is another machine’s here`,
+            'Place the machine on another host, or rename that port.',
+          ).report(),
+        )
+      }
+    }
+  }
+  const needed = distinctFiles([...request.channels, ...request.members.flatMap(filesOfMember)])
+  const missing = await notHere(host, needed)
+  const bytes = missing.reduce((sum, file) => sum + file.bytes, 0)
+  if (bytes > 0 && bytes > (await host.store.freeBytes())) {
+    problems.push(
+      new SnapswitchError(
+        'STORE_FULL',
+        `${host.name} has no room for ${bytes} bytes`,
+        'Free space there, or place the machines elsewhere.',
+      ).report(),
+    )
+  }
+  problems.push(...(await obstacles(host, request)))
+  const running: string[] = []
+  for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
+  const beside = request.members.filter((part) => running.includes(part.vm) && !mustWait(part, request))
+  problems.push(...roomForBoth(host, beside).map((problem) => problem.report()))
+  return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
+}
+
+/** What keeps machines from being loaded beside their former selves. */
+function roomForBoth(host: Host, beside: readonly MemberPart[]): SnapswitchError[] {
+  const found = beside.flatMap(({ vm, definition }) => {
+    const held = heldAlone(definition as MachineDefinition)
+    if (held.length === 0) return []
+    return new SnapswitchError(
+      'MACHINE_RUNNING',
+      `${vm} runs, and has for itself what its next self needs: ${held.join(', ')}`,
+      endFirst,
+    )
+  })
+  // An image has about as many bytes as the guest will have memory in use.
+  const needed = beside.reduce((sum, { memory }) => sum + memory.bytes, 0)
+  const available = host.processor.availableMemory()
+  if (needed > 0 && available !== null && needed > available) {
+    const message = `host ${host.name} has ${available} bytes of memory to spare, and needs ${needed} for machines beside their former selves`
+    found.push(new SnapswitchError('MEMORY_SHORT', message, endFirst))
+  }
+  return found
+}
+
+const endFirst =
+  'Give --end-first to end what runs before the new machines are loaded: then a load that fails leaves none running.'
+
+async function notHere(host: Host, files: readonly FileReference[]): Promise<FileReference[]> {
+  if (files.length === 0) return []
+  const find = await host.store.images.finder()
+  const missing = []
+  for (const file of files) if ((await find(file)) === null) missing.push(file)
+  return missing
+}
+
+/** What the hypervisors here have against loading the machines. */
+async function obstacles(host: Host, { members, deadlineMs }: RestoreRequest): Promise<ErrorReport[]> {
+  const deadline = host.clock.now().ms + Math.min(EXAMINE_MS, deadlineMs * 0.9)
+  const found = await Promise.all(
+    members.map(({ definition }) =>
+      host.machines
+        .examine(definition as MachineDefinition, deadline)
+        .catch((thrown) => [asSnapswitchError(thrown).report()]),
+    ),
+  )
+  return found.flat()
+}

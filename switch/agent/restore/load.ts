@@ -1,0 +1,49 @@
+// Loads one machine of a restore: its files as they lie on this host, its directory, its TAPs.
+
+import type { MemberPart, RestoreRequest } from '../../../src/api/schemas.js'
+import { loadOf, whyNotTwice } from '../../../src/hypervisor/drivers.js'
+import type { LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
+import type { Host } from '../host.js'
+import { locateFiles } from '../located-files.js'
+import type { Taps } from './taps.js'
+
+/** How a machine is to be loaded. */
+export interface Loading {
+  readonly part: MemberPart
+  readonly directory: string
+  /** Its former self runs here. */
+  readonly beside: boolean
+}
+
+/** What tells a machine that this restore loads from any other. */
+export function startedLoad({ part, directory }: Loading) {
+  return { vm: part.vm, ...loadOf(part.definition as MachineDefinition, directory) }
+}
+
+/** Whether its former self must have ended: some machines cannot be there twice, and a host may have no room for any twice. */
+export function mustWait(part: MemberPart, { endFirst }: RestoreRequest): boolean {
+  return endFirst === true || !canBeTwice(part)
+}
+
+export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.definition as MachineDefinition) === null
+
+export async function loadMachine(
+  host: Host,
+  { part, directory, beside }: Loading,
+  taps: Taps,
+  deadline: number,
+): Promise<LoadedMachine> {
+  const definition = part.definition as MachineDefinition
+  const files = await locateFiles(host, part)
+  await host.store.makeMachineDirectory(directory)
+  // A port takes its device's name along to the host that it is restored on.
+  const names = definition.nics.map((nic) => nic.device)
+  const descriptors = taps.open(part)
+  return host.machines.load({ definition, ...files, taps: names, descriptors, beside, directory }, deadline)
+}
+
+/** Waits for all, then throws the first failure. */
+export async function allOf(works: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(works)).find((result) => result.status === 'rejected')
+  if (failed !== undefined) throw failed.reason
+}

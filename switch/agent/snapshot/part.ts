@@ -1,0 +1,153 @@
+// Writes one host's part of a snapshot: the channel state, the definitions, and part.json that names every file by digest.
+
+import { join } from 'node:path'
+import type { ChannelClosure, FrozenLayer, LocalPart, MemberPart } from '../../../src/api/schemas.js'
+import { VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
+import { writeChannel } from '../../../src/trace/channel.js'
+import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
+import type { Host } from '../host.js'
+import { macOf } from '../machines.js'
+import { countersOf, type Member, type SessionRequest } from './member.js'
+import type { Recording } from './recording.js'
+
+/** Takes the channel state from the datapath and makes the host's part of the snapshot durable, part.json last. */
+export async function writePart(
+  host: Host,
+  request: SessionRequest,
+  machines: readonly Member[],
+  recording: Recording | null,
+): Promise<LocalPart> {
+  const { network, snapshot, epoch } = request
+  const { frames, overflow, closures } = await host.datapath.call('end', { network })
+  const channelFrames = frames.map((frame) => {
+    const port = host.ports.byIndex(frame.port)
+    return {
+      port: port?.name ?? `port-${frame.port}`,
+      vm: port?.vm ?? 'unknown',
+      color: frame.copy.color,
+      verdict: frame.verdict,
+      timeNs: BigInt(Math.round(frame.at * 1000)) * 1000n,
+      vnetHeader: frame.copy.bytes.subarray(0, VNET_HEADER_LENGTH),
+      vlanTag: frame.copy.tagTpid === 0 ? null : { tpid: frame.copy.tagTpid, tci: frame.copy.tagTci },
+      bytes: frame.copy.bytes.subarray(VNET_HEADER_LENGTH),
+    }
+  })
+  const channel = await host.store.writeFile(
+    network,
+    snapshot,
+    join('hosts', host.name, 'channel.pcapng'),
+    writeChannel(channelFrames),
+  )
+  const members: MemberPart[] = []
+  for (const member of machines) {
+    for (const port of member.ports) member.lost += overflow.get(port.index) ?? 0
+    const recorded = channelFrames.filter((frame) => frame.vm === member.vm).length
+    members.push(await memberPart(host, request, member, recorded))
+  }
+  const part: LocalPart = {
+    host: host.name,
+    bootId: host.datapath.bootId,
+    network,
+    snapshot,
+    epoch,
+    members,
+    channel,
+    closures: closureRecords(host, closures),
+    ...(recording === null ? {} : { events: await recording.write() }),
+  }
+  // Before the part: a machine whose disk is not known to be on its overlay could lose it.
+  for (const { vm, seal } of machines) {
+    const chains = seal!.disks.map((disk) => [disk.name, chainAfter(disk)] as const)
+    await host.disks.learn(vm, Object.fromEntries(chains))
+  }
+  await host.store.writePart(part)
+  return part
+}
+
+/** What the machine writes to from the cut on. */
+function chainAfter({ overlay, layers, copied }: FrozenDisk): DiskLayer[] {
+  return [{ file: overlay, format: 'qcow2' }, ...layers.slice(copied === true ? 1 : 0)]
+}
+
+async function memberPart(host: Host, request: SessionRequest, member: Member, recorded: number): Promise<MemberPart> {
+  const { store, ports } = host
+  const { network, snapshot } = request
+  const seal = member.seal!
+  const after = countersOf(host, member.ports)
+  const files = [...(member.definition.files ?? []), ...(seal.files ?? [])]
+  const needed = { ...member.definition, ...(files.length === 0 ? {} : { files }) }
+  const definition = JSON.parse(JSON.stringify(needed)) as MachineDefinition
+  await store.writeFile(
+    network,
+    snapshot,
+    join('vms', member.vm, 'definition.json'),
+    JSON.stringify(definition, null, 2),
+  )
+  const disks = await Promise.all(
+    seal.disks.map(async (disk) => ({
+      name: disk.name,
+      overlay: disk.overlay,
+      ...(disk.copied === true ? { copied: true } : {}),
+      layers: await frozenLayers(store, disk.layers),
+    })),
+  )
+  const media = await Promise.all(
+    member.info.media.map(async ({ name, file, format, removable, backing = [] }) => ({
+      name,
+      file: file === null ? null : await store.reference(file),
+      format,
+      removable,
+      ...(backing.length > 0 && { backing: await frozenLayers(store, backing) }),
+    })),
+  )
+  const references = await Promise.all(
+    (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
+  )
+  const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
+  return {
+    vm: member.vm,
+    ports: [...member.ports, ...member.otherPorts].map((port) => ({
+      ...ports.record(port, macOf(member.info.nics, port.device)),
+      ...(port.network === network ? {} : { network: port.network }),
+    })),
+    definition,
+    ...(outside.length === 0 ? {} : { outside }),
+    memory: { path: seal.memoryFile, bytes: seal.memoryBytes, digest: seal.memoryDigest },
+    disks,
+    ...(media.length > 0 && { media }),
+    ...(member.info.warnings.length > 0 && { warnings: [...member.info.warnings] }),
+    ...(references.length === 0 ? {} : { files: references }),
+    captureMode: member.info.captureMode,
+    ...member.times,
+    held: after.held - member.before.held,
+    early: after.early - member.before.early,
+    recorded,
+    residue: member.residue,
+    lost: member.lost,
+    dropped: after.dropped - member.before.dropped,
+  }
+}
+
+function frozenLayers(store: Pick<Host['store'], 'reference'>, layers: readonly DiskLayer[]): Promise<FrozenLayer[]> {
+  return Promise.all(
+    layers.map(async ({ file, format, dataFile }) => ({
+      file: await store.reference(file),
+      format,
+      ...(dataFile !== undefined && { data: await store.reference(dataFile) }),
+    })),
+  )
+}
+
+/** How the incoming channels closed, by the names that people know. */
+export function closureRecords(host: Host, closures: readonly ChannelClosed[]): ChannelClosure[] {
+  return closures.map(({ port, host: peer, expected, received, lost, late, byCount }) => ({
+    port: host.ports.byIndex(port)?.name ?? `port-${port}`,
+    host: peer,
+    expected,
+    received,
+    lost,
+    late,
+    byCount,
+  }))
+}

@@ -1,0 +1,88 @@
+// Whether this host could take part in a snapshot now. Looks, and changes nothing.
+
+import type { Preflight } from '../../../src/api/schemas.js'
+import { type ErrorReport, SnapswitchError } from '../../../src/errors/errors.js'
+import type { Deadline } from '../../../src/hypervisor/hypervisor.js'
+import { diskFrozen, onFrozen } from '../disks/frozen.js'
+import type { Host } from '../host.js'
+import { inspectMachines } from '../inspection.js'
+import { notRunning, unsupportedDrive } from '../refusals.js'
+import { recordingBytes } from './recording.js'
+
+/** Memory images are rarely larger than memory; device state and headers need a little. */
+const IMAGE_ROOM = 1.02
+
+/** `busy`: what is under way in the network, as an error. Problems are reported, not thrown. */
+export async function preflight(
+  host: Host,
+  network: string,
+  busy: ErrorReport | null,
+  deadline: Deadline,
+): Promise<Preflight> {
+  const problems: ErrorReport[] = []
+  const members: Preflight['members'] = []
+  let neededBytes = 0
+  for (const { vm, info, error } of await inspectMachines(
+    host.machines,
+    host.ports.machinesOf(network),
+    deadline,
+    host.clock,
+  )) {
+    const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
+    // One that gave no answer is a member all the same.
+    if (info === null) {
+      members.push({ vm, ports, memoryBytes: 0, captureMode: 'stopped', captureModeReason: 'it gave no answer' })
+      if (error !== null) problems.push(error)
+      continue
+    }
+    neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
+    const { memoryBytes, captureMode, captureModeReason } = info
+    members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
+    if (info.state !== 'running') problems.push(notRunning(vm, info.state, info.stateDetail).report())
+    else if (info.unsupported.length > 0)
+      problems.push(...info.unsupported.map((drive) => unsupportedDrive(vm, drive).report()))
+    else if (error !== null) problems.push(error)
+    for (const one of await onFrozen(host, vm, info.disks)) problems.push(diskFrozen(vm, one).report())
+  }
+  for (const problem of host.ports.problemsOf(network)) problems.push(problem.report())
+  const { peers } = await host.datapath.call('network', { network })
+  for (const peer of peers) {
+    if (peer.alive) continue
+    const name = host.ports.byIndex(peer.port)?.name
+    problems.push(
+      new SnapswitchError(
+        'PEER_DOWN',
+        `${peer.host === null ? 'no switch' : `the switch of ${peer.host}`} does not answer on port ${name} of host ${host.name}`,
+        'Start the switch at its other end, or check the link.',
+      ).report(),
+    )
+  }
+  if (busy !== null) problems.push(busy)
+  const freeBytes = await host.store.freeBytes()
+  if (freeBytes < neededBytes) {
+    problems.push(
+      new SnapswitchError(
+        'STORE_FULL',
+        `host ${host.name} has ${freeBytes} bytes free and may need ${neededBytes}`,
+        'Free space, or delete snapshots that are not needed.',
+      ).report(),
+    )
+  }
+  members.sort((a, b) => a.vm.localeCompare(b.vm))
+  return {
+    host: host.name,
+    version: host.version,
+    bootId: host.datapath.bootId,
+    epoch: host.epochs.get(network),
+    members,
+    peers: peers.map((peer) => ({ ...peer, port: host.ports.byIndex(peer.port)?.name ?? '' })),
+    uplinks: host.ports
+      .all()
+      .filter((port) => port.network === network && port.kind === 'uplink')
+      .map((port) => port.name),
+    freeBytes,
+    neededBytes,
+    recordingBytes: recordingBytes(host.recordedEvents),
+    problems,
+  }
+}

@@ -1,0 +1,142 @@
+// How ports follow their devices: these go and come back, are renamed, change, and are used by others.
+
+import type { Logger } from 'pino'
+import { asSnapswitchError } from '../../src/errors/errors.js'
+import { isLocked } from '../../src/linux/device-lock.js'
+import { releaseLeft } from '../../src/linux/ingress.js'
+import { isCalled, type Link } from '../../src/linux/link.js'
+import type { Datapath } from '../datapath/datapath.js'
+import { AttachedPorts, macOf, namesOf } from './attached.js'
+import { NO_DEVICE } from './devices.js'
+import { goneError, slaveError } from './problems.js'
+import { fieldsOf, type PortEntry } from './table.js'
+import type { UnreadFrames } from './unread.js'
+import { PortWarnings } from './warnings.js'
+
+/** How often the filters that keep the host out are looked for. */
+const RENEWAL_MS = 4000
+/** How often devices that ports wait for are looked for, in milliseconds. */
+const SEARCH_MS = 500
+
+export class FollowedPorts extends AttachedPorts {
+  protected readonly warnings: PortWarnings
+  private nextSearch = 0
+  private nextRenewal = 0
+
+  constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
+    super(datapath, unread, log)
+    this.warnings = new PortWarnings(log)
+    datapath.on('lost', (index, error) => {
+      this.log.error({ err: error, port: this.byIndex(index)?.name }, 'a port could not be opened again')
+      const entry = this.byIndex(index)
+      if (entry !== undefined) this.letGo(entry, asSnapswitchError(error))
+    })
+    datapath.on('event', (event) => {
+      if (event.kind === 'unbound' && this.byIndex(event.port)?.ifindex === event.ifindex) this.unbound.add(event.port)
+    })
+  }
+
+  /** Something has happened that `reconcile` is to see soon, and that the kernel has told nobody else of. */
+  get hasNews(): boolean {
+    if (this.unbound.size > 0) return true
+    const now = performance.now()
+    if (now < this.nextSearch) return false
+    this.nextSearch = now + SEARCH_MS
+    // Another name of a device that is down is no news to the kernel.
+    return [...this.lost].some(([name, { code }]) => {
+      const entry = code === 'DEVICE_MISSING' ? this.entries.get(name) : undefined
+      return entry !== undefined && this.links.find(entry.device) !== null
+    })
+  }
+
+  /**
+   * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a bridge, is
+   * silent until a device of that name is there and free; what it took over from its device, it takes over anew. Call it when
+   * devices have changed; never throws.
+   */
+  async reconcile(epochOf: (network: string) => number): Promise<void> {
+    this.devices.outdated()
+    const links = this.devices.here()
+    const isDue = performance.now() >= this.nextRenewal
+    if (isDue) this.nextRenewal = performance.now() + RENEWAL_MS
+    for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf, isDue))
+    this.warnings.look(this.links.socket, this.devices.everywhere(), this.all(), (name) => this.attachments.get(name))
+  }
+
+  /** Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken out of the configuration. */
+  giveBackLeft(): void {
+    const own = new Set(this.all().map(({ ifindex }) => ifindex))
+    try {
+      for (const index of releaseLeft(this.links, (one) => own.has(one) || isLocked(one))) {
+        this.log.info({ device: this.links.nameOf(index) }, 'a device that a killed daemon has left is given back')
+      }
+    } catch (thrown) {
+      this.log.warn({ err: thrown }, 'devices that a killed daemon has left cannot be given back')
+    }
+  }
+
+  private async follow(
+    entry: PortEntry,
+    links: readonly Link[],
+    epochOf: (network: string) => number,
+    renews: boolean,
+  ): Promise<void> {
+    // Removed or changed since the devices were looked at.
+    if (this.entries.get(entry.name) !== entry) return
+    try {
+      const own = links.find((link) => link.index === entry.ifindex)
+      if (entry.ifindex !== NO_DEVICE && (own === undefined || this.unbound.has(entry.index))) {
+        await this.detach(entry, goneError(entry))
+      }
+      // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
+      else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
+      const current = this.entries.get(entry.name)!
+      if (current.ifindex !== NO_DEVICE) {
+        await this.noteChanges(current, own!)
+        if (renews) this.keepHostOut(current, own!)
+        return
+      }
+      const here = links.find((link) => isCalled(link, entry.device))
+      if (here === undefined) {
+        // One that was never there waits under the words of its beginning.
+        if (this.lost.get(entry.name)?.code !== 'DEVICE_MISSING') this.lost.set(entry.name, goneError(entry))
+      } else await this.comeBack(current, here, epochOf(entry.network))
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      // It is tried again every few seconds, and told once.
+      if (this.lost.get(entry.name)?.message === error.message) return
+      this.lost.set(entry.name, error)
+      this.log.warn(
+        { err: error, port: entry.name, ...namesOf(entry) },
+        'the device of a port is there, but cannot be taken yet',
+      )
+    }
+  }
+
+  /** What a port took over from its device when it was attached, follows it. */
+  private async noteChanges(entry: PortEntry, link: Link): Promise<void> {
+    const now = { ...entry, ...fieldsOf(link) }
+    const { mtu, mac, queueLength, ifname } = now
+    const { name: port, network, index } = entry
+    const devices = namesOf(now)
+    if (mtu !== entry.mtu || mac !== entry.mac || queueLength !== entry.queueLength || ifname !== entry.ifname) {
+      this.entries.set(port, now)
+      if (ifname !== entry.ifname)
+        this.log.info({ port, ...devices, was: entry.ifname }, 'the device of a port was renamed')
+      if (mtu !== entry.mtu) this.log.info({ port, ...devices, mtu }, 'the MTU of a port has changed')
+      if (mac !== entry.mac) this.log.info({ port, ...devices, mac }, 'the address of a port has changed')
+      await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
+    }
+    const was = this.wasUp.get(port) ?? true
+    this.wasUp.set(port, link.lowerUp)
+    if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
+    if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
+  }
+
+  private keepHostOut(entry: PortEntry, link: Link): void {
+    const renewed = this.attachments.get(entry.name)?.renew(link) ?? []
+    if (renewed.length === 0) return
+    const text = 'the host was let into a port’s device, and is kept out again'
+    this.log.warn({ port: entry.name, ...namesOf(entry), renewed }, text)
+  }
+}

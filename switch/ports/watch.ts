@@ -1,0 +1,54 @@
+// Keeps the ports in line with the devices under them while the daemon runs: devices go and come back (a VM is shut down
+// and started, a cable is pulled), and the ports follow.
+
+import type { Logger } from 'pino'
+import { LinkWatch } from '../../src/linux/link.js'
+
+/** How soon a change is noticed: a look at a socket, no more, when nothing has changed. */
+const LOOK_MS = 100
+/** How often the ports are compared with the devices even without news, for what could not be done at once. */
+const COMPARE_MS = 5000
+
+export class PortWatch {
+  private readonly watch = new LinkWatch()
+  private readonly timer: NodeJS.Timeout
+  private readonly reconcile: () => Promise<void>
+  private readonly hasNews: () => boolean
+  private readonly log: Logger
+  private busy: Promise<void> | null = null
+  private nextCompare = performance.now() + COMPARE_MS
+
+  /** `reconcile` is called when devices or their addresses have changed, or something else `hasNews`; never twice at a time. */
+  constructor(reconcile: () => Promise<void>, hasNews: () => boolean, log: Logger) {
+    this.reconcile = reconcile
+    this.hasNews = hasNews
+    this.log = log
+    this.timer = setInterval(() => this.look(), LOOK_MS)
+  }
+
+  /** No more calls of `reconcile` once this has settled. */
+  async close(): Promise<void> {
+    clearInterval(this.timer)
+    this.watch.close()
+    await this.busy
+  }
+
+  private look(): void {
+    if (this.busy !== null || !(this.changed() || this.hasNews() || performance.now() >= this.nextCompare)) return
+    this.nextCompare = performance.now() + COMPARE_MS
+    this.busy = this.reconcile()
+      .catch((thrown) => this.log.error({ err: thrown }, 'the devices cannot be looked at'))
+      .finally(() => {
+        this.busy = null
+      })
+  }
+
+  private changed(): boolean {
+    try {
+      return this.watch.drain().length > 0
+    } catch {
+      // News were lost: there were more than fit.
+      return true
+    }
+  }
+}
