@@ -1,5 +1,5 @@
-// The hosts' agents as the coordinator sees them: an interface that the runner performs effects through, and the real one
-// over the switches' sockets. Tests and the simulator put their own behind it.
+// The hosts' agents as the coordinator sees them: an interface that the runner performs effects through, and the real
+// one over the switches' sockets. Tests and the simulator put their own behind it.
 
 import { createHash } from 'node:crypto'
 import { SwitchClient } from '../src/api/client.js'
@@ -65,7 +65,10 @@ export interface Agents {
   transfer(transfer: Transfer, snapshot: string, call: Call, onBytes: (bytes: number) => void): Promise<void>
   /** The content of a file; rejects when it is longer than `limit` bytes. */
   download(host: string, snapshot: string, file: FileReference, limit: number, call: Call): Promise<Uint8Array>
-  /** A restore is over, and these machines live on other hosts now; or a snapshot is gone, and nothing has those contents any more. */
+  /**
+   * A restore is over, and these machines live on other hosts now; or a snapshot is gone, and nothing has those
+   * contents any more.
+   */
   left(host: string, what: LeftRequest, call: Call): Promise<void>
   restoreLoad(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreLoaded>
   restorePause(host: string, snapshot: string, order: RestorePause, call: Call): Promise<RestorePaused>

@@ -41,7 +41,9 @@ export const CoordinatorConfigSchema = Type.Object(
 )
 export type CoordinatorConfig = Static<typeof CoordinatorConfigSchema>
 
-/** Throws CONFIG_UNREADABLE or CONFIG_INVALID with file, line and column. Relative paths count from the file's folder. */
+/**
+ * Throws CONFIG_UNREADABLE or CONFIG_INVALID with file, line and column. Relative paths count from the file's folder.
+ */
 export function loadCoordinatorConfig(file: string): CoordinatorConfig {
   const config = loadConfigFile(file, CoordinatorConfigSchema)
   const absolute = (path: string) => resolve(dirname(resolve(file)), path)

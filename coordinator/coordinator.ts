@@ -129,7 +129,7 @@ export class Coordinator {
         ...this.#runOptions(network, report),
         store: (manifest) => this.#catalogue.write(manifest),
       })
-      if (outcome.type === 'complete') {
+      if (outcome.kind === 'complete') {
         this.#logger.info(
           { network: network.name, snapshot: name, figures: outcome.manifest.figures },
           'snapshot complete',
@@ -179,7 +179,7 @@ export class Coordinator {
     const outside = outsidePorts(network)
     const outcome = await runRestore(input, this.#runOptions(network, report))
     const { name } = manifest
-    if (outcome.type === 'done') {
+    if (outcome.kind === 'done') {
       await this.#tellLeft(network, outcome.report.placement)
       const done = { ...outcome.report, cutAtUs: firstCutUs(manifest), outsidePorts: await outside }
       this.#logger.info({ network: network.name, snapshot: name, report: done }, 'snapshot restored')
@@ -367,7 +367,9 @@ function firstCutUs(manifest: Manifest): number {
   return cuts.length === 0 ? Date.parse(manifest.createdAt) * 1000 : Math.min(...cuts)
 }
 
-/** The other networks of its machines: a restore of one of those could load the same machine on another host meanwhile. */
+/**
+ * The other networks of its machines: a restore of one of those could load the same machine on another host meanwhile.
+ */
 function othersOf(manifest: Manifest): string[] {
   const ports = manifest.parts.flatMap((part) => part.members.flatMap((member) => member.ports))
   const networks = new Set(ports.flatMap(({ network }) => network ?? []))

@@ -1,6 +1,6 @@
-// Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash in the
-// middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the snapshot is
-// what it was.
+// Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash
+// in the middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the
+// snapshot is what it was.
 
 import type { Logger } from 'pino'
 import { filesOf } from '../src/api/files.js'

@@ -1,5 +1,5 @@
-// Brings together what an audit needs: asks the hosts whether their files are what the manifest says, fetches recordings and
-// channel states, one host after the other, and lets src/audit judge. Changes nothing.
+// Brings together what an audit needs: asks the hosts whether their files are what the manifest says, fetches
+// recordings and channel states, one host after the other, and lets src/audit judge. Changes nothing.
 
 import { setImmediate } from 'node:timers/promises'
 import type { AuditReport, FileReference, LocalPart, Manifest } from '../src/api/schemas.js'

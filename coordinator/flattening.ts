@@ -1,5 +1,5 @@
-// `snapshot flatten`: every host copies the chains of its disks into one image each; then the manifest names these; then each host's
-// part does. Interrupted before the manifest, nothing has changed; after it, asking again finishes it.
+// `snapshot flatten`: every host copies the chains of its disks into one image each; then the manifest names these;
+// then each host's part does. Interrupted before the manifest, nothing has changed; after it, asking again finishes it.
 
 import { withDisks } from '../src/api/files.js'
 import type { FlatDisks, FlattenReport, Manifest } from '../src/api/schemas.js'

@@ -1,4 +1,5 @@
-// Whether snapshots are still whole: what the hosts say of their files, and what follows for a snapshot. Changes nothing.
+// Whether snapshots are still whole: what the hosts say of their files, and what follows for a snapshot. Changes
+// nothing.
 
 import { contentOf, filesOf } from '../src/api/files.js'
 import type {

@@ -1,4 +1,5 @@
-// Names of snapshots: the next one's, when it was given none; which are taken; and the failed ones that go when one succeeds.
+// Names of snapshots: the next one's, when it was given none; which are taken; and the failed ones that go when one
+// succeeds.
 
 import type { Logger } from 'pino'
 import type { Manifest } from '../src/api/schemas.js'
@@ -28,8 +29,8 @@ export async function refuseTaken(catalogue: ManifestStore, network: string, nam
 }
 
 /**
- * Failed snapshots from before a good one, of which nothing is left on any host: whoever asked was told why, and the log has
- * it. Whatever is half done stays on record.
+ * Failed snapshots from before a good one, of which nothing is left on any host: whoever asked was told why, and the
+ * log has it. Whatever is half done stays on record.
  */
 export async function forgetFailed(
   catalogue: ManifestStore,

@@ -1,5 +1,5 @@
-// `snapshot prune`: records of failed snapshots go, deletions that were begun are finished, and every host removes what nobody
-// needs. A host that does not answer is told, and costs nobody else.
+// `snapshot prune`: records of failed snapshots go, deletions that were begun are finished, and every host removes what
+// nobody needs. A host that does not answer is told, and costs nobody else.
 
 import type { Manifest, PruneOrder, PruneReport } from '../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport } from '../src/errors/errors.js'

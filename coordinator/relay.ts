@@ -1,5 +1,5 @@
-// A file's bytes on their way from one host to another, through the coordinator: counted, and given up when nothing moves. No
-// more of a file is ever in memory than the streams' buffers hold.
+// A file's bytes on their way from one host to another, through the coordinator: counted, and given up when nothing
+// moves. No more of a file is ever in memory than the streams' buffers hold.
 
 import { type Readable, Transform } from 'node:stream'
 import type { SwitchClient } from '../src/api/client.js'

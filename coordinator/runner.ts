@@ -1,5 +1,5 @@
-// Performs what the sequences decide: calls agents, writes manifests, sets timers, and feeds back what came of it. There
-// is no decision in here; whatever needs one belongs into the tables of sequence/.
+// Performs what the sequences decide: calls agents, writes manifests, sets timers, and feeds back what came of it.
+// There is no decision in here; whatever needs one belongs into the tables of sequence/.
 
 import { contentOf } from '../src/api/files.js'
 import type { LocalEvent, Manifest } from '../src/api/schemas.js'
@@ -39,14 +39,14 @@ export function runSnapshot(
   const perform = (effect: SnapshotEffect, desk: Desk<SnapshotEvent>): SnapshotOutcome | undefined => {
     const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
     const agent = (host: string, what: SnapshotCall, act: () => Promise<SnapshotEvent>) => {
-      settle<SnapshotEvent>(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+      settle<SnapshotEvent>(act, desk.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {
         const { host } = effect
         agent(host, 'preflight', async () => {
           const preflight = await agents.preflight(host, call(effect.timeoutMs))
-          return { type: 'preflighted', host, preflight }
+          return { kind: 'preflighted', host, preflight }
         })
         return
       }
@@ -54,14 +54,14 @@ export function runSnapshot(
         const { host, request } = effect
         agent(host, 'prepare', async () => {
           await agents.prepare(host, input.name, request, call(effect.timeoutMs))
-          return { type: 'prepared', host }
+          return { kind: 'prepared', host }
         })
         return
       }
       case 'take': {
         const { host } = effect
         const events = agents.take(host, input.name, call(effect.timeoutMs))
-        const failed = (error: ErrorReport): SnapshotEvent => ({ type: 'agentFailed', host, call: 'take', error })
+        const failed = (error: ErrorReport): SnapshotEvent => ({ kind: 'agentFailed', host, call: 'take', error })
         settle(() => forEachLocal(host, events, desk.feed), desk.feed, failed)
         return
       }
@@ -70,7 +70,7 @@ export function runSnapshot(
         desk.later(effect.delayMs, () =>
           agent(host, 'discard', async () => {
             await agents.discard(host, input.name, epoch, call(effect.timeoutMs))
-            return { type: 'discarded', host }
+            return { kind: 'discarded', host }
           }),
         )
         return
@@ -79,14 +79,14 @@ export function runSnapshot(
         settle<SnapshotEvent>(
           async () => {
             await options.store(effect.manifest)
-            return { type: 'stored' }
+            return { kind: 'stored' }
           },
           desk.feed,
-          (error) => ({ type: 'storeFailed', error }),
+          (error) => ({ kind: 'storeFailed', error }),
         )
         return
       case 'timer':
-        desk.later(effect.afterMs, () => desk.feed({ type: 'deadline', timer: effect.timer }))
+        desk.later(effect.afterMs, () => desk.feed({ kind: 'deadline', timer: effect.timer }))
         return
       case 'progress':
         onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
@@ -113,7 +113,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
   const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): RestoreOutcome | undefined => {
     const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
     const agent = (host: string, what: RestoreCall, act: () => Promise<RestoreEvent>) => {
-      settle<RestoreEvent>(act, desk.feed, (error) => ({ type: 'agentFailed', host, call: what, error }))
+      settle<RestoreEvent>(act, desk.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {
@@ -125,7 +125,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
           ])
           const here = ports.filter((port) => port.network === input.manifest.network)
           const holds = here.flatMap((port) => (port.vm === null ? [] : [port.vm]))
-          return { type: 'preflighted', host, preflight, holds }
+          return { kind: 'preflighted', host, preflight, holds }
         })
         return
       }
@@ -133,7 +133,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         const { host, purpose, request } = effect
         agent(host, { do: 'check', purpose }, async () => {
           const check = await agents.restoreCheck(host, name, request, call(effect.timeoutMs))
-          return { type: 'checked', host, purpose, check }
+          return { kind: 'checked', host, purpose, check }
         })
         return
       }
@@ -149,7 +149,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
             throw thrown
           }
           account.done()
-          return { type: 'transferred', host: to, content }
+          return { kind: 'transferred', host: to, content }
         })
         return
       }
@@ -157,7 +157,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         const { host, request } = effect
         agent(host, { do: 'load' }, async () => {
           const loaded = await agents.restoreLoad(host, name, request, call(effect.timeoutMs))
-          return { type: 'loaded', host, loaded }
+          return { kind: 'loaded', host, loaded }
         })
         return
       }
@@ -165,7 +165,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         const { host, order } = effect
         agent(host, { do: 'pause' }, async () => {
           const paused = await agents.restorePause(host, name, order, call(effect.timeoutMs))
-          return { type: 'paused', host, paused }
+          return { kind: 'paused', host, paused }
         })
         return
       }
@@ -174,7 +174,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         desk.later(effect.delayMs, () =>
           agent(host, { do: 'switch' }, async () => {
             const switched = await agents.restoreSwitch(host, name, call(effect.timeoutMs))
-            return { type: 'switched', host, switched }
+            return { kind: 'switched', host, switched }
           }),
         )
         return
@@ -184,7 +184,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         desk.later(effect.delayMs, () =>
           agent(host, { do: 'resume' }, async () => {
             const resumed = await agents.restoreResume(host, name, call(effect.timeoutMs))
-            return { type: 'resumed', host, resumed }
+            return { kind: 'resumed', host, resumed }
           }),
         )
         return
@@ -195,13 +195,13 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         desk.later(effect.delayMs, () =>
           agent(host, { do: 'abort' }, async () => {
             const { running } = await agents.restoreAbort(host, name, epoch, call(effect.timeoutMs))
-            return { type: 'aborted', host, running }
+            return { kind: 'aborted', host, running }
           }),
         )
         return
       }
       case 'timer':
-        desk.later(effect.afterMs, () => desk.feed({ type: 'deadline', timer: effect.timer }))
+        desk.later(effect.afterMs, () => desk.feed({ kind: 'deadline', timer: effect.timer }))
         return
       case 'progress':
         if (effect.copying !== undefined) copying.begin(effect.copying)
@@ -227,7 +227,7 @@ async function forEachLocal(
   feed: (event: SnapshotEvent) => void,
 ): Promise<null> {
   for await (const event of events) {
-    feed({ type: 'local', host, event })
+    feed({ kind: 'local', host, event })
     if (event.type === 'done' || event.type === 'failed') return null
   }
   throw new SnapswitchError(

@@ -35,7 +35,7 @@ export interface Desk<Event> {
 }
 
 /** Steps a sequence until an effect finishes it. Events are taken one at a time, in the order they come. */
-export function runSequence<State extends string, Data, Event extends { type: string }, Effect, Outcome>(
+export function runSequence<State extends string, Data, Event extends { kind: string }, Effect, Outcome>(
   table: Table<State, Data, Event, Effect>,
   first: Step<State, Data, Effect>,
   perform: (effect: Effect, desk: Desk<Event>) => Outcome | undefined,
@@ -98,7 +98,7 @@ export function runSequence<State extends string, Data, Event extends { type: st
       const reason: unknown = signal?.reason
       const error = reason instanceof SnapswitchError ? reason : calledOff
       // Both sequences know `cancel`; Event is a type parameter here, so the compiler cannot see it.
-      desk.feed({ type: 'cancel', error: error.report() } as unknown as Event)
+      desk.feed({ kind: 'cancel', error: error.report() } as unknown as Event)
     }
     stepping = true
     try {

@@ -1,5 +1,5 @@
-// `snapshot create --verify`: every host loads the images of its part once, when the snapshot is complete; what came of it goes into
-// the manifest. A snapshot that does not load stays, and says so.
+// `snapshot create --verify`: every host loads the images of its part once, when the snapshot is complete; what came of
+// it goes into the manifest. A snapshot that does not load stays, and says so.
 
 import type { LocalPart, Manifest, Verdict } from '../src/api/schemas.js'
 import { asSnapswitchError } from '../src/errors/errors.js'

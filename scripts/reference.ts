@@ -15,7 +15,7 @@ import { SwitchConfig } from '../switch/config.js'
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 
-// --- commands ---------------------------------------------------------------------------------------------------------
+// --- commands --------------------------------------------------------------------------------------------------------
 
 interface CommandDoc {
   readonly name: string
@@ -61,7 +61,7 @@ function describeOption(option: Option): string {
   return parts.length === 0 ? option.description : `${option.description} (${parts.join('; ')})`
 }
 
-// --- keys of the configuration ----------------------------------------------------------------------------------------
+// --- keys of the configuration ---------------------------------------------------------------------------------------
 
 interface Schema {
   readonly type?: string
@@ -150,7 +150,7 @@ function defaultOf(schema: Schema, required: boolean): string {
   return required && schema.default === undefined ? 'must be given' : 'none'
 }
 
-// --- pages ------------------------------------------------------------------------------------------------------------
+// --- pages -----------------------------------------------------------------------------------------------------------
 
 /** In a table of Markdown; without code marks it could be an HTML tag. */
 const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('<', '&lt;')

@@ -29,13 +29,19 @@ const Bounds = (frames: number, bytes: number) =>
     { ...closed, default: {} },
   )
 
-/** How members' frames to other hosts are colored on an uplink: where the DSCP bit can say it by that, or all in carriers. */
+/**
+ * How members' frames to other hosts are colored on an uplink: where the DSCP bit can say it by that, or all in
+ * carriers.
+ */
 const UplinkColor = Type.Union([Type.Literal('dscp'), Type.Literal('carrier')])
 export type UplinkColor = Static<typeof UplinkColor>
 
 export const PortConfig = Type.Object(
   {
-    /** The network device that becomes the port: a TAP, a veth, a NIC; but for members also by another name that it has (altname). It may come later. */
+    /**
+     * The network device that becomes the port: a TAP, a veth, a NIC; but for members also by another name that it has
+     * (altname). It may come later.
+     */
     device: DeviceName,
     /** Default: member when `vm` is given, else plain. */
     kind: Type.Optional(PortKind),
@@ -53,13 +59,13 @@ export const NetworkConfig = Type.Object(
     /** Its ports, by name; a name is unique on its host. */
     ports: Type.Record(Name, PortConfig, { ...closed, default: {} }),
     /**
-     * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D bridge does
-     * not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
+     * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D
+     * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
      */
     linkLocal: Type.Union([Type.Literal('forward'), Type.Literal('drop')], { default: 'forward' }),
     /**
-     * PAUSE frames, 01-80-C2-00-00-01: they stop the sender at the other end of one cable, and whoever gets a forwarded one stops for
-     * somebody else's sake. The kernel's bridge drops them, and no setting of its changes that.
+     * PAUSE frames, 01-80-C2-00-00-01: they stop the sender at the other end of one cable, and whoever gets a forwarded
+     * one stops for somebody else's sake. The kernel's bridge drops them, and no setting of its changes that.
      */
     pause: Type.Union([Type.Literal('drop'), Type.Literal('forward')], { default: 'drop' }),
     /** Forward from trunk to trunk. Only where the trunks form a tree. */
@@ -74,7 +80,10 @@ export const NetworkConfig = Type.Object(
     record: Bounds(65536, 256 * 1024 * 1024),
     /** Milliseconds from a peer's marker until what it sent and did not come counts as lost. */
     closureDeadline: Type.Integer({ minimum: 10, maximum: 60_000, default: 200 }),
-    /** A file with the key that all switches of the network share: control frames between them are authenticated with it. */
+    /**
+     * A file with the key that all switches of the network share: control frames between them are authenticated with
+     * it.
+     */
     controlKey: Type.Optional(AbsolutePath),
   },
   closed,
@@ -132,7 +141,10 @@ export function machineSpecs(config: SwitchConfig): Map<string, MachineSpec> {
   return new Map(Object.entries(config.machines) as [string, MachineSpec][])
 }
 
-/** A key is read twice, here to say where in the file it is wrong; it is never part of the configuration, which may be logged. */
+/**
+ * A key is read twice, here to say where in the file it is wrong; it is never part of the configuration, which may be
+ * logged.
+ */
 function checkKeys(config: ConfigFile<SwitchConfig>): void {
   for (const [name, { controlKey }] of Object.entries(config.value.networks)) {
     if (controlKey === undefined) continue

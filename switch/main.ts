@@ -33,7 +33,10 @@ import { addRoutes } from './server.js'
 
 const HEAL_INTERVAL_MS = 500
 
-/** Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or a device is not right. */
+/**
+ * Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or
+ * a device is not right.
+ */
 export async function runSwitch(configPath: string): Promise<void> {
   const config = loadSwitchConfig(configPath)
   const { log, ended: asked } = beginDaemon(`switch ${config.host}`, config.log)

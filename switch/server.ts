@@ -47,7 +47,9 @@ import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
 
-/** How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer. */
+/**
+ * How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer.
+ */
 const ANSWER_MS = 5000
 export const ANSWER_SHARE = 0.1
 

@@ -1,5 +1,5 @@
-// The table of error codes against the code that uses it and the reference that lists it: no code without a use, none that
-// readers cannot look up.
+// The table of error codes against the code that uses it and the reference that lists it: no code without a use, none
+// that readers cannot look up.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

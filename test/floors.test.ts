@@ -1,5 +1,5 @@
-// The house rules that a program can check (ARCHITECTURE.md): who may import whom, nothing in src/ works on import, every
-// file says first what it is for. The checker itself is checked against faults planted in made-up files.
+// The house rules that a program can check (ARCHITECTURE.md): who may import whom, nothing in src/ works on import,
+// every file says first what it is for. The checker itself is checked against faults planted in made-up files.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { builtinModules } from 'node:module'
@@ -154,8 +154,8 @@ function hasLeadingComment(text: string): boolean {
 }
 
 /**
- * Chains of imports that come back to where they began, one for each file that closes one. Types count: files that name one
- * another's types cannot be read, moved or tested one without the other. So does what is imported late.
+ * Chains of imports that come back to where they began, one for each file that closes one. Types count: files that name
+ * one another's types cannot be read, moved or tested one without the other. So does what is imported late.
  */
 function circles(imports: readonly Import[]): string[] {
   const next = new Map<string, string[]>()

@@ -1,5 +1,5 @@
-// A bar chart as a self-contained SVG: one panel per figure, one bar per subject, values written beside the bars. No script,
-// no font files; colors that hold on light and dark backgrounds.
+// A bar chart as a self-contained SVG: one panel per figure, one bar per subject, values written beside the bars. No
+// script, no font files; colors that hold on light and dark backgrounds.
 
 export interface Panel {
   readonly title: string

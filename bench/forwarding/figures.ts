@@ -1,4 +1,5 @@
-// The figures of a run by name, with what they mean; the medians over rounds; and the ratios that the project is held to.
+// The figures of a run by name, with what they mean; the medians over rounds; and the ratios that the project is held
+// to.
 
 import { median } from './statistics.js'
 

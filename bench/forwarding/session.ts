@@ -105,7 +105,9 @@ export class Session {
     )
   }
 
-  /** Frames per second delivered while the sender offers as many as it can; counted inside the trial, past its start. */
+  /**
+   * Frames per second delivered while the sender offers as many as it can; counted inside the trial, past its start.
+   */
   async saturation(size: number, milliseconds: number): Promise<Saturation> {
     const sending = this.#send(size, 0, milliseconds + 250, 'spin')
     await sleep(150)
@@ -152,7 +154,9 @@ export class Session {
     return best
   }
 
-  /** CPU cost at a light rate that every subject carries. The sender sleeps between bursts, so idle time is really idle. */
+  /**
+   * CPU cost at a light rate that every subject carries. The sender sleeps between bursts, so idle time is really idle.
+   */
   async cpuAt(rate: number, size: number, milliseconds: number): Promise<CpuAtRate> {
     const before = this.#look()
     const sent = await this.#send(size, rate, milliseconds, 'sleep')
@@ -167,7 +171,9 @@ export class Session {
     }
   }
 
-  /** Numbered frames at a light rate, read back one by one: nothing lost, doubled or overtaken on a subject that works. */
+  /**
+   * Numbered frames at a light rate, read back one by one: nothing lost, doubled or overtaken on a subject that works.
+   */
   async order(rate: number, milliseconds: number): Promise<Order> {
     const argv = [this.#gear.frames, 'receive', 'eth0', String(milliseconds + 3000)]
     const receiver = await this.#lab.start('e2', this.#cores.receiver, argv)

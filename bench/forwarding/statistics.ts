@@ -23,8 +23,8 @@ export interface SearchOptions {
 }
 
 /**
- * The highest rate at which a trial loses nothing, by bisection between 0 and `ceiling`, which is tried first. Returns 0 when
- * every rate tried lost something. Assumes that less load loses no more, as RFC 2544 section 26.1 does.
+ * The highest rate at which a trial loses nothing, by bisection between 0 and `ceiling`, which is tried first. Returns
+ * 0 when every rate tried lost something. Assumes that less load loses no more, as RFC 2544 section 26.1 does.
  */
 export async function highestLosslessRate(
   lossless: (rate: number) => Promise<boolean>,

@@ -25,7 +25,10 @@ export interface Subject {
   readonly title: string
   /** How it is attached and configured, for the report. */
   readonly setup: string
-  /** False: the endpoints hand over plain frames of at most one MTU with full checksums, because the subject takes no others. */
+  /**
+   * False: the endpoints hand over plain frames of at most one MTU with full checksums, because the subject takes no
+   * others.
+   */
   readonly offloads: boolean
   /** What is measured of it: everything for the four that are compared, less for those that only give context. */
   readonly parts: readonly Part[]
@@ -40,7 +43,9 @@ export interface Subject {
 /** Trunks have room for a color tag, for all subjects alike. */
 export const TRUNK_MTU = 1600
 
-/** The usual attachment: a veth pair per endpoint, its far end `p1` or `p2` beside the switch; `trunk` joins two hosts. */
+/**
+ * The usual attachment: a veth pair per endpoint, its far end `p1` or `p2` beside the switch; `trunk` joins two hosts.
+ */
 export async function vethAttachment(lab: Lab, topology: Topology): Promise<void> {
   await lab.veth('e1', 'eth0', 'a', 'p1')
   if (topology === 'one-host') {

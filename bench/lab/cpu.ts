@@ -1,5 +1,5 @@
-// CPU time, of chosen processes and of the whole machine. A kernel bridge works in the softirq of whoever sends: it has no
-// process to charge, so a fair comparison needs the machine's total beside the process's own.
+// CPU time, of chosen processes and of the whole machine. A kernel bridge works in the softirq of whoever sends: it has
+// no process to charge, so a fair comparison needs the machine's total beside the process's own.
 
 import { readdirSync, readFileSync } from 'node:fs'
 
@@ -25,8 +25,9 @@ export function processSeconds(pids: readonly number[]): number {
 }
 
 /**
- * Seconds that the cores were not idle, since some fixed moment: take differences. Counted from the idle columns, which the
- * kernel keeps exactly when it stops the tick in idle; its busy columns are samples, taken at ticks, and miss short bursts.
+ * Seconds that the cores were not idle, since some fixed moment: take differences. Counted from the idle columns, which
+ * the kernel keeps exactly when it stops the tick in idle; its busy columns are samples, taken at ticks, and miss short
+ * bursts.
  */
 export function machineSeconds(): number {
   const stat = readFileSync('/proc/stat', 'latin1')

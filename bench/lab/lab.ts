@@ -38,7 +38,8 @@ export class Lab {
     if (closing) throw new Error('the bench is being taken down')
     const full = this.namespace(name)
     await command(['ip', 'netns', 'add', full])
-    // No router solicitations, no duplicate address detection: frames that no subject was asked to carry would be counted.
+    // No router solicitations, no duplicate address detection: frames that no subject was asked to carry would be
+    // counted.
     const quiet = 'for i in all default; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6 2>/dev/null || :; done'
     const place = { namespace: full, cores: allCores() }
     await commandAt(place, ['sh', '-c', `${quiet}; ip link set lo up`])

@@ -1,4 +1,5 @@
-// From raw rows to figures: percentiles, where a cut's time goes, which gap belongs to which cut, and the targets. Pure.
+// From raw rows to figures: percentiles, where a cut's time goes, which gap belongs to which cut, and the targets.
+// Pure.
 
 import type { Cell } from './plan.js'
 import type { Counted, Gap, MemberStamps, Round, Row } from './rows.js'
@@ -81,7 +82,10 @@ export interface BulkSummary {
   /** Longest gap of each cut. */
   readonly cutGaps: Spread
   readonly retransmits: Readonly<Record<Phase, number>>
-  /** How long each phase was, all rounds together, as retransmissions are counted: what happens anyway happens there too. */
+  /**
+   * How long each phase was, all rounds together, as retransmissions are counted: what happens anyway happens there
+   * too.
+   */
   readonly seconds: Readonly<Record<'cut' | 'writing', number>>
   readonly timeouts: number
   readonly lossProbes: number

@@ -67,7 +67,10 @@ export function growth(before: Counted, after: Counted): Counted {
   return Object.fromEntries(keys.map((key) => [key, after[key] - before[key]])) as Record<CountedKey, number>
 }
 
-/** The fields of a table of /proc/net/snmp or netstat: a line of names, a line of values, both behind `Tcp:` or `TcpExt:`. */
+/**
+ * The fields of a table of /proc/net/snmp or netstat: a line of names, a line of values, both behind `Tcp:` or
+ * `TcpExt:`.
+ */
 export function protocolCounters(text: string): Map<string, number> {
   const found = new Map<string, number>()
   const lines = text.split('\n').filter((line) => /^\s*Tcp(Ext)?: /.test(line))

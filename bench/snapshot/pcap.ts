@@ -37,8 +37,8 @@ export function segments(file: Buffer): Segment[] {
 }
 
 /**
- * The times, of `leastUs` at least, between two advances of the acknowledgment number: how long a flow's receiver got nothing
- * new, as seen from the receiver's own answers.
+ * The times, of `leastUs` at least, between two advances of the acknowledgment number: how long a flow's receiver got
+ * nothing new, as seen from the receiver's own answers.
  */
 export function acknowledgmentGaps(answers: readonly Segment[], leastUs: number): { gaps: Gap[]; bytes: number } {
   const gaps: Gap[] = []

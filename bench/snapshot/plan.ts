@@ -3,8 +3,9 @@
 import type { LabPlan, MachinePlan } from '../../test/lab/lab.js'
 
 /**
- * `ring`: only the guests' own ring and UDP streams. `guests`: bulk TCP between two guests as well. `members` and `plain`:
- * bulk TCP and a UDP stream between two namespaces as well, behind ports that are cut with a machine, or are no members.
+ * `ring`: only the guests' own ring and UDP streams. `guests`: bulk TCP between two guests as well. `members` and
+ * `plain`: bulk TCP and a UDP stream between two namespaces as well, behind ports that are cut with a machine, or are
+ * no members.
  */
 export type Load = 'ring' | 'guests' | 'members' | 'plain'
 export type Policy = 'buffer' | 'drop'
@@ -26,7 +27,8 @@ export const hosts = ['a', 'b'] as const
 
 type Wanted = readonly [machines: Cell['machines'], memoryMiB: number, policy: Policy, load: Load]
 
-// Not the full product: memory is varied with two machines, their number with 256 MiB, and each policy where frames cross.
+// Not the full product: memory is varied with two machines, their number with 256 MiB, and each policy where frames
+// cross.
 const full: readonly Wanted[] = [
   [2, 128, 'buffer', 'ring'],
   [2, 256, 'buffer', 'ring'],
@@ -76,8 +78,8 @@ export const machineName = (index: number) => `vm${index + 1}`
 export const machineAddress = address
 
 /**
- * Machines alternate between the hosts, so that each hop of the ring crosses the trunk. Each sends to the next one (over the
- * trunk) and, from four machines on, to the one after (on its own host).
+ * Machines alternate between the hosts, so that each hop of the ring crosses the trunk. Each sends to the next one
+ * (over the trunk) and, from four machines on, to the one after (on its own host).
  */
 export function labPlan({ machines: count, memoryMiB }: Cell): LabPlan {
   const ring = Array.from({ length: count }, (_, index) => address(index))

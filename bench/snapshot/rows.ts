@@ -68,7 +68,10 @@ export interface Bulk {
   /** As the sender's TCP_INFO or a capture at its TAP shows them. */
   readonly retransmitted: readonly Retransmission[]
   readonly retransmits: number
-  /** RTOs and tail loss probes (RFC 8985) of the sender's kernel. A probe counts as a retransmission, though nothing was lost. */
+  /**
+   * RTOs and tail loss probes (RFC 8985) of the sender's kernel. A probe counts as a retransmission, though nothing was
+   * lost.
+   */
   readonly timeouts: number
   readonly lossProbes: number
   /** Of the UDP stream beside it; null where there was none. */

@@ -1,4 +1,5 @@
-// One cell from its lab's first namespace to its last: boot, traffic, a stretch without snapshots, the rounds, and what is left.
+// One cell from its lab's first namespace to its last: boot, traffic, a stretch without snapshots, the rounds, and what
+// is left.
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CoordinatorClient } from '../../src/api/client.js'

@@ -1,5 +1,5 @@
-// Bulk traffic beside the ring: between two guests, or between two namespaces behind ports of the network. Each kind starts,
-// runs through all rounds of its cell, and gives what its receiver and sender saw.
+// Bulk traffic beside the ring: between two guests, or between two namespaces behind ports of the network. Each kind
+// starts, runs through all rounds of its cell, and gives what its receiver and sender saw.
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

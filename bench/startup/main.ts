@@ -1,5 +1,5 @@
-// `scripts/bench startup`: how long a daemon takes to be up and to be gone, how long nothing is forwarded when it is started again
-// under traffic, and what memory it takes, by number of ports.
+// `scripts/bench startup`: how long a daemon takes to be up and to be gone, how long nothing is forwarded when it is
+// started again under traffic, and what memory it takes, by number of ports.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -111,31 +111,31 @@ function longestGap(said: string): number {
 }
 
 class Daemon {
-  private child: ChildProcess | null = null
-  private starts = 0
-  private readonly host: string
-  private readonly file: string
-  private readonly directory: string
+  #child: ChildProcess | null = null
+  #starts = 0
+  readonly #host: string
+  readonly #file: string
+  readonly #directory: string
 
   constructor(host: string, file: string, directory: string) {
-    this.host = host
-    this.file = file
-    this.directory = directory
+    this.#host = host
+    this.#file = file
+    this.#directory = directory
   }
 
   get pid(): number {
-    return this.child!.pid!
+    return this.#child!.pid!
   }
 
   /** Milliseconds until it says that it is up. */
   async start(): Promise<number> {
-    const log = join(this.directory, `log${this.starts++}`)
+    const log = join(this.#directory, `log${this.#starts++}`)
     const out = openSync(log, 'w')
-    const program = [join(projectRoot, 'bin', 'snapswitch'), 'switch', '--config', this.file]
+    const program = [join(projectRoot, 'bin', 'snapswitch'), 'switch', '--config', this.#file]
     const began = performance.now()
-    this.child = spawn('ip', ['netns', 'exec', this.host, ...program], { stdio: ['ignore', out, out] })
+    this.#child = spawn('ip', ['netns', 'exec', this.#host, ...program], { stdio: ['ignore', out, out] })
     while (!readFileSync(log, 'utf8').includes('switch is up')) {
-      if (this.child.exitCode !== null) throw new Error(`the daemon ended: ${readFileSync(log, 'utf8').slice(-500)}`)
+      if (this.#child.exitCode !== null) throw new Error(`the daemon ended: ${readFileSync(log, 'utf8').slice(-500)}`)
       if (performance.now() - began > 60_000) throw new Error('the daemon is not up after a minute')
       await pause(5)
     }
@@ -144,7 +144,7 @@ class Daemon {
 
   /** Milliseconds from SIGTERM to its end. */
   async stop(): Promise<number> {
-    const { child } = this
+    const child = this.#child
     if (child === null || child.exitCode !== null || child.signalCode !== null) return 0
     const ended = new Promise((resolve) => child.once('exit', resolve))
     const began = performance.now()

@@ -14,7 +14,7 @@ export interface Step<State extends string, Data, Effect> {
   readonly effects: readonly Effect[]
 }
 
-export type EventOf<Event extends { type: string }, T extends Event['type']> = Extract<Event, { type: T }>
+export type EventOf<Event extends { kind: string }, T extends Event['kind']> = Extract<Event, { kind: T }>
 
 export type Handler<State extends string, Data, Event, Effect> = (
   data: Data,
@@ -23,21 +23,21 @@ export type Handler<State extends string, Data, Event, Effect> = (
 ) => Step<State, Data, Effect>
 
 /** Every state answers every event; a hole is a type error. */
-export type Table<State extends string, Data, Event extends { type: string }, Effect> = {
+export type Table<State extends string, Data, Event extends { kind: string }, Effect> = {
   readonly [S in State]: {
-    readonly [T in Event['type']]: Handler<State, Data, EventOf<Event, T>, Effect>
+    readonly [T in Event['kind']]: Handler<State, Data, EventOf<Event, T>, Effect>
   }
 }
 
 /** Looks the event up in the state's row. */
-export function step<State extends string, Data, Event extends { type: string }, Effect>(
+export function step<State extends string, Data, Event extends { kind: string }, Effect>(
   table: Table<State, Data, Event, Effect>,
   at: { readonly state: State; readonly data: Data },
   event: Event,
   now: Instant,
 ): Step<State, Data, Effect> {
   const row = table[at.state]
-  const handler = row[event.type as Event['type']] as Handler<State, Data, Event, Effect>
+  const handler = row[event.kind as Event['kind']] as Handler<State, Data, Event, Effect>
   return handler(at.data, event, now)
 }
 

@@ -1,5 +1,6 @@
-// The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file, fsynced,
-// renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after a power cut.
+// The catalogue on disk: <store>/<network>/<snapshot>/manifest.json. A manifest is written to a temporary file,
+// fsynced, renamed into place, and the directories fsynced: a reader sees the old one or the new one whole, also after
+// a power cut.
 
 import { open, readdir, rm, unlink } from 'node:fs/promises'
 import { dirname, join } from 'node:path'

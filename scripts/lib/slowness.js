@@ -1,5 +1,6 @@
-// Prints how slow this machine is, busy as it may be: 2 where nothing else runs, up to 12. Tests that wait for something multiply their
-// limits by it (test/patience.ts). Twice what is measured, because others' work comes and goes.
+// Prints how slow this machine is, busy as it may be: 2 where nothing else runs, up to 12. Tests that wait for
+// something multiply their limits by it (test/patience.ts). Twice what is measured, because others' work comes and
+// goes.
 import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'

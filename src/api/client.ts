@@ -222,7 +222,10 @@ export class SwitchClient {
     return this.#connection.json('POST', pathOf('restoreAbort', { network, snapshot }), fits.aborted, options, body)
   }
 
-  /** A restore is over, or a snapshot is gone: what those machines had here, and copies of those contents, nobody needs any more. */
+  /**
+   * A restore is over, or a snapshot is gone: what those machines had here, and copies of those contents, nobody needs
+   * any more.
+   */
   async left(network: string, body: LeftRequest, options: CallOptions): Promise<void> {
     await this.#connection.json('POST', pathOf('left', { network }), fits.nothing, options, body)
   }

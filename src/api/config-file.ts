@@ -22,7 +22,9 @@ const maxConfigBytes = 4 * 1024 * 1024
 
 const compiled = new WeakMap<TSchema, Validator<unknown>>()
 
-/** Throws CONFIG_UNREADABLE (no such file, no YAML) or CONFIG_INVALID (does not fit); says all that is wrong at once. */
+/**
+ * Throws CONFIG_UNREADABLE (no such file, no YAML) or CONFIG_INVALID (does not fit); says all that is wrong at once.
+ */
 export function loadConfigFile<S extends TSchema>(file: string, schema: S): ConfigFile<Static<S>> {
   let text: string
   try {

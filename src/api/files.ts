@@ -36,7 +36,10 @@ export function filesOf(part: LocalPart): FileReference[] {
   ]
 }
 
-/** A part whose disks are in other files now. What was found out by loading a machine from the former ones is not known of these. */
+/**
+ * A part whose disks are in other files now. What was found out by loading a machine from the former ones is not known
+ * of these.
+ */
 export function withDisks(part: LocalPart, given: FlatDisks['members']): LocalPart {
   const members = part.members.map((member) => {
     const others = given.find(({ vm }) => vm === member.vm)?.disks ?? []

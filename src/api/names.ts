@@ -9,13 +9,18 @@ export function isName(value: unknown): value is string {
   return typeof value === 'string' && fits.test(value)
 }
 
-/** Throws NAME_INVALID for whatever could leave its directory, or would not do as a file name. `what`: network, snapshot. */
+/**
+ * Throws NAME_INVALID for whatever could leave its directory, or would not do as a file name. `what`: network,
+ * snapshot.
+ */
 export function checkedName(what: string, name: string): string {
   if (isName(name)) return name
   throw new SnapswitchError('NAME_INVALID', `${JSON.stringify(name)} is no ${what} name`, `Use ${Name.description}.`)
 }
 
-/** What to do about a name that is none of the known ones: which is meant, and which there are. `whose`: `Its networks`. */
+/**
+ * What to do about a name that is none of the known ones: which is meant, and which there are. `whose`: `Its networks`.
+ */
 export function choices(whose: string, word: string, known: readonly string[]): string {
   if (known.length === 0) return `${whose}: none.`
   const meant = nearest(word, known)

@@ -1,4 +1,5 @@
-// Every URL path of both daemons, in one place. `routes` are patterns for the server, `paths` builds them for the client.
+// Every URL path of both daemons, in one place. `routes` are patterns for the server, `paths` builds them for the
+// client.
 
 export const routes = {
   openapi: '/v1/openapi.json',

@@ -1,4 +1,5 @@
-// The unix socket that a daemon's API listens on: what a killed daemon has left is taken over, what a living one has is not.
+// The unix socket that a daemon's API listens on: what a killed daemon has left is taken over, what a living one has is
+// not.
 
 import { chmod, stat, unlink } from 'node:fs/promises'
 import { connect } from 'node:net'
@@ -52,7 +53,10 @@ async function withSocketErrors(path: string, act: () => Promise<void>): Promise
   }
 }
 
-/** A socket file that nobody listens on is what a killed daemon left; one that answers, or another kind of file, is not ours. */
+/**
+ * A socket file that nobody listens on is what a killed daemon left; one that answers, or another kind of file, is not
+ * ours.
+ */
 async function removeStale(path: string): Promise<void> {
   let found: Awaited<ReturnType<typeof stat>>
   try {

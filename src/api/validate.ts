@@ -7,7 +7,9 @@ import { Name } from './schemas/basic.js'
 
 /** One thing wrong with a value. */
 export interface Finding {
-  /** Keys and indices from the root to the value (or, for an unknown key, to the map that holds it and then the key). */
+  /**
+   * Keys and indices from the root to the value (or, for an unknown key, to the map that holds it and then the key).
+   */
   readonly path: readonly (string | number)[]
   /** What is wrong with it, without its path: `must be one of member, plain, trunk`. */
   readonly message: string
@@ -36,7 +38,9 @@ export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {
   return Object.assign(check, { findings: () => findingsOf(validate?.errors ?? [], root) })
 }
 
-/** Sentences for ajv's errors: union branches that were not meant are left out, unknown keys get the nearest known one. */
+/**
+ * Sentences for ajv's errors: union branches that were not meant are left out, unknown keys get the nearest known one.
+ */
 export function findingsOf(errors: readonly ErrorObject[], root?: unknown): Finding[] {
   const seen = new Set<string>()
   const findings: Finding[] = []
@@ -65,8 +69,8 @@ export function describePath(path: readonly (string | number)[]): string {
 }
 
 /**
- * With `anyOf`, ajv reports every branch. Keeps, per union, only the errors of the branch that was meant (no mismatch of
- * its literals or of its type), and the union's own error only when no branch was.
+ * With `anyOf`, ajv reports every branch. Keeps, per union, only the errors of the branch that was meant (no mismatch
+ * of its literals or of its type), and the union's own error only when no branch was.
  */
 function withoutForeignBranches(errors: readonly ErrorObject[]): ErrorObject[] {
   let kept = [...errors]

@@ -1,6 +1,6 @@
-// Which of the frames that came out of a channel is which of those that went in. Both ends were recorded for a while that
-// need not be the same, and frames that look the same may come twice; so frames that are unique on both sides are matched
-// first, and those between them in order (Bram Cohen's patience diff).
+// Which of the frames that came out of a channel is which of those that went in. Both ends were recorded for a while
+// that need not be the same, and frames that look the same may come twice; so frames that are unique on both sides are
+// matched first, and those between them in order (Bram Cohen's patience diff).
 
 /** How far ahead a frame that is not unique is looked for. */
 const LOOK_AHEAD = 2000

@@ -1,14 +1,17 @@
-// `snapshot audit`: a snapshot of a real run against the invariants of the protocol, from what every switch has recorded of
-// every frame. Pure: manifest, recordings and channel states in, verdict with evidence out. A generator, so that who runs it
-// can let others have their turn.
+// `snapshot audit`: a snapshot of a real run against the invariants of the protocol, from what every switch has
+// recorded of every frame. Pure: manifest, recordings and channel states in, verdict with evidence out. A generator, so
+// that who runs it can let others have their turn.
 //
-//   no orphan          no frame delivered before its receiver's cut was sent after its sender's; colors are what they must be
-//   channel state      each frame sent before its sender's cut and delivered after its receiver's is in it once, nothing else
+//   no orphan          no frame delivered before its receiver's cut was sent after its sender's; colors are what they
+//                      must be
+//   channel state      each frame sent before its sender's cut and delivered after its receiver's is in it once,
+//                      nothing else
 //   undisturbed run    every frame reached whom it was for, once, in order
 //   termination        all machines cut and resumed, all gates open, all channels closed
 //
-// What it proves it proves of the recordings. Who can rewrite every file on every host and the manifest so that all agree
-// makes up a run, and no audit of files tells; digests that differ between manifest and hosts, and changes that break a rule, show.
+// What it proves it proves of the recordings. Who can rewrite every file on every host and the manifest so that all
+// agree makes up a run, and no audit of files tells; digests that differ between manifest and hosts, and changes that
+// break a rule, show.
 
 import type { AuditCheck, AuditVerdict, LocalPart, Manifest } from '../api/schemas.js'
 import { address, type EventTable } from '../trace/event-reader.js'
@@ -104,11 +107,11 @@ function checkManifest(manifest: Manifest, book: Book): void {
 }
 
 /**
- * A machine that stands still sends nothing: a frame that its port gives between the cut and the resume was sent before, and
- * should have been read before the cut, in the old color. What was left in a socket would be read at once, and frames have
- * the time at which their batch began: so the first half of that while counts. Hypervisor and switch each tell their times; a
- * cut outside of its pause says that their clocks differ. Only QEMU's word for the resume is exact enough (`background`), and
- * only network cards (ports with an address in the manifest) pause with their machine.
+ * A machine that stands still sends nothing: a frame that its port gives between the cut and the resume was sent
+ * before, and should have been read before the cut, in the old color. What was left in a socket would be read at once,
+ * and frames have the time at which their batch began: so the first half of that while counts. Hypervisor and switch
+ * each tell their times; a cut outside of its pause says that their clocks differ. Only QEMU's word for the resume is
+ * exact enough (`background`), and only network cards (ports with an address in the manifest) pause with their machine.
  */
 function checkDrained(run: HostRun, part: LocalPart, book: Book): void {
   const { table } = run

@@ -26,26 +26,26 @@ interface Entry {
 }
 
 export class Book {
-  private readonly entries = new Map<CheckName, Entry>(
+  readonly #entries = new Map<CheckName, Entry>(
     checkNames.map((name) => [name, { examined: 0, violations: 0, incomplete: false, findings: [], notes: [] }]),
   )
 
   examined(check: CheckName, count = 1): void {
-    this.entries.get(check)!.examined += count
+    this.#entries.get(check)!.examined += count
   }
 
   note(check: CheckName, text: string): void {
-    this.entries.get(check)!.notes.push(text)
+    this.#entries.get(check)!.notes.push(text)
   }
 
   /** What the check would need is not there. */
   incomplete(check: CheckName, why: string): void {
-    this.entries.get(check)!.incomplete = true
+    this.#entries.get(check)!.incomplete = true
     this.note(check, why)
   }
 
   violated(check: CheckName, finding: Partial<AuditFinding> & { readonly what: string }): void {
-    const entry = this.entries.get(check)!
+    const entry = this.#entries.get(check)!
     entry.violations++
     if (entry.findings.length >= FINDINGS_SHOWN) return
     const nowhere = { host: null, port: null, file: null, offset: null, frame: null, atUs: null }
@@ -68,7 +68,7 @@ export class Book {
 
   checks(): AuditCheck[] {
     return checkNames.map((check) => {
-      const { examined, violations, incomplete, findings, notes } = this.entries.get(check)!
+      const { examined, violations, incomplete, findings, notes } = this.#entries.get(check)!
       return { check, verdict: verdictOf(violations, incomplete), examined, violations, findings, notes }
     })
   }

@@ -1,5 +1,6 @@
-// What must hold of one host when its recording has been walked through to the end: the snapshot began and its channels closed,
-// every port has cut once and stands open, nothing waits without a reason, and the ports of a machine have cut as one.
+// What must hold of one host when its recording has been walked through to the end: the snapshot began and its channels
+// closed, every port has cut once and stands open, nothing waits without a reason, and the ports of a machine have cut
+// as one.
 
 import type { EventTable } from '../trace/event-reader.js'
 import { Event } from '../trace/events.js'

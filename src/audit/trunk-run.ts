@@ -1,5 +1,6 @@
-// A trunk from one host to another, as both have recorded it: what was sent came once, in order, in its color; what came was
-// sent. Where the recordings begin and end, frames of one side have no counterpart on the other: those are open, no fault.
+// A trunk from one host to another, as both have recorded it: what was sent came once, in order, in its color; what
+// came was sent. Where the recordings begin and end, frames of one side have no counterpart on the other: those are
+// open, no fault.
 
 import { type Alignment, align } from './align.js'
 import type { Book } from './book.js'
@@ -87,8 +88,8 @@ export function checkTrunk(ends: TrunkEnds, book: Book): void {
 }
 
 /**
- * A device on the way may cut up what left as one long frame, or put frames together: then the digests of both sides tell
- * nothing of one another. That is so for the frames between two addresses of which both sides have some without a
+ * A device on the way may cut up what left as one long frame, or put frames together: then the digests of both sides
+ * tell nothing of one another. That is so for the frames between two addresses of which both sides have some without a
  * counterpart, long ones on one side, and none as long on the other.
  */
 function recutFlows(

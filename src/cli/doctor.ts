@@ -127,7 +127,10 @@ async function tunDevice(): Promise<Finding[]> {
   ]
 }
 
-/** What packet sockets can hand over of frames that their senders leave to be cut up (docs: ARCHITECTURE.md, a frame's way). */
+/**
+ * What packet sockets can hand over of frames that their senders leave to be cut up (docs: ARCHITECTURE.md, a frame's
+ * way).
+ */
 function packetSockets(): Finding[] {
   const filters = ringFilters() !== null
   closeRingFilters()

@@ -44,16 +44,16 @@ const RATE_US = 5e6
 
 /** Bytes per second over the last seconds. */
 export class CopyRate {
-  private readonly seen: { readonly atUs: number; readonly bytes: number }[] = []
+  readonly #seen: { readonly atUs: number; readonly bytes: number }[] = []
 
   note(atUs: number, bytes: number): void {
-    this.seen.push({ atUs, bytes })
-    while (this.seen.length > 2 && this.seen[1]!.atUs < atUs - RATE_US) this.seen.shift()
+    this.#seen.push({ atUs, bytes })
+    while (this.#seen.length > 2 && this.#seen[1]!.atUs < atUs - RATE_US) this.#seen.shift()
   }
 
   /** null before there are two looks, and when nothing moves. */
   get perSecond(): number | null {
-    const [first, last] = [this.seen[0], this.seen.at(-1)]
+    const [first, last] = [this.#seen[0], this.#seen.at(-1)]
     if (first === undefined || last === undefined || last.atUs <= first.atUs) return null
     const rate = ((last.bytes - first.bytes) * 1e6) / (last.atUs - first.atUs)
     return rate > 0 ? rate : null

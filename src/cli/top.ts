@@ -1,5 +1,5 @@
-// `snapswitch top`: what goes through the ports now. Reads the counters that the datapath keeps in shared memory, through the
-// daemon's API; the datapath itself is not asked and loses nothing by being watched.
+// `snapswitch top`: what goes through the ports now. Reads the counters that the datapath keeps in shared memory,
+// through the daemon's API; the datapath itself is not asked and loses nothing by being watched.
 
 import { setTimeout as pause } from 'node:timers/promises'
 import { type Command, InvalidArgumentError } from 'commander'

@@ -6,38 +6,43 @@ const KEPT_COLORS = 8
 export class ColorCounter {
   /** Frames of any color. */
   total = 0
-  private current = -1
-  private currentCount = 0
-  private readonly others = new Map<number, number>()
+  #current = -1
+  #currentCount = 0
+  readonly #others = new Map<number, number>()
 
   /** `frames`: how many they are on the wire. */
   add(color: number, frames = 1): void {
     this.total += frames
-    if (color !== this.current) this.switchTo(color)
-    this.currentCount += frames
+    if (color !== this.#current) this.#switchTo(color)
+    this.#currentCount += frames
   }
 
   /** Frames of colors below `epoch`. Exact for the last few colors. */
   below(epoch: number): number {
     let rest = this.total
-    if (this.current >= epoch) rest -= this.currentCount
-    for (const [color, count] of this.others) if (color >= epoch) rest -= count
+    if (this.#current >= epoch) rest -= this.#currentCount
+    for (const [color, count] of this.#others) if (color >= epoch) rest -= count
     return rest
+  }
+
+  /** How many colors are counted one by one. */
+  get colors(): number {
+    return this.#others.size + 1
   }
 
   reset(): void {
     this.total = 0
-    this.current = -1
-    this.currentCount = 0
-    this.others.clear()
+    this.#current = -1
+    this.#currentCount = 0
+    this.#others.clear()
   }
 
-  private switchTo(color: number): void {
-    if (this.current >= 0) this.others.set(this.current, this.currentCount)
-    this.currentCount = this.others.get(color) ?? 0
-    this.others.delete(color)
-    this.current = color
+  #switchTo(color: number): void {
+    if (this.#current >= 0) this.#others.set(this.#current, this.#currentCount)
+    this.#currentCount = this.#others.get(color) ?? 0
+    this.#others.delete(color)
+    this.#current = color
     // Folding into the base needs no more than forgetting the key: `total` holds the sum.
-    if (this.others.size > KEPT_COLORS) this.others.delete(Math.min(...this.others.keys()))
+    if (this.#others.size > KEPT_COLORS) this.#others.delete(Math.min(...this.#others.keys()))
   }
 }

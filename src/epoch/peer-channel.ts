@@ -3,20 +3,20 @@
 // sent, or when the closure deadline has passed after the marker. Counts make closure exact even where the marker
 // overtakes data; what stays missing is reported as lost.
 //
-// Both sides must count the same frames, whatever is restarted, taken away or plugged in elsewhere, and whatever overtakes
-// what. So every frame carries a generation, which the receiver has chosen:
+// Both sides must count the same frames, whatever is restarted, taken away or plugged in elsewhere, and whatever
+// overtakes what. So every frame carries a generation, which the receiver has chosen:
 //
-// - An end of a channel is a boot of a switch and a number, new with every PeerChannel, and when another boot is met: then
-//   all that was agreed with it before is void. Numbers grow, so that a late HELLO of a former end is known.
-// - Whoever hears of a new end over there chooses the generation (1 to 3; the one that is longest out of use, as far as it
-//   knows), counts its frames from zero, and says so in every HELLO, which names the end it is for.
-// - Whoever is named takes the generation on and counts from zero what it sends in it. Before, its frames have generation
-//   0. It refuses the one that its last frames for a former end had: then another one is chosen.
-// - When the peer has said that it has taken it on, frames of all other generations are dropped: they were sent before, and
-//   nobody has counted them. In a network that keeps the order there are none. A snapshot begins only after that.
+// - An end of a channel is a boot of a switch and a number, new with every PeerChannel, and when another boot is met:
+//   then all that was agreed with it before is void. Numbers grow, so that a late HELLO of a former end is known.
+// - Whoever hears of a new end over there chooses the generation (1 to 3; the one that is longest out of use, as far as
+//   it knows), counts its frames from zero, and says so in every HELLO, which names the end it is for.
+// - Whoever is named takes the generation on and counts from zero what it sends in it. Before, its frames have
+//   generation 0. It refuses the one that its last frames for a former end had: then another one is chosen.
+// - When the peer has said that it has taken it on, frames of all other generations are dropped: they were sent before,
+//   and nobody has counted them. In a network that keeps the order there are none. A snapshot begins only after that.
 //
-// So per pair of ends and direction there is one generation, begun once by each side, and no frame but its sender's bears it
-// (unless one is under way while three ends come and go).
+// So per pair of ends and direction there is one generation, begun once by each side, and no frame but its sender's
+// bears it (unless one is under way while three ends come and go).
 
 import { ColorCounter } from './color-counter.js'
 
@@ -76,12 +76,15 @@ interface OutgoingMarker {
   readonly until: Milliseconds
 }
 
-/** A HELLO's deficit counts as loss only after it has lasted this many HELLOs, so far apart: a frame in flight is not lost. */
+/**
+ * A HELLO's deficit counts as loss only after it has lasted this many HELLOs, so far apart: a frame in flight is not
+ * lost.
+ */
 const DEFICITS_KEPT = 3
-const DEFICIT_INTERVAL = 900
+const DEFICIT_INTERVAL_MS = 900
 const LAST_GENERATION = 3
 /** Milliseconds without a HELLO after which even an older end is believed. */
-const FORMER_TIMEOUT = 3500
+const FORMER_TIMEOUT_MS = 3500
 
 /** What all ends of one boot that lead to one host have in common. */
 interface Past {
@@ -97,27 +100,27 @@ const PASTS_KEPT = 256
 /** Numbers the ends of one boot: by the microsecond at which it began, and upward. */
 export class Ends {
   readonly bootId: string
-  private last: number
-  private readonly pasts = new Map<string, Past>()
+  #last: number
+  readonly #pasts = new Map<string, Past>()
 
   /** `bootId`: 16 hex digits; `since`: Unix time in milliseconds. */
   constructor(bootId: string, since: number) {
     this.bootId = bootId
-    this.last = Math.floor(since * 1000)
+    this.#last = Math.floor(since * 1000)
   }
 
   next(): number {
-    return ++this.last
+    return ++this.#last
   }
 
   pastWith(host: string): Past {
-    let past = this.pasts.get(host)
+    let past = this.#pasts.get(host)
     if (past === undefined) {
       // After a restart nothing is known of what came before: boots begin anywhere.
-      const first = Math.floor(this.last)
+      const first = Math.floor(this.#last)
       past = { generations: [0, 1, 2].map((at) => 1 + ((first + at) % LAST_GENERATION)), sent: UNCOUNTED }
-      this.pasts.set(host, past)
-      if (this.pasts.size > PASTS_KEPT) this.pasts.delete(this.pasts.keys().next().value!)
+      this.#pasts.set(host, past)
+      if (this.#pasts.size > PASTS_KEPT) this.#pasts.delete(this.#pasts.keys().next().value!)
     }
     return past
   }
@@ -135,86 +138,89 @@ export class PeerChannel {
   sends = UNCOUNTED
   /** The one that we have chosen; UNCOUNTED until a peer was heard of. */
   accepts = UNCOUNTED
-  private readonly ends: Ends
-  private number: number
-  private peerNumber = 0
+  readonly #ends: Ends
+  #number: number
+  #peerNumber = 0
   /** The peer has taken on what we have chosen. */
-  private agreed = false
-  private past: Past | null = null
+  #agreed = false
+  #past: Past | null = null
   /** The one that our last frames for a former end had. */
-  private refused = UNCOUNTED
-  private deficits: number[] = []
-  private deficitAt = Number.NEGATIVE_INFINITY
-  private marker: Marker | null = null
-  private outgoing: OutgoingMarker | null = null
+  #refused = UNCOUNTED
+  #deficits: number[] = []
+  #deficitAt = Number.NEGATIVE_INFINITY
+  #marker: Marker | null = null
+  #outgoing: OutgoingMarker | null = null
 
   constructor(ends: Ends) {
-    this.ends = ends
-    this.number = ends.next()
+    this.#ends = ends
+    this.#number = ends.next()
   }
 
   /** Both directions are counted. */
   get established(): boolean {
-    return this.agreed && this.sends !== UNCOUNTED
+    return this.#agreed && this.sends !== UNCOUNTED
   }
 
   /** What control frames say of this end; the count is their own. */
   get words(): Omit<ChannelWords, 'host' | 'count' | 'bootId'> {
-    const heard = this.bootId === null ? NO_END : { bootId: this.bootId, number: this.peerNumber }
-    const sends = this.past?.sent ?? UNCOUNTED
-    return { number: this.number, heard, accepts: this.accepts, sends, takes: this.sends !== UNCOUNTED }
+    const heard = this.bootId === null ? NO_END : { bootId: this.bootId, number: this.#peerNumber }
+    const sends = this.#past?.sent ?? UNCOUNTED
+    return { number: this.#number, heard, accepts: this.accepts, sends, takes: this.sends !== UNCOUNTED }
   }
 
   hello(words: ChannelWords, mac: Uint8Array, now: Milliseconds): Heard {
     const isSameBoot = this.bootId === words.bootId && this.host === words.host
     // A late one of an end that is no more; unless it goes on: then a clock was set back.
-    const isOlder = words.host === this.host && words.number < this.peerNumber
-    if (isOlder && now - this.lastHeard < FORMER_TIMEOUT) return 'known'
+    const isOlder = words.host === this.host && words.number < this.#peerNumber
+    if (isOlder && now - this.lastHeard < FORMER_TIMEOUT_MS) return 'known'
     this.lastHeard = now
     this.mac = mac
-    const isNew = !isSameBoot || words.number !== this.peerNumber
-    if (isNew) this.meet(words)
-    const isForUs = this.isNamed(words)
-    const isOffer = isForUs && words.accepts !== UNCOUNTED && words.accepts !== this.refused
+    const isNew = !isSameBoot || words.number !== this.#peerNumber
+    if (isNew) this.#meet(words)
+    const isForUs = this.#isNamed(words)
+    const isOffer = isForUs && words.accepts !== UNCOUNTED && words.accepts !== this.#refused
     const adopts = isOffer && words.accepts !== this.sends
-    if (adopts) this.adopt(words.accepts)
-    const isTaken = this.isTaken(words)
-    if (isForUs && !words.takes && words.sends === this.accepts) this.choose(words.sends)
+    if (adopts) this.#adopt(words.accepts)
+    const isTaken = this.#isTaken(words)
+    if (isForUs && !words.takes && words.sends === this.accepts) this.#choose(words.sends)
     else if (isTaken) {
-      this.agreed = true
-      this.noteDeficit(words.count, now)
+      this.#agreed = true
+      this.#noteDeficit(words.count, now)
     }
     if (isNew) return 'new'
     return adopts || !isTaken ? 'answer' : 'known'
   }
 
-  /** A colored frame has come (`frames`: how many it is on the wire). False: it is of another generation, and to be dropped. */
+  /**
+   * A colored frame has come (`frames`: how many it is on the wire). False: it is of another generation, and to be
+   * dropped.
+   */
   take(generation: number, color: number, frames: number): boolean {
-    if (generation !== this.accepts) return !this.agreed
+    if (generation !== this.accepts) return !this.#agreed
     this.received.add(color, frames)
     return true
   }
 
   /** Frames this trunk has lost in ordinary running, before any cut: they must not delay a closure. */
   get lostInRunning(): number {
-    return this.deficits.length < DEFICITS_KEPT ? 0 : Math.min(...this.deficits)
+    return this.#deficits.length < DEFICITS_KEPT ? 0 : Math.min(...this.#deficits)
   }
 
   /** A MARKER; false when what it counts is not what we count: it is of another end, or for another one. */
   takeMarker(words: ChannelWords, epoch: number, now: Milliseconds): boolean {
-    if (!this.isOfPeer(words) || !this.isTaken(words)) return false
-    this.agreed = true
-    if (this.marker === null || epoch > this.marker.epoch) this.marker = { epoch, sentBelow: words.count, at: now }
+    if (!this.#isOfPeer(words) || !this.#isTaken(words)) return false
+    this.#agreed = true
+    if (this.#marker === null || epoch > this.#marker.epoch) this.#marker = { epoch, sentBelow: words.count, at: now }
     return true
   }
 
   hasMarker(epoch: number): boolean {
-    return this.marker !== null && this.marker.epoch >= epoch
+    return this.#marker !== null && this.#marker.epoch >= epoch
   }
 
   /** The closure of the incoming channel for the snapshot of `epoch`, or null while it is open. */
   closure(epoch: number, closureDeadline: Milliseconds, now: Milliseconds): Closure | null {
-    const marker = this.marker
+    const marker = this.#marker
     if (marker === null || marker.epoch < epoch) return null
     const expected = Math.max(0, marker.sentBelow - this.lostInRunning)
     const received = this.received.below(epoch)
@@ -225,61 +231,61 @@ export class PeerChannel {
 
   /** Our side has cut: from now on the peer is told, until it acknowledges or `until` passes. */
   startMarker(epoch: number, now: Milliseconds, until: Milliseconds): void {
-    this.outgoing = { epoch, sentBelow: this.sent.below(epoch), nextAt: now, until }
+    this.#outgoing = { epoch, sentBelow: this.sent.below(epoch), nextAt: now, until }
   }
 
   acknowledged(words: ChannelWords, epoch: number): void {
-    if (!this.isOfPeer(words) || !this.isNamed(words)) return
-    if (this.outgoing !== null && epoch >= this.outgoing.epoch) this.outgoing = null
+    if (!this.#isOfPeer(words) || !this.#isNamed(words)) return
+    if (this.#outgoing !== null && epoch >= this.#outgoing.epoch) this.#outgoing = null
   }
 
   /** The marker to send now, if one is due; the next repeat is scheduled. */
   dueMarker(now: Milliseconds, repeat: Milliseconds): { epoch: number; sentBelow: number } | null {
-    const outgoing = this.outgoing
+    const outgoing = this.#outgoing
     if (outgoing === null || now < outgoing.nextAt) return null
     if (now >= outgoing.until) {
-      this.outgoing = null
+      this.#outgoing = null
       return null
     }
     outgoing.nextAt = now + repeat
     return outgoing
   }
 
-  private noteDeficit(sent: number, now: Milliseconds): void {
-    if (now - this.deficitAt < DEFICIT_INTERVAL) return
-    this.deficitAt = now
-    this.deficits.push(Math.max(0, sent - this.received.total))
-    if (this.deficits.length > DEFICITS_KEPT) this.deficits.shift()
+  #noteDeficit(sent: number, now: Milliseconds): void {
+    if (now - this.#deficitAt < DEFICIT_INTERVAL_MS) return
+    this.#deficitAt = now
+    this.#deficits.push(Math.max(0, sent - this.received.total))
+    if (this.#deficits.length > DEFICITS_KEPT) this.#deficits.shift()
   }
 
-  private isOfPeer(words: ChannelWords): boolean {
-    return words.bootId === this.bootId && words.number === this.peerNumber
+  #isOfPeer(words: ChannelWords): boolean {
+    return words.bootId === this.bootId && words.number === this.#peerNumber
   }
 
-  private isNamed({ heard }: ChannelWords): boolean {
-    return heard.bootId === this.ends.bootId && heard.number === this.number
+  #isNamed({ heard }: ChannelWords): boolean {
+    return heard.bootId === this.#ends.bootId && heard.number === this.#number
   }
 
-  private isTaken(words: ChannelWords): boolean {
-    return words.takes && words.sends === this.accepts && this.isNamed(words)
+  #isTaken(words: ChannelWords): boolean {
+    return words.takes && words.sends === this.accepts && this.#isNamed(words)
   }
 
-  private meet(words: ChannelWords): void {
+  #meet(words: ChannelWords): void {
     // What the new peer may have agreed with us when it was here before is void: it shall hear of a new end.
-    if (this.bootId !== null && this.bootId !== words.bootId) this.number = this.ends.next()
+    if (this.bootId !== null && this.bootId !== words.bootId) this.#number = this.#ends.next()
     this.host = words.host
     this.bootId = words.bootId
-    this.peerNumber = words.number
+    this.#peerNumber = words.number
     this.sends = UNCOUNTED
-    this.outgoing = null
-    this.past = this.ends.pastWith(words.host)
-    this.refused = this.past.sent
-    this.choose(words.sends)
+    this.#outgoing = null
+    this.#past = this.#ends.pastWith(words.host)
+    this.#refused = this.#past.sent
+    this.#choose(words.sends)
   }
 
   /** `avoided`: frames of it may be under way for an end that was here before us, as those of the one chosen before. */
-  private choose(avoided: number): void {
-    const { generations } = this.past!
+  #choose(avoided: number): void {
+    const { generations } = this.#past!
     const leaveLast = (generation: number) => {
       generations.splice(generations.indexOf(generation), 1)
       generations.push(generation)
@@ -287,17 +293,17 @@ export class PeerChannel {
     for (const generation of [this.accepts, avoided]) if (generation !== UNCOUNTED) leaveLast(generation)
     this.accepts = generations[0]
     leaveLast(this.accepts)
-    this.agreed = false
+    this.#agreed = false
     this.received.reset()
-    this.deficits = []
-    this.deficitAt = Number.NEGATIVE_INFINITY
-    this.marker = null
+    this.#deficits = []
+    this.#deficitAt = Number.NEGATIVE_INFINITY
+    this.#marker = null
   }
 
-  private adopt(generation: number): void {
+  #adopt(generation: number): void {
     this.sends = generation
-    this.past!.sent = generation
+    this.#past!.sent = generation
     this.sent.reset()
-    this.outgoing = null
+    this.#outgoing = null
   }
 }

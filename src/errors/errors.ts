@@ -1,5 +1,6 @@
 // Every failure a person may meet: one class with a stable code, a sentence that says what happened, and one that says
-// what to do about it. Rooms add codes to the table here, so that `npm run reference` lists them and a test can check it.
+// what to do about it. Rooms add codes to the table here, so that `npm run reference` lists them and a test can check
+// it.
 
 /** Stable error codes. A code never changes its meaning; the text beside it may get better. */
 export const errorCodes = {

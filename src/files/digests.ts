@@ -10,47 +10,47 @@ const statOf = promisify(stat) as (path: string, options: { bigint: true }) => P
 /** How many are remembered; the oldest are forgotten. */
 const LIMIT = 20_000
 /**
- * A file that was changed within this time before it was read may change again without a new time stamp: the kernel's clock
- * for these ticks every few milliseconds only, and that of a file server may tick more coarsely.
+ * A file that was changed within this time before it was read may change again without a new time stamp: the kernel's
+ * clock for these ticks every few milliseconds only, and that of a file server may tick more coarsely.
  */
 const SETTLED_NS = 2_000_000_000n
 
 export class Digests {
-  private readonly known = new Map<string, string>()
+  readonly #known = new Map<string, string>()
   /** Being computed: two who ask at once read the file once. */
-  private readonly running = new Map<string, Promise<string>>()
+  readonly #running = new Map<string, Promise<string>>()
 
   /** sha256, hex. Throws STORE_IO, file system errors. */
   async of(path: string): Promise<string> {
     const before = await statOf(path, { bigint: true })
     const key = keyOf(before)
-    const found = this.known.get(key)
+    const found = this.#known.get(key)
     if (found !== undefined) return found
-    const running = this.running.get(key)
+    const running = this.#running.get(key)
     if (running !== undefined) return running
-    const work = this.compute(path, before, key)
-    this.running.set(key, work)
+    const work = this.#compute(path, before, key)
+    this.#running.set(key, work)
     try {
       return await work
     } finally {
-      this.running.delete(key)
+      this.#running.delete(key)
     }
   }
 
   /** The same, read now: what a disk has lost shows in no time stamp. */
   async read(path: string): Promise<string> {
     const before = await statOf(path, { bigint: true })
-    return this.compute(path, before, keyOf(before))
+    return this.#compute(path, before, keyOf(before))
   }
 
-  private async compute(path: string, before: BigIntStats, key: string): Promise<string> {
+  async #compute(path: string, before: BigIntStats, key: string): Promise<string> {
     const readAtNs = BigInt(Math.floor(nowMs())) * 1_000_000n
     const digest = await digestFile(path)
     const after = await statOf(path, { bigint: true })
     const settled = readAtNs - before.mtimeNs > SETTLED_NS && readAtNs - before.ctimeNs > SETTLED_NS
     if (before.isFile() && settled && keyOf(after) === key) {
-      if (this.known.size >= LIMIT) this.known.delete(this.known.keys().next().value as string)
-      this.known.set(key, digest)
+      if (this.#known.size >= LIMIT) this.#known.delete(this.#known.keys().next().value as string)
+      this.#known.set(key, digest)
     }
     return digest
   }

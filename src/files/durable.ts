@@ -1,5 +1,5 @@
-// Files that survive a crash: written beside, fsynced, renamed, and the directory fsynced, so that a reader sees the old
-// content or the new, never a half. Directories; digests of files too large to hold in memory.
+// Files that survive a crash: written beside, fsynced, renamed, and the directory fsynced, so that a reader sees the
+// old content or the new, never a half. Directories; digests of files too large to hold in memory.
 
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
@@ -29,8 +29,8 @@ export function storeError(what: string, thrown: unknown): SnapswitchError {
 }
 
 /**
- * Makes a directory, and those above it that are missing. Node's own `recursive` never returns under a file system in which
- * nobody can make directories and that says so with ENOENT, as /proc does. Throws file system errors as they are.
+ * Makes a directory, and those above it that are missing. Node's own `recursive` never returns under a file system in
+ * which nobody can make directories and that says so with ENOENT, as /proc does. Throws file system errors as they are.
  */
 export async function makeDirectory(path: string, mode = 0o777): Promise<void> {
   try {

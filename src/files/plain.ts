@@ -1,6 +1,7 @@
-// Opens and reads files whose names come from elsewhere: a configuration, another daemon, a machine's disks, a directory that
-// others may write to. A pipe, a terminal or a device is refused before it is opened, for opening alone may wait or do something;
-// nothing is read beyond a bound, however large a file is or grows. Symbolic links are followed.
+// Opens and reads files whose names come from elsewhere: a configuration, another daemon, a machine's disks, a
+// directory that others may write to. A pipe, a terminal or a device is refused before it is opened, for opening alone
+// may wait or do something; nothing is read beyond a bound, however large a file is or grows. Symbolic links are
+// followed.
 
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats, statSync } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
@@ -47,7 +48,9 @@ export async function openPlain(path: string, wanted: Wanted = 'file'): Promise<
   }
 }
 
-/** Whether a file's kind is right, where another program opens it. Throws UnfitFile, and file system errors as they are. */
+/**
+ * Whether a file's kind is right, where another program opens it. Throws UnfitFile, and file system errors as they are.
+ */
 export async function checkPlain(path: string, wanted: Wanted = 'file'): Promise<void> {
   checkKind(path, await stat(path), wanted)
 }

@@ -1,16 +1,16 @@
-// An AGREEMENT: what a switch tells a peer on a shared LAN of how it reads the frames that come from there, and which of
-// them it may send. It follows the control frame's head (control.ts or sealed-control.ts); all integers big-endian.
+// An AGREEMENT: what a switch tells a peer on a shared LAN of how it reads the frames that come from there, and which
+// of them it may send. It follows the control frame's head (control.ts or sealed-control.ts); all integers big-endian.
 //
 //   0 heard: the receiver's boot id 8 | carries 1 | zero 1 | number of claims 2
 //  12 version of the claims 4 | version held 4 | version read 4 | reads from 4 | lowest color 4
 //  32 refused: a bit for each claim held 32             64 claims: 6 each
 //  with a key: HMAC-SHA-256 of all that came before, the frame's head included, 32
 //
-// `claims`: addresses of machines on the sender's host. `held`: which version of the receiver's claims the sender holds;
-// `refused` says which of those it does not grant, because another switch claims them. `read`: in frames to the claims of
-// this version the sender reads the bit of color-dscp.ts, as colors `reads from` and the one after it (all ones: not yet).
-// `carries`: the sender's own members' frames to the receiver are colored from now on. `lowest`: the lowest color that the
-// sender may still give a frame.
+// `claims`: addresses of machines on the sender's host. `held`: which version of the receiver's claims the sender
+// holds; `refused` says which of those it does not grant, because another switch claims them. `read`: in frames to the
+// claims of this version the sender reads the bit of color-dscp.ts, as colors `reads from` and the one after it (all
+// ones: not yet). `carries`: the sender's own members' frames to the receiver are colored from now on. `lowest`: the
+// lowest color that the sender may still give a frame.
 
 import { createHmac, timingSafeEqual } from 'node:crypto'
 

@@ -1,6 +1,6 @@
-// Carriers: how a frame travels over a shared LAN from one switch to another when it must not be seen as it is. The frame,
-// whole, with its virtio-net header, is the payload of frames addressed to the peer switch; in several pieces when it is
-// longer than the LAN's frames. All integers big-endian.
+// Carriers: how a frame travels over a shared LAN from one switch to another when it must not be seen as it is. The
+// frame, whole, with its virtio-net header, is the payload of frames addressed to the peer switch; in several pieces
+// when it is longer than the LAN's frames. All integers big-endian.
 //
 //   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | generation 1 | zero 1
 //  22 the sender's boot id 8                           30 color 4 | sequence 4 | bytes of the whole 4 | offset 4
@@ -14,8 +14,8 @@ import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
 
 export const CARRIER_TYPE = 5
 /**
- * Nothing but a source address: a member's, so that the LAN's switches know where it is though the frames that it sends travel
- * under its switch's address. Switches of ours drop it, outside hosts do not know its EtherType.
+ * Nothing but a source address: a member's, so that the LAN's switches know where it is though the frames that it sends
+ * travel under its switch's address. Switches of ours drop it, outside hosts do not know its EtherType.
  */
 export const LOCATION_TYPE = 6
 const LOCATION_LENGTH = 60
@@ -77,43 +77,47 @@ export function encodeLocation(mac: number): Uint8Array {
   return bytes
 }
 
-/** Writes carriers to one peer, one after the other into the same memory: each must be sent before the next is asked for. */
+/**
+ * Writes carriers to one peer, one after the other into the same memory: each must be sent before the next is asked
+ * for.
+ */
 export class CarrierWriter {
-  private readonly head: Uint8Array
-  private bytes: Uint8Array
-  private view: DataView
+  readonly #head: Uint8Array
+  #bytes: Uint8Array
+  #view: DataView
 
   /** `mtu`: the LAN's. `bootId`: 16 hex digits. */
   constructor(mtu: number, bootId: string, destination: Uint8Array, source: Uint8Array) {
-    this.head = new Uint8Array(VNET_HEADER_LENGTH + CARRIER_HEADER_LENGTH)
-    const view = new DataView(this.head.buffer, VNET_HEADER_LENGTH)
-    this.head.set(destination, VNET_HEADER_LENGTH)
-    this.head.set(source, VNET_HEADER_LENGTH + 6)
+    this.#head = new Uint8Array(VNET_HEADER_LENGTH + CARRIER_HEADER_LENGTH)
+    const view = new DataView(this.#head.buffer, VNET_HEADER_LENGTH)
+    this.#head.set(destination, VNET_HEADER_LENGTH)
+    this.#head.set(source, VNET_HEADER_LENGTH + 6)
     view.setUint16(12, EtherType.CONTROL)
     view.setUint32(14, CONTROL_MAGIC)
     view.setUint8(CarrierField.VERSION, CARRIER_VERSION)
     view.setUint8(CarrierField.TYPE, CARRIER_TYPE)
     view.setBigUint64(CarrierField.BOOT, BigInt(`0x${bootId}`))
-    this.bytes = this.head
-    this.view = view
+    this.#bytes = this.#head
+    this.#view = view
     this.resize(mtu)
   }
 
   /** Longest piece. */
   get room(): number {
-    return this.bytes.length - this.head.length
+    return this.#bytes.length - this.#head.length
   }
 
   /** From the next frame on its pieces are made for a LAN with this MTU. */
   resize(mtu: number): void {
-    this.bytes = new Uint8Array(this.head.length + Math.max(LEAST_ROOM, mtu - CARRIER_OVERHEAD))
-    this.bytes.set(this.head)
-    this.view = new DataView(this.bytes.buffer, VNET_HEADER_LENGTH)
+    this.#bytes = new Uint8Array(this.#head.length + Math.max(LEAST_ROOM, mtu - CARRIER_OVERHEAD))
+    this.#bytes.set(this.#head)
+    this.#view = new DataView(this.#bytes.buffer, VNET_HEADER_LENGTH)
   }
 
   /** Points `into` at the carrier of the piece of `frame` at `offset`; returns how long the piece is. */
   write(frame: Frame, offset: number, sequence: number, generation: number, into: Frame): number {
-    const { bytes, view } = this
+    const bytes = this.#bytes
+    const view = this.#view
     const whole = VNET_HEADER_LENGTH + frame.length
     const length = Math.min(this.room, whole - offset)
     view.setUint8(CarrierField.GENERATION, generation)

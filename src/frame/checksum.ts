@@ -1,5 +1,5 @@
-// The Internet checksum (RFC 1071) over memory as it lies. Sums are of little-endian words, as the machine reads them: a
-// one's complement sum does not mind, so long as it is stored the same way. Nothing is allocated.
+// The Internet checksum (RFC 1071) over memory as it lies. Sums are of little-endian words, as the machine reads them:
+// a one's complement sum does not mind, so long as it is stored the same way. Nothing is allocated.
 
 /** Folds to 16 bits. */
 export function fold(sum: number): number {

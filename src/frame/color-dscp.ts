@@ -1,8 +1,9 @@
-// The `dscp` color codec: the parity of a frame's epoch in the lowest bit of the DSCP of IPv4 and IPv6. The code points of RFC 2474,
-// 2597, 3246 and 5865 have it 0 (they are all of IANA's pool 1, xxxxx0); LE (000001, RFC 8622) and NQB (101101, RFC 9956) are of
-// pool 3, and have it set. A frame that has it set already cannot say its color so, and goes in a carrier (uplink-peer.ts).
-// Nothing grows, and any switch forwards it. The IPv4 header checksum is updated as in RFC 1624, equation 3; IPv6 has none, and no
-// transport checksum covers the field. GSO frames stay whole: the kernel copies the header, bit and all, to each segment.
+// The `dscp` color codec: the parity of a frame's epoch in the lowest bit of the DSCP of IPv4 and IPv6. The code points
+// of RFC 2474, 2597, 3246 and 5865 have it 0 (they are all of IANA's pool 1, xxxxx0); LE (000001, RFC 8622) and NQB
+// (101101, RFC 9956) are of pool 3, and have it set. A frame that has it set already cannot say its color so, and goes
+// in a carrier (uplink-peer.ts). Nothing grows, and any switch forwards it. The IPv4 header checksum is updated as in
+// RFC 1624, equation 3; IPv6 has none, and no transport checksum covers the field. GSO frames stay whole: the kernel
+// copies the header, bit and all, to each segment.
 
 import { ETHERNET_HEADER_LENGTH, EtherType, innerEtherType } from './ethernet.js'
 import type { Frame } from './frame.js'
@@ -13,7 +14,9 @@ export const NO_BIT = -1
 const IPV4_LENGTH = 20
 const IPV6_LENGTH = 40
 const CHECKSUM = 10
-/** In the second byte of an IPv4 header (type of service) and of an IPv6 header (lower half of the traffic class first). */
+/**
+ * In the second byte of an IPv4 header (type of service) and of an IPv6 header (lower half of the traffic class first).
+ */
 const IPV4_BIT = 0x04
 const IPV6_BIT = 0x40
 /** What the bit is worth in the 16-bit word of IPv4 that it lies in. */
@@ -26,7 +29,8 @@ export function colorBit(frame: Frame): number {
   switch (innerEtherType(frame)) {
     case EtherType.IPV4:
       if (frame.length < ETHERNET_HEADER_LENGTH + IPV4_LENGTH || bytes[ip] >> 4 !== 4) return NO_BIT
-      // No sum of a header that begins with a 4 can give this, and it would not survive the arithmetic (0 has two forms).
+      // No sum of a header that begins with a 4 can give this, and it would not survive the arithmetic (0 has two
+      // forms).
       if (bytes[ip + CHECKSUM] === 0xff && bytes[ip + CHECKSUM + 1] === 0xff) return NO_BIT
       return (bytes[ip + 1] & IPV4_BIT) === 0 ? 0 : 1
     case EtherType.IPV6:

@@ -1,6 +1,6 @@
-// The `tag` color codec: a frame's epoch and its channel's generation as the VID of an 802.1ad service tag, outermost on
-// trunks. VID = 1 + 4 * (epoch mod 1023) + generation; VID 0 marks an uncolored frame that would otherwise look like a
-// colored or control one. What a generation is: src/epoch/peer-channel.ts.
+// The `tag` color codec: a frame's epoch and its channel's generation as the VID of an 802.1ad service tag, outermost
+// on trunks. VID = 1 + 4 * (epoch mod 1023) + generation; VID 0 marks an uncolored frame that would otherwise look like
+// a colored or control one. What a generation is: src/epoch/peer-channel.ts.
 
 /** Number of distinct colors on the wire. */
 export const COLORS = 1023
@@ -22,8 +22,8 @@ export function generationOfVid(vid: number): number {
 }
 
 /**
- * The epoch a VID stands for: of all epochs with that VID the one nearest to `reference` (serial-number comparison as in
- * RFC 1982). Right as long as epochs in flight are less than 511 cuts apart. Returns -1 for a VID that is no color.
+ * The epoch a VID stands for: of all epochs with that VID the one nearest to `reference` (serial-number comparison as
+ * in RFC 1982). Right as long as epochs in flight are less than 511 cuts apart. Returns -1 for a VID that is no color.
  */
 export function epochOfVid(vid: number, reference: number): number {
   if (vid < 1 || vid > LAST_VID) return -1

@@ -1,14 +1,16 @@
-// Control frames between switches: discovery and liveness (HELLO), channel closure (MARKER, MARKER_ACK), and on uplinks the
-// head of an AGREEMENT (agreement.ts). EtherType 0x88B5, one fixed layout for all; all integers big-endian; padded names.
+// Control frames between switches: discovery and liveness (HELLO), channel closure (MARKER, MARKER_ACK), and on uplinks
+// the head of an AGREEMENT (agreement.ts). EtherType 0x88B5, one fixed layout for all; all integers big-endian; padded
+// names.
 //
 //   0 destination 6 | source 6 | 88B5                  14 magic "SNSW" | version 1 | type 1 | accepts 1 | sends 1
 //  22 boot id 8 | network 64 | host 64                158 epoch 4 | count 8 | number 8
 // 178 heard: boot id 8 | its number 8                 194 bytes
 //
 // Boot id and number are the sender's end of the channel, `heard` the one that the frame is for (zeroes: none was heard
-// of); `accepts` and `sends` are generations (src/epoch/peer-channel.ts), the latter plus 4 when it is not taken on for that end. In a HELLO `epoch` is the highest the sender knows of,
-// `count` how many colored frames it has sent in the generation that it sends in; in a MARKER `count` is how many of
-// those had a color below `epoch`. Under a pre-shared key: sealed-control.ts.
+// of); `accepts` and `sends` are generations (src/epoch/peer-channel.ts), the latter plus 4 when it is not taken on for
+// that end. In a HELLO `epoch` is the highest the sender knows of, `count` how many colored frames it has sent in the
+// generation that it sends in; in a MARKER `count` is how many of those had a color below `epoch`. Under a pre-shared
+// key: sealed-control.ts.
 
 import { EtherType } from './ethernet.js'
 

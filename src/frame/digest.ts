@@ -1,8 +1,10 @@
-// A frame's identity: 64 bits over its bytes as they are on the wire, cheap enough to be taken of every frame while a run is
-// recorded. Not cryptographic: it tells frames apart, it does not withstand somebody who makes two alike on purpose.
+// A frame's identity: 64 bits over its bytes as they are on the wire, cheap enough to be taken of every frame while a
+// run is recorded. Not cryptographic: it tells frames apart, it does not withstand somebody who makes two alike on
+// purpose.
 //
-// The outer VLAN tag counts in its place after the addresses, whether the kernel keeps it beside the frame or not. TCP's and
-// UDP's checksum does not count: a device on the way may finish one that its sender has left open (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+// The outer VLAN tag counts in its place after the addresses, whether the kernel keeps it beside the frame or not.
+// TCP's and UDP's checksum does not count: a device on the way may finish one that its sender has left open
+// (VIRTIO_NET_HDR_F_NEEDS_CSUM).
 
 import { ETHERNET_HEADER_LENGTH, EtherType, VLAN_TAG_LENGTH } from './ethernet.js'
 import type { Frame } from './frame.js'
@@ -18,20 +20,20 @@ export class FrameDigest {
   high = 0
   low = 0
   /** Views over the arenas that frames lie in: made once, not per frame. */
-  private readonly views = new Map<Uint8Array, DataView>()
+  readonly #views = new Map<Uint8Array, DataView>()
 
   of(frame: Frame): void {
-    const view = this.viewOf(frame)
+    const view = this.#viewOf(frame)
     const end = frame.start + frame.length
     this.high = 0x9747b28c | 0
     this.low = 0x3c6ef372 | 0
-    this.mix(view, frame.start, Math.min(frame.start + ADDRESSES, end))
-    if (frame.tagTpid !== 0) this.mixWord(swapped(frame.tagTpid) | (swapped(frame.tagTci) << 16))
+    this.#mix(view, frame.start, Math.min(frame.start + ADDRESSES, end))
+    if (frame.tagTpid !== 0) this.#mixWord(swapped(frame.tagTpid) | (swapped(frame.tagTci) << 16))
     const hole = checksumAt(frame)
-    if (hole === NO_HOLE) this.mix(view, frame.start + ADDRESSES, end)
+    if (hole === NO_HOLE) this.#mix(view, frame.start + ADDRESSES, end)
     else {
-      this.mix(view, frame.start + ADDRESSES, hole)
-      this.mix(view, hole + 2, end)
+      this.#mix(view, frame.start + ADDRESSES, hole)
+      this.#mix(view, hole + 2, end)
     }
     const length = frame.length + (frame.tagTpid === 0 ? 0 : VLAN_TAG_LENGTH)
     const high = avalanche(this.high ^ length)
@@ -39,19 +41,19 @@ export class FrameDigest {
     this.high = high >>> 0
   }
 
-  private viewOf(frame: Frame): DataView {
+  #viewOf(frame: Frame): DataView {
     const { bytes } = frame
     // Only arenas have a fixed address; a copy is looked at once.
     if (frame.address === 0) return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    let view = this.views.get(bytes)
+    let view = this.#views.get(bytes)
     if (view === undefined) {
       view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-      this.views.set(bytes, view)
+      this.#views.set(bytes, view)
     }
     return view
   }
 
-  private mix(view: DataView, from: number, to: number): void {
+  #mix(view: DataView, from: number, to: number): void {
     let { high, low } = this
     let at = from
     for (; at + 4 <= to; at += 4) {
@@ -62,10 +64,10 @@ export class FrameDigest {
     }
     this.high = high
     this.low = low
-    for (; at < to; at++) this.mixWord(view.getUint8(at) | 0x100)
+    for (; at < to; at++) this.#mixWord(view.getUint8(at) | 0x100)
   }
 
-  private mixWord(word: number): void {
+  #mixWord(word: number): void {
     const high = Math.imul(this.high ^ word, 0x9e3779b1)
     this.high = (high << 13) | (high >>> 19)
     this.low = Math.imul((this.low + word) | 0, 0x85ebca77) ^ (this.high >>> 15)

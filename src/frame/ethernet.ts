@@ -64,7 +64,10 @@ export function isLinkLocal(bytes: Uint8Array, offset: number): boolean {
   )
 }
 
-/** Of an address that is link-local: 01-80-C2-00-00-01, flow control between the two ends of one cable (802.3 annex 31B). */
+/**
+ * Of an address that is link-local: 01-80-C2-00-00-01, flow control between the two ends of one cable (802.3 annex
+ * 31B).
+ */
 export function isPause(bytes: Uint8Array, offset: number): boolean {
   return bytes[offset + 5] === 1
 }

@@ -2,11 +2,12 @@
 // then a seal over all of it.
 //
 //   0 as in control.ts, version 4                     194 sequence 8
-// 202 heard: boot id 8 | its sequence 8               218 HMAC-SHA-256 of bytes 0 to 217, 32                        250 bytes
+// 202 heard: boot id 8 | its sequence 8               218 HMAC-SHA-256 of bytes 0 to 217, 32                        250
+//                                                     bytes
 //
-// `sequence` grows with every frame of a boot, whatever its type and whomever it goes to. `heard` is whom the frame is for:
-// the receiver's boot and the last sequence heard of it, or zeroes while nothing was heard. switch/forwarding/handshake.ts
-// says what is believed.
+// `sequence` grows with every frame of a boot, whatever its type and whomever it goes to. `heard` is whom the frame is
+// for: the receiver's boot and the last sequence heard of it, or zeroes while nothing was heard.
+// switch/forwarding/handshake.ts says what is believed.
 
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { CONTROL_LENGTH, type ControlFault, type ControlMessage, decodeControl, encodeControl } from './control.js'

@@ -1,6 +1,6 @@
 // Cuts a GSO frame that its virtio-net header does not describe into the frames that it stands for, as the kernel would
-// (skb_udp_tunnel_segment, gre_gso_segment, inet_gso_segment, ipv6_gso_segment, tcp_gso_segment, __udp_gso_segment), with
-// finished checksums. One at a time, into memory that the caller gives: nothing is allocated.
+// (skb_udp_tunnel_segment, gre_gso_segment, inet_gso_segment, ipv6_gso_segment, tcp_gso_segment, __udp_gso_segment),
+// with finished checksums. One at a time, into memory that the caller gives: nothing is allocated.
 
 import { copyAndSum, fold, networkWord, sumOf } from './checksum.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
@@ -25,98 +25,101 @@ const NOTHING = new DataView(new ArrayBuffer(0))
 export class Segmenter {
   /** Segments are left of the frame that was begun; its memory must stay as it is until there are none. */
   more = false
-  private readonly headers = new GsoHeaders()
-  private readonly joins: boolean
-  private from: DataView = NOTHING
-  private start = 0
-  private length = 0
-  private tagTpid = 0
-  private tagTci = 0
-  private color = 0
-  private ecn = false
+  readonly #headers = new GsoHeaders()
+  readonly #joins: boolean
+  #from: DataView = NOTHING
+  #start = 0
+  #length = 0
+  #tagTpid = 0
+  #tagTci = 0
+  #color = 0
+  #ecn = false
   /** The next segment: its number, and where its payload begins, from the frame's start. */
-  private index = 0
-  private at = 0
+  #index = 0
+  #at = 0
 
   /**
-   * `joins`: what runs in a tunnel over UDP leaves as frames of UDP segments (VIRTIO_NET_HDR_GSO_UDP_L4), which devices and
-   * stacks take whole, at a third of the cost. Their datagrams all have a checksum, also where the tunnel uses none.
+   * `joins`: what runs in a tunnel over UDP leaves as frames of UDP segments (VIRTIO_NET_HDR_GSO_UDP_L4), which devices
+   * and stacks take whole, at a third of the cost. Their datagrams all have a checksum, also where the tunnel uses
+   * none.
    */
   constructor(joins: boolean) {
-    this.joins = joins
+    this.#joins = joins
   }
 
   /** True when the frame is cut: `next` gives its segments. False: it can be sent as it is, or makes no sense. */
   begin(frame: Frame): boolean {
-    if (!this.headers.read(frame)) return false
-    this.from = frame.view
-    this.start = frame.start
-    this.length = frame.length
-    this.tagTpid = frame.tagTpid
-    this.tagTci = frame.tagTci
-    this.color = frame.color
-    this.ecn = (frame.bytes[frame.vnet + Vnet.GSO_TYPE] & Vnet.ECN) !== 0
-    this.index = 0
-    this.at = this.headers.payload
+    if (!this.#headers.read(frame)) return false
+    this.#from = frame.view
+    this.#start = frame.start
+    this.#length = frame.length
+    this.#tagTpid = frame.tagTpid
+    this.#tagTci = frame.tagTci
+    this.#color = frame.color
+    this.#ecn = (frame.bytes[frame.vnet + Vnet.GSO_TYPE] & Vnet.ECN) !== 0
+    this.#index = 0
+    this.#at = this.#headers.payload
     this.more = true
     return true
   }
 
   /**
-   * Writes the next segment, or the next ones joined, to `memory`, from `free` on, and points `frame` at it. Returns where the
-   * memory is free then; -1 when it has no room.
+   * Writes the next segment, or the next ones joined, to `memory`, from `free` on, and points `frame` at it. Returns
+   * where the memory is free then; -1 when it has no room.
    */
   next(frame: Frame, memory: SegmentMemory, free: number): number {
-    const { headers, from, start } = this
-    const joined = this.joinable()
+    const headers = this.#headers
+    const from = this.#from
+    const start = this.#start
+    const joined = this.#joinable()
     const shared = joined > 1 ? headers.tunnel : 0
     const each = headers.payload - shared + headers.size
-    const rest = this.length - this.at
+    const rest = this.#length - this.#at
     const length = shared + Math.min(joined * each, joined * (each - headers.size) + rest)
     const to = free + VNET_HEADER_LENGTH
     if (to + length > memory.length) return -1
     const { view } = memory
     for (let i = 0; i < VNET_HEADER_LENGTH; i += 2) view.setUint16(free + i, 0)
-    const first = this.index
+    const first = this.#index
     for (let k = 0; k < joined; k++) {
       const base = to + k * each
-      const payload = Math.min(headers.size, this.length - this.at)
+      const payload = Math.min(headers.size, this.#length - this.#at)
       const skip = k === 0 ? 0 : shared
       copyAndSum(from, start + skip, view, base + skip, headers.payload - skip)
-      const sum = copyAndSum(from, start + this.at, view, base + headers.payload, payload)
+      const sum = copyAndSum(from, start + this.#at, view, base + headers.payload, payload)
       const end = base + headers.payload + payload
-      this.outward(view, base, end, this.transport(view, base, end, sum), joined > 1 ? headers.outer : 0)
-      this.index++
-      this.at += payload
+      this.#outward(view, base, end, this.#transport(view, base, end, sum), joined > 1 ? headers.outer : 0)
+      this.#index++
+      this.#at += payload
     }
-    if (joined > 1) this.join(view, free, to, to + length, each, first)
+    if (joined > 1) this.#join(view, free, to, to + length, each, first)
     frame.bytes = memory.bytes
     frame.address = memory.address
     frame.view = view
     frame.vnet = free
     frame.start = to
     frame.length = length
-    frame.tagTpid = this.tagTpid
-    frame.tagTci = this.tagTci
-    frame.color = this.color
-    this.more = this.at < this.length
+    frame.tagTpid = this.#tagTpid
+    frame.tagTci = this.#tagTci
+    frame.color = this.#color
+    this.more = this.#at < this.#length
     // On a word's boundary, so that copying is not slower than it need be.
     return (to + length + 7) & ~7
   }
 
   /** How many of the segments left go into one frame of UDP segments; 1: they are sent one by one. */
-  private joinable(): number {
-    const { headers } = this
-    if (!this.joins || headers.tunnel === 0) return 1
+  #joinable(): number {
+    const headers = this.#headers
+    if (!this.#joins || headers.tunnel === 0) return 1
     const each = headers.payload - headers.tunnel + headers.size
-    const left = Math.ceil((this.length - this.at) / headers.size)
+    const left = Math.ceil((this.#length - this.#at) / headers.size)
     const room = Math.floor((0xffff - (headers.tunnel - headers.offsets[0])) / each)
     return Math.max(1, Math.min(left, room, MOST_JOINED))
   }
 
   /** Makes one frame of UDP segments: what the tunnel's datagrams have in common is said once. */
-  private join(view: DataView, free: number, to: number, end: number, each: number, first: number): void {
-    const { headers } = this
+  #join(view: DataView, free: number, to: number, end: number, each: number, first: number): void {
+    const headers = this.#headers
     const udp = headers.tunnel - UDP_HEADER
     const ip = to + headers.offsets[0]
     view.setUint8(free + Vnet.FLAGS, Vnet.NEEDS_CSUM)
@@ -129,7 +132,7 @@ export class Segmenter {
     view.setUint16(to + udp + UDP.LENGTH, length)
     const left = view.getUint16(to + udp + UDP.CHECK, true)
     let pseudo = 0
-    if (left !== 0) pseudo = relength(left, this.length - udp, length)
+    if (left !== 0) pseudo = relength(left, this.#length - udp, length)
     else {
       const addresses = headers.kinds[0] === Layer.IPV4 ? sumOf(view, ip + 12, 8) : sumOf(view, ip + 8, 32)
       pseudo = fold(addresses + networkWord(Protocol.UDP) + networkWord(length))
@@ -145,20 +148,20 @@ export class Segmenter {
   }
 
   /** Finishes the transport header; returns the sum of it and the payload. `sum`: of the payload. */
-  private transport(view: DataView, to: number, end: number, sum: number): number {
-    const { headers } = this
+  #transport(view: DataView, to: number, end: number, sum: number): number {
+    const headers = this.#headers
     const at = to + headers.transport
     const tcp = headers.protocol === Protocol.TCP
     const check = at + (tcp ? TCP.CHECK : UDP.CHECK)
     const pseudo = headers.unfinished
-      ? relength(view.getUint16(check, true), this.length - headers.transport, end - at)
-      : this.pseudoHeader(view, to, end - at)
+      ? relength(view.getUint16(check, true), this.#length - headers.transport, end - at)
+      : this.#pseudoHeader(view, to, end - at)
     if (tcp) {
-      view.setUint32(at + TCP.SEQUENCE, view.getUint32(at + TCP.SEQUENCE) + this.index * headers.size)
+      view.setUint32(at + TCP.SEQUENCE, view.getUint32(at + TCP.SEQUENCE) + this.#index * headers.size)
       let flags = view.getUint8(at + TCP.FLAGS)
-      if (this.at + headers.size < this.length) flags &= ~TCP.FIN_PSH
+      if (this.#at + headers.size < this.#length) flags &= ~TCP.FIN_PSH
       // With Accurate ECN the bit is part of a counter, and stays in every segment; else it is told once.
-      if (this.index > 0 && this.ecn) flags &= ~TCP.CWR
+      if (this.#index > 0 && this.#ecn) flags &= ~TCP.CWR
       view.setUint8(at + TCP.FLAGS, flags)
     } else view.setUint16(at + UDP.LENGTH, end - at)
     view.setUint16(check, 0)
@@ -171,24 +174,26 @@ export class Segmenter {
   }
 
   /** The sum of addresses, protocol and length, where nobody has left it in the checksum's place. */
-  private pseudoHeader(view: DataView, to: number, length: number): number {
-    const { headers } = this
+  #pseudoHeader(view: DataView, to: number, length: number): number {
+    const headers = this.#headers
     const last = headers.count - 1
     const ip = to + headers.offsets[last]
     const addresses = headers.kinds[last] === Layer.IPV4 ? sumOf(view, ip + 12, 8) : sumOf(view, ip + 8, 32)
     return addresses + networkWord(headers.protocol) + networkWord(length)
   }
 
-  /** Sets right all headers in front of the transport header, the inner ones first. `sum`: from the transport header on. */
-  private outward(view: DataView, to: number, end: number, sum: number, outermost: number): void {
-    const { headers } = this
+  /**
+   * Sets right all headers in front of the transport header, the inner ones first. `sum`: from the transport header on.
+   */
+  #outward(view: DataView, to: number, end: number, sum: number, outermost: number): void {
+    const headers = this.#headers
     const transport = to + headers.transport
     for (let k = headers.count - 1; k >= outermost; k--) {
       const at = to + headers.offsets[k]
       switch (headers.kinds[k]) {
         case Layer.IPV4:
           view.setUint16(at + 2, end - at)
-          view.setUint16(at + 4, view.getUint16(at + 4) + this.index)
+          view.setUint16(at + 4, view.getUint16(at + 4) + this.#index)
           view.setUint16(at + 10, 0)
           view.setUint16(at + 10, ~sumOf(view, at, (view.getUint8(at) & 0xf) * 4), true)
           break
@@ -199,7 +204,7 @@ export class Segmenter {
           view.setUint16(at + UDP.LENGTH, end - at)
           const left = view.getUint16(at + UDP.CHECK, true)
           if (left === 0) break
-          const pseudo = relength(left, this.length - headers.offsets[k], end - at)
+          const pseudo = relength(left, this.#length - headers.offsets[k], end - at)
           view.setUint16(at + UDP.CHECK, 0)
           const value = ~fold(sumOf(view, at, transport - at) + sum + pseudo) & 0xffff
           view.setUint16(at + UDP.CHECK, value === 0 ? 0xffff : value, true)

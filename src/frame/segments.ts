@@ -1,5 +1,5 @@
-// How many frames a GSO frame is on the wire. Whether a device on the way cuts one up, or puts several together (GRO), the
-// number stays what it is: so this is what channels count, not the frames as they happen to come.
+// How many frames a GSO frame is on the wire. Whether a device on the way cuts one up, or puts several together (GRO),
+// the number stays what it is: so this is what channels count, not the frames as they happen to come.
 
 import type { Frame } from './frame.js'
 
@@ -14,7 +14,9 @@ const UDP_L4 = 5
 const UDP_HEADER = 8
 const TCP_HEADER = 20
 
-/** As the kernel cuts it (tcp_gso_segment, __udp_gso_segment): the payload behind the transport header, by `gso_size`. */
+/**
+ * As the kernel cuts it (tcp_gso_segment, __udp_gso_segment): the payload behind the transport header, by `gso_size`.
+ */
 export function segmentsOf(frame: Frame): number {
   const { bytes, vnet } = frame
   const type = bytes[vnet + GSO_TYPE] & ~ECN

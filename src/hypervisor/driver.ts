@@ -1,5 +1,5 @@
-// What a driver says of itself: data and pure functions, and how to make it work. The rest of the program asks these, and knows no
-// driver by name; drivers.ts has the list.
+// What a driver says of itself: data and pure functions, and how to make it work. The rest of the program asks these,
+// and knows no driver by name; drivers.ts has the list.
 
 import type { TProperties, TSchema } from '@sinclair/typebox'
 import type { Hypervisor, MachineDefinition } from './hypervisor.js'
@@ -49,7 +49,9 @@ export interface Driver<
   /** What tells a load of the machine from others, beside its directory: on record before it begins. */
   readonly marks: TProperties
   marksOf(definition: Definition): Marks
-  /** The directory in the state directory that a machine reached so was loaded in; null when its address does not tell. */
+  /**
+   * The directory in the state directory that a machine reached so was loaded in; null when its address does not tell.
+   */
   directoryOf(address: Address): string | null
   /** Why the images of a machine that is off are not merged; null: nobody but QEMU knows of them, and they are. */
   whyNotMergedOff(machine: string): string | null

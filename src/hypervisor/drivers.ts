@@ -1,5 +1,5 @@
-// The list of drivers, the only one: what the configuration, the records, the API and the agent know of kinds of machines comes from
-// here. A driver knows nothing of another, nor of this list.
+// The list of drivers, the only one: what the configuration, the records, the API and the agent know of kinds of
+// machines comes from here. A driver knows nothing of another, nor of this list.
 
 import { type Static, type TObject, type TOptional, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import { SnapswitchError } from '../errors/errors.js'
@@ -21,7 +21,7 @@ export const kinds = Object.keys(drivers) as readonly Kind[]
 /** A driver for each kind of machine, at work. */
 export type Hypervisors = { readonly [K in Kind]: Hypervisor }
 
-// --- schemas ----------------------------------------------------------------------------------------------------------
+// --- schemas ---------------------------------------------------------------------------------------------------------
 
 type Addresses = { [K in Kind as Drivers[K]['key']]: TOptional<Drivers[K]['address']> }
 
@@ -59,7 +59,7 @@ export interface LoadRecord {
   readonly directory: string
 }
 
-// --- addresses --------------------------------------------------------------------------------------------------------
+// --- addresses -------------------------------------------------------------------------------------------------------
 
 function reached(spec: object): { readonly driver: Driver; readonly address: unknown } {
   for (const driver of all) {
@@ -108,7 +108,7 @@ export function whyNotMergedOff(machine: string, spec: MachineSpec): string | nu
   return reached(spec).driver.whyNotMergedOff(machine)
 }
 
-// --- definitions ------------------------------------------------------------------------------------------------------
+// --- definitions -----------------------------------------------------------------------------------------------------
 
 function driverOf(definition: MachineDefinition): Driver {
   const driver = all.find(({ kind }) => kind === definition.kind)
@@ -152,7 +152,7 @@ export function rehearsals(directory: string): LoadRecord[] {
   )
 }
 
-// --- at work ----------------------------------------------------------------------------------------------------------
+// --- at work ---------------------------------------------------------------------------------------------------------
 
 /** One of each kind. */
 export function hypervisorsBy(make: (kind: Kind) => Hypervisor): Hypervisors {

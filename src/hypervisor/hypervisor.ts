@@ -66,7 +66,9 @@ export interface MachineInfo {
   /** What a snapshot changes for the machine's user, or cannot keep: told, and no reason to refuse. */
   readonly warnings: readonly string[]
   readonly nics: readonly Nic[]
-  /** How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile. */
+  /**
+   * How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile.
+   */
   readonly captureMode: 'background' | 'stopped'
   /** Why `background` cannot be had here; null when it can. */
   readonly captureModeReason: string | null
@@ -81,7 +83,10 @@ export interface ExternalFile {
   readonly path: string
 }
 
-/** All that is needed to start the machine again, on this host or another: goes to definition.json as it is. Drivers add to it. */
+/**
+ * All that is needed to start the machine again, on this host or another: goes to definition.json as it is. Drivers add
+ * to it.
+ */
 export interface MachineDefinition {
   /** Of which driver's it is. */
   readonly kind: string
@@ -116,7 +121,9 @@ export interface CollapseOptions {
 export interface FrozenDisk {
   readonly name: string
   readonly layers: readonly DiskLayer[]
-  /** `layers[0]` is a copy made for the snapshot, and the overlay stands on `layers[1]`; else it stands on `layers[0]`. */
+  /**
+   * `layers[0]` is a copy made for the snapshot, and the overlay stands on `layers[1]`; else it stands on `layers[0]`.
+   */
   readonly copied?: boolean
   /** The overlay that the running machine writes to from the cut on. */
   readonly overlay: string
@@ -168,7 +175,10 @@ export interface MachineControl {
   readonly incarnation: string | null
   inspect(deadline: Deadline): Promise<MachineInfo>
   definition(deadline: Deadline): Promise<MachineDefinition>
-  /** Does all slow work that can be done before the pause (overlays made, image file opened and passed, limits lifted). Undone by `abandon`. */
+  /**
+   * Does all slow work that can be done before the pause (overlays made, image file opened and passed, limits lifted).
+   * Undone by `abandon`.
+   */
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void>
   /** What `prepare` will change in the hypervisor besides disks: for the record, should the daemon be killed. */
   settings(deadline: Deadline): Promise<HypervisorSettings>
@@ -179,8 +189,8 @@ export interface MachineControl {
   /** The cut begins: the hypervisor itself runs ahead of everything else until the guest runs again, or 0.3 s. */
   hasten(): void
   /**
-   * Stops the vCPUs; on return the guest can send nothing. After `prepare` it also begins to put the overlays in place, so
-   * that the disks stand at the pause when `capture` comes; `abandon` merges them again.
+   * Stops the vCPUs; on return the guest can send nothing. After `prepare` it also begins to put the overlays in place,
+   * so that the disks stand at the pause when `capture` comes; `abandon` merges them again.
    */
   pause(deadline: Deadline): Promise<PauseInfo>
   /** Needs `prepare` and `pause`. Saves disks (one transaction), then memory. */
@@ -189,14 +199,15 @@ export interface MachineControl {
   /** Ends the machine at once (kills it); returns when it is gone. */
   destroy(deadline: Deadline): Promise<void>
   /**
-   * Merges all images of a disk's chain above `base`, which lies somewhere below the active one, into it, while the machine
-   * runs; from then on the machine writes to `base`. Returns the files that left the chain; removing them is the caller's.
-   * Throws SNAPSHOT_NEEDED, before anything is touched, when one of them holds what merging does not carry.
+   * Merges all images of a disk's chain above `base`, which lies somewhere below the active one, into it, while the
+   * machine runs; from then on the machine writes to `base`. Returns the files that left the chain; removing them is
+   * the caller's. Throws SNAPSHOT_NEEDED, before anything is touched, when one of them holds what merging does not
+   * carry.
    */
   collapse(disk: string, base: string, deadline: Deadline, options?: CollapseOptions): Promise<string[]>
   /**
-   * Makes a disk's chain short: what lies between the active image and `base` is copied into the active one, and nothing else is
-   * written, while the machine runs. Returns the files that left the chain. Refuses as `collapse` does.
+   * Makes a disk's chain short: what lies between the active image and `base` is copied into the active one, and
+   * nothing else is written, while the machine runs. Returns the files that left the chain. Refuses as `collapse` does.
    */
   shorten(disk: string, base: string, deadline: Deadline, options?: CollapseOptions): Promise<string[]>
   /** Throws what `collapse` would refuse with, and changes nothing. */
@@ -212,7 +223,9 @@ export interface LoadRequest<Definition extends MachineDefinition = MachineDefin
   readonly memoryFile: string
   /** Frozen disks with layers as they lie on this host; the driver makes fresh overlays in `directory`. */
   readonly disks: readonly FrozenDisk[]
-  /** What its read-only and removable drives held at the cut, as it lies on this host. Left out: as the definition says. */
+  /**
+   * What its read-only and removable drives held at the cut, as it lies on this host. Left out: as the definition says.
+   */
   readonly media?: readonly Medium[]
   /** The definition's other files as they lie on this host, by their paths in the definition. Left out: as it says. */
   readonly files?: ReadonlyMap<string, string>
@@ -220,7 +233,10 @@ export interface LoadRequest<Definition extends MachineDefinition = MachineDefin
   readonly taps: readonly string[]
   /** Only to see whether it loads: cut off from networks, sockets and people, and ended by the caller. */
   readonly rehearsal?: boolean
-  /** The same, opened: descriptors of each, one a queue, which stay the caller's. Drivers that cannot take them open the devices. */
+  /**
+   * The same, opened: descriptors of each, one a queue, which stay the caller's. Drivers that cannot take them open the
+   * devices.
+   */
   readonly descriptors?: readonly (readonly number[])[]
   /** Its former self runs here until `takePlace`. */
   readonly beside?: boolean
@@ -228,7 +244,9 @@ export interface LoadRequest<Definition extends MachineDefinition = MachineDefin
   readonly directory: string
 }
 
-/** A driver at work. Each takes its own machines only: what it is given is its own by `kind`, or by the key in a spec. */
+/**
+ * A driver at work. Each takes its own machines only: what it is given is its own by `kind`, or by the key in a spec.
+ */
 export interface Hypervisor<
   Spec extends MachineSpec = MachineSpec,
   Definition extends MachineDefinition = MachineDefinition,
@@ -238,16 +256,19 @@ export interface Hypervisor<
   attach(name: string, spec: Spec, deadline: Deadline): Promise<MachineControl>
   /** Whether somebody runs the machine. When in doubt, somebody does. */
   isThere(name: string, spec: Spec): Promise<boolean>
-  /** Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left running or on disk. */
+  /**
+   * Starts a machine from an image, detached, and returns once it is loaded and paused. On failure nothing is left
+   * running or on disk.
+   */
   load(request: LoadRequest<Definition>, deadline: Deadline): Promise<LoadedMachine<Spec>>
   /**
-   * What speaks against loading such a machine on this host, besides its files and its ports: told before anything is ended for it.
-   * Starts and changes nothing; a former self that runs is no obstacle.
+   * What speaks against loading such a machine on this host, besides its files and its ports: told before anything is
+   * ended for it. Starts and changes nothing; a former self that runs is no obstacle.
    */
   examine?(definition: Definition, deadline: Deadline): Promise<ErrorReport[]>
   /**
-   * Ends what a `load` has started whose daemon was killed. False: the machine had been told to run, and does (or it cannot
-   * be told), so it is left alone.
+   * Ends what a `load` has started whose daemon was killed. False: the machine had been told to run, and does (or it
+   * cannot be told), so it is left alone.
    */
   endLoad(load: Load, deadline: Deadline): Promise<boolean>
 }

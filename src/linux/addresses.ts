@@ -14,7 +14,10 @@ const ADDRESS_HEADER = 8
 const ROUTE_HEADER = 12
 const IFA = { address: 1, local: 2, flags: 8 } as const
 const IFA_F_PERMANENT = 0x80
-/** Flags that whoever sets an address chooses: no DAD, optimistic, home, managed temporary ones, no prefix route, no joining. */
+/**
+ * Flags that whoever sets an address chooses: no DAD, optimistic, home, managed temporary ones, no prefix route, no
+ * joining.
+ */
 const CHOSEN_FLAGS = 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400
 const SCOPE_LINK = 253
 const RTA = { destination: 1, outDevice: 4, multipath: 9 } as const

@@ -1,7 +1,7 @@
-// System calls that wait in the kernel for tens of milliseconds, made on libuv's threads: setting up and closing packet sockets
-// with rings waits for an RCU grace period each time (packet_set_ring and packet_release in net/packet/af_packet.c). Those
-// that wait at the same time wait for the same one, so many together take little longer than one; bin/snapswitch sees
-// to enough threads.
+// System calls that wait in the kernel for tens of milliseconds, made on libuv's threads: setting up and closing packet
+// sockets with rings waits for an RCU grace period each time (packet_set_ring and packet_release in
+// net/packet/af_packet.c). Those that wait at the same time wait for the same one, so many together take little longer
+// than one; bin/snapswitch sees to enough threads.
 
 import { check, libc, syscallError } from './libc.js'
 

@@ -6,7 +6,9 @@ import { libc } from './libc.js'
 const SYS_PIDFD_OPEN = 434
 const SYS_PIDFD_GETFD = 438
 
-/** Calls `use` with a duplicate of each descriptor that can be had, and closes it after. Those that cannot are left out. */
+/**
+ * Calls `use` with a duplicate of each descriptor that can be had, and closes it after. Those that cannot are left out.
+ */
 export function borrowDescriptors<T>(pid: number, descriptors: readonly number[], use: (fd: number) => T): T[] {
   const syscall = koffi.load('libc.so.6').func('long syscall(long, long, long, long, long)') as (
     ...numbers: number[]

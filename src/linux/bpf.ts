@@ -1,9 +1,9 @@
 // eBPF socket filters without a compiler: a few instructions written down here, loaded with bpf(2). linux/bpf.h,
 // Documentation/bpf/standardization/instruction-set.rst.
 //
-// What they are for: a ring of TPACKET_V2 takes no frame any more after one whose virtio-net header the kernel cannot write
-// (tpacket_rcv in net/packet/af_packet.c drops it after it has marked the slot as being filled, and nothing takes the mark off).
-// Such frames are kept from the ring and go to a second socket, which is none the worse for them.
+// What they are for: a ring of TPACKET_V2 takes no frame any more after one whose virtio-net header the kernel cannot
+// write (tpacket_rcv in net/packet/af_packet.c drops it after it has marked the slot as being filled, and nothing takes
+// the mark off). Such frames are kept from the ring and go to a second socket, which is none the worse for them.
 
 import { endianness } from 'node:os'
 import koffi from 'koffi'
@@ -166,53 +166,53 @@ function loadFilter(program: Uint8Array): number {
 }
 
 export class RingFilters {
-  private readonly keeping: number
-  private readonly aside: number
-  private readonly refusing: number
-  private readonly map: number
-  private readonly arena: Arena
-  private readonly cells: Int32Array
+  readonly #keeping: number
+  readonly #aside: number
+  readonly #refusing: number
+  readonly #map: number
+  readonly #arena: Arena
+  readonly #cells: Int32Array
 
   /** Throws PERMISSION or SYSCALL where bpf(2) cannot be had. */
   constructor(kernelWritesUdp = kernelIsAtLeast(6, 2)) {
-    this.map = createMap()
+    this.#map = createMap()
     const taken = move(0, -1)
     const refused = move(0, 0)
-    this.keeping = loadFilter(assemble(choose(kernelWritesUdp, [refused], [taken])))
-    this.aside = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.map), taken], [refused])))
-    this.refusing = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.map), refused], [taken])))
-    this.arena = mapShared(this.map, MAP_BYTES)
-    this.cells = new Int32Array(this.arena.bytes.buffer)
+    this.#keeping = loadFilter(assemble(choose(kernelWritesUdp, [refused], [taken])))
+    this.#aside = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.#map), taken], [refused])))
+    this.#refusing = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.#map), refused], [taken])))
+    this.#arena = mapShared(this.#map, MAP_BYTES)
+    this.#cells = new Int32Array(this.#arena.bytes.buffer)
   }
 
   /** From now on the socket gets no frame that would jam a ring. */
   keepFromRing(fd: number): void {
-    attach(fd, this.keeping)
+    attach(fd, this.#keeping)
   }
 
   /** The same for a device whose frames of that kind nobody reads: they are counted. */
   refuse(fd: number): void {
-    attach(fd, this.refusing)
+    attach(fd, this.#refusing)
   }
 
   /** From now on the socket gets those frames only. */
   setAside(fd: number): void {
-    attach(fd, this.aside)
+    attach(fd, this.#aside)
   }
 
   close(): void {
-    releaseArena(this.arena)
-    for (const fd of [this.keeping, this.aside, this.refusing, this.map]) libc().close(fd)
+    releaseArena(this.#arena)
+    for (const fd of [this.#keeping, this.#aside, this.#refusing, this.#map]) libc().close(fd)
   }
 
   /** How many frames of a device were set aside, ever; goes round at 2^31. */
   countOf(ifindex: number): number {
-    return Atomics.load(this.cells, (ifindex & (CELLS - 1)) * 2)
+    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2)
   }
 
   /** gso_size of the last of them. */
   sizeOf(ifindex: number): number {
-    return Atomics.load(this.cells, (ifindex & (CELLS - 1)) * 2 + 1)
+    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2 + 1)
   }
 }
 

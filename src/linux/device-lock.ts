@@ -1,6 +1,6 @@
 // A lock on a network device among the daemons of one network namespace: two switches on one device would forward each
-// frame twice. It is the name of an abstract unix socket (unix(7)): such names belong to a network namespace, as devices
-// do, and the kernel frees them with the process, whatever way it ends.
+// frame twice. It is the name of an abstract unix socket (unix(7)): such names belong to a network namespace, as
+// devices do, and the kernel frees them with the process, whatever way it ends.
 
 import { SnapswitchError } from '../errors/errors.js'
 import { check, Errno, errno, libc, syscallError } from './libc.js'

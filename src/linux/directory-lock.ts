@@ -1,5 +1,6 @@
-// A lock on a directory that one daemon at a time may keep its records in: a second one would take the first one's unfinished
-// work for a dead daemon's leftovers and undo it. flock(2) on a file in it, which the kernel frees with the process.
+// A lock on a directory that one daemon at a time may keep its records in: a second one would take the first one's
+// unfinished work for a dead daemon's leftovers and undo it. flock(2) on a file in it, which the kernel frees with the
+// process.
 
 import { closeSync, constants, existsSync, openSync } from 'node:fs'
 import { join } from 'node:path'

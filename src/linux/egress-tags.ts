@@ -1,10 +1,12 @@
-// Keeps the outermost VLAN tag of what a packet socket sends beside the frame, as it is with all that the kernel forwards itself.
-// A veth gives its other end what is, without that tag, at most MTU + Ethernet header + 4 long (is_skb_forwardable); a packet
-// socket's frames bring their tags within: a full-size frame with two tags would be dropped there, and so would the segments of
-// a GSO frame with two. A program at the device's egress hook takes the tag out and puts it back beside; then the device
-// carries what a bridge would give it. It leaves short frames alone, which fit anyhow.
+// Keeps the outermost VLAN tag of what a packet socket sends beside the frame, as it is with all that the kernel
+// forwards itself. A veth gives its other end what is, without that tag, at most MTU + Ethernet header + 4 long
+// (is_skb_forwardable); a packet socket's frames bring their tags within: a full-size frame with two tags would be
+// dropped there, and so would the segments of a GSO frame with two. A program at the device's egress hook takes the tag
+// out and puts it back beside; then the device carries what a bridge would give it. It leaves short frames alone, which
+// fit anyhow.
 //
-// Where programs may not be loaded (no CAP_BPF) or another ingress hook is there, all goes on without; only those frames are lost.
+// Where programs may not be loaded (no CAP_BPF) or another ingress hook is there, all goes on without; only those
+// frames are lost.
 
 import { mapArena, releaseArena } from './arena.js'
 import { check, libc } from './libc.js'
@@ -144,8 +146,8 @@ function program(): number {
 }
 
 /**
- * After quietLink, whose hook it uses; when that hook is taken off, it goes with it. Returns how to take it off where the hook
- * stays. Throws PERMISSION, SYSCALL: nothing is changed then, and the port works without.
+ * After quietLink, whose hook it uses; when that hook is taken off, it goes with it. Returns how to take it off where
+ * the hook stays. Throws PERMISSION, SYSCALL: nothing is changed then, and the port works without.
  */
 export function keepTagsBeside(index: number, name: string): () => void {
   const socket = new NetlinkSocket()

@@ -1,7 +1,7 @@
-// QEMU's own locks on image files (block/file-posix.c): a byte per permission, from 100 on for what somebody uses and from 200
-// on for what somebody does not share. Who holds the bytes 201 and 203 keeps every QEMU and qemu-img from writing to or resizing
-// the file, with QEMU's own message, and disturbs none that only reads it. Locks of open file descriptions (fcntl(2)): the
-// kernel frees them with the process.
+// QEMU's own locks on image files (block/file-posix.c): a byte per permission, from 100 on for what somebody uses and
+// from 200 on for what somebody does not share. Who holds the bytes 201 and 203 keeps every QEMU and qemu-img from
+// writing to or resizing the file, with QEMU's own message, and disturbs none that only reads it. Locks of open file
+// descriptions (fcntl(2)): the kernel frees them with the process.
 
 import { closeSync, fstatSync, statSync } from 'node:fs'
 import { openPlainSync } from '../files/plain.js'
@@ -41,7 +41,9 @@ function isLocked(fd: number, start: number): boolean {
   return lock.readInt16LE(0) !== F_UNLCK
 }
 
-/** Whether a QEMU, here or on another host of the same file system, has the image open; null where that cannot be told. */
+/**
+ * Whether a QEMU, here or on another host of the same file system, has the image open; null where that cannot be told.
+ */
 export function isInUseByQemu(path: string): boolean | null {
   try {
     const fd = openPlainSync(path, 'image')
@@ -58,12 +60,12 @@ export function isInUseByQemu(path: string): boolean | null {
 
 /** An image that nobody may write to while this is held. */
 export class ImageLock {
-  private readonly fd: number
-  private readonly path: string
+  readonly #fd: number
+  readonly #path: string
 
   private constructor(fd: number, path: string) {
-    this.fd = fd
-    this.path = path
+    this.#fd = fd
+    this.#path = path
   }
 
   /** Null: somebody writes to it already. Throws file system errors; SYSCALL where the file system has no locks. */
@@ -85,7 +87,7 @@ export class ImageLock {
   /** Whether its path still means the file that is locked. */
   get isCurrent(): boolean {
     try {
-      const [held, named] = [fstatSync(this.fd), statSync(this.path)]
+      const [held, named] = [fstatSync(this.#fd), statSync(this.#path)]
       return held.dev === named.dev && held.ino === named.ino
     } catch {
       return false
@@ -93,6 +95,6 @@ export class ImageLock {
   }
 
   release(): void {
-    closeSync(this.fd)
+    closeSync(this.#fd)
   }
 }

@@ -1,9 +1,9 @@
 // Keeps the host's own network stack out of a switch port. A packet socket sees a copy of each frame; the original goes
 // on into the host's stack, which would answer guests' ARP for the host's addresses, hear their DHCP and configure IPv6
 // on their devices. Here it is dropped right after the packet socket's tap point: __netif_receive_skb_core
-// (net/core/dev.c) delivers to ETH_P_ALL packet sockets first, then runs the ingress filters. A classic BPF program of one
-// instruction is enough, and needs neither the bpf system call nor the act_gact module. What the host would send by itself
-// is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
+// (net/core/dev.c) delivers to ETH_P_ALL packet sockets first, then runs the ingress filters. A classic BPF program of
+// one instruction is enough, and needs neither the bpf system call nor the act_gact module. What the host would send by
+// itself is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
 import { dropTagKeeper } from './egress-tags.js'
@@ -35,8 +35,8 @@ const PRIORITY = 1
 const DROP_ALL = [{ code: 0x06, jumpTrue: 0, jumpFalse: 0, k: 2 }]
 
 /**
- * The filter's handle says what was there before, so that a daemon which takes over after a kill knows what to undo: "sw",
- * and whether the qdisc under it is ours, and whether IPv6 was on.
+ * The filter's handle says what was there before, so that a daemon which takes over after a kill knows what to undo:
+ * "sw", and whether the qdisc under it is ours, and whether IPv6 was on.
  */
 const HANDLE = {
   qdiscIsOurs: 0x73770001,
@@ -52,18 +52,21 @@ const IPV6_WAS_ON = 4
 export interface QuietLink {
   readonly index: number
   /**
-   * Puts back what somebody has undone meanwhile, and says what that was: `sysctl -p` sets IPv6 for all devices, for one.
+   * Puts back what somebody has undone meanwhile, and says what that was: `sysctl -p` sets IPv6 for all devices, for
+   * one.
    * @throws SnapswitchError as quietLink
    */
   renew(now: Link): ('filter' | 'IPv6')[]
-  /** Gives the device back to the host as it was. False, and harmless, when the device is gone, or when called twice. */
+  /**
+   * Gives the device back to the host as it was. False, and harmless, when the device is gone, or when called twice.
+   */
   release(): boolean
 }
 
 /**
  * From now on the host's stack neither sees nor answers what enters `link`; packet sockets see every frame as before.
- * Call it before the device is set up: IPv6 talks as soon as it is. The device is known by its index: it may be renamed, and
- * another one may get its name. `links` must stay open.
+ * Call it before the device is set up: IPv6 talks as soon as it is. The device is known by its index: it may be
+ * renamed, and another one may get its name. `links` must stay open.
  * @throws SnapswitchError PERMISSION, DEVICE_MISSING, DEVICE_BUSY (another program's filter is in the way), SYSCALL
  */
 export function quietLink(links: Links, link: Link): QuietLink {
@@ -98,7 +101,8 @@ export function quietLink(links: Links, link: Link): QuietLink {
     release() {
       if (released) return false
       released = true
-      // Without the filter it is another device that has the index, or one that was in another namespace, where it lost all settings.
+      // Without the filter it is another device that has the index, or one that was in another namespace, where it lost
+      // all settings.
       if (!undoIngress(socket, index, handle)) return false
       if (ipv6WasOn) setting.write('0')
       return true
@@ -107,8 +111,8 @@ export function quietLink(links: Links, link: Link): QuietLink {
 }
 
 /**
- * Devices that a daemon which was killed has kept from the host's stack are given back, but for those that `spares` says yes to.
- * Returns their indexes.
+ * Devices that a daemon which was killed has kept from the host's stack are given back, but for those that `spares`
+ * says yes to. Returns their indexes.
  */
 export function releaseLeft(links: Links, spares: (index: number) => boolean): number[] {
   const { socket } = links

@@ -1,5 +1,6 @@
-// The FFI base: the few libc functions that the rest of src/linux is built on, bound once per thread, and errno as typed
-// errors. Addresses are plain numbers here (user space ends below 2^47), because a BigInt per call costs an allocation.
+// The FFI base: the few libc functions that the rest of src/linux is built on, bound once per thread, and errno as
+// typed errors. Addresses are plain numbers here (user space ends below 2^47), because a BigInt per call costs an
+// allocation.
 
 import koffi from 'koffi'
 import { type ErrorCode, SnapswitchError } from '../errors/errors.js'
@@ -52,8 +53,8 @@ const SYS_BPF = process.arch === 'arm64' ? 280 : 321
 function bindLibc(): Libc {
   const library = koffi.load('libc.so.6')
   const syscall = library.func('int64_t syscall(int64_t, int, void *, uint32_t)')
-  // `ioctl`, `fcntl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux calling
-  // conventions pass them like fixed ones.
+  // `ioctl`, `fcntl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux
+  // calling conventions pass them like fixed ones.
   return {
     socket: library.func('int socket(int, int, int)'),
     close: library.func('int close(int)'),

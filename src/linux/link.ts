@@ -172,8 +172,8 @@ export class Links {
   }
 
   /**
-   * Devices of other namespaces that stand on devices of this one, as containers' macvlans do: `peer` is the index here. Only of
-   * namespaces that this one has had to do with: the kernel has ids for those.
+   * Devices of other namespaces that stand on devices of this one, as containers' macvlans do: `peer` is the index
+   * here. Only of namespaces that this one has had to do with: the kernel has ids for those.
    */
   elsewhere(): Link[] {
     const found = this.#namespaces().flatMap((id) => {
@@ -187,7 +187,8 @@ export class Links {
       }
     })
     if (found.length === 0) return []
-    // This namespace has an id in its own eyes from when a device elsewhere was said to stand on one here, and so is in the list.
+    // This namespace has an id in its own eyes from when a device elsewhere was said to stand on one here, and so is in
+    // the list.
     const own = this.#ownNamespace()
     return found.filter((link) => link.peerNamespace === own)
   }
@@ -209,7 +210,9 @@ export class Links {
     }
   }
 
-  /** All changes in one request. @throws SnapswitchError DEVICE_MISSING, PERMISSION, or SYSCALL with the kernel's reason */
+  /**
+   * All changes in one request. @throws SnapswitchError DEVICE_MISSING, PERMISSION, or SYSCALL with the kernel's reason
+   */
   change(index: number, changes: LinkChanges): void {
     const flags = changes.up === true ? IFF_UP : 0
     const body = linkHeader(index, flags, changes.up === undefined ? 0 : IFF_UP)
@@ -246,7 +249,10 @@ export class Links {
   }
 }
 
-/** Tells of links that come, change and go, and of their addresses. The owner asks it now and then, or when its `fd` is readable. */
+/**
+ * Tells of links that come, change and go, and of their addresses. The owner asks it now and then, or when its `fd` is
+ * readable.
+ */
 export class LinkWatch {
   readonly #socket = new NetlinkSocket(NEWS)
 

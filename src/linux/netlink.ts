@@ -1,5 +1,5 @@
-// A synchronous rtnetlink client: one request, its answers, one deadline. Messages and attributes as in rtnetlink(7) and
-// linux/netlink.h. Everything here is in host byte order unless an attribute says otherwise.
+// A synchronous rtnetlink client: one request, its answers, one deadline. Messages and attributes as in rtnetlink(7)
+// and linux/netlink.h. Everything here is in host byte order unless an attribute says otherwise.
 
 import { endianness } from 'node:os'
 import { SnapswitchError } from '../errors/errors.js'

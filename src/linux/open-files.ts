@@ -1,5 +1,5 @@
-// Which processes have which files open, whoever they are: /proc/PID/fd, and loop devices, whose files no process holds.
-// Files are told apart by device and inode, since one file may have many names.
+// Which processes have which files open, whoever they are: /proc/PID/fd, and loop devices, whose files no process
+// holds. Files are told apart by device and inode, since one file may have many names.
 
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -38,8 +38,8 @@ export interface OpenFiles {
   /** Of the files asked for: the processes that have them open. 0 stands for the kernel (a loop device). */
   readonly holders: ReadonlyMap<FileId, readonly number[]>
   /**
-   * Processes that could not be looked into and go by the name of a program that uses disk images. (Not even root may look into
-   * those of an outer container; QEMU's locks, which images are asked for besides, show there, too.)
+   * Processes that could not be looked into and go by the name of a program that uses disk images. (Not even root may
+   * look into those of an outer container; QEMU's locks, which images are asked for besides, show there, too.)
    */
   readonly hidden: readonly number[]
 }

@@ -30,7 +30,9 @@ export interface SlowOption {
   readonly what: string
 }
 
-/** `slots`: a power of two, at least 32. After PACKET_VNET_HDR, before bind. Throws SYSCALL (ENOMEM: too many slots). */
+/**
+ * `slots`: a power of two, at least 32. After PACKET_VNET_HDR, before bind. Throws SYSCALL (ENOMEM: too many slots).
+ */
 export function enableReceiveRing(fd: number, slots: number): void {
   setNow(receiveRing(fd, slots))
 }
@@ -49,7 +51,10 @@ export interface SendShape {
   readonly slots: number
   /** Bytes of a slot. */
   readonly slot: number
-  /** Whole pages, and whole slots with nothing between, so that slots follow one another in the mapping; slots fill whole blocks. */
+  /**
+   * Whole pages, and whole slots with nothing between, so that slots follow one another in the mapping; slots fill
+   * whole blocks.
+   */
   readonly block: number
 }
 

@@ -1,4 +1,5 @@
-// AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), none of our own back. packet(7), linux/if_packet.h, net/packet/af_packet.c.
+// AF_PACKET sockets as a switch port wants them: every frame of a device, whole (GSO), none of our own back. packet(7),
+// linux/if_packet.h, net/packet/af_packet.c.
 
 import { mapArena, releaseArena } from './arena.js'
 import { check, libc } from './libc.js'
@@ -46,7 +47,9 @@ export function linkAddress(ifindex: number, protocol: number): Uint8Array {
   return address
 }
 
-/** Opens a socket to receive and send, not bound yet: non-blocking, with virtio-net headers. Throws SYSCALL, PERMISSION. */
+/**
+ * Opens a socket to receive and send, not bound yet: non-blocking, with virtio-net headers. Throws SYSCALL, PERMISSION.
+ */
 export function openPacketSocket(): number {
   const c = libc()
   // Protocol 0: nothing is received until bind, so no frame of another device slips in.
@@ -54,8 +57,8 @@ export function openPacketSocket(): number {
   try {
     setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(1), 'PACKET_VNET_HDR')
     setOption(fd, SOL_PACKET, PacketOption.IGNORE_OUTGOING, int32(1), 'PACKET_IGNORE_OUTGOING')
-    // Not PACKET_QDISC_BYPASS: past the qdisc, a GSO frame for a device that cannot take it is lost instead of segmented,
-    // and a tcpdump on the device does not see what is sent. On a veth or TAP it would save next to nothing.
+    // Not PACKET_QDISC_BYPASS: past the qdisc, a GSO frame for a device that cannot take it is lost instead of
+    // segmented, and a tcpdump on the device does not see what is sent. On a veth or TAP it would save next to nothing.
     setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_RCVBUFFORCE')
     setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, int32(SOCKET_BUFFER_BYTES), 'SO_SNDBUFFORCE')
     return fd
@@ -83,8 +86,8 @@ export function bindPacketSocket(fd: number, ifindex: number, device: string): v
 const ASIDE_BUFFER_BYTES = 4 * 1024 * 1024
 
 /**
- * Opens and binds a socket for those frames of a device that `filter`, attached before, lets through: read one by one, with tags
- * in auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING.
+ * Opens and binds a socket for those frames of a device that `filter`, attached before, lets through: read one by one,
+ * with tags in auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING.
  */
 export function openAsideSocket(ifindex: number, device: string, filter: (fd: number) => void): number {
   const c = libc()
@@ -108,7 +111,10 @@ export function setVnetHeader(fd: number, on: boolean): void {
   setOption(fd, SOL_PACKET, PacketOption.VNET_HDR, int32(on ? 1 : 0), 'PACKET_VNET_HDR')
 }
 
-/** Opens a socket that only sends, with virtio-net headers, to a device or to any. Throws SYSCALL, PERMISSION, DEVICE_MISSING. */
+/**
+ * Opens a socket that only sends, with virtio-net headers, to a device or to any. Throws SYSCALL, PERMISSION,
+ * DEVICE_MISSING.
+ */
 export function openSendSocket(to: { readonly ifindex: number; readonly device: string } | null): number {
   const c = libc()
   // Bound with protocol 0, or not at all, it receives nothing, and costs the receive path nothing.
@@ -170,8 +176,8 @@ export function readKernelDrops(fd: number): number {
 }
 
 /**
- * Whether a socket is bound to a device still. The kernel unbinds it for good when the device goes or is moved to another network
- * namespace (packet_notifier in net/packet/af_packet.c), also when it comes back with the same index.
+ * Whether a socket is bound to a device still. The kernel unbinds it for good when the device goes or is moved to
+ * another network namespace (packet_notifier in net/packet/af_packet.c), also when it comes back with the same index.
  */
 export function isBoundTo(fd: number, ifindex: number): boolean {
   const address = new Uint8Array(20)

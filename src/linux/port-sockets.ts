@@ -1,5 +1,5 @@
-// The sockets of a switch port, opened and closed side by side with those of other ports, by a thread that forwards nothing.
-// They are not bound: a port receives from when the datapath has mapped the rings and binds them.
+// The sockets of a switch port, opened and closed side by side with those of other ports, by a thread that forwards
+// nothing. They are not bound: a port receives from when the datapath has mapped the rings and binds them.
 
 import { closeInBackground, setOptionInBackground } from './background.js'
 import { libc } from './libc.js'

@@ -33,9 +33,10 @@ interface Lead {
 const leads = new Map<number, Lead>()
 
 /**
- * Threads run before everything ordinary (SCHED_FIFO; where that is not permitted, as far ahead as the switch), until the
- * returned function is called or the time has passed. For the milliseconds of a cut: a nice value only shares out time, and
- * a woken thread waits for the running one's slice, 3 ms and more, at each of the dozen hand-overs that a cut consists of.
+ * Threads run before everything ordinary (SCHED_FIFO; where that is not permitted, as far ahead as the switch), until
+ * the returned function is called or the time has passed. For the milliseconds of a cut: a nice value only shares out
+ * time, and a woken thread waits for the running one's slice, 3 ms and more, at each of the dozen hand-overs that a cut
+ * consists of.
  */
 export function runAhead(threads: readonly number[], as: keyof typeof leadPriorities, limitMs: number): () => void {
   let held = threads.filter((thread) => thread > 0)
@@ -83,7 +84,9 @@ function putAhead(thread: number, priority: number): (() => void) | null {
   }
 }
 
-/** Threads of a process that a daemon which died in the middle of a cut has left ahead go back to their ordinary pace. */
+/**
+ * Threads of a process that a daemon which died in the middle of a cut has left ahead go back to their ordinary pace.
+ */
 export function endForgottenLead(pid: number): void {
   for (const thread of threadsOf(pid)) {
     if (leads.has(thread) || libc().sched_getscheduler(thread) !== FIFO_RESET_ON_FORK) continue
@@ -91,7 +94,10 @@ export function endForgottenLead(pid: number): void {
   }
 }
 
-/** Takes the switch's priority off a process that inherited it: a guest must not run ahead of the others. Threads may end meanwhile. */
+/**
+ * Takes the switch's priority off a process that inherited it: a guest must not run ahead of the others. Threads may
+ * end meanwhile.
+ */
 export function ordinaryPriority(pid: number): void {
   for (const thread of threadsOf(pid)) {
     try {

@@ -1,21 +1,22 @@
 // A device's counters, fast: RTM_GETSTATS with only IFLA_STATS_LINK_64, one send and one receive, no allocation but the
-// result. Measured: 3 to 6 microseconds a read, while nobody holds rtnl. In a cut transmit-counters.ts is asked, and this where it
-// has no files.
+// result. Measured: 3 to 6 microseconds a read, while nobody holds rtnl. In a cut transmit-counters.ts is asked, and
+// this where it has no files.
 //
 // What the counters of a TAP mean, measured on Linux 6.18; test/linux/tap.test.ts checks each on the running kernel:
 // - txPackets and txBytes count what the file side's reader took, at the read; what lies in the queue is in no counter.
-// - A full queue (txqueuelen frames, 1000 by default, or up to 15 fewer: ptr_ring frees what was read in batches) drops,
-//   and txDropped counts it at once. The sender gets ENOBUFS with PACKET_QDISC_BYPASS, and no error without.
-// - So, frame for frame: sent = txPackets + txDropped + queued, over all senders. What the host's own stack sends is among
-//   them (ARP, MLD, solicitations): keep it quiet (ingress.ts) or the sum does not come out.
-// - A GSO frame counts once when the reader can take it whole (TUNSETOFFLOAD with TSO), else it is cut into segments before
-//   the queue, each counting for itself. A guest changes that when its driver starts (firmware takes none): a sum over a
-//   guest's whole life drifts, one over the milliseconds of a cut does not.
-// - With PACKET_QDISC_BYPASS a GSO frame that would have to be cut is dropped instead (__dev_direct_xmit in net/core/dev.c
-//   refuses a list), counted as one in txDropped, ENOBUFS for the sender. Do not bypass toward a TAP.
+// - A full queue (txqueuelen frames, 1000 by default, or up to 15 fewer: ptr_ring frees what was read in batches)
+//   drops, and txDropped counts it at once. The sender gets ENOBUFS with PACKET_QDISC_BYPASS, and no error without.
+// - So, frame for frame: sent = txPackets + txDropped + queued, over all senders. What the host's own stack sends is
+//   among them (ARP, MLD, solicitations): keep it quiet (ingress.ts) or the sum does not come out.
+// - A GSO frame counts once when the reader can take it whole (TUNSETOFFLOAD with TSO), else it is cut into segments
+//   before the queue, each counting for itself. A guest changes that when its driver starts (firmware takes none): a
+//   sum over a guest's whole life drifts, one over the milliseconds of a cut does not.
+// - With PACKET_QDISC_BYPASS a GSO frame that would have to be cut is dropped instead (__dev_direct_xmit in
+//   net/core/dev.c refuses a list), counted as one in txDropped, ENOBUFS for the sender. Do not bypass toward a TAP.
 // - A QEMU whose vCPUs are stopped still takes one frame (test/linux/tap-qemu.test.ts): it reads it, finds the NIC not
-//   receiving, and keeps it in its own queue (net/queue.c), counted in txPackets, in no image. It gets it on resume, but
-//   drops it when it is stopped once more. So with anything unread at a pause, one frame more is unread than counted.
+//   receiving, and keeps it in its own queue (net/queue.c), counted in txPackets, in no image. It gets it on resume,
+//   but drops it when it is stopped once more. So with anything unread at a pause, one frame more is unread than
+//   counted.
 // - A frame that the ingress filter of ingress.ts drops is counted in rxPackets and not in rxDropped.
 
 import { SnapswitchError } from '../errors/errors.js'
@@ -65,7 +66,10 @@ export class LinkCounterReader {
     view.setUint32(HEADER + 8, FILTER_LINK_64, LITTLE_ENDIAN)
   }
 
-  /** @throws SnapswitchError DEVICE_MISSING when the device is gone, DEADLINE when the kernel does not answer in a second */
+  /**
+   * @throws SnapswitchError DEVICE_MISSING when the device is gone, DEADLINE when the kernel does not answer in a
+   * second
+   */
   read(index: number): LinkCounters {
     this.#sequence = (this.#sequence + 1) >>> 0
     this.#requestView.setUint32(8, this.#sequence, LITTLE_ENDIAN)

@@ -1,5 +1,5 @@
-// TAP devices through /dev/net/tun (Documentation/networking/tuntap.rst, linux/if_tun.h): persistent ones for VMs, whose
-// hypervisor opens the other side by name, and that other side itself for whoever wants to play the guest.
+// TAP devices through /dev/net/tun (Documentation/networking/tuntap.rst, linux/if_tun.h): persistent ones for VMs,
+// whose hypervisor opens the other side by name, and that other side itself for whoever wants to play the guest.
 
 import koffi from 'koffi'
 import { SnapswitchError } from '../errors/errors.js'
@@ -21,7 +21,9 @@ const IFF_VNET_HDR = 0x4000
 const IFREQ_LENGTH = 40
 const NAME_FIELD = 16
 
-/** What the reader of a TAP can take (TUN_F_…, linux/if_tun.h): hypervisors set what the guest's driver negotiated. */
+/**
+ * What the reader of a TAP can take (TUN_F_…, linux/if_tun.h). Hypervisors set what the guest’s driver negotiated.
+ */
 export const TapOffload = { checksum: 1, tso4: 2, tso6: 4, uso4: 0x20, uso6: 0x40 } as const
 
 export interface TapOptions {
@@ -164,8 +166,8 @@ function openQueues(name: string, queues: number, options: OpenOptions): number[
 }
 
 /**
- * Makes a TAP as another one is, under another name, down, with its queues open: for a machine that is to take the place of the one
- * that holds the other. It stays when nobody holds it if the other does.
+ * Makes a TAP as another one is, under another name, down, with its queues open: for a machine that is to take the
+ * place of the one that holds the other. It stays when nobody holds it if the other does.
  */
 export function openStandIn(name: string, like: Link, queues: number, options: OpenOptions): number[] {
   if (like.tap === null) throw notTap(like.name)

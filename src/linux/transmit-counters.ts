@@ -1,7 +1,7 @@
 // How many frames devices have sent and dropped, without waiting for the kernel's network configuration lock (rtnl).
-// RTM_GETSTATS takes it, so a read in the middle of a cut stood still for 7 ms while somebody made a namespace. The files of
-// sysfs do not (netstat_show in net/core/net-sysfs.c: under RCU). Measured: 7 microseconds a device, at most 125 beside
-// programs that make and remove devices.
+// RTM_GETSTATS takes it, so a read in the middle of a cut stood still for 7 ms while somebody made a namespace. The
+// files of sysfs do not (netstat_show in net/core/net-sysfs.c: under RCU). Measured: 7 microseconds a device, at most
+// 125 beside programs that make and remove devices.
 
 import { closeSync, constants, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
@@ -28,7 +28,10 @@ export class TransmitCounters {
   readonly #files = new Map<number, Files>()
   readonly #text = new Uint8Array(32)
 
-  /** Opens the files of a device that is to be read often; without them, or where /sys is another namespace's, `read` asks by netlink. */
+  /**
+   * Opens the files of a device that is to be read often; without them, or where /sys is another namespace's, `read`
+   * asks by netlink.
+   */
   watch({ index, name, mac }: Pick<Link, 'index' | 'name' | 'mac'>): void {
     this.forget(index)
     let directory = -1
@@ -62,7 +65,10 @@ export class TransmitCounters {
     closeSync(files.dropped)
   }
 
-  /** @throws SnapswitchError DEVICE_MISSING when the device is gone, DEADLINE when the kernel does not answer in a second */
+  /**
+   * @throws SnapswitchError DEVICE_MISSING when the device is gone, DEADLINE when the kernel does not answer in a
+   * second
+   */
   read(index: number): TransmitCount {
     const files = this.#files.get(index)
     if (files === undefined) return this.#netlink.read(index)

@@ -1,6 +1,6 @@
-// The one clock: CLOCK_REALTIME, which QEMU's events and files carry, too, but steady within a thread: it goes on from the time at
-// which the thread began. Deadlines are in milliseconds of `performance.now()`. What must hold in virtual time as well is handed a
-// `Clock`.
+// The one clock: CLOCK_REALTIME, which QEMU's events and files carry, too, but steady within a thread: it goes on from
+// the time at which the thread began. Deadlines are in milliseconds of `performance.now()`. What must hold in virtual
+// time as well is handed a `Clock`.
 
 /** Unix time in milliseconds, with fractions. */
 export const nowMs = (): number => performance.timeOrigin + performance.now()

@@ -1,5 +1,5 @@
-// Core dumps would hold guests' frames and memory, and the keys of networks. The kernel is told to put no memory of this
-// process in one (core(5), coredump_filter): unlike a limit that also holds where a program takes the dump.
+// Core dumps would hold guests' frames and memory, and the keys of networks. The kernel is told to put no memory of
+// this process in one (core(5), coredump_filter): unlike a limit that also holds where a program takes the dump.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 

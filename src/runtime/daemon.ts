@@ -1,4 +1,5 @@
-// What every daemon of ours does first: its log cannot hold it up, signals and defects stop it in order, dumps hold nothing.
+// What every daemon of ours does first: its log cannot hold it up, signals and defects stop it in order, dumps hold
+// nothing.
 
 import { type Logger, pino } from 'pino'
 import { asSnapswitchError } from '../errors/errors.js'
@@ -18,7 +19,8 @@ export function beginDaemon(name: string, level: string): DaemonProcess {
   const log = pino({ name, level }, standardLog())
   const ended = new Promise<NodeJS.Signals | Error>((resolve) => {
     handleSignals({ stop: resolve, log: (message, signal) => log.warn({ signal }, message) })
-    // An unhandled rejection comes here, too. What the process may have half done is undone by stopping, and by the next start.
+    // An unhandled rejection comes here, too. What the process may have half done is undone by stopping, and by the
+    // next start.
     process.on('uncaughtException', (error) => {
       const failure = asSnapswitchError(error)
       log.fatal({ err: failure }, `a defect, the daemon stops: ${failure.message}`)

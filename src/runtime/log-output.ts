@@ -1,5 +1,6 @@
-// Where a daemon's log goes: standard error, but never at the daemon's cost. Its reader may be gone, a terminal stopped, a pipe
-// full for ever: lines wait in a bounded queue, the oldest stay, the others are lost, and the log says later how many.
+// Where a daemon's log goes: standard error, but never at the daemon's cost. Its reader may be gone, a terminal
+// stopped, a pipe full for ever: lines wait in a bounded queue, the oldest stay, the others are lost, and the log says
+// later how many.
 
 import { constants, fstatSync, openSync, writeSync } from 'node:fs'
 import { Errno, errno, errnoName, libc } from '../linux/libc.js'
@@ -15,55 +16,55 @@ const MSG_NOSIGNAL = 0x4000
 export type WriteSome = (bytes: Uint8Array) => number | null
 
 export class LogOutput {
-  private readonly writeSome: WriteSome
-  private readonly queue: Uint8Array[] = []
-  private queued = 0
-  private lost = 0
-  private timer: NodeJS.Timeout | null = null
+  readonly #writeSome: WriteSome
+  readonly #queue: Uint8Array[] = []
+  #queued = 0
+  #lost = 0
+  #timer: NodeJS.Timeout | null = null
 
   constructor(writeSome: WriteSome = openOutput(STDERR)) {
-    this.writeSome = writeSome
+    this.#writeSome = writeSome
   }
 
   /** One line, as pino gives it. Returns at once. */
   write(line: string): void {
     const bytes = Buffer.from(line)
-    if (this.queued + bytes.length > QUEUE_BYTES) this.lost++
+    if (this.#queued + bytes.length > QUEUE_BYTES) this.#lost++
     else {
-      this.queue.push(bytes)
-      this.queued += bytes.length
+      this.#queue.push(bytes)
+      this.#queued += bytes.length
     }
-    if (this.timer === null) this.flush()
+    if (this.#timer === null) this.flush()
   }
 
   /** What there is room for goes out. */
   flush(): void {
-    if (this.timer !== null) clearTimeout(this.timer)
-    this.timer = null
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#timer = null
     try {
-      while (this.queue.length > 0) {
-        const taken = this.writeSome(this.queue[0])
+      while (this.#queue.length > 0) {
+        const taken = this.#writeSome(this.#queue[0])
         if (taken === null) break
-        this.queued -= taken
-        if (taken === this.queue[0].length) this.queue.shift()
-        else this.queue[0] = this.queue[0].subarray(taken)
-        if (this.queue.length === 0) this.tellLost()
+        this.#queued -= taken
+        if (taken === this.#queue[0].length) this.#queue.shift()
+        else this.#queue[0] = this.#queue[0].subarray(taken)
+        if (this.#queue.length === 0) this.#tellLost()
       }
     } catch {
       // Nobody reads any more, or the disk is full: the next line tries again.
-      this.queue.length = 0
-      this.queued = 0
+      this.#queue.length = 0
+      this.#queued = 0
     }
-    if (this.queue.length > 0) this.timer = setTimeout(() => this.flush(), RETRY_MS).unref()
+    if (this.#queue.length > 0) this.#timer = setTimeout(() => this.flush(), RETRY_MS).unref()
   }
 
-  private tellLost(): void {
-    if (this.lost === 0) return
-    const msg = `${this.lost} lines of the log were lost: its reader did not keep up`
-    this.lost = 0
+  #tellLost(): void {
+    if (this.#lost === 0) return
+    const msg = `${this.#lost} lines of the log were lost: its reader did not keep up`
+    this.#lost = 0
     const line = Buffer.from(`${JSON.stringify({ level: 40, time: Math.round(nowMs()), msg })}\n`)
-    this.queue.push(line)
-    this.queued += line.length
+    this.#queue.push(line)
+    this.#queued += line.length
   }
 }
 
@@ -75,8 +76,9 @@ export function standardLog(): LogOutput {
 }
 
 /**
- * Writes that do not wait. The open file of a descriptor may be shared with other processes (a shell and its terminal), whose
- * writes must go on as they were: it is opened once more, and sockets, which cannot be, know a flag for each call.
+ * Writes that do not wait. The open file of a descriptor may be shared with other processes (a shell and its terminal),
+ * whose writes must go on as they were: it is opened once more, and sockets, which cannot be, know a flag for each
+ * call.
  */
 export function openOutput(fd: number): WriteSome {
   const stat = fstatSync(fd)

@@ -1,5 +1,6 @@
-// What a daemon does with every signal that can be sent to it. Node's own answers listen (SIGUSR1 opens the inspector), dump,
-// or end the process at once, with filters on devices left behind; a daemon is either stopped in order or goes on.
+// What a daemon does with every signal that can be sent to it. Node's own answers listen (SIGUSR1 opens the inspector),
+// dump, or end the process at once, with filters on devices left behind; a daemon is either stopped in order or goes
+// on.
 
 /**
  * stop: the daemon ends in order, once. log: it goes on and says so. ignore: the kernel drops the signal.
@@ -27,7 +28,8 @@ export const REACTIONS: Readonly<Partial<Record<NodeJS.Signals, Reaction>>> = {
   SIGSTKFLT: 'log',
   // Ctrl-Z: a switch that stands still is a network that is down.
   SIGTSTP: 'log',
-  // With a handler the kernel would repeat the call on the terminal for ever (tty_check_change); ignored, it lets it pass.
+  // With a handler the kernel would repeat the call on the terminal for ever (tty_check_change); ignored, it lets it
+  // pass.
   SIGTTIN: 'ignore',
   SIGTTOU: 'ignore',
   // Ignored by Node: writes fail with EPIPE and EFBIG instead.

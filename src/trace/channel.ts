@@ -1,6 +1,7 @@
-// The channel state of a snapshot as a pcapng file: the frames that were sent before their sender's cut and had not been
-// read at their receiver's. Wireshark opens it as it is: one interface per receiving port, color and verdict in the packet
-// comment. It is strict on reading: a restore hands these frames to guests, so a doubtful file is refused whole.
+// The channel state of a snapshot as a pcapng file: the frames that were sent before their sender's cut and had not
+// been read at their receiver's. Wireshark opens it as it is: one interface per receiving port, color and verdict in
+// the packet comment. It is strict on reading: a restore hands these frames to guests, so a doubtful file is refused
+// whole.
 
 import { SnapswitchError } from '../errors/errors.js'
 import type { InterfaceBlock, PacketBlock } from './pcapng.js'
@@ -109,8 +110,8 @@ export function readChannel(file: Uint8Array): ChannelFrame[] {
 }
 
 /**
- * The same frame with its outer tag where it is on the wire, after the MAC addresses. Checksum start and (for GSO) header
- * length count from the frame's first byte (linux/virtio_net.h), so both move by the tag's length.
+ * The same frame with its outer tag where it is on the wire, after the MAC addresses. Checksum start and (for GSO)
+ * header length count from the frame's first byte (linux/virtio_net.h), so both move by the tag's length.
  */
 export function inlineVlanTag(frame: ChannelFrame): ChannelFrame {
   const { vlanTag, bytes, vnetHeader } = frame

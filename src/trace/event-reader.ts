@@ -1,5 +1,5 @@
-// Reads a trace of frame events (events.ts) into columns, for an audit. It believes nothing: what is not as the writer writes
-// it makes the trace invalid, with the place.
+// Reads a trace of frame events (events.ts) into columns, for an audit. It believes nothing: what is not as the writer
+// writes it makes the trace invalid, with the place.
 
 import { createHash } from 'node:crypto'
 import { SnapswitchError } from '../errors/errors.js'
@@ -26,7 +26,10 @@ export class EventTable {
   color: Float64Array = new Float64Array(1024)
   epoch: Float64Array = new Float64Array(1024)
   cause: Int32Array = new Int32Array(1024)
-  /** The digest's lower 53 bits: a number, so that maps need no BigInt; that two frames of one channel share them is unlikely enough. */
+  /**
+   * The digest's lower 53 bits: a number, so that maps need no BigInt; that two frames of one channel share them is
+   * unlikely enough.
+   */
   identity: Float64Array = new Float64Array(1024)
   frameLength: Int32Array = new Int32Array(1024)
   /** Addresses as 48-bit numbers. */

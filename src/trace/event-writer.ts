@@ -13,24 +13,24 @@ const CHUNK = 8192
 
 /** Writes a trace piece by piece; `take` after every few thousand events. */
 export class EventTraceWriter {
-  private readonly writer = new PcapngWriter({ application: 'snapswitch', comment: TITLE })
-  private readonly running = createHash('sha256')
-  private readonly ports: readonly TracePort[]
-  private events = 0
-  private pieces: Uint8Array[] = []
+  readonly #writer = new PcapngWriter({ application: 'snapswitch', comment: TITLE })
+  readonly #running = createHash('sha256')
+  readonly #ports: readonly TracePort[]
+  #events = 0
+  #pieces: Uint8Array[] = []
 
   constructor(head: TraceHead, ports: readonly TracePort[]) {
-    this.ports = ports
-    this.writer.interface({ name: head.host, description: 'the switch' })
-    for (const port of ports) this.writer.interface({ name: port.name, description: describe(port) })
-    this.record(RECORD.head, { ...head, ports })
+    this.#ports = ports
+    this.#writer.interface({ name: head.host, description: 'the switch' })
+    for (const port of ports) this.#writer.interface({ name: port.name, description: describe(port) })
+    this.#record(RECORD.head, { ...head, ports })
   }
 
   add(event: TraceEvent): void {
     const kind = eventKinds[event.kind]
-    const words = [`snapswitch #${this.events} ${kind}`]
+    const words = [`snapswitch #${this.#events} ${kind}`]
     if (event.kind < Event.state) words.push(`color=${event.color}`)
-    if (event.port >= 0 && this.ports[event.port].kind === 'member') words.push(`epoch=${event.epoch}`)
+    if (event.port >= 0 && this.#ports[event.port].kind === 'member') words.push(`epoch=${event.epoch}`)
     if (event.port < 0) words.push(`epoch=${event.epoch}`)
     if (event.cause >= 0) words.push(`of=#${event.cause}`)
     if (event.reason !== null) words.push(`reason=${event.reason}`)
@@ -39,39 +39,39 @@ export class EventTraceWriter {
       const direction = event.kind === Event.sent || event.kind === Event['from-trunk'] ? 'inbound' : 'outbound'
       const originalLength = Math.max(event.length, event.head.length)
       const options = { direction, comment, originalLength, packetId: event.digest } as const
-      this.writer.packet(event.port + 1, event.timeNs, event.head, options)
-    } else this.writer.packet(event.port + 1, event.timeNs, new Uint8Array(0), { comment })
-    this.events++
-    if (this.events % CHUNK === 0) this.chunk()
+      this.#writer.packet(event.port + 1, event.timeNs, event.head, options)
+    } else this.#writer.packet(event.port + 1, event.timeNs, new Uint8Array(0), { comment })
+    this.#events++
+    if (this.#events % CHUNK === 0) this.#chunk()
   }
 
   /** `overflow`: events that the recording had no room for. */
   end(overflow: number): void {
-    this.chunk()
-    this.record(RECORD.end, { events: this.events, overflow })
+    this.#chunk()
+    this.#record(RECORD.end, { events: this.#events, overflow })
   }
 
   /** The bytes since the last take. */
   take(): Uint8Array {
-    this.settle()
-    const taken = Buffer.concat(this.pieces)
-    this.pieces = []
+    this.#settle()
+    const taken = Buffer.concat(this.#pieces)
+    this.#pieces = []
     return taken
   }
 
-  private settle(): void {
-    const bytes = this.writer.take()
-    this.running.update(bytes)
-    this.pieces.push(bytes)
+  #settle(): void {
+    const bytes = this.#writer.take()
+    this.#running.update(bytes)
+    this.#pieces.push(bytes)
   }
 
-  private chunk(): void {
-    this.settle()
-    this.writer.local(encodeRecord({ kind: RECORD.chunk, payload: this.running.copy().digest() }))
+  #chunk(): void {
+    this.#settle()
+    this.#writer.local(encodeRecord({ kind: RECORD.chunk, payload: this.#running.copy().digest() }))
   }
 
-  private record(kind: number, content: unknown): void {
-    this.writer.local(encodeRecord({ kind, payload: new TextEncoder().encode(JSON.stringify(content)) }))
+  #record(kind: number, content: unknown): void {
+    this.#writer.local(encodeRecord({ kind, payload: new TextEncoder().encode(JSON.stringify(content)) }))
   }
 }
 

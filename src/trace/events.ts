@@ -1,10 +1,11 @@
-// What happened to members' frames around a cut, at one host: a trace of events in the order in which its switch took them,
-// for `snapshot audit`. pcapng that Wireshark opens as it is: an interface per port, a packet per event with the frame's first
-// bytes, its digest as packet id, and what happened in the comment. The frames' contents are not kept. Here is what such a
-// trace says; event-writer.ts writes one, event-reader.ts reads it.
+// What happened to members' frames around a cut, at one host: a trace of events in the order in which its switch took
+// them, for `snapshot audit`. pcapng that Wireshark opens as it is: an interface per port, a packet per event with the
+// frame's first bytes, its digest as packet id, and what happened in the comment. The frames' contents are not kept.
+// Here is what such a trace says; event-writer.ts writes one, event-reader.ts reads it.
 //
-// After some thousand events a record holds the running digest of all bytes before it, so that a change shows where it is. That
-// guards against accidents and careless hands: who rewrites the file can compute these anew (but see the manifest's digests).
+// After some thousand events a record holds the running digest of all bytes before it, so that a change shows where it
+// is. That guards against accidents and careless hands: who rewrites the file can compute these anew (but see the
+// manifest's digests).
 
 /** Kinds of events; the index is what the datapath writes. Those from `state` on are of ports, not of frames. */
 export const eventKinds = [
@@ -66,7 +67,9 @@ export interface TraceEvent {
   readonly epoch: number
   /** Of the frame on the wire. */
   readonly length: number
-  /** Number of the event with which the frame came in, when that has led to this one at once; -1: it was held meanwhile. */
+  /**
+   * Number of the event with which the frame came in, when that has led to this one at once; -1: it was held meanwhile.
+   */
   readonly cause: number
   readonly digest: bigint
   /** Why it was dropped. */

@@ -1,10 +1,13 @@
-// Writes pcapng (draft-ietf-opsawg-pcapng) into memory: little endian, nanosecond times, one interface per port. Pure: no
-// I/O and no clock. The caller takes the bytes whenever it likes, so the same writer serves a file and a live stream.
+// Writes pcapng (draft-ietf-opsawg-pcapng) into memory: little endian, nanosecond times, one interface per port. Pure:
+// no I/O and no clock. The caller takes the bytes whenever it likes, so the same writer serves a file and a live
+// stream.
 
 import { SnapswitchError } from '../errors/errors.js'
 import { BLOCK, BYTE_ORDER_MAGIC, type Direction, LINKTYPE_ETHERNET, OPTION, paddingOf } from './pcapng.js'
 
-/** Room for a 64 KiB GSO frame; Wireshark refuses packets above this (WTAP_MAX_PACKET_SIZE_STANDARD, wiretap/wtap.h). */
+/**
+ * Room for a 64 KiB GSO frame; Wireshark refuses packets above this (WTAP_MAX_PACKET_SIZE_STANDARD, wiretap/wtap.h).
+ */
 const SNAP_LENGTH = 262_144
 /** An option's length field is a u16. */
 const OPTION_LIMIT = 0xffff
@@ -115,7 +118,9 @@ export class PcapngWriter {
     this.#finish(start, encoded)
   }
 
-  /** A block of our local type, which other readers skip; records.ts says what is in it. Padded with zeros to 32 bits. */
+  /**
+   * A block of our local type, which other readers skip; records.ts says what is in it. Padded with zeros to 32 bits.
+   */
   local(content: Uint8Array): void {
     // The block length is a u32; readers refuse absurd ones long before that (Wireshark: 16 MiB).
     if (content.length > LOCAL_LIMIT) throw misuse(`a record of ${content.length} bytes is above ${LOCAL_LIMIT}`)
@@ -133,7 +138,9 @@ export class PcapngWriter {
     return taken
   }
 
-  /** `body`: an exact count of the bytes between the two length fields. Grows once, so that no write can fail halfway. */
+  /**
+   * `body`: an exact count of the bytes between the two length fields. Grows once, so that no write can fail halfway.
+   */
   #begin(type: number, body: number): number {
     const start = this.#length
     const needed = start + 12 + body

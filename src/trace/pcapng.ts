@@ -1,5 +1,5 @@
-// The words of the pcapng format (draft-ietf-opsawg-pcapng) that writer and reader share: block types, option codes, and
-// the shape of a block once it is read.
+// The words of the pcapng format (draft-ietf-opsawg-pcapng) that writer and reader share: block types, option codes,
+// and the shape of a block once it is read.
 
 export const BLOCK = {
   section: 0x0a0d0d0a,
@@ -7,9 +7,9 @@ export const BLOCK = {
   simplePacket: 0x00000003,
   enhancedPacket: 0x00000006,
   /**
-   * Our own records: the highest bit marks types for local use, the rest is "ssw" in ASCII. Readers skip what they do not
-   * know. The format's custom block (0xbad) would be the better-mannered choice, but Wireshark 4 lists each such block
-   * as a packet, and editcap then cannot convert the file to classic pcap; both were seen with version 4.0.
+   * Our own records: the highest bit marks types for local use, the rest is "ssw" in ASCII. Readers skip what they do
+   * not know. The format's custom block (0xbad) would be the better-mannered choice, but Wireshark 4 lists each such
+   * block as a packet, and editcap then cannot convert the file to classic pcap; both were seen with version 4.0.
    */
   local: 0x80737377,
 } as const

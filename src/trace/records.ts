@@ -1,6 +1,6 @@
-// Our own records inside a trace: what pcapng has no block for (the end mark of a channel state; commands and ticks of a
-// recorded run). Each is a block of our local type whose content is [8-byte magic][u16 kind][u16 0][u32 length][payload], little
-// endian whatever the section uses, so that padding cannot be mistaken for payload.
+// Our own records inside a trace: what pcapng has no block for (the end mark of a channel state; commands and ticks of
+// a recorded run). Each is a block of our local type whose content is [8-byte magic][u16 kind][u16 0][u32
+// length][payload], little endian whatever the section uses, so that padding cannot be mistaken for payload.
 
 import { BLOCK, type OtherBlock } from './pcapng.js'
 

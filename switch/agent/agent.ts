@@ -1,5 +1,5 @@
-// The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here again, for
-// it may be late, lost or wrong.
+// The agent: the local half of snapshots, and of restores (restores.ts). What the coordinator asks is checked here
+// again, for it may be late, lost or wrong.
 
 import type { LocalEvent, Preflight, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -32,26 +32,26 @@ const TROUBLES: Record<PortTrouble, string> = {
 
 export class Agent {
   readonly restores: Restores
-  private readonly host: Host
-  private readonly networks: readonly string[]
+  readonly #host: Host
+  readonly #networks: readonly string[]
   readonly sessions: Sessions
-  private readonly disks: Disks
-  private readonly catchUp: CatchUp
+  readonly #disks: Disks
+  readonly #catchUp: CatchUp
   /** The last snapshot per network, also when it has ended. */
-  private readonly last = new Map<string, SnapshotSession>()
+  readonly #last = new Map<string, SnapshotSession>()
 
   constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>, disks: Disks) {
-    this.host = host
-    this.networks = networks
+    this.#host = host
+    this.#networks = networks
     this.sessions = new Sessions(host, networks)
-    this.disks = disks
+    this.#disks = disks
     this.restores = new Restores(host, this.sessions, configuredPorts, disks)
-    this.catchUp = new CatchUp(host, (network) => {
+    this.#catchUp = new CatchUp(host, (network) => {
       if (this.sessions.of(network) === null) return null
       return { epoch: this.sessions.snapshotOf(network)?.request.epoch ?? null }
     })
-    host.datapath.on('event', (event) => this.datapathEvent(event))
-    host.datapath.on('restarted', (error) => this.datapathRestarted(error))
+    host.datapath.on('event', (event) => this.#datapathEvent(event))
+    host.datapath.on('restarted', (error) => this.#datapathRestarted(error))
   }
 
   /** What is under way in the network, or in another one that shares a machine with it. */
@@ -61,40 +61,40 @@ export class Agent {
 
   /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
   async recover(): Promise<void> {
-    await this.disks.clear()
-    const unfinished = await this.host.journal.unfinished()
+    await this.#disks.clear()
+    const unfinished = await this.#host.journal.unfinished()
     await Promise.all(
-      this.networks.map(async (network) => {
+      this.#networks.map(async (network) => {
         const mine = unfinished.filter((one) => one.network === network)
         if (mine.length === 0) return
         const session: Session = { name: 'undoing a snapshot whose daemon was killed', work: { kind: 'undoing' } }
         this.sessions.occupy(network, session)
         for (const one of mine) {
-          await undoSnapshot(this.host, one).catch((thrown) =>
-            this.host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot'),
+          await undoSnapshot(this.#host, one).catch((thrown) =>
+            this.#host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot'),
           )
         }
         this.sessions.end(network, session)
       }),
     )
-    await this.disks.finish()
-    this.disks.soon()
+    await this.#disks.finish()
+    this.#disks.soon()
   }
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
     this.sessions.check(network)
-    return preflight(this.host, network, this.sessions.refusal(network)?.report() ?? null, deadline)
+    return preflight(this.#host, network, this.sessions.refusal(network)?.report() ?? null, deadline)
   }
 
   async prepare(request: SessionRequest): Promise<string[]> {
     const { network, snapshot, epoch } = request
     this.sessions.check(network)
-    const highest = this.host.epochs.get(network)
+    const highest = this.#host.epochs.get(network)
     if (epoch <= highest) throw staleEpoch(epoch, highest)
     const preparation: Preparation = { snapshot, calledOff: false, ended: Promise.resolve() }
     const session: Session = { name: `snapshot ${snapshot}`, work: { kind: 'preparation', preparation } }
     this.sessions.begin(network, session)
-    const work = this.prepareSession(request, session, preparation)
+    const work = this.#prepareSession(request, session, preparation)
     preparation.ended = work.catch(() => undefined)
     try {
       return await work
@@ -104,35 +104,37 @@ export class Agent {
     }
   }
 
-  private async prepareSession(request: SessionRequest, session: Session, preparation: Preparation): Promise<string[]> {
+  async #prepareSession(request: SessionRequest, session: Session, preparation: Preparation): Promise<string[]> {
     const { network } = request
-    const restarts = this.host.datapath.restarts
-    await this.disks.letGo(this.host.ports.machinesOf(network))
-    const snapshot = await SnapshotSession.prepare(this.host, request)
+    const restarts = this.#host.datapath.restarts
+    await this.#disks.letGo(this.#host.ports.machinesOf(network))
+    const snapshot = await SnapshotSession.prepare(this.#host, request)
     // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
-    const reason = preparation.calledOff ? calledOff : this.host.datapath.restarts === restarts ? null : restarted()
+    const reason = preparation.calledOff ? calledOff : this.#host.datapath.restarts === restarts ? null : restarted()
     if (reason !== null) {
       snapshot.abort(reason.report())
       await snapshot.ended
       throw reason
     }
     session.work = { kind: 'snapshot', snapshot }
-    this.last.set(network, snapshot)
+    this.#last.set(network, snapshot)
     void snapshot.ended.then(() => {
       this.sessions.end(network, session)
-      this.disks.soon()
+      this.#disks.soon()
     })
     return snapshot.machines
   }
 
-  /** Begins the cut; the events of the session come as they happen, also those from before (it may have been triggered). */
+  /**
+   * Begins the cut; the events of the session come as they happen, also those from before (it may have been triggered).
+   */
   async *take(network: string, snapshot: string): AsyncGenerator<LocalEvent, void, undefined> {
     // A marker may have begun the cut, and all of it may be over, before this TAKE came: its events are still told.
-    const session = this.last.get(network)
+    const session = this.#last.get(network)
     if (session === undefined || session.request.snapshot !== snapshot) {
       throw new SnapswitchError(
         'SNAPSHOT_UNKNOWN',
-        `snapshot ${network}/${snapshot} is not prepared on ${this.host.name}`,
+        `snapshot ${network}/${snapshot} is not prepared on ${this.#host.name}`,
         'Take the snapshot again.',
       )
     }
@@ -174,26 +176,26 @@ export class Agent {
       session.abort(calledOff.report())
       await session.ended
     }
-    const part = await this.host.store.readPart(network, snapshot)
+    const part = await this.#host.store.readPart(network, snapshot)
     if (part !== null && part.epoch === epoch) await this.remove(network, snapshot)
-    await this.catchUp.advance(network, epoch)
+    await this.#catchUp.advance(network, epoch)
   }
 
   /** Removes a finished part. Throws SNAPSHOT_NEEDED, SNAPSHOT_BUSY, and what keeps it from being done. */
   async remove(network: string, snapshot: string): Promise<Removal> {
     this.sessions.check(network)
     try {
-      return await this.disks.remove(network, snapshot)
+      return await this.#disks.remove(network, snapshot)
     } finally {
-      this.disks.soon()
+      this.#disks.soon()
     }
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */
   async close(): Promise<void> {
-    this.catchUp.close()
+    this.#catchUp.close()
     this.sessions.close()
-    await this.disks.close()
+    await this.#disks.close()
     for (const [network] of this.sessions.all()) {
       const snapshot = this.sessions.snapshotOf(network)
       snapshot?.abort(stopping.report())
@@ -202,7 +204,7 @@ export class Agent {
     }
   }
 
-  private datapathRestarted(error: Error): void {
+  #datapathRestarted(error: Error): void {
     for (const [network] of this.sessions.all()) {
       this.sessions.snapshotOf(network)?.abort(restarted(error).report())
       // Its gates, and the channel state that waited behind them, are gone.
@@ -210,7 +212,7 @@ export class Agent {
     }
   }
 
-  private datapathEvent(event: DatapathEvent): void {
+  #datapathEvent(event: DatapathEvent): void {
     const session = this.sessions.snapshotOf(event.network)
     switch (event.kind) {
       case 'closed':
@@ -218,27 +220,27 @@ export class Agent {
         return
       case 'early':
         if (session?.request.epoch === event.epoch) session.early()
-        else if (session === null) this.catchUp.early(event.network, event.epoch)
+        else if (session === null) this.#catchUp.early(event.network, event.epoch)
         return
       case 'peer':
-        this.catchUp.heard(event)
+        this.#catchUp.heard(event)
         return
       case 'broken':
         if (session?.request.epoch === event.epoch)
-          session.abort(brokenChannel(this.host.name, this.portName(event.port), event.host).report())
+          session.abort(brokenChannel(this.#host.name, this.#portName(event.port), event.host).report())
         return
       case 'refused': {
-        const port = this.portName(event.port)
+        const port = this.#portName(event.port)
         const text = 'a peer’s control frames are refused: it speaks another version, or has another key or none'
-        this.host.log.warn({ network: event.network, port, reason: event.reason }, text)
+        this.#host.log.warn({ network: event.network, port, reason: event.reason }, text)
         return
       }
       case 'trouble':
-        this.host.log.warn({ network: event.network, port: this.portName(event.port) }, TROUBLES[event.trouble])
+        this.#host.log.warn({ network: event.network, port: this.#portName(event.port) }, TROUBLES[event.trouble])
     }
   }
 
-  private portName(index: number): string {
-    return this.host.ports.byIndex(index)?.name ?? `port-${index}`
+  #portName(index: number): string {
+    return this.#host.ports.byIndex(index)?.name ?? `port-${index}`
   }
 }

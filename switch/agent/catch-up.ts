@@ -1,5 +1,5 @@
-// How a host's epochs follow its peers' outside of snapshots: after it was away, or when it was left out of a snapshot, frames
-// from its peers' later cuts must not be early to it for ever.
+// How a host's epochs follow its peers' outside of snapshots: after it was away, or when it was left out of a snapshot,
+// frames from its peers' later cuts must not be early to it for ever.
 
 import { passEpoch } from './gates.js'
 import type { Host } from './host.js'
@@ -12,53 +12,55 @@ const UNKNOWN_EPOCH_MS = 3000
 export type UnderWay = (network: string) => { readonly epoch: number | null } | null
 
 export class CatchUp {
-  private readonly host: Host
-  private readonly underWay: UnderWay
+  readonly #host: Host
+  readonly #underWay: UnderWay
   /** How to stop waiting, by network. */
-  private readonly giveWay = new Map<string, () => void>()
-  private readonly news: PeerNewsdesk
+  readonly #giveWay = new Map<string, () => void>()
+  readonly #news: PeerNewsdesk
 
   constructor(host: Host, underWay: UnderWay) {
-    this.host = host
-    this.underWay = underWay
-    this.news = new PeerNewsdesk(host.clock, (news, more) => this.peerHeard(news, more))
+    this.#host = host
+    this.#underWay = underWay
+    this.#news = new PeerNewsdesk(host.clock, (news, more) => this.#peerHeard(news, more))
   }
 
   /** A peer switch was heard of for the first time, or has restarted. */
   heard(news: PeerNews): void {
-    this.news.heard(news)
+    this.#news.heard(news)
   }
 
-  /** Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way. */
+  /**
+   * Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way.
+   */
   early(network: string, epoch: number): void {
-    if (this.giveWay.has(network)) return
-    const stop = this.host.clock.after(UNKNOWN_EPOCH_MS, () => {
-      this.giveWay.delete(network)
-      if (this.underWay(network)?.epoch === epoch) return
-      this.host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
-      this.advanceSoon(network, epoch)
+    if (this.#giveWay.has(network)) return
+    const stop = this.#host.clock.after(UNKNOWN_EPOCH_MS, () => {
+      this.#giveWay.delete(network)
+      if (this.#underWay(network)?.epoch === epoch) return
+      this.#host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
+      this.#advanceSoon(network, epoch)
     })
-    this.giveWay.set(network, stop)
+    this.#giveWay.set(network, stop)
   }
 
   /** Durable before it is used. Throws STORE_FULL or STORE_IO. */
   advance(network: string, epoch: number): Promise<void> {
-    return passEpoch(this.host, network, epoch)
+    return passEpoch(this.#host, network, epoch)
   }
 
   close(): void {
-    for (const stop of this.giveWay.values()) stop()
-    this.news.close()
+    for (const stop of this.#giveWay.values()) stop()
+    this.#news.close()
   }
 
-  private peerHeard({ network, host, epoch }: PeerNews, more: number): void {
+  #peerHeard({ network, host, epoch }: PeerNews, more: number): void {
     const others = more === 0 ? {} : { more }
-    this.host.log.info({ network, peer: host, epoch, ...others }, 'peer switch heard')
+    this.#host.log.info({ network, peer: host, epoch, ...others }, 'peer switch heard')
     // A peer that has made cuts we know nothing of: we were away.
-    if (this.underWay(network) === null && epoch > this.host.epochs.get(network)) this.advanceSoon(network, epoch)
+    if (this.#underWay(network) === null && epoch > this.#host.epochs.get(network)) this.#advanceSoon(network, epoch)
   }
 
-  private advanceSoon(network: string, epoch: number): void {
-    this.advance(network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
+  #advanceSoon(network: string, epoch: number): void {
+    this.advance(network, epoch).catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot advance'))
   }
 }

@@ -1,6 +1,7 @@
-// Opens gates at the pace at which guests read. What was held may be more than a TAP's queue takes: it goes out in portions,
-// each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order never changes. A
-// guest that does not read gets all of it when the time is up; what its device then drops is counted as `device-dropped`.
+// Opens gates at the pace at which guests read. What was held may be more than a TAP's queue takes: it goes out in
+// portions, each no larger than what the guest has made room for. Frames that come meanwhile wait behind it, so order
+// never changes. A guest that does not read gets all of it when the time is up; what its device then drops is counted
+// as `device-dropped`.
 
 import { sleep } from '../../src/runtime/clock.js'
 import type { PortEntry } from '../ports/table.js'
@@ -9,7 +10,10 @@ import type { Host } from './host.js'
 /** All that opening a gate needs. */
 export type GatesHost = Pick<Host, 'clock' | 'datapath' | 'ports' | 'unread' | 'portion' | 'log'>
 
-/** Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000; if less, that. */
+/**
+ * Frames that may lie unread in a TAP's queue, which takes 500 (TUN_READQ_SIZE in drivers/net/tun.c), usually 1000; if
+ * less, that.
+ */
 export const PORTION = 256
 const STEP_MS = 1
 /** Time for a guest to read what was held. */
@@ -43,7 +47,10 @@ export async function advance(host: GatesHost, network: string, epoch: number): 
   drain(host, network, opening, atUs).catch((thrown) => host.log.warn({ err: thrown, network }, 'cannot open gates'))
 }
 
-/** The network moves on to an epoch without a cut: what it was for is called off. On disk first. Harmless when it is past it. */
+/**
+ * The network moves on to an epoch without a cut: what it was for is called off. On disk first. Harmless when it is
+ * past it.
+ */
 export async function passEpoch(host: GatesHost & Pick<Host, 'epochs'>, network: string, epoch: number): Promise<void> {
   await host.epochs.raise(network, epoch)
   host.datapath.rememberEpoch(network, epoch)

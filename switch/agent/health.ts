@@ -1,4 +1,5 @@
-// Whether the files of snapshots are on this host as they were: by a look at their sizes, or by reading them. Changes nothing.
+// Whether the files of snapshots are on this host as they were: by a look at their sizes, or by reading them. Changes
+// nothing.
 
 import { stat } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'

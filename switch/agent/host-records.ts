@@ -1,5 +1,5 @@
-// What of a host outlives the daemon beside snapshots (local-store.ts has the places): the epochs that its networks have
-// used, and the machines and ports that restores have brought here or taken away.
+// What of a host outlives the daemon beside snapshots (local-store.ts has the places): the epochs that its networks
+// have used, and the machines and ports that restores have brought here or taken away.
 
 import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
@@ -32,44 +32,44 @@ export type Moves = Static<typeof Moves>
 const fits = { epochs: validator(Epochs), moves: validator(Moves) }
 
 export class HostRecords {
-  private readonly state: string
-  private writes: Promise<void> = Promise.resolve()
+  readonly #state: string
+  #writes: Promise<void> = Promise.resolve()
 
   constructor(state: string) {
-    this.state = state
+    this.#state = state
   }
 
   /** The highest epoch of each network. */
   async readEpochs(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await readJson(join(this.state, 'epochs.json'), fits.epochs)) ?? {}))
+    return new Map(Object.entries((await readJson(join(this.#state, 'epochs.json'), fits.epochs)) ?? {}))
   }
 
   writeEpochs(epochs: ReadonlyMap<string, number>): Promise<void> {
-    return this.inTurn('epochs.json', () => JSON.stringify(Object.fromEntries(epochs)))
+    return this.#inTurn('epochs.json', () => JSON.stringify(Object.fromEntries(epochs)))
   }
 
   /** The epoch of each network’s last restore. */
   async readFences(): Promise<Map<string, number>> {
-    return new Map(Object.entries((await readJson(join(this.state, 'fences.json'), fits.epochs)) ?? {}))
+    return new Map(Object.entries((await readJson(join(this.#state, 'fences.json'), fits.epochs)) ?? {}))
   }
 
   writeFences(epochs: ReadonlyMap<string, number>): Promise<void> {
-    return this.inTurn('fences.json', () => JSON.stringify(Object.fromEntries(epochs)))
+    return this.#inTurn('fences.json', () => JSON.stringify(Object.fromEntries(epochs)))
   }
 
   async readMoves(): Promise<Moves> {
-    return (await readJson(join(this.state, 'members.json'), fits.moves)) ?? { machines: {}, ports: [], gone: [] }
+    return (await readJson(join(this.#state, 'members.json'), fits.moves)) ?? { machines: {}, ports: [], gone: [] }
   }
 
   /** `moves` is asked for when its turn to be written comes. */
   writeMoves(moves: () => Moves): Promise<void> {
-    return this.inTurn('members.json', () => JSON.stringify(moves(), null, 2))
+    return this.#inTurn('members.json', () => JSON.stringify(moves(), null, 2))
   }
 
   /** One write after the other: what was asked for last is what stands in the end. */
-  private inTurn(name: string, content: () => string): Promise<void> {
-    const written = this.writes.then(() => writeDurable(join(this.state, name), content()))
-    this.writes = written.catch(() => undefined)
+  #inTurn(name: string, content: () => string): Promise<void> {
+    const written = this.#writes.then(() => writeDurable(join(this.#state, name), content()))
+    this.#writes = written.catch(() => undefined)
     return written
   }
 }

@@ -1,5 +1,5 @@
-// What the agent's work shares: this host's identity, ports, machines, store and datapath, and the epochs that must never go
-// back.
+// What the agent's work shares: this host's identity, ports, machines, store and datapath, and the epochs that must
+// never go back.
 
 import type { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
@@ -27,8 +27,8 @@ export interface Processor {
 }
 
 /**
- * All that snapshots and restores do, they do through this: what they decide is the same wherever it is performed. The daemon
- * has the real ones; those of test/simulation are made up.
+ * All that snapshots and restores do, they do through this: what they decide is the same wherever it is performed. The
+ * daemon has the real ones; those of test/simulation are made up.
  */
 export interface Host {
   readonly name: string
@@ -123,16 +123,16 @@ type EpochRecords = Pick<HostRecords, 'readEpochs' | 'readFences' | 'writeEpochs
  * incarnation. Both are on disk before any port knows of them, and never go back.
  */
 export class Epochs {
-  private readonly records: EpochRecords
-  private readonly known: Map<string, number>
-  private readonly durable: Map<string, number>
-  private readonly fences: Map<string, number>
+  readonly #records: EpochRecords
+  readonly #known: Map<string, number>
+  readonly #durable: Map<string, number>
+  readonly #fences: Map<string, number>
 
   private constructor(records: EpochRecords, known: Map<string, number>, fences: Map<string, number>) {
-    this.records = records
-    this.known = known
-    this.durable = new Map(known)
-    this.fences = fences
+    this.#records = records
+    this.#known = known
+    this.#durable = new Map(known)
+    this.#fences = fences
   }
 
   static async open(records: EpochRecords): Promise<Epochs> {
@@ -140,25 +140,25 @@ export class Epochs {
   }
 
   get(network: string): number {
-    return this.known.get(network) ?? 0
+    return this.#known.get(network) ?? 0
   }
 
   fence(network: string): number {
-    return this.fences.get(network) ?? 0
+    return this.#fences.get(network) ?? 0
   }
 
   /** Returns when the epoch is on disk, whoever has asked for it first. */
   async raise(network: string, epoch: number): Promise<void> {
-    if (epoch <= (this.durable.get(network) ?? 0)) return
-    this.known.set(network, Math.max(epoch, this.get(network)))
-    await this.records.writeEpochs(this.known)
-    this.durable.set(network, Math.max(epoch, this.durable.get(network) ?? 0))
+    if (epoch <= (this.#durable.get(network) ?? 0)) return
+    this.#known.set(network, Math.max(epoch, this.get(network)))
+    await this.#records.writeEpochs(this.#known)
+    this.#durable.set(network, Math.max(epoch, this.#durable.get(network) ?? 0))
   }
 
   /** The same for the epoch of a restore. */
   async raiseFence(network: string, epoch: number): Promise<void> {
     await this.raise(network, epoch)
-    this.fences.set(network, Math.max(epoch, this.fence(network)))
-    await this.records.writeFences(this.fences)
+    this.#fences.set(network, Math.max(epoch, this.fence(network)))
+    await this.#records.writeFences(this.#fences)
   }
 }

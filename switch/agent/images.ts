@@ -1,6 +1,6 @@
-// Files of snapshots by their content. What was fetched from other hosts lies in one place, <state>/images/<digest>; other files
-// lie where this host's parts say. One content may lie under several paths, and a path of another host means nothing here until
-// the content has been looked at.
+// Files of snapshots by their content. What was fetched from other hosts lies in one place, <state>/images/<digest>;
+// other files lie where this host's parts say. One content may lie under several paths, and a path of another host
+// means nothing here until the content has been looked at.
 
 import { createHash } from 'node:crypto'
 import { createWriteStream, type ReadStream } from 'node:fs'
@@ -29,34 +29,34 @@ export const released = new Date(0)
 const FOUND_LIMIT = 10_000
 
 export class Images {
-  private readonly state: string
-  private readonly digests: Digests
-  private readonly parts: () => Promise<LocalPart[]>
+  readonly #state: string
+  readonly #digests: Digests
+  readonly #parts: () => Promise<LocalPart[]>
   /** Where a content was found last. */
-  private readonly found = new Map<string, string>()
+  readonly #found = new Map<string, string>()
 
   constructor(state: string, digests: Digests, parts: () => Promise<LocalPart[]>) {
-    this.state = state
-    this.digests = digests
-    this.parts = parts
+    this.#state = state
+    this.#digests = digests
+    this.#parts = parts
   }
 
   /** Where files that were fetched lie. */
   get directory(): string {
-    return join(this.state, 'images')
+    return join(this.#state, 'images')
   }
 
   /** Looks for several files: what this host has of paths is read once. The answer is `find` for one of them. */
   async finder(how: Look = 'digest'): Promise<(file: FileReference) => Promise<string | null>> {
     const named = new Map<string, Set<string>>()
-    for (const part of await this.parts()) {
+    for (const part of await this.#parts()) {
       for (const file of filesOf(part)) {
         const paths = named.get(contentOf(file)) ?? new Set()
         named.set(contentOf(file), paths.add(file.path))
       }
     }
-    const fetched = await this.fetchedBefore()
-    return (file) => this.look(file, named.get(contentOf(file)) ?? new Set(), fetched, how)
+    const fetched = await this.#fetchedBefore()
+    return (file) => this.#look(file, named.get(contentOf(file)) ?? new Set(), fetched, how)
   }
 
   /** Where a file lies on this host with the right content; null when it does not. */
@@ -64,7 +64,7 @@ export class Images {
     return (await this.finder())(file)
   }
 
-  private async look(
+  async #look(
     file: FileReference,
     named: ReadonlySet<string>,
     fetched: readonly string[],
@@ -80,28 +80,28 @@ export class Images {
       file.path,
     ])
     for (const path of places) {
-      if (!(await this.holds(path, file, how))) continue
+      if (!(await this.#holds(path, file, how))) continue
       if (how === 'size') return path
-      if (this.found.size >= FOUND_LIMIT) this.found.delete(this.found.keys().next().value as string)
-      this.found.set(contentOf(file), path)
+      if (this.#found.size >= FOUND_LIMIT) this.#found.delete(this.#found.keys().next().value as string)
+      this.#found.set(contentOf(file), path)
       return path
     }
-    if (how !== 'size') this.found.delete(contentOf(file))
+    if (how !== 'size') this.#found.delete(contentOf(file))
     return null
   }
 
-  private async holds(path: string, file: FileReference, how: Look): Promise<boolean> {
+  async #holds(path: string, file: FileReference, how: Look): Promise<boolean> {
     const here = await stat(path).catch(() => null)
     if (here === null || !here.isFile() || here.size !== file.bytes) return false
     if (how === 'size') return true
     // One that cannot be read, or goes meanwhile, is as good as none.
-    const digest = how === 'content' ? this.digests.read(path) : this.digests.of(path)
+    const digest = how === 'content' ? this.#digests.read(path) : this.#digests.of(path)
     return (await digest.catch(() => null)) === file.digest
   }
 
   /** Former versions kept what they had fetched with each snapshot. */
-  private async fetchedBefore(): Promise<string[]> {
-    const root = join(this.state, 'snapshots')
+  async #fetchedBefore(): Promise<string[]> {
+    const root = join(this.#state, 'snapshots')
     const directories: string[] = []
     for (const network of await readdir(root).catch(() => [])) {
       for (const snapshot of await readdir(join(root, network)).catch(() => [])) {
@@ -113,11 +113,11 @@ export class Images {
   }
 
   /**
-   * Opens a file that this host has said it has, or that its part of the snapshot names. The content is not looked at again:
-   * whoever takes it does. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED.
+   * Opens a file that this host has said it has, or that its part of the snapshot names. The content is not looked at
+   * again: whoever takes it does. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED.
    */
   async openFile(network: string, snapshot: string, digest: string): Promise<{ stream: ReadStream; bytes: number }> {
-    const path = await this.whereIs(network, snapshot, digest)
+    const path = await this.#whereIs(network, snapshot, digest)
     try {
       const handle = await openPlain(path, 'image')
       const { size } = await handle.stat()
@@ -127,9 +127,9 @@ export class Images {
     }
   }
 
-  private async whereIs(network: string, snapshot: string, digest: string): Promise<string> {
-    for (const [content, path] of this.found) if (content.startsWith(`${digest}:`)) return path
-    const parts = (await this.parts()).filter((part) => part.network === network && part.snapshot === snapshot)
+  async #whereIs(network: string, snapshot: string, digest: string): Promise<string> {
+    for (const [content, path] of this.#found) if (content.startsWith(`${digest}:`)) return path
+    const parts = (await this.#parts()).filter((part) => part.network === network && part.snapshot === snapshot)
     const file = parts.flatMap(filesOf).find((one) => one.digest === digest)
     if (file === undefined) {
       throw new SnapswitchError(
@@ -148,8 +148,8 @@ export class Images {
   }
 
   /**
-   * No snapshot has these contents any more, or this host's own part keeps them: nothing else does from now on. A copy is
-   * dated to say so; one that is fetched anew is new.
+   * No snapshot has these contents any more, or this host's own part keeps them: nothing else does from now on. A copy
+   * is dated to say so; one that is fetched anew is new.
    */
   async release(digests: readonly string[]): Promise<void> {
     for (const digest of digests) await utimes(join(this.directory, digest), released, released).catch(() => undefined)

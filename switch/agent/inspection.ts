@@ -1,5 +1,5 @@
-// What the machines of this host say of themselves, asked side by side. One libvirtd may serve many of them, so only some are
-// asked at once; and one that does not answer costs nobody else's answer.
+// What the machines of this host say of themselves, asked side by side. One libvirtd may serve many of them, so only
+// some are asked at once; and one that does not answer costs nobody else's answer.
 
 import type { ErrorReport } from '../../src/errors/errors.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
@@ -9,7 +9,9 @@ import { type Clock, systemClock } from '../../src/runtime/clock.js'
 import type { Machines } from './machines.js'
 import { Turns } from './turns.js'
 
-/** Machines that are asked at the same time. libvirtd works on 5 requests of a connection and 20 of all (libvirtd.conf). */
+/**
+ * Machines that are asked at the same time. libvirtd works on 5 requests of a connection and 20 of all (libvirtd.conf).
+ */
 const AT_ONCE = 8
 
 export interface Inspected {

@@ -1,5 +1,5 @@
-// What this daemon has under way, on disk before it touches anything, so that the next one can undo it should this one be
-// killed (leftovers.ts). Where it lies: local-store.ts.
+// What this daemon has under way, on disk before it touches anything, so that the next one can undo it should this one
+// be killed (leftovers.ts). Where it lies: local-store.ts.
 
 import { readdir, rm, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -10,7 +10,10 @@ import { syncFile, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
 import { loadRecord, SpecRecord } from '../../src/hypervisor/drivers.js'
 
-/** A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is touched. */
+/**
+ * A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is
+ * touched.
+ */
 const CutRecord = Type.Object({
   /** The capture's label: in the names of its overlays. */
   label: Type.String(),
@@ -68,44 +71,47 @@ export type RestoreRecord = Static<typeof RestoreRecord>
 const fits = { cut: validator(CutRecord), restore: validator(RestoreRecord) }
 
 export class Journal {
-  private readonly state: string
+  readonly #state: string
 
   constructor(state: string) {
-    this.state = state
+    this.#state = state
   }
 
   /** Call before a machine is touched. */
   writeCut(network: string, snapshot: string, vm: string, record: CutRecord): Promise<void> {
-    return writeDurable(join(this.cutDirectory(network, snapshot, vm), 'cut.json'), JSON.stringify(record))
+    return writeDurable(join(this.#cutDirectory(network, snapshot, vm), 'cut.json'), JSON.stringify(record))
   }
 
-  /** Call once a machine runs again: whoever pauses it from now on means to. It need not survive the host, which ends machines. */
+  /**
+   * Call once a machine runs again: whoever pauses it from now on means to. It need not survive the host, which ends
+   * machines.
+   */
   async noteResumed(network: string, snapshot: string, vm: string): Promise<void> {
-    await writeFile(join(this.cutDirectory(network, snapshot, vm), 'resumed'), '')
+    await writeFile(join(this.#cutDirectory(network, snapshot, vm), 'resumed'), '')
   }
 
   /** Call when a machine could not be brought to run: its record is kept for the next daemon. */
   async noteStuck(network: string, snapshot: string, vm: string): Promise<void> {
-    await writeDurable(join(this.cutDirectory(network, snapshot, vm), 'stuck'), '')
+    await writeDurable(join(this.#cutDirectory(network, snapshot, vm), 'stuck'), '')
   }
 
   /** Whether some machine of an unfinished snapshot stands still yet. */
   async hasStuck(network: string, snapshot: string): Promise<boolean> {
-    const vms = await namesIn(join(this.directory(network, snapshot), 'vms'))
-    const notes = await Promise.all(vms.map((vm) => namesIn(this.cutDirectory(network, snapshot, vm))))
+    const vms = await namesIn(join(this.#directory(network, snapshot), 'vms'))
+    const notes = await Promise.all(vms.map((vm) => namesIn(this.#cutDirectory(network, snapshot, vm))))
     return notes.some((names) => names.includes('stuck'))
   }
 
   /** Snapshots that were begun and have no part.json. What cannot be read is left out. */
   async unfinished(): Promise<UnfinishedSnapshot[]> {
     const found: UnfinishedSnapshot[] = []
-    for (const network of await namesIn(join(this.state, 'snapshots'))) {
-      for (const snapshot of await namesIn(join(this.state, 'snapshots', network))) {
-        const names = await namesIn(this.directory(network, snapshot))
+    for (const network of await namesIn(join(this.#state, 'snapshots'))) {
+      for (const snapshot of await namesIn(join(this.#state, 'snapshots', network))) {
+        const names = await namesIn(this.#directory(network, snapshot))
         if (names.includes('part.json') || names.includes('part.removing.json') || !names.includes('vms')) continue
         const machines = []
-        for (const vm of await namesIn(join(this.directory(network, snapshot), 'vms'))) {
-          const directory = this.cutDirectory(network, snapshot, vm)
+        for (const vm of await namesIn(join(this.#directory(network, snapshot), 'vms'))) {
+          const directory = this.#cutDirectory(network, snapshot, vm)
           const record = await readJson(join(directory, 'cut.json'), fits.cut).catch(() => null)
           const mayBePaused = !(await namesIn(directory)).includes('resumed')
           if (record !== null) machines.push({ vm, record, mayBePaused })
@@ -118,7 +124,7 @@ export class Journal {
 
   /** What a restore has fetched stays: machines may stand on it. */
   async removeUnfinished(network: string, snapshot: string): Promise<void> {
-    const directory = this.directory(network, snapshot)
+    const directory = this.#directory(network, snapshot)
     for (const name of await namesIn(directory)) {
       if (name !== 'files') await rm(join(directory, name), { recursive: true, force: true })
     }
@@ -127,30 +133,30 @@ export class Journal {
 
   async restores(): Promise<RestoreRecord[]> {
     const found = []
-    for (const name of await namesIn(join(this.state, 'restores'))) {
-      const record = name.endsWith('.json') ? await readJson(join(this.state, 'restores', name), fits.restore) : null
+    for (const name of await namesIn(join(this.#state, 'restores'))) {
+      const record = name.endsWith('.json') ? await readJson(join(this.#state, 'restores', name), fits.restore) : null
       if (record !== null) found.push(record)
     }
     return found
   }
 
   writeRestore(record: RestoreRecord): Promise<void> {
-    return writeDurable(join(this.state, 'restores', `${record.network}.json`), JSON.stringify(record, null, 2))
+    return writeDurable(join(this.#state, 'restores', `${record.network}.json`), JSON.stringify(record, null, 2))
   }
 
   async removeRestore(network: string): Promise<void> {
-    const directory = join(this.state, 'restores')
+    const directory = join(this.#state, 'restores')
     await rm(join(directory, `${network}.json`), { force: true })
     // Or it might come back after a power failure, when the machines have run for long.
     await syncFile(directory)
   }
 
-  private directory(network: string, snapshot: string): string {
-    return join(this.state, 'snapshots', network, snapshot)
+  #directory(network: string, snapshot: string): string {
+    return join(this.#state, 'snapshots', network, snapshot)
   }
 
-  private cutDirectory(network: string, snapshot: string, vm: string): string {
-    return join(this.directory(network, snapshot), 'vms', vm)
+  #cutDirectory(network: string, snapshot: string, vm: string): string {
+    return join(this.#directory(network, snapshot), 'vms', vm)
   }
 }
 

@@ -1,5 +1,5 @@
-// What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts: its
-// records (journal.ts) say what it was about to touch. Gates and hold queues went with its datapath.
+// What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts:
+// its records (journal.ts) say what it was about to touch. Gates and hold queues went with its datapath.
 
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
@@ -17,9 +17,9 @@ const RECOVER_MS = 60_000
 const END_MS = 10_000
 
 /**
- * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody else has
- * paused stays so: before the snapshot it was refused, and after it had run again this says so. What cannot be put right
- * now is logged, and tried again at the next start.
+ * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody
+ * else has paused stays so: before the snapshot it was refused, and after it had run again this says so. What cannot be
+ * put right now is logged, and tried again at the next start.
  */
 export async function undoSnapshot(host: Host, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
   host.log.warn({ network, snapshot }, 'undoing a snapshot whose daemon was killed')
@@ -52,7 +52,9 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
   })
 }
 
-/** Overlays of a capture that failed are merged back, or removed where no disk uses them. `live`: disks as they are now. */
+/**
+ * Overlays of a capture that failed are merged back, or removed where no disk uses them. `live`: disks as they are now.
+ */
 export async function undoOverlays(
   host: Host,
   vm: string,
@@ -88,8 +90,8 @@ async function mergeBack(
 }
 
 /**
- * The machine has ended, too. An overlay that is newer than its disk has what was written after the cut; an older one was
- * never used, or the disk was used without it since, and then it belongs to nothing any more.
+ * The machine has ended, too. An overlay that is newer than its disk has what was written after the cut; an older one
+ * was never used, or the disk was used without it since, and then it belongs to nothing any more.
  */
 async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
   const spec = host.machines.spec(vm)
@@ -138,9 +140,9 @@ function isOverlay(name: string, label: string): boolean {
 }
 
 /**
- * Machines that a restore had loaded and that never ran are ended, with their ports, TAPs and overlays: the restore can be
- * repeated. Those that run stay. Call before the ports are opened; returns the moves as they are then. `configured`: names of
- * the configuration's ports.
+ * Machines that a restore had loaded and that never ran are ended, with their ports, TAPs and overlays: the restore can
+ * be repeated. Those that run stay. Call before the ports are opened; returns the moves as they are then. `configured`:
+ * names of the configuration's ports.
  */
 export async function endLoads(host: Host, moves: Moves, configured: ReadonlySet<string>): Promise<Moves> {
   let known = moves

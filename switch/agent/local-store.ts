@@ -1,5 +1,5 @@
-// One host's share of the catalogue, on disk. What is beside the snapshots is kept by host-records.ts (epochs, fences, members)
-// and journal.ts (cut.json and what comes after it, restores).
+// One host's share of the catalogue, on disk. What is beside the snapshots is kept by host-records.ts (epochs, fences,
+// members) and journal.ts (cut.json and what comes after it, restores).
 //
 //   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
 //   <state>/fences.json                                  epoch of the last restore per network, likewise
@@ -38,11 +38,11 @@ export class LocalStore {
   /** Files by their content. */
   readonly images: Images
   readonly state: string
-  private readonly digests = new Digests()
+  readonly #digests = new Digests()
 
   constructor(state: string) {
     this.state = state
-    this.images = new Images(state, this.digests, () => this.parts())
+    this.images = new Images(state, this.#digests, () => this.parts())
   }
 
   /** Throws DEVICE_BUSY when another daemon's records are there, STORE_IO. */
@@ -66,7 +66,10 @@ export class LocalStore {
     return join(this.state, 'snapshots', network, snapshot)
   }
 
-  /** Makes the directories of a new snapshot. Throws SNAPSHOT_EXISTS when a finished one is there; remains of an unfinished one go. */
+  /**
+   * Makes the directories of a new snapshot. Throws SNAPSHOT_EXISTS when a finished one is there; remains of an
+   * unfinished one go.
+   */
   async create(network: string, snapshot: string, host: string, machines: readonly string[]): Promise<void> {
     if ((await this.readPart(network, snapshot)) !== null) {
       throw new SnapswitchError(
@@ -140,7 +143,7 @@ export class LocalStore {
 
   async reference(path: string): Promise<FileReference> {
     try {
-      return { path, bytes: (await stat(path)).size, digest: await this.digests.of(path) }
+      return { path, bytes: (await stat(path)).size, digest: await this.#digests.of(path) }
     } catch (thrown) {
       throw storeError(`cannot read ${path}`, thrown)
     }
@@ -205,8 +208,8 @@ export class LocalStore {
   }
 
   /**
-   * From here on the snapshot is one that is being deleted, also for the next daemon: it cannot be restored, and protects no
-   * file. All that only it needs may go.
+   * From here on the snapshot is one that is being deleted, also for the next daemon: it cannot be restored, and
+   * protects no file. All that only it needs may go.
    */
   async beginRemoval(network: string, snapshot: string): Promise<void> {
     const directory = this.directory(network, snapshot)
@@ -234,8 +237,8 @@ export class LocalStore {
   }
 
   /**
-   * Removes all of a snapshot but copies for restores that `keep` names; those are marked as nobody's but theirs who use them.
-   * Without `keep` all copies stay: machines may stand on them.
+   * Removes all of a snapshot but copies for restores that `keep` names; those are marked as nobody's but theirs who
+   * use them. Without `keep` all copies stay: machines may stand on them.
    */
   async remove(network: string, snapshot: string, keep: ReadonlySet<string> | null = null): Promise<void> {
     const directory = this.directory(network, snapshot)

@@ -1,4 +1,5 @@
-// The machines of this host: how to reach each hypervisor process, and connections that last as long as they are needed.
+// The machines of this host: how to reach each hypervisor process, and connections that last as long as they are
+// needed.
 
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import {
@@ -20,44 +21,44 @@ import type {
 } from '../../src/hypervisor/hypervisor.js'
 
 export class Machines {
-  private readonly hypervisors: Hypervisors
-  private readonly configured: ReadonlyMap<string, MachineSpec>
-  private readonly specs: Map<string, MachineSpec>
+  readonly #hypervisors: Hypervisors
+  readonly #configured: ReadonlyMap<string, MachineSpec>
+  readonly #specs: Map<string, MachineSpec>
 
   constructor(hypervisors: Hypervisors, configured: ReadonlyMap<string, MachineSpec>) {
-    this.hypervisors = hypervisors
-    this.configured = configured
-    this.specs = new Map(configured)
+    this.#hypervisors = hypervisors
+    this.#configured = configured
+    this.#specs = new Map(configured)
   }
 
   /** Those that restores brought here: reached otherwise than the configuration says. */
   moved(): Record<string, MachineSpec> {
     const isConfigured = (vm: string, spec: MachineSpec) => {
-      const configured = this.configured.get(vm)
+      const configured = this.#configured.get(vm)
       return configured !== undefined && isSameMachine(configured, spec)
     }
-    return Object.fromEntries([...this.specs].filter(([vm, spec]) => !isConfigured(vm, spec)))
+    return Object.fromEntries([...this.#specs].filter(([vm, spec]) => !isConfigured(vm, spec)))
   }
 
   set(vm: string, spec: MachineSpec): void {
-    this.specs.set(vm, spec)
+    this.#specs.set(vm, spec)
   }
 
   delete(vm: string): void {
-    this.specs.delete(vm)
+    this.#specs.delete(vm)
   }
 
   spec(vm: string): MachineSpec | undefined {
-    return this.specs.get(vm)
+    return this.#specs.get(vm)
   }
 
   names(): string[] {
-    return [...this.specs.keys()]
+    return [...this.#specs.keys()]
   }
 
   /** Connects. The caller closes. Throws MACHINE_UNKNOWN, HYPERVISOR_UNREACHABLE, … */
   attach(vm: string, deadline: Deadline): Promise<MachineControl> {
-    const spec = this.specs.get(vm)
+    const spec = this.#specs.get(vm)
     if (spec === undefined) {
       throw new SnapswitchError(
         'MACHINE_UNKNOWN',
@@ -65,22 +66,22 @@ export class Machines {
         `Add it under \`machines:\` in the switch’s configuration: ${examples.map((example) => `${vm}: ${example}`).join(' or ')}`,
       )
     }
-    return this.hypervisors[kindOf(spec)].attach(vm, spec, deadline)
+    return this.#hypervisors[kindOf(spec)].attach(vm, spec, deadline)
   }
 
   /** What speaks against starting it here, besides its files and ports. */
   async examine(definition: MachineDefinition, deadline: Deadline): Promise<ErrorReport[]> {
-    return (await this.hypervisors[kindOfDefinition(definition)].examine?.(definition, deadline)) ?? []
+    return (await this.#hypervisors[kindOfDefinition(definition)].examine?.(definition, deadline)) ?? []
   }
 
   /** Starts a machine from its image; its definition says by which driver. */
   load(request: LoadRequest, deadline: Deadline): Promise<LoadedMachine> {
-    return this.hypervisors[kindOfDefinition(request.definition)].load(request, deadline)
+    return this.#hypervisors[kindOfDefinition(request.definition)].load(request, deadline)
   }
 
   /** Ends what a killed daemon had started to load, unless it was told to run and does: then false. */
   endLoad(load: LoadRecord, mayRun: boolean, deadline: Deadline): Promise<boolean> {
-    return this.hypervisors[load.kind].endLoad({ ...load, mayRun }, deadline)
+    return this.#hypervisors[load.kind].endLoad({ ...load, mayRun }, deadline)
   }
 
   /** Ends a throw-away machine, of whatever kind it is. */
@@ -100,9 +101,9 @@ export class Machines {
 
   /** Whether somebody runs the machine. When in doubt, somebody does. */
   async isThere(vm: string): Promise<boolean> {
-    const spec = this.specs.get(vm)
+    const spec = this.#specs.get(vm)
     if (spec === undefined) return false
-    return this.hypervisors[kindOf(spec)].isThere(vm, spec)
+    return this.#hypervisors[kindOf(spec)].isThere(vm, spec)
   }
 }
 

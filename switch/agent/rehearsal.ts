@@ -1,6 +1,6 @@
-// `snapshot create --verify`: each image of this host's part is loaded into a throw-away machine, paused, on overlays of its own,
-// cut off from every network; then that is ended. What came of it goes into part.json. One machine at a time: each takes as
-// much memory as its guest has.
+// `snapshot create --verify`: each image of this host's part is loaded into a throw-away machine, paused, on overlays
+// of its own, cut off from every network; then that is ended. What came of it goes into part.json. One machine at a
+// time: each takes as much memory as its guest has.
 
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -1,5 +1,5 @@
-// Removing one host's part of a snapshot. What only it needs is merged or removed first, the record of it last: a removal that
-// fails says what is left, and is repeated by asking again.
+// Removing one host's part of a snapshot. What only it needs is merged or removed first, the record of it last: a
+// removal that fails says what is left, and is repeated by asking again.
 
 import type { LocalPart, Removal } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'

@@ -1,5 +1,5 @@
-// What is under way in each network: one snapshot or restore at a time, and none while another network that shares a machine
-// with it has one.
+// What is under way in each network: one snapshot or restore at a time, and none while another network that shares a
+// machine with it has one.
 
 import { unknownNetwork } from '../../src/api/names.js'
 import type { SnapswitchError } from '../../src/errors/errors.js'
@@ -30,47 +30,47 @@ export interface Session {
 }
 
 export class Sessions {
-  private readonly host: Host
-  private readonly networks: readonly string[]
-  private readonly sessions = new Map<string, Session>()
-  private closed = false
+  readonly #host: Host
+  readonly #networks: readonly string[]
+  readonly #sessions = new Map<string, Session>()
+  #closed = false
 
   constructor(host: Host, networks: readonly string[]) {
-    this.host = host
-    this.networks = networks
+    this.#host = host
+    this.#networks = networks
   }
 
   of(network: string): Session | null {
-    return this.sessions.get(network) ?? null
+    return this.#sessions.get(network) ?? null
   }
 
   all(): [network: string, Session][] {
-    return [...this.sessions]
+    return [...this.#sessions]
   }
 
   preparationOf(network: string): Preparation | null {
-    const work = this.sessions.get(network)?.work
+    const work = this.#sessions.get(network)?.work
     return work?.kind === 'preparation' ? work.preparation : null
   }
 
   /** Null also while it is being prepared. */
   snapshotOf(network: string): SnapshotSession | null {
-    const work = this.sessions.get(network)?.work
+    const work = this.#sessions.get(network)?.work
     return work?.kind === 'snapshot' ? work.snapshot : null
   }
 
   restoreOf(network: string): RestoreSession | null {
-    const work = this.sessions.get(network)?.work
+    const work = this.#sessions.get(network)?.work
     return work?.kind === 'restore' ? work.restore : null
   }
 
   /** What is under way in the network, or in another one that shares a machine with it. */
   busy(network: string): string | null {
-    const own = this.sessions.get(network)?.name
-    if (own !== undefined || this.sessions.size === 0) return own ?? null
-    const machines = new Set(this.host.ports.machinesOf(network))
-    for (const [other, { name, work }] of this.sessions) {
-      const shares = this.host.ports.machinesOf(other).some((vm) => machines.has(vm))
+    const own = this.#sessions.get(network)?.name
+    if (own !== undefined || this.#sessions.size === 0) return own ?? null
+    const machines = new Set(this.#host.ports.machinesOf(network))
+    for (const [other, { name, work }] of this.#sessions) {
+      const shares = this.#host.ports.machinesOf(other).some((vm) => machines.has(vm))
       const comes = work.kind === 'restore' && work.others.has(network)
       if (shares || comes) return `${name} of network ${other}`
     }
@@ -79,8 +79,8 @@ export class Sessions {
 
   /** All machines that something is under way with. */
   machines(): ReadonlySet<string> {
-    const vms = [...this.sessions].flatMap(([network, { work }]) => [
-      ...this.host.ports.machinesOf(network),
+    const vms = [...this.#sessions].flatMap(([network, { work }]) => [
+      ...this.#host.ports.machinesOf(network),
       ...(work.kind === 'restore' ? work.restore.machines : []),
     ])
     return new Set(vms)
@@ -88,51 +88,54 @@ export class Sessions {
 
   /** Why nothing can begin in the network now; null when it can. */
   refusal(network: string): SnapswitchError | null {
-    return this.refused(network, (known) => this.busy(known))
+    return this.#refused(network, (known) => this.busy(known))
   }
 
-  /** Why no port of a restored machine can come to another network of it now. What goes on with other machines there may. */
+  /**
+   * Why no port of a restored machine can come to another network of it now. What goes on with other machines there
+   * may.
+   */
   portRefusal(network: string): SnapswitchError | null {
-    return this.refused(network, (known) => this.sessions.get(known)?.name ?? null)
+    return this.#refused(network, (known) => this.#sessions.get(known)?.name ?? null)
   }
 
-  private refused(network: string, busyWith: (known: string) => string | null): SnapswitchError | null {
-    const unknown = this.unknown(network)
+  #refused(network: string, busyWith: (known: string) => string | null): SnapswitchError | null {
+    const unknown = this.#unknown(network)
     if (unknown !== null) return unknown
     const busy = busyWith(network)
-    return busy === null ? null : networkBusy(this.host.name, network, busy)
+    return busy === null ? null : networkBusy(this.#host.name, network, busy)
   }
 
   /** Throws NETWORK_UNKNOWN. */
   check(network: string): void {
-    const unknown = this.unknown(network)
+    const unknown = this.#unknown(network)
     if (unknown !== null) throw unknown
   }
 
   /** Throws NETWORK_UNKNOWN, SNAPSHOT_BUSY; once the daemon is stopping, SNAPSHOT_DISCARDED. */
   begin(network: string, session: Session): Session {
-    const refusal = this.closed ? stopping : this.refusal(network)
+    const refusal = this.#closed ? stopping : this.refusal(network)
     if (refusal !== null) throw refusal
-    this.sessions.set(network, session)
+    this.#sessions.set(network, session)
     return session
   }
 
   /** For what must be undone whatever else is under way: nothing begins meanwhile. */
   occupy(network: string, session: Session): void {
-    this.sessions.set(network, session)
+    this.#sessions.set(network, session)
   }
 
   /** Harmless when it has ended already. */
   end(network: string, session: Session): void {
-    if (this.sessions.get(network) === session) this.sessions.delete(network)
+    if (this.#sessions.get(network) === session) this.#sessions.delete(network)
   }
 
   /** From now on nothing begins. */
   close(): void {
-    this.closed = true
+    this.#closed = true
   }
 
-  private unknown(network: string): SnapswitchError | null {
-    return this.networks.includes(network) ? null : unknownNetwork(`host ${this.host.name}`, network, this.networks)
+  #unknown(network: string): SnapswitchError | null {
+    return this.#networks.includes(network) ? null : unknownNetwork(`host ${this.#host.name}`, network, this.#networks)
   }
 }

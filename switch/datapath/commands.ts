@@ -18,41 +18,41 @@ interface Network {
 }
 
 export class CommandHandlers {
-  private readonly loop: DatapathLoop
-  private readonly counters: CounterTable
-  private readonly oversize: OversizeSender
-  private readonly networks = new Map<string, Network>()
+  readonly #loop: DatapathLoop
+  readonly #counters: CounterTable
+  readonly #oversize: OversizeSender
+  readonly #networks = new Map<string, Network>()
 
   constructor(input: WorkerInput) {
-    this.counters = new Float64Array(input.counters)
-    this.loop = new DatapathLoop(
+    this.#counters = new Float64Array(input.counters)
+    this.#loop = new DatapathLoop(
       input,
-      () => this.performAll(),
+      () => this.#performAll(),
       ({ index, ifindex }) => {
-        for (const [network, { ports }] of this.networks)
+        for (const [network, { ports }] of this.#networks)
           if (ports.has(index)) post({ kind: 'unbound', network, port: index, ifindex })
       },
     )
-    this.oversize = new OversizeSender(input.oversize)
+    this.#oversize = new OversizeSender(input.oversize)
   }
 
   /** Until `stop`, or until something fails that must not. */
   run(): void {
     try {
-      this.loop.run()
+      this.#loop.run()
     } finally {
-      this.oversize.close()
+      this.#oversize.close()
     }
   }
 
-  private performAll(): void {
+  #performAll(): void {
     for (;;) {
       const message = receiveMessageOnPort(parentPort!)
       if (message === undefined) return
       const request = message.message as Request
       try {
-        const result = this.perform(request.name, request.args)
-        this.publishStates()
+        const result = this.#perform(request.name, request.args)
+        this.#publishStates()
         post({ kind: 'reply', id: request.id, result })
       } catch (error) {
         post({ kind: 'refusal', id: request.id, error: asSnapswitchError(error).report() })
@@ -61,21 +61,21 @@ export class CommandHandlers {
   }
 
   /** Epochs and gates only change by commands; others read them where they read the counters. */
-  private publishStates(): void {
-    for (const { forwarder } of this.networks.values()) {
+  #publishStates(): void {
+    for (const { forwarder } of this.#networks.values()) {
       for (const port of forwarder.ports) {
-        this.counters[port.row + Counter.epoch] = port.epoch
-        this.counters[port.row + Counter.gateClosed] = port.closed ? 1 : 0
+        this.#counters[port.row + Counter.epoch] = port.epoch
+        this.#counters[port.row + Counter.gateClosed] = port.closed ? 1 : 0
       }
     }
   }
 
-  private perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
-    return this.handlers[name](args)
+  #perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
+    return this.#handlers[name](args)
   }
 
-  private network(name: string): Network {
-    const network = this.networks.get(name)
+  #network(name: string): Network {
+    const network = this.#networks.get(name)
     if (network === undefined) {
       throw new SnapswitchError(
         'NETWORK_UNKNOWN',
@@ -86,19 +86,19 @@ export class CommandHandlers {
     return network
   }
 
-  private readonly handlers: Handlers<CommandName> = {
+  readonly #handlers: Handlers<CommandName> = {
     ...networkCommands({
-      forwarder: (network) => this.network(network).forwarder,
+      forwarder: (network) => this.#network(network).forwarder,
       now: nowMs,
-      drain: (network, port) => this.loop.drain(this.network(network).ports.get(port)),
+      drain: (network, port) => this.#loop.drain(this.#network(network).ports.get(port)),
       housekeeping: (network) => {
-        for (const port of this.network(network).ports.values()) port.housekeeping()
+        for (const port of this.#network(network).ports.values()) port.housekeeping()
       },
-      flush: () => this.loop.flushAll(),
+      flush: () => this.#loop.flushAll(),
     }),
     addNetwork: ({ options, epoch, fence }) => {
       const name = options.network
-      const forwarder = new Forwarder(options, this.counters, {
+      const forwarder = new Forwarder(options, this.#counters, {
         early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
         peer: (port, host, bootId, epoch) => post({ kind: 'peer', network: name, port, host, bootId, epoch }),
         closed: (epoch, closures) => post({ kind: 'closed', network: name, epoch, closures }),
@@ -107,40 +107,40 @@ export class CommandHandlers {
       })
       forwarder.network.raiseEpoch(epoch)
       forwarder.network.raiseFence(fence)
-      this.loop.addForwarder(forwarder)
-      this.networks.set(name, { forwarder, ports: new Map() })
+      this.#loop.addForwarder(forwarder)
+      this.#networks.set(name, { forwarder, ports: new Map() })
       return null
     },
     addPort: ({ network, spec, device, sockets }) => {
-      const { forwarder, ports } = this.network(network)
+      const { forwarder, ports } = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
-      const port = new PacketPort(spec.index, spec.name, device, sockets, this.oversize, this.counters, say)
+      const port = new PacketPort(spec.index, spec.name, device, sockets, this.#oversize, this.#counters, say)
       const added = forwarder.addPort(spec, port)
       // Before any frame: the peer must know that this end is new to read what comes from it.
       if (added.isTrunk) forwarder.trunks.greet(added, nowMs())
       ports.set(spec.index, port)
-      this.loop.addPort(spec.index, port, forwarder)
+      this.#loop.addPort(spec.index, port, forwarder)
       return port.asideFd
     },
     removePort: ({ network, index }) => {
-      const { forwarder, ports } = this.network(network)
+      const { forwarder, ports } = this.#network(network)
       const port = ports.get(index)
       if (port === undefined) return null
       forwarder.removePort(index)
       ports.delete(index)
-      this.loop.removePort(port)
+      this.#loop.removePort(port)
       return null
     },
     portChanged: ({ network, index, device }) => {
-      const { forwarder, ports } = this.network(network)
+      const { forwarder, ports } = this.#network(network)
       const port = ports.get(index)
       if (port === undefined) return null
       forwarder.portChanged(index, device, port, nowMs())
-      this.loop.flushAll()
+      this.#loop.flushAll()
       return null
     },
     stop: () => {
-      this.loop.stop()
+      this.#loop.stop()
       return null
     },
   }

@@ -73,45 +73,45 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   restarts = 0
   /** 16 hex digits, new with every start of the worker: peers' counts begin anew with it. */
   bootId = newBootId()
-  private bootedAt = Math.round(nowMs())
+  #bootedAt = Math.round(nowMs())
   /** The worker's thread id. */
   thread = 0
-  private readonly options: DatapathOptions
-  private readonly wakeFd: number
-  private readonly wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
-  private readonly pending = new Map<number, Pending>()
-  private worker: Worker | null = null
-  private nextId = 1
-  private stopping = false
-  private readonly restartTimes: number[] = []
+  readonly #options: DatapathOptions
+  readonly #wakeFd: number
+  readonly #wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
+  readonly #pending = new Map<number, Pending>()
+  #worker: Worker | null = null
+  #nextId = 1
+  #stopping = false
+  readonly #restartTimes: number[] = []
   /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
-  private readonly networks = new Map<string, NetworkArgs>()
-  private readonly ports = new Map<number, PortArgs>()
+  readonly #networks = new Map<string, NetworkArgs>()
+  readonly #ports = new Map<number, PortArgs>()
   /** Sockets by port that the worker may use: closed when it has said that it does not any more, or has ended. */
-  private readonly sockets = new Map<number, PortSockets>()
+  readonly #sockets = new Map<number, PortSockets>()
   /** Ports whose sockets are being opened. */
-  private opening = 0
-  private oversize: readonly number[] = []
+  #opening = 0
+  #oversize: readonly number[] = []
   /** Sockets that are being closed. */
-  private readonly closing = new Set<Promise<void>>()
+  readonly #closing = new Set<Promise<void>>()
 
   constructor(options: DatapathOptions) {
     super()
-    this.options = options
-    this.wakeFd = libc().eventfd(0, EFD_NONBLOCK_CLOEXEC)
+    this.#options = options
+    this.#wakeFd = libc().eventfd(0, EFD_NONBLOCK_CLOEXEC)
   }
 
   async start(): Promise<void> {
-    this.oversize = await openSendRings(OVERSIZE_SHAPES)
+    this.#oversize = await openSendRings(OVERSIZE_SHAPES)
     const input: WorkerInput = {
-      oversize: this.oversize,
+      oversize: this.#oversize,
       counters: this.counters.buffer as SharedArrayBuffer,
-      wakeFd: this.wakeFd,
-      poll: this.options.poll,
-      spinUs: this.options.spinUs,
+      wakeFd: this.#wakeFd,
+      poll: this.#options.poll,
+      spinUs: this.#options.spinUs,
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: input, name: 'datapath' })
-    this.worker = worker
+    this.#worker = worker
     let failure: Error = new Error('the datapath worker ended')
     worker.on('error', (error) => {
       failure = error instanceof Error ? error : new Error(String(error))
@@ -119,8 +119,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await new Promise<void>((resolve, reject) => {
       let ready = false
       worker.once('exit', () => {
-        if (ready) return void this.workerEnded(worker, failure)
-        this.worker = null
+        if (ready) return void this.#workerEnded(worker, failure)
+        this.#worker = null
         reject(failure)
       })
       worker.on('message', (message: FromWorker) => {
@@ -128,7 +128,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
           failure = SnapswitchError.fromReport(message.error)
           return
         }
-        if (message.kind !== 'ready') return this.take(message)
+        if (message.kind !== 'ready') return this.#take(message)
         ready = true
         this.thread = message.thread
         resolve()
@@ -139,116 +139,120 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** Sends a command; rejects with what the worker refused, DEADLINE, or INTERNAL when the worker ends meanwhile. */
   call<K extends CommandName>(name: K, args: Commands[K]['args']): Promise<Commands[K]['result']> {
     return new Promise((resolve, reject) => {
-      const { worker } = this
+      const worker = this.#worker
       if (worker === null) return reject(ended(null))
-      const id = this.nextId++
+      const id = this.#nextId++
       const timer = setTimeout(() => {
-        this.pending.delete(id)
+        this.#pending.delete(id)
         reject(new SnapswitchError('DEADLINE', `the datapath did not answer ${name} in time`, 'See the daemon’s log.'))
       }, COMMAND_DEADLINE_MS)
-      this.pending.set(id, { resolve: resolve as (result: unknown) => void, reject, timer })
+      this.#pending.set(id, { resolve: resolve as (result: unknown) => void, reject, timer })
       const request: Request<K> = { id, name, args }
       worker.postMessage(request)
-      libc().write(this.wakeFd, this.wakeOne, 8)
+      libc().write(this.#wakeFd, this.#wakeOne, 8)
     })
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {
-    await this.sendNetwork(args)
-    this.networks.set(args.options.network, args)
+    await this.#sendNetwork(args)
+    this.#networks.set(args.options.network, args)
   }
 
-  /** Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. Several at a time take little longer than one. */
+  /**
+   * Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. Several at a time take little longer than one.
+   */
   async addPort(args: PortArgs): Promise<void> {
-    this.clearCounters(args.spec.index)
-    await this.openPort(args)
+    this.#clearCounters(args.spec.index)
+    await this.#openPort(args)
     // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
-    this.ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
+    this.#ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
   }
 
   /** The device under a port has changed; a worker that is started again hears of it as it is then. */
   async portChanged(network: string, index: number, device: DeviceState): Promise<void> {
-    const known = this.ports.get(index)
+    const known = this.#ports.get(index)
     if (known !== undefined) {
       const { spec } = known
       const { mac, mtu, queueLength } = device
       const uplink = spec.uplink === undefined ? {} : { uplink: { ...spec.uplink, mtu } }
-      this.ports.set(index, { ...known, spec: { ...spec, mac, queueLength, ...uplink } })
+      this.#ports.set(index, { ...known, spec: { ...spec, mac, queueLength, ...uplink } })
     }
     await this.call('portChanged', { network, index, device })
   }
 
-  private async openPort(args: PortArgs): Promise<void> {
+  async #openPort(args: PortArgs): Promise<void> {
     const { index } = args.spec
-    this.opening++
+    this.#opening++
     // When all that are opened together have been counted: the more there are, the smaller the rings.
     await Promise.resolve()
-    const sockets = await openPortSockets(args.device, this.sockets.size + this.opening).finally(() => this.opening--)
-    this.sockets.set(index, sockets)
+    const sockets = await openPortSockets(args.device, this.#sockets.size + this.#opening).finally(
+      () => this.#opening--,
+    )
+    this.#sockets.set(index, sockets)
     try {
       const aside = await this.call('addPort', { ...args, sockets })
-      this.sockets.set(index, { ...sockets, aside })
+      this.#sockets.set(index, { ...sockets, aside })
     } catch (error) {
       // After a deadline it may be done yet: the worker has them until it ends.
-      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.closeSockets(index)
+      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.#closeSockets(index)
       throw error
     }
   }
 
   /** Its sockets are closed after it has settled, and nobody waits for that. */
   async removePort(network: string, index: number): Promise<void> {
-    this.ports.delete(index)
+    this.#ports.delete(index)
     await this.call('removePort', { network, index })
-    this.closeSockets(index)
+    this.#closeSockets(index)
   }
 
-  private closeSockets(index: number): void {
-    const sockets = this.sockets.get(index)
+  #closeSockets(index: number): void {
+    const sockets = this.#sockets.get(index)
     if (sockets === undefined) return
-    this.sockets.delete(index)
-    this.closeAside(closePortSockets(sockets))
+    this.#sockets.delete(index)
+    this.#closeAside(closePortSockets(sockets))
   }
 
-  private closeAside(closed: Promise<void>): void {
+  #closeAside(closed: Promise<void>): void {
     // A descriptor is gone whatever close says of it.
-    const settled = closed.catch(() => undefined).finally(() => this.closing.delete(settled))
-    this.closing.add(settled)
+    const settled = closed.catch(() => undefined).finally(() => this.#closing.delete(settled))
+    this.#closing.add(settled)
   }
 
   /** All sockets of a worker that has ended, and what it had mapped with it; call the result to close them. */
-  private takeSockets(): () => void {
-    const ports = [...this.sockets.values()]
-    const { oversize } = this
-    this.sockets.clear()
-    this.oversize = []
+  #takeSockets(): () => void {
+    const ports = [...this.#sockets.values()]
+    const oversize = this.#oversize
+    this.#sockets.clear()
+    this.#oversize = []
     return () => {
-      for (const sockets of ports) this.closeAside(closePortSockets(sockets))
-      this.closeAside(closeAll(oversize))
+      for (const sockets of ports) this.#closeAside(closePortSockets(sockets))
+      this.#closeAside(closeAll(oversize))
     }
   }
 
   /** Remembers the highest epoch of a network, so that a restarted worker never goes back. */
   rememberEpoch(network: string, epoch: number): void {
-    const known = this.networks.get(network)
+    const known = this.#networks.get(network)
     if (known === undefined || known.epoch >= epoch) return
-    this.networks.set(network, { ...known, epoch })
-    for (const [index, args] of this.ports) {
-      if (args.network === network) this.ports.set(index, { ...args, spec: { ...args.spec, epoch } })
+    this.#networks.set(network, { ...known, epoch })
+    for (const [index, args] of this.#ports) {
+      if (args.network === network) this.#ports.set(index, { ...args, spec: { ...args.spec, epoch } })
     }
   }
 
   /** Remembers the epoch of the last restore: what is older is stopped by a restarted worker, too. */
   rememberFence(network: string, fence: number): void {
-    const known = this.networks.get(network)
-    if (known !== undefined && known.fence < fence) this.networks.set(network, { ...known, fence })
+    const known = this.#networks.get(network)
+    if (known !== undefined && known.fence < fence) this.#networks.set(network, { ...known, fence })
   }
 
   async stop(): Promise<void> {
-    this.stopping = true
-    const worker = this.worker
+    this.#stopping = true
+    const worker = this.#worker
     if (worker === null) {
-      this.takeSockets()()
-      await Promise.all(this.closing)
+      this.#takeSockets()()
+      await Promise.all(this.#closing)
       return
     }
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
@@ -257,47 +261,47 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     const timer = setTimeout(() => void worker.terminate(), STOP_DEADLINE_MS)
     await ended
     clearTimeout(timer)
-    this.takeSockets()()
-    await Promise.all(this.closing)
+    this.#takeSockets()()
+    await Promise.all(this.#closing)
   }
 
-  private take(message: Exclude<FromWorker, Start>): void {
+  #take(message: Exclude<FromWorker, Start>): void {
     if (message.kind !== 'reply' && message.kind !== 'refusal') {
       this.emit('event', message)
       return
     }
-    const pending = this.pending.get(message.id)
+    const pending = this.#pending.get(message.id)
     if (pending === undefined) return
-    this.pending.delete(message.id)
+    this.#pending.delete(message.id)
     clearTimeout(pending.timer)
     if (message.kind === 'reply') pending.resolve(message.result)
     else pending.reject(SnapswitchError.fromReport(message.error))
   }
 
-  private async workerEnded(worker: Worker, failure: Error): Promise<void> {
-    if (this.worker !== worker) return
-    this.worker = null
-    for (const { reject, timer } of this.pending.values()) {
+  async #workerEnded(worker: Worker, failure: Error): Promise<void> {
+    if (this.#worker !== worker) return
+    this.#worker = null
+    for (const { reject, timer } of this.#pending.values()) {
       clearTimeout(timer)
       reject(ended(failure))
     }
-    this.pending.clear()
-    if (this.stopping) return
+    this.#pending.clear()
+    if (this.#stopping) return
     const now = performance.now()
-    this.restartTimes.push(now)
-    while (now - this.restartTimes[0] > 60_000) this.restartTimes.shift()
-    if (this.restartTimes.length > RESTARTS_PER_MINUTE) {
+    this.#restartTimes.push(now)
+    while (now - this.#restartTimes[0] > 60_000) this.#restartTimes.shift()
+    if (this.#restartTimes.length > RESTARTS_PER_MINUTE) {
       this.emit('dead', failure)
       return
     }
     // After the new ones are open: what closes is in nobody's way.
-    const closeFormer = this.takeSockets()
+    const closeFormer = this.#takeSockets()
     try {
       await this.start()
       this.bootId = newBootId()
-      this.bootedAt = Date.now()
-      for (const args of this.networks.values()) await this.sendNetwork(args)
-      await Promise.all([...this.ports.values()].map((args) => this.openAgain(args)))
+      this.#bootedAt = Math.round(nowMs())
+      for (const args of this.#networks.values()) await this.#sendNetwork(args)
+      await Promise.all([...this.#ports.values()].map((args) => this.#openAgain(args)))
       this.restarts++
       this.emit('restarted', failure)
     } catch (error) {
@@ -307,25 +311,25 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     }
   }
 
-  private async openAgain(args: PortArgs): Promise<void> {
+  async #openAgain(args: PortArgs): Promise<void> {
     try {
-      await this.openPort(args)
+      await this.#openPort(args)
     } catch (error) {
-      if (this.worker === null) throw error
-      this.ports.delete(args.spec.index)
+      if (this.#worker === null) throw error
+      this.#ports.delete(args.spec.index)
       this.emit('lost', args.spec.index, error as Error)
     }
   }
 
-  private sendNetwork({ options, epoch, fence }: NetworkArgs): Promise<null> {
+  #sendNetwork({ options, epoch, fence }: NetworkArgs): Promise<null> {
     return this.call('addNetwork', {
-      options: { ...options, bootId: this.bootId, bootedAt: this.bootedAt },
+      options: { ...options, bootId: this.bootId, bootedAt: this.#bootedAt },
       epoch,
       fence,
     })
   }
 
-  private clearCounters(index: number): void {
+  #clearCounters(index: number): void {
     this.counters.fill(0, index * ROW, (index + 1) * ROW)
   }
 }

@@ -1,5 +1,5 @@
-// The datapath's loop: receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks in poll,
-// never in the event loop; commands are drained between batches.
+// The datapath's loop: receive a batch -> forward -> flush, to completion, for as long as the daemon lives. Blocks in
+// poll, never in the event loop; commands are drained between batches.
 
 import type { Frame } from '../../src/frame/frame.js'
 import { closeRingFilters } from '../../src/linux/bpf.js'
@@ -11,50 +11,50 @@ import type { FrameSink, Port } from './port/port.js'
 import type { WorkerInput } from './protocol.js'
 
 /** Milliseconds that a command waits at most while frames flow. */
-const LOOK_INTERVAL = 0.05
+const LOOK_INTERVAL_MS = 0.05
 /** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
 export const DRAIN_BATCHES = 4096
-const HOUSEKEEPING_INTERVAL = 1000
-export const TICK_INTERVAL = 100
+const HOUSEKEEPING_INTERVAL_MS = 1000
+export const TICK_INTERVAL_MS = 100
 export const TICK_INTERVAL_OPEN = 5
 
 export class DatapathLoop implements FrameSink {
-  private readonly input: WorkerInput
+  readonly #input: WorkerInput
   /** Performs the commands that wait. */
-  private readonly drainCommands: () => void
-  private readonly unbound: (port: Port) => void
-  private readonly forwarders: Forwarder[] = []
-  private readonly ports: Port[] = []
-  private readonly forwarderOf: Forwarder[] = []
-  private readonly pollSet: PollSet
-  private running = true
+  readonly #drainCommands: () => void
+  readonly #unbound: (port: Port) => void
+  readonly #forwarders: Forwarder[] = []
+  readonly #ports: Port[] = []
+  readonly #forwarderOf: Forwarder[] = []
+  readonly #pollSet: PollSet
+  #running = true
 
   /** `unbound` is told of a port whose device has left it. */
   constructor(input: WorkerInput, drainCommands: () => void, unbound: (port: Port) => void) {
-    this.input = input
-    this.drainCommands = drainCommands
-    this.unbound = unbound
-    this.pollSet = new PollSet(input.wakeFd)
+    this.#input = input
+    this.#drainCommands = drainCommands
+    this.#unbound = unbound
+    this.#pollSet = new PollSet(input.wakeFd)
   }
 
   addForwarder(forwarder: Forwarder): void {
-    this.forwarders.push(forwarder)
+    this.#forwarders.push(forwarder)
   }
 
   addPort(index: number, port: Port, forwarder: Forwarder): void {
-    this.forwarderOf[index] = forwarder
-    this.ports.push(port)
-    this.pollSet.watch(this.ports)
+    this.#forwarderOf[index] = forwarder
+    this.#ports.push(port)
+    this.#pollSet.watch(this.#ports)
   }
 
   removePort(port: Port): void {
-    this.ports.splice(this.ports.indexOf(port), 1)
-    this.pollSet.watch(this.ports)
+    this.#ports.splice(this.#ports.indexOf(port), 1)
+    this.#pollSet.watch(this.#ports)
     port.close()
   }
 
   stop(): void {
-    this.running = false
+    this.#running = false
   }
 
   /** Reads all that waits in a port's socket. */
@@ -65,82 +65,85 @@ export class DatapathLoop implements FrameSink {
 
   /** Frames that were forwarded go out, and what they lay in is free again. */
   flushAll(): void {
-    const ports = this.ports
+    const ports = this.#ports
     for (let i = 0; i < ports.length; i++) ports[i].flush()
     for (let i = 0; i < ports.length; i++) ports[i].release()
   }
 
   /** For the ports: a frame has come in. */
   receive(port: number, frame: Frame, now: number): void {
-    this.forwarderOf[port].receive(port, frame, now)
+    this.#forwarderOf[port].receive(port, frame, now)
   }
 
-  /** Until `stop`, or until something fails that must not: then the ports are closed all the same, for a new worker to open. */
+  /**
+   * Until `stop`, or until something fails that must not: then the ports are closed all the same, for a new worker to
+   * open.
+   */
   run(): void {
     try {
-      this.loop()
+      this.#loop()
     } finally {
-      for (const port of this.ports) port.close()
+      for (const port of this.#ports) port.close()
       closeRingFilters()
       closeAsideEvents()
     }
   }
 
   /**
-   * The ports are asked for frames directly: their rings are memory, and poll takes the very locks that the kernel needs to
-   * fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
+   * The ports are asked for frames directly: their rings are memory, and poll takes the very locks that the kernel
+   * needs to fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
    */
-  private loop(): void {
-    const { poll, spinUs } = this.input
+  #loop(): void {
+    const { poll, spinUs } = this.#input
     let nextTick = 0
     let nextHousekeeping = 0
     let nextLook = 0
     let lastFrame = 0
-    while (this.running) {
+    while (this.#running) {
       const now = nowMs()
-      const received = this.receiveAll(now)
+      const received = this.#receiveAll(now)
       if (received > 0) lastFrame = now
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
       if (mayWait || now >= nextLook) {
-        this.look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL))) : 0)
-        nextLook = nowMs() + LOOK_INTERVAL
+        this.#look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL_MS))) : 0)
+        nextLook = nowMs() + LOOK_INTERVAL_MS
       }
       if (now < nextTick) continue
-      nextTick = now + this.tick(now)
+      nextTick = now + this.#tick(now)
       if (now < nextHousekeeping) continue
-      nextHousekeeping = now + HOUSEKEEPING_INTERVAL
-      for (const port of this.ports) {
+      nextHousekeeping = now + HOUSEKEEPING_INTERVAL_MS
+      for (const port of this.#ports) {
         port.housekeeping()
         // The kernel reports that a device goes down, and not that it leaves after that.
-        if (!port.isBound()) this.unbound(port)
+        if (!port.isBound()) this.#unbound(port)
       }
     }
   }
 
   /** Waits up to `timeout` milliseconds for frames, commands or failures, and sees to the latter two. */
-  private look(timeout: number): void {
-    if (this.pollSet.wait(timeout) === 0) return
-    for (let i = 0; i < this.ports.length; i++) if (this.pollSet.hasFailed(i)) this.ports[i].failed()
-    if (this.pollSet.isAsideReady) for (const port of this.ports) port.woken()
-    if (this.pollSet.takeWake()) this.drainCommands()
+  #look(timeout: number): void {
+    if (this.#pollSet.wait(timeout) === 0) return
+    for (let i = 0; i < this.#ports.length; i++) if (this.#pollSet.hasFailed(i)) this.#ports[i].failed()
+    if (this.#pollSet.isAsideReady) for (const port of this.#ports) port.woken()
+    if (this.#pollSet.takeWake()) this.#drainCommands()
   }
 
   /** Returns milliseconds until the next tick is due. */
-  private tick(now: number): number {
-    let interval = TICK_INTERVAL
-    for (const forwarder of this.forwarders) {
+  #tick(now: number): number {
+    let interval = TICK_INTERVAL_MS
+    for (const forwarder of this.#forwarders) {
       forwarder.tick(now)
       if (forwarder.snapshots.openEpoch !== null) interval = TICK_INTERVAL_OPEN
     }
-    for (const port of this.ports) port.tick(now)
+    for (const port of this.#ports) port.tick(now)
     this.flushAll()
     return interval
   }
 
   /** At most one batch of each port. */
-  private receiveAll(now: number): number {
+  #receiveAll(now: number): number {
     let received = 0
-    for (let i = 0; i < this.ports.length; i++) received += this.ports[i].receive(this, now)
+    for (let i = 0; i < this.#ports.length; i++) received += this.#ports[i].receive(this, now)
     if (received > 0) this.flushAll()
     return received
   }

@@ -1,5 +1,5 @@
-// What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's loop: here
-// is what a command does in one step, with nothing in between.
+// What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's
+// loop: here is what a command does in one step, with nothing in between.
 
 import { formatMacWords } from '../../src/frame/mac.js'
 import type { Forwarder } from '../forwarding/forwarder.js'

@@ -1,4 +1,5 @@
-// poll(2) over the wake-up eventfd, what the rings did not take, and all ports, in memory laid out once: no allocation per call.
+// poll(2) over the wake-up eventfd, what the rings did not take, and all ports, in memory laid out once: no allocation
+// per call.
 
 import { type Arena, mapArena } from '../../src/linux/arena.js'
 import { asideEvents } from '../../src/linux/epoll.js'
@@ -19,51 +20,51 @@ const FIRST_PORT = 2
 const WORDS_PER_ENTRY = 2
 
 export class PollSet {
-  private readonly arena: Arena
-  private readonly wakeFd: number
-  private readonly wakeValue = new Uint8Array(8)
-  private count = FIRST_PORT
+  readonly #arena: Arena
+  readonly #wakeFd: number
+  readonly #wakeValue = new Uint8Array(8)
+  #count = FIRST_PORT
 
   constructor(wakeFd: number) {
-    this.wakeFd = wakeFd
-    this.arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
-    this.setEntry(0, wakeFd)
-    this.setEntry(1, asideEvents().fd)
+    this.#wakeFd = wakeFd
+    this.#arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
+    this.#setEntry(0, wakeFd)
+    this.#setEntry(1, asideEvents().fd)
   }
 
   watch(ports: readonly Port[]): void {
-    for (let i = 0; i < ports.length; i++) this.setEntry(i + FIRST_PORT, ports[i].fd)
-    this.count = ports.length + FIRST_PORT
+    for (let i = 0; i < ports.length; i++) this.#setEntry(i + FIRST_PORT, ports[i].fd)
+    this.#count = ports.length + FIRST_PORT
   }
 
   /** Waits until something is ready, at most `timeoutMs` (0: looks only). Returns how many entries are. */
   wait(timeoutMs: number): number {
-    const ready = libc().poll(this.arena.address, this.count, timeoutMs)
+    const ready = libc().poll(this.#arena.address, this.#count, timeoutMs)
     if (ready > 0) return ready
     // Interrupted: results of the last call must not be taken for new ones.
-    for (let i = 0; i < this.count; i++) this.arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
+    for (let i = 0; i < this.#count; i++) this.#arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
     return 0
   }
 
   /** True when the control thread has called; the call is taken. */
   takeWake(): boolean {
-    if (this.arena.words[1] >>> 16 === 0) return false
-    libc().read(this.wakeFd, this.wakeValue, 8)
+    if (this.#arena.words[1] >>> 16 === 0) return false
+    libc().read(this.#wakeFd, this.#wakeValue, 8)
     return true
   }
 
   /** The last `wait` found that one of the sockets beside the rings is ready. */
   get isAsideReady(): boolean {
-    return this.arena.words[WORDS_PER_ENTRY + 1] >>> 16 !== 0
+    return this.#arena.words[WORDS_PER_ENTRY + 1] >>> 16 !== 0
   }
 
   /** The last `wait` found an error condition at the i-th port. */
   hasFailed(i: number): boolean {
-    return ((this.arena.words[(i + FIRST_PORT) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
+    return ((this.#arena.words[(i + FIRST_PORT) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
   }
 
-  private setEntry(i: number, fd: number): void {
-    this.arena.words[i * WORDS_PER_ENTRY] = fd
-    this.arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
+  #setEntry(i: number, fd: number): void {
+    this.#arena.words[i * WORDS_PER_ENTRY] = fd
+    this.#arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
   }
 }

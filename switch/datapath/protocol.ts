@@ -1,5 +1,5 @@
-// What the control thread may ask of the datapath thread, and what it hears back. One row per command; the handler table
-// in the worker is complete by type.
+// What the control thread may ask of the datapath thread, and what it hears back. One row per command; the handler
+// table in the worker is complete by type.
 
 import type { Policy } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
@@ -46,8 +46,8 @@ export interface Opening {
 export interface Commands {
   addNetwork: { args: { options: NetworkOptions; epoch: number; fence: number }; result: null }
   /**
-   * The sockets stay the control thread's, which closes them when the port is removed or the worker has ended. So does one that the
-   * worker has opened besides: the result; -1, none.
+   * The sockets stay the control thread's, which closes them when the port is removed or the worker has ended. So does
+   * one that the worker has opened besides: the result; -1, none.
    */
   addPort: { args: { network: string; spec: PortSpec; device: PortDevice; sockets: PortSockets }; result: number }
   removePort: { args: { network: string; index: number }; result: null }
@@ -57,14 +57,19 @@ export interface Commands {
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
   record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
-  /** Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see Snapshots.gate. */
+  /**
+   * Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see Snapshots.gate.
+   */
   gate: { args: { network: string; ports: Ports; forOther?: boolean }; result: { held: number[] } }
   /** Drains the ports, then flips them: one step, nothing in between. */
   flip: {
     args: { network: string; ports: Ports; epoch: number; residue: readonly number[] }
     result: { atUs: number; ports: { recorded: number; lost: number }[] }
   }
-  /** Opens gates, `most[i]` frames of ports[i] at once. `opening`: those of the network with more behind them, for `drain`. */
+  /**
+   * Opens gates, `most[i]` frames of ports[i] at once. `opening`: those of the network with more behind them, for
+   * `drain`.
+   */
   release: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
   /** The next portions behind gates that are opening. */
   drain: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
@@ -121,7 +126,9 @@ export type DatapathEvent =
       readonly host: string | null
     }
   | { readonly kind: 'refused'; readonly network: string; readonly port: number; readonly reason: DropReason }
-  /** The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace. */
+  /**
+   * The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace.
+   */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }
 

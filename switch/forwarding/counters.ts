@@ -1,5 +1,5 @@
-// Per-port counters in shared memory: the datapath adds, everybody else just reads. One writer each, and every counter is an
-// aligned 8-byte float (exact to 2^53), so a reader sees a whole value.
+// Per-port counters in shared memory: the datapath adds, everybody else just reads. One writer each, and every counter
+// is an aligned 8-byte float (exact to 2^53), so a reader sees a whole value.
 
 import type { PortCounters } from '../../src/api/schemas.js'
 
@@ -23,7 +23,8 @@ export const dropReasons = [
   'too-long',
   'truncated',
   'device-down',
-  // Taken by the device and dropped there: a TAP whose guest does not read. Kept by the control thread, see agent/unread.ts.
+  // Taken by the device and dropped there: a TAP whose guest does not read. Kept by the control thread, see
+  // agent/unread.ts.
   'device-dropped',
   // With a `controlKey` only: no seal or a wrong one; a copy of what came before, or too old to be an answer to us.
   'control-unauthenticated',

@@ -1,5 +1,5 @@
-// Where every frame meets a port that it is for: it is judged by its color, and delivered, held or dropped. What switches say
-// to one another (peers/) is not judged and leaves by the port's output.
+// Where every frame meets a port that it is for: it is judged by its color, and delivered, held or dropped. What
+// switches say to one another (peers/) is not judged and leaves by the port's output.
 
 import { judge, Verdict } from '../../src/epoch/delivery.js'
 import { colorVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'

@@ -1,6 +1,6 @@
-// What happens to members' frames around a cut, written down by the datapath for `snapshot audit`: fixed-size entries in
-// shared memory that was set aside before, so that nothing is allocated and nobody is waited for. When it is full the rest
-// is counted: the audit is then incomplete, the traffic undisturbed. Read it after the recording was stopped.
+// What happens to members' frames around a cut, written down by the datapath for `snapshot audit`: fixed-size entries
+// in shared memory that was set aside before, so that nothing is allocated and nobody is waited for. When it is full
+// the rest is counted: the audit is then incomplete, the traffic undisturbed. Read it after the recording was stopped.
 
 import { FrameDigest } from '../../src/frame/digest.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
@@ -13,8 +13,8 @@ const WRITTEN = 0
 const OVERFLOW = 1
 const HEADER_BYTES = 16
 /**
- * An entry: kind u8, reason u8 (0xff: none), port i16; color, epoch, length, cause i32; digest low and high u32; the frame's
- * first 14 bytes and 2 of padding; time f64 (Unix time in milliseconds).
+ * An entry: kind u8, reason u8 (0xff: none), port i16; color, epoch, length, cause i32; digest low and high u32; the
+ * frame's first 14 bytes and 2 of padding; time f64 (Unix time in milliseconds).
  */
 const ENTRY_BYTES = 56
 const ENTRY_WORDS = ENTRY_BYTES / 4
@@ -29,37 +29,37 @@ export function eventLogMemory(entries: number): SharedArrayBuffer {
 }
 
 export class EventLog {
-  private readonly words: Int32Array
-  private readonly bytes: Uint8Array
-  private readonly times: Float64Array
-  private readonly room: number
-  private written = 0
-  private readonly digest = new FrameDigest()
+  readonly #words: Int32Array
+  readonly #bytes: Uint8Array
+  readonly #times: Float64Array
+  readonly #room: number
+  #written = 0
+  readonly #digest = new FrameDigest()
   /** The frame that is being forwarded, as it came in, and the number of that event. */
-  private current: Frame | null = null
-  private currentBytes: Uint8Array | null = null
-  private cause = NO_CAUSE
+  #current: Frame | null = null
+  #currentBytes: Uint8Array | null = null
+  #cause = NO_CAUSE
   /** Unix time in milliseconds of what is written next. */
-  private now = 0
+  #now = 0
 
   constructor(memory: SharedArrayBuffer) {
-    this.words = new Int32Array(memory)
-    this.bytes = new Uint8Array(memory)
-    this.times = new Float64Array(memory)
-    this.room = Math.floor((memory.byteLength - HEADER_BYTES) / ENTRY_BYTES)
+    this.#words = new Int32Array(memory)
+    this.#bytes = new Uint8Array(memory)
+    this.#times = new Float64Array(memory)
+    this.#room = Math.floor((memory.byteLength - HEADER_BYTES) / ENTRY_BYTES)
   }
 
   /** A frame has come in and has its color. */
   came(port: PortState, frame: Frame, now: number): void {
-    this.now = now
-    this.current = null
+    this.#now = now
+    this.#current = null
     if (frame.color === NO_COLOR) return
-    this.cause = NO_CAUSE
-    this.digest.of(frame)
-    this.append(port.isTrunk ? Event['from-trunk'] : Event.sent, port.index, port.epoch, frame, NO_REASON)
-    this.current = frame
-    this.currentBytes = frame.bytes
-    this.cause = this.written - 1
+    this.#cause = NO_CAUSE
+    this.#digest.of(frame)
+    this.#append(port.isTrunk ? Event['from-trunk'] : Event.sent, port.index, port.epoch, frame, NO_REASON)
+    this.#current = frame
+    this.#currentBytes = frame.bytes
+    this.#cause = this.#written - 1
   }
 
   /** A port has taken it for its device. */
@@ -75,45 +75,46 @@ export class EventLog {
   note(kind: number, port: PortState, frame: Frame, reason = NO_REASON): void {
     if (frame.color === NO_COLOR) return
     // What comes out of a hold queue comes in copies: other bytes than those that are being forwarded.
-    if (frame !== this.current || frame.bytes !== this.currentBytes) {
-      this.current = null
-      this.cause = NO_CAUSE
-      this.digest.of(frame)
+    if (frame !== this.#current || frame.bytes !== this.#currentBytes) {
+      this.#current = null
+      this.#cause = NO_CAUSE
+      this.#digest.of(frame)
     }
-    this.append(kind, port.index, port.epoch, frame, reason)
+    this.#append(kind, port.index, port.epoch, frame, reason)
   }
 
   /** What happens to a port, or (`port` null) to the snapshot on this host. */
   mark(kind: number, port: PortState | null, epoch: number, now: number): void {
-    this.now = now
-    this.current = null
-    this.cause = NO_CAUSE
-    this.append(kind, port === null ? NO_PORT : port.index, epoch, null, NO_REASON)
+    this.#now = now
+    this.#current = null
+    this.#cause = NO_CAUSE
+    this.#append(kind, port === null ? NO_PORT : port.index, epoch, null, NO_REASON)
   }
 
-  private append(kind: number, port: number, epoch: number, frame: Frame | null, reason: number): void {
-    const { words, bytes } = this
-    if (this.written === this.room) {
+  #append(kind: number, port: number, epoch: number, frame: Frame | null, reason: number): void {
+    const words = this.#words
+    const bytes = this.#bytes
+    if (this.#written === this.#room) {
       words[OVERFLOW]++
-      this.cause = NO_CAUSE
+      this.#cause = NO_CAUSE
       return
     }
-    const at = HEADER_BYTES + this.written * ENTRY_BYTES
+    const at = HEADER_BYTES + this.#written * ENTRY_BYTES
     const word = at / 4
     words[word] = kind | (reason << 8) | (port << 16)
     words[word + 1] = frame === null ? NO_COLOR : frame.color
     words[word + 2] = epoch
-    words[word + 4] = this.cause
+    words[word + 4] = this.#cause
     if (frame !== null) {
       words[word + 3] = frame.length + (frame.tagTpid === 0 ? 0 : 4)
-      words[word + 5] = this.digest.low
-      words[word + 6] = this.digest.high
+      words[word + 5] = this.#digest.low
+      words[word + 6] = this.#digest.high
       const kept = Math.min(HEAD_BYTES, frame.length)
       for (let i = 0; i < kept; i++) bytes[at + 28 + i] = frame.bytes[frame.start + i]
     }
-    this.times[(at + 48) / 8] = this.now
-    this.written++
-    words[WRITTEN] = this.written
+    this.#times[(at + 48) / 8] = this.#now
+    this.#written++
+    words[WRITTEN] = this.#written
   }
 }
 

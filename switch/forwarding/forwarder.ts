@@ -83,8 +83,8 @@ export class Forwarder {
   }
 
   /**
-   * The device under a port has another MTU, address or queue by now; `output` is what the port was added with. An uplink with
-   * another address is to its peers as one on another device: they meet it anew.
+   * The device under a port has another MTU, address or queue by now; `output` is what the port was added with. An
+   * uplink with another address is to its peers as one on another device: they meet it anew.
    */
   portChanged(index: number, device: DeviceState, output: Output, now: number): void {
     const port = this.byIndex[index]
@@ -135,7 +135,10 @@ export class Forwarder {
     this.receive(index, this.#frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
   }
 
-  /** Lets time pass: ageing, HELLOs, markers, closures. Call at least every 100 ms, every 10 ms while a snapshot is open. */
+  /**
+   * Lets time pass: ageing, HELLOs, markers, closures. Call at least every 100 ms, every 10 ms while a snapshot is
+   * open.
+   */
   tick(now: number): void {
     this.fdb.sweep(Math.floor(now / 1000), 256)
     this.trunks.tick(now)

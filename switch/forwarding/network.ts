@@ -1,5 +1,5 @@
-// One network as a forwarder knows it: its ports, where addresses are, what is counted, and the two numbers that all colors
-// are read against, the epoch and the fence. Both only grow, and only here.
+// One network as a forwarder knows it: its ports, where addresses are, what is counted, and the two numbers that all
+// colors are read against, the epoch and the fence. Both only grow, and only here.
 
 import { Ends } from '../../src/epoch/peer-channel.js'
 import { isPause } from '../../src/frame/ethernet.js'
@@ -18,7 +18,9 @@ export interface NetworkOptions {
   readonly linkLocal: 'forward' | 'drop'
   /** PAUSE frames, which are link-local, too. */
   readonly pause: 'forward' | 'drop'
-  /** Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree. */
+  /**
+   * Whether frames may pass from trunk to trunk. Off (split horizon), a full mesh of switches needs no spanning tree.
+   */
   readonly transit: boolean
   readonly fdb: FdbOptions
   /** Bounds of what a port holds. */
@@ -27,7 +29,10 @@ export interface NetworkOptions {
   readonly networkHold: HoldBounds
   /** Bounds of the channel state of one snapshot. */
   readonly record: HoldBounds
-  /** Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a full TAP. */
+  /**
+   * Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a
+   * full TAP.
+   */
   readonly armed?: HoldBounds
   /** Milliseconds from a peer's marker until its missing frames count as lost. */
   readonly closureDeadline: number
@@ -63,7 +68,10 @@ export class Network {
     return this.#epoch
   }
 
-  /** Colors below it are of a former incarnation of the network: where their senders were says nothing of where they are. */
+  /**
+   * Colors below it are of a former incarnation of the network: where their senders were says nothing of where they
+   * are.
+   */
   get fence(): number {
     return this.#fence
   }

@@ -1,5 +1,5 @@
-// What is known of a port. A member port belongs to a VM of the network and has an epoch; a plain one leads to
-// the outside; a trunk leads to a peer switch and carries colors; an uplink leads to a LAN, where the outside is and peer
+// What is known of a port. A member port belongs to a VM of the network and has an epoch; a plain one leads to the
+// outside; a trunk leads to a peer switch and carries colors; an uplink leads to a LAN, where the outside is and peer
 // switches are, each of which is a port of its own here (peers/uplink.ts).
 
 import type { PortKind } from '../../src/api/schemas.js'
@@ -23,7 +23,10 @@ const SIDES: Readonly<Record<PortKind, Side>> = {
   uplink: Side.UPLINK,
 }
 
-/** Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN: peers/uplink.ts. */
+/**
+ * Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN:
+ * peers/uplink.ts.
+ */
 const BLOCKED: Readonly<Record<Side, number>> = {
   [Side.MEMBER]: 0,
   [Side.PLAIN]: Side.PEER,
@@ -33,13 +36,13 @@ const BLOCKED: Readonly<Record<Side, number>> = {
 }
 
 /**
- * Where a port's frames go, control frames as well: whoever adds the port may wrap the device's own. It never throws, it
- * counts.
+ * Where a port's frames go, control frames as well: whoever adds the port may wrap the device's own. It never throws,
+ * it counts.
  */
 export interface Output {
   /**
-   * Queues the frame for the next flush. `serviceTci` >= 0 pushes an 802.1ad tag with that TCI (to a peer on a LAN, what it
-   * says travels in the carrier). False: dropped, counted by the port.
+   * Queues the frame for the next flush. `serviceTci` >= 0 pushes an 802.1ad tag with that TCI (to a peer on a LAN,
+   * what it says travels in the carrier). False: dropped, counted by the port.
    */
   send(frame: Frame, serviceTci: number): boolean
 }
@@ -64,7 +67,9 @@ export interface PortSpec {
   readonly mac: Uint8Array
   /** Frames that may wait in it for a reader; by default as a TAP has it. */
   readonly queueLength?: number
-  /** Its gate is closed from the beginning: a restore's port, which its fence has not seen yet. Only `release` opens it. */
+  /**
+   * Its gate is closed from the beginning: a restore's port, which its fence has not seen yet. Only `release` opens it.
+   */
   readonly gated?: boolean
   /** Of an uplink: its MTU, and how members' frames to peers are colored. */
   readonly uplink?: { readonly mtu: number; readonly color: 'dscp' | 'carrier' }

@@ -1,5 +1,5 @@
-// Ports with devices and without: what happens when a device is taken and when it is let go. A device is known by its index from when it
-// was taken: it may be renamed, and its name be another's then.
+// Ports with devices and without: what happens when a device is taken and when it is let go. A device is known by its
+// index from when it was taken: it may be renamed, and its name be another's then.
 
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
@@ -30,7 +30,7 @@ export class AttachedPorts extends PortDevices {
   /** Ports that are being added. */
   protected readonly coming = new Set<PortEntry>()
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
-  private turn: Promise<unknown> = Promise.resolve()
+  #turn: Promise<unknown> = Promise.resolve()
 
   constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
     super()
@@ -40,8 +40,8 @@ export class AttachedPorts extends PortDevices {
   }
 
   protected inTurn<T>(change: () => Promise<T>): Promise<T> {
-    const changed = this.turn.then(change)
-    this.turn = changed.catch(() => undefined)
+    const changed = this.#turn.then(change)
+    this.#turn = changed.catch(() => undefined)
     return changed
   }
 

@@ -11,37 +11,37 @@ import type { Link, Links } from '../../src/linux/link.js'
 import { notEthernetError, slaveError } from './problems.js'
 
 export class Attachment {
-  private readonly undo: (() => void)[] = []
-  private readonly log: Logger
-  private readonly device: string
-  private quiet: QuietLink | null = null
+  readonly #undo: (() => void)[] = []
+  readonly #log: Logger
+  readonly #device: string
+  #quiet: QuietLink | null = null
   /** Addresses that the device has lost by becoming a port, until it is given back. */
   lost: readonly HostAddress[] = []
   /** Why the host is not kept out of the device any more. */
   trouble: SnapswitchError | null = null
   /** Once released. */
-  private staysUp = false
+  #staysUp = false
 
   /** Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
   constructor(links: Links, link: Link, log: Logger) {
-    this.log = log
-    this.device = link.name
+    this.#log = log
+    this.#device = link.name
     refuseUnfit(link)
     try {
-      this.undo.push(lockDevice(link.index, link.name))
+      this.#undo.push(lockDevice(link.index, link.name))
       const own = link.ipv6 ? listAddresses(links.socket, link.index).filter(({ index }) => index === link.index) : []
       const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
-      this.quiet = quiet
+      this.#quiet = quiet
       this.lost = kept
-      this.undo.push(() => {
+      this.#undo.push(() => {
         if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
       })
-      this.keepTags(link)
+      this.#keepTags(link)
       if (link.up) return
       links.change(link.index, { up: true })
-      this.undo.push(() => {
-        if (this.staysUp) return
+      this.#undo.push(() => {
+        if (this.#staysUp) return
         const now = links.findByIndex(link.index)
         // A bridge that has it by now wants it up.
         if (now !== null && now.master === null) links.change(link.index, { up: false })
@@ -53,20 +53,20 @@ export class Attachment {
   }
 
   /** Without it, only full-size frames with several tags are lost, and only on devices like veths. */
-  private keepTags(link: Link): void {
+  #keepTags(link: Link): void {
     try {
-      this.undo.push(keepTagsBeside(link.index, link.name))
+      this.#undo.push(keepTagsBeside(link.index, link.name))
     } catch (thrown) {
-      this.log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
+      this.#log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
     }
   }
 
   /** Puts back what somebody has undone meanwhile, and says what that was; what cannot be put back is `trouble`. */
   renew(now: Link): ('filter' | 'IPv6')[] {
     try {
-      const renewed = this.quiet?.renew(now) ?? []
+      const renewed = this.#quiet?.renew(now) ?? []
       this.trouble = null
-      if (renewed.includes('filter')) this.keepTags(now)
+      if (renewed.includes('filter')) this.#keepTags(now)
       return renewed
     } catch (thrown) {
       this.trouble = asSnapswitchError(thrown)
@@ -76,16 +76,16 @@ export class Attachment {
 
   /** The device takes the place of one that was up before. */
   keepUp(): void {
-    this.staysUp = true
+    this.#staysUp = true
   }
 
   /** Gives the device back to the host as it was. Harmless when the device is gone. */
   release(): void {
-    for (const step of this.undo.splice(0).reverse()) {
+    for (const step of this.#undo.splice(0).reverse()) {
       try {
         step()
       } catch (thrown) {
-        this.log.warn({ err: thrown, device: this.device }, 'a device could not be given back as it was')
+        this.#log.warn({ err: thrown, device: this.#device }, 'a device could not be given back as it was')
       }
     }
   }

@@ -1,5 +1,6 @@
-// Devices by the names that machines know them by: TAPs that restores make, take over and remove. A name is whose it is at the moment,
-// so nothing is done to a device that is no TAP, or that is called as a port's device was before it was renamed.
+// Devices by the names that machines know them by: TAPs that restores make, take over and remove. A name is whose it is
+// at the moment, so nothing is done to a device that is no TAP, or that is called as a port's device was before it was
+// renamed.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { type Link, Links } from '../../src/linux/link.js'

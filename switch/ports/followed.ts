@@ -20,8 +20,8 @@ const SEARCH_MS = 500
 
 export class FollowedPorts extends AttachedPorts {
   protected readonly warnings: PortWarnings
-  private nextSearch = 0
-  private nextRenewal = 0
+  #nextSearch = 0
+  #nextRenewal = 0
 
   constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
     super(datapath, unread, log)
@@ -40,8 +40,8 @@ export class FollowedPorts extends AttachedPorts {
   get hasNews(): boolean {
     if (this.unbound.size > 0) return true
     const now = performance.now()
-    if (now < this.nextSearch) return false
-    this.nextSearch = now + SEARCH_MS
+    if (now < this.#nextSearch) return false
+    this.#nextSearch = now + SEARCH_MS
     // Another name of a device that is down is no news to the kernel.
     return [...this.lost].some(([name, { code }]) => {
       const entry = code === 'DEVICE_MISSING' ? this.entries.get(name) : undefined
@@ -50,20 +50,23 @@ export class FollowedPorts extends AttachedPorts {
   }
 
   /**
-   * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a bridge, is
-   * silent until a device of that name is there and free; what it took over from its device, it takes over anew. Call it when
-   * devices have changed; never throws.
+   * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a
+   * bridge, is silent until a device of that name is there and free; what it took over from its device, it takes over
+   * anew. Call it when devices have changed; never throws.
    */
   async reconcile(epochOf: (network: string) => number): Promise<void> {
     this.devices.outdated()
     const links = this.devices.here()
-    const isDue = performance.now() >= this.nextRenewal
-    if (isDue) this.nextRenewal = performance.now() + RENEWAL_MS
-    for (const entry of this.all()) await this.inTurn(() => this.follow(entry, links, epochOf, isDue))
+    const isDue = performance.now() >= this.#nextRenewal
+    if (isDue) this.#nextRenewal = performance.now() + RENEWAL_MS
+    for (const entry of this.all()) await this.inTurn(() => this.#follow(entry, links, epochOf, isDue))
     this.warnings.look(this.links.socket, this.devices.everywhere(), this.all(), (name) => this.attachments.get(name))
   }
 
-  /** Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken out of the configuration. */
+  /**
+   * Devices that a killed daemon has left without the host's stack, and that are no ports any more: renamed, or taken
+   * out of the configuration.
+   */
   giveBackLeft(): void {
     const own = new Set(this.all().map(({ ifindex }) => ifindex))
     try {
@@ -75,7 +78,7 @@ export class FollowedPorts extends AttachedPorts {
     }
   }
 
-  private async follow(
+  async #follow(
     entry: PortEntry,
     links: readonly Link[],
     epochOf: (network: string) => number,
@@ -92,8 +95,8 @@ export class FollowedPorts extends AttachedPorts {
       else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
       const current = this.entries.get(entry.name)!
       if (current.ifindex !== NO_DEVICE) {
-        await this.noteChanges(current, own!)
-        if (renews) this.keepHostOut(current, own!)
+        await this.#noteChanges(current, own!)
+        if (renews) this.#keepHostOut(current, own!)
         return
       }
       const here = links.find((link) => isCalled(link, entry.device))
@@ -114,7 +117,7 @@ export class FollowedPorts extends AttachedPorts {
   }
 
   /** What a port took over from its device when it was attached, follows it. */
-  private async noteChanges(entry: PortEntry, link: Link): Promise<void> {
+  async #noteChanges(entry: PortEntry, link: Link): Promise<void> {
     const now = { ...entry, ...fieldsOf(link) }
     const { mtu, mac, queueLength, ifname } = now
     const { name: port, network, index } = entry
@@ -133,7 +136,7 @@ export class FollowedPorts extends AttachedPorts {
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }
 
-  private keepHostOut(entry: PortEntry, link: Link): void {
+  #keepHostOut(entry: PortEntry, link: Link): void {
     const renewed = this.attachments.get(entry.name)?.renew(link) ?? []
     if (renewed.length === 0) return
     const text = 'the host was let into a port’s device, and is kept out again'

@@ -1,10 +1,10 @@
-// What of the host stops working on a device that becomes a port: its addresses, its default route, and devices that stand on it
-// (macvlan, VLAN, …). The filter that keeps the host out of a port (src/linux/ingress.ts) keeps all of these from hearing
-// anything. Pure: devices and addresses in, what to refuse and what to warn of out.
+// What of the host stops working on a device that becomes a port: its addresses, its default route, and devices that
+// stand on it (macvlan, VLAN, …). The filter that keeps the host out of a port (src/linux/ingress.ts) keeps all of
+// these from hearing anything. Pure: devices and addresses in, what to refuse and what to warn of out.
 //
-// A bridge refuses a device whose frames somebody takes before it could (EBUSY: macvlan, ipvlan, macsec), takes one with addresses
-// without a word, and leaves their frames to VLANs on it. Here the first is refused as well, and the last, for it would not work;
-// the rest works as badly as with a bridge, and is said.
+// A bridge refuses a device whose frames somebody takes before it could (EBUSY: macvlan, ipvlan, macsec), takes one
+// with addresses without a word, and leaves their frames to VLANs on it. Here the first is refused as well, and the
+// last, for it would not work; the rest works as badly as with a bridge, and is said.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { HostAddress } from '../../src/linux/addresses.js'
@@ -90,7 +90,10 @@ export function sharedWarnings(
   return warnings
 }
 
-/** A device that is not called as its port says any more: after a restart the port would wait for it, or take another one. */
+/**
+ * A device that is not called as its port says any more: after a restart the port would wait for it, or take another
+ * one.
+ */
 export function renamedError(port: { readonly name: string; readonly device: string }, now: string): SnapswitchError {
   return new SnapswitchError(
     'DEVICE_RENAMED',

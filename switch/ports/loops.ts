@@ -1,6 +1,6 @@
-// Whether frames could go in a circle between the ports of this host: both ends of a veth in one network, two cables between the
-// same two networks, or a way round through a bridge of the kernel's. Nobody here speaks STP, so one frame to everybody would be
-// forwarded for ever. Pure. What lies in other namespaces or beyond the wire is not seen.
+// Whether frames could go in a circle between the ports of this host: both ends of a veth in one network, two cables
+// between the same two networks, or a way round through a bridge of the kernel's. Nobody here speaks STP, so one frame
+// to everybody would be forwarded for ever. Pure. What lies in other namespaces or beyond the wire is not seen.
 
 import type { Link } from '../../src/linux/link.js'
 
@@ -43,7 +43,9 @@ export function findLoops(ports: readonly LoopPort[], links: readonly Link[]): L
   })
 }
 
-/** Networks, bridges and devices under macvlans, and what connects them. A cable belongs to the later one of its ports. */
+/**
+ * Networks, bridges and devices under macvlans, and what connects them. A cable belongs to the later one of its ports.
+ */
 function joinsOf(ports: readonly LoopPort[], links: readonly Link[]): Join[] {
   const linkOf = new Map(links.map((link) => [link.index, link]))
   const portOf = new Map(ports.map((port, at) => [port.ifindex, { port, at }]))

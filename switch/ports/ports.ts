@@ -16,19 +16,19 @@ import { fieldsOf, type PortEntry, type PortRequest } from './table.js'
 const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
 
 export class Ports extends FollowedPorts {
-  private readonly used = new Uint8Array(MAX_PORTS)
+  readonly #used = new Uint8Array(MAX_PORTS)
 
   /**
    * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
    * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP, PERMISSION.
    */
   add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
-    return this.inTurn(() => this.addNow(request, epoch, ownsDevice, gated))
+    return this.inTurn(() => this.#addNow(request, epoch, ownsDevice, gated))
   }
 
   /**
-   * Many, side by side. A device that does not exist is waited for, as one is that has gone away. So is one that others stand on, or
-   * that would close a circle: that may end, and until then the other ports work.
+   * Many, side by side. A device that does not exist is waited for, as one is that has gone away. So is one that others
+   * stand on, or that would close a circle: that may end, and until then the other ports work.
    */
   addAllOrAwait(
     requests: readonly (PortRequest & { readonly ownsDevice?: boolean })[],
@@ -37,7 +37,7 @@ export class Ports extends FollowedPorts {
     return this.inTurn(async () => {
       const added = await Promise.allSettled(
         requests.map(({ ownsDevice, ...request }) =>
-          this.addOrAwait(request, epochOf(request.network), ownsDevice ?? false),
+          this.#addOrAwait(request, epochOf(request.network), ownsDevice ?? false),
         ),
       )
       const failed = added.find((outcome) => outcome.status === 'rejected')
@@ -51,26 +51,26 @@ export class Ports extends FollowedPorts {
     })
   }
 
-  private async addOrAwait(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
+  async #addOrAwait(request: PortRequest, epoch: number, ownsDevice: boolean): Promise<PortEntry> {
     const link = this.links.find(request.device)
     if (link === null) {
       const known = this.devices.here().map(({ name }) => name)
-      return this.awaitDevice(request, awaitedError(request, known), ownsDevice)
+      return this.#awaitDevice(request, awaitedError(request, known), ownsDevice)
     }
     try {
       this.refuse({ ...request, ifindex: link.index }, link)
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
       if (error.code === 'PORT_EXISTS') throw error
-      return this.awaitDevice(request, error, ownsDevice)
+      return this.#awaitDevice(request, error, ownsDevice)
     }
-    return this.addNow(request, epoch, ownsDevice)
+    return this.#addNow(request, epoch, ownsDevice)
   }
 
-  private awaitDevice(request: PortRequest, error: SnapswitchError, ownsDevice: boolean): PortEntry {
-    const index = this.freeIndex(request)
+  #awaitDevice(request: PortRequest, error: SnapswitchError, ownsDevice: boolean): PortEntry {
+    const index = this.#freeIndex(request)
     const entry = { ...request, index, ...UNKNOWN, ifname: request.device, ownsDevice }
-    this.used[index] = 1
+    this.#used[index] = 1
     this.entries.set(request.name, entry)
     this.lost.set(request.name, error)
     const { name: port, device, network } = request
@@ -82,26 +82,26 @@ export class Ports extends FollowedPorts {
     return entry
   }
 
-  private freeIndex(request: PortRequest): number {
+  #freeIndex(request: PortRequest): number {
     for (const other of [...this.entries.values(), ...this.coming]) {
       if (other.name === request.name) throw existsError(`a port ${request.name} exists already`)
       if (other.device === request.device) throw existsError(`device ${request.device} is already port ${other.name}`)
     }
-    const index = this.used.indexOf(0)
+    const index = this.#used.indexOf(0)
     if (index < 0) throw existsError(`this host has ${MAX_PORTS} ports already`)
     return index
   }
 
-  private async addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
-    const index = this.freeIndex(request)
+  async #addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
+    const index = this.#freeIndex(request)
     const link = this.links.get(request.device)
     const entry = { ...request, index, ...fieldsOf(link), ownsDevice }
-    this.used[index] = 1
+    this.#used[index] = 1
     this.coming.add(entry)
     try {
       await this.attach(entry, link, epoch, gated)
     } catch (thrown) {
-      this.used[index] = 0
+      this.#used[index] = 0
       throw thrown
     } finally {
       this.coming.delete(entry)
@@ -128,8 +128,8 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * A restored machine's TAP takes the place of the one that its former self has held, and its name; the port goes on with it,
-   * its gate closed. Harmless when that is done already.
+   * A restored machine's TAP takes the place of the one that its former self has held, and its name; the port goes on
+   * with it, its gate closed. Harmless when that is done already.
    */
   replaceDevice(name: string, standIn: string, epoch: number): Promise<PortEntry> {
     return this.inTurn(async () => {
@@ -160,15 +160,15 @@ export class Ports extends FollowedPorts {
 
   /** Takes a port out of its network; its device goes back to the host, or away when we made it. */
   remove(name: string): Promise<void> {
-    return this.inTurn(() => this.removeNow(name))
+    return this.inTurn(() => this.#removeNow(name))
   }
 
-  private async removeNow(name: string): Promise<void> {
+  async #removeNow(name: string): Promise<void> {
     const entry = this.entries.get(name)
     if (entry === undefined) return
     await this.datapath.removePort(entry.network, entry.index)
     this.entries.delete(name)
-    this.used[entry.index] = 0
+    this.#used[entry.index] = 0
     this.unbound.delete(entry.index)
     this.unread.forget(entry.index)
     this.attachments.get(name)?.release()
@@ -216,13 +216,13 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * Why ports that a snapshot needs (members and trunks) carry no frames now, or why a restore would not find their devices; empty
-   * when all do.
+   * Why ports that a snapshot needs (members and trunks) carry no frames now, or why a restore would not find their
+   * devices; empty when all do.
    */
   problemsOf(network: string): SnapswitchError[] {
     const links = new Map(this.links.list().map((link): [number, Link] => [link.index, link]))
     const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain')
-    const problems = ports.flatMap((port) => this.problemOf(port, links.get(port.ifindex)) ?? [])
+    const problems = ports.flatMap((port) => this.#problemOf(port, links.get(port.ifindex)) ?? [])
     // A machine is saved with its ports in all networks.
     const machines = this.machinesOf(network)
     const renamed = this.all().flatMap((port) => {
@@ -232,7 +232,7 @@ export class Ports extends FollowedPorts {
     return [...problems, ...renamed]
   }
 
-  private problemOf(port: PortEntry, link: Link | undefined): SnapswitchError | null {
+  #problemOf(port: PortEntry, link: Link | undefined): SnapswitchError | null {
     if (link === undefined) return this.lost.get(port.name) ?? goneError(port)
     return downError(port, link)
   }
@@ -255,7 +255,7 @@ export class Ports extends FollowedPorts {
         gate: counters[row + Counter.gateClosed] === 1 ? 'closed' : 'open',
         up: link?.lowerUp ?? false,
         waiting: link === undefined,
-        problem: this.problemOf(port, link)?.report() ?? null,
+        problem: this.#problemOf(port, link)?.report() ?? null,
         warnings: link === undefined ? [] : this.warnings.of(port.name).map((warning) => warning.report()),
         mtu: link?.mtu ?? port.mtu,
         counters: readPortCounters(counters, port.index),

@@ -19,7 +19,10 @@ export function goneError({ name, device }: NamedPort): SnapswitchError {
   )
 }
 
-/** It was not there when its port was made: it comes later, or never, if its name is mistyped. `known`: devices that exist. */
+/**
+ * It was not there when its port was made: it comes later, or never, if its name is mistyped. `known`: devices that
+ * exist.
+ */
 export function awaitedError({ name, device }: NamedPort, known: readonly string[]): SnapswitchError {
   const meant = nearest(device, known)
   return new SnapswitchError(

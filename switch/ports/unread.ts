@@ -1,9 +1,10 @@
-// How many frames lie unread in a TAP's queue: sent by us, neither taken by the guest nor dropped. The device counts what
-// its reader takes as tx_packets (drivers/net/tun.c), so the difference is the queue. Needed to settle before a pause and
-// to know the residue after it.
+// How many frames lie unread in a TAP's queue: sent by us, neither taken by the guest nor dropped. The device counts
+// what its reader takes as tx_packets (drivers/net/tun.c), so the difference is the queue. Needed to settle before a
+// pause and to know the residue after it.
 //
-// The difference drifts when others send to the guest as well, or when the guest takes a GSO frame in segments (each counts);
-// then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows a queue.
+// The difference drifts when others send to the guest as well, or when the guest takes a GSO frame in segments (each
+// counts); then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows
+// a queue.
 
 import type { Link } from '../../src/linux/link.js'
 import { TransmitCounters } from '../../src/linux/transmit-counters.js'
@@ -13,80 +14,80 @@ import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js
 const BATCH = 1024
 
 export class UnreadFrames {
-  private readonly counters: CounterTable
-  private readonly reader = new TransmitCounters()
+  readonly #counters: CounterTable
+  readonly #reader = new TransmitCounters()
   /** Per port: its device. */
-  private readonly devices = new Map<number, number>()
+  readonly #devices = new Map<number, number>()
   /** Per port: the device's count when our own stood at zero. */
-  private readonly base = new Map<number, number>()
+  readonly #base = new Map<number, number>()
   /** Per port: what the device had dropped when the port came. */
-  private readonly dropped = new Map<number, number>()
+  readonly #dropped = new Map<number, number>()
   /** Per port: the device's count at the last `heal`. */
-  private readonly seen = new Map<number, number>()
+  readonly #seen = new Map<number, number>()
 
   constructor(counters: CounterTable) {
-    this.counters = counters
+    this.#counters = counters
   }
 
   /** Call when a port is taken on, before anything is sent to it. */
   start(port: number, link: Pick<Link, 'index' | 'name' | 'mac'>): void {
-    this.reader.watch(link)
-    this.devices.set(port, link.index)
-    const { txPackets, txDropped } = this.reader.read(link.index)
-    this.base.set(port, txPackets + txDropped)
-    this.dropped.set(port, txDropped)
-    this.seen.delete(port)
+    this.#reader.watch(link)
+    this.#devices.set(port, link.index)
+    const { txPackets, txDropped } = this.#reader.read(link.index)
+    this.#base.set(port, txPackets + txDropped)
+    this.#dropped.set(port, txDropped)
+    this.#seen.delete(port)
   }
 
   /**
-   * Call when the guest has left its device: what lay unread was thrown away, and is in no counter. A datapath in the middle
-   * of a batch has sent more than it has counted, so the base is set too low; `heal` brings it up.
+   * Call when the guest has left its device: what lay unread was thrown away, and is in no counter. A datapath in the
+   * middle of a batch has sent more than it has counted, so the base is set too low; `heal` brings it up.
    */
   emptied(port: number, ifindex: number): void {
-    const { txPackets, txDropped } = this.reader.read(ifindex)
-    this.base.set(port, txPackets + txDropped - this.counters[port * ROW + Counter.txFrames] - BATCH)
-    this.seen.delete(port)
+    const { txPackets, txDropped } = this.#reader.read(ifindex)
+    this.#base.set(port, txPackets + txDropped - this.#counters[port * ROW + Counter.txFrames] - BATCH)
+    this.#seen.delete(port)
   }
 
   forget(port: number): void {
-    this.reader.forget(this.devices.get(port) ?? 0)
-    this.devices.delete(port)
-    this.base.delete(port)
-    this.dropped.delete(port)
-    this.seen.delete(port)
+    this.#reader.forget(this.#devices.get(port) ?? 0)
+    this.#devices.delete(port)
+    this.#base.delete(port)
+    this.#dropped.delete(port)
+    this.#seen.delete(port)
   }
 
   /**
    * Call now and then, while traffic flows. The device may count a frame before the datapath has counted it as sent, so
-   * a surplus is believed only when our own count has still not come up to it by the next call. What the device dropped is
-   * published on the way.
+   * a surplus is believed only when our own count has still not come up to it by the next call. What the device dropped
+   * is published on the way.
    */
   heal(ports: Iterable<{ readonly index: number; readonly ifindex: number; readonly kind: string }>): void {
     for (const { index, ifindex, kind } of ports) {
-      const base = this.base.get(index) ?? 0
-      const seen = this.seen.get(index)
-      const surplus = seen === undefined ? 0 : seen - base - this.counters[index * ROW + Counter.txFrames]
-      if (surplus > 0 && kind === 'member') this.base.set(index, base + surplus)
+      const base = this.#base.get(index) ?? 0
+      const seen = this.#seen.get(index)
+      const surplus = seen === undefined ? 0 : seen - base - this.#counters[index * ROW + Counter.txFrames]
+      if (surplus > 0 && kind === 'member') this.#base.set(index, base + surplus)
       try {
-        const { txPackets, txDropped } = this.reader.read(ifindex)
-        this.seen.set(index, txPackets + txDropped)
-        this.counters[index * ROW + Drop['device-dropped']] = txDropped - (this.dropped.get(index) ?? txDropped)
+        const { txPackets, txDropped } = this.#reader.read(ifindex)
+        this.#seen.set(index, txPackets + txDropped)
+        this.#counters[index * ROW + Drop['device-dropped']] = txDropped - (this.#dropped.get(index) ?? txDropped)
       } catch {
         // The device is going away; whoever needs the count will be told.
-        this.seen.delete(index)
+        this.#seen.delete(index)
       }
     }
   }
 
   /** Frames that the guest has not taken yet. Throws DEVICE_MISSING. */
   of(port: number, ifindex: number): number {
-    const { txPackets, txDropped } = this.reader.read(ifindex)
-    const sent = this.counters[port * ROW + Counter.txFrames]
-    const base = this.base.get(port) ?? 0
+    const { txPackets, txDropped } = this.#reader.read(ifindex)
+    const sent = this.#counters[port * ROW + Counter.txFrames]
+    const base = this.#base.get(port) ?? 0
     const unread = sent - (txPackets + txDropped - base)
     if (unread >= 0) return unread
     // Somebody else has sent to the guest too; those frames are not ours to count.
-    this.base.set(port, base - unread)
+    this.#base.set(port, base - unread)
     return 0
   }
 }

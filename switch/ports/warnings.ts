@@ -1,4 +1,5 @@
-// What is not right with ports that carry frames all the same: said in `port list` for as long as it is so, and once in the log.
+// What is not right with ports that carry frames all the same: said in `port list` for as long as it is so, and once in
+// the log.
 
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
@@ -15,15 +16,15 @@ import type { PortEntry } from './table.js'
 type Attached = Pick<Attachment, 'lost' | 'trouble'>
 
 export class PortWarnings {
-  private readonly log: Logger
-  private warnings = new Map<string, readonly SnapswitchError[]>()
+  readonly #log: Logger
+  #warnings = new Map<string, readonly SnapswitchError[]>()
 
   constructor(log: Logger) {
-    this.log = log
+    this.#log = log
   }
 
   of(port: string): readonly SnapswitchError[] {
-    return this.warnings.get(port) ?? []
+    return this.#warnings.get(port) ?? []
   }
 
   /** Looks at everything anew. `attached`: what a port has done to its device. */
@@ -36,22 +37,22 @@ export class PortWarnings {
     try {
       const state = { addresses: listAddresses(socket), defaultRoutes: defaultRouteDevices(socket) }
       const found = warningsOf(ports, devices, state, attached)
-      for (const port of ports) this.tell(port, found.get(port.name) ?? [])
-      this.warnings = found
+      for (const port of ports) this.#tell(port, found.get(port.name) ?? [])
+      this.#warnings = found
     } catch (thrown) {
-      this.log.warn({ err: thrown }, 'the host’s addresses and routes cannot be looked at')
+      this.#log.warn({ err: thrown }, 'the host’s addresses and routes cannot be looked at')
     }
   }
 
-  private tell({ name: port, device }: PortEntry, now: readonly SnapswitchError[]): void {
+  #tell({ name: port, device }: PortEntry, now: readonly SnapswitchError[]): void {
     const before = this.of(port)
     for (const warning of now) {
       if (!before.some(({ message }) => message === warning.message))
-        this.log.warn({ err: warning, port, device }, 'something is not right with a port')
+        this.#log.warn({ err: warning, port, device }, 'something is not right with a port')
     }
     for (const { code, message } of before) {
       if (!now.some((warning) => warning.message === message))
-        this.log.info({ port, device, code, was: message }, 'a port is right again')
+        this.#log.info({ port, device, code, was: message }, 'a port is right again')
     }
   }
 }

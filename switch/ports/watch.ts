@@ -1,5 +1,5 @@
-// Keeps the ports in line with the devices under them while the daemon runs: devices go and come back (a VM is shut down
-// and started, a cable is pulled), and the ports follow.
+// Keeps the ports in line with the devices under them while the daemon runs: devices go and come back (a VM is shut
+// down and started, a cable is pulled), and the ports follow.
 
 import type { Logger } from 'pino'
 import { LinkWatch } from '../../src/linux/link.js'
@@ -10,42 +10,45 @@ const LOOK_MS = 100
 const COMPARE_MS = 5000
 
 export class PortWatch {
-  private readonly watch = new LinkWatch()
-  private readonly timer: NodeJS.Timeout
-  private readonly reconcile: () => Promise<void>
-  private readonly hasNews: () => boolean
-  private readonly log: Logger
-  private busy: Promise<void> | null = null
-  private nextCompare = performance.now() + COMPARE_MS
+  readonly #watch = new LinkWatch()
+  readonly #timer: NodeJS.Timeout
+  readonly #reconcile: () => Promise<void>
+  readonly #hasNews: () => boolean
+  readonly #log: Logger
+  #busy: Promise<void> | null = null
+  #nextCompare = performance.now() + COMPARE_MS
 
-  /** `reconcile` is called when devices or their addresses have changed, or something else `hasNews`; never twice at a time. */
+  /**
+   * `reconcile` is called when devices or their addresses have changed, or something else `hasNews`; never twice at a
+   * time.
+   */
   constructor(reconcile: () => Promise<void>, hasNews: () => boolean, log: Logger) {
-    this.reconcile = reconcile
-    this.hasNews = hasNews
-    this.log = log
-    this.timer = setInterval(() => this.look(), LOOK_MS)
+    this.#reconcile = reconcile
+    this.#hasNews = hasNews
+    this.#log = log
+    this.#timer = setInterval(() => this.#look(), LOOK_MS)
   }
 
   /** No more calls of `reconcile` once this has settled. */
   async close(): Promise<void> {
-    clearInterval(this.timer)
-    this.watch.close()
-    await this.busy
+    clearInterval(this.#timer)
+    this.#watch.close()
+    await this.#busy
   }
 
-  private look(): void {
-    if (this.busy !== null || !(this.changed() || this.hasNews() || performance.now() >= this.nextCompare)) return
-    this.nextCompare = performance.now() + COMPARE_MS
-    this.busy = this.reconcile()
-      .catch((thrown) => this.log.error({ err: thrown }, 'the devices cannot be looked at'))
+  #look(): void {
+    if (this.#busy !== null || !(this.#changed() || this.#hasNews() || performance.now() >= this.#nextCompare)) return
+    this.#nextCompare = performance.now() + COMPARE_MS
+    this.#busy = this.#reconcile()
+      .catch((thrown) => this.#log.error({ err: thrown }, 'the devices cannot be looked at'))
       .finally(() => {
-        this.busy = null
+        this.#busy = null
       })
   }
 
-  private changed(): boolean {
+  #changed(): boolean {
     try {
-      return this.watch.drain().length > 0
+      return this.#watch.drain().length > 0
     } catch {
       // News were lost: there were more than fit.
       return true

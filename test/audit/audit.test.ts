@@ -1,5 +1,5 @@
-// The audit on made-up runs of the production forwarders: each is consistent, and none stays so when an event, a frame of the
-// channel state or a word of the manifest is changed, whichever it is.
+// The audit on made-up runs of the production forwarders: each is consistent, and none stays so when an event, a frame
+// of the channel state or a word of the manifest is changed, whichever it is.
 
 import t from 'tap'
 import { Event, type TraceEvent } from '../../src/trace/events.js'
@@ -139,7 +139,10 @@ const changes: Readonly<Record<string, Change>> = {
 /** What is said of a host or port twice says nothing new. */
 const repeatable = [Event.state, Event['gate-closed'], Event['gate-opened'], Event.begin, Event.closed]
 
-/** The run with one of the events of host `which` changed, the first from `from` on where it can be done; null when there is none. */
+/**
+ * The run with one of the events of host `which` changed, the first from `from` on where it can be done; null when
+ * there is none.
+ */
 function changedRun(run: SyntheticRun, which: number, from: number, what: string): SyntheticRun | null {
   const { events } = run.hosts[which].recording
   for (let i = 0; i < events.length; i++) {

@@ -1,6 +1,6 @@
-// A snapshot of real guests under traffic, made with a recording, and audited: consistent as it is. Then a byte of a memory
-// image is changed, an event (with and without the digests made right), the channel state, and each time the verdict is
-// another, with the place.
+// A snapshot of real guests under traffic, made with a recording, and audited: consistent as it is. Then a byte of a
+// memory image is changed, an event (with and without the digests made right), the channel state, and each time the
+// verdict is another, with the place.
 
 import { createHash } from 'node:crypto'
 import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
@@ -57,12 +57,12 @@ const findings = (report: AuditReport) => report.checks.flatMap((check) => check
 /** A snapshot's files as somebody with root on all hosts sees them; `restore` puts everything back. */
 class Files {
   readonly manifest: Manifest
-  private readonly lab: Lab
-  private readonly before = new Map<string, Uint8Array>()
+  readonly #lab: Lab
+  readonly #before = new Map<string, Uint8Array>()
 
   constructor(lab: Lab) {
-    this.lab = lab
-    this.manifest = JSON.parse(readFileSync(this.manifestFile, 'utf8'))
+    this.#lab = lab
+    this.manifest = JSON.parse(readFileSync(this.#manifestFile, 'utf8'))
   }
 
   part(host: string): LocalPart {
@@ -71,38 +71,38 @@ class Files {
 
   /** A host's file as somebody outside of the host finds it. */
   outside(host: string, file: FileReference): string {
-    return this.lab.host(host).outside(file.path)
+    return this.#lab.host(host).outside(file.path)
   }
 
   /** `consistently`: the manifest and the host's part.json get the new digest. */
   replace(host: string, file: FileReference, content: Uint8Array, consistently: boolean): void {
-    this.write(this.outside(host, file), content)
+    this.#write(this.outside(host, file), content)
     if (!consistently) return
     const digest = createHash('sha256').update(content).digest('hex')
-    const partFile = this.lab.state(host, 'snapshots', 'lab0', name, 'part.json')
-    for (const where of [this.manifestFile, partFile]) {
+    const partFile = this.#lab.state(host, 'snapshots', 'lab0', name, 'part.json')
+    for (const where of [this.#manifestFile, partFile]) {
       // By path and digest: hosts name files alike, and those whose channels were empty have files that are alike, too.
       const reference = new RegExp(`("path": "${file.path}",\\s*"bytes": )\\d+(,\\s*"digest": ")${file.digest}`)
       const text = readFileSync(where, 'utf8')
       const from = where === partFile ? 0 : text.indexOf(`"host": "${host}"`)
       const changed = text.slice(0, from) + text.slice(from).replace(reference, `$1${content.length}$2${digest}`)
       if (changed === text) throw new Error(`${where} does not name ${file.path}`)
-      this.write(where, Buffer.from(changed))
+      this.#write(where, Buffer.from(changed))
     }
   }
 
   restore(): void {
-    for (const [path, content] of this.before) writeFileSync(path, content)
-    this.before.clear()
+    for (const [path, content] of this.#before) writeFileSync(path, content)
+    this.#before.clear()
   }
 
-  private write(path: string, content: Uint8Array): void {
-    if (!this.before.has(path)) this.before.set(path, readFileSync(path))
+  #write(path: string, content: Uint8Array): void {
+    if (!this.#before.has(path)) this.#before.set(path, readFileSync(path))
     writeFileSync(path, content)
   }
 
-  private get manifestFile(): string {
-    return join(this.lab.store, 'lab0', name, 'manifest.json')
+  get #manifestFile(): string {
+    return join(this.#lab.store, 'lab0', name, 'manifest.json')
   }
 }
 

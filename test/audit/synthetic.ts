@@ -1,5 +1,5 @@
-// A run of two hosts made up from a seed: the production forwarders, joined by a trunk that keeps frames waiting, with guests
-// that send at random, cut at different times and leave frames unread. Recorded like a real one.
+// A run of two hosts made up from a seed: the production forwarders, joined by a trunk that keeps frames waiting, with
+// guests that send at random, cut at different times and leave frames unread. Recorded like a real one.
 
 import type {
   AuditCheck,

@@ -1,5 +1,5 @@
-// Takes a recording apart into its events and puts it together again, changed, with every digest in it right: what somebody
-// does who knows the format.
+// Takes a recording apart into its events and puts it together again, changed, with every digest in it right: what
+// somebody does who knows the format.
 
 import { EventTraceWriter } from '../../src/trace/event-writer.js'
 import { Event, type EventKind, type TraceEvent, type TraceHead, type TracePort } from '../../src/trace/events.js'

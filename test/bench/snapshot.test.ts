@@ -27,7 +27,10 @@ const nothing: Counted = {
   faults: 0,
 }
 
-/** A machine that is gated at `gateMs`, paused 2 ms later, cut 1 ms later, running again after `downMs`, released 1 ms later. */
+/**
+ * A machine that is gated at `gateMs`, paused 2 ms later, cut 1 ms later, running again after `downMs`, released 1 ms
+ * later.
+ */
 const member = (vm: string, gateMs: number, downMs: number): MemberStamps => ({
   vm,
   host: 'a',

@@ -1,5 +1,5 @@
-// A switch daemon's API on a real unix socket, with made-up machines behind it: what it is asked is written down, and any
-// answer can be replaced by a failure or by silence. For tests of the coordinator and of the command.
+// A switch daemon's API on a real unix socket, with made-up machines behind it: what it is asked is written down, and
+// any answer can be replaced by a failure or by silence. For tests of the coordinator and of the command.
 
 import { createHash } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'

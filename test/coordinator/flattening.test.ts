@@ -1,5 +1,5 @@
-// `snapshot flatten` at the coordinator, with made-up hosts: the manifest names the copies before any host's part does, and what
-// was interrupted is finished by asking again.
+// `snapshot flatten` at the coordinator, with made-up hosts: the manifest names the copies before any host's part does,
+// and what was interrupted is finished by asking again.
 
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,5 +1,5 @@
-// What follows for a snapshot from what its hosts say of their files; and with hosts on real sockets: one whose files are gone,
-// one that has forgotten, one that is away, one that is too slow.
+// What follows for a snapshot from what its hosts say of their files; and with hosts on real sockets: one whose files
+// are gone, one that has forgotten, one that is away, one that is too slow.
 
 import t, { type Test } from 'tap'
 import { SocketAgents } from '../../coordinator/agents.js'

@@ -18,7 +18,6 @@ import {
 } from '../../coordinator/sequence/snapshot/sequence.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
-import { patience } from '../patience.js'
 import fc from '../property.js'
 import { chooser, manifestOf, now0, partOf, preflightOf } from './fixtures.js'
 
@@ -30,7 +29,7 @@ const input: SnapshotInput = {
   version: '0.1.0',
   hosts: ['a', 'b'],
   maxKnownEpoch: 2,
-  deadlineMs: patience(60_000),
+  deadlineMs: 60_000,
 }
 const broken: ErrorReport = { code: 'SOCKET_UNREACHABLE', message: 'gone', action: 'Start it.' }
 
@@ -56,14 +55,14 @@ class Bench {
   /** Takes it to a state on the straight way. */
   reach(state: SnapshotState): this {
     const way: SnapshotEvent[] = [
-      { type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1', 'vm2'], { epoch: 6 }) },
-      { type: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3']) },
-      { type: 'stored' },
-      { type: 'prepared', host: 'a' },
-      { type: 'prepared', host: 'b' },
-      { type: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1', 'vm2'], 'demo', 7) } },
-      { type: 'local', host: 'b', event: { type: 'done', part: partOf('b', ['vm3'], 'demo', 7) } },
-      { type: 'stored' },
+      { kind: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1', 'vm2'], { epoch: 6 }) },
+      { kind: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3']) },
+      { kind: 'stored' },
+      { kind: 'prepared', host: 'a' },
+      { kind: 'prepared', host: 'b' },
+      { kind: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1', 'vm2'], 'demo', 7) } },
+      { kind: 'local', host: 'b', event: { type: 'done', part: partOf('b', ['vm3'], 'demo', 7) } },
+      { kind: 'stored' },
     ]
     for (const event of way) {
       if (this.at.state === state) return this
@@ -109,7 +108,7 @@ t.test('the straight way', async (t) => {
   )
   bench.reach('complete')
   const outcome = bench.outcome
-  t.equal(outcome?.type, 'complete')
+  t.equal(outcome?.kind, 'complete')
   t.equal(outcome?.manifest?.state, 'complete')
   t.same(
     outcome?.manifest?.parts.map((p) => p.host),
@@ -131,8 +130,8 @@ t.test('room for a recording is asked for only when there is to be one', async (
   for (const record of [false, true]) {
     const bench = new Bench({ ...input, record })
     const little = { freeBytes: 1 << 21, recordingBytes: 1 << 21 }
-    bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], little) })
-    bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], little) })
+    bench.feed({ kind: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], little) })
+    bench.feed({ kind: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], little) })
     t.equal(bench.at.state, record ? 'refused' : 'recording')
   }
 })
@@ -141,15 +140,15 @@ t.test('what preflight refuses changes nothing anywhere', async (t) => {
   type Changes = Parameters<typeof preflightOf>[2]
   const refusedBy = (a: Changes, b: Changes = {}, record = false) => {
     const bench = new Bench({ ...input, record })
-    bench.feed({ type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], a) })
-    bench.feed({ type: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], b) })
+    bench.feed({ kind: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1'], a) })
+    bench.feed({ kind: 'preflighted', host: 'b', preflight: preflightOf('b', ['vm3'], b) })
     t.equal(bench.at.state, 'refused')
     t.same(
       bench.effects.filter((e) => ['store', 'prepare', 'take', 'discard'].includes(e.do)),
       [],
     )
     const outcome = bench.outcome
-    return outcome?.type === 'failed' ? outcome.error : undefined
+    return outcome?.kind === 'failed' ? outcome.error : undefined
   }
   const peer = { port: 'trunk0', host: 'b', bootId: 'boot-b', alive: true, lastHeardMs: 5 }
   t.match(refusedBy({ problems: [{ ...broken, code: 'MACHINE_NOT_RUNNING' }] }), {
@@ -186,19 +185,19 @@ t.test('what preflight refuses changes nothing anywhere', async (t) => {
 
 t.test('every failure at every step ends with every host told, or with none having heard of it', async (t) => {
   const failures: Record<string, (bench: Bench) => SnapshotEvent> = {
-    'agent lost': (bench) => ({ type: 'agentFailed', host: 'b', call: callOf(bench.at.state), error: broken }),
-    'local failure': () => ({ type: 'local', host: 'a', event: { type: 'failed', error: broken } }),
-    deadline: (bench) => ({ type: 'deadline', timer: bench.at.data.timer }),
-    cancel: () => ({ type: 'cancel', error: { ...broken, code: 'SNAPSHOT_DISCARDED' } }),
-    'store failed': () => ({ type: 'storeFailed', error: { ...broken, code: 'STORE_FULL' } }),
-    'wrong part': () => ({ type: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1'], 'demo', 7) } }),
+    'agent lost': (bench) => ({ kind: 'agentFailed', host: 'b', call: callOf(bench.at.state), error: broken }),
+    'local failure': () => ({ kind: 'local', host: 'a', event: { type: 'failed', error: broken } }),
+    deadline: (bench) => ({ kind: 'deadline', timer: bench.at.data.timer }),
+    cancel: () => ({ kind: 'cancel', error: { ...broken, code: 'SNAPSHOT_DISCARDED' } }),
+    'store failed': () => ({ kind: 'storeFailed', error: { ...broken, code: 'STORE_FULL' } }),
+    'wrong part': () => ({ kind: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1'], 'demo', 7) } }),
     'part of another epoch': () => ({
-      type: 'local',
+      kind: 'local',
       host: 'a',
       event: { type: 'done', part: partOf('a', ['vm1', 'vm2'], 'demo', 6) },
     }),
     'restarted meanwhile': () => ({
-      type: 'local',
+      kind: 'local',
       host: 'a',
       event: { type: 'done', part: { ...partOf('a', ['vm1', 'vm2'], 'demo', 7), bootId: 'newer' } },
     }),
@@ -219,18 +218,18 @@ t.test('every failure at every step ends with every host told, or with none havi
           ],
           `${what} in ${state}`,
         )
-        bench.feed({ type: 'discarded', host: 'a' })
-        bench.feed({ type: 'discarded', host: 'b' })
+        bench.feed({ kind: 'discarded', host: 'a' })
+        bench.feed({ kind: 'discarded', host: 'b' })
       } else if (bench.at.state === 'recording' && what === 'cancel') {
-        bench.feed({ type: 'stored' })
+        bench.feed({ kind: 'stored' })
         t.same(bench.of('prepare'), [], 'cancelled before any host heard of it')
       } else if (!snapshotEnded(bench.at.state)) {
         t.equal(bench.at.state, state, `${what} means nothing in ${state}`)
         continue
       }
-      if (bench.at.state === 'failing') bench.feed({ type: 'stored' })
+      if (bench.at.state === 'failing') bench.feed({ kind: 'stored' })
       t.ok(bench.at.state === 'failed' || bench.at.state === 'refused', `${what} in ${state} ends it`)
-      t.equal(bench.outcome?.type, 'failed')
+      t.equal(bench.outcome?.kind, 'failed')
       const written = bench.of('store').map((e) => e.manifest.state)
       if (bench.at.state === 'failed') t.equal(written.at(-1), 'failed')
       ended++
@@ -241,27 +240,27 @@ t.test('every failure at every step ends with every host told, or with none havi
 
 t.test('committing: only the store decides', async (t) => {
   const bench = new Bench().reach('committing')
-  bench.feed({ type: 'deadline', timer: bench.at.data.timer })
-  bench.feed({ type: 'cancel', error: broken })
-  bench.feed({ type: 'agentFailed', host: 'a', call: 'take', error: broken })
+  bench.feed({ kind: 'deadline', timer: bench.at.data.timer })
+  bench.feed({ kind: 'cancel', error: broken })
+  bench.feed({ kind: 'agentFailed', host: 'a', call: 'take', error: broken })
   t.equal(bench.at.state, 'committing', 'a discard now could leave a complete manifest without its parts')
-  bench.feed({ type: 'stored' })
-  t.equal(bench.outcome?.type, 'complete')
+  bench.feed({ kind: 'stored' })
+  t.equal(bench.outcome?.kind, 'complete')
 })
 
 t.test('discards are repeated, bounded; who could not be told is in the manifest', async (t) => {
   const bench = new Bench().reach('taking')
-  bench.feed({ type: 'agentFailed', host: 'b', call: 'take', error: broken })
-  bench.feed({ type: 'discarded', host: 'a' })
+  bench.feed({ kind: 'agentFailed', host: 'b', call: 'take', error: broken })
+  bench.feed({ kind: 'discarded', host: 'a' })
   const delays: number[] = []
   for (let attempt = 1; attempt < discardAttempts; attempt++) {
-    const again = bench.feed({ type: 'agentFailed', host: 'b', call: 'discard', error: broken })
+    const again = bench.feed({ kind: 'agentFailed', host: 'b', call: 'discard', error: broken })
     for (const effect of again) if (effect.do === 'discard') delays.push(effect.delayMs)
   }
   t.same(delays, [200, 400, 800, 1600])
-  bench.feed({ type: 'agentFailed', host: 'b', call: 'discard', error: broken })
+  bench.feed({ kind: 'agentFailed', host: 'b', call: 'discard', error: broken })
   t.equal(bench.at.state, 'failing')
-  bench.feed({ type: 'stored' })
+  bench.feed({ kind: 'stored' })
   const manifest = bench.outcome?.manifest as Manifest
   t.same(manifest.undiscarded, ['b'])
   t.match(manifest.error?.message, /host b could not be told/)
@@ -269,23 +268,23 @@ t.test('discards are repeated, bounded; who could not be told is in the manifest
 
 t.test('a deadline names who is late', async (t) => {
   const bench = new Bench().reach('taking')
-  bench.feed({ type: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1', 'vm2'], 'demo', 7) } })
-  bench.feed({ type: 'deadline', timer: bench.at.data.timer })
+  bench.feed({ kind: 'local', host: 'a', event: { type: 'done', part: partOf('a', ['vm1', 'vm2'], 'demo', 7) } })
+  bench.feed({ kind: 'deadline', timer: bench.at.data.timer })
   t.match(bench.at.data.failure, { code: 'DEADLINE', message: /host b had not finished its part after 60000 ms/ })
   t.notMatch(bench.at.data.failure?.message, /host a/)
 })
 
 t.test('every state answers every event without throwing', async (t) => {
   const events: SnapshotEvent[] = [
-    { type: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1']) },
-    { type: 'stored' },
-    { type: 'storeFailed', error: broken },
-    { type: 'prepared', host: 'a' },
-    { type: 'local', host: 'a', event: { type: 'paused', vm: 'vm1', atUs: 1 } },
-    { type: 'discarded', host: 'a' },
-    { type: 'agentFailed', host: 'a', call: 'take', error: broken },
-    { type: 'deadline', timer: 0 },
-    { type: 'cancel', error: broken },
+    { kind: 'preflighted', host: 'a', preflight: preflightOf('a', ['vm1']) },
+    { kind: 'stored' },
+    { kind: 'storeFailed', error: broken },
+    { kind: 'prepared', host: 'a' },
+    { kind: 'local', host: 'a', event: { type: 'paused', vm: 'vm1', atUs: 1 } },
+    { kind: 'discarded', host: 'a' },
+    { kind: 'agentFailed', host: 'a', call: 'take', error: broken },
+    { kind: 'deadline', timer: 0 },
+    { kind: 'cancel', error: broken },
   ]
   t.same(Object.keys(snapshotTable).sort(), [...snapshotStates].sort())
   for (const state of ['complete', 'failed', 'refused'] as const) {
@@ -298,9 +297,11 @@ t.test('every state answers every event without throwing', async (t) => {
   }
 })
 
-// --- random schedules -----------------------------------------------------------------------------------------------
+// --- random schedules ------------------------------------------------------------------------------------------------
 
-/** What becomes of one pending effect: its good answer, its failure, nothing ever (store: always one of the first two). */
+/**
+ * What becomes of one pending effect: its good answer, its failure, nothing ever (store: always one of the first two).
+ */
 type Fate = 'good' | 'bad' | 'lost'
 
 interface World {
@@ -348,7 +349,7 @@ function play(
       continue
     }
     if (steps < 200 && choose(40) === 0) {
-      bench.feed({ type: 'cancel', error: broken })
+      bench.feed({ kind: 'cancel', error: broken })
       continue
     }
     if (pending.length === 0) throw new Error(`stuck in ${bench.at.state}: nothing is under way`)
@@ -357,7 +358,7 @@ function play(
     if (effect.do === 'timer' && pending.length > 1 && steps < 200 && choose(30) !== 0) continue
     pending = pending.filter((e) => e !== effect)
     for (const event of answersTo(effect, fate(), vms, world, bench)) {
-      if (event.type !== 'deadline' && event.type !== 'stored' && event.type !== 'storeFailed') events.push(event)
+      if (event.kind !== 'deadline' && event.kind !== 'stored' && event.kind !== 'storeFailed') events.push(event)
       bench.feed(event)
     }
   }
@@ -373,34 +374,34 @@ function answersTo(
 ): SnapshotEvent[] {
   if (effect.do === 'timer') {
     bench.ms += effect.afterMs
-    return [{ type: 'deadline', timer: effect.timer }]
+    return [{ kind: 'deadline', timer: effect.timer }]
   }
   if (effect.do === 'store') {
-    if (fate === 'bad') return [{ type: 'storeFailed', error: broken }]
+    if (fate === 'bad') return [{ kind: 'storeFailed', error: broken }]
     world.written.push(effect.manifest)
-    return [{ type: 'stored' }]
+    return [{ kind: 'stored' }]
   }
   if (effect.do === 'progress' || effect.do === 'finish' || fate === 'lost') return []
   const { host } = effect
   if (fate === 'bad') {
-    if (effect.do === 'take') return [{ type: 'local', host, event: { type: 'failed', error: broken } }]
-    return [{ type: 'agentFailed', host, call: effect.do, error: broken }]
+    if (effect.do === 'take') return [{ kind: 'local', host, event: { type: 'failed', error: broken } }]
+    return [{ kind: 'agentFailed', host, call: effect.do, error: broken }]
   }
   switch (effect.do) {
     case 'preflight':
-      return [{ type: 'preflighted', host, preflight: preflightOf(host, vms(host)) }]
+      return [{ kind: 'preflighted', host, preflight: preflightOf(host, vms(host)) }]
     case 'prepare':
       world.prepared.add(host)
-      return [{ type: 'prepared', host }]
+      return [{ kind: 'prepared', host }]
     case 'take': {
       world.done.add(host)
-      const cuts = vms(host).map((vm): SnapshotEvent => ({ type: 'local', host, event: { type: 'cut', vm, atUs: 5 } }))
+      const cuts = vms(host).map((vm): SnapshotEvent => ({ kind: 'local', host, event: { type: 'cut', vm, atUs: 5 } }))
       const part = partOf(host, vms(host), 'demo', bench.at.data.epoch)
-      return [...cuts, { type: 'local', host, event: { type: 'done', part } }]
+      return [...cuts, { kind: 'local', host, event: { type: 'done', part } }]
     }
     case 'discard':
       world.confirmed.add(host)
-      return [{ type: 'discarded', host }]
+      return [{ kind: 'discarded', host }]
   }
 }
 
@@ -449,9 +450,9 @@ t.test('the same schedule gives the same run', async (t) => {
 
 t.test('a manifest that failed keeps no parts', async (t) => {
   const bench = new Bench().reach('committing')
-  bench.feed({ type: 'storeFailed', error: broken })
-  bench.feed({ type: 'discarded', host: 'a' })
-  bench.feed({ type: 'discarded', host: 'b' })
+  bench.feed({ kind: 'storeFailed', error: broken })
+  bench.feed({ kind: 'discarded', host: 'a' })
+  bench.feed({ kind: 'discarded', host: 'b' })
   const failed = bench.of('store').at(-1)?.manifest
   t.match(failed, { state: 'failed', parts: [], figures: null, error: { code: 'SOCKET_UNREACHABLE' } })
   t.notSame(failed, manifestOf(layout))

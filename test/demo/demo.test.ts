@@ -1,4 +1,5 @@
-// The demo as the end-to-end test: its own checks on real parts, and that it leaves nothing behind, also when interrupted.
+// The demo as the end-to-end test: its own checks on real parts, and that it leaves nothing behind, also when
+// interrupted.
 
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// The whole idea on real parts, from one command: a lab of two hosts and three machines, a snapshot while they work, all
-// machines killed, restored with the hosts swapped, and the checks that nothing was lost, doubled or reordered.
+// The whole idea on real parts, from one command: a lab of two hosts and three machines, a snapshot while they work,
+// all machines killed, restored with the hosts swapped, and the checks that nothing was lost, doubled or reordered.
 
 import { writeFileSync } from 'node:fs'
 import { cpus, release } from 'node:os'

@@ -1,5 +1,5 @@
-// Hosts that come and go, with real machines: one loses its power and comes back without its TAPs, then it is lost for good, with
-// all that it had. What lists and `verify` say of a snapshot meanwhile, and what can be restored.
+// Hosts that come and go, with real machines: one loses its power and comes back without its TAPs, then it is lost for
+// good, with all that it had. What lists and `verify` say of a snapshot meanwhile, and what can be restored.
 
 import t, { type Test } from 'tap'
 import { SwitchClient } from '../../src/api/client.js'
@@ -82,7 +82,8 @@ t.test('a host reboots, and is lost', { skip: process.getuid?.() === 0 ? false :
       await restore()
       t.same(await waiting(), [])
       await runsOn(t, lab)
-      // The machine that a restore has started there is gone after the next reboot, too: its port, from the records, waits.
+      // The machine that a restore has started there is gone after the next reboot, too: its port, from the records,
+      // waits.
       await lab.powerOff('b')
       await lab.powerOn('b')
       await lab.startSwitch('b')

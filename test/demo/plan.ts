@@ -1,5 +1,5 @@
-// What the demo's lab is and does: two hosts, three machines, a ring over all of them, a UDP stream between hosts and one
-// within a host.
+// What the demo's lab is and does: two hosts, three machines, a ring over all of them, a UDP stream between hosts and
+// one within a host.
 
 import { bitsOf, ringResult } from '../../guest/expected.js'
 import type { LabPlan } from '../lab/lab.js'

@@ -1,5 +1,5 @@
-// The link between two hosts under real guests, daemons and coordinator: its device goes away and comes back, between snapshots
-// and in the middle of one; and devices that cut long frames up on their way.
+// The link between two hosts under real guests, daemons and coordinator: its device goes away and comes back, between
+// snapshots and in the middle of one; and devices that cut long frames up on their way.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
@@ -90,7 +90,9 @@ class Bench {
     ])
   }
 
-  /** The snapshot is refused or fails, in words; nothing is under way any more, all gates are open, the machines run. */
+  /**
+   * The snapshot is refused or fails, in words; nothing is under way any more, all gates are open, the machines run.
+   */
   async failed(t: Test, code: string, creating: Promise<CommandResult>): Promise<void> {
     const result = await creating
     t.equal(result.code, 1)
@@ -159,7 +161,8 @@ t.test('the trunk between two hosts', { skip: process.getuid?.() === 0 ? false :
     await bench.failed(t, 'DEVICE_DOWN', refused())
     await atA('link', 'set', 'to-b', 'up')
     await bench.joined()
-    // What it has lost counts as lost, and not as under way, when it was missing in three HELLOs: until then in a snapshot, too.
+    // What it has lost counts as lost, and not as under way, when it was missing in three HELLOs: until then in a
+    // snapshot, too.
     await bench.news('three HELLOs', (before, now) => now.ms > before.ms + 3000)
     for (let attempt = 1; attempt < 5; attempt++) {
       if ((await bench.create(`settling${attempt}`)).figures?.lost === 0) break

@@ -1,5 +1,6 @@
-// The demo's story with the hosts on a shared LAN instead of joined by a trunk, and an outside host on it that talks to a
-// machine all the while: the same checks hold, and the outside host loses nothing and is given nothing that is not for it.
+// The demo's story with the hosts on a shared LAN instead of joined by a trunk, and an outside host on it that talks to
+// a machine all the while: the same checks hold, and the outside host loses nothing and is given nothing that is not
+// for it.
 
 import { spawn } from 'node:child_process'
 import t, { type Test } from 'tap'

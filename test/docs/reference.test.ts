@@ -1,4 +1,5 @@
-// The reference says what the program is: made anew it is as it stands, every key has a meaning, examples are configurations.
+// The reference says what the program is: made anew it is as it stands, every key has a meaning, examples are
+// configurations.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
-// The delivery rule, judged against the table of the protocol, written down here once more and gone through exhaustively.
+// The delivery rule, judged against the table of the protocol, written down here once more and gone through
+// exhaustively.
 
 import t from 'tap'
 import { judge, Verdict } from '../../src/epoch/delivery.js'

@@ -1,5 +1,5 @@
-// A channel between two switches, seen from one of them: peers that come and restart, markers and their repeats, closure by
-// count and by deadline, losses of ordinary running.
+// A channel between two switches, seen from one of them: peers that come and restart, markers and their repeats,
+// closure by count and by deadline, losses of ordinary running.
 
 import t from 'tap'
 import { type ChannelWords, Ends, NO_END, PeerChannel, UNCOUNTED } from '../../src/epoch/peer-channel.js'
@@ -249,7 +249,10 @@ t.test(
           lost = 0
           chosen = ends
         }
-        /** No frame is under way while three ends come and go: so long do none travel, and generations are enough for two. */
+        /**
+         * No frame is under way while three ends come and go: so long do none travel, and generations are enough for
+         * two.
+         */
         const mayBegin = () => {
           if (epoch === 2 || ends >= MAX_ENDS) return false
           if (wire.some((item) => 'color' in item && item.generation !== UNCOUNTED && item.chosen < ends)) return false

@@ -1,5 +1,5 @@
-// Sends a million frames through a forwarder and prints, as JSON, what that cost the JavaScript heap. A process of its own
-// (started with --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
+// Sends a million frames through a forwarder and prints, as JSON, what that cost the JavaScript heap. A process of its
+// own (started with --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
 
 import { Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import { colorVid } from '../../src/frame/color-tag.js'

@@ -1,8 +1,7 @@
-// The same as allocation-run.ts for an uplink whose peers have agreed: a member's frames to and from another host by the DSCP
-// bit, and to and from an outside host.
+// The same as allocation-run.ts for an uplink whose peers have agreed: a member's frames to and from another host by
+// the DSCP bit, and to and from an outside host.
 
 import { EtherType } from '../../src/frame/ethernet.js'
-import type { Frame } from '../../src/frame/frame.js'
 import { measure } from './allocation.js'
 import { ip, Lan, UPLINK } from './lan.js'
 import { frame, mac } from './rig.js'
@@ -25,8 +24,7 @@ for (const port of forwarder.ports) {
   const counting = port.isMember ? port.output : null
   if (counting !== null) counting.send = () => ++count > 0
 }
-const { device } = forwarder.uplink as unknown as { device: { send(frame: Frame): boolean } }
-device.send = () => ++count > 0
+a.device.send = () => ++count > 0
 
 const [member, remote] = [a.macOf(1), b.macOf(1)]
 const frames = [

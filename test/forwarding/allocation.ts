@@ -1,5 +1,5 @@
-// What passing a million frames costs the JavaScript heap, printed as JSON. In a process of its own (started with --expose-gc by
-// allocation.test.ts), so that nothing else allocates meanwhile.
+// What passing a million frames costs the JavaScript heap, printed as JSON. In a process of its own (started with
+// --expose-gc by allocation.test.ts), so that nothing else allocates meanwhile.
 
 import { PerformanceObserver } from 'node:perf_hooks'
 
@@ -31,7 +31,8 @@ export async function measure(pass: (frames: number) => void, count: () => numbe
   }
 
   pass(300_000)
-  // The compiler changes its mind now and then, which costs heap as well; what the code itself allocates it allocates each time.
+  // The compiler changes its mind now and then, which costs heap as well; what the code itself allocates it allocates
+  // each time.
   let best = await round()
   for (let i = 1; i < ROUNDS; i++) {
     const next = await round()

@@ -1,4 +1,5 @@
-// Peers that share a key: they find one another, and nothing recorded, reflected, forged or sent to somebody else is believed.
+// Peers that share a key: they find one another, and nothing recorded, reflected, forged or sent to somebody else is
+// believed.
 
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'
@@ -91,9 +92,6 @@ t.test('no snapshot without the key; with it markers are taken and acknowledged'
 
 t.test('unsealed, forged and damaged frames do nothing', async (t) => {
   const [a, b] = [station('a', A), station('b', B)]
-  const told: string[] = []
-  const { events } = a.forwarder.trunks as unknown as { events: { refused: (port: number, reason: string) => void } }
-  events.refused = (port, reason) => told.push(`${port} ${reason}`)
   pass(a, b, 0)
   const message = { bootId: B, network: 'lab0', host: 'b', ...UNHEARD, epoch: 9, count: 0 } as const
   const forged = { sequence: 2 ** 52, heard: { bootId: A, sequence: a.now * 1000 } }
@@ -113,7 +111,7 @@ t.test('unsealed, forged and damaged frames do nothing', async (t) => {
   t.equal(drops(a, 'control-unauthenticated'), refused)
   t.same(peers(a), [B])
   t.equal(a.events.length, 1, 'no early frame, no new peer')
-  t.same(told, [`${TRUNK} control-unauthenticated`], 'said once')
+  t.same(a.refused, [`${TRUNK} control-unauthenticated`], 'said once')
   hear(a, good)
   t.same(refusals(a), [refused, 0, 0, 0], 'the undamaged one is taken')
 })
@@ -146,7 +144,8 @@ t.test('what was meant for another switch, and what comes back to its sender, is
   const [a, b, c] = [station('a', A), station('b', B), station('c', 'cccccccccccccccc')]
   pass(a, c, 0)
   a.clear()
-  // The same boot of a on another trunk, with b: one sequence for all, so nothing but the receiver's name tells them apart.
+  // The same boot of a on another trunk, with b: one sequence for all, so nothing but the receiver's name tells them
+  // apart.
   const fromAToB = (type: ControlType) =>
     encodeSealed(
       {

@@ -1,5 +1,5 @@
-// What comes late from before: a discard of an older snapshot while a newer one cuts, frames of a former incarnation after a
-// restore. Both were found by the simulation of random schedules.
+// What comes late from before: a discard of an older snapshot while a newer one cuts, frames of a former incarnation
+// after a restore. Both were found by the simulation of random schedules.
 
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'

@@ -1,5 +1,5 @@
-// Forwarders on a LAN: hosts with members, outside hosts, and between them a switch that learns addresses and floods what it
-// does not know, as any. Frames wait on the LAN until it runs, so that a test can look at them and lose them.
+// Forwarders on a LAN: hosts with members, outside hosts, and between them a switch that learns addresses and floods
+// what it does not know, as any. Frames wait on the LAN until it runs, so that a test can look at them and lose them.
 
 import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
@@ -32,10 +32,17 @@ export class LanHost {
   readonly early: number[] = []
   readonly heard: string[] = []
   readonly plainPort: number
-  private readonly lan: Lan
+  /** Its way onto the LAN. */
+  readonly device = {
+    send: (sent: Frame): boolean => {
+      this.#lan.put(this.name, sent)
+      return true
+    },
+  }
+  readonly #lan: Lan
 
   constructor(lan: Lan, name: string, boot: string, members: number, options: HostOptions, epoch: number) {
-    this.lan = lan
+    this.#lan = lan
     this.name = name
     const { color = 'dscp', mtu = 1500, plain = 0, ...rest } = options
     this.forwarder = new Forwarder({ ...defaults, ...rest, host: name, bootId: boot }, this.counters, {
@@ -46,12 +53,7 @@ export class LanHost {
     this.forwarder.network.raiseEpoch(epoch)
     const spec = { vm: null, epoch: 0, mac: this.mac }
     const uplink = { index: UPLINK, name: 'uplink', kind: 'uplink' as const, ...spec, uplink: { mtu, color } }
-    this.forwarder.addPort(uplink, {
-      send: (sent) => {
-        lan.put(name, sent)
-        return true
-      },
-    })
+    this.forwarder.addPort(uplink, this.device)
     for (let i = 0; i < members + plain; i++) {
       const index = MEMBERS + i
       const kind = i < members ? ('member' as const) : ('plain' as const)
@@ -74,7 +76,7 @@ export class LanHost {
 
   /** A member sends. */
   send(member: number, words: FrameWords): void {
-    this.forwarder.receive(member, frame({ from: this.macOf(member), ...words }), this.lan.now)
+    this.forwarder.receive(member, frame({ from: this.macOf(member), ...words }), this.#lan.now)
   }
 
   drops(reason: keyof typeof Drop): number {
@@ -84,7 +86,7 @@ export class LanHost {
   get peers(): { host: string | null; alive: boolean }[] {
     return this.forwarder.ports
       .filter((port) => port.peer !== null)
-      .map((port) => ({ host: port.channel!.host, alive: this.forwarder.trunks.isAlive(port, this.lan.now) }))
+      .map((port) => ({ host: port.channel!.host, alive: this.forwarder.trunks.isAlive(port, this.#lan.now) }))
   }
 }
 
@@ -96,7 +98,7 @@ export class Lan {
   readonly wire: OnLan[] = []
   /** All that was ever put on it since the last `forget`. */
   seen: OnLan[] = []
-  private readonly learned = new Map<string, string>()
+  readonly #learned = new Map<string, string>()
 
   host(name: string, members: number, options: HostOptions = {}, epoch = 0, boot = name.repeat(16)): LanHost {
     const host = new LanHost(this, name, boot, members, options, epoch)
@@ -143,9 +145,9 @@ export class Lan {
   receivers(copy: OnLan): string[] {
     const text = (offset: number) => Buffer.from(copy.bytes.subarray(offset, offset + 6)).toString('hex')
     const to = text(VNET_HEADER_LENGTH)
-    this.learned.set(text(VNET_HEADER_LENGTH + 6), copy.from)
+    this.#learned.set(text(VNET_HEADER_LENGTH + 6), copy.from)
     const isGroup = (copy.bytes[VNET_HEADER_LENGTH] & 1) === 1
-    const known = isGroup ? undefined : this.learned.get(to)
+    const known = isGroup ? undefined : this.#learned.get(to)
     const others = [...this.hosts.keys(), ...this.outside.keys()].filter((name) => name !== copy.from)
     return known === undefined ? others : others.filter((name) => name === known)
   }

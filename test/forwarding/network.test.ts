@@ -1,5 +1,5 @@
-// What a forwarder's parts share: the epoch and the fence only grow, whoever raises them, and ports come and go with what is
-// known of them.
+// What a forwarder's parts share: the epoch and the fence only grow, whoever raises them, and ports come and go with
+// what is known of them.
 
 import t from 'tap'
 import { createCounters } from '../../switch/forwarding/counters.js'

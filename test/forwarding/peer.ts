@@ -1,5 +1,5 @@
-// A peer switch at the other end of a rig's trunk, as far as control frames go: it agrees with the rig on what is counted,
-// and then says what a test wants it to say.
+// A peer switch at the other end of a rig's trunk, as far as control frames go: it agrees with the rig on what is
+// counted, and then says what a test wants it to say.
 
 import { Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import { colorVid } from '../../src/frame/color-tag.js'

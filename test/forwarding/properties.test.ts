@@ -1,6 +1,6 @@
-// The promises of gate and delivery rule, under random interleavings of frames and commands: nothing is lost, doubled or
-// reordered between any sender and receiver; no frame is received before a cut that was sent after one; and the channel
-// state is exactly what crossed the cut.
+// The promises of gate and delivery rule, under random interleavings of frames and commands: nothing is lost, doubled
+// or reordered between any sender and receiver; no frame is received before a cut that was sent after one; and the
+// channel state is exactly what crossed the cut.
 
 import t from 'tap'
 import { ControlType } from '../../src/frame/control.js'
@@ -76,43 +76,43 @@ class Run {
   constructor() {
     this.peer.meet(1)
     // Everybody is known, so that frames to one go to one only.
-    for (const from of [...MEMBERS, PLAIN]) this.send(from, -1)
-    for (const from of REMOTE) this.send(from, -1)
+    for (const from of [...MEMBERS, PLAIN]) this.#send(from, -1)
+    for (const from of REMOTE) this.#send(from, -1)
   }
 
   perform(one: Step): void {
     const { forwarder, now } = this.rig
     const { snapshots } = forwarder
     const actions = {
-      local: () => this.send(one.from!, one.to!),
-      remote: () => this.send(one.from!, one.to!),
+      local: () => this.#send(one.from!, one.to!),
+      remote: () => this.#send(one.from!, one.to!),
       remoteCut: () => this.remoteEpoch.set(one.from!, Math.min(this.target, this.remoteEpoch.get(one.from!)! + 1)),
-      gate: () => this.watch(() => snapshots.gate([one.port!], now)),
-      flip: () => this.watch(() => snapshots.flip([one.port!], this.target, [0], now)),
-      release: () => this.watch(() => snapshots.release([one.port!], now, [one.most!])),
-      drain: () => this.watch(() => snapshots.drain(MEMBERS, now, [one.most!, 1, 1])),
-      begin: () => snapshots.openEpoch ?? this.watch(() => snapshots.begin(this.target, 'buffer', 1e15, now)),
-      marker: () => this.marker(),
-      everybody: () => this.everybody(),
+      gate: () => this.#watch(() => snapshots.gate([one.port!], now)),
+      flip: () => this.#watch(() => snapshots.flip([one.port!], this.target, [0], now)),
+      release: () => this.#watch(() => snapshots.release([one.port!], now, [one.most!])),
+      drain: () => this.#watch(() => snapshots.drain(MEMBERS, now, [one.most!, 1, 1])),
+      begin: () => snapshots.openEpoch ?? this.#watch(() => snapshots.begin(this.target, 'buffer', 1e15, now)),
+      marker: () => this.#marker(),
+      everybody: () => this.#everybody(),
       advance: () => this.finish(),
-      tick: () => this.watch(() => this.rig.tick(7)),
+      tick: () => this.#watch(() => this.rig.tick(7)),
     } satisfies Record<Step['kind'], () => unknown>
     actions[one.kind]()
   }
 
   /** All that have not cut yet do, here and there. */
-  private everybody(): void {
+  #everybody(): void {
     const { snapshots } = this.rig.forwarder
     for (const from of REMOTE) this.remoteEpoch.set(from, this.target)
-    this.watch(() => snapshots.flip(MEMBERS, this.target, [0, 0, 0], this.rig.now))
-    this.watch(() => snapshots.release(MEMBERS, this.rig.now))
+    this.#watch(() => snapshots.flip(MEMBERS, this.target, [0, 0, 0], this.rig.now))
+    this.#watch(() => snapshots.release(MEMBERS, this.rig.now))
   }
 
   /** The peer's word that all its members have cut, once they have. */
-  private marker(): void {
+  #marker(): void {
     if ([...this.remoteEpoch.values()].some((epoch) => epoch < this.target)) return
     const count = this.sent.filter(({ from, color }) => REMOTE.includes(from) && color < this.target).length
-    this.watch(() => this.peer.say(ControlType.MARKER, this.target, count))
+    this.#watch(() => this.peer.say(ControlType.MARKER, this.target, count))
   }
 
   /** The snapshot ends and everybody moves on; its channel state is compared. */
@@ -125,7 +125,7 @@ class Run {
         this.recorded.push({ port, id, epoch })
       }
     }
-    this.watch(() => snapshots.advance(this.target, this.rig.now))
+    this.#watch(() => snapshots.advance(this.target, this.rig.now))
     this.target++
   }
 
@@ -133,21 +133,21 @@ class Run {
     return this.rig.events.some((event) => event.kind === 'closed' && event.epoch === this.target)
   }
 
-  private send(from: number, to: number): void {
+  #send(from: number, to: number): void {
     const id = this.sent.length + 1
     const { forwarder } = this.rig
     const remote = REMOTE.includes(from)
     const color = remote ? this.remoteEpoch.get(from)! : from === PLAIN ? -1 : forwarder.byIndex[from]!.epoch
     this.sent.push({ id, from, color, to })
     const words = { id, from: mac(from + 1), to: to < 0 ? GROUP : mac(to + 1) }
-    this.watch(() => {
+    this.#watch(() => {
       if (remote) this.rig.receive(TRUNK, { ...words, tag: this.peer.tag(color) })
       else this.rig.receive(from, words)
     })
   }
 
   /** Notes what comes out while `act` runs, with the receiver's epoch at that instant. */
-  private watch(act: () => unknown): void {
+  #watch(act: () => unknown): void {
     act()
     const { forwarder, outputs } = this.rig
     const open = forwarder.snapshots.openEpoch

@@ -106,6 +106,8 @@ export class Rig {
   readonly counters = createCounters()
   readonly outputs: RecordingOutput[] = []
   readonly events: RigEvent[] = []
+  /** What the forwarder has said of control frames that it refused. */
+  readonly refused: string[] = []
   now = 1_700_000_000_000
 
   /** Ports get the indexes 0, 1, …; every member belongs to a VM of its own, `vm<index>`. */
@@ -115,6 +117,7 @@ export class Rig {
       peer: (port, host, bootId, epoch) => this.events.push({ kind: 'peer', port, host, bootId, epoch }),
       closed: (epoch, closures) => this.events.push({ kind: 'closed', epoch, closures }),
       broken: (epoch, port, host) => this.events.push({ kind: 'broken', epoch, port, host }),
+      refused: (port, reason) => this.refused.push(`${port} ${reason}`),
     })
     this.forwarder.network.raiseEpoch(epoch)
     for (const [index, kind] of kinds.entries()) this.add(index, kind, epoch)

@@ -1,5 +1,5 @@
-// A forwarder's part in snapshots and restores, step by step: gate, hold, early, cut, in-transit, residue, release, markers,
-// closure, advance, fence, preload, announce.
+// A forwarder's part in snapshots and restores, step by step: gate, hold, early, cut, in-transit, residue, release,
+// markers, closure, advance, fence, preload, announce.
 
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'

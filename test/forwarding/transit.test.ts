@@ -1,5 +1,5 @@
-// A switch that passes frames from trunk to trunk: what one peer sent before its cut still goes through it to the others, so
-// they hear of its own cut only when that has come to an end. Found by the simulation of random schedules.
+// A switch that passes frames from trunk to trunk: what one peer sent before its cut still goes through it to the
+// others, so they hear of its own cut only when that has come to an end. Found by the simulation of random schedules.
 
 import t from 'tap'
 import { colorVid } from '../../src/frame/color-tag.js'

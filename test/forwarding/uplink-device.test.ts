@@ -1,4 +1,5 @@
-// An uplink whose device changes under it: another MTU, another address. Frames go on to arrive once, and with their color.
+// An uplink whose device changes under it: another MTU, another address. Frames go on to arrive once, and with their
+// color.
 
 import t from 'tap'
 import { CARRIER_HEADER_LENGTH } from '../../src/frame/carrier.js'

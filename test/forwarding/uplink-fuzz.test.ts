@@ -1,5 +1,5 @@
-// An uplink that is sent damaged frames of every kind that travels there, from wherever they claim to come: it throws nothing,
-// opens no cut, and goes on working.
+// An uplink that is sent damaged frames of every kind that travels there, from wherever they claim to come: it throws
+// nothing, opens no cut, and goes on working.
 
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'

@@ -1,6 +1,6 @@
-// Uplinks under random schedules: three hosts and an outside host on a LAN that delays each way as it likes, members that send
-// all kinds of frames to everybody, snapshots one after the other. Every frame arrives once and in order, none as an orphan,
-// the channel state is exact, and the outside host is given its own frames only.
+// Uplinks under random schedules: three hosts and an outside host on a LAN that delays each way as it likes, members
+// that send all kinds of frames to everybody, snapshots one after the other. Every frame arrives once and in order,
+// none as an orphan, the channel state is exact, and the outside host is given its own frames only.
 
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
@@ -37,15 +37,15 @@ class Schedule {
   readonly sent = new Map<number, Sent>()
   readonly got: Got[] = []
   readonly state: { id: number; by: string; epoch: number }[] = []
-  private readonly pending = new Map<string, { copy: OnLan; at: number }[]>()
-  private nextId = 1
-  private epoch = 4
-  private waiting: (() => void)[] = []
-  private readonly random: Random
+  readonly #pending = new Map<string, { copy: OnLan; at: number }[]>()
+  #nextId = 1
+  #epoch = 4
+  #waiting: (() => void)[] = []
+  readonly #random: Random
 
   constructor(random: Random, color: 'dscp' | 'carrier') {
-    this.random = random
-    this.hosts = ['a', 'b', 'c'].map((name) => this.lan.host(name, 2, { color }, this.epoch))
+    this.#random = random
+    this.hosts = ['a', 'b', 'c'].map((name) => this.lan.host(name, 2, { color }, this.#epoch))
     this.lan.outsider('o')
     this.lan.pass(300)
     for (const host of this.hosts) for (const member of [1, 2]) host.send(member, { type: EtherType.ARP })
@@ -56,39 +56,39 @@ class Schedule {
   }
 
   step(): void {
-    const dice = this.random.next()
-    if (dice < 0.4) this.send()
-    else if (dice < 0.45) this.sendFromOutside()
-    else if (dice < 0.85) this.deliverOne()
-    else if (dice < 0.95) this.tick(this.random.integer(0, 29))
-    else this.progress()
-    this.collect()
+    const dice = this.#random.next()
+    if (dice < 0.4) this.#send()
+    else if (dice < 0.45) this.#sendFromOutside()
+    else if (dice < 0.85) this.#deliverOne()
+    else if (dice < 0.95) this.#tick(this.#random.integer(0, 29))
+    else this.#progress()
+    this.#collect()
   }
 
   /** Ends what is under way and looks at all that has come. */
   finish(): void {
-    while (this.waiting.length > 0) this.progress()
-    for (let i = 0; i < 20; i++) this.tick(50)
-    for (const host of this.hosts) this.end(host)
+    while (this.#waiting.length > 0) this.#progress()
+    for (let i = 0; i < 20; i++) this.#tick(50)
+    for (const host of this.hosts) this.#end(host)
   }
 
-  private send(): void {
-    const host = this.random.pick(this.hosts)
-    const member = this.random.integer(1, 2)
-    const other = this.random.pick(this.hosts)
-    const target = this.random.integer(1, 2)
-    const id = this.nextId++
-    const kind = this.random.pick<(to: Uint8Array) => FrameWords>([
+  #send(): void {
+    const host = this.#random.pick(this.hosts)
+    const member = this.#random.integer(1, 2)
+    const other = this.#random.pick(this.hosts)
+    const target = this.#random.integer(1, 2)
+    const id = this.#nextId++
+    const kind = this.#random.pick<(to: Uint8Array) => FrameWords>([
       (to) => ({ ...ip(4, id), to }),
       (to) => ({ ...ip(6, id), to }),
       (to) => ({ ...ip(4, id, 4), to }),
       (to) => ({ ...ip(4, id, 0xb8, 1500), to }),
       (to) => ({ type: EtherType.ARP, id, to }),
     ])
-    const from = this.random.next() < 0.1 ? nested(host, member) : host.macOf(member)
+    const from = this.#random.next() < 0.1 ? nested(host, member) : host.macOf(member)
     const color = host.forwarder.byIndex[member]!.epoch
     const sender = `${host.name}${member}`
-    const where = this.random.next()
+    const where = this.#random.next()
     let to: string | null = null
     let words = kind(GROUP)
     if (where < 0.6) {
@@ -103,80 +103,80 @@ class Schedule {
     host.send(member, { ...words, from })
   }
 
-  private sendFromOutside(): void {
-    const id = this.nextId++
-    const host = this.random.pick(this.hosts)
-    const toAll = this.random.next() < 0.3
+  #sendFromOutside(): void {
+    const id = this.#nextId++
+    const host = this.#random.pick(this.hosts)
+    const toAll = this.#random.next() < 0.3
     this.sent.set(id, { from: 'o', color: NO_COLOR, to: toAll ? null : `${host.name}1` })
-    this.lan.send('o', { ...ip(4, id, this.random.next() < 0.5 ? 4 : 0), from: O, to: toAll ? GROUP : host.macOf(1) })
+    this.lan.send('o', { ...ip(4, id, this.#random.next() < 0.5 ? 4 : 0), from: O, to: toAll ? GROUP : host.macOf(1) })
   }
 
   /** One frame on one way of the LAN: on each way they keep their order, as on any. */
-  private deliverOne(): void {
-    this.scatter()
-    const ways = [...this.pending.keys()]
-    if (ways.length > 0) this.take(this.random.pick(ways))
+  #deliverOne(): void {
+    this.#scatter()
+    const ways = [...this.#pending.keys()]
+    if (ways.length > 0) this.#take(this.#random.pick(ways))
   }
 
-  private tick(ms: number): void {
-    this.scatter()
-    for (const [way, queue] of [...this.pending]) {
-      while (queue.length > 0 && this.lan.now - queue[0].at > SLOW) this.take(way)
+  #tick(ms: number): void {
+    this.#scatter()
+    for (const [way, queue] of [...this.#pending]) {
+      while (queue.length > 0 && this.lan.now - queue[0].at > SLOW) this.#take(way)
     }
     this.lan.now += ms
     for (const host of this.hosts) host.forwarder.tick(this.lan.now)
     if (ms < 50) return
     for (;;) {
-      this.scatter()
-      if (this.pending.size === 0) break
-      for (const way of [...this.pending.keys()]) this.take(way)
+      this.#scatter()
+      if (this.#pending.size === 0) break
+      for (const way of [...this.#pending.keys()]) this.#take(way)
     }
-    this.collect()
+    this.#collect()
   }
 
-  private scatter(): void {
+  #scatter(): void {
     for (const copy of this.lan.wire.splice(0)) {
       for (const to of this.lan.receivers(copy)) {
         const way = `${copy.from}>${to}`
-        const queue = this.pending.get(way) ?? []
+        const queue = this.#pending.get(way) ?? []
         queue.push({ copy, at: this.lan.now })
-        this.pending.set(way, queue)
+        this.#pending.set(way, queue)
       }
     }
   }
 
-  private take(way: string): void {
-    const queue = this.pending.get(way)!
+  #take(way: string): void {
+    const queue = this.#pending.get(way)!
     const { copy } = queue.shift()!
-    if (queue.length === 0) this.pending.delete(way)
+    if (queue.length === 0) this.#pending.delete(way)
     this.lan.give(way.slice(way.indexOf('>') + 1), copy)
-    this.collect()
+    this.#collect()
   }
 
   /** The next thing that happens in a snapshot, in any order that hosts could do it in. */
-  private progress(): void {
-    if (this.waiting.length > 0) {
-      const at = this.random.integer(0, this.waiting.length - 1)
-      this.waiting.splice(at, 1)[0]()
-      this.collect()
+  #progress(): void {
+    if (this.#waiting.length > 0) {
+      const at = this.#random.integer(0, this.#waiting.length - 1)
+      this.#waiting.splice(at, 1)[0]()
+      this.#collect()
       return
     }
     // The coordinator begins another one when all parts are done.
     if (this.hosts.some((host) => host.forwarder.snapshots.openEpoch !== null && host.closed.length === 0)) return
-    for (const host of this.hosts) this.end(host)
-    const epoch = ++this.epoch
+    for (const host of this.hosts) this.#end(host)
+    const epoch = ++this.#epoch
     for (const host of this.hosts) {
       const flips = [1, 2].map((member) => () => {
         host.forwarder.snapshots.flip([member], epoch, [0], this.lan.now)
       })
-      this.waiting.push(() => {
+      this.#waiting.push(() => {
         host.forwarder.snapshots.begin(epoch, 'buffer', LATER, this.lan.now)
-        this.waiting.push(...flips)
+        this.#waiting.push(...flips)
       })
     }
   }
 
-  private end(host: LanHost): void {
+  #end(host: LanHost): void {
     const epoch = host.forwarder.snapshots.openEpoch
     if (epoch === null) return
     for (const { copy, port } of host.forwarder.snapshots.end().frames) {
@@ -188,7 +188,7 @@ class Schedule {
     }
   }
 
-  private collect(): void {
+  #collect(): void {
     for (const host of this.hosts) {
       for (const member of [1, 2]) {
         const { epoch } = host.forwarder.byIndex[member]!

@@ -1,5 +1,5 @@
-// An uplink: peers find one another on a LAN, members' frames arrive once and with their color, outside hosts see nothing
-// but what is theirs.
+// An uplink: peers find one another on a LAN, members' frames arrive once and with their color, outside hosts see
+// nothing but what is theirs.
 
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'

@@ -1,4 +1,5 @@
-// The `tag` color codec: epoch -> VID -> epoch, as long as both ends are within half the number of colors of each other.
+// The `tag` color codec: epoch -> VID -> epoch, as long as both ends are within half the number of colors of each
+// other.
 
 import t from 'tap'
 import {

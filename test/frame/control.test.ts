@@ -1,5 +1,5 @@
-// The codec of control frames: what is written is read, and nothing that a network can do to the bytes makes it throw or
-// believe what was not written.
+// The codec of control frames: what is written is read, and nothing that a network can do to the bytes makes it throw
+// or believe what was not written.
 
 import t from 'tap'
 import {

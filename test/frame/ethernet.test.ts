@@ -94,7 +94,8 @@ t.test('an announcement is a broadcast RARP request from the address', async (t)
   t.equal(frame.length, 60)
   t.same(frame.slice(0, 6), new Uint8Array(6).fill(0xff))
   t.same(frame.slice(6, 12), address)
-  // RFC 903 in the layout of RFC 826: hardware 1, protocol 0x0800, lengths 6 and 4, operation 3; sender and target hardware.
+  // RFC 903 in the layout of RFC 826: hardware 1, protocol 0x0800, lengths 6 and 4, operation 3; sender and target
+  // hardware.
   t.same(frame.slice(12, 22), Uint8Array.of(0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3))
   t.same(frame.slice(22, 28), address)
   t.same(frame.slice(28, 32), new Uint8Array(4))

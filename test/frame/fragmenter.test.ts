@@ -1,5 +1,5 @@
-// Datagrams in fragments: a receiver that puts them together has what was sent, with its checksum right; everything else is
-// refused. What the kernel's own receiver makes of them: test/hardening/ufo.test.ts.
+// Datagrams in fragments: a receiver that puts them together has what was sent, with its checksum right; everything
+// else is refused. What the kernel's own receiver makes of them: test/hardening/ufo.test.ts.
 
 import assert from 'node:assert/strict'
 import t from 'tap'

@@ -1,5 +1,5 @@
-// GSO frames in tunnels are cut as the kernel cuts them: whatever the tunnel, each frame is one that a strict receiver takes,
-// and together they say what the one said. What needs no cutting, or makes no sense, is left alone.
+// GSO frames in tunnels are cut as the kernel cuts them: whatever the tunnel, each frame is one that a strict receiver
+// takes, and together they say what the one said. What needs no cutting, or makes no sense, is left alone.
 
 import assert from 'node:assert/strict'
 import t from 'tap'

@@ -1,4 +1,5 @@
-// Frames on the wire that a GSO frame stands for: the same number before it is cut up, after, and when put together again.
+// Frames on the wire that a GSO frame stands for: the same number before it is cut up, after, and when put together
+// again.
 
 import t from 'tap'
 import { segmentsOf } from '../../src/frame/segments.js'

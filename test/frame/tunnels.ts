@@ -1,5 +1,5 @@
-// GSO frames in tunnels, as the kernel hands them to a packet socket, and what a receiver would make of frames that are no
-// longer GSO: an independent look at every header, length and checksum.
+// GSO frames in tunnels, as the kernel hands them to a packet socket, and what a receiver would make of frames that are
+// no longer GSO: an independent look at every header, length and checksum.
 
 import assert from 'node:assert/strict'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

@@ -1,5 +1,6 @@
 // Two real guests, back to back over a QEMU stream socket (no switch): the ring must end with the very value that
-// guest/expected.ts computes, the UDP streams without loss; a damaged disk record must be reported by its own guest only.
+// guest/expected.ts computes, the UDP streams without loss; a damaged disk record must be reported by its own guest
+// only.
 
 import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,5 +1,5 @@
-// The guest's program run on this machine over loopback, with the test as its network and as its ring neighbour: it must
-// report every kind of damage, each under its own name, and count exactly.
+// The guest's program run on this machine over loopback, with the test as its network and as its ring neighbour: it
+// must report every kind of damage, each under its own name, and count exactly.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
@@ -30,7 +30,7 @@ async function startProgram(test: Test, directory: string, name: string, words: 
   return new GuestConsole(file)
 }
 
-// --- streams --------------------------------------------------------------------------------------------------------
+// --- streams ---------------------------------------------------------------------------------------------------------
 
 const kindData = 3
 
@@ -83,7 +83,7 @@ t.test('the last datagrams lost are lost too', async (t) => {
   t.match((await to.done(20_000)).receive[0], { received: 95, lost: 5, doubled: 0, reordered: 0 })
 })
 
-// --- the ring -------------------------------------------------------------------------------------------------------
+// --- the ring --------------------------------------------------------------------------------------------------------
 
 interface Token {
   readonly number: number

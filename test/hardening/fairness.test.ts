@@ -1,5 +1,5 @@
-// Many ports flood at once, or the daemon stands still for a while: what is lost is theirs who flood, the quiet ports lose
-// nothing on the way through the switch. Judged by counters, not by time.
+// Many ports flood at once, or the daemon stands still for a while: what is lost is theirs who flood, the quiet ports
+// lose nothing on the way through the switch. Judged by counters, not by time.
 
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'

@@ -1,5 +1,5 @@
-// A guest that writes whatever it likes into its TAP: frames of every length, truncated headers, lying virtio-net headers,
-// forged colors and control frames. The daemon runs on, every frame has a counter, nobody else notices.
+// A guest that writes whatever it likes into its TAP: frames of every length, truncated headers, lying virtio-net
+// headers, forged colors and control frames. The daemon runs on, every frame has a counter, nobody else notices.
 
 import t, { type Test } from 'tap'
 import { CONTROL_GROUP, ControlType, encodeControl } from '../../src/frame/control.js'
@@ -154,8 +154,8 @@ t.test('a hostile guest', root, async (t) => {
   })
 
   await t.test('frames whose header the kernel cannot hand over', async (t) => {
-    // UDP fragmentation (type 3) passes a TAP, but no packet socket can express it (virtio_net_hdr_from_skb), and a ring would jam;
-    // segmentation in tunnels (0x20, 0x40) neither.
+    // UDP fragmentation (type 3) passes a TAP, but no packet socket can express it (virtio_net_hdr_from_skb), and a
+    // ring would jam; segmentation in tunnels (0x20, 0x40) neither.
     const body = udpFrame(4000)
     const was = await settled(a, 'evil')
     let taken = 0

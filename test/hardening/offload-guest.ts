@@ -1,5 +1,6 @@
-// Real guests that can load a network: the tiny guest with iperf3, IPv6 and VLANs. What it lacks is laid over its initramfs
-// (the kernel unpacks several archives one after another); commands go to the shell on its second serial port.
+// Real guests that can load a network: the tiny guest with iperf3, IPv6 and VLANs. What it lacks is laid over its
+// initramfs (the kernel unpacks several archives one after another); commands go to the shell on its second serial
+// port.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { closeSync, cpSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
@@ -57,16 +58,16 @@ export interface OffloadGuestSpec {
 export class OffloadGuest {
   readonly name: string
   readonly id: ProcessId
-  private readonly shell: Socket
-  private said = ''
-  private asked = 0
+  readonly #shell: Socket
+  #said = ''
+  #asked = 0
 
   private constructor(name: string, id: ProcessId, shell: Socket) {
     this.name = name
     this.id = id
-    this.shell = shell
+    this.#shell = shell
     shell.setEncoding('utf8').on('data', (text: string) => {
-      this.said += text
+      this.#said += text
     })
   }
 
@@ -114,16 +115,16 @@ export class OffloadGuest {
 
   /** Runs a line in the guest's shell; returns what it prints. */
   async do(line: string, timeoutMs = 20_000): Promise<string> {
-    const mark = `:${++this.asked}:`
-    const from = this.said.length
+    const mark = `:${++this.#asked}:`
+    const from = this.#said.length
     // The mark is not in the echo of the line.
-    this.shell.write(`\n${line === '' ? '' : `${line}; `}echo "done"'${mark}'\n`)
+    this.#shell.write(`\n${line === '' ? '' : `${line}; `}echo "done"'${mark}'\n`)
     const ended = `done${mark}`
     const found = await until(`${this.name}: ${line}`, timeoutMs, () => {
-      const at = this.said.indexOf(ended, from)
+      const at = this.#said.indexOf(ended, from)
       return at < 0 ? undefined : at
     })
-    return this.said.slice(from, found).replaceAll('\r', '')
+    return this.#said.slice(from, found).replaceAll('\r', '')
   }
 
   /** The same for a line that must succeed. */
@@ -133,7 +134,7 @@ export class OffloadGuest {
   }
 
   async destroy(): Promise<void> {
-    this.shell.destroy()
+    this.#shell.destroy()
     await end([this.id], 0)
   }
 }

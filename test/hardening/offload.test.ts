@@ -1,6 +1,7 @@
-// Offloads in all directions, with real guests: on one switch, over a colored trunk, and to the outside over a plain port;
-// with a driver or device that takes whole GSO frames and unfinished checksums, and one that takes neither. Verdicts: the
-// receiving kernels' own checksum errors, tcpdump's where frames must be finished, and that TCP has next to nothing to send again.
+// Offloads in all directions, with real guests: on one switch, over a colored trunk, and to the outside over a plain
+// port; with a driver or device that takes whole GSO frames and unfinished checksums, and one that takes neither.
+// Verdicts: the receiving kernels' own checksum errors, tcpdump's where frames must be finished, and that TCP has next
+// to nothing to send again.
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,5 +1,5 @@
-// One port overloads the switch, or takes nothing from it: the others lose nothing in it, memory stays bounded, what is dropped
-// has a counter, and the CPU is free again afterwards.
+// One port overloads the switch, or takes nothing from it: the others lose nothing in it, memory stays bounded, what is
+// dropped has a counter, and the CPU is free again afterwards.
 
 import t, { type Test } from 'tap'
 import { TapOffload } from '../../src/linux/tap.js'
@@ -37,7 +37,10 @@ async function lab(t: Test): Promise<Lab> {
   return { world, daemon, noisy, deaf }
 }
 
-/** Writes a burst every few milliseconds, at most `perSecond` frames a second, LOAD_MS worth of them; returns how many were written. */
+/**
+ * Writes a burst every few milliseconds, at most `perSecond` frames a second, LOAD_MS worth of them; returns how many
+ * were written.
+ */
 async function shout(guest: TapGuest, perSecond: number, next: (n: number) => Uint8Array): Promise<number> {
   const start = performance.now()
   const all = (LOAD_MS * perSecond) / 1000

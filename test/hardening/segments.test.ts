@@ -1,6 +1,6 @@
-// Whole GSO frames of a guest (TCP and UDP segments, IPv4 and IPv6, in a VLAN and not) on their way to an outside whose device
-// cuts and finishes nothing itself: what arrives there are frames of one segment each, with right checksums by tcpdump's
-// verdict, in their VLAN, and their contents are what the guest has written.
+// Whole GSO frames of a guest (TCP and UDP segments, IPv4 and IPv6, in a VLAN and not) on their way to an outside whose
+// device cuts and finishes nothing itself: what arrives there are frames of one segment each, with right checksums by
+// tcpdump's verdict, in their VLAN, and their contents are what the guest has written.
 
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

@@ -31,35 +31,35 @@ export function virtioHeader(words: VirtioHeader): Uint8Array {
 const NO_WORK = virtioHeader({})
 
 export class TapGuest {
-  private readonly fd: number
-  private readonly buffer = new Uint8Array(70_000)
+  readonly #fd: number
+  readonly #buffer = new Uint8Array(70_000)
 
   /** Makes the TAP in a namespace; it goes with `close`. `offload`: TapOffload bits that this guest can take. */
   constructor(namespace: string, device: string, offload = 0) {
-    this.fd = inNamespace(namespace, () => openTap(device, { nonBlocking: true }))
-    setTapOffload(this.fd, offload)
+    this.#fd = inNamespace(namespace, () => openTap(device, { nonBlocking: true }))
+    setTapOffload(this.#fd, offload)
   }
 
   /** Null, or the name of the errno that the kernel refuses it with. */
   write(bytes: Uint8Array, header: Uint8Array = NO_WORK): string | null {
-    this.buffer.set(header)
-    this.buffer.set(bytes, header.length)
+    this.#buffer.set(header)
+    this.#buffer.set(bytes, header.length)
     const length = header.length + bytes.length
-    return libc().write(this.fd, this.buffer, length) === length ? null : errnoName(koffi.errno())
+    return libc().write(this.#fd, this.#buffer, length) === length ? null : errnoName(koffi.errno())
   }
 
   /** All that lies ready, virtio-net headers first. */
   read(): Uint8Array[] {
     const frames: Uint8Array[] = []
     for (;;) {
-      const length = libc().read(this.fd, this.buffer, this.buffer.length)
+      const length = libc().read(this.#fd, this.#buffer, this.#buffer.length)
       if (length < 0) return frames
-      frames.push(this.buffer.slice(0, length))
+      frames.push(this.#buffer.slice(0, length))
     }
   }
 
   close(): void {
-    libc().close(this.fd)
+    libc().close(this.#fd)
   }
 }
 

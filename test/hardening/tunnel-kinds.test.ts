@@ -1,5 +1,6 @@
-// Tunnels that not every kernel can make: a guest writes the GSO frames that a kernel with GRE, IPIP or SIT would send. What
-// leaves for a device without offloads are finished frames; tcpdump, which knows all these tunnels, finds every checksum right.
+// Tunnels that not every kernel can make: a guest writes the GSO frames that a kernel with GRE, IPIP or SIT would send.
+// What leaves for a device without offloads are finished frames; tcpdump, which knows all these tunnels, finds every
+// checksum right.
 
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

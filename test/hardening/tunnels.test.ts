@@ -1,6 +1,6 @@
-// Tunnels between endpoints of a switch, whose kernels send whole GSO frames through them: the same bytes arrive as over a
-// kernel bridge, no kernel has seen a wrong checksum, nothing was refused; and where a device takes finished frames only,
-// tcpdump finds every checksum right, outer and inner.
+// Tunnels between endpoints of a switch, whose kernels send whole GSO frames through them: the same bytes arrive as
+// over a kernel bridge, no kernel has seen a wrong checksum, nothing was refused; and where a device takes finished
+// frames only, tcpdump finds every checksum right, outer and inner.
 
 import { createHash } from 'node:crypto'
 import { writeFileSync } from 'node:fs'

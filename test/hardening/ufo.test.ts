@@ -1,5 +1,5 @@
-// A guest that leaves a long UDP datagram to be fragmented by whoever sends it (UFO: old Linux, FreeBSD, Windows). No ring of a
-// packet socket can hold such a frame. It arrives as from a kernel bridge, and no frame beside it is lost.
+// A guest that leaves a long UDP datagram to be fragmented by whoever sends it (UFO: old Linux, FreeBSD, Windows). No
+// ring of a packet socket can hold such a frame. It arrives as from a kernel bridge, and no frame beside it is lost.
 
 import t from 'tap'
 import { sum } from '../frame/tunnels.js'

@@ -1,4 +1,5 @@
-// A machine beside its former self: what keeps it from that, which sockets change places, and taps handed over as descriptors.
+// A machine beside its former self: what keeps it from that, which sockets change places, and taps handed over as
+// descriptors.
 
 import t from 'tap'
 import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu/beside.js'

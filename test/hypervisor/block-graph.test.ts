@@ -1,4 +1,5 @@
-// QEMU's answers about its block graph, as told apart: what stands on what, what a drive is to a snapshot, and why it is none.
+// QEMU's answers about its block graph, as told apart: what stands on what, what a drive is to a snapshot, and why it
+// is none.
 
 import t from 'tap'
 import { readDrives } from '../../src/hypervisor/shared/block-drives.js'
@@ -9,7 +10,9 @@ const here = (filename: string) => ({ path: filename })
 
 type Edge = [parent: string, role: string, child: string, writes?: boolean]
 
-/** Answers of a QEMU with these nodes (driver, and what else it tells), drives and edges; `@x` is a backend, `!x` a job. */
+/**
+ * Answers of a QEMU with these nodes (driver, and what else it tells), drives and edges; `@x` is a backend, `!x` a job.
+ */
 function graphOf(nodes: Record<string, object>, drives: readonly object[], edges: readonly Edge[]) {
   const ids = new Map<string, number>()
   const idOf = (name: string) => ids.get(name) ?? ids.set(name, ids.size).size - 1

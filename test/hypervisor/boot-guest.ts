@@ -1,4 +1,5 @@
-// Boots the guest of boot-guest.s under TCG, and reads what it says. A test directory of its own per guest; ends with it.
+// Boots the guest of boot-guest.s under TCG, and reads what it says. A test directory of its own per guest; ends with
+// it.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

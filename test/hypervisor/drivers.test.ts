@@ -1,4 +1,5 @@
-// The list of drivers: whole, and what it makes of configurations, records of earlier versions and machines of later ones.
+// The list of drivers: whole, and what it makes of configurations, records of earlier versions and machines of later
+// ones.
 
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'

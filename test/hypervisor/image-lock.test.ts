@@ -1,5 +1,5 @@
-// The lock on frozen images against real QEMUs: who would write is refused with QEMU's own words, who reads is not disturbed,
-// and a merge works once it is let go.
+// The lock on frozen images against real QEMUs: who would write is refused with QEMU's own words, who reads is not
+// disturbed, and a merge works once it is let go.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, rmSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// A libvirtd of our own, no systemd needed: its configuration, state and sockets lie in a scratch directory, mounted over
-// the usual places in a mount namespace that only it sees. Domains boot the guest of boot-guest.s under TCG
+// A libvirtd of our own, no systemd needed: its configuration, state and sockets lie in a scratch directory, mounted
+// over the usual places in a mount namespace that only it sees. Domains boot the guest of boot-guest.s under TCG
 // (qemu-system-x86_64). Whatever is left ends and goes with this process.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
@@ -29,8 +29,8 @@ const openKvm = `if [ -e /dev/kvm ]; then
   mount --bind "$D/dev/kvm" /dev/kvm
 fi`
 
-// libvirtd looks up Debian's user for QEMU before it reads which one its configuration names. The package that makes that
-// user is not installed for a test (it would start a libvirtd of the system's): only our libvirtd sees this one.
+// libvirtd looks up Debian's user for QEMU before it reads which one its configuration names. The package that makes
+// that user is not installed for a test (it would start a libvirtd of the system's): only our libvirtd sees this one.
 const qemuUser = `for file in passwd group; do
   getent $file libvirt-qemu >/dev/null && continue
   cp /etc/$file "$D/etc/$file"
@@ -100,7 +100,10 @@ export class LibvirtDaemon {
     this.uri = `qemu+unix:///system?socket=${this.directory}/run/libvirt-sock`
   }
 
-  /** `where`: the network namespace, or the host, that it and its domains live in. `inside`: its own, empty, as it has it. */
+  /**
+   * `where`: the network namespace, or the host, that it and its domains live in. `inside`: its own, empty, as it has
+   * it.
+   */
   static async start(
     user: QemuUser = 'root',
     where?: string | LibvirtHost,

@@ -1,5 +1,6 @@
-// The libvirt driver when things go wrong: libvirtd away, started again or killed in the middle, the libvirt process or the
-// domain killed. Every time the snapshot ends `sealed` or failed, the domain is as it was or runs on, nothing is stuck.
+// The libvirt driver when things go wrong: libvirtd away, started again or killed in the middle, the libvirt process or
+// the domain killed. Every time the snapshot ends `sealed` or failed, the domain is as it was or runs on, nothing is
+// stuck.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'

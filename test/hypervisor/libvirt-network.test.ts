@@ -1,5 +1,5 @@
-// A network of libvirt domains and a plain QEMU, as a lab has it: two domains on one host, a QEMU on the other, a ring and
-// UDP streams over all of them; snapshot by the coordinator, everything killed, restored where it was, deleted.
+// A network of libvirt domains and a plain QEMU, as a lab has it: two domains on one host, a QEMU on the other, a ring
+// and UDP streams over all of them; snapshot by the coordinator, everything killed, restored where it was, deleted.
 
 import { existsSync } from 'node:fs'
 import t from 'tap'

@@ -1,5 +1,6 @@
-// Domains as their owners treat them: discs changed, devices plugged, snapshots of libvirt's own, names taken, taps that libvirt
-// makes. What comes back is the domain that ran; what cannot be kept is refused before anything is touched.
+// Domains as their owners treat them: discs changed, devices plugged, snapshots of libvirt's own, names taken, taps
+// that libvirt makes. What comes back is the domain that ran; what cannot be kept is refused before anything is
+// touched.
 
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -99,7 +100,8 @@ t.test('discs, plugged devices, a tap that libvirt makes: as they were at the cu
   await startsAgain(domain)
   t.match(daemon.virsh('domifstat', 'owned', tap), /rx_bytes/, 'and libvirt makes its tap, as before')
   await control.destroy(soon(5000))
-  // A switch makes the devices of its ports before there is a machine: the domain takes that one, and it goes with the domain.
+  // A switch makes the devices of its ports before there is a machine: the domain takes that one, and it goes with the
+  // domain.
   createTap(tap)
   const again = await hypervisor.load({ ...loadOf(taken, { taps: [tap] }), media }, soon(20_000))
   await again.control.resume(soon(5000))

@@ -1,5 +1,5 @@
-// Domains as a distribution runs them: QEMU under a user of its own, which may not use userfaultfd, so that memory is saved
-// with the guest stopped. What libvirt and snapswitch make has to be in that user's reach.
+// Domains as a distribution runs them: QEMU under a user of its own, which may not use userfaultfd, so that memory is
+// saved with the guest stopped. What libvirt and snapswitch make has to be in that user's reach.
 
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'

@@ -1,4 +1,5 @@
-// What the libvirt driver reads from and writes into domain XML, the head of its images, and its place in a configuration.
+// What the libvirt driver reads from and writes into domain XML, the head of its images, and its place in a
+// configuration.
 
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'

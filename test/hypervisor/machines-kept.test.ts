@@ -1,5 +1,6 @@
-// What a machine has besides disks and comes back with: its firmware and other files, found elsewhere; NICs with several queues;
-// a second control socket, logs, relative names of a machine that has daemonized. And what stands in the way, said plainly.
+// What a machine has besides disks and comes back with: its firmware and other files, found elsewhere; NICs with
+// several queues; a second control socket, logs, relative names of a machine that has daemonized. And what stands in
+// the way, said plainly.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'

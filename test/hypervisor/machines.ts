@@ -69,7 +69,10 @@ export async function bringBack(
   return loaded
 }
 
-/** Takes a snapshot's disk back: what its deletion does when nothing else stands on it. False: the overlay is not the active image. */
+/**
+ * Takes a snapshot's disk back: what its deletion does when nothing else stands on it. False: the overlay is not the
+ * active image.
+ */
 export async function mergeDisk(machine: MachineControl, disk: FrozenDisk): Promise<boolean> {
   const [copy, base] = disk.copied === true ? [disk.layers[0]!, disk.layers[1]!] : [null, disk.layers[0]!]
   const live = async () => (await machine.inspect(soon(10_000))).disks.find(({ name }) => name === disk.name)

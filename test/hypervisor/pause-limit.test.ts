@@ -1,5 +1,5 @@
-// A guest's pause has a bound of its own, and other tools' migration settings neither spoil a snapshot nor are lost: in every
-// state that QEMU's migration can be left in.
+// A guest's pause has a bound of its own, and other tools' migration settings neither spoil a snapshot nor are lost: in
+// every state that QEMU's migration can be left in.
 
 import { execFileSync } from 'node:child_process'
 import { rmSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// A machine's drives as they really are: who else writes to them, what a name leads to, what an image has that a snapshot
-// cannot keep; discs that were changed; chains of any depth.
+// A machine's drives as they really are: who else writes to them, what a name leads to, what an image has that a
+// snapshot cannot keep; discs that were changed; chains of any depth.
 
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -374,7 +374,8 @@ t.test('a chain of 150 layers, in a machine that left its directory', async (t) 
     const taken = await take(control, serial, `r${round}`)
     t.equal((taken.definition as QemuDefinition).directory, directory, 'where its relative names start from')
     await control.destroy(soon(5000))
-    // The upper layers lie where no header says: QEMU's names of such images hold all that is below them, and grow past 4 KiB.
+    // The upper layers lie where no header says: QEMU's names of such images hold all that is below them, and grow past
+    // 4 KiB.
     const elsewhere = scratch('elsewhere')
     const disks = taken.seal.disks.map((disk) => ({
       ...disk,

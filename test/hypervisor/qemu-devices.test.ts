@@ -1,5 +1,5 @@
-// The driver with other machines than the plainest: disks and NICs in every notation, layers that have moved, images that
-// are damaged. Runs in a network namespace of its own, so that its taps are nobody else's.
+// The driver with other machines than the plainest: disks and NICs in every notation, layers that have moved, images
+// that are damaged. Runs in a network namespace of its own, so that its taps are nobody else's.
 
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'

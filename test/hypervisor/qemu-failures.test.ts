@@ -1,4 +1,5 @@
-// The driver when things go wrong: whatever happens, the machine runs on, its disk chain is whole, nothing is left half-made.
+// The driver when things go wrong: whatever happens, the machine runs on, its disk chain is whole, nothing is left
+// half-made.
 
 import { execFileSync, fork } from 'node:child_process'
 import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'

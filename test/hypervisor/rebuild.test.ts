@@ -1,5 +1,5 @@
-// Machines that are no longer what their command line says: devices plugged in come back where they sat, devices unplugged
-// stay away, and what cannot be told is refused.
+// Machines that are no longer what their command line says: devices plugged in come back where they sat, devices
+// unplugged stay away, and what cannot be told is refused.
 
 import { rmSync } from 'node:fs'
 import path from 'node:path'

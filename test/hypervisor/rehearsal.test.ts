@@ -1,4 +1,5 @@
-// Trying whether an image loads: beside the machine that runs on, which must not notice; and one that does not load is told so.
+// Trying whether an image loads: beside the machine that runs on, which must not notice; and one that does not load is
+// told so.
 
 import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'

@@ -1,4 +1,5 @@
-// A chain of images made short under a running machine: nothing but the active image is written, and snapshots stay whole.
+// A chain of images made short under a running machine: nothing but the active image is written, and snapshots stay
+// whole.
 
 import { rmSync } from 'node:fs'
 import t from 'tap'

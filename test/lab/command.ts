@@ -9,7 +9,10 @@ export interface CommandResult {
   readonly stderr: string
 }
 
-/** Never rejects for a program's own failure: the exit code tells. Rejects when it cannot run or outlives `timeoutMs` (of a quiet machine). */
+/**
+ * Never rejects for a program's own failure: the exit code tells. Rejects when it cannot run or outlives `timeoutMs`
+ * (of a quiet machine).
+ */
 export function attempt(program: string, args: readonly string[], timeoutMs = 20_000): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
     const options = { timeout: patience(timeoutMs), killSignal: 'SIGKILL', maxBuffer: 64 << 20 } as const
@@ -32,7 +35,10 @@ export async function run(program: string, args: readonly string[], timeoutMs?: 
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
-/** Asks again every `everyMs` until the answer is no longer undefined; rejects with `what` after `timeoutMs` (of a quiet machine). */
+/**
+ * Asks again every `everyMs` until the answer is no longer undefined; rejects with `what` after `timeoutMs` (of a quiet
+ * machine).
+ */
 export async function until<T>(
   what: string,
   timeoutMs: number,

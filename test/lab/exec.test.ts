@@ -1,5 +1,6 @@
-// Machines that a user's command drives, real ones: exec-qemu.ts drives a QEMU over its monitor, beside a QEMU that snapswitch drives
-// itself. A token ring over TCP goes on only if both machines and all between them do, and counts what is lost or doubled.
+// Machines that a user's command drives, real ones: exec-qemu.ts drives a QEMU over its monitor, beside a QEMU that
+// snapswitch drives itself. A token ring over TCP goes on only if both machines and all between them do, and counts
+// what is lost or doubled.
 
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -37,7 +38,9 @@ function makeCommand(lab: Lab, name: string): string {
 
 const hopsOf = (lab: Lab) => [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
 
-/** The ring goes on, from what the consoles say next; nothing was lost or doubled, and the disks hold what memory says. */
+/**
+ * The ring goes on, from what the consoles say next; nothing was lost or doubled, and the disks hold what memory says.
+ */
 async function runsOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
   await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
   const before = Math.max(...hopsOf(lab))

@@ -1,7 +1,7 @@
 // A host of a lab: a network namespace for its devices and a mount namespace for its files, held by a process that does
-// nothing else. Every host sees a directory of its own at one common path, and nothing else of the lab: a path that is there
-// on one host is another file on the next, or none. From outside, each host's files are below its root.
-// All mounts are in that namespace and go with its last process: nothing is left outside.
+// nothing else. Every host sees a directory of its own at one common path, and nothing else of the lab: a path that is
+// there on one host is another file on the next, or none. From outside, each host's files are below its root. All
+// mounts are in that namespace and go with its last process: nothing is left outside.
 
 import { spawn } from 'node:child_process'
 import { mkdirSync } from 'node:fs'

@@ -1,6 +1,7 @@
-// A lab: hosts (namespaces with devices and files of their own) joined by trunks or by a LAN, a switch daemon on each, one
-// coordinator, tiny guests on taps. Tests, demo and bench build theirs here. `Lab.build` makes hosts and devices; the rest is
-// started step by step. The coordinator is outside of the hosts and reaches their daemons as through forwarded sockets.
+// A lab: hosts (namespaces with devices and files of their own) joined by trunks or by a LAN, a switch daemon on each,
+// one coordinator, tiny guests on taps. Tests, demo and bench build theirs here. `Lab.build` makes hosts and devices;
+// the rest is started step by step. The coordinator is outside of the hosts and reaches their daemons as through
+// forwarded sockets.
 
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -121,8 +122,8 @@ export class Lab {
   }
 
   /**
-   * Where a machine's disk is on its host, each other host has another file: these, by the paths from outside, if somebody
-   * has changed or removed theirs.
+   * Where a machine's disk is on its host, each other host has another file: these, by the paths from outside, if
+   * somebody has changed or removed theirs.
    */
   touchedStrangers(): string[] {
     return [...this.machines.values()].flatMap((machine) => {
@@ -309,8 +310,8 @@ export class Lab {
   }
 
   /**
-   * From here on only what is written from now on counts: call it when machines are dead and will be restored. `places`:
-   * where they will be, if not where they were.
+   * From here on only what is written from now on counts: call it when machines are dead and will be restored.
+   * `places`: where they will be, if not where they were.
    */
   restartConsoles(places: Readonly<Record<string, string>> = {}): void {
     for (const machine of this.machines.values()) {

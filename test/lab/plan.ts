@@ -20,7 +20,10 @@ export interface LabPlan {
   readonly memberMtu?: number
   /** 4 above the members' at least: the color tag needs the room. */
   readonly trunkMtu?: number
-  /** A LAN instead of trunks: a bridge in a namespace of its own, with an outside host on it (namespace `out`, device eth0). */
+  /**
+   * A LAN instead of trunks: a bridge in a namespace of its own, with an outside host on it (namespace `out`, device
+   * eth0).
+   */
   readonly lan?: { readonly outsideAddress: string }
 }
 
@@ -31,7 +34,9 @@ export class LabMachine {
   readonly plan: MachinePlan
   readonly mac: string
   readonly tap: string
-  /** Its files as its host has them: disk, QMP socket, console, socket of a shell inside the guest, QEMU's own words. */
+  /**
+   * Its files as its host has them: disk, QMP socket, console, socket of a shell inside the guest, QEMU's own words.
+   */
   readonly files: MachineFiles
   /** The console since the machine was last started or restored. */
   console: GuestConsole

@@ -1,6 +1,7 @@
-// Restores that end running machines: on two hosts whose files and paths differ. Guests have blank data disks (equal content,
-// several paths) on golden images that lie elsewhere on each host; the snapshot's channel states may both be empty. A load that
-// fails on one host leaves all machines running, with no frame lost; then they are swapped, and restored where they are.
+// Restores that end running machines: on two hosts whose files and paths differ. Guests have blank data disks (equal
+// content, several paths) on golden images that lie elsewhere on each host; the snapshot's channel states may both be
+// empty. A load that fails on one host leaves all machines running, with no frame lost; then they are swapped, and
+// restored where they are.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// A lab whose owner was killed is removed whole by its guardian, or, should that be killed, too, by the next sweep; those of
-// living owners and kept ones are not.
+// A lab whose owner was killed is removed whole by its guardian, or, should that be killed, too, by the next sweep;
+// those of living owners and kept ones are not.
 
 import { spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'

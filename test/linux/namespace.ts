@@ -14,14 +14,17 @@ function leave(what: number): void {
 }
 
 /**
- * Moves the calling thread; sockets opened, files under /proc/sys/net and programs started from it from now on belong to
- * the new namespace. Call it first: other threads of the process stay where they are.
+ * Moves the calling thread; sockets opened, files under /proc/sys/net and programs started from it from now on belong
+ * to the new namespace. Call it first: other threads of the process stay where they are.
  */
 export function enterFreshNamespace(): void {
   leave(CLONE_NEWNET)
 }
 
-/** From now on the calling thread, and programs started from it, see the devices of its network namespace under /sys. Goes with the process. */
+/**
+ * From now on the calling thread, and programs started from it, see the devices of its network namespace under /sys.
+ * Goes with the process.
+ */
 export function mountOwnSysfs(): void {
   leave(CLONE_NEWNS)
   run('mount', '--make-rprivate', '/')

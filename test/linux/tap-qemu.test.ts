@@ -1,5 +1,5 @@
-// What a QEMU that is stopped does with the frames in its TAP's queue: it takes one, and only one, from there. The residue
-// step of a cut counts on that (src/linux/stats.ts). Needs qemu-system-x86_64; no guest is booted.
+// What a QEMU that is stopped does with the frames in its TAP's queue: it takes one, and only one, from there. The
+// residue step of a cut counts on that (src/linux/stats.ts). Needs qemu-system-x86_64; no guest is booted.
 
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'

@@ -1,5 +1,5 @@
-// TAPs on the running kernel: making and removing them, and what their counters mean, which the settle and residue steps
-// of a cut lean on.
+// TAPs on the running kernel: making and removing them, and what their counters mean, which the settle and residue
+// steps of a cut lean on.
 
 import t from 'tap'
 import { libc } from '../../src/linux/libc.js'

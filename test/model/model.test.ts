@@ -1,4 +1,5 @@
-// The protocol's model (snapshot.pml) against all of its schedules: spin finds nothing in it, and finds each planted fault.
+// The protocol's model (snapshot.pml) against all of its schedules: spin finds nothing in it, and finds each planted
+// fault.
 
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -44,7 +45,9 @@ async function verify(defines: readonly string[], check: 'assertions' | 'claim')
   }
 }
 
-/** At least so many states, or the model no longer says what it said: figures of the day it was written, rounded down. */
+/**
+ * At least so many states, or the model no longer says what it said: figures of the day it was written, rounded down.
+ */
 const runs: readonly { defines: readonly string[]; check: 'assertions' | 'claim'; atLeast: number }[] = [
   { defines: ['N=2', 'K=2'], check: 'assertions', atLeast: 100_000 },
   { defines: ['N=2', 'K=2', 'SNAPSHOTS=2'], check: 'assertions', atLeast: 400_000 },

@@ -1,4 +1,5 @@
-// The package: made from a fresh checkout it holds the product and nothing else, and on a bare system it installs and works.
+// The package: made from a fresh checkout it holds the product and nothing else, and on a bare system it installs and
+// works.
 
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
@@ -12,7 +13,10 @@ import { root } from '../switch/world.js'
 
 t.setTimeout(patience(300_000))
 
-/** The files of the repository as git has them, with the packages that are installed here: compiling elsewhere disturbs nobody. */
+/**
+ * The files of the repository as git has them, with the packages that are installed here: compiling elsewhere disturbs
+ * nobody.
+ */
 function checkout(t: Test): string {
   const directory = mkdtempSync(join(tmpdir(), 'ssw-package-'))
   t.teardown(() => rmSync(directory, { recursive: true, force: true }))

@@ -1,4 +1,5 @@
-// Every signal to real daemons: they go on, or they stop and put back what they have changed. Nothing listens, nothing is left.
+// Every signal to real daemons: they go on, or they stop and put back what they have changed. Nothing listens, nothing
+// is left.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// The coordinator's calls to the hosts' agents: they take time, may not arrive, and end with an answer, an error or the timeout;
-// the agent may go on with what it was asked for all the same.
+// The coordinator's calls to the hosts' agents: they take time, may not arrive, and end with an answer, an error or the
+// timeout; the agent may go on with what it was asked for all the same.
 
 import type { Agents, Call } from '../../coordinator/agents.js'
 import type { LocalEvent } from '../../src/api/schemas.js'

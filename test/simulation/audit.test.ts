@@ -1,5 +1,5 @@
-// Faults planted in the rules, and found by the production audit in recordings of the run, without any of the simulation's own
-// knowledge of who sent what.
+// Faults planted in the rules, and found by the production audit in recordings of the run, without any of the
+// simulation's own knowledge of who sent what.
 
 import t from 'tap'
 import type { AuditVerdict } from '../../src/api/schemas.js'

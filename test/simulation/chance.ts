@@ -1,5 +1,6 @@
-// Seeded chance. Scenarios are drawn from a generator; what happens while one runs is drawn by key (what, who, which), so
-// that taking a frame or a machine out of a scenario leaves the luck of the others as it was: that is what shrinking needs.
+// Seeded chance. Scenarios are drawn from a generator; what happens while one runs is drawn by key (what, who, which),
+// so that taking a frame or a machine out of a scenario leaves the luck of the others as it was: that is what shrinking
+// needs.
 
 /** A number in [0, 1) that depends on the keys alone. */
 export function chanceOf(seed: number, what: number, who: number, which: number): number {
@@ -13,16 +14,16 @@ export function chanceOf(seed: number, what: number, who: number, which: number)
 
 /** Mulberry32: small, quick, good enough to draw scenarios from. */
 export class Random {
-  private state: number
+  #state: number
 
   constructor(seed: number) {
-    this.state = seed | 0
+    this.#state = seed | 0
   }
 
   /** In [0, 1). */
   next(): number {
-    this.state = (this.state + 0x6d2b79f5) | 0
-    let t = this.state
+    this.#state = (this.#state + 0x6d2b79f5) | 0
+    let t = this.#state
     t = Math.imul(t ^ (t >>> 15), t | 1)
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
     return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000

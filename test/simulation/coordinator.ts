@@ -1,4 +1,5 @@
-// The production coordinator in virtual time: its users, its catalogue, which outlives it, and its way to the hosts (agents.ts).
+// The production coordinator in virtual time: its users, its catalogue, which outlives it, and its way to the hosts
+// (agents.ts).
 
 import { Coordinator as Product } from '../../coordinator/coordinator.js'
 import type { ManifestStore } from '../../coordinator/store/catalogue.js'
@@ -34,21 +35,21 @@ export class Coordinator {
   calls = 0
   /** Networks whose restore has been told to switch. */
   readonly pastBarrier = new Set<string>()
-  private readonly product: Product
+  readonly #product: Product
   /** What is under way: orders, and the recovery. */
-  private readonly work = new Set<string>()
+  readonly #work = new Set<string>()
   /** The last order of each network. */
-  private readonly last = new Map<number, Promise<void>>()
-  private readonly waiting: (() => void)[] = []
-  private stores = 0
+  readonly #last = new Map<number, Promise<void>>()
+  readonly #waiting: (() => void)[] = []
+  #stores = 0
 
   constructor(world: World) {
     this.world = world
-    this.catalogue = this.makeCatalogue()
+    this.catalogue = this.#makeCatalogue()
     world.planted.coordinator?.(this)
     const hosts = Object.fromEntries(world.hosts.map(({ name }) => [name, { socket: name }]))
     const networks = Object.fromEntries(world.networks.map((network) => [networkName(network), { hosts }]))
-    this.product = new Product({
+    this.#product = new Product({
       config: { networks, socket: '', store: '', log: 'silent' },
       catalogue: this.catalogue,
       logger: silent,
@@ -60,15 +61,15 @@ export class Coordinator {
 
   get busy(): string | null {
     if (this.starting) return 'starting'
-    const [what = null] = this.work
+    const [what = null] = this.#work
     return what
   }
 
   /** It is up: what a former one left is put right, and what has been waiting begins. */
   open(): void {
     this.starting = false
-    this.doing('recovery', this.product.recover())
-    for (const act of this.waiting.splice(0)) act()
+    this.#doing('recovery', this.#product.recover())
+    for (const act of this.#waiting.splice(0)) act()
   }
 
   end(): void {
@@ -76,33 +77,33 @@ export class Coordinator {
   }
 
   take(order: Order, nth: number): void {
-    if (this.work.size > 0) this.world.marks.add('snapshot on the heels of another')
+    if (this.#work.size > 0) this.world.marks.add('snapshot on the heels of another')
     const { network = 0 } = order
     const act = () => {
       // Who restores waits for the snapshot.
-      const before = order.kind === 'restore' ? this.last.get(network) : undefined
-      const work = (before ?? Promise.resolve()).then(() => this.perform(order, `s${nth}`))
-      this.last.set(network, work)
-      this.doing(`${order.kind} ${nth}`, work)
+      const before = order.kind === 'restore' ? this.#last.get(network) : undefined
+      const work = (before ?? Promise.resolve()).then(() => this.#perform(order, `s${nth}`))
+      this.#last.set(network, work)
+      this.#doing(`${order.kind} ${nth}`, work)
     }
-    if (this.starting) this.waiting.push(act)
+    if (this.starting) this.#waiting.push(act)
     else act()
   }
 
-  private doing(what: string, work: Promise<void>): void {
-    this.work.add(what)
+  #doing(what: string, work: Promise<void>): void {
+    this.#work.add(what)
     this.world.time.promised = true
     work.then(
-      () => this.work.delete(what),
+      () => this.#work.delete(what),
       (thrown) => this.world.crashedWith(thrown),
     )
   }
 
-  private async perform(order: Order, name: string): Promise<void> {
+  async #perform(order: Order, name: string): Promise<void> {
     const { world } = this
     const network = networkName(order.network ?? 0)
     const startedAt = world.time.now
-    const error = await this.ask(order, network, name).then(
+    const error = await this.#ask(order, network, name).then(
       () => null,
       (thrown: unknown) => asSnapswitchError(thrown).report(),
     )
@@ -111,19 +112,19 @@ export class Coordinator {
     world.note('coord', `${order.kind} ${error === null ? 'done' : `failed: ${error.message}`}`)
   }
 
-  private async ask(order: Order, network: string, name: string): Promise<void> {
-    if (order.kind === 'restore') return this.restore(network, order)
+  async #ask(order: Order, network: string, name: string): Promise<void> {
+    if (order.kind === 'restore') return this.#restore(network, order)
     const { policy, recorded } = this.world.scenario
     const request = { network, name, policy, record: recorded, deadlineMs: order.deadline, wait: true }
-    await this.product.create(request, () => undefined)
+    await this.#product.create(request, () => undefined)
   }
 
-  private async restore(network: string, order: Order & { kind: 'restore' }): Promise<void> {
+  async #restore(network: string, order: Order & { kind: 'restore' }): Promise<void> {
     const { world } = this
     const limit = world.time.now + order.deadline
     for (;;) {
       try {
-        return await this.restoreOnce(network, order)
+        return await this.#restoreOnce(network, order)
       } catch (thrown) {
         if (asSnapswitchError(thrown).code !== 'SNAPSHOT_BUSY' || world.time.now >= limit) throw thrown
         await sleep(this.clock, ASK_AGAIN_MS)
@@ -131,7 +132,7 @@ export class Coordinator {
     }
   }
 
-  private async restoreOnce(network: string, order: Order & { kind: 'restore' }): Promise<void> {
+  async #restoreOnce(network: string, order: Order & { kind: 'restore' }): Promise<void> {
     const { world, pastBarrier } = this
     const hosts = world.hosts.map(({ name }) => name)
     const manifest = [...world.catalogue.values()]
@@ -148,7 +149,7 @@ export class Coordinator {
     pastBarrier.delete(network)
     const request = { placement, replace: true, deadlineMs: order.deadline }
     try {
-      await this.product.restore(network, manifest.name, request, () => undefined)
+      await this.#product.restore(network, manifest.name, request, () => undefined)
     } catch (thrown) {
       // Another one may be under way.
       if (asSnapswitchError(thrown).code === 'SNAPSHOT_BUSY') throw thrown
@@ -162,12 +163,12 @@ export class Coordinator {
     }
   }
 
-  private makeCatalogue(): ManifestStore {
+  #makeCatalogue(): ManifestStore {
     const { world } = this
     const { catalogue } = world
     const write = (act: () => void) =>
       new Promise<void>((resolve) => {
-        this.clock.after(world.wait(STORE, 0, this.stores++, world.scenario.pace.store), () => {
+        this.clock.after(world.wait(STORE, 0, this.#stores++, world.scenario.pace.store), () => {
           world.coordinatorStep()
           act()
           this.clock.after(0, resolve)

@@ -1,5 +1,5 @@
-// What a schedule has been through: events that the rules are about. A campaign counts the schedules that had each, for one
-// in which frames never come early, or nothing is ever undone, proves little.
+// What a schedule has been through: events that the rules are about. A campaign counts the schedules that had each, for
+// one in which frames never come early, or nothing is ever undone, proves little.
 
 import type { MemberState } from '../../switch/agent/snapshot/member-cut.js'
 import { Counter, Drop, ROW } from '../../switch/forwarding/counters.js'

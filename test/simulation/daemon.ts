@@ -1,5 +1,6 @@
-// A host: its disk, which outlives everything, and the switch daemon that runs on it, which may be killed at any step. The daemon
-// is the production agent; what it reaches through its Host is made up (disk.ts, machines.ts, ports.ts, datapath.ts).
+// A host: its disk, which outlives everything, and the switch daemon that runs on it, which may be killed at any step.
+// The daemon is the production agent; what it reaches through its Host is made up (disk.ts, machines.ts, ports.ts,
+// datapath.ts).
 
 import { pino } from 'pino'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -87,9 +88,9 @@ export class Daemon {
   /** Null until it has put right what a killed one had loaded. */
   agent: Agent | null = null
   worker: Worker | null = null
-  private epochs: Epochs | null = null
-  private workers = 0
-  private readonly onEnd = new Set<() => void>()
+  #epochs: Epochs | null = null
+  #workers = 0
+  readonly #onEnd = new Set<() => void>()
 
   constructor(host: Host) {
     this.host = host
@@ -108,23 +109,23 @@ export class Daemon {
     const { world, drive } = this
     const { moves } = this.host.disk
     world.planted.daemon?.(this)
-    this.epochs = await Epochs.open(drive.records)
+    this.#epochs = await Epochs.open(drive.records)
     const configured = new Set(this.host.configured.flatMap(({ nics }) => nics.map(({ index }) => `p${index}`)))
-    const host = this.agentHost(this.epochs)
+    const host = this.#agentHost(this.#epochs)
     const now = await endLoads(host, moves, configured)
     for (const [vm, spec] of Object.entries(now.machines)) this.machines.set(vm, spec)
     const names = world.networks.map(networkName)
     for (const network of names) {
-      this.datapath.rememberEpoch(network, this.epochs.get(network))
-      this.datapath.rememberFence(network, this.epochs.fence(network))
+      this.datapath.rememberEpoch(network, this.#epochs.get(network))
+      this.datapath.rememberFence(network, this.#epochs.fence(network))
     }
     this.ports.open(
       [...configured].filter((name) => !now.gone.includes(name)).concat(now.ports.map(({ name }) => name)),
     )
-    this.worker = this.makeWorker()
-    this.agent = new Agent(host, names, configured, this.disks())
+    this.worker = this.#makeWorker()
+    this.agent = new Agent(host, names, configured, this.#disks())
     world.planted.agent?.(this.agent, this)
-    if (this.boot > 1) world.note(this.host.name, `started, e${names.map((network) => this.epochs!.get(network))}`)
+    if (this.boot > 1) world.note(this.host.name, `started, e${names.map((network) => this.#epochs!.get(network))}`)
     await Promise.race([this.agent.recover(), sleep(this.clock, RECOVERY_MS)])
     this.listening = true
   }
@@ -168,8 +169,8 @@ export class Daemon {
 
   /** Hears of the daemon's death: connections break. Returns how to stop. */
   whenEnded(act: () => void): () => void {
-    this.onEnd.add(act)
-    return () => this.onEnd.delete(act)
+    this.#onEnd.add(act)
+    return () => this.#onEnd.delete(act)
   }
 
   arrive(port: number, copy: FrameCopy): void {
@@ -181,14 +182,14 @@ export class Daemon {
     this.world.note(this.host.name, 'DATAPATH FAILED')
     this.world.marks.add('datapath failed')
     this.worker.end()
-    this.worker = this.makeWorker()
+    this.worker = this.#makeWorker()
     this.after(0, () => this.datapath.hasRestarted())
   }
 
   end(): void {
     this.alive = false
     this.worker?.end()
-    for (const act of this.onEnd) act()
+    for (const act of this.#onEnd) act()
   }
 
   /** What is under way in a network, or keeps it from beginning. */
@@ -196,9 +197,9 @@ export class Daemon {
     return this.agent === null || !this.listening ? 'starting' : this.agent.busy(networkName(network))
   }
 
-  private makeWorker(): Worker {
+  #makeWorker(): Worker {
     const { world, host } = this
-    const nth = this.workers++
+    const nth = this.#workers++
     const boot = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
     const bootId = nth === 0 ? boot : `${'f'.repeat(4)}${boot.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
     this.datapath.bootId = bootId
@@ -211,7 +212,7 @@ export class Daemon {
     return worker
   }
 
-  private agentHost(epochs: Epochs): AgentHost {
+  #agentHost(epochs: Epochs): AgentHost {
     const { world, host, drive } = this
     return {
       name: host.name,
@@ -240,7 +241,7 @@ export class Daemon {
   }
 
   /** What the daemon does besides with image files: there are none but memory. */
-  private disks(): Disks {
+  #disks(): Disks {
     return {
       clear: async () => undefined,
       finish: async () => undefined,

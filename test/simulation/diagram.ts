@@ -1,4 +1,5 @@
-// A run as a space-time diagram for people: a column per switch and machine, time downward, and in words what was violated.
+// A run as a space-time diagram for people: a column per switch and machine, time downward, and in words what was
+// violated.
 
 import { isCalm, isUndisturbed, type Scenario } from './scenario.js'
 import type { Violation, World } from './world.js'

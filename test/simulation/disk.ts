@@ -1,5 +1,5 @@
-// A host's disk, and how its daemon writes to it: what is written is there when the answer comes, or not at all when the daemon is
-// killed first. What switch/agent/local-store.ts, journal.ts and host-records.ts keep in files.
+// A host's disk, and how its daemon writes to it: what is written is there when the answer comes, or not at all when
+// the daemon is killed first. What switch/agent/local-store.ts, journal.ts and host-records.ts keep in files.
 
 import type { LocalPart } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -40,24 +40,24 @@ export class DiskDrive {
   readonly store: AgentHost['store']
   readonly journal: AgentHost['journal']
   readonly records: Pick<HostRecords, 'readEpochs' | 'readFences' | 'writeEpochs' | 'writeFences' | 'writeMoves'>
-  private readonly daemon: Daemon
-  private readonly disk: Disk
-  private writes = 0
-  private directories = 0
+  readonly #daemon: Daemon
+  readonly #disk: Disk
+  #writes = 0
+  #directories = 0
   /** Records are written one after the other. */
-  private lastRecord: Promise<unknown> = Promise.resolve()
+  #lastRecord: Promise<unknown> = Promise.resolve()
 
   constructor(daemon: Daemon) {
-    this.daemon = daemon
-    this.disk = daemon.host.disk
-    this.store = this.makeStore()
-    this.journal = this.makeJournal()
+    this.#daemon = daemon
+    this.#disk = daemon.host.disk
+    this.store = this.#makeStore()
+    this.journal = this.#makeJournal()
     const inTurn = (write: () => () => void) => {
-      const written = this.lastRecord.then(() => this.durably(write()))
-      this.lastRecord = written.catch(() => undefined)
+      const written = this.#lastRecord.then(() => this.durably(write()))
+      this.#lastRecord = written.catch(() => undefined)
       return written
     }
-    const { disk } = this
+    const disk = this.#disk
     this.records = {
       readEpochs: async () => new Map(disk.epochs),
       readFences: async () => new Map(disk.fences),
@@ -87,19 +87,20 @@ export class DiskDrive {
 
   /** `write` happens at some point before the answer. */
   durably(write: () => void): Promise<void> {
-    const { world, host } = this.daemon
-    const wait = world.wait(STORE, host.index, this.writes++, world.scenario.pace.store)
-    return this.daemon.answer((done) =>
-      this.daemon.after(wait, () => {
+    const { world, host } = this.#daemon
+    const wait = world.wait(STORE, host.index, this.#writes++, world.scenario.pace.store)
+    return this.#daemon.answer((done) =>
+      this.#daemon.after(wait, () => {
         world.step(host)
         write()
-        this.daemon.after(0, () => done(undefined))
+        this.#daemon.after(0, () => done(undefined))
       }),
     )
   }
 
-  private makeStore(): DiskDrive['store'] {
-    const { disk, daemon } = this
+  #makeStore(): DiskDrive['store'] {
+    const daemon = this.#daemon
+    const disk = this.#disk
     const { world, host } = daemon
     const writeFile = async (snapshot: string, name: string, content: Uint8Array) => {
       const digest = `${name} ${snapshot} ${host.name}`
@@ -135,7 +136,7 @@ export class DiskDrive {
       readPart: async (_network, snapshot) => disk.parts.get(snapshot) ?? null,
       parts: async () => [...disk.parts.values()],
       freeBytes: async () => Number.MAX_SAFE_INTEGER,
-      freeMachineDirectory: async (vm, epoch) => `${host.name}/${vm}/e${epoch}/${daemon.boot}.${this.directories++}`,
+      freeMachineDirectory: async (vm, epoch) => `${host.name}/${vm}/e${epoch}/${daemon.boot}.${this.#directories++}`,
       makeMachineDirectory: async () => undefined,
       removeMachineDirectory: async () => undefined,
       images: {
@@ -145,8 +146,8 @@ export class DiskDrive {
     }
   }
 
-  private makeJournal(): DiskDrive['journal'] {
-    const { unfinished, restores } = this.disk
+  #makeJournal(): DiskDrive['journal'] {
+    const { unfinished, restores } = this.#disk
     return {
       writeCut: (_network, snapshot, vm, record) =>
         this.durably(() => unfinished.get(snapshot)?.machines.set(vm, { record, resumed: false })),

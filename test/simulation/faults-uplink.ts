@@ -70,8 +70,8 @@ const withRestart = (drawn: Scenario): Scenario => {
 }
 
 /**
- * One machine after the other speaks from an address that they share, then both do, while a snapshot is taken: for a moment
- * two hosts claim it. They speak to a third.
+ * One machine after the other speaks from an address that they share, then both do, while a snapshot is taken: for a
+ * moment two hosts claim it. They speak to a third.
  */
 const withFloating = (scenario: Scenario): Scenario => {
   const start = 1200

@@ -1,5 +1,5 @@
-// A simulation that finds nothing proves something only if it finds what is there: one planted fault after the other, each to be
-// caught, shrunk and drawn, while the same schedule holds without it.
+// A simulation that finds nothing proves something only if it finds what is there: one planted fault after the other,
+// each to be caught, shrunk and drawn, while the same schedule holds without it.
 
 import t from 'tap'
 import { patience } from '../patience.js'

@@ -1,5 +1,5 @@
-// Faults planted in the rules, one at a time, by wrapping the objects of a running world: what the simulation must notice, or
-// it proves nothing. The product has no switch for any of them.
+// Faults planted in the rules, one at a time, by wrapping the objects of a running world: what the simulation must
+// notice, or it proves nothing. The product has no switch for any of them.
 
 import { isUnfinished } from '../../coordinator/recovery.js'
 import { Frame, type FrameCopy } from '../../src/frame/frame.js'

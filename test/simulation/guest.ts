@@ -1,5 +1,6 @@
-// Virtual machines: guests that send numbered frames and read what their TAPs queue for them, each at its own pace; and the
-// hypervisor's side of them: pause, capture, resume, load. A hypervisor is a process of its own and outlives the daemon.
+// Virtual machines: guests that send numbered frames and read what their TAPs queue for them, each at its own pace; and
+// the hypervisor's side of them: pause, capture, resume, load. A hypervisor is a process of its own and outlives the
+// daemon.
 
 import type { MachineSpec } from './scenario.js'
 import type { Entry } from './timeline.js'
@@ -8,7 +9,9 @@ import type { World } from './world.js'
 /** A guest's memory as far as it matters: what it has sent and read. One per incarnation; only ever appended to. */
 export interface GuestLog {
   readonly sent: number[]
-  /** Per NIC: ids of frames put into its TAP's queue, in order (-1: an announcement), and how many the guest has read. */
+  /**
+   * Per NIC: ids of frames put into its TAP's queue, in order (-1: an announcement), and how many the guest has read.
+   */
   readonly nics: { readonly delivered: number[]; read: number }[]
 }
 
@@ -95,13 +98,13 @@ export class Guest {
   fresh = false
   /** Networks whose restores it has been through. */
   readonly restoredBy = new Set<number>()
-  private readonly deferred: (() => void)[] = []
-  private pauses = 0
-  private captures = 0
-  private stagings = 0
-  private tasks = 0
+  readonly #deferred: (() => void)[] = []
+  #pauses = 0
+  #captures = 0
+  #stagings = 0
+  #tasks = 0
   /** A hypervisor takes one command after the other, whoever gives them. */
-  private lastTask = 0
+  #lastTask = 0
 
   constructor(world: World, index: number, firstNic: number, { host, nics, networks, stopped }: MachineSpec) {
     this.world = world
@@ -118,13 +121,13 @@ export class Guest {
     return this.nics.some((nic) => nic.network === network)
   }
 
-  // --- the guest ------------------------------------------------------------------------------------------------------
+  // --- the guest -----------------------------------------------------------------------------------------------------
 
   /** The guest's program sends now, or as soon as its vCPUs run again. */
   act(send: () => void): void {
     if (!this.alive) return
     if (this.running) send()
-    else this.deferred.push(send)
+    else this.#deferred.push(send)
   }
 
   /** A frame has reached the TAP. False: its queue is full. */
@@ -133,11 +136,11 @@ export class Guest {
     if (nic.unread >= TAP_QUEUE) return false
     nic.log.delivered.push(id)
     world.delivered(nic, id)
-    this.scheduleRead(nic)
+    this.#scheduleRead(nic)
     return true
   }
 
-  private scheduleRead(nic: Nic): void {
+  #scheduleRead(nic: Nic): void {
     if (!this.running || nic.reading !== null || nic.unread === 0) return
     const { world } = this
     const wait = world.wait(READ, nic.index, nic.reads, world.scenario.pace.read)
@@ -155,15 +158,15 @@ export class Guest {
         )
       }
       nic.log.read += count
-      this.scheduleRead(nic)
+      this.#scheduleRead(nic)
     })
   }
 
-  // --- its hypervisor -------------------------------------------------------------------------------------------------
+  // --- its hypervisor ------------------------------------------------------------------------------------------------
 
   pause(done: () => void, refused: (reason: string) => void): void {
-    const nth = ++this.pauses
-    this.task(() => {
+    const nth = ++this.#pauses
+    this.#task(() => {
       const { faults } = this.world.scenario
       if (faults.some((f) => f.kind === 'refuse pause' && f.vm === this.index && f.nth === nth)) {
         refused('the monitor refused to stop')
@@ -172,11 +175,11 @@ export class Guest {
       this.running = false
       this.stoppedAt = this.world.time.now
       this.world.note(this.name, 'paused')
-      const pause = this.pauses
-      this.task(() => {
+      const pause = this.#pauses
+      this.#task(() => {
         done()
         this.world.time.after(TAKE_ONE_MS, () => {
-          if (!this.running && this.pauses === pause) this.tookOne = true
+          if (!this.running && this.#pauses === pause) this.tookOne = true
         })
       }, refused)
     }, refused)
@@ -184,29 +187,29 @@ export class Guest {
 
   resume(done: () => void, refused: (reason: string) => void): void {
     const slow = this.world.scenario.faults.find((fault) => fault.kind === 'slow resume' && fault.vm === this.index)
-    if (slow?.kind === 'slow resume') this.lastTask = Math.max(this.lastTask, this.world.time.now + slow.by)
-    this.task(() => {
+    if (slow?.kind === 'slow resume') this.#lastTask = Math.max(this.#lastTask, this.world.time.now + slow.by)
+    this.#task(() => {
       this.run()
-      this.task(done, refused)
+      this.#task(done, refused)
     }, refused)
   }
 
   /** Answers when what it was told before is done. */
   ask(done: () => void, refused: (reason: string) => void): void {
-    this.task(done, refused)
+    this.#task(done, refused)
   }
 
   /** Needs a paused machine. In `stopped` mode the driver, which lives in the daemon, has to resume it at the end. */
   capture(network: number, driverAlive: () => boolean, events: CaptureEvents): void {
-    const nth = ++this.captures
+    const nth = ++this.#captures
     const { world } = this
     const fails = world.scenario.faults.some((f) => f.kind === 'fail capture' && f.vm === this.index && f.nth === nth)
-    this.task(() => {
-      const image = this.image(network)
+    this.#task(() => {
+      const image = this.#image(network)
       world.note(this.name, 'captured')
       const saving = world.wait(SEAL, this.index, nth, world.scenario.pace.seal)
       if (this.stopped) {
-        this.taskIn(
+        this.#taskIn(
           saving,
           () => {
             if (!driverAlive()) return
@@ -221,10 +224,10 @@ export class Guest {
         )
         return
       }
-      this.task(() => {
+      this.#task(() => {
         this.run()
-        this.task(() => (fails ? undefined : events.resumed()), events.failed)
-        this.taskIn(
+        this.#task(() => (fails ? undefined : events.resumed()), events.failed)
+        this.#taskIn(
           saving,
           () => {
             if (fails) events.failed('the image could not be written')
@@ -243,7 +246,7 @@ export class Guest {
     if (!this.alive) return
     this.alive = false
     this.running = false
-    this.deferred.length = 0
+    this.#deferred.length = 0
     this.world.note(this.name, 'ended')
   }
 
@@ -255,7 +258,7 @@ export class Guest {
 
   /** A restore's hypervisor loads an image on a host, beside whatever runs of the machine anywhere. */
   stage(host: number, done: () => void, failed: (reason: string) => void): void {
-    const nth = ++this.stagings
+    const nth = ++this.#stagings
     this.world.time.after(this.world.wait(LOAD, this.index, nth, this.world.scenario.pace.hypervisor), () => {
       if (this.world.scenario.faults.some((fault) => fault.kind === 'fail load' && fault.vm === this.index)) {
         failed('the image cannot be loaded')
@@ -267,8 +270,8 @@ export class Guest {
   }
 
   /**
-   * The loaded incarnation is the machine from now on. Its former self is gone, or stands still on another host, which is about to
-   * end it: `end` with that life means nothing any more.
+   * The loaded incarnation is the machine from now on. Its former self is gone, or stands still on another host, which
+   * is about to end it: `end` with that life means nothing any more.
    */
   takePlace(image: Image, host: number, socket: string): void {
     if (this.running)
@@ -276,7 +279,7 @@ export class Guest {
     if (this.fresh && this.host !== host)
       this.world.violation(4, `${this.name} takes its place on h${host}, while it has on h${this.host}`)
     this.life++
-    this.deferred.length = 0
+    this.#deferred.length = 0
     this.world.rollBack(this, image, image.network)
     this.alive = true
     this.running = false
@@ -296,7 +299,7 @@ export class Guest {
     this.world.note(this.name, 'takes its place')
   }
 
-  private image(network: number): Image {
+  #image(network: number): Image {
     const { log } = this
     return { vm: this.index, network, log, sent: log.sent.length, read: log.nics.map(({ read }) => read) }
   }
@@ -309,18 +312,18 @@ export class Guest {
     this.fresh = false
     this.runsSince = this.world.time.now
     this.world.note(this.name, 'runs')
-    for (const nic of this.nics) this.scheduleRead(nic)
-    for (const send of this.deferred.splice(0)) send()
+    for (const nic of this.nics) this.#scheduleRead(nic)
+    for (const send of this.#deferred.splice(0)) send()
   }
 
-  private task(act: () => void, gone: (reason: string) => void): void {
+  #task(act: () => void, gone: (reason: string) => void): void {
     const { world } = this
-    const wait = world.wait(HYPERVISOR, this.index, this.tasks++, world.scenario.pace.hypervisor)
-    this.lastTask = Math.max(this.lastTask, world.time.now + wait)
-    this.taskIn(this.lastTask - world.time.now, act, gone)
+    const wait = world.wait(HYPERVISOR, this.index, this.#tasks++, world.scenario.pace.hypervisor)
+    this.#lastTask = Math.max(this.#lastTask, world.time.now + wait)
+    this.#taskIn(this.#lastTask - world.time.now, act, gone)
   }
 
-  private taskIn(ms: number, act: () => void, gone: (reason: string) => void): void {
+  #taskIn(ms: number, act: () => void, gone: (reason: string) => void): void {
     const life = this.life
     this.world.time.after(ms, () => (this.alive && this.life === life ? act() : gone('the machine has ended')))
   }

@@ -1,5 +1,5 @@
-// The five invariants of the protocol, checked on what a world has seen. A frame is tracked by its id: a machine's state is
-// what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
+// The five invariants of the protocol, checked on what a world has seen. A frame is tracked by its id: a machine's
+// state is what it has sent and what it has read, per NIC; the channel state is a list of ids per NIC.
 
 import { abortLimitMs } from '../../coordinator/sequence/restore/types.js'
 import { discardLimitMs } from '../../coordinator/sequence/snapshot/types.js'
@@ -172,8 +172,9 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     // What another network's restore has brought back had been read there before this one's undid the sending of it.
     if (isFormer && !isRolledBack(nic))
       throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
-    // While nobody has told a peer that an address is a member's, the plain copy of what is flooded from it counts as an outsider's
-    // there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just started anew, that reorders.
+    // While nobody has told a peer that an address is a member's, the plain copy of what is flooded from it counts as
+    // an outsider's there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just
+    // started anew, that reorders.
     const { loss, reorder } = world.scenario.trunk
     const errs = loss > 0 || (reorder && world.restarts)
     const unclaimed = world.lan !== null && errs
@@ -205,7 +206,8 @@ function checkEverything(world: World, nic: Nic): void {
   for (const guest of world.guests) {
     for (const id of guest.log.sent) {
       const frame = world.frames[id]
-      // One that another network's restore has brought forward again has sent what its receiver, restored before, has not got.
+      // One that another network's restore has brought forward again has sent what its receiver, restored before, has
+      // not got.
       if (!isRolledBack(world.nics[frame.nic])) require(frame)
     }
   }
@@ -217,7 +219,10 @@ function isTo(world: World, frame: SentFrame, nic: Nic): boolean {
   return frame.toVm >= 0 && world.guests[frame.toVm].nics[frame.toNic] === nic
 }
 
-/** The outside world, too, hears everything that is for it, once; what is for others only where nobody knew who they are. */
+/**
+ * The outside world, too, hears everything that is for it, once; what is for others only where nobody knew who they
+ * are.
+ */
 function checkOutside(world: World): void {
   for (const station of world.scenario.outside) {
     const heard = new Map<number, number>()
@@ -314,7 +319,10 @@ function isHindered(world: World, order: Order): boolean {
   )
 }
 
-/** By the restore of another network: what was under way to it there went to nobody, or comes to it again where it is now. */
+/**
+ * By the restore of another network: what was under way to it there went to nobody, or comes to it again where it is
+ * now.
+ */
 function isRolledBack({ guest, network }: Nic): boolean {
   return [...guest.restoredBy].some((one) => one !== network)
 }

@@ -11,27 +11,27 @@ import { Way } from './way.js'
 import type { World } from './world.js'
 
 export class SharedLan {
-  private readonly world: World
+  readonly #world: World
   /** By sender and receiver. */
-  private readonly ways: Way[][]
-  private readonly learned = new Map<number, number>()
+  readonly #ways: Way[][]
+  readonly #learned = new Map<number, number>()
 
   constructor(world: World) {
-    this.world = world
+    this.#world = world
     const stations = [...world.hosts.map(({ index }) => index), LAN_STATION]
-    this.ways = stations.map((from) =>
+    this.#ways = stations.map((from) =>
       stations
         .filter((to) => to !== from)
         .map(
           (to) =>
-            new Way(world, 0, from, to, (copy) => (to === LAN_STATION ? this.overhear(copy) : this.give(to, copy))),
+            new Way(world, 0, from, to, (copy) => (to === LAN_STATION ? this.#overhear(copy) : this.#give(to, copy))),
         ),
     )
   }
 
   get inFlight(): number {
     let sum = 0
-    for (const ways of this.ways) for (const way of ways) sum += way.inFlight
+    for (const ways of this.#ways) for (const way of ways) sum += way.inFlight
     return sum
   }
 
@@ -40,35 +40,38 @@ export class SharedLan {
     const copy = copyFrame(frame)
     const { bytes } = copy
     const source = VNET_HEADER_LENGTH + 6
-    this.learned.set(macNumber(macHigh(bytes, source), macLow(bytes, source)), from)
-    const to = isGroup(bytes, VNET_HEADER_LENGTH) ? undefined : this.whereIs(bytes)
+    this.#learned.set(macNumber(macHigh(bytes, source), macLow(bytes, source)), from)
+    const to = isGroup(bytes, VNET_HEADER_LENGTH) ? undefined : this.#whereIs(bytes)
     const kind = kindOf(bytes)
-    this.mark(kind, bytes)
+    this.#mark(kind, bytes)
     const id = kind === 'frame' ? frameId(bytes, VNET_HEADER_LENGTH) : kind === 'carrier' ? carriedId(bytes) : -1
-    const ways = this.ways[Math.min(from, this.ways.length - 1)]
+    const ways = this.#ways[Math.min(from, this.#ways.length - 1)]
     for (const way of ways) if (to === undefined || way.to === to) way.transmit(copy, id, kind === 'control')
   }
 
-  private whereIs(bytes: Uint8Array): number | undefined {
-    return this.learned.get(macNumber(macHigh(bytes, VNET_HEADER_LENGTH), macLow(bytes, VNET_HEADER_LENGTH)))
+  #whereIs(bytes: Uint8Array): number | undefined {
+    return this.#learned.get(macNumber(macHigh(bytes, VNET_HEADER_LENGTH), macLow(bytes, VNET_HEADER_LENGTH)))
   }
 
-  private mark(kind: ReturnType<typeof kindOf>, bytes: Uint8Array): void {
-    const { marks } = this.world
+  #mark(kind: ReturnType<typeof kindOf>, bytes: Uint8Array): void {
+    const { marks } = this.#world
     if (kind === 'carrier') marks.add(carriedId(bytes) < 0 ? 'carried in pieces' : 'carried')
     if (kind !== 'frame') return
     const id = frameId(bytes, VNET_HEADER_LENGTH)
-    if (id >= 0 && !this.world.isAsSent(id, bytes, VNET_HEADER_LENGTH, bytes.length)) marks.add('by the bit')
+    if (id >= 0 && !this.#world.isAsSent(id, bytes, VNET_HEADER_LENGTH, bytes.length)) marks.add('by the bit')
   }
 
   /** Each receiver has memory of its own. */
-  private give(host: number, copy: FrameCopy): void {
-    this.world.hosts[host].daemon?.arrive(UPLINK_PORT, { ...copy, bytes: copy.bytes.slice() })
+  #give(host: number, copy: FrameCopy): void {
+    this.#world.hosts[host].daemon?.arrive(UPLINK_PORT, { ...copy, bytes: copy.bytes.slice() })
   }
 
-  /** What the station is given: frames of members and stations as they were sent, and nothing else but what is for all switches. */
-  private overhear(copy: FrameCopy): void {
-    const { world } = this
+  /**
+   * What the station is given: frames of members and stations as they were sent, and nothing else but what is for all
+   * switches.
+   */
+  #overhear(copy: FrameCopy): void {
+    const world = this.#world
     const { bytes, tagTpid } = copy
     const kind = kindOf(bytes)
     if (kind !== 'frame') {

@@ -1,4 +1,5 @@
-// A host's hypervisors as its daemon sees them: the production interface (src/hypervisor/hypervisor.ts) over virtual guests.
+// A host's hypervisors as its daemon sees them: the production interface (src/hypervisor/hypervisor.ts) over virtual
+// guests.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { formatMac } from '../../src/frame/mac.js'
@@ -29,25 +30,25 @@ const refusal = (reason: string) => new SnapswitchError('HYPERVISOR_REFUSED', re
 const gone = (vm: string) => new SnapswitchError('MACHINE_NOT_RUNNING', `machine ${vm} has ended`, 'None.')
 
 export class VirtualHypervisor implements Hypervisor {
-  private readonly daemon: Daemon
+  readonly #daemon: Daemon
 
   constructor(daemon: Daemon) {
-    this.daemon = daemon
+    this.#daemon = daemon
   }
 
   async isThere(vm: string, spec: MachineSpec): Promise<boolean> {
-    const guest = this.daemon.world.guestOf(vm)
-    return spec.qmp === guest.socket && guest.alive && guest.host === this.daemon.host.index
+    const guest = this.#daemon.world.guestOf(vm)
+    return spec.qmp === guest.socket && guest.alive && guest.host === this.#daemon.host.index
   }
 
   async attach(vm: string, spec: MachineSpec): Promise<MachineControl> {
     if (!(await this.isThere(vm, spec))) throw gone(vm)
-    const guest = this.daemon.world.guestOf(vm)
-    return new VirtualControl(this.daemon, guest, guest.life)
+    const guest = this.#daemon.world.guestOf(vm)
+    return new VirtualControl(this.#daemon, guest, guest.life)
   }
 
   load({ definition, memoryFile, directory }: LoadRequest): Promise<LoadedMachine> {
-    const { daemon } = this
+    const daemon = this.#daemon
     const { world, host } = daemon
     const guest = world.guestOf(definition.name)
     const image = world.contents.get(memoryFile) as Image
@@ -68,7 +69,7 @@ export class VirtualHypervisor implements Hypervisor {
   }
 
   endLoad({ directory, mayRun }: StartedLoad): Promise<boolean> {
-    const { daemon } = this
+    const daemon = this.#daemon
     const guest = daemon.world.guests.find(({ socket }) => socket === directory)
     return daemon.answer((done) => {
       if (guest === undefined || !guest.alive) return done(true)
@@ -88,18 +89,18 @@ const NOT_YET = -1
 class VirtualControl implements MachineControl {
   readonly name: string
   life: number
-  private readonly daemon: Daemon
-  private readonly guest: Guest
+  readonly #daemon: Daemon
+  readonly #guest: Guest
   /** By a restore: one that is ended again must never have run. */
-  private readonly isLoaded: boolean
-  private directory = ''
+  readonly #isLoaded: boolean
+  #directory = ''
 
   constructor(daemon: Daemon, guest: Guest, life: number, isLoaded = false) {
-    this.daemon = daemon
-    this.guest = guest
+    this.#daemon = daemon
+    this.#guest = guest
     this.name = guest.name
     this.life = life
-    this.isLoaded = isLoaded
+    this.#isLoaded = isLoaded
   }
 
   get incarnation(): string {
@@ -107,12 +108,14 @@ class VirtualControl implements MachineControl {
   }
 
   /** One thing that its hypervisor does; it goes on with it when the answer does not come in time. */
-  private ask<T>(
+  #ask<T>(
     deadline: Deadline,
     command: (done: () => void, failed: (reason: string) => void) => void,
     result: () => T,
   ): Promise<T> {
-    const { daemon, guest, life } = this
+    const { life } = this
+    const daemon = this.#daemon
+    const guest = this.#guest
     const { world } = daemon
     return daemon.answer((done, failed) => {
       world.step(daemon.host)
@@ -133,8 +136,8 @@ class VirtualControl implements MachineControl {
   }
 
   inspect(deadline: Deadline): Promise<MachineInfo> {
-    const { guest } = this
-    return this.ask(
+    const guest = this.#guest
+    return this.#ask(
       deadline,
       (done, failed) => guest.ask(done, failed),
       () => ({
@@ -156,17 +159,20 @@ class VirtualControl implements MachineControl {
   }
 
   async definition(): Promise<QemuDefinition> {
-    const nics = this.guest.nics.map((nic) => ({ device: `tap${nic.index}`, mac: formatMac(Uint8Array.from(nic.mac)) }))
+    const nics = this.#guest.nics.map((nic) => ({
+      device: `tap${nic.index}`,
+      mac: formatMac(Uint8Array.from(nic.mac)),
+    }))
     return { kind: 'qemu', name: this.name, argv: [], memoryBytes: 1, nics, hypervisorVersion: '1' }
   }
 
   prepare({ directory }: CaptureTarget, deadline: Deadline): Promise<void> {
-    this.directory = directory
-    const { world, host } = this.daemon
-    const wait = world.wait(PREPARE, host.index, this.guest.index, world.scenario.pace.hypervisor * 2)
-    return this.ask(
+    this.#directory = directory
+    const { world, host } = this.#daemon
+    const wait = world.wait(PREPARE, host.index, this.#guest.index, world.scenario.pace.hypervisor * 2)
+    return this.#ask(
       deadline,
-      (done) => this.daemon.after(wait, done),
+      (done) => this.#daemon.after(wait, done),
       () => undefined,
     )
   }
@@ -180,11 +186,11 @@ class VirtualControl implements MachineControl {
   }
 
   abandon(): Promise<void> {
-    const { world, host } = this.daemon
-    const wait = world.wait(MERGE, host.index, this.guest.index, world.scenario.pace.hypervisor)
-    return this.ask(
+    const { world, host } = this.#daemon
+    const wait = world.wait(MERGE, host.index, this.#guest.index, world.scenario.pace.hypervisor)
+    return this.#ask(
       Number.MAX_SAFE_INTEGER,
-      (done) => this.daemon.after(wait, done),
+      (done) => this.#daemon.after(wait, done),
       () => undefined,
     )
   }
@@ -194,8 +200,8 @@ class VirtualControl implements MachineControl {
   }
 
   pause(deadline: Deadline): Promise<{ pausedAtUs: number }> {
-    const { guest } = this
-    return this.ask(
+    const guest = this.#guest
+    return this.#ask(
       deadline,
       (done, failed) => guest.pause(done, failed),
       () => ({ pausedAtUs: us(guest.stoppedAt) }),
@@ -203,8 +209,8 @@ class VirtualControl implements MachineControl {
   }
 
   resume(deadline: Deadline): Promise<ResumeInfo> {
-    const { guest } = this
-    return this.ask(
+    const guest = this.#guest
+    return this.#ask(
       deadline,
       (done, failed) => guest.resume(done, failed),
       () => ({ resumedAtUs: us(guest.runsSince) }),
@@ -212,12 +218,14 @@ class VirtualControl implements MachineControl {
   }
 
   capture(deadline: Deadline): Capture {
-    const { daemon, guest, directory } = this
+    const daemon = this.#daemon
+    const guest = this.#guest
+    const directory = this.#directory
     const { world } = daemon
     const [network, snapshot] = directory.split('/')
     let seal: SealInfo | null = null
     const when: { resumed?: () => void; sealed?: () => void; failed: ((reason: string) => void)[] } = { failed: [] }
-    const resumed = this.ask<ResumeInfo>(
+    const resumed = this.#ask<ResumeInfo>(
       deadline,
       (done, failed) => {
         when.resumed = done
@@ -225,7 +233,7 @@ class VirtualControl implements MachineControl {
       },
       () => ({ resumedAtUs: us(guest.runsSince) }),
     )
-    const sealed = this.ask<SealInfo>(
+    const sealed = this.#ask<SealInfo>(
       deadline,
       (done, failed) => {
         when.sealed = done
@@ -249,11 +257,13 @@ class VirtualControl implements MachineControl {
   }
 
   destroy(): Promise<void> {
-    const { daemon, guest, life } = this
+    const { life } = this
+    const daemon = this.#daemon
+    const guest = this.#guest
     return daemon.answer((done) => {
       daemon.world.step(daemon.host)
       if (life === NOT_YET || guest.life !== life || !guest.alive) return done(undefined)
-      if (this.isLoaded) guest.undo()
+      if (this.#isLoaded) guest.undo()
       else guest.end()
       done(undefined)
     })

@@ -1,5 +1,5 @@
-// Several networks on the same hosts: what each has of its own, and how a schedule comes to have them. Machines have NICs in
-// more than one; the first network may be on a LAN, the others are joined by trunks.
+// Several networks on the same hosts: what each has of its own, and how a schedule comes to have them. Machines have
+// NICs in more than one; the first network may be on a LAN, the others are joined by trunks.
 
 import type { Random } from './chance.js'
 import { BROADCAST, type Fault, type MachineSpec, type Order, OUTSIDE, type Scenario, type Send } from './scenario.js'

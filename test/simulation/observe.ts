@@ -1,5 +1,5 @@
-// Notes what a host's part of a snapshot goes through, for coverage.ts: every step of the production state machine is seen, whoever
-// asks for it.
+// Notes what a host's part of a snapshot goes through, for coverage.ts: every step of the production state machine is
+// seen, whoever asks for it.
 
 import { type LocalInput, LocalSnapshot } from '../../switch/agent/snapshot/local-snapshot.js'
 import type { World } from './world.js'

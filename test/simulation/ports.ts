@@ -11,14 +11,14 @@ import { PLAIN_PORT, trunkPort, UPLINK_PORT } from './trunk.js'
 const MTU = 1500
 
 export class VirtualPorts extends PortTable {
-  private readonly daemon: Daemon
+  readonly #daemon: Daemon
 
   constructor(daemon: Daemon) {
     super()
-    this.daemon = daemon
+    this.#daemon = daemon
     const { world, host } = daemon
     const enter = (index: number, network: number, kind: PortEntry['kind']) =>
-      this.enter({ name: `p${index}`, network: networkName(network), device: `dev${index}`, kind, vm: null }, index)
+      this.#enter({ name: `p${index}`, network: networkName(network), device: `dev${index}`, kind, vm: null }, index)
     for (const network of world.networks)
       for (const peer of world.peersOf(host.index, network)) enter(trunkPort(network, peer), network, 'trunk')
     if (world.scenario.lan !== null) enter(UPLINK_PORT, 0, 'uplink')
@@ -27,17 +27,17 @@ export class VirtualPorts extends PortTable {
 
   /** Those of NICs that the daemon begins with. */
   open(names: readonly string[]): void {
-    for (const nic of this.daemon.world.nics) if (names.includes(`p${nic.index}`)) this.enterNic(nic)
+    for (const nic of this.#daemon.world.nics) if (names.includes(`p${nic.index}`)) this.#enterNic(nic)
   }
 
   nics(): Nic[] {
-    return this.daemon.world.nics.filter(({ index }) => this.get(`p${index}`) !== undefined)
+    return this.#daemon.world.nics.filter(({ index }) => this.get(`p${index}`) !== undefined)
   }
 
   async add({ name, network }: PortRequest, epoch: number, _owns?: boolean, gated = false): Promise<PortEntry> {
-    const nic = this.daemon.world.nics[Number(name.slice(1))]
-    const entry = this.enterNic(nic)
-    await this.daemon.datapath.addPort(network, nic, epoch, gated)
+    const nic = this.#daemon.world.nics[Number(name.slice(1))]
+    const entry = this.#enterNic(nic)
+    await this.#daemon.datapath.addPort(network, nic, epoch, gated)
     return entry
   }
 
@@ -45,7 +45,7 @@ export class VirtualPorts extends PortTable {
     const entry = this.get(name)
     if (entry === undefined) return
     this.entries.delete(name)
-    await this.daemon.datapath.call('removePort', { network: entry.network, index: entry.index })
+    await this.#daemon.datapath.call('removePort', { network: entry.network, index: entry.index })
   }
 
   async takeBack(name: string): Promise<PortEntry | undefined> {
@@ -78,18 +78,18 @@ export class VirtualPorts extends PortTable {
 
   /** Trunks whose device is away. */
   problemsOf(network: string): SnapswitchError[] {
-    const { worker } = this.daemon
+    const { worker } = this.#daemon
     return this.all()
       .filter((port) => port.network === network && port.kind === 'trunk' && worker?.ingress[port.index] === undefined)
       .map(({ name }) => new SnapswitchError('DEVICE_MISSING', `the device of port ${name} is gone`, 'None.'))
   }
 
-  private enterNic({ index, network, guest }: Nic): PortEntry {
+  #enterNic({ index, network, guest }: Nic): PortEntry {
     const request = { name: `p${index}`, network: networkName(network), device: `tap${index}`, vm: guest.name }
-    return this.enter({ ...request, kind: 'member' }, index)
+    return this.#enter({ ...request, kind: 'member' }, index)
   }
 
-  private enter(request: PortRequest, index: number): PortEntry {
+  #enter(request: PortRequest, index: number): PortEntry {
     const device = { ifindex: index + 1, ifname: request.device, mtu: MTU, mac: null, queueLength: 1000 }
     const entry = { ...request, index, ...device, ownsDevice: false }
     this.entries.set(request.name, entry)

@@ -1,5 +1,5 @@
-// A schedule to be run, as plain data: the network, what its guests send and when, what is asked of the coordinator, what
-// goes wrong. Everything else that happens follows from it and its seed. Plain data shrinks and prints well.
+// A schedule to be run, as plain data: the network, what its guests send and when, what is asked of the coordinator,
+// what goes wrong. Everything else that happens follows from it and its seed. Plain data shrinks and prints well.
 
 import type { Policy } from '../../src/api/schemas.js'
 import { Random } from './chance.js'
@@ -123,7 +123,10 @@ export interface Scenario {
 
 export type Weather = 'calm' | 'rough' | 'failing' | 'restoring'
 
-/** Whether the network itself neither loses nor reorders nor doubles, all bounds have room, and no daemon or machine dies. */
+/**
+ * Whether the network itself neither loses nor reorders nor doubles, all bounds have room, and no daemon or machine
+ * dies.
+ */
 export function isUndisturbed(scenario: Scenario, network = 0): boolean {
   const { policy, orders } = scenario
   const { trunk } = waysOf(scenario, network)
@@ -136,7 +139,10 @@ export function isUndisturbed(scenario: Scenario, network = 0): boolean {
   return !faults.some(({ kind }) => disturbing.includes(kind))
 }
 
-/** Whether the network loses nothing that was sent to an end that is there: whatever else happens, no channel may count a loss. */
+/**
+ * Whether the network loses nothing that was sent to an end that is there: whatever else happens, no channel may count
+ * a loss.
+ */
 export function isLossless(scenario: Scenario, network = 0): boolean {
   const { trunk } = waysOf(scenario, network)
   const lan = network === 0 ? scenario.lan : null
@@ -146,7 +152,9 @@ export function isLossless(scenario: Scenario, network = 0): boolean {
   return trunk.loss === 0 && !faults.some(({ kind }) => kind === 'break trunk')
 }
 
-/** Whether nothing goes wrong that a snapshot would have to fail for: markers may come late, and are repeated when lost. */
+/**
+ * Whether nothing goes wrong that a snapshot would have to fail for: markers may come late, and are repeated when lost.
+ */
 export function isCalm(scenario: Scenario, network = 0): boolean {
   const faults = scenario.faults.filter((fault) => isOfNetwork(fault, network))
   return (

@@ -1,5 +1,5 @@
-// Makes a failing scenario smaller as long as it fails in the same way: fewer orders, faults, frames, machines, hosts; then
-// plainer numbers. Luck is drawn by key, so what is left behaves as it did.
+// Makes a failing scenario smaller as long as it fails in the same way: fewer orders, faults, frames, machines, hosts;
+// then plainer numbers. Luck is drawn by key, so what is left behaves as it did.
 
 import { type Plant, runScenario } from './run.js'
 import { LAN_STATION, OUTSIDE, type Scenario } from './scenario.js'
@@ -45,7 +45,9 @@ function kindOf(violation: Violation): string {
   return `${violation.invariant} ${violation.message.replace(/\d+/g, 'N').slice(0, 60)}`
 }
 
-/** Where the luck of what is left depends on what is taken out after all: half of the frames may fail with other luck. */
+/**
+ * Where the luck of what is left depends on what is taken out after all: half of the frames may fail with other luck.
+ */
 async function reroll(current: () => Scenario, attempt: (candidate: Scenario) => Promise<boolean>): Promise<boolean> {
   let better = false
   for (let luck = 1; luck <= 24 && current().sends.length > 3; luck++) {

@@ -1,5 +1,5 @@
-// The production algorithm under tens of thousands of random schedules, the same ones each time: what fails here fails again,
-// and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
+// The production algorithm under tens of thousands of random schedules, the same ones each time: what fails here fails
+// again, and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
 
 import t from 'tap'
 import { patience } from '../patience.js'

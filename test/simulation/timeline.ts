@@ -1,4 +1,5 @@
-// Virtual time: a queue of what is to happen, in order of time and, within an instant, of entry. Nothing waits for real.
+// Virtual time: a queue of what is to happen, in order of time and, within an instant, of entry. Nothing waits for
+// real.
 
 export interface Entry {
   readonly at: number
@@ -11,29 +12,29 @@ export class Timeline {
   now = 0
   /** A promise was answered: what waits for it goes on before time does. */
   promised = false
-  private readonly heap: Entry[] = []
-  private entered = 0
+  readonly #heap: Entry[] = []
+  #entered = 0
 
   get pending(): number {
-    return this.heap.length
+    return this.#heap.length
   }
 
   after(ms: number, act: () => void): Entry {
-    return this.enter({ at: this.now + ms, order: this.entered++, act })
+    return this.#enter({ at: this.now + ms, order: this.#entered++, act })
   }
 
   at(time: number, act: () => void): Entry {
-    return this.enter({ at: Math.max(time, this.now), order: this.entered++, act })
+    return this.#enter({ at: Math.max(time, this.now), order: this.#entered++, act })
   }
 
   /** Before anything else that is due now: a crash strikes between two steps. */
   next(act: () => void): Entry {
-    return this.enter({ at: this.now, order: -1, act })
+    return this.#enter({ at: this.now, order: -1, act })
   }
 
   /** Lets the next thing happen; false when nothing is to come. */
   step(): boolean {
-    const entry = this.take()
+    const entry = this.#take()
     if (entry === undefined) return false
     this.now = entry.at
     const act = entry.act
@@ -41,8 +42,8 @@ export class Timeline {
     return true
   }
 
-  private enter(entry: Entry): Entry {
-    const heap = this.heap
+  #enter(entry: Entry): Entry {
+    const heap = this.#heap
     let at = heap.length
     heap.push(entry)
     while (at > 0) {
@@ -55,8 +56,8 @@ export class Timeline {
     return entry
   }
 
-  private take(): Entry | undefined {
-    const heap = this.heap
+  #take(): Entry | undefined {
+    const heap = this.#heap
     const first = heap[0]
     const last = heap.pop()
     if (last === undefined || heap.length === 0) return first

@@ -6,7 +6,10 @@ import { frameId, kindOf } from './frames.js'
 import { Way } from './way.js'
 import type { World } from './world.js'
 
-/** Port indexes: NICs first, then of each network: trunks by peer, the uplink and the plain port; the latter two in the first only. */
+/**
+ * Port indexes: NICs first, then of each network: trunks by peer, the uplink and the plain port; the latter two in the
+ * first only.
+ */
 export const TRUNK_PORTS = 24
 export const UPLINK_PORT = 29
 export const PLAIN_PORT = 30

@@ -1,10 +1,11 @@
-// The datapath worker in virtual time: the production Forwarders, one per network, between virtual ports, commands drained
-// between batches, as switch/datapath/commands.ts does it. What is in a port's socket waits until the loop looks.
+// The datapath worker in virtual time: the production Forwarders, one per network, between virtual ports, commands
+// drained between batches, as switch/datapath/commands.ts does it. What is in a port's socket waits until the loop
+// looks.
 
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { parseMac } from '../../src/frame/mac.js'
-import { DRAIN_BATCHES, TICK_INTERVAL, TICK_INTERVAL_OPEN } from '../../switch/datapath/loop.js'
+import { DRAIN_BATCHES, TICK_INTERVAL_MS, TICK_INTERVAL_OPEN } from '../../switch/datapath/loop.js'
 import { type Handlers, networkCommands } from '../../switch/datapath/network-commands.js'
 import type { CommandName, Commands, DatapathEvent } from '../../switch/datapath/protocol.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
@@ -47,24 +48,24 @@ export class Worker {
   alive = true
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
-  private readonly forwarderOf: Forwarder[] = []
+  readonly #forwarderOf: Forwarder[] = []
   /** By network: since when frames from after a cut have waited here for one that has not begun. */
   readonly earlySince: (number | null)[]
-  private readonly commands: Command[] = []
-  private readonly frame = new Frame()
-  private looking = false
-  private looks = 0
-  private answers = 0
-  private mainFreeAt = 0
+  readonly #commands: Command[] = []
+  readonly #frame = new Frame()
+  #looking = false
+  #looks = 0
+  #answers = 0
+  #mainFreeAt = 0
 
   constructor(daemon: Daemon, bootId: string) {
     this.daemon = daemon
     const { world, host } = daemon
     this.earlySince = world.networks.map(() => null)
-    this.forwarders = world.networks.map((network) => this.makeForwarder(network, bootId))
+    this.forwarders = world.networks.map((network) => this.#makeForwarder(network, bootId))
     for (const forwarder of this.forwarders) world.planted.forwarder?.(forwarder)
     world.planted.worker?.(this)
-    this.scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
+    this.#scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
   }
 
   /** Of the first network. */
@@ -72,7 +73,7 @@ export class Worker {
     return this.forwarders[0]
   }
 
-  private makeForwarder(network: number, bootId: string): Forwarder {
+  #makeForwarder(network: number, bootId: string): Forwarder {
     const { world, host, datapath } = this.daemon
     const { scenario } = world
     const name = networkName(network)
@@ -95,13 +96,13 @@ export class Worker {
       },
       datapath.counters,
       {
-        early: (port, epoch) => this.tell({ kind: 'early', network: name, port, epoch }),
-        peer: (port, host, bootId, epoch) => this.tell({ kind: 'peer', network: name, port, host, bootId, epoch }),
+        early: (port, epoch) => this.#tell({ kind: 'early', network: name, port, epoch }),
+        peer: (port, host, bootId, epoch) => this.#tell({ kind: 'peer', network: name, port, host, bootId, epoch }),
         closed: (epoch, closures) => {
           if (closures.some(({ byCount }) => !byCount)) world.marks.add('channel closed by deadline')
-          this.tell({ kind: 'closed', network: name, epoch, closures })
+          this.#tell({ kind: 'closed', network: name, epoch, closures })
         },
-        broken: (epoch, port, host) => this.tell({ kind: 'broken', network: name, epoch, port, host }),
+        broken: (epoch, port, host) => this.#tell({ kind: 'broken', network: name, epoch, port, host }),
       },
     )
     forwarder.network.raiseEpoch(datapath.epochOf(network))
@@ -116,7 +117,7 @@ export class Worker {
   addMember(nic: Nic, epoch: number): void {
     const { guest } = nic
     const { world, host } = this.daemon
-    this.add(nic.network, { ...this.spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
+    this.#add(nic.network, { ...this.#spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
       const id = frameId(frame.bytes, frame.start)
       const daemonIsHere = guest.alive && guest.host === host.index
       if (!daemonIsHere) return true
@@ -129,7 +130,7 @@ export class Worker {
   addTrunk(network: number, peer: number): void {
     const { world, host } = this.daemon
     const trunk = world.trunk(network, host.index, peer)
-    const port = this.add(network, this.spec(trunkPort(network, peer), 'trunk', 0), (frame, tci) => {
+    const port = this.#add(network, this.#spec(trunkPort(network, peer), 'trunk', 0), (frame, tci) => {
       if (world.trace !== null) {
         const id = frameId(frame.bytes, frame.start)
         const text = id >= 0 ? `#${id}${colorText(frame.color)}` : controlText(frame)
@@ -162,7 +163,7 @@ export class Worker {
   addUplink(color: 'dscp' | 'carrier'): void {
     const { world, host } = this.daemon
     const lan = world.lan as SharedLan
-    this.add(0, { ...this.spec(UPLINK_PORT, 'uplink', 0), uplink: { mtu: LAN_MTU, color } }, (frame) => {
+    this.#add(0, { ...this.#spec(UPLINK_PORT, 'uplink', 0), uplink: { mtu: LAN_MTU, color } }, (frame) => {
       if (world.trace !== null) {
         const text = lanText(frame)
         if (text !== null) world.note(host.name, `${text} ⇒ LAN`)
@@ -174,7 +175,7 @@ export class Worker {
 
   addPlain(): void {
     const { world, host } = this.daemon
-    this.add(0, this.spec(PLAIN_PORT, 'plain', 0), (frame) => {
+    this.#add(0, this.#spec(PLAIN_PORT, 'plain', 0), (frame) => {
       const id = frameId(frame.bytes, frame.start)
       world.checkAsSent(id, frame, `the station at ${host.name}`)
       if (id >= 0) world.heardOutside(host.index, id)
@@ -183,7 +184,7 @@ export class Worker {
   }
 
   remove(port: number): void {
-    this.forwarderOf[port]?.removePort(port)
+    this.#forwarderOf[port]?.removePort(port)
     this.ingress[port] = undefined
   }
 
@@ -192,7 +193,7 @@ export class Worker {
     const socket = this.ingress[port]
     if (socket === undefined) return
     socket.push(copy)
-    this.look()
+    this.#look()
   }
 
   /** A command from the main thread; its answer, like the worker's events, comes in order. */
@@ -201,26 +202,26 @@ export class Worker {
       this.daemon.after(0, () => failed('the datapath worker ended'))
       return
     }
-    this.commands.push({
+    this.#commands.push({
       name,
       run: () => {
         const result = run()
-        this.toMain(() => done(result))
+        this.#toMain(() => done(result))
       },
       fail: () => this.daemon.after(0, () => failed('the datapath worker ended')),
     })
-    this.look()
+    this.#look()
   }
 
   perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
-    const waits = name === 'release' && this.waitsForOther(args as Commands['release']['args'])
+    const waits = name === 'release' && this.#waitsForOther(args as Commands['release']['args'])
     if (waits) this.daemon.world.marks.add('frame waited in another network')
     const result = this.handlers[name](args)
-    this.observe(name, args, result)
+    this.#observe(name, args, result)
     return result
   }
 
-  private waitsForOther({ network, ports }: Commands['release']['args']): boolean {
+  #waitsForOther({ network, ports }: Commands['release']['args']): boolean {
     const { byIndex } = this.network(network)
     return ports.some((port) => byIndex[port]?.closedForOther && byIndex[port]?.hold.length > 0)
   }
@@ -249,7 +250,7 @@ export class Worker {
   }
 
   /** For the diagram, coverage.ts and invariants.ts. */
-  private observe<K extends CommandName>(name: K, args: Commands[K]['args'], result: Commands[K]['result']): void {
+  #observe<K extends CommandName>(name: K, args: Commands[K]['args'], result: Commands[K]['result']): void {
     const { world, host } = this.daemon
     const { marks, nics } = world
     const { ports = [], epoch = 0, most = [] } = (args ?? {}) as Seen
@@ -298,66 +299,66 @@ export class Worker {
   /** It has thrown, or its process was killed. What was in its sockets and memory is gone. */
   end(): void {
     this.alive = false
-    for (const command of this.commands) command.fail()
+    for (const command of this.#commands) command.fail()
   }
 
   drain(port: number): void {
-    for (let batch = 0; batch < DRAIN_BATCHES && this.read(port, 64) > 0; batch++);
+    for (let batch = 0; batch < DRAIN_BATCHES && this.#read(port, 64) > 0; batch++);
   }
 
-  private add(network: number, spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
+  #add(network: number, spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
     this.ingress[spec.index] = []
-    this.forwarderOf[spec.index] = this.forwarders[network]
+    this.#forwarderOf[spec.index] = this.forwarders[network]
     return this.forwarders[network].addPort(spec, { send })
   }
 
-  private spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {
+  #spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {
     const mac = parseMac(`06:00:00:00:0${this.daemon.host.index}:${index.toString(16).padStart(2, '0')}`)
     return { index, name: `p${index}`, kind, vm: null, epoch, mac }
   }
 
-  private look(): void {
-    if (this.looking || !this.alive) return
-    this.looking = true
+  #look(): void {
+    if (this.#looking || !this.alive) return
+    this.#looking = true
     const { world, host } = this.daemon
-    world.time.after(world.wait(LOOK, host.index, ++this.looks, world.scenario.pace.poll), () => {
-      this.looking = false
-      if (this.alive) this.wake()
+    world.time.after(world.wait(LOOK, host.index, ++this.#looks, world.scenario.pace.poll), () => {
+      this.#looking = false
+      if (this.alive) this.#wake()
     })
   }
 
-  private wake(): void {
+  #wake(): void {
     const { world, host } = this.daemon
-    for (let command = this.commands.shift(); command !== undefined; command = this.commands.shift()) {
+    for (let command = this.#commands.shift(); command !== undefined; command = this.#commands.shift()) {
       world.step(host)
       command.run()
     }
-    const batch = 1 + Math.floor(world.chance(BATCH, host.index, this.looks) * 6)
+    const batch = 1 + Math.floor(world.chance(BATCH, host.index, this.#looks) * 6)
     let left = 0
     for (let port = 0; port < this.ingress.length; port++) {
       if (this.ingress[port] === undefined) continue
-      this.read(port, batch)
+      this.#read(port, batch)
       left += this.ingress[port]?.length ?? 0
     }
-    if (left > 0) this.look()
-    this.watchEarly()
+    if (left > 0) this.#look()
+    this.#watchEarly()
   }
 
-  private watchEarly(): void {
+  #watchEarly(): void {
     const { agent, world } = this.daemon
     for (const network of world.networks) {
       const session = agent?.sessions.snapshotOf(networkName(network))
       if (session?.state !== 'prepared') this.earlySince[network] = null
-      else if (this.earlySince[network] === null && this.holdsFrom(network, session.request.epoch))
+      else if (this.earlySince[network] === null && this.#holdsFrom(network, session.request.epoch))
         this.earlySince[network] = world.time.now
     }
   }
 
   /**
-   * Whether frames from after a cut wait. Behind the gates that another network has closed anything may; and where a host has not
-   * heard that an epoch was used up by a restore that was undone, frames of that epoch.
+   * Whether frames from after a cut wait. Behind the gates that another network has closed anything may; and where a
+   * host has not heard that an epoch was used up by a restore that was undone, frames of that epoch.
    */
-  private holdsFrom(network: number, epoch: number): boolean {
+  #holdsFrom(network: number, epoch: number): boolean {
     let found = false
     for (const { hold, closed } of this.forwarders[network].ports) {
       if (closed || hold.length === 0) continue
@@ -369,43 +370,43 @@ export class Worker {
     return found
   }
 
-  private read(port: number, most: number): number {
+  #read(port: number, most: number): number {
     const socket = this.ingress[port]
     if (socket === undefined || socket.length === 0) return 0
     const batch = socket.splice(0, most)
     const now = this.now
     const { world, host } = this.daemon
     for (const copy of batch) {
-      this.forwarderOf[port].receive(port, this.frame.pointAt(copy), now)
-      if (port < TRUNK_PORTS) world.colored(port, this.frame.color, host)
+      this.#forwarderOf[port].receive(port, this.#frame.pointAt(copy), now)
+      if (port < TRUNK_PORTS) world.colored(port, this.#frame.color, host)
     }
     return batch.length
   }
 
-  private scheduleTick(ms: number): void {
+  #scheduleTick(ms: number): void {
     this.daemon.world.time.after(ms, () => {
       if (!this.alive) return
       for (const forwarder of this.forwarders) forwarder.tick(this.now)
       const open = this.forwarders.some(({ snapshots }) => snapshots.openEpoch !== null)
-      this.scheduleTick(open ? TICK_INTERVAL_OPEN : TICK_INTERVAL)
+      this.#scheduleTick(open ? TICK_INTERVAL_OPEN : TICK_INTERVAL_MS)
     })
   }
 
-  private tell(event: DatapathEvent): void {
-    this.toMain(() => {
+  #tell(event: DatapathEvent): void {
+    this.#toMain(() => {
       this.daemon.world.step(this.daemon.host)
       this.daemon.datapath.emit('event', event)
     })
   }
 
-  private toMain(act: () => void): void {
+  #toMain(act: () => void): void {
     const { world, host } = this.daemon
     const { time } = world
-    this.mainFreeAt = Math.max(
-      this.mainFreeAt,
-      time.now + world.wait(ANSWER, host.index, this.answers++, world.scenario.pace.poll),
+    this.#mainFreeAt = Math.max(
+      this.#mainFreeAt,
+      time.now + world.wait(ANSWER, host.index, this.#answers++, world.scenario.pace.poll),
     )
-    time.at(this.mainFreeAt, () => {
+    time.at(this.#mainFreeAt, () => {
       if (!this.daemon.alive) return
       time.promised = true
       act()

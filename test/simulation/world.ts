@@ -1,5 +1,5 @@
-// A scenario as a running world: hosts with their daemons, guests, trunks, a coordinator, and what goes wrong. Runs until
-// nothing is left to do, then the invariants are checked.
+// A scenario as a running world: hosts with their daemons, guests, trunks, a coordinator, and what goes wrong. Runs
+// until nothing is left to do, then the invariants are checked.
 
 import type { Manifest } from '../../src/api/schemas.js'
 import { announcement } from '../../src/frame/ethernet.js'
@@ -60,7 +60,9 @@ export class Violation extends Error {
   }
 }
 
-/** Milliseconds after the last order and fault by which all must be quiet: the longest deadlines, and what follows them. */
+/**
+ * Milliseconds after the last order and fault by which all must be quiet: the longest deadlines, and what follows them.
+ */
 const HORIZON = 150_000
 const BROADCAST_MAC = [255, 255, 255, 255, 255, 255]
 /** An address that machines take over from one another, as routers do with a virtual one. Nobody sends to it. */
@@ -101,15 +103,15 @@ export class World {
   doubled = 0
   /** What was wrong on the way; the first is thrown at the end of the step. */
   wrong: Violation | null = null
-  private readonly frame = new Frame()
-  private readonly trunks = new Map<number, Trunk>()
+  readonly #frame = new Frame()
+  readonly #trunks = new Map<number, Trunk>()
   /** Whether a datapath starts anew in the middle. */
   readonly restarts: boolean
   /** By NIC: the highest color its frames have had. */
-  private readonly colors: number[]
-  private coordinatorSteps = 0
-  private ordersGiven = 0
-  private toCome = 0
+  readonly #colors: number[]
+  #coordinatorSteps = 0
+  #ordersGiven = 0
+  #toCome = 0
 
   constructor(scenario: Scenario, planted: Planted = {}, traced = false) {
     this.scenario = scenario
@@ -135,7 +137,7 @@ export class World {
     )
     this.lan = scenario.lan === null ? null : new SharedLan(this)
     this.restarts = scenario.faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
-    this.colors = this.nics.map(() => -1)
+    this.#colors = this.nics.map(() => -1)
     this.unarmed = this.nics.map(() => [])
     for (const guest of this.guests) planted.guest?.(guest)
     this.coordinator = new Coordinator(this)
@@ -146,22 +148,22 @@ export class World {
     const { scenario, time } = this
     for (const host of this.hosts) host.start()
     await promisesKept()
-    if (scenario.announced) this.come(ANNOUNCING, () => this.announce())
-    for (const send of scenario.sends) this.come(send.at, () => this.send(send))
+    if (scenario.announced) this.#come(ANNOUNCING, () => this.#announce())
+    for (const send of scenario.sends) this.#come(send.at, () => this.#send(send))
     for (const [nth, order] of scenario.orders.entries()) {
-      this.come(order.at, () => {
-        this.ordersGiven++
+      this.#come(order.at, () => {
+        this.#ordersGiven++
         this.coordinator.take(order, nth)
       })
     }
     for (const fault of scenario.faults) {
-      if (fault.kind === 'crash machine') this.come(fault.at, () => this.crash(fault.vm))
+      if (fault.kind === 'crash machine') this.#come(fault.at, () => this.#crash(fault.vm))
       if (fault.kind === 'unplug trunk') {
         const { a, b, at, network = 0 } = fault
-        this.come(at, () => this.hosts[a].daemon?.worker?.unplug(network, b))
-        this.come(at + fault.for, () => this.hosts[a].daemon?.worker?.plug(network, b))
+        this.#come(at, () => this.hosts[a].daemon?.worker?.unplug(network, b))
+        this.#come(at + fault.for, () => this.hosts[a].daemon?.worker?.plug(network, b))
       }
-      if ('for' in fault) this.come(fault.at + fault.for, () => undefined)
+      if ('for' in fault) this.#come(fault.at + fault.for, () => undefined)
     }
     const last = Math.max(0, ...scenario.orders.map((order) => order.at + order.deadline))
     const horizon = last + HORIZON
@@ -173,14 +175,14 @@ export class World {
         await promisesKept()
       }
       if (this.wrong !== null) throw this.wrong
-      if (this.toCome > 0 || time.now < lookAgain) continue
+      if (this.#toCome > 0 || time.now < lookAgain) continue
       if (this.isQuiet()) break
       lookAgain = time.now + 5
     }
     if (this.wrong !== null) throw this.wrong
   }
 
-  // --- chance and notes -----------------------------------------------------------------------------------------------
+  // --- chance and notes ----------------------------------------------------------------------------------------------
 
   chance(what: number, who: number, which: number): number {
     return chanceOf(this.scenario.seed, what, who, which)
@@ -205,10 +207,10 @@ export class World {
     this.wrong ??= new Violation(invariant, message)
   }
 
-  // --- steps, and those that strike between them ---------------------------------------------------------------------
+  // --- steps, and those that strike between them --------------------------------------------------------------------
 
   step(host: Host): void {
-    if (this.ordersGiven === 0) return
+    if (this.#ordersGiven === 0) return
     host.steps++
     for (const fault of this.scenario.faults) {
       if (fault.kind !== 'kill daemon' && fault.kind !== 'fail datapath') continue
@@ -219,9 +221,9 @@ export class World {
   }
 
   coordinatorStep(): void {
-    this.coordinatorSteps++
+    this.#coordinatorSteps++
     for (const fault of this.scenario.faults) {
-      if (fault.kind !== 'kill coordinator' || fault.step !== this.coordinatorSteps) continue
+      if (fault.kind !== 'kill coordinator' || fault.step !== this.#coordinatorSteps) continue
       this.time.next(() => {
         this.note('coord', 'KILLED')
         this.marks.add('coordinator killed')
@@ -235,7 +237,7 @@ export class World {
     }
   }
 
-  // --- frames ---------------------------------------------------------------------------------------------------------
+  // --- frames --------------------------------------------------------------------------------------------------------
 
   /** A frame was put into a TAP's queue. */
   delivered(nic: Nic, id: number): void {
@@ -256,9 +258,9 @@ export class World {
 
   /** A NIC's frame was colored. */
   colored(nic: number, color: number, host: Host): void {
-    if (color < this.colors[nic])
-      this.violation(1, `the epoch of port p${nic} went back from ${this.colors[nic]} to ${color}`)
-    this.colors[nic] = color
+    if (color < this.#colors[nic])
+      this.violation(1, `the epoch of port p${nic} went back from ${this.#colors[nic]} to ${color}`)
+    this.#colors[nic] = color
     const durable = host.disk.epochs.get(networkName(this.nics[nic].network)) ?? 0
     if (color > durable) this.violation(4, `port p${nic} is at epoch ${color}, the disk of ${host.name} at ${durable}`)
   }
@@ -270,8 +272,8 @@ export class World {
   }
 
   /**
-   * A machine becomes what it was: what it has sent since in other networks than the restored one stays with whoever has it.
-   * Nothing is promised of such frames but that they are as they were sent.
+   * A machine becomes what it was: what it has sent since in other networks than the restored one stays with whoever
+   * has it. Nothing is promised of such frames but that they are as they were sent.
    */
   rollBack(guest: Guest, image: Image, network: number): void {
     guest.restoredBy.add(network)
@@ -289,7 +291,9 @@ export class World {
     this.outside[station].push(id)
   }
 
-  /** Whether a frame is what it was when its sender gave it away; `start` and `end`: from its destination address on. */
+  /**
+   * Whether a frame is what it was when its sender gave it away; `start` and `end`: from its destination address on.
+   */
   isAsSent(id: number, bytes: Uint8Array, start: number, end: number): boolean {
     const sent = this.frames[id].bytes
     return sent.compare(bytes, start, end, VNET_HEADER_LENGTH) === 0
@@ -303,7 +307,7 @@ export class World {
   }
 
   /** Who is there says so, as machines do when they come up: then the switches know where everybody is. */
-  private announce(): void {
+  #announce(): void {
     const bytesOf = (mac: readonly number[]) => {
       const bytes = new Uint8Array(VNET_HEADER_LENGTH + ANNOUNCEMENT_LENGTH)
       bytes.set(announcement(Uint8Array.from(mac)), VNET_HEADER_LENGTH)
@@ -312,34 +316,34 @@ export class World {
     for (const nic of this.nics) {
       nic.guest.act(() => this.hosts[nic.guest.host].daemon?.arrive(nic.index, bytesOf(nic.mac)))
     }
-    for (const station of this.scenario.outside) this.sendFromOutside(station, bytesOf(stationMac(station)))
+    for (const station of this.scenario.outside) this.#sendFromOutside(station, bytesOf(stationMac(station)))
   }
 
-  private sendFromOutside(station: number, copy: FrameCopy): void {
-    if (station === LAN_STATION) this.lan?.transmit(LAN_STATION, this.frame.pointAt(copy))
+  #sendFromOutside(station: number, copy: FrameCopy): void {
+    if (station === LAN_STATION) this.lan?.transmit(LAN_STATION, this.#frame.pointAt(copy))
     else this.hosts[station].daemon?.arrive(PLAIN_PORT, copy)
   }
 
-  private send({ vm, nic, toVm, toNic, form, floating }: Send): void {
+  #send({ vm, nic, toVm, toNic, form, floating }: Send): void {
     if (vm === OUTSIDE) {
-      this.sendFromOutside(nic, this.makeFrame({ vm, nic, at: 0, toVm, toNic }, stationMac(nic), form))
+      this.#sendFromOutside(nic, this.#makeFrame({ vm, nic, at: 0, toVm, toNic }, stationMac(nic), form))
       return
     }
     const guest = this.guests[vm]
     guest.act(() => {
       const from = guest.nics[nic]
       const sent = { vm, nic: from.index, at: guest.log.sent.length, toVm, toNic }
-      const copy = this.makeFrame(sent, floating ? FLOATING_MAC : from.mac, form)
+      const copy = this.#makeFrame(sent, floating ? FLOATING_MAC : from.mac, form)
       guest.log.sent.push(this.frames.length - 1)
       this.note(
         guest.name,
-        `sends #${this.frames.length - 1}${guest.nics.length > 1 ? ` .${nic}` : ''} → ${this.target(toVm, toNic)}`,
+        `sends #${this.frames.length - 1}${guest.nics.length > 1 ? ` .${nic}` : ''} → ${this.#target(toVm, toNic)}`,
       )
       this.hosts[guest.host].daemon?.arrive(from.index, copy)
     })
   }
 
-  private makeFrame(sent: Omit<SentFrame, 'id' | 'bytes'>, from: readonly number[], form: FrameForm): FrameCopy {
+  #makeFrame(sent: Omit<SentFrame, 'id' | 'bytes'>, from: readonly number[], form: FrameForm): FrameCopy {
     const id = this.frames.length
     const { toVm, toNic } = sent
     const to =
@@ -349,18 +353,18 @@ export class World {
     return copy
   }
 
-  private target(vm: number, nic: number): string {
+  #target(vm: number, nic: number): string {
     if (vm === BROADCAST) return 'all'
     if (vm === OUTSIDE) return nic === LAN_STATION ? 'outside' : `outside h${nic}`
     return `vm${vm}${this.guests[vm].nics.length > 1 ? `.${nic}` : ''}`
   }
 
-  private crash(vm: number): void {
+  #crash(vm: number): void {
     this.crashed.add(vm)
     this.guests[vm].end()
   }
 
-  // --- the network ----------------------------------------------------------------------------------------------------
+  // --- the network ---------------------------------------------------------------------------------------------------
 
   hostOf(name: string): Host {
     return this.hosts[Number(name.slice(1))]
@@ -379,10 +383,10 @@ export class World {
 
   trunk(network: number, from: number, to: number): Trunk {
     const key = network * 256 + from * 16 + to
-    let trunk = this.trunks.get(key)
+    let trunk = this.#trunks.get(key)
     if (trunk === undefined) {
       trunk = new Trunk(this, network, from, to)
-      this.trunks.set(key, trunk)
+      this.#trunks.set(key, trunk)
     }
     return trunk
   }
@@ -390,7 +394,7 @@ export class World {
   /** Nothing is under way any more, and nothing held back. */
   isQuiet(): boolean {
     if (this.coordinator.busy !== null) return false
-    for (const { way } of this.trunks.values()) if (way.inFlight > 0) return false
+    for (const { way } of this.#trunks.values()) if (way.inFlight > 0) return false
     if (this.lan !== null && this.lan.inFlight > 0) return false
     for (const { daemon } of this.hosts) {
       if (daemon === null) return false
@@ -409,10 +413,10 @@ export class World {
     return true
   }
 
-  private come(at: number, act: () => void): void {
-    this.toCome++
+  #come(at: number, act: () => void): void {
+    this.#toCome++
     this.time.at(at, () => {
-      this.toCome--
+      this.#toCome--
       act()
     })
   }

@@ -1,5 +1,5 @@
-// Loaded into a daemon by `node --import`, by tests only: SIGUSR2 breaks its datapath worker. The worker is sent something
-// that is no command, which it cannot but fail on, as it would on a defect.
+// Loaded into a daemon by `node --import`, by tests only: SIGUSR2 breaks its datapath worker. The worker is sent
+// something that is no command, which it cannot but fail on, as it would on a defect.
 
 import { syncBuiltinESMExports } from 'node:module'
 import threads from 'node:worker_threads'

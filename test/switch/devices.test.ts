@@ -1,5 +1,6 @@
-// What happens to a device while it is a port: another name, MTU, address or namespace; somebody of the host who uses it; two
-// devices that are one cable. A port is true to its device, and nothing is done to a stranger that has its name.
+// What happens to a device while it is a port: another name, MTU, address or namespace; somebody of the host who uses
+// it; two devices that are one cable. A port is true to its device, and nothing is done to a stranger that has its
+// name.
 
 import t from 'tap'
 import { until } from '../lab/command.js'
@@ -216,7 +217,8 @@ t.test('what of the host would be cut off keeps a device from becoming a port, o
     'given back with the device',
   )
 
-  // The other way round it is nobody's business: devices that stand on others, and that others stand on by a cable only.
+  // The other way round it is nobody's business: devices that stand on others, and that others stand on by a cable
+  // only.
   await onTop('mv0', 'macvlan', 'mode', 'passthru')
   for (const device of ['two', 'mv0']) await world.ip('host', 'link', 'set', device, 'up')
   const second = await world.switch('host', lab0({ two: { device: 'mv0' } }))

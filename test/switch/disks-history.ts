@@ -1,6 +1,6 @@
-// Random histories of one machine with two disks on two hosts that share a file system: snapshots, restores here and there,
-// deletions in any order, writes, daemons and QEMUs killed at any instant. After each step an oracle says which files must be
-// there, and what each disk must hold. Real daemons, a real coordinator, QEMUs and images.
+// Random histories of one machine with two disks on two hosts that share a file system: snapshots, restores here and
+// there, deletions in any order, writes, daemons and QEMUs killed at any instant. After each step an oracle says which
+// files must be there, and what each disk must hold. Real daemons, a real coordinator, QEMUs and images.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -66,47 +66,47 @@ export function randomStep(below: (bound: number) => number): Step {
 export class History {
   readonly world: World
   readonly said: string[] = []
-  private readonly daemons = new Map<Host, Switch>()
-  private readonly coordinator: Coordinator
-  private readonly users: readonly string[]
-  private readonly golden: string
-  private content: Content = [0, 1].map(() => Array.from({ length: BLOCKS }, () => 0))
-  private snapshots: { readonly name: string; readonly content: Content }[] = []
-  private at: Host = 'a'
+  readonly #daemons = new Map<Host, Switch>()
+  readonly #coordinator: Coordinator
+  readonly #users: readonly string[]
+  readonly #golden: string
+  #content: Content = [0, 1].map(() => Array.from({ length: BLOCKS }, () => 0))
+  #snapshots: { readonly name: string; readonly content: Content }[] = []
+  #at: Host = 'a'
   /** Whether the machine runs; one that was killed is started again on the files that the daemon names. */
-  private running = true
+  #running = true
   /** The machine's own disk files are the user's again only if it has come back to where they are. */
-  private moved = false
-  private count = 0
-  private pattern = 1
+  #moved = false
+  #count = 0
+  #pattern = 1
 
   private constructor(world: World) {
     this.world = world
     const networks = {
       lab0: { hosts: Object.fromEntries(hosts.map((host) => [host, { socket: world.socket(host) }])) },
     }
-    const config = { socket: '', store: this.inside('catalogue'), log: 'silent' as const, networks }
+    const config = { socket: '', store: this.#inside('catalogue'), log: 'silent' as const, networks }
     const catalogue = new Catalogue(config.store)
-    this.coordinator = new Coordinator({ config, catalogue, logger: pino({ level: 'silent' }), version: 'test' })
-    this.users = ['disk.img', 'mine.qcow2', 'golden.qcow2'].map((name) => this.inside(`vms/${name}`))
-    this.golden = this.users[2]!
+    this.#coordinator = new Coordinator({ config, catalogue, logger: pino({ level: 'silent' }), version: 'test' })
+    this.#users = ['disk.img', 'mine.qcow2', 'golden.qcow2'].map((name) => this.#inside(`vms/${name}`))
+    this.#golden = this.#users[2]!
   }
 
   static async begin(world: World): Promise<History> {
     const history = new History(world)
-    await history.start()
+    await history.#start()
     return history
   }
 
-  private inside(name: string): string {
+  #inside(name: string): string {
     return join(this.world.directory, name)
   }
 
-  private async start(): Promise<void> {
+  async #start(): Promise<void> {
     const { world } = this
-    mkdirSync(this.inside('vms'))
-    mkdirSync(this.inside('catalogue'))
-    const [raw, mine, golden] = this.users
+    mkdirSync(this.#inside('vms'))
+    mkdirSync(this.#inside('catalogue'))
+    const [raw, mine, golden] = this.#users
     const make = (...args: string[]) => execFileSync('qemu-img', ['create', '-q', ...args])
     make('-f', 'raw', raw!, String(BLOCK * BLOCKS))
     make('-f', 'qcow2', golden!, String(BLOCK * BLOCKS))
@@ -115,22 +115,22 @@ export class History {
     await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })
     await world.ip('b', 'link', 'set', 'trunk', 'up')
     await world.ip('a', 'tuntap', 'add', 'dev', 'tap0', 'mode', 'tap', 'vnet_hdr')
-    this.launch([raw!, mine!], this.inside('vm.qmp'))
-    await until('QEMU', 10_000, () => (existsSync(this.inside('vm.qmp')) ? true : undefined))
+    this.#launch([raw!, mine!], this.#inside('vm.qmp'))
+    await until('QEMU', 10_000, () => (existsSync(this.#inside('vm.qmp')) ? true : undefined))
     for (const host of hosts) {
       const own = host === 'a' ? { one: { device: 'tap0', vm: 'vm0' } } : {}
       const ports = { ...own, trunk: { device: 'trunk', kind: 'trunk' } }
-      const machines = host === 'a' ? { machines: { vm0: { qmp: this.inside('vm.qmp') } } } : {}
-      this.daemons.set(host, await world.switch(host, { networks: { lab0: { ports } }, ...machines }))
+      const machines = host === 'a' ? { machines: { vm0: { qmp: this.#inside('vm.qmp') } } } : {}
+      this.#daemons.set(host, await world.switch(host, { networks: { lab0: { ports } }, ...machines }))
     }
-    await this.peersMeet()
-    this.goldenDigest = sha256(this.golden)
+    await this.#peersMeet()
+    this.#goldenDigest = sha256(this.#golden)
   }
 
-  private goldenDigest = ''
+  #goldenDigest = ''
 
   /** As a user's script does. */
-  private launch(files: readonly string[], qmp: string): void {
+  #launch(files: readonly string[], qmp: string): void {
     const drives = files.flatMap((file, i) => [
       '-drive',
       `file=${file},format=${file.endsWith('.qcow2') ? 'qcow2' : 'raw'},if=none,id=d${i}`,
@@ -146,7 +146,7 @@ export class History {
       'virtio-net-pci,netdev=n0,romfile=',
     ]
     const args = ['-machine', 'pc,accel=tcg', '-m', '16', '-nodefaults', '-display', 'none', ...drives, ...net]
-    const command = ['netns', 'exec', this.world.name(this.at), 'qemu-system-x86_64', ...args]
+    const command = ['netns', 'exec', this.world.name(this.#at), 'qemu-system-x86_64', ...args]
     const child: ChildProcess = spawn('ip', [...command, '-qmp', `unix:${qmp},server=on,wait=off`], {
       stdio: ['ignore', 'ignore', 'pipe'],
       detached: true,
@@ -167,112 +167,112 @@ export class History {
     for (const process of this.machines()) await killProcess(process, soon(5000))
   }
 
-  private async peersMeet(): Promise<void> {
+  async #peersMeet(): Promise<void> {
     await until('the peers', 20_000, async () => {
-      const found = await Promise.all(hosts.map((host) => this.daemon(host).client.preflight('lab0', LONG)))
+      const found = await Promise.all(hosts.map((host) => this.#daemon(host).client.preflight('lab0', LONG)))
       return found.every(({ peers }) => peers.length === 1 && peers[0]!.alive) ? true : undefined
     })
   }
 
-  private daemon(host: Host): Switch {
-    return this.daemons.get(host)!
+  #daemon(host: Host): Switch {
+    return this.#daemons.get(host)!
   }
 
   async perform(step: Step): Promise<void> {
     this.said.push(JSON.stringify(step))
-    const chosen = 'which' in step ? this.snapshots[step.which % Math.max(1, this.snapshots.length)] : undefined
+    const chosen = 'which' in step ? this.#snapshots[step.which % Math.max(1, this.#snapshots.length)] : undefined
     switch (step.kind) {
       case 'write':
-        if (this.running) await this.write(step.disk, step.block)
+        if (this.#running) await this.#write(step.disk, step.block)
         break
       case 'create':
-        if (!this.running) await this.startAgain()
-        if (this.snapshots.length < 5) await this.create()
+        if (!this.#running) await this.#startAgain()
+        if (this.#snapshots.length < 5) await this.#create()
         break
       case 'delete':
-        if (chosen !== undefined) await this.delete(chosen, step.kill)
+        if (chosen !== undefined) await this.#delete(chosen, step.kill)
         break
       case 'restore':
         if (chosen === undefined) break
-        await this.coordinator.restore('lab0', chosen.name, { placement: { vm0: step.host }, replace: true }, () => {})
-        this.content = chosen.content
-        this.running = true
-        this.at = step.host
-        this.moved = step.host !== 'a'
+        await this.#coordinator.restore('lab0', chosen.name, { placement: { vm0: step.host }, replace: true }, () => {})
+        this.#content = chosen.content
+        this.#running = true
+        this.#at = step.host
+        this.#moved = step.host !== 'a'
         break
       case 'killDaemon':
-        await this.daemon(step.host).crash()
-        await this.daemon(step.host).start()
-        await this.peersMeet()
+        await this.#daemon(step.host).crash()
+        await this.#daemon(step.host).start()
+        await this.#peersMeet()
         break
       case 'killMachine':
         for (const process of this.machines()) await killProcess(process, soon(5000))
-        this.running = false
+        this.#running = false
         break
     }
-    await this.check()
+    await this.#check()
   }
 
-  private async create(): Promise<void> {
-    const name = `s${++this.count}`
-    await this.coordinator.create({ network: 'lab0', name }, () => {})
-    this.snapshots.push({ name, content: this.content })
+  async #create(): Promise<void> {
+    const name = `s${++this.#count}`
+    await this.#coordinator.create({ network: 'lab0', name }, () => {})
+    this.#snapshots.push({ name, content: this.#content })
   }
 
-  private async delete(chosen: { name: string }, kill: null | { host: Host; ms: number }): Promise<void> {
-    const work = this.coordinator.delete('lab0', chosen.name).then(
+  async #delete(chosen: { name: string }, kill: null | { host: Host; ms: number }): Promise<void> {
+    const work = this.#coordinator.delete('lab0', chosen.name).then(
       () => null,
       (error: Error) => error,
     )
     if (kill !== null) {
       await sleep(kill.ms)
-      await this.daemon(kill.host).crash()
+      await this.#daemon(kill.host).crash()
       await work
-      await this.daemon(kill.host).start()
-      await this.peersMeet()
+      await this.#daemon(kill.host).start()
+      await this.#peersMeet()
     }
     const failure = await work
     if (failure !== null) {
       if (kill === null) throw failure
       this.said.push(`the delete failed: ${failure.message}`)
-      await this.coordinator.delete('lab0', chosen.name)
+      await this.#coordinator.delete('lab0', chosen.name)
     }
-    this.snapshots = this.snapshots.filter(({ name }) => name !== chosen.name)
+    this.#snapshots = this.#snapshots.filter(({ name }) => name !== chosen.name)
   }
 
   /** The user's own script: it asks which files to start on. */
-  private async startAgain(): Promise<void> {
-    const disks = await this.disks()
-    const { machines } = await this.daemon(this.at).client.status(LONG)
+  async #startAgain(): Promise<void> {
+    const disks = await this.#disks()
+    const { machines } = await this.#daemon(this.#at).client.status(LONG)
     const qmp = machines.find(({ name }) => name === 'vm0')!.qmp!
-    this.launch(
+    this.#launch(
       disks.map(({ layers }) => layers[0]!.file),
       qmp,
     )
     await until('QEMU', 10_000, () => (existsSync(qmp) ? true : undefined))
-    this.running = true
+    this.#running = true
   }
 
-  private async disks(): Promise<MachineDisks['disks']> {
-    const { disks } = await this.daemon(this.at).client.machineDisks('vm0', LONG)
+  async #disks(): Promise<MachineDisks['disks']> {
+    const { disks } = await this.#daemon(this.#at).client.machineDisks('vm0', LONG)
     return [...disks].sort((one, other) => one.name.localeCompare(other.name))
   }
 
-  private async write(disk: number, block: number): Promise<void> {
-    this.pattern = (this.pattern % 250) + 1
-    await this.inQemu(`qemu-io d${disk} "write -P ${this.pattern} ${block * BLOCK} ${BLOCK}"`)
-    this.content = this.content.map((blocks, i) =>
-      i === disk ? blocks.map((byte, j) => (j === block ? this.pattern : byte)) : blocks,
+  async #write(disk: number, block: number): Promise<void> {
+    this.#pattern = (this.#pattern % 250) + 1
+    await this.#inQemu(`qemu-io d${disk} "write -P ${this.#pattern} ${block * BLOCK} ${BLOCK}"`)
+    this.#content = this.#content.map((blocks, i) =>
+      i === disk ? blocks.map((byte, j) => (j === block ? this.#pattern : byte)) : blocks,
     )
-    await this.flush()
+    await this.#flush()
   }
 
-  private async flush(): Promise<void> {
-    for (const disk of [0, 1]) await this.inQemu(`qemu-io d${disk} "flush"`)
+  async #flush(): Promise<void> {
+    for (const disk of [0, 1]) await this.#inQemu(`qemu-io d${disk} "flush"`)
   }
 
-  private async inQemu(line: string): Promise<void> {
-    const { machines } = await this.daemon(this.at).client.status(LONG)
+  async #inQemu(line: string): Promise<void> {
+    const { machines } = await this.#daemon(this.#at).client.status(LONG)
     const qmp = await QmpClient.connect(machines.find(({ name }) => name === 'vm0')!.qmp!, soon(20_000))
     try {
       const said = await qmp.execute('human-monitor-command', { 'command-line': line }, soon(20_000))
@@ -283,21 +283,21 @@ export class History {
   }
 
   /** What must be true now. */
-  private async check(): Promise<void> {
-    if (this.running) await this.flush()
-    const manifests = (await this.coordinator.list()).filter(({ state }) => state === 'complete')
+  async #check(): Promise<void> {
+    if (this.#running) await this.#flush()
+    const manifests = (await this.#coordinator.list()).filter(({ state }) => state === 'complete')
     const names = manifests.map(({ name }) => name).sort()
-    const known = this.snapshots.map(({ name }) => name).sort()
+    const known = this.#snapshots.map(({ name }) => name).sort()
     if (names.join() !== known.join()) throw new Error(`snapshots ${names}, and not ${known}`)
-    this.areUntouched(manifests)
-    const disks = await this.disks()
-    if (this.running || disks.length > 0) this.holds(disks)
-    if (sha256(this.golden) !== this.goldenDigest) throw new Error('the golden image was written')
-    await this.settles(manifests)
+    this.#areUntouched(manifests)
+    const disks = await this.#disks()
+    if (this.#running || disks.length > 0) this.#holds(disks)
+    if (sha256(this.#golden) !== this.#goldenDigest) throw new Error('the golden image was written')
+    await this.#settles(manifests)
   }
 
   /** Every file that a snapshot names is as it was. */
-  private areUntouched(manifests: readonly Manifest[]): void {
+  #areUntouched(manifests: readonly Manifest[]): void {
     for (const { name, parts } of manifests) {
       const files = parts.flatMap(({ members }) =>
         members.flatMap((member) => [
@@ -310,21 +310,21 @@ export class History {
     }
   }
 
-  private holds(disks: MachineDisks['disks']): void {
-    const raw = this.inside('content')
+  #holds(disks: MachineDisks['disks']): void {
+    const raw = this.#inside('content')
     for (const [i, { layers }] of disks.entries()) {
       const { file, format } = layers[0]!
       execFileSync('qemu-img', ['convert', '-U', '-f', format, '-O', 'raw', file, raw])
       const bytes = readFileSync(raw)
-      const found = this.content[i]!.map((_, block) => bytes[block * BLOCK])
-      if (found.join() !== this.content[i]!.join())
-        throw new Error(`disk ${i} (${file}) holds ${found}, and not ${this.content[i]}`)
+      const found = this.#content[i]!.map((_, block) => bytes[block * BLOCK])
+      if (found.join() !== this.#content[i]!.join())
+        throw new Error(`disk ${i} (${file}) holds ${found}, and not ${this.#content[i]}`)
     }
     rmSync(raw, { force: true })
   }
 
   /** Soon there are no files but the user's, those that snapshots name, and those of the machine's chains. */
-  private async settles(manifests: readonly Manifest[]): Promise<void> {
+  async #settles(manifests: readonly Manifest[]): Promise<void> {
     const named = manifests.flatMap(({ parts }) =>
       parts.flatMap(({ members }) =>
         members.flatMap(({ disks }) => disks.flatMap((one) => one.layers.map(({ file }) => file.path))),
@@ -332,25 +332,25 @@ export class History {
     )
     const limit = performance.now() + QUIET_MS
     for (;;) {
-      const chains = (await this.disks()).flatMap(({ layers }) => layers.map(({ file }) => file))
-      const wanted = await withBases([...this.users, ...named, ...chains])
-      const surplus = this.images().filter((file) => !wanted.has(file))
+      const chains = (await this.#disks()).flatMap(({ layers }) => layers.map(({ file }) => file))
+      const wanted = await withBases([...this.#users, ...named, ...chains])
+      const surplus = this.#images().filter((file) => !wanted.has(file))
       const missing = [...wanted].filter((file) => !existsSync(file))
       if (missing.length > 0) throw new Error(`${missing} is missing`)
       if (surplus.length === 0) return
       if (performance.now() > limit) {
         const said = await Promise.all(
-          hosts.map((host) => this.daemon(host).client.pruneDisks({ dryRun: true, orphans: true }, LONG)),
+          hosts.map((host) => this.#daemon(host).client.pruneDisks({ dryRun: true, orphans: true }, LONG)),
         )
         throw new Error(
-          `nobody needs ${surplus}, and it stays: ${JSON.stringify(said)}\n${hosts.map((host) => this.daemon(host).said().slice(-3000)).join('\n')}`,
+          `nobody needs ${surplus}, and it stays: ${JSON.stringify(said)}\n${hosts.map((host) => this.#daemon(host).said().slice(-3000)).join('\n')}`,
         )
       }
       await sleep(100)
     }
   }
 
-  private images(): string[] {
+  #images(): string[] {
     const found: string[] = []
     const walk = (directory: string) => {
       for (const name of readdirSync(directory)) {
@@ -359,33 +359,34 @@ export class History {
         else if (/\.(qcow2|img)$/.test(name) && name !== 'memory.img') found.push(path)
       }
     }
-    walk(this.inside('vms'))
+    walk(this.#inside('vms'))
     for (const host of hosts) walk(join(this.world.state(host), 'machines'))
     return found
   }
 
   /** All snapshots go, in an order by chance: then there are the user's own files, up to date. */
   async finish(below: (bound: number) => number): Promise<void> {
-    while (this.snapshots.length > 0) await this.perform({ kind: 'delete', which: below(8), kill: null })
+    while (this.#snapshots.length > 0) await this.perform({ kind: 'delete', which: below(8), kill: null })
     // One that was killed after it had come back from another host cannot be made short before it runs.
-    if (this.moved || !this.running) return
+    if (this.#moved || !this.#running) return
     const limit = performance.now() + QUIET_MS
-    while (this.images().sort().join() !== [...this.users].sort().join()) {
-      if (performance.now() > limit) throw new Error(`left in the end: ${this.images()}`)
+    while (this.#images().sort().join() !== [...this.#users].sort().join()) {
+      if (performance.now() > limit) throw new Error(`left in the end: ${this.#images()}`)
       await sleep(100)
     }
     for (const process of this.machines()) await killProcess(process, soon(5000))
-    this.holds([
-      { name: 'd0', layers: [{ file: this.users[0]!, format: 'raw' }] },
-      { name: 'd1', layers: [{ file: this.users[1]!, format: 'qcow2' }] },
+    this.#holds([
+      { name: 'd0', layers: [{ file: this.#users[0]!, format: 'raw' }] },
+      { name: 'd1', layers: [{ file: this.#users[1]!, format: 'qcow2' }] },
     ])
-    for (const file of this.users) if ((statSync(file).mode & 0o200) === 0) throw new Error(`${file} cannot be written`)
+    for (const file of this.#users)
+      if ((statSync(file).mode & 0o200) === 0) throw new Error(`${file} cannot be written`)
   }
 }
 
 /**
- * With all that their headers name: a restore may have found a lower image elsewhere, by its content, and a script of the user's
- * goes by the headers.
+ * With all that their headers name: a restore may have found a lower image elsewhere, by its content, and a script of
+ * the user's goes by the headers.
  */
 async function withBases(files: readonly string[]): Promise<Set<string>> {
   const found = new Set<string>()

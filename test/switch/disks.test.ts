@@ -1,5 +1,5 @@
-// A machine's disks through random histories of snapshots, restores, deletions and kills. New ones: SNAPSWITCH_TEST_SEED=N;
-// for long: npm run soak:disks.
+// A machine's disks through random histories of snapshots, restores, deletions and kills. New ones:
+// SNAPSWITCH_TEST_SEED=N; for long: npm run soak:disks.
 
 import t from 'tap'
 import { patience } from '../patience.js'

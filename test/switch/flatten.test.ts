@@ -1,5 +1,5 @@
-// Snapshots of one host flattened, with a real machine: the copy holds what the chain held, the machine runs on undisturbed, an image of
-// a flattened snapshot loads, and layers that only it needed are merged.
+// Snapshots of one host flattened, with a real machine: the copy holds what the chain held, the machine runs on
+// undisturbed, an image of a flattened snapshot loads, and layers that only it needed are merged.
 
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'

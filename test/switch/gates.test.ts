@@ -1,5 +1,5 @@
-// Gates that open on a real TAP: what was held reaches a guest that reads at its own pace, all of it and in order, however
-// much longer it is than the device's queue; a guest that does not read gets ordinary drops.
+// Gates that open on a real TAP: what was held reaches a guest that reads at its own pace, all of it and in order,
+// however much longer it is than the device's queue; a guest that does not read gets ordinary drops.
 
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
@@ -58,17 +58,17 @@ class Lab {
     log: this.log,
   }
   port!: PortEntry
-  private guest = openTap('guest', { nonBlocking: true })
-  private readonly sender: number
-  private next = 0
+  #guest = openTap('guest', { nonBlocking: true })
+  readonly #sender: number
+  #next = 0
 
   private constructor(t: Test) {
-    this.sender = packetSocket(libc().if_nametoindex('peer'))
+    this.#sender = packetSocket(libc().if_nametoindex('peer'))
     t.teardown(async () => {
       await this.datapath.stop()
       await this.ports.close()
-      libc().close(this.guest)
-      libc().close(this.sender)
+      libc().close(this.#guest)
+      libc().close(this.#sender)
     })
   }
 
@@ -88,10 +88,10 @@ class Lab {
 
   /** Sends the next `count` frames; returns when the switch has them. */
   async send(count: number): Promise<void> {
-    const end = this.next + count
-    while (this.next < end) {
-      for (let i = 0; i < BURST && this.next < end; i++) send(this.sender, withHeader(testFrame(this.next++)))
-      await until(() => this.info('sender').counters.rxFrames >= this.next, 'the switch')
+    const end = this.#next + count
+    while (this.#next < end) {
+      for (let i = 0; i < BURST && this.#next < end; i++) send(this.#sender, withHeader(testFrame(this.#next++)))
+      await until(() => this.info('sender').counters.rxFrames >= this.#next, 'the switch')
     }
   }
 
@@ -102,7 +102,7 @@ class Lab {
   }
 
   readFrames(limit: number): Uint8Array[] {
-    return readAll(this.guest, limit)
+    return readAll(this.#guest, limit)
   }
 
   gate(): Promise<unknown> {
@@ -116,8 +116,8 @@ class Lab {
 
   /** The guest ends, and another one takes its device. */
   replaceGuest(): void {
-    libc().close(this.guest)
-    this.guest = openTap('guest', { nonBlocking: true })
+    libc().close(this.#guest)
+    this.#guest = openTap('guest', { nonBlocking: true })
   }
 
   get dropped(): number {

@@ -1,4 +1,5 @@
-// What a host says of the files of its snapshots, real ones: whole, gone, shorter, changed, no file any more, elsewhere.
+// What a host says of the files of its snapshots, real ones: whole, gone, shorter, changed, no file any more,
+// elsewhere.
 
 import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, renameSync, rmSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'

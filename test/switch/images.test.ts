@@ -1,5 +1,5 @@
-// Files of snapshots by their content: equal content under several paths, other content under equal paths, copies of several
-// ages, and a file that changes.
+// Files of snapshots by their content: equal content under several paths, other content under equal paths, copies of
+// several ages, and a file that changes.
 
 import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'

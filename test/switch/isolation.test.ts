@@ -1,5 +1,5 @@
-// The host's own stack neither hears nor answers the guests, though it has addresses that they ask for; their frames are
-// forwarded all the same, and what the host says elsewhere is none of theirs.
+// The host's own stack neither hears nor answers the guests, though it has addresses that they ask for; their frames
+// are forwarded all the same, and what the host says elsewhere is none of theirs.
 
 import t from 'tap'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

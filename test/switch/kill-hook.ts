@@ -2,12 +2,11 @@
 //
 // SNAPSWITCH_TEST_KILL: SIGKILL at the instant that it names: `before` a QMP command or a call to libvirt goes out, or
 // `after` it, when something comes back (`before:cont`, `after:snapshot`). What kill -9 does at that instant, it does.
-// SNAPSWITCH_TEST_KILL_OTHER: a file that says `before:cont PID`: another process is killed at that instant instead, once,
-// and the file removed.
-// SNAPSWITCH_TEST_HALT: a file; when it is there and a machine is about to be stopped, it is removed and the daemon halts
-// (SIGSTOP), its gate closed and its part of the snapshot undone, until somebody sends SIGCONT.
-// SNAPSWITCH_TEST_STOPPED: a QEMU that cannot save memory in the background.
-// SNAPSWITCH_TEST_REFUSE: a hypervisor that refuses to resume, so many times.
+// SNAPSWITCH_TEST_KILL_OTHER: a file that says `before:cont PID`: another process is killed at that instant instead,
+// once, and the file removed. SNAPSWITCH_TEST_HALT: a file; when it is there and a machine is about to be stopped, it
+// is removed and the daemon halts (SIGSTOP), its gate closed and its part of the snapshot undone, until somebody sends
+// SIGCONT. SNAPSWITCH_TEST_STOPPED: a QEMU that cannot save memory in the background. SNAPSWITCH_TEST_REFUSE: a
+// hypervisor that refuses to resume, so many times.
 
 import { readFileSync, rmSync } from 'node:fs'
 import { Socket } from 'node:net'

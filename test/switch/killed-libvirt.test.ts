@@ -1,5 +1,5 @@
-// kill -9 of the daemon in the middle of a snapshot of a libvirt domain, and a libvirt that refuses to resume one: the next
-// daemon puts right what was left, and libvirt's view is true.
+// kill -9 of the daemon in the middle of a snapshot of a libvirt domain, and a libvirt that refuses to resume one: the
+// next daemon puts right what was left, and libvirt's view is true.
 
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'

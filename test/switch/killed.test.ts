@@ -1,5 +1,5 @@
-// kill -9 of the daemon in the middle of a snapshot or a restore, at a chosen instant, with a real machine: the next daemon
-// puts right what the killed one has left.
+// kill -9 of the daemon in the middle of a snapshot or a restore, at a chosen instant, with a real machine: the next
+// daemon puts right what the killed one has left.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'

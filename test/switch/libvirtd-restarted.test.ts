@@ -1,5 +1,6 @@
-// libvirtd is killed at some instant of a snapshot of libvirt domains, of its deletion or restore, and started again: what was
-// under way ends `complete` or `failed`, nothing is stuck or left, libvirt's view is true, and the next snapshot succeeds.
+// libvirtd is killed at some instant of a snapshot of libvirt domains, of its deletion or restore, and started again:
+// what was under way ends `complete` or `failed`, nothing is stuck or left, libvirt's view is true, and the next
+// snapshot succeeds.
 
 import { existsSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'

@@ -1,5 +1,5 @@
-// Devices that go down, go away and come back under load; a datapath that fails; a daemon that is killed. Whatever happens to
-// one port, the others keep working, and nothing is left changed.
+// Devices that go down, go away and come back under load; a datapath that fails; a daemon that is killed. Whatever
+// happens to one port, the others keep working, and nothing is left changed.
 
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'

@@ -1,5 +1,5 @@
-// One host's part of a restore as a table: no dead states, an abort in any state ends it, and however requests, ends of work and
-// deadlines come, one piece of work is under way at a time.
+// One host's part of a restore as a table: no dead states, an abort in any state ends it, and however requests, ends of
+// work and deadlines come, one piece of work is under way at a time.
 
 import t from 'tap'
 import type { Clock } from '../../src/runtime/clock.js'

@@ -113,10 +113,10 @@ class Agent {
     if (before === 'done' || before === 'failed') {
       if (effects.length > 0) throw new Error(`${before}, and yet ${JSON.stringify(effects)}`)
     }
-    for (const effect of effects) this.perform(effect)
+    for (const effect of effects) this.#perform(effect)
   }
 
-  private perform(effect: LocalEffect): void {
+  #perform(effect: LocalEffect): void {
     if (effect.kind === 'begin') this.began++
     else if (effect.kind === 'advance') this.advanced++
     else if (effect.kind === 'finish') this.finished.push(effect)
@@ -126,10 +126,10 @@ class Agent {
         if (state.state !== 'done') throw new Error(`written while ${vm} is ${state.state}`)
       }
       this.pending.push({ kind: 'written' })
-    } else this.performFor(effect.vm, effect.effect)
+    } else this.#performFor(effect.vm, effect.effect)
   }
 
-  private performFor(vm: string, effect: MemberEffect): void {
+  #performFor(vm: string, effect: MemberEffect): void {
     this.pending.push({ kind: 'member', vm, event: answers[effect] })
     if (effect === 'gate') this.gated.set(vm, true)
     if (effect === 'pause') {

@@ -1,6 +1,6 @@
-// How long a frame may be: what a bridge on the same devices forwards passes the switch, byte for byte and in order, and what it
-// drops for its length is dropped and counted. The kernel knows three answers (packet sockets, bridges, drivers), and tags
-// beside a frame or within it make a difference to each.
+// How long a frame may be: what a bridge on the same devices forwards passes the switch, byte for byte and in order,
+// and what it drops for its length is dropped and counted. The kernel knows three answers (packet sockets, bridges,
+// drivers), and tags beside a frame or within it make a difference to each.
 
 import { createHash } from 'node:crypto'
 import t from 'tap'
@@ -19,7 +19,10 @@ const SOURCE = [2, 0, 0, 0, 0, 0x51]
 /** The last frame of each series: when it is there, what was sent before it is, or is lost. */
 const LAST = 0xffff
 
-/** A broadcast with these EtherTypes one after the other, of which all but the last are tags; `payload` begins with `id`. */
+/**
+ * A broadcast with these EtherTypes one after the other, of which all but the last are tags; `payload` begins with
+ * `id`.
+ */
 function frame(id: number, types: readonly number[], payload: number): Uint8Array {
   const tags = types.slice(0, -1).flatMap((type, at) => [type >> 8, type & 0xff, 0x20, 5 + at])
   const type = types.at(-1)!
@@ -54,7 +57,9 @@ function cases(mtu: number): { name: string; bytes: Uint8Array }[] {
   )
 }
 
-/** From the destination address on, as it was on the wire: the tag that the kernel keeps beside it in its place again. */
+/**
+ * From the destination address on, as it was on the wire: the tag that the kernel keeps beside it in its place again.
+ */
 function onWire({ bytes, tagTpid, tagTci }: FrameCopy): string {
   const whole = Buffer.from(bytes.subarray(VNET_HEADER_LENGTH))
   if (tagTpid === 0) return whole.toString('hex')

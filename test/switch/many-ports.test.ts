@@ -1,5 +1,5 @@
-// Ports open and close side by side, and beside the forwarding: many of them come and go, others lose nothing by it, and what
-// cannot be opened leaves nothing behind.
+// Ports open and close side by side, and beside the forwarding: many of them come and go, others lose nothing by it,
+// and what cannot be opened leaves nothing behind.
 
 import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
-// Ports and their devices, with a datapath that answers when the test says so: changes that come while another is under way.
+// Ports and their devices, with a datapath that answers when the test says so: changes that come while another is under
+// way.
 
 import { EventEmitter } from 'node:events'
 import { pino } from 'pino'
@@ -21,30 +22,30 @@ class MadeUpDatapath extends EventEmitter {
   readonly has = new Set<number>()
   readonly changes: unknown[] = []
   holds = false
-  private readonly waiting: (() => void)[] = []
+  readonly #waiting: (() => void)[] = []
 
   addPort({ spec }: { spec: { index: number } }): Promise<void> {
     this.has.add(spec.index)
-    return this.answered()
+    return this.#answered()
   }
 
   portChanged(_network: string, index: number, device: DeviceState): Promise<void> {
     this.changes.push([index, device.mtu, device.queueLength, Buffer.from(device.mac).toString('hex')])
-    return this.answered()
+    return this.#answered()
   }
 
   removePort(_network: string, index: number): Promise<void> {
     this.has.delete(index)
-    return this.answered()
+    return this.#answered()
   }
 
   answer(): void {
     this.holds = false
-    for (const resolve of this.waiting.splice(0)) resolve()
+    for (const resolve of this.#waiting.splice(0)) resolve()
   }
 
-  private answered(): Promise<void> {
-    return this.holds ? new Promise((resolve) => this.waiting.push(resolve)) : Promise.resolve()
+  #answered(): Promise<void> {
+    return this.holds ? new Promise((resolve) => this.#waiting.push(resolve)) : Promise.resolve()
   }
 }
 

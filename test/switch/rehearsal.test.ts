@@ -1,5 +1,5 @@
-// `snapshot create --verify` on one host: images that load, one that does not, a daemon that is killed meanwhile; and what a
-// preflight says of machines that could not be started again.
+// `snapshot create --verify` on one host: images that load, one that does not, a daemon that is killed meanwhile; and
+// what a preflight says of machines that could not be started again.
 
 import { existsSync, mkdirSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'

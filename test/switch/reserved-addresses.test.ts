@@ -1,5 +1,5 @@
-// Frames to and from addresses that bridges treat specially: those reserved by 802.1D, and sources that are nobody's. Judged by
-// the kernel's bridge on the same devices, which is asked as well what it has learned.
+// Frames to and from addresses that bridges treat specially: those reserved by 802.1D, and sources that are nobody's.
+// Judged by the kernel's bridge on the same devices, which is asked as well what it has learned.
 
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'

@@ -1,5 +1,5 @@
-// The TAPs of restored machines: NICs that are no ports come back where they were, or the restore says what is missing; what is
-// held by a former self gets a stand-in; what is called off leaves nothing.
+// The TAPs of restored machines: NICs that are no ports come back where they were, or the restore says what is missing;
+// what is held by a former self gets a stand-in; what is called off leaves nothing.
 
 import t from 'tap'
 import type { MemberPart } from '../../src/api/schemas.js'

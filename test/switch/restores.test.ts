@@ -1,4 +1,5 @@
-// What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made up.
+// What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made
+// up.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
@@ -39,7 +40,7 @@ class MadeUpHost {
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
 
-  private former(vm: string) {
+  #former(vm: string) {
     const done = this.formers.get(vm)!
     const say = (what: string) => async () => {
       if (what === 'pause') await this.pausing.get(vm)
@@ -119,8 +120,8 @@ class MadeUpHost {
         }),
         endLoad: async () => true,
         isThere: async (vm: string) => this.formers.has(vm),
-        attach: async (vm: string) => this.former(vm),
-        using: async (vm: string, _deadline: number, use: (control: unknown) => unknown) => use(this.former(vm)),
+        attach: async (vm: string) => this.#former(vm),
+        using: async (vm: string, _deadline: number, use: (control: unknown) => unknown) => use(this.#former(vm)),
         spec: (vm: string) => specs.get(vm),
         set: (vm: string, spec: MachineSpec) => specs.set(vm, spec),
         delete: (vm: string) => specs.delete(vm),

@@ -37,21 +37,21 @@ export function inNamespace<T>(name: string, act: () => T): T {
 
 export class Station {
   readonly port: PacketPort
-  private readonly sockets: PortSockets
-  private readonly frames: FrameCopy[] = []
+  readonly #sockets: PortSockets
+  readonly #frames: FrameCopy[] = []
 
   constructor(namespace: string, device: string) {
     const ifindex = inNamespace(namespace, () => libc().if_nametoindex(device))
-    this.sockets = inNamespace(namespace, () => openPortSocketsNow({ device, ifindex }, 1))
+    this.#sockets = inNamespace(namespace, () => openPortSocketsNow({ device, ifindex }, 1))
     try {
       // A station's own frames go by `send`, as they are: it needs none of a port's ways for the longest.
       const oversize = { send: () => Errno.EMSGSIZE }
       this.port = inNamespace(
         namespace,
-        () => new PacketPort(0, device, { device, ifindex }, this.sockets, oversize, createCounters()),
+        () => new PacketPort(0, device, { device, ifindex }, this.#sockets, oversize, createCounters()),
       )
     } catch (thrown) {
-      closePortSocketsNow(this.sockets)
+      closePortSocketsNow(this.#sockets)
       throw thrown
     }
   }
@@ -68,10 +68,10 @@ export class Station {
   /** Frames that have come since the last call. */
   received(): FrameCopy[] {
     const sink = {
-      receive: (_port: number, frame: Parameters<typeof copyFrame>[0]) => this.frames.push(copyFrame(frame)),
+      receive: (_port: number, frame: Parameters<typeof copyFrame>[0]) => this.#frames.push(copyFrame(frame)),
     }
     while (this.port.receive(sink, 0) > 0) this.port.release()
-    return this.frames.splice(0)
+    return this.#frames.splice(0)
   }
 
   /** Waits for `count` frames that `wanted` says yes to; others are dropped. Fewer when they do not come. */
@@ -87,7 +87,7 @@ export class Station {
 
   close(): void {
     this.port.close()
-    closePortSocketsNow({ ...this.sockets, aside: this.port.asideFd })
+    closePortSocketsNow({ ...this.#sockets, aside: this.port.asideFd })
   }
 }
 
@@ -131,7 +131,9 @@ export function idOf({ bytes }: FrameCopy): number {
   return new DataView(bytes.buffer, bytes.byteOffset).getUint32(at + 2)
 }
 
-/** Frames 0, 1, 2 without a tag, with one, and with two, as long as the MTU lets them be: they arrive as they were sent. */
+/**
+ * Frames 0, 1, 2 without a tag, with one, and with two, as long as the MTU lets them be: they arrive as they were sent.
+ */
 export async function tagsArrive(t: Pick<Test, 'equal' | 'same'>, sender: Station, receiver: Station): Promise<void> {
   const tags = [[], [0x81, 0, 0x60, 100], [0x88, 0xa8, 0, 200, 0x81, 0, 0, 100]]
   for (const [id, inner] of tags.entries()) {

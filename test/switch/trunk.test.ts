@@ -1,5 +1,5 @@
-// Two daemons with a colored trunk between them: bulk TCP, tags on the trunk and nowhere else, checksums that are right at
-// the far side whatever the ends offload.
+// Two daemons with a colored trunk between them: bulk TCP, tags on the trunk and nowhere else, checksums that are right
+// at the far side whatever the ends offload.
 
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
@@ -35,8 +35,8 @@ async function twoHosts(t: { teardown(end: () => Promise<void>): void }, offload
 }
 
 /**
- * TCP, or UDP, from `one` to `two`: how much came, at which rate (for the report only), and segments sent again. iperf3 ends
- * when all is sent: what is under way then is not counted.
+ * TCP, or UDP, from `one` to `two`: how much came, at which rate (for the report only), and segments sent again. iperf3
+ * ends when all is sent: what is under way then is not counted.
  */
 async function iperf(
   world: World,

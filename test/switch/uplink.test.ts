@@ -1,5 +1,6 @@
-// Two daemons and an outside host on one LAN (a bridge in a namespace of its own): members reach one another and the outside
-// with checksums that are right, bits and tags that are theirs; the outside host is given nothing that is not for it.
+// Two daemons and an outside host on one LAN (a bridge in a namespace of its own): members reach one another and the
+// outside with checksums that are right, bits and tags that are theirs; the outside host is given nothing that is not
+// for it.
 
 import t from 'tap'
 import { until } from '../lab/command.js'
@@ -55,7 +56,10 @@ async function lan(t: { teardown(end: () => Promise<void>): void }, color?: stri
   return { world, a, b }
 }
 
-/** TCP from `one` to another place: how many bytes came. iperf3 ends when all is sent: what is under way then is not counted. */
+/**
+ * TCP from `one` to another place: how many bytes came. iperf3 ends when all is sent: what is under way then is not
+ * counted.
+ */
 async function iperf(world: World, to: string, address: string, ...options: string[]): Promise<number> {
   const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
   await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)

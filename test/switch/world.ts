@@ -1,5 +1,6 @@
-// Hosts and endpoints in network namespaces (not VMs: plain stacks behind veths), and `snapswitch switch` daemons between
-// them, started as a user does. Everything has the test process's number in its name and goes when the test ends.
+// Hosts and endpoints in network namespaces (not VMs: plain stacks behind veths), and `snapswitch switch` daemons
+// between them, started as a user does. Everything has the test process's number in its name and goes when the test
+// ends.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -32,13 +33,13 @@ export type SwitchFile = Record<string, unknown>
 
 export class World {
   readonly directory = mkdtempSync(join(tmpdir(), 'ssw-world-'))
-  private readonly prefix = `ssw${process.pid}${String.fromCharCode(97 + worlds++)}`
-  private readonly letGuardianGo = guard(`${this.prefix}-`, this.directory)
-  private readonly namespaces: string[] = []
-  private readonly switches: Switch[] = []
-  private readonly children: ChildProcess[] = []
-  private readonly hosts = new Map<string, Host>()
-  private readonly holders: ProcessId[] = []
+  readonly #prefix = `ssw${process.pid}${String.fromCharCode(97 + worlds++)}`
+  readonly #letGuardianGo = guard(`${this.#prefix}-`, this.directory)
+  readonly #namespaces: string[] = []
+  readonly #switches: Switch[] = []
+  readonly #children: ChildProcess[] = []
+  readonly #hosts = new Map<string, Host>()
+  readonly #holders: ProcessId[] = []
 
   /** A world that is taken down when the test ends, whatever way. */
   static for(t: { teardown(end: () => Promise<void>): void }): World {
@@ -48,13 +49,13 @@ export class World {
   }
 
   name(namespace: string): string {
-    return `${this.prefix}-${namespace}`
+    return `${this.#prefix}-${namespace}`
   }
 
   async namespace(label: string, options: { readonly ipv6?: boolean } = {}): Promise<void> {
     const name = this.name(label)
     await run('ip', ['netns', 'add', name])
-    this.namespaces.push(name)
+    this.#namespaces.push(name)
     if (options.ipv6 !== true) {
       for (const scope of ['all', 'default'])
         await this.in(label, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${scope}/disable_ipv6`)
@@ -66,16 +67,19 @@ export class World {
   async host(label: string): Promise<void> {
     await this.namespace(label)
     const host = new Host(this.directory, label, this.name(label))
-    this.holders.push(await host.start())
-    this.hosts.set(label, host)
+    this.#holders.push(await host.start())
+    this.#hosts.set(label, host)
   }
 
   /** What comes before a command on a host, or in a namespace. */
   enter(label: string): readonly string[] {
-    return this.hosts.get(label)?.enter ?? ['ip', 'netns', 'exec', this.name(label)]
+    return this.#hosts.get(label)?.enter ?? ['ip', 'netns', 'exec', this.name(label)]
   }
 
-  /** An endpoint in a namespace of its own, device `eth0`, and its cable into `host`, where the other end is named as it. */
+  /**
+   * An endpoint in a namespace of its own, device `eth0`, and its cable into `host`, where the other end is named as
+   * it.
+   */
   async endpoint(label: string, host: string, cable: Cable = {}): Promise<void> {
     await this.namespace(label, cable)
     await this.cable([label, 'eth0'], [host, label], cable)
@@ -116,7 +120,7 @@ export class World {
     const child = spawn('ip', ['netns', 'exec', this.name(label), program, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
     })
-    this.children.push(child)
+    this.#children.push(child)
     await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
     return new Running(child)
   }
@@ -143,26 +147,26 @@ export class World {
 
   /** The path of a host's file, as the host has it. */
   inside(host: string, name: string): string {
-    return join(this.hosts.get(host)?.common ?? this.directory, name)
+    return join(this.#hosts.get(host)?.common ?? this.directory, name)
   }
 
   /** A path as we have it, of one that a host has. */
   outside(host: string, path: string): string {
-    return this.hosts.get(host)?.outside(path) ?? path
+    return this.#hosts.get(host)?.outside(path) ?? path
   }
 
   socket(name: string): string {
-    return join(this.hosts.get(name)?.root ?? this.directory, `${name}.sock`)
+    return join(this.#hosts.get(name)?.root ?? this.directory, `${name}.sock`)
   }
 
   state(name: string): string {
-    return join(this.hosts.get(name)?.root ?? this.directory, `${name}.state`)
+    return join(this.#hosts.get(name)?.root ?? this.directory, `${name}.state`)
   }
 
   /** Starts a daemon in `host` and waits until its socket answers. */
   async switch(host: string, content: SwitchFile, nodeOptions: readonly string[] = []): Promise<Switch> {
     const daemon = new Switch(this, host, this.configFile(host, content), nodeOptions)
-    this.switches.push(daemon)
+    this.#switches.push(daemon)
     await daemon.start()
     return daemon
   }
@@ -175,12 +179,12 @@ export class World {
   }
 
   async destroy(): Promise<void> {
-    for (const daemon of this.switches) await daemon.kill()
-    for (const child of this.children) await endChild(child, 'SIGKILL')
-    await end(this.holders, 0)
-    for (const name of this.namespaces.reverse()) await attempt('ip', ['netns', 'del', name])
+    for (const daemon of this.#switches) await daemon.kill()
+    for (const child of this.#children) await endChild(child, 'SIGKILL')
+    await end(this.#holders, 0)
+    for (const name of this.#namespaces.reverse()) await attempt('ip', ['netns', 'del', name])
     rmSync(this.directory, { recursive: true, force: true })
-    this.letGuardianGo()
+    this.#letGuardianGo()
   }
 }
 
@@ -218,41 +222,41 @@ async function endChild(child: ChildProcess, signal: NodeJS.Signals): Promise<vo
 export class Switch {
   readonly client: SwitchClient
   readonly log: string
-  private readonly world: World
-  private readonly host: string
-  private readonly file: string
-  private readonly nodeOptions: readonly string[]
-  private child: ChildProcess | null = null
+  readonly #world: World
+  readonly #host: string
+  readonly #file: string
+  readonly #nodeOptions: readonly string[]
+  #child: ChildProcess | null = null
 
   constructor(world: World, host: string, file: string, nodeOptions: readonly string[]) {
-    this.world = world
-    this.host = host
-    this.file = file
-    this.nodeOptions = nodeOptions
+    this.#world = world
+    this.#host = host
+    this.#file = file
+    this.#nodeOptions = nodeOptions
     this.log = join(world.directory, `${host}.log`)
     this.client = new SwitchClient(world.socket(host))
   }
 
   get pid(): number {
-    return this.child!.pid!
+    return this.#child!.pid!
   }
 
   get running(): boolean {
-    return this.child !== null && this.child.exitCode === null && this.child.signalCode === null
+    return this.#child !== null && this.#child.exitCode === null && this.#child.signalCode === null
   }
 
   async start(): Promise<void> {
-    const program = [join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.file]
-    const node = this.nodeOptions.length === 0 ? [] : [process.execPath, ...this.nodeOptions]
+    const program = [join(repositoryRoot(), 'bin', 'snapswitch'), 'switch', '--config', this.#file]
+    const node = this.#nodeOptions.length === 0 ? [] : [process.execPath, ...this.#nodeOptions]
     // ip netns exec, nsenter and bin/snapswitch become the program they run: the child's number is the daemon's.
-    const [enter, ...entry] = this.world.enter(this.host)
+    const [enter, ...entry] = this.#world.enter(this.#host)
     const child = spawn(enter!, [...entry, ...node, ...program], { stdio: ['ignore', 'pipe', 'pipe'] })
-    this.child = child
+    this.#child = child
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (data: Buffer) => writeFileSync(this.log, data, { flag: 'a' }))
     }
-    await until(`the switch of ${this.host}`, 20_000, async () => {
-      if (!this.running) throw new Error(`the switch of ${this.host} ended: ${this.said().slice(-2000)}`)
+    await until(`the switch of ${this.#host}`, 20_000, async () => {
+      if (!this.running) throw new Error(`the switch of ${this.#host} ended: ${this.said().slice(-2000)}`)
       return this.client.status(DEADLINE).then(
         () => true,
         () => undefined,
@@ -275,8 +279,8 @@ export class Switch {
 
   /** SIGTERM and the exit code. */
   async stop(): Promise<number | null> {
-    if (this.running) await endChild(this.child!, 'SIGTERM')
-    return this.child?.exitCode ?? null
+    if (this.running) await endChild(this.#child!, 'SIGTERM')
+    return this.#child?.exitCode ?? null
   }
 
   /** Ends it for good. */
@@ -287,7 +291,7 @@ export class Switch {
 
   /** SIGKILL; it can be started again. */
   async crash(): Promise<void> {
-    if (this.child !== null) await endChild(this.child, 'SIGKILL')
+    if (this.#child !== null) await endChild(this.#child, 'SIGKILL')
   }
 
   signal(name: NodeJS.Signals | number): void {
@@ -296,8 +300,8 @@ export class Switch {
 
   /** Its exit code, null when a signal has ended it. */
   async ended(): Promise<number | null> {
-    if (this.running) await new Promise((resolve) => this.child!.once('close', resolve))
-    return this.child!.exitCode
+    if (this.running) await new Promise((resolve) => this.#child!.once('close', resolve))
+    return this.#child!.exitCode
   }
 
   /** Seconds of CPU that the daemon has used: fields 14 and 15 of /proc/PID/stat, in ticks of 10 ms. */

@@ -1,5 +1,5 @@
-// The pcapng writer against the reader, and the reader against everything else: it must refuse with TRACE_INVALID, never
-// crash, never hang, whatever bytes it gets.
+// The pcapng writer against the reader, and the reader against everything else: it must refuse with TRACE_INVALID,
+// never crash, never hang, whatever bytes it gets.
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'

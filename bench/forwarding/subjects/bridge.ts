@@ -1,4 +1,5 @@
-// The kernel's own bridge, as `ip link add type bridge` makes it, and the same with its work steered to a core of its own.
+// The kernel's own bridge, as `ip link add type bridge` makes it, and the same with its work steered to a core of its
+// own.
 
 import { release } from 'node:os'
 import { commandAt } from '../../lab/processes.js'

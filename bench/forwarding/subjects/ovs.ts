@@ -1,5 +1,5 @@
-// Open vSwitch's userspace datapath (datapath_type=netdev) from Debian's package, with a database and sockets of its own:
-// nothing of a system-wide Open vSwitch is used or touched.
+// Open vSwitch's userspace datapath (datapath_type=netdev) from Debian's package, with a database and sockets of its
+// own: nothing of a system-wide Open vSwitch is used or touched.
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,5 +1,6 @@
-// vde_switch from Debian's package. Two attachments: TAP devices that the switch process itself holds (-t), its fastest, and
-// TAP devices that a vde_plug2tap process each joins to the switch's socket, the way every VM and container reaches it.
+// vde_switch from Debian's package. Two attachments: TAP devices that the switch process itself holds (-t), its
+// fastest, and TAP devices that a vde_plug2tap process each joins to the switch's socket, the way every VM and
+// container reaches it.
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'

@@ -4,13 +4,14 @@
 //       |            |           |             |            |          |           |           |
 //       +------------+-refused---+             +------------+----------+-----------+-----------+--> aborting -> failed
 //
-// Everything that can fail comes before anything is ended: files travel, and the new machines are loaded beside those that run.
-// Then what runs is paused on all hosts, and the barrier is passed: it lies between `pausing` and `switching`. Until then an abort
-// leaves the former machines running. Beyond it they are ended, every host is fenced, and no machine runs before all hosts
-// have changed over. Invariant: once `transferring` has begun, the only ways out are `done`, with every machine running, or
-// through `aborting`, where every host that has begun is told. Beyond the barrier a switch and a resume are repeated, bounded. A
-// host that still does not resume is told to abort: it ends what never ran. Machines that run, run on (for them it is as if the
-// others had crashed just after the cut), and the error names them.
+// Everything that can fail comes before anything is ended: files travel, and the new machines are loaded beside those
+// that run. Then what runs is paused on all hosts, and the barrier is passed: it lies between `pausing` and
+// `switching`. Until then an abort leaves the former machines running. Beyond it they are ended, every host is fenced,
+// and no machine runs before all hosts have changed over. Invariant: once `transferring` has begun, the only ways out
+// are `done`, with every machine running, or through `aborting`, where every host that has begun is told. Beyond the
+// barrier a switch and a resume are repeated, bounded. A host that still does not resume is told to abort: it ends what
+// never ran. Machines that run, run on (for them it is as if the others had crashed just after the cut), and the error
+// names them.
 
 import type { ErrorReport } from '../../../src/errors/errors.js'
 import { type Instant, onHost, step, type Table } from '../table.js'

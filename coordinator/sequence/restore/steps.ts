@@ -1,5 +1,5 @@
-// The steps that the restore table (sequence.ts) is made of, until all files are where they are needed: each decides where to go
-// and what is to be done. What follows: switch.ts. Failure and undoing: undo.ts.
+// The steps that the restore table (sequence.ts) is made of, until all files are where they are needed: each decides
+// where to go and what is to be done. What follows: switch.ts. Failure and undoing: undo.ts.
 
 import { contentOf, distinctFiles } from '../../../src/api/files.js'
 import type { FileReference, RestoreCheck, RestoreRequest } from '../../../src/api/schemas.js'
@@ -62,7 +62,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
 }
 
 export function refuse(data: RestoreData, error: ErrorReport): RestoreStep {
-  return at('refused', { ...data, failure: error }, { do: 'finish', outcome: { type: 'failed', error } })
+  return at('refused', { ...data, failure: error }, { do: 'finish', outcome: { kind: 'failed', error } })
 }
 
 export function afterPreflight(data: RestoreData, now: Instant): RestoreStep {

@@ -1,5 +1,5 @@
-// The steps of the restore table (sequence.ts) from the loads on: everything is made ready beside what runs, then what runs
-// stands still, and past the barrier the new takes its place.
+// The steps of the restore table (sequence.ts) from the loads on: everything is made ready beside what runs, then what
+// runs stands still, and past the barrier the new takes its place.
 
 import type {
   RestoreLoaded,
@@ -166,7 +166,7 @@ export function resumed(data: RestoreData, host: string, answer: RestoreResumed,
     disks: Object.fromEntries(resumptions.flatMap(({ vm, disks }) => (disks === undefined ? [] : [[vm, disks]]))),
     resumedSkewMs: times.length === 0 ? 0 : (Math.max(...times) - Math.min(...times)) / 1000,
   }
-  return at('done', known, { do: 'finish', outcome: { type: 'done', report } })
+  return at('done', known, { do: 'finish', outcome: { kind: 'done', report } })
 }
 
 /** What the user should know of a restore that has succeeded. */

@@ -41,28 +41,31 @@ export interface RestoreInput extends PlannedRestore {
   readonly deadlineMs: number
 }
 
-/** What was looked at: the machines that come to this host, those that were here before, or files that another host misses. */
+/**
+ * What was looked at: the machines that come to this host, those that were here before, or files that another host
+ * misses.
+ */
 export type CheckPurpose = 'target' | 'former' | 'holder'
 
 export type RestoreEvent =
   /** `holds`: the machines that have a port of the network there, running or not. */
   | {
-      readonly type: 'preflighted'
+      readonly kind: 'preflighted'
       readonly host: string
       readonly preflight: Preflight
       readonly holds: readonly string[]
     }
-  | { readonly type: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
-  | { readonly type: 'transferred'; readonly host: string; readonly content: string }
-  | { readonly type: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
-  | { readonly type: 'paused'; readonly host: string; readonly paused: RestorePaused }
-  | { readonly type: 'switched'; readonly host: string; readonly switched: RestoreSwitched }
-  | { readonly type: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
+  | { readonly kind: 'checked'; readonly host: string; readonly purpose: CheckPurpose; readonly check: RestoreCheck }
+  | { readonly kind: 'transferred'; readonly host: string; readonly content: string }
+  | { readonly kind: 'loaded'; readonly host: string; readonly loaded: RestoreLoaded }
+  | { readonly kind: 'paused'; readonly host: string; readonly paused: RestorePaused }
+  | { readonly kind: 'switched'; readonly host: string; readonly switched: RestoreSwitched }
+  | { readonly kind: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
   /** `running`: machines that ran there before it was told, and go on. */
-  | { readonly type: 'aborted'; readonly host: string; readonly running: readonly string[] }
-  | { readonly type: 'agentFailed'; readonly host: string; readonly call: RestoreCall; readonly error: ErrorReport }
-  | { readonly type: 'deadline'; readonly timer: number }
-  | { readonly type: 'cancel'; readonly error: ErrorReport }
+  | { readonly kind: 'aborted'; readonly host: string; readonly running: readonly string[] }
+  | { readonly kind: 'agentFailed'; readonly host: string; readonly call: RestoreCall; readonly error: ErrorReport }
+  | { readonly kind: 'deadline'; readonly timer: number }
+  | { readonly kind: 'cancel'; readonly error: ErrorReport }
 
 /** Which call failed; with what tells it from the host's other calls of the kind. */
 export type RestoreCall =
@@ -71,8 +74,8 @@ export type RestoreCall =
   | { readonly do: 'transfer'; readonly content: string }
 
 export type RestoreOutcome =
-  | { readonly type: 'done'; readonly report: RestoreReport }
-  | { readonly type: 'failed'; readonly error: ErrorReport }
+  | { readonly kind: 'done'; readonly report: RestoreReport }
+  | { readonly kind: 'failed'; readonly error: ErrorReport }
 
 export type RestoreEffect =
   | { readonly do: 'preflight'; readonly host: string; readonly timeoutMs: number }

@@ -1,5 +1,5 @@
-// The steps of the restore table (sequence.ts) from the first failure on: whatever was begun is undone, and what cannot be
-// undone is said.
+// The steps of the restore table (sequence.ts) from the first failure on: whatever was begun is undone, and what cannot
+// be undone is said.
 
 import type { ErrorReport } from '../../../src/errors/errors.js'
 import { listed, retryDelayMs } from '../table.js'
@@ -56,7 +56,7 @@ export function conclude(data: RestoreData): RestoreStep {
           message: `${outcome.message}. ${listed(data.unaborted.map((h) => `host ${h}`))} could not be told to undo it`,
           action: `Restart the switch there: what it has loaded and never run ends with that. ${outcome.action}`,
         }
-  return at('failed', { ...data, failure: error }, { do: 'finish', outcome: { type: 'failed', error } })
+  return at('failed', { ...data, failure: error }, { do: 'finish', outcome: { kind: 'failed', error } })
 }
 
 /** What the failure leaves: machines that ran already are not ended. */

@@ -6,13 +6,17 @@ import { listed, onHost } from '../table.js'
 
 const maxEpoch = 0xffffffff
 
-/** The epoch that a new cut or a restore gets: above all that any host or manifest has seen. Null: the u32 is used up. */
+/**
+ * The epoch that a new cut or a restore gets: above all that any host or manifest has seen. Null: the u32 is used up.
+ */
 export function nextEpoch(preflights: readonly Preflight[], maxKnownEpoch: number): number | null {
   const next = 1 + Math.max(maxKnownEpoch, ...preflights.map((p) => p.epoch))
   return next > maxEpoch ? null : next
 }
 
-/** All that speaks against taking a snapshot now, gravest first; `expected` are the hosts' names in the configuration. */
+/**
+ * All that speaks against taking a snapshot now, gravest first; `expected` are the hosts' names in the configuration.
+ */
 export function judgePreflights(preflights: Readonly<Record<string, Preflight>>, isRecorded: boolean): ErrorReport[] {
   const entries = Object.entries(preflights)
   const found: ErrorReport[] = [...misnamedHosts(entries), ...versionsThatDiffer(entries)]

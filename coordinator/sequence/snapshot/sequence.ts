@@ -5,8 +5,8 @@
 //    refused         +------------+----------+-----------+--> discarding -> failing -> failed
 //
 // Invariant: from the moment PREPARE may have reached a host, the only ways out are `complete`, with all parts in a
-// durable manifest, or through `discarding`, where every host is told (bounded retries; hosts that could not be told are
-// named in the manifest and told when the coordinator next starts or the snapshot is deleted).
+// durable manifest, or through `discarding`, where every host is told (bounded retries; hosts that could not be told
+// are named in the manifest and told when the coordinator next starts or the snapshot is deleted).
 
 import { type Instant, onHost, step, type Table } from '../table.js'
 import {

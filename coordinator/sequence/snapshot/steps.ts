@@ -53,7 +53,7 @@ export function refuse(data: SnapshotData, error: ErrorReport): SnapshotStep {
   return {
     state: 'refused',
     data: { ...data, failure: error },
-    effects: [{ do: 'finish', outcome: { type: 'failed', error, manifest: null } }],
+    effects: [{ do: 'finish', outcome: { kind: 'failed', error, manifest: null } }],
   }
 }
 
@@ -167,7 +167,7 @@ export function done(data: SnapshotData, host: string, part: LocalPart, now: Ins
 
 export function committed(data: SnapshotData): SnapshotStep {
   const manifest = data.manifest as Manifest
-  return { state: 'complete', data, effects: [{ do: 'finish', outcome: { type: 'complete', manifest } }] }
+  return { state: 'complete', data, effects: [{ do: 'finish', outcome: { kind: 'complete', manifest } }] }
 }
 
 /** The one door to failure once hosts may have begun: tell every one of them. */
@@ -231,7 +231,7 @@ export function conclude(data: SnapshotData, error: ErrorReport, now: Instant): 
 }
 
 export function concluded(data: SnapshotData): SnapshotStep {
-  const outcome = { type: 'failed', error: data.failure as ErrorReport, manifest: data.manifest } as const
+  const outcome = { kind: 'failed', error: data.failure as ErrorReport, manifest: data.manifest } as const
   return { state: 'failed', data, effects: [{ do: 'finish', outcome }] }
 }
 

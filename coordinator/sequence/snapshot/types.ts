@@ -38,22 +38,22 @@ export interface SnapshotInput {
 export type SnapshotCall = 'preflight' | 'prepare' | 'take' | 'discard'
 
 export type SnapshotEvent =
-  | { readonly type: 'preflighted'; readonly host: string; readonly preflight: Preflight }
-  | { readonly type: 'stored' }
-  | { readonly type: 'storeFailed'; readonly error: ErrorReport }
-  | { readonly type: 'prepared'; readonly host: string }
-  | { readonly type: 'local'; readonly host: string; readonly event: LocalEvent }
-  | { readonly type: 'discarded'; readonly host: string }
+  | { readonly kind: 'preflighted'; readonly host: string; readonly preflight: Preflight }
+  | { readonly kind: 'stored' }
+  | { readonly kind: 'storeFailed'; readonly error: ErrorReport }
+  | { readonly kind: 'prepared'; readonly host: string }
+  | { readonly kind: 'local'; readonly host: string; readonly event: LocalEvent }
+  | { readonly kind: 'discarded'; readonly host: string }
   /** A call failed, went unanswered, or its stream ended too soon. */
-  | { readonly type: 'agentFailed'; readonly host: string; readonly call: SnapshotCall; readonly error: ErrorReport }
-  | { readonly type: 'deadline'; readonly timer: number }
+  | { readonly kind: 'agentFailed'; readonly host: string; readonly call: SnapshotCall; readonly error: ErrorReport }
+  | { readonly kind: 'deadline'; readonly timer: number }
   /** The coordinator is being stopped. */
-  | { readonly type: 'cancel'; readonly error: ErrorReport }
+  | { readonly kind: 'cancel'; readonly error: ErrorReport }
 
 export type SnapshotOutcome =
-  | { readonly type: 'complete'; readonly manifest: Manifest }
+  | { readonly kind: 'complete'; readonly manifest: Manifest }
   /** `manifest` is null when none was written: nothing had begun. */
-  | { readonly type: 'failed'; readonly error: ErrorReport; readonly manifest: Manifest | null }
+  | { readonly kind: 'failed'; readonly error: ErrorReport; readonly manifest: Manifest | null }
 
 export type SnapshotEffect =
   | { readonly do: 'preflight'; readonly host: string; readonly timeoutMs: number }

@@ -9,8 +9,8 @@ export const nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Ty
 const OBJECTS_OWN = Object.getOwnPropertyNames(Object.prototype).filter((name) => !name.startsWith('_'))
 
 /**
- * Names of hosts, networks, ports, machines and snapshots. No slash, no leading dot: a name can be a file name. None that every
- * object has, such as `constructor`: tables by name are objects.
+ * Names of hosts, networks, ports, machines and snapshots. No slash, no leading dot: a name can be a file name. None
+ * that every object has, such as `constructor`: tables by name are objects.
  */
 export const Name = Type.String({
   pattern: `^(?!(?:${OBJECTS_OWN.join('|')})$)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`,

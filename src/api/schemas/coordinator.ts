@@ -78,7 +78,10 @@ export const RestoreOrder = Type.Object(
     placement: Type.Optional(Type.Record(Type.String(), Name)),
     /** End machines of those names that still run. */
     replace: Type.Optional(Type.Boolean()),
-    /** End them before their next selves are loaded, for want of room for both: then a load that fails leaves none running. */
+    /**
+     * End them before their next selves are loaded, for want of room for both: then a load that fails leaves none
+     * running.
+     */
     endFirst: Type.Optional(Type.Boolean()),
     deadlineMs: Type.Optional(Milliseconds),
   },
@@ -141,7 +144,9 @@ export const Progress = Type.Union([
 ])
 export type Progress = Static<typeof Progress>
 
-/** What flattening a snapshot did: the images of each disk's chain before; one is left. Disks that had one are left out. */
+/**
+ * What flattening a snapshot did: the images of each disk's chain before; one is left. Disks that had one are left out.
+ */
 export const FlattenReport = Type.Object({
   network: Name,
   name: Name,

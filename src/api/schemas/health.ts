@@ -37,7 +37,9 @@ export type VerifyFiles = Static<typeof VerifyFiles>
 export const FilesFound = Type.Object({ faults: Type.Array(FileFault), unchecked: Count })
 export type FilesFound = Static<typeof FilesFound>
 
-/** GET /v1/networks/:network/health: the snapshots of which the host has a part, by presence and size of their files. */
+/**
+ * GET /v1/networks/:network/health: the snapshots of which the host has a part, by presence and size of their files.
+ */
 export const HostHealth = Type.Object({
   parts: Type.Array(
     Type.Object({

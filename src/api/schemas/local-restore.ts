@@ -16,7 +16,10 @@ export const RestoreRequest = Type.Object(
     /** Of a check: other files to look for, which this host may be asked for. */
     files: Type.Optional(Type.Array(FileReference)),
     deadlineMs: Milliseconds,
-    /** Machines that run here under these names are ended before their next selves are loaded: room for both is not needed. */
+    /**
+     * Machines that run here under these names are ended before their next selves are loaded: room for both is not
+     * needed.
+     */
     endFirst: Type.Optional(Type.Boolean()),
   },
   closed,
@@ -31,7 +34,10 @@ export const RestoreCheck = Type.Object({
 })
 export type RestoreCheck = Static<typeof RestoreCheck>
 
-/** Answer of load: machines are in memory, paused; their former selves run on. `channelFrames`: the recorded frames for them. */
+/**
+ * Answer of load: machines are in memory, paused; their former selves run on. `channelFrames`: the recorded frames for
+ * them.
+ */
 export const RestoreLoaded = Type.Object({ loaded: Type.Array(Name), channelFrames: Count })
 export type RestoreLoaded = Static<typeof RestoreLoaded>
 
@@ -53,8 +59,8 @@ export const RestorePaused = Type.Object({ paused: Type.Array(Name) })
 export type RestorePaused = Static<typeof RestorePaused>
 
 /**
- * Answer of POST .../switch, after the barrier: the network is fenced here, former selves are ended, the loaded machines have
- * their devices, the channel state waits for them.
+ * Answer of POST .../switch, after the barrier: the network is fenced here, former selves are ended, the loaded
+ * machines have their devices, the channel state waits for them.
  */
 export const RestoreSwitched = Type.Object({ ended: Type.Array(Name), warnings: Type.Array(Type.String()) })
 export type RestoreSwitched = Static<typeof RestoreSwitched>

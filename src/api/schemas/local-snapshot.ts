@@ -31,7 +31,9 @@ export const PreflightQuery = Type.Object(
 )
 export type PreflightQuery = Static<typeof PreflightQuery>
 
-/** GET /v1/networks/:network/preflight?deadlineMs=. Changes nothing. `problems` empty: this host could take part now. */
+/**
+ * GET /v1/networks/:network/preflight?deadlineMs=. Changes nothing. `problems` empty: this host could take part now.
+ */
 export const Preflight = Type.Object({
   host: Type.String(),
   version: Type.String(),
@@ -167,7 +169,10 @@ export const MemberPart = Type.Object(
     pausedAtUs: TimeUs,
     /** When its ports flipped: the cut's instant. */
     cutAtUs: TimeUs,
-    /** When its overlays were in place, and when the hypervisor was told to save memory and go on; if the driver can tell. */
+    /**
+     * When its overlays were in place, and when the hypervisor was told to save memory and go on; if the driver can
+     * tell.
+     */
     disksAtUs: Type.Optional(TimeUs),
     savingAtUs: Type.Optional(TimeUs),
     resumedAtUs: TimeUs,
@@ -216,7 +221,9 @@ export const LocalPart = Type.Object(
     members: Type.Array(MemberPart),
     channel: FileReference,
     closures: Type.Array(ChannelClosure),
-    /** What happened to every member's frame around the cut (src/trace/events.ts); only of snapshots made with `record`. */
+    /**
+     * What happened to every member's frame around the cut (src/trace/events.ts); only of snapshots made with `record`.
+     */
     events: Type.Optional(FileReference),
   },
   closed,
@@ -235,7 +242,10 @@ export type Rehearsal = Static<typeof Rehearsal>
 /** POST .../flatten: copies each disk's chain of images into one image. Nothing names the copies yet. */
 export const FlattenRequest = Type.Object({ deadlineMs: Milliseconds }, closed)
 export type FlattenRequest = Static<typeof FlattenRequest>
-/** Disks whose chains are one image now; its answer, and the body of POST .../flatten/adopt: from then on the part names the copies. */
+/**
+ * Disks whose chains are one image now; its answer, and the body of POST .../flatten/adopt: from then on the part names
+ * the copies.
+ */
 export const FlatDisks = Type.Object(
   { members: Type.Array(Type.Object({ vm: Name, disks: Type.Array(FrozenDiskRecord) }, closed)) },
   closed,

@@ -1,5 +1,5 @@
-// One capture of a machine by its command: a state file and whatever else it names, in a directory of their own. However it ends,
-// the guest runs on, and of a capture that has failed nothing is left.
+// One capture of a machine by its command: a state file and whatever else it names, in a directory of their own.
+// However it ends, the guest runs on, and of a capture that has failed nothing is left.
 
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'

@@ -1,5 +1,6 @@
-// Runs the user's command, once for each thing that is wanted of it: with a clean environment, a deadline, bounded output, and in a
-// process group of its own, which is killed as a whole when the deadline passes. docs/exec-driver.md is the contract.
+// Runs the user's command, once for each thing that is wanted of it: with a clean environment, a deadline, bounded
+// output, and in a process group of its own, which is killed as a whole when the deadline passes. docs/exec-driver.md
+// is the contract.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { homedir } from 'node:os'
@@ -43,7 +44,10 @@ const KILL_MS = 2000
 
 export const contract = 'docs/exec-driver.md says what a command must do.'
 
-/** Its standard output. Throws HYPERVISOR_UNREACHABLE, HYPERVISOR_REFUSED or HYPERVISOR_PROTOCOL; then nothing of it runs any more. */
+/**
+ * Its standard output. Throws HYPERVISOR_UNREACHABLE, HYPERVISOR_REFUSED or HYPERVISOR_PROTOCOL; then nothing of it
+ * runs any more.
+ */
 export async function call(target: Target, { action, input, deadline, signal, onResumed }: Call): Promise<string> {
   const { command, machine } = target
   const fault = whyNotRun(command)
@@ -74,7 +78,10 @@ export const marksOf = ({ command, machine }: Omit<Target, 'name'>) => ({
 })
 export const DAEMON = 'SNAPSWITCH_DAEMON'
 export const PID = 'SNAPSWITCH_PID'
-/** What the command starts inherits the variable, and has another pid: so a command is told from a hypervisor that it has left running. */
+/**
+ * What the command starts inherits the variable, and has another pid: so a command is told from a hypervisor that it
+ * has left running.
+ */
 const START = `${PID}=$$; export ${PID}; exec "$0" "$@"`
 
 function environment(target: Target, values: Readonly<Record<string, Value>>): Record<string, string> {

@@ -1,5 +1,5 @@
-// The `exec` driver: machines of any hypervisor, by a program of the user's that is called for each thing that is wanted of them
-// (docs/exec-driver.md).
+// The `exec` driver: machines of any hypervisor, by a program of the user's that is called for each thing that is
+// wanted of them (docs/exec-driver.md).
 
 import { Type } from '@sinclair/typebox'
 import { AbsolutePath } from '../../api/schemas/basic.js'

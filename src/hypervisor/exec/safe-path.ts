@@ -1,5 +1,5 @@
-// Whether a program may be run as root: nobody but root can have put it there, or can put another in its place. Looks at every
-// directory and link on the way, as sshd does with its key files.
+// Whether a program may be run as root: nobody but root can have put it there, or can put another in its place. Looks
+// at every directory and link on the way, as sshd does with its key files.
 
 import { lstatSync, readlinkSync } from 'node:fs'
 import path from 'node:path'

@@ -1,5 +1,5 @@
-// Commands that a daemon which was killed has left at work: they are ended before the machine is asked anything, or a save that
-// nobody waits for would go on beside a guest that is told to run.
+// Commands that a daemon which was killed has left at work: they are ended before the machine is asked anything, or a
+// save that nobody waits for would go on beside a guest that is told to run.
 
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Deadline } from '../hypervisor.js'
@@ -9,7 +9,9 @@ import { DAEMON, marksOf, PID, type Target } from './command.js'
 
 const END_MS = 2000
 
-/** Returns how many were ended. What a command has started and has left its process group may be the machine, and stays. */
+/**
+ * Returns how many were ended. What a command has started and has left its process group may be the machine, and stays.
+ */
 export async function endStrays(target: Omit<Target, 'name'>, deadline: Deadline): Promise<number> {
   const strays = leadersOf(target)
   for (const { pid } of strays) {

@@ -1,9 +1,10 @@
-// One capture of one domain, from the preparation before its pause to the sealed image, or back out of it from any point.
+// One capture of one domain, from the preparation before its pause to the sealed image, or back out of it from any
+// point.
 //
-//   fast (`background`)  overlays by libvirt's own disk snapshot before the pause, so that libvirt's view is right throughout;
-//                        at the cut QEMU begins to copy them (disk-copies.ts) and saves memory (memory-save.ts), both behind
-//                        the guest, which stands still for some milliseconds. Where QEMU may not open the copies (AppArmor),
-//                        libvirt's snapshot comes into the pause instead.
+//   fast (`background`)  overlays by libvirt's own disk snapshot before the pause, so that libvirt's view is right
+//                        throughout; at the cut QEMU begins to copy them (disk-copies.ts) and saves memory
+//                        (memory-save.ts), both behind the guest, which stands still for some milliseconds. Where QEMU
+//                        may not open the copies (AppArmor), libvirt's snapshot comes into the pause instead.
 //   plain (`stopped`)    libvirt's external snapshot with memory, the machine standing still meanwhile
 //
 // libvirtd may go away and come back at any point: what must be asked is asked again, and what counts is QEMU's answer.

@@ -56,7 +56,9 @@ let opening: Promise<unknown> = Promise.resolve()
 
 export interface Opened {
   readonly connection: Connection
-  /** The process at the other end of the connection: libvirtd, where it is on this host; null when that cannot be told. */
+  /**
+   * The process at the other end of the connection: libvirtd, where it is on this host; null when that cannot be told.
+   */
   readonly daemon: number | null
 }
 

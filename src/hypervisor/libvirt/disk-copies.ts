@@ -1,11 +1,12 @@
 // Copies of a domain's disks as they are at the cut, made by QEMU behind the running guest.
 //
-// libvirt's disk snapshot takes 12 ms with nothing else to do (it forks twice, adds block nodes one by one and writes the
-// domain's state four times), far too long for a pause. So its overlays go in before the pause, while the guest runs, and
-// libvirt's view is right from then on. What the guest has written between that and the cut lies in the overlay, and more
-// comes after the cut; a backup job, started in the pause by one command, copies the overlay as it was at that instant into
-// an image of its own (copy before write, docs/interop/live-block-operations.rst). Copy and base together are the disk as
-// the cut froze it. libvirt ignores jobs that it did not start (qemu_blockjob.c, "untracked job").
+// libvirt's disk snapshot takes 12 ms with nothing else to do (it forks twice, adds block nodes one by one and writes
+// the domain's state four times), far too long for a pause. So its overlays go in before the pause, while the guest
+// runs, and libvirt's view is right from then on. What the guest has written between that and the cut lies in the
+// overlay, and more comes after the cut; a backup job, started in the pause by one command, copies the overlay as it
+// was at that instant into an image of its own (copy before write, docs/interop/live-block-operations.rst). Copy and
+// base together are the disk as the cut froze it. libvirt ignores jobs that it did not start (qemu_blockjob.c,
+// "untracked job").
 
 import { randomBytes } from 'node:crypto'
 import { rm } from 'node:fs/promises'
@@ -73,8 +74,8 @@ export async function copyTransaction(
     const file = overlays.find((overlay) => overlay.target === target)?.file ?? ''
     const device = findNode(nodes, { file, format: 'qcow2' }, '/')
     if (device === null) throw new SnapswitchError('INTERNAL', `QEMU does not use ${file}`, 'Please report this.')
-    // Slow until `finishCopy`: saving memory begins by waiting for all I/O. It stays until it is dismissed: its end can be
-    // asked for, and no event is missed.
+    // Slow until `finishCopy`: saving memory begins by waiting for all I/O. It stays until it is dismissed: its end can
+    // be asked for, and no event is missed.
     const data = { 'job-id': node, device, target: node, sync: 'top', speed: 1, 'auto-dismiss': false }
     return { type: 'blockdev-backup', data }
   })
@@ -104,7 +105,7 @@ export async function finishCopy(
     if (found === null || (found.status === 'concluded' && typeof found.error === 'string')) {
       throw new SnapswitchError(
         'CAPTURE_FAILED',
-        `${target} could not be copied to ${file}: ${found === null ? 'the job was ended' : String(found.error)}.`,
+        `${target} could not be copied to ${file}: ${found === null ? 'the job was ended' : String(found.error)}`,
         'Free some space where the disk images lie, then try again.',
       )
     }

@@ -1,5 +1,5 @@
-// What a domain's XML says of its drives: which can be snapshot, what the others hold, and why the rest cannot. Every `<disk>`
-// is in one of the three lists. Pure.
+// What a domain's XML says of its drives: which can be snapshot, what the others hold, and why the rest cannot. Every
+// `<disk>` is in one of the three lists. Pure.
 
 import type { Document, Element } from '@xmldom/xmldom'
 import type { DiskLayer, Medium, UnsupportedDrive } from '../hypervisor.js'

@@ -1,5 +1,5 @@
-// Edits of a domain's XML that a snapshot and a restore need. They work on the document tree, so what is not understood here
-// stays as it was. Pure.
+// Edits of a domain's XML that a snapshot and a restore need. They work on the document tree, so what is not understood
+// here stays as it was. Pure.
 
 import { DOMParser, type Element } from '@xmldom/xmldom'
 import { SnapswitchError } from '../../errors/errors.js'
@@ -16,7 +16,7 @@ export interface PlacedDisk {
 const mismatch = (what: string) =>
   new SnapswitchError(
     'MACHINE_UNSUPPORTED',
-    `The domain does not fit the snapshot: ${what}.`,
+    `The domain does not fit the snapshot: ${what}`,
     'The files of the snapshot do not belong together; use another snapshot.',
   )
 

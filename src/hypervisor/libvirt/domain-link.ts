@@ -1,5 +1,6 @@
-// The way to one domain: libvirt's calls on a connection of its own, and through libvirt the domain's QMP monitor, looking
-// to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the libvirt process.
+// The way to one domain: libvirt's calls on a connection of its own, and through libvirt the domain's QMP monitor,
+// looking to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the
+// libvirt process.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
@@ -97,11 +98,11 @@ export class DomainLink {
     const passed = descriptorPath === undefined ? {} : { descriptorPath }
     const answer = (await this.call('monitor', { command: text, ...passed }, deadline)) as string
     const message = parseMessage(answer.trim())
-    if (message.type === 'return') return message.value
+    if (message.kind === 'return') return message.value
     throw new SnapswitchError(
-      message.type === 'error' ? 'HYPERVISOR_REFUSED' : 'HYPERVISOR_PROTOCOL',
+      message.kind === 'error' ? 'HYPERVISOR_REFUSED' : 'HYPERVISOR_PROTOCOL',
       // The form that qemu-migration.ts's reasonOf takes apart.
-      `QEMU (${this.domain}) refused ${command}: ${message.type === 'error' ? message.description : answer}`,
+      `QEMU (${this.domain}) refused ${command}: ${message.kind === 'error' ? message.description : answer}`,
       'See the domain’s log in /var/log/libvirt/qemu/ for the reason.',
     )
   }

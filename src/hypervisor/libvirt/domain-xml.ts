@@ -1,4 +1,5 @@
-// What a domain's XML (https://libvirt.org/formatdomain.html) says of the domain, and libvirt's capabilities of the host. Pure.
+// What a domain's XML (https://libvirt.org/formatdomain.html) says of the domain, and libvirt's capabilities of the
+// host. Pure.
 
 import { type Document, type Element, XMLSerializer } from '@xmldom/xmldom'
 import type { Nic } from '../hypervisor.js'
@@ -36,8 +37,8 @@ function memoryOf(domain: Element): number {
 }
 
 /**
- * Interfaces on a bare tap, which libvirt names in a running domain and the owner in others. All others (bridge, network, user,
- * direct, …) are libvirt's to make again as they were.
+ * Interfaces on a bare tap, which libvirt names in a running domain and the owner in others. All others (bridge,
+ * network, user, direct, …) are libvirt's to make again as they were.
  */
 export const tapInterfaces = (document: Document): Element[] =>
   devicesOf(document, 'interface').filter((nic) => attribute(nic, 'type') === 'ethernet' && targetOf(nic) !== null)

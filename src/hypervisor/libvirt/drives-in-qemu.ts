@@ -1,5 +1,5 @@
-// A domain's drives as QEMU has them open, beside what libvirt says of them: under libvirt's names, and where the two differ,
-// with the reason why that is no disk to take a snapshot of. Pure.
+// A domain's drives as QEMU has them open, beside what libvirt says of them: under libvirt's names, and where the two
+// differ, with the reason why that is no disk to take a snapshot of. Pure.
 
 import type { Disk, DiskLayer, UnsupportedDrive } from '../hypervisor.js'
 import type { MachineDrives } from '../shared/block-drives.js'

@@ -1,5 +1,5 @@
-// Whether this host's libvirt would take a domain that is to be restored here: asked before anything is ended for it. Starts and
-// changes nothing.
+// Whether this host's libvirt would take a domain that is to be restored here: asked before anything is ended for it.
+// Starts and changes nothing.
 
 import { access } from 'node:fs/promises'
 import path from 'node:path'

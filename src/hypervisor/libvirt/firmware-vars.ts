@@ -1,6 +1,6 @@
-// The file that a firmware keeps its variables in (<nvram>). The guest's flash is a part of the memory image, and QEMU writes all of
-// it back to the file when the restored guest runs (hw/block/pflash_cfi01.c, postload_update_cb): the content is the cut's by
-// itself. What it takes is a file of the right size that is this machine's.
+// The file that a firmware keeps its variables in (<nvram>). The guest's flash is a part of the memory image, and QEMU
+// writes all of it back to the file when the restored guest runs (hw/block/pflash_cfi01.c, postload_update_cb): the
+// content is the cut's by itself. What it takes is a file of the right size that is this machine's.
 
 import { open, stat, truncate } from 'node:fs/promises'
 import path from 'node:path'
@@ -20,8 +20,8 @@ export async function varsBytes(xml: string): Promise<number | null> {
 }
 
 /**
- * Sees to it that the domain has such a file: its own on this host, where `stored` names it; else a new one, in `directory` where
- * another machine's file is in the way. Returns the XML with its name.
+ * Sees to it that the domain has such a file: its own on this host, where `stored` names it; else a new one, in
+ * `directory` where another machine's file is in the way. Returns the XML with its name.
  */
 export async function placeVars(
   xml: string,
@@ -42,7 +42,7 @@ export async function placeVars(
   } catch (error) {
     throw new SnapswitchError(
       'STORE_IO',
-      `${file}, for the firmware’s variables, cannot be made: ${(error as NodeJS.ErrnoException).code}.`,
+      `${file}, for the firmware’s variables, cannot be made: ${(error as NodeJS.ErrnoException).code}`,
       'Make its directory, or restore on the host it came from.',
       error,
     )

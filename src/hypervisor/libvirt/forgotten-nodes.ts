@@ -1,8 +1,8 @@
-// What a libvirtd leaves in QEMU that is killed in the middle of its disk snapshot. It adds the overlay's block nodes, puts
-// the overlay in use, and writes that down last (libvirt 9.0, qemu_snapshot.c, qemuSnapshotDiskPrepare and after): the next
-// libvirtd knows nothing of it, names its next nodes alike, and QEMU refuses them ("Duplicate nodes"). So nodes that no disk
-// uses are closed, and an overlay that is in use without libvirt's knowledge is merged behind its back, which makes its view
-// true again.
+// What a libvirtd leaves in QEMU that is killed in the middle of its disk snapshot. It adds the overlay's block nodes,
+// puts the overlay in use, and writes that down last (libvirt 9.0, qemu_snapshot.c, qemuSnapshotDiskPrepare and after):
+// the next libvirtd knows nothing of it, names its next nodes alike, and QEMU refuses them ("Duplicate nodes"). So
+// nodes that no disk uses are closed, and an overlay that is in use without libvirt's knowledge is merged behind its
+// back, which makes its view true again.
 
 import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../../errors/errors.js'
@@ -64,7 +64,7 @@ async function jobComes(link: DomainLink, id: string, status: string, deadline: 
     if (job?.status === status && typeof job.error !== 'string') return
     if (job === undefined || job.status === 'concluded') {
       const reason = job === undefined ? 'the job was ended' : String(job.error)
-      throw new SnapswitchError('CAPTURE_FAILED', `Merging an overlay failed: ${reason}.`, 'See the domain’s log.')
+      throw new SnapswitchError('CAPTURE_FAILED', `Merging an overlay failed: ${reason}`, 'See the domain’s log.')
     }
     if (remaining(deadline) === 0) throw deadlinePassed('Merging an overlay')
     await pauseFor(20, deadline)

@@ -28,8 +28,8 @@ const blockJobPivot = 2
 const mostNames = 64
 
 /**
- * One connection to a libvirtd, made again when it is lost. Its calls go one after the other, so that an error read from
- * the connection belongs to the call just made.
+ * One connection to a libvirtd, made again when it is lost. Its calls go one after the other, so that an error read
+ * from the connection belongs to the call just made.
  */
 export class Lane {
   readonly id: number
@@ -53,9 +53,9 @@ export class Lane {
   run(message: CallMessage): void {
     this.#last = this.#last.then(async () => {
       try {
-        this.#say({ type: 'result', id: message.id, result: (await this.#perform(message)) ?? null })
+        this.#say({ kind: 'result', id: message.id, result: (await this.#perform(message)) ?? null })
       } catch (thrown) {
-        this.#say({ type: 'error', id: message.id, error: this.#explain(thrown) })
+        this.#say({ kind: 'error', id: message.id, error: this.#explain(thrown) })
       }
     })
   }
@@ -65,7 +65,7 @@ export class Lane {
     try {
       data = details === null ? {} : JSON.parse(details)
     } catch {}
-    this.#say({ type: 'event', lane: this.id, domain: this.#watched ?? '', name, atUs, data })
+    this.#say({ kind: 'event', lane: this.id, domain: this.#watched ?? '', name, atUs, data })
   }
 
   #explain(thrown: unknown): CallError {

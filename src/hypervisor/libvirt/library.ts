@@ -1,5 +1,6 @@
 // libvirt.so and libvirt-qemu.so through FFI, for the libvirt process alone: a fault in them ends the process that has
-// loaded them. Every call that may wait runs on a worker thread. Addresses are plain numbers (user space ends below 2^47).
+// loaded them. Every call that may wait runs on a worker thread. Addresses are plain numbers (user space ends below
+// 2^47).
 
 import koffi from 'koffi'
 

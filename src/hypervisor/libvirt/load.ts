@@ -68,7 +68,7 @@ async function load(
   if (before?.active === true) {
     throw new SnapswitchError(
       'MACHINE_RUNNING',
-      `libvirt’s domain ${domain} runs here already.`,
+      `libvirt’s domain ${domain} runs here already`,
       `End it first: \`virsh destroy ${domain}\`.`,
     )
   }
@@ -151,8 +151,8 @@ export async function endLoad(load: DomainLoad, settings: LibvirtSettings, deadl
 }
 
 /**
- * Its disks tell a domain that was started by a load from one that its owner has started since. One without disks counts as
- * its owner's once it runs.
+ * Its disks tell a domain that was started by a load from one that its owner has started since. One without disks
+ * counts as its owner's once it runs.
  */
 function end(loader: Loader, { directory, domain, mayRun }: DomainLoad, deadline: Deadline): Promise<boolean> {
   const one = { domain }
@@ -181,7 +181,7 @@ async function makeDisks({ directory, disks, definition }: LoadRequest, made: st
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'ENOSPC') throw storeFull(directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the directory.', error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the directory.', error)
     }
     made.push(file)
     await createOverlay(file, layers[0]!, await virtualSize(layers[0]!, deadline), deadline)

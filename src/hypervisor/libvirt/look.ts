@@ -1,5 +1,5 @@
-// One look at a running domain: libvirt's description of it, what libvirt keeps of it besides, and what of all that speaks
-// against a snapshot or is to be told to its user.
+// One look at a running domain: libvirt's description of it, what libvirt keeps of it besides, and what of all that
+// speaks against a snapshot or is to be told to its user.
 
 import type { Document } from '@xmldom/xmldom'
 import { SnapswitchError } from '../../errors/errors.js'
@@ -61,7 +61,7 @@ export function checkSupported(machine: string, unsupported: readonly Unsupporte
   if (first === undefined) return
   throw new SnapswitchError(
     'MACHINE_UNSUPPORTED',
-    `${machine}’s disk ${first.name} cannot be snapshot: ${first.reason}.`,
+    `${machine}’s disk ${first.name} cannot be snapshot: ${first.reason}`,
     first.reason.startsWith('libvirt has ')
       ? 'Delete those of libvirt’s (`virsh snapshot-delete`, `virsh checkpoint-delete`), then take this one.'
       : 'Use qcow2 or raw image files of the machine’s own, or make the disk read-only.',
@@ -71,8 +71,8 @@ export function checkSupported(machine: string, unsupported: readonly Unsupporte
 const named = (names: readonly string[]) => `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''}`
 
 /**
- * libvirt goes back to an internal snapshot by having QEMU load it from the image that the domain is on. An overlay does not
- * have it: the revert fails, and the domain is off (libvirt 9.0, qemu_snapshot.c, qemuSnapshotRevertActive).
+ * libvirt goes back to an internal snapshot by having QEMU load it from the image that the domain is on. An overlay
+ * does not have it: the revert fails, and the domain is off (libvirt 9.0, qemu_snapshot.c, qemuSnapshotRevertActive).
  */
 function lostKeepsakes({ disks }: DomainDescription, { internal, checkpoints }: Keepsakes): UnsupportedDrive[] {
   const [first] = disks
@@ -100,8 +100,8 @@ function warningsOf({ external }: Keepsakes): string[] {
 }
 
 /**
- * Devices whose state is not QEMU's alone, and of which QEMU does not always say so. (An emulated TPM is saved with the machine,
- * and libvirt starts its swtpm for it.)
+ * Devices whose state is not QEMU's alone, and of which QEMU does not always say so. (An emulated TPM is saved with the
+ * machine, and libvirt starts its swtpm for it.)
  */
 function foreignDevices(document: Document): UnsupportedDrive[] {
   const tpms = devicesOf(document, 'tpm')

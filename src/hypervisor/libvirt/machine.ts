@@ -109,7 +109,7 @@ export class LibvirtMachine implements MachineControl {
       if (active) return await new LibvirtMachine(name, link, settings, uuid, afterLoad).#free()
       throw new SnapswitchError(
         'MACHINE_NOT_RUNNING',
-        `libvirt’s domain ${spec.domain} is not running.`,
+        `libvirt’s domain ${spec.domain} is not running`,
         `Start it: \`virsh start ${spec.domain}\`.`,
       )
     } catch (error) {
@@ -322,7 +322,7 @@ export class LibvirtMachine implements MachineControl {
         : `is ${state === '' ? 'in an unknown state' : state}`
     throw new SnapswitchError(
       'MACHINE_NOT_RUNNING',
-      `${this.name} ${why}, so it cannot be saved.`,
+      `${this.name} ${why}, so it cannot be saved`,
       `Let it run first: \`virsh resume ${this.#link.domain}\`.`,
     )
   }
@@ -332,7 +332,7 @@ export class LibvirtMachine implements MachineControl {
     if (isUnderWay(status)) {
       throw new SnapswitchError(
         'SNAPSHOT_BUSY',
-        `${this.name} is being migrated or saved already.`,
+        `${this.name} is being migrated or saved already`,
         `Wait until that is done; \`virsh domjobinfo ${this.#link.domain}\` shows it if it is libvirt’s.`,
       )
     }
@@ -340,7 +340,7 @@ export class LibvirtMachine implements MachineControl {
     if (Array.isArray(reasons) && reasons.length > 0) {
       throw new SnapswitchError(
         'MACHINE_UNSUPPORTED',
-        `${this.name} cannot be saved: ${reasons.map(String).join('; ')}.`,
+        `${this.name} cannot be saved: ${reasons.map(String).join('; ')}`,
         'Remove the device that QEMU names, or take the machine out of the network.',
       )
     }

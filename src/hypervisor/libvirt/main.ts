@@ -1,5 +1,5 @@
-// The libvirt process: the one place where libvirt.so is loaded. It does what the daemon asks on standard input, in lanes
-// (lane.ts), and ends with its input. Started by process-handle.ts.
+// The libvirt process: the one place where libvirt.so is loaded. It does what the daemon asks on standard input, in
+// lanes (lane.ts), and ends with its input. Started by process-handle.ts.
 
 import { getPriority, setPriority } from 'node:os'
 import { createInterface } from 'node:readline'

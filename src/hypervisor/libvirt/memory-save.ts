@@ -1,6 +1,7 @@
-// A running domain's memory, saved behind libvirt's back: through the monitor, as QEMU's background snapshot into a passed
-// pipe. libvirt ignores the events of a migration that it did not start (qemu_process.c, "got MIGRATION event without a
-// migration job") and takes the RESUME at its begin as it comes. The file begins with libvirt's own head (save-image.ts).
+// A running domain's memory, saved behind libvirt's back: through the monitor, as QEMU's background snapshot into a
+// passed pipe. libvirt ignores the events of a migration that it did not start (qemu_process.c, "got MIGRATION event
+// without a migration job") and takes the RESUME at its begin as it comes. The file begins with libvirt's own head
+// (save-image.ts).
 
 import { randomBytes } from 'node:crypto'
 import { closeSync } from 'node:fs'
@@ -157,7 +158,9 @@ export class MemorySave {
     }
   }
 
-  /** Nobody wants the image: it is read to its end, since a guest whose stream breaks stays frozen (image-writer.ts). */
+  /**
+   * Nobody wants the image: it is read to its end, since a guest whose stream breaks stays frozen (image-writer.ts).
+   */
   discard(): void {
     this.#sink?.discard()
   }

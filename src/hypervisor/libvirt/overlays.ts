@@ -1,7 +1,7 @@
-// Overlays of a domain's disks: made before the cut, slid under the machine by libvirt's own snapshot call, and merged back
-// by libvirt's block commit, so that `virsh domblklist` and the stored configuration always name what QEMU writes to.
-// Snapshots leave no metadata in libvirt: `virsh snapshot-list` shows what `virsh snapshot-revert` could use, and a global
-// snapshot is not libvirt's to revert.
+// Overlays of a domain's disks: made before the cut, slid under the machine by libvirt's own snapshot call, and merged
+// back by libvirt's block commit, so that `virsh domblklist` and the stored configuration always name what QEMU writes
+// to. Snapshots leave no metadata in libvirt: `virsh snapshot-list` shows what `virsh snapshot-revert` could use, and a
+// global snapshot is not libvirt's to revert.
 
 import { chmod, chown, rm, stat } from 'node:fs/promises'
 import { asSnapswitchError } from '../../errors/errors.js'
@@ -86,8 +86,8 @@ export async function mergeActive(
 }
 
 /**
- * Copies what lies between the active overlay and a base up into the overlay, by libvirt's block pull, whose job ends by itself.
- * Libvirt's view is the new chain then.
+ * Copies what lies between the active overlay and a base up into the overlay, by libvirt's block pull, whose job ends
+ * by itself. Libvirt's view is the new chain then.
  */
 export async function pullActive(
   link: DomainLink,
@@ -181,7 +181,9 @@ async function takeOneBack(link: DomainLink, { target, file, layers }: DomainOve
   await rm(file, { force: true })
 }
 
-/** The machine has died: what it wrote after the cut goes back into the disk, and its configuration names that again. */
+/**
+ * The machine has died: what it wrote after the cut goes back into the disk, and its configuration names that again.
+ */
 async function takeBackOffline(link: DomainLink, overlays: readonly DomainOverlay[], deadline: Deadline) {
   const stored = await link.xml(xmlFlags.inactive | xmlFlags.secure, deadline).catch(() => null)
   const known = stored === null ? [] : describeDomain(stored).disks

@@ -1,5 +1,5 @@
-// Files that were fetched from other hosts (kernel, firmware, discs), made a restored domain's own: its stored configuration
-// names them for as long as there is one, while what was fetched goes when no snapshot needs it.
+// Files that were fetched from other hosts (kernel, firmware, discs), made a restored domain's own: its stored
+// configuration names them for as long as there is one, while what was fetched goes when no snapshot needs it.
 
 import { copyFile, link } from 'node:fs/promises'
 import path from 'node:path'
@@ -12,7 +12,10 @@ export interface OwnFiles {
   readonly media: readonly Medium[]
 }
 
-/** Names of what is made go to `made`. A file that lies outside of the state directory is somebody's, and stays where it is. */
+/**
+ * Names of what is made go to `made`. A file that lies outside of the state directory is somebody's, and stays where it
+ * is.
+ */
 export async function makeOwn(
   { directory, files = new Map(), media = [] }: Pick<LoadRequest, 'directory' | 'files' | 'media'>,
   made: string[],
@@ -28,7 +31,7 @@ export async function makeOwn(
       // One file under two names: it takes no room.
       await link(file, name).catch(() => copyFile(file, name))
     } catch (error) {
-      throw new SnapswitchError('STORE_IO', `${file} cannot be kept as ${name}.`, 'Check the directory.', error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be kept as ${name}`, 'Check the directory.', error)
     }
     made.push(name)
     taken.set(file, name)

@@ -63,9 +63,10 @@ const localRules = '/etc/apparmor.d/local/abstractions/libvirt-qemu'
 const copyRule = '/**/*-e[0-9]*-[0-9]*.qcow2 rwk,'
 
 /**
- * A domain's AppArmor profile has the images that its XML names (virt-aa-helper), and those of libvirt's own calls; SELinux
- * labels the same. So overlays are allowed, copies that QEMU opens by path are not. A passed pipe is: AppArmor looks at
- * neither pipes nor what an unconfined process has opened (security/apparmor/file.c, aa_file_perm). `rules`: localRules.
+ * A domain's AppArmor profile has the images that its XML names (virt-aa-helper), and those of libvirt's own calls;
+ * SELinux labels the same. So overlays are allowed, copies that QEMU opens by path are not. A passed pipe is: AppArmor
+ * looks at neither pipes nor what an unconfined process has opened (security/apparmor/file.c, aa_file_perm). `rules`:
+ * localRules.
  */
 export function confinementFinding(driver: string | null, rules: string): Finding {
   if (driver === null) return { ok: true, detail: 'no security driver confines QEMU', cost: null }

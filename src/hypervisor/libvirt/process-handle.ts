@@ -1,5 +1,6 @@
-// The daemon's hold on its libvirt process: starts it when it is first needed and again when it has died, sends calls and
-// gives each its result, its error or its deadline. What is under way when the process dies fails; whoever can, asks again.
+// The daemon's hold on its libvirt process: starts it when it is first needed and again when it has died, sends calls
+// and gives each its result, its error or its deadline. What is under way when the process dies fails; whoever can,
+// asks again.
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
@@ -47,7 +48,10 @@ export class LibvirtUnreachable extends SnapswitchError {
 
 const askAgainMs = 200
 
-/** Asks once more for every connection that is lost: only for what may be done twice. `isOver`: nobody wants it any more. */
+/**
+ * Asks once more for every connection that is lost: only for what may be done twice. `isOver`: nobody wants it any
+ * more.
+ */
 export async function patiently<T>(ask: () => Promise<T>, deadline: Deadline, isOver = () => false): Promise<T> {
   for (;;) {
     try {
@@ -198,7 +202,7 @@ export class LibvirtProcess {
       this.#lost(child, 'it spoke no JSON', true)
       return
     }
-    if (message.type === 'event') {
+    if (message.kind === 'event') {
       const data = typeof message.data === 'object' && message.data !== null ? message.data : {}
       const { lane, domain, name, atUs } = message
       this.#listeners.get(lane)?.({ domain, name, atUs, data: data as MonitorEvent['data'] })
@@ -206,7 +210,7 @@ export class LibvirtProcess {
     }
     const pending = this.#pending.get(message.id)
     if (pending === undefined) return
-    if (message.type === 'result') pending.resolve(message.result)
+    if (message.kind === 'result') pending.resolve(message.result)
     else pending.reject(fromCallError(message.error, pending.uri, pending.subject))
   }
 

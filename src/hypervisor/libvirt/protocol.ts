@@ -68,11 +68,11 @@ export interface CallError {
 }
 
 export type ProcessMessage =
-  | { readonly type: 'result'; readonly id: number; readonly result: unknown }
-  | { readonly type: 'error'; readonly id: number; readonly error: CallError }
+  | { readonly kind: 'result'; readonly id: number; readonly result: unknown }
+  | { readonly kind: 'error'; readonly id: number; readonly error: CallError }
   /** A QMP event of a watched domain. */
   | {
-      readonly type: 'event'
+      readonly kind: 'event'
       readonly lane: number
       readonly domain: string
       readonly name: string

@@ -1,5 +1,5 @@
-// The head of a libvirt save file (libvirt 9.0, src/qemu/qemu_saveimage.h, struct _virQEMUSaveHeader): what stands before
-// QEMU's migration stream, so that `virsh restore` and virDomainRestore take an image that was made here. Pure.
+// The head of a libvirt save file (libvirt 9.0, src/qemu/qemu_saveimage.h, struct _virQEMUSaveHeader): what stands
+// before QEMU's migration stream, so that `virsh restore` and virDomainRestore take an image that was made here. Pure.
 //
 //   0   magic "LibvirtQemudSave"     16  version = 2         20  data_len, bytes between header and stream
 //   24  was_running                  28  compressed = 0      32  cookieOffset into the data, 0 without a cookie

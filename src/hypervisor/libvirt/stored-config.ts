@@ -1,5 +1,6 @@
-// What libvirt starts a domain from when it has been off. A load changes it, for a restored domain is on other disks; until the
-// domain has run, that can be undone, by this daemon or the next: what was stored before lies in the load's directory.
+// What libvirt starts a domain from when it has been off. A load changes it, for a restored domain is on other disks;
+// until the domain has run, that can be undone, by this daemon or the next: what was stored before lies in the load's
+// directory.
 
 import { rm, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -62,7 +63,10 @@ export async function settleConfiguration(directory: string): Promise<void> {
   await rm(fileOf(directory), { force: true })
 }
 
-/** The domain never ran and is off: what was stored before is stored again, unless its owner has stored something else since. */
+/**
+ * The domain never ran and is off: what was stored before is stored again, unless its owner has stored something else
+ * since.
+ */
 export async function takeBackConfiguration(
   loader: Loader,
   { directory, domain }: Pick<Restored, 'directory' | 'domain'>,

@@ -1,4 +1,5 @@
-// A domain of libvirt: how it is reached, all that is needed to start it again, and what tells a load of it from others.
+// A domain of libvirt: how it is reached, all that is needed to start it again, and what tells a load of it from
+// others.
 
 import type { MachineDefinition, StartedLoad } from '../hypervisor.js'
 

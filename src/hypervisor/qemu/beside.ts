@@ -1,5 +1,5 @@
-// What two incarnations of a machine cannot both have while the next one is loaded beside the one that runs: sockets that QEMU
-// makes under a name, which it would take away from the other, and ports of the host. Pure.
+// What two incarnations of a machine cannot both have while the next one is loaded beside the one that runs: sockets
+// that QEMU makes under a name, which it would take away from the other, and ports of the host. Pure.
 
 import { createHash } from 'node:crypto'
 import path from 'node:path'
@@ -47,7 +47,10 @@ export function listeningPaths(definition: QemuDefinition): { readonly given: st
   })
 }
 
-/** What keeps a machine from being loaded beside its former self, in the words of its command line; empty when nothing does. */
+/**
+ * What keeps a machine from being loaded beside its former self, in the words of its command line; empty when nothing
+ * does.
+ */
 export function heldAlone(definition: QemuDefinition): string[] {
   return splitArguments(definition.argv).flatMap((argument) => {
     const { option, value } = argument

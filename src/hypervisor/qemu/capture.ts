@@ -1,8 +1,9 @@
-// One capture of one QEMU machine, from the preparation before its pause to the sealed image, or back out of it from any
-// point. The order is what keeps the pause short: all that can fail or takes long comes before it.
+// One capture of one QEMU machine, from the preparation before its pause to the sealed image, or back out of it from
+// any point. The order is what keeps the pause short: all that can fail or takes long comes before it.
 //
-//   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it, the
-//             migration itself started and held at the gate (image-writer.ts), after it has touched all of guest memory
+//   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it,
+//             the migration itself started and held at the gate (image-writer.ts), after it has touched all of guest
+//             memory
 //   pause     stop, and the transaction behind it (overlays slide in); the caller drains and flips its ports meanwhile
 //   capture   gate opens -> QEMU saves the devices, write-protects memory, resumes
 //   seal      memory streams out behind the running guest; fsync; digest
@@ -79,7 +80,7 @@ export class QemuCapture implements CaptureWork {
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'ENOSPC') throw storeFull(target.directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the store’s directory.', error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the store’s directory.', error)
     }
     const capture = new QemuCapture(context, file, context.writer.sink(file, gated))
     try {
@@ -164,7 +165,10 @@ export class QemuCapture implements CaptureWork {
     await rm(this.#file, { force: true })
   }
 
-  /** Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round trip. */
+  /**
+   * Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round
+   * trip.
+   */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
     const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
@@ -276,8 +280,8 @@ export class QemuCapture implements CaptureWork {
   }
 
   /**
-   * Ends a migration under way. One in the background is never cancelled, which would freeze the guest (image-writer.ts):
-   * it runs to its end, unread.
+   * Ends a migration under way. One in the background is never cancelled, which would freeze the guest
+   * (image-writer.ts): it runs to its end, unread.
    */
   async #stopMigration(): Promise<void> {
     const { qmp, mode, process } = this.#context
@@ -312,7 +316,8 @@ export class QemuCapture implements CaptureWork {
       await qmp.execute('cont', {}, limit)
       resumed?.({ resumedAtUs: (await running).atUs })
     } else {
-      // After a migration the disks are handed over; only running takes them back. Both in one write: the guest barely runs.
+      // After a migration the disks are handed over; only running takes them back. Both in one write: the guest barely
+      // runs.
       const commands = status.status === 'postmigrate' ? (['cont', 'stop'] as const) : (['stop'] as const)
       if (status.running === true || status.status === 'postmigrate') {
         await Promise.all(

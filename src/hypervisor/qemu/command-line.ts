@@ -1,5 +1,5 @@
-// From a machine's command line to that of its next incarnation: other taps, other disks, another control socket, waiting
-// for its memory. Pure.
+// From a machine's command line to that of its next incarnation: other taps, other disks, another control socket,
+// waiting for its memory. Pure.
 
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'

@@ -1,5 +1,5 @@
-// What it takes to start a running QEMU again: its command line, compared with what it is now, and where its disks stand in
-// it. Whatever could not be started again is refused here, before anything is touched.
+// What it takes to start a running QEMU again: its command line, compared with what it is now, and where its disks
+// stand in it. Whatever could not be started again is refused here, before anything is touched.
 
 import { existsSync } from 'node:fs'
 import type { Deadline, Nic } from '../hypervisor.js'

@@ -1,8 +1,9 @@
-// How a command line's drive is given another image: a fresh overlay on a frozen chain, or the medium that was in it. Pure.
+// How a command line's drive is given another image: a fresh overlay on a frozen chain, or the medium that was in it.
+// Pure.
 //
-// A frozen layer is a -blockdev of its own, so that no argument grows with the depth of a chain (Linux takes none of over
-// 128 KiB). A -drive stays one, and so do the devices that QEMU makes of it: it names its backing by the node. The layers are
-// spelled out because their own headers may name where they lay on another host.
+// A frozen layer is a -blockdev of its own, so that no argument grows with the depth of a chain (Linux takes none of
+// over 128 KiB). A -drive stays one, and so do the devices that QEMU makes of it: it names its backing by the node. The
+// layers are spelled out because their own headers may name where they lay on another host.
 
 import type { DiskLayer, Medium } from '../hypervisor.js'
 import { longhand } from '../shared/qemu-disks.js'
@@ -149,8 +150,8 @@ function withWire(device: Argument, image: NewImage | null): EditedDrive {
 }
 
 /**
- * The drive of a medium that no argument names: QEMU makes a CD-ROM, a floppy and an SD drive by itself (-nodefaults aside).
- * null: it is none of those.
+ * The drive of a medium that no argument names: QEMU makes a CD-ROM, a floppy and an SD drive by itself (-nodefaults
+ * aside). null: it is none of those.
  */
 export function defaultDrive({ name }: Medium): Argument | null {
   const floppy = /^floppy(\d)$/.exec(name)?.[1]

@@ -1,5 +1,5 @@
-// All drives of a machine's next incarnation: which of its arguments change for its disks and media, and which block nodes
-// nobody needs then. Pure.
+// All drives of a machine's next incarnation: which of its arguments change for its disks and media, and which block
+// nodes nobody needs then. Pure.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { DiskLayer, Medium } from '../hypervisor.js'

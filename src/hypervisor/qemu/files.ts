@@ -1,5 +1,5 @@
-// Files that a command line names besides disks: kernel, initrd, firmware and the like. A restore finds them by content, so that
-// the other host needs them neither at the same path nor at all. Pure.
+// Files that a command line names besides disks: kernel, initrd, firmware and the like. A restore finds them by
+// content, so that the other host needs them neither at the same path nor at all. Pure.
 
 import path from 'node:path'
 import type { ExternalFile } from '../hypervisor.js'

@@ -1,5 +1,5 @@
-// What a running QEMU consists of, asked of itself: devices that -device or device_add made, with where they sit; objects,
-// character devices, processors. rebuild.ts compares it with the command line.
+// What a running QEMU consists of, asked of itself: devices that -device or device_add made, with where they sit;
+// objects, character devices, processors. rebuild.ts compares it with the command line.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'

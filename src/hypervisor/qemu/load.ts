@@ -1,4 +1,5 @@
-// Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is paused.
+// Starts a QEMU from a saved machine: detached, over fresh overlays, and waits until its memory is loaded and it is
+// paused.
 
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync } from 'node:fs'
@@ -52,7 +53,7 @@ export async function loadMachine(
   if (Buffer.byteLength(qmpPath) > longestSocketPath) {
     throw new SnapswitchError(
       'NAME_INVALID',
-      `${qmpPath} is longer than the ${longestSocketPath} bytes a socket path can have.`,
+      `${qmpPath} is longer than the ${longestSocketPath} bytes a socket path can have`,
       'Use a shorter directory, network or machine name.',
     )
   }
@@ -122,7 +123,7 @@ async function takePlace(definition: QemuDefinition, directory: string): Promise
       // Another file system, or a directory that is not here: the name can lead there.
       if (code !== 'EXDEV') {
         if (code === 'ENOENT') continue
-        throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check its directory.', error)
+        throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check its directory.', error)
       }
       await rm(file, { force: true })
       await symlink(own, file)
@@ -162,7 +163,7 @@ async function makeFreshOverlay(file: string, base: Parameters<typeof createOver
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOSPC') throw storeFull(path.dirname(file), error)
-    throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Check the directory.', error)
+    throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the directory.', error)
   }
   try {
     await createOverlay(file, base, await virtualSize(base, deadline), deadline)
@@ -257,7 +258,7 @@ function openImage(file: string): number {
     const damaged = code === 'ENOENT' || error instanceof UnfitFile
     throw new SnapswitchError(
       damaged ? 'STORE_DAMAGED' : 'STORE_IO',
-      `The memory image ${file} cannot be read: ${code ?? message}.`,
+      `The memory image ${file} cannot be read: ${code ?? message}`,
       'Fetch the snapshot’s files again from the host that has them.',
       error,
     )

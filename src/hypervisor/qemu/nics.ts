@@ -100,7 +100,8 @@ export interface NetworkClient {
 
 /**
  * Reads the answer of HMP's `info network`. A NIC's line is followed by its peer's, indented with a backslash:
- * `virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:...` / ` \ net0: index=0,type=tap,ifname=tap0,...`
+ * `virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:...` / ` \ net0:
+ * index=0,type=tap,ifname=tap0,...`
  */
 export function parseInfoNetwork(text: string): NetworkClient[] {
   const clients: NetworkClient[] = []

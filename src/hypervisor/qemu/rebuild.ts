@@ -1,5 +1,5 @@
-// The command line that makes the machine as it is now: what was unplugged since it was started is left out, what was plugged
-// in is added, as -device has it, where it sits. What cannot be told from the running machine is refused. Pure.
+// The command line that makes the machine as it is now: what was unplugged since it was started is left out, what was
+// plugged in is added, as -device has it, where it sits. What cannot be told from the running machine is refused. Pure.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { LiveDisk } from '../shared/block-drives.js'
@@ -21,7 +21,7 @@ export interface Running {
 function refuse(machine: string, what: string, action?: string): SnapswitchError {
   return new SnapswitchError(
     'MACHINE_UNSUPPORTED',
-    `${machine} is not what its command line says, and cannot be started again as it is: ${what}.`,
+    `${machine} is not what its command line says, and cannot be started again as it is: ${what}`,
     action ?? 'Unplug or plug back the device, or restart the machine with it on its command line.',
   )
 }

@@ -1,5 +1,6 @@
-// The command line for trying whether an image loads: the machine as it was saved, but deaf and mute, so that it disturbs neither
-// its running self nor anybody that it talks to. It starts in a network namespace of its own, where QEMU makes its taps. Pure.
+// The command line for trying whether an image loads: the machine as it was saved, but deaf and mute, so that it
+// disturbs neither its running self nor anybody that it talks to. It starts in a network namespace of its own, where
+// QEMU makes its taps. Pure.
 
 import { type Argument, optionValue } from '../shared/qemu-options.js'
 

@@ -1,5 +1,5 @@
-// What a machine's drives are to a snapshot, by its block graph: disks with their chains, media, and drives that cannot be
-// snapshot, each with the reason. Pure: where a file lies on the host is for `Locate` to say.
+// What a machine's drives are to a snapshot, by its block graph: disks with their chains, media, and drives that cannot
+// be snapshot, each with the reason. Pure: where a file lies on the host is for `Locate` to say.
 
 import type { Disk, DiskLayer, Medium, UnsupportedDrive } from '../hypervisor.js'
 import {
@@ -24,8 +24,8 @@ export interface LiveDisk extends Disk {
 }
 
 /**
- * The path of a file on this host by the name that QEMU has for it, or why there is none. `key` is the file's own, whatever
- * it is called; left out when it cannot be told.
+ * The path of a file on this host by the name that QEMU has for it, or why there is none. `key` is the file's own,
+ * whatever it is called; left out when it cannot be told.
  */
 export type Locate = (
   filename: string,

@@ -1,6 +1,6 @@
-// QEMU's block graph as its monitor tells it: nodes, what stands on what, and who else uses them. The `filename`s of format
-// nodes are for people (QEMU cuts them at 4096 bytes); children are read from the graph's edges, files from its protocol
-// nodes. Pure, but for asking.
+// QEMU's block graph as its monitor tells it: nodes, what stands on what, and who else uses them. The `filename`s of
+// format nodes are for people (QEMU cuts them at 4096 bytes); children are read from the graph's edges, files from its
+// protocol nodes. Pure, but for asking.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
@@ -161,7 +161,10 @@ export function childOf(graph: BlockGraph, node: BlockNode, role: string): Block
 /** Filters of block jobs: they come and go with the job. */
 export const jobFilters: ReadonlySet<string> = new Set(['mirror_top', 'commit_top', 'backup-top', 'copy-before-write'])
 
-/** Filters that a snapshot can look through. A block-stream has one for copying on reads; a user's own is refused elsewhere. */
+/**
+ * Filters that a snapshot can look through. A block-stream has one for copying on reads; a user's own is refused
+ * elsewhere.
+ */
 const transparent = new Set(['throttle', 'copy-on-read', ...jobFilters])
 
 /** A filter stands on one child, in one of two roles. */
@@ -199,8 +202,8 @@ export function bitmapObstacle({ bitmaps }: BlockNode): string | null {
 }
 
 /**
- * Why an image must not be merged into what it stands on and removed: it has something that a block commit does not carry.
- * null: it may be.
+ * Why an image must not be merged into what it stands on and removed: it has something that a block commit does not
+ * carry. null: it may be.
  */
 export function obstacleToMerge(graph: BlockGraph, node: string): string | null {
   const image = graph.nodes.get(node)

@@ -22,8 +22,8 @@ const next = {
 export interface CaptureWork extends PausedWork {
   pause(deadline: Deadline): Promise<PauseInfo>
   /**
-   * Saves the paused machine. `onResumed` is called once, when the guest runs again, also when it fails. It fails at the
-   * latest when `late` rejects: the guest has stood still for too long.
+   * Saves the paused machine. `onResumed` is called once, when the guest runs again, also when it fails. It fails at
+   * the latest when `late` rejects: the guest has stood still for too long.
    */
   run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo>
   /** Undoes the preparation. */
@@ -168,7 +168,7 @@ export class CaptureControl {
     if (!next[this.#phase].includes(phase)) {
       throw new SnapswitchError(
         'SNAPSHOT_BUSY',
-        `${this.#machine}: ${what} while ${this.#phase}.`,
+        `${this.#machine}: ${what} while ${this.#phase}`,
         'Wait for the snapshot under way to end.',
       )
     }

@@ -1,10 +1,12 @@
-// The pace of a hypervisor's threads around a cut: a guest that stands still must not wait for its hypervisor behind guests
-// that run (src/linux/priority.ts says why nice values do not do that).
+// The pace of a hypervisor's threads around a cut: a guest that stands still must not wait for its hypervisor behind
+// guests that run (src/linux/priority.ts says why nice values do not do that).
 
 import { endForgottenLead, runAhead, threadsOf } from '../../linux/priority.js'
 import { isObject } from './qmp-messages.js'
 
-/** How long threads may run ahead of everything at most: a vCPU to read and stop, the others until the guest runs again. */
+/**
+ * How long threads may run ahead of everything at most: a vCPU to read and stop, the others until the guest runs again.
+ */
 const stopMs = 40
 const cutMs = 300
 
@@ -16,8 +18,8 @@ export class CutPace {
   #endVcpus: (() => void) | null = null
 
   /**
-   * `pid`: the hypervisor's process; null when it cannot be seen, and then all goes at its own pace. `between`: processes
-   * that commands to it pass through.
+   * `pid`: the hypervisor's process; null when it cannot be seen, and then all goes at its own pace. `between`:
+   * processes that commands to it pass through.
    */
   constructor(pid: number | null, between: () => readonly number[] = () => []) {
     this.#pid = pid
@@ -33,8 +35,8 @@ export class CutPace {
   }
 
   /**
-   * All threads run ahead from now on: to read what the guest was sent, to stop, to do the cut. The vCPUs too, for one that
-   * gets no core neither lets go of the lock that the others read under (QEMU's BQL) nor sees that it shall stop.
+   * All threads run ahead from now on: to read what the guest was sent, to stop, to do the cut. The vCPUs too, for one
+   * that gets no core neither lets go of the lock that the others read under (QEMU's BQL) nor sees that it shall stop.
    */
   begin(): void {
     if (this.#pid === null || this.#end !== null) return

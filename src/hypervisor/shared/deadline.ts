@@ -31,7 +31,7 @@ export function pauseFor(milliseconds: number, deadline: Deadline): Promise<void
 export function deadlinePassed(what: string): SnapswitchError {
   return new SnapswitchError(
     'DEADLINE',
-    `${what} did not finish by its deadline.`,
+    `${what} did not finish by its deadline`,
     'Allow more time (--deadline), or see what keeps the host busy.',
   )
 }

@@ -1,5 +1,5 @@
-// What node:net and node:fs cannot do with file descriptors: connect a unix socket whose descriptor we own, ask who is at
-// its other end, pass a descriptor through it (SCM_RIGHTS, unix(7)), and make a pipe of a chosen capacity (pipe(7)).
+// What node:net and node:fs cannot do with file descriptors: connect a unix socket whose descriptor we own, ask who is
+// at its other end, pass a descriptor through it (SCM_RIGHTS, unix(7)), and make a pipe of a chosen capacity (pipe(7)).
 
 import koffi from 'koffi'
 import { type Arena, mapArena } from '../../linux/arena.js'
@@ -38,7 +38,9 @@ function bound(): Calls {
 /** The longest path a unix socket can have, in bytes. */
 export const longestSocketPath = SUN_PATH_BYTES - 1
 
-/** Connects to a listening stream socket without blocking. Returns the descriptor, or the errno as a negative number. */
+/**
+ * Connects to a listening stream socket without blocking. Returns the descriptor, or the errno as a negative number.
+ */
 export function connectUnix(path: string): number {
   const name = Buffer.from(path)
   const address = Buffer.alloc(2 + SUN_PATH_BYTES)

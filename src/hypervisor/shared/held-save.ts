@@ -1,13 +1,13 @@
-// A background save that is started ahead of the pause and held at the image's gate (image-writer.ts), where it has done
-// all of its slow work but the guest's own state.
+// A background save that is started ahead of the pause and held at the image's gate (image-writer.ts), where it has
+// done all of its slow work but the guest's own state.
 
 import type { Deadline } from '../hypervisor.js'
 import { pauseFor, remaining, within } from './deadline.js'
 import { type ProcessIdentity, waitsForPipe } from './process.js'
 
 /**
- * Whether the migration may be started ahead and held at the gate. QEMU writes the stream's head without holding its big
- * lock up to 8.1; from 8.2 on it holds it (since "migration: hold the BQL during setup"), and would stand still.
+ * Whether the migration may be started ahead and held at the gate. QEMU writes the stream's head without holding its
+ * big lock up to 8.1; from 8.2 on it holds it (since "migration: hold the BQL during setup"), and would stand still.
  */
 export function canHoldAtGate({ major, minor }: { readonly major: number; readonly minor: number }): boolean {
   return major < 8 || (major === 8 && minor < 2)

@@ -1,9 +1,10 @@
-// Puts a guest's memory into huge pages again before its cut. What a background snapshot costs the paused guest is almost
-// only the write protection of its memory, and that is paid per page table entry: a guest whose memory lies in huge pages
-// (QEMU asks for them, MADV_HUGEPAGE) stands still for under a millisecond whatever its size, one in 4 KiB pages for 4 to 5
-// ms per 256 MiB. And each background snapshot leaves small pages behind: QEMU takes the protection off page by page, which
-// splits every huge one, and the kernel is slow to make them whole again (khugepaged). So we ask it to: MADV_COLLAPSE, by
-// process_madvise(2), Linux 6.1 or later, while the guest runs. Where that fails, the pause is longer and nothing else.
+// Puts a guest's memory into huge pages again before its cut. What a background snapshot costs the paused guest is
+// almost only the write protection of its memory, and that is paid per page table entry: a guest whose memory lies in
+// huge pages (QEMU asks for them, MADV_HUGEPAGE) stands still for under a millisecond whatever its size, one in 4 KiB
+// pages for 4 to 5 ms per 256 MiB. And each background snapshot leaves small pages behind: QEMU takes the protection
+// off page by page, which splits every huge one, and the kernel is slow to make them whole again (khugepaged). So we
+// ask it to: MADV_COLLAPSE, by process_madvise(2), Linux 6.1 or later, while the guest runs. Where that fails, the
+// pause is longer and nothing else.
 
 import { open, readFile } from 'node:fs/promises'
 import koffi from 'koffi'
@@ -72,8 +73,8 @@ export function mappedPieces(start: number, pagemap: Buffer): Piece[] {
 }
 
 /**
- * Which pieces to ask for, in runs that lie side by side. Memory grows by the pages that were nobody's own: `spare` bytes of
- * it may be used, and of each piece no more small pages than `mostEmpty`.
+ * Which pieces to ask for, in runs that lie side by side. Memory grows by the pages that were nobody's own: `spare`
+ * bytes of it may be used, and of each piece no more small pages than `mostEmpty`.
  */
 export function choosePieces(pieces: readonly Piece[], spare: number, mostEmpty: number): MemoryRange[] {
   const chosen: Piece[] = []
@@ -97,8 +98,8 @@ export function choosePieces(pieces: readonly Piece[], spare: number, mostEmpty:
 let turn: Promise<unknown> = Promise.resolve()
 
 /**
- * Asks for huge pages wherever `pid` has had them. Memory that was never written (QEMU has only read it) becomes real by that:
- * up to half of what the host has to spare, and none where the administrator does not want khugepaged to do it
+ * Asks for huge pages wherever `pid` has had them. Memory that was never written (QEMU has only read it) becomes real
+ * by that: up to half of what the host has to spare, and none where the administrator does not want khugepaged to do it
  * (max_ptes_none). Takes 5 seconds and a quarter of the time to the deadline at most. Never fails.
  */
 export function restoreHugePages(pid: number, deadline: Deadline): Promise<void> {

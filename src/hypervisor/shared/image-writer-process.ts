@@ -1,6 +1,6 @@
-// The process behind image-writer.ts: for each order, pipe -> file and sha256, then fsync. Whatever happens it reads every
-// pipe to its end: a guest depends on that. When the daemon is gone it throws away what is still coming, removes the
-// unfinished files, and ends.
+// The process behind image-writer.ts: for each order, pipe -> file and sha256, then fsync. Whatever happens it reads
+// every pipe to its end: a guest depends on that. When the daemon is gone it throws away what is still coming, removes
+// the unfinished files, and ends.
 
 import { createHash } from 'node:crypto'
 import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
@@ -62,7 +62,7 @@ class Stream {
     if (!this.#wanted) return
     this.#wanted = false
     this.#closeFile()
-    answer({ type: 'failed', id: this.id, code: (error as NodeJS.ErrnoException).code ?? '', message: error.message })
+    answer({ kind: 'failed', id: this.id, code: (error as NodeJS.ErrnoException).code ?? '', message: error.message })
     this.#read()
   }
 
@@ -90,7 +90,7 @@ class Stream {
       else if (this.#wanted) {
         this.#wanted = false
         this.#closeFile()
-        answer({ type: 'written', id: this.id, bytes: this.#bytes, digest: this.#hash.digest('hex') })
+        answer({ kind: 'written', id: this.id, bytes: this.#bytes, digest: this.#hash.digest('hex') })
       }
       this.#leave()
     })
@@ -104,21 +104,21 @@ class Stream {
   /** Gone once the pipe is at its end and, where it is wanted, the file is on disk. */
   #leave(): void {
     if (this.#socket?.closed !== true || (this.#wanted && this.#fd >= 0) || !streams.delete(this.id)) return
-    answer({ type: 'ended', id: this.id })
+    answer({ kind: 'ended', id: this.id })
   }
 }
 
 process.on('message', (order: Order) => {
   const stream = streams.get(order.id)
   try {
-    if (order.type === 'open') {
+    if (order.kind === 'open') {
       streams.set(order.id, new Stream(order.id, order.pipe, order.file))
-      answer({ type: 'opened', id: order.id })
-    } else if (order.type === 'write') stream?.write()
+      answer({ kind: 'opened', id: order.id })
+    } else if (order.kind === 'write') stream?.write()
     else stream?.fail(new Error('called off'))
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    answer({ type: 'failed', id: order.id, code: code ?? '', message })
+    answer({ kind: 'failed', id: order.id, code: code ?? '', message })
   }
 })
 

@@ -2,16 +2,16 @@
 
 export type Order =
   /** Takes hold of a pipe's read end, by a path under /proc. */
-  | { readonly type: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
+  | { readonly kind: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
   /** Appends what comes out of it to the file, which exists and is empty or has an image's head. */
-  | { readonly type: 'write'; readonly id: number }
+  | { readonly kind: 'write'; readonly id: number }
   /** Reads it to its end and throws it away. */
-  | { readonly type: 'discard'; readonly id: number }
+  | { readonly kind: 'discard'; readonly id: number }
 
 export type Answer =
-  | { readonly type: 'opened'; readonly id: number }
+  | { readonly kind: 'opened'; readonly id: number }
   /** The file is complete and on disk. */
-  | { readonly type: 'written'; readonly id: number; readonly bytes: number; readonly digest: string }
-  | { readonly type: 'failed'; readonly id: number; readonly code: string; readonly message: string }
+  | { readonly kind: 'written'; readonly id: number; readonly bytes: number; readonly digest: string }
+  | { readonly kind: 'failed'; readonly id: number; readonly code: string; readonly message: string }
   /** The pipe has come to its end. */
-  | { readonly type: 'ended'; readonly id: number }
+  | { readonly kind: 'ended'; readonly id: number }

@@ -1,13 +1,13 @@
 // Receives a machine's memory through a pipe, and has it written and digested in one pass by a process of its own
 // (image-writer-process.ts): sealing neither reads the file again nor holds up the thread that talks to hypervisors.
 //
-// The pipe is also a gate. Filled to the brim beforehand, it stops QEMU's migration thread at its first write, after it has
-// done its slow preparation and before it looks at the guest; emptying it lets the thread go on.
+// The pipe is also a gate. Filled to the brim beforehand, it stops QEMU's migration thread at its first write, after it
+// has done its slow preparation and before it looks at the guest; emptying it lets the thread go on.
 //
-// And the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected, and
-// the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream that
-// nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this process
-// holds the pipe open in case the writer ends first.
+// And the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected,
+// and the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream
+// that nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this
+// process holds the pipe open in case the writer ends first.
 
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -78,7 +78,7 @@ export class ImageSink {
 
   /** Waits until the writer has taken hold of the pipe. */
   async open(deadline: Deadline): Promise<void> {
-    this.#writer.send({ type: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
+    this.#writer.send({ kind: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
     await by(deadline, this.#opened.promise, () => deadlinePassed('Starting the image writer'))
   }
 
@@ -96,7 +96,7 @@ export class ImageSink {
         check(libc().read(this.#readFd, new Uint8Array(this.#padding), this.#padding), 'empty a pipe')
         resizePipe(this.#readFd, streamBytes)
       }
-      this.#writer.send({ type: 'write', id: this.id })
+      this.#writer.send({ kind: 'write', id: this.id })
     }
     return this.#written.promise
   }
@@ -110,7 +110,7 @@ export class ImageSink {
     if (!this.#held) this.#end()
     else {
       this.#state = 'discarding'
-      this.#writer.send({ type: 'discard', id: this.id })
+      this.#writer.send({ kind: 'discard', id: this.id })
       setTimeout(() => this.#drain(), writerHangsMs).unref()
     }
   }
@@ -141,9 +141,9 @@ export class ImageSink {
 
   /** What the writer says of this stream. */
   hear(answer: Answer): void {
-    switch (answer.type) {
+    switch (answer.kind) {
       case 'opened':
-        if (this.#state === 'ended') this.#writer.send({ type: 'discard', id: this.id })
+        if (this.#state === 'ended') this.#writer.send({ kind: 'discard', id: this.id })
         this.#held = true
         this.#opened.resolve()
         return
@@ -169,8 +169,8 @@ export class ImageSink {
     this.#written.reject(error)
     if (!this.#held) return
     this.#state = 'discarding'
-    this.#writer.send({ type: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
-    this.#writer.send({ type: 'discard', id: this.id })
+    this.#writer.send({ kind: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
+    this.#writer.send({ kind: 'discard', id: this.id })
   }
 }
 
@@ -220,7 +220,7 @@ export class ImageWriter {
 
   #hear(answer: Answer): void {
     this.#sinks.get(answer.id)?.hear(answer)
-    if (answer.type === 'ended') this.#sinks.delete(answer.id)
+    if (answer.kind === 'ended') this.#sinks.delete(answer.id)
   }
 
   #lost(child: ChildProcess): void {

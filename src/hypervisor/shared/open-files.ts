@@ -1,5 +1,5 @@
-// Which files processes have open, by what the kernel says and not by their names: two names may be one file, and one name
-// two files in two mount namespaces.
+// Which files processes have open, by what the kernel says and not by their names: two names may be one file, and one
+// name two files in two mount namespaces.
 
 import { type BigIntStats, readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs'
 import path from 'node:path'
@@ -55,8 +55,9 @@ export function openFilesOf(pid: number): OpenFile[] | null {
 }
 
 /**
- * Finds files by the names that a hypervisor has for them: relative ones start from where it was started, which may not be
- * where it is now (-daemonize). What it has open decides. `open` null: it cannot be seen, and the names are believed.
+ * Finds files by the names that a hypervisor has for them: relative ones start from where it was started, which may not
+ * be where it is now (-daemonize). What it has open decides. `open` null: it cannot be seen, and the names are
+ * believed.
  */
 export function locator(open: readonly OpenFile[] | null, directory: string): Locate {
   const known = new Map<string, ReturnType<Locate>>()
@@ -115,8 +116,8 @@ let queued: Scan | null = null
 let running: Promise<unknown> = Promise.resolve()
 
 /**
- * Who has one of these files open for writing, among all processes that can be seen, and loop devices. Requests that come
- * while a scan runs share the next one.
+ * Who has one of these files open for writing, among all processes that can be seen, and loop devices. Requests that
+ * come while a scan runs share the next one.
  */
 export async function writersOf(files: readonly string[]): Promise<Writer[]> {
   const own = new Set<FileKey>()
@@ -166,7 +167,10 @@ function entriesOf(directory: string): string[] {
   }
 }
 
-/** The file behind a descriptor that may write. Files are only asked (a filesystem may hang) when the inode's number fits. */
+/**
+ * The file behind a descriptor that may write. Files are only asked (a filesystem may hang) when the inode's number
+ * fits.
+ */
 function writtenBehind(pid: string, fd: string, inodes: ReadonlySet<string>): FileKey | null {
   try {
     const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1')

@@ -1,12 +1,12 @@
-// How long a guest may stand still for a capture, whatever the capture's own deadline is: a snapshot may take minutes, and a
-// frozen guest loses its connections in seconds. `background`: a fixed time from STOP to RESUME. `stopped`: as long as the
-// save gets on, since it takes what its memory takes.
+// How long a guest may stand still for a capture, whatever the capture's own deadline is: a snapshot may take minutes,
+// and a frozen guest loses its connections in seconds. `background`: a fixed time from STOP to RESUME. `stopped`: as
+// long as the save gets on, since it takes what its memory takes.
 
 import { SnapswitchError } from '../../errors/errors.js'
 
 /**
- * A background save needs some milliseconds; on a host whose cores are all busy, some hundreds. Shorter, and a busy host would
- * lose good snapshots; longer, and a stuck save would outlast what peers and watchdogs of the guest forgive.
+ * A background save needs some milliseconds; on a host whose cores are all busy, some hundreds. Shorter, and a busy
+ * host would lose good snapshots; longer, and a stuck save would outlast what peers and watchdogs of the guest forgive.
  */
 export const pauseLimitMs = 2000
 /** Write-protecting memory in small pages takes 17 ms per GiB: a very large guest needs that on top. */
@@ -14,8 +14,8 @@ const protectMsPerGiB = 20
 /** A save that has written nothing for so long is taken to be stuck. */
 export const stallLimitMs = 2000
 /**
- * The same for a guest that runs while its memory is saved: it waits only when it writes to a page that is not saved yet, but then
- * for as long as the save does. Disks that are busy writing back stand still for seconds.
+ * The same for a guest that runs while its memory is saved: it waits only when it writes to a page that is not saved
+ * yet, but then for as long as the save does. Disks that are busy writing back stand still for seconds.
  */
 export const backgroundStallMs = 15_000
 const lookEveryMs = 100
@@ -50,7 +50,9 @@ export function pauseLimit({ mode, memoryBytes, pauseMs }: PauseLimits): number 
   return pauseMs ?? pauseLimitMs + (memoryBytes / 2 ** 30) * protectMsPerGiB
 }
 
-/** Whether a guest that stands still since `pausedMs` ago, its save's last progress `stalledMs` ago, has to run again. */
+/**
+ * Whether a guest that stands still since `pausedMs` ago, its save's last progress `stalledMs` ago, has to run again.
+ */
 export function isOverdue(limits: PauseLimits, pausedMs: number, stalledMs: number): boolean {
   return limits.mode === 'stopped' ? stalledMs > (limits.stallMs ?? stallLimitMs) : pausedMs > pauseLimit(limits)
 }
@@ -59,7 +61,7 @@ export function overdue(machine: string, milliseconds: number, holdup: Holdup | 
   return new SnapswitchError(
     'CAPTURE_FAILED',
     `${machine} could not be saved: it stood still for ${(milliseconds / 1000).toFixed(1)} s, ` +
-      `and ${holdup?.what ?? 'its hypervisor does not say why'}.`,
+      `and ${holdup?.what ?? 'its hypervisor does not say why'}`,
     `${holdup?.action ?? 'See the hypervisor’s log and the host’s load.'} The machine runs on as before; a longer deadline does not help.`,
   )
 }
@@ -136,7 +138,7 @@ export function watchProgress(machine: string, progress: () => Promise<number>, 
 function stuck(machine: string, limitMs: number): SnapswitchError {
   return new SnapswitchError(
     'CAPTURE_FAILED',
-    `${machine} could not be saved: for ${limitMs / 1000} s nothing of its memory could be written, and its guest waits for that.`,
+    `${machine} could not be saved: for ${limitMs / 1000} s nothing of its memory could be written, and its guest waits for that`,
     'See whether the disk that holds the state directory answers. The machine runs on as before; a longer deadline does not help.',
   )
 }
@@ -144,8 +146,9 @@ function stuck(machine: string, limitMs: number): SnapswitchError {
 const saveAgain = 'Take the snapshot again when it is over.'
 
 /**
- * What QEMU's migration waits for, by its status (qapi/migration.json, MigrationStatus). Snapshots turn all capabilities off
- * that lead to most of these; a tool that turns one on in the middle, or a newer QEMU, gets here all the same.
+ * What QEMU's migration waits for, by its status (qapi/migration.json, MigrationStatus). Snapshots turn all
+ * capabilities off that lead to most of these; a tool that turns one on in the middle, or a newer QEMU, gets here all
+ * the same.
  */
 const waits: Readonly<Record<string, Holdup>> = {
   none: { what: 'QEMU has not begun to save it', action: 'See what keeps the host and QEMU busy.' },

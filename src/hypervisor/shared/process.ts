@@ -15,7 +15,10 @@ export interface ProcessIdentity {
 }
 
 interface Stat {
-  /** It has ended, reaped or not. A first thread that is gone says nothing of the others: until the last one is, files, locks and taps are held. */
+  /**
+   * It has ended, reaped or not. A first thread that is gone says nothing of the others: until the last one is, files,
+   * locks and taps are held.
+   */
   readonly ended: boolean
   readonly startTicks: string
 }
@@ -66,7 +69,10 @@ export function argumentsOf(pid: number): string[] {
   return parts
 }
 
-/** Where relative names of its command line start. One that has daemonized has gone to / since; it was told where it began. */
+/**
+ * Where relative names of its command line start. One that has daemonized has gone to / since; it was told where it
+ * began.
+ */
 export function directoryOf(pid: number): string {
   const now = readlinkSync(`/proc/${pid}/cwd`)
   if (now !== '/' || !argumentsOf(pid).some((word) => /^--?daemonize$/.test(word))) return now
@@ -140,5 +146,5 @@ export async function killProcess(identity: ProcessIdentity, deadline: Deadline)
 }
 
 function failed(pid: number, reason: string): SnapswitchError {
-  return new SnapswitchError('PERMISSION', `Process ${pid} cannot be killed: ${reason}.`, 'Run the daemon as root.')
+  return new SnapswitchError('PERMISSION', `Process ${pid} cannot be killed: ${reason}`, 'Run the daemon as root.')
 }

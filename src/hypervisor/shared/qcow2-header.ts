@@ -1,5 +1,6 @@
-// What the header of a qcow2 file says of it: what it stands on, and what it holds besides the guest's data. Layout: QEMU's
-// docs/interop/qcow2.txt. Read by ourselves, for files that a machine has open need no lock then, and no program runs.
+// What the header of a qcow2 file says of it: what it stands on, and what it holds besides the guest's data. Layout:
+// QEMU's docs/interop/qcow2.txt. Read by ourselves, for files that a machine has open need no lock then, and no program
+// runs.
 
 import path from 'node:path'
 import { openPlain } from '../../files/plain.js'

@@ -1,5 +1,5 @@
-// The drives of a running QEMU as they are now: its monitor's answers, put beside what the kernel says its process, and all
-// others, have open.
+// The drives of a running QEMU as they are now: its monitor's answers, put beside what the kernel says its process, and
+// all others, have open.
 
 import path from 'node:path'
 import type { Deadline, DiskLayer, UnsupportedDrive } from '../hypervisor.js'

@@ -43,7 +43,7 @@ export async function connectOrFree(path: string, deadline: Deadline): Promise<Q
 function migrating(name: string): SnapswitchError {
   return new SnapswitchError(
     'SNAPSHOT_BUSY',
-    `${name} is being migrated or saved already.`,
+    `${name} is being migrated or saved already`,
     'Wait until that is done. (Cancelling a background save freezes the guest.)',
   )
 }
@@ -56,8 +56,8 @@ export function memoryBytes(answer: unknown): number {
 }
 
 /**
- * Waits for the end of a background save that a daemon before us began. Capabilities stay as they are: every capture sets
- * all of them, and what a killed daemon had found is on its record.
+ * Waits for the end of a background save that a daemon before us began. Capabilities stay as they are: every capture
+ * sets all of them, and what a killed daemon had found is on its record.
  */
 export async function settleMigration(
   name: string,
@@ -81,13 +81,13 @@ export function checkRunState(name: string, state: string): void {
   if (state === 'prelaunch') {
     throw new SnapswitchError(
       'MACHINE_NOT_RUNNING',
-      `${name} has never run: it was started with -S and waits for its first \`cont\`.`,
+      `${name} has never run: it was started with -S and waits for its first \`cont\``,
       'Let it run first. (QEMU aborts when a machine that never ran is saved in the background.)',
     )
   }
   throw new SnapswitchError(
     'MACHINE_NOT_RUNNING',
-    `${name} is ${stateDetail(state, [])}, so it cannot be saved.`,
+    `${name} is ${stateDetail(state, [])}, so it cannot be saved`,
     'Bring it to run, or take it out of the network.',
   )
 }

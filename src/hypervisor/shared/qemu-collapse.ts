@@ -1,5 +1,6 @@
-// Merges the upper images of a live disk's chain into one further down: QEMU's block-commit from the active image, with the
-// machine running, and the pivot onto the base. What left the chain is closed; its files are the caller's to remove.
+// Merges the upper images of a live disk's chain into one further down: QEMU's block-commit from the active image, with
+// the machine running, and the pivot onto the base. What left the chain is closed; its files are the caller's to
+// remove.
 
 import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../../errors/errors.js'
@@ -21,7 +22,7 @@ const objects = (answer: unknown): JsonObject[] => (Array.isArray(answer) ? answ
 export function notInChain(base: string, disk: string): SnapswitchError {
   return new SnapswitchError(
     'HYPERVISOR_REFUSED',
-    `${base} is no lower image of ${disk}: its chain has changed.`,
+    `${base} is no lower image of ${disk}: its chain has changed`,
     'Try again.',
   )
 }
@@ -44,7 +45,7 @@ export function mergeObstacle(nodes: unknown, layer: DiskLayer, directory: strin
 export function carriesMore(file: string, obstacle: string): SnapswitchError {
   return new SnapswitchError(
     'SNAPSHOT_NEEDED',
-    `${file} cannot be merged: ${obstacle}, which merging would destroy.`,
+    `${file} cannot be merged: ${obstacle}, which merging would destroy`,
     'Remove them (QEMU’s `delvm`, `virsh snapshot-delete`, or the backup program’s own command), or keep the snapshot.',
   )
 }
@@ -57,7 +58,10 @@ export function refuseObstacles(nodes: unknown, leaving: readonly DiskLayer[], d
   }
 }
 
-/** A disk's chain as it is, and how deep in it an image lies. Throws HYPERVISOR_REFUSED when it is no image of the chain. */
+/**
+ * A disk's chain as it is, and how deep in it an image lies. Throws HYPERVISOR_REFUSED when it is no image of the
+ * chain.
+ */
 export function placeInChain({ disks }: MachineBlocks, disk: string, base: string) {
   const live = disks.find(({ name }) => name === disk)
   const depth = live?.layers.findIndex(({ file }) => file === base) ?? -1
@@ -65,7 +69,9 @@ export function placeInChain({ disks }: MachineBlocks, disk: string, base: strin
   return { active: { node: live.node, root: live.root }, layers: live.layers, depth }
 }
 
-/** The nodes of images that are to leave the chain. Throws SNAPSHOT_NEEDED when one holds what a commit does not carry. */
+/**
+ * The nodes of images that are to leave the chain. Throws SNAPSHOT_NEEDED when one holds what a commit does not carry.
+ */
 export function nodesToLeave({ graph, locate }: MachineBlocks, leaving: readonly DiskLayer[]): string[] {
   return leaving.flatMap((layer) => {
     const node = findImageNode(graph, layer, locate)
@@ -90,7 +96,8 @@ export async function collapseChain(
   const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
   if (base === null) throw notInChain(layers[depth]!.file, active.node)
   await commitActive(qmp, active, base, leaving[0]!.file, deadline, options)
-  // A node that blockdev-add made stays until it is deleted, upper ones first; one that came with the drive is gone already.
+  // A node that blockdev-add made stays until it is deleted, upper ones first; one that came with the drive is gone
+  // already.
   for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   return leaving.map(({ file }) => file)
 }
@@ -145,8 +152,9 @@ export async function commitActive(
 }
 
 /**
- * Copies what lies between a disk's active image and `layers[depth]` up into the active one, while the machine runs: nothing
- * but that is written, so frozen images stay as they are, and the chain is short. Returns the files that left it.
+ * Copies what lies between a disk's active image and `layers[depth]` up into the active one, while the machine runs:
+ * nothing but that is written, so frozen images stay as they are, and the chain is short. Returns the files that left
+ * it.
  */
 export async function streamChain(
   qmp: QmpClient,
@@ -225,7 +233,7 @@ export function mergeFailed(file: string, reason: string): SnapswitchError {
   const full = /No space left|Disk quota/.test(reason)
   return new SnapswitchError(
     full ? 'STORE_FULL' : 'CAPTURE_FAILED',
-    `${file} could not be merged into the image below it: ${reason}. The machine goes on using it.`,
+    `${file} could not be merged into the image below it: ${reason}. The machine goes on using it`,
     'Free some space where the disk images lie, and try again.',
   )
 }

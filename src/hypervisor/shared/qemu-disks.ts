@@ -23,7 +23,10 @@ export function localFile(filename: unknown, directory: string): string | null {
   return path.resolve(directory, filename)
 }
 
-/** The block node that has an image open, by the answer of `query-named-block-nodes`; null when there is none, or several. */
+/**
+ * The block node that has an image open, by the answer of `query-named-block-nodes`; null when there is none, or
+ * several.
+ */
 export function findNode(answer: unknown, layer: DiskLayer, directory: string): string | null {
   const nodes = (Array.isArray(answer) ? (answer as unknown[]) : []).filter(
     (node): node is JsonObject => isObject(node) && localFile(node.file, directory) === layer.file,
@@ -104,8 +107,8 @@ function slotOf(argument: Argument): Slot | null {
 }
 
 /**
- * The names that QEMU gives to -drives without an id (blockdev.c, drive_new): by interface, bus and unit. Which interface is a
- * machine's usual one, and how many drives its buses take, shows in the names that it has.
+ * The names that QEMU gives to -drives without an id (blockdev.c, drive_new): by interface, bus and unit. Which
+ * interface is a machine's usual one, and how many drives its buses take, shows in the names that it has.
  */
 function automaticNames(split: readonly Argument[], known: ReadonlySet<string>): Map<string, Argument> {
   const slots = split.flatMap((argument) => slotOf(argument) ?? [])
@@ -209,9 +212,9 @@ function byDevice(
 }
 
 /**
- * Finds each drive's argument: by its name, by its device, else by an image file, which is one of the chain's layers (what was
- * the active layer when the machine started). Returns those it cannot find as `missing`: they were plugged in later, or QEMU
- * made them by itself. `pathOf`: the file of a name on the command line.
+ * Finds each drive's argument: by its name, by its device, else by an image file, which is one of the chain's layers
+ * (what was the active layer when the machine started). Returns those it cannot find as `missing`: they were plugged in
+ * later, or QEMU made them by itself. `pathOf`: the file of a name on the command line.
  */
 export function findDriveArguments(
   argv: readonly string[],

@@ -25,13 +25,13 @@ function explain(args: readonly string[], error: Error & { code?: unknown; kille
   if (error.code === 'ENOENT') {
     return new SnapswitchError(
       'STORE_IO',
-      'qemu-img is not installed.',
+      'qemu-img is not installed',
       'Install it: `apt-get install qemu-utils`.',
       error,
     )
   }
   if (error.killed === true) {
-    return new SnapswitchError('DEADLINE', `qemu-img ${args[0]} did not finish in time.`, 'Allow more time.', error)
+    return new SnapswitchError('DEADLINE', `qemu-img ${args[0]} did not finish in time`, 'Allow more time.', error)
   }
   const full = /No space left/.test(stderr)
   return new SnapswitchError(
@@ -61,7 +61,7 @@ export async function virtualSize(layer: DiskLayer, deadline: Deadline): Promise
   const info: unknown = JSON.parse(text)
   const size = isObject(info) ? info['virtual-size'] : undefined
   if (typeof size === 'number') return size
-  throw new SnapswitchError('STORE_DAMAGED', `${layer.file} has no size.`, 'Check the image with `qemu-img info`.')
+  throw new SnapswitchError('STORE_DAMAGED', `${layer.file} has no size`, 'Check the image with `qemu-img info`.')
 }
 
 /** Makes `file` (which may exist, empty) a qcow2 image of nothing over `base`. The base is not opened. */
@@ -95,7 +95,10 @@ export async function rebaseHeader(overlay: DiskLayer, base: DiskLayer, deadline
   await run(['rebase', '-q', '-u', '-f', overlay.format, '-b', base.file, '-F', base.format, overlay.file], deadline)
 }
 
-/** Writes all that a chain holds into one new qcow2 image, which stands on nothing. The chain is read as it is spelled out, whatever its headers say. */
+/**
+ * Writes all that a chain holds into one new qcow2 image, which stands on nothing. The chain is read as it is spelled
+ * out, whatever its headers say.
+ */
 export async function copyChain(layers: readonly DiskLayer[], target: string, deadline: Deadline): Promise<void> {
   await refuseUnfit(layers.map(({ file }) => file))
   const source = layers.reduceRight<object | null>((backing, { file, format, dataFile }) => {

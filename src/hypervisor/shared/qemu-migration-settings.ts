@@ -1,6 +1,6 @@
-// QEMU's migration capabilities and parameters for one capture or load: all that matters is set, whatever another tool has
-// left behind, and what was found is put back. A capability that is left on changes the stream (compress, multifd), leaves
-// memory out of it (x-ignore-shared) or stops in the middle (pause-before-switchover).
+// QEMU's migration capabilities and parameters for one capture or load: all that matters is set, whatever another tool
+// has left behind, and what was found is put back. A capability that is left on changes the stream (compress, multifd),
+// leaves memory out of it (x-ignore-shared) or stops in the middle (pause-before-switchover).
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, HypervisorSettings as Settings } from '../hypervisor.js'
@@ -57,7 +57,10 @@ export function undoing(changes: Settings, parameters: JsonObject): Settings {
   }
 }
 
-/** The part of `found` (settings before a capture) that is still as the capture has set it: somebody may have come since. */
+/**
+ * The part of `found` (settings before a capture) that is still as the capture has set it: somebody may have come
+ * since.
+ */
 export function stillToUndo(
   undo: Settings,
   now: { readonly capabilities: ReadonlyMap<string, boolean>; readonly parameters: JsonObject },

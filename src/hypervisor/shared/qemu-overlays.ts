@@ -1,5 +1,5 @@
-// Overlays of a live machine's disks: made and opened before the cut, slid under the machine in one transaction at the cut,
-// merged back when they are not wanted.
+// Overlays of a live machine's disks: made and opened before the cut, slid under the machine in one transaction at the
+// cut, merged back when they are not wanted.
 
 import { randomBytes } from 'node:crypto'
 import { chown, lstat, open, rm } from 'node:fs/promises'
@@ -26,7 +26,10 @@ export type NewFiles = Pick<CaptureTarget, 'label' | 'creating'> & { readonly ma
 
 const stemMost = 120
 
-/** The first part of the names of a disk's overlays: whose disk it is shows in a directory, wherever the disk has come from. */
+/**
+ * The first part of the names of a disk's overlays: whose disk it is shows in a directory, wherever the disk has come
+ * from.
+ */
 export function overlayStem(machine: string, disk: string): string {
   return `${machine}-${disk.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}`.slice(0, stemMost)
 }
@@ -50,12 +53,12 @@ export async function reserveOverlayFile(
       const { code } = error as NodeJS.ErrnoException
       if (code === 'EEXIST') continue
       if (code === 'ENOSPC') throw storeFull(directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}.`, 'Make the directory writable.', error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Make the directory writable.', error)
     }
   }
   throw new SnapswitchError(
     'STORE_IO',
-    `${directory} has too many overlays named ${label}.`,
+    `${directory} has too many overlays named ${label}`,
     'Remove overlays that no machine and no snapshot uses.',
   )
 }
@@ -69,7 +72,7 @@ const exists = (file: string) =>
 export function storeFull(where: string, cause?: unknown): SnapswitchError {
   return new SnapswitchError(
     'STORE_FULL',
-    `${where}: no space left.`,
+    `${where}: no space left`,
     'Free some space there, or move the store.',
     cause,
   )

@@ -6,9 +6,10 @@ import type { Deadline, PauseInfo } from '../hypervisor.js'
 import type { JsonObject, QmpClient } from './qmp.js'
 
 /**
- * Sends `stop` and further commands in one write. `stopped` resolves at the STOP event, which QEMU sends when its vCPUs and
- * its devices have stopped (softmmu/cpus.c, do_vm_stop), or at the answer of a machine that was paused already. `doneAtUs`: when
- * the further commands were done, as answered; null when there were none. Who does not look at it is not told of its failure.
+ * Sends `stop` and further commands in one write. `stopped` resolves at the STOP event, which QEMU sends when its vCPUs
+ * and its devices have stopped (softmmu/cpus.c, do_vm_stop), or at the answer of a machine that was paused already.
+ * `doneAtUs`: when the further commands were done, as answered; null when there were none. Who does not look at it is
+ * not told of its failure.
  */
 export function stopMachine(
   qmp: QmpClient,

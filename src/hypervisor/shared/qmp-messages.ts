@@ -17,10 +17,10 @@ export interface QmpGreeting {
 }
 
 export type QmpMessage =
-  | { readonly type: 'greeting'; readonly greeting: QmpGreeting }
-  | { readonly type: 'return'; readonly id: unknown; readonly value: unknown }
-  | { readonly type: 'error'; readonly id: unknown; readonly description: string }
-  | { readonly type: 'event'; readonly event: QmpEvent }
+  | { readonly kind: 'greeting'; readonly greeting: QmpGreeting }
+  | { readonly kind: 'return'; readonly id: unknown; readonly value: unknown }
+  | { readonly kind: 'error'; readonly id: unknown; readonly description: string }
+  | { readonly kind: 'event'; readonly event: QmpEvent }
 
 /** The longest line taken: `query-block` tells each drive's whole chain, up to 13 KB a layer. */
 export const longestLine = 1 << 24
@@ -74,12 +74,12 @@ export function parseMessage(line: string): QmpMessage {
       throw new Error(`a greeting without a version: ${shown()}`)
     }
     const { major, minor, micro } = version
-    return { type: 'greeting', greeting: { version: `${major}.${minor}.${micro}`, major, minor } }
+    return { kind: 'greeting', greeting: { version: `${major}.${minor}.${micro}`, major, minor } }
   }
-  if ('return' in message) return { type: 'return', id: message.id, value: message.return }
+  if ('return' in message) return { kind: 'return', id: message.id, value: message.return }
   if ('error' in message) {
     if (!isObject(message.error) || typeof message.error.desc !== 'string') throw new Error(`a bare error: ${shown()}`)
-    return { type: 'error', id: message.id, description: message.error.desc }
+    return { kind: 'error', id: message.id, description: message.error.desc }
   }
   if (typeof message.event === 'string') {
     const { timestamp, data } = message
@@ -91,7 +91,7 @@ export function parseMessage(line: string): QmpMessage {
       throw new Error(`an event without a time: ${shown()}`)
     }
     const atUs = (timestamp.seconds as number) * 1_000_000 + (timestamp.microseconds as number)
-    return { type: 'event', event: { name: message.event, data: isObject(data) ? data : {}, atUs } }
+    return { kind: 'event', event: { name: message.event, data: isObject(data) ? data : {}, atUs } }
   }
   throw new Error(`neither greeting, answer nor event: ${shown()}`)
 }

@@ -1,6 +1,6 @@
-// A QMP client (QEMU docs/interop/qmp-spec.rst): one unix socket, commands matched to answers by id, events to listeners.
-// It owns the socket's descriptor, so that one command can carry a file descriptor with it. No wait here is without end,
-// and no line without bound: a peer that is silent, dead or mad costs an error.
+// A QMP client (QEMU docs/interop/qmp-spec.rst): one unix socket, commands matched to answers by id, events to
+// listeners. It owns the socket's descriptor, so that one command can carry a file descriptor with it. No wait here is
+// without end, and no line without bound: a peer that is silent, dead or mad costs an error.
 
 import net from 'node:net'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
@@ -90,7 +90,10 @@ export class QmpClient {
     return this.#failure
   }
 
-  /** Runs a command. Rejects with HYPERVISOR_REFUSED when QEMU answers with an error, _UNREACHABLE when it does not answer. */
+  /**
+   * Runs a command. Rejects with HYPERVISOR_REFUSED when QEMU answers with an error, _UNREACHABLE when it does not
+   * answer.
+   */
   execute(command: string, args: JsonObject, deadline: Deadline): Promise<unknown> {
     const { text, answer } = this.#expect(command, args, deadline)
     if (this.#failure === null) this.#socket.write(text)
@@ -177,13 +180,13 @@ export class QmpClient {
   #dispatch(line: string): void {
     const message = parseMessage(line)
     if (this.#greet !== null) {
-      if (message.type !== 'greeting') throw new Error(`expected a QMP greeting, got: ${line.slice(0, 80)}`)
+      if (message.kind !== 'greeting') throw new Error(`expected a QMP greeting, got: ${line.slice(0, 80)}`)
       const greet = this.#greet
       this.#greet = null
       greet.resolve(message.greeting)
       return
     }
-    switch (message.type) {
+    switch (message.kind) {
       case 'event':
         for (const listener of this.#listeners) listener(message.event)
         return
@@ -198,7 +201,7 @@ export class QmpClient {
           throw new Error(`an answer to a command that was not sent: ${line.slice(0, 80)}`)
         }
         this.#pending.delete(message.id as number)
-        if (message.type === 'return') pending.resolve(message.value)
+        if (message.kind === 'return') pending.resolve(message.value)
         else pending.reject(refused(this.path, pending.command, message.description))
       }
     }
@@ -236,7 +239,7 @@ export class QmpClient {
 
   #error(code: ErrorCode, cause: unknown): SnapswitchError {
     const text = cause instanceof Error ? cause.message : String(cause)
-    return new SnapswitchError(code, `${this.path} does not speak QMP: ${text}.`, startHint, cause)
+    return new SnapswitchError(code, `${this.path} does not speak QMP: ${text}`, startHint, cause)
   }
 }
 

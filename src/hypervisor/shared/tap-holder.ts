@@ -5,7 +5,10 @@ import { borrowDescriptors } from '../../linux/borrowed-descriptor.js'
 import { setPersistent } from '../../linux/tap.js'
 import { tapBehind } from './process.js'
 
-/** The TAP goes when its holder ends, as one does that the holder has made. False: it cannot be brought to that, and stays. */
+/**
+ * The TAP goes when its holder ends, as one does that the holder has made. False: it cannot be brought to that, and
+ * stays.
+ */
 export function endWithHolder(tap: string, pid: number): boolean {
   const [changed] = borrowDescriptors(pid, descriptorsOf(tap, pid).slice(0, 1), (fd) => setPersistent(fd, false))
   return changed ?? false

@@ -1,6 +1,6 @@
 // Frees a guest that a failed background snapshot left frozen. QEMU write-protects guest memory through a userfaultfd
-// (userfaultfd(2)) and forgets to take that back when the stream fails (7.2, migration.c: only a completed one does). We
-// borrow the descriptor (pidfd_getfd(2)) and take the protection back for it; sleeping vCPUs wake up.
+// (userfaultfd(2)) and forgets to take that back when the stream fails (7.2, migration.c: only a completed one does).
+// We borrow the descriptor (pidfd_getfd(2)) and take the protection back for it; sleeping vCPUs wake up.
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { borrowDescriptors } from '../../linux/borrowed-descriptor.js'
@@ -70,7 +70,8 @@ export function liftWriteProtection(pid: number): number {
   let freed = 0
   borrowDescriptors(pid, descriptors.map(Number), (fd) => {
     for (const { start, length } of ranges) {
-      // struct uffdio_writeprotect { range, mode }, of which struct uffdio_range is the first part. Mode 0: unprotect, wake.
+      // struct uffdio_writeprotect { range, mode }, of which struct uffdio_range is the first part. Mode 0: unprotect,
+      // wake.
       const argument = Buffer.alloc(24)
       argument.writeBigUInt64LE(start, 0)
       argument.writeBigUInt64LE(length, 8)

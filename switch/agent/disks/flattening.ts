@@ -1,7 +1,7 @@
-// `snapshot flatten`: what a snapshot's disks hold, each in one image instead of a chain. In two steps, so that no crash leaves the
-// coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (they are kept like others for restores);
-// when the manifest names them, this host's part does, too, and layers that no other needs are merged as ever. Frozen
-// images are only read.
+// `snapshot flatten`: what a snapshot's disks hold, each in one image instead of a chain. In two steps, so that no
+// crash leaves the coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (they are
+// kept like others for restores); when the manifest names them, this host's part does, too, and layers that no other
+// needs are merged as ever. Frozen images are only read.
 
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -16,7 +16,9 @@ import { directoryMode } from '../images.js'
 import { locateFiles } from '../located-files.js'
 import type { DiskKeeper } from './keeper.js'
 
-/** Copies the chains of all disks that stand on more than one image. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_FULL. */
+/**
+ * Copies the chains of all disks that stand on more than one image. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_FULL.
+ */
 export function flattenPart(
   host: DaemonHost,
   keeper: DiskKeeper,

@@ -1,5 +1,5 @@
-// What a state directory of a version that kept no disks.json proves of its image files: those that finished snapshots name
-// as the overlays and copies that were made for them, and what machines wrote to at their cuts.
+// What a state directory of a version that kept no disks.json proves of its image files: those that finished snapshots
+// name as the overlays and copies that were made for them, and what machines wrote to at their cuts.
 
 import type { LocalStore } from '../local-store.js'
 import type { Derived } from './records.js'

@@ -1,5 +1,5 @@
-// Frozen images, which finished snapshots name, are kept from being written: by a lock that QEMU heeds, and by their mode as far
-// as that binds anybody. And a machine that runs on one all the same is noticed.
+// Frozen images, which finished snapshots name, are kept from being written: by a lock that QEMU heeds, and by their
+// mode as far as that binds anybody. And a machine that runs on one all the same is noticed.
 
 import { chmod, stat } from 'node:fs/promises'
 import type { Logger } from 'pino'
@@ -13,72 +13,72 @@ import type { DiskRecords } from './records.js'
 const WRITABLE = 0o222
 
 export class FrozenImages {
-  private readonly records: DiskRecords
-  private readonly log: Logger
-  private readonly locks = new Map<string, ImageLock>()
+  readonly #records: DiskRecords
+  readonly #log: Logger
+  readonly #locks = new Map<string, ImageLock>()
   /** Told once each. */
-  private readonly complained = new Set<string>()
+  readonly #complained = new Set<string>()
 
   constructor(records: DiskRecords, log: Logger) {
-    this.records = records
-    this.log = log
+    this.#records = records
+    this.#log = log
   }
 
   /** From here on these are frozen, and no others; `lent` ones are locked only. What cannot be protected is logged. */
   async protect(files: ReadonlySet<string>, lent: ReadonlySet<string>): Promise<void> {
-    for (const [file, lock] of this.locks)
+    for (const [file, lock] of this.#locks)
       if ((!files.has(file) && !lent.has(file)) || !lock.isCurrent) await this.release(file)
-    for (const file of this.records.modes.keys()) if (!files.has(file)) await this.release(file)
+    for (const file of this.#records.modes.keys()) if (!files.has(file)) await this.release(file)
     for (const file of new Set([...files, ...lent])) {
       try {
-        await this.freeze(file, files.has(file))
+        await this.#freeze(file, files.has(file))
       } catch (thrown) {
-        this.complain(file, thrown, 'a frozen image cannot be protected')
+        this.#complain(file, thrown, 'a frozen image cannot be protected')
       }
     }
   }
 
   /** Before it is merged into, and when no snapshot names it any more. */
   async release(file: string): Promise<void> {
-    this.locks.get(file)?.release()
-    this.locks.delete(file)
-    const mode = this.records.modes.get(file)
+    this.#locks.get(file)?.release()
+    this.#locks.delete(file)
+    const mode = this.#records.modes.get(file)
     if (mode === undefined) return
     try {
       await chmod(file, mode)
     } catch (thrown) {
       if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT')
-        this.complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
+        this.#complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
     }
-    await this.records.noteMode(file, null)
+    await this.#records.noteMode(file, null)
   }
 
   /** Lets go of all; the files stay read-only for the next daemon. */
   close(): void {
-    for (const lock of this.locks.values()) lock.release()
-    this.locks.clear()
+    for (const lock of this.#locks.values()) lock.release()
+    this.#locks.clear()
   }
 
-  private async freeze(file: string, readOnly: boolean): Promise<void> {
-    if (!this.locks.has(file)) {
+  async #freeze(file: string, readOnly: boolean): Promise<void> {
+    if (!this.#locks.has(file)) {
       const lock = ImageLock.take(file)
       if (lock === null)
-        return this.complain(file, null, 'a frozen image is being written to: its snapshots are damaged')
-      this.locks.set(file, lock)
-      this.complained.delete(file)
+        return this.#complain(file, null, 'a frozen image is being written to: its snapshots are damaged')
+      this.#locks.set(file, lock)
+      this.#complained.delete(file)
     }
     if (!readOnly) return
     const mode = (await stat(file)).mode & 0o7777
     if ((mode & WRITABLE) === 0) return
-    if (!this.records.modes.has(file)) await this.records.noteMode(file, mode)
+    if (!this.#records.modes.has(file)) await this.#records.noteMode(file, mode)
     await chmod(file, mode & ~WRITABLE)
   }
 
-  private complain(file: string, thrown: unknown, text: string): void {
-    if (this.complained.has(file)) return
-    this.complained.add(file)
+  #complain(file: string, thrown: unknown, text: string): void {
+    if (this.#complained.has(file)) return
+    this.#complained.add(file)
     if (thrown !== null && (thrown as NodeJS.ErrnoException).code === 'ENOENT') return
-    this.log.warn({ err: thrown ?? undefined, file }, text)
+    this.#log.warn({ err: thrown ?? undefined, file }, text)
   }
 }
 

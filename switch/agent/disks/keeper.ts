@@ -1,5 +1,5 @@
-// Keeps this host's image files in order, one job at a time: does what plan.ts decides, merges first, and says what it did. It
-// touches nothing of a machine that a snapshot or restore has under way, and lets go of one when that begins.
+// Keeps this host's image files in order, one job at a time: does what plan.ts decides, merges first, and says what it
+// did. It touches nothing of a machine that a snapshot or restore has under way, and lets go of one when that begins.
 
 import { rm, statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -47,42 +47,44 @@ export interface TidyOptions {
 }
 
 export class DiskKeeper {
-  private readonly host: DaemonHost
+  readonly #host: DaemonHost
   /** Machines that a snapshot or restore has under way. */
-  private readonly busy: () => ReadonlySet<string>
-  private last: Promise<unknown> = Promise.resolve()
+  readonly #busy: () => ReadonlySet<string>
+  #last: Promise<unknown> = Promise.resolve()
   /** The merge under way. */
-  private merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null =
-    null
-  private waiting = 0
-  private readonly frozen: FrozenImages
-  private closed = false
-  private inBackground = false
-  private readonly timer: NodeJS.Timeout
+  #merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null = null
+  #waiting = 0
+  readonly #frozen: FrozenImages
+  #closed = false
+  #inBackground = false
+  readonly #timer: NodeJS.Timeout
 
   constructor(host: DaemonHost, busy: () => ReadonlySet<string>) {
-    this.host = host
-    this.busy = busy
-    this.frozen = new FrozenImages(host.disks, host.log)
+    this.#host = host
+    this.#busy = busy
+    this.#frozen = new FrozenImages(host.disks, host.log)
     // For what had to wait, for a machine was off, say.
-    this.timer = setInterval(() => this.soon(), TIDY_MS).unref()
+    this.#timer = setInterval(() => this.soon(), TIDY_MS).unref()
   }
 
   /** One after the other; what goes on in the background gives way, and is taken up again. */
   exclusively<T>(work: () => Promise<T>): Promise<T> {
-    if (this.inBackground) this.merging?.abort.abort(called(this.merging.vm))
-    return this.inTurn(work)
+    if (this.#inBackground) this.#merging?.abort.abort(called(this.#merging.vm))
+    return this.#inTurn(work)
   }
 
-  private inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.last.then(work)
-    this.last = done.catch(() => undefined)
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(work)
+    this.#last = done.catch(() => undefined)
     return done
   }
 
-  /** Call when a snapshot or restore of machines has begun: a merge of one of them is called off. Returns when it has ended. */
+  /**
+   * Call when a snapshot or restore of machines has begun: a merge of one of them is called off. Returns when it has
+   * ended.
+   */
   async letGo(vms: Iterable<string>): Promise<void> {
-    const { merging } = this
+    const merging = this.#merging
     if (merging === null || ![...vms].includes(merging.vm)) return
     merging.abort.abort(called(merging.vm))
     await merging.ended.catch(() => undefined)
@@ -90,39 +92,39 @@ export class DiskKeeper {
 
   /** Tidies soon, in the background. */
   soon(): void {
-    if (this.waiting > 0 || this.closed) return
-    this.waiting++
-    void this.inTurn(async () => {
-      this.waiting--
-      if (this.closed) return
-      this.inBackground = true
+    if (this.#waiting > 0 || this.#closed) return
+    this.#waiting++
+    void this.#inTurn(async () => {
+      this.#waiting--
+      if (this.#closed) return
+      this.#inBackground = true
       const { removed, merged, failures } = await this.tidy()
-      for (const { vm, disk, error } of failures) this.host.log.warn({ err: error, vm, disk }, 'a disk stays layered')
-      if (removed.length > 0 || merged.length > 0) this.host.log.info({ removed, merged }, 'disks tidied')
+      for (const { vm, disk, error } of failures) this.#host.log.warn({ err: error, vm, disk }, 'a disk stays layered')
+      if (removed.length > 0 || merged.length > 0) this.#host.log.info({ removed, merged }, 'disks tidied')
     })
-      .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot tidy the disks'))
+      .catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot tidy the disks'))
       .finally(() => {
-        this.inBackground = false
+        this.#inBackground = false
       })
   }
 
   /** Nothing begins any more; what is under way is called off. */
   async close(): Promise<void> {
-    this.closed = true
-    clearInterval(this.timer)
-    this.merging?.abort.abort(called(this.merging.vm))
-    await this.last.catch(() => undefined)
-    this.frozen.close()
+    this.#closed = true
+    clearInterval(this.#timer)
+    this.#merging?.abort.abort(called(this.#merging.vm))
+    await this.#last.catch(() => undefined)
+    this.#frozen.close()
   }
 
   /** Keeps what finished snapshots name from being written. Call when one has come. */
   async protect(): Promise<void> {
     const { frozen, lent } = await this.look({ learn: false })
-    await this.frozen.protect(frozen, lent)
+    await this.#frozen.protect(frozen, lent)
   }
 
   look(options: Partial<ObserveOptions> = {}): Promise<Observation> {
-    return observe(this.host, { busy: this.busy(), learn: true, keepStrays: true, ...options })
+    return observe(this.#host, { busy: this.#busy(), learn: true, keepStrays: true, ...options })
   }
 
   /** Call within `exclusively`. */
@@ -134,7 +136,7 @@ export class DiskKeeper {
     const shortened = new Set<string>()
     let freedBytes = 0
     let kept: readonly Kept[] = []
-    for (let round = 0; round < ROUNDS && !this.closed; round++) {
+    for (let round = 0; round < ROUNDS && !this.#closed; round++) {
       const seen = await this.look({ learn: options.dryRun !== true, keepStrays: options.strays !== true })
       const next = plan(seen.world)
       kept = seen.blind === null ? next.kept : next.removals.map((file) => ({ file, reason: seen.blind! }))
@@ -151,7 +153,7 @@ export class DiskKeeper {
         }
       }
       const before = removed.length
-      freedBytes += await this.remove(seen, next, removed)
+      freedBytes += await this.#remove(seen, next, removed)
       const collapse = next.collapses.find(isMine)
       if (collapse === undefined) {
         // What could not be removed is no reason to try for ever.
@@ -162,32 +164,32 @@ export class DiskKeeper {
             : undefined
         if (long === undefined) break
         shortened.add(`${long.vm}/${long.disk}`)
-        await this.shorten(seen, long, SHORTENING_BYTES_PER_SECOND).catch((error) =>
-          this.host.log.warn({ err: error, vm: long.vm, disk: long.disk }, 'a chain stays long'),
+        await this.#shorten(seen, long, SHORTENING_BYTES_PER_SECOND).catch((error) =>
+          this.#host.log.warn({ err: error, vm: long.vm, disk: long.disk }, 'a chain stays long'),
         )
         continue
       }
       try {
-        await this.merge(seen, collapse, options)
+        await this.#merge(seen, collapse, options)
         merged.push({ vm: collapse.vm, disk: collapse.disk, files: filesOf(collapse) })
       } catch (thrown) {
         failed.add(`${collapse.vm}/${collapse.disk}`)
         failures.push({ vm: collapse.vm, disk: collapse.disk, error: await explain(seen, collapse, thrown) })
       }
     }
-    if (options.dryRun !== true) await this.sweep()
+    if (options.dryRun !== true) await this.#sweep()
     return { removed, merged, freedBytes, kept, failures }
   }
 
   /**
-   * What stands against the deletion of a part, before anything is touched: a machine that is busy or cannot be asked, and images that
-   * hold more than the guest's data. Throws that.
+   * What stands against the deletion of a part, before anything is touched: a machine that is busy or cannot be asked,
+   * and images that hold more than the guest's data. Throws that.
    */
   async check(network: string, snapshot: string, vms: ReadonlySet<string>): Promise<void> {
     const seen = await this.look({ without: { network, snapshot } })
     if (seen.blind !== null) throw cannotTell(seen.blind)
-    const { host } = this
-    const busy = [...vms].find((vm) => this.busy().has(vm))
+    const host = this.#host
+    const busy = [...vms].find((vm) => this.#busy().has(vm))
     if (busy !== undefined) throw called(busy)
     for (const view of seen.world.machines) {
       if (!vms.has(view.vm) || view.state !== 'unclear' || view.disks.length === 0) continue
@@ -205,7 +207,7 @@ export class DiskKeeper {
     }
   }
 
-  private async remove({ names, world }: Observation, { removals }: Plan, removed: string[]): Promise<number> {
+  async #remove({ names, world }: Observation, { removals }: Plan, removed: string[]): Promise<number> {
     if (removals.length === 0) return 0
     // Once more, for what was opened since it was looked at.
     const { holders, hidden } = await openFiles(new Set(removals.flatMap((file) => names.idOf(file) ?? [])))
@@ -214,59 +216,59 @@ export class DiskKeeper {
       if (hidden.length > 0 || (holders.get(names.idOf(file) ?? '') ?? []).length > 0) continue
       if (!world.made.has(file) && !world.fetched.has(file)) continue
       // Its own lock is gone with the pin; another host's QEMU on the same file system may have one.
-      await this.frozen.release(file)
+      await this.#frozen.release(file)
       if (isInUseByQemu(file) !== false) continue
       const asked = names.asked(file)
       // A link of the user's to it is the user's.
-      for (const name of asked) if (this.host.disks.isOurs(name)) await rm(name, { force: true })
-      await this.host.disks.forget(asked)
+      for (const name of asked) if (this.#host.disks.isOurs(name)) await rm(name, { force: true })
+      await this.#host.disks.forget(asked)
       removed.push(file)
       freed += names.allocated(file)
-      this.host.log.info({ file }, 'removed an image that nobody needs')
+      this.#host.log.info({ file }, 'removed an image that nobody needs')
     }
     return freed
   }
 
-  private async merge(seen: Observation, collapse: Collapse, { bytesPerSecond }: TidyOptions): Promise<void> {
+  async #merge(seen: Observation, collapse: Collapse, { bytesPerSecond }: TidyOptions): Promise<void> {
     const { vm, disk, depth, live } = collapse
     const chain = seen.chainAsNamed(vm, disk)
     const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
     const pace = Math.min(BYTES_PER_SECOND, bytesPerSecond ?? BYTES_PER_SECOND)
     const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
-    for (const { file } of collapse.chain.slice(0, depth + 1)) await this.frozen.release(file)
+    for (const { file } of collapse.chain.slice(0, depth + 1)) await this.#frozen.release(file)
     // From here to where it is known to be under way nothing else gets its turn.
-    if (this.busy().has(vm)) throw called(vm)
+    if (this.#busy().has(vm)) throw called(vm)
     const abort = new AbortController()
     const work = live
-      ? this.mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
-      : this.mergeOff(vm, disk, seen, depth, deadline)
-    this.merging = { vm, abort, ended: work }
+      ? this.#mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
+      : this.#mergeOff(vm, disk, seen, depth, deadline)
+    this.#merging = { vm, abort, ended: work }
     try {
       await work
     } finally {
-      this.merging = null
+      this.#merging = null
     }
   }
 
   /** Makes the chains of a machine's disks as short as they can be, now. Returns how many images left each. */
   flatten(vm: string): Promise<{ disk: string; before: number; after: number }[]> {
     return this.exclusively(async () => {
-      const { spec, isThere } = { spec: this.host.machines.spec(vm), isThere: await this.host.machines.isThere(vm) }
-      if (spec === undefined) throw unknownMachine(this.host.name, vm, this.host.machines.names())
-      if (this.busy().has(vm)) throw called(vm)
+      const { spec, isThere } = { spec: this.#host.machines.spec(vm), isThere: await this.#host.machines.isThere(vm) }
+      if (spec === undefined) throw unknownMachine(this.#host.name, vm, this.#host.machines.names())
+      if (this.#busy().has(vm)) throw called(vm)
       if (!isThere) throw notRunning(vm, 'off', null)
       await this.tidy({ vms: new Set([vm]) })
       const seen = await this.look()
       const wanted = shortenings(seen.world, 2).filter((one) => one.vm === vm)
-      for (const one of wanted) await this.shorten(seen, one, undefined)
+      for (const one of wanted) await this.#shorten(seen, one, undefined)
       await this.tidy({ vms: new Set([vm]) })
       return wanted.map(({ disk, chain, depth }) => ({ disk, before: chain.length, after: chain.length - depth + 1 }))
     })
   }
 
-  private async shorten(seen: Observation, one: Shortening, bytesPerSecond: number | undefined): Promise<void> {
+  async #shorten(seen: Observation, one: Shortening, bytesPerSecond: number | undefined): Promise<void> {
     const { vm, disk, depth } = one
-    const { machines, disks, log } = this.host
+    const { machines, disks, log } = this.#host
     const chain = seen.chainAsNamed(vm, disk)
     const between = one.chain.slice(1, depth).map(({ file }) => file)
     const bytes = between.reduce((sum, file) => sum + seen.names.allocated(file), 0)
@@ -278,18 +280,18 @@ export class DiskKeeper {
     const options = { signal: abort.signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
     const base = chain[depth]!.file
     log.info({ vm, disk, base, images: chain.length }, 'shortening a chain of images')
-    if (this.busy().has(vm)) throw called(vm)
+    if (this.#busy().has(vm)) throw called(vm)
     const work = machines.using(vm, deadline, (control) => control.shorten(disk, base, deadline, options))
-    this.merging = { vm, abort, ended: work }
+    this.#merging = { vm, abort, ended: work }
     try {
       await work
     } finally {
-      this.merging = null
+      this.#merging = null
     }
     await disks.replaceDisk(vm, disk, [chain[0]!, ...chain.slice(depth)])
   }
 
-  private async mergeLive(
+  async #mergeLive(
     vm: string,
     disk: string,
     chain: ReturnType<Observation['chainAsNamed']>,
@@ -298,7 +300,7 @@ export class DiskKeeper {
     signal: AbortSignal,
     bytesPerSecond: number | undefined,
   ): Promise<void> {
-    const { disks, machines, log } = this.host
+    const { disks, machines, log } = this.#host
     const base = chain[depth]!.file
     await disks.noteMerge(vm, disk, base)
     log.info({ vm, disk, base, images: depth }, 'merging images that no snapshot needs')
@@ -312,8 +314,8 @@ export class DiskKeeper {
     await disks.replaceDisk(vm, disk, chain.slice(depth))
   }
 
-  private async mergeOff(vm: string, disk: string, seen: Observation, depth: number, deadline: number): Promise<void> {
-    const { disks, log } = this.host
+  async #mergeOff(vm: string, disk: string, seen: Observation, depth: number, deadline: number): Promise<void> {
+    const { disks, log } = this.#host
     const chain = seen.chainAsNamed(vm, disk)
     for (let at = 0; at < depth; at++) {
       log.info({ vm, disk, base: chain[at + 1]!.file }, 'merging an image that no snapshot needs, with the machine off')
@@ -323,19 +325,22 @@ export class DiskKeeper {
   }
 
   /** What is left of restored machines and of records when their images are gone. */
-  private async sweep(): Promise<void> {
-    const { host } = this
-    const busy = this.busy()
+  async #sweep(): Promise<void> {
+    const host = this.#host
+    const busy = this.#busy()
     const seen = await this.look()
     const { names, frozen, lent } = seen
-    for (const { directory, vm } of [...(await emptyMachineDirectories(host.store)), ...(await this.wholeOnes(seen))]) {
+    for (const { directory, vm } of [
+      ...(await emptyMachineDirectories(host.store)),
+      ...(await this.#wholeOnes(seen)),
+    ]) {
       const spec = host.machines.spec(vm)
       const isUsed = spec !== undefined && directoryOf(spec) === directory
       if (isUsed || busy.has(vm) || (await host.journal.restores()).length > 0) continue
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })
     }
-    await this.frozen.protect(frozen, lent)
+    await this.#frozen.protect(frozen, lent)
     const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
     const lost: string[] = []
     for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)
@@ -343,14 +348,16 @@ export class DiskKeeper {
     if (busy.size === 0) await host.disks.forget(lost)
   }
 
-  /** Directories of a driver's own files that no snapshot names, and whose machine is known to be elsewhere, or ended. */
-  private async wholeOnes({ names, world, blind }: Observation): Promise<{ directory: string; vm: string }[]> {
+  /**
+   * Directories of a driver's own files that no snapshot names, and whose machine is known to be elsewhere, or ended.
+   */
+  async #wholeOnes({ names, world, blind }: Observation): Promise<{ directory: string; vm: string }[]> {
     if (blind !== null) return []
     const found: { directory: string; vm: string }[] = []
-    for (const one of await wholeDirectories(this.host.store)) {
+    for (const one of await wholeDirectories(this.#host.store)) {
       const name = await names.of(one.directory)
       const isPinned = [...world.pins.keys()].some((file) => file.startsWith(`${name}/`))
-      if (!isPinned && (one.ended || this.host.machines.spec(one.vm) !== undefined)) found.push(one)
+      if (!isPinned && (one.ended || this.#host.machines.spec(one.vm) !== undefined)) found.push(one)
     }
     return found
   }

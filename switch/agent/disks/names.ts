@@ -1,25 +1,25 @@
-// One name for every file, whatever names it goes by: links, hard ones too, and directories reached in several ways. What is
-// decided about files (plan.ts) is decided by these.
+// One name for every file, whatever names it goes by: links, hard ones too, and directories reached in several ways.
+// What is decided about files (plan.ts) is decided by these.
 
 import { realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { FileId } from '../../../src/linux/open-files.js'
 
 export class FileNames {
-  private readonly byPath = new Map<string, string>()
-  private readonly byId = new Map<FileId, string>()
-  private readonly ids = new Map<string, FileId>()
-  private readonly sizes = new Map<string, number>()
-  private readonly regular = new Set<string>()
-  private readonly others = new Map<string, Set<string>>()
+  readonly #byPath = new Map<string, string>()
+  readonly #byId = new Map<FileId, string>()
+  readonly #ids = new Map<string, FileId>()
+  readonly #sizes = new Map<string, number>()
+  readonly #regular = new Set<string>()
+  readonly #others = new Map<string, Set<string>>()
 
   async of(path: string): Promise<string> {
-    const known = this.byPath.get(path)
+    const known = this.#byPath.get(path)
     if (known !== undefined) return known
-    const name = await this.resolve(path)
-    this.byPath.set(path, name)
-    const others = this.others.get(name) ?? new Set()
-    this.others.set(name, others.add(path))
+    const name = await this.#resolve(path)
+    this.#byPath.set(path, name)
+    const others = this.#others.get(name) ?? new Set()
+    this.#others.set(name, others.add(path))
     return name
   }
 
@@ -31,40 +31,40 @@ export class FileNames {
 
   /** The names that were asked for and mean this file. */
   asked(name: string): string[] {
-    return [...(this.others.get(name) ?? [])]
+    return [...(this.#others.get(name) ?? [])]
   }
 
   exists(name: string): boolean {
-    return this.ids.has(name)
+    return this.#ids.has(name)
   }
 
   /** A device or pipe is none, and may not even be opened. */
   isRegular(name: string): boolean {
-    return this.regular.has(name)
+    return this.#regular.has(name)
   }
 
   present(): Set<string> {
-    return new Set(this.ids.keys())
+    return new Set(this.#ids.keys())
   }
 
   idOf(name: string): FileId | undefined {
-    return this.ids.get(name)
+    return this.#ids.get(name)
   }
 
   /** Bytes that the file takes on its disk. */
   allocated(name: string): number {
-    return this.sizes.get(name) ?? 0
+    return this.#sizes.get(name) ?? 0
   }
 
-  private async resolve(path: string): Promise<string> {
+  async #resolve(path: string): Promise<string> {
     try {
       const found = await stat(path, { bigint: true })
       const id = `${found.dev}:${found.ino}`
-      const name = this.byId.get(id) ?? (await realpath(path))
-      this.byId.set(id, name)
-      this.ids.set(name, id)
-      if (found.isFile()) this.regular.add(name)
-      this.sizes.set(name, Number(found.blocks) * 512)
+      const name = this.#byId.get(id) ?? (await realpath(path))
+      this.#byId.set(id, name)
+      this.#ids.set(name, id)
+      if (found.isFile()) this.#regular.add(name)
+      this.#sizes.set(name, Number(found.blocks) * 512)
       return name
     } catch {
       return join(await realpath(dirname(path)).catch(() => dirname(path)), basename(path))

@@ -1,5 +1,5 @@
-// What there is to know of this host's image files: snapshots, machines, records, open files, headers. Reads all of it for
-// plan.ts; what cannot be read makes files needed, never free.
+// What there is to know of this host's image files: snapshots, machines, records, open files, headers. Reads all of it
+// for plan.ts; what cannot be read makes files needed, never free.
 
 import { readdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -21,7 +21,10 @@ export interface Observation {
   readonly names: FileNames
   /** What finished snapshots have frozen. */
   readonly frozen: ReadonlySet<string>
-  /** What machines stand on that restores brought here: others' files, which must not change under them, also while they are off. */
+  /**
+   * What machines stand on that restores brought here: others' files, which must not change under them, also while they
+   * are off.
+   */
   readonly lent: ReadonlySet<string>
   /** Why nothing at all may be touched; null when that is not so. */
   readonly blind: string | null
@@ -195,8 +198,8 @@ async function named(chain: readonly DiskLayer[], names: FileNames): Promise<Dis
 }
 
 /**
- * What files say that they stand on: those on record, those of the machines, and all others beside them, for a user may have put
- * an image of his own on one of them. Fetched files say where things lay on another host.
+ * What files say that they stand on: those on record, those of the machines, and all others beside them, for a user may
+ * have put an image of his own on one of them. Fetched files say where things lay on another host.
  */
 async function headers(
   names: FileNames,

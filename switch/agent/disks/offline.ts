@@ -41,8 +41,8 @@ export async function mergeOffline(
 }
 
 /**
- * A base that was written after its overlay was used without it: by a machine that was started on the base, most likely.
- * Either holds what somebody may want; merging would mix them.
+ * A base that was written after its overlay was used without it: by a machine that was started on the base, most
+ * likely. Either holds what somebody may want; merging would mix them.
  */
 async function refuseStale(overlay: DiskLayer, base: DiskLayer, deadline: Deadline): Promise<void> {
   const [above, below] = [await stat(overlay.file), await stat(base.file)]

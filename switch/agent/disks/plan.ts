@@ -1,10 +1,13 @@
-// Who needs which image file, and what may be merged or removed: decided from what was observed, without doing anything.
+// Who needs which image file, and what may be merged or removed: decided from what was observed, without doing
+// anything.
 //
-//   origin   the user's own image that a machine wrote to when its first snapshot was taken. Never merged below it, never removed
+//   origin   the user's own image that a machine wrote to when its first snapshot was taken. Never merged below it,
+//            never removed
 //   pinned   named by a finished snapshot or by what undoes an unfinished one: never written, never removed
 //   ours     on record as made by snapswitch, or fetched from another host: removed when nobody needs it
 //
-// All images above the lowest one that is neither pinned nor below the origin are merged into that one. In doubt a file is kept.
+// All images above the lowest one that is neither pinned nor below the origin are merged into that one. In doubt a file
+// is kept.
 
 import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
 
@@ -16,7 +19,10 @@ export interface MachineDisk {
 
 export interface MachineView {
   readonly vm: string
-  /** `live`: it answers; `off`: nobody runs it; `unclear`: it is there and cannot be asked, or may not be merged offline. */
+  /**
+   * `live`: it answers; `off`: nobody runs it; `unclear`: it is there and cannot be asked, or may not be merged
+   * offline.
+   */
   readonly state: 'live' | 'off' | 'unclear'
   /** Why it is unclear, or why nothing of it may be touched now. */
   readonly reason: string | null
@@ -101,8 +107,9 @@ export function plan(world: World): Plan {
 export const LONGEST_CHAIN = 16
 
 /**
- * Chains of running machines with more than `longest` images that can be made short: nothing is written but the active image, so
- * that may be done whatever snapshots stand on the rest. It goes down to the user's own image, or to the lowest one.
+ * Chains of running machines with more than `longest` images that can be made short: nothing is written but the active
+ * image, so that may be done whatever snapshots stand on the rest. It goes down to the user's own image, or to the
+ * lowest one.
  */
 export function shortenings(world: World, longest: number): Shortening[] {
   return world.machines.flatMap(({ vm, state, disks }) =>
@@ -119,8 +126,8 @@ export function shortenings(world: World, longest: number): Shortening[] {
 }
 
 /**
- * A machine that came back to its own disk from another host, when no snapshot needs any of it: what it brought along, in files that
- * are never written, is in the way of its disk's being what it was.
+ * A machine that came back to its own disk from another host, when no snapshot needs any of it: what it brought along,
+ * in files that are never written, is in the way of its disk's being what it was.
  */
 function isBackHome(world: World, own: readonly DiskLayer[]): boolean {
   const between = own.slice(1, -1)
@@ -152,7 +159,9 @@ export function needed(world: World): ReadonlyMap<string, string> {
   return needs
 }
 
-/** The lowest image that the chain may be merged into as far as snapshots are concerned: its index, 0 when all stays. */
+/**
+ * The lowest image that the chain may be merged into as far as snapshots are concerned: its index, 0 when all stays.
+ */
 export function wantedDepth(
   world: Pick<World, 'pins' | 'made' | 'fetched' | 'origins'>,
   disk: string,

@@ -23,7 +23,10 @@ export function prune(keeper: DiskKeeper, { orphans, dryRun }: PruneRequest): Pr
   })
 }
 
-/** Images named as overlays are that no record has and nobody uses: of a lost state directory, perhaps. Their owner must say. */
+/**
+ * Images named as overlays are that no record has and nobody uses: of a lost state directory, perhaps. Their owner must
+ * say.
+ */
 function lookalikes({ world }: Observation): Kept[] {
   const used = new Set([
     ...world.pins.keys(),

@@ -1,6 +1,6 @@
-// Where the disks of this host's machines are, and which image files snapswitch made: <state>/disks.json. It is written before
-// a file is made and after a chain has changed, so that a machine's disk is known while the machine is off, and nothing of
-// the user's is ever taken for ours.
+// Where the disks of this host's machines are, and which image files snapswitch made: <state>/disks.json. It is written
+// before a file is made and after a chain has changed, so that a machine's disk is known while the machine is off, and
+// nothing of the user's is ever taken for ours.
 
 import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
@@ -18,9 +18,15 @@ const DiskFile = Type.Object({
   machines: Type.Record(Name, Type.Record(Type.String(), Type.Array(Layer))),
   /** Overlays and copies that snapswitch made beside users' disks, and for which machine. */
   made: Type.Record(Type.String(), Type.Object({ vm: Name })),
-  /** machine/disk -> the user's own images that it wrote to when a snapshot was taken of it here: nothing else is merged into. */
+  /**
+   * machine/disk -> the user's own images that it wrote to when a snapshot was taken of it here: nothing else is merged
+   * into.
+   */
   origins: Type.Record(Type.String(), Type.Array(Type.String())),
-  /** Files of ours that left a machine's chain without our doing: they may hold what somebody misses. file -> what is known. */
+  /**
+   * Files of ours that left a machine's chain without our doing: they may hold what somebody misses. file -> what is
+   * known.
+   */
   strays: Type.Record(Type.String(), Type.String()),
   /** Merges that were begun: machine, disk, and what it is merged into. */
   merging: Type.Optional(Type.Record(Type.String(), Type.String())),
@@ -42,96 +48,99 @@ const fits = validator(DiskFile)
 const name = 'disks.json'
 
 export class DiskRecords {
-  private readonly path: string
-  private readonly state: string
-  private content: DiskFile
-  private writes: Promise<void> = Promise.resolve()
+  readonly #path: string
+  readonly #state: string
+  #content: DiskFile
+  #writes: Promise<void> = Promise.resolve()
 
   private constructor(state: string, content: DiskFile) {
-    this.state = state
-    this.path = join(state, name)
-    this.content = content
+    this.#state = state
+    this.#path = join(state, name)
+    this.#content = content
   }
 
-  /** `derive`: what a state directory of an older version proves, which has no such file. Throws STORE_DAMAGED, STORE_IO. */
+  /**
+   * `derive`: what a state directory of an older version proves, which has no such file. Throws STORE_DAMAGED,
+   * STORE_IO.
+   */
   static async open(state: string, derive: () => Promise<Derived>): Promise<DiskRecords> {
     const found = await readJson(join(state, name), fits)
     if (found !== null) return new DiskRecords(state, found)
     const derived = await derive()
     const made = Object.fromEntries(derived.made.map(({ file, vm }) => [file, { vm }]))
     const records = new DiskRecords(state, { format: 1, machines: {}, made, origins: {}, strays: {} })
-    for (const { vm, disk, file } of derived.actives) records.addOrigin(vm, disk, file)
-    await records.write()
+    for (const { vm, disk, file } of derived.actives) records.#addOrigin(vm, disk, file)
+    await records.#write()
     return records
   }
 
   /** What snapswitch made, by the names under which it was made. */
   get made(): ReadonlyMap<string, string> {
-    return new Map(Object.entries(this.content.made).map(([file, { vm }]) => [file, vm]))
+    return new Map(Object.entries(this.#content.made).map(([file, { vm }]) => [file, vm]))
   }
 
   get strays(): ReadonlyMap<string, string> {
-    return new Map(Object.entries(this.content.strays))
+    return new Map(Object.entries(this.#content.strays))
   }
 
   get modes(): ReadonlyMap<string, number> {
-    return new Map(Object.entries(this.content.modes ?? {}))
+    return new Map(Object.entries(this.#content.modes ?? {}))
   }
 
   machines(): string[] {
-    return Object.keys(this.content.machines)
+    return Object.keys(this.#content.machines)
   }
 
   /** As last known; null when nothing is known of the machine. */
   chains(vm: string): Chains | null {
-    return this.content.machines[vm] ?? null
+    return this.#content.machines[vm] ?? null
   }
 
-  private isOrigin(vm: string, disk: string, file: string): boolean {
-    return this.content.origins[`${vm}/${disk}`]?.includes(file) ?? false
+  #isOrigin(vm: string, disk: string, file: string): boolean {
+    return this.#content.origins[`${vm}/${disk}`]?.includes(file) ?? false
   }
 
   get origins(): Readonly<Record<string, readonly string[]>> {
-    return this.content.origins
+    return this.#content.origins
   }
 
   /** Call before overlays are made, with the chains as they are. */
   async noteOrigins(vm: string, chains: Chains): Promise<void> {
     const added = Object.entries(chains).map(
-      ([disk, chain]) => chain[0] !== undefined && this.addOrigin(vm, disk, chain[0].file),
+      ([disk, chain]) => chain[0] !== undefined && this.#addOrigin(vm, disk, chain[0].file),
     )
-    if (added.includes(true)) await this.write()
+    if (added.includes(true)) await this.#write()
   }
 
-  private addOrigin(vm: string, disk: string, file: string): boolean {
-    if (this.isOurs(file) || this.isOrigin(vm, disk, file)) return false
-    this.content.origins[`${vm}/${disk}`] = [...(this.content.origins[`${vm}/${disk}`] ?? []), file]
+  #addOrigin(vm: string, disk: string, file: string): boolean {
+    if (this.isOurs(file) || this.#isOrigin(vm, disk, file)) return false
+    this.#content.origins[`${vm}/${disk}`] = [...(this.#content.origins[`${vm}/${disk}`] ?? []), file]
     return true
   }
 
   /** Call before an image file is made. */
   noteMade(vm: string, file: string): Promise<void> {
-    this.content.made[file] = { vm }
-    return this.write()
+    this.#content.made[file] = { vm }
+    return this.#write()
   }
 
   /** Call when files are gone. */
   async forget(files: readonly string[]): Promise<void> {
-    const known = files.filter((file) => file in this.content.made || file in this.content.strays)
+    const known = files.filter((file) => file in this.#content.made || file in this.#content.strays)
     if (known.length === 0) return
     for (const file of known) {
-      delete this.content.made[file]
-      delete this.content.strays[file]
+      delete this.#content.made[file]
+      delete this.#content.strays[file]
     }
-    await this.write()
+    await this.#write()
   }
 
   /**
-   * The chains that a machine is on now, by what its hypervisor says. An image of ours that was in its chain and is not any
-   * more becomes a stray: somebody else has changed the chain.
+   * The chains that a machine is on now, by what its hypervisor says. An image of ours that was in its chain and is not
+   * any more becomes a stray: somebody else has changed the chain.
    */
   async learn(vm: string, chains: Chains): Promise<void> {
-    const before = this.content.machines[vm] ?? {}
+    const before = this.#content.machines[vm] ?? {}
     const now = new Set(Object.values(chains).flatMap((chain) => chain.map(({ file }) => file)))
     let changed = false
     for (const [disk, chain] of Object.entries(before)) {
@@ -139,15 +148,15 @@ export class DiskRecords {
       // Our own merge, whose daemon was killed before it could write that down.
       // What was copied up into the same image lies below it no more, and nothing is lost.
       if (top === chain[0]?.file) continue
-      if (top === undefined || this.content.merging?.[`${vm}/${disk}`] === top) continue
+      if (top === undefined || this.#content.merging?.[`${vm}/${disk}`] === top) continue
       for (const { file } of chain) {
-        if (now.has(file) || !this.isOurs(file) || file in this.content.strays) continue
-        this.content.strays[file] = `was the disk ${disk} of ${vm} when ${vm} was started on ${top} without it`
+        if (now.has(file) || !this.isOurs(file) || file in this.#content.strays) continue
+        this.#content.strays[file] = `was the disk ${disk} of ${vm} when ${vm} was started on ${top} without it`
         changed = true
       }
     }
     for (const [disk, chain] of Object.entries(chains)) {
-      const base = this.content.merging?.[`${vm}/${disk}`]
+      const base = this.#content.merging?.[`${vm}/${disk}`]
       if (base === undefined) continue
       // Over, or never come to its end.
       if (chain[0]?.file === base || chain[0]?.file === before[disk]?.[0]?.file) await this.endMerge(vm, disk)
@@ -155,59 +164,59 @@ export class DiskRecords {
     // A disk that is not named now may be unsupported for a while only: what is known of it stays.
     const next = { ...before, ...copyOf(chains) }
     if (!changed && JSON.stringify(next) === JSON.stringify(before)) return
-    this.content.machines[vm] = next
-    await this.write()
+    this.#content.machines[vm] = next
+    await this.#write()
   }
 
   /** The chains that a machine is on by our own doing: a merge, or a restore, which leaves what was before behind. */
   async replace(vm: string, chains: Chains): Promise<void> {
-    this.content.machines[vm] = copyOf(chains)
-    await this.write()
+    this.#content.machines[vm] = copyOf(chains)
+    await this.#write()
   }
 
   /** Call before a merge begins, with the image that the disk will be on. */
   async noteMerge(vm: string, disk: string, base: string): Promise<void> {
-    this.content.merging = { ...this.content.merging, [`${vm}/${disk}`]: base }
-    await this.write()
+    this.#content.merging = { ...this.#content.merging, [`${vm}/${disk}`]: base }
+    await this.#write()
   }
 
   /** The merge has failed: the chain is as it was. */
   async endMerge(vm: string, disk: string): Promise<void> {
-    if (this.content.merging?.[`${vm}/${disk}`] === undefined) return
-    delete this.content.merging[`${vm}/${disk}`]
-    await this.write()
+    if (this.#content.merging?.[`${vm}/${disk}`] === undefined) return
+    delete this.#content.merging[`${vm}/${disk}`]
+    await this.#write()
   }
 
   /** One disk of it. */
   async replaceDisk(vm: string, disk: string, chain: readonly DiskLayer[]): Promise<void> {
-    this.content.machines[vm] = { ...this.content.machines[vm], ...copyOf({ [disk]: chain }) }
-    if (this.content.merging !== undefined) delete this.content.merging[`${vm}/${disk}`]
-    await this.write()
+    this.#content.machines[vm] = { ...this.#content.machines[vm], ...copyOf({ [disk]: chain }) }
+    if (this.#content.merging !== undefined) delete this.#content.merging[`${vm}/${disk}`]
+    await this.#write()
   }
 
   /** The machine lives on another host from now on, and needs nothing here. */
   async moveAway(vm: string): Promise<void> {
-    if (vm in this.content.machines) await this.replace(vm, {})
+    if (vm in this.#content.machines) await this.replace(vm, {})
   }
 
   /** Whether snapswitch made the file of that name, or it lies in the state directory. */
   isOurs(file: string): boolean {
-    return file in this.content.made || file.startsWith(`${this.state}/`)
+    return file in this.#content.made || file.startsWith(`${this.#state}/`)
   }
 
   /** `mode` null: it has its own again. */
   async noteMode(file: string, mode: number | null): Promise<void> {
-    const modes = { ...this.content.modes }
+    const modes = { ...this.#content.modes }
     if (mode === null) delete modes[file]
     else modes[file] = mode
-    this.content.modes = modes
-    await this.write()
+    this.#content.modes = modes
+    await this.#write()
   }
 
   /** One write after the other: what was asked for last is what stands in the end. */
-  private write(): Promise<void> {
-    const written = this.writes.then(() => writeDurable(this.path, JSON.stringify(this.content, null, 1)))
-    this.writes = written.catch(() => undefined)
+  #write(): Promise<void> {
+    const written = this.#writes.then(() => writeDurable(this.#path, JSON.stringify(this.#content, null, 1)))
+    this.#writes = written.catch(() => undefined)
     return written
   }
 }

@@ -1,5 +1,5 @@
-// What the daemon does with image files besides snapshots and restores: says where machines' disks are, tidies, removes parts,
-// tries images.
+// What the daemon does with image files besides snapshots and restores: says where machines' disks are, tidies, removes
+// parts, tries images.
 
 import type { MachineDisks, Pruned, PruneRequest, Rehearsal, Removal, SwitchStatus } from '../../../src/api/schemas.js'
 import type { Deadline } from '../../../src/hypervisor/hypervisor.js'
@@ -17,28 +17,28 @@ const STATUS_AGE_MS = 5000
 
 export class DiskService {
   readonly keeper: DiskKeeper
-  private readonly host: DaemonHost
-  private readonly busy: () => ReadonlySet<string>
-  private rehearsing: Promise<unknown> = Promise.resolve()
+  readonly #host: DaemonHost
+  readonly #busy: () => ReadonlySet<string>
+  #rehearsing: Promise<unknown> = Promise.resolve()
   /** What machines have said of their disks. */
-  private readonly asked = new Map<string, { at: number; problems: MachineDisks['problems'] }>()
+  readonly #asked = new Map<string, { at: number; problems: MachineDisks['problems'] }>()
 
   /** `busy`: machines that a snapshot or restore has under way. */
   constructor(host: DaemonHost, busy: () => ReadonlySet<string>) {
-    this.host = host
-    this.busy = busy
+    this.#host = host
+    this.#busy = busy
     this.keeper = new DiskKeeper(host, busy)
   }
 
   /** Ends what a killed daemon has left of a throw-away machine. Never rejects. */
   async clear(): Promise<void> {
-    const { log } = this.host
-    await clearRehearsal(this.host).catch((thrown) => log.error({ err: thrown }, 'cannot end a throw-away machine'))
+    const { log } = this.#host
+    await clearRehearsal(this.#host).catch((thrown) => log.error({ err: thrown }, 'cannot end a throw-away machine'))
   }
 
   /** Finishes deletions that were begun. */
   finish(): Promise<void> {
-    return finishRemovals(this.host, this.keeper)
+    return finishRemovals(this.#host, this.keeper)
   }
 
   letGo(vms: Iterable<string>): Promise<void> {
@@ -50,7 +50,7 @@ export class DiskService {
   }
 
   remove(network: string, snapshot: string): Promise<Removal> {
-    return removePart(this.host, this.keeper, network, snapshot)
+    return removePart(this.#host, this.keeper, network, snapshot)
   }
 
   close(): Promise<void> {
@@ -59,38 +59,41 @@ export class DiskService {
 
   /** Where a machine's disks are now. */
   disksOf(vm: string): Promise<MachineDisks> {
-    return whereDisksAre(this.host, vm, !this.busy().has(vm), performance.now() + DISKS_MS)
+    return whereDisksAre(this.#host, vm, !this.#busy().has(vm), performance.now() + DISKS_MS)
   }
 
-  /** The same in short. A machine that is known to have been snapshot is asked now and then whether it runs on the right image. */
+  /**
+   * The same in short. A machine that is known to have been snapshot is asked now and then whether it runs on the right
+   * image.
+   */
   async diskStatus(vm: string): Promise<Pick<SwitchStatus['machines'][number], 'disks' | 'problems'>> {
-    const chains = Object.entries(this.host.disks.chains(vm) ?? {})
+    const chains = Object.entries(this.#host.disks.chains(vm) ?? {})
     if (chains.length === 0) return {}
-    const before = this.asked.get(vm)
+    const before = this.#asked.get(vm)
     const isFresh = before !== undefined && performance.now() - before.at < STATUS_AGE_MS
-    if (!isFresh && !this.busy().has(vm)) {
+    if (!isFresh && !this.#busy().has(vm)) {
       const deadline = performance.now() + STATUS_MS
-      const problems = await whereDisksAre(this.host, vm, true, deadline).then(
+      const problems = await whereDisksAre(this.#host, vm, true, deadline).then(
         (answer) => answer.problems,
         () => before?.problems ?? [],
       )
-      this.asked.set(vm, { at: performance.now(), problems })
+      this.#asked.set(vm, { at: performance.now(), problems })
     }
-    const problems = this.asked.get(vm)?.problems ?? []
+    const problems = this.#asked.get(vm)?.problems ?? []
     const disks = chains.flatMap(([name, chain]) => (chain[0] === undefined ? [] : [{ name, file: chain[0].file }]))
     return { disks, ...(problems.length === 0 ? {} : { problems }) }
   }
 
   /** Whether the images of a finished part load. One at a time: there is one place for a throw-away machine. */
   rehearse(network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
-    const work = this.rehearsing.then(() => rehearse(this.host, network, snapshot, deadline))
-    this.rehearsing = work.catch(() => undefined)
+    const work = this.#rehearsing.then(() => rehearse(this.#host, network, snapshot, deadline))
+    this.#rehearsing = work.catch(() => undefined)
     return work
   }
 
   /** Removes and merges what nobody needs on this host, and finishes deletions that were begun. */
   async prune(request: PruneRequest): Promise<Pruned> {
-    if (request.dryRun !== true) await finishRemovals(this.host, this.keeper)
+    if (request.dryRun !== true) await finishRemovals(this.#host, this.keeper)
     return prune(this.keeper, request)
   }
 }

@@ -34,7 +34,10 @@ export async function fetchedFiles(store: LocalStore): Promise<FetchedFile[]> {
 
 export const copyFor = (network: string, snapshot: string) => `it is a copy for restores of ${network}/${snapshot}`
 
-/** Copies are for restores, and keep a snapshot alive whose host is lost: until the coordinator says that no snapshot has them. */
+/**
+ * Copies are for restores, and keep a snapshot alive whose host is lost: until the coordinator says that no snapshot
+ * has them.
+ */
 async function whyKept(path: string): Promise<string | null> {
   const { mtimeMs } = (await stat(path).catch(() => null)) ?? { mtimeMs: released.getTime() }
   // Of a transfer: one that a daemon which was killed has left is never finished.
@@ -44,7 +47,10 @@ async function whyKept(path: string): Promise<string | null> {
 
 export const copyForRestores = 'it is a copy for restores of a snapshot'
 
-/** The disk images of restored machines, whether they are in use or not. What a driver keeps for itself (whole.ts) is none. */
+/**
+ * The disk images of restored machines, whether they are in use or not. What a driver keeps for itself (whole.ts) is
+ * none.
+ */
 export async function restoredImages(store: LocalStore): Promise<{ file: string; vm: string }[]> {
   const found: { file: string; vm: string }[] = []
   for (const { directory, vm } of await machineDirectories(store)) {

@@ -1,5 +1,5 @@
-// The recorded channel state on its way back into a network: out of the snapshot's files, and to the head of the hold queues of
-// the restored machines.
+// The recorded channel state on its way back into a network: out of the snapshot's files, and to the head of the hold
+// queues of the restored machines.
 
 import { distinctFiles } from '../../../src/api/files.js'
 import type { RestoreRequest } from '../../../src/api/schemas.js'

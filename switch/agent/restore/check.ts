@@ -1,5 +1,5 @@
-// Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other machines,
-// room. Looks, and changes nothing.
+// Whether this host could do its part of a restore now: files with the right content, machines that run, ports of other
+// machines, room. Looks, and changes nothing.
 
 import { distinctFiles, filesOfMember } from '../../../src/api/files.js'
 import type { FileReference, MemberPart, RestoreCheck, RestoreRequest } from '../../../src/api/schemas.js'

@@ -1,5 +1,5 @@
-// The former selves of a restore's machines on this host: paused behind closed gates, then resumed when the restore is called off,
-// or ended when the new ones take their places.
+// The former selves of a restore's machines on this host: paused behind closed gates, then resumed when the restore is
+// called off, or ended when the new ones take their places.
 
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import type { MachineControl } from '../../../src/hypervisor/hypervisor.js'
@@ -22,18 +22,18 @@ interface Former {
 const RESUME_MS = 10_000
 
 export class Formers {
-  private readonly host: Host
-  private readonly found = new Map<string, Former>()
+  readonly #host: Host
+  readonly #found = new Map<string, Former>()
 
   constructor(host: Host) {
-    this.host = host
+    this.#host = host
   }
 
   /** Connects to those that are here; nothing is touched. Throws MACHINE_RUNNING when none may be. */
   async find(machines: readonly string[], replace: boolean, deadline: number): Promise<void> {
-    const { host } = this
+    const host = this.#host
     for (const vm of machines) {
-      if (this.found.has(vm) || !(await host.machines.isThere(vm))) continue
+      if (this.#found.has(vm) || !(await host.machines.isThere(vm))) continue
       if (!replace) {
         throw new SnapswitchError(
           'MACHINE_RUNNING',
@@ -44,7 +44,7 @@ export class Formers {
       const control = await host.machines.attach(vm, deadline)
       try {
         const ran = (await control.inspect(deadline)).state === 'running'
-        this.found.set(vm, { vm, control, ports: host.ports.ofMachine(vm), ran, ended: false })
+        this.#found.set(vm, { vm, control, ports: host.ports.ofMachine(vm), ran, ended: false })
       } catch (thrown) {
         await control.close().catch(() => undefined)
         throw thrown
@@ -54,8 +54,8 @@ export class Formers {
 
   /** What it takes to resume them should this daemon be killed. */
   record(): NonNullable<RestoreRecord['formers']> {
-    return [...this.found.values()].flatMap(({ vm, control, ran }) => {
-      const spec = this.host.machines.spec(vm)
+    return [...this.#found.values()].flatMap(({ vm, control, ran }) => {
+      const spec = this.#host.machines.spec(vm)
       return spec === undefined || !ran ? [] : [{ vm, incarnation: control.incarnation, spec }]
     })
   }
@@ -63,24 +63,24 @@ export class Formers {
   /** On return none of them sends, and what is sent to them waits. When it throws, no pause is under way any more. */
   async pause(deadline: number): Promise<void> {
     await allOf(
-      [...this.found.values()].map(async ({ control, ports, ran, ended }) => {
+      [...this.#found.values()].map(async ({ control, ports, ran, ended }) => {
         if (ended) return
-        await gateOthers(this.host, ports)
+        await gateOthers(this.#host, ports)
         if (ran) await control.pause(deadline)
       }),
     )
   }
 
   names(): string[] {
-    return [...this.found.keys()]
+    return [...this.#found.keys()]
   }
 
   /** They go on as if nothing had been. Never rejects; those that stand still are named. */
   async resume(): Promise<string[]> {
-    const { host } = this
+    const host = this.#host
     const stuck: string[] = []
     await Promise.all(
-      [...this.found.values()].map(async ({ vm, control, ports, ran, ended }) => {
+      [...this.#found.values()].map(async ({ vm, control, ports, ran, ended }) => {
         if (ended) return
         try {
           if (ran) await resumeMachine(host, vm, control, host.clock.now().ms + RESUME_MS)
@@ -100,7 +100,7 @@ export class Formers {
   /** Past the barrier. May be asked again. */
   async end(deadline: number): Promise<void> {
     await allOf(
-      [...this.found.values()].map(async (former) => {
+      [...this.#found.values()].map(async (former) => {
         if (former.ended) return
         await former.control.destroy(deadline)
         former.ended = true
@@ -110,11 +110,11 @@ export class Formers {
 
   /** Whether one was here that has not been ended. */
   isHere(vm: string): boolean {
-    return this.found.get(vm)?.ended === false
+    return this.#found.get(vm)?.ended === false
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.found.values()].map(({ control }) => control.close().catch(() => undefined)))
-    this.found.clear()
+    await Promise.all([...this.#found.values()].map(({ control }) => control.close().catch(() => undefined)))
+    this.#found.clear()
   }
 }

@@ -20,7 +20,10 @@ export function startedLoad({ part, directory }: Loading) {
   return { vm: part.vm, ...loadOf(part.definition as MachineDefinition, directory) }
 }
 
-/** Whether its former self must have ended: some machines cannot be there twice, and a host may have no room for any twice. */
+/**
+ * Whether its former self must have ended: some machines cannot be there twice, and a host may have no room for any
+ * twice.
+ */
 export function mustWait(part: MemberPart, { endFirst }: RestoreRequest): boolean {
   return endFirst === true || !canBeTwice(part)
 }

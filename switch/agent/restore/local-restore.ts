@@ -1,11 +1,11 @@
-// One host's part of a restore, as a table: ARCHITECTURE.md, "A restore's way". Pure; session.ts does the work and reports
-// how it ended.
+// One host's part of a restore, as a table: ARCHITECTURE.md, "A restore's way". Pure; session.ts does the work and
+// reports how it ended.
 //
 //   begun -> loading -> loaded -> pausing -> paused -> switching -> switched -> registering -> resuming -> done
 //
-// One piece of work at a time. What is asked for meanwhile waits for its end; what was asked for before is answered again.
-// While nothing is under way the session's deadline runs: it ends in an abort. An abort undoes everything, but for what was told
-// to run.
+// One piece of work at a time. What is asked for meanwhile waits for its end; what was asked for before is answered
+// again. While nothing is under way the session's deadline runs: it ends in an abort. An abort undoes everything, but
+// for what was told to run.
 
 export type RestoreState =
   | 'begun'

@@ -1,4 +1,5 @@
-// The machines that a restore brings to this host: what is known of each, who of them runs, and how those that must not are ended.
+// The machines that a restore brings to this host: what is known of each, who of them runs, and how those that must not
+// are ended.
 
 import type { RestoreResumed } from '../../../src/api/schemas.js'
 import type { LoadedMachine } from '../../../src/hypervisor/hypervisor.js'
@@ -23,29 +24,29 @@ type Resumed = RestoreResumed['resumed']
 
 export class RestoreMembers {
   readonly all: Member[] = []
-  private readonly host: Host
-  private readonly network: string
+  readonly #host: Host
+  readonly #network: string
   /** Where disks of machines that run are from now on. */
-  private readonly disks = new Map<string, { name: string; file: string }[]>()
+  readonly #disks = new Map<string, { name: string; file: string }[]>()
 
   constructor(host: Host, network: string) {
-    this.host = host
-    this.network = network
+    this.#host = host
+    this.#network = network
   }
 
   running(): Resumed {
     return this.all.flatMap(({ part, resumedAtUs }) => {
-      const disks = this.disks.get(part.vm)
+      const disks = this.#disks.get(part.vm)
       return resumedAtUs === null ? [] : [{ vm: part.vm, atUs: resumedAtUs, ...(disks === undefined ? {} : { disks }) }]
     })
   }
 
   async release({ ports }: Member): Promise<void> {
-    const own = ports.filter((port) => port.network === this.network)
+    const own = ports.filter((port) => port.network === this.#network)
     const indexes = own.map((port) => port.index)
-    await release(this.host, this.network, indexes)
+    await release(this.#host, this.#network, indexes)
     await releaseOthers(
-      this.host,
+      this.#host,
       ports.filter((port) => !own.includes(port)),
     )
   }
@@ -55,25 +56,25 @@ export class RestoreMembers {
     for (const { part, machine, resumedAtUs } of this.all) {
       if (resumedAtUs === null) continue
       try {
-        const { disks } = await machine!.control.inspect(this.host.clock.now().ms + INSPECT_MS)
-        await this.host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
+        const { disks } = await machine!.control.inspect(this.#host.clock.now().ms + INSPECT_MS)
+        await this.#host.disks.replace(part.vm, Object.fromEntries(disks.map((one) => [one.name, one.layers])))
         const files = disks.flatMap(({ name, layers: [top] }) => (top === undefined ? [] : [{ name, file: top.file }]))
-        this.disks.set(part.vm, files)
+        this.#disks.set(part.vm, files)
       } catch (thrown) {
-        this.host.log.error({ err: thrown, vm: part.vm }, 'cannot tell which disks it is on')
+        this.#host.log.error({ err: thrown, vm: part.vm }, 'cannot tell which disks it is on')
       }
     }
   }
 
   /** False when one of them may still be there. `mayRun`: they have been told to run; those that do stay. */
   async end(mayRun: boolean, recorded: boolean): Promise<boolean> {
-    const ended = await Promise.all(this.all.map((member) => this.endOne(member, mayRun, recorded)))
+    const ended = await Promise.all(this.all.map((member) => this.#endOne(member, mayRun, recorded)))
     return ended.every((one) => one)
   }
 
   /** False when it may still be there. One that runs stays. */
-  private async endOne(member: Member, mayRun: boolean, recorded: boolean): Promise<boolean> {
-    const { host } = this
+  async #endOne(member: Member, mayRun: boolean, recorded: boolean): Promise<boolean> {
+    const host = this.#host
     const { part, machine } = member
     const deadline = host.clock.now().ms + END_MS
     try {
@@ -83,7 +84,7 @@ export class RestoreMembers {
         await host.machines.endLoad(startedLoad(member), false, host.clock.now().ms + END_AGAIN_MS)
         return true
       }
-      if (mayRun && (await this.runs(member, machine, deadline))) {
+      if (mayRun && (await this.#runs(member, machine, deadline))) {
         await this.learnDisks()
         await this.release(member)
         return true
@@ -100,11 +101,11 @@ export class RestoreMembers {
   }
 
   /** An answer that did not come in time does not mean that the guest stands still. */
-  private async runs(member: Member, machine: LoadedMachine, deadline: number): Promise<boolean> {
+  async #runs(member: Member, machine: LoadedMachine, deadline: number): Promise<boolean> {
     if (member.resumedAtUs !== null) return true
     const info = await machine.control.inspect(deadline).catch(() => null)
     if (info?.state !== 'running') return false
-    member.resumedAtUs = this.host.clock.now().wallUs
+    member.resumedAtUs = this.#host.clock.now().wallUs
     return true
   }
 }

@@ -1,5 +1,6 @@
-// The ports of the machines that a restore places on this host: those that are here are taken, the others are made, with their
-// TAPs, and go again when the restore is called off. Gates are closed from the beginning, but for ports whose machine runs.
+// The ports of the machines that a restore places on this host: those that are here are taken, the others are made,
+// with their TAPs, and go again when the restore is called off. Gates are closed from the beginning, but for ports
+// whose machine runs.
 
 import type { MemberPart, PortRecord, RestoreRequest } from '../../../src/api/schemas.js'
 import type { PortEntry } from '../../ports/table.js'
@@ -9,20 +10,20 @@ import type { RestoreRecord } from '../journal.js'
 import { needsOf } from './taps.js'
 
 export class RestorePorts {
-  private readonly host: Host
-  private readonly network: string
-  private readonly added: { readonly name: string; readonly vm: string }[] = []
+  readonly #host: Host
+  readonly #network: string
+  readonly #added: { readonly name: string; readonly vm: string }[] = []
   /** Made for ports that were here and had lost theirs, or that no port owns yet. */
-  private readonly madeTaps: { readonly device: string; readonly vm: string }[] = []
+  readonly #madeTaps: { readonly device: string; readonly vm: string }[] = []
 
   constructor(host: Host, network: string) {
-    this.host = host
-    this.network = network
+    this.#host = host
+    this.#network = network
   }
 
   /** What `take` will make: to be on record before it is there. */
   planned(request: RestoreRequest): Pick<RestoreRecord, 'ports' | 'taps'> {
-    const { ports } = this.host
+    const { ports } = this.#host
     const all = request.members.flatMap((member) => member.ports.map((port) => ({ ...port, vm: member.vm })))
     const toAdd = all.filter(({ name }) => ports.get(name) === undefined)
     return {
@@ -33,38 +34,38 @@ export class RestorePorts {
 
   /** All ports of a machine, in whatever network. What it throws leaves what was made to `giveBack`. */
   async take(part: MemberPart, runs: boolean): Promise<PortEntry[]> {
-    const { ports, epochs } = this.host
+    const { ports, epochs } = this.#host
     const entries: PortEntry[] = []
     for (const record of part.ports) {
-      const network = record.network ?? this.network
+      const network = record.network ?? this.#network
       const several = (needsOf(part).get(record.device)?.queues ?? 1) > 1
-      const made = this.ensureTap(part.vm, record, several)
+      const made = this.#ensureTap(part.vm, record, several)
       const there = ports.get(record.name)
-      if (there === undefined) entries.push(await this.makePort(part.vm, record, made))
+      if (there === undefined) entries.push(await this.#makePort(part.vm, record, made))
       else {
         // It may have waited for its device, which the machine's end had taken along.
         const back = (await ports.takeBack(record.name, epochs.get(network))) ?? there
-        if (!runs) await gateOthers(this.host, [back])
+        if (!runs) await gateOthers(this.#host, [back])
         entries.push(back)
       }
     }
     return entries
   }
 
-  private ensureTap(vm: string, { device, mtu }: PortRecord, several: boolean): boolean {
-    const made = this.host.ports.ensureTap(device, mtu, several)
-    if (made) this.madeTaps.push({ device, vm })
+  #ensureTap(vm: string, { device, mtu }: PortRecord, several: boolean): boolean {
+    const made = this.#host.ports.ensureTap(device, mtu, several)
+    if (made) this.#madeTaps.push({ device, vm })
     return made
   }
 
   /** Removes what was made, but for machines that run. */
   async giveBack(running: ReadonlySet<string>): Promise<void> {
-    const { ports, log } = this.host
-    for (const { name, vm } of this.added.splice(0)) {
+    const { ports, log } = this.#host
+    for (const { name, vm } of this.#added.splice(0)) {
       if (running.has(vm)) continue
       await ports.remove(name).catch((thrown) => log.warn({ err: thrown, port: name }, 'cannot remove a port'))
     }
-    for (const { device, vm } of this.madeTaps.splice(0)) {
+    for (const { device, vm } of this.#madeTaps.splice(0)) {
       if (running.has(vm)) continue
       try {
         ports.removeTap(device)
@@ -74,12 +75,12 @@ export class RestorePorts {
     }
   }
 
-  private async makePort(vm: string, record: PortRecord, owns: boolean): Promise<PortEntry> {
-    const { ports, epochs } = this.host
-    const network = record.network ?? this.network
+  async #makePort(vm: string, record: PortRecord, owns: boolean): Promise<PortEntry> {
+    const { ports, epochs } = this.#host
+    const network = record.network ?? this.#network
     const request = { name: record.name, network, device: record.device, kind: 'member' as const, vm }
     const entry = await ports.add(request, epochs.get(network), owns, true)
-    this.added.push({ name: record.name, vm })
+    this.#added.push({ name: record.name, vm })
     return entry
   }
 }

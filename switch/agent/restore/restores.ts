@@ -1,5 +1,5 @@
-// Restores on this host, as the coordinator asks for them: check, load, pause, switch, resume or abort; and what they have changed of the
-// host's machines and ports, on disk, so that a restarted daemon finds it again.
+// Restores on this host, as the coordinator asks for them: check, load, pause, switch, resume or abort; and what they
+// have changed of the host's machines and ports, on disk, so that a restarted daemon finds it again.
 
 import type {
   RestoreAborted,
@@ -35,14 +35,14 @@ const LEAVING_MS = 3000
 const LEAVING_STEP_MS = 50
 
 export class Restores {
-  private readonly host: Host
-  private readonly sessions: Sessions
-  private readonly keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
-  private readonly configuredPorts: ReadonlySet<string>
+  readonly #host: Host
+  readonly #sessions: Sessions
+  readonly #keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
+  readonly #configuredPorts: ReadonlySet<string>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
-  private readonly ended = new Map<string, EndedRestore>()
+  readonly #ended = new Map<string, EndedRestore>()
   /** The same of the switch on a host that gets no machines. */
-  private readonly switched = new Map<string, { readonly snapshot: string; readonly answer: RestoreSwitched }>()
+  readonly #switched = new Map<string, { readonly snapshot: string; readonly answer: RestoreSwitched }>()
 
   constructor(
     host: Host,
@@ -50,192 +50,192 @@ export class Restores {
     configuredPorts: ReadonlySet<string>,
     keeper: Pick<DiskKeeper, 'letGo' | 'soon'>,
   ) {
-    this.keeper = keeper
-    this.host = host
-    this.sessions = sessions
-    this.configuredPorts = configuredPorts
+    this.#keeper = keeper
+    this.#host = host
+    this.#sessions = sessions
+    this.#configuredPorts = configuredPorts
   }
 
   async check(network: string, request: RestoreRequest): Promise<RestoreCheck> {
-    this.sessions.check(network)
-    const check = await checkRestore(this.host, network, request)
-    const refusals = [...otherNetworks(request)].map((other) => this.sessions.portRefusal(other))
-    for (const refusal of [...refusals, this.sessions.refusal(network)]) {
+    this.#sessions.check(network)
+    const check = await checkRestore(this.#host, network, request)
+    const refusals = [...otherNetworks(request)].map((other) => this.#sessions.portRefusal(other))
+    for (const refusal of [...refusals, this.#sessions.refusal(network)]) {
       if (refusal !== null) check.problems.push(refusal.report())
     }
     return check
   }
 
   async load(network: string, snapshot: string, request: RestoreRequest): Promise<RestoreLoaded> {
-    this.sessions.check(network)
+    this.#sessions.check(network)
     const others = otherNetworks(request)
-    const under = this.sessionOf(network, snapshot)
+    const under = this.#sessionOf(network, snapshot)
     if (under !== null) return under.load()
     for (const other of others) {
-      const refusal = this.sessions.portRefusal(other)
+      const refusal = this.#sessions.portRefusal(other)
       if (refusal !== null) throw refusal
     }
-    const { restore, session } = this.begin(network, snapshot, request, others)
+    const { restore, session } = this.#begin(network, snapshot, request, others)
     try {
-      await this.keeper.letGo(request.members.map(({ vm }) => vm))
+      await this.#keeper.letGo(request.members.map(({ vm }) => vm))
       return await restore.load()
     } catch (thrown) {
-      this.sessions.end(network, session)
+      this.#sessions.end(network, session)
       throw thrown
     }
   }
 
-  private begin(network: string, snapshot: string, request: RestoreRequest, others: ReadonlySet<string>) {
-    const restore = new RestoreSession(this.host, network, snapshot, request)
-    const session = this.sessions.begin(network, {
+  #begin(network: string, snapshot: string, request: RestoreRequest, others: ReadonlySet<string>) {
+    const restore = new RestoreSession(this.#host, network, snapshot, request)
+    const session = this.#sessions.begin(network, {
       name: `restore of ${snapshot}`,
       work: { kind: 'restore', restore, others },
     })
-    this.ended.delete(network)
-    this.switched.delete(network)
-    restore.onAbandoned = (resumed) => this.abandoned(network, session, restore, resumed)
-    restore.onMovedAway = (vms) => this.movedAway(vms)
-    restore.onRegistered = () => this.saveMoves()
+    this.#ended.delete(network)
+    this.#switched.delete(network)
+    restore.onAbandoned = (resumed) => this.#abandoned(network, session, restore, resumed)
+    restore.onMovedAway = (vms) => this.#movedAway(vms)
+    restore.onRegistered = () => this.#saveMoves()
     return { restore, session }
   }
 
   /** What runs here of the restore's machines stands still; a host that gets none begins with this. */
   async pause(network: string, snapshot: string, order: RestorePause): Promise<RestorePaused> {
-    this.sessions.check(network)
-    const under = this.sessionOf(network, snapshot)
-    await this.keeper.letGo(order.machines)
+    this.#sessions.check(network)
+    const under = this.#sessionOf(network, snapshot)
+    await this.#keeper.letGo(order.machines)
     if (under !== null) return under.pause(order)
-    const highest = this.host.epochs.get(network)
+    const highest = this.#host.epochs.get(network)
     if (order.epoch <= highest) throw staleEpoch(order.epoch, highest)
     const request = { epoch: order.epoch, members: [], channels: [], deadlineMs: order.deadlineMs }
-    const { restore, session } = this.begin(network, snapshot, request, new Set())
+    const { restore, session } = this.#begin(network, snapshot, request, new Set())
     try {
       return await restore.pause(order)
     } catch (thrown) {
       await this.abandon(network)
-      this.sessions.end(network, session)
+      this.#sessions.end(network, session)
       throw thrown
     }
   }
 
   /** All hosts are ready: the new machines take their places. */
   async switchOver(network: string, snapshot: string, deadlineMs: number): Promise<RestoreSwitched> {
-    const restore = this.sessionOf(network, snapshot)
-    const session = this.sessions.of(network)
+    const restore = this.#sessionOf(network, snapshot)
+    const session = this.#sessions.of(network)
     if (restore === null || session === null) {
-      const before = this.switched.get(network)
+      const before = this.#switched.get(network)
       if (before?.snapshot === snapshot) return before.answer
-      throw notUnderWay(this.host.name, network, snapshot)
+      throw notUnderWay(this.#host.name, network, snapshot)
     }
     const answer = await restore.switchOver(deadlineMs)
     // A host that gets no machines is fenced, and that is all.
     if (restore.isEmpty) {
       await restore.finish()
-      this.sessions.end(network, session)
-      this.switched.set(network, { snapshot, answer })
+      this.#sessions.end(network, session)
+      this.#switched.set(network, { snapshot, answer })
     }
     return answer
   }
 
   /** Machines that live elsewhere from now on: their ports, also those in other networks, go. */
-  private async movedAway(vms: readonly string[]): Promise<void> {
-    const { ports, machines } = this.host
+  async #movedAway(vms: readonly string[]): Promise<void> {
+    const { ports, machines } = this.#host
     const gone = vms.filter((vm) => machines.spec(vm) !== undefined || ports.ofMachine(vm).length > 0)
     for (const vm of gone) {
       for (const port of ports.ofMachine(vm)) await ports.remove(port.name)
       machines.delete(vm)
     }
-    if (gone.length > 0) await this.saveMoves()
+    if (gone.length > 0) await this.#saveMoves()
   }
 
   async resume(network: string, snapshot: string): Promise<RestoreResumed> {
-    const restore = this.sessionOf(network, snapshot)
-    const session = this.sessions.of(network)
+    const restore = this.#sessionOf(network, snapshot)
+    const session = this.#sessions.of(network)
     if (restore === null || session === null) {
-      const before = this.ended.get(network)
+      const before = this.#ended.get(network)
       if (before?.snapshot === snapshot && before.complete) return { resumed: before.resumed }
-      throw notUnderWay(this.host.name, network, snapshot)
+      throw notUnderWay(this.#host.name, network, snapshot)
     }
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
     const answer = await restore.resume()
-    this.sessions.end(network, session)
-    this.ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
-    this.keeper.soon()
+    this.#sessions.end(network, session)
+    this.#ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
+    this.#keeper.soon()
     return answer
   }
 
   /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
   async abort(network: string, snapshot: string, epoch: number): Promise<RestoreAborted> {
-    if (this.sessionOf(network, snapshot) !== null) await this.abandon(network)
+    if (this.#sessionOf(network, snapshot) !== null) await this.abandon(network)
     // Or a step of it that comes late would begin it again.
-    await passEpoch(this.host, network, epoch)
-    const before = this.ended.get(network)
+    await passEpoch(this.#host, network, epoch)
+    const before = this.#ended.get(network)
     return { running: before?.snapshot === snapshot ? before.resumed.map(({ vm }) => vm) : [] }
   }
 
   /** Undoes a restore that is under way, as far as its machines do not run; harmless when none is. */
   async abandon(network: string): Promise<void> {
-    const session = this.sessions.of(network)
+    const session = this.#sessions.of(network)
     if (session?.work.kind === 'restore')
-      await this.abandoned(network, session, session.work.restore, await session.work.restore.abort())
+      await this.#abandoned(network, session, session.work.restore, await session.work.restore.abort())
   }
 
   /** Never rejects. */
-  private async abandoned(
+  async #abandoned(
     network: string,
     session: Session,
     { snapshot }: RestoreSession,
     resumed: RestoreResumed['resumed'],
   ): Promise<void> {
-    if (resumed.length > 0) this.ended.set(network, { snapshot, resumed, complete: false })
-    this.sessions.end(network, session)
-    this.keeper.soon()
-    await this.saveMoves().catch((thrown) => this.host.log.error({ err: thrown }, 'cannot save the moves'))
+    if (resumed.length > 0) this.#ended.set(network, { snapshot, resumed, complete: false })
+    this.#sessions.end(network, session)
+    this.#keeper.soon()
+    await this.#saveMoves().catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot save the moves'))
   }
 
   /**
-   * What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after all.
-   * `released`: contents that no snapshot has any more.
+   * What machines had here that a restore has taken elsewhere is needed by nobody; not so of one that is here after
+   * all. `released`: contents that no snapshot has any more.
    */
   async left(network: string, vms: readonly string[], released: readonly string[]): Promise<void> {
-    this.sessions.check(network)
-    const { machines, ports, disks, store } = this.host
+    this.#sessions.check(network)
+    const { machines, ports, disks, store } = this.#host
     await store.images.release(released)
     // The restore's own session may be about to end here.
-    const { clock } = this.host
+    const { clock } = this.#host
     const limit = clock.now().ms + LEAVING_MS
-    const isBusy = (vm: string) => this.sessions.machines().has(vm)
+    const isBusy = (vm: string) => this.#sessions.machines().has(vm)
     while (vms.some(isBusy) && clock.now().ms < limit) await sleep(clock, LEAVING_STEP_MS)
     for (const vm of vms) {
       if (ports.ofMachine(vm).length > 0 || isBusy(vm) || (await machines.isThere(vm))) {
-        this.host.log.warn({ vm }, 'a machine that lives elsewhere is not gone from here yet: its files stay')
+        this.#host.log.warn({ vm }, 'a machine that lives elsewhere is not gone from here yet: its files stay')
         continue
       }
       await disks.moveAway(vm)
     }
-    this.keeper.soon()
+    this.#keeper.soon()
   }
 
-  private sessionOf(network: string, snapshot: string): RestoreSession | null {
-    const restore = this.sessions.restoreOf(network)
+  #sessionOf(network: string, snapshot: string): RestoreSession | null {
+    const restore = this.#sessions.restoreOf(network)
     return restore?.snapshot === snapshot ? restore : null
   }
 
   /** What restores have changed, so that a restarted daemon finds it again. */
-  private saveMoves(): Promise<void> {
-    return this.host.records.writeMoves(() => this.moves())
+  #saveMoves(): Promise<void> {
+    return this.#host.records.writeMoves(() => this.#moves())
   }
 
-  private moves(): Moves {
-    const { host } = this
+  #moves(): Moves {
+    const host = this.#host
     const present = new Set(host.ports.all().map((port) => port.name))
     return {
       machines: host.machines.moved(),
       ports: host.ports
         .all()
-        .filter((port) => !this.configuredPorts.has(port.name))
+        .filter((port) => !this.#configuredPorts.has(port.name))
         .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
-      gone: [...this.configuredPorts].filter((name) => !present.has(name)),
+      gone: [...this.#configuredPorts].filter((name) => !present.has(name)),
     }
   }
 }

@@ -1,6 +1,7 @@
-// One host's part of a restore. The new machines are loaded beside what runs (load), what runs stands still behind closed gates
-// (pause), and when all hosts have come so far, the former selves are ended and the new ones take their places behind a fence
-// (switch); then they run (resume). Until the switch everything can be undone, and the former machines run on.
+// One host's part of a restore. The new machines are loaded beside what runs (load), what runs stands still behind
+// closed gates (pause), and when all hosts have come so far, the former selves are ended and the new ones take their
+// places behind a fence (switch); then they run (resume). Until the switch everything can be undone, and the former
+// machines run on.
 
 import type {
   RestoreLoaded,
@@ -32,20 +33,20 @@ type Resumed = RestoreResumed['resumed']
 export class RestoreSession {
   readonly network: string
   readonly snapshot: string
-  private readonly host: Host
-  private readonly request: RestoreRequest
-  private readonly ports: RestorePorts
-  private readonly taps: Taps
-  private readonly formers: Formers
-  private readonly members: RestoreMembers
-  private frames: ChannelFrame[] = []
+  readonly #host: Host
+  readonly #request: RestoreRequest
+  readonly #ports: RestorePorts
+  readonly #taps: Taps
+  readonly #formers: Formers
+  readonly #members: RestoreMembers
+  #frames: ChannelFrame[] = []
   /** All machines of the restore, wherever they are placed. */
-  private everywhere: readonly string[]
+  #everywhere: readonly string[]
   /** Something is on record that is to be undone should the daemon be killed. */
-  private recorded = false
-  private readonly desk: RestoreDesk
-  private pauseOrder: RestorePause | null = null
-  private switchMs = 0
+  #recorded = false
+  readonly #desk: RestoreDesk
+  #pauseOrder: RestorePause | null = null
+  #switchMs = 0
   /** Called when the session has ended by itself, with the machines that run all the same. */
   onAbandoned: (resumed: Resumed) => void = () => undefined
   /** Takes the ports of machines that live elsewhere from now on off this host. */
@@ -54,158 +55,168 @@ export class RestoreSession {
   onRegistered: () => Promise<void> = async () => undefined
 
   constructor(host: Host, network: string, snapshot: string, request: RestoreRequest) {
-    this.host = host
+    this.#host = host
     this.network = network
     this.snapshot = snapshot
-    this.request = request
-    this.everywhere = request.members.map((part) => part.vm)
-    this.ports = new RestorePorts(host, network)
-    this.taps = host.restoreTaps()
-    this.formers = new Formers(host)
-    this.members = new RestoreMembers(host, network)
+    this.#request = request
+    this.#everywhere = request.members.map((part) => part.vm)
+    this.#ports = new RestorePorts(host, network)
+    this.#taps = host.restoreTaps()
+    this.#formers = new Formers(host)
+    this.#members = new RestoreMembers(host, network)
     const works = {
-      load: () => this.loadAll(),
-      pause: () => this.pauseFormers(),
-      switch: () => this.switchAll(),
-      register: () => this.registerMachines(),
-      resume: () => this.resumeAll(),
-      finish: () => this.close(),
-      undo: () => this.undo(false),
-      undoRest: () => this.undo(true),
+      load: () => this.#loadAll(),
+      pause: () => this.#pauseFormers(),
+      switch: () => this.#switchAll(),
+      register: () => this.#registerMachines(),
+      resume: () => this.#resumeAll(),
+      finish: () => this.#close(),
+      undo: () => this.#undo(false),
+      undoRest: () => this.#undo(true),
     }
-    this.desk = new RestoreDesk(host.clock, works, request.deadlineMs, () => this.expire())
+    this.#desk = new RestoreDesk(host.clock, works, request.deadlineMs, () => this.#expire())
   }
 
   /** Those that this host's part is about: placed here, or paused here. */
   get machines(): readonly string[] {
-    return [...new Set([...this.request.members.map(({ vm }) => vm), ...this.formers.names()])]
+    return [...new Set([...this.#request.members.map(({ vm }) => vm), ...this.#formers.names()])]
   }
 
   /** No machine comes here. */
   get isEmpty(): boolean {
-    return this.request.members.length === 0
+    return this.#request.members.length === 0
   }
 
-  /** Loads all members, or none: on failure everything is undone before it throws. Asked again, it says the same again. */
+  /**
+   * Loads all members, or none: on failure everything is undone before it throws. Asked again, it says the same again.
+   */
   load(): Promise<RestoreLoaded> {
-    return this.desk.ask('load') as Promise<RestoreLoaded>
+    return this.#desk.ask('load') as Promise<RestoreLoaded>
   }
 
   /** What runs here of the restore's machines stands still on return. */
   pause(order: RestorePause): Promise<RestorePaused> {
-    this.pauseOrder = order
-    return this.desk.ask('pause') as Promise<RestorePaused>
+    this.#pauseOrder = order
+    return this.#desk.ask('pause') as Promise<RestorePaused>
   }
 
   /** All hosts are ready. After a failure it may be called again. */
   switchOver(deadlineMs: number): Promise<RestoreSwitched> {
-    this.switchMs = deadlineMs
-    return this.desk.ask('switch') as Promise<RestoreSwitched>
+    this.#switchMs = deadlineMs
+    return this.#desk.ask('switch') as Promise<RestoreSwitched>
   }
 
-  /** All hosts have changed over: addresses are announced, guests run, gates open. After a failure it may be called again. */
+  /**
+   * All hosts have changed over: addresses are announced, guests run, gates open. After a failure it may be called
+   * again.
+   */
   resume(): Promise<RestoreResumed> {
-    return this.desk.ask('resume') as Promise<RestoreResumed>
+    return this.#desk.ask('resume') as Promise<RestoreResumed>
   }
 
   /** A host that gets no machines has done its part with the switch. */
   async finish(): Promise<void> {
-    await this.desk.ask('finish')
+    await this.#desk.ask('finish')
   }
 
   /**
-   * Undoes what was done: loaded machines ended, ports and TAPs that were made gone, former machines run on (unless they were
-   * ended already), gates open. But a machine that runs already, for all hosts had changed over, runs on with its ports;
-   * those are returned. Never rejects.
+   * Undoes what was done: loaded machines ended, ports and TAPs that were made gone, former machines run on (unless
+   * they were ended already), gates open. But a machine that runs already, for all hosts had changed over, runs on with
+   * its ports; those are returned. Never rejects.
    */
   async abort(): Promise<Resumed> {
-    await this.desk.ask('abort')
-    return this.members.running()
+    await this.#desk.ask('abort')
+    return this.#members.running()
   }
 
-  private async expire(): Promise<void> {
-    const { host, network, snapshot } = this
+  async #expire(): Promise<void> {
+    const { network, snapshot } = this
+    const host = this.#host
     host.log.warn({ network, snapshot }, 'the coordinator has not gone on with the restore in time; undoing it')
     this.onAbandoned(await this.abort())
   }
 
-  private async loadAll(): Promise<RestoreLoaded> {
-    const { host, network, request } = this
+  async #loadAll(): Promise<RestoreLoaded> {
+    const { network } = this
+    const host = this.#host
+    const request = this.#request
     const deadline = host.clock.now().ms + request.deadlineMs
-    this.desk.restMs = request.deadlineMs
+    this.#desk.restMs = request.deadlineMs
     const highest = host.epochs.get(network)
     if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
-    this.frames = await readChannelState(host, request)
+    this.#frames = await readChannelState(host, request)
     for (const part of request.members) {
       const beside = await host.machines.isThere(part.vm)
       const directory = await host.store.freeMachineDirectory(part.vm, request.epoch)
-      this.members.all.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
+      this.#members.all.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
     }
-    await this.record(false)
-    for (const member of this.members.all) {
-      member.ports = await this.ports.take(member.part, member.beside)
-      this.taps.makeOutside(member.part)
+    await this.#record(false)
+    for (const member of this.#members.all) {
+      member.ports = await this.#ports.take(member.part, member.beside)
+      this.#taps.makeOutside(member.part)
     }
     try {
       await allOf(
-        this.members.all.map(async (member) => {
+        this.#members.all.map(async (member) => {
           if (member.beside && mustWait(member.part, request)) await locateFiles(host, member.part)
-          else member.machine = await loadMachine(host, member, this.taps, deadline)
+          else member.machine = await loadMachine(host, member, this.#taps, deadline)
         }),
       )
     } finally {
-      this.taps.close()
+      this.#taps.close()
     }
-    return { loaded: this.members.all.map((member) => member.part.vm), channelFrames: this.frames.length }
+    return { loaded: this.#members.all.map((member) => member.part.vm), channelFrames: this.#frames.length }
   }
 
-  private async pauseFormers(): Promise<RestorePaused> {
-    const { machines, replace, deadlineMs } = this.pauseOrder as RestorePause
-    const deadline = this.host.clock.now().ms + deadlineMs
-    this.desk.restMs = deadlineMs
-    this.everywhere = machines
+  async #pauseFormers(): Promise<RestorePaused> {
+    const { machines, replace, deadlineMs } = this.#pauseOrder as RestorePause
+    const deadline = this.#host.clock.now().ms + deadlineMs
+    this.#desk.restMs = deadlineMs
+    this.#everywhere = machines
     // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
-    const loaded = this.members.all.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
+    const loaded = this.#members.all.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
     const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
-    await this.formers.find(others, replace, deadline)
-    await this.record(false)
-    await this.formers.pause(deadline)
-    return { paused: this.formers.names() }
+    await this.#formers.find(others, replace, deadline)
+    await this.#record(false)
+    await this.#formers.pause(deadline)
+    return { paused: this.#formers.names() }
   }
 
-  private async switchAll(): Promise<RestoreSwitched> {
-    const { host, network, request } = this
-    const members = this.members.all
-    const deadline = host.clock.now().ms + this.switchMs
-    this.desk.restMs = request.deadlineMs
+  async #switchAll(): Promise<RestoreSwitched> {
+    const { network } = this
+    const host = this.#host
+    const request = this.#request
+    const members = this.#members.all
+    const deadline = host.clock.now().ms + this.#switchMs
+    this.#desk.restMs = request.deadlineMs
     const { epoch } = request
     const before = host.epochs.get(network)
     await host.epochs.raiseFence(network, epoch)
     host.datapath.rememberEpoch(network, epoch)
     host.datapath.rememberFence(network, epoch)
-    await this.formers.end(deadline)
-    for (const member of members) member.ports = await this.takeDevices(member, before)
+    await this.#formers.end(deadline)
+    for (const member of members) member.ports = await this.#takeDevices(member, before)
     const here = new Set(members.map(({ part }) => part.vm))
-    await this.onMovedAway(this.everywhere.filter((vm) => !here.has(vm)))
+    await this.onMovedAway(this.#everywhere.filter((vm) => !here.has(vm)))
     const all = members.flatMap(({ ports }) => ports)
     const own = all.filter((port) => port.network === network)
     await host.datapath.call('fence', { network, ports: own.map((port) => port.index), epoch })
-    await allOf(members.map((member) => this.takePlace(member, deadline)))
-    for (const { part } of members) this.taps.connectOutside(part)
+    await allOf(members.map((member) => this.#takePlace(member, deadline)))
+    for (const { part } of members) this.#taps.connectOutside(part)
     // A former guest may have left its queues full; the new one has opened empty ones.
     for (const port of members.flatMap(({ ports }) => ports)) host.unread.emptied(port.index, port.ifindex)
-    await queueChannelState(host, network, this.frames, own)
-    this.frames = []
-    return { ended: this.formers.names(), warnings: [...this.taps.warnings] }
+    await queueChannelState(host, network, this.#frames, own)
+    this.#frames = []
+    return { ended: this.#formers.names(), warnings: [...this.#taps.warnings] }
   }
 
   /** The ports go on with the devices that the new machine holds. */
-  private async takeDevices({ part, ports }: Member, epoch: number): Promise<PortEntry[]> {
-    const { host } = this
+  async #takeDevices({ part, ports }: Member, epoch: number): Promise<PortEntry[]> {
+    const host = this.#host
     const taken: PortEntry[] = []
     for (const port of ports) {
       const { name, device, network } = port
-      const standIn = this.taps.standInOf(part.vm, device)
+      const standIn = this.#taps.standInOf(part.vm, device)
       const at = network === this.network ? epoch : host.epochs.get(network)
       const now =
         standIn === null ? await host.ports.takeBack(name, at) : await host.ports.replaceDevice(name, standIn, at)
@@ -214,45 +225,48 @@ export class RestoreSession {
     return taken
   }
 
-  private async takePlace(member: Member, deadline: number): Promise<void> {
+  async #takePlace(member: Member, deadline: number): Promise<void> {
     if (member.machine !== null) return member.machine.takePlace?.()
-    const { host } = this
+    const host = this.#host
     try {
       // The former one's device may have gone with it.
-      member.ports = await this.ports.take(member.part, false)
-      this.taps.makeOutside(member.part)
-      member.machine = await loadMachine(host, { ...member, beside: false }, this.taps, deadline)
+      member.ports = await this.#ports.take(member.part, false)
+      this.#taps.makeOutside(member.part)
+      member.machine = await loadMachine(host, { ...member, beside: false }, this.#taps, deadline)
     } finally {
-      this.taps.close()
+      this.#taps.close()
     }
   }
 
   /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
-  private async record(resuming: boolean): Promise<void> {
-    const { host, network, snapshot, request } = this
-    const members = this.members.all
-    const formers = this.formers.record()
+  async #record(resuming: boolean): Promise<void> {
+    const { network, snapshot } = this
+    const host = this.#host
+    const request = this.#request
+    const members = this.#members.all
+    const formers = this.#formers.record()
     if (members.length === 0 && formers.length === 0) return
-    this.recorded = true
+    this.#recorded = true
     const machines = members.map(startedLoad)
-    const made = this.toMake ?? { ...this.ports.planned(request), standIns: this.taps.planned(request.members) }
-    this.toMake = made
+    const made = this.#toMake ?? { ...this.#ports.planned(request), standIns: this.#taps.planned(request.members) }
+    this.#toMake = made
     await host.journal.writeRestore({ network, snapshot, resuming, machines, formers, ...made })
   }
 
-  private toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<Taps['planned']> }) | null = null
+  #toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<Taps['planned']> }) | null = null
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */
-  private async registerMachines(): Promise<void> {
-    await this.record(true)
-    for (const { part, machine } of this.members.all) this.host.machines.set(part.vm, machine!.spec)
+  async #registerMachines(): Promise<void> {
+    await this.#record(true)
+    for (const { part, machine } of this.#members.all) this.#host.machines.set(part.vm, machine!.spec)
     await this.onRegistered()
   }
 
-  private async resumeAll(): Promise<RestoreResumed> {
-    const { host, network } = this
+  async #resumeAll(): Promise<RestoreResumed> {
+    const { network } = this
+    const host = this.#host
     const deadline = host.clock.now().ms + RESUME_MS
-    for (const { part, ports } of this.members.all) {
+    for (const { part, ports } of this.#members.all) {
       for (const port of ports) {
         const mac = part.ports.find((record) => record.name === port.name)?.mac ?? null
         if (mac === null) continue
@@ -260,53 +274,55 @@ export class RestoreSession {
       }
     }
     await allOf(
-      this.members.all.map(async (member) => {
+      this.#members.all.map(async (member) => {
         const { control } = member.machine!
         member.resumedAtUs = (await resumeMachine(host, member.part.vm, control, deadline)).resumedAtUs
-        await this.members.release(member)
+        await this.#members.release(member)
       }),
     )
-    await this.members.learnDisks()
-    await this.removeRecord()
-    for (const { machine } of this.members.all) await machine!.control.close()
-    await this.formers.close()
-    this.taps.finish()
-    host.log.info({ network, snapshot: this.snapshot, machines: this.members.running() }, 'restored')
-    return { resumed: this.members.running() }
+    await this.#members.learnDisks()
+    await this.#removeRecord()
+    for (const { machine } of this.#members.all) await machine!.control.close()
+    await this.#formers.close()
+    this.#taps.finish()
+    host.log.info({ network, snapshot: this.snapshot, machines: this.#members.running() }, 'restored')
+    return { resumed: this.#members.running() }
   }
 
-  private async close(): Promise<void> {
-    await this.removeRecord()
-    await this.formers.close()
-    this.taps.finish()
+  async #close(): Promise<void> {
+    await this.#removeRecord()
+    await this.#formers.close()
+    this.#taps.finish()
   }
 
-  private async removeRecord(): Promise<void> {
-    if (!this.recorded) return
-    await this.host.journal
+  async #removeRecord(): Promise<void> {
+    if (!this.#recorded) return
+    await this.#host.journal
       .removeRestore(this.network)
-      .catch((thrown) => this.host.log.error({ err: thrown, network: this.network }, 'cannot remove a record'))
+      .catch((thrown) => this.#host.log.error({ err: thrown, network: this.network }, 'cannot remove a record'))
   }
 
   /** `mayRun`: machines have been told to run. Never rejects. */
-  private async undo(mayRun: boolean): Promise<void> {
-    const { host, network, request } = this
+  async #undo(mayRun: boolean): Promise<void> {
+    const { network } = this
+    const host = this.#host
+    const request = this.#request
     const quietly = async (work: Promise<unknown>) => {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
-    const stuck = await this.formers.resume()
-    const ended = await this.members.end(mayRun, this.recorded)
-    for (const { ports, part } of this.members.all) {
+    const stuck = await this.#formers.resume()
+    const ended = await this.#members.end(mayRun, this.#recorded)
+    for (const { ports, part } of this.#members.all) {
       // Those of a former self that runs on are open already; a port that was made goes.
-      if (!this.formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
+      if (!this.#formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
     }
-    const running = new Set(this.members.running().map(({ vm }) => vm))
-    await this.ports.giveBack(running)
-    this.taps.giveBack(running)
+    const running = new Set(this.#members.running().map(({ vm }) => vm))
+    await this.#ports.giveBack(running)
+    this.#taps.giveBack(running)
     // The epoch is used up all the same: a step that comes late is refused by it.
     await quietly(passEpoch(host, network, request.epoch))
-    await this.formers.close()
+    await this.#formers.close()
     // What could not be ended or resumed stays on record: the next daemon does it.
-    if (ended && stuck.length === 0) await this.removeRecord()
+    if (ended && stuck.length === 0) await this.#removeRecord()
   }
 }

@@ -1,5 +1,5 @@
-// The TAPs of the machines that a restore loads: opened here and handed over. One that is missing is made; one that a former self
-// holds gets a stand-in, which takes its name when that has ended.
+// The TAPs of the machines that a restore loads: opened here and handed over. One that is missing is made; one that a
+// former self holds gets a stand-in, which takes its name when that has ended.
 
 import type { Logger } from 'pino'
 import type { MemberPart } from '../../../src/api/schemas.js'
@@ -28,105 +28,111 @@ interface TapsHost {
 export type Taps = Pick<RestoreTaps, keyof RestoreTaps>
 
 export class RestoreTaps {
-  private readonly host: TapsHost
-  private readonly links = new Links()
-  private readonly standIns: StandIn[] = []
+  readonly #host: TapsHost
+  readonly #links = new Links()
+  readonly #standIns: StandIn[] = []
   /** TAPs of NICs that are no ports, made here. */
-  private readonly madeOutside: { readonly vm: string; readonly device: string }[] = []
-  private readonly opened: number[] = []
+  readonly #madeOutside: { readonly vm: string; readonly device: string }[] = []
+  readonly #opened: number[] = []
   readonly warnings: string[] = []
 
   constructor(host: TapsHost) {
-    this.host = host
+    this.#host = host
   }
 
   /** Names for the stand-ins that may be made: to be on record before they are there. */
   planned(members: readonly MemberPart[]): NonNullable<RestoreRecord['standIns']> {
-    if (this.standIns.length === 0) {
+    if (this.#standIns.length === 0) {
       for (const { vm, definition } of members) {
         const machine = definition as MachineDefinition
         if (whyNotTwice(machine) !== null) continue
-        for (const { device } of machine.nics) this.standIns.push({ vm, device, name: this.freeName() })
+        for (const { device } of machine.nics) this.#standIns.push({ vm, device, name: this.#freeName() })
       }
     }
-    return this.standIns
+    return this.#standIns
   }
 
-  private freeName(): string {
+  #freeName(): string {
     for (;;) {
       const name = `sswt${process.pid}-${made++ % 1000}`
-      if (this.links.find(name) === null && !this.standIns.some((one) => one.name === name)) return name
+      if (this.#links.find(name) === null && !this.#standIns.some((one) => one.name === name)) return name
     }
   }
 
   /** TAPs of a machine's NICs that are no ports: there on return. Those of ports are made with the ports. */
   makeOutside(part: MemberPart): void {
     for (const { device } of (part.definition as MachineDefinition).nics) {
-      if (part.ports.some((port) => port.device === device) || this.links.find(device) !== null) continue
+      if (part.ports.some((port) => port.device === device) || this.#links.find(device) !== null) continue
       const record = part.outside?.find((one) => one.device === device)
       const multiQueue = (needsOf(part).get(device)?.queues ?? 1) > 1
       createTap(device, { multiQueue, ...(record === undefined ? {} : { mtu: record.mtu }) })
-      this.madeOutside.push({ vm: part.vm, device })
+      this.#madeOutside.push({ vm: part.vm, device })
     }
   }
 
-  /** Opens the taps of its NICs, in order, where the driver takes them so. Throws when one cannot be had; `close` closes what was opened. */
+  /**
+   * Opens the taps of its NICs, in order, where the driver takes them so. Throws when one cannot be had; `close` closes
+   * what was opened.
+   */
   open(part: MemberPart): number[][] {
     const machine = part.definition as MachineDefinition
     if (whyNotTwice(machine) !== null) return []
     const needs = needsOf(part)
     return machine.nics.map(({ device }) => {
       const { queues, vnetHeader } = needs.get(device) ?? { queues: 1, vnetHeader: true }
-      const descriptors = this.openOne(part.vm, device, queues, { vnetHeader })
-      this.opened.push(...descriptors)
+      const descriptors = this.#openOne(part.vm, device, queues, { vnetHeader })
+      this.#opened.push(...descriptors)
       return descriptors
     })
   }
 
-  private openOne(vm: string, device: string, queues: number, options: OpenOptions): number[] {
-    const link = this.links.get(device)
+  #openOne(vm: string, device: string, queues: number, options: OpenOptions): number[] {
+    const link = this.#links.get(device)
     const free = openFreeTap(link, queues, options)
     if (free !== null) return free
-    const standIn = this.standIns.find((one) => one.vm === vm && one.device === device)!
+    const standIn = this.#standIns.find((one) => one.vm === vm && one.device === device)!
     return openStandIn(standIn.name, link, queues, options)
   }
 
   /** The stand-in of a port's device; null: it needs none. */
   standInOf(vm: string, device: string): string | null {
-    const name = this.standIns.find((one) => one.vm === vm && one.device === device)?.name
-    return name !== undefined && this.links.find(name) !== null ? name : null
+    const name = this.#standIns.find((one) => one.vm === vm && one.device === device)?.name
+    return name !== undefined && this.#links.find(name) !== null ? name : null
   }
 
-  /** NICs that are no ports: under their names, up, and in the bridges that they were in. What cannot be had is a warning. */
+  /**
+   * NICs that are no ports: under their names, up, and in the bridges that they were in. What cannot be had is a
+   * warning.
+   */
   connectOutside(part: MemberPart): void {
     for (const { device } of (part.definition as MachineDefinition).nics) {
       if (part.ports.some((port) => port.device === device)) continue
-      const former = this.links.find(device)
+      const former = this.#links.find(device)
       const standIn = this.standInOf(part.vm, device)
-      if (standIn !== null) this.host.ports.replaceTap(device, standIn)
-      const link = this.links.find(device)
+      if (standIn !== null) this.#host.ports.replaceTap(device, standIn)
+      const link = this.#links.find(device)
       if (link === null) continue
-      const made = standIn !== null || this.madeOutside.some((one) => one.device === device)
-      const master = this.masterOf(part, device, former?.master ?? null)
+      const made = standIn !== null || this.#madeOutside.some((one) => one.device === device)
+      const master = this.#masterOf(part, device, former?.master ?? null)
       try {
-        if (master !== null && link.master === null) this.links.change(link.index, { master })
-        if (made || !link.up) this.links.change(link.index, { up: true })
+        if (master !== null && link.master === null) this.#links.change(link.index, { master })
+        if (made || !link.up) this.#links.change(link.index, { up: true })
       } catch (thrown) {
         this.warnings.push(`${part.vm}: NIC ${device} is not connected as it was: ${(thrown as Error).message}`)
       }
     }
   }
 
-  private masterOf(part: MemberPart, device: string, former: number | null): number | null {
+  #masterOf(part: MemberPart, device: string, former: number | null): number | null {
     if (former !== null) return former
     const record = part.outside?.find((one) => one.device === device)
     if (record === undefined) {
-      if (this.links.find(device)?.master === null)
+      if (this.#links.find(device)?.master === null)
         this.warnings.push(`${part.vm}: NIC ${device} is no port of snapswitch: nothing is known of what it led to`)
       return null
     }
     if (record.master === null) return null
-    const master = this.links.find(record.master)
+    const master = this.#links.find(record.master)
     if (master === null)
       this.warnings.push(`${part.vm}: NIC ${device} was in bridge ${record.master}, which this host has not`)
     return master?.index ?? null
@@ -134,19 +140,20 @@ export class RestoreTaps {
 
   /** The hypervisors have their own. */
   close(): void {
-    closeAll(this.opened.splice(0))
+    closeAll(this.#opened.splice(0))
   }
 
   /** Removes what was made, but for machines that run. */
   giveBack(running: ReadonlySet<string>): void {
-    const gone = [...this.standIns.map(({ vm, name }) => ({ vm, device: name })), ...this.madeOutside.splice(0)].filter(
-      ({ vm }) => !running.has(vm),
-    )
+    const gone = [
+      ...this.#standIns.map(({ vm, name }) => ({ vm, device: name })),
+      ...this.#madeOutside.splice(0),
+    ].filter(({ vm }) => !running.has(vm))
     for (const { device } of gone) {
       try {
-        this.host.ports.removeTap(device)
+        this.#host.ports.removeTap(device)
       } catch (thrown) {
-        this.host.log.warn({ err: thrown, tap: device }, 'cannot remove a TAP')
+        this.#host.log.warn({ err: thrown, tap: device }, 'cannot remove a TAP')
       }
     }
     this.finish()
@@ -154,7 +161,7 @@ export class RestoreTaps {
 
   finish(): void {
     this.close()
-    this.links.close()
+    this.#links.close()
   }
 }
 

@@ -1,5 +1,5 @@
-// One host's part of a snapshot, as a state machine over the cuts of its machines and the closure of its channels. Pure:
-// events in, effects out; no promise, no clock. The agent performs the effects; so does the simulator in test/.
+// One host's part of a snapshot, as a state machine over the cuts of its machines and the closure of its channels.
+// Pure: events in, effects out; no promise, no clock. The agent performs the effects; so does the simulator in test/.
 //
 //   prepared --take--> cutting --all cut, channels closed, images sealed--> writing --written--> done
 //   before done --abort--> undoing --all recovered--> failed
@@ -33,8 +33,8 @@ export type LocalEffect =
 export class LocalSnapshot {
   state: LocalState = 'prepared'
   readonly members: ReadonlyMap<string, { state: MemberState }>
-  private channelsClosed = false
-  private error: ErrorReport | null = null
+  #channelsClosed = false
+  #error: ErrorReport | null = null
 
   constructor(machines: readonly string[]) {
     this.members = new Map(machines.map((vm) => [vm, { state: 'ready' }]))
@@ -48,58 +48,58 @@ export class LocalSnapshot {
     switch (input.kind) {
       case 'take':
       case 'early':
-        return this.state === 'prepared' ? this.start() : []
+        return this.state === 'prepared' ? this.#start() : []
       case 'member':
-        return this.memberEvent(input.vm, input.event)
+        return this.#memberEvent(input.vm, input.event)
       case 'closed':
-        this.channelsClosed = true
-        return this.completeIfReady()
+        this.#channelsClosed = true
+        return this.#completeIfReady()
       case 'written':
         if (this.state !== 'writing') return []
         this.state = 'done'
         return [{ kind: 'finish', error: null }]
       case 'abort':
-        return this.abort(input.error)
+        return this.#abort(input.error)
     }
   }
 
-  private start(): LocalEffect[] {
+  #start(): LocalEffect[] {
     this.state = 'cutting'
     const effects: LocalEffect[] = [{ kind: 'begin' }]
-    for (const vm of this.members.keys()) effects.push(...this.memberEvent(vm, 'begin'))
-    return [...effects, ...this.completeIfReady()]
+    for (const vm of this.members.keys()) effects.push(...this.#memberEvent(vm, 'begin'))
+    return [...effects, ...this.#completeIfReady()]
   }
 
-  private memberEvent(vm: string, event: MemberEvent): LocalEffect[] {
+  #memberEvent(vm: string, event: MemberEvent): LocalEffect[] {
     const member = this.members.get(vm)
     const step = member === undefined ? null : memberStep(member.state, event)
     if (member === undefined || step === null) return []
     const [next, effect] = step
     member.state = next
     const effects: LocalEffect[] = effect === null ? [] : [{ kind: 'member', vm, effect }]
-    return [...effects, ...(this.state === 'undoing' ? this.failedIfRecovered() : this.completeIfReady())]
+    return [...effects, ...(this.state === 'undoing' ? this.#failedIfRecovered() : this.#completeIfReady())]
   }
 
-  private completeIfReady(): LocalEffect[] {
-    if (this.state !== 'cutting' || !this.channelsClosed) return []
+  #completeIfReady(): LocalEffect[] {
+    if (this.state !== 'cutting' || !this.#channelsClosed) return []
     for (const { state } of this.members.values()) if (state !== 'done') return []
     this.state = 'writing'
     return [{ kind: 'write' }]
   }
 
-  private abort(error: ErrorReport): LocalEffect[] {
+  #abort(error: ErrorReport): LocalEffect[] {
     if (this.state === 'undoing' || this.ended) return []
     this.state = 'undoing'
-    this.error = error
+    this.#error = error
     const effects: LocalEffect[] = []
-    for (const vm of this.members.keys()) effects.push(...this.memberEvent(vm, 'abort'))
-    return [...effects, { kind: 'advance' }, ...this.failedIfRecovered()]
+    for (const vm of this.members.keys()) effects.push(...this.#memberEvent(vm, 'abort'))
+    return [...effects, { kind: 'advance' }, ...this.#failedIfRecovered()]
   }
 
-  private failedIfRecovered(): LocalEffect[] {
+  #failedIfRecovered(): LocalEffect[] {
     if (this.state !== 'undoing') return []
     for (const { state } of this.members.values()) if (state !== 'failed') return []
     this.state = 'failed'
-    return [{ kind: 'finish', error: this.error }]
+    return [{ kind: 'finish', error: this.#error }]
   }
 }

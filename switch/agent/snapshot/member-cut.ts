@@ -1,9 +1,10 @@
-// The cut of one VM, as a table: ARCHITECTURE.md, "A snapshot's way". Pure; the agent performs the effects and reports events.
+// The cut of one VM, as a table: ARCHITECTURE.md, "A snapshot's way". Pure; the agent performs the effects and reports
+// events.
 //
 //   ready -> gating -> settling -> pausing -> flipping -> capturing -> releasing -> sealing -> done
 //
-// Gate before pause (or frames would be dropped by a TAP that nobody reads), drain and flip after it (or a frame could be
-// of the wrong color), capture after that, release when the guest runs again. Sealing may end before the guest is
+// Gate before pause (or frames would be dropped by a TAP that nobody reads), drain and flip after it (or a frame could
+// be of the wrong color), capture after that, release when the guest runs again. Sealing may end before the guest is
 // released (a driver that keeps the VM stopped while it saves): hence the `…Sealed` states.
 
 export type MemberState =

@@ -22,7 +22,9 @@ import { undoOverlays } from '../leftovers.js'
 import { notRunning } from '../refusals.js'
 import { resumeMachine } from '../resume.js'
 
-/** How long a guest may take to read what it was sent before it is paused all the same; and how long not to read at all. */
+/**
+ * How long a guest may take to read what it was sent before it is paused all the same; and how long not to read at all.
+ */
 const SETTLE_MS = 20
 const STILL_MS = 5
 const SETTLE_STEP_MS = 1
@@ -164,8 +166,8 @@ export type UnreadHost = Pick<Host, 'clock' | 'unread'>
 type Devices = readonly Pick<PortEntry, 'index' | 'ifindex'>[]
 
 /**
- * Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. One that reads nothing
- * (its NIC is down, it has crashed) must not keep the machines waiting whose turn comes after it.
+ * Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. One that reads
+ * nothing (its NIC is down, it has crashed) must not keep the machines waiting whose turn comes after it.
  */
 export async function settle({ clock, unread: frames }: UnreadHost, ports: Devices): Promise<void> {
   const unread = () => ports.reduce((sum, port) => sum + frames.of(port.index, port.ifindex), 0)
@@ -183,8 +185,8 @@ export async function settle({ clock, unread: frames }: UnreadHost, ports: Devic
 
 /**
  * Frames that the paused guest has been sent and has not got, per port. A paused QEMU still takes one frame out of the
- * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts). It may have done so before the first look here,
- * or does so before the second: the guest itself reads none.
+ * TAP, into a queue of its own that no image holds (test/linux/tap-qemu.test.ts). It may have done so before the first
+ * look here, or does so before the second: the guest itself reads none.
  */
 export async function residueOf({ clock, unread }: UnreadHost, ports: Devices): Promise<number[]> {
   const look = () => ports.map((port) => unread.of(port.index, port.ifindex))

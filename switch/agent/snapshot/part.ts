@@ -1,4 +1,5 @@
-// Writes one host's part of a snapshot: the channel state, the definitions, and part.json that names every file by digest.
+// Writes one host's part of a snapshot: the channel state, the definitions, and part.json that names every file by
+// digest.
 
 import { join } from 'node:path'
 import type { ChannelClosure, FrozenLayer, LocalPart, MemberPart } from '../../../src/api/schemas.js'

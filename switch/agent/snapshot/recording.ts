@@ -1,5 +1,5 @@
-// The recording of one snapshot on this host: memory that the datapath writes events to, from before the cut until a little
-// after the channels are closed, and the file that becomes of it.
+// The recording of one snapshot on this host: memory that the datapath writes events to, from before the cut until a
+// little after the channels are closed, and the file that becomes of it.
 
 import { join } from 'node:path'
 import type { FileReference } from '../../../src/api/schemas.js'
@@ -12,7 +12,9 @@ import type { PortEntry } from '../../ports/table.js'
 import type { Host } from '../host.js'
 import type { SessionRequest } from './member.js'
 
-/** Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more. */
+/**
+ * Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more.
+ */
 export const RECORDED_EVENTS = 1 << 19
 /** The most that a recording takes on disk. */
 export const recordingBytes = (events: number): number => events * MAX_EVENT_BYTES
@@ -32,46 +34,48 @@ const LOST_AT_DEVICE = [
 ]
 
 export class Recording {
-  private readonly host: Host
-  private readonly request: SessionRequest
-  private readonly memory: SharedArrayBuffer
-  private readonly membersBefore: readonly PortEntry[]
+  readonly #host: Host
+  readonly #request: SessionRequest
+  readonly #memory: SharedArrayBuffer
+  readonly #membersBefore: readonly PortEntry[]
   /** By port: what its device had lost when the recording began. */
-  private readonly lostBefore: ReadonlyMap<number, number>
-  private peersBefore: readonly PeerPort[] = []
-  private stopped: Promise<readonly PeerPort[]> | null = null
-  private stopTimer: (() => void) | null = null
+  readonly #lostBefore: ReadonlyMap<number, number>
+  #peersBefore: readonly PeerPort[] = []
+  #stopped: Promise<readonly PeerPort[]> | null = null
+  #stopTimer: (() => void) | null = null
 
   private constructor(host: Host, request: SessionRequest) {
-    this.host = host
-    this.request = request
-    this.memory = eventLogMemory(host.recordedEvents)
+    this.#host = host
+    this.#request = request
+    this.#memory = eventLogMemory(host.recordedEvents)
     const { ports } = host
-    this.membersBefore = ports.membersOf(request.network)
-    this.lostBefore = new Map(ports.all().map(({ index }) => [index, this.lostAtDevice(index)]))
+    this.#membersBefore = ports.membersOf(request.network)
+    this.#lostBefore = new Map(ports.all().map(({ index }) => [index, this.#lostAtDevice(index)]))
   }
 
   static async start(host: Host, request: SessionRequest): Promise<Recording> {
     const recording = new Recording(host, request)
-    recording.peersBefore = await host.datapath.call('record', { network: request.network, memory: recording.memory })
+    recording.#peersBefore = await host.datapath.call('record', { network: request.network, memory: recording.#memory })
     return recording
   }
 
   /** All channels are closed here. */
   endSoon(): void {
-    this.stopTimer ??= this.host.clock.after(TAIL_MS, () => this.stop().catch(() => undefined))
+    this.#stopTimer ??= this.#host.clock.after(TAIL_MS, () => this.stop().catch(() => undefined))
   }
 
   stop(): Promise<readonly PeerPort[]> {
-    this.stopTimer?.()
-    this.stopped ??= this.host.datapath.call('record', { network: this.request.network, memory: null })
-    return this.stopped
+    this.#stopTimer?.()
+    this.#stopped ??= this.#host.datapath.call('record', { network: this.#request.network, memory: null })
+    return this.#stopped
   }
 
   /** Ends the recording and makes its file durable. Throws STORE_FULL or STORE_IO. */
   async write(): Promise<FileReference> {
-    const { numbers, ports } = this.tracePorts(await this.stop())
-    const { host, request, memory } = this
+    const { numbers, ports } = this.#tracePorts(await this.stop())
+    const host = this.#host
+    const request = this.#request
+    const memory = this.#memory
     const { network, snapshot, epoch } = request
     const writer = new EventTraceWriter({ host: host.name, network, snapshot, epoch }, ports)
     const name = join('hosts', host.name, 'events.pcapng')
@@ -79,27 +83,31 @@ export class Recording {
   }
 
   /** The trace's ports, and their numbers by the index that events have. Devices come and go, and ports with them. */
-  private tracePorts(peersNow: readonly PeerPort[]): { numbers: Map<number, number>; ports: TracePort[] } {
-    const { host, request } = this
+  #tracePorts(peersNow: readonly PeerPort[]): { numbers: Map<number, number>; ports: TracePort[] } {
+    const host = this.#host
+    const request = this.#request
     const numbers = new Map<number, number>()
     const ports: TracePort[] = []
     const add = (index: number, port: Omit<TracePort, 'lostAtDevice'>, device: number) => {
       if (numbers.has(index)) return
       numbers.set(index, ports.length)
-      ports.push({ ...port, lostAtDevice: Math.max(0, this.lostAtDevice(device) - (this.lostBefore.get(device) ?? 0)) })
+      ports.push({
+        ...port,
+        lostAtDevice: Math.max(0, this.#lostAtDevice(device) - (this.#lostBefore.get(device) ?? 0)),
+      })
     }
-    for (const { index, name, vm } of [...this.membersBefore, ...host.ports.membersOf(request.network)]) {
+    for (const { index, name, vm } of [...this.#membersBefore, ...host.ports.membersOf(request.network)]) {
       add(index, { name, kind: 'member', vm, peer: null }, index)
     }
-    for (const { index, port, host: peer } of [...peersNow, ...this.peersBefore]) {
+    for (const { index, port, host: peer } of [...peersNow, ...this.#peersBefore]) {
       const name = host.ports.byIndex(port)?.name ?? `port-${port}`
       add(index, { name, kind: 'trunk', vm: null, peer }, port)
     }
     return { numbers, ports }
   }
 
-  private lostAtDevice(index: number): number {
-    return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.host.datapath.counters[index * ROW + slot], 0)
+  #lostAtDevice(index: number): number {
+    return LOST_AT_DEVICE.reduce((sum, slot) => sum + this.#host.datapath.counters[index * ROW + slot], 0)
   }
 }
 

@@ -20,20 +20,20 @@ export class SnapshotSession {
   /** Settles when the session has ended, either way. */
   readonly ended: Promise<void>
   error: ErrorReport | null = null
-  private readonly host: Host
-  private readonly machine: LocalSnapshot
-  private readonly recording: Recording | null
-  private readonly members: ReadonlyMap<string, Member>
+  readonly #host: Host
+  readonly #machine: LocalSnapshot
+  readonly #recording: Recording | null
+  readonly #members: ReadonlyMap<string, Member>
   /** On the host's clock. */
-  private readonly deadline: number
-  private readonly stopTimer: () => void
-  private readonly events = new SessionEvents()
-  private readonly hurry: Hurry
-  private closures: readonly ChannelClosed[] = []
-  private writing: Promise<unknown> = Promise.resolve()
-  private resolveEnded!: () => void
+  readonly #deadline: number
+  readonly #stopTimer: () => void
+  readonly #events = new SessionEvents()
+  readonly #hurry: Hurry
+  #closures: readonly ChannelClosed[] = []
+  #writing: Promise<unknown> = Promise.resolve()
+  #resolveEnded!: () => void
   /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
-  private readonly turns: Turns
+  readonly #turns: Turns
 
   private constructor(
     host: Host,
@@ -42,27 +42,30 @@ export class SnapshotSession {
     recording: Recording | null,
     deadline: number,
   ) {
-    this.host = host
-    this.hurry = new Hurry(host)
-    this.turns = new Turns(Math.max(1, Math.floor(host.processor.cores / 2)))
-    this.recording = recording
+    this.#host = host
+    this.#hurry = new Hurry(host)
+    this.#turns = new Turns(Math.max(1, Math.floor(host.processor.cores / 2)))
+    this.#recording = recording
     this.request = request
-    this.deadline = deadline
-    this.members = new Map(members.map((member) => [member.vm, member]))
-    this.machine = new LocalSnapshot(members.map((member) => member.vm))
+    this.#deadline = deadline
+    this.#members = new Map(members.map((member) => [member.vm, member]))
+    this.#machine = new LocalSnapshot(members.map((member) => member.vm))
     this.ended = new Promise((resolve) => {
-      this.resolveEnded = resolve
+      this.#resolveEnded = resolve
     })
     const late = new SnapswitchError(
       'DEADLINE',
       `the snapshot did not finish within ${request.deadlineMs} ms`,
       'Give it more time with --deadline, or look at the log for what was slow.',
     )
-    this.stopTimer = host.clock.after(deadline - host.clock.now().ms, () => this.abort(late.report()))
-    this.hurry.expectTake()
+    this.#stopTimer = host.clock.after(deadline - host.clock.now().ms, () => this.abort(late.report()))
+    this.#hurry.expectTake()
   }
 
-  /** Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing is left. */
+  /**
+   * Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing
+   * is left.
+   */
   static async prepare(host: Host, request: SessionRequest): Promise<SnapshotSession> {
     const deadline = host.clock.now().ms + request.deadlineMs
     const { network, snapshot } = request
@@ -97,200 +100,200 @@ export class SnapshotSession {
   }
 
   get state(): LocalState {
-    return this.machine.state
+    return this.#machine.state
   }
 
   get machines(): string[] {
-    return [...this.members.keys()]
+    return [...this.#members.keys()]
   }
 
   take(): void {
-    this.input({ kind: 'take' })
+    this.#input({ kind: 'take' })
   }
 
   early(): void {
-    this.input({ kind: 'early' })
+    this.#input({ kind: 'early' })
   }
 
   channelsClosed(closures: readonly ChannelClosed[]): void {
-    this.closures = closures
-    this.recording?.endSoon()
-    this.publish({ type: 'closed', closures: closureRecords(this.host, this.closures) })
-    this.input({ kind: 'closed' })
+    this.#closures = closures
+    this.#recording?.endSoon()
+    this.#publish({ type: 'closed', closures: closureRecords(this.#host, this.#closures) })
+    this.#input({ kind: 'closed' })
   }
 
   abort(error: ErrorReport): void {
-    this.input({ kind: 'abort', error })
+    this.#input({ kind: 'abort', error })
   }
 
   /** Hears every event of the session from its beginning; returns how to stop. */
   listen(listener: (event: LocalEvent) => void): () => void {
-    return this.events.listen(listener)
+    return this.#events.listen(listener)
   }
 
-  private publish(event: LocalEvent): void {
-    this.events.add(event)
-    this.hurry.afterwards(() => this.events.tell())
+  #publish(event: LocalEvent): void {
+    this.#events.add(event)
+    this.#hurry.afterwards(() => this.#events.tell())
   }
 
-  private input(input: LocalInput): void {
-    for (const effect of this.machine.step(input)) this.perform(effect)
+  #input(input: LocalInput): void {
+    for (const effect of this.#machine.step(input)) this.#perform(effect)
   }
 
-  private fail(thrown: unknown): void {
+  #fail(thrown: unknown): void {
     const error = asSnapswitchError(thrown)
-    this.host.log.error({ err: error, snapshot: this.request.snapshot }, 'snapshot step failed')
+    this.#host.log.error({ err: error, snapshot: this.request.snapshot }, 'snapshot step failed')
     this.abort(error.report())
   }
 
-  private perform(effect: LocalEffect): void {
+  #perform(effect: LocalEffect): void {
     const { network, epoch, policy } = this.request
     switch (effect.kind) {
       case 'begin': {
-        this.hurry.begin(this.host.datapath.thread)
-        const { ms, wallUs } = this.host.clock.now()
-        const until = wallUs / 1000 + (this.deadline - ms)
-        this.host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.fail(thrown))
+        this.#hurry.begin(this.#host.datapath.thread)
+        const { ms, wallUs } = this.#host.clock.now()
+        const until = wallUs / 1000 + (this.#deadline - ms)
+        this.#host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.#fail(thrown))
         return
       }
       case 'member': {
-        const member = this.members.get(effect.vm)!
+        const member = this.#members.get(effect.vm)!
         member.step = member.step
-          .then(() => this.performForMember(member, effect.effect))
-          .catch((thrown) => this.fail(thrown))
+          .then(() => this.#performForMember(member, effect.effect))
+          .catch((thrown) => this.#fail(thrown))
         return
       }
       case 'write':
-        this.writePart().then(
+        this.#writePart().then(
           (part) => {
-            this.input({ kind: 'written' })
+            this.#input({ kind: 'written' })
             // Called off while it was written: then it is not done.
-            if (this.machine.state === 'done') this.publish({ type: 'done', part })
+            if (this.#machine.state === 'done') this.#publish({ type: 'done', part })
           },
-          (thrown) => this.fail(thrown),
+          (thrown) => this.#fail(thrown),
         )
         return
       case 'advance':
-        advance(this.host, network, epoch).catch((thrown) => this.host.log.error({ err: thrown }, 'cannot advance'))
+        advance(this.#host, network, epoch).catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot advance'))
         return
       case 'finish':
-        this.finish(effect.error)
+        this.#finish(effect.error)
     }
   }
 
-  private async performForMember(member: Member, effect: MemberEffect): Promise<void> {
-    const { datapath } = this.host
+  async #performForMember(member: Member, effect: MemberEffect): Promise<void> {
+    const { datapath } = this.#host
     const { network, epoch } = this.request
     const { vm, control, times } = member
     const ports = member.ports.map((port) => port.index)
     const say = (event: 'gated' | 'settled' | 'paused' | 'flipped' | 'resumed' | 'released' | 'sealed' | 'recovered') =>
-      this.input({ kind: 'member', vm, event })
+      this.#input({ kind: 'member', vm, event })
     switch (effect) {
       case 'gate':
         // One that stands still for as long as its memory is saved must not keep the others waiting.
         if (member.info.captureMode === 'background') {
-          await this.turns.take()
+          await this.#turns.take()
           member.hasTurn = true
         }
         // Called off meanwhile: it stays as it is.
-        if (this.machine.members.get(vm)?.state !== 'gating') return
+        if (this.#machine.members.get(vm)?.state !== 'gating') return
         control.hasten()
         await datapath.call('gate', { network, ports })
-        await gateOthers(this.host, member.otherPorts)
-        times.gatedAtUs = this.host.clock.now().wallUs
+        await gateOthers(this.#host, member.otherPorts)
+        times.gatedAtUs = this.#host.clock.now().wallUs
         return say('gated')
       case 'settle':
-        await settle(this.host, member.ports)
-        times.settledAtUs = this.host.clock.now().wallUs
+        await settle(this.#host, member.ports)
+        times.settledAtUs = this.#host.clock.now().wallUs
         return say('settled')
       case 'pause':
         member.paused = true
-        times.pausedAtUs = (await control.pause(this.deadline)).pausedAtUs
-        this.publish({ type: 'paused', vm, atUs: times.pausedAtUs })
+        times.pausedAtUs = (await control.pause(this.#deadline)).pausedAtUs
+        this.#publish({ type: 'paused', vm, atUs: times.pausedAtUs })
         return say('paused')
       case 'flip': {
-        const residue = await residueOf(this.host, member.ports)
+        const residue = await residueOf(this.#host, member.ports)
         const flipped = await datapath.call('flip', { network, ports, epoch, residue })
         times.cutAtUs = flipped.atUs
         for (const port of flipped.ports) {
           member.residue += port.recorded
           member.lost += port.lost
         }
-        this.publish({ type: 'cut', vm, atUs: times.cutAtUs })
+        this.#publish({ type: 'cut', vm, atUs: times.cutAtUs })
         return say('flipped')
       }
       case 'capture': {
-        const capture = control.capture(this.deadline)
+        const capture = control.capture(this.#deadline)
         member.capture = capture
-        this.endTurn(member)
+        this.#endTurn(member)
         capture.sealed.then(
           (seal) => {
             member.seal = seal
-            times.sealedAtUs = this.host.clock.now().wallUs
-            this.publish({ type: 'sealed', vm, bytes: seal.memoryBytes })
+            times.sealedAtUs = this.#host.clock.now().wallUs
+            this.#publish({ type: 'sealed', vm, bytes: seal.memoryBytes })
             say('sealed')
           },
-          (thrown) => this.fail(thrown),
+          (thrown) => this.#fail(thrown),
         )
         Object.assign(times, await capture.resumed)
         member.paused = false
-        this.publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
-        this.hurry.afterwards(() => this.noteResumed(vm))
+        this.#publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
+        this.#hurry.afterwards(() => this.#noteResumed(vm))
         return say('resumed')
       }
       case 'release':
-        times.releasedAtUs = await release(this.host, network, ports)
-        await releaseOthers(this.host, member.otherPorts)
-        if ([...this.members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.hurry.end()
+        times.releasedAtUs = await release(this.#host, network, ports)
+        await releaseOthers(this.#host, member.otherPorts)
+        if ([...this.#members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.#hurry.end()
         return say('released')
       case 'recover':
-        await recover(this.host, this.request, member)
-        this.endTurn(member)
+        await recover(this.#host, this.request, member)
+        this.#endTurn(member)
         return say('recovered')
     }
   }
 
-  private writePart(): Promise<LocalPart> {
-    const written = writePart(this.host, this.request, [...this.members.values()], this.recording)
-    this.writing = written
+  #writePart(): Promise<LocalPart> {
+    const written = writePart(this.#host, this.request, [...this.#members.values()], this.#recording)
+    this.#writing = written
     return written
   }
 
-  private noteResumed(vm: string): void {
-    const { journal, log } = this.host
+  #noteResumed(vm: string): void {
+    const { journal, log } = this.#host
     journal
       .noteResumed(this.request.network, this.request.snapshot, vm)
       .catch((thrown) => log.warn({ err: thrown, vm }, 'cannot note that it runs'))
   }
 
-  private endTurn(member: Member): void {
-    if (member.hasTurn) this.turns.give()
+  #endTurn(member: Member): void {
+    if (member.hasTurn) this.#turns.give()
     member.hasTurn = false
   }
 
-  private finish(failure: ErrorReport | null): void {
-    this.stopTimer()
-    this.hurry.end()
-    const stuck = [...this.members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
+  #finish(failure: ErrorReport | null): void {
+    this.#stopTimer()
+    this.#hurry.end()
+    const stuck = [...this.#members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
     const error = stuck === null ? failure : { ...stuck, message: `${stuck.message} (${failure?.message})` }
     this.error = error
     const { network, snapshot } = this.request
     const cleanUp = async () => {
-      await this.recording?.stop().catch(() => undefined)
-      for (const { control } of this.members.values()) await control.close().catch(() => undefined)
+      await this.#recording?.stop().catch(() => undefined)
+      for (const { control } of this.#members.values()) await control.close().catch(() => undefined)
       if (error === null) return
-      await this.writing.catch(() => undefined)
-      if (stuck === null) await this.host.store.remove(network, snapshot)
+      await this.#writing.catch(() => undefined)
+      if (stuck === null) await this.#host.store.remove(network, snapshot)
     }
     cleanUp()
-      .catch((thrown) => this.host.log.error({ err: thrown }, 'cannot clean up after the snapshot'))
+      .catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot clean up after the snapshot'))
       .finally(() => {
-        if (error !== null) this.publish({ type: 'failed', error })
-        this.host.log.info(
+        if (error !== null) this.#publish({ type: 'failed', error })
+        this.#host.log.info(
           { network, snapshot, error: error?.code ?? null },
           error === null ? 'snapshot part complete' : 'snapshot part undone',
         )
-        this.resolveEnded()
+        this.#resolveEnded()
       })
   }
 }

@@ -1,6 +1,6 @@
-// Frames that a receive ring must not get (src/linux/bpf.ts), from a socket of their own: what a guest wants fragmented (UFO),
-// and what of other GSO frames cannot be told from it before it is looked at. They are few; that there are any is seen in
-// memory, and the one epoll descriptor of all ports wakes the datapath.
+// Frames that a receive ring must not get (src/linux/bpf.ts), from a socket of their own: what a guest wants fragmented
+// (UFO), and what of other GSO frames cannot be told from it before it is looked at. They are few; that there are any
+// is seen in memory, and the one epoll descriptor of all ports wakes the datapath.
 
 import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
@@ -41,34 +41,37 @@ export type Aside = (typeof Aside)[keyof typeof Aside]
 export class AsideSocket {
   readonly frame = new Frame()
   /**
-   * Of the last DATAGRAM: its checksum is of the pseudo-header only; how long its sender wants fragments to be (the newest frame's
-   * word, so never to be trusted beyond the device's MTU); and that MTU.
+   * Of the last DATAGRAM: its checksum is of the pseudo-header only; how long its sender wants fragments to be (the
+   * newest frame's word, so never to be trusted beyond the device's MTU); and that MTU.
    */
   unfinished = false
   fragment = 0
   mtu = 0
   /** Its owner's to close, after `close`. */
   readonly fd: number
-  private readonly filters: RingFilters
-  private readonly ifindex: number
+  readonly #filters: RingFilters
+  readonly #ifindex: number
   /** Mapped when the first frame has come: most ports never get one. */
-  private arena: Arena | null = null
-  private seen: number
+  #arena: Arena | null = null
+  #seen: number
 
   private constructor(fd: number, ifindex: number, filters: RingFilters) {
     this.fd = fd
-    this.ifindex = ifindex
-    this.filters = filters
-    this.seen = filters.countOf(ifindex)
+    this.#ifindex = ifindex
+    this.#filters = filters
+    this.#seen = filters.countOf(ifindex)
   }
 
-  /** Keeps such frames from `ring`'s socket, which is not bound yet, from then on; null where the kernel has no such filters. */
+  /**
+   * Keeps such frames from `ring`'s socket, which is not bound yet, from then on; null where the kernel has no such
+   * filters.
+   */
   static open(ring: number, ifindex: number, device: string): AsideSocket | null {
     const filters = ringFilters()
     if (filters === null) return null
     filters.keepFromRing(ring)
-    // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which is lost anyway: and a second socket
-    // costs 0.13 microseconds a frame.
+    // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which is lost anyway: and a
+    // second socket costs 0.13 microseconds a frame.
     if (kernelIsAtLeast(6, 2) && driverOf(ring, ifindex) === 'veth') {
       filters.refuse(ring)
       return new AsideSocket(NO_SOCKET, ifindex, filters)
@@ -85,28 +88,33 @@ export class AsideSocket {
 
   /** Frames have come: one look at memory. */
   get waits(): boolean {
-    return this.fd !== NO_SOCKET && this.filters.countOf(this.ifindex) !== this.seen
+    return this.fd !== NO_SOCKET && this.#filters.countOf(this.#ifindex) !== this.#seen
   }
 
-  /** The next one, in `frame`; valid until the next call. Its virtio-net header is the kernel's, of a DATAGRAM empty. */
+  /**
+   * The next one, in `frame`; valid until the next call. Its virtio-net header is the kernel's, of a DATAGRAM empty.
+   */
   read(): Aside {
-    this.arena ??= mapAside()
+    this.#arena ??= mapAside()
     // A look at the header first: reading a frame whose header the kernel cannot write is losing it.
-    if (this.receive(MSG_PEEK | MSG_DONTWAIT, 0, VNET_HEADER_LENGTH) >= 0) {
-      const length = this.receive(MSG_DONTWAIT, 0, VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
-      return this.take(length < 0 ? -1 : length - VNET_HEADER_LENGTH, Aside.FRAME)
+    if (this.#receive(MSG_PEEK | MSG_DONTWAIT, 0, VNET_HEADER_LENGTH) >= 0) {
+      const length = this.#receive(MSG_DONTWAIT, 0, VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
+      return this.#take(length < 0 ? -1 : length - VNET_HEADER_LENGTH, Aside.FRAME)
     }
     if (errno() !== Errno.EINVAL) return Aside.NONE
     setVnetHeader(this.fd, false)
-    const length = this.receive(MSG_DONTWAIT, VNET_HEADER_LENGTH, MAX_FRAME_LENGTH)
+    const length = this.#receive(MSG_DONTWAIT, VNET_HEADER_LENGTH, MAX_FRAME_LENGTH)
     setVnetHeader(this.fd, true)
-    this.arena.bytes.fill(0, FRAME_AT, FRAME_AT + VNET_HEADER_LENGTH)
-    this.fragment = this.filters.sizeOf(this.ifindex)
-    this.mtu = readMtu(this.fd, this.ifindex) ?? ETHERNET_MTU
-    return this.take(length, Aside.DATAGRAM)
+    this.#arena.bytes.fill(0, FRAME_AT, FRAME_AT + VNET_HEADER_LENGTH)
+    this.fragment = this.#filters.sizeOf(this.#ifindex)
+    this.mtu = readMtu(this.fd, this.#ifindex) ?? ETHERNET_MTU
+    return this.#take(length, Aside.DATAGRAM)
   }
 
-  /** Its descriptor is ready: for a frame, or with an error (its device went down) that is taken, so that it is not ready for ever. */
+  /**
+   * Its descriptor is ready: for a frame, or with an error (its device went down) that is taken, so that it is not
+   * ready for ever.
+   */
   woken(): void {
     if (this.fd !== NO_SOCKET && !this.waits) takeSocketError(this.fd)
   }
@@ -114,25 +122,25 @@ export class AsideSocket {
   /** Once a second: what was counted and is not there was dropped for want of room. Returns the number of drops. */
   housekeeping(): number {
     if (this.fd === NO_SOCKET) {
-      const count = this.filters.countOf(this.ifindex)
-      const refused = (count - this.seen) | 0
-      this.seen = count
+      const count = this.#filters.countOf(this.#ifindex)
+      const refused = (count - this.#seen) | 0
+      this.#seen = count
       return refused
     }
-    if (this.arena === null && !this.waits) return 0
-    this.seen = this.filters.countOf(this.ifindex)
+    if (this.#arena === null && !this.waits) return 0
+    this.#seen = this.#filters.countOf(this.#ifindex)
     return readKernelDrops(this.fd)
   }
 
   close(): void {
     asideEvents().remove(this.fd)
-    if (this.arena !== null) releaseArena(this.arena)
+    if (this.#arena !== null) releaseArena(this.#arena)
   }
 
-  private take(length: number, kind: Aside): Aside {
+  #take(length: number, kind: Aside): Aside {
     const { frame } = this
-    const arena = this.arena!
-    this.seen = (this.seen + 1) | 0
+    const arena = this.#arena!
+    this.#seen = (this.#seen + 1) | 0
     if (length < 0) return Aside.LOST
     const status = arena.view.getUint32(AUX, true)
     const tagged = (status & TP_STATUS_VLAN_VALID) !== 0
@@ -148,8 +156,8 @@ export class AsideSocket {
     return kind
   }
 
-  private receive(flags: number, at: number, length: number): number {
-    const arena = this.arena!
+  #receive(flags: number, at: number, length: number): number {
+    const arena = this.#arena!
     const { words } = arena
     words[IOVEC_AT / 4] = arena.addressLow + FRAME_AT + at
     words[IOVEC_AT / 4 + 2] = length

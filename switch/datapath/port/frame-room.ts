@@ -1,9 +1,9 @@
 // What frames a device takes: those that a bridge would give it, however the kernel judges what a packet socket sends.
 //
 // A bridge forwards what has, without the tag that the kernel keeps beside it, at most MTU + Ethernet header + one tag
-// (is_skb_forwardable in include/linux/netdevice.h); so does a veth to its other end. A packet socket sends at most MTU +
-// Ethernet header, tags included, and 4 bytes more when the outermost is 0x8100 (packet_snd in net/packet/af_packet.c). GSO
-// frames pass both.
+// (is_skb_forwardable in include/linux/netdevice.h); so does a veth to its other end. A packet socket sends at most MTU
+// + Ethernet header, tags included, and 4 bytes more when the outermost is 0x8100 (packet_snd in
+// net/packet/af_packet.c). GSO frames pass both.
 
 import { ETHERNET_HEADER_LENGTH, EtherType, innerEtherType, VLAN_TAG_LENGTH } from '../../../src/frame/ethernet.js'
 import type { Frame } from '../../../src/frame/frame.js'

@@ -1,5 +1,5 @@
-// A port on a TAP, veth or any other Ethernet device: a packet socket on the device. Frames are read where the kernel has
-// put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
+// A port on a TAP, veth or any other Ethernet device: a packet socket on the device. Frames are read where the kernel
+// has put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { Vnet } from '../../../src/frame/gso-headers.js'
@@ -24,28 +24,28 @@ export class PacketPort implements Port {
   readonly name: string
   readonly ifindex: number
   readonly fd: number
-  private readonly counters: CounterTable
-  private readonly row: number
-  private readonly ring: ReceiveRing
-  private readonly spill: Spill
-  private readonly frame = new Frame()
-  private readonly segments = new Segments()
+  readonly #counters: CounterTable
+  readonly #row: number
+  readonly #ring: ReceiveRing
+  readonly #spill: Spill
+  readonly #frame = new Frame()
+  readonly #segments = new Segments()
   /** Null where the kernel has no filters: then such a frame jams the ring. */
-  private readonly aside: AsideSocket | null = null
-  private readonly transmit: TransmitQueue
+  readonly #aside: AsideSocket | null = null
+  readonly #transmit: TransmitQueue
   /** Of the batch in hand: frames not yet taken, and of the long ones how many were read and how many are done. */
-  private left = 0
-  private spilled = 0
-  private nextSpilled = 0
+  #left = 0
+  #spilled = 0
+  #nextSpilled = 0
   /** Frames since the last look at what the kernel has dropped. */
-  private received = 0
-  private nextLook = 0
-  private readonly told = new Set<PortTrouble>()
-  private readonly say: (trouble: PortTrouble) => void
+  #received = 0
+  #nextLook = 0
+  readonly #told = new Set<PortTrouble>()
+  readonly #say: (trouble: PortTrouble) => void
 
   /**
-   * From here on it receives, into its ring. The sockets are the caller's to close, after `close`, and so they are when this throws:
-   * SYSCALL, DEVICE_MISSING.
+   * From here on it receives, into its ring. The sockets are the caller's to close, after `close`, and so they are when
+   * this throws: SYSCALL, DEVICE_MISSING.
    */
   constructor(
     index: number,
@@ -59,33 +59,34 @@ export class PacketPort implements Port {
     this.index = index
     this.name = name
     this.ifindex = ifindex
-    this.counters = counters
-    this.say = say
-    this.row = index * ROW
+    this.#counters = counters
+    this.#say = say
+    this.#row = index * ROW
     this.fd = sockets.receive
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
-      transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.row)
-      this.aside = AsideSocket.open(this.fd, ifindex, device)
+      transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.#row)
+      this.#aside = AsideSocket.open(this.fd, ifindex, device)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
-      this.aside?.close()
-      if (this.aside !== null) libc().close(this.aside.fd)
+      this.#aside?.close()
+      if (this.#aside !== null) libc().close(this.#aside.fd)
       transmit?.close()
       // A mapped ring keeps its socket open without a descriptor.
       ring?.close()
       throw error
     }
-    this.ring = ring
-    this.transmit = transmit
-    this.spill = new Spill(this.fd)
+    this.#ring = ring
+    this.#transmit = transmit
+    this.#spill = new Spill(this.fd)
   }
 
   receive(sink: FrameSink, now: number): number {
-    const { segments, frame } = this
-    if (this.left === 0 && !segments.more) this.beginBatch()
+    const frame = this.#frame
+    const segments = this.#segments
+    if (this.#left === 0 && !segments.more) this.#beginBatch()
     let handled = 0
     for (;;) {
       while (segments.more) {
@@ -94,18 +95,18 @@ export class PacketPort implements Port {
         handled++
         sink.receive(this.index, frame, now)
       }
-      if (this.left === 0) {
-        if (this.aside === null || !this.aside.waits || handled >= BATCH) return handled
-        const came = this.readAside(this.aside)
+      if (this.#left === 0) {
+        if (this.#aside === null || !this.#aside.waits || handled >= BATCH) return handled
+        const came = this.#readAside(this.#aside)
         if (came === Aside.NONE) return handled
         handled++
         if (came !== Aside.FRAME) continue
         // It is sent from where it lies, before the next one is read there.
-        sink.receive(this.index, this.aside.frame, now)
+        sink.receive(this.index, this.#aside.frame, now)
         return handled
       }
-      this.left--
-      if (!this.take()) handled++
+      this.#left--
+      if (!this.#take()) handled++
       else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.begin(frame)) {
         handled++
         sink.receive(this.index, frame, now)
@@ -113,38 +114,42 @@ export class PacketPort implements Port {
     }
   }
 
-  /** Reads a frame that the ring was not given; FRAME: it is to be passed on as it is, else there is nothing more to do. */
-  private readAside(aside: AsideSocket): Aside {
+  /**
+   * Reads a frame that the ring was not given; FRAME: it is to be passed on as it is, else there is nothing more to do.
+   */
+  #readAside(aside: AsideSocket): Aside {
     const came = aside.read()
-    if (came === Aside.LOST) this.counters[this.row + Drop.truncated]++
-    if (came === Aside.FRAME && this.segments.begin(aside.frame)) return Aside.DATAGRAM
+    if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
+    if (came === Aside.FRAME && this.#segments.begin(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
     const { fragment, mtu, unfinished } = aside
-    if (!this.segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {
-      this.counters[this.row + Drop['gso-unsupported']]++
-      this.tell('gso-unsupported')
+    if (!this.#segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {
+      this.#counters[this.#row + Drop['gso-unsupported']]++
+      this.#tell('gso-unsupported')
     }
     return came
   }
 
-  private beginBatch(): void {
-    const ready = this.ring.ready(Math.min(BATCH, SPILL_BATCH))
-    this.left = ready & 0xffff
-    this.received += this.left
+  #beginBatch(): void {
+    const ready = this.#ring.ready(Math.min(BATCH, SPILL_BATCH))
+    this.#left = ready & 0xffff
+    this.#received += this.#left
     const spilled = ready >>> 16
-    this.spilled = spilled === 0 ? 0 : this.spill.read(spilled)
-    this.nextSpilled = 0
+    this.#spilled = spilled === 0 ? 0 : this.#spill.read(spilled)
+    this.#nextSpilled = 0
   }
 
   /** Points the cursor at the next frame of the ring; false when it is lost. */
-  private take(): boolean {
-    const { ring, spill, frame } = this
+  #take(): boolean {
+    const ring = this.#ring
+    const spill = this.#spill
+    const frame = this.#frame
     const slot = ring.take()
     const tag = ring.tag(slot)
     frame.tagTci = tag & 0xffff
     frame.tagTpid = tag >>> 16
-    if (ring.isSpilled(slot) ? this.nextSpilled >= this.spilled : ring.isCut(slot)) {
-      this.counters[this.row + Drop.truncated]++
+    if (ring.isSpilled(slot) ? this.#nextSpilled >= this.#spilled : ring.isCut(slot)) {
+      this.#counters[this.#row + Drop.truncated]++
       return false
     }
     const arena = ring.isSpilled(slot) ? spill.arena : ring.arena
@@ -152,9 +157,9 @@ export class PacketPort implements Port {
     frame.address = arena.address
     frame.view = arena.view
     if (arena === spill.arena) {
-      frame.vnet = spill.offset(this.nextSpilled)
+      frame.vnet = spill.offset(this.#nextSpilled)
       frame.start = frame.vnet + VNET_HEADER_LENGTH
-      frame.length = spill.length(this.nextSpilled++)
+      frame.length = spill.length(this.#nextSpilled++)
     } else {
       frame.start = slot + ring.frameOffset(slot)
       frame.vnet = frame.start - VNET_HEADER_LENGTH
@@ -164,48 +169,48 @@ export class PacketPort implements Port {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
-    return this.transmit.send(frame, serviceTci)
+    return this.#transmit.send(frame, serviceTci)
   }
 
   flush(): void {
-    this.transmit.flush()
+    this.#transmit.flush()
   }
 
   release(): void {
     // A frame that is being cut may lie in a slot.
-    if (!this.segments.more) this.ring.release()
-    this.segments.release()
+    if (!this.#segments.more) this.#ring.release()
+    this.#segments.release()
   }
 
   tick(now: number): void {
     // Where nothing keeps the frames away that jam a ring, they are lost, but not much more than they.
-    if (this.aside !== null || now < this.nextLook) return
-    this.nextLook = now + JAM_LOOK_MS
-    this.lookAtRing()
+    if (this.#aside !== null || now < this.#nextLook) return
+    this.#nextLook = now + JAM_LOOK_MS
+    this.#lookAtRing()
   }
 
   housekeeping(): void {
-    this.transmit.housekeeping()
-    this.lookAtRing()
-    this.counters[this.row + Counter.kernelDrops] += this.aside?.housekeeping() ?? 0
+    this.#transmit.housekeeping()
+    this.#lookAtRing()
+    this.#counters[this.#row + Counter.kernelDrops] += this.#aside?.housekeeping() ?? 0
   }
 
-  private lookAtRing(): void {
+  #lookAtRing(): void {
     const drops = readKernelDrops(this.fd)
-    this.counters[this.row + Counter.kernelDrops] += drops
+    this.#counters[this.#row + Counter.kernelDrops] += drops
     // Frames came, and the empty ring took none of them: it is jammed.
-    if (drops > 0 && this.received === 0 && this.left === 0 && !this.segments.more && this.ring.ready(1) === 0) {
-      this.ring.renew()
-      this.counters[this.row + Counter.ringRenewals]++
-      this.tell('ring-jammed')
+    if (drops > 0 && this.#received === 0 && this.#left === 0 && !this.#segments.more && this.#ring.ready(1) === 0) {
+      this.#ring.renew()
+      this.#counters[this.#row + Counter.ringRenewals]++
+      this.#tell('ring-jammed')
     }
-    this.received = 0
+    this.#received = 0
   }
 
-  private tell(trouble: PortTrouble): void {
-    if (this.told.has(trouble)) return
-    this.told.add(trouble)
-    this.say(trouble)
+  #tell(trouble: PortTrouble): void {
+    if (this.#told.has(trouble)) return
+    this.#told.add(trouble)
+    this.#say(trouble)
   }
 
   failed(): void {
@@ -218,18 +223,18 @@ export class PacketPort implements Port {
 
   /** A socket that the port has opened itself, the caller's to close as the others; -1: none. */
   get asideFd(): number {
-    return this.aside?.fd ?? -1
+    return this.#aside?.fd ?? -1
   }
 
   woken(): void {
-    this.aside?.woken()
+    this.#aside?.woken()
   }
 
   close(): void {
-    this.aside?.close()
-    this.transmit.close()
-    this.spill.close()
-    this.segments.close()
-    this.ring.close()
+    this.#aside?.close()
+    this.#transmit.close()
+    this.#spill.close()
+    this.#segments.close()
+    this.#ring.close()
   }
 }

@@ -17,7 +17,9 @@ export interface Port extends Output {
   readonly ifindex: number
   /** For poll; -1 when there is nothing to wait on. */
   readonly fd: number
-  /** Hands at most one batch to the sink; returns how many frames that were. Then `flush` of all ports, then `release`. */
+  /**
+   * Hands at most one batch to the sink; returns how many frames that were. Then `flush` of all ports, then `release`.
+   */
   receive(sink: FrameSink, now: number): number
   /** Sends what was queued, one system call per batch; what the device does not take is dropped and counted. */
   flush(): void

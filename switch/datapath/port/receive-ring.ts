@@ -2,8 +2,8 @@
 // read without a system call or a copy. Longer (GSO) frames do not fit a slot: the kernel marks the slot and queues the
 // whole frame to be read with recvmmsg (PACKET_COPY_THRESH), in the same order; see spill.ts.
 //
-// Why V2 and small slots: V3 packs frames into blocks and delays them until a block is full or times out; slots for 64 KiB
-// would cost a page walk and 32 times the memory per small frame. net/packet/af_packet.c: tpacket_rcv.
+// Why V2 and small slots: V3 packs frames into blocks and delays them until a block is full or times out; slots for 64
+// KiB would cost a page walk and 32 times the memory per small frame. net/packet/af_packet.c: tpacket_rcv.
 
 import { type Arena, mapShared, releaseArena } from '../../../src/linux/arena.js'
 import { disableReceiveRing, enableReceiveRing, RING_SLOT, TpStatus } from '../../../src/linux/packet-ring.js'
@@ -21,31 +21,33 @@ const WORDS_PER_SLOT = RING_SLOT / 4
 
 export class ReceiveRing {
   arena: Arena
-  private status: Int32Array
-  private readonly fd: number
-  private readonly slots: number
-  private readonly mask: number
+  #status: Int32Array
+  readonly #fd: number
+  readonly #slots: number
+  readonly #mask: number
   /** The next slot to read, and the oldest one not given back yet. */
-  private next = 0
-  private oldest = 0
+  #next = 0
+  #oldest = 0
 
   /** Of a socket that has a ring of so many slots. */
   constructor(fd: number, slots: number) {
-    this.fd = fd
+    this.#fd = fd
     this.arena = mapShared(fd, slots * RING_SLOT)
-    this.status = new Int32Array(this.arena.bytes.buffer)
-    this.slots = slots
-    this.mask = slots - 1
+    this.#status = new Int32Array(this.arena.bytes.buffer)
+    this.#slots = slots
+    this.#mask = slots - 1
   }
 
-  /** How many slots are ready, up to `most`, and how many of those have their frame in the spill queue (upper 16 bits). */
+  /**
+   * How many slots are ready, up to `most`, and how many of those have their frame in the spill queue (upper 16 bits).
+   */
   ready(most: number): number {
-    const room = Math.min(most, this.slots - ((this.next - this.oldest) & 0x3fffffff))
+    const room = Math.min(most, this.#slots - ((this.#next - this.#oldest) & 0x3fffffff))
     let count = 0
     let spilled = 0
     while (count < room) {
       // An acquiring load: what the kernel wrote to the slot before it set the status is seen after this.
-      const status = Atomics.load(this.status, ((this.next + count) & this.mask) * WORDS_PER_SLOT + STATUS)
+      const status = Atomics.load(this.#status, ((this.#next + count) & this.#mask) * WORDS_PER_SLOT + STATUS)
       if ((status & TpStatus.USER) === 0) break
       if ((status & TpStatus.COPY) !== 0) spilled++
       count++
@@ -55,8 +57,8 @@ export class ReceiveRing {
 
   /** Takes the next slot; returns its offset in `arena`. */
   take(): number {
-    const slot = (this.next & this.mask) * RING_SLOT
-    this.next = (this.next + 1) & 0x3fffffff
+    const slot = (this.#next & this.#mask) * RING_SLOT
+    this.#next = (this.#next + 1) & 0x3fffffff
     return slot
   }
 
@@ -85,25 +87,25 @@ export class ReceiveRing {
 
   /** Gives all taken slots back to the kernel: their frames have been sent or copied. */
   release(): void {
-    while (this.oldest !== this.next) {
-      Atomics.store(this.status, (this.oldest & this.mask) * WORDS_PER_SLOT + STATUS, TpStatus.KERNEL)
-      this.oldest = (this.oldest + 1) & 0x3fffffff
+    while (this.#oldest !== this.#next) {
+      Atomics.store(this.#status, (this.#oldest & this.#mask) * WORDS_PER_SLOT + STATUS, TpStatus.KERNEL)
+      this.#oldest = (this.#oldest + 1) & 0x3fffffff
     }
   }
 
   /**
-   * Starts over with an empty ring; what is in the old one is lost. A frame whose virtio-net header the kernel cannot write
-   * (one that a guest wants fragmented as UDP) is dropped by tpacket_rcv after it has marked the slot as being filled, and
-   * nothing takes the mark off: from then on every frame is dropped. Call it with all slots released.
+   * Starts over with an empty ring; what is in the old one is lost. A frame whose virtio-net header the kernel cannot
+   * write (one that a guest wants fragmented as UDP) is dropped by tpacket_rcv after it has marked the slot as being
+   * filled, and nothing takes the mark off: from then on every frame is dropped. Call it with all slots released.
    */
   renew(): void {
     releaseArena(this.arena)
-    disableReceiveRing(this.fd)
-    enableReceiveRing(this.fd, this.slots)
-    this.arena = mapShared(this.fd, this.slots * RING_SLOT)
-    this.status = new Int32Array(this.arena.bytes.buffer)
-    this.next = 0
-    this.oldest = 0
+    disableReceiveRing(this.#fd)
+    enableReceiveRing(this.#fd, this.#slots)
+    this.arena = mapShared(this.#fd, this.#slots * RING_SLOT)
+    this.#status = new Int32Array(this.arena.bytes.buffer)
+    this.#next = 0
+    this.#oldest = 0
   }
 
   close(): void {

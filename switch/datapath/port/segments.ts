@@ -1,5 +1,5 @@
-// Where a port keeps the frames that it has cut a GSO frame into (src/frame/segmenter.ts, fragmenter.ts), until every port has
-// sent its share.
+// Where a port keeps the frames that it has cut a GSO frame into (src/frame/segmenter.ts, fragmenter.ts), until every
+// port has sent its share.
 
 import { Fragmenter } from '../../../src/frame/fragmenter.js'
 import type { Frame } from '../../../src/frame/frame.js'
@@ -11,43 +11,43 @@ import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 const MEMORY = 512 * 1024
 
 export class Segments {
-  private readonly segmenter = new Segmenter(kernelIsAtLeast(6, 2))
-  private readonly fragmenter = new Fragmenter()
+  readonly #segmenter = new Segmenter(kernelIsAtLeast(6, 2))
+  readonly #fragmenter = new Fragmenter()
   /** Mapped when the first frame is cut: most ports never see one. */
-  private arena: Arena | null = null
-  private free = 0
+  #arena: Arena | null = null
+  #free = 0
 
   /** The frame that was begun has segments left. */
   get more(): boolean {
-    return this.segmenter.more || this.fragmenter.more
+    return this.#segmenter.more || this.#fragmenter.more
   }
 
   /** True when `frame` is cut: its segments follow, and its own memory must stay as it is until there are no more. */
   begin(frame: Frame): boolean {
-    return this.segmenter.begin(frame)
+    return this.#segmenter.begin(frame)
   }
 
   /** The same for a datagram that its sender wants in fragments. */
   beginDatagram(frame: Frame, size: number, mtu: number, unfinished: boolean): boolean {
-    return this.fragmenter.begin(frame, size, mtu, unfinished)
+    return this.#fragmenter.begin(frame, size, mtu, unfinished)
   }
 
   /** Points `frame` at the next segment; false when there is no room before `release`. */
   next(frame: Frame): boolean {
-    this.arena ??= mapArena(MEMORY)
-    const cutter = this.segmenter.more ? this.segmenter : this.fragmenter
-    const free = cutter.next(frame, this.arena, this.free)
+    this.#arena ??= mapArena(MEMORY)
+    const cutter = this.#segmenter.more ? this.#segmenter : this.#fragmenter
+    const free = cutter.next(frame, this.#arena, this.#free)
     if (free < 0) return false
-    this.free = free
+    this.#free = free
     return true
   }
 
   /** What was cut has been sent or copied. */
   release(): void {
-    this.free = 0
+    this.#free = 0
   }
 
   close(): void {
-    if (this.arena !== null) releaseArena(this.arena)
+    if (this.#arena !== null) releaseArena(this.#arena)
   }
 }

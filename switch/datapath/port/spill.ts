@@ -1,5 +1,5 @@
-// Frames too long for a ring slot, read with recvmmsg into an arena of their own. Their order and their VLAN tags are those
-// of the ring slots that stand for them.
+// Frames too long for a ring slot, read with recvmmsg into an arena of their own. Their order and their VLAN tags are
+// those of the ring slots that stand for them.
 
 import { MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
@@ -18,12 +18,12 @@ const CONTROL_SIZE = IOVECS_AT + SPILL_BATCH * MessageLayout.IOVEC
 
 export class Spill {
   readonly arena: Arena = mapArena(SPILL_BATCH * STRIDE)
-  private readonly fd: number
-  private readonly control: Arena = mapArena(CONTROL_SIZE)
+  readonly #fd: number
+  readonly #control: Arena = mapArena(CONTROL_SIZE)
 
   constructor(fd: number) {
-    this.fd = fd
-    const { words, addressLow, addressHigh } = this.control
+    this.#fd = fd
+    const { words, addressLow, addressHigh } = this.#control
     for (let i = 0; i < SPILL_BATCH; i++) {
       const message = (i * MessageLayout.STRIDE) / 4
       const iovec = (IOVECS_AT + i * MessageLayout.IOVEC) / 4
@@ -37,15 +37,15 @@ export class Spill {
   }
 
   /**
-   * Reads `count` frames (at most SPILL_BATCH); they stay valid until the next call. Returns how many came. A socket that has
-   * an error to tell (its device went down) tells it once, instead of a frame; the frames are there all the same, and one
-   * left behind would be taken for the next slot's.
+   * Reads `count` frames (at most SPILL_BATCH); they stay valid until the next call. Returns how many came. A socket
+   * that has an error to tell (its device went down) tells it once, instead of a frame; the frames are there all the
+   * same, and one left behind would be taken for the next slot's.
    */
   read(count: number): number {
     let came = 0
     for (let tries = 0; came < count && tries < READ_TRIES; tries++) {
-      const at = this.control.address + came * MessageLayout.STRIDE
-      came += Math.max(0, libc().recvmmsg(this.fd, at, count - came, MSG_DONTWAIT, 0))
+      const at = this.#control.address + came * MessageLayout.STRIDE
+      came += Math.max(0, libc().recvmmsg(this.#fd, at, count - came, MSG_DONTWAIT, 0))
     }
     return came
   }
@@ -57,11 +57,11 @@ export class Spill {
 
   /** Length of the i-th frame without its virtio-net header. */
   length(i: number): number {
-    return this.control.words[(i * MessageLayout.STRIDE + MessageLayout.LENGTH) / 4] - VNET_HEADER_LENGTH
+    return this.#control.words[(i * MessageLayout.STRIDE + MessageLayout.LENGTH) / 4] - VNET_HEADER_LENGTH
   }
 
   close(): void {
     releaseArena(this.arena)
-    releaseArena(this.control)
+    releaseArena(this.#control)
   }
 }

@@ -1,5 +1,5 @@
-// Copies a frame, virtio-net header in front, to where the kernel will read it, and writes its tags while copying: the one
-// that is pushed, then the one that the kernel has kept beside the frame.
+// Copies a frame, virtio-net header in front, to where the kernel will read it, and writes its tags while copying: the
+// one that is pushed, then the one that the kernel has kept beside the frame.
 
 import { EtherType } from '../../../src/frame/ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'

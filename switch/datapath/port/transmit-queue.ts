@@ -1,6 +1,6 @@
 // The sending half of a packet port. Short frames wait in a ring (transmit-ring.ts), the others as iovecs that point to
-// where they lie and leave with one sendmmsg; never both at once, so that frames leave in the order they came.
-// A tag is pushed by scatter-gather (the addresses and the tag from a small scratch area, the rest from its place), so the
+// where they lie and leave with one sendmmsg; never both at once, so that frames leave in the order they came. A tag is
+// pushed by scatter-gather (the addresses and the tag from a small scratch area, the rest from its place), so the
 // payload is never copied in user space. Only frames without a fixed address (held copies, control frames) are staged.
 // Frames that a bridge would forward and sendmmsg would refuse for their length go by oversize-sender.ts, at once.
 
@@ -28,22 +28,22 @@ const SCRATCH_AT = IOVECS_AT + BATCH * 2 * MessageLayout.IOVEC
 const CONTROL_SIZE = SCRATCH_AT + BATCH * SCRATCH
 
 export class TransmitQueue {
-  private readonly fd: number
-  private readonly counters: CounterTable
-  private readonly row: number
-  private readonly control: Arena
-  private stage: Arena | null = null
-  private staged = 0
-  private count = 0
+  readonly #fd: number
+  readonly #counters: CounterTable
+  readonly #row: number
+  readonly #control: Arena
+  #stage: Arena | null = null
+  #staged = 0
+  #count = 0
   /** Frame length and GSO flag per queued message, for the counters. */
-  private readonly lengths = new Int32Array(BATCH)
-  private readonly gso = new Uint8Array(BATCH)
-  private readonly ring: TransmitRing
-  private readonly ifindex: number
-  private readonly oversize: Pick<OversizeSender, 'send'>
+  readonly #lengths = new Int32Array(BATCH)
+  readonly #gso = new Uint8Array(BATCH)
+  readonly #ring: TransmitRing
+  readonly #ifindex: number
+  readonly #oversize: Pick<OversizeSender, 'send'>
   /** Frames up to this length fit the device. 0: look at its MTU first. */
-  private room = 0
-  private mtu = 0
+  #room = 0
+  #mtu = 0
 
   /** Throws SYSCALL. */
   constructor(
@@ -53,14 +53,14 @@ export class TransmitQueue {
     counters: CounterTable,
     row: number,
   ) {
-    this.fd = sockets.receive
-    this.ifindex = ifindex
-    this.oversize = oversize
-    this.counters = counters
-    this.row = row
-    this.ring = new TransmitRing(sockets.transmit, sockets.transmitSlots)
-    this.control = mapArena(CONTROL_SIZE)
-    const { words, addressLow, addressHigh } = this.control
+    this.#fd = sockets.receive
+    this.#ifindex = ifindex
+    this.#oversize = oversize
+    this.#counters = counters
+    this.#row = row
+    this.#ring = new TransmitRing(sockets.transmit, sockets.transmitSlots)
+    this.#control = mapArena(CONTROL_SIZE)
+    const { words, addressLow, addressHigh } = this.#control
     for (let i = 0; i < BATCH; i++) {
       const message = (i * MessageLayout.STRIDE) / 4
       words[message + MessageLayout.IOV / 4] = addressLow + IOVECS_AT + i * 2 * MessageLayout.IOVEC
@@ -71,108 +71,111 @@ export class TransmitQueue {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
-    if (frame.length > this.room && frame.bytes[frame.vnet + 1] === 0) {
-      const way = this.wayOf(frame, serviceTci)
-      if (way === Way.OVERSIZE) return this.sendOversize(frame, serviceTci)
+    if (frame.length > this.#room && frame.bytes[frame.vnet + 1] === 0) {
+      const way = this.#wayOf(frame, serviceTci)
+      if (way === Way.OVERSIZE) return this.#sendOversize(frame, serviceTci)
       if (way === Way.NONE) {
-        this.counters[this.row + Drop['too-long']]++
+        this.#counters[this.#row + Drop['too-long']]++
         return false
       }
     }
-    if (this.count === 0) {
-      if (this.ring.pending < BATCH && this.ring.add(frame, serviceTci)) return true
-      this.flushRing()
-    } else if (this.count === BATCH) this.flushMessages()
+    if (this.#count === 0) {
+      if (this.#ring.pending < BATCH && this.#ring.add(frame, serviceTci)) return true
+      this.#flushRing()
+    } else if (this.#count === BATCH) this.#flushMessages()
     let base = frame.address
     let shift = 0
     if (base === 0) {
-      base = this.stageCopy(frame)
+      base = this.#stageCopy(frame)
       shift = frame.vnet
     }
-    const i = this.count++
-    this.lengths[i] = frame.length
-    this.gso[i] = frame.bytes[frame.vnet + 1] === 0 ? 0 : 1
-    const { words } = this.control
+    const i = this.#count++
+    this.#lengths[i] = frame.length
+    this.#gso[i] = frame.bytes[frame.vnet + 1] === 0 ? 0 : 1
+    const { words } = this.#control
     const iovec = (IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4
     const iovecCount = (i * MessageLayout.STRIDE + MessageLayout.IOV_COUNT) / 4
     if (frame.tagTpid === 0 && serviceTci < 0) {
-      this.point(iovec, base + frame.vnet - shift, VNET_HEADER_LENGTH + frame.length)
+      this.#point(iovec, base + frame.vnet - shift, VNET_HEADER_LENGTH + frame.length)
       words[iovecCount] = 1
       return true
     }
-    const head = this.writeHead(i, frame, serviceTci)
-    this.point(iovec, this.control.address + SCRATCH_AT + i * SCRATCH, head)
-    this.point(iovec + MessageLayout.IOVEC / 4, base + frame.start - shift + MAC_PAIR, frame.length - MAC_PAIR)
+    const head = this.#writeHead(i, frame, serviceTci)
+    this.#point(iovec, this.#control.address + SCRATCH_AT + i * SCRATCH, head)
+    this.#point(iovec + MessageLayout.IOVEC / 4, base + frame.start - shift + MAC_PAIR, frame.length - MAC_PAIR)
     words[iovecCount] = 2
     return true
   }
 
   flush(): void {
-    if (this.ring.pending > 0) this.flushRing()
-    if (this.count > 0) this.flushMessages()
+    if (this.#ring.pending > 0) this.#flushRing()
+    if (this.#count > 0) this.#flushMessages()
   }
 
   /** Once a second: a device's MTU may have changed. */
   housekeeping(): void {
-    this.room = 0
+    this.#room = 0
   }
 
   /** A frame is never given up by an MTU that was read a while ago. */
-  private wayOf(frame: Frame, serviceTci: number): Way {
-    if (this.room > 0) {
-      const way = wayOut(frame, serviceTci, this.mtu)
+  #wayOf(frame: Frame, serviceTci: number): Way {
+    if (this.#room > 0) {
+      const way = wayOut(frame, serviceTci, this.#mtu)
       if (way !== Way.NONE) return way
     }
     // Without an MTU, its device is going: the kernel will say so.
-    this.mtu = readMtu(this.fd, this.ifindex) ?? Number.MAX_SAFE_INTEGER
-    this.room = roomForAny(this.mtu)
-    return wayOut(frame, serviceTci, this.mtu)
+    this.#mtu = readMtu(this.#fd, this.#ifindex) ?? Number.MAX_SAFE_INTEGER
+    this.#room = roomForAny(this.#mtu)
+    return wayOut(frame, serviceTci, this.#mtu)
   }
 
-  private sendOversize(frame: Frame, serviceTci: number): boolean {
+  #sendOversize(frame: Frame, serviceTci: number): boolean {
     this.flush()
-    const error = this.oversize.send(frame, serviceTci, this.ifindex)
+    const error = this.#oversize.send(frame, serviceTci, this.#ifindex)
     if (error !== 0) {
-      this.counters[this.row + dropFor(error)]++
+      this.#counters[this.#row + dropFor(error)]++
       return false
     }
-    this.counters[this.row + Counter.txFrames]++
-    this.counters[this.row + Counter.txBytes] += frame.length
+    this.#counters[this.#row + Counter.txFrames]++
+    this.#counters[this.#row + Counter.txBytes] += frame.length
     return true
   }
 
-  private flushRing(): void {
-    const { ring, counters, row } = this
+  #flushRing(): void {
+    const counters = this.#counters
+    const row = this.#row
+    const ring = this.#ring
     if (ring.pending === 0) return
     counters[row + Counter.txFrames] += ring.flush()
     counters[row + Counter.txBytes] += ring.takenBytes
     if (ring.pending === 0) return
-    this.count = ring.pending
-    for (let i = 0; i < this.count; i++) {
-      this.lengths[i] = ring.frameLength(i)
-      this.gso[i] = 0
-      this.point((IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4, ring.addressOf(i), ring.lengthOf(i))
-      this.control.words[(i * MessageLayout.STRIDE + MessageLayout.IOV_COUNT) / 4] = 1
+    this.#count = ring.pending
+    for (let i = 0; i < this.#count; i++) {
+      this.#lengths[i] = ring.frameLength(i)
+      this.#gso[i] = 0
+      this.#point((IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4, ring.addressOf(i), ring.lengthOf(i))
+      this.#control.words[(i * MessageLayout.STRIDE + MessageLayout.IOV_COUNT) / 4] = 1
     }
-    this.flushMessages()
+    this.#flushMessages()
     ring.clear()
   }
 
-  private flushMessages(): void {
+  #flushMessages(): void {
     const c = libc()
-    const { counters, row } = this
+    const counters = this.#counters
+    const row = this.#row
     let done = 0
-    while (done < this.count) {
+    while (done < this.#count) {
       const sent = c.sendmmsg(
-        this.fd,
-        this.control.address + done * MessageLayout.STRIDE,
-        this.count - done,
+        this.#fd,
+        this.#control.address + done * MessageLayout.STRIDE,
+        this.#count - done,
         MSG_DONTWAIT,
       )
       if (sent > 0) {
         for (let i = done; i < done + sent; i++) {
-          counters[row + Counter.txBytes] += this.lengths[i]
-          counters[row + Counter.txGso] += this.gso[i]
+          counters[row + Counter.txBytes] += this.#lengths[i]
+          counters[row + Counter.txGso] += this.#gso[i]
         }
         counters[row + Counter.txFrames] += sent
         done += sent
@@ -180,30 +183,33 @@ export class TransmitQueue {
       }
       // The first message of the rest could not be sent: it is dropped, the ones behind it get their try.
       const error = errno()
-      if (error === Errno.EMSGSIZE) this.room = 0
+      if (error === Errno.EMSGSIZE) this.#room = 0
       counters[row + dropFor(error)]++
       done++
     }
-    this.count = 0
-    this.staged = 0
+    this.#count = 0
+    this.#staged = 0
   }
 
   close(): void {
-    this.ring.close()
-    releaseArena(this.control)
-    if (this.stage !== null) releaseArena(this.stage)
+    this.#ring.close()
+    releaseArena(this.#control)
+    if (this.#stage !== null) releaseArena(this.#stage)
   }
 
-  private point(iovec: number, address: number, length: number): void {
-    const { words } = this.control
+  #point(iovec: number, address: number, length: number): void {
+    const { words } = this.#control
     words[iovec] = address >>> 0
     words[iovec + 1] = Math.floor(address / 4294967296)
     words[iovec + 2] = length
   }
 
-  /** Header, addresses and tags of message `i`; returns their length. Offsets that count from the frame's start move by 4 per tag. */
-  private writeHead(i: number, frame: Frame, serviceTci: number): number {
-    const { bytes, view } = this.control
+  /**
+   * Header, addresses and tags of message `i`; returns their length. Offsets that count from the frame's start move by
+   * 4 per tag.
+   */
+  #writeHead(i: number, frame: Frame, serviceTci: number): number {
+    const { bytes, view } = this.#control
     const at = SCRATCH_AT + i * SCRATCH
     const from = frame.bytes
     for (let k = 0; k < VNET_HEADER_LENGTH; k++) bytes[at + k] = from[frame.vnet + k]
@@ -227,12 +233,12 @@ export class TransmitQueue {
   }
 
   /** Copies header and frame, which lie together in a kept copy, to where the kernel can read them. */
-  private stageCopy(frame: Frame): number {
-    this.stage ??= mapArena(STAGED * STAGE_STRIDE)
-    if (this.staged === STAGED) this.flushMessages()
-    const at = this.staged++ * STAGE_STRIDE
-    this.stage.bytes.set(frame.bytes.subarray(frame.vnet, frame.start + frame.length), at)
-    return this.stage.address + at
+  #stageCopy(frame: Frame): number {
+    this.#stage ??= mapArena(STAGED * STAGE_STRIDE)
+    if (this.#staged === STAGED) this.#flushMessages()
+    const at = this.#staged++ * STAGE_STRIDE
+    this.#stage.bytes.set(frame.bytes.subarray(frame.vnet, frame.start + frame.length), at)
+    return this.#stage.address + at
   }
 }
 

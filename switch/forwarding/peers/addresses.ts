@@ -8,34 +8,34 @@ export function macNumber(high: number, low: number): number {
 }
 
 export class AddressTable {
-  private readonly fdb: Fdb
+  readonly #fdb: Fdb
 
   /** `values`: above the highest value. */
   constructor(capacity: number, values: number) {
-    this.fdb = new Fdb({ capacity, perPort: capacity, ageing: Number.POSITIVE_INFINITY }, values)
+    this.#fdb = new Fdb({ capacity, perPort: capacity, ageing: Number.POSITIVE_INFINITY }, values)
   }
 
   /** NO_PORT when the address is not in it. */
   get(macHigh: number, macLow: number): number {
-    return this.fdb.lookUp(macHigh, macLow, 0, 0)
+    return this.#fdb.lookUp(macHigh, macLow, 0, 0)
   }
 
   has(macHigh: number, macLow: number): boolean {
-    return this.fdb.lookUp(macHigh, macLow, 0, 0) !== NO_PORT
+    return this.#fdb.lookUp(macHigh, macLow, 0, 0) !== NO_PORT
   }
 
   add(mac: number, value: number): void {
-    this.fdb.learn(Math.floor(mac / 2 ** 32), mac | 0, 0, value, 0)
+    this.#fdb.learn(Math.floor(mac / 2 ** 32), mac | 0, 0, value, 0)
   }
 
   clear(): void {
-    this.fdb.clear()
+    this.#fdb.clear()
   }
 }
 
 /** A set of them. */
 export class AddressSet extends AddressTable {
-  private members: readonly number[] = []
+  #members: readonly number[] = []
 
   constructor(capacity: number) {
     super(capacity, 1)
@@ -43,13 +43,13 @@ export class AddressSet extends AddressTable {
 
   assign(macs: readonly number[]): void {
     this.clear()
-    this.members = macs
+    this.#members = macs
     for (const mac of macs) this.add(mac, 0)
   }
 
   /** Only those that are in `macs`, too. */
   keep(macs: readonly number[]): void {
     const wanted = new Set(macs)
-    this.assign(this.members.filter((mac) => wanted.has(mac)))
+    this.assign(this.#members.filter((mac) => wanted.has(mac)))
   }
 }

@@ -1,6 +1,6 @@
 // The addresses that this switch claims towards its peers on a shared LAN: those of its members, as they have spoken. A
-// claim is what lets a frame travel without a carrier; nothing is wrong without one. So a guest gets a few per port, the
-// first it used, and one that makes up addresses by the thousand has only its own frames carried.
+// claim is what lets a frame travel without a carrier; nothing is wrong without one. So a guest gets a few per port,
+// the first it used, and one that makes up addresses by the thousand has only its own frames carried.
 
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import type { Network } from '../network.js'
@@ -20,23 +20,24 @@ export class Claims {
   /** Grows with every change, also from one uplink to the next that takes its place; 0 is no version. */
   version = 1
   list: readonly number[] = []
-  private readonly network: Network
-  private most = 0
-  private readonly claims = new Map<number, Claim>()
+  readonly #network: Network
+  #most = 0
+  readonly #claims = new Map<number, Claim>()
 
   /** `limit`: most claims, because of the LAN's MTU. */
   constructor(network: Network, limit: number) {
-    this.network = network
+    this.#network = network
     this.limit = limit
   }
 
   set limit(most: number) {
-    this.most = Math.max(0, Math.min(most, MAX_CLAIMS))
+    this.#most = Math.max(0, Math.min(most, MAX_CLAIMS))
   }
 
   /** Brings the claims in line with what is known of where addresses are. True when they have changed. */
   refresh(now: number): boolean {
-    const { network, claims } = this
+    const network = this.#network
+    const claims = this.#claims
     const elsewhere = new Set<number>()
     const found = new Map<number, PortState>()
     network.fdb.visit(
@@ -58,12 +59,12 @@ export class Claims {
       changed = true
     }
     // The latest go first, when there is no room for them any more.
-    for (const mac of [...claims.keys()].slice(this.most)) {
+    for (const mac of [...claims.keys()].slice(this.#most)) {
       claims.delete(mac)
       changed = true
     }
     for (const [mac, port] of found) {
-      if (claims.has(mac) || elsewhere.has(mac) || claims.size >= this.most || this.ofPort(port) >= PER_PORT) continue
+      if (claims.has(mac) || elsewhere.has(mac) || claims.size >= this.#most || this.#ofPort(port) >= PER_PORT) continue
       claims.set(mac, { port, seen: now })
       changed = true
     }
@@ -73,9 +74,9 @@ export class Claims {
     return true
   }
 
-  private ofPort(port: PortState): number {
+  #ofPort(port: PortState): number {
     let count = 0
-    for (const claim of this.claims.values()) if (claim.port === port) count++
+    for (const claim of this.#claims.values()) if (claim.port === port) count++
     return count
   }
 }

@@ -1,5 +1,5 @@
-// Control frames between switches, made and read: with the network's key they are sealed, and those of peers are believed by
-// the rules in handshake.ts. What they mean is for trunks.ts and uplink.ts.
+// Control frames between switches, made and read: with the network's key they are sealed, and those of peers are
+// believed by the rules in handshake.ts. What they mean is for trunks.ts and uplink.ts.
 
 import { NO_END, UNCOUNTED } from '../../../src/epoch/peer-channel.js'
 import { appendAgreement } from '../../../src/frame/agreement.js'
@@ -62,7 +62,9 @@ export class ControlFrames {
     return this.#frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR })
   }
 
-  /** What a control frame from a LAN says, whoever sent it; with a key, somebody who has it. Null: refused and counted. */
+  /**
+   * What a control frame from a LAN says, whoever sent it; with a key, somebody who has it. Null: refused and counted.
+   */
   read(port: PortState, frame: Frame): ControlMessage | null {
     const { controlKey } = this.#network.options
     const sealed = controlKey === null ? decodeControl(bytesOf(frame)) : decodeSealed(bytesOf(frame), controlKey)
@@ -71,8 +73,8 @@ export class ControlFrames {
   }
 
   /**
-   * The message of a frame from a peer that is to be believed. 'answer': it is not yet, but to be answered with a HELLO. Null:
-   * refused and counted, or a step of a handshake.
+   * The message of a frame from a peer that is to be believed. 'answer': it is not yet, but to be answered with a
+   * HELLO. Null: refused and counted, or a step of a handshake.
    */
   open(port: PortState, frame: Frame, now: number): ControlMessage | 'answer' | null {
     const bytes = bytesOf(frame)

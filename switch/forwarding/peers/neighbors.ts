@@ -1,5 +1,5 @@
-// The switches on an uplink's LAN: who has been met, who is a peer, and whose the addresses are that they claim or send from.
-// The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
+// The switches on an uplink's LAN: who has been met, who is a peer, and whose the addresses are that they claim or send
+// from. The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
 
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
@@ -12,7 +12,7 @@ import type { Trunks } from './trunks.js'
 import { UplinkPeer } from './uplink-peer.js'
 
 /** A switch that has said nothing that is believed for so long makes room for others. */
-const CANDIDATE_TIMEOUT = 5000
+const CANDIDATE_TIMEOUT_MS = 5000
 
 export interface Neighbor {
   readonly port: PortState
@@ -25,69 +25,69 @@ export class Neighbors {
   /** Indexes of peers' ports by the addresses that they claim. */
   readonly claimed = new AddressTable(MAX_PEERS * MAX_CLAIMS, MAX_PORTS + MAX_PEERS)
   /**
-   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The network's FDB
-   * would not do: a restore clears it, and an address that has just been used here as well is elsewhere in it.
+   * And by those whose frames came in carriers: of machines over there whose addresses are not claimed. The network's
+   * FDB would not do: a restore clears it, and an address that has just been used here as well is elsewhere in it.
    */
   readonly carriedFrom: Fdb
-  private readonly network: Network
-  private readonly trunks: Trunks
-  private readonly uplink: PortState
-  private readonly device: Output
-  private mtu: number
+  readonly #network: Network
+  readonly #trunks: Trunks
+  readonly #uplink: PortState
+  readonly #device: Output
+  #mtu: number
   /** By place; the index of a peer's port is MAX_PORTS and its place. */
-  private readonly places: (Neighbor | undefined)[] = new Array(MAX_PEERS).fill(undefined)
+  readonly #places: (Neighbor | undefined)[] = new Array(MAX_PEERS).fill(undefined)
   /** Their indexes by the addresses of their switches. */
-  private readonly switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
-  private owners = new Map<number, Neighbor>()
+  readonly #switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
+  #owners = new Map<number, Neighbor>()
 
   /** `mtu`: of what is sent to them. */
   constructor(network: Network, trunks: Trunks, uplink: PortState, device: Output, mtu: number) {
-    this.network = network
-    this.trunks = trunks
-    this.uplink = uplink
-    this.device = device
-    this.mtu = mtu
+    this.#network = network
+    this.#trunks = trunks
+    this.#uplink = uplink
+    this.#device = device
+    this.#mtu = mtu
     this.carriedFrom = new Fdb(network.options.fdb, MAX_PORTS + MAX_PEERS)
   }
 
   /** What is sent to them has to fit another MTU from now on. */
   resize(mtu: number): void {
-    this.mtu = mtu
-    for (const neighbor of this.places) neighbor?.peer.resize(mtu)
+    this.#mtu = mtu
+    for (const neighbor of this.#places) neighbor?.peer.resize(mtu)
   }
 
   /** Whose port has this index. */
   of(index: number): Neighbor {
-    return this.places[index - MAX_PORTS]!
+    return this.#places[index - MAX_PORTS]!
   }
 
   /** The switch with this address. */
   find(bytes: Uint8Array, at: number): Neighbor | undefined {
-    const index = this.switches.get(macHigh(bytes, at), macLow(bytes, at))
+    const index = this.#switches.get(macHigh(bytes, at), macLow(bytes, at))
     return index === NO_PORT ? undefined : this.of(index)
   }
 
   joined(): Neighbor[] {
-    return this.places.filter((neighbor): neighbor is Neighbor => neighbor?.joined === true)
+    return this.#places.filter((neighbor): neighbor is Neighbor => neighbor?.joined === true)
   }
 
   /** A switch has said HELLO. Null: there is no room. */
   meet(mac: Uint8Array, now: number): Neighbor | null {
-    const place = this.places.indexOf(undefined)
+    const place = this.#places.indexOf(undefined)
     if (place < 0) return null
-    const { spec } = this.uplink
-    const { options } = this.network
+    const { spec } = this.#uplink
+    const { options } = this.#network
     const usesBit = spec.uplink!.color === 'dscp'
-    const peer = new UplinkPeer(mac, spec.mac, this.device, { bootId: options.bootId, mtu: this.mtu, usesBit }, now)
-    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.network, {
+    const peer = new UplinkPeer(mac, spec.mac, this.#device, { bootId: options.bootId, mtu: this.#mtu, usesBit }, now)
+    const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.#network, {
       index: MAX_PORTS + place,
       peer,
-      lan: this.uplink,
-      channel: this.trunks.lanChannels.get(numberOf(mac)),
+      lan: this.#uplink,
+      channel: this.#trunks.lanChannels.get(numberOf(mac)),
     })
     const neighbor = { port, peer, joined: false }
-    this.places[place] = neighbor
-    this.switches.add(numberOf(mac), port.index)
+    this.#places[place] = neighbor
+    this.#switches.add(numberOf(mac), port.index)
     return neighbor
   }
 
@@ -95,20 +95,20 @@ export class Neighbors {
   join(neighbor: Neighbor): void {
     const { port, peer } = neighbor
     // The same switch, on another device.
-    for (const other of this.joined()) if (other.port.channel!.host === port.channel!.host) this.leave(other)
+    for (const other of this.joined()) if (other.port.channel!.host === port.channel!.host) this.#leave(other)
     neighbor.joined = true
     // A flooded frame's carriers leave before its plain copy.
-    this.network.add(port, this.uplink)
-    this.trunks.lanChannels.set(numberOf(peer.mac), port.channel!)
+    this.#network.add(port, this.#uplink)
+    this.#trunks.lanChannels.set(numberOf(peer.mac), port.channel!)
   }
 
   /** Switches that have been silent for long are nobody's peers any more. */
   forget(now: number): void {
-    const { ageing } = this.network.options.fdb
-    for (const neighbor of this.places) {
+    const { ageing } = this.#network.options.fdb
+    for (const neighbor of this.#places) {
       if (neighbor === undefined) continue
-      const timeout = neighbor.joined ? ageing * 1000 : CANDIDATE_TIMEOUT
-      if (now - neighbor.peer.lastSign > timeout) this.leave(neighbor)
+      const timeout = neighbor.joined ? ageing * 1000 : CANDIDATE_TIMEOUT_MS
+      if (now - neighbor.peer.lastSign > timeout) this.#leave(neighbor)
     }
   }
 
@@ -117,30 +117,30 @@ export class Neighbors {
     const owners = new Map<number, Neighbor>()
     const claimants = this.joined()
     for (const neighbor of claimants) {
-      for (const mac of neighbor.peer.theirs) if (this.owners.get(mac) === neighbor) owners.set(mac, neighbor)
+      for (const mac of neighbor.peer.theirs) if (this.#owners.get(mac) === neighbor) owners.set(mac, neighbor)
     }
     for (const neighbor of claimants) {
       for (const mac of neighbor.peer.theirs) if (!owners.has(mac)) owners.set(mac, neighbor)
       neighbor.peer.refused = neighbor.peer.theirs.map((mac) => owners.get(mac) !== neighbor)
     }
-    this.owners = owners
+    this.#owners = owners
     this.claimed.clear()
     for (const [mac, { port }] of owners) this.claimed.add(mac, port.index)
   }
 
   /** The uplink is being removed. */
   close(): void {
-    for (const { port } of this.joined()) this.trunks.remove(port)
+    for (const { port } of this.joined()) this.#trunks.remove(port)
   }
 
-  private leave(neighbor: Neighbor): void {
+  #leave(neighbor: Neighbor): void {
     const { index } = neighbor.port
-    if (neighbor.joined) this.trunks.remove(neighbor.port)
+    if (neighbor.joined) this.#trunks.remove(neighbor.port)
     this.carriedFrom.flushPort(index)
-    this.places[index - MAX_PORTS] = undefined
-    this.switches.clear()
-    for (const other of this.places)
-      if (other !== undefined) this.switches.add(numberOf(other.peer.mac), other.port.index)
+    this.#places[index - MAX_PORTS] = undefined
+    this.#switches.clear()
+    for (const other of this.#places)
+      if (other !== undefined) this.#switches.add(numberOf(other.peer.mac), other.port.index)
     this.grant()
   }
 }

@@ -1,5 +1,5 @@
-// The ways to peer switches, each by a link of its own or over a LAN (uplink.ts): colors are read off what comes in, HELLOs say
-// who is there, MARKERs and MARKER_ACKs close channels.
+// The ways to peer switches, each by a link of its own or over a LAN (uplink.ts): colors are read off what comes in,
+// HELLOs say who is there, MARKERs and MARKER_ACKs close channels.
 
 import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
 import { epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '../../../src/frame/color-tag.js'
@@ -12,14 +12,16 @@ import type { Network } from '../network.js'
 import type { PortState } from '../port-state.js'
 import { ControlFrames } from './control-frames.js'
 
-const HELLO_INTERVAL = 1000
-/** While a peer that is heard has not agreed on how frames are counted; and, for FIRST_HELLOS, after a port was added. */
-const HURRIED_INTERVAL = 100
+const HELLO_INTERVAL_MS = 1000
+/**
+ * While a peer that is heard has not agreed on how frames are counted; and, for FIRST_HELLOS, after a port was added.
+ */
+const HURRIED_INTERVAL_MS = 100
 const FIRST_HELLOS = 3000
 /** Most HELLOs that HELLOs are answered with in HURRIED_INTERVAL: two are needed, and nobody shall make us talk. */
 const MAX_ANSWERS = 4
 /** Three HELLOs missed, with some slack. */
-const PEER_TIMEOUT = 3500
+const PEER_TIMEOUT_MS = 3500
 const MARKER_REPEAT = 20
 
 /** What the agent is told of peers without being asked. */
@@ -49,43 +51,43 @@ export class Trunks {
   readonly frames: ControlFrames
   /** What was counted with each peer on a LAN, by its switch's address: outlives the uplink's device. */
   readonly lanChannels = new Map<number, PeerChannel>()
-  private readonly network: Network
-  private readonly listener: ChannelListener
-  private readonly events: PeerEvents
-  private readonly paces = new WeakMap<PortState, Pace>()
+  readonly #network: Network
+  readonly #listener: ChannelListener
+  readonly #events: PeerEvents
+  readonly #paces = new WeakMap<PortState, Pace>()
 
   constructor(network: Network, listener: ChannelListener, events: PeerEvents) {
-    this.network = network
-    this.listener = listener
-    this.events = events
-    this.frames = new ControlFrames(network, (port, reason) => this.events.refused?.(port, reason))
+    this.#network = network
+    this.#listener = listener
+    this.#events = events
+    this.frames = new ControlFrames(network, (port, reason) => this.#events.refused?.(port, reason))
   }
 
   /** The peer answers, and both sides count the same frames. */
   isAlive(port: PortState, now: number): boolean {
     const { lastHeard, established } = port.channel!
-    return now - lastHeard < PEER_TIMEOUT && established && (port.peer === null || port.peer.established)
+    return now - lastHeard < PEER_TIMEOUT_MS && established && (port.peer === null || port.peer.established)
   }
 
   /** A way to a peer goes, and what was still to come over it. */
   remove(port: PortState): void {
-    this.listener.channelBroke(port)
-    this.network.remove(port)
+    this.#listener.channelBroke(port)
+    this.#network.remove(port)
   }
 
   tick(now: number): void {
-    for (const port of this.network.ports) {
+    for (const port of this.#network.ports) {
       const channel = port.channel
       if (channel === null) continue
-      const pace = this.pace(port, now)
+      const pace = this.#pace(port, now)
       if (now >= pace.nextHello) {
         this.greet(port, now)
-        const isHeard = now - channel.lastHeard < PEER_TIMEOUT
+        const isHeard = now - channel.lastHeard < PEER_TIMEOUT_MS
         const hurries = !channel.established && (isHeard || now - pace.since < FIRST_HELLOS)
-        pace.nextHello = now + (hurries ? HURRIED_INTERVAL : HELLO_INTERVAL)
+        pace.nextHello = now + (hurries ? HURRIED_INTERVAL_MS : HELLO_INTERVAL_MS)
       }
       const marker = channel.dueMarker(now, MARKER_REPEAT)
-      if (marker !== null) this.send(port, ControlType.MARKER, marker.epoch, marker.sentBelow, now)
+      if (marker !== null) this.#send(port, ControlType.MARKER, marker.epoch, marker.sentBelow, now)
     }
   }
 
@@ -94,14 +96,14 @@ export class Trunks {
     if (frame.tagTpid === EtherType.SERVICE_VLAN) {
       const vid = frame.tagTci & 0xfff
       if (vid > LAST_VID) {
-        this.network.counters[port.row + Drop['tag-unknown']]++
+        this.#network.counters[port.row + Drop['tag-unknown']]++
         return false
       }
-      frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.network.epoch)
+      frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.#network.epoch)
       frame.tagTpid = 0
       frame.tagTci = 0
       if (vid === UNCOLORED_VID || port.channel!.take(generationOfVid(vid), frame.color, segmentsOf(frame))) return true
-      this.network.counters[port.row + Drop['other-generation']]++
+      this.#network.counters[port.row + Drop['other-generation']]++
       return false
     }
     frame.color = NO_COLOR
@@ -112,7 +114,10 @@ export class Trunks {
     return false
   }
 
-  /** A control frame has come from a peer. Returns what it says when it is believed; of its network and channel note is taken. */
+  /**
+   * A control frame has come from a peer. Returns what it says when it is believed; of its network and channel note is
+   * taken.
+   */
   control(port: PortState, frame: Frame, now: number): ControlMessage | null {
     const message = this.frames.open(port, frame, now)
     if (message === 'answer') {
@@ -127,17 +132,17 @@ export class Trunks {
         const wasKnown = channel.host !== null
         const heard = channel.hello(message, mac, now)
         // It is to know of us, or of what we have just heard, before the next interval.
-        if (heard !== 'known') this.answer(port, now)
+        if (heard !== 'known') this.#answer(port, now)
         if (heard === 'new') {
-          if (wasKnown) this.listener.channelBroke(port)
-          this.events.peer(port.spec.index, message.host, message.bootId, message.epoch)
+          if (wasKnown) this.#listener.channelBroke(port)
+          this.#events.peer(port.spec.index, message.host, message.bootId, message.epoch)
         }
         break
       }
       case ControlType.MARKER:
         if (!channel.takeMarker(message, message.epoch, now)) return this.frames.refuse(port, 'control-unexpected')
-        this.send(port, ControlType.MARKER_ACK, message.epoch, 0, now)
-        this.listener.markerCame(port, message.epoch, now)
+        this.#send(port, ControlType.MARKER_ACK, message.epoch, 0, now)
+        this.#listener.markerCame(port, message.epoch, now)
         break
       case ControlType.MARKER_ACK:
         channel.acknowledged(message, message.epoch)
@@ -145,30 +150,32 @@ export class Trunks {
     return message
   }
 
-  /** A HELLO at once: on a port that is new, or to a switch on a LAN. `answering`: to a boot that is not believed yet. */
+  /**
+   * A HELLO at once: on a port that is new, or to a switch on a LAN. `answering`: to a boot that is not believed yet.
+   */
   greet(port: PortState, now: number, answering = false): void {
-    this.send(port, ControlType.HELLO, this.network.epoch, port.channel!.sent.total, now, answering)
+    this.#send(port, ControlType.HELLO, this.#network.epoch, port.channel!.sent.total, now, answering)
   }
 
-  private send(port: PortState, type: ControlType, epoch: number, count: number, now: number, answering = false): void {
+  #send(port: PortState, type: ControlType, epoch: number, count: number, now: number, answering = false): void {
     const toAll = type === ControlType.HELLO ? CONTROL_GROUP : (port.channel!.mac ?? CONTROL_GROUP)
     const words = { type, destination: port.peer?.mac ?? toAll, epoch, count, answering }
     port.output.send(this.frames.compose(port, words, now), -1)
   }
 
-  private pace(port: PortState, now: number): Pace {
-    let pace = this.paces.get(port)
+  #pace(port: PortState, now: number): Pace {
+    let pace = this.#paces.get(port)
     if (pace === undefined) {
       pace = { since: now, nextHello: now, answersUntil: now, answers: 0 }
-      this.paces.set(port, pace)
+      this.#paces.set(port, pace)
     }
     return pace
   }
 
-  private answer(port: PortState, now: number): void {
-    const pace = this.pace(port, now)
+  #answer(port: PortState, now: number): void {
+    const pace = this.#pace(port, now)
     if (now >= pace.answersUntil) {
-      pace.answersUntil = now + HURRIED_INTERVAL
+      pace.answersUntil = now + HURRIED_INTERVAL_MS
       pace.answers = 0
     }
     if (pace.answers++ < MAX_ANSWERS) this.greet(port, now)

@@ -1,17 +1,18 @@
-// One peer switch on a shared LAN, as a port: what is sent here reaches that switch only, with its color. By the DSCP bit
-// where both sides have agreed how it is read, else in a carrier.
+// One peer switch on a shared LAN, as a port: what is sent here reaches that switch only, with its color. By the DSCP
+// bit where both sides have agreed how it is read, else in a carrier.
 //
 // The agreement, field by field (src/frame/agreement.ts), and why nothing is ever misread:
 //
-// - A frame without a carrier is taken for a peer's by its addresses: from a claim of the peer's, to a claim of ours. So
-//   the peer must know that we hold its claims before it sends from them (`sources`), and we must know that it holds ours
-//   before we read frames to them (`readable`), and it must know that before it sends them (`destinations`). What is
-//   sent meanwhile is carried.
+// - A frame without a carrier is taken for a peer's by its addresses: from a claim of the peer's, to a claim of ours.
+//   So the peer must know that we hold its claims before it sends from them (`sources`), and we must know that it holds
+//   ours before we read frames to them (`readable`), and it must know that before it sends them (`destinations`). What
+//   is sent meanwhile is carried.
 // - From when a switch holds a claim it sends no plain frame from a member to it (Uplink.behind), so what
 //   comes to a readable address from a claim is colored.
 // - An address that two switches claim is granted to the first; the frames of the other one are carried.
 // - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
-//   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower one.
+//   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower
+//   one.
 
 import { UNCOUNTED } from '../../../src/epoch/peer-channel.js'
 import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../../src/frame/agreement.js'
@@ -56,93 +57,93 @@ export class UplinkPeer implements Output {
   /** It may have started anew: nothing is read or sent by the bit until a HELLO to us says what it is now. */
   doubted = false
   /** Boots that it has had: old HELLOs of theirs, sent again by somebody, raise no doubt. */
-  private readonly former: string[] = []
-  private readonly device: Output
-  private readonly options: PeerOptions
-  private readonly writer: CarrierWriter
-  private readonly carrier = new Frame()
+  readonly #former: string[] = []
+  readonly #device: Output
+  readonly #options: PeerOptions
+  readonly #writer: CarrierWriter
+  readonly #carrier = new Frame()
   /** Our addresses whose frames it takes for ours. */
-  private readonly sources = new AddressSet(MAX_CLAIMS)
+  readonly #sources = new AddressSet(MAX_CLAIMS)
   /** Addresses over there to which a frame may go without a carrier. */
-  private readonly destinations = new AddressSet(MAX_CLAIMS)
-  private theirVersion = 0
+  readonly #destinations = new AddressSet(MAX_CLAIMS)
+  #theirVersion = 0
   /** Version of our claims that `readable` has. */
-  private readVersion = 0
+  #readVersion = 0
   /** How it reads our bit. */
-  private writesFrom = NONE
-  private lowestSince = 0
-  private carriesToUs = false
-  private heardHigh = 0
-  private heardLow = 0
-  private sequence = 0
+  #writesFrom = NONE
+  #lowestSince = 0
+  #carriesToUs = false
+  #heardHigh = 0
+  #heardLow = 0
+  #sequence = 0
   /** A frame that comes in pieces. */
-  private assembly: Uint8Array | null = null
-  private filled = 0
-  private nextSequence = -1
+  #assembly: Uint8Array | null = null
+  #filled = 0
+  #nextSequence = -1
   /** Pieces that made no frame, because others of it are missing. */
   broken = 0
 
   constructor(mac: Uint8Array, source: Uint8Array, device: Output, options: PeerOptions, now: number) {
     this.mac = mac
-    this.device = device
-    this.options = options
-    this.writer = new CarrierWriter(options.mtu, options.bootId, mac, source)
+    this.#device = device
+    this.#options = options
+    this.#writer = new CarrierWriter(options.mtu, options.bootId, mac, source)
     this.lastSign = now
   }
 
   /** A boot of it that was not heard of before: nothing agreed holds any more. */
   met(bootId: string): void {
-    if (this.heard !== null) this.former.push(this.heard)
-    if (this.former.length > BOOTS_KEPT) this.former.shift()
+    if (this.heard !== null) this.#former.push(this.heard)
+    if (this.#former.length > BOOTS_KEPT) this.#former.shift()
     this.heard = bootId
-    this.heardHigh = Number.parseInt(bootId.slice(0, 8), 16)
-    this.heardLow = Number.parseInt(bootId.slice(8), 16)
+    this.#heardHigh = Number.parseInt(bootId.slice(0, 8), 16)
+    this.#heardLow = Number.parseInt(bootId.slice(8), 16)
     this.established = false
-    this.carriesToUs = false
+    this.#carriesToUs = false
     this.theirs = []
     this.refused = []
-    for (const set of [this.readable, this.sources, this.destinations]) set.assign([])
-    this.theirVersion = 0
-    this.readVersion = 0
+    for (const set of [this.readable, this.#sources, this.#destinations]) set.assign([])
+    this.#theirVersion = 0
+    this.#readVersion = 0
     this.readsFrom = NONE
-    this.writesFrom = NONE
+    this.#writesFrom = NONE
     this.lowest = NONE
-    this.nextSequence = -1
-    this.filled = 0
+    this.#nextSequence = -1
+    this.#filled = 0
   }
 
   /** A HELLO to all, which may be anybody's that has the key, says that it is of another boot. */
   doubt(bootId: string): void {
-    if (this.heard !== null && bootId !== this.heard && !this.former.includes(bootId)) this.doubted = true
+    if (this.heard !== null && bootId !== this.heard && !this.#former.includes(bootId)) this.doubted = true
   }
 
   /** Takes note of an agreement of its present boot. Says what has changed: the claims, or how frames travel. */
   take(agreement: Agreement, claims: Claims, now: number): { claims: boolean; way: boolean } {
     // Of another boot of ours, or overtaken by a later one: what we have said of that would not hold any more.
-    const isOld = ((agreement.version - this.theirVersion) | 0) < 0 && this.theirVersion !== 0
-    if (agreement.heard !== this.options.bootId || isOld) return { claims: false, way: false }
-    const way = !this.established || this.carriesToUs !== agreement.carries
+    const isOld = ((agreement.version - this.#theirVersion) | 0) < 0 && this.#theirVersion !== 0
+    if (agreement.heard !== this.#options.bootId || isOld) return { claims: false, way: false }
+    const way = !this.established || this.#carriesToUs !== agreement.carries
     this.established = true
-    this.carriesToUs = agreement.carries
-    const newClaims = agreement.version !== this.theirVersion
+    this.#carriesToUs = agreement.carries
+    const newClaims = agreement.version !== this.#theirVersion
     if (newClaims) {
-      this.theirVersion = agreement.version
+      this.#theirVersion = agreement.version
       this.theirs = agreement.claims
       this.refused = []
-      this.destinations.keep(this.theirs)
+      this.#destinations.keep(this.theirs)
     }
     if (agreement.held === claims.version) {
       this.readable.assign(claims.list)
-      this.sources.assign(claims.list.filter((_, at) => !agreement.refused[at]))
-      this.readVersion = claims.version
+      this.#sources.assign(claims.list.filter((_, at) => !agreement.refused[at]))
+      this.#readVersion = claims.version
     }
-    if (agreement.read === this.theirVersion) {
-      this.destinations.assign(this.theirs.filter((_, at) => !this.refused[at]))
+    if (agreement.read === this.#theirVersion) {
+      this.#destinations.assign(this.theirs.filter((_, at) => !this.refused[at]))
     }
-    this.writesFrom = agreement.readsFrom
+    this.#writesFrom = agreement.readsFrom
     if (agreement.lowest > this.lowest) {
       this.lowest = agreement.lowest
-      this.lowestSince = now
+      this.#lowestSince = now
     }
     this.moveOn(now)
     return { claims: newClaims, way }
@@ -150,21 +151,21 @@ export class UplinkPeer implements Output {
 
   /** Reads the bit as later colors, when it is time; true when it does from now on. */
   moveOn(now: number): boolean {
-    if (!this.options.usesBit) return false
+    if (!this.#options.usesBit) return false
     if (this.lowest === NONE || this.lowest === this.readsFrom) return false
-    if (this.readsFrom !== NONE && now - this.lowestSince < IN_FLIGHT_AT_MOST) return false
+    if (this.readsFrom !== NONE && now - this.#lowestSince < IN_FLIGHT_AT_MOST) return false
     this.readsFrom = this.lowest
     return true
   }
 
   /** Our claims have changed: what is not among them any more is not sent from without a carrier. */
   claimsChanged(claims: Claims): void {
-    this.sources.keep(claims.list)
+    this.#sources.keep(claims.list)
   }
 
   /** Carriers are made for a LAN with this MTU from now on. */
   resize(mtu: number): void {
-    this.writer.resize(mtu)
+    this.#writer.resize(mtu)
   }
 
   /** What it is to know now. */
@@ -173,8 +174,8 @@ export class UplinkPeer implements Output {
       heard: this.heard!,
       carries: this.established,
       version: claims.version,
-      held: this.theirVersion,
-      read: this.readVersion,
+      held: this.#theirVersion,
+      read: this.#readVersion,
       readsFrom: this.readsFrom,
       lowest,
       refused: this.refused,
@@ -184,19 +185,19 @@ export class UplinkPeer implements Output {
 
   /** A member's frame, with its color; or, uncolored, one between switches. */
   send(frame: Frame, serviceTci: number): boolean {
-    if (frame.color === NO_COLOR) return this.device.send(frame, -1)
+    if (frame.color === NO_COLOR) return this.#device.send(frame, -1)
     if (!this.established) return false
     const generation = generationOfVid(serviceTci)
     // What travels without a carrier is counted as of the generation agreed.
-    if (generation === UNCOUNTED || !this.mayUseBit(frame)) return this.carry(frame, generation)
+    if (generation === UNCOUNTED || !this.#mayUseBit(frame)) return this.#carry(frame, generation)
     if ((frame.color & 1) !== 0) flipColorBit(frame)
-    return this.device.send(frame, -1)
+    return this.#device.send(frame, -1)
   }
 
   /** Whether a carrier is of the boot that we have heard of: then both count the frames from the same one on. */
   isOfBoot(frame: Frame): boolean {
     const isSame =
-      u32(frame, CarrierField.BOOT) === this.heardHigh && u32(frame, CarrierField.BOOT + 4) === this.heardLow
+      u32(frame, CarrierField.BOOT) === this.#heardHigh && u32(frame, CarrierField.BOOT + 4) === this.#heardLow
     return this.heard !== null && isSame
   }
 
@@ -205,13 +206,13 @@ export class UplinkPeer implements Output {
     const whole = u32(frame, CarrierField.WHOLE)
     const offset = u32(frame, CarrierField.OFFSET)
     const sequence = u32(frame, CarrierField.SEQUENCE)
-    const wasCut = this.filled > 0 && (offset !== this.filled || sequence !== this.nextSequence)
+    const wasCut = this.#filled > 0 && (offset !== this.#filled || sequence !== this.#nextSequence)
     if (wasCut) {
       this.broken++
-      this.filled = 0
+      this.#filled = 0
     }
     const piece = Math.min(frame.length - CARRIER_HEADER_LENGTH, whole - offset)
-    if (offset !== this.filled || piece <= 0 || whole > VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) {
+    if (offset !== this.#filled || piece <= 0 || whole > VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) {
       this.broken++
       return false
     }
@@ -220,16 +221,16 @@ export class UplinkPeer implements Output {
     const tagTpid = u16(frame, CarrierField.TPID)
     const tagTci = u16(frame, CarrierField.TCI)
     if (piece < whole) {
-      this.assembly ??= new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
+      this.#assembly ??= new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
       const from = start + CARRIER_HEADER_LENGTH
-      this.assembly.set(frame.bytes.subarray(from, from + piece), offset)
-      this.filled = offset + piece
-      this.nextSequence = (sequence + 1) >>> 0
-      if (this.filled < whole) return false
-      frame.bytes = this.assembly
+      this.#assembly.set(frame.bytes.subarray(from, from + piece), offset)
+      this.#filled = offset + piece
+      this.#nextSequence = (sequence + 1) >>> 0
+      if (this.#filled < whole) return false
+      frame.bytes = this.#assembly
       frame.address = 0
       frame.vnet = 0
-      this.filled = 0
+      this.#filled = 0
     } else {
       frame.vnet = start + CARRIER_HEADER_LENGTH
     }
@@ -241,24 +242,24 @@ export class UplinkPeer implements Output {
     return true
   }
 
-  private mayUseBit(frame: Frame): boolean {
-    if (!this.options.usesBit || this.doubted || this.writesFrom === NONE) return false
-    if (frame.color !== this.writesFrom && frame.color !== this.writesFrom + 1) return false
+  #mayUseBit(frame: Frame): boolean {
+    if (!this.#options.usesBit || this.doubted || this.#writesFrom === NONE) return false
+    if (frame.color !== this.#writesFrom && frame.color !== this.#writesFrom + 1) return false
     const { bytes, start } = frame
     if (isGroup(bytes, start) || (frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN)) return false
-    if (!this.sources.has(macHigh(bytes, start + 6), macLow(bytes, start + 6))) return false
-    if (!this.destinations.has(macHigh(bytes, start), macLow(bytes, start))) return false
+    if (!this.#sources.has(macHigh(bytes, start + 6), macLow(bytes, start + 6))) return false
+    if (!this.#destinations.has(macHigh(bytes, start), macLow(bytes, start))) return false
     // A bit that the guest has set is the guest's.
     return colorBit(frame) === 0
   }
 
-  private carry(frame: Frame, generation: number): boolean {
+  #carry(frame: Frame, generation: number): boolean {
     const whole = VNET_HEADER_LENGTH + frame.length
     let sent = true
     for (let offset = 0; offset < whole; ) {
-      offset += this.writer.write(frame, offset, this.sequence, generation, this.carrier)
-      this.sequence = (this.sequence + 1) >>> 0
-      if (!this.device.send(this.carrier, -1)) sent = false
+      offset += this.#writer.write(frame, offset, this.#sequence, generation, this.#carrier)
+      this.#sequence = (this.#sequence + 1) >>> 0
+      if (!this.#device.send(this.#carrier, -1)) sent = false
     }
     return sent
   }

@@ -1,5 +1,5 @@
-// What a snapshot remembers of frames: those that were in transit at the cut, and those that lay unread. They are the channel
-// state.
+// What a snapshot remembers of frames: those that were in transit at the cut, and those that lay unread. They are the
+// channel state.
 
 import { copyFrame, type Frame, type FrameCopy, NO_COLOR } from '../../../src/frame/frame.js'
 import type { HoldBounds } from '../hold-queue.js'
@@ -15,17 +15,17 @@ export interface RecordedFrame {
 /** The channel state of one host for one snapshot, in order of delivery. */
 export class ChannelRecorder {
   readonly frames: RecordedFrame[] = []
-  private readonly bounds: HoldBounds
-  private bytes = 0
+  readonly #bounds: HoldBounds
+  #bytes = 0
 
   constructor(bounds: HoldBounds) {
-    this.bounds = bounds
+    this.#bounds = bounds
   }
 
   /** False when a bound is reached: the frame is delivered all the same, but counts as lost to the channel state. */
   record(port: number, frame: Frame, at: number): boolean {
-    if (this.frames.length >= this.bounds.frames || this.bytes + frame.length > this.bounds.bytes) return false
-    this.append(port, 'in-transit', copyFrame(frame), at)
+    if (this.frames.length >= this.#bounds.frames || this.#bytes + frame.length > this.#bounds.bytes) return false
+    this.#append(port, 'in-transit', copyFrame(frame), at)
     return true
   }
 
@@ -34,14 +34,14 @@ export class ChannelRecorder {
     let taken = 0
     for (const copy of copies) {
       if (copy.color === NO_COLOR) continue
-      this.append(port, 'residue', copy, at)
+      this.#append(port, 'residue', copy, at)
       taken++
     }
     return taken
   }
 
-  private append(port: number, verdict: RecordedFrame['verdict'], copy: FrameCopy, at: number): void {
+  #append(port: number, verdict: RecordedFrame['verdict'], copy: FrameCopy, at: number): void {
     this.frames.push({ port, verdict, copy, at })
-    this.bytes += copy.bytes.length
+    this.#bytes += copy.bytes.length
   }
 }

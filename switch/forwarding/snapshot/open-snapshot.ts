@@ -1,5 +1,5 @@
-// A network's open snapshot: its channel state, from the first in-transit frame until every channel is closed by its peer's
-// marker and counts, and after that what still comes late. Which ports have cut it reads from their epochs.
+// A network's open snapshot: its channel state, from the first in-transit frame until every channel is closed by its
+// peer's marker and counts, and after that what still comes late. Which ports have cut it reads from their epochs.
 
 import type { Policy } from '../../../src/api/schemas.js'
 import { type Closure, UNCOUNTED } from '../../../src/epoch/peer-channel.js'
@@ -12,8 +12,8 @@ export interface ChannelClosed extends Closure {
   readonly port: number
   readonly host: string | null
   /**
-   * Frames from before the cut that came after the closure: they were missing when the deadline passed, or copies that the
-   * network has made had been counted in their place; or they are copies.
+   * Frames from before the cut that came after the closure: they were missing when the deadline passed, or copies that
+   * the network has made had been counted in their place; or they are copies.
    */
   readonly late: number
 }
@@ -30,114 +30,124 @@ export interface ChannelState {
 export class OpenSnapshot {
   readonly epoch: number
   readonly policy: Policy
-  private readonly network: Network
+  readonly #network: Network
   /** When markers stop being repeated, whatever happens. */
-  private readonly until: number
-  private readonly recorder: ChannelRecorder
-  private readonly sendMarkers: (now: number) => void
+  readonly #until: number
+  readonly #recorder: ChannelRecorder
+  readonly #sendMarkers: (now: number) => void
   /** All local members have flipped and the peers are being told. */
-  private announced = false
+  #announced = false
   /** Trunks that have our marker, or are being sent it. */
-  private readonly told = new Set<number>()
+  readonly #told = new Set<number>()
   /** Frames that did not fit the channel state, per port index. */
-  private readonly overflow = new Map<number, number>()
-  private readonly closures = new Map<number, ChannelClosed>()
-  private complete = false
+  readonly #overflow = new Map<number, number>()
+  readonly #closures = new Map<number, ChannelClosed>()
+  #complete = false
   /** The channel state as it is to be kept: nothing goes into it any more. */
-  private kept: ChannelState | null = null
+  #kept: ChannelState | null = null
 
   /** `sendMarkers`: called when some have become due. */
   constructor(network: Network, epoch: number, policy: Policy, until: number, sendMarkers: (now: number) => void) {
-    this.network = network
-    this.sendMarkers = sendMarkers
+    this.#network = network
+    this.#sendMarkers = sendMarkers
     this.epoch = epoch
     this.policy = policy
-    this.until = until
-    this.recorder = new ChannelRecorder(network.options.record)
+    this.#until = until
+    this.#recorder = new ChannelRecorder(network.options.record)
   }
 
-  /** Whether a frame that is in transit to `port` is part of the channel state: also a late one, as long as that is not kept. */
+  /**
+   * Whether a frame that is in transit to `port` is part of the channel state: also a late one, as long as that is not
+   * kept.
+   */
   takes(port: PortState, frame: Frame): boolean {
-    return frame.color < this.epoch && this.epoch <= port.epoch && this.kept === null
+    return frame.color < this.epoch && this.epoch <= port.epoch && this.#kept === null
   }
 
   /** False, and counted, when the channel state has no room. */
   record(port: PortState, frame: Frame, now: number): boolean {
-    if (this.recorder.record(port.index, frame, now)) return true
-    this.overflow.set(port.index, (this.overflow.get(port.index) ?? 0) + 1)
+    if (this.#recorder.record(port.index, frame, now)) return true
+    this.#overflow.set(port.index, (this.#overflow.get(port.index) ?? 0) + 1)
     return false
   }
 
   /** Frames that lay unread at the port's cut. Returns how many were of the network. */
   recordResidue(port: PortState, copies: readonly FrameCopy[], now: number): number {
-    return this.recorder.recordResidue(port.index, copies, now)
+    return this.#recorder.recordResidue(port.index, copies, now)
   }
 
   /** Whether the channel that comes in at `port` is still to be closed. */
   awaits(port: PortState): boolean {
-    return !this.complete && !this.closures.has(port.index)
+    return !this.#complete && !this.#closures.has(port.index)
   }
 
   /** Once every local member has flipped, the peers are told what we sent before. */
   announceCut(now: number): void {
-    if (this.announced) return
-    for (const port of this.network.ports) if (port.isMember && port.epoch < this.epoch) return
-    this.announced = true
-    this.tellPeers(now)
-  }
-
-  /** Closes the channels that can be. Returns all closures, once: when the last channel is closed and all gates are open. */
-  tick(now: number): ChannelClosed[] | null {
-    if (this.complete || !this.announced) return null
-    let waiting = false
-    for (const port of this.network.ports) {
-      if (port.isMember && port.closed) waiting = true
-      if (port.channel === null || this.closures.has(port.index)) continue
-      const closure = port.channel.closure(this.epoch, this.network.options.closureDeadline, now)
-      if (closure === null) waiting = true
-      else this.closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host, late: 0 })
-    }
-    this.tellPeers(now)
-    if (waiting) return null
-    this.complete = true
-    return inOrder(this.closures.values())
+    if (this.#announced) return
+    for (const port of this.#network.ports) if (port.isMember && port.epoch < this.epoch) return
+    this.#announced = true
+    this.#tellPeers(now)
   }
 
   /**
-   * Starts the markers that are due. A peer to which we pass on what comes over other trunks is told only when those are
-   * closed: before, frames from before the cut may still come through us to it. Trunks form a tree then, so the leaves begin.
+   * Closes the channels that can be. Returns all closures, once: when the last channel is closed and all gates are
+   * open.
    */
-  private tellPeers(now: number): void {
-    const { ports, options } = this.network
+  tick(now: number): ChannelClosed[] | null {
+    if (this.#complete || !this.#announced) return null
+    let waiting = false
+    for (const port of this.#network.ports) {
+      if (port.isMember && port.closed) waiting = true
+      if (port.channel === null || this.#closures.has(port.index)) continue
+      const closure = port.channel.closure(this.epoch, this.#network.options.closureDeadline, now)
+      if (closure === null) waiting = true
+      else this.#closures.set(port.index, { ...closure, port: port.spec.index, host: port.channel.host, late: 0 })
+    }
+    this.#tellPeers(now)
+    if (waiting) return null
+    this.#complete = true
+    return inOrder(this.#closures.values())
+  }
+
+  /**
+   * Starts the markers that are due. A peer to which we pass on what comes over other trunks is told only when those
+   * are closed: before, frames from before the cut may still come through us to it. Trunks form a tree then, so the
+   * leaves begin.
+   */
+  #tellPeers(now: number): void {
+    const { ports, options } = this.#network
     let started = false
     for (const port of ports) {
       // Nothing to count before the peer has said how: it has just been met.
-      if (port.channel === null || port.channel.sends === UNCOUNTED || this.told.has(port.index)) continue
+      if (port.channel === null || port.channel.sends === UNCOUNTED || this.#told.has(port.index)) continue
       const through = (other: PortState) =>
-        other.channel !== null && other !== port && (other.blocked & port.side) === 0 && !this.closures.has(other.index)
+        other.channel !== null &&
+        other !== port &&
+        (other.blocked & port.side) === 0 &&
+        !this.#closures.has(other.index)
       if (options.transit && ports.some(through)) continue
-      this.told.add(port.index)
-      port.channel.startMarker(this.epoch, now, this.until)
+      this.#told.add(port.index)
+      port.channel.startMarker(this.epoch, now, this.#until)
       started = true
     }
-    if (started) this.sendMarkers(now)
+    if (started) this.#sendMarkers(now)
   }
 
   /** The recording has ended: a channel state that is complete must not have what its recording has not. */
   recordingEnded(): void {
-    if (this.complete) this.kept ??= this.channelState()
+    if (this.#complete) this.#kept ??= this.channelState()
   }
 
   /** As it is now, or as it was kept. */
   channelState(): ChannelState {
-    if (this.kept !== null) return this.kept
-    const final = [...this.closures].map(([index, closure]): ChannelClosed => {
+    if (this.#kept !== null) return this.#kept
+    const final = [...this.#closures].map(([index, closure]): ChannelClosed => {
       // Of a channel that has begun anew since, nothing more is known.
-      const received = this.network.byIndex[index]?.channel?.received.below(this.epoch) ?? 0
+      const received = this.#network.byIndex[index]?.channel?.received.below(this.epoch) ?? 0
       const late = Math.max(0, received - closure.received)
       return { ...closure, late, lost: Math.max(0, closure.lost - late) }
     })
-    return { frames: this.recorder.frames, overflow: this.overflow, closures: inOrder(final) }
+    return { frames: this.#recorder.frames, overflow: this.#overflow, closures: inOrder(final) }
   }
 }
 

@@ -1,5 +1,5 @@
-// A network's part in snapshots and restores: gates, cuts and hold queues; the channels are in open-snapshot.ts. Decides
-// nothing about when: the agent does, by commands.
+// A network's part in snapshots and restores: gates, cuts and hold queues; the channels are in open-snapshot.ts.
+// Decides nothing about when: the agent does, by commands.
 
 import type { Policy } from '../../../src/api/schemas.js'
 import { Frame, type FrameCopy } from '../../../src/frame/frame.js'
@@ -15,11 +15,16 @@ import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snap
 
 /** What the agent is told of snapshots without being asked. */
 export interface SnapshotEvents {
-  /** A frame (or marker) from after `epoch`'s cut has come before ours: the Lai-Yang trigger. Once per port and epoch. */
+  /**
+   * A frame (or marker) from after `epoch`'s cut has come before ours: the Lai-Yang trigger. Once per port and epoch.
+   */
   early(port: number, epoch: number): void
   /** All channels of the open snapshot are closed and all gates open: its channel state is complete. */
   closed(epoch: number, closures: readonly ChannelClosed[]): void
-  /** The channel from a peer has ended, fallen silent, or begun anew, before it was closed for the open snapshot: what was under way in it is lost, uncounted. */
+  /**
+   * The channel from a peer has ended, fallen silent, or begun anew, before it was closed for the open snapshot: what
+   * was under way in it is lost, uncounted.
+   */
   broken?(epoch: number, port: number, host: string | null): void
 }
 
@@ -38,8 +43,8 @@ const ARMED_BOUNDS = { frames: 2000, bytes: 16 * 1024 * 1024 }
 const MOST_ARMED = 65536
 
 /**
- * Milliseconds without a HELLO (one a second) after which an open channel counts as broken: its marker does not come any more.
- * Longer than what a preflight lets pass, and than what a link that is plugged in again needs.
+ * Milliseconds without a HELLO (one a second) after which an open channel counts as broken: its marker does not come
+ * any more. Longer than what a preflight lets pass, and than what a link that is plugged in again needs.
  */
 const SILENT_PEER = 5000
 
@@ -143,9 +148,9 @@ export class Snapshots implements Crossings {
   }
 
   /**
-   * Opens gates; what was held is judged again, in order, before any later frame. Of ports[i], at most `most[i]` frames (all
-   * when left out) are let out at once: a gate with more behind it stays closed for what comes, and opens by `drain`.
-   * Returns how many frames were released.
+   * Opens gates; what was held is judged again, in order, before any later frame. Of ports[i], at most `most[i]` frames
+   * (all when left out) are let out at once: a gate with more behind it stays closed for what comes, and opens by
+   * `drain`. Returns how many frames were released.
    */
   release(ports: readonly number[], now: number, most: readonly number[] = []): number {
     let released = 0
@@ -156,7 +161,9 @@ export class Snapshots implements Crossings {
     return released
   }
 
-  /** Lets out the next portions behind gates that are opening; those that were closed again meanwhile are left alone. */
+  /**
+   * Lets out the next portions behind gates that are opening; those that were closed again meanwhile are left alone.
+   */
   drain(ports: readonly number[], now: number, most: readonly number[] = []): number {
     const opening = ports.filter((index) => this.#network.byIndex[index]?.opening)
     return this.release(
@@ -179,10 +186,9 @@ export class Snapshots implements Crossings {
   }
 
   /**
-   * Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never go
-   * back, and it may come late: a newer snapshot that is open, or gates that a newer restore or another network has closed,
-   * are left alone.
-   * `most`: as for `release`, the same for each port.
+   * Calls a snapshot off: every member moves on to `epoch` without a cut, gates open, held frames go out. Epochs never
+   * go back, and it may come late: a newer snapshot that is open, or gates that a newer restore or another network has
+   * closed, are left alone. `most`: as for `release`, the same for each port.
    */
   advance(epoch: number, now: number, most?: number): void {
     if (this.#open !== null && this.#open.epoch > epoch) return
@@ -196,9 +202,9 @@ export class Snapshots implements Crossings {
   }
 
   /**
-   * Restored ports: fresh epoch, gates closed, and nothing from before it may pass. What was held is the old incarnation's.
-   * Members that are not restored move on to the same epoch, or the fence would cut them off; what they waited for is no
-   * longer early. Machines may have moved, so what was learned of where they are is forgotten.
+   * Restored ports: fresh epoch, gates closed, and nothing from before it may pass. What was held is the old
+   * incarnation's. Members that are not restored move on to the same epoch, or the fence would cut them off; what they
+   * waited for is no longer early. Machines may have moved, so what was learned of where they are is forgotten.
    */
   fence(ports: readonly number[], epoch: number, now: number): void {
     for (const port of this.#members(ports)) {
@@ -217,7 +223,10 @@ export class Snapshots implements Crossings {
     }
   }
 
-  /** Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this incarnation. */
+  /**
+   * Recorded channel state goes to the head of a gated port's hold queue, colored as what it now is: part of this
+   * incarnation.
+   */
   preload(index: number, copies: readonly Omit<FrameCopy, 'color'>[]): void {
     const port = this.#network.byIndex[index]
     if (port === undefined) return

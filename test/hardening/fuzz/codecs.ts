@@ -1,5 +1,5 @@
-// Codecs under damaged input: what was written is read back; what was damaged is refused under its own error, or read as
-// something that makes sense.
+// Codecs under damaged input: what was written is read back; what was damaged is refused under its own error, or read
+// as something that makes sense.
 
 import assert from 'node:assert/strict'
 import { SnapswitchError } from '../../../src/errors/errors.js'

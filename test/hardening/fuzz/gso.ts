@@ -1,5 +1,5 @@
-// Cutting up GSO frames under damaged input: headers that lie, checksums that begin anywhere, segments of any size. It ends, it
-// writes nowhere but where it may, and what it makes is in all no longer than what the sizes say.
+// Cutting up GSO frames under damaged input: headers that lie, checksums that begin anywhere, segments of any size. It
+// ends, it writes nowhere but where it may, and what it makes is in all no longer than what the sizes say.
 
 import assert from 'node:assert/strict'
 import { Fragmenter } from '../../../src/frame/fragmenter.js'

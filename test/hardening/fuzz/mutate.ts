@@ -1,4 +1,5 @@
-// Damage to bytes, as wires, hostile guests and broken disks do it: flipped bits, lost and doubled pieces, extreme numbers.
+// Damage to bytes, as wires, hostile guests and broken disks do it: flipped bits, lost and doubled pieces, extreme
+// numbers.
 
 import type { Random } from '../../simulation/chance.js'
 
