@@ -6,11 +6,12 @@ import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { ethernet, gre, gsoFrame, ip4, ip6, overUdp, type Piece, receive, tcp, udp } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { stations } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest } from './tap-guest.js'
 
-t.setTimeout(90_000)
+t.setTimeout(patience(90_000))
 
 const VXLAN = [8, 0, 0, 0, 0, 0, 7, 0]
 const SIZE = 1000

@@ -6,10 +6,11 @@ import { createHash } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { patience } from '../patience.js'
 import { root, type Switch, World } from '../switch/world.js'
 import { dropsOf } from './daemon-health.js'
 
-t.setTimeout(180_000)
+t.setTimeout(patience(180_000))
 
 /** Some hundred GSO frames each way. */
 const BYTES = 8_000_000
@@ -109,7 +110,7 @@ async function noErrors(t: Test, world: World, ...labels: string[]): Promise<voi
 }
 
 async function nothingLost(t: Test, daemon: Switch): Promise<void> {
-  for (const { name, counters } of await daemon.client.ports({ deadlineMs: 5000 })) {
+  for (const { name, counters } of await daemon.client.ports({ deadlineMs: patience(5000) })) {
     const { 'device-dropped': _full, ...drops } = counters.drops
     t.same(drops, {}, `${name}: no drop but of full queues (${dropsOf(counters)})`)
   }

@@ -4,11 +4,12 @@
 import t from 'tap'
 import { sum } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, isOurs, stations, testFrame } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest, virtioHeader } from './tap-guest.js'
 
-t.setTimeout(90_000)
+t.setTimeout(patience(90_000))
 
 const PORT = 7007
 const UFO = 3

@@ -4,10 +4,11 @@
 
 import t from 'tap'
 import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, stations, testFrame } from './station.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(180_000)
+t.setTimeout(patience(180_000))
 
 const ports = { one: { device: 'one' }, two: { device: 'two' } }
 const lab0 = (more: object = {}, network: object = {}) => ({
@@ -70,7 +71,7 @@ t.test('a renamed device stays a port, and a stranger of its name is left alone'
   // What changes of it is seen under its new name, too.
   await world.ip('host', 'link', 'set', 'renamed', 'mtu', '1400')
   await says(daemon, 'two', { mtu: 1400, problem: null }, tap)
-  const fdb = await daemon.client.fdb('lab0', { deadlineMs: 5000 })
+  const fdb = await daemon.client.fdb('lab0', { deadlineMs: patience(5000) })
   t.same(fdb.map(({ ifname }) => ifname).sort(), ['one', 'renamed'])
   t.equal(await daemon.stop(), 0)
   t.same([await ipv6('renamed'), await ipv6('two')], ['0', '1'], 'its own is given back, the stranger’s is as it was')
@@ -311,7 +312,7 @@ t.test('trunks and uplinks follow their device’s MTU and address', root, async
   const b = await world.switch('b', side('two', 'four', 'to-a'))
   const peersLive = () =>
     until('the peers', 15_000, async () => {
-      const all = await Promise.all([a, b].map((daemon) => daemon.client.status({ deadlineMs: 5000 })))
+      const all = await Promise.all([a, b].map((daemon) => daemon.client.status({ deadlineMs: patience(5000) })))
       const peers = all.flatMap(({ networks }) => networks.map((network) => network.peers))
       return peers.every((of) => of.length === 1 && of[0]!.alive) || undefined
     })
@@ -342,7 +343,7 @@ t.test('trunks and uplinks follow their device’s MTU and address', root, async
   await reaches(world, 'one', '10.67.0.2')
   t.same(await passes(one, two, 1514), [1514])
   t.same(await passes(two, one, 1514), [1514], 'carriers to the new address')
-  const status = await b.client.status({ deadlineMs: 5000 })
+  const status = await b.client.status({ deadlineMs: patience(5000) })
   t.equal(status.networks.find(({ name }) => name === 'lan')!.peers.length, 1, 'one peer, not two')
 
   await world.ip('a', 'link', 'set', 'to-b', 'address', '02:00:00:00:77:02')

@@ -4,10 +4,11 @@
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { sleep, until } from '../lab/command.js'
+import { patience } from '../patience.js'
 import { idOf, type Station, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(120_000)
+t.setTimeout(patience(120_000))
 
 const RESERVED = [0x01, 0x80, 0xc2, 0, 0]
 const ALL = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
@@ -91,7 +92,7 @@ t.test('reserved addresses and sources that are nobody’s, beside a bridge', ro
   const snapswitch = async (settings: object) => {
     const daemon = await world.switch('host', { networks: { lab0: { ports, ...settings } } })
     const passed = await pass(one, two)
-    const rows = await daemon.client.fdb('lab0', { deadlineMs: 5000 })
+    const rows = await daemon.client.fdb('lab0', { deadlineMs: patience(5000) })
     const drops = (await daemon.port('one')).counters.drops
     t.equal(await daemon.stop(), 0)
     return { passed, learned: ours(rows.filter(({ ifname }) => ifname === 'one').map(({ mac }) => mac)), drops }

@@ -121,15 +121,19 @@ export class AsideSocket {
 
   /** Once a second: what was counted and is not there was dropped for want of room. Returns the number of drops. */
   housekeeping(): number {
-    if (this.fd === NO_SOCKET) {
-      const count = this.#filters.countOf(this.#ifindex)
-      const refused = (count - this.#seen) | 0
-      this.#seen = count
-      return refused
-    }
+    if (this.fd === NO_SOCKET) return 0
     if (this.#arena === null && !this.waits) return 0
     this.#seen = this.#filters.countOf(this.#ifindex)
     return readKernelDrops(this.fd)
+  }
+
+  /** Without a second socket: how many frames the ring was not given since the last call. They are lost. */
+  refused(): number {
+    if (this.fd !== NO_SOCKET) return 0
+    const count = this.#filters.countOf(this.#ifindex)
+    const refused = (count - this.#seen) | 0
+    this.#seen = count
+    return refused
   }
 
   close(): void {

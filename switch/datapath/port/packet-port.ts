@@ -192,7 +192,12 @@ export class PacketPort implements Port {
   housekeeping(): void {
     this.#transmit.housekeeping()
     this.#lookAtRing()
-    this.#counters[this.#row + Counter.kernelDrops] += this.#aside?.housekeeping() ?? 0
+    if (this.#aside === null) return
+    this.#counters[this.#row + Counter.kernelDrops] += this.#aside.housekeeping()
+    const refused = this.#aside.refused()
+    if (refused === 0) return
+    this.#counters[this.#row + Drop['gso-unsupported']] += refused
+    this.#tell('gso-unsupported')
   }
 
   #lookAtRing(): void {
