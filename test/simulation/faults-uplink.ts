@@ -3,9 +3,6 @@
 import { NONE } from '../../src/frame/agreement.js'
 import { CarrierField, u32 } from '../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../src/frame/color-dscp.js'
-import type { Frame } from '../../src/frame/frame.js'
-import type { Forwarder } from '../../switch/forwarding/forwarder.js'
-import type { Neighbors } from '../../switch/forwarding/peers/neighbors.js'
 import type { Uplink } from '../../switch/forwarding/peers/uplink.js'
 import type { UplinkPeer } from '../../switch/forwarding/peers/uplink-peer.js'
 import { Random } from './chance.js'
@@ -13,42 +10,25 @@ import type { PlantedFault } from './faults.js'
 import type { Plant } from './run.js'
 import { LAN_STATION, type Order, putOnLan, type Scenario } from './scenario.js'
 
-/** What an uplink keeps to itself. */
-interface Inside {
-  readonly neighbors: Neighbors
-}
-
-/** What a peer keeps to itself. */
-interface PeerInside {
-  writesFrom: number
-  filled: number
-  nextSequence: number
-  mayUseBit(frame: Frame): boolean
-}
-
-const inUplinks = (change: (uplink: Uplink, inside: Inside, forwarder: Forwarder) => void): Plant => {
+const inUplinks = (change: (uplink: Uplink) => void): Plant => {
   return () => ({
     forwarder: (forwarder) => {
       const addPort = forwarder.addPort.bind(forwarder)
       forwarder.addPort = (spec, output) => {
         const port = addPort(spec, output)
-        if (spec.kind === 'uplink') {
-          const uplink = forwarder.uplink as Uplink
-          change(uplink, uplink as unknown as Inside, forwarder)
-        }
+        if (forwarder.uplink !== null && spec.kind === 'uplink') change(forwarder.uplink)
         return port
       }
     },
   })
 }
 
-const inPeers = (change: (peer: UplinkPeer, inside: PeerInside) => void): Plant =>
-  inUplinks((_uplink, inside) => {
-    const { neighbors } = inside
+const inPeers = (change: (peer: UplinkPeer) => void): Plant =>
+  inUplinks(({ neighbors }) => {
     const meet = neighbors.meet.bind(neighbors)
     neighbors.meet = (mac, now) => {
       const neighbor = meet(mac, now)
-      if (neighbor !== null) change(neighbor.peer, neighbor.peer as unknown as PeerInside)
+      if (neighbor !== null) change(neighbor.peer)
       return neighbor
     }
   })
@@ -117,13 +97,13 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'the bit is used for colors that were not agreed',
     breaks: [1, 2, 3, 4],
-    plant: inPeers((_peer, inside) => {
-      const mayUseBit = inside.mayUseBit.bind(inside)
-      inside.mayUseBit = (frame) => {
-        const agreed = inside.writesFrom
-        if (agreed !== NONE) inside.writesFrom = frame.color
+    plant: inPeers((peer) => {
+      const mayUseBit = peer.mayUseBit.bind(peer)
+      peer.mayUseBit = (frame) => {
+        const agreed = peer.writesFrom
+        if (agreed !== NONE) peer.writesFrom = frame.color
         const may = mayUseBit(frame)
-        inside.writesFrom = agreed
+        peer.writesFrom = agreed
         return may
       }
     }),
@@ -132,9 +112,9 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'a bit that the guest has set is taken for ours',
     breaks: [1, 2, 3, 4],
-    plant: inPeers((_peer, inside) => {
-      const mayUseBit = inside.mayUseBit.bind(inside)
-      inside.mayUseBit = (frame) => {
+    plant: inPeers((peer) => {
+      const mayUseBit = peer.mayUseBit.bind(peer)
+      peer.mayUseBit = (frame) => {
         const isSet = colorBit(frame) === 1
         if (isSet) flipColorBit(frame)
         const may = mayUseBit(frame)
@@ -147,7 +127,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'an address that two hosts claim is believed of both',
     breaks: [1, 2, 3, 4],
-    plant: inUplinks((_uplink, { neighbors }) => {
+    plant: inUplinks(({ neighbors }) => {
       neighbors.grant = () => {
         neighbors.claimed.clear()
         for (const { peer, port } of neighbors.joined()) {
@@ -161,12 +141,12 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'pieces are joined though one between them is missing',
     breaks: [0, 2, 3],
-    plant: inPeers((peer, inside) => {
+    plant: inPeers((peer) => {
       const unpack = peer.unpack.bind(peer)
       peer.unpack = (frame) => {
-        if (inside.filled > 0 && u32(frame, CarrierField.OFFSET) > 0) {
-          inside.filled = u32(frame, CarrierField.OFFSET)
-          inside.nextSequence = u32(frame, CarrierField.SEQUENCE)
+        if (peer.filled > 0 && u32(frame, CarrierField.OFFSET) > 0) {
+          peer.filled = u32(frame, CarrierField.OFFSET)
+          peer.nextSequence = u32(frame, CarrierField.SEQUENCE)
         }
         return unpack(frame)
       }
@@ -180,18 +160,18 @@ export const uplinkFaults: readonly PlantedFault[] = [
   {
     name: 'who was only heard in carriers is taken for an outsider',
     breaks: [1, 2, 3, 5],
-    plant: inUplinks((_uplink, inside) => {
-      inside.neighbors.carriedFrom.learn = () => true
+    plant: inUplinks(({ neighbors }) => {
+      neighbors.carriedFrom.learn = () => true
     }),
     adapt: unannounced,
   },
   {
     name: 'frames follow claims from before a restore',
     breaks: [5],
-    plant: inUplinks((uplink, inside) => {
+    plant: inUplinks((uplink) => {
       uplink.behind = (bytes, start) => {
         const view = new DataView(bytes.buffer, bytes.byteOffset + start)
-        return inside.neighbors.claimed.get(view.getUint16(0), view.getInt32(2))
+        return uplink.neighbors.claimed.get(view.getUint16(0), view.getInt32(2))
       }
     }),
     adapt: (scenario) => {
@@ -213,9 +193,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
     name: 'a switch that starts is not quiet, nor doubted',
     breaks: [1, 2, 3, 4, 5],
     plant: () => {
-      const loud = inUplinks((_uplink, inside) =>
-        Object.defineProperty(inside, 'quiet', { get: () => false, set() {} }),
-      )()
+      const loud = inUplinks((uplink) => Object.defineProperty(uplink, 'quiet', { get: () => false, set() {} }))()
       const trusting = inPeers((peer) => {
         peer.doubt = () => {}
       })()

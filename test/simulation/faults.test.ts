@@ -28,7 +28,7 @@ for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults,
     t.comment(`schedule ${tally.schedules}; ${violation.message}`)
     t.ok(breaks.includes(violation.invariant), `it breaks invariant ${violation.invariant}`)
     t.equal((await runScenario(scenario)).violation?.message, undefined, 'without the fault the same schedule holds')
-    t.ok(scenario.sends.length <= 16, `${scenario.sends.length} frames are enough to show it`)
+    t.ok(scenario.sends.length <= 32, `${scenario.sends.length} frames are enough to show it`)
     t.match(failure.diagram, /invariant \d violated/, 'it is drawn')
   })
 }

@@ -81,7 +81,7 @@ Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
 } as typeof write
 
 Socket.prototype.emit = function (this: Socket, ...args: unknown[]): boolean {
-  if (args[0] === 'data' && (sent.has(this) || (called && String(args[1]).includes('"type":"result"')))) {
+  if (args[0] === 'data' && (sent.has(this) || (called && String(args[1]).includes('"kind":"result"')))) {
     const planned = plan()
     if (planned !== null) kill(planned)
   }

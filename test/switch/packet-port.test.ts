@@ -93,8 +93,7 @@ t.test('tags stay with their frames, long or short', root, async (t) => {
 
 t.test('more than the ring holds: the rest is dropped and counted, and what follows is right', root, async (t) => {
   const { sender, receiver } = await pair(t)
-  const { port } = receiver
-  const counters = Reflect.get(port, 'counters') as Float64Array
+  const { port, counters } = receiver
   for (let round = 0; round < 3; round++) {
     receiver.received()
     for (let id = 0; id < 3000; id++) {
@@ -127,7 +126,7 @@ t.test(
   root,
   async (t) => {
     const { sender, receiver } = await pair(t)
-    const counters = Reflect.get(receiver.port, 'counters') as Float64Array
+    const { counters } = receiver
     for (let round = 0; round < 2; round++) {
       const before = counters[Drop.truncated]
       for (let id = 0; id < 2000; id++) {
@@ -173,8 +172,7 @@ t.test(
   root,
   async (t) => {
     const { sender: origin, receiver: mirror } = await pair(t)
-    const { port } = mirror
-    const counters = Reflect.get(port, 'counters') as Float64Array
+    const { port, counters } = mirror
     const lies = (id: number) => id % 7 === 3
     const pushed = (id: number) => (id % 5 === 0 ? (id % 100) + 1 : -1)
     const lengths = [60, 512, 513, 1400, 61, 100]

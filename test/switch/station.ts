@@ -37,6 +37,7 @@ export function inNamespace<T>(name: string, act: () => T): T {
 
 export class Station {
   readonly port: PacketPort
+  readonly counters = createCounters()
   readonly #sockets: PortSockets
   readonly #frames: FrameCopy[] = []
 
@@ -48,7 +49,7 @@ export class Station {
       const oversize = { send: () => Errno.EMSGSIZE }
       this.port = inNamespace(
         namespace,
-        () => new PacketPort(0, device, { device, ifindex }, this.#sockets, oversize, createCounters()),
+        () => new PacketPort(0, device, { device, ifindex }, this.#sockets, oversize, this.counters),
       )
     } catch (thrown) {
       closePortSocketsNow(this.#sockets)

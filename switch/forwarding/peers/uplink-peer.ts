@@ -70,7 +70,7 @@ export class UplinkPeer implements Output {
   /** Version of our claims that `readable` has. */
   #readVersion = 0
   /** How it reads our bit. */
-  #writesFrom = NONE
+  writesFrom = NONE
   #lowestSince = 0
   #carriesToUs = false
   #heardHigh = 0
@@ -78,8 +78,9 @@ export class UplinkPeer implements Output {
   #sequence = 0
   /** A frame that comes in pieces. */
   #assembly: Uint8Array | null = null
-  #filled = 0
-  #nextSequence = -1
+  /** Bytes of it that have come, and the number of the next piece. */
+  filled = 0
+  nextSequence = -1
   /** Pieces that made no frame, because others of it are missing. */
   broken = 0
 
@@ -106,10 +107,10 @@ export class UplinkPeer implements Output {
     this.#theirVersion = 0
     this.#readVersion = 0
     this.readsFrom = NONE
-    this.#writesFrom = NONE
+    this.writesFrom = NONE
     this.lowest = NONE
-    this.#nextSequence = -1
-    this.#filled = 0
+    this.nextSequence = -1
+    this.filled = 0
   }
 
   /** A HELLO to all, which may be anybody's that has the key, says that it is of another boot. */
@@ -140,7 +141,7 @@ export class UplinkPeer implements Output {
     if (agreement.read === this.#theirVersion) {
       this.#destinations.assign(this.theirs.filter((_, at) => !this.refused[at]))
     }
-    this.#writesFrom = agreement.readsFrom
+    this.writesFrom = agreement.readsFrom
     if (agreement.lowest > this.lowest) {
       this.lowest = agreement.lowest
       this.#lowestSince = now
@@ -189,7 +190,7 @@ export class UplinkPeer implements Output {
     if (!this.established) return false
     const generation = generationOfVid(serviceTci)
     // What travels without a carrier is counted as of the generation agreed.
-    if (generation === UNCOUNTED || !this.#mayUseBit(frame)) return this.#carry(frame, generation)
+    if (generation === UNCOUNTED || !this.mayUseBit(frame)) return this.#carry(frame, generation)
     if ((frame.color & 1) !== 0) flipColorBit(frame)
     return this.#device.send(frame, -1)
   }
@@ -206,13 +207,13 @@ export class UplinkPeer implements Output {
     const whole = u32(frame, CarrierField.WHOLE)
     const offset = u32(frame, CarrierField.OFFSET)
     const sequence = u32(frame, CarrierField.SEQUENCE)
-    const wasCut = this.#filled > 0 && (offset !== this.#filled || sequence !== this.#nextSequence)
+    const wasCut = this.filled > 0 && (offset !== this.filled || sequence !== this.nextSequence)
     if (wasCut) {
       this.broken++
-      this.#filled = 0
+      this.filled = 0
     }
     const piece = Math.min(frame.length - CARRIER_HEADER_LENGTH, whole - offset)
-    if (offset !== this.#filled || piece <= 0 || whole > VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) {
+    if (offset !== this.filled || piece <= 0 || whole > VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) {
       this.broken++
       return false
     }
@@ -224,13 +225,13 @@ export class UplinkPeer implements Output {
       this.#assembly ??= new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
       const from = start + CARRIER_HEADER_LENGTH
       this.#assembly.set(frame.bytes.subarray(from, from + piece), offset)
-      this.#filled = offset + piece
-      this.#nextSequence = (sequence + 1) >>> 0
-      if (this.#filled < whole) return false
+      this.filled = offset + piece
+      this.nextSequence = (sequence + 1) >>> 0
+      if (this.filled < whole) return false
       frame.bytes = this.#assembly
       frame.address = 0
       frame.vnet = 0
-      this.#filled = 0
+      this.filled = 0
     } else {
       frame.vnet = start + CARRIER_HEADER_LENGTH
     }
@@ -242,9 +243,9 @@ export class UplinkPeer implements Output {
     return true
   }
 
-  #mayUseBit(frame: Frame): boolean {
-    if (!this.#options.usesBit || this.doubted || this.#writesFrom === NONE) return false
-    if (frame.color !== this.#writesFrom && frame.color !== this.#writesFrom + 1) return false
+  mayUseBit(frame: Frame): boolean {
+    if (!this.#options.usesBit || this.doubted || this.writesFrom === NONE) return false
+    if (frame.color !== this.writesFrom && frame.color !== this.writesFrom + 1) return false
     const { bytes, start } = frame
     if (isGroup(bytes, start) || (frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN)) return false
     if (!this.#sources.has(macHigh(bytes, start + 6), macLow(bytes, start + 6))) return false

@@ -68,11 +68,13 @@ export class Uplink implements Output {
   readonly #trunks: Trunks
   readonly #device: Output
   readonly #claims: Claims
-  readonly #neighbors: Neighbors
+  /** The other switches. */
+  readonly neighbors: Neighbors
   readonly #frame = new Frame()
   /** When the peers must have heard that we are new; not known before the first HELLO. */
   #quietUntil = Number.POSITIVE_INFINITY
-  #quiet = true
+  /** It neither sends frames as they are nor takes them so. */
+  quiet = true
   #nextDiscovery = Number.NEGATIVE_INFINITY
   #nextHello = Number.NEGATIVE_INFINITY
   #nextClaims = Number.NEGATIVE_INFINITY
@@ -87,14 +89,14 @@ export class Uplink implements Output {
     const mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
     this.#claims = new Claims(network, mostClaims(mtu))
     this.port = new PortState(spec, this, network)
-    this.#neighbors = new Neighbors(network, trunks, this.port, device, mtu)
+    this.neighbors = new Neighbors(network, trunks, this.port, device, mtu)
   }
 
   /** The device has another MTU: from the next frame on, what is made for the LAN fits it. */
   resize(mtu: number): void {
     const lan = Math.min(mtu, LAN_MTU)
     this.#claims.limit = mostClaims(lan)
-    this.#neighbors.resize(lan)
+    this.neighbors.resize(lan)
     // Claims that an agreement has no room for any more go at once.
     this.#nextClaims = Number.NEGATIVE_INFINITY
   }
@@ -109,14 +111,14 @@ export class Uplink implements Output {
     const { bytes, start } = frame
     const high = macHigh(bytes, start + 6)
     const low = macLow(bytes, start + 6)
-    const { claimed, carriedFrom } = this.#neighbors
+    const { claimed, carriedFrom } = this.neighbors
     const index = claimed.get(high, low)
     if (index === NO_PORT) {
       // It may be a peer's, by the bit, to a former boot of ours.
-      if (this.#quiet) return this.refuse('starting')
+      if (this.quiet) return this.refuse('starting')
       if (carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
-      const { peer, port } = this.#neighbors.of(index)
+      const { peer, port } = this.neighbors.of(index)
       const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
       const bit = isToClaim ? colorBit(frame) : NO_BIT
       if (bit !== NO_BIT && peer.readsFrom !== NONE) {
@@ -136,9 +138,9 @@ export class Uplink implements Output {
    * a peer claims counts again when it has told that it is past the fence.
    */
   behind(bytes: Uint8Array, start: number): number {
-    const index = this.#neighbors.claimed.get(macHigh(bytes, start), macLow(bytes, start))
+    const index = this.neighbors.claimed.get(macHigh(bytes, start), macLow(bytes, start))
     if (index === NO_PORT) return NO_PORT
-    return this.#neighbors.of(index).peer.lowest < this.#network.fence ? NO_PORT : index
+    return this.neighbors.of(index).peer.lowest < this.#network.fence ? NO_PORT : index
   }
 
   /** A restore has put up a fence: the peers are to know soon which machines are here. */
@@ -149,30 +151,29 @@ export class Uplink implements Output {
   /** To the outside world. */
   send(frame: Frame, _serviceTci: number): boolean {
     // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
-    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.#quiet ? 'starting' : null
+    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.quiet ? 'starting' : null
     if (refusal !== null) {
       this.refuse(refusal)
       return false
     }
     const { bytes, start } = frame
     // The carriers of this frame have left already, to wherever the machine may be.
-    if (frame.color !== NO_COLOR && this.#neighbors.claimed.has(macHigh(bytes, start), macLow(bytes, start)))
-      return true
+    if (frame.color !== NO_COLOR && this.neighbors.claimed.has(macHigh(bytes, start), macLow(bytes, start))) return true
     return this.#device.send(frame, -1)
   }
 
   tick(now: number): void {
     this.#quietUntil = Math.min(this.#quietUntil, now + QUIET)
-    this.#quiet = now < this.#quietUntil
-    this.#neighbors.carriedFrom.sweep(Math.floor(now / 1000), 256)
+    this.quiet = now < this.#quietUntil
+    this.neighbors.carriedFrom.sweep(Math.floor(now / 1000), 256)
     if (now >= this.#nextDiscovery) {
-      this.#nextDiscovery = now + (this.#quiet ? QUIET_INTERVAL_MS : INTERVAL_MS)
+      this.#nextDiscovery = now + (this.quiet ? QUIET_INTERVAL_MS : INTERVAL_MS)
       this.discover(now)
     }
     const isDue = now >= this.#nextHello
     if (isDue) {
       this.#nextHello = now + INTERVAL_MS
-      this.#neighbors.forget(now)
+      this.neighbors.forget(now)
     }
     let isNews = false
     if (now >= this.#nextClaims) {
@@ -183,7 +184,7 @@ export class Uplink implements Output {
     const lowest = this.lowest()
     if (lowest !== this.#toldLowest) isNews = true
     this.#toldLowest = lowest
-    for (const neighbor of this.#neighbors.joined()) {
+    for (const neighbor of this.neighbors.joined()) {
       if (isNews) neighbor.peer.claimsChanged(this.#claims)
       const moved = neighbor.peer.moveOn(now)
       if (isDue || isNews || moved) this.tell(neighbor, now)
@@ -192,7 +193,7 @@ export class Uplink implements Output {
 
   /** The port is being removed: its peers go with it. */
   close(): void {
-    this.#neighbors.close()
+    this.neighbors.close()
   }
 
   /** A HELLO from a peer was believed. */
@@ -201,12 +202,12 @@ export class Uplink implements Output {
     const channel = port.channel!
     neighbor.peer.lastSign = now
     neighbor.peer.doubted = false
-    if (!neighbor.joined) this.#neighbors.join(neighbor)
+    if (!neighbor.joined) this.neighbors.join(neighbor)
     if (neighbor.peer.heard === channel.bootId) return
     neighbor.peer.met(channel.bootId!)
     this.#network.fdb.flushPort(port.index)
-    this.#neighbors.carriedFrom.flushPort(port.index)
-    this.#neighbors.grant()
+    this.neighbors.carriedFrom.flushPort(port.index)
+    this.neighbors.grant()
     this.tell(neighbor, now)
   }
 
@@ -221,7 +222,7 @@ export class Uplink implements Output {
     if (!neighbor.joined || bootId !== neighbor.peer.heard) return
     const before = neighbor.peer.agreement(this.#claims, this.#toldLowest)
     const changed = neighbor.peer.take(agreement, this.#claims, now)
-    if (changed.claims) this.#neighbors.grant()
+    if (changed.claims) this.neighbors.grant()
     // Whoever was taken for an outsider up to now may be a member over there.
     if (changed.claims || changed.way) this.#network.fdb.flushPort(this.port.index)
     if (!Buffer.from(before).equals(neighbor.peer.agreement(this.#claims, this.#toldLowest))) this.tell(neighbor, now)
@@ -231,7 +232,7 @@ export class Uplink implements Output {
     const { bytes, start } = frame
     const isToAll = isGroup(bytes, start)
     if (!isToAll && !this.isOurs(bytes, start)) return null
-    const known = this.#neighbors.find(bytes, start + 6)
+    const known = this.neighbors.find(bytes, start + 6)
     if (bytes[start + CarrierField.TYPE] === CARRIER_TYPE) return this.carrier(known, frame, now)
     if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
     if (known !== undefined && !isToAll) return this.said(known, frame, now)
@@ -240,7 +241,7 @@ export class Uplink implements Output {
     // Another network may have its switches on the same LAN.
     if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
     if (message.type !== ControlType.HELLO) return null
-    const neighbor = known ?? this.#neighbors.meet(bytes.slice(start + 6, start + 12), now)
+    const neighbor = known ?? this.neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.refuse('control-unexpected')
     if (!isToAll) return this.said(neighbor, frame, now)
     neighbor.peer.doubt(message.bootId)
@@ -279,7 +280,7 @@ export class Uplink implements Output {
     const { bytes, start } = frame
     const high = macHigh(bytes, start + 6)
     const low = macLow(bytes, start + 6)
-    if (!isGroup(bytes, start + 6)) this.#neighbors.carriedFrom.learn(high, low, 0, port.index, Math.floor(now / 1000))
+    if (!isGroup(bytes, start + 6)) this.neighbors.carriedFrom.learn(high, low, 0, port.index, Math.floor(now / 1000))
     return port
   }
 
