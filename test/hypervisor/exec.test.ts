@@ -142,7 +142,7 @@ printf '{\\n "files": [{"role":"disk","path":"%s"}]\\n}\\n' "$SNAPSWITCH_DIRECTO
 t.test('a command has a clean environment, and is told all in it and on its standard input', root, async (t) => {
   process.env.LD_PRELOAD_OF_SOMEBODY = 'x'
   t.teardown(() => delete process.env.LD_PRELOAD_OF_SOMEBODY)
-  const { command, home, at } = commandOf({ load: `env > env; cat > input; pwd -P > /dev/null; ${usual.load}` })
+  const { command, home, at } = commandOf({ load: `env -0 > env; cat > input; pwd -P > /dev/null; ${usual.load}` })
   await createExecHypervisor().isThere('vm', { exec: { command } })
   await (await attach(command)).destroy(soon(5000))
   const files = [{ role: 'disk', path: '/there/d' }]
@@ -154,10 +154,11 @@ t.test('a command has a clean environment, and is told all in it and on its stan
   const { spec, control } = await createExecHypervisor().load(request, soon(20_000))
   const { directory } = request
   t.same(spec, { exec: { command, machine: 'other name', directory } })
-  const lines = readFileSync(at('env'), 'utf8')
-  const [daemon] = /^SNAPSWITCH_DAEMON=.*$/m.exec(lines)!
-  const [pid] = /^SNAPSWITCH_PID=\d+$/m.exec(lines)!
-  const [timeout] = /^SNAPSWITCH_TIMEOUT_MS=\d+$/m.exec(lines)!
+  const words = readFileSync(at('env'), 'utf8').split('\0')
+  const told = (what: RegExp) => words.find((word) => what.test(word))!
+  const [daemon, pid, timeout] = [/^SNAPSWITCH_DAEMON=./, /^SNAPSWITCH_PID=\d+$/, /^SNAPSWITCH_TIMEOUT_MS=\d+$/].map(
+    told,
+  )
   const expected = [
     'HOME=/root',
     'LANG=C.UTF-8',
@@ -170,15 +171,14 @@ t.test('a command has a clean environment, and is told all in it and on its stan
     'SNAPSWITCH_MACHINE=other name',
     'SNAPSWITCH_MEMORY=/memory',
     'SNAPSWITCH_NAME=vm',
-    'SNAPSWITCH_TAPS=tap0',
-    'tap1',
+    'SNAPSWITCH_TAPS=tap0\ntap1',
     daemon,
     pid,
     timeout,
   ]
   // Of the shell itself, and of the test runner, which adds to all that is started.
-  const own = (line: string) => !/^(PWD|OLDPWD|SHLVL|_|NODE_OPTIONS|_TAPJS_\w+)=/.test(line)
-  t.same(lines.trim().split('\n').filter(own).sort(), expected.sort())
+  const own = (word: string) => word !== '' && !/^(PWD|OLDPWD|SHLVL|_|NODE_OPTIONS|_TAPJS_\w+)=/.test(word)
+  t.same(words.filter(own).sort(), expected.sort())
   const input = JSON.parse(readFileSync(at('input'), 'utf8'))
   t.match(input, { action: 'load', machine: 'other name', name: 'vm', directory, taps: ['tap0', 'tap1'], details: 'd' })
   t.same(input.files, [{ role: 'disk', path: '/here/d' }])
