@@ -203,7 +203,7 @@ for (const moment of ['paused', 'sealing']) {
     })
     t.equal(signal, 'SIGKILL')
     await runsOn(t, guest)
-    await until('the image to be removed', () => list(store).length === 0)
+    await until('the image to be removed', () => list(store).length === 0, 60_000)
     // The next daemon finds a machine that it can snapshot.
     const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
     const taken = await take(machine, guest.serial, 'after')

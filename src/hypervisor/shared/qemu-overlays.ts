@@ -8,7 +8,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import type { CaptureTarget, Deadline, DiskLayer } from '../hypervisor.js'
 import type { LiveDisk } from './block-drives.js'
 import { activeNodes, askBlockGraph } from './block-graph.js'
-import { within } from './deadline.js'
+import { pauseFor, remaining, within } from './deadline.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import { commitActive } from './qemu-collapse.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
@@ -127,6 +127,9 @@ export function snapshotTransaction(overlays: readonly Overlay[]): readonly [str
   return ['transaction', { actions }]
 }
 
+/** How long a QEMU whose socket has closed may take to end. */
+const DYING_MS = 2000
+
 /** Takes overlays back after a capture that failed. `mayBeUsed`: the transaction was sent. */
 export async function takeBackOverlays(
   qmp: QmpClient,
@@ -136,6 +139,9 @@ export async function takeBackOverlays(
   deadline: Deadline,
 ): Promise<void> {
   const lost = qmp.failure !== null
+  // A killed QEMU's socket closes before its last thread has ended, and its images are free only then.
+  const limit = within(DYING_MS, deadline)
+  while (lost && process !== null && isAlive(process) && remaining(limit) > 0) await pauseFor(10, limit)
   const inUse = mayBeUsed && !lost ? activeNodes(await askBlockGraph(qmp, deadline)) : new Set<string>()
   for (const overlay of overlays) {
     const { node, file } = overlay
