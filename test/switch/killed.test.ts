@@ -92,8 +92,9 @@ async function dies(t: Tap, daemon: Switch, call: Promise<unknown>): Promise<voi
   await until('the daemon to die', () => !daemon.running)
 }
 
+/** The daemon may have the socket for as long as it puts things right: QEMU serves one client at a time. */
 async function stateOf(guest: Guest): Promise<string> {
-  const qmp = await QmpClient.connect(guest.qmp, soon(5000))
+  const qmp = await QmpClient.connect(guest.qmp, soon(30_000))
   try {
     return String(((await qmp.execute('query-status', {}, soon(5000))) as { status: string }).status)
   } finally {
@@ -102,7 +103,7 @@ async function stateOf(guest: Guest): Promise<string> {
 }
 
 async function command(guest: Guest, name: string, args: Parameters<QmpClient['execute']>[1] = {}): Promise<void> {
-  const qmp = await QmpClient.connect(guest.qmp, soon(5000))
+  const qmp = await QmpClient.connect(guest.qmp, soon(30_000))
   await qmp.execute(name, args, soon(5000))
   qmp.close()
 }
