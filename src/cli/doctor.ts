@@ -86,12 +86,10 @@ function nodeVersion(): Finding[] {
 
 function kernelVersion(): Finding[] {
   const found = release()
-  const [major, minor] = found.split(/[.-]/).map(Number) as [number, number]
-  const atLeast = (a: number, b: number) => major > a || (major === a && minor >= b)
   return [
     finding(
       'kernel',
-      atLeast(5, 7),
+      kernelIsAtLeast(5, 7, found),
       found,
       true,
       '5.7 or later is needed (userfaultfd write protection, packet sockets).',

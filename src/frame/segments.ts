@@ -2,16 +2,9 @@
 // the number stays what it is: so this is what channels count, not the frames as they happen to come.
 
 import type { Frame } from './frame.js'
+import { UDP_HEADER, Vnet } from './gso-headers.js'
 
-/** struct virtio_net_hdr (linux/virtio_net.h): gso_type, gso_size, csum_start; gso types without their ECN bit. */
-const GSO_TYPE = 1
-const GSO_SIZE = 4
-const CSUM_START = 6
-const ECN = 0x80
-const TCPV4 = 1
-const TCPV6 = 4
-const UDP_L4 = 5
-const UDP_HEADER = 8
+const { GSO_TYPE, GSO_SIZE, CSUM_START, ECN, TCPV4, TCPV6, UDP_L4 } = Vnet
 const TCP_HEADER = 20
 
 /**

@@ -3,11 +3,12 @@
 
 import { EtherType } from '../../../src/frame/ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { Vnet } from '../../../src/frame/gso-headers.js'
 import type { Arena } from '../../../src/linux/arena.js'
 import { libc } from '../../../src/linux/libc.js'
 
 const HEAD = VNET_HEADER_LENGTH + 12
-const NEEDS_CSUM = 1
+const { NEEDS_CSUM } = Vnet
 /** From here on a call into libc is cheaper than a loop. */
 const LONG = 600
 

@@ -6,6 +6,7 @@
 
 import { EtherType } from '../../../src/frame/ethernet.js'
 import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { Vnet } from '../../../src/frame/gso-headers.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
 import { MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
@@ -21,7 +22,7 @@ const MAC_PAIR = 12
 const SCRATCH = 32
 const STAGED = 16
 const STAGE_STRIDE = Math.ceil((VNET_HEADER_LENGTH + MAX_FRAME_LENGTH) / 4096) * 4096
-const NEEDS_CSUM = 1
+const { NEEDS_CSUM } = Vnet
 
 const IOVECS_AT = BATCH * MessageLayout.STRIDE
 const SCRATCH_AT = IOVECS_AT + BATCH * 2 * MessageLayout.IOVEC
