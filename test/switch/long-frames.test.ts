@@ -16,8 +16,6 @@ t.setTimeout(patience(180_000))
 
 const [CUSTOMER, SERVICE, OLD_SERVICE, MPLS, EXPERIMENTAL] = [0x8100, 0x88a8, 0x9100, 0x8847, 0x88b6]
 const SOURCE = [2, 0, 0, 0, 0, 0x51]
-/** The last frame of each series: when it is there, what was sent before it is, or is lost. */
-const LAST = 0xffff
 
 /**
  * A broadcast with these EtherTypes one after the other, of which all but the last are tags; `payload` begins with
@@ -68,7 +66,14 @@ function onWire({ bytes, tagTpid, tagTci }: FrameCopy): string {
 }
 
 const isOurs = (hex: string) => hex.startsWith(`ffffffffffff${Buffer.from(SOURCE).toString('hex')}`)
-const last = frame(LAST, [EXPERIMENTAL], 46)
+
+/**
+ * The last frame of a series: when it is there, what was sent before it is, or is lost. Each series has one of its own,
+ * since copies of the former series' may still be under way.
+ */
+let lastId = 0xffff
+const nextLast = () => frame(lastId--, [EXPERIMENTAL], 46)
+const ends = new Set<string>()
 
 type Receiver = () => string[]
 
@@ -85,7 +90,9 @@ const guestReceives =
 async function pass(guest: TapGuest, send: () => void, receivers: readonly Receiver[]): Promise<string[][]> {
   for (const receive of receivers) receive()
   send()
+  const last = nextLast()
   const end = Buffer.from(last).toString('hex')
+  ends.add(end)
   const got: string[][] = receivers.map(() => [])
   // It may come before a port is up: repeated until it is there.
   await until('the last frame', 10_000, () => {
@@ -93,7 +100,7 @@ async function pass(guest: TapGuest, send: () => void, receivers: readonly Recei
     for (const [i, receive] of receivers.entries()) got[i]!.push(...receive().filter(isOurs))
     return got.every((frames) => frames.includes(end)) ? true : undefined
   })
-  return got.map((frames) => frames.filter((hex) => hex !== end).map(digest))
+  return got.map((frames) => frames.filter((hex) => !ends.has(hex)).map(digest))
 }
 
 const writes = (guest: TapGuest, frames: readonly Uint8Array[]) => () => {
