@@ -8,6 +8,11 @@ import { describeCoverage, events } from './coverage.js'
 
 const SEED = 1
 const SCHEDULES = 8_000
+/** Seeds of single schedules that a soak found to break an invariant, before what was wrong was put right. */
+const FOUND = [
+  // A machine with NICs in other networks ends between its restore's load and pause: nobody closes their gates.
+  900_024_280,
+]
 /** On a slow machine fewer will do. */
 const SECONDS = 90
 
@@ -27,4 +32,11 @@ t.test('every invariant holds under random schedules', async (t) => {
   t.ok(tally.complete > tally.schedules / 2, 'most snapshots are complete')
   t.ok(tally.restored > tally.schedules / 20, 'and many are restored')
   t.ok(tally.failed > tally.schedules / 20, 'and many fail, as the schedule wills')
+})
+
+t.test('schedules that once broke an invariant', async (t) => {
+  for (const seed of FOUND) {
+    const { failure } = await runCampaign({ seed, schedules: 1, seconds: SECONDS })
+    t.equal(failure?.violation.message, undefined, `seed ${seed}`)
+  }
 })

@@ -14,7 +14,7 @@ import type {
 import { parseMac } from '../../../src/frame/mac.js'
 import type { ChannelFrame } from '../../../src/trace/channel.js'
 import type { PortEntry } from '../../ports/table.js'
-import { passEpoch, releaseOthers } from '../gates.js'
+import { gateOthers, passEpoch, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import { locateFiles } from '../located-files.js'
 import { staleEpoch } from '../refusals.js'
@@ -201,6 +201,11 @@ export class RestoreSession {
     const all = members.flatMap(({ ports }) => ports)
     const own = all.filter((port) => port.network === network)
     await host.datapath.call('fence', { network, ports: own.map((port) => port.index), epoch })
+    // A former self that has ended since the load closed no gates, and what comes next reads nothing yet.
+    await gateOthers(
+      host,
+      all.filter((port) => port.network !== network),
+    )
     await allOf(members.map((member) => this.#takePlace(member, deadline)))
     for (const { part } of members) this.#taps.connectOutside(part)
     // A former guest may have left its queues full; the new one has opened empty ones.
