@@ -125,10 +125,7 @@ async function tunDevice(): Promise<Finding[]> {
   ]
 }
 
-/**
- * What packet sockets can hand over of frames that their senders leave to be cut up (docs: ARCHITECTURE.md, a frame's
- * way).
- */
+/** What packet sockets can hand over of frames that their senders leave to be cut up (docs/internals/forwarding.md). */
 function packetSockets(): Finding[] {
   const filters = ringFilters() !== null
   closeRingFilters()

@@ -186,7 +186,7 @@ function refuseUnverified({ network, name, parts }: Manifest): void {
   throw new SnapswitchError(
     'SNAPSHOT_UNVERIFIED',
     `${network}/${name} was taken, but does not load: ${failed.join('; ')}`,
-    'See what the machine has that others have not (docs/machines.md), and take another. Delete this one if it is of no use.',
+    'See what the machine has that others have not (docs/reference/machines.md), and take another. Delete this one if it is of no use.',
   )
 }
 

@@ -1,5 +1,5 @@
-// The `exec` driver with commands made up for it: the contract of docs/exec-driver.md, and every way in which a command
-// may break it. Machines here are files that say `running` or `paused`; test/lab/exec.test.ts has real ones.
+// The `exec` driver with commands made up for it: the contract of docs/reference/exec-driver.md, and every way in which
+// a command may break it. Machines here are files that say `running` or `paused`; test/lab/exec.test.ts has real ones.
 
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'

@@ -1,6 +1,6 @@
-// A user's command for the `exec` driver (docs/exec-driver.md) that drives a QEMU over its monitor, with nothing of
-// snapswitch in it. Called as `exec-qemu.js HOME ACTION MACHINE`: in HOME lie MACHINE.qmp, the monitor of a QEMU that
-// somebody has started, and MACHINE.now, the directory of the load that has taken its place; MACHINE.hang and
+// A user's command for the `exec` driver (docs/reference/exec-driver.md) that drives a QEMU over its monitor, with
+// nothing of snapswitch in it. Called as `exec-qemu.js HOME ACTION MACHINE`: in HOME lie MACHINE.qmp, the monitor of a
+// QEMU that somebody has started, and MACHINE.now, the directory of the load that has taken its place; MACHINE.hang and
 // MACHINE.fail plant faults in a capture.
 
 import { spawn } from 'node:child_process'

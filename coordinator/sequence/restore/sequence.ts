@@ -1,4 +1,4 @@
-// The global sequence of `snapshot restore` as a table (ARCHITECTURE.md, "A restore's way"):
+// The global sequence of `snapshot restore` as a table (docs/internals/restore.md):
 //
 //   preflight -> checking -> locating -> transferring -> loading -> pausing -> switching -> resuming -> done
 //       |            |           |             |            |          |           |           |

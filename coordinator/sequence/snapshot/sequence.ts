@@ -1,4 +1,4 @@
-// The global sequence of `snapshot create` as a table (ARCHITECTURE.md, "A snapshot's way"):
+// The global sequence of `snapshot create` as a table (docs/internals/snapshots.md):
 //
 //   preflight -> recording -> preparing -> taking -> committing -> complete
 //       |            |            |          |           |

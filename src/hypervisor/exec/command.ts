@@ -1,6 +1,6 @@
 // Runs the user's command, once for each thing that is wanted of it: with a clean environment, a deadline, bounded
-// output, and in a process group of its own, which is killed as a whole when the deadline passes. docs/exec-driver.md
-// is the contract.
+// output, and in a process group of its own, which is killed as a whole when the deadline passes. The contract:
+// docs/reference/exec-driver.md
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { homedir } from 'node:os'
@@ -42,7 +42,7 @@ const RESUMED = 'resumed'
 const DRAIN_MS = 250
 const KILL_MS = 2000
 
-export const contract = 'docs/exec-driver.md says what a command must do.'
+export const contract = 'docs/reference/exec-driver.md says what a command must do.'
 
 /**
  * Its standard output. Throws HYPERVISOR_UNREACHABLE, HYPERVISOR_REFUSED or HYPERVISOR_PROTOCOL; then nothing of it

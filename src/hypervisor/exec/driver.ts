@@ -1,5 +1,5 @@
 // The `exec` driver: machines of any hypervisor, by a program of the user's that is called for each thing that is
-// wanted of them (docs/exec-driver.md).
+// wanted of them (docs/reference/exec-driver.md).
 
 import { Type } from '@sinclair/typebox'
 import { AbsolutePath } from '../../api/schemas/basic.js'
@@ -78,7 +78,7 @@ const inWords = ({ command, machine }: ExecAddress) => `exec ${command}${machine
 export const exec = {
   kind: 'exec',
   key: 'exec',
-  /** By a command of yours: docs/exec-driver.md. */
+  /** By a command of yours: docs/reference/exec-driver.md. */
   address: Type.Object(
     {
       command: Type.String({ ...AbsolutePath, description: 'an absolute path to the program that is called' }),

@@ -1,5 +1,5 @@
-// A machine that the user's own command drives (docs/exec-driver.md): how it is reached, all that is needed to start it
-// again, and what tells a load of it from others.
+// A machine that the user's own command drives (docs/reference/exec-driver.md): how it is reached, all that is needed
+// to start it again, and what tells a load of it from others.
 
 import type { MachineDefinition, StartedLoad } from '../hypervisor.js'
 

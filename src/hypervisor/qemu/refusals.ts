@@ -1,5 +1,6 @@
 // Command lines of machines that could not be started again as they were, or whose guest shares something with the
-// world that no snapshot has. Each is refused by name before anything is touched; docs/machines.md lists them. Pure.
+// world that no snapshot has. Each is refused by name before anything is touched;
+// docs/reference/machines.md lists them. Pure.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import { type Argument, optionValue, splitArguments } from '../shared/qemu-options.js'

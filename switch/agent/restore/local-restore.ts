@@ -1,4 +1,4 @@
-// One host's part of a restore, as a table: ARCHITECTURE.md, "A restore's way". Pure; session.ts does the work and
+// One host's part of a restore, as a table: docs/internals/restore.md. Pure; session.ts does the work and
 // reports how it ended.
 //
 //   begun -> loading -> loaded -> pausing -> paused -> switching -> switched -> registering -> resuming -> done

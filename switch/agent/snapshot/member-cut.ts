@@ -1,4 +1,4 @@
-// The cut of one VM, as a table: ARCHITECTURE.md, "A snapshot's way". Pure; the agent performs the effects and reports
+// The cut of one VM, as a table: docs/internals/snapshots.md. Pure; the agent performs the effects and reports
 // events.
 //
 //   ready -> gating -> settling -> pausing -> flipping -> capturing -> releasing -> sealing -> done
