@@ -33,7 +33,7 @@ export async function outsidePorts(network: Network): Promise<string[]> {
   const found = await Promise.all(
     network.hosts.map(async (host) => {
       const ports = await network.agents.ports(host, { timeoutMs: statusCallMs }).catch(() => [])
-      const outside = ports.filter((p) => p.network === network.name && (p.kind === 'plain' || p.kind === 'uplink'))
+      const outside = ports.filter((p) => p.network === network.name && p.kind !== 'member' && p.kind !== 'trunk')
       return outside.map((port) => `port ${port.name} of host ${host}`)
     }),
   )

@@ -2,7 +2,7 @@
 // outside; a trunk leads to a peer switch and carries colors; an uplink leads to a LAN, where the outside is and peer
 // switches are, each of which is a port of its own here (peers/uplink.ts).
 
-import type { PortKind } from '../../src/api/schemas.js'
+import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import type { Frame } from '../../src/frame/frame.js'
 import type { ArmedCopies } from './armed-copies.js'
@@ -21,6 +21,7 @@ const SIDES: Readonly<Record<PortKind, Side>> = {
   plain: Side.PLAIN,
   trunk: Side.TRUNK,
   uplink: Side.UPLINK,
+  host: Side.PLAIN,
 }
 
 /**
@@ -71,6 +72,8 @@ export interface PortSpec {
    * Its gate is closed from the beginning: a restore's port, which its fence has not seen yet. Only `release` opens it.
    */
   readonly gated?: boolean
+  /** What it lets in and out; left out: all. */
+  readonly rules?: PortRules | undefined
   /** Of an uplink: its MTU, and how members' frames to peers are colored. */
   readonly uplink?: { readonly mtu: number; readonly color: 'dscp' | 'carrier' }
 }

@@ -46,12 +46,12 @@ export class AttachedPorts extends PortDevices {
   }
 
   protected async attach(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
-    const { index, network, name, kind, vm, device, mtu, queueLength } = entry
+    const { index, network, name, kind, vm, device, mtu, queueLength, rules } = entry
     this.refuse(entry, link)
     const attachment = new Attachment(this.links, link, this.log)
     try {
       this.unread.start(index, link)
-      const spec = { index, name, kind, vm, epoch, mac: macOf(entry), queueLength, gated }
+      const spec = { index, name, kind, vm, epoch, mac: macOf(entry), queueLength, gated, rules }
       await this.datapath.addPort({
         network,
         spec: kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec,

@@ -221,7 +221,7 @@ export class Ports extends FollowedPorts {
    */
   problemsOf(network: string): SnapswitchError[] {
     const links = new Map(this.links.list().map((link): [number, Link] => [link.index, link]))
-    const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain')
+    const ports = this.all().filter((port) => port.network === network && port.kind !== 'plain' && port.kind !== 'host')
     const problems = ports.flatMap((port) => this.#problemOf(port, links.get(port.ifindex)) ?? [])
     // A machine is saved with its ports in all networks.
     const machines = this.machinesOf(network)
@@ -251,6 +251,7 @@ export class Ports extends FollowedPorts {
         ifname: link?.name ?? null,
         kind: port.kind,
         vm: port.vm,
+        ...(port.rules === undefined ? {} : { rules: port.rules }),
         epoch: port.kind === 'member' ? counters[row + Counter.epoch] : null,
         gate: counters[row + Counter.gateClosed] === 1 ? 'closed' : 'open',
         up: link?.lowerUp ?? false,

@@ -1,6 +1,6 @@
 // Which ports this host has: names, devices and indexes, by machine and network.
 
-import type { PortKind } from '../../src/api/schemas.js'
+import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import type { Link } from '../../src/linux/link.js'
 import type { UplinkColor } from '../config.js'
 
@@ -12,6 +12,8 @@ export interface PortRequest {
   readonly vm: string | null
   /** Of an uplink: how members' frames to peers are colored. */
   readonly color?: UplinkColor
+  /** What it lets in and out; left out: all. */
+  readonly rules?: PortRules
 }
 
 export interface PortEntry extends PortRequest {

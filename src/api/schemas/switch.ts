@@ -3,6 +3,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { addressesShown } from '../../hypervisor/drivers.js'
 import { Count, Epoch, ErrorReportSchema, Mac, Name, nullable } from './basic.js'
+import { PortRules } from './rules.js'
 
 export const Peer = Type.Object({
   port: Type.String(),
@@ -15,11 +16,13 @@ export const Peer = Type.Object({
 })
 export type Peer = Static<typeof Peer>
 
+/** `host`: the host's own side of a bridge that was taken over; it forwards as a plain one does. */
 export const PortKind = Type.Union([
   Type.Literal('member'),
   Type.Literal('plain'),
   Type.Literal('trunk'),
   Type.Literal('uplink'),
+  Type.Literal('host'),
 ])
 export type PortKind = Static<typeof PortKind>
 
@@ -51,6 +54,8 @@ export const PortInfo = Type.Object({
   ifname: Type.Optional(nullable(Type.String())),
   kind: PortKind,
   vm: nullable(Type.String()),
+  /** What it lets in and out; left out: all, as a port without rules. */
+  rules: Type.Optional(PortRules),
   epoch: nullable(Epoch),
   gate: Type.Union([Type.Literal('open'), Type.Literal('closed')]),
   up: Type.Boolean(),
