@@ -28,7 +28,7 @@ import {
   type SnapshotState,
   snapshotTable,
 } from './sequence/snapshot/sequence.js'
-import { type Desk, type RunOptions, runSequence, settle } from './sequence-runner.js'
+import { type RunOptions, runSequence, type SequenceContext, settle } from './sequence-runner.js'
 
 /** Takes the snapshot; resolves with the outcome, and rejects only on a defect. */
 export function runSnapshot(
@@ -36,10 +36,10 @@ export function runSnapshot(
   options: RunOptions & { readonly store: (manifest: Manifest) => Promise<void> },
 ): Promise<SnapshotOutcome> {
   const { agents, onProgress, clock } = options
-  const perform = (effect: SnapshotEffect, desk: Desk<SnapshotEvent>): SnapshotOutcome | undefined => {
-    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
+  const perform = (effect: SnapshotEffect, context: SequenceContext<SnapshotEvent>): SnapshotOutcome | undefined => {
+    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: context.ended })
     const agent = (host: string, what: SnapshotCall, act: () => Promise<SnapshotEvent>) => {
-      settle<SnapshotEvent>(act, desk.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
+      settle<SnapshotEvent>(act, context.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {
@@ -62,12 +62,12 @@ export function runSnapshot(
         const { host } = effect
         const events = agents.take(host, input.name, call(effect.timeoutMs))
         const failed = (error: ErrorReport): SnapshotEvent => ({ kind: 'agentFailed', host, call: 'take', error })
-        settle(() => forEachLocal(host, events, desk.feed), desk.feed, failed)
+        settle(() => forEachLocal(host, events, context.feed), context.feed, failed)
         return
       }
       case 'discard': {
         const { host, epoch } = effect
-        desk.later(effect.delayMs, () =>
+        context.later(effect.delayMs, () =>
           agent(host, 'discard', async () => {
             await agents.discard(host, input.name, epoch, call(effect.timeoutMs))
             return { kind: 'discarded', host }
@@ -81,12 +81,12 @@ export function runSnapshot(
             await options.store(effect.manifest)
             return { kind: 'stored' }
           },
-          desk.feed,
+          context.feed,
           (error) => ({ kind: 'storeFailed', error }),
         )
         return
       case 'timer':
-        desk.later(effect.afterMs, () => desk.feed({ kind: 'deadline', timer: effect.timer }))
+        context.later(effect.afterMs, () => context.feed({ kind: 'deadline', timer: effect.timer }))
         return
       case 'progress':
         onProgress({ ...progressOf(effect), atUs: clock.now().wallUs })
@@ -110,10 +110,10 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
   // Copies that nobody waits for any more are ended as soon as the undoing begins.
   const transfers = new AbortController()
   const copying = new Copying(onProgress, () => clock.now())
-  const perform = (effect: RestoreEffect, desk: Desk<RestoreEvent>): RestoreOutcome | undefined => {
-    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: desk.ended })
+  const perform = (effect: RestoreEffect, context: SequenceContext<RestoreEvent>): RestoreOutcome | undefined => {
+    const call = (timeoutMs: number): Call => ({ timeoutMs, signal: context.ended })
     const agent = (host: string, what: RestoreCall, act: () => Promise<RestoreEvent>) => {
-      settle<RestoreEvent>(act, desk.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
+      settle<RestoreEvent>(act, context.feed, (error) => ({ kind: 'agentFailed', host, call: what, error }))
     }
     switch (effect.do) {
       case 'preflight': {
@@ -171,7 +171,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
       }
       case 'switch': {
         const { host } = effect
-        desk.later(effect.delayMs, () =>
+        context.later(effect.delayMs, () =>
           agent(host, { do: 'switch' }, async () => {
             const switched = await agents.restoreSwitch(host, name, call(effect.timeoutMs))
             return { kind: 'switched', host, switched }
@@ -181,7 +181,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
       }
       case 'resume': {
         const { host } = effect
-        desk.later(effect.delayMs, () =>
+        context.later(effect.delayMs, () =>
           agent(host, { do: 'resume' }, async () => {
             const resumed = await agents.restoreResume(host, name, call(effect.timeoutMs))
             return { kind: 'resumed', host, resumed }
@@ -192,7 +192,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
       case 'abort': {
         const { host, epoch } = effect
         transfers.abort()
-        desk.later(effect.delayMs, () =>
+        context.later(effect.delayMs, () =>
           agent(host, { do: 'abort' }, async () => {
             const { running } = await agents.restoreAbort(host, name, epoch, call(effect.timeoutMs))
             return { kind: 'aborted', host, running }
@@ -201,7 +201,7 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         return
       }
       case 'timer':
-        desk.later(effect.afterMs, () => desk.feed({ kind: 'deadline', timer: effect.timer }))
+        context.later(effect.afterMs, () => context.feed({ kind: 'deadline', timer: effect.timer }))
         return
       case 'progress':
         if (effect.copying !== undefined) copying.begin(effect.copying)

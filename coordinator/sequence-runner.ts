@@ -27,7 +27,7 @@ export interface RunOptions {
 }
 
 /** What a runner of one sequence offers to the code that performs its effects. */
-export interface Desk<Event> {
+export interface SequenceContext<Event> {
   feed(event: Event): void
   later(ms: number, act: () => void): void
   /** Aborted when the sequence has ended: nothing of it goes on. */
@@ -38,7 +38,7 @@ export interface Desk<Event> {
 export function runSequence<State extends string, Data, Event extends { kind: string }, Effect, Outcome>(
   table: Table<State, Data, Event, Effect>,
   first: Step<State, Data, Effect>,
-  perform: (effect: Effect, desk: Desk<Event>) => Outcome | undefined,
+  perform: (effect: Effect, context: SequenceContext<Event>) => Outcome | undefined,
   options: RunOptions,
 ): Promise<Outcome> {
   const { clock, signal } = options
@@ -62,7 +62,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
       })
       timers.add(cancel)
     }
-    const desk: Desk<Event> = {
+    const context: SequenceContext<Event> = {
       later,
       ended: ended.signal,
       feed: (event) => {
@@ -74,7 +74,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
     const take = (next: Step<State, Data, Effect>) => {
       at = { state: next.state, data: next.data }
       for (const effect of next.effects) {
-        const outcome = perform(effect, desk)
+        const outcome = perform(effect, context)
         if (outcome === undefined) continue
         end()
         resolve(outcome)
@@ -98,7 +98,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
       const reason: unknown = signal?.reason
       const error = reason instanceof SnapswitchError ? reason : calledOff
       // Both sequences know `cancel`; Event is a type parameter here, so the compiler cannot see it.
-      desk.feed({ kind: 'cancel', error: error.report() } as unknown as Event)
+      context.feed({ kind: 'cancel', error: error.report() } as unknown as Event)
     }
     stepping = true
     try {

@@ -7,7 +7,7 @@ import { whatToLookAt } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { type Clock, systemClock } from '../../src/runtime/clock.js'
 import type { Machines } from './machines.js'
-import { Turns } from './turns.js'
+import { Semaphore } from './semaphore.js'
 
 /**
  * Machines that are asked at the same time. libvirtd works on 5 requests of a connection and 20 of all (libvirtd.conf).
@@ -29,11 +29,11 @@ export function inspectMachines(
   deadline: Deadline,
   clock: Clock = systemClock,
 ): Promise<Inspected[]> {
-  const turns = new Turns(AT_ONCE)
+  const semaphore = new Semaphore(AT_ONCE)
   const began = clock.now().ms
   return Promise.all(
     vms.map(async (vm): Promise<Inspected> => {
-      await turns.take()
+      await semaphore.acquire()
       const spec = machines.spec(vm)
       const seconds = (Math.max(0, deadline - began) / 1000).toFixed(1)
       try {
@@ -47,7 +47,7 @@ export function inspectMachines(
         const error = asSnapswitchError(thrown)
         return { vm, info: null, error: explained(vm, spec, seconds, error).report() }
       } finally {
-        turns.give()
+        semaphore.release()
       }
     }),
   )

@@ -3,13 +3,13 @@
 
 import t from 'tap'
 import type { Clock } from '../../src/runtime/clock.js'
-import { RestoreDesk } from '../../switch/agent/restore/desk.js'
 import {
   type RestoreEvent,
   type RestoreState,
   type RestoreWork,
   restoreTable,
 } from '../../switch/agent/restore/local-restore.js'
+import { StepRunner } from '../../switch/agent/restore/step-runner.js'
 import fc from '../property.js'
 
 const states = Object.keys(restoreTable) as RestoreState[]
@@ -91,14 +91,14 @@ t.test('any order of requests, ends and deadlines', async (t) => {
           }
         },
       }
-      const desk = new RestoreDesk(clock, works.table, 1000, () => void desk.ask('abort'))
+      const steps = new StepRunner(clock, works.table, 1000, () => void steps.ask('abort'))
       let open = 0
       const ask = (request: (typeof requests)[number]) => {
         open++
         const done = () => {
           open--
         }
-        desk.ask(request).then(done, done)
+        steps.ask(request).then(done, done)
       }
       for (const input of inputs) {
         if (input === 'ok' || input === 'failed') works.ends.shift()?.(input === 'ok')
@@ -123,17 +123,17 @@ t.test('any order of requests, ends and deadlines', async (t) => {
 t.test('asked again: the same answer; called off under way: undone at its end, and the request is told', async (t) => {
   const works = new Works()
   const clock: Clock = { now: () => ({ ms: 0, wallUs: 0 }), after: () => () => undefined }
-  const desk = new RestoreDesk(clock, works.table, 1000, () => undefined)
-  const [first, second] = [desk.ask('load'), desk.ask('load')]
+  const steps = new StepRunner(clock, works.table, 1000, () => undefined)
+  const [first, second] = [steps.ask('load'), steps.ask('load')]
   works.ends.shift()?.(true)
-  t.same(await Promise.all([first, second, desk.ask('load')]), ['load', 'load', 'load'])
-  const pausing = desk.ask('pause')
-  const aborted = desk.ask('abort')
+  t.same(await Promise.all([first, second, steps.ask('load')]), ['load', 'load', 'load'])
+  const pausing = steps.ask('pause')
+  const aborted = steps.ask('abort')
   const refused = t.rejects(pausing, { code: 'SNAPSHOT_DISCARDED' })
   works.ends.shift()?.(true)
   await settled()
   t.same(works.begun, ['load', 'pause', 'undo'])
   works.ends.shift()?.(true)
   await Promise.all([refused, aborted])
-  await t.rejects(desk.ask('switch'), { code: 'SNAPSHOT_DISCARDED' })
+  await t.rejects(steps.ask('switch'), { code: 'SNAPSHOT_DISCARDED' })
 })

@@ -20,11 +20,11 @@ import { locateFiles } from '../located-files.js'
 import { staleEpoch } from '../refusals.js'
 import { resumeMachine } from '../resume.js'
 import { queueChannelState, readChannelState } from './channel.js'
-import { RestoreDesk } from './desk.js'
 import { Formers } from './formers.js'
 import { allOf, canBeTwice, loadMachine, mustWait, startedLoad } from './load.js'
 import { type Member, RestoreMembers } from './members.js'
 import { RestorePorts } from './ports.js'
+import { StepRunner } from './step-runner.js'
 import type { Taps } from './taps.js'
 
 const RESUME_MS = 10_000
@@ -44,7 +44,7 @@ export class RestoreSession {
   #everywhere: readonly string[]
   /** Something is on record that is to be undone should the daemon be killed. */
   #recorded = false
-  readonly #desk: RestoreDesk
+  readonly #steps: StepRunner
   #pauseOrder: RestorePause | null = null
   #switchMs = 0
   /** Called when the session has ended by itself, with the machines that run all the same. */
@@ -74,7 +74,7 @@ export class RestoreSession {
       undo: () => this.#undo(false),
       undoRest: () => this.#undo(true),
     }
-    this.#desk = new RestoreDesk(host.clock, works, request.deadlineMs, () => this.#expire())
+    this.#steps = new StepRunner(host.clock, works, request.deadlineMs, () => this.#expire())
   }
 
   /** Those that this host's part is about: placed here, or paused here. */
@@ -91,19 +91,19 @@ export class RestoreSession {
    * Loads all members, or none: on failure everything is undone before it throws. Asked again, it says the same again.
    */
   load(): Promise<RestoreLoaded> {
-    return this.#desk.ask('load') as Promise<RestoreLoaded>
+    return this.#steps.ask('load') as Promise<RestoreLoaded>
   }
 
   /** What runs here of the restore's machines stands still on return. */
   pause(order: RestorePause): Promise<RestorePaused> {
     this.#pauseOrder = order
-    return this.#desk.ask('pause') as Promise<RestorePaused>
+    return this.#steps.ask('pause') as Promise<RestorePaused>
   }
 
   /** All hosts are ready. After a failure it may be called again. */
   switchOver(deadlineMs: number): Promise<RestoreSwitched> {
     this.#switchMs = deadlineMs
-    return this.#desk.ask('switch') as Promise<RestoreSwitched>
+    return this.#steps.ask('switch') as Promise<RestoreSwitched>
   }
 
   /**
@@ -111,12 +111,12 @@ export class RestoreSession {
    * again.
    */
   resume(): Promise<RestoreResumed> {
-    return this.#desk.ask('resume') as Promise<RestoreResumed>
+    return this.#steps.ask('resume') as Promise<RestoreResumed>
   }
 
   /** A host that gets no machines has done its part with the switch. */
   async finish(): Promise<void> {
-    await this.#desk.ask('finish')
+    await this.#steps.ask('finish')
   }
 
   /**
@@ -125,7 +125,7 @@ export class RestoreSession {
    * its ports; those are returned. Never rejects.
    */
   async abort(): Promise<Resumed> {
-    await this.#desk.ask('abort')
+    await this.#steps.ask('abort')
     return this.#members.running()
   }
 
@@ -141,7 +141,7 @@ export class RestoreSession {
     const host = this.#host
     const request = this.#request
     const deadline = host.clock.now().ms + request.deadlineMs
-    this.#desk.restMs = request.deadlineMs
+    this.#steps.restMs = request.deadlineMs
     const highest = host.epochs.get(network)
     if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
     this.#frames = await readChannelState(host, request)
@@ -171,7 +171,7 @@ export class RestoreSession {
   async #pauseFormers(): Promise<RestorePaused> {
     const { machines, replace, deadlineMs } = this.#pauseOrder as RestorePause
     const deadline = this.#host.clock.now().ms + deadlineMs
-    this.#desk.restMs = deadlineMs
+    this.#steps.restMs = deadlineMs
     this.#everywhere = machines
     // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
     const loaded = this.#members.all.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
@@ -188,7 +188,7 @@ export class RestoreSession {
     const request = this.#request
     const members = this.#members.all
     const deadline = host.clock.now().ms + this.#switchMs
-    this.#desk.restMs = request.deadlineMs
+    this.#steps.restMs = request.deadlineMs
     const { epoch } = request
     const before = host.epochs.get(network)
     await host.epochs.raiseFence(network, epoch)

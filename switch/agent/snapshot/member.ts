@@ -45,8 +45,8 @@ export interface Member {
   paused: boolean
   /** Why it could not be brought to run; null while that is not so. */
   stuck: SnapswitchError | null
-  /** It is its turn to stand still: see turns.ts. */
-  hasTurn: boolean
+  /** It is one of the machines that may be cut now. */
+  hasSlot: boolean
   readonly times: {
     gatedAtUs: number
     /** When the wait for the guest to read ended; the pause is asked for then. */
@@ -129,7 +129,7 @@ export async function prepareMember(
       seal: null,
       paused: false,
       stuck: null,
-      hasTurn: false,
+      hasSlot: false,
       times,
       residue: 0,
       lost: 0,
@@ -167,7 +167,7 @@ type Devices = readonly Pick<PortEntry, 'index' | 'ifindex'>[]
 
 /**
  * Waits until the guest has read what it was sent, but not long: what it has not read becomes residue. One that reads
- * nothing (its NIC is down, it has crashed) must not keep the machines waiting whose turn comes after it.
+ * nothing (its NIC is down, it has crashed) must not keep the machines waiting that are cut after it.
  */
 export async function settle({ clock, unread: frames }: UnreadHost, ports: Devices): Promise<void> {
   const unread = () => ports.reduce((sum, port) => sum + frames.of(port.index, port.ifindex), 0)

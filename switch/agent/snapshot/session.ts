@@ -6,9 +6,9 @@ import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../../s
 import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
 import { advance, gateOthers, release, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
-import { Hurry } from '../hurry.js'
+import { PriorityBoost } from '../priority-boost.js'
+import { Semaphore } from '../semaphore.js'
 import { SessionEvents } from '../session-events.js'
-import { Turns } from '../turns.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot, type LocalState } from './local-snapshot.js'
 import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
@@ -28,12 +28,12 @@ export class SnapshotSession {
   readonly #deadline: number
   readonly #stopTimer: () => void
   readonly #events = new SessionEvents()
-  readonly #hurry: Hurry
+  readonly #boost: PriorityBoost
   #closures: readonly ChannelClosed[] = []
   #writing: Promise<unknown> = Promise.resolve()
   #resolveEnded!: () => void
   /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
-  readonly #turns: Turns
+  readonly #slots: Semaphore
 
   private constructor(
     host: Host,
@@ -43,8 +43,8 @@ export class SnapshotSession {
     deadline: number,
   ) {
     this.#host = host
-    this.#hurry = new Hurry(host)
-    this.#turns = new Turns(Math.max(1, Math.floor(host.processor.cores / 2)))
+    this.#boost = new PriorityBoost(host)
+    this.#slots = new Semaphore(Math.max(1, Math.floor(host.processor.cores / 2)))
     this.#recording = recording
     this.request = request
     this.#deadline = deadline
@@ -59,7 +59,7 @@ export class SnapshotSession {
       'Give it more time with --deadline, or look at the log for what was slow.',
     )
     this.#stopTimer = host.clock.after(deadline - host.clock.now().ms, () => this.abort(late.report()))
-    this.#hurry.expectTake()
+    this.#boost.expectTake()
   }
 
   /**
@@ -133,7 +133,7 @@ export class SnapshotSession {
 
   #publish(event: LocalEvent): void {
     this.#events.add(event)
-    this.#hurry.afterwards(() => this.#events.tell())
+    this.#boost.afterwards(() => this.#events.tell())
   }
 
   #input(input: LocalInput): void {
@@ -150,7 +150,7 @@ export class SnapshotSession {
     const { network, epoch, policy } = this.request
     switch (effect.kind) {
       case 'begin': {
-        this.#hurry.begin(this.#host.datapath.thread)
+        this.#boost.begin(this.#host.datapath.thread)
         const { ms, wallUs } = this.#host.clock.now()
         const until = wallUs / 1000 + (this.#deadline - ms)
         this.#host.datapath.call('begin', { network, epoch, policy, until }).catch((thrown) => this.#fail(thrown))
@@ -192,8 +192,8 @@ export class SnapshotSession {
       case 'gate':
         // One that stands still for as long as its memory is saved must not keep the others waiting.
         if (member.info.captureMode === 'background') {
-          await this.#turns.take()
-          member.hasTurn = true
+          await this.#slots.acquire()
+          member.hasSlot = true
         }
         // Called off meanwhile: it stays as it is.
         if (this.#machine.members.get(vm)?.state !== 'gating') return
@@ -225,7 +225,7 @@ export class SnapshotSession {
       case 'capture': {
         const capture = control.capture(this.#deadline)
         member.capture = capture
-        this.#endTurn(member)
+        this.#releaseSlot(member)
         capture.sealed.then(
           (seal) => {
             member.seal = seal
@@ -238,17 +238,17 @@ export class SnapshotSession {
         Object.assign(times, await capture.resumed)
         member.paused = false
         this.#publish({ type: 'resumed', vm, atUs: times.resumedAtUs })
-        this.#hurry.afterwards(() => this.#noteResumed(vm))
+        this.#boost.afterwards(() => this.#noteResumed(vm))
         return say('resumed')
       }
       case 'release':
         times.releasedAtUs = await release(this.#host, network, ports)
         await releaseOthers(this.#host, member.otherPorts)
-        if ([...this.#members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.#hurry.end()
+        if ([...this.#members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.#boost.end()
         return say('released')
       case 'recover':
         await recover(this.#host, this.request, member)
-        this.#endTurn(member)
+        this.#releaseSlot(member)
         return say('recovered')
     }
   }
@@ -266,14 +266,14 @@ export class SnapshotSession {
       .catch((thrown) => log.warn({ err: thrown, vm }, 'cannot note that it runs'))
   }
 
-  #endTurn(member: Member): void {
-    if (member.hasTurn) this.#turns.give()
-    member.hasTurn = false
+  #releaseSlot(member: Member): void {
+    if (member.hasSlot) this.#slots.release()
+    member.hasSlot = false
   }
 
   #finish(failure: ErrorReport | null): void {
     this.#stopTimer()
-    this.#hurry.end()
+    this.#boost.end()
     const stuck = [...this.#members.values()].find((member) => member.stuck !== null)?.stuck?.report() ?? null
     const error = stuck === null ? failure : { ...stuck, message: `${stuck.message} (${failure?.message})` }
     this.error = error

@@ -5,7 +5,7 @@ import type { Clock } from '../../../src/runtime/clock.js'
 import { restoreCalledOff } from '../refusals.js'
 import { type RestoreRequested, type RestoreState, type RestoreWork, restoreStep } from './local-restore.js'
 
-export class RestoreDesk {
+export class StepRunner {
   /** How long the coordinator may take to go on. */
   restMs: number
   readonly #clock: Clock

@@ -1,6 +1,6 @@
-// While guests stand still the daemon runs ahead of everything, for a bounded time, and what can wait, waits: files,
-// and telling others. libuv's threads, which do that work, are ordinary ones, and share locks with this one: measured,
-// it waited 10 ms for one of them that had got no core to let go.
+// While guests stand still the daemon runs ahead of everything, for a bounded time. Work that can wait, waits: writing
+// files, and telling others. libuv's threads, which do that work, are ordinary ones, and share locks with this one:
+// measured, it waited 10 ms for one of them that had got no core to let go.
 
 import type { Host } from './host.js'
 
@@ -8,9 +8,9 @@ import type { Host } from './host.js'
 const TAKE_LEAD_MS = 3000
 const CUT_LEAD_MS = 300
 
-export class Hurry {
+export class PriorityBoost {
   readonly #host: Pick<Host, 'clock' | 'processor'>
-  #hurries = false
+  #boosted = false
   /** Each ends a lead that this thread or the datapath's has. */
   readonly #leads: (() => void)[] = []
   readonly #postponed: (() => void)[] = []
@@ -25,7 +25,7 @@ export class Hurry {
   }
 
   begin(datapathThread: number): void {
-    this.#hurries = true
+    this.#boosted = true
     const { clock, processor } = this.#host
     const end = processor.runAhead([process.pid, datapathThread], CUT_LEAD_MS)
     this.#leads.push(
@@ -36,13 +36,13 @@ export class Hurry {
 
   end(): void {
     for (const end of this.#leads.splice(0)) end()
-    this.#hurries = false
+    this.#boosted = false
     for (const work of this.#postponed.splice(0)) work()
   }
 
-  /** Does the work now, or when the hurry is over. */
+  /** Does the work now, or when the boost is over. */
   afterwards(work: () => void): void {
-    if (this.#hurries) this.#postponed.push(work)
+    if (this.#boosted) this.#postponed.push(work)
     else work()
   }
 }

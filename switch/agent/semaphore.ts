@@ -1,7 +1,7 @@
-// Turns at what should not be done by everyone at once: a paused guest that shares its core with other cuts stands
-// still for as long as all of them take.
+// A counting semaphore, for work that only some may do at once: a paused guest that shares its core with other cuts
+// stands still for as long as all of them take.
 
-export class Turns {
+export class Semaphore {
   #free: number
   readonly #waiting: (() => void)[] = []
 
@@ -9,8 +9,8 @@ export class Turns {
     this.#free = atOnce
   }
 
-  /** Resolves when it is the caller's turn, in the order of the calls; `give` ends it. */
-  take(): Promise<void> {
+  /** Resolves when there is room for the caller, in the order of the calls. `release` makes room again. */
+  acquire(): Promise<void> {
     if (this.#free > 0) {
       this.#free--
       return Promise.resolve()
@@ -18,7 +18,7 @@ export class Turns {
     return new Promise((resolve) => this.#waiting.push(resolve))
   }
 
-  give(): void {
+  release(): void {
     const next = this.#waiting.shift()
     if (next === undefined) this.#free++
     else next()
