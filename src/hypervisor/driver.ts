@@ -2,6 +2,7 @@
 // and knows no driver by name; drivers.ts has the list.
 
 import type { TProperties, TSchema } from '@sinclair/typebox'
+import type { HolderProcess, Recognized } from './holder.js'
 import type { Hypervisor, MachineDefinition } from './hypervisor.js'
 
 /** How a TAP is to be opened for a NIC. */
@@ -36,6 +37,8 @@ export interface Driver<
   /** What the host's configuration has under the same key; null: nothing. */
   readonly options: TSchema | null
   create(options: Options): Hypervisor
+  /** What it makes of a process that holds a TAP; null: none of its machines. Left out: it cannot tell. */
+  recognize?(holder: HolderProcess): Recognized<Address> | null
   /** Whether both addresses lead to one machine. */
   isSame(one: Address, other: Address): boolean
   /** How it is reached, in a few words. */

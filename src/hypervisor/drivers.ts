@@ -5,6 +5,7 @@ import { type Static, type TObject, type TOptional, type TProperties, type TSche
 import { SnapswitchError } from '../errors/errors.js'
 import type { Driver, TapNeed } from './driver.js'
 import { exec } from './exec/driver.js'
+import type { HolderProcess } from './holder.js'
 import type { Hypervisor, MachineDefinition, MachineSpec } from './hypervisor.js'
 import { libvirt } from './libvirt/driver.js'
 import { qemu } from './qemu/driver.js'
@@ -106,6 +107,35 @@ export function directoryOf(spec: MachineSpec): string | null {
 /** Why the images of a machine that is off are not merged; null when they are. */
 export function whyNotMergedOff(machine: string, spec: MachineSpec): string | null {
   return reached(spec).driver.whyNotMergedOff(machine)
+}
+
+// --- processes -------------------------------------------------------------------------------------------------------
+
+/** Whoever starts machines of another's kind is asked before that one. */
+const recognizers: readonly Driver[] = [libvirt, qemu]
+
+/** What a process that holds a TAP is, as the driver says that knows it best. */
+export interface RecognizedMachine {
+  readonly kind: Kind
+  readonly title: string | null
+  readonly identity: string | null
+  /** The best first; empty when `problem` says why it cannot be driven. */
+  readonly specs: readonly MachineSpec[]
+  readonly problem: SnapswitchError | null
+}
+
+/** Whether machines that are reached so can be found without being configured. */
+export const isFound = (spec: MachineSpec): boolean => recognizers.includes(reached(spec).driver)
+
+export function recognize(holder: HolderProcess): RecognizedMachine | null {
+  for (const driver of recognizers) {
+    const found = driver.recognize?.(holder) ?? null
+    if (found === null) continue
+    const { title, identity, addresses, problem } = found
+    const specs = addresses.map((address) => ({ [driver.key]: address }))
+    return { kind: driver.kind as Kind, title, identity, specs, problem }
+  }
+  return null
 }
 
 // --- definitions -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 // drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
 import type { ErrorReport } from '../errors/errors.js'
+import type { HolderProcess } from './holder.js'
 
 /** Absolute deadline in milliseconds of `performance.now()`'s clock. */
 export type Deadline = number
@@ -254,6 +255,11 @@ export interface Hypervisor<
 > {
   /** Connects to a running machine. */
   attach(name: string, spec: Spec, deadline: Deadline): Promise<MachineControl>
+  /**
+   * How the machine of a process that was recognized is reached, where its command line does not say it all. Throws why
+   * it cannot be.
+   */
+  locate?(holder: HolderProcess, title: string, deadline: Deadline): Promise<Spec>
   /** Whether somebody runs the machine. When in doubt, somebody does. */
   isThere(name: string, spec: Spec): Promise<boolean>
   /**

@@ -1,6 +1,7 @@
 // TAP devices through /dev/net/tun (Documentation/networking/tuntap.rst, linux/if_tun.h): persistent ones for VMs,
 // whose hypervisor opens the other side by name, and that other side itself for whoever wants to play the guest.
 
+import { fstatSync } from 'node:fs'
 import koffi from 'koffi'
 import { SnapswitchError } from '../errors/errors.js'
 import { check, Errno, errno, libc, syscallError } from './libc.js'
@@ -13,6 +14,7 @@ const TUNSETPERSIST = 0x400454cb
 const TUNSETOWNER = 0x400454cc
 const TUNSETGROUP = 0x400454ce
 const TUNSETOFFLOAD = 0x400454d0
+const TUNGETDEVNETNS = 0x54e3
 const IFF_TAP = 0x0002
 const IFF_MULTI_QUEUE = 0x0100
 const IFF_NO_PI = 0x1000
@@ -81,6 +83,17 @@ export function createTap(name: string, options: TapOptions = {}): Link {
 /** Whether the TAP behind a descriptor stays when nobody holds it. False when the kernel refuses. */
 export function setPersistent(fd: number, stays: boolean): boolean {
   return ioctlValue(fd, TUNSETPERSIST, stays ? 1 : 0) === 0
+}
+
+/** The network namespace that the TAP behind a descriptor is in, by inode; null when the kernel does not tell. */
+export function tapNamespace(fd: number): number | null {
+  const namespace = ioctlValue(fd, TUNGETDEVNETNS, 0)
+  if (namespace < 0) return null
+  try {
+    return fstatSync(namespace).ino
+  } finally {
+    libc().close(namespace)
+  }
 }
 
 /**

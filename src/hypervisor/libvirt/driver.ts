@@ -10,6 +10,7 @@ import { ImageWriter } from '../shared/image-writer.js'
 import { endLoad, examine, loadDomain } from './load.js'
 import { LibvirtMachine, type LibvirtSettings } from './machine.js'
 import { LibvirtProcess } from './process-handle.js'
+import { findDomain, recognize } from './recognize.js'
 import type { DomainAddress, DomainLoad, LibvirtDefinition, LibvirtSpec } from './types.js'
 
 const defaultUri = 'qemu:///system'
@@ -53,6 +54,9 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
         return code !== 'MACHINE_UNKNOWN' && code !== 'MACHINE_NOT_RUNNING'
       }
     },
+    locate: async (holder, title, deadline) => ({
+      libvirt: await findDomain(settings.process, holder, title, settings.uri, deadline),
+    }),
     load: (request, deadline) => loadDomain(request, settings, deadline),
     examine: (definition, deadline) => examine(definition, settings, deadline),
     endLoad: (load, deadline) => endLoad(load, settings, deadline),
@@ -86,7 +90,8 @@ export const libvirt = {
   /** Where restores put domains, and where machines are that name no `uri`. */
   options: Options,
   create: createLibvirtHypervisor,
-  isSame: (one, other) => one.domain === other.domain && one.uri === other.uri,
+  recognize,
+  isSame: (one, other) => one.domain === other.domain && (one.uri ?? defaultUri) === (other.uri ?? defaultUri),
   inWords: ({ domain }) => `libvirt ${domain}`,
   whatToLookAt: ({ domain }) =>
     `See whether \`virsh domstate ${domain}\` answers there, and whether another job holds the domain (\`virsh domjobinfo ` +

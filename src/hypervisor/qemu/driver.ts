@@ -11,6 +11,7 @@ import { heldAlone } from './beside.js'
 import { endLoad, loadMachine } from './load.js'
 import { QemuMachine } from './machine.js'
 import { tapNeeds } from './nics.js'
+import { recognize } from './recognize.js'
 import type { QemuDefinition, QemuSpec } from './types.js'
 
 export interface QemuOptions {
@@ -59,6 +60,7 @@ export const qemu = {
   example: '/path/of/its/qmp.sock',
   options: null,
   create: () => createQemuHypervisor(),
+  recognize,
   isSame: (one, other) => one === other,
   inWords: (qmp) => qmp,
   whatToLookAt: (qmp) =>
