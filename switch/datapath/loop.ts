@@ -41,6 +41,10 @@ export class DatapathLoop implements FrameSink {
     this.#forwarders.push(forwarder)
   }
 
+  removeForwarder(forwarder: Forwarder): void {
+    this.#forwarders.splice(this.#forwarders.indexOf(forwarder), 1)
+  }
+
   addPort(index: number, port: Port, forwarder: Forwarder): void {
     this.#forwarderOf[index] = forwarder
     this.#ports.push(port)

@@ -10,7 +10,10 @@ export type Handlers<K extends CommandName> = {
   [Name in K]: (args: Commands[Name]['args']) => Commands[Name]['result']
 }
 
-export type NetworkCommand = Exclude<CommandName, 'addNetwork' | 'addPort' | 'removePort' | 'portChanged' | 'stop'>
+export type NetworkCommand = Exclude<
+  CommandName,
+  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'stop'
+>
 
 /** What the commands need of the datapath around the forwarders. */
 export interface Surroundings {
@@ -36,6 +39,10 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
   return {
+    configure: ({ network, settings }) => {
+      at.forwarder(network).network.configure(settings)
+      return null
+    },
     begin: ({ network, epoch, policy, until }) => {
       at.forwarder(network).snapshots.begin(epoch, policy, until, at.now())
       at.flush()

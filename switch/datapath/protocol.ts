@@ -6,7 +6,7 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { PortDevice, PortSockets } from '../../src/linux/port-sockets.js'
 import type { DropReason } from '../forwarding/counters.js'
-import type { NetworkOptions } from '../forwarding/network.js'
+import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { PortTrouble } from './port/port.js'
@@ -51,6 +51,11 @@ export interface Commands {
    */
   addPort: { args: { network: string; spec: PortSpec; device: PortDevice; sockets: PortSockets }; result: number }
   removePort: { args: { network: string; index: number }; result: null }
+  /** Its ports are gone already. */
+  removeNetwork: { args: { network: string }; result: null }
+  configure: { args: { network: string; settings: NetworkSettings }; result: null }
+  /** Another kind of port, or another machine's, on the same device: frames that wait in its sockets stay there. */
+  changePort: { args: { network: string; spec: PortSpec }; result: null }
   /** The device under a port is not what it was when the port was added. */
   portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }

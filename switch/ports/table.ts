@@ -37,6 +37,12 @@ export function fieldsOf(link: Link): DeviceFields {
   return { ifindex: index, ifname: name, mtu, mac, queueLength }
 }
 
+/** All of a port but what was asked for. */
+export function deviceOf(entry: PortEntry): Omit<PortEntry, keyof PortRequest> {
+  const { index, ifindex, ifname, mtu, mac, queueLength, ownsDevice } = entry
+  return { index, ifindex, ifname, mtu, mac, queueLength, ownsDevice }
+}
+
 export class PortTable {
   protected readonly entries = new Map<string, PortEntry>()
 

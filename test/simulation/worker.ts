@@ -244,6 +244,8 @@ export class Worker {
       return null
     },
     addNetwork: () => unused('addNetwork'),
+    removeNetwork: () => unused('removeNetwork'),
+    changePort: () => unused('changePort'),
     addPort: () => unused('addPort'),
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),
