@@ -16,7 +16,8 @@ const BPF_MAP_CREATE = 0
 const BPF_PROG_LOAD = 5
 const BPF_MAP_TYPE_ARRAY = 2
 const BPF_F_MMAPABLE = 1 << 10
-const BPF_PROG_TYPE_SOCKET_FILTER = 1
+/** BPF_PROG_TYPE_… */
+export const ProgramType = { socketFilter: 1, classifier: 3 } as const
 const SOL_SOCKET = 1
 const SO_ATTACH_BPF = 50
 
@@ -31,13 +32,13 @@ const CELLS = 8192
 const CELL = 8
 const MAP_BYTES = CELLS * CELL
 
-type Instruction = readonly [code: number, registers: number, offset: number, immediate: number]
+export type Instruction = readonly [code: number, registers: number, offset: number, immediate: number]
 /** An instruction, or one that jumps to a label, or a label. */
-type Line = Instruction | { readonly jump: Instruction; readonly to: string } | string
+export type Line = Instruction | { readonly jump: Instruction; readonly to: string } | string
 
-const registers = (destination: number, source = 0) => destination | (source << 4)
-const move = (to: number, value: number): Instruction => [0xb7, registers(to), 0, value]
-const copy = (to: number, from: number): Instruction => [0xbf, registers(to, from), 0, 0]
+export const registers = (destination: number, source = 0) => destination | (source << 4)
+export const move = (to: number, value: number): Instruction => [0xb7, registers(to), 0, value]
+export const copy = (to: number, from: number): Instruction => [0xbf, registers(to, from), 0, 0]
 const load32 = (to: number, from: number, offset: number): Instruction => [0x61, registers(to, from), offset, 0]
 /** r0 := what lies at `offset` of the frame; r6 is the context; r1 to r5 are lost. */
 const frame16 = (offset: number): Instruction => [0x28, 0, 0, offset]
@@ -51,7 +52,7 @@ const ifNot = (register: number, value: number, to: string): Line => ({
   to,
 })
 const go = (to: string): Line => ({ jump: [0x05, 0, 0, 0], to })
-const EXIT: Instruction = [0x95, 0, 0, 0]
+export const EXIT: Instruction = [0x95, 0, 0, 0]
 
 /** Bytes of a program; jumps count instructions from the one behind them. */
 export function assemble(lines: readonly Line[]): Uint8Array {
@@ -75,7 +76,7 @@ export function assemble(lines: readonly Line[]): Uint8Array {
 }
 
 /** Which frames a ring does not take. `setAside` and `keep`: what to do with them, and with the others. */
-function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep: readonly Line[]): Line[] {
+export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep: readonly Line[]): Line[] {
   const tagged = (at: number, next: string): Line[] => [
     ifEqual(0, 0x8100, next),
     ifEqual(0, 0x88a8, next),
@@ -142,12 +143,13 @@ function bpf(command: number, attributes: Uint8Array, what: string): number {
   return check(number === undefined ? -1 : Number(call!(number, command, attributes, attributes.length)), what)
 }
 
-function createMap(): number {
-  const attributes = new Uint32Array([BPF_MAP_TYPE_ARRAY, 4, MAP_BYTES, 1, BPF_F_MMAPABLE])
+/** An array of one value that can be mapped. */
+export function createMap(bytes: number): number {
+  const attributes = new Uint32Array([BPF_MAP_TYPE_ARRAY, 4, bytes, 1, BPF_F_MMAPABLE])
   return bpf(BPF_MAP_CREATE, new Uint8Array(attributes.buffer), 'create a BPF map')
 }
 
-function loadFilter(program: Uint8Array): number {
+export function loadProgram(program: Uint8Array, type: number = ProgramType.socketFilter): number {
   const memory = mapArena(program.length + 16)
   try {
     memory.bytes.set(program)
@@ -155,11 +157,11 @@ function loadFilter(program: Uint8Array): number {
     const attributes = new Uint8Array(48)
     const view = new DataView(attributes.buffer)
     const little = endianness() === 'LE'
-    view.setUint32(0, BPF_PROG_TYPE_SOCKET_FILTER, little)
+    view.setUint32(0, type, little)
     view.setUint32(4, program.length / 8, little)
     view.setBigUint64(8, BigInt(memory.address), little)
     view.setBigUint64(16, BigInt(memory.address + program.length), little)
-    return bpf(BPF_PROG_LOAD, attributes, 'load a BPF socket filter')
+    return bpf(BPF_PROG_LOAD, attributes, 'load a BPF program')
   } finally {
     releaseArena(memory)
   }
@@ -175,29 +177,29 @@ export class RingFilters {
 
   /** Throws PERMISSION or SYSCALL where bpf(2) cannot be had. */
   constructor(kernelWritesUdp = kernelIsAtLeast(6, 2)) {
-    this.#map = createMap()
+    this.#map = createMap(MAP_BYTES)
     const taken = move(0, -1)
     const refused = move(0, 0)
-    this.#keeping = loadFilter(assemble(choose(kernelWritesUdp, [refused], [taken])))
-    this.#aside = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.#map), taken], [refused])))
-    this.#refusing = loadFilter(assemble(choose(kernelWritesUdp, [...count(this.#map), refused], [taken])))
+    this.#keeping = loadProgram(assemble(choose(kernelWritesUdp, [refused], [taken])))
+    this.#aside = loadProgram(assemble(choose(kernelWritesUdp, [...count(this.#map), taken], [refused])))
+    this.#refusing = loadProgram(assemble(choose(kernelWritesUdp, [...count(this.#map), refused], [taken])))
     this.#arena = mapShared(this.#map, MAP_BYTES)
     this.#cells = new Int32Array(this.#arena.bytes.buffer)
   }
 
   /** From now on the socket gets no frame that would jam a ring. */
   keepFromRing(fd: number): void {
-    attach(fd, this.#keeping)
+    attachFilter(fd, this.#keeping)
   }
 
   /** The same for a device whose frames of that kind nobody reads: they are counted. */
   refuse(fd: number): void {
-    attach(fd, this.#refusing)
+    attachFilter(fd, this.#refusing)
   }
 
   /** From now on the socket gets those frames only. */
   setAside(fd: number): void {
-    attach(fd, this.#aside)
+    attachFilter(fd, this.#aside)
   }
 
   close(): void {
@@ -216,7 +218,7 @@ export class RingFilters {
   }
 }
 
-function attach(fd: number, program: number): void {
+export function attachFilter(fd: number, program: number): void {
   const value = new Uint8Array(Int32Array.of(program).buffer)
   check(libc().setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, value, value.length), 'attach a BPF socket filter')
 }

@@ -148,6 +148,14 @@ export class CommandHandlers {
       this.#loop.flushAll()
       return null
     },
+    handOver: ({ network, ports: indexes, programs, drain = false }) => {
+      const { ports } = this.#network(network)
+      for (const index of indexes) {
+        ports.get(index)?.handOver(programs)
+        if (drain) this.#loop.drain(ports.get(index))
+      }
+      return null
+    },
     portChanged: ({ network, index, device }) => {
       const { forwarder, ports } = this.#network(network)
       const port = ports.get(index)

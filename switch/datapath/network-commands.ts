@@ -1,7 +1,8 @@
 // What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's
 // loop: here is what a command does in one step, with nothing in between.
 
-import { formatMacWords } from '../../src/frame/mac.js'
+import { macHigh, macLow } from '../../src/frame/ethernet.js'
+import { formatMacWords, parseMac } from '../../src/frame/mac.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
@@ -12,7 +13,7 @@ export type Handlers<K extends CommandName> = {
 
 export type NetworkCommand = Exclude<
   CommandName,
-  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'stop'
+  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'handOver' | 'stop'
 >
 
 /** What the commands need of the datapath around the forwarders. */
@@ -93,6 +94,15 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     announce: ({ network, port, mac }) => {
       at.forwarder(network).announce(port, mac, at.now())
       at.flush()
+      return null
+    },
+    learn: ({ network, addresses }) => {
+      const { fdb } = at.forwarder(network)
+      const seconds = Math.floor(at.now() / 1000)
+      for (const { mac, vlan, port } of addresses) {
+        const bytes = parseMac(mac)
+        fdb.learn(macHigh(bytes, 0), macLow(bytes, 0), vlan, port, seconds)
+      }
       return null
     },
     fdb: ({ network }) => {

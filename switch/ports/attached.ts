@@ -4,6 +4,7 @@
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/mac.js'
+import type { SocketHandover } from '../../src/linux/handover.js'
 import type { Link } from '../../src/linux/link.js'
 import type { Datapath } from '../datapath/datapath.js'
 import type { PortSpec } from '../forwarding/port-state.js'
@@ -46,16 +47,22 @@ export class AttachedPorts extends PortDevices {
     return changed
   }
 
-  protected async attach(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
+  protected async attach(
+    entry: PortEntry,
+    link: Link,
+    epoch: number,
+    gated = false,
+    handover?: SocketHandover,
+  ): Promise<void> {
     const { index, network, device } = entry
     this.refuse(entry, link)
-    const attachment = new Attachment(this.links, link, this.log)
+    const attachment = new Attachment(this.links, link, this.log, entry.bridge)
     try {
       this.unread.start(index, link)
       await this.datapath.addPort({
         network,
         spec: specOf(entry, epoch, gated),
-        device: { device, ifindex: link.index },
+        device: { device, ifindex: link.index, ...(handover === undefined ? {} : { handover }) },
       })
     } catch (thrown) {
       attachment.release()

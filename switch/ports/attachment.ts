@@ -22,13 +22,18 @@ export class Attachment {
   /** Once released. */
   #staysUp = false
 
-  /** Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
-  constructor(links: Links, link: Link, log: Logger) {
+  /**
+   * `bridge`: the device stays in that one. Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION,
+   * SYSCALL; then nothing is left changed.
+   */
+  constructor(links: Links, link: Link, log: Logger, bridge?: number) {
     this.#log = log
     this.#device = link.name
-    refuseUnfit(link)
+    refuseUnfit(link, bridge)
     try {
       this.#undo.push(lockDevice(link.index, link.name))
+      // Whoever has given it to the bridge sets it up and down, and the bridge is what the host hears.
+      if (bridge !== undefined) return
       const own = link.ipv6 ? listAddresses(links.socket, link.index).filter(({ index }) => index === link.index) : []
       const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
@@ -91,8 +96,11 @@ export class Attachment {
   }
 }
 
-/** Throws DEVICE_BUSY when a bridge or bond owns the device, DEVICE_UNSUPPORTED when it is no Ethernet device. */
-export function refuseUnfit(link: Link): void {
+/**
+ * Throws DEVICE_BUSY when a bridge or bond owns the device, another than `bridge`, DEVICE_UNSUPPORTED when it is no
+ * Ethernet device.
+ */
+export function refuseUnfit(link: Link, bridge?: number): void {
   if (!link.ethernet) throw notEthernetError(link)
-  if (link.master !== null) throw slaveError(link)
+  if (link.master !== null && link.master !== bridge) throw slaveError(link)
 }

@@ -2,6 +2,7 @@
 
 import type { PortInfo, PortRecord } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import type { SocketHandover } from '../../src/linux/handover.js'
 import { isCalled, type Link } from '../../src/linux/link.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from '../forwarding/counters.js'
 import { namesOf, specOf } from './attached.js'
@@ -24,6 +25,11 @@ export class Ports extends FollowedPorts {
    */
   add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
     return this.inTurn(() => this.#addNow(request, epoch, ownsDevice, gated))
+  }
+
+  /** The same for one whose sockets take frames when the handover says so. */
+  addHandedOver(request: PortRequest, epoch: number, handover: SocketHandover): Promise<PortEntry> {
+    return this.inTurn(() => this.#addNow(request, epoch, false, false, handover))
   }
 
   /**
@@ -92,14 +98,20 @@ export class Ports extends FollowedPorts {
     return index
   }
 
-  async #addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
+  async #addNow(
+    request: PortRequest,
+    epoch: number,
+    ownsDevice: boolean,
+    gated = false,
+    handover?: SocketHandover,
+  ): Promise<PortEntry> {
     const index = this.#freeIndex(request)
     const link = this.links.get(request.device)
     const entry = { ...request, index, ...fieldsOf(link), ownsDevice }
     this.#used[index] = 1
     this.coming.add(entry)
     try {
-      await this.attach(entry, link, epoch, gated)
+      await this.attach(entry, link, epoch, gated, handover)
     } catch (thrown) {
       this.#used[index] = 0
       throw thrown

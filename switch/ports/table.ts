@@ -14,6 +14,8 @@ export interface PortRequest {
   readonly color?: UplinkColor
   /** What it lets in and out; left out: all. */
   readonly rules?: PortRules
+  /** Index of the bridge that its device stays in: others see to what of it the bridge gets. */
+  readonly bridge?: number
 }
 
 export interface PortEntry extends PortRequest {

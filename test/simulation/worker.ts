@@ -249,6 +249,7 @@ export class Worker {
     addPort: () => unused('addPort'),
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),
+    handOver: () => unused('handOver'),
   }
 
   /** For the diagram, coverage.ts and invariants.ts. */

@@ -3,6 +3,7 @@
 
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { Vnet } from '../../../src/frame/gso-headers.js'
+import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
 import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../../src/linux/packet-socket.js'
 import type { PortDevice, PortSockets } from '../../../src/linux/port-sockets.js'
@@ -40,6 +41,8 @@ export class PacketPort implements Port {
   /** Frames since the last look at what the kernel has dropped. */
   #received = 0
   #nextLook = 0
+  /** What is sent goes nowhere: the bridge that the device belongs to gives it the same. */
+  #mute: boolean
   readonly #told = new Set<PortTrouble>()
   readonly #say: (trouble: PortTrouble) => void
 
@@ -50,7 +53,7 @@ export class PacketPort implements Port {
   constructor(
     index: number,
     name: string,
-    { device, ifindex }: PortDevice,
+    { device, ifindex, handover }: PortDevice,
     sockets: PortSockets,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
@@ -63,12 +66,13 @@ export class PacketPort implements Port {
     this.#say = say
     this.#row = index * ROW
     this.fd = sockets.receive
+    this.#mute = handover?.mute ?? false
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
       transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.#row)
-      this.#aside = AsideSocket.open(this.fd, ifindex, device)
+      this.#aside = AsideSocket.open(this.fd, ifindex, device, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.#aside?.close()
@@ -169,7 +173,7 @@ export class PacketPort implements Port {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
-    return this.#transmit.send(frame, serviceTci)
+    return this.#mute || this.#transmit.send(frame, serviceTci)
   }
 
   flush(): void {
@@ -229,6 +233,11 @@ export class PacketPort implements Port {
   /** A socket that the port has opened itself, the caller's to close as the others; -1: none. */
   get asideFd(): number {
     return this.#aside?.fd ?? -1
+  }
+
+  handOver(programs: SocketPrograms | null): void {
+    this.#mute = false
+    this.#aside?.handOver(this.fd, programs)
   }
 
   woken(): void {
