@@ -25,7 +25,6 @@ import {
   PruneRequest,
   Rehearsal,
   RehearseRequest,
-  Reloaded,
   Removal,
   RestoreAbort,
   RestoreAborted,
@@ -47,8 +46,6 @@ import type { DiskService } from './agent/disks/service.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
-import type { Reload } from './reload.js'
-import type { WantedView } from './wanted/wanted.js'
 
 /**
  * How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer.
@@ -65,16 +62,20 @@ export function addRoutes(
   host: DaemonHost,
   agent: Agent,
   disks: DiskService,
-  wanted: WantedView,
-  reload: Pick<Reload, 'reload'>,
+  networks: readonly string[],
 ): void {
-  app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
-  addViews(app, host, agent, disks, wanted)
+  addViews(app, host, agent, disks, networks)
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }
 
-function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService, wanted: WantedView): void {
+function addViews(
+  app: ApiInstance,
+  host: DaemonHost,
+  agent: Agent,
+  disks: DiskService,
+  networks: readonly string[],
+): void {
   const { datapath, ports, machines } = host
   const started = performance.now()
 
@@ -86,7 +87,7 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
     uptimeSeconds: Math.round((performance.now() - started) / 1000),
     datapathRestarts: datapath.restarts,
     networks: await Promise.all(
-      wanted.networks().map(async (name) => {
+      networks.map(async (name) => {
         const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
         return {
           name,
@@ -130,8 +131,7 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
     const { network } = request.params
-    const known = wanted.networks()
-    if (!known.includes(network)) throw unknownNetwork(`host ${host.name}`, network, known)
+    if (!networks.includes(network)) throw unknownNetwork(`host ${host.name}`, network, networks)
     const rows = await datapath.call('fdb', { network })
     return rows.map(({ mac, vlan, port, ageSeconds }) => {
       const entry = ports.byIndex(port)

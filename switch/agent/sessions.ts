@@ -3,7 +3,6 @@
 
 import { unknownNetwork } from '../../src/api/names.js'
 import type { SnapswitchError } from '../../src/errors/errors.js'
-import type { WantedView } from '../wanted/wanted.js'
 import type { Host } from './host.js'
 import { networkBusy, stopping } from './refusals.js'
 import type { RestoreSession } from './restore/session.js'
@@ -24,8 +23,6 @@ export type Work =
   | { readonly kind: 'restore'; readonly restore: RestoreSession; readonly others: ReadonlySet<string> }
   /** What a killed daemon has left is put right. */
   | { readonly kind: 'undoing' }
-  /** Its ports or settings change. */
-  | { readonly kind: 'changing' }
 
 export interface Session {
   readonly name: string
@@ -34,13 +31,13 @@ export interface Session {
 
 export class Sessions {
   readonly #host: Host
-  readonly #wanted: Pick<WantedView, 'networks'>
+  readonly #networks: readonly string[]
   readonly #sessions = new Map<string, Session>()
   #closed = false
 
-  constructor(host: Host, wanted: Pick<WantedView, 'networks'>) {
+  constructor(host: Host, networks: readonly string[]) {
     this.#host = host
-    this.#wanted = wanted
+    this.#networks = networks
   }
 
   of(network: string): Session | null {
@@ -139,7 +136,6 @@ export class Sessions {
   }
 
   #unknown(network: string): SnapswitchError | null {
-    const known = this.#wanted.networks()
-    return known.includes(network) ? null : unknownNetwork(`host ${this.#host.name}`, network, known)
+    return this.#networks.includes(network) ? null : unknownNetwork(`host ${this.#host.name}`, network, this.#networks)
   }
 }

@@ -1,8 +1,7 @@
 // What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's
 // loop: here is what a command does in one step, with nothing in between.
 
-import { macHigh, macLow } from '../../src/frame/ethernet.js'
-import { formatMacWords, parseMac } from '../../src/frame/mac.js'
+import { formatMacWords } from '../../src/frame/mac.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
@@ -11,10 +10,7 @@ export type Handlers<K extends CommandName> = {
   [Name in K]: (args: Commands[Name]['args']) => Commands[Name]['result']
 }
 
-export type NetworkCommand = Exclude<
-  CommandName,
-  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'handOver' | 'stop'
->
+export type NetworkCommand = Exclude<CommandName, 'addNetwork' | 'addPort' | 'removePort' | 'portChanged' | 'stop'>
 
 /** What the commands need of the datapath around the forwarders. */
 export interface Surroundings {
@@ -40,10 +36,6 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
   return {
-    configure: ({ network, settings }) => {
-      at.forwarder(network).network.configure(settings)
-      return null
-    },
     begin: ({ network, epoch, policy, until }) => {
       at.forwarder(network).snapshots.begin(epoch, policy, until, at.now())
       at.flush()
@@ -94,15 +86,6 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     announce: ({ network, port, mac }) => {
       at.forwarder(network).announce(port, mac, at.now())
       at.flush()
-      return null
-    },
-    learn: ({ network, addresses }) => {
-      const { fdb } = at.forwarder(network)
-      const seconds = Math.floor(at.now() / 1000)
-      for (const { mac, vlan, port } of addresses) {
-        const bytes = parseMac(mac)
-        fdb.learn(macHigh(bytes, 0), macLow(bytes, 0), vlan, port, seconds)
-      }
       return null
     },
     fdb: ({ network }) => {

@@ -13,7 +13,6 @@ import type {
 } from '../../../src/api/schemas.js'
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import { sleep } from '../../../src/runtime/clock.js'
-import { movedPorts, type WantedView } from '../../wanted/wanted.js'
 import type { DiskKeeper } from '../disks/keeper.js'
 import { passEpoch } from '../gates.js'
 import type { Host } from '../host.js'
@@ -39,7 +38,7 @@ export class Restores {
   readonly #host: Host
   readonly #sessions: Sessions
   readonly #keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
-  readonly #wanted: Pick<WantedView, 'ports'>
+  readonly #configuredPorts: ReadonlySet<string>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   readonly #ended = new Map<string, EndedRestore>()
   /** The same of the switch on a host that gets no machines. */
@@ -48,13 +47,13 @@ export class Restores {
   constructor(
     host: Host,
     sessions: Sessions,
-    wanted: Pick<WantedView, 'ports'>,
+    configuredPorts: ReadonlySet<string>,
     keeper: Pick<DiskKeeper, 'letGo' | 'soon'>,
   ) {
     this.#keeper = keeper
     this.#host = host
     this.#sessions = sessions
-    this.#wanted = wanted
+    this.#configuredPorts = configuredPorts
   }
 
   async check(network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -228,8 +227,16 @@ export class Restores {
   }
 
   #moves(): Moves {
-    const { machines, ports } = this.#host
-    return { machines: machines.moved(), ...movedPorts(this.#wanted.ports(), ports.all()) }
+    const host = this.#host
+    const present = new Set(host.ports.all().map((port) => port.name))
+    return {
+      machines: host.machines.moved(),
+      ports: host.ports
+        .all()
+        .filter((port) => !this.#configuredPorts.has(port.name))
+        .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
+      gone: [...this.#configuredPorts].filter((name) => !present.has(name)),
+    }
   }
 }
 
