@@ -5,7 +5,6 @@ import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
 import { AbsolutePath, Name, PortKind } from '../src/api/schemas.js'
 import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
-import type { MachineSpec } from '../src/hypervisor/hypervisor.js'
 import { MAX_PORTS } from './forwarding/counters.js'
 
 const closed = { additionalProperties: false } as const
@@ -134,11 +133,6 @@ export function loadSwitchConfig(file: string): SwitchConfig {
   checkMachines(config)
   checkKeys(config)
   return config.value
-}
-
-/** The machines of a configuration that was checked. */
-export function machineSpecs(config: SwitchConfig): Map<string, MachineSpec> {
-  return new Map(Object.entries(config.machines) as [string, MachineSpec][])
 }
 
 /**

@@ -25,6 +25,7 @@ import {
   PruneRequest,
   Rehearsal,
   RehearseRequest,
+  Reloaded,
   Removal,
   RestoreAbort,
   RestoreAborted,
@@ -46,6 +47,8 @@ import type { DiskService } from './agent/disks/service.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
+import type { Reload } from './reload.js'
+import type { WantedView } from './wanted/wanted.js'
 
 /**
  * How long the machines may take for a preflight when the request does not say; and what is kept of it for the answer.
@@ -62,20 +65,16 @@ export function addRoutes(
   host: DaemonHost,
   agent: Agent,
   disks: DiskService,
-  networks: readonly string[],
+  wanted: WantedView,
+  reload: Pick<Reload, 'reload'>,
 ): void {
-  addViews(app, host, agent, disks, networks)
+  app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
+  addViews(app, host, agent, disks, wanted)
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }
 
-function addViews(
-  app: ApiInstance,
-  host: DaemonHost,
-  agent: Agent,
-  disks: DiskService,
-  networks: readonly string[],
-): void {
+function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService, wanted: WantedView): void {
   const { datapath, ports, machines } = host
   const started = performance.now()
 
@@ -87,7 +86,7 @@ function addViews(
     uptimeSeconds: Math.round((performance.now() - started) / 1000),
     datapathRestarts: datapath.restarts,
     networks: await Promise.all(
-      networks.map(async (name) => {
+      wanted.networks().map(async (name) => {
         const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
         return {
           name,
@@ -131,7 +130,8 @@ function addViews(
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
     const { network } = request.params
-    if (!networks.includes(network)) throw unknownNetwork(`host ${host.name}`, network, networks)
+    const known = wanted.networks()
+    if (!known.includes(network)) throw unknownNetwork(`host ${host.name}`, network, known)
     const rows = await datapath.call('fdb', { network })
     return rows.map(({ mac, vlan, port, ageSeconds }) => {
       const entry = ports.byIndex(port)

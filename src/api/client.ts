@@ -32,6 +32,7 @@ import {
   type PruneRequest,
   Rehearsal,
   type RehearseRequest,
+  Reloaded,
   Removal,
   type RestoreAbort,
   RestoreAborted,
@@ -75,6 +76,7 @@ const fits = {
   removal: validator(Removal),
   rehearsal: validator(Rehearsal),
   pruned: validator(Pruned),
+  reloaded: validator(Reloaded),
   pruneReport: validator(PruneReport),
   coordinatorStatus: validator(CoordinatorStatus),
   manifest: validator(Manifest),
@@ -108,6 +110,11 @@ export class SwitchClient {
 
   fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {
     return this.#connection.json('GET', pathOf('fdb', { network }), fits.fdb, options)
+  }
+
+  /** The daemon reads its configuration again. */
+  reload(options: CallOptions): Promise<Reloaded> {
+    return this.#connection.json('POST', pathOf('reload', {}), fits.reloaded, options)
   }
 
   /** Removes and merges what nobody needs. */

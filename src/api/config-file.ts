@@ -93,7 +93,7 @@ function invalid(found: readonly string[]): SnapswitchError {
   return new SnapswitchError(
     'CONFIG_INVALID',
     found.join('\n'),
-    'Correct the configuration file there and start again.',
+    'Correct the configuration file there, then try again.',
   )
 }
 

@@ -20,6 +20,8 @@ import {
 import { formatBytes, formatDuration, formatTable, printJson, type Terminal } from './output.js'
 
 const callMs = 10_000
+/** A snapshot under way is waited for. */
+const reloadMs = 60_000
 
 export function addSwitchCommands(program: Command, terminal: Terminal): void {
   withJson(program.command('status'))
@@ -32,6 +34,16 @@ Without --socket both daemons are asked, at SNAPSWITCH_SOCKET (${defaultSwitchSo
 and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
     )
     .action((options: CommonOptions) => status(terminal, options))
+
+  withSwitchSocket(withJson(program.command('reload')))
+    .description('have the switch daemon read its configuration again; what did not change loses no frame')
+    .addHelpText(
+      'after',
+      `
+SIGHUP does the same. An error leaves the configuration in force as it was. A changed host name, socket, state
+directory, datapath or hypervisor setting needs a restart.`,
+    )
+    .action((options: CommonOptions) => reload(terminal, options))
 
   const port = program.command('port').description('the switch’s ports')
   withSwitchSocket(withJson(port.command('list')))
@@ -148,6 +160,12 @@ function describeCoordinator(found: CoordinatorStatus): string {
     formatTable(['NETWORK', 'HOST', 'REACHABLE', 'MEMBERS', 'SOCKET', 'BUSY'], hosts),
     ...(errors.length === 0 ? [] : ['\n', ...errors]),
   ].join('')
+}
+
+async function reload(terminal: Terminal, options: CommonOptions): Promise<void> {
+  const found = await withSwitch(options, (client) => client.reload({ deadlineMs: reloadMs }))
+  if (options.json === true) return printJson(terminal, found)
+  terminal.out(found.changes.length === 0 ? 'nothing has changed\n' : found.changes.map((one) => `${one}\n`).join(''))
 }
 
 async function portList(terminal: Terminal, options: CommonOptions & { network?: string }): Promise<void> {

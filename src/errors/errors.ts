@@ -6,6 +6,8 @@
 export const errorCodes = {
   CONFIG_INVALID: 'the configuration file does not fit its schema',
   CONFIG_UNREADABLE: 'the configuration file cannot be read or is no YAML',
+  CONFIG_FIXED: 'a change of the configuration that needs a restart of the daemon',
+  WANTED_TWICE: 'the configuration and a bridge that was taken over say different things of one network or machine',
   DEVICE_MISSING: 'a network device that a port names does not exist',
   DEVICE_UNSUPPORTED: 'a device that a port names is no Ethernet device',
   DEVICE_MTU: 'a trunk has no room for the color tag: its MTU must be 4 above the members’',

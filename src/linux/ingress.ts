@@ -6,7 +6,7 @@
 // itself is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
-import { unhookEgress } from './egress-hook.js'
+import { dropTagKeeper } from './egress-tags.js'
 import { Errno, hasErrno } from './libc.js'
 import type { Link, Links } from './link.js'
 import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
@@ -147,7 +147,7 @@ function dropIngress(socket: NetlinkSocket, link: Link, ipv6WasOn: boolean): Han
 }
 
 /** false: a clsact or ingress qdisc is there already. */
-function addQdisc(socket: NetlinkSocket, link: Link): boolean {
+export function addQdisc(socket: NetlinkSocket, link: Pick<Link, 'index' | 'name'>): boolean {
   const body = trafficHeader(link.index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0).attributeText(TCA_KIND, 'clsact')
   try {
     socket.request(`add an ingress hook to ${link.name}`, RTM_NEWQDISC, NLM.create | NLM.excl, body)
@@ -200,7 +200,7 @@ function hasFilter(socket: NetlinkSocket, index: number, handle: Handle): boolea
 }
 
 /** Indexes of devices with a clsact or ingress qdisc. */
-function devicesWithHook(socket: NetlinkSocket): number[] {
+export function devicesWithHook(socket: NetlinkSocket): number[] {
   const answers = socket.request('list qdiscs', RTM_GETQDISC, NLM.dump, trafficHeader(0, 0, 0, 0))
   const hooks = answers.filter(({ type, payload }) => type === RTM_NEWQDISC && readU32(payload, 12) === TC_H_CLSACT)
   return [...new Set(hooks.map(({ payload }) => readU32(payload, 4)))]
@@ -212,7 +212,7 @@ function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): bool
     if (!hasFilter(socket, index, handle)) return false
     const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
     socket.request(`remove the filter of network device ${index}`, RTM_DELTFILTER, 0, body)
-    unhookEgress(index)
+    dropTagKeeper(index)
     // Others may have put filters of their own on our hook.
     if ((handle & QDISC_IS_OURS) !== 0 && !hasFilters(socket, index)) removeQdisc(socket, index)
     return true
@@ -222,7 +222,7 @@ function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): bool
   }
 }
 
-function removeQdisc(socket: NetlinkSocket, index: number): void {
+export function removeQdisc(socket: NetlinkSocket, index: number): void {
   try {
     const body = trafficHeader(index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0)
     socket.request(`remove the ingress hook of network device ${index}`, RTM_DELQDISC, 0, body)
@@ -231,22 +231,29 @@ function removeQdisc(socket: NetlinkSocket, index: number): void {
   }
 }
 
-function hasFilters(socket: NetlinkSocket, index: number): boolean {
-  return [TC_H_INGRESS, TC_H_EGRESS].some((parent) =>
-    socket
-      .request(`list filters of network device ${index}`, RTM_GETTFILTER, NLM.dump, trafficHeader(index, 0, parent, 0))
-      .some(({ type }) => type === RTM_NEWTFILTER),
-  )
+export function hasFilters(socket: NetlinkSocket, index: number): boolean {
+  return [TC_H_INGRESS, TC_H_EGRESS].some((parent) => hasFiltersAt(socket, index, parent))
+}
+
+/** Whether anybody looks at, limits or changes what enters a device. */
+export function hasIngressFilters(socket: NetlinkSocket, index: number): boolean {
+  return hasFiltersAt(socket, index, TC_H_INGRESS)
+}
+
+function hasFiltersAt(socket: NetlinkSocket, index: number, parent: number): boolean {
+  return socket
+    .request(`list filters of network device ${index}`, RTM_GETTFILTER, NLM.dump, trafficHeader(index, 0, parent, 0))
+    .some(({ type }) => type === RTM_NEWTFILTER)
 }
 
 /** With its device, or by somebody's hand. */
-function isGone(thrown: unknown): boolean {
+export function isGone(thrown: unknown): boolean {
   const deviceIsGone = thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING'
   return deviceIsGone || hasErrno(thrown, Errno.ENOENT, Errno.EINVAL)
 }
 
 /** struct tcmsg. */
-function trafficHeader(index: number, handle: number, parent: number, info: number): NetlinkBody {
+export function trafficHeader(index: number, handle: number, parent: number, info: number): NetlinkBody {
   return new NetlinkBody().u8(0).u8(0).u16(0).u32(index).u32(handle).u32(parent).u32(info)
 }
 

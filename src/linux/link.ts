@@ -301,7 +301,7 @@ function linkHeader(index: number, flags = 0, change = 0): NetlinkBody {
   return new NetlinkBody().u8(0).u8(0).u16(0).u32(index).u32(flags).u32(change)
 }
 
-function parseLink(message: NetlinkMessage): Link {
+export function parseLink(message: NetlinkMessage): Link {
   const { payload } = message
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength)
   const flags = view.getUint32(8, LITTLE_ENDIAN)

@@ -7,7 +7,8 @@ import { check, Errno, errno, libc, syscallError } from './libc.js'
 
 const AF_NETLINK = 16
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000
-const NETLINK_ROUTE = 0
+/** Protocols (linux/netlink.h): devices, addresses and queueing; packet filters. */
+export const NETLINK = { route: 0, netfilter: 12 } as const
 const SOL_SOCKET = 1
 const SO_RCVTIMEO = 20
 const SOL_NETLINK = 270
@@ -159,9 +160,9 @@ export class NetlinkSocket {
   #open = true
 
   /** `groups`: multicast groups to listen to (RTMGRP_…), 0 for requests only. */
-  constructor(groups = 0) {
+  constructor(groups = 0, protocol: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route) {
     const { socket, setsockopt, bind } = libc()
-    this.#fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_ROUTE), 'open a netlink socket')
+    this.#fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), 'open a netlink socket')
     try {
       const address = new Uint8Array(12)
       const view = new DataView(address.buffer)
@@ -202,6 +203,27 @@ export class NetlinkSocket {
   }
 
   /**
+   * Several requests in one datagram, which nfnetlink takes as one transaction; the last one is acknowledged when all
+   * is done. Throws what the first failure says; nothing is done then.
+   */
+  batch(
+    what: string,
+    requests: readonly { readonly type: number; readonly flags: number; readonly body: NetlinkBody }[],
+  ): void {
+    const packed = requests.map(({ type, flags, body }) => this.#pack(type, flags | NLM.request, body.bytes()))
+    const length = packed.reduce((sum, message) => sum + align(message.length), 0)
+    const datagram = new Uint8Array(length)
+    let at = 0
+    for (const message of packed) {
+      datagram.set(message, at)
+      at += align(message.length)
+    }
+    check(libc().send(this.#fd, datagram, datagram.length, 0), what)
+    // Answers to others of the batch are errors: only the last one asks for an acknowledgement.
+    this.#collect(what, this.#sequence - requests.length + 1)
+  }
+
+  /**
    * One datagram of multicast messages that lies ready, without waiting; null when none does.
    * @throws SnapswitchError SYSCALL when the kernel had to drop some (ENOBUFS): look at everything anew
    */
@@ -222,6 +244,11 @@ export class NetlinkSocket {
   }
 
   #send(what: string, type: number, flags: number, payload: Uint8Array): void {
+    const message = this.#pack(type, flags, payload)
+    check(libc().send(this.#fd, message, message.length, 0), what)
+  }
+
+  #pack(type: number, flags: number, payload: Uint8Array): Uint8Array {
     this.#sequence = (this.#sequence + 1) >>> 0
     const message = new Uint8Array(HEADER + payload.length)
     const view = new DataView(message.buffer)
@@ -230,10 +257,11 @@ export class NetlinkSocket {
     view.setUint16(6, flags, LITTLE_ENDIAN)
     view.setUint32(8, this.#sequence, LITTLE_ENDIAN)
     message.set(payload, HEADER)
-    check(libc().send(this.#fd, message, message.length, 0), what)
+    return message
   }
 
-  #collect(what: string): { messages: NetlinkMessage[]; interrupted: boolean } {
+  /** `first`: the earliest request of a batch that this is the answer to. */
+  #collect(what: string, first = this.#sequence): { messages: NetlinkMessage[]; interrupted: boolean } {
     const messages: NetlinkMessage[] = []
     let interrupted = false
     const end = performance.now() + DEADLINE_MS
@@ -246,7 +274,7 @@ export class NetlinkSocket {
       if (length > RECEIVE_BUFFER) throw syscallError(what, Errno.EMSGSIZE)
       for (const { sequence, message } of split(this.#receive.subarray(0, Math.max(length, 0)))) {
         // An answer to an earlier request that ran out of time.
-        if (sequence !== this.#sequence || message.type === NLMSG_NOOP) continue
+        if (sequence < first || sequence > this.#sequence || message.type === NLMSG_NOOP) continue
         interrupted ||= (message.flags & NLM.dumpInterrupted) !== 0
         if (message.type === NLMSG_ERROR) throwUnlessAck(what, message.payload)
         if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) return { messages, interrupted }

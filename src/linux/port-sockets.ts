@@ -2,6 +2,7 @@
 // nothing. They are not bound: a port receives from when the datapath has mapped the rings and binds them.
 
 import { closeInBackground, setOptionInBackground } from './background.js'
+import type { SocketHandover } from './handover.js'
 import { libc } from './libc.js'
 import { receiveRing, type SendShape, type SlowOption, sendShape, setNow, transmitRing } from './packet-ring.js'
 import { openPacketSocket, openSendSocket, promiscuous } from './packet-socket.js'
@@ -35,8 +36,8 @@ export function ringSlots(ports: number): { receive: number; transmit: number } 
 export interface PortDevice {
   readonly device: string
   readonly ifindex: number
-  /** Our program is at its egress hook (egress-hook.ts). */
-  readonly hooked?: boolean
+  /** From the beginning, the sockets take frames only when these say so. */
+  readonly handover?: SocketHandover
 }
 
 /** What takes no time; the rest is still to be set. */

@@ -12,13 +12,23 @@ export interface DaemonProcess {
   readonly log: Logger
   /** Why the daemon is to end: a signal, or an error that nobody has caught. It never rejects. */
   readonly ended: Promise<NodeJS.Signals | Error>
+  /** What SIGHUP asks for from now on. Before, and in daemons that cannot, it is ignored, and the log says so. */
+  onReload(reload: () => void): void
 }
 
 export function beginDaemon(name: string, level: string): DaemonProcess {
   withholdMemory()
   const log = pino({ name, level }, standardLog())
+  let reload: (() => void) | null = null
   const ended = new Promise<NodeJS.Signals | Error>((resolve) => {
-    handleSignals({ stop: resolve, log: (message, signal) => log.warn({ signal }, message) })
+    handleSignals({
+      stop: resolve,
+      reload: (signal) => {
+        if (reload !== null) return reload()
+        log.warn({ signal }, `${signal} is ignored: a changed configuration is taken up by a restart`)
+      },
+      log: (message, signal) => log.warn({ signal }, message),
+    })
     // An unhandled rejection comes here, too. What the process may have half done is undone by stopping, and by the
     // next start.
     process.on('uncaughtException', (error) => {
@@ -31,5 +41,8 @@ export function beginDaemon(name: string, level: string): DaemonProcess {
   process.once('beforeExit', () => process.exit())
   if (missingFlags().length > 0)
     log.info({ flags: missingFlags() }, 'started without flags of bin/snapswitch: cuts may take longer')
-  return { log, ended }
+  const onReload = (act: () => void) => {
+    reload = act
+  }
+  return { log, ended, onReload }
 }

@@ -3,10 +3,10 @@
 // on.
 
 /**
- * stop: the daemon ends in order, once. log: it goes on and says so. ignore: the kernel drops the signal.
- * default: left as it is, for the reason given at each.
+ * stop: the daemon ends in order, once. reload: it reads its configuration anew; if it cannot, it says so. log: it goes
+ * on and says so. ignore: the kernel drops the signal. default: left as it is, for the reason given at each.
  */
-export type Reaction = 'stop' | 'log' | 'ignore' | 'default'
+export type Reaction = 'stop' | 'reload' | 'log' | 'ignore' | 'default'
 
 export const REACTIONS: Readonly<Partial<Record<NodeJS.Signals, Reaction>>> = {
   SIGTERM: 'stop',
@@ -16,8 +16,8 @@ export const REACTIONS: Readonly<Partial<Record<NodeJS.Signals, Reaction>>> = {
   SIGABRT: 'stop',
   // The soft limit of RLIMIT_CPU; the hard one kills.
   SIGXCPU: 'stop',
-  // A terminal that closes, `systemctl reload`, a log rotation.
-  SIGHUP: 'log',
+  // `systemctl reload`; a terminal that closes, or a log rotation, does no harm by it.
+  SIGHUP: 'reload',
   SIGUSR1: 'log',
   SIGUSR2: 'log',
   SIGALRM: 'log',
@@ -59,5 +59,5 @@ export const signalsOf = (wanted: Reaction): NodeJS.Signals[] =>
 
 /** For processes that a daemon starts: signals to its group or terminal are the daemon's to act on. */
 export function leaveSignalsToParent(): void {
-  for (const name of [...signalsOf('stop'), ...signalsOf('log')]) process.on(name, () => {})
+  for (const name of [...signalsOf('stop'), ...signalsOf('reload'), ...signalsOf('log')]) process.on(name, () => {})
 }

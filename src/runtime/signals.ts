@@ -12,19 +12,23 @@ const SIG_IGN = 1
 export interface SignalHandlers {
   /** Once; later requests to stop are logged. */
   stop(signal: NodeJS.Signals): void
+  reload(signal: NodeJS.Signals): void
   log(message: string, signal: NodeJS.Signals): void
 }
 
 /** For the rest of the process's life: also while it stops, a second signal must not end it half-way. */
-export function handleSignals({ stop, log }: SignalHandlers): void {
+export function handleSignals({ stop, reload, log }: SignalHandlers): void {
   let stopping = false
   for (const name of signalsOf('ignore')) libc().signal(constants.signals[name], SIG_IGN)
   for (const name of signalsOf('log')) {
-    const message =
-      name === 'SIGHUP'
-        ? 'SIGHUP is ignored: a changed configuration is taken up by a restart'
-        : `${name} is ignored: SIGTERM stops the daemon`
+    const message = `${name} is ignored: SIGTERM stops the daemon`
     process.on(name, () => log(message, name))
+  }
+  for (const name of signalsOf('reload')) {
+    process.on(name, () => {
+      if (stopping) log(`${name} is ignored: the daemon is stopping`, name)
+      else reload(name)
+    })
   }
   for (const name of signalsOf('stop')) {
     process.on(name, () => {

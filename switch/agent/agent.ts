@@ -6,6 +6,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { PortTrouble } from '../datapath/port/port.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
+import type { WantedView } from '../wanted/wanted.js'
 import { CatchUp } from './catch-up.js'
 import type { DiskService } from './disks/service.js'
 import type { Host } from './host.js'
@@ -33,19 +34,19 @@ const TROUBLES: Record<PortTrouble, string> = {
 export class Agent {
   readonly restores: Restores
   readonly #host: Host
-  readonly #networks: readonly string[]
+  readonly #wanted: WantedView
   readonly sessions: Sessions
   readonly #disks: Disks
   readonly #catchUp: CatchUp
   /** The last snapshot per network, also when it has ended. */
   readonly #last = new Map<string, SnapshotSession>()
 
-  constructor(host: Host, networks: readonly string[], configuredPorts: ReadonlySet<string>, disks: Disks) {
+  constructor(host: Host, wanted: WantedView, disks: Disks) {
     this.#host = host
-    this.#networks = networks
-    this.sessions = new Sessions(host, networks)
+    this.#wanted = wanted
+    this.sessions = new Sessions(host, wanted)
     this.#disks = disks
-    this.restores = new Restores(host, this.sessions, configuredPorts, disks)
+    this.restores = new Restores(host, this.sessions, wanted, disks)
     this.#catchUp = new CatchUp(host, (network) => {
       if (this.sessions.of(network) === null) return null
       return { epoch: this.sessions.snapshotOf(network)?.request.epoch ?? null }
@@ -64,7 +65,7 @@ export class Agent {
     await this.#disks.clear()
     const unfinished = await this.#host.journal.unfinished()
     await Promise.all(
-      this.#networks.map(async (network) => {
+      this.#wanted.networks().map(async (network) => {
         const mine = unfinished.filter((one) => one.network === network)
         if (mine.length === 0) return
         const session: Session = { name: 'undoing a snapshot whose daemon was killed', work: { kind: 'undoing' } }

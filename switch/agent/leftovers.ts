@@ -144,7 +144,7 @@ function isOverlay(name: string, label: string): boolean {
  * be repeated. Those that run stay. Call before the ports are opened; returns the moves as they are then. `configured`:
  * names of the configuration's ports.
  */
-export async function endLoads(host: Host, moves: Moves, configured: ReadonlySet<string>): Promise<Moves> {
+export async function endLoads(host: Host, moves: Moves, configured: Pick<ReadonlySet<string>, 'has'>): Promise<Moves> {
   let known = moves
   for (const record of await host.journal.restores()) {
     const { network, snapshot } = record
@@ -211,7 +211,7 @@ function without(
   moves: Moves,
   { ports }: RestoreRecord,
   ended: ReadonlySet<string>,
-  configured: ReadonlySet<string>,
+  configured: Pick<ReadonlySet<string>, 'has'>,
 ): Moves {
   const lost = new Set(ports.filter(({ vm }) => ended.has(vm)).map(({ name }) => name))
   const gone = [...lost].filter((name) => configured.has(name))

@@ -22,13 +22,25 @@ import type {
 
 export class Machines {
   readonly #hypervisors: Hypervisors
-  readonly #configured: ReadonlyMap<string, MachineSpec>
+  #configured: ReadonlyMap<string, MachineSpec>
   readonly #specs: Map<string, MachineSpec>
 
   constructor(hypervisors: Hypervisors, configured: ReadonlyMap<string, MachineSpec>) {
     this.#hypervisors = hypervisors
     this.#configured = configured
     this.#specs = new Map(configured)
+  }
+
+  get configured(): ReadonlyMap<string, MachineSpec> {
+    return this.#configured
+  }
+
+  /** The configuration is another one; machines that restores have brought here stay as these say. */
+  configure(configured: ReadonlyMap<string, MachineSpec>): void {
+    const moved = this.moved()
+    for (const vm of this.#configured.keys()) if (moved[vm] === undefined) this.#specs.delete(vm)
+    for (const [vm, spec] of configured) if (moved[vm] === undefined) this.#specs.set(vm, spec)
+    this.#configured = configured
   }
 
   /** Those that restores brought here: reached otherwise than the configuration says. */

@@ -3,6 +3,7 @@
 
 import { unknownNetwork } from '../../src/api/names.js'
 import type { SnapswitchError } from '../../src/errors/errors.js'
+import type { WantedView } from '../wanted/wanted.js'
 import type { Host } from './host.js'
 import { networkBusy, stopping } from './refusals.js'
 import type { RestoreSession } from './restore/session.js'
@@ -23,6 +24,8 @@ export type Work =
   | { readonly kind: 'restore'; readonly restore: RestoreSession; readonly others: ReadonlySet<string> }
   /** What a killed daemon has left is put right. */
   | { readonly kind: 'undoing' }
+  /** Its ports or settings change. */
+  | { readonly kind: 'changing' }
 
 export interface Session {
   readonly name: string
@@ -31,13 +34,13 @@ export interface Session {
 
 export class Sessions {
   readonly #host: Host
-  readonly #networks: readonly string[]
+  readonly #wanted: Pick<WantedView, 'networks'>
   readonly #sessions = new Map<string, Session>()
   #closed = false
 
-  constructor(host: Host, networks: readonly string[]) {
+  constructor(host: Host, wanted: Pick<WantedView, 'networks'>) {
     this.#host = host
-    this.#networks = networks
+    this.#wanted = wanted
   }
 
   of(network: string): Session | null {
@@ -136,6 +139,7 @@ export class Sessions {
   }
 
   #unknown(network: string): SnapswitchError | null {
-    return this.#networks.includes(network) ? null : unknownNetwork(`host ${this.#host.name}`, network, this.#networks)
+    const known = this.#wanted.networks()
+    return known.includes(network) ? null : unknownNetwork(`host ${this.#host.name}`, network, known)
   }
 }

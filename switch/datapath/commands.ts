@@ -111,6 +111,14 @@ export class CommandHandlers {
       this.#networks.set(name, { forwarder, ports: new Map() })
       return null
     },
+    removeNetwork: ({ network }) => {
+      const { forwarder, ports } = this.#network(network)
+      if (ports.size > 0)
+        throw new SnapswitchError('INTERNAL', `network ${network} has ports yet`, 'Please report this.')
+      this.#loop.removeForwarder(forwarder)
+      this.#networks.delete(network)
+      return null
+    },
     addPort: ({ network, spec, device, sockets }) => {
       const { forwarder, ports } = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
@@ -129,6 +137,23 @@ export class CommandHandlers {
       forwarder.removePort(index)
       ports.delete(index)
       this.#loop.removePort(port)
+      return null
+    },
+    changePort: ({ network, spec }) => {
+      const { forwarder, ports } = this.#network(network)
+      const port = ports.get(spec.index)
+      if (port === undefined) return null
+      const changed = forwarder.portReplaced(spec, port)
+      if (changed.isTrunk) forwarder.trunks.greet(changed, nowMs())
+      this.#loop.flushAll()
+      return null
+    },
+    handOver: ({ network, ports: indexes, programs, drain = false }) => {
+      const { ports } = this.#network(network)
+      for (const index of indexes) {
+        ports.get(index)?.handOver(programs)
+        if (drain) this.#loop.drain(ports.get(index))
+      }
       return null
     },
     portChanged: ({ network, index, device }) => {

@@ -15,7 +15,7 @@ import {
 } from '../../src/linux/port-sockets.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
-import type { NetworkOptions } from '../forwarding/network.js'
+import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
 import { OVERSIZE_SHAPES } from './port/oversize-sender.js'
 import type {
@@ -156,6 +156,25 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async addNetwork(args: NetworkArgs): Promise<void> {
     await this.#sendNetwork(args)
     this.#networks.set(args.options.network, args)
+  }
+
+  /** Its ports must be gone. */
+  async removeNetwork(network: string): Promise<void> {
+    this.#networks.delete(network)
+    await this.call('removeNetwork', { network })
+  }
+
+  async configure(network: string, settings: NetworkSettings): Promise<void> {
+    await this.call('configure', { network, settings })
+    const known = this.#networks.get(network)
+    if (known !== undefined) this.#networks.set(network, { ...known, options: { ...known.options, ...settings } })
+  }
+
+  /** The port is of another kind, or another machine's; its device is the same. */
+  async changePort(network: string, spec: PortArgs['spec']): Promise<void> {
+    await this.call('changePort', { network, spec })
+    const known = this.#ports.get(spec.index)
+    if (known !== undefined) this.#ports.set(spec.index, { ...known, spec })
   }
 
   /**

@@ -1,7 +1,8 @@
 // What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's
 // loop: here is what a command does in one step, with nothing in between.
 
-import { formatMacWords } from '../../src/frame/mac.js'
+import { macHigh, macLow } from '../../src/frame/ethernet.js'
+import { formatMacWords, parseMac } from '../../src/frame/mac.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
@@ -10,7 +11,10 @@ export type Handlers<K extends CommandName> = {
   [Name in K]: (args: Commands[Name]['args']) => Commands[Name]['result']
 }
 
-export type NetworkCommand = Exclude<CommandName, 'addNetwork' | 'addPort' | 'removePort' | 'portChanged' | 'stop'>
+export type NetworkCommand = Exclude<
+  CommandName,
+  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'handOver' | 'stop'
+>
 
 /** What the commands need of the datapath around the forwarders. */
 export interface Surroundings {
@@ -36,6 +40,10 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
   return {
+    configure: ({ network, settings }) => {
+      at.forwarder(network).network.configure(settings)
+      return null
+    },
     begin: ({ network, epoch, policy, until }) => {
       at.forwarder(network).snapshots.begin(epoch, policy, until, at.now())
       at.flush()
@@ -86,6 +94,15 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     announce: ({ network, port, mac }) => {
       at.forwarder(network).announce(port, mac, at.now())
       at.flush()
+      return null
+    },
+    learn: ({ network, addresses }) => {
+      const { fdb } = at.forwarder(network)
+      const seconds = Math.floor(at.now() / 1000)
+      for (const { mac, vlan, port } of addresses) {
+        const bytes = parseMac(mac)
+        fdb.learn(macHigh(bytes, 0), macLow(bytes, 0), vlan, port, seconds)
+      }
       return null
     },
     fdb: ({ network }) => {

@@ -4,9 +4,10 @@
 import type { Policy } from '../../src/api/schemas.js'
 import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
+import type { SocketPrograms } from '../../src/linux/handover.js'
 import type { PortDevice, PortSockets } from '../../src/linux/port-sockets.js'
 import type { DropReason } from '../forwarding/counters.js'
-import type { NetworkOptions } from '../forwarding/network.js'
+import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { PortTrouble } from './port/port.js'
@@ -51,6 +52,19 @@ export interface Commands {
    */
   addPort: { args: { network: string; spec: PortSpec; device: PortDevice; sockets: PortSockets }; result: number }
   removePort: { args: { network: string; index: number }; result: null }
+  /** Its ports are gone already. */
+  removeNetwork: { args: { network: string }; result: null }
+  configure: { args: { network: string; settings: NetworkSettings }; result: null }
+  /** Another kind of port, or another machine's, on the same device: frames that wait in its sockets stay there. */
+  changePort: { args: { network: string; spec: PortSpec }; result: null }
+  /**
+   * From now on the ports send, and their sockets take frames when `programs` say so; null: always. `drain`: what they
+   * have taken is forwarded when this answers.
+   */
+  handOver: {
+    args: { network: string; ports: Ports; programs: SocketPrograms | null; drain?: boolean }
+    result: null
+  }
   /** The device under a port is not what it was when the port was added. */
   portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
@@ -82,6 +96,8 @@ export interface Commands {
   fence: { args: { network: string; ports: Ports; epoch: number }; result: null }
   preload: { args: { network: string; port: number; frames: readonly Omit<FrameCopy, 'color'>[] }; result: null }
   announce: { args: { network: string; port: number; mac: Uint8Array }; result: null }
+  /** As if they had just been seen there. */
+  learn: { args: { network: string; addresses: readonly Omit<FdbRow, 'ageSeconds'>[] }; result: null }
   fdb: { args: { network: string }; result: FdbRow[] }
   network: {
     args: { network: string }

@@ -104,6 +104,12 @@ export class Forwarder {
     else if (port.isTrunk && moved) this.trunks.greet(port, now)
   }
 
+  /** The port becomes one of another kind or machine, on the same device; what was learned from it is forgotten. */
+  portReplaced(spec: PortSpec, output: Output): PortState {
+    this.removePort(spec.index)
+    return this.addPort(spec, output)
+  }
+
   /** A frame has come in at a port. `now`: Unix time in milliseconds. */
   receive(index: number, frame: Frame, now: number): void {
     let port: PortState | null = this.byIndex[index]!

@@ -6,15 +6,10 @@ import { isPause } from '../../src/frame/ethernet.js'
 import { type CounterTable, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
-import { MAX_PEERS, type PortState } from './port-state.js'
+import { blockedSides, MAX_PEERS, type PortState } from './port-state.js'
 
-export interface NetworkOptions {
-  readonly network: string
-  readonly host: string
-  /** 16 hex digits, new with every start of the datapath. */
-  readonly bootId: string
-  /** When that was, Unix time in milliseconds. */
-  readonly bootedAt: number
+/** What of a network may change while it runs. */
+export interface NetworkSettings {
   readonly linkLocal: 'forward' | 'drop'
   /** PAUSE frames, which are link-local, too. */
   readonly pause: 'forward' | 'drop'
@@ -29,19 +24,28 @@ export interface NetworkOptions {
   readonly networkHold: HoldBounds
   /** Bounds of the channel state of one snapshot. */
   readonly record: HoldBounds
-  /**
-   * Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a
-   * full TAP.
-   */
-  readonly armed?: HoldBounds
   /** Milliseconds from a peer's marker until its missing frames count as lost. */
   readonly closureDeadline: number
   /** Seals control frames, and those of peers must carry its seal; null: neither. */
   readonly controlKey: Uint8Array | null
 }
 
+export interface NetworkOptions extends NetworkSettings {
+  readonly network: string
+  readonly host: string
+  /** 16 hex digits, new with every start of the datapath. */
+  readonly bootId: string
+  /** When that was, Unix time in milliseconds. */
+  readonly bootedAt: number
+  /**
+   * Bounds of the copies that are kept of what was delivered to one port: memory that is set aside. By default for a
+   * full TAP.
+   */
+  readonly armed?: HoldBounds
+}
+
 export class Network {
-  readonly options: NetworkOptions
+  #options: NetworkOptions
   readonly counters: CounterTable
   readonly fdb: Fdb
   readonly ends: Ends
@@ -56,11 +60,27 @@ export class Network {
   #fence = 0
 
   constructor(options: NetworkOptions, counters: CounterTable) {
-    this.options = options
+    // Bounds are handed on to who keeps them, and change in place.
+    const { fdb, hold, networkHold } = options
+    this.#options = { ...options, fdb: { ...fdb }, hold: { ...hold }, networkHold: { ...networkHold } }
     this.counters = counters
-    this.fdb = new Fdb(options.fdb, MAX_PORTS + MAX_PEERS)
+    this.fdb = new Fdb(this.options.fdb, MAX_PORTS + MAX_PEERS)
     this.ends = new Ends(options.bootId, options.bootedAt)
-    this.holdRoom = new HoldRoom(options.networkHold)
+    this.holdRoom = new HoldRoom(this.options.networkHold)
+  }
+
+  get options(): NetworkOptions {
+    return this.#options
+  }
+
+  /** Addresses, ports and what is held stay. */
+  configure(settings: NetworkSettings): void {
+    const { fdb, hold, networkHold } = this.#options
+    Object.assign(fdb, settings.fdb)
+    Object.assign(hold, settings.hold)
+    Object.assign(networkHold, settings.networkHold)
+    this.#options = { ...this.#options, ...settings, fdb, hold, networkHold }
+    for (const port of this.#ports) port.blocked = blockedSides(port.side, settings.transit)
   }
 
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */

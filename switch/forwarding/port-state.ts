@@ -36,6 +36,11 @@ const BLOCKED: Readonly<Record<Side, number>> = {
   [Side.PEER]: Side.PLAIN | Side.UPLINK | Side.PEER,
 }
 
+/** `transit`: trunks forward to trunks. */
+export function blockedSides(side: Side, transit: boolean): number {
+  return side === Side.TRUNK && transit ? 0 : BLOCKED[side]
+}
+
 /**
  * Where a port's frames go, control frames as well: whoever adds the port may wrap the device's own. It never throws,
  * it counts.
@@ -113,7 +118,7 @@ export class PortState {
   readonly index: number
   readonly side: Side
   /** Sides that a frame from here does not go to. */
-  readonly blocked: number
+  blocked: number
   readonly isMember: boolean
   /** Leads to one peer switch, by a link of its own or over a LAN. */
   readonly isTrunk: boolean
@@ -144,7 +149,7 @@ export class PortState {
     this.spec = spec
     this.index = peer?.index ?? spec.index
     this.side = peer === undefined ? SIDES[spec.kind] : Side.PEER
-    this.blocked = this.side === Side.TRUNK && options.transit ? 0 : BLOCKED[this.side]
+    this.blocked = blockedSides(this.side, options.transit)
     this.isMember = spec.kind === 'member'
     this.isTrunk = spec.kind === 'trunk'
     this.output = output

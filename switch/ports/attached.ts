@@ -4,8 +4,10 @@
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/mac.js'
+import type { SocketHandover } from '../../src/linux/handover.js'
 import type { Link } from '../../src/linux/link.js'
 import type { Datapath } from '../datapath/datapath.js'
+import type { PortSpec } from '../forwarding/port-state.js'
 import { Attachment } from './attachment.js'
 import { DeviceList } from './device-list.js'
 import { NO_DEVICE, PortDevices } from './devices.js'
@@ -45,23 +47,28 @@ export class AttachedPorts extends PortDevices {
     return changed
   }
 
-  protected async attach(entry: PortEntry, link: Link, epoch: number, gated = false): Promise<void> {
-    const { index, network, name, kind, vm, device, mtu, queueLength, rules } = entry
+  protected async attach(
+    entry: PortEntry,
+    link: Link,
+    epoch: number,
+    gated = false,
+    handover?: SocketHandover,
+  ): Promise<void> {
+    const { index, network, device } = entry
     this.refuse(entry, link)
-    const attachment = new Attachment(this.links, link, this.log)
+    const attachment = new Attachment(this.links, link, this.log, entry.bridge)
     try {
       this.unread.start(index, link)
-      const spec = { index, name, kind, vm, epoch, mac: macOf(entry), queueLength, gated, rules }
       await this.datapath.addPort({
         network,
-        spec: kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec,
-        device: { device, ifindex: link.index, hooked: attachment.hooked },
+        spec: specOf(entry, epoch, gated),
+        device: { device, ifindex: link.index, ...(handover === undefined ? {} : { handover }) },
       })
     } catch (thrown) {
       attachment.release()
       throw thrown
     }
-    this.attachments.set(name, attachment)
+    this.attachments.set(entry.name, attachment)
   }
 
   /** Throws what speaks against a device that could be attached else: PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP. */
@@ -114,6 +121,12 @@ export class AttachedPorts extends PortDevices {
 /** The device of a port, for the log. */
 export function namesOf({ device, ifname }: PortEntry): { device: string; ifname?: string } {
   return device === ifname ? { device } : { device, ifname }
+}
+
+export function specOf(entry: PortEntry, epoch: number, gated: boolean): PortSpec {
+  const { index, name, kind, vm, mtu, queueLength, rules } = entry
+  const spec = { index, name, kind, vm, epoch, mac: macOf(entry), queueLength, gated, rules }
+  return kind === 'uplink' ? { ...spec, uplink: { mtu, color: entry.color ?? 'dscp' } } : spec
 }
 
 export function macOf({ mac }: PortEntry): Uint8Array {

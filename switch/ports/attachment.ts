@@ -5,7 +5,7 @@ import type { Logger } from 'pino'
 import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { addAddress, type HostAddress, listAddresses } from '../../src/linux/addresses.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
-import { hookEgress, isHooked } from '../../src/linux/egress-hook.js'
+import { keepTagsBeside } from '../../src/linux/egress-tags.js'
 import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Link, Links } from '../../src/linux/link.js'
 import { notEthernetError, slaveError } from './problems.js'
@@ -19,18 +19,21 @@ export class Attachment {
   lost: readonly HostAddress[] = []
   /** Why the host is not kept out of the device any more. */
   trouble: SnapswitchError | null = null
-  /** Our program is at its egress hook. */
-  hooked = false
   /** Once released. */
   #staysUp = false
 
-  /** Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION, SYSCALL; then nothing is left changed. */
-  constructor(links: Links, link: Link, log: Logger) {
+  /**
+   * `bridge`: the device stays in that one. Throws DEVICE_BUSY, DEVICE_UNSUPPORTED, DEVICE_MISSING, PERMISSION,
+   * SYSCALL; then nothing is left changed.
+   */
+  constructor(links: Links, link: Link, log: Logger, bridge?: number) {
     this.#log = log
     this.#device = link.name
-    refuseUnfit(link)
+    refuseUnfit(link, bridge)
     try {
       this.#undo.push(lockDevice(link.index, link.name))
+      // Whoever has given it to the bridge sets it up and down, and the bridge is what the host hears.
+      if (bridge !== undefined) return
       const own = link.ipv6 ? listAddresses(links.socket, link.index).filter(({ index }) => index === link.index) : []
       const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
@@ -39,7 +42,7 @@ export class Attachment {
       this.#undo.push(() => {
         if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
       })
-      this.#hook(link)
+      this.#keepTags(link)
       if (link.up) return
       links.change(link.index, { up: true })
       this.#undo.push(() => {
@@ -54,13 +57,12 @@ export class Attachment {
     }
   }
 
-  /** Without it, full-size frames with several tags are lost on devices like veths, and frames in tunnels are cut. */
-  #hook(link: Link): void {
+  /** Without it, only full-size frames with several tags are lost, and only on devices like veths. */
+  #keepTags(link: Link): void {
     try {
-      this.#undo.push(hookEgress(link.index, link.name))
-      this.hooked = true
+      this.#undo.push(keepTagsBeside(link.index, link.name))
     } catch (thrown) {
-      this.#log.debug({ err: thrown, device: link.name }, 'no program at the egress hook')
+      this.#log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
     }
   }
 
@@ -69,7 +71,7 @@ export class Attachment {
     try {
       const renewed = this.#quiet?.renew(now) ?? []
       this.trouble = null
-      if (this.hooked && (renewed.includes('filter') || !isHooked(now.index))) this.#hook(now)
+      if (renewed.includes('filter')) this.#keepTags(now)
       return renewed
     } catch (thrown) {
       this.trouble = asSnapswitchError(thrown)
@@ -94,8 +96,11 @@ export class Attachment {
   }
 }
 
-/** Throws DEVICE_BUSY when a bridge or bond owns the device, DEVICE_UNSUPPORTED when it is no Ethernet device. */
-export function refuseUnfit(link: Link): void {
+/**
+ * Throws DEVICE_BUSY when a bridge or bond owns the device, another than `bridge`, DEVICE_UNSUPPORTED when it is no
+ * Ethernet device.
+ */
+export function refuseUnfit(link: Link, bridge?: number): void {
   if (!link.ethernet) throw notEthernetError(link)
-  if (link.master !== null) throw slaveError(link)
+  if (link.master !== null && link.master !== bridge) throw slaveError(link)
 }

@@ -88,11 +88,13 @@ export class FollowedPorts extends AttachedPorts {
     if (this.entries.get(entry.name) !== entry) return
     try {
       const own = links.find((link) => link.index === entry.ifindex)
+      // Whoever took the bridge over takes such a port out (switch/takeover/).
+      if (entry.bridge !== undefined && own?.master !== entry.bridge) return
       if (entry.ifindex !== NO_DEVICE && (own === undefined || this.unbound.has(entry.index))) {
         await this.detach(entry, goneError(entry))
       }
       // A bridge's rx handler takes the frames that we have been given a copy of: they would go two ways.
-      else if (own !== undefined && own.master !== null) await this.detach(entry, slaveError(own))
+      else if (own !== undefined && own.master !== (entry.bridge ?? null)) await this.detach(entry, slaveError(own))
       const current = this.entries.get(entry.name)!
       if (current.ifindex !== NO_DEVICE) {
         await this.#noteChanges(current, own!)

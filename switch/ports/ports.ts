@@ -2,15 +2,16 @@
 
 import type { PortInfo, PortRecord } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import type { SocketHandover } from '../../src/linux/handover.js'
 import { isCalled, type Link } from '../../src/linux/link.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from '../forwarding/counters.js'
-import { namesOf } from './attached.js'
+import { namesOf, specOf } from './attached.js'
 import { refuseUnfit } from './attachment.js'
 import { NO_DEVICE } from './devices.js'
 import { FollowedPorts } from './followed.js'
 import { otherNameError } from './host-use.js'
 import { alreadyPort, awaitedError, checkTrunkRoom, downError, existsError, goneError } from './problems.js'
-import { fieldsOf, type PortEntry, type PortRequest } from './table.js'
+import { deviceOf, fieldsOf, type PortEntry, type PortRequest } from './table.js'
 
 /** Of a port whose device was never there. */
 const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
@@ -24,6 +25,11 @@ export class Ports extends FollowedPorts {
    */
   add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
     return this.inTurn(() => this.#addNow(request, epoch, ownsDevice, gated))
+  }
+
+  /** The same for one whose sockets take frames when the handover says so. */
+  addHandedOver(request: PortRequest, epoch: number, handover: SocketHandover): Promise<PortEntry> {
+    return this.inTurn(() => this.#addNow(request, epoch, false, false, handover))
   }
 
   /**
@@ -92,14 +98,20 @@ export class Ports extends FollowedPorts {
     return index
   }
 
-  async #addNow(request: PortRequest, epoch: number, ownsDevice: boolean, gated = false): Promise<PortEntry> {
+  async #addNow(
+    request: PortRequest,
+    epoch: number,
+    ownsDevice: boolean,
+    gated = false,
+    handover?: SocketHandover,
+  ): Promise<PortEntry> {
     const index = this.#freeIndex(request)
     const link = this.links.get(request.device)
     const entry = { ...request, index, ...fieldsOf(link), ownsDevice }
     this.#used[index] = 1
     this.coming.add(entry)
     try {
-      await this.attach(entry, link, epoch, gated)
+      await this.attach(entry, link, epoch, gated, handover)
     } catch (thrown) {
       this.#used[index] = 0
       throw thrown
@@ -158,12 +170,35 @@ export class Ports extends FollowedPorts {
     })
   }
 
-  /** Takes a port out of its network; its device goes back to the host, or away when we made it. */
-  remove(name: string): Promise<void> {
-    return this.inTurn(() => this.#removeNow(name))
+  /**
+   * A port becomes one of another kind or machine. Its device goes on to be read: no frame is lost, but addresses are
+   * learned anew.
+   */
+  change(request: PortRequest, epoch: number): Promise<void> {
+    return this.inTurn(async () => {
+      const entry = this.entries.get(request.name)
+      if (entry === undefined || entry.device !== request.device || entry.network !== request.network)
+        throw new SnapswitchError('PORT_UNKNOWN', `no port ${request.name} on ${request.device}`, 'Try again.')
+      const changed = { ...deviceOf(entry), ...request }
+      if (entry.ifindex !== NO_DEVICE) {
+        if (changed.kind === 'member' && entry.kind !== 'member') this.unread.emptied(entry.index, entry.ifindex)
+        await this.datapath.changePort(entry.network, specOf(changed, epoch, false))
+      }
+      this.entries.set(request.name, changed)
+      const { name: port, kind, vm } = request
+      this.log.info({ port, ...namesOf(changed), kind, vm }, 'a port has changed')
+    })
   }
 
-  async #removeNow(name: string): Promise<void> {
+  /**
+   * Takes a port out of its network; its device goes back to the host, or away when we made it and nobody is to keep
+   * it.
+   */
+  remove(name: string, keepsDevice = false): Promise<void> {
+    return this.inTurn(() => this.#removeNow(name, keepsDevice))
+  }
+
+  async #removeNow(name: string, keepsDevice: boolean): Promise<void> {
     const entry = this.entries.get(name)
     if (entry === undefined) return
     await this.datapath.removePort(entry.network, entry.index)
@@ -175,7 +210,7 @@ export class Ports extends FollowedPorts {
     this.attachments.delete(name)
     this.wasUp.delete(name)
     this.lost.delete(name)
-    if (entry.ownsDevice && entry.ifindex !== NO_DEVICE) {
+    if (entry.ownsDevice && !keepsDevice && entry.ifindex !== NO_DEVICE) {
       const link = this.links.findByIndex(entry.ifindex)
       if (link?.kind === 'tun') this.links.remove(link.index)
     }
@@ -183,10 +218,12 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at. Throws
-   * DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, PORT_EXISTS.
+   * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at.
+   * `removed`: ports that go before. Throws DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, PORT_EXISTS.
    */
-  check(requests: readonly PortRequest[]): void {
+  check(requests: readonly PortRequest[], removed: ReadonlySet<string> = new Set()): void {
+    this.devices.outdated()
+    const stays = this.all().filter(({ name }) => !removed.has(name))
     const links = this.devices.here()
     const found = requests.flatMap((request) => {
       const link = links.find((one) => isCalled(one, request.device))
@@ -195,10 +232,10 @@ export class Ports extends FollowedPorts {
       return [{ ...request, ...fieldsOf(link) }]
     })
     for (const [at, port] of found.entries()) {
-      const same = found.slice(0, at).find(({ ifindex }) => ifindex === port.ifindex)
+      const same = [...stays, ...found.slice(0, at)].find(({ ifindex }) => ifindex === port.ifindex)
       if (same !== undefined) throw alreadyPort(port.device, same.name)
     }
-    for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom(found, network)
+    for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom([...stays, ...found], network)
   }
 
   /** Throws DEVICE_MTU when a port is there that has longer frames than a trunk. */

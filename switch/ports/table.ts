@@ -14,6 +14,8 @@ export interface PortRequest {
   readonly color?: UplinkColor
   /** What it lets in and out; left out: all. */
   readonly rules?: PortRules
+  /** Index of the bridge that its device stays in: others see to what of it the bridge gets. */
+  readonly bridge?: number
 }
 
 export interface PortEntry extends PortRequest {
@@ -35,6 +37,12 @@ export type DeviceFields = Pick<PortEntry, 'ifindex' | 'ifname' | 'mtu' | 'mac' 
 export function fieldsOf(link: Link): DeviceFields {
   const { index, name, mtu, mac, queueLength } = link
   return { ifindex: index, ifname: name, mtu, mac, queueLength }
+}
+
+/** All of a port but what was asked for. */
+export function deviceOf(entry: PortEntry): Omit<PortEntry, keyof PortRequest> {
+  const { index, ifindex, ifname, mtu, mac, queueLength, ownsDevice } = entry
+  return { index, ifindex, ifname, mtu, mac, queueLength, ownsDevice }
 }
 
 export class PortTable {

@@ -17,7 +17,8 @@ import { describeDomain, readConfinement, saveCookie } from '../../src/hyperviso
 import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
 import { parseProcessMessage } from '../../src/hypervisor/libvirt/protocol.js'
 import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
-import { loadSwitchConfig, machineSpecs } from '../../switch/config.js'
+import { loadSwitchConfig } from '../../switch/config.js'
+import { wantedBy } from '../../switch/wanted/from-config.js'
 import { scratch } from './machines.js'
 
 const xml = `<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -231,7 +232,7 @@ t.test('a configuration names a machine’s socket or its domain, not both', asy
     return loadSwitchConfig(file)
   }
   const config = load('{ libvirt: { domain: web } }')
-  t.same(machineSpecs(config).get('vm1'), { libvirt: { domain: 'web' } })
+  t.same(wantedBy(config).machines.get('vm1'), { libvirt: { domain: 'web' } })
   t.equal(config.libvirt.uri, 'qemu:///system')
   for (const bad of ['{}', '{ qmp: /q, libvirt: { domain: web } }', '{ libvirt: {} }', '{ libvirt: { domain: "" } }']) {
     try {

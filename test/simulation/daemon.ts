@@ -13,12 +13,13 @@ import { type Host as AgentHost, Epochs } from '../../switch/agent/host.js'
 import { endLoads } from '../../switch/agent/leftovers.js'
 import { Machines } from '../../switch/agent/machines.js'
 import type { Taps } from '../../switch/agent/restore/taps.js'
+import type { PortRequest } from '../../switch/ports/table.js'
 import { VirtualDatapath } from './datapath.js'
 import { Disk, DiskDrive } from './disk.js'
 import type { Guest, Nic } from './guest.js'
 import { VirtualHypervisor } from './machines.js'
 import { networkName } from './networks.js'
-import { VirtualPorts } from './ports.js'
+import { requestFor, VirtualPorts } from './ports.js'
 import type { Entry } from './timeline.js'
 import { EPOCH_MS, Worker } from './worker.js'
 import type { World } from './world.js'
@@ -110,7 +111,8 @@ export class Daemon {
     const { moves } = this.host.disk
     world.planted.daemon?.(this)
     this.#epochs = await Epochs.open(drive.records)
-    const configured = new Set(this.host.configured.flatMap(({ nics }) => nics.map(({ index }) => `p${index}`)))
+    const nics = this.host.configured.flatMap((guest) => guest.nics)
+    const configured = new Map(nics.map((nic): [string, PortRequest] => [`p${nic.index}`, requestFor(nic)]))
     const host = this.#agentHost(this.#epochs)
     const now = await endLoads(host, moves, configured)
     for (const [vm, spec] of Object.entries(now.machines)) this.machines.set(vm, spec)
@@ -120,10 +122,10 @@ export class Daemon {
       this.datapath.rememberFence(network, this.#epochs.fence(network))
     }
     this.ports.open(
-      [...configured].filter((name) => !now.gone.includes(name)).concat(now.ports.map(({ name }) => name)),
+      [...configured.keys()].filter((name) => !now.gone.includes(name)).concat(now.ports.map(({ name }) => name)),
     )
     this.worker = this.#makeWorker()
-    this.agent = new Agent(host, names, configured, this.#disks())
+    this.agent = new Agent(host, { networks: () => names, ports: () => configured }, this.#disks())
     world.planted.agent?.(this.agent, this)
     if (this.boot > 1) world.note(this.host.name, `started, e${names.map((network) => this.#epochs!.get(network))}`)
     await Promise.race([this.agent.recover(), sleep(this.clock, RECOVERY_MS)])

@@ -10,6 +10,11 @@ import { PLAIN_PORT, trunkPort, UPLINK_PORT } from './trunk.js'
 
 const MTU = 1500
 
+export function requestFor({ index, network, guest }: Nic): PortRequest {
+  const names = { name: `p${index}`, network: networkName(network), device: `tap${index}`, vm: guest.name }
+  return { ...names, kind: 'member' }
+}
+
 export class VirtualPorts extends PortTable {
   readonly #daemon: Daemon
 
@@ -84,9 +89,8 @@ export class VirtualPorts extends PortTable {
       .map(({ name }) => new SnapswitchError('DEVICE_MISSING', `the device of port ${name} is gone`, 'None.'))
   }
 
-  #enterNic({ index, network, guest }: Nic): PortEntry {
-    const request = { name: `p${index}`, network: networkName(network), device: `tap${index}`, vm: guest.name }
-    return this.#enter({ ...request, kind: 'member' }, index)
+  #enterNic(nic: Nic): PortEntry {
+    return this.#enter(requestFor(nic), nic.index)
   }
 
   #enter(request: PortRequest, index: number): PortEntry {

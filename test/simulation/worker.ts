@@ -244,9 +244,12 @@ export class Worker {
       return null
     },
     addNetwork: () => unused('addNetwork'),
+    removeNetwork: () => unused('removeNetwork'),
+    changePort: () => unused('changePort'),
     addPort: () => unused('addPort'),
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),
+    handOver: () => unused('handOver'),
   }
 
   /** For the diagram, coverage.ts and invariants.ts. */

@@ -19,7 +19,13 @@ import { readChannelState } from '../../switch/agent/restore/channel.js'
 import { Restores } from '../../switch/agent/restore/restores.js'
 import { RestoreTaps } from '../../switch/agent/restore/taps.js'
 import { Sessions } from '../../switch/agent/sessions.js'
+import type { WantedView } from '../../switch/wanted/wanted.js'
 import { patience } from '../patience.js'
+
+const wantedOf = (networks: readonly string[], ports: readonly string[] = []): WantedView => ({
+  networks: () => networks,
+  ports: () => new Map(ports.map((name) => [name, { name, network: 'lab1', device: name, kind: 'member', vm: 'one' }])),
+})
 
 const keeper = { letGo: async () => {}, soon: () => {} }
 
@@ -148,8 +154,8 @@ function requestFor(...names: string[]): RestoreRequest {
 t.test('one machine of two runs, then the datapath fails: it runs on, and nobody says that both do', async (t) => {
   const fake = new MadeUpHost()
   const host = fake.asHost()
-  const sessions = new Sessions(host, ['lab0', 'lab1'])
-  const restores = new Restores(host, sessions, new Set(['p1']), keeper)
+  const sessions = new Sessions(host, wantedOf(['lab0', 'lab1']))
+  const restores = new Restores(host, sessions, wantedOf([], ['p1']), keeper)
   t.same((await restores.load('lab0', 's', requestFor('good', 'bad'))).loaded, ['good', 'bad'])
   t.equal(sessions.busy('lab0'), 'restore of s')
   await t.rejects(restores.resume('lab0', 's'), { code: 'SNAPSHOT_DISCARDED' }, 'not before the switch')
@@ -167,7 +173,7 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
 
 t.test('answers that got lost are given again', async (t) => {
   const host = new MadeUpHost().asHost()
-  const restores = new Restores(host, new Sessions(host, ['lab0']), new Set(), keeper)
+  const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
   const loaded = await restores.load('lab0', 's', requestFor('good'))
   t.same(await restores.load('lab0', 's', requestFor('good')), loaded)
   await restores.pause('lab0', 's', pauseOf('good'))
@@ -183,8 +189,8 @@ t.test('answers that got lost are given again', async (t) => {
 t.test('what runs stands still before the switch; called off, it runs on', async (t) => {
   const fake = new MadeUpHost()
   const host = fake.asHost()
-  const sessions = new Sessions(host, ['lab0'])
-  const restores = new Restores(host, sessions, new Set(), keeper)
+  const sessions = new Sessions(host, wantedOf(['lab0']))
+  const restores = new Restores(host, sessions, wantedOf([]), keeper)
   const done: string[] = []
   fake.formers.set('good', done)
   fake.specs.set('good', { qmp: '/run/former' })
@@ -210,7 +216,7 @@ t.test('what runs stands still before the switch; called off, it runs on', async
 
 t.test('a machine that cannot be paused leaves the others running', async (t) => {
   const fake = new MadeUpHost()
-  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), ['lab0']), new Set(), keeper)
+  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), wantedOf(['lab0'])), wantedOf([]), keeper)
   const [good, bad]: [string[], string[]] = [[], []]
   fake.formers.set('good', good).set('bad', bad)
   for (const vm of ['good', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
@@ -229,7 +235,7 @@ t.test('a machine that cannot be paused leaves the others running', async (t) =>
 
 t.test('a machine that is slow to stop runs on, too, when another cannot be paused', async (t) => {
   const fake = new MadeUpHost()
-  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), ['lab0']), new Set(), keeper)
+  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), wantedOf(['lab0'])), wantedOf([]), keeper)
   const [slow, bad]: [string[], string[]] = [[], []]
   fake.formers.set('slow', slow).set('bad', bad)
   for (const vm of ['slow', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
@@ -246,7 +252,7 @@ t.test('a machine that is slow to stop runs on, too, when another cannot be paus
 })
 
 t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
-  const sessions = new Sessions(new MadeUpHost().asHost(), ['lab0'])
+  const sessions = new Sessions(new MadeUpHost().asHost(), wantedOf(['lab0']))
   const first = sessions.begin('lab0', { name: 'first', work: undoing })
   t.throws(() => sessions.begin('lab0', { name: 'second', work: undoing }), { code: 'SNAPSHOT_BUSY' })
   t.throws(() => sessions.check('lab7'), { code: 'NETWORK_UNKNOWN' })
@@ -265,8 +271,8 @@ t.test(
   async (t) => {
     const fake = new MadeUpHost()
     const host = fake.asHost()
-    const sessions = new Sessions(host, ['lab0'])
-    const restores = new Restores(host, sessions, new Set(), keeper)
+    const sessions = new Sessions(host, wantedOf(['lab0']))
+    const restores = new Restores(host, sessions, wantedOf([]), keeper)
     await restores.load('lab0', 's', requestFor('good'))
     await restores.switchOver('lab0', 's', 10_000)
     let written = () => {}
@@ -287,7 +293,7 @@ t.test(
 t.test('what a former guest has left unread is forgotten at all ports of its machine', async (t) => {
   const fake = new MadeUpHost()
   const host = fake.asHost()
-  const restores = new Restores(host, new Sessions(host, ['lab0', 'lab1']), new Set(), keeper)
+  const restores = new Restores(host, new Sessions(host, wantedOf(['lab0', 'lab1'])), wantedOf([]), keeper)
   const request = requestFor('good')
   const ports = [{ name: 'p0' }, { name: 'p1', network: 'lab1' }]
   const members = request.members.map((member) => ({ ...member, ports })) as unknown as MemberPart[]

@@ -109,6 +109,10 @@ export const MachineDisks = Type.Object({
 })
 export type MachineDisks = Static<typeof MachineDisks>
 
+/** POST /v1/reload: what has changed, in words. */
+export const Reloaded = Type.Object({ changes: Type.Array(Type.String()) })
+export type Reloaded = Static<typeof Reloaded>
+
 export const SwitchStatus = Type.Object({
   host: Type.String(),
   version: Type.String(),

@@ -13,6 +13,7 @@ import type {
 } from '../../../src/api/schemas.js'
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import { sleep } from '../../../src/runtime/clock.js'
+import { movedPorts, type WantedView } from '../../wanted/wanted.js'
 import type { DiskKeeper } from '../disks/keeper.js'
 import { passEpoch } from '../gates.js'
 import type { Host } from '../host.js'
@@ -38,7 +39,7 @@ export class Restores {
   readonly #host: Host
   readonly #sessions: Sessions
   readonly #keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
-  readonly #configuredPorts: ReadonlySet<string>
+  readonly #wanted: Pick<WantedView, 'ports'>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   readonly #ended = new Map<string, EndedRestore>()
   /** The same of the switch on a host that gets no machines. */
@@ -47,13 +48,13 @@ export class Restores {
   constructor(
     host: Host,
     sessions: Sessions,
-    configuredPorts: ReadonlySet<string>,
+    wanted: Pick<WantedView, 'ports'>,
     keeper: Pick<DiskKeeper, 'letGo' | 'soon'>,
   ) {
     this.#keeper = keeper
     this.#host = host
     this.#sessions = sessions
-    this.#configuredPorts = configuredPorts
+    this.#wanted = wanted
   }
 
   async check(network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -227,16 +228,8 @@ export class Restores {
   }
 
   #moves(): Moves {
-    const host = this.#host
-    const present = new Set(host.ports.all().map((port) => port.name))
-    return {
-      machines: host.machines.moved(),
-      ports: host.ports
-        .all()
-        .filter((port) => !this.#configuredPorts.has(port.name))
-        .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
-      gone: [...this.#configuredPorts].filter((name) => !present.has(name)),
-    }
+    const { machines, ports } = this.#host
+    return { machines: machines.moved(), ...movedPorts(this.#wanted.ports(), ports.all()) }
   }
 }
 

@@ -4,7 +4,9 @@
 
 import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
+import { attachFilter, type RingFilters, ringFilters } from '../../../src/linux/bpf.js'
 import { asideEvents } from '../../../src/linux/epoll.js'
+import { type SocketPrograms, waitForHandover } from '../../../src/linux/handover.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
 import {
@@ -17,7 +19,6 @@ import {
   setVnetHeader,
   takeSocketError,
 } from '../../../src/linux/packet-socket.js'
-import { type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
 
 const ETHERNET_MTU = 1500
 const NO_SOCKET = -1
@@ -66,7 +67,7 @@ export class AsideSocket {
    * Keeps such frames from `ring`'s socket, which is not bound yet, from then on; null where the kernel has no such
    * filters.
    */
-  static open(ring: number, ifindex: number, device: string): AsideSocket | null {
+  static open(ring: number, ifindex: number, device: string, handover?: SocketPrograms): AsideSocket | null {
     const filters = ringFilters()
     if (filters === null) return null
     filters.keepFromRing(ring)
@@ -74,9 +75,13 @@ export class AsideSocket {
     // second socket costs 0.13 microseconds a frame.
     if (kernelIsAtLeast(6, 2) && driverOf(ring, ifindex) === 'veth') {
       filters.refuse(ring)
+      if (handover !== undefined) waitForHandover(ring, NO_SOCKET, handover)
       return new AsideSocket(NO_SOCKET, ifindex, filters)
     }
-    const fd = openAsideSocket(ifindex, device, (socket) => filters.setAside(socket))
+    if (handover !== undefined) waitForHandover(ring, NO_SOCKET, handover)
+    const fd = openAsideSocket(ifindex, device, (socket) =>
+      handover === undefined ? filters.setAside(socket) : attachFilter(socket, handover.nothing),
+    )
     try {
       asideEvents().add(fd)
     } catch (error) {
@@ -84,6 +89,16 @@ export class AsideSocket {
       throw error
     }
     return new AsideSocket(fd, ifindex, filters)
+  }
+
+  /** The sockets take frames when `programs` say so; null: always. */
+  handOver(ring: number, programs: SocketPrograms | null): void {
+    if (programs !== null) waitForHandover(ring, this.fd, programs)
+    else if (this.fd === NO_SOCKET) this.#filters.refuse(ring)
+    else {
+      this.#filters.setAside(this.fd)
+      this.#filters.keepFromRing(ring)
+    }
   }
 
   /** Frames have come: one look at memory. */

@@ -2,7 +2,8 @@
 // has put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
-import { Vnet } from '../../../src/frame/vnet-header.js'
+import { Vnet } from '../../../src/frame/gso-headers.js'
+import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
 import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../../src/linux/packet-socket.js'
 import type { PortDevice, PortSockets } from '../../../src/linux/port-sockets.js'
@@ -40,6 +41,8 @@ export class PacketPort implements Port {
   /** Frames since the last look at what the kernel has dropped. */
   #received = 0
   #nextLook = 0
+  /** What is sent goes nowhere: the bridge that the device belongs to gives it the same. */
+  #mute: boolean
   readonly #told = new Set<PortTrouble>()
   readonly #say: (trouble: PortTrouble) => void
 
@@ -50,7 +53,7 @@ export class PacketPort implements Port {
   constructor(
     index: number,
     name: string,
-    { device, ifindex, hooked = false }: PortDevice,
+    { device, ifindex, handover }: PortDevice,
     sockets: PortSockets,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
@@ -63,12 +66,13 @@ export class PacketPort implements Port {
     this.#say = say
     this.#row = index * ROW
     this.fd = sockets.receive
+    this.#mute = handover?.mute ?? false
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
-      transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
-      this.#aside = AsideSocket.open(this.fd, ifindex, device)
+      transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.#row)
+      this.#aside = AsideSocket.open(this.fd, ifindex, device, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.#aside?.close()
@@ -107,7 +111,7 @@ export class PacketPort implements Port {
       }
       this.#left--
       if (!this.#take()) handled++
-      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.beginIfMust(frame)) {
+      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.begin(frame)) {
         handled++
         sink.receive(this.index, frame, now)
       }
@@ -120,7 +124,7 @@ export class PacketPort implements Port {
   #readAside(aside: AsideSocket): Aside {
     const came = aside.read()
     if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
-    if (came === Aside.FRAME && this.#segments.beginIfMust(aside.frame)) return Aside.DATAGRAM
+    if (came === Aside.FRAME && this.#segments.begin(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
     const { fragment, mtu, unfinished } = aside
     if (!this.#segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {
@@ -169,7 +173,7 @@ export class PacketPort implements Port {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
-    return this.#transmit.send(frame, serviceTci)
+    return this.#mute || this.#transmit.send(frame, serviceTci)
   }
 
   flush(): void {
@@ -229,6 +233,11 @@ export class PacketPort implements Port {
   /** A socket that the port has opened itself, the caller's to close as the others; -1: none. */
   get asideFd(): number {
     return this.#aside?.fd ?? -1
+  }
+
+  handOver(programs: SocketPrograms | null): void {
+    this.#mute = false
+    this.#aside?.handOver(this.fd, programs)
   }
 
   woken(): void {

@@ -1,6 +1,7 @@
 // What the datapath asks of a port. A port moves frames between a device and memory; it decides nothing.
 
 import type { Frame } from '../../../src/frame/frame.js'
+import type { SocketPrograms } from '../../../src/linux/handover.js'
 import type { Output } from '../../forwarding/port-state.js'
 
 /** Takes each received frame while its bytes are valid: until the port's `release`. */
@@ -33,6 +34,8 @@ export interface Port extends Output {
   failed(): void
   /** False: its device has left it for good, though one of that index may be there. */
   isBound(): boolean
+  /** Its sockets take frames when these say so; null: always. */
+  handOver(programs: SocketPrograms | null): void
   /** Of the sockets that hold what rings must not get, one is ready. */
   woken(): void
   close(): void

@@ -1,0 +1,77 @@
+// The configuration file is read again while the daemon runs. What is wrong with it, or cannot change without a
+// restart, is said, and the configuration in force stays.
+
+import { isDeepStrictEqual } from 'node:util'
+import type { Logger } from 'pino'
+import type { Reloaded } from '../src/api/schemas.js'
+import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import { keys as driverKeys } from '../src/hypervisor/drivers.js'
+import { loadSwitchConfig, type SwitchConfig } from './config.js'
+import { inWords } from './wanted/changes.js'
+import { wantedBy } from './wanted/from-config.js'
+import type { Reconfiguration } from './wanted/reconfiguration.js'
+
+/** The source of what is wanted that the configuration file is. */
+export const CONFIGURATION = 'the configuration'
+
+/** What is taken up at the start, and not again. */
+const FIXED: readonly string[] = ['host', 'api', 'state', 'datapath', ...driverKeys]
+
+/** Keys of the configuration that differ and cannot while the daemon runs. */
+export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string[] {
+  const [before, after] = [one, other] as unknown as Record<string, unknown>[]
+  return FIXED.filter((key) => !isDeepStrictEqual(before[key], after[key]))
+}
+
+export class Reload {
+  readonly #file: string
+  readonly #reconfiguration: Pick<Reconfiguration, 'set'>
+  readonly #log: Logger
+  #config: SwitchConfig
+  #turn: Promise<unknown> = Promise.resolve()
+
+  constructor(file: string, config: SwitchConfig, reconfiguration: Pick<Reconfiguration, 'set'>, log: Logger) {
+    this.#file = file
+    this.#config = config
+    this.#reconfiguration = reconfiguration
+    this.#log = log
+  }
+
+  /**
+   * Throws what is wrong with the file, CONFIG_FIXED, and what `Reconfiguration.set` throws; the log has it, too. The
+   * configuration is then as it was.
+   */
+  reload(): Promise<Reloaded> {
+    const done = this.#turn.then(() => this.#reloadNow())
+    this.#turn = done.catch(() => undefined)
+    return done
+  }
+
+  async #reloadNow(): Promise<Reloaded> {
+    const file = this.#file
+    try {
+      const next = loadSwitchConfig(file)
+      const fixed = fixedDifferences(this.#config, next)
+      if (fixed.length > 0) throw fixedError(file, fixed)
+      const changes = (await this.#reconfiguration.set(CONFIGURATION, wantedBy(next))).map(inWords)
+      if (next.log !== this.#config.log) changes.push(`log: ${next.log}`)
+      this.#log.level = next.log
+      this.#config = next
+      this.#log.info({ file, changes }, 'the configuration was read again')
+      return { changes }
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      this.#log.error({ err: error, file }, `the configuration stays as it was: ${error.message}`)
+      throw error
+    }
+  }
+}
+
+function fixedError(file: string, keys: readonly string[]): SnapswitchError {
+  const named = keys.map((key) => `\`${key}\``).join(', ')
+  return new SnapswitchError(
+    'CONFIG_FIXED',
+    `${file}: ${named} cannot change while the daemon runs`,
+    'Restart the daemon, or put it back as it was.',
+  )
+}

@@ -1,0 +1,44 @@
+// What the configuration file wants of a host.
+
+import { parseConfig } from '../../src/api/config-file.js'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import { NetworkConfig, readControlKey, type SwitchConfig } from '../config.js'
+import { defaultFdbOptions } from '../forwarding/fdb.js'
+import type { NetworkSettings } from '../forwarding/network.js'
+import type { PortRequest } from '../ports/table.js'
+import type { Wanted } from './wanted.js'
+
+/** What a configuration that was checked wants of the host. */
+export function wantedBy(config: SwitchConfig): Wanted {
+  const ports = Object.entries(config.networks).flatMap(([network, { ports }]) =>
+    Object.entries(ports).map(([name, { device, kind, vm, color }]): [string, PortRequest] => [
+      name,
+      {
+        name,
+        network,
+        device,
+        kind: kind ?? (vm === undefined ? 'plain' : 'member'),
+        vm: vm ?? null,
+        ...(color === undefined ? {} : { color }),
+      },
+    ]),
+  )
+  return {
+    networks: new Map(
+      Object.entries(config.networks).map(([name, network]): [string, NetworkSettings] => [name, settingsOf(network)]),
+    ),
+    ports: new Map(ports),
+    machines: new Map(Object.entries(config.machines) as [string, MachineSpec][]),
+  }
+}
+
+function settingsOf({ ports, ageing, controlKey, ...rest }: NetworkConfig): NetworkSettings {
+  const key = controlKey === undefined ? null : readControlKey(controlKey)
+  // It was good when the configuration was checked, a moment ago.
+  if (typeof key === 'string') throw new SnapswitchError('CONFIG_INVALID', key, 'Check the key file.')
+  return { ...rest, fdb: { ...defaultFdbOptions, ageing }, controlKey: key }
+}
+
+/** Of a network of which nothing else is said. */
+export const defaultSettings = (): NetworkSettings => settingsOf(parseConfig('{}', 'the defaults', NetworkConfig).value)

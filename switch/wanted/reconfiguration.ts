@@ -1,0 +1,193 @@
+// Brings the host to what is wanted of it, at the start and whenever a source changes its mind: what is refused is
+// refused before anything is touched, what did not change is not touched, and what fails half-way is taken back.
+
+import { setTimeout as pause } from 'node:timers/promises'
+import type { SnapswitchError } from '../../src/errors/errors.js'
+import type { DaemonHost } from '../agent/host.js'
+import type { Moves } from '../agent/host-records.js'
+import type { Session, Sessions } from '../agent/sessions.js'
+import type { NetworkSettings } from '../forwarding/network.js'
+import { type Change, changesBetween, inWords, type Present, touchedNetworks } from './changes.js'
+import type { WantedState } from './state.js'
+import { movedPorts, requestOf, type Wanted, type WantedPort, withMoves } from './wanted.js'
+
+/** How long what is under way in a network may take before a change of it is refused. */
+const PATIENCE_MS = 10_000
+const LOOK_MS = 20
+
+type Reached = Pick<DaemonHost, 'name' | 'datapath' | 'ports' | 'machines' | 'epochs' | 'records' | 'log' | 'clock'>
+
+export class Reconfiguration {
+  readonly #host: Reached
+  readonly #state: WantedState
+  readonly #sessions: Pick<Sessions, 'refusal' | 'occupy' | 'end'>
+  readonly #defaults: NetworkSettings
+  /** Networks that the datapath has. */
+  readonly #open = new Map<string, NetworkSettings>()
+  #turn: Promise<unknown> = Promise.resolve()
+
+  /** `defaults`: of a network that no source has settings for. */
+  constructor(
+    host: Reached,
+    state: WantedState,
+    sessions: Pick<Sessions, 'refusal' | 'occupy' | 'end'>,
+    defaults: NetworkSettings,
+  ) {
+    this.#host = host
+    this.#state = state
+    this.#sessions = sessions
+    this.#defaults = defaults
+  }
+
+  /**
+   * At the start, with what the state wants: looks at the devices, waits for the datapath, and opens everything. Throws
+   * before anything is changed when a device is not right.
+   */
+  begin(moves: Moves, started: Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      const { ports, machines } = this.#host
+      for (const [vm, spec] of Object.entries(moves.machines)) machines.set(vm, spec)
+      const changes = changesBetween(this.#present(), this.#filled(withMoves(this.#state.all, moves)))
+      ports.check(addedPorts(changes))
+      await started
+      await this.#perform(changes)
+      for (const name of this.#open.keys()) ports.checkTrunkRoom(name)
+    })
+  }
+
+  /**
+   * What a source wants from now on; null: nothing more. Answers with what was changed, when it is done. Throws
+   * PORT_EXISTS, NETWORK_UNKNOWN, WANTED_TWICE, DEVICE_BUSY, DEVICE_MTU, DEVICE_UNSUPPORTED, SNAPSHOT_BUSY: nothing
+   * was touched. What fails later is taken back, and thrown.
+   */
+  set(source: string, wanted: Wanted | null): Promise<readonly Change[]> {
+    return this.#inTurn(() => this.#change(source, wanted))
+  }
+
+  async #change(source: string, wanted: Wanted | null): Promise<readonly Change[]> {
+    const { ports, machines, records, log } = this.#host
+    const { all, accept } = this.#state.supposing(source, wanted)
+    const before = this.#state.all
+    const plan = () => changesBetween(this.#present(), this.#filled(withMoves(all, this.#moves(before))))
+    const release = await this.#hold(plan)
+    try {
+      const changes = plan()
+      if (changes.length === 0) {
+        accept()
+        return changes
+      }
+      const removed = new Set(changes.flatMap((one) => (one.kind === 'port removed' ? [one.port.name] : [])))
+      ports.check(addedPorts(changes), removed)
+      const present = this.#present()
+      machines.configure(all.machines)
+      try {
+        await this.#perform(changes)
+      } catch (thrown) {
+        machines.configure(before.machines)
+        await this.#takeBack(present)
+        throw thrown
+      }
+      accept()
+      log.info({ source, changes: changes.map(inWords) }, 'the configuration has changed')
+      await records.writeMoves(() => ({ machines: machines.moved(), ...this.#moves(all) }))
+      return changes
+    } finally {
+      release()
+    }
+  }
+
+  #moves({ ports }: Wanted): Pick<Moves, 'ports' | 'gone'> {
+    return movedPorts(ports, this.#host.ports.all())
+  }
+
+  #present(): Present {
+    const { ports, machines } = this.#host
+    return {
+      networks: new Map(this.#open),
+      ports: new Map(ports.all().map((entry): [string, WantedPort] => [entry.name, requestOf(entry)])),
+      machines: machines.configured,
+    }
+  }
+
+  #filled(wanted: Wanted): Present {
+    const networks = [...wanted.networks].map(([name, settings]): [string, NetworkSettings] => [
+      name,
+      settings ?? this.#defaults,
+    ])
+    return { ...wanted, networks: new Map(networks) }
+  }
+
+  /**
+   * Nothing begins in the networks that are touched until the answer is called. Throws SNAPSHOT_BUSY when something is
+   * under way there for too long.
+   */
+  async #hold(plan: () => readonly Change[]): Promise<() => void> {
+    const { clock, ports } = this.#host
+    const limit = clock.now().ms + PATIENCE_MS
+    for (;;) {
+      const touched = [...touchedNetworks(plan(), ports.all())].filter((network) => this.#open.has(network))
+      const refusal = touched.map((network) => this.#sessions.refusal(network)).find((found) => found !== null)
+      if (refusal === undefined) {
+        const session: Session = { name: 'a change of the configuration', work: { kind: 'changing' } }
+        for (const network of touched) this.#sessions.occupy(network, session)
+        return () => {
+          for (const network of touched) this.#sessions.end(network, session)
+        }
+      }
+      if (clock.now().ms >= limit) throw refusal as SnapswitchError
+      await pause(LOOK_MS)
+    }
+  }
+
+  async #perform(changes: readonly Change[]): Promise<void> {
+    const { datapath, ports, epochs } = this.#host
+    for (const change of changes) {
+      switch (change.kind) {
+        case 'port removed':
+          // Whoever runs a machine there goes on to.
+          await ports.remove(change.port.name, true)
+          break
+        case 'network removed':
+          await datapath.removeNetwork(change.network)
+          this.#open.delete(change.network)
+          break
+        case 'network added': {
+          const { network, settings } = change
+          const options = { network, host: this.#host.name, ...settings }
+          await datapath.addNetwork({ options, epoch: epochs.get(network), fence: epochs.fence(network) })
+          this.#open.set(network, settings)
+          break
+        }
+        case 'network changed':
+          await datapath.configure(change.network, change.settings)
+          this.#open.set(change.network, change.settings)
+          break
+        case 'port changed':
+          await ports.change(change.port, epochs.get(change.port.network))
+          break
+      }
+    }
+    // After a reboot devices come when they come, and the TAPs of machines with these.
+    await ports.addAllOrAwait(addedPorts(changes), (network) => epochs.get(network))
+  }
+
+  async #takeBack(before: Present): Promise<void> {
+    const changes = changesBetween(this.#present(), before)
+    try {
+      await this.#perform(changes)
+    } catch (thrown) {
+      const words = changes.map(inWords)
+      this.#host.log.error({ err: thrown, changes: words }, 'a change that has failed cannot be taken back')
+    }
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work)
+    this.#turn = done.catch(() => undefined)
+    return done
+  }
+}
+
+function addedPorts(changes: readonly Change[]): WantedPort[] {
+  return changes.flatMap((change) => (change.kind === 'port added' ? [change.port] : []))
+}

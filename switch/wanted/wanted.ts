@@ -1,0 +1,145 @@
+// Which networks, ports and machines this host is to have: what several sources want of it (the configuration, bridges
+// that were taken over), put together, and what restores have changed of that. Pure.
+
+import { isDeepStrictEqual } from 'node:util'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { Moves } from '../agent/host-records.js'
+import { MAX_PORTS } from '../forwarding/counters.js'
+import type { NetworkSettings } from '../forwarding/network.js'
+import { existsError } from '../ports/problems.js'
+import type { PortEntry, PortRequest } from '../ports/table.js'
+
+/** `ownsDevice`: made by a daemon for a restored machine, so removed with the port. */
+export type WantedPort = PortRequest & { readonly ownsDevice?: boolean }
+
+/** By name. */
+export interface Wanted {
+  /** null: as another source says, else the defaults. */
+  readonly networks: ReadonlyMap<string, NetworkSettings | null>
+  readonly ports: ReadonlyMap<string, WantedPort>
+  readonly machines: ReadonlyMap<string, MachineSpec>
+}
+
+export const NOTHING: Wanted = { networks: new Map(), ports: new Map(), machines: new Map() }
+
+/** What the agent must know of it, at any time; it may change. */
+export interface WantedView {
+  networks(): readonly string[]
+  ports(): ReadonlyMap<string, WantedPort>
+}
+
+/**
+ * What all sources want together, in their order. Throws PORT_EXISTS when two want the same port or device, or an
+ * uplink and another way to peers in one network; WANTED_TWICE when they say different things of a network or machine.
+ */
+export function combine(sources: ReadonlyMap<string, Wanted>): Wanted {
+  const networks = new Map<string, NetworkSettings | null>()
+  const ports = new Map<string, WantedPort>()
+  const machines = new Map<string, MachineSpec>()
+  const settledBy = new Map<string, string>()
+  const askedBy = new Map<string, string>()
+  const reachedBy = new Map<string, string>()
+  for (const [source, wanted] of sources) {
+    for (const [name, settings] of wanted.networks) {
+      const other = settledBy.get(name)
+      if (settings !== null && other !== undefined) throw twice(`network ${name}`, other, source)
+      if (settings !== null) settledBy.set(name, source)
+      networks.set(name, settings ?? networks.get(name) ?? null)
+    }
+    for (const [name, port] of wanted.ports) {
+      const other = askedBy.get(name)
+      if (other !== undefined) throw existsError(`${other} and ${source} both want a port ${name}`)
+      askedBy.set(name, source)
+      ports.set(name, port)
+    }
+    for (const [vm, spec] of wanted.machines) {
+      const other = reachedBy.get(vm)
+      if (other !== undefined && !isDeepStrictEqual(machines.get(vm), spec)) throw twice(`machine ${vm}`, other, source)
+      reachedBy.set(vm, source)
+      machines.set(vm, spec)
+    }
+  }
+  const all = { networks, ports, machines }
+  checkPorts(all)
+  return all
+}
+
+function checkPorts({ networks, ports }: Wanted): void {
+  const byDevice = new Map<string, string>()
+  const peersIn = new Map<string, WantedPort>()
+  for (const port of ports.values()) {
+    const { name, network, device, kind } = port
+    if (!networks.has(network)) {
+      throw new SnapswitchError(
+        'NETWORK_UNKNOWN',
+        `port ${name} is to be in network ${network}, which nobody wants`,
+        'Configure the network, or leave the port out.',
+      )
+    }
+    const other = byDevice.get(device)
+    if (other !== undefined) throw existsError(`device ${device} is wanted by port ${other} and by port ${name}`)
+    byDevice.set(device, name)
+    if (kind !== 'uplink' && kind !== 'trunk') continue
+    const way = peersIn.get(network)
+    if (way !== undefined && (kind === 'uplink' || way.kind === 'uplink'))
+      throw existsError(`network ${network} has one uplink or trunks, and not both ${way.name} and ${name}`)
+    peersIn.set(network, port)
+  }
+  if (ports.size > MAX_PORTS) throw existsError(`more than ${MAX_PORTS} ports are wanted`)
+}
+
+function twice(what: string, one: string, other: string): SnapswitchError {
+  return new SnapswitchError(
+    'WANTED_TWICE',
+    `${one} and ${other} say different things of ${what}`,
+    'Take it out of one of the two.',
+  )
+}
+
+/**
+ * Ports as restores have changed them since: what these say goes first. Ports of networks that nobody wants any more
+ * are left out. `wanted` is what the networks' owners say.
+ */
+export function withMoves(wanted: Wanted, moves: Pick<Moves, 'ports' | 'gone'>): Wanted {
+  const moved = moves.ports.filter(({ network }) => wanted.networks.has(network))
+  const devices = new Set(moved.map(({ device }) => device))
+  const names = new Set(moved.map(({ name }) => name))
+  const gone = new Set(moves.gone)
+  const stays = [...wanted.ports].filter(
+    ([name, { device }]) => !gone.has(name) && !names.has(name) && !devices.has(device),
+  )
+  return { ...wanted, ports: new Map([...stays, ...moved.map((port): [string, WantedPort] => [port.name, port])]) }
+}
+
+/** The other way round: what restores have changed of the ports that were wanted, as `present` tells. */
+export function movedPorts(
+  wanted: ReadonlyMap<string, WantedPort>,
+  present: readonly PortEntry[],
+): Pick<Moves, 'ports' | 'gone'> {
+  const names = new Set(present.map(({ name }) => name))
+  return {
+    ports: present
+      .filter((entry) => {
+        const own = wanted.get(entry.name)
+        return own === undefined || !isSamePort(own, requestOf(entry))
+      })
+      .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
+    gone: [...wanted.keys()].filter((name) => !names.has(name)),
+  }
+}
+
+/** What was asked for when the port came. */
+export function requestOf(entry: PortEntry): PortRequest {
+  const { index, ifindex, ifname, mtu, mac, queueLength, ownsDevice, ...request } = entry
+  return request
+}
+
+/** Who owns the device is no difference: a port that is there keeps its owner. */
+export function isSamePort(one: WantedPort, other: WantedPort): boolean {
+  return isDeepStrictEqual(asked(one), asked(other))
+}
+
+function asked({ ownsDevice, ...port }: WantedPort): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(port).filter(([, value]) => value !== undefined))
+}

@@ -1,0 +1,349 @@
+// What a host is to have, and the way there: sources put together, restores' moves on top, the list of changes; and
+// what becomes of a change that has to wait, is refused, or fails half-way. All that it is performed on is made up.
+
+import fc from 'fast-check'
+import { pino } from 'pino'
+import t from 'tap'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { systemClock } from '../../src/runtime/clock.js'
+import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
+import type { NetworkSettings } from '../../switch/forwarding/network.js'
+import type { PortEntry } from '../../switch/ports/table.js'
+import { type Change, changesBetween, type Present, touchedNetworks } from '../../switch/wanted/changes.js'
+import { Reconfiguration } from '../../switch/wanted/reconfiguration.js'
+import { WantedState } from '../../switch/wanted/state.js'
+import {
+  combine,
+  movedPorts,
+  NOTHING,
+  requestOf,
+  type Wanted,
+  type WantedPort,
+  withMoves,
+} from '../../switch/wanted/wanted.js'
+import { patience } from '../patience.js'
+
+const bounds = { frames: 1, bytes: 65536 }
+const settings: NetworkSettings = {
+  linkLocal: 'forward',
+  pause: 'drop',
+  transit: false,
+  fdb: defaultFdbOptions,
+  hold: bounds,
+  networkHold: bounds,
+  record: bounds,
+  closureDeadline: 200,
+  controlKey: null,
+}
+
+const port = (name: string, more: Partial<WantedPort> = {}): WantedPort => ({
+  name,
+  network: 'lab0',
+  device: `dev-${name}`,
+  kind: 'plain',
+  vm: null,
+  ...more,
+})
+const member = (name: string, vm: string, more: Partial<WantedPort> = {}) => port(name, { kind: 'member', vm, ...more })
+const byName = (...ports: WantedPort[]) => new Map(ports.map((one) => [one.name, one]))
+
+function wanted(networks: readonly string[], ...ports: WantedPort[]): Present {
+  return { networks: new Map(networks.map((name) => [name, settings])), ports: byName(...ports), machines: new Map() }
+}
+
+const entry = (of: WantedPort, index = 0): PortEntry => ({
+  ...of,
+  index,
+  ifindex: 1,
+  ifname: of.device,
+  mtu: 1500,
+  mac: null,
+  queueLength: 1000,
+  ownsDevice: of.ownsDevice ?? false,
+})
+
+t.test('sources are put together; two that want the same are told so', async (t) => {
+  const config = wanted(['lab0'], port('a'))
+  const bridge: Wanted = { ...NOTHING, networks: new Map([['lab0', null]]), ports: byName(port('b')) }
+  const all = combine(
+    new Map([
+      ['file', config],
+      ['bridge', bridge],
+    ]),
+  )
+  t.equal(all.networks.get('lab0'), settings, 'the one that has settings says them')
+  t.equal(
+    combine(
+      new Map([
+        ['bridge', bridge],
+        ['file', config],
+      ]),
+    ).networks.get('lab0'),
+    settings,
+  )
+  t.same([...all.ports.keys()], ['a', 'b'])
+  const machine = (qmp: string): Wanted => ({ ...NOTHING, machines: new Map([['vm', { qmp }]]) })
+  for (const [code, other] of [
+    ['PORT_EXISTS', wanted([], port('a', { device: 'x' }))],
+    ['PORT_EXISTS', wanted([], port('b', { device: 'dev-a' }))],
+    ['PORT_EXISTS', wanted([], port('u', { kind: 'uplink' }), port('t', { kind: 'trunk' }))],
+    ['NETWORK_UNKNOWN', wanted([], port('b', { network: 'lab9' }))],
+    ['WANTED_TWICE', { ...wanted(['lab0']), networks: new Map([['lab0', { ...settings, transit: true }]]) }],
+  ] as const) {
+    t.throws(
+      () =>
+        combine(
+          new Map([
+            ['file', config],
+            ['bridge', other],
+          ]),
+        ),
+      { code },
+    )
+  }
+  t.throws(
+    () =>
+      combine(
+        new Map([
+          ['file', machine('/a')],
+          ['bridge', machine('/b')],
+        ]),
+      ),
+    { code: 'WANTED_TWICE' },
+  )
+  t.same(
+    [
+      ...combine(
+        new Map([
+          ['file', machine('/a')],
+          ['bridge', machine('/a')],
+        ]),
+      ).machines.keys(),
+    ],
+    ['vm'],
+  )
+})
+
+t.test('what restores have changed goes first, and is found again in what is there', async (t) => {
+  const config = wanted(['lab0', 'lab1'], member('a', 'one'), member('b', 'two'), port('c'))
+  const here = { ...member('d', 'three', { network: 'lab1' }), ownsDevice: true }
+  const other = { ...member('b', 'two', { device: 'elsewhere' }), ownsDevice: false }
+  const all = withMoves(config, { gone: ['a'], ports: [here, other] as never })
+  t.same([...all.ports.keys()].sort(), ['b', 'c', 'd'])
+  t.equal(all.ports.get('b')?.device, 'elsewhere', 'as the restore has left it')
+  const moves = movedPorts(config.ports, [...all.ports.values()].map(entry))
+  t.same(moves.gone, ['a'])
+  t.same(
+    moves.ports.map(({ name, ownsDevice }) => [name, ownsDevice]),
+    [
+      ['d', true],
+      ['b', false],
+    ],
+  )
+  t.same([...withMoves(config, moves).ports.keys()].sort(), ['b', 'c', 'd'], 'and once more')
+  const less = withMoves(wanted(['lab0'], port('c')), moves)
+  t.same([...less.ports.keys()].sort(), ['b', 'c'], 'a network that nobody wants has no ports')
+})
+
+/** What the changes make of what was there. */
+function applied(
+  before: Present,
+  changes: readonly Change[],
+): { networks: Map<string, unknown>; ports: Map<string, WantedPort> } {
+  const networks = new Map<string, unknown>(before.networks)
+  const ports = new Map(before.ports)
+  for (const change of changes) {
+    if (change.kind === 'port removed') ports.delete(change.port.name)
+    if (change.kind === 'network removed') {
+      if ([...ports.values()].some(({ network }) => network === change.network)) throw new Error('it has ports')
+      networks.delete(change.network)
+    }
+    if (change.kind === 'network added' || change.kind === 'network changed')
+      networks.set(change.network, change.settings)
+    if (change.kind === 'port added' || change.kind === 'port changed') {
+      if (!networks.has(change.port.network)) throw new Error('it has no network')
+      const same = [...ports.values()].find((one) => one.device === change.port.device)
+      if (same !== undefined && (change.kind === 'port added' || same.name !== change.port.name))
+        throw new Error('taken')
+      ports.set(change.port.name, change.port)
+    }
+  }
+  return { networks, ports }
+}
+
+t.test('the changes lead from any layout to any other, and touch nothing that is the same', async (t) => {
+  const names = fc.constantFrom('a', 'b', 'c', 'd')
+  const layout = fc
+    .record({
+      networks: fc.dictionary(fc.constantFrom('lab0', 'lab1', 'lab2'), fc.boolean(), { minKeys: 1 }),
+      ports: fc.uniqueArray(
+        fc.record({ name: names, device: names, at: fc.nat(2), kind: fc.constantFrom('plain', 'trunk') }),
+        { selector: ({ name }) => name },
+      ),
+    })
+    .map(({ networks, ports }): Present => {
+      const known = Object.keys(networks)
+      const devices = new Set<string>()
+      const all = ports.flatMap(({ name, device, at, kind }) => {
+        if (devices.has(device)) return []
+        devices.add(device)
+        return [port(name, { device, network: known[at % known.length], kind: kind as 'plain' | 'trunk' })]
+      })
+      const set = known.map((name): [string, NetworkSettings] => [name, { ...settings, transit: networks[name] }])
+      return { networks: new Map(set), ports: byName(...all), machines: new Map() }
+    })
+  fc.assert(
+    fc.property(layout, layout, (before, after) => {
+      const changes = changesBetween(before, after)
+      const { networks, ports } = applied(before, changes)
+      const sorted = (map: ReadonlyMap<string, unknown>) => [...map].sort(([x], [y]) => (x < y ? -1 : 1))
+      t.same(sorted(networks), sorted(after.networks))
+      t.same(sorted(ports), sorted(after.ports))
+      const said = JSON.stringify(changes)
+      for (const [name, own] of before.ports)
+        if (JSON.stringify(after.ports.get(name)) === JSON.stringify(own) && said.includes(`"name":"${name}"`))
+          throw new Error(`${name} was touched`)
+      t.same(changesBetween(after, after), [])
+    }),
+    { numRuns: 300 },
+  )
+})
+
+t.test('a plain port is no part of a snapshot; all else waits for the end of one', async (t) => {
+  const touched = (before: Present, after: Present) => [
+    ...touchedNetworks(changesBetween(before, after), before.ports.values()),
+  ]
+  const own = wanted(['lab0', 'lab1'], port('a'), member('m', 'vm'))
+  t.same(touched(own, wanted(['lab0', 'lab1'], member('m', 'vm'), port('b'))), [])
+  t.same(touched(own, wanted(['lab0', 'lab1'], port('a'))), ['lab0'])
+  t.same(touched(own, wanted(['lab0', 'lab1'], member('a', 'vm'), member('m', 'vm'))), ['lab0'])
+  t.same(touched(own, wanted(['lab0', 'lab1', 'lab2'], port('a'), member('m', 'vm'))), [], 'a new one')
+  t.same(touched(own, wanted(['lab0'], port('a'), member('m', 'vm'))), ['lab1'])
+  const machine = (qmp: string) => ({ ...own, machines: new Map([['vm', { qmp }]]) })
+  t.same(touched(machine('/a'), machine('/b')), ['lab0'])
+})
+
+/** Ports, datapath and sessions made up; what is done is written down. */
+class MadeUp {
+  readonly done: string[] = []
+  readonly entries = new Map<string, PortEntry>()
+  readonly state = new WantedState()
+  saved: unknown = null
+  busy: string | null = null
+  occupied = new Set<string>()
+  failsAt: string | null = null
+  machines: ReadonlyMap<string, unknown> = new Map()
+
+  #note(what: string): void {
+    if (this.failsAt === what) {
+      this.failsAt = null
+      throw new SnapswitchError('SYSCALL', `${what} failed`, 'None.')
+    }
+    this.done.push(what)
+  }
+
+  readonly change = new Reconfiguration(
+    {
+      name: 'h',
+      clock: systemClock,
+      log: pino({ level: 'silent' }),
+      epochs: { get: () => 0, fence: () => 0 },
+      records: {
+        writeMoves: async (moves: () => unknown) => {
+          this.saved = moves()
+        },
+      },
+      machines: {
+        configured: new Map(),
+        moved: () => ({}),
+        set: () => undefined,
+        configure: (machines: ReadonlyMap<string, unknown>) => {
+          this.machines = machines
+        },
+      },
+      datapath: {
+        addNetwork: async ({ options }: { options: { network: string } }) => this.#note(`+ ${options.network}`),
+        removeNetwork: async (name: string) => this.#note(`- ${name}`),
+        configure: async (name: string) => this.#note(`~ ${name}`),
+      },
+      ports: {
+        all: () => [...this.entries.values()],
+        check: () => undefined,
+        checkTrunkRoom: () => undefined,
+        remove: async (name: string) => {
+          this.#note(`- ${name}`)
+          this.entries.delete(name)
+        },
+        change: async (one: WantedPort) => {
+          this.#note(`~ ${one.name}`)
+          this.entries.set(one.name, entry(one))
+        },
+        addAllOrAwait: async (ports: readonly WantedPort[]) => {
+          for (const one of ports) {
+            this.#note(`+ ${one.name}`)
+            this.entries.set(one.name, entry(one))
+          }
+        },
+      },
+    } as never,
+    this.state,
+    {
+      refusal: () => (this.busy === null ? null : new SnapswitchError('SNAPSHOT_BUSY', this.busy, 'Wait.')),
+      occupy: (network) => this.occupied.add(network),
+      end: (network) => this.occupied.delete(network),
+    },
+    settings,
+  )
+
+  layout(): string[] {
+    return [...this.entries.values()].map((one) => JSON.stringify(requestOf(one))).sort()
+  }
+}
+
+t.test('a change that fails half-way is taken back', async (t) => {
+  const made = new MadeUp()
+  await made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm')))
+  t.same(made.done, ['+ lab0', '+ a', '+ b'])
+  t.same(made.saved, { machines: {}, ports: [], gone: [] })
+  const before = made.layout()
+  const next = wanted(['lab0', 'lab1'], member('a', 'vm'), port('c', { network: 'lab1' }), port('d'))
+  for (const step of ['- b', '+ lab1', '~ a', '+ c', '+ d']) {
+    made.failsAt = step
+    await t.rejects(made.change.set('file', next), { code: 'SYSCALL' }, step)
+    t.same(made.layout(), before, `${step}: as it was`)
+    t.same(made.state.networks(), ['lab0'])
+    t.equal(made.occupied.size, 0)
+  }
+  made.done.splice(0)
+  t.equal((await made.change.set('file', next)).length, 5)
+  t.same(made.done, ['- b', '+ lab1', '~ a', '+ c', '+ d'])
+  t.same(made.state.networks(), ['lab0', 'lab1'])
+  t.same(await made.change.set('file', next), [])
+  t.equal((await made.change.set('file', null)).length, 5)
+  t.same(made.layout(), [])
+})
+
+t.test('a change waits for what is under way, and is refused when that takes too long', async (t) => {
+  const made = new MadeUp()
+  await made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm')))
+  made.busy = 'a snapshot is under way'
+  const plain = await made.change.set('bridge', {
+    ...NOTHING,
+    ports: byName(port('p')),
+    networks: new Map([['lab0', null]]),
+  })
+  t.equal(plain.length, 1, 'a plain port need not wait')
+  const waiting = made.change.set('file', wanted(['lab0'], port('a')))
+  setTimeout(() => {
+    made.busy = null
+  }, 200)
+  t.equal((await waiting).length, 1)
+  t.notOk(made.entries.has('b'))
+  made.busy = 'a snapshot is under way'
+  const before = made.layout()
+  await t.rejects(made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm'))), { code: 'SNAPSHOT_BUSY' })
+  t.same(made.layout(), before)
+  t.same([...made.state.ports().keys()], ['a', 'p'])
+})
+
+t.setTimeout(patience(120_000))
