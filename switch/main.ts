@@ -23,6 +23,10 @@ import { RestoreTaps } from './agent/restore/taps.js'
 import { RECORDED_EVENTS } from './agent/snapshot/recording.js'
 import { loadSwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
+import { TapIdentifier } from './discovery/identify.js'
+import { Names } from './discovery/names.js'
+import { PortMachines } from './discovery/port-machines.js'
+import { MachineResolver } from './discovery/resolver.js'
 import { Ports } from './ports/ports.js'
 import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
@@ -50,7 +54,19 @@ export async function runSwitch(configPath: string): Promise<void> {
   const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
   const unread = new UnreadFrames(datapath.counters)
   const ports = new Ports(datapath, unread, log)
-  const machines = new Machines(createHypervisors(config), wanted.all.machines)
+  const hypervisors = createHypervisors(config)
+  const machines = new Machines(hypervisors, wanted.all.machines)
+  const identifier = new TapIdentifier({
+    hypervisors,
+    configured: () => wanted.of(CONFIGURATION).machines,
+    known: () => new Map([...wanted.of(CONFIGURATION).machines, ...Object.entries(machines.moved())]),
+    isHeld: (ifindex) => ports.isHeld(ifindex),
+    names: new Names(await records.readMachineNames()),
+    remember: (names) =>
+      void records.writeMachineNames(names).catch((error) => log.warn({ err: error }, 'machines’ names are not kept')),
+  })
+  const resolver = new MachineResolver(identifier, log)
+  const holders = new PortMachines(resolver, ports)
   const host: DaemonHost = {
     name: config.host,
     version,
@@ -64,6 +80,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     journal: new Journal(config.state),
     disks: await DiskRecords.open(config.state, () => derivedFromParts(store)),
     unread,
+    holders,
     portion: PORTION,
     recordedEvents: RECORDED_EVENTS,
     epochs,
@@ -93,7 +110,10 @@ export async function runSwitch(configPath: string): Promise<void> {
     const moves = await endLoads(host, await records.readMoves(), wanted.ports())
     await reconfiguration.begin(moves, started)
     ports.giveBackLeft()
-    const reconcile = () => ports.reconcile((network) => epochs.get(network))
+    const reconcile = async () => {
+      await ports.reconcile((network) => epochs.get(network))
+      holders.follow((port) => wanted.of(CONFIGURATION).ports.get(port)?.vm != null)
+    }
     watch = new PortWatch(reconcile, () => ports.hasNews, log)
     await reconcile()
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
@@ -108,6 +128,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   } finally {
     clearInterval(healing)
     await watch?.close()
+    await resolver.close()
     await agent.close()
     await api.close()
     await started.catch(() => undefined)

@@ -94,6 +94,7 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
           busy: agent.busy(name),
           ports: ports.all().filter((port) => port.network === name).length,
           waiting: ports.waitingIn(name),
+          undriven: host.holders.undriven(name),
           fdbEntries,
           peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
         }
@@ -126,7 +127,9 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
     (request) => disks.disksOf(request.params.vm),
   )
 
-  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => ports.info())
+  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () =>
+    ports.info().map((port) => (port.vm === null ? { ...port, holder: host.holders.of(port.name) } : port)),
+  )
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
     const { network } = request.params
@@ -153,9 +156,11 @@ function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent, disks: D
   app.get(
     routes.preflight,
     { schema: { params: InNetwork, querystring: PreflightQuery, response: { 200: Preflight } } },
-    (request) => {
+    async (request) => {
+      const { network } = request.params
       const waitMs = Number(request.query.deadlineMs ?? ANSWER_MS)
-      return agent.preflight(request.params.network, performance.now() + waitMs * (1 - ANSWER_SHARE))
+      const found = await agent.preflight(network, performance.now() + waitMs * (1 - ANSWER_SHARE))
+      return { ...found, undriven: host.holders.undriven(network) }
     },
   )
 

@@ -129,6 +129,8 @@ function describeSwitch(found: SwitchStatus): string {
   if (found.networks.some((n) => (n.waiting ?? []).length > 0)) {
     lines.push('ports wait for devices that do not exist: `snapswitch port list` says for which\n')
   }
+  for (const { port, problem } of found.networks.flatMap((n) => n.undriven ?? []))
+    lines.push(`port ${port}: ${problem.message}. ${problem.action}\n`)
   const peers = found.networks.flatMap((n) =>
     n.peers.map((p) => [
       n.name,
@@ -195,10 +197,10 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     'TX BYTES',
     'DROPS',
   ]
-  const problems = ports.flatMap(({ name, problem, warnings = [] }) =>
-    [...(problem === null ? [] : [problem]), ...warnings].map(
-      ({ message, action }) => `port ${name}: ${message}. ${action}\n`,
-    ),
+  const problems = ports.flatMap(({ name, problem, warnings = [], holder }) =>
+    [problem, ...warnings, holder?.problem]
+      .flatMap((one) => one ?? [])
+      .map(({ message, action }) => `port ${name}: ${message}. ${action}\n`),
   )
   terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
 }
@@ -215,6 +217,12 @@ async function checkNetwork(client: SwitchClient, network: string): Promise<void
   if (!known.includes(network)) throw unknownNetwork(`host ${host}`, network, known)
 }
 
+/** Behind a port that belongs to no machine. */
+function holderInWords(holder: PortInfo['holder']): string | null {
+  if (holder === null || holder === undefined) return null
+  return holder.kind === 'undrivable' ? `(${holder.name ?? '?'}: not driven)` : `(${holder.name ?? '?'})`
+}
+
 function portRow(p: PortInfo): (string | number | null)[] {
   const { counters: c } = p
   const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), allDrops(c)]
@@ -224,7 +232,7 @@ function portRow(p: PortInfo): (string | number | null)[] {
     // Renamed since, or named by one of its other names.
     p.ifname === undefined || p.ifname === null || p.ifname === p.device ? p.device : `${p.device} (${p.ifname})`,
     p.kind,
-    p.vm,
+    p.vm ?? holderInWords(p.holder),
     p.waiting === true ? 'waiting' : p.up ? 'yes' : 'NO',
     p.mtu === 0 ? null : p.mtu,
     p.epoch,

@@ -29,7 +29,10 @@ export const Moves = Type.Object({
 })
 export type Moves = Static<typeof Moves>
 
-const fits = { epochs: validator(Epochs), moves: validator(Moves) }
+/** Of machines that are found: names that depend on who came first, by what tells the machines apart. */
+const MachineNames = Type.Record(Type.String(), Name)
+
+const fits = { epochs: validator(Epochs), moves: validator(Moves), names: validator(MachineNames) }
 
 export class HostRecords {
   readonly #state: string
@@ -59,6 +62,14 @@ export class HostRecords {
 
   async readMoves(): Promise<Moves> {
     return (await readJson(join(this.#state, 'members.json'), fits.moves)) ?? { machines: {}, ports: [], gone: [] }
+  }
+
+  async readMachineNames(): Promise<Map<string, string>> {
+    return new Map(Object.entries((await readJson(join(this.#state, 'machine-names.json'), fits.names)) ?? {}))
+  }
+
+  writeMachineNames(names: ReadonlyMap<string, string>): Promise<void> {
+    return this.#inTurn('machine-names.json', () => JSON.stringify(Object.fromEntries(names)))
   }
 
   /** `moves` is asked for when its turn to be written comes. */

@@ -5,6 +5,7 @@ import type { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
 import type { Clock } from '../../src/runtime/clock.js'
 import type { Datapath, DatapathEvents } from '../datapath/datapath.js'
+import type { PortMachines } from '../discovery/port-machines.js'
 import type { Ports } from '../ports/ports.js'
 import type { UnreadFrames } from '../ports/unread.js'
 import type { DiskRecords } from './disks/records.js'
@@ -114,6 +115,7 @@ export interface DaemonHost extends Host {
   readonly journal: Journal
   readonly disks: DiskRecords
   readonly unread: UnreadFrames
+  readonly holders: Pick<PortMachines, 'of' | 'undriven'>
 }
 
 type EpochRecords = Pick<HostRecords, 'readEpochs' | 'readFences' | 'writeEpochs' | 'writeFences'>

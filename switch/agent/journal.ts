@@ -18,6 +18,8 @@ const CutRecord = Type.Object({
   /** The capture's label: in the names of its overlays. */
   label: Type.String(),
   incarnation: Type.Union([Type.String(), Type.Null()]),
+  /** How it is reached: it may not be found again before it is put right. */
+  spec: Type.Optional(SpecRecord),
   /** The hypervisor's settings as they were (hypervisor.ts, HypervisorSettings). */
   settings: Type.Optional(
     Type.Object({

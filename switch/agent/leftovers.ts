@@ -37,7 +37,19 @@ export async function undoSnapshot(host: Host, { network, snapshot, machines }: 
   if (results.every(({ status }) => status === 'fulfilled')) await host.journal.removeUnfinished(network, snapshot)
 }
 
+/** A machine that was found, and not configured, may not have been found again yet. */
 async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
+  if (host.machines.spec(vm) !== undefined || record.spec === undefined)
+    return undoKnown(host, vm, record, mayBePaused, deadline)
+  host.machines.set(vm, record.spec)
+  try {
+    await undoKnown(host, vm, record, mayBePaused, deadline)
+  } finally {
+    if (host.machines.spec(vm) === record.spec) host.machines.delete(vm)
+  }
+}
+
+async function undoKnown(host: Host, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
   if (!(await host.machines.isThere(vm))) return undoCutOffline(host, vm, record, deadline)
   await host.machines.using(vm, deadline, async (control) => {
     // Also waits for the end of a save under way.

@@ -3,6 +3,7 @@
 //
 //   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
 //   <state>/fences.json                                  epoch of the last restore per network, likewise
+//   <state>/machine-names.json                          names of machines that were found, where two wanted one
 //   <state>/members.json                                 machines and ports that restores brought here or took away
 //   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
 //                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck

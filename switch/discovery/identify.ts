@@ -1,5 +1,6 @@
 // Looks at TAPs once: who holds each, what machine that is, how it is called. The edge around classify.ts and names.ts.
 
+import { isDeepStrictEqual } from 'node:util'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { isFound, isSameMachine, type Kind } from '../../src/hypervisor/drivers.js'
 import type { HolderProcess } from '../../src/hypervisor/holder.js'
@@ -20,6 +21,8 @@ export interface IdentifierOptions {
   /** Whether somebody holds the device, as far as the kernel tells. */
   readonly isHeld: (ifindex: number) => boolean
   readonly names?: Names
+  /** Names to be remembered for the next daemon have changed. */
+  readonly remember?: (contested: ReadonlyMap<string, string>) => void
 }
 
 /** A process that holds some of the devices. */
@@ -46,15 +49,13 @@ export class TapIdentifier implements Identifier {
   readonly #names: Names
   /** By incarnation: also those that hold none of the devices asked for last. */
   readonly #located = new Map<string, Located>()
+  #remembered: ReadonlyMap<string, string>
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(options: IdentifierOptions) {
     this.#options = options
     this.#names = options.names ?? new Names()
-  }
-
-  get names(): Names {
-    return this.#names
+    this.#remembered = this.#names.contested
   }
 
   /** One look after the other: names are given in between. */
@@ -136,7 +137,15 @@ export class TapIdentifier implements Identifier {
     const reserved = new Set([...this.#options.configured().keys(), ...[...found.values()].map(({ name }) => name)])
     for (const [incarnation, name] of this.#names.assign(claims, reserved))
       found.set(incarnation, { name, spec: this.#located.get(incarnation)!.specs[0]! })
+    this.#remember()
     return found
+  }
+
+  #remember(): void {
+    const { contested } = this.#names
+    if (isDeepStrictEqual(contested, this.#remembered)) return
+    this.#remembered = contested
+    this.#options.remember?.(contested)
   }
 
   /** As the configuration or a restore has named it. */

@@ -301,6 +301,22 @@ export class Ports extends FollowedPorts {
     })
   }
 
+  /** TAPs among the devices of the ports, by port. */
+  taps(): Map<string, Pick<Link, 'name' | 'index'>> {
+    const links = new Map(this.devices.here().map((link): [number, Link] => [link.index, link]))
+    return new Map(
+      this.all().flatMap(({ name, ifindex }) => {
+        const link = links.get(ifindex)
+        return link === undefined || link.tap === null ? [] : [[name, link]]
+      }),
+    )
+  }
+
+  /** Whether a program holds the TAP, as far as the kernel tells: one that is down does not show it. */
+  isHeld(ifindex: number): boolean {
+    return this.links.findByIndex(ifindex)?.lowerUp ?? false
+  }
+
   /** Gives every device back to the host. */
   async close(): Promise<void> {
     for (const attachment of this.attachments.values()) attachment.release()

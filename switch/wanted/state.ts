@@ -10,6 +10,11 @@ export class WantedState implements WantedView {
     return this.#all
   }
 
+  /** What one source wants. */
+  of(source: string): Wanted {
+    return this.#sources.get(source) ?? NOTHING
+  }
+
   networks(): readonly string[] {
     return [...this.#all.networks.keys()]
   }

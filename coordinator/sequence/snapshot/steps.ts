@@ -79,7 +79,21 @@ export function preflighted(data: SnapshotData, host: string, preflight: Preflig
     figures: null,
     error: null,
   }
-  return { state: 'recording', data: { ...known, epoch, manifest }, effects: [{ do: 'store', manifest }] }
+  return {
+    state: 'recording',
+    data: { ...known, epoch, manifest },
+    effects: [...notes(known.preflights), { do: 'store', manifest }],
+  }
+}
+
+/** What is on the network and no part of the snapshot, for a person who might take it for one. */
+function notes(preflights: SnapshotData['preflights']): SnapshotEffect[] {
+  return Object.entries(preflights).flatMap(([host, { undriven = [] }]) =>
+    undriven.map(
+      ({ port, problem }) =>
+        ({ do: 'progress', host, text: `port ${port}, no part of it: ${problem.message}` }) as const,
+    ),
+  )
 }
 
 /** The pending manifest is on disk: whatever happens now, a later start of the coordinator knows of it. */

@@ -13,7 +13,7 @@ import {
   nullable,
   TimeUs,
 } from './basic.js'
-import { Peer } from './switch.js'
+import { Peer, UndrivenPort } from './switch.js'
 
 /** What early frames meet: a bounded buffer, or (as VNsnap and the UnaCloud study did) the floor. */
 export const Policy = Type.Union([Type.Literal('buffer'), Type.Literal('drop')])
@@ -49,6 +49,8 @@ export const Preflight = Type.Object({
       captureModeReason: nullable(Type.String()),
     }),
   ),
+  /** Ports whose machines cannot be driven, and are no part of the snapshot. */
+  undriven: Type.Optional(Type.Array(UndrivenPort)),
   peers: Type.Array(Peer),
   /** Ports to a LAN, where every other host with one must be a peer. */
   uplinks: Type.Optional(Type.Array(Type.String())),

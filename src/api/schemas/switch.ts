@@ -45,6 +45,24 @@ export const PortCounters = Type.Object({
 })
 export type PortCounters = Static<typeof PortCounters>
 
+/** Behind a port without a machine: one that could be driven, one that cannot, or one that is being started. */
+export const PortHolder = Type.Object({
+  kind: Type.Union([Type.Literal('machine'), Type.Literal('undrivable'), Type.Literal('pending')]),
+  /** What it is called; null: it does not say. */
+  name: nullable(Type.String()),
+  /** Why it cannot be driven. */
+  problem: nullable(ErrorReportSchema),
+})
+export type PortHolder = Static<typeof PortHolder>
+
+/** A port whose TAP is held by somebody that no driver can drive. */
+export const UndrivenPort = Type.Object({
+  port: Type.String(),
+  name: nullable(Type.String()),
+  problem: ErrorReportSchema,
+})
+export type UndrivenPort = Static<typeof UndrivenPort>
+
 export const PortInfo = Type.Object({
   name: Type.String(),
   network: Type.String(),
@@ -67,6 +85,8 @@ export const PortInfo = Type.Object({
   warnings: Type.Optional(Type.Array(ErrorReportSchema)),
   mtu: Count,
   counters: PortCounters,
+  /** Who holds the TAP of a port that belongs to no machine; null: nobody. Left out of other ports. */
+  holder: Type.Optional(nullable(PortHolder)),
 })
 export type PortInfo = Static<typeof PortInfo>
 
@@ -129,6 +149,8 @@ export const SwitchStatus = Type.Object({
       ports: Count,
       /** Of those: ports that have no device. */
       waiting: Type.Optional(Type.Array(Type.String())),
+      /** Of those: ports whose machines cannot be driven. */
+      undriven: Type.Optional(Type.Array(UndrivenPort)),
       fdbEntries: Count,
       peers: Type.Array(Peer),
     }),

@@ -93,7 +93,8 @@ export async function prepareMember(
     const label = `${request.snapshot}-e${request.epoch}`
     const disks = info.disks.map(({ name, layers }) => ({ name, layers: [...layers] }))
     const settings = await control.settings(deadline)
-    const record = { label, incarnation: control.incarnation, settings, disks }
+    const spec = host.machines.spec(vm)!
+    const record = { label, incarnation: control.incarnation, spec, settings, disks }
     const chains = Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
     await host.disks.learn(vm, chains)
     await host.disks.noteOrigins(vm, chains)
