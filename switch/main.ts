@@ -7,6 +7,7 @@ import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { systemClock } from '../src/runtime/clock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
+import { ServiceManager } from '../src/runtime/service-manager.js'
 import { Agent, RECOVERY_MS } from './agent/agent.js'
 import { derivedFromParts } from './agent/disks/former.js'
 import { DiskRecords } from './agent/disks/records.js'
@@ -37,6 +38,8 @@ import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
 const HEAL_INTERVAL_MS = 500
+/** So many signs of life are sent in the time in which one is wanted. */
+const SIGNS_OF_LIFE = 4
 
 /**
  * Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or
@@ -45,6 +48,7 @@ const HEAL_INTERVAL_MS = 500
 export async function runSwitch(configPath: string): Promise<void> {
   const config = loadSwitchConfig(configPath)
   const { log, ended: asked, onReload } = beginDaemon(`switch ${config.host}`, config.log)
+  const manager = new ServiceManager()
   const wanted = new WantedState()
   wanted.supposing(CONFIGURATION, wantedBy(config)).accept()
   const store = new LocalStore(config.state)
@@ -90,7 +94,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   const disks: DiskService = new DiskService(host, () => agent.sessions.machines())
   const agent = new Agent(host, wanted, disks)
   const reconfiguration = new Reconfiguration(host, wanted, agent.sessions, defaultSettings())
-  const reload = new Reload(configPath, config, reconfiguration, log)
+  const reload = new Reload(configPath, config, reconfiguration, manager, log)
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
   addRoutes(api.app, host, agent, disks, wanted, reload)
 
@@ -100,6 +104,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
 
   let healing: NodeJS.Timeout | undefined
+  let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   // Its thread loads what it needs meanwhile; it touches no device yet.
@@ -121,12 +126,17 @@ export async function runSwitch(configPath: string): Promise<void> {
     await api.listen()
     onReload(() => void reload.reload().catch(() => undefined))
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
+    manager.ready()
+    if (manager.watchdogMs !== null)
+      living = setInterval(() => showLife(datapath, manager), manager.watchdogMs / SIGNS_OF_LIFE)
     log.info({ host: config.host, socket: config.api.socket, networks: wanted.networks(), version }, 'switch is up')
     const reason = await Promise.race([asked, dead])
     if (reason instanceof Error) throw reason
     log.info({ signal: reason }, 'switch is stopping')
+    manager.stopping()
   } finally {
     clearInterval(healing)
+    clearInterval(living)
     await watch?.close()
     await resolver.close()
     await agent.close()
@@ -135,4 +145,12 @@ export async function runSwitch(configPath: string): Promise<void> {
     await datapath.stop()
     await ports.close()
   }
+}
+
+/** Says that the daemon is well when forwarding answers, too. */
+function showLife(datapath: Datapath, manager: ServiceManager): void {
+  datapath.call('ping', null).then(
+    () => manager.alive(),
+    () => undefined,
+  )
 }

@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import type { Reloaded } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { keys as driverKeys } from '../src/hypervisor/drivers.js'
+import type { ServiceManager } from '../src/runtime/service-manager.js'
 import { loadSwitchConfig, type SwitchConfig } from './config.js'
 import { inWords } from './wanted/changes.js'
 import { wantedBy } from './wanted/from-config.js'
@@ -26,14 +27,22 @@ export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string
 export class Reload {
   readonly #file: string
   readonly #reconfiguration: Pick<Reconfiguration, 'set'>
+  readonly #manager: Pick<ServiceManager, 'reloading' | 'ready'>
   readonly #log: Logger
   #config: SwitchConfig
   #turn: Promise<unknown> = Promise.resolve()
 
-  constructor(file: string, config: SwitchConfig, reconfiguration: Pick<Reconfiguration, 'set'>, log: Logger) {
+  constructor(
+    file: string,
+    config: SwitchConfig,
+    reconfiguration: Pick<Reconfiguration, 'set'>,
+    manager: Pick<ServiceManager, 'reloading' | 'ready'>,
+    log: Logger,
+  ) {
     this.#file = file
     this.#config = config
     this.#reconfiguration = reconfiguration
+    this.#manager = manager
     this.#log = log
   }
 
@@ -49,6 +58,7 @@ export class Reload {
 
   async #reloadNow(): Promise<Reloaded> {
     const file = this.#file
+    this.#manager.reloading()
     try {
       const next = loadSwitchConfig(file)
       const fixed = fixedDifferences(this.#config, next)
@@ -63,6 +73,8 @@ export class Reload {
       const error = asSnapswitchError(thrown)
       this.#log.error({ err: error, file }, `the configuration stays as it was: ${error.message}`)
       throw error
+    } finally {
+      this.#manager.ready()
     }
   }
 }

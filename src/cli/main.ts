@@ -6,6 +6,7 @@ import { version } from '../api/version.js'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
 import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
+import { addInstallCommands } from './install/commands.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
 import { addSwitchCommands } from './switch-commands.js'
@@ -78,6 +79,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addTopCommand(program, terminal)
   addSnapshotCommands(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)
+  addInstallCommands(program, terminal)
   return program
 }
 

@@ -36,6 +36,7 @@ and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
     .action((options: CommonOptions) => status(terminal, options))
 
   withSwitchSocket(withJson(program.command('reload')))
+    .option('-c, --config <file>', 'ask the daemon at the socket that this configuration names')
     .description('have the switch daemon read its configuration again; what did not change loses no frame')
     .addHelpText(
       'after',
@@ -43,7 +44,7 @@ and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
 SIGHUP does the same. An error leaves the configuration in force as it was. A changed host name, socket, state
 directory, datapath or hypervisor setting needs a restart.`,
     )
-    .action((options: CommonOptions) => reload(terminal, options))
+    .action((options: CommonOptions & { config?: string }) => reload(terminal, options))
 
   const port = program.command('port').description('the switch’s ports')
   withSwitchSocket(withJson(port.command('list')))
@@ -164,10 +165,19 @@ function describeCoordinator(found: CoordinatorStatus): string {
   ].join('')
 }
 
-async function reload(terminal: Terminal, options: CommonOptions): Promise<void> {
-  const found = await withSwitch(options, (client) => client.reload({ deadlineMs: reloadMs }))
+async function reload(terminal: Terminal, options: CommonOptions & { config?: string }): Promise<void> {
+  const socket = options.config === undefined ? options.socket : await socketIn(options.config)
+  const found = await withSwitch({ ...options, ...(socket === undefined ? {} : { socket }) }, (client) =>
+    client.reload({ deadlineMs: reloadMs }),
+  )
   if (options.json === true) return printJson(terminal, found)
   terminal.out(found.changes.length === 0 ? 'nothing has changed\n' : found.changes.map((one) => `${one}\n`).join(''))
+}
+
+/** Throws what is wrong with the configuration: the daemon would say the same. */
+async function socketIn(config: string): Promise<string> {
+  const { loadSwitchConfig } = await import('../../switch/config.js')
+  return loadSwitchConfig(config).api.socket
 }
 
 async function portList(terminal: Terminal, options: CommonOptions & { network?: string }): Promise<void> {

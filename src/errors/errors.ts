@@ -19,6 +19,7 @@ export const errorCodes = {
   PORT_EXISTS: 'a port of that name or on that device exists already',
   PORT_UNKNOWN: 'no port of that name',
   NETWORK_UNKNOWN: 'no network of that name on this host',
+  INSTALL_FAILED: 'a step of `snapswitch install` or `uninstall` failed; those before it are done',
   SYSCALL: 'a system call failed',
   PERMISSION: 'the process lacks a capability that it needs',
   SOCKET_UNREACHABLE: 'a daemon’s API socket does not answer',

@@ -62,12 +62,14 @@ export async function syncFile(path: string): Promise<void> {
 }
 
 /** Throws STORE_FULL or STORE_IO; then the old content stands and nothing is left beside it. */
-export async function writeDurable(path: string, content: Uint8Array | string): Promise<void> {
+export async function writeDurable(path: string, content: Uint8Array | string, mode = 0o600): Promise<void> {
   const temporary = `${path}.new`
   try {
     await makeDirectory(dirname(path))
     const handle = await open(temporary, WRITE_NEW, 0o600)
     try {
+      // Whatever the umask says, and whoever has left one here.
+      await handle.chmod(mode)
       await handle.writeFile(content)
       await handle.sync()
     } finally {

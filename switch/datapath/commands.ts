@@ -164,6 +164,7 @@ export class CommandHandlers {
       this.#loop.flushAll()
       return null
     },
+    ping: () => null,
     stop: () => {
       this.#loop.stop()
       return null

@@ -13,7 +13,15 @@ export type Handlers<K extends CommandName> = {
 
 export type NetworkCommand = Exclude<
   CommandName,
-  'addNetwork' | 'removeNetwork' | 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'handOver' | 'stop'
+  | 'addNetwork'
+  | 'removeNetwork'
+  | 'addPort'
+  | 'removePort'
+  | 'changePort'
+  | 'portChanged'
+  | 'handOver'
+  | 'ping'
+  | 'stop'
 >
 
 /** What the commands need of the datapath around the forwarders. */

@@ -1,0 +1,148 @@
+// `snapswitch install` and `snapswitch uninstall`: the daemons as services of this host.
+
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { Command } from 'commander'
+import { isName } from '../../api/names.js'
+import { SnapswitchError } from '../../errors/errors.js'
+import { writeDurable } from '../../files/durable.js'
+import { printJson, type Terminal } from '../output.js'
+import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS } from './plan.js'
+import { renderUnit } from './units.js'
+
+/** A stop waits for machines to run again, and a start for what a crash has left. */
+const COMMAND_MS = 120_000
+/** Compiled, this file is in dist/src/cli/install. */
+const packaging = join(dirname(fileURLToPath(import.meta.url)), ...Array(4).fill('..'), 'packaging', 'systemd')
+
+type Role = 'switch' | 'coordinator'
+
+interface Options {
+  readonly coordinator?: boolean
+  readonly dryRun?: boolean
+  readonly start?: boolean
+  readonly json?: boolean
+}
+
+export function addInstallCommands(program: Command, terminal: Terminal): void {
+  program
+    .command('install')
+    .description('make the switch daemon a service of this host: systemd unit, configuration, state directory')
+    .option('--coordinator', 'the coordinator of a lab, too')
+    .option('--no-start', 'enable it, and leave it to the next boot to start')
+    .option('--dry-run', 'show what would be written and run, and do nothing')
+    .option('-j, --json', 'print the steps as JSON')
+    .addHelpText(
+      'after',
+      `
+May be run again, after an upgrade for instance. A configuration that is there is never written, and neither is a unit
+that somebody has changed.`,
+    )
+    .action(async (options: Options) => {
+      await perform(terminal, options, planInstall(await look(options.coordinator === true), options.start !== false))
+    })
+  program
+    .command('uninstall')
+    .description('stop and remove the services; configuration, snapshots and machines stay')
+    .option('--dry-run', 'show what would be done, and do nothing')
+    .option('-j, --json', 'print the steps as JSON')
+    .action(async (options: Options) => {
+      await perform(terminal, options, planUninstall(await look(true)))
+    })
+}
+
+async function look(coordinator: boolean): Promise<HostFound> {
+  const roles: Role[] = coordinator ? ['switch', 'coordinator'] : ['switch']
+  const installation = { program: resolve(process.argv[1] ?? 'snapswitch'), node: process.execPath }
+  const units = await Promise.all(
+    roles.map(async (role) => {
+      const name = `snapswitch-${role}.service`
+      const template = await readFile(join(packaging, name), 'utf8')
+      const found = await readFile(`${UNITS}/${name}`, 'utf8').catch(absent)
+      return { name, template, text: renderUnit(template, installation), found }
+    }),
+  )
+  const configs = roles.map((role) => {
+    const path = `${CONFIGURATION}/${role}.yaml`
+    return { path, text: role === 'switch' ? firstConfig(hostname()) : null, exists: existsSync(path) }
+  })
+  return { units, configs, systemd: existsSync('/run/systemd/system') }
+}
+
+function absent(error: NodeJS.ErrnoException): null {
+  if (error.code === 'ENOENT') return null
+  throw error
+}
+
+/** A switch without networks: it does nothing until it is given some. */
+export function firstConfig(hostName: string): string {
+  const label = hostName.split('.')[0] ?? ''
+  return `# The switch of this host. snapswitch.yaml(5) has every key; \`snapswitch reload\` takes up what was changed.
+host: ${isName(label) ? label : 'host'}
+networks: {}
+`
+}
+
+async function perform(terminal: Terminal, options: Options, steps: readonly Step[]): Promise<void> {
+  if (options.json === true) printJson(terminal, { dryRun: options.dryRun === true, steps })
+  for (const step of steps) {
+    if (options.json !== true) terminal.out(`${inWords(step, options.dryRun === true)}\n`)
+    if (options.dryRun !== true) await performOne(step)
+  }
+}
+
+function inWords(step: Step, dryRun: boolean): string {
+  switch (step.kind) {
+    case 'directory':
+      return `directory ${step.path}`
+    case 'write': {
+      const content = step.text.trimEnd().replaceAll('\n', '\n    ')
+      return dryRun ? `write ${step.path}:\n    ${content}` : `write ${step.path}`
+    }
+    case 'remove':
+      return `remove ${step.path}`
+    case 'run':
+      return `run ${step.command.join(' ')}`
+    case 'note':
+      return step.text
+  }
+}
+
+async function performOne(step: Step): Promise<void> {
+  try {
+    switch (step.kind) {
+      case 'directory':
+        // One that is there keeps its mode.
+        await mkdir(step.path, { recursive: true, mode: step.mode })
+        return
+      case 'write':
+        await writeDurable(step.path, step.text, step.mode)
+        return
+      case 'remove':
+        await rm(step.path, { force: true })
+        return
+      case 'run':
+        await promisify(execFile)(step.command[0] as string, step.command.slice(1), { timeout: COMMAND_MS })
+        return
+      case 'note':
+    }
+  } catch (thrown) {
+    throw failed(step, thrown as NodeJS.ErrnoException & { stderr?: string })
+  }
+}
+
+function failed(step: Step, error: NodeJS.ErrnoException & { stderr?: string }): SnapswitchError {
+  const what = inWords(step, false)
+  const { code } = (error.cause ?? error) as NodeJS.ErrnoException
+  if (code === 'EACCES' || code === 'EPERM')
+    return new SnapswitchError('PERMISSION', `cannot ${what}: ${code}`, 'Run it as root.', error)
+  const said = error.stderr?.trim() || error.message
+  const action =
+    step.kind === 'run' ? 'See `journalctl -u snapswitch-switch`, then try again.' : 'Mend that, then try again.'
+  return new SnapswitchError('INSTALL_FAILED', `cannot ${what}: ${said}`, action, error)
+}

@@ -1,0 +1,156 @@
+// `snapswitch install` and `uninstall`: what they plan for hosts of all sorts, and what they do to one whose /etc and
+// /var are this test's own. systemd-analyze judges the units.
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { firstConfig } from '../../src/cli/install/commands.js'
+import { type HostFound, planInstall, planUninstall, type Step } from '../../src/cli/install/plan.js'
+import { isUnchanged, renderUnit } from '../../src/cli/install/units.js'
+import { loadSwitchConfig } from '../../switch/config.js'
+import { attempt, run } from '../lab/command.js'
+import { program } from '../lab/daemon.js'
+import { patience } from '../patience.js'
+
+t.setTimeout(patience(120_000))
+
+const template = '[Service]\nExecStart=snapswitch switch --config /c\nExecReload=snapswitch reload\n'
+const unit = (found: string | null) => {
+  const name = 'snapswitch-switch.service'
+  return {
+    name,
+    template,
+    text: renderUnit(template, { program: '/usr/bin/snapswitch', node: '/usr/bin/node' }),
+    found,
+  }
+}
+const host = (found: string | null, exists: boolean, systemd = true): HostFound => ({
+  units: [unit(found)],
+  configs: [{ path: '/etc/snapswitch/switch.yaml', text: 'host: h\n', exists }],
+  systemd,
+})
+const words = (steps: readonly Step[]) =>
+  steps.flatMap((step) => {
+    if (step.kind === 'run') return [step.command.slice(1).join(' ')]
+    return step.kind === 'note' ? [] : [`${step.kind} ${step.path}`]
+  })
+const said = (steps: readonly Step[]) => steps.flatMap((step) => (step.kind === 'note' ? [step.text] : [])).join('\n')
+const SERVICE = 'snapswitch-switch.service'
+
+t.test('a unit finds its program and its node, whatever they are called', async (t) => {
+  const plain = renderUnit(template, { program: '/usr/bin/snapswitch', node: '/usr/bin/node' })
+  t.match(plain, /^ExecStart=\/usr\/bin\/snapswitch switch --config \/c$/m)
+  t.match(plain, /^ExecReload=\/usr\/bin\/snapswitch reload$/m)
+  t.notMatch(plain, 'Environment')
+  const odd = renderUnit(template, { program: '/opt/my tools/100%/snapswitch', node: '/opt/node 20/bin/node' })
+  t.match(odd, '\nExecStart="/opt/my tools/100%%/snapswitch" switch --config /c\n')
+  t.match(odd, '\nEnvironment="PATH=/opt/node 20/bin:/usr/local/sbin:')
+  for (const text of [plain, odd]) {
+    t.ok(isUnchanged(text))
+    t.notOk(isUnchanged(text.replace('/c\n', '/d\n')))
+    t.notOk(isUnchanged(`${text}ExecStart=/other\n`))
+  }
+  t.notOk(isUnchanged(template))
+})
+
+t.test('installed once, again, over an older one, and beside what somebody has changed', async (t) => {
+  const { text } = unit(null)
+  const etc = ['directory /etc/snapswitch', 'directory /var/lib/snapswitch']
+  const written = `write /etc/systemd/system/${SERVICE}`
+  const config = 'write /etc/snapswitch/switch.yaml'
+  const up = ['daemon-reload', `enable ${SERVICE}`, `start ${SERVICE}`]
+  t.same(words(planInstall(host(null, false), true)), [...etc, config, written, ...up])
+  t.same(words(planInstall(host(text, true), true)), [...etc, ...up])
+  const former = renderUnit(template, { program: '/old/snapswitch', node: '/usr/bin/node' })
+  const again = ['daemon-reload', `enable ${SERVICE}`, `restart ${SERVICE}`]
+  for (const found of [former, template])
+    t.same(words(planInstall(host(found, true), true)), [...etc, written, ...again])
+  const changed = planInstall(host(`${text}Nice=1\n`, true), true)
+  t.same(words(changed), [...etc, ...up])
+  t.match(said(changed), /was changed by hand, and stays so/)
+  t.same(words(planInstall(host(null, true), false)), [...etc, written, 'daemon-reload', `enable ${SERVICE}`])
+  t.same(words(planInstall(host(null, true, false), true)), [...etc, written, `enable ${SERVICE}`])
+})
+
+t.test('uninstalled: configuration and state stay, and so does what somebody has changed', async (t) => {
+  const { text } = unit(null)
+  const steps = planUninstall(host(text, true))
+  t.same(words(steps), [
+    `stop ${SERVICE}`,
+    `disable ${SERVICE}`,
+    `remove /etc/systemd/system/${SERVICE}`,
+    'daemon-reload',
+  ])
+  t.match(said(steps), /\/etc\/snapswitch\/switch.yaml stays/)
+  t.match(said(steps), /\/var\/lib\/snapswitch stays/)
+  t.notMatch(words(planUninstall(host(`${text}Nice=1\n`, true))).join(), 'remove')
+  t.match(said(planUninstall(host(null, false))), /no unit of snapswitch is installed/)
+})
+
+t.test('the first configuration is one', async (t) => {
+  const file = join(mkdtempSync(join(tmpdir(), 'ssw-install-')), 'switch.yaml')
+  t.teardown(() => rmSync(join(file, '..'), { recursive: true }))
+  for (const [name, expected] of [
+    ['lab7.example.org', 'lab7'],
+    ['', 'host'],
+    ['-odd name', 'host'],
+  ] as const) {
+    writeFileSync(file, firstConfig(name))
+    t.equal(loadSwitchConfig(file).host, expected)
+  }
+})
+
+const root = { skip: process.getuid?.() === 0 ? false : 'needs root' }
+
+t.test('on a host: dry, for real, again, and away', root, async (t) => {
+  const own = '/etc/systemd/system /etc/snapswitch /var/lib/snapswitch'
+  const missing = (
+    await Promise.all(['/etc/snapswitch', '/var/lib/snapswitch'].map((path) => attempt('test', ['-e', path])))
+  ).flatMap(({ code }, at) => (code === 0 ? [] : [['/etc/snapswitch', '/var/lib/snapswitch'][at] as string]))
+  t.teardown(async () => {
+    for (const path of missing) await attempt('rmdir', [path])
+  })
+  const script = `
+    set -e
+    mkdir -p ${own}
+    for path in ${own}; do mount -t tmpfs none $path; done
+    look() { find ${own} -mindepth 1 -printf '%p %m %l\\n' | sort; }
+    S=${program()}
+    $S install --coordinator --dry-run >/tmp/ssw-install.$$; grep -q 'ExecStart=' /tmp/ssw-install.$$; rm /tmp/ssw-install.$$
+    [ -z "$(look)" ]
+    $S install --coordinator
+    echo ==1; look
+    systemd-analyze verify --man=no /etc/systemd/system/snapswitch-*.service 2>&1 | grep -i snapswitch || true
+    echo ==2
+    echo '# mine' >>/etc/snapswitch/switch.yaml
+    echo 'Nice=1' >>/etc/systemd/system/snapswitch-coordinator.service
+    look >/run/ssw-before.$$; $S install --coordinator; look | diff /run/ssw-before.$$ -; rm /run/ssw-before.$$
+    grep -q '# mine' /etc/snapswitch/switch.yaml
+    echo ==3
+    $S uninstall
+    echo ==4; look`
+  const out = await run('unshare', ['-m', 'sh', '-c', script], 120_000)
+  const { files, verdict, again, gone, left } = split(out)
+  t.match(files, '/etc/snapswitch/switch.yaml 640')
+  t.match(files, '/etc/systemd/system/snapswitch-switch.service 644')
+  t.match(files, /multi-user\.target\.wants\/snapswitch-switch\.service 777 \S*snapswitch-switch\.service/)
+  t.match(files, /multi-user\.target\.wants\/snapswitch-coordinator\.service/)
+  t.equal(verdict, '', 'systemd finds nothing wrong with the units')
+  t.match(again, /switch\.yaml is there, and stays as it is/)
+  t.match(again, /snapswitch-coordinator\.service was changed by hand, and stays so/)
+  t.match(gone, /\/var\/lib\/snapswitch stays/)
+  t.match(left, '/etc/snapswitch/switch.yaml')
+  t.match(left, 'snapswitch-coordinator.service 644', 'changed by hand')
+  t.notMatch(left, 'snapswitch-switch.service')
+  t.notMatch(left, 'wants/')
+})
+
+/** What stands between the marks, with what `look` and the judge have said apart. */
+function split(out: string) {
+  const [, one = '', again = '', gone = '', left = ''] = out.split(/^==\d\n/m)
+  const lines = one.split('\n')
+  const isFile = (line: string) => /^\/(etc|var)\S* \d+ /.test(line)
+  const verdict = lines.filter((line) => line !== '' && !isFile(line)).join('\n')
+  return { files: lines.filter(isFile).join('\n'), verdict, again, gone, left }
+}
