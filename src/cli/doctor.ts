@@ -11,8 +11,9 @@ import {
   probeQemuImg,
   probeUserfaultfd,
 } from '../hypervisor/shared/probe.js'
-import { closeRingFilters, ringFilters } from '../linux/bpf.js'
+import { egressProgramTrouble, kernelCanBeToldOfTunnels } from '../linux/egress-program.js'
 import { kernelIsAtLeast } from '../linux/kernel.js'
+import { closeRingFilters, ringFilters } from '../linux/ring-filters.js'
 import { type CommonOptions, withJson } from './options.js'
 import { formatTable, printJson, type Terminal } from './output.js'
 
@@ -130,6 +131,7 @@ function packetSockets(): Finding[] {
   const filters = ringFilters() !== null
   closeRingFilters()
   const segments = kernelIsAtLeast(6, 2)
+  const tunnels = !kernelCanBeToldOfTunnels() ? 'kernel before 5.13' : egressProgramTrouble()
   return [
     finding(
       'BPF socket filters',
@@ -143,7 +145,14 @@ function packetSockets(): Finding[] {
       segments,
       segments ? 'kernel 6.2 or later' : 'kernel before 6.2',
       false,
-      'UDP segments of senders on this host (USO) are dropped: `ethtool -K DEVICE tx-udp-segmentation off` at the sender; TCP in tunnels over UDP is slower.',
+      'UDP segments of senders on this host (USO) are dropped: `ethtool -K DEVICE tx-udp-segmentation off` at the sender; frames in tunnels over UDP that must be cut are cut more slowly.',
+    ),
+    finding(
+      'programs at egress hooks',
+      tunnels === null,
+      tunnels ?? 'can be loaded',
+      false,
+      'TCP in tunnels (VXLAN, GRE) between ports passes at a quarter of a bridge’s rate; full-size frames with two VLAN tags are lost on veths; allow CAP_BPF.',
     ),
   ]
 }

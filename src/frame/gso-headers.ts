@@ -6,23 +6,8 @@
 
 import { ETHERNET_HEADER_LENGTH, EtherType } from './ethernet.js'
 import type { Frame } from './frame.js'
-
-/** struct virtio_net_hdr (linux/virtio_net.h). */
-export const Vnet = {
-  FLAGS: 0,
-  GSO_TYPE: 1,
-  HEADER_LENGTH: 2,
-  GSO_SIZE: 4,
-  CSUM_START: 6,
-  CSUM_OFFSET: 8,
-  NEEDS_CSUM: 1,
-  DATA_VALID: 2,
-  TCPV4: 1,
-  UDP: 3,
-  TCPV6: 4,
-  UDP_L4: 5,
-  ECN: 0x80,
-} as const
+import { isPlainGso } from './plain-gso.js'
+import { Vnet } from './vnet-header.js'
 
 export const Protocol = { IPV4: 4, TCP: 6, UDP: 17, IPV6: 41, GRE: 47, MPLS: 137 } as const
 
@@ -82,7 +67,7 @@ export class GsoHeaders {
   read(frame: Frame): boolean {
     const { bytes, vnet } = frame
     const type = bytes[vnet + Vnet.GSO_TYPE] & ~Vnet.ECN
-    if (type === 0) return false
+    if (type === 0 || isPlainGso(frame)) return false
     this.protocol = type === Vnet.TCPV4 || type === Vnet.TCPV6 ? Protocol.TCP : type === Vnet.UDP_L4 ? Protocol.UDP : 0
     this.size = bytes[vnet + Vnet.GSO_SIZE] | (bytes[vnet + Vnet.GSO_SIZE + 1] << 8)
     if (this.protocol === 0 || this.size === 0) return false

@@ -4,10 +4,13 @@
 
 import { copyAndSum, fold, networkWord, sumOf } from './checksum.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
-import { GsoHeaders, Layer, Protocol, UDP_HEADER, Vnet } from './gso-headers.js'
+import { GsoHeaders, Layer, Protocol, UDP_HEADER } from './gso-headers.js'
+import { tunnelMark } from './tunnel-mark.js'
+import { Vnet } from './vnet-header.js'
 
 const TCP = { SEQUENCE: 4, FLAGS: 13, CHECK: 16, FIN_PSH: 0x09, CWR: 0x80 } as const
 const UDP = { LENGTH: 4, CHECK: 6 } as const
+const GRE_CHECK = 4
 
 /** Memory that segments are written to; `address` is where bytes[0] is. */
 export interface SegmentMemory {
@@ -25,9 +28,15 @@ const NOTHING = new DataView(new ArrayBuffer(0))
 export class Segmenter {
   /** Segments are left of the frame that was begun; its memory must stay as it is until there are none. */
   more = false
+  /** Of the frame that was begun: how the kernel can be told what it is (tunnel-mark.ts); 0: it cannot. */
+  mark = 0
+  /** Of the last `head`: its length, virtio-net header included, and how many bytes of payload belong to it. */
+  headLength = 0
+  headPayload = 0
   readonly #headers = new GsoHeaders()
   readonly #joins: boolean
   #from: DataView = NOTHING
+  #vnet = 0
   #start = 0
   #length = 0
   #tagTpid = 0
@@ -50,7 +59,9 @@ export class Segmenter {
   /** True when the frame is cut: `next` gives its segments. False: it can be sent as it is, or makes no sense. */
   begin(frame: Frame): boolean {
     if (!this.#headers.read(frame)) return false
+    this.mark = tunnelMark(this.#headers, frame)
     this.#from = frame.view
+    this.#vnet = frame.vnet
     this.#start = frame.start
     this.#length = frame.length
     this.#tagTpid = frame.tagTpid
@@ -105,6 +116,90 @@ export class Segmenter {
     this.more = this.#at < this.#length
     // On a word's boundary, so that copying is not slower than it need be.
     return (to + length + 7) & ~7
+  }
+
+  /** Each segment's payload is at most so long, and there are so many bytes of it. */
+  get size(): number {
+    return this.#headers.size
+  }
+
+  get payloadLength(): number {
+    return this.#length - this.#headers.payload
+  }
+
+  /** Forgets the frame that was begun: it goes as it is. */
+  cancel(): void {
+    this.more = false
+  }
+
+  /**
+   * Of a frame with a mark, of which nothing was taken yet: writes virtio-net header and headers, as they are to be
+   * when the kernel cuts the frame or takes it whole, to `memory`, from `free` on. The payload belongs to it from where
+   * it lies. What does not is left for `next`. Returns where the memory is free then; -1 when it has no room.
+   *
+   * The kernel can be told that there is a tunnel, but not that its outer header has a checksum for each segment: it
+   * leaves what is there. So there is what is right for each full segment. That is one number: an inner segment with
+   * its checksum adds up to the same whatever it says, if it is as long, and IP headers add up to 0 (RFC 1071). A
+   * shorter last segment would need another one, and is left out.
+   */
+  head(memory: SegmentMemory, free: number): number {
+    const headers = this.#headers
+    const { payload, size, transport } = headers
+    const { view } = memory
+    const to = free + VNET_HEADER_LENGTH
+    if (to + payload > memory.length) return -1
+    const left = this.#length - payload
+    const at = this.#outerChecksum()
+    const most = at === 0 ? left : left - (left % size)
+    this.#copyHeaders(view, free)
+    let check = 0
+    if (at !== 0) {
+      const inner = view.getUint16(to + transport + this.#checksumAt(), true)
+      const pseudo = relength(inner, this.#length - transport, payload - transport + size)
+      this.#outward(view, to, to + payload + size, 0xffff ^ pseudo, 0)
+      check = view.getUint16(to + at, true)
+      this.#copyHeaders(view, free)
+    }
+    if (most < left) this.#shorten(view, to, to + payload + most)
+    if (at !== 0) view.setUint16(to + at, check, true)
+    view.setUint16(free + Vnet.HEADER_LENGTH, payload, true)
+    this.headLength = VNET_HEADER_LENGTH + payload
+    this.headPayload = most
+    this.#index = Math.ceil(most / size)
+    this.#at = payload + most
+    this.more = most < left
+    return (to + payload + 7) & ~7
+  }
+
+  /** Where the checksum of the tunnel’s own header is that each segment has; 0: nowhere. */
+  #outerChecksum(): number {
+    const { kinds, offsets, count } = this.#headers
+    if (count < 3) return 0
+    const at = offsets[1]
+    if (kinds[1] === Layer.UDP) return this.#from.getUint16(this.#start + at + UDP.CHECK) === 0 ? 0 : at + UDP.CHECK
+    return (this.#from.getUint8(this.#start + at) & 0x80) === 0 ? 0 : at + GRE_CHECK
+  }
+
+  #checksumAt(): number {
+    return this.#headers.protocol === Protocol.TCP ? TCP.CHECK : UDP.CHECK
+  }
+
+  #copyHeaders(view: DataView, free: number): void {
+    const from = this.#from
+    for (let i = 0; i < VNET_HEADER_LENGTH; i += 2) view.setUint16(free + i, from.getUint16(this.#vnet + i))
+    const to = free + VNET_HEADER_LENGTH
+    copyAndSum(from, this.#start, view, to, this.#headers.payload)
+  }
+
+  /** The headers at `to`, of all of the frame, become those of a frame that ends at `end`, and others follow. */
+  #shorten(view: DataView, to: number, end: number): void {
+    const headers = this.#headers
+    this.#outward(view, to, end, 0, 0)
+    const at = to + headers.transport
+    const check = at + this.#checksumAt()
+    view.setUint16(check, relength(view.getUint16(check, true), this.#length - headers.transport, end - at), true)
+    if (headers.protocol === Protocol.TCP) view.setUint8(at + TCP.FLAGS, view.getUint8(at + TCP.FLAGS) & ~TCP.FIN_PSH)
+    else view.setUint16(at + UDP.LENGTH, end - at)
   }
 
   /** How many of the segments left go into one frame of UDP segments; 1: they are sent one by one. */
@@ -212,8 +307,8 @@ export class Segmenter {
         }
         case Layer.GRE:
           if ((view.getUint8(at) & 0x80) === 0) break
-          view.setUint16(at + 4, 0)
-          view.setUint16(at + 4, ~fold(sumOf(view, at, transport - at) + sum), true)
+          view.setUint16(at + GRE_CHECK, 0)
+          view.setUint16(at + GRE_CHECK, ~fold(sumOf(view, at, transport - at) + sum), true)
           break
         case Layer.PPPOE:
           view.setUint16(at + 4, end - at - 6)

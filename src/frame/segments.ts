@@ -2,7 +2,8 @@
 // the number stays what it is: so this is what channels count, not the frames as they happen to come.
 
 import type { Frame } from './frame.js'
-import { UDP_HEADER, Vnet } from './gso-headers.js'
+import { UDP_HEADER } from './gso-headers.js'
+import { Vnet } from './vnet-header.js'
 
 const { GSO_TYPE, GSO_SIZE, CSUM_START, ECN, TCPV4, TCPV6, UDP_L4 } = Vnet
 const TCP_HEADER = 20

@@ -6,24 +6,13 @@
 // process die meanwhile, the time passes, and the bridge has everything again.
 
 import { type Arena, mapShared, releaseArena } from './arena.js'
-import {
-  assemble,
-  attachFilter,
-  choose,
-  copy,
-  createMap,
-  EXIT,
-  type Line,
-  loadProgram,
-  move,
-  ProgramType,
-  registers,
-} from './bpf.js'
+import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
 import { addQdisc, devicesWithHook, hasFilters, isGone, removeQdisc, trafficHeader } from './ingress.js'
 import { kernelIsAtLeast } from './kernel.js'
 import { libc } from './libc.js'
 import type { Link } from './link.js'
 import { type NetlinkBody, type NetlinkSocket, NLM } from './netlink.js'
+import { attachFilter, choose, loadFilter } from './ring-filters.js'
 
 const RTM_NEWTFILTER = 44
 const RTM_DELTFILTER = 45
@@ -88,18 +77,18 @@ export class Handover {
     this.#arena = mapShared(this.#map, PAGE)
     this.#until = new BigInt64Array(this.#arena.bytes.buffer, this.#arena.bytes.byteOffset, 1)
     if (open) this.open()
-    const refuse = move(0, 0)
+    const refuse = set(0, 0)
     const ring = [
       ...whileOpen(this.#map, 'open'),
       refuse,
       EXIT,
       'open',
       copy(1, 6),
-      ...choose(kernelIsAtLeast(6, 2), [refuse], [move(0, -1)]),
+      ...choose(kernelIsAtLeast(6, 2), [refuse], [set(0, -1)]),
     ]
-    const hook = [...whileOpen(this.#map, 'open'), move(0, TC_ACT_UNSPEC), EXIT, 'open', move(0, TC_ACT_SHOT), EXIT]
-    this.#hook = loadProgram(assemble(hook), ProgramType.classifier)
-    this.sockets = { ring: loadProgram(assemble(ring)), nothing: loadProgram(assemble([refuse, EXIT])) }
+    const hook = [...whileOpen(this.#map, 'open'), set(0, TC_ACT_UNSPEC), EXIT, 'open', set(0, TC_ACT_SHOT), EXIT]
+    this.#hook = loadProgram(ProgramType.SCHED_CLS, hook, 'MIT', 'load a program for ingress hooks')
+    this.sockets = { ring: loadFilter(ring), nothing: loadFilter([refuse, EXIT]) }
   }
 
   /** From now on the sockets get what enters, for as long as a handover may take. */

@@ -6,7 +6,7 @@
 // itself is stopped by switching IPv6 off on the device (IPv4 sends nothing on a device without an address).
 
 import { SnapswitchError } from '../errors/errors.js'
-import { dropTagKeeper } from './egress-tags.js'
+import { unhookEgress } from './egress-hook.js'
 import { Errno, hasErrno } from './libc.js'
 import type { Link, Links } from './link.js'
 import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
@@ -212,7 +212,7 @@ function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): bool
     if (!hasFilter(socket, index, handle)) return false
     const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
     socket.request(`remove the filter of network device ${index}`, RTM_DELTFILTER, 0, body)
-    dropTagKeeper(index)
+    unhookEgress(index)
     // Others may have put filters of their own on our hook.
     if ((handle & QDISC_IS_OURS) !== 0 && !hasFilters(socket, index)) removeQdisc(socket, index)
     return true

@@ -199,6 +199,8 @@ export const MessageLayout = {
   STRIDE: 64,
   IOV: 16,
   IOV_COUNT: 24,
+  CONTROL: 32,
+  CONTROL_LENGTH: 40,
   LENGTH: 56,
   /** struct iovec */
   IOVEC: 16,

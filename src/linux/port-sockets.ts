@@ -38,6 +38,8 @@ export interface PortDevice {
   readonly ifindex: number
   /** From the beginning, the sockets take frames only when these say so. */
   readonly handover?: SocketHandover
+  /** Our program is at its egress hook (egress-hook.ts). */
+  readonly hooked?: boolean
 }
 
 /** What takes no time; the rest is still to be set. */

@@ -2,8 +2,8 @@
 // poll, never in the event loop; commands are drained between batches.
 
 import type { Frame } from '../../src/frame/frame.js'
-import { closeRingFilters } from '../../src/linux/bpf.js'
 import { closeAsideEvents } from '../../src/linux/epoll.js'
+import { closeRingFilters } from '../../src/linux/ring-filters.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import { PollSet } from './poll-set.js'

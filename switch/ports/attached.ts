@@ -62,7 +62,12 @@ export class AttachedPorts extends PortDevices {
       await this.datapath.addPort({
         network,
         spec: specOf(entry, epoch, gated),
-        device: { device, ifindex: link.index, ...(handover === undefined ? {} : { handover }) },
+        device: {
+          device,
+          ifindex: link.index,
+          hooked: attachment.hooked,
+          ...(handover === undefined ? {} : { handover }),
+        },
       })
     } catch (thrown) {
       attachment.release()

@@ -5,7 +5,7 @@ import type { Logger } from 'pino'
 import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { addAddress, type HostAddress, listAddresses } from '../../src/linux/addresses.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
-import { keepTagsBeside } from '../../src/linux/egress-tags.js'
+import { hookEgress, isHooked } from '../../src/linux/egress-hook.js'
 import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Link, Links } from '../../src/linux/link.js'
 import { notEthernetError, slaveError } from './problems.js'
@@ -19,6 +19,8 @@ export class Attachment {
   lost: readonly HostAddress[] = []
   /** Why the host is not kept out of the device any more. */
   trouble: SnapswitchError | null = null
+  /** Our program is at its egress hook. */
+  hooked = false
   /** Once released. */
   #staysUp = false
 
@@ -42,7 +44,7 @@ export class Attachment {
       this.#undo.push(() => {
         if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
       })
-      this.#keepTags(link)
+      this.#hook(link)
       if (link.up) return
       links.change(link.index, { up: true })
       this.#undo.push(() => {
@@ -57,12 +59,13 @@ export class Attachment {
     }
   }
 
-  /** Without it, only full-size frames with several tags are lost, and only on devices like veths. */
-  #keepTags(link: Link): void {
+  /** Without it, full-size frames with several tags are lost on devices like veths, and frames in tunnels are cut. */
+  #hook(link: Link): void {
     try {
-      this.#undo.push(keepTagsBeside(link.index, link.name))
+      this.#undo.push(hookEgress(link.index, link.name))
+      this.hooked = true
     } catch (thrown) {
-      this.#log.debug({ err: thrown, device: link.name }, 'tags are not kept beside frames')
+      this.#log.debug({ err: thrown, device: link.name }, 'no program at the egress hook')
     }
   }
 
@@ -71,7 +74,7 @@ export class Attachment {
     try {
       const renewed = this.#quiet?.renew(now) ?? []
       this.trouble = null
-      if (renewed.includes('filter')) this.#keepTags(now)
+      if (this.hooked && (renewed.includes('filter') || !isHooked(now.index))) this.#hook(now)
       return renewed
     } catch (thrown) {
       this.trouble = asSnapswitchError(thrown)

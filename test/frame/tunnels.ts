@@ -128,6 +128,50 @@ export function gsoFrame(whole: Piece, size: number, type: number, finished = fa
   return frame
 }
 
+function setIp(segment: Uint8Array, at: number, i: number): void {
+  const words = new DataView(segment.buffer)
+  if (segment[at] >> 4 === 6) {
+    words.setUint16(at + 4, segment.length - at - 40)
+    return
+  }
+  words.setUint16(at + 2, segment.length - at)
+  words.setUint16(at + 4, words.getUint16(at + 4) + i)
+  words.setUint16(at + 10, 0)
+  words.setUint16(at + 10, ~sum(segment.subarray(at, at + (segment[at] & 15) * 4)))
+}
+
+/**
+ * The segments of a frame in a tunnel that has told the kernel so, but not of a checksum of the tunnel’s own: as
+ * tcp_gso_segment, __udp_gso_segment, __skb_udp_tunnel_segment and gre_gso_segment make them. `header`: virtio-net;
+ * `outer`: the length of the outer headers.
+ */
+export function cutAsKernel(header: Uint8Array, frame: Uint8Array, outer: number): Uint8Array[] {
+  const words = new DataView(header.buffer, header.byteOffset)
+  const [size, transport] = [words.getUint16(4, true), words.getUint16(6, true)]
+  const isTcp = header[1] !== 5
+  const payload = transport + (isTcp ? (frame[transport + 12] >> 4) * 4 : 8)
+  const segments: Uint8Array[] = []
+  for (let from = payload, i = 0; from < frame.length; from += size, i++) {
+    const segment = Uint8Array.from([...frame.subarray(0, payload), ...frame.subarray(from, from + size)])
+    const view = new DataView(segment.buffer)
+    const check = transport + (isTcp ? 16 : 6)
+    const length = segment.length - transport
+    const left = sum(segment.subarray(check, check + 2), be16(~(frame.length - transport)), be16(length))
+    if (isTcp) {
+      view.setUint32(transport + 4, view.getUint32(transport + 4) + i * size)
+      if (from + size < frame.length) segment[transport + 13] &= ~0x09
+    } else view.setUint16(transport + 4, length)
+    view.setUint16(check, left)
+    view.setUint16(check, ~sum(segment.subarray(transport)))
+    setIp(segment, 14 + outer, i)
+    setIp(segment, 14, i)
+    const udp = segment[14] >> 4 === 4 ? 34 : 54
+    if ((segment[14] >> 4 === 4 ? segment[23] : segment[20]) === 17) view.setUint16(udp + 4, segment.length - udp)
+    segments.push(segment)
+  }
+  return segments
+}
+
 export interface Seen {
   readonly ids: number[]
   readonly sequence: number

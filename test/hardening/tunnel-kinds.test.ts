@@ -1,10 +1,24 @@
 // Tunnels that not every kernel can make: a guest writes the GSO frames that a kernel with GRE, IPIP or SIT would send.
-// What leaves for a device without offloads are finished frames; tcpdump, which knows all these tunnels, finds every
-// checksum right.
+// What leaves for a device without offloads, and for a TAP, are finished frames; tcpdump, which knows all these
+// tunnels, finds every checksum right. A device that takes tunnels gets the frame whole where the kernel can be told of
+// it, and it is such that whoever cuts it later gets finished frames, too.
 
-import t from 'tap'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { ethernet, gre, gsoFrame, ip4, ip6, overUdp, type Piece, receive, tcp, udp } from '../frame/tunnels.js'
+import t, { type Test } from 'tap'
+import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import {
+  cutAsKernel,
+  ethernet,
+  gre,
+  gsoFrame,
+  ip4,
+  ip6,
+  overUdp,
+  type Piece,
+  receive,
+  type Seen,
+  tcp,
+  udp,
+} from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
 import { patience } from '../patience.js'
 import { stations } from '../switch/station.js'
@@ -20,17 +34,38 @@ const SEGMENTS = Math.ceil(PAYLOAD.length / SIZE)
 const [TCP4, TCP6, USO] = [1, 4, 5]
 
 const p = PAYLOAD
-const kinds: Record<string, [Piece, number]> = {
-  VXLAN: [ethernet(ip4(overUdp(ethernet(ip4(tcp(4, p))), VXLAN, null))), TCP4],
-  'VXLAN over IPv6': [ethernet(ip6(overUdp(ethernet(ip6(tcp(6, p))), VXLAN, 6))), TCP6],
-  'UDP segments in VXLAN': [ethernet(ip4(overUdp(ethernet(ip4(udp(4, p))), VXLAN, 4))), USO],
-  'VXLAN in a VLAN': [ethernet(ip4(overUdp(ethernet(ip4(tcp(4, p))), VXLAN, 4)), [0x81, 0, 0, 7]), TCP4],
-  GRE: [ethernet(ip4(gre(ip4(tcp(4, p))))), TCP4],
-  'GRE with a checksum': [ethernet(ip4(gre(ip6(tcp(6, p)), true))), TCP6],
-  GRETAP: [ethernet(ip4(gre(ethernet(ip4(tcp(4, p)))))), TCP4],
-  IPIP: [ethernet(ip4({ ...ip4(tcp(4, p)), type: 4 })), TCP4],
-  SIT: [ethernet(ip4({ ...ip6(tcp(6, p)), type: 41 })), TCP6],
-  'IPv4 in IPv6': [ethernet(ip6({ ...ip4(tcp(4, p)), type: 4 }, true)), TCP4],
+/**
+ * What stays whole: the length of its outer headers, and how many frames come. With a checksum outside, the last
+ * segment comes by itself.
+ */
+type Whole = readonly [outer: number, frames: number]
+
+/** The frame, its gso_type, and whether it can stay whole. */
+const kinds: Record<string, [Piece, number, Whole?]> = {
+  VXLAN: [ethernet(ip4(overUdp(ethernet(ip4(tcp(4, p))), VXLAN, null))), TCP4, [50, 1]],
+  'VXLAN over IPv6': [ethernet(ip6(overUdp(ethernet(ip6(tcp(6, p))), VXLAN, 6))), TCP6, [70, 2]],
+  'IPv6 in VXLAN over IPv4': [ethernet(ip4(overUdp(ethernet(ip6(tcp(6, p))), VXLAN, 4))), TCP6, [50, 2]],
+  'UDP segments in VXLAN': [ethernet(ip4(overUdp(ethernet(ip4(udp(4, p))), VXLAN, 4))), USO, [50, 2]],
+  'VXLAN in a VLAN': [ethernet(ip4(overUdp(ethernet(ip4(tcp(4, p))), VXLAN, 4)), [0x81, 0, 0, 7]), TCP4, [50, 2]],
+  GRE: [ethernet(ip4(gre(ip4(tcp(4, p))))), TCP4, [28, 1]],
+  'GRE with a checksum': [ethernet(ip4(gre(ip4(tcp(4, p)), true))), TCP4, [32, 2]],
+  'IPv6 in GRE over IPv4': [ethernet(ip4(gre(ip6(tcp(6, p)), true))), TCP6],
+  GRETAP: [ethernet(ip4(gre(ethernet(ip4(tcp(4, p)))))), TCP4, [42, 1]],
+  IPIP: [ethernet(ip4({ ...ip4(tcp(4, p)), type: 4 })), TCP4, [20, 1]],
+  SIT: [ethernet(ip4({ ...ip6(tcp(6, p)), type: 41 })), TCP6, [20, 1]],
+  'IPv4 in IPv6': [ethernet(ip6({ ...ip4(tcp(4, p)), type: 4 }, true)), TCP4, [48, 1]],
+}
+
+/** What is left of a frame at the end of its way: segments, each checked. */
+function finished({ bytes }: FrameCopy, outer: number): Seen[] {
+  const [header, frame] = [bytes.subarray(0, VNET_HEADER_LENGTH), bytes.subarray(VNET_HEADER_LENGTH)]
+  return (header[1] === 0 ? [frame] : cutAsKernel(header, frame, outer)).map(receive)
+}
+
+function arrived(t: Test, seen: readonly Seen[], where: string): void {
+  t.equal(seen.length, SEGMENTS, `${where}: segments`)
+  const contents = Buffer.concat(seen.map(({ payload }) => payload))
+  t.ok(contents.equals(PAYLOAD), `${where}: the contents arrive as they were written`)
 }
 
 t.test('tunnels to an outside without offloads', root, async (t) => {
@@ -38,11 +73,15 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
   await world.namespace('host')
   await world.endpoint('outside', 'host', { offload: 'off' })
   await world.try('host', 'ethtool', '-K', 'outside', 'tx-udp-segmentation', 'off', 'txvlan', 'off')
+  await world.endpoint('taking', 'host')
   const guest = tapGuest(t, world, 'host', 'guest')
-  const ports = { guest: { device: 'guest', vm: 'guest' }, outside: { device: 'outside', kind: 'plain' } }
+  const other = tapGuest(t, world, 'host', 'other')
+  const outside = (device: string) => ({ device, kind: 'plain' as const })
+  const members = { guest: { device: 'guest', vm: 'guest' }, other: { device: 'other', vm: 'other' } }
+  const ports = { ...members, outside: outside('outside'), taking: outside('taking') }
   const daemon = await world.switch('host', { networks: { lab0: { ports } } })
-  const [station] = stations(t, world, 'outside')
-  for (const [name, [whole, type]] of Object.entries(kinds)) {
+  const [station, taker] = stations(t, world, 'outside', 'taking')
+  for (const [name, [whole, type, staysWhole]] of Object.entries(kinds)) {
     await t.test(name, async (t) => {
       const capture = await world.capture(
         'outside',
@@ -54,6 +93,8 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
         '02:00:00:00:00:01',
       )
       station.received()
+      taker.received()
+      other.read()
       const { bytes } = gsoFrame(whole, SIZE, type)
       const refused = guest.write(bytes.subarray(VNET_HEADER_LENGTH), bytes.subarray(0, VNET_HEADER_LENGTH))
       if (type === USO && refused === 'EINVAL') {
@@ -64,12 +105,33 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
       t.equal(refused, null)
       const isOurs = (copy: { bytes: Uint8Array }) => copy.bytes[VNET_HEADER_LENGTH + 11] === 1
       const frames = await station.collect(SEGMENTS, isOurs, 5000)
-      const seen = frames.map((copy) => receive(copy.bytes.subarray(VNET_HEADER_LENGTH)))
-      t.equal(seen.length, SEGMENTS)
-      t.ok(
-        Buffer.concat(seen.map(({ payload }) => payload)).equals(PAYLOAD),
-        'the contents arrive as they were written',
+      arrived(
+        t,
+        frames.flatMap((copy) => finished(copy, 0)),
+        'without offloads',
       )
+      const atTap: Uint8Array[] = []
+      await until('the TAP', 5000, () => {
+        atTap.push(...other.read().filter((bytes) => isOurs({ bytes })))
+        return atTap.length >= SEGMENTS ? true : undefined
+      }).catch(() => undefined)
+      arrived(
+        t,
+        atTap.map((read) => receive(read.subarray(VNET_HEADER_LENGTH))),
+        'TAP',
+      )
+      if (staysWhole !== undefined) {
+        const [outer, count] = staysWhole
+        const taken = await taker.collect(count, isOurs, 5000)
+        arrived(
+          t,
+          taken.flatMap((copy) => finished(copy, outer)),
+          'whole',
+        )
+        t.equal(taken.length, count)
+        const first = Buffer.from(taken[0].bytes.subarray(VNET_HEADER_LENGTH))
+        if (count === 1) t.ok(first.equals(bytes.subarray(VNET_HEADER_LENGTH)), 'byte for byte')
+      }
       const verdicts = () => capture.stdout.match(/\(correct\)|udp sum ok/g)?.length ?? 0
       await until('the verdicts', 5000, () => (verdicts() >= SEGMENTS ? true : undefined)).catch(() => undefined)
       const text = await capture.stop()
@@ -77,5 +139,5 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
       t.notMatch(text, /incorrect|bad (udp )?cksum|wrong/i)
     })
   }
-  for (const name of ['guest', 'outside']) t.same((await daemon.port(name)).counters.drops, {}, `${name}: no drops`)
+  for (const name of Object.keys(ports)) t.same((await daemon.port(name)).counters.drops, {}, `${name}: no drops`)
 })

@@ -4,7 +4,6 @@
 
 import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
-import { attachFilter, type RingFilters, ringFilters } from '../../../src/linux/bpf.js'
 import { asideEvents } from '../../../src/linux/epoll.js'
 import { type SocketPrograms, waitForHandover } from '../../../src/linux/handover.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
@@ -19,6 +18,7 @@ import {
   setVnetHeader,
   takeSocketError,
 } from '../../../src/linux/packet-socket.js'
+import { attachFilter, type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
 
 const ETHERNET_MTU = 1500
 const NO_SOCKET = -1

@@ -2,7 +2,7 @@
 // has put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
-import { Vnet } from '../../../src/frame/gso-headers.js'
+import { Vnet } from '../../../src/frame/vnet-header.js'
 import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
 import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../../src/linux/packet-socket.js'
@@ -53,7 +53,7 @@ export class PacketPort implements Port {
   constructor(
     index: number,
     name: string,
-    { device, ifindex, handover }: PortDevice,
+    { device, ifindex, hooked = false, handover }: PortDevice,
     sockets: PortSockets,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
@@ -71,7 +71,7 @@ export class PacketPort implements Port {
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
-      transmit = new TransmitQueue(sockets, ifindex, oversize, counters, this.#row)
+      transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
       this.#aside = AsideSocket.open(this.fd, ifindex, device, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
@@ -111,7 +111,7 @@ export class PacketPort implements Port {
       }
       this.#left--
       if (!this.#take()) handled++
-      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.begin(frame)) {
+      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.beginIfMust(frame)) {
         handled++
         sink.receive(this.index, frame, now)
       }
@@ -124,7 +124,7 @@ export class PacketPort implements Port {
   #readAside(aside: AsideSocket): Aside {
     const came = aside.read()
     if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
-    if (came === Aside.FRAME && this.#segments.begin(aside.frame)) return Aside.DATAGRAM
+    if (came === Aside.FRAME && this.#segments.beginIfMust(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
     const { fragment, mtu, unfinished } = aside
     if (!this.#segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {

@@ -1,16 +1,38 @@
-// Where a port keeps the frames that it has cut a GSO frame into (src/frame/segmenter.ts, fragmenter.ts), until every
-// port has sent its share.
+// Where a port keeps the frames that it has cut a GSO frame into (src/frame/segmenter.ts, fragmenter.ts), until they
+// have been sent: the port that it comes in by, or a port that it leaves by.
 
+import { VLAN_TAG_LENGTH } from '../../../src/frame/ethernet.js'
 import { Fragmenter } from '../../../src/frame/fragmenter.js'
-import type { Frame } from '../../../src/frame/frame.js'
+import { type Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { Segmenter } from '../../../src/frame/segmenter.js'
+import { NO_MARK } from '../../../src/frame/tunnel-mark.js'
+import { Vnet } from '../../../src/frame/vnet-header.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 
 /** Room for some 300 segments: what other ports wait at most while this one's are sent. One frame always fits. */
 const MEMORY = 512 * 1024
+/**
+ * Frames with smaller segments are cut where they come in, a few at a time: a port that they leave by cuts at once, and
+ * others wait.
+ */
+const SMALLEST_LEFT = 256
+/** A control message with four bytes. */
+export const CONTROL_LENGTH = 24
+/** What a head takes, longer than which none is (gso-headers.ts), and its control message. */
+const HEAD_ROOM = 2048
+/** virtio-net header and addresses. */
+const BEFORE_TAG = VNET_HEADER_LENGTH + 12
+const SOL_SOCKET = 1
+const SO_MARK = 36
 
 export class Segments {
+  /** Of the last `head`: where it lies, and the control message that says its mark. */
+  headAddress = 0
+  headLength = 0
+  controlAddress = 0
+  /** Where the payload begins, from the frame’s start. */
+  payloadAt = 0
   readonly #segmenter = new Segmenter(kernelIsAtLeast(6, 2))
   readonly #fragmenter = new Fragmenter()
   /** Mapped when the first frame is cut: most ports never see one. */
@@ -25,6 +47,56 @@ export class Segments {
   /** True when `frame` is cut: its segments follow, and its own memory must stay as it is until there are no more. */
   begin(frame: Frame): boolean {
     return this.#segmenter.begin(frame)
+  }
+
+  /** The same where it comes in: what leaves ports whole if it can, or else is cut there, stays as it is. */
+  beginIfMust(frame: Frame): boolean {
+    const segmenter = this.#segmenter
+    if (!segmenter.begin(frame)) return false
+    if (segmenter.mark === NO_MARK || segmenter.size < SMALLEST_LEFT) return true
+    segmenter.cancel()
+    return false
+  }
+
+  /** The frame that was begun can leave whole, or at least more than one segment of it. */
+  get canStayWhole(): boolean {
+    const { mark, payloadLength, size } = this.#segmenter
+    return mark !== NO_MARK && payloadLength >= 2 * size
+  }
+
+  /** `head` can be called. */
+  get hasRoomForHead(): boolean {
+    return this.#free + HEAD_ROOM <= MEMORY
+  }
+
+  /** Instead of `next`: makes the head of the frame that was begun, which leaves whole, with the tag beside it. */
+  head({ tagTpid, tagTci }: Frame): void {
+    this.#arena ??= mapArena(MEMORY)
+    const arena = this.#arena
+    const { address, bytes, view, words } = arena
+    const control = this.#free
+    let at = control + CONTROL_LENGTH + VLAN_TAG_LENGTH
+    this.#free = this.#segmenter.head(arena, at)
+    this.headLength = this.#segmenter.headLength
+    this.payloadAt = this.headLength - VNET_HEADER_LENGTH
+    if (tagTpid !== 0) {
+      bytes.copyWithin(at - VLAN_TAG_LENGTH, at, at + BEFORE_TAG)
+      view.setUint16(at - VLAN_TAG_LENGTH + BEFORE_TAG, tagTpid)
+      view.setUint16(at - VLAN_TAG_LENGTH + BEFORE_TAG + 2, tagTci)
+      at -= VLAN_TAG_LENGTH
+      for (const field of [Vnet.HEADER_LENGTH, Vnet.CSUM_START]) {
+        view.setUint16(at + field, view.getUint16(at + field, true) + VLAN_TAG_LENGTH, true)
+      }
+      this.headLength += VLAN_TAG_LENGTH
+    }
+    writeMark(words, control / 4, this.#segmenter.mark)
+    this.controlAddress = address + control
+    this.headAddress = address + at
+  }
+
+  /** Bytes of payload that belong to the head. */
+  get headPayload(): number {
+    return this.#segmenter.headPayload
   }
 
   /** The same for a datagram that its sender wants in fragments. */
@@ -50,4 +122,13 @@ export class Segments {
   close(): void {
     if (this.#arena !== null) releaseArena(this.#arena)
   }
+}
+
+/** struct cmsghdr with SO_MARK of SOL_SOCKET. */
+function writeMark(words: Uint32Array, at: number, mark: number): void {
+  words[at] = 20
+  words[at + 1] = 0
+  words[at + 2] = SOL_SOCKET
+  words[at + 3] = SO_MARK
+  words[at + 4] = mark
 }

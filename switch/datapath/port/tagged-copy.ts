@@ -3,7 +3,7 @@
 
 import { EtherType } from '../../../src/frame/ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
-import { Vnet } from '../../../src/frame/gso-headers.js'
+import { Vnet } from '../../../src/frame/vnet-header.js'
 import type { Arena } from '../../../src/linux/arena.js'
 import { libc } from '../../../src/linux/libc.js'
 

@@ -2,18 +2,23 @@
 // where they lie and leave with one sendmmsg; never both at once, so that frames leave in the order they came. A tag is
 // pushed by scatter-gather (the addresses and the tag from a small scratch area, the rest from its place), so the
 // payload is never copied in user space. Only frames without a fixed address (held copies, control frames) are staged.
-// Frames that a bridge would forward and sendmmsg would refuse for their length go by oversize-sender.ts, at once.
+// Frames that a bridge would forward and sendmmsg would refuse for their length go by oversize-sender.ts, at once. GSO
+// frames in tunnels leave whole where the device's egress hook can tell the kernel what they are; else they are cut
+// here.
 
 import { EtherType } from '../../../src/frame/ethernet.js'
-import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
-import { Vnet } from '../../../src/frame/gso-headers.js'
+import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { isPlainGso } from '../../../src/frame/plain-gso.js'
+import { Vnet } from '../../../src/frame/vnet-header.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
+import { kernelCanBeToldOfTunnels } from '../../../src/linux/egress-program.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
-import { MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
+import { driverOf, MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
 import type { PortSockets } from '../../../src/linux/port-sockets.js'
 import { Counter, type CounterTable, Drop } from '../../forwarding/counters.js'
 import { roomForAny, Way, wayOut } from './frame-room.js'
 import type { OversizeSender } from './oversize-sender.js'
+import { CONTROL_LENGTH, Segments } from './segments.js'
 import { TransmitRing } from './transmit-ring.js'
 
 const BATCH = 128
@@ -27,6 +32,9 @@ const { NEEDS_CSUM } = Vnet
 const IOVECS_AT = BATCH * MessageLayout.STRIDE
 const SCRATCH_AT = IOVECS_AT + BATCH * 2 * MessageLayout.IOVEC
 const CONTROL_SIZE = SCRATCH_AT + BATCH * SCRATCH
+
+/** Drivers that leave an outer checksum as it is when they cut a tunnel’s frame, or have the kernel cut it. */
+const TUNNEL_DRIVERS = ['veth', 'tun']
 
 export class TransmitQueue {
   readonly #fd: number
@@ -42,6 +50,13 @@ export class TransmitQueue {
   readonly #ring: TransmitRing
   readonly #ifindex: number
   readonly #oversize: Pick<OversizeSender, 'send'>
+  /** Of GSO frames in tunnels: what they are cut into, or heads of those that leave whole. */
+  readonly #segments = new Segments()
+  readonly #piece = new Frame()
+  readonly #copy = new Frame()
+  readonly #takesTunnels: boolean
+  /** Queued messages with a mark. */
+  #marked = 0
   /** Frames up to this length fit the device. 0: look at its MTU first. */
   #room = 0
   #mtu = 0
@@ -50,6 +65,7 @@ export class TransmitQueue {
   constructor(
     sockets: PortSockets,
     ifindex: number,
+    hooked: boolean,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
     row: number,
@@ -59,6 +75,7 @@ export class TransmitQueue {
     this.#oversize = oversize
     this.#counters = counters
     this.#row = row
+    this.#takesTunnels = hooked && kernelCanBeToldOfTunnels() && TUNNEL_DRIVERS.includes(driverOf(this.#fd, ifindex))
     this.#ring = new TransmitRing(sockets.transmit, sockets.transmitSlots)
     this.#control = mapArena(CONTROL_SIZE)
     const { words, addressLow, addressHigh } = this.#control
@@ -72,7 +89,11 @@ export class TransmitQueue {
   }
 
   send(frame: Frame, serviceTci: number): boolean {
-    if (frame.length > this.#room && frame.bytes[frame.vnet + 1] === 0) {
+    const gso = frame.bytes[frame.vnet + Vnet.GSO_TYPE]
+    if (gso !== 0) {
+      const begun = isPlainGso(frame) ? null : this.#begin(frame)
+      if (begun !== null) return this.#sendTunnel(begun, serviceTci)
+    } else if (frame.length > this.#room) {
       const way = this.#wayOf(frame, serviceTci)
       if (way === Way.OVERSIZE) return this.#sendOversize(frame, serviceTci)
       if (way === Way.NONE) {
@@ -92,7 +113,7 @@ export class TransmitQueue {
     }
     const i = this.#count++
     this.#lengths[i] = frame.length
-    this.#gso[i] = frame.bytes[frame.vnet + 1] === 0 ? 0 : 1
+    this.#gso[i] = gso === 0 ? 0 : 1
     const { words } = this.#control
     const iovec = (IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4
     const iovecCount = (i * MessageLayout.STRIDE + MessageLayout.IOV_COUNT) / 4
@@ -111,6 +132,7 @@ export class TransmitQueue {
   flush(): void {
     if (this.#ring.pending > 0) this.#flushRing()
     if (this.#count > 0) this.#flushMessages()
+    this.#segments.release()
   }
 
   /** Once a second: a device's MTU may have changed. */
@@ -140,6 +162,64 @@ export class TransmitQueue {
     this.#counters[this.#row + Counter.txFrames]++
     this.#counters[this.#row + Counter.txBytes] += frame.length
     return true
+  }
+
+  /**
+   * A GSO frame that its virtio-net header does not describe, and which therefore is taken apart: itself, or its copy
+   * where it can be read. Null: it is none.
+   */
+  #begin(frame: Frame): Frame | null {
+    const segments = this.#segments
+    // Nothing may be flushed between a copy, or a head, and its message: they would be taken for free.
+    if (this.#count === BATCH || !segments.hasRoomForHead) this.flush()
+    else this.#flushRing()
+    if (frame.address !== 0) return segments.begin(frame) ? frame : null
+    const copy = this.#copy
+    const address = this.#stageCopy(frame)
+    const stage = this.#stage!
+    copy.bytes = stage.bytes
+    copy.view = stage.view
+    copy.address = stage.address
+    copy.vnet = address - stage.address
+    copy.start = copy.vnet + VNET_HEADER_LENGTH
+    copy.length = frame.length
+    copy.tagTpid = frame.tagTpid
+    copy.tagTci = frame.tagTci
+    return segments.begin(copy) ? copy : null
+  }
+
+  #sendTunnel(frame: Frame, serviceTci: number): boolean {
+    const segments = this.#segments
+    const piece = this.#piece
+    let sent = false
+    if (serviceTci < 0 && this.#takesTunnels && segments.canStayWhole) {
+      this.#queueWhole(frame)
+      sent = true
+    }
+    while (segments.more) {
+      if (!segments.next(piece)) this.flush()
+      else if (this.send(piece, serviceTci)) sent = true
+    }
+    return sent
+  }
+
+  /** The frame that was begun: its head, and its payload from where it lies. */
+  #queueWhole(frame: Frame): void {
+    const segments = this.#segments
+    const { words } = this.#control
+    const i = this.#count++
+    segments.head(frame)
+    this.#lengths[i] = segments.payloadAt + segments.headPayload
+    this.#gso[i] = 1
+    const iovec = (IOVECS_AT + i * 2 * MessageLayout.IOVEC) / 4
+    this.#point(iovec, segments.headAddress, segments.headLength)
+    const payload = frame.address + frame.start + segments.payloadAt
+    this.#point(iovec + MessageLayout.IOVEC / 4, payload, segments.headPayload)
+    const message = (i * MessageLayout.STRIDE) / 4
+    words[message + MessageLayout.IOV_COUNT / 4] = 2
+    this.#pointAt(message + MessageLayout.CONTROL / 4, segments.controlAddress)
+    words[message + MessageLayout.CONTROL_LENGTH / 4] = CONTROL_LENGTH
+    this.#marked++
   }
 
   #flushRing(): void {
@@ -188,21 +268,34 @@ export class TransmitQueue {
       counters[row + dropFor(error)]++
       done++
     }
+    if (this.#marked > 0) this.#forgetMarks()
     this.#count = 0
     this.#staged = 0
   }
 
+  #forgetMarks(): void {
+    for (let i = 0; i < this.#count; i++) {
+      this.#control.words[(i * MessageLayout.STRIDE + MessageLayout.CONTROL_LENGTH) / 4] = 0
+    }
+    this.#marked = 0
+  }
+
   close(): void {
     this.#ring.close()
+    this.#segments.close()
     releaseArena(this.#control)
     if (this.#stage !== null) releaseArena(this.#stage)
   }
 
   #point(iovec: number, address: number, length: number): void {
+    this.#pointAt(iovec, address)
+    this.#control.words[iovec + 2] = length
+  }
+
+  #pointAt(word: number, address: number): void {
     const { words } = this.#control
-    words[iovec] = address >>> 0
-    words[iovec + 1] = Math.floor(address / 4294967296)
-    words[iovec + 2] = length
+    words[word] = address >>> 0
+    words[word + 1] = Math.floor(address / 4294967296)
   }
 
   /**

@@ -6,6 +6,7 @@ import { Fragmenter } from '../../../src/frame/fragmenter.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { Segmenter, type SegmentMemory } from '../../../src/frame/segmenter.js'
 import { segmentsOf } from '../../../src/frame/segments.js'
+import { NO_MARK } from '../../../src/frame/tunnel-mark.js'
 import { ethernet, gre, gsoFrame, ip4, ip6, mpls, overUdp, type Piece, pppoe, tcp, udp } from '../../frame/tunnels.js'
 import type { Random } from '../../simulation/chance.js'
 import { mutate, randomBytes } from './mutate.js'
@@ -82,11 +83,32 @@ function cut(cutter: Cutter, frame: Frame, expected: number | null): void {
   )
 }
 
+/** The head of a frame that leaves whole: where it may be; it and what is left count as the frame. */
+function takeHead(segmenter: Segmenter, frame: Frame): void {
+  const bytes = new Uint8Array(MEMORY + GUARD).fill(0xa5)
+  const memory = { bytes, address: 1, view: new DataView(bytes.buffer), length: MEMORY }
+  assert.ok(segmenter.head(memory, MEMORY - 20) < 0, 'no room')
+  const free = segmenter.head(memory, 0)
+  const { headLength, headPayload } = segmenter
+  assert.ok(free >= headLength && free < 2048)
+  assert.ok(headPayload >= 2 * segmenter.size && headLength - VNET_HEADER_LENGTH + headPayload <= frame.length)
+  assert.ok(
+    bytes.subarray(free).every((byte) => byte === 0xa5),
+    'nothing behind the head',
+  )
+  const counted = Math.ceil(headPayload / segmenter.size)
+  cut(segmenter, frame, segmentsOf(frame) - counted)
+}
+
 export function gso(random: Random): void {
   const frame = damaged(random)
   const before = frame.bytes.slice()
   const segmenter = new Segmenter(random.chance(0.5))
-  if (segmenter.begin(frame)) cut(segmenter, frame, segmentsOf(frame))
+  if (segmenter.begin(frame)) {
+    const canStayWhole = segmenter.mark !== NO_MARK && segmenter.payloadLength >= 2 * segmenter.size
+    if (canStayWhole && random.chance(0.5)) takeHead(segmenter, frame)
+    else cut(segmenter, frame, segmentsOf(frame))
+  }
   assert.deepEqual(frame.bytes, before, 'what is cut is only read')
   const fragmenter = new Fragmenter()
   const [size, mtu] = [random.integer(0, 0xffff), random.pick([0, 68, 1280, 1500, 65_535])]

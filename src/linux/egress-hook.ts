@@ -1,0 +1,78 @@
+// Puts a program (egress-program.ts) at a device's egress hook, and takes it off. Where programs may not be loaded (no
+// CAP_BPF), or another ingress hook is there, a port goes on without.
+
+import { egressProgram } from './egress-program.js'
+import { NetlinkBody, NetlinkSocket, NLM } from './netlink.js'
+
+const RTM_NEWTFILTER = 44
+const RTM_DELTFILTER = 45
+const RTM_GETTFILTER = 46
+const TCA_KIND = 1
+const TCA_OPTIONS = 2
+const TCA_BPF_FD = 6
+const TCA_BPF_NAME = 7
+const TCA_BPF_FLAGS = 8
+const TCA_BPF_FLAG_ACT_DIRECT = 1
+const TC_H_EGRESS = 0xfffffff3
+const ETH_P_ALL_NETWORK_ORDER = 0x0300
+const PRIORITY = 1
+/** "sw" */
+const HANDLE = 0x73770001
+
+/**
+ * After quietLink, whose hook it uses; when that hook is taken off, it goes with it. Returns how to take it off where
+ * the hook stays. Throws PERMISSION, SYSCALL: nothing is changed then, and the port works without.
+ */
+export function hookEgress(index: number, name: string): () => void {
+  const socket = new NetlinkSocket()
+  try {
+    const body = filterHeader(index).nested(TCA_OPTIONS, (options) =>
+      options
+        .attributeU32(TCA_BPF_FD, egressProgram())
+        .attributeText(TCA_BPF_NAME, 'snapswitch_egress')
+        .attributeU32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT),
+    )
+    // Replaces one that a killed daemon has left.
+    socket.request(`add an egress hook to ${name}`, RTM_NEWTFILTER, NLM.create, body)
+  } finally {
+    socket.close()
+  }
+  return () => unhookEgress(index)
+}
+
+/** Somebody may have taken it off. */
+export function isHooked(index: number): boolean {
+  const socket = new NetlinkSocket()
+  try {
+    const what = `look for the egress hook of network device ${index}`
+    return socket.request(what, RTM_GETTFILTER, 0, filterHeader(index)).some(({ type }) => type === RTM_NEWTFILTER)
+  } catch {
+    return false
+  } finally {
+    socket.close()
+  }
+}
+
+/** Takes the program off a device, ours or one that a killed daemon has left. */
+export function unhookEgress(index: number): void {
+  const socket = new NetlinkSocket()
+  try {
+    socket.request(`remove the egress hook of network device ${index}`, RTM_DELTFILTER, 0, filterHeader(index))
+  } catch {
+    // Gone already: with its device, or by somebody's hand.
+  } finally {
+    socket.close()
+  }
+}
+
+function filterHeader(index: number): NetlinkBody {
+  return new NetlinkBody()
+    .u8(0)
+    .u8(0)
+    .u16(0)
+    .u32(index)
+    .u32(HANDLE)
+    .u32(TC_H_EGRESS)
+    .u32((PRIORITY << 16) | ETH_P_ALL_NETWORK_ORDER)
+    .attributeText(TCA_KIND, 'bpf')
+}

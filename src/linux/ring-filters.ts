@@ -1,0 +1,185 @@
+// What a receive ring must not get: a ring of TPACKET_V2 takes no frame any more after one whose virtio-net header the
+// kernel cannot write (tpacket_rcv in net/packet/af_packet.c drops it after it has marked the slot as being filled, and
+// nothing takes the mark off). Socket filters keep such frames from the ring; they go to a second socket, which is none
+// the worse for them.
+
+import { type Arena, mapShared, releaseArena } from './arena.js'
+import {
+  addFrom,
+  and,
+  copy,
+  createMap,
+  EXIT,
+  frame8,
+  frame16,
+  go,
+  type Instruction,
+  ifEqual,
+  ifNot,
+  type Line,
+  load32,
+  loadProgram,
+  ProgramType,
+  registers,
+  SkBuff,
+  set,
+  shiftLeft,
+  store32,
+} from './bpf.js'
+import { kernelIsAtLeast } from './kernel.js'
+import { check, libc } from './libc.js'
+
+const SOL_SOCKET = 1
+const SO_ATTACH_BPF = 50
+
+/** GSO_BY_FRAGS: SCTP, cut where its chunks end. */
+const BY_FRAGS = 0xffff
+const TCP = 6
+
+/** One value of many cells, by interface index: how many frames were set aside, and the gso_size of the last. */
+const CELLS = 8192
+const CELL = 8
+const MAP_BYTES = CELLS * CELL
+
+/** Which frames a ring does not take. `setAside` and `keep`: what to do with them, and with the others. */
+export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep: readonly Line[]): Line[] {
+  const tagged = (at: number, next: string): Line[] => [
+    ifEqual(0, 0x8100, next),
+    ifEqual(0, 0x88a8, next),
+    ifEqual(0, 0x0800, `ip4-${at}`),
+    ifEqual(0, 0x86dd, `ip6-${at}`),
+    go('aside'),
+  ]
+  const protocol = (at: number): Line[] => [
+    `ip4-${at}`,
+    frame8(at + 9),
+    go('protocol'),
+    `ip6-${at}`,
+    frame8(at + 6),
+    go('protocol'),
+  ]
+  return [
+    copy(6, 1),
+    load32(7, 1, SkBuff.GSO_SIZE),
+    ifEqual(7, 0, 'keep'),
+    ifEqual(7, BY_FRAGS, 'aside'),
+    // A guest's frames, whose segments nobody has counted, may be UDP to be fragmented; the kernel's own are not.
+    ...(kernelWritesUdp ? [load32(0, 1, SkBuff.GSO_SEGS), ifNot(0, 0, 'keep')] : []),
+    frame16(12),
+    ...tagged(14, 'tag'),
+    'tag',
+    frame16(16),
+    ...tagged(18, 'second tag'),
+    'second tag',
+    frame16(20),
+    ...tagged(22, 'aside'),
+    ...[14, 18, 22].flatMap(protocol),
+    'protocol',
+    ifEqual(0, TCP, 'keep'),
+    'aside',
+    ...setAside,
+    EXIT,
+    'keep',
+    ...keep,
+    EXIT,
+  ]
+}
+
+/** Of what r1 points at, by r3. */
+const ADD_ATOMICALLY: Instruction = [0xc3, registers(1, 3), 0, 0]
+
+/** Counts in the map, where we see it without asking, and notes gso_size. */
+function count(map: number): Line[] {
+  return [
+    load32(2, 6, SkBuff.IFINDEX),
+    and(2, CELLS - 1),
+    shiftLeft(2, 3),
+    // r1 := address of the map's value (BPF_PSEUDO_MAP_VALUE), two instructions long.
+    [0x18, registers(1, 2), 0, map],
+    [0x00, 0, 0, 0],
+    addFrom(1, 2),
+    store32(1, 4, 7),
+    set(3, 1),
+    ADD_ATOMICALLY,
+  ]
+}
+
+/** Throws PERMISSION, SYSCALL. */
+export const loadFilter = (lines: readonly Line[]) =>
+  loadProgram(ProgramType.SOCKET_FILTER, lines, 'MIT', 'load a BPF socket filter')
+
+export class RingFilters {
+  readonly #keeping: number
+  readonly #aside: number
+  readonly #refusing: number
+  readonly #map: number
+  readonly #arena: Arena
+  readonly #cells: Int32Array
+
+  /** Throws PERMISSION or SYSCALL where bpf(2) cannot be had. */
+  constructor(kernelWritesUdp = kernelIsAtLeast(6, 2)) {
+    this.#map = createMap(MAP_BYTES)
+    const taken = set(0, -1)
+    const refused = set(0, 0)
+    this.#keeping = loadFilter(choose(kernelWritesUdp, [refused], [taken]))
+    this.#aside = loadFilter(choose(kernelWritesUdp, [...count(this.#map), taken], [refused]))
+    this.#refusing = loadFilter(choose(kernelWritesUdp, [...count(this.#map), refused], [taken]))
+    this.#arena = mapShared(this.#map, MAP_BYTES)
+    this.#cells = new Int32Array(this.#arena.bytes.buffer)
+  }
+
+  /** From now on the socket gets no frame that would jam a ring. */
+  keepFromRing(fd: number): void {
+    attachFilter(fd, this.#keeping)
+  }
+
+  /** The same for a device whose frames of that kind nobody reads: they are counted. */
+  refuse(fd: number): void {
+    attachFilter(fd, this.#refusing)
+  }
+
+  /** From now on the socket gets those frames only. */
+  setAside(fd: number): void {
+    attachFilter(fd, this.#aside)
+  }
+
+  close(): void {
+    releaseArena(this.#arena)
+    for (const fd of [this.#keeping, this.#aside, this.#refusing, this.#map]) libc().close(fd)
+  }
+
+  /** How many frames of a device were set aside, ever; goes round at 2^31. */
+  countOf(ifindex: number): number {
+    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2)
+  }
+
+  /** gso_size of the last of them. */
+  sizeOf(ifindex: number): number {
+    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2 + 1)
+  }
+}
+
+export function attachFilter(fd: number, program: number): void {
+  const value = new Uint8Array(Int32Array.of(program).buffer)
+  check(libc().setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, value, value.length), 'attach a BPF socket filter')
+}
+
+let filters: RingFilters | null | undefined
+
+/** The filters, loaded on first use, once per thread; null where the kernel refuses them. */
+export function ringFilters(): RingFilters | null {
+  if (filters === undefined) {
+    try {
+      filters = new RingFilters()
+    } catch {
+      filters = null
+    }
+  }
+  return filters
+}
+
+/** When no socket of this thread uses them any more. */
+export function closeRingFilters(): void {
+  filters?.close()
+  filters = undefined
+}
