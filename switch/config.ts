@@ -6,6 +6,7 @@ import { AbsolutePath, Name, PortKind } from '../src/api/schemas.js'
 import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
 import { MAX_PORTS } from './forwarding/counters.js'
+import { parseEndpoint } from './metrics/listener.js'
 
 const closed = { additionalProperties: false } as const
 const DeviceName = Type.String({
@@ -105,6 +106,16 @@ export const SwitchConfig = Type.Object(
     /** The machines of its member ports, by name. */
     machines: Type.Record(Name, MachineConfig, { ...closed, default: {} }),
     ...hostOptions,
+    /** Prometheus reads `GET /metrics` of the API socket; with this, TCP, too. */
+    metrics: Type.Optional(
+      Type.Object(
+        {
+          /** An address and port of the loopback, such as 127.0.0.1:9475. */
+          listen: Type.String({ maxLength: 64 }),
+        },
+        closed,
+      ),
+    ),
     datapath: Type.Object(
       {
         /** How the datapath waits for frames: `busy` never sleeps and keeps a core. */
@@ -132,6 +143,7 @@ export function loadSwitchConfig(file: string): SwitchConfig {
   checkPorts(config)
   checkMachines(config)
   checkKeys(config)
+  checkMetrics(config)
   return config.value
 }
 
@@ -160,6 +172,12 @@ export function readControlKey(file: string): Uint8Array | string {
     if (error instanceof UnfitFile) return `${error.message}: give a file with a key`
     return `cannot read ${file}: ${(error as NodeJS.ErrnoException).code ?? String(error)}`
   }
+}
+
+function checkMetrics(config: ConfigFile<SwitchConfig>): void {
+  const { metrics } = config.value
+  const endpoint = metrics === undefined ? null : parseEndpoint(metrics.listen)
+  if (typeof endpoint === 'string') throw config.fault(['metrics', 'listen'], endpoint)
 }
 
 function checkMachines(config: ConfigFile<SwitchConfig>): void {

@@ -28,6 +28,7 @@ import { TapIdentifier } from './discovery/identify.js'
 import { Names } from './discovery/names.js'
 import { PortMachines } from './discovery/port-machines.js'
 import { MachineResolver } from './discovery/resolver.js'
+import { endpointOf, type Scraped, serveMetrics } from './metrics/listener.js'
 import { Ports } from './ports/ports.js'
 import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
@@ -96,7 +97,9 @@ export async function runSwitch(configPath: string): Promise<void> {
   const reconfiguration = new Reconfiguration(host, wanted, agent.sessions, defaultSettings())
   const reload = new Reload(configPath, config, reconfiguration, manager, log)
   const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
-  addRoutes(api.app, host, agent, disks, wanted, reload)
+  // Before anything that there could be something to tell of.
+  const metrics = metricsOf(host, agent, wanted)
+  addRoutes(api.app, host, agent, disks, wanted, reload, () => metrics)
 
   const dead = new Promise<Error>((resolve) => {
     datapath.once('dead', resolve)
@@ -106,12 +109,14 @@ export async function runSwitch(configPath: string): Promise<void> {
   let healing: NodeJS.Timeout | undefined
   let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
+  let endMetrics = () => {}
   if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
   // Its thread loads what it needs meanwhile; it touches no device yet.
   const started = datapath.start()
   started.catch(() => undefined)
   try {
     await api.check()
+    if (config.metrics !== undefined) endMetrics = await serveMetrics(endpointOf(config.metrics.listen), () => metrics)
     const moves = await endLoads(host, await records.readMoves(), wanted.ports())
     await reconfiguration.begin(moves, started)
     ports.giveBackLeft()
@@ -137,6 +142,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   } finally {
     clearInterval(healing)
     clearInterval(living)
+    endMetrics()
     await watch?.close()
     await resolver.close()
     await agent.close()
@@ -145,6 +151,12 @@ export async function runSwitch(configPath: string): Promise<void> {
     await datapath.stop()
     await ports.close()
   }
+}
+
+/** Nobody waits for the library, least of all a port. */
+async function metricsOf(host: DaemonHost, agent: Agent, wanted: WantedState): Promise<Scraped> {
+  const { Metrics } = await import('./metrics/metrics.js')
+  return new Metrics(host, agent, wanted)
 }
 
 /** Says that the daemon is well when forwarding answers, too. */

@@ -16,7 +16,7 @@ import type { Reconfiguration } from './wanted/reconfiguration.js'
 export const CONFIGURATION = 'the configuration'
 
 /** What is taken up at the start, and not again. */
-const FIXED: readonly string[] = ['host', 'api', 'state', 'datapath', ...driverKeys]
+const FIXED: readonly string[] = ['host', 'api', 'state', 'datapath', 'metrics', ...driverKeys]
 
 /** Keys of the configuration that differ and cannot while the daemon runs. */
 export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string[] {

@@ -47,6 +47,7 @@ import type { DiskService } from './agent/disks/service.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
+import type { Scraped } from './metrics/listener.js'
 import type { Reload } from './reload.js'
 import type { WantedView } from './wanted/wanted.js'
 
@@ -67,8 +68,13 @@ export function addRoutes(
   disks: DiskService,
   wanted: WantedView,
   reload: Pick<Reload, 'reload'>,
+  metrics: () => Promise<Scraped>,
 ): void {
   app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
+  app.get(routes.metrics, { schema: { hide: true } }, async (_request, reply) => {
+    const found = await metrics()
+    return reply.type(found.contentType).send(await found.text())
+  })
   addViews(app, host, agent, disks, wanted)
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)

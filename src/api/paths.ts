@@ -5,6 +5,7 @@ export const routes = {
   openapi: '/v1/openapi.json',
   status: '/v1/status',
   // the switch daemon
+  metrics: '/metrics',
   reload: '/v1/reload',
   ports: '/v1/ports',
   fdb: '/v1/networks/:network/fdb',

@@ -38,6 +38,7 @@ export class Agent {
   readonly sessions: Sessions
   readonly #disks: Disks
   readonly #catchUp: CatchUp
+  readonly #watchers = new Set<(network: string, event: LocalEvent) => void>()
   /** The last snapshot per network, also when it has ended. */
   readonly #last = new Map<string, SnapshotSession>()
 
@@ -53,6 +54,11 @@ export class Agent {
     })
     host.datapath.on('event', (event) => this.#datapathEvent(event))
     host.datapath.on('restarted', (error) => this.#datapathRestarted(error))
+  }
+
+  /** Hears all that becomes of snapshots from now on. */
+  watchSnapshots(watcher: (network: string, event: LocalEvent) => void): void {
+    this.#watchers.add(watcher)
   }
 
   /** What is under way in the network, or in another one that shares a machine with it. */
@@ -118,6 +124,9 @@ export class Agent {
       throw reason
     }
     session.work = { kind: 'snapshot', snapshot }
+    snapshot.listen((event) => {
+      for (const watcher of this.#watchers) watcher(network, event)
+    })
     this.#last.set(network, snapshot)
     void snapshot.ended.then(() => {
       this.sessions.end(network, session)

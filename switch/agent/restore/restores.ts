@@ -42,6 +42,7 @@ export class Restores {
   readonly #wanted: Pick<WantedView, 'ports'>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   readonly #ended = new Map<string, EndedRestore>()
+  readonly #outcomes = new Map<string, { done: number; undone: number }>()
   /** The same of the switch on a host that gets no machines. */
   readonly #switched = new Map<string, { readonly snapshot: string; readonly answer: RestoreSwitched }>()
 
@@ -55,6 +56,16 @@ export class Restores {
     this.#host = host
     this.#sessions = sessions
     this.#wanted = wanted
+  }
+
+  /** Restores since the daemon began. */
+  outcomes(network: string): { readonly done: number; readonly undone: number } {
+    return this.#outcomes.get(network) ?? { done: 0, undone: 0 }
+  }
+
+  #count(network: string, outcome: 'done' | 'undone'): void {
+    const before = this.outcomes(network)
+    this.#outcomes.set(network, { ...before, [outcome]: before[outcome] + 1 })
   }
 
   async check(network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -161,6 +172,7 @@ export class Restores {
     const answer = await restore.resume()
     this.#sessions.end(network, session)
     this.#ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
+    this.#count(network, 'done')
     this.#keeper.soon()
     return answer
   }
@@ -188,6 +200,7 @@ export class Restores {
     { snapshot }: RestoreSession,
     resumed: RestoreResumed['resumed'],
   ): Promise<void> {
+    this.#count(network, 'undone')
     if (resumed.length > 0) this.#ended.set(network, { snapshot, resumed, complete: false })
     this.#sessions.end(network, session)
     this.#keeper.soon()
