@@ -142,6 +142,7 @@ function typeOf(schema: Schema): string {
     return schema.maximum === undefined ? 'a number' : `${schema.minimum} to ${schema.maximum}`
   }
   if (schema.type === 'boolean') return '`true`, `false`'
+  if (schema.type === 'array') return 'a list'
   return schema.type === 'object' ? 'a map' : 'text'
 }
 
@@ -177,7 +178,15 @@ function switchKeys(): KeyDoc[] {
     const address = comments(`src/hypervisor/${kind}/driver.ts`).get(`${kind}.address`) ?? ''
     return [`MachineConfig.${keys[at]}`, `A machine of the ${kind} driver. ${address}`.trim()]
   })
-  return keysOf(SwitchConfig as Schema, new Map([...drivers, ...comments('switch/config.ts')]), 'SwitchConfig')
+  const rules = [...comments('src/api/schemas/rules.ts')].map(([key, text]): [string, string] => [
+    key.replace(/^portRules\./, 'PortConfig.').replace(/^PortVlan\./, 'vlan.'),
+    text,
+  ])
+  return keysOf(
+    SwitchConfig as Schema,
+    new Map([...drivers, ...rules, ...comments('switch/config.ts')]),
+    'SwitchConfig',
+  )
 }
 
 const coordinatorKeys = () =>

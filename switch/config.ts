@@ -2,10 +2,11 @@
 
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
-import { AbsolutePath, Name, PortKind } from '../src/api/schemas.js'
+import { AbsolutePath, Name, PortKind, type PortRules, portRules } from '../src/api/schemas.js'
 import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
 import { MAX_PORTS } from './forwarding/counters.js'
+import { rulesFault } from './forwarding/port-rules.js'
 import { parseEndpoint } from './metrics/listener.js'
 
 const closed = { additionalProperties: false } as const
@@ -49,6 +50,7 @@ export const PortConfig = Type.Object(
     vm: Type.Optional(Name),
     /** Of an uplink; default: dscp. `carrier` for LANs that rewrite DSCPs. */
     color: Type.Optional(UplinkColor),
+    ...portRules,
   },
   closed,
 )
@@ -209,9 +211,20 @@ function checkPorts(config: ConfigFile<SwitchConfig>): void {
         throw config.fault([...path, 'color'], 'only a port of kind uplink has `color:`')
       }
       if (port.kind === 'uplink') checkAlone(config, network, name)
+      const fault = rulesFault(rulesOf(port), port.kind ?? (port.vm === undefined ? 'plain' : 'member'))
+      if (fault !== null) throw config.fault([...path, ...fault.path], fault.message)
       if (networkOf.size > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
     }
   }
+}
+
+/** What a port of the configuration lets in and out. */
+export function rulesOf(port: PortConfig): PortRules {
+  const found = Object.keys(portRules).flatMap((key) => {
+    const value = port[key as keyof PortRules]
+    return value === undefined ? [] : [[key, value]]
+  })
+  return Object.fromEntries(found)
 }
 
 /** Two ways to the same hosts would be a loop. */

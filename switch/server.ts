@@ -142,15 +142,15 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
     const known = wanted.networks()
     if (!known.includes(network)) throw unknownNetwork(`host ${host.name}`, network, known)
     const rows = await datapath.call('fdb', { network })
-    return rows.map(({ mac, vlan, port, ageSeconds }) => {
+    return rows.map(({ mac, vlan, port, ageSeconds, state }) => {
       const entry = ports.byIndex(port)
       const base = {
         mac,
         ifname: entry?.ifname ?? '',
         port: entry?.name ?? '',
-        flags: [],
+        flags: state === 'sticky' ? ['sticky'] : [],
         master: network,
-        state: '',
+        state: state === 'learned' ? '' : 'static',
         used: ageSeconds,
       }
       return vlan === 0 ? base : { ...base, vlan }

@@ -191,6 +191,7 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     return found
   })
   if (options.json === true) return printJson(terminal, ports)
+  const withRules = ports.some(({ rules }) => rules !== undefined)
   const head = [
     'PORT',
     'NETWORK',
@@ -206,13 +207,22 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     'TX',
     'TX BYTES',
     'DROPS',
+    ...(withRules ? ['RULES'] : []),
   ]
   const problems = ports.flatMap(({ name, problem, warnings = [], holder }) =>
     [problem, ...warnings, holder?.problem]
       .flatMap((one) => one ?? [])
       .map(({ message, action }) => `port ${name}: ${message}. ${action}\n`),
   )
-  terminal.out([formatTable(head, ports.map(portRow)), ...(problems.length === 0 ? [] : ['\n', ...problems])].join(''))
+  terminal.out(
+    [
+      formatTable(
+        head,
+        ports.map((port) => [...portRow(port), ...(withRules ? [describeRules(port.rules)] : [])]),
+      ),
+      ...(problems.length === 0 ? [] : ['\n', ...problems]),
+    ].join(''),
+  )
 }
 
 /** Of all reasons, the kernel's included. */
@@ -249,6 +259,31 @@ function portRow(p: PortInfo): (string | number | null)[] {
     p.gate,
     ...traffic,
   ]
+}
+
+/** `VLAN 10* 20t-29t isolated`: `*` marks the pvid, `t` VLANs whose frames leave with their tags. */
+export function describeRules(rules: PortInfo['rules'] = {}): string {
+  const { vlan, fdb = [] } = rules
+  const words: string[] = []
+  if (vlan !== undefined) {
+    const { pvid, untagged = [], tagged = [] } = vlan
+    const isListed = [...untagged, ...tagged].some((one) => covers(one, pvid))
+    const ofAll = [...(pvid === undefined || isListed ? [] : [pvid]), ...untagged]
+    const mark = (one: number | string) => (covers(one, pvid) ? (one === pvid ? '*' : ` (pvid ${pvid})`) : '')
+    const list = [...ofAll.map((one) => `${one}${mark(one)}`), ...tagged.map((one) => `${one}t${mark(one)}`)]
+    words.push(list.length === 0 ? 'no VLAN' : `VLAN ${list.join(' ')}`)
+  }
+  for (const flag of ['isolated', 'hairpin', 'locked'] as const) if (rules[flag] === true) words.push(flag)
+  for (const flag of ['learning', 'flood', 'mcastFlood', 'bcastFlood'] as const)
+    if (rules[flag] === false) words.push(`no ${flag}`)
+  if (fdb.length > 0) words.push(`${fdb.length} static`)
+  return words.join(', ')
+}
+
+function covers(one: number | string, vlan: number | undefined): boolean {
+  if (vlan === undefined) return false
+  const [first, last = first] = String(one).split('-').map(Number)
+  return vlan >= first! && vlan <= last!
 }
 
 async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {

@@ -2,9 +2,9 @@
 // run is recorded. Not cryptographic: it tells frames apart, it does not withstand somebody who makes two alike on
 // purpose.
 //
-// The outer VLAN tag counts in its place after the addresses, whether the kernel keeps it beside the frame or not.
-// TCP's and UDP's checksum does not count: a device on the way may finish one that its sender has left open
-// (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+// 802.1Q tags outermost do not count: ports put them on and take them off. Another tag outermost counts in its place
+// after the addresses, whether the kernel keeps it beside the frame or not. TCP's and UDP's checksum does not count: a
+// device on the way may finish one that its sender has left open (VIRTIO_NET_HDR_F_NEEDS_CSUM).
 
 import { ETHERNET_HEADER_LENGTH, EtherType, VLAN_TAG_LENGTH } from './ethernet.js'
 import type { Frame } from './frame.js'
@@ -14,6 +14,8 @@ const TCP = 6
 const UDP = 17
 const IPV6_HEADER = 40
 const NO_HOLE = -1
+/** Tags behind which a checksum is looked for. */
+const MAX_TAGS = 3
 
 export class FrameDigest {
   /** Of the last frame given to `of`: two halves, unsigned. */
@@ -28,14 +30,16 @@ export class FrameDigest {
     this.high = 0x9747b28c | 0
     this.low = 0x3c6ef372 | 0
     this.#mix(view, frame.start, Math.min(frame.start + ADDRESSES, end))
-    if (frame.tagTpid !== 0) this.#mixWord(swapped(frame.tagTpid) | (swapped(frame.tagTci) << 16))
-    const hole = checksumAt(frame)
-    if (hole === NO_HOLE) this.#mix(view, frame.start + ADDRESSES, end)
+    const isServiceTagged = frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN
+    if (isServiceTagged) this.#mixWord(swapped(frame.tagTpid) | (swapped(frame.tagTci) << 16))
+    const inner = isServiceTagged ? frame.start + ADDRESSES : behindTags(frame)
+    const hole = checksumAt(frame, inner)
+    if (hole === NO_HOLE) this.#mix(view, inner, end)
     else {
-      this.#mix(view, frame.start + ADDRESSES, hole)
+      this.#mix(view, inner, hole)
       this.#mix(view, hole + 2, end)
     }
-    const length = frame.length + (frame.tagTpid === 0 ? 0 : VLAN_TAG_LENGTH)
+    const length = ADDRESSES + (end - inner) + (isServiceTagged ? VLAN_TAG_LENGTH : 0)
     const high = avalanche(this.high ^ length)
     this.low = avalanche((this.low + Math.imul(high, 0x27d4eb2f)) | 0) >>> 0
     this.high = high >>> 0
@@ -74,13 +78,20 @@ export class FrameDigest {
   }
 }
 
+/** Offset in `frame.bytes` of what follows the addresses and 802.1Q tags. */
+function behindTags({ bytes, start, length }: Frame): number {
+  let at = start + ADDRESSES
+  while (at + VLAN_TAG_LENGTH + 2 <= start + length && typeAt(bytes, at) === EtherType.VLAN) at += VLAN_TAG_LENGTH
+  return at
+}
+
 /** Offset in `frame.bytes` of the checksum that does not count; NO_HOLE when there is none. */
-function checksumAt(frame: Frame): number {
+function checksumAt(frame: Frame, inner: number): number {
   const { bytes, start } = frame
   const end = start + frame.length
-  let at = start + ADDRESSES
+  let at = inner
   let type = typeAt(bytes, at)
-  for (let tags = 0; tags < 2 && (type === EtherType.VLAN || type === EtherType.SERVICE_VLAN); tags++) {
+  for (let tags = 0; tags < MAX_TAGS && (type === EtherType.VLAN || type === EtherType.SERVICE_VLAN); tags++) {
     at += VLAN_TAG_LENGTH
     if (at + 2 > end) return NO_HOLE
     type = typeAt(bytes, at)

@@ -3,7 +3,7 @@
 
 import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
-import { Epoch, Name, PortKind } from '../../src/api/schemas.js'
+import { Epoch, Name, PortKind, PortRules } from '../../src/api/schemas.js'
 import { validator } from '../../src/api/validate.js'
 import { writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
@@ -22,6 +22,7 @@ export const Moves = Type.Object({
       kind: PortKind,
       vm: Type.Union([Name, Type.Null()]),
       ownsDevice: Type.Boolean(),
+      rules: Type.Optional(PortRules),
     }),
   ),
   /** Ports of the configuration whose machine now lives elsewhere. */

@@ -143,7 +143,7 @@ export class CommandHandlers {
       const { forwarder, ports } = this.#network(network)
       const port = ports.get(spec.index)
       if (port === undefined) return null
-      const changed = forwarder.portReplaced(spec, port)
+      const changed = forwarder.portReplaced(spec, port, nowMs())
       if (changed.isTrunk) forwarder.trunks.greet(changed, nowMs())
       this.#loop.flushAll()
       return null

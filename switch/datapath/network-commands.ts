@@ -117,10 +117,10 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
       const rows: FdbRow[] = []
       const { fdb, byIndex } = at.forwarder(network)
       fdb.visit(
-        (high, low, vlan, index, ageSeconds) => {
+        (high, low, vlan, index, ageSeconds, state) => {
           // What was learned from a peer on a LAN is behind the uplink.
           const port = byIndex[index]?.spec.index ?? index
-          rows.push({ mac: formatMacWords(high, low), vlan, port, ageSeconds })
+          rows.push({ mac: formatMacWords(high, low), vlan, port, ageSeconds, state })
         },
         Math.floor(at.now() / 1000),
       )

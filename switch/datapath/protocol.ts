@@ -20,6 +20,7 @@ export interface FdbRow {
   readonly vlan: number
   readonly port: number
   readonly ageSeconds: number
+  readonly state: 'learned' | 'static' | 'sticky'
 }
 
 export interface PeerRow {

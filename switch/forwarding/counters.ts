@@ -42,6 +42,11 @@ export const dropReasons = [
   'pause',
   // A frame to be cut by rules that are not known, or cannot be.
   'gso-unsupported',
+  // By a port's rules: of a VLAN that it is not in; to an isolated port from another; from an address that a locked
+  // port does not know. What a flood leaves out is not counted, as a bridge does not.
+  'vlan',
+  'isolated',
+  'locked',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

@@ -3,12 +3,13 @@
 
 import { judge, Verdict } from '../../src/epoch/delivery.js'
 import { colorVid, UNCOLORED_VID } from '../../src/frame/color-tag.js'
-import { EtherType, innerEtherType } from '../../src/frame/ethernet.js'
+import { EtherType, innerEtherType, vlanId } from '../../src/frame/ethernet.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
 import type { EventLog } from './event-log.js'
+import { bringTagBeside, Membership } from './port-rules.js'
 import type { PortState } from './port-state.js'
 
 /** What snapshots have to do with the frames that meet their destinations. */
@@ -35,8 +36,31 @@ export class Egress {
     this.#crossings = crossings
   }
 
-  /** Judges a frame at its destination and delivers, holds or drops it. */
+  /**
+   * A frame is for this port. Its VLAN's rule is asked here, once: what comes of it is held, recorded in channel states
+   * and replayed after a restore as it was to leave. A bridge's rules, too, are behind a frame that waits in a device.
+   */
   deliver(port: PortState, frame: Frame, now: number): void {
+    const { rules } = port
+    if (rules === null || rules.vlans === null) this.judge(port, frame, now)
+    else this.#deliverInVlan(port, rules.vlans.members[vlanId(frame)], frame, now)
+  }
+
+  #deliverInVlan(port: PortState, membership: number, frame: Frame, now: number): void {
+    if (membership === Membership.TAGGED) this.judge(port, frame, now)
+    else if (membership === Membership.UNTAGGED) {
+      bringTagBeside(frame)
+      const { tagTpid, tagTci } = frame
+      frame.tagTpid = 0
+      frame.tagTci = 0
+      this.judge(port, frame, now)
+      frame.tagTpid = tagTpid
+      frame.tagTci = tagTci
+    } else this.leftOut(port, frame, 'vlan')
+  }
+
+  /** Judges a frame at its destination by its color and delivers, holds or drops it. */
+  judge(port: PortState, frame: Frame, now: number): void {
     if (!port.isMember) {
       this.#emit(port, frame, port.channel !== null ? trunkTag(frame, port.channel.sends) : NO_TAG)
       return
@@ -75,6 +99,17 @@ export class Egress {
   /** Counts a frame that goes no further. */
   drop(port: PortState, frame: Frame, reason: DropReason): void {
     this.#counters[port.row + Drop[reason]]++
+    this.#crossings.log?.dropped(port, frame, reason)
+  }
+
+  /** The same by a port's rules, which say it of several frames where one stands for them (GSO). */
+  refuse(port: PortState, frame: Frame, reason: DropReason): void {
+    this.#counters[port.row + Drop[reason]] += segmentsOf(frame)
+    this.#crossings.log?.dropped(port, frame, reason)
+  }
+
+  /** A port that a flood does not reach: an audit is to know why, and nobody else. */
+  leftOut(port: PortState, frame: Frame, reason: DropReason): void {
     this.#crossings.log?.dropped(port, frame, reason)
   }
 

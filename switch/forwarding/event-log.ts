@@ -62,6 +62,11 @@ export class EventLog {
     this.#cause = this.#written - 1
   }
 
+  /** It is the same frame, wherever it lies by now. */
+  lies(frame: Frame): void {
+    if (frame === this.#current) this.#currentBytes = frame.bytes
+  }
+
   /** A port has taken it for its device. */
   left(port: PortState, frame: Frame): void {
     if (port.isMember) this.note(Event.delivered, port, frame)

@@ -1,11 +1,14 @@
 // The forwarding database: MAC address and VLAN -> port, open-addressed in typed arrays. Bounded: when it is full, or a
 // port has learned its share, new addresses are not learned and their frames are flooded. Time is a coarse count of
-// seconds.
+// seconds. Static entries do not age; as in the kernel's bridge (br_fdb_update) they move with their address, unless
+// they are sticky.
 
 /** No entry: flood. */
 export const NO_PORT = -1
 
 const EMPTY = -1
+/** Later than any time: the entry does not age. */
+const STATIC = 0x7fffffff
 
 export interface FdbOptions {
   /** Most entries; the table has at least twice as many slots. */
@@ -28,7 +31,9 @@ export class Fdb {
   readonly #keyHigh: Int32Array
   readonly #keyLow: Int32Array
   readonly #port: Int16Array
+  /** When it was last seen, or STATIC. */
   readonly #seen: Int32Array
+  readonly #sticky: Uint8Array
   readonly #learnedBy: Uint32Array
   #sweepAt = 0
 
@@ -41,6 +46,7 @@ export class Fdb {
     this.#keyLow = new Int32Array(slots)
     this.#port = new Int16Array(slots)
     this.#seen = new Int32Array(slots)
+    this.#sticky = new Uint8Array(slots)
     this.#learnedBy = new Uint32Array(ports)
   }
 
@@ -65,7 +71,7 @@ export class Fdb {
     const keyHigh = this.#keyHigh
     while (keyHigh[slot] !== EMPTY) {
       if (this.#keyLow[slot] === macLow && keyHigh[slot] === high) {
-        this.#seen[slot] = seconds
+        if (this.#seen[slot] !== STATIC) this.#seen[slot] = seconds
         return this.#port[slot] === port || this.#move(slot, port)
       }
       slot = (slot + 1) & this.#mask
@@ -74,13 +80,49 @@ export class Fdb {
       this.refused++
       return false
     }
-    keyHigh[slot] = high
-    this.#keyLow[slot] = macLow
+    this.#fill(slot, high, macLow, port, seconds, 0)
+    return true
+  }
+
+  /** Enters an address that is not learned and does not age. False when there is no room. */
+  place(macHigh: number, macLow: number, vlan: number, port: number, sticky: boolean): boolean {
+    const high = (macHigh << 12) | vlan
+    const known = this.#find(high, macLow)
+    if (known !== NO_PORT) this.#remove(known)
+    if (this.size >= this.#options.capacity) {
+      this.refused++
+      return false
+    }
+    let slot = this.#hash(high, macLow)
+    while (this.#keyHigh[slot] !== EMPTY) slot = (slot + 1) & this.#mask
+    this.#fill(slot, high, macLow, port, STATIC, sticky ? 1 : 0)
+    return true
+  }
+
+  /** Forgets an address, if `port` has it. */
+  forget(macHigh: number, macLow: number, vlan: number, port: number): void {
+    const slot = this.#find((macHigh << 12) | vlan, macLow)
+    if (slot !== NO_PORT && this.#port[slot] === port) this.#remove(slot)
+  }
+
+  /** The slot of an entry, or NO_PORT. */
+  #find(high: number, low: number): number {
+    let slot = this.#hash(high, low)
+    while (this.#keyHigh[slot] !== EMPTY) {
+      if (this.#keyLow[slot] === low && this.#keyHigh[slot] === high) return slot
+      slot = (slot + 1) & this.#mask
+    }
+    return NO_PORT
+  }
+
+  #fill(slot: number, high: number, low: number, port: number, seen: number, sticky: number): void {
+    this.#keyHigh[slot] = high
+    this.#keyLow[slot] = low
     this.#port[slot] = port
-    this.#seen[slot] = seconds
+    this.#seen[slot] = seen
+    this.#sticky[slot] = sticky
     this.#learnedBy[port]++
     this.size++
-    return true
   }
 
   /**
@@ -95,34 +137,56 @@ export class Fdb {
     }
   }
 
-  /** Forgets all that was learned from a port (it went down, was removed, or its machine moved). */
+  /** Forgets all that was learned from a port (it went down, or its machine moved). */
   flushPort(port: number): void {
-    for (let slot = 0; slot <= this.#mask; ) {
-      if (this.#keyHigh[slot] !== EMPTY && this.#port[slot] === port) this.#remove(slot)
-      else slot++
-    }
-    // Removal shifts later entries back, over the table's end too: one more look catches what wrapped around.
-    for (let slot = 0; this.#learnedBy[port] > 0 && slot <= this.#mask; ) {
-      if (this.#keyHigh[slot] !== EMPTY && this.#port[slot] === port) this.#remove(slot)
-      else slot++
-    }
+    this.#removeWhere((slot) => this.#port[slot] === port && this.#seen[slot] !== STATIC)
   }
 
-  /** Forgets everything. */
+  /** The same, in VLANs that `isLeft` says true for. */
+  flushVlans(port: number, isLeft: (vlan: number) => boolean): void {
+    this.#removeWhere((slot) => {
+      return this.#port[slot] === port && this.#seen[slot] !== STATIC && isLeft(this.#keyHigh[slot] & 0xfff)
+    })
+  }
+
+  /** Forgets what was learned from a port that is no more, and what was placed there. */
+  removePort(port: number): void {
+    this.#removeWhere((slot) => this.#port[slot] === port)
+  }
+
+  /** Forgets all that was learned. */
   clear(): void {
-    this.#keyHigh.fill(EMPTY)
-    this.#learnedBy.fill(0)
-    this.size = 0
+    this.#removeWhere((slot) => this.#seen[slot] !== STATIC)
+  }
+
+  #removeWhere(goes: (slot: number) => boolean): void {
+    // Removal shifts later entries back, over the table's end too: one more look catches what wrapped around.
+    for (let round = 0; round < 2; round++) {
+      for (let slot = 0; slot <= this.#mask; ) {
+        if (this.#keyHigh[slot] !== EMPTY && goes(slot)) this.#remove(slot)
+        else slot++
+      }
+    }
   }
 
   visit(
-    visit: (macHigh: number, macLow: number, vlan: number, port: number, ageSeconds: number) => void,
+    visit: (
+      macHigh: number,
+      macLow: number,
+      vlan: number,
+      port: number,
+      ageSeconds: number,
+      state: 'learned' | 'static' | 'sticky',
+    ) => void,
     seconds: number,
   ): void {
     for (let slot = 0; slot <= this.#mask; slot++) {
       const high = this.#keyHigh[slot]
       if (high === EMPTY || seconds - this.#seen[slot] > this.#options.ageing) continue
-      visit(high >>> 12, this.#keyLow[slot], high & 0xfff, this.#port[slot], seconds - this.#seen[slot])
+      const isStatic = this.#seen[slot] === STATIC
+      const state = this.#sticky[slot] === 1 ? 'sticky' : isStatic ? 'static' : 'learned'
+      const age = isStatic ? 0 : seconds - this.#seen[slot]
+      visit(high >>> 12, this.#keyLow[slot], high & 0xfff, this.#port[slot], age, state)
     }
   }
 
@@ -130,6 +194,7 @@ export class Fdb {
    * A port that has learned its share takes over no address either; where it last was is wrong now, so it is flooded.
    */
   #move(slot: number, port: number): boolean {
+    if (this.#sticky[slot] === 1) return true
     if (this.#learnedBy[port] >= this.#options.perPort) {
       this.#remove(slot)
       this.refused++
@@ -154,6 +219,7 @@ export class Fdb {
         this.#keyLow[hole] = this.#keyLow[next]
         this.#port[hole] = this.#port[next]
         this.#seen[hole] = this.#seen[next]
+        this.#sticky[hole] = this.#sticky[next]
         hole = next
       }
       next = (next + 1) & this.#mask

@@ -4,6 +4,8 @@
 //
 // Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
 
+import { isDeepStrictEqual } from 'node:util'
+import type { PortRules } from '../../src/api/schemas.js'
 import {
   announcement,
   isBadSource,
@@ -21,11 +23,18 @@ import { type Fdb, NO_PORT } from './fdb.js'
 import { Network, type NetworkOptions } from './network.js'
 import { type PeerEvents, Trunks } from './peers/trunks.js'
 import { Uplink } from './peers/uplink.js'
-import { type DeviceState, type Output, type PortSpec, PortState, Side } from './port-state.js'
+import { admitTo, type CompiledRules, NOT_ADMITTED } from './port-rules.js'
+import { type DeviceState, floodBarrier, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type SnapshotEvents, Snapshots } from './snapshot/snapshots.js'
 
 /** What a forwarder tells its agent without being asked. */
 export interface ForwarderEvents extends SnapshotEvents, PeerEvents {}
+
+/** Without another switch behind it: the same kind, or one of those that differ in whose frames are colored only. */
+function mayBecome(before: PortSpec, after: PortSpec): boolean {
+  if (before.kind === after.kind) return before.uplink?.color === after.uplink?.color
+  return [before, after].every(({ kind }) => kind !== 'trunk' && kind !== 'uplink')
+}
 
 export class Forwarder {
   readonly network: Network
@@ -43,7 +52,7 @@ export class Forwarder {
   constructor(options: NetworkOptions, counters: CounterTable, events: ForwarderEvents) {
     this.network = new Network(options, counters)
     const actions = {
-      deliver: (port: PortState, frame: Frame, now: number) => this.egress.deliver(port, frame, now),
+      deliver: (port: PortState, frame: Frame, now: number) => this.egress.judge(port, frame, now),
       sendMarkers: (now: number) => this.trunks.tick(now),
       fenced: () => this.#uplink?.fenced(),
     }
@@ -104,10 +113,32 @@ export class Forwarder {
     else if (port.isTrunk && moved) this.trunks.greet(port, now)
   }
 
-  /** The port becomes one of another kind or machine, on the same device; what was learned from it is forgotten. */
-  portReplaced(spec: PortSpec, output: Output): PortState {
-    this.removePort(spec.index)
-    return this.addPort(spec, output)
+  /**
+   * The port becomes one of another kind, machine or rules, on the same device. Where it leads to no other switches
+   * before or after, it goes on as it is: nothing that was learned is forgotten, nothing that waits is lost.
+   */
+  portReplaced(spec: PortSpec, output: Output, now: number): PortState {
+    const port = this.byIndex[spec.index]
+    if (port === undefined || !mayBecome(port.spec, spec)) {
+      this.removePort(spec.index)
+      return this.addPort(spec, output)
+    }
+    const { rules = {} } = spec
+    if (!isDeepStrictEqual(rules, port.spec.rules ?? {})) this.setRules(spec.index, rules)
+    if (port.spec.kind !== spec.kind) {
+      this.snapshots.changesKind(port, () => port.become(spec.kind, Math.max(spec.epoch, this.network.epoch)), now)
+      this.#uplink?.fenced()
+    }
+    port.spec = { ...port.spec, vm: spec.vm }
+    return port
+  }
+
+  /** From the next frame on a port has other rules; its peers, where it is an uplink, have the same. */
+  setRules(index: number, rules: PortRules): void {
+    const port = this.byIndex[index]
+    if (port === undefined) return
+    this.network.setRules(port, rules)
+    if (port === this.#uplink?.port) this.#uplink.setRules(rules)
   }
 
   /** A frame has come in at a port. `now`: Unix time in milliseconds. */
@@ -153,23 +184,25 @@ export class Forwarder {
   }
 
   #forward(from: PortState, frame: Frame, now: number): void {
-    const bytes = frame.bytes
-    const start = frame.start
     const seconds = Math.floor(now / 1000)
-    const high = macHigh(bytes, start + 6)
-    const low = macLow(bytes, start + 6)
+    const high = macHigh(frame.bytes, frame.start + 6)
+    const low = macLow(frame.bytes, frame.start + 6)
     if (isBadSource(high, low)) {
       this.egress.drop(from, frame, 'bad-source')
       return
     }
-    const isToGroup = isGroup(bytes, start)
-    const refusal = isToGroup && isLinkLocal(bytes, start) ? this.network.linkLocalRefusal(bytes, start) : null
+    const isToGroup = isGroup(frame.bytes, frame.start)
+    const refusal = isToGroup ? this.#linkLocalRefusal(frame) : null
     if (refusal === 'pause') {
       this.egress.drop(from, frame, refusal)
       return
     }
-    const vlan = vlanId(frame)
-    if (frame.color >= this.network.fence || frame.color === NO_COLOR) {
+    const { rules } = from
+    const vlan = rules === null ? vlanId(frame) : this.#admit(from, rules, frame, seconds)
+    if (vlan === NOT_ADMITTED) return
+    // What the rules look at may have moved.
+    const { bytes, start } = frame
+    if ((rules === null || rules.learns) && (frame.color >= this.network.fence || frame.color === NO_COLOR)) {
       const learned = this.fdb.learn(high, low, vlan, from.index, seconds)
       if (!learned) this.counters[from.row + Counter.unlearned]++
     }
@@ -177,22 +210,54 @@ export class Forwarder {
       let to = this.fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, seconds)
       if (to === NO_PORT && this.#uplink !== null) to = this.#uplink.behind(bytes, start)
       if (to !== NO_PORT) {
-        if (to === from.index) return
-        let port: PortState | null = this.byIndex[to]!
-        // The outside behind a plain port reaches a peer's member as what it is: a host on the LAN.
-        if ((from.blocked & port.side) !== 0) port = from.side === Side.PLAIN ? port.lan : null
-        if (port !== null) this.egress.deliver(port, frame, now)
+        if (to === from.index && rules?.hairpin !== true) return
+        const port = this.byIndex[to]!
+        if ((from.blocked & port.mask) === 0) this.egress.deliver(port, frame, now)
+        else this.#detour(from, port, frame, now)
         return
       }
     } else if (refusal !== null) {
       this.egress.drop(from, frame, refusal)
       return
     }
+    this.#flood(from, frame, from.blocked | floodBarrier(frame, from.isHost), now)
+  }
+
+  #flood(from: PortState, frame: Frame, blocked: number, now: number): void {
     const ports = this.ports
     for (let i = 0; i < ports.length; i++) {
       const port = ports[i]
-      if (port === from || (from.blocked & port.side) !== 0) continue
-      this.egress.deliver(port, frame, now)
+      if ((blocked & port.mask) !== 0) {
+        if ((from.blocked & port.side) === 0 && port !== from) this.egress.leftOut(port, frame, 'isolated')
+      } else if (port !== from || from.rules?.hairpin === true) this.egress.deliver(port, frame, now)
     }
+  }
+
+  #linkLocalRefusal({ bytes, start }: Frame): 'link-local' | 'pause' | null {
+    return isLinkLocal(bytes, start) ? this.network.linkLocalRefusal(bytes, start) : null
+  }
+
+  /** The VLAN in which a frame may enter by the rules of its port, or NOT_ADMITTED: it is dropped. */
+  #admit(from: PortState, rules: CompiledRules, frame: Frame, seconds: number): number {
+    const vlan = rules.vlans === null ? vlanId(frame) : admitTo(rules.vlans, frame)
+    if (vlan === NOT_ADMITTED) {
+      this.egress.refuse(from, frame, 'vlan')
+      return NOT_ADMITTED
+    }
+    this.snapshots.log?.lies(frame)
+    if (!rules.isLocked) return vlan
+    const { bytes, start } = frame
+    const knownAt = this.fdb.lookUp(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, seconds)
+    if (knownAt === from.index) return vlan
+    this.egress.refuse(from, frame, 'locked')
+    return NOT_ADMITTED
+  }
+
+  /** A frame that does not pass from one port to the other. */
+  #detour(from: PortState, port: PortState, frame: Frame, now: number): void {
+    // The outside behind a plain port reaches a peer's member as what it is: a host on the LAN.
+    const lan = from.side === Side.PLAIN ? port.lan : null
+    if (lan !== null && (from.blocked & lan.mask) === 0) this.egress.deliver(lan, frame, now)
+    else if ((from.blocked & port.side) === 0) this.egress.refuse(port, frame, 'isolated')
   }
 }

@@ -1,12 +1,14 @@
 // One network as a forwarder knows it: its ports, where addresses are, what is counted, and the two numbers that all
 // colors are read against, the epoch and the fence. Both only grow, and only here.
 
+import type { PortRules } from '../../src/api/schemas.js'
 import { Ends } from '../../src/epoch/peer-channel.js'
 import { isPause } from '../../src/frame/ethernet.js'
 import { type CounterTable, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
-import { blockedSides, MAX_PEERS, type PortState } from './port-state.js'
+import { Membership } from './port-rules.js'
+import { MAX_PEERS, type PortState } from './port-state.js'
 
 /** What of a network may change while it runs. */
 export interface NetworkSettings {
@@ -80,7 +82,7 @@ export class Network {
     Object.assign(hold, settings.hold)
     Object.assign(networkHold, settings.networkHold)
     this.#options = { ...this.#options, ...settings, fdb, hold, networkHold }
-    for (const port of this.#ports) port.blocked = blockedSides(port.side, settings.transit)
+    for (const port of this.#ports) port.separate(settings.transit)
   }
 
   /** Highest epoch of any member port, ever: what colors on the wire are read against. */
@@ -113,14 +115,35 @@ export class Network {
     }
     this.#byIndex[port.index] = port
     this.#ports.splice(before === undefined ? this.#ports.length : this.#ports.indexOf(before), 0, port)
+    this.#place(port)
   }
 
   /** What it holds and what was learned from it goes with it. */
   remove(port: PortState): void {
     port.hold.clear()
-    this.fdb.flushPort(port.index)
+    this.fdb.removePort(port.index)
     this.#byIndex[port.index] = undefined
     this.#ports.splice(this.#ports.indexOf(port), 1)
+  }
+
+  /**
+   * A port has other rules: in VLANs that it has left it knows nobody any more (nbp_vlan_delete), nor the addresses
+   * that stood under its rules.
+   */
+  setRules(port: PortState, rules: PortRules): void {
+    for (const { high, low, vlan } of port.rules?.fdb ?? []) this.fdb.forget(high, low, vlan, port.index)
+    const had = port.rules?.vlans ?? null
+    port.setRules(rules, this.#options.transit)
+    const vlans = port.rules?.vlans ?? null
+    if (vlans !== null) this.fdb.flushVlans(port.index, (vlan) => vlans.members[vlan] === Membership.NONE)
+    else if (had !== null) this.fdb.flushPort(port.index)
+    this.#place(port)
+  }
+
+  /** Static addresses are an uplink's own, never its peers'. */
+  #place(port: PortState): void {
+    if (port.peer !== null) return
+    for (const { high, low, vlan, sticky } of port.rules?.fdb ?? []) this.fdb.place(high, low, vlan, port.index, sticky)
   }
 
   /** Why a frame to a link-local address goes nowhere. A bridge learns from those that it stops here, but for PAUSE. */

@@ -5,9 +5,13 @@
 // Those that are of no VLAN (0) are untagged ones of ports without `vlan`.
 
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
+import { ETHERNET_HEADER_LENGTH, EtherType, macHigh, macLow, VLAN_TAG_LENGTH } from '../../src/frame/ethernet.js'
+import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { Vnet } from '../../src/frame/gso-headers.js'
 import { formatMac, parseMac } from '../../src/frame/mac.js'
 
 const LAST_VLAN = 4094
+const ADDRESSES = 12
 
 /** What a port does with a VLAN's frames. */
 export const Membership = { NONE: 0, TAGGED: 1, UNTAGGED: 2 } as const
@@ -87,6 +91,36 @@ function addressFault(rules: PortRules): RulesFault | null {
   return null
 }
 
+/** A static address, in the words of the FDB. */
+export interface PlacedAddress {
+  readonly high: number
+  readonly low: number
+  readonly vlan: number
+  readonly sticky: boolean
+}
+
+export interface CompiledRules {
+  /** Null: in all VLANs, tagged. */
+  readonly vlans: PortVlans | null
+  readonly learns: boolean
+  readonly isLocked: boolean
+  readonly hairpin: boolean
+  readonly fdb: readonly PlacedAddress[]
+}
+
+/** Null when they leave everything as it is without rules, but for what `blockingOf` says. */
+export function compileRules(rules: PortRules): CompiledRules | null {
+  const { vlan, learning = true, locked = false, hairpin = false, fdb = [] } = rules
+  if (vlan === undefined && learning && !locked && !hairpin && fdb.length === 0) return null
+  const vlans = vlan === undefined ? null : compileVlans(vlan)
+  const placed = fdb.map((entry) => {
+    const mac = parseMac(entry.mac)
+    const inVlan = entry.vlan ?? vlans?.pvid ?? 0
+    return { high: macHigh(mac, 0), low: macLow(mac, 0), vlan: inVlan, sticky: entry.sticky ?? false }
+  })
+  return { vlans, learns: learning, isLocked: locked, hairpin, fdb: placed }
+}
+
 function compileVlans(vlan: NonNullable<PortRules['vlan']>): PortVlans {
   const members = new Uint8Array(LAST_VLAN + 2)
   for (const id of vlansOf(vlan.tagged)) members[id] = Membership.TAGGED
@@ -94,4 +128,78 @@ function compileVlans(vlan: NonNullable<PortRules['vlan']>): PortVlans {
   const pvid = vlan.pvid ?? 0
   if (pvid !== 0 && members[pvid] === Membership.NONE) members[pvid] = Membership.UNTAGGED
   return { pvid, members }
+}
+
+/** A frame of a VLAN that the port is not in. */
+export const NOT_ADMITTED = -1
+
+/**
+ * The VLAN of a frame that enters a port with `vlans`, which has its tag beside it from then on; NOT_ADMITTED: it does
+ * not enter. As __allowed_ingress does it.
+ */
+export function admitTo(vlans: PortVlans, frame: Frame): number {
+  bringTagBeside(frame)
+  const tagged = frame.tagTpid === EtherType.VLAN
+  const vlan = tagged ? frame.tagTci & 0xfff : 0
+  if (vlan !== 0) return vlans.members[vlan] === Membership.NONE ? NOT_ADMITTED : vlan
+  const { pvid } = vlans
+  if (pvid === 0) return NOT_ADMITTED
+  if (frame.tagTpid !== 0 && !tagged) putTagInside(frame)
+  // A priority-tagged frame keeps its priority.
+  frame.tagTci = tagged ? (frame.tagTci & 0xf000) | pvid : pvid
+  frame.tagTpid = EtherType.VLAN
+  return pvid
+}
+
+/**
+ * Takes an outermost 802.1Q tag that lies in the frame, as behind a trunk's color, out of it: what is before it moves
+ * up to where it ends.
+ */
+export function bringTagBeside(frame: Frame): void {
+  const { bytes, vnet, start } = frame
+  const at = start + ADDRESSES
+  if (frame.tagTpid !== 0 || bytes[at] !== 0x81 || bytes[at + 1] !== 0x00) return
+  if (frame.length < ETHERNET_HEADER_LENGTH + VLAN_TAG_LENGTH) return
+  frame.tagTpid = EtherType.VLAN
+  frame.tagTci = (bytes[at + 2] << 8) | bytes[at + 3]
+  bytes.copyWithin(vnet + VLAN_TAG_LENGTH, vnet, at)
+  frame.vnet = vnet + VLAN_TAG_LENGTH
+  frame.start = start + VLAN_TAG_LENGTH
+  frame.length -= VLAN_TAG_LENGTH
+  moveOffsets(bytes, frame.vnet, -VLAN_TAG_LENGTH)
+}
+
+/** Rare, and the frame has no room before it: the memory is made when it is first needed. */
+let scratch: Uint8Array | null = null
+
+/** The other way round, for a service tag that gets one outside it. The frame lies elsewhere after that. */
+function putTagInside(frame: Frame): void {
+  scratch ??= new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH + VLAN_TAG_LENGTH)
+  const { bytes, vnet, start, length } = frame
+  const at = VNET_HEADER_LENGTH + ADDRESSES
+  scratch.set(bytes.subarray(vnet, vnet + VNET_HEADER_LENGTH))
+  scratch.set(bytes.subarray(start, start + ADDRESSES), VNET_HEADER_LENGTH)
+  scratch[at] = frame.tagTpid >> 8
+  scratch[at + 1] = frame.tagTpid & 0xff
+  scratch[at + 2] = frame.tagTci >> 8
+  scratch[at + 3] = frame.tagTci & 0xff
+  scratch.set(bytes.subarray(start + ADDRESSES, start + length), at + VLAN_TAG_LENGTH)
+  moveOffsets(scratch, 0, VLAN_TAG_LENGTH)
+  frame.bytes = scratch
+  frame.address = 0
+  frame.vnet = 0
+  frame.start = VNET_HEADER_LENGTH
+  frame.length = length + VLAN_TAG_LENGTH
+}
+
+/** What a virtio-net header counts from the frame's start: csum_start, and hdr_len of a GSO frame. */
+function moveOffsets(bytes: Uint8Array, vnet: number, by: number): void {
+  if ((bytes[vnet] & Vnet.NEEDS_CSUM) !== 0) move(bytes, vnet + Vnet.CSUM_START, by)
+  if (bytes[vnet + Vnet.GSO_TYPE] !== 0) move(bytes, vnet + Vnet.HEADER_LENGTH, by)
+}
+
+function move(bytes: Uint8Array, at: number, by: number): void {
+  const moved = Math.max(0, (bytes[at] | (bytes[at + 1] << 8)) + by)
+  bytes[at] = moved & 0xff
+  bytes[at + 1] = moved >> 8
 }

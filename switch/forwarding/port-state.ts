@@ -4,10 +4,12 @@
 
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
+import { isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
 import type { ArmedCopies } from './armed-copies.js'
 import { ROW } from './counters.js'
 import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'
+import { type CompiledRules, compileRules } from './port-rules.js'
 
 /** Most peer switches on one LAN. */
 export const MAX_PEERS = 64
@@ -24,6 +26,11 @@ const SIDES: Readonly<Record<PortKind, Side>> = {
   host: Side.PLAIN,
 }
 
+const ALL_SIDES = 31
+
+/** Rules that keep frames from a port, in the same mask as sides: between isolated ports, and of each kind of flood. */
+export const Barrier = { ISOLATED: 32, UNKNOWN: 64, MULTICAST: 128, BROADCAST: 256 } as const
+
 /**
  * Where a frame from each side does not go. Trunks: split horizon. Peers and the outside world on a LAN:
  * peers/uplink.ts.
@@ -34,11 +41,6 @@ const BLOCKED: Readonly<Record<Side, number>> = {
   [Side.TRUNK]: Side.TRUNK,
   [Side.UPLINK]: Side.UPLINK | Side.PEER,
   [Side.PEER]: Side.PLAIN | Side.UPLINK | Side.PEER,
-}
-
-/** `transit`: trunks forward to trunks. */
-export function blockedSides(side: Side, transit: boolean): number {
-  return side === Side.TRUNK && transit ? 0 : BLOCKED[side]
 }
 
 /**
@@ -116,10 +118,16 @@ export class PortState {
   spec: PortSpec
   /** Where it is among the network's ports. Of a peer on a LAN its own, while `spec.index` is the uplink's. */
   readonly index: number
-  readonly side: Side
-  /** Sides that a frame from here does not go to. */
+  side: Side
+  /** Its side, and the barriers that are up before it. */
+  mask: number
+  /** Sides and barriers that a frame from here does not pass. */
   blocked: number
-  readonly isMember: boolean
+  isMember: boolean
+  /** The host's own side of a bridge: what it sends to groups passes the barriers of floods, as in the kernel. */
+  isHost: boolean
+  /** Null: none but barriers. */
+  rules: CompiledRules | null = null
   /** Leads to one peer switch, by a link of its own or over a LAN. */
   readonly isTrunk: boolean
   readonly output: Output
@@ -149,9 +157,11 @@ export class PortState {
     this.spec = spec
     this.index = peer?.index ?? spec.index
     this.side = peer === undefined ? SIDES[spec.kind] : Side.PEER
-    this.blocked = blockedSides(this.side, options.transit)
+    this.mask = this.side
+    this.blocked = 0
     this.isMember = spec.kind === 'member'
     this.isTrunk = spec.kind === 'trunk'
+    this.isHost = spec.kind === 'host'
     this.output = output
     this.row = spec.index * ROW
     this.epoch = spec.epoch
@@ -161,5 +171,48 @@ export class PortState {
     this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel(ends)) : null
     this.peer = peer?.peer ?? null
     this.lan = peer?.lan ?? null
+    this.setRules(spec.rules ?? {}, options.transit)
   }
+
+  /** Plain, host or member: what differs is whether its frames have a color. `epoch`: of a member. */
+  become(kind: PortKind, epoch: number): void {
+    this.spec = { ...this.spec, kind }
+    this.side = SIDES[kind]
+    this.isMember = kind === 'member'
+    this.isHost = kind === 'host'
+    if (this.isMember) this.epoch = epoch
+    this.mask = this.side | (this.mask & ~ALL_SIDES)
+    this.separate(false)
+  }
+
+  /** From the next frame on. What waits in the hold queue has passed the rules that held when it came. */
+  setRules(rules: PortRules, transit: boolean): void {
+    this.spec = { ...this.spec, rules }
+    this.rules = compileRules(rules)
+    this.mask = this.side | barriersOf(rules)
+    this.separate(transit)
+  }
+
+  /** `transit`: trunks forward to trunks. */
+  separate(transit: boolean): void {
+    const sides = this.side === Side.TRUNK && transit ? 0 : BLOCKED[this.side]
+    this.blocked = sides | (this.mask & Barrier.ISOLATED)
+  }
+}
+
+/** The barrier that keeps a flooded frame from a port. */
+export function floodBarrier({ bytes, start }: Frame, fromHost: boolean): number {
+  if (!isGroup(bytes, start)) return Barrier.UNKNOWN
+  if (fromHost) return 0
+  const isBroadcast = macHigh(bytes, start) === 0xffff && macLow(bytes, start) === -1
+  return isBroadcast ? Barrier.BROADCAST : Barrier.MULTICAST
+}
+
+function barriersOf({ isolated = false, flood = true, mcastFlood = true, bcastFlood = true }: PortRules): number {
+  return (
+    (isolated ? Barrier.ISOLATED : 0) |
+    (flood ? 0 : Barrier.UNKNOWN) |
+    (mcastFlood ? 0 : Barrier.MULTICAST) |
+    (bcastFlood ? 0 : Barrier.BROADCAST)
+  )
 }

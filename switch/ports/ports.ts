@@ -244,7 +244,8 @@ export class Ports extends FollowedPorts {
   }
 
   record(entry: PortEntry, mac: string | null): PortRecord {
-    return { name: entry.name, device: entry.device, mac, mtu: entry.mtu }
+    const { name, device, mtu, rules } = entry
+    return { name, device, mac, mtu, ...(rules === undefined ? {} : { rules }) }
   }
 
   /** Ports that have no device, and take one of its name when it comes. */

@@ -79,6 +79,13 @@ export function touchedNetworks(changes: readonly Change[], ports: Iterable<Want
   return new Set(changes.flatMap((change) => networksTouched(change, all)))
 }
 
+/** What a port lets in and out may change at any time. */
+function isQuiet({ port, before }: { readonly port: WantedPort; readonly before: WantedPort }): boolean {
+  const { rules: _, ...now } = port
+  const { rules: __, ...then } = before
+  return (isOutside(port) && isOutside(before)) || isSamePort(then, now)
+}
+
 const isOutside = ({ kind }: WantedPort) => kind === 'plain' || kind === 'host'
 
 function networksTouched(change: Change, ports: readonly WantedPort[]): string[] {
@@ -87,7 +94,7 @@ function networksTouched(change: Change, ports: readonly WantedPort[]): string[]
     case 'port added':
       return isOutside(change.port) ? [] : [change.port.network]
     case 'port changed':
-      return isOutside(change.port) && isOutside(change.before) ? [] : [change.port.network]
+      return isQuiet(change) ? [] : [change.port.network]
     case 'network removed':
     case 'network changed':
       return [change.network]

@@ -3,7 +3,7 @@
 import { parseConfig } from '../../src/api/config-file.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
-import { NetworkConfig, readControlKey, type SwitchConfig } from '../config.js'
+import { NetworkConfig, readControlKey, rulesOf, type SwitchConfig } from '../config.js'
 import { defaultFdbOptions } from '../forwarding/fdb.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import type { PortRequest } from '../ports/table.js'
@@ -12,17 +12,20 @@ import type { Wanted } from './wanted.js'
 /** What a configuration that was checked wants of the host. */
 export function wantedBy(config: SwitchConfig): Wanted {
   const ports = Object.entries(config.networks).flatMap(([network, { ports }]) =>
-    Object.entries(ports).map(([name, { device, kind, vm, color }]): [string, PortRequest] => [
-      name,
-      {
+    Object.entries(ports).map(([name, port]): [string, PortRequest] => {
+      const { device, kind, vm, color } = port
+      const rules = rulesOf(port)
+      const request = {
         name,
         network,
         device,
         kind: kind ?? (vm === undefined ? 'plain' : 'member'),
         vm: vm ?? null,
         ...(color === undefined ? {} : { color }),
-      },
-    ]),
+        ...(Object.keys(rules).length === 0 ? {} : { rules }),
+      }
+      return [name, request]
+    }),
   )
   return {
     networks: new Map(

@@ -124,7 +124,10 @@ export function movedPorts(
         const own = wanted.get(entry.name)
         return own === undefined || !isSamePort(own, requestOf(entry))
       })
-      .map(({ name, network, device, kind, vm, ownsDevice }) => ({ name, network, device, kind, vm, ownsDevice })),
+      .map(({ name, network, device, kind, vm, ownsDevice, rules }) => {
+        const port = { name, network, device, kind, vm, ownsDevice }
+        return rules === undefined ? port : { ...port, rules }
+      }),
     gone: [...wanted.keys()].filter((name) => !names.has(name)),
   }
 }

@@ -1,5 +1,6 @@
 // A forwarder on a bench: ports that write down what they are given, events written down, frames made of a few words.
 
+import type { PortRules } from '../../src/api/schemas.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
@@ -44,6 +45,8 @@ export interface Sent {
   readonly tagTci: number
   /** The service tag pushed, or -1. */
   readonly serviceTci: number
+  /** The virtio-net header. */
+  readonly vnet: Uint8Array
 }
 
 export class RecordingOutput implements Output {
@@ -55,7 +58,8 @@ export class RecordingOutput implements Output {
     if (this.refuses) return false
     const bytes = sending.bytes.slice(sending.start, sending.start + sending.length)
     const id = bytes.length < 18 ? -1 : new DataView(bytes.buffer).getUint32(14)
-    this.sent.push({ id, bytes, tagTpid: sending.tagTpid, tagTci: sending.tagTci, serviceTci })
+    const vnet = sending.bytes.slice(sending.vnet, sending.vnet + VNET_HEADER_LENGTH)
+    this.sent.push({ id, vnet, bytes, tagTpid: sending.tagTpid, tagTci: sending.tagTci, serviceTci })
     return true
   }
 
@@ -99,7 +103,7 @@ export const defaults: NetworkOptions = {
   controlKey: null,
 }
 
-export type Kind = 'member' | 'plain' | 'trunk'
+export type Kind = 'member' | 'plain' | 'trunk' | 'host'
 
 export class Rig {
   readonly forwarder: Forwarder
@@ -123,16 +127,31 @@ export class Rig {
     for (const [index, kind] of kinds.entries()) this.add(index, kind, epoch)
   }
 
-  add(index: number, kind: Kind, epoch = 0): void {
+  add(index: number, kind: Kind, epoch = 0, rules: PortRules = {}): void {
     const output = new RecordingOutput()
     this.outputs[index] = output
     const vm = kind === 'member' ? `vm${index}` : null
-    const spec = { index, name: `p${index}`, kind, vm, epoch, mac: mac(0xff00 + index) }
+    const spec = { index, name: `p${index}`, kind, vm, epoch, mac: mac(0xff00 + index), rules }
     this.forwarder.addPort(spec, output)
   }
 
   receive(port: number, words: FrameWords): void {
     this.forwarder.receive(port, frame(words), this.now)
+  }
+
+  /** The same, its checksum left to be finished from `checksum` on, and headers up to there and 4 more with `gso`. */
+  receiveWith(port: number, words: FrameWords, { checksum, gso }: { checksum?: number; gso?: boolean }): void {
+    const made = frame(words)
+    const header = new DataView(made.bytes.buffer)
+    if (checksum !== undefined) {
+      made.bytes[0] = 1
+      header.setUint16(6, checksum, true)
+    }
+    if (gso === true && checksum !== undefined) {
+      made.bytes[1] = 3
+      header.setUint16(2, checksum + 4, true)
+    }
+    this.forwarder.receive(port, made, this.now)
   }
 
   /** Ids sent to each port since the last call. */

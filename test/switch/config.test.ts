@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { loadSwitchConfig } from '../../switch/config.js'
+import { loadSwitchConfig, rulesOf } from '../../switch/config.js'
 
 t.test('ports that are not what their kind wants, or are there twice', async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'ssw-config-'))
@@ -29,6 +29,38 @@ t.test('ports that are not what their kind wants, or are there twice', async (t)
   refused('{ u: { device: d, kind: uplink }, t: { device: e, kind: trunk } }', undefined, /one uplink or trunks/)
   for (const name of ['../x', 'a/b', '.p', '""', 'constructor', 'é']) {
     refused(`{ ${name}: { device: d } }`, undefined, /:3:\d+: .*".*" is no name that fits: letters, digits/)
+  }
+})
+
+t.test('rules of ports that contradict themselves', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-config-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'switch.yaml')
+  const load = (rules: string) => {
+    writeFileSync(file, `host: a\nnetworks:\n  lab0:\n    ports:\n      p: { device: d, ${rules} }\n`)
+    return loadSwitchConfig(file).networks.lab0.ports.p
+  }
+  t.same(rulesOf(load('vlan: { pvid: 10, tagged: [20, 30-39] }, isolated: true')), {
+    vlan: { pvid: 10, tagged: [20, '30-39'] },
+    isolated: true,
+  })
+  t.same(rulesOf(load('kind: plain')), {})
+  for (const [rules, message] of [
+    ['vlan: { pvid: 0 }', /:5:\d+: .*pvid/],
+    ['vlan: { pvid: 4095 }', /:5:\d+: .*pvid/],
+    ['vlan: { tagged: [4095] }', /must be <= 4094/],
+    ['vlan: { tagged: [20-10] }', /:5:\d+: 20-10 is no range/],
+    ['vlan: { tagged: [10-5000] }', /:5:\d+: 10-5000 is no range/],
+    ['vlan: { untagged: [10], tagged: [5-15] }', /:5:\d+: VLAN 10 is in both/],
+    ['vlan: { tagged: [10, 10] }', /:5:\d+: VLAN 10 is twice in `tagged`/],
+    ['vlan: { native: 1 }', /:5:\d+: .*native/],
+    ['kind: trunk, hairpin: true', /:5:\d+: a trunk port has no `hairpin:`/],
+    ['fdb: [{ mac: "01:00:5e:00:00:01" }]', /:5:\d+: .* is no address that anybody sends from/],
+    ['fdb: [{ mac: "02:00:00:00:00:01" }, { mac: "02:00:00:00:00:01" }]', /is there twice/],
+    ['vlan: { tagged: [10] }, fdb: [{ mac: "02:00:00:00:00:01" }]', /`vlan:` is needed/],
+    ['vlan: { pvid: 10 }, fdb: [{ mac: "02:00:00:00:00:01", vlan: 20 }]', /the port is not in VLAN 20/],
+  ] as const) {
+    t.throws(() => load(rules), { code: 'CONFIG_INVALID', message }, rules)
   }
 })
 

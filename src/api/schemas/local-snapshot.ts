@@ -13,6 +13,7 @@ import {
   nullable,
   TimeUs,
 } from './basic.js'
+import { PortRules } from './rules.js'
 import { Peer, UndrivenPort } from './switch.js'
 
 /** What early frames meet: a bounded buffer, or (as VNsnap and the UnaCloud study did) the floor. */
@@ -89,6 +90,7 @@ export const PortRecord = Type.Object(
     mtu: Type.Optional(Count),
     /** Left out: the snapshot's. A machine's ports in others go where it goes, and are no part of the snapshot. */
     network: Type.Optional(Name),
+    rules: Type.Optional(PortRules),
   },
   closed,
 )

@@ -15,7 +15,7 @@ const Vlans = Type.Array(
 
 export const PortVlan = Type.Object(
   {
-    /** VLAN of untagged and priority-tagged frames that enter; left out, they are dropped. In neither list: untagged. */
+    /** VLAN of untagged and priority-tagged frames that enter; left out, they are dropped. In no list: untagged. */
     pvid: Type.Optional(VlanId),
     /** VLANs whose frames leave without their tag. */
     untagged: Type.Optional(Vlans),

@@ -78,7 +78,8 @@ export class RestorePorts {
   async #makePort(vm: string, record: PortRecord, owns: boolean): Promise<PortEntry> {
     const { ports, epochs } = this.#host
     const network = record.network ?? this.#network
-    const request = { name: record.name, network, device: record.device, kind: 'member' as const, vm }
+    const { name, device, rules } = record
+    const request = { name, network, device, kind: 'member' as const, vm, ...(rules === undefined ? {} : { rules }) }
     const entry = await ports.add(request, epochs.get(network), owns, true)
     this.#added.push({ name: record.name, vm })
     return entry

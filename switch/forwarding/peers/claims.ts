@@ -45,7 +45,8 @@ export class Claims {
         const mac = macNumber(high, low)
         const port = network.byIndex[index]
         const claim = claims.get(mac)
-        if (port === undefined || (claim === undefined ? !port.isMember : claim.port !== port)) elsewhere.add(mac)
+        const isOurs = port?.isMember === true && (claim === undefined || claim.port === port)
+        if (!isOurs) elsewhere.add(mac)
         else found.set(mac, port)
       },
       Math.floor(now / 1000),

@@ -1,6 +1,7 @@
 // The switches on an uplink's LAN: who has been met, who is a peer, and whose the addresses are that they claim or send
 // from. The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
 
+import type { PortRules } from '../../../src/api/schemas.js'
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
 import { MAX_PORTS } from '../counters.js'
@@ -54,6 +55,10 @@ export class Neighbors {
   resize(mtu: number): void {
     this.#mtu = mtu
     for (const neighbor of this.#places) neighbor?.peer.resize(mtu)
+  }
+
+  setRules(rules: PortRules): void {
+    for (const neighbor of this.#places) if (neighbor !== undefined) this.#network.setRules(neighbor.port, rules)
   }
 
   /** Whose port has this index. */

@@ -12,6 +12,7 @@
 //   quiet: it sends and takes no such frame while its peers may not have heard that; and they, when they have, neither
 //   read nor use the bit (`doubted`) until they know one another anew.
 
+import type { PortRules } from '../../../src/api/schemas.js'
 import { NONE, readAgreement } from '../../../src/frame/agreement.js'
 import {
   CARRIER_HEADER_LENGTH,
@@ -39,7 +40,8 @@ import { Drop, type DropReason } from '../counters.js'
 import type { Egress } from '../egress.js'
 import { NO_PORT } from '../fdb.js'
 import type { Network } from '../network.js'
-import { type Output, type PortSpec, PortState, Side } from '../port-state.js'
+import { admitTo, NOT_ADMITTED } from '../port-rules.js'
+import { Barrier, floodBarrier, type Output, type PortSpec, PortState, Side } from '../port-state.js'
 import { Claims } from './claims.js'
 import { bytesOf } from './control-frames.js'
 import { type Neighbor, Neighbors } from './neighbors.js'
@@ -99,6 +101,11 @@ export class Uplink implements Output {
     this.neighbors.resize(lan)
     // Claims that an agreement has no room for any more go at once.
     this.#nextClaims = Number.NEGATIVE_INFINITY
+  }
+
+  /** What is behind the uplink's device has the same rules, whoever it is. */
+  setRules(rules: PortRules): void {
+    this.neighbors.setRules(rules)
   }
 
   /**
@@ -287,18 +294,29 @@ export class Uplink implements Output {
   /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */
   private passPlainCopy(frame: Frame, now: number): void {
     const { fdb, ports, byIndex } = this.#network
+    const vlans = this.port.rules?.vlans ?? null
+    const vlan = vlans === null ? vlanId(frame) : admitTo(vlans, frame)
+    if (vlan === NOT_ADMITTED) {
+      this.#egress.refuse(this.port, frame, 'vlan')
+      return
+    }
     const { bytes, start } = frame
+    const isolated = this.port.blocked & Barrier.ISOLATED
     if (!isGroup(bytes, start)) {
-      const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlanId(frame), Math.floor(now / 1000))
+      const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, Math.floor(now / 1000))
       if (to !== NO_PORT) {
         const port = byIndex[to]!
-        if (port.side === Side.PLAIN) this.#egress.deliver(port, frame, now)
+        if (port.side === Side.PLAIN && (isolated & port.mask) === 0) this.#egress.deliver(port, frame, now)
         return
       }
     } else if (isLinkLocal(bytes, start) && this.#network.linkLocalRefusal(bytes, start) !== null) {
       return
     }
-    for (let i = 0; i < ports.length; i++) if (ports[i].side === Side.PLAIN) this.#egress.deliver(ports[i], frame, now)
+    const blocked = isolated | floodBarrier(frame, false)
+    for (let i = 0; i < ports.length; i++) {
+      const port = ports[i]
+      if (port.side === Side.PLAIN && (blocked & port.mask) === 0) this.#egress.deliver(port, frame, now)
+    }
   }
 
   private isOurs(bytes: Uint8Array, start: number): boolean {

@@ -233,6 +233,24 @@ export class Snapshots implements Crossings {
     port.hold.prepend(copies.map((copy) => ({ ...copy, color: port.epoch })))
   }
 
+  /**
+   * A port becomes a member or is one no more, while nothing is under way in its network. What is held for it, from
+   * peers that are ahead, goes out.
+   */
+  changesKind(port: PortState, change: () => void, now: number): void {
+    port.armed = null
+    port.copies = null
+    port.closed = false
+    port.closedForOther = false
+    port.opening = false
+    change()
+    port.fence = port.isMember ? this.#network.fence : 0
+    port.hold.sift((copy) => {
+      this.#actions.deliver(port, this.#frame.pointAt(copy), now)
+      return false
+    })
+  }
+
   /** An in-transit frame is being delivered. */
   inTransit(port: PortState, frame: Frame, now: number): void {
     const open = this.#open
