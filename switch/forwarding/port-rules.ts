@@ -7,8 +7,9 @@
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import { ETHERNET_HEADER_LENGTH, EtherType, macHigh, macLow, VLAN_TAG_LENGTH } from '../../src/frame/ethernet.js'
 import { type Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Vnet } from '../../src/frame/gso-headers.js'
+
 import { formatMac, parseMac } from '../../src/frame/mac.js'
+import { Vnet } from '../../src/frame/vnet-header.js'
 
 const LAST_VLAN = 4094
 const ADDRESSES = 12
