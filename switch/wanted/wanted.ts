@@ -7,6 +7,7 @@ import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import type { Moves } from '../agent/host-records.js'
 import { MAX_PORTS } from '../forwarding/counters.js'
 import type { NetworkSettings } from '../forwarding/network.js'
+import { rulesFault } from '../forwarding/port-rules.js'
 import { existsError } from '../ports/problems.js'
 import type { PortEntry, PortRequest } from '../ports/table.js'
 
@@ -80,6 +81,11 @@ function checkPorts({ networks, ports }: Wanted): void {
     const other = byDevice.get(device)
     if (other !== undefined) throw existsError(`device ${device} is wanted by port ${other} and by port ${name}`)
     byDevice.set(device, name)
+    const fault = rulesFault(port.rules ?? {}, kind)
+    if (fault !== null) {
+      const message = `the rules of port ${name} do not hold: ${fault.path.join('.')}: ${fault.message}`
+      throw new SnapswitchError('CONFIG_INVALID', message, 'Correct them there.')
+    }
     if (kind !== 'uplink' && kind !== 'trunk') continue
     const way = peersIn.get(network)
     if (way !== undefined && (kind === 'uplink' || way.kind === 'uplink'))
