@@ -1,5 +1,5 @@
-// Prints how slow this machine is, busy as it may be: 2 where nothing else runs, up to 12. Tests that wait for
-// something multiply their limits by it (test/patience.ts). Twice what is measured, because others' work comes and
+// Prints how slow this machine is, busy as it may be: 3 where nothing else runs, up to 24. Tests that wait for
+// something multiply their limits by it (test/patience.ts). Three times what is measured, because others' work comes and
 // goes.
 import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -41,5 +41,5 @@ function writeMs() {
 
 if (isMainThread) {
   const factor = Math.max(1, (await computeMs()) / QUIET.compute, writeMs() / QUIET.write)
-  console.log(Math.min(12, 2 * factor).toFixed(1))
+  console.log(Math.min(24, 3 * factor).toFixed(1))
 } else compute()

@@ -3,11 +3,11 @@
 
 import t from 'tap'
 import { Event, type TraceEvent } from '../../src/trace/events.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { judge, type SyntheticHost, type SyntheticRun, seeded, syntheticRun } from './synthetic.js'
 import { without } from './tamper.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 const SEEDS = 25
 

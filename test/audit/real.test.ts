@@ -11,10 +11,10 @@ import { readChannel, writeChannel } from '../../src/trace/channel.js'
 import { Event } from '../../src/trace/events.js'
 import { attempt, sleep } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { putTogether, type Recording, takeApart, without } from './tamper.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 
 const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
 const ring = { ring: [one, two, three], hops: 100_000, hopDelayUs: 1000, journalEvery: 50 }

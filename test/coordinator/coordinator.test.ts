@@ -8,6 +8,7 @@ import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
 import { loadsWord } from '../../src/cli/snapshot-report.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { until } from '../lab/command.js'
 import { patience } from '../patience.js'
 import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
 import { digestOf, manifestOf } from './fixtures.js'
@@ -52,6 +53,10 @@ function coordinatorOf(directory: string, switches: readonly FakeSwitch[]) {
   const catalogue = new Catalogue(config.store)
   return { catalogue, coordinator: new Coordinator({ config, catalogue, logger: silent, version: '0.1.0' }) }
 }
+
+/** Returns when a switch was asked for something, for the `count`th time. */
+const asked = ({ calls }: FakeSwitch, what: string, count = 1) =>
+  until(what, 5000, () => (calls.filter((call) => call.startsWith(what)).length >= count ? true : undefined), 5)
 
 const refused = (code: string) => new SnapswitchError(code as 'STORE_FULL', 'it will not', 'Do something.')
 
@@ -164,7 +169,10 @@ t.test('create: a host that dies in the middle', async (t) => {
 t.test('create: a silent host ends at the deadline', async (t) => {
   const { b, create } = await lab(t)
   b.faults.set('prepare', 'silent')
-  await t.rejects(create('demo', { deadlineMs: 300 }), { code: /DEADLINE|REQUEST_TIMEOUT/, message: /host b/ })
+  await t.rejects(create('demo', { deadlineMs: patience(300) }), {
+    code: /DEADLINE|REQUEST_TIMEOUT/,
+    message: /host b/,
+  })
 })
 
 t.test('one at a time: the next is refused, or waits', async (t) => {
@@ -180,7 +188,7 @@ t.test('one at a time: the next is refused, or waits', async (t) => {
     yield { type: 'failed', error: refused('CAPTURE_FAILED').report() }
   }
   const first = create('first').catch((error: unknown) => error)
-  while (!a.calls.includes('take')) await new Promise((resolve) => setTimeout(resolve, 5))
+  await asked(a, 'take')
   await t.rejects(create('second'), { code: 'SNAPSHOT_BUSY', message: /snapshot first/ })
   await t.rejects(create('third', { wait: true, deadlineMs: 50 }), { code: 'SNAPSHOT_BUSY' })
   const waiting = create('fourth', { wait: true, deadlineMs: patience(10_000) })
@@ -247,15 +255,15 @@ t.test('restore: what shares a machine with it is busy, and must not be', async 
     coordinator.restore('lab0', 'demo', { deadlineMs: patience(1000) }, () => {}).catch((error: unknown) => error)
   a.faults.set('restoreCheck', 'silent')
   const restoring = restore()
-  await new Promise((resolve) => setTimeout(resolve, 150))
+  await asked(a, 'check')
   const inOther = (wait: boolean) =>
-    coordinator.create({ network: 'lab1', name: 'other', wait, deadlineMs: 300 }, () => {})
+    coordinator.create({ network: 'lab1', name: 'other', wait, deadlineMs: patience(500) }, () => {})
   await t.rejects(inOther(false), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: restore of lab0.demo/ })
   t.match(await restoring, { code: /DEADLINE|REQUEST_TIMEOUT/ })
 
   a.faults.set('prepare', 'silent')
   const other = inOther(false).catch((error: unknown) => error)
-  await new Promise((resolve) => setTimeout(resolve, 100))
+  await asked(a, 'prepare', 2)
   t.match(await restore(), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: snapshot other/ })
   t.match(await other, { code: /DEADLINE|REQUEST_TIMEOUT/ })
 })
@@ -378,7 +386,7 @@ t.test('stop: what is under way is undone first', async (t) => {
     await new Promise(() => {})
   }
   const creating = create().catch((error: unknown) => error)
-  await new Promise((resolve) => setTimeout(resolve, 150))
+  await asked(b, 'take')
   await coordinator.stop()
   t.match(await creating, { code: 'SNAPSHOT_DISCARDED' })
   t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'))

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { CoordinatorClient } from '../../src/api/client.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import { until as waitUntil } from '../lab/command.js'
 import { patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
 
@@ -44,13 +45,8 @@ function exists(path: string): Promise<boolean> {
   )
 }
 
-async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
-  for (let i = 0; i < 500; i++) {
-    if (await holds()) return
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-  throw new Error(`waited 10 s in vain until ${what}`)
-}
+const until = (what: string, holds: () => Promise<boolean> | boolean): Promise<true> =>
+  waitUntil(what, 20_000, async () => ((await holds()) ? true : undefined), 20)
 
 t.test('killed in the middle, started again: failed, discarded everywhere, and ready for the next', async (t) => {
   const directory = await workDirectory(t)

@@ -7,6 +7,7 @@ import t from 'tap'
 import { relay } from '../../coordinator/relay.js'
 import type { SwitchClient } from '../../src/api/client.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { patience } from '../patience.js'
 
 const content = Buffer.alloc(300_000, 7)
 const file = { path: '/disk.img', bytes: content.length, digest: createHash('sha256').update(content).digest('hex') }
@@ -46,7 +47,7 @@ async function run({ download, upload }: Ends) {
     onBytes: (more) => {
       bytes += more
     },
-    stalledAfterMs: 50,
+    stalledAfterMs: patience(50),
   })
   return bytes
 }
@@ -77,7 +78,7 @@ t.test('a receiver that takes nothing more is named', async (t) => {
 t.test('a receiver that makes durable what it has got is waited for', async (t) => {
   const upload = async (body: Readable) => {
     await buffer(body)
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    await new Promise((resolve) => setTimeout(resolve, patience(150)))
   }
   t.equal(await run({ upload }), content.length)
 })

@@ -8,12 +8,12 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { listNamespaces } from '../lab/namespaces.js'
 import { labsBase } from '../lab/record.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import type { Check } from './checks.js'
 import type { DemoFigures } from './figures.js'
 
 const options = { skip: process.getuid?.() === 0 ? false : 'needs root' }
-t.setTimeout(patience(400_000))
+t.setTimeout(fileLimit(400_000))
 
 interface Run {
   readonly code: number | null
@@ -38,14 +38,16 @@ function runDemo(t: Test, args: readonly string[], interruptAt?: RegExp): Promis
   return new Promise((resolve) => child.once('close', (code) => resolve({ code, output, pid: child.pid! })))
 }
 
-/** A lab's name begins with its owner's process id. */
+/** A lab's name is its owner's process id and three characters of chance: test/lab/record.ts. */
 async function leftBy(pid: number): Promise<string[]> {
-  const namespaces = (await listNamespaces()).filter((name) => name.startsWith(`snaplab-${pid}`))
-  const directories = existsSync(labsBase) ? readdirSync(labsBase).filter((id) => id.startsWith(String(pid))) : []
+  const isItsLab = (id: string) => new RegExp(`^${pid}[0-9a-z]{3}$`).test(id)
+  const namespaces = (await listNamespaces()).filter((name) => isItsLab(/^snaplab-(\w+)/.exec(name)?.[1] ?? ''))
+  const directories = existsSync(labsBase) ? readdirSync(labsBase).filter(isItsLab) : []
   const processes = readdirSync('/proc').filter((entry) => {
     if (!/^\d+$/.test(entry) || Number(entry) === pid) return false
     try {
-      return readFileSync(`/proc/${entry}/cmdline`, 'latin1').includes(`${labsBase}/${pid}`)
+      const words = readFileSync(`/proc/${entry}/cmdline`, 'latin1')
+      return new RegExp(`${labsBase}/${pid}[0-9a-z]{3}/`).test(words)
     } catch {
       return false
     }

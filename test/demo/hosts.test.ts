@@ -6,9 +6,9 @@ import { SwitchClient } from '../../src/api/client.js'
 import type { Manifest, VerifyReport } from '../../src/api/schemas.js'
 import { attempt, until } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 
 const addresses = ['10.80.0.1', '10.80.0.2'] as const
 const ring = { ring: [...addresses], hops: 1_000_000, hopDelayUs: 1000, journalEvery: 20 }

@@ -9,7 +9,8 @@ export const snapshotName = 'demo'
 export const hops = 9000
 /** The share of the ring after which the snapshot is taken. */
 export const snapshotAt = 0.4
-const hopDelayUs = 1200
+/** No node hands the token on sooner. */
+export const hopDelayUs = 1200
 const streamRate = 250
 
 const addresses = ['10.77.0.1', '10.77.0.2', '10.77.0.3']

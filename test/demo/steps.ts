@@ -4,6 +4,7 @@ import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas
 import { attempt, sleep } from '../lab/command.js'
 import { guestImage } from '../lab/image.js'
 import type { Lab } from '../lab/lab.js'
+import { patience } from '../patience.js'
 import type { MachineOutcome } from './checks.js'
 import { hops, network, plan, snapshotName, swapped } from './plan.js'
 import type { Progress } from './progress.js'
@@ -27,7 +28,7 @@ export function hopsNow(lab: Lab): Map<string, number> {
 
 /** Waits until the ring has come to `target`, and draws how far it is. */
 export async function waitForHops(lab: Lab, progress: Progress, target: number): Promise<void> {
-  const end = performance.now() + jobTimeoutMs
+  const began = performance.now()
   for (;;) {
     const hop = Math.max(...hopsNow(lab).values())
     progress.bar(Math.min(hop, hops) / hops, `${Math.min(hop, hops)} of ${hops} hops`)
@@ -37,8 +38,9 @@ export async function waitForHops(lab: Lab, progress: Progress, target: number):
       if (ring?.failed)
         throw new Error(`the ring broke on ${name}: ${machine.console.errors.map((e) => e.what).join()}`)
     }
-    if (performance.now() > end)
-      throw new Error(`the ring came to ${hop} of ${hops} hops only, in ${jobTimeoutMs / 1000} s`)
+    const limitMs = patience(jobTimeoutMs)
+    if (performance.now() > began + limitMs)
+      throw new Error(`the ring came to ${hop} of ${hops} hops only, in ${limitMs / 1000} s`)
     await sleep(100)
   }
 }

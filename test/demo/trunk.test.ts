@@ -9,9 +9,9 @@ import { attempt, type CommandResult, run, until } from '../lab/command.js'
 import type { StateLine } from '../lab/console.js'
 import { inGuest } from '../lab/guest-shell.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 
 const addresses = ['10.79.0.1', '10.79.0.2']
 const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: 1000 }

@@ -8,10 +8,10 @@ import { bitsOf, ringResult } from '../../guest/expected.js'
 import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
 import { attempt, until } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { type Check, checkOutcome, checkSnapshot } from './checks.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 
 const HOPS = 3000
 const NETWORK = 'lab0'

@@ -11,9 +11,9 @@ import { until } from '../lab/command.js'
 import { type Guest, type GuestJob, startGuest } from '../lab/guest.js'
 import { guestImage } from '../lab/image.js'
 import { end } from '../lab/processes.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 
 const addresses = ['10.77.0.1', '10.77.0.2']
 

@@ -11,9 +11,9 @@ import { bitsOf, hopResult } from '../../guest/expected.js'
 import { until } from '../lab/command.js'
 import { GuestConsole } from '../lab/console.js'
 import { guestImage } from '../lab/image.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 // Not /tmp: a memory file system may refuse O_DIRECT.
 const scratch = (test: Test): string => {

@@ -6,14 +6,14 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { addTap } from '../lab/namespaces.js'
 import { end, type ProcessId } from '../lab/processes.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { initramfsWithIperf, OffloadGuest } from './offload-guest.js'
 
-t.setTimeout(patience(200_000))
+t.setTimeout(fileLimit(200_000))
 
 const NUMBERS = { alpha: 1, beta: 2, bare: 3, gamma: 4, outOn: 11, outOff: 12 } as const
 type Name = keyof typeof NUMBERS
@@ -58,6 +58,24 @@ function report(text: string): Result {
     mbits: Math.round((end.sum_received ?? end.sum!).bits_per_second / 1e6),
     retransmits: end.sum_sent?.retransmits ?? 0,
     lostPercent: end.sum?.lost_percent ?? 0,
+  }
+}
+
+const RIGHT = /\(correct\)|udp sum ok/
+const TRIES = 5
+
+/**
+ * Of some 4500 TCP segments few are sent again, of datagrams few are lost. A connection whose GSO frames get lost sends
+ * each again, and alone, every time; a guest that gets no processor for a while loses frames in its own queues, now and
+ * then.
+ */
+async function goesWell(t: Pick<Test, 'ok' | 'comment'>, what: string, measure: () => Promise<Result>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const { mbits, retransmits, lostPercent } = await measure()
+    const seen = `${what}: ${retransmits} retransmits, ${lostPercent} % lost`
+    const isWell = retransmits < 100 && lostPercent < 5
+    t.comment(`${seen}, ${mbits} Mbit/s`)
+    if (isWell || attempt === TRIES) return void t.ok(isWell, seen)
   }
 }
 
@@ -111,27 +129,22 @@ t.test('offloads', root, async (t) => {
       const filter = `-c 300 (tcp or udp) and dst port 5201`.split(' ')
       const capture = to === 'outOff' ? await world.capture(to, 'eth0', ...filter) : undefined
       for (const address of [`10.66.0.${number}`, `fd66::${number}`]) {
-        const { mbits, retransmits } = await iperf(from, address, '-n 6M')
-        t.comment(`TCP to ${address}: ${mbits} Mbit/s`)
-        // Of some 4500 segments. A connection whose GSO frames get lost sends each again, and alone.
-        t.ok(retransmits < 100, `TCP to ${address}: ${retransmits} retransmits`)
-        const { lostPercent } = await iperf(from, address, '-u -b 8M -l 1300 -n 300K')
-        t.ok(lostPercent < 5, `UDP to ${address}: ${lostPercent} % lost`)
+        await goesWell(t, `TCP to ${address}`, () => iperf(from, address, '-n 6M'))
+        await goesWell(t, `UDP to ${address}`, () => iperf(from, address, '-u -b 8M -l 1300 -n 300K'))
       }
       // Not every host's kernel has VLAN devices; the guests' has.
       if (isGuest(from) && isGuest(to)) {
-        const { mbits, retransmits } = await iperf(from, `10.67.0.${number}`, '-n 4M')
-        t.comment(`TCP in a VLAN: ${mbits} Mbit/s`)
-        t.ok(retransmits < 100, `TCP in a VLAN: ${retransmits} retransmits`)
+        await goesWell(t, 'TCP in a VLAN', () => iperf(from, `10.67.0.${number}`, '-n 4M'))
       }
       if (capture === undefined) return
+      await capture.says(RIGHT, 20)
       const lines = (await capture.stop()).split('\n')
       t.same(
         lines.filter((line) => /incorrect|bad (udp )?cksum|wrong/i.test(line)),
         [],
         'no wrong checksum',
       )
-      const correct = lines.filter((line) => /\(correct\)|udp sum ok/.test(line)).length
+      const correct = lines.filter((line) => RIGHT.test(line)).length
       t.ok(correct >= 20, `${correct} right ones`)
     })
   }

@@ -5,12 +5,12 @@
 import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { stations } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest, virtioHeader } from './tap-guest.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 const PAYLOAD = 20_000
 const SEGMENT = 1300

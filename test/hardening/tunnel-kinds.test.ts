@@ -20,12 +20,12 @@ import {
   udp,
 } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { stations } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest } from './tap-guest.js'
 
-t.setTimeout(patience(90_000))
+t.setTimeout(fileLimit(90_000))
 
 const VXLAN = [8, 0, 0, 0, 0, 0, 7, 0]
 const SIZE = 1000

@@ -6,11 +6,11 @@ import { createHash } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, type Switch, World } from '../switch/world.js'
 import { dropsOf } from './daemon-health.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 
 /** Some hundred GSO frames each way. */
 const BYTES = 8_000_000
@@ -88,9 +88,9 @@ require('node:fs').createReadStream(process.argv[2]).pipe(s)`
 
 async function transfer(world: World, to: string, from: string, address: string, file: string): Promise<string> {
   const listener = await world.start(to, process.execPath, '-e', LISTEN, address)
-  await new Promise<void>((resolve) => listener.child.stdout!.once('data', () => resolve()))
+  await listener.says(/listening/)
   await world.in(from, process.execPath, '-e', SEND, address, file)
-  if (listener.child.exitCode === null) await new Promise((resolve) => listener.child.once('close', resolve))
+  await listener.closed
   return listener.stdout.split('\n')[1]
 }
 
@@ -150,6 +150,8 @@ for (const kind of ['bridge', 'switch'] as const) {
       for (const name of names) {
         const capture = await world.capture('bare', 'eth0', '-c', '300', 'udp', 'dst', 'port', '4789')
         t.equal(await transfer(world, 'bare', 'one', inner(name, 3), file), digest, name)
+        await capture.says(/\(correct\)/, 51)
+        if (name !== 'vxlan') await capture.says(/\[udp sum ok\]/, 51)
         const text = await capture.stop()
         t.notMatch(text, /incorrect|bad (udp )?cksum|wrong/i, `${name}: no wrong checksum`)
         t.ok((text.match(/\(correct\)/g)?.length ?? 0) > 50, `${name}: right ones inside`)

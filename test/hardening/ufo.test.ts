@@ -4,12 +4,12 @@
 import t from 'tap'
 import { sum } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
-import { idOf, isOurs, stations, testFrame } from '../switch/station.js'
+import { fileLimit } from '../patience.js'
+import { idOf, isOurs, opensWay, stations, testFrame } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest, virtioHeader } from './tap-guest.js'
 
-t.setTimeout(patience(90_000))
+t.setTimeout(fileLimit(90_000))
 
 const PORT = 7007
 const UFO = 3
@@ -73,11 +73,7 @@ for (const kind of ['bridge', 'switch'] as const) {
     const mac = Uint8Array.from(address.split(':'), (byte) => Number.parseInt(byte, 16))
 
     // A bridge's port forwards a moment after it is up.
-    await until('the way', 10_000, async () => {
-      guest.write(testFrame(0))
-      return (await station.collect(1, isOurs, 100)).length > 0 ? true : undefined
-    })
-    station.received()
+    await opensWay((frame) => guest.write(frame), station)
     const lines = () => listener.stdout.trim().split('\n').slice(1)
     const wanted: string[] = []
     let small = 0

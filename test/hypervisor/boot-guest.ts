@@ -56,15 +56,16 @@ export interface Guest {
 }
 
 export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
-/** A deadline; short ones are there to be missed. */
-export const soon = (ms: number) => performance.now() + (ms < 2000 ? ms : patience(ms))
+export const soon = (ms: number) => performance.now() + patience(ms)
+/** A deadline that is there to be missed. */
+export const tooSoon = (ms: number) => performance.now() + ms
 
 export async function until<T>(what: string, probe: () => T | null | undefined | false, ms = 10_000): Promise<T> {
-  const limit = performance.now() + patience(ms)
+  const began = performance.now()
   for (;;) {
     const value = probe()
     if (value !== null && value !== undefined && value !== false) return value
-    if (performance.now() > limit) throw new Error(`waited ${patience(ms)} ms for ${what}`)
+    if (performance.now() > began + patience(ms)) throw new Error(`waited ${patience(ms)} ms for ${what}`)
     await sleep(5)
   }
 }

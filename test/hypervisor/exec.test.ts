@@ -21,13 +21,13 @@ import { whyNotRun } from '../../src/hypervisor/exec/safe-path.js'
 import type { ExecDefinition } from '../../src/hypervisor/exec/types.js'
 import type { LoadRequest, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { identify, isAlive } from '../../src/hypervisor/shared/process.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { sleep, soon, until } from './boot-guest.js'
 import { scratch } from './machines.js'
 
 const self = fileURLToPath(import.meta.url)
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const root = { skip: process.getuid?.() === 0 ? false : 'needs root' }
 
 const inspecting = (more = '') =>
@@ -191,9 +191,9 @@ t.test('a command has a clean environment, and is told all in it and on its stan
 t.test('one that hangs is killed with all that it has started', root, async (t) => {
   const { command, at } = commandOf({ pause: 'echo why >&2; sleep 1000 & echo $! > child; echo $$ > self; wait' })
   const machine = await attach(command)
-  await t.rejects(machine.pause(soon(1900)), {
+  await t.rejects(machine.pause(soon(1000)), {
     code: 'HYPERVISOR_UNREACHABLE',
-    message: /command pause vm did not end within \d\.\d s: why$/,
+    message: /command pause vm did not end within \d+\.\d s: why$/,
   })
   for (const name of ['child', 'self']) {
     const pid = Number(readFileSync(at(name), 'utf8'))
@@ -311,8 +311,9 @@ t.test('a capture that fails leaves the machine running, and nothing else', root
 })
 
 t.test('a capture that hangs is killed at its deadline, and the machine runs', root, async (t) => {
+  // A deadline well before the driver's own bound for a machine that stands still.
   const { command, home, at } = commandOf({ capture: 'echo $$ > self; echo x > "$SNAPSWITCH_MEMORY"; sleep 1000' })
-  const { error, resumed, directory } = await take(command, soon(1900))
+  const { error, resumed, directory } = await take(command, performance.now() + Math.min(patience(1500), 15_000))
   t.match(error, { code: 'DEADLINE' })
   t.ok(resumed)
   t.equal(stateOf(home), 'running')

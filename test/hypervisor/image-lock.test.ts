@@ -7,11 +7,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { ImageLock } from '../../src/linux/image-lock.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, readReport, soon, until } from './boot-guest.js'
 import { scratch, take } from './machines.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 const hypervisor = createQemuHypervisor()
 
 /** What a QEMU says that is started on an image, and does not stay. */

@@ -12,12 +12,12 @@ import { DomainLink } from '../../src/hypervisor/libvirt/domain-link.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { makeOverlay, takeBack } from '../../src/hypervisor/libvirt/overlays.js'
 import { LibvirtProcess } from '../../src/hypervisor/libvirt/process-handle.js'
-import { patience } from '../patience.js'
-import { readCounts, readReport, soon, until } from './boot-guest.js'
+import { fileLimit } from '../patience.js'
+import { readCounts, readReport, soon, tooSoon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
 import { chainOf, codeOf, isGapless, mergeDisk, scratch, take } from './machines.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 
 const daemon = await LibvirtDaemon.start()
 t.teardown(() => daemon.end())
@@ -70,8 +70,8 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
   const domain = await daemon.domain('hung')
   const machine = await attach('hung')
   process.kill(daemon.pid, 'SIGSTOP')
-  t.equal(await codeOf(machine.inspect(soon(700))), 'DEADLINE')
-  t.equal(await codeOf(hypervisor.attach('vm0', { libvirt: { domain: 'hung' } }, soon(700))), 'DEADLINE')
+  t.equal(await codeOf(machine.inspect(tooSoon(700))), 'DEADLINE')
+  t.equal(await codeOf(hypervisor.attach('vm0', { libvirt: { domain: 'hung' } }, tooSoon(700))), 'DEADLINE')
   process.kill(daemon.pid, 'SIGCONT')
   await until('an answer', () => daemon.virsh('domstate', 'hung') === 'running')
   t.equal((await machine.inspect(soon(10_000))).state, 'running', 'and is used again')

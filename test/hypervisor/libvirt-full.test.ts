@@ -5,12 +5,12 @@ import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon } from './libvirt-daemon.js'
 import { codeOf, scratch, take } from './machines.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 t.jobs = 1
 
 // Mounted before libvirtd has mounts of its own.

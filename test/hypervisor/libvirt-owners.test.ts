@@ -10,12 +10,12 @@ import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import type { LibvirtDefinition } from '../../src/hypervisor/libvirt/types.js'
 import { createTap } from '../../src/linux/tap.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { readReport, soon } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
 import { codeOf, scratch, type Taken, take } from './machines.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 t.jobs = 1
 
 const daemon = await LibvirtDaemon.start()

@@ -7,12 +7,12 @@ import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { probeLibvirt } from '../../src/hypervisor/libvirt/probe.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { readCounts, readReport, soon } from './boot-guest.js'
 import { LibvirtDaemon } from './libvirt-daemon.js'
 import { isGapless, scratch, take } from './machines.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 const daemon = await LibvirtDaemon.start('nobody')
 t.teardown(() => daemon.end())

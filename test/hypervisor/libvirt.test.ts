@@ -8,12 +8,12 @@ import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { decodeHead } from '../../src/hypervisor/libvirt/save-image.js'
 import type { LibvirtDefinition } from '../../src/hypervisor/libvirt/types.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { readCounts, readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
 import { codeOf, fingerprint, isGapless, mergeDisk, scratch, sha256, take } from './machines.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 t.jobs = 1
 
 const daemon = await LibvirtDaemon.start()

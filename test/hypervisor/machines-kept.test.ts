@@ -10,14 +10,14 @@ import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, endWithUs, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 
 t.test('firmware and fw_cfg from elsewhere, two queues, a second control socket, a log', async (t) => {

@@ -17,11 +17,11 @@ import {
 } from '../../src/hypervisor/shared/pause-limit.js'
 import { changesFor, stillToUndo, undoing } from '../../src/hypervisor/shared/qemu-migration-settings.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, type Guest, readCounts, readReport, soon, until } from './boot-guest.js'
 import { bringBack, isGapless, list, mergeDisk, scratch, take } from './machines.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })

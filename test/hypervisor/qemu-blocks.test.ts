@@ -10,11 +10,11 @@ import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { locator, openFilesOf, writersOf } from '../../src/hypervisor/shared/open-files.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, endWithUs, type Guest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, sha256, type Taken, take } from './machines.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 const hypervisor = createQemuHypervisor()
 
 const image = (file: string, ...more: string[]) =>

@@ -9,14 +9,14 @@ import t from 'tap'
 import type { FrozenDisk } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, makeDisk, readReport, sleep, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, list, scratch, type Taken, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 
 const addTap = (name: string, ...how: string[]) =>

@@ -9,11 +9,11 @@ import t from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
-import { bootGuest, type Guest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
+import { fileLimit } from '../patience.js'
+import { bootGuest, type Guest, readCounts, readReport, sleep, soon, tooSoon, until } from './boot-guest.js'
 import { chainOf, codeOf, isGapless, list, mergeDisk, scratch, take } from './machines.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })
@@ -116,7 +116,7 @@ for (const [mode, how, driver] of [
     for (const ms of [0, 0.5, 1, 2, 3, 5, 8, 13, 21, 34]) {
       await machine.prepare({ directory: store, label: 'short' }, soon(5000))
       await machine.pause(soon(2000))
-      const capture = machine.capture(soon(ms))
+      const capture = machine.capture(tooSoon(ms))
       const code = await codeOf(capture.sealed)
       codes.push(code)
       t.equal(await codeOf(capture.resumed), 'none', `${ms} ms: resumed`)

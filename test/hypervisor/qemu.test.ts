@@ -8,7 +8,7 @@ import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { isAlive } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
 import {
   bringBack,
@@ -23,7 +23,7 @@ import {
   take,
 } from './machines.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
 const stopping = createQemuHypervisor({ alwaysStopped: true })

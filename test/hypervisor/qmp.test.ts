@@ -9,10 +9,10 @@ import type { SnapswitchError } from '../../src/errors/errors.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { LineSplitter, longestLine, parseMessage } from '../../src/hypervisor/shared/qmp-messages.js'
 import fc from '../property.js'
+import { soon, tooSoon } from './boot-guest.js'
 
 const greeting =
   '{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"x"},"capabilities":["oob"]}}\r\n'
-const soon = (ms: number) => performance.now() + ms
 const directory = mkdtempSync(path.join(tmpdir(), 'snapswitch-qmp-'))
 t.teardown(() => rmSync(directory, { recursive: true, force: true }))
 let sockets = 0
@@ -66,7 +66,7 @@ t.test('connecting', async (t) => {
 })
 
 t.test('an occupied socket says so at the deadline', async (t) => {
-  const error = await QmpClient.connect(await serve(t, null), soon(150)).catch((e) => e)
+  const error = await QmpClient.connect(await serve(t, null), tooSoon(150)).catch((e) => e)
   t.equal(error.code, 'HYPERVISOR_UNREACHABLE')
   t.match(error.action, /one client per QMP socket/)
 })
@@ -133,8 +133,8 @@ t.test('a refusal, a silence, a death', async (t) => {
   const refusal = (await client.execute('refused', {}, soon(500)).catch((e) => e)) as SnapswitchError
   t.equal(refusal.code, 'HYPERVISOR_REFUSED')
   t.match(refusal.message, /no such thing/)
-  t.equal(await code(client.execute('silent', {}, soon(50))), 'HYPERVISOR_UNREACHABLE')
-  t.equal(await code(client.execute('late', {}, soon(50))), 'HYPERVISOR_UNREACHABLE')
+  t.equal(await code(client.execute('silent', {}, tooSoon(50))), 'HYPERVISOR_UNREACHABLE')
+  t.equal(await code(client.execute('late', {}, tooSoon(50))), 'HYPERVISOR_UNREACHABLE')
   await new Promise((resolve) => setTimeout(resolve, 120))
   t.equal(await client.execute('good', {}, soon(500)), 1, 'a late answer does no harm')
   const event = client.event(() => true, 'anything', soon(5000))

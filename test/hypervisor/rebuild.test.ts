@@ -10,14 +10,14 @@ import { type Inventory, type LiveDevice, pciAddress, takeInventory } from '../.
 import { type Running, rebuildCommandLine } from '../../src/hypervisor/qemu/rebuild.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 
 const device = (id: string | null, driver: string, more: Partial<LiveDevice> = {}): LiveDevice => ({

@@ -10,14 +10,14 @@ import type { LoadRequest } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { forRehearsal } from '../../src/hypervisor/qemu/rehearsal.js'
 import { splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, readReport, soon, until } from './boot-guest.js'
 import { scratch, take } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 
 t.test('deaf and mute', async (t) => {

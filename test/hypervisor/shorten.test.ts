@@ -4,11 +4,11 @@
 import { rmSync } from 'node:fs'
 import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { bootGuest, readCounts, readReport, soon, until } from './boot-guest.js'
 import { bringBack, chainOf, fingerprint, isGapless, scratch, take } from './machines.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 t.test('six images become two, and the snapshots stay as they were', async (t) => {
   const guest = await bootGuest()

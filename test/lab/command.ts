@@ -45,12 +45,12 @@ export async function until<T>(
   ask: () => T | undefined | Promise<T | undefined>,
   everyMs = 50,
 ): Promise<T> {
-  const limit = patience(timeoutMs)
-  const end = performance.now() + limit
+  const began = performance.now()
   for (;;) {
     const answer = await ask()
     if (answer !== undefined) return answer
-    if (performance.now() > end) throw new Error(`${what}: not within ${limit / 1000} s`)
+    const limit = patience(timeoutMs)
+    if (performance.now() > began + limit) throw new Error(`${what}: not within ${limit / 1000} s`)
     await sleep(everyMs)
   }
 }

@@ -18,12 +18,18 @@ export async function listNamespaces(): Promise<string[]> {
 
 /** Every process in a namespace, whoever started it. */
 export async function processesIn(namespace: string): Promise<ProcessId[]> {
-  const listed = await run('ip', ['netns', 'pids', namespace])
+  const listed = await run('ip', ['netns', 'pids', namespace]).catch(async (error) => {
+    if ((await listNamespaces()).includes(namespace)) throw error
+    return ''
+  })
   return listed.split('\n').flatMap((line) => (line === '' ? [] : (identify(Number(line)) ?? [])))
 }
 
+/** It may be gone already: a guardian, or another run's sweep, takes down what it finds, too. */
 export async function deleteNamespace(name: string): Promise<void> {
-  await run('ip', ['netns', 'del', name])
+  await run('ip', ['netns', 'del', name]).catch(async (error) => {
+    if ((await listNamespaces()).includes(name)) throw error
+  })
 }
 
 /** A TAP that stays when its user leaves, as a hypervisor expects it, up. */

@@ -7,11 +7,11 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import type { RestoreReport } from '../../src/api/schemas.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { attempt, run, until } from './command.js'
 import { Lab, type LabPlan } from './lab.js'
 
-t.setTimeout(patience(600_000))
+t.setTimeout(fileLimit(600_000))
 
 const [one, two] = ['10.78.0.1', '10.78.0.2'] as const
 const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 2000 }

@@ -6,6 +6,7 @@ import { quietLink, releaseLeft } from '../../src/linux/ingress.js'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
+import { patience } from '../patience.js'
 import { enterFreshNamespace, run, until } from './namespace.js'
 import { readSysctl } from './sysctl.js'
 import { arpRequest, dhcpDiscover, experimentalFrame, packetSocket, readAll, receiveAll, write } from './wire.js'
@@ -87,7 +88,7 @@ t.test('no IPv6 from the host when the device comes up', async (t) => {
     const { name, link, guest } = lab(t)
     const quiet = isQuiet ? quietLink(links, link) : null
     links.change(link.index, { up: true })
-    const deadline = performance.now() + (isQuiet ? 1500 : 4000)
+    const deadline = performance.now() + (isQuiet ? 1500 : patience(4000))
     let heard = 0
     while (performance.now() < deadline && (isQuiet || heard === 0)) {
       await pause(50)

@@ -37,9 +37,10 @@ export function run(program: string, ...args: string[]): string {
 }
 
 export async function until(condition: () => boolean, what: string, deadlineMs = 5000): Promise<void> {
-  const end = performance.now() + patience(deadlineMs)
+  const began = performance.now()
   while (!condition()) {
-    if (performance.now() > end) throw new Error(`not within ${patience(deadlineMs)} ms: ${what}`)
+    if (performance.now() > began + patience(deadlineMs))
+      throw new Error(`not within ${patience(deadlineMs)} ms: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

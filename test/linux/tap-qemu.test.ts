@@ -8,13 +8,13 @@ import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { LinkCounterReader } from '../../src/linux/stats.js'
 import { createTap } from '../../src/linux/tap.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { enterFreshNamespace, until } from './namespace.js'
 import { writeSysctl } from './sysctl.js'
 import { experimentalFrame, packetSocket, send } from './wire.js'
 
 enterFreshNamespace()
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 /** Long enough for QEMU's main loop to have read whatever it wants to. */
 const settle = () => new Promise((resolve) => setTimeout(resolve, 300))
@@ -64,6 +64,8 @@ t.test('a stopped QEMU takes one frame', async (t) => {
   t.equal(counters.read(index).txPackets, 0)
 
   for (let round = 0; round < 10; round += 1) t.ok(send(ours, experimentalFrame()))
+  const taken = (frames: number) => until(() => counters.read(index).txPackets >= frames, `${frames} frames taken`)
+  await taken(1)
   await settle()
   t.equal(counters.read(index).txPackets, 1, 'one of ten, while stopped from the start')
 
@@ -71,6 +73,7 @@ t.test('a stopped QEMU takes one frame', async (t) => {
   await settle()
   t.equal(counters.read(index).txPackets, 1, 'it runs, but its NIC has no driver yet')
   await command('stop')
+  await taken(2)
   await settle()
   t.equal(counters.read(index).txPackets, 2, 'being stopped, it drops the one it kept and takes the next')
   t.equal(counters.read(index).txDropped, 0, 'and nobody counts the loss')

@@ -8,9 +8,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { repositoryRoot } from '../lab/repository.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 
-t.setTimeout(patience(300_000))
+t.setTimeout(fileLimit(300_000))
 
 const run = promisify(execFile)
 const MODEL = join(repositoryRoot(), 'test/model/snapshot.pml')

@@ -8,10 +8,10 @@ import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { attempt, run } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root } from '../switch/world.js'
 
-t.setTimeout(patience(300_000))
+t.setTimeout(fileLimit(300_000))
 
 /**
  * The files of the repository as git has them, with the packages that are installed here: compiling elsewhere disturbs

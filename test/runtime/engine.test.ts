@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { PerformanceObserver } from 'node:perf_hooks'
 import t from 'tap'
 import { collectGarbage, ENGINE_FLAGS } from '../../src/runtime/engine.js'
+import { until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 
 /** Makes garbage, and says how long all other threads ran of the time that the main one did. */
@@ -54,7 +55,7 @@ t.test('right after a collection the engine has no reason for another', async (t
   })
   observer.observe({ entryTypes: ['gc'] })
   collectGarbage()
-  await new Promise((resolve) => setTimeout(resolve, 20))
+  await until('the collection to be told', 5000, () => (major.length > 0 ? true : undefined), 1)
   const before = major.length
   // About what a cut of a host's machines allocates.
   const kept: object[] = []
@@ -71,5 +72,9 @@ t.test('the command starts with the flags, and then no other thread has a part i
   const given = text.match(/^exec node (.*) "\$0" "\$@"$/m)?.[1].replaceAll("'", '')
   t.equal(given, ENGINE_FLAGS.join(' '))
   const share = (flags: readonly string[]) => Number(execFileSync(process.execPath, [...flags, '-e', garbage]))
-  t.ok(share(ENGINE_FLAGS) < 0.2)
+  // What is compiled late is compiled in another thread, once: a collection would be seen every time.
+  const shares: number[] = []
+  do shares.push(share(ENGINE_FLAGS))
+  while (shares.at(-1)! >= 0.2 && shares.length < 5)
+  t.ok(shares.at(-1)! < 0.2, shares.join(', '))
 })

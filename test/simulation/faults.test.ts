@@ -2,7 +2,7 @@
 // each to be caught, shrunk and drawn, while the same schedule holds without it.
 
 import t from 'tap'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { runCampaign } from './campaign.js'
 import { plantedFaults } from './faults.js'
 import { networkFaults } from './faults-networks.js'
@@ -14,7 +14,7 @@ const SEED = 7_000_000
 const SCHEDULES = 6_000
 const SECONDS = 60
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 
 for (const { name, breaks, plant, adapt } of [...plantedFaults, ...uplinkFaults, ...networkFaults]) {
   t.test(`caught: ${name}`, async (t) => {

@@ -2,7 +2,7 @@
 // again, and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
 
 import t from 'tap'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { describeTally, runCampaign } from './campaign.js'
 import { describeCoverage, events } from './coverage.js'
 
@@ -16,7 +16,7 @@ const FOUND = [
 /** On a slow machine fewer will do. */
 const SECONDS = 90
 
-t.setTimeout(patience(200_000))
+t.setTimeout(fileLimit(200_000))
 
 t.test('every invariant holds under random schedules', async (t) => {
   const { tally, failure } = await runCampaign({ seed: SEED, schedules: SCHEDULES, seconds: SECONDS })

@@ -4,26 +4,38 @@ import { readdirSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import t from 'tap'
 import { sleep, until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
-/** Sends bytes and returns all that comes back until the daemon hangs up, or `ms` have passed. */
-function exchange(path: string, bytes: string | Buffer, ms = 3000): Promise<string> {
+/**
+ * Sends bytes and returns all that comes back until the daemon hangs up. It may do so before it was sent everything;
+ * then what it has answered may be lost on the way, and is asked for again.
+ */
+async function exchange(path: string, bytes: string | Buffer): Promise<string> {
+  for (let tries = 1; ; tries++) {
+    const { text, isCutOff } = await exchangeOnce(path, bytes)
+    if (text !== '' || !isCutOff || tries === 20) return text
+  }
+}
+
+function exchangeOnce(path: string, bytes: string | Buffer): Promise<{ text: string; isCutOff: boolean }> {
   return new Promise((resolve, reject) => {
     const socket = connect(path)
     let text = ''
-    const timer = setTimeout(() => socket.destroy(), ms)
+    let isCutOff = false
+    const timer = setTimeout(() => socket.destroy(), patience(10_000))
     socket.setEncoding('latin1').on('data', (data) => {
       text += data
     })
     socket.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') reject(error)
+      isCutOff = true
     })
     socket.on('close', () => {
       clearTimeout(timer)
-      resolve(text)
+      resolve({ text, isCutOff })
     })
     socket.write(bytes)
   })

@@ -21,7 +21,7 @@ import type { Switch, World } from './world.js'
 const LONG = { deadlineMs: patience(60_000) }
 const BLOCK = 65_536
 const BLOCKS = 16
-const QUIET_MS = 20_000
+const QUIET_MS = patience(20_000)
 
 export type Step =
   | { readonly kind: 'write'; readonly disk: number; readonly block: number }

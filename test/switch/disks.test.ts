@@ -2,11 +2,11 @@
 // SNAPSWITCH_TEST_SEED=N; for long: npm run soak:disks.
 
 import t from 'tap'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { runHistory } from './disks-history.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(300_000))
+t.setTimeout(fileLimit(300_000))
 
 t.test('whatever happens, no disk loses anything, and nothing stays that nobody needs', root, async (t) => {
   const seed = Number(process.env.SNAPSWITCH_TEST_SEED ?? 1)

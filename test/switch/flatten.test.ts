@@ -8,11 +8,11 @@ import { promisify } from 'node:util'
 import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { bootGuest, readReport, until } from '../hypervisor/boot-guest.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from './world.js'
 
 const exec = promisify(execFile)
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 const LONG = { deadlineMs: patience(60_000) }
 
 t.test('three snapshots, the last one flattened', root, async (t) => {

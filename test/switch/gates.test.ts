@@ -17,11 +17,11 @@ import { sleep } from '../lab/command.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 import { writeSysctl } from '../linux/sysctl.js'
 import { packetSocket, readAll, send, withHeader } from '../linux/wire.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { testFrame } from './station.js'
 import { root } from './world.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 const HELD = 5000
 const QUEUE = 1000

@@ -8,10 +8,10 @@ import type { LocalEvent } from '../../src/api/schemas.js'
 import { readCounts, readReport, until } from '../hypervisor/boot-guest.js'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 const LONG = { deadlineMs: patience(30_000) }
 const hook = ['--import', new URL('./kill-hook.js', import.meta.url).href]
 

@@ -10,10 +10,10 @@ import { findProcesses, incarnationOf, killProcess } from '../../src/hypervisor/
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { bootGuest, type Guest, readCounts, readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { chainOf, isGapless, list } from '../hypervisor/machines.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 const LONG = { deadlineMs: patience(30_000) }
 const hook = ['--import', new URL('./kill-hook.js', import.meta.url).href]
 type Tap = Pick<typeof t, 'equal' | 'ok' | 'same' | 'match' | 'teardown' | 'comment'>

@@ -11,10 +11,10 @@ import type { LibvirtDaemon, TestDomain } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'
 import { startLibvirt, withDomains } from '../lab/domains.js'
 import { Lab } from '../lab/lab.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root } from './world.js'
 
-t.setTimeout(patience(280_000))
+t.setTimeout(fileLimit(280_000))
 
 const names = ['qcow2', 'raw'] as const
 const job = { ip: '10.77.0.1/24' }

@@ -8,15 +8,13 @@ import t from 'tap'
 import { openPortSockets, ringSlots } from '../../src/linux/port-sockets.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
 import { run, until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { idOf, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 
 const openDescriptors = () => readdirSync('/proc/self/fd').length
-const packetSockets = async (world: World) =>
-  (await world.in('host', 'cat', '/proc/net/packet')).trim().split('\n').length - 1
 
 async function batch(world: World, label: string, lines: readonly string[]): Promise<void> {
   const file = join(world.directory, 'batch')
@@ -80,16 +78,16 @@ t.test('200 ports come, their datapath is started again, and they go', root, asy
     'in the order of the configuration',
   )
   t.equal(await floods(world, count), count - 1)
-  const sockets = await packetSockets(world)
+  const sockets = await world.packetSockets('host')
   daemon.signal('SIGUSR2')
   await until('the restart', 20_000, async () => {
     const status = await daemon.client.status({ deadlineMs: patience(1000) }).catch(() => undefined)
     return status?.datapathRestarts === 1 ? true : undefined
   })
   t.equal(await floods(world, count), count - 1, 'all work again')
-  await until('the former sockets', 10_000, async () => ((await packetSockets(world)) === sockets ? true : undefined))
+  await t.resolves(world.packetSocketsAre('host', sockets), 'as many sockets as before')
   t.equal(await daemon.stop(), 0)
-  t.equal(await packetSockets(world), 0)
+  t.equal(await world.packetSockets('host'), 0)
   t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/, 'devices are given back')
 })
 
@@ -99,7 +97,7 @@ t.test('what cannot be opened for want of descriptors leaves nothing, and device
   const { code, stderr } = await world.refused('host', file, ['prlimit', '--nofile=90'])
   t.equal(code, 1)
   t.match(stderr, /EMFILE/)
-  t.equal(await packetSockets(world), 0)
+  t.equal(await world.packetSockets('host'), 0)
   t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/)
 })
 
@@ -113,11 +111,13 @@ t.test('ports come and go while others carry frames: these lose none', root, asy
   two!.send(testFrame(0, { to: 1, from: 2 }))
   await one!.collect(1)
   let sent = 0
-  const sending = setInterval(() => {
-    for (let i = 0; i < 5; i++) one!.send(testFrame(++sent, { to: 2, from: 1 }))
-  }, 2)
   const got: number[] = []
   const take = () => void got.push(...two!.received().map(idOf))
+  // Never more under way than any ring holds, whoever gets no processor.
+  const sending = setInterval(() => {
+    take()
+    for (let i = 0; i < 5 && sent - got.length < 500; i++) one!.send(testFrame(++sent, { to: 2, from: 1 }))
+  }, 2)
   const becomes = (what: string, is: () => boolean | Promise<boolean>) =>
     until(what, 10_000, async () => {
       take()
@@ -129,9 +129,9 @@ t.test('ports come and go while others carry frames: these lose none', root, asy
     await world.cable(['three', 'eth0'], ['host', 'three'])
     await becomes('it to be back', async () => (await daemon.port('three')).up)
   }
+  await becomes('frames enough', () => sent > 500)
   clearInterval(sending)
   await becomes('the last frame', () => got.at(-1) === sent).catch(() => undefined)
-  t.ok(sent > 500, `${sent} frames`)
   t.equal(got.length, sent, 'none is lost')
   const { counters } = await daemon.port('one')
   t.equal(counters.kernelDrops, 0)
@@ -157,7 +157,7 @@ t.test('a port that the datapath refuses, and one without a device, leave no des
     await t.rejects(datapath.addPort({ network: 'none', spec, device: { device: 'x', ifindex: 0x7ffffff } }))
     await t.rejects(openPortSockets({ device: 'x', ifindex: 0x7ffffff }, 1))
   }
-  await until('the sockets to be closed', 5000, () => (openDescriptors() === before ? true : undefined))
+  await until('the sockets to be closed', 5000, () => (openDescriptors() <= before ? true : undefined))
   t.pass()
 })
 

@@ -5,10 +5,10 @@ import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { findProcesses, killProcess } from '../../src/hypervisor/shared/process.js'
 import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const LONG = { deadlineMs: patience(30_000) }
 
 t.test('snapshot and restore of one of its networks', root, async (t) => {

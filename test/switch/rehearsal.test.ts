@@ -9,10 +9,10 @@ import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { findProcesses } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 const LONG = { deadlineMs: patience(60_000) }
 
 t.test('images are loaded beside the machines that run; a damaged one is told', root, async (t) => {

@@ -2,13 +2,12 @@
 // Judged by the kernel's bridge on the same devices, which is asked as well what it has learned.
 
 import t from 'tap'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { sleep, until } from '../lab/command.js'
-import { patience } from '../patience.js'
-import { idOf, type Station, stations, testFrame } from './station.js'
+import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { fileLimit, patience } from '../patience.js'
+import { idOf, isOurs, opensWay, type Station, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 const RESERVED = [0x01, 0x80, 0xc2, 0, 0]
 const ALL = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
@@ -41,19 +40,18 @@ const names = Object.keys(probes)
 /** Which of the probes come out at the other port. */
 async function pass(one: Station, two: Station): Promise<string[]> {
   // Devices that have just come up lose what is sent before their carriers are noticed.
-  await until('the first frame', 5000, async () => {
-    one.send(testFrame(names.length, { from: 0x50 }))
-    return (await two.collect(1, undefined, 50)).length > 0 || undefined
-  })
-  await sleep(50)
-  two.received()
+  await opensWay((frame) => one.send(frame), two)
   for (const [id, name] of names.entries()) {
     const bytes = testFrame(id)
     bytes.set([...probes[name]!.to, ...probes[name]!.from])
     one.send(bytes)
   }
   one.send(testFrame(names.length, { from: 0x50 }))
-  const came = await two.collect(names.length + 1, undefined, 500)
+  const came: FrameCopy[] = []
+  await two.collect(1, (copy) => {
+    if (isOurs(copy)) came.push(copy)
+    return isOurs(copy) && idOf(copy) === names.length
+  })
   const ids = came.map(idOf)
   if (ids.at(-1) !== names.length) throw new Error('the last frame must pass')
   for (const frame of came.slice(0, -1)) {

@@ -8,7 +8,7 @@ import { check, Errno, errnoName, libc } from '../../src/linux/libc.js'
 import { closePortSocketsNow, openPortSocketsNow, type PortSockets } from '../../src/linux/port-sockets.js'
 import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
-import { until } from '../lab/command.js'
+import { sleep, until } from '../lab/command.js'
 
 const CLONE_NEWNET = 0x40000000
 
@@ -90,6 +90,32 @@ export class Station {
     this.port.close()
     closePortSocketsNow({ ...this.#sockets, aside: this.port.asideFd })
   }
+}
+
+let probes = 0x4000_0000
+
+/**
+ * Returns when a way is open: when a frame that `write` sends has come to each station. It is repeated, each time with
+ * another id, until the last one sent is there: what was sent before it has come by then, too, or is lost, and no copy
+ * comes later. What else the stations have received is dropped.
+ */
+export async function opensWay(write: (frame: Uint8Array) => unknown, ...stations: Station[]): Promise<void> {
+  await until('the way to be open', 10_000, async () => {
+    const id = probes++
+    write(testFrame(id))
+    const arrived = stations.map((station) => station.collect(1, (copy) => isOurs(copy) && idOf(copy) === id, 200))
+    return (await Promise.all(arrived)).every((frames) => frames.length > 0) ? true : undefined
+  })
+  for (const station of stations) station.received()
+}
+
+/** Drops what the stations receive, until nothing has come for a moment. */
+export async function untilQuiet(...stations: Station[]): Promise<void> {
+  await until('silence', 10_000, async () => {
+    for (const station of stations) station.received()
+    await sleep(200)
+    return stations.every((station) => station.received().length === 0) ? true : undefined
+  })
 }
 
 /** Stations on `eth0` of endpoints, closed when the test ends. */

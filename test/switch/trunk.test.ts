@@ -2,12 +2,12 @@
 // at the far side whatever the ends offload.
 
 import t from 'tap'
-import { sleep, until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { until } from '../lab/command.js'
+import { fileLimit, patience } from '../patience.js'
 import { stations, tagsArrive } from './station.js'
 import { type Running, root, World } from './world.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 
 const MIB = 1024 * 1024
 
@@ -52,12 +52,14 @@ async function iperf(
   return { bytes, mbits: Math.round(bits_per_second / 1e6), retransmits: end.sum_sent.retransmits }
 }
 
+const RIGHT = / \(correct\)|\[udp sum ok\]/
+
 /** Lines of a verbose capture: how many packets, and how many with a checksum that is wrong. */
 async function verdicts(capture: Running): Promise<{ correct: number; wrong: string[] }> {
   const text = await capture.stop()
   const lines = text.split('\n')
   return {
-    correct: lines.filter((line) => / \(correct\)|\[udp sum ok\]/.test(line)).length,
+    correct: lines.filter((line) => RIGHT.test(line)).length,
     wrong: lines.filter((line) => /incorrect|bad (udp )?cksum|wrong/i.test(line)),
   }
 }
@@ -75,6 +77,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
     const { bytes, mbits, retransmits } = await iperf(world, '-n', '100M')
     t.comment(`${mbits} Mbit/s, ${retransmits} retransmits`)
     t.ok(bytes > 50 * MIB, `${bytes} bytes arrived`)
+    for (const capture of [onTrunk, atEnd]) await capture.says(/ethertype/, 500)
     const trunkLines = (await onTrunk.stop()).split('\n').filter((line) => line.includes('ethertype'))
     const endLines = (await atEnd.stop()).split('\n').filter((line) => line.includes('ethertype'))
     t.ok(trunkLines.length > 100 && endLines.length > 100, 'both captures saw the traffic')
@@ -94,7 +97,7 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
     const [sender, receiver] = stations(t, world, 'one', 'two')
     const onTrunk = await world.capture('b', 'trunk', 'ether', 'src', '02:00:00:00:00:01')
     await tagsArrive(t, sender, receiver)
-    await sleep(100)
+    await onTrunk.says(/vlan 200/)
     const seen = await onTrunk.stop()
     t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan [1-4], p 0, ethertype 802\.1Q.*vlan 100, p 3/)
     t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan [1-4], p 0, ethertype 802\.1Q-QinQ.*vlan 200/)
@@ -129,6 +132,7 @@ for (const offloads of [
     if (udp instanceof Error) t.fail(udp.message)
     const { bytes } = await iperf(world, '-n', '20M')
     t.ok(bytes > 10 * MIB, `${bytes} bytes arrived`)
+    await capture.says(RIGHT, 100)
     const { correct, wrong } = await verdicts(capture)
     t.same(wrong, [])
     t.ok(correct > 20, `${correct} correct checksums`)

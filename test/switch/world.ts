@@ -125,7 +125,10 @@ export class World {
     return new Running(child)
   }
 
-  /** Packets that pass a device, a line each as tcpdump -nn -e -vv says it. */
+  /**
+   * Packets that pass a device, a line each as tcpdump -nn -e -vv says it. It says them when it gets a processor: what
+   * must have been seen is waited for (`Running.says`).
+   */
   async capture(label: string, device: string, ...filter: string[]): Promise<Running> {
     const options = ['--immediate-mode', '-l', '-nn', '-e', '-vv', '-i', device]
     const running = await this.start(label, 'tcpdump', ...options, ...filter)
@@ -134,7 +137,34 @@ export class World {
   }
 
   pings(from: string, address: string, ...more: string[]): Promise<CommandResult> {
-    return this.try(from, 'ping', '-n', '-q', '-c', '3', '-i', '0.05', '-W', '2', ...more, address)
+    const wait = String(Math.ceil(patience(2000) / 1000))
+    return this.try(from, 'ping', '-n', '-q', '-c', '3', '-i', '0.05', '-W', wait, ...more, address)
+  }
+
+  /** Packet sockets that are open in a namespace. */
+  async packetSockets(label: string): Promise<number> {
+    return (await this.in(label, 'cat', '/proc/net/packet')).trim().split('\n').length - 1
+  }
+
+  /** Returns when so many are: a port's sockets close on threads of their own, when a grace period is over. */
+  async packetSocketsAre(label: string, count: number): Promise<void> {
+    let found = -1
+    await until('packet sockets', 10_000, async () => {
+      found = await this.packetSockets(label)
+      return found === count ? true : undefined
+    }).catch(() => {
+      throw new Error(`${found} packet sockets in ${label}, and not ${count}`)
+    })
+  }
+
+  /**
+   * Waits until the kernel has noticed what became of a device's carrier: it tells RUNNING and `state` from a queue of
+   * work, a moment later than LOWER_UP (net/core/link_watch.c).
+   */
+  async linkSays(label: string, device: string, pattern: RegExp): Promise<void> {
+    await until(`${device} to be ${pattern}`, 5000, async () =>
+      pattern.test(await this.ip(label, '-o', 'link', 'show', device)) ? true : undefined,
+    )
   }
 
   /** A configuration file for a daemon in `host`, its socket and state directory in this world. */
@@ -191,11 +221,14 @@ export class World {
 /** A program under way. */
 export class Running {
   readonly child: ChildProcess
+  /** It has ended, and all that it has printed is here. */
+  readonly closed: Promise<void>
   stdout = ''
   stderr = ''
 
   constructor(child: ChildProcess) {
     this.child = child
+    this.closed = new Promise((resolve) => child.once('close', () => resolve()))
     child.stdout!.setEncoding('utf8').on('data', (text: string) => {
       this.stdout += text
     })
@@ -204,15 +237,25 @@ export class Running {
     })
   }
 
+  /** Returns when it has printed `count` times what fits, or has not for long: whoever asks says what is missing. */
+  async says(pattern: RegExp, count = 1): Promise<void> {
+    const all = new RegExp(pattern.source, `g${pattern.flags.replace('g', '')}`)
+    const enough = () => ((this.stdout.match(all)?.length ?? 0) >= count ? true : undefined)
+    await until(String(pattern), 5000, enough, 10).catch(() => undefined)
+  }
+
   /** Ends it as Ctrl-C does and returns what it printed. */
   async stop(): Promise<string> {
-    await endChild(this.child, 'SIGINT')
+    if (isRunning(this.child)) this.child.kill('SIGINT')
+    await this.closed
     return this.stdout
   }
 }
 
+const isRunning = (child: ChildProcess) => child.exitCode === null && child.signalCode === null
+
 async function endChild(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
+  if (!isRunning(child)) return
   const closed = new Promise((resolve) => child.once('close', resolve))
   child.kill(signal)
   await closed
@@ -242,7 +285,7 @@ export class Switch {
   }
 
   get running(): boolean {
-    return this.#child !== null && this.#child.exitCode === null && this.#child.signalCode === null
+    return this.#child !== null && isRunning(this.#child)
   }
 
   async start(): Promise<void> {
@@ -294,8 +337,13 @@ export class Switch {
     if (this.#child !== null) await endChild(this.#child, 'SIGKILL')
   }
 
+  /** Nothing happens when it has ended. */
   signal(name: NodeJS.Signals | number): void {
-    process.kill(this.pid, name)
+    try {
+      process.kill(this.pid, name)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    }
   }
 
   /** Its exit code, null when a signal has ended it. */
