@@ -87,12 +87,12 @@ export class SocketAgents implements Agents {
   readonly #clients: ReadonlyMap<string, SwitchClient>
   #collecting: NodeJS.Immediate | undefined
 
-  /** `sockets`: host -> path of its switch daemon's socket. */
+  /** `sockets`: host -> address of its switch daemon. */
   constructor(network: string, sockets: Readonly<Record<string, string>>) {
     this.#network = network
     const entries = Object.entries(sockets)
     this.#clients = new Map(
-      entries.map(([host, path]) => [host, new SwitchClient(path, `the switch daemon of host ${host}`)]),
+      entries.map(([host, address]) => [host, new SwitchClient(address, `the switch daemon of host ${host}`)]),
     )
   }
 

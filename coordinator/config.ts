@@ -3,7 +3,9 @@
 import { dirname, resolve } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
 import { loadConfigFile } from '../src/api/config-file.js'
+import { describeEndpoint, endpointFrom, parseEndpoint } from '../src/api/endpoint.js'
 import { Name } from '../src/api/schemas.js'
+import { asSnapswitchError } from '../src/errors/errors.js'
 
 const closed = { additionalProperties: false } as const
 
@@ -46,19 +48,27 @@ export type CoordinatorConfig = Static<typeof CoordinatorConfigSchema>
  */
 export function loadCoordinatorConfig(file: string): CoordinatorConfig {
   const config = loadConfigFile(file, CoordinatorConfigSchema)
-  const absolute = (path: string) => resolve(dirname(resolve(file)), path)
+  const folder = dirname(resolve(file))
+  /** As whoever is in another folder says it. */
+  const addressOf = (text: string, at: readonly string[]) => {
+    try {
+      return describeEndpoint(endpointFrom(folder, parseEndpoint(text)))
+    } catch (error) {
+      throw config.fault(at, asSnapswitchError(error).message)
+    }
+  }
   const networks: CoordinatorConfig['networks'] = {}
   for (const [network, { hosts }] of Object.entries(config.value.networks)) {
     const seen = new Map<string, string>()
     for (const [host, { socket }] of Object.entries(hosts)) {
-      const path = absolute(socket)
-      const other = seen.get(path)
-      if (other !== undefined) {
-        throw config.fault(['networks', network, 'hosts', host, 'socket'], `hosts ${other} and ${host} share a socket`)
-      }
-      seen.set(path, host)
+      const at = ['networks', network, 'hosts', host, 'socket']
+      const address = addressOf(socket, at)
+      const other = seen.get(address)
+      if (other !== undefined) throw config.fault(at, `hosts ${other} and ${host} share a socket`)
+      seen.set(address, host)
     }
     networks[network] = { hosts: Object.fromEntries([...seen].map(([socket, host]) => [host, { socket }])) }
   }
-  return { ...config.value, networks, socket: absolute(config.value.socket), store: absolute(config.value.store) }
+  const socket = addressOf(config.value.socket, ['socket'])
+  return { ...config.value, networks, socket, store: resolve(folder, config.value.store) }
 }

@@ -1,5 +1,6 @@
 // `snapswitch coordinator --config FILE`: starts everything, and takes it down in order when a signal stops it.
 
+import { parseEndpoint } from '../src/api/endpoint.js'
 import { version } from '../src/api/version.js'
 import { lockDirectory } from '../src/linux/directory-lock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
@@ -15,7 +16,7 @@ export async function runCoordinator(configPath: string): Promise<void> {
   const catalogue = new Catalogue(config.store)
   await catalogue.open()
   const coordinator = new Coordinator({ config, catalogue, logger, version })
-  const api = await createCoordinatorApi(coordinator, { socketPath: config.socket, logger, version })
+  const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(config.socket), logger, version })
   try {
     await api.check()
     lockDirectory(config.store)

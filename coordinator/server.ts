@@ -2,6 +2,7 @@
 
 import { Type } from '@sinclair/typebox'
 import type { Logger } from 'pino'
+import type { Endpoint } from '../src/api/endpoint.js'
 import { routes } from '../src/api/paths.js'
 import {
   AuditReport,
@@ -31,7 +32,7 @@ const oneSnapshot = Type.Object({ network: Type.String(), name: Type.String() })
 
 export async function createCoordinatorApi(
   coordinator: Coordinator,
-  options: { readonly socketPath: string; readonly logger: Logger; readonly version: string },
+  options: { readonly endpoint: Endpoint; readonly logger: Logger; readonly version: string },
 ): Promise<Api> {
   const api = await createApi({ ...options, title: 'snapswitch coordinator' })
   const { app } = api

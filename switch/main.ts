@@ -1,6 +1,7 @@
 // The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
 
 import { setTimeout as pause } from 'node:timers/promises'
+import { parseEndpoint } from '../src/api/endpoint.js'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
@@ -96,7 +97,8 @@ export async function runSwitch(configPath: string): Promise<void> {
   const agent = new Agent(host, wanted, disks)
   const reconfiguration = new Reconfiguration(host, wanted, agent.sessions, defaultSettings())
   const reload = new Reload(configPath, config, reconfiguration, manager, log)
-  const api = await createApi({ socketPath: config.api.socket, logger: log, title: 'snapswitch switch', version })
+  const endpoint = parseEndpoint(config.api.socket)
+  const api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
   // Before anything that there could be something to tell of.
   const metrics = metricsOf(host, agent, wanted)
   addRoutes(api.app, host, agent, disks, wanted, reload, () => metrics)

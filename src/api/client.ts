@@ -3,6 +3,7 @@
 import type { Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { type CallOptions, Connection } from './connection.js'
+import { parseEndpoint } from './endpoint.js'
 import { pathOf } from './paths.js'
 import {
   AuditReport,
@@ -95,9 +96,10 @@ const healthQuery = ({ health }: { readonly health?: boolean }) => (health === t
 export class SwitchClient {
   readonly #connection: Connection
 
-  constructor(socketPath: string, who = 'the switch daemon') {
+  /** `address`: as `parseEndpoint` reads it. Throws ENDPOINT_INVALID. */
+  constructor(address: string, who = 'the switch daemon') {
     const whenUnreachable = 'Start it with `snapswitch switch --config FILE`, or name its socket with --socket.'
-    this.#connection = new Connection({ socketPath, who, whenUnreachable })
+    this.#connection = new Connection({ endpoint: parseEndpoint(address), who, whenUnreachable })
   }
 
   status(options: CallOptions): Promise<SwitchStatus> {
@@ -246,9 +248,10 @@ export class SwitchClient {
 export class CoordinatorClient {
   readonly #connection: Connection
 
-  constructor(socketPath: string, who = 'the coordinator') {
+  /** `address`: as `parseEndpoint` reads it. Throws ENDPOINT_INVALID. */
+  constructor(address: string, who = 'the coordinator') {
     const whenUnreachable = 'Start it with `snapswitch coordinator --config FILE`, or name its socket with --socket.'
-    this.#connection = new Connection({ socketPath, who, whenUnreachable })
+    this.#connection = new Connection({ endpoint: parseEndpoint(address), who, whenUnreachable })
   }
 
   status(options: CallOptions): Promise<CoordinatorStatus> {

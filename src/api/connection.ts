@@ -1,9 +1,10 @@
-// HTTP to a daemon's unix socket: every call has a deadline, every answer a bound and a schema, every failure a code.
+// HTTP to a daemon: every call has a deadline, every answer a bound and a schema, every failure a code.
 
 import type { Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { type Dispatcher, Pool } from 'undici'
 import { type ErrorReport, SnapswitchError } from '../errors/errors.js'
+import { describeEndpoint, type Endpoint, poolFor } from './endpoint.js'
 import { ErrorReportSchema } from './schemas.js'
 import { describeFinding, type Validator, validator } from './validate.js'
 
@@ -15,7 +16,7 @@ export interface CallOptions {
 }
 
 export interface ConnectionOptions {
-  readonly socketPath: string
+  readonly endpoint: Endpoint
   /** For messages: `the switch daemon of host a`. */
   readonly who: string
   /** What to do when nobody answers on the socket; a full sentence. */
@@ -25,6 +26,8 @@ export interface ConnectionOptions {
 /** Longest JSON answer and longest line of a stream, bytes. A manifest of 64 machines is well under one MiB. */
 export const answerLimit = 16 * 1024 * 1024
 export const lineLimit = 4 * 1024 * 1024
+
+const CONNECT_MS = 5_000
 
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
@@ -36,15 +39,9 @@ export class Connection {
 
   constructor(options: ConnectionOptions) {
     this.#options = options
+    const { origin, options: way } = poolFor(options.endpoint, CONNECT_MS)
     // Deadlines are per call, below; undici's own would cut long streams and loads.
-    this.#pool = new Pool('http://snapswitch', {
-      socketPath: options.socketPath,
-      connections: 16,
-      pipelining: 1,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      connect: { timeout: 5_000, socketPath: options.socketPath },
-    })
+    this.#pool = new Pool(origin, { ...way, connections: 16, pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })
   }
 
   get who(): string {
@@ -191,7 +188,7 @@ export class Connection {
     if (code === 'EACCES' || code === 'EPERM') {
       return new SnapswitchError(
         'PERMISSION',
-        `may not open ${this.#options.socketPath}`,
+        `may not open ${describeEndpoint(this.#options.endpoint)}`,
         'Run the command as root, or as a member of the group that owns the socket.',
         thrown,
       )
@@ -199,7 +196,7 @@ export class Connection {
     const reason = unreachableReasons[code ?? ''] ?? message
     return new SnapswitchError(
       'SOCKET_UNREACHABLE',
-      `${this.who} does not answer on ${this.#options.socketPath}: ${reason}`,
+      `${this.who} does not answer on ${describeEndpoint(this.#options.endpoint)}: ${reason}`,
       this.#options.whenUnreachable,
       thrown,
     )

@@ -1,4 +1,4 @@
-// What both daemons' APIs share: fastify on a unix socket, schema validation, errors as reports, streams, OpenAPI.
+// What both daemons' APIs share: fastify at an endpoint, schema validation, errors as reports, streams, OpenAPI.
 
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
@@ -18,8 +18,8 @@ import Fastify, {
 } from 'fastify'
 import type { Logger } from 'pino'
 import { asSnapswitchError, type ErrorCode, type ErrorReport, SnapswitchError } from '../errors/errors.js'
+import { checkEndpoint, type Endpoint, listenAt } from './endpoint.js'
 import { routes } from './paths.js'
-import { bindSocket, prepareSocket } from './unix-socket.js'
 import { describeFinding, validator } from './validate.js'
 
 export type ApiInstance = FastifyInstance<
@@ -31,7 +31,7 @@ export type ApiInstance = FastifyInstance<
 >
 
 export interface ApiOptions {
-  readonly socketPath: string
+  readonly endpoint: Endpoint
   readonly logger: Logger
   /** For the OpenAPI document. */
   readonly title: string
@@ -135,8 +135,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
 
   return {
     app,
-    check: () => prepareSocket(options.socketPath),
-    listen: () => listen(app, options.socketPath),
+    check: () => checkEndpoint(options.endpoint),
+    listen: () => listen(app, options.endpoint),
     close: (graceMs = 2_000) => close(app, graceMs),
   }
 }
@@ -233,9 +233,9 @@ function invalidRequest(message: string, cause?: unknown): SnapswitchError {
   )
 }
 
-async function listen(app: ApiInstance, path: string): Promise<void> {
+async function listen(app: ApiInstance, endpoint: Endpoint): Promise<void> {
   await app.ready()
-  await bindSocket(path, () => app.listen({ path }))
+  await listenAt(endpoint, (address) => app.listen({ ...address }))
 }
 
 async function close(app: ApiInstance, graceMs: number): Promise<void> {

@@ -1,7 +1,9 @@
 // What the commands' options mean: sockets, durations, placements. Wrong ones are usage errors (exit code 2).
 
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { parseEndpoint } from '../api/endpoint.js'
 import { isName } from '../api/names.js'
+import { asSnapswitchError } from '../errors/errors.js'
 
 export const defaultSwitchSocket = '/run/snapswitch/switch.sock'
 export const defaultCoordinatorSocket = '/run/snapswitch/coordinator.sock'
@@ -36,8 +38,13 @@ export function withCoordinatorSocket(command: Command): Command {
 
 /** An empty path, as from a variable that is not set, is no path. */
 export function parseSocket(text: string): string {
-  if (text === '') throw new InvalidArgumentError('Give the path of a unix socket.')
-  return text
+  try {
+    parseEndpoint(text)
+    return text
+  } catch (error) {
+    const { message, action } = asSnapswitchError(error)
+    throw new InvalidArgumentError(text === '' ? action : `${message}. ${action}`)
+  }
 }
 
 const units: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }

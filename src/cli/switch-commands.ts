@@ -3,6 +3,7 @@
 import type { Command } from 'commander'
 import { SwitchClient } from '../api/client.js'
 import { Connection } from '../api/connection.js'
+import { parseEndpoint } from '../api/endpoint.js'
 import { checkedName, unknownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
 import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
@@ -75,9 +76,9 @@ const isEitherStatus = Object.assign(
   { findings: () => isSwitchStatus.findings() },
 )
 
-async function askStatus(socketPath: string, who: string): Promise<SwitchStatus | CoordinatorStatus> {
+async function askStatus(address: string, who: string): Promise<SwitchStatus | CoordinatorStatus> {
   const whenUnreachable = 'Start the daemon (`snapswitch switch` or `snapswitch coordinator`), or give its --socket.'
-  const connection = new Connection({ socketPath, who, whenUnreachable })
+  const connection = new Connection({ endpoint: parseEndpoint(address), who, whenUnreachable })
   try {
     return await connection.json('GET', pathOf('status', {}), isEitherStatus, { deadlineMs: callMs })
   } finally {

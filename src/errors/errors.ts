@@ -23,6 +23,7 @@ export const errorCodes = {
   SYSCALL: 'a system call failed',
   PERMISSION: 'the process lacks a capability that it needs',
   SOCKET_UNREACHABLE: 'a daemon’s API socket does not answer',
+  ENDPOINT_INVALID: 'the address of a daemon’s API is none that can be used',
   REQUEST_INVALID: 'an API request does not fit its schema',
   REQUEST_TIMEOUT: 'a daemon did not answer within the deadline',
   NAME_INVALID: 'a name has characters that names may not have',

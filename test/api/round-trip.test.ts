@@ -9,6 +9,7 @@ import { Type } from '@sinclair/typebox'
 import t, { type Test } from 'tap'
 import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
 import { Connection, lineLimit, splitLines } from '../../src/api/connection.js'
+import { parseEndpoint } from '../../src/api/endpoint.js'
 import { pathOf, routes } from '../../src/api/paths.js'
 import { CreateRequest, type Progress } from '../../src/api/schemas.js'
 import { createApi, streamNdjson, uploadOf } from '../../src/api/server.js'
@@ -16,16 +17,21 @@ import { validator } from '../../src/api/validate.js'
 import { type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
 import { silent, workDirectory } from '../coordinator/fake-switch.js'
 import { preflightOf } from '../coordinator/fixtures.js'
+import { until } from '../lab/command.js'
 import { patience } from '../patience.js'
 
-const soon = { deadlineMs: patience(2_000) }
+const soon = { deadlineMs: patience(patience(2000)) }
 const anything = validator(Type.Unknown())
 
 async function api(t: Test) {
   const socketPath = join(await workDirectory(t), 'run', 'api.sock')
-  const made = await createApi({ socketPath, logger: silent, title: 'test', version: '1' })
+  const made = await createApi({ endpoint: parseEndpoint(socketPath), logger: silent, title: 'test', version: '1' })
   t.teardown(() => made.close(0))
-  const connection = new Connection({ socketPath, who: 'the daemon', whenUnreachable: 'Start it.' })
+  const connection = new Connection({
+    endpoint: parseEndpoint(socketPath),
+    who: 'the daemon',
+    whenUnreachable: 'Start it.',
+  })
   t.teardown(() => connection.close())
   const client = new SwitchClient(socketPath)
   t.teardown(() => client.close())
@@ -153,7 +159,7 @@ t.test('a silent server', async (t) => {
 
 t.test('a server that falls silent in the middle of a stream, or closes it', async (t) => {
   const item = JSON.stringify({ type: 'paused', vm: 'vm1', atUs: 1 })
-  const take = async (speak: (socket: Socket) => void, deadlineMs = 300) => {
+  const take = async (speak: (socket: Socket) => void, deadlineMs = patience(300)) => {
     const client = new SwitchClient(await rawServer(t, speak))
     t.teardown(() => client.close())
     const seen: unknown[] = []
@@ -170,15 +176,15 @@ t.test('a server that falls silent in the middle of a stream, or closes it', asy
     setTimeout(() => socket.destroy(), 50)
   }
   t.match(await take(start), { seen: { length: 1 }, code: 'REQUEST_TIMEOUT' })
-  t.match(await take(breakOff, 2_000), {
+  t.match(await take(breakOff, patience(2000)), {
     seen: { length: 1 },
     code: 'SOCKET_UNREACHABLE',
   })
-  t.match(await take((s) => s.end(chunked + chunk(item.slice(0, 10)) + chunk('')), 2_000), {
+  t.match(await take((s) => s.end(chunked + chunk(item.slice(0, 10)) + chunk('')), patience(2000)), {
     code: 'SOCKET_UNREACHABLE',
   })
-  t.match(await take((s) => s.end(chunked + chunk('{nonsense}\n') + chunk('')), 2_000), { code: 'INTERNAL' })
-  t.match(await take((s) => s.end('SSH-2.0-OpenSSH\r\n'), 2_000), { code: 'SOCKET_UNREACHABLE' })
+  t.match(await take((s) => s.end(chunked + chunk('{nonsense}\n') + chunk('')), patience(2000)), { code: 'INTERNAL' })
+  t.match(await take((s) => s.end('SSH-2.0-OpenSSH\r\n'), patience(2000)), { code: 'SOCKET_UNREACHABLE' })
 })
 
 t.test('a line without end is cut off at its bound', async (t) => {
@@ -243,7 +249,7 @@ t.test('a stream of objects: as they come, an error as its last line, ended when
   for await (const progress of client.create({ network: 'lab0', name: 'x' }, soon)) types.push(progress.type)
   t.same(types, ['step', 'step', 'step', 'step', 'error'])
   for await (const _ of client.create({ network: 'lab0', name: 'x' }, soon)) break
-  for (let wait = 0; ended < 2 && wait < 100; wait++) await new Promise((resolve) => setTimeout(resolve, 10))
+  await until('the end', 5000, () => (ended >= 2 ? true : undefined), 10).catch(() => undefined)
   t.equal(ended, 2, 'the server stopped producing for a reader that left')
 })
 
@@ -272,11 +278,16 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
   const { listen, socketPath, close } = await api(t)
   await listen()
   t.equal((await stat(socketPath)).mode & 0o777, 0o660)
-  const second = await createApi({ socketPath, logger: silent, title: 'test', version: '1' })
+  const second = await createApi({ endpoint: parseEndpoint(socketPath), logger: silent, title: 'test', version: '1' })
   await t.rejects(second.listen(), { code: 'DEVICE_BUSY', message: /another daemon listens/ })
   await second.close(0)
   t.ok((await stat(socketPath)).isSocket(), 'the refused one has not removed it')
-  const long = { socketPath: `${socketPath}${'x'.repeat(108)}`, logger: silent, title: 'test', version: '1' }
+  const long = {
+    endpoint: parseEndpoint(`${socketPath}${'x'.repeat(108)}`),
+    logger: silent,
+    title: 'test',
+    version: '1',
+  }
   await t.rejects(
     (await createApi(long)).listen(),
     { code: 'SYSCALL', message: /107 fit/ },
@@ -290,12 +301,12 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
   const script = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`
   t.throws(() => execFileSync(process.execPath, ['-e', script]), 'a daemon that was killed')
   t.ok((await stat(path)).isSocket(), 'leaves its socket')
-  const next = await createApi({ socketPath: path, logger: silent, title: 'test', version: '1' })
+  const next = await createApi({ endpoint: parseEndpoint(path), logger: silent, title: 'test', version: '1' })
   await next.listen()
   await next.close(0)
 
   await writeFile(path, 'precious')
-  const third = await createApi({ socketPath: path, logger: silent, title: 'test', version: '1' })
+  const third = await createApi({ endpoint: parseEndpoint(path), logger: silent, title: 'test', version: '1' })
   await t.rejects(third.listen(), { code: 'DEVICE_BUSY', message: /is no socket/ })
   await third.close(0)
   t.ok((await stat(path)).isFile(), 'what is no socket is left alone')

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
 import { createCoordinatorApi } from '../../coordinator/server.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
+import { parseEndpoint } from '../../src/api/endpoint.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { version } from '../../src/api/version.js'
 import { run } from '../../src/cli/main.js'
@@ -49,7 +50,7 @@ async function lab(t: Test) {
   const config = { socket, store: join(directory, 'store'), log: 'silent', networks } as const
   const catalogue = new Catalogue(config.store)
   const coordinator = new Coordinator({ config, catalogue, logger: silent, version })
-  const api = await createCoordinatorApi(coordinator, { socketPath: socket, logger: silent, version })
+  const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(socket), logger: silent, version })
   await api.listen()
   t.teardown(async () => {
     await coordinator.stop(100)

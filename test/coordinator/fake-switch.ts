@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pino } from 'pino'
+import { parseEndpoint } from '../../src/api/endpoint.js'
 import { type RouteName, routes } from '../../src/api/paths.js'
 import type {
   DiscardRequest,
@@ -71,7 +72,7 @@ export class FakeSwitch {
   }
 
   async start(): Promise<void> {
-    const api = await createApi({ socketPath: this.socketPath, logger: silent, title: 'fake', version })
+    const api = await createApi({ endpoint: parseEndpoint(this.socketPath), logger: silent, title: 'fake', version })
     this.#addRoutes(api)
     await api.listen()
     this.#api = api
