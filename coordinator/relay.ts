@@ -14,8 +14,8 @@ const lookEveryMs = 250
 export interface RelayOptions {
   readonly network: string
   readonly snapshot: string
-  readonly source: SwitchClient
-  readonly target: SwitchClient
+  readonly source: Pick<SwitchClient, 'downloadFile'>
+  readonly target: Pick<SwitchClient, 'uploadFile'>
   /** Milliseconds until it must be done. */
   readonly timeoutMs: number
   readonly signal?: AbortSignal

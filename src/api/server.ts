@@ -95,6 +95,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     // Uploads of images may take long; a client that stops in the middle of its headers may not.
     requestTimeout: 3_600_000,
     keepAliveTimeout: 5_000,
+    // How often node looks for clients that are beyond their time; 30 s unless said.
+    http: { connectionsCheckingInterval: 5_000 },
     // Names are at most 63 characters, digests 64: anything longer is no parameter of ours.
     routerOptions: { maxParamLength: 128 },
     return503OnClosing: true,

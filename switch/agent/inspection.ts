@@ -22,9 +22,17 @@ export interface Inspected {
   readonly error: ErrorReport | null
 }
 
+/** What is asked of a machine. */
+export type Inspectable = Pick<MachineControl, 'inspect' | 'definition'>
+
+/** How machines are asked. */
+export interface Asked extends Pick<Machines, 'spec'> {
+  using<T>(vm: string, deadline: Deadline, use: (control: Inspectable) => Promise<T>): Promise<T>
+}
+
 /** In the order of `vms`. Never throws, and is done by the deadline. */
 export function inspectMachines(
-  machines: Pick<Machines, 'spec' | 'using'>,
+  machines: Asked,
   vms: readonly string[],
   deadline: Deadline,
   clock: Clock = systemClock,
@@ -54,7 +62,7 @@ export function inspectMachines(
 }
 
 /** Why it could not be started again from a snapshot; null when nothing speaks against it. */
-const refusalOf = (control: MachineControl, deadline: Deadline): Promise<SnapswitchError | null> =>
+const refusalOf = (control: Inspectable, deadline: Deadline): Promise<SnapswitchError | null> =>
   control.definition(deadline).then(
     () => null,
     (thrown) => asSnapswitchError(thrown),

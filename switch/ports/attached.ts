@@ -1,12 +1,13 @@
 // Ports with devices and without: what happens when a device is taken and when it is let go. A device is known by its
 // index from when it was taken: it may be renamed, and its name be another's then.
 
+import type { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { parseMac } from '../../src/frame/mac.js'
 import type { SocketHandover } from '../../src/linux/handover.js'
 import type { Link } from '../../src/linux/link.js'
-import type { Datapath } from '../datapath/datapath.js'
+import type { Datapath, DatapathEvents } from '../datapath/datapath.js'
 import type { PortSpec } from '../forwarding/port-state.js'
 import { Attachment } from './attachment.js'
 import { DeviceList } from './device-list.js'
@@ -17,8 +18,12 @@ import { alreadyPort, checkTrunkRoom, loopError } from './problems.js'
 import { fieldsOf, type PortEntry } from './table.js'
 import type { UnreadFrames } from './unread.js'
 
+/** What ports need of the datapath. */
+export type PortsDatapath = Pick<Datapath, 'addPort' | 'removePort' | 'changePort' | 'portChanged' | 'counters'> &
+  Pick<EventEmitter<DatapathEvents>, 'on'>
+
 export class AttachedPorts extends PortDevices {
-  protected readonly datapath: Datapath
+  protected readonly datapath: PortsDatapath
   protected readonly log: Logger
   protected readonly unread: UnreadFrames
   protected readonly devices = new DeviceList(this.links)
@@ -34,7 +39,7 @@ export class AttachedPorts extends PortDevices {
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
   #turn: Promise<unknown> = Promise.resolve()
 
-  constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
+  constructor(datapath: PortsDatapath, unread: UnreadFrames, log: Logger) {
     super()
     this.datapath = datapath
     this.unread = unread

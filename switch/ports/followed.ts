@@ -5,8 +5,7 @@ import { asSnapswitchError } from '../../src/errors/errors.js'
 import { isLocked } from '../../src/linux/device-lock.js'
 import { releaseLeft } from '../../src/linux/ingress.js'
 import { isCalled, type Link } from '../../src/linux/link.js'
-import type { Datapath } from '../datapath/datapath.js'
-import { AttachedPorts, macOf, namesOf } from './attached.js'
+import { AttachedPorts, macOf, namesOf, type PortsDatapath } from './attached.js'
 import { NO_DEVICE } from './devices.js'
 import { goneError, slaveError } from './problems.js'
 import { fieldsOf, type PortEntry } from './table.js'
@@ -23,7 +22,7 @@ export class FollowedPorts extends AttachedPorts {
   #nextSearch = 0
   #nextRenewal = 0
 
-  constructor(datapath: Datapath, unread: UnreadFrames, log: Logger) {
+  constructor(datapath: PortsDatapath, unread: UnreadFrames, log: Logger) {
     super(datapath, unread, log)
     this.warnings = new PortWarnings(log)
     datapath.on('lost', (index, error) => {

@@ -17,7 +17,7 @@ const COMMENT = /^snapswitch #\d+ ([a-z-]+)(?: color=(\d+))?(?: epoch=(\d+))?(?:
 
 export function takeApart(file: Uint8Array): Recording {
   const events: TraceEvent[] = []
-  const records: Record<string, unknown>[] = []
+  const records: unknown[] = []
   for (const block of readPcapng(file)) {
     if (block.kind === 'packet') {
       const [, kind, color, epoch, cause, reason] = COMMENT.exec(block.comments[0]) as RegExpExecArray
@@ -38,7 +38,7 @@ export function takeApart(file: Uint8Array): Recording {
       if (payload[0] === 0x7b && payload.at(-1) === 0x7d) records.push(JSON.parse(payload.toString()))
     }
   }
-  const { ports, ...head } = records[0] as unknown as TraceHead & { ports: TracePort[] }
+  const { ports, ...head } = records[0] as TraceHead & { ports: TracePort[] }
   return { head, ports, overflow: (records[1] as { overflow: number }).overflow, events }
 }
 

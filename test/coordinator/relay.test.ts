@@ -5,7 +5,6 @@ import { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import t from 'tap'
 import { relay } from '../../coordinator/relay.js'
-import type { SwitchClient } from '../../src/api/client.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { patience } from '../patience.js'
 
@@ -35,14 +34,15 @@ async function run({ download, upload }: Ends) {
   let bytes = 0
   const source = { downloadFile: async () => (download ?? (() => Readable.from(pieces(content.length))))() }
   const target = {
-    uploadFile: (_n: string, _s: string, _f: unknown, body: Readable, { signal }: { signal?: AbortSignal }) =>
-      Promise.race([(upload ?? buffer)(body, signal), calledOff(signal)]),
+    async uploadFile(_n: string, _s: string, _f: unknown, body: Readable, { signal }: { signal?: AbortSignal }) {
+      await Promise.race([(upload ?? buffer)(body, signal), calledOff(signal)])
+    },
   }
   await relay(transfer, {
     network: 'lab0',
     snapshot: 's',
-    source: source as unknown as SwitchClient,
-    target: target as unknown as SwitchClient,
+    source,
+    target,
     timeoutMs: 60_000,
     onBytes: (more) => {
       bytes += more

@@ -1,7 +1,8 @@
 // Each check of the demo must fail on the very damage that it is there for.
 
 import t from 'tap'
-import type { AuditReport, Manifest, RestoreReport } from '../../src/api/schemas.js'
+import type { AuditReport, Manifest } from '../../src/api/schemas.js'
+import { manifestOf } from '../coordinator/fixtures.js'
 import type { StateLine } from '../lab/console.js'
 import { type Check, checkAudit, checkOutcome, checkResumption, checkSnapshot, type MachineOutcome } from './checks.js'
 
@@ -57,12 +58,12 @@ t.test('what the guests report', async (t) => {
 })
 
 t.test('what the manifest says', async (t) => {
-  const manifest = (state: string, lost: number, resumedAtUs: number, skewMs: number) =>
-    ({
-      state,
-      parts: [{ host: 'a', members: [{ vm: 'vm1', pausedAtUs: 1_000, resumedAtUs }] }],
-      figures: { skewMs, lost },
-    }) as unknown as Manifest
+  const manifest = (state: Manifest['state'], lost: number, resumedAtUs: number, skewMs: number): Manifest => {
+    const made = manifestOf({ a: ['vm1'] }, { state })
+    const [part] = made.parts
+    const members = part!.members.map((member) => ({ ...member, pausedAtUs: 1_000, resumedAtUs }))
+    return { ...made, parts: [{ ...part!, members }], figures: { ...made.figures!, skewMs, lost } }
+  }
   t.same(failed(checkSnapshot(manifest('complete', 0, 6_000, 5), ['vm1'])), [])
   t.same(failed(checkSnapshot(manifest('failed', 0, 6_000, 5), ['vm1'])), ['complete, with every machine in it'])
   t.same(failed(checkSnapshot(manifest('complete', 0, 6_000, 5), ['vm1', 'vm2'])).length, 1)
@@ -72,7 +73,7 @@ t.test('what the manifest says', async (t) => {
 })
 
 t.test('where and from where restored guests go on', async (t) => {
-  const report = { placement: { vm1: 'b' } } as unknown as RestoreReport
+  const report = { placement: { vm1: 'b' } }
   const line = (hop: number) => ({ ...outcome({ ring: { hop } })[0]!.done, type: 'progress' }) as const
   const start = { type: 'start', node: 0, ms: 1 } as const
   const judge = (lines: (StateLine | typeof start)[], host = 'b') => {

@@ -132,7 +132,7 @@ export interface Resumption {
 
 /** The restored machines must go on from the cut: neither boot anew, nor start before it, nor after it. */
 export function checkResumption(
-  report: RestoreReport,
+  report: Pick<RestoreReport, 'placement'>,
   running: readonly { readonly name: string; readonly host: string }[],
   placement: Readonly<Record<string, string>>,
   resumptions: readonly Resumption[],

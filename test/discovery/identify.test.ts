@@ -15,11 +15,11 @@ import { TapIdentifier } from '../../switch/discovery/identify.js'
 import { soon, until } from '../hypervisor/boot-guest.js'
 import { scratch } from '../hypervisor/machines.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { startHolder, startQemu } from './holders.js'
 
 enterFreshNamespace()
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 const directory = scratch('discovery')
 const links = new Links()
 t.teardown(() => links.close())

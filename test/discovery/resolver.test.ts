@@ -12,11 +12,11 @@ import { MachineResolver } from '../../switch/discovery/resolver.js'
 import { until } from '../hypervisor/boot-guest.js'
 import { scratch } from '../hypervisor/machines.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 import { startHolder, startQemu } from './holders.js'
 
 enterFreshNamespace()
-t.setTimeout(patience(90_000))
+t.setTimeout(fileLimit(90_000))
 const directory = scratch('resolver')
 const links = new Links()
 t.teardown(() => links.close())

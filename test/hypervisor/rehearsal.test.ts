@@ -8,6 +8,7 @@ import koffi from 'koffi'
 import t from 'tap'
 import type { LoadRequest } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
+import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
 import { forRehearsal } from '../../src/hypervisor/qemu/rehearsal.js'
 import { splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
 import { fileLimit } from '../patience.js'
@@ -92,6 +93,6 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
   const started = await hypervisor.load({ ...request, directory: left }, soon(30_000))
   await started.control.close()
   t.equal(await hypervisor.endLoad({ directory: left, mayRun: false }, soon(5000)), true)
-  t.notOk(existsSync(`/proc/${(started.control as unknown as { process: { pid: number } }).process.pid}/exe`))
+  t.notOk(existsSync(`/proc/${(started.control as QemuMachine).process!.pid}/exe`))
   await machine.close()
 })

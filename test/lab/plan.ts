@@ -27,8 +27,16 @@ export interface LabPlan {
   readonly lan?: { readonly outsideAddress: string }
 }
 
-const kinds = ['qcow2', 'qmp', 'console', 'shell', 'log'] as const
-export type MachineFiles = Readonly<Record<(typeof kinds)[number], string>>
+type FileKind = 'qcow2' | 'qmp' | 'console' | 'shell' | 'log'
+export type MachineFiles = Readonly<Record<FileKind, string>>
+
+const filesAt = (at: (kind: FileKind) => string): MachineFiles => ({
+  qcow2: at('qcow2'),
+  qmp: at('qmp'),
+  console: at('console'),
+  shell: at('shell'),
+  log: at('log'),
+})
 
 export class LabMachine {
   readonly plan: MachinePlan
@@ -47,9 +55,7 @@ export class LabMachine {
     this.plan = plan
     this.mac = `52:54:00:77:00:${(index + 1).toString(16).padStart(2, '0')}`
     this.tap = `${plan.name}-tap`
-    this.files = Object.fromEntries(
-      kinds.map((kind) => [kind, host.inside('vm', `${plan.name}.${kind}`)]),
-    ) as unknown as MachineFiles
+    this.files = filesAt((kind) => host.inside('vm', `${plan.name}.${kind}`))
     this.#host = host
     this.console = new GuestConsole(this.outside.console)
   }
@@ -61,9 +67,7 @@ export class LabMachine {
 
   /** The same files, where it is, seen from outside. */
   get outside(): MachineFiles {
-    return Object.fromEntries(
-      kinds.map((kind) => [kind, this.#host.outside(this.files[kind])]),
-    ) as unknown as MachineFiles
+    return filesAt((kind) => this.#host.outside(this.files[kind]))
   }
 
   /** It is started, or restored, on `host`: only what its console says from now on counts. */

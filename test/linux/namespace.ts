@@ -9,7 +9,7 @@ const CLONE_NEWNET = 0x40000000
 const CLONE_NEWNS = 0x00020000
 
 function leave(what: number): void {
-  const unshare = koffi.load('libc.so.6').func('int unshare(int)') as unknown as (flags: number) => number
+  const unshare: (flags: number) => number = koffi.load('libc.so.6').func('int unshare(int)')
   if (unshare(what) !== 0) throw new Error(`unshare: errno ${koffi.errno()}; these tests need root`)
 }
 

@@ -48,7 +48,7 @@ t.test('right after a collection the engine has no reason for another', async (t
   const major: number[] = []
   const observer = new PerformanceObserver((list) => {
     for (const entry of list.getEntries()) {
-      const { kind } = (entry as unknown as { detail: { kind: number } }).detail
+      const { kind } = (entry as typeof entry & { readonly detail: { readonly kind: number } }).detail
       // 4: mark-sweep-compact, 8: incremental marking (node:perf_hooks constants).
       if (kind === 4 || kind === 8) major.push(kind)
     }

@@ -2,19 +2,18 @@
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { MachineControl, MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { MachineInfo, MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { deadlinePassed } from '../../src/hypervisor/shared/deadline.js'
-import { inspectMachines } from '../../switch/agent/inspection.js'
-import type { Machines } from '../../switch/agent/machines.js'
+import { type Asked, type Inspectable, inspectMachines } from '../../switch/agent/inspection.js'
 
 const infoOf = (name: string) => ({ name, state: 'running' }) as MachineInfo
-const control = (inspect: MachineControl['inspect']) =>
-  ({ inspect, definition: async () => ({}) }) as unknown as MachineControl
+const definition = { kind: 'qemu', name: 'vm', memoryBytes: 1, nics: [], hypervisorVersion: '' } as const
+const control = (inspect: Inspectable['inspect']): Inspectable => ({ inspect, definition: async () => definition })
 
 /** Machines whose inspection is `answer`; counts how many are asked at once. */
 function fake(answer: (vm: string, deadline: number) => Promise<MachineInfo>, spec?: MachineSpec) {
   const seen = { now: 0, most: 0 }
-  const machines: Pick<Machines, 'spec' | 'using'> = {
+  const machines: Asked = {
     spec: (vm) => spec ?? { libvirt: { domain: `dom-${vm}` } },
     async using(vm, _deadline, use) {
       seen.most = Math.max(seen.most, ++seen.now)

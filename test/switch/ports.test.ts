@@ -7,7 +7,7 @@ import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import { createTap, deleteTap, openTap } from '../../src/linux/tap.js'
-import type { Datapath } from '../../switch/datapath/datapath.js'
+import type { DatapathEvents } from '../../switch/datapath/datapath.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
 import type { DeviceState } from '../../switch/forwarding/port-state.js'
 import { Ports } from '../../switch/ports/ports.js'
@@ -17,7 +17,7 @@ import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 enterFreshNamespace()
 
 /** Knows which ports it has been given; answers at once, or, while `holds`, when `answer` is called. */
-class MadeUpDatapath extends EventEmitter {
+class MadeUpDatapath extends EventEmitter<DatapathEvents> {
   readonly counters = createCounters()
   readonly has = new Set<number>()
   readonly changes: unknown[] = []
@@ -31,6 +31,10 @@ class MadeUpDatapath extends EventEmitter {
 
   portChanged(_network: string, index: number, device: DeviceState): Promise<void> {
     this.changes.push([index, device.mtu, device.queueLength, Buffer.from(device.mac).toString('hex')])
+    return this.#answered()
+  }
+
+  changePort(): Promise<void> {
     return this.#answered()
   }
 
@@ -53,11 +57,7 @@ const turns = () => new Promise((resolve) => setTimeout(resolve, 20))
 
 t.test('a port is removed while its device comes back: it stays removed, and its index is free', async (t) => {
   const datapath = new MadeUpDatapath()
-  const ports = new Ports(
-    datapath as unknown as Datapath,
-    new UnreadFrames(datapath.counters),
-    pino({ level: 'silent' }),
-  )
+  const ports = new Ports(datapath, new UnreadFrames(datapath.counters), pino({ level: 'silent' }))
   t.teardown(() => ports.close())
   const request = { name: 'p0', network: 'lab0', device: 'ssw-t0', kind: 'member', vm: 'web' } as const
   createTap('ssw-t0', { up: true })
@@ -91,7 +91,7 @@ t.test('a port is removed while its device comes back: it stays removed, and its
 function lab(t: { teardown(end: () => unknown): void }) {
   const datapath = new MadeUpDatapath()
   const log = pino({ level: 'silent' })
-  const ports = new Ports(datapath as unknown as Datapath, new UnreadFrames(datapath.counters), log)
+  const ports = new Ports(datapath, new UnreadFrames(datapath.counters), log)
   const links = new Links()
   t.teardown(() => ports.close())
   t.teardown(() => links.close())

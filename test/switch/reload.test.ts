@@ -7,11 +7,11 @@ import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
 import { until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { idOf, isOurs, stations, testFrame } from './station.js'
 import { root, type Switch, World } from './world.js'
 
-t.setTimeout(patience(180_000))
+t.setTimeout(fileLimit(180_000))
 
 type Ports = Record<string, Record<string, unknown>>
 const [one, two, three, four] = ['one', 'two', 'three', 'four'].map((device) => ({ device }))

@@ -6,6 +6,7 @@ import type { MemberPart } from '../../src/api/schemas.js'
 import { Links } from '../../src/linux/link.js'
 import { closeAll, openFreeTap } from '../../src/linux/tap.js'
 import { RestoreTaps } from '../../switch/agent/restore/taps.js'
+import { memberOf } from '../coordinator/fixtures.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
 
 enterFreshNamespace()
@@ -33,7 +34,7 @@ const device = 'ssw-mgmt'
 function partOf(outside?: MemberPart['outside']): MemberPart {
   const argv = ['qemu', '-netdev', `tap,id=n0,ifname=${device},script=no`, '-device', 'virtio-net-pci,netdev=n0']
   const definition = { kind: 'qemu', name: 'web', argv, nics: [{ device, mac: null }] }
-  return { vm: 'web', ports: [], definition, disks: [], ...(outside && { outside }) } as unknown as MemberPart
+  return { ...memberOf('a', 'web'), ports: [], definition, disks: [], ...(outside && { outside }) }
 }
 
 function restored(part: MemberPart): RestoreTaps {

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import t from 'tap'
-import type { MemberPart, RestoreRequest } from '../../src/api/schemas.js'
+import type { RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { systemClock } from '../../src/runtime/clock.js'
@@ -20,6 +20,7 @@ import { Restores } from '../../switch/agent/restore/restores.js'
 import { RestoreTaps } from '../../switch/agent/restore/taps.js'
 import { Sessions } from '../../switch/agent/sessions.js'
 import type { WantedView } from '../../switch/wanted/wanted.js'
+import { memberOf } from '../coordinator/fixtures.js'
 import { patience } from '../patience.js'
 
 const wantedOf = (networks: readonly string[], ports: readonly string[] = []): WantedView => ({
@@ -142,13 +143,12 @@ const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true,
 
 function requestFor(...names: string[]): RestoreRequest {
   const members = names.map((vm) => ({
-    vm,
+    ...memberOf('a', vm),
     ports: [],
     definition: { kind: 'qemu', vm, nics: [], argv: ['qemu'] },
-    memory: { path: '/m', bytes: 1, digest: '' },
     disks: [],
   }))
-  return { epoch: 5, members: members as unknown as MemberPart[], channels: [], deadlineMs: patience(60_000) }
+  return { epoch: 5, members, channels: [], deadlineMs: patience(60_000) }
 }
 
 t.test('one machine of two runs, then the datapath fails: it runs on, and nobody says that both do', async (t) => {
@@ -295,8 +295,9 @@ t.test('what a former guest has left unread is forgotten at all ports of its mac
   const host = fake.asHost()
   const restores = new Restores(host, new Sessions(host, wantedOf(['lab0', 'lab1'])), wantedOf([]), keeper)
   const request = requestFor('good')
-  const ports = [{ name: 'p0' }, { name: 'p1', network: 'lab1' }]
-  const members = request.members.map((member) => ({ ...member, ports })) as unknown as MemberPart[]
+  const port = (name: string) => ({ name, device: name, mac: null })
+  const ports = [port('p0'), { ...port('p1'), network: 'lab1' }]
+  const members = request.members.map((member) => ({ ...member, ports }))
   await restores.load('lab0', 's', { ...request, members })
   await restores.switchOver('lab0', 's', 10_000)
   t.same(fake.emptied, [0, 1])

@@ -16,7 +16,7 @@ let setns: ((fd: number, kind: number) => number) | undefined
 
 /** Runs `act` with the main thread in a named namespace; what it opens stays there. */
 export function inNamespace<T>(name: string, act: () => T): T {
-  setns ??= koffi.load('libc.so.6').func('int setns(int, int)') as unknown as (fd: number, kind: number) => number
+  setns ??= koffi.load('libc.so.6').func('int setns(int, int)')
   const own = openSync('/proc/thread-self/ns/net', 'r')
   try {
     const other = openSync(`/run/netns/${name}`, 'r')

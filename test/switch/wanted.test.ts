@@ -21,7 +21,7 @@ import {
   type WantedPort,
   withMoves,
 } from '../../switch/wanted/wanted.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
 const bounds = { frames: 1, bytes: 65536 }
 const settings: NetworkSettings = {
@@ -346,4 +346,4 @@ t.test('a change waits for what is under way, and is refused when that takes too
   t.same([...made.state.ports().keys()], ['a', 'p'])
 })
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
