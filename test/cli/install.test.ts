@@ -11,9 +11,9 @@ import { isUnchanged, renderUnit } from '../../src/cli/install/units.js'
 import { loadSwitchConfig } from '../../switch/config.js'
 import { attempt, run } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 const template = '[Service]\nExecStart=snapswitch switch --config /c\nExecReload=snapswitch reload\n'
 const unit = (found: string | null) => {

@@ -4,11 +4,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { attempt, until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { startQemu } from './holders.js'
 
-t.setTimeout(patience(90_000))
+t.setTimeout(fileLimit(90_000))
 
 t.test('plain ports with machines behind them', root, async (t) => {
   const world = World.for(t)
