@@ -4,6 +4,7 @@
 import { Command, CommanderError } from 'commander'
 import { version } from '../api/version.js'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { addCompletionCommand } from './completion/command.js'
 import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
 import { addInstallCommands } from './install/commands.js'
@@ -80,6 +81,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addSnapshotCommands(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)
   addInstallCommands(program, terminal)
+  addCompletionCommand(program, terminal)
   return program
 }
 
