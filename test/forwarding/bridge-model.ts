@@ -40,6 +40,11 @@ export class BridgeModel {
     this.dropped = kinds.map(() => ({ vlan: 0, locked: 0 }))
   }
 
+  /** All that was learned is forgotten. */
+  age(): void {
+    for (const [key, { kind }] of this.#fdb) if (kind === 'learned') this.#fdb.delete(key)
+  }
+
   setRules(index: number, rules: PortRules): void {
     const port = this.ports[index]!
     const before = port.rules
