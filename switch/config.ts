@@ -61,6 +61,15 @@ export const NetworkConfig = Type.Object(
     /** Its ports, by name; a name is unique on its host. */
     ports: Type.Record(Name, PortConfig, { ...closed, default: {} }),
     /**
+     * A bridge of the kernel that is taken over whenever it is there: its ports are ports of this network, and so is
+     * the host, by its address on the bridge.
+     */
+    bridge: Type.Optional(DeviceName),
+    /** The bridge's port that leads to a LAN with peer switches: a port of kind uplink. */
+    uplink: Type.Optional(DeviceName),
+    /** The bridge is taken over though packet filters between its ports are passed by. */
+    ignoreFilters: Type.Boolean({ default: false }),
+    /**
      * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D
      * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
      */
@@ -143,6 +152,7 @@ export type SwitchConfig = Static<typeof SwitchConfig>
 export function loadSwitchConfig(file: string): SwitchConfig {
   const config = loadConfigFile(file, SwitchConfig)
   checkPorts(config)
+  checkBridges(config)
   checkMachines(config)
   checkKeys(config)
   checkMetrics(config)
@@ -225,6 +235,20 @@ export function rulesOf(port: PortConfig): PortRules {
     return value === undefined ? [] : [[key, value]]
   })
   return Object.fromEntries(found)
+}
+
+function checkBridges(config: ConfigFile<SwitchConfig>): void {
+  const networkOf = new Map<string, string>()
+  for (const [name, { bridge, uplink }] of Object.entries(config.value.networks)) {
+    const path = ['networks', name]
+    if (bridge === undefined) {
+      if (uplink !== undefined) throw config.fault([...path, 'uplink'], '`uplink:` names a port of a `bridge:`')
+      continue
+    }
+    const other = networkOf.get(bridge)
+    if (other !== undefined) throw config.fault([...path, 'bridge'], `${bridge} is network ${other} already`)
+    networkOf.set(bridge, name)
+  }
 }
 
 /** Two ways to the same hosts would be a loop. */

@@ -5,6 +5,7 @@ import { parseEndpoint } from '../src/api/endpoint.js'
 import { createApi } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
+import { Links } from '../src/linux/link.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { systemClock } from '../src/runtime/clock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
@@ -35,7 +36,9 @@ import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
 import { CONFIGURATION, Reload } from './reload.js'
 import { addRoutes } from './server.js'
-import { defaultSettings, wantedBy } from './wanted/from-config.js'
+import { Bridges } from './takeover/bridges.js'
+import { BridgeRecords } from './takeover/record.js'
+import { bridgesWanted, defaultSettings, wantedBy } from './wanted/from-config.js'
 import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
@@ -96,12 +99,33 @@ export async function runSwitch(configPath: string): Promise<void> {
   const disks: DiskService = new DiskService(host, () => agent.sessions.machines())
   const agent = new Agent(host, wanted, disks)
   const reconfiguration = new Reconfiguration(host, wanted, agent.sessions, defaultSettings())
-  const reload = new Reload(configPath, config, reconfiguration, manager, log)
+  const bridges = new Bridges({
+    links: new Links(),
+    datapath,
+    ports,
+    records: new BridgeRecords(config.state),
+    machines: resolver,
+    log,
+    epochOf: (network) => epochs.get(network),
+    settingsOf: ({ network, ageing, linkLocal }) => {
+      if (wanted.of(CONFIGURATION).networks.has(network)) return null
+      const settings = defaultSettings()
+      return { ...settings, linkLocal, fdb: { ...settings.fdb, ageing } }
+    },
+    want: (bridge, all) => reconfiguration.set(`bridge ${bridge}`, all),
+  })
+  bridges.configure(bridgesWanted(config))
+  reconfiguration.bridged = bridges
+  ports.replaced = (bridge, device) => bridges.replaced(bridge, device)
+  const reload = new Reload(configPath, config, reconfiguration, manager, log, (next) => {
+    bridges.configure(bridgesWanted(next))
+    void bridges.follow()
+  })
   const endpoint = parseEndpoint(config.api.socket)
   const api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
   // Before anything that there could be something to tell of.
   const metrics = metricsOf(host, agent, wanted)
-  addRoutes(api.app, host, agent, disks, wanted, reload, () => metrics)
+  addRoutes(api.app, host, agent, disks, wanted, reload, bridges, () => metrics)
 
   const dead = new Promise<Error>((resolve) => {
     datapath.once('dead', resolve)
@@ -124,8 +148,12 @@ export async function runSwitch(configPath: string): Promise<void> {
     ports.giveBackLeft()
     const reconcile = async () => {
       await ports.reconcile((network) => epochs.get(network))
+      await bridges.follow()
       holders.follow((port) => wanted.of(CONFIGURATION).ports.get(port)?.vm != null)
     }
+    await bridges.recover()
+    // Not waited for: a takeover waits for machines to be known.
+    resolver.onNews(() => void bridges.follow())
     watch = new PortWatch(reconcile, () => ports.hasNews, log)
     await reconcile()
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
@@ -149,6 +177,7 @@ export async function runSwitch(configPath: string): Promise<void> {
     await resolver.close()
     await agent.close()
     await api.close()
+    await bridges.close()
     await started.catch(() => undefined)
     await datapath.stop()
     await ports.close()

@@ -29,16 +29,20 @@ export class Reload {
   readonly #reconfiguration: Pick<Reconfiguration, 'set'>
   readonly #manager: Pick<ServiceManager, 'reloading' | 'ready'>
   readonly #log: Logger
+  readonly #accepted: (config: SwitchConfig) => void
   #config: SwitchConfig
   #turn: Promise<unknown> = Promise.resolve()
 
+  /** `accepted` is told of a configuration that is in force. */
   constructor(
     file: string,
     config: SwitchConfig,
     reconfiguration: Pick<Reconfiguration, 'set'>,
     manager: Pick<ServiceManager, 'reloading' | 'ready'>,
     log: Logger,
+    accepted: (config: SwitchConfig) => void,
   ) {
+    this.#accepted = accepted
     this.#file = file
     this.#config = config
     this.#reconfiguration = reconfiguration
@@ -67,6 +71,7 @@ export class Reload {
       if (next.log !== this.#config.log) changes.push(`log: ${next.log}`)
       this.#log.level = next.log
       this.#config = next
+      this.#accepted(next)
       this.#log.info({ file, changes }, 'the configuration was read again')
       return { changes }
     } catch (thrown) {

@@ -4,6 +4,8 @@ import { Type } from '@sinclair/typebox'
 import { unknownNetwork } from '../src/api/names.js'
 import { routes } from '../src/api/paths.js'
 import {
+  BridgeInfo,
+  BridgeName,
   Digest,
   DiscardRequest,
   FdbEntry,
@@ -38,6 +40,7 @@ import {
   RestoreSwitch,
   RestoreSwitched,
   SwitchStatus,
+  TakeRequest,
   VerifyFiles,
 } from '../src/api/schemas.js'
 import { type ApiInstance, streamNdjson, uploadOf } from '../src/api/server.js'
@@ -49,6 +52,7 @@ import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
 import type { Scraped } from './metrics/listener.js'
 import type { Reload } from './reload.js'
+import type { Bridges } from './takeover/bridges.js'
 import type { WantedView } from './wanted/wanted.js'
 
 /**
@@ -68,6 +72,7 @@ export function addRoutes(
   disks: DiskService,
   wanted: WantedView,
   reload: Pick<Reload, 'reload'>,
+  bridges: Pick<Bridges, 'take' | 'give' | 'list'>,
   metrics: () => Promise<Scraped>,
 ): void {
   app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
@@ -75,12 +80,20 @@ export function addRoutes(
     const found = await metrics()
     return reply.type(found.contentType).send(await found.text())
   })
-  addViews(app, host, agent, disks, wanted)
+  addViews(app, host, agent, disks, wanted, bridges)
+  addBridges(app, bridges)
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }
 
-function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService, wanted: WantedView): void {
+function addViews(
+  app: ApiInstance,
+  host: DaemonHost,
+  agent: Agent,
+  disks: DiskService,
+  wanted: WantedView,
+  bridges: Pick<Bridges, 'list'>,
+): void {
   const { datapath, ports, machines } = host
   const started = performance.now()
 
@@ -91,6 +104,7 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
     pid: process.pid,
     uptimeSeconds: Math.round((performance.now() - started) / 1000),
     datapathRestarts: datapath.restarts,
+    bridges: bridges.list(),
     networks: await Promise.all(
       wanted.networks().map(async (name) => {
         const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
@@ -156,6 +170,24 @@ function addViews(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskS
       return vlan === 0 ? base : { ...base, vlan }
     })
   })
+}
+
+function addBridges(app: ApiInstance, bridges: Pick<Bridges, 'take' | 'give' | 'list'>): void {
+  app.get(routes.bridges, { schema: { response: { 200: Type.Array(BridgeInfo) } } }, async () => bridges.list())
+
+  app.post(routes.bridges, { schema: { body: TakeRequest, response: { 200: BridgeInfo } } }, (request) => {
+    const { bridge, ...options } = request.body
+    return bridges.take(bridge, options)
+  })
+
+  app.delete(
+    routes.bridge,
+    { schema: { params: Type.Object({ bridge: BridgeName }), response: { 200: Nothing } } },
+    async (request) => {
+      await bridges.give(request.params.bridge)
+      return {}
+    },
+  )
 }
 
 function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService): void {

@@ -7,6 +7,7 @@ import { parseEndpoint } from './endpoint.js'
 import { pathOf } from './paths.js'
 import {
   AuditReport,
+  BridgeInfo,
   CoordinatorStatus,
   type CreateRequest,
   DeleteReport,
@@ -47,6 +48,7 @@ import {
   type RestoreSwitch,
   RestoreSwitched,
   SwitchStatus,
+  type TakeRequest,
   type VerifyFiles,
   VerifyReport,
   type VerifyRequest,
@@ -58,6 +60,8 @@ export type { CallOptions } from './connection.js'
 const fits = {
   status: validator(SwitchStatus),
   ports: validator(Type.Array(PortInfo)),
+  bridge: validator(BridgeInfo),
+  bridges: validator(Type.Array(BridgeInfo)),
   fdb: validator(Type.Array(FdbEntry)),
   machineDisks: validator(MachineDisks),
   flattened: validator(Flattened),
@@ -104,6 +108,18 @@ export class SwitchClient {
 
   status(options: CallOptions): Promise<SwitchStatus> {
     return this.#connection.json('GET', pathOf('status', {}), fits.status, options)
+  }
+
+  bridges(options: CallOptions): Promise<BridgeInfo[]> {
+    return this.#connection.json('GET', pathOf('bridges', {}), fits.bridges, options)
+  }
+
+  takeBridge(body: TakeRequest, options: CallOptions): Promise<BridgeInfo> {
+    return this.#connection.json('POST', pathOf('bridges', {}), fits.bridge, options, body)
+  }
+
+  async giveBridge(bridge: string, options: CallOptions): Promise<void> {
+    await this.#connection.json('DELETE', pathOf('bridge', { bridge }), fits.nothing, options)
   }
 
   ports(options: CallOptions): Promise<PortInfo[]> {

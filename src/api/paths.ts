@@ -7,6 +7,8 @@ export const routes = {
   // the switch daemon
   metrics: '/metrics',
   reload: '/v1/reload',
+  bridges: '/v1/bridges',
+  bridge: '/v1/bridges/:bridge',
   ports: '/v1/ports',
   fdb: '/v1/networks/:network/fdb',
   machineDisks: '/v1/machines/:vm/disks',

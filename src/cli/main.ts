@@ -11,6 +11,7 @@ import { addInstallCommands } from './install/commands.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
 import { addSwitchCommands } from './switch-commands.js'
+import { addTakeCommands } from './take-commands.js'
 import { addTopCommand } from './top.js'
 
 /** Runs the command line (as in process.argv) and sets the process's exit code. */
@@ -75,6 +76,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
       const { runCoordinator } = (await daemon('coordinator')) as { runCoordinator(config: string): Promise<void> }
       await runCoordinator(config)
     })
+  addTakeCommands(program, terminal)
   addSwitchCommands(program, terminal)
   addDiskCommands(program, terminal)
   addTopCommand(program, terminal)

@@ -10,6 +10,7 @@ import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '.
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { reachedBy } from '../hypervisor/drivers.js'
+import { describeBridges } from './bridge-report.js'
 import {
   type CommonOptions,
   defaultCoordinatorSocket,
@@ -149,6 +150,7 @@ function describeSwitch(found: SwitchStatus): string {
   if (disks.length > 0) lines.push('\n', formatTable(['MACHINE', 'DISK', 'WRITES TO'], disks))
   for (const { message, action } of found.machines.flatMap((m) => m.problems ?? []))
     lines.push(`\nWARNING: ${message}\n${action}\n`)
+  lines.push(describeBridges(found.bridges ?? []))
   return lines.join('')
 }
 

@@ -271,16 +271,21 @@ export function learnAddress(links: Links, { mac, vlan, index }: Pick<BridgeAddr
   links.socket.request(`have a bridge learn ${mac}`, RTM_NEWNEIGH, NLM.create, body)
 }
 
-/** Whether a bridge sends out of a port what it does not know the place of, and what is for all. */
-export function setFlooding(links: Links, port: number, on: boolean): void {
-  const value = on ? 1 : 0
-  const body = linkHeader(AF_BRIDGE, port).nested(IFLA.protInfo, (info) =>
-    info
-      .attributeU8(PORT.unicastFlood, value)
-      .attributeU8(PORT.multicastFlood, value)
-      .attributeU8(PORT.broadcastFlood, value),
-  )
-  links.socket.request(`set the flooding of network device ${port}`, RTM_SETLINK, 0, body)
+export interface PortFlags {
+  /** The bridge sends out of the port what it does not know the place of, and what is for all. */
+  readonly floods?: boolean
+  /** It learns addresses from what enters there. */
+  readonly learns?: boolean
+}
+
+export function setPortFlags(links: Links, port: number, { floods, learns }: PortFlags): void {
+  const body = linkHeader(AF_BRIDGE, port).nested(IFLA.protInfo, (info) => {
+    if (learns !== undefined) info.attributeU8(PORT.learning, learns ? 1 : 0)
+    if (floods === undefined) return
+    for (const flag of [PORT.unicastFlood, PORT.multicastFlood, PORT.broadcastFlood])
+      info.attributeU8(flag, floods ? 1 : 0)
+  })
+  links.socket.request(`set the flags of bridge port ${port}`, RTM_SETLINK, 0, body)
 }
 
 export interface PairEnd {

@@ -7,27 +7,12 @@
 
 import { type Arena, mapShared, releaseArena } from './arena.js'
 import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
-import { addQdisc, devicesWithHook, hasFilters, isGone, removeQdisc, trafficHeader } from './ingress.js'
 import { kernelIsAtLeast } from './kernel.js'
-import { libc } from './libc.js'
-import type { Link } from './link.js'
-import { type NetlinkBody, type NetlinkSocket, NLM } from './netlink.js'
+import { Errno, errno, libc, syscallError } from './libc.js'
 import { attachFilter, choose, loadFilter } from './ring-filters.js'
 
-const RTM_NEWTFILTER = 44
-const RTM_DELTFILTER = 45
-const TCA_KIND = 1
-const TCA_OPTIONS = 2
-const TCA_BPF_FD = 6
-const TCA_BPF_NAME = 7
-const TCA_BPF_FLAGS = 8
-const TCA_BPF_FLAG_ACT_DIRECT = 1
-const TC_H_INGRESS = 0xfffffff2
-const ETH_P_ALL_NETWORK_ORDER = 0x0300
-/** Before those of others. */
-const PRIORITY = 1
-/** "sw", and whether the hook is ours. */
-const HANDLE = { hookIsOurs: 0x73770011, hookWasThere: 0x73770012 } as const
+const BPF_LINK_CREATE = 28
+const BPF_TCX_INGRESS = 46
 const TC_ACT_UNSPEC = -1
 const TC_ACT_SHOT = 2
 const KTIME_GET_NS = 5
@@ -68,8 +53,8 @@ export class Handover {
   readonly #map: number
   readonly #arena: Arena
   readonly #until: BigInt64Array
-  /** Devices that have the hook's program, and how to take it off. */
-  readonly #hooked = new Map<number, () => void>()
+  /** Descriptors of what holds the hook's program at devices. */
+  readonly #links: number[] = []
 
   /** Throws PERMISSION or SYSCALL where bpf(2) cannot be had. `open`: sockets take what comes from the beginning. */
   constructor(open: boolean) {
@@ -101,34 +86,31 @@ export class Handover {
     Atomics.store(this.#until, 0, 0n)
   }
 
-  /** @throws SnapswitchError DEVICE_MISSING, DEVICE_BUSY (another program's filter is in first place), SYSCALL */
-  hook(socket: NetlinkSocket, link: Pick<Link, 'index' | 'name'>): void {
-    const made = addQdisc(socket, link)
-    const handle = made ? HANDLE.hookIsOurs : HANDLE.hookWasThere
-    try {
-      const body = filterHeader(link.index, handle).nested(TCA_OPTIONS, (options) =>
-        options
-          .attributeU32(TCA_BPF_FD, this.#hook)
-          .attributeText(TCA_BPF_NAME, 'snapswitch_handover')
-          .attributeU32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT),
-      )
-      socket.request(`add an ingress hook to ${link.name}`, RTM_NEWTFILTER, NLM.create, body)
-    } catch (thrown) {
-      if (made) removeQdisc(socket, link.index)
-      throw thrown
+  /**
+   * False where the kernel has no such hook (before 6.6): then the bridge gets what comes until the rules that keep it
+   * out are in force, and for some 100 us frames go both ways. A hook of the older kind is no help: to put a queueing
+   * discipline at a device, the kernel drops what leaves by it for some milliseconds (dev_deactivate).
+   * @throws SnapswitchError DEVICE_MISSING, PERMISSION, SYSCALL
+   */
+  hook(index: number): boolean {
+    const attributes = new Uint8Array(64)
+    const view = new DataView(attributes.buffer)
+    view.setUint32(0, this.#hook, true)
+    view.setUint32(4, index, true)
+    view.setUint32(8, BPF_TCX_INGRESS, true)
+    const link = libc().bpf(BPF_LINK_CREATE, attributes, attributes.length)
+    if (link >= 0) {
+      this.#links.push(link)
+      return true
     }
-    this.#hooked.set(link.index, () => unhook(socket, link.index, handle))
-  }
-
-  /** Takes the programs off the devices; the sockets keep theirs. */
-  unhookAll(): void {
-    for (const undo of this.#hooked.values()) undo()
-    this.#hooked.clear()
+    const value = errno()
+    if (value !== Errno.EINVAL) throw syscallError(`hook network device ${index}`, value)
+    return false
   }
 
   /** When no socket waits for this handover any more. */
   close(): void {
-    this.unhookAll()
+    for (const link of this.#links) libc().close(link)
     releaseArena(this.#arena)
     for (const fd of [this.sockets.ring, this.sockets.nothing, this.#hook, this.#map]) libc().close(fd)
   }
@@ -138,28 +120,4 @@ export class Handover {
 export function waitForHandover(ring: number, aside: number, programs: SocketPrograms): void {
   attachFilter(ring, programs.ring)
   if (aside >= 0) attachFilter(aside, programs.nothing)
-}
-
-/** Takes off what a daemon that was killed during a handover has left: by then it lets everything pass. */
-export function dropLeftHooks(socket: NetlinkSocket, spares: (index: number) => boolean): void {
-  for (const index of devicesWithHook(socket)) {
-    if (spares(index)) continue
-    for (const handle of Object.values(HANDLE)) unhook(socket, index, handle)
-  }
-}
-
-function unhook(socket: NetlinkSocket, index: number, handle: number): void {
-  try {
-    socket.request(`remove the ingress hook of network device ${index}`, RTM_DELTFILTER, 0, filterHeader(index, handle))
-    if (handle === HANDLE.hookIsOurs && !hasFilters(socket, index)) removeQdisc(socket, index)
-  } catch (thrown) {
-    if (!isGone(thrown)) throw thrown
-  }
-}
-
-function filterHeader(index: number, handle: number): NetlinkBody {
-  return trafficHeader(index, handle, TC_H_INGRESS, (PRIORITY << 16) | ETH_P_ALL_NETWORK_ORDER).attributeText(
-    TCA_KIND,
-    'bpf',
-  )
 }

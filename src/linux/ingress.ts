@@ -147,7 +147,7 @@ function dropIngress(socket: NetlinkSocket, link: Link, ipv6WasOn: boolean): Han
 }
 
 /** false: a clsact or ingress qdisc is there already. */
-export function addQdisc(socket: NetlinkSocket, link: Pick<Link, 'index' | 'name'>): boolean {
+function addQdisc(socket: NetlinkSocket, link: Link): boolean {
   const body = trafficHeader(link.index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0).attributeText(TCA_KIND, 'clsact')
   try {
     socket.request(`add an ingress hook to ${link.name}`, RTM_NEWQDISC, NLM.create | NLM.excl, body)
@@ -200,7 +200,7 @@ function hasFilter(socket: NetlinkSocket, index: number, handle: Handle): boolea
 }
 
 /** Indexes of devices with a clsact or ingress qdisc. */
-export function devicesWithHook(socket: NetlinkSocket): number[] {
+function devicesWithHook(socket: NetlinkSocket): number[] {
   const answers = socket.request('list qdiscs', RTM_GETQDISC, NLM.dump, trafficHeader(0, 0, 0, 0))
   const hooks = answers.filter(({ type, payload }) => type === RTM_NEWQDISC && readU32(payload, 12) === TC_H_CLSACT)
   return [...new Set(hooks.map(({ payload }) => readU32(payload, 4)))]
@@ -222,7 +222,7 @@ function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): bool
   }
 }
 
-export function removeQdisc(socket: NetlinkSocket, index: number): void {
+function removeQdisc(socket: NetlinkSocket, index: number): void {
   try {
     const body = trafficHeader(index, TC_H_CLSACT_HANDLE, TC_H_CLSACT, 0)
     socket.request(`remove the ingress hook of network device ${index}`, RTM_DELQDISC, 0, body)
@@ -231,7 +231,7 @@ export function removeQdisc(socket: NetlinkSocket, index: number): void {
   }
 }
 
-export function hasFilters(socket: NetlinkSocket, index: number): boolean {
+function hasFilters(socket: NetlinkSocket, index: number): boolean {
   return [TC_H_INGRESS, TC_H_EGRESS].some((parent) => hasFiltersAt(socket, index, parent))
 }
 
@@ -247,13 +247,13 @@ function hasFiltersAt(socket: NetlinkSocket, index: number, parent: number): boo
 }
 
 /** With its device, or by somebody's hand. */
-export function isGone(thrown: unknown): boolean {
+function isGone(thrown: unknown): boolean {
   const deviceIsGone = thrown instanceof SnapswitchError && thrown.code === 'DEVICE_MISSING'
   return deviceIsGone || hasErrno(thrown, Errno.ENOENT, Errno.EINVAL)
 }
 
 /** struct tcmsg. */
-export function trafficHeader(index: number, handle: number, parent: number, info: number): NetlinkBody {
+function trafficHeader(index: number, handle: number, parent: number, info: number): NetlinkBody {
   return new NetlinkBody().u8(0).u8(0).u16(0).u32(index).u32(handle).u32(parent).u32(info)
 }
 

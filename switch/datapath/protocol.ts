@@ -100,7 +100,7 @@ export interface Commands {
   preload: { args: { network: string; port: number; frames: readonly Omit<FrameCopy, 'color'>[] }; result: null }
   announce: { args: { network: string; port: number; mac: Uint8Array }; result: null }
   /** As if they had just been seen there. */
-  learn: { args: { network: string; addresses: readonly Omit<FdbRow, 'ageSeconds'>[] }; result: null }
+  learn: { args: { network: string; addresses: readonly Pick<FdbRow, 'mac' | 'vlan' | 'port'>[] }; result: null }
   fdb: { args: { network: string }; result: FdbRow[] }
   network: {
     args: { network: string }

@@ -18,6 +18,8 @@ const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as con
 
 export class Ports extends FollowedPorts {
   readonly #used = new Uint8Array(MAX_PORTS)
+  /** Told of a device that is to stand in a bridge in another one's place, before it is a port. */
+  replaced: ((bridge: number, device: { readonly index: number; readonly name: string }) => void) | null = null
 
   /**
    * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
@@ -160,6 +162,7 @@ export class Ports extends FollowedPorts {
         await this.datapath.removePort(entry.network, entry.index)
       }
       this.takeName(link, entry.device)
+      if (entry.bridge !== undefined) this.replaced?.(entry.bridge, { index: link.index, name: entry.device })
       const now = this.links.get(entry.device)
       const back = { ...entry, ...fieldsOf(now) }
       await this.attach(back, now, epoch, true)
@@ -228,7 +231,7 @@ export class Ports extends FollowedPorts {
     const found = requests.flatMap((request) => {
       const link = links.find((one) => isCalled(one, request.device))
       if (link === undefined) return []
-      refuseUnfit(link)
+      refuseUnfit(link, request.bridge)
       return [{ ...request, ...fieldsOf(link) }]
     })
     for (const [at, port] of found.entries()) {

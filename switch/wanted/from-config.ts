@@ -7,6 +7,7 @@ import { NetworkConfig, readControlKey, rulesOf, type SwitchConfig } from '../co
 import { defaultFdbOptions } from '../forwarding/fdb.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import type { PortRequest } from '../ports/table.js'
+import type { TakeOptions } from '../takeover/bridges.js'
 import type { Wanted } from './wanted.js'
 
 /** What a configuration that was checked wants of the host. */
@@ -36,11 +37,28 @@ export function wantedBy(config: SwitchConfig): Wanted {
   }
 }
 
-function settingsOf({ ports, ageing, controlKey, ...rest }: NetworkConfig): NetworkSettings {
+function settingsOf({
+  ports,
+  bridge,
+  uplink,
+  ignoreFilters,
+  ageing,
+  controlKey,
+  ...rest
+}: NetworkConfig): NetworkSettings {
   const key = controlKey === undefined ? null : readControlKey(controlKey)
   // It was good when the configuration was checked, a moment ago.
   if (typeof key === 'string') throw new SnapswitchError('CONFIG_INVALID', key, 'Check the key file.')
   return { ...rest, fdb: { ...defaultFdbOptions, ageing }, controlKey: key }
+}
+
+/** The bridges that are to be taken over whenever they are there. */
+export function bridgesWanted(config: SwitchConfig): Map<string, TakeOptions> {
+  return new Map(
+    Object.entries(config.networks).flatMap(([network, { bridge, uplink, ignoreFilters }]) =>
+      bridge === undefined ? [] : [[bridge, { network, uplink, ignoreFilters }]],
+    ),
+  )
 }
 
 /** Of a network of which nothing else is said. */

@@ -17,8 +17,18 @@ const LOOK_MS = 20
 
 type Reached = Pick<DaemonHost, 'name' | 'datapath' | 'ports' | 'machines' | 'epochs' | 'records' | 'log' | 'clock'>
 
+/** Ports whose devices stay in a bridge (switch/takeover/): they are handed over, and back. */
+export interface BridgedPorts {
+  addAll(ports: readonly WantedPort[]): Promise<void>
+  removeAll(ports: readonly WantedPort[]): Promise<void>
+}
+
+const isBridged = ({ bridge }: WantedPort) => bridge !== undefined
+
 export class Reconfiguration {
   readonly #host: Reached
+  /** Set before the first of them is wanted. */
+  bridged: BridgedPorts | null = null
   readonly #state: WantedState
   readonly #sessions: Pick<Sessions, 'refusal' | 'occupy' | 'end'>
   readonly #defaults: NetworkSettings
@@ -141,11 +151,13 @@ export class Reconfiguration {
 
   async #perform(changes: readonly Change[]): Promise<void> {
     const { datapath, ports, epochs } = this.#host
+    const removed = changes.flatMap((change) => (change.kind === 'port removed' ? [change.port] : []))
+    await this.bridged?.removeAll(removed.filter(isBridged))
     for (const change of changes) {
       switch (change.kind) {
         case 'port removed':
           // Whoever runs a machine there goes on to.
-          await ports.remove(change.port.name, true)
+          if (!isBridged(change.port)) await ports.remove(change.port.name, true)
           break
         case 'network removed':
           await datapath.removeNetwork(change.network)
@@ -168,7 +180,12 @@ export class Reconfiguration {
       }
     }
     // After a reboot devices come when they come, and the TAPs of machines with these.
-    await ports.addAllOrAwait(addedPorts(changes), (network) => epochs.get(network))
+    const added = addedPorts(changes)
+    await ports.addAllOrAwait(
+      added.filter((port) => !isBridged(port)),
+      (network) => epochs.get(network),
+    )
+    await this.bridged?.addAll(added.filter(isBridged))
   }
 
   async #takeBack(before: Present): Promise<void> {

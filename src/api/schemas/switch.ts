@@ -3,6 +3,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { addressesShown } from '../../hypervisor/drivers.js'
 import { Count, Epoch, ErrorReportSchema, Mac, Name, nullable } from './basic.js'
+import { BridgeInfo } from './bridges.js'
 import { PortRules } from './rules.js'
 
 export const Peer = Type.Object({
@@ -140,6 +141,8 @@ export const SwitchStatus = Type.Object({
   pid: Type.Integer(),
   uptimeSeconds: Type.Number(),
   datapathRestarts: Count,
+  /** Taken over, or to be taken over. */
+  bridges: Type.Optional(Type.Array(BridgeInfo)),
   networks: Type.Array(
     Type.Object({
       name: Type.String(),

@@ -1,0 +1,87 @@
+// Starts a switch daemon for a command that needs one: the systemd unit when it is installed, else a process of its own
+// with a configuration that says nothing but the host's name.
+
+import { execFile, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { SwitchClient } from '../api/client.js'
+import { SnapswitchError } from '../errors/errors.js'
+import { defaultSwitchSocket } from './options.js'
+
+const run = promisify(execFile)
+const UNIT = 'snapswitch-switch.service'
+const CONFIG = '/etc/snapswitch/switch.yaml'
+const START_MS = 20_000
+const LOOK_MS = 50
+
+/** Returns what it did, in words. Throws SOCKET_UNREACHABLE when the daemon does not come up. */
+export async function startDaemon(socket = defaultSwitchSocket): Promise<string> {
+  const byUnit = socket === defaultSwitchSocket && (await hasUnit())
+  const log = byUnit ? `journalctl -u ${UNIT}` : await detached(socket)
+  if (byUnit) await run('systemctl', ['start', UNIT])
+  const end = performance.now() + START_MS
+  while (!(await answers(socket))) {
+    if (performance.now() > end) {
+      throw new SnapswitchError('SOCKET_UNREACHABLE', 'the daemon that was started does not answer', `See: ${log}`)
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+  return byUnit
+    ? `${UNIT} was started`
+    : `a switch daemon was started; it runs until the host restarts, and logs to ${log}`
+}
+
+async function hasUnit(): Promise<boolean> {
+  if (!existsSync('/run/systemd/system')) return false
+  return run('systemctl', ['cat', UNIT]).then(
+    () => true,
+    () => false,
+  )
+}
+
+/** Returns where it logs. */
+async function detached(socket: string): Promise<string> {
+  const directory = dirname(socket)
+  mkdirSync(directory, { recursive: true, mode: 0o755 })
+  const log = join(directory, 'switch.log')
+  const program = process.argv[1]!
+  const output = openSync(log, 'a', 0o600)
+  const child = spawn(process.execPath, [program, 'switch', '--config', configFor(socket)], {
+    detached: true,
+    stdio: ['ignore', output, output],
+  })
+  child.unref()
+  return log
+}
+
+function configFor(socket: string): string {
+  if (socket === defaultSwitchSocket && existsSync(CONFIG)) return CONFIG
+  const file = join(dirname(socket), 'switch.yaml')
+  if (!existsSync(file)) {
+    const host =
+      hostname()
+        .replace(/[^A-Za-z0-9_.-]/g, '-')
+        .replace(/^[^A-Za-z0-9]+/, '')
+        .slice(0, 63) || 'host'
+    const state = process.env.SNAPSWITCH_STATE
+    const lines = [`host: ${host}`, `api: { socket: ${socket} }`, 'networks: {}']
+    writeFileSync(file, `${[...lines, ...(state === undefined ? [] : [`state: ${state}`])].join('\n')}\n`, {
+      mode: 0o600,
+    })
+  }
+  return file
+}
+
+async function answers(socket: string): Promise<boolean> {
+  const client = new SwitchClient(socket)
+  try {
+    await client.status({ deadlineMs: 1000 })
+    return true
+  } catch {
+    return false
+  } finally {
+    await client.close()
+  }
+}

@@ -1,0 +1,264 @@
+// The bridges of this host that are taken over: taken and given back on request, taken anew by a daemon that starts,
+// and whenever a bridge that the configuration names is there.
+
+import { readFileSync } from 'node:fs'
+import type { BridgeInfo } from '../../src/api/schemas.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { lockDevice } from '../../src/linux/device-lock.js'
+import { findBridge } from './found.js'
+import { pairNames, removePair } from './pair.js'
+import { planTakeover } from './plan.js'
+import type { BridgeRecord } from './record.js'
+import { TakenBridge, type TakeoverHost } from './taken.js'
+
+export interface TakeOptions {
+  readonly network?: string | undefined
+  /** The port that leads to a LAN with peers on it. */
+  readonly uplink?: string | undefined
+  readonly ignoreFilters?: boolean | undefined
+}
+
+/** Of the running kernel. */
+export function bootOf(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
+}
+
+export class Bridges {
+  readonly #host: TakeoverHost
+  readonly #taken = new Map<string, { readonly bridge: TakenBridge; readonly unlock: () => void }>()
+  /** Bridges that the configuration wants, by name, and why they are not taken. */
+  #configured: ReadonlyMap<string, TakeOptions> = new Map()
+  readonly #problems = new Map<string, SnapswitchError>()
+  #turn: Promise<unknown> = Promise.resolve()
+
+  constructor(host: TakeoverHost) {
+    this.#host = host
+  }
+
+  /**
+   * Throws DEVICE_MISSING, BRIDGE_INVALID, BRIDGE_TAKEN, BRIDGE_UNSUPPORTED, BRIDGE_FILTERED, DEVICE_BUSY: nothing was
+   * touched. What fails later is undone, and thrown.
+   */
+  take(name: string, options: TakeOptions = {}): Promise<BridgeInfo> {
+    return this.#inTurn(async () => {
+      await this.#take(name, options, this.#configured.has(name))
+      return this.list().find(({ bridge }) => bridge === name)!
+    })
+  }
+
+  async #take(name: string, options: TakeOptions, configured: boolean): Promise<void> {
+    const { links, log } = this.#host
+    if (this.#taken.has(name)) throw takenAlready(name, 'this daemon')
+    const found = await findBridge(links, name)
+    const { link } = found
+    const plan = planTakeover(found, { network: options.network, ignoreFilters: options.ignoreFilters ?? false })
+    if (options.uplink !== undefined && !plan.ports.some(({ device }) => device === options.uplink)) {
+      throw new SnapswitchError(
+        'DEVICE_MISSING',
+        `${options.uplink} is no port of ${name}`,
+        `Its ports: ${plan.ports.map(({ device }) => device).join(', ') || 'none'}.`,
+      )
+    }
+    const unlock = lockBridge(link.index, name)
+    const record: BridgeRecord = {
+      version: 1,
+      bridge: link.name,
+      index: link.index,
+      boot: bootOf(),
+      network: plan.network,
+      ...pairNames(link),
+      uplink: options.uplink ?? null,
+      ignoreFilters: options.ignoreFilters ?? false,
+      configured,
+      phase: 'taking',
+    }
+    const bridge = new TakenBridge(this.#host, plan, record)
+    this.#taken.set(name, { bridge, unlock })
+    try {
+      await bridge.take()
+    } catch (thrown) {
+      this.#taken.delete(name)
+      unlock()
+      throw thrown
+    }
+    this.#problems.delete(name)
+    for (const warning of plan.warnings) log.warn({ bridge: name }, warning)
+    log.info({ bridge: name, network: plan.network, ports: plan.ports.length }, 'a bridge was taken over')
+  }
+
+  /** Throws BRIDGE_NOT_TAKEN, SNAPSHOT_BUSY: nothing was touched. */
+  give(name: string): Promise<void> {
+    return this.#inTurn(async () => {
+      const one = this.#taken.get(name)
+      if (one === undefined) throw notTaken(name, [...this.#taken.keys()])
+      await one.bridge.give()
+      this.#forget(name)
+      this.#host.log.info({ bridge: name }, 'a bridge was given back')
+    })
+  }
+
+  #forget(name: string): void {
+    this.#taken.get(name)?.unlock()
+    this.#taken.delete(name)
+  }
+
+  /**
+   * At the start: undoes what a killed daemon has left, and takes again what it had. What cannot be taken now is said,
+   * and is the kernel's.
+   */
+  recover(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { links, records, log } = this.#host
+      for (const record of await records.all()) {
+        const { bridge, phase } = record
+        const isOfThisBoot = record.boot === bootOf()
+        if (isOfThisBoot) removePair(links, record)
+        await records.remove(bridge)
+        const isThere = links.find(bridge)?.index === record.index
+        if (!isOfThisBoot || !isThere || phase === 'taking' || phase === 'giving') continue
+        const { network, uplink, ignoreFilters } = record
+        try {
+          await this.#take(
+            bridge,
+            { network, uplink: uplink ?? undefined, ignoreFilters },
+            this.#configured.has(bridge),
+          )
+        } catch (thrown) {
+          log.error({ err: thrown, bridge }, 'a bridge that was taken over cannot be taken again')
+        }
+      }
+    })
+  }
+
+  /** Bridges that are to be taken whenever they are there; one that was and is no more is given back. */
+  configure(wanted: ReadonlyMap<string, TakeOptions>): void {
+    this.#configured = wanted
+  }
+
+  /** Brings everything in line with what there is. Call it when devices or machines have changed; never throws. */
+  follow(): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const [name, { bridge }] of this.#taken) {
+        await bridge.follow()
+        // One of the same name may be there again, and another one under an index of its own.
+        if (bridge.problem?.code === 'BRIDGE_LOST' && this.#host.links.findByIndex(bridge.record.index) === null) {
+          await bridge
+            .give()
+            .catch((thrown) => this.#host.log.error({ err: thrown, bridge: name }, 'it cannot be let go'))
+          this.#problems.set(name, bridge.problem)
+          this.#forget(name)
+        } else if (bridge.record.configured && !this.#configured.has(name)) {
+          await bridge.give().then(
+            () => this.#forget(name),
+            () => undefined,
+          )
+        }
+      }
+      for (const [name, options] of this.#configured) await this.#takeConfigured(name, options)
+    })
+  }
+
+  async #takeConfigured(name: string, options: TakeOptions): Promise<void> {
+    if (this.#taken.has(name) || this.#host.links.find(name) === null) return
+    try {
+      await this.#take(name, options, true)
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      if (this.#problems.get(name)?.message === error.message) return
+      this.#problems.set(name, error)
+      this.#host.log.warn({ err: error, bridge: name }, 'a bridge of the configuration cannot be taken over')
+    }
+  }
+
+  /** A device of a port takes another one's place, in the same bridge. */
+  replaced(index: number, port: { readonly index: number; readonly name: string }): void {
+    this.#byIndex(index)?.replace(port)
+  }
+
+  async addAll(ports: Parameters<TakenBridge['moveIn']>[0]): Promise<void> {
+    for (const index of new Set(ports.map(({ bridge }) => bridge!)))
+      await this.#byIndex(index)?.moveIn(ports.filter(({ bridge }) => bridge === index))
+  }
+
+  async removeAll(ports: readonly { readonly name: string; readonly bridge?: number }[]): Promise<void> {
+    for (const index of new Set(ports.map(({ bridge }) => bridge!)))
+      await this.#byIndex(index)?.moveOut(ports.filter(({ bridge }) => bridge === index).map(({ name }) => name))
+  }
+
+  #byIndex(index: number): TakenBridge | undefined {
+    return [...this.#taken.values()].find(({ bridge }) => bridge.record.index === index)?.bridge
+  }
+
+  list(): BridgeInfo[] {
+    const taken = [...this.#taken.values()].map(({ bridge: { record, problem, warnings } }) => ({
+      bridge: record.bridge,
+      network: record.network,
+      taken: true,
+      configured: record.configured,
+      problem: problem?.report() ?? null,
+      warnings: [...warnings],
+    }))
+    const others = [...new Set([...this.#configured.keys(), ...this.#problems.keys()])].filter(
+      (name) => !this.#taken.has(name),
+    )
+    return [
+      ...taken,
+      ...others.map((bridge) => ({
+        bridge,
+        network: this.#configured.get(bridge)?.network ?? bridge,
+        taken: false,
+        configured: this.#configured.has(bridge),
+        problem: (this.#problems.get(bridge) ?? absent(bridge)).report(),
+        warnings: [],
+      })),
+    ]
+  }
+
+  /** Before the daemon ends: the kernel's bridges forward until the next one starts, without a gap. */
+  close(): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const [name, { bridge }] of this.#taken) {
+        await bridge
+          .rest()
+          .catch((thrown) => this.#host.log.error({ err: thrown, bridge: name }, 'not given back whole'))
+        this.#forget(name)
+      }
+    })
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work)
+    this.#turn = done.catch(() => undefined)
+    return done
+  }
+}
+
+/** Throws BRIDGE_TAKEN. */
+export function lockBridge(index: number, name: string): () => void {
+  try {
+    return lockDevice(index, name)
+  } catch (thrown) {
+    if (asSnapswitchError(thrown).code !== 'DEVICE_BUSY') throw thrown
+    throw takenAlready(name, 'another daemon, or is a port of one')
+  }
+}
+
+function takenAlready(name: string, by: string): SnapswitchError {
+  return new SnapswitchError(
+    'BRIDGE_TAKEN',
+    `bridge ${name} is taken over by ${by} already`,
+    '`snapswitch status` shows what is taken; `snapswitch give` gives it back.',
+  )
+}
+
+export function notTaken(name: string, taken: readonly string[]): SnapswitchError {
+  return new SnapswitchError(
+    'BRIDGE_NOT_TAKEN',
+    `bridge ${name} is not taken over here`,
+    taken.length === 0 ? 'No bridge is.' : `These are: ${taken.join(', ')}.`,
+  )
+}
+
+function absent(name: string): SnapswitchError {
+  return new SnapswitchError('DEVICE_MISSING', `bridge ${name} is not there`, 'It is taken over when it comes.')
+}

@@ -1,0 +1,54 @@
+// The cable between a bridge that was taken over and the switch: a veth pair. The host's addresses, routes and servers
+// stay on the bridge, and reach the network by it.
+
+import { bridgePorts, createPair, setPortFlags, trunkAllVlans } from '../../src/linux/bridge.js'
+import type { Link, Links } from '../../src/linux/link.js'
+import { DeviceSysctl } from '../../src/linux/sysctl.js'
+
+const NAME_LIMIT = 15
+
+/** Devices that stand for a bridge's two ends of the cable: their names tell which. */
+export function pairNames({ name, index }: Pick<Link, 'name' | 'index'>): { hostEnd: string; switchEnd: string } {
+  const long = `ssh-${name}`.length > NAME_LIMIT
+  const known = long ? String(index) : name
+  return { hostEnd: `ssh-${known}`, switchEnd: `ssw-${known}` }
+}
+
+/**
+ * Makes the pair and puts one end into the bridge: nothing is flooded to it yet. A bridge without an address set by
+ * hand has the lowest one of its ports', so this end has a high one; where there are no others, the bridge's own.
+ */
+export function makePair(
+  links: Links,
+  bridge: Link,
+  names: { hostEnd: string; switchEnd: string },
+  aware: boolean,
+): void {
+  const alone = bridgePorts(links, bridge.index).length === 0
+  const [one, other] = [randomTail(), randomTail()]
+  const hostEnd = { name: names.hostEnd, mac: alone && bridge.mac !== null ? bridge.mac : `fe:ff:ff:${one}` }
+  createPair(links, hostEnd, { name: names.switchEnd, mac: `fe:ff:fe:${other}` }, bridge.mtu)
+  const end = links.get(names.hostEnd)
+  // The bridge speaks for the host; its ports have nothing to say.
+  new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(end.index)).write('1')
+  links.change(end.index, { master: bridge.index })
+  setPortFlags(links, end.index, { floods: false })
+  if (aware) trunkAllVlans(links, end.index)
+  links.change(end.index, { up: true })
+}
+
+/** One end goes with the other. Harmless when they are gone, or when the name is somebody else's device. */
+export function removePair(links: Links, names: { hostEnd: string; switchEnd: string }): void {
+  for (const name of [names.hostEnd, names.switchEnd]) {
+    const link = links.find(name)
+    if (link?.kind === 'veth' && link.mac?.startsWith('fe:ff:fe:') !== false) links.remove(link.index)
+  }
+}
+
+function randomTail(): string {
+  return Array.from({ length: 3 }, () =>
+    Math.floor(Math.random() * 256)
+      .toString(16)
+      .padStart(2, '0'),
+  ).join(':')
+}

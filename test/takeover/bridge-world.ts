@@ -1,0 +1,77 @@
+// A host with a bridge as labs have them: its own address on br0, containers on it (namespaces with a veth), and
+// streams between any two of them.
+
+import { join } from 'node:path'
+import { until } from '../lab/command.js'
+import { repositoryRoot } from '../lab/repository.js'
+import { patience } from '../patience.js'
+import type { Running, World } from '../switch/world.js'
+import type { Received, Sent } from './numbered.js'
+
+export const HOST_ADDRESS = '192.0.2.1'
+
+/** Makes the host `h`, with br0. */
+export async function bridgeHost(world: World): Promise<void> {
+  await world.namespace('h')
+  await world.ip('h', 'link', 'add', 'br0', 'type', 'bridge')
+  await world.ip('h', 'link', 'set', 'br0', 'up')
+  await world.ip('h', 'address', 'add', `${HOST_ADDRESS}/24`, 'dev', 'br0')
+}
+
+/** A container, its cable in br0. */
+export async function container(
+  world: World,
+  label: string,
+  address: string,
+  options: { join?: boolean } = {},
+): Promise<void> {
+  await world.endpoint(label, 'h', { address })
+  if (options.join !== false) await joinBridge(world, label)
+}
+
+export async function joinBridge(world: World, device: string, bridge = 'br0'): Promise<void> {
+  await world.ip('h', 'link', 'set', device, 'master', bridge)
+  await world.ip('h', 'link', 'set', device, 'up')
+}
+
+const program = join(repositoryRoot(), 'dist', 'test', 'takeover', 'numbered.js')
+
+/** Numbered datagrams from one to another. */
+export class Stream {
+  readonly name: string
+  readonly #receiver: Running
+  readonly #sender: Running
+
+  private constructor(name: string, receiver: Running, sender: Running) {
+    this.name = name
+    this.#receiver = receiver
+    this.#sender = sender
+  }
+
+  static async start(world: World, from: string, to: string, address: string, port: number): Promise<Stream> {
+    const receiver = await world.start(to, process.execPath, program, 'receive', String(port))
+    await until('the receiver', patience(10_000), () => (receiver.stdout.includes('ready') ? true : undefined), 10)
+    const sender = await world.start(from, process.execPath, program, 'send', address, String(port))
+    await until('the sender', patience(10_000), () => (sender.stdout.includes('ready') ? true : undefined), 10)
+    return new Stream(`${from} to ${to}`, receiver, sender)
+  }
+
+  /** Ends it; what is under way arrives before the receiver counts. */
+  async end(): Promise<Sent & Received & { lost: number }> {
+    const sent = (await result(this.#sender)) as Sent
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const received = (await result(this.#receiver)) as Received
+    return { ...sent, ...received, lost: sent.sent - received.received }
+  }
+}
+
+async function result(running: Running): Promise<unknown> {
+  running.child.kill('SIGTERM')
+  const line = await until(
+    'its result',
+    patience(10_000),
+    () => running.stdout.split('\n').find((text) => text.startsWith('{')),
+    10,
+  )
+  return JSON.parse(line)
+}
