@@ -21,7 +21,7 @@ import {
 } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
 import { fileLimit } from '../patience.js'
-import { stations } from '../switch/station.js'
+import { Station, stations } from '../switch/station.js'
 import { root, World } from '../switch/world.js'
 import { tapGuest } from './tap-guest.js'
 
@@ -61,6 +61,8 @@ function finished({ bytes }: FrameCopy, outer: number): Seen[] {
   const [header, frame] = [bytes.subarray(0, VNET_HEADER_LENGTH), bytes.subarray(VNET_HEADER_LENGTH)]
   return (header[1] === 0 ? [frame] : cutAsKernel(header, frame, outer)).map(receive)
 }
+
+const isOurs = ({ bytes }: { bytes: Uint8Array }) => bytes[VNET_HEADER_LENGTH + 11] === 1
 
 function arrived(t: Test, seen: readonly Seen[], where: string): void {
   t.equal(seen.length, SEGMENTS, `${where}: segments`)
@@ -103,7 +105,6 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
         return
       }
       t.equal(refused, null)
-      const isOurs = (copy: { bytes: Uint8Array }) => copy.bytes[VNET_HEADER_LENGTH + 11] === 1
       const frames = await station.collect(SEGMENTS, isOurs, 5000)
       arrived(
         t,
@@ -140,4 +141,24 @@ t.test('tunnels to an outside without offloads', root, async (t) => {
     })
   }
   for (const name of Object.keys(ports)) t.same((await daemon.port(name)).counters.drops, {}, `${name}: no drops`)
+  await t.test('what others send there is left alone', async (t) => {
+    const others = new Station(world.name('host'), 'taking')
+    t.teardown(() => others.close())
+    taker.received()
+    const { bytes } = gsoFrame(kinds.VXLAN[0], SIZE, TCP4)
+    const header = bytes.slice(0, VNET_HEADER_LENGTH)
+    const refused = others.send(bytes.subarray(VNET_HEADER_LENGTH), header)
+    t.not(refused, null, `without a mark the kernel is told of no tunnel: ${refused}`)
+    const plain = gsoFrame(ethernet(ip4(tcp(4, p))), SIZE, TCP4).bytes
+    t.equal(others.send(plain.subarray(VNET_HEADER_LENGTH), plain.slice(0, VNET_HEADER_LENGTH)), null)
+    const [came] = await taker.collect(1, isOurs, 5000)
+    t.ok(Buffer.from(came.bytes.subarray(VNET_HEADER_LENGTH)).equals(plain.subarray(VNET_HEADER_LENGTH)))
+  })
+  await t.test('a program that somebody takes off is put back', async () => {
+    await world.in('host', 'tc', 'filter', 'delete', 'dev', 'taking', 'egress')
+    await until('the program', 15_000, async () => {
+      const shown = await world.in('host', 'tc', 'filter', 'show', 'dev', 'taking', 'egress')
+      return shown.includes('snapswitch_egress') ? true : undefined
+    })
+  })
 })

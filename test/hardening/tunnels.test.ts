@@ -2,18 +2,13 @@
 // over a kernel bridge, no kernel has seen a wrong checksum, nothing was refused; and where a device takes finished
 // frames only, tcpdump finds every checksum right, outer and inner.
 
-import { createHash } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
 import { root, type Switch, World } from '../switch/world.js'
-import { dropsOf } from './daemon-health.js'
+import { contentFile, noErrors, nothingLost, transfer } from './tunnel-lab.js'
 
 t.setTimeout(fileLimit(180_000))
-
-/** Some hundred GSO frames each way. */
-const BYTES = 8_000_000
 
 interface Tunnel {
   readonly outer: 4 | 6
@@ -73,49 +68,6 @@ async function connect(world: World, from: [string, number], to: [string, number
   }
 }
 
-/** The program that receives: prints the digest of what came. */
-const LISTEN = `
-const hash = require('node:crypto').createHash('sha256')
-require('node:net').createServer((s) => s.on('data', (d) => hash.update(d)).on('end', () => {
-  console.log(hash.digest('hex'))
-  s.end()
-  process.exit()
-})).listen(5555, process.argv[1], () => console.log('listening'))`
-const SEND = `
-const s = require('node:net').connect(5555, process.argv[1])
-s.on('close', () => process.exit())
-require('node:fs').createReadStream(process.argv[2]).pipe(s)`
-
-async function transfer(world: World, to: string, from: string, address: string, file: string): Promise<string> {
-  const listener = await world.start(to, process.execPath, '-e', LISTEN, address)
-  await listener.says(/listening/)
-  await world.in(from, process.execPath, '-e', SEND, address, file)
-  await listener.closed
-  return listener.stdout.split('\n')[1]
-}
-
-async function noErrors(t: Test, world: World, ...labels: string[]): Promise<void> {
-  for (const label of labels) {
-    const four = (await world.in(label, 'cat', '/proc/net/snmp')).split('\n')
-    for (const [protocol, field] of [
-      ['Tcp', 'InCsumErrors'],
-      ['Udp', 'InCsumErrors'],
-      ['Ip', 'InHdrErrors'],
-    ]) {
-      const [head, values] = four.filter((line) => line.startsWith(`${protocol}: `))
-      t.equal(values.split(' ')[head.split(' ').indexOf(field)], '0', `${label}: ${protocol} ${field}`)
-    }
-    t.match(await world.in(label, 'cat', '/proc/net/snmp6'), /Udp6InCsumErrors\s+0\s/, `${label}: Udp6InCsumErrors`)
-  }
-}
-
-async function nothingLost(t: Test, daemon: Switch): Promise<void> {
-  for (const { name, counters } of await daemon.client.ports({ deadlineMs: patience(5000) })) {
-    const { 'device-dropped': _full, ...drops } = counters.drops
-    t.same(drops, {}, `${name}: no drop but of full queues (${dropsOf(counters)})`)
-  }
-}
-
 for (const kind of ['bridge', 'switch'] as const) {
   t.test(`tunnels through a ${kind}`, root, async (t) => {
     const world = World.for(t)
@@ -130,10 +82,7 @@ for (const kind of ['bridge', 'switch'] as const) {
       const ports = Object.fromEntries(labels.map((label) => [label, { device: label, kind: 'plain' }]))
       daemon = await world.switch('host', { networks: { lab0: { ports } } })
     }
-    const file = join(world.directory, 'content')
-    const content = Buffer.alloc(BYTES, createHash('sha512').update('content').digest())
-    writeFileSync(file, content)
-    const digest = createHash('sha256').update(content).digest('hex')
+    const { file, digest } = contentFile(world)
 
     await t.test('between stacks that take GSO frames', async (t) => {
       await connect(world, ['one', 1], ['two', 2])
@@ -161,4 +110,39 @@ for (const kind of ['bridge', 'switch'] as const) {
     })
     if (daemon !== null) await nothingLost(t, daemon)
   })
+}
+
+for (const kind of ['trunk', 'uplink'] as const) {
+  t.test(
+    `a tunnel between members of two hosts, over ${kind === 'trunk' ? 'a trunk' : 'an uplink'}`,
+    root,
+    async (t) => {
+      const world = World.for(t)
+      for (const host of ['a', 'b']) await world.host(host)
+      await world.cable(['a', 'between'], ['b', 'between'])
+      for (const host of ['a', 'b']) await world.ip(host, 'link', 'set', 'between', 'mtu', '1504')
+      await world.endpoint('one', 'a', { address: outer(4, 1), ipv6: true })
+      await world.endpoint('two', 'b', { address: outer(4, 2), ipv6: true })
+      await connect(world, ['one', 1], ['two', 2])
+      const daemons: Switch[] = []
+      for (const [host, member] of [
+        ['a', 'one'],
+        ['b', 'two'],
+      ]) {
+        const ports = { [member]: { device: member, vm: member }, between: { device: 'between', kind } }
+        daemons.push(await world.switch(host, { networks: { lab0: { ports } } }))
+      }
+      await until('the peers', 10_000, async () => {
+        const states = await Promise.all(daemons.map(({ client }) => client.status({ deadlineMs: patience(5000) })))
+        return states.every(({ networks }) => networks[0].peers[0]?.alive) ? true : undefined
+      })
+      const { file, digest } = contentFile(world)
+      for (const name of ['vxlan', 'vxsum']) {
+        t.equal(await transfer(world, 'two', 'one', inner(name, 2), file), digest, name)
+        t.equal(await transfer(world, 'one', 'two', inner(name, 1), file), digest, `${name}, back`)
+      }
+      await noErrors(t, world, 'one', 'two')
+      for (const daemon of daemons) await nothingLost(t, daemon)
+    },
+  )
 }
