@@ -1,14 +1,15 @@
-// The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal.
+// The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal. Until the
+// ports forward, the network is down: what can be loaded after that, is.
 
 import { setTimeout as pause } from 'node:timers/promises'
-import { parseEndpoint } from '../src/api/endpoint.js'
-import { createApi } from '../src/api/server.js'
+import { checkEndpoint, parseEndpoint } from '../src/api/endpoint.js'
+import type { Api } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { Links } from '../src/linux/link.js'
 import { raisePriority } from '../src/linux/priority.js'
 import { systemClock } from '../src/runtime/clock.js'
-import { beginDaemon } from '../src/runtime/daemon.js'
+import { beginDaemon, type DaemonProcess } from '../src/runtime/daemon.js'
 import { ServiceManager } from '../src/runtime/service-manager.js'
 import { Agent, RECOVERY_MS } from './agent/agent.js'
 import { derivedFromParts } from './agent/disks/former.js'
@@ -24,7 +25,7 @@ import { Machines } from './agent/machines.js'
 import { createProcessor } from './agent/processor.js'
 import { RestoreTaps } from './agent/restore/taps.js'
 import { RECORDED_EVENTS } from './agent/snapshot/recording.js'
-import { loadSwitchConfig } from './config.js'
+import { loadSwitchConfig, type SwitchConfig } from './config.js'
 import { Datapath } from './datapath/datapath.js'
 import { TapIdentifier } from './discovery/identify.js'
 import { Names } from './discovery/names.js'
@@ -35,7 +36,6 @@ import { Ports } from './ports/ports.js'
 import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
 import { CONFIGURATION, Reload } from './reload.js'
-import { addRoutes } from './server.js'
 import { Bridges } from './takeover/bridges.js'
 import { BridgeRecords } from './takeover/record.js'
 import { bridgesWanted, defaultSettings, wantedBy } from './wanted/from-config.js'
@@ -52,7 +52,41 @@ const SIGNS_OF_LIFE = 4
  */
 export async function runSwitch(configPath: string): Promise<void> {
   const config = loadSwitchConfig(configPath)
-  const { log, ended: asked, onReload } = beginDaemon(`switch ${config.host}`, config.log)
+  const daemon = beginDaemon(`switch ${config.host}`, config.log)
+  const { log } = daemon
+  const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
+  const unread = new UnreadFrames(datapath.counters)
+  const ports = new Ports(datapath, unread, log)
+  if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
+  // Its thread loads what it needs meanwhile; it touches no device yet.
+  const started = datapath.start()
+  started.catch(() => undefined)
+  try {
+    await serve(configPath, config, daemon, { datapath, unread, ports, started })
+  } finally {
+    await started.catch(() => undefined)
+    await datapath.stop()
+    await ports.close()
+  }
+}
+
+interface Forwarding {
+  readonly datapath: Datapath
+  readonly unread: UnreadFrames
+  readonly ports: Ports
+  readonly started: Promise<void>
+}
+
+async function serve(
+  configPath: string,
+  config: SwitchConfig,
+  { log, ended: asked, onReload }: DaemonProcess,
+  { datapath, unread, ports, started }: Forwarding,
+): Promise<void> {
+  const dead = new Promise<Error>((resolve) => {
+    datapath.once('dead', resolve)
+  })
+  datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
   const manager = new ServiceManager()
   const wanted = new WantedState()
   wanted.supposing(CONFIGURATION, wantedBy(config)).accept()
@@ -60,9 +94,6 @@ export async function runSwitch(configPath: string): Promise<void> {
   await store.open()
   const records = new HostRecords(config.state)
   const epochs = await Epochs.open(records)
-  const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
-  const unread = new UnreadFrames(datapath.counters)
-  const ports = new Ports(datapath, unread, log)
   const hypervisors = createHypervisors(config)
   const machines = new Machines(hypervisors, wanted.all.machines)
   const identifier = new TapIdentifier({
@@ -122,27 +153,20 @@ export async function runSwitch(configPath: string): Promise<void> {
     void bridges.follow()
   })
   const endpoint = parseEndpoint(config.api.socket)
-  const api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
-  // Before anything that there could be something to tell of.
-  const metrics = metricsOf(host, agent, wanted)
-  addRoutes(api.app, host, agent, disks, wanted, reload, bridges, () => metrics)
-
-  const dead = new Promise<Error>((resolve) => {
-    datapath.once('dead', resolve)
-  })
-  datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
+  let api: Api | undefined
+  let metrics: Promise<Scraped> | undefined
+  const metricsNow = () => {
+    metrics ??= loadMetrics(host, agent, wanted)
+    return metrics
+  }
 
   let healing: NodeJS.Timeout | undefined
   let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   let endMetrics = () => {}
-  if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
-  // Its thread loads what it needs meanwhile; it touches no device yet.
-  const started = datapath.start()
-  started.catch(() => undefined)
   try {
-    await api.check()
-    if (config.metrics !== undefined) endMetrics = await serveMetrics(endpointOf(config.metrics.listen), () => metrics)
+    await checkEndpoint(endpoint)
+    if (config.metrics !== undefined) endMetrics = await serveMetrics(endpointOf(config.metrics.listen), metricsNow)
     const moves = await endLoads(host, await records.readMoves(), wanted.ports())
     await reconfiguration.begin(moves, started)
     ports.giveBackLeft()
@@ -156,6 +180,11 @@ export async function runSwitch(configPath: string): Promise<void> {
     resolver.onNews(() => void bridges.follow())
     watch = new PortWatch(reconcile, () => ports.hasNews, log)
     await reconcile()
+    const { createApi, addRoutes } = await loadApi()
+    api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
+    // Before anything that there could be something to tell of.
+    await metricsNow()
+    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, metricsNow)
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
@@ -176,16 +205,17 @@ export async function runSwitch(configPath: string): Promise<void> {
     await watch?.close()
     await resolver.close()
     await agent.close()
-    await api.close()
+    await api?.close()
     await bridges.close()
-    await started.catch(() => undefined)
-    await datapath.stop()
-    await ports.close()
   }
 }
 
-/** Nobody waits for the library, least of all a port. */
-async function metricsOf(host: DaemonHost, agent: Agent, wanted: WantedState): Promise<Scraped> {
+async function loadApi() {
+  const [{ createApi }, { addRoutes }] = await Promise.all([import('../src/api/server.js'), import('./server.js')])
+  return { createApi, addRoutes }
+}
+
+async function loadMetrics(host: DaemonHost, agent: Agent, wanted: WantedState): Promise<Scraped> {
   const { Metrics } = await import('./metrics/metrics.js')
   return new Metrics(host, agent, wanted)
 }

@@ -1,0 +1,25 @@
+// Where the `snapswitch` command begins. A switch that starts is a network that is down until its ports forward, so the
+// usual way to start one loads nothing of the other commands.
+
+import { asSnapswitchError } from '../errors/errors.js'
+
+export async function main(argv: readonly string[]): Promise<void> {
+  const config = switchAsked(argv.slice(2))
+  if (config === null) return (await import('./main.js')).main(argv)
+  process.stderr.on('error', () => undefined)
+  try {
+    const { runSwitch } = await import('../../switch/main.js')
+    await runSwitch(config)
+  } catch (thrown) {
+    const { printError, systemTerminal } = await import('./output.js')
+    printError(systemTerminal, asSnapswitchError(thrown))
+    process.exitCode = 1
+  }
+}
+
+/** The file of `switch --config FILE`, in these words and no others; null: whatever it means, the program knows. */
+export function switchAsked(words: readonly string[]): string | null {
+  const [command, flag, file, ...more] = words
+  if (command !== 'switch' || file === undefined || more.length > 0) return null
+  return (flag === '-c' || flag === '--config') && file !== '' && !file.startsWith('-') ? file : null
+}
