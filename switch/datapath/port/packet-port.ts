@@ -111,9 +111,13 @@ export class PacketPort implements Port {
       }
       this.#left--
       if (!this.#take()) handled++
-      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0 || !segments.beginIfMust(frame)) {
+      else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0) {
         handled++
         sink.receive(this.index, frame, now)
+      } else if (!segments.beginIfMust(frame)) {
+        handled++
+        sink.receive(this.index, frame, now)
+        if (segments.hasLeftMuch) return handled
       }
     }
   }

@@ -38,6 +38,8 @@ export class Segments {
   /** Mapped when the first frame is cut: most ports never see one. */
   #arena: Arena | null = null
   #free = 0
+  /** Bytes of frames that were not cut where they came in. */
+  #left = 0
 
   /** The frame that was begun has segments left. */
   get more(): boolean {
@@ -55,7 +57,13 @@ export class Segments {
     if (!segmenter.begin(frame)) return false
     if (segmenter.mark === NO_MARK || segmenter.size < SMALLEST_LEFT) return true
     segmenter.cancel()
+    this.#left += frame.length
     return false
+  }
+
+  /** So much was left whole since `release`, and may have to be cut where it leaves, that the rest is for later. */
+  get hasLeftMuch(): boolean {
+    return this.#left >= MEMORY
   }
 
   /** The frame that was begun can leave whole, or at least more than one segment of it. */
@@ -117,6 +125,7 @@ export class Segments {
   /** What was cut has been sent or copied. */
   release(): void {
     this.#free = 0
+    this.#left = 0
   }
 
   close(): void {
