@@ -28,6 +28,7 @@ const unit = (found: string | null) => {
 const host = (found: string | null, exists: boolean, systemd = true): HostFound => ({
   units: [unit(found)],
   configs: [{ path: '/etc/snapswitch/switch.yaml', text: 'host: h\n', exists }],
+  bridge: null,
   systemd,
 })
 const words = (steps: readonly Step[]) =>
@@ -99,6 +100,16 @@ t.test('the first configuration is one', async (t) => {
     writeFileSync(file, firstConfig(name))
     t.equal(loadSwitchConfig(file).host, expected)
   }
+  for (const [bridge, network] of [
+    ['br0', 'br0'],
+    ['br0.100', 'br0.100'],
+    ["odd'#:{name", 'lan'],
+  ] as const) {
+    writeFileSync(file, firstConfig('h', bridge))
+    t.equal(loadSwitchConfig(file).networks[network]?.bridge, bridge)
+  }
+  const taking = planInstall({ ...host(null, true), bridge: 'br7' }, true)
+  t.match(said(taking), /switch\.yaml is there, and stays as it is: unless it has `bridge: br7` in a network/)
 })
 
 const root = { skip: process.getuid?.() === 0 ? false : 'needs root' }
@@ -118,6 +129,8 @@ t.test('on a host: dry, for real, again, and away', root, async (t) => {
     look() { find ${own} -mindepth 1 -printf '%p %m %l\\n' | sort; }
     S=${program()}
     $S install --coordinator --dry-run >/tmp/ssw-install.$$; grep -q 'ExecStart=' /tmp/ssw-install.$$; rm /tmp/ssw-install.$$
+    [ -z "$(look)" ]
+    ! $S install --take lo 2>/dev/null
     [ -z "$(look)" ]
     $S install --coordinator
     echo ==1; look

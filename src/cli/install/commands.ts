@@ -24,6 +24,7 @@ type Role = 'switch' | 'coordinator'
 
 interface Options {
   readonly coordinator?: boolean
+  readonly take?: string
   readonly dryRun?: boolean
   readonly start?: boolean
   readonly json?: boolean
@@ -34,6 +35,7 @@ export function addInstallCommands(program: Command, terminal: Terminal): void {
     .command('install')
     .description('make the switch daemon a service of this host: systemd unit, configuration, state directory')
     .option('--coordinator', 'the coordinator of a lab, too')
+    .option('--take <bridge>', 'stand in the place of this bridge, at every boot; written into a first configuration')
     .option('--no-start', 'enable it, and leave it to the next boot to start')
     .option('--dry-run', 'show what would be written and run, and do nothing')
     .option('-j, --json', 'print the steps as JSON')
@@ -44,7 +46,9 @@ May be run again, after an upgrade for instance. A configuration that is there i
 that somebody has changed.`,
     )
     .action(async (options: Options) => {
-      await perform(terminal, options, planInstall(await look(options.coordinator === true), options.start !== false))
+      const { coordinator, take, start } = options
+      if (take !== undefined) checkBridge(take)
+      await perform(terminal, options, planInstall(await look(coordinator === true, take ?? null), start !== false))
     })
   program
     .command('uninstall')
@@ -52,11 +56,11 @@ that somebody has changed.`,
     .option('--dry-run', 'show what would be done, and do nothing')
     .option('-j, --json', 'print the steps as JSON')
     .action(async (options: Options) => {
-      await perform(terminal, options, planUninstall(await look(true)))
+      await perform(terminal, options, planUninstall(await look(true, null)))
     })
 }
 
-async function look(coordinator: boolean): Promise<HostFound> {
+async function look(coordinator: boolean, bridge: string | null): Promise<HostFound> {
   const roles: Role[] = coordinator ? ['switch', 'coordinator'] : ['switch']
   const installation = { program: resolve(process.argv[1] ?? 'snapswitch'), node: process.execPath }
   const units = await Promise.all(
@@ -69,9 +73,9 @@ async function look(coordinator: boolean): Promise<HostFound> {
   )
   const configs = roles.map((role) => {
     const path = `${CONFIGURATION}/${role}.yaml`
-    return { path, text: role === 'switch' ? firstConfig(hostname()) : null, exists: existsSync(path) }
+    return { path, text: role === 'switch' ? firstConfig(hostname(), bridge) : null, exists: existsSync(path) }
   })
-  return { units, configs, systemd: existsSync('/run/systemd/system') }
+  return { units, configs, bridge, systemd: existsSync('/run/systemd/system') }
 }
 
 function absent(error: NodeJS.ErrnoException): null {
@@ -79,13 +83,28 @@ function absent(error: NodeJS.ErrnoException): null {
   throw error
 }
 
-/** A switch without networks: it does nothing until it is given some. */
-export function firstConfig(hostName: string): string {
+/** Throws DEVICE_MISSING. */
+function checkBridge(bridge: string): void {
+  if (/^[^/\s]+$/.test(bridge) && existsSync(`/sys/class/net/${bridge}/bridge`)) return
+  throw new SnapswitchError(
+    'DEVICE_MISSING',
+    `there is no bridge ${bridge} here`,
+    '`ip link show type bridge` lists them.',
+  )
+}
+
+/** A switch in the place of a bridge, or without networks: then it does nothing until it is given some. */
+export function firstConfig(hostName: string, bridge: string | null = null): string {
   const label = hostName.split('.')[0] ?? ''
   return `# The switch of this host. snapswitch.yaml(5) has every key; \`snapswitch reload\` takes up what was changed.
 host: ${isName(label) ? label : 'host'}
-networks: {}
+networks: ${bridge === null ? '{}' : networkOf(bridge)}
 `
+}
+
+/** Of its name, when that is one for a network. */
+export function networkOf(bridge: string): string {
+  return `{ ${isName(bridge) ? bridge : 'lan'}: { bridge: ${JSON.stringify(bridge)} } }`
 }
 
 async function perform(terminal: Terminal, options: Options, steps: readonly Step[]): Promise<void> {

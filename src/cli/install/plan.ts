@@ -35,6 +35,8 @@ export interface ConfigFound {
 export interface HostFound {
   readonly units: readonly UnitFound[]
   readonly configs: readonly ConfigFound[]
+  /** That the switch is to take over. */
+  readonly bridge: string | null
   /** systemd is the init of this host, not only installed. */
   readonly systemd: boolean
 }
@@ -42,14 +44,14 @@ export interface HostFound {
 const pathOf = ({ name }: UnitFound) => `${UNITS}/${name}`
 const isOurs = ({ found, template }: UnitFound) => found === template || (found !== null && isUnchanged(found))
 
-export function planInstall({ units, configs, systemd }: HostFound, starts: boolean): Step[] {
+export function planInstall({ units, configs, bridge, systemd }: HostFound, starts: boolean): Step[] {
   const steps: Step[] = [
     { kind: 'directory', path: CONFIGURATION, mode: 0o755 },
     { kind: 'directory', path: STATE, mode: 0o711 },
   ]
   const changed = new Set<string>()
   for (const { path, text, exists } of configs) {
-    if (exists) steps.push({ kind: 'note', text: `${path} is there, and stays as it is` })
+    if (exists) steps.push({ kind: 'note', text: `${path} is there, and stays as it is${keptBridge(path, bridge)}` })
     else if (text !== null) steps.push({ kind: 'write', path, mode: 0o640, text })
     else
       steps.push({
@@ -79,6 +81,12 @@ export function planInstall({ units, configs, systemd }: HostFound, starts: bool
   )
   for (const { name } of starts ? ready : []) steps.push(run(changed.has(name) ? 'restart' : 'start', name))
   return steps
+}
+
+/** A configuration that stays has to be told of the bridge by its owner. */
+function keptBridge(path: string, bridge: string | null): string {
+  if (bridge === null || !path.endsWith('/switch.yaml')) return ''
+  return `: unless it has \`bridge: ${bridge}\` in a network already, write that and run \`snapswitch reload\``
 }
 
 /** `/etc/snapswitch/switch.yaml` is for `snapswitch-switch.service`. */
