@@ -9,9 +9,9 @@ import { completionScript, SHELLS, type Shell } from '../../src/cli/completion/s
 import { type Node, treeOf } from '../../src/cli/completion/tree.js'
 import { createProgram } from '../../src/cli/main.js'
 import { run, until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 const quiet = { out: () => {}, err: () => {}, live: false, columns: 80, onInterrupt: () => () => {} }
 const tree = treeOf(createProgram(quiet, () => {}))

@@ -7,12 +7,12 @@ import type { PortRules } from '../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { BridgeModel } from '../forwarding/bridge-model.js'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { BRIDGE, type Bridge, KernelBridge, type Rules, SwitchBridge } from './kernel-bridge.js'
 import { idOf, isOurs, Station, testFrame } from './station.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(240_000))
+t.setTimeout(fileLimit(240_000))
 
 const PORTS = ['pa', 'pb', 'pc', 'pd'] as const
 /** The least that a configuration may have, in seconds. */

@@ -38,7 +38,10 @@ class Domains {
   static async start(t: Test): Promise<Domains> {
     const machines = names.map((name) => ({ name, host: 'a', job }))
     const lab = await Lab.build({ network: 'lab0', hosts: ['a'], machines })
-    t.teardown(() => lab.destroy())
+    t.teardown(async () => {
+      if (!t.passing()) for (const line of lab.lastWords(60)) t.comment(line)
+      await lab.destroy()
+    })
     const libvirt = await startLibvirt(lab, 'a')
     t.teardown(() => libvirt.end())
     const domains = new Domains(lab, libvirt)

@@ -9,7 +9,7 @@ import { openPortSockets, ringSlots } from '../../src/linux/port-sockets.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
 import { run, until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
-import { idOf, stations, testFrame } from './station.js'
+import { idOf, Station, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
 
 t.setTimeout(fileLimit(180_000))
@@ -54,9 +54,9 @@ async function floods(world: World, count: number): Promise<number> {
   const files = Array.from({ length: count - 1 }, (_, i) => sent(i + 1))
   const read = async () => (await world.in('host', 'cat', ...files)).trim().split('\n').map(Number)
   const before = await read()
-  const bytes = Buffer.from(testFrame(1)).toString('hex')
-  const program = `import socket; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,0); s.bind(('e0',0)); s.send(bytes.fromhex('${bytes}'))`
-  await world.in('ends', 'python3', '-c', program)
+  const sender = new Station(world.name('ends'), 'e0')
+  sender.send(testFrame(1))
+  sender.close()
   let reached = 0
   await until('a flood', 10_000, async () => {
     const now = await read()

@@ -10,10 +10,10 @@ import { parseEndpoint } from '../../switch/metrics/listener.js'
 import { Metrics } from '../../switch/metrics/metrics.js'
 import { until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from './world.js'
 
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 /** `name{a="1",b="2"}` -> value. Throws on what is no line of the format. */
 function read(text: string): { samples: Map<string, number>; kinds: Map<string, string> } {
