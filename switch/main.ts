@@ -1,5 +1,5 @@
-// The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal. Until the
-// ports forward, the network is down: what can be loaded after that, is.
+// The switch daemon from start to end: configuration, datapath, ports, agent, API; then it waits for a signal. The
+// network is down until the ports forward: what can be loaded after that, is.
 
 import { setTimeout as pause } from 'node:timers/promises'
 import { checkEndpoint, parseEndpoint } from '../src/api/endpoint.js'
