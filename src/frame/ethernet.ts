@@ -47,6 +47,11 @@ export function macLow(bytes: Uint8Array, offset: number): number {
   return (bytes[offset + 2] << 24) | (bytes[offset + 3] << 16) | (bytes[offset + 4] << 8) | bytes[offset + 5]
 }
 
+/** The address that two numbers are: `macHigh`, `macLow`. */
+export function macBytes(high: number, low: number): Uint8Array {
+  return Uint8Array.of(high >> 8, high, low >>> 24, low >>> 16, low >>> 8, low)
+}
+
 /** Group bit of the address at `offset`: multicast or broadcast. */
 export function isGroup(bytes: Uint8Array, offset: number): boolean {
   return (bytes[offset] & 1) === 1

@@ -1,6 +1,7 @@
 // MAC addresses as text. In frames they are bytes, and in tables two numbers: ethernet.ts.
 
 import { SnapswitchError } from '../errors/errors.js'
+import { macBytes } from './ethernet.js'
 
 /** "52:54:00:12:34:56" -> 6 bytes. Throws CONFIG_INVALID. */
 export function parseMac(text: string): Uint8Array {
@@ -16,5 +17,5 @@ export function formatMac(address: Uint8Array): string {
 
 /** `high`: the first two bytes, `low`: the other four. */
 export function formatMacWords(high: number, low: number): string {
-  return formatMac(Uint8Array.of(high >> 8, high, low >>> 24, low >>> 16, low >>> 8, low))
+  return formatMac(macBytes(high, low))
 }

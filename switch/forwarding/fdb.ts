@@ -149,6 +149,14 @@ export class Fdb {
     })
   }
 
+  /** The same, of addresses that `isGone` says true for. */
+  flushAddresses(port: number, isGone: (macHigh: number, macLow: number) => boolean): void {
+    this.#removeWhere((slot) => {
+      if (this.#port[slot] !== port || this.#seen[slot] === STATIC) return false
+      return isGone(this.#keyHigh[slot] >>> 12, this.#keyLow[slot])
+    })
+  }
+
   /** Forgets what was learned from a port that is no more, and what was placed there. */
   removePort(port: number): void {
     this.#removeWhere((slot) => this.#port[slot] === port)

@@ -5,13 +5,15 @@
 // Per frame nothing is allocated, unless it must be kept (held, armed or recorded: only around a cut).
 
 import { isDeepStrictEqual } from 'node:util'
-import type { PortRules } from '../../src/api/schemas.js'
+import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import {
   announcement,
+  EtherType,
   isBadSource,
   isGroup,
   isLinkLocal,
   isWellFormed,
+  macBytes,
   macHigh,
   macLow,
   vlanId,
@@ -23,12 +25,19 @@ import { type Fdb, NO_PORT } from './fdb.js'
 import { Network, type NetworkOptions } from './network.js'
 import { type PeerEvents, Trunks } from './peers/trunks.js'
 import { Uplink } from './peers/uplink.js'
-import { admitTo, type CompiledRules, NOT_ADMITTED } from './port-rules.js'
+import { admitTo, type CompiledRules, firstOf, NOT_ADMITTED } from './port-rules.js'
 import { type DeviceState, floodBarrier, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import { type SnapshotEvents, Snapshots } from './snapshot/snapshots.js'
 
 /** What a forwarder tells its agent without being asked. */
 export interface ForwarderEvents extends SnapshotEvents, PeerEvents {}
+
+/** Long enough for peers on a LAN to hear of other claims, and for what is under way there. */
+const LEAVING_MS = 1000
+/** Long against a frame's way over a LAN. */
+const UNDER_WAY_MS = 200
+/** Most announcements for one machine's port. */
+const MOST_ANNOUNCED = 16
 
 /** Without another switch behind it: the same kind, or one of those that differ in whose frames are colored only. */
 function mayBecome(before: PortSpec, after: PortSpec): boolean {
@@ -48,6 +57,7 @@ export class Forwarder {
   readonly ports: Network['ports']
   #uplink: Uplink | null = null
   readonly #frame = new Frame()
+  readonly #leaving = new Map<PortState, { readonly kind: PortKind; readonly until: number; told: boolean }>()
 
   constructor(options: NetworkOptions, counters: CounterTable, events: ForwarderEvents) {
     this.network = new Network(options, counters)
@@ -55,6 +65,10 @@ export class Forwarder {
       deliver: (port: PortState, frame: Frame, now: number) => this.egress.judge(port, frame, now),
       sendMarkers: (now: number) => this.trunks.tick(now),
       fenced: () => this.#uplink?.fenced(),
+      settle: () => {
+        this.#settle(Number.POSITIVE_INFINITY)
+        for (const port of this.ports) port.outsiderUntil = 0
+      },
     }
     this.snapshots = new Snapshots(this.network, actions, events)
     this.egress = new Egress(counters, this.snapshots)
@@ -83,6 +97,7 @@ export class Forwarder {
   removePort(index: number): void {
     const port = this.byIndex[index]
     if (port === undefined) return
+    this.#leaving.delete(port)
     if (port === this.#uplink?.port) {
       this.#uplink.close()
       this.#uplink = null
@@ -125,12 +140,42 @@ export class Forwarder {
     }
     const { rules = {} } = spec
     if (!isDeepStrictEqual(rules, port.spec.rules ?? {})) this.setRules(spec.index, rules)
-    if (port.spec.kind !== spec.kind) {
-      this.snapshots.changesKind(port, () => port.become(spec.kind, Math.max(spec.epoch, this.network.epoch)), now)
-      this.#uplink?.fenced()
-    }
+    this.#leaving.delete(port)
+    const leaves = port.isMember && spec.kind !== 'member' && this.#uplink !== null && this.snapshots.openEpoch === null
+    port.leave(leaves, this.network.options.transit)
+    if (leaves) this.#leaving.set(port, { kind: spec.kind, until: now + LEAVING_MS, told: false })
+    else if (port.spec.kind !== spec.kind) this.#become(port, spec.kind, spec.epoch, now)
+    this.#uplink?.fenced()
     port.spec = { ...port.spec, vm: spec.vm }
     return port
+  }
+
+  #become(port: PortState, kind: PortKind, epoch: number, now: number): void {
+    port.leave(false, this.network.options.transit)
+    this.snapshots.changesKind(port, () => port.become(kind, Math.max(epoch, this.network.epoch)), now)
+    if (this.#uplink === null || !port.isMember) return
+    port.outsiderUntil = now + UNDER_WAY_MS
+    // Peers take it for an outsider: that its frames come from a member from now on, they learn by these.
+    const known: [mac: Uint8Array, vlan: number][] = []
+    this.fdb.visit(
+      (high, low, vlan, index) => {
+        if (index === port.index && known.length < MOST_ANNOUNCED) known.push([macBytes(high, low), vlan])
+      },
+      Math.floor(now / 1000),
+    )
+    for (const [mac, vlan] of known) this.#announceIn(port, mac, vlan, now)
+  }
+
+  /** Members that are leaving have left: all of them, or those whose time has come. */
+  #settle(until: number): void {
+    for (const [port, one] of this.#leaving) {
+      const isHeard = one.told && this.#uplink?.claimsAreHeard === true
+      one.told = true
+      if (one.until > until && !isHeard) continue
+      this.#leaving.delete(port)
+      this.#become(port, one.kind, 0, one.until)
+      this.#uplink?.fenced()
+    }
   }
 
   /** From the next frame on a port has other rules; its peers, where it is an uplink, have the same. */
@@ -164,12 +209,21 @@ export class Forwarder {
     this.#forward(port, frame, now)
   }
 
-  /** Tells every switch on the way where `mac` now is, as if its VM had spoken. */
+  /** Tells every switch on the way where `mac` now is, as if its VM had spoken: in each of its port's VLANs, the first. */
   announce(index: number, mac: Uint8Array, now: number): void {
+    const port = this.byIndex[index]
+    if (port === undefined) return
+    const vlans = port.rules?.vlans ?? null
+    for (const vlan of vlans === null ? [0] : firstOf(vlans, MOST_ANNOUNCED)) this.#announceIn(port, mac, vlan, now)
+  }
+
+  #announceIn(port: PortState, mac: Uint8Array, vlan: number, now: number): void {
     const body = announcement(mac)
     const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
     bytes.set(body, VNET_HEADER_LENGTH)
-    this.receive(index, this.#frame.pointAt({ bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }), now)
+    const isTagged = vlan !== 0 && vlan !== port.rules?.vlans?.pvid
+    const tag = isTagged ? { tagTpid: EtherType.VLAN, tagTci: vlan } : { tagTpid: 0, tagTci: 0 }
+    this.receive(port.index, this.#frame.pointAt({ bytes, ...tag, color: NO_COLOR }), now)
   }
 
   /**
@@ -177,6 +231,7 @@ export class Forwarder {
    * open.
    */
   tick(now: number): void {
+    if (this.#leaving.size > 0) this.#settle(now)
     this.fdb.sweep(Math.floor(now / 1000), 256)
     this.trunks.tick(now)
     this.snapshots.tick(now)

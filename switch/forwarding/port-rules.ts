@@ -131,6 +131,14 @@ function compileVlans(vlan: NonNullable<PortRules['vlan']>): PortVlans {
   return { pvid, members }
 }
 
+/** The first of a port's VLANs, the pvid before all others. */
+export function firstOf({ pvid, members }: PortVlans, most: number): number[] {
+  const found = pvid === 0 ? [] : [pvid]
+  for (let vlan = 1; vlan <= LAST_VLAN && found.length < most; vlan++)
+    if (vlan !== pvid && members[vlan] !== Membership.NONE) found.push(vlan)
+  return found
+}
+
 /** A frame of a VLAN that the port is not in. */
 export const NOT_ADMITTED = -1
 

@@ -126,6 +126,13 @@ export class PortState {
   isMember: boolean
   /** The host's own side of a bridge: what it sends to groups passes the barriers of floods, as in the kernel. */
   isHost: boolean
+  /** A member that is to be one no more, as soon as peers know that its addresses are not claimed. */
+  leaving = false
+  /**
+   * Of a member that was none a moment ago: until then frames come to it that peers have sent to an outsider. Unix time
+   * in milliseconds.
+   */
+  outsiderUntil = 0
   /** Null: none but barriers. */
   rules: CompiledRules | null = null
   /** Leads to one peer switch, by a link of its own or over a LAN. */
@@ -183,6 +190,13 @@ export class PortState {
     if (this.isMember) this.epoch = epoch
     this.mask = this.side | (this.mask & ~ALL_SIDES)
     this.separate(false)
+  }
+
+  /** Peers are to take its addresses for outsiders' soon: it tells them nothing else meanwhile. */
+  leave(leaving: boolean, transit: boolean): void {
+    this.leaving = leaving
+    this.separate(transit)
+    if (leaving) this.blocked |= Side.PEER
   }
 
   /** From the next frame on. What waits in the hold queue has passed the rules that held when it came. */

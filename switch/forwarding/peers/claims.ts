@@ -45,7 +45,7 @@ export class Claims {
         const mac = macNumber(high, low)
         const port = network.byIndex[index]
         const claim = claims.get(mac)
-        const isOurs = port?.isMember === true && (claim === undefined || claim.port === port)
+        const isOurs = port?.isMember === true && !port.leaving && (claim === undefined || claim.port === port)
         if (!isOurs) elsewhere.add(mac)
         else found.set(mac, port)
       },

@@ -164,6 +164,11 @@ export class UplinkPeer implements Output {
     this.#sources.keep(claims.list)
   }
 
+  /** It has said that it holds our claims as they are. */
+  knows(claims: Claims): boolean {
+    return this.#readVersion === claims.version
+  }
+
   /** Carriers are made for a LAN with this MTU from now on. */
   resize(mtu: number): void {
     this.#writer.resize(mtu)

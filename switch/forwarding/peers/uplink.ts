@@ -42,6 +42,7 @@ import { NO_PORT } from '../fdb.js'
 import type { Network } from '../network.js'
 import { admitTo, NOT_ADMITTED } from '../port-rules.js'
 import { Barrier, floodBarrier, type Output, type PortSpec, PortState, Side } from '../port-state.js'
+import { macNumber } from './addresses.js'
 import { Claims } from './claims.js'
 import { bytesOf } from './control-frames.js'
 import { type Neighbor, Neighbors } from './neighbors.js'
@@ -150,7 +151,7 @@ export class Uplink implements Output {
     return this.neighbors.of(index).peer.lowest < this.#network.fence ? NO_PORT : index
   }
 
-  /** A restore has put up a fence: the peers are to know soon which machines are here. */
+  /** A restore has put up a fence, or a port has become another: the peers are to know soon which machines are here. */
   fenced(): void {
     this.#nextClaims = Number.NEGATIVE_INFINITY
   }
@@ -228,11 +229,30 @@ export class Uplink implements Output {
     }
     if (!neighbor.joined || bootId !== neighbor.peer.heard) return
     const before = neighbor.peer.agreement(this.#claims, this.#toldLowest)
+    const former = neighbor.peer.theirs
     const changed = neighbor.peer.take(agreement, this.#claims, now)
-    if (changed.claims) this.neighbors.grant()
+    if (changed.claims) {
+      this.neighbors.grant()
+      this.forget(neighbor, former)
+    }
     // Whoever was taken for an outsider up to now may be a member over there.
     if (changed.claims || changed.way) this.#network.fdb.flushPort(this.port.index)
     if (!Buffer.from(before).equals(neighbor.peer.agreement(this.#claims, this.#toldLowest))) this.tell(neighbor, now)
+  }
+
+  /** Addresses that a peer does not claim any more may be outsiders' behind it; a member's are learned again at once. */
+  private forget({ port, peer }: Neighbor, former: readonly number[]): void {
+    const still = new Set(peer.theirs)
+    const gone = new Set(former.filter((mac) => !still.has(mac)))
+    if (gone.size === 0) return
+    const isGone = (high: number, low: number) => gone.has(macNumber(high, low))
+    this.#network.fdb.flushAddresses(port.index, isGone)
+    this.neighbors.carriedFrom.flushAddresses(port.index, isGone)
+  }
+
+  /** Every peer knows what is claimed here. */
+  get claimsAreHeard(): boolean {
+    return this.neighbors.joined().every(({ peer }) => peer.knows(this.#claims))
   }
 
   private control(frame: Frame, now: number): PortState | null {
@@ -306,7 +326,8 @@ export class Uplink implements Output {
       const to = fdb.lookUp(macHigh(bytes, start), macLow(bytes, start), vlan, Math.floor(now / 1000))
       if (to !== NO_PORT) {
         const port = byIndex[to]!
-        if (port.side === Side.PLAIN && (isolated & port.mask) === 0) this.#egress.deliver(port, frame, now)
+        const isOutside = port.side === Side.PLAIN || now < port.outsiderUntil || port.leaving
+        if (isOutside && (isolated & port.mask) === 0) this.#egress.deliver(port, frame, now)
         return
       }
     } else if (isLinkLocal(bytes, start) && this.#network.linkLocalRefusal(bytes, start) !== null) {

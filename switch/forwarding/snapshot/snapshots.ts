@@ -34,6 +34,8 @@ export interface SnapshotActions {
   deliver(port: PortState, frame: Frame, now: number): void
   /** Markers have become due. */
   sendMarkers(now: number): void
+  /** Who is a member is settled from now on. */
+  settle(): void
   /** A restore has put up a fence: peers are to know soon which machines are here. */
   fenced(): void
 }
@@ -91,6 +93,7 @@ export class Snapshots implements Crossings {
 
   /** Opens the snapshot of `epoch`: from now on in-transit frames are recorded and peers' markers count. */
   begin(epoch: number, policy: Policy, until: number, now: number): void {
+    this.#actions.settle()
     this.#open = new OpenSnapshot(this.#network, epoch, policy, until, (at) => this.#actions.sendMarkers(at))
     // A host without members never flips, and must read colors all the same.
     this.#network.raiseEpoch(epoch)
@@ -99,6 +102,7 @@ export class Snapshots implements Crossings {
   }
 
   arm(ports: readonly number[]): void {
+    this.#actions.settle()
     for (const port of this.#members(ports)) {
       const bounds = this.#network.options.armed ?? boundsFor(port.spec.queueLength ?? 0)
       if (port.copies === null || port.copies.bounds.frames < bounds.frames) port.copies = new ArmedCopies(bounds)
