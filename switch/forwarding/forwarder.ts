@@ -209,7 +209,7 @@ export class Forwarder {
     this.#forward(port, frame, now)
   }
 
-  /** Tells every switch on the way where `mac` now is, as if its VM had spoken: in each of its port's VLANs, the first. */
+  /** Tells every switch on the way where `mac` now is, as if its VM had spoken: in its port's VLANs, the first ones. */
   announce(index: number, mac: Uint8Array, now: number): void {
     const port = this.byIndex[index]
     if (port === undefined) return

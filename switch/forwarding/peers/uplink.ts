@@ -240,7 +240,7 @@ export class Uplink implements Output {
     if (!Buffer.from(before).equals(neighbor.peer.agreement(this.#claims, this.#toldLowest))) this.tell(neighbor, now)
   }
 
-  /** Addresses that a peer does not claim any more may be outsiders' behind it; a member's are learned again at once. */
+  /** What a peer claims no more may be an outsider's behind it; a member's address is learned again at once. */
   private forget({ port, peer }: Neighbor, former: readonly number[]): void {
     const still = new Set(peer.theirs)
     const gone = new Set(former.filter((mac) => !still.has(mac)))
