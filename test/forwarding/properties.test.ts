@@ -73,7 +73,15 @@ class Run {
   readonly recorded: { port: number; id: number; epoch: number }[] = []
   readonly expected: { port: number; id: number; epoch: number }[] = []
 
-  constructor() {
+  readonly #inVlan: boolean
+
+  /** `inVlan`: every port is in VLAN 10, the trunk with the tag and the others without. */
+  constructor(inVlan: boolean) {
+    this.#inVlan = inVlan
+    if (inVlan) {
+      for (const port of RECEIVERS)
+        this.rig.forwarder.setRules(port, { vlan: port === TRUNK ? { tagged: [10] } : { pvid: 10 } })
+    }
     this.peer.meet(1)
     // Everybody is known, so that frames to one go to one only.
     for (const from of [...MEMBERS, PLAIN]) this.#send(from, -1)
@@ -141,9 +149,18 @@ class Run {
     this.sent.push({ id, from, color, to })
     const words = { id, from: mac(from + 1), to: to < 0 ? GROUP : mac(to + 1) }
     this.#watch(() => {
-      if (remote) this.rig.receive(TRUNK, { ...words, tag: this.peer.tag(color) })
+      if (remote) this.rig.receive(TRUNK, { ...words, ...this.#tagged(id), tag: this.peer.tag(color) })
       else this.rig.receive(from, words)
     })
+  }
+
+  /** As it is behind the color's tag. */
+  #tagged(id: number): { type?: number; payload?: Uint8Array } {
+    if (!this.#inVlan) return {}
+    const payload = new Uint8Array(50)
+    payload.set([0, 10, 8, 0])
+    new DataView(payload.buffer).setUint32(4, id)
+    return { type: 0x8100, payload }
   }
 
   /** Notes what comes out while `act` runs, with the receiver's epoch at that instant. */
@@ -154,6 +171,9 @@ class Run {
     for (const port of RECEIVERS) {
       for (const sent of outputs[port].take()) {
         if (sent.bytes[12] === 0x88 && sent.bytes[13] === 0xb5) continue
+        const isTagged = sent.tagTpid === 0x8100 && sent.tagTci === 10
+        if (isTagged !== (this.#inVlan && port === TRUNK))
+          throw new Error(`port ${port}: ${sent.tagTpid} ${sent.tagTci}`)
         const { epoch } = forwarder.byIndex[port]!
         this.received.get(port)!.push({ id: sent.id, epoch })
         const { color } = this.sent[sent.id - 1]
@@ -176,8 +196,8 @@ t.test('random interleavings of frames, cuts and gates', async (t) => {
   let crossed = 0
   let closed = 0
   fc.assert(
-    fc.property(fc.array(step, { minLength: 10, maxLength: 150, size: 'max' }), (steps) => {
-      const run = new Run()
+    fc.property(fc.array(step, { minLength: 10, maxLength: 150, size: 'max' }), fc.boolean(), (steps, inVlan) => {
+      const run = new Run(inVlan)
       for (const each of steps) run.perform(each)
       run.finish()
       for (const port of MEMBERS) {
