@@ -19,8 +19,6 @@ import type {
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { type Clock, systemClock } from '../src/runtime/clock.js'
-import { type Agents, SocketAgents } from './agents.js'
-import type { CoordinatorConfig } from './config.js'
 import { deleteSnapshot } from './deletion.js'
 import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
@@ -28,6 +26,7 @@ import { quickHealth, verifySnapshot } from './health.js'
 import { NetworkLocks } from './locks.js'
 import { forgetFailed, nextName, refuseTaken } from './naming.js'
 import { hostStatus, type Network, outsidePorts } from './network.js'
+import type { Networks } from './networks.js'
 import { prune } from './pruning.js'
 import { discardLeftover, isUnfinished, unreadable } from './recovery.js'
 import { runRestore, runSnapshot } from './runner.js'
@@ -42,19 +41,22 @@ const recoveryAttempts = 5
 const leftCallMs = 5_000
 
 export interface CoordinatorOptions {
-  readonly config: CoordinatorConfig
+  readonly networks: Networks
+  /** Whether every snapshot's images are loaded once. */
+  readonly verify?: boolean
+  /** It runs inside `snapswitch switch`, and makes way for one that is started by itself. */
+  readonly embedded?: boolean
   readonly catalogue: ManifestStore
   readonly logger: Logger
   readonly version: string
   readonly clock?: Clock
-  /** Tests put their own agents here. */
-  readonly agents?: (network: string, sockets: Readonly<Record<string, string>>) => Agents
 }
 
 export type ReportProgress = (progress: Progress) => void
 
 export class Coordinator {
-  readonly #networks: ReadonlyMap<string, Network>
+  readonly #networks: Networks
+  readonly #embedded: boolean
   readonly #catalogue: ManifestStore
   readonly #logger: Logger
   readonly #version: string
@@ -70,14 +72,9 @@ export class Coordinator {
     this.#version = options.version
     this.#clock = options.clock ?? systemClock
     this.#locks = new NetworkLocks(this.#clock)
-    this.#verify = options.config.verify ?? false
-    const agentsOf = options.agents ?? ((network, sockets) => new SocketAgents(network, sockets))
-    this.#networks = new Map(
-      Object.entries(options.config.networks).map(([name, { hosts }]) => {
-        const sockets = Object.fromEntries(Object.entries(hosts).map(([host, { socket }]) => [host, socket]))
-        return [name, { name, sockets, hosts: Object.keys(sockets), agents: agentsOf(name, sockets) }]
-      }),
-    )
+    this.#verify = options.verify ?? false
+    this.#networks = options.networks
+    this.#embedded = options.embedded ?? false
   }
 
   /**
@@ -85,6 +82,7 @@ export class Coordinator {
    * concerned are busy meanwhile. Never rejects: what cannot be done now is tried again before the next snapshot.
    */
   async recover(): Promise<void> {
+    await this.#networks.refresh()
     const found = await this.#catalogue.list()
     for (const { network, name, error } of found) {
       if (error !== null) this.#logger.error({ err: error, network, snapshot: name }, error.message)
@@ -104,7 +102,7 @@ export class Coordinator {
 
   /** Takes a snapshot. Throws with the reason when it could not be taken; then all machines run on. */
   async create(request: CreateRequest, report: ReportProgress): Promise<Manifest> {
-    const network = this.#network(request.network)
+    const network = await this.#network(request.network)
     if (request.name !== undefined) checkedName('snapshot', request.name)
     const deadlineMs = request.deadlineMs ?? createDeadlineMs
     const startedAt = this.#clock.now().ms
@@ -157,7 +155,7 @@ export class Coordinator {
     order: RestoreOrder,
     report: ReportProgress,
   ): Promise<RestoreReport> {
-    const network = this.#network(networkName)
+    const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const what = `restore of ${network.name}/${name}`
     return this.#exclusively(network.name, what, null, async () => {
@@ -204,7 +202,7 @@ export class Coordinator {
 
   /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */
   async audit(networkName: string, name: string): Promise<AuditReport> {
-    const network = this.#network(networkName)
+    const network = await this.#network(networkName)
     checkedName('snapshot', name)
     return this.#exclusively(network.name, `audit of ${name}`, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
@@ -215,7 +213,7 @@ export class Coordinator {
   }
 
   async delete(networkName: string, name: string): Promise<DeleteReport> {
-    const network = this.#network(networkName)
+    const network = await this.#network(networkName)
     checkedName('snapshot', name)
     return this.#exclusively(network.name, `delete of ${name}`, null, async () => {
       const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
@@ -227,7 +225,7 @@ export class Coordinator {
 
   /** Copies each disk's chain of images into one. Nothing else may be done in the network meanwhile. */
   async flatten(networkName: string, name: string): Promise<FlattenReport> {
-    const network = this.#network(networkName)
+    const network = await this.#network(networkName)
     checkedName('snapshot', name)
     return this.#exclusively(network.name, `flattening of ${name}`, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
@@ -240,7 +238,7 @@ export class Coordinator {
 
   /** Looks at every file of a snapshot. Changes nothing, and holds nothing up. */
   async verify(networkName: string, name: string, { quick }: VerifyRequest): Promise<VerifyReport> {
-    const network = this.#network(networkName)
+    const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const manifest = await this.#catalogue.read(network.name, name)
     const options = { network, quick: quick === true, signal: this.#stopping.signal }
@@ -251,13 +249,13 @@ export class Coordinator {
 
   /** `manifests` with the health of their files: the hosts are asked, for a few seconds at most. */
   async withHealth(manifests: readonly Manifest[]): Promise<Manifest[]> {
-    const health = await quickHealth(manifests, this.#networks)
+    const health = await quickHealth(manifests, await this.#known())
     return manifests.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null }))
   }
 
   /** Removes what failed snapshots have left, and what nobody needs on the hosts. */
   async prune(order: PruneOrder): Promise<PruneReport> {
-    const networks = order.network === undefined ? [...this.#networks.values()] : [this.#network(order.network)]
+    const networks = order.network === undefined ? await this.#allNetworks() : [await this.#network(order.network)]
     const manifests = (await this.#catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
     return prune(networks, order, { manifests, finish: (network, name) => this.delete(network.name, name) })
   }
@@ -271,20 +269,20 @@ export class Coordinator {
   }
 
   async show(network: string, name: string): Promise<Manifest> {
-    this.#network(network)
+    await this.#network(network)
     return this.#catalogue.read(network, name)
   }
 
   /** Asks every host; one that does not answer is shown as unreachable, within 3 s. */
   async status(): Promise<CoordinatorStatus> {
     const networks = await Promise.all(
-      [...this.#networks.values()].map(async (network) => ({
+      (await this.#allNetworks()).map(async (network) => ({
         name: network.name,
         busy: this.#locks.holder(network.name),
         hosts: await Promise.all(network.hosts.map((host) => hostStatus(network, host))),
       })),
     )
-    return { version: this.#version, pid: process.pid, networks }
+    return { version: this.#version, pid: process.pid, embedded: this.#embedded, networks }
   }
 
   /** Calls off what is under way, waits for it to be undone (bounded), and lets go of the hosts. */
@@ -301,13 +299,38 @@ export class Coordinator {
     })
     await Promise.race([Promise.allSettled([...this.#running]), late])
     clearTimeout(timer)
-    await Promise.all([...this.#networks.values()].map((network) => network.agents.close()))
+    await this.#networks.close()
   }
 
-  #network(name: string): Network {
-    const network = this.#networks.get(name)
+  async #known(): Promise<ReadonlyMap<string, Network>> {
+    await this.#networks.refresh()
+    return this.#networks.all()
+  }
+
+  async #allNetworks(): Promise<Network[]> {
+    return [...(await this.#known()).values()]
+  }
+
+  async #network(name: string): Promise<Network> {
+    const all = await this.#known()
+    const network = all.get(name)
     if (network !== undefined) return network
-    throw unknownNetwork('the coordinator', name, [...this.#networks.keys()])
+    throw unknownNetwork('the coordinator', name, [...all.keys()])
+  }
+
+  /** Whether it makes way for another one now: nothing may be under way. Throws SNAPSHOT_BUSY, REQUEST_INVALID. */
+  checkStepAside(): void {
+    if (!this.#embedded) {
+      throw new SnapswitchError(
+        'REQUEST_INVALID',
+        'this coordinator was started by itself, and makes way for none',
+        'Stop it first.',
+      )
+    }
+    if (this.#running.size > 0) {
+      const message = 'the coordinator inside `snapswitch switch` has work under way'
+      throw new SnapswitchError('SNAPSHOT_BUSY', message, 'Try again when it has ended.')
+    }
   }
 
   async #exclusively<T>(network: string, what: string, waitMs: number | null, act: () => Promise<T>): Promise<T> {
@@ -345,7 +368,7 @@ export class Coordinator {
   }
 
   async #discardLeftover(manifest: Manifest, attempts: number): Promise<void> {
-    const network = this.#networks.get(manifest.network)
+    const network = this.#networks.all().get(manifest.network)
     const log = this.#logger.child({ network: manifest.network, snapshot: manifest.name })
     if (network === undefined) return log.warn('unfinished snapshot of a network that is no longer configured')
     const { agents, hosts } = network

@@ -1,34 +1,153 @@
-// `snapswitch coordinator --config FILE`: starts everything, and takes it down in order when a signal stops it.
+// The coordinator from start to end, in its two forms: `snapswitch coordinator --config FILE`, and the one inside
+// `snapswitch switch`, in a process of its own. Started, and taken down in order.
 
+import { setTimeout as pause } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { CoordinatorClient } from '../src/api/client.js'
 import { parseEndpoint } from '../src/api/endpoint.js'
 import { version } from '../src/api/version.js'
+import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import { lockDirectory } from '../src/linux/directory-lock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
 import { loadCoordinatorConfig } from './config.js'
 import { Coordinator } from './coordinator.js'
+import { ConfiguredNetworks, LocalNetworks, type Networks } from './networks.js'
 import { createCoordinatorApi } from './server.js'
 import { Catalogue } from './store/catalogue.js'
+
+interface Place {
+  readonly socket: string
+  readonly store: string
+  readonly verify?: boolean
+}
+
+/** The one inside `snapswitch switch`. */
+export interface EmbeddedCoordinator extends Place {
+  readonly log: string
+  /** This host. */
+  readonly host: string
+  /** The sockets of all hosts' switches, by host. */
+  readonly sockets: Readonly<Record<string, string>>
+}
+
+/** Another coordinator has the socket or the store: this one is not needed. */
+export class Superseded extends Error {}
 
 /** Resolves when the coordinator has been stopped by a signal. Throws what keeps it from starting. */
 export async function runCoordinator(configPath: string): Promise<void> {
   const config = loadCoordinatorConfig(configPath)
   const { log: logger, ended } = beginDaemon('coordinator', config.log)
-  const catalogue = new Catalogue(config.store)
+  const replaces = await replaceEmbedded(config.socket, logger)
+  const networks = new ConfiguredNetworks(config.networks)
+  const reason = await run({ place: config, networks, embedded: false, replaces, logger, ended })
+  if (reason instanceof Error) throw reason
+}
+
+/** Resolves when `asked` to stop, or by a signal. Throws Superseded, and what keeps it from starting. */
+export async function runEmbedded(options: EmbeddedCoordinator, asked: Promise<'stop'>): Promise<void> {
+  const { log: logger, ended } = beginDaemon('coordinator', options.log)
+  const networks = new LocalNetworks(options.host, options.sockets, logger)
+  try {
+    const reason = await run({
+      place: options,
+      networks,
+      embedded: true,
+      replaces: false,
+      logger,
+      ended: Promise.race([ended, asked]),
+    })
+    if (reason instanceof Error) throw reason
+  } catch (thrown) {
+    const error = asSnapswitchError(thrown)
+    if (error.code !== 'DEVICE_BUSY') throw thrown
+    throw new Superseded(error.message)
+  }
+}
+
+interface Running {
+  readonly place: Place
+  readonly networks: Networks
+  readonly embedded: boolean
+  /** Another one is on its way out. */
+  readonly replaces: boolean
+  readonly logger: Logger
+  readonly ended: Promise<unknown>
+}
+
+async function run({ place, networks, embedded, replaces, logger, ended }: Running): Promise<unknown> {
+  const { socket, store, verify = false } = place
+  const catalogue = new Catalogue(store)
   await catalogue.open()
-  const coordinator = new Coordinator({ config, catalogue, logger, version })
-  const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(config.socket), logger, version })
+  const coordinator = new Coordinator({ networks, verify, embedded, catalogue, logger, version })
+  let makeWay: (reason: Error) => void = () => undefined
+  const superseded = new Promise<Error>((resolve) => {
+    makeWay = resolve
+  })
+  const onStepAside = () => {
+    coordinator.checkStepAside()
+    makeWay(new Superseded('another coordinator is being started'))
+  }
+  const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(socket), logger, version, onStepAside })
   try {
     await api.check()
-    lockDirectory(config.store)
+    await lockStore(store, replaces ? LEAVING_MS : 0)
     await api.listen()
-    logger.info({ socket: config.socket, store: config.store, networks: Object.keys(config.networks) }, 'listening')
+    await networks.refresh()
+    logger.info({ socket, store, networks: [...networks.all().keys()], embedded }, 'listening')
     const recovery = coordinator.recover()
-    const reason = await ended
+    const reason = await Promise.race([ended, superseded])
     if (!(reason instanceof Error)) logger.info({ signal: reason }, 'stopping')
     await coordinator.stop()
     await recovery
-    if (reason instanceof Error) throw reason
+    return reason
   } finally {
     await api.close()
+  }
+}
+
+const AGAIN_MS = 200
+const LEAVING_MS = 10_000
+
+async function lockStore(store: string, patienceMs: number): Promise<void> {
+  try {
+    lockDirectory(store)
+  } catch (thrown) {
+    const error = asSnapswitchError(thrown)
+    if (error.code !== 'DEVICE_BUSY') throw thrown
+    if (patienceMs > 0) {
+      await pause(AGAIN_MS)
+      return lockStore(store, patienceMs - AGAIN_MS)
+    }
+    throw new SnapswitchError(
+      error.code,
+      error.message,
+      'Stop that daemon, or choose another `store:`. If it is the coordinator inside `snapswitch switch`: `coordinator: none` in ' +
+        'the switch’s configuration.',
+      thrown,
+    )
+  }
+}
+
+const ASK_MS = 2_000
+/** As long as a snapshot may take. */
+const MAKE_WAY_MS = 120_000
+
+/** The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. */
+async function replaceEmbedded(socket: string, logger: Logger): Promise<boolean> {
+  const client = new CoordinatorClient(socket)
+  const limit = performance.now() + MAKE_WAY_MS
+  let asked = false
+  try {
+    while (performance.now() < limit) {
+      const found = await client.status({ deadlineMs: ASK_MS }).catch(() => null)
+      if (found?.embedded !== true) return asked
+      asked = true
+      logger.info({ socket, pid: found.pid }, 'the coordinator inside `snapswitch switch` is asked to make way')
+      await client.stepAside({ deadlineMs: ASK_MS }).catch((thrown) => logger.info({ err: thrown }, 'it has not yet'))
+      await pause(AGAIN_MS)
+    }
+    return asked
+  } finally {
+    await client.close()
   }
 }

@@ -28,17 +28,37 @@ const progressLimit = 4_096
 
 const HealthQuery = Type.Object({ health: Type.Optional(Type.Literal('true')) })
 
+const Nothing = Type.Object({})
 const oneSnapshot = Type.Object({ network: Type.String(), name: Type.String() })
 
 export async function createCoordinatorApi(
   coordinator: Coordinator,
-  options: { readonly endpoint: Endpoint; readonly logger: Logger; readonly version: string },
+  options: {
+    readonly endpoint: Endpoint
+    readonly logger: Logger
+    readonly version: string
+    /** Somebody starts another coordinator; throws why this one stays. */
+    readonly onStepAside?: () => void
+  },
 ): Promise<Api> {
   const api = await createApi({ ...options, title: 'snapswitch coordinator' })
   const { app } = api
 
   app.get(routes.status, { schema: { summary: 'Networks and hosts', response: { 200: CoordinatorStatus } } }, () =>
     coordinator.status(),
+  )
+  app.post(
+    routes.stepAside,
+    {
+      schema: {
+        summary: 'Has the coordinator inside `snapswitch switch` make way for another',
+        response: { 200: Nothing },
+      },
+    },
+    async () => {
+      options.onStepAside?.()
+      return {}
+    },
   )
   app.get(
     routes.snapshots,

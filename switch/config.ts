@@ -1,7 +1,10 @@
 // The switch daemon's configuration: one YAML file, checked whole before anything is touched.
 
+import { existsSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { type Static, Type } from '@sinclair/typebox'
-import { type ConfigFile, loadConfigFile } from '../src/api/config-file.js'
+import { type ConfigFile, loadConfigFile, parseConfig } from '../src/api/config-file.js'
+import { isName } from '../src/api/names.js'
 import { AbsolutePath, Name, PortKind, type PortRules, portRules } from '../src/api/schemas.js'
 import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
@@ -104,18 +107,33 @@ export type NetworkConfig = Static<typeof NetworkConfig>
 /** How a machine is reached: by one of the drivers. */
 export const MachineConfig = Type.Object(addresses, closed)
 
+export const HostConfig = Type.Object(
+  {
+    /** The socket of its switch daemon, as it is reached from here. */
+    socket: AbsolutePath,
+  },
+  closed,
+)
+
 export const SwitchConfig = Type.Object(
   {
-    /** This host's name, unique among its peers. */
-    host: Name,
+    /** This host's name, unique among its peers. Default: as the kernel calls it (`uname -n`). */
+    host: Type.Optional(Name),
     /** Where the daemon's API listens: `socket`, a path. */
     api: Type.Object({ socket: AbsolutePath }, { ...closed, default: { socket: '/run/snapswitch/switch.sock' } }),
     /** Where snapshots, overlays of restored machines and what must outlive the daemon are kept. */
     state: Type.String({ ...AbsolutePath, default: '/var/lib/snapswitch' }),
     /** Its networks, by name: one L2 domain each. */
-    networks: Type.Record(Name, NetworkConfig, closed),
+    networks: Type.Record(Name, NetworkConfig, { ...closed, default: {} }),
     /** The machines of its member ports, by name. */
     machines: Type.Record(Name, MachineConfig, { ...closed, default: {} }),
+    /**
+     * `embedded`: this daemon runs the coordinator, in a process of its own, with its store in the state directory; it
+     * makes way for one that is started by itself. `none`, or the socket of another one: this daemon runs none.
+     */
+    coordinator: Type.String({ pattern: '^(embedded|none|/.+)$', default: 'embedded' }),
+    /** Other hosts of its networks, for the coordinator inside this daemon, by their names. */
+    hosts: Type.Record(Name, HostConfig, { ...closed, default: {} }),
     ...hostOptions,
     /** Prometheus reads `GET /metrics` of the API socket; with this, TCP, too. */
     metrics: Type.Optional(
@@ -146,24 +164,42 @@ export const SwitchConfig = Type.Object(
   },
   closed,
 )
-export type SwitchConfig = Static<typeof SwitchConfig>
+type SwitchFile = Static<typeof SwitchConfig>
+export type SwitchConfig = SwitchFile & { readonly host: string }
 
-/** Throws CONFIG_UNREADABLE or CONFIG_INVALID with file, line and column. */
-export function loadSwitchConfig(file: string): SwitchConfig {
-  const config = loadConfigFile(file, SwitchConfig)
+/** Where the configuration is when nobody says. */
+export const USUAL_FILE = '/etc/snapswitch/switch.yaml'
+
+/**
+ * `file` null: the usual one when there is one, else defaults alone. Throws CONFIG_UNREADABLE or CONFIG_INVALID with
+ * file, line and column.
+ */
+export function loadSwitchConfig(file: string | null): SwitchConfig {
+  const path = file ?? (existsSync(USUAL_FILE) ? USUAL_FILE : null)
+  const config =
+    path === null ? parseConfig('{}', 'no configuration', SwitchConfig) : loadConfigFile(path, SwitchConfig)
   checkPorts(config)
   checkBridges(config)
   checkMachines(config)
   checkKeys(config)
   checkMetrics(config)
-  return config.value
+  const { host } = config.value
+  const named = { ...config.value, host: host ?? nameOfHost(config) }
+  if (named.host in named.hosts) throw config.fault(['hosts', named.host], 'that is this host itself')
+  return named
+}
+
+function nameOfHost(config: ConfigFile<SwitchFile>): string {
+  const name = hostname()
+  if (isName(name)) return name
+  throw config.fault(['host'], `this host is called ${JSON.stringify(name)}, which is no name for it: give \`host:\``)
 }
 
 /**
  * A key is read twice, here to say where in the file it is wrong; it is never part of the configuration, which may be
  * logged.
  */
-function checkKeys(config: ConfigFile<SwitchConfig>): void {
+function checkKeys(config: ConfigFile<SwitchFile>): void {
   for (const [name, { controlKey }] of Object.entries(config.value.networks)) {
     if (controlKey === undefined) continue
     const key = readControlKey(controlKey)
@@ -186,13 +222,13 @@ export function readControlKey(file: string): Uint8Array | string {
   }
 }
 
-function checkMetrics(config: ConfigFile<SwitchConfig>): void {
+function checkMetrics(config: ConfigFile<SwitchFile>): void {
   const { metrics } = config.value
   const endpoint = metrics === undefined ? null : parseEndpoint(metrics.listen)
   if (typeof endpoint === 'string') throw config.fault(['metrics', 'listen'], endpoint)
 }
 
-function checkMachines(config: ConfigFile<SwitchConfig>): void {
+function checkMachines(config: ConfigFile<SwitchFile>): void {
   for (const [name, spec] of Object.entries(config.value.machines)) {
     if (Object.keys(spec).length === 1) continue
     throw config.fault(['machines', name], `a machine has one of ${keys.map((key) => `\`${key}:\``).join(', ')}`)
@@ -200,7 +236,7 @@ function checkMachines(config: ConfigFile<SwitchConfig>): void {
 }
 
 /** What a schema cannot say: two ports of one name or device, a member without a machine, a trunk with one. */
-function checkPorts(config: ConfigFile<SwitchConfig>): void {
+function checkPorts(config: ConfigFile<SwitchFile>): void {
   const devices = new Map<string, string>()
   /** Ports are asked for by their names alone: a host has each once. */
   const networkOf = new Map<string, string>()
@@ -237,7 +273,7 @@ export function rulesOf(port: PortConfig): PortRules {
   return Object.fromEntries(found)
 }
 
-function checkBridges(config: ConfigFile<SwitchConfig>): void {
+function checkBridges(config: ConfigFile<SwitchFile>): void {
   const networkOf = new Map<string, string>()
   for (const [name, { bridge, uplink }] of Object.entries(config.value.networks)) {
     const path = ['networks', name]
@@ -252,7 +288,7 @@ function checkBridges(config: ConfigFile<SwitchConfig>): void {
 }
 
 /** Two ways to the same hosts would be a loop. */
-function checkAlone(config: ConfigFile<SwitchConfig>, network: string, uplink: string): void {
+function checkAlone(config: ConfigFile<SwitchFile>, network: string, uplink: string): void {
   for (const [name, { kind }] of Object.entries(config.value.networks[network].ports)) {
     if (name === uplink || (kind !== 'uplink' && kind !== 'trunk')) continue
     const path = ['networks', network, 'ports', uplink, 'kind']

@@ -2,6 +2,8 @@
 // network is down until the ports forward: what can be loaded after that, is.
 
 import { setTimeout as pause } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { coordinatorOf } from '../src/api/embedded.js'
 import { checkEndpoint, parseEndpoint } from '../src/api/endpoint.js'
 import type { Api } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
@@ -43,6 +45,9 @@ import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
 const HEAL_INTERVAL_MS = 500
+
+/** What runs beside the switch from when it is up until it stops: the command line has the coordinator here. */
+export type StartCompanion = (config: SwitchConfig, log: Logger) => { stop(): Promise<void> } | null
 /** So many signs of life are sent in the time in which one is wanted. */
 const SIGNS_OF_LIFE = 4
 
@@ -50,7 +55,7 @@ const SIGNS_OF_LIFE = 4
  * Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or
  * a device is not right.
  */
-export async function runSwitch(configPath: string): Promise<void> {
+export async function runSwitch(configPath: string | null, startCompanion?: StartCompanion): Promise<void> {
   const config = loadSwitchConfig(configPath)
   const daemon = beginDaemon(`switch ${config.host}`, config.log)
   const { log } = daemon
@@ -62,7 +67,7 @@ export async function runSwitch(configPath: string): Promise<void> {
   const started = datapath.start()
   started.catch(() => undefined)
   try {
-    await serve(configPath, config, daemon, { datapath, unread, ports, started })
+    await serve(configPath, config, daemon, { datapath, unread, ports, started }, startCompanion)
   } finally {
     await started.catch(() => undefined)
     await datapath.stop()
@@ -78,10 +83,11 @@ interface Forwarding {
 }
 
 async function serve(
-  configPath: string,
+  configPath: string | null,
   config: SwitchConfig,
   { log, ended: asked, onReload }: DaemonProcess,
   { datapath, unread, ports, started }: Forwarding,
+  startCompanion: StartCompanion | undefined,
 ): Promise<void> {
   const dead = new Promise<Error>((resolve) => {
     datapath.once('dead', resolve)
@@ -121,6 +127,7 @@ async function serve(
     disks: await DiskRecords.open(config.state, () => derivedFromParts(store)),
     unread,
     holders,
+    coordinator: coordinatorOf(config),
     portion: PORTION,
     recordedEvents: RECORDED_EVENTS,
     epochs,
@@ -164,6 +171,7 @@ async function serve(
   let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   let endMetrics = () => {}
+  let companion: ReturnType<StartCompanion> = null
   try {
     await checkEndpoint(endpoint)
     if (config.metrics !== undefined) endMetrics = await serveMetrics(endpointOf(config.metrics.listen), metricsNow)
@@ -194,12 +202,15 @@ async function serve(
     if (manager.watchdogMs !== null)
       living = setInterval(() => showLife(datapath, manager), manager.watchdogMs / SIGNS_OF_LIFE)
     log.info({ host: config.host, socket: config.api.socket, networks: wanted.networks(), version }, 'switch is up')
+    companion = startCompanion?.(config, log) ?? null
     const reason = await Promise.race([asked, dead])
     if (reason instanceof Error) throw reason
     log.info({ signal: reason }, 'switch is stopping')
     manager.stopping()
   } finally {
     clearInterval(healing)
+    // It undoes what is under way, for which it asks this daemon.
+    await companion?.stop()
     clearInterval(living)
     endMetrics()
     await watch?.close()

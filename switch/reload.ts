@@ -16,7 +16,7 @@ import type { Reconfiguration } from './wanted/reconfiguration.js'
 export const CONFIGURATION = 'the configuration'
 
 /** What is taken up at the start, and not again. */
-const FIXED: readonly string[] = ['host', 'api', 'state', 'datapath', 'metrics', ...driverKeys]
+const FIXED: readonly string[] = ['host', 'api', 'state', 'coordinator', 'hosts', 'datapath', 'metrics', ...driverKeys]
 
 /** Keys of the configuration that differ and cannot while the daemon runs. */
 export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string[] {
@@ -25,7 +25,7 @@ export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string
 }
 
 export class Reload {
-  readonly #file: string
+  readonly #file: string | null
   readonly #reconfiguration: Pick<Reconfiguration, 'set'>
   readonly #manager: Pick<ServiceManager, 'reloading' | 'ready'>
   readonly #log: Logger
@@ -35,7 +35,7 @@ export class Reload {
 
   /** `accepted` is told of a configuration that is in force. */
   constructor(
-    file: string,
+    file: string | null,
     config: SwitchConfig,
     reconfiguration: Pick<Reconfiguration, 'set'>,
     manager: Pick<ServiceManager, 'reloading' | 'ready'>,
@@ -84,11 +84,11 @@ export class Reload {
   }
 }
 
-function fixedError(file: string, keys: readonly string[]): SnapswitchError {
+function fixedError(file: string | null, keys: readonly string[]): SnapswitchError {
   const named = keys.map((key) => `\`${key}\``).join(', ')
   return new SnapswitchError(
     'CONFIG_FIXED',
-    `${file}: ${named} cannot change while the daemon runs`,
+    `${file ?? 'the configuration'}: ${named} cannot change while the daemon runs`,
     'Restart the daemon, or put it back as it was.',
   )
 }

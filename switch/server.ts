@@ -105,6 +105,7 @@ function addViews(
     uptimeSeconds: Math.round((performance.now() - started) / 1000),
     datapathRestarts: datapath.restarts,
     bridges: bridges.list(),
+    coordinator: host.coordinator,
     networks: await Promise.all(
       wanted.networks().map(async (name) => {
         const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })

@@ -274,6 +274,11 @@ export class CoordinatorClient {
     return this.#connection.json('GET', pathOf('status', {}), fits.coordinatorStatus, options)
   }
 
+  /** Has the one inside `snapswitch switch` make way for another. Throws SNAPSHOT_BUSY, REQUEST_INVALID. */
+  async stepAside(options: CallOptions): Promise<void> {
+    await this.#connection.json('POST', pathOf('stepAside', {}), fits.nothing, options)
+  }
+
   /** `health`: with the files' health, for which the hosts are asked, a few seconds at most. */
   snapshots(options: CallOptions & { readonly health?: boolean }): Promise<Manifest[]> {
     return this.#connection.json('GET', `${pathOf('snapshots', {})}${healthQuery(options)}`, fits.manifests, options)

@@ -40,6 +40,7 @@ export const routes = {
   prune: '/v1/prune',
   verify: '/v1/snapshots/:network/:name/verify',
   flatten: '/v1/snapshots/:network/:name/flatten',
+  stepAside: '/v1/step-aside',
 } as const
 
 export type RouteName = keyof typeof routes

@@ -63,10 +63,11 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   program
     .command('switch')
     .description('run the switch daemon of this host, until SIGTERM')
-    .requiredOption('-c, --config <file>', 'its YAML configuration')
-    .action(async ({ config }: { config: string }) => {
-      const { runSwitch } = (await daemon('switch')) as { runSwitch(config: string): Promise<void> }
-      await runSwitch(config)
+    .option('-c, --config <file>', 'its YAML configuration; default: /etc/snapswitch/switch.yaml, if it is there')
+    .action(async ({ config }: { config?: string }) => {
+      const { runSwitch } = (await daemon('switch')) as typeof import('../../switch/main.js')
+      const { startCoordinator } = await import('./embedded-coordinator.js')
+      await runSwitch(config ?? null, startCoordinator)
     })
   program
     .command('coordinator')

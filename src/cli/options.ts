@@ -1,6 +1,8 @@
 // What the commands' options mean: sockets, durations, placements. Wrong ones are usage errors (exit code 2).
 
+import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { SwitchClient } from '../api/client.js'
 import { parseEndpoint } from '../api/endpoint.js'
 import { isName } from '../api/names.js'
 import { asSnapswitchError } from '../errors/errors.js'
@@ -29,9 +31,11 @@ export function withSwitchSocket(command: Command): Command {
 
 export function withCoordinatorSocket(command: Command): Command {
   return command.addOption(
-    new Option('--socket <path>', 'the coordinator’s socket')
+    new Option(
+      '--socket <path>',
+      `the coordinator’s socket (default: ${defaultCoordinatorSocket}, or as the switch says)`,
+    )
       .env('SNAPSWITCH_COORDINATOR')
-      .default(defaultCoordinatorSocket)
       .argParser(parseSocket),
   )
 }
@@ -44,6 +48,23 @@ export function parseSocket(text: string): string {
   } catch (error) {
     const { message, action } = asSnapswitchError(error)
     throw new InvalidArgumentError(text === '' ? action : `${message}. ${action}`)
+  }
+}
+
+const ASK_MS = 3_000
+
+/** As it was given, else the usual one; where that is not there, the switch of this host knows. */
+export async function coordinatorSocket(options: CommonOptions): Promise<string> {
+  if (options.socket !== undefined) return options.socket
+  const switchSocket = process.env.SNAPSWITCH_SOCKET || defaultSwitchSocket
+  if (switchSocket === defaultSwitchSocket && existsSync(defaultCoordinatorSocket)) return defaultCoordinatorSocket
+  const client = new SwitchClient(switchSocket)
+  try {
+    return (await client.status({ deadlineMs: ASK_MS })).coordinator?.socket ?? defaultCoordinatorSocket
+  } catch {
+    return defaultCoordinatorSocket
+  } finally {
+    await client.close()
   }
 }
 

@@ -7,7 +7,14 @@ import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrd
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
 import { describeVerification } from './health-report.js'
-import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
+import {
+  type CommonOptions,
+  coordinatorSocket,
+  parseDuration,
+  parsePlacement,
+  withCoordinatorSocket,
+  withJson,
+} from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { progressView } from './progress.js'
 import {
@@ -149,7 +156,7 @@ async function prune(terminal: Terminal, network: string | undefined, options: P
 }
 
 async function withCoordinator<T>(options: CommonOptions, act: (client: CoordinatorClient) => Promise<T>): Promise<T> {
-  const client = new CoordinatorClient(options.socket as string)
+  const client = new CoordinatorClient(await coordinatorSocket(options))
   try {
     return await act(client)
   } finally {

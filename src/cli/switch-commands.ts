@@ -13,6 +13,7 @@ import { reachedBy } from '../hypervisor/drivers.js'
 import { describeBridges } from './bridge-report.js'
 import {
   type CommonOptions,
+  coordinatorSocket,
   defaultCoordinatorSocket,
   defaultSwitchSocket,
   parseSocket,
@@ -95,7 +96,9 @@ async function status(terminal: Terminal, options: CommonOptions): Promise<void>
   }
   const answers = await Promise.allSettled([
     askStatus(process.env.SNAPSWITCH_SOCKET || defaultSwitchSocket, 'the switch daemon'),
-    askStatus(process.env.SNAPSWITCH_COORDINATOR || defaultCoordinatorSocket, 'the coordinator'),
+    coordinatorSocket(process.env.SNAPSWITCH_COORDINATOR ? { socket: process.env.SNAPSWITCH_COORDINATOR } : {}).then(
+      (socket) => askStatus(socket, 'the coordinator'),
+    ),
   ])
   const found = answers.flatMap((a) => (a.status === 'fulfilled' ? [a.value] : []))
   const failures = answers.flatMap((a) => (a.status === 'rejected' ? [a.reason as SnapswitchError] : []))
@@ -110,8 +113,9 @@ async function status(terminal: Terminal, options: CommonOptions): Promise<void>
     )
   }
   if (options.json === true) {
-    const ofKind = (isKind: (v: unknown) => boolean) => found.find((v) => isKind(v)) ?? null
-    return printJson(terminal, { switch: ofKind(isSwitchStatus), coordinator: ofKind(isCoordinatorStatus) })
+    // Without networks a switch's answer would fit a coordinator's, too.
+    const own = found.find((v) => isSwitchStatus(v)) ?? null
+    return printJson(terminal, { switch: own, coordinator: found.find((v) => v !== own) ?? null })
   }
   terminal.out(found.map(describeStatus).join('\n'))
 }
@@ -162,7 +166,7 @@ function describeCoordinator(found: CoordinatorStatus): string {
     n.hosts.flatMap((h) => (h.error === null ? [] : [`${h.error.message}\n`])),
   )
   return [
-    `coordinator: version ${found.version}, pid ${found.pid}\n`,
+    `coordinator${found.embedded === true ? ', inside the switch' : ''}: version ${found.version}, pid ${found.pid}\n`,
     formatTable(['NETWORK', 'HOST', 'REACHABLE', 'MEMBERS', 'SOCKET', 'BUSY'], hosts),
     ...(errors.length === 0 ? [] : ['\n', ...errors]),
   ].join('')

@@ -3,6 +3,7 @@
 
 import type { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
+import type { coordinatorOf } from '../../src/api/embedded.js'
 import type { Clock } from '../../src/runtime/clock.js'
 import type { Datapath, DatapathEvents } from '../datapath/datapath.js'
 import type { PortMachines } from '../discovery/port-machines.js'
@@ -116,6 +117,8 @@ export interface DaemonHost extends Host {
   readonly disks: DiskRecords
   readonly unread: UnreadFrames
   readonly holders: Pick<PortMachines, 'of' | 'undriven'>
+  /** The one that serves this host, as the configuration says. */
+  readonly coordinator: ReturnType<typeof coordinatorOf>
 }
 
 type EpochRecords = Pick<HostRecords, 'readEpochs' | 'readFences' | 'writeEpochs' | 'writeFences'>

@@ -3,6 +3,7 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
+import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import { createCoordinatorApi } from '../../coordinator/server.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import { parseEndpoint } from '../../src/api/endpoint.js'
@@ -49,7 +50,12 @@ async function lab(t: Test) {
   const socket = join(directory, 'coordinator.sock')
   const config = { socket, store: join(directory, 'store'), log: 'silent', networks } as const
   const catalogue = new Catalogue(config.store)
-  const coordinator = new Coordinator({ config, catalogue, logger: silent, version })
+  const coordinator = new Coordinator({
+    networks: new ConfiguredNetworks(config.networks),
+    catalogue,
+    logger: silent,
+    version,
+  })
   const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(socket), logger: silent, version })
   await api.listen()
   t.teardown(async () => {
@@ -222,7 +228,6 @@ t.test('usage errors end with code 2, help with 0', async (t) => {
   await usage(['snapshot', 'restore', 'x', '--place', 'vm1=a', '--place', 'vm1=b'], /placed on a already/)
   await usage(['--frobnicate'], /unknown option/)
   await usage(['port', 'list', '--socket', ''], /path of a unix socket/)
-  await usage(['switch'], /--config/)
   t.match(await command(['--help']), { code: 0, out: /snapswitch doctor/ })
   t.match(await command(['--version']), { code: 0, out: `${version}\n` })
   t.match(await command([]), { code: 2, err: /Usage: snapswitch/ })

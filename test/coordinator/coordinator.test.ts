@@ -4,6 +4,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
+import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
 import { loadsWord } from '../../src/cli/snapshot-report.js'
@@ -51,7 +52,15 @@ function coordinatorOf(directory: string, switches: readonly FakeSwitch[]) {
     networks: { lab0: { hosts }, lab1: { hosts } },
   } as const
   const catalogue = new Catalogue(config.store)
-  return { catalogue, coordinator: new Coordinator({ config, catalogue, logger: silent, version: '0.1.0' }) }
+  return {
+    catalogue,
+    coordinator: new Coordinator({
+      networks: new ConfiguredNetworks(config.networks),
+      catalogue,
+      logger: silent,
+      version: '0.1.0',
+    }),
+  }
 }
 
 /** Returns when a switch was asked for something, for the `count`th time. */

@@ -4,6 +4,7 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
+import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { FrozenDiskRecord, Manifest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -24,7 +25,12 @@ async function lab(t: Test) {
   const config = { socket: '', store: join(directory, 'store'), log: 'silent', networks: { lab0: { hosts } } } as const
   const catalogue = new Catalogue(config.store)
   await catalogue.open()
-  const coordinator = new Coordinator({ config, catalogue, logger: silent, version: '0.1.0' })
+  const coordinator = new Coordinator({
+    networks: new ConfiguredNetworks(config.networks),
+    catalogue,
+    logger: silent,
+    version: '0.1.0',
+  })
   t.teardown(async () => {
     await coordinator.stop(100)
     await Promise.all([a.stop(), b.stop()])

@@ -185,6 +185,7 @@ export class Lab {
       host,
       api: { socket: this.host(host).inside('switch.sock') },
       state: this.host(host).inside('state'),
+      coordinator: 'none',
       networks: { [this.plan.network]: { ports: Object.fromEntries([...members, ...joints]) } },
       machines: Object.fromEntries(here.map((machine) => [machine.plan.name, { qmp: machine.files.qmp }])),
     }
@@ -210,7 +211,7 @@ export class Lab {
   async startCoordinator(config = this.coordinatorConfig()): Promise<Daemon> {
     const file = join(this.directory, 'coordinator.yaml')
     writeFileSync(file, stringify(config))
-    return this.#start('coordinator', 'coordinator', file, { socket: this.coordinatorSocket })
+    return this.#start('coordinator', 'coordinator', file, { socket: String(config.socket) })
   }
 
   // A signal may take the lab down while it is being started: nothing more is started then, and what is being started

@@ -2,6 +2,7 @@
 // (agents.ts).
 
 import { Coordinator as Product } from '../../coordinator/coordinator.js'
+import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import type { ManifestStore } from '../../coordinator/store/catalogue.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../src/errors/errors.js'
@@ -50,12 +51,11 @@ export class Coordinator {
     const hosts = Object.fromEntries(world.hosts.map(({ name }) => [name, { socket: name }]))
     const networks = Object.fromEntries(world.networks.map((network) => [networkName(network), { hosts }]))
     this.#product = new Product({
-      config: { networks, socket: '', store: '', log: 'silent' },
+      networks: new ConfiguredNetworks(networks, (network) => agentsOf(this, network)),
       catalogue: this.catalogue,
       logger: silent,
       version: '1',
       clock: this.clock,
-      agents: (network) => agentsOf(this, network),
     })
   }
 

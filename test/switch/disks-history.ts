@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } fr
 import { dirname, join } from 'node:path'
 import { pino } from 'pino'
 import { Coordinator } from '../../coordinator/coordinator.js'
+import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { MachineDisks, Manifest } from '../../src/api/schemas.js'
 import { findProcesses, killProcess } from '../../src/hypervisor/shared/process.js'
@@ -87,7 +88,12 @@ export class History {
     }
     const config = { socket: '', store: this.#inside('catalogue'), log: 'silent' as const, networks }
     const catalogue = new Catalogue(config.store)
-    this.#coordinator = new Coordinator({ config, catalogue, logger: pino({ level: 'silent' }), version: 'test' })
+    this.#coordinator = new Coordinator({
+      networks: new ConfiguredNetworks(config.networks),
+      catalogue,
+      logger: pino({ level: 'silent' }),
+      version: 'test',
+    })
     this.#users = ['disk.img', 'mine.qcow2', 'golden.qcow2'].map((name) => this.#inside(`vms/${name}`))
     this.#golden = this.#users[2]!
   }

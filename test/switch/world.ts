@@ -170,7 +170,7 @@ export class World {
   /** A configuration file for a daemon in `host`, its socket and state directory in this world. */
   configFile(host: string, content: SwitchFile, name = host): string {
     const at = (kind: string) => this.inside(host, `${name}.${kind}`)
-    const text = stringify({ host, api: { socket: at('sock') }, state: at('state'), ...content })
+    const text = stringify({ host, api: { socket: at('sock') }, state: at('state'), coordinator: 'none', ...content })
     writeFileSync(this.outside(host, at('yaml')), text)
     return at('yaml')
   }

@@ -159,6 +159,8 @@ export type FlattenReport = Static<typeof FlattenReport>
 export const CoordinatorStatus = Type.Object({
   version: Type.String(),
   pid: Type.Integer(),
+  /** It runs inside `snapswitch switch`. */
+  embedded: Type.Optional(Type.Boolean()),
   networks: Type.Array(
     Type.Object({
       name: Type.String(),

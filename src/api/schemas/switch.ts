@@ -143,6 +143,8 @@ export const SwitchStatus = Type.Object({
   datapathRestarts: Count,
   /** Taken over, or to be taken over. */
   bridges: Type.Optional(Type.Array(BridgeInfo)),
+  /** The coordinator that serves this host, as far as the switch is told; null: none. */
+  coordinator: Type.Optional(nullable(Type.Object({ embedded: Type.Boolean(), socket: Type.String() }))),
   networks: Type.Array(
     Type.Object({
       name: Type.String(),
