@@ -145,7 +145,7 @@ function packetSockets(): Finding[] {
       segments,
       segments ? 'kernel 6.2 or later' : 'kernel before 6.2',
       false,
-      'UDP segments of senders on this host (USO) are dropped: `ethtool -K DEVICE tx-udp-segmentation off` at the sender; frames in tunnels over UDP that must be cut are cut more slowly.',
+      'UDP segments of senders on this host (USO) are cut here, and dropped in tunnels; frames in tunnels over UDP that must be cut are cut more slowly.',
     ),
     finding(
       'programs at egress hooks',

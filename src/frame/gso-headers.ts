@@ -28,6 +28,8 @@ const IPV6_HEADER = 40
 const TCP_HEADER = 20
 export const UDP_HEADER = 8
 const PPPOE_HEADER = 8
+/** VXLAN, also as Linux first had it, and Geneve. */
+const TUNNEL_PORTS: readonly number[] = [4789, 8472, 6081]
 /** More layers than the kernel nests, and headers longer than any sender's. */
 const MAX_LAYERS = 12
 const MAX_HEADERS = 1024
@@ -82,6 +84,23 @@ export class GsoHeaders {
     this.#start = frame.start
     this.#length = Math.min(frame.length, bytes.length - frame.start)
     return this.#follow() && this.#measure() && (!this.#plain || !this.unfinished)
+  }
+
+  /**
+   * The same for UDP datagrams of `size` bytes each, which no header describes: whose kernel does not know
+   * VIRTIO_NET_HDR_GSO_UDP_L4. False for those in a tunnel.
+   */
+  readDatagrams(frame: Frame, size: number, unfinished: boolean): boolean {
+    this.protocol = Protocol.UDP
+    this.size = size
+    this.unfinished = unfinished
+    this.transport = NOT_FOUND
+    this.#bytes = frame.bytes
+    this.#start = frame.start
+    this.#length = Math.min(frame.length, frame.bytes.length - frame.start)
+    if (size === 0 || !this.#follow() || !this.#measure() || !this.#plain) return false
+    // Their ports are all there is to tell the datagrams of a tunnel from such as hold its segments.
+    return !TUNNEL_PORTS.includes(this.#word(this.transport + 2))
   }
 
   #byte(at: number): number {

@@ -58,7 +58,15 @@ export class Segmenter {
 
   /** True when the frame is cut: `next` gives its segments. False: it can be sent as it is, or makes no sense. */
   begin(frame: Frame): boolean {
-    if (!this.#headers.read(frame)) return false
+    return this.#headers.read(frame) && this.#take(frame)
+  }
+
+  /** The same for datagrams of `size` bytes that the kernel has joined, but has no virtio-net header for. */
+  beginDatagrams(frame: Frame, size: number, unfinished: boolean): boolean {
+    return this.#headers.readDatagrams(frame, size, unfinished) && this.#take(frame)
+  }
+
+  #take(frame: Frame): true {
     this.mark = tunnelMark(this.#headers, frame)
     this.#from = frame.view
     this.#vnet = frame.vnet

@@ -86,10 +86,10 @@ export function bindPacketSocket(fd: number, ifindex: number, device: string): v
 const ASIDE_BUFFER_BYTES = 4 * 1024 * 1024
 
 /**
- * Opens and binds a socket for those frames of a device that `filter`, attached before, lets through: read one by one,
- * with tags in auxiliary data. Throws SYSCALL, PERMISSION, DEVICE_MISSING.
+ * Opens a socket, not bound yet, for those frames that `filter` lets through: read one by one, with tags in auxiliary
+ * data. Throws SYSCALL, PERMISSION.
  */
-export function openAsideSocket(ifindex: number, device: string, filter: (fd: number) => void): number {
+export function openAsideSocket(filter: (fd: number) => void): number {
   const c = libc()
   const fd = check(c.socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), 'open a packet socket')
   try {
@@ -98,7 +98,6 @@ export function openAsideSocket(ifindex: number, device: string, filter: (fd: nu
     setOption(fd, SOL_PACKET, PacketOption.IGNORE_OUTGOING, int32(1), 'PACKET_IGNORE_OUTGOING')
     setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, int32(ASIDE_BUFFER_BYTES), 'SO_RCVBUFFORCE')
     filter(fd)
-    bindPacketSocket(fd, ifindex, device)
     return fd
   } catch (error) {
     c.close(fd)

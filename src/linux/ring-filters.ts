@@ -5,6 +5,7 @@
 
 import { type Arena, mapShared, releaseArena } from './arena.js'
 import {
+  add,
   addFrom,
   and,
   copy,
@@ -33,13 +34,20 @@ const SOL_SOCKET = 1
 const SO_ATTACH_BPF = 50
 
 /** GSO_BY_FRAGS: SCTP, cut where its chunks end. */
-const BY_FRAGS = 0xffff
+export const BY_FRAGS = 0xffff
 const TCP = 6
 
-/** One value of many cells, by interface index: how many frames were set aside, and the gso_size of the last. */
+/**
+ * One value: how many frames of a device were set aside, by interface index; behind that the lengths of the last ones,
+ * with gso_size and gso_segs, in a circle for each device (which two whose indexes are alike share).
+ */
 const CELLS = 8192
-const CELL = 8
-const MAP_BYTES = CELLS * CELL
+const CELL = 4
+const LOG_AT = CELLS * CELL
+const NOTES = 16384
+const NOTE = 8
+const NOTES_EACH = 256
+const MAP_BYTES = LOG_AT + NOTES * NOTE
 
 /** Which frames a ring does not take. `setAside` and `keep`: what to do with them, and with the others. */
 export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep: readonly Line[]): Line[] {
@@ -85,22 +93,38 @@ export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep
   ]
 }
 
-/** Of what r1 points at, by r3. */
-const ADD_ATOMICALLY: Instruction = [0xc3, registers(1, 3), 0, 0]
+/** to := to | from. */
+const orFrom = (to: number, from: number): Instruction => [0x4f, registers(to, from), 0, 0]
+/** r3 := what is at r2, to which r3 is added there (BPF_ADD | BPF_FETCH). */
+const FETCH_AND_ADD: Instruction = [0xc3, registers(2, 3), 0, 1]
 
-/** Counts in the map, where we see it without asking, and notes gso_size. */
+/** Counts in the map, where we see it without asking, and makes a note. */
 function count(map: number): Line[] {
   return [
-    load32(2, 6, SkBuff.IFINDEX),
+    load32(4, 6, SkBuff.IFINDEX),
+    copy(2, 4),
     and(2, CELLS - 1),
-    shiftLeft(2, 3),
+    shiftLeft(2, Math.log2(CELL)),
     // r1 := address of the map's value (BPF_PSEUDO_MAP_VALUE), two instructions long.
     [0x18, registers(1, 2), 0, map],
     [0x00, 0, 0, 0],
-    addFrom(1, 2),
-    store32(1, 4, 7),
+    addFrom(2, 1),
     set(3, 1),
-    ADD_ATOMICALLY,
+    FETCH_AND_ADD,
+    shiftLeft(4, Math.log2(NOTES_EACH)),
+    and(3, NOTES_EACH - 1),
+    orFrom(4, 3),
+    and(4, NOTES - 1),
+    shiftLeft(4, Math.log2(NOTE)),
+    addFrom(1, 4),
+    add(1, LOG_AT),
+    load32(2, 6, SkBuff.LENGTH),
+    store32(1, 0, 2),
+    // Both are of 16 bits.
+    load32(2, 6, SkBuff.GSO_SEGS),
+    shiftLeft(2, 16),
+    orFrom(2, 7),
+    store32(1, 4, 2),
   ]
 }
 
@@ -148,14 +172,21 @@ export class RingFilters {
     for (const fd of [this.#keeping, this.#aside, this.#refusing, this.#map]) libc().close(fd)
   }
 
-  /** How many frames of a device were set aside, ever; goes round at 2^31. */
+  /** How many frames of a device were set aside, ever; goes round at 2^32. */
   countOf(ifindex: number): number {
-    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2)
+    return Atomics.load(this.#cells, ifindex & (CELLS - 1))
   }
 
-  /** gso_size of the last of them. */
-  sizeOf(ifindex: number): number {
-    return Atomics.load(this.#cells, (ifindex & (CELLS - 1)) * 2 + 1)
+  /**
+   * gso_size (lower half) and gso_segs (upper half) of one that is `length` bytes long: the `nth`, or one after it, or
+   * else one before. 0: there is no note of it any more.
+   */
+  noteOf(ifindex: number, nth: number, length: number): number {
+    for (let i = 0; i < NOTES_EACH; i++) {
+      const at = (((ifindex * NOTES_EACH) | ((nth + i) & (NOTES_EACH - 1))) & (NOTES - 1)) * 2 + LOG_AT / 4
+      if (this.#cells[at] === length) return this.#cells[at + 1]
+    }
+    return 0
   }
 }
 

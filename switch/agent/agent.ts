@@ -26,7 +26,7 @@ export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'r
 
 const TROUBLES: Record<PortTrouble, string> = {
   'ring-jammed':
-    'frames were lost: the kernel cannot hand over one that its sender wants cut up (UDP fragments, SCTP); switch that off there: `ethtool -K DEVICE tx-udp-segmentation off`, in a guest host_ufo=off',
+    'frames were lost: the kernel cannot hand over one that its sender wants cut up (UDP fragments, SCTP); switch that off there: `ethtool -K DEVICE gso off`, in a guest host_ufo=off',
   'gso-unsupported':
     'a frame was dropped that its sender wants cut up in a way that is not known here; `ethtool -K DEVICE gso off` at the sender helps',
 }

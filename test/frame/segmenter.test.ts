@@ -42,7 +42,10 @@ const kinds: Record<string, (payload: Uint8Array) => [Piece, number]> = {
 /** All frames that come of one, as plain bytes. */
 function cut(frame: Frame, joins = false, room = 1 << 20): { frame: Frame; bytes: Uint8Array }[] {
   const segmenter = new Segmenter(joins)
-  if (!segmenter.begin(frame)) return []
+  return segmenter.begin(frame) ? all(segmenter, room) : []
+}
+
+function all(segmenter: Segmenter, room = 1 << 20): { frame: Frame; bytes: Uint8Array }[] {
   const memory = new Uint8Array(room)
   const made: { frame: Frame; bytes: Uint8Array }[] = []
   let free = 0
@@ -174,4 +177,23 @@ t.test('what the header describes stays whole, and so does what makes no sense',
     lying.bytes[at]++
     t.same(cut(lying), [], `byte ${at}`)
   }
+})
+
+t.test('datagrams that a kernel before 6.2 has joined, and has no header for', async (t) => {
+  const payload = bytes(3456)
+  for (const version of [4, 6] as const) {
+    const whole = ethernet(version === 4 ? ip4(udp(4, payload)) : ip6(udp(6, payload)), [0x81, 0, 0, 9])
+    const segmenter = new Segmenter(false)
+    assert.ok(segmenter.beginDatagrams(gsoFrame(whole, 0, 0), 1000, true))
+    const seen = all(segmenter).map(({ bytes }) => tunnels.receive(bytes))
+    t.same(
+      seen.map(({ payload }) => payload.length),
+      [1000, 1000, 1000, 456],
+    )
+    t.ok(Buffer.concat(seen.map(({ payload }) => payload)).equals(payload))
+  }
+  const tunnel = ethernet(ip4(overUdp(ethernet(ip4(udp(4, payload))), VXLAN, null)))
+  t.notOk(new Segmenter(false).beginDatagrams(gsoFrame(tunnel, 0, 0), 1000, true), 'in a tunnel: nobody says where')
+  t.notOk(new Segmenter(false).beginDatagrams(gsoFrame(ethernet(ip4(tcp(4, payload))), 0, 0), 1000, true))
+  t.notOk(new Segmenter(false).beginDatagrams(gsoFrame(ethernet(ip4(udp(4, payload))), 0, 0), 0, true))
 })

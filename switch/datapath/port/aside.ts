@@ -1,7 +1,8 @@
 // Frames that a receive ring must not get (src/linux/bpf.ts), from a socket of their own: what a guest wants fragmented
-// (UFO), and what of other GSO frames cannot be told from it before it is looked at. They are few; that there are any
-// is seen in memory, and the one epoll descriptor of all ports wakes the datapath.
+// (UFO), several packets of SCTP in one, and what of other GSO frames cannot be told from them before it is looked at.
+// They are few; that there are any is seen in memory, and the one epoll descriptor of all ports wakes the datapath.
 
+import { existsSync } from 'node:fs'
 import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
 import { asideEvents } from '../../../src/linux/epoll.js'
@@ -9,6 +10,7 @@ import { type SocketPrograms, waitForHandover } from '../../../src/linux/handove
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
 import {
+  bindPacketSocket,
   driverOf,
   MSG_DONTWAIT,
   MSG_PEEK,
@@ -16,12 +18,12 @@ import {
   readKernelDrops,
   readMtu,
   setVnetHeader,
-  takeSocketError,
 } from '../../../src/linux/packet-socket.js'
 import { attachFilter, type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
 
 const ETHERNET_MTU = 1500
-const NO_SOCKET = -1
+/** While the kernel has its module. */
+const SCTP_IS_THERE = '/proc/net/sctp'
 
 /** struct msghdr, with one iovec and room for a struct tpacket_auxdata. */
 const IOVEC_AT = 56
@@ -42,23 +44,33 @@ export type Aside = (typeof Aside)[keyof typeof Aside]
 export class AsideSocket {
   readonly frame = new Frame()
   /**
-   * Of the last DATAGRAM: its checksum is of the pseudo-header only; how long its sender wants fragments to be (the
-   * newest frame's word, so never to be trusted beyond the device's MTU); and that MTU.
+   * Of the last DATAGRAM: its checksum is of the pseudo-header only; how long its sender wants the pieces to be, 0: not
+   * known; how many the kernel has counted, 0: none, it is a guest's; and the device's MTU.
    */
   unfinished = false
-  fragment = 0
+  size = 0
+  packets = 0
   mtu = 0
   /** Its owner's to close, after `close`. */
   readonly fd: number
   readonly #filters: RingFilters
   readonly #ifindex: number
+  readonly #device: string
+  /** The port's socket with the ring. */
+  readonly #ring: number
+  /** It gets frames. */
+  #bound = false
+  /** Its descriptor was ready: one more may be there than those that were counted. */
+  #woken = false
   /** Mapped when the first frame has come: most ports never get one. */
   #arena: Arena | null = null
   #seen: number
 
-  private constructor(fd: number, ifindex: number, filters: RingFilters) {
+  private constructor(fd: number, ring: number, ifindex: number, device: string, filters: RingFilters) {
     this.fd = fd
+    this.#ring = ring
     this.#ifindex = ifindex
+    this.#device = device
     this.#filters = filters
     this.#seen = filters.countOf(ifindex)
   }
@@ -70,40 +82,46 @@ export class AsideSocket {
   static open(ring: number, ifindex: number, device: string, handover?: SocketPrograms): AsideSocket | null {
     const filters = ringFilters()
     if (filters === null) return null
-    filters.keepFromRing(ring)
-    // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which is lost anyway: and a
-    // second socket costs 0.13 microseconds a frame.
-    if (kernelIsAtLeast(6, 2) && driverOf(ring, ifindex) === 'veth') {
-      filters.refuse(ring)
-      if (handover !== undefined) waitForHandover(ring, NO_SOCKET, handover)
-      return new AsideSocket(NO_SOCKET, ifindex, filters)
-    }
-    if (handover !== undefined) waitForHandover(ring, NO_SOCKET, handover)
-    const fd = openAsideSocket(ifindex, device, (socket) =>
+    const fd = openAsideSocket((socket) =>
       handover === undefined ? filters.setAside(socket) : attachFilter(socket, handover.nothing),
     )
     try {
       asideEvents().add(fd)
+      const aside = new AsideSocket(fd, ring, ifindex, device, filters)
+      // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which most hosts never see:
+      // and a second socket that is bound costs 0.13 microseconds a frame.
+      const idle = kernelIsAtLeast(6, 2) && driverOf(ring, ifindex) === 'veth' && !existsSync(SCTP_IS_THERE)
+      if (idle) filters.refuse(ring)
+      else aside.#bind()
+      if (handover !== undefined) waitForHandover(ring, fd, handover)
+      return aside
     } catch (error) {
       libc().close(fd)
       throw error
     }
-    return new AsideSocket(fd, ifindex, filters)
+  }
+
+  #bind(): void {
+    // First: both would count the same frame.
+    this.#filters.keepFromRing(this.#ring)
+    this.#seen = this.#filters.countOf(this.#ifindex)
+    bindPacketSocket(this.fd, this.#ifindex, this.#device)
+    this.#bound = true
   }
 
   /** The sockets take frames when `programs` say so; null: always. */
   handOver(ring: number, programs: SocketPrograms | null): void {
     if (programs !== null) waitForHandover(ring, this.fd, programs)
-    else if (this.fd === NO_SOCKET) this.#filters.refuse(ring)
     else {
       this.#filters.setAside(this.fd)
-      this.#filters.keepFromRing(ring)
+      if (this.#bound) this.#filters.keepFromRing(ring)
+      else this.#filters.refuse(ring)
     }
   }
 
   /** Frames have come: one look at memory. */
   get waits(): boolean {
-    return this.fd !== NO_SOCKET && this.#filters.countOf(this.#ifindex) !== this.#seen
+    return this.#bound && (this.#woken || this.#filters.countOf(this.#ifindex) !== this.#seen)
   }
 
   /**
@@ -111,43 +129,54 @@ export class AsideSocket {
    */
   read(): Aside {
     this.#arena ??= mapAside()
+    const counted = this.#filters.countOf(this.#ifindex)
     // A look at the header first: reading a frame whose header the kernel cannot write is losing it.
     if (this.#receive(MSG_PEEK | MSG_DONTWAIT, 0, VNET_HEADER_LENGTH) >= 0) {
       const length = this.#receive(MSG_DONTWAIT, 0, VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
       return this.#take(length < 0 ? -1 : length - VNET_HEADER_LENGTH, Aside.FRAME)
     }
-    if (errno() !== Errno.EINVAL) return Aside.NONE
+    if (errno() !== Errno.EINVAL) {
+      // There are no more, or an error was told: what was counted and is not there was dropped for want of room.
+      this.#seen = counted
+      this.#woken = false
+      return Aside.NONE
+    }
     setVnetHeader(this.fd, false)
     const length = this.#receive(MSG_DONTWAIT, VNET_HEADER_LENGTH, MAX_FRAME_LENGTH)
     setVnetHeader(this.fd, true)
     this.#arena.bytes.fill(0, FRAME_AT, FRAME_AT + VNET_HEADER_LENGTH)
-    this.fragment = this.#filters.sizeOf(this.#ifindex)
+    const note = this.#filters.noteOf(this.#ifindex, this.#seen, length)
+    this.size = note & 0xffff
+    this.packets = note >>> 16
     this.mtu = readMtu(this.fd, this.#ifindex) ?? ETHERNET_MTU
     return this.#take(length, Aside.DATAGRAM)
   }
 
-  /**
-   * Its descriptor is ready: for a frame, or with an error (its device went down) that is taken, so that it is not
-   * ready for ever.
-   */
+  /** Its descriptor is ready: for a frame, or with an error (its device went down), which a read takes. */
   woken(): void {
-    if (this.fd !== NO_SOCKET && !this.waits) takeSocketError(this.fd)
+    if (this.#bound && !this.waits) this.#woken = true
   }
 
-  /** Once a second: what was counted and is not there was dropped for want of room. Returns the number of drops. */
+  /** Once a second. Returns how many were dropped for want of room. */
   housekeeping(): number {
-    if (this.fd === NO_SOCKET) return 0
-    if (this.#arena === null && !this.waits) return 0
-    this.#seen = this.#filters.countOf(this.#ifindex)
-    return readKernelDrops(this.fd)
+    return this.#bound && (this.#arena !== null || this.waits) ? readKernelDrops(this.fd) : 0
   }
 
-  /** Without a second socket: how many frames the ring was not given since the last call. They are lost. */
+  /**
+   * While it gets none: how many frames the ring was not given since the last call. They are lost; it gets what comes
+   * after them.
+   */
   refused(): number {
-    if (this.fd !== NO_SOCKET) return 0
-    const count = this.#filters.countOf(this.#ifindex)
-    const refused = (count - this.#seen) | 0
-    this.#seen = count
+    if (this.#bound) return 0
+    const refused = (this.#filters.countOf(this.#ifindex) - this.#seen) | 0
+    if (refused === 0) return 0
+    try {
+      this.#bind()
+    } catch {
+      // The device has gone.
+      this.#filters.refuse(this.#ring)
+      this.#seen = this.#filters.countOf(this.#ifindex)
+    }
     return refused
   }
 

@@ -2,6 +2,7 @@
 // has put them (ring slots, or the spill arena when they are long), and stay there until every port has sent its share.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { finishSctpChecksum, lacksSctpChecksum } from '../../../src/frame/sctp.js'
 import { Vnet } from '../../../src/frame/vnet-header.js'
 import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
@@ -112,6 +113,7 @@ export class PacketPort implements Port {
       this.#left--
       if (!this.#take()) handled++
       else if (frame.bytes[frame.vnet + Vnet.GSO_TYPE] === 0) {
+        if (lacksSctpChecksum(frame)) finishSctpChecksum(frame)
         handled++
         sink.receive(this.index, frame, now)
       } else if (!segments.beginIfMust(frame)) {
@@ -130,8 +132,7 @@ export class PacketPort implements Port {
     if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
     if (came === Aside.FRAME && this.#segments.beginIfMust(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
-    const { fragment, mtu, unfinished } = aside
-    if (!this.#segments.beginDatagram(aside.frame, fragment, mtu, unfinished)) {
+    if (!this.#segments.beginUndescribed(aside.frame, aside)) {
       this.#counters[this.#row + Drop['gso-unsupported']]++
       this.#tell('gso-unsupported')
     }
@@ -191,6 +192,7 @@ export class PacketPort implements Port {
   }
 
   tick(now: number): void {
+    if (this.#aside !== null) this.#countRefused(this.#aside)
     // Where nothing keeps the frames away that jam a ring, they are lost, but not much more than they.
     if (this.#aside !== null || now < this.#nextLook) return
     this.#nextLook = now + JAM_LOOK_MS
@@ -202,7 +204,11 @@ export class PacketPort implements Port {
     this.#lookAtRing()
     if (this.#aside === null) return
     this.#counters[this.#row + Counter.kernelDrops] += this.#aside.housekeeping()
-    const refused = this.#aside.refused()
+    this.#countRefused(this.#aside)
+  }
+
+  #countRefused(aside: AsideSocket): void {
+    const refused = aside.refused()
     if (refused === 0) return
     this.#counters[this.#row + Drop['gso-unsupported']] += refused
     this.#tell('gso-unsupported')

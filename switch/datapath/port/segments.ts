@@ -1,14 +1,16 @@
-// Where a port keeps the frames that it has cut a GSO frame into (src/frame/segmenter.ts, fragmenter.ts), until they
-// have been sent: the port that it comes in by, or a port that it leaves by.
+// Where a port keeps the frames that it has cut a GSO frame into (segmenter.ts, fragmenter.ts, sctp.ts in src/frame/),
+// until they have been sent: the port that it comes in by, or a port that it leaves by.
 
 import { VLAN_TAG_LENGTH } from '../../../src/frame/ethernet.js'
 import { Fragmenter } from '../../../src/frame/fragmenter.js'
 import { type Frame, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { SctpSegmenter } from '../../../src/frame/sctp.js'
 import { Segmenter } from '../../../src/frame/segmenter.js'
 import { NO_MARK } from '../../../src/frame/tunnel-mark.js'
 import { Vnet } from '../../../src/frame/vnet-header.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
+import { BY_FRAGS } from '../../../src/linux/ring-filters.js'
 
 /** Room for some 300 segments: what other ports wait at most while this one's are sent. One frame always fits. */
 const MEMORY = 512 * 1024
@@ -26,6 +28,18 @@ const BEFORE_TAG = VNET_HEADER_LENGTH + 12
 const SOL_SOCKET = 1
 const SO_MARK = 36
 
+/** What is known of a frame besides its bytes. */
+export interface Undescribed {
+  /** How long its sender wants the pieces to be, 0: not known. */
+  readonly size: number
+  /** How many they are, 0: not known. */
+  readonly packets: number
+  /** The device's. */
+  readonly mtu: number
+  /** Its checksum is of the pseudo-header only. */
+  readonly unfinished: boolean
+}
+
 export class Segments {
   /** Of the last `head`: where it lies, and the control message that says its mark. */
   headAddress = 0
@@ -35,6 +49,7 @@ export class Segments {
   payloadAt = 0
   readonly #segmenter = new Segmenter(kernelIsAtLeast(6, 2))
   readonly #fragmenter = new Fragmenter()
+  readonly #sctp = new SctpSegmenter()
   /** Mapped when the first frame is cut: most ports never see one. */
   #arena: Arena | null = null
   #free = 0
@@ -43,7 +58,7 @@ export class Segments {
 
   /** The frame that was begun has segments left. */
   get more(): boolean {
-    return this.#segmenter.more || this.#fragmenter.more
+    return this.#segmenter.more || this.#fragmenter.more || this.#sctp.more
   }
 
   /** True when `frame` is cut: its segments follow, and its own memory must stay as it is until there are no more. */
@@ -107,15 +122,20 @@ export class Segments {
     return this.#segmenter.headPayload
   }
 
-  /** The same for a datagram that its sender wants in fragments. */
-  beginDatagram(frame: Frame, size: number, mtu: number, unfinished: boolean): boolean {
+  /** The same for one that has no virtio-net header, since the kernel can write none. */
+  beginUndescribed(frame: Frame, { size, packets, mtu, unfinished }: Undescribed): boolean {
+    if (this.#sctp.begin(frame, mtu, packets, size === BY_FRAGS)) return true
+    // Nothing is known of it when too many came at once.
+    if (size === BY_FRAGS || size === 0) return false
+    // The kernel has counted what comes of its own datagrams, each a segment (USO); a guest's are to be fragmented.
+    if (packets > 0) return this.#segmenter.beginDatagrams(frame, size, unfinished)
     return this.#fragmenter.begin(frame, size, mtu, unfinished)
   }
 
   /** Points `frame` at the next segment; false when there is no room before `release`. */
   next(frame: Frame): boolean {
     this.#arena ??= mapArena(MEMORY)
-    const cutter = this.#segmenter.more ? this.#segmenter : this.#fragmenter
+    const cutter = this.#segmenter.more ? this.#segmenter : this.#sctp.more ? this.#sctp : this.#fragmenter
     const free = cutter.next(frame, this.#arena, this.#free)
     if (free < 0) return false
     this.#free = free
