@@ -97,7 +97,14 @@ function makePorts(directory: string, ports: number, host: string, one: string, 
 
 function writeConfig(directory: string, ports: number): string {
   const lines = Array.from({ length: ports }, (_, i) => `      port${i}: { device: p${i} }`)
-  const head = [`host: a`, `api: { socket: ${directory}/sock }`, `state: ${directory}/state`, 'networks:', '  lab0:']
+  const head = [
+    `host: a`,
+    'coordinator: none',
+    `api: { socket: ${directory}/sock }`,
+    `state: ${directory}/state`,
+    'networks:',
+    '  lab0:',
+  ]
   const file = join(directory, 'switch.yaml')
   writeFileSync(file, `${[...head, '    ports:', ...lines].join('\n')}\n`)
   return file

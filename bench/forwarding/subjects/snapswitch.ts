@@ -97,6 +97,7 @@ export function configuration(
     host,
     api: { socket },
     state,
+    coordinator: 'none',
     networks: { lab0: { ports: Object.fromEntries(devices.map((device) => [device, port(device)])) } },
     datapath: { poll: variant.poll },
   }
