@@ -19,6 +19,7 @@ import { type Plan, type PlannedPort, plannedPort } from './plan.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
 import { hostRules } from './rules.js'
 import { giveAll, type Performers, type TakeoverStep, takeAll } from './steps.js'
+import { removeWithUs } from './watchdog.js'
 
 /** What a takeover needs of the daemon. */
 export interface TakeoverHost {
@@ -43,6 +44,7 @@ export class TakenBridge {
   readonly #plan: Plan
   #bypass: Bypass | null = null
   #hostPort: WantedPort | null = null
+  #stopWatchdog: () => void = () => undefined
   /** The first ones come all at one instant, with the bridge's own frames. */
   #first = true
 
@@ -101,8 +103,14 @@ export class TakenBridge {
     return {
       record: { do: () => this.#write('taking'), undo: () => records.remove(record.bridge) },
       pair: {
-        do: () => makePair(links, links.get(record.bridge), record, this.#plan.hostRules !== undefined),
-        undo: () => removePair(links, record),
+        do: () => {
+          makePair(links, links.get(record.bridge), record, this.#plan.hostRules !== undefined)
+          this.#stopWatchdog = removeWithUs(record.hostEnd)
+        },
+        undo: () => {
+          this.#stopWatchdog()
+          removePair(links, record)
+        },
       },
       network: {
         do: () => {

@@ -1,0 +1,98 @@
+// What a bridge that is taken over is refused for, and what the switch does when its devices come, go and change.
+
+import t from 'tap'
+import { until } from '../lab/command.js'
+import { patience } from '../patience.js'
+import { root, World } from '../switch/world.js'
+import { bridgeHost, container, HOST_ADDRESS, joinBridge, Stream } from './bridge-world.js'
+
+const CALL = { deadlineMs: patience(20_000) }
+
+t.test(
+  'what joins the bridge is on the switch, what leaves it leaves; flaps and new names change nothing',
+  root,
+  async (t) => {
+    const world = World.for(t)
+    await bridgeHost(world)
+    await container(world, 'c1', '192.0.2.11')
+    await container(world, 'c2', '192.0.2.12', { join: false })
+    const daemon = await world.switch('h', { networks: { lab: { bridge: 'br0' } } })
+    const names = async () => (await daemon.client.ports(CALL)).map(({ name }) => name).sort()
+    const ports = (...wanted: string[]) =>
+      until(`ports ${wanted.join(' ')}`, CALL.deadlineMs, async () =>
+        JSON.stringify(await names()) === JSON.stringify(wanted.sort()) ? true : undefined,
+      )
+    await ports('c1', 'ssw-br0')
+    t.match(await daemon.client.bridges(CALL), [{ bridge: 'br0', network: 'lab', taken: true, configured: true }])
+
+    await joinBridge(world, 'c2')
+    t.equal((await world.pings('c2', '192.0.2.11')).code, 0, 'at once, whoever forwards')
+    await ports('c1', 'c2', 'ssw-br0')
+    t.equal((await world.pings('c2', '192.0.2.11')).code, 0)
+    const stream = await Stream.start(world, 'c1', 'h', HOST_ADDRESS, 5001)
+    for (let flap = 0; flap < 5; flap++) {
+      await world.ip('h', 'link', 'set', 'c2', 'down')
+      await world.ip('h', 'link', 'set', 'c2', 'up')
+    }
+    // Neighbours ask for its address anew, and hear it once each.
+    t.match(await world.pings('c2', '192.0.2.11'), { code: 0, stdout: /3 received(?!.*duplicates)/ })
+    const { lost, doubled } = await stream.end()
+    t.same({ lost, doubled }, { lost: 0, doubled: 0 })
+
+    await world.ip('h', 'link', 'set', 'c2', 'down')
+    await world.ip('h', 'link', 'set', 'c2', 'name', 'c2-new')
+    await world.ip('h', 'link', 'set', 'c2-new', 'up')
+    await ports('c1', 'c2-new', 'ssw-br0')
+    t.match(await world.pings('c2', '192.0.2.11'), { code: 0, stdout: /3 received(?!.*duplicates)/ })
+
+    await world.ip('h', 'link', 'add', 'br1', 'type', 'bridge')
+    await world.ip('h', 'link', 'set', 'c2-new', 'master', 'br1')
+    await ports('c1', 'ssw-br0')
+    await world.ip('h', 'link', 'set', 'c2-new', 'master', 'br0')
+    await ports('c1', 'c2-new', 'ssw-br0')
+    t.equal((await world.pings('c2', '192.0.2.11')).code, 0)
+
+    await world.ip('h', 'link', 'delete', 'br0')
+    await ports()
+    await until('the bridge is let go', CALL.deadlineMs, async () =>
+      (await daemon.client.bridges(CALL)).some(({ taken }) => taken) ? undefined : true,
+    )
+    await world.ip('h', 'link', 'add', 'br0', 'type', 'bridge')
+    await world.ip('h', 'link', 'set', 'br0', 'up')
+    await joinBridge(world, 'c1')
+    await ports('c1', 'ssw-br0')
+  },
+)
+
+t.test('what is refused is refused before anything is touched', root, async (t) => {
+  const world = World.for(t)
+  await bridgeHost(world)
+  await container(world, 'c1', '192.0.2.11')
+  const daemon = await world.switch('h', { networks: {} })
+  const take = (bridge = 'br0') => daemon.client.takeBridge({ bridge }, CALL)
+  const look = async () => `${await world.in('h', 'ip', '-br', 'link')}${await world.in('h', 'nft', 'list', 'ruleset')}`
+  const refused = async (code: string, message: RegExp, undo?: string[], bridge?: string) => {
+    const before = await look()
+    await t.rejects(take(bridge), { code, message })
+    t.equal(await look(), before, 'nothing was touched')
+    if (undo !== undefined) await world.in('h', undo[0]!, ...undo.slice(1))
+  }
+  await refused('DEVICE_MISSING', /no bridge br1/, undefined, 'br1')
+  await refused('BRIDGE_INVALID', /c1 is no bridge/, undefined, 'c1')
+  await t.rejects(daemon.client.giveBridge('br0', CALL), { code: 'BRIDGE_NOT_TAKEN' })
+
+  await world.ip('h', 'link', 'set', 'br0', 'type', 'bridge', 'stp_state', '1')
+  await refused('BRIDGE_UNSUPPORTED', /speaks STP/, ['ip', 'link', 'set', 'br0', 'type', 'bridge', 'stp_state', '0'])
+
+  await world.in('h', 'nft', 'add table bridge mine; add chain bridge mine f { type filter hook forward priority 0; }')
+  await world.in('h', 'nft', 'add rule bridge mine f counter drop')
+  await refused('BRIDGE_FILTERED', /packet filters of bridges \(mine\)/, ['nft', 'delete', 'table', 'bridge', 'mine'])
+
+  await world.in('h', 'tc', 'qdisc', 'add', 'dev', 'c1', 'clsact')
+  await world.in('h', 'tc', 'filter', 'add', 'dev', 'c1', 'ingress', 'bpf', 'da', 'bytecode', '1,6 0 0 0')
+  await refused('BRIDGE_FILTERED', /ingress filters or limits at c1/, ['tc', 'qdisc', 'del', 'dev', 'c1', 'clsact'])
+
+  await take()
+  await t.rejects(take(), { code: 'BRIDGE_TAKEN', message: /this daemon/ })
+  t.equal((await world.pings('c1', HOST_ADDRESS)).code, 0)
+})
