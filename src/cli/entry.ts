@@ -9,7 +9,8 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.stderr.on('error', () => undefined)
   try {
     const { runSwitch } = await import('../../switch/main.js')
-    await runSwitch(config)
+    const { startCoordinator } = await import('./embedded-coordinator.js')
+    await runSwitch(config, startCoordinator)
   } catch (thrown) {
     const { printError, systemTerminal } = await import('./output.js')
     printError(systemTerminal, asSnapswitchError(thrown))
