@@ -2,7 +2,7 @@
 // again, and what new seeds find is found by `npm run soak`. A schedule that breaks an invariant is shrunk and drawn.
 
 import t from 'tap'
-import { fileLimit } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { describeTally, runCampaign } from './campaign.js'
 import { describeCoverage, events } from './coverage.js'
 
@@ -13,8 +13,8 @@ const FOUND = [
   // A machine with NICs in other networks ends between its restore's load and pause: nobody closes their gates.
   900_024_280,
 ]
-/** On a slow machine fewer will do. */
-const SECONDS = 90
+/** On a slow machine fewer will do, but not so few that what is rare has not happened. */
+const SECONDS = patience(90_000) / 1000
 
 t.setTimeout(fileLimit(200_000))
 
