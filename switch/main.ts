@@ -28,7 +28,8 @@ import { createProcessor } from './agent/processor.js'
 import { RestoreTaps } from './agent/restore/taps.js'
 import { RECORDED_EVENTS } from './agent/snapshot/recording.js'
 import { loadSwitchConfig, type SwitchConfig } from './config.js'
-import { Datapath } from './datapath/datapath.js'
+import { type Begun, beginDatapath } from './datapath/begin.js'
+import type { Datapath } from './datapath/datapath.js'
 import { TapIdentifier } from './discovery/identify.js'
 import { Names } from './discovery/names.js'
 import { PortMachines } from './discovery/port-machines.js'
@@ -55,23 +56,27 @@ const SIGNS_OF_LIFE = 4
  * Runs until a signal stops it (src/runtime/reactions.ts). Throws before anything is changed when the configuration or
  * a device is not right.
  */
-export async function runSwitch(configPath: string | null, startCompanion?: StartCompanion): Promise<void> {
-  const config = loadSwitchConfig(configPath)
-  const daemon = beginDaemon(`switch ${config.host}`, config.log)
-  const { log } = daemon
-  const datapath = new Datapath({ poll: config.datapath.poll, spinUs: config.datapath.spin })
-  const unread = new UnreadFrames(datapath.counters)
-  const ports = new Ports(datapath, unread, log)
-  if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
-  // Its thread loads what it needs meanwhile; it touches no device yet.
-  const started = datapath.start()
-  started.catch(() => undefined)
+export async function runSwitch(
+  configPath: string | null,
+  startCompanion?: StartCompanion,
+  { datapath, started }: Begun = beginDatapath(),
+): Promise<void> {
+  let ports: Ports | undefined
   try {
-    await serve(configPath, config, daemon, { datapath, unread, ports, started }, startCompanion)
+    const config = loadSwitchConfig(configPath)
+    const daemon = beginDaemon(`switch ${config.host}`, config.log)
+    const { log } = daemon
+    if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
+    const unread = new UnreadFrames(datapath.counters)
+    ports = new Ports(datapath, unread, log)
+    const { poll, spin: spinUs } = config.datapath
+    const ready = started.then(() => datapath.setPolling({ poll, spinUs }))
+    ready.catch(() => undefined)
+    await serve(configPath, config, daemon, { datapath, unread, ports, started: ready }, startCompanion)
   } finally {
     await started.catch(() => undefined)
     await datapath.stop()
-    await ports.close()
+    await ports?.close()
   }
 }
 

@@ -8,9 +8,12 @@ export async function main(argv: readonly string[]): Promise<void> {
   if (config === null) return (await import('./main.js')).main(argv)
   process.stderr.on('error', () => undefined)
   try {
+    // It loads in a thread of its own while the rest does in this one.
+    const { beginDatapath } = await import('../../switch/datapath/begin.js')
+    const begun = beginDatapath()
     const { runSwitch } = await import('../../switch/main.js')
     const { startCoordinator } = await import('./embedded-coordinator.js')
-    await runSwitch(config, startCoordinator)
+    await runSwitch(config, startCoordinator, begun)
   } catch (thrown) {
     const { printError, systemTerminal } = await import('./output.js')
     printError(systemTerminal, asSnapswitchError(thrown))

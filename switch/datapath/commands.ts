@@ -164,6 +164,10 @@ export class CommandHandlers {
       this.#loop.flushAll()
       return null
     },
+    polling: (polling) => {
+      this.#loop.setPolling(polling)
+      return null
+    },
     ping: () => null,
     stop: () => {
       this.#loop.stop()

@@ -23,7 +23,7 @@ import type {
   Commands,
   DatapathEvent,
   FromWorker,
-  PollMode,
+  Polling,
   Request,
   Start,
   WorkerInput,
@@ -34,11 +34,6 @@ const STOP_DEADLINE_MS = 2000
 const EFD_NONBLOCK_CLOEXEC = 0o2004000
 /** A worker that fails more often than this within a minute is not started again: something is wrong beyond repair. */
 const RESTARTS_PER_MINUTE = 5
-
-export interface DatapathOptions {
-  readonly poll: PollMode
-  readonly spinUs: number
-}
 
 interface Pending {
   readonly resolve: (result: unknown) => void
@@ -76,7 +71,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   #bootedAt = Math.round(nowMs())
   /** The worker's thread id. */
   thread = 0
-  readonly #options: DatapathOptions
+  #polling: Polling
   readonly #wakeFd: number
   readonly #wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
   readonly #pending = new Map<number, Pending>()
@@ -95,9 +90,9 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** Sockets that are being closed. */
   readonly #closing = new Set<Promise<void>>()
 
-  constructor(options: DatapathOptions) {
+  constructor(polling: Polling) {
     super()
-    this.#options = options
+    this.#polling = polling
     this.#wakeFd = libc().eventfd(0, EFD_NONBLOCK_CLOEXEC)
   }
 
@@ -107,8 +102,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       oversize: this.#oversize,
       counters: this.counters.buffer as SharedArrayBuffer,
       wakeFd: this.#wakeFd,
-      poll: this.#options.poll,
-      spinUs: this.#options.spinUs,
+      ...this.#polling,
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: input, name: 'datapath' })
     this.#worker = worker
@@ -151,6 +145,12 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       worker.postMessage(request)
       libc().write(this.#wakeFd, this.#wakeOne, 8)
     })
+  }
+
+  /** How it waits for frames from now on, also when it is started again. */
+  async setPolling(polling: Polling): Promise<void> {
+    this.#polling = polling
+    await this.call('polling', polling)
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {

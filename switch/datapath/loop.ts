@@ -8,7 +8,7 @@ import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import { PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
-import type { WorkerInput } from './protocol.js'
+import type { Polling, WorkerInput } from './protocol.js'
 
 /** Milliseconds that a command waits at most while frames flow. */
 const LOOK_INTERVAL_MS = 0.05
@@ -19,7 +19,7 @@ export const TICK_INTERVAL_MS = 100
 export const TICK_INTERVAL_OPEN = 5
 
 export class DatapathLoop implements FrameSink {
-  readonly #input: WorkerInput
+  #polling: Polling
   /** Performs the commands that wait. */
   readonly #drainCommands: () => void
   readonly #unbound: (port: Port) => void
@@ -31,10 +31,15 @@ export class DatapathLoop implements FrameSink {
 
   /** `unbound` is told of a port whose device has left it. */
   constructor(input: WorkerInput, drainCommands: () => void, unbound: (port: Port) => void) {
-    this.#input = input
+    this.#polling = input
     this.#drainCommands = drainCommands
     this.#unbound = unbound
     this.#pollSet = new PollSet(input.wakeFd)
+  }
+
+  /** How it waits for frames from now on. */
+  setPolling(polling: Polling): void {
+    this.#polling = polling
   }
 
   addForwarder(forwarder: Forwarder): void {
@@ -98,7 +103,6 @@ export class DatapathLoop implements FrameSink {
    * needs to fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
    */
   #loop(): void {
-    const { poll, spinUs } = this.#input
     let nextTick = 0
     let nextHousekeeping = 0
     let nextLook = 0
@@ -107,6 +111,7 @@ export class DatapathLoop implements FrameSink {
       const now = nowMs()
       const received = this.#receiveAll(now)
       if (received > 0) lastFrame = now
+      const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
       if (mayWait || now >= nextLook) {
         this.#look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL_MS))) : 0)

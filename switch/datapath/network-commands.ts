@@ -20,6 +20,7 @@ export type NetworkCommand = Exclude<
   | 'changePort'
   | 'portChanged'
   | 'handOver'
+  | 'polling'
   | 'ping'
   | 'stop'
 >

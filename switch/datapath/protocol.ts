@@ -68,6 +68,7 @@ export interface Commands {
   }
   /** The device under a port is not what it was when the port was added. */
   portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
+  polling: { args: Polling; result: null }
   /** It answers: that is all. */
   ping: { args: null; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
@@ -158,13 +159,16 @@ export type Start =
 
 export type FromWorker = Reply | DatapathEvent | Start
 
-export interface WorkerInput {
+export interface Polling {
+  readonly poll: PollMode
+  /** Microseconds that `adaptive` spins after the last frame. */
+  readonly spinUs: number
+}
+
+export interface WorkerInput extends Polling {
   readonly counters: SharedArrayBuffer
   /** eventfd that wakes the loop out of poll. */
   readonly wakeFd: number
-  readonly poll: PollMode
   /** Sockets for frames that are longer than messages may be. */
   readonly oversize: readonly number[]
-  /** Microseconds that `adaptive` spins after the last frame. */
-  readonly spinUs: number
 }

@@ -247,6 +247,7 @@ export class Worker {
     removeNetwork: () => unused('removeNetwork'),
     changePort: () => unused('changePort'),
     addPort: () => unused('addPort'),
+    polling: () => unused('polling'),
     ping: () => unused('ping'),
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),
