@@ -271,10 +271,13 @@ export class Guest {
 
   /**
    * The loaded incarnation is the machine from now on. Its former self is gone, or stands still on another host, which
-   * is about to end it: `end` with that life means nothing any more.
+   * is about to end it: `end` with that life means nothing any more. It may run there once more when that host's daemon
+   * was killed behind the barrier, and the next one, in doubt, let it: the fence keeps what it sends from the others,
+   * and it ends before anything new runs.
    */
   takePlace(image: Image, host: number, socket: string): void {
-    if (this.running)
+    const letRunByNextDaemon = this.host !== host && this.world.hosts[this.host].boots > 1
+    if (this.running && !letRunByNextDaemon)
       this.world.violation(4, `${this.name} takes its place on h${host}, while it runs on h${this.host}`)
     if (this.fresh && this.host !== host)
       this.world.violation(4, `${this.name} takes its place on h${host}, while it has on h${this.host}`)
