@@ -1,9 +1,11 @@
 // The cable between a bridge that was taken over and the switch: a veth pair. The host's addresses, routes and servers
 // stay on the bridge, and reach the network by it.
 
+import { SnapswitchError } from '../../src/errors/errors.js'
 import { bridgePorts, createPair, setPortFlags, trunkAllVlans } from '../../src/linux/bridge.js'
 import type { Link, Links } from '../../src/linux/link.js'
 import { DeviceSysctl } from '../../src/linux/sysctl.js'
+import { removeWithUs, type Watchdog } from './watchdog.js'
 
 const NAME_LIMIT = 15
 
@@ -17,24 +19,42 @@ export function pairNames({ name, index }: Pick<Link, 'name' | 'index'>): { host
 /**
  * Makes the pair and puts one end into the bridge: nothing is flooded to it yet. A bridge without an address set by
  * hand has the lowest one of its ports', so this end has a high one; where there are no others, the bridge's own.
+ * The answer removes it when this process dies.
  */
 export function makePair(
   links: Links,
   bridge: Link,
   names: { hostEnd: string; switchEnd: string },
   aware: boolean,
-): void {
+): Watchdog {
   const alone = bridgePorts(links, bridge.index).length === 0
   const [one, other] = [randomTail(), randomTail()]
   const hostEnd = { name: names.hostEnd, mac: alone && bridge.mac !== null ? bridge.mac : `fe:ff:ff:${one}` }
-  createPair(links, hostEnd, { name: names.switchEnd, mac: `fe:ff:fe:${other}` }, bridge.mtu)
-  const end = links.get(names.hostEnd)
-  // The bridge speaks for the host; its ports have nothing to say.
-  new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(end.index)).write('1')
-  links.change(end.index, { master: bridge.index })
-  setPortFlags(links, end.index, { floods: false })
-  if (aware) trunkAllVlans(links, end.index)
-  links.change(end.index, { up: true })
+  if (links.find(names.hostEnd) !== null) throw nameUsed(names.hostEnd)
+  const watchdog = removeWithUs(names.hostEnd)
+  try {
+    createPair(links, hostEnd, { name: names.switchEnd, mac: `fe:ff:fe:${other}` }, bridge.mtu)
+    const end = links.get(names.hostEnd)
+    watchdog.made(end.index)
+    // The bridge speaks for the host; its ports have nothing to say.
+    new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(end.index)).write('1')
+    links.change(end.index, { master: bridge.index })
+    setPortFlags(links, end.index, { floods: false })
+    if (aware) trunkAllVlans(links, end.index)
+    links.change(end.index, { up: true })
+  } catch (thrown) {
+    watchdog.end()
+    throw thrown
+  }
+  return watchdog
+}
+
+function nameUsed(name: string): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_BUSY',
+    `there is a device ${name} already, which is what the bridge's cable to the switch is called`,
+    `Rename it, or remove it when nobody needs it: ip link delete ${name}`,
+  )
 }
 
 /** One end goes with the other. Harmless when they are gone, or when the name is somebody else's device. */

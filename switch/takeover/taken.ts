@@ -19,7 +19,7 @@ import { type Plan, type PlannedPort, plannedPort } from './plan.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
 import { hostRules } from './rules.js'
 import { giveAll, type Performers, type TakeoverStep, takeAll } from './steps.js'
-import { removeWithUs } from './watchdog.js'
+import type { Watchdog } from './watchdog.js'
 
 /** What a takeover needs of the daemon. */
 export interface TakeoverHost {
@@ -44,7 +44,7 @@ export class TakenBridge {
   readonly #plan: Plan
   #bypass: Bypass | null = null
   #hostPort: WantedPort | null = null
-  #stopWatchdog: () => void = () => undefined
+  #watchdog: Watchdog | null = null
   /** The first ones come all at one instant, with the bridge's own frames. */
   #first = true
 
@@ -104,12 +104,11 @@ export class TakenBridge {
       record: { do: () => this.#write('taking'), undo: () => records.remove(record.bridge) },
       pair: {
         do: () => {
-          makePair(links, links.get(record.bridge), record, this.#plan.hostRules !== undefined)
-          this.#stopWatchdog = removeWithUs(record.hostEnd)
+          this.#watchdog = makePair(links, links.get(record.bridge), record, this.#plan.hostRules !== undefined)
         },
         undo: () => {
-          this.#stopWatchdog()
           removePair(links, record)
+          this.#watchdog?.end()
         },
       },
       network: {

@@ -4,13 +4,27 @@
 
 import { spawn } from 'node:child_process'
 
-/** It waits for a line, which says that all is well, or for the end of whoever could send it. */
+/**
+ * It waits for lines, and for the end of whoever could send them: the index of the device, when that is made, and an
+ * empty one, which says that all is well. By its index, for the next daemon may have made one of the same name by then.
+ */
 const SCRIPT = `trap '' HUP INT TERM
-read -r line && exit
-exec ip link delete "$1"`
+device=$1
+while read -r index; do
+  [ -n "$index" ] || exit
+  device=if$index
+done
+exec ip link delete dev "$device"`
 
-/** Call the answer before the pair is removed in order. */
-export function removeWithUs(device: string): () => void {
+export interface Watchdog {
+  /** The device is there, under this index. */
+  made(index: number): void
+  /** Nothing is to be removed any more. */
+  end(): void
+}
+
+/** Call it before a device of that name is made, and when there is none. */
+export function removeWithUs(device: string): Watchdog {
   const path = `${process.env.PATH ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`
   const child = spawn('/bin/sh', ['-c', SCRIPT, 'snapswitch-pair', device], {
     // Signals to our group are not for it.
@@ -22,7 +36,10 @@ export function removeWithUs(device: string): () => void {
   child.on('error', () => undefined)
   child.stdin.on('error', () => undefined)
   child.unref()
-  const { stdin } = child as { stdin: { unref?(): void } }
+  const stdin: typeof child.stdin & { unref?(): void } = child.stdin
   stdin.unref?.()
-  return () => child.stdin.end('\n')
+  return {
+    made: (index) => stdin.write(`${index}\n`),
+    end: () => stdin.end('\n'),
+  }
 }

@@ -4,7 +4,6 @@
 import { join } from 'node:path'
 import { until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
-import { patience } from '../patience.js'
 import type { Running, World } from '../switch/world.js'
 import type { Received, Sent } from './numbered.js'
 
@@ -34,6 +33,20 @@ export async function joinBridge(world: World, device: string, bridge = 'br0'): 
   await world.ip('h', 'link', 'set', device, 'up')
 }
 
+/** What a takeover must leave as it was: br0's address, its ports and their flags, and which devices there are. */
+export async function found(world: World) {
+  const [bridge] = JSON.parse(await world.in('h', 'ip', '-j', 'link', 'show', 'br0'))
+  const ports = JSON.parse(await world.in('h', 'ip', '-j', '-d', 'link', 'show', 'master', 'br0')) as {
+    ifname: string
+    linkinfo: { info_slave_data: Record<string, unknown> }
+  }[]
+  const stable = ports.map(({ ifname, linkinfo: { info_slave_data: data } }) => ({
+    ifname,
+    flags: Object.entries(data).filter(([key]) => !key.includes('timer')),
+  }))
+  return { mac: bridge.address, mtu: bridge.mtu, ports: stable, devices: await world.in('h', 'ls', '/sys/class/net') }
+}
+
 const program = join(repositoryRoot(), 'dist', 'test', 'takeover', 'numbered.js')
 
 /** Numbered datagrams from one to another. */
@@ -50,9 +63,9 @@ export class Stream {
 
   static async start(world: World, from: string, to: string, address: string, port: number): Promise<Stream> {
     const receiver = await world.start(to, process.execPath, program, 'receive', String(port))
-    await until('the receiver', patience(10_000), () => (receiver.stdout.includes('ready') ? true : undefined), 10)
+    await until('the receiver', 10_000, () => (receiver.stdout.includes('ready') ? true : undefined), 10)
     const sender = await world.start(from, process.execPath, program, 'send', address, String(port))
-    await until('the sender', patience(10_000), () => (sender.stdout.includes('ready') ? true : undefined), 10)
+    await until('the sender', 10_000, () => (sender.stdout.includes('ready') ? true : undefined), 10)
     return new Stream(`${from} to ${to}`, receiver, sender)
   }
 
@@ -69,7 +82,7 @@ async function result(running: Running): Promise<unknown> {
   running.child.kill('SIGTERM')
   const line = await until(
     'its result',
-    patience(10_000),
+    10_000,
     () => running.stdout.split('\n').find((text) => text.startsWith('{')),
     10,
   )

@@ -2,10 +2,11 @@
 
 import t from 'tap'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { bridgeHost, container, HOST_ADDRESS, joinBridge, Stream } from './bridge-world.js'
 
+t.setTimeout(fileLimit(120_000))
 const CALL = { deadlineMs: patience(20_000) }
 
 t.test(
@@ -19,7 +20,7 @@ t.test(
     const daemon = await world.switch('h', { networks: { lab: { bridge: 'br0' } } })
     const names = async () => (await daemon.client.ports(CALL)).map(({ name }) => name).sort()
     const ports = (...wanted: string[]) =>
-      until(`ports ${wanted.join(' ')}`, CALL.deadlineMs, async () =>
+      until(`ports ${wanted.join(' ')}`, 20_000, async () =>
         JSON.stringify(await names()) === JSON.stringify(wanted.sort()) ? true : undefined,
       )
     await ports('c1', 'ssw-br0')
@@ -54,7 +55,7 @@ t.test(
 
     await world.ip('h', 'link', 'delete', 'br0')
     await ports()
-    await until('the bridge is let go', CALL.deadlineMs, async () =>
+    await until('the bridge is let go', 20_000, async () =>
       (await daemon.client.bridges(CALL)).some(({ taken }) => taken) ? undefined : true,
     )
     await world.ip('h', 'link', 'add', 'br0', 'type', 'bridge')

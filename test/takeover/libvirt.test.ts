@@ -5,10 +5,11 @@ import { join } from 'node:path'
 import t from 'tap'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { bridgeHost, container, HOST_ADDRESS, Stream } from './bridge-world.js'
 
+t.setTimeout(fileLimit(240_000))
 const CALL = { deadlineMs: patience(20_000) }
 const nic = (number: number) =>
   `<interface type='bridge'><mac address='52:54:00:0b:00:0${number}'/><source bridge='br0'/><model type='virtio'/></interface>`
@@ -36,7 +37,7 @@ t.test('domains of libvirt on a bridge that is taken over', root, async (t) => {
   const address = await mac()
 
   const server = await world.start('c2', 'iperf3', '--server', '--one-off', '--forceflush')
-  await until('iperf3', patience(10_000), () => (server.stdout.includes('listening') ? true : undefined), 20)
+  await until('iperf3', 10_000, () => (server.stdout.includes('listening') ? true : undefined), 20)
   const transfer = await world.start('c1', 'iperf3', '--client', '192.0.2.12', '--time', '120', '--bitrate', '50M')
   const streams = [
     await Stream.start(world, 'c1', 'h', HOST_ADDRESS, 5001),
@@ -57,13 +58,13 @@ t.test('domains of libvirt on a bridge that is taken over', root, async (t) => {
   // Bulk TCP fills queues, which drop what finds no room, on a bridge as well; a connection that is reset says so.
   t.ok(transfer.child.exitCode === null, 'the transfer goes on')
   transfer.child.kill('SIGINT')
-  await until('its report', patience(10_000), () => (transfer.child.exitCode === null ? undefined : true), 20)
+  await until('its report', 10_000, () => (transfer.child.exitCode === null ? undefined : true), 20)
   t.notMatch(transfer.stdout, /reset|refused|timed out/i)
 
   const members = async () =>
     (await daemon.client.ports(CALL)).flatMap(({ kind, vm }) => (kind === 'member' ? [vm] : [])).sort()
   const until_ = (wanted: string[]) =>
-    until(`members ${wanted.join(' ')}`, CALL.deadlineMs, async () =>
+    until(`members ${wanted.join(' ')}`, 20_000, async () =>
       JSON.stringify(await members()) === JSON.stringify(wanted) ? true : undefined,
     )
   await until_(['one', 'two'])
@@ -71,7 +72,7 @@ t.test('domains of libvirt on a bridge that is taken over', root, async (t) => {
   await libvirt.domain('three', { devices: nic(3), number: 3, os: "<boot dev='network'/>", start: false })
   libvirt.virsh('start', 'three')
   await until_(['one', 'three', 'two'])
-  await until('a lease', patience(60_000), () =>
+  await until('a lease', 60_000, () =>
     /DHCPACK\(br0\) \S+ 52:54:00:0b:00:03/.test(dhcp.stdout + dhcp.stderr) ? true : undefined,
   )
   libvirt.virsh('destroy', 'three')

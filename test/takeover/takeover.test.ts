@@ -2,10 +2,11 @@
 
 import t from 'tap'
 import { until } from '../lab/command.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
-import { bridgeHost, container, HOST_ADDRESS, Stream } from './bridge-world.js'
+import { bridgeHost, container, found, HOST_ADDRESS, Stream } from './bridge-world.js'
 
+t.setTimeout(fileLimit(120_000))
 const CALL = { deadlineMs: patience(20_000) }
 const ROUNDS = 10
 
@@ -53,21 +54,8 @@ t.test('ten times taken and given: no datagram is lost, the bridge keeps its add
 /** Waits until a port of the switch has forwarded something. */
 async function passes(daemon: Awaited<ReturnType<World['switch']>>, name: string): Promise<void> {
   const { counters: before } = await daemon.port(name)
-  await until(`frames at ${name}`, patience(10_000), async () => {
+  await until(`frames at ${name}`, 10_000, async () => {
     const { counters } = await daemon.port(name)
     return counters.rxFrames > before.rxFrames && counters.txFrames > before.txFrames ? true : undefined
   })
-}
-
-async function found(world: World) {
-  const [bridge] = JSON.parse(await world.in('h', 'ip', '-j', 'link', 'show', 'br0'))
-  const ports = JSON.parse(await world.in('h', 'ip', '-j', '-d', 'link', 'show', 'master', 'br0')) as {
-    ifname: string
-    linkinfo: { info_slave_data: Record<string, unknown> }
-  }[]
-  const stable = ports.map(({ ifname, linkinfo: { info_slave_data: data } }) => ({
-    ifname,
-    flags: Object.entries(data).filter(([key]) => !key.includes('timer')),
-  }))
-  return { mac: bridge.address, mtu: bridge.mtu, ports: stable, devices: await world.in('h', 'ls', '/sys/class/net') }
 }

@@ -1,0 +1,89 @@
+// kill -9 of the daemon at every change that taking a bridge over and giving it back make to devices and packet filters:
+// the kernel's bridge forwards again by itself, as it was found, and the next daemon or `give` finds what is left.
+
+import { rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { until } from '../lab/command.js'
+import { repositoryRoot } from '../lab/repository.js'
+import { fileLimit, patience } from '../patience.js'
+import { root, type Switch, World } from '../switch/world.js'
+import { bridgeHost, container, found, HOST_ADDRESS } from './bridge-world.js'
+
+t.setTimeout(fileLimit(400_000))
+const CALL = { deadlineMs: patience(20_000) }
+const hook = ['--import', new URL('./kill-at-change.js', import.meta.url).href]
+const program = join(repositoryRoot(), 'bin', 'snapswitch')
+/** More than a takeover of two ports makes. */
+const MOST_CHANGES = 60
+
+const reaches = async (world: World) =>
+  (await world.pings('c1', '192.0.2.12')).code === 0 && (await world.pings('c1', HOST_ADDRESS)).code === 0
+
+const isTaken = async ({ client }: Switch) => (await client.bridges(CALL)).some(({ taken }) => taken)
+
+for (const what of ['take', 'give'] as const) {
+  t.test(`killed at every change that \`${what}\` makes`, root, async (t) => {
+    const world = World.for(t)
+    await bridgeHost(world)
+    await container(world, 'c1', '192.0.2.11')
+    await container(world, 'c2', '192.0.2.12')
+    await until('the bridge forwards', 20_000, async () => ((await reaches(world)) ? true : undefined))
+    const before = JSON.stringify(await found(world))
+    const file = join(world.directory, 'change')
+    process.env.SNAPSWITCH_TEST_CHANGE = file
+
+    /** Whether the daemon was killed on the way. */
+    const killedAt = async (plan: string): Promise<boolean> => {
+      const daemon = await world.switch('h', { networks: {} }, hook)
+      if (what === 'give' && !(await isTaken(daemon))) await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
+      if (what === 'take' && (await isTaken(daemon))) await daemon.client.giveBridge('br0', CALL)
+      writeFileSync(file, plan)
+      const call =
+        what === 'take' ? daemon.client.takeBridge({ bridge: 'br0' }, CALL) : daemon.client.giveBridge('br0', CALL)
+      const outcome = await call.then(
+        () => 'done',
+        () => 'failed',
+      )
+      rmSync(file)
+      if (outcome === 'failed') await until('its end', 10_000, () => (daemon.running ? undefined : true))
+      const wasRunning = daemon.running
+      await daemon.kill()
+      return !wasRunning
+    }
+
+    let changes = 0
+    let killed = true
+    for (; killed && changes < MOST_CHANGES; changes++) {
+      killed = await killedAt(`${changes + 1}`)
+      await asFound(`killed before change ${changes + 1}`)
+      if (changes % 3 === 0) await givenWithoutDaemon()
+    }
+    t.ok(changes > 5 && changes < MOST_CHANGES, `${changes - 1} changes`)
+    t.ok(await killedAt(`after ${changes - 1}`), 'after the last one')
+    await asFound('killed after the last change')
+
+    const daemon = await world.switch('h', { networks: {} })
+    if (await isTaken(daemon)) await daemon.client.giveBridge('br0', CALL)
+    await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
+    t.ok(await reaches(world), 'taken after all')
+    await daemon.client.giveBridge('br0', CALL)
+    await asFound('given')
+
+    async function asFound(when: string): Promise<void> {
+      const now = async () => `${await world.in('h', 'nft', 'list', 'ruleset')}${JSON.stringify(await found(world))}`
+      await until('all as it was', 20_000, async () => ((await now()) === before ? true : undefined)).catch(
+        () => undefined,
+      )
+      t.equal(await now(), before, `as found: ${when}`)
+      t.ok(await reaches(world), `forwards: ${when}`)
+    }
+
+    async function givenWithoutDaemon(): Promise<void> {
+      const options = ['--socket', world.socket('h'), '--state', world.state('h')]
+      const { code, stderr } = await world.try('h', program, 'give', 'br0', ...options)
+      t.ok(code === 0 || /BRIDGE_NOT_TAKEN/.test(stderr), `give without a daemon: ${stderr}`)
+      t.match(await world.try('h', program, 'give', 'br0', ...options), { code: 1, stderr: /BRIDGE_NOT_TAKEN/ })
+    }
+  })
+}
