@@ -10,6 +10,7 @@ import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
 import type { DaemonHost } from '../host.js'
 import { notRunning } from '../refusals.js'
+import { Beginnings } from './beginnings.js'
 import { FrozenImages } from './frozen.js'
 import { type Observation, type ObserveOptions, observe } from './observe.js'
 import { checkOffline, mergeOffline } from './offline.js'
@@ -50,6 +51,7 @@ export class DiskKeeper {
   readonly #host: DaemonHost
   /** Machines that a snapshot or restore has under way. */
   readonly #busy: () => ReadonlySet<string>
+  readonly #beginnings: Beginnings
   #last: Promise<unknown> = Promise.resolve()
   /** The merge under way. */
   #merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null = null
@@ -62,6 +64,7 @@ export class DiskKeeper {
   constructor(host: DaemonHost, busy: () => ReadonlySet<string>) {
     this.#host = host
     this.#busy = busy
+    this.#beginnings = new Beginnings(busy)
     this.#frozen = new FrozenImages(host.disks, host.log)
     // For what had to wait, for a machine was off, say.
     this.#timer = setInterval(() => this.soon(), TIDY_MS).unref()
@@ -84,6 +87,7 @@ export class DiskKeeper {
    * ended.
    */
   async letGo(vms: Iterable<string>): Promise<void> {
+    this.#beginnings.note(vms)
     const merging = this.#merging
     if (merging === null || ![...vms].includes(merging.vm)) return
     merging.abort.abort(called(merging.vm))
@@ -123,8 +127,9 @@ export class DiskKeeper {
     await this.#frozen.protect(frozen, lent)
   }
 
-  look(options: Partial<ObserveOptions> = {}): Promise<Observation> {
-    return observe(this.#host, { busy: this.#busy(), learn: true, keepStrays: true, ...options })
+  look(options: Partial<Omit<ObserveOptions, 'isQuiet'>> = {}): Promise<Observation> {
+    const isQuiet = this.#beginnings.quietSince()
+    return observe(this.#host, { isQuiet, learn: true, keepStrays: true, ...options })
   }
 
   /** Call within `exclusively`. */
@@ -169,6 +174,8 @@ export class DiskKeeper {
         )
         continue
       }
+      // A snapshot has begun and ended since: it may need what would be merged.
+      if (!seen.isQuiet(collapse.vm) && !this.#busy().has(collapse.vm)) continue
       try {
         await this.#merge(seen, collapse, options)
         merged.push({ vm: collapse.vm, disk: collapse.disk, files: filesOf(collapse) })
@@ -237,7 +244,7 @@ export class DiskKeeper {
     const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
     for (const { file } of collapse.chain.slice(0, depth + 1)) await this.#frozen.release(file)
     // From here to where it is known to be under way nothing else gets its turn.
-    if (this.#busy().has(vm)) throw called(vm)
+    if (!seen.isQuiet(vm)) throw called(vm)
     const abort = new AbortController()
     const work = live
       ? this.#mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
@@ -280,7 +287,7 @@ export class DiskKeeper {
     const options = { signal: abort.signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
     const base = chain[depth]!.file
     log.info({ vm, disk, base, images: chain.length }, 'shortening a chain of images')
-    if (this.#busy().has(vm)) throw called(vm)
+    if (!seen.isQuiet(vm)) throw called(vm)
     const work = machines.using(vm, deadline, (control) => control.shorten(disk, base, deadline, options))
     this.#merging = { vm, abort, ended: work }
     try {
@@ -327,16 +334,15 @@ export class DiskKeeper {
   /** What is left of restored machines and of records when their images are gone. */
   async #sweep(): Promise<void> {
     const host = this.#host
-    const busy = this.#busy()
     const seen = await this.look()
-    const { names, frozen, lent } = seen
+    const { names, frozen, lent, isQuiet } = seen
     for (const { directory, vm } of [
       ...(await emptyMachineDirectories(host.store)),
       ...(await this.#wholeOnes(seen)),
     ]) {
       const spec = host.machines.spec(vm)
       const isUsed = spec !== undefined && directoryOf(spec) === directory
-      if (isUsed || busy.has(vm) || (await host.journal.restores()).length > 0) continue
+      if (isUsed || !isQuiet(vm) || (await host.journal.restores()).length > 0) continue
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })
     }
@@ -344,8 +350,9 @@ export class DiskKeeper {
     const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
     const lost: string[] = []
     for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)
-    // A name that is on record is about to be made while its machine is busy.
-    if (busy.size === 0) await host.disks.forget(lost)
+    // A name comes on record before its file is made. One that is forgotten then is taken for a file of the user's
+    // later: it would never be merged again.
+    await host.disks.forget(lost.filter((file) => isQuiet(host.disks.made.get(file) ?? null)))
   }
 
   /**

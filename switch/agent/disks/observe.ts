@@ -28,13 +28,15 @@ export interface Observation {
   readonly lent: ReadonlySet<string>
   /** Why nothing at all may be touched; null when that is not so. */
   readonly blind: string | null
+  /** Whether what was seen of a machine holds: nothing has gone on with it since before the look. */
+  readonly isQuiet: (vm: string | null) => boolean
   /** The chain of a machine's disk by the names that its hypervisor or the record has for its files. */
   chainAsNamed(vm: string, disk: string): readonly DiskLayer[]
 }
 
 export interface ObserveOptions {
-  /** Machines that a snapshot or restore has under way. */
-  readonly busy: ReadonlySet<string>
+  /** Whether no snapshot or restore of a machine was under way when the look began, or has begun since. */
+  readonly isQuiet: (vm: string | null) => boolean
   /** A part that is to go: what it names is not needed by it. */
   readonly without?: { readonly network: string; readonly snapshot: string }
   /** Whether what is learned of machines' chains is written down. */
@@ -90,11 +92,11 @@ export async function observe(host: DaemonHost, options: ObserveOptions): Promis
 
   const machines: MachineView[] = []
   for (const vm of new Set([...host.machines.names(), ...host.disks.machines()])) {
-    const busy = options.busy.has(vm) || undoing.has(vm)
-    const view = await lookAt(host, vm, busy, options.learn, names, chains)
+    const isQuiet = () => options.isQuiet(vm) && !undoing.has(vm)
+    const view = await lookAt(host, vm, isQuiet, options.learn, names, chains)
     machines.push(view)
     const unknown = host.disks.chains(vm) === null && view.state !== 'live'
-    if (view.state !== 'unclear' && !busy && !unknown) continue
+    if (view.state !== 'unclear' && !unknown) continue
     const reason = unknown ? `it is not known yet which disks ${vm} uses` : (view.reason ?? '')
     for (const [file, owner] of made) if (owner === vm) await keep(file, reason)
   }
@@ -137,7 +139,8 @@ export async function observe(host: DaemonHost, options: ObserveOptions): Promis
       : hidden.length > 0
         ? `the files that process ${hidden[0]} has open cannot be seen: the daemon lacks the permission`
         : null
-  return { world, names, frozen, lent, blind, chainAsNamed: (vm, disk) => chains.get(`${vm}/${disk}`) ?? [] }
+  const chainAsNamed = (vm: string, disk: string) => chains.get(`${vm}/${disk}`) ?? []
+  return { world, names, frozen, lent, blind, isQuiet: options.isQuiet, chainAsNamed }
 }
 
 async function restoresUnderWay(host: DaemonHost): Promise<{ directories: string[]; vms: string[] }> {
@@ -148,7 +151,7 @@ async function restoresUnderWay(host: DaemonHost): Promise<{ directories: string
 async function lookAt(
   host: DaemonHost,
   vm: string,
-  busy: boolean,
+  isQuiet: () => boolean,
   learn: boolean,
   names: FileNames,
   chains: Map<string, readonly DiskLayer[]>,
@@ -166,7 +169,8 @@ async function lookAt(
     return { vm, state, reason, disks, files: [...(await names.all(files))] }
   }
   const there = host.machines.spec(vm) !== undefined && (await host.machines.isThere(vm))
-  if (busy) return view('unclear', `a snapshot or restore of ${vm} is under way`)
+  const underWay = `a snapshot or restore of ${vm} is under way`
+  if (!isQuiet()) return view('unclear', underWay)
   if (!there) {
     const spec = host.machines.spec(vm)
     const reason = spec === undefined ? null : whyNotMergedOff(vm, spec)
@@ -178,6 +182,8 @@ async function lookAt(
     // What it should run on must not be forgotten.
     const wrong = await onFrozen(host, vm, info.disks)
     const right = info.disks.filter(({ name }) => !wrong.some(({ disk }) => disk === name))
+    // Its answer may be from before a cut.
+    if (!isQuiet()) return view('unclear', underWay)
     if (learn) await host.disks.learn(vm, Object.fromEntries(right.map(({ name, layers }) => [name, layers])))
     const recorded = wrong.flatMap(({ disk }) => host.disks.chains(vm)?.[disk] ?? []).map(({ file }) => file)
     for (const { name, layers } of info.disks) chains.set(`${vm}/${name}`, layers)

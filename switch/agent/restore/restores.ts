@@ -115,13 +115,16 @@ export class Restores {
   async pause(network: string, snapshot: string, order: RestorePause): Promise<RestorePaused> {
     this.#sessions.check(network)
     const under = this.#sessionOf(network, snapshot)
-    await this.#keeper.letGo(order.machines)
-    if (under !== null) return under.pause(order)
+    if (under !== null) {
+      await this.#keeper.letGo(order.machines)
+      return under.pause(order)
+    }
     const highest = this.#host.epochs.get(network)
     if (order.epoch <= highest) throw staleEpoch(order.epoch, highest)
     const request = { epoch: order.epoch, members: [], channels: [], deadlineMs: order.deadlineMs }
     const { restore, session } = this.#begin(network, snapshot, request, new Set())
     try {
+      await this.#keeper.letGo(order.machines)
       return await restore.pause(order)
     } catch (thrown) {
       await this.abandon(network)

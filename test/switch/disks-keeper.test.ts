@@ -1,0 +1,169 @@
+// A snapshot that begins while the disks are being tidied: what was seen of its machine holds no more. With a machine
+// made up, and the daemon's real records and files.
+
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import type { DiskLayer } from '../../src/hypervisor/hypervisor.js'
+import { DiskKeeper } from '../../switch/agent/disks/keeper.js'
+import { DiskRecords } from '../../switch/agent/disks/records.js'
+import type { DaemonHost } from '../../switch/agent/host.js'
+import { LocalStore } from '../../switch/agent/local-store.js'
+import { fileLimit } from '../patience.js'
+import { root } from './world.js'
+
+t.setTimeout(fileLimit(30_000))
+
+const nothing = async () => {}
+
+/** A running machine `vm` with one disk. */
+class Lone {
+  readonly busy = new Set<string>()
+  readonly directory: string
+  readonly disk: string
+  /** What it runs on. */
+  chain: DiskLayer[]
+  /** Looks and merges, in their order. */
+  readonly done: string[] = []
+  /**
+   * Done once, at that point of a look: at its begin; while the answer of the machine's hypervisor is on its way; after
+   * it.
+   */
+  readonly meanwhile = { begun: nothing, asked: nothing, seen: nothing }
+  readonly disks: DiskRecords
+  readonly keeper: DiskKeeper
+
+  private constructor(directory: string, store: LocalStore, disks: DiskRecords) {
+    this.directory = directory
+    this.disk = this.file('disk.raw')
+    writeFileSync(this.disk, 'of the guest')
+    this.chain = [{ file: this.disk, format: 'raw' }]
+    this.disks = disks
+    const control = {
+      inspect: async () => {
+        const disks = [{ name: 'vda', layers: [...this.chain] }]
+        this.done.push('look')
+        await this.#once('asked')
+        return { state: 'running', disks, files: [] }
+      },
+      collapse: async (_: string, base: string) => {
+        this.done.push(`merge into ${base}`)
+        this.chain = this.chain.slice(this.chain.findIndex(({ file }) => file === base))
+      },
+    }
+    const machines = {
+      names: () => ['vm', 'off'],
+      spec: () => ({ qmp: '/none' }),
+      isThere: async (name: string) => {
+        if (name === 'off') await this.#once('seen')
+        return name === 'vm'
+      },
+      using: <T>(_: string, __: number, use: (made: typeof control) => Promise<T>) => use(control),
+    }
+    const log = pino({ level: 'silent' })
+    const journal = {
+      restores: async () => [],
+      unfinished: async () => {
+        await this.#once('begun')
+        return []
+      },
+    }
+    const host = { store, disks, machines, journal, log } as unknown as DaemonHost
+    this.keeper = new DiskKeeper(host, () => new Set(this.busy))
+  }
+
+  static async for(t: Test): Promise<Lone> {
+    const directory = mkdtempSync(join(tmpdir(), 'snapswitch-keeper-'))
+    t.teardown(() => rmSync(directory, { recursive: true, force: true }))
+    const state = join(directory, 'state')
+    const store = new LocalStore(state)
+    await store.open()
+    const disks = await DiskRecords.open(state, async () => ({ made: [], actives: [] }))
+    const lone = new Lone(directory, store, disks)
+    t.teardown(() => lone.keeper.close())
+    await disks.noteOrigins('vm', { vda: lone.chain })
+    return lone
+  }
+
+  async #once(point: 'begun' | 'asked' | 'seen'): Promise<void> {
+    const work = this.meanwhile[point]
+    this.meanwhile[point] = nothing
+    await work()
+  }
+
+  file(name: string): string {
+    return join(this.directory, name)
+  }
+
+  /** As the agent does; nothing is made yet. */
+  async begin(): Promise<void> {
+    this.busy.add('vm')
+    await this.keeper.letGo(['vm'])
+  }
+
+  tidy() {
+    return this.keeper.exclusively(() => this.keeper.tidy())
+  }
+
+  putOn(overlay: string): void {
+    writeFileSync(overlay, '')
+    this.chain = [{ file: overlay, format: 'qcow2' }, ...this.chain]
+  }
+}
+
+t.test('an overlay that is on record and about to be made stays on record', root, async (t) => {
+  const lone = await Lone.for(t)
+  const overlay = lone.file('vm-vda.s1-e1.qcow2')
+  // The first look is for the plan, the second for what is left of records.
+  lone.meanwhile.asked = async () => {
+    lone.meanwhile.asked = async () => {
+      await lone.begin()
+      await lone.disks.noteMade('vm', overlay)
+    }
+  }
+  await lone.tidy()
+  t.ok(lone.disks.made.has(overlay))
+  lone.putOn(overlay)
+  lone.busy.clear()
+  await lone.tidy()
+  t.same(lone.chain, [{ file: lone.disk, format: 'raw' }], 'and is merged when nobody needs it')
+})
+
+t.test('an overlay that was made and is about to be opened is not removed', root, async (t) => {
+  const lone = await Lone.for(t)
+  const overlay = lone.file('vm-vda.s1-e1.qcow2')
+  lone.meanwhile.begun = async () => {
+    await lone.begin()
+    await lone.disks.noteMade('vm', overlay)
+    writeFileSync(overlay, '')
+  }
+  t.same((await lone.tidy()).removed, [])
+  t.ok(existsSync(overlay))
+  t.ok(lone.disks.made.has(overlay))
+  lone.busy.clear()
+  t.same((await lone.tidy()).removed, [overlay], 'but is when the snapshot has come to nothing')
+})
+
+for (const point of ['asked', 'seen'] as const) {
+  t.test(`a snapshot that was taken meanwhile (${point}): what was seen before does not count`, root, async (t) => {
+    const lone = await Lone.for(t)
+    const [first, second] = [lone.file('vm-vda.s1-e1.qcow2'), lone.file('vm-vda.s2-e2.qcow2')]
+    await lone.disks.noteMade('vm', first)
+    lone.putOn(first)
+    lone.meanwhile[point] = async () => {
+      await lone.begin()
+      await lone.disks.noteMade('vm', second)
+      lone.putOn(second)
+      await lone.disks.learn('vm', { vda: lone.chain })
+      lone.busy.clear()
+    }
+    await lone.tidy()
+    t.same([...lone.disks.strays], [], 'nobody started it without its overlay')
+    t.not(lone.done[1], `merge into ${lone.disk}`, 'it is looked at again before anything is merged')
+    await lone.tidy()
+    t.same(lone.chain, [{ file: lone.disk, format: 'raw' }])
+    t.same([existsSync(first), existsSync(second)], [false, false])
+  })
+}
