@@ -46,6 +46,7 @@ import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
 const HEAL_INTERVAL_MS = 500
+const UNDO_INTERVAL_MS = 5000
 
 /** What runs beside the switch from when it is up until it stops: the command line has the coordinator here. */
 export type StartCompanion = (config: SwitchConfig, log: Logger) => { stop(): Promise<void> } | null
@@ -173,6 +174,7 @@ async function serve(
   }
 
   let healing: NodeJS.Timeout | undefined
+  let undoing: NodeJS.Timeout | undefined
   let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   let endMetrics = () => {}
@@ -203,6 +205,7 @@ async function serve(
     await api.listen()
     onReload(() => void reload.reload().catch(() => undefined))
     healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
+    undoing = setInterval(() => void agent.undoAgain(), UNDO_INTERVAL_MS)
     manager.ready()
     if (manager.watchdogMs !== null)
       living = setInterval(() => showLife(datapath, manager), manager.watchdogMs / SIGNS_OF_LIFE)
@@ -214,6 +217,7 @@ async function serve(
     manager.stopping()
   } finally {
     clearInterval(healing)
+    clearInterval(undoing)
     // It undoes what is under way, for which it asks this daemon.
     await companion?.stop()
     clearInterval(living)

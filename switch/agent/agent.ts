@@ -10,13 +10,13 @@ import type { WantedView } from '../wanted/wanted.js'
 import { CatchUp } from './catch-up.js'
 import type { DiskService } from './disks/service.js'
 import type { Host } from './host.js'
-import { undoSnapshot } from './leftovers.js'
 import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
 import { Restores } from './restore/restores.js'
 import { type Preparation, type Session, Sessions } from './sessions.js'
 import type { SessionRequest } from './snapshot/member.js'
 import { preflight } from './snapshot/preflight.js'
 import { SnapshotSession } from './snapshot/session.js'
+import { Undoing } from './undoing.js'
 
 /** How long the API waits for what a killed daemon has left to be undone. */
 export const RECOVERY_MS = 5000
@@ -34,20 +34,25 @@ const TROUBLES: Record<PortTrouble, string> = {
 export class Agent {
   readonly restores: Restores
   readonly #host: Host
-  readonly #wanted: WantedView
   readonly sessions: Sessions
   readonly #disks: Disks
   readonly #catchUp: CatchUp
+  readonly #undoing: Undoing
   readonly #watchers = new Set<(network: string, event: LocalEvent) => void>()
   /** The last snapshot per network, also when it has ended. */
   readonly #last = new Map<string, SnapshotSession>()
 
   constructor(host: Host, wanted: WantedView, disks: Disks) {
     this.#host = host
-    this.#wanted = wanted
     this.sessions = new Sessions(host, wanted)
     this.#disks = disks
     this.restores = new Restores(host, this.sessions, wanted, disks)
+    this.#undoing = new Undoing(
+      host,
+      () => wanted.networks(),
+      this.sessions,
+      (vms) => disks.letGo(vms),
+    )
     this.#catchUp = new CatchUp(host, (network) => {
       if (this.sessions.of(network) === null) return null
       return { epoch: this.sessions.snapshotOf(network)?.request.epoch ?? null }
@@ -69,23 +74,14 @@ export class Agent {
   /** What a killed daemon has left of snapshots is undone; the networks concerned are busy meanwhile. Never rejects. */
   async recover(): Promise<void> {
     await this.#disks.clear()
-    const unfinished = await this.#host.journal.unfinished()
-    await Promise.all(
-      this.#wanted.networks().map(async (network) => {
-        const mine = unfinished.filter((one) => one.network === network)
-        if (mine.length === 0) return
-        const session: Session = { name: 'undoing a snapshot whose daemon was killed', work: { kind: 'undoing' } }
-        this.sessions.occupy(network, session)
-        for (const one of mine) {
-          await undoSnapshot(this.#host, one).catch((thrown) =>
-            this.#host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot'),
-          )
-        }
-        this.sessions.end(network, session)
-      }),
-    )
+    await this.#undoing.recover()
     await this.#disks.finish()
     this.#disks.soon()
+  }
+
+  /** What could not be undone then, or when its snapshot failed, is tried again. Call now and then. Never rejects. */
+  async undoAgain(): Promise<void> {
+    if (await this.#undoing.again()) this.#disks.soon()
   }
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
@@ -121,6 +117,7 @@ export class Agent {
     if (reason !== null) {
       snapshot.abort(reason.report())
       await snapshot.ended
+      this.#undoing.mayBeLeft()
       throw reason
     }
     session.work = { kind: 'snapshot', snapshot }
@@ -130,6 +127,7 @@ export class Agent {
     this.#last.set(network, snapshot)
     void snapshot.ended.then(() => {
       this.sessions.end(network, session)
+      if (snapshot.error !== null) this.#undoing.mayBeLeft()
       this.#disks.soon()
     })
     return snapshot.machines

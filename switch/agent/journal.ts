@@ -92,7 +92,7 @@ export class Journal {
     await writeFile(join(this.#cutDirectory(network, snapshot, vm), 'resumed'), '')
   }
 
-  /** Call when a machine could not be brought to run: its record is kept for the next daemon. */
+  /** Call when a machine could not be brought to run: its record is kept until it is undone. */
   async noteStuck(network: string, snapshot: string, vm: string): Promise<void> {
     await writeDurable(join(this.#cutDirectory(network, snapshot, vm), 'stuck'), '')
   }

@@ -1,5 +1,6 @@
-// What a daemon that was killed has left in the middle of a snapshot or a restore, put right when the next one starts:
-// its records (journal.ts) say what it was about to touch. Gates and hold queues went with its datapath.
+// What a snapshot or a restore has left in the middle, put right: its records (journal.ts) say what it was about to
+// touch. When a daemon was killed the next one does it, at its start; what could not be put right then is tried again
+// (undoing.ts). Gates and hold queues went with the killed one's datapath.
 
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
@@ -19,10 +20,10 @@ const END_MS = 10_000
 /**
  * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody
  * else has paused stays so: before the snapshot it was refused, and after it had run again this says so. What cannot be
- * put right now is logged, and tried again at the next start.
+ * put right now is logged and stays on record: undoing.ts tries again.
  */
 export async function undoSnapshot(host: Host, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
-  host.log.warn({ network, snapshot }, 'undoing a snapshot whose daemon was killed')
+  host.log.warn({ network, snapshot }, 'undoing an unfinished snapshot')
   const deadline = host.clock.now().ms + RECOVER_MS
   const results = await Promise.allSettled(
     machines.map(async ({ vm, record, mayBePaused }) => {

@@ -30,7 +30,7 @@ export async function resumeMachine(
         throw new SnapswitchError(
           'MACHINE_PAUSED',
           `${vm} stands still: its hypervisor did not resume it in ${attempt} attempts: ${error.message}`,
-          `Resume it by hand${byHand}; the daemon tries again when it is started. ${error.action}`,
+          `Resume it by hand${byHand}; the daemon tries again, too. ${error.action}`,
           error,
         )
       }

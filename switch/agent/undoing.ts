@@ -1,0 +1,123 @@
+// Unfinished snapshots are undone: those of a killed daemon when the next one starts; and what could not be put right
+// then, or when a snapshot failed, again and again. A hypervisor may be away for longer than anybody waits for it, and
+// until its machine is right all files that it may need stay.
+
+import type { Host } from './host.js'
+import type { UnfinishedSnapshot } from './journal.js'
+import { undoSnapshot } from './leftovers.js'
+import type { Session, Sessions } from './sessions.js'
+
+const FIRST_WAIT_MS = 20_000
+const LONGEST_WAIT_MS = 600_000
+/** A network is not kept busy for a hypervisor that does not answer. */
+const ANSWER_MS = 5000
+
+export class Undoing {
+  readonly #host: Host
+  readonly #networks: () => readonly string[]
+  readonly #sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>
+  readonly #letGo: (vms: Iterable<string>) => Promise<void>
+  /** Whether there may be something to undo. */
+  #left = false
+  #under = false
+  #waitMs = FIRST_WAIT_MS
+  #notBeforeMs = 0
+
+  constructor(
+    host: Host,
+    networks: () => readonly string[],
+    sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>,
+    letGo: (vms: Iterable<string>) => Promise<void>,
+  ) {
+    this.#host = host
+    this.#networks = networks
+    this.#sessions = sessions
+    this.#letGo = letGo
+  }
+
+  /** What a killed daemon has left; the networks concerned are busy meanwhile. */
+  async recover(): Promise<void> {
+    const unfinished = await this.#host.journal.unfinished()
+    await Promise.all(
+      this.#networks().map(async (network) => {
+        const mine = unfinished.filter((one) => one.network === network)
+        if (mine.length > 0) await this.#undo(network, async () => mine)
+      }),
+    )
+  }
+
+  /** Call when a snapshot has failed. */
+  mayBeLeft(): void {
+    this.#left = true
+    this.#waitMs = FIRST_WAIT_MS
+    this.#notBeforeMs = this.#host.clock.now().ms + this.#waitMs
+  }
+
+  /** Tries again what is left, if it is time. Call now and then. Never rejects. True when something was undone. */
+  async again(): Promise<boolean> {
+    const { clock, log } = this.#host
+    if (!this.#left || this.#under || clock.now().ms < this.#notBeforeMs) return false
+    this.#under = true
+    this.#left = false
+    this.#waitMs = Math.min(2 * this.#waitMs, LONGEST_WAIT_MS)
+    let undone = false
+    try {
+      for (const network of this.#networks()) if (await this.#againIn(network)) undone = true
+    } catch (thrown) {
+      this.#left = true
+      log.error({ err: thrown }, 'cannot undo what is left of snapshots')
+    }
+    this.#notBeforeMs = clock.now().ms + this.#waitMs
+    this.#under = false
+    return undone
+  }
+
+  async #againIn(network: string): Promise<boolean> {
+    const left = await this.#unfinished(network)
+    if (left.length === 0) return false
+    const answers = this.#sessions.busy(network) === null && (await this.#answer(left))
+    // The one that is unfinished may be the one under way.
+    if (!answers || this.#sessions.busy(network) !== null) {
+      this.#left = true
+      return false
+    }
+    // Asked for once more: the one of before may have come to its end.
+    await this.#undo(network, () => this.#unfinished(network))
+    return (await this.#unfinished(network)).length < left.length
+  }
+
+  async #undo(network: string, which: () => Promise<readonly UnfinishedSnapshot[]>): Promise<void> {
+    const session: Session = { name: 'undoing an unfinished snapshot', work: { kind: 'undoing' } }
+    this.#sessions.occupy(network, session)
+    try {
+      for (const one of await which()) {
+        await this.#letGo(one.machines.map(({ vm }) => vm))
+        await undoSnapshot(this.#host, one)
+      }
+      if ((await this.#unfinished(network)).length > 0) this.#left = true
+    } catch (thrown) {
+      this.#left = true
+      this.#host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot')
+    } finally {
+      this.#sessions.end(network, session)
+    }
+  }
+
+  async #unfinished(network: string): Promise<UnfinishedSnapshot[]> {
+    return (await this.#host.journal.unfinished()).filter((one) => one.network === network)
+  }
+
+  /** Whether all those machines can be asked, or have ended. */
+  async #answer(unfinished: readonly UnfinishedSnapshot[]): Promise<boolean> {
+    const { machines, clock } = this.#host
+    const deadline = clock.now().ms + ANSWER_MS
+    const vms = new Set(unfinished.flatMap((one) => one.machines.map(({ vm }) => vm)))
+    const answers = await Promise.allSettled(
+      [...vms].map(async (vm) => {
+        if (machines.spec(vm) === undefined || !(await machines.isThere(vm))) return
+        await machines.using(vm, deadline, (control) => control.inspect(deadline))
+      }),
+    )
+    return answers.every(({ status }) => status === 'fulfilled')
+  }
+}

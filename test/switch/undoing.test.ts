@@ -1,0 +1,156 @@
+// A machine that a snapshot has paused and could not resume is put right by the daemon that lives on, once its
+// hypervisor answers. With a hypervisor made up, and real records.
+
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import t, { type Test } from 'tap'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { Host } from '../../switch/agent/host.js'
+import { Journal } from '../../switch/agent/journal.js'
+import type { Session } from '../../switch/agent/sessions.js'
+import { Undoing } from '../../switch/agent/undoing.js'
+import { fileLimit } from '../patience.js'
+
+t.setTimeout(fileLimit(30_000))
+
+const LONG_MS = 3_600_000
+
+/** A host whose machine `vm` stands still, with an unfinished snapshot on record. */
+class Lone {
+  readonly directory = mkdtempSync(join(tmpdir(), 'snapswitch-undoing-'))
+  readonly journal = new Journal(this.directory)
+  readonly record = join(this.directory, 'snapshots', 'lab0', 's1')
+  readonly undoing: Undoing
+  state = 'paused'
+  /** Whether the hypervisor answers at all; whether it obeys. */
+  answers = false
+  resumes = true
+  nowMs = 0
+  asked = 0
+  session: Session | null = null
+  /** Done when the hypervisor is asked. */
+  meanwhile = () => {}
+
+  constructor() {
+    const control = {
+      incarnation: '1:1',
+      inspect: async () => ({ state: this.state, disks: [], files: [] }),
+      resume: async () => {
+        if (!this.resumes) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
+        this.state = 'running'
+        return { resumedAtUs: 1 }
+      },
+      close: async () => {},
+    }
+    const host = {
+      // No time passes but what a test lets pass, or what is slept.
+      clock: {
+        now: () => ({ ms: this.nowMs, wallUs: 0 }),
+        after: (ms: number, then: () => void) => {
+          this.nowMs += ms
+          queueMicrotask(then)
+          return () => {}
+        },
+      },
+      log: pino({ level: 'silent' }),
+      journal: this.journal,
+      store: { parts: async () => [] },
+      disks: { made: new Map(), replace: async () => {} },
+      machines: {
+        spec: () => ({ qmp: '/none' }),
+        isThere: async () => true,
+        using: async <T>(_: string, __: number, use: (made: typeof control) => Promise<T>) => {
+          this.asked++
+          if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
+          this.meanwhile()
+          return use(control)
+        },
+      },
+    } as unknown as Host
+    const sessions = {
+      busy: () => this.session?.name ?? null,
+      occupy: (_: string, session: Session) => {
+        this.session = session
+      },
+      end: () => {
+        this.session = null
+      },
+    }
+    this.undoing = new Undoing(
+      host,
+      () => ['lab0'],
+      sessions,
+      async () => {},
+    )
+  }
+
+  static async for(t: Test): Promise<Lone> {
+    const lone = new Lone()
+    t.teardown(() => rmSync(lone.directory, { recursive: true, force: true }))
+    await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', disks: [] })
+    await lone.journal.noteStuck('lab0', 's1', 'vm')
+    return lone
+  }
+
+  again(): Promise<boolean> {
+    this.nowMs += LONG_MS
+    return this.undoing.again()
+  }
+}
+
+t.test('it is tried again until the hypervisor answers, and then no more', async (t) => {
+  const lone = await Lone.for(t)
+  lone.undoing.mayBeLeft()
+  t.equal(await lone.undoing.again(), false)
+  t.equal(lone.asked, 0, 'not at once')
+  t.equal(await lone.again(), false)
+  t.equal(lone.asked, 1)
+  t.ok(existsSync(lone.record))
+  lone.answers = true
+  lone.resumes = false
+  t.equal(await lone.again(), false, 'it answers, and does not obey')
+  t.ok(existsSync(lone.record))
+  t.equal(lone.session, null, 'the network is not busy between the attempts')
+  lone.resumes = true
+  t.equal(await lone.again(), true)
+  t.equal(lone.state, 'running')
+  t.notOk(existsSync(lone.record))
+  const { asked } = lone
+  t.equal(await lone.again(), false)
+  t.equal(lone.asked, asked, 'there is nothing left to ask for')
+})
+
+t.test('what could not be undone at the start of a daemon is tried again, too', async (t) => {
+  const lone = await Lone.for(t)
+  await lone.undoing.recover()
+  t.ok(existsSync(lone.record))
+  lone.answers = true
+  t.equal(await lone.again(), true)
+  t.equal(lone.state, 'running')
+  t.notOk(existsSync(lone.record))
+})
+
+t.test('a snapshot that is under way is no unfinished one', async (t) => {
+  const lone = await Lone.for(t)
+  lone.answers = true
+  lone.undoing.mayBeLeft()
+  lone.session = { name: 'snapshot s1', work: { kind: 'changing' } }
+  t.equal(await lone.again(), false)
+  t.equal(lone.state, 'paused')
+  lone.session = null
+  t.equal(await lone.again(), true)
+  t.equal(lone.state, 'running')
+})
+
+t.test('nor is one that is finished while the hypervisor is asked', async (t) => {
+  const lone = await Lone.for(t)
+  lone.answers = true
+  lone.undoing.mayBeLeft()
+  lone.meanwhile = () => writeFileSync(join(lone.record, 'part.json'), '{}')
+  await lone.again()
+  t.equal(lone.asked, 1)
+  t.equal(lone.state, 'paused', 'nothing is undone')
+  t.ok(existsSync(join(lone.record, 'part.json')))
+})
