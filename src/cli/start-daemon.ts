@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { SwitchClient } from '../api/client.js'
 import { SnapswitchError } from '../errors/errors.js'
+import { ENGINE_FLAGS } from '../runtime/engine.js'
 import { defaultSwitchSocket } from './options.js'
 
 const run = promisify(execFile)
@@ -48,7 +49,7 @@ async function detached(socket: string): Promise<string> {
   const log = join(directory, 'switch.log')
   const program = process.argv[1]!
   const output = openSync(log, 'a', 0o600)
-  const child = spawn(process.execPath, [program, 'switch', '--config', configFor(socket)], {
+  const child = spawn(process.execPath, [...ENGINE_FLAGS, program, 'switch', '--config', configFor(socket)], {
     detached: true,
     stdio: ['ignore', output, output],
   })
