@@ -1,5 +1,6 @@
-// kill -9 of the daemon at every change that taking a bridge over and giving it back make to devices and packet filters:
-// the kernel's bridge forwards again by itself, as it was found, and the next daemon or `give` finds what is left.
+// kill -9 of the daemon at every change that taking a bridge over and giving it back make to devices and packet
+// filters: the kernel's bridge forwards again by itself, as it was found, and the next daemon or `give` finds what is
+// left.
 
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
