@@ -156,11 +156,12 @@ async function serve(
       const settings = defaultSettings()
       return { ...settings, linkLocal, fdb: { ...settings.fdb, ageing } }
     },
+    specOf: (vm) => machines.spec(vm),
     want: (bridge, all) => reconfiguration.set(`bridge ${bridge}`, all),
   })
   bridges.configure(bridgesWanted(config))
   reconfiguration.bridged = bridges
-  ports.replaced = (bridge, device) => bridges.replaced(bridge, device)
+  ports.bridges = bridges
   const reload = new Reload(configPath, config, reconfiguration, manager, log, (next) => {
     bridges.configure(bridgesWanted(next))
     void bridges.follow()

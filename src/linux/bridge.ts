@@ -217,15 +217,26 @@ function vlansOf(spec: Uint8Array): PortVlans {
 
 /** All VLANs pass at a port of ours, tagged: who is in which is decided elsewhere. */
 export function trunkAllVlans(links: Links, port: number): void {
-  const range = (type: number, from: number, to: number, flags: number) => {
-    const body = linkHeader(AF_BRIDGE, port).nested(IFLA.afSpec, (spec) => {
-      if (from !== to) spec.attribute(BRIDGE_VLAN_INFO, vlanInfo(flags | VLAN.rangeBegin, from))
-      spec.attribute(BRIDGE_VLAN_INFO, vlanInfo(from === to ? flags : flags | VLAN.rangeEnd, to))
-    })
-    links.socket.request(`set the VLANs of network device ${port}`, type, 0, body)
+  setVlans(links, port, RTM_DELLINK, 1, 4094, 0)
+  setVlans(links, port, RTM_SETLINK, 1, 4094, 0)
+}
+
+/** These, and no others. */
+export function setPortVlans(links: Links, port: number, { pvid, untagged, tagged }: PortVlans): void {
+  setVlans(links, port, RTM_DELLINK, 1, 4094, 0)
+  const add = (vlans: readonly number[], flags: number) => {
+    for (const vlan of vlans) setVlans(links, port, RTM_SETLINK, vlan, vlan, vlan === pvid ? flags | VLAN.pvid : flags)
   }
-  range(RTM_DELLINK, 1, 4094, 0)
-  range(RTM_SETLINK, 1, 4094, 0)
+  add(untagged, VLAN.untagged)
+  add(tagged, 0)
+}
+
+function setVlans(links: Links, port: number, type: number, from: number, to: number, flags: number): void {
+  const body = linkHeader(AF_BRIDGE, port).nested(IFLA.afSpec, (spec) => {
+    if (from !== to) spec.attribute(BRIDGE_VLAN_INFO, vlanInfo(flags | VLAN.rangeBegin, from))
+    spec.attribute(BRIDGE_VLAN_INFO, vlanInfo(from === to ? flags : flags | VLAN.rangeEnd, to))
+  })
+  links.socket.request(`set the VLANs of network device ${port}`, type, 0, body)
 }
 
 function vlanInfo(flags: number, vlan: number): Uint8Array {
@@ -276,6 +287,22 @@ export interface PortFlags {
   readonly floods?: boolean
   /** It learns addresses from what enters there. */
   readonly learns?: boolean
+}
+
+/** What a port of a bridge does, as `bridgePorts` tells it. */
+export type PortConduct = Pick<
+  BridgePort,
+  'hairpin' | 'learning' | 'unicastFlood' | 'multicastFlood' | 'broadcastFlood' | 'isolated' | 'locked'
+>
+
+export function setPortConduct(links: Links, port: number, conduct: PortConduct): void {
+  const body = linkHeader(AF_BRIDGE, port).nested(IFLA.protInfo, (info) => {
+    for (const [flag, on] of Object.entries(conduct)) {
+      // Kernels before 5.16 know no locked ports.
+      if (flag !== 'locked' || on) info.attributeU8(PORT[flag as keyof PortConduct], on ? 1 : 0)
+    }
+  })
+  links.socket.request(`set the flags of bridge port ${port}`, RTM_SETLINK, 0, body)
 }
 
 export function setPortFlags(links: Links, port: number, { floods, learns }: PortFlags): void {

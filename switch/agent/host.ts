@@ -51,6 +51,7 @@ export interface Host {
     | 'membersOf'
     | 'machinesOf'
     | 'add'
+    | 'change'
     | 'remove'
     | 'takeBack'
     | 'replaceDevice'

@@ -23,6 +23,7 @@ interface Watched {
   dueMs: number | null
   /** Whether it had a carrier, which a TAP has while somebody holds it, when the kernel last told. */
   hadCarrier: boolean | null
+  seen: boolean
 }
 
 /** What it listens to; tests have others. */
@@ -54,7 +55,7 @@ export class MachineResolver implements MachineWatch {
       known.tap = tap
       return
     }
-    this.#watched.set(tap.ifindex, { tap, found: { kind: 'none' }, looks: 0, dueMs: 0, hadCarrier: null })
+    this.#watched.set(tap.ifindex, { tap, found: { kind: 'none' }, looks: 0, dueMs: 0, hadCarrier: null, seen: false })
   }
 
   unwatch(ifindex: TapDevice['ifindex']): void {
@@ -64,6 +65,11 @@ export class MachineResolver implements MachineWatch {
 
   of(ifindex: TapDevice['ifindex']): Discovered {
     return this.#watched.get(ifindex)?.found ?? { kind: 'none' }
+  }
+
+  /** Whether `of` tells what was seen. */
+  isLookedAt(ifindex: TapDevice['ifindex']): boolean {
+    return this.#watched.get(ifindex)?.seen ?? false
   }
 
   onNews(listener: (news: DiscoveryNews) => void | Promise<void>): () => void {
@@ -143,6 +149,7 @@ export class MachineResolver implements MachineWatch {
       const before = one.found
       const now = found.get(ifindex) ?? { kind: 'none' }
       one.found = now
+      one.seen = true
       const changed = !isSame(before, now)
       one.looks = changed ? 0 : one.looks + 1
       const again = AGAIN_MS[Math.min(one.looks, AGAIN_MS.length - 1)]!

@@ -1,6 +1,6 @@
 // The ports of this host as others ask for them: added, removed, moved to a restored machine's device, reported.
 
-import type { PortInfo, PortRecord } from '../../src/api/schemas.js'
+import type { PortInfo, PortRecord, PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { SocketHandover } from '../../src/linux/handover.js'
 import { isCalled, type Link } from '../../src/linux/link.js'
@@ -16,17 +16,34 @@ import { deviceOf, fieldsOf, type PortEntry, type PortRequest } from './table.js
 /** Of a port whose device was never there. */
 const UNKNOWN = { ifindex: NO_DEVICE, mtu: 0, mac: null, queueLength: 0 } as const
 
+/** Of bridges that were taken over, what ports must know that restores make. */
+interface PortBridges {
+  /** Index of the bridge that is this network; null: none is. */
+  indexOf(network: string): number | null
+  /** The device is to be in the bridge, and kept from it before it is a port. */
+  join(bridge: number, device: { readonly index: number; readonly name: string }, rules?: PortRules): void
+}
+
 export class Ports extends FollowedPorts {
   readonly #used = new Uint8Array(MAX_PORTS)
-  /** Told of a device that is to stand in a bridge in another one's place, before it is a port. */
-  replaced: ((bridge: number, device: { readonly index: number; readonly name: string }) => void) | null = null
+  /** Bridges that were taken over; set before there are any. */
+  bridges: PortBridges | null = null
 
   /**
-   * Takes a device into a network. From here on the host's own stack neither sees nor answers what enters it.
-   * Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP, PERMISSION.
+   * Takes a device into a network, and into the bridge that the network is. From here on the host's own stack neither
+   * sees nor answers what enters it. Throws DEVICE_MISSING, PORT_EXISTS, DEVICE_BUSY, DEVICE_LOOP, PERMISSION.
    */
   add(request: PortRequest, epoch: number, ownsDevice = false, gated = false): Promise<PortEntry> {
-    return this.inTurn(() => this.#addNow(request, epoch, ownsDevice, gated))
+    return this.inTurn(() => this.#addNow(this.#onBridge(request), epoch, ownsDevice, gated))
+  }
+
+  #onBridge(request: PortRequest): PortRequest {
+    const bridge = this.bridges?.indexOf(request.network) ?? null
+    if (bridge === null) return request
+    const link = this.links.get(request.device)
+    refuseUnfit(link, bridge)
+    this.bridges!.join(bridge, link, request.rules)
+    return { ...request, bridge }
   }
 
   /** The same for one whose sockets take frames when the handover says so. */
@@ -162,7 +179,8 @@ export class Ports extends FollowedPorts {
         await this.datapath.removePort(entry.network, entry.index)
       }
       this.takeName(link, entry.device)
-      if (entry.bridge !== undefined) this.replaced?.(entry.bridge, { index: link.index, name: entry.device })
+      if (entry.bridge !== undefined)
+        this.bridges?.join(entry.bridge, { index: link.index, name: entry.device }, entry.rules)
       const now = this.links.get(entry.device)
       const back = { ...entry, ...fieldsOf(now) }
       await this.attach(back, now, epoch, true)

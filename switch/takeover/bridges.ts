@@ -2,7 +2,7 @@
 // and whenever a bridge that the configuration names is there.
 
 import { readFileSync } from 'node:fs'
-import type { BridgeInfo } from '../../src/api/schemas.js'
+import type { BridgeInfo, PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { findBridge } from './found.js'
@@ -170,9 +170,13 @@ export class Bridges {
     }
   }
 
-  /** A device of a port takes another one's place, in the same bridge. */
-  replaced(index: number, port: { readonly index: number; readonly name: string }): void {
-    this.#byIndex(index)?.replace(port)
+  indexOf(network: string): number | null {
+    const one = [...this.#taken.values()].find(({ bridge }) => bridge.record.network === network)
+    return one?.bridge.record.index ?? null
+  }
+
+  join(index: number, port: { readonly index: number; readonly name: string }, rules?: PortRules): void {
+    this.#byIndex(index)?.join(port, rules)
   }
 
   async addAll(ports: Parameters<TakenBridge['moveIn']>[0]): Promise<void> {

@@ -1,7 +1,8 @@
 // What the ports of a bridge do that was taken over, as rules of switch ports. Pure.
 
 import type { PortRules } from '../../src/api/schemas.js'
-import type { BridgeAddress, BridgePort, PortVlans } from '../../src/linux/bridge.js'
+import type { BridgeAddress, BridgePort, PortConduct, PortVlans } from '../../src/linux/bridge.js'
+import { vlansOf } from '../forwarding/port-rules.js'
 
 const LAST_VLAN = 4094
 
@@ -33,6 +34,26 @@ export function hostRules(vlans: PortVlans | null): PortRules | undefined {
   if (vlans === null) return undefined
   const own = [...new Set([...vlans.untagged, ...vlans.tagged])].sort((a, b) => a - b)
   return { vlan: { tagged: ranges(own) } }
+}
+
+/** The other way round, for a device that is to do in the bridge what a port did; `vlans`: null where it knows none. */
+export function conductOf(rules: PortRules = {}): { conduct: PortConduct; vlans: PortVlans | null } {
+  const { vlan } = rules
+  return {
+    conduct: {
+      isolated: rules.isolated ?? false,
+      learning: rules.learning ?? true,
+      unicastFlood: rules.flood ?? true,
+      multicastFlood: rules.mcastFlood ?? true,
+      broadcastFlood: rules.bcastFlood ?? true,
+      hairpin: rules.hairpin ?? false,
+      locked: rules.locked ?? false,
+    },
+    vlans:
+      vlan === undefined
+        ? null
+        : { pvid: vlan.pvid ?? null, untagged: vlansOf(vlan.untagged), tagged: vlansOf(vlan.tagged) },
+  }
 }
 
 function vlanRules({ pvid, untagged, tagged }: PortVlans): NonNullable<PortRules['vlan']> {

@@ -2,8 +2,18 @@
 // joins the bridge meanwhile follows, and what leaves it leaves.
 
 import type { Logger } from 'pino'
+import type { PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import { type BridgePort, bridgeAddresses, isNoPort, learnAddress, setPortFlags } from '../../src/linux/bridge.js'
+import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import {
+  type BridgePort,
+  bridgeAddresses,
+  isNoPort,
+  learnAddress,
+  setPortConduct,
+  setPortFlags,
+  setPortVlans,
+} from '../../src/linux/bridge.js'
 import { Handover } from '../../src/linux/handover.js'
 import type { Links } from '../../src/linux/link.js'
 import type { Datapath } from '../datapath/datapath.js'
@@ -16,8 +26,9 @@ import { Bypass } from './bypass.js'
 import { lookAt } from './found.js'
 import { makePair, removePair } from './pair.js'
 import { type Plan, type PlannedPort, plannedPort } from './plan.js'
+import { BridgeMachines } from './port-machines.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
-import { hostRules } from './rules.js'
+import { conductOf, hostRules } from './rules.js'
 import { giveAll, type Performers, type TakeoverStep, takeAll } from './steps.js'
 import type { Watchdog } from './watchdog.js'
 
@@ -27,13 +38,18 @@ export interface TakeoverHost {
   readonly datapath: Pick<Datapath, 'call'>
   readonly ports: Pick<Ports, 'all' | 'addHandedOver' | 'remove'>
   readonly records: BridgeRecords
-  readonly machines: Pick<MachineWatch, 'watch' | 'unwatch' | 'of'> & { settle(): Promise<void> }
+  readonly machines: Pick<MachineWatch, 'watch' | 'unwatch' | 'of'> & {
+    settle(): Promise<void>
+    isLookedAt(ifindex: number): boolean
+  }
+  /** How a machine is reached that a restore has brought. */
+  specOf(vm: string): MachineSpec | undefined
   readonly log: Logger
   epochOf(network: string): number
   /** null: the configuration says how the network is. */
   settingsOf(plan: Plan): NetworkSettings | null
   /** What the bridge is to have from now on; null: nothing. */
-  want(bridge: string, wanted: Wanted | null): Promise<unknown>
+  want(bridge: string, wanted: null | (() => Wanted)): Promise<unknown>
 }
 
 export class TakenBridge {
@@ -47,10 +63,12 @@ export class TakenBridge {
   #watchdog: Watchdog | null = null
   /** The first ones come all at one instant, with the bridge's own frames. */
   #first = true
+  readonly #machines: BridgeMachines
 
   constructor(host: TakeoverHost, plan: Plan, record: BridgeRecord) {
     this.#host = host
     this.#plan = plan
+    this.#machines = new BridgeMachines(host)
     this.record = record
   }
 
@@ -65,7 +83,7 @@ export class TakenBridge {
 
   /** Throws SNAPSHOT_BUSY: nothing was touched. Nothing is lost, and the kernel's bridge has everything again. */
   async give(): Promise<void> {
-    await this.#want([])
+    await this.#want(NO_PORTS)
     await this.#write('giving')
     await this.#undoAll(this.#performers)
   }
@@ -114,7 +132,7 @@ export class TakenBridge {
       network: {
         do: () => {
           this.#hostPort = this.#hostRequest()
-          return this.#want([])
+          return this.#want(NO_PORTS)
         },
         undo: async () => {
           await this.#host.want(record.bridge, null)
@@ -134,10 +152,10 @@ export class TakenBridge {
           for (const port of this.#plan.ports) this.#watch(port)
           // Machines are members from the first frame on.
           await this.#host.machines.settle()
-          await this.#want(this.#plan.ports)
+          await this.#want(() => this.#plan.ports)
           this.#first = false
         },
-        undo: () => this.#want([]),
+        undo: () => this.#want(NO_PORTS),
       },
       confirm: { do: () => this.#write('taken'), undo: () => undefined },
     }
@@ -154,22 +172,27 @@ export class TakenBridge {
     if (tap) this.#host.machines.watch({ name: device, ifindex: index })
   }
 
-  async #want(ports: readonly PlannedPort[]): Promise<void> {
-    const { network, bridge, index } = this.record
-    const found = ports.map((port) => ({ port, machine: this.#host.machines.of(port.index) }))
+  async #want(ports: () => readonly PlannedPort[]): Promise<void> {
+    await this.#host.want(this.record.bridge, () => this.#wanted(ports()))
+  }
+
+  #wanted(ports: readonly PlannedPort[]): Wanted {
+    const { network, index } = this.record
+    const found = ports.map((port) => ({ port, machine: this.#machines.at(port.index) }))
     const requests = found.map(({ port, machine }): [string, WantedPort] => {
-      const isMember = machine.kind === 'machine'
-      const kind = isMember ? 'member' : port.device === this.record.uplink ? 'uplink' : 'plain'
+      const kind = machine !== null ? 'member' : port.device === this.record.uplink ? 'uplink' : 'plain'
       const { name, device, rules } = port
-      const request = { name, network, device, kind, vm: isMember ? machine.name : null, bridge: index } as const
+      const request = { name, network, device, kind, vm: machine?.name ?? null, bridge: index } as const
       return [name, rules === undefined ? request : { ...request, rules }]
     })
     const own = this.#hostPort === null ? [] : [[this.#hostPort.name, this.#hostPort] as const]
-    await this.#host.want(bridge, {
+    return {
       networks: new Map([[network, this.#host.settingsOf(this.#plan)]]),
       ports: new Map([...own, ...requests]),
-      machines: new Map(found.flatMap(({ machine: one }) => (one.kind === 'machine' ? [[one.name, one.spec]] : []))),
-    })
+      machines: new Map(
+        found.flatMap(({ machine }) => (machine?.spec === undefined ? [] : [[machine.name, machine.spec]])),
+      ),
+    }
   }
 
   /** The ports of ours that are ports of the bridge. */
@@ -261,6 +284,7 @@ export class TakenBridge {
       await ports.remove(name, true)
       this.#bypass?.forget({ index: ifindex, name: ifname })
       this.#host.machines.unwatch(ifindex)
+      this.#machines.forget(ifindex)
     }
     handover?.close()
     if (all) this.#first = true
@@ -280,10 +304,15 @@ export class TakenBridge {
     }
   }
 
-  /** A device takes the place of one that a port had, in the bridge: it is kept from the bridge before it speaks. */
-  replace(port: { readonly index: number; readonly name: string }): void {
-    this.#host.links.change(port.index, { master: this.record.index, up: true })
+  /** The device of a restored machine comes into the bridge: it is kept from the bridge before it speaks. */
+  join(port: { readonly index: number; readonly name: string }, rules?: PortRules): void {
+    const { links } = this.#host
+    links.change(port.index, { master: this.record.index })
+    const { conduct, vlans } = conductOf(rules)
+    setPortConduct(links, port.index, conduct)
+    if (vlans !== null && this.#plan.hostRules !== undefined) setPortVlans(links, port.index, vlans)
     this.#bypass?.take([port])
+    links.change(port.index, { up: true })
   }
 
   /**
@@ -310,21 +339,19 @@ export class TakenBridge {
     const { index, bridge, hostEnd } = this.record
     const link = links.findByIndex(index)
     if (link === null) {
-      await this.#want([])
+      await this.#want(NO_PORTS)
       throw lost(`bridge ${bridge} was deleted`)
     }
     const now = lookAt(links, link)
     const here = now.ports.filter((port) => port.link.name !== hostEnd)
-    const planned = here.map((port) => plannedPort({ ...now, filters: NO_FILTERS }, port))
-    for (const port of planned) this.#watch(port)
     if (!now.ports.some((port) => port.link.name === hostEnd)) {
-      await this.#want([])
+      await this.#want(NO_PORTS)
       throw lost(`${hostEnd}, the host’s end of bridge ${bridge}, was taken out of it`)
     }
     this.#followMtu(here)
     const own = now.settings.vlanFiltering ? (now.vlans.get(index) ?? null) : null
     if (this.#hostPort !== null && own !== null) this.#hostPort = { ...this.#hostPort, rules: hostRules(own)! }
-    await this.#want(planned)
+    await this.#want(() => this.#planned())
     for (const port of here) this.#keepOut(port)
     if (link.name !== bridge) {
       throw lost(
@@ -332,6 +359,19 @@ export class TakenBridge {
         `Rename it back: ip link set ${link.name} name ${bridge}`,
       )
     }
+  }
+
+  /** The ports that the bridge has now, each TAP of them watched. */
+  #planned(): PlannedPort[] {
+    const { links } = this.#host
+    const link = links.findByIndex(this.record.index)
+    if (link === null) return []
+    const now = lookAt(links, link)
+    const planned = now.ports
+      .filter((port) => port.link.name !== this.record.hostEnd)
+      .map((port) => plannedPort({ ...now, filters: NO_FILTERS }, port))
+    for (const port of planned) this.#watch(port)
+    return planned
   }
 
   /** A device that was renamed has lost its rules on kernels that go by names. */
@@ -355,6 +395,7 @@ export class TakenBridge {
   }
 }
 
+const NO_PORTS = () => []
 const NO_FILTERS = { bridgeTables: [], ingress: [], forwarded: false }
 
 function addressesOf(

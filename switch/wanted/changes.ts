@@ -99,8 +99,9 @@ function networksTouched(change: Change, ports: readonly WantedPort[]): string[]
     case 'network changed':
       return [change.network]
     case 'network added':
-    case 'machine added':
       return []
+    // A restore may be at loading the very machine.
+    case 'machine added':
     case 'machine removed':
     case 'machine changed':
       return ports.flatMap(({ vm, network }) => (vm === change.vm ? [network] : []))

@@ -66,22 +66,26 @@ export class Reconfiguration {
   }
 
   /**
-   * What a source wants from now on; null: nothing more. Answers with what was changed, when it is done. Throws
+   * What a source wants from now on; null: nothing more. A function is asked anew while something is under way that
+   * may change the answer. Answers with what was changed, when it is done. Throws
    * PORT_EXISTS, NETWORK_UNKNOWN, WANTED_TWICE, DEVICE_BUSY, DEVICE_MTU, DEVICE_UNSUPPORTED, SNAPSHOT_BUSY: nothing
    * was touched. What fails later is taken back, and thrown.
    */
-  set(source: string, wanted: Wanted | null): Promise<readonly Change[]> {
-    return this.#inTurn(() => this.#change(source, wanted))
+  set(source: string, wanted: Wanted | null | (() => Wanted)): Promise<readonly Change[]> {
+    return this.#inTurn(() => this.#change(source, typeof wanted === 'function' ? wanted : () => wanted))
   }
 
-  async #change(source: string, wanted: Wanted | null): Promise<readonly Change[]> {
+  async #change(source: string, wanted: () => Wanted | null): Promise<readonly Change[]> {
     const { ports, machines, records, log } = this.#host
-    const { all, accept } = this.#state.supposing(source, wanted)
     const before = this.#state.all
-    const plan = () => changesBetween(this.#present(), this.#filled(withMoves(all, this.#moves(before))))
-    const release = await this.#hold(plan)
+    const plan = () => {
+      const supposed = this.#state.supposing(source, wanted())
+      const next = withMoves(supposed.all, this.#moves(before))
+      return { ...supposed, changes: changesBetween(this.#present(), this.#filled(next)) }
+    }
+    const { planned, release } = await this.#hold(plan)
     try {
-      const changes = plan()
+      const { changes, all, accept } = planned
       if (changes.length === 0) {
         accept()
         return changes
@@ -128,21 +132,25 @@ export class Reconfiguration {
   }
 
   /**
-   * Nothing begins in the networks that are touched until the answer is called. Throws SNAPSHOT_BUSY when something is
-   * under way there for too long.
+   * The plan as it is when nothing is under way in the networks that it touches, and nothing begins there until
+   * `release` is called. Throws SNAPSHOT_BUSY when something is under way there for too long.
    */
-  async #hold(plan: () => readonly Change[]): Promise<() => void> {
+  async #hold<T extends { readonly changes: readonly Change[] }>(
+    plan: () => T,
+  ): Promise<{ readonly planned: T; readonly release: () => void }> {
     const { clock, ports } = this.#host
     const limit = clock.now().ms + PATIENCE_MS
     for (;;) {
-      const touched = [...touchedNetworks(plan(), ports.all())].filter((network) => this.#open.has(network))
+      const planned = plan()
+      const touched = [...touchedNetworks(planned.changes, ports.all())].filter((network) => this.#open.has(network))
       const refusal = touched.map((network) => this.#sessions.refusal(network)).find((found) => found !== null)
       if (refusal === undefined) {
         const session: Session = { name: 'a change of the configuration', work: { kind: 'changing' } }
         for (const network of touched) this.#sessions.occupy(network, session)
-        return () => {
+        const release = () => {
           for (const network of touched) this.#sessions.end(network, session)
         }
+        return { planned, release }
       }
       if (clock.now().ms >= limit) throw refusal as SnapswitchError
       await pause(LOOK_MS)

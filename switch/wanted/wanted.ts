@@ -118,7 +118,10 @@ export function withMoves(wanted: Wanted, moves: Pick<Moves, 'ports' | 'gone'>):
   return { ...wanted, ports: new Map([...stays, ...moved.map((port): [string, WantedPort] => [port.name, port])]) }
 }
 
-/** The other way round: what restores have changed of the ports that were wanted, as `present` tells. */
+/**
+ * The other way round: what restores have changed of the ports that were wanted, as `present` tells. Which ports a
+ * bridge has, it says itself.
+ */
 export function movedPorts(
   wanted: ReadonlyMap<string, WantedPort>,
   present: readonly PortEntry[],
@@ -127,6 +130,7 @@ export function movedPorts(
   return {
     ports: present
       .filter((entry) => {
+        if (entry.bridge !== undefined) return false
         const own = wanted.get(entry.name)
         return own === undefined || !isSamePort(own, requestOf(entry))
       })
@@ -134,7 +138,7 @@ export function movedPorts(
         const port = { name, network, device, kind, vm, ownsDevice }
         return rules === undefined ? port : { ...port, rules }
       }),
-    gone: [...wanted.keys()].filter((name) => !names.has(name)),
+    gone: [...wanted].flatMap(([name, { bridge }]) => (bridge === undefined && !names.has(name) ? [name] : [])),
   }
 }
 

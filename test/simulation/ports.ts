@@ -53,6 +53,10 @@ export class VirtualPorts extends PortTable {
     await this.#daemon.datapath.call('removePort', { network: entry.network, index: entry.index })
   }
 
+  async change(): Promise<void> {
+    throw new Error('no port of the simulation is a bridge’s')
+  }
+
   async takeBack(name: string): Promise<PortEntry | undefined> {
     return this.get(name)
   }

@@ -141,6 +141,9 @@ t.test('what restores have changed goes first, and is found again in what is the
     ],
   )
   t.same([...withMoves(config, moves).ports.keys()].sort(), ['b', 'c', 'd'], 'and once more')
+  const bridged = (name: string) => ({ ...member(name, name), bridge: 7 })
+  const onBridge = movedPorts(new Map([['p', bridged('p')]]), [entry(bridged('q'))])
+  t.same(onBridge, { ports: [], gone: [] }, 'which ports a bridge has, it says itself')
   const less = withMoves(wanted(['lab0'], port('c')), moves)
   t.same([...less.ports.keys()].sort(), ['b', 'c'], 'a network that nobody wants has no ports')
 })

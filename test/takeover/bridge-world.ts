@@ -61,7 +61,13 @@ export class Stream {
     this.#sender = sender
   }
 
-  static async start(world: World, from: string, to: string, address: string, port: number): Promise<Stream> {
+  static async start(
+    world: Pick<World, 'start'>,
+    from: string,
+    to: string,
+    address: string,
+    port: number,
+  ): Promise<Stream> {
     const receiver = await world.start(to, process.execPath, program, 'receive', String(port))
     await until('the receiver', 10_000, () => (receiver.stdout.includes('ready') ? true : undefined), 10)
     const sender = await world.start(from, process.execPath, program, 'send', address, String(port))

@@ -8,6 +8,7 @@ import { heldAlone } from '../../../src/hypervisor/drivers.js'
 import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
 import { mustWait } from './load.js'
+import { isFree } from './ports.js'
 
 /** How long a hypervisor may take to say whether it would take a machine. */
 const EXAMINE_MS = 10_000
@@ -18,7 +19,10 @@ export async function checkRestore(host: Host, network: string, request: Restore
   for (const member of request.members) {
     for (const port of member.ports) {
       const taken = host.ports.get(port.name)
-      if (taken !== undefined && (taken.vm !== member.vm || taken.network !== (port.network ?? network))) {
+      if (
+        taken !== undefined &&
+        ((taken.vm !== member.vm && !isFree(taken)) || taken.network !== (port.network ?? network))
+      ) {
         problems.push(
           new SnapswitchError(
             'PORT_EXISTS',

@@ -9,6 +9,9 @@ import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
 import { needsOf } from './taps.js'
 
+/** A bridge's port whose device is no machine's now: a machine that had it may have it again. */
+export const isFree = ({ bridge, vm, kind }: PortEntry) => bridge !== undefined && vm === null && kind === 'plain'
+
 export class RestorePorts {
   readonly #host: Host
   readonly #network: string
@@ -40,7 +43,7 @@ export class RestorePorts {
       const network = record.network ?? this.#network
       const several = (needsOf(part).get(record.device)?.queues ?? 1) > 1
       const made = this.#ensureTap(part.vm, record, several)
-      const there = ports.get(record.name)
+      const there = await this.#madeMember(part.vm, record)
       if (there === undefined) entries.push(await this.#makePort(part.vm, record, made))
       else {
         // It may have waited for its device, which the machine's end had taken along.
@@ -50,6 +53,17 @@ export class RestorePorts {
       }
     }
     return entries
+  }
+
+  /** On a bridge that was taken over, the port of a machine that has ended is a plain one. */
+  async #madeMember(vm: string, { name, network = this.#network }: PortRecord): Promise<PortEntry | undefined> {
+    const { ports, epochs } = this.#host
+    const there = ports.get(name)
+    if (there === undefined || !isFree(there)) return there
+    const { device, bridge, rules } = there
+    const request = { name, network, device, kind: 'member' as const, vm, bridge: bridge! }
+    await ports.change(rules === undefined ? request : { ...request, rules }, epochs.get(network))
+    return ports.get(name)
   }
 
   #ensureTap(vm: string, { device, mtu }: PortRecord, several: boolean): boolean {
