@@ -12,7 +12,8 @@ import { MAX_PEERS, type PortState } from './port-state.js'
 
 /** What of a network may change while it runs. */
 export interface NetworkSettings {
-  readonly linkLocal: 'forward' | 'drop'
+  /** A number: bits of the groups that pass, by the last digit of the address (a bridge's group_fwd_mask). */
+  readonly linkLocal: 'forward' | 'drop' | number
   /** PAUSE frames, which are link-local, too. */
   readonly pause: 'forward' | 'drop'
   /**
@@ -149,6 +150,9 @@ export class Network {
   /** Why a frame to a link-local address goes nowhere. A bridge learns from those that it stops here, but for PAUSE. */
   linkLocalRefusal(bytes: Uint8Array, start: number): 'link-local' | 'pause' | null {
     if (isPause(bytes, start)) return this.options.pause === 'drop' ? 'pause' : null
-    return this.options.linkLocal === 'drop' ? 'link-local' : null
+    const { linkLocal } = this.options
+    const passes =
+      typeof linkLocal === 'number' ? ((linkLocal >> bytes[start + 5]!) & 1) === 1 : linkLocal === 'forward'
+    return passes ? null : 'link-local'
   }
 }

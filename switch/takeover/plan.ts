@@ -45,7 +45,8 @@ export interface PlannedPort {
 export interface Plan {
   readonly network: string
   readonly ageing: number
-  readonly linkLocal: 'forward' | 'drop'
+  /** Bits of the link-local groups that it forwards. */
+  readonly linkLocal: number
   readonly ports: readonly PlannedPort[]
   readonly hostRules: PortRules | undefined
   /** What will be otherwise than on the bridge, and is no reason to refuse. */
@@ -61,6 +62,8 @@ export interface PlanOptions {
 const MIN_AGEING = 10
 const MAX_AGEING = 1_000_000
 const TAG_8021Q = 0x8100
+/** A bridge that speaks no STP forwards it, whatever its mask says (br_handle_frame in net/bridge/br_input.c). */
+const STP_GROUP = 1 << 0
 
 /** Throws BRIDGE_UNSUPPORTED, BRIDGE_FILTERED, DEVICE_BUSY: the first that speaks against it. */
 export function planTakeover(found: FoundBridge, options: PlanOptions): Plan {
@@ -78,7 +81,7 @@ export function planTakeover(found: FoundBridge, options: PlanOptions): Plan {
   return {
     network: options.network ?? networkName(link),
     ageing: Math.min(MAX_AGEING, Math.max(MIN_AGEING, Math.round(settings.ageing))),
-    linkLocal: settings.groupForwarding === 0 ? 'drop' : 'forward',
+    linkLocal: settings.groupForwarding | STP_GROUP,
     ports: ports.map((port) => plannedPort(found, port)),
     hostRules: hostRules(aware ? (found.vlans.get(link.index) ?? NO_VLANS) : null),
     warnings: warningsOf(found),
@@ -175,6 +178,8 @@ function warningsOf({ link, settings, ports }: FoundBridge): string[] {
   if (copying !== '') warnings.push(`multicast leaves ${copying} as multicast, not as a copy for each receiver`)
   const guarded = named((port) => port.guard)
   if (guarded !== '') warnings.push(`the switch does not guard ${guarded} against STP frames`)
+  const forwarding = named((port) => (port.groupForwarding & ~settings.groupForwarding & ~STP_GROUP) !== 0)
+  if (forwarding !== '') warnings.push(`link-local groups that only ${forwarding} may forward stop at the switch`)
   if (settings.ageing === 0) warnings.push(`${link.name} remembers no addresses; the switch does, for ${MIN_AGEING} s`)
   const other = ports.filter((port) => port.link.mtu !== link.mtu)
   if (other.length > 0) {

@@ -112,6 +112,25 @@ t.test('reserved addresses and sources that are nobody’s, beside a bridge', ro
     t.same(drops, { pause: 1, 'link-local': 15, 'bad-source': 5 })
   })
 
+  await t.test('a bridge that is taken over: what its mask says, and STP', async (t) => {
+    const daemon = await world.switch('host', { networks: {} })
+    for (const mask of [0, 0x4008]) {
+      await world.ip('host', 'link', 'add', 'br0', 'up', 'type', 'bridge', 'mcast_snooping', '0')
+      await world.ip('host', 'link', 'set', 'br0', 'type', 'bridge', 'group_fwd_mask', String(mask))
+      for (const device of ['one', 'two']) await world.ip('host', 'link', 'set', device, 'up', 'master', 'br0')
+      const before = await pass(one, two)
+      await daemon.client.takeBridge({ bridge: 'br0' }, { deadlineMs: patience(20_000) })
+      const { rxFrames } = (await daemon.port('one')).counters
+      t.same(await pass(one, two), before)
+      t.ok((await daemon.port('one')).counters.rxFrames > rxFrames, 'through the switch')
+      t.ok(before.includes('01-80-C2-00-00-00'))
+      t.equal(before.includes('01-80-C2-00-00-0e'), mask !== 0)
+      await daemon.client.giveBridge('br0', { deadlineMs: patience(20_000) })
+      await world.ip('host', 'link', 'del', 'br0')
+    }
+    t.equal(await daemon.stop(), 0)
+  })
+
   await t.test('PAUSE for those who want it', async (t) => {
     const { passed } = await snapswitch({ pause: 'forward' })
     t.ok(passed.includes('01-80-C2-00-00-01'))
