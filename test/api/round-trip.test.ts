@@ -121,7 +121,8 @@ t.test('requests of the wrong kind: refused in the same form, and no file stays 
 t.test('names are escaped into one path segment', async (t) => {
   t.equal(pathOf('snapshot', { network: 'a/../b', name: 'x?y#z' }), '/v1/snapshots/a%2F..%2Fb/x%3Fy%23z')
   t.equal(pathOf('status', {}), '/v1/status')
-  for (const pattern of Object.values(routes)) t.match(pattern, /^\/v1\//)
+  // Prometheus asks for metrics by a path of its own, which has no version.
+  for (const pattern of Object.values(routes)) if (pattern !== '/metrics') t.match(pattern, /^\/v1\//)
 })
 
 t.test('an answer that does not fit its schema', async (t) => {
