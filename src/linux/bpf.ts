@@ -49,6 +49,10 @@ export const store64 = (to: number, offset: number, from: number): Instruction =
 /** r0 := what lies at `offset` of the frame; r6 is the context; r1 to r5 are lost. */
 export const frame16 = (offset: number): Instruction => [0x28, 0, 0, offset]
 export const frame8 = (offset: number): Instruction => [0x30, 0, 0, offset]
+/** The same, at `offset` behind where a register points. */
+export const frame32From = (at: number, offset: number): Instruction => [0x40, registers(0, at), 0, offset]
+export const frame16From = (at: number, offset: number): Instruction => [0x48, registers(0, at), 0, offset]
+export const frame8From = (at: number, offset: number): Instruction => [0x50, registers(0, at), 0, offset]
 export const call = (helper: number): Instruction => [0x85, 0, 0, helper]
 export const EXIT: Instruction = [0x95, 0, 0, 0]
 const branch = (code: number, register: number, value: number, to: string): Line => ({
@@ -60,6 +64,13 @@ export const ifNot = (register: number, value: number, to: string): Line => bran
 /** Unsigned. */
 export const ifAtMost = (register: number, value: number, to: string): Line => branch(0xb5, register, value, to)
 export const ifMore = (register: number, value: number, to: string): Line => branch(0x25, register, value, to)
+const compare = (code: number, register: number, other: number, to: string): Line => ({
+  jump: [code, registers(register, other), 0, 0],
+  to,
+})
+export const ifEqualTo = (register: number, other: number, to: string) => compare(0x1d, register, other, to)
+/** Unsigned. */
+export const ifMoreThan = (register: number, other: number, to: string) => compare(0x2d, register, other, to)
 export const ifHasNone = (register: number, bits: number, has: string, to: string): Line[] => [
   branch(0x45, register, bits, has),
   go(to),

@@ -29,6 +29,7 @@ import {
 } from './bpf.js'
 import { kernelIsAtLeast } from './kernel.js'
 import { check, libc } from './libc.js'
+import { innerTcp, outer4, outer6 } from './tunnel-filter.js'
 
 const SOL_SOCKET = 1
 const SO_ATTACH_BPF = 50
@@ -60,11 +61,9 @@ export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep
   ]
   const protocol = (at: number): Line[] => [
     `ip4-${at}`,
-    frame8(at + 9),
-    go('protocol'),
+    ...(kernelWritesUdp ? [frame8(at + 9), go('protocol')] : outer4(at)),
     `ip6-${at}`,
-    frame8(at + 6),
-    go('protocol'),
+    ...(kernelWritesUdp ? [frame8(at + 6), go('protocol')] : outer6(at)),
   ]
   return [
     copy(6, 1),
@@ -84,6 +83,7 @@ export function choose(kernelWritesUdp: boolean, setAside: readonly Line[], keep
     ...[14, 18, 22].flatMap(protocol),
     'protocol',
     ifEqual(0, TCP, 'keep'),
+    ...(kernelWritesUdp ? [] : innerTcp),
     'aside',
     ...setAside,
     EXIT,
