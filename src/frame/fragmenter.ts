@@ -5,7 +5,7 @@ import { copyAndSum, fold, sumOf } from './checksum.js'
 import { ETHERNET_HEADER_LENGTH, EtherType } from './ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
 import { Protocol, UDP_HEADER } from './gso-headers.js'
-import type { SegmentMemory } from './segmenter.js'
+import { pointInto, type SegmentMemory } from './segment-memory.js'
 
 const FRAGMENT = 44
 const FRAGMENT_HEADER = 8
@@ -134,12 +134,7 @@ export class Fragmenter {
       view.setUint16(at + 2, offset | (this.more ? 1 : 0))
       view.setUint32(at + 4, this.#identification)
     }
-    frame.bytes = memory.bytes
-    frame.address = memory.address
-    frame.view = view
-    frame.vnet = free
-    frame.start = to
-    frame.length = end - to
+    pointInto(frame, memory, free, end - to)
     frame.tagTpid = this.#tagTpid
     frame.tagTci = this.#tagTci
     frame.color = this.#color

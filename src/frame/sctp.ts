@@ -15,7 +15,7 @@ import { crc32c } from './crc32c.js'
 import { ETHERNET_HEADER_LENGTH, EtherType } from './ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
 import { Protocol, UDP_HEADER } from './gso-headers.js'
-import type { SegmentMemory } from './segmenter.js'
+import { pointInto, type SegmentMemory } from './segment-memory.js'
 import { Vnet } from './vnet-header.js'
 
 const SCTP = 132
@@ -223,12 +223,7 @@ export class SctpSegmenter {
     this.#index++
     this.#at = last
     this.more = last < this.#length
-    frame.bytes = memory.bytes
-    frame.address = memory.address
-    frame.view = view
-    frame.vnet = free
-    frame.start = to
-    frame.length = end - to
+    pointInto(frame, memory, free, end - to)
     frame.tagTpid = this.#tagTpid
     frame.tagTci = this.#tagTci
     frame.color = this.#color

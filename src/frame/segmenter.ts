@@ -5,20 +5,13 @@
 import { copyAndSum, fold, networkWord, sumOf } from './checksum.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
 import { GsoHeaders, Layer, Protocol, UDP_HEADER } from './gso-headers.js'
+import { pointInto, type SegmentMemory } from './segment-memory.js'
 import { tunnelMark } from './tunnel-mark.js'
 import { Vnet } from './vnet-header.js'
 
 const TCP = { SEQUENCE: 4, FLAGS: 13, CHECK: 16, FIN_PSH: 0x09, CWR: 0x80 } as const
 const UDP = { LENGTH: 4, CHECK: 6 } as const
 const GRE_CHECK = 4
-
-/** Memory that segments are written to; `address` is where bytes[0] is. */
-export interface SegmentMemory {
-  readonly bytes: Uint8Array
-  readonly address: number
-  readonly view: DataView
-  readonly length: number
-}
 
 /** UDP_MAX_SEGMENTS of older kernels. */
 const MOST_JOINED = 64
@@ -112,12 +105,7 @@ export class Segmenter {
       this.#at += payload
     }
     if (joined > 1) this.#join(view, free, to, to + length, each, first)
-    frame.bytes = memory.bytes
-    frame.address = memory.address
-    frame.view = view
-    frame.vnet = free
-    frame.start = to
-    frame.length = length
+    pointInto(frame, memory, free, length)
     frame.tagTpid = this.#tagTpid
     frame.tagTci = this.#tagTci
     frame.color = this.#color
