@@ -1,5 +1,5 @@
-// The protocol's model (snapshot.pml) against all of its schedules: spin finds nothing in it, and finds each planted
-// fault.
+// The models against all of their schedules: spin finds nothing in them, and finds each planted fault. snapshot.pml is the
+// protocol, fast-path.pml the turns between frames that the kernel forwards and frames that the daemon forwards.
 
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -13,7 +13,7 @@ import { fileLimit, patience } from '../patience.js'
 t.setTimeout(fileLimit(300_000))
 
 const run = promisify(execFile)
-const MODEL = join(repositoryRoot(), 'test/model/snapshot.pml')
+type Model = 'snapshot' | 'fast-path'
 /** Hash table of 2^22 slots, megabytes of states, steps of a run: bounds, and spin says when one is reached. */
 const LIMITS = { slots: '-w22', megabytes: 1000, depth: '-m100000' }
 
@@ -26,11 +26,12 @@ interface Verdict {
 }
 
 /** Compiles the model with `defines` and tries its schedules: all, or until the first error. */
-async function verify(defines: readonly string[], check: 'assertions' | 'claim'): Promise<Verdict> {
+async function verify(model: Model, defines: readonly string[], check: 'assertions' | 'claim'): Promise<Verdict> {
   const directory = await mkdtemp(join(tmpdir(), 'ssw-model-'))
   try {
     const options = { cwd: directory, timeout: patience(120_000), maxBuffer: 16 * 1024 * 1024 }
-    await run('spin', [...defines.map((define) => `-D${define}`), '-a', MODEL], options)
+    const source = join(repositoryRoot(), `test/model/${model}.pml`)
+    await run('spin', [...defines.map((define) => `-D${define}`), '-a', source], options)
     const kind = check === 'assertions' ? ['-DSAFETY', '-DNOCLAIM'] : []
     const memory = `-DMEMLIM=${LIMITS.megabytes}`
     await run('gcc', ['-O2', '-w', memory, ...kind, '-o', 'pan', 'pan.c'], options)
@@ -48,7 +49,7 @@ async function verify(defines: readonly string[], check: 'assertions' | 'claim')
 /**
  * At least so many states, or the model no longer says what it said: figures of the day it was written, rounded down.
  */
-const runs: readonly { defines: readonly string[]; check: 'assertions' | 'claim'; atLeast: number }[] = [
+const runs: readonly { model?: Model; defines: readonly string[]; check: 'assertions' | 'claim'; atLeast: number }[] = [
   { defines: ['N=2', 'K=2'], check: 'assertions', atLeast: 100_000 },
   { defines: ['N=2', 'K=2', 'SNAPSHOTS=2'], check: 'assertions', atLeast: 400_000 },
   { defines: ['N=2', 'K=1', 'ABORT'], check: 'assertions', atLeast: 300_000 },
@@ -56,11 +57,13 @@ const runs: readonly { defines: readonly string[]; check: 'assertions' | 'claim'
   { defines: ['N=3', 'K=1', 'PAIR'], check: 'assertions', atLeast: 1_000_000 },
   { defines: ['N=2', 'K=2'], check: 'claim', atLeast: 100_000 },
   { defines: ['N=2', 'K=1', 'ABORT'], check: 'claim', atLeast: 300_000 },
+  { model: 'fast-path', defines: ['K=2', 'DROPS'], check: 'assertions', atLeast: 2_000_000 },
+  { model: 'fast-path', defines: ['K=2', 'MOVES=1'], check: 'assertions', atLeast: 7_000_000 },
 ]
 
 t.test('no schedule breaks the protocol', async (t) => {
-  for (const { defines, check, atLeast } of runs) {
-    const { errors, states, exhaustive, output } = await verify(defines, check)
+  for (const { model = 'snapshot', defines, check, atLeast } of runs) {
+    const { errors, states, exhaustive, output } = await verify(model, defines, check)
     t.equal(errors, 0, `${defines.join(' ')}, ${check}: ${output}`)
     t.ok(exhaustive, 'all schedules were tried')
     t.ok(states >= atLeast, `${states} states`)
@@ -81,10 +84,36 @@ const faults: readonly { define: string; found: RegExp; abort?: boolean }[] = [
 
 t.test('each planted fault is found', async (t) => {
   for (const { define, found, abort } of faults) {
-    const { errors, output } = await verify(['N=2', 'K=1', define, ...(abort ? ['ABORT'] : [])], 'assertions')
+    const { errors, output } = await verify(
+      'snapshot',
+      ['N=2', 'K=1', define, ...(abort ? ['ABORT'] : [])],
+      'assertions',
+    )
     t.ok(errors > 0, `${define} is found`)
     t.match(output, found, define)
   }
-  const stuck = await verify(['N=2', 'K=1', 'NO_TRIGGER'], 'claim')
+  const stuck = await verify('snapshot', ['N=2', 'K=1', 'NO_TRIGGER'], 'claim')
   t.ok(stuck.errors > 0, 'the claim fails, too, when a run is stuck')
+})
+
+const ORDER = /assertion violated \(out/
+const STILL = /assertion violated .*(still|counted)/
+const MOVED = /assertion violated \(\(to==home/
+const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
+  { defines: ['NO_BUCKET_RULE'], found: ORDER },
+  { defines: ['HANDLED_BEFORE_SENT'], found: ORDER },
+  { defines: ['PUNT_AFTER_RING'], found: ORDER },
+  { defines: ['NO_BARRIER'], found: STILL },
+  { defines: ['NUMBERS_ALONE'], found: STILL },
+  { defines: ['MOVES=1', 'STALE_VERDICT'], found: MOVED },
+  { defines: ['MOVES=1', 'LATE_VOID'], found: MOVED },
+  { defines: ['NEVER_FAST'], found: /assertion violated 0/ },
+]
+
+t.test('each planted fault of the fast path is found', async (t) => {
+  for (const { defines, found } of fastFaults) {
+    const { errors, output } = await verify('fast-path', ['K=2', ...defines], 'assertions')
+    t.ok(errors > 0, `${defines.join(' ')} is found`)
+    t.match(output, found, defines.join(' '))
+  }
 })
