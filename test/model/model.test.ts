@@ -1,5 +1,5 @@
-// The models against all of their schedules: spin finds nothing in them, and finds each planted fault. snapshot.pml is the
-// protocol, fast-path.pml the turns between frames that the kernel forwards and frames that the daemon forwards.
+// The models against all of their schedules: spin finds nothing in them, and finds each planted fault. snapshot.pml is
+// the protocol, fast-path.pml the turns between frames that the kernel forwards and frames that the daemon forwards.
 
 import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
