@@ -111,6 +111,7 @@ export const ratioRules: Readonly<Record<string, RatioRule>> = {
   'pps1514.vsBridge': versus('pps1514', 'bridge'),
   'tcp.vsOvsUserspaceTso': versus('tcp', 'ovs-userspace-tso'),
   'tcpTwoHosts.vsOvsUserspace': versus('tcpTwoHosts', 'ovs-userspace'),
+  'tcpTwoHosts.vsOvsUserspaceTso': versus('tcpTwoHosts', 'ovs-userspace-tso'),
   'tcpTwoHosts.vsVdeTaps': versus('tcpTwoHosts', 'vde'),
   'rttIdleP50Adaptive.vsBridge': versus('rttIdleP50', 'bridge'),
   'rttIdleP50Adaptive.vsOvsUserspace': versus('rttIdleP50', 'ovs-userspace'),

@@ -55,6 +55,7 @@ export class Service {
   readonly #child: ChildProcess
   readonly #title: string
   #said = ''
+  #output = ''
   #ended = false
   readonly #end: Promise<void>
 
@@ -65,7 +66,10 @@ export class Service {
     const keep = (chunk: Buffer) => {
       this.#said = (this.#said + chunk.toString()).slice(-8192)
     }
-    child.stdout?.on('data', keep)
+    child.stdout?.on('data', (chunk: Buffer) => {
+      this.#output = (this.#output + chunk.toString()).slice(-8192)
+      keep(chunk)
+    })
     child.stderr?.on('data', keep)
     this.#end = new Promise((resolve) => {
       child.once('exit', () => {
@@ -89,6 +93,16 @@ export class Service {
   /** The last 8 KiB that it wrote. */
   get said(): string {
     return this.#said
+  }
+
+  /** The last 8 KiB of its stdout alone. */
+  get output(): string {
+    return this.#output
+  }
+
+  /** Writes to its stdin. */
+  tell(text: string): void {
+    this.#child.stdin?.write(text)
   }
 
   /** Resolves once `probe` says yes; fails when the program ends first or the deadline passes. */
