@@ -8,14 +8,12 @@ import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
-import type { EventLog } from './event-log.js'
+import type { Network } from './network.js'
 import { bringTagBeside, Membership } from './port-rules.js'
 import type { PortState } from './port-state.js'
 
 /** What snapshots have to do with the frames that meet their destinations. */
 export interface Crossings {
-  /** Writes down what happens to members' frames, while a snapshot is taken that is to be audited. */
-  readonly log: EventLog | null
   /** Early frames are dropped, not held. */
   readonly dropsEarly: boolean
   /** A frame from after its sender's cut has come before its receiver's. */
@@ -29,10 +27,12 @@ const NO_TAG = -1
 
 export class Egress {
   readonly #counters: CounterTable
+  readonly #network: Network
   readonly #crossings: Crossings
 
-  constructor(counters: CounterTable, crossings: Crossings) {
-    this.#counters = counters
+  constructor(network: Network, crossings: Crossings) {
+    this.#counters = network.counters
+    this.#network = network
     this.#crossings = crossings
   }
 
@@ -96,37 +96,43 @@ export class Egress {
     }
   }
 
-  /** Counts a frame that goes no further. */
+  /** Counts a frame that does not leave by this port, which it was for. */
   drop(port: PortState, frame: Frame, reason: DropReason): void {
     this.#counters[port.row + Drop[reason]]++
-    this.#crossings.log?.dropped(port, frame, reason)
+    this.#network.observer?.dropped(port, frame, reason)
   }
 
-  /** The same by a port's rules, which say it of several frames where one stands for them (GSO). */
-  refuse(port: PortState, frame: Frame, reason: DropReason): void {
+  /** The same by the port's rules, which say it of several frames where one stands for them (GSO). */
+  forbid(port: PortState, frame: Frame, reason: DropReason): void {
     this.#counters[port.row + Drop[reason]] += segmentsOf(frame)
-    this.#crossings.log?.dropped(port, frame, reason)
+    this.#network.observer?.dropped(port, frame, reason)
+  }
+
+  /** Counts a frame that goes no further than the port that it came in by; by the port's rules, as `forbid` does. */
+  refuse(port: PortState, frame: Frame, reason: DropReason, byRules: boolean): void {
+    this.#counters[port.row + Drop[reason]] += byRules ? segmentsOf(frame) : 1
+    this.#network.observer?.refused(port, frame, reason)
   }
 
   /** A port that a flood does not reach: an audit is to know why, and nobody else. */
   leftOut(port: PortState, frame: Frame, reason: DropReason): void {
-    this.#crossings.log?.dropped(port, frame, reason)
+    this.#network.observer?.leftOut(port, frame, reason)
   }
 
   #hold(port: PortState, frame: Frame): void {
     if (port.hold.push(frame)) {
       this.#counters[port.row + Counter.held]++
-      this.#crossings.log?.note(Event.held, port, frame)
+      this.#network.observer?.note(Event.held, port, frame)
     } else this.drop(port, frame, 'hold-overflow')
   }
 
   #emit(port: PortState, frame: Frame, serviceTci: number): void {
-    const { log } = this.#crossings
+    const { observer } = this.#network
     if (!port.output.send(frame, serviceTci)) {
-      log?.dropped(port, frame, 'tx-error')
+      observer?.dropped(port, frame, port.output.refusal ?? 'tx-error')
       return
     }
-    if (log !== null) log.left(port, frame)
+    if (observer !== null) observer.left(port, frame)
     // Whatever the verdict was: what may lie unread at the cut are the last frames that went out.
     if (port.armed !== null) port.armed.push(frame)
     if (port.channel !== null && frame.color !== NO_COLOR) port.channel.sent.add(frame.color, segmentsOf(frame))

@@ -6,6 +6,7 @@ import { FrameDigest } from '../../src/frame/digest.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { Event, type TraceEvent } from '../../src/trace/events.js'
 import { type DropReason, dropReasons } from './counters.js'
+import type { FrameObserver } from './observer.js'
 import type { PortState } from './port-state.js'
 
 /** Words of the header: entries written, entries that found no room. */
@@ -28,7 +29,7 @@ export function eventLogMemory(entries: number): SharedArrayBuffer {
   return new SharedArrayBuffer(HEADER_BYTES + entries * ENTRY_BYTES)
 }
 
-export class EventLog {
+export class EventLog implements FrameObserver {
   readonly #words: Int32Array
   readonly #bytes: Uint8Array
   readonly #times: Float64Array
@@ -47,6 +48,23 @@ export class EventLog {
     this.#bytes = new Uint8Array(memory)
     this.#times = new Float64Array(memory)
     this.#room = Math.floor((memory.byteLength - HEADER_BYTES) / ENTRY_BYTES)
+  }
+
+  at(now: number): void {
+    this.#now = now
+  }
+
+  gone(): void {}
+
+  /** It has no color, and is none of the snapshot's. */
+  unread(): void {}
+
+  refused(port: PortState, frame: Frame, reason: DropReason): void {
+    this.dropped(port, frame, reason)
+  }
+
+  leftOut(port: PortState, frame: Frame, reason: DropReason): void {
+    this.dropped(port, frame, reason)
   }
 
   /** A frame has come in and has its color. */

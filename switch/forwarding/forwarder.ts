@@ -62,7 +62,10 @@ export class Forwarder {
   constructor(options: NetworkOptions, counters: CounterTable, events: ForwarderEvents) {
     this.network = new Network(options, counters)
     const actions = {
-      deliver: (port: PortState, frame: Frame, now: number) => this.egress.judge(port, frame, now),
+      deliver: (port: PortState, frame: Frame, now: number) => {
+        this.network.observer?.at(now)
+        this.egress.judge(port, frame, now)
+      },
       sendMarkers: (now: number) => this.trunks.tick(now),
       fenced: () => this.#uplink?.fenced(),
       settle: () => {
@@ -71,7 +74,7 @@ export class Forwarder {
       },
     }
     this.snapshots = new Snapshots(this.network, actions, events)
-    this.egress = new Egress(counters, this.snapshots)
+    this.egress = new Egress(this.network, this.snapshots)
     this.trunks = new Trunks(this.network, this.snapshots, events)
     this.counters = counters
     this.fdb = this.network.fdb
@@ -194,6 +197,7 @@ export class Forwarder {
     counters[port.row + Counter.rxBytes] += frame.length
     if (!isWellFormed(frame)) {
       counters[port.row + Drop.malformed]++
+      this.network.observer?.unread(port, frame, 'malformed', now)
       return
     }
     if (frame.bytes[frame.vnet + 1] !== 0) counters[port.row + Counter.rxGso]++
@@ -204,9 +208,14 @@ export class Forwarder {
       port = this.#uplink!.enter(frame, now)
       if (port === null) return
     } else frame.color = NO_COLOR
-    const { log } = this.snapshots
-    if (log !== null) log.came(port, frame, now)
+    const { observer } = this.network
+    if (observer === null) {
+      this.#forward(port, frame, now)
+      return
+    }
+    observer.came(port, frame, now)
     this.#forward(port, frame, now)
+    observer.gone()
   }
 
   /** Tells every switch on the way where `mac` now is, as if its VM had spoken: in its port's VLANs, the first ones. */
@@ -243,13 +252,13 @@ export class Forwarder {
     const high = macHigh(frame.bytes, frame.start + 6)
     const low = macLow(frame.bytes, frame.start + 6)
     if (isBadSource(high, low)) {
-      this.egress.drop(from, frame, 'bad-source')
+      this.egress.refuse(from, frame, 'bad-source', false)
       return
     }
     const isToGroup = isGroup(frame.bytes, frame.start)
     const refusal = isToGroup ? this.#linkLocalRefusal(frame) : null
     if (refusal === 'pause') {
-      this.egress.drop(from, frame, refusal)
+      this.egress.refuse(from, frame, refusal, false)
       return
     }
     const { rules } = from
@@ -272,7 +281,7 @@ export class Forwarder {
         return
       }
     } else if (refusal !== null) {
-      this.egress.drop(from, frame, refusal)
+      this.egress.refuse(from, frame, refusal, false)
       return
     }
     this.#flood(from, frame, from.blocked | floodBarrier(frame, from.isHost), now)
@@ -296,15 +305,15 @@ export class Forwarder {
   #admit(from: PortState, rules: CompiledRules, frame: Frame, seconds: number): number {
     const vlan = rules.vlans === null ? vlanId(frame) : admitTo(rules.vlans, frame)
     if (vlan === NOT_ADMITTED) {
-      this.egress.refuse(from, frame, 'vlan')
+      this.egress.refuse(from, frame, 'vlan', true)
       return NOT_ADMITTED
     }
-    this.snapshots.log?.lies(frame)
+    this.network.observer?.lies(frame)
     if (!rules.isLocked) return vlan
     const { bytes, start } = frame
     const knownAt = this.fdb.lookUp(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, seconds)
     if (knownAt === from.index) return vlan
-    this.egress.refuse(from, frame, 'locked')
+    this.egress.refuse(from, frame, 'locked', true)
     return NOT_ADMITTED
   }
 
@@ -313,6 +322,6 @@ export class Forwarder {
     // The outside behind a plain port reaches a peer's member as what it is: a host on the LAN.
     const lan = from.side === Side.PLAIN ? port.lan : null
     if (lan !== null && (from.blocked & lan.mask) === 0) this.egress.deliver(lan, frame, now)
-    else if ((from.blocked & port.side) === 0) this.egress.refuse(port, frame, 'isolated')
+    else if ((from.blocked & port.side) === 0) this.egress.forbid(port, frame, 'isolated')
   }
 }

@@ -7,6 +7,7 @@ import { isPause } from '../../src/frame/ethernet.js'
 import { type CounterTable, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
+import { type FrameObserver, Observers } from './observer.js'
 import { Membership } from './port-rules.js'
 import { MAX_PEERS, type PortState } from './port-state.js'
 
@@ -59,6 +60,9 @@ export class Network {
   readonly byIndex: readonly (PortState | undefined)[] = this.#byIndex
   /** The same, dense: what a flood walks. */
   readonly ports: readonly PortState[] = this.#ports
+  /** Who looks on; null: nobody. */
+  observer: FrameObserver | null = null
+  readonly #observers: FrameObserver[] = []
   #epoch = 0
   #fence = 0
 
@@ -106,6 +110,24 @@ export class Network {
   /** Ports that are here already have fences of their own. */
   raiseFence(fence: number): void {
     if (fence > this.#fence) this.#fence = fence
+  }
+
+  /** Not while a frame is being forwarded. */
+  observe(observer: FrameObserver): void {
+    this.#observers.push(observer)
+    this.#look()
+  }
+
+  /** The same. */
+  unobserve(observer: FrameObserver): void {
+    const at = this.#observers.indexOf(observer)
+    if (at >= 0) this.#observers.splice(at, 1)
+    this.#look()
+  }
+
+  #look(): void {
+    const [first = null, ...more] = this.#observers
+    this.observer = more.length === 0 ? first : new Observers([...this.#observers])
   }
 
   /** `before`: the port that floods reach after it; by default it is the last one. */

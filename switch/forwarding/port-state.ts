@@ -7,7 +7,7 @@ import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
 import { isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
 import type { ArmedCopies } from './armed-copies.js'
-import { ROW } from './counters.js'
+import { type DropReason, ROW } from './counters.js'
 import { type HoldBounds, HoldQueue, type HoldRoom } from './hold-queue.js'
 import { type CompiledRules, compileRules } from './port-rules.js'
 
@@ -53,6 +53,8 @@ export interface Output {
    * what it says travels in the carrier). False: dropped, counted by the port.
    */
   send(frame: Frame, serviceTci: number): boolean
+  /** Why `send` was false last; left out: 'tx-error'. */
+  readonly refusal?: DropReason
 }
 
 /** What may change of a device while it is a port. */

@@ -8,7 +8,7 @@ import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
 import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../../src/linux/packet-socket.js'
 import type { PortDevice, PortSockets } from '../../../src/linux/port-sockets.js'
-import { Counter, type CounterTable, Drop, ROW } from '../../forwarding/counters.js'
+import { Counter, type CounterTable, Drop, type DropReason, ROW } from '../../forwarding/counters.js'
 import { Aside, AsideSocket } from './aside.js'
 import type { OversizeSender } from './oversize-sender.js'
 import type { FrameSink, Port, PortTrouble } from './port.js'
@@ -179,6 +179,10 @@ export class PacketPort implements Port {
 
   send(frame: Frame, serviceTci: number): boolean {
     return this.#mute || this.#transmit.send(frame, serviceTci)
+  }
+
+  get refusal(): DropReason {
+    return this.#transmit.refusal
   }
 
   flush(): void {

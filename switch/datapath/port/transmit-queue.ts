@@ -15,7 +15,7 @@ import { kernelCanBeToldOfTunnels } from '../../../src/linux/egress-program.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
 import { driverOf, MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
 import type { PortSockets } from '../../../src/linux/port-sockets.js'
-import { Counter, type CounterTable, Drop } from '../../forwarding/counters.js'
+import { Counter, type CounterTable, Drop, type DropReason } from '../../forwarding/counters.js'
 import { roomForAny, Way, wayOut } from './frame-room.js'
 import type { OversizeSender } from './oversize-sender.js'
 import { CONTROL_LENGTH, Segments } from './segments.js'
@@ -88,6 +88,9 @@ export class TransmitQueue {
     }
   }
 
+  /** Why `send` was false last. */
+  refusal: DropReason = 'tx-error'
+
   send(frame: Frame, serviceTci: number): boolean {
     const gso = frame.bytes[frame.vnet + Vnet.GSO_TYPE]
     if (gso !== 0) {
@@ -97,8 +100,7 @@ export class TransmitQueue {
       const way = this.#wayOf(frame, serviceTci)
       if (way === Way.OVERSIZE) return this.#sendOversize(frame, serviceTci)
       if (way === Way.NONE) {
-        this.#counters[this.#row + Drop['too-long']]++
-        return false
+        return this.#refuse('too-long')
       }
     }
     if (this.#count === 0) {
@@ -152,12 +154,17 @@ export class TransmitQueue {
     return wayOut(frame, serviceTci, this.#mtu)
   }
 
+  #refuse(reason: DropReason): false {
+    this.#counters[this.#row + Drop[reason]]++
+    this.refusal = reason
+    return false
+  }
+
   #sendOversize(frame: Frame, serviceTci: number): boolean {
     this.flush()
     const error = this.#oversize.send(frame, serviceTci, this.#ifindex)
     if (error !== 0) {
-      this.#counters[this.#row + dropFor(error)]++
-      return false
+      return this.#refuse(dropFor(error))
     }
     this.#counters[this.#row + Counter.txFrames]++
     this.#counters[this.#row + Counter.txBytes] += frame.length
@@ -265,7 +272,7 @@ export class TransmitQueue {
       // The first message of the rest could not be sent: it is dropped, the ones behind it get their try.
       const error = errno()
       if (error === Errno.EMSGSIZE) this.#room = 0
-      counters[row + dropFor(error)]++
+      counters[row + Drop[dropFor(error)]]++
       done++
     }
     if (this.#marked > 0) this.#forgetMarks()
@@ -336,17 +343,17 @@ export class TransmitQueue {
   }
 }
 
-function dropFor(error: number): number {
+function dropFor(error: number): DropReason {
   switch (error) {
     case Errno.EAGAIN:
     case Errno.ENOBUFS:
-      return Drop['tx-full']
+      return 'tx-full'
     case Errno.EMSGSIZE:
-      return Drop['too-long']
+      return 'too-long'
     case Errno.ENETDOWN:
     case Errno.ENXIO:
-      return Drop['device-down']
+      return 'device-down'
     default:
-      return Drop['tx-error']
+      return 'tx-error'
   }
 }

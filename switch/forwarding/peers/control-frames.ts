@@ -65,10 +65,10 @@ export class ControlFrames {
   /**
    * What a control frame from a LAN says, whoever sent it; with a key, somebody who has it. Null: refused and counted.
    */
-  read(port: PortState, frame: Frame): ControlMessage | null {
+  read(port: PortState, frame: Frame, now: number): ControlMessage | null {
     const { controlKey } = this.#network.options
     const sealed = controlKey === null ? decodeControl(bytesOf(frame)) : decodeSealed(bytesOf(frame), controlKey)
-    if (typeof sealed === 'string') return this.refuse(port, sealed)
+    if (typeof sealed === 'string') return this.refuse(port, frame, sealed, now)
     return 'message' in sealed ? sealed.message : sealed
   }
 
@@ -80,10 +80,11 @@ export class ControlFrames {
     const bytes = bytesOf(frame)
     const { controlKey, network, bootId } = this.#network.options
     const sealed = controlKey === null ? null : decodeSealed(bytes, controlKey)
-    if (typeof sealed === 'string') return this.refuse(port, sealed)
+    if (typeof sealed === 'string') return this.refuse(port, frame, sealed, now)
     const message = sealed === null ? decodeControl(bytes) : sealed.message
-    if (typeof message === 'string') return this.refuse(port, message)
-    if (message.network !== network || message.bootId === bootId) return this.refuse(port, 'control-unexpected')
+    if (typeof message === 'string') return this.refuse(port, frame, message, now)
+    if (message.network !== network || message.bootId === bootId)
+      return this.refuse(port, frame, 'control-unexpected', now)
     if (sealed === null) return message
     const judgement = this.#handshake(port).judge(sealed, message.type === ControlType.HELLO, now)
     switch (judgement) {
@@ -94,12 +95,13 @@ export class ControlFrames {
       case 'ignore':
         return null
       default:
-        return this.refuse(port, judgement)
+        return this.refuse(port, frame, judgement, now)
     }
   }
 
-  refuse(port: PortState, reason: DropReason): null {
+  refuse(port: PortState, frame: Frame, reason: DropReason, now: number): null {
     this.#network.counters[port.row + Drop[reason]]++
+    this.#network.observer?.unread(port, frame, reason, now)
     const key = `${port.index} ${reason}`
     // Single copies and strays are no news; another version or key is, for then the hosts do not hear one another.
     if ((reason === 'control-version' || reason === 'control-unauthenticated') && !this.#told.has(key)) {

@@ -96,21 +96,25 @@ export class Trunks {
     if (frame.tagTpid === EtherType.SERVICE_VLAN) {
       const vid = frame.tagTci & 0xfff
       if (vid > LAST_VID) {
-        this.#network.counters[port.row + Drop['tag-unknown']]++
-        return false
+        return this.#refuse(port, frame, 'tag-unknown', now)
       }
       frame.color = vid === UNCOLORED_VID ? NO_COLOR : epochOfVid(vid, this.#network.epoch)
       frame.tagTpid = 0
       frame.tagTci = 0
       if (vid === UNCOLORED_VID || port.channel!.take(generationOfVid(vid), frame.color, segmentsOf(frame))) return true
-      this.#network.counters[port.row + Drop['other-generation']]++
-      return false
+      return this.#refuse(port, frame, 'other-generation', now)
     }
     frame.color = NO_COLOR
     if (frame.tagTpid !== 0 || innerEtherType(frame) !== EtherType.CONTROL) return true
     const message = this.control(port, frame, now)
     // Nothing is agreed with a peer that has a link of its own.
-    if (message?.type === ControlType.AGREEMENT) this.frames.refuse(port, 'control-unexpected')
+    if (message?.type === ControlType.AGREEMENT) this.frames.refuse(port, frame, 'control-unexpected', now)
+    return false
+  }
+
+  #refuse(port: PortState, frame: Frame, reason: DropReason, now: number): false {
+    this.#network.counters[port.row + Drop[reason]]++
+    this.#network.observer?.unread(port, frame, reason, now)
     return false
   }
 
@@ -140,7 +144,8 @@ export class Trunks {
         break
       }
       case ControlType.MARKER:
-        if (!channel.takeMarker(message, message.epoch, now)) return this.frames.refuse(port, 'control-unexpected')
+        if (!channel.takeMarker(message, message.epoch, now))
+          return this.frames.refuse(port, frame, 'control-unexpected', now)
         this.#send(port, ControlType.MARKER_ACK, message.epoch, 0, now)
         this.#listener.markerCame(port, message.epoch, now)
         break

@@ -73,6 +73,7 @@ export class Uplink implements Output {
   readonly #claims: Claims
   /** The other switches. */
   readonly neighbors: Neighbors
+  refusal: DropReason = 'tx-error'
   readonly #frame = new Frame()
   /** When the peers must have heard that we are new; not known before the first HELLO. */
   #quietUntil = Number.POSITIVE_INFINITY
@@ -123,21 +124,24 @@ export class Uplink implements Output {
     const index = claimed.get(high, low)
     if (index === NO_PORT) {
       // It may be a peer's, by the bit, to a former boot of ours.
-      if (this.quiet) return this.refuse('starting')
+      if (this.quiet) return this.refuse(frame, 'starting', now)
       if (carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
       const { peer, port } = this.neighbors.of(index)
       const isToClaim = !isGroup(bytes, start) && peer.readable.has(macHigh(bytes, start), macLow(bytes, start))
       const bit = isToClaim ? colorBit(frame) : NO_BIT
       if (bit !== NO_BIT && peer.readsFrom !== NONE) {
-        if (peer.doubted) return this.refuse('starting')
+        if (peer.doubted) return this.refuse(frame, 'starting', now)
         frame.color = epochOfBit(bit, peer.readsFrom)
         if (bit === 1) flipColorBit(frame)
         port.channel!.received.add(frame.color, segmentsOf(frame))
         return port
       }
     }
+    const { observer } = this.#network
+    observer?.came(this.port, frame, now)
     this.passPlainCopy(frame, now)
+    observer?.gone()
     return null
   }
 
@@ -161,13 +165,16 @@ export class Uplink implements Output {
     // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
     const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.quiet ? 'starting' : null
     if (refusal !== null) {
-      this.refuse(refusal)
+      this.#network.counters[this.port.row + Drop[refusal]]++
+      this.refusal = refusal
       return false
     }
     const { bytes, start } = frame
     // The carriers of this frame have left already, to wherever the machine may be.
     if (frame.color !== NO_COLOR && this.neighbors.claimed.has(macHigh(bytes, start), macLow(bytes, start))) return true
-    return this.#device.send(frame, -1)
+    if (this.#device.send(frame, -1)) return true
+    this.refusal = this.#device.refusal ?? 'tx-error'
+    return false
   }
 
   tick(now: number): void {
@@ -220,11 +227,11 @@ export class Uplink implements Output {
   }
 
   /** An AGREEMENT was believed, as far as its head goes: the rest may be damaged, or not sealed. */
-  private agree(neighbor: Neighbor, bytes: Uint8Array, bootId: string, now: number): void {
+  private agree(neighbor: Neighbor, frame: Frame, bootId: string, now: number): void {
     const { controlKey } = this.#network.options
-    const agreement = readAgreement(bytes, controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
+    const agreement = readAgreement(bytesOf(frame), controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
     if (agreement === null) {
-      this.refuse('control-malformed')
+      this.refuse(frame, 'control-malformed', now)
       return
     }
     if (!neighbor.joined || bootId !== neighbor.peer.heard) return
@@ -264,12 +271,12 @@ export class Uplink implements Output {
     if (bytes[start + CarrierField.TYPE] === LOCATION_TYPE) return null
     if (known !== undefined && !isToAll) return this.said(known, frame, now)
     const { options } = this.#network
-    const message = this.#trunks.frames.read(this.port, frame)
+    const message = this.#trunks.frames.read(this.port, frame, now)
     // Another network may have its switches on the same LAN.
     if (message === null || message.network !== options.network || message.bootId === options.bootId) return null
     if (message.type !== ControlType.HELLO) return null
     const neighbor = known ?? this.neighbors.meet(bytes.slice(start + 6, start + 12), now)
-    if (neighbor === null) return this.refuse('control-unexpected')
+    if (neighbor === null) return this.refuse(frame, 'control-unexpected', now)
     if (!isToAll) return this.said(neighbor, frame, now)
     neighbor.peer.doubt(message.bootId)
     if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
@@ -284,26 +291,28 @@ export class Uplink implements Output {
   private said(neighbor: Neighbor, frame: Frame, now: number): null {
     const message = this.#trunks.control(neighbor.port, frame, now)
     if (message?.type === ControlType.HELLO) this.heard(neighbor, now)
-    else if (message?.type === ControlType.AGREEMENT) this.agree(neighbor, bytesOf(frame), message.bootId, now)
+    else if (message?.type === ControlType.AGREEMENT) this.agree(neighbor, frame, message.bootId, now)
     return null
   }
 
-  private refuse(reason: DropReason): null {
+  private refuse(frame: Frame, reason: DropReason, now: number): null {
     this.#network.counters[this.port.row + Drop[reason]]++
+    this.#network.observer?.unread(this.port, frame, reason, now)
     return null
   }
 
   private carrier(from: Neighbor | undefined, frame: Frame, now: number): PortState | null {
     if (from === undefined || frame.length <= CARRIER_HEADER_LENGTH || !from.peer.isOfBoot(frame))
-      return this.refuse('carrier-unexpected')
+      return this.refuse(frame, 'carrier-unexpected', now)
     const { peer, port } = from
     const generation = frame.bytes[frame.start + CarrierField.GENERATION]
     const isWhole = peer.unpack(frame)
     this.#network.counters[this.port.row + Drop['carrier-broken']] += peer.broken
     peer.broken = 0
     if (!isWhole) return null
-    if (!isWellFormed(frame)) return this.refuse('malformed')
-    if (!port.channel!.take(generation, frame.color, segmentsOf(frame))) return this.refuse('other-generation')
+    if (!isWellFormed(frame)) return this.refuse(frame, 'malformed', now)
+    if (!port.channel!.take(generation, frame.color, segmentsOf(frame)))
+      return this.refuse(frame, 'other-generation', now)
     const { bytes, start } = frame
     const high = macHigh(bytes, start + 6)
     const low = macLow(bytes, start + 6)
@@ -317,7 +326,7 @@ export class Uplink implements Output {
     const vlans = this.port.rules?.vlans ?? null
     const vlan = vlans === null ? vlanId(frame) : admitTo(vlans, frame)
     if (vlan === NOT_ADMITTED) {
-      this.#egress.refuse(this.port, frame, 'vlan')
+      this.#egress.refuse(this.port, frame, 'vlan', true)
       return
     }
     const { bytes, start } = frame

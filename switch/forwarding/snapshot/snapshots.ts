@@ -64,10 +64,6 @@ export class Snapshots implements Crossings {
     this.#events = events
   }
 
-  get log(): EventLog | null {
-    return this.#log
-  }
-
   get openEpoch(): number | null {
     return this.#open?.epoch ?? null
   }
@@ -78,8 +74,10 @@ export class Snapshots implements Crossings {
 
   /** From now on what happens to members' frames is written to `memory`; null: no more. */
   record(memory: SharedArrayBuffer | null, now: number): void {
+    if (this.#log !== null) this.#network.unobserve(this.#log)
     const log = memory === null ? null : new EventLog(memory)
     this.#log = log
+    if (log !== null) this.#network.observe(log)
     if (log === null) {
       this.#open?.recordingEnded()
       return
@@ -97,7 +95,7 @@ export class Snapshots implements Crossings {
     this.#open = new OpenSnapshot(this.#network, epoch, policy, until, (at) => this.#actions.sendMarkers(at))
     // A host without members never flips, and must read colors all the same.
     this.#network.raiseEpoch(epoch)
-    this.#log?.mark(Event.begin, null, epoch, now)
+    this.#network.observer?.mark(Event.begin, null, epoch, now)
     this.#open.announceCut(now)
   }
 
@@ -113,11 +111,11 @@ export class Snapshots implements Crossings {
 
   /** `forOther`: for the cut or restore of another network that their machine is in, which nothing here calls off. */
   gate(ports: readonly number[], now: number, forOther = false): void {
-    const log = this.#log
+    const { observer } = this.#network
     for (const port of this.#members(ports)) {
       this.#closeGate(port)
       port.closedForOther = forOther
-      log?.mark(Event['gate-closed'], port, port.epoch, now)
+      observer?.mark(Event['gate-closed'], port, port.epoch, now)
     }
   }
 
@@ -138,10 +136,10 @@ export class Snapshots implements Crossings {
       const copies = port.armed?.last(residue[at]) ?? []
       const recorded = this.#open?.recordResidue(port, copies, now) ?? 0
       this.#network.counters[port.row + Counter.recorded] += recorded
-      if (this.#log !== null) this.#writeResidue(port, copies)
+      if (this.#network.observer !== null) this.#writeResidue(port, copies)
       port.armed = null
       port.epoch = Math.max(port.epoch, epoch)
-      this.#log?.mark(Event.flip, port, port.epoch, now)
+      this.#network.observer?.mark(Event.flip, port, port.epoch, now)
       // Nothing to do behind a closed gate; behind an open one, what waited for this goes before anything later.
       this.#siftHeld(port, now)
       return { recorded, lost: residue[at] - copies.length }
@@ -262,16 +260,16 @@ export class Snapshots implements Crossings {
     // Closed or not: a late frame is in transit all the same, as long as somebody can take note of it.
     if (open === null || !open.takes(port, frame)) {
       counters[port.row + Counter.stragglers]++
-      this.#log?.note(Event.straggler, port, frame)
+      this.#network.observer?.note(Event.straggler, port, frame)
       return
     }
     if (open.record(port, frame, now)) {
       counters[port.row + Counter.recorded]++
-      this.#log?.note(Event.recorded, port, frame)
+      this.#network.observer?.note(Event.recorded, port, frame)
       return
     }
     counters[port.row + Drop['record-overflow']]++
-    this.#log?.dropped(port, frame, 'record-overflow')
+    this.#network.observer?.dropped(port, frame, 'record-overflow')
   }
 
   early(port: PortState, color: number): void {
@@ -303,12 +301,12 @@ export class Snapshots implements Crossings {
       }
       return
     }
-    this.#log?.mark(Event.closed, null, open.epoch, now)
+    this.#network.observer?.mark(Event.closed, null, open.epoch, now)
     this.#events.closed(open.epoch, closures)
   }
 
   #writeResidue(port: PortState, copies: readonly FrameCopy[]): void {
-    for (const copy of copies) this.#log?.note(Event.residue, port, this.#frame.pointAt(copy))
+    for (const copy of copies) this.#network.observer?.note(Event.residue, port, this.#frame.pointAt(copy))
   }
 
   #closeGate(port: PortState): void {
@@ -317,16 +315,16 @@ export class Snapshots implements Crossings {
   }
 
   #openGate(port: PortState, now: number, most = Number.POSITIVE_INFINITY): number {
-    const log = this.#log
+    const { observer } = this.#network
     port.closed = false
     port.closedForOther = false
     port.armed = null
-    log?.mark(Event['gate-opened'], port, port.epoch, now)
+    observer?.mark(Event['gate-opened'], port, port.epoch, now)
     const released = this.#siftHeld(port, now, most)
     // What comes now must not overtake what still waits.
     port.opening = released >= most && port.hold.some((copy) => copy.color <= port.epoch)
     port.closed = port.opening
-    if (port.closed) log?.mark(Event['gate-closed'], port, port.epoch, now)
+    if (port.closed) observer?.mark(Event['gate-closed'], port, port.epoch, now)
     return released
   }
 
