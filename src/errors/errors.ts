@@ -62,7 +62,9 @@ export const errorCodes = {
   PEER_DOWN: 'a peer switch on a trunk or uplink does not answer',
   PEER_VERSION: 'a peer switch speaks another version',
   DEADLINE: 'a step did not finish by its deadline',
-  TRACE_INVALID: 'a trace file is damaged or no pcapng',
+  TRACE_INVALID: 'a trace file is damaged or no capture',
+  TRACE_UNSUPPORTED: 'a capture is of a format, a version or a link type that is not read',
+  TRACE_UNREADABLE: 'a capture cannot be opened or read',
   INTERNAL: 'a defect in snapswitch itself',
 } as const
 

@@ -1,59 +1,103 @@
 // Writes pcapng (draft-ietf-opsawg-pcapng) into memory: little endian, nanosecond times, one interface per port. Pure:
 // no I/O and no clock. The caller takes the bytes whenever it likes, so the same writer serves a file and a live
 // stream.
+//
+//   const writer = new PcapngWriter({ comment: 'what this is' })
+//   const id = writer.interface({ name: 'vm1' })
+//   writer.frame(id, seconds, nanoseconds, buffer, start, length, originalLength, FLAG.inbound)   // fast: no objects
+//   writer.packet(id, timeNs, bytes, { direction: 'inbound', comment: '…', dropCount: 3 })        // all options
+//   if (writer.pending > 65536) file.write(writer.take())
 
 import { SnapswitchError } from '../errors/errors.js'
-import { BLOCK, BYTE_ORDER_MAGIC, type Direction, LINKTYPE_ETHERNET, OPTION, paddingOf } from './pcapng.js'
+import {
+  BLOCK,
+  BYTE_ORDER_MAGIC,
+  type Direction,
+  LINKTYPE_ETHERNET,
+  OPTION,
+  PACKET_LIMIT,
+  paddingOf,
+} from './pcapng.js'
 
-/**
- * Room for a 64 KiB GSO frame; Wireshark refuses packets above this (WTAP_MAX_PACKET_SIZE_STANDARD, wiretap/wtap.h).
- */
-const SNAP_LENGTH = 262_144
 /** An option's length field is a u16. */
 const OPTION_LIMIT = 0xffff
 const LOCAL_LIMIT = 8 * 1024 * 1024
 const TIME_LIMIT = 1n << 64n
-const DIRECTION_FLAGS = { unknown: 0, inbound: 1, outbound: 2 } as const satisfies Record<Direction, number>
+/** Seconds whose nanoseconds fit 64 bits. */
+const SECONDS_LIMIT = 18_446_744_073
+const U32 = 0x1_0000_0000
 const NANOSECONDS = new Uint8Array([9])
+const LEAST_BUFFER = 16 * 1024
+const GREATEST_BUFFER = 1024 * 1024
+
+/** Bits of epb_flags that are written here. */
+export const FLAG = { inbound: 1, outbound: 2 } as const
+const DIRECTION_FLAGS = { unknown: 0, ...FLAG } as const satisfies Record<Direction, number>
 
 const encoder = new TextEncoder()
+
+/** An option as it is to stand in the file. */
+export interface WrittenOption {
+  readonly code: number
+  readonly value: Uint8Array
+  /** Of a custom option: whose it is. */
+  readonly enterprise?: number
+}
 
 export interface SectionOptions {
   readonly application?: string
   readonly comment?: string
+  readonly hardware?: string
+  readonly system?: string
+  readonly options?: readonly WrittenOption[]
 }
 
 export interface InterfaceOptions {
   readonly name: string
   readonly description?: string
+  readonly comment?: string
+  /** What was captured, in the words of the program that did. */
+  readonly filter?: string
+  /** Bytes kept of each packet; 0: all. */
+  readonly snapLength?: number
+  readonly options?: readonly WrittenOption[]
 }
 
 export interface PacketOptions {
   readonly direction?: Direction
+  /** epb_flags as a whole; `direction` is put into it. */
+  readonly flags?: number
   readonly comment?: string
   /** Length on the wire when `bytes` is cut short. */
   readonly originalLength?: number
   /** The same for the same packet at several interfaces (u64). */
   readonly packetId?: bigint
+  /** Packets that were lost between the interface's packet before and this one. */
+  readonly dropCount?: number
+  readonly options?: readonly WrittenOption[]
 }
 
-interface EncodedOption {
-  readonly code: number
-  readonly value: Uint8Array
+export interface Statistics {
+  readonly received?: number
+  readonly dropped?: number
+  readonly comment?: string
 }
 
 /** Misuse throws TRACE_INVALID and writes nothing: what was written before stays whole. */
 export class PcapngWriter {
-  #buffer = new Uint8Array(16 * 1024)
+  #buffer: Uint8Array = new Uint8Array(LEAST_BUFFER)
   #view = new DataView(this.#buffer.buffer)
   #length = 0
   #interfaces = 0
 
   /** Starts with the section header block. */
   constructor(options: SectionOptions = {}) {
-    const encoded: EncodedOption[] = []
-    if (options.comment !== undefined) encoded.push(textOption(OPTION.comment, options.comment))
-    encoded.push(textOption(OPTION.sectionApplication, options.application ?? 'snapswitch'))
+    const encoded = [
+      ...texts([OPTION.comment, options.comment]),
+      ...texts([OPTION.sectionHardware, options.hardware], [OPTION.sectionSystem, options.system]),
+      ...texts([OPTION.sectionApplication, options.application ?? 'snapswitch']),
+      ...checked(options.options),
+    ]
     const start = this.#begin(BLOCK.section, 16 + sizeOf(encoded))
     this.#u32(BYTE_ORDER_MAGIC)
     this.#u16(1)
@@ -69,17 +113,20 @@ export class PcapngWriter {
     return this.#length
   }
 
-  /** Declares an Ethernet interface; returns the id that `packet` wants. */
+  /** Declares an Ethernet interface; returns the id that `packet` and `frame` want. */
   interface(options: InterfaceOptions): number {
-    const encoded = [textOption(OPTION.interfaceName, options.name)]
-    if (options.description !== undefined) {
-      encoded.push(textOption(OPTION.interfaceDescription, options.description))
-    }
-    encoded.push({ code: OPTION.interfaceTimeResolution, value: NANOSECONDS })
+    const encoded = [
+      ...texts([OPTION.interfaceName, options.name], [OPTION.interfaceDescription, options.description]),
+      ...texts([OPTION.comment, options.comment]),
+      // A leading 0: the filter is a text.
+      ...texts([OPTION.interfaceFilter, options.filter === undefined ? undefined : `\0${options.filter}`]),
+      { code: OPTION.interfaceTimeResolution, value: NANOSECONDS },
+      ...checked(options.options),
+    ]
     const start = this.#begin(BLOCK.interface, 8 + sizeOf(encoded))
     this.#u16(LINKTYPE_ETHERNET)
     this.#u16(0)
-    this.#u32(SNAP_LENGTH)
+    this.#u32(options.snapLength === 0 ? PACKET_LIMIT : (options.snapLength ?? PACKET_LIMIT))
     this.#finish(start, encoded)
     return this.#interfaces++
   }
@@ -87,27 +134,15 @@ export class PcapngWriter {
   /** `timeNs`: nanoseconds since 1970-01-01 UTC. `bytes` is copied. */
   packet(interfaceId: number, timeNs: bigint, bytes: Uint8Array, options: PacketOptions = {}): void {
     const originalLength = options.originalLength ?? bytes.length
-    if (!Number.isInteger(interfaceId) || interfaceId < 0 || interfaceId >= this.#interfaces) {
-      throw misuse(`interface ${interfaceId} was not declared`)
-    }
+    this.#check(interfaceId, bytes.length, originalLength)
     if (timeNs < 0n || timeNs >= TIME_LIMIT) throw misuse(`time ${timeNs} does not fit 64 bits`)
-    if (bytes.length > SNAP_LENGTH) throw misuse(`a packet of ${bytes.length} bytes is above ${SNAP_LENGTH}`)
-    if (!Number.isInteger(originalLength) || originalLength < bytes.length || originalLength > 0xffffffff) {
-      throw misuse(`original length ${originalLength} is below the ${bytes.length} bytes kept, or no u32`)
-    }
-    const encoded: EncodedOption[] = []
-    if (options.comment !== undefined) encoded.push(textOption(OPTION.comment, options.comment))
-    const direction = options.direction ?? 'unknown'
-    if (direction !== 'unknown') {
-      const value = new Uint8Array(4)
-      value[0] = DIRECTION_FLAGS[direction]
-      encoded.push({ code: OPTION.packetFlags, value })
-    }
-    if (options.packetId !== undefined) {
-      const value = new Uint8Array(8)
-      new DataView(value.buffer).setBigUint64(0, options.packetId, true)
-      encoded.push({ code: OPTION.packetId, value })
-    }
+    const flags = (options.flags ?? 0) | DIRECTION_FLAGS[options.direction ?? 'unknown']
+    const encoded = [
+      ...texts([OPTION.comment, options.comment]),
+      ...(flags === 0 ? [] : [{ code: OPTION.packetFlags, value: u32Bytes(flags) }]),
+      ...u64s([OPTION.packetDropCount, options.dropCount], [OPTION.packetId, options.packetId]),
+      ...checked(options.options),
+    ]
     const start = this.#begin(BLOCK.enhancedPacket, 20 + padded(bytes.length) + sizeOf(encoded))
     this.#u32(interfaceId)
     this.#u32(Number(timeNs >> 32n))
@@ -115,6 +150,60 @@ export class PcapngWriter {
     this.#u32(bytes.length)
     this.#u32(originalLength)
     this.#bytes(bytes)
+    this.#finish(start, encoded)
+  }
+
+  /**
+   * The fast way: `length` bytes of `buffer` from `start` on, with a time in parts (since 1970-01-01 UTC), epb_flags
+   * (0: none) and perhaps a comment.
+   */
+  frame(
+    interfaceId: number,
+    seconds: number,
+    nanoseconds: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    originalLength: number,
+    flags = 0,
+    comment = '',
+  ): void {
+    this.#check(interfaceId, length, originalLength)
+    if (!(seconds >= 0 && seconds < SECONDS_LIMIT && nanoseconds >= 0 && nanoseconds < 1e9)) {
+      throw misuse(`time ${seconds}.${nanoseconds} does not fit 64 bits`)
+    }
+    if (comment.length > OPTION_LIMIT) throw misuse(`a text of ${comment.length} characters is above ${OPTION_LIMIT}`)
+    const block = this.#begin(BLOCK.enhancedPacket, 20 + padded(length) + 24 + comment.length * 3)
+    // seconds * 1e9 + nanoseconds in two halves: it fits no double.
+    const upper = Math.floor(seconds / 65536) * 1e9
+    const lower = (upper % 65536) * 65536 + (seconds % 65536) * 1e9 + nanoseconds
+    this.#u32(interfaceId)
+    this.#u32(Math.floor(upper / 65536) + Math.floor(lower / U32))
+    this.#u32(lower % U32)
+    this.#u32(length)
+    this.#u32(originalLength)
+    this.#bytes(start === 0 && length === buffer.length ? buffer : buffer.subarray(start, start + length))
+    if (comment !== '') this.#comment(block, comment)
+    if (flags !== 0) {
+      this.#u16(OPTION.packetFlags)
+      this.#u16(4)
+      this.#u32(flags)
+    }
+    if (comment !== '' || flags !== 0) this.#u32(OPTION.end)
+    this.#close(block)
+  }
+
+  /** What an interface has counted up to `timeNs`. */
+  statistics(interfaceId: number, timeNs: bigint, counts: Statistics): void {
+    this.#check(interfaceId, 0, 0)
+    const encoded = [
+      ...texts([OPTION.comment, counts.comment]),
+      ...u64s([OPTION.statisticsReceived, counts.received], [OPTION.statisticsDropped, counts.dropped]),
+    ]
+    const start = this.#begin(BLOCK.interfaceStatistics, 12 + sizeOf(encoded))
+    this.#u32(interfaceId)
+    this.#u32(Number(timeNs >> 32n))
+    this.#u32(Number(timeNs & 0xffffffffn))
     this.#finish(start, encoded)
   }
 
@@ -132,15 +221,25 @@ export class PcapngWriter {
   /** The bytes since the last take, in whole blocks. They belong to the caller. */
   take(): Uint8Array {
     const taken = this.#buffer.subarray(0, this.#length)
-    this.#buffer = new Uint8Array(16 * 1024)
+    // As much room as was needed this time: it is not grown into again.
+    const room = Math.min(Math.max(padded(this.#length), LEAST_BUFFER), GREATEST_BUFFER)
+    this.#buffer = new Uint8Array(room)
     this.#view = new DataView(this.#buffer.buffer)
     this.#length = 0
     return taken
   }
 
-  /**
-   * `body`: an exact count of the bytes between the two length fields. Grows once, so that no write can fail halfway.
-   */
+  #check(interfaceId: number, length: number, originalLength: number): void {
+    if (!Number.isInteger(interfaceId) || interfaceId < 0 || interfaceId >= this.#interfaces) {
+      throw misuse(`interface ${interfaceId} was not declared`)
+    }
+    if (length > PACKET_LIMIT) throw misuse(`a packet of ${length} bytes is above ${PACKET_LIMIT}`)
+    if (!Number.isInteger(originalLength) || originalLength < length || originalLength > 0xffffffff) {
+      throw misuse(`original length ${originalLength} is below the ${length} bytes kept, or no u32`)
+    }
+  }
+
+  /** `body`: at least as many bytes as come between the two length fields. Grows once, so that no write can fail. */
   #begin(type: number, body: number): number {
     const start = this.#length
     const needed = start + 12 + body
@@ -151,22 +250,38 @@ export class PcapngWriter {
       this.#view = new DataView(grown.buffer)
     }
     this.#u32(type)
-    this.#u32(12 + body)
+    this.#u32(0)
     return start
   }
 
-  #finish(start: number, options: readonly EncodedOption[]): void {
+  #finish(start: number, options: readonly WrittenOption[]): void {
     for (const { code, value } of options) {
       this.#u16(code)
       this.#u16(value.length)
       this.#bytes(value)
     }
     if (options.length > 0) this.#u32(OPTION.end)
+    this.#close(start)
+  }
+
+  #close(start: number): void {
     const total = this.#length + 4 - start
-    if (total !== this.#view.getUint32(start + 4, true)) {
-      throw new SnapswitchError('INTERNAL', 'a pcapng block was sized wrongly', 'Please report this.')
-    }
+    this.#view.setUint32(start + 4, total, true)
     this.#u32(total)
+  }
+
+  /** Encoded in place; the room is there. */
+  #comment(block: number, comment: string): void {
+    const at = this.#length
+    const { written } = encoder.encodeInto(comment, this.#buffer.subarray(at + 4))
+    if (written > OPTION_LIMIT) {
+      this.#length = block
+      throw misuse(`a text of ${written} bytes is above ${OPTION_LIMIT}`)
+    }
+    this.#u16(OPTION.comment)
+    this.#u16(written)
+    this.#length += written
+    this.#pad(written)
   }
 
   #u16(value: number): void {
@@ -179,10 +294,14 @@ export class PcapngWriter {
     this.#length += 4
   }
 
-  /** With padding to 32 bits; the buffer is fresh, so the padding is zero already. */
   #bytes(bytes: Uint8Array): void {
     this.#buffer.set(bytes, this.#length)
-    this.#length += padded(bytes.length)
+    this.#length += bytes.length
+    this.#pad(bytes.length)
+  }
+
+  #pad(length: number): void {
+    for (let left = paddingOf(length); left > 0; left--) this.#buffer[this.#length++] = 0
   }
 }
 
@@ -190,16 +309,41 @@ function padded(length: number): number {
   return length + paddingOf(length)
 }
 
-function sizeOf(options: readonly EncodedOption[]): number {
+function sizeOf(options: readonly WrittenOption[]): number {
   let size = options.length > 0 ? 4 : 0
   for (const option of options) size += 4 + padded(option.value.length)
   return size
 }
 
-function textOption(code: number, text: string): EncodedOption {
-  const value = encoder.encode(text)
-  if (value.length > OPTION_LIMIT) throw misuse(`a text of ${value.length} bytes is above ${OPTION_LIMIT}`)
-  return { code, value }
+/** The texts that are given, as options. */
+function texts(...given: readonly (readonly [code: number, text: string | undefined])[]): WrittenOption[] {
+  return given.flatMap(([code, text]) => (text === undefined ? [] : checked([{ code, value: encoder.encode(text) }])))
+}
+
+/** The numbers that are given, as options of 64 bits. */
+function u64s(...given: readonly (readonly [code: number, value: number | bigint | undefined])[]): WrittenOption[] {
+  return given.flatMap(([code, number]) => {
+    if (number === undefined) return []
+    const value = new Uint8Array(8)
+    new DataView(value.buffer).setBigUint64(0, BigInt(number), true)
+    return [{ code, value }]
+  })
+}
+
+function u32Bytes(number: number): Uint8Array {
+  const value = new Uint8Array(4)
+  new DataView(value.buffer).setUint32(0, number, true)
+  return value
+}
+
+/** Options that fit, with the enterprise number in front where there is one. */
+function checked(options: readonly WrittenOption[] = []): WrittenOption[] {
+  return options.map(({ code, value, enterprise }) => {
+    const whole = enterprise === undefined ? value : Buffer.concat([u32Bytes(enterprise), value])
+    if (whole.length > OPTION_LIMIT) throw misuse(`an option of ${whole.length} bytes is above ${OPTION_LIMIT}`)
+    if (!(code > 0 && code <= 0xffff)) throw misuse(`${code} is no option code`)
+    return { code, value: whole }
+  })
 }
 
 function misuse(message: string): SnapswitchError {
