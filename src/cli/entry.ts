@@ -1,23 +1,29 @@
 // Where the `snapswitch` command begins. A switch that starts is a network that is down until its ports forward, so the
 // usual way to start one loads nothing of the other commands.
 
-import { asSnapswitchError } from '../errors/errors.js'
+import type { Begun } from '../../switch/datapath/begin.js'
+import { asSnapswitchError, errorText } from '../errors/errors.js'
 
 export async function main(argv: readonly string[]): Promise<void> {
   const config = switchAsked(argv.slice(2))
   if (config === null) return (await import('./main.js')).main(argv)
   process.stderr.on('error', () => undefined)
+  let begun: Begun | undefined
   try {
     // It loads in a thread of its own while the rest does in this one.
     const { beginDatapath } = await import('../../switch/datapath/begin.js')
-    const begun = beginDatapath()
+    begun = beginDatapath()
     const { runSwitch } = await import('../../switch/main.js')
     const { startCoordinator } = await import('./embedded-coordinator.js')
     await runSwitch(config, startCoordinator, begun)
   } catch (thrown) {
-    const { printError, systemTerminal } = await import('./output.js')
-    printError(systemTerminal, asSnapswitchError(thrown))
     process.exitCode = 1
+    // Of nothing that would have to be loaded: what was thrown may say that no file can be opened.
+    process.stderr.write(errorText(asSnapswitchError(thrown)))
+    if (process.env.SNAPSWITCH_DEBUG !== undefined) console.error(thrown)
+    // Where the rest could not be loaded, nobody else ends the thread that has begun, and it would run for ever.
+    await begun?.started.catch(() => undefined)
+    await begun?.datapath.stop()
   }
 }
 

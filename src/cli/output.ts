@@ -1,7 +1,7 @@
 // How the command speaks: results on stdout (tables or JSON), progress and errors on stderr.
 
 import Table from 'cli-table3'
-import type { SnapswitchError } from '../errors/errors.js'
+import { errorText, type SnapswitchError } from '../errors/errors.js'
 
 /** Where output goes; tests put their own here. */
 export interface Terminal {
@@ -75,9 +75,8 @@ const borderless = {
   middle: '  ',
 }
 
-/** `error CODE: message`, then what to do about it. */
 export function printError(terminal: Terminal, error: SnapswitchError): void {
-  terminal.err(`error ${error.code}: ${error.message}\nwhat to do: ${error.action}\n`)
+  terminal.err(errorText(error))
   if (process.env.SNAPSWITCH_DEBUG !== undefined) terminal.err(`${error.stack ?? ''}\n${String(error.cause ?? '')}\n`)
 }
 

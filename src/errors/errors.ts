@@ -98,9 +98,19 @@ export class SnapswitchError extends Error {
   }
 }
 
+/** What to do about EMFILE and ENFILE. */
+export const MORE_FILES = 'Allow more open files: ulimit -n, or LimitNOFILE of the unit.'
+
+/** `error CODE: message`, then what to do about it, as a person reads it on a terminal. */
+export function errorText({ code, message, action }: ErrorReport): string {
+  return `error ${code}: ${message}\nwhat to do: ${action}\n`
+}
+
 /** Wraps whatever was thrown: a SnapswitchError passes through, all else becomes INTERNAL with its cause kept. */
 export function asSnapswitchError(thrown: unknown): SnapswitchError {
   if (thrown instanceof SnapswitchError) return thrown
   const message = thrown instanceof Error ? thrown.message : String(thrown)
+  const { code } = Object(thrown) as { readonly code?: unknown }
+  if (code === 'EMFILE' || code === 'ENFILE') return new SnapswitchError('SYSCALL', message, MORE_FILES, thrown)
   return new SnapswitchError('INTERNAL', message, 'Please report this with the daemon’s log.', thrown)
 }

@@ -3,7 +3,7 @@
 // allocation.
 
 import koffi from 'koffi'
-import { type ErrorCode, SnapswitchError } from '../errors/errors.js'
+import { type ErrorCode, MORE_FILES, SnapswitchError } from '../errors/errors.js'
 
 /** A byte range that the kernel reads or fills during one call. */
 export type Bytes = Uint8Array | null
@@ -116,6 +116,8 @@ export const Errno = {
   EEXIST: 17,
   ENODEV: 19,
   EINVAL: 22,
+  ENFILE: 23,
+  EMFILE: 24,
   EMSGSIZE: 90,
   EADDRINUSE: 98,
   ENETDOWN: 100,
@@ -135,6 +137,8 @@ const codes: Record<number, { code: ErrorCode; action: string }> = {
   [Errno.ENODEV]: { code: 'DEVICE_MISSING', action: 'Create the device first; `ip link` lists those that exist.' },
   [Errno.ENXIO]: { code: 'DEVICE_MISSING', action: 'Create the device first; `ip link` lists those that exist.' },
   [Errno.EBUSY]: { code: 'DEVICE_BUSY', action: 'End the program that holds the device, or use another device.' },
+  [Errno.ENFILE]: { code: 'SYSCALL', action: MORE_FILES },
+  [Errno.EMFILE]: { code: 'SYSCALL', action: MORE_FILES },
 }
 
 /** A failed call as an error: what was tried, and errno by name. */

@@ -89,16 +89,22 @@ t.test('200 ports come, their datapath is started again, and they go', root, asy
   t.equal(await daemon.stop(), 0)
   t.equal(await world.packetSockets('host'), 0)
   t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/, 'devices are given back')
-})
 
-t.test('what cannot be opened for want of descriptors leaves nothing, and devices as they were', root, async (t) => {
-  const { world, content } = await manyCables(t, 40)
   const file = world.configFile('host', content)
-  const { code, stderr } = await world.refused('host', file, ['prlimit', '--nofile=90'])
-  t.equal(code, 1)
-  t.match(stderr, /EMFILE/)
-  t.equal(await world.packetSockets('host'), 0)
-  t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/)
+  // Of its own files the program opens fewer side by side than the first number, and more than the others. Node.js may
+  // then call a package missing whose files it could not open.
+  for (const [limit, where] of [
+    [420, /^error SYSCALL: .*EMFILE\nwhat to do: .*open files/m],
+    ...[110, 80, 66].map((limit) => [limit, /^error [A-Z]+: /] as const),
+  ] as const) {
+    await t.test(`${limit} descriptors are too few: nothing is left, devices are as they were`, async (t) => {
+      const { code, stderr } = await world.refused('host', file, ['prlimit', `--nofile=${limit}`])
+      t.equal(code, 1)
+      t.match(stderr, where)
+      t.equal(await world.packetSockets('host'), 0)
+      t.notMatch(await world.in('host', 'tc', 'qdisc', 'show'), /clsact/)
+    })
+  }
 })
 
 t.test('ports come and go while others carry frames: these lose none', root, async (t) => {
