@@ -27,6 +27,7 @@ import { Machines } from './agent/machines.js'
 import { createProcessor } from './agent/processor.js'
 import { RestoreTaps } from './agent/restore/taps.js'
 import { RECORDED_EVENTS } from './agent/snapshot/recording.js'
+import { Captures } from './capture/captures.js'
 import { loadSwitchConfig, type SwitchConfig } from './config.js'
 import { type Begun, beginDatapath } from './datapath/begin.js'
 import type { Datapath } from './datapath/datapath.js'
@@ -166,6 +167,7 @@ async function serve(
     bridges.configure(bridgesWanted(next))
     void bridges.follow()
   })
+  const captures = new Captures(host)
   const endpoint = parseEndpoint(config.api.socket)
   let api: Api | undefined
   let metrics: Promise<Scraped> | undefined
@@ -200,7 +202,7 @@ async function serve(
     api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
     // Before anything that there could be something to tell of.
     await metricsNow()
-    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, metricsNow)
+    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, metricsNow, captures)
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
@@ -226,6 +228,7 @@ async function serve(
     await watch?.close()
     await resolver.close()
     await agent.close()
+    await captures.close()
     await api?.close()
     await bridges.close()
   }

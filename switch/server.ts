@@ -50,6 +50,8 @@ import type { DiskService } from './agent/disks/service.js'
 import { findFaults, networkHealth } from './agent/health.js'
 import type { DaemonHost } from './agent/host.js'
 import type { Restores } from './agent/restore/restores.js'
+import type { Captures } from './capture/captures.js'
+import { addCaptures } from './capture/routes.js'
 import type { Scraped } from './metrics/listener.js'
 import type { Reload } from './reload.js'
 import type { Bridges } from './takeover/bridges.js'
@@ -74,6 +76,7 @@ export function addRoutes(
   reload: Pick<Reload, 'reload'>,
   bridges: Pick<Bridges, 'take' | 'give' | 'list'>,
   metrics: () => Promise<Scraped>,
+  captures: Captures,
 ): void {
   app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
   app.get(routes.metrics, { schema: { hide: true } }, async (_request, reply) => {
@@ -82,6 +85,7 @@ export function addRoutes(
   })
   addViews(app, host, agent, disks, wanted, bridges)
   addBridges(app, bridges)
+  addCaptures(app, host.name, wanted, captures)
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }

@@ -8,6 +8,8 @@ import { pathOf } from './paths.js'
 import {
   AuditReport,
   BridgeInfo,
+  CaptureInfo,
+  type CaptureRequest,
   CoordinatorStatus,
   type CreateRequest,
   DeleteReport,
@@ -62,6 +64,7 @@ const fits = {
   ports: validator(Type.Array(PortInfo)),
   bridge: validator(BridgeInfo),
   bridges: validator(Type.Array(BridgeInfo)),
+  captures: validator(Type.Array(CaptureInfo)),
   fdb: validator(Type.Array(FdbEntry)),
   machineDisks: validator(MachineDisks),
   flattened: validator(Flattened),
@@ -128,6 +131,20 @@ export class SwitchClient {
 
   fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {
     return this.#connection.json('GET', pathOf('fdb', { network }), fits.fdb, options)
+  }
+
+  /** Frames of a network as they pass: records as src/capture/stream.ts reads them, until either side ends it. */
+  capture(network: string, body: CaptureRequest, options: CallOptions): Promise<Readable> {
+    return this.#connection.open('POST', pathOf('networkCapture', { network }), options, body)
+  }
+
+  captures(options: CallOptions): Promise<CaptureInfo[]> {
+    return this.#connection.json('GET', pathOf('captures', {}), fits.captures, options)
+  }
+
+  /** What it has seen so far comes yet, and then its end. */
+  async endCapture(id: number, options: CallOptions): Promise<void> {
+    await this.#connection.json('DELETE', pathOf('capture', { id: String(id) }), fits.nothing, options)
   }
 
   /** The daemon reads its configuration again. */

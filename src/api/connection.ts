@@ -93,6 +93,18 @@ export class Connection {
     }
   }
 
+  /** A stream without end, until either side ends it. The deadline is for its beginning. */
+  async open(method: Method, path: string, options: CallOptions, body?: unknown): Promise<Readable> {
+    const timed = startDeadline(options)
+    try {
+      return (await this.#send(method, path, timed.signal, body)).body
+    } catch (thrown) {
+      throw this.#explain(thrown, options, timed)
+    } finally {
+      timed.end()
+    }
+  }
+
   /** Sends a stream of exactly `bytes` bytes. */
   async upload(path: string, content: Readable, bytes: number, options: CallOptions): Promise<void> {
     await this.#withDeadline(options, async (signal) => {

@@ -4,6 +4,7 @@
 export * from './schemas/audit.js'
 export * from './schemas/basic.js'
 export * from './schemas/bridges.js'
+export * from './schemas/capture.js'
 export * from './schemas/coordinator.js'
 export * from './schemas/health.js'
 export * from './schemas/local-restore.js'

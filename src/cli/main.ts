@@ -4,6 +4,7 @@
 import { Command, CommanderError } from 'commander'
 import { version } from '../api/version.js'
 import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { addCaptureCommand } from './capture.js'
 import { addCompletionCommand } from './completion/command.js'
 import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
@@ -81,6 +82,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addSwitchCommands(program, terminal)
   addDiskCommands(program, terminal)
   addTopCommand(program, terminal)
+  addCaptureCommand(program, terminal, setCode)
   addSnapshotCommands(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)
   addInstallCommands(program, terminal)

@@ -42,6 +42,7 @@ export const errorCodes = {
   HYPERVISOR_UNREACHABLE: 'the hypervisor’s control socket or command does not answer, or may not be run',
   HYPERVISOR_REFUSED: 'the hypervisor answered a command with an error',
   HYPERVISOR_PROTOCOL: 'the hypervisor answered with something that does not fit its protocol',
+  CAPTURE_BUSY: 'as many captures of live traffic run as may, on this host',
   CAPTURE_FAILED: 'the machine’s memory or disk could not be saved',
   MEMORY_SHORT: 'a host has no room for a machine beside its former self',
   STORE_FULL: 'the disk that holds the snapshots is full',
@@ -65,6 +66,7 @@ export const errorCodes = {
   TRACE_INVALID: 'a trace file is damaged or no capture',
   TRACE_UNSUPPORTED: 'a capture is of a format, a version or a link type that is not read',
   TRACE_UNREADABLE: 'a capture cannot be opened or read',
+  OUTPUT_FAILED: 'a file or pipe that frames go to cannot be written',
   INTERNAL: 'a defect in snapswitch itself',
 } as const
 

@@ -20,7 +20,7 @@ const PREFIX_BYTES = 16
 const ALIGN = 8
 const SMALLEST = 4096
 const LARGEST = 2 ** 30
-/** Content length of what fills the end of the memory up. */
+/** Content length of what fills the end of the memory up; its own bytes are these two words. */
 const FILLER = -1
 
 /** Zero pages until they are written to. `bytes` is rounded up to a power of two, from 4 KiB to 1 GiB. */
@@ -154,6 +154,27 @@ export class RingReader {
       this.missing = words[word + 2]
       return word * 4 + PREFIX_BYTES
     }
+  }
+
+  /**
+   * A copy of the next records as they lie, prefixes and filler included: whole ones of at most `most` bytes together,
+   * or one that is longer. Null: there is none yet. They are read with that, and make room at `release`.
+   */
+  copy(most: number): Buffer | null {
+    const { words } = this
+    this.#head = Atomics.load(words, HEAD_WORD)
+    const at = this.#tail & (this.#size - 1)
+    let length = 0
+    while (((this.#tail + length) | 0) !== this.#head && at + length < this.#size) {
+      const whole = words[(HEADER_BYTES + at + length) >> 2]
+      if (length > 0 && length + whole > most) break
+      length += whole
+    }
+    if (length === 0) return null
+    this.#tail = (this.#tail + length) | 0
+    const copied = Buffer.allocUnsafeSlow(length)
+    copied.set(this.bytes.subarray(HEADER_BYTES + at, HEADER_BYTES + at + length))
+    return copied
   }
 
   /** What was read makes room for more. */

@@ -158,6 +158,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.#networks.set(args.options.network, args)
   }
 
+  hasNetwork(network: string): boolean {
+    return this.#networks.has(network)
+  }
+
   /** Its ports must be gone. */
   async removeNetwork(network: string): Promise<void> {
     this.#networks.delete(network)

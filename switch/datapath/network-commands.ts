@@ -3,7 +3,9 @@
 
 import { macHigh, macLow } from '../../src/frame/ethernet.js'
 import { formatMacWords, parseMac } from '../../src/frame/mac.js'
+import { CaptureTap } from '../capture/tap.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
+import type { Network } from '../forwarding/network.js'
 import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
 
@@ -48,6 +50,7 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     at.flush()
     return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
   }
+  const taps = new Map<number, { readonly tap: CaptureTap; readonly network: Network }>()
   return {
     configure: ({ network, settings }) => {
       at.forwarder(network).network.configure(settings)
@@ -69,6 +72,18 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
       forwarder.snapshots.record(memory, at.now())
       const ways = forwarder.ports.filter((port) => port.channel !== null)
       return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
+    },
+    capture: ({ network, id, tap: options }) => {
+      const former = taps.get(id)
+      taps.delete(id)
+      former?.network.unobserve(former.tap)
+      if (options === null) return null
+      const { network: observed, ports } = at.forwarder(network)
+      const tap = new CaptureTap(options)
+      tap.begin(ports)
+      observed.observe(tap)
+      taps.set(id, { tap, network: observed })
+      return null
     },
     gate: ({ network, ports, forOther }) => {
       const forwarder = at.forwarder(network)

@@ -6,6 +6,7 @@ import type { ErrorReport } from '../../src/errors/errors.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import type { SocketPrograms } from '../../src/linux/handover.js'
 import type { PortDevice, PortSockets } from '../../src/linux/port-sockets.js'
+import type { TapOptions } from '../capture/tap.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
@@ -75,6 +76,8 @@ export interface Commands {
   arm: { args: { network: string; ports: Ports }; result: null }
   /** Writes down what happens to members' frames, until it is called with null. */
   record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
+  /** Shows frames of the network to a capture from now on; `tap` null: no more. `id`: unique in the daemon. */
+  capture: { args: { network: string; id: number; tap: TapOptions | null }; result: null }
   /**
    * Closes the gates; what was sent before has left for the devices when this answers. `forOther`: see Snapshots.gate.
    */
