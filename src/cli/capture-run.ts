@@ -1,4 +1,4 @@
-// A capture from its beginning to its end, as the command and Wireshark's extcap both run it: it ends by count, by time,
+// A capture from its beginning to its end, as the command and Wireshark's extcap both run it: it ends by count or time,
 // by Ctrl-C, when whoever reads has gone, or when the switch ends it.
 
 import type { Readable } from 'node:stream'
