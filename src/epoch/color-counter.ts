@@ -1,6 +1,8 @@
 // How many frames of each color went one way over one channel. Colors in use are few (mostly one, two around a cut), so
 // older ones are folded into a base and the current one is counted without a table look-up.
 
+import type { StateExchange } from './state.js'
+
 const KEPT_COLORS = 8
 
 export class ColorCounter {
@@ -35,6 +37,13 @@ export class ColorCounter {
     this.#current = -1
     this.#currentCount = 0
     this.#others.clear()
+  }
+
+  exchange(state: StateExchange): void {
+    this.total = state.value('total', this.total)
+    this.#current = state.value('current', this.#current)
+    this.#currentCount = state.value('currentCount', this.#currentCount)
+    state.map('others', this.#others)
   }
 
   #switchTo(color: number): void {

@@ -19,6 +19,7 @@
 // bears it (unless one is under way while three ends come and go).
 
 import { ColorCounter } from './color-counter.js'
+import type { StateExchange } from './state.js'
 
 /** Milliseconds, on whatever clock the caller uses consistently. */
 export type Milliseconds = number
@@ -123,6 +124,21 @@ export class Ends {
       if (this.#pasts.size > PASTS_KEPT) this.#pasts.delete(this.#pasts.keys().next().value!)
     }
     return past
+  }
+
+  /** Of several alike the one that the others have, too: `past` when it was forgotten here. */
+  knownPast(host: string, past: Past): Past {
+    return this.#pasts.get(host) ?? past
+  }
+
+  /** Before the channels are, which have these in common. */
+  exchangePasts(state: StateExchange): void {
+    state.map('pasts', this.#pasts)
+  }
+
+  /** After the channels: each that is made takes a number. */
+  exchangeNumber(state: StateExchange): void {
+    this.#last = state.value('last', this.#last)
   }
 }
 
@@ -249,6 +265,29 @@ export class PeerChannel {
     }
     outgoing.nextAt = now + repeat
     return outgoing
+  }
+
+  exchange(state: StateExchange): void {
+    this.host = state.value('host', this.host)
+    this.bootId = state.value('bootId', this.bootId)
+    this.mac = state.value('mac', this.mac)
+    this.lastHeard = state.value('lastHeard', this.lastHeard)
+    state.part('sent', (part) => this.sent.exchange(part))
+    state.part('received', (part) => this.received.exchange(part))
+    this.sends = state.value('sends', this.sends)
+    this.accepts = state.value('accepts', this.accepts)
+    this.#number = state.value('number', this.#number)
+    this.#peerNumber = state.value('peerNumber', this.#peerNumber)
+    this.#agreed = state.value('agreed', this.#agreed)
+    this.#past = state.value('past', this.#past)
+    // What all ends that lead to one host have in common is common again.
+    if (state.isLoading && this.#past !== null && this.host !== null)
+      this.#past = this.#ends.knownPast(this.host, this.#past)
+    this.#refused = state.value('refused', this.#refused)
+    this.#deficits = state.value('deficits', this.#deficits)
+    this.#deficitAt = state.value('deficitAt', this.#deficitAt)
+    this.#marker = state.value('marker', this.#marker)
+    this.#outgoing = state.value('outgoing', this.#outgoing)
   }
 
   #noteDeficit(sent: number, now: Milliseconds): void {

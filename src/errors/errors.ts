@@ -67,6 +67,8 @@ export const errorCodes = {
   TRACE_UNSUPPORTED: 'a capture is of a format, a version or a link type that is not read',
   TRACE_UNREADABLE: 'a capture cannot be opened or read',
   OUTPUT_FAILED: 'a file or pipe that frames go to cannot be written',
+  RECORDING_VERSION: 'a recording of a run is of another version',
+  RECORDING_BUSY: 'a run cannot be recorded now',
   INTERNAL: 'a defect in snapswitch itself',
 } as const
 

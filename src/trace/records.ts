@@ -4,7 +4,7 @@
 
 import { BLOCK, type OtherBlock } from './pcapng.js'
 
-const MAGIC = new Uint8Array([0x73, 0x6e, 0x61, 0x70, 0x73, 0x77, 0x00, 0x01]) // "snapsw", 0, version 1
+export const RECORD_MAGIC = new Uint8Array([0x73, 0x6e, 0x61, 0x70, 0x73, 0x77, 0x00, 0x01]) // "snapsw", 0, version 1
 const HEADER = 16
 
 export interface TraceRecord {
@@ -16,7 +16,7 @@ export interface TraceRecord {
 export function encodeRecord(record: TraceRecord): Uint8Array {
   const content = new Uint8Array(HEADER + record.payload.length)
   const view = new DataView(content.buffer)
-  content.set(MAGIC)
+  content.set(RECORD_MAGIC)
   view.setUint16(8, record.kind, true)
   view.setUint32(12, record.payload.length, true)
   content.set(record.payload, HEADER)
@@ -27,7 +27,7 @@ export function encodeRecord(record: TraceRecord): Uint8Array {
 export function decodeRecord(block: OtherBlock): TraceRecord | null {
   const { content } = block
   if (block.type !== BLOCK.local || content.length < HEADER) return null
-  if (MAGIC.some((byte, index) => content[index] !== byte)) return null
+  if (RECORD_MAGIC.some((byte, index) => content[index] !== byte)) return null
   const view = new DataView(content.buffer, content.byteOffset, content.byteLength)
   const length = view.getUint32(12, true)
   if (view.getUint16(10, true) !== 0 || length > content.length - HEADER) return null

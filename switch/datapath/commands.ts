@@ -4,24 +4,20 @@ import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
-import { Forwarder } from '../forwarding/forwarder.js'
+import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
+import { Core } from './core.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
 import { OversizeSender } from './port/oversize-sender.js'
 import { PacketPort } from './port/packet-port.js'
-import type { Port, PortTrouble } from './port/port.js'
+import type { PortTrouble } from './port/port.js'
 import type { CommandName, Commands, FromWorker, Request, WorkerInput } from './protocol.js'
-
-interface Network {
-  readonly forwarder: Forwarder
-  readonly ports: Map<number, Port>
-}
 
 export class CommandHandlers {
   readonly #loop: DatapathLoop
   readonly #counters: CounterTable
   readonly #oversize: OversizeSender
-  readonly #networks = new Map<string, Network>()
+  readonly #networks = new Map<string, Core>()
 
   constructor(input: WorkerInput) {
     this.#counters = new Float64Array(input.counters)
@@ -74,7 +70,7 @@ export class CommandHandlers {
     return this.#handlers[name](args)
   }
 
-  #network(name: string): Network {
+  #network(name: string): Core {
     const network = this.#networks.get(name)
     if (network === undefined) {
       throw new SnapswitchError(
@@ -86,9 +82,18 @@ export class CommandHandlers {
     return network
   }
 
+  /** Frames and time go to somebody else from now on. */
+  #handTo<Result>(core: Core, change: () => Result): Result {
+    const before = core.forwarding
+    const result = change()
+    this.#loop.replace(before, core.forwarding)
+    return result
+  }
+
   readonly #handlers: Handlers<CommandName> = {
     ...networkCommands({
       forwarder: (network) => this.#network(network).forwarder,
+      perform: (network, name, args, events) => this.#network(network).perform(name, args, events),
       now: nowMs,
       drain: (network, port) => this.#loop.drain(this.#network(network).ports.get(port)),
       housekeeping: (network) => {
@@ -98,53 +103,48 @@ export class CommandHandlers {
     }),
     addNetwork: ({ options, epoch, fence }) => {
       const name = options.network
-      const forwarder = new Forwarder(options, this.#counters, {
-        early: (port, epoch) => post({ kind: 'early', network: name, port, epoch }),
-        peer: (port, host, bootId, epoch) => post({ kind: 'peer', network: name, port, host, bootId, epoch }),
-        closed: (epoch, closures) => post({ kind: 'closed', network: name, epoch, closures }),
-        broken: (epoch, port, host) => post({ kind: 'broken', network: name, epoch, port, host }),
-        refused: (port, reason) => post({ kind: 'refused', network: name, port, reason }),
-      })
+      const say = (event: ForwarderEvent) => {
+        core.said(event)
+        post({ ...event, network: name })
+      }
+      const forwarder = new Forwarder(options, this.#counters, eventsTo(say))
+      const core = new Core(forwarder)
       forwarder.network.raiseEpoch(epoch)
       forwarder.network.raiseFence(fence)
       this.#loop.addForwarder(forwarder)
-      this.#networks.set(name, { forwarder, ports: new Map() })
+      this.#networks.set(name, core)
       return null
     },
     removeNetwork: ({ network }) => {
-      const { forwarder, ports } = this.#network(network)
+      const { forwarding, ports } = this.#network(network)
       if (ports.size > 0)
         throw new SnapswitchError('INTERNAL', `network ${network} has ports yet`, 'Please report this.')
-      this.#loop.removeForwarder(forwarder)
+      this.#loop.removeForwarder(forwarding)
       this.#networks.delete(network)
       return null
     },
     addPort: ({ network, spec, device, sockets }) => {
-      const { forwarder, ports } = this.#network(network)
+      const core = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
       const port = new PacketPort(spec.index, spec.name, device, sockets, this.#oversize, this.#counters, say)
-      const added = forwarder.addPort(spec, port)
-      // Before any frame: the peer must know that this end is new to read what comes from it.
-      if (added.isTrunk) forwarder.trunks.greet(added, nowMs())
-      ports.set(spec.index, port)
-      this.#loop.addPort(spec.index, port, forwarder)
+      core.add(spec.index, port)
+      core.perform('addPort', { spec, now: nowMs() })
+      this.#loop.addPort(spec.index, port, core.forwarding)
       return port.asideFd
     },
     removePort: ({ network, index }) => {
-      const { forwarder, ports } = this.#network(network)
-      const port = ports.get(index)
+      const core = this.#network(network)
+      const port = core.ports.get(index)
       if (port === undefined) return null
-      forwarder.removePort(index)
-      ports.delete(index)
+      core.perform('removePort', { index })
+      core.remove(index)
       this.#loop.removePort(port)
       return null
     },
     changePort: ({ network, spec }) => {
-      const { forwarder, ports } = this.#network(network)
-      const port = ports.get(spec.index)
-      if (port === undefined) return null
-      const changed = forwarder.portReplaced(spec, port, nowMs())
-      if (changed.isTrunk) forwarder.trunks.greet(changed, nowMs())
+      const core = this.#network(network)
+      if (!core.ports.has(spec.index)) return null
+      core.perform('changePort', { spec, now: nowMs() })
       this.#loop.flushAll()
       return null
     },
@@ -157,12 +157,19 @@ export class CommandHandlers {
       return null
     },
     portChanged: ({ network, index, device }) => {
-      const { forwarder, ports } = this.#network(network)
-      const port = ports.get(index)
-      if (port === undefined) return null
-      forwarder.portChanged(index, device, port, nowMs())
+      const core = this.#network(network)
+      if (!core.ports.has(index)) return null
+      core.perform('portChanged', { index, device, now: nowMs() })
       this.#loop.flushAll()
       return null
+    },
+    startRecording: ({ network, memory }) => {
+      const core = this.#network(network)
+      return this.#handTo(core, () => core.record(memory))
+    },
+    endRecording: ({ network }) => {
+      const core = this.#network(network)
+      return this.#handTo(core, () => core.endRecording())
     },
     polling: (polling) => {
       this.#loop.setPolling(polling)

@@ -5,7 +5,7 @@ import type { Frame } from '../../src/frame/frame.js'
 import { closeAsideEvents } from '../../src/linux/epoll.js'
 import { closeRingFilters } from '../../src/linux/ring-filters.js'
 import { nowMs } from '../../src/runtime/clock.js'
-import type { Forwarder } from '../forwarding/forwarder.js'
+import type { Forwarding } from './core.js'
 import { PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
 import type { Polling, WorkerInput } from './protocol.js'
@@ -23,9 +23,9 @@ export class DatapathLoop implements FrameSink {
   /** Performs the commands that wait. */
   readonly #drainCommands: () => void
   readonly #unbound: (port: Port) => void
-  readonly #forwarders: Forwarder[] = []
+  readonly #forwarders: Forwarding[] = []
   readonly #ports: Port[] = []
-  readonly #forwarderOf: Forwarder[] = []
+  readonly #forwarderOf: Forwarding[] = []
   readonly #pollSet: PollSet
   #running = true
 
@@ -42,15 +42,21 @@ export class DatapathLoop implements FrameSink {
     this.#polling = polling
   }
 
-  addForwarder(forwarder: Forwarder): void {
+  addForwarder(forwarder: Forwarding): void {
     this.#forwarders.push(forwarder)
   }
 
-  removeForwarder(forwarder: Forwarder): void {
+  removeForwarder(forwarder: Forwarding): void {
     this.#forwarders.splice(this.#forwarders.indexOf(forwarder), 1)
   }
 
-  addPort(index: number, port: Port, forwarder: Forwarder): void {
+  /** What `before` was handed, `after` is from now on. */
+  replace(before: Forwarding, after: Forwarding): void {
+    for (const all of [this.#forwarders, this.#forwarderOf])
+      for (const [at, one] of all.entries()) if (one === before) all[at] = after
+  }
+
+  addPort(index: number, port: Port, forwarder: Forwarding): void {
     this.#forwarderOf[index] = forwarder
     this.#ports.push(port)
     this.#pollSet.watch(this.#ports)

@@ -1,12 +1,11 @@
 // What the control thread asks of a network's forwarder (protocol.ts), performed between two batches of the datapath's
 // loop: here is what a command does in one step, with nothing in between.
 
-import { macHigh, macLow } from '../../src/frame/ethernet.js'
-import { formatMacWords, parseMac } from '../../src/frame/mac.js'
+import { formatMacWords } from '../../src/frame/mac.js'
 import { CaptureTap } from '../capture/tap.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
+import type { InputName, Inputs } from '../forwarding/inputs.js'
 import type { Network } from '../forwarding/network.js'
-import type { Snapshots } from '../forwarding/snapshot/snapshots.js'
 import type { CommandName, Commands, FdbRow, Opening } from './protocol.js'
 
 export type Handlers<K extends CommandName> = {
@@ -22,6 +21,8 @@ export type NetworkCommand = Exclude<
   | 'changePort'
   | 'portChanged'
   | 'handOver'
+  | 'startRecording'
+  | 'endRecording'
   | 'polling'
   | 'ping'
   | 'stop'
@@ -31,6 +32,13 @@ export type NetworkCommand = Exclude<
 export interface Surroundings {
   /** Throws NETWORK_UNKNOWN. */
   forwarder(network: string): Forwarder
+  /** Hands an input to a network's forwarder. `events`: of `record`. Throws NETWORK_UNKNOWN. */
+  perform<Name extends InputName>(
+    network: string,
+    name: Name,
+    args: Inputs[Name]['args'],
+    events?: SharedArrayBuffer | null,
+  ): Inputs[Name]['result']
   /** Unix time in milliseconds. */
   now(): number
   /** Reads and forwards all that waits in a port's socket. */
@@ -43,33 +51,36 @@ export interface Surroundings {
 
 export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
   /** A command that opens gates. */
-  const opening = (network: string, open: (snapshots: Snapshots, now: number) => void): Opening => {
-    const { snapshots } = at.forwarder(network)
+  const opening = <Name extends 'release' | 'drain' | 'advance'>(
+    network: string,
+    name: Name,
+    args: Omit<Inputs[Name]['args'], 'now'>,
+  ): Opening => {
     const now = at.now()
-    open(snapshots, now)
+    at.perform(network, name, { ...args, now } as Inputs[Name]['args'])
     at.flush()
-    return { opening: snapshots.opening(), atUs: Math.round(now * 1000) }
+    return { opening: at.forwarder(network).snapshots.opening(), atUs: Math.round(now * 1000) }
   }
   const taps = new Map<number, { readonly tap: CaptureTap; readonly network: Network }>()
   return {
     configure: ({ network, settings }) => {
-      at.forwarder(network).network.configure(settings)
+      at.perform(network, 'configure', { settings })
       return null
     },
     begin: ({ network, epoch, policy, until }) => {
-      at.forwarder(network).snapshots.begin(epoch, policy, until, at.now())
+      at.perform(network, 'begin', { epoch, policy, until, now: at.now() })
       at.flush()
       return null
     },
     arm: ({ network, ports }) => {
-      at.forwarder(network).snapshots.arm(ports)
+      at.perform(network, 'arm', { ports })
       return null
     },
     record: ({ network, memory }) => {
       const forwarder = at.forwarder(network)
       // Kernel drops are read now: what was lost before or after is no matter of the recording.
       at.housekeeping(network)
-      forwarder.snapshots.record(memory, at.now())
+      at.perform(network, 'record', { writes: memory !== null, now: at.now() }, memory)
       const ways = forwarder.ports.filter((port) => port.channel !== null)
       return ways.map((way) => ({ index: way.index, port: way.spec.index, host: way.channel!.host }))
     },
@@ -85,48 +96,41 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
       taps.set(id, { tap, network: observed })
       return null
     },
-    gate: ({ network, ports, forOther }) => {
+    gate: ({ network, ports, forOther = false }) => {
       const forwarder = at.forwarder(network)
-      forwarder.snapshots.gate(ports, at.now(), forOther)
+      at.perform(network, 'gate', { ports, forOther, now: at.now() })
       at.flush()
       return { held: ports.map((index) => forwarder.byIndex[index]?.hold.length ?? 0) }
     },
     flip: ({ network, ports: indexes, epoch, residue }) => {
-      const forwarder = at.forwarder(network)
       for (const index of indexes) at.drain(network, index)
       const now = at.now()
-      const results = forwarder.snapshots.flip(indexes, epoch, residue, now)
+      const results = at.perform(network, 'flip', { ports: indexes, epoch, residue, now })
       at.flush()
       return { atUs: Math.round(now * 1000), ports: results }
     },
-    release: ({ network, ports, most }) => opening(network, (snapshots, now) => snapshots.release(ports, now, most)),
-    drain: ({ network, ports, most }) => opening(network, (snapshots, now) => snapshots.drain(ports, now, most)),
-    end: ({ network }) => at.forwarder(network).snapshots.end(),
-    advance: ({ network, epoch, most }) => opening(network, (snapshots, now) => snapshots.advance(epoch, now, most)),
+    release: ({ network, ports, most }) => opening(network, 'release', { ports, most }),
+    drain: ({ network, ports, most }) => opening(network, 'drain', { ports, most }),
+    end: ({ network }) => at.perform(network, 'end', {}),
+    advance: ({ network, epoch, most }) => opening(network, 'advance', { epoch, most }),
     fence: ({ network, ports: indexes, epoch }) => {
-      const forwarder = at.forwarder(network)
       // What a machine that has just ended left behind keeps its old color, and so stops at the fence.
       for (const index of indexes) at.drain(network, index)
-      forwarder.snapshots.fence(indexes, epoch, at.now())
+      at.perform(network, 'fence', { ports: indexes, epoch, now: at.now() })
       at.flush()
       return null
     },
     preload: ({ network, port, frames }) => {
-      at.forwarder(network).snapshots.preload(port, frames)
+      at.perform(network, 'preload', { port, frames })
       return null
     },
     announce: ({ network, port, mac }) => {
-      at.forwarder(network).announce(port, mac, at.now())
+      at.perform(network, 'announce', { port, mac, now: at.now() })
       at.flush()
       return null
     },
     learn: ({ network, addresses }) => {
-      const { fdb } = at.forwarder(network)
-      const seconds = Math.floor(at.now() / 1000)
-      for (const { mac, vlan, port } of addresses) {
-        const bytes = parseMac(mac)
-        fdb.learn(macHigh(bytes, 0), macLow(bytes, 0), vlan, port, seconds)
-      }
+      at.perform(network, 'learn', { addresses, now: at.now() })
       return null
     },
     fdb: ({ network }) => {

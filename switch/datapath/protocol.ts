@@ -11,6 +11,7 @@ import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
+import type { Checkpoint } from '../recording/format.js'
 import type { PortTrouble } from './port/port.js'
 
 /** How the loop waits for frames: `sleep` in poll at once, `busy` never, `adaptive` after a bounded spin. */
@@ -74,6 +75,16 @@ export interface Commands {
   ping: { args: null; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
   arm: { args: { network: string; ports: Ports }; result: null }
+  /**
+   * Writes all that enters the forwarder to a ring (switch/recording), from the state on that is the result, until
+   * `endRecording`. Throws RECORDING_BUSY.
+   */
+  startRecording: {
+    args: { network: string; memory: SharedArrayBuffer }
+    result: { options: NetworkOptions; checkpoint: Checkpoint }
+  }
+  /** `isFull`: something found no room, and what came after it is not there. */
+  endRecording: { args: { network: string }; result: { frames: number; isFull: boolean } }
   /** Writes down what happens to members' frames, until it is called with null. */
   record: { args: { network: string; memory: SharedArrayBuffer | null }; result: readonly PeerPort[] }
   /** Shows frames of the network to a capture from now on; `tap` null: no more. `id`: unique in the daemon. */
@@ -85,7 +96,7 @@ export interface Commands {
   /** Drains the ports, then flips them: one step, nothing in between. */
   flip: {
     args: { network: string; ports: Ports; epoch: number; residue: readonly number[] }
-    result: { atUs: number; ports: { recorded: number; lost: number }[] }
+    result: { atUs: number; ports: readonly { recorded: number; lost: number }[] }
   }
   /**
    * Opens gates, `most[i]` frames of ports[i] at once. `opening`: those of the network with more behind them, for

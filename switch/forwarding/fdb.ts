@@ -3,10 +3,14 @@
 // seconds. Static entries do not age; as in the kernel's bridge (br_fdb_update) they move with their address, unless
 // they are sticky.
 
+import type { StateExchange } from '../../src/epoch/state.js'
+
 /** No entry: flood. */
 export const NO_PORT = -1
 
 const EMPTY = -1
+/** What an entry is saved as: slot, key, port, when it was seen, whether it is sticky. */
+const SAVED_WORDS = 6
 /** Later than any time: the entry does not age. */
 const STATIC = 0x7fffffff
 
@@ -196,6 +200,47 @@ export class Fdb {
       const age = isStatic ? 0 : seconds - this.#seen[slot]
       visit(high >>> 12, this.#keyLow[slot], high & 0xfff, this.#port[slot], age, state)
     }
+  }
+
+  /** All that is in the table, aged or not. `key`: upper 16 bits of the address and VLAN. */
+  visitAll(visit: (key: number, macLow: number, port: number, seen: number) => void): void {
+    const keyHigh = this.#keyHigh
+    for (let slot = 0; slot <= this.#mask; slot++) {
+      if (keyHigh[slot] !== EMPTY) visit(keyHigh[slot], this.#keyLow[slot], this.#port[slot], this.#seen[slot])
+    }
+  }
+
+  /**
+   * Slot by slot: the order in which entries are visited is a part of the state. The capacity must be the one that it
+   * was saved with.
+   */
+  exchange(state: StateExchange): void {
+    this.refused = state.value('refused', this.refused)
+    this.#sweepAt = state.value('sweepAt', this.#sweepAt)
+    const entries = state.value('entries', state.isLoading ? new Uint8Array() : this.#saved())
+    if (!state.isLoading) return
+    this.size = 0
+    this.#keyHigh.fill(EMPTY)
+    this.#learnedBy.fill(0)
+    const words = new Int32Array(entries.slice().buffer)
+    for (let at = 0; at < words.length; at += SAVED_WORDS) {
+      this.#fill(words[at] & this.#mask, words[at + 1], words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+    }
+  }
+
+  #saved(): Uint8Array {
+    const words = new Int32Array(this.size * SAVED_WORDS)
+    let at = 0
+    for (let slot = 0; slot <= this.#mask; slot++) {
+      if (this.#keyHigh[slot] === EMPTY) continue
+      words[at++] = slot
+      words[at++] = this.#keyHigh[slot]
+      words[at++] = this.#keyLow[slot]
+      words[at++] = this.#port[slot]
+      words[at++] = this.#seen[slot]
+      words[at++] = this.#sticky[slot]
+    }
+    return new Uint8Array(words.buffer)
   }
 
   /**

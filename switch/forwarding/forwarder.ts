@@ -6,6 +6,7 @@
 
 import { isDeepStrictEqual } from 'node:util'
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
+import { type PlainFields, StateExchange } from '../../src/epoch/state.js'
 import {
   announcement,
   EtherType,
@@ -19,7 +20,7 @@ import {
   vlanId,
 } from '../../src/frame/ethernet.js'
 import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Counter, type CounterTable, Drop } from './counters.js'
+import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
 import { Egress } from './egress.js'
 import { type Fdb, NO_PORT } from './fdb.js'
 import { Network, type NetworkOptions } from './network.js'
@@ -27,10 +28,35 @@ import { type PeerEvents, Trunks } from './peers/trunks.js'
 import { Uplink } from './peers/uplink.js'
 import { admitTo, type CompiledRules, firstOf, NOT_ADMITTED } from './port-rules.js'
 import { type DeviceState, floodBarrier, type Output, type PortSpec, PortState, Side } from './port-state.js'
+import type { ChannelClosed } from './snapshot/open-snapshot.js'
 import { type SnapshotEvents, Snapshots } from './snapshot/snapshots.js'
 
 /** What a forwarder tells its agent without being asked. */
 export interface ForwarderEvents extends SnapshotEvents, PeerEvents {}
+
+/** What a forwarder tells, as data. */
+export type ForwarderEvent =
+  | { readonly kind: 'early'; readonly port: number; readonly epoch: number }
+  | {
+      readonly kind: 'peer'
+      readonly port: number
+      readonly host: string
+      readonly bootId: string
+      readonly epoch: number
+    }
+  | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
+  | { readonly kind: 'broken'; readonly epoch: number; readonly port: number; readonly host: string | null }
+  | { readonly kind: 'refused'; readonly port: number; readonly reason: DropReason }
+
+export function eventsTo(say: (event: ForwarderEvent) => void): ForwarderEvents {
+  return {
+    early: (port, epoch) => say({ kind: 'early', port, epoch }),
+    peer: (port, host, bootId, epoch) => say({ kind: 'peer', port, host, bootId, epoch }),
+    closed: (epoch, closures) => say({ kind: 'closed', epoch, closures }),
+    broken: (epoch, port, host) => say({ kind: 'broken', epoch, port, host }),
+    refused: (port, reason) => say({ kind: 'refused', port, reason }),
+  }
+}
 
 /** Long enough for peers on a LAN to hear of other claims, and for what is under way there. */
 const LEAVING_MS = 1000
@@ -245,6 +271,47 @@ export class Forwarder {
     this.trunks.tick(now)
     this.snapshots.tick(now)
     this.#uplink?.tick(now)
+  }
+
+  /**
+   * All that what comes depends on, but the options that it was made with, and what `snapshots.unsaved` names. Counters
+   * are none of it: nothing reads them here.
+   */
+  save(): PlainFields {
+    const state = StateExchange.saving()
+    this.#exchange(state, () => null)
+    return state.fields
+  }
+
+  /** Takes up what `save` gave, into a forwarder that was just made with the same options. Throws TRACE_INVALID. */
+  load(fields: unknown, outputOf: (port: number) => Output): void {
+    this.#exchange(StateExchange.loading(fields), outputOf)
+  }
+
+  #exchange(state: StateExchange, outputOf: (port: number) => Output | null): void {
+    this.network.ends.exchangePasts(state)
+    this.trunks.exchange(state)
+    state.parts(
+      'ports',
+      this.ports.filter((port) => port.peer === null),
+      (port, part) => {
+        part.value('spec', port.spec)
+        port.exchange(part, true)
+      },
+      (part) => {
+        const spec = part.value<PortSpec | null>('spec', null)!
+        this.addPort(spec, outputOf(spec.index)!).exchange(part, true)
+      },
+    )
+    if (this.#uplink !== null) state.part('uplink', (part) => this.#uplink!.exchange(part))
+    for (const port of [...this.ports, ...(this.#uplink?.neighbors.ports ?? [])])
+      state.part(`way ${port.index}`, (part) => this.trunks.exchangePort(port, part))
+    const leaving = state.value(
+      'leaving',
+      [...this.#leaving].map(([{ index }, one]) => ({ index, ...one })),
+    )
+    if (state.isLoading) for (const { index, ...one } of leaving) this.#leaving.set(this.byIndex[index]!, { ...one })
+    state.part('network', (part) => this.network.exchange(part))
   }
 
   #forward(from: PortState, frame: Frame, now: number): void {

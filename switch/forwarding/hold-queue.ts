@@ -1,6 +1,7 @@
 // Frames that wait for a gate or for their destination's cut: copies, in order of arrival, bounded in frames and bytes,
 // by themselves and together with the other queues of their network.
 
+import type { StateExchange } from '../../src/epoch/state.js'
 import { copyFrame, type Frame, type FrameCopy } from '../../src/frame/frame.js'
 
 export interface HoldBounds {
@@ -89,6 +90,12 @@ export class HoldQueue {
     this.#frames = []
     this.#take(-dropped, -this.#bytes)
     return dropped
+  }
+
+  /** Loaded into an empty queue. */
+  exchange(state: StateExchange): void {
+    const frames = state.value<readonly FrameCopy[]>('held', this.#frames)
+    if (state.isLoading) this.prepend(frames)
   }
 
   #take(frames: number, bytes: number): void {

@@ -3,6 +3,7 @@
 
 import type { PortRules } from '../../src/api/schemas.js'
 import { Ends } from '../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../src/epoch/state.js'
 import { isPause } from '../../src/frame/ethernet.js'
 import { type CounterTable, MAX_PORTS } from './counters.js'
 import { Fdb, type FdbOptions } from './fdb.js'
@@ -147,6 +148,19 @@ export class Network {
     this.fdb.removePort(port.index)
     this.#byIndex[port.index] = undefined
     this.#ports.splice(this.#ports.indexOf(port), 1)
+  }
+
+  /** After all ports have been exchanged, which is where loading counts and learns what it must not. */
+  exchange(state: StateExchange): void {
+    this.#epoch = state.value('epoch', this.#epoch)
+    this.#fence = state.value('fence', this.#fence)
+    this.ends.exchangeNumber(state)
+    state.part('fdb', (part) => this.fdb.exchange(part))
+    const order = state.value(
+      'order',
+      this.#ports.map(({ index }) => index),
+    )
+    if (state.isLoading) this.#ports.sort((a, b) => order.indexOf(a.index) - order.indexOf(b.index))
   }
 
   /**

@@ -4,6 +4,7 @@
 
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
 import { type Ends, PeerChannel } from '../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../src/epoch/state.js'
 import { isGroup, macHigh, macLow } from '../../src/frame/ethernet.js'
 import type { Frame } from '../../src/frame/frame.js'
 import type { ArmedCopies } from './armed-copies.js'
@@ -207,6 +208,26 @@ export class PortState {
     this.rules = compileRules(rules)
     this.mask = this.side | barriersOf(rules)
     this.separate(transit)
+  }
+
+  /**
+   * What was not made from its spec. Copies of what was delivered are none of it: a state is saved while nothing is
+   * armed. `channel`: whether it is this port's to exchange.
+   */
+  exchange(state: StateExchange, channel: boolean): void {
+    this.mask = state.value('mask', this.mask)
+    this.blocked = state.value('blocked', this.blocked)
+    this.leaving = state.value('leaving', this.leaving)
+    this.outsiderUntil = state.value('outsiderUntil', this.outsiderUntil)
+    this.epoch = state.value('epoch', this.epoch)
+    this.fence = state.value('fence', this.fence)
+    this.closed = state.value('closed', this.closed)
+    this.opening = state.value('opening', this.opening)
+    this.closedForOther = state.value('closedForOther', this.closedForOther)
+    this.earlyNotified = state.value('earlyNotified', this.earlyNotified)
+    this.hold.exchange(state)
+    const own = channel ? this.channel : null
+    if (own !== null) state.part('channel', (part) => own.exchange(part))
   }
 
   /** `transit`: trunks forward to trunks. */

@@ -9,6 +9,7 @@ import { DRAIN_BATCHES, TICK_INTERVAL_MS, TICK_INTERVAL_OPEN } from '../../switc
 import { type Handlers, networkCommands } from '../../switch/datapath/network-commands.js'
 import type { CommandName, Commands, DatapathEvent } from '../../switch/datapath/protocol.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import { performInput } from '../../switch/forwarding/inputs.js'
 import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
 import type { Daemon } from './daemon.js'
 import { carriedId, frameId, kindOf } from './frames.js'
@@ -234,6 +235,8 @@ export class Worker {
   readonly handlers: Handlers<CommandName> = {
     ...networkCommands({
       forwarder: (network) => this.network(network),
+      perform: (network, name, args, events = null) =>
+        performInput(this.network(network), name, args, { outputOf: () => unused('outputs'), events }),
       now: () => this.now,
       drain: (_network, port) => this.drain(port),
       housekeeping: () => undefined,
@@ -252,6 +255,8 @@ export class Worker {
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),
     handOver: () => unused('handOver'),
+    startRecording: () => unused('startRecording'),
+    endRecording: () => unused('endRecording'),
   }
 
   /** For the diagram, coverage.ts and invariants.ts. */

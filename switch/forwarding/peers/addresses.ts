@@ -1,5 +1,6 @@
 // Sets and maps of addresses that are asked for every frame: the FDB's table, without VLANs and without ageing.
 
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { Fdb, NO_PORT } from '../fdb.js'
 
 /** An address as one number of 48 bits: for lists that change now and then, not for frames. */
@@ -31,6 +32,10 @@ export class AddressTable {
   clear(): void {
     this.#fdb.clear()
   }
+
+  exchange(state: StateExchange): void {
+    this.#fdb.exchange(state)
+  }
 }
 
 /** A set of them. */
@@ -45,6 +50,11 @@ export class AddressSet extends AddressTable {
     this.clear()
     this.#members = macs
     for (const mac of macs) this.add(mac, 0)
+  }
+
+  override exchange(state: StateExchange): void {
+    this.#members = state.value('members', this.#members)
+    super.exchange(state)
   }
 
   /** Only those that are in `macs`, too. */

@@ -2,16 +2,19 @@
 // claim is what lets a frame travel without a carrier; nothing is wrong without one. So a guest gets a few per port,
 // the first it used, and one that makes up addresses by the thousand has only its own frames carried.
 
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import type { Network } from '../network.js'
 import type { PortState } from '../port-state.js'
 import { macNumber } from './addresses.js'
 
 const PER_PORT = 4
+/** Of a claim whose port has left. */
+const GONE = -1
 
 interface Claim {
-  /** The port itself: its index may be another one's by now. */
-  readonly port: PortState
+  /** The port itself: its index may be another one's by now. Null: it had left when a saved state was taken up. */
+  readonly port: PortState | null
   /** When the FDB had it last. */
   seen: number
 }
@@ -55,7 +58,7 @@ export class Claims {
     for (const [mac, claim] of claims) {
       if (found.has(mac)) claim.seen = now
       const isStale = now - claim.seen > network.options.fdb.ageing * 1000
-      if (!elsewhere.has(mac) && !isStale && network.byIndex[claim.port.index] === claim.port) continue
+      if (!elsewhere.has(mac) && !isStale && this.#isHere(claim.port)) continue
       claims.delete(mac)
       changed = true
     }
@@ -73,6 +76,23 @@ export class Claims {
     this.version = Math.max(this.version + 1, Math.floor(now / 100) % 2 ** 32)
     this.list = [...claims.keys()]
     return true
+  }
+
+  exchange(state: StateExchange): void {
+    this.version = state.value('version', this.version)
+    this.list = state.value('list', this.list)
+    this.#most = state.value('most', this.#most)
+    const claims = state.value(
+      'claims',
+      // A claim of a port that has left goes with the next look.
+      [...this.#claims].map(([mac, { port, seen }]) => ({ mac, port: this.#isHere(port) ? port.index : GONE, seen })),
+    )
+    if (!state.isLoading) return
+    for (const { mac, port, seen } of claims) this.#claims.set(mac, { port: this.#network.byIndex[port] ?? null, seen })
+  }
+
+  #isHere(port: PortState | null): port is PortState {
+    return port !== null && this.#network.byIndex[port.index] === port
   }
 
   #ofPort(port: PortState): number {

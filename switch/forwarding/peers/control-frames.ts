@@ -2,6 +2,7 @@
 // believed by the rules in handshake.ts. What they mean is for trunks.ts and uplink.ts.
 
 import { NO_END, UNCOUNTED } from '../../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { appendAgreement } from '../../../src/frame/agreement.js'
 import { type ControlMessage, ControlType, decodeControl, encodeControl } from '../../../src/frame/control.js'
 import { Frame, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
@@ -109,6 +110,18 @@ export class ControlFrames {
       this.#refused(port.spec.index, reason)
     }
     return null
+  }
+
+  exchange(state: StateExchange): void {
+    this.#sequence.exchange(state)
+    const told = state.value('told', [...this.#told])
+    if (state.isLoading) for (const key of told) this.#told.add(key)
+  }
+
+  /** What is known of the boots behind one port. */
+  exchangePort(port: PortState, state: StateExchange): void {
+    if (state.value('hasHandshake', this.#handshakes.has(port)))
+      state.part('handshake', (part) => this.#handshake(port).exchange(part))
   }
 
   #handshake(port: PortState): Handshake {

@@ -9,6 +9,7 @@
 // Our own sequence is the time in microseconds, made to grow: so a frame's age can be told from what it names, and a
 // clock set back costs nothing within a boot. Deterministic: time is an input.
 
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { type BootSequence, NOBODY, type SealedMessage } from '../../../src/frame/sealed-control.js'
 
 /** Milliseconds within which a HELLO of ours must be answered by a boot that is new to us. */
@@ -27,6 +28,10 @@ export class Sequence {
   next(now: number): number {
     this.#last = Math.max(this.#last + 1, Math.floor(now * 1000))
     return this.#last
+  }
+
+  exchange(state: StateExchange): void {
+    this.#last = state.value('sequence', this.#last)
   }
 
   /** Whether `sequence` is of a frame that was sent within FRESH. */
@@ -72,6 +77,13 @@ export class Handshake {
     this.#sequences.set(bootId, sequence)
     if (this.#sequences.size > BOOTS_KEPT) this.#sequences.delete(this.#sequences.keys().next().value!)
     return 'believed'
+  }
+
+  exchange(state: StateExchange): void {
+    state.map('sequences', this.#sequences)
+    this.#believed = state.value('believed', this.#believed)
+    this.#candidate = state.value('candidate', this.#candidate)
+    this.#nextAnswer = state.value('nextAnswer', this.#nextAnswer)
   }
 
   #answer(candidate: BootSequence, now: number): Judgement {

@@ -2,6 +2,8 @@
 // from. The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
 
 import type { PortRules } from '../../../src/api/schemas.js'
+import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
 import { MAX_PORTS } from '../counters.js'
@@ -80,6 +82,10 @@ export class Neighbors {
   meet(mac: Uint8Array, now: number): Neighbor | null {
     const place = this.#places.indexOf(undefined)
     if (place < 0) return null
+    return this.#seat(place, mac, now, this.#trunks.lanChannels.get(numberOf(mac)))
+  }
+
+  #seat(place: number, mac: Uint8Array, now: number, channel: PeerChannel | undefined): Neighbor {
     const { spec } = this.#uplink
     const { options } = this.#network
     const usesBit = spec.uplink!.color === 'dscp'
@@ -88,7 +94,7 @@ export class Neighbors {
       index: MAX_PORTS + place,
       peer,
       lan: this.#uplink,
-      channel: this.#trunks.lanChannels.get(numberOf(mac)),
+      channel,
     })
     const neighbor = { port, peer, joined: false }
     this.#places[place] = neighbor
@@ -136,6 +142,53 @@ export class Neighbors {
   /** The uplink is being removed. */
   close(): void {
     for (const { port } of this.joined()) this.#trunks.remove(port)
+  }
+
+  /** Those met, whose ports are not all among the network's. */
+  get ports(): readonly PortState[] {
+    return this.#places.flatMap((neighbor) => (neighbor === undefined ? [] : [neighbor.port]))
+  }
+
+  /** Trunks, which have the channels, have been exchanged; the network's own state comes later. */
+  exchange(state: StateExchange): void {
+    this.#mtu = state.value('mtu', this.#mtu)
+    state.parts(
+      'places',
+      this.#places.flatMap((neighbor) => (neighbor === undefined ? [] : [neighbor])),
+      ({ port, peer, joined }, part) => {
+        part.value('place', port.index - MAX_PORTS)
+        part.value('mac', peer.mac)
+        part.value('joined', joined)
+        const isKept = this.#trunks.lanChannels.get(numberOf(peer.mac)) === port.channel
+        part.value('isChannelKept', isKept)
+        port.exchange(part, !isKept)
+        part.part('peer', (of) => peer.exchange(of))
+      },
+      (part) => {
+        const mac = part.value('mac', new Uint8Array(6))
+        const place = part.value('place', 0)
+        const isKept = part.value('isChannelKept', false)
+        const { port, peer } = this.#seat(
+          place,
+          mac,
+          0,
+          isKept ? this.#trunks.lanChannels.get(numberOf(mac)) : undefined,
+        )
+        port.exchange(part, !isKept)
+        part.part('peer', (of) => peer.exchange(of))
+        if (!part.value('joined', false)) return
+        this.of(port.index).joined = true
+        this.#network.add(port, this.#uplink)
+      },
+    )
+    const owners = state.value(
+      'owners',
+      [...this.#owners].map(([mac, { port }]) => ({ mac, port: port.index })),
+    )
+    if (state.isLoading) this.#owners = new Map(owners.map(({ mac, port }) => [mac, this.of(port)]))
+    state.part('claimed', (part) => this.claimed.exchange(part))
+    state.part('switches', (part) => this.#switches.exchange(part))
+    state.part('carriedFrom', (part) => this.carriedFrom.exchange(part))
   }
 
   #leave(neighbor: Neighbor): void {

@@ -1,7 +1,8 @@
 // The ways to peer switches, each by a link of its own or over a LAN (uplink.ts): colors are read off what comes in,
 // HELLOs say who is there, MARKERs and MARKER_ACKs close channels.
 
-import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
+import { PeerChannel } from '../../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '../../../src/frame/color-tag.js'
 import { CONTROL_GROUP, type ControlMessage, ControlType } from '../../../src/frame/control.js'
 import { EtherType, innerEtherType } from '../../../src/frame/ethernet.js'
@@ -166,6 +167,31 @@ export class Trunks {
     const toAll = type === ControlType.HELLO ? CONTROL_GROUP : (port.channel!.mac ?? CONTROL_GROUP)
     const words = { type, destination: port.peer?.mac ?? toAll, epoch, count, answering }
     port.output.send(this.frames.compose(port, words, now), -1)
+  }
+
+  /** Before any peer's port is: those of a LAN get the channels that are kept here. */
+  exchange(state: StateExchange): void {
+    this.frames.exchange(state)
+    state.parts(
+      'lanChannels',
+      this.lanChannels,
+      ([mac, channel], part) => {
+        part.value('switch', mac)
+        channel.exchange(part)
+      },
+      (part) => {
+        const channel = new PeerChannel(this.#network.ends)
+        channel.exchange(part)
+        this.lanChannels.set(part.value('switch', 0), channel)
+      },
+    )
+  }
+
+  /** How far HELLOs and handshakes have come at one port. */
+  exchangePort(port: PortState, state: StateExchange): void {
+    this.frames.exchangePort(port, state)
+    const pace = state.value('pace', this.#paces.get(port) ?? null)
+    if (state.isLoading && pace !== null) this.#paces.set(port, { ...pace })
   }
 
   #pace(port: PortState, now: number): Pace {

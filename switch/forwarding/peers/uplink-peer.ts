@@ -15,6 +15,7 @@
 //   one.
 
 import { UNCOUNTED } from '../../../src/epoch/peer-channel.js'
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../../src/frame/agreement.js'
 import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../../src/frame/color-dscp.js'
@@ -246,6 +247,38 @@ export class UplinkPeer implements Output {
     frame.tagTci = tagTci
     frame.color = color
     return true
+  }
+
+  exchange(state: StateExchange): void {
+    this.established = state.value('established', this.established)
+    this.heard = state.value('heard', this.heard)
+    this.lastSign = state.value('lastSign', this.lastSign)
+    this.nextAnswer = state.value('nextAnswer', this.nextAnswer)
+    this.theirs = state.value('theirs', this.theirs)
+    this.refused = state.value('refused', this.refused)
+    state.part('readable', (part) => this.readable.exchange(part))
+    state.part('sources', (part) => this.#sources.exchange(part))
+    state.part('destinations', (part) => this.#destinations.exchange(part))
+    this.readsFrom = state.value('readsFrom', this.readsFrom)
+    this.lowest = state.value('lowest', this.lowest)
+    this.doubted = state.value('doubted', this.doubted)
+    const former = state.value('former', this.#former)
+    if (state.isLoading) this.#former.push(...former)
+    this.#theirVersion = state.value('theirVersion', this.#theirVersion)
+    this.#readVersion = state.value('readVersion', this.#readVersion)
+    this.writesFrom = state.value('writesFrom', this.writesFrom)
+    this.#lowestSince = state.value('lowestSince', this.#lowestSince)
+    this.#carriesToUs = state.value('carriesToUs', this.#carriesToUs)
+    this.#heardHigh = state.value('heardHigh', this.#heardHigh)
+    this.#heardLow = state.value('heardLow', this.#heardLow)
+    this.#sequence = state.value('sequence', this.#sequence)
+    this.nextSequence = state.value('nextSequence', this.nextSequence)
+    this.broken = state.value('broken', this.broken)
+    this.filled = state.value('filled', this.filled)
+    const begun = state.value('assembly', this.#assembly?.slice(0, this.filled) ?? null)
+    if (!state.isLoading || begun === null) return
+    this.#assembly = new Uint8Array(VNET_HEADER_LENGTH + MAX_FRAME_LENGTH)
+    this.#assembly.set(begun.subarray(0, this.#assembly.length))
   }
 
   mayUseBit(frame: Frame): boolean {

@@ -13,6 +13,7 @@
 //   read nor use the bit (`doubted`) until they know one another anew.
 
 import type { PortRules } from '../../../src/api/schemas.js'
+import type { StateExchange } from '../../../src/epoch/state.js'
 import { NONE, readAgreement } from '../../../src/frame/agreement.js'
 import {
   CARRIER_HEADER_LENGTH,
@@ -209,6 +210,18 @@ export class Uplink implements Output {
   /** The port is being removed: its peers go with it. */
   close(): void {
     this.neighbors.close()
+  }
+
+  exchange(state: StateExchange): void {
+    this.#quietUntil = state.value('quietUntil', this.#quietUntil)
+    this.quiet = state.value('quiet', this.quiet)
+    this.#nextDiscovery = state.value('nextDiscovery', this.#nextDiscovery)
+    this.#nextHello = state.value('nextHello', this.#nextHello)
+    this.#nextClaims = state.value('nextClaims', this.#nextClaims)
+    this.#nextLocations = state.value('nextLocations', this.#nextLocations)
+    this.#toldLowest = state.value('toldLowest', this.#toldLowest)
+    state.part('neighbors', (part) => this.neighbors.exchange(part))
+    state.part('claims', (part) => this.#claims.exchange(part))
   }
 
   /** A HELLO from a peer was believed. */

@@ -72,6 +72,13 @@ export class Snapshots implements Crossings {
     return this.#open !== null && this.#open.policy === 'drop'
   }
 
+  /** No state of an open snapshot, nor of an audit's events, is ever saved: why not now, or null. */
+  get unsaved(): 'a snapshot is open' | 'frame events are being recorded' | 'a cut is being prepared' | null {
+    if (this.#open !== null) return 'a snapshot is open'
+    if (this.#log !== null) return 'frame events are being recorded'
+    return this.#network.ports.some((port) => port.armed !== null) ? 'a cut is being prepared' : null
+  }
+
   /** From now on what happens to members' frames is written to `memory`; null: no more. */
   record(memory: SharedArrayBuffer | null, now: number): void {
     if (this.#log !== null) this.#network.unobserve(this.#log)

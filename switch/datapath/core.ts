@@ -1,0 +1,109 @@
+// One network in the forwarding thread: its forwarder, its ports, and the recorder that all goes through while a run is
+// recorded. Without one, frames and time go to the forwarder directly.
+
+import { SnapswitchError } from '../../src/errors/errors.js'
+import type { Frame } from '../../src/frame/frame.js'
+import { RingWriter } from '../capture/record-ring.js'
+import type { Forwarder } from '../forwarding/forwarder.js'
+import { type InputName, type Inputs, performInput } from '../forwarding/inputs.js'
+import type { Output } from '../forwarding/port-state.js'
+import { checkpointOf, Recorder } from '../recording/recorder.js'
+import { RingSink } from '../recording/sink.js'
+import type { Port } from './port/port.js'
+import type { Commands } from './protocol.js'
+
+/** Who is handed the frames and the time of a network. */
+export type Forwarding = Pick<Forwarder, 'receive' | 'tick' | 'snapshots'>
+
+/** Where the forwarder's frames for a port go. */
+class PortOutput implements Output {
+  readonly index: number
+  readonly port: Port
+  recorder: Recorder | null
+
+  constructor(index: number, port: Port, recorder: Recorder | null) {
+    this.index = index
+    this.port = port
+    this.recorder = recorder
+  }
+
+  send(frame: Frame, serviceTci: number): boolean {
+    const { recorder } = this
+    return recorder === null
+      ? this.port.send(frame, serviceTci)
+      : recorder.send(this.index, this.port, frame, serviceTci)
+  }
+}
+
+export class Core {
+  readonly forwarder: Forwarder
+  readonly ports = new Map<number, Port>()
+  readonly #outputs = new Map<number, PortOutput>()
+  #recorder: Recorder | null = null
+
+  constructor(forwarder: Forwarder) {
+    this.forwarder = forwarder
+  }
+
+  get forwarding(): Forwarding {
+    return this.#recorder ?? this.forwarder
+  }
+
+  /** Before the forwarder is told of it. */
+  add(index: number, port: Port): void {
+    this.ports.set(index, port)
+    this.#outputs.set(index, new PortOutput(index, port, this.#recorder))
+  }
+
+  remove(index: number): void {
+    this.ports.delete(index)
+    this.#outputs.delete(index)
+  }
+
+  perform<Name extends InputName>(
+    name: Name,
+    args: Inputs[Name]['args'],
+    events: SharedArrayBuffer | null = null,
+  ): Inputs[Name]['result'] {
+    const at = { outputOf: this.#outputOf, events }
+    return this.#recorder === null
+      ? performInput(this.forwarder, name, args, at)
+      : this.#recorder.perform(name, args, at)
+  }
+
+  readonly #outputOf = (index: number): Output => this.#outputs.get(index)!
+
+  /** The forwarder has said something of its own accord. */
+  said(event: unknown): void {
+    this.#recorder?.said(event)
+  }
+
+  /** Throws RECORDING_BUSY. */
+  record(memory: SharedArrayBuffer): Commands['startRecording']['result'] {
+    const { network, snapshots } = this.forwarder
+    const why = this.#recorder === null ? snapshots.unsaved : 'a recording of it runs already'
+    if (why !== null) {
+      throw new SnapswitchError(
+        'RECORDING_BUSY',
+        `network ${network.options.network} cannot be recorded now: ${why}`,
+        'Begin before it or after it: a recording that has begun goes on through snapshots and restores.',
+      )
+    }
+    const result = { options: network.options, checkpoint: checkpointOf(this.forwarder) }
+    this.#use(new Recorder(this.forwarder, new RingSink(new RingWriter(memory))))
+    return result
+  }
+
+  /** Ends the recording, if there is one. */
+  endRecording(): Commands['endRecording']['result'] {
+    const recorder = this.#recorder
+    recorder?.mark()
+    this.#use(null)
+    return { frames: recorder?.frames ?? 0, isFull: recorder?.isFull ?? false }
+  }
+
+  #use(recorder: Recorder | null): void {
+    this.#recorder = recorder
+    for (const output of this.#outputs.values()) output.recorder = recorder
+  }
+}
