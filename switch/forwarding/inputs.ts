@@ -7,7 +7,6 @@ import type { Policy } from '../../src/api/schemas.js'
 import { macHigh, macLow } from '../../src/frame/ethernet.js'
 import type { FrameCopy } from '../../src/frame/frame.js'
 import { parseMac } from '../../src/frame/mac.js'
-import { ROW } from './counters.js'
 import { eventLogMemory } from './event-log.js'
 import type { Forwarder } from './forwarder.js'
 import type { NetworkSettings } from './network.js'
@@ -63,8 +62,6 @@ type Performers = {
 
 const performers: Performers = {
   addPort: (forwarder, { spec, now }, at) => {
-    // A port begins at zero; whoever adds it to a datapath has seen to it before.
-    forwarder.counters.fill(0, spec.index * ROW, (spec.index + 1) * ROW)
     const port = forwarder.addPort(spec, at.outputOf(spec.index))
     // Before any frame: the peer must know that this end is new to read what comes from it.
     if (port.isTrunk) forwarder.trunks.greet(port, now)

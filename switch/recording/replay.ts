@@ -357,11 +357,17 @@ export class Replay {
 
   #command<Name extends InputName>(name: Name, recorded: Inputs[Name]['args']): void {
     const args = this.#changes === null ? recorded : changed(name, recorded, this.#changes)
+    if (name === 'addPort') this.#clearCounters((args as Inputs['addPort']['args']).spec.index)
     if (name === 'fence') this.restores.push(args as Inputs['fence']['args'])
     this.#witness.said(performInput(this.forwarder, name, args, { outputOf: this.#outputOf }))
     if (name !== 'addPort') return
     const { spec } = args as Inputs['addPort']['args']
     this.portNames.set(spec.index, spec.name)
+  }
+
+  /** As whoever adds a port to a datapath does. */
+  #clearCounters(port: number): void {
+    this.forwarder.counters.fill(0, port * ROW, (port + 1) * ROW)
   }
 
   #checkMark(): void {
