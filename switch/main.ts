@@ -36,6 +36,7 @@ import { Names } from './discovery/names.js'
 import { PortMachines } from './discovery/port-machines.js'
 import { MachineResolver } from './discovery/resolver.js'
 import { endpointOf, type Scraped, serveMetrics } from './metrics/listener.js'
+import { Plays } from './play/plays.js'
 import { Ports } from './ports/ports.js'
 import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
@@ -170,6 +171,7 @@ async function serve(
   const captures = new Captures(host)
   const endpoint = parseEndpoint(config.api.socket)
   let api: Api | undefined
+  let plays: Plays | undefined
   let metrics: Promise<Scraped> | undefined
   const metricsNow = () => {
     metrics ??= loadMetrics(host, agent, wanted)
@@ -202,7 +204,8 @@ async function serve(
     api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
     // Before anything that there could be something to tell of.
     await metricsNow()
-    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, metricsNow, captures)
+    plays = new Plays({ datapath, ports, socket: config.api.socket, log })
+    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, plays, metricsNow, captures)
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
@@ -229,6 +232,7 @@ async function serve(
     await resolver.close()
     await agent.close()
     await captures.close()
+    plays?.close()
     await api?.close()
     await bridges.close()
   }

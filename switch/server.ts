@@ -19,6 +19,8 @@ import {
   LocalPart,
   MachineDisks,
   Name,
+  type PlayEvent,
+  PlayRequest,
   PortInfo,
   Preflight,
   PreflightQuery,
@@ -53,6 +55,7 @@ import type { Restores } from './agent/restore/restores.js'
 import type { Captures } from './capture/captures.js'
 import { addCaptures } from './capture/routes.js'
 import type { Scraped } from './metrics/listener.js'
+import type { Plays } from './play/plays.js'
 import type { Reload } from './reload.js'
 import type { Bridges } from './takeover/bridges.js'
 import type { WantedView } from './wanted/wanted.js'
@@ -75,6 +78,7 @@ export function addRoutes(
   wanted: WantedView,
   reload: Pick<Reload, 'reload'>,
   bridges: Pick<Bridges, 'take' | 'give' | 'list'>,
+  plays: Plays,
   metrics: () => Promise<Scraped>,
   captures: Captures,
 ): void {
@@ -86,6 +90,9 @@ export function addRoutes(
   addViews(app, host, agent, disks, wanted, bridges)
   addBridges(app, bridges)
   addCaptures(app, host.name, wanted, captures)
+  app.post(routes.plays, { schema: { body: PlayRequest } }, (request, reply) =>
+    streamNdjson<PlayEvent>(reply, plays.begin(request.body.ports), (error) => ({ type: 'failed', error })),
+  )
   addSnapshots(app, host, agent, disks)
   addRestores(app, agent.restores)
 }

@@ -26,6 +26,8 @@ import {
   LocalPart,
   MachineDisks,
   Manifest,
+  PlayEvent,
+  type PlayRequest,
   PortInfo,
   Preflight,
   type PrepareRequest,
@@ -62,6 +64,7 @@ export type { CallOptions } from './connection.js'
 const fits = {
   status: validator(SwitchStatus),
   ports: validator(Type.Array(PortInfo)),
+  playEvent: validator(PlayEvent),
   bridge: validator(BridgeInfo),
   bridges: validator(Type.Array(BridgeInfo)),
   captures: validator(Type.Array(CaptureInfo)),
@@ -127,6 +130,11 @@ export class SwitchClient {
 
   ports(options: CallOptions): Promise<PortInfo[]> {
     return this.#connection.json('GET', pathOf('ports', {}), fits.ports, options)
+  }
+
+  /** The ports of a play, and where its frames are sent; it is over when the caller stops asking, or ends its end. */
+  play(body: PlayRequest, options: CallOptions): AsyncGenerator<PlayEvent, void, undefined> {
+    return this.#connection.ndjson('POST', pathOf('plays', {}), fits.playEvent, options, body)
   }
 
   fdb(network: string, options: CallOptions): Promise<FdbEntry[]> {

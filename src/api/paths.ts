@@ -10,6 +10,7 @@ export const routes = {
   bridges: '/v1/bridges',
   bridge: '/v1/bridges/:bridge',
   ports: '/v1/ports',
+  plays: '/v1/plays',
   fdb: '/v1/networks/:network/fdb',
   captures: '/v1/captures',
   capture: '/v1/captures/:id',

@@ -10,6 +10,7 @@ import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
 import { addInstallCommands } from './install/commands.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
+import { addPlayCommand } from './play-command.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
 import { addSwitchCommands } from './switch-commands.js'
 import { addTakeCommands } from './take-commands.js'
@@ -84,6 +85,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addTopCommand(program, terminal)
   addCaptureCommand(program, terminal, setCode)
   addSnapshotCommands(program, terminal, setCode)
+  addPlayCommand(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)
   addInstallCommands(program, terminal)
   addCompletionCommand(program, terminal)

@@ -21,7 +21,8 @@ export interface Arena {
   readonly view: DataView
 }
 
-function wrap(address: number, length: number): Arena {
+/** A range that is mapped already, by this thread or another one. */
+export function arenaAt(address: number, length: number): Arena {
   const buffer = koffi.view(BigInt(address), length)
   return {
     address,
@@ -48,7 +49,7 @@ export function mapArena(length: number): Arena {
     const line = (Math.floor(wide / FOUR_GIB) + 1) * FOUR_GIB
     address = line - wide >= size ? wide : line
   }
-  return wrap(address, size)
+  return arenaAt(address, size)
 }
 
 function mapAnonymous(size: number): number {
@@ -61,7 +62,7 @@ function mapAnonymous(size: number): number {
 export function mapShared(fd: number, length: number): Arena {
   const address = libc().mmap(0, length, PROT_READ_WRITE, MAP_SHARED, fd, 0)
   check(address === -1 ? -1 : 0, `map ${length} shared bytes`)
-  return wrap(address, length)
+  return arenaAt(address, length)
 }
 
 export function releaseArena(arena: Arena): void {

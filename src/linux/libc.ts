@@ -46,6 +46,11 @@ interface Libc {
   sched_getscheduler(thread: number): number
   sched_getparam(thread: number, parameter: Bytes): number
   sched_setscheduler(thread: number, policy: number, parameter: Bytes): number
+  listen(fd: number, backlog: number): number
+  accept4(fd: number, address: Bytes, length: Bytes, flags: number): number
+  prctl(option: number, value: number, third: number, fourth: number, fifth: number): number
+  /** Ends the process at once, also where a thread of it waits in the kernel. */
+  _exit(code: number): void
 }
 
 const SYS_BPF = process.arch === 'arm64' ? 280 : 321
@@ -53,8 +58,8 @@ const SYS_BPF = process.arch === 'arm64' ? 280 : 321
 function bindLibc(): Libc {
   const library = koffi.load('libc.so.6')
   const syscall = library.func('int64_t syscall(int64_t, int, void *, uint32_t)')
-  // `ioctl`, `fcntl` and `open` are variadic in C; with integer and pointer arguments the x86-64 and arm64 Linux
-  // calling conventions pass them like fixed ones.
+  // `ioctl`, `fcntl`, `open` and `prctl` are variadic in C; with integer and pointer arguments the x86-64 and arm64
+  // Linux calling conventions pass them like fixed ones.
   return {
     socket: library.func('int socket(int, int, int)'),
     close: library.func('int close(int)'),
@@ -89,6 +94,10 @@ function bindLibc(): Libc {
     sched_getscheduler: library.func('int sched_getscheduler(int)'),
     sched_getparam: library.func('int sched_getparam(int, void *)'),
     sched_setscheduler: library.func('int sched_setscheduler(int, int, const void *)'),
+    listen: library.func('int listen(int, int)'),
+    accept4: library.func('int accept4(int, void *, void *, int)'),
+    prctl: library.func('int prctl(int, ulong, ulong, ulong, ulong)'),
+    _exit: library.func('void _exit(int)'),
   } as unknown as Libc
 }
 
@@ -118,9 +127,11 @@ export const Errno = {
   EINVAL: 22,
   ENFILE: 23,
   EMFILE: 24,
+  EPIPE: 32,
   EMSGSIZE: 90,
   EADDRINUSE: 98,
   ENETDOWN: 100,
+  ECONNRESET: 104,
   ENOBUFS: 105,
 } as const
 

@@ -221,6 +221,7 @@ export class Agent {
   }
 
   #datapathEvent(event: DatapathEvent): void {
+    if (event.kind === 'played') return
     const session = this.sessions.snapshotOf(event.network)
     switch (event.kind) {
       case 'closed':

@@ -8,6 +8,7 @@ import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarde
 import { Core } from './core.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
+import { PlayInput } from './play-input.js'
 import { OversizeSender } from './port/oversize-sender.js'
 import { PacketPort } from './port/packet-port.js'
 import type { PortTrouble } from './port/port.js'
@@ -18,6 +19,7 @@ export class CommandHandlers {
   readonly #counters: CounterTable
   readonly #oversize: OversizeSender
   readonly #networks = new Map<string, Core>()
+  readonly #plays = new Map<number, PlayInput>()
 
   constructor(input: WorkerInput) {
     this.#counters = new Float64Array(input.counters)
@@ -174,6 +176,23 @@ export class CommandHandlers {
     polling: (polling) => {
       this.#loop.setPolling(polling)
       return null
+    },
+    play: ({ play, fd, ports }) => {
+      const targets = ports.map(({ network, index }) => this.#network(network).ports.get(index) ?? null)
+      const input = new PlayInput(fd, targets, () => post({ kind: 'played', play }))
+      if (!this.#loop.addPlay(input)) {
+        input.close()
+        throw new SnapswitchError('DEVICE_BUSY', 'too many plays are under way', 'Wait until one is over.')
+      }
+      this.#plays.set(play, input)
+      return null
+    },
+    endPlay: ({ play }) => {
+      const input = this.#plays.get(play)
+      if (input === undefined) return { frames: 0, refused: 0 }
+      this.#plays.delete(play)
+      this.#loop.removePlay(input)
+      return { frames: input.frames, refused: input.refused }
     },
     ping: () => null,
     stop: () => {

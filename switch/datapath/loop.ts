@@ -6,7 +6,8 @@ import { closeAsideEvents } from '../../src/linux/epoll.js'
 import { closeRingFilters } from '../../src/linux/ring-filters.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import type { Forwarding } from './core.js'
-import { PollSet } from './poll-set.js'
+import type { PlayInput } from './play-input.js'
+import { MOST_PLAYS, PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
 import type { Polling, WorkerInput } from './protocol.js'
 
@@ -25,9 +26,12 @@ export class DatapathLoop implements FrameSink {
   readonly #unbound: (port: Port) => void
   readonly #forwarders: Forwarding[] = []
   readonly #ports: Port[] = []
+  readonly #plays: (PlayInput | null)[] = new Array<PlayInput | null>(MOST_PLAYS).fill(null)
   readonly #forwarderOf: Forwarding[] = []
   readonly #pollSet: PollSet
   #running = true
+  /** Frames that the last look at the plays has brought. */
+  #played = 0
 
   /** `unbound` is told of a port whose device has left it. */
   constructor(input: WorkerInput, drainCommands: () => void, unbound: (port: Port) => void) {
@@ -62,7 +66,25 @@ export class DatapathLoop implements FrameSink {
     this.#pollSet.watch(this.#ports)
   }
 
+  /** False: as many as there may be are under way. */
+  addPlay(play: PlayInput): boolean {
+    const at = this.#plays.indexOf(null)
+    if (at < 0) return false
+    this.#plays[at] = play
+    this.#pollSet.watchPlay(at, play.fd)
+    return true
+  }
+
+  removePlay(play: PlayInput): void {
+    const at = this.#plays.indexOf(play)
+    if (at < 0) return
+    this.#plays[at] = null
+    this.#pollSet.watchPlay(at, null)
+    play.close()
+  }
+
   removePort(port: Port): void {
+    for (const play of this.#plays) play?.forget(port)
     this.#ports.splice(this.#ports.indexOf(port), 1)
     this.#pollSet.watch(this.#ports)
     port.close()
@@ -99,6 +121,7 @@ export class DatapathLoop implements FrameSink {
       this.#loop()
     } finally {
       for (const port of this.#ports) port.close()
+      for (const play of this.#plays) play?.close()
       closeRingFilters()
       closeAsideEvents()
     }
@@ -115,7 +138,8 @@ export class DatapathLoop implements FrameSink {
     let lastFrame = 0
     while (this.#running) {
       const now = nowMs()
-      const received = this.#receiveAll(now)
+      const received = this.#receiveAll(now) + this.#played
+      this.#played = 0
       if (received > 0) lastFrame = now
       const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
@@ -139,8 +163,18 @@ export class DatapathLoop implements FrameSink {
   #look(timeout: number): void {
     if (this.#pollSet.wait(timeout) === 0) return
     for (let i = 0; i < this.#ports.length; i++) if (this.#pollSet.hasFailed(i)) this.#ports[i].failed()
+    for (let i = 0; i < MOST_PLAYS; i++) if (this.#pollSet.isPlayReady(i)) this.#play(i)
     if (this.#pollSet.isAsideReady) for (const port of this.#ports) port.woken()
     if (this.#pollSet.takeWake()) this.#drainCommands()
+  }
+
+  /** At most one batch, as of a port. */
+  #play(i: number): void {
+    const play = this.#plays[i]
+    if (play === null) return
+    this.#played += play.receive(this, nowMs())
+    this.flushAll()
+    if (play.isOver) this.#pollSet.watchPlay(i, null)
   }
 
   /** Returns milliseconds until the next tick is due. */

@@ -24,6 +24,8 @@ export type NetworkCommand = Exclude<
   | 'startRecording'
   | 'endRecording'
   | 'polling'
+  | 'play'
+  | 'endPlay'
   | 'ping'
   | 'stop'
 >

@@ -1,5 +1,5 @@
-// poll(2) over the wake-up eventfd, what the rings did not take, and all ports, in memory laid out once: no allocation
-// per call.
+// poll(2) over the wake-up eventfd, what the rings did not take, plays, and all ports, in memory laid out once: no
+// allocation per call.
 
 import { type Arena, mapArena } from '../../src/linux/arena.js'
 import { asideEvents } from '../../src/linux/epoll.js'
@@ -13,8 +13,13 @@ const POLLHUP = 16
 const POLLNVAL = 32
 const FAILURE = POLLERR | POLLHUP | POLLNVAL
 
-/** The wake-up and the sockets beside the rings come first. */
-const FIRST_PORT = 2
+/** Most plays at a time. */
+export const MOST_PLAYS = 4
+/** The wake-up and the sockets beside the rings come first, then those of plays. */
+const FIRST_PLAY = 2
+const FIRST_PORT = FIRST_PLAY + MOST_PLAYS
+/** poll looks past it. */
+const NOBODY = -1
 
 /** struct pollfd: fd i32, events i16, revents i16. */
 const WORDS_PER_ENTRY = 2
@@ -30,11 +35,17 @@ export class PollSet {
     this.#arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
     this.#setEntry(0, wakeFd)
     this.#setEntry(1, asideEvents().fd)
+    for (let i = 0; i < MOST_PLAYS; i++) this.#setEntry(FIRST_PLAY + i, NOBODY)
   }
 
   watch(ports: readonly Port[]): void {
     for (let i = 0; i < ports.length; i++) this.#setEntry(i + FIRST_PORT, ports[i].fd)
     this.#count = ports.length + FIRST_PORT
+  }
+
+  /** `fd`: of the i-th play; null: there is none any more. */
+  watchPlay(i: number, fd: number | null): void {
+    this.#setEntry(FIRST_PLAY + i, fd ?? NOBODY)
   }
 
   /** Waits until something is ready, at most `timeoutMs` (0: looks only). Returns how many entries are. */
@@ -56,6 +67,11 @@ export class PollSet {
   /** The last `wait` found that one of the sockets beside the rings is ready. */
   get isAsideReady(): boolean {
     return this.#arena.words[WORDS_PER_ENTRY + 1] >>> 16 !== 0
+  }
+
+  /** The last `wait` found that the i-th play has frames, or is over. */
+  isPlayReady(i: number): boolean {
+    return this.#arena.words[(FIRST_PLAY + i) * WORDS_PER_ENTRY + 1] >>> 16 !== 0
   }
 
   /** The last `wait` found an error condition at the i-th port. */

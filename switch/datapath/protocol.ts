@@ -71,6 +71,10 @@ export interface Commands {
   /** The device under a port is not what it was when the port was added. */
   portChanged: { args: { network: string; index: number; device: DeviceState }; result: null }
   polling: { args: Polling; result: null }
+  /** Frames come from `fd`, of a connection that stays the control thread's, as if the ports' machines sent them. */
+  play: { args: { play: number; fd: number; ports: readonly { network: string; index: number }[] }; result: null }
+  /** It is over, whatever waits. Frames that came in, messages that were refused. */
+  endPlay: { args: { play: number }; result: { frames: number; refused: number } }
   /** It answers: that is all. */
   ping: { args: null; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }
@@ -164,6 +168,8 @@ export type DatapathEvent =
    * The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace.
    */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
+  /** The other end has closed it. */
+  | { readonly kind: 'played'; readonly play: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }
 
 /** Before anything else: it runs, or why it cannot. An error that is thrown there would arrive without its code. */

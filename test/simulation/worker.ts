@@ -251,6 +251,8 @@ export class Worker {
     changePort: () => unused('changePort'),
     addPort: () => unused('addPort'),
     polling: () => unused('polling'),
+    play: () => unused('play'),
+    endPlay: () => unused('endPlay'),
     ping: () => unused('ping'),
     stop: () => unused('stop'),
     portChanged: () => unused('portChanged'),

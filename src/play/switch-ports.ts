@@ -1,0 +1,58 @@
+// Ports of the running switch as places to play to: the daemon is asked for them, and gives a socket for their frames.
+
+import type { SwitchClient } from '../api/client.js'
+import type { PlayEvent } from '../api/schemas.js'
+import { SnapswitchError } from '../errors/errors.js'
+import { libc } from '../linux/libc.js'
+import { connectForPackets } from '../linux/unix-packets.js'
+import type { SwitchPorts } from './outlets.js'
+
+/** A play may go on for weeks; the longest that a timer can be set to. */
+const PLAY_MS = 2 ** 31 - 1
+/** What may wait for the switch: some thousand small frames, or 60 of the longest. */
+const WAITING_BYTES = 4 * 1024 * 1024
+const OVER_MS = 2000
+
+export interface PlayOverSwitch extends SwitchPorts {
+  /** Frames that the switch has taken, and messages that it refused (a port has gone); null: it cannot be known. */
+  close(): Promise<{ readonly frames: number; readonly refused: number } | null>
+}
+
+/** @throws SnapswitchError PORT_UNKNOWN, REQUEST_INVALID, SOCKET_UNREACHABLE, DEVICE_BUSY, … */
+export async function openSwitchPorts(client: SwitchClient, names: readonly string[]): Promise<PlayOverSwitch> {
+  const abort = new AbortController()
+  const events = client.play({ ports: [...names] }, { deadlineMs: PLAY_MS, signal: abort.signal })
+  const { value: ready } = await events.next()
+  if (ready?.type !== 'ready') throw failureOf(ready ?? null)
+  const fd = connectForPackets(ready.socket, WAITING_BYTES)
+  const ports = new Map(ready.ports.map(({ name, mtu }, number) => [name, { number, mtu }]))
+  const last = lastOf(events)
+  return {
+    fd,
+    ports,
+    close: async () => {
+      // All that was sent is read before the end is seen.
+      libc().close(fd)
+      const timer = setTimeout(() => abort.abort(), OVER_MS)
+      const event = await last
+      clearTimeout(timer)
+      if (event?.type === 'failed') throw failureOf(event)
+      return event?.type === 'over' ? event : null
+    },
+  }
+}
+
+async function lastOf(events: AsyncGenerator<PlayEvent, void, undefined>): Promise<PlayEvent | null> {
+  let last: PlayEvent | null = null
+  try {
+    for await (const event of events) last = event
+  } catch {
+    // The daemon has gone: sending says so.
+  }
+  return last
+}
+
+function failureOf(event: PlayEvent | null): SnapswitchError {
+  if (event?.type === 'failed') return SnapswitchError.fromReport(event.error)
+  return new SnapswitchError('SOCKET_UNREACHABLE', 'the switch broke off', 'See the daemon’s log; play it again.')
+}

@@ -1,0 +1,132 @@
+// `snapswitch play` into ports of a running switch: frames enter as if the machine behind the port had sent them.
+
+import { readdirSync } from 'node:fs'
+import t from 'tap'
+import { until } from '../lab/command.js'
+import { fileLimit } from '../patience.js'
+import { root, World } from '../switch/world.js'
+import { capture, captureFile, numbered, play, startPlay } from './player.js'
+
+t.setTimeout(fileLimit(120_000))
+
+const VLAN_10 = [0x81, 0, 0, 10]
+
+async function lab(t: { teardown(end: () => Promise<void>): void }) {
+  const world = World.for(t)
+  await world.namespace('host')
+  for (const label of ['web', 'db', 'peer']) await world.endpoint(label, 'host')
+  const daemon = await world.switch('host', {
+    networks: {
+      lab0: {
+        ports: {
+          web: { device: 'web', vlan: { pvid: 10, untagged: [10] } },
+          db: { device: 'db', vlan: { tagged: [10] } },
+          peer: { device: 'peer' },
+        },
+      },
+    },
+  })
+  return { world, daemon, socket: ['--socket', world.socket('host')] as const }
+}
+
+/** The frame with its source in place of another. */
+const from = (source: number, bytes: Uint8Array) => {
+  bytes[11] = source
+  return bytes
+}
+
+t.test('frames cross the switch as their port’s own, in order', root, async (t) => {
+  const { world, daemon, socket } = await lab(t)
+  const sent = Array.from({ length: 500 }, (_, i) => from(7, numbered(i, 60 + i)))
+  const file = captureFile(
+    world,
+    'run.pcapng',
+    sent.map((bytes) => ({ bytes, from: 'web', atMs: 0 })),
+  )
+  const came = await capture(world, 'db', 'eth0', sent.length, ['vlan', 'and', 'ether', 'proto', '0x88b6'])
+  const before = await daemon.port('web')
+  const { code, stdout, stderr } = await play(world, 'host', file, '--map', 'interfaces=ports', '-j', ...socket)
+  t.equal(code, 0, stderr)
+  t.match(JSON.parse(stdout), { frames: 500, switch: { frames: 500, refused: 0 } })
+  const tagged = sent.map((bytes) =>
+    Buffer.concat([bytes.subarray(0, 12), Uint8Array.from(VLAN_10), bytes.subarray(12)]),
+  )
+  t.same(await came(), tagged, 'in the VLAN of their port')
+  const after = await daemon.port('web')
+  t.equal(after.counters.rxFrames - before.counters.rxFrames, 500)
+  const fdb = await daemon.client.fdb('lab0', { deadlineMs: 10_000 })
+  t.match(
+    fdb.find(({ mac }) => mac === '02:00:00:00:00:07'),
+    { port: 'web', vlan: 10 },
+    'the switch has learned where they came from',
+  )
+})
+
+t.test('a VLAN that a port is not in does not get in', root, async (t) => {
+  const { world, daemon, socket } = await lab(t)
+  const file = captureFile(world, 'x.pcapng', [{ bytes: numbered(1, 60, [0x81, 0, 0, 20]) }])
+  t.equal((await play(world, 'host', file, '--map', 'port:db', ...socket)).code, 0)
+  t.match((await daemon.port('db')).counters.drops, { vlan: 1 })
+})
+
+t.test('two ports of one capture, and a device beside them, keep their order', root, async (t) => {
+  const { world, socket } = await lab(t)
+  const ids = Array.from({ length: 300 }, (_, i) => i)
+  const file = captureFile(
+    world,
+    'two.pcapng',
+    ids.map((id) => ({ bytes: from(id % 2, numbered(id)), atMs: id / 10 })),
+  )
+  const came = await capture(world, 'db', 'eth0', 150, ['vlan', 'and', 'ether', 'proto', '0x88b6'])
+  const maps = ['--map', 'mac:02:00:00:00:00:00=port:web', '--map', 'all=port:peer']
+  const { code, stderr } = await play(world, 'host', file, ...maps, ...socket)
+  t.equal(code, 0, stderr)
+  t.same(
+    (await came()).map((bytes) => bytes.readUInt16BE(18)),
+    ids.filter((id) => id % 2 === 0),
+  )
+})
+
+t.test('what is wrong is said, and nothing is left', root, async (t) => {
+  const { world, daemon, socket } = await lab(t)
+  const file = captureFile(
+    world,
+    'x.pcapng',
+    [1, 2].map((id) => ({ bytes: numbered(id) })),
+  )
+  const unknown = await play(world, 'host', file, '--map', 'port:wbe', ...socket)
+  t.match(unknown, { code: 1, stderr: /error PORT_UNKNOWN.*\n.*Did you mean web/ })
+  const came = await capture(world, 'db', 'eth0', 1, ['vlan', 'and', 'ether', 'proto', '0x88b6'])
+  const running = await startPlay(world, 'host', file, '--map', 'port:web', '--loop', '0', ...socket)
+  await came()
+  const files = daemon.openFiles()
+  running.child.kill('SIGKILL')
+  await running.closed
+  await until('its end', 5000, () => (daemon.said().includes('the play is over') ? true : undefined))
+  t.same(
+    readdirSync(world.directory).filter((name) => name.includes('.play')),
+    [],
+  )
+  // As many plays as one likes, one after another.
+  for (let i = 0; i < 6; i++) t.equal((await play(world, 'host', file, '--map', 'port:web', ...socket)).code, 0)
+  t.equal(daemon.openFiles(), files)
+})
+
+t.test('a switch that goes away ends it, and says so', root, async (t) => {
+  const { world, daemon, socket } = await lab(t)
+  const file = captureFile(
+    world,
+    'x.pcapng',
+    [1, 2].map((id) => ({ bytes: numbered(id) })),
+  )
+  for (const end of ['stop', 'crash'] as const) {
+    const came = await capture(world, 'db', 'eth0', 1, ['vlan', 'and', 'ether', 'proto', '0x88b6'])
+    const running = await startPlay(world, 'host', file, '--map', 'port:web', '--loop', '0', ...socket)
+    await came()
+    await daemon[end]()
+    await running.closed
+    t.equal(running.child.exitCode, 1, end)
+    t.match(running.stderr, /error (DEVICE_DOWN|SOCKET_UNREACHABLE)/, end)
+    if (end === 'stop') await daemon.start()
+  }
+})
