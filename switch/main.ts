@@ -72,8 +72,12 @@ export async function runSwitch(
     if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
     const unread = new UnreadFrames(datapath.counters)
     ports = new Ports(datapath, unread, log)
-    const { poll, spin: spinUs } = config.datapath
-    const ready = started.then(() => datapath.setPolling({ poll, spinUs }))
+    const { poll, spin: spinUs, fastPath } = config.datapath
+    const ready = started.then(async () => {
+      await datapath.setPolling({ poll, spinUs })
+      const why = await datapath.setFastPath(fastPath)
+      if (why !== null) log.warn({ why }, 'no fast path: every frame goes through the daemon')
+    })
     ready.catch(() => undefined)
     await serve(configPath, config, daemon, { datapath, unread, ports, started: ready }, startCompanion)
   } finally {

@@ -8,6 +8,7 @@ import {
   BridgeName,
   Digest,
   DiscardRequest,
+  FastVerdict,
   FdbEntry,
   FilesFound,
   FlatDisks,
@@ -120,6 +121,7 @@ function addViews(
     networks: await Promise.all(
       wanted.networks().map(async (name) => {
         const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
+        const paths = await datapath.call('paths', { network: name })
         return {
           name,
           epoch,
@@ -128,6 +130,7 @@ function addViews(
           waiting: ports.waitingIn(name),
           undriven: host.holders.undriven(name),
           fdbEntries,
+          ...(datapath.fastPath === 'off' ? {} : { fast: paths.filter(({ why }) => why === null).length }),
           peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
         }
       }),
@@ -159,8 +162,30 @@ function addViews(
     (request) => disks.disksOf(request.params.vm),
   )
 
-  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () =>
-    ports.info().map((port) => (port.vm === null ? { ...port, holder: host.holders.of(port.name) } : port)),
+  app.get(routes.ports, { schema: { response: { 200: Type.Array(PortInfo) } } }, async () => {
+    const paths = await fastPathOf(datapath, wanted.networks())
+    return ports.info().map((port) => {
+      const why = paths?.get(ports.get(port.name)?.index ?? -1)
+      const fastPath =
+        paths === null ? {} : { fastPath: { fast: why === null, why: why === undefined ? 'no device' : why } }
+      const holder = port.vm === null ? { holder: host.holders.of(port.name) } : {}
+      return { ...port, ...fastPath, ...holder }
+    })
+  })
+
+  app.get(
+    routes.verdicts,
+    { schema: { params: InNetwork, response: { 200: Type.Array(FastVerdict) } } },
+    async (request) => {
+      const { network } = request.params
+      const known = wanted.networks()
+      if (!known.includes(network)) throw unknownNetwork(`host ${host.name}`, network, known)
+      const nameOf = (index: number) => ports.byIndex(index)?.name ?? ''
+      return (await datapath.call('verdicts', { network })).map(({ from, to, vlan, idleSeconds, ...addresses }) => {
+        const base = { from: nameOf(from), to: nameOf(to), ...addresses, idle: idleSeconds }
+        return vlan === 0 ? base : { ...base, vlan }
+      })
+    },
   )
 
   app.get(routes.fdb, { schema: { params: InNetwork, response: { 200: Type.Array(FdbEntry) } } }, async (request) => {
@@ -343,4 +368,14 @@ function addRestores(app: ApiInstance, restores: Restores): void {
       return {}
     },
   )
+}
+
+/** Why each port's frames go through the daemon, by its index; null: they do not. Null: no port's ever do not. */
+async function fastPathOf(
+  datapath: DaemonHost['datapath'],
+  networks: readonly string[],
+): Promise<Map<number, string | null> | null> {
+  if (datapath.fastPath === 'off') return null
+  const paths = await Promise.all(networks.map((network) => datapath.call('paths', { network })))
+  return new Map(paths.flat().map(({ index, why }) => [index, why]))
 }

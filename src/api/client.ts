@@ -14,6 +14,7 @@ import {
   type CreateRequest,
   DeleteReport,
   type DiscardRequest,
+  FastVerdict,
   FdbEntry,
   FilesFound,
   FlatDisks,
@@ -69,6 +70,7 @@ const fits = {
   bridges: validator(Type.Array(BridgeInfo)),
   captures: validator(Type.Array(CaptureInfo)),
   fdb: validator(Type.Array(FdbEntry)),
+  verdicts: validator(Type.Array(FastVerdict)),
   machineDisks: validator(MachineDisks),
   flattened: validator(Flattened),
   flatDisks: validator(FlatDisks),
@@ -153,6 +155,10 @@ export class SwitchClient {
   /** What it has seen so far comes yet, and then its end. */
   async endCapture(id: number, options: CallOptions): Promise<void> {
     await this.#connection.json('DELETE', pathOf('capture', { id: String(id) }), fits.nothing, options)
+  }
+
+  verdicts(network: string, options: CallOptions): Promise<FastVerdict[]> {
+    return this.#connection.json('GET', pathOf('verdicts', { network }), fits.verdicts, options)
   }
 
   /** The daemon reads its configuration again. */

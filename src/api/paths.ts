@@ -15,6 +15,7 @@ export const routes = {
   captures: '/v1/captures',
   capture: '/v1/captures/:id',
   networkCapture: '/v1/networks/:network/capture',
+  verdicts: '/v1/networks/:network/verdicts',
   machineDisks: '/v1/machines/:vm/disks',
   pruneDisks: '/v1/disks/prune',
   flattenMachine: '/v1/machines/:vm/flatten',

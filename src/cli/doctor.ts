@@ -65,6 +65,7 @@ export async function examine(): Promise<Finding[]> {
     capabilities(),
     tunDevice(),
     packetSockets(),
+    fastPath(),
     qemu(),
     qemuImg(),
     userfaultfd(),
@@ -155,6 +156,14 @@ function packetSockets(): Finding[] {
       'TCP in tunnels (VXLAN, GRE) between ports passes at a quarter of a bridge’s rate; full-size frames with two VLAN tags are lost on veths; allow CAP_BPF.',
     ),
   ]
+}
+
+/** What the kernel can forward by itself (docs/internals/fast-path.md). */
+async function fastPath(): Promise<Finding[]> {
+  const { fastPathTrouble } = await import('../../switch/datapath/kernel/kernel-path.js')
+  const trouble = fastPathTrouble()
+  const cost = 'every frame goes through the daemon, also with `fastPath: auto`.'
+  return [finding('fast path', trouble === null, trouble ?? 'programs can be loaded', false, cost)]
 }
 
 async function qemu(): Promise<Finding[]> {

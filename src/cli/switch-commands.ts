@@ -6,7 +6,7 @@ import { Connection } from '../api/connection.js'
 import { parseEndpoint } from '../api/endpoint.js'
 import { checkedName, unknownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
-import { CoordinatorStatus, type FdbEntry, type PortInfo, SwitchStatus } from '../api/schemas.js'
+import { CoordinatorStatus, type PortInfo, SwitchStatus } from '../api/schemas.js'
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { reachedBy } from '../hypervisor/drivers.js'
@@ -59,7 +59,10 @@ directory, datapath or hypervisor setting needs a restart.`,
   withSwitchSocket(withJson(fdb.command('show')))
     .description('show which address is behind which port; -j prints the shape of `bridge -j fdb show`')
     .argument('[network]', 'only this network')
-    .action((network: string | undefined, options: CommonOptions) => fdbShow(terminal, network, options))
+    .option('--verdicts', 'which pairs of addresses the kernel forwards by itself')
+    .action((network: string | undefined, options: CommonOptions & { verdicts?: boolean }) =>
+      options.verdicts === true ? verdictsShow(terminal, network, options) : fdbShow(terminal, network, options),
+    )
 }
 
 export async function withSwitch<T>(options: CommonOptions, act: (client: SwitchClient) => Promise<T>): Promise<T> {
@@ -129,10 +132,13 @@ function describeSwitch(found: SwitchStatus): string {
   const lines = [
     `switch ${found.host}: version ${found.version}, pid ${found.pid}, up ${formatDuration(found.uptimeSeconds)}${restarts}\n`,
   ]
+  const withFast = found.networks.some(({ fast }) => fast !== undefined)
   const networks = found.networks.map((n) => {
-    return [n.name, n.epoch, n.ports, n.waiting?.join(',') ?? null, n.fdbEntries, n.busy ?? 'no']
+    const fast = withFast ? [n.fast ?? null] : []
+    return [n.name, n.epoch, n.ports, ...fast, n.waiting?.join(',') ?? null, n.fdbEntries, n.busy ?? 'no']
   })
-  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', 'WAITING', 'FDB', 'BUSY'], networks))
+  const fastHead = withFast ? ['FAST'] : []
+  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', ...fastHead, 'WAITING', 'FDB', 'BUSY'], networks))
   if (found.networks.some((n) => (n.waiting ?? []).length > 0)) {
     lines.push('ports wait for devices that do not exist: `snapswitch port list` says for which\n')
   }
@@ -199,6 +205,7 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
   })
   if (options.json === true) return printJson(terminal, ports)
   const withRules = ports.some(({ rules }) => rules !== undefined)
+  const withPaths = ports.some(({ fastPath }) => fastPath !== undefined)
   const head = [
     'PORT',
     'NETWORK',
@@ -214,6 +221,7 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     'TX',
     'TX BYTES',
     'DROPS',
+    ...(withPaths ? ['PATH'] : []),
     ...(withRules ? ['RULES'] : []),
   ]
   const problems = ports.flatMap(({ name, problem, warnings = [], holder }) =>
@@ -225,7 +233,11 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     [
       formatTable(
         head,
-        ports.map((port) => [...portRow(port), ...(withRules ? [describeRules(port.rules)] : [])]),
+        ports.map((port) => [
+          ...portRow(port),
+          ...(withPaths ? [describePath(port.fastPath)] : []),
+          ...(withRules ? [describeRules(port.rules)] : []),
+        ]),
       ),
       ...(problems.length === 0 ? [] : ['\n', ...problems]),
     ].join(''),
@@ -249,6 +261,9 @@ function holderInWords(holder: PortInfo['holder']): string | null {
   if (holder === null || holder === undefined) return null
   return holder.kind === 'undrivable' ? `(${holder.name ?? '?'}: not driven)` : `(${holder.name ?? '?'})`
 }
+
+/** `fast`, or `slow: why`. */
+const describePath = (path: PortInfo['fastPath']) => (path?.fast === true ? 'fast' : `slow: ${path?.why ?? 'off'}`)
 
 function portRow(p: PortInfo): (string | number | null)[] {
   const { counters: c } = p
@@ -293,15 +308,34 @@ function covers(one: number | string, vlan: number | undefined): boolean {
   return vlan >= first! && vlan <= last!
 }
 
-async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
+/** What `ask` answers of a network, or of all. */
+function ofNetworks<T>(
+  network: string | undefined,
+  options: CommonOptions,
+  ask: (client: SwitchClient, name: string) => Promise<readonly T[]>,
+): Promise<T[]> {
   if (network !== undefined) checkedName('network', network)
-  const entries = await withSwitch(options, async (client) => {
+  return withSwitch(options, async (client) => {
     const networks =
       network === undefined ? (await client.status({ deadlineMs: callMs })).networks.map((n) => n.name) : [network]
-    const perNetwork: FdbEntry[][] = []
-    for (const name of networks) perNetwork.push(await client.fdb(name, { deadlineMs: callMs }))
-    return perNetwork.flat()
+    const found: T[] = []
+    for (const name of networks) found.push(...(await ask(client, name)))
+    return found
   })
+}
+
+async function verdictsShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
+  const found = await ofNetworks(network, options, async (client, name) => {
+    const verdicts = await client.verdicts(name, { deadlineMs: callMs })
+    return verdicts.map((verdict) => ({ network: name, ...verdict }))
+  })
+  if (options.json === true) return printJson(terminal, found)
+  const rows = found.map((v) => [v.network, v.from, v.source, v.to, v.destination, v.vlan ?? null, Math.round(v.idle)])
+  terminal.out(formatTable(['NETWORK', 'FROM', 'SOURCE', 'TO', 'DESTINATION', 'VLAN', 'IDLE s'], rows))
+}
+
+async function fdbShow(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
+  const entries = await ofNetworks(network, options, (client, name) => client.fdb(name, { deadlineMs: callMs }))
   if (options.json === true) return printJson(terminal, entries)
   const rows = entries.map((e) => [e.mac, e.port, e.ifname, e.vlan ?? null, e.master, e.state, Math.round(e.used)])
   terminal.out(formatTable(['MAC', 'PORT', 'DEVICE', 'VLAN', 'NETWORK', 'STATE', 'AGE s'], rows))

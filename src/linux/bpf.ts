@@ -3,14 +3,18 @@
 
 import { endianness } from 'node:os'
 import { mapArena, releaseArena } from './arena.js'
-import { check, libc } from './libc.js'
+import { errno, errnoName, libc, SystemCallError, syscallError } from './libc.js'
 
 const BPF_MAP_CREATE = 0
+const BPF_MAP_UPDATE_ELEM = 2
 const BPF_PROG_LOAD = 5
-const BPF_MAP_TYPE_ARRAY = 2
 const BPF_F_MMAPABLE = 1 << 10
 /** union bpf_attr, as far as programs and maps need it. */
 const ATTRIBUTES_LENGTH = 72
+const NAME_LENGTH = 15
+const MAP_NAME_AT = 28
+const PROGRAM_NAME_AT = 48
+const LOG_LENGTH = 64 * 1024
 
 export const ProgramType = { SOCKET_FILTER: 1, SCHED_CLS: 3 } as const
 
@@ -98,28 +102,86 @@ export function assemble(lines: readonly Line[]): Uint8Array {
   return bytes
 }
 
-/** A map’s descriptor: an array of one value, which can be mapped. Throws PERMISSION, SYSCALL. */
-export function createMap(bytes: number): number {
-  const attributes = new Uint8Array(ATTRIBUTES_LENGTH)
-  new Uint32Array(attributes.buffer).set([BPF_MAP_TYPE_ARRAY, 4, bytes, 1, BPF_F_MMAPABLE])
-  return check(libc().bpf(BPF_MAP_CREATE, attributes, attributes.length), 'create a BPF map')
+export const MapType = { HASH: 1, ARRAY: 2, PROGRAMS: 3, PER_CPU_ARRAY: 6 } as const
+
+export interface MapShape {
+  readonly type: number
+  /** Bytes. */
+  readonly key: number
+  readonly value: number
+  readonly entries: number
+  /** An array that can be mapped. */
+  readonly mapped?: boolean
+  /** Up to 15 letters, for whoever lists maps. */
+  readonly name?: string
 }
 
-/** A program's descriptor. `license`: helpers may ask for GPL. Throws PERMISSION, SYSCALL. */
-export function loadProgram(type: number, lines: readonly Line[], license: 'MIT' | 'GPL', what: string): number {
-  const program = assemble(lines)
-  const memory = mapArena(program.length + 16)
+/** A map’s descriptor. Throws PERMISSION, SYSCALL. */
+export function createMapOf({ type, key, value, entries, mapped = false, name = '' }: MapShape): number {
+  const attributes = new Uint8Array(ATTRIBUTES_LENGTH)
+  new Uint32Array(attributes.buffer).set([type, key, value, entries, mapped ? BPF_F_MMAPABLE : 0])
+  attributes.set(new TextEncoder().encode(name.slice(0, NAME_LENGTH)), MAP_NAME_AT)
+  const fd = libc().bpf(BPF_MAP_CREATE, attributes, attributes.length)
+  if (fd < 0) throw syscallError(`create a BPF map${name === '' ? '' : ` (${name})`}`)
+  return fd
+}
+
+/** Writes an element of two numbers of 32 bits, key and value. Throws SYSCALL. */
+export function putNumber(map: number, key: number, value: number): void {
+  const memory = mapArena(8)
   try {
-    memory.bytes.set(program)
-    memory.bytes.set(new TextEncoder().encode(`${license}\0`), program.length)
+    memory.words[0] = key
+    memory.words[1] = value
     const attributes = new Uint8Array(ATTRIBUTES_LENGTH)
     const view = new DataView(attributes.buffer)
-    view.setUint32(0, type, LITTLE_ENDIAN)
-    view.setUint32(4, program.length / 8, LITTLE_ENDIAN)
+    view.setUint32(0, map, LITTLE_ENDIAN)
     view.setBigUint64(8, BigInt(memory.address), LITTLE_ENDIAN)
-    view.setBigUint64(16, BigInt(memory.address + program.length), LITTLE_ENDIAN)
-    return check(libc().bpf(BPF_PROG_LOAD, attributes, attributes.length), what)
+    view.setBigUint64(16, BigInt(memory.address + 4), LITTLE_ENDIAN)
+    if (libc().bpf(BPF_MAP_UPDATE_ELEM, attributes, attributes.length) < 0) throw syscallError('write to a BPF map')
   } finally {
     releaseArena(memory)
   }
 }
+
+/** An array of one value, which can be mapped. Throws PERMISSION, SYSCALL. */
+export const createMap = (bytes: number) =>
+  createMapOf({ type: MapType.ARRAY, key: 4, value: bytes, entries: 1, mapped: true })
+
+/** A program's descriptor. `license`: helpers may ask for GPL. Throws PERMISSION, SYSCALL. */
+export function loadProgram(type: number, lines: readonly Line[], license: 'MIT' | 'GPL', what: string): number {
+  return loadCode(type, assemble(lines), license, what)
+}
+
+/** The same of assembled code. What the verifier says of a program that it does not take is in the error's action. */
+export function loadCode(type: number, code: Uint8Array, license: 'MIT' | 'GPL', what: string, name = ''): number {
+  const logAt = code.length + 16
+  const memory = mapArena(logAt + LOG_LENGTH)
+  try {
+    memory.bytes.set(code)
+    memory.bytes.set(new TextEncoder().encode(`${license}\0`), code.length)
+    const attributes = new Uint8Array(ATTRIBUTES_LENGTH)
+    const view = new DataView(attributes.buffer)
+    view.setUint32(0, type, LITTLE_ENDIAN)
+    view.setUint32(4, code.length / 8, LITTLE_ENDIAN)
+    view.setBigUint64(8, BigInt(memory.address), LITTLE_ENDIAN)
+    view.setBigUint64(16, BigInt(memory.address + code.length), LITTLE_ENDIAN)
+    attributes.set(new TextEncoder().encode(name.slice(0, NAME_LENGTH)), PROGRAM_NAME_AT)
+    const fd = libc().bpf(BPF_PROG_LOAD, attributes, attributes.length)
+    if (fd >= 0) return fd
+    const failure = errno()
+    view.setUint32(24, 1, LITTLE_ENDIAN)
+    view.setUint32(28, LOG_LENGTH, LITTLE_ENDIAN)
+    view.setBigUint64(32, BigInt(memory.address + logAt), LITTLE_ENDIAN)
+    const second = libc().bpf(BPF_PROG_LOAD, attributes, attributes.length)
+    if (second >= 0) return second
+    const log = new TextDecoder().decode(memory.bytes.slice(logAt, logAt + LOG_LENGTH)).replace(/\0.*$/s, '')
+    const known = syscallError(what, failure)
+    if (log.trim() === '') throw known
+    throw new SystemCallError(failure, known.code, `${what}: ${errnoName(failure)}`, verdictOf(log))
+  } finally {
+    releaseArena(memory)
+  }
+}
+
+/** The verifier's last words, which say what it does not like. */
+const verdictOf = (log: string) => `The kernel’s verifier says: ${log.trim().split('\n').slice(-6).join(' / ')}.`

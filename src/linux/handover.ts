@@ -9,7 +9,7 @@ import { type Arena, mapShared, releaseArena } from './arena.js'
 import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
 import { kernelIsAtLeast } from './kernel.js'
 import { Errno, errno, libc, syscallError } from './libc.js'
-import { attachFilter, choose, loadFilter } from './ring-filters.js'
+import { attachFilter, choose, loadFilter, type RingFilter } from './ring-filters.js'
 
 const BPF_LINK_CREATE = 28
 const BPF_TCX_INGRESS = 46
@@ -117,7 +117,7 @@ export class Handover {
 }
 
 /** Of a ring, and of the socket beside it (-1: none): they take over when the handover says so. */
-export function waitForHandover(ring: number, aside: number, programs: SocketPrograms): void {
-  attachFilter(ring, programs.ring)
+export function waitForHandover(ring: RingFilter, aside: number, programs: SocketPrograms): void {
+  ring.use(programs.ring)
   if (aside >= 0) attachFilter(aside, programs.nothing)
 }

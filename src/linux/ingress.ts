@@ -22,6 +22,8 @@ const TCA_KIND = 1
 const TCA_OPTIONS = 2
 const TCA_BPF_OPS_LEN = 4
 const TCA_BPF_OPS = 5
+const TCA_BPF_FD = 6
+const TCA_BPF_NAME = 7
 const TCA_BPF_FLAGS = 8
 const TCA_BPF_FLAG_ACT_DIRECT = 1
 const TC_H_CLSACT = 0xfffffff1
@@ -125,6 +127,33 @@ export function releaseLeft(links: Links, spares: (index: number) => boolean): n
   })
 }
 
+/**
+ * Has our filter at a device's ingress hook run a program, by its descriptor; null: it drops everything, as at first.
+ * No frame enters meanwhile. False: there is no filter of ours.
+ * @throws SnapswitchError PERMISSION, SYSCALL
+ */
+export function setIngressProgram(socket: NetlinkSocket, index: number, program: number | null): boolean {
+  const handle = findFilter(socket, index)
+  if (handle === null) return false
+  const what = `change the filter of network device ${index}`
+  socket.request(what, RTM_NEWTFILTER, NLM.create, programBody(index, handle, program))
+  return true
+}
+
+function programBody(index: number, handle: Handle, program: number | null): NetlinkBody {
+  const classic = new NetlinkBody()
+  for (const { code, jumpTrue, jumpFalse, k } of DROP_ALL) classic.u16(code).u8(jumpTrue).u8(jumpFalse).u32(k)
+  return filterHeader(index, handle)
+    .attributeText(TCA_KIND, 'bpf')
+    .nested(TCA_OPTIONS, (options) => {
+      const started =
+        program === null
+          ? options.attributeU16(TCA_BPF_OPS_LEN, DROP_ALL.length).attribute(TCA_BPF_OPS, classic.bytes())
+          : options.attributeU32(TCA_BPF_FD, program).attributeText(TCA_BPF_NAME, 'snapswitch')
+      return started.attributeU32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT)
+    })
+}
+
 function ipv6Setting(links: Links, index: number): DeviceSysctl {
   return new DeviceSysctl('ipv6', 'disable_ipv6', () => links.nameOf(index))
 }
@@ -133,7 +162,11 @@ function dropIngress(socket: NetlinkSocket, link: Link, ipv6WasOn: boolean): Han
   const made = addQdisc(socket, link)
   if (!made) {
     const left = findFilter(socket, link.index)
-    if (left !== null) return left
+    if (left !== null) {
+      // It may run a program yet, which forwards what it knows: from now on that is ours to do.
+      setIngressProgram(socket, link.index, null)
+      return left
+    }
   }
   const on = ipv6WasOn ? HANDLE.qdiscIsOursIpv6WasOn : HANDLE.qdiscIsOurs
   const handle = made ? on : ipv6WasOn ? HANDLE.qdiscWasThereIpv6WasOn : HANDLE.qdiscWasThere
@@ -159,16 +192,7 @@ function addQdisc(socket: NetlinkSocket, link: Link): boolean {
 }
 
 function addFilter(socket: NetlinkSocket, link: Link, handle: Handle): void {
-  const program = new NetlinkBody()
-  for (const { code, jumpTrue, jumpFalse, k } of DROP_ALL) program.u16(code).u8(jumpTrue).u8(jumpFalse).u32(k)
-  const body = filterHeader(link.index, handle)
-    .attributeText(TCA_KIND, 'bpf')
-    .nested(TCA_OPTIONS, (options) =>
-      options
-        .attributeU16(TCA_BPF_OPS_LEN, DROP_ALL.length)
-        .attribute(TCA_BPF_OPS, program.bytes())
-        .attributeU32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT),
-    )
+  const body = programBody(link.index, handle, null)
   try {
     socket.request(`filter what enters ${link.name}`, RTM_NEWTFILTER, NLM.create | NLM.excl, body)
   } catch (thrown) {

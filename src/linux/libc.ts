@@ -51,9 +51,15 @@ interface Libc {
   prctl(option: number, value: number, third: number, fourth: number, fifth: number): number
   /** Ends the process at once, also where a thread of it waits in the kernel. */
   _exit(code: number): void
+  /** The processors that a thread may use, a bit each; thread 0 is the calling one. */
+  sched_getaffinity(thread: number, length: number, mask: Bytes): number
+  sched_setaffinity(thread: number, length: number, mask: Bytes): number
+  /** membarrier(2), which libc has no function for. */
+  membarrier(command: number): number
 }
 
 const SYS_BPF = process.arch === 'arm64' ? 280 : 321
+const SYS_MEMBARRIER = process.arch === 'arm64' ? 283 : 324
 
 function bindLibc(): Libc {
   const library = koffi.load('libc.so.6')
@@ -98,6 +104,9 @@ function bindLibc(): Libc {
     accept4: library.func('int accept4(int, void *, void *, int)'),
     prctl: library.func('int prctl(int, ulong, ulong, ulong, ulong)'),
     _exit: library.func('void _exit(int)'),
+    sched_getaffinity: library.func('int sched_getaffinity(int, size_t, void *)'),
+    sched_setaffinity: library.func('int sched_setaffinity(int, size_t, const void *)'),
+    membarrier: (command: number) => syscall(SYS_MEMBARRIER, command, null, 0),
   } as unknown as Libc
 }
 
@@ -119,7 +128,9 @@ export const Errno = {
   ENOENT: 2,
   EINTR: 4,
   ENXIO: 6,
+  E2BIG: 7,
   EAGAIN: 11,
+  ENOMEM: 12,
   EACCES: 13,
   EBUSY: 16,
   EEXIST: 17,

@@ -153,13 +153,13 @@ export class RingFilters {
   }
 
   /** From now on the socket gets no frame that would jam a ring. */
-  keepFromRing(fd: number): void {
-    attachFilter(fd, this.#keeping)
+  keepFromRing(ring: RingFilter): void {
+    ring.use(this.#keeping)
   }
 
   /** The same for a device whose frames of that kind nobody reads: they are counted. */
-  refuse(fd: number): void {
-    attachFilter(fd, this.#refusing)
+  refuse(ring: RingFilter): void {
+    ring.use(this.#refusing)
   }
 
   /** From now on the socket gets those frames only. */
@@ -193,6 +193,45 @@ export class RingFilters {
 export function attachFilter(fd: number, program: number): void {
   const value = new Uint8Array(Int32Array.of(program).buffer)
   check(libc().setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, value, value.length), 'attach a BPF socket filter')
+}
+
+/** A program that stands before a socket's filter, and hands on to that by its descriptor. */
+export interface FrontFilter {
+  readonly program: number
+  handOn(to: number): void
+}
+
+/** The filter of a socket with a ring. */
+export class RingFilter {
+  readonly fd: number
+  #program = -1
+  #front: FrontFilter | null = null
+
+  constructor(fd: number) {
+    this.fd = fd
+  }
+
+  use(program: number): void {
+    if (this.#front === null) attachFilter(this.fd, program)
+    else this.#front.handOn(program)
+    this.#program = program
+  }
+
+  /** False: it has no filter yet, and gets none. Throws SYSCALL. */
+  putBefore(front: FrontFilter): boolean {
+    if (this.#program < 0) return false
+    front.handOn(this.#program)
+    attachFilter(this.fd, front.program)
+    this.#front = front
+    return true
+  }
+
+  /** The socket has its own filter again. Throws SYSCALL. */
+  takeAway(): void {
+    if (this.#front === null) return
+    attachFilter(this.fd, this.#program)
+    this.#front = null
+  }
 }
 
 let filters: RingFilters | null | undefined

@@ -6,12 +6,13 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { Core } from './core.js'
+import { KernelPath } from './kernel/kernel-path.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
 import { PlayInput } from './play-input.js'
 import { OversizeSender } from './port/oversize-sender.js'
 import { PacketPort } from './port/packet-port.js'
-import type { PortTrouble } from './port/port.js'
+import type { Port, PortTrouble } from './port/port.js'
 import type { CommandName, Commands, FromWorker, Request, WorkerInput } from './protocol.js'
 
 export class CommandHandlers {
@@ -20,6 +21,7 @@ export class CommandHandlers {
   readonly #oversize: OversizeSender
   readonly #networks = new Map<string, Core>()
   readonly #plays = new Map<number, PlayInput>()
+  #fast: KernelPath | null = null
 
   constructor(input: WorkerInput) {
     this.#counters = new Float64Array(input.counters)
@@ -30,6 +32,7 @@ export class CommandHandlers {
         for (const [network, { ports }] of this.#networks)
           if (ports.has(index)) post({ kind: 'unbound', network, port: index, ifindex })
       },
+      (now) => this.#fast?.tick(now),
     )
     this.#oversize = new OversizeSender(input.oversize)
   }
@@ -37,7 +40,7 @@ export class CommandHandlers {
   /** Until `stop`, or until something fails that must not. */
   run(): void {
     try {
-      this.#loop.run()
+      this.#loop.run(() => this.#fast?.close())
     } finally {
       this.#oversize.close()
     }
@@ -49,6 +52,7 @@ export class CommandHandlers {
       if (message === undefined) return
       const request = message.message as Request
       try {
+        this.#makeSlow(request)
         const result = this.#perform(request.name, request.args)
         this.#publishStates()
         post({ kind: 'reply', id: request.id, result })
@@ -66,6 +70,31 @@ export class CommandHandlers {
         this.#counters[port.row + Counter.gateClosed] = port.closed ? 1 : 0
       }
     }
+  }
+
+  /** Whatever changes a network's state, but for its addresses, finds all its frames here. */
+  #makeSlow({ name, args }: Request): void {
+    if (this.#fast === null || changesNothing.has(name)) return
+    const network = args !== null && 'network' in args ? this.#networks.get(args.network) : undefined
+    if (network !== undefined) this.#fast.slow(network.forwarder)
+  }
+
+  #openFastPath(): string | null {
+    if (this.#fast !== null) return null
+    try {
+      this.#fast = new KernelPath(this.#counters)
+    } catch (thrown) {
+      return thrown instanceof Error ? thrown.message : String(thrown)
+    }
+    for (const { forwarder, ports } of this.#networks.values()) {
+      this.#fast.addNetwork(forwarder)
+      for (const port of ports.values()) this.#addToFastPath(forwarder, port)
+    }
+    return null
+  }
+
+  #addToFastPath(forwarder: Forwarder, port: Port): void {
+    if (port instanceof PacketPort) this.#fast?.addPort(port, forwarder)
   }
 
   #perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
@@ -114,13 +143,15 @@ export class CommandHandlers {
       forwarder.network.raiseEpoch(epoch)
       forwarder.network.raiseFence(fence)
       this.#loop.addForwarder(forwarder)
+      this.#fast?.addNetwork(forwarder)
       this.#networks.set(name, core)
       return null
     },
     removeNetwork: ({ network }) => {
-      const { forwarding, ports } = this.#network(network)
+      const { forwarder, forwarding, ports } = this.#network(network)
       if (ports.size > 0)
         throw new SnapswitchError('INTERNAL', `network ${network} has ports yet`, 'Please report this.')
+      this.#fast?.removeNetwork(forwarder)
       this.#loop.removeForwarder(forwarding)
       this.#networks.delete(network)
       return null
@@ -132,12 +163,15 @@ export class CommandHandlers {
       core.add(spec.index, port)
       core.perform('addPort', { spec, now: nowMs() })
       this.#loop.addPort(spec.index, port, core.forwarding)
+      // While it is being handed over, others have its device's hooks.
+      if (device.handover === undefined) this.#addToFastPath(core.forwarder, port)
       return port.asideFd
     },
     removePort: ({ network, index }) => {
       const core = this.#network(network)
       const port = core.ports.get(index)
       if (port === undefined) return null
+      this.#fast?.removePort(index, core.forwarder)
       core.perform('removePort', { index })
       core.remove(index)
       this.#loop.removePort(port)
@@ -145,16 +179,23 @@ export class CommandHandlers {
     },
     changePort: ({ network, spec }) => {
       const core = this.#network(network)
-      if (!core.ports.has(spec.index)) return null
+      const port = core.ports.get(spec.index)
+      if (port === undefined) return null
+      this.#fast?.removePort(spec.index, core.forwarder)
       core.perform('changePort', { spec, now: nowMs() })
+      this.#addToFastPath(core.forwarder, port)
       this.#loop.flushAll()
       return null
     },
     handOver: ({ network, ports: indexes, programs, drain = false }) => {
-      const { ports } = this.#network(network)
+      const { forwarder, ports } = this.#network(network)
       for (const index of indexes) {
-        ports.get(index)?.handOver(programs)
-        if (drain) this.#loop.drain(ports.get(index))
+        const port = ports.get(index)
+        if (port === undefined) continue
+        this.#fast?.removePort(index, forwarder)
+        port.handOver(programs)
+        if (drain) this.#loop.drain(port)
+        if (programs === null) this.#addToFastPath(forwarder, port)
       }
       return null
     },
@@ -194,6 +235,14 @@ export class CommandHandlers {
       this.#loop.removePlay(input)
       return { frames: input.frames, refused: input.refused }
     },
+    fastPath: ({ mode }) => {
+      if (mode === 'auto') return this.#openFastPath()
+      this.#fast?.close()
+      this.#fast = null
+      return null
+    },
+    paths: ({ network }) => this.#fast?.paths(this.#network(network).forwarder) ?? [],
+    verdicts: ({ network }) => this.#fast?.list(this.#network(network).forwarder) ?? [],
     ping: () => null,
     stop: () => {
       this.#loop.stop()
@@ -201,6 +250,18 @@ export class CommandHandlers {
     },
   }
 }
+
+/** Commands after which every frame meets the decision that it would have met before. */
+const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
+  'addNetwork',
+  'addPort',
+  'announce',
+  'learn',
+  'fdb',
+  'network',
+  'paths',
+  'verdicts',
+])
 
 export function post(message: FromWorker): void {
   parentPort!.postMessage(message)

@@ -15,6 +15,9 @@ import type { Commands } from './protocol.js'
 /** Who is handed the frames and the time of a network. */
 export type Forwarding = Pick<Forwarder, 'receive' | 'tick' | 'snapshots'>
 
+/** Who wants every frame. */
+const RECORDING = 'a recording'
+
 /** Where the forwarder's frames for a port go. */
 class PortOutput implements Output {
   readonly index: number
@@ -89,6 +92,7 @@ export class Core {
         'Begin before it or after it: a recording that has begun goes on through snapshots and restores.',
       )
     }
+    network.wantEveryFrame(RECORDING, true)
     const result = { options: network.options, checkpoint: checkpointOf(this.forwarder) }
     this.#use(new Recorder(this.forwarder, new RingSink(new RingWriter(memory))))
     return result
@@ -99,6 +103,7 @@ export class Core {
     const recorder = this.#recorder
     recorder?.mark()
     this.#use(null)
+    this.forwarder.network.wantEveryFrame(RECORDING, false)
     return { frames: recorder?.frames ?? 0, isFull: recorder?.isFull ?? false }
   }
 

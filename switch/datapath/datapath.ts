@@ -22,6 +22,7 @@ import type {
   CommandName,
   Commands,
   DatapathEvent,
+  FastPathMode,
   FromWorker,
   Polling,
   Request,
@@ -72,6 +73,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** The worker's thread id. */
   thread = 0
   #polling: Polling
+  #fastPath: FastPathMode = 'off'
   readonly #wakeFd: number
   readonly #wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
   readonly #pending = new Map<number, Pending>()
@@ -151,6 +153,16 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async setPolling(polling: Polling): Promise<void> {
     this.#polling = polling
     await this.call('polling', polling)
+  }
+
+  get fastPath(): FastPathMode {
+    return this.#fastPath
+  }
+
+  /** Also when it is started again. Returns why it cannot be had; null: it can, or is not to. */
+  async setFastPath(mode: FastPathMode): Promise<string | null> {
+    this.#fastPath = mode
+    return await this.call('fastPath', { mode })
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {
@@ -323,6 +335,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       await this.start()
       this.bootId = newBootId()
       this.#bootedAt = Math.round(nowMs())
+      await this.call('fastPath', { mode: this.#fastPath })
       for (const args of this.#networks.values()) await this.#sendNetwork(args)
       await Promise.all([...this.#ports.values()].map((args) => this.#openAgain(args)))
       this.restarts++

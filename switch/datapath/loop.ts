@@ -24,6 +24,7 @@ export class DatapathLoop implements FrameSink {
   /** Performs the commands that wait. */
   readonly #drainCommands: () => void
   readonly #unbound: (port: Port) => void
+  readonly #ticked: (now: number) => void
   readonly #forwarders: Forwarding[] = []
   readonly #ports: Port[] = []
   readonly #plays: (PlayInput | null)[] = new Array<PlayInput | null>(MOST_PLAYS).fill(null)
@@ -33,11 +34,17 @@ export class DatapathLoop implements FrameSink {
   /** Frames that the last look at the plays has brought. */
   #played = 0
 
-  /** `unbound` is told of a port whose device has left it. */
-  constructor(input: WorkerInput, drainCommands: () => void, unbound: (port: Port) => void) {
+  /** `unbound` is told of a port whose device has left it; `ticked` that time has passed, while nothing is in hand. */
+  constructor(
+    input: WorkerInput,
+    drainCommands: () => void,
+    unbound: (port: Port) => void,
+    ticked: (now: number) => void,
+  ) {
     this.#polling = input
     this.#drainCommands = drainCommands
     this.#unbound = unbound
+    this.#ticked = ticked
     this.#pollSet = new PollSet(input.wakeFd)
   }
 
@@ -114,12 +121,13 @@ export class DatapathLoop implements FrameSink {
 
   /**
    * Until `stop`, or until something fails that must not: then the ports are closed all the same, for a new worker to
-   * open.
+   * open. `before`: what must have ended before they are closed.
    */
-  run(): void {
+  run(before: () => void): void {
     try {
       this.#loop()
     } finally {
+      before()
       for (const port of this.#ports) port.close()
       for (const play of this.#plays) play?.close()
       closeRingFilters()
@@ -186,6 +194,7 @@ export class DatapathLoop implements FrameSink {
     }
     for (const port of this.#ports) port.tick(now)
     this.flushAll()
+    this.#ticked(now)
     return interval
   }
 

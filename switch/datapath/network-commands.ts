@@ -26,6 +26,9 @@ export type NetworkCommand = Exclude<
   | 'polling'
   | 'play'
   | 'endPlay'
+  | 'fastPath'
+  | 'paths'
+  | 'verdicts'
   | 'ping'
   | 'stop'
 >

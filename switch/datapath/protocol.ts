@@ -14,6 +14,23 @@ import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-sn
 import type { Checkpoint } from '../recording/format.js'
 import type { PortTrouble } from './port/port.js'
 
+export type FastPathMode = 'auto' | 'off'
+
+/** Of a port: its frames are fast, or why not. */
+export interface PortPath {
+  readonly index: number
+  readonly why: string | null
+}
+
+export interface VerdictRow {
+  readonly from: number
+  readonly to: number
+  readonly source: string
+  readonly destination: string
+  readonly vlan: number
+  readonly idleSeconds: number
+}
+
 /** How the loop waits for frames: `sleep` in poll at once, `busy` never, `adaptive` after a bounded spin. */
 export type PollMode = 'adaptive' | 'busy' | 'sleep'
 
@@ -75,6 +92,12 @@ export interface Commands {
   play: { args: { play: number; fd: number; ports: readonly { network: string; index: number }[] }; result: null }
   /** It is over, whatever waits. Frames that came in, messages that were refused. */
   endPlay: { args: { play: number }; result: { frames: number; refused: number } }
+  /** Whether what is decided may be repeated in the kernel. The result: why it cannot; null: it can, or is not to. */
+  fastPath: { args: { mode: FastPathMode }; result: string | null }
+  /** Which ports are on the fast path, and why others are not. */
+  paths: { args: { network: string }; result: readonly PortPath[] }
+  /** What is repeated in the kernel. */
+  verdicts: { args: { network: string }; result: readonly VerdictRow[] }
   /** It answers: that is all. */
   ping: { args: null; result: null }
   begin: { args: { network: string; epoch: number; policy: Policy; until: number }; result: null }

@@ -29,6 +29,8 @@ export class Fdb {
   size = 0
   /** Addresses that were not learned because a bound was reached. */
   refused = 0
+  /** An address that was pinned is gone from a port, or behind another one by now. */
+  unpinned: ((port: number) => void) | null = null
   readonly #options: FdbOptions
   readonly #mask: number
   /** (upper 16 bits of the MAC << 12 | VLAN), or EMPTY. */
@@ -38,6 +40,7 @@ export class Fdb {
   /** When it was last seen, or STATIC. */
   readonly #seen: Int32Array
   readonly #sticky: Uint8Array
+  readonly #pinned: Uint8Array
   readonly #learnedBy: Uint32Array
   #sweepAt = 0
 
@@ -51,6 +54,7 @@ export class Fdb {
     this.#port = new Int16Array(slots)
     this.#seen = new Int32Array(slots)
     this.#sticky = new Uint8Array(slots)
+    this.#pinned = new Uint8Array(slots)
     this.#learnedBy = new Uint32Array(ports)
   }
 
@@ -85,6 +89,25 @@ export class Fdb {
       return false
     }
     this.#fill(slot, high, macLow, port, seconds, 0)
+    return true
+  }
+
+  /**
+   * Whoever goes by where this address is now is told when it is there no more (`unpinned`). False: it is not behind
+   * that port.
+   */
+  pin(macHigh: number, macLow: number, vlan: number, port: number): boolean {
+    const slot = this.#find((macHigh << 12) | vlan, macLow)
+    if (slot === NO_PORT || this.#port[slot] !== port) return false
+    this.#pinned[slot] = 1
+    return true
+  }
+
+  /** A frame that was not shown to `learn` has come from there: false when the address is elsewhere, or not known. */
+  seenAt(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): boolean {
+    const slot = this.#find((macHigh << 12) | vlan, macLow)
+    if (slot === NO_PORT || this.#port[slot] !== port) return false
+    if (this.#seen[slot] !== STATIC && this.#seen[slot] < seconds) this.#seen[slot] = seconds
     return true
   }
 
@@ -125,6 +148,7 @@ export class Fdb {
     this.#port[slot] = port
     this.#seen[slot] = seen
     this.#sticky[slot] = sticky
+    this.#pinned[slot] = 0
     this.#learnedBy[port]++
     this.size++
   }
@@ -253,14 +277,21 @@ export class Fdb {
       this.refused++
       return false
     }
+    if (this.#pinned[slot] === 1) this.#unpin(slot)
     this.#learnedBy[this.#port[slot]]--
     this.#learnedBy[port]++
     this.#port[slot] = port
     return true
   }
 
+  #unpin(slot: number): void {
+    this.#pinned[slot] = 0
+    this.unpinned?.(this.#port[slot])
+  }
+
   /** Backward-shift deletion (Knuth 6.4, algorithm R): no tombstones, so look-ups never slow down. */
   #remove(slot: number): void {
+    if (this.#pinned[slot] === 1) this.#unpin(slot)
     this.#learnedBy[this.#port[slot]]--
     this.size--
     let hole = slot
@@ -273,6 +304,7 @@ export class Fdb {
         this.#port[hole] = this.#port[next]
         this.#seen[hole] = this.#seen[next]
         this.#sticky[hole] = this.#sticky[next]
+        this.#pinned[hole] = this.#pinned[next]
         hole = next
       }
       next = (next + 1) & this.#mask

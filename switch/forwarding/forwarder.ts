@@ -343,8 +343,10 @@ export class Forwarder {
       if (to !== NO_PORT) {
         if (to === from.index && rules?.hairpin !== true) return
         const port = this.byIndex[to]!
-        if ((from.blocked & port.mask) === 0) this.egress.deliver(port, frame, now)
-        else this.#detour(from, port, frame, now)
+        if ((from.blocked & port.mask) === 0) {
+          this.network.fast?.reached(from, port, frame, vlan)
+          this.egress.deliver(port, frame, now)
+        } else this.#detour(from, port, frame, now)
         return
       }
     } else if (refusal !== null) {

@@ -6,6 +6,7 @@ import { Ends } from '../../src/epoch/peer-channel.js'
 import type { StateExchange } from '../../src/epoch/state.js'
 import { isPause } from '../../src/frame/ethernet.js'
 import { type CounterTable, MAX_PORTS } from './counters.js'
+import type { FastPath } from './fast-path.js'
 import { Fdb, type FdbOptions } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
 import { type FrameObserver, Observers } from './observer.js'
@@ -66,6 +67,8 @@ export class Network {
   readonly #observers: FrameObserver[] = []
   #epoch = 0
   #fence = 0
+  #fast: FastPath | null = null
+  readonly #wanting = new Set<string>()
 
   constructor(options: NetworkOptions, counters: CounterTable) {
     // Bounds are handed on to who keeps them, and change in place.
@@ -79,6 +82,31 @@ export class Network {
 
   get options(): NetworkOptions {
     return this.#options
+  }
+
+  get fast(): FastPath | null {
+    return this.#fast
+  }
+
+  /** Decisions that depend on nothing else may be repeated there from now on; null: nowhere. */
+  repeatBy(fast: FastPath | null): void {
+    this.#fast = fast
+    this.fdb.unpinned = fast === null ? null : (port) => fast.outdated(port)
+  }
+
+  /** Who needs to see every frame, by name. While somebody does, none is on the fast path. */
+  get wanting(): ReadonlySet<string> {
+    return this.#wanting
+  }
+
+  /** From when this returns, every frame of the network comes to the forwarder, for as long as somebody wants that. */
+  wantEveryFrame(who: string, wanted: boolean): void {
+    if (!wanted) {
+      this.#wanting.delete(who)
+      return
+    }
+    this.#wanting.add(who)
+    this.#fast?.slow()
   }
 
   /** Addresses, ports and what is held stay. */
@@ -115,6 +143,7 @@ export class Network {
 
   /** Not while a frame is being forwarded. */
   observe(observer: FrameObserver): void {
+    this.#fast?.slow()
     this.#observers.push(observer)
     this.#look()
   }

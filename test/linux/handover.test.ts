@@ -8,6 +8,7 @@ import { Handover, waitForHandover } from '../../src/linux/handover.js'
 import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
+import { RingFilter } from '../../src/linux/ring-filters.js'
 import { enterFreshNamespace, run, until } from './namespace.js'
 import { NUMBER_AT } from './numbered-sender.js'
 import { packetSocket, receiveAll } from './wire.js'
@@ -63,7 +64,7 @@ t.test(
     await until(() => states().every((state) => state === 3), 'the ports forward')
     const handover = new Handover(false)
     const ours = packetSocket(index('ssw-a'))
-    waitForHandover(ours, -1, handover.sockets)
+    waitForHandover(new RingFilter(ours), -1, handover.sockets)
     receiveAll(ours)
     t.ok(handover.hook(index('ssw-a')))
     const far = packetSocket(index('ssw-b-far'))

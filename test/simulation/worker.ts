@@ -259,6 +259,9 @@ export class Worker {
     handOver: () => unused('handOver'),
     startRecording: () => unused('startRecording'),
     endRecording: () => unused('endRecording'),
+    fastPath: () => unused('fastPath'),
+    paths: () => unused('paths'),
+    verdicts: () => unused('verdicts'),
   }
 
   /** For the diagram, coverage.ts and invariants.ts. */

@@ -86,6 +86,8 @@ export const PortInfo = Type.Object({
   warnings: Type.Optional(Type.Array(ErrorReportSchema)),
   mtu: Count,
   counters: PortCounters,
+  /** Whether the kernel hands its frames on by itself (`datapath: { fastPath: auto }`), or why not. */
+  fastPath: Type.Optional(Type.Object({ fast: Type.Boolean(), why: nullable(Type.String()) })),
   /** Who holds the TAP of a port that belongs to no machine; null: nobody. Left out of other ports. */
   holder: Type.Optional(nullable(PortHolder)),
 })
@@ -104,6 +106,18 @@ export const FdbEntry = Type.Object({
   used: Type.Number(),
 })
 export type FdbEntry = Static<typeof FdbEntry>
+
+/** What the kernel does by itself with the frames of a pair of addresses. */
+export const FastVerdict = Type.Object({
+  from: Type.String(),
+  to: Type.String(),
+  source: Mac,
+  destination: Mac,
+  vlan: Type.Optional(Type.Integer()),
+  /** Seconds since it was last used. */
+  idle: Type.Number(),
+})
+export type FastVerdict = Static<typeof FastVerdict>
 
 /** POST /v1/machines/:vm/flatten: the number of images in each disk's chain that was made short. */
 export const Flattened = Type.Object({
@@ -157,6 +171,8 @@ export const SwitchStatus = Type.Object({
       /** Of those: ports whose machines cannot be driven. */
       undriven: Type.Optional(Type.Array(UndrivenPort)),
       fdbEntries: Count,
+      /** Ports whose frames the kernel hands on by itself; left out where it never does. */
+      fast: Type.Optional(Count),
       peers: Type.Array(Peer),
     }),
   ),

@@ -19,7 +19,7 @@ import {
   readMtu,
   setVnetHeader,
 } from '../../../src/linux/packet-socket.js'
-import { attachFilter, type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
+import { attachFilter, type RingFilter, type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
 
 const ETHERNET_MTU = 1500
 /** While the kernel has its module. */
@@ -57,7 +57,7 @@ export class AsideSocket {
   readonly #ifindex: number
   readonly #device: string
   /** The port's socket with the ring. */
-  readonly #ring: number
+  readonly #ring: RingFilter
   /** It gets frames. */
   #bound = false
   /** Its descriptor was ready: one more may be there than those that were counted. */
@@ -66,7 +66,7 @@ export class AsideSocket {
   #arena: Arena | null = null
   #seen: number
 
-  private constructor(fd: number, ring: number, ifindex: number, device: string, filters: RingFilters) {
+  private constructor(fd: number, ring: RingFilter, ifindex: number, device: string, filters: RingFilters) {
     this.fd = fd
     this.#ring = ring
     this.#ifindex = ifindex
@@ -79,7 +79,7 @@ export class AsideSocket {
    * Keeps such frames from `ring`'s socket, which is not bound yet, from then on; null where the kernel has no such
    * filters.
    */
-  static open(ring: number, ifindex: number, device: string, handover?: SocketPrograms): AsideSocket | null {
+  static open(ring: RingFilter, ifindex: number, device: string, handover?: SocketPrograms): AsideSocket | null {
     const filters = ringFilters()
     if (filters === null) return null
     const fd = openAsideSocket((socket) =>
@@ -90,7 +90,7 @@ export class AsideSocket {
       const aside = new AsideSocket(fd, ring, ifindex, device, filters)
       // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which most hosts never see:
       // and a second socket that is bound costs 0.13 microseconds a frame.
-      const idle = kernelIsAtLeast(6, 2) && driverOf(ring, ifindex) === 'veth' && !existsSync(SCTP_IS_THERE)
+      const idle = kernelIsAtLeast(6, 2) && driverOf(ring.fd, ifindex) === 'veth' && !existsSync(SCTP_IS_THERE)
       if (idle) filters.refuse(ring)
       else aside.#bind()
       if (handover !== undefined) waitForHandover(ring, fd, handover)
@@ -110,12 +110,12 @@ export class AsideSocket {
   }
 
   /** The sockets take frames when `programs` say so; null: always. */
-  handOver(ring: number, programs: SocketPrograms | null): void {
-    if (programs !== null) waitForHandover(ring, this.fd, programs)
+  handOver(programs: SocketPrograms | null): void {
+    if (programs !== null) waitForHandover(this.#ring, this.fd, programs)
     else {
       this.#filters.setAside(this.fd)
-      if (this.#bound) this.#filters.keepFromRing(ring)
-      else this.#filters.refuse(ring)
+      if (this.#bound) this.#filters.keepFromRing(this.#ring)
+      else this.#filters.refuse(this.#ring)
     }
   }
 

@@ -8,6 +8,7 @@ import type { SocketPrograms } from '../../../src/linux/handover.js'
 import { libc } from '../../../src/linux/libc.js'
 import { bindPacketSocket, isBoundTo, readKernelDrops, takeSocketError } from '../../../src/linux/packet-socket.js'
 import type { PortDevice, PortSockets } from '../../../src/linux/port-sockets.js'
+import { type FrontFilter, RingFilter } from '../../../src/linux/ring-filters.js'
 import { Counter, type CounterTable, Drop, type DropReason, ROW } from '../../forwarding/counters.js'
 import { Aside, AsideSocket } from './aside.js'
 import type { OversizeSender } from './oversize-sender.js'
@@ -16,6 +17,13 @@ import { ReceiveRing } from './receive-ring.js'
 import { Segments } from './segments.js'
 import { SPILL_BATCH, Spill } from './spill.js'
 import { TransmitQueue } from './transmit-queue.js'
+
+/** Counts the frames that a port takes from its socket, for whoever keeps others from it. */
+export interface Taking {
+  take(bytes: Uint8Array, at: number): void
+  /** Those that were taken have been sent on. */
+  sent(): void
+}
 
 const BATCH = 64
 /** How long a jammed ring may stay so. */
@@ -28,6 +36,8 @@ export class PacketPort implements Port {
   readonly fd: number
   readonly #counters: CounterTable
   readonly #row: number
+  readonly #filter: RingFilter
+  #taking: Taking | null = null
   readonly #ring: ReceiveRing
   readonly #spill: Spill
   readonly #frame = new Frame()
@@ -67,13 +77,14 @@ export class PacketPort implements Port {
     this.#say = say
     this.#row = index * ROW
     this.fd = sockets.receive
+    this.#filter = new RingFilter(this.fd)
     this.#mute = handover?.mute ?? false
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
       transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
-      this.#aside = AsideSocket.open(this.fd, ifindex, device, handover)
+      this.#aside = AsideSocket.open(this.#filter, ifindex, device, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.#aside?.close()
@@ -129,6 +140,7 @@ export class PacketPort implements Port {
    */
   #readAside(aside: AsideSocket): Aside {
     const came = aside.read()
+    if (came === Aside.FRAME || came === Aside.DATAGRAM) this.#taking?.take(aside.frame.bytes, aside.frame.start)
     if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
     if (came === Aside.FRAME && this.#segments.beginIfMust(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
@@ -154,6 +166,8 @@ export class PacketPort implements Port {
     const spill = this.#spill
     const frame = this.#frame
     const slot = ring.take()
+    // A frame that lies elsewhere, or is lost, begins here all the same.
+    if (this.#taking !== null) this.#taking.take(ring.arena.bytes, slot + ring.frameOffset(slot))
     const tag = ring.tag(slot)
     frame.tagTci = tag & 0xffff
     frame.tagTpid = tag >>> 16
@@ -191,8 +205,32 @@ export class PacketPort implements Port {
 
   release(): void {
     // A frame that is being cut may lie in a slot.
-    if (!this.#segments.more) this.#ring.release()
+    if (!this.#segments.more) {
+      this.#ring.release()
+      this.#taking?.sent()
+    }
     this.#segments.release()
+  }
+
+  /** Nothing that its sockets have been given waits to be sent on. */
+  get isEmpty(): boolean {
+    return this.#left === 0 && !this.#segments.more && this.#ring.ready(1) === 0 && this.#aside?.waits !== true
+  }
+
+  /**
+   * From now on a filter stands before the socket's own, and what it lets through is counted. False: the socket has no
+   * filter of its own, which a kernel without bpf(2) does not give it. Throws SYSCALL.
+   */
+  putFilterBefore(front: FrontFilter, taking: Taking): boolean {
+    if (!this.#filter.putBefore(front)) return false
+    this.#taking = taking
+    return true
+  }
+
+  /** Throws SYSCALL. */
+  takeFilterAway(): void {
+    this.#filter.takeAway()
+    this.#taking = null
   }
 
   tick(now: number): void {
@@ -251,7 +289,7 @@ export class PacketPort implements Port {
 
   handOver(programs: SocketPrograms | null): void {
     this.#mute = false
-    this.#aside?.handOver(this.fd, programs)
+    this.#aside?.handOver(programs)
   }
 
   woken(): void {

@@ -1,0 +1,108 @@
+// Processors: which there may be; standing on each of them in turn, by which a thread knows that what had begun there
+// with softirqs off has ended; and how much of what was received waits on them.
+
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
+import { version } from 'node:os'
+import { libc } from './libc.js'
+
+const MASK_LENGTH = 128
+const MEMBARRIER_CMD_GLOBAL = 1
+const SCHED_OTHER = 0
+const SCHED_FIFO_RESET_ON_FORK = 1 | 0x40000000
+const BACKLOG = 11
+const PROCESSOR = 12
+
+/** How many processors there may be: one more than the highest number. */
+export function possibleProcessors(): number {
+  const text = readFileSync('/sys/devices/system/cpu/possible', 'latin1').trim()
+  return Number(text.split(/[-,]/).at(-1)) + 1
+}
+
+/** With PREEMPT_RT, softirqs are threads: two may be between the same steps on one processor. */
+export const kernelIsRealTime = () => version().includes('PREEMPT_RT')
+
+/**
+ * Stands on each of the processors in turn. A thread runs nowhere while there is a softirq, or a part of the kernel
+ * that keeps them off, in the middle of its work: all of these that had begun before are over. False: it may not go to
+ * all of them.
+ */
+export function visit(processors: readonly number[]): boolean {
+  const { sched_getaffinity, sched_setaffinity, sched_getscheduler, sched_setscheduler } = libc()
+  const usual = new Uint8Array(MASK_LENGTH)
+  const length = sched_getaffinity(0, MASK_LENGTH, usual)
+  if (length < 0) return false
+  // Before everything ordinary: else it waits on each of them until its turn comes.
+  const policy = sched_getscheduler(0)
+  const ahead = policy === SCHED_OTHER && sched_setscheduler(0, SCHED_FIFO_RESET_ON_FORK, int32(1)) === 0
+  let all = true
+  const mask = new Uint8Array(length)
+  for (const processor of processors) {
+    mask.fill(0)
+    mask[processor >> 3] = 1 << (processor & 7)
+    if (sched_setaffinity(0, length, mask) < 0) all = false
+  }
+  sched_setaffinity(0, length, usual)
+  if (ahead) sched_setscheduler(0, policy, int32(0))
+  return all
+}
+
+/**
+ * The same by waiting for RCU, in which the kernel receives: some 10 ms. False: this kernel cannot (it has processors
+ * that run without ticks).
+ */
+export const waitForReaders = () => libc().membarrier(MEMBARRIER_CMD_GLOBAL) >= 0
+
+const int32 = (value: number) => new Uint8Array(Int32Array.of(value).buffer)
+
+/** What was received and waits to be handled (a veth's other end, say), by processor: /proc/net/softnet_stat. */
+export class Backlogs {
+  readonly #file: number
+  readonly #buffer = new Uint8Array(64 * 1024)
+  readonly #waiting = new Float64Array(MASK_LENGTH * 8)
+  readonly #handled = new Float64Array(MASK_LENGTH * 8)
+
+  /** Throws where /proc has no such file. */
+  constructor() {
+    this.#file = openSync('/proc/net/softnet_stat', 'r')
+  }
+
+  /** Waits until what waits now has been handled. False: it took longer, or the kernel does not tell. */
+  drained(limitMs: number): boolean {
+    const until = performance.now() + limitMs
+    const first = this.#read()
+    if (first === null) return false
+    const { waiting, handled } = first
+    const due = waiting.map((count, i) => (count === 0 ? 0 : handled[i]! + count))
+    for (let now = first; ; ) {
+      if (due.every((count, i) => count === 0 || now.waiting[i] === 0 || now.handled[i]! >= count)) return true
+      if (performance.now() > until) return false
+      const next = this.#read()
+      if (next === null) return false
+      now = next
+    }
+  }
+
+  /** Nothing waits. */
+  get empty(): boolean {
+    return this.#read()?.waiting.every((count) => count === 0) ?? true
+  }
+
+  close(): void {
+    closeSync(this.#file)
+  }
+
+  #read(): { waiting: Float64Array; handled: Float64Array } | null {
+    const length = readSync(this.#file, this.#buffer, 0, this.#buffer.length, 0)
+    const lines = Buffer.from(this.#buffer.buffer, 0, length).toString('latin1').trim().split('\n')
+    this.#waiting.fill(0)
+    for (const line of lines) {
+      const words = line.trim().split(/\s+/)
+      // Before 5.10 the kernel does not say which processor a line is of, nor what waits.
+      if (words.length <= PROCESSOR) return null
+      const processor = Number.parseInt(words[PROCESSOR]!, 16)
+      this.#waiting[processor] = Number.parseInt(words[BACKLOG]!, 16)
+      this.#handled[processor] = Number.parseInt(words[0]!, 16)
+    }
+    return { waiting: this.#waiting.slice(), handled: this.#handled.slice() }
+  }
+}

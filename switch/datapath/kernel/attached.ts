@@ -1,0 +1,153 @@
+// A port whose frames may be fast: its words in the kernel, its programs at the device, its counts.
+
+import { setIngressProgram } from '../../../src/linux/ingress.js'
+import type { NetlinkSocket } from '../../../src/linux/netlink.js'
+import { readMtu } from '../../../src/linux/packet-socket.js'
+import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
+import type { Output } from '../../forwarding/port-state.js'
+import type { PacketPort } from '../port/packet-port.js'
+import { Buckets } from './buckets.js'
+import { COUNTS, Count, PortWord, type Shared } from './layout.js'
+
+const ETHERNET_HEADER = 14
+
+export interface Hooks {
+  readonly shared: Shared
+  readonly netlink: NetlinkSocket
+  readonly counters: CounterTable
+  /** Puts a program where the port's socket filter hands on to. */
+  handOn(port: number, program: number): void
+}
+
+export class Attached {
+  readonly port: PacketPort
+  /** Through which the forwarder sends to it. */
+  readonly output: Output
+  readonly buckets: Buckets
+  /** Longer frames, unless they are GSO, go to the forwarder: what becomes of them depends on more. */
+  room = 0
+  /** Verdicts of the present generation name it. */
+  named = false
+  /** Generations that have become void within the present second. */
+  voids = 0
+  /** Frames were lost, or came before they were counted: its buckets are to be put right first. */
+  unsettled = true
+  readonly #hooks: Hooks
+  readonly #at: number
+  readonly #sums = new Float64Array(COUNTS)
+  readonly #counted = new Float64Array(COUNTS)
+
+  /** Its programs are in place from now on; it is slow. Throws what the kernel says, or a reason, in words. */
+  constructor(port: PacketPort, output: Output, hooks: Hooks) {
+    const { shared, netlink } = hooks
+    this.port = port
+    this.output = output
+    this.#hooks = hooks
+    this.#at = shared.port(port.index)
+    this.buckets = new Buckets(shared, port.index)
+    const words = shared.ports
+    // What a port of this index had before; generations go on, for there may be verdicts of it.
+    this.stop()
+    words.fill(0, this.#at + PortWord.MISSED, this.#at + PortWord.MISSED + 1)
+    shared.count(port.index, this.#counted)
+    if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
+    try {
+      // Behind a socket's filter, the other one must run: it comes first.
+      if (!setIngressProgram(netlink, port.ifindex, shared.act)) throw new Error('its ingress filter is not ours')
+      const front = { program: shared.decide, handOn: (to: number) => hooks.handOn(port.index, to) }
+      if (!port.putFilterBefore(front, this.buckets)) throw new Error('its socket has no filter')
+    } catch (error) {
+      this.#unhook()
+      throw error
+    }
+    this.look()
+  }
+
+  get generation(): number {
+    return this.#hooks.shared.ports[this.#at + PortWord.GENERATION]
+  }
+
+  get isFast(): boolean {
+    return (this.generation & 1) === 1
+  }
+
+  /** Frames behind which the ingress filter did not run: somebody has taken it off. */
+  get missed(): number {
+    return Atomics.load(this.#hooks.shared.ports, this.#at + PortWord.MISSED)
+  }
+
+  set now(seconds: number) {
+    this.#hooks.shared.ports[this.#at + PortWord.NOW] = seconds
+  }
+
+  start(): void {
+    this.named = false
+    if (!this.isFast) this.#bump(1)
+  }
+
+  /** Frames whose program has read the generation before may be under way yet. */
+  stop(): void {
+    this.named = false
+    if (this.isFast) this.#bump(1)
+  }
+
+  /** All verdicts that name it are void; others may come. */
+  outdate(): void {
+    this.named = false
+    this.#bump(2)
+  }
+
+  /** Its ingress filter is there again. False: it is not. */
+  mend(): boolean {
+    const { shared, netlink } = this.#hooks
+    if (!setIngressProgram(netlink, this.port.ifindex, shared.act)) return false
+    Atomics.store(shared.ports, this.#at + PortWord.MISSED, 0)
+    this.unsettled = true
+    return true
+  }
+
+  /** Its MTU may have changed. True: it has. */
+  look(): boolean {
+    const mtu = readMtu(this.port.fd, this.port.ifindex)
+    const room = mtu === null ? 0 : mtu + ETHERNET_HEADER
+    if (room === this.room) return false
+    this.room = room
+    return true
+  }
+
+  /** What was counted in the kernel is added to the port's counters. */
+  sync(): void {
+    const { shared, counters } = this.#hooks
+    const sums = this.#sums
+    const counted = this.#counted
+    shared.count(this.port.index, sums)
+    const row = this.port.index * ROW
+    counters[row + Counter.rxFrames] += sums[Count.IN_FRAMES] - counted[Count.IN_FRAMES]
+    counters[row + Counter.rxBytes] += sums[Count.IN_BYTES] - counted[Count.IN_BYTES]
+    counters[row + Counter.rxGso] += sums[Count.IN_GSO] - counted[Count.IN_GSO]
+    counters[row + Counter.txFrames] += sums[Count.OUT_FRAMES] - counted[Count.OUT_FRAMES]
+    counters[row + Counter.txBytes] += sums[Count.OUT_BYTES] - counted[Count.OUT_BYTES]
+    counters[row + Counter.txGso] += sums[Count.OUT_GSO] - counted[Count.OUT_GSO]
+    counted.set(sums)
+  }
+
+  /** It is slow, and nothing of it is under way. */
+  detach(): void {
+    this.port.takeFilterAway()
+    this.#unhook()
+  }
+
+  #unhook(): void {
+    const { shared, netlink } = this.#hooks
+    try {
+      setIngressProgram(netlink, this.port.ifindex, null)
+    } catch {
+      // The device has gone.
+    }
+    shared.clearDevice(this.port.ifindex)
+  }
+
+  #bump(by: number): void {
+    Atomics.add(this.#hooks.shared.ports, this.#at + PortWord.GENERATION, by)
+  }
+}

@@ -1,0 +1,77 @@
+// The order of frames when a pair of addresses goes from the slow path to the fast one: a frame may be fast when all
+// that the socket was given before it, of its bucket, has been sent on. The kernel counts up before a frame is in the
+// ring; here is counted what has been sent on, or dropped.
+
+import { BUCKETS, PortWord, type Shared } from './layout.js'
+
+/** Frames that a batch brings at most: what a port cuts is counted once. */
+const MOST = 512
+
+/** The bucket of a frame whose destination address lies at `at`; also in bpf/fast-path.bpf.c. */
+export function bucketOf(bytes: Uint8Array, at: number): number {
+  const to = (bytes[at + 2] << 24) | (bytes[at + 3] << 16) | (bytes[at + 4] << 8) | bytes[at + 5]
+  const from = (bytes[at + 8] << 24) | (bytes[at + 9] << 16) | (bytes[at + 10] << 8) | bytes[at + 11]
+  const mixed = Math.imul(to, 0x9e3779b1) ^ Math.imul(from, 0x85ebca6b)
+  return (mixed ^ (mixed >>> 16)) & (BUCKETS - 1)
+}
+
+export class Buckets {
+  readonly #words: Int32Array
+  readonly #punted: number
+  readonly #done: number
+  /** Of frames in hand: they are sent on when the batch is flushed. */
+  readonly #taken = new Uint16Array(MOST)
+  #count = 0
+  readonly #seen = new Int32Array(BUCKETS)
+
+  constructor(shared: Shared, port: number) {
+    this.#words = shared.ports
+    this.#punted = shared.port(port) + PortWord.PUNTED
+    this.#done = shared.port(port) + PortWord.DONE
+  }
+
+  /** A frame was taken from the socket. */
+  take(bytes: Uint8Array, at: number): void {
+    if ((bytes[at] & 1) === 1) return
+    // Never: a batch is shorter. What is not counted keeps its bucket slow until `settle`.
+    if (this.#count < MOST) this.#taken[this.#count++] = bucketOf(bytes, at)
+  }
+
+  /** What was taken has been sent on. */
+  sent(): void {
+    for (let i = 0; i < this.#count; i++) {
+      const at = this.#done + this.#taken[i]
+      Atomics.store(this.#words, at, this.#words[at] + 1)
+    }
+    this.#count = 0
+  }
+
+  /** Nothing is in hand. */
+  get isIdle(): boolean {
+    return this.#count === 0
+  }
+
+  /** Buckets of which not all that was punted has been sent on. */
+  get behind(): boolean {
+    for (let i = 0; i < BUCKETS; i++) if (this.#words[this.#punted + i] !== this.#words[this.#done + i]) return true
+    return false
+  }
+
+  /**
+   * Puts right what frames that were lost on the way, or came before the kernel counted, have left wrong. `isEmpty`:
+   * nothing waits in the socket; `isQuiet`: programs that ran when it was asked have ended, and their frames are in the
+   * socket or lost. False: frames came meanwhile, and some buckets are left for the next time.
+   */
+  settle(isEmpty: () => boolean, isQuiet: () => boolean): boolean {
+    if (!isEmpty()) return false
+    for (let i = 0; i < BUCKETS; i++) this.#seen[i] = Atomics.load(this.#words, this.#punted + i)
+    if (!isQuiet() || !isEmpty()) return false
+    let all = true
+    for (let i = 0; i < BUCKETS; i++) {
+      // One more may come between the two: then it is not done, and the bucket stays slow until it is.
+      if (Atomics.load(this.#words, this.#punted + i) !== this.#seen[i]) all = false
+      else Atomics.store(this.#words, this.#done + i, this.#seen[i])
+    }
+    return all
+  }
+}

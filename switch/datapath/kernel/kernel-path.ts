@@ -1,0 +1,202 @@
+// The fast path of a datapath: ports of quiet networks hand their frames on in the kernel, by verdicts that the
+// forwarder has reached (docs/internals/fast-path.md). Runs in the datapath's thread, between its batches.
+
+import { asSnapswitchError } from '../../../src/errors/errors.js'
+import { formatMacWords } from '../../../src/frame/mac.js'
+import { putNumber } from '../../../src/linux/bpf.js'
+import { NetlinkSocket } from '../../../src/linux/netlink.js'
+import { kernelIsRealTime, possibleProcessors, visit, waitForReaders } from '../../../src/linux/processors.js'
+import { type CounterTable, createCounters } from '../../forwarding/counters.js'
+import type { Forwarder } from '../../forwarding/forwarder.js'
+import type { PacketPort } from '../port/packet-port.js'
+import type { PortPath, VerdictRow } from '../protocol.js'
+import { Attached } from './attached.js'
+import { Barrier } from './barrier.js'
+import { Shared } from './layout.js'
+import { NetworkPath, type PathHost } from './network-path.js'
+import { Verdicts } from './verdicts.js'
+
+const TICK_MS = 100
+/** A program that a settling waits for. */
+const SETTLE_LIMIT_MS = 0.1
+
+/** Why this machine has no fast path; null: it has. */
+export function fastPathTrouble(): string | null {
+  try {
+    new KernelPath(createCounters()).close()
+    return null
+  } catch (thrown) {
+    return thrown instanceof Error ? thrown.message : String(thrown)
+  }
+}
+
+export class KernelPath implements PathHost {
+  readonly verdicts: Verdicts
+  readonly attached: (Attached | undefined)[] = []
+  seconds = 0
+  readonly #shared: Shared
+  readonly #barrier: Barrier
+  readonly #netlink = new NetlinkSocket()
+  readonly #counters: CounterTable
+  readonly #networks = new Map<Forwarder, NetworkPath>()
+  /** Why ports are not attached. */
+  readonly #reasons = new Map<number, string>()
+  #nextTick = 0
+  #trouble: string | null = null
+
+  /** Throws what the kernel says, or a reason in words. */
+  constructor(counters: CounterTable) {
+    if (kernelIsRealTime()) throw new Error('the kernel is one of PREEMPT_RT')
+    if (process.arch !== 'x64') throw new Error(`it has not been tried on ${process.arch}`)
+    const all = Array.from({ length: possibleProcessors() }, (_, i) => i)
+    if (!visit(all) && !waitForReaders()) throw new Error('the kernel does not tell when frames are through')
+    this.#counters = counters
+    this.#shared = new Shared(all.length)
+    this.verdicts = new Verdicts(this.#shared.maps.verdicts)
+    this.#barrier = new Barrier(this.#shared)
+  }
+
+  addNetwork(forwarder: Forwarder): void {
+    this.#networks.set(forwarder, new NetworkPath(forwarder, this))
+  }
+
+  removeNetwork(forwarder: Forwarder): void {
+    this.#networks.get(forwarder)?.close()
+    this.#networks.delete(forwarder)
+  }
+
+  /** A port that receives already, and whose device the host's stack does not see. */
+  addPort(port: PacketPort, forwarder: Forwarder): void {
+    const { index } = port
+    const network = this.#networks.get(forwarder)
+    const state = forwarder.byIndex[index]
+    if (network === undefined || state === undefined || this.attached[index] !== undefined) return
+    const { kind } = state.spec
+    if (kind === 'uplink' || kind === 'trunk') {
+      this.#reasons.set(index, kind === 'trunk' ? 'it is a trunk' : 'it is an uplink')
+      return
+    }
+    try {
+      const attached = new Attached(port, state.output, {
+        shared: this.#shared,
+        netlink: this.#netlink,
+        counters: this.#counters,
+        handOn: (to, program) => putNumber(this.#shared.maps.others, to, program),
+      })
+      this.attached[index] = attached
+      this.#reasons.delete(index)
+      network.add(attached)
+    } catch (thrown) {
+      this.#reasons.set(index, thrown instanceof Error ? thrown.message : asSnapswitchError(thrown).message)
+    }
+  }
+
+  /** Its sockets and its device are as without all this when this returns. */
+  removePort(index: number, forwarder: Forwarder): void {
+    this.#reasons.delete(index)
+    const port = this.attached[index]
+    if (port === undefined) return
+    const network = this.#networks.get(forwarder)
+    network?.slow()
+    port.sync()
+    network?.remove(port)
+    port.detach()
+    this.attached[index] = undefined
+  }
+
+  /** See FastPath. */
+  slow(forwarder: Forwarder): void {
+    this.#networks.get(forwarder)?.slow()
+  }
+
+  /** See Barrier. */
+  get unsure(): number {
+    return this.#barrier.unsure
+  }
+
+  barrier(): void {
+    if (this.#barrier.wait()) return
+    // It could, when this began. What is under way comes within milliseconds; nothing is fast from now on.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100)
+    this.#trouble ??= 'the kernel does not tell when frames are through'
+  }
+
+  tick(now: number): void {
+    if (now < this.#nextTick) return
+    this.#nextTick = now + TICK_MS
+    const seconds = Math.floor(now / 1000)
+    const isNewSecond = seconds !== this.seconds
+    this.seconds = seconds
+    for (const port of this.attached) {
+      if (port === undefined) continue
+      port.now = seconds
+      port.sync()
+      if (isNewSecond) this.#everySecond(port)
+    }
+    if (this.#trouble === null) for (const network of this.#networks.values()) network.tick(now, this.#settle)
+    else for (const network of this.#networks.values()) network.slow()
+    this.verdicts.sweep((verdict) => {
+      const port = this.attached[verdict.from]
+      for (const network of this.#networks.values())
+        if (port !== undefined && network.has(port)) return network.keeps(verdict)
+      return false
+    })
+  }
+
+  /** Counters are up to date when this returns. */
+  paths(forwarder: Forwarder): PortPath[] {
+    const network = this.#networks.get(forwarder)
+    return forwarder.ports.flatMap(({ spec: { index }, peer }) => {
+      if (peer !== null) return []
+      const port = this.attached[index]
+      port?.sync()
+      const why = port === undefined || network === undefined ? null : network.whyNot(port)
+      return [{ index, why: port === undefined ? (this.#reasons.get(index) ?? 'off') : (this.#trouble ?? why) }]
+    })
+  }
+
+  list(forwarder: Forwarder): VerdictRow[] {
+    const network = this.#networks.get(forwarder)
+    return this.verdicts.list().flatMap((one) => {
+      const port = this.attached[one.from]
+      if (network === undefined || port === undefined || !network.has(port) || !network.isValid(one)) return []
+      const source = formatMacWords(one.fromHigh, one.fromLow)
+      const destination = formatMacWords(one.toHigh, one.toLow)
+      const idleSeconds = Math.max(0, this.seconds - one.seen)
+      return [{ from: one.from, to: one.to, source, destination, vlan: one.vlan, idleSeconds }]
+    })
+  }
+
+  close(): void {
+    for (const [forwarder, network] of this.#networks) {
+      network.close()
+      for (const { index } of forwarder.ports) if (this.attached[index] !== undefined) this.removePort(index, forwarder)
+    }
+    this.#networks.clear()
+    this.#barrier.close()
+    this.verdicts.close()
+    this.#netlink.close()
+    this.#shared.close()
+  }
+
+  readonly #settle = (port: Attached): void => {
+    const isEmpty = () => port.port.isEmpty && port.buckets.isIdle
+    if (port.buckets.settle(isEmpty, () => this.#barrier.programsEnd(SETTLE_LIMIT_MS))) port.unsettled = false
+  }
+
+  #everySecond(port: Attached): void {
+    port.voids = 0
+    if (port.missed > 0) {
+      port.stop()
+      try {
+        port.mend()
+      } catch {
+        // The device has gone.
+      }
+    }
+    if (port.look() && port.isFast) {
+      port.outdate()
+      this.barrier()
+    }
+  }
+}

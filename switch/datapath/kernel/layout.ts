@@ -1,0 +1,158 @@
+// Memory that the programs in the kernel and the datapath share, as bpf/fast-path.bpf.c lays it out: the same numbers
+// stand there.
+
+import { type Arena, mapShared, releaseArena } from '../../../src/linux/arena.js'
+import { createMapOf, loadCode, MapType, ProgramType } from '../../../src/linux/bpf.js'
+import { libc } from '../../../src/linux/libc.js'
+import { MAX_PORTS } from '../../forwarding/counters.js'
+import { object } from './object.js'
+
+export const BUCKETS = 256
+export const DEVICES = 4096
+/** Most verdicts. */
+export const VERDICTS = 16384
+
+/** struct port, in words of 32 bits. */
+export const PortWord = { GENERATION: 0, TRUNK: 1, NOW: 2, MISSED: 16, PUNTED: 32, DONE: 32 + BUCKETS } as const
+const PORT_WORDS = 32 + 2 * BUCKETS
+/** struct device. */
+const DEVICE_WORDS = 2
+/** struct run. */
+const RUN_WORDS = 32
+const RUN_LEFT = 16
+/** struct count, in numbers of 64 bits. */
+export const Count = {
+  IN_FRAMES: 0,
+  IN_BYTES: 1,
+  IN_GSO: 2,
+  IN_SEGMENTS: 3,
+  OUT_FRAMES: 4,
+  OUT_BYTES: 5,
+  OUT_GSO: 6,
+  OUT_SEGMENTS: 7,
+} as const
+export const COUNTS = 8
+/** struct key; struct verdict. */
+export const KEY_LENGTH = 20
+export const VERDICT_LENGTH = 32
+const SLOT_LENGTH = 40
+const FOUR_GIB = 2 ** 32
+
+const shapes = (processors: number) =>
+  ({
+    ports: { type: MapType.ARRAY, key: 4, value: PORT_WORDS * 4, entries: MAX_PORTS, mapped: true },
+    devices: { type: MapType.ARRAY, key: 4, value: DEVICE_WORDS * 4, entries: DEVICES, mapped: true },
+    runs: { type: MapType.ARRAY, key: 4, value: RUN_WORDS * 4, entries: processors, mapped: true },
+    counters: { type: MapType.ARRAY, key: 4, value: COUNTS * 8, entries: processors * MAX_PORTS, mapped: true },
+    verdicts: { type: MapType.HASH, key: KEY_LENGTH, value: VERDICT_LENGTH, entries: VERDICTS },
+    slots: { type: MapType.PER_CPU_ARRAY, key: 4, value: SLOT_LENGTH, entries: 1 },
+    others: { type: MapType.PROGRAMS, key: 4, value: 4, entries: MAX_PORTS },
+  }) as const
+type MapName = keyof ReturnType<typeof shapes>
+
+export class Shared {
+  readonly processors: number
+  readonly decide: number
+  readonly act: number
+  readonly maps: Readonly<Record<MapName, number>>
+  /** struct port of each port. */
+  readonly ports: Int32Array
+  readonly #devices: Int32Array
+  readonly #runs: Int32Array
+  readonly #counters: Uint32Array
+  readonly #arenas: Arena[] = []
+
+  /** `processors`: how many there may be. Throws PERMISSION, SYSCALL: nothing is open then. */
+  constructor(processors: number) {
+    this.processors = processors
+    const opened: number[] = []
+    const open = (fd: number) => {
+      opened.push(fd)
+      return fd
+    }
+    try {
+      const wanted = Object.entries(shapes(processors))
+      const maps = wanted.map(([name, shape]) => [name, open(createMapOf({ ...shape, name: `ssw_${name}` }))])
+      this.maps = Object.fromEntries(maps)
+      this.decide = open(loadEmbedded('decide', ProgramType.SOCKET_FILTER, this.maps))
+      this.act = open(loadEmbedded('act', ProgramType.SCHED_CLS, this.maps))
+      this.ports = this.#map('ports', MAX_PORTS * PORT_WORDS * 4)
+      this.#devices = this.#map('devices', DEVICES * DEVICE_WORDS * 4)
+      this.#runs = this.#map('runs', processors * RUN_WORDS * 4)
+      this.#counters = new Uint32Array(this.#map('counters', processors * MAX_PORTS * COUNTS * 8).buffer)
+    } catch (error) {
+      for (const arena of this.#arenas) releaseArena(arena)
+      for (const fd of opened) libc().close(fd)
+      throw error
+    }
+  }
+
+  /** Where a port's words begin. */
+  port(index: number): number {
+    return index * PORT_WORDS
+  }
+
+  /** False: another device is there whose index is alike. */
+  setDevice(ifindex: number, port: number): boolean {
+    const at = (ifindex & (DEVICES - 1)) * DEVICE_WORDS
+    const there = this.#devices[at]
+    if (there !== 0 && there !== ifindex) return false
+    this.#devices[at + 1] = port
+    Atomics.store(this.#devices, at, ifindex)
+    return true
+  }
+
+  clearDevice(ifindex: number): void {
+    const at = (ifindex & (DEVICES - 1)) * DEVICE_WORDS
+    if (this.#devices[at] === ifindex) Atomics.store(this.#devices, at, 0)
+  }
+
+  /** How many programs have begun on a processor, modulo 2^32; and which one was the last to end. */
+  entered(processor: number): number {
+    return Atomics.load(this.#runs, processor * RUN_WORDS)
+  }
+
+  left(processor: number): number {
+    return Atomics.load(this.#runs, processor * RUN_WORDS + RUN_LEFT)
+  }
+
+  /** Sums of a port over all processors, into `sums`. Each number is whole; they need not be of the same moment. */
+  count(port: number, sums: Float64Array): void {
+    sums.fill(0)
+    for (let processor = 0; processor < this.processors; processor++) {
+      const at = (processor * MAX_PORTS + port) * COUNTS * 2
+      for (let i = 0; i < COUNTS; i++) sums[i] += this.#number(at + i * 2)
+    }
+  }
+
+  close(): void {
+    for (const arena of this.#arenas) releaseArena(arena)
+    for (const fd of [this.act, this.decide, ...Object.values(this.maps)]) libc().close(fd)
+  }
+
+  #number(at: number): number {
+    for (;;) {
+      const high = this.#counters[at + 1]
+      const low = this.#counters[at]
+      if (this.#counters[at + 1] === high) return high * FOUR_GIB + low
+    }
+  }
+
+  #map(name: MapName, length: number): Int32Array {
+    const arena = mapShared(this.maps[name], Math.ceil(length / 4096) * 4096)
+    this.#arenas.push(arena)
+    return new Int32Array(arena.bytes.buffer, arena.bytes.byteOffset, length / 4)
+  }
+}
+
+function loadEmbedded(name: keyof typeof object, type: number, maps: Readonly<Record<string, number>>): number {
+  const { code, maps: places } = object[name]
+  const bytes = new Uint8Array(Buffer.from(code.join(''), 'base64'))
+  const view = new DataView(bytes.buffer)
+  for (const [at, map] of places) {
+    // BPF_PSEUDO_MAP_FD in the upper half of the registers' byte.
+    bytes[at + 1] = (bytes[at + 1]! & 0x0f) | 0x10
+    view.setInt32(at + 4, maps[map]!, true)
+  }
+  return loadCode(type, bytes, 'MIT', `load the fast path (${name})`, `ssw_${name}`)
+}

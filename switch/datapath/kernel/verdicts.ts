@@ -1,0 +1,156 @@
+// The verdicts that are repeated in the kernel: who goes where, by which tag, at which generations of both ports. What
+// is written here is what the forwarder has just decided.
+
+import { macHigh, macLow } from '../../../src/frame/ethernet.js'
+import { BpfHash } from '../../../src/linux/bpf-hash.js'
+import { KEY_LENGTH, VERDICT_LENGTH } from './layout.js'
+
+const ADDRESSES = 12
+/** Offsets in struct key and struct verdict (bpf/fast-path.bpf.c). */
+const Key = { PORT: 0, VLAN: 2, TAG: 4, TO: 8, FROM: 14 } as const
+const Value = {
+  IFINDEX: 0,
+  TO: 4,
+  FROM_GENERATION: 8,
+  TO_GENERATION: 12,
+  ROOM: 16,
+  PUSH: 20,
+  POP: 22,
+  SEEN: 24,
+} as const
+
+/** How many are looked at in one go. */
+const SWEPT = 512
+/** What was noted of pairs lately, by their digest. */
+const NOTES = 8192
+
+export interface NewVerdict {
+  readonly from: number
+  readonly to: number
+  readonly ifindex: number
+  readonly fromGeneration: number
+  readonly toGeneration: number
+  readonly room: number
+  readonly vlan: number
+}
+
+/** One that was looked at. */
+export interface SeenVerdict {
+  from: number
+  to: number
+  fromGeneration: number
+  toGeneration: number
+  vlan: number
+  seen: number
+  toHigh: number
+  toLow: number
+  fromHigh: number
+  fromLow: number
+}
+
+export class Verdicts {
+  readonly #hash: BpfHash
+  /** Digest of a pair; how often it was asked for, with the generations of its ports. */
+  readonly #digests = new Int32Array(NOTES)
+  readonly #generations = new Int32Array(NOTES)
+  readonly #times = new Uint8Array(NOTES)
+  readonly #one: SeenVerdict = {
+    from: 0,
+    to: 0,
+    fromGeneration: 0,
+    toGeneration: 0,
+    vlan: 0,
+    seen: 0,
+    toHigh: 0,
+    toLow: 0,
+    fromHigh: 0,
+    fromLow: 0,
+  }
+
+  constructor(fd: number) {
+    this.#hash = new BpfHash(fd, KEY_LENGTH, VERDICT_LENGTH, SWEPT)
+  }
+
+  /**
+   * Whether a pair is worth a verdict now: at its second frame, so that nobody fills the table with addresses that are
+   * seen once. After that, it is in the table.
+   */
+  isWanted(bytes: Uint8Array, at: number, from: number, vlan: number, generations: number): boolean {
+    const digest = digestOf(bytes, at, from, vlan)
+    const note = digest & (NOTES - 1)
+    if (this.#digests[note] !== digest || this.#generations[note] !== generations) {
+      this.#digests[note] = digest
+      this.#generations[note] = generations
+      this.#times[note] = 1
+      return false
+    }
+    if (this.#times[note] !== 1) return false
+    this.#times[note] = 2
+    return true
+  }
+
+  /** `bytes`, `at`: the frame's addresses. False: the table is full. */
+  put(bytes: Uint8Array, at: number, verdict: NewVerdict, seconds: number): boolean {
+    const { key, keyBytes, value } = this.#hash
+    key.setUint16(Key.PORT, verdict.from, true)
+    key.setUint16(Key.VLAN, verdict.vlan, true)
+    key.setUint16(Key.TAG, 0, true)
+    for (let i = 0; i < ADDRESSES; i++) keyBytes[Key.TO + i] = bytes[at + i]
+    value.setUint32(Value.IFINDEX, verdict.ifindex, true)
+    value.setUint32(Value.TO, verdict.to, true)
+    value.setInt32(Value.FROM_GENERATION, verdict.fromGeneration, true)
+    value.setInt32(Value.TO_GENERATION, verdict.toGeneration, true)
+    value.setUint32(Value.ROOM, verdict.room, true)
+    value.setUint32(Value.PUSH, 0, true)
+    value.setUint32(Value.SEEN, seconds, true)
+    return this.#hash.put()
+  }
+
+  /** Looks at some of them; those that `keeps` says no to go. */
+  sweep(keeps: (verdict: SeenVerdict) => boolean): void {
+    const count = this.#hash.sweep()
+    for (let i = 0; i < count; i++) {
+      if (keeps(this.#read(i))) continue
+      this.#hash.removeSwept(i)
+      const { keyBytes } = this.#hash
+      this.#times[digestOf(keyBytes, Key.TO, this.#one.from, this.#one.vlan) & (NOTES - 1)] = 1
+    }
+  }
+
+  /** All of them, a copy each. */
+  list(): SeenVerdict[] {
+    const found: SeenVerdict[] = []
+    for (let count = this.#hash.sweep(); count > 0; count = this.#hash.isAtEnd ? 0 : this.#hash.sweep())
+      for (let i = 0; i < count; i++) found.push({ ...this.#read(i) })
+    return found
+  }
+
+  close(): void {
+    this.#hash.close()
+  }
+
+  #read(i: number): SeenVerdict {
+    const { keys, values } = this.#hash
+    const key = i * KEY_LENGTH
+    const value = i * VERDICT_LENGTH
+    const bytes = new Uint8Array(keys.buffer, keys.byteOffset + key, KEY_LENGTH)
+    const one = this.#one
+    one.from = keys.getUint16(key + Key.PORT, true)
+    one.vlan = keys.getUint16(key + Key.VLAN, true)
+    one.to = values.getUint32(value + Value.TO, true)
+    one.fromGeneration = values.getInt32(value + Value.FROM_GENERATION, true)
+    one.toGeneration = values.getInt32(value + Value.TO_GENERATION, true)
+    one.seen = values.getUint32(value + Value.SEEN, true)
+    one.toHigh = macHigh(bytes, Key.TO)
+    one.toLow = macLow(bytes, Key.TO)
+    one.fromHigh = macHigh(bytes, Key.FROM)
+    one.fromLow = macLow(bytes, Key.FROM)
+    return one
+  }
+}
+
+function digestOf(bytes: Uint8Array, at: number, from: number, vlan: number): number {
+  let digest = Math.imul((from << 12) ^ vlan ^ 0x811c9dc5, 0x01000193)
+  for (let i = 0; i < ADDRESSES; i++) digest = Math.imul(digest ^ bytes[at + i], 0x01000193)
+  return digest ^ (digest >>> 15)
+}

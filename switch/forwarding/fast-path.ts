@@ -1,0 +1,17 @@
+// What a forwarder tells of its decisions to whoever can repeat them without it (datapath/kernel/). Without one, which
+// is how tests, the simulation and replay run, nothing differs but the frames that it sees.
+
+import type { Frame } from '../../src/frame/frame.js'
+import type { PortState } from './port-state.js'
+
+export interface FastPath {
+  /**
+   * A unicast frame has been delivered, by nothing but its addresses, its VLAN and its color: the next one like it
+   * would be, too, until `outdated` or `slow`.
+   */
+  reached(from: PortState, to: PortState, frame: Frame, vlan: number): void
+  /** An address has left a port: what was noted of the port's addresses is void. */
+  outdated(port: number): void
+  /** From when this returns, every frame comes to the forwarder, and all that it has not seen is counted. */
+  slow(): void
+}

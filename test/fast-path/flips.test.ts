@@ -1,0 +1,58 @@
+// Frames are numbered, and the path changes while they come, at any point: none is lost, doubled or overtaken, and each
+// is counted once. FLIPS=10000 for a longer run.
+
+import t from 'tap'
+import { enterFreshNamespace } from '../linux/namespace.js'
+import { fileLimit } from '../patience.js'
+import { Rig } from './rig.js'
+
+t.setTimeout(fileLimit(120_000))
+enterFreshNamespace()
+
+const FLIPS = Number(process.env.FLIPS ?? 150)
+const LOAD = { burst: 8, pauseMs: 0.1 }
+const PAIRS = [
+  [0, 1],
+  [1, 0],
+] as const
+
+/** Up to two milliseconds of the datapath's loop. */
+function goOn(rig: Rig): number {
+  let slow = 0
+  const until = performance.now() + Math.random() * 2
+  while (performance.now() < until) slow += rig.round()
+  return slow
+}
+
+for (const isTap of [true, false]) {
+  t.test(`from the kernel to the daemon and back, ${isTap ? 'TAPs' : 'veths'}`, async (t) => {
+    const rig = new Rig(2, isTap)
+    t.teardown(() => rig.close())
+    rig.learn()
+    t.ok(rig.becomeFast(), JSON.stringify(rig.kernel.paths(rig.forwarder)))
+    const before = [0, 1].map((index) => rig.counted(index))
+    let slow = 0
+    let failed = 0
+    const { sent, fates } = await rig.under(LOAD, () => {
+      for (let flip = 0; flip < FLIPS; flip++) {
+        rig.kernel.slow(rig.forwarder)
+        slow += goOn(rig)
+        if (!rig.becomeFast()) failed++
+        goOn(rig)
+      }
+    })
+    const after = [0, 1].map((index) => rig.counted(index))
+    const all = PAIRS.reduce((sum, [from, to]) => sum + sent[from]![to]!, 0)
+    t.ok(slow > 0, 'some went through the daemon')
+    t.ok(slow < all, 'and some did not')
+    t.equal(failed, 0, 'every time it became fast again')
+    t.comment(`${FLIPS} flips, ${all} frames, ${slow} of them slow`)
+    for (const [from, to] of PAIRS) {
+      const count = sent[from]![to]!
+      t.match(fates[from]![to], { received: count, doubled: 0, overtaken: 0 }, `from ${from} to ${to}`)
+      t.equal(after[from]!.rxFrames - before[from]!.rxFrames, count, `counted in at ${from}`)
+      t.equal(after[to]!.txFrames - before[to]!.txFrames, count, `counted out at ${to}`)
+      t.equal(after[to]!.txBytes - before[to]!.txBytes, count * 60, `bytes at ${to}`)
+    }
+  })
+}

@@ -1,0 +1,18 @@
+// The embedded programs are what their source says, and every kernel that is supported takes them.
+
+import { readFileSync } from 'node:fs'
+import t from 'tap'
+import { embedded, OBJECT_FILE } from '../../scripts/bpf.js'
+import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
+import { createCounters } from '../../switch/forwarding/counters.js'
+import { fileLimit } from '../patience.js'
+
+t.setTimeout(fileLimit(60_000))
+
+t.test('compiled again, they are the same', async (t) => {
+  t.equal(embedded(), readFileSync(OBJECT_FILE, 'utf8'), '`npm run bpf` writes them')
+})
+
+t.test('the verifier of this kernel takes them', async () => {
+  new KernelPath(createCounters()).close()
+})

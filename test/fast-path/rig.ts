@@ -1,0 +1,184 @@
+// A switch's forwarder, ports and fast path in the test's own thread, its devices in a namespace of the test's: so that
+// the path can be changed thousands of times, at any point between two batches.
+
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
+import { quietLink } from '../../src/linux/ingress.js'
+import { check, libc } from '../../src/linux/libc.js'
+import { Links } from '../../src/linux/link.js'
+import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
+import { createTap, openTap } from '../../src/linux/tap.js'
+import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
+import { PacketPort } from '../../switch/datapath/port/packet-port.js'
+import { createCounters, readPortCounters } from '../../switch/forwarding/counters.js'
+import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import type { NetworkOptions } from '../../switch/forwarding/network.js'
+import type { PortSpec } from '../../switch/forwarding/port-state.js'
+import { run, until } from '../linux/namespace.js'
+import { packetSocket } from '../linux/wire.js'
+import { type Fate, numbered, type Traffic, Word } from './traffic.js'
+
+const SOL_SOCKET = 1
+const SO_RCVBUFFORCE = 33
+
+export function setReceiveBuffer(fd: number): void {
+  const value = new Uint8Array(Int32Array.of(64 * 1024 * 1024).buffer)
+  check(libc().setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, value, 4), 'SO_RCVBUFFORCE')
+}
+
+export const OPTIONS: NetworkOptions = {
+  network: 'lab0',
+  host: 'here',
+  bootId: '0123456789abcdef',
+  bootedAt: 1,
+  linkLocal: 'drop',
+  pause: 'drop',
+  transit: false,
+  fdb: { capacity: 1024, perPort: 256, ageing: 300 },
+  hold: { frames: 10_000, bytes: 16 * 1024 * 1024 },
+  networkHold: { frames: 20_000, bytes: 32 * 1024 * 1024 },
+  record: { frames: 10_000, bytes: 16 * 1024 * 1024 },
+  closureDeadline: 200,
+  controlKey: null,
+}
+
+export class Rig {
+  readonly counters = createCounters()
+  readonly forwarder = new Forwarder(OPTIONS, this.counters, { early() {}, closed() {}, peer() {} })
+  readonly kernel = new KernelPath(this.counters)
+  readonly ports: PacketPort[] = []
+  /** Descriptors of the far ends. */
+  readonly ends: number[] = []
+  readonly isTap: boolean
+  now = Date.now()
+  readonly #links = new Links()
+
+  constructor(count: number, isTap: boolean, kind: PortSpec['kind'] = 'plain') {
+    this.isTap = isTap
+    this.kernel.addNetwork(this.forwarder)
+    for (let i = 0; i < count; i++) this.#add(i, kind)
+    this.forwarder.network.raiseEpoch(1)
+  }
+
+  #add(index: number, kind: PortSpec['kind']): void {
+    const device = `${this.isTap ? 'tap' : 'veth'}${index}`
+    if (this.isTap) createTap(device)
+    else run('ip', 'link', 'add', device, 'type', 'veth', 'peer', 'name', `far${index}`)
+    const link = this.#links.get(device)
+    quietLink(this.#links, link)
+    if (this.isTap) this.ends.push(openTap(device, { nonBlocking: true }))
+    for (const one of this.isTap ? [device] : [device, `far${index}`]) {
+      run('sysctl', '-qw', `net.ipv6.conf.${one}.disable_ipv6=1`)
+      run('ip', 'link', 'set', one, 'up')
+    }
+    if (!this.isTap) this.ends.push(packetSocket(this.#links.get(`far${index}`).index))
+    const place = { device, ifindex: link.index }
+    const sockets = openPortSocketsNow(place, count(this.ends))
+    const port = new PacketPort(index, device, place, sockets, { send: () => 90 }, this.counters)
+    this.ports.push(port)
+    const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac: new Uint8Array(6) }
+    this.forwarder.addPort(spec, port)
+    this.kernel.addPort(port, this.forwarder)
+  }
+
+  /** One round of the datapath's loop. */
+  round(): number {
+    let received = 0
+    for (const port of this.ports) received += port.receive(this, this.now)
+    if (received > 0) this.flush()
+    return received
+  }
+
+  flush(): void {
+    for (const port of this.ports) port.flush()
+    for (const port of this.ports) port.release()
+  }
+
+  receive(port: number, frame: Parameters<Forwarder['receive']>[1], now: number): void {
+    this.forwarder.receive(port, frame, now)
+  }
+
+  get isFast(): boolean {
+    return this.kernel.paths(this.forwarder).every(({ why }) => why === null)
+  }
+
+  /** Time passes until the ports are fast, or for as long as it takes to see that they will not be. */
+  becomeFast(rounds = 2000): boolean {
+    for (let i = 0; i < rounds; i++) {
+      this.round()
+      this.now += 110
+      this.kernel.tick(this.now)
+      if (this.isFast) return true
+    }
+    return false
+  }
+
+  /** Each end has spoken. */
+  learn(): void {
+    const to = this.ends.length
+    for (const [from, fd] of this.ends.entries()) {
+      const frame = numbered(from, to)
+      check(this.isTap ? libc().write(fd, frame, frame.length) : libc().send(fd, frame, frame.length, 0), 'send')
+    }
+    for (let i = 0; i < 100; i++) this.round()
+  }
+
+  counted(index: number) {
+    this.kernel.paths(this.forwarder)
+    this.ports[index]!.housekeeping()
+    return readPortCounters(this.counters, index)
+  }
+
+  /**
+   * Numbered frames go from each end to each other while `act` runs, in which the rig must be kept going. Returns what
+   * was sent, and what became of it.
+   */
+  async under(
+    options: Pick<Traffic, 'burst' | 'pauseMs'>,
+    act: () => void,
+  ): Promise<{ sent: number[][]; fates: Fate[][] }> {
+    const words = new SharedArrayBuffer(16)
+    const state = new Int32Array(words)
+    state[Word.STOP] = -1
+    const { ends, isTap } = this
+    const start = (role: Traffic['role']) => {
+      const workerData: Traffic = { role, ends, isTap, words, ...options }
+      return new Worker(new URL('./traffic.js', import.meta.url), { workerData })
+    }
+    const reader = start('read')
+    const sender = start('send')
+    await until(() => Atomics.load(state, Word.READY) === 2, 'traffic', 20_000)
+    const said = [sender, reader].map((worker) => once(worker, 'message'))
+    Atomics.store(state, Word.STOP, 0)
+    Atomics.notify(state, Word.STOP)
+    act()
+    Atomics.store(state, Word.STOP, 1)
+    Atomics.notify(state, Word.STOP)
+    const [sent] = (await this.#untilSaid(said[0]!)) as [number[][]]
+    Atomics.store(state, Word.STOP, 2)
+    const [fates] = (await this.#untilSaid(said[1]!)) as [Fate[][]]
+    return { sent, fates }
+  }
+
+  /** Frames are under way yet. */
+  async #untilSaid<T>(said: Promise<T>): Promise<T> {
+    let done = false
+    const finished = said.finally(() => {
+      done = true
+    })
+    while (!done) {
+      for (let i = 0; i < 50; i++) this.round()
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+    return await finished
+  }
+
+  close(): void {
+    this.kernel.close()
+    for (const port of this.ports) port.close()
+    for (const fd of this.ends) libc().close(fd)
+    this.#links.close()
+  }
+}
+
+const count = (list: readonly unknown[]) => list.length
