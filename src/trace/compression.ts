@@ -3,6 +3,8 @@
 
 import { createGunzip } from 'node:zlib'
 import { SnapswitchError } from '../errors/errors.js'
+import { Unzstd } from '../linux/zstd.js'
+import { damaged, unsupported } from './input.js'
 
 const GZIP = [0x1f, 0x8b]
 const ZSTD = [0x28, 0xb5, 0x2f, 0xfd]
@@ -24,6 +26,7 @@ export async function* decompressed(chunks: Chunks): AsyncGenerator<Uint8Array, 
     }
     const rest = withHead(head, iterator)
     if (startsWith(head, GZIP)) yield* gunzipped(rest)
+    else if (startsWith(head, ZSTD)) yield* unzstd(rest)
     else yield* rest
   } finally {
     await iterator.return?.()
@@ -71,14 +74,7 @@ async function* gunzipped(chunks: Chunks): AsyncGenerator<Uint8Array, void, unde
     const pieces = ready
     ready = []
     yield* pieces
-    if (failure !== null) {
-      throw new SnapswitchError(
-        'TRACE_INVALID',
-        `the compressed data are damaged (after ${total} bytes of the trace)`,
-        'Check that the file was copied whole; what comes before that byte is good.',
-        failure,
-      )
-    }
+    if (failure !== null) throw damagedAfter(total, failure)
   }
   try {
     for await (const chunk of chunks) {
@@ -92,4 +88,31 @@ async function* gunzipped(chunks: Chunks): AsyncGenerator<Uint8Array, void, unde
   } finally {
     gunzip.destroy()
   }
+}
+
+async function* unzstd(chunks: Chunks): AsyncGenerator<Uint8Array, void, undefined> {
+  let unpacker: Unzstd
+  try {
+    unpacker = new Unzstd()
+  } catch {
+    throw unsupported('the file is compressed with zstd, and there is no libzstd', 'Install libzstd1, or unpack it first.')
+  }
+  let total = 0
+  try {
+    for await (const chunk of chunks) {
+      for (const piece of unpacker.unpack(chunk)) {
+        total += piece.length
+        yield piece
+      }
+    }
+  } catch (cause) {
+    throw cause instanceof SnapswitchError ? cause : damagedAfter(total, cause)
+  } finally {
+    unpacker.close()
+  }
+}
+
+function damagedAfter(total: number, cause: unknown): SnapswitchError {
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  return damaged(total, `the compressed data are damaged: ${reason}`, cause)
 }
