@@ -95,7 +95,10 @@ async function* unzstd(chunks: Chunks): AsyncGenerator<Uint8Array, void, undefin
   try {
     unpacker = new Unzstd()
   } catch {
-    throw unsupported('the file is compressed with zstd, and there is no libzstd', 'Install libzstd1, or unpack it first.')
+    throw unsupported(
+      'the file is compressed with zstd, and there is no libzstd',
+      'Install libzstd1, or unpack it first.',
+    )
   }
   let total = 0
   try {

@@ -1,8 +1,10 @@
 // Parses classic pcap (draft-ietf-opsawg-pcap): micro- and nanoseconds, both byte orders. Its relatives, which use the
-// same header and other records, are known by their magic numbers and refused by name (formats.ts).
+// same header and other records, are refused by name: by their magic numbers (formats.ts), or by what their records look
+// like (pcap-variants.ts).
 
 import { damaged, type Input, unsupported } from './input.js'
 import type { PacketView } from './packet.js'
+import { variantOf } from './pcap-variants.js'
 import { type InterfaceBlock, PACKET_LIMIT } from './pcapng.js'
 
 export const PCAP_MAGIC = { microseconds: 0xa1b2c3d4, nanoseconds: 0xa1b23c4d } as const
@@ -80,6 +82,8 @@ export class PcapParser {
     }
     // Before 2.3 the two lengths stood the other way round; 2.3 was written both ways (libpcap, sf-pcap.c).
     this.#swapped = minor < 3 ? 'always' : minor === 3 ? 'maybe' : 'never'
+    const variant = minor < 4 ? null : variantOf(view, start + FILE_HEADER, this.#input.end, little)
+    if (variant !== null) throw unsupported(`the file is ${variant}, which is not read`, 'Convert it with editcap.')
     const linkType = view.getUint32(start + 20, little)
     this.block = {
       kind: 'interface',

@@ -10,6 +10,8 @@ const CASES: Record<Target, number> = {
   color: 100_000,
   channel: 2000,
   pcapng: 2000,
+  traces: 4000,
+  zstd: 4000,
 }
 
 for (const target of targetNames) {

@@ -1,8 +1,7 @@
 // The channel-state file: what goes in comes out, other tools open it, and a doubtful file is refused whole.
 
 import { execFileSync } from 'node:child_process'
-import { createReadStream, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -11,6 +10,7 @@ import { PcapngWriter } from '../../src/trace/pcapng-writer.js'
 import { encodeRecord } from '../../src/trace/records.js'
 import { patience } from '../patience.js'
 import fc from '../property.js'
+import { pcapParserSees } from './judges.js'
 
 const u16 = fc.nat(0xffff)
 const name = fc.stringMatching(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,20}$/)
@@ -104,9 +104,9 @@ t.test('tshark and pcap-parser see the same frames as we do', async (t) => {
 
   const classic = join(directory, 'channel.pcap')
   run('editcap', ['-F', 'pcap', file, classic])
-  const seen = await parseClassic(classic)
+  const seen = await pcapParserSees(classic)
   t.same(
-    seen,
+    seen.map(({ timeUs, hex }) => ({ timeUs, hex })),
     frames.map(inlineVlanTag).map((frame) => ({ timeUs: frame.timeNs / 1000n, hex: hex(frame.bytes) })),
     'an independent reader of the classic format finds the same bytes and times',
   )
@@ -196,26 +196,4 @@ function plain(frame: ChannelFrame): ChannelFrame {
 
 function hex(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString('hex')
-}
-
-interface ClassicPacket {
-  readonly header: { readonly timestampSeconds: number; readonly timestampMicroseconds: number }
-  readonly data: Buffer
-}
-
-/** pcap-parser: another author's reader of the classic format. */
-async function parseClassic(path: string): Promise<{ timeUs: bigint; hex: string }[]> {
-  const pcap = createRequire(import.meta.url)('pcap-parser') as {
-    parse(stream: NodeJS.ReadableStream): NodeJS.EventEmitter
-  }
-  const parser = pcap.parse(createReadStream(path))
-  const packets: { timeUs: bigint; hex: string }[] = []
-  return new Promise((resolve, reject) => {
-    parser.on('packet', ({ header, data }: ClassicPacket) => {
-      const timeUs = BigInt(header.timestampSeconds) * 1_000_000n + BigInt(header.timestampMicroseconds)
-      packets.push({ timeUs, hex: hex(data) })
-    })
-    parser.on('end', () => resolve(packets))
-    parser.on('error', reject)
-  })
 }

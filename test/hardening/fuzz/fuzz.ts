@@ -4,8 +4,9 @@ import { Random } from '../../simulation/chance.js'
 import * as codecs from './codecs.js'
 import { forwarder } from './forwarder.js'
 import { gso } from './gso.js'
+import * as captures from './traces.js'
 
-const targets = { forwarder, gso, ...codecs } as const satisfies Record<string, (random: Random) => void>
+const targets = { forwarder, gso, ...codecs, ...captures } as const satisfies Record<string, (random: Random) => void>
 export type Target = keyof typeof targets
 export const targetNames = Object.keys(targets) as Target[]
 
