@@ -1,6 +1,6 @@
 // Parses classic pcap (draft-ietf-opsawg-pcap): micro- and nanoseconds, both byte orders. Its relatives, which use the
-// same header and other records, are refused by name: by their magic numbers (formats.ts), or by what their records look
-// like (pcap-variants.ts).
+// same header and other records, are refused by name: by their magic numbers (formats.ts), or by what their records
+// look like (pcap-variants.ts).
 
 import { damaged, type Input, unsupported } from './input.js'
 import type { PacketView } from './packet.js'

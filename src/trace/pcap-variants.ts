@@ -1,5 +1,5 @@
-// Relatives of pcap that have its magic number and longer records: Wireshark, too, knows them only by trying. Looked for
-// when a file does not make sense as what it claims to be.
+// Relatives of pcap that have its magic number and longer records: Wireshark, too, knows them only by trying. Looked
+// for when a file does not make sense as what it claims to be.
 
 import { PACKET_LIMIT } from './pcapng.js'
 
