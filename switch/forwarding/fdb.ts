@@ -196,6 +196,7 @@ export class Fdb {
   }
 
   #removeWhere(goes: (slot: number) => boolean): void {
+    if (this.size === 0) return
     // Removal shifts later entries back, over the table's end too: one more look catches what wrapped around.
     for (let round = 0; round < 2; round++) {
       for (let slot = 0; slot <= this.#mask; ) {

@@ -63,6 +63,7 @@ export const networkFaults: readonly PlantedFault[] = [
   },
   {
     name: 'a snapshot that is called off opens the gates that another network has closed',
+    after: 155,
     breaks: [3],
     plant: inSnapshots((snapshots) => {
       const gate = snapshots.gate.bind(snapshots)
@@ -129,6 +130,7 @@ export const networkFaults: readonly PlantedFault[] = [
   },
   {
     name: 'a datapath that starts anew knows the epoch of the first network only',
+    after: 440,
     breaks: [1, 4],
     plant: () => ({
       worker: (worker) => {

@@ -140,6 +140,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
   },
   {
     name: 'pieces are joined though one between them is missing',
+    after: 680,
     breaks: [0, 2, 3],
     plant: inPeers((peer) => {
       const unpack = peer.unpack.bind(peer)

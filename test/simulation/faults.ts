@@ -15,6 +15,8 @@ export interface PlantedFault {
   /** Which invariants may show it. */
   readonly breaks: readonly number[]
   readonly plant: Plant
+  /** Schedules that hold although it is planted: the search begins behind them. */
+  readonly after?: number
   /** Makes what it takes to show more likely. */
   readonly adapt?: (scenario: Scenario) => Scenario
 }
@@ -144,6 +146,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'frames of any generation are counted',
+    after: 500,
     breaks: [2],
     plant: inChannels((channel) => {
       channel.take = (_generation, color, frames) => {
@@ -155,6 +158,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'frames of another generation are let in, uncounted',
+    after: 460,
     breaks: [2],
     plant: inChannels((channel) => {
       const take = channel.take.bind(channel)
@@ -355,6 +359,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'epochs go back when a snapshot is called off',
+    after: 155,
     breaks: [1, 4],
     plant: inSnapshots((snapshots, forwarder) => {
       const advance = snapshots.advance.bind(snapshots)
@@ -442,6 +447,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'only the hosts that get machines are fenced',
+    after: 360,
     breaks: [5],
     plant: inSnapshots((snapshots) => {
       const fence = snapshots.fence.bind(snapshots)
@@ -543,6 +549,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'a former incarnation teaches where machines are',
+    after: 240,
     breaks: [5],
     plant: inForwarder(({ network }) => {
       network.raiseFence = () => undefined
@@ -577,6 +584,7 @@ export const plantedFaults: readonly PlantedFault[] = [
   },
   {
     name: 'the channel state is put back in reverse',
+    after: 140,
     breaks: [3, 5],
     plant: inSnapshots((snapshots) => {
       const preload = snapshots.preload.bind(snapshots)

@@ -23,7 +23,7 @@ const ANSWER = 32
 const BATCH = 33
 const CONTROL_KEY = new Uint8Array(32).fill(7)
 /** More than is ever unread here; the default's memory takes longer to set aside than a schedule to run. */
-const ARMED_BOUNDS = { frames: 2000, bytes: 1 << 19 }
+const ARMED_BOUNDS = { frames: 500, bytes: 1 << 18 }
 const LAN_MTU = 1500
 
 /** Unix time at the start of virtual time. */
