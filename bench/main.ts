@@ -6,11 +6,13 @@ import { destroyAll } from './lab/lab.js'
 import { snapshot, sweepAll } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
+import { vnsnap } from './vnsnap/main.js'
 
 const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = {
   forwarding,
   snapshot,
   startup,
+  vnsnap,
 }
 
 /** Machines first: their switches hold devices whose other ends the bench's own namespaces have. */

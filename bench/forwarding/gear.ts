@@ -7,6 +7,7 @@ import { projectRoot } from '../lab/project.js'
 export interface Gear {
   readonly frames: string
   readonly pingpong: string
+  readonly udp: string
 }
 
 export interface Sent {
@@ -42,5 +43,5 @@ export async function compileGear(into: string): Promise<Gear> {
     await command(['gcc', '-O2', '-Wall', '-o', binary, join(projectRoot, 'bench', 'gear', `${name}.c`)])
     return binary
   }
-  return { frames: await compile('frames'), pingpong: await compile('pingpong') }
+  return { frames: await compile('frames'), pingpong: await compile('pingpong'), udp: await compile('udp') }
 }

@@ -7,7 +7,7 @@ import type { Gear, Received, RoundTrips, Sent } from './gear.js'
 import { highestLosslessRate } from './statistics.js'
 import type { Cores, RunningSwitch, Subject, Topology } from './subject.js'
 
-const ADDRESS = { e1: '10.99.0.1', e2: '10.99.0.2' } as const
+export const ADDRESS = { e1: '10.99.0.1', e2: '10.99.0.2' } as const
 const ECHO_PORT = 7
 /** Time for queued frames to arrive after the sender ended. */
 const DRAIN_MS = 60
@@ -28,6 +28,8 @@ export interface CpuAtRate {
 }
 
 export interface TcpResult {
+  /** Received in all, the first half second too. */
+  readonly bits: number
   readonly bitsPerSecond: number
   readonly retransmits: number
 }
@@ -39,16 +41,16 @@ export interface Order {
 }
 
 export class Session {
-  readonly #lab: Lab
-  readonly #gear: Gear
-  readonly #cores: Cores
+  readonly lab: Lab
+  readonly gear: Gear
+  readonly cores: Cores
   readonly #running: RunningSwitch
   readonly #receiverMac: string
 
   private constructor(lab: Lab, gear: Gear, cores: Cores, running: RunningSwitch, receiverMac: string) {
-    this.#lab = lab
-    this.#gear = gear
-    this.#cores = cores
+    this.lab = lab
+    this.gear = gear
+    this.cores = cores
     this.#running = running
     this.#receiverMac = receiverMac
   }
@@ -72,7 +74,7 @@ export class Session {
   }
 
   close(): Promise<void> {
-    return this.#lab.destroy()
+    return this.lab.destroy()
   }
 
   /** Waits until a round trip works: a switch may need a moment after it says that it is up. */
@@ -86,12 +88,12 @@ export class Session {
   }
 
   #received(): number {
-    return this.#lab.counters('e2', 'eth0').rxFrames
+    return this.lab.counters('e2', 'eth0').rxFrames
   }
 
   async #send(size: number, rate: number, milliseconds: number, pace: 'spin' | 'sleep'): Promise<Sent> {
     const argv = [
-      this.#gear.frames,
+      this.gear.frames,
       'send',
       'eth0',
       this.#receiverMac,
@@ -101,7 +103,7 @@ export class Session {
       pace,
     ]
     return JSON.parse(
-      await commandAt(this.#lab.place('e1', this.#cores.sender), argv, { timeoutMs: milliseconds + 5000 }),
+      await commandAt(this.lab.place('e1', this.cores.sender), argv, { timeoutMs: milliseconds + 5000 }),
     )
   }
 
@@ -111,9 +113,9 @@ export class Session {
   async saturation(size: number, milliseconds: number): Promise<Saturation> {
     const sending = this.#send(size, 0, milliseconds + 250, 'spin')
     await sleep(150)
-    const from = this.#look()
+    const from = this.look()
     await sleep(milliseconds)
-    const to = this.#look()
+    const to = this.look()
     const sent = await sending
     await sleep(DRAIN_MS)
     const seconds = (to.time - from.time) / 1e3
@@ -126,7 +128,7 @@ export class Session {
     }
   }
 
-  #look(): { time: number; frames: number; process: number; machine: number } {
+  look(): { time: number; frames: number; process: number; machine: number } {
     return {
       frames: this.#received(),
       time: performance.now(),
@@ -158,10 +160,10 @@ export class Session {
    * CPU cost at a light rate that every subject carries. The sender sleeps between bursts, so idle time is really idle.
    */
   async cpuAt(rate: number, size: number, milliseconds: number): Promise<CpuAtRate> {
-    const before = this.#look()
+    const before = this.look()
     const sent = await this.#send(size, rate, milliseconds, 'sleep')
     await sleep(DRAIN_MS)
-    const after = this.#look()
+    const after = this.look()
     const frames = after.frames - before.frames
     return {
       offeredPerSecond: sent.offered / sent.seconds,
@@ -175,8 +177,8 @@ export class Session {
    * Numbered frames at a light rate, read back one by one: nothing lost, doubled or overtaken on a subject that works.
    */
   async order(rate: number, milliseconds: number): Promise<Order> {
-    const argv = [this.#gear.frames, 'receive', 'eth0', String(milliseconds + 3000)]
-    const receiver = await this.#lab.start('e2', this.#cores.receiver, argv)
+    const argv = [this.gear.frames, 'receive', 'eth0', String(milliseconds + 3000)]
+    const receiver = await this.lab.start('e2', this.cores.receiver, argv)
     await receiver.until('ready', (said) => said.includes('ready'))
     const sent = await this.#send(60, rate, milliseconds, 'sleep')
     await sleep(2 * DRAIN_MS)
@@ -187,18 +189,25 @@ export class Session {
     return { offered: sent.offered, received, late }
   }
 
-  async roundTrips(wanted: { samples: number; gapUs: number; milliseconds: number }): Promise<RoundTrips> {
-    const { samples, gapUs, milliseconds } = wanted
+  async roundTrips(wanted: {
+    samples: number
+    gapUs: number
+    milliseconds: number
+    /** Of the payload, bytes. */
+    size?: number
+  }): Promise<RoundTrips> {
+    const { samples, gapUs, milliseconds, size = 8 } = wanted
     const argv = [
-      this.#gear.pingpong,
+      this.gear.pingpong,
       'ping',
       ADDRESS.e2,
       String(ECHO_PORT),
       String(samples),
       String(gapUs),
       String(milliseconds),
+      String(size),
     ]
-    const place = this.#lab.place('e1', this.#cores.sender)
+    const place = this.lab.place('e1', this.cores.sender)
     return JSON.parse(await commandAt(place, argv, { timeoutMs: milliseconds + 5000 }))
   }
 
@@ -225,18 +234,18 @@ export class Session {
 
   /** Share of one core that the subject's processes take without traffic. */
   async idleShare(milliseconds: number): Promise<number> {
-    const from = this.#look()
+    const from = this.look()
     await sleep(milliseconds)
-    const to = this.#look()
+    const to = this.look()
     return (to.process - from.process) / ((to.time - from.time) / 1e3)
   }
 
   /** Bulk TCP from e1 to e2 for `seconds`, the first half second left out. */
   async tcp(seconds: number): Promise<TcpResult> {
-    const server = await this.#lab.start('e2', this.#cores.receiver, ['iperf3', '-s', '-1', '--forceflush'])
+    const server = await this.lab.start('e2', this.cores.receiver, ['iperf3', '-s', '-1', '--forceflush'])
     await server.until('listening', (said) => said.includes('listening'))
     const argv = ['iperf3', '-J', '-c', ADDRESS.e2, '-t', String(seconds), '-i', '0.5', '--connect-timeout', '3000']
-    const place = this.#lab.place('e1', this.#cores.sender)
+    const place = this.lab.place('e1', this.cores.sender)
     const report = JSON.parse(await commandAt(place, argv, { timeoutMs: (seconds + 8) * 1000 })) as IperfReport
     await server.stop()
     return tcpResult(report)
@@ -245,7 +254,10 @@ export class Session {
 
 export interface IperfReport {
   readonly intervals: readonly { readonly sum: { readonly bytes: number; readonly seconds: number } }[]
-  readonly end: { readonly sum_sent: { readonly retransmits: number } }
+  readonly end: {
+    readonly sum_sent: { readonly retransmits: number }
+    readonly sum_received: { readonly bytes: number }
+  }
 }
 
 /** Rate over all intervals but the first, in which TCP is still finding its window. */
@@ -253,7 +265,11 @@ export function tcpResult(report: IperfReport): TcpResult {
   const counted = report.intervals.slice(1).map((interval) => interval.sum)
   const seconds = counted.reduce((sum, { seconds }) => sum + seconds, 0)
   const bytes = counted.reduce((sum, { bytes }) => sum + bytes, 0)
-  return { bitsPerSecond: (bytes * 8) / seconds, retransmits: report.end.sum_sent.retransmits }
+  return {
+    bits: report.end.sum_received.bytes * 8,
+    bitsPerSecond: (bytes * 8) / seconds,
+    retransmits: report.end.sum_sent.retransmits,
+  }
 }
 
 async function configureEndpoints(lab: Lab, offloads: boolean): Promise<string> {

@@ -33,6 +33,8 @@ export interface Subject {
   /** What is measured of it: everything for the four that are compared, less for those that only give context. */
   readonly parts: readonly Part[]
   version(): Promise<string>
+  /** Why it cannot be measured on this machine; null: it can. Left out: it always can. */
+  unavailable?(): Promise<string | null>
   /**
    * Connects the endpoints. The namespaces are there: `e1` and `e2`, and `a` (one host) or `a` and `b` (two). On return
    * both endpoints have a device `eth0`, up or down, without address.

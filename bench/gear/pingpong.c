@@ -1,6 +1,7 @@
 // Measuring gear: UDP round trips, one at a time, by blocking calls as an ordinary application makes them.
 //   pingpong echo PORT                                       says "ready" on stderr, answers until SIGTERM
-//   pingpong ping ADDRESS PORT SAMPLES GAP_US MILLISECONDS   GAP_US: pause between exchanges (0: back to back)
+//   pingpong ping ADDRESS PORT SAMPLES GAP_US MILLISECONDS [SIZE]
+// GAP_US: pause between exchanges (0: back to back). SIZE: payload (default 8, at least 8).
 // `ping` throws away the first 200 exchanges or 100 ms (caches, FDB, frequency), ends at SAMPLES or at the deadline, and
 // prints one line of JSON: count, lost and microseconds min, p50, p90, p99, max, mean. An exchange without an answer within
 // 200 ms is lost and counts as one of 200 ms: left out, it would flatter the percentiles.
@@ -22,6 +23,7 @@
 #define WARMUP_EXCHANGES 200
 #define WARMUP_NS 100000000u
 #define PATIENCE_US 200000
+#define LARGEST 9000
 
 static void fail(const char *what) {
   fprintf(stderr, "pingpong: %s: %s\n", what, strerror(errno));
@@ -46,7 +48,7 @@ static void echo(const char *port) {
   if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0) fail("bind");
   fputs("ready\n", stderr);
   for (;;) {
-    char data[64];
+    char data[LARGEST];
     struct sockaddr_in from;
     socklen_t length = sizeof from;
     ssize_t size = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
@@ -55,13 +57,13 @@ static void echo(const char *port) {
 }
 
 static void ping(char **argument) {
-  int samples = atoi(argument[2]);
+  int samples = atoi(argument[2]), payload = argument[5] == NULL ? 8 : atoi(argument[5]);
   long gap = atol(argument[3]) * 1000;
   uint64_t begin = now_ns(), deadline = begin + strtoull(argument[4], NULL, 10) * 1000000u;
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argument[1]))};
-  if (samples < 1 || inet_pton(AF_INET, argument[0], &address.sin_addr) != 1) {
+  if (samples < 1 || payload < 8 || payload > LARGEST || inet_pton(AF_INET, argument[0], &address.sin_addr) != 1) {
     errno = EINVAL;
-    fail("address or samples");
+    fail("address, samples or size");
   }
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
   if (fd < 0) fail("socket");
@@ -74,17 +76,21 @@ static void ping(char **argument) {
   int count = 0, lost = 0, exchanges = 0;
   double sum = 0;
   while (count < samples && now_ns() < deadline) {
-    uint64_t number = (uint64_t)exchanges++, answer;
+    static char data[LARGEST];
+    uint64_t number = (uint64_t)exchanges++, answer = 0;
+    memcpy(data, &number, sizeof number);
     if (gap > 0) {
       struct timespec pause = {.tv_nsec = gap};
       nanosleep(&pause, NULL);
     }
     uint64_t start = now_ns();
-    if (send(fd, &number, sizeof number, 0) < 0) fail("send");
+    if (send(fd, data, (size_t)payload, 0) < 0) fail("send");
     ssize_t size;
     // An answer that comes after its exchange was given up is read and thrown away here.
-    do size = recv(fd, &answer, sizeof answer, 0);
-    while (size == sizeof answer && answer != number);
+    do {
+      size = recv(fd, data, sizeof data, 0);
+      memcpy(&answer, data, sizeof answer);
+    } while (size == payload && answer != number);
     uint64_t end = now_ns();
     if (size < 0) {
       if (errno != EAGAIN && errno != ECONNREFUSED) fail("recv");
@@ -107,9 +113,9 @@ static void ping(char **argument) {
 
 int main(int argc, char **argv) {
   if (argc == 3 && strcmp(argv[1], "echo") == 0) echo(argv[2]);
-  else if (argc == 7 && strcmp(argv[1], "ping") == 0) ping(argv + 2);
+  else if ((argc == 7 || argc == 8) && strcmp(argv[1], "ping") == 0) ping(argv + 2);
   else {
-    fputs("usage: pingpong echo PORT\n       pingpong ping ADDRESS PORT SAMPLES GAP_US MILLISECONDS\n", stderr);
+    fputs("usage: pingpong echo PORT\n       pingpong ping ADDRESS PORT SAMPLES GAP_US MILLISECONDS [SIZE]\n", stderr);
     return 2;
   }
   return 0;

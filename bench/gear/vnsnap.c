@@ -15,7 +15,9 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/ethtool.h>
 #include <linux/if_packet.h>
+#include <linux/sockios.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <poll.h>
@@ -23,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -33,7 +36,8 @@
 #define MOST (MOST_PORTS + MOST_PEERS)
 #define BATCH 64
 #define SLOT 2048
-#define SLOTS 1024
+// As many as snapswitch has.
+#define SLOTS 2048
 #define TABLE 8192
 #define HEADER 4
 #define MAGIC 0xc5
@@ -229,6 +233,11 @@ static void open_port(const char *name) {
   if (port[ports].ring == MAP_FAILED) fail("mmap of a ring");
   struct sockaddr_ll here = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = (int)device};
   if (bind(fd, (struct sockaddr *)&here, sizeof here) < 0) fail("bind to a device");
+  // Segments that the device merges on reception are no frames of one MTU any more. Not every device can, or needs it.
+  struct ethtool_value off = {.cmd = ETHTOOL_SGRO};
+  struct ifreq request = {.ifr_data = (void *)&off};
+  snprintf(request.ifr_name, IFNAMSIZ, "%s", name);
+  ioctl(fd, SIOCETHTOOL, &request);
   struct packet_mreq all = {.mr_ifindex = (int)device, .mr_type = PACKET_MR_PROMISC};
   if (setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all) < 0) fail("promiscuous mode");
   snprintf(port[ports].name, IFNAMSIZ, "%s", name);

@@ -14,6 +14,13 @@ const living = new Set<Lab>()
 /** Set on the way out: whoever still runs must not build what nobody would take down. */
 let closing = false
 
+export interface Counters {
+  readonly rxFrames: number
+  readonly rxDropped: number
+  readonly txFrames: number
+  readonly txBytes: number
+}
+
 export class Lab {
   readonly scratch: string
   readonly #prefix: string
@@ -82,7 +89,7 @@ export class Lab {
   }
 
   /** Counters of a device, as /proc/net/dev has them. */
-  counters(name: string, device: string): { rxFrames: number; rxDropped: number; txFrames: number } {
+  counters(name: string, device: string): Counters {
     const anchor = this.#namespaces.get(name)
     if (anchor === undefined) throw new Error(`no namespace ${name} in this lab`)
     const text = readFileSync(`/proc/${anchor.pid}/net/dev`, 'latin1')
@@ -93,7 +100,7 @@ export class Lab {
       .trim()
       .split(/\s+/)
       .map(Number)
-    return { rxFrames: columns[1]!, rxDropped: columns[3]!, txFrames: columns[9]! }
+    return { rxFrames: columns[1]!, rxDropped: columns[3]!, txBytes: columns[8]!, txFrames: columns[9]! }
   }
 
   /** Takes all down. Safe to call twice and on a lab that is half built. */

@@ -1,6 +1,7 @@
 // What is measured: the cells (how many machines, how much memory, which policy, which traffic), and the lab of each.
 
 import type { LabPlan, MachinePlan } from '../../test/lab/lab.js'
+import { TRUNK_MTU } from '../forwarding/subject.js'
 
 /**
  * `ring`: only the guests' own ring and UDP streams. `guests`: bulk TCP between two guests as well. `members` and
@@ -97,5 +98,5 @@ export function labPlan({ machines: count, memoryMiB }: Cell): LabPlan {
     const job = { ip: `${address(index)}/24`, node: index, ...work, send, receive }
     return { name: machineName(index), host: hosts[index % 2]!, job }
   }
-  return { network, hosts, memoryMiB, machines: ring.map((_, index) => machine(index)) }
+  return { network, hosts, memoryMiB, trunkMtu: TRUNK_MTU, machines: ring.map((_, index) => machine(index)) }
 }

@@ -113,8 +113,11 @@ t.test('the chart escapes what it is given and keeps bars inside', async (t) => 
 
 t.test('TCP rate leaves the first interval out', async (t) => {
   const interval = (bytes: number) => ({ sum: { bytes, seconds: 0.5 } })
-  const report = { intervals: [interval(1), interval(1000), interval(3000)], end: { sum_sent: { retransmits: 7 } } }
-  t.same(tcpResult(report), { bitsPerSecond: 32_000, retransmits: 7 })
+  const report = {
+    intervals: [interval(1), interval(1000), interval(3000)],
+    end: { sum_sent: { retransmits: 7 }, sum_received: { bytes: 5000 } },
+  }
+  t.same(tcpResult(report), { bits: 40_000, bitsPerSecond: 32_000, retransmits: 7 })
 })
 
 t.test('/proc/stat: idle and iowait of the first line, cores counted', async (t) => {

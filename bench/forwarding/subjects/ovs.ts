@@ -1,19 +1,27 @@
 // Open vSwitch's userspace datapath (datapath_type=netdev) from Debian's package, with a database and sockets of its
 // own: nothing of a system-wide Open vSwitch is used or touched.
 
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { command, commandAt } from '../../lab/processes.js'
 import { hostsOf, parts, type Subject, vethAttachment } from '../subject.js'
 
 const SCHEMA = '/usr/share/openvswitch/vswitch.ovsschema'
 
-function ovsSubject(id: string, title: string, setup: string, tso: boolean): Subject {
+/** Only a name's look-up: no module is loaded. */
+const noModule = async (): Promise<string | null> =>
+  existsSync('/sys/module/openvswitch') ? null : 'the kernel module openvswitch is not loaded'
+
+type Datapath = 'userspace' | 'userspace-tso' | 'kernel'
+
+function ovsSubject(id: string, title: string, setup: string, datapath: Datapath): Subject {
+  const tso = datapath === 'userspace-tso'
   return {
     id,
     title,
     setup,
-    offloads: tso,
+    ...(datapath === 'kernel' ? { unavailable: noModule } : {}),
+    offloads: datapath !== 'userspace',
     parts: tso ? ['tcp', 'twoHosts'] : parts,
     version: async () => (await command(['ovs-vswitchd', '--version'])).split('\n')[0]!.replace('ovs-vswitchd ', ''),
     async attach(lab, topology, cores) {
@@ -53,7 +61,15 @@ function ovsSubject(id: string, title: string, setup: string, tso: boolean): Sub
           ['ovs-vswitchd', socket, `--unixctl=${join(directory, 'vswitchd.ctl')}`, '-vconsole:warn'],
           env,
         )
-        await vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev')
+        await vsctl(
+          'add-br',
+          'br0',
+          '--',
+          'set',
+          'bridge',
+          'br0',
+          `datapath_type=${datapath === 'kernel' ? 'system' : 'netdev'}`,
+        )
         for (const device of devices) await vsctl('add-port', 'br0', device)
         pids.push(server.pid, daemon.pid)
       }
@@ -66,12 +82,19 @@ export const ovsUserspace = ovsSubject(
   'ovs-userspace',
   'OVS userspace',
   'datapath_type=netdev, veth ports, defaults; endpoint offloads off, as its documentation demands',
-  false,
+  'userspace',
 )
 
 export const ovsUserspaceTso = ovsSubject(
   'ovs-userspace-tso',
   'OVS userspace, TSO',
   'the same with the experimental userspace-tso-enable=true and endpoint offloads on',
-  true,
+  'userspace-tso',
+)
+
+export const ovsKernel = ovsSubject(
+  'ovs-kernel',
+  'OVS kernel',
+  'datapath_type=system (the kernel module openvswitch), veth ports, defaults',
+  'kernel',
 )

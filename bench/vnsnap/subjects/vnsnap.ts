@@ -1,5 +1,5 @@
-// The VNsnap-style switch as a process on each host, twice: waiting at once, and asking again for as long as snapswitch
-// does before it waits. README.md beside this folder says what is assumed, and from which source.
+// The VNsnap-style switch as a process on each host, twice: waiting at once, and asking again for as long as
+// snapswitch does before it waits. README.md beside this folder says what is assumed, and from which source.
 
 import { join } from 'node:path'
 import { hostsOf, parts, type Subject, vethAttachment } from '../../forwarding/subject.js'

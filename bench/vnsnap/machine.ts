@@ -1,0 +1,139 @@
+// One machine as the baselines save it, by QMP: while it runs and stopped for the last round (pre-copy, as
+// VNsnap-memory), or stopped all the while (as a hypervisor's plain snapshot does).
+
+import { rmSync } from 'node:fs'
+import { within } from '../../src/hypervisor/shared/deadline.js'
+import { QmpClient, type QmpEvent } from '../../src/hypervisor/shared/qmp.js'
+import type { LabMachine } from '../../test/lab/lab.js'
+
+const COMMAND_MS = 10_000
+const SAVE_MS = 120_000
+/** As good as none: QEMU holds 32 MiB/s otherwise. */
+const BANDWIDTH = 2 ** 40
+/** VNsnap's last round was short, too, where the machine let it: QEMU goes on with rounds until it expects this. */
+const LAST_ROUND_MS = 30
+
+/** Microseconds of CLOCK_REALTIME. */
+export interface Saved {
+  readonly vm: string
+  readonly host: string
+  readonly startedAtUs: number
+  readonly pausedAtUs: number
+  readonly cutAtUs: number
+  readonly resumedAtUs: number
+  readonly bytes: number
+}
+
+const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
+
+export class SavedMachine {
+  readonly #machine: LabMachine
+  readonly #qmp: QmpClient
+
+  private constructor(machine: LabMachine, qmp: QmpClient) {
+    this.#machine = machine
+    this.#qmp = qmp
+  }
+
+  static async open(machine: LabMachine): Promise<SavedMachine> {
+    const qmp = await QmpClient.connect(machine.outside.qmp, within(COMMAND_MS))
+    const set = (capability: string) => ({ capability, state: true })
+    await qmp.execute('migrate-set-capabilities', { capabilities: [set('events')] }, within(COMMAND_MS))
+    const limits = { 'max-bandwidth': BANDWIDTH, 'downtime-limit': LAST_ROUND_MS }
+    await qmp.execute('migrate-set-parameters', limits, within(COMMAND_MS))
+    return new SavedMachine(machine, qmp)
+  }
+
+  get tap(): string {
+    return this.#machine.tap
+  }
+
+  get host(): string {
+    return this.#machine.plan.host
+  }
+
+  /** Where its memory goes, as its QEMU sees it, and from outside. */
+  #file(): { inside: string; outside: string } {
+    const { qcow2 } = this.#machine.files
+    const outside = this.#machine.outside.qcow2
+    return { inside: qcow2.replace(/qcow2$/, 'memory'), outside: outside.replace(/qcow2$/, 'memory') }
+  }
+
+  #migrate(): Promise<unknown> {
+    // QEMU 7.2 has no file: yet.
+    return this.#qmp.execute('migrate', { uri: `exec:cat >'${this.#file().inside}'` }, within(COMMAND_MS))
+  }
+
+  #ended(): Promise<QmpEvent> {
+    const isEnd = ({ name, data }: QmpEvent) =>
+      name === 'MIGRATION' && ['completed', 'failed', 'cancelled'].includes(String(data.status))
+    return this.#qmp.event(isEnd, 'the end of its save', within(SAVE_MS))
+  }
+
+  #event(name: string): Promise<QmpEvent> {
+    return this.#qmp.event((event) => event.name === name, name, within(SAVE_MS))
+  }
+
+  async #saved(ended: Promise<QmpEvent>): Promise<number> {
+    const { data } = await ended
+    if (data.status !== 'completed')
+      throw new Error(`${this.#machine.plan.name}: its save ended as ${String(data.status)}`)
+    const told = (await this.#qmp.execute('query-migrate', {}, within(COMMAND_MS))) as {
+      ram?: { transferred?: number }
+    }
+    return told.ram?.transferred ?? Number.NaN
+  }
+
+  async #resume(): Promise<number> {
+    const resumed = this.#event('RESUME')
+    await this.#qmp.execute('cont', {}, within(COMMAND_MS))
+    return (await resumed).atUs
+  }
+
+  /** Saves while it runs; `flip` is called when it stands still for the last round. */
+  async saveLive(flip: () => Promise<void>): Promise<Saved> {
+    const startedAtUs = nowUs()
+    const [stopped, ended] = [this.#event('STOP'), this.#ended()]
+    // Whichever fails first tells; the other must not be an unhandled rejection.
+    ended.catch(() => undefined)
+    stopped.catch(() => undefined)
+    await this.#migrate()
+    const pausedAtUs = (await stopped).atUs
+    await flip()
+    const cutAtUs = nowUs()
+    const bytes = await this.#saved(ended)
+    const resumedAtUs = await this.#resume()
+    return this.#done({ startedAtUs, pausedAtUs, cutAtUs, resumedAtUs, bytes })
+  }
+
+  /** Stops, saves, lets it run; `flip` is called just before it runs again. */
+  async saveStopped(flip: () => Promise<void>): Promise<Saved> {
+    const startedAtUs = nowUs()
+    const stopped = this.#event('STOP')
+    stopped.catch(() => undefined)
+    await this.#qmp.execute('stop', {}, within(COMMAND_MS))
+    const pausedAtUs = (await stopped).atUs
+    const ended = this.#ended()
+    ended.catch(() => undefined)
+    await this.#migrate()
+    const bytes = await this.#saved(ended)
+    await flip()
+    const cutAtUs = nowUs()
+    const resumedAtUs = await this.#resume()
+    // Nothing of it went out between its stop and its flip: the cut is where it stopped.
+    return this.#done({ startedAtUs, pausedAtUs, cutAtUs: Math.min(cutAtUs, pausedAtUs), resumedAtUs, bytes })
+  }
+
+  #done(times: Omit<Saved, 'vm' | 'host'>): Saved {
+    return { vm: this.#machine.plan.name, host: this.host, ...times }
+  }
+
+  /** Each snapshot begins as the first did. */
+  forget(): void {
+    rmSync(this.#file().outside, { force: true })
+  }
+
+  close(): void {
+    this.#qmp.close()
+  }
+}

@@ -1,0 +1,174 @@
+// The ring part, the studies' own metric: how much longer a ring of machines takes for its hops when a snapshot is
+// taken at 40 % of them. 100 multiplications of floats a hop (guest/ring.c), no pause between hops. Runs with and
+// without a snapshot take turns in one ring that never ends.
+
+import { setTimeout as sleep } from 'node:timers/promises'
+import { until } from '../../test/lab/command.js'
+import type { Lab, LabPlan } from '../../test/lab/lab.js'
+import { median } from '../forwarding/statistics.js'
+import { TRUNK_MTU } from '../forwarding/subject.js'
+import { bootTimeoutMs } from '../snapshot/machines.js'
+import { machineAddress, machineName, network } from '../snapshot/plan.js'
+import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
+
+export interface RingCell {
+  readonly machines: number
+  readonly hosts: 1 | 2
+}
+
+export interface RingPlan {
+  readonly cells: readonly RingCell[]
+  /** Of a run without a snapshot. */
+  readonly runSeconds: number
+  /** Runs without, and runs with. */
+  readonly pairs: number
+  readonly memoryMiB: number
+}
+
+const SNAPSHOT_AT = 0.4
+const WARM_MS = 3000
+const LOOK_MS = 20
+/** More than any run comes to. */
+const ENDLESS = 1_000_000_000
+
+export function ringLab({ machines, hosts }: RingCell, memoryMiB: number): LabPlan {
+  const names = ['a', 'b'].slice(0, hosts)
+  const ring = Array.from({ length: machines }, (_, index) => machineAddress(index))
+  return {
+    network,
+    hosts: names,
+    memoryMiB,
+    trunkMtu: TRUNK_MTU,
+    machines: ring.map((ip, index) => ({
+      name: machineName(index),
+      host: names[index % names.length]!,
+      job: { ip: `${ip}/24`, node: index, ring, hops: ENDLESS },
+    })),
+  }
+}
+
+/** A report of the first machine: when it came, milliseconds of this process, and the hop it told. */
+export interface Mark {
+  readonly atMs: number
+  readonly hop: number
+}
+
+/** When the ring was at `hop`, between the two reports that enclose it; NaN when none do. */
+export function timeOfHop(marks: readonly Mark[], hop: number): number {
+  for (let index = 1; index < marks.length; index++) {
+    const [before, after] = [marks[index - 1]!, marks[index]!]
+    if (before.hop > hop || after.hop < hop) continue
+    if (after.hop === before.hop) return before.atMs
+    return before.atMs + ((hop - before.hop) / (after.hop - before.hop)) * (after.atMs - before.atMs)
+  }
+  return Number.NaN
+}
+
+class Progress {
+  readonly #lab: Lab
+  readonly marks: Mark[] = []
+
+  constructor(lab: Lab) {
+    this.#lab = lab
+  }
+
+  look(): Mark {
+    const hop = this.#lab.machine(machineName(0)).console.state?.ring?.hop ?? 0
+    const last = this.marks.at(-1)
+    if (last === undefined || hop > last.hop) this.marks.push({ atMs: performance.now(), hop })
+    return this.marks.at(-1)!
+  }
+
+  async reach(hop: number, timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs
+    while (this.look().hop < hop) {
+      if (performance.now() > deadline) throw new Error(`the ring came to hop ${this.look().hop}, not to ${hop}`)
+      await sleep(LOOK_MS)
+    }
+  }
+
+  /** How long it took from one hop to another, seconds. */
+  between(from: number, to: number): number {
+    return (timeOfHop(this.marks, to) - timeOfHop(this.marks, from)) / 1000
+  }
+}
+
+export interface RingFigures {
+  /** Per cent. */
+  readonly slowdown: number
+  /** Half the range of the runs without a snapshot, per cent of their median. */
+  readonly noise: number
+  readonly hopsPerSecond: number
+}
+
+export function ringFigures(hops: number, without: readonly number[], with_: readonly number[]): RingFigures {
+  const plain = median(without)
+  return {
+    slowdown: (median(with_) / plain - 1) * 100,
+    noise: ((Math.max(...without) - Math.min(...without)) / 2 / plain) * 100,
+    hopsPerSecond: hops / plain,
+  }
+}
+
+async function runRing(lab: Lab, taker: Taker, plan: RingPlan): Promise<RingFigures> {
+  const progress = new Progress(lab)
+  const limitMs = 120_000 + plan.runSeconds * 10_000
+  // The first report that counts has just come: hops are compared from report to report.
+  const first = progress.look().hop
+  await progress.reach(first + 1, limitMs)
+  const began = progress.look()
+  await sleep(WARM_MS)
+  await progress.reach(progress.look().hop + 1, limitMs)
+  const warm = progress.look()
+  const hops = Math.max(10, Math.round(((warm.hop - began.hop) / (warm.atMs - began.atMs)) * plan.runSeconds * 1000))
+  const [without, with_]: [number[], number[]] = [[], []]
+  for (let run = 0; run < plan.pairs * 2; run++) {
+    const from = progress.look().hop
+    let taking: Promise<{ error: string | null }> | undefined
+    const isWith = run % 2 === 1
+    if (isWith) {
+      await progress.reach(Math.round(from + hops * SNAPSHOT_AT), limitMs)
+      taking = taker.take(run)
+      taking.catch(() => undefined)
+    }
+    await progress.reach(from + hops, limitMs)
+    ;(isWith ? with_ : without).push(progress.between(from, from + hops))
+    const error = (await taking)?.error
+    if (error) throw new Error(error)
+    // The next run begins when nothing of this one's snapshot is left to do.
+    if (isWith) await progress.reach(progress.look().hop + 1, limitMs)
+  }
+  return ringFigures(hops, without, with_)
+}
+
+export async function measureRing(system: SnapshotSystem, plan: RingPlan): Promise<Record<string, number>> {
+  const figures: Record<string, number> = {}
+  for (const cell of plan.cells) {
+    const built = buildLab(system.plan(ringLab(cell, plan.memoryMiB)))
+    let taker: Taker | undefined
+    try {
+      const lab = await built
+      const open = await system.start(lab, network)
+      const names = [...lab.machines.keys()]
+      // Two at a time: emulated machines take all cores while they boot.
+      for (let index = 0; index < names.length; index += 2)
+        await Promise.all(names.slice(index, index + 2).map((name) => lab.startMachine(name, bootTimeoutMs)))
+      await until('a ring that goes round', bootTimeoutMs, () => {
+        const states = [...lab.machines.values()].map((machine) => machine.console.state?.ring)
+        return states.every((ring) => ring !== undefined && ring.tokens > 3) ? true : undefined
+      })
+      taker = await open()
+      const { slowdown, noise, hopsPerSecond } = await runRing(lab, taker, plan)
+      const key = `${cell.machines}x${cell.hosts}`
+      figures[`slowdown.${key}`] = slowdown
+      figures[`noise.${key}`] = noise
+      figures[`hopsPerSecond.${key}`] = hopsPerSecond
+      const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
+      if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
+    } finally {
+      await taker?.close().catch(() => undefined)
+      await leaveLab(built)
+    }
+  }
+  return figures
+}

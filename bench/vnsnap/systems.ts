@@ -1,0 +1,264 @@
+// Who takes snapshots, and how: snapswitch with either policy, VNsnap-style, UnaCloud-style. Each brings up its
+// switches in a lab and takes snapshots of the machines in it.
+
+import { CoordinatorClient } from '../../src/api/client.js'
+import { run } from '../../test/lab/command.js'
+import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
+import { allCores, Lab as Bench } from '../lab/lab.js'
+import { commandAt, type Service } from '../lab/processes.js'
+import type { MemberStamps, Round } from '../snapshot/rows.js'
+import type { SnapshotSystem, Taker } from '../snapshot/session.js'
+import { type Taken, takeOne } from '../snapshot/take.js'
+import { type Saved, SavedMachine } from './machine.js'
+import { droppedFrames, type MachineState, rules } from './subjects/unacloud.js'
+import { compileVnsnap, vnsnapArguments } from './subjects/vnsnap.js'
+
+const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
+const message = (error: unknown) => (error instanceof Error ? error.message : String(error))
+
+const asIs = (plan: LabPlan): LabPlan => plan
+
+function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['policy'], setup: string): SnapshotSystem {
+  return {
+    id,
+    title,
+    setup,
+    policy,
+    plan: asIs,
+    async start(lab, network) {
+      for (const host of lab.plan.hosts) await lab.startSwitch(host)
+      await lab.startCoordinator()
+      return async () => {
+        const client = new CoordinatorClient(lab.coordinatorSocket)
+        return { take: (round) => takeOne(client, { network, policy }, round), close: () => client.close() }
+      }
+    },
+  }
+}
+
+/** The stamps of a baseline's snapshot in the form of a manifest's; what it has no counterpart of is not a number. */
+function stampsOf(saved: Saved, openedAtUs: number): MemberStamps {
+  const none = Number.NaN
+  return {
+    vm: saved.vm,
+    host: saved.host,
+    gatedAtUs: saved.pausedAtUs,
+    settledAtUs: none,
+    pausedAtUs: saved.pausedAtUs,
+    cutAtUs: saved.cutAtUs,
+    disksAtUs: none,
+    savingAtUs: none,
+    resumedAtUs: saved.resumedAtUs,
+    // Early frames are dropped until the last machine has been cut.
+    releasedAtUs: Math.max(saved.resumedAtUs, openedAtUs),
+    sealedAtUs: saved.resumedAtUs,
+    held: 0,
+    early: 0,
+    recorded: 0,
+    residue: 0,
+    lost: 0,
+    memoryImageBytes: saved.bytes,
+  }
+}
+
+interface Baseline {
+  begin(): Promise<void>
+  save(machine: SavedMachine): Promise<Saved>
+  /** Frames that were dropped as early since the last call. */
+  end(): Promise<number>
+  close(): Promise<void>
+}
+
+/** All machines at once, as a broadcast command makes each host do it. */
+async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
+  const machines: SavedMachine[] = []
+  const close = async () => {
+    for (const machine of machines) machine.close()
+    await baseline.close()
+  }
+  try {
+    for (const machine of lab.machines.values()) machines.push(await SavedMachine.open(machine))
+  } catch (error) {
+    await close()
+    throw error
+  }
+  const take = async (round: number): Promise<Taken> => {
+    const askedAtUs = nowUs()
+    const nothing: Pick<Round, 'globalMs' | 'members' | 'closures'> = {
+      globalMs: Number.NaN,
+      members: [],
+      closures: [],
+    }
+    try {
+      await baseline.begin()
+      const saved = await Promise.all(machines.map((machine) => baseline.save(machine)))
+      const early = await baseline.end()
+      const answeredAtUs = nowUs()
+      const members = saved.map((one, index) => ({ ...stampsOf(one, answeredAtUs), early: index === 0 ? early : 0 }))
+      for (const machine of machines) machine.forget()
+      const globalMs = (answeredAtUs - askedAtUs) / 1000
+      return { round, askedAtUs, answeredAtUs, removedAtUs: nowUs(), ...nothing, globalMs, members, error: null }
+    } catch (error) {
+      return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
+    }
+  }
+  return { take, close }
+}
+
+/** A host's end of the tunnels: on its trunk's device. Two hosts at most. */
+const addressOf = (index: number) => `10.98.0.${index + 1}`
+
+/** One command to a switch; its answer must be `ok`, or is given back. */
+async function tell(daemon: Service, line: string): Promise<string> {
+  const lines = () => daemon.output.split('\n').slice(0, -1)
+  const before = lines().length
+  daemon.tell(`${line}\n`)
+  await daemon.until(`an answer to ${line}`, () => lines().length > before)
+  return lines()[before]!
+}
+
+/** Its switches know plain frames alone: the machines' cards leave checksums and segments to their kernels. */
+const plainCards = ['csum', 'gso', 'guest_csum', 'host_tso4', 'host_tso6', 'guest_tso4', 'guest_tso6', 'guest_ufo']
+
+const vnsnapSystem: SnapshotSystem = {
+  id: 'vnsnap',
+  title: 'VNsnap-style',
+  setup:
+    'its switch as a process on each host; memory by pre-copy migration to a file while the machine runs; disks are not saved',
+  policy: 'drop',
+  plan: (plan) => ({
+    ...plan,
+    machines: plan.machines.map((machine) => ({
+      ...machine,
+      more: (inside) => [
+        ...(machine.more?.(inside) ?? []),
+        ...plainCards.flatMap((name) => ['-global', `virtio-net-pci.${name}=off`]),
+      ],
+    })),
+  }),
+  async start(lab) {
+    const bench = new Bench()
+    const daemons = new Map<string, Service>()
+    const { hosts } = lab.plan
+    if (hosts.length > 2) throw new Error('the VNsnap-style switch of this bench joins two hosts at most')
+    try {
+      const program = await compileVnsnap(bench.scratch)
+      for (const [index, host] of hosts.entries()) {
+        const [other] = hosts.filter((one) => one !== host)
+        if (other !== undefined)
+          await run('ip', ['-n', lab.namespace(host), 'addr', 'add', `${addressOf(index)}/24`, 'dev', `to-${other}`])
+      }
+      for (const [index, host] of hosts.entries()) {
+        const devices = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
+        const peers = hosts.flatMap((one, at) => (one === host ? [] : [addressOf(at)]))
+        const words = vnsnapArguments({
+          spinUs: 0,
+          address: peers.length === 0 ? '127.0.0.1' : addressOf(index),
+          peers,
+          devices,
+        })
+        const daemon = await bench.startAt({ namespace: lab.namespace(host), cores: allCores() }, [program, ...words])
+        await daemon.until('ready', (said) => said.includes('ready'))
+        daemons.set(host, daemon)
+      }
+    } catch (error) {
+      await bench.destroy()
+      throw error
+    }
+    const all = (line: string) => Promise.all([...daemons.values()].map((daemon) => tell(daemon, line)))
+    const earlyFrames = async () =>
+      (await all('stats')).reduce((sum, said) => sum + (JSON.parse(said) as { early: number }).early, 0)
+    let [early, color] = [0, 0]
+    return () =>
+      takerOf(lab, {
+        begin: async () => {
+          color = 1 - color
+          await all(`begin ${color}`)
+        },
+        save: (machine) =>
+          machine.saveLive(async () => {
+            await tell(daemons.get(machine.host)!, `flip ${machine.tap}`)
+          }),
+        end: async () => {
+          await all('end')
+          const before = early
+          early = await earlyFrames()
+          return early - before
+        },
+        close: () => bench.destroy(),
+      })
+  },
+}
+
+const unacloudSystem: SnapshotSystem = {
+  id: 'unacloud',
+  title: 'UnaCloud-style',
+  setup:
+    'a Linux bridge on each host; marks and drops by nftables; each machine is stopped, saved, and runs on; disks are not saved',
+  policy: 'drop',
+  plan: asIs,
+  async start(lab) {
+    for (const host of lab.plan.hosts) {
+      const namespace = lab.namespace(host)
+      const others = lab.plan.hosts.filter((one) => one !== host).map((one) => `to-${one}`)
+      const taps = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
+      await run('ip', ['-n', namespace, 'link', 'add', 'br0', 'type', 'bridge'])
+      for (const device of [...others, ...taps])
+        await run('ip', ['-n', namespace, 'link', 'set', device, 'master', 'br0'])
+      await run('ip', ['-n', namespace, 'link', 'set', 'br0', 'up'])
+    }
+    const states = new Map<string, Map<string, MachineState>>()
+    const cores = allCores()
+    const nft = (host: string, words: readonly string[], input?: string) =>
+      commandAt({ namespace: lab.namespace(host), cores }, ['nft', ...words], input === undefined ? {} : { input })
+    // One at a time on each host: a later one has what an earlier one set.
+    const queues = new Map<string, Promise<unknown>>()
+    const apply = (host: string): Promise<unknown> => {
+      const next = (queues.get(host) ?? Promise.resolve()).then(() => nft(host, ['-f', '-'], rules(states.get(host)!)))
+      queues.set(
+        host,
+        next.catch(() => undefined),
+      )
+      return next
+    }
+    return () =>
+      takerOf(lab, {
+        begin: async () => {
+          for (const host of lab.plan.hosts) {
+            const taps = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
+            states.set(host, new Map(taps.map((tap) => [tap, 'armed'])))
+          }
+          await Promise.all(lab.plan.hosts.map(apply))
+        },
+        save: (machine) =>
+          machine.saveStopped(async () => {
+            states.get(machine.host)!.set(machine.tap, 'saved')
+            await apply(machine.host)
+          }),
+        end: async () => {
+          const listings = await Promise.all(lab.plan.hosts.map((host) => nft(host, ['-j', 'list', 'ruleset'])))
+          for (const host of lab.plan.hosts) states.set(host, new Map())
+          await Promise.all(lab.plan.hosts.map(apply))
+          return listings.reduce((sum, listing) => sum + droppedFrames(listing), 0)
+        },
+        close: async () => undefined,
+      })
+  },
+}
+
+export const snapshotSystems: readonly SnapshotSystem[] = [
+  snapswitchSystem(
+    'snapswitch',
+    'snapswitch',
+    'buffer',
+    'one daemon per host, one coordinator; early frames are kept; disks are saved too',
+  ),
+  snapswitchSystem(
+    'snapswitch-drop',
+    'snapswitch, drop',
+    'drop',
+    'the same with policy drop: early frames are dropped',
+  ),
+  vnsnapSystem,
+  unacloudSystem,
+]

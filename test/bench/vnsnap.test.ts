@@ -1,0 +1,118 @@
+// What `scripts/bench vnsnap` makes of raw rows: medians, ratios against the best of a peer's settings, the ring's
+// times, reports.
+
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { aimOf, ratioRules, ratiosOf, reaches, summarize } from '../../bench/vnsnap/figures.js'
+import { readOptions } from '../../bench/vnsnap/main.js'
+import { frameLengths } from '../../bench/vnsnap/network.js'
+import { makeReport, markdown, readReport, writeRaw, writeResults } from '../../bench/vnsnap/report.js'
+import { ringFigures, ringLab, timeOfHop } from '../../bench/vnsnap/ring.js'
+import { figureOf, type Row, tables } from '../../bench/vnsnap/rows.js'
+
+const row = (round: number, subject: string, figures: Row['figures'], error: string | null = null): Row => ({
+  part: 'network',
+  round,
+  subject,
+  figures,
+  error,
+})
+
+const rows = [
+  row(1, 'snapswitch', { 'rtt.8.p50': 30, tcpTwoHosts: 9e9, udpLost: 0 }),
+  row(2, 'snapswitch', { 'rtt.8.p50': 20, tcpTwoHosts: 12e9, udpLost: 0 }),
+  row(3, 'snapswitch', { 'rtt.8.p50': 25, tcpTwoHosts: Number.NaN }),
+  row(1, 'vnsnap', { 'rtt.8.p50': 80, tcpTwoHosts: 1e9 }),
+  row(1, 'vnsnap-spin', { 'rtt.8.p50': 50, tcpTwoHosts: 2e9 }),
+  row(2, 'vnsnap-spin', {}, 'no namespace\nmore'),
+]
+
+t.test('medians with their range, without what is not a number', async (t) => {
+  const summaries = summarize(rows)
+  t.same(summaries.snapswitch?.['rtt.8.p50'], { median: 25, low: 20, high: 30, count: 3 })
+  t.equal(summaries.snapswitch?.tcpTwoHosts?.count, 2)
+})
+
+t.test('a ratio is against the best of the peers, and a plain figure where there are none', async (t) => {
+  const ratios = ratiosOf(summarize(rows))
+  t.equal(ratios['rttP50.vsVnsnap'], 0.5)
+  t.equal(ratios['tcpTwoHosts.vsVnsnap'], 5.25)
+  t.equal(ratios.udpLost, 0)
+  t.notOk('rttP50.vsBridge' in ratios)
+  t.equal(reaches('rttP50.vsVnsnap', 0.5), true)
+  t.equal(reaches('tcpTwoHosts.vsVnsnap', 4.9), false)
+  t.equal(reaches('tcp.vsBridge', 4.9), null)
+  t.equal(aimOf('tcpTwoHosts.vsVnsnap'), 'at least 5')
+  const known = ({ figure }: { figure: string }) => figureOf(figure) !== undefined
+  t.ok(Object.values(ratioRules).every(known), 'every ratio is of a figure that the tables show')
+  const names = tables.flatMap(({ figures }) => figures.map(({ name }) => name))
+  t.equal(new Set(names).size, names.length)
+})
+
+t.test('the time of a hop lies between the two reports around it', async (t) => {
+  const marks = [
+    { atMs: 1000, hop: 10 },
+    { atMs: 2000, hop: 20 },
+    { atMs: 5000, hop: 30 },
+  ]
+  t.equal(timeOfHop(marks, 15), 1500)
+  t.equal(timeOfHop(marks, 20), 2000)
+  t.equal(timeOfHop(marks, 25), 3500)
+  t.ok(Number.isNaN(timeOfHop(marks, 31)))
+  const figures = ringFigures(100, [10, 11, 9], [12, 11, 13])
+  t.equal(figures.hopsPerSecond, 10)
+  t.equal(Math.round(figures.slowdown), 20)
+  t.equal(Math.round(figures.noise), 10)
+  t.same(
+    ringLab({ machines: 4, hosts: 1 }, 128).machines.map(({ host }) => host),
+    ['a', 'a', 'a', 'a'],
+  )
+})
+
+t.test('lengths of frames as tcpdump -e writes them', async (t) => {
+  const said =
+    '12:00:00.1 02:00 > 02:01, ethertype 802.1Q-QinQ, length 64: vlan 1, length 46\nlistening on trunk\n12:00 x, length 106: IPv4, UDP, length 64\n'
+  t.same(frameLengths(said), [64, 106])
+})
+
+t.test('a report comes back from its files, small or raw', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ssw-vnsnap-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  const machine = { cpu: 'x', cores: 2, memoryBytes: 2 ** 34, kernel: '6', node: 'v20', loadBefore: 7 }
+  const report = makeReport(
+    {
+      date: '2026-11-26T21:00:00.000Z',
+      minutes: 1,
+      command: 'scripts/bench vnsnap',
+      quick: false,
+      rounds: 2,
+      machine,
+      loadAfter: 8,
+      accelerator: 'TCG (emulated)',
+      subjects: [{ id: 'snapswitch', title: 'snapswitch', setup: 's', version: 'v' }],
+      absent: [{ id: 'ovs-kernel', why: 'no module' }],
+    },
+    rows,
+  )
+  t.equal(report.failures[0]?.error, 'no namespace')
+  writeResults(report, directory)
+  writeRaw(report, rows, join(directory, 'raw.json.gz'))
+  t.same(readReport(join(directory, 'vnsnap.json')), report)
+  t.same(readReport(join(directory, 'raw.json.gz')), report)
+  const text = readFileSync(join(directory, 'vnsnap.md'), 'utf8')
+  t.equal(text, markdown(report))
+  t.match(text, 'load before the run 7')
+  t.match(text, '| rttP50.vsVnsnap | 0.5 | at most 0.5 | yes |')
+  t.match(text, 'ovs-kernel: not measured, no module')
+})
+
+t.test('parts and subjects are chosen by one option', async (t) => {
+  const options = readOptions(['--only', 'ring,vnsnap'])
+  t.same(options.parts, ['ring'])
+  t.same(options.subjects, ['vnsnap'])
+  t.equal(options.results, null)
+  t.throws(() => readOptions(['--only', 'nothing']), /no part or subject 'nothing'/)
+  t.ok(readOptions([]).subjects.includes('unacloud'))
+})
