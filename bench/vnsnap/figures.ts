@@ -36,6 +36,8 @@ export function summarize(rows: readonly Row[]): Summaries {
 }
 
 interface RatioRule {
+  /** `snapswitch` unless said. */
+  readonly of?: string
   readonly figure: string
   /** The best of these counts: each peer in its best setting. Empty: the figure itself is told, not a ratio. */
   readonly peers: readonly string[]
@@ -59,6 +61,8 @@ export const ratioRules: Readonly<Record<string, RatioRule>> = {
   udpLost: against('udpLost', 'less', [], { most: 0 }),
   ringSlowdown: against('slowdown.2x2', 'less', [], { most: 1 }),
   // Context that keeps those above honest.
+  'rttP50Fast.vsVnsnap': { ...against('rtt.8.p50', 'less', asProcess), of: 'snapswitch-fast' },
+  'tcpFast.vsBridge': { ...against('tcp', 'more', ['bridge']), of: 'snapswitch-fast' },
   'rttP50.vsVnsnapVm': against('rtt.8.p50', 'less', ['vnsnap-vm']),
   'tcpTwoHosts.vsVnsnapVm': against('tcpTwoHosts', 'more', ['vnsnap-vm']),
   'cpuPerGbit.vsVnsnapVm': against('cpuPerGbitTwoHosts', 'less', ['vnsnap-vm']),
@@ -73,12 +77,12 @@ export const ratioRules: Readonly<Record<string, RatioRule>> = {
   'tcpTwoHosts.vsVde': against('tcpTwoHosts', 'more', ['vde', 'vde-plug']),
 }
 
-/** Ratios of medians, snapswitch to the best of the peers that were measured. */
+/** Ratios of medians, of snapswitch to the best of the peers that were measured. */
 export function ratiosOf(summaries: Summaries): Record<string, number> {
   const ratios: Record<string, number> = {}
   const value = (subject: string, figure: string) => summaries[subject]?.[figure]?.median
-  for (const [key, { figure, peers, better }] of Object.entries(ratioRules)) {
-    const own = value('snapswitch', figure)
+  for (const [key, { figure, peers, better, of = 'snapswitch' }] of Object.entries(ratioRules)) {
+    const own = value(of, figure)
     if (own === undefined) continue
     if (peers.length === 0) {
       ratios[key] = Number(own.toFixed(4))

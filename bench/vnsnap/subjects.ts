@@ -3,7 +3,7 @@
 import type { Subject } from '../forwarding/subject.js'
 import { bridge } from '../forwarding/subjects/bridge.js'
 import { ovsKernel, ovsUserspace, ovsUserspaceTso } from '../forwarding/subjects/ovs.js'
-import { snapswitch, snapswitchBusy } from '../forwarding/subjects/snapswitch.js'
+import { snapswitch, snapswitchBusy, snapswitchFast } from '../forwarding/subjects/snapswitch.js'
 import { vde, vdePlug } from '../forwarding/subjects/vde.js'
 import type { NetworkSubject } from './network.js'
 import { unacloud } from './subjects/unacloud.js'
@@ -20,6 +20,7 @@ const on = (subject: Subject, hops: number, more: Partial<NetworkSubject> = {}):
 
 export const networkSubjects: readonly NetworkSubject[] = [
   on(snapswitch, 2),
+  on(snapswitchFast, 2),
   on(snapswitchBusy, 2),
   on(vnsnap, 2),
   on(vnsnapSpin, 2),

@@ -14,6 +14,8 @@ interface Variant {
   readonly poll: 'adaptive' | 'busy' | 'sleep'
   /** Member ports, whose frames carry their epoch over the trunk; else plain ports. */
   readonly color: boolean
+  /** Off unless said, as in the product. */
+  readonly fastPath?: 'auto'
 }
 
 function snapswitchSubject(
@@ -74,6 +76,14 @@ export const snapswitchBusy = snapswitchSubject(
   ['roundTrips'],
 )
 
+export const snapswitchFast = snapswitchSubject(
+  'snapswitch-fast',
+  'snapswitch, fast path',
+  'the same with fastPath: auto: on one host the kernel forwards what has been decided; trunks stay in the daemon',
+  { poll: 'adaptive', color: true, fastPath: 'auto' },
+  ['frames', 'light', 'roundTrips', 'tcp'],
+)
+
 export const snapswitchUncolored = snapswitchSubject(
   'snapswitch-uncolored',
   'snapswitch, no colors',
@@ -99,7 +109,7 @@ export function configuration(
     state,
     coordinator: 'none',
     networks: { lab0: { ports: Object.fromEntries(devices.map((device) => [device, port(device)])) } },
-    datapath: { poll: variant.poll },
+    datapath: { poll: variant.poll, ...(variant.fastPath === undefined ? {} : { fastPath: variant.fastPath }) },
   }
 }
 
