@@ -163,8 +163,11 @@ async function serve(
       return { ...settings, linkLocal, fdb: { ...settings.fdb, ageing } }
     },
     specOf: (vm) => machines.spec(vm),
-    want: (bridge, all) => reconfiguration.set(`bridge ${bridge}`, all),
+    want: (bridge, all, patienceMs) => reconfiguration.set(`bridge ${bridge}`, all, patienceMs),
   })
+  agent.sessions.onEnd = () => {
+    if (bridges.isPostponed) void bridges.follow()
+  }
   bridges.configure(bridgesWanted(config))
   reconfiguration.bridged = bridges
   ports.bridges = bridges

@@ -37,6 +37,8 @@ export class Sessions {
   readonly #wanted: Pick<WantedView, 'networks'>
   readonly #sessions = new Map<string, Session>()
   #closed = false
+  /** Called when what was under way in a network has ended. */
+  onEnd: () => void = () => undefined
 
   constructor(host: Host, wanted: Pick<WantedView, 'networks'>) {
     this.#host = host
@@ -130,7 +132,9 @@ export class Sessions {
 
   /** Harmless when it has ended already. */
   end(network: string, session: Session): void {
-    if (this.#sessions.get(network) === session) this.#sessions.delete(network)
+    if (this.#sessions.get(network) !== session) return
+    this.#sessions.delete(network)
+    this.onEnd()
   }
 
   /** From now on nothing begins. */

@@ -158,6 +158,11 @@ export class Bridges {
     })
   }
 
+  /** A bridge has changed while something is under way in its network: `follow` is wanted when that has ended. */
+  get isPostponed(): boolean {
+    return [...this.#taken.values()].some(({ bridge }) => bridge.isPostponed)
+  }
+
   async #takeConfigured(name: string, options: TakeOptions): Promise<void> {
     if (this.#taken.has(name) || this.#host.links.find(name) === null) return
     try {

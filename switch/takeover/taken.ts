@@ -48,14 +48,19 @@ export interface TakeoverHost {
   epochOf(network: string): number
   /** null: the configuration says how the network is. */
   settingsOf(plan: Plan): NetworkSettings | null
-  /** What the bridge is to have from now on; null: nothing. */
-  want(bridge: string, wanted: null | (() => Wanted)): Promise<unknown>
+  /**
+   * What the bridge is to have from now on; null: nothing. Waits for what is under way in its network, for some seconds
+   * or for `patienceMs`. Throws SNAPSHOT_BUSY.
+   */
+  want(bridge: string, wanted: null | (() => Wanted), patienceMs?: number): Promise<unknown>
 }
 
 export class TakenBridge {
   record: BridgeRecord
   /** Why it is not as it should be: the bridge is gone, a port could not be taken. */
   problem: SnapswitchError | null = null
+  /** It has changed while a snapshot or restore is under way, and is followed after that. */
+  isPostponed = false
   readonly #host: TakeoverHost
   readonly #plan: Plan
   #bypass: Bypass | null = null
@@ -172,8 +177,8 @@ export class TakenBridge {
     if (tap) this.#host.machines.watch({ name: device, ifindex: index })
   }
 
-  async #want(ports: () => readonly PlannedPort[]): Promise<void> {
-    await this.#host.want(this.record.bridge, () => this.#wanted(ports()))
+  async #want(ports: () => readonly PlannedPort[], patienceMs?: number): Promise<void> {
+    await this.#host.want(this.record.bridge, () => this.#wanted(ports()), patienceMs)
   }
 
   #wanted(ports: readonly PlannedPort[]): Wanted {
@@ -317,17 +322,23 @@ export class TakenBridge {
 
   /**
    * Brings the ports in line with the bridge's: what has joined it is taken, what has left it goes. Call it when
-   * devices or machines have changed; never throws.
+   * devices or machines have changed, and when what is under way in the network has ended; never throws. Until then the
+   * bridge forwards for what has joined, and what has left is a port without frames.
    */
   async follow(): Promise<void> {
     const { log } = this.#host
     const { bridge } = this.record
+    this.isPostponed = false
     try {
       await this.#follow()
       if (this.problem !== null) log.info({ bridge }, 'a bridge that was taken over is as it should be again')
       this.problem = null
     } catch (thrown) {
       const problem = asSnapswitchError(thrown)
+      if (problem.code === 'SNAPSHOT_BUSY') {
+        this.isPostponed = true
+        return
+      }
       if (this.problem?.message !== problem.message)
         log.warn({ err: problem, bridge }, 'a bridge that was taken over is not as it should be')
       this.problem = problem
@@ -339,19 +350,19 @@ export class TakenBridge {
     const { index, bridge, hostEnd } = this.record
     const link = links.findByIndex(index)
     if (link === null) {
-      await this.#want(NO_PORTS)
+      await this.#want(NO_PORTS, AT_ONCE)
       throw lost(`bridge ${bridge} was deleted`)
     }
     const now = lookAt(links, link)
     const here = now.ports.filter((port) => port.link.name !== hostEnd)
     if (!now.ports.some((port) => port.link.name === hostEnd)) {
-      await this.#want(NO_PORTS)
+      await this.#want(NO_PORTS, AT_ONCE)
       throw lost(`${hostEnd}, the host’s end of bridge ${bridge}, was taken out of it`)
     }
     this.#followMtu(here)
     const own = now.settings.vlanFiltering ? (now.vlans.get(index) ?? null) : null
     if (this.#hostPort !== null && own !== null) this.#hostPort = { ...this.#hostPort, rules: hostRules(own)! }
-    await this.#want(() => this.#planned())
+    await this.#want(() => this.#planned(), AT_ONCE)
     for (const port of here) this.#keepOut(port)
     if (link.name !== bridge) {
       throw lost(
@@ -396,6 +407,8 @@ export class TakenBridge {
 }
 
 const NO_PORTS = () => []
+/** Milliseconds. */
+const AT_ONCE = 0
 const NO_FILTERS = { bridgeTables: [], ingress: [], forwarded: false }
 
 function addressesOf(

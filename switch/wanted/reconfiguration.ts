@@ -67,15 +67,16 @@ export class Reconfiguration {
 
   /**
    * What a source wants from now on; null: nothing more. A function is asked anew while something is under way that
-   * may change the answer. Answers with what was changed, when it is done. Throws
+   * may change the answer. Answers with what was changed, when it is done. What is under way in a network that it
+   * touches is waited for, `patienceMs` at most. Throws
    * PORT_EXISTS, NETWORK_UNKNOWN, WANTED_TWICE, DEVICE_BUSY, DEVICE_MTU, DEVICE_UNSUPPORTED, SNAPSHOT_BUSY: nothing
    * was touched. What fails later is taken back, and thrown.
    */
-  set(source: string, wanted: Wanted | null | (() => Wanted)): Promise<readonly Change[]> {
-    return this.#inTurn(() => this.#change(source, typeof wanted === 'function' ? wanted : () => wanted))
+  set(source: string, wanted: Wanted | null | (() => Wanted), patienceMs = PATIENCE_MS): Promise<readonly Change[]> {
+    return this.#inTurn(() => this.#change(source, typeof wanted === 'function' ? wanted : () => wanted, patienceMs))
   }
 
-  async #change(source: string, wanted: () => Wanted | null): Promise<readonly Change[]> {
+  async #change(source: string, wanted: () => Wanted | null, patienceMs: number): Promise<readonly Change[]> {
     const { ports, machines, records, log } = this.#host
     const before = this.#state.all
     const plan = () => {
@@ -83,7 +84,7 @@ export class Reconfiguration {
       const next = withMoves(supposed.all, this.#moves(before))
       return { ...supposed, changes: changesBetween(this.#present(), this.#filled(next)) }
     }
-    const { planned, release } = await this.#hold(plan)
+    const { planned, release } = await this.#hold(plan, patienceMs)
     try {
       const { changes, all, accept } = planned
       if (changes.length === 0) {
@@ -137,9 +138,10 @@ export class Reconfiguration {
    */
   async #hold<T extends { readonly changes: readonly Change[] }>(
     plan: () => T,
+    patienceMs: number,
   ): Promise<{ readonly planned: T; readonly release: () => void }> {
     const { clock, ports } = this.#host
-    const limit = clock.now().ms + PATIENCE_MS
+    const limit = clock.now().ms + patienceMs
     for (;;) {
       const planned = plan()
       const touched = [...touchedNetworks(planned.changes, ports.all())].filter((network) => this.#open.has(network))

@@ -343,6 +343,9 @@ t.test('a change waits for what is under way, and is refused when that takes too
   t.equal((await waiting).length, 1)
   t.notOk(made.entries.has('b'))
   made.busy = 'a snapshot is under way'
+  const began = performance.now()
+  await t.rejects(made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm')), 0), { code: 'SNAPSHOT_BUSY' })
+  t.ok(performance.now() - began < 5000, 'who does not want to wait is told at once')
   const before = made.layout()
   await t.rejects(made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm'))), { code: 'SNAPSHOT_BUSY' })
   t.same(made.layout(), before)

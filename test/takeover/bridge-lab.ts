@@ -48,6 +48,10 @@ export class BridgeLab {
     }
   }
 
+  get client(): SwitchClient {
+    return this.#client
+  }
+
   async startSwitch(): Promise<void> {
     const inside = (name: string) => this.lab.host('a').inside(name)
     await this.lab.startSwitch('a', { host: 'a', api: { socket: inside('switch.sock') }, state: inside('state') })

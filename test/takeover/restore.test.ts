@@ -4,8 +4,8 @@
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
-import { attempt, until } from '../lab/command.js'
-import { fileLimit } from '../patience.js'
+import { attempt, sleep, until } from '../lab/command.js'
+import { fileLimit, patience } from '../patience.js'
 import { BridgeLab, CONTAINER, GUESTS } from './bridge-lab.js'
 
 t.setTimeout(fileLimit(400_000))
@@ -65,6 +65,23 @@ t.test('on a bridge that was taken over', async (t) => {
     await until('the ports to go', 60_000, async () => ((await host.ports()).length === 2 ? true : undefined))
     await restores(t)
   })
+
+  await t.test(
+    'a machine’s device that leaves the bridge during a snapshot goes from the switch after it',
+    async (t) => {
+      const { client } = host
+      const call = { deadlineMs: patience(30_000) }
+      await client.prepare('br0', 'held', { epoch: 1000, policy: 'buffer', deadlineMs: patience(60_000) }, call)
+      await host.ip('a', 'link', 'set', 'vm2-tap', 'nomaster')
+      await sleep(1500)
+      t.ok((await host.ports()).includes('vm2-tap member vm2'), 'not yet')
+      t.match(await client.bridges(call), [{ problem: null }], 'which is nothing wrong')
+      await client.discard('br0', 'held', { epoch: 1000 }, call)
+      await until('the port to go', 60_000, async () => ((await host.ports()).length === 3 ? true : undefined), 10)
+      await host.ip('a', 'link', 'set', 'vm2-tap', 'master', 'br0')
+      await host.isWhole()
+    },
+  )
 
   await t.test('given back: the kernel forwards', async (t) => {
     t.match(await host.command('give', 'br0'), { code: 0 })
