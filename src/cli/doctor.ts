@@ -57,7 +57,7 @@ export function describe(findings: readonly Finding[]): string {
   return [table, '\n', ...costs, summary].join('')
 }
 
-/** Examines this machine; no probe waits longer than 5 s. */
+/** Examines this machine; no probe waits longer than 20 s. */
 export async function examine(): Promise<Finding[]> {
   const groups = await Promise.all([
     nodeVersion(),

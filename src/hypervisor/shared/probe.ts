@@ -23,12 +23,23 @@ export function qemuBinary(): string {
   return `qemu-system-${emulators[process.arch as keyof typeof emulators] ?? process.arch}`
 }
 
-function output(command: string, args: readonly string[]): Promise<string | null> {
+/** A host that has just started, or is otherwise busy, takes its time. */
+const ANSWER_MS = 20_000
+
+/** What the program says; null: it is missing or fails. `slow`: it said nothing in time. */
+function output(command: string, args: readonly string[]): Promise<{ text: string | null; slow: boolean }> {
   return new Promise((resolve) => {
-    execFile(command, args, { timeout: 5000, killSignal: 'SIGKILL' }, (error, stdout) => {
-      resolve(error === null ? stdout : null)
+    execFile(command, args, { timeout: ANSWER_MS, killSignal: 'SIGKILL' }, (error, stdout) => {
+      resolve({ text: error === null ? stdout : null, slow: error?.killed === true })
     })
   })
+}
+
+function unanswered(command: string): Finding {
+  return bad(
+    `${command} does not answer within ${ANSWER_MS / 1000} s`,
+    'Nothing is known of it. Try again when the host is less busy.',
+  )
 }
 
 export interface QemuFinding extends Finding {
@@ -38,8 +49,9 @@ export interface QemuFinding extends Finding {
 
 export async function probeQemu(): Promise<QemuFinding> {
   const binary = qemuBinary()
-  const text = await output(binary, ['--version'])
+  const { text, slow } = await output(binary, ['--version'])
   const version = /version (\d+\.\d+(?:\.\d+)?)/.exec(text ?? '')?.[1] ?? null
+  if (slow) return { ...unanswered(binary), version: null }
   if (version === null) {
     const cost = 'Machines cannot be restored on this host. Install it: `apt-get install qemu-system-x86`.'
     return { ...bad(`${binary} is missing or does not run`, cost), version }
@@ -50,7 +62,8 @@ export async function probeQemu(): Promise<QemuFinding> {
 }
 
 export async function probeQemuImg(): Promise<Finding> {
-  const text = await output('qemu-img', ['--version'])
+  const { text, slow } = await output('qemu-img', ['--version'])
+  if (slow) return unanswered('qemu-img')
   const version = /version (\S+)/.exec(text ?? '')?.[1]
   if (version !== undefined) return good(`qemu-img ${version}`)
   return bad(
