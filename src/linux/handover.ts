@@ -7,6 +7,7 @@
 
 import { type Arena, mapShared, releaseArena } from './arena.js'
 import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
+import { HandoverRule } from './handover-rule.js'
 import { kernelIsAtLeast } from './kernel.js'
 import { Errno, errno, libc, syscallError } from './libc.js'
 import { attachFilter, choose, loadFilter, type RingFilter } from './ring-filters.js'
@@ -50,6 +51,8 @@ export interface SocketHandover extends SocketPrograms {
 export class Handover {
   readonly sockets: SocketPrograms
   readonly #hook: number
+  /** Instead of the hook, on older kernels; null: it was not needed, or cannot be had. */
+  #rule: { readonly program: number; readonly rule: HandoverRule | null } | null = null
   readonly #map: number
   readonly #arena: Arena
   readonly #until: BigInt64Array
@@ -87,9 +90,8 @@ export class Handover {
   }
 
   /**
-   * False where the kernel has no such hook (before 6.6): then the bridge gets what comes until the rules that keep it
-   * out are in force, and for some 100 us frames go both ways. A hook of the older kind is no help: to put a queueing
-   * discipline at a device, the kernel drops what leaves by it for some milliseconds (dev_deactivate).
+   * False where the kernel has neither the hook (before 6.6) nor what takes its place: then the bridge gets what comes
+   * until the rules that keep it out are in force, and frames go both ways meanwhile.
    * @throws SnapswitchError DEVICE_MISSING, PERMISSION, SYSCALL
    */
   hook(index: number): boolean {
@@ -105,12 +107,28 @@ export class Handover {
     }
     const value = errno()
     if (value !== Errno.EINVAL) throw syscallError(`hook network device ${index}`, value)
-    return false
+    return this.hookBridge(index)
+  }
+
+  /** The same where the bridge begins with what the device gives it. */
+  hookBridge(index: number): boolean {
+    this.#rule ??= this.#makeRule()
+    this.#rule.rule?.add(index)
+    return this.#rule.rule !== null
+  }
+
+  #makeRule() {
+    const program = loadFilter([...whileOpen(this.#map, 'open'), set(0, 0), EXIT, 'open', set(0, 1), EXIT])
+    return { program, rule: HandoverRule.make(program) }
   }
 
   /** When no socket waits for this handover any more. */
   close(): void {
     for (const link of this.#links) libc().close(link)
+    if (this.#rule !== null) {
+      this.#rule.rule?.close()
+      libc().close(this.#rule.program)
+    }
     releaseArena(this.#arena)
     for (const fd of [this.sockets.ring, this.sockets.nothing, this.#hook, this.#map]) libc().close(fd)
   }

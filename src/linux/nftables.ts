@@ -43,6 +43,13 @@ const REGISTER = { verdict: 0, first: 1 } as const
 const META = { destination: 1, key: 2 } as const
 const MetaKey = { iif: 4, oif: 5 } as const
 const CMP = { source: 1, operation: 2, data: 3 } as const
+/** Matches of iptables', by nft_compat. */
+const MATCH = { name: 1, revision: 2, information: 3 } as const
+const PROGRAM_MATCH = 'bpf'
+const PROGRAM_MATCH_REVISION = 1
+/** NFNL_SUBSYS_NFT_COMPAT, NFNL_MSG_COMPAT_GET. */
+const COMPAT_GET = 11 << 8
+const COMPAT = { name: 1, revision: 2, type: 3 } as const
 const LOOKUP = { set: 1, source: 2 } as const
 /** How nft(8) shows a set's keys: as names of devices. */
 const TYPE_IFINDEX = 20
@@ -91,8 +98,8 @@ export interface Hook {
   readonly device?: string
 }
 
-/** Hooks of the bridge family: frames from port to port, and from the bridge device itself. */
-export const BridgeHook = { forward: 2, output: 3 } as const
+/** Hooks of the bridge family: all frames that ports give it; those from port to port; those from the bridge device itself. */
+export const BridgeHook = { prerouting: 0, forward: 2, output: 3 } as const
 export const INGRESS = 0
 
 /** A chain that lets pass what no rule of it drops: a policy would be in force before the transaction is. */
@@ -147,6 +154,8 @@ export function changeDevices(
 export type Match =
   | { readonly kind: 'device'; readonly way: 'iif' | 'oif'; readonly index: number }
   | { readonly kind: 'set'; readonly way: 'iif' | 'oif'; readonly set: string }
+  /** A BPF program of sockets' kind says so: a descriptor. Ask `hasProgramMatch` before. */
+  | { readonly kind: 'program'; readonly fd: number }
 
 /** A rule that drops frames that fit all of `matches`, behind those that the chain has. */
 export function addDrop(family: Family, table: string, chain: string, matches: readonly Match[]): Command {
@@ -155,6 +164,15 @@ export function addDrop(family: Family, table: string, chain: string, matches: r
     .attributeText(RULE.chain, chain)
     .nested(RULE.expressions, (list) => {
       for (const match of matches) {
+        if (match.kind === 'program') {
+          expression(list, 'match', (data) =>
+            data
+              .attributeText(MATCH.name, PROGRAM_MATCH)
+              .attribute(MATCH.revision, be32(PROGRAM_MATCH_REVISION))
+              .attribute(MATCH.information, programMatch(match.fd)),
+          )
+          continue
+        }
         expression(list, 'meta', (data) =>
           data.attribute(META.key, be32(MetaKey[match.way])).attribute(META.destination, be32(REGISTER.first)),
         )
@@ -183,6 +201,15 @@ export function addDrop(family: Family, table: string, chain: string, matches: r
   return command(Message.newRule, NLM.create | 0x800, body)
 }
 
+/** struct xt_bpf_info_v1 (linux/netfilter/xt_bpf.h): XT_BPF_MODE_FD_ELF, a descriptor, room for others' ways. */
+function programMatch(fd: number): Uint8Array {
+  const information = new Uint8Array(528)
+  const view = new DataView(information.buffer)
+  view.setUint16(0, 2, true)
+  view.setInt32(4, fd, true)
+  return information
+}
+
 function expression(list: NetlinkBody, name: string, data: (body: NetlinkBody) => void): void {
   list.nested(LIST_ELEMENT, (element) => element.attributeText(EXPRESSION.name, name).nested(EXPRESSION.data, data))
 }
@@ -203,6 +230,23 @@ export class Nftables {
       ...commands.map((one, at) => (at === last ? { ...one, flags: one.flags | NLM.ack } : one)),
       { type: BATCH_END, flags: 0, body: mark() },
     ])
+  }
+
+  /**
+   * Whether the kernel has matches by BPF programs; it loads its module (xt_bpf), which it would not find for bridges by
+   * itself.
+   */
+  hasProgramMatch(): boolean {
+    const body = header(Family.ip4)
+      .attributeText(COMPAT.name, PROGRAM_MATCH)
+      .attribute(COMPAT.revision, be32(PROGRAM_MATCH_REVISION))
+      .attribute(COMPAT.type, be32(0))
+    try {
+      this.#socket.request('ask for matches by BPF programs', COMPAT_GET, 0, body)
+      return true
+    } catch {
+      return false
+    }
   }
 
   /** Chains at hooks, of all tables. */
