@@ -1,11 +1,11 @@
 // A host with a bridge as labs have them: its own address on br0, containers on it (namespaces with a veth), and
 // streams between any two of them.
 
+import { renameSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { until } from '../lab/command.js'
+import { run, until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import type { Running, World } from '../switch/world.js'
-import type { Received, Sent } from './numbered.js'
 
 export const HOST_ADDRESS = '192.0.2.1'
 
@@ -47,7 +47,28 @@ export async function found(world: World) {
   return { mac: bridge.address, mtu: bridge.mtu, ports: stable, devices: await world.in('h', 'ls', '/sys/class/net') }
 }
 
-const program = join(repositoryRoot(), 'dist', 'test', 'takeover', 'numbered.js')
+interface Sent {
+  readonly sent: number
+}
+interface Received {
+  readonly received: number
+  readonly doubled: number
+  /** Milliseconds. */
+  readonly longestGap: number
+}
+
+/** The program of the ends of streams, compiled when it is not, or has changed. */
+export async function numberedProgram(): Promise<string> {
+  const source = join(repositoryRoot(), 'test', 'takeover', 'numbered.c')
+  const program = join(repositoryRoot(), 'dist', 'test', 'takeover', 'numbered')
+  const age = (file: string) => statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  if (age(program) > age(source)) return program
+  // Another test may do the same.
+  const made = `${program}.${process.pid}`
+  await run('gcc', ['-O2', '-Wall', '-Wextra', '-static', '-o', made, source])
+  renameSync(made, program)
+  return program
+}
 
 /** Numbered datagrams from one to another. */
 export class Stream {
@@ -68,9 +89,10 @@ export class Stream {
     address: string,
     port: number,
   ): Promise<Stream> {
-    const receiver = await world.start(to, process.execPath, program, 'receive', String(port))
+    const program = await numberedProgram()
+    const receiver = await world.start(to, program, 'receive', String(port))
     await until('the receiver', 10_000, () => (receiver.stdout.includes('ready') ? true : undefined), 10)
-    const sender = await world.start(from, process.execPath, program, 'send', address, String(port))
+    const sender = await world.start(from, program, 'send', address, String(port))
     await until('the sender', 10_000, () => (sender.stdout.includes('ready') ? true : undefined), 10)
     return new Stream(`${from} to ${to}`, receiver, sender)
   }
