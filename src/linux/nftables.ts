@@ -98,7 +98,7 @@ export interface Hook {
   readonly device?: string
 }
 
-/** Hooks of the bridge family: all frames that ports give it; those from port to port; those from the bridge device itself. */
+/** Hooks of the bridge family: all that ports give it, what goes from port to port, what the bridge device itself sends. */
 export const BridgeHook = { prerouting: 0, forward: 2, output: 3 } as const
 export const INGRESS = 0
 
