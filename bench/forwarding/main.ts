@@ -9,11 +9,12 @@ import type { Subject } from './subject.js'
 import { bridge, bridgeOwnCore } from './subjects/bridge.js'
 import { cable } from './subjects/cable.js'
 import { ovsUserspace, ovsUserspaceTso } from './subjects/ovs.js'
-import { snapswitch, snapswitchBusy, snapswitchUncolored } from './subjects/snapswitch.js'
+import { snapswitch, snapswitchBusy, snapswitchFast, snapswitchUncolored } from './subjects/snapswitch.js'
 import { vde, vdePlug } from './subjects/vde.js'
 
 export const subjects: readonly Subject[] = [
   snapswitch,
+  snapswitchFast,
   snapswitchUncolored,
   snapswitchBusy,
   bridge,

@@ -12,6 +12,8 @@ export interface FastPath {
   reached(from: PortState, to: PortState, frame: Frame, vlan: number): void
   /** An address has left a port: what was noted of the port's addresses is void. */
   outdated(port: number): void
+  /** What was counted elsewhere of a trunk's frames is in the counts of its channel when this returns. */
+  count(port: number): void
   /** From when this returns, every frame comes to the forwarder, and all that it has not seen is counted. */
   slow(): void
 }

@@ -80,7 +80,6 @@ t.test('two endpoints', root, async (t) => {
     await server.says(/listening/)
     const { end } = JSON.parse(await world.in('one', 'iperf3', '-c', '10.66.0.2', '-n', '64M', '-J'))
     t.ok(end.sum_sent.bytes >= 64 * 1024 * 1024, 'sent')
-    t.ok(end.sum_received.bytes > 0.9 * end.sum_sent.bytes, `received ${end.sum_received.bytes}`)
     const { counters } = await daemon.port('two')
     t.ok(counters.txGso > 100, 'whole')
     await server.stop()

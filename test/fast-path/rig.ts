@@ -44,39 +44,51 @@ export const OPTIONS: NetworkOptions = {
 
 export class Rig {
   readonly counters = createCounters()
-  readonly forwarder = new Forwarder(OPTIONS, this.counters, { early() {}, closed() {}, peer() {} })
+  readonly forwarder: Forwarder
   readonly kernel = new KernelPath(this.counters)
   readonly ports: PacketPort[] = []
   /** Descriptors of the far ends. */
   readonly ends: number[] = []
   readonly isTap: boolean
   now = Date.now()
+  /** Another host's, which goes on when this one does. */
+  peer: Rig | null = null
   readonly #links = new Links()
 
-  constructor(count: number, isTap: boolean, kind: PortSpec['kind'] = 'plain') {
+  /** `host`: in names of devices. */
+  constructor(count: number, isTap: boolean, kind: PortSpec['kind'] = 'plain', host = '') {
     this.isTap = isTap
+    const options = { ...OPTIONS, host: host === '' ? 'here' : host, bootId: `0123456789abcde${host.length}` }
+    this.forwarder = new Forwarder(options, this.counters, { early() {}, closed() {}, peer() {} })
     this.kernel.addNetwork(this.forwarder)
-    for (let i = 0; i < count; i++) this.#add(i, kind)
+    for (let i = 0; i < count; i++) this.#addEnd(i, kind, host)
     this.forwarder.network.raiseEpoch(1)
   }
 
-  #add(index: number, kind: PortSpec['kind']): void {
-    const device = `${this.isTap ? 'tap' : 'veth'}${index}`
+  #addEnd(index: number, kind: PortSpec['kind'], host: string): void {
+    const device = `${this.isTap ? 'tap' : 'veth'}${host}${index}`
+    const far = `far${host}${index}`
     if (this.isTap) createTap(device)
-    else run('ip', 'link', 'add', device, 'type', 'veth', 'peer', 'name', `far${index}`)
+    else run('ip', 'link', 'add', device, 'type', 'veth', 'peer', 'name', far)
+    if (this.isTap) this.ends.push(openTap(device, { nonBlocking: true }))
+    else {
+      setUp(far)
+      this.ends.push(packetSocket(this.#links.get(far).index))
+    }
+    this.add(index, kind, device)
+  }
+
+  /** A port on a device that is there. */
+  add(index: number, kind: PortSpec['kind'], device: string): void {
     const link = this.#links.get(device)
     quietLink(this.#links, link)
-    if (this.isTap) this.ends.push(openTap(device, { nonBlocking: true }))
-    for (const one of this.isTap ? [device] : [device, `far${index}`]) {
-      run('sysctl', '-qw', `net.ipv6.conf.${one}.disable_ipv6=1`)
-      run('ip', 'link', 'set', one, 'up')
-    }
-    if (!this.isTap) this.ends.push(packetSocket(this.#links.get(`far${index}`).index))
+    setUp(device)
     const place = { device, ifindex: link.index }
-    const sockets = openPortSocketsNow(place, count(this.ends))
+    const sockets = openPortSocketsNow(place, 4)
     const port = new PacketPort(index, device, place, sockets, { send: () => 90 }, this.counters)
     this.ports.push(port)
-    const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac: new Uint8Array(6) }
+    const mac = Uint8Array.of(2, 0, 0, 1, this.forwarder.network.options.host.charCodeAt(0), index)
+    const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac }
     this.forwarder.addPort(spec, port)
     this.kernel.addPort(port, this.forwarder)
   }
@@ -86,7 +98,7 @@ export class Rig {
     let received = 0
     for (const port of this.ports) received += port.receive(this, this.now)
     if (received > 0) this.flush()
-    return received
+    return received + (this.peer?.round() ?? 0)
   }
 
   flush(): void {
@@ -102,21 +114,29 @@ export class Rig {
     return this.kernel.paths(this.forwarder).every(({ why }) => why === null)
   }
 
+  pass(milliseconds: number): void {
+    this.now += milliseconds
+    this.forwarder.tick(this.now)
+    this.flush()
+    this.kernel.tick(this.now)
+    this.peer?.pass(milliseconds)
+  }
+
   /** Time passes until the ports are fast, or for as long as it takes to see that they will not be. */
   becomeFast(rounds = 2000): boolean {
     for (let i = 0; i < rounds; i++) {
       this.round()
-      this.now += 110
-      this.kernel.tick(this.now)
-      if (this.isFast) return true
+      this.pass(110)
+      if (this.isFast && this.peer?.isFast !== false) return true
     }
     return false
   }
 
   /** Each end has spoken. */
   learn(): void {
-    const to = this.ends.length
-    for (const [from, fd] of this.ends.entries()) {
+    const ends = [...this.ends, ...(this.peer?.ends ?? [])]
+    const to = ends.length
+    for (const [from, fd] of ends.entries()) {
       const frame = numbered(from, to)
       check(this.isTap ? libc().write(fd, frame, frame.length) : libc().send(fd, frame, frame.length, 0), 'send')
     }
@@ -140,7 +160,8 @@ export class Rig {
     const words = new SharedArrayBuffer(16)
     const state = new Int32Array(words)
     state[Word.STOP] = -1
-    const { ends, isTap } = this
+    const { isTap } = this
+    const ends = [...this.ends, ...(this.peer?.ends ?? [])]
     const start = (role: Traffic['role']) => {
       const workerData: Traffic = { role, ends, isTap, words, ...options }
       return new Worker(new URL('./traffic.js', import.meta.url), { workerData })
@@ -181,4 +202,7 @@ export class Rig {
   }
 }
 
-const count = (list: readonly unknown[]) => list.length
+function setUp(device: string): void {
+  run('sysctl', '-qw', `net.ipv6.conf.${device}.disable_ipv6=1`)
+  run('ip', 'link', 'set', device, 'up')
+}

@@ -14,7 +14,7 @@ interface Variant {
   readonly poll: 'adaptive' | 'busy' | 'sleep'
   /** Member ports, whose frames carry their epoch over the trunk; else plain ports. */
   readonly color: boolean
-  /** Off unless said, as in the product. */
+  /** Off unless said. */
   readonly fastPath?: 'auto'
 }
 
@@ -109,7 +109,7 @@ export function configuration(
     state,
     coordinator: 'none',
     networks: { lab0: { ports: Object.fromEntries(devices.map((device) => [device, port(device)])) } },
-    datapath: { poll: variant.poll, ...(variant.fastPath === undefined ? {} : { fastPath: variant.fastPath }) },
+    datapath: { poll: variant.poll, fastPath: variant.fastPath ?? 'off' },
   }
 }
 

@@ -1,10 +1,11 @@
 // A port whose frames may be fast: its words in the kernel, its programs at the device, its counts.
 
+import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
 import { setIngressProgram } from '../../../src/linux/ingress.js'
 import type { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { readMtu } from '../../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
-import type { Output } from '../../forwarding/port-state.js'
+import type { Output, PortState } from '../../forwarding/port-state.js'
 import type { PacketPort } from '../port/packet-port.js'
 import { Buckets } from './buckets.js'
 import { COUNTS, Count, PortWord, type Shared } from './layout.js'
@@ -17,6 +18,13 @@ export interface Hooks {
   readonly counters: CounterTable
   /** Puts a program where the port's socket filter hands on to. */
   handOn(port: number, program: number): void
+}
+
+/** A color, and the generations in which a channel sends and accepts it. */
+export interface Tags {
+  readonly color: number
+  readonly sends: number
+  readonly accepts: number
 }
 
 export class Attached {
@@ -33,22 +41,28 @@ export class Attached {
   /** Frames were lost, or came before they were counted: its buckets are to be put right first. */
   unsettled = true
   readonly #hooks: Hooks
+  readonly #channel: PeerChannel | null
   readonly #at: number
   readonly #sums = new Float64Array(COUNTS)
   readonly #counted = new Float64Array(COUNTS)
 
+  /** Of a trunk: what its frames' tags say at present, by which they are counted; null: none is fast. */
+  tags: Tags | null = null
+
   /** Its programs are in place from now on; it is slow. Throws what the kernel says, or a reason, in words. */
-  constructor(port: PacketPort, output: Output, hooks: Hooks) {
+  constructor(port: PacketPort, { output, channel }: Pick<PortState, 'output' | 'channel'>, hooks: Hooks) {
     const { shared, netlink } = hooks
     this.port = port
     this.output = output
+    this.#channel = channel
     this.#hooks = hooks
     this.#at = shared.port(port.index)
     this.buckets = new Buckets(shared, port.index)
     const words = shared.ports
     // What a port of this index had before; generations go on, for there may be verdicts of it.
     this.stop()
-    words.fill(0, this.#at + PortWord.MISSED, this.#at + PortWord.MISSED + 1)
+    words[this.#at + PortWord.MISSED] = 0
+    words[this.#at + PortWord.TRUNK] = channel === null ? 0 : 1
     shared.count(port.index, this.#counted)
     if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
     try {
@@ -128,7 +142,20 @@ export class Attached {
     counters[row + Counter.txFrames] += sums[Count.OUT_FRAMES] - counted[Count.OUT_FRAMES]
     counters[row + Counter.txBytes] += sums[Count.OUT_BYTES] - counted[Count.OUT_BYTES]
     counters[row + Counter.txGso] += sums[Count.OUT_GSO] - counted[Count.OUT_GSO]
+    this.#countTagged(
+      sums[Count.OUT_SEGMENTS] - counted[Count.OUT_SEGMENTS],
+      sums[Count.IN_SEGMENTS] - counted[Count.IN_SEGMENTS],
+    )
     counted.set(sums)
+  }
+
+  /** By the tags that they had. What was sent in a generation that is over is nobody's to count. */
+  #countTagged(sent: number, received: number): void {
+    const channel = this.#channel
+    const { tags } = this
+    if (channel === null || tags === null) return
+    if (sent > 0 && channel.sends === tags.sends) channel.sent.add(tags.color, sent)
+    if (received > 0) channel.take(tags.accepts, tags.color, received)
   }
 
   /** It is slow, and nothing of it is under way. */

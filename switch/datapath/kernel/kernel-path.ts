@@ -71,13 +71,12 @@ export class KernelPath implements PathHost {
     const network = this.#networks.get(forwarder)
     const state = forwarder.byIndex[index]
     if (network === undefined || state === undefined || this.attached[index] !== undefined) return
-    const { kind } = state.spec
-    if (kind === 'uplink' || kind === 'trunk') {
-      this.#reasons.set(index, kind === 'trunk' ? 'it is a trunk' : 'it is an uplink')
+    if (state.spec.kind === 'uplink') {
+      this.#reasons.set(index, 'it is an uplink')
       return
     }
     try {
-      const attached = new Attached(port, state.output, {
+      const attached = new Attached(port, state, {
         shared: this.#shared,
         netlink: this.#netlink,
         counters: this.#counters,

@@ -2,8 +2,9 @@
 // quiet, and void before anything changes that decisions depend on.
 
 import { judge, Verdict } from '../../../src/epoch/delivery.js'
+import { colorVid } from '../../../src/frame/color-tag.js'
 import { EtherType, innerEtherType, macHigh, macLow } from '../../../src/frame/ethernet.js'
-import type { Frame } from '../../../src/frame/frame.js'
+import { type Frame, NO_COLOR } from '../../../src/frame/frame.js'
 import type { FastPath } from '../../forwarding/fast-path.js'
 import type { Forwarder } from '../../forwarding/forwarder.js'
 import type { PortState } from '../../forwarding/port-state.js'
@@ -79,6 +80,8 @@ export class NetworkPath implements FastPath {
     if (type === EtherType.VLAN || type === EtherType.SERVICE_VLAN || type === EtherType.CONTROL) return
     if (speaksAgainst(from, seconds) !== null || speaksAgainst(to, seconds) !== null) return
     if (to.isMember && judge(frame.color, to.epoch, to.closed, to.fence) !== Verdict.DELIVER) return
+    if ((from.isTrunk && !this.#tags(from, one, frame)) || (to.isTrunk && !this.#tags(to, other, frame))) return
+    if (from.isTrunk && to.isTrunk) return
     const { bytes, start } = frame
     const { generation } = one
     if (!verdicts.isWanted(bytes, start, from.index, vlan, (generation + other.generation) | 0)) return
@@ -97,6 +100,8 @@ export class NetworkPath implements FastPath {
       toGeneration: other.generation,
       room: other.room,
       vlan,
+      pop: from.isTrunk ? colorVid(frame.color, one.tags!.accepts) : 0,
+      push: to.isTrunk ? colorVid(frame.color, other.tags!.sends) : 0,
     }
     verdicts.put(bytes, start, verdict, seconds)
   }
@@ -104,9 +109,32 @@ export class NetworkPath implements FastPath {
   outdated(index: number): void {
     const port = this.#host.attached[index]
     if (port === undefined || !port.named || !port.isFast || !this.#ports.has(port)) return
+    this.#void(port)
+  }
+
+  count(index: number): void {
+    const port = this.#host.attached[index]
+    if (port !== undefined && this.#ports.has(port)) port.sync()
+  }
+
+  #void(port: Attached): void {
     if (++port.voids > MOST_VOIDS) port.stop()
     else port.outdate()
     this.#host.barrier()
+    port.sync()
+    port.tags = null
+  }
+
+  /** Whether a frame's color is the one of a trunk's tags: those that are fast are counted under it. */
+  #tags({ channel }: PortState, port: Attached, { color, tagTpid }: Frame): boolean {
+    if (channel === null || !channel.established || color === NO_COLOR || tagTpid !== 0) return false
+    const { sends, accepts } = channel
+    const { tags } = port
+    if (tags !== null && tags.color === color && tags.sends === sends && tags.accepts === accepts) return true
+    // Verdicts of others are void first, and what went by them is counted.
+    if (tags !== null) this.#void(port)
+    port.tags = { color, sends, accepts }
+    return tags === null
   }
 
   slow(): void {
@@ -115,7 +143,10 @@ export class NetworkPath implements FastPath {
     this.#fast = false
     for (const port of this.#ports) port.stop()
     this.#host.barrier()
-    for (const port of this.#ports) port.sync()
+    for (const port of this.#ports) {
+      port.sync()
+      port.tags = null
+    }
   }
 
   /** Every 100 ms. `isEmpty`: what a port's sockets were given has been sent on. */
@@ -181,7 +212,7 @@ export class NetworkPath implements FastPath {
 
 /** Why what enters and leaves by a port depends on more than addresses; null: it does not. */
 export function speaksAgainst(port: PortState, seconds: number): string | null {
-  if (port.isTrunk) return 'it is a trunk'
+  if (port.channel?.established === false) return 'no peer is agreed with'
   if (port.spec.kind === 'uplink') return 'it is an uplink'
   const { rules } = port
   if (rules !== null && (rules.vlans !== null || rules.isLocked || !rules.learns)) return 'it has rules'

@@ -32,6 +32,9 @@ export interface NewVerdict {
   readonly toGeneration: number
   readonly room: number
   readonly vlan: number
+  /** VIDs of our tags: that a frame has and loses, and that it gets; 0: none. */
+  readonly pop: number
+  readonly push: number
 }
 
 /** One that was looked at. */
@@ -94,14 +97,15 @@ export class Verdicts {
     const { key, keyBytes, value } = this.#hash
     key.setUint16(Key.PORT, verdict.from, true)
     key.setUint16(Key.VLAN, verdict.vlan, true)
-    key.setUint16(Key.TAG, 0, true)
+    key.setUint16(Key.TAG, verdict.pop, true)
     for (let i = 0; i < ADDRESSES; i++) keyBytes[Key.TO + i] = bytes[at + i]
     value.setUint32(Value.IFINDEX, verdict.ifindex, true)
     value.setUint32(Value.TO, verdict.to, true)
     value.setInt32(Value.FROM_GENERATION, verdict.fromGeneration, true)
     value.setInt32(Value.TO_GENERATION, verdict.toGeneration, true)
     value.setUint32(Value.ROOM, verdict.room, true)
-    value.setUint32(Value.PUSH, 0, true)
+    value.setUint16(Value.PUSH, verdict.push, true)
+    value.setUint16(Value.POP, verdict.pop, true)
     value.setUint32(Value.SEEN, seconds, true)
     return this.#hash.put()
   }

@@ -135,7 +135,10 @@ export class Trunks {
       case ControlType.HELLO: {
         const mac = frame.bytes.slice(frame.start + 6, frame.start + 12)
         const wasKnown = channel.host !== null
+        this.#network.fast?.count(port.index)
         const heard = channel.hello(message, mac, now)
+        // Generations may be others by now.
+        if (heard !== 'known') this.#network.fast?.outdated(port.index)
         // It is to know of us, or of what we have just heard, before the next interval.
         if (heard !== 'known') this.#answer(port, now)
         if (heard === 'new') {

@@ -1,0 +1,66 @@
+// Two hosts with a trunk between them, and the fast path on both: the kernel pushes tags with colors and generations,
+// every frame is counted in the channel whichever way it went, and none is lost, doubled or overtaken.
+
+import t from 'tap'
+import { enterFreshNamespace, run } from '../linux/namespace.js'
+import { fileLimit } from '../patience.js'
+import { Rig } from './rig.js'
+
+t.setTimeout(fileLimit(120_000))
+enterFreshNamespace()
+
+const FLIPS = Number(process.env.FLIPS ?? 100)
+const LOAD = { burst: 8, pauseMs: 0.1 }
+const TRUNK = 3
+
+function goOn(rig: Rig): void {
+  const until = performance.now() + Math.random() * 2
+  while (performance.now() < until) rig.round()
+}
+
+t.test('frames between hosts', async (t) => {
+  run('ip', 'link', 'add', 'trunka', 'mtu', '1600', 'type', 'veth', 'peer', 'name', 'trunkb', 'mtu', '1600')
+  const a = new Rig(1, false, 'member', 'a')
+  const b = new Rig(1, false, 'member', 'bb')
+  t.teardown(() => {
+    a.close()
+    b.close()
+  })
+  a.peer = b
+  a.add(TRUNK, 'trunk', 'trunka')
+  b.add(TRUNK, 'trunk', 'trunkb')
+  const channels = [a, b].map((rig) => rig.forwarder.byIndex[TRUNK]!.channel!)
+  for (let i = 0; i < 200 && !channels.every(({ established }) => established); i++) {
+    a.pass(110)
+    for (let k = 0; k < 50; k++) a.round()
+  }
+  t.ok(
+    channels.every(({ established }) => established),
+    'the hosts count the same frames',
+  )
+  a.learn()
+  t.ok(a.becomeFast(), JSON.stringify([a, b].map((rig) => rig.kernel.paths(rig.forwarder))))
+  let failed = 0
+  let fast = 0
+  const { sent, fates } = await a.under(LOAD, () => {
+    for (let flip = 0; flip < FLIPS; flip++) {
+      const one = flip % 2 === 0 ? a : b
+      one.kernel.slow(one.forwarder)
+      goOn(a)
+      if (!a.becomeFast()) failed++
+      goOn(a)
+      fast = Math.max(fast, a.kernel.list(a.forwarder).length)
+    }
+  })
+  t.equal(failed, 0, 'every time it became fast again')
+  t.equal(fast, 2, 'there were verdicts both ways')
+  for (const rig of [a, b]) rig.kernel.slow(rig.forwarder)
+  t.comment(`${FLIPS} flips, ${sent[0]![1]} and ${sent[1]![0]} frames`)
+  t.match(fates[0]![1], { received: sent[0]![1], doubled: 0, overtaken: 0 }, 'there')
+  t.match(fates[1]![0], { received: sent[1]![0], doubled: 0, overtaken: 0 }, 'and back')
+  for (const [from, to] of [channels, [...channels].reverse()]) {
+    t.equal(from!.sent.total, to!.received.total, 'as many are counted in as out')
+    t.equal(to!.lostInRunning, 0, 'none is missed meanwhile')
+  }
+  t.ok(channels[0]!.sent.total >= sent[0]![1]!, 'and all are')
+})
