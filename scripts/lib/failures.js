@@ -1,5 +1,4 @@
-// Reads TAP on stdin and prints why each test failed: where it stands, what was expected, in ten lines at most.
-import { Parser } from 'tap-parser'
+// Why tests failed, out of their TAP: where it stands, what was expected, in ten lines at most.
 
 const LINES = 10
 /** What a diagnostic has that says why, in the order in which it is told. */
@@ -17,27 +16,32 @@ const TOLD = [
   'stderr',
 ]
 
-const failures = []
-
-/** Returns a function that tells whether anything below failed. */
-function watch(parser, trail) {
+/**
+ * Reads what a tap-parser finds: counts into `tally` what passed and failed, and collects into `tally.failures`.
+ * A subtest's own line follows its lines: it says nothing new, unless none of these has failed.
+ */
+export function read(parser, tally, trail) {
   let failed = false
-  let below = () => false
+  let below = null
   parser.on('child', (child) => {
-    below = watch(child, [...trail, child.name])
+    below = read(child, tally, [...trail, child.name])
   })
   parser.on('assert', (result) => {
-    // A subtest's own line follows its lines: it says nothing new when one of these has failed.
-    const told = below()
-    below = () => false
-    if (result.ok || result.todo || result.skip) return
-    failed = true
-    if (!told) failures.push({ trail, name: result.name, diagnostic: result.diag ?? {} })
+    const subtest = below
+    below = null
+    const ok = result.ok || Boolean(result.todo) || Boolean(result.skip)
+    if (!ok) failed = true
+    if (subtest !== null && (ok || subtest())) return
+    if (ok) tally.passed++
+    else {
+      tally.failed++
+      tally.failures.push({ trail, name: result.name, diagnostic: result.diag ?? {} })
+    }
   })
   return () => failed
 }
 
-function lines({ trail, name, diagnostic }, number) {
+export function describeFailure({ trail, name, diagnostic }) {
   const at = diagnostic.at === undefined ? [] : [`at ${diagnostic.at.fileName}:${diagnostic.at.lineNumber}`]
   const why = TOLD.filter((key) => diagnostic[key] !== undefined && diagnostic[key] !== null).flatMap((key) => {
     const value = diagnostic[key]
@@ -45,15 +49,5 @@ function lines({ trail, name, diagnostic }, number) {
     return key === 'diff' || key === 'stack' ? text.split('\n') : `${key}: ${text}`.split('\n')
   })
   const text = [...at, ...why].filter((line) => line.trim() !== '').slice(0, LINES - 1)
-  return [
-    `${number}. ${[...trail, name].filter(Boolean).join(' > ')}`,
-    ...text.map((line) => `   ${line.slice(0, 240)}`),
-  ]
+  return [[...trail, name].filter(Boolean).join(' > '), ...text.map((line) => `   ${line.slice(0, 240)}`)].join('\n')
 }
-
-const root = new Parser({ strict: false })
-watch(root, [])
-root.on('complete', () => {
-  for (const [i, failure] of failures.entries()) console.log(lines(failure, i + 1).join('\n'))
-})
-process.stdin.pipe(root)

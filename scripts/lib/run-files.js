@@ -1,0 +1,95 @@
+// node scripts/lib/run-files.js RESULTS JOBS SECONDS FILE...   Runs compiled test files, JOBS of them at once, each by node
+// itself: what it prints is TAP, judged with its exit code. A line per file as it ends. SECONDS is the limit of a file that
+// sets itself none (test/patience.ts).
+// A few files that failed beside others run once more, alone. What passes then does not fail the run.
+// Appends to files in the folder RESULTS: `counts` (passed N, failed N), `failures` and `unsteady` (why, in words).
+
+import { spawn } from 'node:child_process'
+import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Parser } from 'tap-parser'
+import { describeFailure, read } from './failures.js'
+
+const [results, jobs, seconds, ...files] = process.argv.slice(2)
+
+/** More than these are no chance. */
+const AGAIN_AT_MOST = 3
+/** A file limits itself. One that says nothing for so long is stuck where its timers are not heard. */
+const SILENCE_MS = Math.max(1_800_000, 2000 * Number(seconds))
+const STDERR_KEPT = 16_384
+
+const note = (name, text) => appendFileSync(join(results, name), `${text}\n`)
+
+function run(file) {
+  return new Promise((resolve) => {
+    const tally = { passed: 0, failed: 0, failures: [] }
+    const name = file.replace(/^dist\//, '')
+    const began = performance.now()
+    const parser = new Parser({ strict: false })
+    read(parser, tally, [name])
+    const child = spawn(process.execPath, ['--enable-source-maps', file], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TAP_TIMEOUT: seconds },
+    })
+    let said = ''
+    let silent
+    const heard = () => {
+      clearTimeout(silent)
+      silent = setTimeout(() => child.kill('SIGKILL'), SILENCE_MS)
+    }
+    heard()
+    child.stdout.on('data', heard).pipe(parser)
+    child.stderr.on('data', (chunk) => {
+      said = (said + chunk).slice(-STDERR_KEPT)
+    })
+    const tap = new Promise((complete) => parser.once('complete', complete))
+    const end = new Promise((ended) =>
+      child.once('close', (...how) => ended(how)).once('error', (error) => ended([error])),
+    )
+    Promise.all([end, tap]).then(([[code, signal], { ok, count }]) => {
+      clearTimeout(silent)
+      const fails = (message) => {
+        tally.failed++
+        tally.failures.push({ trail: [name], name: message, diagnostic: said === '' ? {} : { stderr: said } })
+      }
+      if (tally.failed === 0 && code !== 0) fails(`ended with ${signal ?? code}`)
+      else if (count === 0) fails('has no tests')
+      else if (tally.failed === 0 && !ok) fails('its TAP is not whole')
+      const took = ((performance.now() - began) / 1000).toFixed(1)
+      console.log(`${tally.failed === 0 ? 'passed' : 'FAILED'}  ${name}  ${took} s`)
+      if (tally.failed > 0 && said !== '') process.stderr.write(`${said}\n`)
+      resolve({ file, ...tally })
+    })
+  })
+}
+
+/** Runs them, `atOnce` at once, in their order. */
+async function runAll(all, atOnce) {
+  const left = [...all]
+  const ran = []
+  const worker = async () => {
+    for (let file = left.shift(); file !== undefined; file = left.shift()) ran.push(await run(file))
+  }
+  await Promise.all(Array.from({ length: atOnce }, worker))
+  return ran
+}
+
+const why = (ran) => ran.flatMap(({ failures }) => failures.map(describeFailure)).join('\n')
+const isBad = ({ failed }) => failed > 0
+const tell = (ran) => {
+  for (const { passed, failed } of ran) note('counts', `passed ${passed}\nfailed ${failed}`)
+  if (ran.some(isBad)) note('failures', why(ran))
+}
+
+const ran = await runAll(files, Number(jobs))
+const bad = ran.filter(isBad)
+if (bad.length === 0 || bad.length > AGAIN_AT_MOST) tell(ran)
+else {
+  tell(ran.filter((one) => !isBad(one)))
+  note('unsteady', why(bad))
+  console.log(`Again, alone: ${bad.map(({ file }) => file.replace(/^dist\//, '')).join(' ')}`)
+  const again = bad.map(({ file }) => file)
+  tell(await runAll(again, 1))
+}
+// scripts/test takes it that the runner itself has failed where this is missing.
+note('counts', 'ended 1')
