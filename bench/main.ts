@@ -3,13 +3,18 @@
 import { constants } from 'node:os'
 import { forwarding } from './forwarding/main.js'
 import { destroyAll } from './lab/lab.js'
+import { compare } from './report/compare.js'
+import { all, report } from './report/main.js'
 import { snapshot, sweepAll } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
 import { vnsnap } from './vnsnap/main.js'
 
 const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = {
+  all,
+  compare,
   forwarding,
+  report,
   snapshot,
   startup,
   vnsnap,

@@ -40,11 +40,14 @@ export const PAYLOADS = [8, 512, 1472] as const
 export const UDP_PAYLOADS = [64, 512, 1472] as const
 export const WIRE_SIZES = [60, 1514] as const
 
-const roundTrip = (name: string, text: string): Figure[] => [
-  figure(`${name}.p50`, `${text}, p50`, 'us', 'less'),
-  figure(`${name}.p99`, `${text}, p99`, 'us', 'less', 1, 0),
-  figure(`${name}.max`, `${text}, max`, 'us', 'less', 1, 0),
-]
+const roundTrip = (name: string, load: string, hosts = ''): Figure[] => {
+  const text = `round trip${hosts}, ${load}`
+  return [
+    figure(`${name}.p50`, `${text}, p50`, 'us', 'less'),
+    figure(`${name}.p99`, `${text}, p99`, 'us', 'less', 1, 0),
+    figure(`${name}.max`, `${text}, max`, 'us', 'less', 1, 0),
+  ]
+}
 
 export const tables: readonly Table[] = [
   {
@@ -60,7 +63,7 @@ export const tables: readonly Table[] = [
   {
     part: 'network',
     title: 'UDP round trip, two hosts, microseconds',
-    figures: PAYLOADS.flatMap((size) => roundTrip(`rttTwoHosts.${size}`, `${size} B, idle`)),
+    figures: PAYLOADS.flatMap((size) => roundTrip(`rttTwoHosts.${size}`, `${size} B, idle`, ' over two hosts')),
   },
   {
     part: 'network',
@@ -81,9 +84,9 @@ export const tables: readonly Table[] = [
     title: 'Overhead',
     figures: [
       figure('cpuPerFrame', 'CPU a frame, machine, 20 k/s', 'us', 'less', 1, 2),
-      figure('cpuPerFrameSwitch', 'of it the switch', 'us', 'less', 1, 2),
+      figure('cpuPerFrameSwitch', 'CPU a frame, of it the switch', 'us', 'less', 1, 2),
       figure('cpuPerGbit', 'CPU a Gbit of TCP, one host, machine', 's', 'less', 1, 3),
-      figure('cpuPerGbitTwoHosts', 'the same, two hosts', 's', 'less', 1, 3),
+      figure('cpuPerGbitTwoHosts', 'CPU a Gbit of TCP, two hosts, machine', 's', 'less', 1, 3),
       ...WIRE_SIZES.map((size) => figure(`wire.${size}`, `bytes added to ${size} between hosts`, 'B', 'less', 1, 1)),
       figure('hops', 'processes on the way, two hosts', '', 'less', 1, 0),
     ],
@@ -99,11 +102,11 @@ export const tables: readonly Table[] = [
       figure('skew.p50', 'skew p50', 'ms', 'less'),
       figure('skew.max', 'skew max', 'ms', 'less'),
       figure('tcpGap', 'longest TCP gap', 'ms', 'less', 1, 0),
-      figure('tcpGapControl', 'the same without a snapshot', 'ms', 'less', 1, 0),
+      figure('tcpGapControl', 'longest TCP gap without a snapshot', 'ms', 'less', 1, 0),
       figure('retransmits', 'segments sent again', '', 'less', 1, 0),
       figure('timeouts', 'RTOs', '', 'less', 1, 0),
       figure('udpLost', 'datagrams lost', '', 'less', 1, 0),
-      figure('udpDoubled', 'doubled', '', 'less', 1, 0),
+      figure('udpDoubled', 'datagrams doubled', '', 'less', 1, 0),
       figure('faults', 'ring or disk broken', '', 'less', 1, 0),
     ],
   },
@@ -112,7 +115,12 @@ export const tables: readonly Table[] = [
     title: 'Ring: how much longer a run takes with a snapshot at 40 %, per cent',
     figures: [2, 4, 8].flatMap((machines) =>
       [1, 2].map((hosts) =>
-        figure(`slowdown.${machines}x${hosts}`, `${machines} VMs, ${hosts === 1 ? '1 host' : '2 hosts'}`, '%', 'less'),
+        figure(
+          `slowdown.${machines}x${hosts}`,
+          `ring of ${machines} VMs, ${hosts === 1 ? '1 host' : '2 hosts'}, slower by`,
+          '%',
+          'less',
+        ),
       ),
     ),
   },
@@ -121,7 +129,12 @@ export const tables: readonly Table[] = [
     title: 'Ring: how far runs without a snapshot differ, per cent (what the machine itself does)',
     figures: [2, 4, 8].flatMap((machines) =>
       [1, 2].map((hosts) =>
-        figure(`noise.${machines}x${hosts}`, `${machines} VMs, ${hosts === 1 ? '1 host' : '2 hosts'}`, '%', 'less'),
+        figure(
+          `noise.${machines}x${hosts}`,
+          `ring of ${machines} VMs, ${hosts === 1 ? '1 host' : '2 hosts'}, noise`,
+          '%',
+          'less',
+        ),
       ),
     ),
   },

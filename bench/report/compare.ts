@@ -1,0 +1,103 @@
+// `scripts/bench compare OLD NEW`: what changed beyond noise. A figure has changed when the ranges of its rounds do
+// not meet, and its median moved by 3 % at least.
+
+import { told } from './html.js'
+import { type Results, readResults } from './read.js'
+
+const LEAST_CHANGE = 0.03
+
+export interface Change {
+  readonly subject: string
+  readonly figure: string
+  readonly before: number
+  readonly after: number
+  /** After to before; infinite from zero. */
+  readonly factor: number
+  readonly isBetter: boolean
+}
+
+export interface Comparison {
+  readonly changes: readonly Change[]
+  /** Figures that both have. */
+  readonly compared: number
+  /** Of them, those of one round on either side: no range, no judgement. */
+  readonly withoutRange: number
+}
+
+export function compareResults(before: Results, after: Results): Comparison {
+  const changes: Change[] = []
+  let [compared, withoutRange] = [0, 0]
+  for (const [subject, figures] of Object.entries(after.summaries)) {
+    for (const [figure, now] of Object.entries(figures)) {
+      const then = before.summaries[subject]?.[figure]
+      if (then === undefined) continue
+      compared++
+      if (then.count < 2 || now.count < 2) {
+        withoutRange++
+        continue
+      }
+      const doMeet = now.low <= then.high && then.low <= now.high
+      if (doMeet || Math.abs(now.median - then.median) < Math.abs(then.median) * LEAST_CHANGE) continue
+      const isMore = now.median > then.median
+      const isBetter = isMore === (after.meaning(figure).better === 'more')
+      const factor = then.median === 0 ? Number.POSITIVE_INFINITY : now.median / then.median
+      changes.push({ subject, figure, before: then.median, after: now.median, factor, isBetter })
+    }
+  }
+  // What became worse comes first, the largest change first.
+  const size = ({ factor }: Change) => Math.abs(Math.log(factor))
+  changes.sort((a, b) => Number(a.isBetter) - Number(b.isBetter) || size(b) - size(a))
+  return { changes, compared, withoutRange }
+}
+
+/** Why two runs do not compare, in words; they are compared all the same. */
+export function differences(before: Results, after: Results): string[] {
+  const said: string[] = []
+  const of = (results: Results) => `${results.machine.cpu}, ${results.machine.cores} cores`
+  if (of(before) !== of(after)) said.push(`other machines: ${of(before)}; ${of(after)}`)
+  if (before.machine.kernel !== after.machine.kernel)
+    said.push(`other kernels: ${before.machine.kernel}; ${after.machine.kernel}`)
+  if (before.quick !== after.quick) said.push('one of them is of short trials')
+  const [then, now] = [before.machine.loadBefore, after.machine.loadBefore]
+  if (Math.max(then, now) > 0.5) said.push(`not quiet: load ${then} before the older run, ${now} before the newer`)
+  return said
+}
+
+const usage = `Usage: scripts/bench compare OLD NEW
+
+What changed beyond noise between two results of the same bench: JSON as in bench/results, or raw rows (--json), also compressed.
+`
+
+/** Exit code: 0 compared (whatever came out), 2 wrong usage. */
+export async function compare(argv: readonly string[]): Promise<number> {
+  const [old, recent] = argv
+  if (argv.length !== 2 || old === undefined || recent === undefined) {
+    process.stderr.write(usage)
+    return argv.includes('--help') || argv.includes('-h') ? 0 : 2
+  }
+  let before: Results
+  let after: Results
+  try {
+    ;[before, after] = [readResults(old), readResults(recent)]
+    if (before.bench !== after.bench) throw new Error(`${old} is of ${before.bench}, ${recent} of ${after.bench}`)
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`)
+    return 2
+  }
+  const { changes, compared, withoutRange } = compareResults(before, after)
+  const title = (id: string) => after.subjects.find((subject) => subject.id === id)?.title ?? id
+  const lines = differences(before, after).map((said) => `Read with care: ${said}`)
+  for (const { subject, figure, before: then, after: now, factor, isBetter } of changes) {
+    const unit = after.meaning(figure).unit
+    const values = `${told(after, figure, then)} -> ${told(after, figure, now)}`
+    const times = Number.isFinite(factor) ? `x ${factor.toPrecision(3)}` : 'from zero'
+    lines.push(
+      `${isBetter ? 'better' : 'WORSE '}  ${title(subject)}: ${after.meaning(figure).text}${unit === '' ? '' : ` (${unit})`}: ${values}  ${times}`,
+    )
+  }
+  lines.push(`${changes.length} of ${compared} figures changed beyond the range of their rounds.`)
+  if (withoutRange > 0)
+    lines.push(`${withoutRange} have one round on one side: not judged. Raw rows (--json) have the rounds.`)
+  process.stdout.write(`${lines.join('\n')}\n`)
+  return 0
+}
