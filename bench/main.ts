@@ -3,6 +3,7 @@
 import { constants } from 'node:os'
 import { forwarding } from './forwarding/main.js'
 import { destroyAll } from './lab/lab.js'
+import { play } from './play/main.js'
 import { compare } from './report/compare.js'
 import { all, report } from './report/main.js'
 import { snapshot, sweepAll } from './snapshot/main.js'
@@ -14,6 +15,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   all,
   compare,
   forwarding,
+  play,
   report,
   snapshot,
   startup,

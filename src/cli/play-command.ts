@@ -3,19 +3,23 @@
 import { statSync } from 'node:fs'
 import type { Command } from 'commander'
 import { SwitchClient } from '../api/client.js'
+import { choices } from '../api/names.js'
+import { parseFilter } from '../capture/filter.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { libc } from '../linux/libc.js'
 import { Links } from '../linux/link.js'
+import { Expectation, type Outcome, type OutcomeReport } from '../play/expectation.js'
 import { Mapping, type Rule, type Target } from '../play/mapping.js'
 import { closeOutlets, openOutlets } from '../play/outlets.js'
 import { PlayError, type PlayOptions, type PlayReport, play } from '../play/player.js'
 import type { IpChange, MacChange, VlanChange } from '../play/rewrite.js'
 import type { Pace } from '../play/schedule.js'
 import { openSwitchPorts, type PlayOverSwitch } from '../play/switch-ports.js'
+import { type Wanted, wantedBy } from '../play/wanted.js'
 import { type CommonOptions, defaultSwitchSocket, parseDuration, withJson, withSwitchSocket } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { countOption, ipOption, macOption, rateOption, ruleOption, speedOption, vlanOption } from './play-options.js'
-import { describePlay, missedIn } from './play-report.js'
+import { describeExpected, describePlay, differIn, missedIn } from './play-report.js'
 
 interface PlayCommandOptions extends CommonOptions {
   readonly map: readonly Rule[]
@@ -36,9 +40,14 @@ interface PlayCommandOptions extends CommonOptions {
   readonly pad?: boolean
   readonly realtime?: boolean
   readonly dryRun?: boolean
+  readonly expect?: string
+  readonly at?: readonly Rule[]
+  readonly late?: number
+  readonly settle: number
 }
 
 const CALL_MS = 10_000
+const SETTLE_MS = 1000
 /** As a program that SIGINT ended. */
 const INTERRUPTED = 130
 
@@ -46,6 +55,7 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
   withSwitchSocket(withJson(program.command('play')))
     .description('play a capture into ports of the running switch, or into devices, at the times of the capture')
     .argument('<file>', 'pcap or pcapng, also packed with gzip or zstd; -: standard input')
+    .argument('[filter...]', 'which packets, in the words of `snapswitch capture`')
     .requiredOption(
       '-m, --map <what=where>',
       'which packets go where; several times, the first that fits decides',
@@ -67,6 +77,10 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
     .option('--allow-truncated', 'play what is there of a damaged capture and of packets captured in part')
     .option('--pad', 'fill packets that were captured in part up with zeros')
     .option('--realtime', 'the sending thread goes before all others (SCHED_FIFO)')
+    .option('--expect <file>', 'compare what comes out with this capture; a difference ends it with 1')
+    .option('--at <what=where>', 'where which packets of it are to come out; as --map', ruleOption)
+    .option('--late <time>', 'a frame that comes so much later is a difference, too', parseDuration)
+    .option('--settle <time>', 'how long frames may yet come at the end', parseDuration, SETTLE_MS)
     .option('--dry-run', 'read all, send nothing, say what would be sent')
     .addHelpText(
       'after',
@@ -80,8 +94,8 @@ Where: port:NAME of the switch, device:NAME; of interfaces: ports or devices. WH
 
 Ends with 1 when frames that should have been sent were not, with 130 after Ctrl-C.`,
     )
-    .action(async (file: string, options: PlayCommandOptions) => {
-      const code = await playCommand(terminal, file, options)
+    .action(async (file: string, filter: readonly string[], options: PlayCommandOptions) => {
+      const code = await playCommand(terminal, file, filter.join(' '), options)
       // A thread that waits for a pipe would be waited for.
       if (code === INTERRUPTED) libc()._exit(code)
       setCode(code)
@@ -93,8 +107,15 @@ function direction(text: string): PlayOptions['direction'] {
   throw usage(`there is no direction ${text}`, 'Give inbound, outbound or any.')
 }
 
-async function playCommand(terminal: Terminal, file: string, options: PlayCommandOptions): Promise<number> {
+async function playCommand(
+  terminal: Terminal,
+  file: string,
+  filterText: string,
+  options: PlayCommandOptions,
+): Promise<number> {
   const pace = paceOf(options)
+  const filter = parseFilter(filterText)
+  const wanted = filter === null ? null : wantedBy(filter)
   if (options.loop > 1) mustBeFile(file)
   const client = new SwitchClient(options.socket ?? defaultSwitchSocket)
   const interrupt = new AbortController()
@@ -102,27 +123,75 @@ async function playCommand(terminal: Terminal, file: string, options: PlayComman
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal)
   let ports: PlayOverSwitch | null = null
   let outlets: PlayOptions['outlets'] = []
+  let expectation: Expectation | null = null
   try {
     const mapping = new Mapping(options.map, await interfaceTargets(client, options.map))
     const names = mapping.targets.flatMap(({ kind, name }) => (kind === 'port' ? [name] : []))
+    expectation = await expectationOf(client, options, pace)
     if (names.length > 0) ports = await openSwitchPorts(client, names)
     outlets = openOutlets(mapping.targets, ports)
-    const report = await play(planOf(file, options, pace, mapping, outlets), interrupt.signal)
+    await expectation?.ready()
+    const report = await play(planOf(file, options, pace, mapping, outlets, wanted), interrupt.signal)
     const taken = await ports?.close()
     ports = null
+    const isInterrupted = report.end === 'interrupted'
+    const expected = (await expectation?.finish(!isInterrupted)) ?? null
     const whole = taken == null ? report : { ...report, switch: { frames: taken.frames, refused: taken.refused } }
-    say(terminal, options, whole)
-    if (report.end === 'interrupted') return INTERRUPTED
-    return missedIn(whole) > 0 ? 1 : 0
+    say(terminal, options, whole, expected)
+    if (isInterrupted) return INTERRUPTED
+    return missedIn(whole) > 0 || (expected ?? []).some(differIn) ? 1 : 0
   } catch (error) {
-    if (error instanceof PlayError) say(terminal, options, error.played)
+    if (error instanceof PlayError) say(terminal, options, error.played, null)
     throw error
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal)
+    expectation?.close()
     closeOutlets(outlets)
     await ports?.close().catch(() => undefined)
     await client.close()
     if (file === '-') process.stdin.destroy()
+  }
+}
+
+/** It looks from when it is there: before the first frame is sent. */
+async function expectationOf(
+  client: SwitchClient,
+  { expect, at, late, settle, dryRun }: PlayCommandOptions,
+  pace: Pace,
+): Promise<Expectation | null> {
+  if ((expect === undefined) !== (at === undefined)) {
+    throw usage('--expect and --at go together', 'Say both what is to come out, and where.')
+  }
+  if (expect === undefined || at === undefined || dryRun === true) return null
+  if (late !== undefined && pace.kind !== 'captured') {
+    throw usage('without the times of the capture nothing is late', 'Leave --late out, or --rate and --top.')
+  }
+  const mapping = new Mapping(at, await interfaceTargets(client, at))
+  return new Expectation({
+    file: expect,
+    mapping,
+    outcomes: await outcomesOf(client, mapping.targets),
+    speed: pace.kind === 'captured' ? pace.speed : 1,
+    lateNs: late === undefined ? null : late * 1e6,
+    settleMs: settle,
+  })
+}
+
+/** Frames come out of a port into its device. */
+async function outcomesOf(client: SwitchClient, targets: readonly Target[]): Promise<Outcome[]> {
+  const hasPorts = targets.some(({ kind }) => kind === 'port')
+  const ports = hasPorts ? await client.ports({ deadlineMs: CALL_MS }) : []
+  const links = new Links()
+  try {
+    return targets.map(({ kind, name }) => {
+      if (kind === 'device') return { kind, name, device: links.get(name) }
+      const port = ports.find((one) => one.name === name)
+      if (port !== undefined) return { kind, name, device: links.get(port.ifname ?? port.device) }
+      const known = ports.map((one) => one.name)
+      throw new SnapswitchError('PORT_UNKNOWN', `there is no port ${name}`, choices('There are', name, known))
+    })
+  } finally {
+    links.close()
   }
 }
 
@@ -132,6 +201,7 @@ function planOf(
   pace: Pace,
   mapping: Mapping,
   outlets: PlayOptions['outlets'],
+  wanted: Wanted | null,
 ): PlayOptions {
   const { mac = [], ip = [], vlan = [], allowTruncated = false } = options
   return {
@@ -151,13 +221,21 @@ function planOf(
     allowDamage: allowTruncated,
     realtime: options.realtime ?? false,
     dryRun: options.dryRun ?? false,
-    wanted: null,
+    wanted,
   }
 }
 
-function say(terminal: Terminal, options: PlayCommandOptions, report: PlayReport): void {
-  if (options.json === true) printJson(terminal, report)
-  else terminal.out(describePlay(report, options.dryRun ?? false))
+function say(
+  terminal: Terminal,
+  options: PlayCommandOptions,
+  report: PlayReport,
+  expected: readonly OutcomeReport[] | null,
+): void {
+  if (options.json === true) printJson(terminal, expected === null ? report : { ...report, expected })
+  else {
+    terminal.out(describePlay(report, options.dryRun ?? false))
+    if (expected !== null) terminal.out(describeExpected(expected))
+  }
 }
 
 function paceOf({ speed, rate, top }: PlayCommandOptions): Pace {

@@ -1,5 +1,6 @@
 // What a play came to, in words.
 
+import type { OutcomeReport } from '../play/expectation.js'
 import type { PlayReport } from '../play/player.js'
 import { formatBytes, formatTable } from './output.js'
 
@@ -70,4 +71,23 @@ export function describePlay(report: PlayReport, dryRun: boolean): string {
 
 function us(value: number): string {
   return value >= 1000 ? `${(value / 1000).toFixed(2)} ms` : `${value.toFixed(1)} us`
+}
+
+/** What came out is not what was expected, or nobody can tell. */
+export function differIn({ lost, doubled, reordered, changed, late, missed }: OutcomeReport): boolean {
+  return lost + doubled + reordered + changed + late + missed > 0
+}
+
+export function describeExpected(outcomes: readonly OutcomeReport[]): string {
+  const head = ['AT', 'NAME', 'EXPECTED', 'CAME', 'LOST', 'DOUBLED', 'REORDERED', 'CHANGED', 'LATE', 'OTHER']
+  const rows = outcomes.map((one) => [
+    one.kind,
+    one.name,
+    ...[one.expected, one.found, one.lost, one.doubled, one.reordered, one.changed, one.late, one.other],
+  ])
+  const told = outcomes.flatMap(({ name, told: all, missed }) => [
+    ...all.map(({ kind, packet, words }) => `${name}: ${kind}: packet ${packet} ${words}\n`),
+    ...(missed === 0 ? [] : [`${name}: ${missed} frames came and were not looked at: play more slowly\n`]),
+  ])
+  return ['\n', formatTable(head, rows), ...told].join('')
 }

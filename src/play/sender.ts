@@ -42,6 +42,7 @@ export class Sender {
   readonly #lengths = new Int32Array(BATCH)
   #count = 0
   #beganAt = 0
+  #isFirst = true
 
   constructor({ ring, figures, sockets, top }: SenderInput) {
     this.#ring = new RingReader(ring)
@@ -78,14 +79,25 @@ export class Sender {
       }
       const due = this.#beganAt + ring.dueNs / 1e6
       if (!this.#waiting.until(due)) return
-      this.#gather()
+      this.#gather(this.#isFirst ? 1 : BATCH)
       if (!this.#send()) return
       ring.release()
+      if (this.#isFirst) this.#anchor()
     }
   }
 
+  /**
+   * Times count from when the first frame has left. It takes longer than any other: nothing of its way has been gone
+   * before.
+   */
+  #anchor(): void {
+    this.#isFirst = false
+    this.#beganAt = performance.now()
+    this.#figures.counts[Count.BEGAN_MS] = nowMs()
+  }
+
   /** Frames that are due, for one socket. */
-  #gather(): void {
+  #gather(most: number): void {
     const ring = this.#ring
     const first = this.#sockets[ring.target]
     const isSwitch = first.kind === 'switch'
@@ -105,9 +117,9 @@ export class Sender {
       words[iovec] = at >>> 0
       words[iovec + 1] = Math.floor(at / 4294967296)
       words[iovec + 2] = before + ring.length
-      if (!this.#top) this.#figures.late(due - ring.dueNs)
+      if (!this.#top && !this.#isFirst) this.#figures.late(due - ring.dueNs)
       ring.take()
-    } while (this.#count < BATCH && ring.look() && ring.dueNs <= due)
+    } while (this.#count < most && ring.look() && ring.dueNs <= due)
   }
 
   /** False: the play is over. */
