@@ -60,49 +60,51 @@ export class Backlogs {
   readonly #buffer = new Uint8Array(64 * 1024)
   readonly #waiting = new Float64Array(MASK_LENGTH * 8)
   readonly #handled = new Float64Array(MASK_LENGTH * 8)
+  readonly #due = new Float64Array(MASK_LENGTH * 8)
 
   /** Throws where /proc has no such file. */
   constructor() {
     this.#file = openSync('/proc/net/softnet_stat', 'r')
   }
 
+  /** From now on, `passed` is about what waits now. Returns it. */
+  mark(): boolean {
+    if (!this.#read()) return false
+    const due = this.#due
+    for (let i = 0; i < due.length; i++) due[i] = this.#waiting[i] === 0 ? 0 : this.#handled[i] + this.#waiting[i]
+    return due.every((count) => count === 0)
+  }
+
+  /** What waited at the last `mark` has been handled. False, too, where the kernel does not tell. */
+  get passed(): boolean {
+    if (!this.#read()) return false
+    return this.#due.every((count, i) => count === 0 || this.#waiting[i] === 0 || this.#handled[i] >= count)
+  }
+
   /** Waits until what waits now has been handled. False: it took longer, or the kernel does not tell. */
   drained(limitMs: number): boolean {
     const until = performance.now() + limitMs
-    const first = this.#read()
-    if (first === null) return false
-    const { waiting, handled } = first
-    const due = waiting.map((count, i) => (count === 0 ? 0 : handled[i]! + count))
-    for (let now = first; ; ) {
-      if (due.every((count, i) => count === 0 || now.waiting[i] === 0 || now.handled[i]! >= count)) return true
-      if (performance.now() > until) return false
-      const next = this.#read()
-      if (next === null) return false
-      now = next
-    }
-  }
-
-  /** Nothing waits. */
-  get empty(): boolean {
-    return this.#read()?.waiting.every((count) => count === 0) ?? true
+    if (this.mark()) return true
+    while (!this.passed) if (performance.now() > until) return false
+    return true
   }
 
   close(): void {
     closeSync(this.#file)
   }
 
-  #read(): { waiting: Float64Array; handled: Float64Array } | null {
+  /** False: before 5.10 the kernel does not say which processor a line is of, nor what waits. */
+  #read(): boolean {
     const length = readSync(this.#file, this.#buffer, 0, this.#buffer.length, 0)
     const lines = Buffer.from(this.#buffer.buffer, 0, length).toString('latin1').trim().split('\n')
     this.#waiting.fill(0)
     for (const line of lines) {
       const words = line.trim().split(/\s+/)
-      // Before 5.10 the kernel does not say which processor a line is of, nor what waits.
-      if (words.length <= PROCESSOR) return null
+      if (words.length <= PROCESSOR) return false
       const processor = Number.parseInt(words[PROCESSOR]!, 16)
       this.#waiting[processor] = Number.parseInt(words[BACKLOG]!, 16)
       this.#handled[processor] = Number.parseInt(words[0]!, 16)
     }
-    return { waiting: this.#waiting.slice(), handled: this.#handled.slice() }
+    return true
   }
 }

@@ -9,6 +9,7 @@ import type { Output, PortState } from '../../forwarding/port-state.js'
 import type { PacketPort } from '../port/packet-port.js'
 import { Buckets } from './buckets.js'
 import { COUNTS, Count, PortWord, type Shared } from './layout.js'
+import type { SentFrames } from './sent-frames.js'
 
 const ETHERNET_HEADER = 14
 
@@ -16,6 +17,7 @@ export interface Hooks {
   readonly shared: Shared
   readonly netlink: NetlinkSocket
   readonly counters: CounterTable
+  readonly sentFrames: SentFrames
   /** Puts a program where the port's socket filter hands on to. */
   handOn(port: number, program: number): void
 }
@@ -57,7 +59,7 @@ export class Attached {
     this.#channel = channel
     this.#hooks = hooks
     this.#at = shared.port(port.index)
-    this.buckets = new Buckets(shared, port.index)
+    this.buckets = new Buckets(shared, port.index, hooks.sentFrames)
     const words = shared.ports
     // What a port of this index had before; generations go on, for there may be verdicts of it.
     this.stop()

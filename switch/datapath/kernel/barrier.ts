@@ -54,11 +54,6 @@ export class Barrier {
     return true
   }
 
-  /** Nothing waits in queues of processors. */
-  get isQuiet(): boolean {
-    return this.#backlogs.empty
-  }
-
   close(): void {
     this.#backlogs.close()
   }

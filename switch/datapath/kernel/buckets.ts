@@ -1,8 +1,9 @@
 // The order of frames when a pair of addresses goes from the slow path to the fast one: a frame may be fast when all
 // that the socket was given before it, of its bucket, has been sent on. The kernel counts up before a frame is in the
-// ring; here is counted what has been sent on, or dropped.
+// ring; here is counted what has been sent on and is through (sent-frames.ts), or dropped.
 
 import { BUCKETS, PortWord, type Shared } from './layout.js'
+import type { SentFrames } from './sent-frames.js'
 
 /** Frames that a batch brings at most: what a port cuts is counted once. */
 const MOST = 512
@@ -22,9 +23,16 @@ export class Buckets {
   /** Of frames in hand: they are sent on when the batch is flushed. */
   readonly #taken = new Uint16Array(MOST)
   #count = 0
+  readonly #sentFrames: SentFrames
+  /** Frames that were sent on, by bucket: those of which it is waited for that they are through, and later ones. */
+  #waiting = new Uint32Array(BUCKETS)
+  #later = new Uint32Array(BUCKETS)
+  #waits = false
+  #hasLater = false
   readonly #seen = new Int32Array(BUCKETS)
 
-  constructor(shared: Shared, port: number) {
+  constructor(shared: Shared, port: number, sentFrames: SentFrames) {
+    this.#sentFrames = sentFrames
     this.#words = shared.ports
     this.#punted = shared.port(port) + PortWord.PUNTED
     this.#done = shared.port(port) + PortWord.DONE
@@ -39,16 +47,39 @@ export class Buckets {
 
   /** What was taken has been sent on. */
   sent(): void {
-    for (let i = 0; i < this.#count; i++) {
-      const at = this.#done + this.#taken[i]
-      Atomics.store(this.#words, at, this.#words[at] + 1)
-    }
+    if (this.#count === 0) return
+    for (let i = 0; i < this.#count; i++) this.#later[this.#taken[i]]++
     this.#count = 0
+    this.#hasLater = true
+    this.#sentFrames.more()
   }
 
-  /** Nothing is in hand. */
+  /** It is waited for what was sent by now; what is sent from now on is not among it. */
+  await(): void {
+    if (!this.#hasLater) return
+    const empty = this.#waiting
+    this.#waiting = this.#later
+    this.#later = empty
+    this.#waits = true
+    this.#hasLater = false
+  }
+
+  /** What was waited for is through. */
+  through(): void {
+    if (!this.#waits) return
+    const waiting = this.#waiting
+    for (let i = 0; i < BUCKETS; i++) {
+      if (waiting[i] === 0) continue
+      const at = this.#done + i
+      Atomics.store(this.#words, at, this.#words[at] + waiting[i])
+      waiting[i] = 0
+    }
+    this.#waits = false
+  }
+
+  /** Nothing is in hand, nor on its way. */
   get isIdle(): boolean {
-    return this.#count === 0
+    return this.#count === 0 && !this.#waits && !this.#hasLater
   }
 
   /** Buckets of which not all that was punted has been sent on. */

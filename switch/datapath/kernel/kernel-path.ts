@@ -4,7 +4,9 @@
 import { asSnapswitchError } from '../../../src/errors/errors.js'
 import { formatMacWords } from '../../../src/frame/mac.js'
 import { putNumber } from '../../../src/linux/bpf.js'
+import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
+import { driverOf } from '../../../src/linux/packet-socket.js'
 import { kernelIsRealTime, possibleProcessors, visit, waitForReaders } from '../../../src/linux/processors.js'
 import { type CounterTable, createCounters } from '../../forwarding/counters.js'
 import type { Forwarder } from '../../forwarding/forwarder.js'
@@ -14,9 +16,12 @@ import { Attached } from './attached.js'
 import { Barrier } from './barrier.js'
 import { Shared } from './layout.js'
 import { NetworkPath, type PathHost } from './network-path.js'
+import { SentFrames } from './sent-frames.js'
 import { Verdicts } from './verdicts.js'
 
 const TICK_MS = 100
+/** Of devices that keep the order of what is sent to them; a NIC with several queues may not. */
+const DRIVERS: readonly string[] = ['tun', 'veth']
 /** A program that a settling waits for. */
 const SETTLE_LIMIT_MS = 0.1
 
@@ -38,6 +43,7 @@ export class KernelPath implements PathHost {
   readonly #barrier: Barrier
   readonly #netlink = new NetlinkSocket()
   readonly #counters: CounterTable
+  readonly #sentFrames = new SentFrames(possibleProcessors())
   readonly #networks = new Map<Forwarder, NetworkPath>()
   /** Why ports are not attached. */
   readonly #reasons = new Map<number, string>()
@@ -46,6 +52,7 @@ export class KernelPath implements PathHost {
 
   /** Throws what the kernel says, or a reason in words. */
   constructor(counters: CounterTable) {
+    if (!kernelIsAtLeast(5, 12)) throw new Error('kernel before 5.12')
     if (kernelIsRealTime()) throw new Error('the kernel is one of PREEMPT_RT')
     if (process.arch !== 'x64') throw new Error(`it has not been tried on ${process.arch}`)
     const all = Array.from({ length: possibleProcessors() }, (_, i) => i)
@@ -75,14 +82,21 @@ export class KernelPath implements PathHost {
       this.#reasons.set(index, 'it is an uplink')
       return
     }
+    const driver = driverOf(port.fd, port.ifindex)
+    if (!DRIVERS.includes(driver)) {
+      this.#reasons.set(index, `its device is neither a TAP nor a veth (${driver})`)
+      return
+    }
     try {
       const attached = new Attached(port, state, {
         shared: this.#shared,
         netlink: this.#netlink,
         counters: this.#counters,
+        sentFrames: this.#sentFrames,
         handOn: (to, program) => putNumber(this.#shared.maps.others, to, program),
       })
       this.attached[index] = attached
+      this.#sentFrames.add(attached.buckets, driver === 'veth')
       this.#reasons.delete(index)
       network.add(attached)
     } catch (thrown) {
@@ -100,6 +114,7 @@ export class KernelPath implements PathHost {
     port.sync()
     network?.remove(port)
     port.detach()
+    this.#sentFrames.remove(port.buckets)
     this.attached[index] = undefined
   }
 
@@ -126,6 +141,7 @@ export class KernelPath implements PathHost {
     const seconds = Math.floor(now / 1000)
     const isNewSecond = seconds !== this.seconds
     this.seconds = seconds
+    this.#sentFrames.look()
     for (const port of this.attached) {
       if (port === undefined) continue
       port.now = seconds
@@ -173,6 +189,7 @@ export class KernelPath implements PathHost {
     }
     this.#networks.clear()
     this.#barrier.close()
+    this.#sentFrames.close()
     this.verdicts.close()
     this.#netlink.close()
     this.#shared.close()
