@@ -3,7 +3,7 @@
 // ring; here is counted what has been sent on and is through (sent-frames.ts), or dropped.
 
 import { BUCKETS, PortWord, type Shared } from './layout.js'
-import type { SentFrames } from './sent-frames.js'
+import type { Sent, SentFrames } from './sent-frames.js'
 
 /** Frames that a batch brings at most: what a port cuts is counted once. */
 const MOST = 512
@@ -16,7 +16,7 @@ export function bucketOf(bytes: Uint8Array, at: number): number {
   return (mixed ^ (mixed >>> 16)) & (BUCKETS - 1)
 }
 
-export class Buckets {
+export class Buckets implements Sent {
   readonly #words: Int32Array
   readonly #punted: number
   readonly #done: number
@@ -54,7 +54,6 @@ export class Buckets {
     this.#sentFrames.more()
   }
 
-  /** It is waited for what was sent by now; what is sent from now on is not among it. */
   await(): void {
     if (!this.#hasLater) return
     const empty = this.#waiting
@@ -64,7 +63,6 @@ export class Buckets {
     this.#hasLater = false
   }
 
-  /** What was waited for is through. */
   through(): void {
     if (!this.#waits) return
     const waiting = this.#waiting

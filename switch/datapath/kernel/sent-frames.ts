@@ -1,9 +1,16 @@
-// When frames that the daemon has sent on are through: later ones of their pairs may be fast then. What is sent to a TAP
-// lies in the order of its queue. What is sent to a veth waits, under load, in a queue of the processor on which the
-// daemon ran, while a fast frame comes by another one.
+// When frames that the daemon has sent on are through: later ones of their pairs may be fast then. Frames to a TAP lie
+// in its queue in their order. Frames to a veth wait, under load, in a queue of the processor on which the daemon ran,
+// while a fast frame comes by another one.
 
 import { Backlogs } from '../../../src/linux/processors.js'
-import type { Buckets } from './buckets.js'
+
+/** Frames of a port that were sent on. */
+export interface Sent {
+  /** It is waited for what was sent by now; what is sent from now on is not among it. */
+  await(): void
+  /** What was waited for is through. */
+  through(): void
+}
 
 /** So often it is looked, at most, while frames flow; and at every tick. There is a line to read of each processor. */
 const LOOK_MS = 1
@@ -11,8 +18,8 @@ const PROCESSORS_PER_LOOK = 16
 
 export class SentFrames {
   readonly #backlogs = new Backlogs()
-  readonly #ports = new Set<Buckets>()
-  readonly #veths = new Set<Buckets>()
+  readonly #ports = new Set<Sent>()
+  readonly #veths = new Set<Sent>()
   readonly #intervalMs: number
   #isAwaiting = false
   #nextLook = 0
@@ -21,12 +28,12 @@ export class SentFrames {
     this.#intervalMs = LOOK_MS * Math.ceil(processors / PROCESSORS_PER_LOOK)
   }
 
-  add(port: Buckets, isVeth: boolean): void {
+  add(port: Sent, isVeth: boolean): void {
     this.#ports.add(port)
     if (isVeth) this.#veths.add(port)
   }
 
-  remove(port: Buckets): void {
+  remove(port: Sent): void {
     this.#ports.delete(port)
     this.#veths.delete(port)
   }
