@@ -40,6 +40,7 @@ import { Plays } from './play/plays.js'
 import { Ports } from './ports/ports.js'
 import { UnreadFrames } from './ports/unread.js'
 import { PortWatch } from './ports/watch.js'
+import { Recordings } from './recording/recordings.js'
 import { CONFIGURATION, Reload } from './reload.js'
 import { Bridges } from './takeover/bridges.js'
 import { BridgeRecords } from './takeover/record.js'
@@ -176,6 +177,7 @@ async function serve(
     void bridges.follow()
   })
   const captures = new Captures(host)
+  const recordings = new Recordings(host)
   const endpoint = parseEndpoint(config.api.socket)
   let api: Api | undefined
   let plays: Plays | undefined
@@ -212,7 +214,7 @@ async function serve(
     // Before anything that there could be something to tell of.
     await metricsNow()
     plays = new Plays({ datapath, ports, socket: config.api.socket, log })
-    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, plays, metricsNow, captures)
+    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, plays, metricsNow, captures, recordings)
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
@@ -239,6 +241,7 @@ async function serve(
     await resolver.close()
     await agent.close()
     await captures.close()
+    await recordings.close()
     plays?.close()
     await api?.close()
     await bridges.close()

@@ -57,6 +57,8 @@ import type { Captures } from './capture/captures.js'
 import { addCaptures } from './capture/routes.js'
 import type { Scraped } from './metrics/listener.js'
 import type { Plays } from './play/plays.js'
+import type { Recordings } from './recording/recordings.js'
+import { addRecordings } from './recording/routes.js'
 import type { Reload } from './reload.js'
 import type { Bridges } from './takeover/bridges.js'
 import type { WantedView } from './wanted/wanted.js'
@@ -82,6 +84,7 @@ export function addRoutes(
   plays: Plays,
   metrics: () => Promise<Scraped>,
   captures: Captures,
+  recordings: Recordings,
 ): void {
   app.post(routes.reload, { schema: { response: { 200: Reloaded } } }, () => reload.reload())
   app.get(routes.metrics, { schema: { hide: true } }, async (_request, reply) => {
@@ -91,6 +94,7 @@ export function addRoutes(
   addViews(app, host, agent, disks, wanted, bridges)
   addBridges(app, bridges)
   addCaptures(app, host.name, wanted, captures)
+  addRecordings(app, host.name, wanted, recordings)
   app.post(routes.plays, { schema: { body: PlayRequest } }, (request, reply) =>
     streamNdjson<PlayEvent>(reply, plays.begin(request.body.ports), (error) => ({ type: 'failed', error })),
   )

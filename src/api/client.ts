@@ -37,6 +37,7 @@ import {
   type PruneOrder,
   PruneReport,
   type PruneRequest,
+  type RecordingRequest,
   Rehearsal,
   type RehearseRequest,
   Reloaded,
@@ -159,6 +160,16 @@ export class SwitchClient {
 
   verdicts(network: string, options: CallOptions): Promise<FastVerdict[]> {
     return this.#connection.json('GET', pathOf('verdicts', { network }), fits.verdicts, options)
+  }
+
+  /** A run of a network as it happens: the bytes of its file, until either side ends it. */
+  record(network: string, body: RecordingRequest, options: CallOptions): Promise<Readable> {
+    return this.#connection.open('POST', pathOf('networkRecording', { network }), options, body)
+  }
+
+  /** What it has so far comes yet, and then its end. */
+  async endRecording(network: string, options: CallOptions): Promise<void> {
+    await this.#connection.json('DELETE', pathOf('networkRecording', { network }), fits.nothing, options)
   }
 
   /** The daemon reads its configuration again. */

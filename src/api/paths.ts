@@ -16,6 +16,7 @@ export const routes = {
   capture: '/v1/captures/:id',
   networkCapture: '/v1/networks/:network/capture',
   verdicts: '/v1/networks/:network/verdicts',
+  networkRecording: '/v1/networks/:network/recording',
   machineDisks: '/v1/machines/:vm/disks',
   pruneDisks: '/v1/disks/prune',
   flattenMachine: '/v1/machines/:vm/flatten',

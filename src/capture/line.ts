@@ -20,7 +20,8 @@ function timeOf(at: Date): string {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${two(at.getMilliseconds(), 3)}`
 }
 
-function frameInWords(frame: Buffer, length: number): string {
+/** `frame`: from the destination address on, its tag in it; `length`: of all of it. */
+export function frameInWords(frame: Buffer, length: number): string {
   if (frame.length < 14) return `${length} bytes`
   const words = [`${formatMac(frame.subarray(6, 12))} > ${formatMac(frame.subarray(0, 6))}`]
   let at = 12

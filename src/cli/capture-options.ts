@@ -48,7 +48,7 @@ export function withCaptureOptions(command: Command): Command {
     .option('--list', 'list the captures that run')
 }
 
-function whole(least: number, most: number): (text: string) => number {
+export function whole(least: number, most: number): (text: string) => number {
   return (text) => {
     const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
     if (!(value >= least && value <= most)) throw new InvalidArgumentError(`Give a number from ${least} to ${most}.`)

@@ -11,6 +11,8 @@ import { addDoctorCommand } from './doctor.js'
 import { addInstallCommands } from './install/commands.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addPlayCommand } from './play-command.js'
+import { addRecordCommand } from './record.js'
+import { addReplayCommand } from './replay.js'
 import { addSnapshotCommands } from './snapshot-commands.js'
 import { addSwitchCommands } from './switch-commands.js'
 import { addTakeCommands } from './take-commands.js'
@@ -84,6 +86,8 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addDiskCommands(program, terminal)
   addTopCommand(program, terminal)
   addCaptureCommand(program, terminal, setCode)
+  addRecordCommand(program, terminal, setCode)
+  addReplayCommand(program, terminal, setCode)
   addSnapshotCommands(program, terminal, setCode)
   addPlayCommand(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)

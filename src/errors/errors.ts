@@ -69,6 +69,7 @@ export const errorCodes = {
   OUTPUT_FAILED: 'a file or pipe that frames go to cannot be written',
   RECORDING_VERSION: 'a recording of a run is of another version',
   RECORDING_BUSY: 'a run cannot be recorded now',
+  RECORDING_KEY: 'a recording would have the network’s key in it, and nobody has allowed that',
   INTERNAL: 'a defect in snapswitch itself',
 } as const
 

@@ -206,9 +206,9 @@ export class CommandHandlers {
       this.#loop.flushAll()
       return null
     },
-    startRecording: ({ network, memory }) => {
+    startRecording: ({ network, memory, withKey }) => {
       const core = this.#network(network)
-      return this.#handTo(core, () => core.record(memory))
+      return this.#handTo(core, () => core.record(memory, withKey))
     },
     endRecording: ({ network }) => {
       const core = this.#network(network)

@@ -81,8 +81,8 @@ export class Core {
     this.#recorder?.said(event)
   }
 
-  /** Throws RECORDING_BUSY. */
-  record(memory: SharedArrayBuffer): Commands['startRecording']['result'] {
+  /** `withKey`: the network's key may be in it. Throws RECORDING_BUSY, RECORDING_KEY. */
+  record(memory: SharedArrayBuffer, withKey: boolean): Commands['startRecording']['result'] {
     const { network, snapshots } = this.forwarder
     const why = this.#recorder === null ? snapshots.unsaved : 'a recording of it runs already'
     if (why !== null) {
@@ -90,6 +90,13 @@ export class Core {
         'RECORDING_BUSY',
         `network ${network.options.network} cannot be recorded now: ${why}`,
         'Begin before it or after it: a recording that has begun goes on through snapshots and restores.',
+      )
+    }
+    if (network.options.controlKey !== null && !withKey) {
+      throw new SnapswitchError(
+        'RECORDING_KEY',
+        `the control frames of network ${network.options.network} cannot be replayed without its key, which would be in the file`,
+        '--with-key allows it: keep the file as you keep the key.',
       )
     }
     network.wantEveryFrame(RECORDING, true)

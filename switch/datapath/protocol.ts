@@ -104,10 +104,10 @@ export interface Commands {
   arm: { args: { network: string; ports: Ports }; result: null }
   /**
    * Writes all that enters the forwarder to a ring (switch/recording), from the state on that is the result, until
-   * `endRecording`. Throws RECORDING_BUSY.
+   * `endRecording`. Throws RECORDING_BUSY, RECORDING_KEY.
    */
   startRecording: {
-    args: { network: string; memory: SharedArrayBuffer }
+    args: { network: string; memory: SharedArrayBuffer; withKey: boolean }
     result: { options: NetworkOptions; checkpoint: Checkpoint }
   }
   /** `isFull`: something found no room, and what came after it is not there. */

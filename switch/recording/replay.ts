@@ -7,7 +7,7 @@ import { BLOCK, OPTION } from '../../src/trace/pcapng.js'
 import { createCounters, ROW } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { type InputName, type Inputs, inputNames, performInput } from '../forwarding/inputs.js'
-import type { NetworkSettings } from '../forwarding/network.js'
+import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { Output, PortSpec } from '../forwarding/port-state.js'
 import { Blocks, damaged } from './blocks.js'
 import {
@@ -129,9 +129,21 @@ export class Replay {
     this.head = this.#readHead()
     const checkpoint = this.#readCheckpoint()
     this.#witness = new Witness(() => this.forwarder)
+    try {
+      this.forwarder = this.#begun(checkpoint)
+      if (changes !== null) this.#change(changes)
+    } catch (error) {
+      if (error instanceof SnapswitchError) throw error
+      throw damaged(this.#blocks.offset, `its checkpoint leads to ${(error as Error).message}`)
+    }
+  }
+
+  #begun(checkpoint: Checkpoint): Forwarder {
+    const { options } = this.head
+    checkSizes(options)
     const counters = createCounters()
-    this.forwarder = new Forwarder(
-      this.head.options,
+    const forwarder = new Forwarder(
+      options,
       counters,
       eventsTo((event) => this.#said(event)),
     )
@@ -140,9 +152,9 @@ export class Replay {
         throw damaged(0, 'a row of counters')
       counters.set(new Float64Array(row.slice().buffer), port * ROW)
     }
-    this.forwarder.load(checkpoint.state, this.#outputOf)
-    for (const { spec, peer } of this.forwarder.ports) if (peer === null) this.portNames.set(spec.index, spec.name)
-    if (changes !== null) this.#change(changes)
+    forwarder.load(checkpoint.state, this.#outputOf)
+    for (const { spec, peer } of forwarder.ports) if (peer === null) this.portNames.set(spec.index, spec.name)
+    return forwarder
   }
 
   /** Performs the next input; false when there is none any more. Throws TRACE_INVALID where the file is damaged. */
@@ -438,6 +450,14 @@ function changed<Name extends InputName>(
   if (name !== 'addPort' && name !== 'changePort') return args
   const { spec, now } = args as Inputs['addPort']['args']
   return { spec: changes.port(spec), now } as Inputs[Name]['args']
+}
+
+/** What memory is set aside for, in a file that anybody may have made. */
+function checkSizes({ fdb, armed }: NetworkOptions): void {
+  const isFit = (value: number, most: number) => Number.isInteger(value) && value > 0 && value <= most
+  if (!isFit(fdb.capacity, 1 << 20)) throw damaged(0, 'the capacity of its FDB')
+  if (armed !== undefined && !(isFit(armed.frames, 1 << 20) && isFit(armed.bytes, 1 << 28)))
+    throw damaged(0, 'the bounds of armed copies')
 }
 
 function copy(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {

@@ -1,7 +1,15 @@
 // Recorded runs, replayed: the same comes out, to the last bit; and what is otherwise is found.
 
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
 import t from 'tap'
+import { SnapswitchError } from '../../src/errors/errors.js'
+import { compareRuns, narrate } from '../../switch/recording/compare.js'
 import { Replay } from '../../switch/recording/replay.js'
+import { repositoryRoot } from '../lab/repository.js'
+import { GOLDEN_FRAMES, goldenFiles } from './golden.js'
+import { dice } from './scene.js'
 import { type SceneName, scenes } from './scenes.js'
 
 function replayed(file: Uint8Array): Replay {
@@ -23,3 +31,126 @@ for (const name of Object.keys(scenes) as SceneName[]) {
     })
   }
 }
+
+t.test('golden runs: what the switch does is what it did', async (t) => {
+  for (const { name, path } of goldenFiles()) {
+    t.ok(existsSync(path), `${name} is there`)
+    const replay = replayed(gunzipSync(readFileSync(path)))
+    t.equal(replay.damagedBefore, null)
+    t.equal(replay.difference, null, `${name}: if this is meant, node dist/test/recording/golden.js renews it`)
+    t.ok(replay.marks >= 3 && replay.frames > GOLDEN_FRAMES / 4)
+  }
+})
+
+t.test('a checkpoint that is loaded is saved as it was', async (t) => {
+  for (const name of ['trunk', 'uplink', 'restore'] as const) {
+    for (const file of scenes[name](200, true)) {
+      const replay = new Replay([file])
+      const saved = JSON.stringify(replay.forwarder.save())
+      t.equal(JSON.stringify(new Replay([file]).forwarder.save()), saved)
+      // A state that was forgotten to be saved makes no difference to this; the runs from midway would differ.
+      t.ok(saved.length > 1000)
+    }
+  }
+})
+
+t.test('pieces of any size are the same file', async (t) => {
+  const [file] = scenes.learning(200)
+  const whole = replayed(file!).digest()
+  for (const size of [1, 7, 1000]) {
+    const pieces = Array.from({ length: Math.ceil(file!.length / size) }, (_, i) =>
+      file!.subarray(i * size, (i + 1) * size),
+    )
+    const replay = new Replay(pieces)
+    replay.run()
+    t.equal(replay.digest(), whole)
+  }
+})
+
+t.test('a file that ends anywhere is replayed as far as it is whole', async (t) => {
+  const [file] = scenes.learning(100)
+  const roll = dice(7)
+  const start = Buffer.from(file!).indexOf('a0') + 2000
+  for (let i = 0; i < 50; i++) {
+    const replay = replayed(file!.subarray(0, start + roll(file!.length - start)))
+    t.equal(replay.difference, null)
+    t.equal(replay.isTruncated, true)
+  }
+})
+
+t.test('one bit flipped anywhere: another digest, or a clear error', async (t) => {
+  const [file] = scenes.trunk(40)
+  const whole = replayed(file!).digest()
+  const roll = dice(99)
+  let refused = 0
+  for (let i = 0; i < 300; i++) {
+    const other = file!.slice()
+    other[roll(other.length)] ^= 1 << roll(8)
+    try {
+      t.not(replayed(other).digest(), whole)
+    } catch (error) {
+      if (!(error instanceof SnapswitchError)) throw error
+      t.match(error.code, /^(TRACE_INVALID|RECORDING_VERSION)$/)
+      refused++
+    }
+  }
+  t.ok(refused > 0 && refused < 250, `${refused} refused`)
+})
+
+t.test('two runs that differ: the first difference, in words', async (t) => {
+  const [file] = scenes.learning(200)
+  const other = file!.slice()
+  const view = new DataView(other.buffer)
+  let frames = 0
+  for (let at = 0; at < other.length; at += view.getUint32(at + 4, true)) {
+    if (view.getUint32(at, true) !== 6 || frames++ < 50) continue
+    other[at + 28 + 20] ^= 1
+    break
+  }
+  const { differences } = compareRuns({ one: () => [file!], other: () => [other], changes: null }, 5)
+  t.equal(differences.length, 1)
+  t.match(differences[0], { kind: 'input', what: /^frame 50 at port a\d differs from byte 20 on$/ })
+  t.match(differences[0]!.one[0], /frame 50 at a\d: /)
+})
+
+t.test('another configuration: which frames fare differently, and by which rule', async (t) => {
+  const [file] = scenes.learning(200)
+  const changes = {
+    settings: <T>(settings: T) => settings,
+    port: <T extends { index: number }>(spec: T) => (spec.index === 3 ? { ...spec, rules: { isolated: true } } : spec),
+  }
+  const same = compareRuns({ one: () => [file!], other: () => [file!], changes: null }, 5)
+  t.match(same, { different: 0, differences: [] })
+  const none = compareRuns({ one: () => [file!], other: () => [file!], changes }, 5)
+  t.equal(none.different, 0, 'one isolated port is isolated from nobody')
+  const locked = {
+    ...changes,
+    port: <T extends { index: number }>(spec: T) => ({ ...spec, rules: { isolated: true } }),
+  }
+  const { different, differences } = compareRuns({ one: () => [file!], other: () => [file!], changes: locked }, 3)
+  t.ok(different > 50, `${different} frames`)
+  t.equal(differences.length, 3)
+  t.match(differences[0]!.other.join('\n'), /isolated/)
+  t.notMatch(differences[0]!.one.join('\n'), /isolated/)
+})
+
+t.test('what becomes of a frame is told', async (t) => {
+  const [file] = scenes.trunk(400)
+  const replay = new Replay([file!])
+  let held = 0
+  while (replay.step())
+    if (replay.forwarder.ports.some(({ hold }) => hold.length > 0) && held === 0) held = replay.input.number
+  t.ok(held > 0)
+  t.match(narrate(() => [file!], null, [held])[0]!.join('\n'), /is held for a\d, color \d+, port at epoch \d/)
+})
+
+t.test('files that are none', async (t) => {
+  const pcapng = readFileSync(join(repositoryRoot(), 'test', 'recording', 'golden', 'learning-0.pcapng.gz'))
+  t.throws(() => new Replay([pcapng]), { code: 'TRACE_INVALID' })
+  t.throws(() => new Replay([]), { code: 'TRACE_INVALID' })
+  t.throws(() => new Replay([Buffer.from('no capture at all, but text')]), { code: 'TRACE_INVALID' })
+  const [file] = scenes.learning(10)
+  const other = Buffer.from(file!)
+  other[other.indexOf('recording, version 1') + 'recording, version '.length] = '2'.charCodeAt(0)
+  t.throws(() => new Replay([other]), { code: 'RECORDING_VERSION' })
+})

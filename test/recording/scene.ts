@@ -103,7 +103,8 @@ export class SceneHost {
     this.#recorder = null
     const blocks = this.#file.blocks(this.#sink.written())
     const end = [this.#file.checksum(), this.#file.end({ reason: 'asked', frames: recorder.frames })]
-    return Buffer.concat([...this.#written, blocks, ...end])
+    // No Buffer, whose slices are no copies.
+    return new Uint8Array(Buffer.concat([...this.#written, blocks, ...end]))
   }
 }
 
