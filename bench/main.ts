@@ -9,6 +9,7 @@ import { all, report } from './report/main.js'
 import { snapshot, sweepAll } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
+import { trace } from './trace/main.js'
 import { vnsnap } from './vnsnap/main.js'
 
 const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise<number>>> = {
@@ -19,6 +20,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   report,
   snapshot,
   startup,
+  trace,
   vnsnap,
 }
 
