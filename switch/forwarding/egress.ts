@@ -114,6 +114,13 @@ export class Egress {
     this.#network.observer?.refused(port, frame, reason)
   }
 
+  /** The same of a frame that has no color yet. */
+  misread(port: PortState, frame: Frame, reason: DropReason, now: number): null {
+    this.#counters[port.row + Drop[reason]]++
+    this.#network.observer?.unread(port, frame, reason, now)
+    return null
+  }
+
   /** A port that a flood does not reach: an audit is to know why, and nobody else. */
   leftOut(port: PortState, frame: Frame, reason: DropReason): void {
     this.#network.observer?.leftOut(port, frame, reason)

@@ -139,10 +139,7 @@ export class Uplink implements Output {
         return port
       }
     }
-    const { observer } = this.#network
-    observer?.came(this.port, frame, now)
     this.passPlainCopy(frame, now)
-    observer?.gone()
     return null
   }
 
@@ -309,9 +306,7 @@ export class Uplink implements Output {
   }
 
   private refuse(frame: Frame, reason: DropReason, now: number): null {
-    this.#network.counters[this.port.row + Drop[reason]]++
-    this.#network.observer?.unread(this.port, frame, reason, now)
-    return null
+    return this.#egress.misread(this.port, frame, reason, now)
   }
 
   private carrier(from: Neighbor | undefined, frame: Frame, now: number): PortState | null {
@@ -335,6 +330,17 @@ export class Uplink implements Output {
 
   /** What a remote member has sent to the world, seen here: the outside behind our plain ports is part of the world. */
   private passPlainCopy(frame: Frame, now: number): void {
+    const { observer } = this.#network
+    if (observer === null) {
+      this.passToOutside(frame, now)
+      return
+    }
+    observer.came(this.port, frame, now)
+    this.passToOutside(frame, now)
+    observer.gone()
+  }
+
+  private passToOutside(frame: Frame, now: number): void {
     const { fdb, ports, byIndex } = this.#network
     const vlans = this.port.rules?.vlans ?? null
     const vlan = vlans === null ? vlanId(frame) : admitTo(vlans, frame)
