@@ -59,7 +59,7 @@ export function inWords({ verdict, reason, color, epoch, flags, gsoSize }: Packe
   if ((flags & PacketFlag.RECORDED) !== 0) words.push('in transit, recorded')
   if ((flags & PacketFlag.STRAGGLER) !== 0) words.push('in transit, not recorded')
   words.push(color === NO_COLOR ? 'no color' : `color ${color}`)
-  if (epoch !== NO_COLOR && epoch !== color) words.push(`epoch ${epoch}`)
+  if (color !== NO_COLOR && epoch !== NO_COLOR && epoch !== color) words.push(`epoch ${epoch}`)
   if (gsoSize > 0) words.push(`in segments of ${gsoSize} bytes`)
   return words.join(', ')
 }

@@ -8,6 +8,7 @@ import { addCaptureCommand } from './capture.js'
 import { addCompletionCommand } from './completion/command.js'
 import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
+import { addExtcapCommand } from './extcap.js'
 import { addInstallCommands } from './install/commands.js'
 import { printError, systemTerminal, type Terminal } from './output.js'
 import { addPlayCommand } from './play-command.js'
@@ -88,6 +89,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addCaptureCommand(program, terminal, setCode)
   addRecordCommand(program, terminal, setCode)
   addReplayCommand(program, terminal, setCode)
+  addExtcapCommand(program, terminal)
   addSnapshotCommands(program, terminal, setCode)
   addPlayCommand(program, terminal, setCode)
   addDoctorCommand(program, terminal, setCode)

@@ -1,11 +1,11 @@
 // Live captures of a running switch, read by tshark and capinfos.
 
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { run } from '../lab/command.js'
+import { run, until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit } from '../patience.js'
 import { stations, testFrame } from '../switch/station.js'
@@ -113,10 +113,18 @@ t.test('a live capture', root, async (t) => {
 
   await t.test('into a pipe that tshark reads while it runs; when it has enough, the capture ends', async (t) => {
     const line = `${snapswitch} capture lab0 --socket ${socket} -w - ip | tshark -l -c 2 -i - -T fields -e frame.comment`
-    const piped = promisify(execFile)('sh', ['-c', line])
-    const enough = piped.then(() => true)
-    for (let i = 0; i < 20 && !(await Promise.race([enough, world.pings('one', '10.67.0.2').then(() => false)])); i++);
-    const { stdout } = await piped
+    const pipe = spawn('sh', ['-c', line], { detached: true, stdio: ['ignore', 'pipe', 'ignore'] })
+    t.teardown(() => {
+      if (pipe.exitCode === null) process.kill(-pipe.pid!, 'SIGKILL')
+    })
+    let stdout = ''
+    pipe.stdout.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text
+    })
+    const enough = new Promise<boolean>((resolve) => pipe.once('close', () => resolve(true)))
+    await until('two packets', 60_000, async () =>
+      (await Promise.race([enough, world.pings('one', '10.67.0.2').then(() => false)])) ? true : undefined,
+    )
     t.match(stdout, /^received, color 0\ndelivered, color 0\n/)
   })
 
