@@ -23,6 +23,8 @@ export class BpfHash {
   readonly #keyLength: number
   readonly #most: number
   readonly #element = new Uint8Array(ELEMENT_LENGTH)
+  /** Its key alone: bpf(2) takes no other field when an element is to go. */
+  readonly #keyOnly = new Uint8Array(ELEMENT_LENGTH)
   readonly #batch = new Uint8Array(BATCH_LENGTH)
   readonly #batchView = new DataView(this.#batch.buffer)
   readonly #where: number
@@ -46,6 +48,7 @@ export class BpfHash {
     element.setUint32(0, fd, true)
     element.setBigUint64(8, BigInt(arena.address), true)
     element.setBigUint64(16, BigInt(arena.address + 64), true)
+    this.#keyOnly.set(this.#element.subarray(0, 16))
     const batch = this.#batchView
     batch.setBigUint64(8, BigInt(this.#where), true)
     batch.setBigUint64(16, BigInt(arena.address + BATCH_KEYS_AT), true)
@@ -62,7 +65,7 @@ export class BpfHash {
   }
 
   remove(): void {
-    libc().bpf(BPF_MAP_DELETE_ELEM, this.#element, ELEMENT_LENGTH)
+    libc().bpf(BPF_MAP_DELETE_ELEM, this.#keyOnly, ELEMENT_LENGTH)
   }
 
   /** The same of an element of the last `sweep`. */

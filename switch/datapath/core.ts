@@ -4,6 +4,7 @@
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Frame } from '../../src/frame/frame.js'
 import { RingWriter } from '../capture/record-ring.js'
+import type { DropReason } from '../forwarding/counters.js'
 import type { Forwarder } from '../forwarding/forwarder.js'
 import { type InputName, type Inputs, performInput } from '../forwarding/inputs.js'
 import type { Output } from '../forwarding/port-state.js'
@@ -28,6 +29,10 @@ class PortOutput implements Output {
     this.index = index
     this.port = port
     this.recorder = recorder
+  }
+
+  get refusal(): DropReason {
+    return this.port.refusal ?? 'tx-error'
   }
 
   send(frame: Frame, serviceTci: number): boolean {

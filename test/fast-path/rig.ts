@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { quietLink } from '../../src/linux/ingress.js'
 import { check, libc } from '../../src/linux/libc.js'
-import { Links } from '../../src/linux/link.js'
+import { type Link, Links } from '../../src/linux/link.js'
 import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
 import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
@@ -54,6 +54,7 @@ export class Rig {
   /** Another host's, which goes on when this one does. */
   peer: Rig | null = null
   readonly #links = new Links()
+  #hasKernel = true
 
   /** `host`: in names of devices. */
   constructor(count: number, isTap: boolean, kind: PortSpec['kind'] = 'plain', host = '') {
@@ -80,8 +81,7 @@ export class Rig {
 
   /** A port on a device that is there. */
   add(index: number, kind: PortSpec['kind'], device: string): void {
-    const link = this.#links.get(device)
-    quietLink(this.#links, link)
+    const link = this.quiet(device)
     setUp(device)
     const place = { device, ifindex: link.index }
     const sockets = openPortSocketsNow(place, 4)
@@ -91,6 +91,13 @@ export class Rig {
     const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac }
     this.forwarder.addPort(spec, port)
     this.kernel.addPort(port, this.forwarder)
+  }
+
+  /** Our filter is at its ingress hook. */
+  quiet(device: string): Link {
+    const link = this.#links.get(device)
+    quietLink(this.#links, link)
+    return link
   }
 
   /** One round of the datapath's loop. */
@@ -194,8 +201,14 @@ export class Rig {
     return await finished
   }
 
+  /** Without the fast path from now on. */
+  withoutKernel(): void {
+    if (this.#hasKernel) this.kernel.close()
+    this.#hasKernel = false
+  }
+
   close(): void {
-    this.kernel.close()
+    this.withoutKernel()
     for (const port of this.ports) port.close()
     for (const fd of this.ends) libc().close(fd)
     this.#links.close()

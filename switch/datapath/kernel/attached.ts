@@ -4,6 +4,7 @@ import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
 import { setIngressProgram } from '../../../src/linux/ingress.js'
 import type { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { readMtu } from '../../../src/linux/packet-socket.js'
+import { tcxPrograms } from '../../../src/linux/tcx.js'
 import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
 import type { Output, PortState } from '../../forwarding/port-state.js'
 import type { PacketPort } from '../port/packet-port.js'
@@ -48,6 +49,8 @@ export class Attached {
   readonly #sums = new Float64Array(COUNTS)
   readonly #counted = new Float64Array(COUNTS)
 
+  /** Somebody's programs run before its ingress filter, and may let nothing through to that. */
+  hasGuests = false
   /** Of a trunk: what its frames' tags say at present, by which they are counted; null: none is fast. */
   tags: Tags | null = null
 
@@ -122,8 +125,11 @@ export class Attached {
     return true
   }
 
-  /** Its MTU may have changed. True: it has. */
+  /** Its MTU may have changed, others have come to its ingress. True: what was noted of it is void. */
   look(): boolean {
+    const had = this.hasGuests
+    this.hasGuests = tcxPrograms(this.port.ifindex) > 0
+    if (this.hasGuests && !had) return true
     const mtu = readMtu(this.port.fd, this.port.ifindex)
     const room = mtu === null ? 0 : mtu + ETHERNET_HEADER
     if (room === this.room) return false

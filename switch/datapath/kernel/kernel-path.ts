@@ -123,6 +123,10 @@ export class KernelPath implements PathHost {
     this.#networks.get(forwarder)?.slow()
   }
 
+  get processors(): number {
+    return this.#shared.processors
+  }
+
   /** See Barrier. */
   get unsure(): number {
     return this.#barrier.unsure
@@ -202,7 +206,7 @@ export class KernelPath implements PathHost {
 
   #everySecond(port: Attached): void {
     port.voids = 0
-    if (port.missed > 0) {
+    if (port.missed > 0 && !port.hasGuests) {
       port.stop()
       try {
         port.mend()
@@ -210,9 +214,10 @@ export class KernelPath implements PathHost {
         // The device has gone.
       }
     }
-    if (port.look() && port.isFast) {
-      port.outdate()
-      this.barrier()
-    }
+    if (!port.look() || !port.isFast) return
+    if (port.hasGuests) port.stop()
+    else port.outdate()
+    this.barrier()
+    port.sync()
   }
 }

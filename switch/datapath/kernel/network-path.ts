@@ -166,7 +166,8 @@ export class NetworkPath implements FastPath {
       if (port.unsettled || port.buckets.behind) settle(port)
       const state = this.forwarder.byIndex[port.port.index]
       const may = state !== undefined && speaksAgainst(state, this.#host.seconds) === null
-      if (may && !port.isFast && !port.unsettled && port.missed === 0 && port.voids <= MOST_VOIDS) port.start()
+      if (may && !port.isFast && !port.unsettled && port.missed === 0 && port.voids <= MOST_VOIDS && !port.hasGuests)
+        port.start()
     }
   }
 
@@ -190,6 +191,7 @@ export class NetworkPath implements FastPath {
   whyNot(port: Attached): string | null {
     if (!this.#fast) return this.why
     if (port.isFast) return null
+    if (port.hasGuests) return 'a tcx program runs before its ingress filter'
     if (port.missed > 0) return 'somebody has taken off its ingress filter'
     if (port.voids > MOST_VOIDS) return 'addresses behind it move all the time'
     const state = this.forwarder.byIndex[port.port.index]
