@@ -2,6 +2,7 @@
 
 import { constants } from 'node:os'
 import { forwarding } from './forwarding/main.js'
+import { growth } from './growth/main.js'
 import { destroyAll } from './lab/lab.js'
 import { play } from './play/main.js'
 import { compare } from './report/compare.js'
@@ -16,6 +17,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   all,
   compare,
   forwarding,
+  growth,
   play,
   report,
   snapshot,

@@ -15,7 +15,8 @@ const significant = (value: number) => {
   return String(Number(value.toPrecision(3)))
 }
 
-const known = (results: Results, figure: string) => (results.bench === 'vnsnap' ? figureOf(figure) : undefined)
+const hasTables = ({ bench }: Results) => bench === 'vnsnap' || bench === 'growth'
+const known = (results: Results, figure: string) => (hasTables(results) ? figureOf(figure) : undefined)
 
 /** What a value is divided by where it is shown, in the unit that `unitOf` gives. */
 function scaleOf(results: Results, figure: string): number {
@@ -63,6 +64,18 @@ const plotted: Readonly<Record<string, readonly string[]>> = {
     'slowdown.8x2',
     'noise.2x2',
   ],
+  growth: [
+    'machines.downtime.p50',
+    'machines.skew.p50',
+    'machines.globalMs',
+    'machines.rss',
+    'machines.cpu',
+    'ports.pps60',
+    'ports.rtt',
+    'ports.tcp',
+    'ports.flood',
+    'ports.rss',
+  ],
   snapshot: ['downtimeMs', 'skewMs', 'globalMs', 'cutGapMs'],
   forwarding: ['pps60', 'pps1514', 'tcp', 'tcpTwoHosts', 'rttIdleP50', 'cpuMachineLight'],
 }
@@ -73,7 +86,7 @@ export function plotsOf(results: Results): Plot[] {
     const rows = results.subjects.flatMap(({ id, title }) => {
       const summary = results.summaries[id]?.[figure]
       if (summary === undefined) return []
-      const isOwn = results.bench === 'snapshot' || id.startsWith('snapswitch')
+      const isOwn = results.bench === 'snapshot' || results.bench === 'growth' || id.startsWith('snapswitch')
       const scale = scaleOf(results, figure)
       const [value, low, high] = [summary.median / scale, summary.low / scale, summary.high / scale]
       return [{ label: title, value, low, high, text: told(results, figure, summary.median), isOwn }]
@@ -137,6 +150,7 @@ function wholeTable(results: Results): string {
 const titles: Readonly<Record<string, string>> = {
   vnsnap: 'Beside VNsnap, UnaCloud and the rest',
   snapshot: 'What a snapshot costs, cell by cell',
+  growth: 'Growth',
   forwarding: 'Forwarding',
 }
 

@@ -6,6 +6,7 @@ import { dirname, join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
 import { mustBeWritable } from '../../test/lab/output-file.js'
 import { forwarding } from '../forwarding/main.js'
+import { growth } from '../growth/main.js'
 import { projectRoot } from '../lab/project.js'
 import { snapshot } from '../snapshot/main.js'
 import { vnsnap } from '../vnsnap/main.js'
@@ -15,7 +16,7 @@ import { readAll } from './read.js'
 const usage = `Usage: scripts/bench all [--quick] [--rounds N] [--results DIR] [--report [FILE]]
        scripts/bench report [--results DIR] [--report FILE]
 
-Runs forwarding, snapshot and vnsnap one after another (about 2 hours, with --quick 20 minutes), and makes one page of what came out.
+Runs forwarding, snapshot, vnsnap and growth one after another (about 2 hours, with --quick 20 minutes), and makes one page of what came out.
 
   --quick          short trials: a look, not a result; goes to a directory of its own, DIR/quick
   --rounds N       rounds of each
@@ -109,7 +110,7 @@ export async function all(argv: readonly string[]): Promise<number> {
   if (options.quick) words.push('--quick')
   if (options.rounds !== undefined) words.push('--rounds', options.rounds)
   let code = 0
-  for (const bench of [forwarding, snapshot, vnsnap]) {
+  for (const bench of [forwarding, snapshot, vnsnap, growth]) {
     const ended = await bench(words)
     if (ended === 2) return 2
     if (code === 0) code = ended

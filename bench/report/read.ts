@@ -17,7 +17,7 @@ export interface Meaning {
 }
 
 export interface Results {
-  /** `forwarding`, `snapshot` or `vnsnap`. */
+  /** `forwarding`, `snapshot`, `vnsnap` or `growth`. */
   readonly bench: string
   readonly file: string
   readonly date: string
@@ -143,7 +143,7 @@ function ofSnapshot(file: string, report: SnapshotFile): Results {
 
 function ofVnsnap(file: string, report: VnsnapReport): Results {
   return {
-    bench: 'vnsnap',
+    bench: report.kind,
     file,
     date: report.date,
     minutes: report.minutes,
@@ -179,15 +179,15 @@ export function readResults(file: string): Results {
     unknown
   >
   if (report.format !== 1) throw new Error(`${file}: no results of scripts/bench`)
-  if (report.kind === 'vnsnap') return ofVnsnap(file, report as unknown as VnsnapReport)
+  if (report.kind === 'vnsnap' || report.kind === 'growth') return ofVnsnap(file, report as unknown as VnsnapReport)
   if (Array.isArray(report.summaries)) return ofSnapshot(file, report as unknown as SnapshotFile)
   if (report.medians !== undefined) return ofForwarding(file, report as unknown as ForwardingReport)
-  throw new Error(`${file}: no results of scripts/bench forwarding, snapshot or vnsnap`)
+  throw new Error(`${file}: no results of scripts/bench forwarding, snapshot, vnsnap or growth`)
 }
 
 /** The latest of each bench in a directory of results. */
 export function readAll(directory: string): Results[] {
-  return ['vnsnap', 'snapshot', 'forwarding'].flatMap((bench) => {
+  return ['vnsnap', 'snapshot', 'growth', 'forwarding'].flatMap((bench) => {
     const file = join(directory, `${bench}.json`)
     return existsSync(file) ? [readResults(file)] : []
   })

@@ -1,8 +1,6 @@
 // `scripts/bench vnsnap`: reads the options, runs the parts one after another, writes what came out.
 
-import { mkdirSync, writeFileSync } from 'node:fs'
 import { loadavg } from 'node:os'
-import { join } from 'node:path'
 import { guestImage } from '../../test/lab/image.js'
 import { compileGear } from '../forwarding/gear.js'
 import { expandList } from '../forwarding/main.js'
@@ -12,8 +10,9 @@ import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.j
 import { sweepAll } from '../snapshot/main.js'
 import { type CostPlan, measureCost } from './cost.js'
 import { measureNetwork, type NetworkPlan, type NetworkSubject } from './network.js'
-import { makeReport, markdown, readReport, writeRaw, writeResults } from './report.js'
+import { finish, makeReport, readReport, writeResults } from './report.js'
 import { measureRing, type RingPlan } from './ring.js'
+import { inTurn } from './rounds.js'
 import type { Part, Row } from './rows.js'
 import { networkSubjects } from './subjects.js'
 import { snapshotSystems } from './systems.js'
@@ -60,8 +59,6 @@ const fullRing: RingPlan = {
   memoryMiB: 128,
 }
 
-const message = (error: unknown) => (error instanceof Error ? error.message : String(error))
-
 /** Exit code: 0 all measured, 1 something failed, 2 wrong usage. Missed aims are said, not failed. */
 export async function vnsnap(argv: readonly string[]): Promise<number> {
   const render = (file: string, directory: string) => writeResults(readReport(file), directory)
@@ -103,6 +100,7 @@ export async function vnsnap(argv: readonly string[]): Promise<number> {
     if (!notes.some((note) => note.id === id)) notes.push({ id, title, setup, version: 'snapshots only' })
   const report = makeReport(
     {
+      kind: 'vnsnap',
       date: started.toISOString(),
       minutes: Number(((Date.now() - started.getTime()) / 60_000).toFixed(1)),
       command: ['scripts/bench', 'vnsnap', ...argv].join(' '),
@@ -116,45 +114,7 @@ export async function vnsnap(argv: readonly string[]): Promise<number> {
     },
     rows,
   )
-  if (options.json?.endsWith('.gz')) writeRaw(report, rows, options.json)
-  else if (options.json !== null) writeFileSync(options.json, `${JSON.stringify({ report, rows }, null, 1)}\n`)
-  if (options.results !== null) {
-    writeResults(report, options.results)
-    const raw = join(options.results, 'raw')
-    mkdirSync(raw, { recursive: true })
-    writeRaw(report, rows, join(raw, `vnsnap-${report.date.slice(0, 19).replaceAll(':', '')}.json.gz`))
-  }
-  process.stdout.write(markdown(report))
-  return report.failures.length > 0 ? 1 : 0
-}
-
-/** Rounds over all subjects in turn, each round beginning with another one. */
-export async function inTurn<S extends { readonly id: string; readonly title: string }>(
-  part: Part,
-  rounds: number,
-  subjects: readonly S[],
-  measure: (subject: S) => Promise<Record<string, number>>,
-  say: (line: string) => void,
-): Promise<Row[]> {
-  const rows: Row[] = []
-  const began = performance.now()
-  for (let round = 1; round <= rounds; round++) {
-    for (let turn = 0; turn < subjects.length; turn++) {
-      const subject = subjects[(turn + round - 1) % subjects.length]!
-      let figures: Record<string, number> = {}
-      let error: string | null = null
-      try {
-        figures = await measure(subject)
-      } catch (thrown) {
-        error = message(thrown)
-      }
-      rows.push({ part, round, subject: subject.id, figures, error })
-      const left = ((performance.now() - began) / rows.length) * (rounds * subjects.length - rows.length)
-      const told = error === null ? `${Object.keys(figures).length} figures` : `FAILED: ${error.split('\n')[0]}`
-      say(`${part}, round ${round}/${rounds}  ${subject.title.padEnd(24)} ${told}  (${Math.ceil(left / 1e3)} s to go)`)
-    }
-  }
-  return rows
+  return finish(report, rows, options)
 }
 
 async function networkRows(

@@ -5,12 +5,20 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import type { Machine, SubjectNote } from '../forwarding/report.js'
+import type { BenchOptions } from '../options.js'
 import { aimOf, ratiosOf, reaches, type Summaries, summarize } from './figures.js'
 import { type Figure, type Row, tables } from './rows.js'
 
+export type Kind = 'vnsnap' | 'growth'
+
+const titles: Readonly<Record<Kind, string>> = {
+  vnsnap: 'VNsnap, UnaCloud and the rest: figures of one run',
+  growth: 'Growth: figures of one run',
+}
+
 export interface Report {
   readonly format: 1
-  readonly kind: 'vnsnap'
+  readonly kind: Kind
   readonly date: string
   readonly minutes: number
   readonly command: string
@@ -34,14 +42,14 @@ export interface Report {
 }
 
 export function makeReport(
-  parts: Omit<Report, 'format' | 'kind' | 'failures' | 'summaries' | 'ratios'>,
+  parts: Omit<Report, 'format' | 'failures' | 'summaries' | 'ratios'>,
   rows: readonly Row[],
 ): Report {
   const summaries = summarize(rows)
   const failures = rows.flatMap(({ subject, part, round, error }) =>
     error === null ? [] : [{ subject, part, round, error: error.split('\n')[0]! }],
   )
-  return { format: 1, kind: 'vnsnap', ...parts, failures, summaries: rounded(summaries), ratios: ratiosOf(summaries) }
+  return { format: 1, ...parts, failures, summaries: rounded(summaries), ratios: ratiosOf(summaries) }
 }
 
 const significant = (value: number) => Number(value.toPrecision(5))
@@ -68,7 +76,7 @@ export function markdown(report: Report): string {
   const { machine } = report
   const title = new Map(report.subjects.map(({ id, title }) => [id, title]))
   const lines = [
-    '# VNsnap, UnaCloud and the rest: figures of one run',
+    `# ${titles[report.kind]}`,
     '',
     `${report.date.slice(0, 16).replace('T', ' ')} UTC, ${report.minutes} minutes, ${report.rounds} rounds${report.quick ? ' of short trials (a look, not a result)' : ''}.` +
       ' Medians; in brackets the lowest and the highest round.',
@@ -121,8 +129,22 @@ export function markdown(report: Report): string {
 
 export function writeResults(report: Report, directory: string): void {
   mkdirSync(directory, { recursive: true })
-  writeFileSync(join(directory, 'vnsnap.json'), `${JSON.stringify(report, null, 1)}\n`)
-  writeFileSync(join(directory, 'vnsnap.md'), markdown(report))
+  writeFileSync(join(directory, `${report.kind}.json`), `${JSON.stringify(report, null, 1)}\n`)
+  writeFileSync(join(directory, `${report.kind}.md`), markdown(report))
+}
+
+/** What a run ends with: the files that its options ask for, its tables on stdout, its exit code. */
+export function finish(report: Report, rows: readonly Row[], options: BenchOptions): number {
+  if (options.json?.endsWith('.gz')) writeRaw(report, rows, options.json)
+  else if (options.json !== null) writeFileSync(options.json, `${JSON.stringify({ report, rows }, null, 1)}\n`)
+  if (options.results !== null) {
+    writeResults(report, options.results)
+    const raw = join(options.results, 'raw')
+    mkdirSync(raw, { recursive: true })
+    writeRaw(report, rows, join(raw, `${report.kind}-${report.date.slice(0, 19).replaceAll(':', '')}.json.gz`))
+  }
+  process.stdout.write(markdown(report))
+  return report.failures.length > 0 ? 1 : 0
 }
 
 /** Raw rows beside the report that was made of them; `bench/results/raw` is not in git. */
@@ -135,7 +157,7 @@ export function readReport(file: string): Report {
   const isCompressed = bytes[0] === 0x1f && bytes[1] === 0x8b
   const value = JSON.parse((isCompressed ? gunzipSync(bytes) : bytes).toString('utf8')) as Report | { report: Report }
   const report = 'report' in value ? value.report : value
-  if (report.format !== 1 || report.kind !== 'vnsnap')
-    throw new Error(`${file} was not written by scripts/bench vnsnap`)
+  if (report.format !== 1 || titles[report.kind] === undefined)
+    throw new Error(`${file} was not written by scripts/bench vnsnap or growth`)
   return report
 }

@@ -66,6 +66,7 @@ export function timeOfHop(marks: readonly Mark[], hop: number): number {
 
 class Progress {
   readonly #lab: Lab
+  #isOver = false
   readonly marks: Mark[] = []
 
   constructor(lab: Lab) {
@@ -81,10 +82,15 @@ class Progress {
 
   async reach(hop: number, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs
-    while (this.look().hop < hop) {
+    while (!this.#isOver && this.look().hop < hop) {
       if (performance.now() > deadline) throw new Error(`the ring came to hop ${this.look().hop}, not to ${hop}`)
       await sleep(LOOK_MS)
     }
+  }
+
+  /** Nobody waits any more. */
+  end(): void {
+    this.#isOver = true
   }
 
   /** How long it took from one hop to another, seconds. */
@@ -110,8 +116,7 @@ export function ringFigures(hops: number, without: readonly number[], with_: rea
   }
 }
 
-async function runRing(lab: Lab, taker: Taker, plan: RingPlan): Promise<RingFigures> {
-  const progress = new Progress(lab)
+async function runRing(progress: Progress, taker: Taker, plan: RingPlan): Promise<RingFigures> {
   const limitMs = 120_000 + plan.runSeconds * 10_000
   // The first report that counts has just come: hops are compared from report to report.
   const first = progress.look().hop
@@ -124,19 +129,20 @@ async function runRing(lab: Lab, taker: Taker, plan: RingPlan): Promise<RingFigu
   const [without, with_]: [number[], number[]] = [[], []]
   for (let run = 0; run < plan.pairs * 2; run++) {
     const from = progress.look().hop
-    let taking: Promise<{ error: string | null }> | undefined
+    let taking: Promise<void> | undefined
     const isWith = run % 2 === 1
     if (isWith) {
       await progress.reach(Math.round(from + hops * SNAPSHOT_AT), limitMs)
-      taking = taker.take(run)
+      taking = taker.take(run).then(({ error }) => {
+        if (error !== null) throw new Error(error)
+      })
       taking.catch(() => undefined)
     }
-    await progress.reach(from + hops, limitMs)
+    const reached = progress.reach(from + hops, limitMs)
+    reached.catch(() => undefined)
+    // A snapshot that fails may leave the ring standing: its error is told, not the ring's.
+    await Promise.all([reached, taking])
     ;(isWith ? with_ : without).push(progress.between(from, from + hops))
-    const error = (await taking)?.error
-    if (error) throw new Error(error)
-    // The next run begins when nothing of this one's snapshot is left to do.
-    if (isWith) await progress.reach(progress.look().hop + 1, limitMs)
   }
   return ringFigures(hops, without, with_)
 }
@@ -146,6 +152,7 @@ export async function measureRing(system: SnapshotSystem, plan: RingPlan): Promi
   for (const cell of plan.cells) {
     const built = buildLab(system.plan(ringLab(cell, plan.memoryMiB)))
     let taker: Taker | undefined
+    let progress: Progress | undefined
     try {
       const lab = await built
       const open = await system.start(lab, network)
@@ -158,7 +165,8 @@ export async function measureRing(system: SnapshotSystem, plan: RingPlan): Promi
         return states.every((ring) => ring !== undefined && ring.tokens > 3) ? true : undefined
       })
       taker = await open()
-      const { slowdown, noise, hopsPerSecond } = await runRing(lab, taker, plan)
+      progress = new Progress(lab)
+      const { slowdown, noise, hopsPerSecond } = await runRing(progress, taker, plan)
       const key = `${cell.machines}x${cell.hosts}`
       figures[`slowdown.${key}`] = slowdown
       figures[`noise.${key}`] = noise
@@ -166,6 +174,7 @@ export async function measureRing(system: SnapshotSystem, plan: RingPlan): Promi
       const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
       if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
     } finally {
+      progress?.end()
       await taker?.close().catch(() => undefined)
       await leaveLab(built)
     }

@@ -1,6 +1,6 @@
-// What a run of `scripts/bench vnsnap` keeps, raw, and the names of its figures.
+// What a run of `scripts/bench vnsnap` or `growth` keeps, raw, and the names of its figures.
 
-export type Part = 'network' | 'snapshot' | 'ring'
+export type Part = 'network' | 'snapshot' | 'ring' | 'machines' | 'ports'
 
 /** One subject in one round of one part. Figures that could not be had are left out. */
 export interface Row {
@@ -137,6 +137,31 @@ export const tables: readonly Table[] = [
         ),
       ),
     ),
+  },
+  {
+    part: 'machines',
+    title: 'Growth: snapshots by machines and hosts',
+    figures: [
+      figure('machines.downtime.p50', 'downtime p50', 'ms', 'less'),
+      figure('machines.downtime.max', 'downtime max', 'ms', 'less'),
+      figure('machines.skew.p50', 'skew p50', 'ms', 'less'),
+      figure('machines.skew.max', 'skew max', 'ms', 'less'),
+      figure('machines.globalMs', 'global time', 'ms', 'less', 1, 0),
+      figure('machines.rss', 'memory of the daemons, all together', 'MB', 'less', 1, 0),
+      figure('machines.cpu', 'CPU of the daemons for a snapshot', 's', 'less', 1, 2),
+      figure('machines.cpuIdle', 'CPU of the daemons between snapshots, share of a core', '%', 'less', 1, 1),
+    ],
+  },
+  {
+    part: 'ports',
+    title: 'Growth: forwarding between two ports of many',
+    figures: [
+      figure('ports.pps60', '60-byte frames delivered, saturated', 'thousand/s', 'more', 1e3, 0),
+      figure('ports.rtt', 'round trip, 8 B, idle, p50', 'us', 'less'),
+      figure('ports.tcp', 'TCP', 'Gbit/s', 'more', 1e9, 2),
+      figure('ports.flood', 'CPU a broadcast frame, machine', 'us', 'less', 1, 1),
+      figure('ports.rss', 'memory of the switch', 'MB', 'less', 1, 0),
+    ],
   },
 ]
 

@@ -27,6 +27,7 @@ const note = (id: string) => ({ id, title: id, setup: 'a < b', version: 'v' })
 const reportOf = (rows: readonly Row[], loadBefore = 0.1) =>
   makeReport(
     {
+      kind: 'vnsnap',
       date: '2026-11-26T21:00:00.000Z',
       minutes: 1,
       command: 'scripts/bench vnsnap',

@@ -5,6 +5,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { machinesCells, residentBytes } from '../../bench/growth/machines.js'
+import { readOptions as readGrowthOptions } from '../../bench/growth/main.js'
+import { portsCells } from '../../bench/growth/ports.js'
 import { aimOf, ratioRules, ratiosOf, reaches, summarize } from '../../bench/vnsnap/figures.js'
 import { readOptions } from '../../bench/vnsnap/main.js'
 import { frameLengths } from '../../bench/vnsnap/network.js'
@@ -83,6 +86,7 @@ t.test('a report comes back from its files, small or raw', async (t) => {
   const machine = { cpu: 'x', cores: 2, memoryBytes: 2 ** 34, kernel: '6', node: 'v20', loadBefore: 7 }
   const report = makeReport(
     {
+      kind: 'vnsnap',
       date: '2026-11-26T21:00:00.000Z',
       minutes: 1,
       command: 'scripts/bench vnsnap',
@@ -115,4 +119,16 @@ t.test('parts and subjects are chosen by one option', async (t) => {
   t.equal(options.results, null)
   t.throws(() => readOptions(['--only', 'nothing']), /no part or subject 'nothing'/)
   t.ok(readOptions([]).subjects.includes('unacloud'))
+})
+
+t.test('growth: cells of the sizes that are wanted', async (t) => {
+  t.same(
+    machinesCells.filter(({ hosts }) => hosts === 2).map(({ machines }) => machines),
+    [2, 4, 8, 16],
+  )
+  t.same([...new Set(machinesCells.map(({ hosts }) => hosts))].sort(), [1, 2, 3, 4])
+  t.same([...new Set(portsCells.map(({ ports }) => ports))], [2, 16, 64, 200])
+  t.same([...readGrowthOptions(['--only', '4m3h,bridge-64p']).chosen], ['4m3h', 'bridge-64p'])
+  t.throws(() => readGrowthOptions(['--only', '5m']), /no cell '5m'/)
+  t.ok(residentBytes([process.pid]) > 1e6)
 })

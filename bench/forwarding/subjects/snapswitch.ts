@@ -5,12 +5,14 @@ import { get } from 'node:http'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { ENGINE_FLAGS } from '../../../src/runtime/engine.js'
+import type { Lab } from '../../lab/lab.js'
+import type { Service } from '../../lab/processes.js'
 import { projectRoot } from '../../lab/project.js'
 import { hostsOf, type Part, parts, type Subject, vethAttachment } from '../subject.js'
 
 const program = join(projectRoot, 'bin', 'snapswitch')
 
-interface Variant {
+export interface Variant {
   readonly poll: 'adaptive' | 'busy' | 'sleep'
   /** Member ports, whose frames carry their epoch over the trunk; else plain ports. */
   readonly color: boolean
@@ -36,28 +38,33 @@ function snapswitchSubject(
       await vethAttachment(lab, topology)
       const pids: number[] = []
       for (const { host, devices } of hostsOf(topology)) {
-        await lab.ip(
-          host,
-          devices.map((device) => `link set ${device} up`),
-        )
-        const socket = join(lab.scratch, `snapswitch-${host}.sock`)
-        const file = join(lab.scratch, `snapswitch-${host}.yaml`)
-        const state = join(lab.scratch, `state-${host}`)
-        writeFileSync(file, stringify(configuration(host, socket, state, devices, variant)))
-        const daemon = await lab.start(host, cores.switch, [
-          process.execPath,
-          ...ENGINE_FLAGS,
-          program,
-          'switch',
-          '--config',
-          file,
-        ])
-        await daemon.until('an answer on its API socket', () => answers(socket))
+        const daemon = await startDaemon(lab, host, cores.switch, devices, variant)
         pids.push(daemon.pid)
       }
       return { pids }
     },
   }
+}
+
+/** A daemon for a host whose devices are there. */
+export async function startDaemon(
+  lab: Lab,
+  host: string,
+  cores: string,
+  devices: readonly string[],
+  variant: Variant,
+): Promise<Service> {
+  await lab.ip(
+    host,
+    devices.map((device) => `link set ${device} up`),
+  )
+  const socket = join(lab.scratch, `snapswitch-${host}.sock`)
+  const file = join(lab.scratch, `snapswitch-${host}.yaml`)
+  const state = join(lab.scratch, `state-${host}`)
+  writeFileSync(file, stringify(configuration(host, socket, state, devices, variant)))
+  const daemon = await lab.start(host, cores, [process.execPath, ...ENGINE_FLAGS, program, 'switch', '--config', file])
+  await daemon.until('an answer on its API socket', () => answers(socket))
+  return daemon
 }
 
 export const snapswitch = snapswitchSubject(

@@ -1,0 +1,114 @@
+// Forwarding between two ports of a switch that has more and more of them: the others are up, and silent but for
+// frames that are flooded to them.
+
+import type { Gear } from '../forwarding/gear.js'
+import { Session } from '../forwarding/session.js'
+import { type Cores, parts, type Subject, vethAttachment } from '../forwarding/subject.js'
+import { bridge } from '../forwarding/subjects/bridge.js'
+import { snapswitch, startDaemon } from '../forwarding/subjects/snapswitch.js'
+import { machineSeconds } from '../lab/cpu.js'
+import type { Lab } from '../lab/lab.js'
+import { commandAt, sleep } from '../lab/processes.js'
+import { residentBytes } from './machines.js'
+
+export interface PortsCell {
+  readonly id: string
+  readonly title: string
+  readonly ports: number
+  readonly kind: 'snapswitch' | 'bridge'
+}
+
+export interface PortsPlan {
+  readonly trialMs: number
+  readonly tcpSeconds: number
+  readonly cores: Cores
+}
+
+export const portsCells: readonly PortsCell[] = [2, 16, 64, 200].flatMap((ports) =>
+  (['snapswitch', 'bridge'] as const).map((kind) => ({
+    id: `${kind}-${ports}p`,
+    title: `${kind === 'bridge' ? 'Linux bridge' : 'snapswitch'}, ${ports} ports`,
+    ports,
+    kind,
+  })),
+)
+
+const BROADCAST_RATE = 200
+
+const idleDevices = (ports: number) => Array.from({ length: ports - 2 }, (_, index) => `idle${index}`)
+
+async function addIdle(lab: Lab, devices: readonly string[]): Promise<void> {
+  if (devices.length === 0) return
+  await lab.ip(
+    'a',
+    devices.flatMap((device) => [
+      `link add ${device} type veth peer name far-${device}`,
+      `link set ${device} up`,
+      `link set far-${device} up`,
+    ]),
+  )
+}
+
+/** The measured subject with its further ports. */
+function subjectOf({ ports, kind, title }: PortsCell, running: { pids: readonly number[] }): Subject {
+  const base = kind === 'bridge' ? bridge : snapswitch
+  const devices = ['p1', 'p2', ...idleDevices(ports)]
+  return {
+    ...base,
+    title,
+    parts,
+    async attach(lab, topology, cores) {
+      if (kind === 'bridge') {
+        const attached = await base.attach(lab, topology, cores)
+        await addIdle(lab, idleDevices(ports))
+        const joined = idleDevices(ports).map((device) => `link set ${device} master br0`)
+        if (joined.length > 0) await lab.ip('a', joined)
+        return attached
+      }
+      await vethAttachment(lab, topology)
+      await addIdle(lab, idleDevices(ports))
+      const daemon = await startDaemon(lab, 'a', cores.switch, devices, { poll: 'adaptive', color: true })
+      running.pids = [daemon.pid]
+      return { pids: running.pids }
+    },
+  }
+}
+
+export async function measurePorts(cell: PortsCell, plan: PortsPlan, gear: Gear): Promise<Record<string, number>> {
+  const running: { pids: readonly number[] } = { pids: [] }
+  const session = await Session.open(subjectOf(cell, running), 'one-host', gear, plan.cores)
+  try {
+    const figures: Record<string, number> = {}
+    const trip = await session.roundTrips({ samples: 50_000, gapUs: 0, milliseconds: plan.trialMs })
+    figures['ports.rtt'] = trip.p50
+    figures['ports.pps60'] = (await session.saturation(60, plan.trialMs)).deliveredPerSecond
+    figures['ports.tcp'] = (await session.tcp(plan.tcpSeconds)).bitsPerSecond
+    figures['ports.flood'] = await floodCost(session, gear, plan)
+    if (running.pids.length > 0) figures['ports.rss'] = residentBytes(running.pids) / 1e6
+    return figures
+  } finally {
+    await session.close()
+  }
+}
+
+/** CPU of the whole machine for a frame that goes to all ports, less what the machine does anyway; microseconds. */
+async function floodCost(session: Session, gear: Gear, { trialMs }: PortsPlan): Promise<number> {
+  const idleFrom = machineSeconds()
+  await sleep(trialMs)
+  const idle = machineSeconds() - idleFrom
+  const argv = [
+    gear.frames,
+    'send',
+    'eth0',
+    'ff:ff:ff:ff:ff:ff',
+    '60',
+    String(BROADCAST_RATE),
+    String(trialMs),
+    'sleep',
+  ]
+  const from = machineSeconds()
+  const said = await commandAt(session.lab.place('e1', session.cores.sender), argv, { timeoutMs: trialMs + 10_000 })
+  const busy = machineSeconds() - from
+  const { offered } = JSON.parse(said) as { offered: number }
+  return (Math.max(0, busy - idle) / offered) * 1e6
+}
