@@ -20,7 +20,7 @@ const on = (subject: Subject, hops: number, more: Partial<NetworkSubject> = {}):
 
 export const networkSubjects: readonly NetworkSubject[] = [
   on(snapswitch, 2),
-  on(snapswitchFast, 2),
+  on(snapswitchFast, 0),
   on(snapswitchBusy, 2),
   on(vnsnap, 2),
   on(vnsnapSpin, 2),

@@ -86,7 +86,7 @@ export const snapswitchBusy = snapswitchSubject(
 export const snapswitchFast = snapswitchSubject(
   'snapswitch-fast',
   'snapswitch, fast path',
-  'the same with fastPath: auto: on one host the kernel forwards what has been decided; trunks stay in the daemon',
+  'the same with fastPath: auto: the kernel forwards what the daemon has decided before',
   { poll: 'adaptive', color: true, fastPath: 'auto' },
   ['frames', 'light', 'roundTrips', 'tcp'],
 )
