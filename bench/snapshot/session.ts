@@ -44,6 +44,9 @@ export async function leaveLab(built: Promise<Lab>): Promise<void> {
 export interface Taker {
   /** Takes a snapshot and throws its images away. */
   take(round: number): Promise<Taken>
+  /** Takes a snapshot that `restore` brings back once all machines have ended. */
+  keep(): Promise<void>
+  restore(): Promise<void>
   close(): Promise<void>
 }
 
@@ -118,9 +121,28 @@ export async function runCell(cell: Cell, say: (line: string) => void, system?: 
   return { cell, bootSeconds, control, rounds, bulk, error }
 }
 
+const KEPT = 'kept'
+const RESTORE_MS = 120_000
+
+/** By the command, as a person restores. */
+export function keptBy(lab: Lab, net: string): Pick<Taker, 'keep' | 'restore'> {
+  return {
+    keep: async () => {
+      await lab.snapswitchJson(['snapshot', 'create', net, '--name', KEPT], undefined, RESTORE_MS)
+    },
+    restore: async () => {
+      await lab.snapswitchJson(['snapshot', 'restore', KEPT], undefined, RESTORE_MS)
+    },
+  }
+}
+
 function coordinatorOf(lab: Lab, { policy }: Cell): Taker {
   const client = new CoordinatorClient(lab.coordinatorSocket)
-  return { take: (round) => takeOne(client, { network, policy }, round), close: () => client.close() }
+  return {
+    take: (round) => takeOne(client, { network, policy }, round),
+    ...keptBy(lab, network),
+    close: () => client.close(),
+  }
 }
 
 function switchConfig(lab: Lab, host: string, libvirt: LibvirtDaemon | undefined): Record<string, unknown> {

@@ -5,6 +5,7 @@ import { downtimeMs, goodRounds, skewMs, summarize } from '../snapshot/figures.j
 import { type Cell, hosts } from '../snapshot/plan.js'
 import type { Row as SnapshotRow } from '../snapshot/rows.js'
 import { runCell, type SnapshotSystem } from '../snapshot/session.js'
+import { measureRestore } from './restore.js'
 
 export interface CostPlan {
   readonly snapshots: number
@@ -27,7 +28,12 @@ export async function measureCost(
   }
   const row = await runCell(cell, say, system)
   if (row.error !== null) throw new Error(row.error)
-  return costOf(row)
+  // A restore that fails does not take the snapshots' figures with it: its own is missing then.
+  const restoreMs = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
+    say(`${system.id}: no restore: ${error.message}`)
+    return Number.NaN
+  })
+  return { ...costOf(row), restoreMs }
 }
 
 /** Throws where a snapshot failed: figures of those that did not would flatter. */

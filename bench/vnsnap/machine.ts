@@ -2,7 +2,7 @@
 // VNsnap-memory), or stopped all the while (as a hypervisor's plain snapshot does).
 
 import { rmSync } from 'node:fs'
-import { within } from '../../src/hypervisor/shared/deadline.js'
+import { pauseFor, within } from '../../src/hypervisor/shared/deadline.js'
 import { QmpClient, type QmpEvent } from '../../src/hypervisor/shared/qmp.js'
 import type { LabMachine } from '../../test/lab/lab.js'
 
@@ -126,6 +126,25 @@ export class SavedMachine {
 
   #done(times: Omit<Saved, 'vm' | 'host'>): Saved {
     return { vm: this.#machine.plan.name, host: this.host, ...times }
+  }
+
+  /** Where a new QEMU of this machine gets what was saved. */
+  get incoming(): string {
+    return `exec:cat '${this.#file().inside}'`
+  }
+
+  /** Waits until a QEMU that was started with `incoming` has it all. */
+  async loaded(): Promise<void> {
+    const deadline = within(SAVE_MS)
+    for (;;) {
+      const { status } = (await this.#qmp.execute('query-status', {}, deadline)) as { status: string }
+      if (status !== 'inmigrate') return
+      await pauseFor(5, deadline)
+    }
+  }
+
+  async run(): Promise<void> {
+    await this.#resume()
   }
 
   /** Each snapshot begins as the first did. */

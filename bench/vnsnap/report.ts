@@ -109,18 +109,22 @@ export function markdown(report: Report): string {
     }
     lines.push('')
   }
-  lines.push(
-    '## Ratios (of medians; each peer in its best setting)',
-    '',
-    '| ratio | value | aim | reached |',
-    '|---|---:|---|---|',
-  )
-  for (const [key, value] of Object.entries(report.ratios)) {
-    const reached = reaches(key, value)
-    lines.push(`| ${key} | ${value} | ${aimOf(key)} | ${reached === null ? '' : reached ? 'yes' : 'no'} |`)
+  if (Object.keys(report.ratios).length > 0) {
+    lines.push(
+      '## Ratios (of medians; each peer in its best setting)',
+      '',
+      '| ratio | value | aim | reached |',
+      '|---|---:|---|---|',
+    )
+    for (const [key, value] of Object.entries(report.ratios)) {
+      const reached = reaches(key, value)
+      lines.push(`| ${key} | ${value} | ${aimOf(key)} | ${reached === null ? '' : reached ? 'yes' : 'no'} |`)
+    }
+    lines.push('')
   }
-  lines.push('', '## Subjects', '')
-  for (const { title: name, setup, version } of report.subjects) lines.push(`- **${name}** (${version}): ${setup}`)
+  lines.push('## Subjects', '')
+  for (const { title: name, setup, version } of report.subjects)
+    lines.push(`- **${name}**${version === '' ? '' : ` (${version})`}: ${setup}`)
   for (const { id, why } of report.absent) lines.push(`- ${id}: not measured, ${why}`)
   for (const { subject, part, round, error } of report.failures)
     lines.push(`- failed: ${subject}, ${part}, round ${round}: ${error}`)

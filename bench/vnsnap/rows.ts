@@ -107,6 +107,7 @@ export const tables: readonly Table[] = [
       figure('timeouts', 'RTOs', '', 'less', 1, 0),
       figure('udpLost', 'datagrams lost', '', 'less', 1, 0),
       figure('udpDoubled', 'datagrams doubled', '', 'less', 1, 0),
+      figure('restoreMs', 'restored: from none to a ring that goes round', 'ms', 'less', 1, 0),
       figure('faults', 'ring or disk broken', '', 'less', 1, 0),
     ],
   },

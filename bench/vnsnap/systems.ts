@@ -7,7 +7,7 @@ import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
 import type { MemberStamps, Round } from '../snapshot/rows.js'
-import type { SnapshotSystem, Taker } from '../snapshot/session.js'
+import { keptBy, type SnapshotSystem, type Taker } from '../snapshot/session.js'
 import { type Taken, takeOne } from '../snapshot/take.js'
 import { type Saved, SavedMachine } from './machine.js'
 import { droppedFrames, type MachineState, rules } from './subjects/unacloud.js'
@@ -30,7 +30,11 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
       await lab.startCoordinator()
       return async () => {
         const client = new CoordinatorClient(lab.coordinatorSocket)
-        return { take: (round) => takeOne(client, { network, policy }, round), close: () => client.close() }
+        return {
+          take: (round) => takeOne(client, { network, policy }, round),
+          ...keptBy(lab, network),
+          close: () => client.close(),
+        }
       }
     },
   }
@@ -72,8 +76,9 @@ interface Baseline {
 /** All machines at once, as a broadcast command makes each host do it. */
 async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
   const machines: SavedMachine[] = []
+  let restored: SavedMachine[] = []
   const close = async () => {
-    for (const machine of machines) machine.close()
+    for (const machine of [...machines, ...restored]) machine.close()
     await baseline.close()
   }
   try {
@@ -102,7 +107,21 @@ async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
       return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
     }
   }
-  return { take, close }
+  const keep = async () => {
+    await baseline.begin()
+    await Promise.all(machines.map((machine) => baseline.save(machine)))
+    await baseline.end()
+  }
+  // All are loaded before any runs: the best that can be made of what was saved.
+  const restore = async () => {
+    for (const machine of machines) machine.close()
+    const names = [...lab.machines.keys()]
+    await Promise.all(machines.map((machine, at) => lab.startMachine(names[at]!, undefined, machine.incoming)))
+    restored = await Promise.all([...lab.machines.values()].map((machine) => SavedMachine.open(machine)))
+    await Promise.all(restored.map((machine) => machine.loaded()))
+    await Promise.all(restored.map((machine) => machine.run()))
+  }
+  return { take, keep, restore, close }
 }
 
 /** A host's end of the tunnels: on its trunk's device. Two hosts at most. */

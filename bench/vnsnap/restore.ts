@@ -1,0 +1,47 @@
+// How long it takes from no machine at all to a restored ring that goes round, two machines on two hosts.
+
+import { until } from '../../test/lab/command.js'
+import { bootTimeoutMs } from '../snapshot/machines.js'
+import { network } from '../snapshot/plan.js'
+import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
+import { ringLab } from './ring.js'
+
+const RESTORED_MS = 60_000
+
+/** Milliseconds. The machines report twice a second: so fine is it, for all systems alike. */
+export async function measureRestore(system: SnapshotSystem, memoryMiB: number): Promise<number> {
+  const built = buildLab(system.plan(ringLab({ machines: 2, hosts: 2 }, memoryMiB)))
+  let taker: Taker | undefined
+  try {
+    const lab = await built
+    const open = await system.start(lab, network)
+    await Promise.all([...lab.machines.keys()].map((name) => lab.startMachine(name, bootTimeoutMs)))
+    const goesRound = (limitMs: number) => {
+      const first = new Map<string, number>()
+      return until('a ring that goes round', limitMs, () => {
+        const went = [...lab.machines].map(([name, machine]) => {
+          const broken = machine.console.errors[0]
+          if (broken !== undefined) throw new Error(`restored, and broken: ${JSON.stringify(broken)}`)
+          const tokens = machine.console.state?.ring?.tokens
+          if (tokens === undefined) return false
+          if (!first.has(name)) first.set(name, tokens)
+          return tokens > first.get(name)!
+        })
+        return went.every(Boolean) ? true : undefined
+      })
+    }
+    await goesRound(bootTimeoutMs)
+    taker = await open()
+    await taker.keep()
+    await goesRound(RESTORED_MS)
+    await lab.killMachines()
+    lab.restartConsoles()
+    const began = performance.now()
+    await taker.restore()
+    await goesRound(RESTORED_MS)
+    return performance.now() - began
+  } finally {
+    await taker?.close().catch(() => undefined)
+    await leaveLab(built)
+  }
+}
