@@ -4,13 +4,13 @@
 import { libc } from '../linux/libc.js'
 import { Word } from './frame-ring.js'
 
-const LEAST_AHEAD_MS = 0.06
+const LEAST_AHEAD_MS = 0.1
 const MOST_AHEAD_MS = 1
 const FIRST_AHEAD_MS = 0.25
 /** A sleep shorter than this is not worth a call. */
 const SHORTEST_SLEEP_MS = 0.02
 /** How fast what was learned is forgotten. */
-const KEPT = 0.995
+const KEPT = 0.999
 /** Of a nanosecond: the kernel wakes the thread when it is due, and not up to 50 microseconds later (prctl(2)). */
 const PR_SET_TIMERSLACK = 29
 
