@@ -38,7 +38,7 @@ const tcpreplay = (file: string, device: string, top: boolean) => [
 const snapswitch = (file: string, device: string, top: boolean) => [
   ...ours,
   ...[file, '-m', `device:${device}`],
-  ...(top ? ['--top'] : []),
+  ...(top ? ['--top', '--read-ahead', '512'] : []),
 ]
 const FIRST = ['chrt', '-f', '3']
 const PLAYERS: readonly Player[] = [

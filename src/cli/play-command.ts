@@ -18,7 +18,16 @@ import { openSwitchPorts, type PlayOverSwitch } from '../play/switch-ports.js'
 import { type Wanted, wantedBy } from '../play/wanted.js'
 import { type CommonOptions, defaultSwitchSocket, parseDuration, withJson, withSwitchSocket } from './options.js'
 import { printJson, type Terminal } from './output.js'
-import { countOption, ipOption, macOption, rateOption, ruleOption, speedOption, vlanOption } from './play-options.js'
+import {
+  countOption,
+  ipOption,
+  macOption,
+  mibOption,
+  rateOption,
+  ruleOption,
+  speedOption,
+  vlanOption,
+} from './play-options.js'
 import { describeExpected, describePlay, differIn, missedIn } from './play-report.js'
 
 interface PlayCommandOptions extends CommonOptions {
@@ -38,6 +47,7 @@ interface PlayCommandOptions extends CommonOptions {
   readonly cut?: boolean
   readonly allowTruncated?: boolean
   readonly pad?: boolean
+  readonly readAhead: number
   readonly realtime?: boolean
   readonly dryRun?: boolean
   readonly expect?: string
@@ -48,6 +58,7 @@ interface PlayCommandOptions extends CommonOptions {
 
 const CALL_MS = 10_000
 const SETTLE_MS = 1000
+const READ_AHEAD_MIB = 16
 /** As a program that SIGINT ended. */
 const INTERRUPTED = 130
 
@@ -76,6 +87,7 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
     .option('--cut', 'cut frames that are longer than the MTU: TCP into segments, IPv4 into fragments')
     .option('--allow-truncated', 'play what is there of a damaged capture and of packets captured in part')
     .option('--pad', 'fill packets that were captured in part up with zeros')
+    .option('--read-ahead <MiB>', 'read so much of it before the first frame, and ahead', mibOption, READ_AHEAD_MIB)
     .option('--realtime', 'the sending thread goes before all others (SCHED_FIFO)')
     .option('--expect <file>', 'compare what comes out with this capture; a difference ends it with 1')
     .option('--at <what=where>', 'where which packets of it are to come out; as --map', ruleOption)
@@ -129,7 +141,7 @@ async function playCommand(
     const names = mapping.targets.flatMap(({ kind, name }) => (kind === 'port' ? [name] : []))
     expectation = await expectationOf(client, options, pace)
     if (names.length > 0) ports = await openSwitchPorts(client, names)
-    outlets = openOutlets(mapping.targets, ports)
+    outlets = openOutlets(mapping.targets, ports, pace.kind === 'top')
     await expectation?.ready()
     const report = await play(planOf(file, options, pace, mapping, outlets, wanted), interrupt.signal)
     const taken = await ports?.close()
@@ -219,6 +231,7 @@ function planOf(
     short: options.pad === true ? 'pad' : allowTruncated ? 'send' : 'skip',
     cut: options.cut ?? false,
     allowDamage: allowTruncated,
+    readAheadMib: options.readAhead,
     realtime: options.realtime ?? false,
     dryRun: options.dryRun ?? false,
     wanted,

@@ -81,3 +81,9 @@ export function countOption(least: 0 | 1): (text: string) => number {
     return count === 0 ? Number.POSITIVE_INFINITY : count
   }
 }
+
+export function mibOption(text: string): number {
+  const mib = /^\d{1,4}$/.test(text) ? Number(text) : 0
+  if (mib < 1 || mib > 2048) throw new InvalidArgumentError('Give a whole number of MiB from 1 to 2048.')
+  return mib
+}

@@ -56,7 +56,8 @@ export function describePlay(report: PlayReport, dryRun: boolean): string {
   if (report.pieces > 0) lines.push(`${report.pieces} frames are pieces of longer ones\n`)
   if (report.backward > 0) lines.push(`${report.backward} packets have an earlier time than one before them\n`)
   if (report.cutMs > 0) lines.push(`${(report.cutMs / 1000).toFixed(3)} s of silence left out\n`)
-  if (report.starved > 0) lines.push(`WARNING: the capture was not read in time, ${report.starved} times\n`)
+  if (report.starved > 0)
+    lines.push(`the capture was not read in time, ${report.starved} times: frames after that were late\n`)
   if (!dryRun && targets.length > 1) {
     lines.push(
       '\n',

@@ -100,13 +100,11 @@ export class RingWriter {
     const end = at / UNIT + unitsOf(start - at + length)
     this.#head = end === this.#units ? 0 : end
     Atomics.store(this.#control, Word.HEAD, this.#head)
-    Atomics.notify(this.#control, Word.HEAD)
   }
 
   /** Nothing follows. */
   end(): void {
     Atomics.store(this.#control, Word.ENDED, 1)
-    Atomics.notify(this.#control, Word.HEAD)
   }
 
   /** The share of it that is filled. */
@@ -164,11 +162,6 @@ export class RingReader {
 
   release(): void {
     Atomics.store(this.control, Word.TAIL, this.#next)
-  }
-
-  /** Waits for a record, at most so long. */
-  wait(timeoutMs: number): void {
-    Atomics.wait(this.control, Word.HEAD, this.#next, timeoutMs)
   }
 
   get ended(): boolean {

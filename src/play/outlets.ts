@@ -4,12 +4,16 @@ import { choices } from '../api/names.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { libc } from '../linux/libc.js'
 import { Links } from '../linux/link.js'
+import { sendShape, setNow, transmitRing } from '../linux/packet-ring.js'
 import { openSendSocket } from '../linux/packet-socket.js'
 import type { Target } from './mapping.js'
+import { RING_SLOTS } from './send-ring.js'
 
 /** A target that is open. */
 export interface Outlet extends Target {
   readonly fd: number
+  /** Of a device: a socket with a transmit ring (send-ring.ts); null: none. */
+  readonly ring: number | null
   /** Bytes of a frame behind its Ethernet header. */
   readonly mtu: number
   /** Of a port: what the switch calls it in this play. */
@@ -23,18 +27,18 @@ export interface SwitchPorts {
 }
 
 /**
- * Opens all devices, or none. `ports`: of targets that are ports.
+ * Opens all devices, or none. `ports`: of targets that are ports; `rings`: for many frames at a time.
  * @throws SnapswitchError DEVICE_MISSING, DEVICE_UNSUPPORTED, DEVICE_DOWN, PERMISSION, SYSCALL
  */
-export function openOutlets(targets: readonly Target[], ports: SwitchPorts | null): Outlet[] {
+export function openOutlets(targets: readonly Target[], ports: SwitchPorts | null, rings: boolean): Outlet[] {
   const links = new Links()
   const opened: Outlet[] = []
   try {
     for (const { kind, name } of targets) {
-      if (kind === 'device') opened.push({ kind, name, number: 0, ...openDevice(links, name) })
+      if (kind === 'device') opened.push({ kind, name, number: 0, ...openDevice(links, name, rings) })
       else {
         const { number, mtu } = ports!.ports.get(name)!
-        opened.push({ kind, name, number, mtu, fd: ports!.fd })
+        opened.push({ kind, name, number, mtu, fd: ports!.fd, ring: null })
       }
     }
     return opened
@@ -48,10 +52,13 @@ export function openOutlets(targets: readonly Target[], ports: SwitchPorts | nul
 
 /** Devices; the socket to the switch is of whoever opened it. */
 export function closeOutlets(outlets: readonly Outlet[]): void {
-  for (const { kind, fd } of outlets) if (kind === 'device') libc().close(fd)
+  for (const { kind, fd, ring } of outlets) {
+    if (kind === 'device') libc().close(fd)
+    if (ring !== null) libc().close(ring)
+  }
 }
 
-function openDevice(links: Links, name: string): { fd: number; mtu: number } {
+function openDevice(links: Links, name: string, rings: boolean): Pick<Outlet, 'fd' | 'ring' | 'mtu'> {
   const link = links.find(name)
   if (link === null) {
     const known = links.list().filter(({ ethernet }) => ethernet)
@@ -75,5 +82,18 @@ function openDevice(links: Links, name: string): { fd: number; mtu: number } {
   if (!link.up) {
     throw new SnapswitchError('DEVICE_DOWN', `${name} is down`, `Set it up: \`ip link set ${name} up\`.`)
   }
-  return { fd: openSendSocket({ ifindex: link.index, device: name }), mtu: link.mtu }
+  const to = { ifindex: link.index, device: name }
+  return { fd: openSendSocket(to), ring: rings ? openRing(to) : null, mtu: link.mtu }
+}
+
+/** Null: there is no memory for it; it is not needed. */
+function openRing(to: { readonly ifindex: number; readonly device: string }): number | null {
+  const fd = openSendSocket(to)
+  try {
+    setNow(transmitRing(fd, sendShape(RING_SLOTS)))
+    return fd
+  } catch {
+    libc().close(fd)
+    return null
+  }
 }

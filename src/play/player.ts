@@ -10,10 +10,11 @@ import { RingWriter, ringHandle, Word } from './frame-ring.js'
 import type { Outlet } from './outlets.js'
 import type { SenderInput } from './sender.js'
 
-/** What is read ahead. */
-const RING_BYTES = 16 * 1024 * 1024
-/** The play begins when so much of it is full, or all has been read. */
-const FIRST_FILL = 0.5
+const MIB = 1024 * 1024
+/** The play begins when so much of what may be read ahead is there, or all has been read. */
+const FIRST_FILL = 0.9
+/** Nor is more waited for where nothing has come for so long: a pipe from a capture that goes on. */
+const QUIET_MS = 250
 const FILL_LOOK_MS = 2
 /** The sending thread looks up after each batch; what it waits for at most is a socket that takes nothing. */
 const STOP_MS = 1000
@@ -27,6 +28,8 @@ export interface PlayOptions extends Omit<FeederOptions, 'outlets'> {
   readonly realtime: boolean
   /** A capture that turns out to be damaged is played as far as it goes, and that is no error. */
   readonly allowDamage: boolean
+  /** So much of the capture is read ahead, and before the first frame is sent. */
+  readonly readAheadMib: number
   /** Milliseconds; null: until it ends by itself. */
   readonly durationMs: number | null
 }
@@ -90,13 +93,13 @@ export class PlayError extends SnapswitchError {
 export async function play(options: PlayOptions, interrupt: AbortSignal): Promise<PlayReport> {
   const { outlets } = options
   if (outlets.length > MOST_TARGETS) throw tooMany()
-  const handle = ringHandle(mapArena(RING_BYTES))
+  const handle = ringHandle(mapArena(options.readAheadMib * MIB))
   const control = new Int32Array(handle.control)
   const figures = figuresHandle()
   let interrupted = false
   const stop = () => {
     for (const word of [Word.STOP, Word.GO]) Atomics.store(control, word, 1)
-    for (const word of [Word.STOP, Word.GO, Word.HEAD]) Atomics.notify(control, word)
+    for (const word of [Word.STOP, Word.GO]) Atomics.notify(control, word)
   }
   const onInterrupt = () => {
     interrupted = true
@@ -117,7 +120,14 @@ export async function play(options: PlayOptions, interrupt: AbortSignal): Promis
         isRead = true
       })
       await thread.ready
-      while (!isRead && !isStopped() && ring.filled < FIRST_FILL) await wait(FILL_LOOK_MS)
+      let last = 0
+      let movedAt = performance.now()
+      while (!isRead && !isStopped() && ring.filled < FIRST_FILL) {
+        await wait(FILL_LOOK_MS)
+        if (feeder.frames !== last) movedAt = performance.now()
+        else if (last > 0 && performance.now() - movedAt > QUIET_MS) break
+        last = feeder.frames
+      }
       refuseDamage(feeder, options)
       if (options.durationMs !== null) timer = setTimeout(stop, options.durationMs)
       Atomics.store(control, Word.GO, 1)
@@ -143,7 +153,11 @@ export async function play(options: PlayOptions, interrupt: AbortSignal): Promis
 }
 
 function socketsOf({ outlets, pace, realtime }: PlayOptions): Omit<ThreadInput, 'ring' | 'figures'> {
-  const sockets = outlets.map(({ fd, kind }) => ({ fd, kind: kind === 'port' ? ('switch' as const) : kind }))
+  const sockets = outlets.map(({ fd, ring, kind }) => ({
+    fd,
+    ring,
+    kind: kind === 'port' ? ('switch' as const) : kind,
+  }))
   return { sockets, top: pace.kind === 'top', realtime }
 }
 

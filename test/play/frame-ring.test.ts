@@ -1,5 +1,5 @@
-// The ring between the thread that reads a capture and the one that sends: every frame comes out as it went in, once, in
-// order, wherever the memory wraps; a full ring takes nothing.
+// The ring between the thread that reads a capture and the one that sends: every frame comes out as it went in, once,
+// in order, wherever the memory wraps; a full ring takes nothing.
 
 import assert from 'node:assert/strict'
 import t from 'tap'
