@@ -98,7 +98,7 @@ export interface Hook {
   readonly device?: string
 }
 
-/** Hooks of the bridge family: all that ports give it, what goes from port to port, what the bridge device itself sends. */
+/** Hooks of the bridge family: all that ports give it, what goes from port to port, what the bridge itself sends. */
 export const BridgeHook = { prerouting: 0, forward: 2, output: 3 } as const
 export const INGRESS = 0
 
@@ -233,8 +233,8 @@ export class Nftables {
   }
 
   /**
-   * Whether the kernel has matches by BPF programs; it loads its module (xt_bpf), which it would not find for bridges by
-   * itself.
+   * Whether the kernel has matches by BPF programs; it loads its module (xt_bpf), which it would not find for bridges
+   * by itself.
    */
   hasProgramMatch(): boolean {
     const body = header(Family.ip4)
