@@ -53,6 +53,23 @@ t.test(
     await ports('c1', 'c2-new', 'ssw-br0')
     t.equal((await world.pings('c2', '192.0.2.11')).code, 0)
 
+    const problem = async (code: string | null) =>
+      until(`the bridge’s problem: ${code}`, 20_000, async () =>
+        ((await daemon.client.bridges(CALL))[0]?.problem?.code ?? null) === code ? true : undefined,
+      )
+    const rename = async (from: string, to: string) => {
+      await world.ip('h', 'link', 'set', from, 'down')
+      await world.ip('h', 'link', 'set', from, 'name', to)
+      await world.ip('h', 'link', 'set', to, 'up')
+    }
+    await rename('br0', 'lan')
+    await problem('BRIDGE_LOST')
+    await ports('c1', 'c2-new', 'ssw-br0')
+    t.equal((await world.pings('c2', '192.0.2.11')).code, 0, 'it works on under another name')
+    t.equal((await world.pings('c2', HOST_ADDRESS)).code, 0)
+    await rename('lan', 'br0')
+    await problem(null)
+
     await world.ip('h', 'link', 'delete', 'br0')
     await ports()
     await until('the bridge is let go', 20_000, async () =>
