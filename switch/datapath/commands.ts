@@ -159,6 +159,7 @@ export class CommandHandlers {
     addPort: ({ network, spec, device, sockets }) => {
       const core = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
+      this.#fast?.forget(device.ifindex)
       const port = new PacketPort(spec.index, spec.name, device, sockets, this.#oversize, this.#counters, say)
       core.add(spec.index, port)
       core.perform('addPort', { spec, now: nowMs() })

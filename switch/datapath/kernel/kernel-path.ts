@@ -4,6 +4,7 @@
 import { asSnapswitchError } from '../../../src/errors/errors.js'
 import { formatMacWords } from '../../../src/frame/mac.js'
 import { putNumber } from '../../../src/linux/bpf.js'
+import { setIngressProgram } from '../../../src/linux/ingress.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { driverOf } from '../../../src/linux/packet-socket.js'
@@ -70,6 +71,15 @@ export class KernelPath implements PathHost {
   removeNetwork(forwarder: Forwarder): void {
     this.#networks.get(forwarder)?.close()
     this.#networks.delete(forwarder)
+  }
+
+  /** Before a device’s socket receives: a worker that ended at once may have left programs that forward frames. */
+  forget(ifindex: number): void {
+    try {
+      setIngressProgram(this.#netlink, ifindex, null)
+    } catch {
+      // The device has gone; whoever opens its socket says so.
+    }
   }
 
   /** A port that receives already, and whose device the host's stack does not see. */
