@@ -14,6 +14,7 @@ import type {
   PruneReport,
   RestoreOrder,
   RestoreReport,
+  SnapshotFrames,
   VerifyReport,
   VerifyRequest,
 } from '../src/api/schemas.js'
@@ -22,6 +23,7 @@ import { type Clock, systemClock } from '../src/runtime/clock.js'
 import { deleteSnapshot } from './deletion.js'
 import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
+import { framesOf } from './frames.js'
 import { quickHealth, verifySnapshot } from './health.js'
 import { NetworkLocks } from './locks.js'
 import { forgetFailed, nextName, refuseTaken } from './naming.js'
@@ -210,6 +212,14 @@ export class Coordinator {
       this.#logger.info({ network: network.name, snapshot: name, verdict: report.verdict }, 'snapshot audited')
       return report
     })
+  }
+
+  /** The frames that a snapshot found on their way. Changes nothing, and waits for nobody. */
+  async frames(networkName: string, name: string): Promise<SnapshotFrames> {
+    const network = await this.#network(networkName)
+    checkedName('snapshot', name)
+    const manifest = await this.#catalogue.read(network.name, name)
+    return framesOf(manifest, { agents: network.agents, signal: this.#stopping.signal })
   }
 
   async delete(networkName: string, name: string): Promise<DeleteReport> {

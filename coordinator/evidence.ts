@@ -194,7 +194,7 @@ async function read<T>(
 }
 
 /** Runs a generator to its end; others have their turn whenever it yields. */
-async function inTurns<T>(work: Generator<void, T, undefined>): Promise<T> {
+export async function inTurns<T>(work: Generator<void, T, undefined>): Promise<T> {
   for (;;) {
     const step = work.next()
     if (step.done === true) return step.value

@@ -16,6 +16,7 @@ import {
   PruneOrder,
   PruneReport,
   RestoreOrder,
+  SnapshotFrames,
   VerifyReport,
   VerifyRequest,
 } from '../src/api/schemas.js'
@@ -124,6 +125,17 @@ export async function createCoordinatorApi(
       },
     },
     (request) => coordinator.audit(request.params.network, request.params.name),
+  )
+  app.get(
+    routes.frames,
+    {
+      schema: {
+        summary: 'Lists the frames that a snapshot found on their way',
+        params: oneSnapshot,
+        response: { 200: SnapshotFrames },
+      },
+    },
+    (request) => coordinator.frames(request.params.network, request.params.name),
   )
   app.post(
     routes.verify,

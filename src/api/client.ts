@@ -53,6 +53,7 @@ import {
   RestoreResumed,
   type RestoreSwitch,
   RestoreSwitched,
+  SnapshotFrames,
   SwitchStatus,
   type TakeRequest,
   type VerifyFiles,
@@ -98,6 +99,7 @@ const fits = {
   progress: validator(Progress),
   deleted: validator(DeleteReport),
   audit: validator(AuditReport),
+  frames: validator(SnapshotFrames),
   health: validator(HostHealth),
   filesFound: validator(FilesFound),
   verified: validator(VerifyReport),
@@ -357,6 +359,11 @@ export class CoordinatorClient {
   /** Copies each disk's chain of a snapshot into one image. */
   flatten(network: string, name: string, options: CallOptions): Promise<FlattenReport> {
     return this.#connection.json('POST', pathOf('flatten', { network, name }), fits.flattenReport, options)
+  }
+
+  /** The frames that a snapshot found on their way. */
+  frames(network: string, name: string, options: CallOptions): Promise<SnapshotFrames> {
+    return this.#connection.json('GET', pathOf('frames', { network, name }), fits.frames, options)
   }
 
   audit(network: string, name: string, options: CallOptions): Promise<AuditReport> {

@@ -43,6 +43,7 @@ export const routes = {
   snapshot: '/v1/snapshots/:network/:name',
   restore: '/v1/snapshots/:network/:name/restore',
   audit: '/v1/snapshots/:network/:name/audit',
+  frames: '/v1/snapshots/:network/:name/frames',
   prune: '/v1/prune',
   verify: '/v1/snapshots/:network/:name/verify',
   flatten: '/v1/snapshots/:network/:name/flatten',

@@ -3,9 +3,18 @@
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/client.js'
 import { checkedName, nearest, unknownNetwork } from '../api/names.js'
-import type { AuditReport, CreateRequest, Manifest, Policy, Progress, RestoreOrder } from '../api/schemas.js'
+import type {
+  AuditReport,
+  CreateRequest,
+  Manifest,
+  Policy,
+  Progress,
+  RestoreOrder,
+  SnapshotFrames,
+} from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
+import { describeFrames } from './frames-report.js'
 import { describeVerification } from './health-report.js'
 import {
   type CommonOptions,
@@ -28,6 +37,8 @@ import {
 } from './snapshot-report.js'
 
 const callMs = 10_000
+/** Two files of each host are fetched. */
+const framesMs = 300_000
 const createMs = 60_000
 const restoreMs = 120_000
 /** As long as merging what was written since takes. */
@@ -50,6 +61,10 @@ interface CreateOptions extends CommonOptions {
   readonly wait?: boolean
   readonly record?: boolean
   readonly verify?: boolean
+}
+
+interface ShowOptions extends CommonOptions {
+  readonly frames?: boolean
 }
 
 interface VerifyOptions extends CommonOptions {
@@ -95,7 +110,12 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
   withCoordinatorSocket(withJson(snapshot.command('show')))
     .description('show one snapshot: machines, pauses, frames, files')
     .argument('<snapshot>', which)
-    .action((name: string, options: CommonOptions) => show(terminal, name, options))
+    .option('--frames', 'list the frames that were under way, and with a recording those that were held')
+    .action(async (name: string, options: ShowOptions) => {
+      if (options.frames !== true) return show(terminal, name, options)
+      const { hosts } = await frames(terminal, name, options)
+      setCode(hosts.every(({ problem }) => problem === null) ? 0 : 1)
+    })
 
   withCoordinatorSocket(withJson(snapshot.command('restore')))
     .description('start all machines of a snapshot where it left them, frames in flight included')
@@ -239,6 +259,16 @@ async function show(terminal: Terminal, given: string, options: CommonOptions): 
   })
   if (options.json === true) return printJson(terminal, manifest)
   terminal.out(describeManifest(manifest))
+}
+
+async function frames(terminal: Terminal, given: string, options: CommonOptions): Promise<SnapshotFrames> {
+  const report = await withCoordinator(options, async (client) => {
+    const { network, name } = await resolveSnapshot(client, given)
+    return client.frames(network, name, { deadlineMs: framesMs })
+  })
+  if (options.json === true) printJson(terminal, report)
+  else terminal.out(describeFrames(report))
+  return report
 }
 
 /** True when all is as it was. */

@@ -1,8 +1,8 @@
 // What an input of a run does, in words: the frame, and what became of it at each port, with the rule that decided it.
 
-import { frameInWords } from '../../src/capture/line.js'
 import { VLAN_TAG_LENGTH } from '../../src/frame/ethernet.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
+import { frameInWords } from '../../src/frame/summary.js'
 import { Event, eventKinds } from '../../src/trace/events.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { FrameObserver } from '../forwarding/observer.js'

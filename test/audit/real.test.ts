@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import type { AuditReport, FileReference, LocalPart, Manifest } from '../../src/api/schemas.js'
+import type { AuditReport, FileReference, LocalPart, Manifest, SnapshotFrames } from '../../src/api/schemas.js'
 import { readChannel, writeChannel } from '../../src/trace/channel.js'
 import { Event } from '../../src/trace/events.js'
 import { attempt, sleep } from '../lab/command.js'
@@ -137,6 +137,41 @@ t.test('audit of a real run', async (t) => {
     t.ok(report.hosts.every((host) => host.events > 0 && host.overflow === 0))
     const table = await attempt(lab.commandLine([])[0], lab.commandLine(['snapshot', 'audit', name]).slice(1))
     t.match(table.stdout, /^snapshot lab0\/audited\d, epoch \d: consistent\n/)
+  })
+
+  t.test('its frames, one by one', async (t) => {
+    const show = async (...more: string[]) => {
+      const [command, ...args] = lab.commandLine(['snapshot', 'show', name, '--frames', ...more])
+      return attempt(command, args)
+    }
+    const listed = JSON.parse((await show('--json')).stdout) as SnapshotFrames
+    const inChannel = files.manifest.parts.flatMap(({ host, channel }) =>
+      readChannel(readFileSync(files.outside(host, channel))).map((frame) => ({ host, ...frame })),
+    )
+    t.same(
+      listed.frames.filter(({ fate }) => fate !== 'held').map(({ port, fate, bytes }) => [port, fate, bytes]),
+      inChannel.map(({ port, verdict, bytes }) => [port, verdict, bytes.length]),
+    )
+    const heldOf = (host: string) => {
+      const { events } = takeApart(readFileSync(files.outside(host, files.part(host).events!)))
+      return events.filter(({ kind }) => kind === Event.held).map(({ length }) => length)
+    }
+    const held = listed.frames.filter(({ fate }) => fate === 'held')
+    t.same(
+      held.map(({ bytes }) => bytes),
+      [...heldOf('a'), ...heldOf('b')],
+    )
+    t.ok(listed.frames.every(({ summary }) => /^([0-9a-f]{2}:){5}[0-9a-f]{2} > .*, \d+ bytes$/.test(summary)))
+    const { code, stdout } = await show()
+    t.equal(code, 0)
+    t.match(stdout, new RegExp(`^snapshot lab0/${name}: \\d+ in transit, \\d+ unread, ${held.length} held\n`))
+    t.equal(stdout.split('\n').filter((line) => / > .* bytes$/.test(line)).length, listed.frames.length)
+    t.comment(stdout)
+    files.replace('a', files.part('a').channel, Buffer.from('damaged'), false)
+    const damaged = await show()
+    files.restore()
+    t.equal(damaged.code, 1)
+    t.match(damaged.stdout, /host a: frames are missing: [A-Z_]+: /)
   })
 
   t.test('made without a recording', async (t) => {
