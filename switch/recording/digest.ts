@@ -2,7 +2,7 @@
 // are forwarded. Not cryptographic: it tells two runs apart, it does not withstand somebody who makes two alike on
 // purpose. Made of 32-bit arithmetic only, so that it is the same on every machine.
 
-import type { Frame } from '../../src/frame/frame.js'
+import { type Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 
 const BLOCK = 16
 const PRIME_1 = 0x9e3779b1
@@ -39,14 +39,16 @@ export class RunDigest {
     this.word(frame.length)
     this.word((frame.tagTpid << 16) | frame.tagTci)
     this.word(frame.color)
-    this.#bytesFrom(frame, frame.vnet, 10)
-    this.#bytesFrom(frame, frame.start, frame.length)
+    if (frame.address === 0) this.#see(frame.bytes)
+    const view = frame.address === 0 ? this.#view : frame.view
+    this.#mix(view, frame.vnet, frame.vnet + VNET_HEADER_LENGTH)
+    this.#mix(view, frame.start, frame.start + frame.length)
   }
 
   bytes(bytes: Uint8Array): void {
     this.word(bytes.length)
     this.#see(bytes)
-    this.#mix(0, bytes.length)
+    this.#mix(this.#view, 0, bytes.length)
   }
 
   /** Data as it could be written as JSON, and bytes, and maps. */
@@ -83,13 +85,7 @@ export class RunDigest {
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   }
 
-  #bytesFrom(frame: Frame, at: number, length: number): void {
-    this.#see(frame.bytes)
-    this.#mix(at, at + length)
-  }
-
-  #mix(from: number, to: number): void {
-    const view = this.#view
+  #mix(view: DataView, from: number, to: number): void {
     let a = this.#a
     let b = this.#b
     let c = this.#c

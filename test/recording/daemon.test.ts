@@ -1,62 +1,15 @@
 // Real daemons, recorded while they work: two hosts, one network over a trunk, with VLANs and ageing, and another one
 // over an uplink. Each recording is replayed in other processes, in other time zones, to the same digest.
 
-import { type ChildProcess, spawn } from 'node:child_process'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { attempt, run, until } from '../lab/command.js'
-import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit, patience } from '../patience.js'
 import { root, type SwitchFile, World } from '../switch/world.js'
+import { Recording, replayed, snapswitch, ZONES } from './processes.js'
 
 t.setTimeout(fileLimit(240_000))
-
-const snapswitch = join(repositoryRoot(), 'bin', 'snapswitch')
-const ZONES = ['UTC', 'Asia/Kathmandu', 'America/St_Johns', 'Pacific/Kiritimati']
-
-class Recording {
-  readonly path: string
-  readonly child: ChildProcess
-  readonly ended: Promise<number | null>
-  said = ''
-
-  constructor(socket: string, network: string, path: string, ...more: string[]) {
-    this.path = path
-    this.child = spawn(snapswitch, ['record', '--socket', socket, network, '-w', path, ...more])
-    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      this.said += text
-    })
-    this.ended = new Promise((resolve) => this.child.once('close', resolve))
-  }
-
-  async begun(): Promise<this> {
-    await until('the recording', 20_000, () => {
-      if (this.child.exitCode !== null) throw new Error(this.said)
-      return this.said.includes('recording network') ? true : undefined
-    })
-    return this
-  }
-
-  async stop(): Promise<number | null> {
-    if (this.child.exitCode === null) this.child.kill('SIGINT')
-    return this.ended
-  }
-}
-
-interface Summary {
-  readonly digest: string
-  readonly same: boolean
-  readonly truncated: boolean
-  readonly frames: number
-  readonly end: string
-}
-
-async function replayed(path: string, zone = 'UTC'): Promise<Summary> {
-  const { stdout, stderr } = await attempt('env', [`TZ=${zone}`, snapswitch, 'replay', '-j', path], patience(60_000))
-  if (stdout === '') throw new Error(stderr)
-  return JSON.parse(stdout) as Summary
-}
 
 const side = (member: string, other: string, vlan: number): SwitchFile => ({
   networks: {
