@@ -12,8 +12,8 @@ import { arrivals, type Exactness, exactness, median } from './figures.js'
 const USAGE = `Usage: scripts/bench play [--quick] [--rounds N] [--seconds N] [--drift SECONDS] [--top FRAMES] [--json FILE]
 
 Times: a capture of 1000 frames/s with random gaps, the first of half a second, is played over a veth, round by round by
-each player (3 rounds of 20 s each unless said). Drift: one of 200 frames/s, by both players at once (600 s; 0: left out).
-Speed: 60-byte frames as fast as each goes, in turn.
+each player (3 rounds of 20 s each unless said). Drift: one of 200 frames/s, by three players at once (600 s; 0: left out).
+Speed: 60-byte frames as fast as each goes, in turn (0 frames: left out).
 `
 
 const prefix = `sswb${process.pid}-`
@@ -50,6 +50,9 @@ const PLAYERS: readonly Player[] = [
   },
   { name: 'chrt -f 3 tcpreplay', command: (file, device, top) => [...FIRST, ...tcpreplay(file, device, top)] },
 ]
+
+/** Not all of them: one that takes a processor whole would be in the others' way. */
+const AT_ONCE = [0, 1, 2]
 
 interface Timed extends Exactness {
   readonly player: string
@@ -95,7 +98,8 @@ export async function play(argv: readonly string[]): Promise<number> {
     const timed = await timings(stage, rounds, number(values.seconds, 20, 5))
     const seconds = number(values.drift, 600, 0)
     const drift = seconds === 0 ? [] : await drifting(stage, seconds)
-    const speed = await speeds(stage, rounds + 2, number(values.top, 1_000_000, 300_000))
+    const frames = number(values.top, 1_000_000, 300_000)
+    const speed = frames === 0 ? [] : await speeds(stage, rounds + 2, frames)
     const result: Result = { load, timed, drift, speed }
     process.stdout.write(report(result))
     if (values.json !== undefined) writeFileSync(values.json, JSON.stringify(result, null, 2))
@@ -105,20 +109,20 @@ export async function play(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** Two pairs of devices, each from the players' namespace into one of its own. */
+/** Pairs of devices, each from the players' namespace into one of its own. */
 class Stage {
   readonly directory = mkdtempSync(join(tmpdir(), prefix))
   readonly sender = `${prefix}play`
   readonly #namespaces: string[] = []
 
   constructor() {
-    for (const name of [this.sender, this.receiver(0), this.receiver(1)]) {
+    for (const name of [this.sender, ...AT_ONCE.map((i) => this.receiver(i))]) {
       ip('netns', 'add', name)
       this.#namespaces.push(name)
       for (const scope of ['all', 'default'])
         ip('netns', 'exec', name, 'sh', '-c', `echo 1 >/proc/sys/net/ipv6/conf/${scope}/disable_ipv6`)
     }
-    for (const i of [0, 1]) {
+    for (const i of AT_ONCE) {
       ip('-n', this.sender, 'link', 'add', `p${i}`, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', this.receiver(i))
       ip('-n', this.sender, 'link', 'set', `p${i}`, 'up')
       ip('-n', this.receiver(i), 'link', 'set', 'eth0', 'up')
@@ -251,11 +255,11 @@ async function timeOne(
   return timed
 }
 
-/** Both at once, under the same load. */
+/** All at once, under the same load. */
 async function drifting(stage: Stage, seconds: number): Promise<Timed[]> {
   const file = join(stage.directory, 'drift.pcap')
   const times = writeCapture(file, seconds * 200, randomGaps(5000))
-  return Promise.all([0, 1].map((i) => timeOne(stage, PLAYERS[i]!, i, file, times)))
+  return Promise.all(AT_ONCE.map((i) => timeOne(stage, PLAYERS[i]!, i, file, times)))
 }
 
 async function speeds(stage: Stage, rounds: number, frames: number): Promise<Speed[]> {
@@ -283,7 +287,7 @@ function report({ load, timed, drift, speed }: Result): string {
   const head = 'player                       rounds  p50 us   p99 us    max us  drift us  first gap us   CPU  lost\n'
   for (const [title, rows] of [
     ['\nTimes, medians over rounds\n', timed],
-    ['\nDrift, both at once\n', drift],
+    ['\nDrift, all at once\n', drift],
   ] as const) {
     if (rows.length === 0) continue
     lines.push(title, head)
@@ -306,6 +310,7 @@ function report({ load, timed, drift, speed }: Result): string {
       )
     }
   }
+  if (speed.length === 0) return lines.join('')
   const rates = [0, 1].map((i) =>
     speed.filter((one) => one.player === PLAYERS[i]!.name).map((one) => one.framesPerSecond),
   )
