@@ -18,6 +18,7 @@ import { openSwitchPorts, type PlayOverSwitch } from '../play/switch-ports.js'
 import { type Wanted, wantedBy } from '../play/wanted.js'
 import { type CommonOptions, defaultSwitchSocket, parseDuration, withJson, withSwitchSocket } from './options.js'
 import { printJson, type Terminal } from './output.js'
+import { knownMacs, type WantedMac } from './play-addresses.js'
 import {
   countOption,
   ipOption,
@@ -40,7 +41,7 @@ interface PlayCommandOptions extends CommonOptions {
   readonly duration?: number
   readonly maxGap?: number
   readonly direction: PlayOptions['direction']
-  readonly mac?: readonly MacChange[]
+  readonly mac?: readonly WantedMac[]
   readonly ip?: readonly IpChange[]
   readonly vlan?: readonly VlanChange[]
   readonly checksums?: boolean
@@ -80,7 +81,11 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
     .option('--duration <time>', 'end after this time', parseDuration)
     .option('--max-gap <time>', 'make longer silences of the capture so short', parseDuration)
     .option('--direction <which>', 'of packets that are marked: inbound, outbound or any', direction, 'inbound')
-    .option('--mac <old=new>', 'put another MAC address in all its places; several times', macOption)
+    .option(
+      '--mac <old=new>',
+      'put another MAC address in all its places, or port:NAME, the one behind it; several times',
+      macOption,
+    )
     .option('--ip <old=new>', 'put another address or prefix in all its places; several times', ipOption)
     .option('--vlan <old=new>', 'another VLAN in the outermost tag; none: no tag; several times', vlanOption)
     .option('--checksums', 'make all checksums anew, as captures from the sending host need it')
@@ -142,8 +147,9 @@ async function playCommand(
     expectation = await expectationOf(client, options, pace)
     if (names.length > 0) ports = await openSwitchPorts(client, names)
     outlets = openOutlets(mapping.targets, ports, pace.kind === 'top')
+    const macs = await knownMacs(client, options.mac ?? [])
     await expectation?.ready()
-    const report = await play(planOf(file, options, pace, mapping, outlets, wanted), interrupt.signal)
+    const report = await play(planOf(file, options, pace, mapping, outlets, wanted, macs), interrupt.signal)
     const taken = await ports?.close()
     ports = null
     const isInterrupted = report.end === 'interrupted'
@@ -214,14 +220,15 @@ function planOf(
   mapping: Mapping,
   outlets: PlayOptions['outlets'],
   wanted: Wanted | null,
+  macs: readonly MacChange[],
 ): PlayOptions {
-  const { mac = [], ip = [], vlan = [], allowTruncated = false } = options
+  const { ip = [], vlan = [], allowTruncated = false } = options
   return {
     file,
     mapping,
     outlets,
     pace,
-    changes: { macs: mac, ips: ip, vlans: vlan },
+    changes: { macs, ips: ip, vlans: vlan },
     checksums: options.checksums ?? false,
     passes: options.loop,
     limit: options.limit,

@@ -3,9 +3,10 @@
 import { InvalidArgumentError } from 'commander'
 import { asSnapswitchError } from '../errors/errors.js'
 import { parseMac } from '../frame/mac.js'
-import { parsePrefix, parseRule, type Rule } from '../play/mapping.js'
-import type { IpChange, MacChange, VlanChange } from '../play/rewrite.js'
+import { parsePrefix, parseRule, parseTarget, type Rule } from '../play/mapping.js'
+import type { IpChange, VlanChange } from '../play/rewrite.js'
 import type { Pace } from '../play/schedule.js'
+import type { WantedMac } from './play-addresses.js'
 
 /** The reading of a rule or address, its errors as those of usage. */
 function asUsage<T>(read: () => T): T {
@@ -24,9 +25,9 @@ const collected =
 
 export const ruleOption: (text: string, before?: readonly Rule[]) => Rule[] = collected(parseRule)
 
-export const macOption: (text: string, before?: readonly MacChange[]) => MacChange[] = collected((text) => {
+export const macOption: (text: string, before?: readonly WantedMac[]) => WantedMac[] = collected((text) => {
   const [from, to] = halves(text, 'old=new')
-  return { from: parseMac(from), to: parseMac(to) }
+  return { from: parseMac(from), to: /^(port|device):/.test(to) ? parseTarget(to) : parseMac(to) }
 })
 
 export const ipOption: (text: string, before?: readonly IpChange[]) => IpChange[] = collected((text) => {

@@ -69,6 +69,21 @@ t.test('a VLAN that a port is not in does not get in', root, async (t) => {
   t.match((await daemon.port('db')).counters.drops, { vlan: 1 })
 })
 
+t.test('the address behind a port takes the place of another', root, async (t) => {
+  const { world, socket } = await lab(t)
+  const known = captureFile(world, 'known.pcapng', [{ bytes: from(9, numbered(1)) }])
+  t.equal((await play(world, 'host', known, '--map', 'port:web', ...socket)).code, 0)
+  const file = captureFile(world, 'x.pcapng', [{ bytes: numbered(2) }])
+  const came = await capture(world, 'web', 'eth0', 1)
+  const mac = ['--mac', '02:00:00:00:00:02=port:web', '--vlan', 'none=10']
+  const { code, stderr } = await play(world, 'host', file, '--map', 'port:db', ...mac, ...socket)
+  t.equal(code, 0, stderr)
+  t.same(
+    (await came()).map((bytes) => bytes.subarray(0, 6).toString('hex')),
+    ['020000000009'],
+  )
+})
+
 t.test('two ports of one capture, and a device beside them, keep their order', root, async (t) => {
   const { world, socket } = await lab(t)
   const ids = Array.from({ length: 300 }, (_, i) => i)
@@ -94,6 +109,8 @@ t.test('what is wrong is said, and nothing is left', root, async (t) => {
     'x.pcapng',
     [1, 2].map((id) => ({ bytes: numbered(id) })),
   )
+  const nobody = await play(world, 'host', file, '--map', 'port:web', '--mac', '02:00:00:00:00:02=port:db', ...socket)
+  t.match(nobody, { code: 1, stderr: /no address is known at port db/ })
   const unknown = await play(world, 'host', file, '--map', 'port:wbe', ...socket)
   t.match(unknown, { code: 1, stderr: /error PORT_UNKNOWN.*\n.*Did you mean web/ })
   const came = await capture(world, 'db', 'eth0', 1, ['vlan', 'and', 'ether', 'proto', '0x88b6'])
