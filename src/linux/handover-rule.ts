@@ -19,7 +19,7 @@ export class HandoverRule {
     this.#table = table
   }
 
-  /** Drops what devices give to their bridges while `program`, one of sockets' kind, says so; null: it cannot be had. */
+  /** Drops what devices give to their bridges while `program`, of sockets' kind, says so; null: it cannot be had. */
   static make(program: number): HandoverRule | null {
     const nftables = new Nftables()
     const table = `snapswitch-handover-${process.pid}-${++made}`
