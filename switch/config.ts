@@ -4,10 +4,10 @@ import { existsSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Static, Type } from '@sinclair/typebox'
 import { type ConfigFile, loadConfigFile, parseConfig } from '../src/api/config-file.js'
-import { isName } from '../src/api/names.js'
 import { AbsolutePath, Name, PortKind, type PortRules, portRules } from '../src/api/schemas.js'
 import { readPlainSync, UnfitFile } from '../src/files/plain.js'
 import { addresses, hostOptions, keys } from '../src/hypervisor/drivers.js'
+import { hostName } from '../src/runtime/host-name.js'
 import { MAX_PORTS } from './forwarding/counters.js'
 import { rulesFault } from './forwarding/port-rules.js'
 import { parseEndpoint } from './metrics/listener.js'
@@ -195,9 +195,12 @@ export function loadSwitchConfig(file: string | null): SwitchConfig {
 }
 
 function nameOfHost(config: ConfigFile<SwitchFile>): string {
-  const name = hostname()
-  if (isName(name)) return name
-  throw config.fault(['host'], `this host is called ${JSON.stringify(name)}, which is no name for it: give \`host:\``)
+  const name = hostName()
+  if (name !== null) return name
+  throw config.fault(
+    ['host'],
+    `this host is called ${JSON.stringify(hostname())}, which is no name for it: give \`host:\``,
+  )
 }
 
 /**

@@ -7,6 +7,9 @@ import { dirname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import ts from 'typescript'
+import { fileLimit } from './patience.js'
+
+t.setTimeout(fileLimit(60_000))
 
 // Compiled tests lie in dist/test: the sources are beside dist.
 const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')

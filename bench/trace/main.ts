@@ -22,7 +22,7 @@ type Write = (writer: PcapngWriter, id: number, at: number, frame: Uint8Array) =
 const seconds = (at: number) => FIRST_SECOND + Math.floor(at / 1e6)
 const nanoseconds = (at: number) => (at % 1e6) * 1000
 
-/** Ways of writing: the bare frame, as `capture` does with a verdict in the comment, and with all options as objects. */
+/** Ways of writing: the bare frame, as `capture` does with a verdict in the comment, with all options as objects. */
 const ways: Readonly<Record<string, Write>> = {
   'frames with direction': (writer, id, at, frame) =>
     writer.frame(id, seconds(at), nanoseconds(at), frame, 0, FRAME_BYTES, FRAME_BYTES, 1 + (at & 1)),

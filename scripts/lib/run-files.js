@@ -27,7 +27,7 @@ function run(file) {
     const began = performance.now()
     const parser = new Parser({ strict: false })
     read(parser, tally, [name])
-    const child = spawn(process.execPath, ['--enable-source-maps', file], {
+    const child = spawn(process.execPath, ['--enable-source-maps', '--max-semi-space-size=64', file], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, TAP_TIMEOUT: seconds },
     })

@@ -113,7 +113,7 @@ export class SwitchClient {
 
   /** `address`: as `parseEndpoint` reads it. Throws ENDPOINT_INVALID. */
   constructor(address: string, who = 'the switch daemon') {
-    const whenUnreachable = 'Start it with `snapswitch switch --config FILE`, or name its socket with --socket.'
+    const whenUnreachable = 'Start it: `snapswitch switch`. Or name its socket with --socket.'
     this.#connection = new Connection({ endpoint: parseEndpoint(address), who, whenUnreachable })
   }
 
@@ -310,7 +310,8 @@ export class CoordinatorClient {
 
   /** `address`: as `parseEndpoint` reads it. Throws ENDPOINT_INVALID. */
   constructor(address: string, who = 'the coordinator') {
-    const whenUnreachable = 'Start it with `snapswitch coordinator --config FILE`, or name its socket with --socket.'
+    const whenUnreachable =
+      'Start the switch of this host, which has one (`snapswitch switch`), or `snapswitch coordinator`. Or name its socket with --socket.'
     this.#connection = new Connection({ endpoint: parseEndpoint(address), who, whenUnreachable })
   }
 

@@ -1,6 +1,6 @@
 // `snapswitch extcap`: Wireshark's external capture interface (doc/extcap.adoc in its source). Wireshark calls it to
-// list interfaces, to ask what each can do, and to capture into a pipe: networks are interfaces, and so is each port. The
-// script that Wireshark finds is packaging/wireshark/snapswitch.
+// list interfaces, to ask what each can do, and to capture into a pipe: networks are interfaces, and so is each port.
+// The script that Wireshark finds is packaging/wireshark/snapswitch.
 
 import type { Command } from 'commander'
 import { SwitchClient } from '../api/client.js'

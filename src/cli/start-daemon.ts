@@ -1,9 +1,8 @@
-// Starts a switch daemon for a command that needs one: the systemd unit when it is installed, else a process of its own
-// with a configuration that says nothing but the host's name.
+// Starts a switch daemon for a command that needs one: the systemd unit when it is installed, else a process of its
+// own.
 
 import { execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
-import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { SwitchClient } from '../api/client.js'
@@ -13,7 +12,6 @@ import { defaultSwitchSocket } from './options.js'
 
 const run = promisify(execFile)
 const UNIT = 'snapswitch-switch.service'
-const CONFIG = '/etc/snapswitch/switch.yaml'
 const START_MS = 20_000
 const LOOK_MS = 50
 
@@ -49,7 +47,7 @@ async function detached(socket: string): Promise<string> {
   const log = join(directory, 'switch.log')
   const program = process.argv[1]!
   const output = openSync(log, 'a', 0o600)
-  const child = spawn(process.execPath, [...ENGINE_FLAGS, program, 'switch', '--config', configFor(socket)], {
+  const child = spawn(process.execPath, [...ENGINE_FLAGS, program, ...wordsFor(socket)], {
     detached: true,
     stdio: ['ignore', output, output],
   })
@@ -57,22 +55,16 @@ async function detached(socket: string): Promise<string> {
   return log
 }
 
-function configFor(socket: string): string {
-  if (socket === defaultSwitchSocket && existsSync(CONFIG)) return CONFIG
+/** The usual one needs no configuration, and has the one in /etc if it is there. */
+function wordsFor(socket: string): string[] {
+  if (socket === defaultSwitchSocket) return ['switch']
   const file = join(dirname(socket), 'switch.yaml')
   if (!existsSync(file)) {
-    const host =
-      hostname()
-        .replace(/[^A-Za-z0-9_.-]/g, '-')
-        .replace(/^[^A-Za-z0-9]+/, '')
-        .slice(0, 63) || 'host'
     const state = process.env.SNAPSWITCH_STATE
-    const lines = [`host: ${host}`, `api: { socket: ${socket} }`, 'networks: {}']
-    writeFileSync(file, `${[...lines, ...(state === undefined ? [] : [`state: ${state}`])].join('\n')}\n`, {
-      mode: 0o600,
-    })
+    const lines = [`api: { socket: ${socket} }`, ...(state === undefined ? [] : [`state: ${state}`])]
+    writeFileSync(file, `${lines.join('\n')}\n`, { mode: 0o600 })
   }
-  return file
+  return ['switch', '--config', file]
 }
 
 async function answers(socket: string): Promise<boolean> {

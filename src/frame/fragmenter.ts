@@ -2,9 +2,9 @@
 // it (UFO: udp4_ufo_fragment, udp6_ufo_fragment). One at a time, into memory that the caller gives.
 
 import { copyAndSum, fold, sumOf } from './checksum.js'
-import { ETHERNET_HEADER_LENGTH, EtherType } from './ethernet.js'
+import { EtherType } from './ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
-import { Protocol, UDP_HEADER } from './gso-headers.js'
+import { networkHeaderAt, Protocol, UDP_HEADER } from './gso-headers.js'
 import { pointInto, type SegmentMemory } from './segment-memory.js'
 
 const FRAGMENT = 44
@@ -65,12 +65,9 @@ export class Fragmenter {
     const from = this.#from
     const start = this.#start
     const length = this.#length
-    let at = ETHERNET_HEADER_LENGTH
-    let type = length < at + 20 ? 0 : from.getUint16(start + 12)
-    while ((type === EtherType.VLAN || type === EtherType.SERVICE_VLAN) && at + 24 <= length) {
-      type = from.getUint16(start + at + 2)
-      at += 4
-    }
+    const at = networkHeaderAt(from, start, length)
+    if (at === 0) return false
+    const type = from.getUint16(start + at - 2)
     this.#ip = at
     if (type === EtherType.IPV4) {
       const header = (from.getUint8(start + at) & 0xf) * 4

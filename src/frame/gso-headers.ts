@@ -35,6 +35,18 @@ const MAX_LAYERS = 12
 const MAX_HEADERS = 1024
 const NOT_FOUND = -1
 
+/** From the frame's start: what is behind Ethernet and VLAN tags, its type in the two bytes before; 0: nothing is. */
+export function networkHeaderAt(from: DataView, start: number, length: number): number {
+  let at = ETHERNET_HEADER_LENGTH
+  if (length < at + 20) return 0
+  let type = from.getUint16(start + at - 2)
+  while ((type === EtherType.VLAN || type === EtherType.SERVICE_VLAN) && at + 24 <= length) {
+    at += 4
+    type = from.getUint16(start + at - 2)
+  }
+  return at
+}
+
 export class GsoHeaders {
   /** The layers in front of the transport header, outermost first: what they are, and where, from the frame's start. */
   readonly kinds = new Uint8Array(MAX_LAYERS)

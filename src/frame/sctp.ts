@@ -12,9 +12,9 @@
 
 import { copyAndSum, fold, networkWord, sumOf } from './checksum.js'
 import { crc32c } from './crc32c.js'
-import { ETHERNET_HEADER_LENGTH, EtherType } from './ethernet.js'
+import { EtherType } from './ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
-import { Protocol, UDP_HEADER } from './gso-headers.js'
+import { networkHeaderAt, Protocol, UDP_HEADER } from './gso-headers.js'
 import { pointInto, type SegmentMemory } from './segment-memory.js'
 import { Vnet } from './vnet-header.js'
 
@@ -103,12 +103,9 @@ export class SctpSegmenter {
     const from = this.#from
     const start = this.#start
     const length = this.#length
-    let at = ETHERNET_HEADER_LENGTH
-    let type = length < at + 20 ? 0 : from.getUint16(start + 12)
-    while ((type === EtherType.VLAN || type === EtherType.SERVICE_VLAN) && at + 24 <= length) {
-      type = from.getUint16(start + at + 2)
-      at += 4
-    }
+    let at = networkHeaderAt(from, start, length)
+    if (at === 0) return false
+    const type = from.getUint16(start + at - 2)
     this.#ip = at
     let protocol = 0
     if (type === EtherType.IPV4) {

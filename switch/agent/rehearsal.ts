@@ -2,13 +2,14 @@
 // of its own, cut off from every network; then that is ended. What came of it goes into part.json. One machine at a
 // time: each takes as much memory as its guest has.
 
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MemberPart, Rehearsal, Verdict } from '../../src/api/schemas.js'
 import { asSnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory } from '../../src/files/durable.js'
 import { whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
+import { availableBytes } from '../../src/linux/memory.js'
 import type { DaemonHost } from './host.js'
 import { locateFiles } from './located-files.js'
 
@@ -49,7 +50,7 @@ async function rehearseMember(host: DaemonHost, part: MemberPart, deadline: Dead
   const impossible = whyNotTwice(definition)
   if (impossible !== null) return unknown(impossible)
   if (performance.now() >= deadline) return unknown('there was no time left')
-  const free = await availableBytes()
+  const free = availableBytes()
   if (free !== null && free < definition.memoryBytes + SPARE_BYTES)
     return unknown(
       `this host has ${Math.floor(free / 2 ** 20)} MiB of memory to spare, too little for another one like it`,
@@ -78,11 +79,4 @@ export async function clearRehearsal(host: DaemonHost): Promise<void> {
   const directory = rehearsalDirectory(host)
   await host.machines.endRehearsal(directory, performance.now() + END_MS)
   await rm(directory, { recursive: true, force: true })
-}
-
-/** Memory that can be had without taking it from anybody; null when the kernel does not tell. */
-async function availableBytes(): Promise<number | null> {
-  const text = await readFile('/proc/meminfo', 'latin1').catch(() => '')
-  const kilobytes = /^MemAvailable:\s+(\d+) kB/m.exec(text)?.[1]
-  return kilobytes === undefined ? null : Number(kilobytes) * 1024
 }

@@ -214,7 +214,7 @@ t.test('failures come with code, reason and what to do', async (t) => {
   t.match((await snapshot('show', 'demo')).out, /^error STORE_FULL/m)
   t.match(await snapshot('restore', 'demo'), { code: 1, err: /^error SNAPSHOT_NOT_COMPLETE: .*failed/m })
   const nobody = await command(['snapshot', 'list', '--socket', '/nonexistent/x.sock'])
-  t.match(nobody, { code: 1, out: '', err: /^error SOCKET_UNREACHABLE: .*\nwhat to do: Start it with/ })
+  t.match(nobody, { code: 1, out: '', err: /^error SOCKET_UNREACHABLE: .*\nwhat to do: Start the switch/ })
 })
 
 t.test('usage errors end with code 2, help with 0', async (t) => {

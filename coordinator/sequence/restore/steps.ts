@@ -53,7 +53,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       unaborted: [],
     },
     effects: [
-      { do: 'progress', text: `asking ${listed(input.plan.hosts.map((h) => `host ${h}`))} what they have` },
+      { do: 'progress', text: `asking ${listed(input.plan.hosts.map((h) => `host ${h}`))} what is there` },
       // Longer than the calls' own limit: an uninvolved host that stays silent must not end the restore.
       { do: 'timer', timer: 1, afterMs: input.deadlineMs },
       ...input.plan.hosts.map((host) => ({ do: 'preflight', host, timeoutMs }) as const),

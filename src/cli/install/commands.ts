@@ -3,7 +3,6 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
-import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -11,6 +10,7 @@ import type { Command } from 'commander'
 import { isName } from '../../api/names.js'
 import { SnapswitchError } from '../../errors/errors.js'
 import { writeDurable } from '../../files/durable.js'
+import { hostName } from '../../runtime/host-name.js'
 import { printJson, type Terminal } from '../output.js'
 import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS } from './plan.js'
 import { renderUnit } from './units.js'
@@ -73,7 +73,11 @@ async function look(coordinator: boolean, bridge: string | null): Promise<HostFo
   )
   const configs = roles.map((role) => {
     const path = `${CONFIGURATION}/${role}.yaml`
-    return { path, text: role === 'switch' ? firstConfig(hostname(), bridge) : null, exists: existsSync(path) }
+    return {
+      path,
+      text: role === 'switch' ? firstConfig(hostName() ?? 'host', bridge) : null,
+      exists: existsSync(path),
+    }
   })
   return { units, configs, bridge, systemd: existsSync('/run/systemd/system') }
 }

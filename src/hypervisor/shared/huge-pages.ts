@@ -9,6 +9,7 @@
 import { open, readFile } from 'node:fs/promises'
 import koffi from 'koffi'
 import { libc } from '../../linux/libc.js'
+import { availableBytes } from '../../linux/memory.js'
 import type { Deadline } from '../hypervisor.js'
 import { remaining, within } from './deadline.js'
 
@@ -113,7 +114,7 @@ async function collapse(pid: number, deadline: Deadline): Promise<void> {
   const pieces: Piece[] = []
   for (const range of hugePageRanges(await readFile(`/proc/${pid}/smaps`, 'latin1')))
     pieces.push(...(await piecesOf(pid, range)))
-  const runs = choosePieces(pieces, (await spareBytes()) / 2, await mostEmptyPages())
+  const runs = choosePieces(pieces, (availableBytes() ?? 0) / 2, await mostEmptyPages())
   if (runs.length === 0) return
   const library = koffi.load('libc.so.6')
   const pidfd = library.func('long syscall(long, long, long)')(SYS_PIDFD_OPEN, pid, 0) as number
@@ -146,12 +147,6 @@ async function piecesOf(pid: number, { start, end }: MemoryRange): Promise<Piece
     await handle.close()
   }
   return pieces
-}
-
-/** MemAvailable of proc_meminfo(5): what can be had without swapping. */
-async function spareBytes(): Promise<number> {
-  const text = await readFile('/proc/meminfo', 'latin1')
-  return Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024
 }
 
 /** 511, the kernel's default, is its word for any number (Documentation/admin-guide/mm/transhuge.rst). */
