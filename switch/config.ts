@@ -172,6 +172,9 @@ export const SwitchConfig = Type.Object(
 type SwitchFile = Static<typeof SwitchConfig>
 export type SwitchConfig = SwitchFile & { readonly host: string }
 
+/** Each is a copy of every frame that it mirrors. */
+const MOST_MIRRORS = 8
+
 /** Where the configuration is when nobody says. */
 export const USUAL_FILE = '/etc/snapswitch/switch.yaml'
 
@@ -267,8 +270,23 @@ function checkPorts(config: ConfigFile<SwitchFile>): void {
       if (port.kind === 'uplink') checkAlone(config, network, name)
       const fault = rulesFault(rulesOf(port), port.kind ?? (port.vm === undefined ? 'plain' : 'member'))
       if (fault !== null) throw config.fault([...path, ...fault.path], fault.message)
+      checkMirror(config, network, name)
       if (networkOf.size > MAX_PORTS) throw config.fault(path, `more than ${MAX_PORTS} ports`)
     }
+  }
+}
+
+/** Ports of a bridge are not known here: any name may be one of theirs. */
+function checkMirror(config: ConfigFile<SwitchFile>, network: string, name: string): void {
+  const { ports, bridge } = config.value.networks[network]!
+  const path = ['networks', network, 'ports', name, 'mirror']
+  const mirrors = Object.values(ports).filter(({ mirror }) => mirror !== undefined)
+  if (mirrors.length > MOST_MIRRORS) throw config.fault(['networks', network], `more than ${MOST_MIRRORS} mirrors`)
+  for (const [at, one] of (ports[name]!.mirror?.of ?? []).entries()) {
+    const port = ports[one]
+    if (port === undefined && bridge === undefined)
+      throw config.fault([...path, 'of', at], `network ${network} has no port ${one}`)
+    if (port?.mirror !== undefined) throw config.fault([...path, 'of', at], `port ${one} is a mirror itself`)
   }
 }
 

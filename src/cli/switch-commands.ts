@@ -285,7 +285,7 @@ function portRow(p: PortInfo): (string | number | null)[] {
 
 /** `VLAN 10* 20t-29t isolated`: `*` marks the pvid, `t` VLANs whose frames leave with their tags. */
 export function describeRules(rules: PortInfo['rules'] = {}): string {
-  const { vlan, fdb = [] } = rules
+  const { vlan, fdb = [], mirror } = rules
   const words: string[] = []
   if (vlan !== undefined) {
     const { pvid, untagged = [], tagged = [] } = vlan
@@ -299,7 +299,12 @@ export function describeRules(rules: PortInfo['rules'] = {}): string {
   for (const flag of ['learning', 'flood', 'mcastFlood', 'bcastFlood'] as const)
     if (rules[flag] === false) words.push(`no ${flag}`)
   if (fdb.length > 0) words.push(`${fdb.length} static`)
+  if (mirror !== undefined) words.push(mirrorInWords(mirror))
   return words.join(', ')
+}
+
+function mirrorInWords({ of, direction = 'both' }: NonNullable<NonNullable<PortInfo['rules']>['mirror']>): string {
+  return `mirror of ${of.join(' ')}${direction === 'both' ? '' : ` (${direction})`}`
 }
 
 function covers(one: number | string, vlan: number | undefined): boolean {

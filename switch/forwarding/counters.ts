@@ -47,6 +47,8 @@ export const dropReasons = [
   'vlan',
   'isolated',
   'locked',
+  // Came in by a mirror.
+  'mirror',
 ] as const
 export type DropReason = (typeof dropReasons)[number]
 

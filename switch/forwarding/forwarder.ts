@@ -233,6 +233,9 @@ export class Forwarder {
     } else if (port.side === Side.UPLINK) {
       port = this.#uplink!.enter(frame, now)
       if (port === null) return
+    } else if (port.side === Side.MIRROR) {
+      this.egress.misread(port, frame, 'mirror', now)
+      return
     } else frame.color = NO_COLOR
     const { observer } = this.network
     if (observer === null) {

@@ -9,9 +9,10 @@ import { type CounterTable, MAX_PORTS } from './counters.js'
 import type { FastPath } from './fast-path.js'
 import { Fdb, type FdbOptions } from './fdb.js'
 import { type HoldBounds, HoldRoom } from './hold-queue.js'
+import { Mirrors } from './mirrors.js'
 import { type FrameObserver, Observers } from './observer.js'
 import { Membership } from './port-rules.js'
-import { MAX_PEERS, type PortState } from './port-state.js'
+import { MAX_PEERS, type PortState, Side } from './port-state.js'
 
 /** What of a network may change while it runs. */
 export interface NetworkSettings {
@@ -67,6 +68,7 @@ export class Network {
   readonly #observers: FrameObserver[] = []
   #epoch = 0
   #fence = 0
+  #mirrors: Mirrors | null = null
   #fast: FastPath | null = null
   readonly #wanting = new Set<string>()
 
@@ -169,6 +171,15 @@ export class Network {
     this.#byIndex[port.index] = port
     this.#ports.splice(before === undefined ? this.#ports.length : this.#ports.indexOf(before), 0, port)
     this.#place(port)
+    this.#mirror()
+  }
+
+  /** Who mirrors whom has changed, perhaps. */
+  #mirror(): void {
+    if (this.#mirrors !== null) this.unobserve(this.#mirrors)
+    const mirrored = this.#ports.some((port) => port.side === Side.MIRROR)
+    this.#mirrors = mirrored ? new Mirrors(this.#ports) : null
+    if (this.#mirrors !== null) this.observe(this.#mirrors)
   }
 
   /** What it holds and what was learned from it goes with it. */
@@ -177,6 +188,7 @@ export class Network {
     this.fdb.removePort(port.index)
     this.#byIndex[port.index] = undefined
     this.#ports.splice(this.#ports.indexOf(port), 1)
+    this.#mirror()
   }
 
   /** After all ports have been exchanged, which is where loading counts and learns what it must not. */
@@ -202,8 +214,9 @@ export class Network {
     port.setRules(rules, this.#options.transit)
     const vlans = port.rules?.vlans ?? null
     if (vlans !== null) this.fdb.flushVlans(port.index, (vlan) => vlans.members[vlan] === Membership.NONE)
-    else if (had !== null) this.fdb.flushPort(port.index)
+    else if (had !== null || port.side === Side.MIRROR) this.fdb.flushPort(port.index)
     this.#place(port)
+    this.#mirror()
   }
 
   /** Static addresses are an uplink's own, never its peers'. */

@@ -52,7 +52,11 @@ export function rulesFault(rules: PortRules, kind: PortKind): RulesFault | null 
   const fault = (path: RulesFault['path'], message: string): RulesFault => ({ path, message })
   if (rules.hairpin === true && (kind === 'trunk' || kind === 'uplink'))
     return fault(['hairpin'], `a ${kind} port has no \`hairpin:\`: between switches it would be a loop`)
-  const { vlan } = rules
+  const { vlan, mirror } = rules
+  if (mirror !== undefined && kind !== 'plain')
+    return fault(['mirror'], `a ${kind} port is no mirror: one of kind plain is`)
+  if (mirror !== undefined && Object.keys(rules).length > 1)
+    return fault(['mirror'], 'a mirror has no other rules: nothing but copies leaves by it')
   const seen = new Map<number, string>()
   for (const list of ['untagged', 'tagged'] as const) {
     for (const [at, one] of (vlan?.[list] ?? []).entries()) {

@@ -16,7 +16,7 @@ import { type CompiledRules, compileRules } from './port-rules.js'
 export const MAX_PEERS = 64
 
 /** What a port leads to. */
-export const Side = { MEMBER: 1, PLAIN: 2, TRUNK: 4, UPLINK: 8, PEER: 16 } as const
+export const Side = { MEMBER: 1, PLAIN: 2, TRUNK: 4, UPLINK: 8, PEER: 16, MIRROR: 512 } as const
 export type Side = (typeof Side)[keyof typeof Side]
 
 const SIDES: Readonly<Record<PortKind, Side>> = {
@@ -27,7 +27,7 @@ const SIDES: Readonly<Record<PortKind, Side>> = {
   host: Side.PLAIN,
 }
 
-const ALL_SIDES = 31
+const ALL_SIDES = 31 | Side.MIRROR
 
 /** Rules that keep frames from a port, in the same mask as sides: between isolated ports, and of each kind of flood. */
 export const Barrier = { ISOLATED: 32, UNKNOWN: 64, MULTICAST: 128, BROADCAST: 256 } as const
@@ -37,11 +37,12 @@ export const Barrier = { ISOLATED: 32, UNKNOWN: 64, MULTICAST: 128, BROADCAST: 2
  * peers/uplink.ts.
  */
 const BLOCKED: Readonly<Record<Side, number>> = {
-  [Side.MEMBER]: 0,
-  [Side.PLAIN]: Side.PEER,
-  [Side.TRUNK]: Side.TRUNK,
-  [Side.UPLINK]: Side.UPLINK | Side.PEER,
-  [Side.PEER]: Side.PLAIN | Side.UPLINK | Side.PEER,
+  [Side.MEMBER]: Side.MIRROR,
+  [Side.PLAIN]: Side.MIRROR | Side.PEER,
+  [Side.TRUNK]: Side.MIRROR | Side.TRUNK,
+  [Side.UPLINK]: Side.MIRROR | Side.UPLINK | Side.PEER,
+  [Side.PEER]: Side.MIRROR | Side.PLAIN | Side.UPLINK | Side.PEER,
+  [Side.MIRROR]: 0,
 }
 
 /**
@@ -206,6 +207,8 @@ export class PortState {
   setRules(rules: PortRules, transit: boolean): void {
     this.spec = { ...this.spec, rules }
     this.rules = compileRules(rules)
+    if (rules.mirror !== undefined) this.side = Side.MIRROR
+    else if (this.side === Side.MIRROR) this.side = SIDES[this.spec.kind]
     this.mask = this.side | barriersOf(rules)
     this.separate(transit)
   }
@@ -232,7 +235,7 @@ export class PortState {
 
   /** `transit`: trunks forward to trunks. */
   separate(transit: boolean): void {
-    const sides = this.side === Side.TRUNK && transit ? 0 : BLOCKED[this.side]
+    const sides = this.side === Side.TRUNK && transit ? Side.MIRROR : BLOCKED[this.side]
     this.blocked = sides | (this.mask & Barrier.ISOLATED)
   }
 }

@@ -17,12 +17,16 @@ const BY_PORTS: readonly DropReason[] = [
   'device-dropped',
   'gso-unsupported',
 ]
+/** Recordings from before there were mirrors have no such count. What a mirror turns away is in rxFrames. */
+const LATER: readonly DropReason[] = ['mirror']
 /** Slots of a port's row that the forwarder alone counts in. */
 export const COUNTED: readonly number[] = [
   ...(['rxFrames', 'rxBytes', 'rxGso', 'held', 'recorded', 'early', 'stragglers', 'unlearned'] as const).map(
     (field) => Counter[field],
   ),
-  ...dropReasons.filter((reason) => !BY_PORTS.includes(reason)).map((reason) => Drop[reason]),
+  ...dropReasons
+    .filter((reason) => !BY_PORTS.includes(reason) && !LATER.includes(reason))
+    .map((reason) => Drop[reason]),
 ]
 
 export class Witness {

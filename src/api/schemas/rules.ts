@@ -2,7 +2,7 @@
 // names that bridge(8) gives them. Configuration, `port list` and the forwarder share them.
 
 import { type Static, Type } from '@sinclair/typebox'
-import { closed, Mac } from './basic.js'
+import { closed, Mac, Name } from './basic.js'
 
 const VlanId = Type.Integer({ minimum: 1, maximum: 4094 })
 /** A VLAN, or several: `100-199`. */
@@ -38,6 +38,17 @@ export const StaticAddress = Type.Object(
 )
 export type StaticAddress = Static<typeof StaticAddress>
 
+export const Mirror = Type.Object(
+  {
+    /** Ports of the same network, by name. */
+    of: Type.Array(Name, { minItems: 1, maxItems: 64, uniqueItems: true }),
+    /** Frames that come in there, as they came; those that leave there, as they leave; or both. Default: both. */
+    direction: Type.Optional(Type.Union([Type.Literal('in'), Type.Literal('out'), Type.Literal('both')])),
+  },
+  closed,
+)
+export type Mirror = Static<typeof Mirror>
+
 export const portRules = {
   /**
    * VLANs that the port is in. Without it, it is in all, tagged: untagged frames are then of no VLAN, and meet only
@@ -58,6 +69,11 @@ export const portRules = {
   hairpin: Type.Optional(Type.Boolean()),
   /** Only frames from addresses that are known here enter: those under `fdb`, mostly. Default: false. */
   locked: Type.Optional(Type.Boolean()),
+  /**
+   * The port gets copies of these ports' frames, and nothing else; what comes in by it is dropped. It has no other
+   * rules, and is of kind plain.
+   */
+  mirror: Type.Optional(Mirror),
   /** Addresses behind the port that are never forgotten. */
   fdb: Type.Optional(Type.Array(StaticAddress, { maxItems: 1024 })),
 } as const
