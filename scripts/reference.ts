@@ -179,7 +179,10 @@ function switchKeys(): KeyDoc[] {
     return [`MachineConfig.${keys[at]}`, `A machine of the ${kind} driver. ${address}`.trim()]
   })
   const rules = [...comments('src/api/schemas/rules.ts')].map(([key, text]): [string, string] => [
-    key.replace(/^portRules\./, 'PortConfig.').replace(/^PortVlan\./, 'vlan.'),
+    key
+      .replace(/^portRules\./, 'PortConfig.')
+      .replace(/^PortVlan\./, 'vlan.')
+      .replace(/^Mirror\./, 'mirror.'),
     text,
   ])
   return keysOf(
