@@ -282,7 +282,8 @@ async function interfaceTargets(client: SwitchClient, rules: readonly Rule[]): P
   }
   if (kinds.has('device')) {
     const links = new Links()
-    for (const { name, ethernet, up } of links.list()) if (ethernet && up) targets.push({ kind: 'device', name })
+    for (const { name, ethernet, up, lowerUp } of links.list())
+      if (ethernet && up && lowerUp) targets.push({ kind: 'device', name })
     links.close()
   }
   return targets

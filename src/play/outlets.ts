@@ -82,6 +82,14 @@ function openDevice(links: Links, name: string, rings: boolean): Pick<Outlet, 'f
   if (!link.up) {
     throw new SnapswitchError('DEVICE_DOWN', `${name} is down`, `Set it up: \`ip link set ${name} up\`.`)
   }
+  // The kernel would drop every frame, and tell nobody of most.
+  if (!link.lowerUp) {
+    throw new SnapswitchError(
+      'DEVICE_DOWN',
+      `nothing is at the other end of ${name}`,
+      'Start what holds the TAP, set the other end of the veth up, or plug the cable in.',
+    )
+  }
   const to = { ifindex: link.index, device: name }
   return { fd: openSendSocket(to), ring: rings ? openRing(to) : null, mtu: link.mtu }
 }

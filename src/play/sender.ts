@@ -21,6 +21,7 @@ const DRY_LEAST_MS = 0.1
 const DRY_MOST_MS = 5
 /** A device that takes nothing for so long has lost the frame. */
 const FULL_MS = 1000
+const STUCK_MS = 1
 /** From the word to begin until the first frame. */
 const LEAD_MS = 1
 /** Enough for the compiler to notice what is called often. */
@@ -50,6 +51,8 @@ export class Sender {
   #count = 0
   #beganAt = 0
   #isFirst = true
+  /** The last frame was lost at a device that took nothing: the others do not wait as long. */
+  #isStuck = false
   #handedAt = 0
 
   constructor({ ring, figures, sockets, top }: SenderInput) {
@@ -160,6 +163,7 @@ export class Sender {
       const sent = c.sendmmsg(fd, this.#control.address + done * MessageLayout.STRIDE, this.#count - done, MSG_DONTWAIT)
       if (sent > 0) {
         this.#counted(done, sent)
+        this.#isStuck = false
         done += sent
         fullSince = 0
         continue
@@ -169,7 +173,7 @@ export class Sender {
       if (error === Errno.EAGAIN || error === Errno.ENOBUFS) {
         const now = performance.now()
         if (fullSince === 0) fullSince = now
-        if (now - fullSince < FULL_MS) {
+        if (now - fullSince < (this.#isStuck ? STUCK_MS : FULL_MS)) {
           this.#wait(fd, error)
           continue
         }
@@ -179,6 +183,7 @@ export class Sender {
         return false
       }
       this.#figures.refuse(error)
+      this.#isStuck ||= fullSince !== 0
       done++
       fullSince = 0
     }

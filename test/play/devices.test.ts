@@ -185,7 +185,11 @@ t.test('bad input is refused before anything is sent', root, async (t) => {
     t.notMatch(said.stdout, /[1-9]\d* frames sent/)
   }
   await world.ip('p', 'link', 'set', 'two', 'down')
-  t.match(await play(world, 'p', good, '--map', 'device:two'), { code: 1, stderr: /DEVICE_DOWN/ })
+  t.match(await play(world, 'p', good, '--map', 'device:two'), { code: 1, stderr: /DEVICE_DOWN.*two is down/ })
+  await world.ip('two', 'link', 'set', 'eth0', 'down')
+  await world.ip('p', 'link', 'set', 'two', 'up')
+  const unplugged = await play(world, 'p', good, '--map', 'device:two')
+  t.match(unplugged, { code: 1, stderr: /DEVICE_DOWN.*nothing is at the other end/ })
   for (const wrong of [
     ['--map', 'web'],
     ['--rate', '7'],
