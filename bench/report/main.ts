@@ -16,7 +16,7 @@ import { readAll } from './read.js'
 const usage = `Usage: scripts/bench all [--quick] [--rounds N] [--results DIR] [--report [FILE]]
        scripts/bench report [--results DIR] [--report FILE]
 
-Runs forwarding, snapshot, vnsnap and growth one after another (about 2 hours, with --quick 20 minutes), and makes one page of what came out.
+Runs forwarding, snapshot, vnsnap and growth one after another (about 2 hours and a quarter, with --quick half an hour), and makes one page of what came out.
 
   --quick          short trials: a look, not a result; goes to a directory of its own, DIR/quick
   --rounds N       rounds of each

@@ -29,11 +29,11 @@ export async function measureCost(
   const row = await runCell(cell, say, system)
   if (row.error !== null) throw new Error(row.error)
   // A restore that fails does not take the snapshots' figures with it: its own is missing then.
-  const restoreMs = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
+  const restored = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
     say(`${system.id}: no restore: ${error.message}`)
-    return Number.NaN
+    return {}
   })
-  return { ...costOf(row), restoreMs }
+  return { ...costOf(row), ...restored }
 }
 
 /** Throws where a snapshot failed: figures of those that did not would flatter. */

@@ -1,4 +1,5 @@
-// How long it takes from no machine at all to a restored ring that goes round, two machines on two hosts.
+// What a restored network is worth: how long it takes from no machine at all to a ring that goes round again, two machines
+// on two hosts, and whether it does. Machines that were saved one by one come back to connections that have moved on.
 
 import { until } from '../../test/lab/command.js'
 import { bootTimeoutMs } from '../snapshot/machines.js'
@@ -6,10 +7,13 @@ import { network } from '../snapshot/plan.js'
 import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
 import { ringLab } from './ring.js'
 
-const RESTORED_MS = 60_000
+const RESTORED_MS = 30_000
 
-/** Milliseconds. The machines report twice a second: so fine is it, for all systems alike. */
-export async function measureRestore(system: SnapshotSystem, memoryMiB: number): Promise<number> {
+/**
+ * `restoreMs` is as fine as the machines' reports, twice a second. `restoredStill`: 1 when the ring has not gone round
+ * within half a minute, or broke; `restoreMs` is missing then.
+ */
+export async function measureRestore(system: SnapshotSystem, memoryMiB: number): Promise<Record<string, number>> {
   const built = buildLab(system.plan(ringLab({ machines: 2, hosts: 2 }, memoryMiB)))
   let taker: Taker | undefined
   try {
@@ -38,8 +42,10 @@ export async function measureRestore(system: SnapshotSystem, memoryMiB: number):
     lab.restartConsoles()
     const began = performance.now()
     await taker.restore()
-    await goesRound(RESTORED_MS)
-    return performance.now() - began
+    return await goesRound(RESTORED_MS).then(
+      () => ({ restoreMs: performance.now() - began, restoredStill: 0 }),
+      () => ({ restoredStill: 1 }),
+    )
   } finally {
     await taker?.close().catch(() => undefined)
     await leaveLab(built)

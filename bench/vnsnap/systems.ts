@@ -73,8 +73,8 @@ interface Baseline {
   close(): Promise<void>
 }
 
-/** All machines at once, as a broadcast command makes each host do it. */
-async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
+/** `together`: all machines at once, as a broadcast command makes each host do it; else one after the other. */
+async function takerOf(lab: Machines, baseline: Baseline, together = true): Promise<Taker> {
   const machines: SavedMachine[] = []
   let restored: SavedMachine[] = []
   const close = async () => {
@@ -87,6 +87,12 @@ async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
     await close()
     throw error
   }
+  const saveAll = async (): Promise<Saved[]> => {
+    if (together) return Promise.all(machines.map((machine) => baseline.save(machine)))
+    const saved: Saved[] = []
+    for (const machine of machines) saved.push(await baseline.save(machine))
+    return saved
+  }
   const take = async (round: number): Promise<Taken> => {
     const askedAtUs = nowUs()
     const nothing: Pick<Round, 'globalMs' | 'members' | 'closures'> = {
@@ -96,7 +102,7 @@ async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
     }
     try {
       await baseline.begin()
-      const saved = await Promise.all(machines.map((machine) => baseline.save(machine)))
+      const saved = await saveAll()
       const early = await baseline.end()
       const answeredAtUs = nowUs()
       const members = saved.map((one, index) => ({ ...stampsOf(one, answeredAtUs), early: index === 0 ? early : 0 }))
@@ -109,7 +115,7 @@ async function takerOf(lab: Machines, baseline: Baseline): Promise<Taker> {
   }
   const keep = async () => {
     await baseline.begin()
-    await Promise.all(machines.map((machine) => baseline.save(machine)))
+    await saveAll()
     await baseline.end()
   }
   // All are loaded before any runs: the best that can be made of what was saved.
@@ -209,6 +215,19 @@ const vnsnapSystem: SnapshotSystem = {
   },
 }
 
+/** A Linux bridge on each host, with its machines and its trunk. */
+async function makeBridges(lab: Machines): Promise<void> {
+  for (const host of lab.plan.hosts) {
+    const namespace = lab.namespace(host)
+    const others = lab.plan.hosts.filter((one) => one !== host).map((one) => `to-${one}`)
+    const taps = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
+    await run('ip', ['-n', namespace, 'link', 'add', 'br0', 'type', 'bridge'])
+    for (const device of [...others, ...taps])
+      await run('ip', ['-n', namespace, 'link', 'set', device, 'master', 'br0'])
+    await run('ip', ['-n', namespace, 'link', 'set', 'br0', 'up'])
+  }
+}
+
 const unacloudSystem: SnapshotSystem = {
   id: 'unacloud',
   title: 'UnaCloud-style',
@@ -217,15 +236,7 @@ const unacloudSystem: SnapshotSystem = {
   policy: 'drop',
   plan: asIs,
   async start(lab) {
-    for (const host of lab.plan.hosts) {
-      const namespace = lab.namespace(host)
-      const others = lab.plan.hosts.filter((one) => one !== host).map((one) => `to-${one}`)
-      const taps = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
-      await run('ip', ['-n', namespace, 'link', 'add', 'br0', 'type', 'bridge'])
-      for (const device of [...others, ...taps])
-        await run('ip', ['-n', namespace, 'link', 'set', device, 'master', 'br0'])
-      await run('ip', ['-n', namespace, 'link', 'set', 'br0', 'up'])
-    }
+    await makeBridges(lab)
     const states = new Map<string, Map<string, MachineState>>()
     const cores = allCores()
     const nft = (host: string, words: readonly string[], input?: string) =>
@@ -265,6 +276,25 @@ const unacloudSystem: SnapshotSystem = {
   },
 }
 
+const uncoordinatedSystem: SnapshotSystem = {
+  id: 'uncoordinated',
+  title: 'one by one',
+  setup:
+    'a Linux bridge on each host; the machines are stopped, saved, and run on, one after the other, and nothing else',
+  policy: 'drop',
+  plan: asIs,
+  async start(lab) {
+    await makeBridges(lab)
+    const nothing = async () => undefined
+    return () =>
+      takerOf(
+        lab,
+        { begin: nothing, save: (machine) => machine.saveStopped(nothing), end: async () => 0, close: nothing },
+        false,
+      )
+  },
+}
+
 export const snapshotSystems: readonly SnapshotSystem[] = [
   snapswitchSystem(
     'snapswitch',
@@ -280,4 +310,5 @@ export const snapshotSystems: readonly SnapshotSystem[] = [
   ),
   vnsnapSystem,
   unacloudSystem,
+  uncoordinatedSystem,
 ]
