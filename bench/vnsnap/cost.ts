@@ -47,8 +47,12 @@ export function costOf(row: SnapshotRow): Record<string, number> {
   const skews = rounds.map(skewMs)
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
   return {
-    globalMs: median(rounds.map(({ globalMs }) => globalMs)),
-    localMs: median(rounds.flatMap((r) => r.members.map(({ sealedAtUs }) => (sealedAtUs - r.askedAtUs) / 1000))),
+    // As whoever gave the command sees it, until all images are whole; the same for all systems.
+    globalMs: median(rounds.map(({ askedAtUs, answeredAtUs }) => (answeredAtUs - askedAtUs) / 1000)),
+    // From the first touch of a machine until its image is whole.
+    localMs: median(
+      members.map((member) => (member.sealedAtUs - Math.min(member.gatedAtUs, member.savingAtUs)) / 1000),
+    ),
     'downtime.p50': median(downtimes),
     'downtime.max': Math.max(...downtimes),
     'skew.p50': median(skews),

@@ -78,6 +78,8 @@ export class SavedMachine {
     const { data } = await ended
     if (data.status !== 'completed')
       throw new Error(`${this.#machine.plan.name}: its save ended as ${String(data.status)}`)
+    // `cont` is refused for a moment yet ("Migration is not finalized yet": qmp_cont in QEMU's monitor/qmp-cmds.c).
+    await this.#leaves('finish-migrate')
     const told = (await this.#qmp.execute('query-migrate', {}, within(COMMAND_MS))) as {
       ram?: { transferred?: number }
     }
@@ -134,12 +136,16 @@ export class SavedMachine {
   }
 
   /** Waits until a QEMU that was started with `incoming` has it all. */
-  async loaded(): Promise<void> {
+  loaded(): Promise<void> {
+    return this.#leaves('inmigrate')
+  }
+
+  async #leaves(state: 'inmigrate' | 'finish-migrate'): Promise<void> {
     const deadline = within(SAVE_MS)
     for (;;) {
       const { status } = (await this.#qmp.execute('query-status', {}, deadline)) as { status: string }
-      if (status !== 'inmigrate') return
-      await pauseFor(5, deadline)
+      if (status !== state) return
+      await pauseFor(1, deadline)
     }
   }
 

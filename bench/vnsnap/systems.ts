@@ -2,8 +2,8 @@
 // switches in a lab and takes snapshots of the machines in it.
 
 import { CoordinatorClient } from '../../src/api/client.js'
-import { run } from '../../test/lab/command.js'
-import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
+import { run, until } from '../../test/lab/command.js'
+import type { LabMachine, LabPlan, Lab as Machines } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
 import type { MemberStamps, Round } from '../snapshot/rows.js'
@@ -51,7 +51,7 @@ function stampsOf(saved: Saved, openedAtUs: number): MemberStamps {
     pausedAtUs: saved.pausedAtUs,
     cutAtUs: saved.cutAtUs,
     disksAtUs: none,
-    savingAtUs: none,
+    savingAtUs: saved.startedAtUs,
     resumedAtUs: saved.resumedAtUs,
     // Early frames are dropped until the last machine has been cut.
     releasedAtUs: Math.max(saved.resumedAtUs, openedAtUs),
@@ -123,7 +123,10 @@ async function takerOf(lab: Machines, baseline: Baseline, together = true): Prom
     for (const machine of machines) machine.close()
     const names = [...lab.machines.keys()]
     await Promise.all(machines.map((machine, at) => lab.startMachine(names[at]!, undefined, machine.incoming)))
-    restored = await Promise.all([...lab.machines.values()].map((machine) => SavedMachine.open(machine)))
+    // A QEMU that has just been started does not listen yet.
+    const opened = (machine: LabMachine) =>
+      until(`QMP of ${machine.plan.name}`, 30_000, () => SavedMachine.open(machine).catch(() => undefined))
+    restored = await Promise.all([...lab.machines.values()].map(opened))
     await Promise.all(restored.map((machine) => machine.loaded()))
     await Promise.all(restored.map((machine) => machine.run()))
   }
