@@ -3,7 +3,7 @@
 import { median } from '../forwarding/statistics.js'
 import { downtimeMs, goodRounds, skewMs, summarize } from '../snapshot/figures.js'
 import { type Cell, hosts } from '../snapshot/plan.js'
-import type { Row as SnapshotRow } from '../snapshot/rows.js'
+import type { MemberStamps, Row as SnapshotRow } from '../snapshot/rows.js'
 import { runCell, type SnapshotSystem } from '../snapshot/session.js'
 import { measureRestore } from './restore.js'
 
@@ -36,6 +36,9 @@ export async function measureCost(
   return { ...costOf(row), ...restored }
 }
 
+const touchedAtUs = ({ gatedAtUs, savingAtUs }: MemberStamps) =>
+  Math.min(...[gatedAtUs, savingAtUs].filter(Number.isFinite))
+
 /** Throws where a snapshot failed: figures of those that did not would flatter. */
 export function costOf(row: SnapshotRow): Record<string, number> {
   const failed = row.rounds.find(({ error }) => error !== null)
@@ -50,9 +53,7 @@ export function costOf(row: SnapshotRow): Record<string, number> {
     // As whoever gave the command sees it, until all images are whole; the same for all systems.
     globalMs: median(rounds.map(({ askedAtUs, answeredAtUs }) => (answeredAtUs - askedAtUs) / 1000)),
     // From the first touch of a machine until its image is whole.
-    localMs: median(
-      members.map((member) => (member.sealedAtUs - Math.min(member.gatedAtUs, member.savingAtUs)) / 1000),
-    ),
+    localMs: median(members.map((member) => (member.sealedAtUs - touchedAtUs(member)) / 1000)),
     'downtime.p50': median(downtimes),
     'downtime.max': Math.max(...downtimes),
     'skew.p50': median(skews),

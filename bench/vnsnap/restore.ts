@@ -1,5 +1,6 @@
-// What a restored network is worth: how long it takes from no machine at all to a ring that goes round again, two machines
-// on two hosts, and whether it does. Machines that were saved one by one come back to connections that have moved on.
+// What a restored network is worth: how long it takes from no machine at all to a ring that goes round again, two
+// machines on two hosts, and whether it does. Machines that were saved one by one come back to connections that have
+// moved on.
 
 import { until } from '../../test/lab/command.js'
 import { bootTimeoutMs } from '../snapshot/machines.js'
