@@ -62,10 +62,13 @@ static long (*const read_bytes)(const struct frame *, u32 offset, void *to, u32 
 struct port {
   u32 generation; // odd: frames may be fast, by verdicts of this generation. Written by the daemon,
   u32 trunk;      // as are this (all that comes has a tag of ours)
-  u32 now;        // and a coarse clock
-  u32 pad[13];
+  u32 now;        // and a coarse clock,
+  u32 paused;     // and that nothing leaves by it for a moment,
+  u32 heard;      // and how many of a peer switch's frames it has read
+  u32 pad[11];
   u32 missed;     // frames behind which `act` did not run: from the first one on the port is slow
-  u32 pad2[15];
+  u32 told;       // frames of a peer switch that the socket was to get: none may be fast before the daemon has read them
+  u32 pad2[14];
   u32 punted[BUCKETS]; // written here: unicast frames that the socket was to get, by their addresses
   u32 done[BUCKETS];   // written by the daemon: those that it has sent on or dropped
 };
@@ -128,11 +131,13 @@ inlined int judge(struct frame *f, struct port *p, u32 number, struct slot *s, u
   struct { u8 addresses[12]; u16 type; } head;
   struct key key;
   *bucket = BUCKETS;
-  if (read_bytes(f, 0, &head, 14) < 0 || head.addresses[0] & 1) return PUNT;
+  if (read_bytes(f, 0, &head, 14) < 0) return PUNT;
+  if (p->trunk && head.type == big(CONTROL) && !f->vlan_present) __sync_fetch_and_add(&p->told, 1);
+  if (head.addresses[0] & 1) return PUNT;
   u32 b = bucket_of(head.addresses) & (BUCKETS - 1);
   *bucket = b;
   u32 generation = once(p->generation);
-  if (!(generation & 1) || once(p->missed)) return PUNT;
+  if (!(generation & 1) || once(p->missed) || once(p->told) != once(p->heard)) return PUNT;
   // Those of before are not sent on yet.
   if (once(p->punted[b]) != once(p->done[b])) return PUNT;
   u16 type = big(head.type);
@@ -151,7 +156,7 @@ inlined int judge(struct frame *f, struct port *p, u32 number, struct slot *s, u
   if (!v || v->from_generation != generation) return PUNT;
   u32 to = v->to;
   struct port *q = find(&ports, &to);
-  if (!q || once(q->generation) != v->to_generation) return PUNT;
+  if (!q || once(q->generation) != v->to_generation || once(q->paused)) return PUNT;
   if (!gso && f->len > v->room) return PUNT;
   u32 now = once(p->now);
   if (once(v->seen) != now) once(v->seen) = now;

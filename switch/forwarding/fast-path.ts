@@ -14,6 +14,11 @@ export interface FastPath {
   outdated(port: number): void
   /** What was counted elsewhere of a trunk's frames is in the counts of its channel when this returns. */
   count(port: number): void
+  /**
+   * A trunk's peer is about to be told how many frames it was sent: these are all in the count when this returns, and
+   * none follows them elsewhere before what is sent by the port's output has left.
+   */
+  pause(port: number): void
   /** From when this returns, every frame comes to the forwarder, and all that it has not seen is counted. */
   slow(): void
 }

@@ -63,4 +63,27 @@ t.test('frames between hosts', async (t) => {
     t.equal(to!.lostInRunning, 0, 'none is missed meanwhile')
   }
   t.ok(channels[0]!.sent.total >= sent[0]![1]!, 'and all are')
+
+  await t.test('what a trunk loses is known exactly, while frames flow on', async (t) => {
+    t.ok(a.becomeFast())
+    await a.under({ burst: 2, pauseMs: 0.2 }, () => {
+      goOn(a)
+      run('ip', 'link', 'set', 'trunka', 'down')
+      for (let i = 0; i < 20; i++) goOn(a)
+      run('ip', 'link', 'set', 'trunka', 'up')
+      // Five seconds of the peers' time: HELLOs follow one another, and frames flow between them.
+      for (let i = 0; i < 60; i++) {
+        a.pass(110)
+        goOn(a)
+      }
+    })
+    for (const rig of [a, b]) rig.kernel.slow(rig.forwarder)
+    let all = 0
+    for (const [from, to] of [channels, [...channels].reverse()]) {
+      const lost = from!.sent.total - to!.received.total
+      t.equal(to!.lostInRunning, lost, `${lost} lost`)
+      all += lost
+    }
+    t.ok(all > 0, 'some were')
+  })
 })

@@ -62,11 +62,12 @@ export class Attached {
     this.#channel = channel
     this.#hooks = hooks
     this.#at = shared.port(port.index)
-    this.buckets = new Buckets(shared, port.index, hooks.sentFrames)
+    this.buckets = new Buckets(shared, port.index, channel !== null, hooks.sentFrames)
     const words = shared.ports
     // What a port of this index had before; generations go on, for there may be verdicts of it.
     this.stop()
     words[this.#at + PortWord.MISSED] = 0
+    words[this.#at + PortWord.PAUSED] = 0
     words[this.#at + PortWord.TRUNK] = channel === null ? 0 : 1
     shared.count(port.index, this.#counted)
     if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
@@ -97,6 +98,12 @@ export class Attached {
 
   set now(seconds: number) {
     this.#hooks.shared.ports[this.#at + PortWord.NOW] = seconds
+  }
+
+  /** Nothing leaves by it but what the daemon sends, until it is called with false. Returns whether it has changed. */
+  pause(paused: boolean): boolean {
+    const value = paused ? 1 : 0
+    return Atomics.exchange(this.#hooks.shared.ports, this.#at + PortWord.PAUSED, value) !== value
   }
 
   start(): void {

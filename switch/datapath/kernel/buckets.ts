@@ -2,9 +2,11 @@
 // that the socket was given before it, of its bucket, has been sent on. The kernel counts up before a frame is in the
 // ring; here is counted what has been sent on and is through (sent-frames.ts), or dropped.
 
+import { EtherType } from '../../../src/frame/ethernet.js'
 import { BUCKETS, PortWord, type Shared } from './layout.js'
 import type { Sent, SentFrames } from './sent-frames.js'
 
+const { CONTROL } = EtherType
 /** Frames that a batch brings at most: what a port cuts is counted once. */
 const MOST = 512
 
@@ -18,6 +20,10 @@ export function bucketOf(bytes: Uint8Array, at: number): number {
 
 export class Buckets implements Sent {
   readonly #words: Int32Array
+  readonly #port: number
+  readonly #isTrunk: boolean
+  /** Of a peer switch, in hand. */
+  #heard = 0
   readonly #punted: number
   readonly #done: number
   /** Of frames in hand: they are sent on when the batch is flushed. */
@@ -31,15 +37,20 @@ export class Buckets implements Sent {
   #hasLater = false
   readonly #seen = new Int32Array(BUCKETS)
 
-  constructor(shared: Shared, port: number, sentFrames: SentFrames) {
+  constructor(shared: Shared, port: number, isTrunk: boolean, sentFrames: SentFrames) {
+    this.#port = shared.port(port)
+    this.#isTrunk = isTrunk
     this.#sentFrames = sentFrames
     this.#words = shared.ports
     this.#punted = shared.port(port) + PortWord.PUNTED
     this.#done = shared.port(port) + PortWord.DONE
   }
 
-  /** A frame was taken from the socket. */
-  take(bytes: Uint8Array, at: number): void {
+  /** A frame was taken from the socket. `tag`: what lay beside it, 0: nothing. */
+  take(bytes: Uint8Array, at: number, tag: number): void {
+    // What comes behind a peer's words is counted after they are read.
+    if (this.#isTrunk && tag === 0 && bytes[at + 12] === CONTROL >> 8 && bytes[at + 13] === (CONTROL & 0xff))
+      this.#heard++
     if ((bytes[at] & 1) === 1) return
     // Never: a batch is shorter. What is not counted keeps its bucket slow until `settle`.
     if (this.#count < MOST) this.#taken[this.#count++] = bucketOf(bytes, at)
@@ -47,6 +58,10 @@ export class Buckets implements Sent {
 
   /** What was taken has been sent on. */
   sent(): void {
+    if (this.#heard > 0) {
+      Atomics.add(this.#words, this.#port + PortWord.HEARD, this.#heard)
+      this.#heard = 0
+    }
     if (this.#count === 0) return
     for (let i = 0; i < this.#count; i++) this.#later[this.#taken[i]]++
     this.#count = 0
@@ -77,11 +92,12 @@ export class Buckets implements Sent {
 
   /** Nothing is in hand, nor on its way. */
   get isIdle(): boolean {
-    return this.#count === 0 && !this.#waits && !this.#hasLater
+    return this.#count === 0 && this.#heard === 0 && !this.#waits && !this.#hasLater
   }
 
   /** Buckets of which not all that was punted has been sent on. */
   get behind(): boolean {
+    if (this.#words[this.#port + PortWord.TOLD] !== this.#words[this.#port + PortWord.HEARD]) return true
     for (let i = 0; i < BUCKETS; i++) if (this.#words[this.#punted + i] !== this.#words[this.#done + i]) return true
     return false
   }
@@ -93,9 +109,11 @@ export class Buckets implements Sent {
    */
   settle(isEmpty: () => boolean, isQuiet: () => boolean): boolean {
     if (!isEmpty()) return false
+    const told = Atomics.load(this.#words, this.#port + PortWord.TOLD)
     for (let i = 0; i < BUCKETS; i++) this.#seen[i] = Atomics.load(this.#words, this.#punted + i)
     if (!isQuiet() || !isEmpty()) return false
-    let all = true
+    let all = Atomics.load(this.#words, this.#port + PortWord.TOLD) === told
+    if (all) Atomics.store(this.#words, this.#port + PortWord.HEARD, told)
     for (let i = 0; i < BUCKETS; i++) {
       // One more may come between the two: then it is not done, and the bucket stays slow until it is.
       if (Atomics.load(this.#words, this.#punted + i) !== this.#seen[i]) all = false

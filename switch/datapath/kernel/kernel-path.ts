@@ -149,7 +149,9 @@ export class KernelPath implements PathHost {
     this.#trouble ??= 'the kernel does not tell when frames are through'
   }
 
+  /** When all that the daemon has sent has been flushed. */
   tick(now: number): void {
+    for (const network of this.#networks.values()) network.go()
     if (now < this.#nextTick) return
     this.#nextTick = now + TICK_MS
     const seconds = Math.floor(now / 1000)

@@ -13,7 +13,17 @@ export const DEVICES = 4096
 export const VERDICTS = 16384
 
 /** struct port, in words of 32 bits. */
-export const PortWord = { GENERATION: 0, TRUNK: 1, NOW: 2, MISSED: 16, PUNTED: 32, DONE: 32 + BUCKETS } as const
+export const PortWord = {
+  GENERATION: 0,
+  TRUNK: 1,
+  NOW: 2,
+  PAUSED: 3,
+  HEARD: 4,
+  MISSED: 16,
+  TOLD: 17,
+  PUNTED: 32,
+  DONE: 32 + BUCKETS,
+} as const
 const PORT_WORDS = 32 + 2 * BUCKETS
 /** struct device. */
 const DEVICE_WORDS = 2

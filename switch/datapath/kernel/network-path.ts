@@ -117,12 +117,25 @@ export class NetworkPath implements FastPath {
     if (port !== undefined && this.#ports.has(port)) port.sync()
   }
 
+  pause(index: number): void {
+    const port = this.#host.attached[index]
+    if (port === undefined || !this.#ports.has(port)) return
+    if (port.isFast && port.tags !== null && port.pause(true)) this.#host.barrier()
+    port.sync()
+  }
+
+  /** What was sent by the daemon has left. */
+  go(): void {
+    for (const port of this.#ports) if (port.tags !== null) port.pause(false)
+  }
+
   #void(port: Attached): void {
     if (++port.voids > MOST_VOIDS) port.stop()
     else port.outdate()
     this.#host.barrier()
     port.sync()
     port.tags = null
+    port.pause(false)
   }
 
   /** Whether a frame's color is the one of a trunk's tags: those that are fast are counted under it. */
@@ -146,6 +159,7 @@ export class NetworkPath implements FastPath {
     for (const port of this.#ports) {
       port.sync()
       port.tags = null
+      port.pause(false)
     }
   }
 

@@ -20,7 +20,8 @@ import { TransmitQueue } from './transmit-queue.js'
 
 /** Counts the frames that a port takes from its socket, for whoever keeps others from it. */
 export interface Taking {
-  take(bytes: Uint8Array, at: number): void
+  /** `tag`: what lay beside it, 0: nothing. */
+  take(bytes: Uint8Array, at: number, tag: number): void
   /** Those that were taken have been sent on. */
   sent(): void
 }
@@ -140,7 +141,8 @@ export class PacketPort implements Port {
    */
   #readAside(aside: AsideSocket): Aside {
     const came = aside.read()
-    if (came === Aside.FRAME || came === Aside.DATAGRAM) this.#taking?.take(aside.frame.bytes, aside.frame.start)
+    if (came === Aside.FRAME || came === Aside.DATAGRAM)
+      this.#taking?.take(aside.frame.bytes, aside.frame.start, aside.frame.tagTpid)
     if (came === Aside.LOST) this.#counters[this.#row + Drop.truncated]++
     if (came === Aside.FRAME && this.#segments.beginIfMust(aside.frame)) return Aside.DATAGRAM
     if (came !== Aside.DATAGRAM) return came
@@ -166,9 +168,9 @@ export class PacketPort implements Port {
     const spill = this.#spill
     const frame = this.#frame
     const slot = ring.take()
-    // A frame that lies elsewhere, or is lost, begins here all the same.
-    if (this.#taking !== null) this.#taking.take(ring.arena.bytes, slot + ring.frameOffset(slot))
     const tag = ring.tag(slot)
+    // A frame that lies elsewhere, or is lost, begins here all the same.
+    if (this.#taking !== null) this.#taking.take(ring.arena.bytes, slot + ring.frameOffset(slot), tag)
     frame.tagTci = tag & 0xffff
     frame.tagTpid = tag >>> 16
     if (ring.isSpilled(slot) ? this.#nextSpilled >= this.#spilled : ring.isCut(slot)) {

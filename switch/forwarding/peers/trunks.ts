@@ -163,6 +163,7 @@ export class Trunks {
    * A HELLO at once: on a port that is new, or to a switch on a LAN. `answering`: to a boot that is not believed yet.
    */
   greet(port: PortState, now: number, answering = false): void {
+    this.#network.fast?.pause(port.index)
     this.#send(port, ControlType.HELLO, this.#network.epoch, port.channel!.sent.total, now, answering)
   }
 
