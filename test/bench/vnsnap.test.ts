@@ -8,6 +8,8 @@ import t from 'tap'
 import { machinesCells, residentBytes } from '../../bench/growth/machines.js'
 import { readOptions as readGrowthOptions } from '../../bench/growth/main.js'
 import { portsCells } from '../../bench/growth/ports.js'
+import type { MemberStamps, Row as SnapshotRow } from '../../bench/snapshot/rows.js'
+import { costOf } from '../../bench/vnsnap/cost.js'
 import { aimOf, ratioRules, ratiosOf, reaches, summarize } from '../../bench/vnsnap/figures.js'
 import { readOptions } from '../../bench/vnsnap/main.js'
 import { frameLengths } from '../../bench/vnsnap/network.js'
@@ -132,3 +134,78 @@ t.test('growth: cells of the sizes that are wanted', async (t) => {
   t.throws(() => readGrowthOptions(['--only', '5m']), /no cell '5m'/)
   t.ok(residentBytes([process.pid]) > 1e6)
 })
+
+const none = Number.NaN
+
+const member = (vm: string, more: Partial<MemberStamps>): MemberStamps => ({
+  vm,
+  host: 'a',
+  gatedAtUs: 10_000,
+  settledAtUs: none,
+  pausedAtUs: 10_000,
+  cutAtUs: 10_000,
+  disksAtUs: none,
+  savingAtUs: none,
+  resumedAtUs: 15_000,
+  releasedAtUs: 15_000,
+  sealedAtUs: 15_000,
+  held: 0,
+  early: 0,
+  recorded: 0,
+  residue: 0,
+  lost: 0,
+  memoryImageBytes: 1,
+  ...more,
+})
+
+t.test(
+  'the cost of snapshots: times from the stamps, gaps of the whole of a snapshot, no figures beside a failure',
+  async (t) => {
+    const counts = { udpSent: 9, udpReceived: 7, udpLost: 2, udpDoubled: 0, udpReordered: 0, udpCorrupt: 0 }
+    const tcp = { ringHops: 1, ringRetransmits: 0, tcpRetransmits: 0, tcpTimeouts: 0, tcpLossProbes: 0, faults: 0 }
+    const round = {
+      round: 1,
+      askedAtUs: 5000,
+      answeredAtUs: 105_000,
+      removedAtUs: 110_000,
+      globalMs: 1,
+      members: [member('vm1', { savingAtUs: 6000, early: 3 }), member('vm2', { cutAtUs: 12_000, resumedAtUs: 40_000 })],
+      closures: [],
+      counted: { ...counts, ...tcp },
+      error: null,
+    }
+    const row: SnapshotRow = {
+      cell: { id: 'x', machines: 2, memoryMiB: 128, policy: 'drop', load: 'guests', driver: 'qemu', rounds: 1 },
+      bootSeconds: 1,
+      control: null,
+      rounds: [round],
+      // The first while images are written, the second when nothing is.
+      bulk: {
+        bitsPerSecond: 1e9,
+        gaps: [
+          [80_000, 9000],
+          [900_000, 4000],
+        ],
+        retransmitted: [],
+        retransmits: 0,
+        timeouts: 1,
+        lossProbes: 0,
+        udp: null,
+      },
+      error: null,
+    }
+    const {
+      globalMs,
+      localMs,
+      'downtime.max': longest,
+      'skew.p50': skew,
+      tcpGap,
+      tcpGapControl,
+      udpLost,
+      early,
+    } = costOf(row)
+    t.same({ globalMs, localMs, longest, skew }, { globalMs: 100, localMs: 7, longest: 30, skew: 2 })
+    t.same({ tcpGap, tcpGapControl, udpLost, early }, { tcpGap: 9, tcpGapControl: 4, udpLost: 2, early: 3 })
+    t.throws(() => costOf({ ...row, rounds: [round, { ...round, round: 2, error: 'no' }] }), /snapshot 2: no/)
+  },
+)
