@@ -1,0 +1,130 @@
+// What goes wrong around a recording: disks that are full, readers that stop, threads that fail, keys. The network goes
+// on, and files replay as far as they are whole.
+
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import t from 'tap'
+import { attempt, run, until } from '../lab/command.js'
+import { fileLimit, patience } from '../patience.js'
+import { stations, testFrame } from '../switch/station.js'
+import { root, type SwitchFile, World } from '../switch/world.js'
+import { Recording, replayed, snapswitch } from './processes.js'
+
+t.setTimeout(fileLimit(180_000))
+
+async function twoEndpoints(
+  t: { teardown(end: () => Promise<void>): void },
+  more: SwitchFile = {},
+  nodeOptions: readonly string[] = [],
+) {
+  const world = World.for(t)
+  await world.namespace('host')
+  for (const [at, label] of ['one', 'two'].entries())
+    await world.endpoint(label, 'host', { address: `10.68.0.${at + 1}` })
+  const ports = { one: { device: 'one', vm: 'alpha' }, two: { device: 'two', vm: 'beta' } }
+  const daemon = await world.switch('host', { networks: { lab0: { ports, ...more } } }, nodeOptions)
+  return { world, daemon, socket: world.socket('host') }
+}
+
+t.test('a full disk: the recording ends with what is whole, and the network goes on', root, async (t) => {
+  const { world, socket } = await twoEndpoints(t)
+  const [sender] = stations(t, world, 'one', 'two')
+  const disk = join(world.directory, 'disk')
+  mkdirSync(disk)
+  await run('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'none', disk])
+  t.teardown(() => attempt('umount', ['-l', disk]))
+  const recording = await new Recording(socket, 'lab0', join(disk, 'full.pcapng')).begun()
+  for (let id = 0; id < 400 && recording.child.exitCode === null; id++) sender.send(testFrame(id, { length: 1400 }))
+  t.equal(await recording.ended, 1)
+  t.match(recording.said, /^error OUTPUT_FAILED: .*full\.pcapng cannot be written: the disk is full/m)
+  t.ok(statSync(recording.path).size <= 131_072)
+  // The daemon has ended it, too: another one may begin.
+  const next = await until('the end', 20_000, async () => {
+    const other = new Recording(socket, 'lab0', join(world.directory, 'next.pcapng'))
+    return other.begun().catch(() => undefined)
+  })
+  t.equal((await world.pings('one', '10.68.0.2')).code, 0)
+  t.equal(await next.stop(), 0, next.said)
+  t.match(await replayed(next.path), { same: true, end: 'asked' })
+})
+
+t.test('a reader that stops: the recording is incomplete, and replays up to there', root, async (t) => {
+  const { world, daemon, socket } = await twoEndpoints(t)
+  const [sender, receiver] = stations(t, world, 'one', 'two')
+  const recording = await new Recording(
+    socket,
+    'lab0',
+    join(world.directory, 'stalled.pcapng'),
+    '--buffer',
+    '1',
+  ).begun()
+  recording.child.kill('SIGSTOP')
+  for (let id = 0; id < 6000; id += 100) {
+    for (let i = 0; i < 100; i++) sender.send(testFrame(id + i, { length: 1400 }))
+    await until('the switch', 5000, async () => (await daemon.port('two')).counters.txFrames >= id + 100 || undefined)
+    receiver.received()
+  }
+  recording.child.kill('SIGCONT')
+  t.equal(await recording.ended, 1)
+  t.match(recording.said, /^incomplete: something found no room/m)
+  const found = await replayed(recording.path)
+  t.match(found, { same: true, truncated: false, end: 'no-room' })
+  t.ok(found.frames > 100 && found.frames < 6000, `${found.frames} frames`)
+  t.equal((await world.pings('one', '10.68.0.2')).code, 0)
+})
+
+t.test('bounds: it ends by time and by size', root, async (t) => {
+  const { world, socket } = await twoEndpoints(t)
+  const timed = new Recording(socket, 'lab0', join(world.directory, 'timed.pcapng'), '--for', '300ms')
+  t.equal(await timed.ended, 0, timed.said)
+  t.match(await replayed(timed.path), { same: true, end: 'time' })
+  const sized = await new Recording(socket, 'lab0', join(world.directory, 'sized.pcapng'), '--size', '20k').begun()
+  const pings = world.try('one', 'ping', '-n', '-q', '-c', '200', '-i', '0.002', '-s', '1000', '10.68.0.2')
+  t.equal(await sized.ended, 0, sized.said)
+  await pings
+  t.match(await replayed(sized.path), { same: true, end: 'size' })
+})
+
+t.test('the forwarding thread fails: the recording ends, and says so', root, async (t) => {
+  const hook = pathToFileURL(join(import.meta.dirname, '..', 'switch', 'crash-hook.js')).href
+  const { world, daemon, socket } = await twoEndpoints(t, {}, ['--import', hook])
+  const recording = await new Recording(socket, 'lab0', join(world.directory, 'restarted.pcapng')).begun()
+  t.equal((await world.pings('one', '10.68.0.2')).code, 0)
+  process.kill(daemon.pid, 'SIGUSR2')
+  // It fails at the next command.
+  await daemon.client.status({ deadlineMs: patience(5000) }).catch(() => undefined)
+  t.equal(await recording.ended, 1)
+  t.match(recording.said, /^incomplete: the forwarding thread was started anew/m)
+  t.match(await replayed(recording.path), { same: true, end: 'datapath-restarted' })
+  await until('the way', 10_000, async () => (await world.pings('one', '10.68.0.2')).code === 0 || undefined)
+})
+
+t.test('a network with a key: only when it is allowed', root, async (t) => {
+  const directory = World.for(t).directory
+  const key = join(directory, 'key')
+  writeFileSync(key, 'this is the key of the network of a test', { mode: 0o600 })
+  const { world, socket } = await twoEndpoints(t, { controlKey: key })
+  const refused = new Recording(socket, 'lab0', join(world.directory, 'refused.pcapng'))
+  t.equal(await refused.ended, 1)
+  t.match(refused.said, /^error RECORDING_KEY: /m)
+  const allowed = await new Recording(socket, 'lab0', join(world.directory, 'allowed.pcapng'), '--with-key').begun()
+  t.equal((await world.pings('one', '10.68.0.2')).code, 0)
+  t.equal(await allowed.stop(), 0)
+  t.match(await replayed(allowed.path), { same: true })
+})
+
+t.test('files that are none, and networks that are none', root, async (t) => {
+  const { world, socket } = await twoEndpoints(t)
+  const other = new Recording(socket, 'lab9', join(world.directory, 'none.pcapng'))
+  t.equal(await other.ended, 1)
+  t.match(other.said, /^error NETWORK_UNKNOWN: /m)
+  const text = join(world.directory, 'text')
+  writeFileSync(text, 'no recording')
+  const replay = async (...args: string[]) => attempt(snapswitch, ['replay', ...args])
+  t.match(await replay(text), { code: 1, stderr: /^error TRACE_INVALID: / })
+  t.match(await replay(join(world.directory, 'missing')), { code: 1, stderr: /^error TRACE_UNREADABLE: / })
+  t.match(await replay(text, '--from', 'frame:1'), { code: 2 })
+  t.match(await replay(text, '--until', 'soon'), { code: 2 })
+  t.equal(readFileSync(text, 'utf8'), 'no recording')
+})
