@@ -8,12 +8,29 @@ import type { LocalEvent, PortInfo } from '../../src/api/schemas.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import type { Agent } from '../agent/agent.js'
 import type { DaemonHost } from '../agent/host.js'
+import type { Restores } from '../agent/restore/restores.js'
 import type { WantedView } from '../wanted/wanted.js'
 
 /** Milliseconds are what a cut is about; seconds are what Prometheus counts in. */
 const STANDSTILL_BUCKETS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 
-type Read = Pick<DaemonHost, 'name' | 'version' | 'datapath' | 'ports' | 'epochs'>
+/** What is read of the switch, and of what snapshots and restores have come to. */
+export interface Metered {
+  readonly name: string
+  readonly version: string
+  readonly ports: Pick<DaemonHost['ports'], 'info'>
+  readonly datapath: {
+    readonly restarts: number
+    call(command: 'network', args: { network: string }): Promise<NetworkRead>
+  }
+}
+export type MeteredAgent = Pick<Agent, 'busy' | 'watchSnapshots'> & { readonly restores: Pick<Restores, 'outcomes'> }
+
+interface NetworkRead {
+  readonly epoch: number
+  readonly fdbEntries: number
+  readonly peers: readonly { readonly alive: boolean }[]
+}
 
 const port = ['network', 'port'] as const
 const network = ['network'] as const
@@ -33,8 +50,8 @@ const PORT_COUNTERS = {
 } as const satisfies Record<string, readonly [keyof PortInfo['counters'], string]>
 
 export class Metrics {
-  readonly #host: Read
-  readonly #agent: Agent
+  readonly #host: Metered
+  readonly #agent: MeteredAgent
   readonly #wanted: WantedView
   readonly #registry = new Registry()
   readonly #counters: Record<string, Counter> = {}
@@ -44,7 +61,7 @@ export class Metrics {
   /** When each machine was paused by the snapshot under way, microseconds. */
   readonly #paused = new Map<string, number>()
 
-  constructor(host: Read, agent: Agent, wanted: WantedView) {
+  constructor(host: Metered, agent: MeteredAgent, wanted: WantedView) {
     this.#host = host
     this.#agent = agent
     this.#wanted = wanted

@@ -8,6 +8,7 @@ import { Agent as HttpAgent, request } from 'undici'
 import type { LocalEvent } from '../../src/api/schemas.js'
 import { parseEndpoint } from '../../switch/metrics/listener.js'
 import { Metrics } from '../../switch/metrics/metrics.js'
+import { partOf } from '../coordinator/fixtures.js'
 import { until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit, patience } from '../patience.js'
@@ -131,14 +132,15 @@ t.test('what has become of snapshots and restores', async (t) => {
       tell = watcher
     },
   }
-  const metrics = new Metrics(host as never, agent as never, { networks: () => ['lab0'], ports: () => new Map() })
+  const metrics = new Metrics(host, agent, { networks: () => ['lab0'], ports: () => new Map() })
   for (const [at, vm] of ['one', 'two'].entries()) {
     tell('lab0', { type: 'paused', vm, atUs: 1_000_000 })
     tell('lab0', { type: 'resumed', vm, atUs: 1_004_000 + at * 60_000 })
   }
+  const part = partOf('h', ['one', 'two'], 's', 7)
   tell('lab0', { type: 'failed', error: { code: 'DEADLINE', message: '', action: '' } })
-  tell('lab0', { type: 'done', part: {} as never })
-  tell('lab0', { type: 'done', part: {} as never })
+  tell('lab0', { type: 'done', part })
+  tell('lab0', { type: 'done', part })
   for (let look = 0; look < 2; look++) {
     const { samples } = read(await metrics.text())
     for (const [name, value] of [
