@@ -49,20 +49,6 @@ export function parseFilter(text: string): Filter | null {
   return parser.whole()
 }
 
-/** Whether it asks what becomes of a frame. */
-export function asksVerdict(filter: Filter | null): boolean {
-  if (filter === null) return false
-  switch (filter.kind) {
-    case 'all':
-    case 'any':
-      return filter.of.some(asksVerdict)
-    case 'not':
-      return asksVerdict(filter.of)
-    default:
-      return filter.kind === 'verdict' || filter.kind === 'reason'
-  }
-}
-
 /** All reasons that it names. */
 export function reasonsIn(filter: Filter | null): string[] {
   if (filter === null) return []

@@ -38,6 +38,8 @@ interface Libc {
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
   memcpy(to: number, from: number, length: number): number
+  /** Of memory that never moves: its address, when `length` is 0. */
+  memmove(to: Uint8Array, from: Uint8Array, length: number): number
   /** bpf(2), which libc has no function for. */
   bpf(command: number, attributes: Bytes, length: number): number
   if_nametoindex(name: string): number
@@ -94,6 +96,7 @@ function bindLibc(): Libc {
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
     memcpy: library.func('uintptr_t memcpy(uintptr_t, uintptr_t, size_t)'),
+    memmove: library.func('uintptr_t memmove(void *, void *, size_t)'),
     bpf: (command: number, attributes: Bytes, length: number) => syscall(SYS_BPF, command, attributes, length),
     if_nametoindex: library.func('uint32_t if_nametoindex(const char *)'),
     signal: library.func('intptr_t signal(int, intptr_t)'),

@@ -2,9 +2,9 @@
 // long as there is room in its ring. Frames are copied as they are on the wire, the tag where it belongs.
 //
 // What becomes of a frame that comes in is known only when it has been forwarded: its record is written first, as the
-// frame was, and is changed or taken back at the end (`gone`).
+// frame was, and is changed (`refused`) or taken back (`gone`).
 
-import { asksVerdict, type Filter } from '../../src/capture/filter.js'
+import type { Filter } from '../../src/capture/filter.js'
 import {
   type CapturedPort,
   Direction,
@@ -16,6 +16,7 @@ import {
 } from '../../src/capture/stream.js'
 import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { Vnet } from '../../src/frame/vnet-header.js'
+import { libc } from '../../src/linux/libc.js'
 import { Event } from '../../src/trace/events.js'
 import { type DropReason, dropReasons, MAX_PORTS } from '../forwarding/counters.js'
 import type { FrameObserver } from '../forwarding/observer.js'
@@ -36,8 +37,8 @@ export interface TapOptions {
 const PLACES = MAX_PORTS + MAX_PEERS
 const ADDRESSES = 12
 const TAG = 4
-/** From here on a call is cheaper than a loop. */
-const LONG = 2048
+/** From here on a call into libc is cheaper than a loop. */
+const LONG = 600
 
 export function lossMemory(): SharedArrayBuffer {
   return new SharedArrayBuffer(PLACES * Float64Array.BYTES_PER_ELEMENT)
@@ -46,10 +47,11 @@ export function lossMemory(): SharedArrayBuffer {
 export class CaptureTap implements FrameObserver {
   readonly #ring: RingWriter
   readonly #view: DataView
+  /** Where the ring's memory begins. */
+  readonly #address: number
   readonly #losses: Float64Array
   readonly #matches: Matcher
   readonly #filter: Filter | null
-  readonly #asksVerdict: boolean
   readonly #snaplen: number
   /** Ports that a reader has been told of, by their index, and the host behind them as it was told. */
   readonly #told: (PortState | undefined)[] = new Array(PLACES).fill(undefined)
@@ -72,10 +74,11 @@ export class CaptureTap implements FrameObserver {
   constructor({ filter, snaplen, memory, losses }: TapOptions) {
     this.#ring = new RingWriter(memory)
     this.#view = new DataView(memory)
+    // Shared memory is no part of the heap, and does not move. Copies into it by typed arrays are slow.
+    this.#address = libc().memmove(this.#ring.bytes, this.#ring.bytes, 0)
     this.#losses = new Float64Array(losses)
     this.#matches = matcherOf(filter)
     this.#filter = filter
-    this.#asksVerdict = asksVerdict(filter)
     this.#snaplen = snaplen
   }
 
@@ -101,8 +104,7 @@ export class CaptureTap implements FrameObserver {
     this.#id++
     this.#behind = false
     this.#kept = this.#matches(port, frame, Direction.IN, Verdict.RECEIVED, NO_REASON)
-    const isWritten = this.#kept || this.#asksVerdict
-    this.#at = isWritten ? this.#write(port, frame, frame.color, Direction.IN, Verdict.RECEIVED, NO_REASON) : -1
+    this.#at = this.#kept ? this.#write(port, frame, frame.color, Direction.IN, Verdict.RECEIVED, NO_REASON) : -1
   }
 
   gone(): void {
@@ -122,7 +124,11 @@ export class CaptureTap implements FrameObserver {
   refused(port: PortState, frame: Frame, reason: DropReason): void {
     const index = dropReasons.indexOf(reason)
     this.#kept = this.#matches(port, frame, Direction.IN, Verdict.DROPPED, index)
-    if (this.#at < 0) return
+    if (this.#at < 0) {
+      // As it is by now, with the VLAN that its port has put it in.
+      if (this.#kept) this.#at = this.#write(port, frame, frame.color, Direction.IN, Verdict.DROPPED, index)
+      return
+    }
     this.#ring.bytes[this.#at + PacketField.VERDICT] = Verdict.DROPPED
     this.#ring.bytes[this.#at + PacketField.REASON] = index
   }
@@ -204,8 +210,12 @@ export class CaptureTap implements FrameObserver {
   #copy(frame: Frame, from: number, length: number, to: number): void {
     const at = frame.start + from
     const { bytes } = frame
-    if (length > LONG || frame.address === 0) {
+    if (frame.address === 0) {
       this.#ring.bytes.set(bytes.subarray(at, at + length), to)
+      return
+    }
+    if (length > LONG) {
+      libc().memcpy(this.#address + to, frame.address + at, length)
       return
     }
     const source = frame.view
