@@ -119,6 +119,7 @@ export function compareRuns(runs: ComparedRuns, most: number, untilMs = Number.P
   let different = 0
   while (one.nextMs() <= untilMs || other.nextMs() <= untilMs) {
     const [hasOne, hasOther] = [one.step(), other.step()]
+    if (!hasOne && !hasOther) break
     inputs++
     if (!hasOne || !hasOther || a.entered.hex() !== b.entered.hex()) {
       const what =

@@ -2,37 +2,20 @@
 // file and nothing else. At every mark it is proved that the same has come out.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import type { Frame } from '../../src/frame/frame.js'
 import { BLOCK, OPTION } from '../../src/trace/pcapng.js'
 import { createCounters, ROW } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { type InputName, type Inputs, inputNames, performInput } from '../forwarding/inputs.js'
-import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
+import type { NetworkSettings } from '../forwarding/network.js'
 import type { Output, PortSpec } from '../forwarding/port-state.js'
+import { ArrivedFrame } from './arrived.js'
+import { jsonOf, readCheckpoint, readHead } from './beginning.js'
 import { Blocks, damaged } from './blocks.js'
-import {
-  type Checkpoint,
-  FRAME_OPTION,
-  FrameOption,
-  Kind,
-  PORT_OPTION,
-  type RecordingEnd,
-  type RecordingHead,
-  TAG_BESIDE,
-  TITLE,
-  VERSION,
-} from './format.js'
-import { decodePlain } from './plain-json.js'
+import { type Checkpoint, Kind, PORT_OPTION, type RecordingEnd, type RecordingHead } from './format.js'
 import { Witness } from './witness.js'
 
-const PACKET_HEADER = 20
-const ADDRESSES = 12
-const TAG = 4
-const SECTION_BODY = 16
 const NO_FRAME = -1
-/** Copied faster byte by byte. */
-const SHORT = 256
-const ROOM = VNET_HEADER_LENGTH + MAX_FRAME_LENGTH + TAG
 
 /** Who looks on while a run is replayed. Frames are good until the call returns. */
 export interface ReplayObserver {
@@ -99,9 +82,7 @@ export class Replay {
   /** By interface: the index of its port. */
   readonly #ports: number[] = []
   #interfaceName = ''
-  /** The frame that comes in, in memory of our own. */
-  readonly #memory = new Uint8Array(ROOM)
-  readonly #arrived = new Frame()
+  readonly #arrived = new ArrivedFrame()
   readonly #digest = new Uint8Array(16)
   readonly #digestView = new DataView(this.#digest.buffer)
   /** A block has been read and not yet looked at. */
@@ -126,8 +107,8 @@ export class Replay {
     this.#blocks = new Blocks(pieces)
     this.#observer = observer
     this.#changes = changes
-    this.head = this.#readHead()
-    const checkpoint = this.#readCheckpoint()
+    this.head = readHead(this.#blocks)
+    const checkpoint = readCheckpoint(this.#blocks)
     this.#witness = new Witness(() => this.forwarder)
     try {
       this.forwarder = this.#begun(checkpoint)
@@ -140,7 +121,6 @@ export class Replay {
 
   #begun(checkpoint: Checkpoint): Forwarder {
     const { options } = this.head
-    checkSizes(options)
     const counters = createCounters()
     const forwarder = new Forwarder(
       options,
@@ -167,7 +147,7 @@ export class Replay {
     const { input } = this
     input.number++
     if (input.kind === 'frame') input.frame = this.frames++
-    this.#observer.coming?.(input, input.kind === 'frame' ? this.#arrived : null)
+    this.#observer.coming?.(input, input.kind === 'frame' ? this.#arrived.frame : null)
     this.#witness.begin()
     try {
       this.#perform(input)
@@ -263,11 +243,13 @@ export class Replay {
       case Kind.REFUSED:
         throw damaged(blocks.offset, 'a refusal of no input')
       case Kind.END:
-        this.end = this.#json() as RecordingEnd
+        this.end = jsonOf(this.#blocks) as RecordingEnd
         return
       default:
-        if (blocks.type === BLOCK.enhancedPacket) this.#readFrame()
-        else if (blocks.type === BLOCK.interface) this.#readInterface()
+        if (blocks.type === BLOCK.enhancedPacket) {
+          this.#arrived.read(blocks, this.#ports)
+          this.#come('frame', this.#arrived.now, this.#arrived.port, null)
+        } else if (blocks.type === BLOCK.interface) this.#readInterface()
         else if (blocks.type === BLOCK.section) throw damaged(blocks.offset, 'another section begins')
     }
   }
@@ -287,51 +269,8 @@ export class Replay {
     if (to - from < length) throw damaged(offset, 'a record is too short')
   }
 
-  #json(): unknown {
-    const { bytes, from, to, offset } = this.#blocks
-    try {
-      return decodePlain(bytes.subarray(from, to))
-    } catch {
-      throw damaged(offset, 'a record is no JSON')
-    }
-  }
-
-  #readFrame(): void {
-    const { bytes, view, from, to, offset } = this.#blocks
-    this.#need(PACKET_HEADER)
-    const length = view.getUint32(from + 12, true)
-    let at = from + PACKET_HEADER + length + (-length & 3)
-    if (length > MAX_FRAME_LENGTH + TAG || at > to) throw damaged(offset, 'a frame is longer than its block')
-    for (; at + 4 <= to && view.getUint16(at, true) !== FRAME_OPTION; ) {
-      const skipped = view.getUint16(at + 2, true)
-      at += 4 + skipped + (-skipped & 3)
-    }
-    const option = at + 4
-    if (option + FrameOption.LENGTH > to) throw damaged(offset, 'a frame without what belongs to it')
-    const port = this.#ports[view.getUint32(from, true)]
-    if (port === undefined) throw damaged(offset, 'a frame of an interface that was not declared')
-    const memory = this.#memory
-    const frame = this.#arrived
-    const tagged = (view.getUint16(option + FrameOption.FLAGS, true) & TAG_BESIDE) !== 0
-    const before = tagged ? Math.min(ADDRESSES, length - TAG) : length
-    if (before < 0) throw damaged(offset, 'a tagged frame without a tag')
-    const data = from + PACKET_HEADER
-    for (let i = 0; i < VNET_HEADER_LENGTH; i++) memory[i] = bytes[option + FrameOption.VNET + i]
-    copy(bytes, data, memory, VNET_HEADER_LENGTH, before)
-    if (tagged) copy(bytes, data + before + TAG, memory, VNET_HEADER_LENGTH + before, length - TAG - before)
-    frame.bytes = memory
-    frame.address = 0
-    frame.vnet = 0
-    frame.start = VNET_HEADER_LENGTH
-    frame.length = tagged ? length - TAG : length
-    frame.tagTpid = tagged ? view.getUint16(data + before) : 0
-    frame.tagTci = tagged ? view.getUint16(data + before + 2) : 0
-    frame.color = NO_COLOR
-    this.#come('frame', view.getFloat64(option + FrameOption.NOW, true), port, null)
-  }
-
   #readInput(): void {
-    const found = this.#json()
+    const found = jsonOf(this.#blocks)
     const [name, args] = Array.isArray(found) ? (found as unknown[]) : []
     if (!inputNames.includes(name as InputName) || typeof args !== 'object' || args === null)
       throw damaged(this.#blocks.offset, `${String(name)} is no input`)
@@ -362,7 +301,7 @@ export class Replay {
     const { forwarder } = this
     if (input.kind === 'frame') {
       if (forwarder.byIndex[input.port] === undefined) throw damaged(input.offset, 'a frame of a port that has left')
-      forwarder.receive(input.port, this.#arrived, input.now)
+      forwarder.receive(input.port, this.#arrived.frame, input.now)
     } else if (input.kind === 'tick') forwarder.tick(input.now)
     else this.#command(input.kind, input.args as never)
   }
@@ -394,41 +333,6 @@ export class Replay {
     this.#alikeUntil = number
   }
 
-  #readHead(): RecordingHead {
-    const blocks = this.#blocks
-    const isFile = blocks.next() && blocks.type === BLOCK.section && blocks.isOfOurOrder()
-    if (!isFile) throw notOurs('it is no pcapng file of ours')
-    for (const { code, value } of blocks.options(blocks.from + SECTION_BODY)) {
-      if (code !== OPTION.comment) continue
-      const title = new TextDecoder().decode(value)
-      if (title === TITLE) return this.#record(Kind.HEAD) as RecordingHead
-      const other = /^snapswitch recording, version (.*)$/.exec(title)?.[1]
-      if (other !== undefined) throw otherVersion(other)
-    }
-    throw notOurs('it is another trace')
-  }
-
-  #record(kind: number): unknown {
-    if (!this.#blocks.next() || this.#blocks.kind !== kind) throw notOurs('its beginning is not whole')
-    return this.#json()
-  }
-
-  #readCheckpoint(): Checkpoint {
-    const pieces: Uint8Array[] = []
-    for (let isLast = false; !isLast; ) {
-      const blocks = this.#blocks
-      if (!blocks.next() || blocks.kind !== Kind.CHECKPOINT) throw notOurs('its beginning is not whole')
-      this.#need(1)
-      isLast = blocks.bytes[blocks.from] === 1
-      pieces.push(blocks.bytes.slice(blocks.from + 1, blocks.to))
-    }
-    try {
-      return decodePlain(Buffer.concat(pieces)) as Checkpoint
-    } catch {
-      throw damaged(this.#blocks.offset, 'the checkpoint is no JSON')
-    }
-  }
-
   /** What is there already is changed as a running switch would be. */
   #change(changes: Changes): void {
     const { forwarder } = this
@@ -450,33 +354,4 @@ function changed<Name extends InputName>(
   if (name !== 'addPort' && name !== 'changePort') return args
   const { spec, now } = args as Inputs['addPort']['args']
   return { spec: changes.port(spec), now } as Inputs[Name]['args']
-}
-
-/** What memory is set aside for, in a file that anybody may have made. */
-function checkSizes({ fdb, armed }: NetworkOptions): void {
-  const isFit = (value: number, most: number) => Number.isInteger(value) && value > 0 && value <= most
-  if (!isFit(fdb.capacity, 1 << 20)) throw damaged(0, 'the capacity of its FDB')
-  if (armed !== undefined && !(isFit(armed.frames, 1 << 20) && isFit(armed.bytes, 1 << 28)))
-    throw damaged(0, 'the bounds of armed copies')
-}
-
-function copy(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {
-  if (length > SHORT) to.set(from.subarray(start, start + length), at)
-  else for (let i = 0; i < length; i++) to[at + i] = from[start + i]
-}
-
-function notOurs(why: string): SnapswitchError {
-  return new SnapswitchError(
-    'TRACE_INVALID',
-    `this is no recording of a switch: ${why}`,
-    '`snapswitch record` makes one. Wireshark opens other captures, and `snapswitch play` sends them.',
-  )
-}
-
-function otherVersion(version: string): SnapswitchError {
-  return new SnapswitchError(
-    'RECORDING_VERSION',
-    `this recording is of version ${version}, and this program reads version ${VERSION}`,
-    'Replay it with the program that has made it, or record the run once more.',
-  )
 }
