@@ -160,6 +160,8 @@ async function playCommand(
     return missedIn(whole) > 0 || (expected ?? []).some(differIn) ? 1 : 0
   } catch (error) {
     if (error instanceof PlayError) say(terminal, options, error.played, null)
+    // What the switch has to say of it tells more than that nobody takes frames.
+    if (error instanceof PlayError && error.code === 'DEVICE_DOWN') await ports?.close()
     throw error
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal)

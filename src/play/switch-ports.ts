@@ -27,12 +27,14 @@ export async function openSwitchPorts(client: SwitchClient, names: readonly stri
   const fd = connectForPackets(ready.socket, WAITING_BYTES)
   const ports = new Map(ready.ports.map(({ name, mtu }, number) => [name, { number, mtu }]))
   const last = lastOf(events)
+  let isOpen = true
   return {
     fd,
     ports,
     close: async () => {
       // All that was sent is read before the end is seen.
-      libc().close(fd)
+      if (isOpen) libc().close(fd)
+      isOpen = false
       const timer = setTimeout(() => abort.abort(), OVER_MS)
       const event = await last
       clearTimeout(timer)

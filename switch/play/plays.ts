@@ -9,6 +9,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
 import { acceptPackets, listenForPackets, unlinkSilently } from '../../src/linux/unix-packets.js'
 import type { Datapath } from '../datapath/datapath.js'
+import { MOST_PLAYS } from '../datapath/poll-set.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
 import type { PortEntry } from '../ports/table.js'
 
@@ -36,7 +37,15 @@ export class Plays {
 
   /** Its ports are named now: what is wrong with them is thrown before anything is there. */
   begin(names: readonly string[]): AsyncGenerator<PlayEvent, void, undefined> {
-    return this.#run(names.map((name) => this.#port(name)))
+    const ports = names.map((name) => this.#port(name))
+    if (this.#running.size >= MOST_PLAYS) {
+      throw new SnapswitchError(
+        'DEVICE_BUSY',
+        `${MOST_PLAYS} plays into ports are under way`,
+        'Wait until one is over.',
+      )
+    }
+    return this.#run(ports)
   }
 
   async *#run(ports: readonly PortEntry[]): AsyncGenerator<PlayEvent, void, undefined> {

@@ -129,6 +129,18 @@ t.test('what is wrong is said, and nothing is left', root, async (t) => {
   t.equal(daemon.openFiles(), files)
 })
 
+t.test('only so many at a time', root, async (t) => {
+  const { world, daemon, socket } = await lab(t)
+  const file = captureFile(world, 'slow.pcapng', [{ bytes: numbered(1) }, { bytes: numbered(2), atMs: 1e7 }])
+  const args = [file, '--map', 'port:web', ...socket] as const
+  const running = [1, 2, 3, 4].map(() => startPlay(world, 'host', ...args))
+  await until('four plays', 10_000, () =>
+    (daemon.said().match(/a capture is played/g)?.length ?? 0) === 4 ? true : undefined,
+  )
+  t.match(await play(world, 'host', ...args), { code: 1, stderr: /error DEVICE_BUSY/ })
+  for (const one of running) await (await one).stop()
+})
+
 t.test('a switch that goes away ends it, and says so', root, async (t) => {
   const { world, daemon, socket } = await lab(t)
   const file = captureFile(
