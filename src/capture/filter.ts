@@ -39,7 +39,7 @@ const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
 /** Null: everything, as what an empty text means. Throws REQUEST_INVALID. */
 export function parseFilter(text: string): Filter | null {
   const words = text
-    .replace(/([()])/g, ' $1 ')
+    .replace(/[()!]|\|\||&&/g, ' $& ')
     .split(/\s+/)
     .filter(Boolean)
   if (words.length === 0) return null
