@@ -1,6 +1,6 @@
-// What a recording costs the forwarding thread, per frame, and how fast a replay is: `node dist/bench/recording/main.js`.
-// Pairs of rounds, one without and one with a recorder, by turns in one process, so that load on the machine is in both.
-// Devices are left out: what they cost is the same in both.
+// What a recording costs the forwarding thread, per frame, and how fast a replay is: `node
+// dist/bench/recording/main.js`. Pairs of rounds, one without and one with a recorder, by turns in one process, so
+// that load on the machine is in both. Devices are left out: what they cost is the same in both.
 
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { RingReader, RingWriter, ringMemory } from '../../switch/capture/record-ring.js'

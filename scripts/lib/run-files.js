@@ -86,10 +86,13 @@ const bad = ran.filter(isBad)
 if (bad.length === 0 || bad.length > AGAIN_AT_MOST) tell(ran)
 else {
   tell(ran.filter((one) => !isBad(one)))
-  note('unsteady', why(bad))
   console.log(`Again, alone: ${bad.map(({ file }) => file.replace(/^dist\//, '')).join(' ')}`)
   const again = bad.map(({ file }) => file)
-  tell(await runAll(again, 1))
+  const alone = await runAll(again, 1)
+  tell(alone)
+  const failedTwice = new Set(alone.filter(isBad).map(({ file }) => file))
+  const unsteady = bad.filter(({ file }) => !failedTwice.has(file))
+  if (unsteady.length > 0) note('unsteady', why(unsteady))
 }
 // scripts/test takes it that the runner itself has failed where this is missing.
 note('counts', 'ended 1')
