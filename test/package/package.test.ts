@@ -1,38 +1,16 @@
 // The package: made from a fresh checkout it holds the product and nothing else, and on a bare system it installs and
 // works.
 
-import { execFileSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import t, { type Test } from 'tap'
+import { mkdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
 import { attempt, run } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit, patience } from '../patience.js'
 import { root } from '../switch/world.js'
+import { makePackage } from './pack.js'
 
 t.setTimeout(fileLimit(300_000))
-
-/**
- * The files of the repository as git has them, with the packages that are installed here: compiling elsewhere disturbs
- * nobody.
- */
-function checkout(t: Test): string {
-  const directory = mkdtempSync(join(tmpdir(), 'ssw-package-'))
-  t.teardown(() => rmSync(directory, { recursive: true, force: true }))
-  const listed = execFileSync('git', ['ls-files', '-z'], {
-    cwd: repositoryRoot(),
-    encoding: 'utf8',
-    maxBuffer: 16 << 20,
-  })
-  for (const path of listed.split('\0').filter((path) => path !== '' && !path.startsWith('bench/results/'))) {
-    if (!existsSync(join(repositoryRoot(), path))) continue
-    mkdirSync(dirname(join(directory, path)), { recursive: true })
-    copyFileSync(join(repositoryRoot(), path), join(directory, path))
-  }
-  symlinkSync(join(repositoryRoot(), 'node_modules'), join(directory, 'node_modules'))
-  return directory
-}
 
 t.test('the units are what systemd understands', async (t) => {
   const units = ['switch', 'coordinator'].map((role) =>
@@ -54,14 +32,8 @@ t.test('the units are what systemd understands', async (t) => {
 })
 
 t.test('made, installed on a bare system, used', root, async (t) => {
-  const directory = checkout(t)
-  await run(
-    'bash',
-    ['-c', `cd '${directory}' && npm pack --silent --pack-destination '${directory}' >&2`],
-    patience(120_000),
-  )
-  const name = `snapswitch-${JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')).version}.tgz`
-  const files = (await run('tar', ['-tzf', join(directory, name)]))
+  const { directory, file } = await makePackage(t)
+  const files = (await run('tar', ['-tzf', file]))
     .trim()
     .split('\n')
     .map((path) => path.replace(/^package\//, ''))
@@ -84,7 +56,7 @@ t.test('made, installed on a bare system, used', root, async (t) => {
   ]) {
     t.ok(files.includes(path), path)
   }
-  const shrinkwrap = JSON.parse(await run('tar', ['-xzOf', join(directory, name), 'package/npm-shrinkwrap.json']))
+  const shrinkwrap = JSON.parse(await run('tar', ['-xzOf', file, 'package/npm-shrinkwrap.json']))
   t.notOk('node_modules/tap' in shrinkwrap.packages)
   t.match(
     shrinkwrap.packages['node_modules/koffi'],
@@ -101,11 +73,7 @@ t.test('made, installed on a bare system, used', root, async (t) => {
   mkdirSync(cache, { recursive: true })
   const script = join(repositoryRoot(), 'test', 'package', 'bare-root.sh')
   const own = ['--mount', '--propagation', 'private', '--pid', '--fork', '--kill-child', 'bash', script]
-  const { code, stdout, stderr } = await attempt(
-    'unshare',
-    [...own, directory, join(directory, name), cache],
-    patience(180_000),
-  )
+  const { code, stdout, stderr } = await attempt('unshare', [...own, directory, file, cache], patience(180_000))
   if (code === 77) {
     t.pass('installs and works', { skip: 'the registry of npm cannot be reached' })
     return
