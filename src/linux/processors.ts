@@ -29,19 +29,18 @@ export const kernelIsRealTime = () => version().includes('PREEMPT_RT')
 export function visit(processors: readonly number[]): boolean {
   const { sched_getaffinity, sched_setaffinity, sched_getscheduler, sched_setscheduler } = libc()
   const usual = new Uint8Array(MASK_LENGTH)
-  const length = sched_getaffinity(0, MASK_LENGTH, usual)
-  if (length < 0) return false
+  if (sched_getaffinity(0, MASK_LENGTH, usual) < 0) return false
   // Before everything ordinary: else it waits on each of them until its turn comes.
   const policy = sched_getscheduler(0)
   const ahead = policy === SCHED_OTHER && sched_setscheduler(0, SCHED_FIFO_RESET_ON_FORK, int32(1)) === 0
   let all = true
-  const mask = new Uint8Array(length)
+  const mask = new Uint8Array(MASK_LENGTH)
   for (const processor of processors) {
     mask.fill(0)
     mask[processor >> 3] = 1 << (processor & 7)
-    if (sched_setaffinity(0, length, mask) < 0) all = false
+    if (sched_setaffinity(0, MASK_LENGTH, mask) < 0) all = false
   }
-  sched_setaffinity(0, length, usual)
+  sched_setaffinity(0, MASK_LENGTH, usual)
   if (ahead) sched_setscheduler(0, policy, int32(0))
   return all
 }
