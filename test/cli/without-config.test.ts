@@ -5,10 +5,10 @@ import t from 'tap'
 import { identify, isAlive, killProcess } from '../../src/hypervisor/shared/process.js'
 import { attempt, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 
-t.setTimeout(patience(60_000))
+t.setTimeout(fileLimit(60_000))
 
 /** Its own /run, /var/lib and name; the daemon becomes the process that is started. */
 function start(world: World, name: string) {

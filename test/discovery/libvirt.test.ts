@@ -9,10 +9,10 @@ import { TapIdentifier } from '../../switch/discovery/identify.js'
 import { soon } from '../hypervisor/boot-guest.js'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
 import { enterFreshNamespace } from '../linux/namespace.js'
-import { patience } from '../patience.js'
+import { fileLimit } from '../patience.js'
 
 enterFreshNamespace()
-t.setTimeout(patience(120_000))
+t.setTimeout(fileLimit(120_000))
 
 t.test('a domain of libvirt', async (t) => {
   const daemon = await LibvirtDaemon.start()

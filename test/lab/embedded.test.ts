@@ -6,13 +6,13 @@ import t from 'tap'
 import { SwitchClient } from '../../src/api/client.js'
 import type { CoordinatorStatus, Manifest, RestoreReport } from '../../src/api/schemas.js'
 import { identify, isAlive } from '../../src/hypervisor/shared/process.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { attempt, until } from './command.js'
 import { program } from './daemon.js'
 import { Lab, type LabPlan } from './lab.js'
 import { end } from './processes.js'
 
-t.setTimeout(patience(400_000))
+t.setTimeout(fileLimit(400_000))
 
 const [one, two] = ['10.79.0.1', '10.79.0.2'] as const
 const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 2000 }
