@@ -53,10 +53,8 @@ export function exactness(captured: readonly number[], arrived: ReadonlyMap<numb
 }
 
 export function median(values: readonly number[]): number {
-  return quantile(
-    [...values].sort((a, b) => a - b),
-    0.5,
-  )
+  const sorted = [...values].sort((a, b) => a - b)
+  return (quantile(sorted, 0.5) + (sorted[Math.floor(sorted.length / 2)] ?? 0)) / 2
 }
 
 /** By nearest rank. */
