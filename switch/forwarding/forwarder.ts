@@ -26,7 +26,7 @@ import { type Fdb, NO_PORT } from './fdb.js'
 import { Network, type NetworkOptions } from './network.js'
 import { type PeerEvents, Trunks } from './peers/trunks.js'
 import { Uplink } from './peers/uplink.js'
-import { admitTo, type CompiledRules, firstOf, NOT_ADMITTED } from './port-rules.js'
+import { admitTo, bringTagBeside, type CompiledRules, firstOf, NOT_ADMITTED } from './port-rules.js'
 import { type DeviceState, floodBarrier, type Output, type PortSpec, PortState, Side } from './port-state.js'
 import type { ChannelClosed } from './snapshot/open-snapshot.js'
 import { type SnapshotEvents, Snapshots } from './snapshot/snapshots.js'
@@ -237,6 +237,9 @@ export class Forwarder {
       this.egress.misread(port, frame, 'mirror', now)
       return
     } else frame.color = NO_COLOR
+    // A tag that lies in the frame, as behind a trunk's color, is moved before any port has it: ports send a frame from
+    // where it lies, at the end of the batch.
+    if (this.network.hasVlans) bringTagBeside(frame)
     const { observer } = this.network
     if (observer === null) {
       this.#forward(port, frame, now)

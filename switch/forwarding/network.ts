@@ -69,6 +69,7 @@ export class Network {
   #epoch = 0
   #fence = 0
   #mirrors: Mirrors | null = null
+  #hasVlans = false
   #fast: FastPath | null = null
   readonly #wanting = new Set<string>()
 
@@ -171,6 +172,16 @@ export class Network {
     this.#byIndex[port.index] = port
     this.#ports.splice(before === undefined ? this.#ports.length : this.#ports.indexOf(before), 0, port)
     this.#place(port)
+    this.#rulesChanged()
+  }
+
+  /** Some port has VLANs: what leaves there may have to leave without its tag. */
+  get hasVlans(): boolean {
+    return this.#hasVlans
+  }
+
+  #rulesChanged(): void {
+    this.#hasVlans = this.#ports.some(({ rules }) => rules !== null && rules.vlans !== null)
     this.#mirror()
   }
 
@@ -188,7 +199,7 @@ export class Network {
     this.fdb.removePort(port.index)
     this.#byIndex[port.index] = undefined
     this.#ports.splice(this.#ports.indexOf(port), 1)
-    this.#mirror()
+    this.#rulesChanged()
   }
 
   /** After all ports have been exchanged, which is where loading counts and learns what it must not. */
@@ -216,7 +227,7 @@ export class Network {
     if (vlans !== null) this.fdb.flushVlans(port.index, (vlan) => vlans.members[vlan] === Membership.NONE)
     else if (had !== null || port.side === Side.MIRROR) this.fdb.flushPort(port.index)
     this.#place(port)
-    this.#mirror()
+    this.#rulesChanged()
   }
 
   /** Static addresses are an uplink's own, never its peers'. */

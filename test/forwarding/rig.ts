@@ -53,9 +53,23 @@ export class RecordingOutput implements Output {
   sent: Sent[] = []
   /** When set, every frame is refused, as by a port whose device is gone. */
   refuses = false
+  /** Where the frames of this batch lie: a port sends them from there when the batch is flushed. */
+  readonly #lying: { readonly bytes: Uint8Array; readonly asSent: Uint8Array }[] = []
+
+  /** Ends a batch. False: a frame has been changed where it lay, after it was handed to the port. */
+  flush(): boolean {
+    const whole = this.#lying.every(({ bytes, asSent }) => bytes.every((byte, at) => byte === asSent[at]))
+    this.#lying.length = 0
+    return whole
+  }
 
   send(sending: Frame, serviceTci: number): boolean {
     if (this.refuses) return false
+    // With a tag to be put in, the head is copied at once.
+    if (sending.tagTpid === 0 && serviceTci < 0) {
+      const lies = sending.bytes.subarray(sending.vnet, sending.start + sending.length)
+      this.#lying.push({ bytes: lies, asSent: lies.slice() })
+    }
     const bytes = sending.bytes.slice(sending.start, sending.start + sending.length)
     const id = bytes.length < 18 ? -1 : new DataView(bytes.buffer).getUint32(14)
     const vnet = sending.bytes.slice(sending.vnet, sending.vnet + VNET_HEADER_LENGTH)
@@ -136,7 +150,15 @@ export class Rig {
   }
 
   receive(port: number, words: FrameWords): void {
-    this.forwarder.receive(port, frame(words), this.now)
+    this.#receive(port, frame(words))
+  }
+
+  #receive(port: number, made: Frame): void {
+    this.forwarder.receive(port, made, this.now)
+    for (const [index, output] of this.outputs.entries()) {
+      if (output?.flush() === false)
+        throw new Error(`a frame that port ${index} was given has been changed where it lay`)
+    }
   }
 
   /** The same, its checksum left to be finished from `checksum` on, and headers up to there and 4 more with `gso`. */
@@ -151,7 +173,7 @@ export class Rig {
       made.bytes[1] = 3
       header.setUint16(2, checksum + 4, true)
     }
-    this.forwarder.receive(port, made, this.now)
+    this.#receive(port, made)
   }
 
   /** Ids sent to each port since the last call. */
