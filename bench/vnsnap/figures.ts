@@ -61,6 +61,7 @@ export const ratioRules: Readonly<Record<string, RatioRule>> = {
   udpLost: against('udpLost', 'less', [], { most: 0 }),
   ringSlowdown: against('slowdown.2x2', 'less', [], { most: 1 }),
   // Context that keeps those above honest.
+  'rttTwoHostsP50.vsVnsnap': against('rttTwoHosts.8.p50', 'less', asProcess),
   'rttP50Fast.vsVnsnap': { ...against('rtt.8.p50', 'less', asProcess), of: 'snapswitch-fast' },
   'tcpFast.vsBridge': { ...against('tcp', 'more', ['bridge']), of: 'snapswitch-fast' },
   'rttP50.vsVnsnapVm': against('rtt.8.p50', 'less', ['vnsnap-vm']),
