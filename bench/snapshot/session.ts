@@ -44,9 +44,8 @@ export async function leaveLab(built: Promise<Lab>): Promise<void> {
 export interface Taker {
   /** Takes a snapshot and throws its images away. */
   take(round: number): Promise<Taken>
-  /** Takes a snapshot that `restore` brings back once all machines have ended. */
-  keep(): Promise<void>
-  restore(): Promise<void>
+  /** Takes a snapshot that `restore` brings back once all machines have ended. The models have it not. */
+  readonly kept?: { keep(): Promise<void>; restore(): Promise<void> }
   close(): Promise<void>
 }
 
@@ -56,6 +55,7 @@ export interface SnapshotSystem {
   readonly title: string
   readonly setup: string
   readonly policy: Cell['policy']
+  readonly canRestore: boolean
   /** What its machines must have beyond the lab's own. */
   plan(plan: LabPlan): LabPlan
   /** Once the hosts are there, before any machine runs; the call that it returns, once all run. */
@@ -125,7 +125,7 @@ const KEPT = 'kept'
 const RESTORE_MS = 120_000
 
 /** By the command, as a person restores. */
-export function keptBy(lab: Lab, net: string): Pick<Taker, 'keep' | 'restore'> {
+export function keptBy(lab: Lab, net: string): NonNullable<Taker['kept']> {
   return {
     keep: async () => {
       await lab.snapswitchJson(['snapshot', 'create', net, '--name', KEPT], undefined, RESTORE_MS)
@@ -140,7 +140,7 @@ function coordinatorOf(lab: Lab, { policy }: Cell): Taker {
   const client = new CoordinatorClient(lab.coordinatorSocket)
   return {
     take: (round) => takeOne(client, { network, policy }, round),
-    ...keptBy(lab, network),
+    kept: keptBy(lab, network),
     close: () => client.close(),
   }
 }

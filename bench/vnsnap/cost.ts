@@ -29,11 +29,11 @@ export async function measureCost(
   const row = await runCell(cell, say, system)
   if (row.error !== null) throw new Error(row.error)
   // A restore that fails does not take the snapshots' figures with it: its own is missing then.
-  const restored = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
+  const restoreMs = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
     say(`${system.id}: no restore: ${error.message}`)
-    return {}
+    return null
   })
-  return { ...costOf(row), ...restored }
+  return { ...costOf(row), ...(restoreMs === null ? {} : { restoreMs }) }
 }
 
 const touchedAtUs = ({ gatedAtUs, savingAtUs }: MemberStamps) =>

@@ -130,27 +130,13 @@ export class SavedMachine {
     return { vm: this.#machine.plan.name, host: this.host, ...times }
   }
 
-  /** Where a new QEMU of this machine gets what was saved. */
-  get incoming(): string {
-    return `exec:cat '${this.#file().inside}'`
-  }
-
-  /** Waits until a QEMU that was started with `incoming` has it all. */
-  loaded(): Promise<void> {
-    return this.#leaves('inmigrate')
-  }
-
-  async #leaves(state: 'inmigrate' | 'finish-migrate'): Promise<void> {
+  async #leaves(state: 'finish-migrate'): Promise<void> {
     const deadline = within(SAVE_MS)
     for (;;) {
       const { status } = (await this.#qmp.execute('query-status', {}, deadline)) as { status: string }
       if (status !== state) return
       await pauseFor(1, deadline)
     }
-  }
-
-  async run(): Promise<void> {
-    await this.#resume()
   }
 
   /** Each snapshot begins as the first did. */

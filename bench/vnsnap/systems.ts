@@ -2,8 +2,8 @@
 // switches in a lab and takes snapshots of the machines in it.
 
 import { CoordinatorClient } from '../../src/api/client.js'
-import { run, until } from '../../test/lab/command.js'
-import type { LabMachine, LabPlan, Lab as Machines } from '../../test/lab/lab.js'
+import { run } from '../../test/lab/command.js'
+import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
 import type { MemberStamps, Round } from '../snapshot/rows.js'
@@ -24,6 +24,7 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
     title,
     setup,
     policy,
+    canRestore: true,
     plan: asIs,
     async start(lab, network) {
       for (const host of lab.plan.hosts) await lab.startSwitch(host)
@@ -32,7 +33,7 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
         const client = new CoordinatorClient(lab.coordinatorSocket)
         return {
           take: (round) => takeOne(client, { network, policy }, round),
-          ...keptBy(lab, network),
+          kept: keptBy(lab, network),
           close: () => client.close(),
         }
       }
@@ -76,9 +77,8 @@ interface Baseline {
 /** `together`: all machines at once, as a broadcast command makes each host do it; else one after the other. */
 async function takerOf(lab: Machines, baseline: Baseline, together = true): Promise<Taker> {
   const machines: SavedMachine[] = []
-  let restored: SavedMachine[] = []
   const close = async () => {
-    for (const machine of [...machines, ...restored]) machine.close()
+    for (const machine of machines) machine.close()
     await baseline.close()
   }
   try {
@@ -113,24 +113,7 @@ async function takerOf(lab: Machines, baseline: Baseline, together = true): Prom
       return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
     }
   }
-  const keep = async () => {
-    await baseline.begin()
-    await saveAll()
-    await baseline.end()
-  }
-  // All are loaded before any runs: the best that can be made of what was saved.
-  const restore = async () => {
-    for (const machine of machines) machine.close()
-    const names = [...lab.machines.keys()]
-    await Promise.all(machines.map((machine, at) => lab.startMachine(names[at]!, undefined, machine.incoming)))
-    // A QEMU that has just been started does not listen yet.
-    const opened = (machine: LabMachine) =>
-      until(`QMP of ${machine.plan.name}`, 30_000, () => SavedMachine.open(machine).catch(() => undefined))
-    restored = await Promise.all([...lab.machines.values()].map(opened))
-    await Promise.all(restored.map((machine) => machine.loaded()))
-    await Promise.all(restored.map((machine) => machine.run()))
-  }
-  return { take, keep, restore, close }
+  return { take, close }
 }
 
 /** A host's end of the tunnels: on its trunk's device. Two hosts at most. */
@@ -154,6 +137,7 @@ const vnsnapSystem: SnapshotSystem = {
   setup:
     'its switch as a process on each host; memory by pre-copy migration to a file while the machine runs; disks are not saved',
   policy: 'drop',
+  canRestore: false,
   plan: (plan) => ({
     ...plan,
     machines: plan.machines.map((machine) => ({
@@ -237,6 +221,7 @@ const unacloudSystem: SnapshotSystem = {
   setup:
     'a Linux bridge on each host; marks and drops by nftables; each machine is stopped, saved, and runs on; disks are not saved',
   policy: 'drop',
+  canRestore: false,
   plan: asIs,
   async start(lab) {
     await makeBridges(lab)
@@ -285,6 +270,7 @@ const uncoordinatedSystem: SnapshotSystem = {
   setup:
     'a Linux bridge on each host; the machines are stopped, saved, and run on, one after the other, and nothing else',
   policy: 'drop',
+  canRestore: false,
   plan: asIs,
   async start(lab) {
     await makeBridges(lab)

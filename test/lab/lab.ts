@@ -260,25 +260,21 @@ export class Lab {
     return [...args, '--socket', host === undefined ? this.coordinatorSocket : this.switchSocket(host)]
   }
 
-  /**
-   * Starts a machine on its host and waits until its job begins. With `incoming`, an address as `-incoming` takes it,
-   * it starts from that state, stands still, and nothing is waited for.
-   */
-  async startMachine(name: string, timeoutMs = 60_000, incoming?: string): Promise<void> {
+  /** Starts a machine on its host and waits until its job begins. */
+  async startMachine(name: string, timeoutMs = 60_000): Promise<void> {
     this.#mustBeUp()
     const machine = this.machine(name)
     machine.startsOn(this.host(machine.plan.host))
     const image = await this.images()
     await this.#spawn(async () => {
-      machine.guest = await startGuest(this.#guestSpec(machine, image, incoming))
+      machine.guest = await startGuest(this.#guestSpec(machine, image))
       this.#record.guests.push(machine.guest.id)
       save(this.#record)
     })
-    if (incoming === undefined) await machine.console.started(timeoutMs)
+    await machine.console.started(timeoutMs)
   }
 
-  #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage, incoming?: string): GuestSpec {
-    const state = incoming === undefined ? [] : ['-S', '-incoming', incoming]
+  #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage): GuestSpec {
     return {
       name: plan.name,
       directory: host.inside('vm'),
@@ -289,7 +285,7 @@ export class Lab {
       job: plan.job,
       through: host.enter,
       image,
-      more: [...(plan.more?.((...names) => host.inside(...names)) ?? []), ...state],
+      more: plan.more?.((...names) => host.inside(...names)) ?? [],
       ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
     }
   }
