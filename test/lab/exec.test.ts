@@ -5,17 +5,18 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import type { Manifest, SwitchStatus } from '../../src/api/schemas.js'
 import { fileLimit } from '../patience.js'
 import { attempt, until } from './command.js'
 import { Lab, type LabPlan } from './lab.js'
 import { end, identify } from './processes.js'
+import { ringBegins, ringGoesOn } from './ring.js'
 
 t.setTimeout(fileLimit(400_000))
 
 const addresses = ['10.81.0.1', '10.81.0.2'] as const
-const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 1000, journalEvery: 20 }
+const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 2000, journalEvery: 20 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -36,26 +37,6 @@ function makeCommand(lab: Lab, name: string): string {
   return file
 }
 
-const hopsOf = (lab: Lab) => [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
-
-/**
- * The ring goes on, from what the consoles say next; nothing was lost or doubled, and the disks hold what memory says.
- */
-async function runsOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
-  await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
-  const before = Math.max(...hopsOf(lab))
-  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 100) || undefined)
-  for (const { console } of lab.machines.values()) {
-    t.match(console.state, {
-      ring: { resets: 0, duplicated: 0, skipped: 0, corrupt: 0, failed: false },
-      disk: { mismatches: 0, errors: 0 },
-    })
-    t.same(console.errors, [])
-    const started = console.lines.filter(({ type }) => type === 'start')
-    t.same(started.length, 0, 'none booted anew')
-  }
-}
-
 t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
   const lab = await Lab.build(plan)
   t.teardown(async () => {
@@ -70,7 +51,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
   await lab.startSwitch('b')
   await lab.startCoordinator()
   await lab.startMachines()
-  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 50) || undefined)
+  await ringBegins(lab)
   const vm = (host: string, name: string) => lab.host(host).outside(lab.host(host).inside('vm', name))
   const statusOf = async (host: string) => {
     const { machines } = await lab.snapswitchJson<SwitchStatus>(['status'], host)
@@ -98,7 +79,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
     await lab.killMachines()
     lab.restartConsoles()
     await lab.snapswitchJson(['snapshot', 'restore', 's1'])
-    await runsOn(t, lab)
+    await ringGoesOn(t, lab)
     const directory = lab.host('a').inside('state', 'machines', 'one', directories('a')[0]!)
     t.match(await statusOf('a'), { exec: { command, machine: 'one', directory } })
   })
@@ -106,7 +87,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
   await t.test('it goes to another host with its files, over one that runs', async (t) => {
     lab.restartConsoles({ one: 'b' })
     await lab.snapswitchJson(['snapshot', 'restore', 's1', '--replace', '--place', 'one=b'])
-    await runsOn(t, lab)
+    await ringGoesOn(t, lab)
     t.same((await lab.runningMachines()).map(({ name, host }) => `${name} ${host}`).sort(), ['one b', 'two b'])
     await until('what it was on host a to go', 30_000, () => directories('a').length === 0 || undefined)
   })
@@ -119,7 +100,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
     t.ok(resumedAtUs < sealedAtUs)
     lab.restartConsoles({ one: 'a' })
     await lab.snapswitchJson(['snapshot', 'restore', 's2', '--replace', '--place', 'one=a'])
-    await runsOn(t, lab)
+    await ringGoesOn(t, lab)
   })
 
   await t.test('a command that fails, fails the snapshot; machines run on', async (t) => {
@@ -130,7 +111,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
     t.match(stderr, /as it was told to/)
     rmSync(vm('a', 'one.fail'))
     lab.restartConsoles()
-    await runsOn(t, lab)
+    await ringGoesOn(t, lab)
   })
 
   await t.test('a daemon is killed in the middle: the next one ends the command and resumes the machine', async (t) => {
@@ -146,7 +127,7 @@ t.test('a command drives a machine', { skip: process.getuid?.() === 0 ? false : 
     lab.restartConsoles()
     await startA()
     await until('it to be ended', 30_000, () => identify(capture) === undefined || undefined)
-    await runsOn(t, lab)
+    await ringGoesOn(t, lab)
     t.equal((await creating).code, 1)
     t.notOk(existsSync(memory))
   })
