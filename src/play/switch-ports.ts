@@ -24,7 +24,14 @@ export async function openSwitchPorts(client: SwitchClient, names: readonly stri
   const events = client.play({ ports: [...names] }, { deadlineMs: PLAY_MS, signal: abort.signal })
   const { value: ready } = await events.next()
   if (ready?.type !== 'ready') throw failureOf(ready ?? null)
-  const fd = connectForPackets(ready.socket, WAITING_BYTES)
+  let fd: number
+  try {
+    fd = connectForPackets(ready.socket, WAITING_BYTES)
+  } catch (error) {
+    // Else the call waits on, and the process with it.
+    await events.return()
+    throw error
+  }
   const ports = new Map(ready.ports.map(({ name, mtu }, number) => [name, { number, mtu }]))
   const last = lastOf(events)
   let isOpen = true
