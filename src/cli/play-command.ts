@@ -134,7 +134,8 @@ async function playCommand(
   const filter = parseFilter(filterText)
   const wanted = filter === null ? null : wantedBy(filter)
   if (options.loop > 1) mustBeFile(file)
-  const client = new SwitchClient(options.socket ?? defaultSwitchSocket)
+  const socket = options.socket ?? defaultSwitchSocket
+  const client = new SwitchClient(socket)
   const interrupt = new AbortController()
   const onSignal = () => interrupt.abort()
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal)
@@ -145,7 +146,7 @@ async function playCommand(
     const mapping = new Mapping(options.map, await interfaceTargets(client, options.map))
     const names = mapping.targets.flatMap(({ kind, name }) => (kind === 'port' ? [name] : []))
     expectation = await expectationOf(client, options, pace)
-    if (names.length > 0) ports = await openSwitchPorts(client, names)
+    if (names.length > 0) ports = await openSwitchPorts(client, socket, names)
     outlets = openOutlets(mapping.targets, ports, pace.kind === 'top')
     const macs = await knownMacs(client, options.mac ?? [])
     await expectation?.ready()

@@ -1,5 +1,7 @@
 // Ports of the running switch as places to play to: the daemon is asked for them, and gives a socket for their frames.
 
+import { realpathSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import type { SwitchClient } from '../api/client.js'
 import type { PlayEvent } from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
@@ -18,15 +20,23 @@ export interface PlayOverSwitch extends SwitchPorts {
   close(): Promise<{ readonly frames: number; readonly refused: number } | null>
 }
 
-/** @throws SnapswitchError PORT_UNKNOWN, REQUEST_INVALID, SOCKET_UNREACHABLE, DEVICE_BUSY, … */
-export async function openSwitchPorts(client: SwitchClient, names: readonly string[]): Promise<PlayOverSwitch> {
+/**
+ * `socket`: where the daemon answers. The play's socket lies beside it; what path that has for the daemon, which may be
+ * in another mount namespace, does not matter.
+ * @throws SnapswitchError PORT_UNKNOWN, REQUEST_INVALID, SOCKET_UNREACHABLE, DEVICE_BUSY, …
+ */
+export async function openSwitchPorts(
+  client: SwitchClient,
+  socket: string,
+  names: readonly string[],
+): Promise<PlayOverSwitch> {
   const abort = new AbortController()
   const events = client.play({ ports: [...names] }, { deadlineMs: PLAY_MS, signal: abort.signal })
   const { value: ready } = await events.next()
   if (ready?.type !== 'ready') throw failureOf(ready ?? null)
   let fd: number
   try {
-    fd = connectForPackets(ready.socket, WAITING_BYTES)
+    fd = connectForPackets(join(dirname(realpathSync(socket)), basename(ready.socket)), WAITING_BYTES)
   } catch (error) {
     // Else the call waits on, and the process with it.
     await events.return()

@@ -1,8 +1,11 @@
 // `snapswitch play` into ports of a running switch: frames enter as if the machine behind the port had sent them.
 
-import { readdirSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
 import t from 'tap'
 import { until } from '../lab/command.js'
+import { program } from '../lab/daemon.js'
 import { fileLimit } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { capture, captureFile, numbered, play, startPlay } from './player.js'
@@ -82,6 +85,28 @@ t.test('the address behind a port takes the place of another', root, async (t) =
     (await came()).map((bytes) => bytes.subarray(0, 6).toString('hex')),
     ['020000000009'],
   )
+})
+
+t.test('a daemon whose socket has another path here, as in a mount namespace of its own', root, async (t) => {
+  const { world } = await lab(t)
+  const file = captureFile(world, 'x.pcapng', [{ bytes: numbered(1) }])
+  const elsewhere = mkdtempSync(join(tmpdir(), 'ssw-play-'))
+  t.teardown(() => rmSync(elsewhere, { recursive: true, force: true }))
+  const socket = basename(world.socket('host'))
+  copyFileSync(file, join(elsewhere, 'x.pcapng'))
+  writeFileSync(join(elsewhere, 'alone.sock'), '')
+  mkdirSync(join(elsewhere, 'all'))
+  const script = `
+    mount --bind ${world.directory} ${elsewhere}/all
+    mount --bind ${world.directory}/${socket} ${elsewhere}/alone.sock
+    mount -t tmpfs none ${world.directory}
+    exec ${program()} play ${elsewhere}/x.pcapng -m port:db --socket "$0"`
+  const playBy = (path: string) => world.try('host', 'unshare', '-m', 'sh', '-ec', script, join(elsewhere, path))
+  const played = await playBy(`all/${socket}`)
+  t.equal(played.code, 0, played.stderr)
+  const refused = await playBy('alone.sock')
+  t.equal(refused.code, 1, 'no way to the socket of the play: an error, and an end')
+  t.match(refused.stderr, /SYSCALL: connect to .*ENOENT/)
 })
 
 t.test('two ports of one capture, and a device beside them, keep their order', root, async (t) => {
