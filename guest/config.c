@@ -45,6 +45,22 @@ static void add_receive(const char *key, const char *value) {
   config.receive[config.receives++] = (struct receive_spec){.stream = stream, .port = (uint16_t)port};
 }
 
+// shop@port, bank@port/shop:port, buyer@bank:port/shop:port
+static void set_orders(const char *key, const char *value) {
+  char bank[32] = "0.0.0.0", shop[32] = "0.0.0.0";
+  unsigned own = 0, bank_port = 0, shop_port = 0;
+  struct orders_spec *o = &config.orders;
+  if (sscanf(value, "shop@%u", &own) == 1) o->role = SHOP;
+  else if (sscanf(value, "bank@%u/%31[0-9.]:%u", &own, shop, &shop_port) == 3) o->role = BANK;
+  else if (sscanf(value, "buyer@%31[0-9.]:%u/%31[0-9.]:%u", bank, &bank_port, shop, &shop_port) == 4) o->role = BUYER;
+  else bad(key, value);
+  o->port = (uint16_t)own;
+  o->bank = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)bank_port)};
+  o->shop = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)shop_port)};
+  if (inet_pton(AF_INET, bank, &o->bank.sin_addr) != 1 || inet_pton(AF_INET, shop, &o->shop.sin_addr) != 1)
+    bad(key, value);
+}
+
 static void add_node(const char *key, const char *value) {
   if (config.nodes == MAX_NODES || inet_pton(AF_INET, value, &config.ring[config.nodes++]) != 1) bad(key, value);
 }
@@ -70,6 +86,7 @@ static void set(const char *key, char *value) {
   else if (strcmp(key, "journal_every") == 0) config.journal_every = (uint32_t)number(key, value);
   else if (strcmp(key, "disk") == 0) snprintf(config.disk, sizeof config.disk, "%s", value);
   else if (strcmp(key, "send") == 0) each(key, value, add_send);
+  else if (strcmp(key, "orders") == 0) set_orders(key, value);
   else if (strcmp(key, "receive") == 0) each(key, value, add_receive);
   else bad(key, value);
 }

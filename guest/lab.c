@@ -98,6 +98,9 @@ static void report_state(const char *type) {
              ",\"disk\":{\"sequence\":%" PRIu64 ",\"verified\":%" PRIu64 ",\"mismatches\":%" PRIu64
              ",\"errors\":%" PRIu64 "}",
              journal_state.sequence, journal_state.verified, journal_state.mismatches, journal_state.errors);
+  if (config.orders.role != NO_ORDERS)
+    at = put(body, at, room, ",\"orders\":{\"sent\":%" PRIu64 ",\"served\":%" PRIu64 ",\"dropped\":%" PRId64 "}",
+             orders_state.sent, orders_state.served, orders_state.dropped);
   at = put(body, at, room, ",\"send\":[");
   for (uint32_t i = 0; i < config.sends; i++) {
     const struct send_state *s = &send_state[i];
@@ -124,6 +127,7 @@ static void report_state(const char *type) {
 }
 
 static bool all_done(void) {
+  if (config.orders.role != NO_ORDERS) return false;
   if (config.nodes > 0 && !ring_state.finished && !ring_state.failed) return false;
   for (uint32_t i = 0; i < config.sends; i++)
     if (!send_state[i].acknowledged) return false;
@@ -152,6 +156,7 @@ int main(int argc, char **argv) {
   if (config.disk[0] != 0) journal_open();
   report("{\"type\":\"start\",\"node\":%u,\"ms\":%" PRIu64 "}", config.node, monotonic_us() / 1000);
   for (uint32_t i = 0; i < config.receives; i++) start(stream_receive, i);
+  if (config.orders.role != NO_ORDERS) start(orders_run, 0);
   if (config.nodes > 0) start(ring_run, 0);
   for (uint32_t i = 0; i < config.sends; i++) start(stream_send, i);
   while (!all_done()) {

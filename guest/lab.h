@@ -26,6 +26,14 @@ struct receive_spec {
   uint16_t port;
 };
 
+enum orders_role { NO_ORDERS = 0, BUYER, BANK, SHOP };
+
+struct orders_spec {
+  enum orders_role role;
+  uint16_t port;  // of bank and shop, their own
+  struct sockaddr_in bank, shop;
+};
+
 struct config {
   struct in_addr address;  // what sockets bind to; 0: any
   uint32_t node;
@@ -39,6 +47,7 @@ struct config {
   struct send_spec send[MAX_STREAMS];
   uint32_t receives;
   struct receive_spec receive[MAX_STREAMS];
+  struct orders_spec orders;
 };
 
 struct journal_state {
@@ -85,11 +94,18 @@ struct receive_state {
   atomic_bool ended;
 };
 
+struct orders_state {
+  counter sent;
+  counter served;
+  _Atomic int64_t dropped;  // number of the first order that was; -1: none
+};
+
 extern struct config config;
 extern struct journal_state journal_state;
 extern struct ring_state ring_state;
 extern struct send_state send_state[MAX_STREAMS];
 extern struct receive_state receive_state[MAX_STREAMS];
+extern struct orders_state orders_state;
 
 // Microseconds of CLOCK_MONOTONIC. A restore moves the wall clock, so nothing here looks at it.
 uint64_t monotonic_us(void);
@@ -113,5 +129,7 @@ void journal_append(uint64_t hop, uint64_t value_bits);
 
 void *stream_send(void *index);
 void *stream_receive(void *index);
+
+void *orders_run(void *unused);
 
 #endif

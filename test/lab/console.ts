@@ -26,6 +26,13 @@ export interface DiskReport {
   readonly errors: number
 }
 
+export interface OrdersReport {
+  readonly sent: number
+  readonly served: number
+  /** Number of the first one that was dropped; -1: none. */
+  readonly dropped: number
+}
+
 export interface SendReport {
   readonly stream: number
   readonly sent: number
@@ -55,6 +62,7 @@ export interface StateLine {
   readonly ms: number
   readonly ring?: RingReport
   readonly disk?: DiskReport
+  readonly orders?: OrdersReport
   readonly send: readonly SendReport[]
   readonly receive: readonly ReceiveReport[]
 }

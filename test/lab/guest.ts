@@ -20,6 +20,8 @@ export interface GuestJob {
   readonly send?: readonly string[]
   /** `stream@port` */
   readonly receive?: readonly string[]
+  /** `shop@port`, `bank@port/shop:port` or `buyer@bank:port/shop:port` */
+  readonly orders?: string
 }
 
 export interface GuestSpec {
@@ -66,6 +68,7 @@ export function jobWords(job: GuestJob, disk: string | null): string[] {
     ['journal_every', job.journalEvery],
     ['send', job.send?.join(',') || undefined],
     ['receive', job.receive?.join(',') || undefined],
+    ['orders', job.orders],
   ]
   return words.filter(([, value]) => value !== undefined).map(([key, value]) => `lab.${key}=${value}`)
 }
