@@ -97,7 +97,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Check[]> {
   for (const { name } of plan.machines) await lab.startMachine(name)
   const number = await dropped(lab)
   const served = lab.machine('shop').console.state!.orders!.served
-  progress.note(`the shop has dropped order ${number}, after ${served} that went well`)
+  progress.note(`the shop has dropped order ${number}; ${served} others went well`)
   recording.kill('SIGINT')
   const [code] = await ended
   const checks = [must('record', 'the recording is whole', code === 0, said.trim().split('\n').at(-1) ?? '')]
@@ -109,7 +109,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Check[]> {
   const culprit = findCulprit(file, number)
   const seen =
     culprit === null ? 'not found' : `frame ${culprit.frame}, ${Math.round(culprit.lateUs)} us before its order`
-  checks.push(must('replay', 'the frame that did it', culprit !== null && culprit.lateUs > 0, seen))
+  checks.push(must('replay', 'the frame that did it', culprit !== null && culprit.order > culprit.frame, seen))
   if (culprit === null) return checks
   progress.step(`snapswitch replay run.pcapng --step --from frame:${culprit.frame} --until frame:${culprit.order}`)
   const range = ['--from', `frame:${culprit.frame}`, '--until', `frame:${culprit.order}`]
@@ -128,7 +128,7 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Check[]> {
   // What the guests have left to their devices to be filled in.
   const maps = ['--checksums', '-m', 'interface:bank=port:bank', '-m', 'interface:buyer=port:buyer']
   const played = await command(['play', '--socket', socket, file, ...maps])
-  progress.note((played.stdout.trim() || played.stderr.trim()).split('\n').at(-1) ?? '')
+  for (const line of (played.code === 0 ? played.stdout : played.stderr).trim().split('\n')) progress.note(line)
   const again = await dropped(lab).catch(() => -1)
   const sameServed = lab.machine('shop').console.state?.orders?.served
   progress.note(`the new shop has dropped order ${again}`)
