@@ -1,9 +1,11 @@
 // TAP devices through /dev/net/tun (Documentation/networking/tuntap.rst, linux/if_tun.h): persistent ones for VMs,
 // whose hypervisor opens the other side by name, and that other side itself for whoever wants to play the guest.
 
+import { randomBytes } from 'node:crypto'
 import { fstatSync } from 'node:fs'
 import koffi from 'koffi'
 import { SnapswitchError } from '../errors/errors.js'
+import { formatMac } from '../frame/mac.js'
 import { check, Errno, errno, libc, syscallError } from './libc.js'
 import { type Link, Links } from './link.js'
 
@@ -29,6 +31,7 @@ const NAME_FIELD = 16
 export const TapOffload = { checksum: 1, tso4: 2, tso6: 4, uso4: 0x20, uso6: 0x40 } as const
 
 export interface TapOptions {
+  /** By default a random one that no bridge takes for its own. */
   readonly mac?: string
   readonly mtu?: number
   readonly up?: boolean
@@ -42,6 +45,12 @@ export interface OpenOptions {
   /** False: frames without virtio-net headers. */
   readonly vnetHeader?: boolean
 }
+
+/**
+ * A bridge whose address nobody has set has its ports' lowest one (br_stp_recalculate_bridge_id): with the kernel's random
+ * addresses, a machine's TAP could change the host's own. libvirt begins its TAPs' addresses so, too.
+ */
+const macAboveOthers = () => formatMac(Uint8Array.of(0xfe, ...randomBytes(5)))
 
 /**
  * Makes a TAP that stays when nobody holds it, with virtio-net headers on its file side.
@@ -58,15 +67,13 @@ export function createTap(name: string, options: TapOptions = {}): Link {
         `Choose another name, or remove it with \`ip link delete ${name}\`.`,
       )
     }
-    const { multiQueue, ...changes } = options
+    const { multiQueue, ...changes } = { mac: macAboveOthers(), ...options }
     const fd = openTap(name, multiQueue ? { multiQueue } : {})
     try {
       check(ioctlValue(fd, TUNSETPERSIST, 1), `keep TAP ${name}`)
       const { index } = links.get(name)
       try {
-        if (options.mac !== undefined || options.mtu !== undefined || options.up !== undefined) {
-          links.change(index, changes)
-        }
+        links.change(index, changes)
       } catch (thrown) {
         ioctlValue(fd, TUNSETPERSIST, 0)
         throw thrown

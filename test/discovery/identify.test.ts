@@ -96,6 +96,8 @@ t.test('plain QEMUs', async (t) => {
     problem: { code: 'HYPERVISOR_UNREACHABLE', message: /another/ },
   })
   client.destroy()
+  // QEMU takes a moment to notice, and answers one client at a time.
+  await lookForMachine(identifier(), c)
 
   const named = identifier({ mine: { qmp: at('c.qmp') }, web: { exec: { command: '/bin/x' } } })
   t.match(

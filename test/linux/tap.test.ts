@@ -28,6 +28,21 @@ t.teardown(() => {
   links.close()
 })
 
+t.test('a bridge keeps its address whatever TAPs join it', async (t) => {
+  run('ip', 'link', 'add', 'ssw-b0', 'type', 'bridge')
+  t.teardown(() => run('ip', 'link', 'delete', 'ssw-b0'))
+  const join = (name: string) => run('ip', 'link', 'set', name, 'master', 'ssw-b0')
+  // As high as the kernel's own random ones come.
+  createTap('ssw-t0', { mac: 'fa:ff:ff:ff:ff:ff' })
+  join('ssw-t0')
+  t.equal(links.get('ssw-b0').mac, 'fa:ff:ff:ff:ff:ff', 'the lowest of its ports')
+  createTap('ssw-t1')
+  join('ssw-t1')
+  t.equal(links.get('ssw-b0').mac, 'fa:ff:ff:ff:ff:ff')
+  deleteTap('ssw-t0')
+  deleteTap('ssw-t1')
+})
+
 t.test('a persistent TAP is made and removed', async (t) => {
   const link = createTap('ssw-t0', { mac: '02:00:00:00:00:01', mtu: 2000, up: true })
   t.match(link, { name: 'ssw-t0', kind: 'tun', mac: '02:00:00:00:00:01', mtu: 2000, up: true, lowerUp: false })
