@@ -47,8 +47,8 @@ export interface OpenOptions {
 }
 
 /**
- * A bridge whose address nobody has set has its ports' lowest one (br_stp_recalculate_bridge_id): with the kernel's random
- * addresses, a machine's TAP could change the host's own. libvirt begins its TAPs' addresses so, too.
+ * A bridge whose address nobody has set has its ports' lowest one (br_stp_recalculate_bridge_id): with the kernel's
+ * random addresses, a machine's TAP could change the host's own. libvirt begins its TAPs' addresses so, too.
  */
 const macAboveOthers = () => formatMac(Uint8Array.of(0xfe, ...randomBytes(5)))
 
