@@ -4,10 +4,9 @@ import type { PortRules } from '../../src/api/schemas.js'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { Counter, createCounters, Drop, ROW } from '../../switch/forwarding/counters.js'
-import { Forwarder } from '../../switch/forwarding/forwarder.js'
+import { Forwarder, type ForwarderEvent } from '../../switch/forwarding/forwarder.js'
 import type { NetworkOptions } from '../../switch/forwarding/network.js'
 import type { Output } from '../../switch/forwarding/port-state.js'
-import type { ChannelClosed } from '../../switch/forwarding/snapshot/open-snapshot.js'
 
 export const GROUP = Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 export const mac = (n: number): Uint8Array => Uint8Array.of(2, 0, 0, 0, n >> 8, n & 0xff)
@@ -89,17 +88,8 @@ export class RecordingOutput implements Output {
   }
 }
 
-export type RigEvent =
-  | { readonly kind: 'early'; readonly port: number; readonly epoch: number }
-  | {
-      readonly kind: 'peer'
-      readonly port: number
-      readonly host: string
-      readonly bootId: string
-      readonly epoch: number
-    }
-  | { readonly kind: 'closed'; readonly epoch: number; readonly closures: readonly ChannelClosed[] }
-  | { readonly kind: 'broken'; readonly epoch: number; readonly port: number; readonly host: string | null }
+/** Refusals are in `refused`. */
+export type RigEvent = Exclude<ForwarderEvent, { readonly kind: 'refused' }>
 
 export const defaults: NetworkOptions = {
   network: 'lab0',
