@@ -1,16 +1,12 @@
 // The switch in the place of a bridge, from one command: a host with two guests and a container on br0, the bridge
 // taken over and given back while they talk, a snapshot, and a restore onto the bridge.
 
-import { writeFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
 import type { Manifest, RestoreReport } from '../../src/api/schemas.js'
-import { mustBeWritable } from '../lab/output-file.js'
-import { sweep } from '../lab/record.js'
 import { BridgeLab, CONTAINER, HOST } from '../takeover/bridge-lab.js'
 import { Stream } from '../takeover/bridge-world.js'
 import { type Check, checkSnapshot } from './checks.js'
-import { checksTable } from './figures.js'
-import { Progress } from './progress.js'
+import type { Progress } from './progress.js'
+import { tell } from './story.js'
 
 const ROUNDS = 3
 const REACH_GAP_MS = 50
@@ -125,46 +121,10 @@ async function restored(host: BridgeLab, progress: Progress): Promise<Check[]> {
   ]
 }
 
-async function main(): Promise<number> {
-  const progress = new Progress(process.stdout)
-  const { values } = parseArgs({ options: { json: { type: 'string' } } as const })
-  if (values.json !== undefined) mustBeWritable('--json', values.json)
-  const began = performance.now()
-  await sweep()
-  let host: BridgeLab | undefined
-  const stop = (code: number) => {
-    const down = host?.destroy() ?? Promise.resolve()
-    down.finally(() => process.exit(code))
-  }
-  process.on('SIGINT', () => stop(130))
-  process.on('SIGTERM', () => stop(143))
-  try {
-    progress.step('Building a host (network namespace) with br0, a container on it, and TAPs for two guests')
-    host = await BridgeLab.build()
-    const checks = await demonstrate(host, progress)
-    const seconds = (performance.now() - began) / 1000
-    progress.print(`\n${checksTable(checks, progress.color)}`)
-    const all = checks.filter(({ kind }) => kind === 'must')
-    const failed = all.filter(({ ok }) => !ok)
-    const verdict =
-      failed.length === 0 ? `All ${all.length} checks held` : `${failed.length} of ${all.length} checks FAILED`
-    progress.print(`${verdict}; ${seconds.toFixed(0)} s in all.`)
-    if (values.json !== undefined)
-      writeFileSync(values.json, `${JSON.stringify({ ok: failed.length === 0, seconds, checks }, null, 2)}\n`)
-    return failed.length === 0 ? 0 : 1
-  } catch (error) {
-    progress.print(`\nThe demo failed: ${error instanceof Error ? error.message : String(error)}`)
-    for (const line of host?.lab.lastWords(15) ?? []) progress.print(`  ${line}`)
-    return 1
-  } finally {
-    await host?.destroy()
-  }
-}
-
-main().then(
-  (code) => process.exit(code),
-  (error: unknown) => {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
-    process.exit(2)
-  },
-)
+tell({
+  building: 'Building a host (network namespace) with br0, a container on it, and TAPs for two guests',
+  build: () => BridgeLab.build(),
+  demonstrate,
+  lastWords: (host, lines) => host.lab.lastWords(lines),
+  destroy: (host) => host.destroy(),
+})

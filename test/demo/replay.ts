@@ -4,19 +4,16 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { statSync, writeFileSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { piecesOf, Replay } from '../../switch/recording/library.js'
 import { attempt, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
-import { mustBeWritable } from '../lab/output-file.js'
 import { end } from '../lab/processes.js'
-import { sweep } from '../lab/record.js'
 import type { Check } from './checks.js'
-import { checksTable } from './figures.js'
-import { Progress } from './progress.js'
+import type { Progress } from './progress.js'
+import { tell } from './story.js'
 
 const FAULT_MS = 60_000
 const CALL_MS = 60_000
@@ -139,44 +136,10 @@ async function demonstrate(lab: Lab, progress: Progress): Promise<Check[]> {
   return checks
 }
 
-async function main(): Promise<number> {
-  const progress = new Progress(process.stdout)
-  const { values } = parseArgs({ options: { json: { type: 'string' } } as const })
-  if (values.json !== undefined) mustBeWritable('--json', values.json)
-  const began = performance.now()
-  await sweep()
-  let lab: Lab | undefined
-  const stop = (code: number) => {
-    const down = lab?.destroy() ?? Promise.resolve()
-    down.finally(() => process.exit(code))
-  }
-  process.on('SIGINT', () => stop(130))
-  process.on('SIGTERM', () => stop(143))
-  try {
-    progress.step('Building a host (network namespace) with TAPs for three guests')
-    lab = await Lab.build(plan)
-    const checks = await demonstrate(lab, progress)
-    const seconds = (performance.now() - began) / 1000
-    const failed = checks.filter(({ ok }) => !ok)
-    progress.print(`\n${checksTable(checks, progress.color)}`)
-    const verdict = failed.length === 0 ? `All ${checks.length} checks held` : `${failed.length} checks FAILED`
-    progress.print(`${verdict}; ${seconds.toFixed(0)} s in all.`)
-    if (values.json !== undefined)
-      writeFileSync(values.json, `${JSON.stringify({ ok: failed.length === 0, seconds, checks }, null, 2)}\n`)
-    return failed.length === 0 ? 0 : 1
-  } catch (error) {
-    progress.print(`\nThe demo failed: ${error instanceof Error ? error.message : String(error)}`)
-    for (const line of lab?.lastWords(15) ?? []) progress.print(`  ${line}`)
-    return 1
-  } finally {
-    await lab?.destroy()
-  }
-}
-
-main().then(
-  (code) => process.exit(code),
-  (error: unknown) => {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`)
-    process.exit(2)
-  },
-)
+tell({
+  building: 'Building a host (network namespace) with TAPs for three guests',
+  build: () => Lab.build(plan),
+  demonstrate,
+  lastWords: (lab, lines) => lab.lastWords(lines),
+  destroy: (lab) => lab.destroy(),
+})
