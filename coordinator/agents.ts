@@ -2,7 +2,6 @@
 // one over the switches' sockets. Tests and the simulator put their own behind it.
 
 import { createHash } from 'node:crypto'
-import { SwitchClient } from '../src/api/client.js'
 import type {
   FileReference,
   FilesFound,
@@ -28,6 +27,7 @@ import type {
   RestoreSwitched,
   VerifyFiles,
 } from '../src/api/schemas.js'
+import { SwitchClient } from '../src/api/switch-client.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { runAhead } from '../src/linux/priority.js'
 import { collectGarbage } from '../src/runtime/engine.js'

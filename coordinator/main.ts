@@ -3,7 +3,7 @@
 
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { CoordinatorClient } from '../src/api/client.js'
+import { CoordinatorClient } from '../src/api/coordinator-client.js'
 import { parseEndpoint } from '../src/api/endpoint.js'
 import { version } from '../src/api/version.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'

@@ -1,8 +1,8 @@
 // Which networks there are, and on which hosts: as the configuration says, or as the switches say themselves.
 
 import type { Logger } from 'pino'
-import { SwitchClient } from '../src/api/client.js'
 import { isName } from '../src/api/names.js'
+import { SwitchClient } from '../src/api/switch-client.js'
 import { type Agents, SocketAgents } from './agents.js'
 import type { CoordinatorConfig } from './config.js'
 import type { Network } from './network.js'

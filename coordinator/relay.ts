@@ -2,7 +2,7 @@
 // moves. No more of a file is ever in memory than the streams' buffers hold.
 
 import { type Readable, Transform } from 'node:stream'
-import type { SwitchClient } from '../src/api/client.js'
+import type { SwitchClient } from '../src/api/switch-client.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Transfer } from './sequence/restore/plan.js'
 import { onHost } from './sequence/table.js'

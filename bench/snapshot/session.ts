@@ -2,7 +2,7 @@
 // what is left.
 
 import { setTimeout as sleep } from 'node:timers/promises'
-import { CoordinatorClient } from '../../src/api/client.js'
+import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { LibvirtDaemon } from '../../test/hypervisor/libvirt-daemon.js'
 import { startDomain, startLibvirt, withDomains } from '../../test/lab/domains.js'
 import { Lab, type LabPlan } from '../../test/lab/lab.js'

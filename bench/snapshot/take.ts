@@ -1,6 +1,6 @@
 // Takes one snapshot by the coordinator, and reads its manifest into what a round keeps.
 
-import type { CoordinatorClient } from '../../src/api/client.js'
+import type { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import type { Cell } from './plan.js'
 import type { Round } from './rows.js'

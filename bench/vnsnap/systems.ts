@@ -1,7 +1,7 @@
 // Who takes snapshots, and how: snapswitch with either policy, VNsnap-style, UnaCloud-style. Each brings up its
 // switches in a lab and takes snapshots of the machines in it.
 
-import { CoordinatorClient } from '../../src/api/client.js'
+import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import { run } from '../../test/lab/command.js'
 import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'

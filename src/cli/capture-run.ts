@@ -2,8 +2,8 @@
 // by Ctrl-C, when whoever reads has gone, or when the switch ends it.
 
 import type { Readable } from 'node:stream'
-import { SwitchClient } from '../api/client.js'
 import type { CaptureRequest } from '../api/schemas.js'
+import { SwitchClient } from '../api/switch-client.js'
 import { type Output, OutputClosed } from '../capture/files.js'
 import type { PacketWords } from '../capture/pcapng.js'
 import { CaptureReceiver, type CaptureSummary } from '../capture/receiver.js'

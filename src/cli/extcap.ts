@@ -3,8 +3,8 @@
 // The script that Wireshark finds is packaging/wireshark/snapswitch.
 
 import type { Command } from 'commander'
-import { SwitchClient } from '../api/client.js'
 import { isName } from '../api/names.js'
+import { SwitchClient } from '../api/switch-client.js'
 import { version } from '../api/version.js'
 import { fileOutput } from '../capture/files.js'
 import { SnapswitchError } from '../errors/errors.js'

@@ -2,9 +2,9 @@
 
 import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { SwitchClient } from '../api/client.js'
 import { parseEndpoint } from '../api/endpoint.js'
 import { isName } from '../api/names.js'
+import { SwitchClient } from '../api/switch-client.js'
 import { asSnapswitchError } from '../errors/errors.js'
 
 export const defaultSwitchSocket = '/run/snapswitch/switch.sock'

@@ -1,6 +1,6 @@
 // MAC addresses that are given by where they are: behind a port of the switch, or a device's own.
 
-import type { SwitchClient } from '../api/client.js'
+import type { SwitchClient } from '../api/switch-client.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { parseMac } from '../frame/mac.js'
 import { Links } from '../linux/link.js'

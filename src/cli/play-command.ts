@@ -2,8 +2,8 @@
 
 import { statSync } from 'node:fs'
 import type { Command } from 'commander'
-import { SwitchClient } from '../api/client.js'
 import { choices } from '../api/names.js'
+import { SwitchClient } from '../api/switch-client.js'
 import { parseFilter } from '../capture/filter.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { libc } from '../linux/libc.js'

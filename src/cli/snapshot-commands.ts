@@ -1,7 +1,7 @@
 // Commands that ask the coordinator: snapshot create, list, show, restore, verify, audit, delete.
 
 import { type Command, Option } from 'commander'
-import { CoordinatorClient } from '../api/client.js'
+import { CoordinatorClient } from '../api/coordinator-client.js'
 import { checkedName, nearest, unknownNetwork } from '../api/names.js'
 import type {
   AuditReport,

@@ -1,12 +1,12 @@
 // Commands that ask a host's switch daemon: status, port list, fdb show.
 
 import type { Command } from 'commander'
-import { SwitchClient } from '../api/client.js'
 import { Connection } from '../api/connection.js'
 import { parseEndpoint } from '../api/endpoint.js'
 import { checkedName, unknownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
 import { CoordinatorStatus, type PortInfo, SwitchStatus } from '../api/schemas.js'
+import { SwitchClient } from '../api/switch-client.js'
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { reachedBy } from '../hypervisor/drivers.js'

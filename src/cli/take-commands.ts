@@ -1,7 +1,7 @@
 // Commands that take a bridge of the kernel over, and give it back.
 
 import { type Command, Option } from 'commander'
-import type { SwitchClient } from '../api/client.js'
+import type { SwitchClient } from '../api/switch-client.js'
 import { asSnapswitchError } from '../errors/errors.js'
 import { giveWithoutDaemon } from './give-back.js'
 import { type CommonOptions, parseSocket, withJson, withSwitchSocket } from './options.js'

@@ -2,8 +2,8 @@
 
 import { realpathSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import type { SwitchClient } from '../api/client.js'
 import type { PlayEvent } from '../api/schemas.js'
+import type { SwitchClient } from '../api/switch-client.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { libc } from '../linux/libc.js'
 import { connectForPackets } from '../linux/unix-packets.js'

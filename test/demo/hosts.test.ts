@@ -2,8 +2,8 @@
 // good, with all that it had. What lists and `verify` say of a snapshot meanwhile, and what can be restored.
 
 import t from 'tap'
-import { SwitchClient } from '../../src/api/client.js'
 import type { Manifest, VerifyReport } from '../../src/api/schemas.js'
+import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
 import { ringBegins, ringGoesOn } from '../lab/ring.js'

@@ -3,8 +3,9 @@
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
+import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { AuditReport, Manifest } from '../../src/api/schemas.js'
+import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt, type CommandResult, run, until } from '../lab/command.js'
 import type { StateLine } from '../lab/console.js'
 import { inGuest } from '../lab/guest-shell.js'

@@ -3,8 +3,8 @@
 
 import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
-import { SwitchClient } from '../../src/api/client.js'
 import type { CoordinatorStatus, Manifest, RestoreReport } from '../../src/api/schemas.js'
+import { SwitchClient } from '../../src/api/switch-client.js'
 import { identify, isAlive } from '../../src/hypervisor/shared/process.js'
 import { fileLimit, patience } from '../patience.js'
 import { attempt, until } from './command.js'

@@ -4,8 +4,9 @@
 
 import { existsSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { CoordinatorClient, SwitchClient } from '../../src/api/client.js'
+import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import { SwitchClient } from '../../src/api/switch-client.js'
 import { readCounts, readReport, until } from '../hypervisor/boot-guest.js'
 import type { LibvirtDaemon, TestDomain } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'

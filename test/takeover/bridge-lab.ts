@@ -2,7 +2,7 @@
 // with nothing configured. The guests hand a token round.
 
 import { spawn } from 'node:child_process'
-import { SwitchClient } from '../../src/api/client.js'
+import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt, run, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
