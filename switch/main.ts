@@ -217,7 +217,8 @@ async function serve(
     // Before anything that there could be something to tell of.
     await metricsNow()
     plays = new Plays({ datapath, ports, socket: config.api.socket, log })
-    addRoutes(api.app, host, agent, disks, wanted, reload, bridges, plays, metricsNow, captures, recordings)
+    const shown = { host, agent, disks, wanted, reload, bridges, plays, metrics: metricsNow, captures, recordings }
+    addRoutes(api.app, shown)
     // Usually over in no time; a machine whose save is under way keeps its network busy for longer.
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()

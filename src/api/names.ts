@@ -34,6 +34,12 @@ export function unknownNetwork(whose: string, network: string, known: readonly s
   return new SnapswitchError('NETWORK_UNKNOWN', message, choices('Its networks', network, known))
 }
 
+/** Throws NETWORK_UNKNOWN for a network that is none of the known ones. */
+export function knownNetwork(whose: string, network: string, known: readonly string[]): string {
+  if (known.includes(network)) return network
+  throw unknownNetwork(whose, network, known)
+}
+
 export function unknownMachine(host: string, vm: string, known: readonly string[]): SnapswitchError {
   return new SnapswitchError('MACHINE_UNKNOWN', `no machine ${vm} on host ${host}`, choices('Its machines', vm, known))
 }

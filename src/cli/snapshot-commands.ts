@@ -2,7 +2,7 @@
 
 import { type Command, Option } from 'commander'
 import { CoordinatorClient } from '../api/coordinator-client.js'
-import { checkedName, nearest, unknownNetwork } from '../api/names.js'
+import { checkedName, knownNetwork, nearest } from '../api/names.js'
 import type {
   AuditReport,
   CreateRequest,
@@ -249,7 +249,7 @@ async function list(terminal: Terminal, network: string | undefined, options: Co
 /** Throws NETWORK_UNKNOWN. */
 async function checkNetwork(client: CoordinatorClient, network: string): Promise<void> {
   const known = (await client.status({ deadlineMs: callMs })).networks.map(({ name }) => name)
-  if (!known.includes(network)) throw unknownNetwork('the coordinator', network, known)
+  knownNetwork('the coordinator', network, known)
 }
 
 async function show(terminal: Terminal, given: string, options: CommonOptions): Promise<void> {

@@ -1,7 +1,7 @@
 // The API of captures: a stream of records for each that runs.
 
 import { Type } from '@sinclair/typebox'
-import { unknownNetwork } from '../../src/api/names.js'
+import { knownNetwork } from '../../src/api/names.js'
 import { routes } from '../../src/api/paths.js'
 import { CaptureInfo, CaptureRequest, Name } from '../../src/api/schemas.js'
 import type { ApiInstance } from '../../src/api/server.js'
@@ -13,9 +13,7 @@ export function addCaptures(app: ApiInstance, host: string, wanted: WantedView, 
     routes.networkCapture,
     { schema: { params: Type.Object({ network: Name }), body: CaptureRequest } },
     async (request, reply) => {
-      const { network } = request.params
-      const known = wanted.networks()
-      if (!known.includes(network)) throw unknownNetwork(`host ${host}`, network, known)
+      const network = knownNetwork(`host ${host}`, request.params.network, wanted.networks())
       const stream = await captures.start(network, request.body)
       return reply.type('application/octet-stream').header('cache-control', 'no-store').send(stream)
     },

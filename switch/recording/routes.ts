@@ -1,7 +1,7 @@
 // The API of recordings: the file as a stream, while it is made.
 
 import { Type } from '@sinclair/typebox'
-import { unknownNetwork } from '../../src/api/names.js'
+import { knownNetwork } from '../../src/api/names.js'
 import { routes } from '../../src/api/paths.js'
 import { Name, RecordingRequest } from '../../src/api/schemas.js'
 import type { ApiInstance } from '../../src/api/server.js'
@@ -11,11 +11,7 @@ import type { Recordings } from './recordings.js'
 const InNetwork = Type.Object({ network: Name })
 
 export function addRecordings(app: ApiInstance, host: string, wanted: WantedView, recordings: Recordings): void {
-  const checked = (network: string): string => {
-    const known = wanted.networks()
-    if (!known.includes(network)) throw unknownNetwork(`host ${host}`, network, known)
-    return network
-  }
+  const checked = (network: string) => knownNetwork(`host ${host}`, network, wanted.networks())
 
   app.post(
     routes.networkRecording,
