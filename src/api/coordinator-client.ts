@@ -1,4 +1,4 @@
-// Typed calls to the coordinator. Every answer is checked against the schema that the server was written against.
+// Typed calls to the coordinator. Every answer is checked against the schema that the server was written for.
 
 import { Type } from '@sinclair/typebox'
 import { type CallOptions, Connection } from './connection.js'

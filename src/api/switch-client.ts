@@ -1,4 +1,4 @@
-// Typed calls to a host's switch daemon. Every answer is checked against the schema that the server was written against.
+// Typed calls to a host's switch daemon. Every answer is checked against the schema that the server was written for.
 
 import type { Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
