@@ -41,12 +41,12 @@ export class Bridges {
    */
   take(name: string, options: TakeOptions = {}): Promise<BridgeInfo> {
     return this.#inTurn(async () => {
-      await this.#take(name, options, this.#configured.has(name))
+      await this.#take(name, options)
       return this.list().find(({ bridge }) => bridge === name)!
     })
   }
 
-  async #take(name: string, options: TakeOptions, configured: boolean): Promise<void> {
+  async #take(name: string, options: TakeOptions, phase: 'taking' | 'retaking' = 'taking'): Promise<void> {
     const { links, log } = this.#host
     if (this.#taken.has(name)) throw takenAlready(name, 'this daemon')
     const found = await findBridge(links, name)
@@ -69,8 +69,8 @@ export class Bridges {
       ...pairNames(link),
       uplink: options.uplink ?? null,
       ignoreFilters: options.ignoreFilters ?? false,
-      configured,
-      phase: 'taking',
+      configured: this.#configured.has(name),
+      phase,
     }
     const bridge = new TakenBridge(this.#host, plan, record)
     this.#taken.set(name, { bridge, unlock })
@@ -110,24 +110,28 @@ export class Bridges {
     return this.#inTurn(async () => {
       const { links, records, log } = this.#host
       for (const record of await records.all()) {
-        const { bridge, phase } = record
-        const isOfThisBoot = record.boot === bootOf()
-        if (isOfThisBoot) removePair(links, record)
-        await records.remove(bridge)
-        const isThere = links.find(bridge)?.index === record.index
-        if (!isOfThisBoot || !isThere || phase === 'taking' || phase === 'giving') continue
-        const { network, uplink, ignoreFilters } = record
+        const { bridge, network, uplink, ignoreFilters } = record
+        if (record.boot === bootOf()) removePair(links, record)
+        if (!this.#isToBeRetaken(record)) {
+          await records.remove(bridge)
+          continue
+        }
         try {
-          await this.#take(
-            bridge,
-            { network, uplink: uplink ?? undefined, ignoreFilters },
-            this.#configured.has(bridge),
-          )
+          // Until it is taken again its record says that it is to be.
+          await this.#take(bridge, { network, uplink: uplink ?? undefined, ignoreFilters }, 'retaking')
         } catch (thrown) {
+          await records.remove(bridge)
+          this.#problems.set(bridge, asSnapswitchError(thrown))
           log.error({ err: thrown, bridge }, 'a bridge that was taken over cannot be taken again')
         }
       }
     })
+  }
+
+  #isToBeRetaken({ bridge, boot, index, phase, configured }: BridgeRecord): boolean {
+    if (phase === 'taking' || phase === 'giving') return false
+    if (boot !== bootOf() || this.#host.links.find(bridge)?.index !== index) return false
+    return !configured || this.#configured.has(bridge)
   }
 
   /** Bridges that are to be taken whenever they are there; one that was and is no more is given back. */
@@ -166,7 +170,7 @@ export class Bridges {
   async #takeConfigured(name: string, options: TakeOptions): Promise<void> {
     if (this.#taken.has(name) || this.#host.links.find(name) === null) return
     try {
-      await this.#take(name, options, true)
+      await this.#take(name, options)
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
       if (this.#problems.get(name)?.message === error.message) return

@@ -26,9 +26,16 @@ export const BridgeRecord = Type.Object({
   configured: Type.Boolean(),
   /**
    * `taking`: not in force yet, so called off by a crash. `taken`: in force; a daemon that starts takes the bridge
-   * again when the one before was killed. `resting`: given back while no daemon runs. `giving`: never again.
+   * again when the one before was killed. `resting`: given back while no daemon runs. `retaking`: a daemon that has
+   * started is at it; the next one takes it again when this one is killed. `giving`: never again.
    */
-  phase: Type.Union([Type.Literal('taking'), Type.Literal('taken'), Type.Literal('resting'), Type.Literal('giving')]),
+  phase: Type.Union([
+    Type.Literal('taking'),
+    Type.Literal('taken'),
+    Type.Literal('resting'),
+    Type.Literal('retaking'),
+    Type.Literal('giving'),
+  ]),
 })
 export type BridgeRecord = Static<typeof BridgeRecord>
 

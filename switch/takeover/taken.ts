@@ -69,12 +69,14 @@ export class TakenBridge {
   /** The first ones come all at one instant, with the bridge's own frames. */
   #first = true
   readonly #machines: BridgeMachines
+  readonly #phaseAtFirst: BridgeRecord['phase']
 
   constructor(host: TakeoverHost, plan: Plan, record: BridgeRecord) {
     this.#host = host
     this.#plan = plan
     this.#machines = new BridgeMachines(host)
     this.record = record
+    this.#phaseAtFirst = record.phase
   }
 
   get warnings(): readonly string[] {
@@ -124,7 +126,7 @@ export class TakenBridge {
     const { links, records } = this.#host
     const { record } = this
     return {
-      record: { do: () => this.#write('taking'), undo: () => records.remove(record.bridge) },
+      record: { do: () => this.#write(this.#phaseAtFirst), undo: () => records.remove(record.bridge) },
       pair: {
         do: () => {
           this.#watchdog = makePair(links, links.get(record.bridge), record, this.#plan.hostRules !== undefined)

@@ -88,3 +88,30 @@ for (const what of ['take', 'give'] as const) {
     }
   })
 }
+
+t.test('killed while it takes again what it had, a daemon leaves that to the next one', root, async (t) => {
+  const world = World.for(t)
+  await bridgeHost(world)
+  await container(world, 'c1', '192.0.2.11')
+  await container(world, 'c2', '192.0.2.12')
+  const first = await world.switch('h', { networks: {} })
+  await first.client.takeBridge({ bridge: 'br0' }, CALL)
+  await first.kill()
+  const file = join(world.directory, 'change')
+  process.env.SNAPSWITCH_TEST_CHANGE = file
+  let killed = 0
+  for (let at = 1; at < MOST_CHANGES; at += 3) {
+    writeFileSync(file, `${at}`)
+    const daemon = await world.switch('h', { networks: {} }, hook).catch((thrown: Error) => {
+      if (!/the switch of h ended/.test(thrown.message)) throw thrown
+      return null
+    })
+    if (daemon !== null) {
+      t.ok(await isTaken(daemon), `after ${killed} daemons that were killed, it is taken`)
+      t.ok(await reaches(world))
+      break
+    }
+    killed++
+  }
+  t.ok(killed > 2, `${killed} were killed`)
+})
