@@ -2,7 +2,9 @@
 // CAP_BPF), or another ingress hook is there, a port goes on without.
 
 import { egressProgram } from './egress-program.js'
+import { libc } from './libc.js'
 import { NetlinkBody, NetlinkSocket, NLM } from './netlink.js'
+import { holdProgram, Tcx } from './tcx.js'
 
 const RTM_NEWTFILTER = 44
 const RTM_DELTFILTER = 45
@@ -38,6 +40,15 @@ export function hookEgress(index: number, name: string): () => void {
     socket.close()
   }
   return () => unhookEgress(index)
+}
+
+/**
+ * The same on a device that belongs to somebody else: it gets no queueing discipline for it, nothing that `tc` would
+ * show, and the program goes with this process. null where the kernel cannot (before 6.6). Throws as hookEgress.
+ */
+export function hookEgressUnseen(index: number): (() => void) | null {
+  const link = holdProgram(index, Tcx.EGRESS, egressProgram())
+  return link === null ? null : () => void libc().close(link)
 }
 
 /** Somebody may have taken it off. */

@@ -9,11 +9,10 @@ import { type Arena, mapShared, releaseArena } from './arena.js'
 import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
 import { HandoverRule } from './handover-rule.js'
 import { kernelIsAtLeast } from './kernel.js'
-import { Errno, errno, libc, syscallError } from './libc.js'
+import { libc } from './libc.js'
 import { attachFilter, choose, loadFilter, type RingFilter } from './ring-filters.js'
+import { holdProgram, Tcx } from './tcx.js'
 
-const BPF_LINK_CREATE = 28
-const BPF_TCX_INGRESS = 46
 const TC_ACT_UNSPEC = -1
 const TC_ACT_SHOT = 2
 const KTIME_GET_NS = 5
@@ -95,18 +94,11 @@ export class Handover {
    * @throws SnapswitchError DEVICE_MISSING, PERMISSION, SYSCALL
    */
   hook(index: number): boolean {
-    const attributes = new Uint8Array(64)
-    const view = new DataView(attributes.buffer)
-    view.setUint32(0, this.#hook, true)
-    view.setUint32(4, index, true)
-    view.setUint32(8, BPF_TCX_INGRESS, true)
-    const link = libc().bpf(BPF_LINK_CREATE, attributes, attributes.length)
-    if (link >= 0) {
+    const link = holdProgram(index, Tcx.INGRESS, this.#hook)
+    if (link !== null) {
       this.#links.push(link)
       return true
     }
-    const value = errno()
-    if (value !== Errno.EINVAL) throw syscallError(`hook network device ${index}`, value)
     return this.hookBridge(index)
   }
 

@@ -5,7 +5,7 @@ import type { Logger } from 'pino'
 import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { addAddress, type HostAddress, listAddresses } from '../../src/linux/addresses.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
-import { hookEgress, isHooked } from '../../src/linux/egress-hook.js'
+import { hookEgress, hookEgressUnseen, isHooked } from '../../src/linux/egress-hook.js'
 import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Link, Links } from '../../src/linux/link.js'
 import { notEthernetError, slaveError } from './problems.js'
@@ -35,7 +35,10 @@ export class Attachment {
     try {
       this.#undo.push(lockDevice(link.index, link.name))
       // Whoever has given it to the bridge sets it up and down, and the bridge is what the host hears.
-      if (bridge !== undefined) return
+      if (bridge !== undefined) {
+        this.#hook(() => hookEgressUnseen(link.index))
+        return
+      }
       const own = link.ipv6 ? listAddresses(links.socket, link.index).filter(({ index }) => index === link.index) : []
       const kept = own.filter(({ version, linkLocal, permanent }) => version === 6 && !linkLocal && permanent)
       const quiet = quietLink(links, link)
@@ -44,7 +47,7 @@ export class Attachment {
       this.#undo.push(() => {
         if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
       })
-      this.#hook(link)
+      this.#hook(() => hookEgress(link.index, link.name))
       if (link.up) return
       links.change(link.index, { up: true })
       this.#undo.push(() => {
@@ -60,21 +63,26 @@ export class Attachment {
   }
 
   /** Without it, full-size frames with several tags are lost on devices like veths, and frames in tunnels are cut. */
-  #hook(link: Link): void {
+  #hook(hook: () => (() => void) | null): void {
     try {
-      this.#undo.push(hookEgress(link.index, link.name))
+      const undo = hook()
+      if (undo === null) return
+      this.#undo.push(undo)
       this.hooked = true
     } catch (thrown) {
-      this.#log.debug({ err: thrown, device: link.name }, 'no program at the egress hook')
+      this.#log.debug({ err: thrown, device: this.#device }, 'no program at the egress hook')
     }
   }
 
   /** Puts back what somebody has undone meanwhile, and says what that was; what cannot be put back is `trouble`. */
   renew(now: Link): ('filter' | 'IPv6')[] {
+    // What a device in a bridge has nobody can take off.
+    if (this.#quiet === null) return []
     try {
-      const renewed = this.#quiet?.renew(now) ?? []
+      const renewed = this.#quiet.renew(now)
       this.trouble = null
-      if (this.hooked && (renewed.includes('filter') || !isHooked(now.index))) this.#hook(now)
+      if (this.hooked && (renewed.includes('filter') || !isHooked(now.index)))
+        this.#hook(() => hookEgress(now.index, now.name))
       return renewed
     } catch (thrown) {
       this.trouble = asSnapswitchError(thrown)

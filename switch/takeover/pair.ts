@@ -16,6 +16,20 @@ export function pairNames({ name, index }: Pick<Link, 'name' | 'index'>): { host
   return { hostEnd: `ssh-${known}`, switchEnd: `ssw-${known}` }
 }
 
+/** Of a device whose MTU was never set. */
+const ETHERNET_MTU = 1500
+/** The longest that a veth has. */
+const LONGEST_MTU = 65535
+
+/**
+ * What the cable must carry: all that a port of the bridge may, or the bridge device, whose MTU may have been set by
+ * hand. A bridge whose MTU was not has that of its lowest port (br_mtu_auto_adjust in net/bridge/br_if.c), which the
+ * cable then never is; without ports it has Ethernet's.
+ */
+export function pairMtu(ports: readonly { readonly mtu: number }[]): number {
+  return ports.length === 0 ? ETHERNET_MTU : Math.min(LONGEST_MTU, Math.max(...ports.map(({ mtu }) => mtu)))
+}
+
 /**
  * Makes the pair and puts one end into the bridge: nothing is flooded to it yet. A bridge without an address set by
  * hand has the lowest one of its ports', so this end has a high one; where there are no others, the bridge's own.
@@ -27,13 +41,21 @@ export function makePair(
   names: { hostEnd: string; switchEnd: string },
   aware: boolean,
 ): Watchdog {
-  const alone = bridgePorts(links, bridge.index).length === 0
+  const ports = bridgePorts(links, bridge.index)
   const [one, other] = [randomTail(), randomTail()]
-  const hostEnd = { name: names.hostEnd, mac: alone && bridge.mac !== null ? bridge.mac : `fe:ff:ff:${one}` }
+  const hostEnd = {
+    name: names.hostEnd,
+    mac: ports.length === 0 && bridge.mac !== null ? bridge.mac : `fe:ff:ff:${one}`,
+  }
   if (links.find(names.hostEnd) !== null) throw nameUsed(names.hostEnd)
   const watchdog = removeWithUs(names.hostEnd)
   try {
-    createPair(links, hostEnd, { name: names.switchEnd, mac: `fe:ff:fe:${other}` }, bridge.mtu)
+    createPair(
+      links,
+      hostEnd,
+      { name: names.switchEnd, mac: `fe:ff:fe:${other}` },
+      pairMtu(ports.map(({ link }) => link)),
+    )
     const end = links.get(names.hostEnd)
     watchdog.made(end.index)
     // The bridge speaks for the host; its ports have nothing to say.

@@ -24,7 +24,7 @@ import type { PortEntry, PortRequest } from '../ports/table.js'
 import type { Wanted, WantedPort } from '../wanted/wanted.js'
 import { Bypass } from './bypass.js'
 import { lookAt } from './found.js'
-import { makePair, removePair } from './pair.js'
+import { makePair, pairMtu, removePair } from './pair.js'
 import { type Plan, type PlannedPort, plannedPort } from './plan.js'
 import { BridgeMachines } from './port-machines.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
@@ -396,14 +396,12 @@ export class TakenBridge {
     this.#bypass.take([known])
   }
 
-  /** A bridge whose MTU was not set by hand has that of its lowest port: the pair must not hold it down, or up. */
   #followMtu(here: readonly BridgePort[]): void {
     const { links } = this.#host
-    if (here.length === 0) return
-    const lowest = Math.min(...here.map((port) => port.link.mtu))
+    const mtu = pairMtu(here.map(({ link }) => link))
     for (const name of [this.record.switchEnd, this.record.hostEnd]) {
       const end = links.find(name)
-      if (end !== null && end.mtu !== lowest) links.change(end.index, { mtu: lowest })
+      if (end !== null && end.mtu !== mtu) links.change(end.index, { mtu })
     }
   }
 }
