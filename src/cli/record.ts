@@ -29,7 +29,7 @@ const REASONS: Readonly<Record<EndReason, string | null>> = {
   asked: null,
   time: null,
   size: null,
-  'no-room': 'something found no room: a larger --buffer or a faster disk may help. Replay goes up to there',
+  'no-room': 'something found no room, and the end is missing: a larger --buffer or a faster disk may help',
   'network-removed': 'the network is not on this host any more',
   'datapath-restarted': 'the forwarding thread was started anew; see the daemon’s log',
 }
@@ -48,13 +48,19 @@ export function addRecordCommand(program: Command, terminal: Terminal, setCode: 
     if (options.write === '-' && process.stdout.isTTY === true)
       return command.error('error: a recording is nothing for a terminal: -w FILE', { exitCode: 2 })
     const { bytes, ms, end } = await record(terminal, network, options)
-    const reason = end === null ? 'whoever reads has gone' : REASONS[end.reason]
+    const reason = end === null ? 'whoever reads has gone' : (REASONS[end.reason] ?? gapsInWords(end))
     const frames = end === null ? '' : `${end.frames} frames, `
     terminal.err(`${frames}${formatBytes(bytes)} in ${formatDuration(ms / 1000)}\n`)
     if (reason === null) return
     terminal.err(`incomplete: ${reason}\n`)
     setCode(1)
   })
+}
+
+function gapsInWords({ gaps = 0 }: RecordingEnd): string | null {
+  if (gaps === 0) return null
+  const count = gaps === 1 ? 'there is a gap' : `there are ${gaps} gaps`
+  return `${count}, where something found no room: a larger --buffer or a faster disk may help`
 }
 
 interface Recorded {

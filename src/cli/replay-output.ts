@@ -1,7 +1,7 @@
 // What each port would have sent in a run, as a trace.
 
 import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs'
-import type { Input } from '../../switch/recording/replay.js'
+import type { Input } from '../../switch/recording/run-reader.js'
 import { SnapswitchError } from '../errors/errors.js'
 import type { Frame } from '../frame/frame.js'
 import { PcapngWriter } from '../trace/pcapng-writer.js'

@@ -19,11 +19,12 @@ export interface Summary {
   readonly truncated: boolean
   readonly end: string | null
   readonly restores: readonly { epoch: number; seconds: number }[]
+  readonly gaps: readonly { seconds: number; missed: number }[]
   readonly tookSeconds: number
 }
 
 export function summaryOf(replay: Replay, startMs: number, tookMs: number): Summary {
-  const { head, input, frames, marks, difference, damagedBefore, end, restores } = replay
+  const { head, input, frames, marks, difference, damagedBefore, end, restores, gaps } = replay
   const seconds = (ms: number) => Math.max(0, (ms - startMs) / 1000)
   return {
     network: head.options.network,
@@ -41,6 +42,7 @@ export function summaryOf(replay: Replay, startMs: number, tookMs: number): Summ
     truncated: replay.isTruncated,
     end: end?.reason ?? null,
     restores: restores.map(({ epoch, now }) => ({ epoch, seconds: seconds(now) })),
+    gaps: gaps.map(({ now, missed }) => ({ seconds: seconds(now), missed })),
     tookSeconds: tookMs / 1000,
   }
 }
@@ -54,6 +56,8 @@ export function printSummary(terminal: Terminal, summary: Summary): void {
   say(`${inputs} inputs, ${frames} of them frames, in ${tookSeconds.toFixed(2)} s: ${rate} frames a second`)
   for (const restore of summary.restores)
     say(`a restore at ${restore.seconds.toFixed(3)} s: frames from before epoch ${restore.epoch} go nowhere after it`)
+  for (const gap of summary.gaps)
+    say(`a gap after ${gap.seconds.toFixed(3)} s: ${gap.missed} frames found no room, and were not recorded`)
   if (summary.truncated) say('the file ends before the recording did: what is whole was replayed')
   if (summary.end !== null && !['asked', 'time', 'size'].includes(summary.end))
     say(`the recording is incomplete (${summary.end}): it goes up to here`)

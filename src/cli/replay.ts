@@ -134,7 +134,6 @@ async function step(
 ): Promise<void> {
   const narrator = new Narrator((port) => replay.portNames.get(port) ?? `port ${port}`)
   const replay: Replay = new Replay(piecesOf(file), narrator)
-  replay.forwarder.network.observe(narrator)
   const startMs = replay.nextMs()
   const { from, until } = options
   if (from !== undefined) {
@@ -179,14 +178,17 @@ function compare(
   if (until !== undefined && until.kind !== 'ms')
     throw new SnapswitchError('REQUEST_INVALID', '--until needs a time here', 'Give it as 1.5 or 20ms.')
   const first = new Replay(piecesOf(file))
-  const changes = config === undefined ? null : changesOf(config, first.head.options.network)
+  const ports = first.forwarder.ports.filter(({ peer }) => peer === null).map(({ spec }) => spec)
+  const changes = config === undefined ? null : changesOf(config, first.head.options.network, ports)
   const untilMs = until === undefined ? Number.POSITIVE_INFINITY : first.nextMs() + until.value
   const found = compareRuns({ one: () => piecesOf(file), other: () => piecesOf(diff), changes }, most, untilMs)
   if (config === undefined && found.differences.length > 0) setCode(1)
+  const changed = changes?.told ?? []
   if (options.json === true) {
-    printJson(terminal, found)
+    printJson(terminal, config === undefined ? found : { ...found, changed })
     return
   }
+  for (const line of changed) terminal.out(`${line}\n`)
   const names = config === undefined ? ([file, diff] as const) : (['as recorded', config] as const)
   for (const difference of found.differences) terminal.out(differenceInWords(difference, names))
   const same =

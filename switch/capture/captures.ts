@@ -3,7 +3,7 @@
 // full: the frames that have no room are counted, and nobody waits.
 
 import { once } from 'node:events'
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { CaptureInfo, CaptureRequest } from '../../src/api/schemas.js'
 import { version } from '../../src/api/version.js'
@@ -19,17 +19,13 @@ import {
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Datapath } from '../datapath/datapath.js'
 import { dropReasons } from '../forwarding/counters.js'
+import { PIECE, type PolledSource, PolledStream } from './polled-stream.js'
 import { RingReader, ringMemory } from './record-ring.js'
 import { lossMemory } from './tap.js'
 
 /** Each costs the forwarding thread time with every frame. */
 export const MOST_CAPTURES = 8
 const BUFFER_MIB = 16
-/** How long a frame waits at most before it is looked for. */
-const LOOK_MS = 10
-const STATISTICS_MS = 1000
-/** Bytes that are taken out of the ring at once. */
-const PIECE = 256 * 1024
 /** A client that takes nothing for so long, although there is something, has gone without a word. */
 const STALLED_MS = 600_000
 const CLOSE_MS = 1000
@@ -75,7 +71,7 @@ export class Captures {
     this.#running.set(id, capture)
     try {
       await capture.begin()
-      return capture
+      return capture.stream
     } catch (error) {
       this.#running.delete(id)
       throw error
@@ -103,16 +99,17 @@ export class Captures {
   async close(): Promise<void> {
     const all = [...this.#running.values()]
     const closed = all.map(async (capture) => {
-      const over = once(capture, 'close').catch(() => undefined)
+      const over = once(capture.stream, 'close').catch(() => undefined)
       await capture.end('the switch is stopping')
       await over
     })
     await Promise.race([Promise.all(closed), pause(CLOSE_MS, null, { ref: false })])
-    for (const capture of all) capture.destroy()
+    for (const { stream } of all) stream.destroy()
   }
 }
 
-class Capture extends Readable {
+class Capture implements PolledSource {
+  readonly stream: PolledStream
   readonly #host: CaptureHost
   readonly #id: number
   readonly #network: string
@@ -124,12 +121,6 @@ class Capture extends Readable {
   readonly #ring: RingReader
   readonly #lost = new Float64Array(this.#losses)
   readonly #since = new Date().toISOString()
-  #timer: NodeJS.Timeout | null = null
-  /** Somebody takes what comes. */
-  #wanted = false
-  #bytes = 0
-  #nextStatistics = 0
-  #wantedLast = performance.now()
   /** Nothing more is written to the ring; why. */
   #ended: { readonly reason: string | null } | null = null
 
@@ -141,7 +132,6 @@ class Capture extends Readable {
     request: CaptureRequest,
     over: () => void,
   ) {
-    super({ highWaterMark: PIECE })
     this.#host = host
     this.#id = id
     this.#network = network
@@ -150,6 +140,7 @@ class Capture extends Readable {
     this.#over = over
     this.#memory = ringMemory((request.buffer ?? BUFFER_MIB) * 1024 * 1024)
     this.#ring = new RingReader(this.#memory)
+    this.stream = new PolledStream(this, STALLED_MS)
   }
 
   async begin(): Promise<void> {
@@ -165,7 +156,7 @@ class Capture extends Readable {
       snaplen,
       reasons: dropReasons,
     }
-    this.push(encodeJson(RecordKind.HEAD, head))
+    this.stream.begin(encodeJson(RecordKind.HEAD, head))
   }
 
   /** Has the forwarding thread show it frames; one that was started anew has to be asked again. */
@@ -178,7 +169,7 @@ class Capture extends Readable {
   info(): CaptureInfo {
     const { filter = '' } = this.#request
     const { lost } = this.#statistics()
-    return { id: this.#id, network: this.#network, filter, since: this.#since, bytes: this.#bytes, lost }
+    return { id: this.#id, network: this.#network, filter, since: this.#since, bytes: this.stream.sent, lost }
   }
 
   /** `reason`: why, when nobody has asked for it. */
@@ -186,7 +177,7 @@ class Capture extends Readable {
     if (this.#ended !== null) return
     await this.#stop()
     this.#ended ??= { reason }
-    this.#look()
+    this.stream.look()
   }
 
   async #stop(): Promise<void> {
@@ -196,53 +187,31 @@ class Capture extends Readable {
     })
   }
 
-  override _read(): void {
-    this.#wanted = true
-    this.#look()
-  }
-
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
-    this.#over()
-    if (this.#ended === null) void this.#stop()
-    done(error)
-  }
-
-  /** Passes on what is there, as long as somebody takes it; looks again in a moment. */
-  #look(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
-    this.#timer = null
-    if (this.destroyed) return
-    const now = performance.now()
-    if (this.#wanted) this.#wantedLast = now
-    else if (now - this.#wantedLast > STALLED_MS) {
-      this.destroy()
-      return
-    }
+  isOver(): boolean {
     if (this.#ended === null && !this.#host.datapath.hasNetwork(this.#network)) {
       void this.end('the network is not on this host any more')
     }
-    if (this.#wanted && now >= this.#nextStatistics) {
-      this.#nextStatistics = now + STATISTICS_MS
-      this.#send(encodeJson(RecordKind.STATISTICS, this.#statistics()))
-    }
-    // One piece at a time: others have something to do on this thread, too.
-    const piece = this.#wanted ? this.#ring.copy(PIECE) : null
-    if (piece !== null) {
-      this.#ring.release()
-      this.#send(piece)
-    } else if (this.#wanted && this.#ended !== null) {
-      this.#send(encodeJson(RecordKind.END, { ...this.#statistics(), reason: this.#ended.reason } satisfies CaptureEnd))
-      this.push(null)
-      return
-    }
-    // A piece that was taken at once has had _read called: it looks by itself.
-    this.#timer ??= setTimeout(() => this.#look(), piece === null || !this.#wanted ? LOOK_MS : 0)
+    return this.#ended !== null
   }
 
-  #send(bytes: Buffer): void {
-    this.#bytes += bytes.length
-    this.#wanted = this.push(bytes)
+  next(): Buffer | null {
+    const piece = this.#ring.copy(PIECE)
+    if (piece !== null) this.#ring.release()
+    return piece
+  }
+
+  regular(): Buffer {
+    return encodeJson(RecordKind.STATISTICS, this.#statistics())
+  }
+
+  last(): Buffer {
+    const reason = this.#ended?.reason ?? null
+    return encodeJson(RecordKind.END, { ...this.#statistics(), reason } satisfies CaptureEnd)
+  }
+
+  closed(): void {
+    this.#over()
+    if (this.#ended === null) void this.#stop()
   }
 
   #statistics(): CaptureStatistics {

@@ -211,6 +211,10 @@ export class CommandHandlers {
       const core = this.#network(network)
       return this.#handTo(core, () => core.record(memory, withKey))
     },
+    continueRecording: ({ network, memory }) => {
+      const core = this.#network(network)
+      return this.#handTo(core, () => core.continueRecording(memory))
+    },
     endRecording: ({ network }) => {
       const core = this.#network(network)
       return this.#handTo(core, () => core.endRecording())

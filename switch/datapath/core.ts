@@ -110,6 +110,20 @@ export class Core {
     return result
   }
 
+  /**
+   * After something found no room: the recording goes on in the same memory, from the state on that is the result.
+   * Null: not now, or there is none that has to.
+   */
+  continueRecording(memory: SharedArrayBuffer): Commands['continueRecording']['result'] {
+    const before = this.#recorder
+    const { network, snapshots } = this.forwarder
+    if (before === null || !before.isFull || snapshots.unsaved !== null) return null
+    const { missed, frames } = before
+    const result = { options: network.options, checkpoint: checkpointOf(this.forwarder), missed }
+    this.#use(new Recorder(this.forwarder, new RingSink(new RingWriter(memory)), frames))
+    return result
+  }
+
   /** Ends the recording, if there is one. */
   endRecording(): Commands['endRecording']['result'] {
     const recorder = this.#recorder

@@ -22,6 +22,7 @@ export type NetworkCommand = Exclude<
   | 'portChanged'
   | 'handOver'
   | 'startRecording'
+  | 'continueRecording'
   | 'endRecording'
   | 'polling'
   | 'play'

@@ -110,6 +110,14 @@ export interface Commands {
     args: { network: string; memory: SharedArrayBuffer; withKey: boolean }
     result: { options: NetworkOptions; checkpoint: Checkpoint }
   }
+  /**
+   * After something found no room in `memory`, which is read by now: the same once more, with the frames that came
+   * meanwhile. Null: not now.
+   */
+  continueRecording: {
+    args: { network: string; memory: SharedArrayBuffer }
+    result: { options: NetworkOptions; checkpoint: Checkpoint; missed: number } | null
+  }
   /** `isFull`: something found no room, and what came after it is not there. */
   endRecording: { args: { network: string }; result: { frames: number; isFull: boolean } }
   /** Writes down what happens to members' frames, until it is called with null. */

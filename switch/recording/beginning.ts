@@ -10,10 +10,22 @@ import { decodePlain } from './plain-json.js'
 
 const SECTION_BODY = 16
 
-/** Goes past it. Throws TRACE_INVALID when it is no recording, RECORDING_VERSION when another version has made it. */
-export function readHead(blocks: Blocks): RecordingHead {
-  const isFile = blocks.next() && blocks.type === BLOCK.section && blocks.isOfOurOrder()
-  if (!isFile) throw notOurs('it is no pcapng file of ours')
+/** How a recording begins, or goes on after a gap. */
+export interface Beginning {
+  readonly head: RecordingHead
+  readonly checkpoint: Checkpoint
+}
+
+/**
+ * The present block is its first; goes past it. Throws TRACE_INVALID when it is no recording, RECORDING_VERSION when
+ * another version has made it.
+ */
+export function readBeginning(blocks: Blocks): Beginning {
+  return { head: readHead(blocks), checkpoint: readCheckpoint(blocks) }
+}
+
+function readHead(blocks: Blocks): RecordingHead {
+  if (blocks.type !== BLOCK.section || !blocks.isOfOurOrder()) throw notOurs('it is no pcapng file of ours')
   for (const { code, value } of blocks.options(blocks.from + SECTION_BODY)) {
     if (code !== OPTION.comment) continue
     const title = new TextDecoder().decode(value)
@@ -29,8 +41,7 @@ function record(blocks: Blocks, kind: number): unknown {
   return jsonOf(blocks)
 }
 
-/** It follows the head. Throws TRACE_INVALID. */
-export function readCheckpoint(blocks: Blocks): Checkpoint {
+function readCheckpoint(blocks: Blocks): Checkpoint {
   const pieces: Uint8Array[] = []
   for (let isLast = false; !isLast; ) {
     if (!blocks.next() || blocks.kind !== Kind.CHECKPOINT) throw notOurs('its beginning is not whole')

@@ -2,11 +2,14 @@
 
 import type { Frame } from '../../src/frame/frame.js'
 import { type DropReason, dropReasons } from '../forwarding/counters.js'
+import type { Forwarder } from '../forwarding/forwarder.js'
 import type { FrameObserver } from '../forwarding/observer.js'
 import type { PortState } from '../forwarding/port-state.js'
+import type { Changes } from './changed.js'
 import { RunDigest } from './digest.js'
 import { Narrator } from './narrator.js'
-import { type Changes, type Input, Replay, type ReplayObserver } from './replay.js'
+import { Replay, type ReplayObserver } from './replay.js'
+import type { Input } from './run-reader.js'
 
 /** The pieces of a file, as often as they are asked for. */
 export type Pieces = () => Iterable<Uint8Array>
@@ -41,6 +44,15 @@ class Outcome implements ReplayObserver, FrameObserver {
   entered = new RunDigest()
   #outcome = new RunDigest()
   #frame: Uint8Array = new Uint8Array(0)
+  /** Frames that came in a gap before the input. */
+  missed: number | null = null
+  #isNew = false
+
+  begins({ network }: Forwarder, missed: number | null): void {
+    network.observe(this)
+    this.missed = missed
+    this.#isNew = true
+  }
 
   /** What entered, byte by byte, for a frame. */
   get frame(): Uint8Array {
@@ -54,7 +66,9 @@ class Outcome implements ReplayObserver, FrameObserver {
   coming({ kind, now, port, args }: Readonly<Input>, frame: Frame | null): void {
     this.entered = new RunDigest()
     this.#outcome = new RunDigest()
-    this.entered.plain([kind, now, port, args])
+    if (!this.#isNew) this.missed = null
+    this.#isNew = false
+    this.entered.plain([kind, now, port, args, this.missed])
     if (frame === null) return
     this.entered.frame(frame)
     this.#frame = frame.bytes.slice(frame.start, frame.start + frame.length)
@@ -63,6 +77,10 @@ class Outcome implements ReplayObserver, FrameObserver {
   sending(port: number, frame: Frame, serviceTci: number, taken: boolean): void {
     this.#note(0, port, serviceTci, taken ? 1 : 0)
     this.#outcome.frame(frame)
+  }
+
+  skipped(): void {
+    this.#note(6, 0, 0, 0)
   }
 
   said(event: object): void {
@@ -112,8 +130,6 @@ export function compareRuns(runs: ComparedRuns, most: number, untilMs = Number.P
   const [a, b] = [new Outcome(), new Outcome()]
   const one = new Replay(runs.one(), a)
   const other = new Replay(runs.other(), b, runs.changes)
-  one.forwarder.network.observe(a)
-  other.forwarder.network.observe(b)
   const found: { kind: RunDifference['kind']; input: number; what: string }[] = []
   let inputs = 0
   let different = 0
@@ -140,6 +156,10 @@ export function compareRuns(runs: ComparedRuns, most: number, untilMs = Number.P
 }
 
 function enteredInWords(one: Replay, other: Replay, a: Outcome, b: Outcome): string {
+  if (a.missed !== b.missed) {
+    const inWords = ({ missed }: Outcome) => (missed === null ? 'no gap' : `a gap of ${missed} frames`)
+    return `the first run has ${inWords(a)} before it, the second ${inWords(b)}`
+  }
   if (one.input.kind !== 'frame' || other.input.kind !== 'frame') return 'something else enters'
   const where = one.portNames.get(one.input.port) ?? one.input.port
   const at = firstDifference(a.frame, b.frame)
@@ -165,12 +185,16 @@ export function narrate(pieces: Pieces, changes: Changes | null, numbers: readon
   const replay: Replay = new Replay(
     pieces(),
     {
+      begins: (forwarder, missed) => {
+        if (isNarrated) narrator.begins(forwarder, missed)
+      },
       coming: (input, frame) => {
-        narrator.begins(input)
+        narrator.starts(input)
         if (isNarrated) narrator.coming(input, frame)
       },
       sending: (port, frame, tci, taken) => isNarrated && narrator.sending(port, frame, tci, taken),
       said: (event) => isNarrated && narrator.said(event),
+      skipped: () => isNarrated && narrator.skipped(),
     },
     changes,
   )

@@ -14,6 +14,9 @@
 //   checksum    u32: CRC-32 of the file up to this record
 //   end         JSON: RecordingEnd
 //
+// After a gap, where something found no room, another section follows, with all that is listed here; the checksums go
+// on to be of the whole file, and the end comes once.
+//
 // Integers and floats are little endian. `now` is Unix time in milliseconds, exactly as the forwarder was given it.
 
 import type { PlainFields } from '../../src/epoch/state.js'
@@ -42,6 +45,8 @@ export interface RecordingHead {
   /** Of the product that has made it. */
   readonly version: string
   readonly options: NetworkOptions
+  /** After a gap: frames that came in it. */
+  readonly missed?: number
 }
 
 export interface Checkpoint {
@@ -50,12 +55,14 @@ export interface Checkpoint {
   readonly counters: readonly (readonly [port: number, row: Uint8Array])[]
 }
 
-/** Why a recording ended: 'asked' by whoever had begun it, or because it must. */
+/** Why a recording ended: 'asked' by whoever had begun it, or because it must. 'no-room': in a gap. */
 export type EndReason = 'asked' | 'time' | 'size' | 'no-room' | 'network-removed' | 'datapath-restarted'
 
 export interface RecordingEnd {
   readonly reason: EndReason
   readonly frames: number
+  /** Absent in older files, which have none. */
+  readonly gaps?: number
 }
 
 /** For options of local use: the highest bit is set. */

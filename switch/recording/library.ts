@@ -2,7 +2,7 @@
 
 export { changesOf } from './changes.js'
 export { compareRuns } from './compare.js'
-export { Narrator } from './narrator.js'
+export { gapInWords, Narrator } from './narrator.js'
 export { Replay } from './replay.js'
 export { piecesOf } from './source.js'
 export { viewOf } from './view.js'

@@ -5,9 +5,11 @@ import { type Frame, NO_COLOR } from '../../src/frame/frame.js'
 import { frameInWords } from '../../src/frame/summary.js'
 import { Event, eventKinds } from '../../src/trace/events.js'
 import type { DropReason } from '../forwarding/counters.js'
+import type { Forwarder } from '../forwarding/forwarder.js'
 import type { FrameObserver } from '../forwarding/observer.js'
 import type { PortState } from '../forwarding/port-state.js'
-import type { Input, ReplayObserver } from './replay.js'
+import type { ReplayObserver } from './replay.js'
+import type { Input } from './run-reader.js'
 
 const ADDRESSES = 12
 
@@ -16,6 +18,8 @@ export class Narrator implements ReplayObserver, FrameObserver {
   readonly #nameOf: (port: number) => string
   #startMs = Number.NaN
   #lines: string[] = []
+  /** Frames that came in a gap before the next input. */
+  #missed: number | null = null
 
   constructor(nameOf: (port: number) => string) {
     this.#nameOf = nameOf
@@ -26,19 +30,30 @@ export class Narrator implements ReplayObserver, FrameObserver {
     return this.#lines
   }
 
+  begins({ network }: Forwarder, missed: number | null): void {
+    network.observe(this)
+    this.#missed = missed
+  }
+
   /** Times are told from the first input on: of each, whether it is told of or not. */
-  begins(input: Readonly<Input>): void {
+  starts(input: Readonly<Input>): void {
     if (Number.isNaN(this.#startMs)) this.#startMs = input.now
   }
 
   coming(input: Readonly<Input>, frame: Frame | null): void {
-    this.begins(input)
+    this.starts(input)
     const at = `${((input.now - this.#startMs) / 1000).toFixed(6)} s`
     const what =
       frame === null
         ? `${input.kind}${input.args === null ? '' : ` ${brief(input.args)}`}`
         : `frame ${input.frame} at ${this.#nameOf(input.port)}: ${inWords(frame)}`
-    this.#lines = [`#${input.number} ${at} ${what}`]
+    const gap = this.#missed === null ? [] : [gapInWords(this.#missed)]
+    this.#missed = null
+    this.#lines = [...gap, `#${input.number} ${at} ${what}`]
+  }
+
+  skipped(): void {
+    this.#say('is left out: the port is not there')
   }
 
   sending(port: number, frame: Frame, serviceTci: number, taken: boolean): void {
@@ -96,6 +111,11 @@ export class Narrator implements ReplayObserver, FrameObserver {
   #say(line: string): void {
     this.#lines.push(`  ${line}`)
   }
+}
+
+/** `missed`: frames that came in it. */
+export function gapInWords(missed: number): string {
+  return `a gap: ${missed} frames were not recorded; from here on the run goes on with the switch as it was then`
 }
 
 function color(frame: Frame): string {

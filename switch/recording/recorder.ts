@@ -27,8 +27,10 @@ const MARK_FRAMES = 1024
 const SNAP_LENGTH = 262_144
 
 export class Recorder {
-  /** Frames written down. */
-  frames = 0
+  /** Frames written down, those before a gap among them. */
+  frames: number
+  /** Frames that came since something found no room. */
+  missed = 0
   /** Something found no room: all before it is whole. */
   isFull = false
   readonly #forwarder: Forwarder
@@ -39,8 +41,9 @@ export class Recorder {
   #interfaceCount = 0
   #sinceMark = 0
 
-  /** `witness`: sees the forwarder's outputs from now on. */
-  constructor(forwarder: Forwarder, sink: RecordSink) {
+  /** `frames`: written down before a gap. */
+  constructor(forwarder: Forwarder, sink: RecordSink, frames = 0) {
+    this.frames = frames
     this.#forwarder = forwarder
     this.#sink = sink
     this.#witness = new Witness(() => forwarder)
@@ -61,6 +64,7 @@ export class Recorder {
         sink.commit()
       }
     }
+    if (this.isFull) this.missed++
     this.#witness.begin()
     this.#forwarder.receive(port, frame, now)
     if (++this.#sinceMark >= MARK_FRAMES) this.mark()

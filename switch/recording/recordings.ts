@@ -1,25 +1,22 @@
 // The recordings that run: what the forwarding thread writes into a ring goes out as a file, to a client of the API. A
-// client that reads too slowly finds the ring full one day: the recording ends there, whole up to that point, and the
-// network goes on.
+// client that reads too slowly finds the ring full one day: what was recorded is whole up to that point, and when there
+// is room again, the recording goes on after a gap, from the state on that the switch has then. The network goes on.
 
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import type { RecordingRequest } from '../../src/api/schemas.js'
 import { version } from '../../src/api/version.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { PIECE, type PolledSource, PolledStream } from '../capture/polled-stream.js'
 import { RingReader, ringLosses, ringMemory } from '../capture/record-ring.js'
 import type { Datapath } from '../datapath/datapath.js'
 import { RecordingFile } from './file.js'
 import type { EndReason } from './format.js'
 
 const BUFFER_MIB = 64
-/** How long a block waits at most before it is looked for. */
-const LOOK_MS = 10
-/** Bytes that are given out at once, about. */
-const PIECE = 256 * 1024
 /** Room for a block besides, most of the time. */
 const SLACK = 80 * 1024
-/** Damage is found within what was written between two of them. */
-const CHECKSUM_INTERVAL_MS = 1000
+/** A recording that cannot go on after a gap, since a snapshot is open, is tried again after this. */
+const ASK_AGAIN_MS = 200
 /** A client that takes nothing for so long has gone without a word. */
 const STALLED_MS = 60_000
 
@@ -47,7 +44,7 @@ export class Recordings {
     this.#running.set(network, recording)
     try {
       await recording.begin()
-      return recording
+      return recording.stream
     } catch (error) {
       this.#running.delete(network)
       throw error
@@ -67,7 +64,8 @@ export class Recordings {
   }
 }
 
-class Recording extends Readable {
+class Recording implements PolledSource {
+  readonly stream: PolledStream
   readonly #host: RecordingHost
   readonly #network: string
   readonly #request: RecordingRequest
@@ -75,25 +73,28 @@ class Recording extends Readable {
   readonly #memory: SharedArrayBuffer
   readonly #ring: RingReader
   readonly #file = new RecordingFile()
-  #timer: NodeJS.Timeout | null = null
-  /** Somebody takes what comes. */
-  #wanted = false
-  #wantedLast = performance.now()
   #begun = performance.now()
-  #nextChecksum = 0
   #frames = 0
+  /** Of what found no room so far: a gap was made for it. */
+  #losses = 0
+  #gaps = 0
+  /** The forwarding thread is asked to go on after a gap: what it writes then comes after its state. */
+  #isAsking = false
+  #askAgain = 0
+  /** The state at which the recording goes on. */
+  #beginning: Uint8Array | null = null
   /** Nothing more is written to the ring; why. */
   #ended: EndReason | null = null
   #stopping: Promise<void> | null = null
 
   constructor(host: RecordingHost, network: string, request: RecordingRequest, over: () => void) {
-    super({ highWaterMark: PIECE })
     this.#host = host
     this.#network = network
     this.#request = request
     this.#over = over
     this.#memory = ringMemory((request.buffer ?? BUFFER_MIB) * 1024 * 1024)
     this.#ring = new RingReader(this.#memory)
+    this.stream = new PolledStream(this, STALLED_MS)
   }
 
   async begin(): Promise<void> {
@@ -101,7 +102,7 @@ class Recording extends Readable {
     const args = { network: this.#network, memory: this.#memory, withKey }
     const { options, checkpoint } = await this.#host.datapath.call('startRecording', args)
     this.#begun = performance.now()
-    this.#wanted = this.push(this.#file.begin({ version, options }, checkpoint))
+    this.stream.begin(this.#file.begin({ version, options }, checkpoint))
   }
 
   /** Without the forwarding thread's help: it is not the one that recorded. */
@@ -125,54 +126,67 @@ class Recording extends Readable {
     }
   }
 
-  override _read(): void {
-    this.#wanted = true
-    this.#look()
+  isOver(now: number): boolean {
+    const reason = this.#ended === null ? this.#mustEnd(now) : null
+    if (reason !== null) void this.stop(reason)
+    return this.#ended !== null && !this.#isAsking
   }
 
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
+  next(): Uint8Array | null {
+    if (this.#isAsking) return null
+    if (this.#beginning !== null) {
+      const beginning = this.#beginning
+      this.#beginning = null
+      return beginning
+    }
+    const piece = this.#take()
+    if (piece !== null) return this.#file.blocks(piece)
+    const now = performance.now()
+    if (this.#stopping === null && this.#ended === null && ringLosses(this.#memory) > this.#losses) {
+      if (now >= this.#askAgain) void this.#goOn(now)
+    }
+    return null
+  }
+
+  regular(): Uint8Array {
+    return this.#file.checksum()
+  }
+
+  last(): Uint8Array {
+    const end = { reason: this.#ended ?? 'asked', frames: this.#frames, gaps: this.#gaps }
+    return Buffer.concat([this.#file.checksum(), this.#file.end(end)])
+  }
+
+  closed(): void {
     // Only after that may another one begin.
     const stopped = this.#ended === null ? this.stop('asked') : Promise.resolve()
     void stopped.finally(() => this.#over())
-    done(error)
   }
 
-  /** Passes on what is there, as long as somebody takes it; looks again in a moment. */
-  #look(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
-    this.#timer = null
-    if (this.destroyed) return
-    const now = performance.now()
-    if (this.#wanted) this.#wantedLast = now
-    else if (now - this.#wantedLast > STALLED_MS) {
-      this.destroy()
-      return
+  /** Something found no room, and all that came before has gone out: there is room again. */
+  async #goOn(now: number): Promise<void> {
+    this.#isAsking = true
+    this.#askAgain = now + ASK_AGAIN_MS
+    // Until the recording goes on, nothing is written, and nothing is lost of it.
+    const losses = ringLosses(this.#memory)
+    try {
+      const args = { network: this.#network, memory: this.#memory }
+      const found = await this.#host.datapath.call('continueRecording', args)
+      if (found === null) return
+      const { options, checkpoint, missed } = found
+      this.#losses = losses
+      this.#gaps++
+      this.#beginning = this.#file.begin({ version, options, missed }, checkpoint)
+    } catch (error) {
+      this.#host.log.warn({ err: error }, 'a recording does not go on')
+    } finally {
+      this.#isAsking = false
     }
-    const reason = this.#ended === null ? this.#mustEnd(now) : null
-    if (reason !== null) void this.stop(reason)
-    // Before the ring is looked at: what is written until then is in it.
-    const hasEnded = this.#ended
-    const piece = this.#wanted ? this.#take() : null
-    if (piece !== null) this.#send(this.#file.blocks(piece))
-    if (this.#wanted && piece === null && hasEnded !== null) {
-      this.push(this.#file.checksum())
-      this.push(this.#file.end({ reason: hasEnded, frames: this.#frames }))
-      this.push(null)
-      return
-    }
-    if (this.#wanted && now >= this.#nextChecksum) {
-      this.#nextChecksum = now + CHECKSUM_INTERVAL_MS
-      this.#send(this.#file.checksum())
-    }
-    // A piece that was taken at once has had _read called: it looks by itself.
-    this.#timer ??= setTimeout(() => this.#look(), piece === null || !this.#wanted ? LOOK_MS : 0)
   }
 
   #mustEnd(now: number): EndReason | null {
     const { seconds = Number.POSITIVE_INFINITY, bytes = Number.POSITIVE_INFINITY } = this.#request
     if (!this.#host.datapath.hasNetwork(this.#network)) return 'network-removed'
-    if (ringLosses(this.#memory) > 0) return 'no-room'
     if (this.#file.length >= bytes) return 'size'
     return now - this.#begun >= seconds * 1000 ? 'time' : null
   }
@@ -192,10 +206,6 @@ class Recording extends Readable {
     }
     ring.release()
     return piece.subarray(0, length)
-  }
-
-  #send(bytes: Uint8Array): void {
-    this.#wanted = this.push(bytes)
   }
 }
 

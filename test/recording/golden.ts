@@ -18,6 +18,7 @@ const GOLDEN: readonly (readonly [SceneName, hosts: number, midway: boolean])[] 
   ['trunk', 2, true],
   ['uplink', 2, true],
   ['restore', 2, true],
+  ['gaps', 1, false],
 ]
 
 export function goldenFiles(): { name: string; path: string }[] {

@@ -1,10 +1,12 @@
 // Recorded runs, replayed: the same comes out, to the last bit; and what is otherwise is found.
 
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import type { Changes } from '../../switch/recording/changed.js'
+import { changesOf } from '../../switch/recording/changes.js'
 import { compareRuns, narrate } from '../../switch/recording/compare.js'
 import { Replay } from '../../switch/recording/replay.js'
 import { repositoryRoot } from '../lab/repository.js'
@@ -117,6 +119,7 @@ t.test('another configuration: which frames fare differently, and by which rule'
   const [file] = scenes.learning(200)
   const changes = {
     settings: <T>(settings: T) => settings,
+    added: [],
     port: <T extends { index: number }>(spec: T) => (spec.index === 3 ? { ...spec, rules: { isolated: true } } : spec),
   }
   const same = compareRuns({ one: () => [file!], other: () => [file!], changes: null }, 5)
@@ -142,6 +145,78 @@ t.test('what becomes of a frame is told', async (t) => {
     if (replay.forwarder.ports.some(({ hold }) => hold.length > 0) && held === 0) held = replay.input.number
   t.ok(held > 0)
   t.match(narrate(() => [file!], null, [held])[0]!.join('\n'), /is held for a\d, color \d+, port at epoch \d/)
+})
+
+t.test('gaps: each part is replayed from its own beginning, and they are told', async (t) => {
+  const [file] = scenes.gaps(400)
+  const replay = replayed(file!)
+  t.match(replay, { difference: null, damagedBefore: null, isTruncated: false })
+  t.equal(replay.gaps.length, 3)
+  t.ok(replay.gaps.every(({ missed }) => missed === 51))
+  t.equal(replay.end?.frames, replay.frames)
+  // The state is that of the part that was replayed, not of the one that comes.
+  const until = new Replay([file!])
+  const [gap] = replay.gaps
+  until.run(gap!.now)
+  t.ok(until.gaps.length === 0 && until.forwarder.byIndex[10] === undefined)
+  t.ok(until.step() && until.gaps.length === 1 && until.forwarder.byIndex[10] !== undefined)
+  t.match(narrate(() => [file!], null, [gap!.after, gap!.after + 1])[1]![0], /^a gap: 51 frames were not recorded/)
+  t.match(compareRuns({ one: () => [file!], other: () => [file!], changes: null }, 5), { different: 0 })
+  const other = file!.slice()
+  const at = Buffer.from(other).indexOf('"missed":51')
+  other[at + '"missed":'.length] = '4'.charCodeAt(0)
+  t.not(replayed(other).digest(), replay.digest())
+  const { differences } = compareRuns({ one: () => [file!], other: () => [other], changes: null }, 5)
+  t.match(differences, [{ kind: 'input', input: gap!.after + 1, what: /a gap of 51 frames before it.* 41 frames/ }])
+})
+
+t.test('other ports: taken out, added, of another kind', async (t) => {
+  const [file] = scenes.learning(200)
+  const settings = <T>(settings: T) => settings
+  const port = <T>(spec: T) => spec
+  const compared = (changes: Partial<Changes>) =>
+    compareRuns({ one: () => [file!], other: () => [file!], changes: { settings, port, added: [], ...changes } }, 300)
+  const without = compared({ port: (spec) => (spec.index === 1 ? null : spec) })
+  t.ok(without.different > 50)
+  const told = without.differences.flatMap(({ other }) => other).join('\n')
+  t.match(told, /at a1: .*\n {2}is left out: the port is not there/)
+  t.notMatch(told, /leaves by a1/)
+  const more = compared({ added: [{ name: 'extra', kind: 'plain', vm: null }] })
+  t.ok(more.different > 0)
+  t.ok(more.differences.every(({ one, other }) => other.length === one.length + 1 && /extra/.test(other.join())))
+  const plain = compared({ port: (spec) => ({ ...spec, kind: 'plain', vm: null }) })
+  t.ok(plain.different > 0, 'frames have no color')
+})
+
+t.test('a configuration file: what becomes of the ports is told, and what cannot be tried is refused', async (t) => {
+  const [file] = scenes.uplink(40)
+  const ports = new Replay([file!]).forwarder.ports
+  t.equal(ports.length, 0, 'recorded from the beginning')
+  const [midway] = scenes.uplink(40, true)
+  const specs = new Replay([midway!]).forwarder.ports.filter(({ peer }) => peer === null).map(({ spec }) => spec)
+  const path = join(t.testdir(), 'switch.yaml')
+  const changes = (yaml: string, network = 'lab0') => {
+    writeFileSync(path, `networks: { lab0: { linkLocal: drop, ports: { ${yaml} } } }\n`)
+    return changesOf(path, network, specs)
+  }
+  const all = changes(
+    'a7: { device: up, kind: uplink }, a0: { device: t0, vm: a0 }, a3: { device: t3, vm: new }, x: { device: x, isolated: true }',
+  )
+  t.same(all.told, [
+    'port a1 is not there: what came in by it is left out',
+    'port a3 is member of new instead of plain',
+    'port x is new: it gets frames, and none come in by it',
+  ])
+  t.ok(compareRuns({ one: () => [midway!], other: () => [midway!], changes: all }, 3).different > 0)
+  t.throws(() => changes('a7: { device: up }'), {
+    code: 'CONFIG_INVALID',
+    message: /port a7 is plain instead of uplink/,
+  })
+  t.throws(() => changes('a7: { device: up, kind: uplink, color: carrier }'), {
+    message: /uplink a7 has color carrier/,
+  })
+  t.throws(() => changes('t: { device: t, kind: trunk }'), { code: 'CONFIG_INVALID', message: /port t is a new trunk/ })
+  t.throws(() => changes('a0: { device: t0 }', 'lab1'), { code: 'NETWORK_UNKNOWN', action: 'It has: lab0.' })
 })
 
 t.test('files that are none', async (t) => {

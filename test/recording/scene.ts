@@ -17,6 +17,14 @@ import { defaults, type FrameWords, frame, mac } from '../forwarding/rig.js'
 
 type Give = (sent: FrameCopy) => void
 
+class BoundedSink extends GrowingSink {
+  isFull = false
+
+  override reserve(length: number): number {
+    return this.isFull ? -1 : super.reserve(length)
+  }
+}
+
 export class SceneHost {
   readonly name: string
   readonly forwarder: Forwarder
@@ -27,7 +35,7 @@ export class SceneHost {
   readonly #scene: Scene
   readonly #outputs: Output[] = []
   #recorder: Recorder | null = null
-  #sink = new GrowingSink()
+  #sink = new BoundedSink()
   #file = new RecordingFile()
   #written: Uint8Array[] = []
   #sends = 0
@@ -90,10 +98,27 @@ export class SceneHost {
 
   record(): void {
     this.#file = new RecordingFile()
-    this.#sink = new GrowingSink()
+    this.#sink = new BoundedSink()
     const { options } = this.forwarder.network
     this.#written = [this.#file.begin({ version: 'test', options }, checkpointOf(this.forwarder))]
     this.#recorder = new Recorder(this.forwarder, this.#sink)
+  }
+
+  /** From now on nothing finds room, until `goOn`. */
+  fill(): void {
+    this.#sink.isFull = true
+  }
+
+  /** There is room again: as `Core.continueRecording` and who has asked for it. */
+  goOn(): void {
+    const { missed, frames } = this.#recorder!
+    const { options } = this.forwarder.network
+    this.#written.push(
+      this.#file.blocks(this.#sink.written()),
+      this.#file.begin({ version: 'test', options, missed }, checkpointOf(this.forwarder)),
+    )
+    this.#sink = new BoundedSink()
+    this.#recorder = new Recorder(this.forwarder, this.#sink, frames)
   }
 
   /** Ends the recording: its file. */

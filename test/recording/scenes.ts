@@ -23,7 +23,7 @@ function chatter(
   scene.run()
 }
 
-export type SceneName = 'learning' | 'vlans' | 'trunk' | 'uplink' | 'restore'
+export type SceneName = 'learning' | 'vlans' | 'trunk' | 'uplink' | 'restore' | 'gaps'
 
 /** By name: the recordings of its hosts, the first one's first. `midway`: begun on a switch that runs already. */
 export const scenes: Readonly<Record<SceneName, (frames: number, midway?: boolean) => Uint8Array[]>> = {
@@ -141,6 +141,28 @@ export const scenes: Readonly<Record<SceneName, (frames: number, midway?: boolea
     chatter(scene, [a, b], [0, 1], frames / 4, roll)
     scene.pass(1000)
     return [a.recorded(), b.recorded()]
+  },
+  gaps: (frames) => {
+    const scene = new Scene()
+    const host = scene.host('a')
+    for (const port of [0, 1, 2]) host.port(port, 'member')
+    host.record()
+    const roll = dice(66)
+    for (let round = 0; round < 3; round++) {
+      chatter(scene, [host], [0, 1, 2], frames / 4, roll)
+      scene.pass(300)
+      host.fill()
+      chatter(scene, [host], [0, 1, 2], frames / 8, roll)
+      // All that is known by then: an address, a port and rules of which the recording has not seen the coming.
+      host.send(1, { from: mac(0x5100 + round), id: round })
+      host.port(10 + round, 'plain')
+      host.input('configure', { settings: { ...host.forwarder.network.options, linkLocal: 'drop' } })
+      scene.pass(1000)
+      host.goOn()
+      host.send(10 + round, { to: mac(0x5100 + round), id: round })
+    }
+    chatter(scene, [host], [0, 1, 2, 10, 11, 12], frames / 4, roll)
+    return [host.recorded()]
   },
 }
 

@@ -49,29 +49,36 @@ t.test('a full disk: the recording ends with what is whole, and the network goes
   t.match(await replayed(next.path), { same: true, end: 'asked' })
 })
 
-t.test('a reader that stops: the recording is incomplete, and replays up to there', root, async (t) => {
+t.test('a reader that stops: there is a gap, and the recording goes on after it', root, async (t) => {
   const { world, daemon, socket } = await twoEndpoints(t)
   const [sender, receiver] = stations(t, world, 'one', 'two')
-  const recording = await new Recording(
-    socket,
-    'lab0',
-    join(world.directory, 'stalled.pcapng'),
-    '--buffer',
-    '1',
-  ).begun()
+  const path = join(world.directory, 'stalled.pcapng')
+  const recording = await new Recording(socket, 'lab0', path, '--buffer', '1').begun()
+  const size = () => statSync(path).size
   recording.child.kill('SIGSTOP')
   for (let id = 0; id < 6000; id += 100) {
     for (let i = 0; i < 100; i++) sender.send(testFrame(id + i, { length: 1400 }))
     await until('the switch', 5000, async () => (await daemon.port('two')).counters.txFrames >= id + 100 || undefined)
     receiver.received()
   }
+  const before = size()
   recording.child.kill('SIGCONT')
-  t.equal(await recording.ended, 1)
-  t.match(recording.said, /^incomplete: something found no room/m)
-  const found = await replayed(recording.path)
-  t.match(found, { same: true, truncated: false, end: 'no-room' })
-  t.ok(found.frames > 100 && found.frames < 6000, `${found.frames} frames`)
+  // It goes on once all that was kept has been read: then what comes is in the file.
+  await until('the end of the gap', 20_000, async () => {
+    await world.pings('one', '10.68.0.2')
+    return size() > before && readFileSync(path).includes('"missed":') ? true : undefined
+  })
   t.equal((await world.pings('one', '10.68.0.2')).code, 0)
+  t.equal(await recording.stop(), 1)
+  t.match(recording.said, /^incomplete: there is a gap, where something found no room/m)
+  const found = await replayed(path)
+  t.match(found, { same: true, truncated: false, end: 'asked', gaps: { length: 1 } })
+  t.ok(found.frames > 100 && found.frames < 6000, `${found.frames} frames`)
+  t.ok(found.frames + found.gaps[0]!.missed >= 6000, 'all others are counted')
+  t.match(await run('capinfos', ['-M', path], 60_000), new RegExp(`Number of packets: +${found.frames}\\b`))
+  // Both parts are there: what came before the gap, and the pings after it.
+  const packets = await run('tshark', ['-r', path, '-Y', 'icmp', '-T', 'fields', '-e', 'frame.number'], 60_000)
+  t.ok(packets.trim().split('\n').length >= 2)
 })
 
 t.test('bounds: it ends by time and by size', root, async (t) => {

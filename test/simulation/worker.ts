@@ -258,6 +258,7 @@ export class Worker {
     portChanged: () => unused('portChanged'),
     handOver: () => unused('handOver'),
     startRecording: () => unused('startRecording'),
+    continueRecording: () => unused('continueRecording'),
     endRecording: () => unused('endRecording'),
     fastPath: () => unused('fastPath'),
     paths: () => unused('paths'),
