@@ -5,9 +5,11 @@ import { forwarding } from './forwarding/main.js'
 import { growth } from './growth/main.js'
 import { destroyAll } from './lab/lab.js'
 import { play } from './play/main.js'
+import { all, stopAll } from './report/all.js'
 import { compare } from './report/compare.js'
-import { all, report } from './report/main.js'
-import { snapshot, sweepAll } from './snapshot/main.js'
+import { report } from './report/main.js'
+import { sweepAll } from './run/machine.js'
+import { snapshot } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
 import { trace } from './trace/main.js'
@@ -26,10 +28,16 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   vnsnap,
 }
 
+let down: Promise<void> | undefined
+
 /** Machines first: their switches hold devices whose other ends the bench's own namespaces have. */
-async function takeDown(): Promise<void> {
-  await destroyMachines()
-  await destroyAll()
+function takeDown(): Promise<void> {
+  down ??= (async () => {
+    await stopAll()
+    await destroyMachines()
+    await destroyAll()
+  })()
+  return down
 }
 
 async function main(): Promise<void> {

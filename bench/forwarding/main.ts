@@ -1,72 +1,62 @@
 // `scripts/bench forwarding`: reads the options, makes the plan, runs it, writes what came out.
 
-import { writeFileSync } from 'node:fs'
-import { allCores, sweep } from '../lab/lab.js'
-import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.js'
-import { describeMachine, makeReport, markdown, readReport, type SubjectNote, writeResults } from './report.js'
-import { type Plan, runPlan } from './run.js'
+import { Lab } from '../lab/lab.js'
+import { acceleratorName, begin, twoCores } from '../run/machine.js'
+import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
+import { Run, readReport, writeResults } from '../run/report.js'
+import type { SubjectNote } from '../run/rows.js'
+import { forwardingBench } from './figures.js'
+import { compileGear } from './gear.js'
+import { guestsSubjects, measureGuests } from './guests.js'
+import { measure, type Plan } from './run.js'
 import type { Subject } from './subject.js'
 import { bridge, bridgeOwnCore } from './subjects/bridge.js'
 import { cable } from './subjects/cable.js'
 import { ovsUserspace, ovsUserspaceTso } from './subjects/ovs.js'
-import { snapswitch, snapswitchBusy, snapswitchFast, snapswitchUncolored } from './subjects/snapswitch.js'
+import { snapswitchBusy, snapswitchFast, snapswitchUncolored, snapswitchUserspace } from './subjects/snapswitch.js'
 import { vde, vdePlug } from './subjects/vde.js'
 
+/** Those first that a run with little time must not be without. */
 export const subjects: readonly Subject[] = [
-  snapswitch,
   snapswitchFast,
-  snapswitchUncolored,
-  snapswitchBusy,
   bridge,
-  bridgeOwnCore,
-  ovsUserspace,
+  snapswitchUserspace,
   ovsUserspaceTso,
   vde,
+  ovsUserspace,
   vdePlug,
+  snapswitchBusy,
+  snapswitchUncolored,
+  bridgeOwnCore,
   cable,
 ]
+
+const GUESTS = 'guests'
 
 export const usage = `Usage: scripts/bench forwarding [options]
 
 Measures snapswitch beside the Linux bridge, OVS userspace and vde_switch in network namespaces (root needed).
 
   --rounds N       rounds over all subjects (default 5)
-  --only A,B       only these subjects: ${subjects.map(({ id }) => id).join(', ')}
+  --minutes N      as many rounds as fit; shorter trials, and neither 512-byte frames nor rates without loss
+  --only A,B       only these subjects: ${subjects.map(({ id }) => id).join(', ')};
+                   ${GUESTS}: the part between two virtual machines
   --quick          two rounds of short trials: a look, not a result
-  --json FILE      write the raw rounds, medians and ratios there as well
-  --results DIR    where forwarding.{json,md,svg} go (default bench/results; with --quick or --only: nowhere)
-  --render FILE    no run: make table and chart again from what an earlier run wrote with --json (needs --results)
+  --json FILE      write the raw rounds, medians and ratios there as well, compressed when its name ends in .gz
+  --results DIR    where forwarding.{json,md} go (default bench/results; with --quick, --minutes or --only: nowhere)
+  --render FILE    no run: make the tables again from what an earlier run wrote (needs --results)
 `
-
-/** Exit code: 0 all measured, 1 a subject failed in a round, 2 wrong usage. */
-export async function forwarding(argv: readonly string[]): Promise<number> {
-  const render = (file: string, directory: string) => writeResults(readReport(file), directory)
-  const options = optionsOrExit(usage, () => readOptions(argv), render)
-  if (typeof options === 'number') return options
-  const say = (line: string) => process.stderr.write(`${line}\n`)
-  await sweep()
-  const plan = makePlan(options)
-  const machine = describeMachine()
-  if (machine.loadBefore > 0.5)
-    say(`The machine is not quiet (load ${machine.loadBefore}): figures will be lower and spread wider.`)
-  const notes: SubjectNote[] = []
-  for (const { id, title, setup, version } of plan.subjects) notes.push({ id, title, setup, version: await version() })
-  const started = new Date()
-  const rows = await runPlan(plan, say)
-  const report = makeReport({ started, machine, plan, notes, rows })
-  if (options.json !== null) writeFileSync(options.json, `${JSON.stringify(report, null, 1)}\n`)
-  if (options.results !== null) writeResults(report, options.results)
-  process.stdout.write(markdown(report))
-  return rows.some((row) => row.error !== null) ? 1 : 0
-}
 
 interface Options extends BenchOptions {
   readonly chosen: readonly Subject[]
+  readonly hasGuests: boolean
 }
 
+/** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
   const options = readBenchOptions(argv, { usual: 5, quick: 2, most: 100 })
-  return { ...options, chosen: options.only?.map(byId) ?? subjects }
+  const chosen = options.only?.filter((id) => id !== GUESTS).map(byId) ?? subjects
+  return { ...options, chosen, hasGuests: options.only?.includes(GUESTS) ?? true }
 }
 
 function byId(id: string): Subject {
@@ -76,24 +66,52 @@ function byId(id: string): Subject {
   return subject
 }
 
-function makePlan(options: Options): Plan {
-  const [first, second] = expandList(allCores())
-  if (second === undefined) throw new Error('two cores are needed: one for the switch, one for the endpoints')
-  const both = `${first},${second}`
+function planOf({ size }: Pick<BenchOptions, 'size'>): Plan {
   return {
-    rounds: options.rounds,
-    subjects: options.chosen,
-    trialMs: options.quick ? 400 : 800,
-    tcpSeconds: options.quick ? 1 : 2,
-    oneHost: { switch: String(second), sender: String(first), receiver: String(first) },
-    twoHosts: { switch: both, sender: both, receiver: both },
+    trialMs: size === 'whole' ? 800 : size === 'brief' ? 500 : 300,
+    tcpSeconds: size === 'whole' ? 2 : size === 'brief' ? 1.5 : 1,
+    sizes: size === 'whole' ? [60, 512, 1514] : [60, 1514],
+    hasLossless: size === 'whole',
+    ...twoCores(),
   }
 }
 
-/** '0-2,5' -> [0, 1, 2, 5], as in /proc/PID/status. */
-export function expandList(list: string): number[] {
-  return list.split(',').flatMap((part) => {
-    const [low, high] = part.split('-').map(Number)
-    return Array.from({ length: (high ?? low!) - low! + 1 }, (_, index) => low! + index)
-  })
+/** Of the time, for the part between namespaces. */
+const SHARE = 0.82
+
+/** Exit code: 0 all measured, 1 a subject failed in a round, 2 wrong usage. */
+export async function forwarding(argv: readonly string[]): Promise<number> {
+  const render = (file: string, directory: string) =>
+    writeResults(forwardingBench, readReport(file, forwardingBench), directory)
+  const options = optionsOrExit(usage, () => readOptions(argv), render)
+  if (typeof options === 'number') return options
+  const untilMs = endOf(options)
+  const begun = await begin()
+  const plan = planOf(options)
+  const notes: SubjectNote[] = []
+  for (const { id, title, setup, version } of options.chosen) notes.push({ id, title, setup, version: await version() })
+  const accelerator = options.hasGuests ? await acceleratorName() : ''
+  const run = new Run(forwardingBench, options, begun, () => ({
+    command: ['scripts/bench', 'forwarding', ...argv].join(' '),
+    machine: begun.machine,
+    accelerator,
+    subjects: notes,
+    absent: [],
+  }))
+  const workshop = new Lab()
+  try {
+    const gear = await compileGear(workshop.scratch)
+    const now = performance.now()
+    const part = { part: 'network', rounds: options.rounds, untilMs: now + (untilMs - now) * SHARE }
+    await run.rounds.inTurn(part, options.chosen, (subject, figures) => measure(subject, plan, gear, figures))
+  } finally {
+    await workshop.destroy()
+  }
+  if (options.hasGuests) {
+    const rounds = options.size === 'whole' ? 3 : options.size === 'brief' ? 2 : 1
+    const guests = { memoryMiB: 96, milliseconds: options.size === 'whole' ? 4000 : 2000 }
+    const part = { part: GUESTS, rounds: Math.min(rounds, options.rounds), untilMs }
+    await run.rounds.inTurn(part, guestsSubjects, (subject, figures) => measureGuests(subject, guests, figures))
+  }
+  return run.finish()
 }

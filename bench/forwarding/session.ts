@@ -32,6 +32,8 @@ export interface TcpResult {
   readonly bits: number
   readonly bitsPerSecond: number
   readonly retransmits: number
+  /** CPU seconds of the whole machine, gear included, for each Gbit; the first half second counts as well. */
+  readonly cpuPerGbit: number
 }
 
 export interface Order {
@@ -246,9 +248,12 @@ export class Session {
     await server.until('listening', (said) => said.includes('listening'))
     const argv = ['iperf3', '-J', '-c', ADDRESS.e2, '-t', String(seconds), '-i', '0.5', '--connect-timeout', '3000']
     const place = this.lab.place('e1', this.cores.sender)
+    const from = this.look()
     const report = JSON.parse(await commandAt(place, argv, { timeoutMs: (seconds + 8) * 1000 })) as IperfReport
+    const to = this.look()
     await server.stop()
-    return tcpResult(report)
+    const result = tcpResult(report)
+    return { ...result, cpuPerGbit: (to.machine - from.machine) / (result.bits / 1e9) }
   }
 }
 
@@ -261,7 +266,7 @@ export interface IperfReport {
 }
 
 /** Rate over all intervals but the first, in which TCP is still finding its window. */
-export function tcpResult(report: IperfReport): TcpResult {
+export function tcpResult(report: IperfReport): Omit<TcpResult, 'cpuPerGbit'> {
   const counted = report.intervals.slice(1).map((interval) => interval.sum)
   const seconds = counted.reduce((sum, { seconds }) => sum + seconds, 0)
   const bytes = counted.reduce((sum, { bytes }) => sum + bytes, 0)

@@ -1,16 +1,11 @@
 // `scripts/bench growth`: how figures change with the number of machines, of hosts, and of ports.
 
-import { loadavg } from 'node:os'
-import { guestImage } from '../../test/lab/image.js'
 import { compileGear } from '../forwarding/gear.js'
-import { expandList } from '../forwarding/main.js'
-import { describeMachine } from '../forwarding/report.js'
-import { allCores, Lab } from '../lab/lab.js'
-import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.js'
-import { sweepAll } from '../snapshot/main.js'
-import { finish, makeReport, readReport, writeResults } from '../vnsnap/report.js'
-import { inTurn } from '../vnsnap/rounds.js'
-import type { Row } from '../vnsnap/rows.js'
+import { Lab } from '../lab/lab.js'
+import { acceleratorName, begin, twoCores } from '../run/machine.js'
+import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
+import { Run, readReport, writeResults } from '../run/report.js'
+import { growthBench } from './figures.js'
 import { type MachinesPlan, machinesCells, measureMachines } from './machines.js'
 import { measurePorts, type PortsPlan, portsCells } from './ports.js'
 
@@ -19,10 +14,11 @@ export const usage = `Usage: scripts/bench growth [options]
 Measures snapshots of 2 to 16 machines and on 1 to 4 hosts, and forwarding between two of 2 to 200 ports (root needed).
 
   --rounds N       rounds over all cells (default 3; with --quick 1)
+  --minutes N      as many rounds and cells as fit; three snapshots a cell
   --only A,B       only these cells: ${[...machinesCells, ...portsCells].map(({ id }) => id).join(', ')}
   --quick          two snapshots a cell and short trials: a look, not a result
   --json FILE      write the raw rows there as well, compressed when its name ends in .gz
-  --results DIR    where growth.{json,md} go (default bench/results; with --quick or --only: nowhere)
+  --results DIR    where growth.{json,md} go (default bench/results; with --quick, --minutes or --only: nowhere)
   --render FILE    no run: make the tables again from an earlier run's report or raw rows (needs --results)
 `
 
@@ -35,65 +31,53 @@ export function readOptions(argv: readonly string[]): BenchOptions & { readonly 
   return { ...options, chosen: new Set(options.only ?? ids) }
 }
 
+/** Of the time, for the ports, which come first; their cells are short. */
+const PORTS_SHARE = 0.3
+
 /** Exit code: 0 all measured, 1 something failed, 2 wrong usage. */
 export async function growth(argv: readonly string[]): Promise<number> {
-  const render = (file: string, directory: string) => writeResults(readReport(file), directory)
+  const render = (file: string, directory: string) =>
+    writeResults(growthBench, readReport(file, growthBench), directory)
   const options = optionsOrExit(usage, () => readOptions(argv), render)
   if (typeof options === 'number') return options
-  const say = (line: string) => process.stderr.write(`${line}\n`)
-  await sweepAll()
-  const machine = describeMachine()
-  if (machine.loadBefore > 0.5) say(`The machine is not quiet (load ${machine.loadBefore}): figures mean little.`)
-  const { accelerator } = await guestImage()
-  const started = new Date()
-  const rows: Row[] = []
+  const untilMs = endOf(options)
+  const begun = await begin()
+  const accelerator = await acceleratorName()
   const chosenMachines = machinesCells.filter(({ id }) => options.chosen.has(id))
-  const machinesPlan: MachinesPlan = {
-    snapshots: options.quick ? 2 : 6,
-    memoryMiB: 96,
-    idleMs: options.quick ? 1000 : 3000,
-  }
-  rows.push(
-    ...(await inTurn('machines', options.rounds, chosenMachines, (cell) => measureMachines(cell, machinesPlan), say)),
-  )
   const chosenPorts = portsCells.filter(({ id }) => options.chosen.has(id))
-  const [first, second] = expandList(allCores())
-  if (second === undefined) throw new Error('two cores are needed: one for the switch, one for the endpoints')
-  const portsPlan: PortsPlan = {
-    trialMs: options.quick ? 300 : 800,
-    tcpSeconds: options.quick ? 1 : 2,
-    cores: { switch: String(second), sender: String(first), receiver: String(first) },
+  const machinesPlan: MachinesPlan = {
+    snapshots: { whole: 6, brief: 3, quick: 2 }[options.size],
+    memoryMiB: 96,
+    idleMs: options.size === 'whole' ? 3000 : 1000,
   }
+  const portsPlan: PortsPlan = {
+    trialMs: { whole: 800, brief: 500, quick: 300 }[options.size],
+    tcpSeconds: { whole: 2, brief: 1.5, quick: 1 }[options.size],
+    cores: twoCores().oneHost,
+  }
+  const note = (id: string, title: string, setup: string) => ({ id, title, setup, version: '' })
+  const run = new Run(growthBench, options, begun, () => ({
+    command: ['scripts/bench', 'growth', ...argv].join(' '),
+    machine: begun.machine,
+    accelerator,
+    subjects: [
+      ...chosenMachines.map(({ id, title }) =>
+        note(id, title, `${machinesPlan.memoryMiB} MiB each, in a ring; policy buffer`),
+      ),
+      ...chosenPorts.map(({ id, title }) => note(id, title, 'one host, veth ports; all but two silent')),
+    ],
+    absent: [],
+  }))
   const workshop = new Lab()
   try {
     const gear = await compileGear(workshop.scratch)
-    rows.push(
-      ...(await inTurn('ports', options.rounds, chosenPorts, (cell) => measurePorts(cell, portsPlan, gear), say)),
-    )
+    const now = performance.now()
+    const part = { part: 'ports', rounds: options.rounds, untilMs: now + (untilMs - now) * PORTS_SHARE }
+    await run.rounds.inTurn(part, chosenPorts, (cell, figures) => measurePorts(cell, portsPlan, gear, figures))
   } finally {
     await workshop.destroy()
   }
-  const note = (id: string, title: string, setup: string) => ({ id, title, setup, version: '' })
-  const report = makeReport(
-    {
-      kind: 'growth',
-      date: started.toISOString(),
-      minutes: Number(((Date.now() - started.getTime()) / 60_000).toFixed(1)),
-      command: ['scripts/bench', 'growth', ...argv].join(' '),
-      quick: options.quick,
-      rounds: options.rounds,
-      machine,
-      loadAfter: Number(loadavg()[0]!.toFixed(2)),
-      accelerator: accelerator === 'kvm' ? 'KVM' : 'TCG (emulated)',
-      subjects: [
-        ...chosenMachines.map(({ id, title }) =>
-          note(id, title, `${machinesPlan.memoryMiB} MiB each, in a ring; policy buffer`),
-        ),
-        ...chosenPorts.map(({ id, title }) => note(id, title, 'one host, veth ports; all but two silent')),
-      ],
-      absent: [],
-    },
-    rows,
-  )
-  return finish(report, rows, options)
+  const part = { part: 'machines', rounds: options.rounds, untilMs }
+  await run.rounds.inTurn(part, chosenMachines, (cell, figures) => measureMachines(cell, machinesPlan, figures))
+  return run.finish()
 }

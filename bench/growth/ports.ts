@@ -5,17 +5,19 @@ import type { Gear } from '../forwarding/gear.js'
 import { Session } from '../forwarding/session.js'
 import { type Cores, parts, type Subject, vethAttachment } from '../forwarding/subject.js'
 import { bridge } from '../forwarding/subjects/bridge.js'
-import { snapswitch, startDaemon } from '../forwarding/subjects/snapswitch.js'
+import { snapswitchFast, startDaemon } from '../forwarding/subjects/snapswitch.js'
 import { machineSeconds } from '../lab/cpu.js'
 import type { Lab } from '../lab/lab.js'
 import { commandAt, sleep } from '../lab/processes.js'
 import { residentBytes } from './machines.js'
 
+const titles = { snapswitch: 'fast path', userspace: 'userspace', bridge: 'Linux bridge' } as const
+
 export interface PortsCell {
   readonly id: string
   readonly title: string
   readonly ports: number
-  readonly kind: 'snapswitch' | 'bridge'
+  readonly kind: keyof typeof titles
 }
 
 export interface PortsPlan {
@@ -24,10 +26,11 @@ export interface PortsPlan {
   readonly cores: Cores
 }
 
-export const portsCells: readonly PortsCell[] = [2, 16, 64, 200].flatMap((ports) =>
-  (['snapswitch', 'bridge'] as const).map((kind) => ({
+/** The ends first: a run with little time must have them. */
+export const portsCells: readonly PortsCell[] = [2, 200, 16, 64].flatMap((ports) =>
+  (['snapswitch', 'bridge', 'userspace'] as const).map((kind) => ({
     id: `${kind}-${ports}p`,
-    title: `${kind === 'bridge' ? 'Linux bridge' : 'snapswitch'}, ${ports} ports`,
+    title: `${titles[kind]}, ${ports} ports`,
     ports,
     kind,
   })),
@@ -51,7 +54,7 @@ async function addIdle(lab: Lab, devices: readonly string[]): Promise<void> {
 
 /** The measured subject with its further ports. */
 function subjectOf({ ports, kind, title }: PortsCell, running: { pids: readonly number[] }): Subject {
-  const base = kind === 'bridge' ? bridge : snapswitch
+  const base = kind === 'bridge' ? bridge : snapswitchFast
   const devices = ['p1', 'p2', ...idleDevices(ports)]
   return {
     ...base,
@@ -67,25 +70,34 @@ function subjectOf({ ports, kind, title }: PortsCell, running: { pids: readonly 
       }
       await vethAttachment(lab, topology)
       await addIdle(lab, idleDevices(ports))
-      const daemon = await startDaemon(lab, 'a', cores.switch, devices, { poll: 'adaptive', color: true })
+      const daemon = await startDaemon(lab, 'a', cores.switch, devices, {
+        poll: 'adaptive',
+        color: true,
+        ...(kind === 'userspace' ? {} : { fastPath: 'auto' }),
+      })
       running.pids = [daemon.pid]
       return { pids: running.pids }
     },
   }
 }
 
-export async function measurePorts(cell: PortsCell, plan: PortsPlan, gear: Gear): Promise<Record<string, number>> {
+export async function measurePorts(
+  cell: PortsCell,
+  plan: PortsPlan,
+  gear: Gear,
+  figures: Record<string, number>,
+): Promise<void> {
   const running: { pids: readonly number[] } = { pids: [] }
   const session = await Session.open(subjectOf(cell, running), 'one-host', gear, plan.cores)
   try {
-    const figures: Record<string, number> = {}
     const trip = await session.roundTrips({ samples: 50_000, gapUs: 0, milliseconds: plan.trialMs })
     figures['ports.rtt'] = trip.p50
     figures['ports.pps60'] = (await session.saturation(60, plan.trialMs)).deliveredPerSecond
     figures['ports.tcp'] = (await session.tcp(plan.tcpSeconds)).bitsPerSecond
     figures['ports.flood'] = await floodCost(session, gear, plan)
-    if (running.pids.length > 0) figures['ports.rss'] = residentBytes(running.pids) / 1e6
-    return figures
+    if (running.pids.length === 0) return
+    figures['ports.rss'] = residentBytes(running.pids) / 1e6
+    figures['ports.cpuIdle'] = (await session.idleShare(plan.trialMs * 2)) * 100
   } finally {
     await session.close()
   }

@@ -1,7 +1,8 @@
 // `scripts/bench compare OLD NEW`: what changed beyond noise. A figure has changed when the ranges of its rounds do
 // not meet, and its median moved by 3 % at least.
 
-import { told } from './html.js'
+import { isQuiet } from '../run/machine.js'
+import { shown } from '../run/rows.js'
 import { type Results, readResults } from './read.js'
 
 const LEAST_CHANGE = 0.03
@@ -39,7 +40,7 @@ export function compareResults(before: Results, after: Results): Comparison {
       const doMeet = now.low <= then.high && then.low <= now.high
       if (doMeet || Math.abs(now.median - then.median) < Math.abs(then.median) * LEAST_CHANGE) continue
       const isMore = now.median > then.median
-      const isBetter = isMore === (after.meaning(figure).better === 'more')
+      const isBetter = isMore === (after.figure(figure).better === 'more')
       const factor = then.median === 0 ? Number.POSITIVE_INFINITY : now.median / then.median
       changes.push({ subject, figure, before: then.median, after: now.median, factor, isBetter })
     }
@@ -58,8 +59,9 @@ export function differences(before: Results, after: Results): string[] {
   if (before.machine.kernel !== after.machine.kernel)
     said.push(`other kernels: ${before.machine.kernel}; ${after.machine.kernel}`)
   if (before.quick !== after.quick) said.push('one of them is of short trials')
-  const [then, now] = [before.machine.loadBefore, after.machine.loadBefore]
-  if (Math.max(then, now) > 0.5) said.push(`not quiet: load ${then} before the older run, ${now} before the newer`)
+  const [then, now] = [before.machine, after.machine]
+  if (!isQuiet(then) || !isQuiet(now))
+    said.push(`not quiet: load ${then.loadBefore} before the older run, ${now.loadBefore} before the newer`)
   return said
 }
 
@@ -88,12 +90,11 @@ export async function compare(argv: readonly string[]): Promise<number> {
   const title = (id: string) => after.subjects.find((subject) => subject.id === id)?.title ?? id
   const lines = differences(before, after).map((said) => `Read with care: ${said}`)
   for (const { subject, figure, before: then, after: now, factor, isBetter } of changes) {
-    const unit = after.meaning(figure).unit
-    const values = `${told(after, figure, then)} -> ${told(after, figure, now)}`
+    const known = after.figure(figure)
+    const unit = known.unit === '' ? '' : ` (${known.unit})`
     const times = Number.isFinite(factor) ? `x ${factor.toPrecision(3)}` : 'from zero'
-    lines.push(
-      `${isBetter ? 'better' : 'WORSE '}  ${title(subject)}: ${after.meaning(figure).text}${unit === '' ? '' : ` (${unit})`}: ${values}  ${times}`,
-    )
+    const values = `${shown(known, then)} -> ${shown(known, now)}  ${times}`
+    lines.push(`${isBetter ? 'better' : 'WORSE '}  ${title(subject)}: ${known.text}${unit}: ${values}`)
   }
   lines.push(`${changes.length} of ${compared} figures changed beyond the range of their rounds.`)
   if (withoutRange > 0)

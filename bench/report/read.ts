@@ -1,24 +1,21 @@
 // Brings the results of all benches into one form: subjects, figures, and for each a median with its range.
 
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { gunzipSync } from 'node:zlib'
-import { type FigureName, figureMeanings } from '../forwarding/figures.js'
-import type { Report as ForwardingReport, Machine, SubjectNote } from '../forwarding/report.js'
-import type { Summary as SnapshotSummary } from '../snapshot/figures.js'
-import { type Summaries, type Summary, summarize } from '../vnsnap/figures.js'
-import type { Report as VnsnapReport } from '../vnsnap/report.js'
-import { figureOf } from '../vnsnap/rows.js'
-
-export interface Meaning {
-  readonly text: string
-  readonly unit: string
-  readonly better: 'more' | 'less'
-}
+import { forwardingBench } from '../forwarding/figures.js'
+import { growthBench } from '../growth/figures.js'
+import type { Machine } from '../run/machine.js'
+import type { Told } from '../run/ratios.js'
+import { type Bench, type Report, readJson, shortcomings } from '../run/report.js'
+import type { PartNote } from '../run/rounds.js'
+import { type Figure, figure, type SubjectNote, type Summaries, type Summary } from '../run/rows.js'
+import { type Summary as SnapshotSummary, type Target, targets } from '../snapshot/figures.js'
+import { type Report as SnapshotReport, shortcomings as snapshotShortcomings } from '../snapshot/report.js'
+import { vnsnapBench } from '../vnsnap/rows.js'
 
 export interface Results {
-  /** `forwarding`, `snapshot`, `vnsnap` or `growth`. */
   readonly bench: string
+  readonly title: string
   readonly file: string
   readonly date: string
   readonly minutes: number
@@ -29,138 +26,148 @@ export interface Results {
   readonly accelerator: string
   readonly subjects: readonly SubjectNote[]
   readonly summaries: Summaries
-  readonly ratios: Readonly<Record<string, number>>
-  meaning(figure: string): Meaning
-  /** Notes on what was not measured, or failed. */
+  readonly parts: readonly PartNote[]
+  readonly told: Readonly<Record<string, Told>>
+  /** What is set of it, in words, where the key does not say it. */
+  readonly words: Readonly<Record<string, string>>
+  readonly plots: readonly string[]
+  /** By figure: what was set of it, in its own unit. */
+  readonly aims: Readonly<Record<string, number>>
+  /** Known figures in the order in which they are shown. */
+  readonly figures: readonly Figure[]
+  figure(name: string): Figure
+  /** What was not measured, or failed, or makes the figures mean less. */
   readonly remarks: readonly string[]
 }
 
-const single = (value: number): Summary => ({ median: value, low: value, high: value, count: 1 })
+const single = (value: number, high = value, count = 1): Summary => ({ median: value, low: value, high, count })
 
-function ofForwarding(file: string, report: ForwardingReport): Results {
-  // What is kept in results/ has no rounds: its medians stand without a range.
-  const summaries =
-    report.rounds === undefined
-      ? Object.fromEntries(
-          Object.entries(report.medians).map(([id, figures]) => [
-            id,
-            Object.fromEntries(Object.entries(figures).map(([name, value]) => [name, single(value)])),
-          ]),
-        )
-      : summarize(report.rounds.map((row) => ({ part: 'network', ...row })))
+const finder = (figures: readonly Figure[]) => {
+  const known = new Map(figures.map((one) => [one.name, one]))
+  return (name: string) => known.get(name) ?? figure(name, name, '', 'less')
+}
+
+/** Benches of rounds over subjects. */
+const benches: readonly Bench[] = [vnsnapBench, forwardingBench, growthBench]
+
+function ofRounds(file: string, bench: Bench, report: Report): Results {
+  const figures = bench.tables.flatMap((table) => table.figures)
   return {
-    bench: 'forwarding',
+    ...report,
+    bench: bench.kind,
+    title: bench.title,
     file,
-    date: report.date,
-    minutes: report.minutes,
-    command: `scripts/bench forwarding --rounds ${report.plan.rounds}`,
-    machine: report.machine,
-    quick: report.plan.rounds < 3,
-    accelerator: '',
-    subjects: report.subjects,
-    summaries,
-    ratios: report.ratios,
-    meaning: (figure) => figureMeanings[figure as FigureName] ?? { text: figure, unit: '', better: 'more' },
-    remarks: [],
+    words: {},
+    plots: bench.plots,
+    aims: aimsOf(bench, report),
+    figures,
+    figure: finder(figures),
+    remarks: shortcomings(report),
   }
 }
 
-interface SnapshotFile {
-  readonly date: string
-  readonly minutes: number
-  readonly machine: Machine
-  readonly guests: { readonly accelerator: string }
-  readonly quick: boolean
-  readonly summaries: readonly SnapshotSummary[]
-  readonly ratios: Readonly<Record<string, number>>
+/** An aim of a ratio is, as a line in a plot, so much of the peer's median. The first rule of a figure counts. */
+function aimsOf({ ratios }: Bench, { told, summaries }: Report): Record<string, number> {
+  const aims: Record<string, number> = {}
+  for (const [key, { figure: name, reach, peers }] of Object.entries(ratios)) {
+    const bound = reach?.least ?? reach?.most
+    const peer = told[key]?.peer ?? null
+    const base = peers.length === 0 ? 1 : peer === null ? undefined : summaries[peer]?.[name]?.median
+    if (bound === undefined || base === undefined || name in aims) continue
+    aims[name] = bound * base
+  }
+  return aims
 }
 
-const snapshotFigures: Readonly<
-  Record<
-    string,
-    Meaning & { of(summary: SnapshotSummary): number | undefined; worst?(summary: SnapshotSummary): number }
-  >
-> = {
-  downtimeMs: {
-    text: 'downtime p50',
-    unit: 'ms',
-    better: 'less',
-    of: (s) => s.downtime.p50,
-    worst: (s) => s.downtime.p99,
-  },
-  skewMs: { text: 'skew p50', unit: 'ms', better: 'less', of: (s) => s.skew.p50, worst: (s) => s.skew.p99 },
-  globalMs: {
-    text: 'global time p50',
-    unit: 'ms',
-    better: 'less',
-    of: (s) => s.globalMs.p50,
-    worst: (s) => s.globalMs.p99,
-  },
-  cutGapMs: {
-    text: 'longest TCP gap at a cut',
-    unit: 'ms',
-    better: 'less',
-    of: (s) => s.bulk?.longestGapMs.cut,
-  },
-  udpLost: { text: 'datagrams lost', unit: '', better: 'less', of: (s) => s.counted.udpLost },
-  udpDoubled: { text: 'datagrams doubled', unit: '', better: 'less', of: (s) => s.counted.udpDoubled },
+interface SnapshotFigure {
+  readonly figure: Figure
+  of(summary: SnapshotSummary): number | undefined
+  worst?(summary: SnapshotSummary): number
 }
 
-function ofSnapshot(file: string, report: SnapshotFile): Results {
+const snapshotFigures: readonly SnapshotFigure[] = [
+  {
+    figure: figure('downtimeMs', 'a machine stands still, p50 (line: to p99)', 'ms', 'less'),
+    of: ({ downtime }) => downtime.p50,
+    worst: ({ downtime }) => downtime.p99,
+  },
+  {
+    figure: figure('skewMs', 'first to last cut, p50 (line: to p99)', 'ms', 'less'),
+    of: ({ skew }) => skew.p50,
+    worst: ({ skew }) => skew.p99,
+  },
+  {
+    figure: figure('globalMs', 'a whole snapshot, p50 (line: to p99)', 'ms', 'less', 1, 0),
+    of: ({ globalMs }) => globalMs.p50,
+    worst: ({ globalMs }) => globalMs.p99,
+  },
+  {
+    figure: figure('cutGapMs', 'longest TCP gap at a cut', 'ms', 'less'),
+    of: ({ bulk }) => bulk?.longestGapMs.cut,
+  },
+  {
+    figure: figure('quietGapMs', 'longest TCP gap without a snapshot', 'ms', 'less'),
+    of: ({ bulk }) => bulk?.longestGapMs.quiet,
+  },
+  {
+    figure: figure('udpLost', 'datagrams lost', '', 'less', 1, 0),
+    of: ({ counted }) => counted.udpLost,
+  },
+  {
+    figure: figure('udpDoubled', 'datagrams doubled', '', 'less', 1, 0),
+    of: ({ counted }) => counted.udpDoubled,
+  },
+]
+
+function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Results {
   const summaries = Object.fromEntries(
     report.summaries.map((summary) => [
       summary.cell.id,
       Object.fromEntries(
-        Object.entries(snapshotFigures).flatMap(([name, { of, worst }]) => {
+        snapshotFigures.flatMap(({ figure: { name }, of, worst }) => {
           const value = of(summary)
           if (value === undefined || !Number.isFinite(value)) return []
-          return [[name, { median: value, low: value, high: worst?.(summary) ?? value, count: summary.snapshots }]]
+          return [[name, single(value, worst?.(summary) ?? value, summary.snapshots)]]
         }),
       ),
     ]),
   )
+  const snapshots = report.summaries.reduce((sum, one) => sum + one.snapshots, 0)
+  const told = Object.fromEntries(
+    (Object.keys(targets) as Target[]).map((key): [string, Told] => {
+      const value = report.ratios[key] ?? null
+      const { most } = targets[key]
+      const reached = value === null ? null : value <= most
+      const aim = `at most ${most}`
+      return [key, { of: 'snapswitch', peer: null, value, low: value, high: value, rounds: snapshots, aim, reached }]
+    }),
+  )
+  const figures = snapshotFigures.map((one) => one.figure)
   return {
     bench: 'snapshot',
+    title: 'What a snapshot costs, cell by cell',
     file,
     date: report.date,
     minutes: report.minutes,
-    command: 'scripts/bench snapshot',
+    command: report.command ?? 'scripts/bench snapshot',
     machine: report.machine,
     quick: report.quick,
     accelerator: report.guests.accelerator,
     subjects: report.summaries.map(({ cell }) => ({
       id: cell.id,
-      title: cell.id,
+      title: cell.id.replaceAll('-', ' '),
       setup: `${cell.machines} machines of ${cell.memoryMiB} MiB on two hosts, policy ${cell.policy}, load ${cell.load}`,
       version: cell.driver,
     })),
     summaries,
-    ratios: report.ratios,
-    meaning: (figure) => snapshotFigures[figure] ?? { text: figure, unit: '', better: 'less' },
-    remarks: [],
-  }
-}
-
-function ofVnsnap(file: string, report: VnsnapReport): Results {
-  return {
-    bench: report.kind,
-    file,
-    date: report.date,
-    minutes: report.minutes,
-    command: report.command,
-    machine: report.machine,
-    quick: report.quick,
-    accelerator: report.accelerator,
-    subjects: report.subjects,
-    summaries: report.summaries,
-    ratios: report.ratios,
-    meaning: (figure) => figureOf(figure) ?? { text: figure, unit: '', better: 'less' },
-    remarks: [
-      ...report.absent.map(({ id, why }) => `${id} was not measured: ${why}`),
-      ...report.failures.map(
-        ({ subject, part, round, error }) => `${subject}, ${part}, round ${round} failed: ${error}`,
-      ),
-    ],
+    parts: [],
+    told,
+    words: Object.fromEntries(Object.entries(targets).map(([key, { what }]) => [key, what])),
+    plots: ['downtimeMs', 'skewMs', 'globalMs', 'cutGapMs', 'quietGapMs'],
+    aims: { downtimeMs: targets.downtimeP99Ms.most, skewMs: targets.skewP99Ms.most, cutGapMs: targets.tcpGapMs.most },
+    figures,
+    figure: finder(figures),
+    remarks: snapshotShortcomings(report),
   }
 }
 
@@ -168,9 +175,7 @@ function ofVnsnap(file: string, report: VnsnapReport): Results {
 export function readResults(file: string): Results {
   let value: Record<string, unknown>
   try {
-    const bytes = readFileSync(file)
-    const isCompressed = bytes[0] === 0x1f && bytes[1] === 0x8b
-    value = JSON.parse((isCompressed ? gunzipSync(bytes) : bytes).toString('utf8'))
+    value = readJson(file) as Record<string, unknown>
   } catch (error) {
     throw new Error(`${file}: ${(error as Error).message}`)
   }
@@ -178,16 +183,16 @@ export function readResults(file: string): Results {
     string,
     unknown
   >
-  if (report.format !== 1) throw new Error(`${file}: no results of scripts/bench`)
-  if (report.kind === 'vnsnap' || report.kind === 'growth') return ofVnsnap(file, report as unknown as VnsnapReport)
-  if (Array.isArray(report.summaries)) return ofSnapshot(file, report as unknown as SnapshotFile)
-  if (report.medians !== undefined) return ofForwarding(file, report as unknown as ForwardingReport)
-  throw new Error(`${file}: no results of scripts/bench forwarding, snapshot, vnsnap or growth`)
+  const bench = benches.find(({ kind }) => kind === report.kind)
+  if (report.format === 1 && bench !== undefined) return ofRounds(file, bench, report as unknown as Report)
+  if (report.format === 1 && Array.isArray(report.summaries))
+    return ofSnapshot(file, report as unknown as SnapshotReport)
+  throw new Error(`${file}: no results of scripts/bench ${[...benches.map(({ kind }) => kind), 'snapshot'].join(', ')}`)
 }
 
 /** The latest of each bench in a directory of results. */
 export function readAll(directory: string): Results[] {
-  return ['vnsnap', 'snapshot', 'growth', 'forwarding'].flatMap((bench) => {
+  return ['vnsnap', 'forwarding', 'snapshot', 'growth'].flatMap((bench) => {
     const file = join(directory, `${bench}.json`)
     return existsSync(file) ? [readResults(file)] : []
   })

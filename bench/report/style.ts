@@ -2,9 +2,10 @@
 
 export const style = `
 :root { --ground: #fff; --ink: #1c2126; --soft: #5b6570; --line: #d9dee3; --own: #0a66c2; --other: #9aa7b4; --range: #1c2126;
+  --s0: #0a66c2; --s1: #8a5a00; --s2: #6b7783; --aim: #b3261e;
   --good: #17733a; --bad: #b3261e; --warn: #fff4d6; --warn-ink: #5c4400; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14181c; --ink: #e6eaee; --soft: #9aa5b0; --line: #313a43; --own: #5aa9ff;
-  --other: #66727e; --range: #e6eaee; --good: #6fd08c; --bad: #ff8a80; --warn: #3a3115; --warn-ink: #f2dc9b; } }
+  --s0: #5aa9ff; --s1: #e0a64a; --s2: #9aa5b0; --aim: #ff8a80; --other: #66727e; --range: #e6eaee; --good: #6fd08c; --bad: #ff8a80; --warn: #3a3115; --warn-ink: #f2dc9b; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 1.2rem 1rem 3rem; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -27,6 +28,11 @@ svg .label.own { font-weight: 600; }
 svg .mark.own { fill: var(--own); }
 svg .mark.other { fill: var(--other); }
 svg .range { stroke: var(--range); stroke-width: 1.5; opacity: .75; }
+svg .aim { stroke: var(--aim); stroke-width: 1.5; stroke-dasharray: 4 3; }
+svg .curve { fill: none; stroke-width: 2; } svg .curve.s0 { stroke: var(--s0); } svg .curve.s1 { stroke: var(--s1); }
+svg .curve.s2 { stroke: var(--s2); } svg .dot.s0 { fill: var(--s0); } svg .dot.s1 { fill: var(--s1); } svg .dot.s2 { fill: var(--s2); }
+figure .note { margin: .2rem 0 0; font-size: .82rem; max-width: 520px; }
+.words { display: block; font-size: .8rem; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; margin: .4rem 0; }
@@ -38,7 +44,7 @@ tbody th { font-weight: 400; }
 .yes { color: var(--good); } .no { color: var(--bad); }
 summary { cursor: pointer; margin: .6rem 0; }
 code { font-size: .86em; }
-@media print { :root { --ground: #fff; --ink: #000; --soft: #444; --line: #bbb; --own: #0a4f96; --other: #a9b3bd; --range: #000; --warn: #fff; }
+@media print { :root { --ground: #fff; --ink: #000; --soft: #444; --line: #bbb; --own: #0a4f96; --s0: #0a4f96; --s1: #7a4d00; --s2: #666; --aim: #900; --other: #a9b3bd; --range: #000; --warn: #fff; }
   body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .plots { grid-template-columns: 1fr 1fr; }
   .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } }
 `

@@ -45,6 +45,15 @@ const full: readonly Wanted[] = [
   [2, 256, 'buffer', 'plain'],
 ]
 
+/** What the targets need, and no more. */
+const brief: readonly Wanted[] = [
+  [2, 128, 'buffer', 'ring'],
+  [2, 1024, 'buffer', 'ring'],
+  [2, 256, 'buffer', 'members'],
+  [2, 256, 'buffer', 'guests'],
+  [8, 256, 'buffer', 'ring'],
+]
+
 const quick: readonly Wanted[] = [
   [2, 128, 'buffer', 'ring'],
   [4, 128, 'drop', 'ring'],
@@ -52,15 +61,20 @@ const quick: readonly Wanted[] = [
   [2, 128, 'buffer', 'members'],
 ]
 
+const sizes = { whole: full, brief, quick } as const
+
 /** Only when asked for by name: they need a libvirtd. */
 const domains: readonly Wanted[] = [
   [2, 128, 'buffer', 'ring'],
   [2, 512, 'buffer', 'ring'],
 ]
 
-export function cells(isQuick: boolean, rounds: number): Cell[] {
-  return (isQuick ? quick : full).map((wanted) => cellOf(wanted, 'qemu', rounds))
+export function cells(size: keyof typeof sizes, rounds: number): Cell[] {
+  return sizes[size].map((wanted) => cellOf(wanted, 'qemu', rounds))
 }
+
+/** How long a cell takes on two cores with emulated machines, about. */
+export const secondsOf = ({ machines, rounds }: Cell): number => 10 + machines * (5 + rounds * 0.7)
 
 export const libvirtCells = (rounds: number): Cell[] => domains.map((wanted) => cellOf(wanted, 'libvirt', rounds))
 

@@ -1,8 +1,9 @@
 // What a run leaves behind: JSON with every round, and Markdown tables with the targets.
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Machine } from '../forwarding/report.js'
+import type { Machine } from '../run/machine.js'
+import { readJson, writeJson, writeWhole } from '../run/report.js'
 import { ratiosOf, type Spread, type Stretch, type Summary, summarize, type Target, targets } from './figures.js'
 import type { Row } from './rows.js'
 
@@ -12,7 +13,14 @@ export interface Report {
   readonly minutes: number
   readonly machine: Machine
   readonly guests: { readonly accelerator: string; readonly qemu: string }
+  readonly command: string
   readonly quick: boolean
+  /** Minutes that the run had; null: as many as it takes. */
+  readonly budget: number | null
+  /** False: the run ended before its end, or still goes on. */
+  readonly whole: boolean
+  /** Cells that there was no time for. */
+  readonly missing: readonly string[]
   readonly rounds: readonly Row[]
   readonly summaries: readonly Summary[]
   readonly targets: typeof targets
@@ -20,7 +28,10 @@ export interface Report {
 }
 
 export function makeReport(
-  parts: Pick<Report, 'machine' | 'guests' | 'quick'> & { readonly started: Date; readonly rows: readonly Row[] },
+  parts: Pick<Report, 'machine' | 'guests' | 'command' | 'quick' | 'budget' | 'whole' | 'missing'> & {
+    readonly started: Date
+    readonly rows: readonly Row[]
+  },
 ): Report {
   const { started, rows, ...rest } = parts
   return {
@@ -138,6 +149,16 @@ const bulkColumns: readonly Column<WithBulk>[] = [
   ],
 ]
 
+/** What limits a run's figures, in words. */
+export function shortcomings({ quick, whole, budget, missing }: Omit<Report, 'rounds'>): string[] {
+  return [
+    ...(quick ? ['Short trials: a look, not a result.'] : []),
+    ...(whole === false ? ['The run ended before its end: what it had measured by then is here.'] : []),
+    ...(typeof budget === 'number' ? [`The run had ${Math.round(budget)} minutes: fewer cells and snapshots.`] : []),
+    ...(missing === undefined || missing.length === 0 ? [] : [`No time was left for ${missing.join(', ')}.`]),
+  ]
+}
+
 export function markdown(report: Report): string {
   const { machine, summaries, rounds: rows } = report
   const measured = summaries.filter(({ snapshots }) => snapshots > 0)
@@ -146,7 +167,7 @@ export function markdown(report: Report): string {
     '',
     `${report.date.slice(0, 10)}, ${report.minutes} minutes; ${machine.cpu}, ${machine.cores} cores, Linux ${machine.kernel}, Node ${machine.node}; load before the run ${machine.loadBefore}.`,
     `Guests: QEMU ${report.guests.qemu}, ${report.guests.accelerator}. Two hosts are two namespaces joined by a veth trunk.`,
-    ...(report.quick ? ['', 'A quick run: a look, not a result.'] : []),
+    ...shortcomings(report).flatMap((said) => ['', said]),
     '',
     'Milliseconds, p50 / p99 where there are two; p99 by nearest rank, the largest of fewer than 100 samples.',
     '',
@@ -215,17 +236,20 @@ const value = (found: number | undefined) =>
   found === undefined ? 'not measured' : Number.isInteger(found) ? String(found) : found.toFixed(2)
 const reached = (found: number | undefined, most: number) => (found === undefined ? '' : found <= most ? 'yes' : 'no')
 
-/** Writes snapshot.json, without the raw rounds, and snapshot.md. */
+/** Writes snapshot.json, without the raw rounds, snapshot.md, and the raw rounds compressed apart from them. */
 export function writeResults(report: Report, directory: string): void {
-  mkdirSync(directory, { recursive: true })
+  mkdirSync(join(directory, 'raw'), { recursive: true })
   const { rounds: _, ...figures } = report
-  writeFileSync(join(directory, 'snapshot.json'), `${JSON.stringify(figures, null, 1)}\n`)
-  writeFileSync(join(directory, 'snapshot.md'), markdown(report))
+  writeWhole(join(directory, 'snapshot.json'), `${JSON.stringify(figures, null, 1)}\n`)
+  writeWhole(join(directory, 'snapshot.md'), markdown(report))
+  writeRaw(report, join(directory, 'raw', `snapshot-${report.date.slice(0, 19).replaceAll(':', '')}.json.gz`))
 }
+
+export const writeRaw = (report: Report, file: string): void => writeJson(file, report)
 
 /** Reads a report that an earlier run wrote with --json; what is computed from its rounds is computed again. */
 export function readReport(file: string): Report {
-  const report = JSON.parse(readFileSync(file, 'utf8')) as Report
+  const report = readJson(file) as Report
   if (report.format !== 1) throw new Error(`${file}: no report of format 1`)
   return { ...report, summaries: report.rounds.map(summarize), targets, ratios: ratiosOf(report.rounds) }
 }

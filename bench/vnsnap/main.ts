@@ -1,23 +1,24 @@
 // `scripts/bench vnsnap`: reads the options, runs the parts one after another, writes what came out.
 
-import { loadavg } from 'node:os'
-import { guestImage } from '../../test/lab/image.js'
 import { compileGear } from '../forwarding/gear.js'
-import { expandList } from '../forwarding/main.js'
-import { describeMachine, type SubjectNote } from '../forwarding/report.js'
-import { allCores, Lab } from '../lab/lab.js'
-import { type BenchOptions, optionsOrExit, readBenchOptions } from '../options.js'
-import { sweepAll } from '../snapshot/main.js'
+import { Lab } from '../lab/lab.js'
+import { acceleratorName, begin, twoCores } from '../run/machine.js'
+import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
+import { Run, readReport, writeResults } from '../run/report.js'
+import type { Rounds } from '../run/rounds.js'
+import type { SubjectNote } from '../run/rows.js'
+import type { SnapshotSystem } from '../snapshot/session.js'
 import { type CostPlan, measureCost } from './cost.js'
 import { measureNetwork, type NetworkPlan, type NetworkSubject } from './network.js'
-import { finish, makeReport, readReport, writeResults } from './report.js'
-import { measureRing, type RingPlan } from './ring.js'
-import { inTurn } from './rounds.js'
-import type { Part, Row } from './rows.js'
-import { networkSubjects } from './subjects.js'
+import { measureRing, type RingCell, type RingPlan } from './ring.js'
+import { PAYLOADS, UDP_PAYLOADS, vnsnapBench } from './rows.js'
+import { elsewhere, networkSubjects } from './subjects.js'
 import { snapshotSystems } from './systems.js'
 
-const PARTS: readonly Part[] = ['network', 'snapshot', 'ring']
+const PARTS = ['network', 'snapshot', 'ring'] as const
+type Part = (typeof PARTS)[number]
+/** How far each part may go into the time that is left when it begins. */
+const SHARES: Readonly<Record<Part, number>> = { network: 0.45, snapshot: 0.55, ring: 1 }
 
 const ids = () => [...new Set([...networkSubjects, ...snapshotSystems].map(({ id }) => id))]
 
@@ -26,10 +27,11 @@ export const usage = `Usage: scripts/bench vnsnap [options]
 Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and beside bridge, OVS and VDE (root needed).
 
   --rounds N       rounds over all subjects (default 5; with --quick 1)
+  --minutes N      as many rounds as fit; shorter trials, OVS and VDE left out (forwarding has them), fewer rings
   --only A,B       only these parts (${PARTS.join(', ')}) or subjects (${ids().join(', ')})
   --quick          short trials: a look of some minutes, not a result
   --json FILE      write the raw rows there as well, compressed when its name ends in .gz
-  --results DIR    where vnsnap.{json,md} go (default bench/results; with --quick or --only: nowhere); raw/ in it has the raw rows
+  --results DIR    where vnsnap.{json,md} go (default bench/results; with --quick, --minutes or --only: nowhere); raw/ in it has the raw rows
   --render FILE    no run: make the tables again from a report, or from raw rows, of an earlier run (needs --results)
 `
 
@@ -51,92 +53,136 @@ export function readOptions(argv: readonly string[]): Options {
   return { ...options, parts: parts.length === 0 ? PARTS : parts, subjects: subjects.length === 0 ? known : subjects }
 }
 
-const quickRing: RingPlan = { cells: [{ machines: 2, hosts: 2 }], runSeconds: 3, pairs: 2, memoryMiB: 128 }
-const fullRing: RingPlan = {
-  cells: ([2, 4, 8] as const).flatMap((machines) => ([1, 2] as const).map((hosts) => ({ machines, hosts }))),
-  runSeconds: 10,
-  pairs: 3,
-  memoryMiB: 128,
+const rings = ([2, 4, 8] as const).flatMap((machines) => ([1, 2] as const).map((hosts) => ({ machines, hosts })))
+
+interface Plans {
+  readonly network: NetworkPlan
+  readonly snapshot: CostPlan
+  readonly snapshotRounds: number
+  /** The first is the one that is promised of. */
+  readonly rings: readonly RingCell[]
+  readonly ring: Omit<RingPlan, 'cells'>
 }
+
+const promised: RingCell = { machines: 2, hosts: 2 }
+
+function plansOf({ size, rounds }: Pick<BenchOptions, 'size' | 'rounds'>): Plans {
+  const memoryMiB = 128
+  const isWhole = size === 'whole'
+  const network = (trialMs: number, tcpSeconds: number): NetworkPlan => ({
+    trialMs,
+    tcpSeconds,
+    payloads: isWhole ? PAYLOADS : [8, 1472],
+    udpPayloads: isWhole ? UDP_PAYLOADS : [64, 1472],
+    ...twoCores(),
+  })
+  const others = isWhole ? rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2) : []
+  return {
+    network: isWhole ? network(800, 2) : size === 'brief' ? network(400, 1.5) : network(250, 1),
+    snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB },
+    snapshotRounds: Math.ceil(rounds / 2),
+    rings:
+      size === 'quick' ? [promised] : size === 'brief' ? [promised, { machines: 8, hosts: 2 }] : [promised, ...others],
+    ring: { runSeconds: size === 'quick' ? 3 : 10, pairs: isWhole ? 3 : 2, memoryMiB },
+  }
+}
+
+interface Cast {
+  readonly subjects: readonly NetworkSubject[]
+  readonly notes: readonly SubjectNote[]
+  readonly absent: readonly { readonly id: string; readonly why: string }[]
+}
+
+async function castOf({ parts, subjects, size, only }: Options): Promise<Cast> {
+  const found: NetworkSubject[] = []
+  const notes: SubjectNote[] = []
+  const absent: { id: string; why: string }[] = []
+  const isLeftOut = (id: string) => size === 'brief' && only === null && elsewhere.includes(id)
+  const wanted = networkSubjects.filter(({ id }) => subjects.includes(id) && !isLeftOut(id))
+  for (const subject of parts.includes('network') ? wanted : []) {
+    const why = (await subject.unavailable?.()) ?? null
+    if (why !== null) {
+      absent.push({ id: subject.id, why })
+      continue
+    }
+    found.push(subject)
+    notes.push({ id: subject.id, title: subject.title, setup: subject.setup, version: await subject.version() })
+  }
+  for (const { id, title, setup } of systemsOf(subjects))
+    if (!notes.some((note) => note.id === id)) notes.push({ id, title, setup, version: 'snapshots only' })
+  return { subjects: found, notes, absent }
+}
+
+const systemsOf = (subjects: readonly string[]) => snapshotSystems.filter(({ id }) => subjects.includes(id))
 
 /** Exit code: 0 all measured, 1 something failed, 2 wrong usage. Missed aims are said, not failed. */
 export async function vnsnap(argv: readonly string[]): Promise<number> {
-  const render = (file: string, directory: string) => writeResults(readReport(file), directory)
+  const render = (file: string, directory: string) =>
+    writeResults(vnsnapBench, readReport(file, vnsnapBench), directory)
   const options = optionsOrExit(usage, () => readOptions(argv), render)
   if (typeof options === 'number') return options
-  const say = (line: string) => process.stderr.write(`${line}\n`)
-  await sweepAll()
-  const machine = describeMachine()
-  if (machine.loadBefore > 0.5) say(`The machine is not quiet (load ${machine.loadBefore}): figures mean little.`)
-  const { accelerator } = await guestImage()
-  const started = new Date()
-  const rows: Row[] = []
-  const notes: SubjectNote[] = []
-  const absent: { id: string; why: string }[] = []
-  if (options.parts.includes('network')) {
-    const subjects: NetworkSubject[] = []
-    for (const subject of networkSubjects.filter(({ id }) => options.subjects.includes(id))) {
-      const why = (await subject.unavailable?.()) ?? null
-      if (why !== null) {
-        absent.push({ id: subject.id, why })
-        continue
-      }
-      subjects.push(subject)
-      notes.push({ id: subject.id, title: subject.title, setup: subject.setup, version: await subject.version() })
-    }
-    rows.push(...(await networkRows(subjects, options, say)))
+  const untilMs = endOf(options)
+  const begun = await begin()
+  const accelerator = await acceleratorName()
+  const { subjects, notes, absent } = await castOf(options)
+  const plans = plansOf(options)
+  const run = new Run(vnsnapBench, options, begun, () => ({
+    command: ['scripts/bench', 'vnsnap', ...argv].join(' '),
+    machine: begun.machine,
+    accelerator,
+    subjects: notes,
+    absent,
+  }))
+  const part = (name: Part, rounds: number) => {
+    const now = performance.now()
+    return { part: name, rounds, untilMs: now + (untilMs - now) * (name === options.parts.at(-1) ? 1 : SHARES[name]) }
   }
-  const systems = snapshotSystems.filter(({ id }) => options.subjects.includes(id))
-  if (options.parts.includes('snapshot')) {
-    const plan: CostPlan = { snapshots: options.quick ? 2 : 6, memoryMiB: 128 }
-    const rounds = Math.ceil(options.rounds / 2)
-    rows.push(...(await inTurn('snapshot', rounds, systems, (system) => measureCost(system, plan, say), say)))
-  }
-  if (options.parts.includes('ring')) {
-    const plan = options.quick ? quickRing : fullRing
-    // A ring that runs on says nothing of whether it could be restored.
-    const ringSystems = systems.filter(({ id }) => id !== 'uncoordinated')
-    rows.push(...(await inTurn('ring', 1, ringSystems, (system) => measureRing(system, plan), say)))
-  }
-  for (const { id, title, setup } of systems)
-    if (!notes.some((note) => note.id === id)) notes.push({ id, title, setup, version: 'snapshots only' })
-  const report = makeReport(
-    {
-      kind: 'vnsnap',
-      date: started.toISOString(),
-      minutes: Number(((Date.now() - started.getTime()) / 60_000).toFixed(1)),
-      command: ['scripts/bench', 'vnsnap', ...argv].join(' '),
-      quick: options.quick,
-      rounds: options.rounds,
-      machine,
-      loadAfter: Number(loadavg()[0]!.toFixed(2)),
-      accelerator: accelerator === 'kvm' ? 'KVM' : 'TCG (emulated)',
-      subjects: notes,
-      absent,
-    },
-    rows,
-  )
-  return finish(report, rows, options)
+  const systems = systemsOf(options.subjects)
+  if (options.parts.includes('network'))
+    await measureNetworks(run.rounds, part('network', options.rounds), subjects, plans.network)
+  if (options.parts.includes('snapshot'))
+    await run.rounds.inTurn(part('snapshot', plans.snapshotRounds), systems, async (system, figures) => {
+      Object.assign(figures, await measureCost(system, plans.snapshot, begun.say))
+    })
+  if (options.parts.includes('ring'))
+    await run.rounds.inTurn(part('ring', 1), ringsOf(systems, plans), async ({ system, cell }, figures) => {
+      Object.assign(figures, await measureRing(system, { ...plans.ring, cells: [cell] }))
+    })
+  return run.finish()
 }
 
-async function networkRows(
+interface Ring {
+  readonly id: string
+  readonly title: string
+  readonly system: SnapshotSystem
+  readonly cell: RingCell
+}
+
+/** Each ring of all systems, before the next ring. */
+function ringsOf(systems: readonly SnapshotSystem[], { rings }: Plans): Ring[] {
+  return rings.flatMap((cell) =>
+    systems
+      // A ring that runs on says nothing of whether it could be restored.
+      .filter(({ id }) => id !== 'uncoordinated')
+      .map((system) => ({
+        id: system.id,
+        title: `${system.title}, ${cell.machines} machines, ${cell.hosts === 1 ? '1 host' : '2 hosts'}`,
+        system,
+        cell,
+      })),
+  )
+}
+
+async function measureNetworks(
+  rounds: Rounds,
+  part: Parameters<Rounds['inTurn']>[0],
   subjects: readonly NetworkSubject[],
-  options: Options,
-  say: (line: string) => void,
-): Promise<Row[]> {
-  const [first, second] = expandList(allCores())
-  if (second === undefined) throw new Error('two cores are needed: one for the switch, one for the endpoints')
-  const both = `${first},${second}`
-  const plan: NetworkPlan = {
-    trialMs: options.quick ? 250 : 800,
-    tcpSeconds: options.quick ? 1 : 2,
-    oneHost: { switch: String(second), sender: String(first), receiver: String(first) },
-    twoHosts: { switch: both, sender: both, receiver: both },
-  }
+  plan: NetworkPlan,
+): Promise<void> {
   const workshop = new Lab()
   try {
     const gear = await compileGear(workshop.scratch)
-    return await inTurn('network', options.rounds, subjects, (subject) => measureNetwork(subject, plan, gear), say)
+    await rounds.inTurn(part, subjects, (subject, figures) => measureNetwork(subject, plan, gear, figures))
   } finally {
     await workshop.destroy()
   }

@@ -5,7 +5,7 @@ import { ADDRESS, Session } from '../forwarding/session.js'
 import { median } from '../forwarding/statistics.js'
 import type { Cores, Subject } from '../forwarding/subject.js'
 import { commandAt, sleep } from '../lab/processes.js'
-import { PAYLOADS, UDP_PAYLOADS, WIRE_SIZES } from './rows.js'
+import { type PAYLOADS, type UDP_PAYLOADS, WIRE_SIZES } from './rows.js'
 
 export interface NetworkSubject extends Subject {
   /** Processes that a frame passes through from endpoint to endpoint over two hosts. */
@@ -19,6 +19,8 @@ export interface NetworkSubject extends Subject {
 export interface NetworkPlan {
   readonly trialMs: number
   readonly tcpSeconds: number
+  readonly payloads: readonly (typeof PAYLOADS)[number][]
+  readonly udpPayloads: readonly (typeof UDP_PAYLOADS)[number][]
   readonly oneHost: Cores
   readonly twoHosts: Cores
 }
@@ -32,8 +34,13 @@ const GSO = { size: 1472, segments: 44 } as const
 
 type Figures = Record<string, number>
 
-export async function measureNetwork(subject: NetworkSubject, plan: NetworkPlan, gear: Gear): Promise<Figures> {
-  const figures: Figures = { hops: subject.hops }
+export async function measureNetwork(
+  subject: NetworkSubject,
+  plan: NetworkPlan,
+  gear: Gear,
+  figures: Figures,
+): Promise<void> {
+  figures.hops = subject.hops
   const rate = subject.slow ? LIGHT_RATE / 10 : LIGHT_RATE
   const one = await Session.open(subject, 'one-host', gear, plan.oneHost)
   try {
@@ -41,7 +48,7 @@ export async function measureNetwork(subject: NetworkSubject, plan: NetworkPlan,
     const light = await one.cpuAt(rate, 60, plan.trialMs)
     figures.cpuPerFrame = light.machineCpuPerMillion
     figures.cpuPerFrameSwitch = light.processCpuPerMillion
-    const flow = await tcpWithCpu(one, plan.tcpSeconds)
+    const flow = await one.tcp(plan.tcpSeconds)
     figures.tcp = flow.bitsPerSecond
     figures.cpuPerGbit = flow.cpuPerGbit
     await udp(one, 'udp', plan, figures)
@@ -50,9 +57,9 @@ export async function measureNetwork(subject: NetworkSubject, plan: NetworkPlan,
   }
   const two = await Session.open(subject, 'two-hosts', gear, plan.twoHosts)
   try {
-    for (const size of PAYLOADS) await idle(two, `rttTwoHosts.${size}`, size, plan.trialMs, figures)
+    for (const size of plan.payloads) await idle(two, `rttTwoHosts.${size}`, size, plan.trialMs, figures)
     const flows = []
-    for (let index = 0; index < TWO_HOSTS_FLOWS; index++) flows.push(await tcpWithCpu(two, plan.tcpSeconds))
+    for (let index = 0; index < TWO_HOSTS_FLOWS; index++) flows.push(await two.tcp(plan.tcpSeconds))
     figures.tcpTwoHosts = median(flows.map(({ bitsPerSecond }) => bitsPerSecond))
     figures.cpuPerGbitTwoHosts = median(flows.map(({ cpuPerGbit }) => cpuPerGbit))
     await udp(two, 'udpTwoHosts', plan, figures)
@@ -61,7 +68,6 @@ export async function measureNetwork(subject: NetworkSubject, plan: NetworkPlan,
   } finally {
     await two.close()
   }
-  return figures
 }
 
 function note(figures: Figures, name: string, { p50, p99, max }: RoundTrips): void {
@@ -82,22 +88,14 @@ async function idle(
 
 async function roundTrips(session: Session, plan: NetworkPlan, rate: number, figures: Figures): Promise<void> {
   const milliseconds = plan.trialMs
-  for (const size of PAYLOADS) await idle(session, `rtt.${size}`, size, milliseconds, figures)
+  for (const size of plan.payloads) await idle(session, `rtt.${size}`, size, milliseconds, figures)
   note(figures, 'rttPaced', await session.roundTrips({ samples: 50_000, gapUs: 1000, milliseconds }))
   note(figures, 'rttFrames', await session.roundTripsUnderFrames(rate, milliseconds))
   note(figures, 'rttTcp', await session.roundTripsUnderTcp(milliseconds))
 }
 
-/** CPU of the whole machine, gear included, for each Gbit that arrived; the first half second counts as well. */
-async function tcpWithCpu(session: Session, seconds: number): Promise<{ bitsPerSecond: number; cpuPerGbit: number }> {
-  const before = session.look()
-  const { bitsPerSecond, bits } = await session.tcp(seconds)
-  const after = session.look()
-  return { bitsPerSecond, cpuPerGbit: (after.machine - before.machine) / (bits / 1e9) }
-}
-
 async function udp(session: Session, name: string, plan: NetworkPlan, figures: Figures): Promise<void> {
-  for (const size of UDP_PAYLOADS) figures[`${name}.${size}`] = await udpRate(session, size, 1, plan.trialMs)
+  for (const size of plan.udpPayloads) figures[`${name}.${size}`] = await udpRate(session, size, 1, plan.trialMs)
   // A kernel before 6.11 refuses it on a device without checksum offload.
   const rate = await udpRate(session, GSO.size, GSO.segments, plan.trialMs).catch(() => undefined)
   if (rate !== undefined) figures[`${name}.gso`] = rate

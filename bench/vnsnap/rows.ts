@@ -1,40 +1,8 @@
-// What a run of `scripts/bench vnsnap` or `growth` keeps, raw, and the names of its figures.
+// The figures of `scripts/bench vnsnap`: their names, tables and ratios.
 
-export type Part = 'network' | 'snapshot' | 'ring' | 'machines' | 'ports'
-
-/** One subject in one round of one part. Figures that could not be had are left out. */
-export interface Row {
-  readonly part: Part
-  readonly round: number
-  readonly subject: string
-  readonly figures: Readonly<Record<string, number>>
-  readonly error: string | null
-}
-
-export interface Figure {
-  readonly name: string
-  readonly text: string
-  readonly unit: string
-  readonly better: 'more' | 'less'
-  /** Shown as value divided by this. */
-  readonly scale: number
-  readonly digits: number
-}
-
-export interface Table {
-  readonly part: Part
-  readonly title: string
-  readonly figures: readonly Figure[]
-}
-
-const figure = (name: string, text: string, unit: string, better: Figure['better'], scale = 1, digits = 1): Figure => ({
-  name,
-  text,
-  unit,
-  better,
-  scale,
-  digits,
-})
+import type { RatioRule, RatioRules } from '../run/ratios.js'
+import type { Bench } from '../run/report.js'
+import { type Figure, figure, type Table } from '../run/rows.js'
 
 export const PAYLOADS = [8, 512, 1472] as const
 export const UDP_PAYLOADS = [64, 512, 1472] as const
@@ -49,9 +17,8 @@ const roundTrip = (name: string, load: string, hosts = ''): Figure[] => {
   ]
 }
 
-export const tables: readonly Table[] = [
+const tables: readonly Table[] = [
   {
-    part: 'network',
     title: 'UDP round trip, one host, microseconds',
     figures: [
       ...PAYLOADS.flatMap((size) => roundTrip(`rtt.${size}`, `${size} B, idle`)),
@@ -61,12 +28,10 @@ export const tables: readonly Table[] = [
     ],
   },
   {
-    part: 'network',
     title: 'UDP round trip, two hosts, microseconds',
     figures: PAYLOADS.flatMap((size) => roundTrip(`rttTwoHosts.${size}`, `${size} B, idle`, ' over two hosts')),
   },
   {
-    part: 'network',
     title: 'Throughput',
     figures: [
       figure('tcp', 'TCP, one host', 'Gbit/s', 'more', 1e9, 2),
@@ -80,7 +45,6 @@ export const tables: readonly Table[] = [
     ],
   },
   {
-    part: 'network',
     title: 'Overhead',
     figures: [
       figure('cpuPerFrame', 'CPU a frame, machine, 20 k/s', 'us', 'less', 1, 2),
@@ -92,7 +56,6 @@ export const tables: readonly Table[] = [
     ],
   },
   {
-    part: 'snapshot',
     title: 'Cost of a snapshot',
     figures: [
       figure('globalMs', 'global time', 'ms', 'less', 1, 0),
@@ -112,7 +75,6 @@ export const tables: readonly Table[] = [
     ],
   },
   {
-    part: 'ring',
     title: 'Ring: how much longer a run takes with a snapshot at 40 %, per cent',
     figures: [2, 4, 8].flatMap((machines) =>
       [1, 2].map((hosts) =>
@@ -126,7 +88,6 @@ export const tables: readonly Table[] = [
     ),
   },
   {
-    part: 'ring',
     title: 'Ring: how far runs without a snapshot differ, per cent (what the machine itself does)',
     figures: [2, 4, 8].flatMap((machines) =>
       [1, 2].map((hosts) =>
@@ -139,32 +100,74 @@ export const tables: readonly Table[] = [
       ),
     ),
   },
-  {
-    part: 'machines',
-    title: 'Growth: snapshots by machines and hosts',
-    figures: [
-      figure('machines.downtime.p50', 'downtime p50', 'ms', 'less'),
-      figure('machines.downtime.max', 'downtime max', 'ms', 'less'),
-      figure('machines.skew.p50', 'skew p50', 'ms', 'less'),
-      figure('machines.skew.max', 'skew max', 'ms', 'less'),
-      figure('machines.globalMs', 'global time', 'ms', 'less', 1, 0),
-      figure('machines.rss', 'memory of the daemons, all together', 'MB', 'less', 1, 0),
-      figure('machines.cpu', 'CPU of the daemons for a snapshot', 's', 'less', 1, 2),
-      figure('machines.cpuIdle', 'CPU of the daemons between snapshots, share of a core', '%', 'less', 1, 1),
-    ],
-  },
-  {
-    part: 'ports',
-    title: 'Growth: forwarding between two ports of many',
-    figures: [
-      figure('ports.pps60', '60-byte frames delivered, saturated', 'thousand/s', 'more', 1e3, 0),
-      figure('ports.rtt', 'round trip, 8 B, idle, p50', 'us', 'less'),
-      figure('ports.tcp', 'TCP', 'Gbit/s', 'more', 1e9, 2),
-      figure('ports.flood', 'CPU a broadcast frame, machine', 'us', 'less', 1, 1),
-      figure('ports.rss', 'memory of the switch', 'MB', 'less', 1, 0),
-    ],
-  },
 ]
 
-export const figureOf = (name: string): Figure | undefined =>
-  tables.flatMap(({ figures }) => figures).find((one) => one.name === name)
+const FAST = 'snapswitch-fast'
+const USERSPACE = 'snapswitch-userspace'
+const asProcess = ['vnsnap', 'vnsnap-spin'] as const
+const ovs = ['ovs-userspace', 'ovs-userspace-tso'] as const
+
+const against = (
+  of: string,
+  figure: string,
+  better: RatioRule['better'],
+  peers: readonly string[],
+  reach?: RatioRule['reach'],
+): RatioRule => ({ of, figure, peers, better, ...(reach === undefined ? {} : { reach }) })
+
+const ratios: RatioRules = {
+  'rttP50.vsVnsnap': against(FAST, 'rtt.8.p50', 'less', asProcess, { most: 0.5 }),
+  'tcpTwoHosts.vsVnsnap': against(FAST, 'tcpTwoHosts', 'more', asProcess, { least: 5 }),
+  'cpuPerGbit.vsVnsnap': against(FAST, 'cpuPerGbitTwoHosts', 'less', asProcess, { most: 0.25 }),
+  'tcpGap.vsVnsnap': against('snapswitch', 'tcpGap', 'less', ['vnsnap'], { most: 0.1 }),
+  udpLost: against('snapswitch', 'udpLost', 'less', [], { most: 0 }),
+  ringSlowdown: against('snapswitch', 'slowdown.2x2', 'less', [], { most: 1 }),
+  // Context that keeps those above honest.
+  ringNoise: against('snapswitch', 'noise.2x2', 'less', []),
+  'rttTwoHostsP50.vsVnsnap': against(FAST, 'rttTwoHosts.8.p50', 'less', asProcess),
+  'rttP50Userspace.vsVnsnap': against(USERSPACE, 'rtt.8.p50', 'less', asProcess),
+  'tcpTwoHostsUserspace.vsVnsnap': against(USERSPACE, 'tcpTwoHosts', 'more', asProcess),
+  'cpuPerGbitUserspace.vsVnsnap': against(USERSPACE, 'cpuPerGbitTwoHosts', 'less', asProcess),
+  'rttP50.vsVnsnapVm': against(FAST, 'rtt.8.p50', 'less', ['vnsnap-vm']),
+  'tcpTwoHosts.vsVnsnapVm': against(FAST, 'tcpTwoHosts', 'more', ['vnsnap-vm']),
+  'cpuPerGbit.vsVnsnapVm': against(FAST, 'cpuPerGbitTwoHosts', 'less', ['vnsnap-vm']),
+  'tcpGap.vsUnacloud': against('snapswitch', 'tcpGap', 'less', ['unacloud']),
+  'rttP50.vsUnacloud': against(FAST, 'rtt.8.p50', 'less', ['unacloud']),
+  'tcpTwoHosts.vsOvsUserspace': against(FAST, 'tcpTwoHosts', 'more', ovs),
+  'rttP50.vsOvsUserspace': against(FAST, 'rtt.8.p50', 'less', ovs),
+  'tcpTwoHosts.vsVde': against(FAST, 'tcpTwoHosts', 'more', ['vde', 'vde-plug']),
+}
+
+export const vnsnapBench: Bench = {
+  kind: 'vnsnap',
+  title: 'Beside VNsnap, UnaCloud and the rest',
+  tables,
+  ratios,
+  plots: [
+    'rtt.8.p50',
+    'rtt.8.p99',
+    'rttTcp.p50',
+    'rttTwoHosts.8.p50',
+    'tcp',
+    'tcpTwoHosts',
+    'udp.64',
+    'udp.1472',
+    'udp.gso',
+    'cpuPerFrame',
+    'cpuPerGbit',
+    'cpuPerGbitTwoHosts',
+    'wire.60',
+    'downtime.p50',
+    'skew.p50',
+    'globalMs',
+    'localMs',
+    'tcpGap',
+    'timeouts',
+    'udpLost',
+    'slowdown.2x2',
+    'slowdown.4x2',
+    'slowdown.8x2',
+    'noise.2x2',
+  ],
+  note: 'What the baselines are, and what was assumed of them: [bench/vnsnap](../vnsnap/README.md).',
+}

@@ -203,7 +203,7 @@ const vnsnapSystem: SnapshotSystem = {
 }
 
 /** A Linux bridge on each host, with its machines and its trunk. */
-async function makeBridges(lab: Machines): Promise<void> {
+export async function makeBridges(lab: Machines): Promise<void> {
   for (const host of lab.plan.hosts) {
     const namespace = lab.namespace(host)
     const others = lab.plan.hosts.filter((one) => one !== host).map((one) => `to-${one}`)

@@ -1,114 +1,39 @@
-// Medians, ratios and the report that is made of them.
+// What `scripts/bench forwarding` is made of: its figures, ratios, options, and the small readers.
 
 import t from 'tap'
-import { barChart } from '../../bench/forwarding/chart.js'
-import { mediansOf, type Row, ratioRules, ratiosOf, reaches } from '../../bench/forwarding/figures.js'
-import { expandList, readOptions, subjects } from '../../bench/forwarding/main.js'
-import { makeReport, markdown } from '../../bench/forwarding/report.js'
+import { forwardingBench } from '../../bench/forwarding/figures.js'
+import { readOptions, subjects } from '../../bench/forwarding/main.js'
 import { tcpResult } from '../../bench/forwarding/session.js'
 import { coreMask } from '../../bench/forwarding/subjects/bridge.js'
 import { configuration } from '../../bench/forwarding/subjects/snapswitch.js'
 import { coreCount, idleTicks } from '../../bench/lab/cpu.js'
+import { expandList } from '../../bench/run/machine.js'
 
-const row = (round: number, subject: string, figures: Row['figures'], error: string | null = null): Row => ({
-  round,
-  subject,
-  figures,
-  error,
-})
-
-const rows = [
-  row(1, 'snapswitch', { pps60: 700_000, tcp: 8e9, tcpTwoHosts: 6e9 }),
-  row(2, 'snapswitch', { pps60: 900_000, tcp: 9e9, tcpTwoHosts: 6e9 }),
-  row(3, 'snapswitch', { pps60: 800_000, tcp: 7e9, tcpTwoHosts: 6e9 }),
-  row(1, 'bridge', { pps60: 400_000, tcp: 10e9 }),
-  row(2, 'bridge', {}, 'no namespace\nmore'),
-  row(1, 'snapswitch-uncolored', { tcpTwoHosts: 6.1e9 }),
-  row(1, 'snapswitch-busy', { rttIdleP50: 30 }),
-  row(1, 'vde-plug', { tcp: 0 }),
-]
-
-t.test('medians leave out rounds that failed', async (t) => {
-  const medians = mediansOf(rows)
-  t.equal(medians.get('snapswitch')?.pps60, 800_000)
-  t.equal(medians.get('bridge')?.pps60, 400_000)
-  t.notOk('rttIdleP50' in medians.get('bridge')!)
-})
-
-t.test('ratios: of medians, only where both sides were measured, never by zero', async (t) => {
-  const ratios = ratiosOf(mediansOf(rows))
-  t.equal(ratios['pps60.vsBridge'], 2)
-  t.equal(ratios['tcp.vsBridge'], 0.8)
-  t.equal(ratios.colorOverhead, 0.9836)
-  t.notOk('tcp.vsVde' in ratios)
-  t.notOk('rttIdleP50.vsBridge' in ratios)
-})
-
-t.test('every ratio that the project is held to has a rule with a subject that exists', async (t) => {
+t.test('every ratio that the project is held to has a rule, an aim, and subjects that exist', async (t) => {
+  const { ratios, tables } = forwardingBench
   for (const key of [
-    'pps60.vsBridge',
-    'pps60.vsOvsUserspace',
-    'pps60.vsVde',
-    'tcp.vsBridge',
-    'tcp.vsOvsUserspace',
-    'tcp.vsVde',
-    'tcpTwoHosts.vsBridge',
     'rttIdleP50.vsBridge',
-    'rttLoadedP99.vsBridge',
+    'pps60.vsBridge',
+    'pps60TwoHosts.vsBridge',
+    'cpuPerFrame.vsBridge',
+    'cpuPerGbit.vsBridge',
+    'tcp.vsBridge',
+    'tcpTwoHosts.vsBridge',
+    'pps60.vsOvsUserspace',
     'colorOverhead',
   ])
-    t.ok(ratioRules[key], key)
+    t.ok(ratios[key]?.reach, key)
   const ids = subjects.map(({ id }) => id)
-  for (const [key, { of, to }] of Object.entries(ratioRules)) t.ok(ids.includes(of[0]) && ids.includes(to[0]), key)
-})
-
-t.test('reaching: at least, at most, and nothing set', async (t) => {
-  t.equal(reaches('pps60.vsBridge', 1), true)
-  t.equal(reaches('pps60.vsBridge', 0.99), false)
-  t.equal(reaches('rttIdleP50.vsBridge', 2.9), true)
-  t.equal(reaches('rttIdleP50.vsBridge', 3.1), false)
-  t.equal(reaches('pps1514.vsBridge', 9), null)
-})
-
-t.test('the table has a row per subject, the spread, the ratios and what failed', async (t) => {
-  const both = { switch: '0,1', sender: '0,1', receiver: '0,1' }
-  const report = makeReport({
-    started: new Date(),
-    machine: { cpu: 'x', cores: 2, memoryBytes: 2 ** 34, kernel: '6', node: 'v20', loadBefore: 0 },
-    plan: { rounds: 3, subjects, trialMs: 1, tcpSeconds: 1, oneHost: both, twoHosts: both },
-    notes: subjects.map(({ id, title, setup }) => ({ id, title, setup, version: '1' })),
-    rows,
-  })
-  const text = markdown(report)
-  t.match(text, /\| snapswitch \| 800 \(±13 %\) \|/)
-  t.match(text, /\| pps60\.vsBridge \| 2\.000 \| at least 1 \| yes \|/)
-  t.match(text, /\| tcp\.vsBridge \| 0\.800 \| at least 0\.95 \| no \|/)
-  t.match(text, /- round 2, bridge: no namespace\n/)
-  for (const table of text.split('\n\n').filter((block) => block.startsWith('|'))) {
-    const widths = table
-      .trim()
-      .split('\n')
-      .map((line) => line.split('|').length)
-    t.equal(new Set(widths).size, 1, 'all rows of a table have the same number of cells')
+  const names = tables.flatMap(({ figures }) => figures.map(({ name }) => name))
+  for (const [key, { of, peers, figure }] of Object.entries(ratios)) {
+    t.ok(
+      [of, ...peers].every((id) => ids.includes(id)),
+      key,
+    )
+    t.ok(names.includes(figure), key)
   }
-})
-
-t.test('the chart escapes what it is given and keeps bars inside', async (t) => {
-  const svg = barChart('a < b & "c"', [
-    {
-      title: 'p<1>',
-      bars: [
-        { label: 'x', value: 10, text: '10', accent: true },
-        { label: 'y', value: 0, text: '0', accent: false },
-      ],
-    },
-  ])
-  t.match(svg, 'a &lt; b &amp; &quot;c&quot;')
-  t.match(svg, 'p&lt;1&gt;')
-  for (const [, x, width] of svg.matchAll(/<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"/g)) {
-    t.ok(Number(width) >= 1)
-    t.ok(Number(x) + Number(width) < 860)
-  }
+  t.ok(forwardingBench.plots.every((name) => names.includes(name)))
+  t.equal(new Set(names).size, names.length)
 })
 
 t.test('TCP rate leaves the first interval out', async (t) => {
@@ -144,7 +69,19 @@ t.test('options: defaults, partial runs write no results, wrong ones are refused
     ['bridge', 'vde'],
   )
   t.equal(some.results, null)
-  for (const wrong of [['--rounds', '0'], ['--rounds', 'x'], ['--only', 'nosuch'], ['--nosuch'], ['--render', 'f']])
+  t.equal(some.hasGuests, false)
+  t.ok(readOptions(['--only', 'guests']).hasGuests)
+  const brief = readOptions(['--minutes', '3.5'])
+  t.same([brief.size, brief.minutes, brief.results], ['brief', 3.5, null])
+  for (const wrong of [
+    ['--minutes', '0'],
+    ['--minutes', 'x'],
+    ['--rounds', '0'],
+    ['--rounds', 'x'],
+    ['--only', 'nosuch'],
+    ['--nosuch'],
+    ['--render', 'f'],
+  ])
     t.throws(() => readOptions(wrong), wrong.join(' '))
 })
 

@@ -159,10 +159,13 @@ t.test('tables say what was reached and what failed', async (t) => {
   const machine = { cpu: 'c', cores: 2, memoryBytes: 1, kernel: 'k', node: 'n', loadBefore: 0 }
   const guests = { accelerator: 'TCG', qemu: '7.2' }
   const rows = [row({}, [round([member('vm1', 0, 50)])]), failed]
-  const text = markdown(makeReport({ started: new Date(), machine, guests, quick: false, rows }))
+  const run = { command: 'c', quick: false, budget: 4, whole: true, missing: ['2x9'] }
+  const text = markdown(makeReport({ started: new Date(), machine, guests, ...run, rows }))
   t.match(text, /\| downtimeP99Ms \| 50 \| 10 \| no \|/)
   t.match(text, /\| skewP99Ms \| not measured \|/)
   t.match(text, '- broken: no guest')
+  t.match(text, 'The run had 4 minutes')
+  t.match(text, 'No time was left for 2x9.')
   t.notMatch(text, 'NaN')
 })
 
@@ -239,8 +242,8 @@ t.test('every stream has its receiver, and neighbours in the ring are on differe
     t.same(sent.sort(), listening.sort())
     for (const [index, { host }] of planned.entries()) t.not(host, planned[(index + 1) % machines]!.host)
   }
-  t.ok(cells(false, 8).some(({ machines, policy }) => machines === 8 && policy === 'buffer'))
-  t.equal(new Set(cells(false, 8).map(({ id }) => id)).size, cells(false, 8).length)
+  t.ok(cells('whole', 8).some(({ machines, policy }) => machines === 8 && policy === 'buffer'))
+  t.equal(new Set(cells('whole', 8).map(({ id }) => id)).size, cells('whole', 8).length)
 })
 
 t.test('the port of an endpoint belongs to its host’s first machine, or to none', async (t) => {
@@ -250,7 +253,14 @@ t.test('the port of an endpoint belongs to its host’s first machine, or to non
 })
 
 t.test('options', async (t) => {
-  t.equal(readOptions([]).chosen.length, cells(false, 8).length)
+  const brief = readOptions(['--minutes', '4'])
+  t.equal(brief.chosen[0]?.rounds, 4)
+  t.ok(
+    [128, 1024].every((mib) => brief.chosen.some(({ memoryMiB }) => memoryMiB === mib)),
+    'what the targets need is in a short run',
+  )
+  t.ok(brief.chosen.some(({ machines }) => machines === 8))
+  t.equal(readOptions([]).chosen.length, cells('whole', 8).length)
   t.same(
     readOptions(['--only', 'libvirt']).chosen.map(({ driver }) => driver),
     ['libvirt', 'libvirt'],

@@ -1,59 +1,35 @@
-// What `scripts/bench vnsnap` makes of raw rows: medians, ratios against the best of a peer's settings, the ring's
-// times, reports.
+// What `scripts/bench vnsnap` and `growth` are made of: figures, cells, the ring's times, the cost of a snapshot.
 
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import t from 'tap'
+import { growthBench } from '../../bench/growth/figures.js'
 import { machinesCells, residentBytes } from '../../bench/growth/machines.js'
 import { readOptions as readGrowthOptions } from '../../bench/growth/main.js'
 import { portsCells } from '../../bench/growth/ports.js'
 import type { MemberStamps, Row as SnapshotRow } from '../../bench/snapshot/rows.js'
 import { costOf } from '../../bench/vnsnap/cost.js'
-import { aimOf, ratioRules, ratiosOf, reaches, summarize } from '../../bench/vnsnap/figures.js'
 import { readOptions } from '../../bench/vnsnap/main.js'
 import { frameLengths } from '../../bench/vnsnap/network.js'
-import { makeReport, markdown, readReport, writeRaw, writeResults } from '../../bench/vnsnap/report.js'
 import { ringFigures, ringLab, timeOfHop } from '../../bench/vnsnap/ring.js'
-import { figureOf, type Row, tables } from '../../bench/vnsnap/rows.js'
+import { vnsnapBench } from '../../bench/vnsnap/rows.js'
+import { elsewhere, networkSubjects } from '../../bench/vnsnap/subjects.js'
+import { snapshotSystems } from '../../bench/vnsnap/systems.js'
 
-const row = (round: number, subject: string, figures: Row['figures'], error: string | null = null): Row => ({
-  part: 'network',
-  round,
-  subject,
-  figures,
-  error,
-})
-
-const rows = [
-  row(1, 'snapswitch', { 'rtt.8.p50': 30, tcpTwoHosts: 9e9, udpLost: 0 }),
-  row(2, 'snapswitch', { 'rtt.8.p50': 20, tcpTwoHosts: 12e9, udpLost: 0 }),
-  row(3, 'snapswitch', { 'rtt.8.p50': 25, tcpTwoHosts: Number.NaN }),
-  row(1, 'vnsnap', { 'rtt.8.p50': 80, tcpTwoHosts: 1e9 }),
-  row(1, 'vnsnap-spin', { 'rtt.8.p50': 50, tcpTwoHosts: 2e9 }),
-  row(2, 'vnsnap-spin', {}, 'no namespace\nmore'),
-]
-
-t.test('medians with their range, without what is not a number', async (t) => {
-  const summaries = summarize(rows)
-  t.same(summaries.snapswitch?.['rtt.8.p50'], { median: 25, low: 20, high: 30, count: 3 })
-  t.equal(summaries.snapswitch?.tcpTwoHosts?.count, 2)
-})
-
-t.test('a ratio is against the best of the peers, and a plain figure where there are none', async (t) => {
-  const ratios = ratiosOf(summarize(rows))
-  t.equal(ratios['rttP50.vsVnsnap'], 0.5)
-  t.equal(ratios['tcpTwoHosts.vsVnsnap'], 5.25)
-  t.equal(ratios.udpLost, 0)
-  t.notOk('rttP50.vsBridge' in ratios)
-  t.equal(reaches('rttP50.vsVnsnap', 0.5), true)
-  t.equal(reaches('tcpTwoHosts.vsVnsnap', 4.9), false)
-  t.equal(reaches('tcp.vsBridge', 4.9), null)
-  t.equal(aimOf('tcpTwoHosts.vsVnsnap'), 'at least 5')
-  const known = ({ figure }: { figure: string }) => figureOf(figure) !== undefined
-  t.ok(Object.values(ratioRules).every(known), 'every ratio is of a figure that the tables show')
+t.test('every ratio is of a figure that the tables show, and of subjects that exist', async (t) => {
+  const { ratios, tables, plots } = vnsnapBench
   const names = tables.flatMap(({ figures }) => figures.map(({ name }) => name))
+  const ids = [...networkSubjects, ...snapshotSystems].map(({ id }) => id)
   t.equal(new Set(names).size, names.length)
+  for (const [key, { of, peers, figure }] of Object.entries(ratios)) {
+    t.ok(names.includes(figure), key)
+    t.ok(
+      [of, ...peers].every((id) => ids.includes(id)),
+      key,
+    )
+  }
+  t.ok(plots.every((name) => names.includes(name)))
+  for (const key of ['rttP50', 'tcpTwoHosts', 'cpuPerGbit', 'tcpGap']) t.ok(ratios[`${key}.vsVnsnap`]?.reach, key)
+  t.ok(ratios.udpLost?.reach && ratios.ringSlowdown?.reach)
+  t.ok(elsewhere.every((id) => ids.includes(id)))
 })
 
 t.test('the time of a hop lies between the two reports around it', async (t) => {
@@ -82,38 +58,6 @@ t.test('lengths of frames as tcpdump -e writes them', async (t) => {
   t.same(frameLengths(said), [64, 106])
 })
 
-t.test('a report comes back from its files, small or raw', async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), 'ssw-vnsnap-'))
-  t.teardown(() => rmSync(directory, { recursive: true }))
-  const machine = { cpu: 'x', cores: 2, memoryBytes: 2 ** 34, kernel: '6', node: 'v20', loadBefore: 7 }
-  const report = makeReport(
-    {
-      kind: 'vnsnap',
-      date: '2026-11-26T21:00:00.000Z',
-      minutes: 1,
-      command: 'scripts/bench vnsnap',
-      quick: false,
-      rounds: 2,
-      machine,
-      loadAfter: 8,
-      accelerator: 'TCG (emulated)',
-      subjects: [{ id: 'snapswitch', title: 'snapswitch', setup: 's', version: 'v' }],
-      absent: [{ id: 'ovs-kernel', why: 'no module' }],
-    },
-    rows,
-  )
-  t.equal(report.failures[0]?.error, 'no namespace')
-  writeResults(report, directory)
-  writeRaw(report, rows, join(directory, 'raw.json.gz'))
-  t.same(readReport(join(directory, 'vnsnap.json')), report)
-  t.same(readReport(join(directory, 'raw.json.gz')), report)
-  const text = readFileSync(join(directory, 'vnsnap.md'), 'utf8')
-  t.equal(text, markdown(report))
-  t.match(text, 'load before the run 7')
-  t.match(text, '| rttP50.vsVnsnap | 0.5 | at most 0.5 | yes |')
-  t.match(text, 'ovs-kernel: not measured, no module')
-})
-
 t.test('parts and subjects are chosen by one option', async (t) => {
   const options = readOptions(['--only', 'ring,vnsnap'])
   t.same(options.parts, ['ring'])
@@ -129,7 +73,12 @@ t.test('growth: cells of the sizes that are wanted', async (t) => {
     [2, 4, 8, 16],
   )
   t.same([...new Set(machinesCells.map(({ hosts }) => hosts))].sort(), [1, 2, 3, 4])
-  t.same([...new Set(portsCells.map(({ ports }) => ports))], [2, 16, 64, 200])
+  t.same(
+    [...new Set(portsCells.map(({ ports }) => ports))].sort((a, b) => a - b),
+    [2, 16, 64, 200],
+  )
+  const cells = [...machinesCells, ...portsCells].map(({ id }) => id)
+  t.ok(Object.values(growthBench.ratios).every(({ of }) => cells.includes(of)))
   t.same([...readGrowthOptions(['--only', '4m3h,bridge-64p']).chosen], ['4m3h', 'bridge-64p'])
   t.throws(() => readGrowthOptions(['--only', '5m']), /no cell '5m'/)
   t.ok(residentBytes([process.pid]) > 1e6)

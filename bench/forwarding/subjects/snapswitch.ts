@@ -67,10 +67,18 @@ export async function startDaemon(
   return daemon
 }
 
-export const snapswitch = snapswitchSubject(
-  'snapswitch',
-  'snapswitch',
-  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive',
+export const snapswitchFast = snapswitchSubject(
+  'snapswitch-fast',
+  'snapswitch, fast path',
+  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive; fastPath: auto: the kernel forwards what the daemon has decided before',
+  { poll: 'adaptive', color: true, fastPath: 'auto' },
+  parts,
+)
+
+export const snapswitchUserspace = snapswitchSubject(
+  'snapswitch-userspace',
+  'snapswitch, userspace',
+  'the same with fastPath: off: the daemon forwards every frame',
   { poll: 'adaptive', color: true },
   parts,
 )
@@ -78,23 +86,15 @@ export const snapswitch = snapswitchSubject(
 export const snapswitchBusy = snapswitchSubject(
   'snapswitch-busy',
   'snapswitch, busy',
-  'the same with poll: busy',
+  'userspace with poll: busy',
   { poll: 'busy', color: true },
   ['roundTrips'],
-)
-
-export const snapswitchFast = snapswitchSubject(
-  'snapswitch-fast',
-  'snapswitch, fast path',
-  'the same with fastPath: auto: the kernel forwards what the daemon has decided before',
-  { poll: 'adaptive', color: true, fastPath: 'auto' },
-  ['frames', 'light', 'roundTrips', 'tcp'],
 )
 
 export const snapswitchUncolored = snapswitchSubject(
   'snapswitch-uncolored',
   'snapswitch, no colors',
-  'the same with plain ports: no epochs, no tags on the trunk',
+  'userspace with plain ports: no epochs, no tags on the trunk',
   { poll: 'adaptive', color: false },
   ['twoHosts'],
 )
