@@ -50,8 +50,8 @@ export class Rounds {
   }
 
   /**
-   * Rounds over all subjects in turn, each round beginning with another one. Time is asked before each round, and in the
-   * first before each subject: put those first that must not be missing.
+   * Rounds over all subjects in turn, each round beginning with another one. Time is asked before each round, and in
+   * the first before each subject: put those first that must not be missing.
    */
   async inTurn<S extends { readonly id: string; readonly title: string }>(
     { part, rounds, untilMs = Number.POSITIVE_INFINITY }: Part,
