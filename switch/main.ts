@@ -7,7 +7,6 @@ import { coordinatorOf } from '../src/api/embedded.js'
 import { checkEndpoint, parseEndpoint } from '../src/api/endpoint.js'
 import type { Api } from '../src/api/server.js'
 import { version } from '../src/api/version.js'
-import { asSnapswitchError } from '../src/errors/errors.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { Links } from '../src/linux/link.js'
 import { raisePriority } from '../src/linux/priority.js'
@@ -74,14 +73,8 @@ export async function runSwitch(
     if (!raisePriority()) log.warn('not permitted to raise the priority: cuts take longer while the CPUs are busy')
     const unread = new UnreadFrames(datapath.counters)
     ports = new Ports(datapath, unread, log)
-    const { poll, spin: spinUs, fastPath } = config.datapath
-    const ready = started.then(async () => {
-      await datapath.setPolling({ poll, spinUs })
-      if (fastPath === 'off') return
-      // Without it everything works all the same.
-      const why = await datapath.setFastPath(fastPath).catch((error: unknown) => asSnapswitchError(error).message)
-      if (why !== null) log.warn({ why }, 'no fast path: every frame goes through the daemon')
-    })
+    const { poll, spin: spinUs } = config.datapath
+    const ready = started.then(() => datapath.setPolling({ poll, spinUs }))
     ready.catch(() => undefined)
     await serve(configPath, config, daemon, { datapath, unread, ports, started: ready }, startCompanion)
   } finally {
@@ -109,6 +102,10 @@ async function serve(
     datapath.once('dead', resolve)
   })
   datapath.on('restarted', (error) => log.error({ err: error }, 'the datapath failed and was restarted'))
+  datapath.on('fastPath', (why) => {
+    if (why === null) log.info('the fast path is there now')
+    else log.warn({ why }, 'no fast path: every frame goes through the daemon')
+  })
   const manager = new ServiceManager()
   const wanted = new WantedState()
   wanted.supposing(CONFIGURATION, wantedBy(config)).accept()
@@ -229,6 +226,8 @@ async function serve(
     if (manager.watchdogMs !== null)
       living = setInterval(() => showLife(datapath, manager), manager.watchdogMs / SIGNS_OF_LIFE)
     log.info({ host: config.host, socket: config.api.socket, networks: wanted.networks(), version }, 'switch is up')
+    // Frames flow already, and go on meanwhile.
+    void datapath.setFastPath(config.datapath.fastPath).catch(() => undefined)
     companion = startCompanion?.(config, log) ?? null
     const reason = await Promise.race([asked, dead])
     if (reason instanceof Error) throw reason

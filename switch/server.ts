@@ -108,7 +108,14 @@ function addViews(app: ApiInstance, { host, agent, disks, wanted, bridges }: Dae
     return ports.info().map((port) => {
       const why = paths?.get(ports.get(port.name)?.index ?? -1)
       const fastPath =
-        paths === null ? {} : { fastPath: { fast: why === null, why: why === undefined ? 'no device' : why } }
+        paths === null
+          ? {}
+          : {
+              fastPath: {
+                fast: why === null,
+                why: why === undefined ? (datapath.fastPathTrouble ?? 'no device') : why,
+              },
+            }
       const holder = port.vm === null ? { holder: host.holders.of(port.name) } : {}
       return { ...port, ...fastPath, ...holder }
     })

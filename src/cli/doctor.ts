@@ -160,7 +160,7 @@ function packetSockets(): Finding[] {
 
 /** What the kernel can forward by itself (docs/internals/fast-path.md). */
 async function fastPath(): Promise<Finding[]> {
-  const { fastPathTrouble } = await import('../../switch/datapath/kernel/kernel-path.js')
+  const { fastPathTrouble } = await import('../../switch/datapath/kernel/programs.js')
   const trouble = fastPathTrouble()
   const cost = 'every frame goes through the daemon, also with `fastPath: auto`.'
   return [finding('fast path', trouble === null, trouble ?? 'programs can be loaded', false, cost)]

@@ -3,7 +3,7 @@
 
 import { endianness } from 'node:os'
 import { mapArena, releaseArena } from './arena.js'
-import { errno, errnoName, libc, SystemCallError, syscallError } from './libc.js'
+import { Errno, errno, errnoName, libc, SystemCallError, syscallError } from './libc.js'
 
 const BPF_MAP_CREATE = 0
 const BPF_MAP_UPDATE_ELEM = 2
@@ -15,6 +15,8 @@ const NAME_LENGTH = 15
 const MAP_NAME_AT = 28
 const PROGRAM_NAME_AT = 48
 const LOG_LENGTH = 64 * 1024
+/** The verifier gives up when a signal comes (bpf_check in kernel/bpf/verifier.c), as timers and children send them. */
+const LOAD_ATTEMPTS = 20
 
 export const ProgramType = { SOCKET_FILTER: 1, SCHED_CLS: 3 } as const
 
@@ -166,13 +168,19 @@ export function loadCode(type: number, code: Uint8Array, license: 'MIT' | 'GPL',
     view.setBigUint64(8, BigInt(memory.address), LITTLE_ENDIAN)
     view.setBigUint64(16, BigInt(memory.address + code.length), LITTLE_ENDIAN)
     attributes.set(new TextEncoder().encode(name.slice(0, NAME_LENGTH)), PROGRAM_NAME_AT)
-    const fd = libc().bpf(BPF_PROG_LOAD, attributes, attributes.length)
+    const load = () => {
+      for (let attempt = 1; ; attempt++) {
+        const fd = libc().bpf(BPF_PROG_LOAD, attributes, attributes.length)
+        if (fd >= 0 || errno() !== Errno.EAGAIN || attempt === LOAD_ATTEMPTS) return fd
+      }
+    }
+    const fd = load()
     if (fd >= 0) return fd
     const failure = errno()
     view.setUint32(24, 1, LITTLE_ENDIAN)
     view.setUint32(28, LOG_LENGTH, LITTLE_ENDIAN)
     view.setBigUint64(32, BigInt(memory.address + logAt), LITTLE_ENDIAN)
-    const second = libc().bpf(BPF_PROG_LOAD, attributes, attributes.length)
+    const second = load()
     if (second >= 0) return second
     const log = new TextDecoder().decode(memory.bytes.slice(logAt, logAt + LOG_LENGTH)).replace(/\0.*$/s, '')
     const known = syscallError(what, failure)

@@ -18,6 +18,15 @@ export function possibleProcessors(): number {
   return Number(text.split(/[-,]/).at(-1)) + 1
 }
 
+/** Those that run. */
+export function onlineProcessors(): number[] {
+  const text = readFileSync('/sys/devices/system/cpu/online', 'latin1').trim()
+  return text.split(',').flatMap((range) => {
+    const [first, last = first] = range.split('-').map(Number)
+    return Array.from({ length: last! - first! + 1 }, (_, i) => first! + i)
+  })
+}
+
 /** With PREEMPT_RT, softirqs are threads: two may be between the same steps on one processor. */
 export const kernelIsRealTime = () => version().includes('PREEMPT_RT')
 

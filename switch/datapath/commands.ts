@@ -7,6 +7,7 @@ import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { Core } from './core.js'
 import { KernelPath } from './kernel/kernel-path.js'
+import type { Programs } from './kernel/layout.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
 import { PlayInput } from './play-input.js'
@@ -79,18 +80,16 @@ export class CommandHandlers {
     if (network !== undefined) this.#fast.slow(network.forwarder)
   }
 
-  #openFastPath(): string | null {
-    if (this.#fast !== null) return null
-    try {
-      this.#fast = new KernelPath(this.#counters)
-    } catch (thrown) {
-      return thrown instanceof Error ? thrown.message : String(thrown)
-    }
+  #openFastPath(programs: Programs): void {
+    if (this.#fast !== null) return
+    this.#fast = new KernelPath(this.#counters, programs, (port, ifindex) => {
+      for (const [network, { ports }] of this.#networks)
+        if (ports.get(port)?.ifindex === ifindex) post({ kind: 'hook', network, port, ifindex })
+    })
     for (const { forwarder, ports } of this.#networks.values()) {
       this.#fast.addNetwork(forwarder)
       for (const port of ports.values()) this.#addToFastPath(forwarder, port)
     }
-    return null
   }
 
   #addToFastPath(forwarder: Forwarder, port: Port): void {
@@ -159,7 +158,6 @@ export class CommandHandlers {
     addPort: ({ network, spec, device, sockets }) => {
       const core = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
-      this.#fast?.forget(device.ifindex)
       const port = new PacketPort(spec.index, spec.name, device, sockets, this.#oversize, this.#counters, say)
       core.add(spec.index, port)
       core.perform('addPort', { spec, now: nowMs() })
@@ -240,10 +238,16 @@ export class CommandHandlers {
       this.#loop.removePlay(input)
       return { frames: input.frames, refused: input.refused }
     },
-    fastPath: ({ mode }) => {
-      if (mode === 'auto') return this.#openFastPath()
-      this.#fast?.close()
-      this.#fast = null
+    fastPath: ({ programs }) => {
+      if (programs !== null) this.#openFastPath(programs)
+      else {
+        this.#fast?.close()
+        this.#fast = null
+      }
+      return null
+    },
+    hooked: ({ index, ifindex, why, guests }) => {
+      this.#fast?.hooked(index, ifindex, why, guests)
       return null
     },
     paths: ({ network }) => this.#fast?.paths(this.#network(network).forwarder) ?? [],
@@ -263,6 +267,7 @@ const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
   'announce',
   'learn',
   'fdb',
+  'hooked',
   'network',
   'paths',
   'verdicts',

@@ -17,6 +17,7 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
+import { KernelHooks } from './kernel/hooks.js'
 import { OVERSIZE_SHAPES } from './port/oversize-sender.js'
 import type {
   CommandName,
@@ -32,6 +33,9 @@ import type {
 
 const COMMAND_DEADLINE_MS = 5000
 const STOP_DEADLINE_MS = 2000
+/** A fast path that could not be had is tried again after so long, and twice that, and so on. */
+const FAST_PATH_AGAIN_MS = 1000
+const FAST_PATH_SELDOM_MS = 60_000
 const EFD_NONBLOCK_CLOEXEC = 0o2004000
 /** A worker that fails more often than this within a minute is not started again: something is wrong beyond repair. */
 const RESTARTS_PER_MINUTE = 5
@@ -62,6 +66,8 @@ export interface DatapathEvents {
   lost: [port: number, Error]
   /** The worker cannot be kept alive. */
   dead: [Error]
+  /** The fast path cannot be had, for another reason than before; null: it can now. */
+  fastPath: [why: string | null]
 }
 
 export class Datapath extends EventEmitter<DatapathEvents> {
@@ -74,6 +80,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   thread = 0
   #polling: Polling
   #fastPath: FastPathMode = 'off'
+  #hooks: KernelHooks | null = null
+  #hooksAgain: NodeJS.Timeout | undefined
+  /** Why there is no fast path though there is to be one; null: there is, or none is wanted. */
+  fastPathTrouble: string | null = null
   readonly #wakeFd: number
   readonly #wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
   readonly #pending = new Map<number, Pending>()
@@ -159,10 +169,46 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     return this.#fastPath
   }
 
-  /** Also when it is started again. Returns why it cannot be had; null: it can, or is not to. */
-  async setFastPath(mode: FastPathMode): Promise<string | null> {
+  /** Also when it is started again. Without it everything works all the same; what cannot be had is tried again. */
+  async setFastPath(mode: FastPathMode): Promise<void> {
     this.#fastPath = mode
-    return await this.call('fastPath', { mode })
+    if (mode === 'auto') return await this.#openFastPath()
+    clearTimeout(this.#hooksAgain)
+    this.fastPathTrouble = null
+    await this.call('fastPath', { programs: null })
+    this.#hooks?.takeBack()
+    this.#closeHooks()
+  }
+
+  async #openFastPath(afterMs = FAST_PATH_AGAIN_MS): Promise<void> {
+    clearTimeout(this.#hooksAgain)
+    const why = await this.#tryFastPath()
+    if (this.#stopping || this.#fastPath === 'off') return
+    const before = this.fastPathTrouble
+    this.fastPathTrouble = why
+    if (why !== before) this.emit('fastPath', why)
+    if (why === null) return
+    this.#hooksAgain = setTimeout(
+      () => void this.#openFastPath(Math.min(2 * afterMs, FAST_PATH_SELDOM_MS)),
+      afterMs,
+    ).unref()
+  }
+
+  /** Why not; null: it is there. */
+  async #tryFastPath(): Promise<string | null> {
+    try {
+      this.#hooks ??= new KernelHooks((state) => void this.call('hooked', state).catch(() => undefined))
+      // One that answers late has it all the same, and may be told again.
+      await this.call('fastPath', { programs: this.#hooks.programs })
+      return null
+    } catch (thrown) {
+      return thrown instanceof Error ? thrown.message : String(thrown)
+    }
+  }
+
+  #closeHooks(): void {
+    this.#hooks?.close()
+    this.#hooks = null
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {
@@ -237,6 +283,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** Its sockets are closed after it has settled, and nobody waits for that. */
   async removePort(network: string, index: number): Promise<void> {
     this.#ports.delete(index)
+    this.#hooks?.forget(index)
     await this.call('removePort', { network, index })
     this.#closeSockets(index)
   }
@@ -284,8 +331,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   async stop(): Promise<void> {
     this.#stopping = true
+    clearTimeout(this.#hooksAgain)
     const worker = this.#worker
     if (worker === null) {
+      this.#closeHooks()
       this.#takeSockets()()
       await Promise.all(this.#closing)
       return
@@ -296,11 +345,16 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     const timer = setTimeout(() => void worker.terminate(), STOP_DEADLINE_MS)
     await ended
     clearTimeout(timer)
+    this.#closeHooks()
     this.#takeSockets()()
     await Promise.all(this.#closing)
   }
 
   #take(message: Exclude<FromWorker, Start>): void {
+    if (message.kind === 'hook') {
+      this.#hooks?.want(message.network, message.port, message.ifindex)
+      return
+    }
     if (message.kind !== 'reply' && message.kind !== 'refusal') {
       this.emit('event', message)
       return
@@ -329,17 +383,20 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       this.emit('dead', failure)
       return
     }
+    // What it has left at the ports forwards yet; soon the next one does.
+    this.#hooks?.takeBack()
+    this.#closeHooks()
     // After the new ones are open: what closes is in nobody's way.
     const closeFormer = this.#takeSockets()
     try {
       await this.start()
       this.bootId = newBootId()
       this.#bootedAt = Math.round(nowMs())
-      await this.call('fastPath', { mode: this.#fastPath })
       for (const args of this.#networks.values()) await this.#sendNetwork(args)
       await Promise.all([...this.#ports.values()].map((args) => this.#openAgain(args)))
       this.restarts++
       this.emit('restarted', failure)
+      if (this.#fastPath === 'auto') void this.#openFastPath()
     } catch (error) {
       this.emit('dead', error instanceof Error ? error : new Error(String(error)))
     } finally {

@@ -28,6 +28,7 @@ export type NetworkCommand = Exclude<
   | 'play'
   | 'endPlay'
   | 'fastPath'
+  | 'hooked'
   | 'paths'
   | 'verdicts'
   | 'ping'

@@ -12,6 +12,8 @@ import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { Checkpoint } from '../recording/format.js'
+import type { HookState } from './kernel/hooks.js'
+import type { Programs } from './kernel/layout.js'
 import type { PortTrouble } from './port/port.js'
 
 export type FastPathMode = 'auto' | 'off'
@@ -92,8 +94,10 @@ export interface Commands {
   play: { args: { play: number; fd: number; ports: readonly { network: string; index: number }[] }; result: null }
   /** It is over, whatever waits. Frames that came in, messages that were refused. */
   endPlay: { args: { play: number }; result: { frames: number; refused: number } }
-  /** Whether what is decided may be repeated in the kernel. The result: why it cannot; null: it can, or is not to. */
-  fastPath: { args: { mode: FastPathMode }; result: string | null }
+  /** What is decided is repeated in the kernel by these programs, which stay the control thread's; null: it is not. */
+  fastPath: { args: { programs: Programs | null }; result: null }
+  /** How it is at a port's ingress hook, at first and whenever it has changed. */
+  hooked: { args: HookState; result: null }
   /** Which ports are on the fast path, and why others are not. */
   paths: { args: { network: string }; result: readonly PortPath[] }
   /** What is repeated in the kernel. */
@@ -199,6 +203,8 @@ export type DatapathEvent =
    * The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace.
    */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
+  /** The fast path needs its program at a port's ingress hook; `hooked` is the answer. */
+  | { readonly kind: 'hook'; readonly network: string; readonly port: number; readonly ifindex: number }
   /** The other end has closed it. */
   | { readonly kind: 'played'; readonly play: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }

@@ -8,6 +8,7 @@ import { check, libc } from '../../src/linux/libc.js'
 import { type Link, Links } from '../../src/linux/link.js'
 import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
+import { type HookState, KernelHooks } from '../../switch/datapath/kernel/hooks.js'
 import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
 import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { createCounters, readPortCounters } from '../../switch/forwarding/counters.js'
@@ -45,7 +46,11 @@ export const OPTIONS: NetworkOptions = {
 export class Rig {
   readonly counters = createCounters()
   readonly forwarder: Forwarder
-  readonly kernel = new KernelPath(this.counters)
+  /** The control thread's part, which this thread has, too. */
+  readonly hooks = new KernelHooks((state) => this.#hooked(state))
+  readonly kernel = new KernelPath(this.counters, this.hooks.programs, (port, ifindex) =>
+    this.hooks.want('lab0', port, ifindex),
+  )
   readonly ports: PacketPort[] = []
   /** Descriptors of the far ends. */
   readonly ends: number[] = []
@@ -108,6 +113,10 @@ export class Rig {
     return received + (this.peer?.round() ?? 0)
   }
 
+  #hooked({ index, ifindex, why, guests }: HookState): void {
+    this.kernel.hooked(index, ifindex, why, guests)
+  }
+
   flush(): void {
     for (const port of this.ports) port.flush()
     for (const port of this.ports) port.release()
@@ -122,7 +131,9 @@ export class Rig {
   }
 
   pass(milliseconds: number): void {
+    const before = this.now
     this.now += milliseconds
+    if (this.#hasKernel && Math.floor(before / 1000) !== Math.floor(this.now / 1000)) this.hooks.look()
     this.forwarder.tick(this.now)
     this.flush()
     this.kernel.tick(this.now)
@@ -203,7 +214,11 @@ export class Rig {
 
   /** Without the fast path from now on. */
   withoutKernel(): void {
-    if (this.#hasKernel) this.kernel.close()
+    if (this.#hasKernel) {
+      this.kernel.close()
+      this.hooks.takeBack()
+      this.hooks.close()
+    }
     this.#hasKernel = false
   }
 

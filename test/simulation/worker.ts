@@ -261,6 +261,7 @@ export class Worker {
     continueRecording: () => unused('continueRecording'),
     endRecording: () => unused('endRecording'),
     fastPath: () => unused('fastPath'),
+    hooked: () => unused('hooked'),
     paths: () => unused('paths'),
     verdicts: () => unused('verdicts'),
   }

@@ -1,10 +1,7 @@
 // A port whose frames may be fast: its words in the kernel, its programs at the device, its counts.
 
 import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
-import { setIngressProgram } from '../../../src/linux/ingress.js'
-import type { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { readMtu } from '../../../src/linux/packet-socket.js'
-import { tcxPrograms } from '../../../src/linux/tcx.js'
 import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
 import type { Output, PortState } from '../../forwarding/port-state.js'
 import type { PacketPort } from '../port/packet-port.js'
@@ -16,7 +13,6 @@ const ETHERNET_HEADER = 14
 
 export interface Hooks {
   readonly shared: Shared
-  readonly netlink: NetlinkSocket
   readonly counters: CounterTable
   readonly sentFrames: SentFrames
   /** Puts a program where the port's socket filter hands on to. */
@@ -54,9 +50,12 @@ export class Attached {
   /** Of a trunk: what its frames' tags say at present, by which they are counted; null: none is fast. */
   tags: Tags | null = null
 
-  /** Its programs are in place from now on; it is slow. Throws what the kernel says, or a reason, in words. */
+  /**
+   * `act` is at its ingress hook already: behind a socket's filter, it must run. It is slow. Throws what the kernel
+   * says, or a reason, in words.
+   */
   constructor(port: PacketPort, { output, channel }: Pick<PortState, 'output' | 'channel'>, hooks: Hooks) {
-    const { shared, netlink } = hooks
+    const { shared } = hooks
     this.port = port
     this.output = output
     this.#channel = channel
@@ -72,12 +71,10 @@ export class Attached {
     shared.count(port.index, this.#counted)
     if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
     try {
-      // Behind a socket's filter, the other one must run: it comes first.
-      if (!setIngressProgram(netlink, port.ifindex, shared.act)) throw new Error('its ingress filter is not ours')
-      const front = { program: shared.decide, handOn: (to: number) => hooks.handOn(port.index, to) }
+      const front = { program: shared.programs.decide, handOn: (to: number) => hooks.handOn(port.index, to) }
       if (!port.putFilterBefore(front, this.buckets)) throw new Error('its socket has no filter')
     } catch (error) {
-      this.#unhook()
+      shared.clearDevice(port.ifindex)
       throw error
     }
     this.look()
@@ -123,20 +120,15 @@ export class Attached {
     this.#bump(2)
   }
 
-  /** Its ingress filter is there again. False: it is not. */
-  mend(): boolean {
-    const { shared, netlink } = this.#hooks
-    if (!setIngressProgram(netlink, this.port.ifindex, shared.act)) return false
-    Atomics.store(shared.ports, this.#at + PortWord.MISSED, 0)
+  /** Its ingress filter is there again. */
+  mended(): void {
+    if (this.missed === 0) return
+    Atomics.store(this.#hooks.shared.ports, this.#at + PortWord.MISSED, 0)
     this.unsettled = true
-    return true
   }
 
-  /** Its MTU may have changed, others have come to its ingress. True: what was noted of it is void. */
+  /** Its MTU may have changed. True: what was noted of it is void. */
   look(): boolean {
-    const had = this.hasGuests
-    this.hasGuests = tcxPrograms(this.port.ifindex) > 0
-    if (this.hasGuests && !had) return true
     const mtu = readMtu(this.port.fd, this.port.ifindex)
     const room = mtu === null ? 0 : mtu + ETHERNET_HEADER
     if (room === this.room) return false
@@ -173,20 +165,10 @@ export class Attached {
     if (received > 0) channel.take(tags.accepts, tags.color, received)
   }
 
-  /** It is slow, and nothing of it is under way. */
+  /** It is slow, and nothing of it is under way. `act` drops all, as the filter did that was there before. */
   detach(): void {
     this.port.takeFilterAway()
-    this.#unhook()
-  }
-
-  #unhook(): void {
-    const { shared, netlink } = this.#hooks
-    try {
-      setIngressProgram(netlink, this.port.ifindex, null)
-    } catch {
-      // The device has gone.
-    }
-    shared.clearDevice(this.port.ifindex)
+    this.#hooks.shared.clearDevice(this.port.ifindex)
   }
 
   #bump(by: number): void {

@@ -4,17 +4,14 @@
 import { asSnapswitchError } from '../../../src/errors/errors.js'
 import { formatMacWords } from '../../../src/frame/mac.js'
 import { putNumber } from '../../../src/linux/bpf.js'
-import { setIngressProgram } from '../../../src/linux/ingress.js'
-import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
-import { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { driverOf } from '../../../src/linux/packet-socket.js'
-import { kernelIsRealTime, possibleProcessors, visit, waitForReaders } from '../../../src/linux/processors.js'
-import { type CounterTable, createCounters } from '../../forwarding/counters.js'
+import type { CounterTable } from '../../forwarding/counters.js'
 import type { Forwarder } from '../../forwarding/forwarder.js'
 import type { PacketPort } from '../port/packet-port.js'
 import type { PortPath, VerdictRow } from '../protocol.js'
 import { Attached } from './attached.js'
 import { Barrier } from './barrier.js'
+import type { Programs } from './layout.js'
 import { Shared } from './layout.js'
 import { NetworkPath, type PathHost } from './network-path.js'
 import { SentFrames } from './sent-frames.js'
@@ -26,15 +23,8 @@ const DRIVERS: readonly string[] = ['tun', 'veth']
 /** A program that a settling waits for. */
 const SETTLE_LIMIT_MS = 0.1
 
-/** Why this machine has no fast path; null: it has. */
-export function fastPathTrouble(): string | null {
-  try {
-    new KernelPath(createCounters()).close()
-    return null
-  } catch (thrown) {
-    return thrown instanceof Error ? thrown.message : String(thrown)
-  }
-}
+/** Has `act` put at a port's ingress hook, and `hooked` called then: what that takes in the kernel may take long. */
+export type AskForHook = (port: number, ifindex: number) => void
 
 export class KernelPath implements PathHost {
   readonly verdicts: Verdicts
@@ -42,25 +32,24 @@ export class KernelPath implements PathHost {
   seconds = 0
   readonly #shared: Shared
   readonly #barrier: Barrier
-  readonly #netlink = new NetlinkSocket()
   readonly #counters: CounterTable
-  readonly #sentFrames = new SentFrames(possibleProcessors())
+  readonly #askForHook: AskForHook
+  readonly #sentFrames: SentFrames
   readonly #networks = new Map<Forwarder, NetworkPath>()
+  /** Ports that wait for their hook. */
+  readonly #waiting = new Map<number, { readonly port: PacketPort; readonly forwarder: Forwarder }>()
   /** Why ports are not attached. */
   readonly #reasons = new Map<number, string>()
   #nextTick = 0
   #trouble: string | null = null
 
-  /** Throws what the kernel says, or a reason in words. */
-  constructor(counters: CounterTable) {
-    if (!kernelIsAtLeast(5, 12)) throw new Error('kernel before 5.12')
-    if (kernelIsRealTime()) throw new Error('the kernel is one of PREEMPT_RT')
-    if (process.arch !== 'x64') throw new Error(`it has not been tried on ${process.arch}`)
-    const all = Array.from({ length: possibleProcessors() }, (_, i) => i)
-    if (!visit(all) && !waitForReaders()) throw new Error('the kernel does not tell when frames are through')
+  /** The programs stay the caller's. Throws what the kernel says. */
+  constructor(counters: CounterTable, programs: Programs, askForHook: AskForHook) {
     this.#counters = counters
-    this.#shared = new Shared(all.length)
-    this.verdicts = new Verdicts(this.#shared.maps.verdicts)
+    this.#askForHook = askForHook
+    this.#shared = new Shared(programs)
+    this.#sentFrames = new SentFrames(programs.processors)
+    this.verdicts = new Verdicts(programs.maps.verdicts)
     this.#barrier = new Barrier(this.#shared)
   }
 
@@ -71,15 +60,6 @@ export class KernelPath implements PathHost {
   removeNetwork(forwarder: Forwarder): void {
     this.#networks.get(forwarder)?.close()
     this.#networks.delete(forwarder)
-  }
-
-  /** Before a device’s socket receives: a worker that ended at once may have left programs that forward frames. */
-  forget(ifindex: number): void {
-    try {
-      setIngressProgram(this.#netlink, ifindex, null)
-    } catch {
-      // The device has gone; whoever opens its socket says so.
-    }
   }
 
   /** A port that receives already, and whose device the host's stack does not see. */
@@ -97,16 +77,49 @@ export class KernelPath implements PathHost {
       this.#reasons.set(index, `its device is neither a TAP nor a veth (${driver})`)
       return
     }
+    this.#waiting.set(index, { port, forwarder })
+    this.#reasons.set(index, 'its ingress filter is not in place yet')
+    this.#askForHook(index, port.ifindex)
+  }
+
+  /** See HookState. */
+  hooked(index: number, ifindex: number, why: string | null, guests: boolean): void {
+    const attached = this.attached[index]
+    if (attached !== undefined && attached.port.ifindex === ifindex) {
+      if (why === null) attached.mended()
+      if (guests && !attached.hasGuests) {
+        attached.stop()
+        this.barrier()
+        attached.sync()
+      }
+      attached.hasGuests = guests
+      return
+    }
+    const waiting = this.#waiting.get(index)
+    if (waiting === undefined || waiting.port.ifindex !== ifindex) return
+    if (why !== null) {
+      this.#reasons.set(index, why)
+      return
+    }
+    this.#waiting.delete(index)
+    this.#attach(waiting.port, waiting.forwarder, guests)
+  }
+
+  #attach(port: PacketPort, forwarder: Forwarder, guests: boolean): void {
+    const { index } = port
+    const network = this.#networks.get(forwarder)
+    const state = forwarder.byIndex[index]
+    if (network === undefined || state === undefined) return
     try {
       const attached = new Attached(port, state, {
         shared: this.#shared,
-        netlink: this.#netlink,
         counters: this.#counters,
         sentFrames: this.#sentFrames,
-        handOn: (to, program) => putNumber(this.#shared.maps.others, to, program),
+        handOn: (to, program) => putNumber(this.#shared.programs.maps.others, to, program),
       })
+      attached.hasGuests = guests
       this.attached[index] = attached
-      this.#sentFrames.add(attached.buckets, driver === 'veth')
+      this.#sentFrames.add(attached.buckets, driverOf(port.fd, port.ifindex) === 'veth')
       this.#reasons.delete(index)
       network.add(attached)
     } catch (thrown) {
@@ -117,6 +130,7 @@ export class KernelPath implements PathHost {
   /** Its sockets and its device are as without all this when this returns. */
   removePort(index: number, forwarder: Forwarder): void {
     this.#reasons.delete(index)
+    this.#waiting.delete(index)
     const port = this.attached[index]
     if (port === undefined) return
     const network = this.#networks.get(forwarder)
@@ -207,7 +221,6 @@ export class KernelPath implements PathHost {
     this.#barrier.close()
     this.#sentFrames.close()
     this.verdicts.close()
-    this.#netlink.close()
     this.#shared.close()
   }
 
@@ -220,15 +233,10 @@ export class KernelPath implements PathHost {
     port.voids = 0
     if (port.missed > 0 && !port.hasGuests) {
       port.stop()
-      try {
-        port.mend()
-      } catch {
-        // The device has gone.
-      }
+      this.#askForHook(port.port.index, port.port.ifindex)
     }
     if (!port.look() || !port.isFast) return
-    if (port.hasGuests) port.stop()
-    else port.outdate()
+    port.outdate()
     this.barrier()
     port.sync()
   }

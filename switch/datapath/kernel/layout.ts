@@ -2,10 +2,7 @@
 // stand there.
 
 import { type Arena, mapShared, releaseArena } from '../../../src/linux/arena.js'
-import { createMapOf, loadCode, MapType, ProgramType } from '../../../src/linux/bpf.js'
-import { libc } from '../../../src/linux/libc.js'
 import { MAX_PORTS } from '../../forwarding/counters.js'
-import { object } from './object.js'
 
 export const BUCKETS = 256
 export const DEVICES = 4096
@@ -24,11 +21,11 @@ export const PortWord = {
   PUNTED: 32,
   DONE: 32 + BUCKETS,
 } as const
-const PORT_WORDS = 32 + 2 * BUCKETS
+export const PORT_WORDS = 32 + 2 * BUCKETS
 /** struct device. */
-const DEVICE_WORDS = 2
+export const DEVICE_WORDS = 2
 /** struct run. */
-const RUN_WORDS = 32
+export const RUN_WORDS = 32
 const RUN_LEFT = 16
 /** struct count, in numbers of 64 bits. */
 export const Count = {
@@ -45,26 +42,20 @@ export const COUNTS = 8
 /** struct key; struct verdict. */
 export const KEY_LENGTH = 20
 export const VERDICT_LENGTH = 32
-const SLOT_LENGTH = 40
+export const SLOT_LENGTH = 40
 const FOUR_GIB = 2 ** 32
 
-const shapes = (processors: number) =>
-  ({
-    ports: { type: MapType.ARRAY, key: 4, value: PORT_WORDS * 4, entries: MAX_PORTS, mapped: true },
-    devices: { type: MapType.ARRAY, key: 4, value: DEVICE_WORDS * 4, entries: DEVICES, mapped: true },
-    runs: { type: MapType.ARRAY, key: 4, value: RUN_WORDS * 4, entries: processors, mapped: true },
-    counters: { type: MapType.ARRAY, key: 4, value: COUNTS * 8, entries: processors * MAX_PORTS, mapped: true },
-    verdicts: { type: MapType.HASH, key: KEY_LENGTH, value: VERDICT_LENGTH, entries: VERDICTS },
-    slots: { type: MapType.PER_CPU_ARRAY, key: 4, value: SLOT_LENGTH, entries: 1 },
-    others: { type: MapType.PROGRAMS, key: 4, value: 4, entries: MAX_PORTS },
-  }) as const
-type MapName = keyof ReturnType<typeof shapes>
-
-export class Shared {
+/** Descriptors of programs and maps. */
+export interface Programs {
+  /** How many there may be. */
   readonly processors: number
   readonly decide: number
   readonly act: number
-  readonly maps: Readonly<Record<MapName, number>>
+  readonly maps: Readonly<Record<'ports' | 'devices' | 'runs' | 'counters' | 'verdicts' | 'slots' | 'others', number>>
+}
+
+export class Shared {
+  readonly programs: Programs
   /** struct port of each port. */
   readonly ports: Int32Array
   readonly #devices: Int32Array
@@ -72,29 +63,23 @@ export class Shared {
   readonly #counters: Uint32Array
   readonly #arenas: Arena[] = []
 
-  /** `processors`: how many there may be. Throws PERMISSION, SYSCALL: nothing is open then. */
-  constructor(processors: number) {
-    this.processors = processors
-    const opened: number[] = []
-    const open = (fd: number) => {
-      opened.push(fd)
-      return fd
-    }
+  /** The programs stay the caller's, who closes them after this. Throws SYSCALL: nothing is mapped then. */
+  constructor(programs: Programs) {
+    this.programs = programs
+    const { processors } = programs
     try {
-      const wanted = Object.entries(shapes(processors))
-      const maps = wanted.map(([name, shape]) => [name, open(createMapOf({ ...shape, name: `ssw_${name}` }))])
-      this.maps = Object.fromEntries(maps)
-      this.decide = open(loadEmbedded('decide', ProgramType.SOCKET_FILTER, this.maps))
-      this.act = open(loadEmbedded('act', ProgramType.SCHED_CLS, this.maps))
       this.ports = this.#map('ports', MAX_PORTS * PORT_WORDS * 4)
       this.#devices = this.#map('devices', DEVICES * DEVICE_WORDS * 4)
       this.#runs = this.#map('runs', processors * RUN_WORDS * 4)
       this.#counters = new Uint32Array(this.#map('counters', processors * MAX_PORTS * COUNTS * 8).buffer)
     } catch (error) {
-      for (const arena of this.#arenas) releaseArena(arena)
-      for (const fd of opened) libc().close(fd)
+      this.close()
       throw error
     }
+  }
+
+  get processors(): number {
+    return this.programs.processors
   }
 
   /** Where a port's words begin. */
@@ -136,8 +121,7 @@ export class Shared {
   }
 
   close(): void {
-    for (const arena of this.#arenas) releaseArena(arena)
-    for (const fd of [this.act, this.decide, ...Object.values(this.maps)]) libc().close(fd)
+    for (const arena of this.#arenas.splice(0)) releaseArena(arena)
   }
 
   #number(at: number): number {
@@ -148,21 +132,9 @@ export class Shared {
     }
   }
 
-  #map(name: MapName, length: number): Int32Array {
-    const arena = mapShared(this.maps[name], Math.ceil(length / 4096) * 4096)
+  #map(name: 'ports' | 'devices' | 'runs' | 'counters', length: number): Int32Array {
+    const arena = mapShared(this.programs.maps[name], Math.ceil(length / 4096) * 4096)
     this.#arenas.push(arena)
     return new Int32Array(arena.bytes.buffer, arena.bytes.byteOffset, length / 4)
   }
-}
-
-function loadEmbedded(name: keyof typeof object, type: number, maps: Readonly<Record<string, number>>): number {
-  const { code, maps: places } = object[name]
-  const bytes = new Uint8Array(Buffer.from(code.join(''), 'base64'))
-  const view = new DataView(bytes.buffer)
-  for (const [at, map] of places) {
-    // BPF_PSEUDO_MAP_FD in the upper half of the registers' byte.
-    bytes[at + 1] = (bytes[at + 1]! & 0x0f) | 0x10
-    view.setInt32(at + 4, maps[map]!, true)
-  }
-  return loadCode(type, bytes, 'MIT', `load the fast path (${name})`, `ssw_${name}`)
 }

@@ -1,0 +1,95 @@
+// The programs of the fast path and their maps, loaded. The control thread does that: a kernel that is busy may take
+// half a second for it, and frames do not wait. Descriptors are all that the datapath needs of them.
+
+import { createMapOf, loadCode, MapType, ProgramType } from '../../../src/linux/bpf.js'
+import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
+import { libc } from '../../../src/linux/libc.js'
+import {
+  kernelIsRealTime,
+  onlineProcessors,
+  possibleProcessors,
+  visit,
+  waitForReaders,
+} from '../../../src/linux/processors.js'
+import { MAX_PORTS } from '../../forwarding/counters.js'
+import {
+  COUNTS,
+  DEVICE_WORDS,
+  DEVICES,
+  KEY_LENGTH,
+  PORT_WORDS,
+  type Programs,
+  RUN_WORDS,
+  SLOT_LENGTH,
+  VERDICT_LENGTH,
+  VERDICTS,
+} from './layout.js'
+import { object } from './object.js'
+
+const shapes = (processors: number) =>
+  ({
+    ports: { type: MapType.ARRAY, key: 4, value: PORT_WORDS * 4, entries: MAX_PORTS, mapped: true },
+    devices: { type: MapType.ARRAY, key: 4, value: DEVICE_WORDS * 4, entries: DEVICES, mapped: true },
+    runs: { type: MapType.ARRAY, key: 4, value: RUN_WORDS * 4, entries: processors, mapped: true },
+    counters: { type: MapType.ARRAY, key: 4, value: COUNTS * 8, entries: processors * MAX_PORTS, mapped: true },
+    verdicts: { type: MapType.HASH, key: KEY_LENGTH, value: VERDICT_LENGTH, entries: VERDICTS },
+    slots: { type: MapType.PER_CPU_ARRAY, key: 4, value: SLOT_LENGTH, entries: 1 },
+    others: { type: MapType.PROGRAMS, key: 4, value: 4, entries: MAX_PORTS },
+  }) as const
+
+/** Why this machine has no fast path, in words that are its user's; null: nothing speaks against trying. */
+function unfit(): string | null {
+  if (!kernelIsAtLeast(5, 12)) return 'kernel before 5.12'
+  if (kernelIsRealTime()) return 'the kernel is one of PREEMPT_RT'
+  if (process.arch !== 'x64') return `it has not been tried on ${process.arch}`
+  return visit(onlineProcessors()) || waitForReaders() ? null : 'the kernel does not tell when frames are through'
+}
+
+/** Throws PERMISSION, SYSCALL, or a reason in words: nothing is open then. */
+export function loadPrograms(): Programs {
+  const why = unfit()
+  if (why !== null) throw new Error(why)
+  const processors = possibleProcessors()
+  const opened: number[] = []
+  const open = (fd: number) => {
+    opened.push(fd)
+    return fd
+  }
+  try {
+    const wanted = Object.entries(shapes(processors))
+    const made = wanted.map(([name, shape]) => [name, open(createMapOf({ ...shape, name: `ssw_${name}` }))])
+    const maps: Programs['maps'] = Object.fromEntries(made)
+    const decide = open(loadEmbedded('decide', ProgramType.SOCKET_FILTER, maps))
+    return { processors, decide, act: open(loadEmbedded('act', ProgramType.SCHED_CLS, maps)), maps }
+  } catch (error) {
+    for (const fd of opened) libc().close(fd)
+    throw error
+  }
+}
+
+/** Those that are attached stay so. */
+export function closePrograms({ decide, act, maps }: Programs): void {
+  for (const fd of [act, decide, ...Object.values(maps)]) libc().close(fd)
+}
+
+/** Why this machine has no fast path; null: it has. */
+export function fastPathTrouble(): string | null {
+  try {
+    closePrograms(loadPrograms())
+    return null
+  } catch (thrown) {
+    return thrown instanceof Error ? thrown.message : String(thrown)
+  }
+}
+
+function loadEmbedded(name: keyof typeof object, type: number, maps: Readonly<Record<string, number>>): number {
+  const { code, maps: places } = object[name]
+  const bytes = new Uint8Array(Buffer.from(code.join(''), 'base64'))
+  const view = new DataView(bytes.buffer)
+  for (const [at, map] of places) {
+    // BPF_PSEUDO_MAP_FD in the upper half of the registers' byte.
+    bytes[at + 1] = (bytes[at + 1]! & 0x0f) | 0x10
+    view.setInt32(at + 4, maps[map]!, true)
+  }
+  return loadCode(type, bytes, 'MIT', `load the fast path (${name})`, `ssw_${name}`)
+}
