@@ -1,4 +1,4 @@
-// What the coordinator can be asked for: create, restore, delete, list, status; and what it puts right when it starts.
+// What the coordinator can be asked for: create, restore, delete, list, status and the rest.
 
 import type { Logger } from 'pino'
 import { checkedName, unknownNetwork } from '../src/api/names.js'
@@ -25,22 +25,19 @@ import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
 import { framesOf } from './frames.js'
 import { quickHealth, verifySnapshot } from './health.js'
-import { NetworkLocks } from './locks.js'
 import { forgetFailed, nextName, refuseTaken } from './naming.js'
-import { hostStatus, type Network, outsidePorts } from './network.js'
+import { hostStatus, type Network } from './network.js'
 import type { Networks } from './networks.js'
 import { prune } from './pruning.js'
-import { discardLeftover, isUnfinished, unreadable } from './recovery.js'
-import { runRestore, runSnapshot } from './runner.js'
-import { planRestore } from './sequence/restore/plan.js'
+import { Recovery, unreadable } from './recovery.js'
+import { othersOf, restoreSnapshot } from './restoring.js'
+import { runSnapshot } from './runner.js'
 import type { OnProgress, RunOptions } from './sequence-runner.js'
 import type { ManifestStore } from './store/catalogue.js'
 import { verifyImages } from './verification.js'
+import { Work } from './work.js'
 
 export const createDeadlineMs = 60_000
-export const restoreDeadlineMs = 120_000
-const recoveryAttempts = 5
-const leftCallMs = 5_000
 
 export interface CoordinatorOptions {
   readonly networks: Networks
@@ -64,42 +61,25 @@ export class Coordinator {
   readonly #version: string
   readonly #clock: Clock
   readonly #verify: boolean
-  readonly #locks: NetworkLocks
-  readonly #stopping = new AbortController()
-  readonly #running = new Set<Promise<unknown>>()
+  readonly #work: Work
+  readonly #recovery: Recovery
 
   constructor(options: CoordinatorOptions) {
     this.#catalogue = options.catalogue
     this.#logger = options.logger
     this.#version = options.version
     this.#clock = options.clock ?? systemClock
-    this.#locks = new NetworkLocks(this.#clock)
+    this.#work = new Work(this.#clock)
     this.#verify = options.verify ?? false
     this.#networks = options.networks
     this.#embedded = options.embedded ?? false
+    const { networks, catalogue, logger } = options
+    this.#recovery = new Recovery({ networks, catalogue, logger, work: this.#work, clock: this.#clock })
   }
 
-  /**
-   * Snapshots that a former coordinator left unfinished are discarded on all hosts and marked failed. The networks
-   * concerned are busy meanwhile. Never rejects: what cannot be done now is tried again before the next snapshot.
-   */
-  async recover(): Promise<void> {
-    await this.#networks.refresh()
-    const found = await this.#catalogue.list()
-    for (const { network, name, error } of found) {
-      if (error !== null) this.#logger.error({ err: error, network, snapshot: name }, error.message)
-    }
-    const unfinished = found.flatMap(({ manifest }) => (manifest !== null && isUnfinished(manifest) ? [manifest] : []))
-    const networks = new Set(unfinished.map((m) => m.network))
-    await Promise.all(
-      [...networks].map((network) =>
-        this.#exclusively(network, 'putting right what a former coordinator left', 60_000, async () => {
-          for (const manifest of unfinished) {
-            if (manifest.network === network) await this.#discardLeftover(manifest, recoveryAttempts)
-          }
-        }).catch((error: unknown) => this.#logger.error({ err: error, network }, 'recovery did not get through')),
-      ),
-    )
+  /** Puts right what a former coordinator left. Never rejects. */
+  recover(): Promise<void> {
+    return this.#recovery.recover()
   }
 
   /** Takes a snapshot. Throws with the reason when it could not be taken; then all machines run on. */
@@ -110,10 +90,10 @@ export class Coordinator {
     const startedAt = this.#clock.now().ms
     const waitMs = request.wait === true ? deadlineMs : null
     const what = request.name === undefined ? 'a snapshot' : `snapshot ${request.name}`
-    return this.#exclusively(network.name, what, waitMs, async () => {
+    return this.#work.exclusively(network.name, what, waitMs, async () => {
       const name = request.name ?? (await nextName(this.#catalogue, network.name))
       await refuseTaken(this.#catalogue, network.name, name)
-      await this.#retryDiscards(network.name)
+      await this.#recovery.retry(network.name)
       const input = {
         network: network.name,
         name,
@@ -160,55 +140,23 @@ export class Coordinator {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const what = `restore of ${network.name}/${name}`
-    return this.#exclusively(network.name, what, null, async () => {
+    return this.#work.exclusively(network.name, what, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
-      return this.#exclusivelyAll(othersOf(manifest), what, () => this.#restore(network, manifest, order, report))
+      return this.#work.exclusivelyAll(othersOf(manifest), what, async () => {
+        const maxKnownEpoch = await this.#catalogue.maxEpoch(network.name)
+        const run = this.#runOptions(network, report)
+        return restoreSnapshot(network, manifest, order, { run, maxKnownEpoch, logger: this.#logger })
+      })
     })
-  }
-
-  async #restore(network: Network, manifest: Manifest, order: RestoreOrder, report: ReportProgress) {
-    const plan = planRestore(manifest, order.placement ?? {}, network.hosts)
-    const input = {
-      manifest,
-      plan,
-      replace: order.replace ?? false,
-      endFirst: order.endFirst ?? false,
-      maxKnownEpoch: await this.#catalogue.maxEpoch(network.name),
-      deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
-    }
-    const outside = outsidePorts(network)
-    const outcome = await runRestore(input, this.#runOptions(network, report))
-    const { name } = manifest
-    if (outcome.kind === 'done') {
-      await this.#tellLeft(network, outcome.report.placement)
-      const done = { ...outcome.report, cutAtUs: firstCutUs(manifest), outsidePorts: await outside }
-      this.#logger.info({ network: network.name, snapshot: name, report: done }, 'snapshot restored')
-      return done
-    }
-    this.#logger.warn({ network: network.name, snapshot: name, error: outcome.error }, 'restore failed')
-    throw SnapswitchError.fromReport(outcome.error)
-  }
-
-  /** A host that does not hear of it keeps files that nobody needs. */
-  async #tellLeft(network: Network, placement: Readonly<Record<string, string>>): Promise<void> {
-    await Promise.all(
-      network.hosts.map(async (host) => {
-        const vms = Object.keys(placement).filter((vm) => placement[vm] !== host)
-        if (vms.length === 0) return
-        await network.agents.left(host, { vms }, { timeoutMs: leftCallMs }).catch((error: unknown) => {
-          this.#logger.warn({ err: error, host, vms }, 'files of machines that live elsewhere now may stay there')
-        })
-      }),
-    )
   }
 
   /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */
   async audit(networkName: string, name: string): Promise<AuditReport> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#exclusively(network.name, `audit of ${name}`, null, async () => {
+    return this.#work.exclusively(network.name, `audit of ${name}`, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
-      const report = await auditSnapshot(manifest, { agents: network.agents, signal: this.#stopping.signal })
+      const report = await auditSnapshot(manifest, { agents: network.agents, signal: this.#work.signal })
       this.#logger.info({ network: network.name, snapshot: name, verdict: report.verdict }, 'snapshot audited')
       return report
     })
@@ -219,13 +167,13 @@ export class Coordinator {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const manifest = await this.#catalogue.read(network.name, name)
-    return framesOf(manifest, { agents: network.agents, signal: this.#stopping.signal })
+    return framesOf(manifest, { agents: network.agents, signal: this.#work.signal })
   }
 
   async delete(networkName: string, name: string): Promise<DeleteReport> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#exclusively(network.name, `delete of ${name}`, null, async () => {
+    return this.#work.exclusively(network.name, `delete of ${name}`, null, async () => {
       const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
       const report = await deleteSnapshot(network, name, options)
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
@@ -237,9 +185,9 @@ export class Coordinator {
   async flatten(networkName: string, name: string): Promise<FlattenReport> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#exclusively(network.name, `flattening of ${name}`, null, async () => {
+    return this.#work.exclusively(network.name, `flattening of ${name}`, null, async () => {
       const manifest = await this.#catalogue.read(network.name, name)
-      const options = { signal: this.#stopping.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
+      const options = { signal: this.#work.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
       const report = await flattenSnapshot(network, manifest, options)
       this.#logger.info({ network: network.name, snapshot: name, report }, 'snapshot flattened')
       return report
@@ -251,7 +199,7 @@ export class Coordinator {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const manifest = await this.#catalogue.read(network.name, name)
-    const options = { network, quick: quick === true, signal: this.#stopping.signal }
+    const options = { network, quick: quick === true, signal: this.#work.signal }
     const report = await verifySnapshot(manifest, options)
     this.#logger.info({ network: network.name, snapshot: name, health: report.health.verdict }, 'snapshot verified')
     return report
@@ -288,7 +236,7 @@ export class Coordinator {
     const networks = await Promise.all(
       (await this.#allNetworks()).map(async (network) => ({
         name: network.name,
-        busy: this.#locks.holder(network.name),
+        busy: this.#work.in(network.name),
         hosts: await Promise.all(network.hosts.map((host) => hostStatus(network, host))),
       })),
     )
@@ -297,18 +245,7 @@ export class Coordinator {
 
   /** Calls off what is under way, waits for it to be undone (bounded), and lets go of the hosts. */
   async stop(graceMs = 60_000): Promise<void> {
-    const reason = new SnapswitchError(
-      'SNAPSHOT_DISCARDED',
-      'the coordinator is being stopped',
-      'Start it and try again.',
-    )
-    this.#stopping.abort(reason)
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, graceMs)
-    })
-    await Promise.race([Promise.allSettled([...this.#running]), late])
-    clearTimeout(timer)
+    await this.#work.stop(graceMs)
     await this.#networks.close()
   }
 
@@ -337,29 +274,10 @@ export class Coordinator {
         'Stop it first.',
       )
     }
-    if (this.#running.size > 0) {
+    if (!this.#work.isIdle) {
       const message = 'the coordinator inside `snapswitch switch` has work under way'
       throw new SnapswitchError('SNAPSHOT_BUSY', message, 'Try again when it has ended.')
     }
-  }
-
-  async #exclusively<T>(network: string, what: string, waitMs: number | null, act: () => Promise<T>): Promise<T> {
-    if (this.#stopping.signal.aborted) throw this.#stopping.signal.reason
-    const release = await this.#locks.acquire(network, what, waitMs)
-    const running = act().finally(release)
-    this.#running.add(running)
-    try {
-      return await running
-    } finally {
-      this.#running.delete(running)
-    }
-  }
-
-  /** None of them may be busy: whoever waited while holding one could be waited for. */
-  #exclusivelyAll<T>(networks: readonly string[], what: string, act: () => Promise<T>): Promise<T> {
-    const [first, ...others] = networks
-    if (first === undefined) return act()
-    return this.#exclusively(first, what, null, () => this.#exclusivelyAll(others, what, act))
   }
 
   #runOptions(network: Network, report: ReportProgress): RunOptions {
@@ -367,45 +285,6 @@ export class Coordinator {
       this.#logger.debug({ network: network.name, ...progress }, progress.text)
       report({ type: 'step', ...progress })
     }
-    return { agents: network.agents, clock: this.#clock, onProgress, signal: this.#stopping.signal }
+    return { agents: network.agents, clock: this.#clock, onProgress, signal: this.#work.signal }
   }
-
-  /** One more try for hosts that could not be told to discard something; they may be back. */
-  async #retryDiscards(network: string): Promise<void> {
-    for (const { manifest } of await this.#catalogue.list()) {
-      if (manifest?.network === network && isUnfinished(manifest)) await this.#discardLeftover(manifest, 1)
-    }
-  }
-
-  async #discardLeftover(manifest: Manifest, attempts: number): Promise<void> {
-    const network = this.#networks.all().get(manifest.network)
-    const log = this.#logger.child({ network: manifest.network, snapshot: manifest.name })
-    if (network === undefined) return log.warn('unfinished snapshot of a network that is no longer configured')
-    const { agents, hosts } = network
-    await discardLeftover(manifest, {
-      agents,
-      hosts,
-      attempts,
-      clock: this.#clock,
-      logger: log,
-      write: (failed) => this.#catalogue.write(failed),
-      stopping: this.#stopping.signal,
-    })
-  }
-}
-
-/** The instant that a restore goes back to: what machines have done since is undone. */
-function firstCutUs(manifest: Manifest): number {
-  const cuts = manifest.parts.flatMap((part) => part.members.map((member) => member.cutAtUs))
-  return cuts.length === 0 ? Date.parse(manifest.createdAt) * 1000 : Math.min(...cuts)
-}
-
-/**
- * The other networks of its machines: a restore of one of those could load the same machine on another host meanwhile.
- */
-function othersOf(manifest: Manifest): string[] {
-  const ports = manifest.parts.flatMap((part) => part.members.flatMap((member) => member.ports))
-  const networks = new Set(ports.flatMap(({ network }) => network ?? []))
-  networks.delete(manifest.network)
-  return [...networks]
 }

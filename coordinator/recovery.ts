@@ -6,11 +6,17 @@ import type { Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, type SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
 import type { Agents } from './agents.js'
+import type { Networks } from './networks.js'
 import { failedManifest } from './sequence/snapshot/rules.js'
 import { discardCallMs } from './sequence/snapshot/types.js'
 import { type Instant, isoTime, retryDelayMs } from './sequence/table.js'
+import type { ManifestStore } from './store/catalogue.js'
+import type { Work } from './work.js'
 
-export interface LeftoverOptions {
+const recoveryAttempts = 5
+const recoveryWaitMs = 60_000
+
+interface LeftoverOptions {
   readonly agents: Agents
   /** All hosts of the network. */
   readonly hosts: readonly string[]
@@ -22,12 +28,71 @@ export interface LeftoverOptions {
   readonly stopping: AbortSignal
 }
 
+export interface RecoveryOptions {
+  readonly networks: Networks
+  readonly catalogue: ManifestStore
+  readonly work: Work
+  readonly clock: Clock
+  readonly logger: Logger
+}
+
+/** Puts right what a former coordinator left. */
+export class Recovery {
+  readonly #options: RecoveryOptions
+
+  constructor(options: RecoveryOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Snapshots that were left unfinished are discarded on all hosts and marked failed. The networks concerned are busy
+   * meanwhile. Never rejects: what cannot be done now is tried again before the next snapshot.
+   */
+  async recover(): Promise<void> {
+    const { networks, catalogue, work, logger } = this.#options
+    await networks.refresh()
+    const found = await catalogue.list()
+    for (const { network, name, error } of found) {
+      if (error !== null) logger.error({ err: error, network, snapshot: name }, error.message)
+    }
+    const unfinished = found.flatMap(({ manifest }) => (manifest !== null && isUnfinished(manifest) ? [manifest] : []))
+    await Promise.all(
+      [...new Set(unfinished.map(({ network }) => network))].map((network) =>
+        work
+          .exclusively(network, 'putting right what a former coordinator left', recoveryWaitMs, async () => {
+            for (const manifest of unfinished) {
+              if (manifest.network === network) await this.#discard(manifest, recoveryAttempts)
+            }
+          })
+          .catch((error: unknown) => logger.error({ err: error, network }, 'recovery did not get through')),
+      ),
+    )
+  }
+
+  /** One more try for hosts that could not be told to discard something; they may be back. */
+  async retry(network: string): Promise<void> {
+    for (const { manifest } of await this.#options.catalogue.list()) {
+      if (manifest?.network === network && isUnfinished(manifest)) await this.#discard(manifest, 1)
+    }
+  }
+
+  async #discard(manifest: Manifest, attempts: number): Promise<void> {
+    const { networks, catalogue, work, clock } = this.#options
+    const network = networks.all().get(manifest.network)
+    const logger = this.#options.logger.child({ network: manifest.network, snapshot: manifest.name })
+    if (network === undefined) return logger.warn('unfinished snapshot of a network that is no longer configured')
+    const { agents, hosts } = network
+    const write = (failed: Manifest) => catalogue.write(failed)
+    await discardLeftover(manifest, { agents, hosts, attempts, clock, logger, write, stopping: work.signal })
+  }
+}
+
 export function isUnfinished(manifest: Manifest): boolean {
   return manifest.state === 'pending' || (manifest.undiscarded ?? []).length > 0
 }
 
 /** Tells the hosts to discard it, and writes it down as failed, with the hosts that still do not know. */
-export async function discardLeftover(manifest: Manifest, options: LeftoverOptions): Promise<void> {
+async function discardLeftover(manifest: Manifest, options: LeftoverOptions): Promise<void> {
   const { network, name } = manifest
   const hosts = manifest.state === 'pending' ? options.hosts : (manifest.undiscarded ?? [])
   const told = await Promise.all(hosts.map((host) => discardOn(host, manifest, options)))

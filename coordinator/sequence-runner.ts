@@ -34,11 +34,17 @@ export interface SequenceContext<Event> {
   readonly ended: AbortSignal
 }
 
+/** What every sequence understands. */
+export interface Cancel {
+  readonly kind: 'cancel'
+  readonly error: ErrorReport
+}
+
 /** Steps a sequence until an effect finishes it. Events are taken one at a time, in the order they come. */
 export function runSequence<State extends string, Data, Event extends { kind: string }, Effect, Outcome>(
-  table: Table<State, Data, Event, Effect>,
+  table: Table<State, Data, Event | Cancel, Effect>,
   first: Step<State, Data, Effect>,
-  perform: (effect: Effect, context: SequenceContext<Event>) => Outcome | undefined,
+  perform: (effect: Effect, context: SequenceContext<Event | Cancel>) => Outcome | undefined,
   options: RunOptions,
 ): Promise<Outcome> {
   const { clock, signal } = options
@@ -46,7 +52,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
   const timers = new Set<() => void>()
   return new Promise<Outcome>((resolve, reject) => {
     let at: { state: State; data: Data } = first
-    const queue: Event[] = []
+    const queue: (Event | Cancel)[] = []
     let stepping = false
     const end = () => {
       for (const cancel of timers) cancel()
@@ -62,7 +68,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
       })
       timers.add(cancel)
     }
-    const context: SequenceContext<Event> = {
+    const context: SequenceContext<Event | Cancel> = {
       later,
       ended: ended.signal,
       feed: (event) => {
@@ -97,8 +103,7 @@ export function runSequence<State extends string, Data, Event extends { kind: st
     const cancelled = () => {
       const reason: unknown = signal?.reason
       const error = reason instanceof SnapswitchError ? reason : calledOff
-      // Both sequences know `cancel`; Event is a type parameter here, so the compiler cannot see it.
-      context.feed({ kind: 'cancel', error: error.report() } as unknown as Event)
+      context.feed({ kind: 'cancel', error: error.report() })
     }
     stepping = true
     try {
