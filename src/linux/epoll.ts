@@ -1,35 +1,64 @@
 // One descriptor that is readable when any of many is: epoll(7), for sockets that hardly ever have anything.
 
+import { type Arena, mapArena, releaseArena } from './arena.js'
 import { check, libc } from './libc.js'
 
 const EPOLL_CLOEXEC = 0o2000000
 const EPOLL_CTL_ADD = 1
 const EPOLL_CTL_DEL = 2
 const EPOLLIN = 1
+const EPOLLERR = 8
+const EPOLLHUP = 16
+const FAILURE = EPOLLERR | EPOLLHUP
+/** Taken at a time; those left are found by the next look. */
+const BATCH = 64
+/** struct epoll_event: events u32, data u64; packed on x86-64 only. In words. */
+const IS_PACKED = process.arch === 'x64'
+const STRIDE = IS_PACKED ? 3 : 4
+const DATA = IS_PACKED ? 1 : 2
 
 export class Events {
   readonly fd: number
+  readonly #ready: Arena = mapArena(BATCH * STRIDE * 4)
 
   constructor() {
     this.fd = check(libc().epoll_create1(EPOLL_CLOEXEC), 'make an epoll descriptor')
   }
 
-  /** Watched until it is closed or removed. Throws SYSCALL. */
-  add(fd: number): void {
-    // struct epoll_event is packed on x86-64 only; its events come first everywhere.
-    const event = new Uint8Array(16)
-    new DataView(event.buffer).setUint32(0, EPOLLIN, true)
-    check(libc().epoll_ctl(this.fd, EPOLL_CTL_ADD, fd, event), 'watch a socket')
+  /** Watched until it is closed or removed, under the number `data`. Throws SYSCALL. */
+  add(fd: number, data: number): void {
+    const event = new Uint32Array(4)
+    event[0] = EPOLLIN
+    event[DATA] = data
+    check(libc().epoll_ctl(this.fd, EPOLL_CTL_ADD, fd, new Uint8Array(event.buffer)), 'watch a socket')
   }
 
   remove(fd: number): void {
     libc().epoll_ctl(this.fd, EPOLL_CTL_DEL, fd, null)
   }
+
+  /** Looks, without waiting. Returns how many are ready, of which `dataOf` and `hasFailed` tell. */
+  look(): number {
+    return Math.max(0, libc().epoll_wait(this.fd, this.#ready.address, BATCH, 0))
+  }
+
+  dataOf(i: number): number {
+    return this.#ready.words[i * STRIDE + DATA]
+  }
+
+  hasFailed(i: number): boolean {
+    return (this.#ready.words[i * STRIDE] & FAILURE) !== 0
+  }
+
+  close(): void {
+    libc().close(this.fd)
+    releaseArena(this.#ready)
+  }
 }
 
 let events: Events | undefined
 
-/** Of the sockets that hold what was kept from the rings; one per thread. */
+/** Of the sockets that hold what was kept from the rings, by port; one per thread. */
 export function asideEvents(): Events {
   events ??= new Events()
   return events
@@ -37,6 +66,6 @@ export function asideEvents(): Events {
 
 /** When the thread ends: a descriptor is the process's. */
 export function closeAsideEvents(): void {
-  if (events !== undefined) libc().close(events.fd)
+  events?.close()
   events = undefined
 }

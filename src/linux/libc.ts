@@ -33,6 +33,8 @@ interface Libc {
   eventfd(initial: number, flags: number): number
   epoll_create1(flags: number): number
   epoll_ctl(fd: number, operation: number, of: number, event: Bytes): number
+  /** `address` of an array of struct epoll_event. */
+  epoll_wait(fd: number, address: number, most: number, timeoutMs: number): number
   flock(fd: number, operation: number): number
   fcntl(fd: number, command: number, argument: Bytes): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
@@ -91,6 +93,7 @@ function bindLibc(): Libc {
     eventfd: library.func('int eventfd(uint32_t, int)'),
     epoll_create1: library.func('int epoll_create1(int)'),
     epoll_ctl: library.func('int epoll_ctl(int, int, int, void *)'),
+    epoll_wait: library.func('int epoll_wait(int, uintptr_t, int, int)'),
     flock: library.func('int flock(int, int)'),
     fcntl: library.func('int fcntl(int, int, void *)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),

@@ -2,18 +2,14 @@
 // system call, however many are watched.
 
 import koffi from 'koffi'
-import { type Arena, mapArena, releaseArena } from './arena.js'
 import { Events } from './epoll.js'
 import { libc } from './libc.js'
 
 const SYS_PIDFD_OPEN = 434
-const POLLIN = 1
 
 export class ProcessEnds {
   readonly #events = new Events()
   readonly #descriptors = new Map<number, number>()
-  /** One struct pollfd. */
-  readonly #poll: Arena = mapArena(8)
 
   /** False: it has ended already. */
   add(pid: number): boolean {
@@ -24,7 +20,7 @@ export class ProcessEnds {
     const descriptor = syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0)
     if (descriptor < 0) return false
     this.#descriptors.set(pid, descriptor)
-    this.#events.add(descriptor)
+    this.#events.add(descriptor, pid)
     return true
   }
 
@@ -42,21 +38,16 @@ export class ProcessEnds {
 
   /** Those that have ended since the last call; they are not watched any more. */
   drain(): number[] {
-    if (!this.#isReadable(this.#events.fd)) return []
-    const ended = [...this.#descriptors].flatMap(([pid, descriptor]) => (this.#isReadable(descriptor) ? [pid] : []))
-    for (const pid of ended) this.remove(pid)
+    const ended: number[] = []
+    for (let count = this.#events.look(); count > 0; count = this.#events.look()) {
+      for (let i = 0; i < count; i++) ended.push(this.#events.dataOf(i))
+      for (const pid of ended) this.remove(pid)
+    }
     return ended
   }
 
   close(): void {
     for (const pid of [...this.#descriptors.keys()]) this.remove(pid)
-    libc().close(this.#events.fd)
-    releaseArena(this.#poll)
-  }
-
-  #isReadable(descriptor: number): boolean {
-    this.#poll.words[0] = descriptor
-    this.#poll.words[1] = POLLIN
-    return libc().poll(this.#poll.address, 1, 0) > 0
+    this.#events.close()
   }
 }

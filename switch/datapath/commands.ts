@@ -138,7 +138,7 @@ export class CommandHandlers {
         post({ ...event, network: name })
       }
       const forwarder = new Forwarder(options, this.#counters, eventsTo(say))
-      const core = new Core(forwarder)
+      const core = new Core(forwarder, this.#loop.unsent)
       forwarder.network.raiseEpoch(epoch)
       forwarder.network.raiseFence(fence)
       this.#loop.addForwarder(forwarder)

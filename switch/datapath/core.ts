@@ -12,6 +12,7 @@ import { checkpointOf, Recorder } from '../recording/recorder.js'
 import { RingSink } from '../recording/sink.js'
 import type { Port } from './port/port.js'
 import type { Commands } from './protocol.js'
+import type { Unsent } from './unsent.js'
 
 /** Who is handed the frames and the time of a network. */
 export type Forwarding = Pick<Forwarder, 'receive' | 'tick' | 'snapshots'>
@@ -24,11 +25,13 @@ class PortOutput implements Output {
   readonly index: number
   readonly port: Port
   recorder: Recorder | null
+  readonly #unsent: Unsent
 
-  constructor(index: number, port: Port, recorder: Recorder | null) {
+  constructor(index: number, port: Port, recorder: Recorder | null, unsent: Unsent) {
     this.index = index
     this.port = port
     this.recorder = recorder
+    this.#unsent = unsent
   }
 
   get refusal(): DropReason {
@@ -37,6 +40,7 @@ class PortOutput implements Output {
 
   send(frame: Frame, serviceTci: number): boolean {
     const { recorder } = this
+    this.#unsent.note(this.port)
     return recorder === null
       ? this.port.send(frame, serviceTci)
       : recorder.send(this.index, this.port, frame, serviceTci)
@@ -47,10 +51,12 @@ export class Core {
   readonly forwarder: Forwarder
   readonly ports = new Map<number, Port>()
   readonly #outputs = new Map<number, PortOutput>()
+  readonly #unsent: Unsent
   #recorder: Recorder | null = null
 
-  constructor(forwarder: Forwarder) {
+  constructor(forwarder: Forwarder, unsent: Unsent) {
     this.forwarder = forwarder
+    this.#unsent = unsent
   }
 
   get forwarding(): Forwarding {
@@ -60,7 +66,7 @@ export class Core {
   /** Before the forwarder is told of it. */
   add(index: number, port: Port): void {
     this.ports.set(index, port)
-    this.#outputs.set(index, new PortOutput(index, port, this.#recorder))
+    this.#outputs.set(index, new PortOutput(index, port, this.#recorder, this.#unsent))
   }
 
   remove(index: number): void {

@@ -5,11 +5,13 @@ import type { Frame } from '../../src/frame/frame.js'
 import { closeAsideEvents } from '../../src/linux/epoll.js'
 import { closeRingFilters } from '../../src/linux/ring-filters.js'
 import { nowMs } from '../../src/runtime/clock.js'
+import { ActivePorts } from './active-ports.js'
 import type { Forwarding } from './core.js'
 import type { PlayInput } from './play-input.js'
 import { MOST_PLAYS, PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
 import type { Polling, WorkerInput } from './protocol.js'
+import { Unsent } from './unsent.js'
 
 /** Milliseconds that a command waits at most while frames flow. */
 const LOOK_INTERVAL_MS = 0.05
@@ -20,6 +22,7 @@ export const TICK_INTERVAL_MS = 100
 export const TICK_INTERVAL_OPEN = 5
 
 export class DatapathLoop implements FrameSink {
+  readonly unsent = new Unsent()
   #polling: Polling
   /** Performs the commands that wait. */
   readonly #drainCommands: () => void
@@ -29,8 +32,12 @@ export class DatapathLoop implements FrameSink {
   readonly #ports: Port[] = []
   readonly #plays: (PlayInput | null)[] = new Array<PlayInput | null>(MOST_PLAYS).fill(null)
   readonly #forwarderOf: Forwarding[] = []
+  readonly #active: ActivePorts
   readonly #pollSet: PollSet
   #running = true
+  /** Of `#ports`: the one that housekeeping has seen last, and when it sees the next. */
+  #nextKept = 0
+  #nextKeeping = 0
   /** Frames that the last look at the plays has brought. */
   #played = 0
 
@@ -45,7 +52,8 @@ export class DatapathLoop implements FrameSink {
     this.#drainCommands = drainCommands
     this.#unbound = unbound
     this.#ticked = ticked
-    this.#pollSet = new PollSet(input.wakeFd)
+    this.#active = new ActivePorts(() => this.#pollSet.watch(this.#active.ports))
+    this.#pollSet = new PollSet(input.wakeFd, this.#active.fd)
   }
 
   /** How it waits for frames from now on. */
@@ -70,7 +78,7 @@ export class DatapathLoop implements FrameSink {
   addPort(index: number, port: Port, forwarder: Forwarding): void {
     this.#forwarderOf[index] = forwarder
     this.#ports.push(port)
-    this.#pollSet.watch(this.#ports)
+    this.#active.add(port, nowMs())
   }
 
   /** False: as many as there may be are under way. */
@@ -92,8 +100,10 @@ export class DatapathLoop implements FrameSink {
 
   removePort(port: Port): void {
     for (const play of this.#plays) play?.forget(port)
+    this.flushAll()
+    this.unsent.forget()
     this.#ports.splice(this.#ports.indexOf(port), 1)
-    this.#pollSet.watch(this.#ports)
+    this.#active.remove(port)
     port.close()
   }
 
@@ -104,13 +114,14 @@ export class DatapathLoop implements FrameSink {
   /** Reads all that waits in a port's socket. */
   drain(port: Port | undefined): void {
     if (port === undefined) return
+    this.#active.activate(port, nowMs())
     for (let batch = 0; batch < DRAIN_BATCHES && port.receive(this, nowMs()) > 0; batch++) this.flushAll()
   }
 
   /** Frames that were forwarded go out, and what they lay in is free again. */
   flushAll(): void {
-    const ports = this.#ports
-    for (let i = 0; i < ports.length; i++) ports[i].flush()
+    this.unsent.flush()
+    const { ports } = this.#active
     for (let i = 0; i < ports.length; i++) ports[i].release()
   }
 
@@ -132,16 +143,17 @@ export class DatapathLoop implements FrameSink {
       for (const play of this.#plays) play?.close()
       closeRingFilters()
       closeAsideEvents()
+      this.#active.close()
     }
   }
 
   /**
    * The ports are asked for frames directly: their rings are memory, and poll takes the very locks that the kernel
-   * needs to fill them. poll is for waiting, and for what memory does not tell: commands, and devices that fail.
+   * needs to fill them. poll is for waiting, and for what memory does not tell: commands, silent ports that have
+   * frames, and devices that fail.
    */
   #loop(): void {
     let nextTick = 0
-    let nextHousekeeping = 0
     let nextLook = 0
     let lastFrame = 0
     while (this.#running) {
@@ -151,28 +163,45 @@ export class DatapathLoop implements FrameSink {
       if (received > 0) lastFrame = now
       const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
-      if (mayWait || now >= nextLook) {
-        this.#look(mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL_MS))) : 0)
+      const isTick = now >= nextTick
+      if (mayWait || isTick || now >= nextLook) {
+        const timeout = mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL_MS))) : 0
+        this.#look(timeout, mayWait || isTick)
         nextLook = nowMs() + LOOK_INTERVAL_MS
       }
-      if (now < nextTick) continue
+      if (!isTick) continue
       nextTick = now + this.#tick(now)
-      if (now < nextHousekeeping) continue
-      nextHousekeeping = now + HOUSEKEEPING_INTERVAL_MS
-      for (const port of this.#ports) {
-        port.housekeeping()
-        // The kernel reports that a device goes down, and not that it leaves after that.
-        if (!port.isBound()) this.#unbound(port)
-      }
+      this.#active.rest(now)
+      this.#housekeeping(now)
     }
   }
 
-  /** Waits up to `timeout` milliseconds for frames, commands or failures, and sees to the latter two. */
-  #look(timeout: number): void {
-    if (this.#pollSet.wait(timeout) === 0) return
-    for (let i = 0; i < this.#ports.length; i++) if (this.#pollSet.hasFailed(i)) this.#ports[i].failed()
+  /** Sees to each port once a second, to a few at a time: where there are hundreds, frames would wait for it. */
+  #housekeeping(now: number): void {
+    const ports = this.#ports
+    // After a long batch, each once and no more.
+    this.#nextKeeping = Math.max(this.#nextKeeping, now - HOUSEKEEPING_INTERVAL_MS)
+    while (ports.length > 0 && this.#nextKeeping <= now) {
+      this.#nextKeeping += HOUSEKEEPING_INTERVAL_MS / ports.length
+      this.#nextKept = (this.#nextKept + 1) % ports.length
+      const port = ports[this.#nextKept]
+      port.housekeeping()
+      // The kernel reports that a device goes down, and not that it leaves after that.
+      if (!port.isBound()) this.#unbound(port)
+    }
+  }
+
+  /**
+   * Waits up to `timeout` milliseconds for frames, commands or failures, and sees to the latter two. `ports`: looks at
+   * the active ports, too.
+   */
+  #look(timeout: number, ports: boolean): void {
+    if (this.#pollSet.wait(timeout, ports) === 0) return
+    const active = this.#active.ports
+    for (let i = 0; i < active.length; i++) if (this.#pollSet.hasFailed(i)) active[i].failed()
     for (let i = 0; i < MOST_PLAYS; i++) if (this.#pollSet.isPlayReady(i)) this.#play(i)
-    if (this.#pollSet.isAsideReady) for (const port of this.#ports) port.woken()
+    if (this.#pollSet.isAsideReady) this.#active.wakeAside(nowMs())
+    if (this.#pollSet.isSilentReady) this.#active.wake(nowMs())
     if (this.#pollSet.takeWake()) this.#drainCommands()
   }
 
@@ -201,7 +230,14 @@ export class DatapathLoop implements FrameSink {
   /** At most one batch of each port. */
   #receiveAll(now: number): number {
     let received = 0
-    for (let i = 0; i < this.#ports.length; i++) received += this.#ports[i].receive(this, now)
+    const { ports } = this.#active
+    for (let i = 0; i < ports.length; i++) {
+      const port = ports[i]
+      const brought = port.receive(this, now)
+      if (brought === 0) continue
+      received += brought
+      this.#active.brought(port, now)
+    }
     if (received > 0) this.flushAll()
     return received
   }

@@ -1,5 +1,6 @@
-// poll(2) over the wake-up eventfd, what the rings did not take, plays, and all ports, in memory laid out once: no
-// allocation per call.
+// poll(2) over the wake-up eventfd, what the rings did not take, the silent ports, plays, and the active ports, in
+// memory laid out once: no allocation per call. The kernel asks each port's socket, which takes longer than all the
+// rest: only who waits asks them.
 
 import { type Arena, mapArena } from '../../src/linux/arena.js'
 import { asideEvents } from '../../src/linux/epoll.js'
@@ -15,8 +16,8 @@ const FAILURE = POLLERR | POLLHUP | POLLNVAL
 
 /** Most plays at a time. */
 export const MOST_PLAYS = 4
-/** The wake-up and the sockets beside the rings come first, then those of plays. */
-const FIRST_PLAY = 2
+/** The wake-up, the sockets beside the rings and the silent ports come first, then those of plays. */
+const FIRST_PLAY = 3
 const FIRST_PORT = FIRST_PLAY + MOST_PLAYS
 /** poll looks past it. */
 const NOBODY = -1
@@ -29,12 +30,15 @@ export class PollSet {
   readonly #wakeFd: number
   readonly #wakeValue = new Uint8Array(8)
   #count = FIRST_PORT
+  /** Entries that the last `wait` has looked at. */
+  #looked = 0
 
-  constructor(wakeFd: number) {
+  constructor(wakeFd: number, silentFd: number) {
     this.#wakeFd = wakeFd
     this.#arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
     this.#setEntry(0, wakeFd)
     this.#setEntry(1, asideEvents().fd)
+    this.#setEntry(2, silentFd)
     for (let i = 0; i < MOST_PLAYS; i++) this.#setEntry(FIRST_PLAY + i, NOBODY)
   }
 
@@ -48,12 +52,16 @@ export class PollSet {
     this.#setEntry(FIRST_PLAY + i, fd ?? NOBODY)
   }
 
-  /** Waits until something is ready, at most `timeoutMs` (0: looks only). Returns how many entries are. */
-  wait(timeoutMs: number): number {
-    const ready = libc().poll(this.#arena.address, this.#count, timeoutMs)
+  /**
+   * Waits until something is ready, at most `timeoutMs` (0: looks only); `ports`: at the active ports, too. Returns how
+   * many entries are.
+   */
+  wait(timeoutMs: number, ports: boolean): number {
+    this.#looked = ports ? this.#count : FIRST_PORT
+    const ready = libc().poll(this.#arena.address, this.#looked, timeoutMs)
     if (ready > 0) return ready
     // Interrupted: results of the last call must not be taken for new ones.
-    for (let i = 0; i < this.#count; i++) this.#arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
+    for (let i = 0; i < this.#looked; i++) this.#arena.words[i * WORDS_PER_ENTRY + 1] = POLLIN
     return 0
   }
 
@@ -69,6 +77,11 @@ export class PollSet {
     return this.#arena.words[WORDS_PER_ENTRY + 1] >>> 16 !== 0
   }
 
+  /** The last `wait` found that a silent port has something. */
+  get isSilentReady(): boolean {
+    return this.#arena.words[2 * WORDS_PER_ENTRY + 1] >>> 16 !== 0
+  }
+
   /** The last `wait` found that the i-th play has frames, or is over. */
   isPlayReady(i: number): boolean {
     return this.#arena.words[(FIRST_PLAY + i) * WORDS_PER_ENTRY + 1] >>> 16 !== 0
@@ -76,7 +89,10 @@ export class PollSet {
 
   /** The last `wait` found an error condition at the i-th port. */
   hasFailed(i: number): boolean {
-    return ((this.#arena.words[(i + FIRST_PORT) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
+    return (
+      i + FIRST_PORT < this.#looked &&
+      ((this.#arena.words[(i + FIRST_PORT) * WORDS_PER_ENTRY + 1] >>> 16) & FAILURE) !== 0
+    )
   }
 
   #setEntry(i: number, fd: number): void {

@@ -19,6 +19,7 @@ import {
   readMtu,
   setVnetHeader,
 } from '../../../src/linux/packet-socket.js'
+import type { PortDevice } from '../../../src/linux/port-sockets.js'
 import { attachFilter, type RingFilter, type RingFilters, ringFilters } from '../../../src/linux/ring-filters.js'
 
 const ETHERNET_MTU = 1500
@@ -77,16 +78,21 @@ export class AsideSocket {
 
   /**
    * Keeps such frames from `ring`'s socket, which is not bound yet, from then on; null where the kernel has no such
-   * filters.
+   * filters. `port`: its index, by which the events of all such sockets name this one.
    */
-  static open(ring: RingFilter, ifindex: number, device: string, handover?: SocketPrograms): AsideSocket | null {
+  static open(
+    ring: RingFilter,
+    port: number,
+    { ifindex, device }: Pick<PortDevice, 'ifindex' | 'device'>,
+    handover?: SocketPrograms,
+  ): AsideSocket | null {
     const filters = ringFilters()
     if (filters === null) return null
     const fd = openAsideSocket((socket) =>
       handover === undefined ? filters.setAside(socket) : attachFilter(socket, handover.nothing),
     )
     try {
-      asideEvents().add(fd)
+      asideEvents().add(fd, port)
       const aside = new AsideSocket(fd, ring, ifindex, device, filters)
       // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which most hosts never see:
       // and a second socket that is bound costs 0.13 microseconds a frame.

@@ -85,7 +85,7 @@ export class PacketPort implements Port {
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveSlots)
       transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
-      this.#aside = AsideSocket.open(this.#filter, ifindex, device, handover)
+      this.#aside = AsideSocket.open(this.#filter, index, { ifindex, device }, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.#aside?.close()

@@ -36,7 +36,7 @@ export interface Port extends Output {
   isBound(): boolean
   /** Its sockets take frames when these say so; null: always. */
   handOver(programs: SocketPrograms | null): void
-  /** Of the sockets that hold what rings must not get, one is ready. */
+  /** Its socket that holds what the ring must not get is ready. */
   woken(): void
   close(): void
 }
