@@ -83,7 +83,7 @@ export function curveSvg({ title, series, along: what }: Curve): string {
   return `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-label="${escaped(title)}">${parts.join('')}</svg>`
 }
 
-/** Where a curve leaves its first level, and how far it goes from there to its end: `flat to 64, then x 0.7 at 200`. */
+/** Where a curve leaves its first level, and how far it goes: `level to 64, bends behind it, × 0.70 from 2 to 200`. */
 export function bendOf(points: readonly Point[]): string {
   const sorted = [...points].sort((a, b) => a.x - b.x)
   const [first, last] = [sorted[0], sorted.at(-1)]
@@ -98,5 +98,7 @@ export function bendOf(points: readonly Point[]): string {
   const level = sorted[bend - 1]!
   const factor = times(first, last)
   const change = Number.isFinite(factor) ? `, × ${factor.toPrecision(2)} from ${first.x} to ${last.x}` : ''
-  return bend === 1 ? `bends from ${first.x} on${change}` : `level to ${level.x}, bends behind it${change}`
+  return bend === 1
+    ? `${factor < 1 ? 'falls' : 'rises'} from ${first.x} on${change}`
+    : `level to ${level.x}, bends behind it${change}`
 }

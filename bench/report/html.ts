@@ -61,44 +61,46 @@ const number = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : S
 /** What a ratio is, in words, from its figure and its two sides. */
 function ratioRows(results: Results, isWanted: (aim: string) => boolean): string[] {
   const title = (id: string) => results.subjects.find((subject) => subject.id === id)?.title ?? id
+  const one = results.bench === 'snapshot' ? 'snapshot' : 'round'
   return Object.entries(results.told).flatMap(([key, told]) => {
-    const { of, peer, value, low, high, rounds, aim, reached } = told
+    const { of, figure, peer, value, low, high, rounds, aim, reached } = told
     if (!isWanted(aim) || (aim === '' && value === null)) return []
     const range = low === null || high === null || low === high ? '' : `<small>${number(low)}–${number(high)}</small>`
-    const mark =
-      value === null
-        ? '<span class="no">not measured</span>'
-        : reached === null
-          ? ''
-          : reached
-            ? '<span class="yes">reached</span>'
-            : '<span class="no">missed</span>'
-    const words = results.words[key] ?? (peer === null ? title(of) : `${title(of)} to ${title(peer)}`)
+    const made = value === null ? '' : `${range}<small>${rounds} ${rounds === 1 ? one : `${one}s`}</small>`
+    const sides = peer === null ? title(of) : `${title(of)}, to ${title(peer)}`
+    const words = results.words[key] ?? `${results.figure(figure).text}: ${sides}`
     return [
-      `<tr><td><b>${escaped(key)}</b><small class="words">${escaped(words)}</small></td>` +
-        `<td class="number">${value === null ? '–' : number(value)}${range}</td>` +
-        `<td class="number">${value === null ? '' : rounds}</td><td>${escaped(aim)}</td><td>${mark}</td></tr>`,
+      `<tr><td><b>${escaped(key).replace('.', '.<wbr>')}</b><small class="words">${escaped(words)}</small></td>` +
+        `<td class="number">${value === null ? '–' : number(value)}${made}</td>` +
+        `<td class="aimed">${mark(value, reached)}<small class="words">${escaped(aim)}</small></td></tr>`,
     ]
   })
 }
 
-const ratioTable = (rows: readonly string[], count = 'rounds') =>
-  `<div class="wide"><table class="ratios"><thead><tr><th>ratio</th><th class="number">value</th><th class="number">${count}</th><th>aim</th><th></th></tr></thead>
+function mark(value: number | null, reached: boolean | null): string {
+  if (value === null) return '<span class="no">not measured</span>'
+  if (reached === null) return ''
+  return reached ? '<span class="yes">reached</span>' : '<span class="no">missed</span>'
+}
+
+const ratioTable = (rows: readonly string[]) =>
+  `<div class="wide"><table class="ratios"><thead><tr><th>ratio</th><th class="number">value</th><th>aim</th></tr></thead>
 <tbody>${rows.join('\n')}</tbody></table></div>`
 
 /** Everything that was to be reached, before all else. */
 function promises(all: readonly Results[]): string {
   const blocks = all.flatMap((results) => {
     const rows = ratioRows(results, (aim) => aim !== '')
-    const count = results.bench === 'snapshot' ? 'snapshots' : 'rounds'
-    return rows.length === 0 ? [] : [`<h3>${escaped(results.title)}</h3>\n${ratioTable(rows, count)}`]
+    return rows.length === 0 ? [] : [`<div><h3>${escaped(results.title)}</h3>\n${ratioTable(rows)}</div>`]
   })
   if (blocks.length === 0) return ''
   return `<section id="promises">
 <h2>What was to be reached</h2>
 <p class="note">A ratio is snapswitch to the peer, of medians. Of a peer’s settings the best one counts, unless the key says otherwise.
 Small print: the lowest and the highest single round.</p>
+<div class="promises">
 ${blocks.join('\n')}
+</div>
 </section>`
 }
 
@@ -157,15 +159,14 @@ function section(results: Results, raw: string | null): string {
     ({ title, version, setup }) =>
       `<li><b>${escaped(title)}</b> <small>${escaped(version)}</small> ${escaped(setup)}</li>`,
   )
+  const said = cautions(results)
   const context = ratioRows(results, (aim) => aim === '')
   const figures = results.bench === 'growth' ? growthCurves(results).map(curveBlock) : plotsOf(results).map(plotBlock)
   return `<section id="${results.bench}">
 <h2>${escaped(results.title)}</h2>
 <p class="facts">${factsOf(results).map(escaped).join(' · ')}</p>
 <p class="facts"><code>${escaped(results.command)}</code> · data: ${data.join(', ')}</p>
-${cautions(results)
-  .map((said) => `<p class="caution">${escaped(said)}</p>`)
-  .join('\n')}
+${said.length === 0 ? '' : `<ul class="caution">${said.map((one) => `<li>${escaped(one)}</li>`).join('')}</ul>`}
 <div class="plots">
 ${figures.join('\n')}
 </div>
@@ -188,7 +189,7 @@ function runNote(note: RunNote): string {
   ]
   const caution = note.whole ? '' : '\n<p class="caution">The run of all benches ended before its end.</p>'
   return `<p class="facts"><code>${escaped(note.command)}</code></p>
-<p class="facts">${facts.map(escaped).join(' · ')}</p>${caution}`
+<ul class="facts">${facts.map((fact) => `<li>${escaped(fact)}</li>`).join('')}</ul>${caution}`
 }
 
 /** `raw`: the name of a file of raw rows beside the report, by bench. `note`: of the run of all, if there was one. */

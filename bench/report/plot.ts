@@ -23,8 +23,8 @@ export interface Plot {
 
 // As wide as a small phone: there it is shown at its own size, elsewhere somewhat larger.
 export const WIDTH = 360
-const LABEL = 138
-const VALUE = 58
+const LABEL = 154
+const VALUE = 50
 const ROW = 20
 const TOP = 6
 const AXIS = 18

@@ -139,7 +139,10 @@ function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Resul
       const { most } = targets[key]
       const reached = value === null ? null : value <= most
       const aim = `at most ${most}`
-      return [key, { of: 'snapswitch', peer: null, value, low: value, high: value, rounds: snapshots, aim, reached }]
+      return [
+        key,
+        { of: 'snapswitch', figure: key, peer: null, value, low: value, high: value, rounds: snapshots, aim, reached },
+      ]
     }),
   )
   const figures = snapshotFigures.map((one) => one.figure)

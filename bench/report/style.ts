@@ -17,6 +17,9 @@ nav a { display: inline-block; margin-right: 1.2rem; }
 .facts, .note, small { color: var(--soft); }
 .facts { margin: .1rem 0; font-size: .87rem; overflow-wrap: anywhere; }
 .caution { background: var(--warn); color: var(--warn-ink); border-radius: 4px; padding: .35rem .7rem; margin: .5rem 0; font-size: .9rem; }
+.promises { columns: 2 26rem; column-gap: 2.4rem; } .promises > div { break-inside: avoid; }
+.ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: .6rem; } .ratios td:first-child { overflow-wrap: anywhere; }
+ul.facts, ul.caution { padding-left: 1.6rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1.1rem 1.6rem; margin: 1.2rem 0; }
 figure { margin: 0; break-inside: avoid; }
 figcaption { font-weight: 600; font-size: .92rem; }
@@ -32,7 +35,7 @@ svg .aim { stroke: var(--aim); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg .curve { fill: none; stroke-width: 2; } svg .curve.s0 { stroke: var(--s0); } svg .curve.s1 { stroke: var(--s1); }
 svg .curve.s2 { stroke: var(--s2); } svg .dot.s0 { fill: var(--s0); } svg .dot.s1 { fill: var(--s1); } svg .dot.s2 { fill: var(--s2); }
 figure .note { margin: .2rem 0 0; font-size: .82rem; max-width: 520px; }
-.words { display: block; font-size: .8rem; }
+.words { display: block; font-size: .92em; } .ratios small { font-size: .92em; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; margin: .4rem 0; }
@@ -45,6 +48,9 @@ tbody th { font-weight: 400; }
 summary { cursor: pointer; margin: .6rem 0; }
 code { font-size: .86em; }
 @media print { :root { --ground: #fff; --ink: #000; --soft: #444; --line: #bbb; --own: #0a4f96; --s0: #0a4f96; --s1: #7a4d00; --s2: #666; --aim: #900; --other: #a9b3bd; --range: #000; --warn: #fff; }
-  body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .plots { grid-template-columns: 1fr 1fr; }
-  .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } }
+  body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .promises { columns: 2 26rem; column-gap: 2.4rem; } .promises > div { break-inside: avoid; }
+.ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: .6rem; } .ratios td:first-child { overflow-wrap: anywhere; }
+ul.facts, ul.caution { padding-left: 1.6rem; }
+.plots { grid-template-columns: 1fr 1fr; }
+  .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } table.ratios { font-size: 9pt; } }
 `

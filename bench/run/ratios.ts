@@ -43,6 +43,7 @@ export type RatioRules = Readonly<Record<string, RatioRule>>
 /** A ratio as a report tells it. */
 export interface Told {
   readonly of: string
+  readonly figure: string
   /** The peer whose setting was the best; null where there is none. */
   readonly peer: string | null
   /** Of medians; null where one is missing. */
@@ -67,7 +68,17 @@ export function tellRatios(rules: RatioRules, rows: readonly Row[]): Record<stri
 function tell(rule: RatioRule, summaries: Summaries, rows: readonly Row[]): Told {
   const { of, figure, peers, better } = rule
   const value = (subject: string) => summaries[subject]?.[figure]?.median
-  const nothing = { of, peer: null, value: null, low: null, high: null, rounds: 0, aim: aimOf(rule), reached: null }
+  const nothing = {
+    of,
+    figure,
+    peer: null,
+    value: null,
+    low: null,
+    high: null,
+    rounds: 0,
+    aim: aimOf(rule),
+    reached: null,
+  }
   const own = value(of)
   if (own === undefined) return nothing
   const [best] = peers

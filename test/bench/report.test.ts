@@ -112,7 +112,7 @@ t.test('curves, and where they bend', async (t) => {
     values.map((value, index) => ({ x: 2 ** (index + 1), value, low: value, high: value }))
   t.equal(bendOf(points(100, 95, 104)), 'level from 2 to 8')
   t.equal(bendOf(points(100, 98, 50)), 'level to 4, bends behind it, × 0.50 from 2 to 8')
-  t.equal(bendOf(points(10, 20, 40)), 'bends from 2 on, × 4.0 from 2 to 8')
+  t.equal(bendOf(points(10, 20, 40)), 'rises from 2 on, × 4.0 from 2 to 8')
   t.equal(bendOf(points(0, 0)), 'level from 2 to 4')
   t.equal(bendOf(points(1)), '')
   const curve = { title: 't<', unit: 'ms', better: 'less' as const, along: 'ports', why: '' }
@@ -136,7 +136,7 @@ t.test('the page is whole in itself and says what makes its figures mean less', 
   t.notMatch(page, /<script|@import|url\(/)
   t.match(page, '&lt;x&gt;, 2 cores')
   t.match(page, 'load was 7 before the run')
-  t.match(page, 'rttP50.vsVnsnap')
+  t.match(page, 'rttP50.<wbr>vsVnsnap')
   t.match(page, 'not measured', 'what was to be reached and was not measured is told')
   t.match(page, 'emulated (TCG)')
   t.match(page, 'ovs-kernel was not measured: no module')
