@@ -1,7 +1,7 @@
 // `snapswitch replay`: a recorded run once more, on the time that it has in the file; no daemon is asked.
 
-import { createInterface } from 'node:readline/promises'
-import { type Command, InvalidArgumentError } from 'commander'
+import { statSync } from 'node:fs'
+import type { Command } from 'commander'
 import type { RunDifference } from '../../switch/recording/compare.js'
 import type { Replay } from '../../switch/recording/replay.js'
 import { SnapswitchError } from '../errors/errors.js'
@@ -9,14 +9,16 @@ import { whole } from './capture-options.js'
 import { withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
 import { SentFrames } from './replay-output.js'
+import { type Point, parsePoint, runTo } from './replay-points.js'
+import { stepThrough } from './replay-step.js'
 import { printSummary, summaryOf } from './replay-summary.js'
 import { printView } from './replay-view.js'
 
 interface ReplayOptions {
-  readonly until?: Until
+  readonly until?: Point
   readonly state?: boolean
   readonly step?: boolean
-  readonly from?: Until
+  readonly from?: Point
   readonly to?: string
   readonly diff?: string
   readonly config?: string
@@ -24,15 +26,12 @@ interface ReplayOptions {
   readonly json?: boolean
 }
 
-/** A time from the first input on, an input or a frame. */
-type Until = { readonly kind: 'ms' | 'input' | 'frame'; readonly value: number }
-
 const MOST = 10
 
 export function addReplayCommand(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
   const command = withJson(program.command('replay'))
     .description('replay a recorded run: the same switch, the same time, the same result, which is proved')
-    .argument('<file>', 'what snapswitch record has written, or a gzip of it; -: standard input')
+    .argument('<file>', 'what snapswitch record has written, also compressed with gzip or zstd; -: standard input')
     .option('--until <point>', 'end after this time of the run (1.5, 20ms, 2m), or at input:N or frame:N', parsePoint)
     .option('--state', 'show addresses, epochs, gates and queues at the end')
     .option('--step', 'input by input: what enters, and what becomes of it at each port')
@@ -53,7 +52,7 @@ a difference; 2 wrong usage.
   snapswitch replay run.pcapng --config changed.yaml           which frames fare differently`,
     )
   command.action(async (file: string, options: ReplayOptions) => {
-    const usage = wrongCombination(options)
+    const usage = wrongCombination(file, options)
     if (usage !== null) return command.error(`error: ${usage}`, { exitCode: 2 })
     const recording = (await import('../../switch/recording/library.js')) as Library
     if (options.diff !== undefined || options.config !== undefined)
@@ -66,34 +65,20 @@ a difference; 2 wrong usage.
 /** Loaded when it is needed: the other commands start faster. */
 type Library = typeof import('../../switch/recording/library.js')
 
-function wrongCombination({ diff, config, step, to, from, most, state }: ReplayOptions): string | null {
+function wrongCombination(file: string, options: ReplayOptions): string | null {
+  const { diff, config, step, to, from, most, state } = options
   const chosen = [diff, config, to, step || undefined].filter((one) => one !== undefined).length
   if (chosen > 1) return '--step, --to, --diff and --config exclude one another'
   if (from !== undefined && step !== true) return '--from is for --step'
   if (most !== undefined && diff === undefined && config === undefined) return '--most is for --diff and --config'
+  if ((diff !== undefined || config !== undefined) && [file, diff].some((path) => path !== undefined && isPipe(path)))
+    return '--diff and --config read files more than once: a pipe will not do'
   if (state === true && (diff !== undefined || config !== undefined)) return '--state is of one run'
   return null
 }
 
-function parsePoint(text: string): Until {
-  const counted = /^(input|frame):(\d{1,15})$/.exec(text)
-  if (counted !== null) return { kind: counted[1] as 'input' | 'frame', value: Number(counted[2]) }
-  const timed = /^(\d{1,12}(?:\.\d+)?)(ms|s|m|h)?$/.exec(text)
-  if (timed === null) throw new InvalidArgumentError('Give a time such as 1.5, 20ms or 2m, or input:N or frame:N.')
-  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[timed[2] ?? 's'] as number
-  return { kind: 'ms', value: Number(timed[1]) * unit }
-}
-
-/** Performs inputs as long as none is past the point; `each` after each one. */
-function runTo(replay: Replay, until: Until | undefined, each: () => void = () => undefined): void {
-  const startMs = replay.nextMs()
-  while (!isPast(replay, until, startMs) && replay.step()) each()
-}
-
-function isPast(replay: Replay, until: Until | undefined, startMs: number): boolean {
-  if (until === undefined) return false
-  if (until.kind === 'ms') return replay.nextMs() > startMs + until.value
-  return until.kind === 'input' ? replay.input.number >= until.value : replay.frames > until.value
+function isPipe(path: string): boolean {
+  return path === '-' || statSync(path, { throwIfNoEntry: false })?.isFIFO() === true
 }
 
 function replay(
@@ -109,7 +94,7 @@ function replay(
     if (writing !== null) writing.nameOf = (port) => replay.portNames.get(port) ?? `port ${port}`
     const startMs = replay.nextMs()
     const begun = performance.now()
-    runTo(replay, options.until)
+    runTo(replay, options.until, startMs)
     const tookMs = performance.now() - begun
     writing?.close()
     const summary = summaryOf(replay, startMs, tookMs)
@@ -134,37 +119,11 @@ async function step(
 ): Promise<void> {
   const narrator = new Narrator((port) => replay.portNames.get(port) ?? `port ${port}`)
   const replay: Replay = new Replay(piecesOf(file), narrator)
-  const startMs = replay.nextMs()
-  const { from, until } = options
-  if (from !== undefined) {
-    const before = from.kind === 'ms' ? { ...from, value: from.value - 1e-6 } : { ...from, value: from.value - 1 }
-    runTo(replay, before)
-  }
-  const next = (): boolean => {
-    if (isPast(replay, until, startMs) || !replay.step()) return false
-    terminal.out(`${narrator.lines.join('\n')}\n`)
-    return true
-  }
+  const showState = () => printView(terminal, viewOf(replay))
   const isAsked = process.stdin.isTTY === true && process.stdout.isTTY === true && options.json !== true
-  if (!isAsked) {
-    while (next()) {}
-    if (options.state === true) printView(terminal, viewOf(replay))
-    return
-  }
-  const lines = createInterface({ input: process.stdin, output: process.stdout })
-  try {
-    for (let asked = ''; ; asked = (await lines.question('next, a number of them, s: state, q: quit> ')).trim()) {
-      if (asked === 'q') return
-      if (asked === 's') {
-        printView(terminal, viewOf(replay))
-        continue
-      }
-      const count = asked === '' ? 1 : Number(asked)
-      for (let i = 0; i < count; i++) if (!next()) return
-    }
-  } finally {
-    lines.close()
-  }
+  const { from, until, state } = options
+  await stepThrough({ terminal, replay, narrator, from, until, isAsked, showState })
+  if (state === true) showState()
 }
 
 function compare(

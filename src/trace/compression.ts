@@ -14,6 +14,11 @@ const OUTPUT = 256 * 1024
 
 type Chunks = AsyncIterable<Uint8Array>
 
+/** By the first bytes of a file, four of them where it has as many. */
+export function isCompressed(head: Uint8Array): boolean {
+  return startsWith(head, GZIP) || startsWith(head, ZSTD)
+}
+
 export async function* decompressed(chunks: Chunks): AsyncGenerator<Uint8Array, void, undefined> {
   const iterator = chunks[Symbol.asyncIterator]()
   try {

@@ -1,57 +1,38 @@
-// The bytes of a recording from a path, packed with gzip or not, a piece at a time.
+// The bytes of a recording from a path, compressed with gzip or zstd or not, a piece at a time.
 
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
-import { gunzipSync } from 'node:zlib'
-import { SnapswitchError } from '../../src/errors/errors.js'
+import { closeSync, openSync } from 'node:fs'
+import { isCompressed } from '../../src/trace/compression.js'
+import { readPiece, unreadable } from '../../src/trace/read-piece.js'
+import { unpacked } from '../../src/trace/unpacking.js'
 
 const PIECE = 1024 * 1024
-const GZIP = [0x1f, 0x8b]
-/** Of what was packed. */
-const MOST_UNPACKED = 2 ** 31 - 1
+const STDIN = 0
 
 /** Throws TRACE_UNREADABLE, TRACE_INVALID. `path` -: standard input. */
 export function* piecesOf(path: string): Generator<Uint8Array, void, undefined> {
-  const fd = attempt(path, () => (path === '-' ? 0 : openSync(path, 'r')))
+  const name = path === '-' ? 'the input' : path
+  const fd = path === '-' ? STDIN : opened(path)
+  let isOurs = fd !== STDIN
   try {
     for (let isFirst = true; ; isFirst = false) {
-      const piece = new Uint8Array(PIECE)
-      const length = attempt(path, () => readSync(fd, piece, 0, PIECE, null))
-      if (length === 0) return
-      if (isFirst && GZIP.every((byte, at) => piece[at] === byte)) {
-        const rest = length < PIECE ? [] : [attempt(path, () => readFileSync(fd))]
-        yield unpacked(Buffer.concat([piece.subarray(0, length), ...rest]))
+      const piece = readPiece(fd, PIECE, name)
+      if (piece.length === 0) return
+      if (isFirst && isCompressed(piece)) {
+        isOurs = false
+        yield* unpacked(fd, piece)
         return
       }
-      yield piece.subarray(0, length)
+      yield piece
     }
   } finally {
-    if (fd !== 0) closeSync(fd)
+    if (isOurs) closeSync(fd)
   }
 }
 
-function attempt<T>(path: string, act: () => T): T {
+function opened(path: string): number {
   try {
-    return act()
+    return openSync(path, 'r')
   } catch (error) {
-    throw new SnapswitchError(
-      'TRACE_UNREADABLE',
-      `${path === '-' ? 'the input' : path} cannot be read: ${(error as Error).message}`,
-      'Check the path and its permissions.',
-      error,
-    )
-  }
-}
-
-function unpacked(packed: Uint8Array): Uint8Array {
-  try {
-    // One that was cut short is unpacked as far as it goes (Z_SYNC_FLUSH).
-    return gunzipSync(packed, { finishFlush: 2, maxOutputLength: MOST_UNPACKED })
-  } catch (error) {
-    throw new SnapswitchError(
-      'TRACE_INVALID',
-      `the compressed data are damaged: ${(error as Error).message}`,
-      'Check that the file was copied whole; gunzip may save some of it.',
-      error,
-    )
+    throw unreadable(path, error)
   }
 }

@@ -9,6 +9,8 @@ import type { Changes } from '../../switch/recording/changed.js'
 import { changesOf } from '../../switch/recording/changes.js'
 import { compareRuns, narrate } from '../../switch/recording/compare.js'
 import { Replay } from '../../switch/recording/replay.js'
+import { piecesOf } from '../../switch/recording/source.js'
+import { run } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import { GOLDEN_FRAMES, goldenFiles } from './golden.js'
 import { dice } from './scene.js'
@@ -217,6 +219,31 @@ t.test('a configuration file: what becomes of the ports is told, and what cannot
   })
   t.throws(() => changes('t: { device: t, kind: trunk }'), { code: 'CONFIG_INVALID', message: /port t is a new trunk/ })
   t.throws(() => changes('a0: { device: t0 }', 'lab1'), { code: 'NETWORK_UNKNOWN', action: 'It has: lab0.' })
+})
+
+t.test('files that are compressed', async (t) => {
+  // Longer than what is unpacked ahead.
+  const [file] = scenes.learning(12_000)
+  const path = join(t.testdir(), 'run.pcapng')
+  writeFileSync(path, file!)
+  const digest = replayed(file!).digest()
+  for (const tool of ['gzip', 'zstd']) {
+    await run(tool, ['-kqf', path])
+    const packed = `${path}.${tool === 'gzip' ? 'gz' : 'zst'}`
+    const whole = new Replay(piecesOf(packed))
+    whole.run()
+    t.equal(whole.digest(), digest, tool)
+    // One that is left early ends its thread, and the process with it.
+    t.ok(new Replay(piecesOf(packed)).step())
+    const cut = readFileSync(packed).subarray(0, -2000)
+    writeFileSync(packed, cut)
+    const early = new Replay(piecesOf(packed))
+    early.run()
+    t.match(early, { isTruncated: true, difference: null, damagedBefore: null }, `${tool}, cut short`)
+    cut.fill(0x55, cut.length >> 1)
+    writeFileSync(packed, cut)
+    t.throws(() => new Replay(piecesOf(packed)).run(), { code: 'TRACE_INVALID' }, `${tool}, damaged`)
+  }
 })
 
 t.test('files that are none', async (t) => {
