@@ -18,6 +18,7 @@ import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-write
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
+import { runOn, staysPaused } from '../shared/run-on.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 import { asQmp, type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
@@ -30,6 +31,7 @@ export interface SaveContext {
   readonly link: DomainLink
   readonly writer: ImageWriter
   readonly process: ProcessIdentity | null
+  readonly wasRunning: boolean
 }
 
 /** Why QEMU cannot be passed a pipe of ours, found out by trying; null when it can. A security driver may refuse it. */
@@ -98,10 +100,10 @@ export class MemorySave {
 
   /** Saves the paused machine: `running` resolves when the guest runs again, `written` when its memory is on disk. */
   start(deadline: Deadline): { readonly running: Promise<ResumeInfo>; readonly written: Promise<WrittenImage> } {
-    const told = this.#running(deadline)
-    told.catch(() => {})
     const image = this.#sink!.receive()
     const started = this.#migrating ? Promise.resolve() : this.#migrate(deadline)
+    const told = this.#running(started, deadline)
+    told.catch(() => {})
     const broken = Promise.all([started, image]).then(() => new Promise<never>(() => {}))
     const written = this.#complete(image, deadline)
     written.catch(() => {})
@@ -117,8 +119,13 @@ export class MemorySave {
   }
 
   /** By QEMU's event, or by asking, since an event is lost with the connection. */
-  async #running(deadline: Deadline): Promise<ResumeInfo> {
-    const { link, machine } = this.#context
+  async #running(started: Promise<void>, deadline: Deadline): Promise<ResumeInfo> {
+    const { link, machine, wasRunning } = this.#context
+    if (staysPaused(link)) {
+      await started
+      const resumedAtUs = await link.patiently(() => runOn(link, wasRunning, deadline), deadline)
+      return { resumedAtUs }
+    }
     let listening = true
     let stop = () => {}
     const seen = new Promise<ResumeInfo>((resolve) => {

@@ -29,6 +29,7 @@ import { applySettings, type MigrationSettings } from '../shared/qemu-migration-
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
+import { runOn, staysPaused } from '../shared/run-on.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
@@ -198,18 +199,15 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
-    const { qmp, mode, wasRunning, machine } = this.#context
+    const { mode, machine } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
     const disksAtUs = await Promise.race([this.#disks, overdue])
     let image: Promise<WrittenImage>
     if (mode === 'background') {
-      const running = qmp.event(({ name }) => name === 'RESUME', 'migrate (to run the guest on)', deadline)
       image = this.#sink.receive()
       const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
-      if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
-      const first = await Promise.race([running, this.#failure(image), overdue])
-      if (!wasRunning) await qmp.execute('stop', {}, deadline)
-      resumed({ resumedAtUs: first.atUs, ...stamps })
+      const resumedAtUs = await Promise.race([this.#saveBehind(deadline, overdue), this.#failure(image), overdue])
+      resumed({ resumedAtUs, ...stamps })
       const watch = watchProgress(machine, () => this.progress())
       const saved = Promise.race([this.#completed(), this.#failure(image), watch.stalled])
       await by(deadline, saved, late).finally(watch.stop)
@@ -230,6 +228,19 @@ export class QemuCapture implements CaptureWork {
         ({ disk, file }): FrozenDisk => ({ name: disk.name, layers: disk.layers, overlay: file }),
       ),
     }
+  }
+
+  /** Has QEMU save the paused machine in the background. Returns when that runs again, or could, in microseconds. */
+  async #saveBehind(deadline: Deadline, overdue: Promise<never>): Promise<number> {
+    const { qmp, wasRunning } = this.#context
+    const staying = staysPaused(qmp)
+    const running = staying ? null : qmp.event(({ name }) => name === 'RESUME', 'migrate', deadline)
+    running?.catch(() => {})
+    if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
+    if (running === null) return runOn(qmp, wasRunning, deadline)
+    const { atUs } = await running
+    if (!wasRunning) await qmp.execute('stop', {}, deadline)
+    return atUs
   }
 
   async #completed(): Promise<void> {

@@ -17,7 +17,7 @@ export const setCapabilities = (states: Readonly<Record<string, boolean>>): read
 ]
 
 /** Whether a migration is under way, and how the last one ended. */
-export async function migrationStatus(qmp: QmpClient, deadline: Deadline): Promise<JsonObject> {
+export async function migrationStatus(qmp: Pick<QmpClient, 'execute'>, deadline: Deadline): Promise<JsonObject> {
   const answer = await qmp.execute('query-migrate', {}, deadline)
   return isObject(answer) ? answer : {}
 }

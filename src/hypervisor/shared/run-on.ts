@@ -1,0 +1,52 @@
+// The end of a background save's pause. QEMU up to 8.2 lets the guest run when its memory is write-protected, whatever
+// ran before. Since 9.0 it puts back the run state from before the save ("migration: preserve suspended for
+// bg_migration", migration.c, bg_migration_vm_start_bh). A machine that was paused for its cut stays paused then, and
+// nothing says when it may run.
+
+import { nowUs } from '../../runtime/clock.js'
+import type { Deadline } from '../hypervisor.js'
+import { deadlinePassed, pauseFor, remaining } from './deadline.js'
+import { isUnderWay, migrationStatus } from './qemu-migration.js'
+import type { QmpClient } from './qmp.js'
+import { isObject, type JsonObject } from './qmp-messages.js'
+
+type Monitor = Pick<QmpClient, 'execute' | 'onEvent'>
+
+/** Whether a machine that is paused stays paused when it is saved in the background. */
+export const staysPaused = ({ greeting }: Pick<QmpClient, 'greeting'>): boolean => greeting.major >= 9
+
+/**
+ * Waits until the guest may run while it is saved: its devices are saved, and its memory is write-protected. QEMU
+ * counts the first page only after both, and without its big lock. Also returns when the save has ended.
+ */
+async function protectedMemory(qmp: Pick<QmpClient, 'execute'>, deadline: Deadline): Promise<void> {
+  for (;;) {
+    const status = await migrationStatus(qmp, deadline)
+    if (countsPages(status) || !isUnderWay(status)) break
+    if (remaining(deadline) === 0) throw deadlinePassed('Write-protecting the guest’s memory')
+    await pauseFor(1, deadline)
+  }
+  // QEMU's main loop has put the run state back once it answers again: that was left to it before the first page.
+  await qmp.execute('query-status', {}, deadline)
+}
+
+/** Lets a machine run on that is saved in the background and stays paused by itself. Returns since when, in us. */
+export async function runOn(qmp: Monitor, wasRunning: boolean, deadline: Deadline): Promise<number> {
+  await protectedMemory(qmp, deadline)
+  if (!wasRunning) return nowUs()
+  let runsSinceUs: number | null = null
+  const stop = qmp.onEvent(({ name, atUs }) => {
+    if (name === 'RESUME') runsSinceUs = atUs
+  })
+  try {
+    await qmp.execute('cont', {}, deadline)
+  } finally {
+    stop()
+  }
+  return runsSinceUs ?? nowUs()
+}
+
+function countsPages({ ram }: JsonObject): boolean {
+  if (!isObject(ram)) return false
+  return [ram.normal, ram.duplicate].some((pages) => typeof pages === 'number' && pages > 0)
+}
