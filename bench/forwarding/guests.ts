@@ -8,7 +8,7 @@ import { bootTimeoutMs } from '../snapshot/machines.js'
 import { machineName } from '../snapshot/plan.js'
 import { buildLab, leaveLab } from '../snapshot/session.js'
 import { startGuestTraffic, type Traffic } from '../snapshot/traffic.js'
-import { ringLab } from '../vnsnap/ring.js'
+import { bootRing, ringLab } from '../vnsnap/ring.js'
 import { makeBridges } from '../vnsnap/systems.js'
 
 export interface GuestsPlan {
@@ -44,7 +44,7 @@ export async function measureGuests(
   try {
     const lab = await built
     await subject.join(lab)
-    await Promise.all([...lab.machines.keys()].map((name) => lab.startMachine(name, bootTimeoutMs)))
+    await bootRing(lab)
     const hop = () => lab.machine(machineName(0)).console.state?.ring?.hop ?? 0
     // A report comes twice a second: from one to another, when it comes.
     const nextReport = async () => {

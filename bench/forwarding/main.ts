@@ -31,6 +31,9 @@ export const subjects: readonly Subject[] = [
   cable,
 ]
 
+/** Context that a run with little time leaves out. */
+const context: readonly Subject[] = [bridgeOwnCore, cable]
+
 const GUESTS = 'guests'
 
 export const usage = `Usage: scripts/bench forwarding [options]
@@ -38,7 +41,8 @@ export const usage = `Usage: scripts/bench forwarding [options]
 Measures snapswitch beside the Linux bridge, OVS userspace and vde_switch in network namespaces (root needed).
 
   --rounds N       rounds over all subjects (default 5)
-  --minutes N      as many rounds as fit; shorter trials, and neither 512-byte frames nor rates without loss
+  --minutes N      as many rounds as fit; shorter trials, no 512-byte frames, no rates without loss,
+                   neither ${context.map(({ id }) => id).join(' nor ')}
   --only A,B       only these subjects: ${subjects.map(({ id }) => id).join(', ')};
                    ${GUESTS}: the part between two virtual machines
   --quick          two rounds of short trials: a look, not a result
@@ -55,7 +59,8 @@ interface Options extends BenchOptions {
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
   const options = readBenchOptions(argv, { usual: 5, quick: 2, most: 100 })
-  const chosen = options.only?.filter((id) => id !== GUESTS).map(byId) ?? subjects
+  const all = options.size === 'brief' ? subjects.filter((subject) => !context.includes(subject)) : subjects
+  const chosen = options.only?.filter((id) => id !== GUESTS).map(byId) ?? all
   return { ...options, chosen, hasGuests: options.only?.includes(GUESTS) ?? true }
 }
 

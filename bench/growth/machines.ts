@@ -2,16 +2,13 @@
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { until } from '../../test/lab/command.js'
-import type { Lab, LabPlan } from '../../test/lab/lab.js'
 import { median } from '../forwarding/statistics.js'
-import { TRUNK_MTU } from '../forwarding/subject.js'
 import { processSeconds } from '../lab/cpu.js'
 import { downtimeMs, skewMs } from '../snapshot/figures.js'
-import { bootTimeoutMs } from '../snapshot/machines.js'
-import { machineAddress, machineName, network } from '../snapshot/plan.js'
+import { network } from '../snapshot/plan.js'
 import type { Round } from '../snapshot/rows.js'
 import { buildLab, leaveLab, type Taker } from '../snapshot/session.js'
+import { bootRing, ringLab } from '../vnsnap/ring.js'
 import { snapshotSystems } from '../vnsnap/systems.js'
 
 export interface MachinesCell {
@@ -43,24 +40,6 @@ export const machinesCells: readonly MachinesCell[] = [
 
 /** A ring that leaves the machine room to breathe. */
 const HOP_DELAY_US = 2000
-const ENDLESS = 1_000_000_000
-
-function labPlan({ machines, hosts }: MachinesCell, memoryMiB: number): LabPlan {
-  const names = ['a', 'b', 'c', 'd'].slice(0, hosts)
-  const ring = Array.from({ length: machines }, (_, index) => machineAddress(index))
-  return {
-    network,
-    hosts: names,
-    memoryMiB,
-    trunkMtu: TRUNK_MTU,
-    machines: ring.map((ip, index) => ({
-      name: machineName(index),
-      host: names[index % hosts]!,
-      job: { ip: `${ip}/24`, node: index, ring, hops: ENDLESS, hopDelayUs: HOP_DELAY_US },
-    })),
-  }
-}
-
 /** Resident memory of processes, bytes (proc(5), VmRSS). */
 export function residentBytes(pids: readonly number[]): number {
   return pids.reduce((sum, pid) => {
@@ -69,29 +48,18 @@ export function residentBytes(pids: readonly number[]): number {
   }, 0)
 }
 
-async function boot(lab: Lab): Promise<void> {
-  const names = [...lab.machines.keys()]
-  // Two at a time: emulated machines take all cores while they boot.
-  for (let index = 0; index < names.length; index += 2)
-    await Promise.all(names.slice(index, index + 2).map((name) => lab.startMachine(name, bootTimeoutMs)))
-  await until('a ring that goes round', bootTimeoutMs, () => {
-    const states = [...lab.machines.values()].map((machine) => machine.console.state?.ring)
-    return states.every((ring) => ring !== undefined && ring.tokens > 1) ? true : undefined
-  })
-}
-
 export async function measureMachines(
   cell: MachinesCell,
   plan: MachinesPlan,
   figures: Record<string, number>,
 ): Promise<void> {
   const system = snapshotSystems.find(({ id }) => id === 'snapswitch')!
-  const built = buildLab(labPlan(cell, plan.memoryMiB))
+  const built = buildLab(ringLab(cell, plan.memoryMiB, HOP_DELAY_US))
   let taker: Taker | undefined
   try {
     const lab = await built
     const open = await system.start(lab, network)
-    await boot(lab)
+    await bootRing(lab, 1)
     taker = await open()
     const pids = [...lab.daemons.values()].map(({ id }) => id.pid)
     const idleFrom = processSeconds(pids)

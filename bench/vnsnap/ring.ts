@@ -13,11 +13,11 @@ import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot
 
 export interface RingCell {
   readonly machines: number
-  readonly hosts: 1 | 2
+  /** Four at most. */
+  readonly hosts: number
 }
 
 export interface RingPlan {
-  readonly cells: readonly RingCell[]
   /** Of a run without a snapshot. */
   readonly runSeconds: number
   /** Runs without, and runs with. */
@@ -31,8 +31,9 @@ const LOOK_MS = 20
 /** More than any run comes to. */
 const ENDLESS = 1_000_000_000
 
-export function ringLab({ machines, hosts }: RingCell, memoryMiB: number): LabPlan {
-  const names = ['a', 'b'].slice(0, hosts)
+/** Machines take turns between the hosts. `hopDelayUs`: what each waits before it passes the token on. */
+export function ringLab({ machines, hosts }: RingCell, memoryMiB: number, hopDelayUs?: number): LabPlan {
+  const names = ['a', 'b', 'c', 'd'].slice(0, hosts)
   const ring = Array.from({ length: machines }, (_, index) => machineAddress(index))
   return {
     network,
@@ -42,7 +43,7 @@ export function ringLab({ machines, hosts }: RingCell, memoryMiB: number): LabPl
     machines: ring.map((ip, index) => ({
       name: machineName(index),
       host: names[index % names.length]!,
-      job: { ip: `${ip}/24`, node: index, ring, hops: ENDLESS },
+      job: { ip: `${ip}/24`, node: index, ring, hops: ENDLESS, ...(hopDelayUs === undefined ? {} : { hopDelayUs }) },
     })),
   }
 }
@@ -147,37 +148,42 @@ async function runRing(progress: Progress, taker: Taker, plan: RingPlan): Promis
   return ringFigures(hops, without, with_)
 }
 
-export async function measureRing(system: SnapshotSystem, plan: RingPlan): Promise<Record<string, number>> {
-  const figures: Record<string, number> = {}
-  for (const cell of plan.cells) {
-    const built = buildLab(system.plan(ringLab(cell, plan.memoryMiB)))
-    let taker: Taker | undefined
-    let progress: Progress | undefined
-    try {
-      const lab = await built
-      const open = await system.start(lab, network)
-      const names = [...lab.machines.keys()]
-      // Two at a time: emulated machines take all cores while they boot.
-      for (let index = 0; index < names.length; index += 2)
-        await Promise.all(names.slice(index, index + 2).map((name) => lab.startMachine(name, bootTimeoutMs)))
-      await until('a ring that goes round', bootTimeoutMs, () => {
-        const states = [...lab.machines.values()].map((machine) => machine.console.state?.ring)
-        return states.every((ring) => ring !== undefined && ring.tokens > 3) ? true : undefined
-      })
-      taker = await open()
-      progress = new Progress(lab)
-      const { slowdown, noise, hopsPerSecond } = await runRing(progress, taker, plan)
-      const key = `${cell.machines}x${cell.hosts}`
-      figures[`slowdown.${key}`] = slowdown
-      figures[`noise.${key}`] = noise
-      figures[`hopsPerSecond.${key}`] = hopsPerSecond
-      const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
-      if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
-    } finally {
-      progress?.end()
-      await taker?.close().catch(() => undefined)
-      await leaveLab(built)
-    }
+/** Two at a time: emulated machines take all cores while they boot. */
+export async function bootRing(lab: Lab, leastTokens = 3): Promise<void> {
+  const names = [...lab.machines.keys()]
+  for (let index = 0; index < names.length; index += 2)
+    await Promise.all(names.slice(index, index + 2).map((name) => lab.startMachine(name, bootTimeoutMs)))
+  await until('a ring that goes round', bootTimeoutMs, () => {
+    const states = [...lab.machines.values()].map((machine) => machine.console.state?.ring)
+    return states.every((ring) => ring !== undefined && ring.tokens > leastTokens) ? true : undefined
+  })
+}
+
+export async function measureRing(
+  system: SnapshotSystem,
+  cell: RingCell,
+  plan: RingPlan,
+  figures: Record<string, number>,
+): Promise<void> {
+  const built = buildLab(system.plan(ringLab(cell, plan.memoryMiB)))
+  let taker: Taker | undefined
+  let progress: Progress | undefined
+  try {
+    const lab = await built
+    const open = await system.start(lab, network)
+    await bootRing(lab)
+    taker = await open()
+    progress = new Progress(lab)
+    const { slowdown, noise, hopsPerSecond } = await runRing(progress, taker, plan)
+    const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
+    if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
+    const key = `${cell.machines}x${cell.hosts}`
+    figures[`slowdown.${key}`] = slowdown
+    figures[`noise.${key}`] = noise
+    figures[`hopsPerSecond.${key}`] = hopsPerSecond
+  } finally {
+    progress?.end()
+    await taker?.close().catch(() => undefined)
+    await leaveLab(built)
   }
-  return figures
 }
