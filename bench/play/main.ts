@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { projectRoot } from '../lab/project.js'
+import { NUMBER_AT, randomGaps, writeCapture } from './capture.js'
 import { arrivals, type Exactness, exactness, median } from './figures.js'
 
 const USAGE = `Usage: scripts/bench play [--quick] [--rounds N] [--seconds N] [--drift SECONDS] [--top FRAMES] [--json FILE]
@@ -18,10 +19,6 @@ Speed: 60-byte frames as fast as each goes, in turn (0 frames: left out).
 
 const prefix = `sswb${process.pid}-`
 const ip = (...args: string[]) => execFileSync('ip', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
-const ETHERTYPE = [0x88, 0xb6]
-const NUMBER_AT = 14
-const FRAME_LENGTH = 60
-const FIRST_GAP_US = 500_000
 
 interface Player {
   readonly name: string
@@ -190,41 +187,6 @@ class Stage {
       }
     }
     rmSync(this.directory, { recursive: true, force: true })
-  }
-}
-
-/** Classic pcap with microseconds, which both read alike. Returns times in nanoseconds since the first frame. */
-function writeCapture(file: string, frames: number, gapUs: (i: number) => number): number[] {
-  const record = 16 + FRAME_LENGTH
-  const bytes = Buffer.alloc(24 + frames * record)
-  bytes.writeUInt32LE(0xa1b2c3d4, 0)
-  bytes.writeUInt16LE(2, 4)
-  bytes.writeUInt16LE(4, 6)
-  bytes.writeUInt32LE(65535, 16)
-  bytes.writeUInt32LE(1, 20)
-  const times: number[] = []
-  let us = 0
-  for (let i = 0; i < frames; i++) {
-    if (i > 0) us += gapUs(i)
-    times.push(us * 1000)
-    const at = 24 + i * record
-    bytes.writeUInt32LE(1_790_000_000 + Math.floor(us / 1e6), at)
-    bytes.writeUInt32LE(us % 1e6, at + 4)
-    bytes.writeUInt32LE(FRAME_LENGTH, at + 8)
-    bytes.writeUInt32LE(FRAME_LENGTH, at + 12)
-    bytes.set([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, ...ETHERTYPE], at + 16)
-    bytes.writeUInt32BE(i, at + 16 + NUMBER_AT)
-  }
-  writeFileSync(file, bytes)
-  return times
-}
-
-/** Exponential gaps, the same each time: traffic of many independent senders. */
-function randomGaps(meanUs: number): (i: number) => number {
-  let state = 1
-  return (i) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return i === 1 ? FIRST_GAP_US : Math.round(-Math.log((state + 1) / 2 ** 32) * meanUs)
   }
 }
 
