@@ -145,12 +145,23 @@ export function readMtu(fd: number, ifindex: number): number | null {
   return requestView.getInt32(REQUEST_VALUE, true)
 }
 
+const SIOCGIFFLAGS = 0x8913
+/** IFF_UP | IFF_RUNNING: it is up and has a carrier. */
+const UP_AND_RUNNING = 0x41
+
+/** Whether a device is up and has a carrier. Waits for nobody, as readMtu. */
+export function isRunning(fd: number, ifindex: number): boolean {
+  requestView.setInt32(REQUEST_VALUE, ifindex, true)
+  if (libc().ioctl(fd, SIOCGIFNAME, request) < 0 || libc().ioctl(fd, SIOCGIFFLAGS, request) < 0) return false
+  return (requestView.getUint16(REQUEST_VALUE, true) & UP_AND_RUNNING) === UP_AND_RUNNING
+}
+
 const SIOCETHTOOL = 0x8946
 const ETHTOOL_GDRVINFO = 3
 /** struct ethtool_drvinfo: command, then the driver's name. */
 const DRVINFO_LENGTH = 196
 
-/** The name of a device's driver ("veth", "tun"); empty when it is not known. */
+/** The name of a device's driver ("veth", "tun"); empty when it is not known. Waits for the configuration lock. */
 export function driverOf(fd: number, ifindex: number): string {
   const information = mapArena(DRVINFO_LENGTH)
   try {

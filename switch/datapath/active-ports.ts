@@ -87,13 +87,13 @@ export class ActivePorts {
     return true
   }
 
-  /** Silent ones that have something are asked again. */
-  wake(now: number): void {
+  /** Silent ones that have something are asked again. `failed` is told of those whose devices have failed. */
+  wake(now: number, failed = (port: Port) => port.failed()): void {
     const count = this.#events.look()
     for (let i = 0; i < count; i++) {
       const port = this.#silent[this.#events.dataOf(i)]
       if (port === undefined) continue
-      if (this.#events.hasFailed(i)) port.failed()
+      if (this.#events.hasFailed(i)) failed(port)
       this.activate(port, now)
     }
   }

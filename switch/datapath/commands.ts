@@ -33,6 +33,10 @@ export class CommandHandlers {
         for (const [network, { ports }] of this.#networks)
           if (ports.has(index)) post({ kind: 'unbound', network, port: index, ifindex })
       },
+      ({ index }) => {
+        // What is redirected to it is lost from now on.
+        for (const { forwarder, ports } of this.#networks.values()) if (ports.has(index)) this.#fast?.slow(forwarder)
+      },
       (now) => this.#fast?.tick(now),
     )
     this.#oversize = new OversizeSender(input.oversize)
@@ -246,8 +250,8 @@ export class CommandHandlers {
       }
       return null
     },
-    hooked: ({ index, ifindex, why, guests }) => {
-      this.#fast?.hooked(index, ifindex, why, guests)
+    hooked: (state) => {
+      this.#fast?.hooked(state)
       return null
     },
     paths: ({ network }) => this.#fast?.paths(this.#network(network).forwarder) ?? [],

@@ -27,6 +27,7 @@ export class DatapathLoop implements FrameSink {
   /** Performs the commands that wait. */
   readonly #drainCommands: () => void
   readonly #unbound: (port: Port) => void
+  readonly #failed: (port: Port) => void
   readonly #ticked: (now: number) => void
   readonly #forwarders: Forwarding[] = []
   readonly #ports: Port[] = []
@@ -41,16 +42,21 @@ export class DatapathLoop implements FrameSink {
   /** Frames that the last look at the plays has brought. */
   #played = 0
 
-  /** `unbound` is told of a port whose device has left it; `ticked` that time has passed, while nothing is in hand. */
+  /**
+   * `unbound` is told of a port whose device has left it, `failed` of one whose device has gone down or away; `ticked`
+   * that time has passed, while nothing is in hand.
+   */
   constructor(
     input: WorkerInput,
     drainCommands: () => void,
     unbound: (port: Port) => void,
+    failed: (port: Port) => void,
     ticked: (now: number) => void,
   ) {
     this.#polling = input
     this.#drainCommands = drainCommands
     this.#unbound = unbound
+    this.#failed = failed
     this.#ticked = ticked
     this.#active = new ActivePorts(() => this.#pollSet.watch(this.#active.ports))
     this.#pollSet = new PollSet(input.wakeFd, this.#active.fd)
@@ -198,11 +204,16 @@ export class DatapathLoop implements FrameSink {
   #look(timeout: number, ports: boolean): void {
     if (this.#pollSet.wait(timeout, ports) === 0) return
     const active = this.#active.ports
-    for (let i = 0; i < active.length; i++) if (this.#pollSet.hasFailed(i)) active[i].failed()
+    for (let i = 0; i < active.length; i++) if (this.#pollSet.hasFailed(i)) this.#deviceFailed(active[i])
     for (let i = 0; i < MOST_PLAYS; i++) if (this.#pollSet.isPlayReady(i)) this.#play(i)
     if (this.#pollSet.isAsideReady) this.#active.wakeAside(nowMs())
-    if (this.#pollSet.isSilentReady) this.#active.wake(nowMs())
+    if (this.#pollSet.isSilentReady) this.#active.wake(nowMs(), this.#deviceFailed)
     if (this.#pollSet.takeWake()) this.#drainCommands()
+  }
+
+  readonly #deviceFailed = (port: Port) => {
+    this.#failed(port)
+    port.failed()
   }
 
   /** At most one batch, as of a port. */

@@ -133,6 +133,8 @@ export class FollowedPorts extends AttachedPorts {
     }
     const was = this.wasUp.get(port) ?? true
     this.wasUp.set(port, link.lowerUp)
+    // What the kernel has redirected to it is in the counters when this is done.
+    if (was && !link.lowerUp) await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
     if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }

@@ -104,6 +104,21 @@ t.test('two endpoints', root, async (t) => {
     }
   })
 
+  await t.test('a device that is set down: what is not sent does not count; it is fast again afterwards', async (t) => {
+    await ways(world, daemon)
+    await world.in('host', 'ip', 'link', 'set', 'two', 'down')
+    const before = await daemon.port('two')
+    const [sender] = stations(t, world, 'one')
+    for (let id = 1; id <= 20; id++) sender.send(testFrame(id, { to: 2 }))
+    const dropped = async () => (await daemon.port('two')).counters.drops['device-down'] ?? 0
+    await until('drops', 10_000, async () => ((await dropped()) >= 20 ? true : undefined))
+    const after = await daemon.port('two')
+    t.equal(after.counters.txFrames, before.counters.txFrames)
+    t.equal(after.fastPath?.fast, false)
+    await world.in('host', 'ip', 'link', 'set', 'two', 'up')
+    await ways(world, daemon)
+  })
+
   await t.test('killed: known pairs go on without it; the next daemon takes over', async (t) => {
     await ways(world, daemon)
     await world.in('one', 'ip', 'neigh', 'replace', '10.66.0.2', 'lladdr', await address(world, 'two'), 'dev', 'eth0')
@@ -115,8 +130,9 @@ t.test('two endpoints', root, async (t) => {
     await daemon.start()
     const [sender, receiver] = stations(t, world, 'one', 'two')
     receiver.send(testFrame(0, { from: 2 }))
-    for (let id = 1; id <= 20; id++) sender.send(testFrame(id, { to: 2 }))
-    t.equal((await receiver.collect(21, undefined, 1000)).length, 20, 'each frame comes once')
+    const ids = Array.from({ length: 20 }, (_, i) => i + 1)
+    for (const id of ids) sender.send(testFrame(id, { to: 2 }))
+    t.same((await receiver.collect(20)).map(idOf), ids, 'each frame comes once')
     await ways(world, daemon)
   })
 

@@ -8,7 +8,7 @@ import { check, libc } from '../../src/linux/libc.js'
 import { type Link, Links } from '../../src/linux/link.js'
 import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
-import { type HookState, KernelHooks } from '../../switch/datapath/kernel/hooks.js'
+import { KernelHooks } from '../../switch/datapath/kernel/hooks.js'
 import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
 import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { createCounters, readPortCounters } from '../../switch/forwarding/counters.js'
@@ -47,7 +47,7 @@ export class Rig {
   readonly counters = createCounters()
   readonly forwarder: Forwarder
   /** The control thread's part, which this thread has, too. */
-  readonly hooks = new KernelHooks((state) => this.#hooked(state))
+  readonly hooks = new KernelHooks((state) => this.kernel.hooked(state))
   readonly kernel = new KernelPath(this.counters, this.hooks.programs, (port, ifindex) =>
     this.hooks.want('lab0', port, ifindex),
   )
@@ -111,10 +111,6 @@ export class Rig {
     for (const port of this.ports) received += port.receive(this, this.now)
     if (received > 0) this.flush()
     return received + (this.peer?.round() ?? 0)
-  }
-
-  #hooked({ index, ifindex, why, guests }: HookState): void {
-    this.kernel.hooked(index, ifindex, why, guests)
   }
 
   flush(): void {

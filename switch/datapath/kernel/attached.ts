@@ -1,7 +1,7 @@
 // A port whose frames may be fast: its words in the kernel, its programs at the device, its counts.
 
 import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
-import { readMtu } from '../../../src/linux/packet-socket.js'
+import { isRunning, readMtu } from '../../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
 import type { Output, PortState } from '../../forwarding/port-state.js'
 import type { PacketPort } from '../port/packet-port.js'
@@ -125,6 +125,11 @@ export class Attached {
     if (this.missed === 0) return
     Atomics.store(this.#hooks.shared.ports, this.#at + PortWord.MISSED, 0)
     this.unsettled = true
+  }
+
+  /** Frames that are redirected to it would be lost, and counted as sent. */
+  get isDown(): boolean {
+    return !isRunning(this.port.fd, this.port.ifindex)
   }
 
   /** Its MTU may have changed. True: what was noted of it is void. */

@@ -5,11 +5,14 @@
 import { setIngressProgram } from '../../../src/linux/ingress.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
+import { driverOf } from '../../../src/linux/packet-socket.js'
 import { tcxPrograms } from '../../../src/linux/tcx.js'
 import type { Programs } from './layout.js'
 import { closePrograms, loadPrograms } from './programs.js'
 
 const LOOK_MS = 1000
+/** Of devices that keep the order of what is sent to them; a NIC with several queues may not. */
+const DRIVERS: readonly string[] = ['tun', 'veth']
 /** After so many looks it is tried again where `act` could not be put. */
 const AGAIN_LOOKS = 5
 
@@ -20,6 +23,8 @@ export interface HookState {
   readonly ifindex: number
   readonly why: string | null
   readonly guests: boolean
+  /** The device's. */
+  readonly driver: string
 }
 
 export class KernelHooks {
@@ -41,7 +46,11 @@ export class KernelHooks {
 
   /** `act` is wanted at a port's ingress hook, or is missed there. */
   want(network: string, index: number, ifindex: number): void {
-    this.#set({ network, index, ifindex, why: this.#put(ifindex), guests: this.#hasGuests(ifindex) })
+    const driver = driverOf(this.#netlink.fd, ifindex)
+    const why = DRIVERS.includes(driver)
+      ? this.#put(ifindex)
+      : `its device is neither a TAP nor a veth (${driver === '' ? 'unknown' : driver})`
+    this.#set({ network, index, ifindex, why, guests: this.#hasGuests(ifindex), driver })
   }
 
   /** The port is there no more, or on its way out. */
@@ -71,6 +80,7 @@ export class KernelHooks {
   look(): void {
     const again = ++this.#looks % AGAIN_LOOKS === 0
     for (const state of this.#ports.values()) {
+      if (!DRIVERS.includes(state.driver)) continue
       const why = state.why !== null && again ? this.#put(state.ifindex) : state.why
       const guests = this.#hasGuests(state.ifindex)
       if (why !== state.why || guests !== state.guests) this.#set({ ...state, why, guests })

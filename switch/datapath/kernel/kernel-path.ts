@@ -4,13 +4,13 @@
 import { asSnapswitchError } from '../../../src/errors/errors.js'
 import { formatMacWords } from '../../../src/frame/mac.js'
 import { putNumber } from '../../../src/linux/bpf.js'
-import { driverOf } from '../../../src/linux/packet-socket.js'
 import type { CounterTable } from '../../forwarding/counters.js'
 import type { Forwarder } from '../../forwarding/forwarder.js'
 import type { PacketPort } from '../port/packet-port.js'
 import type { PortPath, VerdictRow } from '../protocol.js'
 import { Attached } from './attached.js'
 import { Barrier } from './barrier.js'
+import type { HookState } from './hooks.js'
 import type { Programs } from './layout.js'
 import { Shared } from './layout.js'
 import { NetworkPath, type PathHost } from './network-path.js'
@@ -18,8 +18,6 @@ import { SentFrames } from './sent-frames.js'
 import { Verdicts } from './verdicts.js'
 
 const TICK_MS = 100
-/** Of devices that keep the order of what is sent to them; a NIC with several queues may not. */
-const DRIVERS: readonly string[] = ['tun', 'veth']
 /** A program that a settling waits for. */
 const SETTLE_LIMIT_MS = 0.1
 
@@ -72,18 +70,13 @@ export class KernelPath implements PathHost {
       this.#reasons.set(index, 'it is an uplink')
       return
     }
-    const driver = driverOf(port.fd, port.ifindex)
-    if (!DRIVERS.includes(driver)) {
-      this.#reasons.set(index, `its device is neither a TAP nor a veth (${driver})`)
-      return
-    }
     this.#waiting.set(index, { port, forwarder })
     this.#reasons.set(index, 'its ingress filter is not in place yet')
     this.#askForHook(index, port.ifindex)
   }
 
   /** See HookState. */
-  hooked(index: number, ifindex: number, why: string | null, guests: boolean): void {
+  hooked({ index, ifindex, why, guests, driver }: HookState): void {
     const attached = this.attached[index]
     if (attached !== undefined && attached.port.ifindex === ifindex) {
       if (why === null) attached.mended()
@@ -102,10 +95,10 @@ export class KernelPath implements PathHost {
       return
     }
     this.#waiting.delete(index)
-    this.#attach(waiting.port, waiting.forwarder, guests)
+    this.#attach(waiting.port, waiting.forwarder, guests, driver === 'veth')
   }
 
-  #attach(port: PacketPort, forwarder: Forwarder, guests: boolean): void {
+  #attach(port: PacketPort, forwarder: Forwarder, guests: boolean, isVeth: boolean): void {
     const { index } = port
     const network = this.#networks.get(forwarder)
     const state = forwarder.byIndex[index]
@@ -119,7 +112,7 @@ export class KernelPath implements PathHost {
       })
       attached.hasGuests = guests
       this.attached[index] = attached
-      this.#sentFrames.add(attached.buckets, driverOf(port.fd, port.ifindex) === 'veth')
+      this.#sentFrames.add(attached.buckets, isVeth)
       this.#reasons.delete(index)
       network.add(attached)
     } catch (thrown) {
