@@ -36,7 +36,8 @@ export async function workDirectory(t: { teardown(act: () => Promise<void>): voi
   return directory
 }
 
-export type Fault = SnapswitchError | 'silent'
+/** `silent`: it never answers. A promise: it answers with that error when it comes. */
+export type Fault = SnapswitchError | 'silent' | Promise<SnapswitchError>
 
 export class FakeSwitch {
   readonly host: string
@@ -104,7 +105,7 @@ export class FakeSwitch {
     this.calls.push(call)
     const fault = this.faults.get(route)
     if (fault === 'silent') await new Promise(() => {})
-    if (fault !== undefined && fault !== 'silent') throw fault
+    if (fault !== undefined && fault !== 'silent') throw await fault
     return answer()
   }
 
