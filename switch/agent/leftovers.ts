@@ -17,12 +17,15 @@ import { resumeMachine } from './resume.js'
 const RECOVER_MS = 60_000
 const END_MS = 10_000
 
+/** What undoing a snapshot asks of its host. */
+export type UndoHost = Pick<Host, 'clock' | 'log' | 'machines' | 'journal' | 'store' | 'disks'>
+
 /**
  * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody
  * else has paused stays so: before the snapshot it was refused, and after it had run again this says so. What cannot be
  * put right now is logged and stays on record: undoing.ts tries again.
  */
-export async function undoSnapshot(host: Host, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
+export async function undoSnapshot(host: UndoHost, { network, snapshot, machines }: UnfinishedSnapshot): Promise<void> {
   host.log.warn({ network, snapshot }, 'undoing an unfinished snapshot')
   const deadline = host.clock.now().ms + RECOVER_MS
   const results = await Promise.allSettled(
@@ -39,7 +42,7 @@ export async function undoSnapshot(host: Host, { network, snapshot, machines }: 
 }
 
 /** A machine that was found, and not configured, may not have been found again yet. */
-async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
+async function undoCut(host: UndoHost, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
   if (host.machines.spec(vm) !== undefined || record.spec === undefined)
     return undoKnown(host, vm, record, mayBePaused, deadline)
   host.machines.set(vm, record.spec)
@@ -50,7 +53,7 @@ async function undoCut(host: Host, vm: string, record: CutRecord, mayBePaused: b
   }
 }
 
-async function undoKnown(host: Host, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
+async function undoKnown(host: UndoHost, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
   if (!(await host.machines.isThere(vm))) return undoCutOffline(host, vm, record, deadline)
   await host.machines.using(vm, deadline, async (control) => {
     // Also waits for the end of a save under way.
@@ -69,7 +72,7 @@ async function undoKnown(host: Host, vm: string, record: CutRecord, mayBePaused:
  * Overlays of a capture that failed are merged back, or removed where no disk uses them. `live`: disks as they are now.
  */
 export async function undoOverlays(
-  host: Host,
+  host: UndoHost,
   vm: string,
   control: MachineControl,
   record: CutRecord,
@@ -106,7 +109,7 @@ async function mergeBack(
  * The machine has ended, too. An overlay that is newer than its disk has what was written after the cut; an older one
  * was never used, or the disk was used without it since, and then it belongs to nothing any more.
  */
-async function undoCutOffline(host: Host, vm: string, record: CutRecord, deadline: number): Promise<void> {
+async function undoCutOffline(host: UndoHost, vm: string, record: CutRecord, deadline: number): Promise<void> {
   const spec = host.machines.spec(vm)
   const mergesOff = spec !== undefined && whyNotMergedOff(vm, spec) === null
   const { frozen, overlays } = await finishedImages(host)
@@ -125,7 +128,7 @@ const chainsOf = (disks: CutRecord['disks'] | readonly Disk[]) =>
   Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
 
 /** Disk images that finished snapshots of this host have frozen, and the overlays that were put on them. */
-async function finishedImages(host: Host): Promise<{ frozen: string[]; overlays: string[] }> {
+async function finishedImages(host: UndoHost): Promise<{ frozen: string[]; overlays: string[] }> {
   const disks = (await host.store.parts()).flatMap((part) => part.members).flatMap((member) => member.disks)
   return {
     frozen: disks.flatMap(({ layers }) => layers.map((layer) => layer.file.path)),
@@ -134,7 +137,7 @@ async function finishedImages(host: Host): Promise<{ frozen: string[]; overlays:
 }
 
 /** Overlays of this capture, but those to be kept. They are on record as made for this machine. */
-async function strayOverlays(host: Host, vm: string, { label, disks }: CutRecord, kept: readonly string[]) {
+async function strayOverlays(host: UndoHost, vm: string, { label, disks }: CutRecord, kept: readonly string[]) {
   const found: { file: string; base: string }[] = []
   for (const [file, owner] of host.disks.made) {
     const name = basename(file)

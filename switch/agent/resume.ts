@@ -13,7 +13,7 @@ const LONGEST_WAIT_MS = 1000
 
 /** Throws MACHINE_PAUSED when it stands still at the deadline; at once when it has ended. */
 export async function resumeMachine(
-  host: Host,
+  host: Pick<Host, 'clock' | 'log' | 'machines'>,
   vm: string,
   control: MachineControl,
   deadline: number,
@@ -41,7 +41,13 @@ export async function resumeMachine(
 }
 
 /** A connection that is lost stays so: after the first attempt a new one is made where it could be that. */
-async function resumeOnce(host: Host, vm: string, control: MachineControl, attempt: number, deadline: number) {
+async function resumeOnce(
+  host: Pick<Host, 'clock' | 'log' | 'machines'>,
+  vm: string,
+  control: MachineControl,
+  attempt: number,
+  deadline: number,
+) {
   const ask = async (on: MachineControl): Promise<ResumeInfo> => {
     // An answer that did not come does not mean that the guest stands still.
     if (attempt > 1 && (await on.inspect(deadline)).state === 'running') return { resumedAtUs: host.clock.now().wallUs }

@@ -2,9 +2,8 @@
 // then, or when a snapshot failed, again and again. A hypervisor may be away for longer than anybody waits for it, and
 // until its machine is right all files that it may need stay.
 
-import type { Host } from './host.js'
 import type { UnfinishedSnapshot } from './journal.js'
-import { undoSnapshot } from './leftovers.js'
+import { type UndoHost, undoSnapshot } from './leftovers.js'
 import type { Session, Sessions } from './sessions.js'
 
 const FIRST_WAIT_MS = 20_000
@@ -13,7 +12,7 @@ const LONGEST_WAIT_MS = 600_000
 const ANSWER_MS = 5000
 
 export class Undoing {
-  readonly #host: Host
+  readonly #host: UndoHost
   readonly #networks: () => readonly string[]
   readonly #sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>
   readonly #letGo: (vms: Iterable<string>) => Promise<void>
@@ -24,7 +23,7 @@ export class Undoing {
   #notBeforeMs = 0
 
   constructor(
-    host: Host,
+    host: UndoHost,
     networks: () => readonly string[],
     sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>,
     letGo: (vms: Iterable<string>) => Promise<void>,

@@ -3,10 +3,13 @@
 
 import t from 'tap'
 import type { AuditVerdict } from '../../src/api/schemas.js'
+import { fileLimit } from '../patience.js'
 import { auditOf } from './audit.js'
 import { plantedFaults } from './faults.js'
 import { type Plant, runScenario } from './run.js'
 import { drawOnTrunks, isCalm } from './scenario.js'
+
+t.setTimeout(fileLimit(60_000))
 
 const SEED = 8_000_000
 const SCHEDULES = 2_000

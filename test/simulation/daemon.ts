@@ -14,6 +14,7 @@ import { endLoads } from '../../switch/agent/leftovers.js'
 import { Machines } from '../../switch/agent/machines.js'
 import type { Taps } from '../../switch/agent/restore/taps.js'
 import type { PortRequest } from '../../switch/ports/table.js'
+import { noImages } from '../switch/no-images.js'
 import { VirtualDatapath } from './datapath.js'
 import { Disk, DiskDrive } from './disk.js'
 import type { Guest, Nic } from './guest.js'
@@ -256,17 +257,6 @@ export class Daemon {
       },
     }
   }
-}
-
-/** Machines here have no disks. */
-const noImages: AgentHost['disks'] = {
-  made: new Map(),
-  chains: () => null,
-  learn: async () => undefined,
-  noteOrigins: async () => undefined,
-  noteMade: async () => undefined,
-  replace: async () => undefined,
-  moveAway: async () => undefined,
 }
 
 /** Every TAP is there, and free. */

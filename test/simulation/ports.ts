@@ -1,21 +1,19 @@
 // The ports of a host: each NIC's TAP is there on every host, so a port only comes and goes.
 
-import type { PortRecord } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { type PortEntry, type PortRequest, PortTable } from '../../switch/ports/table.js'
+import type { PortEntry, PortRequest } from '../../switch/ports/table.js'
+import { FreePorts } from '../switch/free-ports.js'
 import type { Daemon } from './daemon.js'
 import type { Nic } from './guest.js'
 import { networkName } from './networks.js'
 import { PLAIN_PORT, trunkPort, UPLINK_PORT } from './trunk.js'
-
-const MTU = 1500
 
 export function requestFor({ index, network, guest }: Nic): PortRequest {
   const names = { name: `p${index}`, network: networkName(network), device: `tap${index}`, vm: guest.name }
   return { ...names, kind: 'member' }
 }
 
-export class VirtualPorts extends PortTable {
+export class VirtualPorts extends FreePorts {
   readonly #daemon: Daemon
 
   constructor(daemon: Daemon) {
@@ -23,7 +21,7 @@ export class VirtualPorts extends PortTable {
     this.#daemon = daemon
     const { world, host } = daemon
     const enter = (index: number, network: number, kind: PortEntry['kind']) =>
-      this.#enter({ name: `p${index}`, network: networkName(network), device: `dev${index}`, kind, vm: null }, index)
+      this.enter({ name: `p${index}`, network: networkName(network), device: `dev${index}`, kind, vm: null }, index)
     for (const network of world.networks)
       for (const peer of world.peersOf(host.index, network)) enter(trunkPort(network, peer), network, 'trunk')
     if (world.scenario.lan !== null) enter(UPLINK_PORT, 0, 'uplink')
@@ -53,40 +51,8 @@ export class VirtualPorts extends PortTable {
     await this.#daemon.datapath.call('removePort', { network: entry.network, index: entry.index })
   }
 
-  async change(): Promise<void> {
-    throw new Error('no port of the simulation is a bridge’s')
-  }
-
-  async takeBack(name: string): Promise<PortEntry | undefined> {
-    return this.get(name)
-  }
-
-  async replaceDevice(name: string): Promise<PortEntry> {
-    throw new Error(`${name} needs no other device`)
-  }
-
-  ensureTap(): boolean {
-    return false
-  }
-
-  removeTap(): void {
-    // It stays for whoever comes.
-  }
-
-  hasDevice(): boolean {
-    return true
-  }
-
-  outside(): null {
-    return null
-  }
-
-  record({ name, device, mtu }: PortEntry, mac: string | null): PortRecord {
-    return { name, device, mac, mtu }
-  }
-
   /** Trunks whose device is away. */
-  problemsOf(network: string): SnapswitchError[] {
+  override problemsOf(network: string): SnapswitchError[] {
     const { worker } = this.#daemon
     return this.all()
       .filter((port) => port.network === network && port.kind === 'trunk' && worker?.ingress[port.index] === undefined)
@@ -94,13 +60,6 @@ export class VirtualPorts extends PortTable {
   }
 
   #enterNic(nic: Nic): PortEntry {
-    return this.#enter(requestFor(nic), nic.index)
-  }
-
-  #enter(request: PortRequest, index: number): PortEntry {
-    const device = { ifindex: index + 1, ifname: request.device, mtu: MTU, mac: null, queueLength: 1000 }
-    const entry = { ...request, index, ...device, ownsDevice: false }
-    this.entries.set(request.name, entry)
-    return entry
+    return this.enter(requestFor(nic), nic.index)
   }
 }

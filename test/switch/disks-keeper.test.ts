@@ -9,9 +9,10 @@ import t, { type Test } from 'tap'
 import type { DiskLayer } from '../../src/hypervisor/hypervisor.js'
 import { DiskKeeper } from '../../switch/agent/disks/keeper.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
-import type { DaemonHost } from '../../switch/agent/host.js'
+import { Journal } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import { fileLimit } from '../patience.js'
+import { bareInfo, controlOf, machinesBy } from './made-up-machine.js'
 import { root } from './world.js'
 
 t.setTimeout(fileLimit(30_000))
@@ -41,37 +42,39 @@ class Lone {
     writeFileSync(this.disk, 'of the guest')
     this.chain = [{ file: this.disk, format: 'raw' }]
     this.disks = disks
-    const control = {
+    const control = controlOf({
       inspect: async () => {
-        const disks = [{ name: 'vda', layers: [...this.chain] }]
+        const disks = [{ name: 'vda', bytes: 0, layers: [...this.chain] }]
         this.done.push('look')
         await this.#once('asked')
-        return { state: 'running', disks, files: [] }
+        return { ...bareInfo, disks }
       },
-      collapse: async (_: string, base: string) => {
+      collapse: async (_, base) => {
         this.done.push(`merge into ${base}`)
-        this.chain = this.chain.slice(this.chain.findIndex(({ file }) => file === base))
+        const at = this.chain.findIndex(({ file }) => file === base)
+        return this.chain.splice(0, at).map(({ file }) => file)
       },
-    }
-    const machines = {
-      names: () => ['vm', 'off'],
-      spec: () => ({ qmp: '/none' }),
-      isThere: async (name: string) => {
-        if (name === 'off') await this.#once('seen')
-        return name === 'vm'
+    })
+    const spec = { qmp: '/none' }
+    const machines = machinesBy(
+      { vm: spec, off: spec },
+      {
+        attach: async () => control,
+        isThere: async (name) => {
+          if (name === 'off') await this.#once('seen')
+          return name === 'vm'
+        },
       },
-      using: <T>(_: string, __: number, use: (made: typeof control) => Promise<T>) => use(control),
-    }
+    )
+    const begun = () => this.#once('begun')
+    const journal = new (class extends Journal {
+      override async unfinished() {
+        await begun()
+        return super.unfinished()
+      }
+    })(join(directory, 'state'))
     const log = pino({ level: 'silent' })
-    const journal = {
-      restores: async () => [],
-      unfinished: async () => {
-        await this.#once('begun')
-        return []
-      },
-    }
-    const host = { store, disks, machines, journal, log } as unknown as DaemonHost
-    this.keeper = new DiskKeeper(host, () => new Set(this.busy))
+    this.keeper = new DiskKeeper({ name: 'a', store, disks, machines, journal, log }, () => new Set(this.busy))
   }
 
   static async for(t: Test): Promise<Lone> {

@@ -1,6 +1,7 @@
 // What a host says of a restore that has failed halfway, when it is asked again: with machines, ports and datapath made
 // up.
 
+import { EventEmitter } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -9,19 +10,25 @@ import { pino } from 'pino'
 import t from 'tap'
 import type { RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { MachineSpec } from '../../src/hypervisor/hypervisor.js'
+import type { MachineControl, MachineSpec } from '../../src/hypervisor/hypervisor.js'
 import { systemClock } from '../../src/runtime/clock.js'
 import { type ChannelFrame, writeChannel } from '../../src/trace/channel.js'
-import type { Host } from '../../switch/agent/host.js'
+import { Epochs, type Host } from '../../switch/agent/host.js'
 import type { Moves } from '../../switch/agent/host-records.js'
 import type { RestoreRecord } from '../../switch/agent/journal.js'
 import { readChannelState } from '../../switch/agent/restore/channel.js'
 import { Restores } from '../../switch/agent/restore/restores.js'
 import { RestoreTaps } from '../../switch/agent/restore/taps.js'
 import { Sessions } from '../../switch/agent/sessions.js'
+import type { DatapathEvents } from '../../switch/datapath/datapath.js'
+import type { CommandName, Commands } from '../../switch/datapath/protocol.js'
+import type { PortEntry, PortRequest } from '../../switch/ports/table.js'
 import type { WantedView } from '../../switch/wanted/wanted.js'
 import { memberOf } from '../coordinator/fixtures.js'
 import { patience } from '../patience.js'
+import { FreePorts } from './free-ports.js'
+import { bareInfo, controlOf, unasked } from './made-up-machine.js'
+import { noImages } from './no-images.js'
 
 const wantedOf = (networks: readonly string[], ports: readonly string[] = []): WantedView => ({
   networks: () => networks,
@@ -47,59 +54,63 @@ class MadeUpHost {
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
 
-  #former(vm: string) {
+  #former(vm: string): MachineControl {
     const done = this.formers.get(vm)!
-    const say = (what: string) => async () => {
-      if (what === 'pause') await this.pausing.get(vm)
-      done.push(what)
-      if (what === 'pause' && this.refusesToPause === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
-      return { resumedAtUs: 1 }
-    }
-    return {
-      incarnation: '1:1',
-      inspect: async () => ({ state: 'running' }),
-      pause: say('pause'),
-      resume: say('resume'),
-      destroy: say('destroy'),
-      close: async () => {},
-    }
+    return controlOf({
+      pause: async () => {
+        await this.pausing.get(vm)
+        done.push('pause')
+        if (this.refusesToPause === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
+        return { pausedAtUs: 1 }
+      },
+      resume: async () => {
+        done.push('resume')
+        return { resumedAtUs: 1 }
+      },
+      destroy: async () => {
+        done.push('destroy')
+      },
+    })
   }
 
-  asHost(): Host {
-    const { specs, destroyed } = this
-    const control = (vm: string) => ({
+  #loaded(vm: string): MachineControl {
+    return controlOf({
+      inspect: async () => ({ ...bareInfo, state: 'paused' }),
       resume: async () => {
         if (vm === 'bad') throw new SnapswitchError('MACHINE_NOT_RUNNING', 'bad has ended', '')
         return { resumedAtUs: 7 }
       },
-      inspect: async () => ({ state: 'paused' }),
       destroy: async () => {
-        destroyed.push(vm)
+        this.destroyed.push(vm)
       },
-      close: async () => {},
     })
+  }
+
+  async asHost(): Promise<Host> {
+    const taps = { ports: { removeTap: () => {}, replaceTap: () => {} }, log: { warn: () => {} } }
+    const epochs = { readEpochs: async () => new Map(), readFences: async () => new Map() }
+    const unwritten = { writeEpochs: async () => {}, writeFences: async () => {} }
     return {
       name: 'a',
+      version: '1',
       clock: systemClock,
-      restoreTaps: () =>
-        new RestoreTaps({ ports: { removeTap: () => {}, replaceTap: () => {} }, log: { warn: () => {} } }),
+      processor: { cores: 2, runAhead: () => () => {}, collectGarbage: () => {}, availableMemory: () => null },
+      portion: 1,
+      recordedEvents: 0,
+      restoreTaps: () => new RestoreTaps(taps),
       log: pino({ level: 'silent' }),
-      epochs: { get: () => 0, raise: async () => {}, raiseFence: async () => {} },
-      ports: {
-        get: (name: string) => ({ index: Number(name.slice(1)), ifindex: 1, name, network: `lab${name.slice(1)}` }),
-        hasDevice: () => true,
-        ensureTap: () => false,
-        takeBack: async () => undefined,
-        removeTap: () => {},
-        remove: async () => {},
-        all: () => [],
-        machinesOf: () => [],
-        ofMachine: () => [],
-      },
+      epochs: await Epochs.open({ ...epochs, ...unwritten }),
+      ports: new AnyPorts(),
       unread: { emptied: (port: number) => this.emptied.push(port), of: () => 0 },
-      datapath: { rememberEpoch: () => {}, rememberFence: () => {}, call: async () => ({ opening: [], atUs: 0 }) },
-      disks: { replace: async () => {} },
+      datapath: new NoDatapath(),
+      disks: noImages,
       journal: {
+        writeCut: unasked('write a cut'),
+        noteResumed: unasked('note a resume'),
+        noteStuck: unasked('note what is stuck'),
+        unfinished: async () => [],
+        removeUnfinished: unasked('remove an unfinished snapshot'),
+        restores: async () => [],
         writeRestore: ({ formers }: RestoreRecord) => {
           this.paused = (formers ?? []).map(({ vm }) => vm)
           return this.writing
@@ -109,11 +120,21 @@ class MadeUpHost {
         },
       },
       store: {
-        images: { finder: async () => async (file: { path: string }) => file.path },
-        machineDirectory: () => '/none',
+        create: unasked('make a snapshot'),
+        remove: unasked('remove a snapshot'),
+        machineImages: unasked('name images'),
+        writeFile: unasked('write a file'),
+        writePieces: unasked('write pieces'),
+        reference: unasked('refer to a file'),
+        writePart: unasked('write a part'),
+        readPart: unasked('read a part'),
+        parts: async () => [],
+        freeBytes: unasked('count free bytes'),
+        images: { finder: async () => async (file) => file.path, release: async () => undefined },
         freeMachineDirectory: async () => '/none',
         makeMachineDirectory: async () => {},
-        readFile: (path: string) => readFile(path),
+        removeMachineDirectory: async () => {},
+        readFile: (path) => readFile(path),
       },
       records: {
         writeMoves: async (moves: () => Moves) => {
@@ -121,21 +142,66 @@ class MadeUpHost {
         },
       },
       machines: {
-        load: async ({ definition }: { definition: { vm: string } }) => ({
-          control: control(definition.vm),
-          spec: { qmp: `/run/${definition.vm}` },
-        }),
+        examine: async () => [],
+        load: async ({ definition: { name } }) => {
+          const spec = { qmp: `/run/${name}` }
+          return { control: this.#loaded(name), spec, takePlace: async () => undefined }
+        },
         endLoad: async () => true,
-        isThere: async (vm: string) => this.formers.has(vm),
-        attach: async (vm: string) => this.#former(vm),
-        using: async (vm: string, _deadline: number, use: (control: unknown) => unknown) => use(this.#former(vm)),
-        spec: (vm: string) => specs.get(vm),
-        set: (vm: string, spec: MachineSpec) => specs.set(vm, spec),
-        delete: (vm: string) => specs.delete(vm),
-        moved: () => Object.fromEntries(specs),
+        isThere: async (vm) => this.formers.has(vm),
+        attach: async (vm) => this.#former(vm),
+        using: async (vm, _deadline, use) => use(this.#former(vm)),
+        spec: (vm) => this.specs.get(vm),
+        set: (vm, spec) => this.specs.set(vm, spec),
+        delete: (vm) => this.specs.delete(vm),
+        moved: () => Object.fromEntries(this.specs),
       },
-    } as unknown as Host
+    }
   }
+}
+
+/** p0 is in lab0, p1 in lab1, and so on. */
+class AnyPorts extends FreePorts {
+  override get(name: string): PortEntry {
+    const index = Number(name.slice(1))
+    return this.enter({ name, network: `lab${index}`, device: name, kind: 'member', vm: null }, index)
+  }
+
+  override all(): PortEntry[] {
+    return []
+  }
+
+  async add({ name }: PortRequest): Promise<PortEntry> {
+    return this.get(name)
+  }
+
+  async remove(): Promise<void> {}
+}
+
+class NoDatapath extends EventEmitter<DatapathEvents> {
+  readonly counters = new Float64Array()
+  readonly thread = 0
+  readonly bootId = '0'
+  readonly restarts = 0
+  rememberEpoch(): void {}
+  rememberFence(): void {}
+
+  /** Nothing waits at any gate. */
+  async call<K extends CommandName>(name: K): Promise<Commands[K]['result']> {
+    const result: Partial<Results>[K] = results[name]
+    if (result === undefined) throw new Error(`nobody should call ${name} in this test`)
+    return result
+  }
+}
+
+type Results = { [K in CommandName]: Commands[K]['result'] }
+const nothing = { opening: [], atUs: 0 }
+const results: Partial<Results> = {
+  gate: { held: [] },
+  release: nothing,
+  advance: nothing,
+  drain: nothing,
+  fence: null,
 }
 
 const undoing = { kind: 'undoing' } as const
@@ -145,7 +211,7 @@ function requestFor(...names: string[]): RestoreRequest {
   const members = names.map((vm) => ({
     ...memberOf('a', vm),
     ports: [],
-    definition: { kind: 'qemu', vm, nics: [], argv: ['qemu'] },
+    definition: { kind: 'qemu', name: vm, nics: [], argv: ['qemu'] },
     disks: [],
   }))
   return { epoch: 5, members, channels: [], deadlineMs: patience(60_000) }
@@ -153,7 +219,7 @@ function requestFor(...names: string[]): RestoreRequest {
 
 t.test('one machine of two runs, then the datapath fails: it runs on, and nobody says that both do', async (t) => {
   const fake = new MadeUpHost()
-  const host = fake.asHost()
+  const host = await fake.asHost()
   const sessions = new Sessions(host, wantedOf(['lab0', 'lab1']))
   const restores = new Restores(host, sessions, wantedOf([], ['p1']), keeper)
   t.same((await restores.load('lab0', 's', requestFor('good', 'bad'))).loaded, ['good', 'bad'])
@@ -172,7 +238,7 @@ t.test('one machine of two runs, then the datapath fails: it runs on, and nobody
 })
 
 t.test('answers that got lost are given again', async (t) => {
-  const host = new MadeUpHost().asHost()
+  const host = await new MadeUpHost().asHost()
   const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
   const loaded = await restores.load('lab0', 's', requestFor('good'))
   t.same(await restores.load('lab0', 's', requestFor('good')), loaded)
@@ -181,14 +247,14 @@ t.test('answers that got lost are given again', async (t) => {
   const switched = await restores.switchOver('lab0', 's', 10_000)
   t.same(await restores.switchOver('lab0', 's', 10_000), switched)
   const answer = await restores.resume('lab0', 's')
-  t.same(answer, { resumed: [{ vm: 'good', atUs: 7 }] })
+  t.same(answer, { resumed: [{ vm: 'good', atUs: 7, disks: [] }] })
   t.same(await restores.resume('lab0', 's'), answer)
   t.same(await restores.abort('lab0', 's', 5), { running: ['good'] })
 })
 
 t.test('what runs stands still before the switch; called off, it runs on', async (t) => {
   const fake = new MadeUpHost()
-  const host = fake.asHost()
+  const host = await fake.asHost()
   const sessions = new Sessions(host, wantedOf(['lab0']))
   const restores = new Restores(host, sessions, wantedOf([]), keeper)
   const done: string[] = []
@@ -206,8 +272,8 @@ t.test('what runs stands still before the switch; called off, it runs on', async
   t.same(fake.destroyed, ['good'], 'what was loaded is ended')
   t.equal(sessions.busy('lab0'), null)
 
-  await restores.load('lab0', 's', requestFor('good'))
-  await restores.pause('lab0', 's', pauseOf('good'))
+  await restores.load('lab0', 's', { ...requestFor('good'), epoch: 6 })
+  await restores.pause('lab0', 's', { ...pauseOf('good'), epoch: 6 })
   t.match(await restores.switchOver('lab0', 's', 10_000), { ended: ['good'] })
   t.same(done, ['pause', 'resume', 'pause', 'destroy'])
   await restores.resume('lab0', 's')
@@ -216,7 +282,12 @@ t.test('what runs stands still before the switch; called off, it runs on', async
 
 t.test('a machine that cannot be paused leaves the others running', async (t) => {
   const fake = new MadeUpHost()
-  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), wantedOf(['lab0'])), wantedOf([]), keeper)
+  const restores = new Restores(
+    await fake.asHost(),
+    new Sessions(await fake.asHost(), wantedOf(['lab0'])),
+    wantedOf([]),
+    keeper,
+  )
   const [good, bad]: [string[], string[]] = [[], []]
   fake.formers.set('good', good).set('bad', bad)
   for (const vm of ['good', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
@@ -235,7 +306,12 @@ t.test('a machine that cannot be paused leaves the others running', async (t) =>
 
 t.test('a machine that is slow to stop runs on, too, when another cannot be paused', async (t) => {
   const fake = new MadeUpHost()
-  const restores = new Restores(fake.asHost(), new Sessions(fake.asHost(), wantedOf(['lab0'])), wantedOf([]), keeper)
+  const restores = new Restores(
+    await fake.asHost(),
+    new Sessions(await fake.asHost(), wantedOf(['lab0'])),
+    wantedOf([]),
+    keeper,
+  )
   const [slow, bad]: [string[], string[]] = [[], []]
   fake.formers.set('slow', slow).set('bad', bad)
   for (const vm of ['slow', 'bad']) fake.specs.set(vm, { qmp: `/run/${vm}` })
@@ -252,7 +328,7 @@ t.test('a machine that is slow to stop runs on, too, when another cannot be paus
 })
 
 t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
-  const sessions = new Sessions(new MadeUpHost().asHost(), wantedOf(['lab0']))
+  const sessions = new Sessions(await new MadeUpHost().asHost(), wantedOf(['lab0']))
   const first = sessions.begin('lab0', { name: 'first', work: undoing })
   t.throws(() => sessions.begin('lab0', { name: 'second', work: undoing }), { code: 'SNAPSHOT_BUSY' })
   t.throws(() => sessions.check('lab7'), { code: 'NETWORK_UNKNOWN' })
@@ -270,7 +346,7 @@ t.test(
   'the datapath fails while a resume makes its machines known: they are forgotten, and none is told to run',
   async (t) => {
     const fake = new MadeUpHost()
-    const host = fake.asHost()
+    const host = await fake.asHost()
     const sessions = new Sessions(host, wantedOf(['lab0']))
     const restores = new Restores(host, sessions, wantedOf([]), keeper)
     await restores.load('lab0', 's', requestFor('good'))
@@ -292,7 +368,7 @@ t.test(
 
 t.test('what a former guest has left unread is forgotten at all ports of its machine', async (t) => {
   const fake = new MadeUpHost()
-  const host = fake.asHost()
+  const host = await fake.asHost()
   const restores = new Restores(host, new Sessions(host, wantedOf(['lab0', 'lab1'])), wantedOf([]), keeper)
   const request = requestFor('good')
   const port = (name: string) => ({ name, device: name, mac: null })
@@ -321,5 +397,5 @@ t.test('a channel state may have as many frames as its bound allows', async (t) 
   const frames = 130_000
   writeFileSync(path, writeChannel([...new Array<ChannelFrame>(frames).fill(frame('good')), frame('other')]))
   const request = { ...requestFor('good'), channels: [{ path, bytes: 0, digest: '' }] }
-  t.equal((await readChannelState(new MadeUpHost().asHost(), request)).length, frames)
+  t.equal((await readChannelState(await new MadeUpHost().asHost(), request)).length, frames)
 })

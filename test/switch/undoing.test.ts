@@ -7,11 +7,15 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { Host } from '../../switch/agent/host.js'
+import type { MachineState } from '../../src/hypervisor/hypervisor.js'
+import type { Clock } from '../../src/runtime/clock.js'
+import { DiskRecords } from '../../switch/agent/disks/records.js'
 import { Journal } from '../../switch/agent/journal.js'
+import { LocalStore } from '../../switch/agent/local-store.js'
 import type { Session } from '../../switch/agent/sessions.js'
 import { Undoing } from '../../switch/agent/undoing.js'
 import { fileLimit } from '../patience.js'
+import { bareInfo, controlOf, machinesBy } from './made-up-machine.js'
 
 t.setTimeout(fileLimit(30_000))
 
@@ -19,11 +23,11 @@ const LONG_MS = 3_600_000
 
 /** A host whose machine `vm` stands still, with an unfinished snapshot on record. */
 class Lone {
-  readonly directory = mkdtempSync(join(tmpdir(), 'snapswitch-undoing-'))
-  readonly journal = new Journal(this.directory)
-  readonly record = join(this.directory, 'snapshots', 'lab0', 's1')
+  readonly directory: string
+  readonly journal: Journal
+  readonly record: string
   readonly undoing: Undoing
-  state = 'paused'
+  state: MachineState = 'paused'
   /** Whether the hypervisor answers at all; whether it obeys. */
   answers = false
   resumes = true
@@ -33,42 +37,40 @@ class Lone {
   /** Done when the hypervisor is asked. */
   meanwhile = () => {}
 
-  constructor() {
-    const control = {
-      incarnation: '1:1',
-      inspect: async () => ({ state: this.state, disks: [], files: [] }),
+  constructor(directory: string, disks: DiskRecords) {
+    this.directory = directory
+    this.journal = new Journal(directory)
+    this.record = join(directory, 'snapshots', 'lab0', 's1')
+    const control = controlOf({
+      inspect: async () => ({ ...bareInfo, state: this.state }),
       resume: async () => {
         if (!this.resumes) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
         this.state = 'running'
         return { resumedAtUs: 1 }
       },
-      close: async () => {},
-    }
-    const host = {
-      // No time passes but what a test lets pass, or what is slept.
-      clock: {
-        now: () => ({ ms: this.nowMs, wallUs: 0 }),
-        after: (ms: number, then: () => void) => {
-          this.nowMs += ms
-          queueMicrotask(then)
-          return () => {}
-        },
-      },
-      log: pino({ level: 'silent' }),
-      journal: this.journal,
-      store: { parts: async () => [] },
-      disks: { made: new Map(), replace: async () => {} },
-      machines: {
-        spec: () => ({ qmp: '/none' }),
-        isThere: async () => true,
-        using: async <T>(_: string, __: number, use: (made: typeof control) => Promise<T>) => {
+    })
+    const machines = machinesBy(
+      { vm: { qmp: '/none' } },
+      {
+        attach: async () => {
           this.asked++
           if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
           this.meanwhile()
-          return use(control)
+          return control
         },
       },
-    } as unknown as Host
+    )
+    // No time passes but what a test lets pass, or what is slept.
+    const clock: Clock = {
+      now: () => ({ ms: this.nowMs, wallUs: 0 }),
+      after: (ms, then) => {
+        this.nowMs += ms
+        queueMicrotask(then)
+        return () => {}
+      },
+    }
+    const log = pino({ level: 'silent' })
+    const host = { clock, log, journal: this.journal, store: new LocalStore(this.directory), disks, machines }
     const sessions = {
       busy: () => this.session?.name ?? null,
       occupy: (_: string, session: Session) => {
@@ -87,8 +89,9 @@ class Lone {
   }
 
   static async for(t: Test): Promise<Lone> {
-    const lone = new Lone()
-    t.teardown(() => rmSync(lone.directory, { recursive: true, force: true }))
+    const directory = mkdtempSync(join(tmpdir(), 'snapswitch-undoing-'))
+    t.teardown(() => rmSync(directory, { recursive: true, force: true }))
+    const lone = new Lone(directory, await DiskRecords.open(directory, async () => ({ made: [], actives: [] })))
     await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', disks: [] })
     await lone.journal.noteStuck('lab0', 's1', 'vm')
     return lone

@@ -93,7 +93,7 @@ export interface OnFrozen {
 }
 
 export async function onFrozen(
-  host: Host,
+  host: Pick<Host, 'store' | 'disks'>,
   vm: string,
   disks: readonly Pick<Disk, 'name' | 'layers'>[],
 ): Promise<OnFrozen[]> {

@@ -8,11 +8,10 @@ import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.j
 import { directoryOf } from '../../../src/hypervisor/drivers.js'
 import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
-import type { DaemonHost } from '../host.js'
 import { notRunning } from '../refusals.js'
 import { Beginnings } from './beginnings.js'
 import { FrozenImages } from './frozen.js'
-import { type Observation, type ObserveOptions, observe } from './observe.js'
+import { type Observation, type ObservedHost, type ObserveOptions, observe } from './observe.js'
 import { checkOffline, mergeOffline } from './offline.js'
 import { type Collapse, type Kept, type Plan, plan, type Shortening, shortenings } from './plan.js'
 import { emptyMachineDirectories, isInUse, wholeDirectories } from './state-files.js'
@@ -48,7 +47,7 @@ export interface TidyOptions {
 }
 
 export class DiskKeeper {
-  readonly #host: DaemonHost
+  readonly #host: ObservedHost
   /** Machines that a snapshot or restore has under way. */
   readonly #busy: () => ReadonlySet<string>
   readonly #beginnings: Beginnings
@@ -61,7 +60,7 @@ export class DiskKeeper {
   #inBackground = false
   readonly #timer: NodeJS.Timeout
 
-  constructor(host: DaemonHost, busy: () => ReadonlySet<string>) {
+  constructor(host: ObservedHost, busy: () => ReadonlySet<string>) {
     this.#host = host
     this.#busy = busy
     this.#beginnings = new Beginnings(busy)

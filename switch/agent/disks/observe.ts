@@ -45,7 +45,10 @@ export interface ObserveOptions {
   readonly keepStrays: boolean
 }
 
-export async function observe(host: DaemonHost, options: ObserveOptions): Promise<Observation> {
+/** What an observation asks of its host. */
+export type ObservedHost = Pick<DaemonHost, 'name' | 'store' | 'disks' | 'journal' | 'machines' | 'log'>
+
+export async function observe(host: ObservedHost, options: ObserveOptions): Promise<Observation> {
   const names = new FileNames()
   const chains = new Map<string, readonly DiskLayer[]>()
   const { parts, damaged } = await host.store.allParts()
@@ -143,13 +146,13 @@ export async function observe(host: DaemonHost, options: ObserveOptions): Promis
   return { world, names, frozen, lent, blind, isQuiet: options.isQuiet, chainAsNamed }
 }
 
-async function restoresUnderWay(host: DaemonHost): Promise<{ directories: string[]; vms: string[] }> {
+async function restoresUnderWay(host: ObservedHost): Promise<{ directories: string[]; vms: string[] }> {
   const machines = (await host.journal.restores()).flatMap((record) => record.machines)
   return { directories: machines.map(({ directory }) => directory), vms: machines.map(({ vm }) => vm) }
 }
 
 async function lookAt(
-  host: DaemonHost,
+  host: ObservedHost,
   vm: string,
   isQuiet: () => boolean,
   learn: boolean,
