@@ -20,8 +20,8 @@ const FIXED: readonly string[] = ['host', 'api', 'state', 'coordinator', 'hosts'
 
 /** Keys of the configuration that differ and cannot while the daemon runs. */
 export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string[] {
-  const [before, after] = [one, other] as unknown as Record<string, unknown>[]
-  return FIXED.filter((key) => !isDeepStrictEqual(before[key], after[key]))
+  const [before, after] = [one, other].map((config) => new Map<string, unknown>(Object.entries(config)))
+  return FIXED.filter((key) => !isDeepStrictEqual(before!.get(key), after!.get(key)))
 }
 
 export class Reload {

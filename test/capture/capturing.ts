@@ -67,29 +67,29 @@ export interface Packet {
   readonly protocols: string
 }
 
-const FIELDS = {
-  port: 'frame.interface_name',
-  direction: 'frame.packet_flags_direction',
-  comment: 'frame.comment',
-  id: 'frame.packet_id',
-  length: 'frame.len',
-  captured: 'frame.cap_len',
-  protocols: 'frame.protocols',
-} as const
+/** In the order of `Packet`. */
+const FIELDS = [
+  'frame.interface_name',
+  'frame.packet_flags_direction',
+  'frame.comment',
+  'frame.packet_id',
+  'frame.len',
+  'frame.cap_len',
+  'frame.protocols',
+]
 
 /** What tshark reads in a file; `display`: its filter. */
 export async function tshark(file: string, display = ''): Promise<Packet[]> {
-  const fields = Object.values(FIELDS).flatMap((field) => ['-e', field])
+  const fields = FIELDS.flatMap((field) => ['-e', field])
   const filter = display === '' ? [] : ['-Y', display]
   const text = await run('tshark', ['-r', file, ...filter, '-T', 'fields', '-E', 'separator=/t', ...fields], 60_000)
   return text
     .split('\n')
     .filter(Boolean)
     .map((line) => {
-      const values = line.split('\t')
-      const packet = Object.fromEntries(
-        Object.keys(FIELDS).map((name, at) => [name, values[at] ?? '']),
-      ) as unknown as Packet
-      return { ...packet, direction: ['?', 'in', 'out'][Number(packet.direction)] ?? '?' }
+      const [port = '', direction = '', comment = '', id = '', length = '', captured = '', protocols = ''] =
+        line.split('\t')
+      const way = ['?', 'in', 'out'][Number(direction)] ?? '?'
+      return { port, direction: way, comment, id, length, captured, protocols }
     })
 }

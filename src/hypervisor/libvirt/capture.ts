@@ -26,7 +26,7 @@ import { stopMachine } from '../shared/qemu-stop.js'
 import type { JsonObject } from '../shared/qmp.js'
 import { copyTransaction, type DiskCopy, discardCopy, finishCopy, openCopy } from './disk-copies.js'
 import { placeDisks, snapshotXml } from './domain-edits.js'
-import { asQmp, type DomainLink, runState } from './domain-link.js'
+import { type DomainLink, runState } from './domain-link.js'
 import { type DomainDescription, saveCookie } from './domain-xml.js'
 import { MemorySave } from './memory-save.js'
 import { type DomainOverlay, makeOverlay, takeBack } from './overlays.js'
@@ -154,7 +154,7 @@ export class DomainCapture implements CaptureWork {
     if (this.mode === 'stopped')
       return { what: 'libvirt’s save makes no progress', action: 'See `virsh domjobinfo` and libvirtd’s log.' }
     const limit = within(250)
-    const { status } = await migrationStatus(asQmp(link), limit)
+    const { status } = await migrationStatus(link, limit)
     return migrationHoldup(typeof status === 'string' ? status : null, await runState(link, limit))
   }
 
@@ -166,7 +166,7 @@ export class DomainCapture implements CaptureWork {
   /** Stops the machine. The copies begin behind it, without the daemon being asked in between. */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const { link } = this.#context
-    const { stopped, doneAtUs } = stopMachine(asQmp(link), this.#copying === null ? [] : [this.#copying], deadline)
+    const { stopped, doneAtUs } = stopMachine(link, this.#copying === null ? [] : [this.#copying], deadline)
     this.#disks = doneAtUs
     return stopped
   }

@@ -1,16 +1,15 @@
-// The way to one domain: libvirt's calls on a connection of its own, and through libvirt the domain's QMP monitor,
-// looking to qemu-migration.ts like a QmpClient. A connection that is lost is made again at the next call, by the
-// libvirt process.
+// The way to one domain: libvirt's calls on a connection of its own, and through libvirt the domain's QMP monitor. A
+// connection that is lost is made again at the next call, by the libvirt process.
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, remaining } from '../shared/deadline.js'
-import type { QmpClient } from '../shared/qmp.js'
+import type { Qmp } from '../shared/qmp.js'
 import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../shared/qmp-messages.js'
 import { type LibvirtProcess, LibvirtUnreachable, patiently } from './process-handle.js'
 import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
 
-export class DomainLink {
+export class DomainLink implements Qmp {
   readonly domain: string
   readonly uri: string
   greeting: QmpGreeting = { version: '', major: 0, minor: 0 }
@@ -138,9 +137,6 @@ export class DomainLink {
     this.#process.closeLane(this.#lane, this.uri)
   }
 }
-
-/** What the rooms around use of a QmpClient a DomainLink has too. */
-export const asQmp = (link: DomainLink): QmpClient => link as unknown as QmpClient
 
 /** QEMU's run state, asked of QEMU itself. */
 export async function runState(link: DomainLink, deadline: Deadline): Promise<string> {

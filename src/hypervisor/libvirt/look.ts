@@ -7,7 +7,7 @@ import type { Deadline, MachineInfo, UnsupportedDrive } from '../hypervisor.js'
 import type { ProcessIdentity } from '../shared/process.js'
 import { askBlocks, drivesOthersWrite } from '../shared/qemu-blocks.js'
 import { driveAliases, mediaElsewhere } from './domain-disks.js'
-import { asQmp, type DomainLink } from './domain-link.js'
+import type { DomainLink } from './domain-link.js'
 import { machineState, stateDetail } from './domain-state.js'
 import { attribute, child, devicesOf, parse } from './domain-tree.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
@@ -23,7 +23,7 @@ export async function lookAt(link: DomainLink, process: ProcessIdentity | null, 
   const document = parse(xml)
   const domain = describeDomain(xml)
   const keepsakes = (await link.call('keepsakes', {}, deadline)) as Keepsakes
-  const blocks = await askBlocks(asQmp(link), process, deadline)
+  const blocks = await askBlocks(link, process, deadline)
   const running = machineState(state) === 'running'
   const full = !running && blocks.graph.drives.some(({ ioStatus }) => ioStatus === 'nospace')
   const elsewhere = mediaElsewhere(document)

@@ -28,7 +28,7 @@ import { isFrozen, liftWriteProtection } from '../shared/write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { externalFiles } from './domain-files.js'
-import { asQmp, DomainLink, runState } from './domain-link.js'
+import { DomainLink, runState } from './domain-link.js'
 import { describeDomain } from './domain-xml.js'
 import { varsBytes } from './firmware-vars.js'
 import { closeNodes, useOf } from './forgotten-nodes.js'
@@ -160,11 +160,11 @@ export class LibvirtMachine implements MachineControl {
 
   async settings(deadline: Deadline): Promise<HypervisorSettings> {
     const background = (await this.#backgroundObstacle(deadline)) === null
-    return settingsToPutBack(asQmp(this.#link), background, deadline)
+    return settingsToPutBack(this.#link, background, deadline)
   }
 
   putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void> {
-    return putBack(asQmp(this.#link), settings, deadline)
+    return putBack(this.#link, settings, deadline)
   }
 
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
@@ -215,7 +215,7 @@ export class LibvirtMachine implements MachineControl {
   }
 
   pause(deadline: Deadline): Promise<PauseInfo> {
-    return this.#captures.pause(() => stopMachine(asQmp(this.#link), [], deadline).stopped, deadline)
+    return this.#captures.pause(() => stopMachine(this.#link, [], deadline).stopped, deadline)
   }
 
   capture(deadline: Deadline): Capture {
@@ -299,12 +299,12 @@ export class LibvirtMachine implements MachineControl {
 
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
-      await settleMigration(this.name, asQmp(this.#link), this.#process, deadline)
+      await settleMigration(this.name, this.#link, this.#process, deadline)
       if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
       const obstacle =
         libvirtObstacle(this.#link.libvirtVersion) ??
         (await descriptorObstacle(this.#link, deadline)) ??
-        (await backgroundObstacle(asQmp(this.#link), deadline))
+        (await backgroundObstacle(this.#link, deadline))
       const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
       return kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle
     })()
@@ -328,7 +328,7 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async #checkMigration(deadline: Deadline): Promise<void> {
-    const status = await migrationStatus(asQmp(this.#link), deadline)
+    const status = await migrationStatus(this.#link, deadline)
     if (isUnderWay(status)) {
       throw new SnapswitchError(
         'SNAPSHOT_BUSY',

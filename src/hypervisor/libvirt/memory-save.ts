@@ -20,7 +20,7 @@ import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
 import { runOn, staysPaused } from '../shared/run-on.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
-import { asQmp, type DomainLink, runState } from './domain-link.js'
+import { type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
 
 /** How long an image that nobody wants may take to be read to its end. */
@@ -80,7 +80,7 @@ export class MemorySave {
     const sink = writer.sink(this.#file, gated)
     this.#sink = sink
     await sink.open(deadline)
-    this.#settings = await applySettings(asQmp(link), true, deadline)
+    this.#settings = await applySettings(link, true, deadline)
     await link.executeWithDescriptor('getfd', { fdname: this.#descriptorName }, sink.writeFd, deadline)
     sink.closeWriteEnd()
     if (!gated) return
@@ -154,7 +154,7 @@ export class MemorySave {
   async #migrationEnd(deadline: Deadline): Promise<string | null> {
     const { link, machine } = this.#context
     for (;;) {
-      const status = await link.patiently(() => migrationStatus(asQmp(link), deadline), deadline)
+      const status = await link.patiently(() => migrationStatus(link, deadline), deadline)
       if (!isUnderWay(status)) {
         if (status.status === 'completed') return null
         const reason = status['error-desc']

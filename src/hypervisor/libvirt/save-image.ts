@@ -37,7 +37,7 @@ export function decodeHead(bytes: Buffer): (SaveImageHead & { readonly streamAt:
   if (bytes.length < headerBytes || bytes.toString('latin1', 0, magic.length) !== magic) return null
   const words = new Uint32Array(5)
   bytes.copy(new Uint8Array(words.buffer), 0, magic.length, magic.length + 20)
-  const [found, length, running, , cookieAt] = words as unknown as [number, number, number, number, number]
+  const [found, length, running, , cookieAt] = words
   const streamAt = headerBytes + length
   if (found !== version || bytes.length < streamAt) return null
   const data = bytes.subarray(headerBytes, streamAt)

@@ -7,7 +7,7 @@ import { listenerOf } from './descriptors.js'
 import type { ProcessIdentity } from './process.js'
 import { isUnderWay, migrationStatus } from './qemu-migration.js'
 import { stateDetail } from './qemu-state.js'
-import { type JsonObject, QmpClient } from './qmp.js'
+import { type JsonObject, type Qmp, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 import { isFrozen, liftWriteProtection } from './write-protection.js'
 
@@ -61,7 +61,7 @@ export function memoryBytes(answer: unknown): number {
  */
 export async function settleMigration(
   name: string,
-  qmp: QmpClient,
+  qmp: Qmp,
   process: ProcessIdentity | null,
   deadline: Deadline,
 ): Promise<void> {

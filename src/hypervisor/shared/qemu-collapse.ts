@@ -10,7 +10,7 @@ import { obstacleToMerge } from './block-graph.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import type { MachineBlocks } from './qemu-blocks.js'
 import { localFile } from './qemu-disks.js'
-import type { QmpClient } from './qmp.js'
+import type { Qmp } from './qmp.js'
 import { isObject, type JsonObject } from './qmp-messages.js'
 
 const pollMs = 20
@@ -83,7 +83,7 @@ export function nodesToLeave({ graph, locate }: MachineBlocks, leaving: readonly
 
 /** `layers`: the chain as it is, of which `layers[depth]` is to be the active image. Returns the files above it. */
 export async function collapseChain(
-  qmp: QmpClient,
+  qmp: Qmp,
   blocks: MachineBlocks,
   active: ActiveImage,
   layers: readonly DiskLayer[],
@@ -107,7 +107,7 @@ export type ActiveImage = Pick<LiveDisk, 'node' | 'root'>
 
 /** Commits the active image into `base` and pivots. On failure, or when called off, the machine goes on with it. */
 export async function commitActive(
-  qmp: QmpClient,
+  qmp: Qmp,
   { node, root }: ActiveImage,
   base: string,
   file: string,
@@ -157,7 +157,7 @@ export async function commitActive(
  * it.
  */
 export async function streamChain(
-  qmp: QmpClient,
+  qmp: Qmp,
   blocks: MachineBlocks,
   active: string,
   layers: readonly DiskLayer[],
@@ -206,7 +206,7 @@ export async function streamChain(
 }
 
 async function jobIsReady(
-  qmp: QmpClient,
+  qmp: Qmp,
   id: string,
   file: string,
   ended: () => boolean,

@@ -6,7 +6,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, HypervisorSettings as Settings } from '../hypervisor.js'
 import { within } from './deadline.js'
 import { capabilities, setCapabilities } from './qemu-migration.js'
-import type { JsonObject, QmpClient } from './qmp.js'
+import type { JsonObject, Qmp } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
 /** More than any disk takes; QEMU's default of 128 MiB/s would be the limit otherwise. */
@@ -75,7 +75,7 @@ export function stillToUndo(
   }
 }
 
-async function find(qmp: QmpClient, deadline: Deadline) {
+async function find(qmp: Qmp, deadline: Deadline) {
   const found = await capabilities(qmp, deadline)
   const answer = await qmp.execute('query-migrate-parameters', {}, deadline)
   return { capabilities: found, parameters: isObject(answer) ? answer : {} }
@@ -84,7 +84,7 @@ async function find(qmp: QmpClient, deadline: Deadline) {
 const isEmpty = (object: object) => Object.keys(object).length === 0
 
 /** Both in one write. */
-async function set(qmp: QmpClient, { capabilities: states, parameters }: Settings, deadline: Deadline): Promise<void> {
+async function set(qmp: Qmp, { capabilities: states, parameters }: Settings, deadline: Deadline): Promise<void> {
   const commands: (readonly [string, JsonObject])[] = []
   if (!isEmpty(states)) commands.push(setCapabilities(states))
   if (!isEmpty(parameters)) commands.push(['migrate-set-parameters', parameters])
@@ -99,7 +99,7 @@ export interface MigrationSettings {
 }
 
 async function apply(
-  qmp: QmpClient,
+  qmp: Qmp,
   on: readonly string[],
   wanted: JsonObject,
   deadline: Deadline,
@@ -119,23 +119,23 @@ async function apply(
 const captureCapabilities = (background: boolean) => (background ? ['events', 'background-snapshot'] : ['events'])
 
 /** For one capture. */
-export function applySettings(qmp: QmpClient, background: boolean, deadline: Deadline): Promise<MigrationSettings> {
+export function applySettings(qmp: Qmp, background: boolean, deadline: Deadline): Promise<MigrationSettings> {
   return apply(qmp, captureCapabilities(background), captureParameters, deadline)
 }
 
 /** For one load: the command line may set capabilities, too (`-global migration.x-…`). */
-export function applyLoadSettings(qmp: QmpClient, deadline: Deadline): Promise<MigrationSettings> {
+export function applyLoadSettings(qmp: Qmp, deadline: Deadline): Promise<MigrationSettings> {
   return apply(qmp, ['events'], loadParameters, deadline)
 }
 
 /** What a capture will have to put back, for the record: should its daemon be killed, the next one does it. */
-export async function settingsToPutBack(qmp: QmpClient, background: boolean, deadline: Deadline): Promise<Settings> {
+export async function settingsToPutBack(qmp: Qmp, background: boolean, deadline: Deadline): Promise<Settings> {
   const found = await find(qmp, deadline)
   return undoing(changesFor(found, captureCapabilities(background), captureParameters), found.parameters)
 }
 
 /** Puts back what a capture has set whose daemon was killed. */
-export async function putBack(qmp: QmpClient, undo: Settings, deadline: Deadline): Promise<void> {
+export async function putBack(qmp: Qmp, undo: Settings, deadline: Deadline): Promise<void> {
   await set(qmp, stillToUndo(undo, await find(qmp, deadline)), deadline)
 }
 
@@ -143,7 +143,7 @@ export async function putBack(qmp: QmpClient, undo: Settings, deadline: Deadline
  * Why this machine cannot be saved in the background; null when it can. Asks by setting the capability, and no other,
  * which makes QEMU check the kernel (userfaultfd with write protection) and its memory backends.
  */
-export async function backgroundObstacle(qmp: QmpClient, deadline: Deadline): Promise<string | null> {
+export async function backgroundObstacle(qmp: Qmp, deadline: Deadline): Promise<string | null> {
   if (qmp.greeting.major < 6) return `QEMU ${qmp.greeting.version} is older than 6.0`
   const found = await find(qmp, deadline)
   const changes = changesFor(found, ['background-snapshot'], {})

@@ -2,10 +2,10 @@
 
 import type { Deadline } from '../hypervisor.js'
 import { within } from './deadline.js'
-import type { JsonObject, QmpClient, QmpEvent } from './qmp.js'
+import type { JsonObject, Qmp, QmpEvent } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 
-export async function capabilities(qmp: QmpClient, deadline: Deadline): Promise<Map<string, boolean>> {
+export async function capabilities(qmp: Qmp, deadline: Deadline): Promise<Map<string, boolean>> {
   const answer = await qmp.execute('query-migrate-capabilities', {}, deadline)
   const list = Array.isArray(answer) ? answer.filter(isObject) : []
   return new Map(list.map((entry) => [String(entry.capability), entry.state === true]))
@@ -17,7 +17,7 @@ export const setCapabilities = (states: Readonly<Record<string, boolean>>): read
 ]
 
 /** Whether a migration is under way, and how the last one ended. */
-export async function migrationStatus(qmp: Pick<QmpClient, 'execute'>, deadline: Deadline): Promise<JsonObject> {
+export async function migrationStatus(qmp: Pick<Qmp, 'execute'>, deadline: Deadline): Promise<JsonObject> {
   const answer = await qmp.execute('query-migrate', {}, deadline)
   return isObject(answer) ? answer : {}
 }
@@ -31,7 +31,7 @@ export const isUnderWay = (status: JsonObject): boolean =>
  * Resolves when the migration that is about to start has ended: with null when it completed, else with QEMU's reason.
  * Needs the `events` capability. Rejects when the connection is lost. Has no deadline of its own.
  */
-export async function migrationEnd(qmp: QmpClient): Promise<string | null> {
+export async function migrationEnd(qmp: Qmp): Promise<string | null> {
   const isEnd = ({ name, data }: QmpEvent) => name === 'MIGRATION' && ended.has(String(data.status))
   const event = await qmp.event(isEnd, 'migrate', Number.POSITIVE_INFINITY)
   if (event.data.status === 'completed') return null

@@ -12,7 +12,7 @@ import { pauseFor, remaining, within } from './deadline.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import { commitActive } from './qemu-collapse.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
-import type { JsonObject, QmpClient } from './qmp.js'
+import type { JsonObject, Qmp, QmpClient } from './qmp.js'
 
 export interface Overlay {
   readonly disk: LiveDisk
@@ -80,7 +80,7 @@ export function storeFull(where: string, cause?: unknown): SnapswitchError {
 
 /** Makes an overlay and opens it in QEMU beside the disk, not yet in use. */
 export async function openOverlay(
-  qmp: QmpClient,
+  qmp: Qmp,
   disk: LiveDisk,
   target: NewFiles,
   owner: { readonly uid: number; readonly gid: number },
@@ -113,7 +113,7 @@ export async function openOverlay(
 }
 
 /** Undoes `openOverlay` for an overlay that was never put in use. */
-export async function discardOverlay(qmp: QmpClient, overlay: Overlay): Promise<void> {
+export async function discardOverlay(qmp: Qmp, overlay: Overlay): Promise<void> {
   await qmp.execute('blockdev-del', { 'node-name': overlay.node }, within(2000)).catch(() => {})
   await rm(overlay.file, { force: true })
 }
@@ -155,7 +155,7 @@ export async function takeBackOverlays(
   }
 }
 
-async function mergeBack(qmp: QmpClient, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
+async function mergeBack(qmp: Qmp, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
   const root = disk.root === disk.node ? node : disk.root
   await commitActive(qmp, { node, root }, disk.node, file, deadline)
   await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})

@@ -3,7 +3,7 @@
 
 import { nowUs } from '../../runtime/clock.js'
 import type { Deadline, PauseInfo } from '../hypervisor.js'
-import type { JsonObject, QmpClient } from './qmp.js'
+import type { JsonObject, Qmp } from './qmp.js'
 
 /**
  * Sends `stop` and further commands in one write. `stopped` resolves at the STOP event, which QEMU sends when its vCPUs
@@ -12,7 +12,7 @@ import type { JsonObject, QmpClient } from './qmp.js'
  * not told of its failure.
  */
 export function stopMachine(
-  qmp: QmpClient,
+  qmp: Qmp,
   commands: readonly (readonly [string, JsonObject])[],
   deadline: Deadline,
 ): { readonly stopped: Promise<PauseInfo>; readonly doneAtUs: Promise<number | null> } {

@@ -35,6 +35,9 @@ const startHint = 'Check that QEMU runs with `-qmp unix:PATH,server=on,wait=off`
 const occupiedHint =
   'QEMU serves one client per QMP socket: close the other client, or give QEMU a second `-qmp` socket for snapswitch.'
 
+/** Commands and events, whoever carries them: QEMU's own socket, or libvirt. */
+export type Qmp = Pick<QmpClient, 'greeting' | 'execute' | 'executeAll' | 'executeWithDescriptor' | 'onEvent' | 'event'>
+
 export class QmpClient {
   readonly path: string
   readonly peer: PeerCredentials
