@@ -7,10 +7,10 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Command, Option } from 'commander'
 import ts from 'typescript'
 import { CoordinatorConfigSchema } from '../coordinator/config.js'
-import { version } from '../src/api/version.js'
 import { createProgram } from '../src/cli/main.js'
 import { errorCodes } from '../src/errors/errors.js'
 import { keys, kinds } from '../src/hypervisor/drivers.js'
+import { version } from '../src/runtime/package.js'
 import { SwitchConfig } from '../switch/config.js'
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')

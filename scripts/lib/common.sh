@@ -69,4 +69,6 @@ need_build() {
     touch -r "$began" "$stamp"
     rm -f "$began"
   fi
+  # A compile by other hands has left it behind.
+  (cd "$repository" && node scripts/lib/bundle.js >&2) || die 'the bundle could not be made' 'See its message above.'
 }

@@ -2,8 +2,8 @@
 // Exit codes: 0 done, 1 an error (stderr says which and what to do), 2 wrong usage.
 
 import { Command, CommanderError } from 'commander'
-import { version } from '../api/version.js'
-import { asSnapswitchError, SnapswitchError } from '../errors/errors.js'
+import { asSnapswitchError } from '../errors/errors.js'
+import { version } from '../runtime/package.js'
 import { addCaptureCommand } from './capture.js'
 import { addCompletionCommand } from './completion/command.js'
 import { addDiskCommands } from './disk-commands.js'
@@ -70,7 +70,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
     .description('run the switch daemon of this host, until SIGTERM')
     .option('-c, --config <file>', 'its YAML configuration; default: /etc/snapswitch/switch.yaml, if it is there')
     .action(async ({ config }: { config?: string }) => {
-      const { runSwitch } = (await daemon('switch')) as typeof import('../../switch/main.js')
+      const { runSwitch } = await import('../../switch/main.js')
       const { startCoordinator } = await import('./embedded-coordinator.js')
       await runSwitch(config ?? null, startCoordinator)
     })
@@ -79,7 +79,7 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
     .description('run the coordinator of a lab, until SIGTERM')
     .requiredOption('-c, --config <file>', 'its YAML configuration')
     .action(async ({ config }: { config: string }) => {
-      const { runCoordinator } = (await daemon('coordinator')) as { runCoordinator(config: string): Promise<void> }
+      const { runCoordinator } = await import('../../coordinator/main.js')
       await runCoordinator(config)
     })
   addTakeCommands(program, terminal)
@@ -96,20 +96,4 @@ Every command that shows something takes -j for JSON. Errors go to stderr as \`e
   addInstallCommands(program, terminal)
   addCompletionCommand(program, terminal)
   return program
-}
-
-/** Daemons are loaded only when they are to run: the other commands start faster and need none of their libraries. */
-async function daemon(name: 'switch' | 'coordinator'): Promise<unknown> {
-  const url = new URL(`../../${name}/main.js`, import.meta.url).href
-  try {
-    return await import(url)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error
-    throw new SnapswitchError(
-      'INTERNAL',
-      `the ${name} daemon cannot be loaded: ${(error as Error).message}`,
-      'Install again: npm ci && npm run build.',
-      error,
-    )
-  }
 }

@@ -99,8 +99,13 @@ export class SnapswitchError extends Error {
   }
 
   static fromReport(report: ErrorReport, cause?: unknown): SnapswitchError {
-    return new SnapswitchError(report.code, report.message, report.action, cause)
+    return errorOf(report, cause)
   }
+}
+
+/** A bundler renames a class that names itself in its body, and logs tell the class. */
+function errorOf({ code, message, action }: ErrorReport, cause: unknown): SnapswitchError {
+  return new SnapswitchError(code, message, action, cause)
 }
 
 /** What to do about EMFILE and ENFILE. */

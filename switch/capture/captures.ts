@@ -6,7 +6,6 @@ import { once } from 'node:events'
 import type { Readable } from 'node:stream'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { CaptureInfo, CaptureRequest } from '../../src/api/schemas.js'
-import { version } from '../../src/api/version.js'
 import { type Filter, parseFilter, reasonsIn } from '../../src/capture/filter.js'
 import {
   type CaptureEnd,
@@ -17,6 +16,7 @@ import {
   STREAM_VERSION,
 } from '../../src/capture/stream.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { version } from '../../src/runtime/package.js'
 import type { Datapath } from '../datapath/datapath.js'
 import { dropReasons } from '../forwarding/counters.js'
 import { PIECE, type PolledSource, PolledStream } from './polled-stream.js'

@@ -4,8 +4,8 @@
 
 import type { Readable } from 'node:stream'
 import type { RecordingRequest } from '../../src/api/schemas.js'
-import { version } from '../../src/api/version.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { version } from '../../src/runtime/package.js'
 import { PIECE, type PolledSource, PolledStream } from '../capture/polled-stream.js'
 import { RingReader, ringLosses, ringMemory } from '../capture/record-ring.js'
 import type { Datapath } from '../datapath/datapath.js'

@@ -23,8 +23,8 @@ import type {
   VerifyFiles,
 } from '../../src/api/schemas.js'
 import { type Api, createApi, streamNdjson } from '../../src/api/server.js'
-import { version } from '../../src/api/version.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { version } from '../../src/runtime/package.js'
 import { partOf, preflightOf } from './fixtures.js'
 
 export const silent = pino({ level: 'silent' })

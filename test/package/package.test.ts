@@ -38,15 +38,15 @@ t.test('made, installed on a bare system, used', root, async (t) => {
     .split('\n')
     .map((path) => path.replace(/^package\//, ''))
   t.same(
-    files.filter((path) => /(^|\/)(test|bench\/\w+\/|guest|scripts|node_modules)\/|\.map$|\.ts$/.test(path)),
+    files.filter((path) => /(^|\/)(test|bench\/\w+\/|guest|scripts|node_modules|dist\/(?!bundle))\/|\.ts$/.test(path)),
     [],
     'the product only',
   )
   for (const path of [
     'bin/snapswitch',
-    'dist/src/cli/main.js',
-    'dist/switch/datapath/worker.js',
-    'dist/coordinator/main.js',
+    'dist/bundle/start.js',
+    'dist/bundle/worker.js',
+    'dist/bundle/LICENSES.txt',
     'README.md',
     'docs/reference/config.md',
     'man/snapswitch.1',
@@ -57,7 +57,8 @@ t.test('made, installed on a bare system, used', root, async (t) => {
     t.ok(files.includes(path), path)
   }
   const shrinkwrap = JSON.parse(await run('tar', ['-xzOf', file, 'package/npm-shrinkwrap.json']))
-  t.notOk('node_modules/tap' in shrinkwrap.packages)
+  for (const name of ['tap', 'fastify']) t.notOk(`node_modules/${name}` in shrinkwrap.packages, 'inside, or not needed')
+  t.notOk(files.includes('dist/bundle/inputs.json'), 'nothing to be compared with')
   t.match(
     shrinkwrap.packages['node_modules/koffi'],
     { version: /^\d/, integrity: /^sha512-/ },

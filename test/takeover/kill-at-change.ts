@@ -1,8 +1,9 @@
-// Loaded into a daemon by `node --import`, by tests only. SNAPSWITCH_TEST_CHANGE names a file; from when it is there,
-// and says N, the daemon is killed (SIGKILL) right before the Nth change that it makes to network devices or packet
-// filters. `after N` is right after that change.
+// Runs `snapswitch` for tests, of its modules: `node kill-at-change.js bin/snapswitch …`. SNAPSWITCH_TEST_CHANGE names
+// a file; from when it is there, and says N, the daemon is killed (SIGKILL) right before the Nth change that it makes
+// to network devices or packet filters. `after N` is right after that change.
 
 import { readFileSync } from 'node:fs'
+import { main } from '../../src/cli/entry.js'
 import { NetlinkSocket } from '../../src/linux/netlink.js'
 
 const file = process.env.SNAPSWITCH_TEST_CHANGE ?? ''
@@ -39,3 +40,6 @@ NetlinkSocket.prototype.request = function (this: NetlinkSocket, ...args) {
 NetlinkSocket.prototype.batch = function (this: NetlinkSocket, ...args) {
   return count(() => batch.apply(this, args))
 }
+
+process.argv.splice(1, 1)
+await main(process.argv)

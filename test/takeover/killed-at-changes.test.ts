@@ -4,6 +4,7 @@
 
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { until } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
@@ -13,7 +14,7 @@ import { bridgeHost, container, found, HOST_ADDRESS } from './bridge-world.js'
 
 t.setTimeout(fileLimit(400_000))
 const CALL = { deadlineMs: patience(20_000) }
-const hook = ['--import', new URL('./kill-at-change.js', import.meta.url).href]
+const killable = [fileURLToPath(new URL('./kill-at-change.js', import.meta.url))]
 const program = join(repositoryRoot(), 'bin', 'snapswitch')
 /** More than a takeover of two ports makes. */
 const MOST_CHANGES = 60
@@ -36,7 +37,7 @@ for (const what of ['take', 'give'] as const) {
 
     /** Whether the daemon was killed on the way. */
     const killedAt = async (plan: string): Promise<boolean> => {
-      const daemon = await world.switch('h', { networks: {} }, hook)
+      const daemon = await world.switch('h', { networks: {} }, killable)
       if (what === 'give' && !(await isTaken(daemon))) await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
       if (what === 'take' && (await isTaken(daemon))) await daemon.client.giveBridge('br0', CALL)
       writeFileSync(file, plan)

@@ -3,22 +3,21 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import type { Command } from 'commander'
 import { isName } from '../../api/names.js'
 import { SnapswitchError } from '../../errors/errors.js'
 import { writeDurable } from '../../files/durable.js'
 import { hostName } from '../../runtime/host-name.js'
+import { packageFile } from '../../runtime/package.js'
 import { printJson, type Terminal } from '../output.js'
 import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS } from './plan.js'
 import { renderUnit } from './units.js'
 
 /** A stop waits for machines to run again, and a start for what a crash has left. */
 const COMMAND_MS = 120_000
-/** Compiled, this file is in dist/src/cli/install. */
-const packaging = join(dirname(fileURLToPath(import.meta.url)), ...Array(4).fill('..'), 'packaging', 'systemd')
+const packaging = packageFile('packaging', 'systemd')
 
 type Role = 'switch' | 'coordinator'
 

@@ -1,5 +1,5 @@
 // The `libvirt` driver: domains of a libvirtd on this host. All of libvirt's code runs in a process of its own
-// (libvirt/main.ts): what goes wrong in there costs a snapshot, never the network.
+// (libvirt/libvirt-process.ts): what goes wrong in there costs a snapshot, never the network.
 
 import { type Static, Type } from '@sinclair/typebox'
 import { asSnapswitchError } from '../../errors/errors.js'

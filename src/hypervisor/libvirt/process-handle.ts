@@ -180,10 +180,14 @@ export class LibvirtProcess {
   #start(): ChildProcess {
     if (this.#child !== null) return this.#child
     const env = environmentForNode()
-    const child = spawn(process.execPath, [...ENGINE_FLAGS, fileURLToPath(new URL('./main.js', import.meta.url))], {
-      env: { ...env, UV_THREADPOOL_SIZE: String(threads) },
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
+    const child = spawn(
+      process.execPath,
+      [...ENGINE_FLAGS, fileURLToPath(new URL('./libvirt-process.js', import.meta.url))],
+      {
+        env: { ...env, UV_THREADPOOL_SIZE: String(threads) },
+        stdio: ['pipe', 'pipe', 'inherit'],
+      },
+    )
     child.on('error', (error) => this.#lost(child, error.message, false))
     child.on('exit', (code, signal) => this.#lost(child, `it ended with ${signal ?? `exit code ${code}`}`, false))
     child.stdin!.on('error', () => {})
