@@ -103,7 +103,7 @@ t.test('killed while it takes again what it had, a daemon leaves that to the nex
   let killed = 0
   for (let at = 1; at < MOST_CHANGES; at += 3) {
     writeFileSync(file, `${at}`)
-    const daemon = await world.switch('h', { networks: {} }, hook).catch((thrown: Error) => {
+    const daemon = await world.switch('h', { networks: {} }, killable).catch((thrown: Error) => {
       if (!/the switch of h ended/.test(thrown.message)) throw thrown
       return null
     })
