@@ -98,6 +98,7 @@ const ratios: RatioRules = {
   'tcpTwoHosts.vsBridge': versus(FAST, 'tcpTwoHosts', bridge, { least: 1 }),
   // The userspace path, which carries what the fast path does not.
   'pps60Userspace.vsBridge': versus(USERSPACE, 'pps60', bridge, { least: 1 }),
+  'pps60TwoHostsUserspace.vsBridge': versus(USERSPACE, 'pps60TwoHosts', bridge),
   'tcpUserspace.vsBridge': versus(USERSPACE, 'tcp', bridge, { least: 0.95 }),
   'tcpTwoHostsUserspace.vsBridge': versus(USERSPACE, 'tcpTwoHosts', bridge, { least: 0.8 }),
   'rttIdleP50Busy.vsBridge': versus(BUSY, 'rttIdleP50', bridge, { most: 3 }),
@@ -109,6 +110,8 @@ const ratios: RatioRules = {
   'pps60.vsOvsUserspace': versus(FAST, 'pps60', ovs, { least: 2 }),
   'tcp.vsOvsUserspace': versus(FAST, 'tcp', ovs),
   'tcpTwoHosts.vsOvsUserspace': versus(FAST, 'tcpTwoHosts', ovs),
+  'rttIdleP50.vsOvsUserspace': versus(FAST, 'rttIdleP50', ovs),
+  'rttIdleP50.vsVde': versus(FAST, 'rttIdleP50', vde),
   'tcp.vsOvsUserspaceAsItComes': versus(FAST, 'tcp', ['ovs-userspace'], { least: 6 }),
   'tcpTwoHosts.vsOvsUserspaceAsItComes': versus(FAST, 'tcpTwoHosts', ['ovs-userspace']),
   'pps60.vsVde': versus(FAST, 'pps60', vde),

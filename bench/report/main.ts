@@ -1,6 +1,6 @@
 // `scripts/bench report`: the page of the results that are there.
 
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
 import { mustBeWritable } from '../../test/lab/output-file.js'
@@ -8,13 +8,15 @@ import { projectRoot } from '../lab/project.js'
 import { readJson } from '../run/report.js'
 import { htmlReport, type RunNote } from './html.js'
 import { readAll } from './read.js'
+import { readmeFigures, withFigures } from './readme.js'
 
-const usage = `Usage: scripts/bench report [--results DIR] [--report FILE]
+const usage = `Usage: scripts/bench report [--results DIR] [--report FILE] [--readme]
 
 Makes one page of the results that are there.
 
   --results DIR    where they are (default bench/results)
   --report FILE    the page (default report.html in the results)
+  --readme         write the figures of README.md, too
 `
 
 /** Writes the page of what is in the results. */
@@ -30,6 +32,14 @@ export function writeReport(results: string, file: string): void {
   }
   const note = join(results, 'all.json')
   writeFileSync(file, htmlReport(all, raw, existsSync(note) ? (readJson(note) as RunNote) : null))
+  process.stderr.write(`${file}\n`)
+}
+
+function writeReadme(results: string): void {
+  const file = join(projectRoot, 'README.md')
+  const text = withFigures(readFileSync(file, 'utf8'), readmeFigures(readAll(results)))
+  if (text === null) throw new Error(`${file} has no marks for the figures`)
+  writeFileSync(file, text)
   process.stderr.write(`${file}\n`)
 }
 
@@ -49,6 +59,7 @@ export async function report(argv: readonly string[]): Promise<number> {
         help: { type: 'boolean', short: 'h', default: false },
         results: { type: 'string' },
         report: { type: 'string' },
+        readme: { type: 'boolean', default: false },
       },
     })
     if (values.help) {
@@ -58,6 +69,7 @@ export async function report(argv: readonly string[]): Promise<number> {
     const results = values.results ?? join(projectRoot, 'bench', 'results')
     if (values.report !== undefined) mustBeWritable('--report', values.report)
     writeReport(results, values.report ?? join(results, 'report.html'))
+    if (values.readme) writeReadme(results)
     return 0
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n\n${usage}`)

@@ -1,6 +1,6 @@
 // The report of all benches, and the comparison of two runs.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
@@ -12,6 +12,7 @@ import { cautions, htmlReport, plotsOf } from '../../bench/report/html.js'
 import { writeReport } from '../../bench/report/main.js'
 import { axisOf, roundTicks, svgOf } from '../../bench/report/plot.js'
 import { readAll, readResults } from '../../bench/report/read.js'
+import { readmeFigures, withFigures } from '../../bench/report/readme.js'
 import { makeReport, writeRaw, writeResults } from '../../bench/run/report.js'
 import type { Row } from '../../bench/run/rows.js'
 import { vnsnapBench } from '../../bench/vnsnap/rows.js'
@@ -156,6 +157,17 @@ t.test('the results that are kept make a page', async (t) => {
   t.ok(all.every((results) => plotsOf(results).length > 0))
   t.ok(all.every((results) => Array.isArray(cautions(results))))
   t.match(htmlReport(all, new Map()), /<svg/)
+})
+
+t.test('the figures of the README are those of the results', async (t) => {
+  const results = join(projectRoot, 'bench', 'results')
+  const text = readFileSync(join(projectRoot, 'README.md'), 'utf8')
+  const made = withFigures(text, readmeFigures(readAll(results)))
+  t.ok(made !== null, 'the README has the marks')
+  // Before the first run of all benches there is nothing to agree with.
+  if (existsSync(join(results, 'all.json'))) t.equal(made, text, 'else: scripts/bench report --readme')
+  t.equal(withFigures(made!, readmeFigures(readAll(results))), made)
+  t.equal(withFigures('no marks', ''), null)
 })
 
 t.test('a quick run goes to a directory of its own; a run with so many minutes does not', async (t) => {
