@@ -11,6 +11,10 @@ export const ADDRESS = { e1: '10.99.0.1', e2: '10.99.0.2' } as const
 const ECHO_PORT = 7
 /** Time for queued frames to arrive after the sender ended. */
 const DRAIN_MS = 60
+/** What a sender that saturates has at most until its first frame arrives, and what is left out of it then. */
+const START_MS = 3000
+const WARM_MS = 120
+const LOOK_MS = 5
 
 export interface Saturation {
   readonly deliveredPerSecond: number
@@ -113,8 +117,12 @@ export class Session {
    * Frames per second delivered while the sender offers as many as it can; counted inside the trial, past its start.
    */
   async saturation(size: number, milliseconds: number): Promise<Saturation> {
+    const before = this.#received()
     const sending = this.#send(size, 0, milliseconds + 250, 'spin')
-    await sleep(150)
+    sending.catch(() => undefined)
+    // On a busy machine the sender itself takes a while to begin.
+    for (let waited = 0; this.#received() === before && waited < START_MS; waited += LOOK_MS) await sleep(LOOK_MS)
+    await sleep(WARM_MS)
     const from = this.look()
     await sleep(milliseconds)
     const to = this.look()
