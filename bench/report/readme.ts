@@ -1,5 +1,5 @@
-// `scripts/bench report --readme`: the figures of the README, between two marks, from the results. Nobody copies them by
-// hand, and a test sees that they agree.
+// `scripts/bench report --readme`: the figures of the README, between two marks, from the results. Nobody copies them
+// by hand, and a test sees that they agree.
 
 import type { Told } from '../run/ratios.js'
 import { shown } from '../run/rows.js'
