@@ -154,6 +154,7 @@ export class NetworkPath implements FastPath {
     this.#quietSince = Number.POSITIVE_INFINITY
     if (!this.#fast) return
     this.#fast = false
+    this.why ??= 'it has just been busy'
     for (const port of this.#ports) port.stop()
     this.#host.barrier()
     for (const port of this.#ports) {
