@@ -206,6 +206,7 @@ export class CommandHandlers {
       const core = this.#network(network)
       if (!core.ports.has(index)) return null
       core.perform('portChanged', { index, device, now: nowMs() })
+      this.#fast?.deviceChanged(index)
       this.#loop.flushAll()
       return null
     },

@@ -20,12 +20,26 @@ export class Barrier {
   /** By processor: programs that had begun there at the last `wait`. */
   readonly #entered: Int32Array
   readonly #targets: Int32Array
+  /** By processor, at the last `haveRun`. */
+  readonly #seen: Int32Array
   readonly #backlogs = new Backlogs()
 
   constructor(shared: Shared) {
     this.#shared = shared
     this.#entered = new Int32Array(shared.processors)
     this.#targets = new Int32Array(shared.processors)
+    this.#seen = new Int32Array(shared.processors)
+  }
+
+  /** Whether any program has begun since the last call. */
+  haveRun(): boolean {
+    let any = false
+    for (let i = 0; i < this.#shared.processors; i++) {
+      const entered = this.#shared.entered(i)
+      if (entered !== this.#seen[i]) any = true
+      this.#seen[i] = entered
+    }
+    return any
   }
 
   /** Programs that have begun by now have ended within `limitMs`. */

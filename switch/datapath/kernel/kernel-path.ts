@@ -15,9 +15,11 @@ import type { Programs } from './layout.js'
 import { Shared } from './layout.js'
 import { NetworkPath, type PathHost } from './network-path.js'
 import { SentFrames } from './sent-frames.js'
-import { Verdicts } from './verdicts.js'
+import { type SeenVerdict, Verdicts } from './verdicts.js'
 
 const TICK_MS = 100
+/** So often each device is looked at. */
+const LOOK_SECONDS = 4
 /** A program that a settling waits for. */
 const SETTLE_LIMIT_MS = 0.1
 
@@ -39,6 +41,8 @@ export class KernelPath implements PathHost {
   /** Why ports are not attached. */
   readonly #reasons = new Map<number, string>()
   #nextTick = 0
+  /** Ticks in a row before which no program has run. */
+  #silentTicks = 0
   #trouble: string | null = null
 
   /** The programs stay the caller's. Throws what the kernel says. */
@@ -165,20 +169,32 @@ export class KernelPath implements PathHost {
     const isNewSecond = seconds !== this.seconds
     this.seconds = seconds
     this.#sentFrames.look()
+    this.#silentTicks = this.#barrier.haveRun() ? 0 : this.#silentTicks + 1
+    // What a program counted that was at work at the last tick is in the counters after this one.
+    if (this.#silentTicks > 1 && !isNewSecond && this.#isSteady) return
     for (const port of this.attached) {
       if (port === undefined) continue
       port.now = seconds
       port.sync()
       if (isNewSecond) this.#everySecond(port)
     }
-    if (this.#trouble === null) for (const network of this.#networks.values()) network.tick(now, this.#settle)
+    if (this.#trouble === null)
+      for (const network of this.#networks.values()) network.tick(now, isNewSecond, this.#settle)
     else for (const network of this.#networks.values()) network.slow()
-    this.verdicts.sweep((verdict) => {
-      const port = this.attached[verdict.from]
-      for (const network of this.#networks.values())
-        if (port !== undefined && network.has(port)) return network.keeps(verdict)
-      return false
-    })
+    if (isNewSecond || !this.verdicts.isAtEnd) this.verdicts.sweep(this.#keeps)
+  }
+
+  /** Whatever is to be fast is. */
+  get #isSteady(): boolean {
+    for (const network of this.#networks.values()) if (!network.isFast) return false
+    return true
+  }
+
+  readonly #keeps = (verdict: SeenVerdict): boolean => {
+    const port = this.attached[verdict.from]
+    for (const network of this.#networks.values())
+      if (port !== undefined && network.has(port)) return network.keeps(verdict)
+    return false
   }
 
   /** Counters are up to date when this returns. */
@@ -228,6 +244,17 @@ export class KernelPath implements PathHost {
       port.stop()
       this.#askForHook(port.port.index, port.port.ifindex)
     }
+    // In turn: a change is told by `deviceChanged`, too, where somebody watches the devices.
+    if ((port.port.index + this.seconds) % LOOK_SECONDS === 0) this.#look(port)
+  }
+
+  /** The MTU of a port's device may be another one. */
+  deviceChanged(index: number): void {
+    const port = this.attached[index]
+    if (port !== undefined) this.#look(port)
+  }
+
+  #look(port: Attached): void {
     if (!port.look() || !port.isFast) return
     port.outdate()
     this.barrier()

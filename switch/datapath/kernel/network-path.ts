@@ -164,8 +164,8 @@ export class NetworkPath implements FastPath {
     }
   }
 
-  /** Every 100 ms. `isEmpty`: what a port's sockets were given has been sent on. */
-  tick(now: number, settle: (port: Attached) => void): void {
+  /** Every 100 ms while frames come, else every second. `settle` puts right what lost frames have left wrong. */
+  tick(now: number, isNewSecond: boolean, settle: (port: Attached) => void): void {
     this.why = this.#reason()
     if (this.why !== null) {
       this.slow()
@@ -178,7 +178,7 @@ export class NetworkPath implements FastPath {
     }
     this.#fast = true
     for (const port of this.#ports) {
-      if (port.unsettled || port.buckets.behind) settle(port)
+      if (port.unsettled || (isNewSecond && port.buckets.behind)) settle(port)
       const state = this.forwarder.byIndex[port.port.index]
       const may = state !== undefined && speaksAgainst(state, this.#host.seconds) === null
       if (!may || port.isFast || port.unsettled || port.missed > 0 || port.voids > MOST_VOIDS || port.hasGuests)

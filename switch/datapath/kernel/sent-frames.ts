@@ -23,6 +23,8 @@ export class SentFrames {
   readonly #intervalMs: number
   #isAwaiting = false
   #nextLook = 0
+  /** Something was sent since the last look. */
+  #hasMore = false
 
   constructor(processors: number) {
     this.#intervalMs = LOOK_MS * Math.ceil(processors / PROCESSORS_PER_LOOK)
@@ -40,6 +42,7 @@ export class SentFrames {
 
   /** More have been sent. */
   more(): void {
+    this.#hasMore = true
     const now = performance.now()
     if (now < this.#nextLook) return
     this.#nextLook = now + this.#intervalMs
@@ -51,6 +54,8 @@ export class SentFrames {
       if (!this.#backlogs.passed) return
       this.#through()
     }
+    if (!this.#hasMore) return
+    this.#hasMore = false
     for (const port of this.#ports) port.await()
     if (this.#veths.size === 0 || this.#backlogs.mark()) this.#through()
     else this.#isAwaiting = true

@@ -110,6 +110,11 @@ export class Verdicts {
     return this.#hash.put()
   }
 
+  /** The last `sweep` came to the end of them. */
+  get isAtEnd(): boolean {
+    return this.#hash.isAtEnd
+  }
+
   /** Looks at some of them; those that `keeps` says no to go. */
   sweep(keeps: (verdict: SeenVerdict) => boolean): void {
     const count = this.#hash.sweep()
