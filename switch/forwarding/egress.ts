@@ -9,7 +9,7 @@ import { segmentsOf } from '../../src/frame/segments.js'
 import { Event } from '../../src/trace/events.js'
 import { Counter, type CounterTable, Drop, type DropReason } from './counters.js'
 import type { Network } from './network.js'
-import { bringTagBeside, Membership } from './port-rules.js'
+import { Membership } from './port-rules.js'
 import type { PortState } from './port-state.js'
 
 /** What snapshots have to do with the frames that meet their destinations. */
@@ -39,6 +39,7 @@ export class Egress {
   /**
    * A frame is for this port. Its VLAN's rule is asked here, once: what comes of it is held, recorded in channel states
    * and replayed after a restore as it was to leave. A bridge's rules, too, are behind a frame that waits in a device.
+   * Where there are VLANs, an outermost 802.1Q tag lies beside the frame.
    */
   deliver(port: PortState, frame: Frame, now: number): void {
     const { rules } = port
@@ -49,7 +50,6 @@ export class Egress {
   #deliverInVlan(port: PortState, membership: number, frame: Frame, now: number): void {
     if (membership === Membership.TAGGED) this.judge(port, frame, now)
     else if (membership === Membership.UNTAGGED) {
-      bringTagBeside(frame)
       const { tagTpid, tagTci } = frame
       frame.tagTpid = 0
       frame.tagTci = 0

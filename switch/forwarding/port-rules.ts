@@ -147,11 +147,10 @@ export function firstOf({ pvid, members }: PortVlans, most: number): number[] {
 export const NOT_ADMITTED = -1
 
 /**
- * The VLAN of a frame that enters a port with `vlans`, which has its tag beside it from then on; NOT_ADMITTED: it does
- * not enter. As __allowed_ingress does it.
+ * The VLAN of a frame that enters a port with `vlans`; NOT_ADMITTED: it does not enter. As __allowed_ingress does it. An
+ * outermost 802.1Q tag lies beside the frame (`bringTagBeside`), before and after.
  */
 export function admitTo(vlans: PortVlans, frame: Frame): number {
-  bringTagBeside(frame)
   const tagged = frame.tagTpid === EtherType.VLAN
   const vlan = tagged ? frame.tagTci & 0xfff : 0
   if (vlan !== 0) return vlans.members[vlan] === Membership.NONE ? NOT_ADMITTED : vlan
