@@ -147,8 +147,8 @@ export function firstOf({ pvid, members }: PortVlans, most: number): number[] {
 export const NOT_ADMITTED = -1
 
 /**
- * The VLAN of a frame that enters a port with `vlans`; NOT_ADMITTED: it does not enter. As __allowed_ingress does it. An
- * outermost 802.1Q tag lies beside the frame (`bringTagBeside`), before and after.
+ * The VLAN of a frame that enters a port with `vlans`; NOT_ADMITTED: it does not enter. As __allowed_ingress does it.
+ * An outermost 802.1Q tag lies beside the frame (`bringTagBeside`), before and after.
  */
 export function admitTo(vlans: PortVlans, frame: Frame): number {
   const tagged = frame.tagTpid === EtherType.VLAN

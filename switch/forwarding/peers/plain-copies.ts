@@ -1,5 +1,5 @@
-// A remote member's frame to the world, as it is seen on the LAN (a plain copy): the outside behind our own plain ports is
-// part of the world.
+// A remote member's frame to the world, as it is seen on the LAN (a plain copy): the outside behind our own plain ports
+// is part of the world.
 
 import { isGroup, isLinkLocal, macHigh, macLow, vlanId } from '../../../src/frame/ethernet.js'
 import type { Frame } from '../../../src/frame/frame.js'
