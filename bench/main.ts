@@ -5,6 +5,7 @@ import { forwarding } from './forwarding/main.js'
 import { growth } from './growth/main.js'
 import { destroyAll } from './lab/lab.js'
 import { play } from './play/main.js'
+import { ports } from './ports/main.js'
 import { all, stopAll } from './report/all.js'
 import { compare } from './report/compare.js'
 import { report } from './report/main.js'
@@ -21,6 +22,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   forwarding,
   growth,
   play,
+  ports,
   report,
   snapshot,
   startup,

@@ -207,7 +207,7 @@ async function serve(
     await bridges.recover()
     // Not waited for: a takeover waits for machines to be known.
     resolver.onNews(() => void bridges.follow())
-    watch = new PortWatch(reconcile, () => ports.hasNews, log)
+    watch = new PortWatch(reconcile, ports, log)
     await reconcile()
     const { createApi, addRoutes } = await loadApi()
     api = await createApi({ endpoint, logger: log, title: 'snapswitch switch', version })
@@ -220,7 +220,7 @@ async function serve(
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
     onReload(() => void reload.reload().catch(() => undefined))
-    healing = setInterval(() => unread.heal(ports.all()), HEAL_INTERVAL_MS)
+    healing = setInterval(() => unread.healBusy(ports.all()), HEAL_INTERVAL_MS)
     undoing = setInterval(() => void agent.undoAgain(), UNDO_INTERVAL_MS)
     manager.ready()
     if (manager.watchdogMs !== null)

@@ -1,12 +1,12 @@
 // `scripts/bench startup`: how long a daemon takes to be up and to be gone, how long nothing is forwarded when it is
 // started again under traffic, and what memory it takes, by number of ports.
 
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { projectRoot } from '../lab/project.js'
+import { Daemon } from './daemon.js'
 
 const USAGE = `Usage: scripts/bench startup [PORTS…]     numbers of ports, 2 20 200 unless given
 
@@ -115,48 +115,4 @@ const available = () => Number(readFileSync('/proc/meminfo', 'utf8').match(/MemA
 function longestGap(said: string): number {
   const times = [...said.matchAll(/^\[([\d.]+)\] .*icmp_seq/gm)].map((line) => Number(line[1]) * 1000)
   return times.reduce((longest, time, i) => (i === 0 ? 0 : Math.max(longest, time - times[i - 1]!)), 0)
-}
-
-class Daemon {
-  #child: ChildProcess | null = null
-  #starts = 0
-  readonly #host: string
-  readonly #file: string
-  readonly #directory: string
-
-  constructor(host: string, file: string, directory: string) {
-    this.#host = host
-    this.#file = file
-    this.#directory = directory
-  }
-
-  get pid(): number {
-    return this.#child!.pid!
-  }
-
-  /** Milliseconds until it says that it is up. */
-  async start(): Promise<number> {
-    const log = join(this.#directory, `log${this.#starts++}`)
-    const out = openSync(log, 'w')
-    const program = [join(projectRoot, 'bin', 'snapswitch'), 'switch', '--config', this.#file]
-    const began = performance.now()
-    this.#child = spawn('ip', ['netns', 'exec', this.#host, ...program], { stdio: ['ignore', out, out] })
-    while (!readFileSync(log, 'utf8').includes('switch is up')) {
-      if (this.#child.exitCode !== null) throw new Error(`the daemon ended: ${readFileSync(log, 'utf8').slice(-500)}`)
-      if (performance.now() - began > 60_000) throw new Error('the daemon is not up after a minute')
-      await pause(5)
-    }
-    return performance.now() - began
-  }
-
-  /** Milliseconds from SIGTERM to its end. */
-  async stop(): Promise<number> {
-    const child = this.#child
-    if (child === null || child.exitCode !== null || child.signalCode !== null) return 0
-    const ended = new Promise((resolve) => child.once('exit', resolve))
-    const began = performance.now()
-    child.kill('SIGTERM')
-    await ended
-    return performance.now() - began
-  }
 }

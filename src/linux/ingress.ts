@@ -55,10 +55,10 @@ export interface QuietLink {
   readonly index: number
   /**
    * Puts back what somebody has undone meanwhile, and says what that was: `sysctl -p` sets IPv6 for all devices, for
-   * one.
+   * one. `filters`: looks at the filter, too.
    * @throws SnapswitchError as quietLink
    */
-  renew(now: Link): ('filter' | 'IPv6')[]
+  renew(now: Link, filters?: boolean): ('filter' | 'IPv6')[]
   /**
    * Gives the device back to the host as it was. False, and harmless, when the device is gone, or when called twice.
    */
@@ -87,10 +87,10 @@ export function quietLink(links: Links, link: Link): QuietLink {
   let released = false
   return {
     index,
-    renew(now) {
+    renew(now, filters = true) {
       const renewed: ('filter' | 'IPv6')[] = []
       if (released) return renewed
-      if (!hasFilter(socket, index, handle)) {
+      if (filters && !hasFilter(socket, index, handle)) {
         handle = dropIngress(socket, now, ipv6WasOn)
         renewed.push('filter')
       }

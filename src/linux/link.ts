@@ -26,6 +26,9 @@ const RTM_NEWADDR = 20
 const RTM_DELADDR = 21
 /** RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR (linux/rtnetlink.h). */
 const NEWS = 0x1 | 0x10 | 0x100
+/** RTMGRP_TC, and RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER. */
+const FILTER_NEWS = 0x8
+const FILTER_MESSAGES: readonly number[] = [36, 37, 44, 45]
 const AF_INET6 = 10
 const IFINFO_LENGTH = 16
 /** linux/if_arp.h */
@@ -131,6 +134,8 @@ export type LinkEvent =
   | { readonly kind: 'changed' | 'removed'; readonly link: Link }
   /** An address of a device was added or removed. */
   | { readonly kind: 'address'; readonly index: number }
+  /** The same of a traffic control filter, or of the hook that it was at. */
+  | { readonly kind: 'filter'; readonly index: number }
 
 /** The links of one network namespace: that of the thread that made this. */
 export class Links {
@@ -254,7 +259,12 @@ export class Links {
  * readable.
  */
 export class LinkWatch {
-  readonly #socket = new NetlinkSocket(NEWS)
+  readonly #socket: NetlinkSocket
+
+  /** `filters`: tells of those, too. */
+  constructor(filters = false) {
+    this.#socket = new NetlinkSocket(filters ? NEWS | FILTER_NEWS : NEWS)
+  }
 
   get fd(): number {
     return this.#socket.fd
@@ -273,6 +283,11 @@ export class LinkWatch {
         if (message.type === RTM_NEWADDR || message.type === RTM_DELADDR) {
           // struct ifaddrmsg
           events.push({ kind: 'address', index: readU32(message.payload, 4) })
+          continue
+        }
+        if (FILTER_MESSAGES.includes(message.type)) {
+          // struct tcmsg
+          events.push({ kind: 'filter', index: readU32(message.payload, 4) })
           continue
         }
         if (message.type !== RTM_NEWLINK && message.type !== RTM_DELLINK) continue

@@ -9,8 +9,6 @@ const PACKET_VERSION = 10
 const PACKET_TX_RING = 13
 const TPACKET_V2 = 1
 
-/** Bytes per slot: header, virtio-net header and a frame of up to some 1900 bytes. */
-export const RING_SLOT = 2048
 const BLOCK = 64 * 1024
 
 /** Bytes per slot of a transmit ring, and where in it the virtio-net header lies: behind the slot's own header. */
@@ -30,19 +28,24 @@ export interface SlowOption {
   readonly what: string
 }
 
-/**
- * `slots`: a power of two, at least 32. After PACKET_VNET_HDR, before bind. Throws SYSCALL (ENOMEM: too many slots).
- */
-export function enableReceiveRing(fd: number, slots: number): void {
-  setNow(receiveRing(fd, slots))
+/** Of a receive ring: both are powers of two; slots fill whole blocks. */
+export interface ReceiveShape {
+  readonly slots: number
+  /** Bytes of a slot: its header, a virtio-net header, and the frame or its beginning. */
+  readonly slot: number
+}
+
+/** After PACKET_VNET_HDR, before bind. Throws SYSCALL (ENOMEM: too many slots). */
+export function enableReceiveRing(fd: number, shape: ReceiveShape): void {
+  setNow(receiveRing(fd, shape))
 }
 
 /** The same, but for the last step. */
-export function receiveRing(fd: number, slots: number): SlowOption {
+export function receiveRing(fd: number, { slots, slot }: ReceiveShape): SlowOption {
   set(fd, PACKET_VERSION, [TPACKET_V2], 'PACKET_VERSION')
   // Any value but 0: frames that do not fit a slot are queued whole.
   set(fd, PACKET_COPY_THRESH, [1], 'PACKET_COPY_THRESH')
-  const shape = [BLOCK, (slots * RING_SLOT) / BLOCK, RING_SLOT, slots]
+  const shape = [BLOCK, (slots * slot) / BLOCK, slot, slots]
   return option(fd, PACKET_RX_RING, shape, `a receive ring of ${slots} slots`)
 }
 

@@ -4,7 +4,15 @@
 import { closeInBackground, setOptionInBackground } from './background.js'
 import type { SocketHandover } from './handover.js'
 import { libc } from './libc.js'
-import { receiveRing, type SendShape, type SlowOption, sendShape, setNow, transmitRing } from './packet-ring.js'
+import {
+  type ReceiveShape,
+  receiveRing,
+  type SendShape,
+  type SlowOption,
+  sendShape,
+  setNow,
+  transmitRing,
+} from './packet-ring.js'
 import { openPacketSocket, openSendSocket, promiscuous } from './packet-socket.js'
 
 export interface PortSockets {
@@ -14,23 +22,29 @@ export interface PortSockets {
   readonly transmit: number
   /** One that the datapath has opened besides; -1: none. */
   readonly aside?: number
-  readonly receiveSlots: number
+  readonly receiveShape: ReceiveShape
   readonly transmitSlots: number
 }
 
-/** Memory for all receive rings together, in slots of 2 KiB: 160 MiB. */
-const ALL_RECEIVE_SLOTS = 80 * 1024
-/** 4 MiB: some 2000 small frames while the datapath is elsewhere. */
-const MOST_RECEIVE_SLOTS = 2048
-const FEWEST_RECEIVE_SLOTS = 256
+/** Memory for all receive rings together. */
+const ALL_RECEIVE_BYTES = 160 * 1024 * 1024
+/** So many frames may come while the datapath is elsewhere. */
+const RECEIVE_SLOTS = 2048
+/** Frames of up to some 1900 bytes, and of up to 180: longer ones take the way beside the ring. */
+const LARGEST_SLOT = 2048
+const SMALLEST_SLOT = 256
 const MOST_TRANSMIT_SLOTS = 256
 const FEWEST_TRANSMIT_SLOTS = 128
 
-/** What each of so many ports gets: the more there are, the less. Powers of two. */
-export function ringSlots(ports: number): { receive: number; transmit: number } {
-  let receive = MOST_RECEIVE_SLOTS
-  while (receive > FEWEST_RECEIVE_SLOTS && receive * ports > ALL_RECEIVE_SLOTS) receive /= 2
-  return { receive, transmit: receive < MOST_RECEIVE_SLOTS ? FEWEST_TRANSMIT_SLOTS : MOST_TRANSMIT_SLOTS }
+/**
+ * What each of so many ports gets. The more there are, the shorter are the frames that fit a slot; as many frames wait
+ * in each, whatever their length.
+ */
+export function ringsFor(ports: number): { receive: ReceiveShape; transmitSlots: number } {
+  let slot = LARGEST_SLOT
+  while (slot > SMALLEST_SLOT && slot * RECEIVE_SLOTS * ports > ALL_RECEIVE_BYTES) slot /= 2
+  const transmitSlots = slot < LARGEST_SLOT ? FEWEST_TRANSMIT_SLOTS : MOST_TRANSMIT_SLOTS
+  return { receive: { slots: RECEIVE_SLOTS, slot }, transmitSlots }
 }
 
 export interface PortDevice {
@@ -44,12 +58,12 @@ export interface PortDevice {
 
 /** What takes no time; the rest is still to be set. */
 function begin({ device, ifindex }: PortDevice, ports: number): { sockets: PortSockets; slow: SlowOption[] } {
-  const slots = ringSlots(ports)
+  const { receive: receiveShape, transmitSlots } = ringsFor(ports)
   const receive = openPacketSocket()
   try {
     const transmit = openSendSocket({ ifindex, device })
-    const sockets = { receive, transmit, receiveSlots: slots.receive, transmitSlots: slots.transmit }
-    const rings = [receiveRing(receive, slots.receive), transmitRing(transmit, sendShape(slots.transmit))]
+    const sockets = { receive, transmit, receiveShape, transmitSlots }
+    const rings = [receiveRing(receive, receiveShape), transmitRing(transmit, sendShape(transmitSlots))]
     return { sockets, slow: [promiscuous(receive, ifindex, device), ...rings] }
   } catch (error) {
     libc().close(receive)

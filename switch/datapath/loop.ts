@@ -10,6 +10,7 @@ import type { Forwarding } from './core.js'
 import type { PlayInput } from './play-input.js'
 import { MOST_PLAYS, PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
+import { closeSpills, spillsInUse } from './port/spill.js'
 import type { Polling, WorkerInput } from './protocol.js'
 import { Unsent } from './unsent.js'
 
@@ -18,6 +19,8 @@ const LOOK_INTERVAL_MS = 0.05
 /** Bound of a drain: a paused VM sends nothing, so what is queued is at most a socket buffer full. */
 export const DRAIN_BATCHES = 4096
 const HOUSEKEEPING_INTERVAL_MS = 1000
+/** Ports with long frames in hand at a time. */
+const MOST_SPILLS = 4
 export const TICK_INTERVAL_MS = 100
 export const TICK_INTERVAL_OPEN = 5
 
@@ -148,6 +151,7 @@ export class DatapathLoop implements FrameSink {
       for (const port of this.#ports) port.close()
       for (const play of this.#plays) play?.close()
       closeRingFilters()
+      closeSpills()
       closeAsideEvents()
       this.#active.close()
     }
@@ -248,6 +252,8 @@ export class DatapathLoop implements FrameSink {
       if (brought === 0) continue
       received += brought
       this.#active.brought(port, now)
+      // Each may have megabytes of long frames in hand.
+      if (spillsInUse() >= MOST_SPILLS) this.flushAll()
     }
     if (received > 0) this.flushAll()
     return received

@@ -121,7 +121,7 @@ export class MachineResolver implements MachineWatch {
       return
     }
     for (const event of events) {
-      if (event.kind === 'address') continue
+      if (!('link' in event)) continue
       const { index: ifindex, name, lowerUp, up } = event.link
       const one = this.#watched.get(ifindex)
       if (one === undefined) continue

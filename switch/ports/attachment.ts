@@ -74,12 +74,16 @@ export class Attachment {
     }
   }
 
-  /** Puts back what somebody has undone meanwhile, and says what that was; what cannot be put back is `trouble`. */
-  renew(now: Link): ('filter' | 'IPv6')[] {
+  /**
+   * Puts back what somebody has undone meanwhile, and says what that was; what cannot be put back is `trouble`.
+   * `filters`: looks at these, too.
+   */
+  renew(now: Link, filters: boolean): ('filter' | 'IPv6')[] {
     // What a device in a bridge has nobody can take off.
     if (this.#quiet === null) return []
     try {
-      const renewed = this.#quiet.renew(now)
+      const renewed = this.#quiet.renew(now, filters)
+      if (!filters) return renewed
       this.trouble = null
       if (this.hooked && (renewed.includes('filter') || !isHooked(now.index)))
         this.#hook(() => hookEgress(now.index, now.name))

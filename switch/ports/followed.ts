@@ -12,15 +12,26 @@ import { fieldsOf, type PortEntry } from './table.js'
 import type { UnreadFrames } from './unread.js'
 import { PortWarnings } from './warnings.js'
 
-/** How often the filters that keep the host out are looked for. */
+/**
+ * The filters that keep the host out are looked for when the kernel says that they have changed. Beside that, so many
+ * ports are looked at every few seconds, in turn: it takes three system calls each.
+ */
 const RENEWAL_MS = 4000
+const RENEWED = 16
 /** How often devices that ports wait for are looked for, in milliseconds. */
 const SEARCH_MS = 500
+
+/** What of a device may have been undone: what the list of devices shows, or the filters at its hooks, too. */
+type Looks = 'none' | 'settings' | 'all'
 
 export class FollowedPorts extends AttachedPorts {
   protected readonly warnings: PortWarnings
   #nextSearch = 0
   #nextRenewal = 0
+  /** The last one of those that were looked at in turn, by its place. */
+  #renewed = 0
+  /** Devices whose filters have changed; null: any may have. */
+  #changedFilters: Set<number> | null = new Set()
 
   constructor(datapath: PortsDatapath, unread: UnreadFrames, log: Logger) {
     super(datapath, unread, log)
@@ -48,6 +59,25 @@ export class FollowedPorts extends AttachedPorts {
     })
   }
 
+  filtersChanged(index: number | null): void {
+    if (index === null) this.#changedFilters = null
+    else this.#changedFilters?.add(index)
+  }
+
+  /** Which devices' filters are to be looked at now. */
+  #suspects(isDue: boolean): (ifindex: number, port: string) => boolean {
+    const changed = this.#changedFilters
+    this.#changedFilters = new Set()
+    if (changed === null) return () => true
+    if (!isDue) return (ifindex) => changed.has(ifindex)
+    const ports = this.all()
+    for (let i = 0; i < Math.min(RENEWED, ports.length); i++) {
+      this.#renewed = (this.#renewed + 1) % ports.length
+      changed.add(ports[this.#renewed]!.ifindex)
+    }
+    return (ifindex, port) => changed.has(ifindex) || this.attachments.get(port)?.trouble != null
+  }
+
   /**
    * Brings the ports in line with the devices that there are now: a port whose device is gone, or was given to a
    * bridge, is silent until a device of that name is there and free; what it took over from its device, it takes over
@@ -58,7 +88,13 @@ export class FollowedPorts extends AttachedPorts {
     const links = this.devices.here()
     const isDue = performance.now() >= this.#nextRenewal
     if (isDue) this.#nextRenewal = performance.now() + RENEWAL_MS
-    for (const entry of this.all()) await this.inTurn(() => this.#follow(entry, links, epochOf, isDue))
+    const suspects = this.#suspects(isDue)
+    const byIndex = new Map(links.map((link): [number, Link] => [link.index, link]))
+    for (const entry of this.all()) {
+      const own = byIndex.get(entry.ifindex)
+      const looks = own === undefined ? 'none' : suspects(own.index, entry.name) ? 'all' : isDue ? 'settings' : 'none'
+      await this.inTurn(() => this.#follow(entry, own, links, epochOf, looks))
+    }
     this.warnings.look(this.links.socket, this.devices.everywhere(), this.all(), (name) => this.attachments.get(name))
   }
 
@@ -79,14 +115,14 @@ export class FollowedPorts extends AttachedPorts {
 
   async #follow(
     entry: PortEntry,
+    own: Link | undefined,
     links: readonly Link[],
     epochOf: (network: string) => number,
-    renews: boolean,
+    looks: Looks,
   ): Promise<void> {
     // Removed or changed since the devices were looked at.
     if (this.entries.get(entry.name) !== entry) return
     try {
-      const own = links.find((link) => link.index === entry.ifindex)
       // Whoever took the bridge over takes such a port out (switch/takeover/).
       if (entry.bridge !== undefined && own?.master !== entry.bridge) return
       if (entry.ifindex !== NO_DEVICE && (own === undefined || this.unbound.has(entry.index))) {
@@ -97,7 +133,7 @@ export class FollowedPorts extends AttachedPorts {
       const current = this.entries.get(entry.name)!
       if (current.ifindex !== NO_DEVICE) {
         await this.#noteChanges(current, own!)
-        if (renews) this.#keepHostOut(current, own!)
+        if (looks !== 'none') this.#keepHostOut(current, own!, looks === 'all')
         return
       }
       const here = links.find((link) => isCalled(link, entry.device))
@@ -139,8 +175,8 @@ export class FollowedPorts extends AttachedPorts {
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }
 
-  #keepHostOut(entry: PortEntry, link: Link): void {
-    const renewed = this.attachments.get(entry.name)?.renew(link) ?? []
+  #keepHostOut(entry: PortEntry, link: Link, filters: boolean): void {
+    const renewed = this.attachments.get(entry.name)?.renew(link, filters) ?? []
     if (renewed.length === 0) return
     const text = 'the host was let into a port’s device, and is kept out again'
     this.log.warn({ port: entry.name, ...namesOf(entry), renewed }, text)

@@ -8,10 +8,19 @@
 
 import type { Link } from '../../src/linux/link.js'
 import { TransmitCounters } from '../../src/linux/transmit-counters.js'
-import { Counter, type CounterTable, Drop, ROW } from '../forwarding/counters.js'
+import { Counter, type CounterTable, Drop, MAX_PORTS, ROW } from '../forwarding/counters.js'
 
 /** More than the datapath sends between two looks at its counters. */
 const BATCH = 1024
+
+/** `healBusy` has looked at every port after so many calls. */
+const TURNS = 20
+
+interface HealedPort {
+  readonly index: number
+  readonly ifindex: number
+  readonly kind: string
+}
 
 export class UnreadFrames {
   readonly #counters: CounterTable
@@ -24,6 +33,11 @@ export class UnreadFrames {
   readonly #dropped = new Map<number, number>()
   /** Per port: the device's count at the last `heal`. */
   readonly #seen = new Map<number, number>()
+
+  /** Per port: what it had sent at the last `healBusy`, and how many more of these look at it. */
+  readonly #sent = new Float64Array(MAX_PORTS)
+  readonly #busy = new Uint8Array(MAX_PORTS)
+  #turn = 0
 
   constructor(counters: CounterTable) {
     this.#counters = counters
@@ -62,20 +76,39 @@ export class UnreadFrames {
    * a surplus is believed only when our own count has still not come up to it by the next call. What the device dropped
    * is published on the way.
    */
-  heal(ports: Iterable<{ readonly index: number; readonly ifindex: number; readonly kind: string }>): void {
-    for (const { index, ifindex, kind } of ports) {
-      const base = this.#base.get(index) ?? 0
-      const seen = this.#seen.get(index)
-      const surplus = seen === undefined ? 0 : seen - base - this.#counters[index * ROW + Counter.txFrames]
-      if (surplus > 0 && kind === 'member') this.#base.set(index, base + surplus)
-      try {
-        const { txPackets, txDropped } = this.#reader.read(ifindex)
-        this.#seen.set(index, txPackets + txDropped)
-        this.#counters[index * ROW + Drop['device-dropped']] = txDropped - (this.#dropped.get(index) ?? txDropped)
-      } catch {
-        // The device is going away; whoever needs the count will be told.
-        this.#seen.delete(index)
-      }
+  heal(ports: Iterable<HealedPort>): void {
+    for (const port of ports) this.#heal(port)
+  }
+
+  /**
+   * The same for those ports only that frames have left by lately, and some of the others in turn: it takes two system
+   * calls each.
+   */
+  healBusy(ports: readonly HealedPort[]): void {
+    this.#turn = (this.#turn + 1) % TURNS
+    for (const port of ports) {
+      const sent = this.#counters[port.index * ROW + Counter.txFrames]
+      const isBusy = sent !== this.#sent[port.index]
+      this.#sent[port.index] = sent
+      // Once more when it is over: the device counts a frame when its reader takes it.
+      if (isBusy) this.#busy[port.index] = TURNS
+      else if (this.#busy[port.index] > 0) this.#busy[port.index]--
+      if (this.#busy[port.index] > 0 || port.index % TURNS === this.#turn) this.#heal(port)
+    }
+  }
+
+  #heal({ index, ifindex, kind }: HealedPort): void {
+    const base = this.#base.get(index) ?? 0
+    const seen = this.#seen.get(index)
+    const surplus = seen === undefined ? 0 : seen - base - this.#counters[index * ROW + Counter.txFrames]
+    if (surplus > 0 && kind === 'member') this.#base.set(index, base + surplus)
+    try {
+      const { txPackets, txDropped } = this.#reader.read(ifindex)
+      this.#seen.set(index, txPackets + txDropped)
+      this.#counters[index * ROW + Drop['device-dropped']] = txDropped - (this.#dropped.get(index) ?? txDropped)
+    } catch {
+      // The device is going away; whoever needs the count will be told.
+      this.#seen.delete(index)
     }
   }
 

@@ -9,22 +9,29 @@ const LOOK_MS = 100
 /** How often the ports are compared with the devices even without news, for what could not be done at once. */
 const COMPARE_MS = 5000
 
+interface PortNews {
+  /** Something has happened that rtnetlink does not tell. */
+  readonly hasNews: boolean
+  /** The filters at a device have changed; null: at any. */
+  filtersChanged(index: number | null): void
+}
+
 export class PortWatch {
-  readonly #watch = new LinkWatch()
+  readonly #watch = new LinkWatch(true)
   readonly #timer: NodeJS.Timeout
   readonly #reconcile: () => Promise<void>
-  readonly #hasNews: () => boolean
+  readonly #news: PortNews
   readonly #log: Logger
   #busy: Promise<void> | null = null
   #nextCompare = performance.now() + COMPARE_MS
 
   /**
-   * `reconcile` is called when devices or their addresses have changed, or something else `hasNews`; never twice at a
-   * time.
+   * `reconcile` is called when devices, their addresses or their filters have changed, or there are other news; never
+   * twice at a time.
    */
-  constructor(reconcile: () => Promise<void>, hasNews: () => boolean, log: Logger) {
+  constructor(reconcile: () => Promise<void>, news: PortNews, log: Logger) {
     this.#reconcile = reconcile
-    this.#hasNews = hasNews
+    this.#news = news
     this.#log = log
     this.#timer = setInterval(() => this.#look(), LOOK_MS)
   }
@@ -37,7 +44,8 @@ export class PortWatch {
   }
 
   #look(): void {
-    if (this.#busy !== null || !(this.#changed() || this.#hasNews() || performance.now() >= this.#nextCompare)) return
+    if (this.#busy !== null || !(this.#changed() || this.#news.hasNews || performance.now() >= this.#nextCompare))
+      return
     this.#nextCompare = performance.now() + COMPARE_MS
     this.#busy = this.#reconcile()
       .catch((thrown) => this.#log.error({ err: thrown }, 'the devices cannot be looked at'))
@@ -48,9 +56,12 @@ export class PortWatch {
 
   #changed(): boolean {
     try {
-      return this.#watch.drain().length > 0
+      const events = this.#watch.drain()
+      for (const event of events) if (event.kind === 'filter') this.#news.filtersChanged(event.index)
+      return events.length > 0
     } catch {
       // News were lost: there were more than fit.
+      this.#news.filtersChanged(null)
       return true
     }
   }

@@ -5,12 +5,14 @@ import { readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import { openPortSockets, ringSlots } from '../../src/linux/port-sockets.js'
+import type { FrameCopy } from '../../src/frame/frame.js'
+import { openPortSockets, ringsFor } from '../../src/linux/port-sockets.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
-import { run, until } from '../lab/command.js'
+import { TapGuest } from '../hardening/tap-guest.js'
+import { run, sleep, until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
-import { idOf, Station, stations, testFrame } from './station.js'
-import { root, World } from './world.js'
+import { idOf, isOurs, Station, stations, testFrame } from './station.js'
+import { root, type Switch, World } from './world.js'
 
 t.setTimeout(fileLimit(180_000))
 
@@ -44,7 +46,8 @@ async function manyCables(t: { teardown(end: () => Promise<void>): void }, count
     'ends',
     all.map((i) => `link set e${i} up`),
   )
-  const ports = Object.fromEntries(all.map((i) => [`port${i}`, { device: `p${i}`, kind: 'plain' }]))
+  const ports: Record<string, { device: string; kind: 'plain' }> = {}
+  for (const i of all) ports[`port${i}`] = { device: `p${i}`, kind: 'plain' }
   return { world, content: { networks: { lab0: { ports } } }, all }
 }
 
@@ -66,9 +69,42 @@ async function floods(world: World, count: number): Promise<number> {
   return reached
 }
 
+/** In whole, one after the other while the switch stands still: many more than come between two looks of it. */
+async function burst(daemon: Switch, from: TapGuest, to: TapGuest, lengths: readonly number[]): Promise<number[]> {
+  const count = 2000
+  from.read()
+  to.read()
+  to.write(testFrame(0, { from: 9 }))
+  await until('an address to be learned', 10_000, () => (from.read().length > 0 ? true : undefined), 5)
+  // Both are silent by then.
+  await sleep(500)
+  daemon.signal('SIGSTOP')
+  for (let i = 0; i < count; i++) {
+    const error = from.write(testFrame(i, { to: 9, from: 8, length: lengths[i % lengths.length]! }))
+    if (error !== null) throw new Error(error)
+  }
+  daemon.signal('SIGCONT')
+  const got: number[] = []
+  const take = () => {
+    got.push(...to.read().flatMap((bytes) => (isOurs({ bytes } as FrameCopy) ? [idOf({ bytes } as FrameCopy)] : [])))
+    return got.length >= count ? true : undefined
+  }
+  await until('the burst', 10_000, take, 5).catch(() => undefined)
+  return got
+}
+
 t.test('200 ports come, their datapath is started again, and they go', root, async (t) => {
   const count = 200
   const { world, content } = await manyCables(t, count)
+  const guests = ['tap0', 'tap1'].map((name) => new TapGuest(world.name('host'), name))
+  t.teardown(() => {
+    for (const guest of guests) guest.close()
+  })
+  for (const device of ['tap0', 'tap1']) {
+    // It is not the queue of the device that is to be long enough.
+    await world.ip('host', 'link', 'set', device, 'txqueuelen', '5000')
+    content.networks.lab0.ports[device] = { device, kind: 'plain' }
+  }
   const hook = pathToFileURL(join(import.meta.dirname, 'crash-hook.js')).href
   const daemon = await world.switch('host', content, ['--import', hook])
   const ports = await daemon.client.ports({ deadlineMs: patience(10_000) })
@@ -85,6 +121,14 @@ t.test('200 ports come, their datapath is started again, and they go', root, asy
     return status?.datapathRestarts === 1 ? true : undefined
   })
   t.equal(await floods(world, count), count - 1, 'all work again')
+  for (const lengths of [[60], [1514], [60, 400, 1514, 61, 180, 1000]]) {
+    const got = await burst(daemon, guests[0]!, guests[1]!, lengths)
+    t.same(
+      got,
+      [...Array(2000).keys()],
+      `a burst into an idle port, frames of ${lengths} bytes: none is lost, none overtaken`,
+    )
+  }
   await t.resolves(world.packetSocketsAre('host', sockets), 'as many sockets as before')
   t.equal(await daemon.stop(), 0)
   t.equal(await world.packetSockets('host'), 0)
@@ -167,13 +211,16 @@ t.test('a port that the datapath refuses, and one without a device, leave no des
   t.pass()
 })
 
-t.test('rings for more ports are smaller', async (t) => {
-  t.same(ringSlots(2), { receive: 2048, transmit: 256 })
-  t.same(ringSlots(40), { receive: 2048, transmit: 256 })
-  t.same(ringSlots(200), { receive: 256, transmit: 128 })
-  for (let ports = 1; ports < 320; ports++) {
-    const { receive } = ringSlots(ports)
-    t.ok(Number.isInteger(Math.log2(receive)) && receive >= 256)
-    t.ok(receive * ports <= 80 * 1024, `${ports}`)
+t.test('rings for more ports have smaller slots, and as many', async (t) => {
+  const slots = (ports: number) => ringsFor(ports).receive.slot
+  t.same([1, 2, 40, 41, 80, 81, 160, 161, 1024].map(slots), [2048, 2048, 2048, 1024, 1024, 512, 512, 256, 256])
+  t.same(
+    [2, 40, 41, 200].map((ports) => ringsFor(ports).transmitSlots),
+    [256, 256, 128, 128],
+  )
+  for (let ports = 1; ports <= 320; ports++) {
+    const { receive } = ringsFor(ports)
+    t.equal(receive.slots, 2048)
+    t.ok(receive.slots * receive.slot * ports <= 160 * 1024 * 1024, `${ports}`)
   }
 })

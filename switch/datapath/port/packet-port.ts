@@ -15,7 +15,7 @@ import type { OversizeSender } from './oversize-sender.js'
 import type { FrameSink, Port, PortTrouble } from './port.js'
 import { ReceiveRing } from './receive-ring.js'
 import { Segments } from './segments.js'
-import { SPILL_BATCH, Spill } from './spill.js'
+import { giveSpill, SPILL_BATCH, type Spill, takeSpill } from './spill.js'
 import { TransmitQueue } from './transmit-queue.js'
 
 /** Counts the frames that a port takes from its socket, for whoever keeps others from it. */
@@ -40,7 +40,8 @@ export class PacketPort implements Port {
   readonly #filter: RingFilter
   #taking: Taking | null = null
   readonly #ring: ReceiveRing
-  readonly #spill: Spill
+  /** While long frames are in it. */
+  #spill: Spill | null = null
   readonly #frame = new Frame()
   readonly #segments = new Segments()
   /** Null where the kernel has no filters: then such a frame jams the ring. */
@@ -83,7 +84,7 @@ export class PacketPort implements Port {
     let ring: ReceiveRing | null = null
     let transmit: TransmitQueue | null = null
     try {
-      ring = new ReceiveRing(this.fd, sockets.receiveSlots)
+      ring = new ReceiveRing(this.fd, sockets.receiveShape)
       transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
       this.#aside = AsideSocket.open(this.#filter, index, { ifindex, device }, handover)
       bindPacketSocket(this.fd, ifindex, device)
@@ -97,7 +98,6 @@ export class PacketPort implements Port {
     }
     this.#ring = ring
     this.#transmit = transmit
-    this.#spill = new Spill(this.fd)
   }
 
   receive(sink: FrameSink, now: number): number {
@@ -158,8 +158,11 @@ export class PacketPort implements Port {
     this.#left = ready & 0xffff
     this.#received += this.#left
     const spilled = ready >>> 16
-    this.#spilled = spilled === 0 ? 0 : this.#spill.read(spilled)
     this.#nextSpilled = 0
+    this.#spilled = 0
+    if (spilled === 0) return
+    this.#spill ??= takeSpill()
+    this.#spilled = this.#spill.read(this.fd, spilled)
   }
 
   /** Points the cursor at the next frame of the ring; false when it is lost. */
@@ -177,11 +180,12 @@ export class PacketPort implements Port {
       this.#counters[this.#row + Drop.truncated]++
       return false
     }
-    const arena = ring.isSpilled(slot) ? spill.arena : ring.arena
+    const isSpilled = spill !== null && ring.isSpilled(slot)
+    const arena = isSpilled ? spill.arena : ring.arena
     frame.bytes = arena.bytes
     frame.address = arena.address
     frame.view = arena.view
-    if (arena === spill.arena) {
+    if (isSpilled) {
       frame.vnet = spill.offset(this.#nextSpilled)
       frame.start = frame.vnet + VNET_HEADER_LENGTH
       frame.length = spill.length(this.#nextSpilled++)
@@ -210,8 +214,14 @@ export class PacketPort implements Port {
     if (!this.#segments.more) {
       this.#ring.release()
       this.#taking?.sent()
+      if (this.#spill !== null && this.#left === 0) this.#giveSpill()
     }
     this.#segments.release()
+  }
+
+  #giveSpill(): void {
+    giveSpill(this.#spill!)
+    this.#spill = null
   }
 
   /** Nothing that its sockets have been given waits to be sent on. */
@@ -301,7 +311,7 @@ export class PacketPort implements Port {
   close(): void {
     this.#aside?.close()
     this.#transmit.close()
-    this.#spill.close()
+    if (this.#spill !== null) this.#giveSpill()
     this.#segments.close()
     this.#ring.close()
   }

@@ -1,12 +1,13 @@
-// The receiving half of a packet port for frames up to about 1900 bytes: a TPACKET_V2 ring that the kernel fills and we
-// read without a system call or a copy. Longer (GSO) frames do not fit a slot: the kernel marks the slot and queues the
-// whole frame to be read with recvmmsg (PACKET_COPY_THRESH), in the same order; see spill.ts.
+// The receiving half of a packet port for frames that fit a slot (up to about 1900 bytes; less where there are many
+// ports): a TPACKET_V2 ring that the kernel fills and we read without a system call or a copy. Longer (GSO) frames do
+// not fit: the kernel marks the slot and queues the whole frame to be read with recvmmsg (PACKET_COPY_THRESH), in the
+// same order; see spill.ts.
 //
 // Why V2 and small slots: V3 packs frames into blocks and delays them until a block is full or times out; slots for 64
 // KiB would cost a page walk and 32 times the memory per small frame. net/packet/af_packet.c: tpacket_rcv.
 
 import { type Arena, mapShared, releaseArena } from '../../../src/linux/arena.js'
-import { disableReceiveRing, enableReceiveRing, RING_SLOT, TpStatus } from '../../../src/linux/packet-ring.js'
+import { disableReceiveRing, enableReceiveRing, type ReceiveShape, TpStatus } from '../../../src/linux/packet-ring.js'
 
 /** struct tpacket2_hdr, as indexes of 32-bit words in a slot. */
 const STATUS = 0
@@ -17,37 +18,40 @@ const OFFSETS = 3
 /** tp_vlan_tci u16, tp_vlan_tpid u16. */
 const VLAN = 6
 
-const WORDS_PER_SLOT = RING_SLOT / 4
-
 export class ReceiveRing {
   arena: Arena
   #status: Int32Array
   readonly #fd: number
-  readonly #slots: number
+  readonly #shape: ReceiveShape
   readonly #mask: number
+  /** Bytes of a slot, as a shift; words of one. */
+  readonly #slotShift: number
+  readonly #wordShift: number
   /** The next slot to read, and the oldest one not given back yet. */
   #next = 0
   #oldest = 0
 
-  /** Of a socket that has a ring of so many slots. */
-  constructor(fd: number, slots: number) {
+  /** Of a socket that has such a ring. */
+  constructor(fd: number, shape: ReceiveShape) {
     this.#fd = fd
-    this.arena = mapShared(fd, slots * RING_SLOT)
+    this.#shape = shape
+    this.arena = mapShared(fd, shape.slots * shape.slot)
     this.#status = new Int32Array(this.arena.bytes.buffer)
-    this.#slots = slots
-    this.#mask = slots - 1
+    this.#mask = shape.slots - 1
+    this.#slotShift = Math.log2(shape.slot)
+    this.#wordShift = this.#slotShift - 2
   }
 
   /**
    * How many slots are ready, up to `most`, and how many of those have their frame in the spill queue (upper 16 bits).
    */
   ready(most: number): number {
-    const room = Math.min(most, this.#slots - ((this.#next - this.#oldest) & 0x3fffffff))
+    const room = Math.min(most, this.#mask + 1 - ((this.#next - this.#oldest) & 0x3fffffff))
     let count = 0
     let spilled = 0
     while (count < room) {
       // An acquiring load: what the kernel wrote to the slot before it set the status is seen after this.
-      const status = Atomics.load(this.#status, ((this.#next + count) & this.#mask) * WORDS_PER_SLOT + STATUS)
+      const status = Atomics.load(this.#status, (((this.#next + count) & this.#mask) << this.#wordShift) + STATUS)
       if ((status & TpStatus.USER) === 0) break
       if ((status & TpStatus.COPY) !== 0) spilled++
       count++
@@ -57,7 +61,7 @@ export class ReceiveRing {
 
   /** Takes the next slot; returns its offset in `arena`. */
   take(): number {
-    const slot = (this.#next & this.#mask) * RING_SLOT
+    const slot = (this.#next & this.#mask) << this.#slotShift
     this.#next = (this.#next + 1) & 0x3fffffff
     return slot
   }
@@ -88,7 +92,7 @@ export class ReceiveRing {
   /** Gives all taken slots back to the kernel: their frames have been sent or copied. */
   release(): void {
     while (this.#oldest !== this.#next) {
-      Atomics.store(this.#status, (this.#oldest & this.#mask) * WORDS_PER_SLOT + STATUS, TpStatus.KERNEL)
+      Atomics.store(this.#status, ((this.#oldest & this.#mask) << this.#wordShift) + STATUS, TpStatus.KERNEL)
       this.#oldest = (this.#oldest + 1) & 0x3fffffff
     }
   }
@@ -101,8 +105,8 @@ export class ReceiveRing {
   renew(): void {
     releaseArena(this.arena)
     disableReceiveRing(this.#fd)
-    enableReceiveRing(this.#fd, this.#slots)
-    this.arena = mapShared(this.#fd, this.#slots * RING_SLOT)
+    enableReceiveRing(this.#fd, this.#shape)
+    this.arena = mapShared(this.#fd, this.#shape.slots * this.#shape.slot)
     this.#status = new Int32Array(this.arena.bytes.buffer)
     this.#next = 0
     this.#oldest = 0

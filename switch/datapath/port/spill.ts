@@ -1,5 +1,6 @@
-// Frames too long for a ring slot, read with recvmmsg into an arena of their own. Their order and their VLAN tags are
-// those of the ring slots that stand for them.
+// Frames too long for a ring slot, read with recvmmsg into memory beside the ring. Their order and their VLAN tags are
+// those of the ring slots that stand for them. A batch may be 4 MiB, so a port has such memory only while it has frames
+// in it.
 
 import { MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
@@ -18,11 +19,9 @@ const CONTROL_SIZE = IOVECS_AT + SPILL_BATCH * MessageLayout.IOVEC
 
 export class Spill {
   readonly arena: Arena = mapArena(SPILL_BATCH * STRIDE)
-  readonly #fd: number
   readonly #control: Arena = mapArena(CONTROL_SIZE)
 
-  constructor(fd: number) {
-    this.#fd = fd
+  constructor() {
     const { words, addressLow, addressHigh } = this.#control
     for (let i = 0; i < SPILL_BATCH; i++) {
       const message = (i * MessageLayout.STRIDE) / 4
@@ -37,15 +36,15 @@ export class Spill {
   }
 
   /**
-   * Reads `count` frames (at most SPILL_BATCH); they stay valid until the next call. Returns how many came. A socket
-   * that has an error to tell (its device went down) tells it once, instead of a frame; the frames are there all the
-   * same, and one left behind would be taken for the next slot's.
+   * Reads `count` frames (at most SPILL_BATCH) of a socket; they stay valid until the next call. Returns how many came.
+   * A socket that has an error to tell (its device went down) tells it once, instead of a frame; the frames are there
+   * all the same, and one left behind would be taken for the next slot's.
    */
-  read(count: number): number {
+  read(fd: number, count: number): number {
     let came = 0
     for (let tries = 0; came < count && tries < READ_TRIES; tries++) {
       const at = this.#control.address + came * MessageLayout.STRIDE
-      came += Math.max(0, libc().recvmmsg(this.#fd, at, count - came, MSG_DONTWAIT, 0))
+      came += Math.max(0, libc().recvmmsg(fd, at, count - came, MSG_DONTWAIT, 0))
     }
     return came
   }
@@ -64,4 +63,28 @@ export class Spill {
     releaseArena(this.arena)
     releaseArena(this.#control)
   }
+}
+
+/** So many stay when nobody has frames in them: the last one used comes first, and is in the processor's cache. */
+const MOST_FREE = 4
+const free: Spill[] = []
+let used = 0
+
+/** How many ports of this thread have frames in one. */
+export const spillsInUse = () => used
+
+export function takeSpill(): Spill {
+  used++
+  return free.pop() ?? new Spill()
+}
+
+export function giveSpill(spill: Spill): void {
+  used--
+  if (free.length < MOST_FREE) free.push(spill)
+  else spill.close()
+}
+
+/** When the thread ends, and no port has one. */
+export function closeSpills(): void {
+  for (const spill of free.splice(0)) spill.close()
 }
