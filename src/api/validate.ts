@@ -24,7 +24,18 @@ export interface Validator<T> {
   findings(): Finding[]
 }
 
-const ajv = new Ajv({ allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true, verbose: true })
+/**
+ * Compiled when a process starts, and run a few times: what ajv does to the code that it makes costs more than it saves.
+ * That the schemas are schemas is checked by a test.
+ */
+export const validatorOptions = { allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true } as const
+const ajv = new Ajv({
+  ...validatorOptions,
+  verbose: true,
+  validateSchema: false,
+  meta: false,
+  code: { optimize: false },
+})
 
 /** Call it at module level, never per request; the schema is compiled when it is first used. */
 export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {

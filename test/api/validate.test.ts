@@ -1,10 +1,14 @@
 // What schema findings say, and how configuration files name the place.
 
-import { Type } from '@sinclair/typebox'
+import { type TSchema, Type } from '@sinclair/typebox'
+import { Ajv } from 'ajv'
 import t from 'tap'
+import { CoordinatorConfigSchema } from '../../coordinator/config.js'
 import { parseConfig } from '../../src/api/config-file.js'
 import { nearest } from '../../src/api/names.js'
-import { describeFinding, validator } from '../../src/api/validate.js'
+import * as schemas from '../../src/api/schemas.js'
+import { describeFinding, validator, validatorOptions } from '../../src/api/validate.js'
+import { SwitchConfig } from '../../switch/config.js'
 
 const closed = { additionalProperties: false } as const
 const Port = Type.Union([
@@ -70,4 +74,15 @@ t.test('configuration files: every fault with its place', async (t) => {
   t.equal(config.at(['ports', 0, 'kind']), 'f.yaml:2:9')
   t.equal(config.at(['ports', 0, 'peer']), 'f.yaml:2:3', 'the nearest thing that is there')
   t.match(config.fault(['ports', 0], 'twice'), { code: 'CONFIG_INVALID', message: 'f.yaml:2:3: twice' })
+})
+
+t.test('what requests, answers and configurations must fit are schemas', async (t) => {
+  const ajv = new Ajv(validatorOptions)
+  const all: Record<string, unknown> = { ...schemas, SwitchConfig, CoordinatorConfigSchema }
+  const isSchema = (value: unknown): value is TSchema =>
+    typeof value === 'object' && value !== null && ('type' in value || 'anyOf' in value)
+  const found = Object.entries(all).filter(([, value]) => isSchema(value))
+  t.ok(found.length > 50, `${found.length} of them`)
+  for (const [name, schema] of found) t.ok(ajv.validateSchema(schema as TSchema), `${name}: ${ajv.errorsText()}`)
+  t.notOk(ajv.validateSchema(Type.Unsafe({ type: 'no-such-type' })), 'one that is none is found')
 })
