@@ -33,13 +33,7 @@ const modules = ['src', 'switch', 'coordinator'].flatMap((room) =>
     .map((name) => join('dist', room, `${name.slice(0, -3)}.js`)),
 )
 /** What the bundle depends on, beside modules. */
-const others = [
-  'package.json',
-  'node_modules/.package-lock.json',
-  'scripts/lib/bundle.js',
-  'scripts/lib/start.js',
-  'scripts/lib/source-names.js',
-]
+const others = ['package.json', 'node_modules/.package-lock.json', 'scripts/lib/bundle.js', 'scripts/lib/start.js']
 
 /** Files that run in a process or thread of their own. */
 function programs() {
@@ -63,6 +57,21 @@ const seen = new Map(
   }),
 )
 
+/**
+ * Of packages a source map says where each file begins, and no more: maps are read when an error is shown
+ * (src/runtime/source-names.ts), which should not take long.
+ */
+const BEGINNING = Buffer.from('{"version":3,"sources":[""],"mappings":"AAAA"}').toString('base64')
+const shortMaps = {
+  name: 'short-maps',
+  setup({ onLoad }) {
+    onLoad({ filter: /\/node_modules\/.*\.[cm]?js$/ }, ({ path }) => ({
+      contents: `${readFileSync(path, 'utf8')}\n//# sourceMappingURL=data:application/json;base64,${BEGINNING}`,
+      loader: 'default',
+    }))
+  },
+}
+
 async function bundle(entryPoints, splitting) {
   const { metafile } = await build({
     entryPoints,
@@ -74,13 +83,13 @@ async function bundle(entryPoints, splitting) {
     target: 'node20',
     preserveSymlinks: true,
     external: Object.keys(dependencies),
-    inject: ['scripts/lib/source-names.js'],
     // Packages that are CommonJS ask for modules of node by this name.
     banner: {
       js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
     },
     sourcemap: 'external',
     sourcesContent: false,
+    plugins: [shortMaps],
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',

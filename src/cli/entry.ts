@@ -1,8 +1,10 @@
 // Where the `snapswitch` command begins. A switch that starts is a network that is down until its ports forward, so the
 // usual way to start one loads nothing of the other commands.
 
+import { inspect } from 'node:util'
 import type { Begun } from '../../switch/datapath/begin.js'
 import { asSnapswitchError, errorText } from '../errors/errors.js'
+import { nameSources } from '../runtime/source-names.js'
 
 export async function main(argv: readonly string[]): Promise<void> {
   const config = switchAsked(argv.slice(2))
@@ -20,7 +22,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     process.exitCode = 1
     // Of nothing that would have to be loaded: what was thrown may say that no file can be opened.
     process.stderr.write(errorText(asSnapswitchError(thrown)))
-    if (process.env.SNAPSWITCH_DEBUG !== undefined) console.error(thrown)
+    if (process.env.SNAPSWITCH_DEBUG !== undefined) process.stderr.write(nameSources(`${inspect(thrown)}\n`))
     // Where the rest could not be loaded, nobody else ends the thread that has begun, and it would run for ever.
     await begun?.started.catch(() => undefined)
     await begun?.datapath.stop()

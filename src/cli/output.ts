@@ -2,6 +2,7 @@
 
 import Table from 'cli-table3'
 import { errorText, type SnapswitchError } from '../errors/errors.js'
+import { nameSources } from '../runtime/source-names.js'
 
 /** Where output goes; tests put their own here. */
 export interface Terminal {
@@ -77,7 +78,8 @@ const borderless = {
 
 export function printError(terminal: Terminal, error: SnapswitchError): void {
   terminal.err(errorText(error))
-  if (process.env.SNAPSWITCH_DEBUG !== undefined) terminal.err(`${error.stack ?? ''}\n${String(error.cause ?? '')}\n`)
+  if (process.env.SNAPSWITCH_DEBUG !== undefined)
+    terminal.err(nameSources(`${error.stack ?? ''}\n${String(error.cause ?? '')}\n`))
 }
 
 /** 1536 -> `1.5 KiB`. */

@@ -1,12 +1,13 @@
 // What every daemon of ours does first: its log cannot hold it up, signals and defects stop it in order, dumps hold
 // nothing.
 
-import { type Logger, pino } from 'pino'
+import { type Logger, pino, type SerializedError, stdSerializers } from 'pino'
 import { asSnapswitchError } from '../errors/errors.js'
 import { withholdMemory } from './core-dumps.js'
 import { missingFlags } from './engine.js'
 import { standardLog } from './log-output.js'
 import { handleSignals } from './signals.js'
+import { nameSources } from './source-names.js'
 
 export interface DaemonProcess {
   readonly log: Logger
@@ -18,7 +19,7 @@ export interface DaemonProcess {
 
 export function beginDaemon(name: string, level: string): DaemonProcess {
   withholdMemory()
-  const log = pino({ name, level }, standardLog())
+  const log = pino({ name, level, serializers: { err: errorForLog } }, standardLog())
   let reload: (() => void) | null = null
   const ended = new Promise<NodeJS.Signals | Error>((resolve) => {
     handleSignals({
@@ -45,4 +46,11 @@ export function beginDaemon(name: string, level: string): DaemonProcess {
     reload = act
   }
   return { log, ended, onReload }
+}
+
+/** As pino has it. */
+function errorForLog(error: Error): SerializedError {
+  const told = stdSerializers.err(error)
+  if (typeof told?.stack === 'string') told.stack = nameSources(told.stack)
+  return told
 }
