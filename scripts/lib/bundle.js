@@ -72,6 +72,51 @@ const shortMaps = {
   },
 }
 
+/** What a package is in the bundle, where loading all of it costs more than it is worth: by names, each loaded when it is used. */
+const INSTEAD = {
+  '@xmldom/xmldom': Object.fromEntries(
+    ['DOMParser', 'XMLSerializer'].map((name) => [name, `require('@xmldom/xmldom').${name}`]),
+  ),
+  // Without fetch, WebSocket and caches. undici's own index puts the calls into the class in the same way.
+  undici: {
+    Pool: `Object.assign(require('undici/lib/dispatcher/dispatcher.js').prototype, require('undici/lib/api/index.js')) &&
+      require('undici/lib/dispatcher/pool.js')`,
+  },
+}
+const instead = {
+  name: 'instead',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: new RegExp(`^(${Object.keys(INSTEAD).join('|')})$`) }, ({ path, namespace }) =>
+      namespace === 'instead' ? undefined : { path, namespace: 'instead' },
+    )
+    onLoad({ filter: /.*/, namespace: 'instead' }, ({ path }) => {
+      const getters = Object.entries(INSTEAD[path]).map(
+        ([name, load], i) =>
+          `let it${i}; Object.defineProperty(exports, '${name}', { enumerable: true, get: () => (it${i} ??= ${load}) })`,
+      )
+      return { contents: getters.join('\n'), resolveDir: process.cwd() }
+    })
+    // A tenth of a command's time goes into the regular expression that tables have for emoji.
+    onLoad({ filter: /\/node_modules\/emoji-regex\/index\.js$/ }, () => ({
+      contents: 'module.exports = () => /\\p{Extended_Pictographic}/gu',
+    }))
+  },
+}
+
+/** What the product imports of those must be there. */
+function checkNames() {
+  for (const module of modules) {
+    for (const [, names, name] of readFileSync(module, 'utf8').matchAll(/^import \{([^}]*)\} from '([^']*)'/gm)) {
+      const missing = names
+        .split(',')
+        .map((one) => one.trim().split(' ')[0])
+        .filter((one) => name in INSTEAD && !(one in INSTEAD[name]))
+      if (missing.length > 0)
+        throw new Error(`${module} wants ${missing} of ${name}: say in scripts/lib/bundle.js how it is loaded`)
+    }
+  }
+}
+
 async function bundle(entryPoints, splitting) {
   const { metafile } = await build({
     entryPoints,
@@ -89,7 +134,7 @@ async function bundle(entryPoints, splitting) {
     },
     sourcemap: 'external',
     sourcesContent: false,
-    plugins: [shortMaps],
+    plugins: [instead, shortMaps],
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',
@@ -116,6 +161,7 @@ function licenses(inputs) {
 }
 
 async function make() {
+  checkNames()
   rmSync(`${folder}.new`, { recursive: true, force: true })
   mkdirSync(`${folder}.new`, { recursive: true })
   const all = [

@@ -25,8 +25,8 @@ export interface Validator<T> {
 }
 
 /**
- * Compiled when a process starts, and run a few times: what ajv does to the code that it makes costs more than it saves.
- * That the schemas are schemas is checked by a test.
+ * Compiled when a process starts, and run a few times: to improve the code costs more than it saves. That the schemas
+ * are schemas is checked by a test.
  */
 export const validatorOptions = { allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true } as const
 const ajv = new Ajv({
