@@ -12,7 +12,7 @@ import type { Told } from '../run/ratios.js'
 import { readJson, writeJson } from '../run/report.js'
 import type { RunNote } from './html.js'
 import { writeReport } from './main.js'
-import { readAll } from './read.js'
+import { readAll, toldOfNothing } from './read.js'
 
 const usage = `Usage: scripts/bench all [--minutes N] [--quick] [--rounds N] [--resume] [--results DIR] [--report [FILE]]
 
@@ -98,24 +98,38 @@ interface StepNote {
   readonly busyCores: number
 }
 
-/** What was to be reached, of all benches: each with its aim, range and rounds, and how busy the machine was before. */
+/** What was to be reached: with its aim, range and rounds, and how busy the machine was before its bench. */
 export interface Promised extends Told {
   readonly bench: string
-  readonly machine: Pick<Machine, 'loadBefore' | 'busyBefore'>
+  /** Null: the run has not measured it. */
+  readonly machine: Pick<Machine, 'loadBefore' | 'busyBefore'> | null
 }
 
-/** The keys of one cell-by-cell bench have its name before them. */
-export function promisesOf(results: string): Record<string, Promised> {
+/**
+ * Of all benches, of those results that came since a date. The keys of the cell-by-cell bench have its name before them:
+ * others have the same.
+ */
+export function promisesOf(results: string, since: string): Record<string, Promised> {
+  const found = new Map(readAll(results).map((one) => [one.bench, one]))
   return Object.fromEntries(
-    readAll(results).flatMap(({ bench, told, machine: { loadBefore, busyBefore } }) =>
-      Object.entries(told).flatMap(([key, one]): [string, Promised][] => {
-        if (one.aim === '') return []
-        const machine = { loadBefore, ...(busyBefore === undefined ? {} : { busyBefore }) }
-        return [[bench === 'snapshot' ? `snapshot.${key}` : key, { bench, ...one, machine }]]
-      }),
-    ),
+    Object.entries(toldOfNothing()).flatMap(([bench, nothing]) => {
+      const one = found.get(bench)
+      const isCurrent = one !== undefined && one.date >= since
+      const machine = isCurrent ? machineOf(one.machine) : null
+      return Object.entries(isCurrent ? { ...nothing, ...one.told } : nothing)
+        .filter(([, { aim }]) => aim !== '')
+        .map(([key, told]): [string, Promised] => [
+          bench === 'snapshot' ? `snapshot.${key}` : key,
+          { bench, ...told, machine },
+        ])
+    }),
   )
 }
+
+const machineOf = ({ loadBefore, busyBefore }: Machine) => ({
+  loadBefore,
+  ...(busyBefore === undefined ? {} : { busyBefore }),
+})
 
 let current: ChildProcess | null = null
 let isStopping = false
@@ -183,6 +197,7 @@ export async function all(argv: readonly string[]): Promise<number> {
   const isDone = (bench: string) => earlier?.benches.some((one) => one.bench === bench && one.state === 'done') ?? false
   const [began, started] = [performance.now(), new Date()]
   const untilMs = budget === null ? Number.POSITIVE_INFINITY : began + budget * 60_000 - REPORT_MS
+  const since = earlier?.date ?? started.toISOString()
   const notes: StepNote[] = steps.map(
     ({ bench }) =>
       (isDone(bench) ? (earlier?.benches.find((one) => one.bench === bench) as StepNote) : undefined) ?? {
@@ -196,7 +211,7 @@ export async function all(argv: readonly string[]): Promise<number> {
   const [head, line] = [commit(), ['scripts/bench', 'all', ...argv].join(' ')]
   const save = () => {
     const note: RunNote = {
-      date: started.toISOString(),
+      date: since,
       minutes: Number(((performance.now() - began) / 60_000).toFixed(1)),
       budget,
       command: line,
@@ -204,9 +219,10 @@ export async function all(argv: readonly string[]): Promise<number> {
       whole: notes.every(({ state }) => state === 'done' || state === 'failed'),
       benches: notes,
     }
-    writeJson(file, { format: 1, kind: 'all', ...note, promises: promisesOf(results) })
+    writeJson(file, { format: 1, kind: 'all', ...note, promises: promisesOf(results, since) })
   }
   conclude = () => {
+    conclude = null
     save()
     if (readAll(results).length > 0) writeReport(results, options.report)
   }
@@ -244,6 +260,6 @@ export async function all(argv: readonly string[]): Promise<number> {
     // A bench that had to be killed has left its lab to us.
     if (code === null) await sweepAll()
   }
-  if (!isStopping) conclude()
+  if (!isStopping) conclude?.()
   return notes.every(({ state }) => state === 'done') ? 0 : 1
 }

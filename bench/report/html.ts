@@ -87,9 +87,13 @@ const ratioTable = (rows: readonly string[]) =>
   `<div class="wide"><table class="ratios"><thead><tr><th>ratio</th><th class="number">value</th><th>aim</th></tr></thead>
 <tbody>${rows.join('\n')}</tbody></table></div>`
 
+/** A run of all benches that was ended leaves the results of those that it did not come to. */
+const isEarlier = ({ date }: Results, note: RunNote | null) => note !== null && date < note.date
+
 /** Everything that was to be reached, before all else. */
-function promises(all: readonly Results[]): string {
+function promises(all: readonly Results[], note: RunNote | null): string {
   const blocks = all.flatMap((results) => {
+    if (isEarlier(results, note)) return []
     const rows = ratioRows(results, (aim) => aim !== '')
     return rows.length === 0 ? [] : [`<div><h3>${escaped(results.title)}</h3>\n${ratioTable(rows)}</div>`]
   })
@@ -151,7 +155,7 @@ function factsOf({ date, minutes, machine, accelerator, parts }: Results): strin
   ]
 }
 
-function section(results: Results, raw: string | null): string {
+function section(results: Results, raw: string | null, note: RunNote | null): string {
   const data = [nameOf(results), ...(raw === null ? [] : [raw])].map(
     (name) => `<a href="${escaped(name)}">${escaped(name)}</a>`,
   )
@@ -159,7 +163,8 @@ function section(results: Results, raw: string | null): string {
     ({ title, version, setup }) =>
       `<li><b>${escaped(title)}</b> <small>${escaped(version)}</small> ${escaped(setup)}</li>`,
   )
-  const said = cautions(results)
+  const earlier = isEarlier(results, note) ? ['These figures are of an earlier run than the others.'] : []
+  const said = [...earlier, ...cautions(results)]
   const context = ratioRows(results, (aim) => aim === '')
   const figures = results.bench === 'growth' ? growthCurves(results).map(curveBlock) : plotsOf(results).map(plotBlock)
   return `<section id="${results.bench}">
@@ -217,8 +222,8 @@ ${note === null ? '' : runNote(note)}
 <nav>${links}</nav>
 </header>
 <main>
-${promises(all)}
-${all.map((results) => section(results, raw.get(results.bench) ?? null)).join('\n')}
+${promises(all, note)}
+${all.map((results) => section(results, raw.get(results.bench) ?? null, note)).join('\n')}
 </main>
 </body>
 </html>

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path'
 import { forwardingBench } from '../forwarding/figures.js'
 import { growthBench } from '../growth/figures.js'
 import type { Machine } from '../run/machine.js'
-import type { Told } from '../run/ratios.js'
+import { type Told, tellRatios } from '../run/ratios.js'
 import { type Bench, type Report, readJson, shortcomings } from '../run/report.js'
 import type { PartNote } from '../run/rounds.js'
 import { type Figure, figure, type SubjectNote, type Summaries, type Summary } from '../run/rows.js'
@@ -119,6 +119,25 @@ const snapshotFigures: readonly SnapshotFigure[] = [
   },
 ]
 
+function toldOf({ summaries, ratios }: Pick<SnapshotReport, 'summaries' | 'ratios'>): Record<string, Told> {
+  const rounds = summaries.reduce((sum, one) => sum + one.snapshots, 0)
+  return Object.fromEntries(
+    (Object.keys(targets) as Target[]).map((key): [string, Told] => {
+      const value = ratios[key] ?? null
+      const { most } = targets[key]
+      const reached = value === null ? null : value <= most
+      const range = { low: value, high: value, rounds: value === null ? 0 : rounds }
+      return [key, { of: 'snapswitch', figure: key, peer: null, value, ...range, aim: `at most ${most}`, reached }]
+    }),
+  )
+}
+
+/** What each bench would tell that has measured nothing. */
+export function toldOfNothing(): Record<string, Readonly<Record<string, Told>>> {
+  const told = Object.fromEntries(benches.map(({ kind, ratios }) => [kind, tellRatios(ratios, [])]))
+  return { ...told, snapshot: toldOf({ summaries: [], ratios: {} }) }
+}
+
 function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Results {
   const summaries = Object.fromEntries(
     report.summaries.map((summary) => [
@@ -131,19 +150,6 @@ function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Resul
         }),
       ),
     ]),
-  )
-  const snapshots = report.summaries.reduce((sum, one) => sum + one.snapshots, 0)
-  const told = Object.fromEntries(
-    (Object.keys(targets) as Target[]).map((key): [string, Told] => {
-      const value = report.ratios[key] ?? null
-      const { most } = targets[key]
-      const reached = value === null ? null : value <= most
-      const aim = `at most ${most}`
-      return [
-        key,
-        { of: 'snapswitch', figure: key, peer: null, value, low: value, high: value, rounds: snapshots, aim, reached },
-      ]
-    }),
   )
   const figures = snapshotFigures.map((one) => one.figure)
   return {
@@ -164,7 +170,7 @@ function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Resul
     })),
     summaries,
     parts: [],
-    told,
+    told: toldOf(report),
     words: Object.fromEntries(Object.entries(targets).map(([key, { what }]) => [key, what])),
     plots: ['downtimeMs', 'skewMs', 'globalMs', 'cutGapMs', 'quietGapMs'],
     aims: { downtimeMs: targets.downtimeP99Ms.most, skewMs: targets.skewP99Ms.most, cutGapMs: targets.tcpGapMs.most },

@@ -187,7 +187,7 @@ t.test('each bench has its share of the time that is left', async (t) => {
 t.test('what was to be reached is told of all benches, measured or not', async (t) => {
   const directory = directoryFor(t)
   writeResults(vnsnapBench, reportOf(before), directory)
-  const promises = promisesOf(directory)
+  const promises = promisesOf(directory, '2026-11-26')
   t.match(promises['rttP50.vsVnsnap'], {
     bench: 'vnsnap',
     value: 0.28,
@@ -197,4 +197,7 @@ t.test('what was to be reached is told of all benches, measured or not', async (
   })
   t.match(promises['tcpGap.vsVnsnap'], { value: null, reached: null, aim: 'at most 0.1' })
   t.notOk('rttTwoHostsP50.vsVnsnap' in promises)
+  t.match(promises['tcp.vsBridge'], { bench: 'forwarding', value: null, machine: null, aim: 'at least 1' })
+  t.match(promises['snapshot.downtimeP99Ms'], { value: null, rounds: 0, aim: 'at most 10' })
+  t.equal(promisesOf(directory, '2026-11-27')['rttP50.vsVnsnap']?.value, null, 'figures of an earlier run are none')
 })
