@@ -18,7 +18,7 @@ import { snapshotSystems } from './systems.js'
 const PARTS = ['network', 'snapshot', 'ring'] as const
 type Part = (typeof PARTS)[number]
 /** How far each part may go into the time that is left when it begins. */
-const SHARES: Readonly<Record<Part, number>> = { network: 0.45, snapshot: 0.55, ring: 1 }
+const SHARES: Readonly<Record<Part, number>> = { network: 0.5, snapshot: 0.5, ring: 1 }
 
 const ids = () => [...new Set([...networkSubjects, ...snapshotSystems].map(({ id }) => id))]
 
@@ -27,7 +27,7 @@ export const usage = `Usage: scripts/bench vnsnap [options]
 Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and beside bridge, OVS and VDE (root needed).
 
   --rounds N       rounds over all subjects (default 5; with --quick 1)
-  --minutes N      as many rounds as fit; shorter trials, OVS and VDE left out (forwarding has them), fewer rings
+  --minutes N      as many rounds as fit; shorter trials, fewer rings and subjects (OVS and VDE are in forwarding)
   --only A,B       only these parts (${PARTS.join(', ')}) or subjects (${ids().join(', ')})
   --quick          short trials: a look of some minutes, not a result
   --json FILE      write the raw rows there as well, compressed when its name ends in .gz
