@@ -1,11 +1,30 @@
 // `scripts/bench compare OLD NEW`: what changed beyond noise. A figure has changed when the ranges of its rounds do
-// not meet, and its median moved by 3 % at least.
+// not meet, and its median moved by 3 % at least. Where rounds are few, the ranges must be as far apart as they are wide.
 
 import { isQuiet } from '../run/machine.js'
-import { shown } from '../run/rows.js'
+import { type Summary, shown } from '../run/rows.js'
 import { type Results, readResults } from './read.js'
 
 const LEAST_CHANGE = 0.03
+
+/** Ranges of rounds that differ by chance alone meet but in so many cases; more is taken for noise. */
+const MOST_CHANCE = 0.05
+
+/**
+ * Of n and m values of one kind in a random order, all of one side come first in 2 of (n + m over n) cases: one in three
+ * for two rounds each, one in 35 for four.
+ */
+export function chanceApart(n: number, m: number): number {
+  let cases = 1
+  for (let index = 1; index <= n; index++) cases = (cases * (m + index)) / index
+  return 2 / cases
+}
+
+function areApart(then: Summary, now: Summary): boolean {
+  const distance = Math.max(now.low - then.high, then.low - now.high)
+  if (distance <= 0 || chanceApart(then.count, now.count) <= MOST_CHANCE) return distance > 0
+  return distance >= Math.max(then.high - then.low, now.high - now.low)
+}
 
 export interface Change {
   readonly subject: string
@@ -37,8 +56,7 @@ export function compareResults(before: Results, after: Results): Comparison {
         withoutRange++
         continue
       }
-      const doMeet = now.low <= then.high && then.low <= now.high
-      if (doMeet || Math.abs(now.median - then.median) < Math.abs(then.median) * LEAST_CHANGE) continue
+      if (!areApart(then, now) || Math.abs(now.median - then.median) < Math.abs(then.median) * LEAST_CHANGE) continue
       const isMore = now.median > then.median
       const isBetter = isMore === (after.figure(figure).better === 'more')
       const factor = then.median === 0 ? Number.POSITIVE_INFINITY : now.median / then.median

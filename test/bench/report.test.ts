@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { projectRoot } from '../../bench/lab/project.js'
 import { promisesOf, readOptions, shareMs } from '../../bench/report/all.js'
-import { compareResults, differences } from '../../bench/report/compare.js'
+import { chanceApart, compareResults, differences } from '../../bench/report/compare.js'
 import { bendOf, curveSvg } from '../../bench/report/curve.js'
 import { cautions, htmlReport, plotsOf } from '../../bench/report/html.js'
 import { writeReport } from '../../bench/report/main.js'
@@ -84,6 +84,8 @@ t.test('what changed: only where the ranges do not meet; the worse comes first',
   t.equal(compared, 6)
   t.equal(withoutRange, 1)
   t.same(compareResults(then, then).changes, [])
+  t.equal(chanceApart(2, 2), 1 / 3)
+  t.equal(chanceApart(4, 4), 2 / 70)
   t.match(differences(then, now), ['not quiet: load 0.1 before the older run, 9 before the newer'])
 })
 
