@@ -183,7 +183,7 @@ ${wholeTable(results)}
 
 const ends: Readonly<Record<string, string>> = { done: 'done', failed: 'with failures', running: 'not ended' }
 
-function runNote(note: RunNote): string {
+function runNote(note: RunNote, all: readonly Results[]): string {
   const facts = [
     `${note.date.slice(0, 16).replace('T', ' ')} UTC, ${note.minutes} minutes${note.budget === null ? '' : ` of ${note.budget}`}`,
     `commit ${note.commit}`,
@@ -192,7 +192,13 @@ function runNote(note: RunNote): string {
         `${bench}: ${ends[state] ?? state}, ${minutes} minutes, load before ${load}, ${busyCores} cores busy`,
     ),
   ]
-  const caution = note.whole ? '' : '\n<p class="caution">The run of all benches ended before its end.</p>'
+  const without = note.benches.filter(({ bench }) => !all.some((one) => one.bench === bench && !isEarlier(one, note)))
+  const missing = without.map(({ bench }) => bench).join(', ')
+  const said = [
+    ...(note.whole ? [] : ['The run of all benches ended before its end.']),
+    ...(missing === '' ? [] : [`Nothing was measured of: ${missing}.`]),
+  ]
+  const caution = said.length === 0 ? '' : `\n<p class="caution">${escaped(said.join(' '))}</p>`
   return `<p class="facts"><code>${escaped(note.command)}</code></p>
 <ul class="facts">${facts.map((fact) => `<li>${escaped(fact)}</li>`).join('')}</ul>${caution}`
 }
@@ -218,7 +224,7 @@ export function htmlReport(
 <h1>snapswitch: measurements</h1>
 <p>Each figure is the median of the rounds of one run; the thin line, or the small print, is the range from the lowest to the highest
 round. Subjects took turns within a run. Figures of different machines do not compare.</p>
-${note === null ? '' : runNote(note)}
+${note === null ? '' : runNote(note, all)}
 <nav>${links}</nav>
 </header>
 <main>
