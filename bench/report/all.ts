@@ -106,8 +106,8 @@ export interface Promised extends Told {
 }
 
 /**
- * Of all benches, of those results that came since a date. The keys of the cell-by-cell bench have its name before them:
- * others have the same.
+ * Of all benches, of those results that came since a date. The keys of the cell-by-cell bench have its name before
+ * them: others have the same.
  */
 export function promisesOf(results: string, since: string): Record<string, Promised> {
   const found = new Map(readAll(results).map((one) => [one.bench, one]))

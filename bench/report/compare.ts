@@ -1,5 +1,6 @@
 // `scripts/bench compare OLD NEW`: what changed beyond noise. A figure has changed when the ranges of its rounds do
-// not meet, and its median moved by 3 % at least. Where rounds are few, the ranges must be as far apart as they are wide.
+// not meet, and its median moved by 3 % at least. Where rounds are few, the ranges must be as far apart as they are
+// wide.
 
 import { isQuiet } from '../run/machine.js'
 import { type Summary, shown } from '../run/rows.js'
@@ -11,8 +12,8 @@ const LEAST_CHANGE = 0.03
 const MOST_CHANCE = 0.05
 
 /**
- * Of n and m values of one kind in a random order, all of one side come first in 2 of (n + m over n) cases: one in three
- * for two rounds each, one in 35 for four.
+ * Of n and m values of one kind in a random order, all of one side come first in 2 of (n + m over n) cases: one in
+ * three for two rounds each, one in 35 for four.
  */
 export function chanceApart(n: number, m: number): number {
   let cases = 1
