@@ -27,6 +27,8 @@ export const SkBuff = {
   PROTOCOL: 16,
   VLAN_PRESENT: 20,
   IFINDEX: 40,
+  /** The first of five words: notes of one program for the next that sees the frame. */
+  CONTROL_BLOCK: 48,
   GSO_SEGS: 164,
   GSO_SIZE: 176,
 } as const

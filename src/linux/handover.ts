@@ -1,12 +1,29 @@
 // The instant at which a packet socket takes over what enters a device from the bridge that the device belongs to, or
 // gives it back: no frame goes both ways or neither. A packet socket sees a copy of each frame just before the ingress
-// hook does (__netif_receive_skb_core in net/core/dev.c). So both are given a program that looks at the same word of
-// memory: while the clock is before the time that stands there, the socket takes the frame and the hook drops it;
-// else the hook lets it go on to the bridge and the socket does not take it. One store flips all devices. Should this
-// process die meanwhile, the time passes, and the bridge has everything again.
+// hook does (__netif_receive_skb_core in net/core/dev.c). Its program looks at a word of memory: while the clock is
+// before the time that stands there, it takes the frame, and else it does not. Which of it, it writes into the frame's
+// control block; the hook's program reads that, and drops what the socket has taken. So a frame that is between the
+// two when the time changes goes one way as well. One store flips all devices. Should this process die meanwhile, the
+// time passes, and the bridge has everything again.
+//
+// Where there is no such hook, a rule of the bridge's asks for the time again (handover-rule.ts): the bridge has
+// cleared the control block by then. A frame that is between the two at the very moment may go both ways, or neither.
 
 import { type Arena, mapShared, releaseArena } from './arena.js'
-import { copy, createMap, EXIT, type Line, loadProgram, ProgramType, registers, set } from './bpf.js'
+import {
+  copy,
+  createMap,
+  EXIT,
+  ifEqual,
+  type Line,
+  load32,
+  loadProgram,
+  ProgramType,
+  registers,
+  SkBuff,
+  set,
+  store32,
+} from './bpf.js'
 import { HandoverRule } from './handover-rule.js'
 import { kernelIsAtLeast } from './kernel.js'
 import { libc } from './libc.js'
@@ -15,6 +32,8 @@ import { holdProgram, Tcx } from './tcx.js'
 
 const TC_ACT_UNSPEC = -1
 const TC_ACT_SHOT = 2
+/** In the control block of a frame that the socket has taken. Where no socket has looked, it is anything. */
+const TAKEN = 0x73770a2b
 const KTIME_GET_NS = 5
 const PAGE = 4096
 /** How long a handover may take. */
@@ -67,13 +86,24 @@ export class Handover {
     const refuse = set(0, 0)
     const ring = [
       ...whileOpen(this.#map, 'open'),
+      set(1, 0),
+      store32(6, SkBuff.CONTROL_BLOCK, 1),
       refuse,
       EXIT,
       'open',
+      set(1, TAKEN),
+      store32(6, SkBuff.CONTROL_BLOCK, 1),
       copy(1, 6),
       ...choose(kernelIsAtLeast(6, 2), [refuse], [set(0, -1)]),
     ]
-    const hook = [...whileOpen(this.#map, 'open'), set(0, TC_ACT_UNSPEC), EXIT, 'open', set(0, TC_ACT_SHOT), EXIT]
+    const hook = [
+      load32(2, 1, SkBuff.CONTROL_BLOCK),
+      set(0, TC_ACT_SHOT),
+      ifEqual(2, TAKEN, 'end'),
+      set(0, TC_ACT_UNSPEC),
+      'end',
+      EXIT,
+    ]
     this.#hook = loadProgram(ProgramType.SCHED_CLS, hook, 'MIT', 'load a program for ingress hooks')
     this.sockets = { ring: loadFilter(ring), nothing: loadFilter([refuse, EXIT]) }
   }

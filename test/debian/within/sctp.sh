@@ -15,11 +15,19 @@ ip -n two address add 10.67.0.2/24 dev eth0.7
 ip -n bare address add 10.67.0.3/24 dev eth0.7
 reached one 10.66.0.2 fd66::2 10.67.0.2 10.66.0.3 fd66::3 10.67.0.3
 
+# last_of TO FILE: sends it, and says whether the capture has it.
+last_of() {
+  local address=10.66.0.2
+  [ "$1" = two ] || address=10.66.0.3
+  ip netns exec one ping -q -c 1 -W 1 -p 6c617374 "$address" >/dev/null
+  grep -aq lastlastlast "$2"
+}
+
 # association NAME TO ADDRESS [auth] [udp]
 association() {
   local name=$1 to=$2 address=$3
   shift 3
-  ip netns exec "$to" tcpdump -Q in -i eth0 -w "$results/sctp-$kind-$name.pcap" --immediate-mode -U sctp or udp port 9899 or vlan 2>"$results/tcpdump" &
+  ip netns exec "$to" tcpdump -Q in -i eth0 -w "$results/sctp-$kind-$name.pcap" --immediate-mode -U sctp or udp port 9899 or icmp or vlan 2>"$results/tcpdump" &
   local capture=$!
   soon grep -q listening "$results/tcpdump"
   ip netns exec "$to" lab-traffic listen "$address" 5000 "$@" >"$results/heard" &
@@ -27,6 +35,8 @@ association() {
   soon grep -q listening "$results/heard"
   ip netns exec one timeout 60 lab-traffic send "$address" 5000 36 "$@" || echo "$name: the sender ended with $?"
   wait "$listener"
+  # What tcpdump has not written when it is ended is lost. The last packet says that all are there.
+  soon last_of "$to" "$results/sctp-$kind-$name.pcap"
   kill -INT "$capture"
   wait "$capture"
   echo "$name: $(tail -n 1 "$results/heard")"
