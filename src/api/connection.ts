@@ -28,6 +28,7 @@ export const answerLimit = 16 * 1024 * 1024
 export const lineLimit = 4 * 1024 * 1024
 
 const CONNECT_MS = 5_000
+const CONNECTIONS = 16
 
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
@@ -41,7 +42,13 @@ export class Connection {
     this.#options = options
     const { origin, options: way } = poolFor(options.endpoint, CONNECT_MS)
     // Deadlines are per call, below; undici's own would cut long streams and loads.
-    this.#pool = new Pool(origin, { ...way, connections: 16, pipelining: 1, headersTimeout: 0, bodyTimeout: 0 })
+    this.#pool = new Pool(origin, {
+      ...way,
+      connections: CONNECTIONS,
+      pipelining: 1,
+      headersTimeout: 0,
+      bodyTimeout: 0,
+    })
   }
 
   get who(): string {
@@ -129,14 +136,16 @@ export class Connection {
     // A POST without a body still says `{}`: the server need not care whether a route has a body schema.
     const payload = method === 'POST' || body !== undefined ? JSON.stringify(body ?? {}) : null
     const headers = payload === null ? {} : { 'content-type': 'application/json' }
-    const ask = () => this.#pool.request({ method, path, body: payload, headers, signal })
-    // A connection kept from before may be of a daemon that has ended since. Only what changes nothing is asked again.
-    const response = await ask().catch((error: unknown) => {
-      if (method === 'GET' && isBrokenOff(error)) return ask()
-      throw error
-    })
-    await this.#refusal(response)
-    return response
+    // Connections kept from before may be of a daemon that has ended since, each of them.
+    for (let left = CONNECTIONS; ; left--) {
+      try {
+        const response = await this.#pool.request({ method, path, body: payload, headers, signal })
+        await this.#refusal(response)
+        return response
+      } catch (error) {
+        if (left === 0 || !mayBeRepeated(method, error)) throw error
+      }
+    }
   }
 
   /** Throws the error that a refusing answer carries. */
@@ -223,8 +232,11 @@ const unreachableReasons: Readonly<Record<string, string>> = {
   ECONNRESET: 'it closed the connection in the middle',
 }
 
-const isBrokenOff = (error: unknown): boolean =>
-  ['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'].includes((error as NodeJS.ErrnoException).code ?? '')
+/** Nobody has got the whole of what could not be written. Of the rest, what changes nothing. */
+function mayBeRepeated(method: Method, error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException
+  return code === 'EPIPE' || (method === 'GET' && (code === 'UND_ERR_SOCKET' || code === 'ECONNRESET'))
+}
 
 interface TimedSignal {
   readonly signal: AbortSignal
