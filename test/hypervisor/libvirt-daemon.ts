@@ -109,7 +109,8 @@ export class LibvirtDaemon {
     where?: string | LibvirtHost,
     inside = scratch('libvirt'),
   ): Promise<LibvirtDaemon> {
-    const entry = typeof where === 'string' ? [`--net=/run/netns/${where}`] : []
+    // Newer ones of nsenter want a namespace, be it their own.
+    const entry = [typeof where === 'string' ? `--net=/run/netns/${where}` : '--net=/proc/self/ns/net']
     const host = typeof where === 'object' ? where : { entry, outside: (path: string) => path }
     const directory = host.outside(inside)
     // QEMU's user has to get through to the disks.
