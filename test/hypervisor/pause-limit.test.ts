@@ -32,6 +32,10 @@ t.test('the bound: fixed in the background, by progress where memory is saved me
   const stopped = { mode: 'stopped', memoryBytes: 64 * gib } as const
   t.ok(pauseLimit(background) < pauseLimitMs + 100)
   t.ok(pauseLimit({ ...background, memoryBytes: 512 * gib }) > pauseLimitMs + 8000, 'write protection takes its time')
+  t.ok(
+    pauseLimit({ ...background, memoryBytes: 16 * gib, touchesMemory: true }) > pauseLimitMs + 1900,
+    'so does touching',
+  )
   t.equal(isOverdue(background, pauseLimitMs - 1, 0), false)
   t.equal(isOverdue(background, pauseLimitMs + 100, 0), true)
   t.equal(isOverdue(stopped, 600_000, stallLimitMs - 1), false, 'as long as it gets on')

@@ -17,6 +17,7 @@ import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealIn
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { within } from '../shared/deadline.js'
+import { canHoldAtGate } from '../shared/held-save.js'
 import type { ImageWriter, WrittenImage } from '../shared/image-writer.js'
 import { type Holdup, migrationHoldup } from '../shared/pause-limit.js'
 import type { ProcessIdentity } from '../shared/process.js'
@@ -142,6 +143,10 @@ export class DomainCapture implements CaptureWork {
 
   get memoryBytes(): number {
     return this.#context.memoryBytes
+  }
+
+  get touchesMemory(): boolean {
+    return !canHoldAtGate(this.#context.link.greeting)
   }
 
   async progress(): Promise<number> {

@@ -58,6 +58,7 @@ export class QemuCapture implements CaptureWork {
   readonly #context: CaptureContext
   readonly #file: string
   readonly #sink: ImageSink
+  readonly touchesMemory: boolean
   #overlays: Overlay[] = []
   #settings: MigrationSettings | null = null
   #end: Promise<string | null> | null = null
@@ -66,7 +67,8 @@ export class QemuCapture implements CaptureWork {
   /** When the overlays were in place. */
   #disks: Promise<number | null> = Promise.resolve(null)
 
-  private constructor(context: CaptureContext, file: string, sink: ImageSink) {
+  private constructor(context: CaptureContext, file: string, sink: ImageSink, gated: boolean) {
+    this.touchesMemory = !gated
     this.#context = context
     this.#file = file
     this.#sink = sink
@@ -83,7 +85,7 @@ export class QemuCapture implements CaptureWork {
       if (code === 'ENOSPC') throw storeFull(target.directory, error)
       throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the store’s directory.', error)
     }
-    const capture = new QemuCapture(context, file, context.writer.sink(file, gated))
+    const capture = new QemuCapture(context, file, context.writer.sink(file, gated), gated)
     try {
       await capture.#prepare(target, gated, deadline)
       return capture

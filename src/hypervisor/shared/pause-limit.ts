@@ -11,6 +11,8 @@ import { SnapswitchError } from '../../errors/errors.js'
 export const pauseLimitMs = 2000
 /** Write-protecting memory in small pages takes 17 ms per GiB: a very large guest needs that on top. */
 const protectMsPerGiB = 20
+/** Reading a byte of each small page first, where QEMU does that within the pause (held-save.ts). */
+const touchMsPerGiB = 100
 /** A save that has written nothing for so long is taken to be stuck. */
 export const stallLimitMs = 2000
 /**
@@ -25,6 +27,8 @@ const reasonMs = 300
 export interface PauseLimits {
   readonly mode: 'background' | 'stopped'
   readonly memoryBytes: number
+  /** Whether a background save touches all memory within the pause. */
+  readonly touchesMemory?: boolean
   /** Other limits than a QEMU's: of a standstill in a stopped save, and from pause to resume in a background one. */
   readonly stallMs?: number
   readonly pauseMs?: number
@@ -45,9 +49,10 @@ export interface Holdup {
 }
 
 /** The longest time from STOP to RESUME; without an end where the save's progress decides. */
-export function pauseLimit({ mode, memoryBytes, pauseMs }: PauseLimits): number {
+export function pauseLimit({ mode, memoryBytes, touchesMemory = false, pauseMs }: PauseLimits): number {
   if (mode === 'stopped') return Number.POSITIVE_INFINITY
-  return pauseMs ?? pauseLimitMs + (memoryBytes / 2 ** 30) * protectMsPerGiB
+  const msPerGiB = protectMsPerGiB + (touchesMemory ? touchMsPerGiB : 0)
+  return pauseMs ?? pauseLimitMs + (memoryBytes / 2 ** 30) * msPerGiB
 }
 
 /**
