@@ -2,6 +2,7 @@
 // recordings and channel states, one host after the other, and lets src/audit judge. Changes nothing.
 
 import { setImmediate } from 'node:timers/promises'
+import { tracesOf } from '../src/api/files.js'
 import type { AuditReport, FileReference, LocalPart, Manifest } from '../src/api/schemas.js'
 import { type AuditedHost, audit } from '../src/audit/audit.js'
 import { Book } from '../src/audit/book.js'
@@ -113,7 +114,7 @@ async function checkFiles(
   book: Book,
   { agents, signal }: AuditOptions,
 ): Promise<ReadonlySet<string>> {
-  const channels = part.events === undefined ? [part.channel] : [part.channel, part.events]
+  const channels = tracesOf(part)
   const disks = part.members.flatMap((member) => member.disks.flatMap((disk) => disk.layers.map(({ file }) => file)))
   const files = [...channels, ...part.members.map((member) => member.memory), ...disks]
   const digests = new Set(files.map((file) => file.digest))

@@ -7,6 +7,7 @@ import { frameInWords } from '../src/frame/summary.js'
 import { readChannel } from '../src/trace/channel.js'
 import { readEvents } from '../src/trace/event-reader.js'
 import { Event } from '../src/trace/events.js'
+import { readHeld } from '../src/trace/held.js'
 import type { Agents } from './agents.js'
 import { inTurns } from './evidence.js'
 
@@ -46,15 +47,18 @@ export async function framesOf(manifest: Manifest, options: FramesOptions): Prom
     let problem: string | null = null
     try {
       for (const frame of underWay(part, await fetched(manifest, part, part.channel, options))) add(frame)
-      if (events !== undefined) {
-        for (const frame of await held(part, await fetched(manifest, part, events, options))) add(frame)
+      if (part.held !== undefined) {
+        for (const frame of heldAt(part, await fetched(manifest, part, part.held, options))) add(frame)
+      } else if (events !== undefined) {
+        for (const frame of await heldInEvents(part, await fetched(manifest, part, events, options))) add(frame)
       }
     } catch (thrown) {
       const { code, message } = asSnapswitchError(thrown)
       problem = `${code}: ${message}`
     }
     const count = part.members.reduce((sum, member) => sum + member.held, 0)
-    hosts.push({ host, held: count, recorded: events !== undefined, problem })
+    const recorded = events !== undefined || part.held !== undefined || count === 0
+    hosts.push({ host, held: count, recorded, problem })
   }
   return { network, name, epoch, frames, omitted, hosts }
 }
@@ -82,7 +86,21 @@ function underWay({ host }: LocalPart, file: Uint8Array): SnapshotFrame[] {
 }
 
 /** Of these frames only the first bytes were written down. */
-async function held({ host }: LocalPart, file: Uint8Array): Promise<SnapshotFrame[]> {
+function heldAt({ host }: LocalPart, file: Uint8Array): SnapshotFrame[] {
+  return readHeld(file).map(({ port, vm, color, timeNs, length, head }) => ({
+    host,
+    port,
+    vm,
+    fate: 'held',
+    color,
+    timeUs: Number(timeNs / 1000n),
+    bytes: length,
+    summary: frameInWords(head, length),
+  }))
+}
+
+/** The same, of snapshots that older versions have made with a recording. */
+async function heldInEvents({ host }: LocalPart, file: Uint8Array): Promise<SnapshotFrame[]> {
   const table = await inTurns(readEvents(file))
   const frames: SnapshotFrame[] = []
   for (let at = 0; at < table.length; at++) {

@@ -27,6 +27,7 @@ import { Machines } from './agent/machines.js'
 import { createProcessor } from './agent/processor.js'
 import { RestoreTaps } from './agent/restore/taps.js'
 import { RECORDED_EVENTS } from './agent/snapshot/recording.js'
+import { RECORDED_BYTES } from './agent/snapshot/run.js'
 import { Captures } from './capture/captures.js'
 import { loadSwitchConfig, type SwitchConfig } from './config.js'
 import { type Begun, beginDatapath } from './datapath/begin.js'
@@ -143,6 +144,7 @@ async function serve(
     coordinator: coordinatorOf(config),
     portion: PORTION,
     recordedEvents: RECORDED_EVENTS,
+    recordedBytes: RECORDED_BYTES,
     epochs,
     restoreTaps: () => new RestoreTaps({ ports, log }),
     log,

@@ -28,12 +28,13 @@ export function filesOfMember({ memory, disks, media = [], files = [] }: MemberP
   ]
 }
 
+/** What a part has of frames. */
+export function tracesOf({ channel, events, run, held }: LocalPart): FileReference[] {
+  return [channel, events, run, held].filter((file) => file !== undefined)
+}
+
 export function filesOf(part: LocalPart): FileReference[] {
-  return [
-    part.channel,
-    ...(part.events === undefined ? [] : [part.events]),
-    ...part.members.flatMap((member) => filesOfMember(member)),
-  ]
+  return [...tracesOf(part), ...part.members.flatMap((member) => filesOfMember(member))]
 }
 
 /**

@@ -25,8 +25,11 @@ export function describeFrames({ network, name, frames, omitted, hosts }: Snapsh
   }
   for (const { host, held, recorded, problem } of hosts) {
     if (problem !== null) lines.push(`host ${host}: frames are missing: ${problem}\n`)
-    else if (held > 0 && !recorded) {
-      lines.push(`host ${host}: held ${held} frames; a snapshot that is made with --record lists them\n`)
+    else if (!recorded) lines.push(`host ${host}: held ${held} frames, and has not noted which\n`)
+    else {
+      const listed = frames.filter((frame) => frame.host === host && frame.fate === 'held').length
+      if (listed < held && omitted === 0)
+        lines.push(`host ${host}: held ${held} frames, of which the first ${listed} are listed\n`)
     }
   }
   return lines.join('')

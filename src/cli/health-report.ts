@@ -61,6 +61,8 @@ function roleOf(manifest: Manifest, host: string, { file }: FileFault): string {
   if (part === undefined) return ''
   if (is(part.channel)) return 'channel state'
   if (is(part.events)) return 'recording'
+  if (is(part.run)) return 'recorded run'
+  if (is(part.held)) return 'held frames'
   for (const member of part.members) {
     const role = roleInMember(member, is)
     if (role !== null) return `${role} of ${member.vm}`

@@ -19,12 +19,13 @@ export interface Summary {
   readonly truncated: boolean
   readonly end: string | null
   readonly restores: readonly { epoch: number; seconds: number }[]
+  readonly cuts: readonly { epoch: number; seconds: number; untilSeconds: number }[]
   readonly gaps: readonly { seconds: number; missed: number }[]
   readonly tookSeconds: number
 }
 
 export function summaryOf(replay: Replay, startMs: number, tookMs: number): Summary {
-  const { head, input, frames, marks, difference, damagedBefore, end, restores, gaps } = replay
+  const { head, input, frames, marks, difference, damagedBefore, end, restores, cuts, gaps } = replay
   const seconds = (ms: number) => Math.max(0, (ms - startMs) / 1000)
   return {
     network: head.options.network,
@@ -42,6 +43,7 @@ export function summaryOf(replay: Replay, startMs: number, tookMs: number): Summ
     truncated: replay.isTruncated,
     end: end?.reason ?? null,
     restores: restores.map(({ epoch, now }) => ({ epoch, seconds: seconds(now) })),
+    cuts: cuts.map(({ epoch, now, until }) => ({ epoch, seconds: seconds(now), untilSeconds: seconds(until) })),
     gaps: gaps.map(({ now, missed }) => ({ seconds: seconds(now), missed })),
     tookSeconds: tookMs / 1000,
   }
@@ -54,6 +56,8 @@ export function printSummary(terminal: Terminal, summary: Summary): void {
   say(`network ${network} on host ${host}, recorded by version ${version}: ${when}`)
   const rate = Math.round(frames / Math.max(tookSeconds, 0.001))
   say(`${inputs} inputs, ${frames} of them frames, in ${tookSeconds.toFixed(2)} s: ${rate} frames a second`)
+  for (const cut of summary.cuts)
+    say(`the cut of epoch ${cut.epoch} from ${cut.seconds.toFixed(6)} s to ${cut.untilSeconds.toFixed(6)} s`)
   for (const restore of summary.restores)
     say(`a restore at ${restore.seconds.toFixed(3)} s: frames from before epoch ${restore.epoch} go nowhere after it`)
   for (const gap of summary.gaps)

@@ -110,7 +110,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
   withCoordinatorSocket(withJson(snapshot.command('show')))
     .description('show one snapshot: machines, pauses, frames, files')
     .argument('<snapshot>', which)
-    .option('--frames', 'list the frames that were under way, and with a recording those that were held')
+    .option('--frames', 'list the frames that were under way, and those that were held')
     .action(async (name: string, options: ShowOptions) => {
       if (options.frames !== true) return show(terminal, name, options)
       const { hosts } = await frames(terminal, name, options)

@@ -89,12 +89,21 @@ function headLines(manifest: Manifest): string[] {
       `${late} frames came after their channel was closed and are in it: the network doubles or delays frames\n`,
     )
   }
+  lines.push(...runLines(manifest))
   const loads = loadsWord(manifest)
   if (loads !== null) lines.push(`every image loaded once in a throw-away machine: ${loads}\n`)
   for (const { part } of membersOf(manifest)) {
     if (part.verified?.reason != null) lines.push(`  ${part.vm}: ${part.verified.reason}\n`)
   }
   return lines
+}
+
+/** Where `replay` finds what was recorded. */
+function runLines({ parts }: Manifest): string[] {
+  return parts.flatMap(({ host, run, runProblem }) => [
+    ...(run === undefined ? [] : [`run on host ${host}, ${formatBytes(run.bytes)}: snapswitch replay ${run.path}\n`]),
+    ...(runProblem === undefined ? [] : [`run on host ${host}: not all is recorded: ${runProblem}\n`]),
+  ])
 }
 
 const warningLines = (manifest: Manifest) =>

@@ -101,6 +101,8 @@ export interface Host {
   readonly portion: number
   /** Bound of a recording. */
   readonly recordedEvents: number
+  /** Bound of a run that is recorded beside it, in bytes of memory; 0: none is. */
+  readonly recordedBytes: number
   readonly epochs: Epochs
   /** For one restore. */
   readonly restoreTaps: () => Taps

@@ -118,7 +118,10 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     },
     release: ({ network, ports, most }) => opening(network, 'release', { ports, most }),
     drain: ({ network, ports, most }) => opening(network, 'drain', { ports, most }),
-    end: ({ network }) => at.perform(network, 'end', {}),
+    end: ({ network }) => {
+      const held = at.forwarder(network).snapshots.heldFrames
+      return { ...at.perform(network, 'end', {}), held }
+    },
     advance: ({ network, epoch, most }) => opening(network, 'advance', { epoch, most }),
     fence: ({ network, ports: indexes, epoch }) => {
       // What a machine that has just ended left behind keeps its old color, and so stops at the fence.

@@ -10,6 +10,7 @@ import type { TapOptions } from '../capture/tap.js'
 import type { DropReason } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
+import type { HeldFrame } from '../forwarding/snapshot/held-frames.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { Checkpoint } from '../recording/format.js'
 import type { HookState } from './kernel/hooks.js'
@@ -146,7 +147,7 @@ export interface Commands {
   drain: { args: { network: string; ports: Ports; most: readonly number[] }; result: Opening }
   end: {
     args: { network: string }
-    result: ChannelState
+    result: ChannelState & { readonly held: readonly HeldFrame[] }
   }
   /** Opens gates, too: `most` frames of each port at once. */
   advance: { args: { network: string; epoch: number; most: number }; result: Opening }

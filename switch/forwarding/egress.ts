@@ -20,6 +20,8 @@ export interface Crossings {
   early(port: PortState, color: number): void
   /** A frame from before its sender's cut is being delivered after its receiver's. */
   inTransit(port: PortState, frame: Frame, now: number): void
+  /** A frame waits for its receiver. */
+  held(port: PortState, frame: Frame, now: number): void
 }
 
 /** No service tag to push. */
@@ -82,14 +84,14 @@ export class Egress {
           return
         }
         counters[port.row + Counter.early]++
-        this.#hold(port, frame)
+        this.#hold(port, frame, now)
         return
       case Verdict.HOLD:
         if (frame.color > port.epoch) {
           crossings.early(port, frame.color)
           counters[port.row + Counter.early]++
         }
-        this.#hold(port, frame)
+        this.#hold(port, frame, now)
         return
       case Verdict.DROP_FENCED:
         this.drop(port, frame, 'fenced')
@@ -126,9 +128,10 @@ export class Egress {
     this.#network.observer?.leftOut(port, frame, reason)
   }
 
-  #hold(port: PortState, frame: Frame): void {
+  #hold(port: PortState, frame: Frame, now: number): void {
     if (port.hold.push(frame)) {
       this.#counters[port.row + Counter.held]++
+      this.#crossings.held(port, frame, now)
       this.#network.observer?.note(Event.held, port, frame)
     } else this.drop(port, frame, 'hold-overflow')
   }

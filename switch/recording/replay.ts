@@ -61,6 +61,8 @@ export class Replay {
   frames = 0
   /** Restores in the run: their fences. */
   readonly restores: { readonly epoch: number; readonly now: number }[] = []
+  /** Cuts in the run, of its snapshots: when the first machine made it, and the last one. */
+  readonly cuts: { readonly epoch: number; readonly now: number; until: number }[] = []
   readonly gaps: Gap[] = []
   readonly #reader: RunReader
   #witness = new Witness(() => this.forwarder)
@@ -265,9 +267,16 @@ export class Replay {
       // As whoever adds a port to a datapath does.
       this.forwarder.counters.fill(0, spec.index * ROW, (spec.index + 1) * ROW)
     }
+    if (name === 'flip') this.#noteCut(recorded as Inputs['flip']['args'])
     if (name === 'fence') this.restores.push(recorded as Inputs['fence']['args'])
     if (args === null) this.#observer.skipped?.()
     else this.#witness.said(performInput(this.forwarder, name, args, { outputOf: this.#outputOf }))
+  }
+
+  #noteCut({ epoch, now }: Inputs['flip']['args']): void {
+    const last = this.cuts.at(-1)
+    if (last?.epoch === epoch) last.until = now
+    else this.cuts.push({ epoch, now, until: now })
   }
 
   #checkMark(): void {

@@ -12,6 +12,7 @@ import { Event } from '../../src/trace/events.js'
 import { attempt, sleep } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
 import { fileLimit } from '../patience.js'
+import { replayed } from '../recording/processes.js'
 import { putTogether, type Recording, takeApart, without } from './tamper.js'
 
 t.setTimeout(fileLimit(280_000))
@@ -174,11 +175,32 @@ t.test('audit of a real run', async (t) => {
     t.match(damaged.stdout, /host a: frames are missing: [A-Z_]+: /)
   })
 
+  t.test('its run is replayed, through its cut', async (t) => {
+    const [command, ...args] = lab.commandLine(['snapshot', 'show', name])
+    const shown = (await attempt(command, args)).stdout
+    for (const host of plan.hosts) {
+      const { run, runProblem } = files.part(host)
+      t.equal(runProblem, undefined)
+      t.match(shown, new RegExp(`^run on host ${host}, .*: snapswitch replay ${run!.path}$`, 'm'))
+      const found = await replayed(files.outside(host, run!))
+      t.match(found, { same: true, truncated: false, end: 'asked', gaps: [], restores: [] })
+      t.match(found.cuts, [{ epoch: files.manifest.epoch }])
+      t.ok(found.frames > 0, `${found.frames} frames`)
+    }
+  })
+
   t.test('made without a recording', async (t) => {
     const [command, ...args] = lab.commandLine(['snapshot', 'audit', 'unrecorded'])
     const { code, stderr } = await attempt(command, args)
     t.equal(code, 1)
     t.match(stderr, /error SNAPSHOT_NOT_RECORDED: .*\nwhat to do: .*--record/)
+    const [show, ...shown] = lab.commandLine(['snapshot', 'show', 'unrecorded', '--frames', '--json'])
+    const { frames, hosts } = JSON.parse((await attempt(show, shown)).stdout) as SnapshotFrames
+    for (const { host, held, recorded } of hosts) {
+      t.ok(recorded)
+      const listed = frames.filter((frame) => frame.host === host && frame.fate === 'held')
+      t.equal(listed.length, held, `${host} held ${held}`)
+    }
   })
 
   t.test('a byte of a memory image', async (t) => {

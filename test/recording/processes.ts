@@ -45,6 +45,7 @@ export interface Summary {
   readonly truncated: boolean
   readonly frames: number
   readonly end: string
+  readonly cuts: readonly { readonly epoch: number; readonly seconds: number }[]
   readonly gaps: readonly { readonly seconds: number; readonly missed: number }[]
   readonly restores: readonly { readonly epoch: number }[]
   readonly state?: { readonly epoch: number; readonly fence: number }

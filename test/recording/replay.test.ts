@@ -12,9 +12,12 @@ import { Replay } from '../../switch/recording/replay.js'
 import { piecesOf } from '../../switch/recording/source.js'
 import { run } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
+import { fileLimit } from '../patience.js'
 import { GOLDEN_FRAMES, goldenFiles } from './golden.js'
 import { dice } from './scene.js'
 import { type SceneName, scenes } from './scenes.js'
+
+t.setTimeout(fileLimit(120_000))
 
 function replayed(file: Uint8Array): Replay {
   const replay = new Replay([file])

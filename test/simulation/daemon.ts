@@ -237,6 +237,7 @@ export class Daemon {
       unread: { of: (port) => world.nics[port].queued, emptied: () => undefined },
       portion: world.scenario.portion,
       recordedEvents: RECORDED_EVENTS,
+      recordedBytes: 0,
       epochs,
       restoreTaps: () => noTaps,
       log: silent,

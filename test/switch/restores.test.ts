@@ -97,6 +97,7 @@ class MadeUpHost {
       processor: { cores: 2, runAhead: () => () => {}, collectGarbage: () => {}, availableMemory: () => null },
       portion: 1,
       recordedEvents: 0,
+      recordedBytes: 0,
       restoreTaps: () => new RestoreTaps(taps),
       log: pino({ level: 'silent' }),
       epochs: await Epochs.open({ ...epochs, ...unwritten }),

@@ -12,7 +12,7 @@ export const SnapshotFrame = Type.Object(
     /**
      * `in-transit`: it reached the switch after its receiver's cut; `residue`: it lay unread in its receiver's device.
      * Both are part of the snapshot. `held`: it waited for its receiver, which was making its cut, or had not made it
-     * while the sender had; it may be in transit as well. Known where the snapshot was made with --record.
+     * while the sender had; it may be in transit as well.
      */
     fate: Type.Union([Type.Literal('in-transit'), Type.Literal('residue'), Type.Literal('held')]),
     /** Cuts that its sender had made. */

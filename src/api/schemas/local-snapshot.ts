@@ -229,6 +229,11 @@ export const LocalPart = Type.Object(
      * What happened to every member's frame around the cut (src/trace/events.ts); only of snapshots made with `record`.
      */
     events: Type.Optional(FileReference),
+    /** The run around the cut, for `snapswitch replay`; the same. `runProblem`: why there is none, or not all of it. */
+    run: Type.Optional(FileReference),
+    runProblem: Type.Optional(Type.String()),
+    /** The first bytes of frames that were held (src/trace/held.ts); where there were some. */
+    held: Type.Optional(FileReference),
   },
   closed,
 )

@@ -2,10 +2,12 @@
 // digest.
 
 import { join } from 'node:path'
-import type { ChannelClosure, FrozenLayer, LocalPart, MemberPart } from '../../../src/api/schemas.js'
+import type { ChannelClosure, FileReference, FrozenLayer, LocalPart, MemberPart } from '../../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import { writeChannel } from '../../../src/trace/channel.js'
+import { writeHeld } from '../../../src/trace/held.js'
+import type { HeldFrame } from '../../forwarding/snapshot/held-frames.js'
 import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
 import type { Host } from '../host.js'
 import { macOf } from '../machines.js'
@@ -20,7 +22,7 @@ export async function writePart(
   recording: Recording | null,
 ): Promise<LocalPart> {
   const { network, snapshot, epoch } = request
-  const { frames, overflow, closures } = await host.datapath.call('end', { network })
+  const { frames, overflow, closures, held } = await host.datapath.call('end', { network })
   const channelFrames = frames.map((frame) => {
     const port = host.ports.byIndex(frame.port)
     return {
@@ -55,7 +57,8 @@ export async function writePart(
     members,
     channel,
     closures: closureRecords(host, closures),
-    ...(recording === null ? {} : { events: await recording.write() }),
+    ...(held.length === 0 ? {} : { held: await heldFile(host, request, held) }),
+    ...(recording === null ? {} : await recording.write()),
   }
   // Before the part: a machine whose disk is not known to be on its overlay could lose it.
   for (const { vm, seal } of machines) {
@@ -64,6 +67,19 @@ export async function writePart(
   }
   await host.store.writePart(part)
   return part
+}
+
+function heldFile(
+  { ports, store, name }: Host,
+  { network, snapshot }: SessionRequest,
+  held: readonly HeldFrame[],
+): Promise<FileReference> {
+  const frames = held.map(({ port: index, at, ...frame }) => {
+    const port = ports.byIndex(index)
+    const timeNs = BigInt(Math.round(at * 1000)) * 1000n
+    return { ...frame, port: port?.name ?? `port-${index}`, vm: port?.vm ?? 'unknown', timeNs }
+  })
+  return store.writeFile(network, snapshot, join('hosts', name, 'held.pcapng'), writeHeld(frames))
 }
 
 /** What the machine writes to from the cut on. */

@@ -82,7 +82,7 @@ export async function preflight(
       .map((port) => port.name),
     freeBytes,
     neededBytes,
-    recordingBytes: recordingBytes(host.recordedEvents),
+    recordingBytes: recordingBytes(host.recordedEvents, host.recordedBytes),
     problems,
   }
 }

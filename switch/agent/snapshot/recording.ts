@@ -1,5 +1,5 @@
 // The recording of one snapshot on this host: memory that the datapath writes events to, from before the cut until a
-// little after the channels are closed, and the file that becomes of it.
+// little after the channels are closed, and the file that becomes of it. The run itself is recorded beside it (run.ts).
 
 import { join } from 'node:path'
 import type { FileReference } from '../../../src/api/schemas.js'
@@ -11,13 +11,14 @@ import { eventLogMemory, loggedEvents, logOverflow } from '../../forwarding/even
 import type { PortEntry } from '../../ports/table.js'
 import type { Host } from '../host.js'
 import type { SessionRequest } from './member.js'
+import { RUN_STATE_BYTES, SnapshotRun, type WrittenRun } from './run.js'
 
 /**
  * Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more.
  */
 export const RECORDED_EVENTS = 1 << 19
 /** The most that a recording takes on disk. */
-export const recordingBytes = (events: number): number => events * MAX_EVENT_BYTES
+export const recordingBytes = (events: number, run: number): number => events * MAX_EVENT_BYTES + run + RUN_STATE_BYTES
 /** The recording goes on for so long after the closure, that frames sent just before it are seen to arrive. */
 const TAIL_MS = 50
 /** Events between two turns of the event loop while the file is written. */
@@ -42,9 +43,11 @@ export class Recording {
   readonly #lostBefore: ReadonlyMap<number, number>
   #peersBefore: readonly PeerPort[] = []
   #stopped: Promise<readonly PeerPort[]> | null = null
+  readonly #run: SnapshotRun
   #stopTimer: (() => void) | null = null
 
-  private constructor(host: Host, request: SessionRequest) {
+  private constructor(host: Host, request: SessionRequest, run: SnapshotRun) {
+    this.#run = run
     this.#host = host
     this.#request = request
     this.#memory = eventLogMemory(host.recordedEvents)
@@ -54,8 +57,15 @@ export class Recording {
   }
 
   static async start(host: Host, request: SessionRequest): Promise<Recording> {
-    const recording = new Recording(host, request)
-    recording.#peersBefore = await host.datapath.call('record', { network: request.network, memory: recording.#memory })
+    const run = await SnapshotRun.start(host, request)
+    const recording = new Recording(host, request, run)
+    try {
+      const { network } = request
+      recording.#peersBefore = await host.datapath.call('record', { network, memory: recording.#memory })
+    } catch (thrown) {
+      await run.stop().catch(() => undefined)
+      throw thrown
+    }
     return recording
   }
 
@@ -66,12 +76,20 @@ export class Recording {
 
   stop(): Promise<readonly PeerPort[]> {
     this.#stopTimer?.()
-    this.#stopped ??= this.#host.datapath.call('record', { network: this.#request.network, memory: null })
+    this.#stopped ??= this.#stop()
     return this.#stopped
   }
 
-  /** Ends the recording and makes its file durable. Throws STORE_FULL or STORE_IO. */
-  async write(): Promise<FileReference> {
+  async #stop(): Promise<readonly PeerPort[]> {
+    try {
+      return await this.#host.datapath.call('record', { network: this.#request.network, memory: null })
+    } finally {
+      await this.#run.stop()
+    }
+  }
+
+  /** Ends the recording and makes its files durable. Throws STORE_FULL or STORE_IO. */
+  async write(): Promise<{ readonly events: FileReference } & WrittenRun> {
     const { numbers, ports } = this.#tracePorts(await this.stop())
     const host = this.#host
     const request = this.#request
@@ -79,7 +97,8 @@ export class Recording {
     const { network, snapshot, epoch } = request
     const writer = new EventTraceWriter({ host: host.name, network, snapshot, epoch }, ports)
     const name = join('hosts', host.name, 'events.pcapng')
-    return host.store.writePieces(network, snapshot, name, pieces(writer, memory, numbers))
+    const events = await host.store.writePieces(network, snapshot, name, pieces(writer, memory, numbers))
+    return { events, ...(await this.#run.write()) }
   }
 
   /** The trace's ports, and their numbers by the index that events have. Devices come and go, and ports with them. */

@@ -7,6 +7,7 @@ import type { Frame, FrameCopy } from '../../../src/frame/frame.js'
 import type { Network } from '../network.js'
 import type { PortState } from '../port-state.js'
 import { ChannelRecorder, type RecordedFrame } from './channel-recorder.js'
+import { HeldFrames } from './held-frames.js'
 
 export interface ChannelClosed extends Closure {
   readonly port: number
@@ -30,6 +31,7 @@ export interface ChannelState {
 export class OpenSnapshot {
   readonly epoch: number
   readonly policy: Policy
+  readonly held = new HeldFrames()
   readonly #network: Network
   /** When markers stop being repeated, whatever happens. */
   readonly #until: number

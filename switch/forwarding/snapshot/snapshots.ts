@@ -11,6 +11,7 @@ import { EventLog } from '../event-log.js'
 import type { HoldBounds } from '../hold-queue.js'
 import type { Network } from '../network.js'
 import type { PortState } from '../port-state.js'
+import type { HeldFrame } from './held-frames.js'
 import { type ChannelClosed, type ChannelState, OpenSnapshot } from './open-snapshot.js'
 
 /** What the agent is told of snapshots without being asked. */
@@ -68,6 +69,11 @@ export class Snapshots implements Crossings {
     return this.#open?.epoch ?? null
   }
 
+  /** What the open snapshot has held, and found waiting. */
+  get heldFrames(): readonly HeldFrame[] {
+    return this.#open?.held.frames ?? []
+  }
+
   get dropsEarly(): boolean {
     return this.#open !== null && this.#open.policy === 'drop'
   }
@@ -102,6 +108,12 @@ export class Snapshots implements Crossings {
     this.#open = new OpenSnapshot(this.#network, epoch, policy, until, (at) => this.#actions.sendMarkers(at))
     // A host without members never flips, and must read colors all the same.
     this.#network.raiseEpoch(epoch)
+    for (const port of this.#network.ports) {
+      port.hold.some((copy) => {
+        this.held(port, this.#frame.pointAt(copy), now)
+        return false
+      })
+    }
     this.#network.observer?.mark(Event.begin, null, epoch, now)
     this.#open.announceCut(now)
   }
@@ -277,6 +289,10 @@ export class Snapshots implements Crossings {
     }
     counters[port.row + Drop['record-overflow']]++
     this.#network.observer?.dropped(port, frame, 'record-overflow')
+  }
+
+  held(port: PortState, frame: Frame, now: number): void {
+    this.#open?.held.add(port, frame, now)
   }
 
   early(port: PortState, color: number): void {
