@@ -9,6 +9,8 @@ const MASK_LENGTH = 128
 const MEMBARRIER_CMD_GLOBAL = 1
 const SCHED_OTHER = 0
 const SCHED_FIFO_RESET_ON_FORK = 1 | 0x40000000
+/** The highest: where a machine's processor has a real-time thread of its own, that one may never make room. */
+const AHEAD_OF_ALL = 99
 const BACKLOG = 11
 const PROCESSOR = 12
 
@@ -39,9 +41,9 @@ export function visit(processors: readonly number[]): boolean {
   const { sched_getaffinity, sched_setaffinity, sched_getscheduler, sched_setscheduler } = libc()
   const usual = new Uint8Array(MASK_LENGTH)
   if (sched_getaffinity(0, MASK_LENGTH, usual) < 0) return false
-  // Before everything ordinary: else it waits on each of them until its turn comes.
+  // For microseconds, before everything else: else it waits on each of them until its turn comes.
   const policy = sched_getscheduler(0)
-  const ahead = policy === SCHED_OTHER && sched_setscheduler(0, SCHED_FIFO_RESET_ON_FORK, int32(1)) === 0
+  const ahead = policy === SCHED_OTHER && sched_setscheduler(0, SCHED_FIFO_RESET_ON_FORK, int32(AHEAD_OF_ALL)) === 0
   let all = true
   const mask = new Uint8Array(MASK_LENGTH)
   for (const processor of processors) {

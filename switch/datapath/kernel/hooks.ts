@@ -94,7 +94,8 @@ export class KernelHooks {
 
   #put(ifindex: number): string | null {
     try {
-      return setIngressProgram(this.#netlink, ifindex, this.programs.act) ? null : 'its ingress filter is not ours'
+      const isThere = setIngressProgram(this.#netlink, ifindex, this.programs.act)
+      return isThere ? null : 'it has no ingress filter of ours, as ports of a bridge that was taken over'
     } catch (thrown) {
       return thrown instanceof Error ? thrown.message : String(thrown)
     }

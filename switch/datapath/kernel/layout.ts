@@ -62,11 +62,14 @@ export class Shared {
   readonly #runs: Int32Array
   readonly #counters: Uint32Array
   readonly #arenas: Arena[] = []
+  /** Processors on which a program has run. */
+  readonly #isUsed: Uint8Array
 
   /** The programs stay the caller's, who closes them after this. Throws SYSCALL: nothing is mapped then. */
   constructor(programs: Programs) {
     this.programs = programs
     const { processors } = programs
+    this.#isUsed = new Uint8Array(processors)
     try {
       this.ports = this.#map('ports', MAX_PORTS * PORT_WORDS * 4)
       this.#devices = this.#map('devices', DEVICES * DEVICE_WORDS * 4)
@@ -115,6 +118,11 @@ export class Shared {
   count(port: number, sums: Float64Array): void {
     sums.fill(0)
     for (let processor = 0; processor < this.processors; processor++) {
+      // There may be hundreds that are not there.
+      if (this.#isUsed[processor] === 0) {
+        if (this.entered(processor) === 0) continue
+        this.#isUsed[processor] = 1
+      }
       const at = (processor * MAX_PORTS + port) * COUNTS * 2
       for (let i = 0; i < COUNTS; i++) sums[i] += this.#number(at + i * 2)
     }
