@@ -154,10 +154,10 @@ export const SwitchConfig = Type.Object(
         /** Microseconds that `adaptive` looks for more frames before it sleeps. */
         spin: Type.Integer({ minimum: 0, maximum: 10_000, default: 25 }),
         /**
-         * `auto`: what the switch has decided of a pair of addresses, the kernel repeats, while the network is quiet.
-         * `off`: every frame goes through the daemon.
+         * `auto`: what the switch has decided of a pair of addresses, the kernel repeats, while the network is quiet,
+         * where the machine can. `off`: every frame goes through the daemon.
          */
-        fastPath: Type.Union([Type.Literal('auto'), Type.Literal('off')], { default: 'off' }),
+        fastPath: Type.Union([Type.Literal('auto'), Type.Literal('off')], { default: 'auto' }),
       },
       { ...closed, default: {} },
     ),
