@@ -30,7 +30,7 @@ export interface HookState {
 export class KernelHooks {
   readonly programs: Programs
   readonly #tell: (state: HookState) => void
-  readonly #netlink = new NetlinkSocket()
+  readonly #netlink: NetlinkSocket
   readonly #ports = new Map<number, HookState>()
   readonly #hasTcx = kernelIsAtLeast(6, 6)
   readonly #timer: NodeJS.Timeout
@@ -39,6 +39,7 @@ export class KernelHooks {
   /** `tell` hears of ports that were asked for, at once and when something changes. Throws as loadPrograms. */
   constructor(tell: (state: HookState) => void) {
     this.programs = loadPrograms()
+    this.#netlink = new NetlinkSocket()
     this.#tell = tell
     this.#timer = setInterval(() => this.look(), LOOK_MS)
     this.#timer.unref()

@@ -1,6 +1,7 @@
 // The programs of the fast path and their maps, loaded. The control thread does that: a kernel that is busy may take
 // half a second for it, and frames do not wait. Descriptors are all that the datapath needs of them.
 
+import { SnapswitchError } from '../../../src/errors/errors.js'
 import { createMapOf, loadCode, MapType, ProgramType } from '../../../src/linux/bpf.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { libc } from '../../../src/linux/libc.js'
@@ -63,6 +64,8 @@ export function loadPrograms(): Programs {
     return { processors, decide, act: open(loadEmbedded('act', ProgramType.SCHED_CLS, maps)), maps }
   } catch (error) {
     for (const fd of opened) libc().close(fd)
+    if (error instanceof SnapswitchError && error.code === 'PERMISSION')
+      throw new Error(`BPF programs may not be loaded here, which takes CAP_BPF and CAP_NET_ADMIN (${error.message})`)
     throw error
   }
 }
