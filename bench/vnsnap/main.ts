@@ -18,7 +18,7 @@ import { snapshotSystems } from './systems.js'
 const PARTS = ['network', 'snapshot', 'ring'] as const
 type Part = (typeof PARTS)[number]
 /** How far each part may go into the time that is left when it begins. */
-const SHARES: Readonly<Record<Part, number>> = { network: 0.5, snapshot: 0.5, ring: 1 }
+const SHARES: Readonly<Record<Part, number>> = { network: 0.55, snapshot: 0.55, ring: 1 }
 
 const ids = () => [...new Set([...networkSubjects, ...snapshotSystems].map(({ id }) => id))]
 
@@ -73,7 +73,7 @@ function plansOf({ size, rounds }: Pick<BenchOptions, 'size' | 'rounds'>): Plans
     trialMs,
     tcpSeconds,
     payloads: isWhole ? PAYLOADS : [8, 1472],
-    udpPayloads: isWhole ? UDP_PAYLOADS : [64, 1472],
+    udpPayloads: isWhole ? UDP_PAYLOADS : [1472],
     ...twoCores(),
   })
   const others = isWhole ? rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2) : []
