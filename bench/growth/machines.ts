@@ -16,6 +16,7 @@ export interface MachinesCell {
   readonly title: string
   readonly machines: number
   readonly hosts: number
+  readonly cost: number
 }
 
 export interface MachinesPlan {
@@ -29,6 +30,8 @@ const cell = (machines: number, hosts: number): MachinesCell => ({
   title: `${machines} machines, ${hosts} ${hosts === 1 ? 'host' : 'hosts'}`,
   machines,
   hosts,
+  // Boots and snapshots take turns.
+  cost: machines + 2,
 })
 
 /** More machines on two hosts, and as many on more hosts. Sixteen take as long as all others: they come last. */

@@ -9,6 +9,13 @@ const message = (error: unknown) => (error instanceof Error ? error.message : St
 /** Fills in figures as it goes: those that were measured before a failure stay. */
 export type Measure<S> = (subject: S, figures: Record<string, number>) => Promise<void>
 
+/** `cost`: how long one takes compared with others; 1 unless said. */
+export interface Subject {
+  readonly id: string
+  readonly title: string
+  readonly cost?: number
+}
+
 export interface Part {
   readonly part: string
   /** Rounds wanted, at most. */
@@ -53,7 +60,7 @@ export class Rounds {
    * Rounds over all subjects in turn, each round beginning with another one. Time is asked before each round, and in
    * the first before each subject: put those first that must not be missing.
    */
-  async inTurn<S extends { readonly id: string; readonly title: string }>(
+  async inTurn<S extends Subject>(
     { part, rounds, untilMs = Number.POSITIVE_INFINITY }: Part,
     subjects: readonly S[],
     measure: Measure<S>,
@@ -73,15 +80,17 @@ export class Rounds {
     })
     for (let round = 1; round <= rounds && subjects.length > 0; round++) {
       const from = now()
+      let spent = 0
       if (round > 1 && from + roundMs > untilMs) break
       for (let turn = 0; turn < subjects.length; turn++) {
         const subject = subjects[(turn + round - 1) % subjects.length]!
         // A subject takes about as long as those before it did.
-        const usual = turn === 0 ? 0 : (now() - from) / turn
+        const usual = spent === 0 ? 0 : ((now() - from) / spent) * (subject.cost ?? 1)
         if (round === 1 && now() + usual > untilMs) {
           missing.push(subject.title)
           continue
         }
+        spent += subject.cost ?? 1
         const row = await measured(part, round, subject, measure)
         this.rows.push(row)
         done++

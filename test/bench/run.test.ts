@@ -162,4 +162,9 @@ t.test('with little time: whole rounds as they fit, or the first subjects; what 
   t.match(await made(30), { rounds: 1, missing: [] })
   t.match(await made(89), { rounds: 2, missing: [] })
   t.match(await made(10_000), { rounds: 5, missing: [] })
+  clock = 0
+  const rounds = new Rounds(course(() => clock))
+  const costly = [subject('a'), { ...subject('b'), cost: 5 }, subject('c')]
+  await rounds.inTurn({ part: 'p', rounds: 1, untilMs: 50 }, costly, tenEach)
+  t.match(rounds.notes, [{ missing: ['b'] }], 'one that takes longer than there is time is not begun')
 })
