@@ -52,5 +52,6 @@ code { font-size: .86em; }
 .ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: .6rem; } .ratios td:first-child { overflow-wrap: anywhere; }
 ul.facts, ul.caution { padding-left: 1.6rem; }
 .plots { grid-template-columns: 1fr 1fr; }
-  .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } table.ratios { font-size: 9pt; } }
+  .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } table.ratios { font-size: 9pt; }
+  .promises { columns: 1; } .promises > div { break-inside: auto; } tr { break-inside: avoid; } }
 `
