@@ -3,7 +3,8 @@
 
 import { formatMac, parseMac } from '../frame/mac.js'
 import { Errno, hasErrno } from './libc.js'
-import { type Link, type Links, parseLink } from './link.js'
+import type { Links } from './link.js'
+import { type Link, parseLink } from './link-message.js'
 import { attributes, eachAttribute, LITTLE_ENDIAN, NetlinkBody, NLM, readU32 } from './netlink.js'
 
 const AF_BRIDGE = 7

@@ -8,7 +8,8 @@
 import { SnapswitchError } from '../errors/errors.js'
 import { unhookEgress } from './egress-hook.js'
 import { Errno, hasErrno } from './libc.js'
-import type { Link, Links } from './link.js'
+import type { Links } from './link.js'
+import type { Link } from './link-message.js'
 import { LITTLE_ENDIAN, NetlinkBody, type NetlinkMessage, type NetlinkSocket, NLM, readU32 } from './netlink.js'
 import { DeviceSysctl } from './sysctl.js'
 

@@ -7,7 +7,8 @@ import koffi from 'koffi'
 import { SnapswitchError } from '../errors/errors.js'
 import { formatMac } from '../frame/mac.js'
 import { check, Errno, errno, libc, syscallError } from './libc.js'
-import { type Link, Links } from './link.js'
+import { Links } from './link.js'
+import type { Link } from './link-message.js'
 
 const O_RDWR_CLOEXEC = 2 | 0o2000000
 const O_NONBLOCK = 0o4000

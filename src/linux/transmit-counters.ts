@@ -5,7 +5,7 @@
 
 import { closeSync, constants, openSync, readFileSync, readSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Link } from './link.js'
+import type { Link } from './link-message.js'
 import { LinkCounterReader } from './stats.js'
 
 const SYSFS = '/sys/class/net'

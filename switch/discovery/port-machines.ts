@@ -2,7 +2,7 @@
 // configuration.
 
 import type { PortHolder, UndrivenPort } from '../../src/api/schemas.js'
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import type { MachineWatch } from './discovery.js'
 
 interface PortsWithTaps {

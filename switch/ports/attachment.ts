@@ -7,7 +7,8 @@ import { addAddress, type HostAddress, listAddresses } from '../../src/linux/add
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { hookEgress, hookEgressUnseen, isHooked } from '../../src/linux/egress-hook.js'
 import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
-import type { Link, Links } from '../../src/linux/link.js'
+import type { Links } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import { notEthernetError, slaveError } from './problems.js'
 
 export class Attachment {

@@ -1,7 +1,8 @@
 // The devices there are, as of a moment ago: several decisions in a row need the list, and it takes a while where there
 // are hundreds.
 
-import type { Link, Links } from '../../src/linux/link.js'
+import type { Links } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import type { Devices } from './host-use.js'
 
 /** Milliseconds for which a list is good enough to see what stands on a device: what is newer, `reconcile` sees. */

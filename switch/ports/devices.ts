@@ -3,7 +3,8 @@
 // renamed.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { type Link, Links } from '../../src/linux/link.js'
+import { Links } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import { createTap } from '../../src/linux/tap.js'
 import { renamedError } from './host-use.js'
 import { type PortEntry, PortTable } from './table.js'

@@ -8,7 +8,7 @@
 
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { HostAddress } from '../../src/linux/addresses.js'
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 
 /** They take frames off the device that they stand on; without these they are deaf. */
 const TAKERS = ['macvlan', 'macvtap', 'ipvlan', 'ipvtap', 'macsec', 'vlan']

@@ -2,7 +2,7 @@
 // between the same two networks, or a way round through a bridge of the kernel's. Nobody here speaks STP, so one frame
 // to everybody would be forwarded for ever. Pure. What lies in other namespaces or beyond the wire is not seen.
 
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 
 export interface LoopPort {
   readonly name: string

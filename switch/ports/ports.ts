@@ -3,7 +3,7 @@
 import type { PortInfo, PortRecord, PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { SocketHandover } from '../../src/linux/handover.js'
-import { isCalled, type Link } from '../../src/linux/link.js'
+import { isCalled, type Link } from '../../src/linux/link-message.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from '../forwarding/counters.js'
 import { namesOf, specOf } from './attached.js'
 import { refuseUnfit } from './attachment.js'

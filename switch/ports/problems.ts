@@ -3,7 +3,7 @@
 import { nearest } from '../../src/api/names.js'
 import type { PortKind } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import type { Loop } from './loops.js'
 
 interface NamedPort {

@@ -1,7 +1,7 @@
 // Which ports this host has: names, devices and indexes, by machine and network.
 
 import type { PortKind, PortRules } from '../../src/api/schemas.js'
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import type { UplinkColor } from '../config.js'
 
 export interface PortRequest {

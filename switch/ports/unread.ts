@@ -6,7 +6,7 @@
 // counts); then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows
 // a queue.
 
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import { TransmitCounters } from '../../src/linux/transmit-counters.js'
 import { Counter, type CounterTable, Drop, MAX_PORTS, ROW } from '../forwarding/counters.js'
 

@@ -4,7 +4,7 @@
 import type { Logger } from 'pino'
 import type { SnapswitchError } from '../../src/errors/errors.js'
 import { defaultRouteDevices, listAddresses } from '../../src/linux/addresses.js'
-import { isCalled } from '../../src/linux/link.js'
+import { isCalled } from '../../src/linux/link-message.js'
 import type { NetlinkSocket } from '../../src/linux/netlink.js'
 import type { Attachment } from './attachment.js'
 import { type Devices, type HostState, renamedError, sharedWarnings } from './host-use.js'

@@ -3,7 +3,8 @@
 
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { bridgePorts, createPair, setPortFlags, trunkAllVlans } from '../../src/linux/bridge.js'
-import type { Link, Links } from '../../src/linux/link.js'
+import type { Links } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import { DeviceSysctl } from '../../src/linux/sysctl.js'
 import { removeWithUs, type Watchdog } from './watchdog.js'
 

@@ -1,7 +1,7 @@
 // Ways round between ports, from lists of devices that are made up.
 
 import t from 'tap'
-import type { Link } from '../../src/linux/link.js'
+import type { Link } from '../../src/linux/link-message.js'
 import { findLoops } from '../../switch/ports/loops.js'
 import fc from '../property.js'
 

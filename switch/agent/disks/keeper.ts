@@ -1,30 +1,25 @@
 // Keeps this host's image files in order, one job at a time: does what plan.ts decides, merges first, and says what it
 // did. It touches nothing of a machine that a snapshot or restore has under way, and lets go of one when that begins.
 
-import { rm, statfs } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { rm } from 'node:fs/promises'
 import { unknownMachine } from '../../../src/api/names.js'
-import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
+import { SnapswitchError } from '../../../src/errors/errors.js'
 import { directoryOf } from '../../../src/hypervisor/drivers.js'
 import { isInUseByQemu } from '../../../src/linux/image-lock.js'
 import { openFiles } from '../../../src/linux/open-files.js'
 import { notRunning } from '../refusals.js'
 import { Beginnings } from './beginnings.js'
 import { FrozenImages } from './frozen.js'
+import { explain, filesOf, Merges, underWay } from './merges.js'
 import { type Observation, type ObservedHost, type ObserveOptions, observe } from './observe.js'
-import { checkOffline, mergeOffline } from './offline.js'
-import { type Collapse, type Kept, type Plan, plan, type Shortening, shortenings } from './plan.js'
+import { checkOffline } from './offline.js'
+import { type Collapse, type Kept, type Plan, plan, shortenings } from './plan.js'
 import { emptyMachineDirectories, isInUse, wholeDirectories } from './state-files.js'
 
-/** Merging takes as long as copying does; this is a disk at its slowest. */
-const BYTES_PER_SECOND = 1 << 20
-const LEAST_MS = 60_000
-const ROUNDS = 1000
-const TIDY_MS = 600_000
 /** In the background; a guest's own I/O goes on beside it. */
 const SHORTENING_BYTES_PER_SECOND = 64 << 20
-const ROOM_TO_SHORTEN = 1.2
-
+const ROUNDS = 1000
+const TIDY_MS = 600_000
 /** What a tidying did, and what it left. */
 export interface Tidied {
   readonly removed: readonly string[]
@@ -52,10 +47,9 @@ export class DiskKeeper {
   readonly #busy: () => ReadonlySet<string>
   readonly #beginnings: Beginnings
   #last: Promise<unknown> = Promise.resolve()
-  /** The merge under way. */
-  #merging: { readonly vm: string; readonly abort: AbortController; readonly ended: Promise<unknown> } | null = null
   #waiting = 0
   readonly #frozen: FrozenImages
+  readonly #merges: Merges
   #closed = false
   #inBackground = false
   readonly #timer: NodeJS.Timeout
@@ -65,13 +59,14 @@ export class DiskKeeper {
     this.#busy = busy
     this.#beginnings = new Beginnings(busy)
     this.#frozen = new FrozenImages(host.disks, host.log)
+    this.#merges = new Merges(host, this.#frozen)
     // For what had to wait, for a machine was off, say.
     this.#timer = setInterval(() => this.soon(), TIDY_MS).unref()
   }
 
   /** One after the other; what goes on in the background gives way, and is taken up again. */
   exclusively<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#inBackground) this.#merging?.abort.abort(called(this.#merging.vm))
+    if (this.#inBackground) void this.#merges.callOff()
     return this.#inTurn(work)
   }
 
@@ -87,10 +82,7 @@ export class DiskKeeper {
    */
   async letGo(vms: Iterable<string>): Promise<void> {
     this.#beginnings.note(vms)
-    const merging = this.#merging
-    if (merging === null || ![...vms].includes(merging.vm)) return
-    merging.abort.abort(called(merging.vm))
-    await merging.ended.catch(() => undefined)
+    await this.#merges.callOff(vms)
   }
 
   /** Tidies soon, in the background. */
@@ -115,7 +107,7 @@ export class DiskKeeper {
   async close(): Promise<void> {
     this.#closed = true
     clearInterval(this.#timer)
-    this.#merging?.abort.abort(called(this.#merging.vm))
+    void this.#merges.callOff()
     await this.#last.catch(() => undefined)
     this.#frozen.close()
   }
@@ -168,15 +160,15 @@ export class DiskKeeper {
             : undefined
         if (long === undefined) break
         shortened.add(`${long.vm}/${long.disk}`)
-        await this.#shorten(seen, long, SHORTENING_BYTES_PER_SECOND).catch((error) =>
-          this.#host.log.warn({ err: error, vm: long.vm, disk: long.disk }, 'a chain stays long'),
-        )
+        await this.#merges
+          .shorten(seen, long, SHORTENING_BYTES_PER_SECOND)
+          .catch((error) => this.#host.log.warn({ err: error, vm: long.vm, disk: long.disk }, 'a chain stays long'))
         continue
       }
       // A snapshot has begun and ended since: it may need what would be merged.
       if (!seen.isQuiet(collapse.vm) && !this.#busy().has(collapse.vm)) continue
       try {
-        await this.#merge(seen, collapse, options)
+        await this.#merges.merge(seen, collapse, options.bytesPerSecond)
         merged.push({ vm: collapse.vm, disk: collapse.disk, files: filesOf(collapse) })
       } catch (thrown) {
         failed.add(`${collapse.vm}/${collapse.disk}`)
@@ -196,7 +188,7 @@ export class DiskKeeper {
     if (seen.blind !== null) throw cannotTell(seen.blind)
     const host = this.#host
     const busy = [...vms].find((vm) => this.#busy().has(vm))
-    if (busy !== undefined) throw called(busy)
+    if (busy !== undefined) throw underWay(busy)
     for (const view of seen.world.machines) {
       if (!vms.has(view.vm) || view.state !== 'unclear' || view.disks.length === 0) continue
       if (await host.machines.isThere(view.vm)) throw cannotTell(view.reason ?? `${view.vm} cannot be asked`)
@@ -235,99 +227,20 @@ export class DiskKeeper {
     return freed
   }
 
-  async #merge(seen: Observation, collapse: Collapse, { bytesPerSecond }: TidyOptions): Promise<void> {
-    const { vm, disk, depth, live } = collapse
-    const chain = seen.chainAsNamed(vm, disk)
-    const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
-    const pace = Math.min(BYTES_PER_SECOND, bytesPerSecond ?? BYTES_PER_SECOND)
-    const deadline = performance.now() + LEAST_MS + (bytes / pace) * 1000
-    for (const { file } of collapse.chain.slice(0, depth + 1)) await this.#frozen.release(file)
-    // From here to where it is known to be under way nothing else gets its turn.
-    if (!seen.isQuiet(vm)) throw called(vm)
-    const abort = new AbortController()
-    const work = live
-      ? this.#mergeLive(vm, disk, chain, depth, deadline, abort.signal, bytesPerSecond)
-      : this.#mergeOff(vm, disk, seen, depth, deadline)
-    this.#merging = { vm, abort, ended: work }
-    try {
-      await work
-    } finally {
-      this.#merging = null
-    }
-  }
-
   /** Makes the chains of a machine's disks as short as they can be, now. Returns how many images left each. */
   flatten(vm: string): Promise<{ disk: string; before: number; after: number }[]> {
     return this.exclusively(async () => {
       const { spec, isThere } = { spec: this.#host.machines.spec(vm), isThere: await this.#host.machines.isThere(vm) }
       if (spec === undefined) throw unknownMachine(this.#host.name, vm, this.#host.machines.names())
-      if (this.#busy().has(vm)) throw called(vm)
+      if (this.#busy().has(vm)) throw underWay(vm)
       if (!isThere) throw notRunning(vm, 'off', null)
       await this.tidy({ vms: new Set([vm]) })
       const seen = await this.look()
       const wanted = shortenings(seen.world, 2).filter((one) => one.vm === vm)
-      for (const one of wanted) await this.#shorten(seen, one, undefined)
+      for (const one of wanted) await this.#merges.shorten(seen, one, undefined)
       await this.tidy({ vms: new Set([vm]) })
       return wanted.map(({ disk, chain, depth }) => ({ disk, before: chain.length, after: chain.length - depth + 1 }))
     })
-  }
-
-  async #shorten(seen: Observation, one: Shortening, bytesPerSecond: number | undefined): Promise<void> {
-    const { vm, disk, depth } = one
-    const { machines, disks, log } = this.#host
-    const chain = seen.chainAsNamed(vm, disk)
-    const between = one.chain.slice(1, depth).map(({ file }) => file)
-    const bytes = between.reduce((sum, file) => sum + seen.names.allocated(file), 0)
-    const directory = dirname(one.chain[0]!.file)
-    const { bavail, bsize } = await statfs(directory)
-    if (bavail * bsize < bytes * ROOM_TO_SHORTEN) throw noRoom(vm, disk, directory, bytes, bavail * bsize)
-    const deadline = performance.now() + LEAST_MS + (bytes / BYTES_PER_SECOND) * 1000
-    const abort = new AbortController()
-    const options = { signal: abort.signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
-    const base = chain[depth]!.file
-    log.info({ vm, disk, base, images: chain.length }, 'shortening a chain of images')
-    if (!seen.isQuiet(vm)) throw called(vm)
-    const work = machines.using(vm, deadline, (control) => control.shorten(disk, base, deadline, options))
-    this.#merging = { vm, abort, ended: work }
-    try {
-      await work
-    } finally {
-      this.#merging = null
-    }
-    await disks.replaceDisk(vm, disk, [chain[0]!, ...chain.slice(depth)])
-  }
-
-  async #mergeLive(
-    vm: string,
-    disk: string,
-    chain: ReturnType<Observation['chainAsNamed']>,
-    depth: number,
-    deadline: number,
-    signal: AbortSignal,
-    bytesPerSecond: number | undefined,
-  ): Promise<void> {
-    const { disks, machines, log } = this.#host
-    const base = chain[depth]!.file
-    await disks.noteMerge(vm, disk, base)
-    log.info({ vm, disk, base, images: depth }, 'merging images that no snapshot needs')
-    const options = { signal, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) }
-    try {
-      await machines.using(vm, deadline, (control) => control.collapse(disk, base, deadline, options))
-    } catch (thrown) {
-      await disks.endMerge(vm, disk)
-      throw thrown
-    }
-    await disks.replaceDisk(vm, disk, chain.slice(depth))
-  }
-
-  async #mergeOff(vm: string, disk: string, seen: Observation, depth: number, deadline: number): Promise<void> {
-    const { disks, log } = this.#host
-    const chain = seen.chainAsNamed(vm, disk)
-    for (let at = 0; at < depth; at++) {
-      log.info({ vm, disk, base: chain[at + 1]!.file }, 'merging an image that no snapshot needs, with the machine off')
-      await mergeOffline(chain[at]!, chain[at + 1]!, seen.names, deadline)
-      await disks.replaceDisk(vm, disk, chain.slice(at + 1))
-    }
   }
 
   /** What is left of restored machines and of records when their images are gone. */
@@ -369,40 +282,9 @@ export class DiskKeeper {
   }
 }
 
-const filesOf = ({ chain, depth }: Collapse) => chain.slice(0, depth).map(({ file }) => file)
-
-const called = (vm: string) =>
-  new SnapswitchError(
-    'SNAPSHOT_BUSY',
-    `a snapshot or restore of ${vm} is under way`,
-    'Wait until it has ended, then try again.',
-  )
-
-const noRoom = (vm: string, disk: string, directory: string, bytes: number, free: number) =>
-  new SnapswitchError(
-    'STORE_FULL',
-    `shortening the chain of ${vm}’s disk ${disk} takes up to ${bytes} bytes in ${directory}, where ${free} are free`,
-    'Free some space there, or delete snapshots.',
-  )
-
 const cannotTell = (reason: string) =>
   new SnapswitchError(
     'SNAPSHOT_NEEDED',
     `it cannot be told what is needed: ${reason}`,
     'See to that, and delete the snapshot again; nothing was touched.',
   )
-
-/** A full disk is named, with what is missing. */
-async function explain(seen: Observation, collapse: Collapse, thrown: unknown): Promise<SnapswitchError> {
-  const error = asSnapswitchError(thrown)
-  if (error.code !== 'STORE_FULL') return error
-  const base = seen.chainAsNamed(collapse.vm, collapse.disk)[collapse.depth]!.file
-  const bytes = filesOf(collapse).reduce((sum, file) => sum + seen.names.allocated(file), 0)
-  const { bavail, bsize } = await statfs(dirname(base)).catch(() => ({ bavail: 0, bsize: 0 }))
-  return new SnapswitchError(
-    'STORE_FULL',
-    `the file system of ${dirname(base)} is full: merging ${collapse.vm}’s disk ${collapse.disk} into ${base} takes up to ${bytes} bytes there, and ${bavail * bsize} are free`,
-    'Free some space there, then delete the snapshot again.',
-    error,
-  )
-}
