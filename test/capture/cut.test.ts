@@ -12,33 +12,21 @@ import { libc } from '../../src/linux/libc.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
 import { Captures } from '../../switch/capture/captures.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
-import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
 import { Ports } from '../../switch/ports/ports.js'
 import { UnreadFrames } from '../../switch/ports/unread.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 import { writeSysctl } from '../linux/sysctl.js'
 import { packetSocket, readAll, send, withHeader } from '../linux/wire.js'
 import { fileLimit } from '../patience.js'
+import { networkOptions } from '../switch/network-options.js'
 import { testFrame } from '../switch/station.js'
 import { root } from '../switch/world.js'
 import { tshark } from './capturing.js'
 
 t.setTimeout(fileLimit(60_000))
 
-const network = 'lab0'
-const options = {
-  network,
-  host: 'host',
-  linkLocal: 'forward',
-  pause: 'drop',
-  transit: false,
-  fdb: defaultFdbOptions,
-  hold: { frames: 2, bytes: 1 << 20 },
-  networkHold: { frames: 1000, bytes: 1 << 20 },
-  record: { frames: 1000, bytes: 1 << 20 },
-  closureDeadline: 200,
-  controlKey: null,
-} as const
+const options = { ...networkOptions, hold: { frames: 2, bytes: 1 << 20 } }
+const { network } = options
 
 t.test('a cut', root, async (t) => {
   enterFreshNamespace()

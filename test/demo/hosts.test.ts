@@ -5,23 +5,13 @@ import t from 'tap'
 import type { Manifest, VerifyReport } from '../../src/api/schemas.js'
 import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt } from '../lab/command.js'
-import { Lab, type LabPlan } from '../lab/lab.js'
-import { ringBegins, ringGoesOn } from '../lab/ring.js'
+import { Lab } from '../lab/lab.js'
+import { ringBegins, ringGoesOn, ringOfTwo } from '../lab/ring.js'
 import { fileLimit, patience } from '../patience.js'
 
 t.setTimeout(fileLimit(280_000))
 
-const addresses = ['10.80.0.1', '10.80.0.2'] as const
-const ring = { ring: [...addresses], hops: 1_000_000, hopDelayUs: 2000, journalEvery: 20 }
-const plan: LabPlan = {
-  network: 'lab0',
-  hosts: ['a', 'b'],
-  memoryMiB: 128,
-  machines: [
-    { name: 'one', host: 'a', job: { ...ring, ip: `${addresses[0]}/24`, node: 0 } },
-    { name: 'two', host: 'b', job: { ...ring, ip: `${addresses[1]}/24`, node: 1 } },
-  ],
-}
+const plan = ringOfTwo('10.80.0', 1_000_000)
 
 t.test('a host reboots, and is lost', { skip: process.getuid?.() === 0 ? false : 'needs root' }, async (t) => {
   const lab = await Lab.build(plan)

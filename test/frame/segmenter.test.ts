@@ -120,14 +120,7 @@ for (const [name, make] of Object.entries(kinds)) {
             segmentsOf(frame),
             'counted the same',
           )
-          assert.ok(Buffer.concat(seen.map(({ payload }) => payload)).equals(payload))
-          for (const [i, { ids, sequence, flags, payload }] of seen.entries()) {
-            assert.ok(payload.length === size || i === seen.length - 1)
-            for (const id of ids) assert.equal(id, (0xfff0 + i) & 0xffff)
-            if (type === USO) continue
-            assert.equal(sequence, (0xffffff00 + i * size) >>> 0)
-            assert.equal(flags, i === seen.length - 1 ? 0x18 : 0x10)
-          }
+          tunnels.checkPieces(seen, payload, size, type === USO)
           for (const { frame } of made) assert.deepEqual([frame.tagTpid, frame.tagTci], [0x8100, 5])
           return true
         },

@@ -93,14 +93,7 @@ for (const [name, [make, type, bits, length]] of Object.entries(kinds)) {
           seen.push(tunnels.receive(rest.bytes.slice(piece.start, piece.start + piece.length)))
         }
         assert.equal(seen.length, segmentsOf(frame))
-        assert.ok(Buffer.concat(seen.map(({ payload }) => payload)).equals(payload))
-        for (const [i, { ids, sequence, flags, payload }] of seen.entries()) {
-          assert.ok(payload.length === size || i === seen.length - 1)
-          for (const id of ids) assert.equal(id, (0xfff0 + i) & 0xffff)
-          if (type === USO) continue
-          assert.equal(sequence, (0xffffff00 + i * size) >>> 0)
-          assert.equal(flags, i === seen.length - 1 ? 0x18 : 0x10)
-        }
+        tunnels.checkPieces(seen, payload, size, type === USO)
         assert.deepEqual(frame.bytes, before, 'the frame itself is only read')
       }),
       { numRuns: 60 },

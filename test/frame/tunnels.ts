@@ -248,4 +248,16 @@ export function receive(frame: Uint8Array): Seen {
   }
 }
 
+/** What was received is this payload in pieces of `size`, numbered and flagged as the kernel's segments are. */
+export function checkPieces(seen: readonly Seen[], payload: Uint8Array, size: number, isUdp: boolean): void {
+  assert.ok(Buffer.concat(seen.map((one) => one.payload)).equals(payload))
+  for (const [i, { ids, sequence, flags, payload: piece }] of seen.entries()) {
+    assert.ok(piece.length === size || i === seen.length - 1)
+    for (const id of ids) assert.equal(id, (0xfff0 + i) & 0xffff)
+    if (isUdp) continue
+    assert.equal(sequence, (0xffffff00 + i * size) >>> 0)
+    assert.equal(flags, i === seen.length - 1 ? 0x18 : 0x10)
+  }
+}
+
 const word = (bytes: Uint8Array, at: number) => (bytes[at] << 8) | bytes[at + 1]

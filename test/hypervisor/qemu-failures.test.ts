@@ -5,7 +5,7 @@ import { execFileSync, fork } from 'node:child_process'
 import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
@@ -37,6 +37,17 @@ async function runsOn(t: Tap, guest: Guest): Promise<void> {
 }
 
 type Tap = Pick<typeof t, 'equal' | 'ok' | 'same' | 'match'>
+
+/** A guest, and an empty directory for its snapshots. */
+async function guestAndStore(t: Pick<Test, 'teardown'>): Promise<{ readonly guest: Guest; readonly store: string }> {
+  const guest = await bootGuest()
+  const store = scratch()
+  t.teardown(async () => {
+    await guest.end()
+    rmSync(store, { recursive: true })
+  })
+  return { guest, store }
+}
 
 /** The machine and its files are as before any snapshot, and the next snapshot works. */
 async function isAsBefore(t: Tap, guest: Guest, machine: MachineControl, store: string): Promise<void> {
@@ -163,12 +174,7 @@ t.test('the image fills the disk that the guest writes to as well', async (t) =>
 })
 
 t.test('abandoned before and after the pause', async (t) => {
-  const guest = await bootGuest()
-  const store = scratch()
-  t.teardown(async () => {
-    await guest.end()
-    rmSync(store, { recursive: true })
-  })
+  const { guest, store } = await guestAndStore(t)
   for (const driver of [hypervisor, late, stopping]) {
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
     for (const pause of [false, true]) {
@@ -274,12 +280,7 @@ t.test('a guest that a broken background save left frozen is freed', async (t) =
 })
 
 t.test('what cannot be prepared leaves nothing behind', async (t) => {
-  const guest = await bootGuest()
-  const store = scratch()
-  t.teardown(async () => {
-    await guest.end()
-    rmSync(store, { recursive: true })
-  })
+  const { guest, store } = await guestAndStore(t)
   const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
   t.equal(await codeOf(machine.prepare({ directory: path.join(store, 'no'), label: 's' }, soon(2000))), 'STORE_IO')
   writeFileSync(path.join(store, 'memory.img'), 'precious')

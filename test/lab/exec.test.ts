@@ -9,23 +9,13 @@ import t from 'tap'
 import type { Manifest, SwitchStatus } from '../../src/api/schemas.js'
 import { fileLimit } from '../patience.js'
 import { attempt, until } from './command.js'
-import { Lab, type LabPlan } from './lab.js'
+import { Lab } from './lab.js'
 import { end, identify } from './processes.js'
-import { ringBegins, ringGoesOn } from './ring.js'
+import { ringBegins, ringGoesOn, ringOfTwo } from './ring.js'
 
 t.setTimeout(fileLimit(400_000))
 
-const addresses = ['10.81.0.1', '10.81.0.2'] as const
-const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 2000, journalEvery: 20 }
-const plan: LabPlan = {
-  network: 'lab0',
-  hosts: ['a', 'b'],
-  memoryMiB: 128,
-  machines: [
-    { name: 'one', host: 'a', job: { ...ring, ip: `${addresses[0]}/24`, node: 0 } },
-    { name: 'two', host: 'b', job: { ...ring, ip: `${addresses[1]}/24`, node: 1 } },
-  ],
-}
+const plan = ringOfTwo('10.81.0', 10_000_000)
 const script = join(dirname(fileURLToPath(import.meta.url)), 'exec-qemu.js')
 
 /** The same command on each host, at one path, as a restore on another host needs it. */

@@ -3,7 +3,21 @@
 
 import type { Test } from 'tap'
 import { until } from './command.js'
-import type { Lab } from './lab.js'
+import type { Lab, LabPlan } from './lab.js'
+
+/** Machine `one` on host a, `two` on host b, and a ring over both. `prefix`: of their addresses, such as `10.80.0`. */
+export function ringOfTwo(prefix: string, hops: number): LabPlan {
+  const ring = { ring: [`${prefix}.1`, `${prefix}.2`], hops, hopDelayUs: 2000, journalEvery: 20 }
+  return {
+    network: 'lab0',
+    hosts: ['a', 'b'],
+    memoryMiB: 128,
+    machines: [
+      { name: 'one', host: 'a', job: { ...ring, ip: `${prefix}.1/24`, node: 0 } },
+      { name: 'two', host: 'b', job: { ...ring, ip: `${prefix}.2/24`, node: 1 } },
+    ],
+  }
+}
 
 /** The last hop that each machine has told of; -1: it has told nothing. */
 export const hopsOf = (lab: Lab): number[] =>

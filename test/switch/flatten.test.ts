@@ -6,32 +6,23 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
-import type { LocalEvent } from '../../src/api/schemas.js'
-import { bootGuest, readReport, until } from '../hypervisor/boot-guest.js'
+import { readReport, until } from '../hypervisor/boot-guest.js'
 import { fileLimit, patience } from '../patience.js'
-import { root, World } from './world.js'
+import { LONG, qemuHost, takePart } from './qemu-host.js'
+import { root } from './world.js'
 
 const exec = promisify(execFile)
 t.setTimeout(fileLimit(180_000))
-const LONG = { deadlineMs: patience(60_000) }
 
 t.test('three snapshots, the last one flattened', root, async (t) => {
-  const world = World.for(t)
-  await world.namespace('host')
-  await world.ip('host', 'tuntap', 'add', 'dev', 'tap0', 'mode', 'tap', 'vnet_hdr')
-  const guest = await bootGuest()
-  t.teardown(() => guest.end())
-  const ports = { one: { device: 'tap0', vm: 'vm0' } }
-  const daemon = await world.switch('host', { networks: { lab0: { ports } }, machines: { vm0: { qmp: guest.qmp } } })
+  const { world, guest, start } = await qemuHost(t)
+  const daemon = await start()
   const { client } = daemon
   const take = async (snapshot: string, epoch: number) => {
-    await client.prepare('lab0', snapshot, { epoch, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
-    let last: LocalEvent | undefined
-    for await (const event of client.take('lab0', snapshot, LONG)) last = event
-    if (last?.type !== 'done') throw new Error(JSON.stringify(last))
+    const part = await takePart(daemon, snapshot, epoch)
     const { count } = readReport(guest.serial)
     await until('the guest to write', () => readReport(guest.serial).count > count + 2)
-    return last.part
+    return part
   }
   await take('s1', 1)
   await take('s2', 2)

@@ -8,7 +8,6 @@ import { createTap, openTap } from '../../src/linux/tap.js'
 import { systemClock } from '../../src/runtime/clock.js'
 import { advance, PORTION, release } from '../../switch/agent/gates.js'
 import { Datapath } from '../../switch/datapath/datapath.js'
-import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
 import { Ports } from '../../switch/ports/ports.js'
 import type { PortEntry } from '../../switch/ports/table.js'
 import { UnreadFrames } from '../../switch/ports/unread.js'
@@ -18,6 +17,7 @@ import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 import { writeSysctl } from '../linux/sysctl.js'
 import { packetSocket, readAll, send, withHeader } from '../linux/wire.js'
 import { fileLimit } from '../patience.js'
+import { networkOptions } from './network-options.js'
 import { testFrame } from './station.js'
 import { root } from './world.js'
 
@@ -28,20 +28,8 @@ const QUEUE = 1000
 /** As many as the receive ring of the sender's port takes with ease. */
 const BURST = 200
 
-const network = 'lab0'
-const options = {
-  network,
-  host: 'host',
-  linkLocal: 'forward',
-  pause: 'drop',
-  transit: false,
-  fdb: defaultFdbOptions,
-  hold: { frames: 16_384, bytes: 1 << 26 },
-  networkHold: { frames: 131_072, bytes: 1 << 29 },
-  record: { frames: 16_384, bytes: 1 << 26 },
-  closureDeadline: 200,
-  controlKey: null,
-} as const
+const options = networkOptions
+const { network } = options
 
 class Lab {
   readonly datapath = new Datapath({ poll: 'adaptive', spinUs: 50 })

@@ -4,31 +4,21 @@
 import { existsSync, mkdirSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import type { LocalEvent } from '../../src/api/schemas.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { findProcesses } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { bootGuest, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { fileLimit, patience } from '../patience.js'
-import { root, World } from './world.js'
+import { LONG, qemuHost, takePart } from './qemu-host.js'
+import { root } from './world.js'
 
 t.setTimeout(fileLimit(180_000))
-const LONG = { deadlineMs: patience(60_000) }
 
 t.test('images are loaded beside the machines that run; a damaged one is told', root, async (t) => {
-  const world = World.for(t)
-  await world.namespace('host')
-  await world.ip('host', 'tuntap', 'add', 'dev', 'tap0', 'mode', 'tap', 'vnet_hdr')
-  const guest = await bootGuest()
-  t.teardown(() => guest.end())
-  const ports = { one: { device: 'tap0', vm: 'vm0' } }
-  const start = () => world.switch('host', { networks: { lab0: { ports } }, machines: { vm0: { qmp: guest.qmp } } })
+  const { world, guest, start } = await qemuHost(t)
   const daemon = await start()
   const { client } = daemon
-  await client.prepare('lab0', 's1', { epoch: 1, policy: 'buffer', deadlineMs: patience(30_000) }, LONG)
-  let last: LocalEvent | undefined
-  for await (const event of client.take('lab0', 's1', LONG)) last = event
-  if (last?.type !== 'done') throw new Error(JSON.stringify(last))
+  const part = await takePart(daemon, 's1', 1)
   const rehearsal = await client.rehearse('lab0', 's1', { deadlineMs: patience(50_000) }, LONG)
   t.same(rehearsal.members, [{ vm: 'vm0', verified: { verdict: 'loads', reason: null } }])
   t.same((await client.part('lab0', 's1', LONG)).members[0]!.verified, { verdict: 'loads', reason: null })
@@ -40,14 +30,14 @@ t.test('images are loaded beside the machines that run; a damaged one is told', 
   const { count } = readReport(guest.serial)
   await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
   t.equal(readReport(guest.serial).complaints, '')
-  const { memory } = last.part.members[0]!
+  const { memory } = part.members[0]!
   // What a killed daemon has left is ended by the next one.
   const left = createQemuHypervisor()
   mkdirSync(directory)
-  const [disk] = last.part.members[0]!.disks
+  const [disk] = part.members[0]!.disks
   const loaded = await left.load(
     {
-      definition: last.part.members[0]!.definition as never,
+      definition: part.members[0]!.definition as never,
       memoryFile: memory.path,
       disks: [{ ...disk!, layers: disk!.layers.map(({ file, format }) => ({ file: file.path, format })) }],
       taps: [],
