@@ -110,11 +110,11 @@ t.test('a host with addresses of its own stays out of its guests’ network', ro
 
   await t.test('it does answer while there is no switch, so the test can tell', async (t) => {
     await world.ip('host', 'link', 'set', 'one', 'up')
-    await sleep(100)
-    one.received()
-    one.send(arpRequest([10, 66, 0, 254]))
-    const [answer] = await one.collect(1, (frame) => from(frame).join() === toHost.join())
-    t.ok(answer, 'an ARP answer')
+    // The kernel gives a device its queue some time after it is up.
+    await until('an ARP answer', 10_000, async () => {
+      one.send(arpRequest([10, 66, 0, 254]))
+      return (await one.collect(1, (frame) => from(frame).join() === toHost.join(), 200))[0]
+    })
     one.send(dhcpDiscover())
     await until('the DHCP discover', 3000, () => (dhcp.stdout.includes('heard') ? true : undefined))
     dhcp.stdout = ''
