@@ -108,7 +108,7 @@ t.test('a host with addresses of its own stays out of its guests’ network', ro
     ['DHCP discover', dhcpDiscover()],
   ]
 
-  await t.test('it does answer while there is no switch, so the test can tell', async (t) => {
+  await t.test('it does answer while there is no switch, so the test can tell', async () => {
     await world.ip('host', 'link', 'set', 'one', 'up')
     // The kernel gives a device its queue some time after it is up.
     await until('an ARP answer', 10_000, async () => {

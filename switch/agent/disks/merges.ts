@@ -1,5 +1,5 @@
-// Merging and shortening chains of images, one at a time: with QEMU where the machine runs, by ourselves where it is off.
-// What is under way is called off when a snapshot or restore of its machine begins.
+// Merging and shortening chains of images, one at a time: with QEMU where the machine runs, by ourselves where it is
+// off. What is under way is called off when a snapshot or restore of its machine begins.
 
 import { statfs } from 'node:fs/promises'
 import { dirname } from 'node:path'
