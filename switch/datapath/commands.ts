@@ -58,6 +58,7 @@ export class CommandHandlers {
       const request = message.message as Request
       try {
         this.#makeSlow(request)
+        if (request.name === 'network') this.#count(request.args)
         const result = this.#perform(request.name, request.args)
         this.#publishStates()
         post({ kind: 'reply', id: request.id, result })
@@ -82,6 +83,12 @@ export class CommandHandlers {
     if (this.#fast === null || changesNothing.has(name)) return
     const network = args !== null && 'network' in args ? this.#networks.get(args.network) : undefined
     if (network !== undefined) this.#fast.slow(network.forwarder)
+  }
+
+  /** Counters are up to date when this returns. */
+  #count(args: Request['args']): void {
+    const network = args !== null && 'network' in args ? this.#networks.get(args.network) : undefined
+    if (network !== undefined) this.#fast?.count(network.forwarder)
   }
 
   #openFastPath(programs: Programs): void {

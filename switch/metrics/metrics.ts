@@ -101,8 +101,9 @@ export class Metrics {
   }
 
   async text(): Promise<string> {
-    this.#readPorts()
+    // The datapath has counted what the kernel has forwarded when it has answered.
     await this.#readNetworks()
+    this.#readPorts()
     const { datapath, version, name: host } = this.#host
     this.#set('datapath_restarts_total', {}, datapath.restarts)
     this.#gauges.build_info?.set({ version, host }, 1)

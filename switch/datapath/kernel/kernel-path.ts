@@ -198,6 +198,11 @@ export class KernelPath implements PathHost {
   }
 
   /** Counters are up to date when this returns. */
+  count(forwarder: Forwarder): void {
+    for (const { spec } of forwarder.ports) this.attached[spec.index]?.sync()
+  }
+
+  /** The same. */
   paths(forwarder: Forwarder): PortPath[] {
     const network = this.#networks.get(forwarder)
     return forwarder.ports.flatMap(({ spec: { index }, peer }) => {
