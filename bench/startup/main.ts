@@ -7,8 +7,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { Daemon } from './daemon.js'
+import { paired } from './paired.js'
 
 const USAGE = `Usage: scripts/bench startup [PORTS…]     numbers of ports, 2 20 200 unless given
+       scripts/bench startup bundle [ROUNDS]     a start from the bundle and from its modules, by turns, 5 unless given
 
 Prints a line each: start and stop (milliseconds from exec and signal to "switch is up" and exit), the longest gap between two
 replies of a ping each 2 ms while the daemon is stopped and started again, the daemon's memory (VmRSS) and the system's.
@@ -27,6 +29,11 @@ interface Figures {
 }
 
 export async function startup(argv: readonly string[]): Promise<number> {
+  const rounds = Number(argv[1] ?? 5)
+  if (argv[0] === 'bundle' && argv.length <= 2 && Number.isInteger(rounds) && rounds > 0) {
+    await paired(rounds)
+    return 0
+  }
   const numbers = argv.map(Number)
   if (argv.includes('--help') || numbers.some((n) => !Number.isInteger(n) || n < 2 || n > 250)) {
     process.stdout.write(USAGE)
