@@ -1,4 +1,5 @@
-// `scripts/bench startup bundle [ROUNDS]`: what a start costs from the bundle and from the modules that it is made of, by turns.
+// `scripts/bench startup bundle [ROUNDS]`: what a start costs from the bundle, and from the modules that it is made
+// of, by turns.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
