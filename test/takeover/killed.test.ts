@@ -51,12 +51,29 @@ t.test('killed, stopped and started again, a bridge is forwarded for and taken a
     const { sent, lost, doubled } = await stream.end()
     t.same({ lost, doubled }, { lost: 0, doubled: 0 }, `${stream.name}: ${sent} sent while it stopped and started`)
   }
+  const server = await world.start('c2', 'iperf3', '--server', '--one-off', '--forceflush')
+  await until('iperf3', 10_000, () => (server.stdout.includes('listening') ? true : undefined), 20)
+  const transfer = await world.start('c1', 'iperf3', '--client', '192.0.2.12', '--time', '600', '--bitrate', '20M')
+  const intervals = () => server.stdout.match(/[1-9][\d.]* .?bits\/sec/g)?.length ?? 0
+  await until('TCP', 20_000, () => intervals() > 0 || undefined)
+  const killed = [
+    await Stream.start(world, 'c1', 'c2', '192.0.2.12', 5003),
+    await Stream.start(world, 'c2', 'h', HOST_ADDRESS, 5004),
+  ]
   await daemon.crash()
   await noPair(world)
   t.ok(await reaches(world), 'killed')
   await daemon.start()
   t.ok(await taken(daemon), 'started after a kill, it is taken again')
   t.ok(await reaches(world))
+  for (const stream of killed) {
+    const { sent, lost, doubled, longestGap } = await stream.end()
+    t.comment(`${stream.name}: killed and started: ${sent} sent, ${lost} lost, ${doubled} doubled, ${longestGap} ms`)
+    t.equal(doubled, 0, stream.name)
+  }
+  const before = intervals()
+  await until('TCP goes on', 20_000, () => intervals() > before + 1 || undefined)
+  t.equal(transfer.child.exitCode, null, 'the connection has lived through it')
   await daemon.crash()
   const give = (...more: string[]) =>
     world.try('h', program, 'give', 'br0', '--socket', world.socket('h'), '--state', world.state('h'), ...more)
