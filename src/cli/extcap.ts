@@ -6,6 +6,7 @@ import type { Command } from 'commander'
 import { isName } from '../api/names.js'
 import { SwitchClient } from '../api/switch-client.js'
 import { fileOutput } from '../capture/files.js'
+import { parseFilter } from '../capture/filter.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { version } from '../runtime/package.js'
 import { runCapture } from './capture-run.js'
@@ -62,8 +63,10 @@ async function extcap(terminal: Terminal, options: ExtcapOptions): Promise<void>
   if (options.extcapDlts === true)
     return terminal.out(`dlt {number=${LINKTYPE_ETHERNET}}{name=EN10MB}{display=Ethernet}\n`)
   if (options.extcapConfig === true) return terminal.out(settings())
-  // Whether a capture filter can be used: `snapswitch capture` says what is wrong with it.
-  if (options.capture !== true && options.extcapCaptureFilter !== undefined) return
+  // Whether a capture filter can be used: what is said is what is wrong with it (extcap_verify_capture_filter in
+  // Wireshark's extcap.c).
+  if (options.capture !== true && options.extcapCaptureFilter !== undefined)
+    return terminal.out(faultOf(options.extcapCaptureFilter))
   if (options.capture !== true || options.fifo === undefined) {
     throw new SnapswitchError(
       'REQUEST_INVALID',
@@ -72,6 +75,15 @@ async function extcap(terminal: Terminal, options: ExtcapOptions): Promise<void>
     )
   }
   await capture(name, options.fifo, options)
+}
+
+function faultOf(filter: string): string {
+  try {
+    parseFilter(filter)
+    return ''
+  } catch (error) {
+    return `${(error as Error).message}\n`
+  }
 }
 
 /** Without a switch there are none, and that is no error: Wireshark asks on every host. */

@@ -12,6 +12,7 @@ const PIECE = 1024 * 1024
 /** Looks on while a run is replayed. Throws OUTPUT_FAILED. */
 export class SentFrames {
   nameOf: (port: number) => string = (port) => `port ${port}`
+  readonly #path: string
   readonly #fd: number
   readonly #writer = new PcapngWriter({ comment: 'frames that a replay has sent' })
   readonly #interfaces = new Map<number, number>()
@@ -19,6 +20,7 @@ export class SentFrames {
   #isOpen = true
 
   constructor(path: string) {
+    this.#path = path
     try {
       this.#fd = openSync(path, 'w', 0o600)
       fchmodSync(this.#fd, 0o600)
@@ -57,7 +59,7 @@ export class SentFrames {
     try {
       for (let at = 0; at < bytes.length; ) at += writeSync(this.#fd, bytes, at)
     } catch (error) {
-      throw cannotWrite('the file', error)
+      throw cannotWrite(this.#path, error)
     }
   }
 }

@@ -3,7 +3,7 @@
 import { statSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { RunDifference } from '../../switch/recording/compare.js'
-import type { Replay } from '../../switch/recording/replay.js'
+import type { Replay, ReplayObserver } from '../../switch/recording/replay.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { whole } from './capture-options.js'
 import { withJson } from './options.js'
@@ -71,10 +71,16 @@ function wrongCombination(file: string, options: ReplayOptions): string | null {
   if (chosen > 1) return '--step, --to, --diff and --config exclude one another'
   if (from !== undefined && step !== true) return '--from is for --step'
   if (most !== undefined && diff === undefined && config === undefined) return '--most is for --diff and --config'
+  if (to !== undefined && isSameFile(file, to)) return '--to would write over the recording itself'
   if ((diff !== undefined || config !== undefined) && [file, diff].some((path) => path !== undefined && isPipe(path)))
     return '--diff and --config read files more than once: a pipe will not do'
   if (state === true && (diff !== undefined || config !== undefined)) return '--state is of one run'
   return null
+}
+
+function isSameFile(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((path) => statSync(path, { throwIfNoEntry: false }))
+  return a !== undefined && b !== undefined && a.ino === b.ino && a.dev === b.dev
 }
 
 function isPipe(path: string): boolean {
@@ -88,9 +94,16 @@ function replay(
   options: ReplayOptions,
   setCode: (code: number) => void,
 ): void {
+  const observer: { writing: SentFrames | null } & ReplayObserver = {
+    writing: null,
+    coming: (input) => observer.writing?.coming(input),
+    sending: (...sent) => observer.writing?.sending(...sent),
+  }
+  // Before anything is written: it may be no recording.
+  const replay = new Replay(piecesOf(file), options.to === undefined ? {} : observer)
   const writing = options.to === undefined ? null : new SentFrames(options.to)
+  observer.writing = writing
   try {
-    const replay = new Replay(piecesOf(file), writing ?? {})
     if (writing !== null) writing.nameOf = (port) => replay.portNames.get(port) ?? `port ${port}`
     const startMs = replay.nextMs()
     const begun = performance.now()

@@ -16,6 +16,15 @@ export interface Beginning {
   readonly checkpoint: Checkpoint
 }
 
+/** Goes to the first block of a file. Throws TRACE_INVALID when that is no block at all. */
+export function readFirst(blocks: Blocks): void {
+  try {
+    blocks.next()
+  } catch (error) {
+    throw error instanceof SnapswitchError && error.code === 'TRACE_INVALID' ? notOurs('it is no pcapng file') : error
+  }
+}
+
 /**
  * The present block is its first; goes past it. Throws TRACE_INVALID when it is no recording, RECORDING_VERSION when
  * another version has made it.

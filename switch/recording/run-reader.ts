@@ -4,7 +4,7 @@
 import { BLOCK, OPTION } from '../../src/trace/pcapng.js'
 import { type InputName, inputNames } from '../forwarding/inputs.js'
 import { ArrivedFrame } from './arrived.js'
-import { type Beginning, jsonOf, readBeginning } from './beginning.js'
+import { type Beginning, jsonOf, readBeginning, readFirst } from './beginning.js'
 import { Blocks, damaged } from './blocks.js'
 import { Kind, PORT_OPTION, type RecordingEnd } from './format.js'
 
@@ -50,7 +50,7 @@ export class RunReader {
 
   /** Of the whole file. Throws as `readBeginning`. */
   begin(): Beginning {
-    this.#blocks.next()
+    readFirst(this.#blocks)
     return readBeginning(this.#blocks)
   }
 

@@ -52,6 +52,13 @@ t.test('extcap', root, async (t) => {
     }
   })
 
+  await t.test('what is wrong with a capture filter', async (t) => {
+    const verify = (filter: string) =>
+      exec(script, '--extcap-interface=snapswitch:lab0', '--extcap-version=4.0', `--extcap-capture-filter=${filter}`)
+    t.equal((await verify('ip and port one')).stdout, '')
+    t.match((await verify('ip and ( port')).stdout, /after `port` comes a name/)
+  })
+
   await t.test('a capture at one port, until there is enough', async (t) => {
     const path = join(world.directory, 'extcap.pcapng')
     const args = ['-i', 'snapswitch:lab0:one', '-o', 'extcap.snapswitch_lab0_one.filter:ip', '-c', '4', '-w', path]

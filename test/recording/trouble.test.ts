@@ -133,5 +133,12 @@ t.test('files that are none, and networks that are none', root, async (t) => {
   t.match(await replay(join(world.directory, 'missing')), { code: 1, stderr: /^error TRACE_UNREADABLE: / })
   t.match(await replay(text, '--from', 'frame:1'), { code: 2 })
   t.match(await replay(text, '--until', 'soon'), { code: 2 })
+  // What is there stays: it may be no recording, or the recording itself.
+  t.match(await replay(text, '--to', text), { code: 2, stderr: /would write over the recording/ })
+  const somebodys = join(world.directory, 'other')
+  writeFileSync(somebodys, 'somebody’s')
+  t.match(await replay(text, '--to', somebodys), { code: 1, stderr: /^error TRACE_INVALID: / })
+  t.equal(readFileSync(somebodys, 'utf8'), 'somebody’s')
+  t.match(await replay('-', '--config', text), { code: 2, stderr: /a pipe will not do/ })
   t.equal(readFileSync(text, 'utf8'), 'no recording')
 })
