@@ -1,8 +1,8 @@
 // Commands that ask the coordinator: snapshot create, list, show, restore, verify, audit, delete.
 
 import { type Command, Option } from 'commander'
-import { CoordinatorClient } from '../api/coordinator-client.js'
-import { checkedName, knownNetwork, nearest } from '../api/names.js'
+import type { CoordinatorClient } from '../api/coordinator-client.js'
+import { checkedName, knownNetwork } from '../api/names.js'
 import type {
   AuditReport,
   CreateRequest,
@@ -14,18 +14,11 @@ import type {
 } from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
+import { follow, resolveSnapshot, withCoordinator } from './coordinator-calls.js'
 import { describeFrames } from './frames-report.js'
 import { describeVerification } from './health-report.js'
-import {
-  type CommonOptions,
-  coordinatorSocket,
-  parseDuration,
-  parsePlacement,
-  withCoordinatorSocket,
-  withJson,
-} from './options.js'
+import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
 import { printJson, type Terminal } from './output.js'
-import { progressView } from './progress.js'
 import {
   describeCreated,
   describeDeletion,
@@ -41,9 +34,9 @@ const callMs = 10_000
 const framesMs = 300_000
 const createMs = 60_000
 const restoreMs = 120_000
-/** As long as merging what was written since takes. */
 /** As long as copying takes. */
 const flattenMs = 24 * 3_600_000
+/** As long as merging what was written since takes. */
 const deleteMs = 24 * 3_600_000
 /** Every file is read and digested. */
 const auditMs = 900_000
@@ -175,15 +168,6 @@ async function prune(terminal: Terminal, network: string | undefined, options: P
   terminal.out(describePruning(report, options.dryRun === true))
 }
 
-async function withCoordinator<T>(options: CommonOptions, act: (client: CoordinatorClient) => Promise<T>): Promise<T> {
-  const client = new CoordinatorClient(await coordinatorSocket(options))
-  try {
-    return await act(client)
-  } finally {
-    await client.close()
-  }
-}
-
 async function create(terminal: Terminal, network: string, options: CreateOptions): Promise<void> {
   const request: CreateRequest = {
     network: checkedName('network', network),
@@ -310,63 +294,6 @@ async function flatten(terminal: Terminal, given: string, options: CommonOptions
   })
   if (options.json === true) return printJson(terminal, report)
   terminal.out(describeFlattening(report))
-}
-
-/** Shows the steps; gives the last item. Throws the error that the stream ends with. */
-async function follow(
-  terminal: Terminal,
-  stream: AsyncIterable<Progress>,
-  options: CommonOptions,
-): Promise<Exclude<Progress, { type: 'step' | 'error' }>> {
-  const view = progressView(terminal, { quiet: options.json === true && !terminal.live })
-  const release = terminal.onInterrupt(() => {
-    view.end()
-    terminal.err('interrupted; the coordinator goes on: `snapswitch snapshot list` shows what comes of it\n')
-  })
-  try {
-    for await (const progress of stream) {
-      if (progress.type === 'step') view.show(progress)
-      else if (progress.type === 'error') throw SnapswitchError.fromReport(progress.error)
-      else return progress
-    }
-  } finally {
-    release()
-    view.end()
-  }
-  throw new SnapswitchError(
-    'SOCKET_UNREACHABLE',
-    'the coordinator broke off before it was done',
-    'See its log; `snapswitch snapshot list` shows what became of the snapshot.',
-  )
-}
-
-/** `network/name` as it is; a name alone when only one network has such a snapshot. */
-async function resolveSnapshot(client: CoordinatorClient, given: string): Promise<{ network: string; name: string }> {
-  const [first, second, ...more] = given.split('/')
-  if (more.length > 0) checkedName('snapshot', given)
-  if (second !== undefined) {
-    return { network: checkedName('network', first as string), name: checkedName('snapshot', second) }
-  }
-  checkedName('snapshot', given)
-  const all = await client.snapshots({ deadlineMs: callMs })
-  const found = all.filter((m) => m.name === given)
-  if (found.length === 1) return found[0] as Manifest
-  if (found.length > 1) {
-    throw new SnapswitchError(
-      'REQUEST_INVALID',
-      `more than one network has a snapshot ${given}`,
-      `Say which: ${found.map((m) => `${m.network}/${m.name}`).join(' or ')}.`,
-    )
-  }
-  const meant = nearest(
-    given,
-    all.map((m) => m.name),
-  )
-  throw new SnapswitchError(
-    'SNAPSHOT_UNKNOWN',
-    `there is no snapshot ${given}`,
-    meant === null ? 'See `snapswitch snapshot list`.' : `Did you mean ${meant}? See \`snapswitch snapshot list\`.`,
-  )
 }
 
 function unexpected(progress: Progress): SnapswitchError {

@@ -5,12 +5,10 @@ import { Connection } from '../api/connection.js'
 import { parseEndpoint } from '../api/endpoint.js'
 import { checkedName, knownNetwork } from '../api/names.js'
 import { pathOf } from '../api/paths.js'
-import { CoordinatorStatus, type PortInfo, SwitchStatus } from '../api/schemas.js'
+import { CoordinatorStatus, SwitchStatus } from '../api/schemas.js'
 import { SwitchClient } from '../api/switch-client.js'
 import { validator } from '../api/validate.js'
 import { SnapswitchError } from '../errors/errors.js'
-import { reachedBy } from '../hypervisor/drivers.js'
-import { describeBridges } from './bridge-report.js'
 import {
   type CommonOptions,
   coordinatorSocket,
@@ -20,7 +18,9 @@ import {
   withJson,
   withSwitchSocket,
 } from './options.js'
-import { formatBytes, formatDuration, formatTable, printJson, type Terminal } from './output.js'
+import { formatTable, printJson, type Terminal } from './output.js'
+import { describePorts } from './port-report.js'
+import { describeCoordinator, describeSwitch } from './status-report.js'
 
 const callMs = 10_000
 /** A snapshot under way is waited for. */
@@ -127,57 +127,6 @@ function describeStatus(found: SwitchStatus | CoordinatorStatus): string {
   return isSwitchStatus(found) ? describeSwitch(found) : describeCoordinator(found as CoordinatorStatus)
 }
 
-function describeSwitch(found: SwitchStatus): string {
-  const restarts = found.datapathRestarts === 0 ? '' : `, datapath restarted ${found.datapathRestarts} times`
-  const lines = [
-    `switch ${found.host}: version ${found.version}, pid ${found.pid}, up ${formatDuration(found.uptimeSeconds)}${restarts}\n`,
-  ]
-  const withFast = found.networks.some(({ fast }) => fast !== undefined)
-  const networks = found.networks.map((n) => {
-    const fast = withFast ? [n.fast ?? null] : []
-    return [n.name, n.epoch, n.ports, ...fast, n.waiting?.join(',') ?? null, n.fdbEntries, n.busy ?? 'no']
-  })
-  const fastHead = withFast ? ['FAST'] : []
-  lines.push(formatTable(['NETWORK', 'EPOCH', 'PORTS', ...fastHead, 'WAITING', 'FDB', 'BUSY'], networks))
-  if (found.networks.some((n) => (n.waiting ?? []).length > 0)) {
-    lines.push('ports wait for devices that do not exist: `snapswitch port list` says for which\n')
-  }
-  for (const { port, problem } of found.networks.flatMap((n) => n.undriven ?? []))
-    lines.push(`port ${port}: ${problem.message}. ${problem.action}\n`)
-  const peers = found.networks.flatMap((n) =>
-    n.peers.map((p) => [
-      n.name,
-      p.port,
-      p.host,
-      p.alive ? 'yes' : 'NO',
-      p.lastHeardMs === null ? null : `${Math.round(p.lastHeardMs)} ms ago`,
-    ]),
-  )
-  if (peers.length > 0) lines.push('\n', formatTable(['NETWORK', 'TRUNK', 'PEER', 'ALIVE', 'HEARD'], peers))
-  const machines = found.machines.map((m) => [m.name, m.ports.join(','), reachedBy(m)])
-  if (machines.length > 0) lines.push('\n', formatTable(['MACHINE', 'PORTS', 'REACHED BY'], machines))
-  const disks = found.machines.flatMap((m) => (m.disks ?? []).map(({ name, file }) => [m.name, name, file]))
-  if (disks.length > 0) lines.push('\n', formatTable(['MACHINE', 'DISK', 'WRITES TO'], disks))
-  for (const { message, action } of found.machines.flatMap((m) => m.problems ?? []))
-    lines.push(`\nWARNING: ${message}\n${action}\n`)
-  lines.push(describeBridges(found.bridges ?? []))
-  return lines.join('')
-}
-
-function describeCoordinator(found: CoordinatorStatus): string {
-  const hosts = found.networks.flatMap((n) =>
-    n.hosts.map((h) => [n.name, h.host, h.reachable ? 'yes' : 'NO', h.members.join(','), h.socket, n.busy ?? 'no']),
-  )
-  const errors = found.networks.flatMap((n) =>
-    n.hosts.flatMap((h) => (h.error === null ? [] : [`${h.error.message}\n`])),
-  )
-  return [
-    `coordinator${found.embedded === true ? ', inside the switch' : ''}: version ${found.version}, pid ${found.pid}\n`,
-    formatTable(['NETWORK', 'HOST', 'REACHABLE', 'MEMBERS', 'SOCKET', 'BUSY'], hosts),
-    ...(errors.length === 0 ? [] : ['\n', ...errors]),
-  ].join('')
-}
-
 async function reload(terminal: Terminal, options: CommonOptions & { config?: string }): Promise<void> {
   const socket = options.config === undefined ? options.socket : await socketIn(options.config)
   const found = await withSwitch({ ...options, ...(socket === undefined ? {} : { socket }) }, (client) =>
@@ -204,49 +153,7 @@ async function portList(terminal: Terminal, options: CommonOptions & { network?:
     return found
   })
   if (options.json === true) return printJson(terminal, ports)
-  const withRules = ports.some(({ rules }) => rules !== undefined)
-  const withPaths = ports.some(({ fastPath }) => fastPath !== undefined)
-  const head = [
-    'PORT',
-    'NETWORK',
-    'DEVICE',
-    'KIND',
-    'VM',
-    'UP',
-    'MTU',
-    'EPOCH',
-    'GATE',
-    'RX',
-    'RX BYTES',
-    'TX',
-    'TX BYTES',
-    'DROPS',
-    ...(withPaths ? ['PATH'] : []),
-    ...(withRules ? ['RULES'] : []),
-  ]
-  const problems = ports.flatMap(({ name, problem, warnings = [], holder }) =>
-    [problem, ...warnings, holder?.problem]
-      .flatMap((one) => one ?? [])
-      .map(({ message, action }) => `port ${name}: ${message}. ${action}\n`),
-  )
-  terminal.out(
-    [
-      formatTable(
-        head,
-        ports.map((port) => [
-          ...portRow(port),
-          ...(withPaths ? [describePath(port.fastPath)] : []),
-          ...(withRules ? [describeRules(port.rules)] : []),
-        ]),
-      ),
-      ...(problems.length === 0 ? [] : ['\n', ...problems]),
-    ].join(''),
-  )
-}
-
-/** Of all reasons, the kernel's included. */
-export function allDrops(counters: PortInfo['counters']): number {
-  return Object.values(counters.drops).reduce((sum, count) => sum + count, counters.kernelDrops)
+  terminal.out(describePorts(ports))
 }
 
 /** Throws NETWORK_UNKNOWN. */
@@ -254,63 +161,6 @@ async function checkNetwork(client: SwitchClient, network: string): Promise<void
   const { host, networks } = await client.status({ deadlineMs: callMs })
   const known = networks.map(({ name }) => name)
   knownNetwork(`host ${host}`, network, known)
-}
-
-/** Behind a port that belongs to no machine. */
-function holderInWords(holder: PortInfo['holder']): string | null {
-  if (holder === null || holder === undefined) return null
-  return holder.kind === 'undrivable' ? `(${holder.name ?? '?'}: not driven)` : `(${holder.name ?? '?'})`
-}
-
-/** `fast`, or `slow: why`. */
-const describePath = (path: PortInfo['fastPath']) => (path?.fast === true ? 'fast' : `slow: ${path?.why ?? 'off'}`)
-
-function portRow(p: PortInfo): (string | number | null)[] {
-  const { counters: c } = p
-  const traffic = [c.rxFrames, formatBytes(c.rxBytes), c.txFrames, formatBytes(c.txBytes), allDrops(c)]
-  return [
-    p.name,
-    p.network,
-    // Renamed since, or named by one of its other names.
-    p.ifname === undefined || p.ifname === null || p.ifname === p.device ? p.device : `${p.device} (${p.ifname})`,
-    p.kind,
-    p.vm ?? holderInWords(p.holder),
-    p.waiting === true ? 'waiting' : p.up ? 'yes' : 'NO',
-    p.mtu === 0 ? null : p.mtu,
-    p.epoch,
-    p.gate,
-    ...traffic,
-  ]
-}
-
-/** `VLAN 10* 20t-29t isolated`: `*` marks the pvid, `t` VLANs whose frames leave with their tags. */
-export function describeRules(rules: PortInfo['rules'] = {}): string {
-  const { vlan, fdb = [], mirror } = rules
-  const words: string[] = []
-  if (vlan !== undefined) {
-    const { pvid, untagged = [], tagged = [] } = vlan
-    const isListed = [...untagged, ...tagged].some((one) => covers(one, pvid))
-    const ofAll = [...(pvid === undefined || isListed ? [] : [pvid]), ...untagged]
-    const mark = (one: number | string) => (covers(one, pvid) ? (one === pvid ? '*' : ` (pvid ${pvid})`) : '')
-    const list = [...ofAll.map((one) => `${one}${mark(one)}`), ...tagged.map((one) => `${one}t${mark(one)}`)]
-    words.push(list.length === 0 ? 'no VLAN' : `VLAN ${list.join(' ')}`)
-  }
-  for (const flag of ['isolated', 'hairpin', 'locked'] as const) if (rules[flag] === true) words.push(flag)
-  for (const flag of ['learning', 'flood', 'mcastFlood', 'bcastFlood'] as const)
-    if (rules[flag] === false) words.push(`no ${flag}`)
-  if (fdb.length > 0) words.push(`${fdb.length} static`)
-  if (mirror !== undefined) words.push(mirrorInWords(mirror))
-  return words.join(', ')
-}
-
-function mirrorInWords({ of, direction = 'both' }: NonNullable<NonNullable<PortInfo['rules']>['mirror']>): string {
-  return `mirror of ${of.join(' ')}${direction === 'both' ? '' : ` (${direction})`}`
-}
-
-function covers(one: number | string, vlan: number | undefined): boolean {
-  if (vlan === undefined) return false
-  const [first, last = first] = String(one).split('-').map(Number)
-  return vlan >= first! && vlan <= last!
 }
 
 /** What `ask` answers of a network, or of all. */

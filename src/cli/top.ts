@@ -6,7 +6,8 @@ import { type Command, InvalidArgumentError } from 'commander'
 import type { PortInfo } from '../api/schemas.js'
 import { type CommonOptions, withJson, withSwitchSocket } from './options.js'
 import { formatTable, type Terminal } from './output.js'
-import { allDrops, withSwitch } from './switch-commands.js'
+import { allDrops } from './port-report.js'
+import { withSwitch } from './switch-commands.js'
 
 const CALL_MS = 10_000
 const CLEAR_SCREEN = '\u001b[H\u001b[2J'
