@@ -70,7 +70,7 @@ export async function startDaemon(
 export const snapswitchFast = snapswitchSubject(
   'snapswitch-fast',
   'snapswitch, fast path',
-  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive; fastPath: auto: the kernel forwards what the daemon has decided before',
+  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive; fastPath: auto, the default: the kernel forwards what the daemon has decided before',
   { poll: 'adaptive', color: true, fastPath: 'auto' },
   parts,
 )
