@@ -10,6 +10,8 @@ import { measureRestore } from './restore.js'
 export interface CostPlan {
   readonly snapshots: number
   readonly memoryMiB: number
+  /** A network that is restored and stands still takes a minute: a run with little time leaves it out. */
+  readonly restores: boolean
 }
 
 export async function measureCost(
@@ -28,6 +30,7 @@ export async function measureCost(
   }
   const row = await runCell(cell, say, system)
   if (row.error !== null) throw new Error(row.error)
+  if (!plan.restores) return costOf(row)
   // A restore that fails does not take the snapshots' figures with it: its own is missing then.
   const restoreMs = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
     say(`${system.id}: no restore: ${error.message}`)

@@ -79,7 +79,7 @@ function plansOf({ size, rounds }: Pick<BenchOptions, 'size' | 'rounds'>): Plans
   const others = isWhole ? rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2) : []
   return {
     network: isWhole ? network(800, 2) : size === 'brief' ? network(400, 1.5) : network(250, 1),
-    snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB },
+    snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB, restores: size !== 'brief' },
     snapshotRounds: Math.ceil(rounds / 2),
     rings:
       size === 'quick' ? [promised] : size === 'brief' ? [promised, { machines: 8, hosts: 2 }] : [promised, ...others],
