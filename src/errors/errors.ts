@@ -24,6 +24,7 @@ export const errorCodes = {
   BRIDGE_LOST: 'a bridge that was taken over is gone, or not what it was',
   PORT_EXISTS: 'a port of that name or on that device exists already',
   PORT_UNKNOWN: 'no port of that name',
+  FILES_SHORT: 'a daemon may not have as many open files as its ports need',
   NETWORK_UNKNOWN: 'no network of that name on this host',
   INSTALL_FAILED: 'a step of `snapswitch install` or `uninstall` failed; those before it are done',
   SYSCALL: 'a system call failed',

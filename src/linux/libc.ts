@@ -167,6 +167,7 @@ const codes: Record<number, { code: ErrorCode; action: string }> = {
   [Errno.EBUSY]: { code: 'DEVICE_BUSY', action: 'End the program that holds the device, or use another device.' },
   [Errno.ENFILE]: { code: 'SYSCALL', action: MORE_FILES },
   [Errno.EMFILE]: { code: 'SYSCALL', action: MORE_FILES },
+  [Errno.ENOMEM]: { code: 'SYSCALL', action: 'The kernel has no memory for it. Free some, or have fewer ports.' },
 }
 
 /** A failed call as an error: what was tried, and errno by name. */

@@ -11,6 +11,7 @@ export const IFF_UP = 1
 const IFF_PROMISC = 0x100
 const IFF_LOWER_UP = 0x10000
 export const IFLA = {
+  extendedMask: 29,
   address: 1,
   name: 3,
   mtu: 4,

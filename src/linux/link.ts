@@ -20,6 +20,8 @@ const NEWS = 0x1 | 0x10 | 0x100
 /** RTMGRP_TC, and RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER. */
 const FILTER_NEWS = 0x8
 const FILTER_MESSAGES: readonly number[] = [36, 37, 44, 45]
+/** RTEXT_FILTER_SKIP_STATS: counters are half of what the kernel has to write for a device. */
+const SKIP_STATS = 8
 const IFLA_INET6_ADDR_GEN_MODE = 8
 const IN6_ADDR_GEN_MODE_NONE = 1
 /** IFNAMSIZ less its terminating zero. */
@@ -57,7 +59,8 @@ export class Links {
   }
 
   list(): Link[] {
-    const answers = this.#socket.request('list network devices', RTM_GETLINK, NLM.dump, linkHeader(0))
+    const body = linkHeader(0).attributeU32(IFLA.extendedMask, SKIP_STATS)
+    const answers = this.#socket.request('list network devices', RTM_GETLINK, NLM.dump, body)
     return answers.filter((answer) => answer.type === RTM_NEWLINK).map(parseLink)
   }
 
@@ -93,7 +96,7 @@ export class Links {
   elsewhere(): Link[] {
     const found = this.#namespaces().flatMap((id) => {
       try {
-        const body = linkHeader(0).attributeU32(IFLA.targetNamespace, id)
+        const body = linkHeader(0).attributeU32(IFLA.targetNamespace, id).attributeU32(IFLA.extendedMask, SKIP_STATS)
         const answers = this.#socket.request('list devices of another namespace', RTM_GETLINK, NLM.dump, body)
         return answers.map(parseLink).filter((link) => link.peerNamespace !== null)
       } catch {

@@ -177,12 +177,17 @@ export function driverOf(fd: number, ifindex: number): string {
   }
 }
 
+/** What is asked of each port every second is written here. */
+const answer = new Uint8Array(20)
+const answerView = new DataView(answer.buffer)
+const answerLength = new Int32Array(1)
+const answerLengthBytes = new Uint8Array(answerLength.buffer)
+
 /** Frames the kernel has dropped since the last call, for want of room in the receive buffer. */
 export function readKernelDrops(fd: number): number {
-  const statistics = new Uint8Array(8)
-  const length = int32(8)
-  if (libc().getsockopt(fd, SOL_PACKET, PacketOption.STATISTICS, statistics, length) < 0) return 0
-  return new DataView(statistics.buffer).getUint32(4, true)
+  answerLength[0] = 8
+  if (libc().getsockopt(fd, SOL_PACKET, PacketOption.STATISTICS, answer, answerLengthBytes) < 0) return 0
+  return answerView.getUint32(4, true)
 }
 
 /**
@@ -190,10 +195,9 @@ export function readKernelDrops(fd: number): number {
  * another network namespace (packet_notifier in net/packet/af_packet.c), also when it comes back with the same index.
  */
 export function isBoundTo(fd: number, ifindex: number): boolean {
-  const address = new Uint8Array(20)
-  const length = int32(address.length)
-  if (libc().getsockname(fd, address, length) < 0) return false
-  return new DataView(address.buffer).getInt32(4, true) === ifindex
+  answerLength[0] = answer.length
+  if (libc().getsockname(fd, answer, answerLengthBytes) < 0) return false
+  return answerView.getInt32(4, true) === ifindex
 }
 
 /** Takes the pending error (ENETDOWN after the device went down), so that poll stops reporting it. 0: none. */

@@ -8,7 +8,7 @@ import { ProcessEnds } from '../../src/linux/process-ends.js'
 import type { Discovered, DiscoveryNews, Identifier, MachineWatch, TapDevice } from './discovery.js'
 
 /** How soon a change is noticed: a look at two descriptors, no more, when nothing has changed. */
-const LOOK_MS = 50
+const LOOK_MS = 100
 /** All devices of one look. */
 const IDENTIFY_MS = 5000
 /** From one look to the next at what is not settled: it grows from the first to the last. */

@@ -12,7 +12,7 @@ const AGE_MS = 500
  * hundreds.
  */
 const ELSEWHERE_MS = 3000
-const ELSEWHERE_SHARE = 100
+const ELSEWHERE_SHARE = 500
 
 export class DeviceList {
   readonly #links: Links

@@ -21,9 +21,6 @@ const RENEWED = 16
 /** How often devices that ports wait for are looked for, in milliseconds. */
 const SEARCH_MS = 500
 
-/** What of a device may have been undone: what the list of devices shows, or the filters at its hooks, too. */
-type Looks = 'none' | 'settings' | 'all'
-
 export class FollowedPorts extends AttachedPorts {
   protected readonly warnings: PortWarnings
   #nextSearch = 0
@@ -92,8 +89,8 @@ export class FollowedPorts extends AttachedPorts {
     const byIndex = new Map(links.map((link): [number, Link] => [link.index, link]))
     for (const entry of this.all()) {
       const own = byIndex.get(entry.ifindex)
-      const looks = own === undefined ? 'none' : suspects(own.index, entry.name) ? 'all' : isDue ? 'settings' : 'none'
-      await this.inTurn(() => this.#follow(entry, own, links, epochOf, looks))
+      const filters = own !== undefined && suspects(own.index, entry.name)
+      await this.inTurn(() => this.#follow(entry, own, links, epochOf, filters))
     }
     this.warnings.look(this.links.socket, this.devices.everywhere(), this.all(), (name) => this.attachments.get(name))
   }
@@ -118,7 +115,7 @@ export class FollowedPorts extends AttachedPorts {
     own: Link | undefined,
     links: readonly Link[],
     epochOf: (network: string) => number,
-    looks: Looks,
+    filters: boolean,
   ): Promise<void> {
     // Removed or changed since the devices were looked at.
     if (this.entries.get(entry.name) !== entry) return
@@ -133,7 +130,7 @@ export class FollowedPorts extends AttachedPorts {
       const current = this.entries.get(entry.name)!
       if (current.ifindex !== NO_DEVICE) {
         await this.#noteChanges(current, own!)
-        if (looks !== 'none') this.#keepHostOut(current, own!, looks === 'all')
+        this.#keepHostOut(current, own!, filters)
         return
       }
       const here = links.find((link) => isCalled(link, entry.device))

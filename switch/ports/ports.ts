@@ -2,6 +2,7 @@
 
 import type { PortInfo, PortRecord, PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { fileLimit } from '../../src/linux/file-limit.js'
 import type { SocketHandover } from '../../src/linux/handover.js'
 import { isCalled, type Link } from '../../src/linux/link-message.js'
 import { Counter, MAX_PORTS, ROW, readPortCounters } from '../forwarding/counters.js'
@@ -10,7 +11,15 @@ import { refuseUnfit } from './attachment.js'
 import { NO_DEVICE } from './devices.js'
 import { FollowedPorts } from './followed.js'
 import { otherNameError } from './host-use.js'
-import { alreadyPort, awaitedError, checkTrunkRoom, downError, existsError, goneError } from './problems.js'
+import {
+  alreadyPort,
+  awaitedError,
+  checkTrunkRoom,
+  downError,
+  existsError,
+  goneError,
+  refuseShortFiles,
+} from './problems.js'
 import { deviceOf, fieldsOf, type PortEntry, type PortRequest } from './table.js'
 
 /** Of a port whose device was never there. */
@@ -53,13 +62,17 @@ export class Ports extends FollowedPorts {
 
   /**
    * Many, side by side. A device that does not exist is waited for, as one is that has gone away. So is one that others
-   * stand on, or that would close a circle: that may end, and until then the other ports work.
+   * stand on, or that would close a circle: that may end, and until then the other ports work. Throws FILES_SHORT
+   * before anything is touched.
    */
   addAllOrAwait(
     requests: readonly (PortRequest & { readonly ownsDevice?: boolean })[],
     epochOf: (network: string) => number,
   ): Promise<void> {
     return this.inTurn(async () => {
+      const links = this.devices.here()
+      const there = requests.filter(({ device }) => links.some((link) => isCalled(link, device)))
+      refuseShortFiles(there.length, fileLimit())
       const added = await Promise.allSettled(
         requests.map(({ ownsDevice, ...request }) =>
           this.#addOrAwait(request, epochOf(request.network), ownsDevice ?? false),

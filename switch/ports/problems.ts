@@ -2,7 +2,7 @@
 
 import { nearest } from '../../src/api/names.js'
 import type { PortKind } from '../../src/api/schemas.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
+import { MORE_FILES, SnapswitchError } from '../../src/errors/errors.js'
 import type { Link } from '../../src/linux/link-message.js'
 import type { Loop } from './loops.js'
 
@@ -125,5 +125,23 @@ export function existsError(message: string): SnapswitchError {
     'PORT_EXISTS',
     message,
     'Choose another name or device; `snapswitch port list` shows what is taken.',
+  )
+}
+
+/**
+ * Open files of a port: sockets to receive, to send, and for frames beside the ring; its lock; two counters of its
+ * device. Some of the daemon's besides: connections, images under way.
+ */
+const FILES_OF_PORT = 6
+const FILES_BESIDES = 32
+
+/** Throws FILES_SHORT: so many ports will not all open. */
+export function refuseShortFiles(ports: number, files: { readonly limit: number; readonly open: number } | null): void {
+  const needed = ports * FILES_OF_PORT + FILES_BESIDES + (files?.open ?? 0)
+  if (files === null || needed <= files.limit) return
+  throw new SnapswitchError(
+    'FILES_SHORT',
+    `${ports} ports need up to ${needed} open files, and this process may have ${files.limit}`,
+    MORE_FILES,
   )
 }

@@ -52,6 +52,10 @@ export class PortTable {
     return [...this.entries.values()]
   }
 
+  get count(): number {
+    return this.entries.size
+  }
+
   get(name: string): PortEntry | undefined {
     return this.entries.get(name)
   }

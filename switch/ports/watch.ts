@@ -6,12 +6,19 @@ import { LinkWatch } from '../../src/linux/link.js'
 
 /** How soon a change is noticed: a look at a socket, no more, when nothing has changed. */
 const LOOK_MS = 100
-/** How often the ports are compared with the devices even without news, for what could not be done at once. */
+/**
+ * How often the ports are compared with the devices even without news, for what could not be done at once; so long for
+ * each port where they are many, for each takes its time.
+ */
 const COMPARE_MS = 5000
+const COMPARE_EACH_MS = 100
+const COMPARE_MOST_MS = 20_000
 
 interface PortNews {
   /** Something has happened that rtnetlink does not tell. */
   readonly hasNews: boolean
+  /** Ports. */
+  readonly count: number
   /** The filters at a device have changed; null: at any. */
   filtersChanged(index: number | null): void
 }
@@ -46,7 +53,8 @@ export class PortWatch {
   #look(): void {
     if (this.#busy !== null || !(this.#changed() || this.#news.hasNews || performance.now() >= this.#nextCompare))
       return
-    this.#nextCompare = performance.now() + COMPARE_MS
+    const between = Math.min(COMPARE_MOST_MS, Math.max(COMPARE_MS, this.#news.count * COMPARE_EACH_MS))
+    this.#nextCompare = performance.now() + between
     this.#busy = this.#reconcile()
       .catch((thrown) => this.#log.error({ err: thrown }, 'the devices cannot be looked at'))
       .finally(() => {

@@ -29,6 +29,8 @@ export interface Taking {
 const BATCH = 64
 /** How long a jammed ring may stay so. */
 const JAM_LOOK_MS = 100
+/** Of a silent port's looks one in so many is made, where such frames are kept from the ring. */
+const QUIET_LOOKS = 4
 
 export class PacketPort implements Port {
   readonly index: number
@@ -54,6 +56,8 @@ export class PacketPort implements Port {
   /** Frames since the last look at what the kernel has dropped. */
   #received = 0
   #nextLook = 0
+  /** Looks that were left out since the last one. */
+  #quietLooks = 0
   /** What is sent goes nowhere: the bridge that the device belongs to gives it the same. */
   #mute: boolean
   readonly #told = new Set<PortTrouble>()
@@ -269,6 +273,9 @@ export class PacketPort implements Port {
   }
 
   #lookAtRing(): void {
+    // Nothing is dropped at a port that is asked all the time and has brought nothing, unless its ring is jammed.
+    if (this.#received === 0 && this.#aside !== null && ++this.#quietLooks < QUIET_LOOKS) return
+    this.#quietLooks = 0
     const drops = readKernelDrops(this.fd)
     this.#counters[this.#row + Counter.kernelDrops] += drops
     // Frames came, and the empty ring took none of them: it is jammed.
