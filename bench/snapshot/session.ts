@@ -44,8 +44,11 @@ export async function leaveLab(built: Promise<Lab>): Promise<void> {
 export interface Taker {
   /** Takes a snapshot and throws its images away. */
   take(round: number): Promise<Taken>
-  /** Takes a snapshot that `restore` brings back once all machines have ended. The models have it not. */
-  readonly kept?: { keep(): Promise<void>; restore(): Promise<void> }
+  /** Takes a snapshot that `restore` brings back once all machines have ended. */
+  keep(name: string): Promise<void>
+  restore(name: string): Promise<void>
+  /** A machine's memory in a snapshot that was kept: a file as its QEMU sees it, which `-incoming` can read. */
+  memoryOf(name: string, machine: string): Promise<string>
   close(): Promise<void>
 }
 
@@ -55,7 +58,6 @@ export interface SnapshotSystem {
   readonly title: string
   readonly setup: string
   readonly policy: Cell['policy']
-  readonly canRestore: boolean
   /** What its machines must have beyond the lab's own. */
   plan(plan: LabPlan): LabPlan
   /** Once the hosts are there, before any machine runs; the call that it returns, once all run. */
@@ -121,18 +123,19 @@ export async function runCell(cell: Cell, say: (line: string) => void, system?: 
   return { cell, bootSeconds, control, rounds, bulk, error }
 }
 
-const KEPT = 'kept'
 const RESTORE_MS = 120_000
 
 /** By the command, as a person restores. */
-export function keptBy(lab: Lab, net: string): NonNullable<Taker['kept']> {
+export function keptBy(lab: Lab, net: string): Pick<Taker, 'keep' | 'restore' | 'memoryOf'> {
   return {
-    keep: async () => {
-      await lab.snapswitchJson(['snapshot', 'create', net, '--name', KEPT], undefined, RESTORE_MS)
+    keep: async (name) => {
+      await lab.snapswitchJson(['snapshot', 'create', net, '--name', name], undefined, RESTORE_MS)
     },
-    restore: async () => {
-      await lab.snapswitchJson(['snapshot', 'restore', KEPT], undefined, RESTORE_MS)
+    restore: async (name) => {
+      await lab.snapswitchJson(['snapshot', 'restore', name], undefined, RESTORE_MS)
     },
+    memoryOf: async (name, machine) =>
+      lab.machine(machine).host.inside('state', 'snapshots', net, name, 'vms', machine, 'memory.img'),
   }
 }
 
@@ -140,7 +143,7 @@ function coordinatorOf(lab: Lab, { policy }: Cell): Taker {
   const client = new CoordinatorClient(lab.coordinatorSocket)
   return {
     take: (round) => takeOne(client, { network, policy }, round),
-    kept: keptBy(lab, network),
+    ...keptBy(lab, network),
     close: () => client.close(),
   }
 }

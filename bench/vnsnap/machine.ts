@@ -1,17 +1,22 @@
 // One machine as the baselines save it, by QMP: while it runs and stopped for the last round (pre-copy, as
 // VNsnap-memory), or stopped all the while (as a hypervisor's plain snapshot does).
 
-import { rmSync } from 'node:fs'
+import { constants, copyFileSync, rmSync } from 'node:fs'
 import { pauseFor, within } from '../../src/hypervisor/shared/deadline.js'
 import { QmpClient, type QmpEvent } from '../../src/hypervisor/shared/qmp.js'
+import { until } from '../../test/lab/command.js'
 import type { LabMachine } from '../../test/lab/lab.js'
 
 const COMMAND_MS = 10_000
 const SAVE_MS = 120_000
+const STARTS_MS = 30_000
 /** As good as none: QEMU holds 32 MiB/s otherwise. */
 const BANDWIDTH = 2 ** 40
 /** VNsnap's last round was short, too, where the machine let it: QEMU goes on with rounds until it expects this. */
 const LAST_ROUND_MS = 30
+
+/** The name of a save that is thrown away. */
+const PASSING = 'passing'
 
 /** Microseconds of CLOCK_REALTIME. */
 export interface Saved {
@@ -23,6 +28,9 @@ export interface Saved {
   readonly resumedAtUs: number
   readonly bytes: number
 }
+
+/** For `-incoming`; QEMU 7.2 has no file: yet. */
+export const loadFrom = (file: string) => `exec:cat '${file}'`
 
 const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 
@@ -44,6 +52,16 @@ export class SavedMachine {
     return new SavedMachine(machine, qmp)
   }
 
+  /** Of a machine that has just been started from what was saved; returns once it has all, and stands still. */
+  static async loaded(machine: LabMachine): Promise<SavedMachine> {
+    // A QEMU that has just been started does not listen yet.
+    const opened = await until(`QMP of ${machine.plan.name}`, STARTS_MS, () =>
+      SavedMachine.open(machine).catch(() => undefined),
+    )
+    await opened.#leaves('inmigrate')
+    return opened
+  }
+
   get tap(): string {
     return this.#machine.tap
   }
@@ -53,15 +71,25 @@ export class SavedMachine {
   }
 
   /** Where its memory goes, as its QEMU sees it, and from outside. */
-  #file(): { inside: string; outside: string } {
-    const { qcow2 } = this.#machine.files
-    const outside = this.#machine.outside.qcow2
-    return { inside: qcow2.replace(/qcow2$/, 'memory'), outside: outside.replace(/qcow2$/, 'memory') }
+  #file(name: string): { inside: string; outside: string } {
+    const beside = (disk: string) => disk.replace(/qcow2$/, `${name}.memory`)
+    return { inside: beside(this.#machine.files.qcow2), outside: beside(this.#machine.outside.qcow2) }
   }
 
-  #migrate(): Promise<unknown> {
+  #disk(name: string): { used: string; kept: string } {
+    const used = this.#machine.outside.qcow2
+    return { used, kept: used.replace(/qcow2$/, `${name}.disk`) }
+  }
+
+  /** Of a machine that stands still, saved: QEMU has written all that it held of the disk (`bdrv_inactivate_all`). */
+  #keepDisk(name: string): void {
+    const { used, kept } = this.#disk(name)
+    copyFileSync(used, kept, constants.COPYFILE_FICLONE)
+  }
+
+  #migrate(name: string): Promise<unknown> {
     // QEMU 7.2 has no file: yet.
-    return this.#qmp.execute('migrate', { uri: `exec:cat >'${this.#file().inside}'` }, within(COMMAND_MS))
+    return this.#qmp.execute('migrate', { uri: `exec:cat >'${this.#file(name).inside}'` }, within(COMMAND_MS))
   }
 
   #ended(): Promise<QmpEvent> {
@@ -92,24 +120,28 @@ export class SavedMachine {
     return (await resumed).atUs
   }
 
-  /** Saves while it runs; `flip` is called when it stands still for the last round. */
-  async saveLive(flip: () => Promise<void>): Promise<Saved> {
+  /**
+   * Saves while it runs; `flip` is called when it stands still for the last round. `kept`: under that name, with its
+   * disk, to be restored.
+   */
+  async saveLive(flip: () => Promise<void>, kept?: string): Promise<Saved> {
     const startedAtUs = nowUs()
     const [stopped, ended] = [this.#event('STOP'), this.#ended()]
     // Whichever fails first tells; the other must not be an unhandled rejection.
     ended.catch(() => undefined)
     stopped.catch(() => undefined)
-    await this.#migrate()
+    await this.#migrate(kept ?? PASSING)
     const pausedAtUs = (await stopped).atUs
     await flip()
     const cutAtUs = nowUs()
     const bytes = await this.#saved(ended)
+    if (kept !== undefined) this.#keepDisk(kept)
     const resumedAtUs = await this.#resume()
     return this.#done({ startedAtUs, pausedAtUs, cutAtUs, resumedAtUs, bytes })
   }
 
   /** Stops, saves, lets it run; `flip` is called just before it runs again. */
-  async saveStopped(flip: () => Promise<void>): Promise<Saved> {
+  async saveStopped(flip: () => Promise<void>, kept?: string): Promise<Saved> {
     const startedAtUs = nowUs()
     const stopped = this.#event('STOP')
     stopped.catch(() => undefined)
@@ -117,8 +149,9 @@ export class SavedMachine {
     const pausedAtUs = (await stopped).atUs
     const ended = this.#ended()
     ended.catch(() => undefined)
-    await this.#migrate()
+    await this.#migrate(kept ?? PASSING)
     const bytes = await this.#saved(ended)
+    if (kept !== undefined) this.#keepDisk(kept)
     await flip()
     const cutAtUs = nowUs()
     const resumedAtUs = await this.#resume()
@@ -130,7 +163,18 @@ export class SavedMachine {
     return { vm: this.#machine.plan.name, host: this.host, ...times }
   }
 
-  async #leaves(state: 'finish-migrate'): Promise<void> {
+  /** Before a new QEMU of this machine starts, once the last has ended: its disk as it was saved. */
+  putDiskBack(name: string): void {
+    const { used, kept } = this.#disk(name)
+    copyFileSync(kept, used, constants.COPYFILE_FICLONE)
+  }
+
+  /** What was saved of it, as its QEMU sees it. */
+  memory(name: string): string {
+    return this.#file(name).inside
+  }
+
+  async #leaves(state: 'inmigrate' | 'finish-migrate'): Promise<void> {
     const deadline = within(SAVE_MS)
     for (;;) {
       const { status } = (await this.#qmp.execute('query-status', {}, deadline)) as { status: string }
@@ -139,9 +183,13 @@ export class SavedMachine {
     }
   }
 
+  async run(): Promise<void> {
+    await this.#resume()
+  }
+
   /** Each snapshot begins as the first did. */
   forget(): void {
-    rmSync(this.#file().outside, { force: true })
+    rmSync(this.#file(PASSING).outside, { force: true })
   }
 
   close(): void {

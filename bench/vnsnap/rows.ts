@@ -71,6 +71,7 @@ const tables: readonly Table[] = [
       figure('udpLost', 'datagrams lost', '', 'less', 1, 0),
       figure('udpDoubled', 'datagrams doubled', '', 'less', 1, 0),
       figure('restoreMs', 'restored: from none to a ring that goes round', 'ms', 'less', 1, 0),
+      figure('restoredStill', 'restored rings that stand still', 'of 1', 'less', 1, 2),
       figure('faults', 'ring or disk broken', '', 'less', 1, 0),
     ],
   },

@@ -9,7 +9,7 @@ import { commandAt, type Service } from '../lab/processes.js'
 import type { MemberStamps, Round } from '../snapshot/rows.js'
 import { keptBy, type SnapshotSystem, type Taker } from '../snapshot/session.js'
 import { type Taken, takeOne } from '../snapshot/take.js'
-import { type Saved, SavedMachine } from './machine.js'
+import { loadFrom, type Saved, SavedMachine } from './machine.js'
 import { droppedFrames, type MachineState, rules } from './subjects/unacloud.js'
 import { compileVnsnap, vnsnapArguments } from './subjects/vnsnap.js'
 
@@ -24,7 +24,6 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
     title,
     setup,
     policy,
-    canRestore: true,
     plan: asIs,
     async start(lab, network) {
       for (const host of lab.plan.hosts) await lab.startSwitch(host)
@@ -33,7 +32,7 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
         const client = new CoordinatorClient(lab.coordinatorSocket)
         return {
           take: (round) => takeOne(client, { network, policy }, round),
-          kept: keptBy(lab, network),
+          ...keptBy(lab, network),
           close: () => client.close(),
         }
       }
@@ -68,17 +67,23 @@ function stampsOf(saved: Saved, openedAtUs: number): MemberStamps {
 
 interface Baseline {
   begin(): Promise<void>
-  save(machine: SavedMachine): Promise<Saved>
+  /** `kept`: the name under which what is saved stays. */
+  save(machine: SavedMachine, kept?: string): Promise<Saved>
   /** Frames that were dropped as early since the last call. */
   end(): Promise<number>
   close(): Promise<void>
 }
 
-/** `together`: all machines at once, as a broadcast command makes each host do it; else one after the other. */
+/**
+ * `together`: all machines at once, as a broadcast command makes each host do it; else one after the other, each
+ * snapshot beginning with another one.
+ */
 async function takerOf(lab: Machines, baseline: Baseline, together = true): Promise<Taker> {
   const machines: SavedMachine[] = []
+  let restored: SavedMachine[] = []
+  let first = 0
   const close = async () => {
-    for (const machine of machines) machine.close()
+    for (const machine of [...machines, ...restored]) machine.close()
     await baseline.close()
   }
   try {
@@ -87,10 +92,12 @@ async function takerOf(lab: Machines, baseline: Baseline, together = true): Prom
     await close()
     throw error
   }
-  const saveAll = async (): Promise<Saved[]> => {
-    if (together) return Promise.all(machines.map((machine) => baseline.save(machine)))
+  const saveAll = async (kept?: string): Promise<Saved[]> => {
+    if (together) return Promise.all(machines.map((machine) => baseline.save(machine, kept)))
     const saved: Saved[] = []
-    for (const machine of machines) saved.push(await baseline.save(machine))
+    for (let turn = 0; turn < machines.length; turn++)
+      saved.push(await baseline.save(machines[(first + turn) % machines.length]!, kept))
+    first = (first + 1) % machines.length
     return saved
   }
   const take = async (round: number): Promise<Taken> => {
@@ -113,7 +120,27 @@ async function takerOf(lab: Machines, baseline: Baseline, together = true): Prom
       return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
     }
   }
-  return { take, close }
+  const keep = async (name: string) => {
+    await baseline.begin()
+    await saveAll(name)
+    await baseline.end()
+  }
+  // All are loaded before any runs: the best that can be made of what was saved.
+  const restore = async (name: string) => {
+    for (const machine of [...machines, ...restored]) machine.close()
+    const names = [...lab.machines.keys()]
+    for (const machine of machines) machine.putDiskBack(name)
+    await Promise.all(
+      machines.map((machine, at) =>
+        lab.startMachine(names[at]!, undefined, { incoming: loadFrom(machine.memory(name)) }),
+      ),
+    )
+    restored = await Promise.all([...lab.machines.values()].map((machine) => SavedMachine.loaded(machine)))
+    await Promise.all(restored.map((machine) => machine.run()))
+  }
+  const memoryOf = async (name: string, machine: string) =>
+    machines[[...lab.machines.keys()].indexOf(machine)]!.memory(name)
+  return { take, keep, restore, memoryOf, close }
 }
 
 /** A host's end of the tunnels: on its trunk's device. Two hosts at most. */
@@ -137,7 +164,6 @@ const vnsnapSystem: SnapshotSystem = {
   setup:
     'its switch as a process on each host; memory by pre-copy migration to a file while the machine runs; disks are not saved',
   policy: 'drop',
-  canRestore: false,
   plan: (plan) => ({
     ...plan,
     machines: plan.machines.map((machine) => ({
@@ -187,10 +213,10 @@ const vnsnapSystem: SnapshotSystem = {
           color = 1 - color
           await all(`begin ${color}`)
         },
-        save: (machine) =>
+        save: (machine, kept) =>
           machine.saveLive(async () => {
             await tell(daemons.get(machine.host)!, `flip ${machine.tap}`)
-          }),
+          }, kept),
         end: async () => {
           await all('end')
           const before = early
@@ -221,7 +247,6 @@ const unacloudSystem: SnapshotSystem = {
   setup:
     'a Linux bridge on each host; marks and drops by nftables; each machine is stopped, saved, and runs on; disks are not saved',
   policy: 'drop',
-  canRestore: false,
   plan: asIs,
   async start(lab) {
     await makeBridges(lab)
@@ -248,11 +273,11 @@ const unacloudSystem: SnapshotSystem = {
           }
           await Promise.all(lab.plan.hosts.map(apply))
         },
-        save: (machine) =>
+        save: (machine, kept) =>
           machine.saveStopped(async () => {
             states.get(machine.host)!.set(machine.tap, 'saved')
             await apply(machine.host)
-          }),
+          }, kept),
         end: async () => {
           const listings = await Promise.all(lab.plan.hosts.map((host) => nft(host, ['-j', 'list', 'ruleset'])))
           for (const host of lab.plan.hosts) states.set(host, new Map())
@@ -270,7 +295,6 @@ const uncoordinatedSystem: SnapshotSystem = {
   setup:
     'a Linux bridge on each host; the machines are stopped, saved, and run on, one after the other, and nothing else',
   policy: 'drop',
-  canRestore: false,
   plan: asIs,
   async start(lab) {
     await makeBridges(lab)
@@ -278,7 +302,12 @@ const uncoordinatedSystem: SnapshotSystem = {
     return () =>
       takerOf(
         lab,
-        { begin: nothing, save: (machine) => machine.saveStopped(nothing), end: async () => 0, close: nothing },
+        {
+          begin: nothing,
+          save: (machine, kept) => machine.saveStopped(nothing, kept),
+          end: async () => 0,
+          close: nothing,
+        },
         false,
       )
   },

@@ -50,6 +50,21 @@ refresh_package_lists() {
   package_lists_fresh=1
 }
 
+# fetch_package DIRECTORY NAME: unpacks a Debian package into DIRECTORY/NAME, once, and does not install it.
+fetch_package() {
+  [ ! -d "$1/$2" ] || return 0
+  say "Downloading $2 (to unpack, not to install)"
+  local work=$1/$2.part
+  rm -rf "$work"
+  mkdir "$work"
+  # As root, apt fetches as its own user: let it write here.
+  [ "$(id -u)" != 0 ] || chown _apt "$work" 2>/dev/null || true
+  (cd "$work" && apt-get download -q "$2" >&2) || die "cannot download the Debian package $2" 'Check the network; try: apt-get update'
+  dpkg-deb -x "$work"/*.deb "$work/root"
+  mv "$work/root" "$1/$2"
+  rm -rf "$work"
+}
+
 # npm packages and the compiled program, when they are missing or older than their sources.
 need_build() {
   local stamp=$repository/node_modules/.package-lock.json

@@ -55,6 +55,21 @@ export interface ReceiveReport {
   readonly ended: boolean
 }
 
+/** What the client of the stores bench tells (bench/stores/guest/client.c). */
+export interface StoresReport {
+  readonly etcd: readonly StoreReport[]
+  readonly redis: StoreReport & { readonly copied: number }
+  readonly begun: { readonly etcd: number; readonly redis: number }
+  readonly idle: boolean
+}
+
+/** Writes acknowledged; connections that broke, and that were given up. */
+export interface StoreReport {
+  readonly acked: number
+  readonly lost: number
+  readonly silent: number
+}
+
 export interface StateLine {
   readonly type: 'progress' | 'done'
   readonly node: number
@@ -63,6 +78,7 @@ export interface StateLine {
   readonly ring?: RingReport
   readonly disk?: DiskReport
   readonly orders?: OrdersReport
+  readonly stores?: StoresReport
   readonly send: readonly SendReport[]
   readonly receive: readonly ReceiveReport[]
 }

@@ -22,6 +22,8 @@ export interface GuestJob {
   readonly receive?: readonly string[]
   /** `shop@port`, `bank@port/shop:port` or `buyer@bank:port/shop:port` */
   readonly orders?: string
+  /** Words of another guest's own, whole: its image reads them. */
+  readonly words?: readonly string[]
 }
 
 export interface GuestSpec {
@@ -80,7 +82,7 @@ const escaped = (path: string) => path.replaceAll(',', ',,')
 export function kernelWords(job: GuestJob, disk: string | null): string {
   // no_timer_check: an emulated guest whose vCPU waits long for a core takes its timer for broken, and panics.
   const words = ['console=ttyS0', 'quiet', 'loglevel=1', 'panic=-1', 'no_timer_check', 'ipv6.disable=1']
-  return [...words, ...jobWords(job, disk)].join(' ')
+  return [...words, ...jobWords(job, disk), ...(job.words ?? [])].join(' ')
 }
 
 export function guestArguments(spec: GuestSpec, image: GuestImage): string[] {

@@ -25,6 +25,14 @@ export interface RunningMachine {
   readonly id: ProcessId
 }
 
+/** What a machine starts from that was saved by QEMU alone. */
+export interface SavedState {
+  /** As `-incoming` takes it. */
+  readonly incoming: string
+  /** Instead of its own: QEMU makes one that leads nowhere. */
+  readonly tap?: string
+}
+
 const LAN = 'lan'
 const OUTSIDE = 'out'
 const UPLINK = 'uplink'
@@ -260,39 +268,43 @@ export class Lab {
     return [...args, '--socket', host === undefined ? this.coordinatorSocket : this.switchSocket(host)]
   }
 
-  /** Starts a machine on its host and waits until its job begins. */
-  async startMachine(name: string, timeoutMs = 60_000): Promise<void> {
+  /**
+   * Starts a machine on its host and waits until its job begins. With `saved` it starts from that state, stands still,
+   * and nothing is waited for.
+   */
+  async startMachine(name: string, timeoutMs = 60_000, saved?: SavedState): Promise<void> {
     this.#mustBeUp()
     const machine = this.machine(name)
     machine.startsOn(this.host(machine.plan.host))
     const image = await this.images()
     await this.#spawn(async () => {
-      machine.guest = await startGuest(this.#guestSpec(machine, image))
+      machine.guest = await startGuest(this.#guestSpec(machine, image, saved))
       this.#record.guests.push(machine.guest.id)
       save(this.#record)
     })
-    await machine.console.started(timeoutMs)
+    if (saved === undefined) await machine.console.started(timeoutMs)
   }
 
-  #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage): GuestSpec {
+  #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage, saved?: SavedState): GuestSpec {
+    const state = saved === undefined ? [] : ['-S', '-incoming', saved.incoming]
     return {
       name: plan.name,
       directory: host.inside('vm'),
       outside: join(host.root, 'vm'),
       mac,
-      netdev: `tap,ifname=${tap},script=no,downscript=no`,
+      netdev: `tap,ifname=${saved?.tap ?? tap},script=no,downscript=no`,
       disk: { file: files.qcow2, format: 'qcow2' },
       job: plan.job,
       through: host.enter,
       image,
-      more: plan.more?.((...names) => host.inside(...names)) ?? [],
+      more: [...(plan.more?.((...names) => host.inside(...names)) ?? []), ...state],
       ...(this.plan.memoryMiB === undefined ? {} : { memoryMiB: this.plan.memoryMiB }),
     }
   }
 
   /** The guests' kernel and initramfs as every host has them, each its own copy. */
   images(): Promise<GuestImage> {
-    this.#images ??= guestImage().then((image) => {
+    this.#images ??= (this.plan.image === undefined ? guestImage() : Promise.resolve(this.plan.image)).then((image) => {
       const hosts = this.plan.hosts.map((name) => this.host(name))
       const copy = (file: string, name: string) => {
         for (const host of hosts) {

@@ -3,6 +3,7 @@
 import { GuestConsole } from './console.js'
 import type { Guest, GuestJob } from './guest.js'
 import type { Host } from './host.js'
+import type { GuestImage } from './image.js'
 
 export interface MachinePlan {
   readonly name: string
@@ -17,6 +18,8 @@ export interface LabPlan {
   readonly hosts: readonly string[]
   readonly machines: readonly MachinePlan[]
   readonly memoryMiB?: number
+  /** What the machines boot; the tiny guest's image unless said. */
+  readonly image?: GuestImage
   readonly memberMtu?: number
   /** 4 above the members' at least: the color tag needs the room. */
   readonly trunkMtu?: number
