@@ -24,6 +24,33 @@ export function processSeconds(pids: readonly number[]): number {
   return nanoseconds / 1e9
 }
 
+/** Seconds that a thread has run; 0 once it has ended. */
+export function threadSeconds(pid: number, thread: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0]) / 1e9
+  } catch {
+    return 0
+  }
+}
+
+/**
+ * Seconds that a process has run, with its threads and waited-for children that have ended (proc(5), 10 ms
+ * resolution); 0 once it has ended itself.
+ */
+export function wholeSeconds(pid: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    // Behind the name, which may have blanks: state is column 3, utime, stime, cutime, cstime are 14 to 17.
+    const columns = stat
+      .slice(stat.lastIndexOf(')') + 2)
+      .split(' ')
+      .map(Number)
+    return columns.slice(11, 15).reduce((sum, ticks) => sum + ticks, 0) / TICKS_PER_SECOND
+  } catch {
+    return 0
+  }
+}
+
 /**
  * Seconds that the cores were not idle, since some fixed moment: take differences. Counted from the idle columns, which
  * the kernel keeps exactly when it stops the tick in idle; its busy columns are samples, taken at ticks, and miss short

@@ -10,6 +10,7 @@ import { TRUNK_MTU } from '../forwarding/subject.js'
 import { bootTimeoutMs } from '../snapshot/machines.js'
 import { machineAddress, machineName, network } from '../snapshot/plan.js'
 import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
+import { type SaveCpu, SaveCpuMeter } from './save-cpu.js'
 
 export interface RingCell {
   readonly machines: number
@@ -106,18 +107,30 @@ export interface RingFigures {
   /** Half the range of the runs without a snapshot, per cent of their median. */
   readonly noise: number
   readonly hopsPerSecond: number
+  /** Seconds of a processor that a snapshot took: of the machines' QEMUs beyond their vCPUs, and of all else. */
+  readonly machinesCpu: number
+  readonly switchesCpu: number
 }
 
-export function ringFigures(hops: number, without: readonly number[], with_: readonly number[]): RingFigures {
-  const plain = median(without)
+/** One run: how long it took, seconds, and the processor time meanwhile. */
+export interface RingRun extends SaveCpu {
+  readonly seconds: number
+}
+
+export function ringFigures(hops: number, without: readonly RingRun[], with_: readonly RingRun[]): RingFigures {
+  const seconds = without.map((run) => run.seconds)
+  const plain = median(seconds)
+  const more = (of: (run: RingRun) => number) => median(with_.map(of)) - median(without.map(of))
   return {
-    slowdown: (median(with_) / plain - 1) * 100,
-    noise: ((Math.max(...without) - Math.min(...without)) / 2 / plain) * 100,
+    slowdown: (more((run) => run.seconds) / plain) * 100,
+    noise: ((Math.max(...seconds) - Math.min(...seconds)) / 2 / plain) * 100,
     hopsPerSecond: hops / plain,
+    machinesCpu: more(({ machines }) => machines),
+    switchesCpu: more(({ switches }) => switches),
   }
 }
 
-async function runRing(progress: Progress, taker: Taker, plan: RingPlan): Promise<RingFigures> {
+async function runRing(progress: Progress, taker: Taker, meter: SaveCpuMeter, plan: RingPlan): Promise<RingFigures> {
   const limitMs = 120_000 + plan.runSeconds * 10_000
   // The first report that counts has just come: hops are compared from report to report.
   const first = progress.look().hop
@@ -127,9 +140,10 @@ async function runRing(progress: Progress, taker: Taker, plan: RingPlan): Promis
   await progress.reach(progress.look().hop + 1, limitMs)
   const warm = progress.look()
   const hops = Math.max(10, Math.round(((warm.hop - began.hop) / (warm.atMs - began.atMs)) * plan.runSeconds * 1000))
-  const [without, with_]: [number[], number[]] = [[], []]
+  const [without, with_]: [RingRun[], RingRun[]] = [[], []]
   for (let run = 0; run < plan.pairs * 2; run++) {
     const from = progress.look().hop
+    const before = meter.look()
     let taking: Promise<void> | undefined
     const isWith = run % 2 === 1
     if (isWith) {
@@ -143,7 +157,12 @@ async function runRing(progress: Progress, taker: Taker, plan: RingPlan): Promis
     reached.catch(() => undefined)
     // A snapshot that fails may leave the ring standing: its error is told, not the ring's.
     await Promise.all([reached, taking])
-    ;(isWith ? with_ : without).push(progress.between(from, from + hops))
+    const after = meter.look()
+    ;(isWith ? with_ : without).push({
+      seconds: progress.between(from, from + hops),
+      machines: after.machines - before.machines,
+      switches: after.switches - before.switches,
+    })
   }
   return ringFigures(hops, without, with_)
 }
@@ -174,13 +193,11 @@ export async function measureRing(
     await bootRing(lab)
     taker = await open()
     progress = new Progress(lab)
-    const { slowdown, noise, hopsPerSecond } = await runRing(progress, taker, plan)
+    const run = await runRing(progress, taker, await SaveCpuMeter.of(lab), plan)
     const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
     if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
     const key = `${cell.machines}x${cell.hosts}`
-    figures[`slowdown.${key}`] = slowdown
-    figures[`noise.${key}`] = noise
-    figures[`hopsPerSecond.${key}`] = hopsPerSecond
+    for (const [name, value] of Object.entries(run)) figures[`${name}.${key}`] = value
   } finally {
     progress?.end()
     await taker?.close().catch(() => undefined)

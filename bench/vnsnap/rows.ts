@@ -89,6 +89,18 @@ const tables: readonly Table[] = [
     ),
   },
   {
+    title: 'Ring: what a snapshot takes of the processors, seconds (the least that it can slow full cores down by)',
+    figures: [2, 4, 8].flatMap((machines) =>
+      [1, 2].flatMap((hosts) => {
+        const ring = `ring of ${machines} VMs, ${hosts === 1 ? '1 host' : '2 hosts'}`
+        return [
+          figure(`machinesCpu.${machines}x${hosts}`, `${ring}, QEMU beyond its vCPUs`, 's', 'less', 1, 2),
+          figure(`switchesCpu.${machines}x${hosts}`, `${ring}, switches, writers, commands`, 's', 'less', 1, 2),
+        ]
+      }),
+    ),
+  },
+  {
     title: 'Ring: how far runs without a snapshot differ, per cent (what the machine itself does)',
     figures: [2, 4, 8].flatMap((machines) =>
       [1, 2].map((hosts) =>

@@ -42,10 +42,13 @@ t.test('the time of a hop lies between the two reports around it', async (t) => 
   t.equal(timeOfHop(marks, 20), 2000)
   t.equal(timeOfHop(marks, 25), 3500)
   t.ok(Number.isNaN(timeOfHop(marks, 31)))
-  const figures = ringFigures(100, [10, 11, 9], [12, 11, 13])
+  const run = (seconds: number, machines = 0.5, switches = 0.1) => ({ seconds, machines, switches })
+  const figures = ringFigures(100, [run(10), run(11), run(9)], [run(12, 0.9, 0.2), run(11, 1, 0.3), run(13, 0.8, 0.1)])
   t.equal(figures.hopsPerSecond, 10)
   t.equal(Math.round(figures.slowdown), 20)
   t.equal(Math.round(figures.noise), 10)
+  t.equal(figures.machinesCpu.toFixed(2), '0.40')
+  t.equal(figures.switchesCpu.toFixed(2), '0.10')
   t.same(
     ringLab({ machines: 4, hosts: 1 }, 128).machines.map(({ host }) => host),
     ['a', 'a', 'a', 'a'],
