@@ -13,6 +13,7 @@ import { sweepAll } from './run/machine.js'
 import { snapshot } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
+import { stores } from './stores/main.js'
 import { trace } from './trace/main.js'
 import { vnsnap } from './vnsnap/main.js'
 
@@ -26,6 +27,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   report,
   snapshot,
   startup,
+  stores,
   trace,
   vnsnap,
 }

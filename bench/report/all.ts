@@ -16,7 +16,7 @@ import { readAll, toldOfNothing } from './read.js'
 
 const usage = `Usage: scripts/bench all [--minutes N] [--quick] [--rounds N] [--resume] [--results DIR] [--report [FILE]]
 
-Runs vnsnap, forwarding, snapshot and growth one after another (about 2 hours and a quarter, with --quick half an hour), and makes one page of what came out.
+Runs vnsnap, forwarding, snapshot, growth and stores one after another (about 2 hours and a quarter, with --quick half an hour), and makes one page of what came out.
 
   --minutes N      so many in all, the page included: shorter trials, fewer subjects, cells and rounds
   --quick          short trials: a look, not a result; goes to a directory of its own, DIR/quick
@@ -82,6 +82,7 @@ export const steps = [
   { bench: 'forwarding', weight: 10 },
   { bench: 'snapshot', weight: 5.5 },
   { bench: 'growth', weight: 9.5 },
+  { bench: 'stores', weight: 10 },
 ] as const
 
 /** Of the time that is left, what the first of the remaining steps may have. */

@@ -11,6 +11,7 @@ import type { PartNote } from '../run/rounds.js'
 import { type Figure, figure, type SubjectNote, type Summaries, type Summary } from '../run/rows.js'
 import { type Summary as SnapshotSummary, type Target, targets } from '../snapshot/figures.js'
 import { type Report as SnapshotReport, shortcomings as snapshotShortcomings } from '../snapshot/report.js'
+import { storesBench } from '../stores/figures.js'
 import { vnsnapBench } from '../vnsnap/rows.js'
 
 export interface Results {
@@ -48,7 +49,7 @@ const finder = (figures: readonly Figure[]) => {
 }
 
 /** Benches of rounds over subjects. */
-const benches: readonly Bench[] = [vnsnapBench, forwardingBench, growthBench]
+const benches: readonly Bench[] = [vnsnapBench, forwardingBench, growthBench, storesBench]
 
 function ofRounds(file: string, bench: Bench, report: Report): Results {
   const figures = bench.tables.flatMap((table) => table.figures)
@@ -201,7 +202,7 @@ export function readResults(file: string): Results {
 
 /** The latest of each bench in a directory of results. */
 export function readAll(directory: string): Results[] {
-  return ['vnsnap', 'forwarding', 'snapshot', 'growth'].flatMap((bench) => {
+  return ['vnsnap', 'forwarding', 'snapshot', 'growth', 'stores'].flatMap((bench) => {
     const file = join(directory, `${bench}.json`)
     return existsSync(file) ? [readResults(file)] : []
   })

@@ -4,9 +4,13 @@ import { until } from '../../test/lab/command.js'
 import type { StateLine } from '../../test/lab/console.js'
 import { inGuest } from '../../test/lab/guest-shell.js'
 import type { Lab } from '../../test/lab/lab.js'
+import { patience } from '../../test/patience.js'
 import type { Counted, CountedKey } from './rows.js'
 
 export const bootTimeoutMs = 120_000
+
+/** A busy machine gets twice as long, and no more: networks that stand still are waited for, too. */
+export const atMost = (ms: number) => Math.min(patience(ms), 2 * ms)
 
 /** Boots two at a time: emulated guests take all cores while they boot. */
 export async function boot(lab: Lab, start: (name: string) => Promise<void>): Promise<void> {

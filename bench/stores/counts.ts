@@ -1,5 +1,7 @@
 // What is wrong with a saved network of stores, by its images and by what became of it once restored: pure.
 
+import { median } from '../forwarding/statistics.js'
+
 export interface Acknowledged {
   readonly store: 'etcd' | 'redis'
   readonly key: string
@@ -99,7 +101,10 @@ export function cutCounts({ members, client, begun }: NetworkState): Counts {
   }
 }
 
-/** What became of the restored network: `cut` as `cutCounts` takes it, `end` once the client has stopped and all had time. */
+/**
+ * What became of the restored network: `cut` as `cutCounts` takes it, `end` once the client has stopped and all had
+ * time.
+ */
 export function endCounts(cut: NetworkState, end: NetworkState): Counts {
   const etcd = present(end.members.map((member) => member.etcd))
   const redis = present(end.members.map((member) => member.redis))
@@ -129,3 +134,42 @@ export const isWrongCut = (counts: Counts): boolean =>
   ['cut.missing', 'cut.ahead', 'cut.unbegun'].some((name) => counts[name]! > 0)
 export const isWrongEnd = (counts: Counts): boolean =>
   ['end.missing', 'end.disagree', 'end.silent', 'end.ended', 'still'].some((name) => counts[name]! > 0)
+
+const SUMMED = [
+  'cut.missing',
+  'cut.ahead',
+  'cut.unbegun',
+  'end.missing',
+  'end.disagree',
+  'end.silent',
+  'end.ended',
+] as const
+const PER_ATTEMPT = [
+  'end.resets',
+  'end.reconnects',
+  'end.fullSyncs',
+  'etcd.first',
+  'etcd.all',
+  'redis.first',
+  'redis.copied',
+] as const
+
+/** One row's figures of all attempts: how many went wrong, what was wrong all together, and medians of the rest. */
+export function figuresOf(all: readonly Counts[]): Record<string, number> {
+  const figures: Record<string, number> = {
+    attempts: all.length,
+    wrong: all.filter((counts) => isWrongCut(counts) || isWrongEnd(counts)).length,
+    wrongCuts: all.filter(isWrongCut).length,
+    wrongEnds: all.filter(isWrongEnd).length,
+    still: all.filter(({ still }) => still! > 0).length,
+  }
+  for (const name of SUMMED) figures[name] = all.reduce((sum, counts) => sum + counts[name]!, 0)
+  for (const name of PER_ATTEMPT) {
+    const values = all.flatMap((counts) => counts[name] ?? [])
+    if (values.length > 0) figures[name] = median(values)
+  }
+  // Raw, for whoever asks which of them it was.
+  for (const [index, counts] of all.entries())
+    for (const [name, value] of Object.entries(counts)) figures[`${index + 1}.${name}`] = value
+  return figures
+}

@@ -10,9 +10,15 @@ const EXAMINE_MS = 60_000
 
 export async function examine(lab: Lab, machine: string): Promise<MachineState> {
   const said = await inGuest(lab, machine, 'examine', EXAMINE_MS)
+  const state = stateIn(said)
+  if (state === undefined) throw new Error(`${machine}: its shell says no state: ${said.slice(-300)}`)
+  return state
+}
+
+/** Out of what the shell printed; undefined: there is none. */
+export function stateIn(said: string): MachineState | undefined {
   const packed = /begin-2\n([A-Za-z0-9+/=\n]*)close-2/.exec(said)?.[1]
-  if (packed === undefined) throw new Error(`${machine}: its shell says no state: ${said.slice(-300)}`)
-  return parseState(gunzipSync(Buffer.from(packed, 'base64')).toString('latin1'))
+  return packed === undefined ? undefined : parseState(gunzipSync(Buffer.from(packed, 'base64')).toString('latin1'))
 }
 
 /** Sections as guest/examine writes them; a server that did not answer has left its own empty. */

@@ -15,24 +15,38 @@ const hosts = ['a', 'b'] as const
 export const memberNames = Array.from({ length: MEMBERS }, (_, index) => `store${index}`)
 export const clientName = 'client'
 
+const addresses = [...memberNames, clientName].map((_, index) => `10.77.1.${index + 1}/24`)
+
+export interface StoresMachine {
+  readonly name: string
+  /** With its prefix. */
+  readonly address: string
+  /** For guest/job, beside `lab.ip`. */
+  readonly words: readonly string[]
+}
+
+export const storesMachines: readonly StoresMachine[] = [...memberNames, clientName].map((name, index) => {
+  const members = addresses.slice(0, MEMBERS).map((address) => address.split('/')[0])
+  const place = name === clientName ? [] : [`stores.index=${index}`]
+  return { name, address: addresses[index]!, words: [`stores.members=${members.join(',')}`, ...place] }
+})
+
+/** Builds the image when an input changed; its initramfs. */
+export async function storesImage(): Promise<string> {
+  return (await run(join(projectRoot, 'bench', 'stores', 'guest', 'build'), [], 600_000)).trim()
+}
+
 export async function storesLab(): Promise<LabPlan> {
-  const image = await guestImage()
-  const initramfs = (await run(join(projectRoot, 'bench', 'stores', 'guest', 'build'), [], 600_000)).trim()
-  const addresses = [...memberNames, clientName].map((_, index) => `10.77.1.${index + 1}`)
-  const members = `stores.members=${addresses.slice(0, MEMBERS).join(',')}`
   return {
     network,
     hosts,
     memoryMiB: MEMORY_MIB,
     trunkMtu: TRUNK_MTU,
-    image: { ...image, initramfs },
-    machines: [...memberNames, clientName].map((name, index) => ({
+    image: { ...(await guestImage()), initramfs: await storesImage() },
+    machines: storesMachines.map(({ name, address, words }, index) => ({
       name,
       host: hosts[index % hosts.length]!,
-      job: {
-        ip: `${addresses[index]}/24`,
-        words: [members, ...(name === clientName ? [] : [`stores.index=${index}`])],
-      },
+      job: { ip: address, words },
     })),
   }
 }

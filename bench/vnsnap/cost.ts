@@ -32,7 +32,7 @@ export async function measureCost(
   if (row.error !== null) throw new Error(row.error)
   if (!plan.restores) return costOf(row)
   // A restore that fails does not take the snapshots' figures with it: its own is missing then.
-  const restored = await measureRestore(system, plan.memoryMiB).catch((error: Error) => {
+  const restored = await measureRestore(system, plan.memoryMiB, say).catch((error: Error) => {
     say(`${system.id}: no restore: ${error.message}`)
     return {}
   })

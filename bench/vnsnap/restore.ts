@@ -3,7 +3,7 @@
 // moved on.
 
 import { until } from '../../test/lab/command.js'
-import { bootTimeoutMs } from '../snapshot/machines.js'
+import { atMost, bootTimeoutMs } from '../snapshot/machines.js'
 import { network } from '../snapshot/plan.js'
 import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
 import { ringLab } from './ring.js'
@@ -15,7 +15,11 @@ const RESTORED_MS = 30_000
  * `restoreMs` is as fine as the machines' reports, twice a second. `restoredStill`: 1 when the ring has not gone round
  * within half a minute, or broke; `restoreMs` is missing then.
  */
-export async function measureRestore(system: SnapshotSystem, memoryMiB: number): Promise<Record<string, number>> {
+export async function measureRestore(
+  system: SnapshotSystem,
+  memoryMiB: number,
+  say: (line: string) => void,
+): Promise<Record<string, number>> {
   const built = buildLab(system.plan(ringLab({ machines: 2, hosts: 2 }, memoryMiB)))
   let taker: Taker | undefined
   try {
@@ -24,7 +28,9 @@ export async function measureRestore(system: SnapshotSystem, memoryMiB: number):
     await Promise.all([...lab.machines.keys()].map((name) => lab.startMachine(name, bootTimeoutMs)))
     const goesRound = (limitMs: number) => {
       const first = new Map<string, number>()
+      const deadline = performance.now() + atMost(limitMs)
       return until('a ring that goes round', limitMs, () => {
+        if (performance.now() > deadline) throw new Error('the ring stands still')
         const went = [...lab.machines].map(([name, machine]) => {
           const broken = machine.console.errors[0]
           if (broken !== undefined) throw new Error(`restored, and broken: ${JSON.stringify(broken)}`)
@@ -47,7 +53,7 @@ export async function measureRestore(system: SnapshotSystem, memoryMiB: number):
     return await goesRound(RESTORED_MS).then(
       () => ({ restoreMs: performance.now() - began, restoredStill: 0 }),
       (error: Error) => {
-        process.stderr.write(`${system.id}: ${error.message}\n`)
+        say(`  ${system.id}: ${error.message}`)
         return { restoredStill: 1 }
       },
     )

@@ -289,29 +289,35 @@ const unacloudSystem: SnapshotSystem = {
   },
 }
 
-const uncoordinatedSystem: SnapshotSystem = {
-  id: 'uncoordinated',
-  title: 'one by one',
-  setup:
-    'a Linux bridge on each host; the machines are stopped, saved, and run on, one after the other, and nothing else',
-  policy: 'drop',
-  plan: asIs,
-  async start(lab) {
-    await makeBridges(lab)
-    const nothing = async () => undefined
-    return () =>
-      takerOf(
-        lab,
-        {
-          begin: nothing,
-          save: (machine, kept) => machine.saveStopped(nothing, kept),
-          end: async () => 0,
-          close: nothing,
-        },
-        false,
-      )
-  },
+function uncoordinated(id: string, title: string, order: string, together: boolean): SnapshotSystem {
+  return {
+    id,
+    title,
+    setup: `a Linux bridge on each host; the machines are stopped, saved, and run on, ${order}, and nothing else`,
+    policy: 'drop',
+    plan: asIs,
+    async start(lab) {
+      await makeBridges(lab)
+      const nothing = async () => undefined
+      return () =>
+        takerOf(
+          lab,
+          {
+            begin: nothing,
+            save: (machine, kept) => machine.saveStopped(nothing, kept),
+            end: async () => 0,
+            close: nothing,
+          },
+          together,
+        )
+    },
+  }
 }
+
+const uncoordinatedSystem = uncoordinated('uncoordinated', 'one by one', 'one after the other', false)
+
+/** By a script that starts all at the same time. */
+export const atOnceSystem = uncoordinated('at-once', 'all at once', 'all at the same time', true)
 
 export const snapshotSystems: readonly SnapshotSystem[] = [
   snapswitchSystem(

@@ -29,7 +29,7 @@ export interface RunningMachine {
 export interface SavedState {
   /** As `-incoming` takes it. */
   readonly incoming: string
-  /** Instead of its own: QEMU makes one that leads nowhere. */
+  /** Instead of its own: QEMU makes one that leads nowhere. Its disk is left as it is, too. */
   readonly tap?: string
 }
 
@@ -286,7 +286,8 @@ export class Lab {
   }
 
   #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage, saved?: SavedState): GuestSpec {
-    const state = saved === undefined ? [] : ['-S', '-incoming', saved.incoming]
+    const alone = saved?.tap === undefined ? [] : ['-snapshot']
+    const state = saved === undefined ? [] : ['-S', '-incoming', saved.incoming, ...alone]
     return {
       name: plan.name,
       directory: host.inside('vm'),

@@ -1,6 +1,7 @@
 // The client of the stores bench, one of the machines that are saved: writes into etcd by each of its members and into
 // redis by its primary, and keeps a log of what was acknowledged.
 //   client CONSOLE LOG STOP MEMBER...
+//   client post PATH BODY        asks this machine's member of etcd, and prints the answer's body
 // CONSOLE gets a report four times a second. LOG gets a line for each acknowledged write: `e NUMBER VALUE MEMBER` of etcd,
 // `r NUMBER VALUE COPIES` of redis (COPIES: replicas that had it too, as WAIT tells). Once the file STOP is there, nothing
 // more is begun. A number is used once. A value has the time in it: what is written after a restore differs from what
@@ -184,7 +185,30 @@ static void report(void) {
   say(line);
 }
 
+static int post(const char *path, const char *body) {
+  char data[65536];
+  const struct in_addr here = {.s_addr = htonl(INADDR_LOOPBACK)};
+  int fd = connect_to(here, ETCD_PORT);
+  // HTTP/1.0: the body is not in chunks, and the connection's end is its end.
+  int length = snprintf(data, sizeof data, "POST /v3/%s HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", path, strlen(body), body);
+  if (fd < 0 || send(fd, data, (size_t)length, MSG_NOSIGNAL) != length) return 1;
+  size_t have = 0;
+  const char *text = NULL;
+  for (ssize_t n; (n = recv(fd, data + have, sizeof data - 1 - have, 0)) > 0;) {
+    have += (size_t)n;
+    data[have] = 0;
+    if (text == NULL && (text = strstr(data, "\r\n\r\n")) == NULL) continue;
+    const char *from = text == data ? data : text + 4;
+    if (fwrite(from, 1, have - (size_t)(from - data), stdout) == 0 && have > (size_t)(from - data)) return 1;
+    // What comes now is body from its first byte on.
+    text = data;
+    have = 0;
+  }
+  return fflush(stdout) == 0 && text != NULL ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
+  if (argc == 4 && strcmp(argv[1], "post") == 0) return post(argv[2], argv[3]);
   if (argc < 5 || argc - 4 > MOST_MEMBERS) {
     fputs("usage: client CONSOLE LOG STOP MEMBER...\n", stderr);
     return 2;
