@@ -114,6 +114,7 @@ async function units(t: Test, machine: Machine): Promise<void> {
     'installed: forwards',
     'verified',
     'killed: back, forwards',
+    'killed: TCP goes on',
     'coordinator: switch lab:',
     'coordinator: back',
     'stopped: success 0, the kernel forwards',
@@ -121,6 +122,16 @@ async function units(t: Test, machine: Machine): Promise<void> {
     'no circle',
   ])
   t.comment(await machine.run('cat /run/results/security /run/results/outage'))
+  t.same(await steps('features'), [
+    'machines: found',
+    'snapshot br0/s1: complete',
+    'machine: loaded by the daemon',
+    'restarted: the machine goes on',
+    'killed: the machine goes on',
+    'captured',
+    'mirrored',
+    'nothing was denied',
+  ])
   await machine.reboot()
   t.same(await steps('again'), [
     'booted: forwards',
