@@ -132,6 +132,11 @@ async function units(t: Test, machine: Machine): Promise<void> {
     'mirrored',
     'nothing was denied',
   ])
+  t.same(await steps('upgrade'), [
+    'upgraded: the former daemon goes on',
+    'snapshot br0/s2: complete',
+    'restarted: the new one',
+  ])
   await machine.reboot()
   t.same(await steps('again'), [
     'booted: forwards',

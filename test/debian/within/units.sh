@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# units.sh install|features|again|end: the daemon as `snapswitch install --take br0` sets it up, run by systemd, on a host whose br0 systemd-networkd
+# units.sh install|features|upgrade|again|end: the daemon as `snapswitch install --take br0` sets it up, run by systemd, on a host whose br0 systemd-networkd
 # makes at every boot. `again`: after a reboot. A word per step.
 . "$(dirname "$0")/lab.sh"
 
@@ -170,6 +170,26 @@ XML
   snapswitch doctor >"$results/doctor" 2>&1 || :
   journalctl -u snapswitch-switch -q --no-pager | grep -iE 'EPERM|not permitted|SIGSYS' | head -n 3
   echo 'nothing was denied'
+  ;;
+upgrade)
+  # As npm does it: the new one is put beside the old one, and takes its name; the old one goes. There is no registry here.
+  mkdir -p /run/upper /run/work
+  mount -t overlay overlay -o lowerdir=/usr/local,upperdir=/run/upper,workdir=/run/work /usr/local
+  cd /usr/local/lib/node_modules
+  cp -a snapswitch .snapswitch-new
+  sed -i 's/"version": "[^"]*"/"version": "99.0.0"/' .snapswitch-new/package.json
+  before=$(of_unit switch MainPID)
+  mv snapswitch .snapswitch-old
+  mv .snapswitch-new snapswitch
+  rm -rf .snapswitch-old
+  forwards
+  snapswitch port list >"$results/ports" 2>&1 && [ "$(of_unit switch MainPID)" = "$before" ] && echo 'upgraded: the former daemon goes on'
+  snapswitch snapshot create br0 --name s2 --deadline 300s >"$results/create" 2>&1 || cat "$results/create"
+  grep -o 'snapshot br0/s2: complete' "$results/create"
+  snapswitch install >"$results/install" 2>&1 || cat "$results/install"
+  restarted systemctl restart snapswitch-switch
+  soon eval "snapswitch status 2>&1 | grep -q 'switch lab: version 99'"
+  echo 'restarted: the new one'
   ;;
 again)
   ends
