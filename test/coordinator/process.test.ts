@@ -4,16 +4,13 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { until as waitUntil } from '../lab/command.js'
+import { program } from '../lab/daemon.js'
 import { patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
-
-const cli = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
-const starter = `import(${JSON.stringify(cli)}).then(({ main }) => main(['node', 'snapswitch', ...process.argv.slice(1)]))`
 
 interface Running {
   readonly child: ChildProcess
@@ -23,7 +20,7 @@ interface Running {
 const start = (t: Test, config: string): Running => launch(t, ['coordinator', '--config', config])
 
 function launch(t: Test, args: readonly string[]): Running {
-  const child = spawn(process.execPath, ['-e', starter, '--', ...args], {
+  const child = spawn(process.execPath, [program(), ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   let log = ''
