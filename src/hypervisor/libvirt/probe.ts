@@ -26,12 +26,21 @@ export interface LibvirtFindings {
   readonly confinement: Finding | null
 }
 
+/**
+ * From here on libvirt gives QEMU's user /dev/userfaultfd, if not earlier: 11.3 does (Debian 13), 9.0 does not. QEMU
+ * opens it since 8.0.
+ */
+const userfaultfdDevice = { libvirt: [11, 3], qemu: 8 } as const
+
+const isAtLeast = (version: string, [least, leastMinor]: readonly [number, number]): boolean => {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major > least || (major === least && minor >= leastMinor)
+}
+
 /** Why this libvirt cannot pass QEMU a descriptor to save into; null when it can. */
 export function libvirtObstacle(version: string): string | null {
-  const [major = 0, minor = 0] = version.split('.').map(Number)
-  const [least, leastMinor] = minimumLibvirt
-  if (major > least || (major === least && minor >= leastMinor)) return null
-  return `libvirt ${version} is older than ${least}.${leastMinor} and passes no descriptors to QEMU`
+  if (isAtLeast(version, minimumLibvirt)) return null
+  return `libvirt ${version} is older than ${minimumLibvirt.join('.')} and passes no descriptors to QEMU`
 }
 
 /** Whether QEMU needs no privilege to be told of writes to its memory. */
@@ -132,6 +141,8 @@ function backgroundFinding(version: string, qemu: string, { user, driver }: Conf
   const who = user === null ? 'a user of its own' : user === 0 ? 'root' : `user ${user}`
   const good = (why: string): Finding => ({ ok: true, detail: `domains are saved while they run: ${why}`, cost: null })
   if (everyoneMayUseUserfaultfd()) return good(`QEMU runs as ${who}, and every user may use userfaultfd`)
+  if (isAtLeast(version, userfaultfdDevice.libvirt) && Number.parseInt(qemu, 10) >= userfaultfdDevice.qemu)
+    return good(`libvirt lets QEMU have /dev/userfaultfd`)
   if (user === 0 && keeps && driver === null) return good('QEMU runs as root and keeps its capabilities')
   // Neither AppArmor's profile nor SELinux's type for domains has CAP_SYS_PTRACE, which it takes.
   const withheld = keeps

@@ -163,6 +163,7 @@ export class QemuCapture implements CaptureWork {
     if (this.mode === 'background' && qmp.failure === null) await this.#restoreRunState().catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState().catch(() => {})
+    this.#sink.running()
     if (qmp.failure === null) await this.#settings?.restore()
     await this.#dropOverlays().catch(() => {})
     await rm(this.#file, { force: true })
@@ -174,6 +175,7 @@ export class QemuCapture implements CaptureWork {
    */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
+    if (this.#context.wasRunning) this.#sink.pausing(this.#context.qmp.path)
     const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
     // Not when it is answered: an answer that comes too late does not mean that nothing was done.
     this.#frozen = transaction.length > 0
@@ -185,6 +187,7 @@ export class QemuCapture implements CaptureWork {
   async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo> {
     let resumedAt: ResumeInfo | null = null
     const resumed = (info: ResumeInfo) => {
+      this.#sink.running()
       resumedAt ??= info
       onResumed(resumedAt)
     }

@@ -113,10 +113,13 @@ interface ClassProperty {
   readonly fallback: unknown
 }
 
+/** Told of every device, and refused by -device: of PCI ones since QEMU 9.2 (hw/pci/pci.c, prop_pci_busnr). */
+const readOnly: readonly string[] = ['busnr']
+
 const classProperties = (answer: unknown): ClassProperty[] =>
   (Array.isArray(answer) ? answer.filter(isObject) : [])
     .map((entry) => ({ name: String(entry.name), type: String(entry.type), fallback: entry['default-value'] }))
-    .filter(({ name, type }) => !name.startsWith('legacy-') && !type.startsWith('child<'))
+    .filter(({ name, type }) => !name.startsWith('legacy-') && !type.startsWith('child<') && !readOnly.includes(name))
 
 /** Classes whose further properties cannot be set, or follow from -cpu. */
 const settable: readonly (readonly [RegExp, readonly string[]])[] = [

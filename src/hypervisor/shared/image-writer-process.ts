@@ -1,6 +1,6 @@
 // The process behind image-writer.ts: for each order, pipe -> file and sha256, then fsync. Whatever happens it reads
-// every pipe to its end: a guest depends on that. When the daemon is gone it throws away what is still coming, removes
-// the unfinished files, and ends.
+// every pipe to its end: a guest depends on that. When the daemon is gone it lets paused machines run on, throws away
+// what is still coming, removes the unfinished files, and ends.
 
 import { createHash } from 'node:crypto'
 import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
@@ -8,11 +8,14 @@ import net from 'node:net'
 import { getPriority, setPriority } from 'node:os'
 import { leaveSignalsToParent } from '../../runtime/reactions.js'
 import type { Answer, Order } from './image-writer-protocol.js'
+import { runPaused } from './run-paused.js'
 
 // A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
 if (getPriority() < 0) setPriority(0)
 
 const streams = new Map<number, Stream>()
+/** QMP sockets of machines that are paused, by their streams' ids. */
+const paused = new Map<number, string>()
 
 function answer(message: Answer): void {
   if (process.connected) process.send!(message, undefined, undefined, () => {})
@@ -115,7 +118,9 @@ process.on('message', (order: Order) => {
       streams.set(order.id, new Stream(order.id, order.pipe, order.file))
       answer({ kind: 'opened', id: order.id })
     } else if (order.kind === 'write') stream?.write()
-    else stream?.fail(new Error('called off'))
+    else if (order.kind === 'discard') stream?.fail(new Error('called off'))
+    else if (order.kind === 'pausing') paused.set(order.id, order.socket)
+    else paused.delete(order.id)
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     answer({ kind: 'failed', id: order.id, code: code ?? '', message })
@@ -123,6 +128,7 @@ process.on('message', (order: Order) => {
 })
 
 process.on('disconnect', () => {
+  for (const socket of paused.values()) void runPaused(socket)
   for (const stream of streams.values()) stream.orphan()
 })
 

@@ -5,6 +5,9 @@ export type Order =
   | { readonly kind: 'open'; readonly id: number; readonly pipe: string; readonly file: string }
   /** Appends what comes out of it to the file, which exists and is empty or has an image's head. */
   | { readonly kind: 'write'; readonly id: number }
+  /** The machine of the QMP socket will be paused. It is told to go on when the daemon dies before `running`. */
+  | { readonly kind: 'pausing'; readonly id: number; readonly socket: string }
+  | { readonly kind: 'running'; readonly id: number }
   /** Reads it to its end and throws it away. */
   | { readonly kind: 'discard'; readonly id: number }
 

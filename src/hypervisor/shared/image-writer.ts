@@ -101,6 +101,15 @@ export class ImageSink {
     return this.#written.promise
   }
 
+  /** The machine is about to be paused: should this process die, the writer lets it run on. Until `running`. */
+  pausing(socket: string): void {
+    if (this.#held) this.#writer.send({ kind: 'pausing', id: this.id, socket })
+  }
+
+  running(): void {
+    if (this.#held) this.#writer.send({ kind: 'running', id: this.id })
+  }
+
   /** From now on the stream is thrown away; opens the gate if it is closed. `receive` rejects. The file stays. */
   discard(): void {
     this.closeWriteEnd()
