@@ -34,7 +34,9 @@ t.test('Debian 12', root, async (t) => {
   })
   await t.test('UDP segments that their sender leaves to be cut', (t) => segments(t, machine))
   await t.test('SCTP that its sender leaves to be finished and cut', (t) => sctp(t, machine))
-  await t.test('tests of what that kernel does otherwise', (t) => kernel(t, machine))
+  await t.test('tests of what that kernel does otherwise', (t) => file(t, machine, 'debian/kernel'))
+  for (const name of FAST_PATH)
+    await t.test(`the fast path: ${name}`, (t) => file(t, machine, `fast-path/${name}.test`))
   await t.test('the units', (t) => units(t, machine))
 })
 
@@ -90,12 +92,15 @@ async function packets(machine: Machine, name: string): Promise<{ sctp: number; 
   }
 }
 
-/** The tests of kernel.ts. */
-async function kernel(t: Test, machine: Machine): Promise<void> {
+/** Its verifier and hooks may do otherwise. Each makes devices of the same names, in a namespace of its own. */
+const FAST_PATH = ['needs', 'flips', 'snapshots', 'others', 'trunk', 'fast-path']
+
+/** A test file of the repository, in the machine. */
+async function file(t: Test, machine: Machine, path: string): Promise<void> {
   const { code, stdout, stderr } = await machine.attempt(
     `cd ${REPOSITORY} && export FLIPS=40 SNAPSWITCH_TEST_SLOWNESS=${Math.ceil(EMULATED * patience(1))} && ` +
-      'node --enable-source-maps dist/test/debian/kernel.js',
-    1_200_000,
+      `node --enable-source-maps dist/test/${path}.js`,
+    900_000,
   )
   for (const [line] of stdout.matchAll(/^ *# (?!Subtest|time|\{).*$/gm)) t.comment(line.trim())
   const [plan] = stdout.match(/^1\.\.\d+$/m) ?? []
