@@ -156,19 +156,21 @@ export class FollowedPorts extends AttachedPorts {
     const { mtu, mac, queueLength, ifname } = now
     const { name: port, network, index } = entry
     const devices = namesOf(now)
-    if (mtu !== entry.mtu || mac !== entry.mac || queueLength !== entry.queueLength || ifname !== entry.ifname) {
+    const isOther =
+      mtu !== entry.mtu || mac !== entry.mac || queueLength !== entry.queueLength || ifname !== entry.ifname
+    const was = this.wasUp.get(port) ?? true
+    const isLost = was && !link.lowerUp
+    if (isOther) {
       this.entries.set(port, now)
       if (ifname !== entry.ifname)
         this.log.info({ port, ...devices, was: entry.ifname }, 'the device of a port was renamed')
       if (mtu !== entry.mtu) this.log.info({ port, ...devices, mtu }, 'the MTU of a port has changed')
       if (mac !== entry.mac) this.log.info({ port, ...devices, mac }, 'the address of a port has changed')
-      await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
     }
-    const was = this.wasUp.get(port) ?? true
     this.wasUp.set(port, link.lowerUp)
-    // What the kernel has redirected to it is in the counters when this is done.
-    if (was && !link.lowerUp) await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
-    if (was && !link.lowerUp && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
+    // Of one that is down: what the kernel has redirected to it is in the counters when this is done.
+    if (isOther || isLost) await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
+    if (isLost && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }
 

@@ -108,6 +108,8 @@ t.test('what a port took over from its device follows it, under whatever name', 
   t.teardown(() => links.remove(index))
   await ports.add(member('ssw-c0'), 1)
   await look(ports)
+  t.equal(datapath.changes.splice(0).length, 1, 'nobody holds it: it has no carrier')
+  await look(ports)
   t.same(datapath.changes, [])
   links.change(index, { queueLength: 77 })
   links.change(index, { mtu: 1300, mac: '02:00:00:00:00:0c' })
