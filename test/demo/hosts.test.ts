@@ -70,7 +70,7 @@ t.test('a host reboots, and is lost', { skip: process.getuid?.() === 0 ? false :
     t.same(await health(), ['a ok', 'b away'], 'no plain `complete`')
     const { code, report } = await verify()
     t.equal(code, 1)
-    t.equal(report.restorable, true, 'host a has fetched what it needed of b')
+    t.equal(report.restorable, true, 'host a has fetched what it needed of b', { report })
     lab.restartConsoles()
     await restore('two=a')
     await ringGoesOn(t, lab)

@@ -45,7 +45,7 @@ export class Uplink implements Output {
   readonly #network: Network
   readonly #egress: Egress
   readonly #device: Output
-  readonly #conversation: Conversation
+  readonly conversation: Conversation
   readonly #plainCopies: PlainCopies
   /** The other switches. */
   readonly neighbors: Neighbors
@@ -57,7 +57,7 @@ export class Uplink implements Output {
     const mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
     this.port = new PortState(spec, this, network)
     this.neighbors = new Neighbors(network, trunks, this.port, device, mtu)
-    this.#conversation = new Conversation(network, egress, trunks, this.port, this.neighbors, device, mtu)
+    this.conversation = new Conversation(network, egress, trunks, this.port, this.neighbors, device, mtu)
     this.#plainCopies = new PlainCopies(network, egress, this.port)
   }
 
@@ -65,7 +65,7 @@ export class Uplink implements Output {
   resize(mtu: number): void {
     const lan = Math.min(mtu, LAN_MTU)
     this.neighbors.resize(lan)
-    this.#conversation.resize(lan)
+    this.conversation.resize(lan)
   }
 
   /** What is behind the uplink's device has the same rules, whoever it is. */
@@ -87,7 +87,7 @@ export class Uplink implements Output {
     const index = claimed.get(high, low)
     if (index === NO_PORT) {
       // It may be a peer's, by the bit, to a former boot of ours.
-      if (this.#conversation.quiet) return this.refuse(frame, 'starting', now)
+      if (this.conversation.quiet) return this.refuse(frame, 'starting', now)
       if (carriedFrom.lookUp(high, low, 0, Math.floor(now / 1000)) === NO_PORT) return this.port
     } else {
       const { peer, port } = this.neighbors.of(index)
@@ -117,13 +117,13 @@ export class Uplink implements Output {
 
   /** A restore has put up a fence, or a port has become another: the peers are to know soon which machines are here. */
   fenced(): void {
-    this.#conversation.claimSoon()
+    this.conversation.claimSoon()
   }
 
   /** To the outside world. */
   send(frame: Frame, _serviceTci: number): boolean {
     // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
-    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.#conversation.quiet ? 'starting' : null
+    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.conversation.quiet ? 'starting' : null
     if (refusal !== null) {
       this.#network.counters[this.port.row + Drop[refusal]]++
       this.refusal = refusal
@@ -139,7 +139,7 @@ export class Uplink implements Output {
 
   tick(now: number): void {
     this.neighbors.carriedFrom.sweep(Math.floor(now / 1000), 256)
-    this.#conversation.tick(now)
+    this.conversation.tick(now)
   }
 
   /** The port is being removed: its peers go with it. */
@@ -148,12 +148,12 @@ export class Uplink implements Output {
   }
 
   exchange(state: StateExchange): void {
-    this.#conversation.exchange(state)
+    this.conversation.exchange(state)
   }
 
   /** Every peer knows what is claimed here. */
   get claimsAreHeard(): boolean {
-    return this.#conversation.claimsAreHeard
+    return this.conversation.claimsAreHeard
   }
 
   private fromSwitch(frame: Frame, now: number): PortState | null {
@@ -163,7 +163,7 @@ export class Uplink implements Output {
     const known = this.neighbors.find(bytes, start + 6)
     const type = bytes[start + CarrierField.TYPE]
     if (type === CARRIER_TYPE) return this.carrier(known, frame, now)
-    return type === LOCATION_TYPE ? null : this.#conversation.hear(known, isToAll, frame, now)
+    return type === LOCATION_TYPE ? null : this.conversation.hear(known, isToAll, frame, now)
   }
 
   private refuse(frame: Frame, reason: DropReason, now: number): null {
