@@ -194,7 +194,9 @@ export const uplinkFaults: readonly PlantedFault[] = [
     name: 'a switch that starts is not quiet, nor doubted',
     breaks: [1, 2, 3, 4, 5],
     plant: () => {
-      const loud = inUplinks(({ conversation }) => Object.defineProperty(conversation, 'quiet', { get: () => false, set() {} }))()
+      const loud = inUplinks(({ conversation }) =>
+        Object.defineProperty(conversation, 'quiet', { get: () => false, set() {} }),
+      )()
       const trusting = inPeers((peer) => {
         peer.doubt = () => {}
       })()
