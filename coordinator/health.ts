@@ -1,7 +1,7 @@
 // Whether snapshots are still whole: what the hosts say of their files, and what follows for a snapshot. Changes
 // nothing.
 
-import { contentOf, filesOf } from '../src/api/files.js'
+import { contentOf, filesOf, filesToRestore } from '../src/api/files.js'
 import type {
   FileFault,
   HealthVerdict,
@@ -116,14 +116,18 @@ export async function verifySnapshot(manifest: Manifest, options: VerifyOptions)
     health: { verdict: worst(hosts.map(({ verdict }) => verdict)), hosts },
     files: files.length,
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
-    restorable: options.quick ? null : hosts.every(isRestorable),
+    restorable: options.quick ? null : hosts.every(isRestorable(manifest)),
     verifyMs: Math.round(performance.now() - began),
   }
 }
 
 /** Of a host that is away all files are looked for elsewhere. */
-const isRestorable = ({ verdict, faults }: HostOf) =>
-  verdict !== 'unchecked' && faults.every(({ elsewhere }) => (elsewhere ?? []).length > 0)
+function isRestorable({ parts }: Manifest): (found: HostOf) => boolean {
+  const needed = new Set(parts.flatMap(filesToRestore).map(contentOf))
+  return ({ verdict, faults }) =>
+    verdict !== 'unchecked' &&
+    faults.every(({ file, elsewhere }) => !needed.has(contentOf(file)) || (elsewhere ?? []).length > 0)
+}
 
 async function verifyPart(part: LocalPart, name: string, options: VerifyOptions): Promise<HostOf> {
   const { host } = part

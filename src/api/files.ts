@@ -37,6 +37,11 @@ export function filesOf(part: LocalPart): FileReference[] {
   return [...tracesOf(part), ...part.members.flatMap((member) => filesOfMember(member))]
 }
 
+/** Without those a restore cannot be: machines, and the frames that were on their way to them. */
+export function filesToRestore({ channel, members }: LocalPart): FileReference[] {
+  return [channel, ...members.flatMap((member) => filesOfMember(member))]
+}
+
 /**
  * A part whose disks are in other files now. What was found out by loading a machine from the former ones is not known
  * of these.

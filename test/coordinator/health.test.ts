@@ -110,6 +110,14 @@ t.test('verify: what is missing where, and who else has it', async (t) => {
   for (const file of filesOf(whole.parts[1])) a.files.set(file.digest, content)
   await b.stop()
   t.match(await verify(), { health: { verdict: 'away' }, restorable: true }, 'all of a host that is away is on another')
+
+  // Held frames and recorded events are evidence: no restore reads them.
+  const held = { path: 'hosts/b/held.pcapng', digest: 'd'.repeat(64), bytes: 100 }
+  const withHeld = { ...whole, parts: [whole.parts[0], { ...whole.parts[1], held, events: held }] }
+  const missed = await verifySnapshot(withHeld, { network, quick: false, signal: idle })
+  t.match(missed, { health: { verdict: 'away' }, restorable: true }, 'held frames are nowhere')
+  t.ok(missed.health.hosts[1]?.faults.some(({ file, elsewhere }) => file.path === held.path && elsewhere?.length === 0))
+
   a.files.delete(memory.digest)
   const lost = await verify()
   t.match(lost, { health: { verdict: 'away' }, restorable: false })
