@@ -194,6 +194,23 @@ t.test('abandoned before and after the pause', async (t) => {
   }
 })
 
+t.test('called off before the pause, again and again: each save comes to its end', async (t) => {
+  const guest = await bootGuest()
+  const store = scratch()
+  t.teardown(async () => {
+    await guest.end()
+    rmSync(store, { recursive: true })
+  })
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  for (let times = 0; times < 30; times++) {
+    // Refused while a save is under way.
+    await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
+    await machine.abandon()
+  }
+  await isAsBefore(t, guest, machine, store)
+  await machine.close()
+})
+
 /** Returns when the image in a store is removed, or nobody writes it any more: true, or false. */
 async function isRemoved(store: string): Promise<boolean> {
   const image = path.join(store, 'memory.img')

@@ -66,6 +66,8 @@ export class DomainCapture implements CaptureWork {
   #overlays: DomainOverlay[] = []
   #copies: DiskCopy[] = []
   #copying: readonly [string, JsonObject] | null = null
+  /** Whether the domain was stopped for its cut. */
+  #stopped = false
   /** Whether libvirt was told to put the overlays in use. */
   #frozen = false
   /** When the copies began. */
@@ -171,6 +173,7 @@ export class DomainCapture implements CaptureWork {
   /** Stops the machine. The copies begin behind it, without the daemon being asked in between. */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const { link } = this.#context
+    this.#stopped = true
     const { stopped, doneAtUs } = stopMachine(link, this.#copying === null ? [] : [this.#copying], deadline)
     this.#disks = doneAtUs
     return stopped
@@ -277,6 +280,8 @@ export class DomainCapture implements CaptureWork {
   async #undo(resumed: (info: ResumeInfo) => void): Promise<void> {
     const { link } = this.#context
     this.#memory.discard()
+    // As in a plain QEMU's (qemu/capture.ts): no `cont` while the save stops a running guest by itself.
+    if (!this.#stopped) await this.#memory.mayEnd()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})
     await this.#memory.end()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})

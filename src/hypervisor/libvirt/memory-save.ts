@@ -15,6 +15,7 @@ import { makePipe } from '../shared/descriptors.js'
 import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
+import { pauseLimitMs } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
@@ -170,6 +171,11 @@ export class MemorySave {
    */
   discard(): void {
     this.#sink?.discard()
+  }
+
+  /** Waits for the end of a migration under way, as long as a guest may stand still. Never throws. */
+  async mayEnd(): Promise<void> {
+    if (this.#migrating) await this.#migrationEnd(within(pauseLimitMs)).catch(() => {})
   }
 
   /** After `discard`: waits for the end of the migration and puts the settings back. */

@@ -22,7 +22,7 @@ import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
 import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
-import { type Holdup, migrationHoldup, watchProgress } from '../shared/pause-limit.js'
+import { type Holdup, migrationHoldup, pauseLimitMs, watchProgress } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { migrationEnd, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
@@ -62,6 +62,8 @@ export class QemuCapture implements CaptureWork {
   #overlays: Overlay[] = []
   #settings: MigrationSettings | null = null
   #end: Promise<string | null> | null = null
+  /** Whether the machine was stopped for its cut. */
+  #stopped = false
   /** Whether the transaction was sent. */
   #frozen = false
   /** When the overlays were in place. */
@@ -160,6 +162,10 @@ export class QemuCapture implements CaptureWork {
   async abandon(): Promise<void> {
     const { qmp } = this.#context
     this.#sink.discard()
+    // The save goes on and stops a running guest by itself, for a moment. A `cont` in that moment would let the guest
+    // run and the save wait for its stop for ever (QEMU 7.2, cpus.c, pause_all_vcpus).
+    if (!this.#stopped && this.#end !== null)
+      await by(within(pauseLimitMs), this.#end, () => deadlinePassed('The save')).catch(() => {})
     if (this.mode === 'background' && qmp.failure === null) await this.#restoreRunState().catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState().catch(() => {})
@@ -175,6 +181,7 @@ export class QemuCapture implements CaptureWork {
    */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
+    this.#stopped = true
     if (this.#context.wasRunning) this.#sink.pausing(this.#context.qmp.path)
     const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
     // Not when it is answered: an answer that comes too late does not mean that nothing was done.
