@@ -3,7 +3,7 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
 import { mustBeWritable } from '../../test/lab/output-file.js'
 import { projectRoot } from '../lab/project.js'
@@ -244,7 +244,7 @@ export async function all(argv: readonly string[]): Promise<number> {
       note('no time')
       continue
     }
-    const words = ['--results', results]
+    const words = ['--results', relative(process.cwd(), results)]
     if (options.quick) words.push('--quick')
     if (options.rounds !== undefined) words.push('--rounds', options.rounds)
     if (Number.isFinite(share)) words.push('--minutes', ((share * OWN_SHARE) / 60_000).toFixed(2))
