@@ -70,7 +70,7 @@ export async function startDaemon(
 export const snapswitchFast = snapswitchSubject(
   'snapswitch-fast',
   'snapswitch, fast path',
-  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive; fastPath: auto, the default: the kernel forwards what the daemon has decided before',
+  'one daemon per host; member ports on veths with learning, epochs and gates on; color tags on the trunk; poll: adaptive; fastPath: auto: the kernel forwards what the daemon has decided before',
   { poll: 'adaptive', color: true, fastPath: 'auto' },
   parts,
 )
@@ -78,7 +78,7 @@ export const snapswitchFast = snapswitchSubject(
 export const snapswitchUserspace = snapswitchSubject(
   'snapswitch-userspace',
   'snapswitch, userspace',
-  'the same with fastPath: off: the daemon forwards every frame',
+  'the same with fastPath: off, the default: the daemon forwards every frame',
   { poll: 'adaptive', color: true },
   parts,
 )
