@@ -26,14 +26,7 @@ const side = (member: string, other: string, vlan: number): SwitchFile => ({
 
 t.test('a busy run on two hosts', root, async (t) => {
   const world = World.for(t)
-  await world.namespace('lan')
-  await world.ip('lan', 'link', 'add', 'br0', 'type', 'bridge')
-  await world.ip('lan', 'link', 'set', 'br0', 'up')
-  for (const host of ['a', 'b']) {
-    await world.host(host)
-    await world.cable(['lan', `to-${host}`], [host, 'up'])
-    await world.ip('lan', 'link', 'set', `to-${host}`, 'master', 'br0')
-  }
+  await world.hostsOnLan('a', 'b')
   await world.cable(['a', 'trunk'], ['b', 'trunk'], { mtu: 1508 })
   await world.endpoint('one', 'a', { address: '10.66.0.1' })
   await world.endpoint('two', 'b', { address: '10.66.0.2' })

@@ -208,6 +208,18 @@ export class World {
     return this.try(host, program, ...args)
   }
 
+  /** Hosts whose device `up` leads to a bridge `br0` in a namespace `lan`. */
+  async hostsOnLan(...hosts: readonly string[]): Promise<void> {
+    await this.namespace('lan')
+    await this.ip('lan', 'link', 'add', 'br0', 'type', 'bridge')
+    await this.ip('lan', 'link', 'set', 'br0', 'up')
+    for (const host of hosts) {
+      await this.host(host)
+      await this.cable(['lan', `to-${host}`], [host, 'up'])
+      await this.ip('lan', 'link', 'set', `to-${host}`, 'master', 'br0')
+    }
+  }
+
   async destroy(): Promise<void> {
     for (const daemon of this.#switches) await daemon.kill()
     for (const child of this.#children) await endChild(child, 'SIGKILL')

@@ -245,8 +245,7 @@ export class QemuCapture implements CaptureWork {
   /** Has QEMU save the paused machine in the background. Returns when that runs again, or could, in microseconds. */
   async #saveBehind(deadline: Deadline, overdue: Promise<never>): Promise<number> {
     const { qmp, wasRunning } = this.#context
-    const staying = staysPaused(qmp)
-    const running = staying ? null : qmp.event(({ name }) => name === 'RESUME', 'migrate', deadline)
+    const running = staysPaused(qmp) ? null : qmp.event(({ name }) => name === 'RESUME', 'migrate', deadline)
     running?.catch(() => {})
     if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
     if (running === null) return runOn(qmp, wasRunning, deadline)

@@ -7,19 +7,17 @@ import { nowUs } from '../../runtime/clock.js'
 import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining } from './deadline.js'
 import { isUnderWay, migrationStatus } from './qemu-migration.js'
-import type { QmpClient } from './qmp.js'
+import type { Qmp } from './qmp.js'
 import { isObject, type JsonObject } from './qmp-messages.js'
 
-type Monitor = Pick<QmpClient, 'execute' | 'onEvent'>
-
 /** Whether a machine that is paused stays paused when it is saved in the background. */
-export const staysPaused = ({ greeting }: Pick<QmpClient, 'greeting'>): boolean => greeting.major >= 9
+export const staysPaused = ({ greeting }: Qmp): boolean => greeting.major >= 9
 
 /**
  * Waits until the guest may run while it is saved: its devices are saved, and its memory is write-protected. QEMU
  * counts the first page only after both, and without its big lock. Also returns when the save has ended.
  */
-async function protectedMemory(qmp: Pick<QmpClient, 'execute'>, deadline: Deadline): Promise<void> {
+async function protectedMemory(qmp: Qmp, deadline: Deadline): Promise<void> {
   for (;;) {
     const status = await migrationStatus(qmp, deadline)
     if (countsPages(status) || !isUnderWay(status)) break
@@ -31,7 +29,7 @@ async function protectedMemory(qmp: Pick<QmpClient, 'execute'>, deadline: Deadli
 }
 
 /** Lets a machine run on that is saved in the background and stays paused by itself. Returns since when, in us. */
-export async function runOn(qmp: Monitor, wasRunning: boolean, deadline: Deadline): Promise<number> {
+export async function runOn(qmp: Qmp, wasRunning: boolean, deadline: Deadline): Promise<number> {
   await protectedMemory(qmp, deadline)
   if (!wasRunning) return nowUs()
   let runsSinceUs: number | null = null
