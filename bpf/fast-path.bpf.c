@@ -6,6 +6,8 @@
 //   act     the filter at the ingress hook of the same device, right behind it on the same CPU, with softirqs off: it
 //           redirects what was fast, and drops the rest, which the socket has or nobody wants.
 //
+// A port that stays in a bridge has `act_in_bridge` instead: there the rest goes on to what else is at the device.
+//
 // What was judged lies in a slot of the CPU, which `act` empties. An empty slot means that no socket has seen the frame
 // (there is no daemon, or the frame lies in emergency memory): then `act` judges by itself.
 //
@@ -44,6 +46,7 @@ static long (*const read_bytes)(const struct frame *, u32 offset, void *to, u32 
 #define NONE 0
 #define PUNT 1
 #define FAST 2
+#define PASS -1 /* TC_ACT_UNSPEC */
 #define DROP 2 /* TC_ACT_SHOT */
 #define WHOLE 0x7fffffff
 #define TCP 6
@@ -84,7 +87,8 @@ struct verdict {
   u16 push, pop;        // a tag of ours to push, or to pop
   u32 seen, pad;
 };
-struct slot { u64 number; u32 action, port, ifindex, to; u16 push, pop; u32 pad; };
+// `from`: the device that the frame came by.
+struct slot { u64 number; u32 action, port, ifindex, to; u16 push, pop; u32 from; };
 // Of a port on a CPU.
 struct count { u64 in_frames, in_bytes, in_gso, in_segments, out_frames, out_bytes, out_gso, out_segments; };
 
@@ -175,18 +179,23 @@ inlined struct port *port_of(struct frame *f, u32 *number) {
   return find(&ports, number);
 }
 
+// Behind the frame of a slot that is full `act` has not run.
+inlined void missed(struct slot *s) {
+  u32 number = s->port;
+  struct port *p = find(&ports, &number);
+  if (p) __sync_fetch_and_add(&p->missed, 1);
+  s->action = NONE;
+}
+
 section("socket") int decide(struct frame *f) {
   u32 zero = 0, number = 0, bucket;
   struct slot *s = find(&slots, &zero);
   struct port *p = port_of(f, &number);
   if (!s || !p) return WHOLE;
-  if (s->action != NONE) {
-    u32 before = s->port;
-    struct port *missed = find(&ports, &before);
-    if (missed) __sync_fetch_and_add(&missed->missed, 1);
-  }
+  if (s->action != NONE) missed(s);
   enter(s);
   s->port = number;
+  s->from = f->ifindex;
   int action = judge(f, p, number, s, &bucket);
   s->action = action;
   if (action == FAST) return 0;
@@ -242,9 +251,26 @@ section("tc") int act(struct frame *f) {
   u32 zero = 0;
   struct slot *s = find(&slots, &zero);
   if (!s) return DROP;
+  if (s->action != NONE && s->from != f->ifindex) missed(s);
   s->number = s->action == NONE ? 0 : s->number;
   int result = acted(f, s);
   if (s->number) leave(s);
+  return result;
+}
+
+// What is not fast, the daemon's rules keep from the bridge. A frame that no socket has seen is not judged here: when
+// the daemon has gone, and its rules with it, the bridge forwards everything.
+section("tc/bridge") int act_in_bridge(struct frame *f) {
+  u32 zero = 0;
+  struct slot *s = find(&slots, &zero);
+  if (!s || s->action == NONE) return PASS;
+  if (s->from != f->ifindex) {
+    missed(s);
+    return PASS;
+  }
+  int result = s->action == FAST ? acted(f, s) : PASS;
+  s->action = NONE;
+  leave(s);
   return result;
 }
 

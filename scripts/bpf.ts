@@ -11,7 +11,7 @@ const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 export const OBJECT_FILE = join(repository, 'switch', 'datapath', 'kernel', 'object.ts')
 /** Another version of the compiler makes other code of the same source. */
 const COMPILER = 'clang-14'
-const SECTIONS = { decide: 'socket', act: 'tc' } as const
+const SECTIONS = { decide: 'socket', act: 'tc', actInBridge: 'tc/bridge' } as const
 const SYMTAB = 2
 const REL = 9
 const COLUMNS = 116

@@ -50,6 +50,8 @@ export function ringsFor(ports: number): { receive: ReceiveShape; transmitSlots:
 export interface PortDevice {
   readonly device: string
   readonly ifindex: number
+  /** It stays in a bridge, which rules keep out of it. */
+  readonly inBridge?: boolean
   /** From the beginning, the sockets take frames only when these say so. */
   readonly handover?: SocketHandover
   /** Our program is at its egress hook (egress-hook.ts). */

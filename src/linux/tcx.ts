@@ -8,6 +8,8 @@ const BPF_LINK_CREATE = 28
 /** enum bpf_attach_type. */
 export const Tcx = { INGRESS: 46, EGRESS: 47 } as const
 type Hook = (typeof Tcx)[keyof typeof Tcx]
+/** Before all others. */
+const BPF_F_BEFORE = 8
 const ATTRIBUTE_LENGTH = 64
 const COUNT_AT = 24
 
@@ -23,15 +25,17 @@ export function tcxPrograms(ifindex: number): number {
 }
 
 /**
- * A descriptor that holds the program there until it is closed; null where the kernel has no such hook.
+ * A descriptor that holds the program there until it is closed; null where the kernel has no such hook. `first`: before
+ * those that are there.
  * @throws SnapswitchError DEVICE_MISSING, PERMISSION, SYSCALL
  */
-export function holdProgram(ifindex: number, hook: Hook, program: number): number | null {
+export function holdProgram(ifindex: number, hook: Hook, program: number, first = false): number | null {
   const attributes = new Uint8Array(ATTRIBUTE_LENGTH)
   const words = new DataView(attributes.buffer)
   words.setUint32(0, program, true)
   words.setUint32(4, ifindex, true)
   words.setUint32(8, hook, true)
+  words.setUint32(12, first ? BPF_F_BEFORE : 0, true)
   const link = libc().bpf(BPF_LINK_CREATE, attributes, attributes.length)
   if (link >= 0) return link
   const value = errno()

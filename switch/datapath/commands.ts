@@ -93,9 +93,10 @@ export class CommandHandlers {
 
   #openFastPath(programs: Programs): void {
     if (this.#fast !== null) return
-    this.#fast = new KernelPath(this.#counters, programs, (port, ifindex) => {
+    this.#fast = new KernelPath(this.#counters, programs, (port) => {
+      const { index, ifindex, inBridge } = port
       for (const [network, { ports }] of this.#networks)
-        if (ports.get(port)?.ifindex === ifindex) post({ kind: 'hook', network, port, ifindex })
+        if (ports.get(index) === port) post({ kind: 'hook', network, index, ifindex, inBridge })
     })
     for (const { forwarder, ports } of this.#networks.values()) {
       this.#fast.addNetwork(forwarder)

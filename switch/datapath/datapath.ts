@@ -246,7 +246,9 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.#clearCounters(args.spec.index)
     await this.#openPort(args)
     // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
-    this.#ports.set(args.spec.index, { ...args, spec: { ...args.spec, gated: false } })
+    // A handover is over by then.
+    const { handover: _, ...device } = args.device
+    this.#ports.set(args.spec.index, { ...args, device, spec: { ...args.spec, gated: false } })
   }
 
   /** The device under a port has changed; a worker that is started again hears of it as it is then. */
@@ -285,6 +287,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.#ports.delete(index)
     this.#hooks?.forget(index)
     await this.call('removePort', { network, index })
+    this.#hooks?.release(index)
     this.#closeSockets(index)
   }
 
@@ -352,7 +355,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   #take(message: Exclude<FromWorker, Start>): void {
     if (message.kind === 'hook') {
-      this.#hooks?.want(message.network, message.port, message.ifindex)
+      this.#hooks?.want(message)
       return
     }
     if (message.kind !== 'reply' && message.kind !== 'refusal') {

@@ -13,7 +13,7 @@ import type { DeviceState, PortSpec } from '../forwarding/port-state.js'
 import type { HeldFrame } from '../forwarding/snapshot/held-frames.js'
 import type { ChannelClosed, ChannelState } from '../forwarding/snapshot/open-snapshot.js'
 import type { Checkpoint } from '../recording/format.js'
-import type { HookState } from './kernel/hooks.js'
+import type { HookState, WantedHook } from './kernel/hooks.js'
 import type { Programs } from './kernel/layout.js'
 import type { PortTrouble } from './port/port.js'
 
@@ -205,7 +205,7 @@ export type DatapathEvent =
    */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
   /** The fast path needs its program at a port's ingress hook; `hooked` is the answer. */
-  | { readonly kind: 'hook'; readonly network: string; readonly port: number; readonly ifindex: number }
+  | ({ readonly kind: 'hook' } & WantedHook)
   /** The other end has closed it. */
   | { readonly kind: 'played'; readonly play: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }

@@ -71,6 +71,7 @@ export class AttachedPorts extends PortDevices {
           device,
           ifindex: link.index,
           hooked: attachment.hooked,
+          inBridge: entry.bridge !== undefined,
           ...(handover === undefined ? {} : { handover }),
         },
       })

@@ -2,6 +2,7 @@
 // is counted once. FLIPS=10000 for a longer run.
 
 import t from 'tap'
+import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { enterFreshNamespace } from '../linux/namespace.js'
 import { fileLimit } from '../patience.js'
 import { Rig } from './rig.js'
@@ -24,9 +25,21 @@ function goOn(rig: Rig): number {
   return slow
 }
 
-for (const isTap of [true, false]) {
-  t.test(`from the kernel to the daemon and back, ${isTap ? 'TAPs' : 'veths'}`, async (t) => {
-    const rig = new Rig(2, isTap)
+const PLACES = [
+  ['TAPs', true, null],
+  ['veths', false, null],
+  // Of a bridge that was taken over, where the kernel can.
+  ...(kernelIsAtLeast(6, 6)
+    ? ([
+        ['TAPs of a bridge', true, 'br0'],
+        ['veths of a bridge', false, 'br1'],
+      ] as const)
+    : []),
+] as const
+
+for (const [places, isTap, bridge] of PLACES) {
+  t.test(`from the kernel to the daemon and back, ${places}`, async (t) => {
+    const rig = new Rig(2, isTap, 'plain', bridge === null ? '' : 'b', bridge)
     t.teardown(() => rig.close())
     rig.learn()
     t.ok(rig.becomeFast(), JSON.stringify(rig.kernel.paths(rig.forwarder)))

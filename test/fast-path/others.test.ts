@@ -49,11 +49,11 @@ t.test('filters behind ours, and shaping where frames leave', async (t) => {
   t.notMatch(run('tc', 'filter', 'show', 'dev', 'veth0', 'ingress'), /snapswitch/, 'ours drops again')
 })
 
-const tcxTest = (run: (t: Test) => Promise<void>) => {
-  if (kernelIsAtLeast(6, 6)) t.test('a tcx program of somebody’s', run)
+const tcxTest = (name: string, run: (t: Test) => Promise<void>) => {
+  if (kernelIsAtLeast(6, 6)) t.test(name, run)
 }
 
-tcxTest(async (t) => {
+tcxTest('a tcx program of somebody’s', async (t) => {
   const rig = new Rig(2, false, 'plain', 'x')
   t.teardown(() => rig.close())
   rig.learn()
@@ -93,6 +93,38 @@ t.test('somebody takes off our ingress filter', async (t) => {
   t.ok(lost >= 0 && lost <= rig.kernel.processors, `${lost} lost, of ${sent[0]![1]}`)
   rig.quiet('vethy0')
   t.ok(rig.becomeFast(), `when it is back: ${whys(rig)}`)
+})
+
+tcxTest('at ports of a bridge: filters of others see everything, and without a daemon the bridge does', async (t) => {
+  const rig = new Rig(2, false, 'plain', 'c', 'br0')
+  t.teardown(() => rig.close())
+  run('tc', 'qdisc', 'add', 'dev', 'vethc0', 'clsact')
+  run('tc', 'filter', 'add', 'dev', 'vethc0', 'ingress', 'pref', '20', 'bpf', 'da', 'bytecode', '1,6 0 0 0,')
+  rig.learn()
+  t.notOk(rig.becomeFast(20), 'a filter is there')
+  t.match(whys(rig)[0], /others have ingress filters/)
+  t.equal(whys(rig)[1], null)
+  run('tc', 'filter', 'del', 'dev', 'vethc0', 'ingress')
+  t.ok(rig.becomeFast(), `when it has gone: ${whys(rig)}`)
+  await rig.under(LOAD, () => goOn(rig, 50))
+  t.ok(rig.kernel.list(rig.forwarder).length > 0)
+  const link = tcx(rig.ports[0]!.ifindex, -1)
+  rig.pass(1100)
+  t.match(whys(rig)[0], /others have ingress filters/)
+  libc().close(link)
+  t.ok(rig.becomeFast(), `when it has gone, too: ${whys(rig)}`)
+  rig.die()
+  const { sent, fates } = await rig.under(LOAD, () => undefined)
+  for (const [from, to] of [
+    [0, 1],
+    [1, 0],
+  ] as const)
+    t.match(
+      fates[from]![to],
+      { received: sent[from]![to]!, doubled: 0, overtaken: 0 },
+      `${from} to ${to}, by the bridge`,
+    )
+  rig.hooks.close()
 })
 
 t.test('what is not used, and addresses that age', async (t) => {

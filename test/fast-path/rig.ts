@@ -16,6 +16,7 @@ import { createCounters, readPortCounters } from '../../switch/forwarding/counte
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import type { NetworkOptions } from '../../switch/forwarding/network.js'
 import type { PortSpec } from '../../switch/forwarding/port-state.js'
+import { Bypass } from '../../switch/takeover/bypass.js'
 import { run, until } from '../linux/namespace.js'
 import { packetSocket } from '../linux/wire.js'
 import { type Fate, numbered, type Traffic, Word } from './traffic.js'
@@ -49,8 +50,8 @@ export class Rig {
   readonly forwarder: Forwarder
   /** The control thread's part, which this thread has, too. */
   readonly hooks = new KernelHooks((state) => this.kernel.hooked(state))
-  readonly kernel = new KernelPath(this.counters, this.hooks.programs, (port, ifindex) =>
-    this.hooks.want('lab0', port, ifindex),
+  readonly kernel = new KernelPath(this.counters, this.hooks.programs, ({ index, ifindex, inBridge }) =>
+    this.hooks.want({ network: 'lab0', index, ifindex, inBridge }),
   )
   readonly ports: PacketPort[] = []
   /** Descriptors of the far ends. */
@@ -61,10 +62,27 @@ export class Rig {
   peer: Rig | null = null
   readonly #links = new Links()
   #hasKernel = true
+  /** Its devices stay in one. */
+  readonly #bridge: string | null
+  /** Keeps that one out of them. */
+  bypass: Bypass | null = null
 
-  /** `host`: in names of devices. */
-  constructor(count: number, isTap: boolean, kind: PortSpec['kind'] = 'plain', host = '') {
+  /** `host`: in names of devices. `bridge`: it is made, and keeps the devices, as one that was taken over. */
+  constructor(
+    count: number,
+    isTap: boolean,
+    kind: PortSpec['kind'] = 'plain',
+    host = '',
+    bridge: string | null = null,
+  ) {
     this.isTap = isTap
+    this.#bridge = bridge
+    if (bridge !== null) {
+      run('ip', 'link', 'add', bridge, 'type', 'bridge')
+      setUp(bridge)
+      const { index } = this.#links.get(bridge)
+      this.bypass = new Bypass(index, index)
+    }
     const options = { ...OPTIONS, host: host === '' ? 'here' : host, bootId: `0123456789abcde${host.length}` }
     this.forwarder = new Forwarder(options, this.counters, { early() {}, closed() {}, peer() {} })
     this.kernel.addNetwork(this.forwarder)
@@ -87,9 +105,11 @@ export class Rig {
 
   /** A port on a device that is there. */
   add(index: number, kind: PortSpec['kind'], device: string): void {
-    const link = this.quiet(device)
+    const link = this.#bridge === null ? this.quiet(device) : this.#links.get(device)
+    if (this.#bridge !== null) run('ip', 'link', 'set', device, 'master', this.#bridge)
+    this.bypass?.take([link])
     setUp(device)
-    const place = { device, ifindex: link.index }
+    const place = { device, ifindex: link.index, inBridge: this.bypass !== null }
     const sockets = openPortSocketsNow(place, 4)
     const port = new PacketPort(index, device, place, sockets, { send: () => 90 }, this.counters)
     this.ports.push(port)
@@ -219,10 +239,20 @@ export class Rig {
     this.#hasKernel = false
   }
 
+  /** As while a daemon is being killed: its sockets and rules are gone, the programs at its devices are not yet. */
+  die(): void {
+    this.kernel.close()
+    for (const port of this.ports.splice(0)) port.close()
+    this.bypass?.close()
+    this.bypass = null
+    this.#hasKernel = false
+  }
+
   close(): void {
     this.withoutKernel()
     for (const port of this.ports) port.close()
     for (const fd of this.ends) libc().close(fd)
+    this.bypass?.close()
     this.#links.close()
   }
 }

@@ -53,6 +53,8 @@ interface Sent {
 interface Received {
   readonly received: number
   readonly doubled: number
+  /** By later ones. */
+  readonly overtaken: number
   /** Milliseconds. */
   readonly longestGap: number
 }

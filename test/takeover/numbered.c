@@ -31,7 +31,8 @@ static void ready(void) {
 
 static int receive(int fd) {
   static unsigned char seen[MOST];
-  unsigned long received = 0, doubled = 0;
+  unsigned long received = 0, doubled = 0, overtaken = 0;
+  uint32_t highest = 0;
   double last = 0, longest = 0;
   int size = 4 << 20;
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
@@ -48,9 +49,11 @@ static int receive(int fd) {
     if (last != 0 && at - last > longest) longest = at - last;
     last = at;
     if (seen[number]) doubled++;
-    else seen[number] = 1, received++;
+    else seen[number] = 1, received++, overtaken += number < highest;
+    if (number > highest) highest = number;
   }
-  printf("{\"received\":%lu,\"doubled\":%lu,\"longestGap\":%.3f}\n", received, doubled, longest);
+  printf("{\"received\":%lu,\"doubled\":%lu,\"overtaken\":%lu,\"longestGap\":%.3f}\n", received, doubled, overtaken,
+         longest);
   return 0;
 }
 

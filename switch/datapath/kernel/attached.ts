@@ -45,8 +45,8 @@ export class Attached {
   readonly #sums = new Float64Array(COUNTS)
   readonly #counted = new Float64Array(COUNTS)
 
-  /** Somebody's programs run before its ingress filter, and may let nothing through to that. */
-  hasGuests = false
+  /** Why it is slow for somebody's programs at its device; null: there are none. */
+  guests: string | null = null
   /** Of a trunk: what its frames' tags say at present, by which they are counted; null: none is fast. */
   tags: Tags | null = null
 

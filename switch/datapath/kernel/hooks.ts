@@ -1,12 +1,17 @@
 // The control thread's part of the fast path: it loads the programs, puts `act` where the filter of a port drops
 // everything, and looks who else is at a port's ingress. All of this may wait for the kernel's network configuration
 // lock, which others hold for seconds on a busy machine; the datapath forwards meanwhile.
+//
+// A device that stays in a bridge has no such filter, and is to show nothing of ours to those who look at it. There
+// `actInBridge` is held at the tcx hook, before all others, by a descriptor: it goes with this process, whatever way
+// that ends, as the rules do that keep the bridge out (switch/takeover/bypass.ts).
 
-import { setIngressProgram } from '../../../src/linux/ingress.js'
+import { hasIngressFilters, setIngressProgram } from '../../../src/linux/ingress.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
+import { libc } from '../../../src/linux/libc.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { driverOf } from '../../../src/linux/packet-socket.js'
-import { tcxPrograms } from '../../../src/linux/tcx.js'
+import { holdProgram, Tcx, tcxPrograms } from '../../../src/linux/tcx.js'
 import type { Programs } from './layout.js'
 import { closePrograms, loadPrograms } from './programs.js'
 
@@ -16,13 +21,22 @@ const DRIVERS: readonly string[] = ['tun', 'veth']
 /** After so many looks it is tried again where `act` could not be put. */
 const AGAIN_LOOKS = 5
 
-/** How it is at a port's ingress hook. `why`: `act` is not there; null: it is. `guests`: programs run before it. */
-export interface HookState {
+/** A port at whose ingress hook `act` is wanted. */
+export interface WantedHook {
   readonly network: string
   readonly index: number
   readonly ifindex: number
+  /** See PortDevice. */
+  readonly inBridge: boolean
+}
+
+/**
+ * How it is at a port's ingress hook. `why`: `act` is not there; null: it is. `guests`: why programs of others there
+ * keep the port slow; null: there are none.
+ */
+export interface HookState extends WantedHook {
   readonly why: string | null
-  readonly guests: boolean
+  readonly guests: string | null
   /** The device's. */
   readonly driver: string
 }
@@ -32,6 +46,8 @@ export class KernelHooks {
   readonly #tell: (state: HookState) => void
   readonly #netlink: NetlinkSocket
   readonly #ports = new Map<number, HookState>()
+  /** Descriptors that hold `actInBridge`, by port. */
+  readonly #held = new Map<number, number>()
   readonly #hasTcx = kernelIsAtLeast(6, 6)
   readonly #timer: NodeJS.Timeout
   #looks = 0
@@ -46,31 +62,42 @@ export class KernelHooks {
   }
 
   /** `act` is wanted at a port's ingress hook, or is missed there. */
-  want(network: string, index: number, ifindex: number): void {
+  want({ network, index, ifindex, inBridge }: WantedHook): void {
+    const wanted = { network, index, ifindex, inBridge }
     const driver = driverOf(this.#netlink.fd, ifindex)
     const why = DRIVERS.includes(driver)
-      ? this.#put(ifindex)
+      ? this.#put(wanted)
       : `its device is neither a TAP nor a veth (${driver === '' ? 'unknown' : driver})`
-    this.#set({ network, index, ifindex, why, guests: this.#hasGuests(ifindex), driver })
+    this.#set({ ...wanted, why, guests: this.#guests(wanted), driver })
   }
 
-  /** The port is there no more, or on its way out. */
+  /** The port is there no more, or on its way out: it may be fast yet, until `release`. */
   forget(index: number): void {
     this.#ports.delete(index)
+  }
+
+  /** The datapath has let go of the port. */
+  release(index: number): void {
+    const held = this.#held.get(index)
+    if (held === undefined) return
+    libc().close(held)
+    this.#held.delete(index)
   }
 
   /** When the datapath uses the programs no more. */
   close(): void {
     clearInterval(this.#timer)
     this.#netlink.close()
+    for (const index of this.#held.keys()) this.release(index)
     closePrograms(this.programs)
   }
 
-  /** Before `close`, after a datapath that could not clean up: the filters of all ports drop everything again. */
+  /** Before `close`, after a datapath that could not clean up: all ports are as without the programs. */
   takeBack(): void {
-    for (const { ifindex, why } of this.#ports.values()) {
+    for (const index of this.#held.keys()) this.release(index)
+    for (const { ifindex, inBridge, why } of this.#ports.values()) {
       try {
-        if (why === null) setIngressProgram(this.#netlink, ifindex, null)
+        if (why === null && !inBridge) setIngressProgram(this.#netlink, ifindex, null)
       } catch {
         // The device has gone.
       }
@@ -82,8 +109,8 @@ export class KernelHooks {
     const again = ++this.#looks % AGAIN_LOOKS === 0
     for (const state of this.#ports.values()) {
       if (!DRIVERS.includes(state.driver)) continue
-      const why = state.why !== null && again ? this.#put(state.ifindex) : state.why
-      const guests = this.#hasGuests(state.ifindex)
+      const why = state.why !== null && again ? this.#put(state) : state.why
+      const guests = this.#guests(state)
       if (why !== state.why || guests !== state.guests) this.#set({ ...state, why, guests })
     }
   }
@@ -93,14 +120,30 @@ export class KernelHooks {
     this.#tell(state)
   }
 
-  #put(ifindex: number): string | null {
+  #put({ index, ifindex, inBridge }: WantedHook): string | null {
     try {
+      if (inBridge) return this.#hold(index, ifindex)
       const isThere = setIngressProgram(this.#netlink, ifindex, this.programs.act)
-      return isThere ? null : 'it has no ingress filter of ours, as ports of a bridge that was taken over'
+      return isThere ? null : 'it has no ingress filter of ours'
     } catch (thrown) {
       return thrown instanceof Error ? thrown.message : String(thrown)
     }
   }
 
-  #hasGuests = (ifindex: number) => this.#hasTcx && tcxPrograms(ifindex) > 0
+  #hold(index: number, ifindex: number): string | null {
+    // One program is at a device once.
+    this.release(index)
+    const held = holdProgram(ifindex, Tcx.INGRESS, this.programs.actInBridge, true)
+    if (held === null) return 'its device stays in a bridge, which takes kernel 6.6'
+    this.#held.set(index, held)
+    return null
+  }
+
+  /** In a bridge, what others have there sees the frames that the switch forwards, and is to see all of them. */
+  #guests({ index, ifindex, inBridge }: WantedHook): string | null {
+    const own = this.#held.has(index) ? 1 : 0
+    const others = this.#hasTcx && tcxPrograms(ifindex) > own
+    if (!inBridge) return others ? 'a tcx program runs before its ingress filter' : null
+    return others || hasIngressFilters(this.#netlink, ifindex) ? 'others have ingress filters at its device' : null
+  }
 }

@@ -24,7 +24,7 @@ const LOOK_SECONDS = 4
 const SETTLE_LIMIT_MS = 0.1
 
 /** Has `act` put at a port's ingress hook, and `hooked` called then: what that takes in the kernel may take long. */
-export type AskForHook = (port: number, ifindex: number) => void
+export type AskForHook = (port: PacketPort) => void
 
 export class KernelPath implements PathHost {
   readonly verdicts: Verdicts
@@ -76,7 +76,7 @@ export class KernelPath implements PathHost {
     }
     this.#waiting.set(index, { port, forwarder })
     this.#reasons.set(index, 'its ingress filter is not in place yet')
-    this.#askForHook(index, port.ifindex)
+    this.#askForHook(port)
   }
 
   /** See HookState. */
@@ -84,12 +84,12 @@ export class KernelPath implements PathHost {
     const attached = this.attached[index]
     if (attached !== undefined && attached.port.ifindex === ifindex) {
       if (why === null) attached.mended()
-      if (guests && !attached.hasGuests) {
+      if (guests !== null && attached.guests === null) {
         attached.stop()
         this.barrier()
         attached.sync()
       }
-      attached.hasGuests = guests
+      attached.guests = guests
       return
     }
     const waiting = this.#waiting.get(index)
@@ -102,7 +102,7 @@ export class KernelPath implements PathHost {
     this.#attach(waiting.port, waiting.forwarder, guests, driver === 'veth')
   }
 
-  #attach(port: PacketPort, forwarder: Forwarder, guests: boolean, isVeth: boolean): void {
+  #attach(port: PacketPort, forwarder: Forwarder, guests: string | null, isVeth: boolean): void {
     const { index } = port
     const network = this.#networks.get(forwarder)
     const state = forwarder.byIndex[index]
@@ -114,7 +114,7 @@ export class KernelPath implements PathHost {
         sentFrames: this.#sentFrames,
         handOn: (to, program) => putNumber(this.#shared.programs.maps.others, to, program),
       })
-      attached.hasGuests = guests
+      attached.guests = guests
       this.attached[index] = attached
       this.#sentFrames.add(attached.buckets, isVeth)
       this.#reasons.delete(index)
@@ -245,9 +245,9 @@ export class KernelPath implements PathHost {
 
   #everySecond(port: Attached): void {
     port.voids = 0
-    if (port.missed > 0 && !port.hasGuests) {
+    if (port.missed > 0 && port.guests === null) {
       port.stop()
-      this.#askForHook(port.port.index, port.port.ifindex)
+      this.#askForHook(port.port)
     }
     // In turn: a change is told by `deviceChanged`, too, where somebody watches the devices.
     if ((port.port.index + this.seconds) % LOOK_SECONDS === 0) this.#look(port)

@@ -51,6 +51,8 @@ export interface Programs {
   readonly processors: number
   readonly decide: number
   readonly act: number
+  /** `act` of devices that stay in a bridge. */
+  readonly actInBridge: number
   readonly maps: Readonly<Record<'ports' | 'devices' | 'runs' | 'counters' | 'verdicts' | 'slots' | 'others', number>>
 }
 

@@ -181,7 +181,7 @@ export class NetworkPath implements FastPath {
       if (port.unsettled || (isNewSecond && port.buckets.behind)) settle(port)
       const state = this.forwarder.byIndex[port.port.index]
       const may = state !== undefined && speaksAgainst(state, this.#host.seconds) === null
-      if (!may || port.isFast || port.unsettled || port.missed > 0 || port.voids > MOST_VOIDS || port.hasGuests)
+      if (!may || port.isFast || port.unsettled || port.missed > 0 || port.voids > MOST_VOIDS || port.guests !== null)
         continue
       if (!port.isDown) port.start()
     }
@@ -208,7 +208,7 @@ export class NetworkPath implements FastPath {
     if (!this.#fast) return this.why
     if (port.isFast) return null
     if (port.isDown) return 'its device is down'
-    if (port.hasGuests) return 'a tcx program runs before its ingress filter'
+    if (port.guests !== null) return port.guests
     if (port.missed > 0) return 'somebody has taken off its ingress filter'
     if (port.voids > MOST_VOIDS) return 'addresses behind it move all the time'
     const state = this.forwarder.byIndex[port.port.index]

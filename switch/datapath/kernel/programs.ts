@@ -61,7 +61,9 @@ export function loadPrograms(): Programs {
     const made = wanted.map(([name, shape]) => [name, open(createMapOf({ ...shape, name: `ssw_${name}` }))])
     const maps: Programs['maps'] = Object.fromEntries(made)
     const decide = open(loadEmbedded('decide', ProgramType.SOCKET_FILTER, maps))
-    return { processors, decide, act: open(loadEmbedded('act', ProgramType.SCHED_CLS, maps)), maps }
+    const act = open(loadEmbedded('act', ProgramType.SCHED_CLS, maps))
+    const actInBridge = open(loadEmbedded('actInBridge', ProgramType.SCHED_CLS, maps))
+    return { processors, decide, act, actInBridge, maps }
   } catch (error) {
     for (const fd of opened) libc().close(fd)
     if (error instanceof SnapswitchError && error.code === 'PERMISSION')
@@ -71,8 +73,8 @@ export function loadPrograms(): Programs {
 }
 
 /** Those that are attached stay so. */
-export function closePrograms({ decide, act, maps }: Programs): void {
-  for (const fd of [act, decide, ...Object.values(maps)]) libc().close(fd)
+export function closePrograms({ decide, act, actInBridge, maps }: Programs): void {
+  for (const fd of [act, actInBridge, decide, ...Object.values(maps)]) libc().close(fd)
 }
 
 /** Why this machine has no fast path; null: it has. */

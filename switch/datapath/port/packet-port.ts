@@ -36,6 +36,8 @@ export class PacketPort implements Port {
   readonly index: number
   readonly name: string
   readonly ifindex: number
+  /** See PortDevice. */
+  readonly inBridge: boolean
   readonly fd: number
   readonly #counters: CounterTable
   readonly #row: number
@@ -70,7 +72,7 @@ export class PacketPort implements Port {
   constructor(
     index: number,
     name: string,
-    { device, ifindex, hooked = false, handover }: PortDevice,
+    { device, ifindex, inBridge = false, hooked = false, handover }: PortDevice,
     sockets: PortSockets,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
@@ -79,6 +81,7 @@ export class PacketPort implements Port {
     this.index = index
     this.name = name
     this.ifindex = ifindex
+    this.inBridge = inBridge
     this.#counters = counters
     this.#say = say
     this.#row = index * ROW
