@@ -6,8 +6,10 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { Core } from './core.js'
+import { needsEveryFrame } from './kernel/commands.js'
 import { KernelPath } from './kernel/kernel-path.js'
 import type { Programs } from './kernel/layout.js'
+import { LinuxKernel } from './kernel/linux-kernel.js'
 import { DatapathLoop } from './loop.js'
 import { type Handlers, networkCommands } from './network-commands.js'
 import { PlayInput } from './play-input.js'
@@ -80,7 +82,7 @@ export class CommandHandlers {
 
   /** Whatever changes a network's state, but for its addresses, finds all its frames here. */
   #makeSlow({ name, args }: Request): void {
-    if (this.#fast === null || changesNothing.has(name)) return
+    if (this.#fast === null || !needsEveryFrame(name)) return
     const network = args !== null && 'network' in args ? this.#networks.get(args.network) : undefined
     if (network !== undefined) this.#fast.slow(network.forwarder)
   }
@@ -93,10 +95,10 @@ export class CommandHandlers {
 
   #openFastPath(programs: Programs): void {
     if (this.#fast !== null) return
-    this.#fast = new KernelPath(this.#counters, programs, (port) => {
+    this.#fast = new KernelPath(this.#counters, new LinuxKernel(programs), (port) => {
       const { index, ifindex, inBridge } = port
       for (const [network, { ports }] of this.#networks)
-        if (ports.get(index) === port) post({ kind: 'hook', network, index, ifindex, inBridge })
+        if (ports.get(index)?.ifindex === ifindex) post({ kind: 'hook', network, index, ifindex, inBridge })
     })
     for (const { forwarder, ports } of this.#networks.values()) {
       this.#fast.addNetwork(forwarder)
@@ -272,19 +274,6 @@ export class CommandHandlers {
     },
   }
 }
-
-/** Commands after which every frame meets the decision that it would have met before. */
-const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
-  'addNetwork',
-  'addPort',
-  'announce',
-  'learn',
-  'fdb',
-  'hooked',
-  'network',
-  'paths',
-  'verdicts',
-])
 
 export function post(message: FromWorker): void {
   parentPort!.postMessage(message)

@@ -11,6 +11,7 @@ import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
 import { KernelHooks } from '../../switch/datapath/kernel/hooks.js'
 import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
+import { LinuxKernel } from '../../switch/datapath/kernel/linux-kernel.js'
 import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { createCounters, readPortCounters } from '../../switch/forwarding/counters.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
@@ -50,8 +51,10 @@ export class Rig {
   readonly forwarder: Forwarder
   /** The control thread's part, which this thread has, too. */
   readonly hooks = new KernelHooks((state) => this.kernel.hooked(state))
-  readonly kernel = new KernelPath(this.counters, this.hooks.programs, ({ index, ifindex, inBridge }) =>
-    this.hooks.want({ network: 'lab0', index, ifindex, inBridge }),
+  readonly kernel = new KernelPath(
+    this.counters,
+    new LinuxKernel(this.hooks.programs),
+    ({ index, ifindex, inBridge }) => this.hooks.want({ network: 'lab0', index, ifindex, inBridge }),
   )
   readonly ports: PacketPort[] = []
   /** Descriptors of the far ends. */

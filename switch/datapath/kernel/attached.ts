@@ -1,11 +1,10 @@
 // A port whose frames may be fast: its words in the kernel, its programs at the device, its counts.
 
 import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
-import { isRunning, readMtu } from '../../../src/linux/packet-socket.js'
 import { Counter, type CounterTable, ROW } from '../../forwarding/counters.js'
 import type { Output, PortState } from '../../forwarding/port-state.js'
-import type { PacketPort } from '../port/packet-port.js'
 import { Buckets } from './buckets.js'
+import type { FastPort } from './kernel.js'
 import { COUNTS, Count, PortWord, type Shared } from './layout.js'
 import type { SentFrames } from './sent-frames.js'
 
@@ -15,8 +14,6 @@ export interface Hooks {
   readonly shared: Shared
   readonly counters: CounterTable
   readonly sentFrames: SentFrames
-  /** Puts a program where the port's socket filter hands on to. */
-  handOn(port: number, program: number): void
 }
 
 /** A color, and the generations in which a channel sends and accepts it. */
@@ -27,7 +24,7 @@ export interface Tags {
 }
 
 export class Attached {
-  readonly port: PacketPort
+  readonly port: FastPort
   /** Through which the forwarder sends to it. */
   readonly output: Output
   readonly buckets: Buckets
@@ -54,7 +51,7 @@ export class Attached {
    * `act` is at its ingress hook already: behind a socket's filter, it must run. It is slow. Throws what the kernel
    * says, or a reason, in words.
    */
-  constructor(port: PacketPort, { output, channel }: Pick<PortState, 'output' | 'channel'>, hooks: Hooks) {
+  constructor(port: FastPort, { output, channel }: Pick<PortState, 'output' | 'channel'>, hooks: Hooks) {
     const { shared } = hooks
     this.port = port
     this.output = output
@@ -71,8 +68,8 @@ export class Attached {
     shared.count(port.index, this.#counted)
     if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
     try {
-      const front = { program: shared.programs.decide, handOn: (to: number) => hooks.handOn(port.index, to) }
-      if (!port.putFilterBefore(front, this.buckets)) throw new Error('its socket has no filter')
+      if (!port.putFilterBefore(shared.kernel.front(port.index), this.buckets))
+        throw new Error('its socket has no filter')
     } catch (error) {
       shared.clearDevice(port.ifindex)
       throw error
@@ -129,12 +126,12 @@ export class Attached {
 
   /** Frames that are redirected to it would be lost, and counted as sent. */
   get isDown(): boolean {
-    return !isRunning(this.port.fd, this.port.ifindex)
+    return !this.#hooks.shared.kernel.isRunning(this.port)
   }
 
   /** Its MTU may have changed. True: what was noted of it is void. */
   look(): boolean {
-    const mtu = readMtu(this.port.fd, this.port.ifindex)
+    const mtu = this.#hooks.shared.kernel.mtu(this.port)
     const room = mtu === null ? 0 : mtu + ETHERNET_HEADER
     if (room === this.room) return false
     this.room = room

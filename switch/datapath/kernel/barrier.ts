@@ -6,7 +6,7 @@
 // - What it has redirected is handed to the other device, on the same processor, with softirqs off.
 // - Where that device is a veth, its other end receives it from a queue of a processor.
 
-import { Backlogs, visit, waitForReaders } from '../../../src/linux/processors.js'
+import type { Waiting } from './kernel.js'
 import type { Shared } from './layout.js'
 
 /** Programs take a microsecond; one that is interrupted, by a hypervisor that has other guests, say, takes longer. */
@@ -22,10 +22,11 @@ export class Barrier {
   readonly #targets: Int32Array
   /** By processor, at the last `haveRun`. */
   readonly #seen: Int32Array
-  readonly #backlogs = new Backlogs()
+  readonly #backlogs: Waiting
 
   constructor(shared: Shared) {
     this.#shared = shared
+    this.#backlogs = shared.kernel.waiting()
     this.#entered = new Int32Array(shared.processors)
     this.#targets = new Int32Array(shared.processors)
     this.#seen = new Int32Array(shared.processors)
@@ -45,17 +46,18 @@ export class Barrier {
   /** Programs that have begun by now have ended within `limitMs`. */
   programsEnd(limitMs: number): boolean {
     const shared = this.#shared
-    const { processors } = shared
+    const { processors, kernel } = shared
     for (let i = 0; i < processors; i++) this.#targets[i] = shared.entered(i)
-    const until = performance.now() + limitMs
+    const until = kernel.now() + limitMs
     for (let i = 0; i < processors; i++) {
-      while (((shared.left(i) - this.#targets[i]) | 0) < 0) if (performance.now() > until) return false
+      while (((shared.left(i) - this.#targets[i]) | 0) < 0) if (kernel.now() > until) return false
     }
     return true
   }
 
   /** False: the kernel does not let us be sure. */
   wait(): boolean {
+    const { kernel } = this.#shared
     const ended = this.programsEnd(PROGRAM_LIMIT_MS)
     const visited: number[] = []
     for (let i = 0; i < this.#shared.processors; i++) {
@@ -63,12 +65,8 @@ export class Barrier {
       this.#entered[i] = this.#targets[i]
     }
     if (visited.length === 0 && ended) return true
-    if (!(ended && visit(visited)) && !waitForReaders()) return false
+    if (!(ended && kernel.visit(visited)) && !kernel.waitForReaders()) return false
     if (!this.#backlogs.drained(BACKLOG_LIMIT_MS)) this.unsure++
     return true
-  }
-
-  close(): void {
-    this.#backlogs.close()
   }
 }

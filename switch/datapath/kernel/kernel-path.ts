@@ -3,15 +3,13 @@
 
 import { asSnapswitchError } from '../../../src/errors/errors.js'
 import { formatMacWords } from '../../../src/frame/mac.js'
-import { putNumber } from '../../../src/linux/bpf.js'
 import type { CounterTable } from '../../forwarding/counters.js'
 import type { Forwarder } from '../../forwarding/forwarder.js'
-import type { PacketPort } from '../port/packet-port.js'
 import type { PortPath, VerdictRow } from '../protocol.js'
 import { Attached } from './attached.js'
 import { Barrier } from './barrier.js'
 import type { HookState } from './hooks.js'
-import type { Programs } from './layout.js'
+import type { FastPort, Kernel } from './kernel.js'
 import { Shared } from './layout.js'
 import { NetworkPath, type PathHost } from './network-path.js'
 import { SentFrames } from './sent-frames.js'
@@ -24,12 +22,13 @@ const LOOK_SECONDS = 4
 const SETTLE_LIMIT_MS = 0.1
 
 /** Has `act` put at a port's ingress hook, and `hooked` called then: what that takes in the kernel may take long. */
-export type AskForHook = (port: PacketPort) => void
+export type AskForHook = (port: FastPort) => void
 
 export class KernelPath implements PathHost {
   readonly verdicts: Verdicts
   readonly attached: (Attached | undefined)[] = []
   seconds = 0
+  readonly #kernel: Kernel
   readonly #shared: Shared
   readonly #barrier: Barrier
   readonly #counters: CounterTable
@@ -37,7 +36,7 @@ export class KernelPath implements PathHost {
   readonly #sentFrames: SentFrames
   readonly #networks = new Map<Forwarder, NetworkPath>()
   /** Ports that wait for their hook. */
-  readonly #waiting = new Map<number, { readonly port: PacketPort; readonly forwarder: Forwarder }>()
+  readonly #waiting = new Map<number, { readonly port: FastPort; readonly forwarder: Forwarder }>()
   /** Why ports are not attached. */
   readonly #reasons = new Map<number, string>()
   #nextTick = 0
@@ -45,14 +44,20 @@ export class KernelPath implements PathHost {
   #silentTicks = 0
   #trouble: string | null = null
 
-  /** The programs stay the caller's. Throws what the kernel says. */
-  constructor(counters: CounterTable, programs: Programs, askForHook: AskForHook) {
+  /** The kernel is closed with it. Throws what that says. */
+  constructor(counters: CounterTable, kernel: Kernel, askForHook: AskForHook) {
     this.#counters = counters
     this.#askForHook = askForHook
-    this.#shared = new Shared(programs)
-    this.#sentFrames = new SentFrames(programs.processors)
-    this.verdicts = new Verdicts(programs.maps.verdicts)
-    this.#barrier = new Barrier(this.#shared)
+    this.#kernel = kernel
+    this.#shared = new Shared(kernel)
+    this.verdicts = new Verdicts(kernel.verdicts)
+    try {
+      this.#sentFrames = new SentFrames(kernel)
+      this.#barrier = new Barrier(this.#shared)
+    } catch (error) {
+      kernel.close()
+      throw error
+    }
   }
 
   addNetwork(forwarder: Forwarder): void {
@@ -65,7 +70,7 @@ export class KernelPath implements PathHost {
   }
 
   /** A port that receives already, and whose device the host's stack does not see. */
-  addPort(port: PacketPort, forwarder: Forwarder): void {
+  addPort(port: FastPort, forwarder: Forwarder): void {
     const { index } = port
     const network = this.#networks.get(forwarder)
     const state = forwarder.byIndex[index]
@@ -102,7 +107,7 @@ export class KernelPath implements PathHost {
     this.#attach(waiting.port, waiting.forwarder, guests, driver === 'veth')
   }
 
-  #attach(port: PacketPort, forwarder: Forwarder, guests: string | null, isVeth: boolean): void {
+  #attach(port: FastPort, forwarder: Forwarder, guests: string | null, isVeth: boolean): void {
     const { index } = port
     const network = this.#networks.get(forwarder)
     const state = forwarder.byIndex[index]
@@ -112,7 +117,6 @@ export class KernelPath implements PathHost {
         shared: this.#shared,
         counters: this.#counters,
         sentFrames: this.#sentFrames,
-        handOn: (to, program) => putNumber(this.#shared.programs.maps.others, to, program),
       })
       attached.guests = guests
       this.attached[index] = attached
@@ -232,10 +236,7 @@ export class KernelPath implements PathHost {
       for (const { index } of forwarder.ports) if (this.attached[index] !== undefined) this.removePort(index, forwarder)
     }
     this.#networks.clear()
-    this.#barrier.close()
-    this.#sentFrames.close()
-    this.verdicts.close()
-    this.#shared.close()
+    this.#kernel.close()
   }
 
   readonly #settle = (port: Attached): void => {

@@ -1,8 +1,8 @@
 // Memory that the programs in the kernel and the datapath share, as bpf/fast-path.bpf.c lays it out: the same numbers
 // stand there.
 
-import { type Arena, mapShared, releaseArena } from '../../../src/linux/arena.js'
 import { MAX_PORTS } from '../../forwarding/counters.js'
+import type { Kernel } from './kernel.js'
 
 export const BUCKETS = 256
 export const DEVICES = 4096
@@ -57,34 +57,27 @@ export interface Programs {
 }
 
 export class Shared {
-  readonly programs: Programs
+  readonly kernel: Kernel
   /** struct port of each port. */
   readonly ports: Int32Array
   readonly #devices: Int32Array
   readonly #runs: Int32Array
   readonly #counters: Uint32Array
-  readonly #arenas: Arena[] = []
   /** Processors on which a program has run. */
   readonly #isUsed: Uint8Array
 
-  /** The programs stay the caller's, who closes them after this. Throws SYSCALL: nothing is mapped then. */
-  constructor(programs: Programs) {
-    this.programs = programs
-    const { processors } = programs
-    this.#isUsed = new Uint8Array(processors)
-    try {
-      this.ports = this.#map('ports', MAX_PORTS * PORT_WORDS * 4)
-      this.#devices = this.#map('devices', DEVICES * DEVICE_WORDS * 4)
-      this.#runs = this.#map('runs', processors * RUN_WORDS * 4)
-      this.#counters = new Uint32Array(this.#map('counters', processors * MAX_PORTS * COUNTS * 8).buffer)
-    } catch (error) {
-      this.close()
-      throw error
-    }
+  constructor(kernel: Kernel) {
+    this.kernel = kernel
+    const { ports, devices, runs, counters } = kernel.memory
+    this.ports = ports
+    this.#devices = devices
+    this.#runs = runs
+    this.#counters = counters
+    this.#isUsed = new Uint8Array(kernel.processors)
   }
 
   get processors(): number {
-    return this.programs.processors
+    return this.kernel.processors
   }
 
   /** Where a port's words begin. */
@@ -130,21 +123,11 @@ export class Shared {
     }
   }
 
-  close(): void {
-    for (const arena of this.#arenas.splice(0)) releaseArena(arena)
-  }
-
   #number(at: number): number {
     for (;;) {
       const high = this.#counters[at + 1]
       const low = this.#counters[at]
       if (this.#counters[at + 1] === high) return high * FOUR_GIB + low
     }
-  }
-
-  #map(name: 'ports' | 'devices' | 'runs' | 'counters', length: number): Int32Array {
-    const arena = mapShared(this.programs.maps[name], Math.ceil(length / 4096) * 4096)
-    this.#arenas.push(arena)
-    return new Int32Array(arena.bytes.buffer, arena.bytes.byteOffset, length / 4)
   }
 }

@@ -2,7 +2,7 @@
 // in its queue in their order. Frames to a veth wait, under load, in a queue of the processor on which the daemon ran,
 // while a fast frame comes by another one.
 
-import { Backlogs } from '../../../src/linux/processors.js'
+import type { Kernel, Waiting } from './kernel.js'
 
 /** Frames of a port that were sent on. */
 export interface Sent {
@@ -17,7 +17,8 @@ const LOOK_MS = 1
 const PROCESSORS_PER_LOOK = 16
 
 export class SentFrames {
-  readonly #backlogs = new Backlogs()
+  readonly #kernel: Kernel
+  readonly #backlogs: Waiting
   readonly #ports = new Set<Sent>()
   readonly #veths = new Set<Sent>()
   readonly #intervalMs: number
@@ -26,8 +27,10 @@ export class SentFrames {
   /** Something was sent since the last look. */
   #hasMore = false
 
-  constructor(processors: number) {
-    this.#intervalMs = LOOK_MS * Math.ceil(processors / PROCESSORS_PER_LOOK)
+  constructor(kernel: Kernel) {
+    this.#kernel = kernel
+    this.#backlogs = kernel.waiting()
+    this.#intervalMs = LOOK_MS * Math.ceil(kernel.processors / PROCESSORS_PER_LOOK)
   }
 
   add(port: Sent, isVeth: boolean): void {
@@ -43,7 +46,7 @@ export class SentFrames {
   /** More have been sent. */
   more(): void {
     this.#hasMore = true
-    const now = performance.now()
+    const now = this.#kernel.now()
     if (now < this.#nextLook) return
     this.#nextLook = now + this.#intervalMs
     this.look()
@@ -59,10 +62,6 @@ export class SentFrames {
     for (const port of this.#ports) port.await()
     if (this.#veths.size === 0 || this.#backlogs.mark()) this.#through()
     else this.#isAwaiting = true
-  }
-
-  close(): void {
-    this.#backlogs.close()
   }
 
   #through(): void {

@@ -2,7 +2,7 @@
 // is written here is what the forwarder has just decided.
 
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
-import { BpfHash } from '../../../src/linux/bpf-hash.js'
+import type { VerdictTable } from './kernel.js'
 import { KEY_LENGTH, VERDICT_LENGTH } from './layout.js'
 
 const ADDRESSES = 12
@@ -19,8 +19,6 @@ const Value = {
   SEEN: 24,
 } as const
 
-/** How many are looked at in one go. */
-const SWEPT = 512
 /** What was noted of pairs lately, by their digest. */
 const NOTES = 8192
 
@@ -52,7 +50,7 @@ export interface SeenVerdict {
 }
 
 export class Verdicts {
-  readonly #hash: BpfHash
+  readonly #hash: VerdictTable
   /** Digest of a pair; how often it was asked for, with the generations of its ports. */
   readonly #digests = new Int32Array(NOTES)
   readonly #generations = new Int32Array(NOTES)
@@ -70,8 +68,8 @@ export class Verdicts {
     fromLow: 0,
   }
 
-  constructor(fd: number) {
-    this.#hash = new BpfHash(fd, KEY_LENGTH, VERDICT_LENGTH, SWEPT)
+  constructor(table: VerdictTable) {
+    this.#hash = table
   }
 
   /**
@@ -132,10 +130,6 @@ export class Verdicts {
     for (let count = this.#hash.sweep(); count > 0; count = this.#hash.isAtEnd ? 0 : this.#hash.sweep())
       for (let i = 0; i < count; i++) found.push({ ...this.#read(i) })
     return found
-  }
-
-  close(): void {
-    this.#hash.close()
   }
 
   #read(i: number): SeenVerdict {

@@ -1,0 +1,19 @@
+// Which commands make a network slow before they are performed.
+
+import type { CommandName } from '../protocol.js'
+
+/** Commands after which every frame meets the decision that it would have met before. */
+const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
+  'addNetwork',
+  'addPort',
+  'announce',
+  'learn',
+  'fdb',
+  'hooked',
+  'network',
+  'paths',
+  'verdicts',
+])
+
+/** Whatever changes a network's state, but for its addresses, finds all its frames in the daemon. */
+export const needsEveryFrame = (name: CommandName): boolean => !changesNothing.has(name)
