@@ -15,6 +15,7 @@ const DRAIN_MS = 60
 const START_MS = 3000
 const WARM_MS = 120
 const LOOK_MS = 5
+const WARM_UP_MS = 2500
 
 export interface Saturation {
   readonly deliveredPerSecond: number
@@ -219,6 +220,11 @@ export class Session {
     ]
     const place = this.lab.place('e1', this.cores.sender)
     return JSON.parse(await commandAt(place, argv, { timeoutMs: milliseconds + 5000 }))
+  }
+
+  /** What a switch learns and loads in its first seconds is not part of what a frame takes afterwards. */
+  async warmUp(): Promise<void> {
+    await this.roundTrips({ samples: 1_000_000, gapUs: 0, milliseconds: WARM_UP_MS, size: 64 })
   }
 
   /** Round trips while frames of 512 bytes flow at a rate that every subject carries. */

@@ -90,6 +90,7 @@ export async function measurePorts(
   const running: { pids: readonly number[] } = { pids: [] }
   const session = await Session.open(subjectOf(cell, running), 'one-host', gear, plan.cores)
   try {
+    await session.warmUp()
     const trip = await session.roundTrips({ samples: 50_000, gapUs: 0, milliseconds: plan.trialMs })
     figures['ports.rtt'] = trip.p50
     figures['ports.pps60'] = (await session.saturation(60, plan.trialMs)).deliveredPerSecond

@@ -5,13 +5,10 @@ import { downtimeMs, goodRounds, skewMs, summarize } from '../snapshot/figures.j
 import { type Cell, hosts } from '../snapshot/plan.js'
 import type { MemberStamps, Row as SnapshotRow } from '../snapshot/rows.js'
 import { runCell, type SnapshotSystem } from '../snapshot/session.js'
-import { measureRestore } from './restore.js'
 
 export interface CostPlan {
   readonly snapshots: number
   readonly memoryMiB: number
-  /** A network that is restored and stands still takes a minute: a run with little time leaves it out. */
-  readonly restores: boolean
 }
 
 export async function measureCost(
@@ -30,13 +27,7 @@ export async function measureCost(
   }
   const row = await runCell(cell, say, system)
   if (row.error !== null) throw new Error(row.error)
-  if (!plan.restores) return costOf(row)
-  // A restore that fails does not take the snapshots' figures with it: its own is missing then.
-  const restored = await measureRestore(system, plan.memoryMiB, say).catch((error: Error) => {
-    say(`${system.id}: no restore: ${error.message}`)
-    return {}
-  })
-  return { ...costOf(row), ...restored }
+  return costOf(row)
 }
 
 const touchedAtUs = ({ gatedAtUs, savingAtUs }: MemberStamps) =>

@@ -1,5 +1,5 @@
 // One machine as the baselines save it, by QMP: while it runs and stopped for the last round (pre-copy, as
-// VNsnap-memory), or stopped all the while (as a hypervisor's plain snapshot does).
+// VNsnap-memory), stopped all the while (as a hypervisor's plain snapshot does), or behind its back (as snapswitch does).
 
 import { constants, copyFileSync, rmSync } from 'node:fs'
 import { pauseFor, within } from '../../src/hypervisor/shared/deadline.js'
@@ -157,6 +157,25 @@ export class SavedMachine {
     const resumedAtUs = await this.#resume()
     // Nothing of it went out between its stop and its flip: the cut is where it stopped.
     return this.#done({ startedAtUs, pausedAtUs, cutAtUs: Math.min(cutAtUs, pausedAtUs), resumedAtUs, bytes })
+  }
+
+  /** Saves it behind its back: QEMU stops it, protects its memory, lets it run, and writes meanwhile. */
+  async saveBehind(): Promise<Saved> {
+    const startedAtUs = nowUs()
+    await this.#background(true)
+    const [stopped, resumed, ended] = [this.#event('STOP'), this.#event('RESUME'), this.#ended()]
+    for (const waited of [stopped, resumed, ended]) waited.catch(() => undefined)
+    await this.#migrate(PASSING)
+    const pausedAtUs = (await stopped).atUs
+    const resumedAtUs = (await resumed).atUs
+    const bytes = await this.#saved(ended)
+    await this.#background(false)
+    return this.#done({ startedAtUs, pausedAtUs, cutAtUs: pausedAtUs, resumedAtUs, bytes })
+  }
+
+  async #background(state: boolean): Promise<void> {
+    const capabilities = [{ capability: 'background-snapshot', state }]
+    await this.#qmp.execute('migrate-set-capabilities', { capabilities }, within(COMMAND_MS))
   }
 
   #done(times: Omit<Saved, 'vm' | 'host'>): Saved {

@@ -6,28 +6,31 @@ import { acceleratorName, begin, twoCores } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
 import { Run, readReport, writeResults } from '../run/report.js'
 import type { Rounds } from '../run/rounds.js'
-import type { SubjectNote } from '../run/rows.js'
+import type { Row, SubjectNote } from '../run/rows.js'
 import type { SnapshotSystem } from '../snapshot/session.js'
+import { controlsOf, saveAloneSystem } from './controls.js'
 import { type CostPlan, measureCost } from './cost.js'
 import { measureNetwork, type NetworkPlan, type NetworkSubject } from './network.js'
+import { measureRestore } from './restore.js'
 import { measureRing, type RingCell, type RingPlan } from './ring.js'
 import { PAYLOADS, UDP_PAYLOADS, vnsnapBench } from './rows.js'
 import { elsewhere, networkSubjects } from './subjects.js'
 import { snapshotSystems } from './systems.js'
 
-const PARTS = ['network', 'snapshot', 'ring'] as const
+const PARTS = ['network', 'snapshot', 'restore', 'ring'] as const
 type Part = (typeof PARTS)[number]
 /** How far each part may go into the time that is left when it begins. */
-const SHARES: Readonly<Record<Part, number>> = { network: 0.55, snapshot: 0.55, ring: 1 }
+const SHARES: Readonly<Record<Part, number>> = { network: 0.27, snapshot: 0.22, restore: 0.2, ring: 1 }
 
-const ids = () => [...new Set([...networkSubjects, ...snapshotSystems].map(({ id }) => id))]
+const ids = () => [...new Set([...networkSubjects, ...snapshotSystems, ...controlsOf(() => 0)].map(({ id }) => id))]
 
 export const usage = `Usage: scripts/bench vnsnap [options]
 
 Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and beside bridge, OVS and VDE (root needed).
 
   --rounds N       rounds over all subjects (default 5; with --quick 1)
-  --minutes N      as many rounds as fit; shorter trials, fewer rings and subjects (OVS and VDE are in forwarding)
+  --minutes N      as many rounds as fit; shorter trials, rings of snapswitch before those of others, fewer subjects
+                   (OVS and VDE are in forwarding)
   --only A,B       only these parts (${PARTS.join(', ')}) or subjects (${ids().join(', ')})
   --quick          short trials: a look of some minutes, not a result
   --json FILE      write the raw rows there as well, compressed when its name ends in .gz
@@ -53,14 +56,23 @@ export function readOptions(argv: readonly string[]): Options {
   return { ...options, parts: parts.length === 0 ? PARTS : parts, subjects: subjects.length === 0 ? known : subjects }
 }
 
+/** Its policy changes nothing of a ring's time, and nothing of a restore. */
+const SAME = 'snapswitch-drop'
+/** A ring that runs on says nothing of whether it could be restored. */
+const NO_RING = ['uncoordinated', SAME]
+/** So short that it counts as none: a busy loop needs something. */
+const BURN_LEAST_SECONDS = 0.2
+
 const rings = ([2, 4, 8] as const).flatMap((machines) => ([1, 2] as const).map((hosts) => ({ machines, hosts })))
 
 interface Plans {
   readonly network: NetworkPlan
   readonly snapshot: CostPlan
   readonly snapshotRounds: number
-  /** The first is the one that is promised of. */
+  readonly restores: number
+  /** Beside the one that is promised of. */
   readonly rings: readonly RingCell[]
+  readonly promised: RingPlan
   readonly ring: RingPlan
 }
 
@@ -76,14 +88,15 @@ function plansOf({ size, rounds }: Pick<BenchOptions, 'size' | 'rounds'>): Plans
     udpPayloads: isWhole ? UDP_PAYLOADS : [1472],
     ...twoCores(),
   })
-  const others = isWhole ? rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2) : []
+  const ring = { runSeconds: size === 'quick' ? 3 : 10, memoryMiB }
   return {
     network: isWhole ? network(800, 2) : size === 'brief' ? network(400, 1.5) : network(250, 1),
-    snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB, restores: size !== 'brief' },
+    snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB },
     snapshotRounds: Math.ceil(rounds / 2),
-    rings:
-      size === 'quick' ? [promised] : size === 'brief' ? [promised, { machines: 8, hosts: 2 }] : [promised, ...others],
-    ring: { runSeconds: size === 'quick' ? 3 : 10, pairs: isWhole ? 3 : 2, memoryMiB },
+    restores: isWhole ? Math.ceil(rounds / 2) : 1,
+    rings: size === 'quick' ? [] : rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2),
+    promised: { ...ring, pairs: isWhole ? 3 : 2 },
+    ring: { ...ring, pairs: isWhole ? 3 : 1 },
   }
 }
 
@@ -108,8 +121,9 @@ async function castOf({ parts, subjects, size, only }: Options): Promise<Cast> {
     found.push(subject)
     notes.push({ id: subject.id, title: subject.title, setup: subject.setup, version: await subject.version() })
   }
-  for (const { id, title, setup } of systemsOf(subjects))
-    if (!notes.some((note) => note.id === id)) notes.push({ id, title, setup, version: 'snapshots only' })
+  for (const { id, title, setup } of [...systemsOf(subjects), ...controlsOf(() => 0)])
+    if (subjects.includes(id) && !notes.some((note) => note.id === id))
+      notes.push({ id, title, setup, version: 'snapshots only' })
   return { subjects: found, notes, absent }
 }
 
@@ -145,39 +159,65 @@ export async function vnsnap(argv: readonly string[]): Promise<number> {
     return { part: name, rounds, untilMs: now + (untilMs - now) * (name === options.parts.at(-1) ? 1 : SHARES[name]) }
   }
   const systems = systemsOf(options.subjects)
-  if (options.parts.includes('network'))
-    await measureNetworks(run.rounds, part('network', options.rounds), subjects, plans.network)
-  if (options.parts.includes('snapshot'))
-    await run.rounds.inTurn(part('snapshot', plans.snapshotRounds), systems, async (system, figures) => {
-      Object.assign(figures, await measureCost(system, plans.snapshot, begun.say))
-    })
-  if (options.parts.includes('ring'))
-    await run.rounds.inTurn(part('ring', 1), ringsOf(systems, plans), ({ system, cell }, figures) =>
-      measureRing(system, cell, plans.ring, figures),
-    )
+  const controls = controlsOf(() => snapshotSeconds(run.rounds.rows)).filter(({ id }) => options.subjects.includes(id))
+  const savers = controls.filter(({ id }) => id === saveAloneSystem.id)
+  for (const name of options.parts) {
+    if (name === 'network') await measureNetworks(run.rounds, part(name, options.rounds), subjects, plans.network)
+    if (name === 'snapshot')
+      await run.rounds.inTurn(part(name, plans.snapshotRounds), [...systems, ...savers], async (system, figures) => {
+        Object.assign(figures, await measureCost(system, plans.snapshot, begun.say))
+      })
+    if (name === 'restore')
+      await run.rounds.inTurn(
+        part(name, plans.restores),
+        systems.filter(({ id }) => id !== SAME),
+        async (system, figures) => {
+          Object.assign(figures, await measureRestore(system, plans.snapshot.memoryMiB, begun.say))
+        },
+      )
+    if (name === 'ring')
+      await run.rounds.inTurn(part(name, 1), ringsOf(systems, controls, plans), ({ system, cell, plan }, figures) =>
+        measureRing(system, cell, plan, figures),
+      )
+  }
   return run.finish()
+}
+
+/** Of the processors, what a snapshot of the promised ring took. */
+function snapshotSeconds(rows: readonly Row[]): number {
+  const own = rows.find(({ subject, figures }) => subject === 'snapswitch' && figures['machinesCpu.2x2'] !== undefined)
+  const { 'machinesCpu.2x2': machines = 0, 'switchesCpu.2x2': switches = 0 } = own?.figures ?? {}
+  return Math.max(BURN_LEAST_SECONDS, machines + switches)
 }
 
 interface Ring {
   readonly id: string
   readonly title: string
+  readonly cost: number
   readonly system: SnapshotSystem
   readonly cell: RingCell
+  readonly plan: RingPlan
 }
 
-/** Each ring of all systems, before the next ring. */
-function ringsOf(systems: readonly SnapshotSystem[], { rings }: Plans): Ring[] {
-  return rings.flatMap((cell) =>
-    systems
-      // A ring that runs on says nothing of whether it could be restored.
-      .filter(({ id }) => id !== 'uncoordinated')
-      .map((system) => ({
-        id: system.id,
-        title: `${system.title}, ${cell.machines} machines, ${cell.hosts === 1 ? '1 host' : '2 hosts'}`,
-        system,
-        cell,
-      })),
-  )
+/** The promised ring of all and of the controls; then the other rings, those of snapswitch first. */
+function ringsOf(systems: readonly SnapshotSystem[], controls: readonly SnapshotSystem[], plans: Plans): Ring[] {
+  const ringOf = (system: SnapshotSystem, cell: RingCell, plan: RingPlan): Ring => ({
+    id: system.id,
+    title: `${system.title}, ${cell.machines} machines, ${cell.hosts === 1 ? '1 host' : '2 hosts'}`,
+    // Machines take turns booting.
+    cost: plan.pairs + cell.machines / 8,
+    system,
+    cell,
+    plan,
+  })
+  const [own, others] = [systems.slice(0, 1), systems.slice(1).filter(({ id }) => !NO_RING.includes(id))]
+  const further = (of: readonly SnapshotSystem[]) =>
+    plans.rings.flatMap((cell) => of.map((system) => ringOf(system, cell, plans.ring)))
+  return [
+    ...[...own, ...others, ...controls].map((system) => ringOf(system, promised, plans.promised)),
+    ...further(own),
+    ...further(others),
+  ]
 }
 
 async function measureNetworks(

@@ -25,7 +25,6 @@ export interface NetworkPlan {
   readonly twoHosts: Cores
 }
 
-const WARM_UP_MS = 2500
 /** Light enough for every subject; an emulated one gets a tenth. */
 const LIGHT_RATE = 20_000
 const TWO_HOSTS_FLOWS = 3
@@ -58,7 +57,7 @@ export async function measureNetwork(
   }
   const two = await Session.open(subject, 'two-hosts', gear, plan.twoHosts)
   try {
-    await warmUp(two)
+    await two.warmUp()
     for (const size of plan.payloads) await idle(two, `rttTwoHosts.${size}`, size, plan.trialMs, figures)
     const flows = []
     for (let index = 0; index < TWO_HOSTS_FLOWS; index++) flows.push(await two.tcp(plan.tcpSeconds))
@@ -88,14 +87,9 @@ async function idle(
   note(figures, name, await session.roundTrips({ samples: 50_000, gapUs: 0, milliseconds, size }))
 }
 
-/** What a switch learns and loads in its first seconds is not part of what a frame takes afterwards. */
-async function warmUp(session: Session): Promise<void> {
-  await session.roundTrips({ samples: 50_000, gapUs: 0, milliseconds: WARM_UP_MS, size: 64 })
-}
-
 async function roundTrips(session: Session, plan: NetworkPlan, rate: number, figures: Figures): Promise<void> {
   const milliseconds = plan.trialMs
-  await warmUp(session)
+  await session.warmUp()
   for (const size of plan.payloads) await idle(session, `rtt.${size}`, size, milliseconds, figures)
   note(figures, 'rttPaced', await session.roundTrips({ samples: 50_000, gapUs: 1000, milliseconds }))
   note(figures, 'rttFrames', await session.roundTripsUnderFrames(rate, milliseconds))

@@ -21,7 +21,7 @@ export interface RingCell {
 export interface RingPlan {
   /** Of a run without a snapshot. */
   readonly runSeconds: number
-  /** Runs without, and runs with. */
+  /** Runs without a snapshot, each followed by one with; a single pair is followed by one more without. */
   readonly pairs: number
   readonly memoryMiB: number
 }
@@ -141,9 +141,9 @@ async function runRing(progress: Progress, taker: Taker, meter: SaveCpuMeter, pl
   const warm = progress.look()
   const hops = Math.max(10, Math.round(((warm.hop - began.hop) / (warm.atMs - began.atMs)) * plan.runSeconds * 1000))
   const [without, with_]: [RingRun[], RingRun[]] = [[], []]
-  for (let run = 0; run < plan.pairs * 2; run++) {
+  for (let run = 0; run < Math.max(3, plan.pairs * 2); run++) {
     const from = progress.look().hop
-    const before = meter.look()
+    const before = await meter.look()
     let taking: Promise<void> | undefined
     const isWith = run % 2 === 1
     if (isWith) {
@@ -157,7 +157,7 @@ async function runRing(progress: Progress, taker: Taker, meter: SaveCpuMeter, pl
     reached.catch(() => undefined)
     // A snapshot that fails may leave the ring standing: its error is told, not the ring's.
     await Promise.all([reached, taking])
-    const after = meter.look()
+    const after = await meter.look()
     ;(isWith ? with_ : without).push({
       seconds: progress.between(from, from + hops),
       machines: after.machines - before.machines,

@@ -137,6 +137,9 @@ const ratios: RatioRules = {
   ringSlowdown: against('snapswitch', 'slowdown.2x2', 'less', [], { most: 1 }),
   // Context that keeps those above honest.
   ringNoise: against('snapswitch', 'noise.2x2', 'less', []),
+  ringSaveAlone: against('save-alone', 'slowdown.2x2', 'less', []),
+  ringBusyLoops: against('burn', 'slowdown.2x2', 'less', []),
+  'tcpGap.vsSaveAlone': against('snapswitch', 'tcpGap', 'less', ['save-alone']),
   'rttTwoHostsP50.vsVnsnap': against(FAST, 'rttTwoHosts.8.p50', 'less', asProcess),
   'rttP50Userspace.vsVnsnap': against(USERSPACE, 'rtt.8.p50', 'less', asProcess),
   'tcpTwoHostsUserspace.vsVnsnap': against(USERSPACE, 'tcpTwoHosts', 'more', asProcess),

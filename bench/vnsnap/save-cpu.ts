@@ -19,29 +19,35 @@ interface Machine {
 }
 
 export class SaveCpuMeter {
+  readonly #lab: Lab
   readonly #machines: readonly Machine[]
-  readonly #others: readonly number[]
+  /** Seconds of all others that were ever seen. Some begin with the first snapshot, as the writer of images does. */
+  readonly #others = new Map<number, number>()
 
-  private constructor(machines: readonly Machine[], others: readonly number[]) {
+  private constructor(lab: Lab, machines: readonly Machine[]) {
+    this.#lab = lab
     this.#machines = machines
-    this.#others = others
   }
 
   /** Of machines that have worked for a while: the thread of each that ran longest is its vCPU. */
   static async of(lab: Lab): Promise<SaveCpuMeter> {
-    const machines = (await lab.runningMachines()).map(({ id: { pid } }) => ({ pid, vcpu: busiestThread(pid) }))
-    const here = await Promise.all(lab.plan.hosts.map((host) => processesIn(lab.namespace(host))))
-    const daemons = [...lab.daemons.values()].map(({ id }) => id.pid)
-    const others = new Set([...here.flat().map(({ pid }) => pid), ...daemons])
-    for (const { pid } of machines) others.delete(pid)
-    return new SaveCpuMeter(machines, [...others])
+    const machines = await lab.runningMachines()
+    return new SaveCpuMeter(
+      lab,
+      machines.map(({ id: { pid } }) => ({ pid, vcpu: busiestThread(pid) })),
+    )
   }
 
-  look(): SaveCpu {
+  async look(): Promise<SaveCpu> {
+    const here = await Promise.all(this.#lab.plan.hosts.map((host) => processesIn(this.#lab.namespace(host))))
+    const daemons = [...this.#lab.daemons.values()].map(({ id }) => id.pid)
+    const isMachine = (pid: number) => this.#machines.some((machine) => machine.pid === pid)
+    for (const pid of new Set([...here.flat().map(({ pid }) => pid), ...daemons]))
+      if (!isMachine(pid)) this.#others.set(pid, Math.max(this.#others.get(pid) ?? 0, wholeSeconds(pid)))
     const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0)
     return {
       machines: sum(this.#machines.map(({ pid, vcpu }) => wholeSeconds(pid) - threadSeconds(pid, vcpu))),
-      switches: sum(this.#others.map(wholeSeconds)),
+      switches: sum([...this.#others.values()]),
     }
   }
 }

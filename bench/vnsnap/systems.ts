@@ -3,18 +3,15 @@
 
 import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import { run } from '../../test/lab/command.js'
-import type { LabPlan, Lab as Machines } from '../../test/lab/lab.js'
+import type { LabPlan } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
-import type { MemberStamps, Round } from '../snapshot/rows.js'
-import { keptBy, type SnapshotSystem, type Taker } from '../snapshot/session.js'
-import { type Taken, takeOne } from '../snapshot/take.js'
-import { loadFrom, type Saved, SavedMachine } from './machine.js'
+import { keptBy, type SnapshotSystem } from '../snapshot/session.js'
+import { takeOne } from '../snapshot/take.js'
+import { makeBridges, uncoordinatedSystem } from './bridged.js'
 import { droppedFrames, type MachineState, rules } from './subjects/unacloud.js'
 import { compileVnsnap, vnsnapArguments } from './subjects/vnsnap.js'
-
-const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
-const message = (error: unknown) => (error instanceof Error ? error.message : String(error))
+import { takerOf } from './taker.js'
 
 const asIs = (plan: LabPlan): LabPlan => plan
 
@@ -38,109 +35,6 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
       }
     },
   }
-}
-
-/** The stamps of a baseline's snapshot in the form of a manifest's; what it has no counterpart of is not a number. */
-function stampsOf(saved: Saved, openedAtUs: number): MemberStamps {
-  const none = Number.NaN
-  return {
-    vm: saved.vm,
-    host: saved.host,
-    gatedAtUs: saved.pausedAtUs,
-    settledAtUs: none,
-    pausedAtUs: saved.pausedAtUs,
-    cutAtUs: saved.cutAtUs,
-    disksAtUs: none,
-    savingAtUs: saved.startedAtUs,
-    resumedAtUs: saved.resumedAtUs,
-    // Early frames are dropped until the last machine has been cut.
-    releasedAtUs: Math.max(saved.resumedAtUs, openedAtUs),
-    sealedAtUs: saved.resumedAtUs,
-    held: 0,
-    early: 0,
-    recorded: 0,
-    residue: 0,
-    lost: 0,
-    memoryImageBytes: saved.bytes,
-  }
-}
-
-interface Baseline {
-  begin(): Promise<void>
-  /** `kept`: the name under which what is saved stays. */
-  save(machine: SavedMachine, kept?: string): Promise<Saved>
-  /** Frames that were dropped as early since the last call. */
-  end(): Promise<number>
-  close(): Promise<void>
-}
-
-/**
- * `together`: all machines at once, as a broadcast command makes each host do it; else one after the other, each
- * snapshot beginning with another one.
- */
-async function takerOf(lab: Machines, baseline: Baseline, together = true): Promise<Taker> {
-  const machines: SavedMachine[] = []
-  let restored: SavedMachine[] = []
-  let first = 0
-  const close = async () => {
-    for (const machine of [...machines, ...restored]) machine.close()
-    await baseline.close()
-  }
-  try {
-    for (const machine of lab.machines.values()) machines.push(await SavedMachine.open(machine))
-  } catch (error) {
-    await close()
-    throw error
-  }
-  const saveAll = async (kept?: string): Promise<Saved[]> => {
-    if (together) return Promise.all(machines.map((machine) => baseline.save(machine, kept)))
-    const saved: Saved[] = []
-    for (let turn = 0; turn < machines.length; turn++)
-      saved.push(await baseline.save(machines[(first + turn) % machines.length]!, kept))
-    first = (first + 1) % machines.length
-    return saved
-  }
-  const take = async (round: number): Promise<Taken> => {
-    const askedAtUs = nowUs()
-    const nothing: Pick<Round, 'globalMs' | 'members' | 'closures'> = {
-      globalMs: Number.NaN,
-      members: [],
-      closures: [],
-    }
-    try {
-      await baseline.begin()
-      const saved = await saveAll()
-      const early = await baseline.end()
-      const answeredAtUs = nowUs()
-      const members = saved.map((one, index) => ({ ...stampsOf(one, answeredAtUs), early: index === 0 ? early : 0 }))
-      for (const machine of machines) machine.forget()
-      const globalMs = (answeredAtUs - askedAtUs) / 1000
-      return { round, askedAtUs, answeredAtUs, removedAtUs: nowUs(), ...nothing, globalMs, members, error: null }
-    } catch (error) {
-      return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
-    }
-  }
-  const keep = async (name: string) => {
-    await baseline.begin()
-    await saveAll(name)
-    await baseline.end()
-  }
-  // All are loaded before any runs: the best that can be made of what was saved.
-  const restore = async (name: string) => {
-    for (const machine of [...machines, ...restored]) machine.close()
-    const names = [...lab.machines.keys()]
-    for (const machine of machines) machine.putDiskBack(name)
-    await Promise.all(
-      machines.map((machine, at) =>
-        lab.startMachine(names[at]!, undefined, { incoming: loadFrom(machine.memory(name)) }),
-      ),
-    )
-    restored = await Promise.all([...lab.machines.values()].map((machine) => SavedMachine.loaded(machine)))
-    await Promise.all(restored.map((machine) => machine.run()))
-  }
-  const memoryOf = async (name: string, machine: string) =>
-    machines[[...lab.machines.keys()].indexOf(machine)]!.memory(name)
-  return { take, keep, restore, memoryOf, close }
 }
 
 /** A host's end of the tunnels: on its trunk's device. Two hosts at most. */
@@ -228,19 +122,6 @@ const vnsnapSystem: SnapshotSystem = {
   },
 }
 
-/** A Linux bridge on each host, with its machines and its trunk. */
-export async function makeBridges(lab: Machines): Promise<void> {
-  for (const host of lab.plan.hosts) {
-    const namespace = lab.namespace(host)
-    const others = lab.plan.hosts.filter((one) => one !== host).map((one) => `to-${one}`)
-    const taps = [...lab.machines.values()].filter(({ plan }) => plan.host === host).map(({ tap }) => tap)
-    await run('ip', ['-n', namespace, 'link', 'add', 'br0', 'type', 'bridge'])
-    for (const device of [...others, ...taps])
-      await run('ip', ['-n', namespace, 'link', 'set', device, 'master', 'br0'])
-    await run('ip', ['-n', namespace, 'link', 'set', 'br0', 'up'])
-  }
-}
-
 const unacloudSystem: SnapshotSystem = {
   id: 'unacloud',
   title: 'UnaCloud-style',
@@ -288,36 +169,6 @@ const unacloudSystem: SnapshotSystem = {
       })
   },
 }
-
-function uncoordinated(id: string, title: string, order: string, together: boolean): SnapshotSystem {
-  return {
-    id,
-    title,
-    setup: `a Linux bridge on each host; the machines are stopped, saved, and run on, ${order}, and nothing else`,
-    policy: 'drop',
-    plan: asIs,
-    async start(lab) {
-      await makeBridges(lab)
-      const nothing = async () => undefined
-      return () =>
-        takerOf(
-          lab,
-          {
-            begin: nothing,
-            save: (machine, kept) => machine.saveStopped(nothing, kept),
-            end: async () => 0,
-            close: nothing,
-          },
-          together,
-        )
-    },
-  }
-}
-
-const uncoordinatedSystem = uncoordinated('uncoordinated', 'one by one', 'one after the other', false)
-
-/** By a script that starts all at the same time. */
-export const atOnceSystem = uncoordinated('at-once', 'all at once', 'all at the same time', true)
 
 export const snapshotSystems: readonly SnapshotSystem[] = [
   snapswitchSystem(

@@ -6,6 +6,7 @@ import { machinesCells, residentBytes } from '../../bench/growth/machines.js'
 import { readOptions as readGrowthOptions } from '../../bench/growth/main.js'
 import { portsCells } from '../../bench/growth/ports.js'
 import type { MemberStamps, Row as SnapshotRow } from '../../bench/snapshot/rows.js'
+import { controlsOf } from '../../bench/vnsnap/controls.js'
 import { costOf } from '../../bench/vnsnap/cost.js'
 import { readOptions } from '../../bench/vnsnap/main.js'
 import { frameLengths } from '../../bench/vnsnap/network.js'
@@ -17,7 +18,7 @@ import { snapshotSystems } from '../../bench/vnsnap/systems.js'
 t.test('every ratio is of a figure that the tables show, and of subjects that exist', async (t) => {
   const { ratios, tables, plots } = vnsnapBench
   const names = tables.flatMap(({ figures }) => figures.map(({ name }) => name))
-  const ids = [...networkSubjects, ...snapshotSystems].map(({ id }) => id)
+  const ids = [...networkSubjects, ...snapshotSystems, ...controlsOf(() => 0)].map(({ id }) => id)
   t.equal(new Set(names).size, names.length)
   for (const [key, { of, peers, figure }] of Object.entries(ratios)) {
     t.ok(names.includes(figure), key)
