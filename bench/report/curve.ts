@@ -12,6 +12,8 @@ export interface Point {
 
 export interface Series {
   readonly label: string
+  /** Of its color: the same for the same thing in all curves of a page. */
+  readonly tone: number
   readonly points: readonly Point[]
 }
 
@@ -64,19 +66,19 @@ export function curveSvg({ title, series, along: what }: Curve): string {
     parts.push(`<text class="tick" x="${at}" y="${bottom + 14}" text-anchor="middle">${x}</text>`)
   }
   parts.push(`<text class="tick" x="${WIDTH - RIGHT}" y="${bottom + 28}" text-anchor="end">${escaped(what)}</text>`)
-  for (const [index, { label, points: own }] of series.entries()) {
+  for (const [index, { label, tone, points: own }] of series.entries()) {
     const sorted = [...own].sort((a, b) => a.x - b.x)
     const places = sorted.map((point) => `${right(point.x).toFixed(1)},${axis.at(point.value).toFixed(1)}`)
-    parts.push(`<polyline class="curve s${index}" points="${places.join(' ')}"/>`)
+    parts.push(`<polyline class="curve s${tone}" points="${places.join(' ')}"/>`)
     for (const { x, value, low, high } of sorted) {
       const at = right(x).toFixed(1)
       const [from, to] = [axis.at(low).toFixed(1), axis.at(high).toFixed(1)]
-      if (from !== to) parts.push(`<line class="curve s${index}" x1="${at}" x2="${at}" y1="${from}" y2="${to}"/>`)
-      parts.push(`<circle class="dot s${index}" cx="${at}" cy="${axis.at(value).toFixed(1)}" r="3.5"/>`)
+      if (from !== to) parts.push(`<line class="curve s${tone}" x1="${at}" x2="${at}" y1="${from}" y2="${to}"/>`)
+      parts.push(`<circle class="dot s${tone}" cx="${at}" cy="${axis.at(value).toFixed(1)}" r="3.5"/>`)
     }
     if (series.length < 2) continue
     const x = LEFT + index * 105
-    parts.push(`<circle class="dot s${index}" cx="${x}" cy="${bottom + 24 + LEGEND}" r="3.5"/>`)
+    parts.push(`<circle class="dot s${tone}" cx="${x}" cy="${bottom + 24 + LEGEND}" r="3.5"/>`)
     parts.push(`<text class="value" x="${x + 8}" y="${bottom + 28 + LEGEND}">${escaped(label)}</text>`)
   }
   const height = bottom + 34 + (series.length < 2 ? 0 : LEGEND)
@@ -97,7 +99,9 @@ export function bendOf(points: readonly Point[]): string {
   if (bend === -1) return `level from ${first.x} to ${last.x}`
   const level = sorted[bend - 1]!
   const factor = times(first, last)
-  const change = Number.isFinite(factor) ? `, × ${factor.toPrecision(2)} from ${first.x} to ${last.x}` : ''
+  const change = Number.isFinite(factor)
+    ? `, × ${factor >= 100 ? factor.toFixed(0) : factor.toPrecision(2)} from ${first.x} to ${last.x}`
+    : ''
   return bend === 1
     ? `${factor < 1 ? 'falls' : 'rises'} from ${first.x} on${change}`
     : `level to ${level.x}, bends behind it${change}`

@@ -27,7 +27,9 @@ const machines = (id: string) => {
   const [, count, hosts] = /^(\d+)m(\d+)h$/.exec(id) ?? []
   return count === undefined ? null : { count: Number(count), hosts: Number(hosts) }
 }
-const kinds: Readonly<Record<string, string>> = { snapswitch: 'fast path', userspace: 'userspace', bridge: 'bridge' }
+const kinds: Readonly<Record<string, string>> = { snapswitch: 'fast path', bridge: 'bridge', userspace: 'userspace' }
+/** The first color is snapswitch's. */
+const toneOf = (series: string) => Math.max(0, Object.values(kinds).indexOf(series))
 const ofMachines = ['downtime.p50', 'skew.p50', 'globalMs', 'rss', 'cpu'].map((name) => `machines.${name}`)
 const ofPorts = ['pps60', 'rtt', 'tcp', 'flood', 'rss', 'cpuIdle'].map((name) => `ports.${name}`)
 
@@ -70,7 +72,7 @@ export function growthCurves(results: Results): Curve[] {
         const [value, low, high] = [summary.median, summary.low, summary.high].map((one) => one / known.scale)
         const own = series.get(at.series)?.points ?? []
         const point = { x: at.x, value: value!, low: low!, high: high! }
-        series.set(at.series, { label: at.series, points: [...own, point] })
+        series.set(at.series, { label: at.series, tone: toneOf(at.series), points: [...own, point] })
       }
       const all = [...series.values()].filter(({ points }) => points.length > 1)
       if (all.length === 0) return []

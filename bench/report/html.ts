@@ -58,6 +58,8 @@ function curveBlock(curve: Curve): string {
 
 const number = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3))))
 
+const small = (words: string) => `<small class="words">${escaped(words)}</small>`
+
 /** What a ratio is, in words, from its figure and its two sides. */
 function ratioRows(results: Results, isWanted: (aim: string) => boolean): string[] {
   const title = (id: string) => results.subjects.find((subject) => subject.id === id)?.title ?? id
@@ -67,12 +69,16 @@ function ratioRows(results: Results, isWanted: (aim: string) => boolean): string
     if (!isWanted(aim) || (aim === '' && value === null)) return []
     const range = low === null || high === null || low === high ? '' : `<small>${number(low)}–${number(high)}</small>`
     const made = value === null ? '' : `${range}<small>${rounds} ${rounds === 1 ? one : `${one}s`}</small>`
+    const beside = (results.beside[key] ?? []).flatMap((other) => {
+      const { value: its = null, of: whose = '', figure: name = '' } = results.told[other] ?? {}
+      return its === null ? [] : [`${title(whose)}, ${results.figure(name).text}: ${number(its)}`]
+    })
     const sides = peer === null ? title(of) : `${title(of)}, to ${title(peer)}`
     const words = results.words[key] ?? `${results.figure(figure).text}: ${sides}`
     return [
-      `<tr><td><b>${escaped(key).replace('.', '.<wbr>')}</b><small class="words">${escaped(words)}</small></td>` +
+      `<tr><td><b>${escaped(key).replace('.', '.<wbr>')}</b>${[words, ...beside].map(small).join('')}</td>` +
         `<td class="number">${value === null ? '–' : number(value)}${made}</td>` +
-        `<td class="aimed">${mark(value, reached)}<small class="words">${escaped(aim)}</small></td></tr>`,
+        `<td class="aimed">${mark(value, reached)}${small(aim)}</td></tr>`,
     ]
   })
 }

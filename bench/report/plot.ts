@@ -86,7 +86,7 @@ export function svgOf({ title, rows, aim }: Plot): string {
   const medians = [...rows.map(({ value }) => value), ...(aim === null ? [] : [aim])]
   const axis = axisOf([...medians, Math.max(...values, 0)], LABEL, WIDTH - VALUE)
   const bottom = TOP + rows.length * ROW
-  const parts: string[] = []
+  const [parts, written]: [string[], string[]] = [[], []]
   for (const tick of axis.ticks) {
     const x = short(axis.at(tick))
     parts.push(`<line class="grid" x1="${x}" x2="${x}" y1="${TOP}" y2="${bottom}"/>`)
@@ -109,11 +109,12 @@ export function svgOf({ title, rows, aim }: Plot): string {
     if (high - low > 1)
       parts.push(`<line class="range" x1="${short(low)}" x2="${short(high)}" y1="${middle}" y2="${middle}"/>`)
     const right = Math.max(end, high) + 7
-    parts.push(`<text class="value" x="${short(right)}" y="${middle + 4}">${escaped(row.text)}</text>`)
+    // Above the aim's line.
+    written.push(`<text class="value" x="${short(right)}" y="${middle + 4}">${escaped(row.text)}</text>`)
   }
   if (aim !== null) {
     const x = short(axis.at(aim))
     parts.push(`<line class="aim" x1="${x}" x2="${x}" y1="${TOP - 4}" y2="${bottom + 2}"/>`)
   }
-  return `<svg viewBox="0 0 ${WIDTH} ${bottom + AXIS}" role="img" aria-label="${escaped(title)}">${parts.join('')}</svg>`
+  return `<svg viewBox="0 0 ${WIDTH} ${bottom + AXIS}" role="img" aria-label="${escaped(title)}">${[...parts, ...written].join('')}</svg>`
 }

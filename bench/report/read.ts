@@ -31,6 +31,8 @@ export interface Results {
   readonly told: Readonly<Record<string, Told>>
   /** What is set of it, in words, where the key does not say it. */
   readonly words: Readonly<Record<string, string>>
+  /** By key: other keys that are told with it. */
+  readonly beside: Readonly<Record<string, readonly string[]>>
   readonly plots: readonly string[]
   /** By figure: what was set of it, in its own unit. */
   readonly aims: Readonly<Record<string, number>>
@@ -59,6 +61,7 @@ function ofRounds(file: string, bench: Bench, report: Report): Results {
     title: bench.title,
     file,
     words: {},
+    beside: Object.fromEntries(Object.entries(bench.ratios).map(([key, { beside }]) => [key, beside ?? []])),
     plots: bench.plots,
     aims: aimsOf(bench, report),
     figures,
@@ -173,6 +176,7 @@ function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Resul
     parts: [],
     told: toldOf(report),
     words: Object.fromEntries(Object.entries(targets).map(([key, { what }]) => [key, what])),
+    beside: {},
     plots: ['downtimeMs', 'skewMs', 'globalMs', 'cutGapMs', 'quietGapMs'],
     aims: { downtimeMs: targets.downtimeP99Ms.most, skewMs: targets.skewP99Ms.most, cutGapMs: targets.tcpGapMs.most },
     figures,

@@ -41,6 +41,7 @@ function snapshotLines(snapshot: Results): string[] {
   const figure = snapshot.figure('downtimeMs')
   const pauses = of('downtimeMs').map(({ median }) => median)
   const [least, most] = [Math.min(...pauses), Math.max(...pauses)].map((value) => shown(figure, value))
+  const quiet = of('quietGapMs').map(({ median }) => median)
   const { told } = snapshot
   const plain = (key: string) => told[key]?.value?.toFixed(0) ?? '–'
   return [
@@ -50,6 +51,7 @@ function snapshotLines(snapshot: Results): string[] {
     `| the same, p99 of all | ${figureOf(told, 'downtimeP99Ms')} ms |`,
     `| datagrams lost, doubled | ${plain('udpLost')}, ${plain('udpDoubled')} |`,
     `| longest gap in a bulk TCP flow | ${plain('tcpGapMs')} ms |`,
+    `| the same without a snapshot | ${quiet.length === 0 ? '–' : Math.max(...quiet).toFixed(0)} ms |`,
   ]
 }
 

@@ -13,12 +13,12 @@ h1 { font-size: 1.6rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line); padding-top: 1.2rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 a { color: var(--own); }
-nav a { display: inline-block; margin-right: 1.2rem; }
+nav { margin-top: .7rem; } nav a { display: inline-block; margin-right: 1.2rem; }
 .facts, .note, small { color: var(--soft); }
 .facts { margin: .1rem 0; font-size: .87rem; overflow-wrap: anywhere; }
 .caution { background: var(--warn); color: var(--warn-ink); border-radius: 4px; padding: .35rem .7rem; margin: .5rem 0; font-size: .9rem; }
-.promises { columns: 2 26rem; column-gap: 2.4rem; } .promises > div { break-inside: avoid; }
-.ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: .6rem; } .ratios td:first-child { overflow-wrap: anywhere; }
+.promises { columns: 2 26rem; column-gap: 2.4rem; } .promises > div { break-inside: avoid; padding-bottom: .8rem; }
+.ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: 0; } .ratios td:first-child { overflow-wrap: anywhere; }
 ul.facts, ul.caution { padding-left: 1.6rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1.1rem 1.6rem; margin: 1.2rem 0; }
 figure { margin: 0; break-inside: avoid; }
@@ -26,6 +26,7 @@ figcaption { font-weight: 600; font-size: .92rem; }
 figcaption small { font-weight: 400; margin-left: .6rem; }
 svg { display: block; width: 100%; height: auto; max-width: 520px; font: 11px system-ui, sans-serif; }
 svg text { fill: var(--ink); }
+svg .value { paint-order: stroke; stroke: var(--ground); stroke-width: 3px; stroke-linejoin: round; }
 svg .label.other, svg .tick { fill: var(--soft); }
 svg .label.own { font-weight: 600; }
 svg .mark.own { fill: var(--own); }
@@ -48,10 +49,8 @@ tbody th { font-weight: 400; }
 summary { cursor: pointer; margin: .6rem 0; }
 code { font-size: .86em; }
 @media print { :root { --ground: #fff; --ink: #000; --soft: #444; --line: #bbb; --own: #0a4f96; --s0: #0a4f96; --s1: #7a4d00; --s2: #666; --aim: #900; --other: #a9b3bd; --range: #000; --warn: #fff; }
-  body { max-width: none; font-size: 10pt; padding: 0; } nav { display: none; } .promises { columns: 2 26rem; column-gap: 2.4rem; } .promises > div { break-inside: avoid; }
-.ratios { width: 100%; } .aimed { white-space: nowrap; } .promises h3 { margin-top: .6rem; } .ratios td:first-child { overflow-wrap: anywhere; }
-ul.facts, ul.caution { padding-left: 1.6rem; }
-.plots { grid-template-columns: 1fr 1fr; }
-  .caution { border: 1px solid #888; } h2 { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } table.ratios { font-size: 9pt; }
+  body { max-width: none; font-size: 10pt; padding: 0; } nav, details:not([open]) { display: none; }
+  .plots { grid-template-columns: 1fr 1fr; }
+  .caution { border: 1px solid #888; } h2, h3, thead { break-after: avoid; } section + section { break-before: page; } .wide { overflow: visible; } table { font-size: 7pt; } table.ratios { font-size: 9pt; }
   .promises { columns: 1; } .promises > div { break-inside: auto; } tr { break-inside: avoid; } }
 `

@@ -34,6 +34,8 @@ export interface RatioRule {
   /** The best of these counts: each peer in its best setting. Empty: the figure itself is told, not a ratio. */
   readonly peers: readonly string[]
   readonly better: 'more' | 'less'
+  /** Other keys that a report tells with it. */
+  readonly beside?: readonly string[]
   /** What the project set itself, where it did. */
   readonly reach?: { readonly least?: number; readonly most?: number }
 }

@@ -11,7 +11,7 @@ const tables: readonly Table[] = [
     title: 'How many went wrong',
     figures: [
       figure('attempts', 'snapshots, each restored', '', 'more', 1, 0),
-      count('wrong', 'of these, went wrong: one of the two below, or both'),
+      count('wrong', 'snapshots that went wrong: one of the two below, or both'),
       count('wrongCuts', 'images of no one moment'),
       count('wrongEnds', 'restored networks that lost, contradicted themselves, or did not serve'),
       count('still', 'a service that did not serve within 80 s (160 on a busy machine)'),

@@ -120,13 +120,13 @@ t.test('curves, and where they bend', async (t) => {
   t.equal(bendOf(points(1)), '')
   const curve = { title: 't<', unit: 'ms', better: 'less' as const, along: 'ports', why: '' }
   const series = [
-    { label: 'a<', points: points(1, 2, 300) },
-    { label: 'b', points: points(0, 0, 0) },
+    { label: 'a<', tone: 0, points: points(1, 2, 300) },
+    { label: 'b', tone: 1, points: points(0, 0, 0) },
   ]
   const svg = curveSvg({ ...curve, series })
   t.match(svg, 'a&lt;')
   t.notMatch(svg, 'NaN')
-  t.notMatch(curveSvg({ ...curve, series: [{ label: 'one', points: points(5) }] }), 'NaN')
+  t.notMatch(curveSvg({ ...curve, series: [{ label: 'one', tone: 0, points: points(5) }] }), 'NaN')
 })
 
 t.test('the page is whole in itself and says what makes its figures mean less', async (t) => {
