@@ -77,8 +77,8 @@ const OWN_SHARE = 0.94
 const END_MS = 30_000
 
 /**
- * In this order. The weights are shares of the time: the seconds that each takes on two cores with emulated machines for
- * one round of all that its figures need.
+ * In this order. The weights are shares of the time: the seconds that each takes on two cores with emulated machines
+ * for one round of all that its figures need.
  */
 export const steps = [
   { bench: 'vnsnap', weight: 930 },

@@ -1,5 +1,6 @@
 // One machine as the baselines save it, by QMP: while it runs and stopped for the last round (pre-copy, as
-// VNsnap-memory), stopped all the while (as a hypervisor's plain snapshot does), or behind its back (as snapswitch does).
+// VNsnap-memory), stopped all the while (as a hypervisor's plain snapshot does), or behind its back (as snapswitch
+// does).
 
 import { constants, copyFileSync, rmSync } from 'node:fs'
 import { pauseFor, within } from '../../src/hypervisor/shared/deadline.js'

@@ -1,5 +1,5 @@
-// A baseline's way of taking snapshots of all machines of a lab, and of restoring them: by QMP, with whatever its switches
-// must be told before and after.
+// A baseline's way of taking snapshots of all machines of a lab, and of restoring them: by QMP, with whatever its
+// switches must be told before and after.
 
 import type { Lab as Machines } from '../../test/lab/lab.js'
 import type { MemberStamps, Round } from '../snapshot/rows.js'
