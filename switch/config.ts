@@ -157,7 +157,7 @@ export const SwitchConfig = Type.Object(
          * `auto`: what the switch has decided of a pair of addresses, the kernel repeats, while the network is quiet,
          * where the machine can. `off`: every frame goes through the daemon.
          */
-        fastPath: Type.Union([Type.Literal('auto'), Type.Literal('off')], { default: 'off' }),
+        fastPath: Type.Union([Type.Literal('auto'), Type.Literal('off')], { default: 'auto' }),
       },
       { ...closed, default: {} },
     ),

@@ -274,7 +274,7 @@ export class LibvirtDaemon {
     )
     writeFileSync(
       domain.xmlFile,
-      `<domain type='qemu'><name>${name}</name><memory unit='MiB'>${memoryMiB}</memory><vcpu>1</vcpu>
+      `<domain type='qemu'><name>${name}</name><memory unit='MiB'>${memoryMiB}</memory><vcpu current='1'>2</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type>${os}</os>${os === '' ? '' : '<features><acpi/></features>'}
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>

@@ -33,7 +33,7 @@ export async function startDomain(daemon: LibvirtDaemon, lab: Lab, name: string,
   writeFileSync(
     file,
     `<domain type='${image.accelerator === 'kvm' ? 'kvm' : 'qemu'}'><name>${name}</name>
-<memory unit='MiB'>${lab.plan.memoryMiB ?? 256}</memory><vcpu>1</vcpu>
+<memory unit='MiB'>${lab.plan.memoryMiB ?? 256}</memory><vcpu current='1'>2</vcpu>
 <os><type arch='x86_64' machine='pc'>hvm</type><kernel>${image.kernel}</kernel><initrd>${image.initramfs}</initrd>
 <cmdline>${kernelWords(machine.plan.job, '/dev/vda')}</cmdline></os><features><acpi/></features>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>

@@ -3,6 +3,7 @@
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { ONE_PROCESSOR } from '../../../test/lab/guest.js'
 import { guestImage } from '../../../test/lab/image.js'
 import { hostsOf, parts } from '../../forwarding/subject.js'
 import type { Lab } from '../../lab/lab.js'
@@ -96,7 +97,7 @@ export const vnsnapVm: NetworkSubject = {
         '-machine',
         `pc,accel=${image.accelerator}`,
         '-smp',
-        '1',
+        ONE_PROCESSOR,
         '-m',
         String(MEMORY_MIB),
       ]
