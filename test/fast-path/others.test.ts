@@ -100,6 +100,7 @@ tcxTest('at ports of a bridge: filters of others see everything, and without a d
   t.teardown(() => rig.close())
   run('tc', 'qdisc', 'add', 'dev', 'vethc0', 'clsact')
   run('tc', 'filter', 'add', 'dev', 'vethc0', 'ingress', 'pref', '20', 'bpf', 'da', 'bytecode', '1,6 0 0 0,')
+  rig.hooks.look()
   rig.learn()
   t.notOk(rig.becomeFast(20), 'a filter is there')
   t.match(whys(rig)[0], /others have ingress filters/)
@@ -125,6 +126,29 @@ tcxTest('at ports of a bridge: filters of others see everything, and without a d
       `${from} to ${to}, by the bridge`,
     )
   rig.hooks.close()
+})
+
+t.test('a port that goes, while its frames are fast: those between others stay so', async (t) => {
+  const rig = new Rig(3, true, 'plain', 'w')
+  t.teardown(() => rig.close())
+  rig.learn()
+  t.ok(rig.becomeFast(), `${whys(rig)}`)
+  let left = 0
+  const { sent, fates } = await rig.under({ burst: 1, pauseMs: 0.5 }, () => {
+    for (let i = 0; i < 400 && rig.kernel.list(rig.forwarder).length < 6; i++) goOn(rig, 5)
+    t.equal(rig.kernel.list(rig.forwarder).length, 6)
+    rig.kernel.removePort(2, rig.forwarder)
+    rig.flush()
+    left = rig.kernel.list(rig.forwarder).length
+    t.same(whys(rig).slice(0, 2), [null, null])
+    goOn(rig, 50)
+    t.same(whys(rig).slice(0, 2), [null, null])
+  })
+  t.equal(left, 2)
+  for (const [from, count] of sent.entries())
+    for (const to of [0, 1])
+      if (to !== from) t.match(fates[from]![to], { received: count[to]!, doubled: 0, overtaken: 0 }, `${from} to ${to}`)
+  t.equal(fates[0]![2]!.received, sent[0]![2], 'to it they go through the daemon')
 })
 
 t.test('what is not used, and addresses that age', async (t) => {

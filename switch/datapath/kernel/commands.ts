@@ -2,7 +2,10 @@
 
 import type { CommandName } from '../protocol.js'
 
-/** Commands after which every frame meets the decision that it would have met before. */
+/**
+ * Commands after which every frame meets the decision that it would have met before; but for those of a port that is
+ * removed, which the fast path sees to.
+ */
 const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
   'addNetwork',
   'addPort',
@@ -12,6 +15,7 @@ const changesNothing: ReadonlySet<CommandName> = new Set<CommandName>([
   'hooked',
   'network',
   'paths',
+  'removePort',
   'verdicts',
 ])
 

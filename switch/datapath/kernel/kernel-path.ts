@@ -128,15 +128,18 @@ export class KernelPath implements PathHost {
     }
   }
 
-  /** Its sockets and its device are as without all this when this returns. */
+  /**
+   * Its sockets and its device are as without all this when this returns. What goes between others goes on, unless it
+   * leads to other switches, on which more may depend.
+   */
   removePort(index: number, forwarder: Forwarder): void {
     this.#reasons.delete(index)
     this.#waiting.delete(index)
     const port = this.attached[index]
-    if (port === undefined) return
     const network = this.#networks.get(forwarder)
-    network?.slow()
-    port.sync()
+    const kind = forwarder.byIndex[index]?.spec.kind
+    if (kind === 'trunk' || kind === 'uplink') network?.slow()
+    if (port === undefined) return
     network?.remove(port)
     port.detach()
     this.#sentFrames.remove(port.buckets)

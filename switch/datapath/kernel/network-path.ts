@@ -57,8 +57,11 @@ export class NetworkPath implements FastPath {
     return this.#ports.has(port)
   }
 
-  /** After `slow`. */
+  /** Nothing of it is under way when this returns. */
   remove(port: Attached): void {
+    port.stop()
+    this.#host.barrier()
+    port.sync()
     this.#ports.delete(port)
   }
 
