@@ -2,12 +2,12 @@
 
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Lab } from '../../test/lab/lab.js'
 import { median } from '../forwarding/statistics.js'
 import { processSeconds } from '../lab/cpu.js'
 import { downtimeMs, skewMs } from '../snapshot/figures.js'
-import { network } from '../snapshot/plan.js'
 import type { Round } from '../snapshot/rows.js'
-import { buildLab, leaveLab, type Taker } from '../snapshot/session.js'
+import { withTaker } from '../snapshot/session.js'
 import { bootRing, ringLab } from '../vnsnap/ring.js'
 import { snapshotSystems } from '../vnsnap/systems.js'
 
@@ -51,19 +51,14 @@ export function residentBytes(pids: readonly number[]): number {
   }, 0)
 }
 
-export async function measureMachines(
+export function measureMachines(
   cell: MachinesCell,
   plan: MachinesPlan,
   figures: Record<string, number>,
 ): Promise<void> {
   const system = snapshotSystems.find(({ id }) => id === 'snapswitch')!
-  const built = buildLab(ringLab(cell, plan.memoryMiB, HOP_DELAY_US))
-  let taker: Taker | undefined
-  try {
-    const lab = await built
-    const open = await system.start(lab, network)
-    await bootRing(lab, 1)
-    taker = await open()
+  const boot = (lab: Lab) => bootRing(lab, 1)
+  return withTaker(system, ringLab(cell, plan.memoryMiB, HOP_DELAY_US), boot, async (lab, taker) => {
     const pids = [...lab.daemons.values()].map(({ id }) => id.pid)
     const idleFrom = processSeconds(pids)
     await sleep(plan.idleMs)
@@ -89,8 +84,5 @@ export async function measureMachines(
       'machines.cpu': busy / plan.snapshots,
       'machines.cpuIdle': idle * 100,
     })
-  } finally {
-    await taker?.close().catch(() => undefined)
-    await leaveLab(built)
-  }
+  })
 }

@@ -2,16 +2,15 @@
 // and not rates: a busy machine changes it little.
 
 import { execFileSync, spawn } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { readdirSync, readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { compileGear, type Gear, type RoundTrips, type Sent } from '../forwarding/gear.js'
 import { processSeconds } from '../lab/cpu.js'
 import { Lab } from '../lab/lab.js'
 import { projectRoot } from '../lab/project.js'
-import { Daemon } from '../startup/daemon.js'
+import { residentMb, withPorts } from '../startup/with-ports.js'
 
 const USAGE = `Usage: scripts/bench ports [options]
 
@@ -27,8 +26,6 @@ A line each: milliseconds of start and stop, descriptors, memory (MB: resident, 
 (percent), microseconds for a round trip, for a frame at 20,000 frames/s, and for a frame that is flooded.
 `
 
-const prefix = `sswb${process.pid}-`
-const ip = (...args: string[]) => execFileSync('ip', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
 const HEADINGS = [
   'up ms',
   'stop ms',
@@ -97,23 +94,11 @@ interface Plan {
   readonly datapath: Readonly<Record<string, string>>
 }
 
-async function measure(
-  checkout: string,
-  count: number,
-  { gear, size, idleSeconds, datapath }: Plan,
-): Promise<number[]> {
-  const directory = mkdtempSync(join(tmpdir(), prefix))
-  const [host, one, two] = ['host', 'one', 'two'].map((name) => `${prefix}${name}`) as [string, string, string]
-  const at = (namespace: string, ...argv: string[]) =>
-    execFileSync('ip', ['netns', 'exec', namespace, ...argv], { encoding: 'utf8', timeout: 60_000 })
-  let daemon: Daemon | undefined
-  try {
-    for (const name of [host, one, two]) {
-      ip('netns', 'add', name)
-      at(name, 'sh', '-c', 'for w in all default; do echo 1 >/proc/sys/net/ipv6/conf/$w/disable_ipv6; done')
-    }
-    makePorts(directory, count, host, one, two)
-    daemon = new Daemon(host, writeConfig(directory, count, datapath), directory, checkout)
+const at = (namespace: string, ...argv: string[]) =>
+  execFileSync('ip', ['netns', 'exec', namespace, ...argv], { encoding: 'utf8', timeout: 60_000 })
+
+function measure(checkout: string, ports: number, { gear, size, idleSeconds, datapath }: Plan): Promise<number[]> {
+  return withPorts({ ports, datapath, checkout }, async ({ daemon, one, two }) => {
     const upMs = await daemon.start()
     const pids = [daemon.pid]
     await pause(2000)
@@ -156,62 +141,16 @@ async function measure(
     const stopMs = await daemon.stop()
     const each = [tripUs / trips, p50, frameUs / sent, lost, floodUs / flooded]
     return [upMs, stopMs, fds, memory.resident, memory.rings, idle, ...each]
-  } finally {
-    await daemon?.stop()
-    for (const name of [host, one, two]) {
-      try {
-        ip('netns', 'del', name)
-      } catch {
-        // It was not made.
-      }
-    }
-    rmSync(directory, { recursive: true, force: true })
-  }
+  })
 }
 
 /** MB. Rings are memory of packet sockets; the kernel has it whether it is used or not. */
 function memoryOf(pid: number): { resident: number; rings: number } {
-  const resident = Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(/VmRSS:\s+(\d+)/)![1]) / 1024
   let rings = 0
   for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
     if (!line.includes('socket:')) continue
     const [from, to] = line.split(' ')[0]!.split('-') as [string, string]
     rings += Number.parseInt(to, 16) - Number.parseInt(from, 16)
   }
-  return { resident, rings: rings / 2 ** 20 }
-}
-
-/** The first two ports lead to endpoints, the others to nobody. */
-function makePorts(directory: string, count: number, host: string, one: string, two: string): void {
-  const file = join(directory, 'batch')
-  const inHost: string[] = []
-  const inOne: string[] = []
-  for (let i = 0; i < count; i++) {
-    inHost.push(`link add p${i} type veth peer name e${i} netns ${i === 1 ? two : one}`, `link set p${i} up`)
-    if (i > 1) inOne.push(`link set e${i} up`)
-  }
-  for (const [namespace, lines] of [[host, inHost] as const, [one, inOne] as const]) {
-    writeFileSync(file, `${lines.join('\n')}\n`)
-    ip('-n', namespace, '-batch', file)
-  }
-  for (const [name, device, address] of [[one, 'e0', '10.9.0.1/24'] as const, [two, 'e1', '10.9.0.2/24'] as const]) {
-    ip('-n', name, 'address', 'add', address, 'dev', device)
-    ip('-n', name, 'link', 'set', device, 'up')
-  }
-}
-
-function writeConfig(directory: string, count: number, datapath: Plan['datapath']): string {
-  const all = Object.fromEntries(Array.from({ length: count }, (_, i) => [`port${i}`, { device: `p${i}` }]))
-  const file = join(directory, 'switch.yaml')
-  const content = {
-    host: 'a',
-    coordinator: 'none',
-    api: { socket: join(directory, 'sock') },
-    state: join(directory, 'state'),
-    datapath,
-    networks: { lab0: { ports: all } },
-  }
-  // JSON is YAML.
-  writeFileSync(file, JSON.stringify(content))
-  return file
+  return { resident: residentMb(pid), rings: rings / 2 ** 20 }
 }

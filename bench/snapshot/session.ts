@@ -64,6 +64,27 @@ export interface SnapshotSystem {
   start(lab: Lab, network: string): Promise<() => Promise<Taker>>
 }
 
+/** Machines of a system, booted, and its way of taking snapshots; taken down whatever happens. */
+export async function withTaker<T>(
+  system: SnapshotSystem,
+  plan: LabPlan,
+  boot: (lab: Lab) => Promise<void>,
+  use: (lab: Lab, taker: Taker) => Promise<T>,
+): Promise<T> {
+  const built = buildLab(system.plan(plan))
+  let taker: Taker | undefined
+  try {
+    const lab = await built
+    const open = await system.start(lab, network)
+    await boot(lab)
+    taker = await open()
+    return await use(lab, taker)
+  } finally {
+    await taker?.close().catch(() => undefined)
+    await leaveLab(built)
+  }
+}
+
 /** `system`: in the place of the switches and the coordinator; for loads `ring` and `guests` of QEMU's machines. */
 export async function runCell(cell: Cell, say: (line: string) => void, system?: SnapshotSystem): Promise<Row> {
   const plan = labPlan(cell)

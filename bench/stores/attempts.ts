@@ -7,8 +7,7 @@ import type { StoresReport } from '../../test/lab/console.js'
 import { inGuest } from '../../test/lab/guest-shell.js'
 import type { Lab } from '../../test/lab/lab.js'
 import { atMost, bootTimeoutMs } from '../snapshot/machines.js'
-import { network } from '../snapshot/plan.js'
-import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
+import { type SnapshotSystem, type Taker, withTaker } from '../snapshot/session.js'
 import { loadFrom, SavedMachine } from '../vnsnap/machine.js'
 import {
   type Counts,
@@ -164,28 +163,11 @@ export async function measureStores(
   plan: AttemptsPlan,
   say: (line: string) => void,
 ): Promise<Counts[]> {
-  const built = buildLab(system.plan(await storesLab()))
-  let taker: Taker | undefined
-  try {
-    const lab = await built
-    const open = await system.start(lab, network)
-    await Promise.all(memberNames.map((name) => lab.startMachine(name, bootTimeoutMs)))
-    await lab.startMachine(clientName, bootTimeoutMs)
-    const ready = async () => {
-      const seconds = await serves(lab, told(lab) ?? nothing, {
-        fromMs: performance.now(),
-        limitMs: SERVES_BOOTED_MS,
-        isOver: () => false,
-      })
-      const missing = Object.keys(services).filter((name) => seconds[name] === undefined)
-      if (missing.length > 0) throw new Error(`before any snapshot: ${missing.join(', ')} too late`)
-    }
-    await ready()
-    taker = await open()
+  return withTaker(system, await storesLab(), boot, async (lab, taker) => {
     const names = Array.from({ length: plan.attempts }, (_, index) => `attempt${index + 1}`)
     for (const name of names) {
       await sleep(plan.workMs)
-      await ready()
+      await ready(lab)
       await taker.keep(name)
     }
     await lab.killMachines()
@@ -203,8 +185,22 @@ export async function measureStores(
       longestMs = Math.max(longestMs, performance.now() - began)
     }
     return all
-  } finally {
-    await taker?.close().catch(() => undefined)
-    await leaveLab(built)
-  }
+  })
+}
+
+async function boot(lab: Lab): Promise<void> {
+  await Promise.all(memberNames.map((name) => lab.startMachine(name, bootTimeoutMs)))
+  await lab.startMachine(clientName, bootTimeoutMs)
+  await ready(lab)
+}
+
+/** All services serve. */
+async function ready(lab: Lab): Promise<void> {
+  const seconds = await serves(lab, told(lab) ?? nothing, {
+    fromMs: performance.now(),
+    limitMs: SERVES_BOOTED_MS,
+    isOver: () => false,
+  })
+  const missing = Object.keys(services).filter((name) => seconds[name] === undefined)
+  if (missing.length > 0) throw new Error(`before any snapshot: ${missing.join(', ')} too late`)
 }

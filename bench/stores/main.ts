@@ -55,7 +55,7 @@ export async function stores(argv: readonly string[]): Promise<number> {
     subjects: options.chosen.map(({ id, title, setup }) => ({ id, title, setup, version: '' })),
     absent: [],
   }))
-  const attempts = { whole: 4, brief: 4, quick: 1 }[options.size]
+  const attempts = { whole: 4, brief: 3, quick: 1 }[options.size]
   let left = options.chosen.length * options.rounds
   await run.rounds.inTurn(
     { part: 'stores', rounds: options.rounds, untilMs },

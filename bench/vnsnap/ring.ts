@@ -9,7 +9,7 @@ import { median } from '../forwarding/statistics.js'
 import { TRUNK_MTU } from '../forwarding/subject.js'
 import { bootTimeoutMs } from '../snapshot/machines.js'
 import { machineAddress, machineName, network } from '../snapshot/plan.js'
-import { buildLab, leaveLab, type SnapshotSystem, type Taker } from '../snapshot/session.js'
+import { type SnapshotSystem, type Taker, withTaker } from '../snapshot/session.js'
 import { type SaveCpu, SaveCpuMeter } from './save-cpu.js'
 
 export interface RingCell {
@@ -178,29 +178,22 @@ export async function bootRing(lab: Lab, leastTokens = 3): Promise<void> {
   })
 }
 
-export async function measureRing(
+export function measureRing(
   system: SnapshotSystem,
   cell: RingCell,
   plan: RingPlan,
   figures: Record<string, number>,
 ): Promise<void> {
-  const built = buildLab(system.plan(ringLab(cell, plan.memoryMiB)))
-  let taker: Taker | undefined
-  let progress: Progress | undefined
-  try {
-    const lab = await built
-    const open = await system.start(lab, network)
-    await bootRing(lab)
-    taker = await open()
-    progress = new Progress(lab)
-    const run = await runRing(progress, taker, await SaveCpuMeter.of(lab), plan)
-    const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
-    if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
-    const key = `${cell.machines}x${cell.hosts}`
-    for (const [name, value] of Object.entries(run)) figures[`${name}.${key}`] = value
-  } finally {
-    progress?.end()
-    await taker?.close().catch(() => undefined)
-    await leaveLab(built)
-  }
+  return withTaker(system, ringLab(cell, plan.memoryMiB), bootRing, async (lab, taker) => {
+    const progress = new Progress(lab)
+    try {
+      const run = await runRing(progress, taker, await SaveCpuMeter.of(lab), plan)
+      const broken = [...lab.machines.values()].filter((machine) => machine.console.errors.length > 0)
+      if (broken.length > 0) throw new Error(`the ring broke: ${JSON.stringify(broken[0]!.console.errors[0])}`)
+      const key = `${cell.machines}x${cell.hosts}`
+      for (const [name, value] of Object.entries(run)) figures[`${name}.${key}`] = value
+    } finally {
+      progress.end()
+    }
+  })
 }
