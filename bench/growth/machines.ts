@@ -71,6 +71,7 @@ export function measureMachines(
       if (taken.error !== null) throw new Error(`snapshot ${round}: ${taken.error}`)
       busy += processSeconds(pids) - before
       rounds.push(taken)
+      await taker.remove(round)
     }
     const downtimes = rounds.flatMap(({ members }) => members.map(downtimeMs))
     const skews = rounds.map((round) => skewMs(round as Round))

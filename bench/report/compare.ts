@@ -2,9 +2,10 @@
 // not meet, and its median moved by 3 % at least. Where rounds are few, the ranges must be as far apart as they are
 // wide.
 
+import { statSync } from 'node:fs'
 import { isQuiet } from '../run/machine.js'
 import { type Summary, shown } from '../run/rows.js'
-import { type Results, readResults } from './read.js'
+import { type Results, readAll, readResults } from './read.js'
 
 const LEAST_CHANGE = 0.03
 
@@ -87,24 +88,27 @@ export function differences(before: Results, after: Results): string[] {
 const usage = `Usage: scripts/bench compare OLD NEW
 
 What changed beyond noise between two results of the same bench: JSON as in bench/results, or raw rows (--json), also compressed.
+Between two directories of results: of each bench that both have.
 `
 
-/** Exit code: 0 compared (whatever came out), 2 wrong usage. */
-export async function compare(argv: readonly string[]): Promise<number> {
-  const [old, recent] = argv
-  if (argv.length !== 2 || old === undefined || recent === undefined) {
-    process.stderr.write(usage)
-    return argv.includes('--help') || argv.includes('-h') ? 0 : 2
-  }
-  let before: Results
-  let after: Results
-  try {
-    ;[before, after] = [readResults(old), readResults(recent)]
+/** What is to be compared. Throws with a message for the user. */
+function pairsOf(old: string, recent: string): (readonly [before: Results, after: Results])[] {
+  const isDirectory = (path: string) => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
+  if (!isDirectory(old) || !isDirectory(recent)) {
+    const [before, after] = [readResults(old), readResults(recent)]
     if (before.bench !== after.bench) throw new Error(`${old} is of ${before.bench}, ${recent} of ${after.bench}`)
-  } catch (error) {
-    process.stderr.write(`${(error as Error).message}\n`)
-    return 2
+    return [[before, after]]
   }
+  const earlier = readAll(old)
+  const pairs = readAll(recent).flatMap((after) => {
+    const before = earlier.find(({ bench }) => bench === after.bench)
+    return before === undefined ? [] : [[before, after] as const]
+  })
+  if (pairs.length === 0) throw new Error(`${old} and ${recent} have results of no bench in common`)
+  return pairs
+}
+
+function told(before: Results, after: Results): string[] {
   const { changes, compared, withoutRange } = compareResults(before, after)
   const title = (id: string) => after.subjects.find((subject) => subject.id === id)?.title ?? id
   const lines = differences(before, after).map((said) => `Read with care: ${said}`)
@@ -118,6 +122,25 @@ export async function compare(argv: readonly string[]): Promise<number> {
   lines.push(`${changes.length} of ${compared} figures changed beyond the range of their rounds.`)
   if (withoutRange > 0)
     lines.push(`${withoutRange} have one round on one side: not judged. Raw rows (--json) have the rounds.`)
-  process.stdout.write(`${lines.join('\n')}\n`)
-  return 0
+  return lines
+}
+
+/** Exit code: 0 compared (whatever came out), 2 wrong usage. */
+export async function compare(argv: readonly string[]): Promise<number> {
+  const [old, recent] = argv
+  if (argv.length !== 2 || old === undefined || recent === undefined) {
+    process.stderr.write(usage)
+    return argv.includes('--help') || argv.includes('-h') ? 0 : 2
+  }
+  try {
+    const pairs = pairsOf(old, recent)
+    const blocks = pairs.map(([before, after]) =>
+      [...(pairs.length === 1 ? [] : [`== ${after.title}`]), ...told(before, after)].join('\n'),
+    )
+    process.stdout.write(`${blocks.join('\n\n')}\n`)
+    return 0
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n`)
+    return 2
+  }
 }

@@ -150,7 +150,8 @@ function ofSnapshot(file: string, report: Omit<SnapshotReport, 'rounds'>): Resul
         snapshotFigures.flatMap(({ figure: { name }, of, worst }) => {
           const value = of(summary)
           if (value === undefined || !Number.isFinite(value)) return []
-          return [[name, single(value, worst?.(summary) ?? value, summary.snapshots)]]
+          // Without a range there is nothing to judge a change by: it counts as a single one.
+          return [[name, worst === undefined ? single(value) : single(value, worst(summary), summary.snapshots)]]
         }),
       ),
     ]),

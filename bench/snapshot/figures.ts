@@ -48,19 +48,20 @@ export const stretches = {
 export type Stretch = keyof typeof stretches
 export const stretchNames = Object.keys(stretches) as Stretch[]
 
-export type Phase = 'cut' | 'writing' | 'quiet'
+/** `writing`: the rest of a snapshot. `removing`: its removal after it. */
+export type Phase = 'cut' | 'writing' | 'removing' | 'quiet'
 
 /** A gap that a cut causes has begun by then. */
 const GAP_TAIL_US = 20_000
 /** A retransmission timer that a cut started has run out by then: RTO_MIN is 200 ms (include/net/tcp.h). */
 const RETRANSMISSION_TAIL_US = 300_000
 
-/** Which part of a round a stretch of time touches: a cut first, then images being written or removed. */
+/** Which part of a round a stretch of time touches: a cut first, then images being written, then their removal. */
 export function phaseOf(startUs: number, endUs: number, rounds: readonly Round[], tailUs: number): Phase {
   let phase: Phase = 'quiet'
   for (const round of rounds) {
     if (endUs < round.askedAtUs || startUs > Math.max(round.removedAtUs, round.answeredAtUs)) continue
-    phase = 'writing'
+    phase = startUs > round.answeredAtUs ? 'removing' : 'writing'
     if (round.members.length === 0) continue
     const from = Math.min(...round.members.map((member) => member.gatedAtUs))
     const to = Math.max(...round.members.map((member) => member.releasedAtUs)) + tailUs
@@ -159,7 +160,7 @@ function sumCounted(rounds: readonly Round[]): Counted {
 function bulkSummary(row: Row): BulkSummary | null {
   const { bulk, rounds } = row
   if (bulk === null) return null
-  const phases: Phase[] = ['cut', 'writing', 'quiet']
+  const phases: Phase[] = ['cut', 'writing', 'removing', 'quiet']
   const longest = (of: readonly Gap[]) => of.reduce((most, [, length]) => Math.max(most, length), 0) / 1000
   const gaps = bulk.gaps.map((gap) => ({ gap, phase: gapPhase(gap, rounds) }))
   const { retransmitted } = bulk
@@ -181,7 +182,7 @@ function bulkSummary(row: Row): BulkSummary | null {
     longestGapMs: byPhase((phase) => longest(gaps.filter((one) => one.phase === phase).map(({ gap }) => gap))),
     cutGaps: spreadOf(good.map((round) => longest(bulk.gaps.filter((gap) => gapPhase(gap, [round]) === 'cut')))),
     retransmits: byPhase((phase) => sum(events.filter((event) => event.phase === phase).map(({ count }) => count))),
-    seconds: { cut: cutSeconds, writing: sum(good.map((r) => (r.removedAtUs - r.askedAtUs) / 1e6)) - cutSeconds },
+    seconds: { cut: cutSeconds, writing: sum(good.map((r) => (r.answeredAtUs - r.askedAtUs) / 1e6)) - cutSeconds },
     timeouts: bulk.timeouts,
     lossProbes: bulk.lossProbes,
   }

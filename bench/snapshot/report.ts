@@ -131,12 +131,13 @@ const bulkColumns: readonly Column<WithBulk>[] = [
   ['Gbit/s', ({ bulk }) => bulk.gigabitsPerSecond.toFixed(2)],
   ['longest gap of each cut', ({ bulk }) => both(bulk.cutGaps)],
   ['longest gap: cut', ({ bulk }) => number(bulk.longestGapMs.cut)],
-  ['images written or removed', ({ bulk }) => number(bulk.longestGapMs.writing)],
+  ['images written', ({ bulk }) => number(bulk.longestGapMs.writing)],
+  ['images removed', ({ bulk }) => number(bulk.longestGapMs.removing)],
   ['no snapshot', ({ bulk }) => number(bulk.longestGapMs.quiet)],
   [
-    'retransmissions: cut / images / no snapshot',
+    'retransmissions: cut / images written / removed / no snapshot',
     ({ bulk: { retransmits: by, seconds } }) =>
-      `${by.cut} in ${number(seconds.cut)} s / ${by.writing} in ${number(seconds.writing)} s / ${by.quiet}`,
+      `${by.cut} in ${number(seconds.cut)} s / ${by.writing} in ${number(seconds.writing)} s / ${by.removing} / ${by.quiet}`,
   ],
   ['loss probes in all', ({ bulk }) => String(bulk.lossProbes)],
   ['RTOs', ({ bulk }) => String(bulk.timeouts)],

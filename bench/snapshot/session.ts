@@ -10,7 +10,7 @@ import type { Lab as Bench } from '../lab/lab.js'
 import { boot, bootTimeoutMs, count, growth } from './machines.js'
 import { type Cell, hosts, labPlan, network } from './plan.js'
 import type { Bulk, Round, Row } from './rows.js'
-import { type Taken, takeOne } from './take.js'
+import { removeOne, type Taken, takeOne } from './take.js'
 import { makeEndpoints, startEndpointTraffic, startGuestTraffic, type Traffic, withEndpointPort } from './traffic.js'
 
 const CONTROL_MS = 3000
@@ -26,6 +26,7 @@ export async function destroyMachines(): Promise<void> {
   for (const lab of [...building]) await lab.then((built) => built.destroy()).catch(() => undefined)
 }
 
+const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 const message = (error: unknown) => (error instanceof Error ? error.message : String(error))
 
 /** A lab that a signal takes down too. */
@@ -42,8 +43,9 @@ export async function leaveLab(built: Promise<Lab>): Promise<void> {
 }
 
 export interface Taker {
-  /** Takes a snapshot and throws its images away. */
   take(round: number): Promise<Taken>
+  /** Throws the images away of one that was taken. */
+  remove(round: number): Promise<void>
   /** Takes a snapshot that `restore` brings back once all machines have ended. */
   keep(name: string): Promise<void>
   restore(name: string): Promise<void>
@@ -126,9 +128,12 @@ export async function runCell(cell: Cell, say: (line: string) => void, system?: 
     counted = next
     for (let round = 1; round <= cell.rounds; round++) {
       const taken = await taker.take(round)
+      // At once: each round finds the machines as the first did, and the disk does not fill.
+      if (taken.error === null) await taker.remove(round)
+      const removedAtUs = nowUs()
       await sleep(REST_MS)
       next = await count(lab)
-      rounds.push({ ...taken, counted: growth(counted, next) })
+      rounds.push({ ...taken, removedAtUs, counted: growth(counted, next) })
       if (taken.error !== null) say(`  ${cell.id}, round ${round}: ${taken.error}`)
       counted = next
     }
@@ -164,6 +169,7 @@ function coordinatorOf(lab: Lab, { policy }: Cell): Taker {
   const client = new CoordinatorClient(lab.coordinatorSocket)
   return {
     take: (round) => takeOne(client, { network, policy }, round),
+    remove: (round) => removeOne(client, network, round),
     ...keptBy(lab, network),
     close: () => client.close(),
   }

@@ -1,4 +1,4 @@
-// Takes one snapshot by the coordinator, and reads its manifest into what a round keeps.
+// Takes one snapshot by the coordinator, and reads its manifest into what a round keeps; and removes it.
 
 import type { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
@@ -7,18 +7,20 @@ import type { Round } from './rows.js'
 
 const SNAPSHOT_DEADLINE_MS = 120_000
 
-/** A round without what the guests counted. */
-export type Taken = Omit<Round, 'counted'>
+/** A round without what the guests counted, and not removed yet. */
+export type Taken = Omit<Round, 'counted' | 'removedAtUs'>
 
 const nowUs = () => Math.round((performance.timeOrigin + performance.now()) * 1000)
 const message = (error: unknown) => (error instanceof Error ? error.message : String(error))
+
+const nameOf = (round: number) => `round${round}`
 
 export async function takeOne(
   client: CoordinatorClient,
   { network, policy }: { readonly network: string; readonly policy: Cell['policy'] },
   round: number,
 ): Promise<Taken> {
-  const name = `round${round}`
+  const name = nameOf(round)
   const limit = { deadlineMs: SNAPSHOT_DEADLINE_MS }
   const askedAtUs = nowUs()
   let manifest: Manifest | undefined
@@ -32,10 +34,11 @@ export async function takeOne(
   } catch (thrown) {
     error = message(thrown)
   }
-  const answeredAtUs = nowUs()
-  // Removed at once: each round finds the machines as the first did, and the disk does not fill.
-  if (error === null) await client.delete(network, name, limit)
-  return { round, askedAtUs, answeredAtUs, removedAtUs: nowUs(), ...figuresOf(manifest), error }
+  return { round, askedAtUs, answeredAtUs: nowUs(), ...figuresOf(manifest), error }
+}
+
+export async function removeOne(client: CoordinatorClient, network: string, round: number): Promise<void> {
+  await client.delete(network, nameOf(round), { deadlineMs: SNAPSHOT_DEADLINE_MS })
 }
 
 function figuresOf(manifest: Manifest | undefined): Pick<Round, 'globalMs' | 'members' | 'closures'> {

@@ -163,6 +163,8 @@ async function runRing(progress: Progress, taker: Taker, meter: SaveCpuMeter, pl
       machines: after.machines - before.machines,
       switches: after.switches - before.switches,
     })
+    // Not part of a run: a snapshot is there to be kept.
+    if (isWith) await taker.remove(run)
   }
   return ringFigures(hops, without, with_)
 }

@@ -7,7 +7,7 @@ import type { LabPlan } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
 import { keptBy, type SnapshotSystem } from '../snapshot/session.js'
-import { takeOne } from '../snapshot/take.js'
+import { removeOne, takeOne } from '../snapshot/take.js'
 import { makeBridges, uncoordinatedSystem } from './bridged.js'
 import { droppedFrames, type MachineState, rules } from './subjects/unacloud.js'
 import { compileVnsnap, vnsnapArguments } from './subjects/vnsnap.js'
@@ -29,6 +29,7 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
         const client = new CoordinatorClient(lab.coordinatorSocket)
         return {
           take: (round) => takeOne(client, { network, policy }, round),
+          remove: (round) => removeOne(client, network, round),
           ...keptBy(lab, network),
           close: () => client.close(),
         }

@@ -83,12 +83,14 @@ export async function takerOf(lab: Machines, baseline: Baseline, together = true
       const early = await baseline.end()
       const answeredAtUs = nowUs()
       const members = saved.map((one, index) => ({ ...stampsOf(one, answeredAtUs), early: index === 0 ? early : 0 }))
-      for (const machine of machines) machine.forget()
       const globalMs = (answeredAtUs - askedAtUs) / 1000
-      return { round, askedAtUs, answeredAtUs, removedAtUs: nowUs(), ...nothing, globalMs, members, error: null }
+      return { round, askedAtUs, answeredAtUs, ...nothing, globalMs, members, error: null }
     } catch (error) {
-      return { round, askedAtUs, answeredAtUs: nowUs(), removedAtUs: nowUs(), ...nothing, error: message(error) }
+      return { round, askedAtUs, answeredAtUs: nowUs(), ...nothing, error: message(error) }
     }
+  }
+  const remove = async () => {
+    for (const machine of machines) machine.forget()
   }
   const keep = async (name: string) => {
     await baseline.begin()
@@ -110,5 +112,5 @@ export async function takerOf(lab: Machines, baseline: Baseline, together = true
   }
   const memoryOf = async (name: string, machine: string) =>
     machines[[...lab.machines.keys()].indexOf(machine)]!.memory(name)
-  return { take, keep, restore, memoryOf, close }
+  return { take, remove, keep, restore, memoryOf, close }
 }

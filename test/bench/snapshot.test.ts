@@ -136,8 +136,8 @@ t.test('bulk flows: gaps and retransmissions by phase', async (t) => {
       udp: null,
     }),
   )
-  t.same(bulk?.longestGapMs, { cut: 12, writing: 30, quiet: 4 })
-  t.same(bulk?.retransmits, { cut: 2, writing: 1, quiet: 0 })
+  t.same(bulk?.longestGapMs, { cut: 12, writing: 30, removing: 0, quiet: 4 })
+  t.same(bulk?.retransmits, { cut: 2, writing: 1, removing: 0, quiet: 0 })
   t.match(bulk?.seconds, { cut: 0.308 })
 })
 
