@@ -1,9 +1,10 @@
 // Starts a switch daemon for a command that needs one: the systemd unit when it is installed, else a process of its
 // own.
 
-import { execFile, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { SwitchClient } from '../api/switch-client.js'
 import { SnapswitchError } from '../errors/errors.js'
@@ -13,23 +14,59 @@ import { defaultSwitchSocket } from './options.js'
 const run = promisify(execFile)
 const UNIT = 'snapswitch-switch.service'
 const START_MS = 20_000
+const END_MS = 10_000
 const LOOK_MS = 50
 
-/** Returns what it did, in words. Throws SOCKET_UNREACHABLE when the daemon does not come up. */
-export async function startDaemon(socket = defaultSwitchSocket): Promise<string> {
+export interface StartedDaemon {
+  /** What was done. */
+  readonly words: string
+  /** Ends it, unless it has work by now. Returns whether it did. */
+  takeBack(): Promise<boolean>
+}
+
+/** Throws SOCKET_UNREACHABLE when the daemon does not come up. */
+export async function startDaemon(socket = defaultSwitchSocket): Promise<StartedDaemon> {
   const byUnit = socket === defaultSwitchSocket && (await hasUnit())
-  const log = byUnit ? `journalctl -u ${UNIT}` : await detached(socket)
+  const own = byUnit ? null : detached(socket)
   if (byUnit) await run('systemctl', ['start', UNIT])
+  const log = own?.log ?? `journalctl -u ${UNIT}`
   const end = performance.now() + START_MS
   while (!(await answers(socket))) {
-    if (performance.now() > end) {
-      throw new SnapswitchError('SOCKET_UNREACHABLE', 'the daemon that was started does not answer', `See: ${log}`)
-    }
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+    if (own !== null && hasEnded(own.child)) throw notUp(`the daemon that was started has ended${reasonIn(own)}`, log)
+    if (performance.now() > end) throw notUp('the daemon that was started does not answer', log)
+    await delay(LOOK_MS)
   }
-  return byUnit
-    ? `${UNIT} was started`
-    : `a switch daemon was started; it runs until the host restarts, and logs to ${log}`
+  return {
+    words: byUnit
+      ? `${UNIT} was started`
+      : `a switch daemon was started; it runs until the host restarts, and logs to ${log}`,
+    async takeBack() {
+      if (await hasBridges(socket)) return false
+      if (own === null) await run('systemctl', ['stop', UNIT])
+      else await endOf(own.child)
+      return true
+    },
+  }
+}
+
+const notUp = (message: string, log: string) => new SnapswitchError('SOCKET_UNREACHABLE', message, `See: ${log}`)
+
+const hasEnded = ({ exitCode, signalCode }: ChildProcess) => exitCode !== null || signalCode !== null
+
+async function endOf(child: ChildProcess): Promise<void> {
+  if (hasEnded(child)) return
+  const ended = new Promise((resolve) => child.once('exit', resolve))
+  child.kill('SIGTERM')
+  const limit = new AbortController()
+  await Promise.race([ended, delay(END_MS, undefined, { signal: limit.signal }).catch(() => {})])
+  limit.abort()
+}
+
+/** What it said last of an error; '' when it said none. */
+function reasonIn({ log, from }: Detached): string {
+  const said = readFileSync(log).subarray(from).toString('utf8')
+  const [reason] = [...said.matchAll(/^error ([A-Z_]+: .*)$/gm)].slice(-1)
+  return reason === undefined ? '' : `: ${reason[1]}`
 }
 
 async function hasUnit(): Promise<boolean> {
@@ -40,19 +77,30 @@ async function hasUnit(): Promise<boolean> {
   )
 }
 
-/** Returns where it logs. */
-async function detached(socket: string): Promise<string> {
+interface Detached {
+  readonly child: ChildProcess
+  readonly log: string
+  /** How long the log was. */
+  readonly from: number
+}
+
+function detached(socket: string): Detached {
   const directory = dirname(socket)
   mkdirSync(directory, { recursive: true, mode: 0o755 })
   const log = join(directory, 'switch.log')
   const program = process.argv[1]!
   const output = openSync(log, 'a', 0o600)
-  const child = spawn(process.execPath, [...ENGINE_FLAGS, program, ...wordsFor(socket)], {
-    detached: true,
-    stdio: ['ignore', output, output],
-  })
-  child.unref()
-  return log
+  try {
+    const from = fstatSync(output).size
+    const child = spawn(process.execPath, [...ENGINE_FLAGS, program, ...wordsFor(socket)], {
+      detached: true,
+      stdio: ['ignore', output, output],
+    })
+    child.unref()
+    return { child, log, from }
+  } finally {
+    closeSync(output)
+  }
 }
 
 /** The usual one needs no configuration, and has the one in /etc if it is there. */
@@ -65,6 +113,18 @@ function wordsFor(socket: string): string[] {
     writeFileSync(file, `${lines.join('\n')}\n`, { mode: 0o600 })
   }
   return ['switch', '--config', file]
+}
+
+/** In doubt it has some. */
+async function hasBridges(socket: string): Promise<boolean> {
+  const client = new SwitchClient(socket)
+  try {
+    return (await client.bridges({ deadlineMs: 1000 })).length > 0
+  } catch {
+    return true
+  } finally {
+    await client.close()
+  }
 }
 
 async function answers(socket: string): Promise<boolean> {

@@ -58,8 +58,14 @@ async function take(terminal: Terminal, bridge: string, options: TakeOptions): P
     found = await ask()
   } catch (thrown) {
     if (asSnapswitchError(thrown).code !== 'SOCKET_UNREACHABLE') throw thrown
-    terminal.err(`${await startDaemon(options.socket)}\n`)
-    found = await ask()
+    const started = await startDaemon(options.socket)
+    try {
+      found = await ask()
+    } catch (refused) {
+      if (!(await started.takeBack())) terminal.err(`${started.words}\n`)
+      throw refused
+    }
+    terminal.err(`${started.words}\n`)
   }
   if (options.json === true) return printJson(terminal, found.bridge)
   terminal.out(describe(found))
