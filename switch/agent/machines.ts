@@ -69,7 +69,7 @@ export class Machines {
   }
 
   /** Connects. The caller closes. Throws MACHINE_UNKNOWN, HYPERVISOR_UNREACHABLE, … */
-  attach(vm: string, deadline: Deadline): Promise<MachineControl> {
+  async attach(vm: string, deadline: Deadline): Promise<MachineControl> {
     const spec = this.#specs.get(vm)
     if (spec === undefined) {
       throw new SnapswitchError(
@@ -78,7 +78,13 @@ export class Machines {
         `Add it under \`machines:\` in the switch’s configuration: ${examples.map((example) => `${vm}: ${example}`).join(' or ')}`,
       )
     }
-    return this.#hypervisors[kindOf(spec)].attach(vm, spec, deadline)
+    try {
+      return await this.#hypervisors[kindOf(spec)].attach(vm, spec, deadline)
+    } catch (thrown) {
+      if ((await this.#runs(vm, spec)) || !(await this.#isBack(vm, spec))) throw thrown
+      const own = this.#specs.get(vm) ?? spec
+      return this.#hypervisors[kindOf(own)].attach(vm, own, deadline)
+    }
   }
 
   /** What speaks against starting it here, besides its files and ports. */
@@ -114,8 +120,23 @@ export class Machines {
   /** Whether somebody runs the machine. When in doubt, somebody does. */
   async isThere(vm: string): Promise<boolean> {
     const spec = this.#specs.get(vm)
-    if (spec === undefined) return false
+    return spec !== undefined && ((await this.#runs(vm, spec)) || this.#isBack(vm, spec))
+  }
+
+  #runs(vm: string, spec: MachineSpec): Promise<boolean> {
     return this.#hypervisors[kindOf(spec)].isThere(vm, spec)
+  }
+
+  /**
+   * Whether a machine that a restore had brought here, and that has ended since, was started by its owner as the
+   * configuration says. From then on it is reached so.
+   */
+  async #isBack(vm: string, ended: MachineSpec): Promise<boolean> {
+    const own = this.#configured.get(vm)
+    if (own === undefined || isSameMachine(own, ended) || !(await this.#runs(vm, own))) return false
+    // A restore may have brought another one meanwhile.
+    if (this.#specs.get(vm) === ended) this.#specs.set(vm, own)
+    return true
   }
 }
 
