@@ -113,7 +113,7 @@ async function file(t: Test, machine: Machine, path: string): Promise<void> {
 
 /** The daemons under systemd, and a reboot. */
 async function units(t: Test, machine: Machine): Promise<void> {
-  const steps = async (stage: string) => (await machine.run(`${WITHIN}/units.sh ${stage}`, 400_000)).trim().split('\n')
+  const steps = async (stage: string) => (await machine.run(`${WITHIN}/units.sh ${stage}`, 600_000)).trim().split('\n')
   t.same(await steps('install'), [
     'a bridge',
     'installed: forwards',

@@ -17,8 +17,10 @@ async function has(t: Test, kind: 'vlan' | 'bond'): Promise<boolean> {
   const namespace = `ssw${process.pid}-${kind}`
   const ip = (words: string) => attempt('ip', words.split(' '))
   await ip(`netns add ${namespace}`)
+  // The loopback device takes no VLANs.
+  await ip(`-n ${namespace} link add low type veth peer name end`)
   const { code } = await ip(
-    `-n ${namespace} link add ${kind === 'vlan' ? 'link lo ' : ''}name probe type ${kind}${kind === 'vlan' ? ' id 1' : ''}`,
+    `-n ${namespace} link add ${kind === 'vlan' ? 'link low name probe type vlan id 1' : 'name probe type bond'}`,
   )
   await ip(`netns del ${namespace}`)
   if (code !== 0) t.pass(kind, { skip: `this kernel has no devices of kind ${kind}` })

@@ -15,9 +15,14 @@ import { printJson, type Terminal } from '../output.js'
 import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS } from './plan.js'
 import { renderUnit } from './units.js'
 
-/** A stop waits for machines to run again, and a start for what a crash has left. */
-const COMMAND_MS = 120_000
+/**
+ * A stop waits for machines to run again, and a start for what a crash has left: systemd ends both in its time
+ * (TimeoutStartSec and TimeoutStopSec in the units), and says why.
+ */
+const COMMAND_MS = 390_000
 const packaging = packageFile('packaging', 'systemd')
+
+type CommandError = NodeJS.ErrnoException & { readonly stderr?: string; readonly killed?: boolean }
 
 type Role = 'switch' | 'coordinator'
 
@@ -154,16 +159,17 @@ async function performOne(step: Step): Promise<void> {
       case 'note':
     }
   } catch (thrown) {
-    throw failed(step, thrown as NodeJS.ErrnoException & { stderr?: string })
+    throw failed(step, thrown as CommandError)
   }
 }
 
-function failed(step: Step, error: NodeJS.ErrnoException & { stderr?: string }): SnapswitchError {
+function failed(step: Step, error: CommandError): SnapswitchError {
   const what = inWords(step, false)
   const { code } = (error.cause ?? error) as NodeJS.ErrnoException
   if (code === 'EACCES' || code === 'EPERM')
     return new SnapswitchError('PERMISSION', `cannot ${what}: ${code}`, 'Run it as root.', error)
-  const said = error.stderr?.trim() || error.message
+  const said =
+    error.killed === true ? `it did not end within ${COMMAND_MS / 1000} s` : error.stderr?.trim() || error.message
   const action =
     step.kind === 'run' ? 'See `journalctl -u snapswitch-switch`, then try again.' : 'Mend that, then try again.'
   return new SnapswitchError('INSTALL_FAILED', `cannot ${what}: ${said}`, action, error)
