@@ -159,5 +159,7 @@ t.test('a card is pulled, comes again under its name, and loses its carrier', ro
   await are('c1')
   await daemon.client.giveBridge('br0', CALL)
   t.equal(await world.in('h', 'nft', 'list', 'ruleset'), '')
-  t.equal((await world.pings('c1', HOST_ADDRESS)).code, 0)
+  await until('the way by the bridge', 20_000, async () =>
+    (await world.pings('c1', HOST_ADDRESS)).code === 0 ? true : undefined,
+  )
 })
