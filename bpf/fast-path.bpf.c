@@ -53,6 +53,7 @@ static long (*const read_bytes)(const struct frame *, u32 offset, void *to, u32 
 #define VLAN 0x8100
 #define SERVICE_VLAN 0x88a8
 #define CONTROL 0x88b5
+#define TAGGED 0x1000 /* a tag of a VLAN, beside its number (switch/datapath/kernel/vlan-tag.ts) */
 #define IPV4 0x0800
 #define IPV6 0x86dd
 
@@ -84,8 +85,8 @@ struct verdict {
   u32 ifindex, to;      // where it goes: device, and port
   u32 from_generation, to_generation;
   u32 room;             // longer frames are not fast, unless they are GSO
-  u16 push, pop;        // a tag of ours to push, or to pop
-  u32 seen, pad;
+  u16 push, pop;        // a tag of ours or, with TAGGED, of a VLAN to push; whether one is to pop
+  u32 seen, vlan;       // the VLAN is the daemon's
 };
 // `from`: the device that the frame came by.
 struct slot { u64 number; u32 action, port, ifindex, to; u16 push, pop; u32 from; };
@@ -152,7 +153,7 @@ inlined int judge(struct frame *f, struct port *p, u32 number, struct slot *s, u
   u32 gso = f->gso_size;
   if (gso && !is_tcp(f, type)) return PUNT;
   key.port = number;
-  key.vlan = p->trunk || !present ? 0 : tag;
+  key.vlan = p->trunk || !present ? 0 : tag | TAGGED;
   key.tag = p->trunk ? tag : 0;
   key.zero = 0;
   __builtin_memcpy(key.addresses, head.addresses, 12);
@@ -243,7 +244,8 @@ inlined int acted(struct frame *f, struct slot *s) {
     c->out_segments += segments;
   }
   if (s->pop && pop_tag(f) < 0) return DROP;
-  if (s->push && push_tag(f, big(SERVICE_VLAN), s->push) < 0) return DROP;
+  u16 push = s->push;
+  if (push && push_tag(f, push & TAGGED ? big(VLAN) : big(SERVICE_VLAN), push & (TAGGED - 1)) < 0) return DROP;
   return redirect(s->ifindex, 0);
 }
 

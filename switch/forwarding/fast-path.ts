@@ -7,9 +7,9 @@ import type { PortState } from './port-state.js'
 export interface FastPath {
   /**
    * A unicast frame has been delivered, by nothing but its addresses, its VLAN and its color: the next one like it
-   * would be, too, until `outdated` or `slow`.
+   * would be, too, until `outdated` or `slow`. `came`: the tag that lay beside it when it came, TPID and TCI; 0: none.
    */
-  reached(from: PortState, to: PortState, frame: Frame, vlan: number): void
+  reached(from: PortState, to: PortState, frame: Frame, vlan: number, came: number): void
   /** An address has left a port: what was noted of the port's addresses is void. */
   outdated(port: number): void
   /** What was counted elsewhere of a trunk's frames is in the counts of its channel when this returns. */

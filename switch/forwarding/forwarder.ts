@@ -335,6 +335,7 @@ export class Forwarder {
       return
     }
     const { rules } = from
+    const came = frame.tagTpid === 0 ? 0 : (frame.tagTpid << 16) | frame.tagTci
     const vlan = rules === null ? vlanId(frame) : this.#admit(from, rules, frame, seconds)
     if (vlan === NOT_ADMITTED) return
     // What the rules look at may have moved.
@@ -350,7 +351,7 @@ export class Forwarder {
         if (to === from.index && rules?.hairpin !== true) return
         const port = this.byIndex[to]!
         if ((from.blocked & port.mask) === 0) {
-          this.network.fast?.reached(from, port, frame, vlan)
+          this.network.fast?.reached(from, port, frame, vlan, came)
           this.egress.deliver(port, frame, now)
         } else this.#detour(from, port, frame, now)
         return

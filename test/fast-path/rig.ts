@@ -3,6 +3,7 @@
 
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
+import type { PortRules } from '../../src/api/schemas.js'
 import { quietLink } from '../../src/linux/ingress.js'
 import { check, libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
@@ -70,13 +71,17 @@ export class Rig {
   /** Keeps that one out of them. */
   bypass: Bypass | null = null
 
-  /** `host`: in names of devices. `bridge`: it is made, and keeps the devices, as one that was taken over. */
+  /**
+   * `host`: in names of devices. `bridge`: it is made, and keeps the devices, as one that was taken over. `rules`: of
+   * each port.
+   */
   constructor(
     count: number,
     isTap: boolean,
     kind: PortSpec['kind'] = 'plain',
     host = '',
     bridge: string | null = null,
+    rules: readonly PortRules[] = [],
   ) {
     this.isTap = isTap
     this.#bridge = bridge
@@ -89,11 +94,11 @@ export class Rig {
     const options = { ...OPTIONS, host: host === '' ? 'here' : host, bootId: `0123456789abcde${host.length}` }
     this.forwarder = new Forwarder(options, this.counters, { early() {}, closed() {}, peer() {} })
     this.kernel.addNetwork(this.forwarder)
-    for (let i = 0; i < count; i++) this.#addEnd(i, kind, host)
+    for (let i = 0; i < count; i++) this.#addEnd(i, kind, host, rules[i])
     this.forwarder.network.raiseEpoch(1)
   }
 
-  #addEnd(index: number, kind: PortSpec['kind'], host: string): void {
+  #addEnd(index: number, kind: PortSpec['kind'], host: string, rules?: PortRules): void {
     const device = `${this.isTap ? 'tap' : 'veth'}${host}${index}`
     const far = `far${host}${index}`
     if (this.isTap) createTap(device)
@@ -103,11 +108,11 @@ export class Rig {
       setUp(far)
       this.ends.push(packetSocket(this.#links.get(far).index))
     }
-    this.add(index, kind, device)
+    this.add(index, kind, device, rules)
   }
 
   /** A port on a device that is there. */
-  add(index: number, kind: PortSpec['kind'], device: string): void {
+  add(index: number, kind: PortSpec['kind'], device: string, rules?: PortRules): void {
     const link = this.#bridge === null ? this.quiet(device) : this.#links.get(device)
     if (this.#bridge !== null) run('ip', 'link', 'set', device, 'master', this.#bridge)
     this.bypass?.take([link])
@@ -117,7 +122,7 @@ export class Rig {
     const port = new PacketPort(index, device, place, sockets, { send: () => 90 }, this.counters)
     this.ports.push(port)
     const mac = Uint8Array.of(2, 0, 0, 1, this.forwarder.network.options.host.charCodeAt(0), index)
-    const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac }
+    const spec = { index, name: device, kind, vm: kind === 'member' ? device : null, epoch: 1, mac, rules }
     this.forwarder.addPort(spec, port)
     this.kernel.addPort(port, this.forwarder)
   }

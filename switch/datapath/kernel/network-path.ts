@@ -10,6 +10,7 @@ import type { Forwarder } from '../../forwarding/forwarder.js'
 import type { PortState } from '../../forwarding/port-state.js'
 import type { Attached } from './attached.js'
 import type { SeenVerdict, Verdicts } from './verdicts.js'
+import { keyOf, TagChange, tagChange } from './vlan-tag.js'
 
 /** How long a network has been quiet before it is fast: what follows a cut or a change is often the next one. */
 const QUIET_MS = 500
@@ -70,7 +71,7 @@ export class NetworkPath implements FastPath {
     this.forwarder.network.repeatBy(null)
   }
 
-  reached(from: PortState, to: PortState, frame: Frame, vlan: number): void {
+  reached(from: PortState, to: PortState, frame: Frame, vlan: number, came: number): void {
     if (!this.#fast || from === to) return
     const { attached, verdicts, seconds } = this.#host
     const one = attached[from.index]
@@ -78,7 +79,8 @@ export class NetworkPath implements FastPath {
     if (one === undefined || other === undefined || !one.isFast || !other.isFast) return
     // Somebody else's output stands before the port's.
     if (to.output !== other.output || !this.#ports.has(one) || !this.#ports.has(other)) return
-    if (frame.tagTpid !== 0 && frame.tagTpid !== EtherType.VLAN) return
+    const change = tagChange(from.rules, to.rules, came, vlan)
+    if (change === TagChange.UNKNOWN) return
     const type = innerEtherType(frame)
     if (type === EtherType.VLAN || type === EtherType.SERVICE_VLAN || type === EtherType.CONTROL) return
     if (speaksAgainst(from, seconds) !== null || speaksAgainst(to, seconds) !== null) return
@@ -87,7 +89,8 @@ export class NetworkPath implements FastPath {
     if (from.isTrunk && to.isTrunk) return
     const { bytes, start } = frame
     const { generation } = one
-    if (!verdicts.isWanted(bytes, start, from.index, vlan, (generation + other.generation) | 0)) return
+    const tag = keyOf(came)
+    if (!verdicts.isWanted(bytes, start, from.index, tag, (generation + other.generation) | 0)) return
     const { fdb } = this.forwarder
     const isThere =
       fdb.pin(macHigh(bytes, start + 6), macLow(bytes, start + 6), vlan, from.index) &&
@@ -103,8 +106,10 @@ export class NetworkPath implements FastPath {
       toGeneration: other.generation,
       room: other.room,
       vlan,
-      pop: from.isTrunk ? colorVid(frame.color, one.tags!.accepts) : 0,
-      push: to.isTrunk ? colorVid(frame.color, other.tags!.sends) : 0,
+      tag,
+      colorTag: from.isTrunk ? colorVid(frame.color, one.tags!.accepts) : 0,
+      pops: from.isTrunk || change === TagChange.POP,
+      push: to.isTrunk ? colorVid(frame.color, other.tags!.sends) : change === TagChange.POP ? 0 : change,
     }
     verdicts.put(bytes, start, verdict, seconds)
   }
@@ -237,6 +242,6 @@ export function speaksAgainst(port: PortState, seconds: number): string | null {
   if (port.channel?.established === false) return 'no peer is agreed with'
   if (port.spec.kind === 'uplink') return 'it is an uplink'
   const { rules } = port
-  if (rules !== null && (rules.vlans !== null || rules.isLocked || !rules.learns)) return 'it has rules'
+  if (rules !== null && (rules.isLocked || !rules.learns)) return 'it is locked, or learns no addresses'
   return port.leaving || port.outsiderUntil > seconds * 1000 ? 'it is becoming another kind of port' : null
 }

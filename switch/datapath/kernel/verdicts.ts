@@ -17,6 +17,7 @@ const Value = {
   PUSH: 20,
   POP: 22,
   SEEN: 24,
+  VLAN: 28,
 } as const
 
 /** What was noted of pairs lately, by their digest. */
@@ -29,9 +30,15 @@ export interface NewVerdict {
   readonly fromGeneration: number
   readonly toGeneration: number
   readonly room: number
+  /** Of its addresses in the FDB. */
   readonly vlan: number
-  /** VIDs of our tags: that a frame has and loses, and that it gets; 0: none. */
-  readonly pop: number
+  /** The 802.1Q tag that a frame comes with (vlan-tag.ts); 0: none. */
+  readonly tag: number
+  /** The VID of our tag that it comes with; 0: none. */
+  readonly colorTag: number
+  /** It loses the one or the other. */
+  readonly pops: boolean
+  /** The VID of our tag that it gets, or a tag of its VLAN (vlan-tag.ts); 0: none. */
   readonly push: number
 }
 
@@ -42,6 +49,7 @@ export interface SeenVerdict {
   fromGeneration: number
   toGeneration: number
   vlan: number
+  tag: number
   seen: number
   toHigh: number
   toLow: number
@@ -61,6 +69,7 @@ export class Verdicts {
     fromGeneration: 0,
     toGeneration: 0,
     vlan: 0,
+    tag: 0,
     seen: 0,
     toHigh: 0,
     toLow: 0,
@@ -76,8 +85,8 @@ export class Verdicts {
    * Whether a pair is worth a verdict now: at its second frame, so that nobody fills the table with addresses that are
    * seen once. After that, it is in the table.
    */
-  isWanted(bytes: Uint8Array, at: number, from: number, vlan: number, generations: number): boolean {
-    const digest = digestOf(bytes, at, from, vlan)
+  isWanted(bytes: Uint8Array, at: number, from: number, tag: number, generations: number): boolean {
+    const digest = digestOf(bytes, at, from, tag)
     const note = digest & (NOTES - 1)
     if (this.#digests[note] !== digest || this.#generations[note] !== generations) {
       this.#digests[note] = digest
@@ -94,8 +103,8 @@ export class Verdicts {
   put(bytes: Uint8Array, at: number, verdict: NewVerdict, seconds: number): boolean {
     const { key, keyBytes, value } = this.#hash
     key.setUint16(Key.PORT, verdict.from, true)
-    key.setUint16(Key.VLAN, verdict.vlan, true)
-    key.setUint16(Key.TAG, verdict.pop, true)
+    key.setUint16(Key.VLAN, verdict.tag, true)
+    key.setUint16(Key.TAG, verdict.colorTag, true)
     for (let i = 0; i < ADDRESSES; i++) keyBytes[Key.TO + i] = bytes[at + i]
     value.setUint32(Value.IFINDEX, verdict.ifindex, true)
     value.setUint32(Value.TO, verdict.to, true)
@@ -103,8 +112,9 @@ export class Verdicts {
     value.setInt32(Value.TO_GENERATION, verdict.toGeneration, true)
     value.setUint32(Value.ROOM, verdict.room, true)
     value.setUint16(Value.PUSH, verdict.push, true)
-    value.setUint16(Value.POP, verdict.pop, true)
+    value.setUint16(Value.POP, verdict.pops ? 1 : 0, true)
     value.setUint32(Value.SEEN, seconds, true)
+    value.setUint32(Value.VLAN, verdict.vlan, true)
     return this.#hash.put()
   }
 
@@ -120,7 +130,7 @@ export class Verdicts {
       if (keeps(this.#read(i))) continue
       this.#hash.removeSwept(i)
       const { keyBytes } = this.#hash
-      this.#times[digestOf(keyBytes, Key.TO, this.#one.from, this.#one.vlan) & (NOTES - 1)] = 1
+      this.#times[digestOf(keyBytes, Key.TO, this.#one.from, this.#one.tag) & (NOTES - 1)] = 1
     }
   }
 
@@ -139,7 +149,8 @@ export class Verdicts {
     const bytes = new Uint8Array(keys.buffer, keys.byteOffset + key, KEY_LENGTH)
     const one = this.#one
     one.from = keys.getUint16(key + Key.PORT, true)
-    one.vlan = keys.getUint16(key + Key.VLAN, true)
+    one.tag = keys.getUint16(key + Key.VLAN, true)
+    one.vlan = values.getUint32(value + Value.VLAN, true)
     one.to = values.getUint32(value + Value.TO, true)
     one.fromGeneration = values.getInt32(value + Value.FROM_GENERATION, true)
     one.toGeneration = values.getInt32(value + Value.TO_GENERATION, true)
@@ -152,8 +163,8 @@ export class Verdicts {
   }
 }
 
-function digestOf(bytes: Uint8Array, at: number, from: number, vlan: number): number {
-  let digest = Math.imul((from << 12) ^ vlan ^ 0x811c9dc5, 0x01000193)
+function digestOf(bytes: Uint8Array, at: number, from: number, tag: number): number {
+  let digest = Math.imul((from << 13) ^ tag ^ 0x811c9dc5, 0x01000193)
   for (let i = 0; i < ADDRESSES; i++) digest = Math.imul(digest ^ bytes[at + i], 0x01000193)
   return digest ^ (digest >>> 15)
 }
