@@ -72,7 +72,7 @@ const REPORT_MS = 10_000
 /** A bench looks at the clock between two measurements: one of them may take so much longer. */
 const GRACE_MS = 60_000
 /** Of its share, what a bench is told that it has: its last measurement may take longer than those before. */
-const OWN_SHARE = 0.94
+const OWN_SHARE = 0.96
 /** A bench that was told to end takes its machines down meanwhile. */
 const END_MS = 30_000
 
@@ -81,11 +81,11 @@ const END_MS = 30_000
  * for one round of all that its figures need.
  */
 export const steps = [
-  { bench: 'vnsnap', weight: 930 },
-  { bench: 'forwarding', weight: 350 },
-  { bench: 'snapshot', weight: 210 },
-  { bench: 'growth', weight: 305 },
-  { bench: 'stores', weight: 235 },
+  { bench: 'vnsnap', weight: 975 },
+  { bench: 'forwarding', weight: 335 },
+  { bench: 'snapshot', weight: 190 },
+  { bench: 'growth', weight: 310 },
+  { bench: 'stores', weight: 220 },
 ] as const
 
 /** Of the time that is left, what the first of the remaining steps may have. */

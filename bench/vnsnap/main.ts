@@ -70,8 +70,9 @@ interface Plans {
   readonly snapshot: CostPlan
   readonly snapshotRounds: number
   readonly restores: number
-  /** Beside the one that is promised of. */
+  /** Beside the one that is promised of: snapswitch's, and those of others. */
   readonly rings: readonly RingCell[]
+  readonly othersRings: readonly RingCell[]
   readonly promised: RingPlan
   readonly ring: RingPlan
 }
@@ -88,13 +89,15 @@ function plansOf({ size, rounds }: Pick<BenchOptions, 'size' | 'rounds'>): Plans
     udpPayloads: isWhole ? UDP_PAYLOADS : [1472],
     ...twoCores(),
   })
+  const further = rings.filter(({ machines, hosts }) => machines !== promised.machines || hosts !== promised.hosts)
   const ring = { runSeconds: size === 'quick' ? 3 : 10, memoryMiB }
   return {
     network: isWhole ? network(800, 2) : size === 'brief' ? network(400, 1.5) : network(250, 1),
     snapshot: { snapshots: { whole: 6, brief: 4, quick: 2 }[size], memoryMiB },
     snapshotRounds: Math.ceil(rounds / 2),
     restores: isWhole ? Math.ceil(rounds / 2) : 1,
-    rings: size === 'quick' ? [] : rings.filter(({ machines, hosts }) => machines !== 2 || hosts !== 2),
+    rings: size === 'quick' ? [] : further,
+    othersRings: isWhole ? further : [],
     promised: { ...ring, pairs: isWhole ? 3 : 2 },
     ring: { ...ring, pairs: isWhole ? 3 : 1 },
   }
@@ -211,12 +214,12 @@ function ringsOf(systems: readonly SnapshotSystem[], controls: readonly Snapshot
     plan,
   })
   const [own, others] = [systems.slice(0, 1), systems.slice(1).filter(({ id }) => !NO_RING.includes(id))]
-  const further = (of: readonly SnapshotSystem[]) =>
-    plans.rings.flatMap((cell) => of.map((system) => ringOf(system, cell, plans.ring)))
+  const further = (cells: readonly RingCell[], of: readonly SnapshotSystem[]) =>
+    cells.flatMap((cell) => of.map((system) => ringOf(system, cell, plans.ring)))
   return [
     ...[...own, ...others, ...controls].map((system) => ringOf(system, promised, plans.promised)),
-    ...further(own),
-    ...further(others),
+    ...further(plans.rings, own),
+    ...further(plans.othersRings, others),
   ]
 }
 
