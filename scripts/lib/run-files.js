@@ -1,22 +1,28 @@
-// node scripts/lib/run-files.js RESULTS JOBS SECONDS FILE...   Runs compiled test files, JOBS of them at once, each by node
-// itself: what it prints is TAP, judged with its exit code. A line per file as it ends. SECONDS is the limit of a file that
-// sets itself none (test/patience.ts).
+// node scripts/lib/run-files.js RESULTS JOBS MOST SECONDS FILE...   Runs compiled test files, JOBS of them at once, up to MOST
+// while processors are idle, each by node itself: what it prints is TAP, judged with its exit code. A line per file as it ends.
+// SECONDS is the limit of a file that sets itself none (test/patience.ts).
 // A few files that failed beside others run once more, alone. What passes then does not fail the run.
-// Appends to files in the folder RESULTS: `counts` (passed N, failed N), `failures` and `unsteady` (why, in words).
+// Appends to files in the folder RESULTS: `counts` (passed N, failed N), `failures` and `unsteady` (why, in words), `processes`.
 
 import { spawn } from 'node:child_process'
 import { appendFileSync } from 'node:fs'
+import { cpus, freemem } from 'node:os'
 import { join } from 'node:path'
 import { Parser } from 'tap-parser'
 import { describeFailure, read } from './failures.js'
 
-const [results, jobs, seconds, ...files] = process.argv.slice(2)
+const [results, jobs, most, seconds, ...files] = process.argv.slice(2)
 
 /** More than these are no chance. */
 const AGAIN_AT_MOST = 3
 /** A file limits itself. One that says nothing for so long is stuck where its timers are not heard. */
 const SILENCE_MS = Math.max(1_800_000, 2000 * Number(seconds))
 const STDERR_KEPT = 16_384
+
+/** One more file begins where this share of all processors' time was idle for so long, and this memory is free. */
+const IDLE_SHARE = 0.2
+const IDLE_LOOK_MS = 1500
+const MEMORY = 1.5 * 2 ** 30
 
 const note = (name, text) => appendFileSync(join(results, name), `${text}\n`)
 
@@ -31,6 +37,7 @@ function run(file) {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, TAP_TIMEOUT: seconds },
     })
+    if (child.pid !== undefined) note('processes', child.pid)
     let said = ''
     let silent
     const heard = () => {
@@ -63,14 +70,41 @@ function run(file) {
   })
 }
 
-/** Runs them, `atOnce` at once, in their order. */
-async function runAll(all, atOnce) {
+/** Calls `isIdle` whenever processors were. What waits for a disk is not idle here. */
+function watchIdle(isIdle) {
+  const times = () => {
+    const all = cpus().map(({ times }) => [times.idle, Object.values(times).reduce((a, b) => a + b, 0)])
+    return [0, 1].map((at) => all.reduce((sum, one) => sum + one[at], 0))
+  }
+  let [idle, total] = times()
+  return setInterval(() => {
+    const [idleNow, totalNow] = times()
+    if (idleNow - idle > IDLE_SHARE * (totalNow - total) && freemem() > MEMORY) isIdle()
+    ;[idle, total] = [idleNow, totalNow]
+  }, IDLE_LOOK_MS)
+}
+
+/** Runs them in their order, `atOnce` at once, up to `most` where that leaves processors idle. */
+async function runAll(all, atOnce, most = atOnce) {
   const left = [...all]
   const ran = []
-  const worker = async () => {
-    for (let file = left.shift(); file !== undefined; file = left.shift()) ran.push(await run(file))
-  }
-  await Promise.all(Array.from({ length: atOnce }, worker))
+  let running = 0
+  await new Promise((resolve) => {
+    const begin = () => {
+      if (left.length === 0) return running === 0 ? resolve() : undefined
+      running++
+      run(left.shift()).then((one) => {
+        ran.push(one)
+        running--
+        if (running < atOnce || left.length === 0) begin()
+      })
+    }
+    const watch = watchIdle(() => {
+      if (running < most && left.length > 0) begin()
+    })
+    watch.unref()
+    for (let i = 0; i < atOnce; i++) begin()
+  })
   return ran
 }
 
@@ -81,7 +115,7 @@ const tell = (ran) => {
   if (ran.some(isBad)) note('failures', why(ran))
 }
 
-const ran = await runAll(files, Number(jobs))
+const ran = await runAll(files, Number(jobs), Number(most))
 const bad = ran.filter(isBad)
 if (bad.length === 0 || bad.length > AGAIN_AT_MOST) tell(ran)
 else {

@@ -88,7 +88,9 @@ t.test('cuts under load', async (t) => {
   }
   Atomics.store(state, Word.STOP, 1)
   const [sent] = (await said[0]) as [number[][]]
-  await new Promise((resolve) => setTimeout(resolve, 300))
+  // What never comes is told below.
+  const all = sent.flat().reduce((sum, frames) => sum + frames, 0)
+  await until(() => Atomics.load(state, Word.RECEIVED) >= all, 'the last frames', 20_000).catch(() => undefined)
   Atomics.store(state, Word.STOP, 2)
   const [fates] = (await said[1]) as [Fate[][]]
   await datapath.call('paths', { network })

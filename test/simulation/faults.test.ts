@@ -3,32 +3,29 @@
 
 import t from 'tap'
 import { fileLimit, patience } from '../patience.js'
-import { runCampaign } from './campaign.js'
-import { plantedFaults } from './faults.js'
-import { networkFaults } from './faults-networks.js'
-import { uplinkFaults } from './faults-uplink.js'
-import { runScenario } from './run.js'
-import { drawOnTrunks } from './scenario.js'
+import { CampaignThread, faults } from './thread.js'
 
 const SEED = 7_000_000
 const SCHEDULES = 6_000
 const SECONDS = patience(60_000) / 1000
 
 t.setTimeout(fileLimit(280_000))
+const thread = new CampaignThread()
+t.teardown(() => thread.end())
 
-for (const { name, breaks, plant, after = 0, adapt } of [...plantedFaults, ...uplinkFaults, ...networkFaults]) {
+for (const { name, breaks, after = 0 } of faults) {
   t.test(`caught: ${name}`, async (t) => {
-    const options = { seed: SEED + after, schedules: SCHEDULES, seconds: SECONDS, plant, draw: drawOnTrunks }
-    const { failure, tally } = await runCampaign(adapt === undefined ? options : { ...options, adapt })
+    const task = { seed: SEED + after, schedules: SCHEDULES, seconds: SECONDS, fault: name }
+    const { failure, tally } = await thread.run(task)
     if (failure === null) {
       t.fail(`not caught in ${tally.schedules} schedules`)
       return
     }
-    const { scenario, violation } = failure
-    t.comment(`schedule ${after + tally.schedules}; ${violation.message}`)
-    t.ok(breaks.includes(violation.invariant), `it breaks invariant ${violation.invariant}`)
-    t.equal((await runScenario(scenario)).violation?.message, undefined, 'without the fault the same schedule holds')
+    const { scenario, invariant, message, diagram, without } = failure
+    t.comment(`schedule ${after + tally.schedules}; ${message}`)
+    t.ok(breaks.includes(invariant), `it breaks invariant ${invariant}`)
+    t.equal(without, null, 'without the fault the same schedule holds')
     t.ok(scenario.sends.length <= 32, `${scenario.sends.length} frames are enough to show it`)
-    t.match(failure.diagram, /invariant \d violated/, 'it is drawn')
+    t.match(diagram, /invariant \d violated/, 'it is drawn')
   })
 }
