@@ -224,8 +224,8 @@ function hasFilter(socket: NetlinkSocket, index: number, handle: Handle): boolea
   }
 }
 
-/** Indexes of devices with a clsact or ingress qdisc. */
-function devicesWithHook(socket: NetlinkSocket): number[] {
+/** Indexes of devices with a clsact or ingress qdisc: others have no ingress filters. */
+export function devicesWithHook(socket: NetlinkSocket): number[] {
   const answers = socket.request('list qdiscs', RTM_GETQDISC, NLM.dump, trafficHeader(0, 0, 0, 0))
   const hooks = answers.filter(({ type, payload }) => type === RTM_NEWQDISC && readU32(payload, 12) === TC_H_CLSACT)
   return [...new Set(hooks.map(({ payload }) => readU32(payload, 4)))]

@@ -1,6 +1,8 @@
 // A bridge that is taken over with the fast path: the kernel hands frames on between ports that stay in the bridge, and
 // to and from the host, while the bridge is taken, given back, its daemon killed and the bridge taken again.
 
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
 import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { until } from '../lab/command.js'
@@ -79,7 +81,8 @@ async function start(world: World, firstPort: number): Promise<Stream[]> {
 
 async function taken(t: Test): Promise<void> {
   const world = await lab(t)
-  const daemon = await world.switch('h', FAST_PATH)
+  const hook = pathToFileURL(join(import.meta.dirname, '..', 'switch', 'crash-hook.js')).href
+  const daemon = await world.switch('h', FAST_PATH, ['--import', hook])
   const take = () => daemon.client.takeBridge({ bridge: 'br0' }, CALL)
   const streams = await start(world, 5001)
   for (let round = 0; round < 3; round++) {
@@ -126,6 +129,22 @@ async function taken(t: Test): Promise<void> {
     t.ok((await daemon.port('ssw-br0')).counters.txGso > 100)
     const fast = (await daemon.client.verdicts('br0', CALL)).map(({ from, to }) => `${from} ${to}`)
     t.ok(fast.includes('c1 ssw-br0') && fast.includes('ssw-br0 c1'), `${fast}`)
+  })
+
+  await t.test('the datapath fails and begins anew', async (t) => {
+    const streams = await start(world, 5201)
+    daemon.signal('SIGUSR2')
+    await until('the restart', 20_000, async () => {
+      const status = await daemon.client.status(CALL).catch(() => undefined)
+      return status?.datapathRestarts === 1 ? true : undefined
+    })
+    await areFast(world, daemon, WAYS)
+    for (const stream of streams) {
+      const { sent, lost, doubled } = await stream.end()
+      t.comment(`${stream.name}: ${sent} sent, ${lost} lost`)
+      t.equal(doubled, 0, stream.name)
+    }
+    t.same(await whys(daemon), Object.fromEntries(PORTS.map((name) => [name, null])))
   })
 
   await t.test('killed, the bridge has everything; taken again, the kernel hands on', async (t) => {

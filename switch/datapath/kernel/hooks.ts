@@ -6,7 +6,7 @@
 // `actInBridge` is held at the tcx hook, before all others, by a descriptor: it goes with this process, whatever way
 // that ends, as the rules do that keep the bridge out (switch/takeover/bypass.ts).
 
-import { hasIngressFilters, setIngressProgram } from '../../../src/linux/ingress.js'
+import { devicesWithHook, hasIngressFilters, setIngressProgram } from '../../../src/linux/ingress.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { libc } from '../../../src/linux/libc.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
@@ -107,10 +107,11 @@ export class KernelHooks {
   /** Every second. */
   look(): void {
     const again = ++this.#looks % AGAIN_LOOKS === 0
+    const hooked = this.#hooked()
     for (const state of this.#ports.values()) {
       if (!DRIVERS.includes(state.driver)) continue
       const why = state.why !== null && again ? this.#put(state) : state.why
-      const guests = this.#guests(state)
+      const guests = this.#guests(state, hooked?.has(state.ifindex))
       if (why !== state.why || guests !== state.guests) this.#set({ ...state, why, guests })
     }
   }
@@ -139,11 +140,26 @@ export class KernelHooks {
     return null
   }
 
+  /** Devices that may have filters of `tc`: one question about all, as each answer waits for a lock. null: unknown. */
+  #hooked(): ReadonlySet<number> | null {
+    if (![...this.#ports.values()].some(({ inBridge }) => inBridge)) return null
+    try {
+      return new Set(devicesWithHook(this.#netlink))
+    } catch {
+      return null
+    }
+  }
+
   /** In a bridge, what others have there sees the frames that the switch forwards, and is to see all of them. */
-  #guests({ index, ifindex, inBridge }: WantedHook): string | null {
+  #guests({ index, ifindex, inBridge }: WantedHook, mayHaveFilters = true): string | null {
     const own = this.#held.has(index) ? 1 : 0
     const others = this.#hasTcx && tcxPrograms(ifindex) > own
     if (!inBridge) return others ? 'a tcx program runs before its ingress filter' : null
-    return others || hasIngressFilters(this.#netlink, ifindex) ? 'others have ingress filters at its device' : null
+    try {
+      if (!others && !(mayHaveFilters && hasIngressFilters(this.#netlink, ifindex))) return null
+    } catch {
+      // It is asked again.
+    }
+    return 'others have ingress filters at its device'
   }
 }
