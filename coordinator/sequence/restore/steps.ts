@@ -4,6 +4,7 @@
 import { contentOf, distinctFiles } from '../../../src/api/files.js'
 import type { FileReference, RestoreCheck, RestoreRequest } from '../../../src/api/schemas.js'
 import type { ErrorReport } from '../../../src/errors/errors.js'
+import { preflightLimitMs } from '../preflight.js'
 import { misnamedHosts, nextEpoch, versionsThatDiffer } from '../snapshot/rules.js'
 import { type Instant, joinReports, left, listed, onHost } from '../table.js'
 import { formerHosts, planTransfers, requestFor } from './plan.js'
@@ -11,7 +12,6 @@ import { load, presentHosts } from './switch.js'
 import {
   at,
   type CheckPurpose,
-  preflightLimitMs,
   type RestoreData,
   type RestoreEffect,
   type RestoreInput,
@@ -21,7 +21,7 @@ import {
 import { fail } from './undo.js'
 
 export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
-  const timeoutMs = Math.min(preflightLimitMs, input.deadlineMs)
+  const timeoutMs = preflightLimitMs(input.deadlineMs)
   return {
     state: 'preflight',
     data: {

@@ -149,7 +149,6 @@ export type RestoreAt = { readonly state: RestoreState; readonly data: RestoreDa
 export const transfersAtOnce = 4
 export const resumeAttempts = 4
 export const abortAttempts = 5
-export const preflightLimitMs = 10_000
 /** For pausing what runs, on one host: the guests stand still meanwhile, all of them. */
 export const pauseLimitMs = 10_000
 /** For the switch of a host that gets no machines. */

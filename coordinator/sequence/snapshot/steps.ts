@@ -2,13 +2,13 @@
 
 import type { LocalEvent, LocalPart, Manifest, Preflight, PrepareRequest } from '../../../src/api/schemas.js'
 import type { ErrorReport } from '../../../src/errors/errors.js'
+import { preflightLimitMs } from '../preflight.js'
 import { type Instant, isoTime, joinReports, left, listed, onHost, retryDelayMs } from '../table.js'
 import { failedManifest, figuresOf, judgePreflights, nextEpoch, partFault } from './rules.js'
 import {
   discardAttempts,
   discardCallMs,
   discardLimitMs,
-  preflightLimitMs,
   type SnapshotData,
   type SnapshotEffect,
   type SnapshotInput,
@@ -33,7 +33,7 @@ export function beginSnapshot(input: SnapshotInput, now: Instant): SnapshotStep 
     discarding: {},
     undiscarded: [],
   }
-  const timeoutMs = Math.min(preflightLimitMs, input.deadlineMs)
+  const timeoutMs = preflightLimitMs(input.deadlineMs)
   return {
     state: 'preflight',
     data,

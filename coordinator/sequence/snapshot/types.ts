@@ -94,8 +94,6 @@ export interface SnapshotData {
 export type SnapshotStep = Step<SnapshotState, SnapshotData, SnapshotEffect>
 export type SnapshotAt = { readonly state: SnapshotState; readonly data: SnapshotData }
 
-/** Machines are asked through libvirtd, which may have much to do. */
-export const preflightLimitMs = 20_000
 export const discardAttempts = 5
 // A discard may have to merge disks back.
 export const discardCallMs = 20_000
