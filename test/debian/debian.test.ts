@@ -93,7 +93,7 @@ async function packets(machine: Machine, name: string): Promise<{ sctp: number; 
 }
 
 /** Its verifier and hooks may do otherwise. Each makes devices of the same names, in a namespace of its own. */
-const FAST_PATH = ['needs', 'flips', 'snapshots', 'others', 'trunk', 'fast-path']
+const FAST_PATH = ['needs', 'flips', 'snapshots', 'others', 'trunk', 'vlans', 'fast-path']
 
 /** A test file of the repository, in the machine. */
 async function file(t: Test, machine: Machine, path: string): Promise<void> {
