@@ -46,7 +46,9 @@ export function notRunning(vm: string, state: string, detail: string | null = nu
   return new SnapswitchError(
     'MACHINE_NOT_RUNNING',
     `machine ${vm} ${state === 'other' ? 'does not run' : `is ${state}`}${detail === null ? '' : `: ${detail}`}`,
-    'Resume it, or take its port out of the network.',
+    state === 'off'
+      ? `Start it, on the image that \`snapswitch disk path ${vm}\` prints.`
+      : 'Resume it, or take its port out of the network.',
   )
 }
 
