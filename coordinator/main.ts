@@ -131,16 +131,21 @@ async function lockStore(store: string, patienceMs: number): Promise<void> {
 const ASK_MS = 2_000
 /** As long as a snapshot may take. */
 const MAKE_WAY_MS = 120_000
+/** How long whoever listens may be silent: on a busy machine the one inside takes its time. */
+const SILENT_MS = 20_000
 
 /** The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. */
 async function replaceEmbedded(socket: string, logger: Logger): Promise<boolean> {
   const client = new CoordinatorClient(socket)
   const limit = performance.now() + MAKE_WAY_MS
+  let silentUntil = performance.now() + SILENT_MS
   let asked = false
   try {
     while (performance.now() < limit) {
-      const found = await client.status({ deadlineMs: ASK_MS }).catch(() => null)
-      if (found?.embedded !== true) return asked
+      const found = await client.status({ deadlineMs: ASK_MS }).catch((thrown) => asSnapswitchError(thrown).code)
+      if (found === 'REQUEST_TIMEOUT' && performance.now() < silentUntil) continue
+      if (typeof found === 'string' || !found.embedded) return asked
+      silentUntil = performance.now() + SILENT_MS
       asked = true
       logger.info({ socket, pid: found.pid }, 'the coordinator inside `snapswitch switch` is asked to make way')
       await client.stepAside({ deadlineMs: ASK_MS }).catch((thrown) => logger.info({ err: thrown }, 'it has not yet'))

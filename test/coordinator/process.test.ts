@@ -3,14 +3,17 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, stat, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
 import { until as waitUntil } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
-import { patience } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
+
+t.setTimeout(fileLimit(60_000))
 
 interface Running {
   readonly child: ChildProcess
@@ -152,4 +155,33 @@ t.test('the command is interrupted: it says that the coordinator goes on', async
   const [code] = (await once(command.child, 'close')) as [number | null]
   t.equal(code, 130)
   t.match(command.log(), /interrupted; the coordinator goes on/)
+})
+
+t.test('the one inside the switch makes way, though it answers late', async (t) => {
+  const directory = await workDirectory(t)
+  const socket = join(directory, 'c.sock')
+  const asked: string[] = []
+  const inside = createServer((request, response) => {
+    asked.push(`${request.method} ${request.url}`)
+    // The first question stays without an answer: the machine is busy.
+    if (asked.length === 1) return
+    response.setHeader('content-type', 'application/json')
+    response.setHeader('connection', 'close')
+    const status = { version: '0', pid: 1, embedded: true, networks: [] }
+    response.end(JSON.stringify(request.method === 'GET' ? status : {}))
+    if (request.method === 'POST') inside.close()
+  })
+  inside.listen(socket)
+  await once(inside, 'listening')
+  t.teardown(() => void inside.closeAllConnections())
+  const config = join(directory, 'lab.yaml')
+  await writeFile(
+    config,
+    JSON.stringify({ socket, store: 'store', networks: { lab0: { hosts: { a: { socket: 'a.sock' } } } } }),
+  )
+  const own = start(t, config)
+  const listens = () => /"msg":"listening"/.test(own.log()) || own.child.exitCode !== null
+  await until('it listens', listens)
+  t.equal(own.child.exitCode, null, 'it has found its place')
+  t.same(asked.slice(0, 3), ['GET /v1/status', 'GET /v1/status', 'POST /v1/step-aside'])
 })

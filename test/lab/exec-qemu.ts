@@ -141,6 +141,20 @@ async function saved(qmp: Monitor): Promise<void> {
   }
 }
 
+/** Up to 8.2 QEMU lets the guest run by itself. Later it stays paused, and may run when the first page is saved. */
+async function runOn(qmp: Monitor): Promise<void> {
+  const { qemu } = await qmp.run<{ qemu: { major: number } }>('query-version')
+  if (qemu.major < 9) return
+  for (;;) {
+    const { status, ram } = await qmp.run<{ status?: string; ram?: { normal: number; duplicate: number } }>(
+      'query-migrate',
+    )
+    if ((ram !== undefined && ram.normal + ram.duplicate > 0) || status === 'completed' || status === 'failed') break
+    await sleep(1)
+  }
+  await qmp.run('cont')
+}
+
 const diskOf = (words: readonly string[]) => /file=([^,]+)/.exec(optionOf(words, '-drive'))![1]!
 
 async function capture(): Promise<object> {
@@ -156,6 +170,7 @@ async function capture(): Promise<object> {
   await qmp.run('migrate-set-capabilities', { capabilities })
   await qmp.run('migrate', { uri: `exec:cat > '${env.SNAPSWITCH_MEMORY}'` })
   if (background) {
+    await runOn(qmp)
     await qmp.until((message) => (message as { event?: string }).event === 'RESUME')
     console.log('resumed')
   }
