@@ -8,10 +8,11 @@
  *   FLIPS  times that the daemon makes the port fast, and slow again
  *   MOVES  times that the destination moves to the other output while frames come
  *   DROPS  the ring may have no room for a frame
+ *   HELLOS times that the peer behind a trunk is told how many frames it was sent
  *
  * Checked: a flow's frames leave in order, none twice, none lost but those the ring had no room for (order); after the barrier
  * no frame is redirected, and as many were counted as were redirected (stillness); a frame that comes in after the daemon
- * has learned of a move leaves by the new output (void); no run is stuck (no invalid end).
+ * has learned of a move leaves by the new output (void); a HELLO follows exactly the frames that it counts (told); no run is stuck (no invalid end).
  *
  * Memory is as spin has it: steps happen in one order. The programs' atomic additions are full fences, and what the daemon
  * stores, it stores with Atomics.
@@ -22,7 +23,7 @@
  * NEVER_FAST claims that no frame is ever redirected: spin must find one, or the model shows nothing.
  *
  * Planted faults, each of which spin must find: NO_BUCKET_RULE, HANDLED_BEFORE_SENT, PUNT_AFTER_RING, NO_BARRIER, NUMBERS_ALONE,
- * STALE_VERDICT, LATE_VOID.
+ * STALE_VERDICT, LATE_VOID, NO_PAUSE, PAUSE_ALONE.
  */
 
 #ifndef K
@@ -33,6 +34,9 @@
 #endif
 #ifndef MOVES
 #define MOVES 0
+#endif
+#ifndef HELLOS
+#define HELLOS 0
 #endif
 
 #define CPUS 2
@@ -47,6 +51,12 @@ byte handled;
 byte entered[CPUS]; /* numbers: programs that began, and ended, on a CPU */
 byte ended[CPUS];
 byte counted[CPUS];
+#if HELLOS > 0
+bit paused;       /* nothing leaves but what the daemon sends */
+byte forwarded;   /* by the daemon, and counted there */
+byte told;
+byte gone;        /* all that has left */
+#endif
 
 /* The ring: frames in the order in which the kernel put them there. A frame is flow * K + number. */
 chan ring = [2 * K] of { byte };
@@ -71,6 +81,9 @@ inline leave(flow, number, to, since) {
   skipped = 0;
   assert(out[flow] == number);
   assert(to == home || to == since);
+#if HELLOS > 0
+  gone++;
+#endif
   out[flow]++
 }
 
@@ -92,6 +105,12 @@ proctype Cpu(byte c) {
       p = punted;
       d = handled;
       fast = p == d
+    :: else
+    fi;
+#endif
+#if HELLOS > 0
+    if
+    :: fast -> fast = !paused
     :: else
     fi;
 #endif
@@ -130,7 +149,7 @@ proctype Cpu(byte c) {
 
 /* The daemon is one thread: it forwards, and between frames it does what else there is. */
 byte current;     /* the generation that it last gave out */
-byte flips, moves;
+byte flips, moves, hellos;
 byte waited, taken;
 byte numbers[CPUS];
 
@@ -143,7 +162,11 @@ inline forward() {
 #ifdef HANDLED_BEFORE_SENT
   handled++;
 #endif
-  d_step { leave(taken / K, taken % K, home, home) };
+  d_step {
+#if HELLOS > 0
+    forwarded++;
+#endif
+    leave(taken / K, taken % K, home, home) };
 #ifndef HANDLED_BEFORE_SENT
   handled++;
 #endif
@@ -189,6 +212,20 @@ proctype Daemon() {
       still = 1;
       flips++;
       assert(counted[0] == redirected[0] && counted[1] == redirected[1]) }
+#if HELLOS > 0
+  :: hellos < HELLOS ->
+#ifndef NO_PAUSE
+    paused = 1;
+#endif
+#ifndef PAUSE_ALONE
+    visit();
+#endif
+    told = forwarded + counted[0];
+    told = told + counted[1];
+    /* The HELLO leaves. */
+    d_step { assert(told == gone); told = 0; hellos++ };
+    paused = 0
+#endif
 #if MOVES > 0
   /* The destination has moved: a frame of its own came in at the other port. */
   :: word != 0 && moves < MOVES ->

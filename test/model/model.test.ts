@@ -59,6 +59,7 @@ const runs: readonly { model?: Model; defines: readonly string[]; check: 'assert
   { defines: ['N=2', 'K=1', 'ABORT'], check: 'claim', atLeast: 300_000 },
   { model: 'fast-path', defines: ['K=2', 'DROPS'], check: 'assertions', atLeast: 2_000_000 },
   { model: 'fast-path', defines: ['K=2', 'MOVES=1'], check: 'assertions', atLeast: 7_000_000 },
+  { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'HELLOS=1'], check: 'assertions', atLeast: 1_500_000 },
 ]
 
 t.test('no schedule breaks the protocol', async (t) => {
@@ -98,6 +99,7 @@ t.test('each planted fault is found', async (t) => {
 
 const ORDER = /assertion violated \(out/
 const STILL = /assertion violated .*(still|counted)/
+const TOLD = /assertion violated \(told==gone/
 const MOVED = /assertion violated \(\(to==home/
 const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
   { defines: ['NO_BUCKET_RULE'], found: ORDER },
@@ -107,6 +109,8 @@ const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
   { defines: ['NUMBERS_ALONE'], found: STILL },
   { defines: ['MOVES=1', 'STALE_VERDICT'], found: MOVED },
   { defines: ['MOVES=1', 'LATE_VOID'], found: MOVED },
+  { defines: ['HELLOS=1', 'NO_PAUSE'], found: TOLD },
+  { defines: ['HELLOS=1', 'PAUSE_ALONE'], found: TOLD },
   { defines: ['NEVER_FAST'], found: /assertion violated 0/ },
 ]
 

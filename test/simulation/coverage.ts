@@ -58,6 +58,10 @@ const MARKED = [
   'carried in pieces',
   'heard outside on the LAN',
   'audited',
+  'fast',
+  'fast to a peer',
+  'fast frame waited for',
+  'fast without a daemon',
 ] as const
 
 export type Mark = (typeof MARKED)[number] | `undone: ${Undone}`

@@ -18,6 +18,7 @@ import { noImages } from '../switch/no-images.js'
 import { VirtualDatapath } from './datapath.js'
 import { Disk, DiskDrive } from './disk.js'
 import type { Guest, Nic } from './guest.js'
+import type { VirtualKernel } from './kernel.js'
 import { VirtualHypervisor } from './machines.js'
 import { networkName } from './networks.js'
 import { requestFor, VirtualPorts } from './ports.js'
@@ -39,6 +40,8 @@ export class Host {
   readonly configured: readonly Guest[]
   daemon: Daemon | null = null
   boots = 0
+  /** What a killed daemon has left in the kernel, until the next one puts the dropping filters back. */
+  left: VirtualKernel | null = null
   /** Steps of its daemons since the first order. */
   steps = 0
 
@@ -59,12 +62,19 @@ export class Host {
     if (this.daemon === null) return
     this.world.note(this.name, 'KILLED')
     this.world.marks.add('daemon killed')
+    this.left = this.daemon.worker?.fast?.abandon() ?? this.left
     this.daemon.end()
     this.daemon = null
     this.world.time.after(down, () => {
       this.start()
       this.world.time.promised = true
     })
+  }
+
+  /** A frame has come to a port's device. */
+  arrive(port: number, copy: FrameCopy): void {
+    if (this.left === null) this.daemon?.arrive(port, copy)
+    else this.left.arrive(port, copy)
   }
 
   /** Whether the disk says that a NIC's port is here. */
@@ -184,6 +194,7 @@ export class Daemon {
     if (this.worker === null) return
     this.world.note(this.host.name, 'DATAPATH FAILED')
     this.world.marks.add('datapath failed')
+    this.worker.fast?.path.close()
     this.worker.end()
     this.worker = this.#makeWorker()
     this.after(0, () => this.datapath.hasRestarted())
@@ -206,6 +217,7 @@ export class Daemon {
     const boot = (0x1000 * (host.index + 1) + this.boot).toString(16).padStart(16, '0')
     const bootId = nth === 0 ? boot : `${'f'.repeat(4)}${boot.slice(4, 12)}${nth.toString(16).padStart(4, '0')}`
     this.datapath.bootId = bootId
+    this.host.left = null
     const worker = new Worker(this, bootId)
     for (const nic of this.ports.nics()) worker.addMember(nic, this.datapath.epochOf(nic.network))
     for (const network of world.networks)

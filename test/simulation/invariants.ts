@@ -4,6 +4,7 @@
 import { abortLimitMs } from '../../coordinator/sequence/restore/types.js'
 import { discardLimitMs } from '../../coordinator/sequence/snapshot/types.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { readChannel } from '../../src/trace/channel.js'
 import { auditOf } from './audit.js'
 import { frameId } from './frames.js'
@@ -11,6 +12,9 @@ import type { Image, Nic } from './guest.js'
 import { isOfNetwork, networkNumber, shareMachine, waysOf } from './networks.js'
 import { BROADCAST, isCalm, isLossless, isUndisturbed, LAN_STATION, type Order, OUTSIDE } from './scenario.js'
 import { type SentFrame, Violation, type World } from './world.js'
+
+const ADDRESSES_AT = VNET_HEADER_LENGTH
+const ADDRESSES_END = ADDRESSES_AT + 12
 
 /** From an order's deadline until it must have ended: discards and aborts have limits of their own. */
 const undoingMs = ({ kind }: Order): number => (kind === 'restore' ? abortLimitMs : discardLimitMs)
@@ -160,7 +164,7 @@ function compare(
 /** 3 and 5, for any network: nothing from a former incarnation; nothing more often than the network made of it. */
 function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
   const seen = new Set<number>()
-  const lastOf = new Map<number, number>()
+  const lastOf = new Map<string, number>()
   for (const id of nic.log.delivered) {
     if (id < 0) continue
     const frame = world.frames[id]
@@ -183,12 +187,18 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
     seen.add(id)
     // A sender that a restore of another network has moved: its frames come from two hosts.
     if (!undisturbed || (frame.vm !== OUTSIDE && isRolledBack(world.nics[frame.nic]))) continue
-    const sender = frame.vm === OUTSIDE ? 1000 + frame.nic : frame.nic
+    const sender = orderedWith(world, frame)
     const last = lastOf.get(sender)
     if (last !== undefined && world.frames[last].at >= frame.at && last >= id)
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} after #${last}, which was sent later`)
     lastOf.set(sender, id)
   }
+}
+
+/** Whose frames come in the order in which they were sent: a sender's; on the fast path, a pair of addresses'. */
+function orderedWith({ scenario }: World, { vm, nic, bytes }: SentFrame): string {
+  const sender = vm === OUTSIDE ? `station ${nic}` : `p${nic}`
+  return scenario.fastPath ? `${sender} ${bytes.toString('latin1', ADDRESSES_AT, ADDRESSES_END)}` : sender
 }
 
 /** 3 and 5, when the network loses nothing: all that was sent to a NIC has reached it. */

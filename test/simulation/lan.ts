@@ -63,7 +63,7 @@ export class SharedLan {
 
   /** Each receiver has memory of its own. */
   #give(host: number, copy: FrameCopy): void {
-    this.#world.hosts[host].daemon?.arrive(UPLINK_PORT, { ...copy, bytes: copy.bytes.slice() })
+    this.#world.hosts[host].arrive(UPLINK_PORT, { ...copy, bytes: copy.bytes.slice() })
   }
 
   /**

@@ -3,6 +3,7 @@
 
 import type { Policy } from '../../src/api/schemas.js'
 import { Random } from './chance.js'
+import { onFastPath } from './fast-scenario.js'
 import { type FrameForm, frameForms } from './frames.js'
 import { isOfNetwork, type OtherNetwork, type TrunkWeather, waysOf, withNetworks } from './networks.js'
 
@@ -10,6 +11,8 @@ import { isOfNetwork, type OtherNetwork, type TrunkWeather, waysOf, withNetworks
 export const BROADCAST = -1
 /** A station of the outside world: `toNic` is the host behind whose plain port it is, or LAN_STATION. */
 export const OUTSIDE = -2
+/** Whoever has the address that machines take over from one another. */
+export const FLOATING = -3
 /** The station on the LAN that joins the hosts' uplinks. */
 export const LAN_STATION = 7
 
@@ -92,6 +95,10 @@ export interface Scenario {
   readonly chain: boolean
   /** Control frames carry the seal of a pre-shared key. */
   readonly keyed: boolean
+  /** Kernels forward what the forwarders have decided, while a network is quiet. */
+  readonly fastPath: boolean
+  /** Seconds until an address that is silent is forgotten. */
+  readonly ageing: number
   /** Snapshots are recorded, and audited when all is over. */
   readonly recorded: boolean
   /** What is on every host's disk as the highest epoch at the start. */
@@ -170,7 +177,9 @@ const weathers: readonly Weather[] = ['calm', 'calm', 'rough', 'rough', 'failing
 export function drawScenario(seed: number): Scenario {
   const scenario = drawOneNetwork(seed)
   const random = new Random(seed ^ 0x2e7)
-  return random.chance(0.17) ? withNetworks(scenario, random) : scenario
+  const drawn = random.chance(0.17) ? withNetworks(scenario, random) : scenario
+  const quiet = new Random(seed ^ 0xfa57)
+  return quiet.chance(0.15) ? onFastPath(drawn, quiet) : drawn
 }
 
 function drawOneNetwork(seed: number): Scenario {
@@ -318,6 +327,8 @@ export function drawOnTrunks(seed: number): Scenario {
     faults: weather === 'calm' && !random.chance(0.2) ? [] : drawFaults(random, weather, hosts, machines, first, last),
     keyed: random.chance(0.15),
     recorded: false,
+    fastPath: false,
+    ageing: 300,
     others: [],
     portion: random.pick([1, 3, 256]),
   }

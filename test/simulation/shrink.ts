@@ -126,6 +126,8 @@ function simplifications(scenario: Scenario): Partial<Scenario>[] {
   const list: Partial<Scenario>[] = [
     { epoch: 0 },
     { keyed: false },
+    { fastPath: false },
+    { ageing: 300 },
     { policy: 'buffer' },
     { hold: 10_000 },
     { record: 10_000 },

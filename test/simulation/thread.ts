@@ -5,12 +5,13 @@ import { once } from 'node:events'
 import { isMainThread, parentPort, Worker } from 'node:worker_threads'
 import { runCampaign, type Tally } from './campaign.js'
 import { plantedFaults } from './faults.js'
+import { fastPathFaults } from './faults-fast.js'
 import { networkFaults } from './faults-networks.js'
 import { uplinkFaults } from './faults-uplink.js'
 import { runScenario } from './run.js'
 import { drawOnTrunks, type Scenario } from './scenario.js'
 
-export const faults = [...plantedFaults, ...uplinkFaults, ...networkFaults]
+export const faults = [...plantedFaults, ...uplinkFaults, ...networkFaults, ...fastPathFaults]
 
 export interface Task {
   readonly seed: number

@@ -23,7 +23,7 @@ export class Trunk {
   readonly way: Way
 
   constructor(world: World, network: number, from: number, to: number) {
-    const arrive = (copy: FrameCopy) => world.hosts[to].daemon?.arrive(trunkPort(network, from), copy)
+    const arrive = (copy: FrameCopy) => world.hosts[to].arrive(trunkPort(network, from), copy)
     this.way = new Way(world, network, from, to, arrive)
   }
 

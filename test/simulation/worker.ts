@@ -10,8 +10,9 @@ import { type Handlers, networkCommands } from '../../switch/datapath/network-co
 import type { CommandName, Commands, DatapathEvent } from '../../switch/datapath/protocol.js'
 import { Forwarder } from '../../switch/forwarding/forwarder.js'
 import { performInput } from '../../switch/forwarding/inputs.js'
-import type { PortSpec, PortState } from '../../switch/forwarding/port-state.js'
+import type { Output, PortSpec, PortState } from '../../switch/forwarding/port-state.js'
 import type { Daemon } from './daemon.js'
+import { FastPorts } from './fast-path.js'
 import { carriedId, frameId, kindOf } from './frames.js'
 import type { Nic } from './guest.js'
 import type { SharedLan } from './lan.js'
@@ -50,6 +51,8 @@ export class Worker {
   /** By port: what its socket has and the loop has not read. */
   readonly ingress: (FrameCopy[] | undefined)[] = []
   readonly #forwarderOf: Forwarder[] = []
+  /** Null: every frame goes through the forwarders. */
+  readonly fast: FastPorts | null
   /** By network: since when frames from after a cut have waited here for one that has not begun. */
   readonly earlySince: (number | null)[]
   readonly #commands: Command[] = []
@@ -64,6 +67,7 @@ export class Worker {
     const { world, host } = daemon
     this.earlySince = world.networks.map(() => null)
     this.forwarders = world.networks.map((network) => this.#makeForwarder(network, bootId))
+    this.fast = world.scenario.fastPath ? new FastPorts(this) : null
     for (const forwarder of this.forwarders) world.planted.forwarder?.(forwarder)
     world.planted.worker?.(this)
     this.#scheduleTick(world.chance(LOOK, host.index, daemon.boot) * 20)
@@ -87,7 +91,7 @@ export class Worker {
         linkLocal: 'forward',
         pause: 'drop',
         transit: waysOf(scenario, network).chain,
-        fdb: { capacity: 64, perPort: 32, ageing: 300 },
+        fdb: { capacity: 64, perPort: 32, ageing: scenario.ageing },
         hold: { frames: scenario.hold, bytes: 1 << 26 },
         networkHold: { frames: 1e6, bytes: 1e9 },
         armed: ARMED_BOUNDS,
@@ -118,14 +122,16 @@ export class Worker {
   addMember(nic: Nic, epoch: number): void {
     const { guest } = nic
     const { world, host } = this.daemon
-    this.#add(nic.network, { ...this.#spec(nic.index, 'member', epoch), vm: guest.name }, (frame) => {
+    const spec = { ...this.#spec(nic.index, 'member', epoch), vm: guest.name }
+    const isRunning = () => guest.alive && guest.host === host.index
+    const deliver = (frame: Frame) => {
       const id = frameId(frame.bytes, frame.start)
-      const daemonIsHere = guest.alive && guest.host === host.index
-      if (!daemonIsHere) return true
+      if (!isRunning()) return true
       world.checkAsSent(id, frame, guest.name)
       if (world.trace !== null && id >= 0) world.note(host.name, `#${id} → ${guest.name}${colorText(frame.color)}`)
       return guest.deliver(nic, id)
-    })
+    }
+    this.#add(nic.network, spec, deliver, isRunning)
   }
 
   addTrunk(network: number, peer: number): void {
@@ -138,7 +144,9 @@ export class Worker {
         if (text !== null)
           world.note(host.name, `${text} ⇒ h${peer}${network > 0 ? ` in ${networkName(network)}` : ''}`)
       }
-      trunk.transmit(frame.bytes, tci)
+      const { bytes } = frame
+      if (this.fast === null) trunk.transmit(bytes, tci)
+      else this.fast.kernel.queue(() => trunk.transmit(bytes, tci))
       return true
     })
     this.forwarders[network].trunks.greet(port, this.now)
@@ -149,6 +157,7 @@ export class Worker {
     const port = trunkPort(network, peer)
     if (this.ingress[port] === undefined) return
     this.daemon.world.note(this.daemon.host.name, `trunk to h${peer} UNPLUGGED`)
+    this.fast?.path.slow(this.forwarders[network])
     this.remove(port)
   }
 
@@ -185,12 +194,19 @@ export class Worker {
   }
 
   remove(port: number): void {
+    this.fast?.remove(port)
     this.#forwarderOf[port]?.removePort(port)
     this.ingress[port] = undefined
   }
 
-  /** A frame has come into a port's socket. */
+  /** A frame has come to a port's device. */
   arrive(port: number, copy: FrameCopy): void {
+    if (this.fast === null) this.receive(port, copy)
+    else if (this.ingress[port] !== undefined) this.fast.kernel.arrive(port, copy)
+  }
+
+  /** … and into its socket. */
+  receive(port: number, copy: FrameCopy): void {
     const socket = this.ingress[port]
     if (socket === undefined) return
     socket.push(copy)
@@ -217,6 +233,7 @@ export class Worker {
   perform<K extends CommandName>(name: K, args: Commands[K]['args']): Commands[K]['result'] {
     const waits = name === 'release' && this.#waitsForOther(args as Commands['release']['args'])
     if (waits) this.daemon.world.marks.add('frame waited in another network')
+    this.fast?.makeSlow(name, args)
     const result = this.handlers[name](args)
     this.#observe(name, args, result)
     return result
@@ -323,10 +340,13 @@ export class Worker {
     for (let batch = 0; batch < DRAIN_BATCHES && this.#read(port, 64) > 0; batch++);
   }
 
-  #add(network: number, spec: PortSpec, send: (frame: Frame, serviceTci: number) => boolean): PortState {
+  #add(network: number, spec: PortSpec, send: Output['send'], isRunning = () => true): PortState {
+    const forwarder = this.forwarders[network]
     this.ingress[spec.index] = []
-    this.#forwarderOf[spec.index] = this.forwarders[network]
-    return this.forwarders[network].addPort(spec, { send })
+    this.#forwarderOf[spec.index] = forwarder
+    const port = forwarder.addPort(spec, { send })
+    this.fast?.add(spec, forwarder, send, isRunning)
+    return port
   }
 
   #spec(index: number, kind: PortSpec['kind'], epoch: number): PortSpec {
@@ -394,9 +414,11 @@ export class Worker {
     const now = this.now
     const { world, host } = this.daemon
     for (const copy of batch) {
+      this.fast?.take(port, copy)
       this.#forwarderOf[port].receive(port, this.#frame.pointAt(copy), now)
       if (port < TRUNK_PORTS) world.colored(port, this.#frame.color, host)
     }
+    this.fast?.sent(port)
     return batch.length
   }
 
@@ -404,6 +426,7 @@ export class Worker {
     this.daemon.world.time.after(ms, () => {
       if (!this.alive) return
       for (const forwarder of this.forwarders) forwarder.tick(this.now)
+      this.fast?.path.tick(this.now)
       const open = this.forwarders.some(({ snapshots }) => snapshots.openEpoch !== null)
       this.#scheduleTick(open ? TICK_INTERVAL_OPEN : TICK_INTERVAL_MS)
     })

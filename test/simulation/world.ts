@@ -14,7 +14,7 @@ import { type FrameForm, makeFrame } from './frames.js'
 import { Guest, type Image, type Nic } from './guest.js'
 import { SharedLan } from './lan.js'
 import { networkName, waysOf } from './networks.js'
-import { BROADCAST, LAN_STATION, OUTSIDE, type Scenario, type Send } from './scenario.js'
+import { BROADCAST, FLOATING, LAN_STATION, OUTSIDE, type Scenario, type Send } from './scenario.js'
 import { Timeline } from './timeline.js'
 import { PLAIN_PORT, Trunk } from './trunk.js'
 import type { Worker } from './worker.js'
@@ -65,7 +65,7 @@ export class Violation extends Error {
  */
 const HORIZON = 150_000
 const BROADCAST_MAC = [255, 255, 255, 255, 255, 255]
-/** An address that machines take over from one another, as routers do with a virtual one. Nobody sends to it. */
+/** An address that machines take over from one another, as routers do with a virtual one. */
 const FLOATING_MAC = [2, 0, 0, 1, 0, 0]
 /** When machines say that they are there, if they do. */
 const ANNOUNCING = 300
@@ -314,14 +314,14 @@ export class World {
       return { bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }
     }
     for (const nic of this.nics) {
-      nic.guest.act(() => this.hosts[nic.guest.host].daemon?.arrive(nic.index, bytesOf(nic.mac)))
+      nic.guest.act(() => this.hosts[nic.guest.host].arrive(nic.index, bytesOf(nic.mac)))
     }
     for (const station of this.scenario.outside) this.#sendFromOutside(station, bytesOf(stationMac(station)))
   }
 
   #sendFromOutside(station: number, copy: FrameCopy): void {
     if (station === LAN_STATION) this.lan?.transmit(LAN_STATION, this.#frame.pointAt(copy))
-    else this.hosts[station].daemon?.arrive(PLAIN_PORT, copy)
+    else this.hosts[station].arrive(PLAIN_PORT, copy)
   }
 
   #send({ vm, nic, toVm, toNic, form, floating }: Send): void {
@@ -339,7 +339,7 @@ export class World {
         guest.name,
         `sends #${this.frames.length - 1}${guest.nics.length > 1 ? ` .${nic}` : ''} → ${this.#target(toVm, toNic)}`,
       )
-      this.hosts[guest.host].daemon?.arrive(from.index, copy)
+      this.hosts[guest.host].arrive(from.index, copy)
     })
   }
 
@@ -347,7 +347,13 @@ export class World {
     const id = this.frames.length
     const { toVm, toNic } = sent
     const to =
-      toVm === BROADCAST ? BROADCAST_MAC : toVm === OUTSIDE ? stationMac(toNic) : this.guests[toVm].nics[toNic].mac
+      toVm === BROADCAST
+        ? BROADCAST_MAC
+        : toVm === FLOATING
+          ? FLOATING_MAC
+          : toVm === OUTSIDE
+            ? stationMac(toNic)
+            : this.guests[toVm].nics[toNic].mac
     const copy = makeFrame(id, from, to, form)
     this.frames.push({ ...sent, id, bytes: Buffer.from(copy.bytes) })
     return copy
@@ -355,6 +361,7 @@ export class World {
 
   #target(vm: number, nic: number): string {
     if (vm === BROADCAST) return 'all'
+    if (vm === FLOATING) return 'whoever has the address'
     if (vm === OUTSIDE) return nic === LAN_STATION ? 'outside' : `outside h${nic}`
     return `vm${vm}${this.guests[vm].nics.length > 1 ? `.${nic}` : ''}`
   }
@@ -403,6 +410,7 @@ export class World {
         if (forwarder.snapshots.openEpoch !== null) return false
         for (const port of forwarder.ports) if (port.closed || port.hold.length > 0) return false
       }
+      if ((daemon.worker?.fast?.kernel.inFlight ?? 0) > 0) return false
       for (const socket of daemon.worker?.ingress ?? []) if (socket !== undefined && socket.length > 0) return false
     }
     for (const guest of this.guests) {

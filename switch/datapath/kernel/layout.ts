@@ -26,7 +26,7 @@ export const PORT_WORDS = 32 + 2 * BUCKETS
 export const DEVICE_WORDS = 2
 /** struct run. */
 export const RUN_WORDS = 32
-const RUN_LEFT = 16
+export const RUN_LEFT = 16
 /** struct count, in numbers of 64 bits. */
 export const Count = {
   IN_FRAMES: 0,
