@@ -163,7 +163,8 @@ async function fastPath(): Promise<Finding[]> {
   const { fastPathTrouble } = await import('../../switch/datapath/kernel/programs.js')
   const trouble = fastPathTrouble()
   const cost = 'every frame goes through the daemon, also with `fastPath: auto`.'
-  return [finding('fast path', trouble === null, trouble ?? 'programs can be loaded', false, cost)]
+  const where = kernelIsAtLeast(6, 6) ? '' : '; at ports of a bridge that is taken over not before kernel 6.6'
+  return [finding('fast path', trouble === null, trouble ?? `programs can be loaded${where}`, false, cost)]
 }
 
 async function qemu(): Promise<Finding[]> {
