@@ -1,15 +1,16 @@
 // The fast path: repeats in the kernel what the forwarder has decided (docs/internals/fast-path.md). Nothing is decided
-// here. Two programs share the maps, for all ports of one datapath:
+// here. The programs share their maps, for all ports of one datapath:
 //
 //   decide  the filter of a port's packet socket. It runs first. A frame whose verdict is known and valid is kept from
 //           the socket; every other one goes on to the filter that the socket would have without all this.
 //   act     the filter at the ingress hook of the same device, right behind it on the same CPU, with softirqs off: it
 //           redirects what was fast, and drops the rest, which the socket has or nobody wants.
 //
-// A port that stays in a bridge has `act_in_bridge` instead: there the rest goes on to what else is at the device.
+// `act_early` does the first of these two sooner, where the kernel has a hook for that. A port that stays in a bridge has
+// `act_in_bridge` instead: there the rest goes on to what else is at the device.
 //
-// What was judged lies in a slot of the CPU, which `act` empties. An empty slot means that no socket has seen the frame
-// (there is no daemon, or the frame lies in emergency memory): then `act` judges by itself.
+// What was judged lies in `struct run`, which `act` empties. Found empty, it means that no socket has seen the frame (there
+// is no daemon, or the frame lies in emergency memory): then `act` judges by itself.
 //
 // Kernel 6.1 must take it: no helper, map or instruction is newer. Rebuild with `npm run bpf`.
 
@@ -78,8 +79,14 @@ struct port {
 };
 // Which port a device is: two indexes that are alike in the lower bits cannot both be fast.
 struct device { u32 ifindex, port; };
-// How often programs have begun and ended on a CPU.
-struct run { u64 entered, pad[7], left, pad2[7]; };
+// Of a processor: how often programs have begun and ended there, and what was judged, until `act` has emptied it.
+// Programs of one processor run one after the other, with softirqs off, so nobody else writes here.
+struct run {
+  u64 entered, number;
+  u32 action, port, from, ifindex, to; // `from`: the device that the frame came by
+  u16 push, pop;
+  u64 pad[3], left, pad2[7];
+};
 struct key { u16 port, vlan, tag, zero; u8 addresses[12]; };
 struct verdict {
   u32 ifindex, to;      // where it goes: device, and port
@@ -88,120 +95,119 @@ struct verdict {
   u16 push, pop;        // a tag of ours or, with TAGGED, of a VLAN to push; whether one is to pop
   u32 seen, vlan;       // the VLAN is the daemon's
 };
-// `from`: the device that the frame came by.
-struct slot { u64 number; u32 action, port, ifindex, to; u16 push, pop; u32 from; };
-// Of a port on a CPU.
+
+// Of a port on a processor.
 struct count { u64 in_frames, in_bytes, in_gso, in_segments, out_frames, out_bytes, out_gso, out_segments; };
 
+// Maps of one element, mapped: their places are written into the programs, and no look-up is needed.
+extern struct port ports[PORTS];
+extern struct device devices[DEVICES];
 struct map { int unused; };
 #define map(name) struct map name section("maps")
-map(ports);    // array of struct port, mapped
-map(devices);  // array of struct device, mapped
-map(runs);     // array of struct run by CPU, mapped
-map(counters); // array of struct count by CPU and port, mapped
+map(runs);     // array of struct run by processor, mapped
+map(counters); // array of struct count by processor and port, mapped
 map(verdicts); // hash: struct key -> struct verdict
-map(slots);    // per CPU: struct slot
 map(others);   // programs by port: the filter that a socket has besides
 
-inlined void enter(struct slot *s) {
-  u32 cpu = processor();
-  struct run *r = find(&runs, &cpu);
-  // With its result it is a full fence: whoever has changed a generation, and then sees `left` come up to `entered`,
-  // knows that no program goes by the old one.
-  if (r) s->number = __sync_fetch_and_add(&r->entered, 1) + 1;
+inlined struct port *port_at(u32 number) { return &ports[number & (PORTS - 1)]; }
+
+inlined struct run *here(void) {
+  u32 number = processor();
+  return find(&runs, &number);
 }
 
-inlined void leave(struct slot *s) {
-  u32 cpu = processor();
-  struct run *r = find(&runs, &cpu);
-  if (r) __sync_lock_test_and_set(&r->left, s->number);
+// With its result it is a full fence: whoever has changed a generation, and then sees `left` come up to `entered`, knows
+// that no program goes by the old one.
+inlined void enter(struct run *r) { r->number = __sync_fetch_and_add(&r->entered, 1) + 1; }
+
+// A plain store: x86-64 lets none be seen before the loads and stores in front of it, so that whoever sees this one sees
+// what was counted, and knows that no generation is looked at any more. That it may be seen late does no harm.
+inlined void leave(struct run *r) {
+  asm volatile("" ::: "memory");
+  *(volatile u64 *)&r->left = r->number;
 }
 
 // The bucket of a frame (also in switch/datapath/kernel/buckets.ts).
-inlined u32 bucket_of(const u8 *a) {
-  u32 to = (u32)a[2] << 24 | a[3] << 16 | a[4] << 8 | a[5], from = (u32)a[8] << 24 | a[9] << 16 | a[10] << 8 | a[11];
-  u32 mixed = to * 0x9e3779b1u ^ from * 0x85ebca6bu;
-  return (mixed ^ mixed >> 16) & (BUCKETS - 1);
+inlined u32 bucket_of(const u32 *addresses) {
+  return (addresses[0] * 0x9e3779b1u ^ addresses[1] * 0x85ebca6bu ^ addresses[2] * 0xc2b2ae35u) >> 24;
 }
 
 // TCP straight behind the Ethernet header: other GSO frames are looked at by the socket's filters.
 inlined int is_tcp(struct frame *f, u16 type) {
   u8 protocol = 0;
-  u32 at = type == IPV4 ? 23 : 20;
-  if (type != IPV4 && type != IPV6) return 0;
+  u32 at = type == big(IPV4) ? 23 : 20;
+  if (type != big(IPV4) && type != big(IPV6)) return 0;
   return read_bytes(f, at, &protocol, 1) == 0 && protocol == TCP;
 }
 
-inlined int judge(struct frame *f, struct port *p, u32 number, struct slot *s, u32 *bucket) {
-  struct { u8 addresses[12]; u16 type; } head;
-  struct key key;
+inlined int judge(struct frame *f, u32 number, struct run *r, u32 *bucket) {
+  // The frame's type comes to lie behind its addresses.
+  struct { union { u32 words[5]; struct key key; }; u16 type; } of;
+  struct port *p = port_at(number);
   *bucket = BUCKETS;
-  if (read_bytes(f, 0, &head, 14) < 0) return PUNT;
-  if (p->trunk && head.type == big(CONTROL) && !f->vlan_present) __sync_fetch_and_add(&p->told, 1);
-  if (head.addresses[0] & 1) return PUNT;
-  u32 b = bucket_of(head.addresses) & (BUCKETS - 1);
+  if (read_bytes(f, 0, of.key.addresses, 14) < 0) return PUNT;
+  u16 type = of.type;
+  u32 trunk = p->trunk, present = f->vlan_present;
+  if (trunk && type == big(CONTROL) && !present) __sync_fetch_and_add(&p->told, 1);
+  if (of.key.addresses[0] & 1) return PUNT;
+  u32 b = bucket_of(of.words + 2) & (BUCKETS - 1);
   *bucket = b;
   u32 generation = once(p->generation);
   if (!(generation & 1) || once(p->missed) || once(p->told) != once(p->heard)) return PUNT;
   // Those of before are not sent on yet.
   if (once(p->punted[b]) != once(p->done[b])) return PUNT;
-  u16 type = big(head.type);
-  if (type == VLAN || type == SERVICE_VLAN || type == CONTROL) return PUNT;
-  u32 present = f->vlan_present, tag = f->vlan_tci & 0xfff;
-  if (present && f->vlan_proto != big(p->trunk ? SERVICE_VLAN : VLAN)) return PUNT;
-  if (p->trunk && !present) return PUNT;
+  if (type == big(VLAN) || type == big(SERVICE_VLAN) || type == big(CONTROL)) return PUNT;
   u32 gso = f->gso_size;
   if (gso && !is_tcp(f, type)) return PUNT;
-  key.port = number;
-  key.vlan = p->trunk || !present ? 0 : tag | TAGGED;
-  key.tag = p->trunk ? tag : 0;
-  key.zero = 0;
-  __builtin_memcpy(key.addresses, head.addresses, 12);
-  struct verdict *v = find(&verdicts, &key);
+  of.words[0] = number;
+  of.words[1] = 0;
+  if (present) {
+    u32 tag = f->vlan_tci & 0xfff;
+    if (f->vlan_proto != big(trunk ? SERVICE_VLAN : VLAN)) return PUNT;
+    if (trunk) of.key.tag = tag;
+    else of.key.vlan = tag | TAGGED;
+  } else if (trunk) return PUNT;
+  struct verdict *v = find(&verdicts, &of.key);
   if (!v || v->from_generation != generation) return PUNT;
   u32 to = v->to;
-  struct port *q = find(&ports, &to);
-  if (!q || once(q->generation) != v->to_generation || once(q->paused)) return PUNT;
+  struct port *q = port_at(to);
+  if (once(q->generation) != v->to_generation || once(q->paused)) return PUNT;
   if (!gso && f->len > v->room) return PUNT;
   u32 now = once(p->now);
   if (once(v->seen) != now) once(v->seen) = now;
-  s->ifindex = v->ifindex;
-  s->to = to;
-  s->push = v->push;
-  s->pop = v->pop;
+  r->ifindex = v->ifindex;
+  r->to = to;
+  r->push = v->push;
+  r->pop = v->pop;
   return FAST;
 }
 
-inlined struct port *port_of(struct frame *f, u32 *number) {
-  u32 ifindex = f->ifindex, at = ifindex & (DEVICES - 1);
-  struct device *d = find(&devices, &at);
-  if (!d || once(d->ifindex) != ifindex) return 0;
-  *number = d->port;
-  return find(&ports, number);
+#define NOBODY PORTS
+inlined u32 port_of(struct frame *f) {
+  u32 ifindex = f->ifindex;
+  struct device *d = &devices[ifindex & (DEVICES - 1)];
+  return once(d->ifindex) == ifindex ? d->port & (PORTS - 1) : NOBODY;
 }
 
-// Behind the frame of a slot that is full `act` has not run.
-inlined void missed(struct slot *s) {
-  u32 number = s->port;
-  struct port *p = find(&ports, &number);
-  if (p) __sync_fetch_and_add(&p->missed, 1);
-  s->action = NONE;
+// Behind the frame that was judged `act` has not run.
+inlined void missed(struct run *r) {
+  __sync_fetch_and_add(&port_at(r->port)->missed, 1);
+  r->action = NONE;
 }
 
 section("socket") int decide(struct frame *f) {
-  u32 zero = 0, number = 0, bucket;
-  struct slot *s = find(&slots, &zero);
-  struct port *p = port_of(f, &number);
-  if (!s || !p) return WHOLE;
-  if (s->action != NONE) missed(s);
-  enter(s);
-  s->port = number;
-  s->from = f->ifindex;
-  int action = judge(f, p, number, s, &bucket);
-  s->action = action;
+  u32 number = port_of(f), bucket;
+  struct run *r = here();
+  if (!r || number == NOBODY) return WHOLE;
+  if (r->action != NONE) missed(r);
+  enter(r);
+  r->port = number;
+  r->from = f->ifindex;
+  int action = judge(f, number, r, &bucket);
+  r->action = action;
   if (action == FAST) return 0;
   // Before the frame is in the ring: no later frame of this pair can miss it.
-  if (bucket < BUCKETS) __sync_fetch_and_add(&p->punted[bucket & (BUCKETS - 1)], 1);
+  if (bucket < BUCKETS) __sync_fetch_and_add(&port_at(number)->punted[bucket & (BUCKETS - 1)], 1);
   tail_call(f, &others, number);
   return WHOLE;
 }
@@ -217,62 +223,70 @@ inlined u32 segments_of(struct frame *f, u32 size) {
   return length > head ? (length - head + size - 1) / size : 1;
 }
 
-inlined int acted(struct frame *f, struct slot *s) {
-  u32 action = s->action, bucket, number = s->port;
-  s->action = NONE;
-  if (action == NONE) {
-    struct port *p = port_of(f, &number);
-    if (!p) return DROP;
-    enter(s);
-    action = judge(f, p, number, s, &bucket);
-  }
-  if (action != FAST) return DROP;
-  u32 cpu = processor(), to = s->to, gso = f->gso_size, segments = gso ? segments_of(f, gso) : 1;
-  u32 in = cpu * PORTS + (number & (PORTS - 1)), out = cpu * PORTS + (to & (PORTS - 1));
+inlined int send_on(struct frame *f, struct run *r) {
+  u32 length = f->len, gso = f->gso_size, segments = gso ? segments_of(f, gso) : 1;
+  u32 row = processor() * PORTS, in = row + (r->port & (PORTS - 1)), out = row + (r->to & (PORTS - 1));
   struct count *c = find(&counters, &in);
   if (c) {
     c->in_frames++;
-    c->in_bytes += f->len;
-    c->in_gso += gso != 0;
+    c->in_bytes += length;
     c->in_segments += segments;
+    if (gso) c->in_gso++;
   }
   c = find(&counters, &out);
   if (c) {
     c->out_frames++;
-    c->out_bytes += f->len;
-    c->out_gso += gso != 0;
+    c->out_bytes += length;
     c->out_segments += segments;
+    if (gso) c->out_gso++;
   }
-  if (s->pop && pop_tag(f) < 0) return DROP;
-  u16 push = s->push;
+  if (r->pop && pop_tag(f) < 0) return DROP;
+  u16 push = r->push;
   if (push && push_tag(f, push & TAGGED ? big(VLAN) : big(SERVICE_VLAN), push & (TAGGED - 1)) < 0) return DROP;
-  return redirect(s->ifindex, 0);
+  return redirect(r->ifindex, 0);
 }
 
 section("tc") int act(struct frame *f) {
-  u32 zero = 0;
-  struct slot *s = find(&slots, &zero);
-  if (!s) return DROP;
-  if (s->action != NONE && s->from != f->ifindex) missed(s);
-  s->number = s->action == NONE ? 0 : s->number;
-  int result = acted(f, s);
-  if (s->number) leave(s);
+  struct run *r = here();
+  if (!r) return DROP;
+  if (r->action != NONE && r->from != f->ifindex) missed(r);
+  int action = r->action;
+  r->action = NONE;
+  if (action == NONE) {
+    u32 number = port_of(f), bucket;
+    if (number == NOBODY) return DROP;
+    enter(r);
+    r->port = number;
+    action = judge(f, number, r, &bucket);
+  }
+  int result = action == FAST ? send_on(f, r) : DROP;
+  leave(r);
+  return result;
+}
+
+// At the tcx hook, before `act`, where the kernel has one: the way there is the shorter one. It does what `act` would do
+// with what is fast, and leaves the rest to it.
+section("tc/early") int act_early(struct frame *f) {
+  struct run *r = here();
+  if (!r || r->action != FAST || r->from != f->ifindex) return PASS;
+  r->action = NONE;
+  int result = send_on(f, r);
+  leave(r);
   return result;
 }
 
 // What is not fast, the daemon's rules keep from the bridge. A frame that no socket has seen is not judged here: when
 // the daemon has gone, and its rules with it, the bridge forwards everything.
 section("tc/bridge") int act_in_bridge(struct frame *f) {
-  u32 zero = 0;
-  struct slot *s = find(&slots, &zero);
-  if (!s || s->action == NONE) return PASS;
-  if (s->from != f->ifindex) {
-    missed(s);
+  struct run *r = here();
+  if (!r || r->action == NONE) return PASS;
+  if (r->from != f->ifindex) {
+    missed(r);
     return PASS;
   }
-  int result = s->action == FAST ? acted(f, s) : PASS;
-  s->action = NONE;
-  leave(s);
+  int result = r->action == FAST ? send_on(f, r) : PASS;
+  r->action = NONE;
+  leave(r);
   return result;
 }
 

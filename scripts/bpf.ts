@@ -11,7 +11,7 @@ const repository = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 export const OBJECT_FILE = join(repository, 'switch', 'datapath', 'kernel', 'object.ts')
 /** Another version of the compiler makes other code of the same source. */
 const COMPILER = 'clang-14'
-const SECTIONS = { decide: 'socket', act: 'tc', actInBridge: 'tc/bridge' } as const
+const SECTIONS = { decide: 'socket', act: 'tc', actEarly: 'tc/early', actInBridge: 'tc/bridge' } as const
 const SYMTAB = 2
 const REL = 9
 const COLUMNS = 116
@@ -81,14 +81,13 @@ export function embedded(): string {
     const { code, maps } = elf.program(section)
     const lines = code.toString('base64').match(new RegExp(`.{1,${COLUMNS - 8}}`, 'g')) ?? []
     const parts = lines.map((line) => `'${line}',`).join('\n      ')
-    const places = maps.map(([at, map]) => `[${at}, '${map}'],`).join('\n      ')
+    const places = maps.map(([at, map]) => `[${at}, '${map}']`)
+    const list = places.length === 1 ? `[${places}]` : `[\n      ${places.join(',\n      ')},\n    ]`
     return `  ${name}: {
     code: [
       ${parts}
     ],
-    maps: [
-      ${places}
-    ],
+    maps: ${list},
   },
 `
   })

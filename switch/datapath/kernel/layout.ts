@@ -42,7 +42,6 @@ export const COUNTS = 8
 /** struct key; struct verdict. */
 export const KEY_LENGTH = 20
 export const VERDICT_LENGTH = 32
-export const SLOT_LENGTH = 40
 const FOUR_GIB = 2 ** 32
 
 /** Descriptors of programs and maps. */
@@ -51,9 +50,10 @@ export interface Programs {
   readonly processors: number
   readonly decide: number
   readonly act: number
+  readonly actEarly: number
   /** `act` of devices that stay in a bridge. */
   readonly actInBridge: number
-  readonly maps: Readonly<Record<'ports' | 'devices' | 'runs' | 'counters' | 'verdicts' | 'slots' | 'others', number>>
+  readonly maps: Readonly<Record<'ports' | 'devices' | 'runs' | 'counters' | 'verdicts' | 'others', number>>
 }
 
 export class Shared {

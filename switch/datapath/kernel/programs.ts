@@ -21,7 +21,6 @@ import {
   PORT_WORDS,
   type Programs,
   RUN_WORDS,
-  SLOT_LENGTH,
   VERDICT_LENGTH,
   VERDICTS,
 } from './layout.js'
@@ -29,14 +28,16 @@ import { object } from './object.js'
 
 const shapes = (processors: number) =>
   ({
-    ports: { type: MapType.ARRAY, key: 4, value: PORT_WORDS * 4, entries: MAX_PORTS, mapped: true },
-    devices: { type: MapType.ARRAY, key: 4, value: DEVICE_WORDS * 4, entries: DEVICES, mapped: true },
+    ports: { type: MapType.ARRAY, key: 4, value: MAX_PORTS * PORT_WORDS * 4, entries: 1, mapped: true },
+    devices: { type: MapType.ARRAY, key: 4, value: DEVICES * DEVICE_WORDS * 4, entries: 1, mapped: true },
     runs: { type: MapType.ARRAY, key: 4, value: RUN_WORDS * 4, entries: processors, mapped: true },
     counters: { type: MapType.ARRAY, key: 4, value: COUNTS * 8, entries: processors * MAX_PORTS, mapped: true },
     verdicts: { type: MapType.HASH, key: KEY_LENGTH, value: VERDICT_LENGTH, entries: VERDICTS },
-    slots: { type: MapType.PER_CPU_ARRAY, key: 4, value: SLOT_LENGTH, entries: 1 },
     others: { type: MapType.PROGRAMS, key: 4, value: 4, entries: MAX_PORTS },
   }) as const
+
+/** Of these, programs have the place of the value itself. */
+const DIRECT: readonly string[] = ['ports', 'devices']
 
 /** Why this machine has no fast path, in words that are its user's; null: nothing speaks against trying. */
 function unfit(): string | null {
@@ -62,8 +63,9 @@ export function loadPrograms(): Programs {
     const maps: Programs['maps'] = Object.fromEntries(made)
     const decide = open(loadEmbedded('decide', ProgramType.SOCKET_FILTER, maps))
     const act = open(loadEmbedded('act', ProgramType.SCHED_CLS, maps))
+    const actEarly = open(loadEmbedded('actEarly', ProgramType.SCHED_CLS, maps))
     const actInBridge = open(loadEmbedded('actInBridge', ProgramType.SCHED_CLS, maps))
-    return { processors, decide, act, actInBridge, maps }
+    return { processors, decide, act, actEarly, actInBridge, maps }
   } catch (error) {
     for (const fd of opened) libc().close(fd)
     if (error instanceof SnapswitchError && error.code === 'PERMISSION')
@@ -73,8 +75,8 @@ export function loadPrograms(): Programs {
 }
 
 /** Those that are attached stay so. */
-export function closePrograms({ decide, act, actInBridge, maps }: Programs): void {
-  for (const fd of [act, actInBridge, decide, ...Object.values(maps)]) libc().close(fd)
+export function closePrograms({ decide, act, actEarly, actInBridge, maps }: Programs): void {
+  for (const fd of [act, actEarly, actInBridge, decide, ...Object.values(maps)]) libc().close(fd)
 }
 
 /** Why this machine has no fast path; null: it has. */
@@ -92,8 +94,10 @@ function loadEmbedded(name: keyof typeof object, type: number, maps: Readonly<Re
   const bytes = new Uint8Array(Buffer.from(code.join(''), 'base64'))
   const view = new DataView(bytes.buffer)
   for (const [at, map] of places) {
-    // BPF_PSEUDO_MAP_FD in the upper half of the registers' byte.
-    bytes[at + 1] = (bytes[at + 1]! & 0x0f) | 0x10
+    // BPF_PSEUDO_MAP_VALUE or BPF_PSEUDO_MAP_FD in the upper half of the registers' byte.
+    bytes[at + 1] = (bytes[at + 1]! & 0x0f) | (DIRECT.includes(map) ? 0x20 : 0x10)
+    // Where in the value.
+    view.setInt32(at + 12, view.getInt32(at + 4, true), true)
     view.setInt32(at + 4, maps[map]!, true)
   }
   return loadCode(type, bytes, 'MIT', `load the fast path (${name})`, `ssw_${name}`)
