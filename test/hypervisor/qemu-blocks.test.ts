@@ -4,11 +4,12 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
 import t from 'tap'
 import type { FrozenDisk, MachineControl, Medium } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
-import { locator, openFilesOf, writersOf } from '../../src/hypervisor/shared/open-files.js'
+import { freshMs, locator, openFilesOf, writersOf } from '../../src/hypervisor/shared/open-files.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { fileLimit } from '../patience.js'
 import { bootGuest, endWithUs, type Guest, makeDisk, readReport, soon, until } from './boot-guest.js'
@@ -40,6 +41,7 @@ type Tap = Pick<typeof t, 'teardown'>
 
 /** Why a drive cannot be snapshot, by the preflight; '' when it can. */
 async function reasonOf(machine: MachineControl, drive: string): Promise<string> {
+  await pause(freshMs)
   const { unsupported } = await machine.inspect(soon(5000))
   return unsupported
     .filter(({ name }) => name === drive)
@@ -179,6 +181,7 @@ t.test('what a name leads to', async (t) => {
   t.same(await writersOf([file('real')]), [], 'and it is no writer of ours')
   const same = await holder(t, file('real'), 'r+')
   t.match(locator(openFilesOf(same.pid!), '/')('real'), { path: file('real') }, 'relative names, wherever it is now')
+  await pause(freshMs)
   t.match(await writersOf([file('link')]), [{ pid: same.pid }], 'by any name')
 })
 

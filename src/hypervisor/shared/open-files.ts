@@ -112,6 +112,15 @@ interface Scan {
   readonly result: Promise<Writer[]>
 }
 
+/**
+ * A look that is no older is as good as a new one: whoever opens a file just after a look is not seen either. A snapshot
+ * asks about the same files three times in a row, and a look costs as much as all else that the daemon does for it.
+ */
+export const freshMs = 500
+
+/** What was seen of a file lately. */
+const seen = new Map<FileKey, { readonly untilMs: number; readonly writers: readonly Writer[] }>()
+
 let queued: Scan | null = null
 let running: Promise<unknown> = Promise.resolve()
 
@@ -128,15 +137,27 @@ export async function writersOf(files: readonly string[]): Promise<Writer[]> {
     own.add(key)
     wanted.set(key, file)
   }
+  const now = performance.now()
+  const known = [...own].map((key) => seen.get(key))
+  if (known.every((one) => one !== undefined && one.untilMs > now)) return known.flatMap((one) => one!.writers)
   if (queued === null) {
     const result = running.then(() => {
       queued = null
-      return scan(wanted)
+      return remembered(wanted)
     })
     running = result.catch(() => {})
     queued = { wanted, result }
   }
   return (await queued.result).filter(({ key }) => own.has(key))
+}
+
+async function remembered(wanted: ReadonlyMap<FileKey, string>): Promise<Writer[]> {
+  const writers = await scan(wanted)
+  const now = performance.now()
+  for (const [key, { untilMs }] of seen) if (untilMs <= now) seen.delete(key)
+  for (const key of wanted.keys())
+    seen.set(key, { untilMs: now + freshMs, writers: writers.filter((one) => one.key === key) })
+  return writers
 }
 
 async function scan(wanted: ReadonlyMap<FileKey, string>): Promise<Writer[]> {
