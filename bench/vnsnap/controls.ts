@@ -4,7 +4,7 @@
 import type { Lab as Machines } from '../../test/lab/lab.js'
 import { threadSeconds } from '../lab/cpu.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
-import { sleep } from '../lab/processes.js'
+import { type Service, sleep } from '../lab/processes.js'
 import { network } from '../snapshot/plan.js'
 import type { SnapshotSystem, Taker } from '../snapshot/session.js'
 import { nowUs, takerOf } from './taker.js'
@@ -64,6 +64,7 @@ const burnSystem = (seconds: () => number): SnapshotSystem => ({
 })
 
 function burner(lab: Machines, bench: Bench, seconds: () => number): Taker {
+  const loops: Service[] = []
   const burn = async (host: string) => {
     const limit = performance.now() + BURN_LIMIT_MS
     const loop = await bench.startAt({ namespace: lab.namespace(host), cores: allCores() }, [
@@ -71,14 +72,16 @@ function burner(lab: Machines, bench: Bench, seconds: () => number): Taker {
       '-c',
       'while :; do :; done',
     ])
-    try {
-      while (threadSeconds(loop.pid, loop.pid) < seconds() / lab.plan.hosts.length) {
-        if (performance.now() > limit) throw new Error('a busy loop got no core')
-        await sleep(LOOK_MS)
-      }
-    } finally {
-      await loop.stop('SIGKILL')
+    loops.push(loop)
+    while (threadSeconds(loop.pid, loop.pid) < seconds() / lab.plan.hosts.length) {
+      if (performance.now() > limit) throw new Error('a busy loop got no core')
+      await sleep(LOOK_MS)
     }
+    // It stands still until the run is over: whoever counts what the run took finds it there.
+    process.kill(loop.pid, 'SIGSTOP')
+  }
+  const remove = async () => {
+    for (const loop of loops.splice(0)) await loop.stop('SIGKILL')
   }
   const none = async () => {
     throw new Error('nothing is saved')
@@ -99,10 +102,13 @@ function burner(lab: Machines, bench: Bench, seconds: () => number): Taker {
         error: null,
       }
     },
-    remove: nothing,
+    remove,
     keep: none,
     restore: none,
     memoryOf: none,
-    close: () => bench.destroy(),
+    close: async () => {
+      await remove()
+      await bench.destroy()
+    },
   }
 }
