@@ -113,8 +113,9 @@ interface Scan {
 }
 
 /**
- * A look that is no older is as good as a new one: whoever opens a file just after a look is not seen either. A snapshot
- * asks about the same files three times in a row, and a look costs as much as all else that the daemon does for it.
+ * A look that is no older is as good as a new one: whoever opens a file just after a look is not seen either. A
+ * snapshot asks about the same files three times in a row, and a look costs as much as all else that the daemon does
+ * for it.
  */
 export const freshMs = 500
 
