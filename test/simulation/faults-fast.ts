@@ -96,7 +96,7 @@ const hurried = (scenario: Scenario): Scenario => {
 /** Long frames, which are never fast, among others of the same pair. */
 const mixed = (scenario: Scenario): Scenario => {
   const sends = scenario.sends.map((send, nth) =>
-    send.toVm === BROADCAST || nth % 3 > 0 ? send : { ...send, form: 'gso' as const },
+    send.toVm === BROADCAST || nth % 3 > 0 ? send : { ...send, form: 'long' as const },
   )
   return fast({ ...scenario, sends })
 }

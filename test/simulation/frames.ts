@@ -18,6 +18,9 @@ const MARK = 4
 const LAN_MTU = 1500
 const GSO_SIZE = 1400
 const TCP_HEADER = 20
+const TCP = 6
+const PROTOCOL_AT = 9
+const CHECKSUM_AT = 10
 
 /** Where the id is, by EtherType: behind the headers. */
 const ID_AT: Readonly<Record<number, number>> = {
@@ -36,6 +39,7 @@ export function makeFrame(id: number, from: readonly number[], to: readonly numb
   bytes.set(payload, VNET_HEADER_LENGTH + HEADER)
   if (form === 'gso') {
     const transport = HEADER + 20
+    beTcp(bytes, VNET_HEADER_LENGTH + HEADER)
     bytes[VNET_HEADER_LENGTH + transport + 12] = (TCP_HEADER / 4) << 4
     view.setUint8(0, 1)
     view.setUint8(1, 1)
@@ -44,6 +48,14 @@ export function makeFrame(id: number, from: readonly number[], to: readonly numb
     view.setUint16(6, transport, true)
   }
   return { bytes, tagTpid: 0, tagTci: 0, color: NO_COLOR }
+}
+
+/** An IPv4 packet of UDP becomes one of TCP, whose header's checksum is one of TCP. */
+function beTcp(bytes: Uint8Array, at: number): void {
+  const view = new DataView(bytes.buffer)
+  const checksum = view.getUint16(at + CHECKSUM_AT) + bytes[at + PROTOCOL_AT] - TCP
+  bytes[at + PROTOCOL_AT] = TCP
+  view.setUint16(at + CHECKSUM_AT, checksum > 0xffff ? checksum - 0xffff : checksum)
 }
 
 /** The id in a frame of ours that begins at `start`; -1 for others (announcements). */
