@@ -90,6 +90,8 @@ export class Bridges {
   give(name: string): Promise<void> {
     return this.#inTurn(async () => {
       const one = this.#taken.get(name)
+      // One that is lost is let go already: all that is left of it is what `status` says.
+      if (one === undefined && !this.#configured.has(name) && this.#problems.delete(name)) return
       if (one === undefined) throw notTaken(name, [...this.#taken.keys()])
       await one.bridge.give()
       this.#forget(name)

@@ -116,7 +116,8 @@ function unsupported(message: string, action: string): SnapswitchError {
   return new SnapswitchError('BRIDGE_UNSUPPORTED', message, action)
 }
 
-function refuseBridge({ link, settings, ports, devices }: FoundBridge): void {
+/** Throws BRIDGE_UNSUPPORTED. */
+export function refuseBridge({ link, settings, ports, devices }: FoundBridge): void {
   const { name } = link
   if (settings.stp !== 0) {
     throw unsupported(

@@ -25,7 +25,7 @@ import type { Wanted, WantedPort } from '../wanted/wanted.js'
 import { Bypass } from './bypass.js'
 import { lookAt } from './found.js'
 import { makePair, pairMtu, removePair } from './pair.js'
-import { type Plan, type PlannedPort, plannedPort } from './plan.js'
+import { type Plan, type PlannedPort, plannedPort, refuseBridge } from './plan.js'
 import { BridgeMachines } from './port-machines.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
 import { conductOf, hostRules } from './rules.js'
@@ -372,6 +372,8 @@ export class TakenBridge {
         `Rename it back: ip link set ${link.name} name ${bridge}`,
       )
     }
+    // What would have been refused, and has come since: the switch goes on without it.
+    refuseBridge({ ...now, filters: NO_FILTERS })
   }
 
   /** The ports that the bridge has now, each TAP of them watched. */

@@ -113,4 +113,18 @@ t.test('what is refused is refused before anything is touched', root, async (t) 
   await take()
   await t.rejects(take(), { code: 'BRIDGE_TAKEN', message: /this daemon/ })
   t.equal((await world.pings('c1', HOST_ADDRESS)).code, 0)
+
+  const problem = (code: string | undefined) =>
+    until(`the bridge’s problem: ${code}`, 20_000, async () =>
+      (await daemon.client.bridges(CALL))[0]?.problem?.code === code ? true : undefined,
+    )
+  await world.ip('h', 'link', 'set', 'br0', 'type', 'bridge', 'stp_state', '1')
+  await problem('BRIDGE_UNSUPPORTED')
+  await world.ip('h', 'link', 'set', 'br0', 'type', 'bridge', 'stp_state', '0')
+  await problem(undefined)
+  await world.ip('h', 'link', 'delete', 'br0')
+  await problem('BRIDGE_LOST')
+  await until('it is let go', 20_000, async () => (await daemon.client.bridges(CALL))[0]?.taken === false || undefined)
+  await daemon.client.giveBridge('br0', CALL)
+  t.same(await daemon.client.bridges(CALL), [])
 })
