@@ -15,7 +15,7 @@ import { fileLimit, patience } from '../patience.js'
 t.setTimeout(fileLimit(240_000))
 
 const addresses = ['10.79.0.1', '10.79.0.2']
-const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: 2000 }
+const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: 6000 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -24,12 +24,12 @@ const plan: LabPlan = {
     {
       name: 'one',
       host: 'a',
-      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/250`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/100`], receive: ['2@5002'] },
     },
     {
       name: 'two',
       host: 'b',
-      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/250`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/100`], receive: ['1@5001'] },
     },
   ],
 }

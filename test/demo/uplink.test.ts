@@ -28,12 +28,12 @@ const plan: LabPlan = {
     {
       name: 'one',
       host: 'a',
-      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/300`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/150`], receive: ['2@5002'] },
     },
     {
       name: 'two',
       host: 'b',
-      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/300`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/150`], receive: ['1@5001'] },
     },
   ],
 }

@@ -15,7 +15,7 @@ import { end } from './processes.js'
 t.setTimeout(fileLimit(400_000))
 
 const [one, two] = ['10.79.0.1', '10.79.0.2'] as const
-const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 2000 }
+const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 6000 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a'],

@@ -7,7 +7,7 @@ import type { Lab, LabPlan } from './lab.js'
 
 /** Machine `one` on host a, `two` on host b, and a ring over both. `prefix`: of their addresses, such as `10.80.0`. */
 export function ringOfTwo(prefix: string, hops: number): LabPlan {
-  const ring = { ring: [`${prefix}.1`, `${prefix}.2`], hops, hopDelayUs: 2000, journalEvery: 20 }
+  const ring = { ring: [`${prefix}.1`, `${prefix}.2`], hops, hopDelayUs: 6000, journalEvery: 20 }
   return {
     network: 'lab0',
     hosts: ['a', 'b'],
@@ -24,7 +24,7 @@ export const hopsOf = (lab: Lab): number[] =>
   [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
 
 export async function ringBegins(lab: Lab): Promise<void> {
-  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 50) || undefined)
+  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 20) || undefined)
 }
 
 /**
@@ -34,7 +34,7 @@ export async function ringBegins(lab: Lab): Promise<void> {
 export async function ringGoesOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
   await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
   const before = Math.max(...hopsOf(lab))
-  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 100) || undefined)
+  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 40) || undefined)
   for (const { console } of lab.machines.values()) {
     t.match(console.state, {
       ring: { resets: 0, duplicated: 0, skipped: 0, corrupt: 0, failed: false },

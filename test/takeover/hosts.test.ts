@@ -16,7 +16,7 @@ t.setTimeout(fileLimit(280_000))
 
 const addresses = ['10.81.0.1', '10.81.0.2'] as const
 const OUTSIDE = '10.81.0.200'
-const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 2000 }
+const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 6000 }
 const plan: LabPlan = {
   network: 'br0',
   hosts: ['a', 'b'],
