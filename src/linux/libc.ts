@@ -37,6 +37,8 @@ interface Libc {
   epoll_wait(fd: number, address: number, most: number, timeoutMs: number): number
   flock(fd: number, operation: number): number
   fcntl(fd: number, command: number, argument: Bytes): number
+  fcntlNumber(fd: number, command: number, argument: number): number
+  pipe2(ends: Int32Array, flags: number): number
   mmap(address: number, length: number, protection: number, flags: number, fd: number, offset: number): number
   munmap(address: number, length: number): number
   memcpy(to: number, from: number, length: number): number
@@ -96,6 +98,8 @@ function bindLibc(): Libc {
     epoll_wait: library.func('int epoll_wait(int, uintptr_t, int, int)'),
     flock: library.func('int flock(int, int)'),
     fcntl: library.func('int fcntl(int, int, void *)'),
+    fcntlNumber: library.func('fcntl', 'int', ['int', 'int', 'int']),
+    pipe2: library.func('int pipe2(int *, int)'),
     mmap: library.func('intptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)'),
     munmap: library.func('int munmap(uintptr_t, size_t)'),
     memcpy: library.func('uintptr_t memcpy(uintptr_t, uintptr_t, size_t)'),

@@ -3,6 +3,7 @@
 
 import { endianness } from 'node:os'
 import { SnapswitchError } from '../errors/errors.js'
+import { closedFirst } from './closed-first.js'
 import { check, Errno, errno, libc, syscallError } from './libc.js'
 
 const AF_NETLINK = 16
@@ -162,7 +163,9 @@ export class NetlinkSocket {
   /** `groups`: multicast groups to listen to (RTMGRP_…), 0 for requests only. */
   constructor(groups = 0, protocol: (typeof NETLINK)[keyof typeof NETLINK] = NETLINK.route) {
     const { socket, setsockopt, bind } = libc()
-    this.#fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), 'open a netlink socket')
+    const fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), 'open a netlink socket')
+    // Packet filter rules may go with it.
+    this.#fd = protocol === NETLINK.netfilter ? closedFirst(fd) : fd
     try {
       const address = new Uint8Array(12)
       const view = new DataView(address.buffer)

@@ -3,6 +3,10 @@
 // process can be started, or it is killed as well, the next daemon removes the pair.
 
 import { spawn } from 'node:child_process'
+import { closedFirst } from '../../src/linux/closed-first.js'
+import { check, libc } from '../../src/linux/libc.js'
+
+const O_CLOEXEC = 0o2000000
 
 /**
  * It waits for lines, and for the end of whoever could send them: the index of the device, when that is made, and an
@@ -26,20 +30,34 @@ export interface Watchdog {
 /** Call it before a device of that name is made, and when there is none. */
 export function removeWithUs(device: string): Watchdog {
   const path = `${process.env.PATH ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`
-  const child = spawn('/bin/sh', ['-c', SCRIPT, 'snapswitch-pair', device], {
-    // Signals to our group are not for it.
-    detached: true,
-    stdio: ['pipe', 'ignore', 'ignore'],
-    cwd: '/',
-    env: { PATH: path },
-  })
-  child.on('error', () => undefined)
-  child.stdin.on('error', () => undefined)
-  child.unref()
-  const stdin: typeof child.stdin & { unref?(): void } = child.stdin
-  stdin.unref?.()
+  // By its end the process hears of ours, at once.
+  const ends = new Int32Array(2)
+  check(libc().pipe2(ends, O_CLOEXEC), 'open a pipe')
+  const words = closedFirst(ends[1]!)
+  try {
+    const child = spawn('/bin/sh', ['-c', SCRIPT, 'snapswitch-pair', device], {
+      // Signals to our group are not for it.
+      detached: true,
+      stdio: [ends[0]!, 'ignore', 'ignore'],
+      cwd: '/',
+      env: { PATH: path },
+    })
+    child.on('error', () => undefined)
+    child.unref()
+  } finally {
+    libc().close(ends[0]!)
+  }
+  let open = true
+  const say = (text: string) => {
+    const line = new TextEncoder().encode(text)
+    if (open) libc().write(words, line, line.length)
+  }
   return {
-    made: (index) => stdin.write(`${index}\n`),
-    end: () => stdin.end('\n'),
+    made: (index) => say(`${index}\n`),
+    end: () => {
+      say('\n')
+      if (open) libc().close(words)
+      open = false
+    },
   }
 }

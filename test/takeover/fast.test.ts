@@ -1,9 +1,11 @@
 // A bridge that is taken over with the fast path: the kernel hands frames on between ports that stay in the bridge, and
 // to and from the host, while the bridge is taken, given back, its daemon killed and the bridge taken again.
 
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
+import { ABOVE_OTHERS } from '../../src/linux/closed-first.js'
 import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
@@ -102,6 +104,9 @@ async function taken(t: Test): Promise<void> {
   }
   t.same(await whys(daemon), Object.fromEntries(PORTS.map((name) => [name, null])))
   await isClean(t, world, 'taken')
+  const numbers = readdirSync(`/proc/${daemon.pid}/fd`).map(Number)
+  const high = numbers.filter((number) => number >= ABOVE_OTHERS).length
+  t.equal(high, 2, 'when it is killed, its rules and its word to the watchdog go before hundreds of sockets')
 
   await t.test('what comes by a port shows there as ever, control frames among it', async (t) => {
     const looks = await world.capture('h', 'c1')
