@@ -31,6 +31,9 @@ export function pairMtu(ports: readonly { readonly mtu: number }[]): number {
   return ports.length === 0 ? ETHERNET_MTU : Math.min(LONGEST_MTU, Math.max(...ports.map(({ mtu }) => mtu)))
 }
 
+/** Of a bridge whose last port has left (br_stp_recalculate_bridge_id in net/bridge/br_stp_if.c): it has none then. */
+const LOST_MAC = '00:00:00:00:00:00'
+
 /**
  * Makes the pair and puts one end into the bridge: nothing is flooded to it yet. A bridge without an address set by
  * hand has the lowest one of its ports', so this end has a high one; where there are no others, the bridge's own.
@@ -46,7 +49,7 @@ export function makePair(
   const [one, other] = [randomTail(), randomTail()]
   const hostEnd = {
     name: names.hostEnd,
-    mac: ports.length === 0 && bridge.mac !== null ? bridge.mac : `fe:ff:ff:${one}`,
+    mac: ports.length === 0 && bridge.mac !== null && bridge.mac !== LOST_MAC ? bridge.mac : `fe:ff:ff:${one}`,
   }
   if (links.find(names.hostEnd) !== null) throw nameUsed(names.hostEnd)
   const watchdog = removeWithUs(names.hostEnd)

@@ -127,4 +127,11 @@ t.test('what is refused is refused before anything is touched', root, async (t) 
   await until('it is let go', 20_000, async () => (await daemon.client.bridges(CALL))[0]?.taken === false || undefined)
   await daemon.client.giveBridge('br0', CALL)
   t.same(await daemon.client.bridges(CALL), [])
+
+  // A bridge that the last port has left has no address.
+  await world.ip('h', 'link', 'add', 'br0', 'type', 'bridge')
+  await joinBridge(world, 'c1')
+  await world.ip('h', 'link', 'set', 'c1', 'nomaster')
+  t.match(await world.in('h', 'ip', 'link', 'show', 'br0'), /00:00:00:00:00:00/)
+  t.match(await take(), { taken: true, problem: null })
 })
