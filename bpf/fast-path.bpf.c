@@ -98,6 +98,7 @@ struct verdict {
 
 // Of a port on a processor.
 struct count { u64 in_frames, in_bytes, in_gso, in_segments, out_frames, out_bytes, out_gso, out_segments; };
+struct counts { struct count of[PORTS]; };
 
 // Maps of one element, mapped: their places are written into the programs, and no look-up is needed.
 extern struct port ports[PORTS];
@@ -105,7 +106,7 @@ extern struct device devices[DEVICES];
 struct map { int unused; };
 #define map(name) struct map name section("maps")
 map(runs);     // array of struct run by processor, mapped
-map(counters); // array of struct count by processor and port, mapped
+map(counters); // array of struct counts by processor, mapped
 map(verdicts); // hash: struct key -> struct verdict
 map(others);   // programs by port: the filter that a socket has besides
 
@@ -224,21 +225,19 @@ inlined u32 segments_of(struct frame *f, u32 size) {
 }
 
 inlined int send_on(struct frame *f, struct run *r) {
-  u32 length = f->len, gso = f->gso_size, segments = gso ? segments_of(f, gso) : 1;
-  u32 row = processor() * PORTS, in = row + (r->port & (PORTS - 1)), out = row + (r->to & (PORTS - 1));
-  struct count *c = find(&counters, &in);
-  if (c) {
-    c->in_frames++;
-    c->in_bytes += length;
-    c->in_segments += segments;
-    if (gso) c->in_gso++;
-  }
-  c = find(&counters, &out);
-  if (c) {
-    c->out_frames++;
-    c->out_bytes += length;
-    c->out_segments += segments;
-    if (gso) c->out_gso++;
+  u32 length = f->len, gso = f->gso_size, segments = gso ? segments_of(f, gso) : 1, number = processor();
+  struct counts *all = find(&counters, &number);
+  if (!all) return DROP;
+  struct count *in = &all->of[r->port & (PORTS - 1)], *out = &all->of[r->to & (PORTS - 1)];
+  in->in_frames++;
+  in->in_bytes += length;
+  in->in_segments += segments;
+  out->out_frames++;
+  out->out_bytes += length;
+  out->out_segments += segments;
+  if (gso) {
+    in->in_gso++;
+    out->out_gso++;
   }
   if (r->pop && pop_tag(f) < 0) return DROP;
   u16 push = r->push;

@@ -1,5 +1,6 @@
 // `scripts/bench forwarding`: reads the options, makes the plan, runs it, writes what came out.
 
+import { parseArgs } from 'node:util'
 import { Lab } from '../lab/lab.js'
 import { acceleratorName, begin, twoCores } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
@@ -8,6 +9,7 @@ import type { SubjectNote } from '../run/rows.js'
 import { forwardingBench } from './figures.js'
 import { compileGear } from './gear.js'
 import { guestsSubjects, measureGuests } from './guests.js'
+import { paired } from './paired.js'
 import { measure, type Plan } from './run.js'
 import type { Subject } from './subject.js'
 import { bridge, bridgeOwnCore } from './subjects/bridge.js'
@@ -35,6 +37,7 @@ export const subjects: readonly Subject[] = [
 const context: readonly Subject[] = [bridgeOwnCore, cable]
 
 const GUESTS = 'guests'
+const PAIR: readonly Subject[] = [bridge, snapswitchFast]
 
 export const usage = `Usage: scripts/bench forwarding [options]
 
@@ -48,6 +51,8 @@ Measures snapswitch beside the Linux bridge, OVS userspace and vde_switch in net
   --quick          two rounds of short trials: a look, not a result
   --json FILE      write the raw rounds, medians and ratios there as well, compressed when its name ends in .gz
   --results DIR    where forwarding.{json,md} go (default bench/results; with --quick, --minutes or --only: nowhere)
+  --paired N       N rounds of nothing but 60-byte frames, all subjects there at once, by turns, with real-time
+                   priority: ratios that hold beside other work (default subjects: ${PAIR.map(({ id }) => id).join(', ')})
   --render FILE    no run: make the tables again from what an earlier run wrote (needs --results)
 `
 
@@ -84,10 +89,26 @@ function planOf({ size }: Pick<BenchOptions, 'size'>): Plan {
 /** Of the time, for the part between namespaces. */
 const SHARE = 0.8
 
+/** `argv`: rounds, and `--only` with subjects. */
+async function inPairs(argv: readonly string[]): Promise<number> {
+  const { values } = parseArgs({ args: [...argv], options: { paired: { type: 'string' }, only: { type: 'string' } } })
+  const rounds = Number(values.paired)
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 1000) throw new Error('--paired takes 1 to 1000 rounds')
+  const chosen = values.only?.split(',').map(byId) ?? PAIR
+  const workshop = new Lab()
+  try {
+    await paired(chosen, rounds, await compileGear(workshop.scratch))
+  } finally {
+    await workshop.destroy()
+  }
+  return 0
+}
+
 /** Exit code: 0 all measured, 1 a subject failed in a round, 2 wrong usage. */
 export async function forwarding(argv: readonly string[]): Promise<number> {
   const render = (file: string, directory: string) =>
     writeResults(forwardingBench, readReport(file, forwardingBench), directory)
+  if (argv.includes('--paired')) return await inPairs(argv)
   const options = optionsOrExit(usage, () => readOptions(argv), render)
   if (typeof options === 'number') return options
   const untilMs = endOf(options)

@@ -30,7 +30,8 @@ export class Lab {
 
   constructor() {
     if (closing) throw new Error('the bench is being taken down')
-    this.#prefix = `sswb${process.pid}-`
+    // The first beside one that only has files, which is the usual case, needs no number.
+    this.#prefix = `sswb${process.pid}-${living.size < 2 ? '' : living.size}`
     this.scratch = mkdtempSync(join(tmpdir(), this.#prefix))
     this.#letGuardianGo = guard(this.#prefix, this.scratch)
     living.add(this)

@@ -31,7 +31,7 @@ const shapes = (processors: number) =>
     ports: { type: MapType.ARRAY, key: 4, value: MAX_PORTS * PORT_WORDS * 4, entries: 1, mapped: true },
     devices: { type: MapType.ARRAY, key: 4, value: DEVICES * DEVICE_WORDS * 4, entries: 1, mapped: true },
     runs: { type: MapType.ARRAY, key: 4, value: RUN_WORDS * 4, entries: processors, mapped: true },
-    counters: { type: MapType.ARRAY, key: 4, value: COUNTS * 8, entries: processors * MAX_PORTS, mapped: true },
+    counters: { type: MapType.ARRAY, key: 4, value: MAX_PORTS * COUNTS * 8, entries: processors, mapped: true },
     verdicts: { type: MapType.HASH, key: KEY_LENGTH, value: VERDICT_LENGTH, entries: VERDICTS },
     others: { type: MapType.PROGRAMS, key: 4, value: 4, entries: MAX_PORTS },
   }) as const
