@@ -13,7 +13,7 @@ t.setTimeout(fileLimit(300_000))
 
 const REPLAYS = 10
 const [one, two] = ['10.81.0.1', '10.81.0.2'] as const
-const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 1000 }
+const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 4000 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -22,12 +22,12 @@ const plan: LabPlan = {
     {
       name: 'vm1',
       host: 'a',
-      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/500`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/200`], receive: ['2@5002'] },
     },
     {
       name: 'vm2',
       host: 'b',
-      job: { ...ring, ip: `${two}/24`, node: 1, send: [`2@${one}:5002/500`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${two}/24`, node: 1, send: [`2@${one}:5002/200`], receive: ['1@5001'] },
     },
   ],
 }

@@ -13,7 +13,7 @@ export const GUESTS = ['10.79.0.1', '10.79.0.2'] as const
 export const CONTAINER = '10.79.0.3'
 export const HOST = '10.79.0.254'
 const CALL = { deadlineMs: patience(20_000) }
-const ring = { ring: GUESTS, hops: 10_000_000, hopDelayUs: 2000 }
+const ring = { ring: GUESTS, hops: 10_000_000, hopDelayUs: 6000 }
 const plan: LabPlan = {
   network: 'br0',
   // `c` is the container: its cable is a port of br0.
