@@ -114,6 +114,8 @@ async function serve(
   await store.open()
   const records = new HostRecords(config.state)
   const epochs = await Epochs.open(records)
+  // All that may be damaged is read first: what is at work below would keep a daemon alive that cannot start.
+  const diskRecords = await DiskRecords.open(config.state, () => derivedFromParts(store))
   const hypervisors = createHypervisors(config)
   const machines = new Machines(hypervisors, wanted.all.machines)
   const identifier = new TapIdentifier({
@@ -138,7 +140,7 @@ async function serve(
     store,
     records,
     journal: new Journal(config.state),
-    disks: await DiskRecords.open(config.state, () => derivedFromParts(store)),
+    disks: diskRecords,
     unread,
     holders,
     coordinator: coordinatorOf(config),

@@ -244,13 +244,15 @@ t.test('a state directory or a socket that cannot be used', root, async (t) => {
     code: 'SYSCALL',
     says: /cannot listen on \/proc\/none\/run\/switch\.sock: ENOENT/,
   })
-  const damaged = world.state('damaged')
-  mkdirSync(damaged)
-  writeFileSync(join(damaged, 'epochs.json'), '{ "lab0": "many" }')
-  await refused(t, world, world.configFile('host', { ...network({ one: { device: 'one' } }), state: damaged }), {
-    code: 'STORE_DAMAGED',
-    says: /epochs\.json/,
-  })
+  for (const file of ['epochs.json', 'fences.json', 'disks.json', 'members.json', 'machine-names.json']) {
+    const damaged = world.state(`damaged-${file}`)
+    mkdirSync(damaged)
+    writeFileSync(join(damaged, file), '[1]')
+    await refused(t, world, world.configFile('host', { ...one, state: damaged }), {
+      code: 'STORE_DAMAGED',
+      says: new RegExp(file),
+    })
+  }
 })
 
 t.test('without the privileges that it needs', root, async (t) => {
