@@ -29,8 +29,9 @@ lab() {
     ip -n host link add br0 up type bridge mcast_snooping 0
     for name; do ip -n host link set "$name" master br0; done
   else
+    # The fast path hands frames on as a bridge does: what the daemon makes of them is looked at here.
     {
-      printf 'host: lab\napi: { socket: /run/lab.sock }\nstate: /run/lab.state\nnetworks:\n  lab0:\n    ports:\n'
+      printf 'host: lab\napi: { socket: /run/lab.sock }\nstate: /run/lab.state\ndatapath: { fastPath: off }\nnetworks:\n  lab0:\n    ports:\n'
       for name; do printf '      %s: { device: %s, kind: plain }\n' "$name" "$name"; done
     } >/run/lab.yaml
     start_switch
