@@ -9,6 +9,7 @@ import { check, libc } from '../../src/linux/libc.js'
 import { Links } from '../../src/linux/link.js'
 import type { Link } from '../../src/linux/link-message.js'
 import { openPortSocketsNow } from '../../src/linux/port-sockets.js'
+import { Backlogs } from '../../src/linux/processors.js'
 import { createTap, openTap } from '../../src/linux/tap.js'
 import { KernelHooks } from '../../switch/datapath/kernel/hooks.js'
 import { KernelPath } from '../../switch/datapath/kernel/kernel-path.js'
@@ -21,6 +22,7 @@ import type { PortSpec } from '../../switch/forwarding/port-state.js'
 import { Bypass } from '../../switch/takeover/bypass.js'
 import { run, until } from '../linux/namespace.js'
 import { packetSocket } from '../linux/wire.js'
+import { patience } from '../patience.js'
 import { type Fate, numbered, type Traffic, Word } from './traffic.js'
 
 const SOL_SOCKET = 1
@@ -70,6 +72,7 @@ export class Rig {
   /** Another host's, which goes on when this one does. */
   peer: Rig | null = null
   readonly #links = new Links()
+  readonly #queues = new Backlogs()
   #hasKernel = true
   /** Its devices stay in one. */
   readonly #bridge: string | null
@@ -161,6 +164,9 @@ export class Rig {
   }
 
   pass(milliseconds: number): void {
+    // Peers that hear nothing of each other for seconds begin anew: no time passes before the kernel has brought what
+    // they have said.
+    if (this.peer !== null) this.#queues.drained(patience(1000))
     const before = this.now
     this.now += milliseconds
     if (this.#hasKernel && Math.floor(before / 1000) !== Math.floor(this.now / 1000)) this.hooks.look()
@@ -267,6 +273,7 @@ export class Rig {
     for (const fd of this.ends) libc().close(fd)
     this.bypass?.close()
     this.#links.close()
+    this.#queues.close()
   }
 }
 
