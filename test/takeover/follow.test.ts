@@ -86,6 +86,7 @@ t.test('what is refused is refused before anything is touched', root, async (t) 
   const world = World.for(t)
   await bridgeHost(world)
   await container(world, 'c1', '192.0.2.11')
+  await world.linkSays('h', 'br0', /state UP/)
   const daemon = await world.switch('h', { networks: {} })
   const take = (bridge = 'br0') => daemon.client.takeBridge({ bridge }, CALL)
   const look = async () => `${await world.in('h', 'ip', '-br', 'link')}${await world.in('h', 'nft', 'list', 'ruleset')}`
