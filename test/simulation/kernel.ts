@@ -17,11 +17,12 @@ import {
   PortWord,
   RUN_LEFT,
   RUN_WORDS,
+  Value,
 } from '../../switch/datapath/kernel/layout.js'
 import { TAGGED } from '../../switch/datapath/kernel/vlan-tag.js'
 import { MAX_PORTS } from '../../switch/forwarding/counters.js'
 import type { Entry } from './timeline.js'
-import { key, Value, VirtualTable } from './verdict-table.js'
+import { key, VirtualTable } from './verdict-table.js'
 import type { World } from './world.js'
 
 const PROCESSORS = 2

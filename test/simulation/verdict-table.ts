@@ -1,20 +1,8 @@
 // The table of verdicts that a simulated kernel has, as BpfHash shows the real one to the production code.
 
 import type { VerdictTable } from '../../switch/datapath/kernel/kernel.js'
-import { KEY_LENGTH, VERDICT_LENGTH } from '../../switch/datapath/kernel/layout.js'
+import { KEY_LENGTH, Key, VERDICT_LENGTH } from '../../switch/datapath/kernel/layout.js'
 
-/** Offsets in struct verdict, and in struct key (bpf/fast-path.bpf.c). */
-export const Value = {
-  IFINDEX: 0,
-  TO: 4,
-  FROM_GENERATION: 8,
-  TO_GENERATION: 12,
-  ROOM: 16,
-  PUSH: 20,
-  POP: 22,
-  SEEN: 24,
-} as const
-const Key = { PORT: 0, VLAN: 2, TAG: 4, ADDRESSES: 8 } as const
 const ADDRESSES = 12
 /** More than a schedule has pairs. */
 const SWEPT = 512
@@ -27,7 +15,7 @@ export function key(port: number, vlan: number, tag: number, bytes: Uint8Array, 
   madeView.setUint16(Key.PORT, port, true)
   madeView.setUint16(Key.VLAN, vlan, true)
   madeView.setUint16(Key.TAG, tag, true)
-  for (let i = 0; i < ADDRESSES; i++) made[Key.ADDRESSES + i] = bytes[at + i]
+  for (let i = 0; i < ADDRESSES; i++) made[Key.TO + i] = bytes[at + i]
   return made
 }
 

@@ -39,7 +39,20 @@ export const Count = {
   OUT_SEGMENTS: 7,
 } as const
 export const COUNTS = 8
-/** struct key; struct verdict. */
+/** struct key, struct verdict: offsets of their fields. */
+export const Key = { PORT: 0, VLAN: 2, TAG: 4, TO: 8, FROM: 14 } as const
+export const Value = {
+  IFINDEX: 0,
+  TO: 4,
+  FROM_GENERATION: 8,
+  TO_GENERATION: 12,
+  ROOM: 16,
+  PUSH: 20,
+  POP: 22,
+  SEEN: 24,
+  VLAN: 28,
+} as const
+/** How long they are. */
 export const KEY_LENGTH = 20
 export const VERDICT_LENGTH = 32
 const FOUR_GIB = 2 ** 32

@@ -3,22 +3,9 @@
 
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
 import type { VerdictTable } from './kernel.js'
-import { KEY_LENGTH, VERDICT_LENGTH } from './layout.js'
+import { KEY_LENGTH, Key, Value, VERDICT_LENGTH } from './layout.js'
 
 const ADDRESSES = 12
-/** Offsets in struct key and struct verdict (bpf/fast-path.bpf.c). */
-const Key = { PORT: 0, VLAN: 2, TAG: 4, TO: 8, FROM: 14 } as const
-const Value = {
-  IFINDEX: 0,
-  TO: 4,
-  FROM_GENERATION: 8,
-  TO_GENERATION: 12,
-  ROOM: 16,
-  PUSH: 20,
-  POP: 22,
-  SEEN: 24,
-  VLAN: 28,
-} as const
 
 /** What was noted of pairs lately, by their digest. */
 const NOTES = 8192
