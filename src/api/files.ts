@@ -34,12 +34,12 @@ export function tracesOf({ channel, events, run, held }: LocalPart): FileReferen
 }
 
 export function filesOf(part: LocalPart): FileReference[] {
-  return [...tracesOf(part), ...part.members.flatMap((member) => filesOfMember(member))]
+  return [...tracesOf(part), ...part.members.flatMap(filesOfMember)]
 }
 
 /** Without those a restore cannot be: machines, and the frames that were on their way to them. */
 export function filesToRestore({ channel, members }: LocalPart): FileReference[] {
-  return [channel, ...members.flatMap((member) => filesOfMember(member))]
+  return [channel, ...members.flatMap(filesOfMember)]
 }
 
 /**

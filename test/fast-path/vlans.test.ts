@@ -111,11 +111,8 @@ t.test('TCP, uncut, through a port that gives tags and one that takes them', roo
     ['red', 'rot', '10.66.0.2'],
     ['rot', 'red', '10.66.0.1'],
   ] as const) {
-    const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
-    await server.says(/listening/)
-    const { end } = JSON.parse(await world.in(from, 'iperf3', '-c', address, '-n', '64M', '-J'))
-    t.ok(end.sum_sent.bytes >= 64 * 1024 * 1024, `${from} to ${to}`)
-    await server.stop()
+    const { sum_sent } = await world.iperf(from, to, address, '-n', '64M')
+    t.ok(sum_sent.bytes >= 64 * 1024 * 1024, `${from} to ${to}`)
   }
   for (const daemon of daemons) {
     const { counters, fastPath } = await daemon.port('cable')

@@ -4,7 +4,7 @@ import t from 'tap'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { idOf, ip, Lan, type LanHost, type OnLan } from './lan.js'
 import { mac } from './rig.js'
-import { ARP, given, isCarrier, isSwitches, LATER, settled, world } from './uplink-world.js'
+import { ARP, cutAll, given, isCarrier, isSwitches, settled, world } from './uplink-world.js'
 
 t.test('a switch that starts again: known anew, nothing of before is believed', async (t) => {
   const { lan, a, b } = settled({}, 5)
@@ -218,10 +218,7 @@ t.test('two hosts with the same address: the colors of both stay theirs', async 
     b.outputs[1].take().map(({ bytes }) => idOf(bytes)),
     [111, 112, 113],
   )
-  for (const host of lan.hosts.values()) {
-    host.forwarder.snapshots.begin(6, 'buffer', LATER, lan.now)
-    host.forwarder.snapshots.flip([1, 2], 6, [0, 0], lan.now)
-  }
+  cutAll(lan, 6)
   lan.pass(500, 10)
   t.match(b.closed, [
     {

@@ -3,7 +3,7 @@
 import t from 'tap'
 import { copyFrame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
 import { idOf, ip, tcpSegment } from './lan.js'
-import { ARP, given, isCarrier, LATER, settled } from './uplink-world.js'
+import { ARP, cutAll, given, isCarrier, LATER, settled } from './uplink-world.js'
 
 t.test('a snapshot over a LAN: early frames wait, in-transit ones are recorded, channels close by count', async (t) => {
   for (const color of ['dscp', 'carrier'] as const) {
@@ -76,7 +76,7 @@ t.test('a snapshot over a LAN: early frames wait, in-transit ones are recorded, 
 t.test(
   'GSO frames that the LAN cuts up are counted as what they become: the channel does not close early',
   async (t) => {
-    const { lan, a, b, c } = settled()
+    const { lan, a, b } = settled()
     const cut = { to: b.macOf(1), from: a.macOf(1) }
     a.forwarder.receive(1, tcpSegment({ payload: 4000, size: 1400, ...cut }), lan.now)
     a.send(1, { ...ip(4, 1), to: b.macOf(1) })
@@ -87,10 +87,7 @@ t.test(
     }))
     lan.wire.push(...pieces)
     lan.run()
-    for (const host of [a, b, c]) {
-      host.forwarder.snapshots.begin(5, 'buffer', LATER, lan.now)
-      host.forwarder.snapshots.flip([1, 2], 5, [0, 0], lan.now)
-    }
+    cutAll(lan, 5)
     lan.pass(50, 10)
     t.same(b.closed, [], 'one frame is still under way')
     lan.wire.push(after)
@@ -121,10 +118,7 @@ t.test('a lost frame is missing, and said', async (t) => {
   const { lan, a, b } = settled()
   for (const words of [ip(4, 91), ARP]) b.send(1, { ...words, to: a.macOf(1) })
   lan.run((copy) => copy.from === 'b')
-  for (const host of lan.hosts.values()) {
-    host.forwarder.snapshots.begin(5, 'buffer', LATER, lan.now)
-    host.forwarder.snapshots.flip([1, 2], 5, [0, 0], lan.now)
-  }
+  cutAll(lan, 5)
   lan.pass(500, 10)
   t.match(a.closed, [
     {

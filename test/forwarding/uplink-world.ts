@@ -26,7 +26,15 @@ export function world(options: Parameters<Lan['host']>[2] = {}, epoch = 4) {
   return { lan, a, b, c, o: lan.outside.get('o')! }
 }
 
-/** The same, and every member and the outside host have spoken, so that all is agreed. */
+/** Every host begins, and cuts its first two members. */
+export function cutAll({ hosts, now }: Lan, epoch: number): void {
+  for (const { forwarder } of hosts.values()) {
+    forwarder.snapshots.begin(epoch, 'buffer', LATER, now)
+    forwarder.snapshots.flip([1, 2], epoch, [0, 0], now)
+  }
+}
+
+/** As `world`, and every member and the outside host have spoken, so that all is agreed. */
 export function settled(options: Parameters<Lan['host']>[2] = {}, epoch = 4) {
   const made = world(options, epoch)
   for (const host of [made.a, made.b, made.c]) {

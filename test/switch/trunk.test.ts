@@ -42,12 +42,7 @@ async function iperf(
   world: World,
   ...options: string[]
 ): Promise<{ bytes: number; mbits: number; retransmits: number }> {
-  const server = await world.start('two', 'iperf3', '-s', '-1', '--forceflush')
-  await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
-  const client = await world.in('one', 'iperf3', '-c', '10.66.0.2', '-J', ...options)
-  const { end } = JSON.parse(client) as {
-    end: { sum_received: { bytes: number; bits_per_second: number }; sum_sent: { retransmits: number } }
-  }
+  const end = await world.iperf('one', 'two', '10.66.0.2', ...options)
   const { bytes, bits_per_second } = end.sum_received
   return { bytes, mbits: Math.round(bits_per_second / 1e6), retransmits: end.sum_sent.retransmits }
 }

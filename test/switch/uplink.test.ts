@@ -61,11 +61,7 @@ async function lan(t: { teardown(end: () => Promise<void>): void }, color?: stri
  * counted.
  */
 async function iperf(world: World, to: string, address: string, ...options: string[]): Promise<number> {
-  const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
-  await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
-  const client = await world.in('one', 'iperf3', '-c', address, '-J', ...options)
-  const { end } = JSON.parse(client) as { end: { sum_received: { bytes: number } } }
-  return end.sum_received.bytes
+  return (await world.iperf('one', to, address, ...options)).sum_received.bytes
 }
 
 const lines = (text: string, pattern: RegExp) => text.split('\n').filter((line) => pattern.test(line))

@@ -49,10 +49,7 @@ t.test('VLANs across two hosts', root, async (t) => {
     ['red1', 'red2', '10.66.0.2'],
     ['blue1', 'blue3', '10.66.0.3'],
   ] as const) {
-    const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
-    await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
-    const found = await world.in(from, 'iperf3', '-c', address, '-J', '-n', String(20 * MIB))
-    const { sum_received } = JSON.parse(found).end as { sum_received: { bytes: number } }
+    const { sum_received } = await world.iperf(from, to, address, '-n', String(20 * MIB))
     t.ok(sum_received.bytes > 10 * MIB, `${from} to ${to}: ${sum_received.bytes} bytes`)
   }
   const one = await a.port('red1')

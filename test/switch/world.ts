@@ -31,6 +31,11 @@ export interface Cable {
 
 export type SwitchFile = Record<string, unknown>
 
+export interface IperfEnd {
+  readonly sum_sent: { readonly bytes: number; readonly retransmits: number }
+  readonly sum_received: { readonly bytes: number; readonly bits_per_second: number }
+}
+
 export class World {
   readonly directory = mkdtempSync(join(tmpdir(), 'ssw-world-'))
   readonly #prefix = `ssw${process.pid}${String.fromCharCode(97 + worlds++)}`
@@ -134,6 +139,15 @@ export class World {
     const running = await this.start(label, 'tcpdump', ...options, ...filter)
     await until('tcpdump', 10_000, () => (running.stderr.includes('listening on') ? true : undefined), 10)
     return running
+  }
+
+  /** TCP, or what `options` say, from one place to another, to its end: what iperf3 counts at its sender's side. */
+  async iperf(from: string, to: string, address: string, ...options: string[]): Promise<IperfEnd> {
+    const server = await this.start(to, 'iperf3', '-s', '-1', '--forceflush')
+    await until('iperf3', 5000, () => (server.stdout.includes('listening') ? true : undefined), 10)
+    const { end } = JSON.parse(await this.in(from, 'iperf3', '-c', address, '-J', ...options))
+    await server.stop()
+    return end
   }
 
   pings(from: string, address: string, ...more: string[]): Promise<CommandResult> {

@@ -124,11 +124,8 @@ async function taken(t: Test): Promise<void> {
       ['h', 'c1', '192.0.2.11'],
       ['c1', 'h', HOST_ADDRESS],
     ] as const) {
-      const server = await world.start(to, 'iperf3', '-s', '-1', '--forceflush')
-      await server.says(/listening/)
-      const { end } = JSON.parse(await world.in(from, 'iperf3', '-c', address, '-n', '64M', '-J'))
-      t.ok(end.sum_sent.bytes >= 64 * 1024 * 1024, `${from} to ${to}`)
-      await server.stop()
+      const { sum_sent } = await world.iperf(from, to, address, '-n', '64M')
+      t.ok(sum_sent.bytes >= 64 * 1024 * 1024, `${from} to ${to}`)
     }
     t.ok((await daemon.port('c1')).counters.txGso > 100)
     t.ok((await daemon.port('ssw-br0')).counters.txGso > 100)
