@@ -143,7 +143,7 @@ export class Connection {
         await this.#refusal(response)
         return response
       } catch (error) {
-        if (left === 0 || !mayBeRepeated(method, error)) throw error
+        if (left === 0 || !mayBeRepeated(method, this.#options.endpoint, error)) throw error
       }
     }
   }
@@ -232,10 +232,15 @@ const unreachableReasons: Readonly<Record<string, string>> = {
   ECONNRESET: 'it closed the connection in the middle',
 }
 
-/** Nobody has got the whole of what could not be written. Of the rest, what changes nothing. */
-function mayBeRepeated(method: Method, error: unknown): boolean {
+/**
+ * Nobody has got the whole of what could not be written. A Unix socket is reset only when its other end is closed with
+ * something left unread (unix_release_sock, net/unix/af_unix.c): nobody has got that request whole, either. Of the
+ * rest, what changes nothing.
+ */
+function mayBeRepeated(method: Method, endpoint: Endpoint, error: unknown): boolean {
   const { code } = error as NodeJS.ErrnoException
-  return code === 'EPIPE' || (method === 'GET' && (code === 'UND_ERR_SOCKET' || code === 'ECONNRESET'))
+  if (code === 'EPIPE' || (code === 'ECONNRESET' && endpoint.kind === 'unix')) return true
+  return method === 'GET' && (code === 'UND_ERR_SOCKET' || code === 'ECONNRESET')
 }
 
 interface TimedSignal {

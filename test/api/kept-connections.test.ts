@@ -45,7 +45,8 @@ for (const method of ['GET', 'POST'] as const) {
     t.equal(Math.max(...(await Promise.all([ask(), ask(), ask()])).map(({ served }) => served)), 3)
     const second = await serve(join(directory, 'next'))
     t.teardown(() => second.kill('SIGKILL'))
-    // While it dies this process sees nothing of it: what is written next fails.
+    // While it dies this process sees nothing of it: what is written next fails, or (a thread of it still has the
+    // socket open) is never read.
     const end =
       'kill -9 $0; while kill -0 $0 && ! grep -q "State:.Z" /proc/$0/status; do sleep 0.01; done; mv $1/next $1/socket'
     execFileSync('sh', ['-c', end, String(first.pid), directory], { stdio: 'ignore' })

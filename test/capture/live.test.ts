@@ -104,15 +104,13 @@ t.test('a live capture', root, async (t) => {
     for (const frame of [testFrame(1), linkLocal, badSource, testFrame(4, { length: 3000 })])
       t.equal(sender.send(frame), null)
     t.equal(await capturing.ended, 0, capturing.stderr)
-    t.same(
-      (await tshark(path)).map(({ port, comment }) => `${port} ${comment}`),
-      [
-        'one dropped: link-local, color 0',
-        'one dropped: bad-source, color 0',
-        'two dropped: too-long, color 0',
-        'three dropped: too-long, color 0',
-      ],
-    )
+    // The ports of a flood have their turns in any order.
+    t.same((await tshark(path)).map(({ port, comment }) => `${port} ${comment}`).sort(), [
+      'one dropped: bad-source, color 0',
+      'one dropped: link-local, color 0',
+      'three dropped: too-long, color 0',
+      'two dropped: too-long, color 0',
+    ])
   })
 
   await t.test('into a pipe that tshark reads while it runs; when it has enough, the capture ends', async (t) => {

@@ -113,9 +113,9 @@ interface Scan {
 }
 
 /**
- * A look that is no older is as good as a new one: whoever opens a file just after a look is not seen either. A
- * snapshot asks about the same files three times in a row, and a look costs as much as all else that the daemon does
- * for it.
+ * A look that is no older tells of new writers as well as a new one: whoever opens a file just after a look is not seen
+ * either. It may still name a writer that has ended since. A snapshot asks about the same files three times in a row,
+ * and a look costs as much as all else that the daemon does for it.
  */
 export const freshMs = 500
 
@@ -127,9 +127,9 @@ let running: Promise<unknown> = Promise.resolve()
 
 /**
  * Who has one of these files open for writing, among all processes that can be seen, and loop devices. Requests that
- * come while a scan runs share the next one.
+ * come while a scan runs share the next one. `anew`: whatever was seen lately.
  */
-export async function writersOf(files: readonly string[]): Promise<Writer[]> {
+export async function writersOf(files: readonly string[], { anew = false } = {}): Promise<Writer[]> {
   const own = new Set<FileKey>()
   const wanted = queued?.wanted ?? new Map<FileKey, string>()
   for (const file of files) {
@@ -140,7 +140,7 @@ export async function writersOf(files: readonly string[]): Promise<Writer[]> {
   }
   const now = performance.now()
   const known = [...own].map((key) => seen.get(key))
-  if (known.every((one) => one !== undefined && one.untilMs > now)) return known.flatMap((one) => one!.writers)
+  if (!anew && known.every((one) => one !== undefined && one.untilMs > now)) return known.flatMap((one) => one!.writers)
   if (queued === null) {
     const result = running.then(() => {
       queued = null

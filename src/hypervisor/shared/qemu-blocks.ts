@@ -5,7 +5,7 @@ import path from 'node:path'
 import type { Deadline, DiskLayer, UnsupportedDrive } from '../hypervisor.js'
 import { type Locate, type MachineDrives, readDrives } from './block-drives.js'
 import { askBlockGraph, type BlockGraph, type Monitor } from './block-graph.js'
-import { locator, openFilesOf, writersOf } from './open-files.js'
+import { locator, openFilesOf, type Writer, writersOf } from './open-files.js'
 import { directoryOf, type ProcessIdentity } from './process.js'
 import { unsupportedDrive } from './qemu-checks.js'
 
@@ -48,15 +48,19 @@ export async function drivesOthersWrite(
       files: [...(file === null ? [] : [file]), ...filesOf(backing)],
     })),
   ]
-  const writers = await writersOf(drives.flatMap(({ files }) => files))
-  return drives.flatMap(({ name, files }) => {
-    for (const file of files) {
-      const found = locate(file)
-      const writer = writers.find(({ key, pid }) => 'path' in found && found.key === key && pid !== process?.pid)
-      if (writer !== undefined) return [{ name, reason: `${file} is open for writing by ${writer.who}, too` }]
-    }
-    return []
-  })
+  const files = drives.flatMap(({ files }) => files)
+  const written = (writers: readonly Writer[]) =>
+    drives.flatMap(({ name, files }) => {
+      for (const file of files) {
+        const found = locate(file)
+        const writer = writers.find(({ key, pid }) => 'path' in found && found.key === key && pid !== process?.pid)
+        if (writer !== undefined) return [{ name, reason: `${file} is open for writing by ${writer.who}, too` }]
+      }
+      return []
+    })
+  const found = written(await writersOf(files))
+  // A writer that was seen lately may have ended since: the machine's own last process, when it was started again.
+  return found.length === 0 ? found : written(await writersOf(files, { anew: true }))
 }
 
 /** Throws MACHINE_UNSUPPORTED when there is a drive that cannot be snapshot. */
