@@ -14,6 +14,7 @@ import { snapshot } from './snapshot/main.js'
 import { destroyMachines } from './snapshot/session.js'
 import { startup } from './startup/main.js'
 import { stores } from './stores/main.js'
+import { takeover } from './takeover/main.js'
 import { trace } from './trace/main.js'
 import { vnsnap } from './vnsnap/main.js'
 
@@ -28,6 +29,7 @@ const measurements: Readonly<Record<string, (argv: readonly string[]) => Promise
   snapshot,
   startup,
   stores,
+  takeover,
   trace,
   vnsnap,
 }

@@ -1,5 +1,5 @@
 // Numbered datagrams between two ends, and what became of them: `numbered receive PORT` and `numbered send ADDRESS PORT`, until
-// SIGTERM; then a line of JSON.
+// SIGTERM; then a line of JSON. At SIGUSR1 the receiver writes one of what has come since the last one.
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -12,11 +12,11 @@
 #include <time.h>
 
 enum { MOST = 1 << 22, INTERVAL_NS = 2000000 };
-static volatile sig_atomic_t over;
+static volatile sig_atomic_t over, asked;
 
 static void end(int signal) {
-  (void)signal;
-  over = 1;
+  if (signal == SIGUSR1) asked = 1;
+  else over = 1;
 }
 
 static void fail(const char *what) {
@@ -34,6 +34,12 @@ static int receive(int fd) {
   unsigned long received = 0, doubled = 0, overtaken = 0;
   uint32_t highest = 0;
   double last = 0, longest = 0;
+  // Since the last SIGUSR1. Of a gap, when it ended (CLOCK_MONOTONIC).
+  struct {
+    unsigned long received, doubled;
+    uint32_t highest;
+    double longest, end;
+  } lately = {0};
   int size = 4 << 20;
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
   // A signal that comes just before it waits is noticed, too.
@@ -41,15 +47,24 @@ static int receive(int fd) {
   ready();
   while (!over) {
     uint32_t number;
+    if (asked) {
+      asked = 0;
+      printf("{\"lost\":%ld,\"doubled\":%lu,\"longestGap\":%.3f,\"gapEnd\":%.3f}\n",
+             (long)(highest - lately.highest) - (long)lately.received, doubled - lately.doubled, lately.longest,
+             lately.end);
+      fflush(stdout);
+      lately = (typeof(lately)){.doubled = doubled, .highest = highest};
+    }
     if (recv(fd, &number, sizeof number, 0) < (ssize_t)sizeof number) continue;
     number = ntohl(number) % MOST;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     double at = now.tv_sec * 1e3 + now.tv_nsec / 1e6;
     if (last != 0 && at - last > longest) longest = at - last;
+    if (last != 0 && at - last > lately.longest) lately.longest = at - last, lately.end = at;
     last = at;
     if (seen[number]) doubled++;
-    else seen[number] = 1, received++, overtaken += number < highest;
+    else seen[number] = 1, received++, lately.received++, overtaken += number < highest;
     if (number > highest) highest = number;
   }
   printf("{\"received\":%lu,\"doubled\":%lu,\"overtaken\":%lu,\"longestGap\":%.3f}\n", received, doubled, overtaken,
@@ -76,6 +91,7 @@ int main(int argc, char **argv) {
   if (!receives && (argc != 4 || strcmp(argv[1], "send") != 0)) return 2;
   struct sigaction action = {.sa_handler = end};
   sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGUSR1, &action, NULL);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[argc - 1]))};
   if (!receives && inet_pton(AF_INET, argv[2], &address.sin_addr) != 1) return 2;
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
