@@ -7,6 +7,7 @@ import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
 import { Core } from './core.js'
 import { needsEveryFrame } from './kernel/commands.js'
+import type { FastPort } from './kernel/kernel.js'
 import { KernelPath } from './kernel/kernel-path.js'
 import type { Programs } from './kernel/layout.js'
 import { LinuxKernel } from './kernel/linux-kernel.js'
@@ -95,10 +96,13 @@ export class CommandHandlers {
 
   #openFastPath(programs: Programs): void {
     if (this.#fast !== null) return
-    this.#fast = new KernelPath(this.#counters, new LinuxKernel(programs), (port) => {
-      const { index, ifindex, inBridge } = port
+    const say = (kind: 'hook' | 'busy', { index, ifindex, inBridge }: FastPort) => {
       for (const [network, { ports }] of this.#networks)
-        if (ports.get(index)?.ifindex === ifindex) post({ kind: 'hook', network, index, ifindex, inBridge })
+        if (ports.get(index)?.ifindex === ifindex) post({ kind, network, index, ifindex, inBridge })
+    }
+    this.#fast = new KernelPath(this.#counters, new LinuxKernel(programs), {
+      ask: (port) => say('hook', port),
+      busy: (port) => say('busy', port),
     })
     for (const { forwarder, ports } of this.#networks.values()) {
       this.#fast.addNetwork(forwarder)

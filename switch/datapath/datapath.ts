@@ -14,7 +14,7 @@ import {
   type PortSockets,
 } from '../../src/linux/port-sockets.js'
 import { nowMs } from '../../src/runtime/clock.js'
-import { Counter, type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
+import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
 import { KernelHooks } from './kernel/hooks.js'
@@ -197,10 +197,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** Why not; null: it is there. */
   async #tryFastPath(): Promise<string | null> {
     try {
-      this.#hooks ??= new KernelHooks(
-        (state) => void this.call('hooked', state).catch(() => undefined),
-        (port) => this.counters[port * ROW + Counter.rxFrames] + this.counters[port * ROW + Counter.txFrames],
-      )
+      this.#hooks ??= new KernelHooks((state) => void this.call('hooked', state).catch(() => undefined))
       // One that answers late has it all the same, and may be told again.
       await this.call('fastPath', { programs: this.#hooks.programs })
       return null
@@ -359,6 +356,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   #take(message: Exclude<FromWorker, Start>): void {
     if (message.kind === 'hook') {
       this.#hooks?.want(message)
+      return
+    }
+    if (message.kind === 'busy') {
+      this.#hooks?.hasten(message.index)
       return
     }
     if (message.kind !== 'reply' && message.kind !== 'refusal') {

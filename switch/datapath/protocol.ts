@@ -204,8 +204,10 @@ export type DatapathEvent =
    * The socket of a port is bound to nothing any more: its device is gone, or has been in another network namespace.
    */
   | { readonly kind: 'unbound'; readonly network: string; readonly port: number; readonly ifindex: number }
-  /** The fast path needs its program at a port's ingress hook; `hooked` is the answer. */
-  | ({ readonly kind: 'hook' } & WantedHook)
+  /**
+   * The fast path needs its program at a port's ingress hook (`hooked` is the answer), or one more as many frames pass.
+   */
+  | ({ readonly kind: 'hook' | 'busy' } & WantedHook)
   /** The other end has closed it. */
   | { readonly kind: 'played'; readonly play: number }
   | { readonly kind: 'trouble'; readonly network: string; readonly port: number; readonly trouble: PortTrouble }

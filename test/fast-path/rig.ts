@@ -51,19 +51,13 @@ export const OPTIONS: NetworkOptions = {
 
 export class Rig {
   readonly counters = createCounters()
-  /** Frames besides, for whoever asks how busy a port is. */
-  pretended = 0
   readonly forwarder: Forwarder
   /** The control thread's part, which this thread has, too. */
-  readonly hooks = new KernelHooks(
-    (state) => this.kernel.hooked(state),
-    (port) => readPortCounters(this.counters, port).rxFrames + this.pretended,
-  )
-  readonly kernel = new KernelPath(
-    this.counters,
-    new LinuxKernel(this.hooks.programs),
-    ({ index, ifindex, inBridge }) => this.hooks.want({ network: 'lab0', index, ifindex, inBridge }),
-  )
+  readonly hooks = new KernelHooks((state) => this.kernel.hooked(state))
+  readonly kernel = new KernelPath(this.counters, new LinuxKernel(this.hooks.programs), {
+    ask: ({ index, ifindex, inBridge }) => this.hooks.want({ network: 'lab0', index, ifindex, inBridge }),
+    busy: ({ index }) => this.hooks.hasten(index),
+  })
   readonly ports: PacketPort[] = []
   /** Descriptors of the far ends. */
   readonly ends: number[] = []

@@ -64,7 +64,10 @@ export class FastPorts {
     const { world, host, datapath } = worker.daemon
     const receive = (port: number, copy: FrameCopy) => worker.receive(port, copy)
     this.kernel = new VirtualKernel(world, host.index, receive, (redirect, leaves) => this.#watch(redirect, leaves))
-    this.path = new KernelPath(datapath.counters, this.kernel, ({ index }) => this.#hook(index))
+    this.path = new KernelPath(datapath.counters, this.kernel, {
+      ask: ({ index }) => this.#hook(index),
+      busy() {},
+    })
     for (const forwarder of worker.forwarders) this.path.addNetwork(forwarder)
   }
 

@@ -41,6 +41,9 @@ export class Attached {
   readonly #at: number
   readonly #sums = new Float64Array(COUNTS)
   readonly #counted = new Float64Array(COUNTS)
+  /** Frames at the begin of the present second. */
+  #framesBefore = 0
+  #isBusy = false
 
   /** Why it is slow for somebody's programs at its device; null: there are none. */
   guests: string | null = null
@@ -66,6 +69,7 @@ export class Attached {
     words[this.#at + PortWord.PAUSED] = 0
     words[this.#at + PortWord.TRUNK] = channel === null ? 0 : 1
     shared.count(port.index, this.#counted)
+    this.beginSecond()
     if (!shared.setDevice(port.ifindex, port.index)) throw new Error('another device has an index like its')
     try {
       if (!port.putFilterBefore(shared.kernel.front(port.index), this.buckets))
@@ -156,6 +160,21 @@ export class Attached {
       sums[Count.IN_SEGMENTS] - counted[Count.IN_SEGMENTS],
     )
     counted.set(sums)
+  }
+
+  get #frames(): number {
+    return this.#counted[Count.IN_FRAMES] + this.#counted[Count.OUT_FRAMES]
+  }
+
+  beginSecond(): void {
+    this.#framesBefore = this.#frames
+  }
+
+  /** True, once: the kernel has handed on so many frames of its within a second. */
+  hasBecomeBusy(frames: number): boolean {
+    if (this.#isBusy || this.#frames - this.#framesBefore < frames) return false
+    this.#isBusy = true
+    return true
   }
 
   /** By the tags that they had. What was sent in a generation that is over is nobody's to count. */

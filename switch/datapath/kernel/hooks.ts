@@ -7,8 +7,8 @@
 // that ends, as the rules do that keep the bridge out (switch/takeover/bypass.ts).
 //
 // Other devices that are busy get `actEarly` there besides `act`, and so does the program at their egress: the kernel
-// comes to it sooner. Not all of them: for each that is put there or taken off, it waits for an RCU grace period with
-// its configuration locked.
+// comes to it sooner. Not all of them, and one after the other with pauses between: for each that is put there or taken
+// off, it waits for an RCU grace period with its configuration locked.
 
 import { closeInBackground } from '../../../src/linux/background.js'
 import { hastenEgress } from '../../../src/linux/egress-hook.js'
@@ -26,8 +26,8 @@ const LOOK_MS = 1000
 const DRIVERS: readonly string[] = ['tun', 'veth']
 /** After so many looks it is tried again where `act` could not be put. */
 const AGAIN_LOOKS = 5
-/** Frames between two looks from which on a port is busy. */
-const BUSY_FRAMES = 1000
+/** From a program at a tcx hook to the next, in times that the one before has taken: others have locks to take, too. */
+const REST = 4
 
 /** A port at whose ingress hook `act` is wanted. */
 export interface WantedHook {
@@ -58,19 +58,16 @@ export class KernelHooks {
   readonly #held = new Map<number, number>()
   /** The same of `actEarly`. */
   readonly #early = new Map<number, number>()
-  /** By port, as of the last look. */
-  readonly #frames = new Map<number, number>()
-  readonly #framesOf: (port: number) => number
+  /** Ports that were busy, and may wait for theirs. */
+  readonly #busy = new Set<number>()
   readonly #hasTcx = kernelIsAtLeast(6, 6)
   readonly #timer: NodeJS.Timeout
+  /** After a program at a tcx hook. */
+  #resting: NodeJS.Timeout | null = null
   #looks = 0
 
-  /**
-   * `tell` hears of ports that were asked for, at once and when something changes. `framesOf`: how many frames have
-   * passed a port. Throws as loadPrograms.
-   */
-  constructor(tell: (state: HookState) => void, framesOf: (port: number) => number) {
-    this.#framesOf = framesOf
+  /** `tell` hears of ports that were asked for, at once and when something changes. Throws as loadPrograms. */
+  constructor(tell: (state: HookState) => void) {
     this.programs = loadPrograms()
     this.#netlink = new NetlinkSocket()
     this.#tell = tell
@@ -91,7 +88,13 @@ export class KernelHooks {
   /** The port is there no more, or on its way out: it may be fast yet, until `release`. */
   forget(index: number): void {
     this.#ports.delete(index)
-    this.#frames.delete(index)
+    this.#busy.delete(index)
+  }
+
+  /** Many frames pass the port. */
+  hasten(index: number): void {
+    this.#busy.add(index)
+    this.#hastenNext()
   }
 
   /** The datapath has let go of the port. */
@@ -108,6 +111,7 @@ export class KernelHooks {
   /** When the datapath uses the programs no more. */
   close(): void {
     clearInterval(this.#timer)
+    if (this.#resting !== null) clearTimeout(this.#resting)
     this.#netlink.close()
     this.#releaseAll()
     closePrograms(this.programs)
@@ -135,28 +139,38 @@ export class KernelHooks {
       const guests = this.#guests(state, hooked?.has(state.ifindex))
       if (why !== state.why || guests !== state.guests) this.#set({ ...state, why, guests })
     }
-    if (this.#hasTcx) this.#hastenBusy()
+    this.#hastenNext()
   }
 
   #releaseAll(): void {
     for (const index of [...this.#held.keys(), ...this.#early.keys()]) this.release(index)
   }
 
-  /** At most one at a time: the kernel waits, and this thread with it. */
-  #hastenBusy(): void {
-    let isNext = true
-    for (const { index, ifindex, inBridge, why, guests } of this.#ports.values()) {
-      const frames = this.#framesOf(index)
-      const isBusy = frames - (this.#frames.get(index) ?? frames) >= BUSY_FRAMES
-      this.#frames.set(index, frames)
-      if (!isNext || !isBusy || inBridge || why !== null || guests !== null || this.#early.has(index)) continue
-      isNext = false
-      this.#hasten(index, ifindex)
+  /** One: the kernel waits, and this thread with it. */
+  #hastenNext(): void {
+    if (!this.#hasTcx || this.#resting !== null) return
+    for (const index of this.#busy) {
+      const state = this.#ports.get(index)
+      if (state === undefined || state.inBridge || state.why !== null || state.guests !== null) continue
+      this.#busy.delete(index)
+      if (this.#early.has(index)) continue
+      const from = performance.now()
+      this.#hasten(index, state.ifindex)
+      this.#resting = setTimeout(
+        () => {
+          this.#resting = null
+          this.#hastenNext()
+        },
+        REST * (performance.now() - from),
+      ).unref()
+      return
     }
   }
 
   #hasten(index: number, ifindex: number): void {
     try {
+      // Somebody has come since the last look.
+      if (tcxPrograms(ifindex) > 0) return
       const early = holdProgram(ifindex, Tcx.INGRESS, this.programs.actEarly, true)
       if (early === null) return
       this.#early.set(index, early)

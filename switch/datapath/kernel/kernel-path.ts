@@ -21,8 +21,16 @@ const LOOK_SECONDS = 4
 /** A program that a settling waits for. */
 const SETTLE_LIMIT_MS = 0.1
 
-/** Has `act` put at a port's ingress hook, and `hooked` called then: what that takes in the kernel may take long. */
-export type AskForHook = (port: FastPort) => void
+/** Frames within a second from which on a port is busy. */
+const BUSY_FRAMES = 1000
+
+/** What takes long in the kernel is somebody else's. */
+export interface ControlThread {
+  /** Has `act` put at a port's ingress hook, and `hooked` called then. */
+  ask(port: FastPort): void
+  /** Is told once of a port that has become busy. */
+  busy(port: FastPort): void
+}
 
 export class KernelPath implements PathHost {
   readonly verdicts: Verdicts
@@ -32,7 +40,7 @@ export class KernelPath implements PathHost {
   readonly #shared: Shared
   readonly #barrier: Barrier
   readonly #counters: CounterTable
-  readonly #askForHook: AskForHook
+  readonly #control: ControlThread
   readonly #sentFrames: SentFrames
   readonly #networks = new Map<Forwarder, NetworkPath>()
   /** Ports that wait for their hook. */
@@ -45,9 +53,9 @@ export class KernelPath implements PathHost {
   #trouble: string | null = null
 
   /** The kernel is closed with it. Throws what that says. */
-  constructor(counters: CounterTable, kernel: Kernel, askForHook: AskForHook) {
+  constructor(counters: CounterTable, kernel: Kernel, control: ControlThread) {
     this.#counters = counters
-    this.#askForHook = askForHook
+    this.#control = control
     this.#kernel = kernel
     this.#shared = new Shared(kernel)
     this.verdicts = new Verdicts(kernel.verdicts)
@@ -81,7 +89,7 @@ export class KernelPath implements PathHost {
     }
     this.#waiting.set(index, { port, forwarder })
     this.#reasons.set(index, 'its ingress filter is not in place yet')
-    this.#askForHook(port)
+    this.#control.ask(port)
   }
 
   /** See HookState. */
@@ -183,6 +191,7 @@ export class KernelPath implements PathHost {
       if (port === undefined) continue
       port.now = seconds
       port.sync()
+      if (port.hasBecomeBusy(BUSY_FRAMES)) this.#control.busy(port.port)
       if (isNewSecond) this.#everySecond(port)
     }
     if (this.#trouble === null)
@@ -249,9 +258,10 @@ export class KernelPath implements PathHost {
 
   #everySecond(port: Attached): void {
     port.voids = 0
+    port.beginSecond()
     if (port.missed > 0 && port.guests === null) {
       port.stop()
-      this.#askForHook(port.port)
+      this.#control.ask(port.port)
     }
     // In turn: a change is told by `deviceChanged`, too, where somebody watches the devices.
     if ((port.port.index + this.seconds) % LOOK_SECONDS === 0) this.#look(port)
