@@ -1,7 +1,9 @@
-// One place where JSON Schemas are compiled and where ajv's findings become sentences that a person can act on.
+// One place where values are held against JSON Schemas, and where ajv's findings become sentences that a person can act
+// on.
 
 import type { Static, TSchema } from '@sinclair/typebox'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
+import { checkOf } from './fits.js'
 import { nearest } from './names.js'
 import { Name } from './schemas/basic.js'
 
@@ -24,29 +26,28 @@ export interface Validator<T> {
   findings(): Finding[]
 }
 
-/**
- * Compiled when a process starts, and run a few times: to improve the code costs more than it saves. That the schemas
- * are schemas is checked by a test.
- */
+/** What ajv has the last word with. That the schemas are schemas is checked by a test. */
 export const validatorOptions = { allErrors: true, useDefaults: true, strict: true, allowUnionTypes: true } as const
-const ajv = new Ajv({
-  ...validatorOptions,
-  verbose: true,
-  validateSchema: false,
-  meta: false,
-  code: { optimize: false },
-})
+/** To improve code that is run once costs more than it saves. */
+const options = { ...validatorOptions, verbose: true, validateSchema: false, meta: false, code: { optimize: false } }
+let ajv: Ajv | undefined
 
-/** Call it at module level, never per request; the schema is compiled when it is first used. */
+/** Call it at module level, never per request; nothing is made of the schema before it is first used. */
 export function validator<S extends TSchema>(schema: S): Validator<Static<S>> {
+  let fits: ReturnType<typeof checkOf> | undefined
   let validate: ValidateFunction | undefined
-  let root: unknown
+  let findings = (): Finding[] => []
   const check = (value: unknown): value is Static<S> => {
-    root = value
+    if (fits === undefined) fits = checkOf(schema)
+    if (fits?.(value)) return true
+    ajv ??= new Ajv(options)
     validate ??= ajv.compile(schema)
-    return validate(value)
+    if (validate(value)) return true
+    const { errors } = validate
+    findings = () => findingsOf(errors ?? [], value)
+    return false
   }
-  return Object.assign(check, { findings: () => findingsOf(validate?.errors ?? [], root) })
+  return Object.assign(check, { findings: () => findings() })
 }
 
 /**
