@@ -16,6 +16,8 @@ import { captureFile, numbered, startPlay } from './player.js'
 t.setTimeout(fileLimit(240_000))
 
 const VMS = ['web', 'db']
+/** The play must outlast a snapshot, which takes longer on a busy machine. */
+const INTERVAL_MS = Math.min(6, 2 * patience(1))
 
 /** `web` takes longer to stop: what it sends meanwhile is in transit to `db`, which has made its cut. */
 function command(world: World): string {
@@ -76,7 +78,7 @@ t.test('a play goes on through a snapshot and a restore', root, async (t) => {
     captureFile(
       world,
       name,
-      Array.from({ length: count }, (_, i) => ({ bytes: numbered(first + i), from: 'web', atMs: i * 2 })),
+      Array.from({ length: count }, (_, i) => ({ bytes: numbered(first + i), from: 'web', atMs: i * INTERVAL_MS })),
     )
   const playing = async (path: string, ...more: string[]) => {
     const before = (await daemon.port('web')).counters.rxFrames
@@ -95,8 +97,8 @@ t.test('a play goes on through a snapshot and a restore', root, async (t) => {
   await t.test('the snapshot has what was played, and nothing is lost or doubled', async (t) => {
     t.equal(manifest.state, 'complete')
     const [web, db] = VMS.map((vm) => manifest.parts[0]!.members.find((member) => member.vm === vm)!)
-    t.ok(db!.recorded > 50, `${db!.recorded} frames in transit`)
-    t.ok(db!.held > 10, `${db!.held} frames held`)
+    t.ok(db!.recorded > 20, `${db!.recorded} frames in transit`)
+    t.ok(db!.held > 3, `${db!.held} frames held`)
     t.equal(web!.recorded, 0)
     t.equal(manifest.figures?.lost, 0)
     await first.closed
