@@ -17,6 +17,8 @@ export interface CampaignOptions {
   readonly draw?: (seed: number) => Scenario
   /** Changes what was drawn. */
   readonly adapt?: (scenario: Scenario) => Scenario
+  /** Most runs to make a schedule that fails smaller. */
+  readonly shrinkRuns?: number
   /** Called every ten thousand schedules. */
   readonly onProgress?: (tally: Tally) => void
 }
@@ -61,7 +63,7 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
       else tally.complete++
     }
     tally.seconds = (performance.now() - start) / 1000
-    if (violation !== null) return { tally, failure: await explain(seed, scenario, violation, plant) }
+    if (violation !== null) return { tally, failure: await explain(options, seed, scenario, violation) }
     if (tally.schedules % 10_000 === 0) options.onProgress?.(tally)
   }
   return { tally, failure: null }
@@ -76,8 +78,13 @@ export function describeTally(tally: Tally): string {
   )
 }
 
-async function explain(seed: number, scenario: Scenario, violation: Violation, plant: Plant): Promise<Failure> {
-  const shrunk = await shrink(scenario, violation, plant)
+async function explain(
+  { plant = () => ({}), shrinkRuns }: CampaignOptions,
+  seed: number,
+  scenario: Scenario,
+  violation: Violation,
+): Promise<Failure> {
+  const shrunk = await shrink(scenario, violation, plant, shrinkRuns)
   const { world, violation: again } = await runScenario(shrunk.scenario, plant, true)
   return { seed, violation: again ?? shrunk.violation, scenario: shrunk.scenario, diagram: drawDiagram(world, again) }
 }

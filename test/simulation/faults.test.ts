@@ -8,6 +8,8 @@ import { CampaignThread, faults } from './thread.js'
 const SEED = 7_000_000
 const SCHEDULES = 6_000
 const SECONDS = patience(60_000) / 1000
+/** Enough for a few frames; a soak goes on to the smallest. */
+const SHRINK_RUNS = 200
 
 t.setTimeout(fileLimit(280_000))
 const thread = new CampaignThread()
@@ -15,8 +17,8 @@ t.teardown(() => thread.end())
 
 for (const { name, breaks, after = 0 } of faults) {
   t.test(`caught: ${name}`, async (t) => {
-    const task = { seed: SEED + after, schedules: SCHEDULES, seconds: SECONDS, fault: name }
-    const { failure, tally } = await thread.run(task)
+    const start = { seed: SEED + after, schedules: SCHEDULES, seconds: SECONDS }
+    const { failure, tally } = await thread.run({ ...start, fault: name, shrinkRuns: SHRINK_RUNS })
     if (failure === null) {
       t.fail(`not caught in ${tally.schedules} schedules`)
       return

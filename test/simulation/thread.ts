@@ -19,6 +19,7 @@ export interface Task {
   readonly seconds: number
   /** The name of one of `faults`; its schedules are drawn on trunks, and adapted as it says. */
   readonly fault?: string
+  readonly shrinkRuns?: number
 }
 
 export interface Result {
