@@ -2,6 +2,9 @@
 // ajv to generate code for a schema takes longer than to check a thousand values here, and a process checks a few of
 // each.
 //
+// ajv's code made beforehand would be 165 KB for the configuration alone, and 2.3 MB for all schemas. TypeBox's own
+// check fills in no defaults behind patternProperties, and knows none of ajv's keywords that Type.Unsafe may bring.
+//
 // Fits here means that ajv takes it, with the same defaults filled in; test/api/fits.test.ts compares the two. ajv
 // looks again at what does not fit (src/api/validate.ts).
 
