@@ -204,11 +204,15 @@ t.test('refusals touch nothing', async (t) => {
     code: 'STORE_DAMAGED',
     message: /^host b lacks .*memory\.img .* host a and host c have no copy$/,
   })
+  const hung: RestoreCheck = { ...clean, running: ['vm1'], silent: [{ ...broken, code: 'HYPERVISOR_UNREACHABLE' }] }
+  t.match(refusal(hung), { code: 'MACHINE_RUNNING' }, 'the first thing to say')
+  t.match(refusal(hung, inputOf({ replace: true })), { code: 'HYPERVISOR_UNREACHABLE', message: /host b/ })
   const replaced = new Bench(inputOf({ replace: true, endFirst: true })).reach('pausing', {
     ...clean,
     running: ['vm1'],
   })
-  t.ok(replaced.of('pause').every(({ order }) => order.replace))
+  for (const { order, timeoutMs } of replaced.of('pause'))
+    t.ok(order.replace && order.pauseMs < timeoutMs, 'a host names who does not stop before it counts as silent itself')
   t.ok(replaced.of('load').every(({ request }) => request.endFirst))
 })
 

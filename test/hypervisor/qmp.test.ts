@@ -1,5 +1,7 @@
 // The QMP client against a server that lies, dawdles and dies.
 
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
@@ -69,6 +71,22 @@ t.test('an occupied socket says so at the deadline', async (t) => {
   const error = await QmpClient.connect(await serve(t, null), tooSoon(150)).catch((e) => e)
   t.equal(error.code, 'HYPERVISOR_UNREACHABLE')
   t.match(error.action, /one client per QMP socket/)
+})
+
+t.test('a process that is stopped is told from an occupied socket', async (t) => {
+  const file = path.join(directory, 'stopped.sock')
+  const script = `require('net').createServer((s) => s.write(process.argv[2])).listen(process.argv[1], 1, () => console.log('up'))`
+  const child = spawn(process.execPath, ['-e', script, file, greeting], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+  const busy = await QmpClient.connect(file, tooSoon(100)).catch((e) => e)
+  t.notMatch(busy.action, /CONT/, 'it runs')
+  child.kill('SIGSTOP')
+  // Those that wait in line fill the backlog at last.
+  const errors = []
+  for (let nth = 0; nth < 4; nth++) errors.push(await QmpClient.connect(file, tooSoon(100)).catch((e) => e))
+  for (const error of errors) t.match(error, { action: new RegExp(`kill -CONT ${child.pid}`) }, error.message)
+  t.match(errors.at(-1).message, /occupied/)
 })
 
 t.test('what is no QMP is refused', async (t) => {

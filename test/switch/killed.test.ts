@@ -252,7 +252,7 @@ t.test('restore: killed when what runs stands still: it runs on', root, async (t
     t.match(await killed.client.restoreLoad('lab0', 'kept', request, LONG), { loaded: ['vm0'] })
     t.equal(restored(world).length, 1, 'it is loaded beside the one that runs')
     await runsOn(t, guest)
-    const pause = { epoch, machines: ['vm0'], replace: true, deadlineMs: patience(30_000) }
+    const pause = { epoch, machines: ['vm0'], replace: true, pauseMs: patience(30_000), deadlineMs: patience(30_000) }
     await dies(t, killed, killed.client.restorePause('lab0', 'kept', pause, LONG))
     const daemon = await lab.start()
     await runsOn(t, guest)
@@ -273,7 +273,7 @@ t.test('restore: killed while it loads, when it resumes, and after', root, async
     daemon.client.restorePause(
       'lab0',
       'kept',
-      { epoch, machines: ['vm0'], replace: true, deadlineMs: patience(30_000) },
+      { epoch, machines: ['vm0'], replace: true, pauseMs: patience(30_000), deadlineMs: patience(30_000) },
       LONG,
     )
   const switchOver = () => daemon.client.restoreSwitch('lab0', 'kept', { deadlineMs: patience(30_000) }, LONG)

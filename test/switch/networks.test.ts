@@ -68,7 +68,13 @@ t.test('snapshot and restore of one of its networks', root, async (t) => {
     check.problems.some(({ code }) => code === 'NETWORK_UNKNOWN'),
     'a host must have all networks of a machine',
   )
-  const pause = (epoch: number) => ({ epoch, machines: ['router'], replace: true, deadlineMs: patience(30_000) })
+  const pause = (epoch: number) => ({
+    epoch,
+    machines: ['router'],
+    replace: true,
+    pauseMs: patience(30_000),
+    deadlineMs: patience(30_000),
+  })
   const switchOver = () => client.restoreSwitch('lab0', 'kept', { deadlineMs: patience(30_000) }, LONG)
   // Elsewhere it is restored; here it goes.
   t.same(await client.restorePause('lab0', 'kept', pause(8), LONG), { paused: ['router'] })

@@ -206,7 +206,13 @@ const results: Partial<Results> = {
 }
 
 const undoing = { kind: 'undoing' } as const
-const pauseOf = (...machines: string[]) => ({ epoch: 5, machines, replace: true, deadlineMs: patience(60_000) })
+const pauseOf = (...machines: string[]) => ({
+  epoch: 5,
+  machines,
+  replace: true,
+  pauseMs: patience(60_000),
+  deadlineMs: patience(60_000),
+})
 
 function requestFor(...names: string[]): RestoreRequest {
   const members = names.map((vm) => ({

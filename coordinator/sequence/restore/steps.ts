@@ -129,6 +129,9 @@ export function afterChecks(data: RestoreData, now: Instant): RestoreStep {
       message: `still running: ${running.map((r) => `${r.vm} on host ${r.host}`).join(', ')}`,
       action: 'Shut them down, or give --replace to end them.',
     })
+  } else {
+    const all = [...entries, ...Object.entries(data.former)]
+    found.push(...all.flatMap(([host, check]) => (check.silent ?? []).map((p) => onHost(host, p))))
   }
   const problem = joinReports(found)
   if (problem !== null) return refuse(data, problem)

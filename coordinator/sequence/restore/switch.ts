@@ -65,7 +65,9 @@ function pause(data: RestoreData, now: Instant): RestoreStep {
   const timeoutMs = Math.min(pauseLimitMs, left(data.deadlineAtMs, now))
   const machines = plan.members.map((m) => m.part.vm)
   // The guests stand still: should this coordinator be gone, they go on when the time for the rest has passed.
-  const order = { epoch: data.epoch, machines, replace, deadlineMs: left(data.deadlineAtMs, now) }
+  const deadlineMs = left(data.deadlineAtMs, now)
+  // A host says which machine does not stand still before it is taken for silent itself.
+  const order = { epoch: data.epoch, machines, replace, pauseMs: Math.floor(timeoutMs * 0.8), deadlineMs }
   return at(
     'pausing',
     { ...data, begun: hosts },

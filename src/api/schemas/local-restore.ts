@@ -26,10 +26,14 @@ export const RestoreRequest = Type.Object(
 )
 export type RestoreRequest = Static<typeof RestoreRequest>
 
-/** Answer of check: files that are nowhere on this host, machines of those names that run here now, other problems. */
+/**
+ * Answer of check: files that are nowhere on this host, machines of those names that run here now, other problems.
+ * `silent`: why machines that run could not be made to stand still.
+ */
 export const RestoreCheck = Type.Object({
   missing: Type.Array(FileReference),
   running: Type.Array(Name),
+  silent: Type.Optional(Type.Array(ErrorReportSchema)),
   problems: Type.Array(ErrorReportSchema),
 })
 export type RestoreCheck = Static<typeof RestoreCheck>
@@ -49,6 +53,9 @@ export const RestorePause = Type.Object(
     machines: Type.Array(Name),
     /** False: none of them may run. */
     replace: Type.Boolean(),
+    /** For the pausing itself: the guests of other hosts stand still meanwhile. */
+    pauseMs: Milliseconds,
+    /** For the rest of the restore, after it. */
     deadlineMs: Milliseconds,
   },
   closed,

@@ -21,6 +21,8 @@ interface Stat {
    */
   readonly ended: boolean
   readonly startTicks: string
+  /** One letter: proc_pid_stat(5), field 3. */
+  readonly state: string
 }
 
 function readStat(path: string): Stat | null {
@@ -29,7 +31,7 @@ function readStat(path: string): Stat | null {
     const text = readFileSync(path, 'latin1')
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
     const isGone = fields[0] === 'Z' || fields[0] === 'X'
-    return { ended: isGone && Number(fields[17]) <= 1, startTicks: fields[19]! }
+    return { ended: isGone && Number(fields[17]) <= 1, startTicks: fields[19]!, state: fields[0]! }
   } catch {
     return null
   }
@@ -44,6 +46,22 @@ export function identify(pid: number): ProcessIdentity | null {
 export function isAlive(identity: ProcessIdentity): boolean {
   const stat = readStat(`/proc/${identity.pid}/stat`)
   return stat !== null && stat.startTicks === identity.startTicks && !stat.ended
+}
+
+/** Why a process gives no answer, as the kernel sees it, and what helps; null: it could answer. */
+export function whyStill(pid: number): { readonly what: string; readonly action: string } | null {
+  const state = readStat(`/proc/${pid}/stat`)?.state
+  if (state === 'T' || state === 't') {
+    return {
+      what: `its process ${pid} is stopped`,
+      action: `Let it go on (\`kill -CONT ${pid}\`), or end its debugger.`,
+    }
+  }
+  if (state === 'D') {
+    const action = 'See the disk, or the file server, that it uses, and the kernel’s log.'
+    return { what: `its process ${pid} waits for a disk`, action }
+  }
+  return null
 }
 
 export const incarnationOf = (process: ProcessIdentity | null): string | null =>

@@ -14,6 +14,7 @@ import {
   peerCredentials,
   sendWithDescriptor,
 } from './descriptors.js'
+import { findProcesses, whyStill } from './process.js'
 import { type JsonObject, LineSplitter, parseMessage, type QmpEvent, type QmpGreeting } from './qmp-messages.js'
 
 export type { JsonObject, QmpEvent } from './qmp-messages.js'
@@ -74,7 +75,7 @@ export class QmpClient {
         client.#greet = { command: 'greeting', resolve, reject }
       })
       client.greeting = (await by(deadline, greeting, () =>
-        unreachable(`${path} accepts a connection but sends no QMP greeting.`, occupiedHint),
+        silent(path, client.peer.pid, 'accepts a connection but sends no QMP greeting', occupiedHint),
       )) as QmpGreeting
       await client.execute('qmp_capabilities', {}, deadline)
       return client
@@ -234,8 +235,10 @@ export class QmpClient {
   }
 
   #silent(command: string): SnapswitchError {
-    return unreachable(
-      `${this.path} did not answer ${command} by the deadline.`,
+    return silent(
+      this.path,
+      this.peer.pid,
+      `did not answer ${command} by the deadline`,
       'QEMU is stuck or overloaded, or the deadline is too short: see its log and the host’s load.',
     )
   }
@@ -244,6 +247,12 @@ export class QmpClient {
     const text = cause instanceof Error ? cause.message : String(cause)
     return new SnapswitchError(code, `${this.path} does not speak QMP: ${text}`, startHint, cause)
   }
+}
+
+/** Nobody answers: the kernel may know why. */
+function silent(path: string, pid: number, what: string, hint: string): SnapswitchError {
+  const why = pid > 0 ? whyStill(pid) : null
+  return unreachable(`${path} ${what}${why === null ? '' : `: ${why.what}`}.`, why?.action ?? hint)
 }
 
 function refused(path: string, command: string, description: string): SnapswitchError {
@@ -269,7 +278,11 @@ async function connectDescriptor(path: string, deadline: Deadline): Promise<numb
       await pauseFor(10, deadline)
       continue
     }
-    if (-fd === EAGAIN) throw unreachable(`${path} is occupied by other clients.`, occupiedHint)
+    if (-fd === EAGAIN) {
+      const named = findProcesses((argv) => argv.some((argument) => argument.includes(path)))
+      const still = named.find(({ pid }) => whyStill(pid) !== null)
+      throw silent(path, still?.pid ?? 0, 'is occupied by other clients', occupiedHint)
+    }
     const reason =
       -fd === ENOENT ? 'does not exist' : -fd === ECONNREFUSED ? 'has no listener' : `fails with ${errnoName(-fd)}`
     throw unreachable(`The QMP socket ${path} ${reason}.`, startHint)

@@ -7,11 +7,14 @@ import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../../s
 import { heldAlone } from '../../../src/hypervisor/drivers.js'
 import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
+import { inspectMachines } from '../inspection.js'
 import { mustWait } from './load.js'
 import { isFree } from './ports.js'
 
 /** How long a hypervisor may take to say whether it would take a machine. */
 const EXAMINE_MS = 10_000
+/** How long one that runs may take to answer. */
+const REACH_MS = 5_000
 
 /** Problems are reported, not thrown. */
 export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -48,9 +51,27 @@ export async function checkRestore(host: Host, network: string, request: Restore
   problems.push(...(await obstacles(host, request)))
   const running: string[] = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
+  const silent = await whoIsSilent(host, running, request.deadlineMs)
   const beside = request.members.filter((part) => running.includes(part.vm) && !mustWait(part, request))
   problems.push(...roomForBoth(host, beside).map((problem) => problem.report()))
-  return { missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))], running, problems }
+  return {
+    missing: [...missing, ...(await notHere(host, distinctFiles(request.files ?? [])))],
+    running,
+    silent,
+    problems,
+  }
+}
+
+/** Machines that run and cannot be reached could be neither paused nor ended, which would show after all was loaded. */
+async function whoIsSilent(host: Host, running: readonly string[], deadlineMs: number): Promise<ErrorReport[]> {
+  const deadline = host.clock.now().ms + Math.min(REACH_MS, deadlineMs * 0.9)
+  const found = await inspectMachines(host.machines, running, deadline, host.clock)
+  return found.flatMap(({ vm, info, error }) => {
+    // One that has ended meanwhile is not in the way.
+    if (info !== null || error === null || error.code === 'MACHINE_UNKNOWN') return []
+    const action = `${error.action} Or end ${vm} yourself: one that has ended is in nobody’s way.`
+    return { ...error, message: `${vm} runs and cannot be replaced: ${error.message}`, action }
+  })
 }
 
 /** What keeps machines from being loaded beside their former selves. */

@@ -169,8 +169,8 @@ export class RestoreSession {
   }
 
   async #pauseFormers(): Promise<RestorePaused> {
-    const { machines, replace, deadlineMs } = this.#pauseOrder as RestorePause
-    const deadline = this.#host.clock.now().ms + deadlineMs
+    const { machines, replace, pauseMs, deadlineMs } = this.#pauseOrder as RestorePause
+    const deadline = this.#host.clock.now().ms + pauseMs
     this.#steps.restMs = deadlineMs
     this.#everywhere = machines
     // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
