@@ -2,7 +2,7 @@
 // descriptors.
 
 import t from 'tap'
-import { besidePath, heldAlone, listeningPaths } from '../../src/hypervisor/qemu/beside.js'
+import { besidePath, heldAlone, listeningPaths, namePath, withGivenPaths } from '../../src/hypervisor/qemu/beside.js'
 import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
 import { tapNeeds } from '../../src/hypervisor/qemu/nics.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
@@ -69,6 +69,14 @@ t.test('sockets get other paths until the former self has ended', async (t) => {
     t.notMatch(own, `${path},`)
   }
   t.match(own, 'path=/run/lab/client', 'one that it connects to stays')
+  const names = new Map(paths.map((given) => [namePath(besidePath(given, '/state')), given]))
+  const started = commandLineFor(definition, { ...next, beside: true })
+  const again = withGivenPaths(started, (socket) => names.get(namePath(socket)) ?? null)
+  t.same(again, commandLineFor(definition, next), 'the next one’s sockets get the same names')
+  t.same(
+    withGivenPaths(started, () => null),
+    started,
+  )
   t.match(commandLineFor(definition, next).join(' '), 'unix:/run/lab/web.serial,server')
 })
 

@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import type { RestoreReport } from '../../src/api/schemas.js'
 import { fileLimit } from '../patience.js'
 import { attempt, run, until } from './command.js'
+import { inGuest } from './guest-shell.js'
 import { Lab, type LabPlan } from './lab.js'
 
 t.setTimeout(fileLimit(600_000))
@@ -147,6 +148,7 @@ t.test('restores that replace what runs', async (t) => {
     const report = await lab.snapswitchJson<RestoreReport>(command, undefined, 120_000)
     t.same(report.placement, { vm1: 'b', vm2: 'a' })
     t.match(report.disks, { vm1: [{ name: 'disk0' }, { name: 'data0' }] })
+    t.match(await inGuest(lab, 'vm1', 'echo its-socket'), 'its-socket', 'its own socket has the name that it was given')
     for (const { file } of report.disks.vm1 ?? []) t.ok(existsSync(lab.host('b').outside(file)), file)
     await goesOn(lab)
     await hasNoStandIns(t, lab)

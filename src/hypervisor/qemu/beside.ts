@@ -3,7 +3,7 @@
 
 import { createHash } from 'node:crypto'
 import path from 'node:path'
-import { type Argument, OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+import { type Argument, joinArguments, OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
 import type { QemuDefinition } from './types.js'
 
 /** Options whose value may be a character device in the old notation. */
@@ -37,6 +37,20 @@ export function withListeningPath(argument: Argument, file: string): Argument {
 /** Where the socket lies until the former self has ended: short, and one for each. */
 export function besidePath(given: string, directory: string): string {
   return path.join(directory, `${createHash('sha256').update(given).digest('hex').slice(0, 8)}.sock`)
+}
+
+/** A link beside such a socket, which leads to its owner's name for it: QEMU's command line does not tell. */
+export const namePath = (socket: string): string => socket.replace(/\.sock$/, '.name')
+
+/** A command line with the names that its owner has given to its sockets. `nameOf`: by what the command line says. */
+export function withGivenPaths(argv: readonly string[], nameOf: (socket: string) => string | null): string[] {
+  const split = splitArguments(argv)
+  const given = split.map((argument) => {
+    const socket = listeningPath(argument)
+    const name = socket === null ? null : nameOf(socket)
+    return name === null ? argument : withListeningPath(argument, name)
+  })
+  return given.every((argument, nth) => argument === split[nth]) ? [...argv] : joinArguments(argv[0]!, given)
 }
 
 /** All sockets of a machine that change places when its former self has ended. */

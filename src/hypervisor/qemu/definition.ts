@@ -1,7 +1,8 @@
 // What it takes to start a running QEMU again: its command line, compared with what it is now, and where its disks
 // stand in it. Whatever could not be started again is refused here, before anything is touched.
 
-import { existsSync } from 'node:fs'
+import { existsSync, readlinkSync } from 'node:fs'
+import { isAbsolute } from 'node:path'
 import type { Deadline, Nic } from '../hypervisor.js'
 import { argumentsOf, binaryOf, directoryOf, identify, tapBehind } from '../shared/process.js'
 import { type MachineBlocks, startedIn, supportedBlocks } from '../shared/qemu-blocks.js'
@@ -9,6 +10,7 @@ import { checkBlockers, memoryBytes, unsupported } from '../shared/qemu-checks.j
 import { findDriveArguments } from '../shared/qemu-disks.js'
 import type { QmpClient } from '../shared/qmp.js'
 import { isObject } from '../shared/qmp-messages.js'
+import { namePath, withGivenPaths } from './beside.js'
 import { defaultDrive } from './drive-options.js'
 import { externalFiles } from './files.js'
 import { takeInventory } from './inventory.js'
@@ -38,13 +40,21 @@ function findDrives(argv: readonly string[], { disks, media, graph, locate }: Ma
   return { drives, missing: missing.filter((name) => !needless.some((medium) => medium.name === name)) }
 }
 
+function nameOf(socket: string): string | null {
+  try {
+    return isAbsolute(socket) ? readlinkSync(namePath(socket)) : null
+  } catch {
+    return null
+  }
+}
+
 export async function readDefinition(
   name: string,
   qmp: QmpClient,
   pid: number,
   deadline: Deadline,
 ): Promise<QemuDefinition> {
-  const started = argumentsOf(pid)
+  const started = withGivenPaths(argumentsOf(pid), nameOf)
   checkCommandLine(started)
   const [migration, memory, network] = (await Promise.all(
     qmp.executeAll(

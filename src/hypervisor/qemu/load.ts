@@ -20,7 +20,7 @@ import { applyLoadSettings } from '../shared/qemu-migration-settings.js'
 import { storeFull } from '../shared/qemu-overlays.js'
 import { QmpClient } from '../shared/qmp.js'
 import { isObject } from '../shared/qmp-messages.js'
-import { besidePath, listeningPaths } from './beside.js'
+import { besidePath, listeningPaths, namePath } from './beside.js'
 import { commandLineFor } from './command-line.js'
 import { type DriverSettings, QemuMachine } from './machine.js'
 import type { TapPlace } from './nics.js'
@@ -75,6 +75,13 @@ export async function loadMachine(
       ...(media !== undefined && { media }),
       ...(files !== undefined && { files }),
       ...(request.rehearsal === true && { rehearsal: true }),
+    }
+    if (beside && request.rehearsal !== true) {
+      for (const { given } of listeningPaths(definition)) {
+        const name = namePath(besidePath(given, directory))
+        await symlink(given, name)
+        made.push(name)
+      }
     }
     const argv = commandLineFor(definition, next)
     child = start(

@@ -61,12 +61,12 @@ export async function restoredImages(store: LocalStore): Promise<{ file: string;
   return found
 }
 
-/** Directories of restored machines that hold no image any more. */
+/** Directories of restored machines that hold no image any more, but sockets and logs at most. */
 export async function emptyMachineDirectories(store: LocalStore): Promise<{ directory: string; vm: string }[]> {
   const found: { directory: string; vm: string }[] = []
   for (const one of await machineDirectories(store)) {
     const files = await filesIn(one.directory)
-    if (files.every((file) => file.endsWith('/qmp.sock') || file.endsWith('/qemu.log'))) found.push(one)
+    if (files.every((file) => /\.(sock|name|log)$/.test(file))) found.push(one)
   }
   return found
 }
