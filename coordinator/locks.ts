@@ -13,6 +13,7 @@ interface Held {
   readonly queue: Waiting[]
 }
 
+const whenEnded = 'Try again when it has ended. `snapshot create` waits for that if given --wait.'
 /** More than this many waiting for one network is a runaway script. */
 const queueLimit = 16
 
@@ -39,7 +40,7 @@ export class NetworkLocks {
       this.#held.set(network, { what, queue: [] })
       return this.#releaser(network)
     }
-    if (waitMs === null) throw busy(network, held.what, 'Try again when it has ended, or give --wait.')
+    if (waitMs === null) throw busy(network, held.what, whenEnded)
     if (held.queue.length >= queueLimit) throw busy(network, held.what, `${queueLimit} others wait already.`)
     await new Promise<void>((resolve, reject) => {
       const waiting: Waiting = {

@@ -9,6 +9,9 @@ import { type CommonOptions, coordinatorSocket } from './options.js'
 import type { Terminal } from './output.js'
 import { progressView } from './progress.js'
 
+const whereToLook =
+  '`snapswitch status` says whether it is under way, `snapswitch snapshot list` what snapshots there are.'
+
 /** For a list of the snapshots. */
 const callMs = 10_000
 
@@ -33,7 +36,7 @@ export async function follow(
   const view = progressView(terminal, { quiet: options.json === true && !terminal.live })
   const release = terminal.onInterrupt(() => {
     view.end()
-    terminal.err('interrupted; the coordinator goes on: `snapswitch snapshot list` shows what comes of it\n')
+    terminal.err(`interrupted; the coordinator goes on. ${whereToLook}\n`)
   })
   try {
     for await (const progress of stream) {
@@ -48,7 +51,7 @@ export async function follow(
   throw new SnapswitchError(
     'SOCKET_UNREACHABLE',
     'the coordinator broke off before it was done',
-    'See its log; `snapswitch snapshot list` shows what became of the snapshot.',
+    `See its log. ${whereToLook}`,
   )
 }
 
