@@ -62,6 +62,7 @@ static long (*const read_bytes)(const struct frame *, u32 offset, void *to, u32 
 #define BUCKETS 256
 #define PORTS 1024
 #define DEVICES 4096
+#define KEPT 64
 
 // A port. Cache lines apart by who writes.
 struct port {
@@ -79,14 +80,6 @@ struct port {
 };
 // Which port a device is: two indexes that are alike in the lower bits cannot both be fast.
 struct device { u32 ifindex, port; };
-// Of a processor: how often programs have begun and ended there, and what was judged, until `act` has emptied it.
-// Programs of one processor run one after the other, with softirqs off, so nobody else writes here.
-struct run {
-  u64 entered, number;
-  u32 action, port, from, ifindex, to; // `from`: the device that the frame came by
-  u16 push, pop;
-  u64 pad[3], left, pad2[7];
-};
 struct key { u16 port, vlan, tag, zero; u8 addresses[12]; };
 struct verdict {
   u32 ifindex, to;      // where it goes: device, and port
@@ -94,6 +87,20 @@ struct verdict {
   u32 room;             // longer frames are not fast, unless they are GSO
   u16 push, pop;        // a tag of ours or, with TAGGED, of a VLAN to push; whether one is to pop
   u32 seen, vlan;       // the VLAN is the daemon's
+};
+
+// A copy of a verdict, of which this processor has made use in the second that it says: a look-up costs more than all else
+// that is done to judge a frame. Generations make it void as they do the verdict, of which there is one at most for a key
+// at generations.
+struct kept { u32 key[5]; struct verdict verdict; u32 pad[3]; };
+// Of a processor: how often programs have begun and ended there, and what was judged, until `act` has emptied it.
+// Programs of one processor run one after the other, with softirqs off, so nobody else writes here.
+struct run {
+  u64 entered, number;
+  u32 action, port, from, ifindex, to; // `from`: the device that the frame came by
+  u16 push, pop;
+  u64 pad[3], left, pad2[7];
+  struct kept kept[KEPT]; // by bucket
 };
 
 // Of a port on a processor.
@@ -141,6 +148,31 @@ inlined int is_tcp(struct frame *f, u16 type) {
   return read_bytes(f, at, &protocol, 1) == 0 && protocol == TCP;
 }
 
+// The verdict of a key; nothing: there is none of this generation.
+inlined struct verdict *look_up(const u32 *key, u32 generation, u32 now, struct kept *k) {
+  struct verdict *v = &k->verdict, *other;
+  u32 isOfNow = v->seen == now;
+  if (isOfNow && v->from_generation == generation && !((k->key[0] ^ key[0]) | (k->key[1] ^ key[1]) | (k->key[2] ^ key[2]) |
+                                                      (k->key[3] ^ key[3]) | (k->key[4] ^ key[4])))
+    return v;
+  other = find(&verdicts, key);
+  if (!other || other->from_generation != generation) return 0;
+  if (once(other->seen) != now) once(other->seen) = now;
+  // Two that are in use at a time are not to take turns here.
+  if (isOfNow) return other;
+  for (int i = 0; i < 5; i++) k->key[i] = key[i];
+  *v = *other;
+  v->seen = now;
+  // Its memory may have become another's meanwhile.
+  other = find(&verdicts, key);
+  if (other && !((v->ifindex ^ other->ifindex) | (v->to ^ other->to) | (v->from_generation ^ other->from_generation) |
+                 (v->to_generation ^ other->to_generation) | (v->room ^ other->room) | (v->push ^ other->push) |
+                 (v->pop ^ other->pop)))
+    return v;
+  v->from_generation = 0;
+  return 0;
+}
+
 inlined int judge(struct frame *f, u32 number, struct run *r, u32 *bucket) {
   // The frame's type comes to lie behind its addresses.
   struct { union { u32 words[5]; struct key key; }; u16 type; } of;
@@ -168,14 +200,12 @@ inlined int judge(struct frame *f, u32 number, struct run *r, u32 *bucket) {
     if (trunk) of.key.tag = tag;
     else of.key.vlan = tag | TAGGED;
   } else if (trunk) return PUNT;
-  struct verdict *v = find(&verdicts, &of.key);
-  if (!v || v->from_generation != generation) return PUNT;
+  struct verdict *v = look_up(of.words, generation, once(p->now), &r->kept[b & (KEPT - 1)]);
+  if (!v) return PUNT;
   u32 to = v->to;
   struct port *q = port_at(to);
   if (once(q->generation) != v->to_generation || once(q->paused)) return PUNT;
   if (!gso && f->len > v->room) return PUNT;
-  u32 now = once(p->now);
-  if (once(v->seen) != now) once(v->seen) = now;
   r->ifindex = v->ifindex;
   r->to = to;
   r->push = v->push;

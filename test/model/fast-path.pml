@@ -9,6 +9,7 @@
  *   MOVES  times that the destination moves to the other output while frames come
  *   DROPS  the ring may have no room for a frame
  *   HELLOS times that the peer behind a trunk is told how many frames it was sent
+ *   COPIES a CPU keeps a copy of the verdict, and uses it or looks it up again
  *
  * Checked: a flow's frames leave in order, none twice, none lost but those the ring had no room for (order); after the barrier
  * no frame is redirected, and as many were counted as were redirected (stillness); a frame that comes in after the daemon
@@ -24,7 +25,7 @@
  * NEVER_FAST claims that no frame is ever redirected: spin must find one, or the model shows nothing.
  *
  * Planted faults, each of which spin must find: NO_BUCKET_RULE, HANDLED_BEFORE_SENT, PUNT_AFTER_RING, NO_BARRIER, NUMBERS_ALONE,
- * STALE_VERDICT, LATE_VOID, NO_PAUSE, PAUSE_ALONE.
+ * STALE_VERDICT, LATE_VOID, NO_PAUSE, PAUSE_ALONE, COPY_ALONE.
  */
 
 #ifndef K
@@ -52,6 +53,9 @@ byte handled;
 byte entered[CPUS]; /* numbers: programs that began, and ended, on a CPU */
 byte ended[CPUS];
 byte counted[CPUS];
+#ifdef COPIES
+byte kept[CPUS], keptTo[CPUS];
+#endif
 #if HELLOS > 0
 bit paused;       /* nothing leaves but what the daemon sends */
 byte forwarded;   /* by the daemon, and counted there */
@@ -97,9 +101,20 @@ proctype Cpu(byte c) {
     d_step { busy[c] = 1; since = home }
     entered[c]++;
     /* decide. The verdict is one element of a map, replaced as a whole. */
+#ifdef COPIES
+    if
+    :: kept[c] != 0 -> d_step { found = kept[c]; to = keptTo[c] }
+    :: d_step { found = verdict; to = verdictTo; kept[c] = found; keptTo[c] = to }
+    fi;
+#else
     d_step { found = verdict; to = verdictTo }
+#endif
     generation = word;
+#ifdef COPY_ALONE
+    fast = generation != 0 && found != 0;
+#else
     fast = generation != 0 && found == generation;
+#endif
 #ifndef NO_BUCKET_RULE
     if
     :: fast ->

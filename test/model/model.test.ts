@@ -68,6 +68,7 @@ const runs: readonly { model?: Model; defines: readonly string[]; check: 'assert
   { model: 'fast-path', defines: ['K=2', 'DROPS'], check: 'assertions', atLeast: 2_000_000 },
   { model: 'fast-path', defines: ['K=2', 'MOVES=1'], check: 'assertions', atLeast: 7_000_000 },
   { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'HELLOS=1'], check: 'assertions', atLeast: 1_500_000 },
+  { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'MOVES=1', 'COPIES'], check: 'assertions', atLeast: 4_500_000 },
 ]
 
 t.test('no schedule breaks the protocol', async (t) => {
@@ -117,6 +118,7 @@ const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
   { defines: ['NUMBERS_ALONE'], found: STILL },
   { defines: ['MOVES=1', 'STALE_VERDICT'], found: MOVED },
   { defines: ['MOVES=1', 'LATE_VOID'], found: MOVED },
+  { defines: ['MOVES=1', 'COPIES', 'COPY_ALONE'], found: MOVED },
   { defines: ['HELLOS=1', 'NO_PAUSE'], found: TOLD },
   { defines: ['HELLOS=1', 'PAUSE_ALONE'], found: TOLD },
   { defines: ['NEVER_FAST'], found: /assertion violated 0/ },

@@ -13,6 +13,7 @@ import {
   Count,
   DEVICE_WORDS,
   DEVICES,
+  KEPT,
   PORT_WORDS,
   PortWord,
   RUN_LEFT,
@@ -22,7 +23,7 @@ import {
 import { TAGGED } from '../../switch/datapath/kernel/vlan-tag.js'
 import { MAX_PORTS } from '../../switch/forwarding/counters.js'
 import type { Entry } from './timeline.js'
-import { key, VirtualTable } from './verdict-table.js'
+import { key, nameOf, VirtualTable } from './verdict-table.js'
 import type { World } from './world.js'
 
 const PROCESSORS = 2
@@ -63,6 +64,8 @@ class Processor {
   /** Behind veths. */
   readonly queue: (() => void)[] = []
   handled = 0
+  /** Copies of verdicts, by bucket. */
+  readonly kept: { readonly key: string; readonly verdict: DataView }[] = []
 }
 
 export class VirtualKernel implements Kernel {
@@ -227,7 +230,7 @@ export class VirtualKernel implements Kernel {
     }
     const number = devices[at + 1]
     runs[processor * RUN_WORDS]++
-    const redirect = this.#judge(number, copy)
+    const redirect = this.#judge(core, number, copy)
     if (redirect !== null) return redirect
     const { bytes } = copy
     if (this.isAlone) {
@@ -242,7 +245,7 @@ export class VirtualKernel implements Kernel {
     return null
   }
 
-  #judge(number: number, copy: FrameCopy): Redirect | null {
+  #judge(core: Processor, number: number, copy: FrameCopy): Redirect | null {
     const { ports } = this.memory
     const { bytes, tagTpid, tagTci } = copy
     const start = VNET_HEADER_LENGTH
@@ -253,7 +256,8 @@ export class VirtualKernel implements Kernel {
     if ((bytes[start] & 1) !== 0) return null
     const generation = ports[p + PortWord.GENERATION]
     if ((generation & 1) === 0 || ports[p + PortWord.MISSED] !== 0 || !this.hasHeard(p)) return null
-    if (!this.hasSent(p, bucketOf(bytes, start))) return null
+    const bucket = bucketOf(bytes, start)
+    if (!this.hasSent(p, bucket)) return null
     if (type === EtherType.VLAN || type === EtherType.SERVICE_VLAN || type === EtherType.CONTROL) return null
     if (tagTpid !== 0 && tagTpid !== (isTrunk ? EtherType.SERVICE_VLAN : EtherType.VLAN)) return null
     if (isTrunk && tagTpid === 0) return null
@@ -261,14 +265,14 @@ export class VirtualKernel implements Kernel {
     if (gso !== 0 && (type !== EtherType.IPV4 || bytes[start + 23] !== TCP)) return null
     const tag = tagTci & 0xfff
     const vlan = isTrunk || tagTpid === 0 ? 0 : tag | TAGGED
-    const verdict = this.verdicts.find(key(number, vlan, isTrunk ? tag : 0, bytes, start))
-    if (verdict === undefined || verdict.getInt32(Value.FROM_GENERATION, true) !== generation) return null
+    const wanted = key(number, vlan, isTrunk ? tag : 0, bytes, start)
+    const verdict = this.#lookUp(core.kept, wanted, bucket % KEPT, generation, ports[p + PortWord.NOW])
+    if (verdict === null) return null
     const to = verdict.getUint32(Value.TO, true)
     const q = to * PORT_WORDS
     if (ports[q + PortWord.GENERATION] !== verdict.getInt32(Value.TO_GENERATION, true)) return null
     if (this.isPaused(q)) return null
     if (gso === 0 && bytes.length - start > verdict.getUint32(Value.ROOM, true)) return null
-    verdict.setUint32(Value.SEEN, ports[p + PortWord.NOW], true)
     return {
       from: number,
       to,
@@ -277,6 +281,20 @@ export class VirtualKernel implements Kernel {
       pops: verdict.getUint16(Value.POP, true) !== 0,
       copy,
     }
+  }
+
+  /** `look_up` of the programs. */
+  #lookUp(kept: Processor['kept'], wanted: Uint8Array, at: number, generation: number, now: number): DataView | null {
+    const name = nameOf(wanted)
+    const there = kept[at]
+    const isOfNow = there?.verdict.getUint32(Value.SEEN, true) === now
+    if (isOfNow && there.key === name && there.verdict.getInt32(Value.FROM_GENERATION, true) === generation)
+      return there.verdict
+    const verdict = this.verdicts.find(wanted)
+    if (verdict === undefined || verdict.getInt32(Value.FROM_GENERATION, true) !== generation) return null
+    verdict.setUint32(Value.SEEN, now, true)
+    if (!isOfNow) kept[at] = { key: name, verdict: new DataView(verdict.buffer.slice(0)) }
+    return verdict
   }
 
   /** What came before in the frame's bucket has been sent on. */

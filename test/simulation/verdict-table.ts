@@ -19,7 +19,7 @@ export function key(port: number, vlan: number, tag: number, bytes: Uint8Array, 
   return made
 }
 
-const nameOf = (bytes: Uint8Array) => String.fromCharCode(...bytes)
+export const nameOf = (bytes: Uint8Array) => String.fromCharCode(...bytes)
 
 export class VirtualTable implements VerdictTable {
   readonly keyBytes = new Uint8Array(KEY_LENGTH)

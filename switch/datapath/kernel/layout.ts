@@ -24,8 +24,10 @@ export const PortWord = {
 export const PORT_WORDS = 32 + 2 * BUCKETS
 /** struct device. */
 export const DEVICE_WORDS = 2
-/** struct run. */
-export const RUN_WORDS = 32
+/** struct kept: copies of verdicts that a processor has. */
+export const KEPT = 64
+/** struct run; behind what is read here lie the copies. */
+export const RUN_WORDS = 32 + KEPT * 16
 export const RUN_LEFT = 16
 /** struct count, in numbers of 64 bits. */
 export const Count = {
