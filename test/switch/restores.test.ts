@@ -53,6 +53,8 @@ class MadeUpHost {
   /** What writing a record waits for. */
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
+  /** Nothing can be written. */
+  full = false
 
   #former(vm: string): MachineControl {
     const done = this.formers.get(vm)!
@@ -89,7 +91,10 @@ class MadeUpHost {
   async asHost(): Promise<Host> {
     const taps = { ports: { removeTap: () => {}, replaceTap: () => {} }, log: { warn: () => {} } }
     const epochs = { readEpochs: async () => new Map(), readFences: async () => new Map() }
-    const unwritten = { writeEpochs: async () => {}, writeFences: async () => {} }
+    const write = async () => {
+      if (this.full) throw new SnapswitchError('STORE_FULL', 'no space left', '')
+    }
+    const unwritten = { writeEpochs: write, writeFences: write }
     return {
       name: 'a',
       version: '1',
@@ -114,7 +119,7 @@ class MadeUpHost {
         restores: async () => [],
         writeRestore: ({ formers }: RestoreRecord) => {
           this.paused = (formers ?? []).map(({ vm }) => vm)
-          return this.writing
+          return this.writing.then(write)
         },
         removeRestore: async () => {
           this.paused = []
@@ -130,7 +135,7 @@ class MadeUpHost {
         writePart: unasked('write a part'),
         readPart: unasked('read a part'),
         parts: async () => [],
-        freeBytes: unasked('count free bytes'),
+        freeBytes: async () => (this.full ? 0 : 1 << 30),
         images: { finder: async () => async (file) => file.path, release: async () => undefined },
         freeMachineDirectory: async () => '/none',
         makeMachineDirectory: async () => {},
@@ -286,6 +291,25 @@ t.test('what runs stands still before the switch; called off, it runs on', async
   await restores.resume('lab0', 's')
   t.same(done.length, 4)
 })
+
+t.test(
+  'a full disk is told before anything is touched; filled up later, the restore is undone all the same',
+  async (t) => {
+    const fake = new MadeUpHost()
+    fake.full = true
+    const host = await fake.asHost()
+    const sessions = new Sessions(host, wantedOf(['lab0']))
+    const restores = new Restores(host, sessions, wantedOf([]), keeper)
+    fake.formers.set('good', [])
+    fake.specs.set('good', { qmp: '/run/former' })
+    t.match(await restores.check('lab0', requestFor('good')), { problems: [{ code: 'STORE_FULL' }] })
+    await t.rejects(restores.load('lab0', 's', requestFor('good')), { code: 'STORE_FULL' })
+    t.same(await restores.abort('lab0', 's', 5), { running: [] }, 'not a host that could not be told')
+    await t.rejects(restores.load('lab0', 's', requestFor('good')), { code: 'EPOCH_STALE' }, 'one that comes late')
+    t.same(fake.formers.get('good'), [], 'what runs has noticed nothing')
+    t.equal(sessions.busy('lab0'), null)
+  },
+)
 
 t.test('a machine that cannot be paused leaves the others running', async (t) => {
   const fake = new MadeUpHost()

@@ -13,6 +13,8 @@ import { isFree } from './ports.js'
 
 /** How long a hypervisor may take to say whether it would take a machine. */
 const EXAMINE_MS = 10_000
+/** Bytes for what a machine writes to and records, overlays when they are new. */
+const MACHINE_ROOM = 1 << 20
 /** How long one that runs may take to answer. */
 const REACH_MS = 5_000
 
@@ -38,7 +40,7 @@ export async function checkRestore(host: Host, network: string, request: Restore
   }
   const needed = distinctFiles([...request.channels, ...request.members.flatMap(filesOfMember)])
   const missing = await notHere(host, needed)
-  const bytes = missing.reduce((sum, file) => sum + file.bytes, 0)
+  const bytes = missing.reduce((sum, file) => sum + file.bytes, request.members.length * MACHINE_ROOM)
   if (bytes > 0 && bytes > (await host.store.freeBytes())) {
     problems.push(
       new SnapswitchError(
