@@ -55,9 +55,15 @@ function hostHealth(part: LocalPart, answer: Answer | undefined): HostOf {
 }
 
 function away(host: string, error: ErrorReport): HostOf {
+  return { host, verdict: verdictOf(error), faults: [], faultCount: 0, error }
+}
+
+/** Of a host that gave no answer but this. */
+function verdictOf({ code }: ErrorReport): HealthVerdict {
   // A host that was too slow may be there.
-  const isLate = error.code === 'DEADLINE' || error.code === 'REQUEST_TIMEOUT'
-  return { host, verdict: isLate ? 'unchecked' : 'away', faults: [], faultCount: 0, error }
+  if (code === 'DEADLINE' || code === 'REQUEST_TIMEOUT') return 'unchecked'
+  // Whatever else it says, it says itself: its files cannot be looked at.
+  return code === 'SOCKET_UNREACHABLE' ? 'away' : 'damaged'
 }
 
 function unconfigured(host: string): ErrorReport {
@@ -143,8 +149,14 @@ async function verifyPart(part: LocalPart, name: string, options: VerifyOptions)
     return { host, verdict, faults, faultCount: faults.length, error }
   } catch (thrown) {
     if (options.signal.aborted) throw thrown
-    return away(host, asSnapswitchError(thrown).report())
+    const found = away(host, asSnapswitchError(thrown).report())
+    return found.verdict === 'damaged' ? withAllFaults(found, part, 'its host cannot look at it') : found
   }
+}
+
+function withAllFaults(found: HostOf, part: LocalPart, detail: string): HostOf {
+  const faults = filesOf(part).map((file): FileFault => ({ file, fault: 'missing', detail }))
+  return { ...found, faults, faultCount: faults.length }
 }
 
 /** What is wrong with the host's own record of its part. */
@@ -174,8 +186,7 @@ async function searchElsewhere(
   const wanted = looked.map((found): HostOf => {
     if (found.verdict !== 'away') return found
     const part = manifest.parts.find(({ host }) => host === found.host)!
-    const faults = filesOf(part).map((file): FileFault => ({ file, fault: 'missing', detail: 'its host is away' }))
-    return { ...found, faults, faultCount: faults.length }
+    return withAllFaults(found, part, 'its host is away')
   })
   const files = wanted.flatMap(({ faults }) => faults.map(({ file }) => file))
   if (files.length === 0) return wanted

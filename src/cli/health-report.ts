@@ -79,7 +79,8 @@ function roleInMember(member: MemberPart, is: IsFile): string | null {
   const medium = member.media?.find(
     ({ file, backing }) => (file !== null && is(file)) || backing?.some((layer) => is(layer.file)),
   )
-  return medium === undefined ? 'file' : `medium ${medium.name}`
+  if (medium !== undefined) return `medium ${medium.name}`
+  return member.files?.some(({ file }) => is(file)) === true ? 'file' : null
 }
 
 export function describeVerification(manifest: Manifest, report: VerifyReport): string {

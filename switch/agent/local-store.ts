@@ -201,9 +201,11 @@ export class LocalStore {
   /** Of all snapshots that have a directory here, whatever is in it. */
   async snapshots(): Promise<{ network: string; snapshot: string }[]> {
     const root = join(this.state, 'snapshots')
-    const networks = await readdir(root)
+    const networks = await directoriesIn(root)
     const found = await Promise.all(
-      networks.map(async (network) => (await readdir(join(root, network))).map((snapshot) => ({ network, snapshot }))),
+      networks.map(async (network) =>
+        (await directoriesIn(join(root, network))).map((snapshot) => ({ network, snapshot })),
+      ),
     )
     return found.flat()
   }
@@ -280,6 +282,16 @@ export class LocalStore {
     } catch (thrown) {
       throw storeError(`cannot make ${directory}`, thrown)
     }
+  }
+}
+
+/** One that cannot be read is no empty one: what it holds would be taken for what nobody needs. Throws STORE_IO. */
+async function directoriesIn(directory: string): Promise<string[]> {
+  try {
+    const entries = await readdir(directory, { withFileTypes: true })
+    return entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
+  } catch (thrown) {
+    throw storeError(`cannot read ${directory}`, thrown)
   }
 }
 

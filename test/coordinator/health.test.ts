@@ -6,6 +6,7 @@ import { SocketAgents } from '../../coordinator/agents.js'
 import { healthOf, quickHealth, verifySnapshot } from '../../coordinator/health.js'
 import { filesOf } from '../../src/api/files.js'
 import type { FileFault, HostHealth } from '../../src/api/schemas.js'
+import { describeHealth, describeVerification } from '../../src/cli/health-report.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { patience } from '../patience.js'
 import { FakeSwitch, workDirectory } from './fake-switch.js'
@@ -19,6 +20,7 @@ const told = (more: Partial<HostHealth['parts'][number]> = {}): HostHealth => ({
 })
 const away = new SnapswitchError('SOCKET_UNREACHABLE', 'nobody there', 'Start it.').report()
 const late = new SnapswitchError('REQUEST_TIMEOUT', 'too slow', 'Wait.').report()
+const unreadable = new SnapswitchError('STORE_IO', 'cannot read /state/snapshots', 'Mount it.')
 
 type Answer = HostHealth | typeof away
 
@@ -31,6 +33,7 @@ t.test('a verdict for the snapshot: the worst that a host of it has', async (t) 
     [{ parts: [] }, 'damaged', 'damaged'],
     [away, 'away', 'away'],
     [late, 'unchecked', 'unchecked'],
+    [unreadable.report(), 'damaged', 'damaged'],
     [undefined, 'away', 'away'],
   ]
   for (const [answer, ofHost, ofAll] of cases) {
@@ -108,6 +111,11 @@ t.test('verify: what is missing where, and who else has it', async (t) => {
   t.match(await verify(), { health: { verdict: 'damaged' }, restorable: true })
 
   for (const file of filesOf(whole.parts[1])) a.files.set(file.digest, content)
+  b.faults.set('verifyFiles', unreadable)
+  const blind = await verify()
+  t.match(blind, { health: { verdict: 'damaged' }, restorable: true }, 'one that cannot look: all is looked for')
+  t.match(describeVerification(whole, blind), /^host b: cannot read \/state\/snapshots/m, 'it is not away')
+  b.faults.clear()
   await b.stop()
   t.match(await verify(), { health: { verdict: 'away' }, restorable: true }, 'all of a host that is away is on another')
 
@@ -128,6 +136,19 @@ t.test('verify: what is missing where, and who else has it', async (t) => {
   await t.rejects(verifySnapshot({ ...whole, state: 'pending' }, { network, quick: false, signal: idle }), {
     code: 'SNAPSHOT_NOT_COMPLETE',
   })
+})
+
+t.test('a file is named after its machine', async (t) => {
+  const two = manifestOf({ a: ['vm1', 'vm2'] })
+  const files = two.parts.flatMap(filesOf)
+  const faults = files.map((file): FileFault => ({ file, fault: 'missing', detail: 'it is not there' }))
+  const host = { host: 'a', verdict: 'damaged' as const, faults, faultCount: faults.length, error: null }
+  const text = describeHealth(two, { verdict: 'damaged', hosts: [host] })
+  const roles = ['channel state', 'memory of vm1', 'disk disk0 of vm1', 'memory of vm2', 'disk disk0 of vm2']
+  t.same(
+    text.split('\n').flatMap((line) => roles.find((role) => line.includes(role)) ?? []),
+    roles,
+  )
 })
 
 t.test('a list waits for nobody longer than a person does', async (t) => {
