@@ -18,7 +18,7 @@ import { putTogether, type Recording, takeApart, without } from './tamper.js'
 t.setTimeout(fileLimit(280_000))
 
 const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
-const ring = { ring: [one, two, three], hops: 100_000, hopDelayUs: 1000, journalEvery: 50 }
+const ring = { ring: [one, two, three], hops: 100_000, hopDelayUs: 8000, journalEvery: 10 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -27,7 +27,7 @@ const plan: LabPlan = {
     {
       name: 'vm1',
       host: 'a',
-      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/2000`, `2@${two}:5002/2000`] },
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/700`, `2@${two}:5002/700`] },
     },
     { name: 'vm2', host: 'a', job: { ...ring, ip: `${two}/24`, node: 1, receive: ['2@5002'] } },
     { name: 'vm3', host: 'b', job: { ...ring, ip: `${three}/24`, node: 2, receive: ['1@5001'] } },

@@ -6,12 +6,12 @@ import type { LabPlan } from '../lab/lab.js'
 
 export const network = 'lab0'
 export const snapshotName = 'demo'
-export const hops = 9000
+export const hops = 5000
 /** The share of the ring after which the snapshot is taken. */
 export const snapshotAt = 0.4
 /** No node hands the token on sooner. */
 export const hopDelayUs = 1200
-const streamRate = 250
+const streamRate = 150
 
 const addresses = ['10.77.0.1', '10.77.0.2', '10.77.0.3']
 const ring = { ring: addresses, hops, hopDelayUs, journalEvery: 10 }

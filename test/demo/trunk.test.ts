@@ -10,12 +10,13 @@ import { attempt, type CommandResult, run, until } from '../lab/command.js'
 import type { StateLine } from '../lab/console.js'
 import { inGuest } from '../lab/guest-shell.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { HOP_DELAY_US } from '../lab/ring.js'
 import { fileLimit, patience } from '../patience.js'
 
 t.setTimeout(fileLimit(240_000))
 
 const addresses = ['10.79.0.1', '10.79.0.2']
-const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: 6000 }
+const ring = { ring: addresses, hops: 1_000_000, hopDelayUs: HOP_DELAY_US }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -24,12 +25,12 @@ const plan: LabPlan = {
     {
       name: 'one',
       host: 'a',
-      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/100`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/50`], receive: ['2@5002'] },
     },
     {
       name: 'two',
       host: 'b',
-      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/100`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/50`], receive: ['1@5001'] },
     },
   ],
 }
@@ -207,7 +208,7 @@ t.test('the trunk between two hosts', { skip: process.getuid?.() === 0 ? false :
     }
   })
 
-  const ends = await bench.news('the ring', (before, now) => now.ring!.hop > before.ring!.hop + 50)
+  const ends = await bench.news('the ring', (before, now) => now.ring!.hop > before.ring!.hop + 20)
   for (const { ring, receive } of ends) {
     t.match(ring, { resets: 0, duplicated: 0, skipped: 0, corrupt: 0 })
     t.match(receive, [{ doubled: 0, reordered: 0, stale: 0, corrupt: 0 }])

@@ -13,7 +13,7 @@ import { type Check, checkOutcome, checkSnapshot } from './checks.js'
 
 t.setTimeout(fileLimit(240_000))
 
-const HOPS = 3000
+const HOPS = 2000
 const NETWORK = 'lab0'
 const addresses = ['10.78.0.1', '10.78.0.2']
 const ring = { ring: addresses, hops: HOPS, hopDelayUs: 1200, journalEvery: 10 }
@@ -28,12 +28,12 @@ const plan: LabPlan = {
     {
       name: 'one',
       host: 'a',
-      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/150`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${addresses[0]}/24`, node: 0, send: [`1@${addresses[1]}:5001/80`], receive: ['2@5002'] },
     },
     {
       name: 'two',
       host: 'b',
-      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/150`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${addresses[1]}/24`, node: 1, send: [`2@${addresses[0]}:5002/80`], receive: ['1@5001'] },
     },
   ],
 }

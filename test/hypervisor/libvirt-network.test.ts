@@ -14,7 +14,7 @@ import { until } from './boot-guest.js'
 
 t.setTimeout(fileLimit(280_000))
 
-const hops = 6000
+const hops = 3000
 const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
 const ring = { ring: [one, two, three], hops, hopDelayUs: 1200, journalEvery: 10 }
 const plan: LabPlan = {
@@ -25,7 +25,7 @@ const plan: LabPlan = {
     {
       name: 'dom1',
       host: 'a',
-      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/250`, `2@${two}:5002/250`] },
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${three}:5001/100`, `2@${two}:5002/100`] },
     },
     { name: 'dom2', host: 'a', job: { ...ring, ip: `${two}/24`, node: 1, receive: ['2@5002'] } },
     { name: 'plain3', host: 'b', job: { ...ring, ip: `${three}/24`, node: 2, receive: ['1@5001'] } },

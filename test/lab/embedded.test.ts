@@ -11,11 +11,12 @@ import { attempt, until } from './command.js'
 import { program } from './daemon.js'
 import { Lab, type LabPlan } from './lab.js'
 import { end } from './processes.js'
+import { HOP_DELAY_US } from './ring.js'
 
 t.setTimeout(fileLimit(400_000))
 
 const [one, two] = ['10.79.0.1', '10.79.0.2'] as const
-const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 6000 }
+const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: HOP_DELAY_US }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a'],

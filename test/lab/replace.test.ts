@@ -11,11 +11,12 @@ import { fileLimit } from '../patience.js'
 import { attempt, run, until } from './command.js'
 import { inGuest } from './guest-shell.js'
 import { Lab, type LabPlan } from './lab.js'
+import { HOP_DELAY_US } from './ring.js'
 
 t.setTimeout(fileLimit(600_000))
 
 const [one, two] = ['10.78.0.1', '10.78.0.2'] as const
-const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 6000 }
+const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: HOP_DELAY_US }
 const dataDisk = (inside: (...names: string[]) => string) => [
   ...['-drive', `file=${inside('vm', 'data.raw')},format=raw,if=none,id=data0`],
   ...['-device', 'virtio-blk-pci,drive=data0,id=vdb'],
@@ -25,7 +26,7 @@ const plan: LabPlan = {
   hosts: ['a', 'b'],
   memoryMiB: 128,
   machines: [
-    { name: 'vm1', host: 'a', job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/200`] }, more: dataDisk },
+    { name: 'vm1', host: 'a', job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/60`] }, more: dataDisk },
     { name: 'vm2', host: 'b', job: { ...ring, ip: `${two}/24`, node: 1, receive: ['1@5001'] }, more: dataDisk },
   ],
 }

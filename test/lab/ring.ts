@@ -5,9 +5,16 @@ import type { Test } from 'tap'
 import { until } from './command.js'
 import type { Lab, LabPlan } from './lab.js'
 
+/**
+ * What each machine waits before it passes the token on. A hop takes some milliseconds of emulated guests and of
+ * switches: a quick ring that runs for as long as daemons start and images are written takes more of a test's processor
+ * time than all that it tests.
+ */
+export const HOP_DELAY_US = 25_000
+
 /** Machine `one` on host a, `two` on host b, and a ring over both. `prefix`: of their addresses, such as `10.80.0`. */
 export function ringOfTwo(prefix: string, hops: number): LabPlan {
-  const ring = { ring: [`${prefix}.1`, `${prefix}.2`], hops, hopDelayUs: 6000, journalEvery: 20 }
+  const ring = { ring: [`${prefix}.1`, `${prefix}.2`], hops, hopDelayUs: HOP_DELAY_US, journalEvery: 5 }
   return {
     network: 'lab0',
     hosts: ['a', 'b'],
@@ -24,7 +31,7 @@ export const hopsOf = (lab: Lab): number[] =>
   [...lab.machines.values()].map(({ console }) => console.state?.ring?.hop ?? -1)
 
 export async function ringBegins(lab: Lab): Promise<void> {
-  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 20) || undefined)
+  await until('the ring', 60_000, () => hopsOf(lab).every((hop) => hop > 10) || undefined)
 }
 
 /**
@@ -34,7 +41,7 @@ export async function ringBegins(lab: Lab): Promise<void> {
 export async function ringGoesOn(t: Pick<Test, 'same' | 'match'>, lab: Lab): Promise<void> {
   await until('a first report of each machine', 60_000, () => hopsOf(lab).every((hop) => hop >= 0) || undefined)
   const before = Math.max(...hopsOf(lab))
-  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 40) || undefined)
+  await until('the ring to go on', 60_000, () => hopsOf(lab).every((hop) => hop > before + 20) || undefined)
   for (const { console } of lab.machines.values()) {
     t.match(console.state, {
       ring: { resets: 0, duplicated: 0, skipped: 0, corrupt: 0, failed: false },

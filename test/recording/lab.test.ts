@@ -6,6 +6,7 @@ import t from 'tap'
 import type { Manifest } from '../../src/api/schemas.js'
 import { until } from '../lab/command.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { HOP_DELAY_US } from '../lab/ring.js'
 import { fileLimit } from '../patience.js'
 import { Recording, replayed, ZONES } from './processes.js'
 
@@ -13,7 +14,7 @@ t.setTimeout(fileLimit(300_000))
 
 const REPLAYS = 10
 const [one, two] = ['10.81.0.1', '10.81.0.2'] as const
-const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: 4000 }
+const ring = { ring: [one, two], hops: 10_000_000, hopDelayUs: HOP_DELAY_US }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
@@ -22,12 +23,12 @@ const plan: LabPlan = {
     {
       name: 'vm1',
       host: 'a',
-      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/200`], receive: ['2@5002'] },
+      job: { ...ring, ip: `${one}/24`, node: 0, send: [`1@${two}:5001/60`], receive: ['2@5002'] },
     },
     {
       name: 'vm2',
       host: 'b',
-      job: { ...ring, ip: `${two}/24`, node: 1, send: [`2@${one}:5002/200`], receive: ['1@5001'] },
+      job: { ...ring, ip: `${two}/24`, node: 1, send: [`2@${one}:5002/60`], receive: ['1@5001'] },
     },
   ],
 }

@@ -6,6 +6,7 @@ import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt, run, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { HOP_DELAY_US } from '../lab/ring.js'
 import { patience } from '../patience.js'
 import { Running } from '../switch/world.js'
 
@@ -13,7 +14,7 @@ export const GUESTS = ['10.79.0.1', '10.79.0.2'] as const
 export const CONTAINER = '10.79.0.3'
 export const HOST = '10.79.0.254'
 const CALL = { deadlineMs: patience(20_000) }
-const ring = { ring: GUESTS, hops: 10_000_000, hopDelayUs: 6000 }
+const ring = { ring: GUESTS, hops: 10_000_000, hopDelayUs: HOP_DELAY_US }
 const plan: LabPlan = {
   network: 'br0',
   // `c` is the container: its cable is a port of br0.

@@ -10,13 +10,14 @@ import type { CoordinatorStatus, Manifest, RestoreReport } from '../../src/api/s
 import { attempt, run, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import { HOP_DELAY_US } from '../lab/ring.js'
 import { fileLimit } from '../patience.js'
 
 t.setTimeout(fileLimit(280_000))
 
 const addresses = ['10.81.0.1', '10.81.0.2'] as const
 const OUTSIDE = '10.81.0.200'
-const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: 6000 }
+const ring = { ring: [...addresses], hops: 10_000_000, hopDelayUs: HOP_DELAY_US }
 const plan: LabPlan = {
   network: 'br0',
   hosts: ['a', 'b'],
