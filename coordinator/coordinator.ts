@@ -24,7 +24,7 @@ import { deleteSnapshot } from './deletion.js'
 import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
 import { framesOf } from './frames.js'
-import { quickHealth, verifySnapshot } from './health.js'
+import { askHosts, healthFrom, quickHealth, verifySnapshot } from './health.js'
 import { forgetFailed, nextName, refuseTaken } from './naming.js'
 import { hostStatus, type Network } from './network.js'
 import type { Networks } from './networks.js'
@@ -34,6 +34,7 @@ import { othersOf, restoreSnapshot } from './restoring.js'
 import { runSnapshot } from './runner.js'
 import type { OnProgress, RunOptions } from './sequence-runner.js'
 import type { ManifestStore } from './store/catalogue.js'
+import { lost, readManifest, withoutManifest } from './strays.js'
 import { verifyImages } from './verification.js'
 import { Work } from './work.js'
 
@@ -141,7 +142,7 @@ export class Coordinator {
     checkedName('snapshot', name)
     const what = `restore of ${network.name}/${name}`
     return this.#work.exclusively(network.name, what, null, async () => {
-      const manifest = await this.#catalogue.read(network.name, name)
+      const manifest = await readManifest(this.#catalogue, network, name)
       return this.#work.exclusivelyAll(othersOf(manifest), what, async () => {
         const maxKnownEpoch = await this.#catalogue.maxEpoch(network.name)
         const run = this.#runOptions(network, report)
@@ -155,7 +156,7 @@ export class Coordinator {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     return this.#work.exclusively(network.name, `audit of ${name}`, null, async () => {
-      const manifest = await this.#catalogue.read(network.name, name)
+      const manifest = await readManifest(this.#catalogue, network, name)
       const report = await auditSnapshot(manifest, { agents: network.agents, signal: this.#work.signal })
       this.#logger.info({ network: network.name, snapshot: name, verdict: report.verdict }, 'snapshot audited')
       return report
@@ -166,7 +167,7 @@ export class Coordinator {
   async frames(networkName: string, name: string): Promise<SnapshotFrames> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    const manifest = await this.#catalogue.read(network.name, name)
+    const manifest = await readManifest(this.#catalogue, network, name)
     return framesOf(manifest, { agents: network.agents, signal: this.#work.signal })
   }
 
@@ -186,7 +187,7 @@ export class Coordinator {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     return this.#work.exclusively(network.name, `flattening of ${name}`, null, async () => {
-      const manifest = await this.#catalogue.read(network.name, name)
+      const manifest = await readManifest(this.#catalogue, network, name)
       const options = { signal: this.#work.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
       const report = await flattenSnapshot(network, manifest, options)
       this.#logger.info({ network: network.name, snapshot: name, report }, 'snapshot flattened')
@@ -198,7 +199,7 @@ export class Coordinator {
   async verify(networkName: string, name: string, { quick }: VerifyRequest): Promise<VerifyReport> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    const manifest = await this.#catalogue.read(network.name, name)
+    const manifest = await readManifest(this.#catalogue, network, name)
     const options = { network, quick: quick === true, signal: this.#work.signal }
     const report = await verifySnapshot(manifest, options)
     this.#logger.info({ network: network.name, snapshot: name, health: report.health.verdict }, 'snapshot verified')
@@ -209,6 +210,19 @@ export class Coordinator {
   async withHealth(manifests: readonly Manifest[]): Promise<Manifest[]> {
     const health = await quickHealth(manifests, await this.#known())
     return manifests.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null }))
+  }
+
+  /** All of them with their health, and those of which the hosts have parts and this coordinator no manifest. */
+  async listWithHealth(): Promise<Manifest[]> {
+    const before = await this.list()
+    const answers = await askHosts(await this.#allNetworks())
+    const health = healthFrom(before, answers)
+    // One that has been finished meanwhile has a manifest by now.
+    const strays = withoutManifest([...before, ...(await this.list())], answers)
+    return [
+      ...strays.map(({ network, name, hosts }) => unreadable(network, name, this.#version, lost(network, name, hosts))),
+      ...before.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null })),
+    ]
   }
 
   /** Removes what failed snapshots have left, and what nobody needs on the hosts. */
@@ -227,8 +241,7 @@ export class Coordinator {
   }
 
   async show(network: string, name: string): Promise<Manifest> {
-    await this.#network(network)
-    return this.#catalogue.read(network, name)
+    return readManifest(this.#catalogue, await this.#network(network), name)
   }
 
   /** Asks every host; one that does not answer is shown as unreachable, within 3 s. */

@@ -11,6 +11,7 @@ import type { Network } from './network.js'
 import { beingDeleted } from './recovery.js'
 import { onHost } from './sequence/table.js'
 import type { ManifestStore } from './store/catalogue.js'
+import { readManifest } from './strays.js'
 
 /** Merging disks takes as long as copying what was written since; each host gives up by itself when nothing moves. */
 const deleteCallMs = 24 * 3_600_000
@@ -29,8 +30,8 @@ export async function deleteSnapshot(
   name: string,
   { catalogue, clock, logger }: DeletionOptions,
 ): Promise<DeleteReport> {
-  const before = await catalogue.read(network.name, name).catch((error: unknown) => {
-    // A damaged manifest can be deleted, too.
+  const before = await readManifest(catalogue, network, name).catch((error: unknown) => {
+    // A damaged manifest can be deleted, too, and what hosts have of one that is lost.
     if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
     throw error
   })

@@ -77,14 +77,22 @@ export async function quickHealth(
   networks: ReadonlyMap<string, Network>,
 ): Promise<Map<Manifest, SnapshotHealth | null>> {
   const wanted = [...networks.values()].filter(({ name }) => manifests.some((m) => m.network === name))
-  const answers = new Map(
-    await Promise.all(
-      wanted.map(async (network) => {
-        const asked = network.hosts.map(async (host): Promise<[string, Answer]> => [host, await ask(network, host)])
-        return [network.name, new Map(await Promise.all(asked))] as const
-      }),
-    ),
-  )
+  return healthFrom(manifests, await askHosts(wanted))
+}
+
+/** What the hosts of networks say, by network and host. */
+export type HostAnswers = ReadonlyMap<string, ReadonlyMap<string, Answer>>
+
+/** Within a time that a person waits for. Never rejects. */
+export async function askHosts(networks: readonly Network[]): Promise<HostAnswers> {
+  const asked = networks.map(async (network) => {
+    const answers = network.hosts.map(async (host): Promise<[string, Answer]> => [host, await ask(network, host)])
+    return [network.name, new Map(await Promise.all(answers))] as const
+  })
+  return new Map(await Promise.all(asked))
+}
+
+export function healthFrom(manifests: readonly Manifest[], answers: HostAnswers): Map<Manifest, SnapshotHealth | null> {
   const none = new Map<string, Answer>()
   return new Map(manifests.map((manifest) => [manifest, healthOf(manifest, answers.get(manifest.network) ?? none)]))
 }

@@ -64,10 +64,7 @@ export async function createCoordinatorApi(
   app.get(
     routes.snapshots,
     { schema: { summary: 'All snapshots', querystring: HealthQuery, response: { 200: Type.Array(Manifest) } } },
-    async (request) => {
-      const found = await coordinator.list()
-      return request.query.health === 'true' ? coordinator.withHealth(found) : found
-    },
+    (request) => (request.query.health === 'true' ? coordinator.listWithHealth() : coordinator.list()),
   )
   app.get(
     routes.snapshot,

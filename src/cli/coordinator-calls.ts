@@ -67,7 +67,11 @@ export async function resolveSnapshot(
   }
   checkedName('snapshot', given)
   const all = await client.snapshots({ deadlineMs: callMs })
-  const found = all.filter((m) => m.name === given)
+  const isMeant = (one: Manifest) => one.name === given
+  // The hosts may know one that the coordinator does not.
+  const found = all.some(isMeant)
+    ? all.filter(isMeant)
+    : (await client.snapshots({ deadlineMs: callMs, health: true })).filter(isMeant)
   if (found.length === 1) return found[0] as Manifest
   if (found.length > 1) {
     throw new SnapswitchError(

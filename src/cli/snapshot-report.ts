@@ -19,7 +19,20 @@ export function tableOfSnapshots(manifests: readonly Manifest[]): string {
     'STOOD STILL',
     'LOST',
   ]
-  const rows = manifests.map((m) => [
+  const rows = manifests.map((m) => {
+    if (isUnreadable(m)) return [`${m.network}/${m.name}`, 'damaged', ...head.slice(2).map(() => null)]
+    return rowOf(m)
+  })
+  const reasons = manifests.filter(isUnreadable).map(({ error }) => `${error?.message}\nwhat to do: ${error?.action}\n`)
+  return [formatTable(head, rows), ...reasons].join('')
+}
+
+/** Its manifest says nothing: it is damaged, or gone. */
+const isUnreadable = ({ state, error, parts }: Manifest) =>
+  state === 'failed' && error?.code === 'STORE_DAMAGED' && parts.length === 0
+
+function rowOf(m: Manifest): (string | number | null)[] {
+  return [
     `${m.network}/${m.name}`,
     m.state,
     healthWord(m.health),
@@ -31,8 +44,7 @@ export function tableOfSnapshots(manifests: readonly Manifest[]): string {
     m.figures === null ? null : formatMs(m.figures.tookMs ?? m.figures.globalMs),
     m.figures === null ? null : formatMs(m.figures.downtimeMaxMs),
     m.figures?.lost ?? null,
-  ])
-  return formatTable(head, rows)
+  ]
 }
 
 /** Whether all of its images were seen to load; null when nobody has tried. */

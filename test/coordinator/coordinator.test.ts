@@ -1,13 +1,13 @@
 // The coordinator over real sockets, with fake switches: create, restore, delete, recovery, locks, and what fails.
 
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
 import { ConfiguredNetworks } from '../../coordinator/networks.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
-import { loadsWord } from '../../src/cli/snapshot-report.js'
+import { loadsWord, tableOfSnapshots } from '../../src/cli/snapshot-report.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
@@ -438,6 +438,33 @@ t.test('a damaged manifest is listed with its reason, hides no other, and can be
     (await catalogue.list()).map((l) => l.name),
     ['good'],
   )
+})
+
+t.test('parts without a manifest are listed, said to be so, and can be deleted', async (t) => {
+  const { a, directory, create, coordinator } = await lab(t)
+  await create('kept')
+  await create('lost')
+  await rm(join(directory, 'store', 'lab0', 'lost'), { recursive: true })
+  t.same(
+    (await coordinator.list()).map(({ name }) => name),
+    ['kept'],
+  )
+  const listed = await coordinator.listWithHealth()
+  t.match(listed, [
+    {
+      name: 'lost',
+      state: 'failed',
+      error: { message: /no manifest of lab0\/lost, and host a and host b have their parts/ },
+    },
+    { name: 'kept', state: 'complete', health: { verdict: 'ok' } },
+  ])
+  t.match(tableOfSnapshots(listed), /^lab0\/lost +damaged +- .*^what to do: .*snapshot delete lab0\/lost$/ms)
+  await t.rejects(coordinator.show('lab0', 'lost'), { code: 'STORE_DAMAGED' })
+  await t.rejects(coordinator.show('lab0', 'never'), { code: 'SNAPSHOT_UNKNOWN' })
+  await t.rejects(coordinator.delete('lab0', 'never'), { code: 'SNAPSHOT_UNKNOWN' })
+  a.calls.length = 0
+  await coordinator.delete('lab0', 'lost')
+  t.ok(a.calls.includes('delete'), a.calls.join())
 })
 
 t.test('status: an unreachable host is shown as such', async (t) => {

@@ -63,6 +63,7 @@ export class FakeSwitch {
   readonly parts = new Map<string, LocalPart>()
   #api: Api | null = null
   #snapshot = ''
+  #network = 'lab0'
   #former: string[] = []
 
   constructor(directory: string, host: string, vms: readonly string[]) {
@@ -144,7 +145,9 @@ export class FakeSwitch {
     )
     app.post(routes.prepare, (request) => {
       const { epoch } = request.body as PrepareRequest
-      this.#snapshot = (request.params as { snapshot: string }).snapshot
+      const { network, snapshot } = request.params as { network: string; snapshot: string }
+      this.#snapshot = snapshot
+      this.#network = network
       return this.#answer('prepare', `prepare ${epoch}`, () => {
         this.epoch = epoch
         return { prepared: this.vms }
@@ -160,17 +163,27 @@ export class FakeSwitch {
     })
     app.post(routes.discard, (request) => {
       const { epoch } = request.body as DiscardRequest
-      return this.#answer('discard', `discard ${epoch}`, () => ({}))
+      return this.#answer('discard', `discard ${epoch}`, () => {
+        this.parts.delete((request.params as { snapshot: string }).snapshot)
+        return {}
+      })
     })
     const removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
-    app.delete(routes.localSnapshot, () => this.#answer('localSnapshot', 'delete', () => removal))
+    app.delete(routes.localSnapshot, (request) =>
+      this.#answer('localSnapshot', 'delete', () => {
+        this.parts.delete((request.params as { snapshot: string }).snapshot)
+        return removal
+      }),
+    )
     app.get(routes.localSnapshot, (request) => {
       const { snapshot } = request.params as { snapshot: string }
-      return this.parts.get(snapshot) ?? this.#part()
+      const part = this.parts.get(snapshot)
+      if (part === undefined) throw new SnapswitchError('SNAPSHOT_UNKNOWN', `no part of ${snapshot} here`, '')
+      return part
     })
-    app.get(routes.health, () =>
+    app.get(routes.health, (request) =>
       this.#answer('health', 'health', () => ({
-        parts: [...this.parts.values()].map(({ snapshot, epoch }) => ({
+        parts: this.#partsOf((request.params as { network: string }).network).map(({ snapshot, epoch }) => ({
           snapshot,
           epoch,
           faults: [],
@@ -283,6 +296,10 @@ export class FakeSwitch {
     yield { type: 'done', part }
   }
 
+  #partsOf(network: string): LocalPart[] {
+    return [...this.parts.values()].filter((part) => part.network === network)
+  }
+
   /** A part whose files are here, with the digests that their content has. */
   #part() {
     const part = partOf(this.host, this.vms, this.#snapshot, this.epoch)
@@ -294,6 +311,7 @@ export class FakeSwitch {
     }
     return {
       ...part,
+      network: this.#network,
       channel: keep(part.channel.path),
       members: part.members.map((m) => ({
         ...m,
