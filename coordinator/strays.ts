@@ -1,5 +1,5 @@
-// Snapshots of which hosts have parts, and the store no manifest: it was lost, or another coordinator's store was in use.
-// They take names and space, and can be deleted.
+// Snapshots of which hosts have parts, and the store no manifest: it was lost, or another coordinator’s store was in
+// use. They take names and space, and can be deleted.
 
 import type { Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
