@@ -255,7 +255,8 @@ async function serve(
   }
 }
 
-async function loadApi() {
+/** What is loaded while the ports begin to forward. scripts/lib/code-cache.js asks for it, too. */
+export async function loadApi() {
   const [{ createApi }, { addRoutes }] = await Promise.all([import('../src/api/server.js'), import('./server.js')])
   return { createApi, addRoutes }
 }

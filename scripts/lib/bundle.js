@@ -5,6 +5,7 @@
 // A program or thread is started by the name of its file, which lies beside the one that starts it. In the bundle all files lie
 // in one folder.
 
+import { execFileSync } from 'node:child_process'
 import {
   copyFileSync,
   existsSync,
@@ -33,7 +34,11 @@ const modules = ['src', 'switch', 'coordinator'].flatMap((room) =>
     .map((name) => join('dist', room, `${name.slice(0, -3)}.js`)),
 )
 /** What the bundle depends on, beside modules. */
-const others = ['package.json', 'node_modules/.package-lock.json', 'scripts/lib/bundle.js', 'scripts/lib/start.js']
+const others = [
+  'package.json',
+  'node_modules/.package-lock.json',
+  ...['bundle', 'code-cache', 'start'].map((name) => `scripts/lib/${name}.js`),
+]
 
 /** Files that run in a process or thread of their own. */
 function programs() {
@@ -117,30 +122,45 @@ function checkNames() {
   }
 }
 
-async function bundle(entryPoints, splitting) {
+/** Packages that are CommonJS ask for modules of node by this name. */
+const REQUIRE =
+  "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);"
+
+/** A module for node to load: programs that run in a process or thread of their own. */
+const ASIDE = { format: 'esm', banner: { js: REQUIRE } }
+
+/** A function's text for start.js to run: V8 takes what it has compiled before of such a script, and not of a module. */
+const MAIN = {
+  format: 'cjs',
+  define: { 'import.meta.url': 'bundleUrl' },
+  banner: { js: '(function (require, module, bundleUrl) {' },
+  footer: { js: '})' },
+  outExtension: { '.js': '.cjs' },
+  // Without comments it is of ASCII alone.
+  minifyWhitespace: true,
+}
+
+async function bundle(entryPoints, form) {
   const { metafile } = await build({
     entryPoints,
-    splitting,
     outdir: `${folder}.new`,
     bundle: true,
-    format: 'esm',
     platform: 'node',
     target: 'node20',
     preserveSymlinks: true,
     external: Object.keys(dependencies),
-    // Packages that are CommonJS ask for modules of node by this name.
-    banner: {
-      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
-    },
     sourcemap: 'external',
     sourcesContent: false,
     plugins: [instead, shortMaps],
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',
+    ...form,
   })
   for (const [path, { imports }] of Object.entries(metafile.outputs)) {
-    for (const { path: name } of imports.filter(({ external }) => external)) {
+    for (const { path: name, kind } of imports.filter(({ external }) => external)) {
+      if (kind === 'dynamic-import')
+        throw new Error(`${path} imports ${name} when it runs, which its form does not allow`)
       const isKnown = name.startsWith('node:') || builtinModules.includes(name) || name in dependencies
       if (!isKnown) throw new Error(`${path} needs ${name}, which is neither in it nor in package.json's dependencies`)
     }
@@ -165,16 +185,22 @@ async function make() {
   rmSync(`${folder}.new`, { recursive: true, force: true })
   mkdirSync(`${folder}.new`, { recursive: true })
   const all = [
-    ...(await bundle(['dist/src/cli/entry.js'], true)),
-    // Of one file each: they share nothing with others in their process.
+    ...(await bundle([{ in: 'dist/src/cli/entry.js', out: 'program' }], MAIN)),
     ...(await bundle(
       programs().map((path) => ({ in: path, out: basename(path, '.js') })),
-      false,
+      ASIDE,
     )),
   ]
   const inputs = [...new Set([...all, ...others])].filter((path) => seen.has(path))
   const list = inputs.map((path) => [relative(folder, path), ...seen.get(path)])
+  if (/[^\0-\x7f]/.test(readFileSync(join(`${folder}.new`, 'program.cjs'), 'latin1')))
+    throw new Error('program.cjs is not of ASCII alone, as scripts/lib/start.js takes it to be')
   copyFileSync('scripts/lib/start.js', join(`${folder}.new`, 'start.js'))
+  const { ENGINE_FLAGS } = await import(resolve('dist/src/runtime/engine.js'))
+  for (const kind of ['switch', 'command'])
+    execFileSync(process.execPath, [...ENGINE_FLAGS, 'scripts/lib/code-cache.js', `${folder}.new`, kind], {
+      stdio: 'inherit',
+    })
   writeFileSync(join(`${folder}.new`, 'LICENSES.txt'), licenses(all))
   writeFileSync(join(`${folder}.new`, 'inputs.json'), JSON.stringify(list))
   // Where there is none for a moment, bin/snapswitch takes the modules.

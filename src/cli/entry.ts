@@ -15,8 +15,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     // It loads in a thread of its own while the rest does in this one.
     const { beginDatapath } = await import('../../switch/datapath/begin.js')
     begun = beginDatapath()
-    const { runSwitch } = await import('../../switch/main.js')
-    const { startCoordinator } = await import('./embedded-coordinator.js')
+    const { runSwitch, startCoordinator } = await loadSwitch()
     await runSwitch(config, startCoordinator, begun)
   } catch (thrown) {
     process.exitCode = 1
@@ -27,6 +26,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     await begun?.started.catch(() => undefined)
     await begun?.datapath.stop()
   }
+}
+
+/** The daemon's code. scripts/lib/code-cache.js asks for it, too. */
+export async function loadSwitch() {
+  const { runSwitch, loadApi } = await import('../../switch/main.js')
+  const { startCoordinator } = await import('./embedded-coordinator.js')
+  return { runSwitch, startCoordinator, loadApi }
 }
 
 /** The file of `switch --config FILE`, in these words and no others; null: whatever it means, the program knows. */

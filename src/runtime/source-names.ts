@@ -6,12 +6,15 @@ import { readFileSync } from 'node:fs'
 import { SourceMap } from 'node:module'
 import { fileURLToPath } from 'node:url'
 
-const PLACE = /(file:\/\/[^\s()]+\.js):(\d+):(\d+)/g
+/** The bundle's main file has a name without its folder (scripts/lib/start.js). */
+const MAIN = 'program.cjs'
+const PLACE = /(file:\/\/[^\s()]+\.js|\bprogram\.cjs):(\d+):(\d+)/g
 const maps = new Map<string, SourceMap | null>()
 
 /** `text` with places in compiled files as those in their sources, as far as there are maps. */
 export function nameSources(text: string): string {
-  return text.replace(PLACE, (place, file: string, line: string, column: string) => {
+  return text.replace(PLACE, (place, name: string, line: string, column: string) => {
+    const file = name === MAIN ? new URL(name, import.meta.url).href : name
     const found = mapOf(file)?.findEntry(Number(line) - 1, Number(column) - 1)
     if (found === undefined || !('originalSource' in found)) return place
     const { originalSource, originalLine, originalColumn } = found

@@ -45,6 +45,8 @@ t.test('made, installed on a bare system, used', root, async (t) => {
   for (const path of [
     'bin/snapswitch',
     'dist/bundle/start.js',
+    'dist/bundle/program.cjs',
+    'dist/bundle/program.switch.cache',
     'dist/bundle/worker.js',
     'dist/bundle/LICENSES.txt',
     'README.md',
