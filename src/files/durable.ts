@@ -20,7 +20,7 @@ export function storeError(what: string, thrown: unknown): SnapswitchError {
     return new SnapswitchError(
       'STORE_FULL',
       `${what}: no space left`,
-      'Free space, or delete snapshots that are not needed.',
+      'Free space, or delete snapshots that are not needed. `df -i` tells whether it is inodes that are short.',
       thrown,
     )
   }

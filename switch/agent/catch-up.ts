@@ -43,7 +43,6 @@ export class CatchUp {
     this.#giveWay.set(network, stop)
   }
 
-  /** Durable before it is used. Throws STORE_FULL or STORE_IO. */
   advance(network: string, epoch: number): Promise<void> {
     return passEpoch(this.#host, network, epoch)
   }

@@ -48,11 +48,14 @@ export async function advance(host: GatesHost, network: string, epoch: number): 
 }
 
 /**
- * The network moves on to an epoch without a cut: what it was for is called off. On disk first. Harmless when it is
- * past it.
+ * The network moves on to an epoch without a cut: what it was for is called off. Harmless when it is past it. It does so
+ * on a full disk, too: peers have moved on, and their frames would be held for a cut that never comes. A daemon that is
+ * killed then has missed an epoch, and hears of it from them.
  */
 export async function passEpoch(host: GatesHost & Pick<Host, 'epochs'>, network: string, epoch: number): Promise<void> {
-  await host.epochs.raise(network, epoch)
+  await host.epochs
+    .raise(network, epoch)
+    .catch((thrown) => host.log.error({ err: thrown, network, epoch }, 'an epoch is not on disk'))
   host.datapath.rememberEpoch(network, epoch)
   await advance(host, network, epoch)
 }

@@ -1,6 +1,8 @@
 // Two daemons with a colored trunk between them: bulk TCP, tags on the trunk and nowhere else, checksums that are right
 // at the far side whatever the ends offload.
 
+import { mkdirSync, rmdirSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
@@ -96,6 +98,16 @@ t.test('bulk TCP over a trunk: tags there, none at the ends', root, async (t) =>
     const seen = await onTrunk.stop()
     t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan [1-4], p 0, ethertype 802\.1Q.*vlan 100, p 3/)
     t.match(seen, /ethertype 802\.1Q-QinQ \(0x88a8\), length 15\d\d: vlan [1-4], p 0, ethertype 802\.1Q-QinQ.*vlan 200/)
+  })
+
+  await t.test('an epoch that is called off and cannot be written: frames pass all the same', async (t) => {
+    const obstacle = join(world.state('a'), 'epochs.json.new')
+    mkdirSync(obstacle)
+    for (const { client } of [a, b]) await client.discard('lab0', 'none', { epoch: 1 }, { deadlineMs: patience(5000) })
+    for (const from of ['one', 'two'])
+      t.equal((await world.pings(from, from === 'one' ? '10.66.0.2' : '10.66.0.1')).code, 0, `from ${from}`)
+    t.match(a.said(), /an epoch is not on disk/)
+    rmdirSync(obstacle)
   })
 
   await t.test('a peer that dies is said to be down, and back when it is', async (t) => {

@@ -183,10 +183,8 @@ export class Restores {
   /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
   async abort(network: string, snapshot: string, epoch: number): Promise<RestoreAborted> {
     if (this.#sessionOf(network, snapshot) !== null) await this.abandon(network)
-    // Or a step of it that comes late would begin it again. On a full disk, this daemon alone remembers.
-    await passEpoch(this.#host, network, epoch).catch((thrown) =>
-      this.#host.log.warn({ err: thrown, network, epoch }, 'the epoch of a restore that was called off is not on disk'),
-    )
+    // Or a step of it that comes late would begin it again.
+    await passEpoch(this.#host, network, epoch)
     const before = this.#ended.get(network)
     return { running: before?.snapshot === snapshot ? before.resumed.map(({ vm }) => vm) : [] }
   }
