@@ -48,9 +48,9 @@ export async function advance(host: GatesHost, network: string, epoch: number): 
 }
 
 /**
- * The network moves on to an epoch without a cut: what it was for is called off. Harmless when it is past it. It does so
- * on a full disk, too: peers have moved on, and their frames would be held for a cut that never comes. A daemon that is
- * killed then has missed an epoch, and hears of it from them.
+ * The network moves on to an epoch without a cut: what it was for is called off. Harmless when it is past it. It moves
+ * on a full disk, too: peers have moved on, and their frames would be held for a cut that never comes. A daemon that
+ * is killed then has missed an epoch, and hears of it from them.
  */
 export async function passEpoch(host: GatesHost & Pick<Host, 'epochs'>, network: string, epoch: number): Promise<void> {
   await host.epochs
