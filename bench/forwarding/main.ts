@@ -79,6 +79,7 @@ function byId(id: string): Subject {
 function planOf({ size }: Pick<BenchOptions, 'size'>): Plan {
   return {
     trialMs: size === 'whole' ? 800 : size === 'brief' ? 500 : 300,
+    warmUpMs: size === 'whole' ? 2500 : 1000,
     tcpSeconds: size === 'whole' ? 2 : size === 'brief' ? 1.5 : 1,
     sizes: size === 'whole' ? [60, 512, 1514] : [60, 1514],
     hasLossless: size === 'whole',

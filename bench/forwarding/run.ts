@@ -8,6 +8,8 @@ import type { Cores, Subject } from './subject.js'
 export interface Plan {
   /** Length of a frame or round-trip trial; a lossless trial takes half. */
   readonly trialMs: number
+  /** Traffic before the first trial. */
+  readonly warmUpMs: number
   readonly tcpSeconds: number
   readonly sizes: readonly (60 | 512 | 1514)[]
   readonly hasLossless: boolean
@@ -27,6 +29,7 @@ export async function measure(subject: Subject, plan: Plan, gear: Gear, figures:
   if (subject.parts.some((part) => part !== 'twoHosts')) {
     const session = await Session.open(subject, 'one-host', gear, plan.oneHost)
     try {
+      await session.warmUp(plan.warmUpMs)
       await oneHost(session, subject, plan, figures)
     } finally {
       await session.close()
@@ -35,6 +38,7 @@ export async function measure(subject: Subject, plan: Plan, gear: Gear, figures:
   if (!subject.parts.includes('twoHosts')) return
   const session = await Session.open(subject, 'two-hosts', gear, plan.twoHosts)
   try {
+    await session.warmUp(plan.warmUpMs)
     await twoHosts(session, plan, figures)
   } finally {
     await session.close()

@@ -15,7 +15,6 @@ const DRAIN_MS = 60
 const START_MS = 3000
 const WARM_MS = 120
 const LOOK_MS = 5
-const WARM_UP_MS = 2500
 
 export interface Saturation {
   readonly deliveredPerSecond: number
@@ -223,8 +222,8 @@ export class Session {
   }
 
   /** What a switch learns and loads in its first seconds is not part of what a frame takes afterwards. */
-  async warmUp(): Promise<void> {
-    await this.roundTrips({ samples: 1_000_000, gapUs: 0, milliseconds: WARM_UP_MS, size: 64 })
+  async warmUp(milliseconds = 2500): Promise<void> {
+    await this.roundTrips({ samples: 1_000_000, gapUs: 0, milliseconds, size: 64 })
   }
 
   /** Round trips while frames of 512 bytes flow at a rate that every subject carries. */

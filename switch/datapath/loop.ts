@@ -165,6 +165,7 @@ export class DatapathLoop implements FrameSink {
   #loop(): void {
     let nextTick = 0
     let nextLook = 0
+    let nextPortsLook = 0
     let lastFrame = 0
     while (this.#running) {
       const now = nowMs()
@@ -174,10 +175,14 @@ export class DatapathLoop implements FrameSink {
       const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
       const isTick = now >= nextTick
-      if (mayWait || isTick || now >= nextLook) {
-        const timeout = mayWait ? Math.ceil(Math.max(0, Math.min(nextTick - now, TICK_INTERVAL_MS))) : 0
-        this.#look(timeout, mayWait || isTick)
+      const waits = mayWait && !isTick
+      // At the end of a wait they have just been looked at.
+      const looksAtPorts = waits || (isTick && now >= nextPortsLook)
+      if (looksAtPorts || now >= nextLook) {
+        const timeout = waits ? Math.ceil(Math.min(nextTick - now, TICK_INTERVAL_MS)) : 0
+        this.#look(timeout, looksAtPorts)
         nextLook = nowMs() + LOOK_INTERVAL_MS
+        if (looksAtPorts) nextPortsLook = nextLook
       }
       if (!isTick) continue
       nextTick = now + this.#tick(now)

@@ -5,10 +5,9 @@ import type { Logger } from 'pino'
 import { isSameMachine } from '../../src/hypervisor/drivers.js'
 import { type LinkEvent, LinkWatch } from '../../src/linux/link.js'
 import { ProcessEnds } from '../../src/linux/process-ends.js'
+import { onBeat } from '../../src/runtime/beat.js'
 import type { Discovered, DiscoveryNews, Identifier, MachineWatch, TapDevice } from './discovery.js'
 
-/** How soon a change is noticed: a look at two descriptors, no more, when nothing has changed. */
-const LOOK_MS = 100
 /** All devices of one look. */
 const IDENTIFY_MS = 5000
 /** From one look to the next at what is not settled: it grows from the first to the last. */
@@ -38,7 +37,7 @@ export class MachineResolver implements MachineWatch {
   readonly #signals: Signals
   readonly #watched = new Map<number, Watched>()
   readonly #listeners = new Set<(news: DiscoveryNews) => void | Promise<void>>()
-  readonly #timer: NodeJS.Timeout
+  readonly #still: () => void
   #busy: Promise<void> | null = null
   #closed = false
 
@@ -46,7 +45,7 @@ export class MachineResolver implements MachineWatch {
     this.#identifier = identifier
     this.#log = log
     this.#signals = signals ?? { links: new LinkWatch(), ends: new ProcessEnds() }
-    this.#timer = setInterval(() => this.#look(), LOOK_MS)
+    this.#still = onBeat(() => this.#look())
   }
 
   watch(tap: TapDevice): void {
@@ -88,12 +87,13 @@ export class MachineResolver implements MachineWatch {
   /** No more news once this has settled. */
   async close(): Promise<void> {
     this.#closed = true
-    clearInterval(this.#timer)
+    this.#still()
     await this.#busy
     this.#signals.links.close()
     this.#signals.ends.close()
   }
 
+  /** A look at two descriptors, no more, when nothing has changed. */
   #look(): void {
     if (this.#closed || this.#busy !== null) return
     this.#hearLinks()

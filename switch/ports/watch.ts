@@ -3,9 +3,8 @@
 
 import type { Logger } from 'pino'
 import { LinkWatch } from '../../src/linux/link.js'
+import { onBeat } from '../../src/runtime/beat.js'
 
-/** How soon a change is noticed: a look at a socket, no more, when nothing has changed. */
-const LOOK_MS = 100
 /**
  * How often the ports are compared with the devices even without news, for what could not be done at once; so long for
  * each port where they are many, for each takes its time.
@@ -25,7 +24,7 @@ interface PortNews {
 
 export class PortWatch {
   readonly #watch = new LinkWatch(true)
-  readonly #timer: NodeJS.Timeout
+  readonly #still: () => void
   readonly #reconcile: () => Promise<void>
   readonly #news: PortNews
   readonly #log: Logger
@@ -40,16 +39,17 @@ export class PortWatch {
     this.#reconcile = reconcile
     this.#news = news
     this.#log = log
-    this.#timer = setInterval(() => this.#look(), LOOK_MS)
+    this.#still = onBeat(() => this.#look())
   }
 
   /** No more calls of `reconcile` once this has settled. */
   async close(): Promise<void> {
-    clearInterval(this.#timer)
+    this.#still()
     this.#watch.close()
     await this.#busy
   }
 
+  /** A look at a socket, no more, when nothing has changed. */
   #look(): void {
     if (this.#busy !== null || !(this.#changed() || this.#news.hasNews || performance.now() >= this.#nextCompare))
       return

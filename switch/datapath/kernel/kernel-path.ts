@@ -186,12 +186,15 @@ export class KernelPath implements PathHost {
     this.#sentFrames.look()
     this.#silentTicks = this.#barrier.haveRun() ? 0 : this.#silentTicks + 1
     // What a program counted that was at work at the last tick is in the counters after this one.
-    if (this.#silentTicks > 1 && !isNewSecond && this.#isSteady) return
+    const isSilent = this.#silentTicks > 1
+    if (isSilent && !isNewSecond && this.#isSteady) return
     for (const port of this.attached) {
       if (port === undefined) continue
       port.now = seconds
-      port.sync()
-      if (port.hasBecomeBusy(BUSY_FRAMES)) this.#control.busy(port.port)
+      if (!isSilent) {
+        port.sync()
+        if (port.hasBecomeBusy(BUSY_FRAMES)) this.#control.busy(port.port)
+      }
       if (isNewSecond) this.#everySecond(port)
     }
     if (this.#trouble === null)
