@@ -6,7 +6,7 @@ import { EXIT, loadProgram, ProgramType, set } from '../../src/linux/bpf.js'
 import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { check, libc } from '../../src/linux/libc.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
-import { fileLimit } from '../patience.js'
+import { fileLimit, patience } from '../patience.js'
 import { Rig } from './rig.js'
 import { numbered } from './traffic.js'
 
@@ -32,6 +32,14 @@ function goOn(rig: Rig, milliseconds: number): void {
   while (performance.now() < until) rig.round()
 }
 
+const pairs = (rig: Rig) => rig.kernel.list(rig.forwarder).length
+
+/** Until so many pairs are fast: who sends is started meanwhile. */
+function goOnUntil(rig: Rig, wanted: number): void {
+  for (const until = performance.now() + patience(10_000); pairs(rig) < wanted && performance.now() < until; )
+    goOn(rig, 5)
+}
+
 const whys = (rig: Rig) => rig.kernel.paths(rig.forwarder).map(({ why }) => why)
 
 t.test('filters behind ours, and shaping where frames leave', async (t) => {
@@ -41,7 +49,10 @@ t.test('filters behind ours, and shaping where frames leave', async (t) => {
   run('tc', 'qdisc', 'add', 'dev', 'veth1', 'root', 'pfifo', 'limit', '10000')
   rig.learn()
   t.ok(rig.becomeFast(), `${whys(rig)}`)
-  const { sent, fates } = await rig.under(LOAD, () => goOn(rig, 100))
+  const { sent, fates } = await rig.under(LOAD, () => {
+    goOnUntil(rig, 1)
+    goOn(rig, 50)
+  })
   t.match(fates[0]![1], { received: sent[0]![1], doubled: 0, overtaken: 0 })
   t.ok(sent[0]![1]! > 0)
   rig.withoutKernel()
@@ -135,11 +146,11 @@ t.test('a port that goes, while its frames are fast: those between others stay s
   t.ok(rig.becomeFast(), `${whys(rig)}`)
   let left = 0
   const { sent, fates } = await rig.under({ burst: 1, pauseMs: 0.5 }, () => {
-    for (let i = 0; i < 400 && rig.kernel.list(rig.forwarder).length < 6; i++) goOn(rig, 5)
-    t.equal(rig.kernel.list(rig.forwarder).length, 6)
+    goOnUntil(rig, 6)
+    t.equal(pairs(rig), 6)
     rig.kernel.removePort(2, rig.forwarder)
     rig.flush()
-    left = rig.kernel.list(rig.forwarder).length
+    left = pairs(rig)
     t.same(whys(rig).slice(0, 2), [null, null])
     goOn(rig, 50)
     t.same(whys(rig).slice(0, 2), [null, null])
@@ -156,13 +167,16 @@ t.test('what is not used, and addresses that age', async (t) => {
   t.teardown(() => rig.close())
   rig.learn()
   t.ok(rig.becomeFast(), `${whys(rig)}`)
-  await rig.under({ burst: 1, pauseMs: 0.1 }, () => goOn(rig, 100))
-  const pairs = () => rig.kernel.list(rig.forwarder).length
-  t.equal(pairs(), 6)
+  await rig.under({ burst: 1, pauseMs: 0.1 }, () => goOnUntil(rig, 6))
+  t.equal(pairs(rig), 6)
   for (let i = 0; i < 30; i++) rig.pass(1000)
-  t.equal(pairs(), 6, 'half a minute')
+  t.equal(pairs(rig), 6, 'half a minute')
   for (let i = 0; i < 40; i++) rig.pass(1000)
-  t.equal(pairs(), 0, `what is not used for a minute is forgotten: ${JSON.stringify(rig.kernel.list(rig.forwarder))}`)
+  t.equal(
+    pairs(rig),
+    0,
+    `what is not used for a minute is forgotten: ${JSON.stringify(rig.kernel.list(rig.forwarder))}`,
+  )
   // It goes on sending to an address that says nothing any more, until that ages.
   rig.learn()
   const frame = numbered(0, 1)
