@@ -6,15 +6,24 @@
 // counts); then it goes below zero, and is set right. `heal` is for doing that now and then, before the drift outgrows
 // a queue.
 
+import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Link } from '../../src/linux/link-message.js'
 import { TransmitCounters } from '../../src/linux/transmit-counters.js'
 import { Counter, type CounterTable, Drop, MAX_PORTS, ROW } from '../forwarding/counters.js'
+import { NO_DEVICE } from './devices.js'
 
 /** More than the datapath sends between two looks at its counters. */
 const BATCH = 1024
 
 /** `healBusy` has looked at every port after so many calls. */
 const TURNS = 20
+
+const deviceWent = () =>
+  new SnapswitchError(
+    'DEVICE_MISSING',
+    'a port’s device went away meanwhile',
+    'See `snapswitch port list`: create it again, or take the port out of the network.',
+  )
 
 interface HealedPort {
   readonly index: number
@@ -114,6 +123,7 @@ export class UnreadFrames {
 
   /** Frames that the guest has not taken yet. Throws DEVICE_MISSING. */
   of(port: number, ifindex: number): number {
+    if (ifindex === NO_DEVICE) throw deviceWent()
     const { txPackets, txDropped } = this.#reader.read(ifindex)
     const sent = this.#counters[port * ROW + Counter.txFrames]
     const base = this.#base.get(port) ?? 0

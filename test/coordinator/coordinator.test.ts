@@ -133,6 +133,8 @@ t.test(
 t.test('create: a host that fails in any call makes all hosts discard', async (t) => {
   for (const route of ['prepare', 'take'] as const) {
     const { a, b, create, catalogue } = await lab(t)
+    b.faults.set(route, refused('HYPERVISOR_UNREACHABLE'))
+    await t.rejects(create(), { message: /the other machines run on.*host b: it will not/ })
     b.faults.set(route, refused('STORE_FULL'))
     await t.rejects(create(), { code: 'STORE_FULL', message: /all machines run on.*host b: it will not/ })
     t.ok(a.calls.includes('discard 1') && b.calls.includes('discard 1'), `${route}: ${a.calls} ${b.calls}`)

@@ -257,9 +257,13 @@ export function late(data: SnapshotData, what: string, hosts: readonly string[])
   }
 }
 
+/** A machine has ended, or nobody can tell. */
+const ofItsMachine: readonly string[] = ['HYPERVISOR_UNREACHABLE', 'MACHINE_NOT_RUNNING', 'MACHINE_PAUSED']
+
 export function undone(data: SnapshotData, error: ErrorReport): ErrorReport {
   const { network, name } = data.input
-  return { ...error, message: `snapshot ${network}/${name} was not taken; all machines run on. ${error.message}` }
+  const who = ofItsMachine.includes(error.code) ? 'the other machines' : 'all machines'
+  return { ...error, message: `snapshot ${network}/${name} was not taken; ${who} run on. ${error.message}` }
 }
 
 export function withUndiscarded(error: ErrorReport, hosts: readonly string[]): ErrorReport {

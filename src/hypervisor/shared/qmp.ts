@@ -224,7 +224,7 @@ export class QmpClient {
   }
 
   #lost(cause?: unknown): SnapswitchError {
-    const waiting = [...this.#pending.values()].map((pending) => pending.command)
+    const waiting = [...new Set([...this.#pending.values()].map((pending) => pending.command))]
     const during =
       this.#greet !== null ? 'before its greeting' : waiting.length > 0 ? `during ${waiting.join(', ')}` : ''
     return unreachable(
