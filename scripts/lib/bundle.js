@@ -26,7 +26,7 @@ import { isFresh } from './start.js'
 process.chdir(join(dirname(fileURLToPath(import.meta.url)), '..', '..'))
 const folder = resolve(process.argv[2] ?? 'dist/bundle')
 
-const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8'))
+const { dependencies, devDependencies } = JSON.parse(readFileSync('package.json', 'utf8'))
 /** A source that is gone may have left its module. */
 const modules = ['src', 'switch', 'coordinator'].flatMap((room) =>
   readdirSync(room, { recursive: true })
@@ -108,6 +108,20 @@ const instead = {
   },
 }
 
+/** Packages themselves, and not what scripts/lib/bundle-packages.js makes of them for tests, which compiled modules find first. */
+const packages = {
+  name: 'packages',
+  setup(esbuild) {
+    const compiled = resolve('dist')
+    const filter = new RegExp(`^(${Object.keys(devDependencies).join('|')})(/|$)`)
+    esbuild.onResolve({ filter }, ({ path, kind, resolveDir, pluginData }) =>
+      pluginData === packages || !resolveDir.startsWith(compiled)
+        ? undefined
+        : esbuild.resolve(path, { kind, resolveDir: process.cwd(), pluginData: packages }),
+    )
+  },
+}
+
 /** What the product imports of those must be there. */
 function checkNames() {
   for (const module of modules) {
@@ -151,7 +165,7 @@ async function bundle(entryPoints, form) {
     external: Object.keys(dependencies),
     sourcemap: 'external',
     sourcesContent: false,
-    plugins: [instead, shortMaps],
+    plugins: [instead, packages, shortMaps],
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',
