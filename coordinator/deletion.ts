@@ -35,7 +35,7 @@ export async function deleteSnapshot(
     if (error instanceof SnapswitchError && error.code === 'STORE_DAMAGED') return null
     throw error
   })
-  if (before !== null) await catalogue.write(beingDeleted(before, clock.now()))
+  const isMarked = before !== null && (await mark(catalogue, beingDeleted(before, clock.now()), logger))
   const holders = before?.parts.map((part) => part.host) ?? network.hosts
   const hosts: DeleteReport['hosts'] = []
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
@@ -49,7 +49,7 @@ export async function deleteSnapshot(
         logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
         continue
       }
-      if (hosts.length === 0 && before !== null && (await isWhole(network, host, name))) await catalogue.write(before)
+      if (hosts.length === 0 && isMarked && (await isWhole(network, host, name))) await catalogue.write(before)
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
   }
@@ -61,6 +61,21 @@ export async function deleteSnapshot(
     network.hosts.map((host) => network.agents.left(host, what, { timeoutMs: partCallMs }).catch(() => undefined)),
   )
   return { network: network.name, name, hosts }
+}
+
+/**
+ * On a full disk the deletion goes on without the mark, for it is what makes room. Should it be cut short, the snapshot
+ * is listed as damaged, no restore finds its files, and it can be deleted again.
+ */
+async function mark(catalogue: ManifestStore, manifest: Manifest, logger: Logger): Promise<boolean> {
+  try {
+    await catalogue.write(manifest)
+    return true
+  } catch (thrown) {
+    if (asSnapswitchError(thrown).code !== 'STORE_FULL') throw thrown
+    logger.warn({ err: thrown, snapshot: manifest.name }, 'no room to say that a deletion has begun')
+    return false
+  }
 }
 
 /** The contents that no snapshot has any more. Pure. */

@@ -2,7 +2,7 @@
 
 import { type BigIntStats, stat } from 'node:fs'
 import { promisify } from 'node:util'
-import { nowMs } from '../runtime/clock.js'
+import { fileTimeMs } from '../runtime/clock.js'
 import { digestFile } from './durable.js'
 
 const statOf = promisify(stat) as (path: string, options: { bigint: true }) => Promise<BigIntStats>
@@ -44,7 +44,7 @@ export class Digests {
   }
 
   async #compute(path: string, before: BigIntStats, key: string): Promise<string> {
-    const readAtNs = BigInt(Math.floor(nowMs())) * 1_000_000n
+    const readAtNs = BigInt(fileTimeMs()) * 1_000_000n
     const digest = await digestFile(path)
     const after = await statOf(path, { bigint: true })
     const settled = readAtNs - before.mtimeNs > SETTLED_NS && readAtNs - before.ctimeNs > SETTLED_NS

@@ -8,6 +8,20 @@ export const nowMs = (): number => performance.timeOrigin + performance.now()
 /** Unix time in microseconds. */
 export const nowUs = (): number => Math.round(nowMs() * 1000)
 
+/** What files are dated by: it goes with the clock when somebody sets that. Milliseconds. */
+export const fileTimeMs = (): number => Date.now()
+
+/** Less is how coarse the clocks are. */
+const STEP_US = 50_000
+
+/**
+ * A moment that another process has just read off CLOCK_REALTIME, on the clock of this thread: the two part when
+ * somebody sets the clock. Microseconds. `aheadUs`: by how much the thread's is ahead.
+ */
+export function steadyUs(realtimeUs: number, aheadUs = nowUs() - Date.now() * 1000): number {
+  return Math.abs(aheadUs) < STEP_US ? realtimeUs : realtimeUs + aheadUs
+}
+
 /** A point in time as a clock shows it. */
 export interface Instant {
   /** Monotonic, milliseconds: for deadlines. */

@@ -371,6 +371,19 @@ t.test('delete: parts first; a refusal leaves the snapshot as it was', async (t)
   await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'SNAPSHOT_UNKNOWN' })
 })
 
+t.test('delete: makes room where there is none', async (t) => {
+  const { b, create, coordinator, catalogue } = await lab(t)
+  await create()
+  catalogue.write = async () => {
+    throw refused('STORE_FULL')
+  }
+  b.faults.set('localSnapshot', refused('STORE_IO'))
+  await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'STORE_IO' })
+  b.faults.clear()
+  await coordinator.delete('lab0', 'demo')
+  t.same(await catalogue.list(), [])
+})
+
 t.test('delete: hosts are told which contents no snapshot has any more', async (t) => {
   const { a, b, create, coordinator, catalogue } = await lab(t)
   const first = await create('first')

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
+import { steadyUs } from '../../runtime/clock.js'
 import { ENGINE_FLAGS } from '../../runtime/engine.js'
 import { environmentForNode } from '../../runtime/environment.js'
 import type { Deadline } from '../hypervisor.js'
@@ -209,7 +210,7 @@ export class LibvirtProcess {
     if (message.kind === 'event') {
       const data = typeof message.data === 'object' && message.data !== null ? message.data : {}
       const { lane, domain, name, atUs } = message
-      this.#listeners.get(lane)?.({ domain, name, atUs, data: data as MonitorEvent['data'] })
+      this.#listeners.get(lane)?.({ domain, name, atUs: steadyUs(atUs), data: data as MonitorEvent['data'] })
       return
     }
     const pending = this.#pending.get(message.id)

@@ -2,7 +2,10 @@
 
 export type JsonObject = { readonly [key: string]: unknown }
 
-/** A host-side event. `atUs` is QEMU's own timestamp, microseconds of CLOCK_REALTIME. */
+/**
+ * A host-side event. `atUs` is QEMU's own timestamp, microseconds of CLOCK_REALTIME; a client hands it on as `nowUs` has
+ * it.
+ */
 export interface QmpEvent {
   readonly name: string
   readonly data: JsonObject

@@ -5,6 +5,7 @@
 import net from 'node:net'
 import { type ErrorCode, SnapswitchError } from '../../errors/errors.js'
 import { errnoName } from '../../linux/libc.js'
+import { steadyUs } from '../../runtime/clock.js'
 import type { Deadline } from '../hypervisor.js'
 import { by, pauseFor, remaining } from './deadline.js'
 import {
@@ -192,7 +193,7 @@ export class QmpClient {
     }
     switch (message.kind) {
       case 'event':
-        for (const listener of this.#listeners) listener(message.event)
+        for (const listener of this.#listeners) listener({ ...message.event, atUs: steadyUs(message.event.atUs) })
         return
       case 'greeting':
         throw new Error('a second greeting')

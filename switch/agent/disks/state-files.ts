@@ -4,7 +4,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { endedMark, wholeMark } from '../../../src/hypervisor/shared/whole.js'
 import { fileId, openFiles } from '../../../src/linux/open-files.js'
-import { nowMs } from '../../../src/runtime/clock.js'
+import { fileTimeMs } from '../../../src/runtime/clock.js'
 import { released } from '../images.js'
 import { type LocalStore, leftBehind } from '../local-store.js'
 
@@ -41,7 +41,7 @@ export const copyFor = (network: string, snapshot: string) => `it is a copy for 
 async function whyKept(path: string): Promise<string | null> {
   const { mtimeMs } = (await stat(path).catch(() => null)) ?? { mtimeMs: released.getTime() }
   // Of a transfer: one that a daemon which was killed has left is never finished.
-  if (path.endsWith('.new')) return nowMs() - mtimeMs < TRANSFER_MS ? 'it is being fetched' : null
+  if (path.endsWith('.new')) return fileTimeMs() - mtimeMs < TRANSFER_MS ? 'it is being fetched' : null
   return mtimeMs === released.getTime() ? null : copyForRestores
 }
 
