@@ -23,7 +23,7 @@ export function notInChain(base: string, disk: string): SnapswitchError {
   return new SnapswitchError(
     'HYPERVISOR_REFUSED',
     `${base} is no lower image of ${disk}: its chain has changed`,
-    'Try again.',
+    'Try again. If it stays so, the file was replaced under the running machine, which goes on with the former one: copy the machine’s data out of it, then restart it or restore a snapshot.',
   )
 }
 

@@ -3,8 +3,8 @@
 export type JsonObject = { readonly [key: string]: unknown }
 
 /**
- * A host-side event. `atUs` is QEMU's own timestamp, microseconds of CLOCK_REALTIME; a client hands it on as `nowUs` has
- * it.
+ * A host-side event. `atUs` is QEMU's own timestamp, microseconds of CLOCK_REALTIME; a client hands it on as `nowUs`
+ * has it.
  */
 export interface QmpEvent {
   readonly name: string
