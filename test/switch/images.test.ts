@@ -123,3 +123,15 @@ t.test('a digest is remembered until the file changes, even to the same size and
   t.equal(await digests.of(file.path), other.digest)
   t.equal(readFileSync(file.path, 'utf8'), 'two')
 })
+
+t.test('a stray file among the snapshots is passed over; a directory that is gone is not an empty one', async (t) => {
+  const { state, write } = workshop(t)
+  const store = new LocalStore(state)
+  await store.open()
+  await store.writePart(partOf('a', ['vm1'], 'demo', 4))
+  write('snapshots/notes.txt', 'of somebody')
+  write('snapshots/lab0/notes.txt', 'of somebody')
+  t.match(await store.parts(), [{ snapshot: 'demo' }])
+  rmSync(join(state, 'snapshots'), { recursive: true })
+  await t.rejects(store.parts(), { code: 'STORE_IO', message: /^cannot read .*snapshots/ })
+})
