@@ -196,6 +196,7 @@ again)
   soon joined
   forwards
   echo 'booted: forwards'
+  soon systemctl -q is-active snapswitch-coordinator
   echo "booted: $(of_unit switch NRestarts) restarts, $(of_unit coordinator ActiveState) coordinator"
   systemctl --failed --no-legend --plain | grep snapswitch || echo 'booted: none has failed'
   journalctl -b -q | grep -i 'ordering cycle' || echo 'booted: no circle'
