@@ -101,11 +101,13 @@ function checkSnapshot(world: World, manifest: Manifest): void {
       if (guest.nics[nth].network !== network) continue
       const read = image.read[nth]
       for (const id of delivered.slice(0, read)) {
-        if (sentBefore(world.frames[id]) === false)
-          throw new Violation(
-            1,
-            `orphan in ${title}: #${id} was read by ${guest.name} before its cut, sent after its sender's`,
-          )
+        if (sentBefore(world.frames[id]) !== false) continue
+        // Brought back by another network's restore: see checkDelivered.
+        if (isRolledBack(guest.nics[nth]) && isFormer(world, world.frames[id])) continue
+        throw new Violation(
+          1,
+          `orphan in ${title}: #${id} was read by ${guest.name} before its cut, sent after its sender's`,
+        )
       }
       const inTransit = delivered.slice(read).filter((id) => sentBefore(world.frames[id]) === true)
       const host = hostOfPart.get(image.vm)
@@ -168,13 +170,8 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
   for (const id of nic.log.delivered) {
     if (id < 0) continue
     const frame = world.frames[id]
-    const isFormer =
-      frame.vm !== OUTSIDE &&
-      world.guests[frame.vm].alive &&
-      world.guests[frame.vm].log.sent[frame.at] !== id &&
-      !world.unsentElsewhere.has(id)
     // What another network's restore has brought back had been read there before this one's undid the sending of it.
-    if (isFormer && !isRolledBack(nic))
+    if (isFormer(world, frame) && !isRolledBack(nic))
       throw new Violation(5, `#${id} reached ${nic.guest.name} from a former incarnation of vm${frame.vm}`)
     // While nobody has told a peer that an address is a member's, the plain copy of what is flooded from it counts as
     // an outsider's there if it comes alone, or first: on a LAN that loses what tells, or where a switch has just
@@ -193,6 +190,12 @@ function checkDelivered(world: World, nic: Nic, undisturbed: boolean): void {
       throw new Violation(3, `#${id} was delivered to ${nic.guest.name} after #${last}, which was sent later`)
     lastOf.set(sender, id)
   }
+}
+
+/** Whether a restore of its network has undone the sending of it. */
+function isFormer(world: World, { id, vm, at }: SentFrame): boolean {
+  if (vm === OUTSIDE || world.unsentElsewhere.has(id)) return false
+  return world.guests[vm].alive && world.guests[vm].log.sent[at] !== id
 }
 
 /** Whose frames come in the order in which they were sent: a sender's; on the fast path, a pair of addresses'. */
