@@ -98,6 +98,8 @@ async function plugIn(host: TakeoverHost): Promise<number> {
   await pause(WATCHED_MS)
   const { gapEnd } = await host.lookAtLate()
   await host.plug(false)
+  // A bridge that a port leaves loses a datagram of others at times, before a takeover as well.
+  await pause(WATCHED_MS / 4)
   return gapEnd - from
 }
 
