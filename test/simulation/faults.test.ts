@@ -9,7 +9,7 @@ const SEED = 7_000_000
 const SCHEDULES = 6_000
 const SECONDS = patience(60_000) / 1000
 /** Enough for a few frames; a soak goes on to the smallest. */
-const SHRINK_RUNS = 200
+const SHRINK_RUNS = 300
 
 t.setTimeout(fileLimit(280_000))
 const thread = new CampaignThread()
@@ -27,7 +27,7 @@ for (const { name, breaks, after = 0 } of faults) {
     t.comment(`schedule ${after + tally.schedules}; ${message}`)
     t.ok(breaks.includes(invariant), `it breaks invariant ${invariant}`)
     t.equal(without, null, 'without the fault the same schedule holds')
-    t.ok(scenario.sends.length <= 32, `${scenario.sends.length} frames are enough to show it`)
+    t.ok(scenario.sends.length <= 48, `${scenario.sends.length} frames are enough to show it`)
     t.match(diagram, /invariant \d violated/, 'it is drawn')
   })
 }
