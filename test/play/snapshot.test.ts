@@ -26,7 +26,8 @@ function command(world: World): string {
 vm=$2
 file=${world.directory}/$vm.state
 start() {
-  setsid ${process.execPath} ${join(import.meta.dirname, 'machine.js')} "$vm" "$file.came" "$file.pid" </dev/null >/dev/null 2>&1 &
+  # Ahead of others: one that does not get to read what it was sent before its cut is prepared loses that.
+  setsid nice -n -15 ${process.execPath} ${join(import.meta.dirname, 'machine.js')} "$vm" "$file.came" "$file.pid" </dev/null >/dev/null 2>&1 &
   until [ -e "$file.pid" ]; do sleep 0.05; done
 }
 case $1 in
@@ -88,7 +89,7 @@ t.test('a play goes on through a snapshot and a restore', root, async (t) => {
     )
     return running
   }
-  const PLAYED = 6000
+  const PLAYED = 4000
 
   const path = captureOf('first.pcapng', PLAYED, 0)
   const first = await playing(path, '--expect', path, '--at', 'all=port:db', '--settle', '5s')
