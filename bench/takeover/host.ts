@@ -1,12 +1,10 @@
 // A host whose bridge changes hands: br0 with an address of its own, two containers, and numbered datagrams every two
 // milliseconds between them and with the host. The daemon runs as a user starts it.
 
-import { rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { numberedProgram } from '../../test/takeover/bridge-world.js'
 import { allCores, Lab } from '../lab/lab.js'
 import { commandAt, type Service } from '../lab/processes.js'
-import { projectRoot } from '../lab/project.js'
+import { HostDaemon } from './daemon.js'
 
 /** What became of the datagrams of one stream since the look before. */
 export interface Seen {
@@ -20,7 +18,6 @@ export interface Seen {
 
 export const monotonicMs = () => Number(process.hrtime.bigint()) / 1e6
 const cores = allCores()
-const program = join(projectRoot, 'bin', 'snapswitch')
 const ADDRESSES = { h: '192.0.2.1', one: '192.0.2.11', two: '192.0.2.12', late: '192.0.2.13' } as const
 type Place = keyof typeof ADDRESSES
 const STREAMS: readonly (readonly [from: Place, to: Place])[] = [
@@ -33,15 +30,14 @@ const STREAMS: readonly (readonly [from: Place, to: Place])[] = [
 const LATE = STREAMS.length
 
 export class TakeoverHost {
+  readonly daemon: HostDaemon
   readonly #lab: Lab
   readonly #receivers: Service[] = []
-  readonly #socket: string
-  #daemon: Service | null = null
   #tcp: Service | null = null
 
   private constructor(lab: Lab) {
     this.#lab = lab
-    this.#socket = join(lab.scratch, 'sock')
+    this.daemon = new HostDaemon(lab, 'h')
   }
 
   static async build(): Promise<TakeoverHost> {
@@ -101,33 +97,6 @@ export class TakeoverHost {
   /** By ip(8), as whoever plugs something in does it. */
   async plug(joined: boolean): Promise<void> {
     await this.#lab.ip('h', [joined ? 'link set late master br0' : 'link set late nomaster'])
-  }
-
-  async startDaemon(): Promise<void> {
-    const config = join(this.#lab.scratch, 'switch.yaml')
-    // JSON is YAML.
-    const content = {
-      host: 'a',
-      coordinator: 'none',
-      api: { socket: this.#socket },
-      state: join(this.#lab.scratch, 'state'),
-      networks: {},
-    }
-    writeFileSync(config, JSON.stringify(content))
-    this.#daemon = await this.#lab.start('h', cores, [program, 'switch', '--config', config])
-    await this.#daemon.until('daemon', (said) => said.includes('switch is up'), 60_000)
-  }
-
-  /** Returns when it is gone. */
-  async endDaemon(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
-    await this.#daemon!.stop(signal)
-    if (signal === 'SIGKILL') rmSync(this.#socket, { force: true })
-  }
-
-  async snapswitch(...words: string[]): Promise<string> {
-    return commandAt(this.#lab.place('h', cores), [program, ...words, '--socket', this.#socket], {
-      timeoutMs: 60_000,
-    })
   }
 
   destroy(): Promise<void> {

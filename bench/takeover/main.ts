@@ -5,10 +5,12 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { median } from '../forwarding/statistics.js'
 import { monotonicMs, type Seen, TakeoverHost } from './host.js'
+import { overNics } from './nics.js'
 
 const USAGE = `Usage: scripts/bench takeover [options]
 
   --rounds N      of each event (default 10)
+  --nics          round trips instead: between containers on two hosts, each with a NIC in its bridge, before and after \`take\`
 
 Four streams of numbered datagrams, one every 2 ms each, between two containers and the host, and a TCP transfer at 50 Mbit/s beside
 them. A line for each event: datagrams lost and doubled in all rounds together, and the longest gap between two datagrams of a stream
@@ -25,8 +27,8 @@ interface Event {
 }
 
 const nothing = () => Promise.resolve()
-const take = (host: TakeoverHost) => host.snapswitch('take', 'br0')
-const give = (host: TakeoverHost) => host.snapswitch('give', 'br0')
+const take = ({ daemon }: TakeoverHost) => daemon.command('take', 'br0')
+const give = ({ daemon }: TakeoverHost) => daemon.command('give', 'br0')
 
 /** In this order, each begins in the state in which the one before it has ended. */
 const EVENTS: readonly Event[] = [
@@ -35,30 +37,38 @@ const EVENTS: readonly Event[] = [
   { name: 'nothing, switch', happens: nothing },
   {
     name: 'restart',
-    happens: async (host) => {
-      await host.endDaemon('SIGTERM')
-      await host.startDaemon()
+    happens: async ({ daemon }) => {
+      await daemon.end('SIGTERM')
+      await daemon.start()
     },
   },
-  { name: 'kill -9', happens: (host) => host.endDaemon('SIGKILL') },
-  { name: 'start after it', happens: (host) => host.startDaemon() },
+  { name: 'kill -9', happens: ({ daemon }) => daemon.end('SIGKILL') },
+  { name: 'start after it', happens: ({ daemon }) => daemon.start() },
   { name: 'give', happens: give },
 ]
 
 export async function takeover(argv: readonly string[]): Promise<number> {
   const { values } = parseArgs({
     args: [...argv],
-    options: { rounds: { type: 'string', default: '10' }, help: { type: 'boolean', default: false } },
+    options: {
+      rounds: { type: 'string', default: '10' },
+      nics: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
   })
   const rounds = Number(values.rounds)
   if (values.help || !Number.isInteger(rounds) || rounds < 1) {
     process.stdout.write(USAGE)
     return values.help ? 0 : 2
   }
+  if (values.nics) {
+    await overNics(rounds)
+    return 0
+  }
   const host = await TakeoverHost.build()
   try {
     await host.transfer()
-    await host.startDaemon()
+    await host.daemon.start()
     const seen = new Map<string, Seen[]>()
     const plugged: Record<'kernel bridge' | 'switch', number[]> = { 'kernel bridge': [], switch: [] }
     for (let round = 0; round < rounds; round++) {
