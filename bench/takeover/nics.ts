@@ -1,5 +1,5 @@
-// `scripts/bench takeover --nics`: round trips between containers on two hosts, by the NICs in the hosts' bridges, before
-// the bridges are taken over and after, by turns. The NICs are the ends of a veth.
+// `scripts/bench takeover --nics`: round trips between containers on two hosts, by the NICs in the hosts' bridges,
+// before the bridges are taken over and after, by turns. The NICs are the ends of a veth.
 
 import { compileGear, type RoundTrips } from '../forwarding/gear.js'
 import { median } from '../forwarding/statistics.js'
