@@ -15,8 +15,9 @@ import { isFree } from './ports.js'
 const EXAMINE_MS = 10_000
 /** Bytes for what a machine writes to and records, overlays when they are new. */
 const MACHINE_ROOM = 1 << 20
-/** How long one that runs may take to answer. */
+/** How long one that runs may take to answer, at least; more when the whole restore may take longer. */
 const REACH_MS = 5_000
+const REACH_SHARE = 1 / 12
 
 /** Problems are reported, not thrown. */
 export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
@@ -66,7 +67,7 @@ export async function checkRestore(host: Host, network: string, request: Restore
 
 /** Machines that run and cannot be reached could be neither paused nor ended, which would show after all was loaded. */
 async function whoIsSilent(host: Host, running: readonly string[], deadlineMs: number): Promise<ErrorReport[]> {
-  const deadline = host.clock.now().ms + Math.min(REACH_MS, deadlineMs * 0.9)
+  const deadline = host.clock.now().ms + Math.min(Math.max(REACH_MS, deadlineMs * REACH_SHARE), deadlineMs * 0.9)
   const found = await inspectMachines(host.machines, running, deadline, host.clock)
   return found.flatMap(({ vm, info, error }) => {
     // One that has ended meanwhile is not in the way.
