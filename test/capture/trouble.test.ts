@@ -2,7 +2,7 @@
 // files hold what is whole.
 
 import { spawn } from 'node:child_process'
-import { mkdirSync, statSync } from 'node:fs'
+import { mkdirSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
@@ -58,6 +58,10 @@ t.test('a pipe whose reader stops: Ctrl-C ends the capture all the same', root, 
   const reader = spawn('cat', [fifo], { stdio: 'ignore' })
   t.teardown(() => reader.kill('SIGKILL'))
   const capturing = await Capturing.begin(t, socket, 'lab0', '-w', fifo)
+  // One that is stopped while it opens the pipe does not have it, and opens it again when it goes on.
+  const descriptors = `/proc/${reader.pid}/fd`
+  const has = () => readdirSync(descriptors).some((fd) => readlinkSync(join(descriptors, fd)) === fifo)
+  await until('the reader', 10_000, () => has() || undefined, 10)
   reader.kill('SIGSTOP')
   for (let id = 0; id < 500; id++) t.equal(sender.send(testFrame(id, { length: 1400 })), null)
   t.equal((await world.pings('one', '10.68.0.2')).code, 0)
