@@ -206,10 +206,10 @@ export class Coordinator {
     return report
   }
 
-  /** `manifests` with the health of their files: the hosts are asked, for a few seconds at most. */
-  async withHealth(manifests: readonly Manifest[]): Promise<Manifest[]> {
-    const health = await quickHealth(manifests, await this.#known())
-    return manifests.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null }))
+  /** With the health of its files: the hosts are asked, for a few seconds at most. */
+  async withHealth(manifest: Manifest): Promise<Manifest> {
+    const health = await quickHealth([manifest], await this.#known())
+    return { ...manifest, health: health.get(manifest) ?? null }
   }
 
   /** All of them with their health, and those of which the hosts have parts and this coordinator no manifest. */

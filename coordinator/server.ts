@@ -71,7 +71,7 @@ export async function createCoordinatorApi(
     { schema: { summary: 'One snapshot', params: oneSnapshot, querystring: HealthQuery, response: { 200: Manifest } } },
     async (request) => {
       const found = await coordinator.show(request.params.network, request.params.name)
-      return request.query.health === 'true' ? (await coordinator.withHealth([found]))[0]! : found
+      return request.query.health === 'true' ? coordinator.withHealth(found) : found
     },
   )
   app.post(

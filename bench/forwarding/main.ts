@@ -11,6 +11,7 @@ import { compileGear } from './gear.js'
 import { guestsSubjects, measureGuests } from './guests.js'
 import { paired } from './paired.js'
 import { measure, type Plan } from './run.js'
+import { WARM_UP_MS } from './session.js'
 import type { Subject } from './subject.js'
 import { bridge, bridgeOwnCore } from './subjects/bridge.js'
 import { cable } from './subjects/cable.js'
@@ -79,7 +80,7 @@ function byId(id: string): Subject {
 function planOf({ size }: Pick<BenchOptions, 'size'>): Plan {
   return {
     trialMs: size === 'whole' ? 800 : size === 'brief' ? 500 : 300,
-    warmUpMs: size === 'whole' ? 2500 : 1000,
+    warmUpMs: size === 'whole' ? WARM_UP_MS : 1000,
     tcpSeconds: size === 'whole' ? 2 : size === 'brief' ? 1.5 : 1,
     sizes: size === 'whole' ? [60, 512, 1514] : [60, 1514],
     hasLossless: size === 'whole',

@@ -11,6 +11,8 @@ export const ADDRESS = { e1: '10.99.0.1', e2: '10.99.0.2' } as const
 const ECHO_PORT = 7
 /** Time for queued frames to arrive after the sender ended. */
 const DRAIN_MS = 60
+/** Traffic before what is measured. */
+export const WARM_UP_MS = 2500
 /** What a sender that saturates has at most until its first frame arrives, and what is left out of it then. */
 const START_MS = 3000
 const WARM_MS = 120
@@ -222,7 +224,7 @@ export class Session {
   }
 
   /** What a switch learns and loads in its first seconds is not part of what a frame takes afterwards. */
-  async warmUp(milliseconds = 2500): Promise<void> {
+  async warmUp(milliseconds = WARM_UP_MS): Promise<void> {
     await this.roundTrips({ samples: 1_000_000, gapUs: 0, milliseconds, size: 64 })
   }
 

@@ -4,6 +4,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { median } from '../forwarding/statistics.js'
+import { percentile } from '../snapshot/figures.js'
 import { monotonicMs, type Seen, TakeoverHost } from './host.js'
 import { overNics } from './nics.js'
 
@@ -123,9 +124,7 @@ function print(seen: ReadonlyMap<string, readonly Seen[]>, plugged: Readonly<Rec
 }
 
 function spread(values: readonly number[]): string[] {
-  const sorted = values.toSorted((a, b) => a - b)
-  const p99 = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * 0.99))]!
-  return [median(values), p99, sorted.at(-1)!].map((value) => value.toFixed(1))
+  return [median(values), percentile(values, 0.99), Math.max(...values)].map((value) => value.toFixed(1))
 }
 
 const row = (cells: readonly string[]) =>

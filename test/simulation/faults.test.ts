@@ -27,7 +27,7 @@ for (const { name, breaks, after = 0 } of faults) {
     t.comment(`schedule ${after + tally.schedules}; ${message}`)
     t.ok(breaks.includes(invariant), `it breaks invariant ${invariant}`)
     t.equal(without, null, 'without the fault the same schedule holds')
-    t.ok(scenario.sends.length <= 48, `${scenario.sends.length} frames are enough to show it`)
+    t.ok(scenario.sends.length <= 32, `${scenario.sends.length} frames are enough to show it`)
     t.match(diagram, /invariant \d violated/, 'it is drawn')
   })
 }
