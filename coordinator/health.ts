@@ -32,7 +32,7 @@ export function worst(verdicts: readonly HealthVerdict[]): HealthVerdict {
 
 const notHere = new SnapswitchError(
   'STORE_DAMAGED',
-  'the host knows nothing of the snapshot',
+  'the host has no record of the snapshot that can be read (part.json)',
   'Bring its state directory back from a backup, or delete the snapshot.',
 ).report()
 

@@ -9,6 +9,7 @@ import { validator } from '../../src/api/validate.js'
 import { syncFile, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
 import { loadRecord, SpecRecord } from '../../src/hypervisor/drivers.js'
+import { completeMark } from './local-store.js'
 
 /**
  * A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is
@@ -70,6 +71,9 @@ export const RestoreRecord = Type.Object({
 })
 export type RestoreRecord = Static<typeof RestoreRecord>
 
+/** One of these is there: the snapshot was finished. */
+const finished = ['part.json', 'part.removing.json', completeMark]
+
 const fits = { cut: validator(CutRecord), restore: validator(RestoreRecord) }
 
 export class Journal {
@@ -104,13 +108,13 @@ export class Journal {
     return notes.some((names) => names.includes('stuck'))
   }
 
-  /** Snapshots that were begun and have no part.json. What cannot be read is left out. */
+  /** Snapshots that were begun and have never had a part.json. What cannot be read is left out. */
   async unfinished(): Promise<UnfinishedSnapshot[]> {
     const found: UnfinishedSnapshot[] = []
     for (const network of await namesIn(join(this.#state, 'snapshots'))) {
       for (const snapshot of await namesIn(join(this.#state, 'snapshots', network))) {
         const names = await namesIn(this.#directory(network, snapshot))
-        if (names.includes('part.json') || names.includes('part.removing.json') || !names.includes('vms')) continue
+        if (names.some((name) => finished.includes(name)) || !names.includes('vms')) continue
         const machines = []
         for (const vm of await namesIn(join(this.#directory(network, snapshot), 'vms'))) {
           const directory = this.#cutDirectory(network, snapshot, vm)

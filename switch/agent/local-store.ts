@@ -5,7 +5,8 @@
 //   <state>/fences.json                                  epoch of the last restore per network, likewise
 //   <state>/machine-names.json                          names of machines that were found, where two wanted one
 //   <state>/members.json                                 machines and ports that restores brought here or took away
-//   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is an unfinished snapshot
+//   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is unfinished,
+//                                          complete                but with this one: written later, removed before
 //                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck
 //                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts by former versions
@@ -30,6 +31,8 @@ import { directoryMode, Images } from './images.js'
 const fitsPart = validator(LocalPart)
 /** What part.json is called once the snapshot is being deleted. */
 const removing = 'part.removing.json'
+/** Beside a part.json that was written: one that is missing then is lost, and what it names is no rubbish. */
+export const completeMark = 'complete'
 /** In `files` of a snapshot that is deleted: they stay for as long as somebody uses them. */
 export const leftBehind = 'left-behind'
 
@@ -150,13 +153,35 @@ export class LocalStore {
     }
   }
 
-  writePart(part: LocalPart): Promise<void> {
-    return writeDurable(join(this.directory(part.network, part.snapshot), 'part.json'), JSON.stringify(part, null, 2))
+  async writePart(part: LocalPart): Promise<void> {
+    const directory = this.directory(part.network, part.snapshot)
+    await writeDurable(join(directory, 'part.json'), JSON.stringify(part, null, 2))
+    await writeDurable(join(directory, completeMark), '')
   }
 
-  /** null: no such snapshot, or an unfinished one. Throws STORE_DAMAGED. */
-  readPart(network: string, snapshot: string): Promise<LocalPart | null> {
-    return readJson(join(this.directory(network, snapshot), 'part.json'), fitsPart)
+  /** Call at a start: a daemon that was killed, or a former version, has written parts and no marks. */
+  async markParts(): Promise<void> {
+    for (const { network, snapshot } of await this.snapshots()) {
+      const names = await namesIn(this.directory(network, snapshot))
+      if (names.includes('part.json') && !names.includes(completeMark))
+        await writeDurable(join(this.directory(network, snapshot), completeMark), '')
+    }
+  }
+
+  /** null: no such snapshot, an unfinished one, or one that is being deleted. Throws STORE_DAMAGED. */
+  async readPart(network: string, snapshot: string): Promise<LocalPart | null> {
+    const directory = this.directory(network, snapshot)
+    const path = join(directory, 'part.json')
+    const part = await readJson(path, fitsPart)
+    if (part !== null) return part
+    // What removes a part takes the mark away first, or has given the part its other name.
+    const names = await namesIn(directory)
+    if (!names.includes(completeMark) || names.includes(removing)) return null
+    throw new SnapswitchError(
+      'STORE_DAMAGED',
+      `${path} is missing, and the snapshot was complete`,
+      'Bring it back from a backup, or delete the snapshot.',
+    )
   }
 
   /** A finished part, with all that was written down of it as it was. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
@@ -246,7 +271,8 @@ export class LocalStore {
   async remove(network: string, snapshot: string, keep: ReadonlySet<string> | null = null): Promise<void> {
     const directory = this.directory(network, snapshot)
     try {
-      // part.json first: from then on the rest is rubbish that the next `create` clears.
+      // The mark and part.json first: from then on the rest is rubbish that the next `create` clears.
+      await rm(join(directory, completeMark), { force: true })
       await rm(join(directory, 'part.json'), { force: true })
       const kept = await clear(directory, (path) => keep?.has(path) ?? path.startsWith(join(directory, 'files')))
       if (kept && keep !== null) await writeDurable(join(directory, 'files', leftBehind), '')
@@ -294,6 +320,9 @@ async function directoriesIn(directory: string): Promise<string[]> {
     throw storeError(`cannot read ${directory}`, thrown)
   }
 }
+
+/** None when there is no such directory. */
+const namesIn = (directory: string): Promise<string[]> => readdir(directory).catch(() => [])
 
 /** Removes what is below a directory but files that are to stay; true when some did. */
 async function clear(directory: string, stays: (path: string) => boolean): Promise<boolean> {

@@ -2,7 +2,7 @@
 // removal that fails says what is left, and is repeated by asking again.
 
 import type { LocalPart, Removal } from '../../src/api/schemas.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { DiskKeeper, Tidied } from './disks/keeper.js'
 import { needed } from './disks/plan.js'
 import { copyFor, copyForRestores, fetchedFiles } from './disks/state-files.js'
@@ -15,7 +15,8 @@ export function removePart(host: DaemonHost, keeper: DiskKeeper, network: string
 
 async function remove(host: DaemonHost, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
   const { store } = host
-  const part = (await store.readPart(network, snapshot)) ?? (await store.removal(network, snapshot))
+  const record = await recordOf(host, network, snapshot)
+  const part = record === 'damaged' ? null : record
   // The record of a machine that stands still outlives the snapshot that has paused it.
   if (part === null && (await host.journal.hasStuck(network, snapshot))) return nothing
   const vms = new Set(part?.members.map(({ vm }) => vm) ?? [])
@@ -23,7 +24,8 @@ async function remove(host: DaemonHost, keeper: DiskKeeper, network: string, sna
     await keeper.check(network, snapshot, vms)
     await store.beginRemoval(network, snapshot)
   }
-  const tidied = await keeper.tidy({ vms })
+  if (record === 'damaged') await store.remove(network, snapshot)
+  const tidied = await keeper.tidy(record === 'damaged' ? {} : { vms })
   refuseUnfinished(host, part, tidied)
   const seen = await keeper.look()
   const inUse = new Set([...needed(seen.world)].flatMap(([file]) => seen.names.asked(file)))
@@ -36,6 +38,24 @@ async function remove(host: DaemonHost, keeper: DiskKeeper, network: string, sna
     removed: [...tidied.removed],
     // Copies go when the coordinator knows that no other snapshot has them, in a moment.
     kept: tidied.kept.flatMap(({ file, reason }) => (reason === copyForRestores ? [] : [{ file, reason }])),
+  }
+}
+
+/**
+ * null: there is none. Whoever deletes a snapshot whose record is damaged wants it gone all the same; what it named is
+ * told by the disks, when that record is in nobody's way.
+ */
+async function recordOf(
+  { store, log }: DaemonHost,
+  network: string,
+  snapshot: string,
+): Promise<LocalPart | 'damaged' | null> {
+  try {
+    return (await store.readPart(network, snapshot)) ?? (await store.removal(network, snapshot))
+  } catch (thrown) {
+    if (asSnapswitchError(thrown).code !== 'STORE_DAMAGED') throw thrown
+    log.warn({ err: thrown, network, snapshot }, 'deleting a snapshot whose record is damaged')
+    return 'damaged'
   }
 }
 

@@ -176,7 +176,7 @@ t.test('snapshots whose files or hosts are gone: list, show, verify', async (t) 
   t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +- +\d{4}-/m)
   t.match(
     (await snapshot('show', 'demo')).out,
-    /^files: damaged on a; host b away\nhost a: .*knows nothing.*\nhost b does not answer: /m,
+    /^files: damaged on a; host b away\nhost a: .*has no record.*\nhost b does not answer: /m,
   )
   t.match(JSON.parse((await snapshot('list', '-j')).out), [{ state: 'complete', health: { verdict: 'damaged' } }])
 })

@@ -159,7 +159,7 @@ t.test('a list waits for nobody longer than a person does', async (t) => {
     parts: whole.parts.slice(0, 1).map((part) => ({ ...part, snapshot: 'other' })),
   }
   const health = async () => [...(await quickHealth([whole, other], new Map([['lab0', network]]))).values()]
-  t.match(await health(), [{ verdict: 'ok' }, { verdict: 'damaged', hosts: [{ error: { message: /knows nothing/ } }] }])
+  t.match(await health(), [{ verdict: 'ok' }, { verdict: 'damaged', hosts: [{ error: { message: /has no record/ } }] }])
   a.calls.length = 0
   await health()
   t.same(a.calls, ['health'], 'a host is asked once for all')

@@ -24,14 +24,19 @@ export class FrozenImages {
     this.#log = log
   }
 
-  /** From here on these are frozen, and no others; `lent` ones are locked only. What cannot be protected is logged. */
-  async protect(files: ReadonlySet<string>, lent: ReadonlySet<string>): Promise<void> {
+  /**
+   * From here on these are frozen; `lent` ones are locked only. Others are let go of. When `all` is false there may be
+   * more of them: those that were frozen stay so. What cannot be protected is logged.
+   */
+  async protect(files: ReadonlySet<string>, lent: ReadonlySet<string>, all: boolean): Promise<void> {
     for (const [file, lock] of this.#locks)
-      if ((!files.has(file) && !lent.has(file)) || !lock.isCurrent) await this.release(file)
-    for (const file of this.#records.modes.keys()) if (!files.has(file)) await this.release(file)
-    for (const file of new Set([...files, ...lent])) {
+      if ((all && !files.has(file) && !lent.has(file)) || !lock.isCurrent) await this.release(file)
+    const former = [...this.#records.modes.keys()].filter((file) => !files.has(file))
+    if (all) for (const file of former) await this.release(file)
+    const frozen = all ? files : new Set([...files, ...former])
+    for (const file of new Set([...frozen, ...lent])) {
       try {
-        await this.#freeze(file, files.has(file))
+        await this.#freeze(file, frozen.has(file))
       } catch (thrown) {
         this.#complain(file, thrown, 'a frozen image cannot be protected')
       }

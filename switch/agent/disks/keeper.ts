@@ -114,8 +114,8 @@ export class DiskKeeper {
 
   /** Keeps what finished snapshots name from being written. Call when one has come. */
   async protect(): Promise<void> {
-    const { frozen, lent } = await this.look({ learn: false })
-    await this.#frozen.protect(frozen, lent)
+    const { frozen, lent, blind } = await this.look({ learn: false })
+    await this.#frozen.protect(frozen, lent, blind === null)
   }
 
   look(options: Partial<Omit<ObserveOptions, 'isQuiet'>> = {}): Promise<Observation> {
@@ -247,7 +247,7 @@ export class DiskKeeper {
   async #sweep(): Promise<void> {
     const host = this.#host
     const seen = await this.look()
-    const { names, frozen, lent, isQuiet } = seen
+    const { names, frozen, lent, isQuiet, blind } = seen
     for (const { directory, vm } of [
       ...(await emptyMachineDirectories(host.store)),
       ...(await this.#wholeOnes(seen)),
@@ -258,7 +258,7 @@ export class DiskKeeper {
       if (await isInUse(directory)) continue
       await rm(directory, { recursive: true, force: true })
     }
-    await this.#frozen.protect(frozen, lent)
+    await this.#frozen.protect(frozen, lent, blind === null)
     const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
     const lost: string[] = []
     for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)

@@ -30,9 +30,13 @@ export class DiskService {
     this.keeper = new DiskKeeper(host, busy)
   }
 
-  /** Ends what a killed daemon has left of a throw-away machine. Never rejects. */
+  /**
+   * At a start, before anything is undone: marks finished snapshots as such, and ends what a killed daemon has left of
+   * a throw-away machine. Never rejects.
+   */
   async clear(): Promise<void> {
-    const { log } = this.#host
+    const { store, log } = this.#host
+    await store.markParts().catch((thrown) => log.error({ err: thrown }, 'cannot mark the finished snapshots'))
     await clearRehearsal(this.#host).catch((thrown) => log.error({ err: thrown }, 'cannot end a throw-away machine'))
   }
 
