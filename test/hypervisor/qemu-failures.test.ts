@@ -194,7 +194,7 @@ t.test('abandoned before and after the pause', async (t) => {
   }
 })
 
-t.test('called off before the pause, again and again: each save comes to its end', async (t) => {
+t.test('called off, again and again: each save comes to its end', async (t) => {
   const guest = await bootGuest()
   const store = scratch()
   t.teardown(async () => {
@@ -202,12 +202,24 @@ t.test('called off before the pause, again and again: each save comes to its end
     rmSync(store, { recursive: true })
   })
   const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
-  for (let times = 0; times < 30; times++) {
-    // Refused while a save is under way.
-    await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
-    await machine.abandon()
+  const before: Readonly<Record<string, () => Promise<unknown>>> = {
+    'before the pause': async () => {},
+    paused: () => machine.pause(soon(2000)),
+    'paused, and resumed by the agent': async () => {
+      await machine.pause(soon(2000))
+      await machine.resume(soon(2000))
+    },
   }
-  await isAsBefore(t, guest, machine, store)
+  for (const [when, act] of Object.entries(before)) {
+    for (let times = 0; times < 15; times++) {
+      // Refused while a save is under way.
+      await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
+      await act()
+      await machine.abandon()
+    }
+    t.comment(when)
+    await isAsBefore(t, guest, machine, store)
+  }
   await machine.close()
 })
 

@@ -83,9 +83,10 @@ export class ExecCapture implements CaptureWork {
     return stop(this.#target, deadline)
   }
 
-  async abandon(): Promise<void> {
+  async abandon(onRunning: () => void): Promise<void> {
     try {
       if (this.#paused) await tell(this.#target, 'resume', within(recoverMs))
+      onRunning()
     } finally {
       await rm(this.#directory, { recursive: true, force: true })
     }

@@ -132,6 +132,7 @@ export class ExecMachine implements MachineControl {
     return this.#captures.resume(
       () => () => {},
       () => tell(this.#target, 'resume', deadline),
+      deadline,
     )
   }
 

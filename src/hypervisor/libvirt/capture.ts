@@ -19,7 +19,7 @@ import { explainFailure } from '../shared/capture-failure.js'
 import { within } from '../shared/deadline.js'
 import { canHoldAtGate } from '../shared/held-save.js'
 import type { ImageWriter, WrittenImage } from '../shared/image-writer.js'
-import { type Holdup, migrationHoldup } from '../shared/pause-limit.js'
+import { type Holdup, migrationHoldup, pauseLimitMs } from '../shared/pause-limit.js'
 import type { ProcessIdentity } from '../shared/process.js'
 import { migrationStatus } from '../shared/qemu-migration.js'
 import type { NewFiles } from '../shared/qemu-overlays.js'
@@ -166,8 +166,12 @@ export class DomainCapture implements CaptureWork {
   }
 
   /** Undoes `prepare`. The machine runs on if it ran. */
-  async abandon(): Promise<void> {
-    await this.#undo(() => {})
+  async abandon(onRunning: () => void = () => {}): Promise<void> {
+    // As in a plain QEMU's (qemu/capture.ts): it runs first, while the save stands at its gate.
+    if (this.#stopped) await this.#restoreRunState(() => {}, within(pauseLimitMs)).catch(() => {})
+    this.#memory.discard()
+    await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
+    await this.#undo(onRunning)
   }
 
   /** Stops the machine. The copies begin behind it, without the daemon being asked in between. */
@@ -280,8 +284,6 @@ export class DomainCapture implements CaptureWork {
   async #undo(resumed: (info: ResumeInfo) => void): Promise<void> {
     const { link } = this.#context
     this.#memory.discard()
-    // As in a plain QEMU's (qemu/capture.ts): no `cont` while the save stops a running guest by itself.
-    if (!this.#stopped) await this.#memory.mayEnd()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})
     await this.#memory.end()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})

@@ -226,6 +226,7 @@ export class LibvirtMachine implements MachineControl {
     const info = await this.#captures.resume(
       (listener) => this.#link.onEvent(listener),
       () => this.#link.call('resume', {}, deadline),
+      deadline,
     )
     await this.#afterLoad?.hasRun()
     this.#afterLoad = null

@@ -15,11 +15,10 @@ import { makePipe } from '../shared/descriptors.js'
 import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
-import { pauseLimitMs } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
-import { runOn, staysPaused } from '../shared/run-on.js'
+import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 import { type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
@@ -173,9 +172,10 @@ export class MemorySave {
     this.#sink?.discard()
   }
 
-  /** Waits for the end of a migration under way, as long as a guest may stand still. Never throws. */
-  async mayEnd(): Promise<void> {
-    if (this.#migrating) await this.#migrationEnd(within(pauseLimitMs)).catch(() => {})
+  /** After `discard`: waits until a save under way does not stop its guest by itself any more. */
+  async mayRun(deadline: Deadline): Promise<void> {
+    const { link } = this.#context
+    if (this.#migrating) await link.patiently(() => protectedMemory(link, deadline), deadline)
   }
 
   /** After `discard`: waits for the end of the migration and puts the settings back. */

@@ -29,7 +29,7 @@ import { applySettings, type MigrationSettings } from '../shared/qemu-migration-
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
-import { runOn, staysPaused } from '../shared/run-on.js'
+import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
@@ -159,14 +159,14 @@ export class QemuCapture implements CaptureWork {
   }
 
   /** Undoes `prepare`. The machine runs on if it ran. */
-  async abandon(): Promise<void> {
+  async abandon(onRunning: () => void = () => {}): Promise<void> {
     const { qmp } = this.#context
+    // It runs first, while the save stands at its gate: what follows the gate is no time for a `cont`.
+    if (this.#stopped) await this.#restoreRunState(undefined, pauseLimitMs).catch(() => {})
     this.#sink.discard()
-    // The save goes on and stops a running guest by itself, for a moment. A `cont` in that moment would let the guest
-    // run and the save wait for its stop for ever (QEMU 7.2, cpus.c, pause_all_vcpus).
-    if (!this.#stopped && this.#end !== null)
-      await by(within(pauseLimitMs), this.#end, () => deadlinePassed('The save')).catch(() => {})
-    if (this.mode === 'background' && qmp.failure === null) await this.#restoreRunState().catch(() => {})
+    if (this.#end !== null) await protectedMemory(qmp, within(recoveryMs)).catch(() => {})
+    await this.#restoreRunState().catch(() => {})
+    onRunning()
     await this.#stopMigration()
     await this.#restoreRunState().catch(() => {})
     this.#sink.running()
@@ -321,9 +321,9 @@ export class QemuCapture implements CaptureWork {
   }
 
   /** Runs the machine if it ran before, and stops it if it did not. */
-  async #restoreRunState(resumed?: (info: ResumeInfo) => void): Promise<void> {
+  async #restoreRunState(resumed?: (info: ResumeInfo) => void, limitMs = recoveryMs): Promise<void> {
     const { qmp, wasRunning } = this.#context
-    const limit = within(recoveryMs)
+    const limit = within(limitMs)
     let status: { running?: boolean; status?: string }
     for (;;) {
       status = (await qmp.execute('query-status', {}, limit)) as typeof status

@@ -187,6 +187,7 @@ export class QemuMachine implements MachineControl {
     return this.#captures.resume(
       (listener) => this.#qmp.onEvent(listener),
       () => this.#qmp.execute('cont', {}, deadline),
+      deadline,
     )
   }
 

@@ -4,6 +4,7 @@ import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { nowUs } from '../../runtime/clock.js'
 import type { Capture, Deadline, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
 import type { CutPace } from './cut-pace.js'
+import { by, deadlinePassed } from './deadline.js'
 import { type PausedWork, PauseWatch } from './pause-limit.js'
 import type { QmpEvent } from './qmp-messages.js'
 
@@ -26,8 +27,8 @@ export interface CaptureWork extends PausedWork {
    * the latest when `late` rejects: the guest has stood still for too long.
    */
   run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo>
-  /** Undoes the preparation. */
-  abandon(): Promise<void>
+  /** Undoes the preparation. `onRunning` is called once, when the machine runs again if it ran before. */
+  abandon(onRunning: () => void): Promise<void>
 }
 
 export class CaptureControl {
@@ -37,6 +38,8 @@ export class CaptureControl {
   #work: CaptureWork | null = null
   #paused = false
   #watch: PauseWatch | null = null
+  /** Settles when a machine whose capture is undone runs again, if it ran before. */
+  #running: Promise<void> = Promise.resolve()
   /** Why a capture was undone before it was asked for, once that is done. */
   #overdue: Promise<SnapswitchError> | null = null
 
@@ -62,9 +65,17 @@ export class CaptureControl {
     if (this.#phase !== 'prepared') return
     const work = this.#work
     this.#work = null
-    await work?.abandon()
+    if (work !== null) await this.#undo(work)
     this.#endWatch()
     if (this.#phase === 'prepared') this.#phase = 'idle'
+  }
+
+  #undo(work: CaptureWork): Promise<void> {
+    let onRunning = () => {}
+    this.#running = new Promise((resolve) => {
+      onRunning = resolve
+    })
+    return work.abandon(onRunning).finally(onRunning)
   }
 
   /** `stop`: how to, when nothing is prepared. */
@@ -142,7 +153,13 @@ export class CaptureControl {
   }
 
   /** `ask` tells the machine to run, and returns when it does; `onEvent` hears its events. */
-  async resume(onEvent: (listener: (event: QmpEvent) => void) => () => void, ask: () => Promise<unknown>) {
+  async resume(
+    onEvent: (listener: (event: QmpEvent) => void) => () => void,
+    ask: () => Promise<unknown>,
+    deadline: Deadline,
+  ) {
+    // Two that tell it to run get in each other's way (run-on.ts, protectedMemory).
+    await by(deadline, this.#running, () => deadlinePassed(`Undoing the capture of ${this.#machine}`))
     let resumedAtUs: number | null = null
     const stop = onEvent(({ name, atUs }) => {
       if (name === 'RESUME') resumedAtUs = atUs

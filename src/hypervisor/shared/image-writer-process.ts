@@ -7,8 +7,12 @@ import { closeSync, constants, fsync, openSync, readFileSync, rmSync, writeSync 
 import net from 'node:net'
 import { getPriority, setPriority } from 'node:os'
 import { leaveSignalsToParent } from '../../runtime/reactions.js'
+import { within } from './deadline.js'
 import type { Answer, Order } from './image-writer-protocol.js'
 import { runPaused } from './run-paused.js'
+
+/** As long as a save that stops its guest may take to its end. */
+const patienceMs = 120_000
 
 // A process starts with its parent's priority; a switch runs ahead of the guests, but this work must not.
 if (getPriority() < 0) setPriority(0)
@@ -36,6 +40,11 @@ class Stream {
     this.id = id
     this.#file = file
     this.#pipe = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK)
+  }
+
+  /** Whether the gate is open. */
+  get isRead(): boolean {
+    return this.#socket !== null
   }
 
   #read(): void {
@@ -127,9 +136,19 @@ process.on('message', (order: Order) => {
   }
 })
 
+/** How long a save is kept at its gate for its guest to run first. */
+const runFirstMs = 2000
+
+/** A guest runs before its save leaves the gate: run-on.ts, `protectedMemory`. */
+async function letGo(stream: Stream): Promise<void> {
+  const socket = paused.get(stream.id)
+  if (socket !== undefined && !stream.isRead) await runPaused(socket, true, within(runFirstMs))
+  stream.orphan()
+  if (socket !== undefined) await runPaused(socket, false, within(patienceMs))
+}
+
 process.on('disconnect', () => {
-  for (const socket of paused.values()) void runPaused(socket)
-  for (const stream of streams.values()) stream.orphan()
+  for (const stream of streams.values()) void letGo(stream)
 })
 
 // A signal to the daemon's group or terminal is not for this process: it ends when its streams have.

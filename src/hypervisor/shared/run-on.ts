@@ -16,8 +16,12 @@ export const staysPaused = ({ greeting }: Qmp): boolean => greeting.major >= 9
 /**
  * Waits until the guest may run while it is saved: its devices are saved, and its memory is write-protected. QEMU
  * counts the first page only after both, and without its big lock. Also returns when the save has ended.
+ *
+ * Before that no `cont` may come to a guest that runs when its save leaves the gate (held-save.ts). The save stops it
+ * by itself for a moment; a `cont` in that moment lets the guest run, and the save wait for its stop for ever (QEMU
+ * 7.2, cpus.c, pause_all_vcpus).
  */
-async function protectedMemory(qmp: Qmp, deadline: Deadline): Promise<void> {
+export async function protectedMemory(qmp: Pick<Qmp, 'execute'>, deadline: Deadline): Promise<void> {
   for (;;) {
     const status = await migrationStatus(qmp, deadline)
     if (countsPages(status) || !isUnderWay(status)) break

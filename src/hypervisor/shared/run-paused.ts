@@ -2,18 +2,20 @@
 // outlives the daemon (image-writer-process.ts). QEMU serves one client a socket: the daemon's end made room for this
 // one.
 
-import { pauseFor, remaining, within } from './deadline.js'
+import type { Deadline } from '../hypervisor.js'
+import { pauseFor, remaining } from './deadline.js'
 import { QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
+import { protectedMemory } from './run-on.js'
 
-/** As long as a save that stops its guest may take to its end. */
-const patienceMs = 120_000
-
-/** Tells the machine to go on once no save holds it any more. Never throws: nobody is left to hear it. */
-export async function runPaused(socket: string): Promise<void> {
-  const deadline = within(patienceMs)
+/**
+ * Tells the machine to go on. `atGate`: its save stands at the gate meanwhile; otherwise that is waited for, see
+ * `protectedMemory`. Never throws: nobody is left to hear it.
+ */
+export async function runPaused(socket: string, atGate: boolean, deadline: Deadline): Promise<void> {
   try {
     const qmp = await QmpClient.connect(socket, deadline)
+    if (!atGate) await protectedMemory(qmp, deadline)
     while (remaining(deadline) > 0) {
       const answer = await qmp.execute('query-status', {}, deadline)
       const status = isObject(answer) ? answer.status : null
