@@ -9,6 +9,7 @@ import type { Api } from '../src/api/server.js'
 import { createHypervisors } from '../src/hypervisor/drivers.js'
 import { Links } from '../src/linux/link.js'
 import { raisePriority } from '../src/linux/priority.js'
+import { onBeat } from '../src/runtime/beat.js'
 import { systemClock } from '../src/runtime/clock.js'
 import { beginDaemon, type DaemonProcess } from '../src/runtime/daemon.js'
 import { version } from '../src/runtime/package.js'
@@ -49,7 +50,8 @@ import { bridgesWanted, defaultSettings, wantedBy } from './wanted/from-config.j
 import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
-const HEAL_INTERVAL_MS = 500
+/** Longer than the datapath may take to add up what the kernel has forwarded. */
+const HEAL_INTERVAL_MS = 1000
 const UNDO_INTERVAL_MS = 5000
 
 /** What runs beside the switch from when it is up until it stops: the command line has the coordinator here. */
@@ -191,8 +193,7 @@ async function serve(
     return metrics
   }
 
-  let healing: NodeJS.Timeout | undefined
-  let undoing: NodeJS.Timeout | undefined
+  const still: (() => void)[] = []
   let living: NodeJS.Timeout | undefined
   let watch: PortWatch | undefined
   let endMetrics = () => {}
@@ -224,8 +225,10 @@ async function serve(
     await Promise.race([agent.recover(), pause(RECOVERY_MS, null, { ref: false })])
     await api.listen()
     onReload(() => void reload.reload().catch(() => undefined))
-    healing = setInterval(() => unread.healBusy(ports.all()), HEAL_INTERVAL_MS)
-    undoing = setInterval(() => void agent.undoAgain(), UNDO_INTERVAL_MS)
+    still.push(
+      onBeat(() => unread.healBusy(ports.all()), HEAL_INTERVAL_MS),
+      onBeat(() => void agent.undoAgain(), UNDO_INTERVAL_MS),
+    )
     manager.ready()
     if (manager.watchdogMs !== null)
       living = setInterval(() => showLife(datapath, manager), manager.watchdogMs / SIGNS_OF_LIFE)
@@ -238,8 +241,7 @@ async function serve(
     log.info({ signal: reason }, 'switch is stopping')
     manager.stopping()
   } finally {
-    clearInterval(healing)
-    clearInterval(undoing)
+    for (const end of still) end()
     // It undoes what is under way, for which it asks this daemon.
     await companion?.stop()
     clearInterval(living)

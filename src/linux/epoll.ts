@@ -9,6 +9,7 @@ const EPOLL_CTL_DEL = 2
 const EPOLLIN = 1
 const EPOLLERR = 8
 const EPOLLHUP = 16
+const EPOLLET = 0x80000000
 const FAILURE = EPOLLERR | EPOLLHUP
 /** Taken at a time; those left are found by the next look. */
 const BATCH = 64
@@ -21,14 +22,18 @@ export class Events {
   readonly fd: number
   readonly #ready: Arena = mapArena(BATCH * STRIDE * 4)
 
-  constructor() {
-    this.fd = check(libc().epoll_create1(EPOLL_CLOEXEC), 'make an epoll descriptor')
+  /** `fd`: of another thread's. */
+  constructor(fd = check(libc().epoll_create1(EPOLL_CLOEXEC), 'make an epoll descriptor')) {
+    this.fd = fd
   }
 
-  /** Watched until it is closed or removed, under the number `data`. Throws SYSCALL. */
-  add(fd: number, data: number): void {
+  /**
+   * Watched until it is closed or removed, under the number `data`. `once`: what comes is told once, not until it is
+   * taken. Throws SYSCALL.
+   */
+  add(fd: number, data: number, once = false): void {
     const event = new Uint32Array(4)
-    event[0] = EPOLLIN
+    event[0] = once ? EPOLLIN | EPOLLET : EPOLLIN
     event[DATA] = data
     check(libc().epoll_ctl(this.fd, EPOLL_CTL_ADD, fd, new Uint8Array(event.buffer)), 'watch a socket')
   }

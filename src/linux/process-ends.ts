@@ -11,6 +11,11 @@ export class ProcessEnds {
   readonly #events = new Events()
   readonly #descriptors = new Map<number, number>()
 
+  /** Readable when one has ended. */
+  get fd(): number {
+    return this.#events.fd
+  }
+
   /** False: it has ended already. */
   add(pid: number): boolean {
     if (this.#descriptors.has(pid)) return true

@@ -40,7 +40,8 @@ export class CommandHandlers {
         // What is redirected to it is lost from now on.
         for (const { forwarder, ports } of this.#networks.values()) if (ports.has(index)) this.#fast?.slow(forwarder)
       },
-      (now) => this.#fast?.tick(now),
+      () => post({ kind: 'news' }),
+      (now) => this.#fast?.tick(now) ?? Number.POSITIVE_INFINITY,
     )
     this.#oversize = new OversizeSender(input.oversize)
   }

@@ -15,7 +15,7 @@ import type { Commands } from './protocol.js'
 import type { Unsent } from './unsent.js'
 
 /** Who is handed the frames and the time of a network. */
-export type Forwarding = Pick<Forwarder, 'receive' | 'tick' | 'snapshots'>
+export type Forwarding = Pick<Forwarder, 'receive' | 'tick' | 'isCalm' | 'snapshots'>
 
 /** Who wants every frame. */
 const RECORDING = 'a recording'

@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
+import { news, tellsOfAll } from '../../src/linux/news.js'
 import {
   closeAll,
   closePortSockets,
@@ -13,6 +14,7 @@ import {
   openSendRings,
   type PortSockets,
 } from '../../src/linux/port-sockets.js'
+import { beatSoon, tellsOfNews } from '../../src/runtime/beat.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
@@ -114,6 +116,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       oversize: this.#oversize,
       counters: this.counters.buffer as SharedArrayBuffer,
       wakeFd: this.#wakeFd,
+      newsFd: news().fd,
       ...this.#polling,
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: input, name: 'datapath' })
@@ -137,6 +140,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
         if (message.kind !== 'ready') return this.#take(message)
         ready = true
         this.thread = message.thread
+        tellsOfNews(tellsOfAll)
         resolve()
       })
     })
@@ -356,6 +360,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   #take(message: Exclude<FromWorker, Start>): void {
     if (message.kind === 'hook') {
       this.#hooks?.want(message)
+      return
+    }
+    if (message.kind === 'news') {
+      beatSoon()
       return
     }
     if (message.kind === 'busy') {

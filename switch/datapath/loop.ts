@@ -22,6 +22,10 @@ const HOUSEKEEPING_INTERVAL_MS = 1000
 /** Ports with long frames in hand at a time. */
 const MOST_SPILLS = 4
 export const TICK_INTERVAL_MS = 100
+/** While nothing happens here, and nothing is to happen. */
+const CALM_INTERVAL_MS = 500
+/** Ports that housekeeping sees at a tick. */
+const KEPT_AT_ONCE = 20
 export const TICK_INTERVAL_OPEN = 5
 
 export class DatapathLoop implements FrameSink {
@@ -31,7 +35,8 @@ export class DatapathLoop implements FrameSink {
   readonly #drainCommands: () => void
   readonly #unbound: (port: Port) => void
   readonly #failed: (port: Port) => void
-  readonly #ticked: (now: number) => void
+  readonly #tellNews: () => void
+  readonly #ticked: (now: number) => number
   readonly #forwarders: Forwarding[] = []
   readonly #ports: Port[] = []
   readonly #plays: (PlayInput | null)[] = new Array<PlayInput | null>(MOST_PLAYS).fill(null)
@@ -42,27 +47,31 @@ export class DatapathLoop implements FrameSink {
   /** Of `#ports`: the one that housekeeping has seen last, and when it sees the next. */
   #nextKept = 0
   #nextKeeping = 0
+  #nextTick = 0
   /** Frames that the last look at the plays has brought. */
   #played = 0
 
   /**
-   * `unbound` is told of a port whose device has left it, `failed` of one whose device has gone down or away; `ticked`
-   * that time has passed, while nothing is in hand.
+   * `unbound` is told of a port whose device has left it, `failed` of one whose device has gone down or away;
+   * `tellNews` that the control thread has something to look at; `ticked` that time has passed, while nothing is in
+   * hand: it answers in how many milliseconds it wants to hear that again.
    */
   constructor(
     input: WorkerInput,
     drainCommands: () => void,
     unbound: (port: Port) => void,
     failed: (port: Port) => void,
-    ticked: (now: number) => void,
+    tellNews: () => void,
+    ticked: (now: number) => number,
   ) {
     this.#polling = input
     this.#drainCommands = drainCommands
     this.#unbound = unbound
     this.#failed = failed
+    this.#tellNews = tellNews
     this.#ticked = ticked
     this.#active = new ActivePorts(() => this.#pollSet.watch(this.#active.ports))
-    this.#pollSet = new PollSet(input.wakeFd, this.#active.fd)
+    this.#pollSet = new PollSet(input, this.#active.fd)
   }
 
   /** How it waits for frames from now on. */
@@ -163,7 +172,6 @@ export class DatapathLoop implements FrameSink {
    * frames, and devices that fail.
    */
   #loop(): void {
-    let nextTick = 0
     let nextLook = 0
     let nextPortsLook = 0
     let lastFrame = 0
@@ -171,24 +179,33 @@ export class DatapathLoop implements FrameSink {
       const now = nowMs()
       const received = this.#receiveAll(now) + this.#played
       this.#played = 0
-      if (received > 0) lastFrame = now
+      if (received > 0) {
+        lastFrame = now
+        this.#tickSoon(now)
+      }
       const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
-      const isTick = now >= nextTick
+      const isTick = now >= this.#nextTick
       const waits = mayWait && !isTick
       // At the end of a wait they have just been looked at.
       const looksAtPorts = waits || (isTick && now >= nextPortsLook)
       if (looksAtPorts || now >= nextLook) {
-        const timeout = waits ? Math.ceil(Math.min(nextTick - now, TICK_INTERVAL_MS)) : 0
+        const timeout = waits ? Math.ceil(this.#nextTick - now) : 0
         this.#look(timeout, looksAtPorts)
         nextLook = nowMs() + LOOK_INTERVAL_MS
         if (looksAtPorts) nextPortsLook = nextLook
       }
       if (!isTick) continue
-      nextTick = now + this.#tick(now)
+      this.#pollSet.watchNews(true)
+      this.#nextTick = now + this.#tick(now)
       this.#active.rest(now)
       this.#housekeeping(now)
     }
+  }
+
+  /** What happens may be followed by what a tick sees to. */
+  #tickSoon(now: number): void {
+    if (this.#nextTick > now + TICK_INTERVAL_MS) this.#nextTick = now + TICK_INTERVAL_MS
   }
 
   /** Sees to each port once a second, to a few at a time: where there are hundreds, frames would wait for it. */
@@ -212,6 +229,12 @@ export class DatapathLoop implements FrameSink {
    */
   #look(timeout: number, ports: boolean): void {
     if (this.#pollSet.wait(timeout, ports) === 0) return
+    this.#tickSoon(nowMs())
+    // Not again before the next tick: there may be very many.
+    if (this.#pollSet.takeNews()) {
+      this.#pollSet.watchNews(false)
+      this.#tellNews()
+    }
     const active = this.#active.ports
     for (let i = 0; i < active.length; i++) if (this.#pollSet.hasFailed(i)) this.#deviceFailed(active[i])
     for (let i = 0; i < MOST_PLAYS; i++) if (this.#pollSet.isPlayReady(i)) this.#play(i)
@@ -236,15 +259,19 @@ export class DatapathLoop implements FrameSink {
 
   /** Returns milliseconds until the next tick is due. */
   #tick(now: number): number {
-    let interval = TICK_INTERVAL_MS
+    let interval = CALM_INTERVAL_MS
     for (const forwarder of this.#forwarders) {
       forwarder.tick(now)
       if (forwarder.snapshots.openEpoch !== null) interval = TICK_INTERVAL_OPEN
+      else if (!forwarder.isCalm) interval = Math.min(interval, TICK_INTERVAL_MS)
     }
-    for (const port of this.#ports) port.tick(now)
+    for (const port of this.#ports) {
+      port.tick(now)
+      if (!port.isCalm) interval = Math.min(interval, TICK_INTERVAL_MS)
+    }
     this.flushAll()
-    this.#ticked(now)
-    return interval
+    const most = (KEPT_AT_ONCE * HOUSEKEEPING_INTERVAL_MS) / this.#ports.length
+    return Math.min(interval, Math.max(TICK_INTERVAL_MS, Math.min(this.#ticked(now), most)))
   }
 
   /** At most one batch of each port. */

@@ -1,12 +1,13 @@
-// poll(2) over the wake-up eventfd, what the rings did not take, the silent ports, plays, and the active ports, in
-// memory laid out once: no allocation per call. The kernel asks each port's socket, which takes longer than all the
-// rest: only who waits asks them.
+// poll(2) over the wake-up eventfd, what the rings did not take, the silent ports, what the control thread is to hear
+// of, plays, and the active ports, in memory laid out once: no allocation per call. The kernel asks each port's
+// socket, which takes longer than all the rest: only who waits asks them.
 
 import { type Arena, mapArena } from '../../src/linux/arena.js'
-import { asideEvents } from '../../src/linux/epoll.js'
+import { asideEvents, Events } from '../../src/linux/epoll.js'
 import { libc } from '../../src/linux/libc.js'
 import { MAX_PORTS } from '../forwarding/counters.js'
 import type { Port } from './port/port.js'
+import type { WorkerInput } from './protocol.js'
 
 const POLLIN = 1
 const POLLERR = 8
@@ -16,8 +17,9 @@ const FAILURE = POLLERR | POLLHUP | POLLNVAL
 
 /** Most plays at a time. */
 export const MOST_PLAYS = 4
-/** The wake-up, the sockets beside the rings and the silent ports come first, then those of plays. */
-const FIRST_PLAY = 3
+/** The wake-up, the sockets beside the rings and the silent ports come first, then news, then those of plays. */
+const NEWS = 3
+const FIRST_PLAY = 4
 const FIRST_PORT = FIRST_PLAY + MOST_PLAYS
 /** poll looks past it. */
 const NOBODY = -1
@@ -29,22 +31,30 @@ export class PollSet {
   readonly #arena: Arena
   readonly #wakeFd: number
   readonly #wakeValue = new Uint8Array(8)
+  readonly #news: Events
   #count = FIRST_PORT
   /** Entries that the last `wait` has looked at. */
   #looked = 0
 
-  constructor(wakeFd: number, silentFd: number) {
+  constructor({ wakeFd, newsFd }: Pick<WorkerInput, 'wakeFd' | 'newsFd'>, silentFd: number) {
     this.#wakeFd = wakeFd
+    this.#news = new Events(newsFd)
     this.#arena = mapArena((MAX_PORTS + FIRST_PORT) * 8)
     this.#setEntry(0, wakeFd)
     this.#setEntry(1, asideEvents().fd)
     this.#setEntry(2, silentFd)
+    this.watchNews(true)
     for (let i = 0; i < MOST_PLAYS; i++) this.#setEntry(FIRST_PLAY + i, NOBODY)
   }
 
   watch(ports: readonly Port[]): void {
     for (let i = 0; i < ports.length; i++) this.#setEntry(i + FIRST_PORT, ports[i].fd)
     this.#count = ports.length + FIRST_PORT
+  }
+
+  /** News wait, or are told. */
+  watchNews(tells: boolean): void {
+    this.#setEntry(NEWS, tells ? this.#news.fd : NOBODY)
   }
 
   /** `fd`: of the i-th play; null: there is none any more. */
@@ -70,6 +80,12 @@ export class PollSet {
     if (this.#arena.words[1] >>> 16 === 0) return false
     libc().read(this.#wakeFd, this.#wakeValue, 8)
     return true
+  }
+
+  /** True when there is news; it is taken. */
+  takeNews(): boolean {
+    if (this.#arena.words[NEWS * WORDS_PER_ENTRY + 1] >>> 16 === 0) return false
+    return this.#news.look() > 0
   }
 
   /** The last `wait` found that one of the sockets beside the rings is ready. */

@@ -176,6 +176,11 @@ export type Reply =
   | { readonly kind: 'reply'; readonly id: number; readonly result: unknown }
   | { readonly kind: 'refusal'; readonly id: number; readonly error: ErrorReport }
 
+/** There is something to look at (src/linux/news.ts). */
+interface News {
+  readonly kind: 'news'
+}
+
 export type DatapathEvent =
   | { readonly kind: 'early'; readonly network: string; readonly port: number; readonly epoch: number }
   | {
@@ -217,7 +222,7 @@ export type Start =
   | { readonly kind: 'ready'; readonly thread: number }
   | { readonly kind: 'unable'; readonly error: ErrorReport }
 
-export type FromWorker = Reply | DatapathEvent | Start
+export type FromWorker = Reply | DatapathEvent | News | Start
 
 export interface Polling {
   readonly poll: PollMode
@@ -229,6 +234,8 @@ export interface WorkerInput extends Polling {
   readonly counters: SharedArrayBuffer
   /** eventfd that wakes the loop out of poll. */
   readonly wakeFd: number
+  /** Readable when there is something that the control thread is to look at. */
+  readonly newsFd: number
   /** Sockets for frames that are longer than messages may be. */
   readonly oversize: readonly number[]
 }

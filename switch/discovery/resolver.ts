@@ -4,6 +4,7 @@
 import type { Logger } from 'pino'
 import { isSameMachine } from '../../src/hypervisor/drivers.js'
 import { type LinkEvent, LinkWatch } from '../../src/linux/link.js'
+import { tellOf } from '../../src/linux/news.js'
 import { ProcessEnds } from '../../src/linux/process-ends.js'
 import { onBeat } from '../../src/runtime/beat.js'
 import type { Discovered, DiscoveryNews, Identifier, MachineWatch, TapDevice } from './discovery.js'
@@ -25,6 +26,9 @@ interface Watched {
   seen: boolean
 }
 
+/** A beat is never so far away. */
+const SOON_MS = 1000
+
 /** What it listens to; tests have others. */
 export interface Signals {
   readonly links: Pick<LinkWatch, 'drain' | 'close'>
@@ -44,7 +48,7 @@ export class MachineResolver implements MachineWatch {
   constructor(identifier: Identifier, log: Logger, signals?: Signals) {
     this.#identifier = identifier
     this.#log = log
-    this.#signals = signals ?? { links: new LinkWatch(), ends: new ProcessEnds() }
+    this.#signals = signals ?? listen()
     this.#still = onBeat(() => this.#look())
   }
 
@@ -93,9 +97,10 @@ export class MachineResolver implements MachineWatch {
     this.#signals.ends.close()
   }
 
-  /** A look at two descriptors, no more, when nothing has changed. */
-  #look(): void {
-    if (this.#closed || this.#busy !== null) return
+  /** A look at two descriptors, no more, when nothing has changed. True: nothing is due soon. */
+  #look(): boolean {
+    if (this.#closed) return true
+    if (this.#busy !== null) return false
     this.#hearLinks()
     for (const pid of this.#signals.ends.drain()) {
       for (const { found, ...one } of this.#watched.values())
@@ -103,12 +108,14 @@ export class MachineResolver implements MachineWatch {
     }
     const now = performance.now()
     const due = [...this.#watched.values()].filter(({ dueMs }) => dueMs !== null && dueMs <= now)
-    if (due.length === 0) return
+    if (due.length === 0)
+      return ![...this.#watched.values()].some(({ dueMs }) => dueMs !== null && dueMs < now + SOON_MS)
     this.#busy = this.#identify(due)
       .catch((thrown) => this.#log.error({ err: thrown }, 'the holders of TAPs cannot be looked at'))
       .finally(() => {
         this.#busy = null
       })
+    return false
   }
 
   #hearLinks(): void {
@@ -180,6 +187,13 @@ export class MachineResolver implements MachineWatch {
       }
     }
   }
+}
+
+function listen(): Signals {
+  const signals = { links: new LinkWatch(), ends: new ProcessEnds() }
+  tellOf(signals.links.fd)
+  tellOf(signals.ends.fd)
+  return signals
 }
 
 const holderOf = (found: Discovered) => (found.kind === 'none' ? null : found.holder)

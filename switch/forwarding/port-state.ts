@@ -185,6 +185,11 @@ export class PortState {
     this.setRules(spec.rules ?? {}, options.transit)
   }
 
+  /** What comes waits, is let out, or is copied. */
+  get isGated(): boolean {
+    return this.closed || this.opening || this.armed !== null || this.hold.length > 0
+  }
+
   /** Plain, host or member: what differs is whether its frames have a color. `epoch`: of a member. */
   become(kind: PortKind, epoch: number): void {
     this.spec = { ...this.spec, kind }

@@ -16,7 +16,7 @@ import { NO_DEVICE } from './devices.js'
 const BATCH = 1024
 
 /** `healBusy` has looked at every port after so many calls. */
-const TURNS = 20
+const TURNS = 10
 
 const deviceWent = () =>
   new SnapswitchError(

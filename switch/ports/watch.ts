@@ -3,6 +3,7 @@
 
 import type { Logger } from 'pino'
 import { LinkWatch } from '../../src/linux/link.js'
+import { tellOf } from '../../src/linux/news.js'
 import { onBeat } from '../../src/runtime/beat.js'
 
 /**
@@ -39,6 +40,7 @@ export class PortWatch {
     this.#reconcile = reconcile
     this.#news = news
     this.#log = log
+    tellOf(this.#watch.fd)
     this.#still = onBeat(() => this.#look())
   }
 
@@ -49,10 +51,10 @@ export class PortWatch {
     await this.#busy
   }
 
-  /** A look at a socket, no more, when nothing has changed. */
-  #look(): void {
-    if (this.#busy !== null || !(this.#changed() || this.#news.hasNews || performance.now() >= this.#nextCompare))
-      return
+  /** A look at a socket, no more, when nothing has changed. True: nothing is under way. */
+  #look(): boolean {
+    if (this.#busy !== null) return false
+    if (!(this.#changed() || this.#news.hasNews || performance.now() >= this.#nextCompare)) return true
     const between = Math.min(COMPARE_MOST_MS, Math.max(COMPARE_MS, this.#news.count * COMPARE_EACH_MS))
     this.#nextCompare = performance.now() + between
     this.#busy = this.#reconcile()
@@ -60,6 +62,7 @@ export class PortWatch {
       .finally(() => {
         this.#busy = null
       })
+    return false
   }
 
   #changed(): boolean {

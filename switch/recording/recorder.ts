@@ -70,6 +70,11 @@ export class Recorder {
     if (++this.#sinceMark >= MARK_FRAMES) this.mark()
   }
 
+  /** What was recorded is marked at every tick. */
+  get isCalm(): boolean {
+    return false
+  }
+
   tick(now: number): void {
     const sink = this.#sink
     const at = this.#begin(Kind.TICK, 8)

@@ -15,6 +15,7 @@ class FakePort implements Port {
   readonly name: string
   readonly ifindex = 1
   readonly fd = check(libc().eventfd(0, EFD_NONBLOCK), 'eventfd')
+  readonly isCalm = true
   failures = 0
   flushes = 0
 

@@ -18,6 +18,7 @@ import { libc } from '../../../src/linux/libc.js'
 import { NetlinkSocket } from '../../../src/linux/netlink.js'
 import { driverOf } from '../../../src/linux/packet-socket.js'
 import { holdProgram, Tcx, tcxPrograms } from '../../../src/linux/tcx.js'
+import { onBeat } from '../../../src/runtime/beat.js'
 import type { Programs } from './layout.js'
 import { closePrograms, loadPrograms } from './programs.js'
 
@@ -61,7 +62,7 @@ export class KernelHooks {
   /** Ports that were busy, and may wait for theirs. */
   readonly #busy = new Set<number>()
   readonly #hasTcx = kernelIsAtLeast(6, 6)
-  readonly #timer: NodeJS.Timeout
+  readonly #still: () => void
   /** After a program at a tcx hook. */
   #resting: NodeJS.Timeout | null = null
   #looks = 0
@@ -71,8 +72,7 @@ export class KernelHooks {
     this.programs = loadPrograms()
     this.#netlink = new NetlinkSocket()
     this.#tell = tell
-    this.#timer = setInterval(() => this.look(), LOOK_MS)
-    this.#timer.unref()
+    this.#still = onBeat(() => this.look(), LOOK_MS)
   }
 
   /** `act` is wanted at a port's ingress hook, or is missed there. */
@@ -110,7 +110,7 @@ export class KernelHooks {
 
   /** When the datapath uses the programs no more. */
   close(): void {
-    clearInterval(this.#timer)
+    this.#still()
     if (this.#resting !== null) clearTimeout(this.#resting)
     this.#netlink.close()
     this.#releaseAll()

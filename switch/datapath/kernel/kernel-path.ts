@@ -16,6 +16,9 @@ import { SentFrames } from './sent-frames.js'
 import { type SeenVerdict, Verdicts } from './verdicts.js'
 
 const TICK_MS = 100
+/** While nothing is to change, and while nothing comes either. */
+const STEADY_TICK_MS = 250
+const SILENT_TICK_MS = 500
 /** So often each device is looked at. */
 const LOOK_SECONDS = 4
 /** A program that a settling waits for. */
@@ -175,10 +178,10 @@ export class KernelPath implements PathHost {
     this.#trouble ??= 'the kernel does not tell when frames are through'
   }
 
-  /** When all that the daemon has sent has been flushed. */
-  tick(now: number): void {
+  /** When all that the daemon has sent has been flushed. Returns in how many milliseconds at most it wants the next. */
+  tick(now: number): number {
     for (const network of this.#networks.values()) network.go()
-    if (now < this.#nextTick) return
+    if (now < this.#nextTick) return TICK_MS
     this.#nextTick = now + TICK_MS
     const seconds = Math.floor(now / 1000)
     const isNewSecond = seconds !== this.seconds
@@ -187,7 +190,7 @@ export class KernelPath implements PathHost {
     this.#silentTicks = this.#barrier.haveRun() ? 0 : this.#silentTicks + 1
     // What a program counted that was at work at the last tick is in the counters after this one.
     const isSilent = this.#silentTicks > 1
-    if (isSilent && !isNewSecond && this.#isSteady) return
+    if (isSilent && !isNewSecond && this.#isSteady) return SILENT_TICK_MS
     for (const port of this.attached) {
       if (port === undefined) continue
       port.now = seconds
@@ -201,6 +204,8 @@ export class KernelPath implements PathHost {
       for (const network of this.#networks.values()) network.tick(now, isNewSecond, this.#settle)
     else for (const network of this.#networks.values()) network.slow()
     if (isNewSecond || !this.verdicts.isAtEnd) this.verdicts.sweep(this.#keeps)
+    if (this.#trouble !== null || !this.#isSteady || !this.verdicts.isAtEnd) return TICK_MS
+    return isSilent ? SILENT_TICK_MS : STEADY_TICK_MS
   }
 
   /** Whatever is to be fast is. */

@@ -230,10 +230,7 @@ export class NetworkPath implements FastPath {
     if (snapshots.openEpoch !== null) return 'a snapshot is being taken'
     if (network.observer !== null) return 'its frames are being looked at'
     if (network.options.fdb.ageing < SHORTEST_AGEING) return 'addresses age within seconds'
-    const busy = ports.some(
-      ({ closed, opening, armed, hold }) => closed || opening || armed !== null || hold.length > 0,
-    )
-    return busy ? 'a gate is closed' : null
+    return ports.some(({ isGated }) => isGated) ? 'a gate is closed' : null
   }
 }
 

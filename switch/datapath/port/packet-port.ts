@@ -252,6 +252,11 @@ export class PacketPort implements Port {
     this.#taking = null
   }
 
+  /** Else its ring may be jammed. */
+  get isCalm(): boolean {
+    return this.#aside !== null
+  }
+
   tick(now: number): void {
     if (this.#aside !== null) this.#countRefused(this.#aside)
     // Where nothing keeps the frames away that jam a ring, they are lost, but not much more than they.

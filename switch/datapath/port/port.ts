@@ -26,8 +26,9 @@ export interface Port extends Output {
   flush(): void
   /** All ports have flushed: the memory of the frames received may be used again. */
   release(): void
-  /** At least every 100 ms. */
+  /** At least every 100 ms; every 500 ms when it is calm, and nothing comes. */
   tick(now: number): void
+  readonly isCalm: boolean
   /** Once a second: reads counters that the kernel keeps. */
   housekeeping(): void
   /** poll reported an error condition. */
