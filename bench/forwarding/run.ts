@@ -21,6 +21,8 @@ type Figures = Record<string, number>
 
 /** Light enough that every subject carries it. */
 const LIGHT_RATE = 50_000
+/** What idle time is known by is coarse. */
+const LIGHT_TRIALS = 4
 const ORDER_RATE = 20_000
 /** The middle one counts: where the scheduler puts four parties on two cores differs from flow to flow. */
 const TWO_HOSTS_FLOWS = 3
@@ -53,7 +55,7 @@ async function oneHost(session: Session, subject: Subject, plan: Plan, figures: 
     const order = await session.order(ORDER_RATE, milliseconds / 2)
     figures.orderLost = order.offered - order.received
     figures.orderLate = order.late
-    const light = await session.cpuAt(LIGHT_RATE, 60, milliseconds)
+    const light = await session.cpuAt(LIGHT_RATE, 60, LIGHT_TRIALS * milliseconds)
     figures.cpuProcessLight = light.processCpuPerMillion
     figures.cpuMachineLight = light.machineCpuPerMillion
   }

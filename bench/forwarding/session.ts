@@ -13,22 +13,16 @@ const ECHO_PORT = 7
 const DRAIN_MS = 60
 /** Traffic before what is measured. */
 export const WARM_UP_MS = 2500
-/** What a sender that saturates has at most until its first frame arrives, and what is left out of it then. */
+/** What a sender has at most until its first frame arrives, and what is left out of it then. */
 const START_MS = 3000
 const WARM_MS = 120
 const LOOK_MS = 5
 
-export interface Saturation {
+/** Counted inside a trial: neither the gear's start nor its end is in it. */
+export interface Flow {
   readonly deliveredPerSecond: number
   readonly offeredPerSecond: number
   /** CPU seconds per million frames delivered: of the subject's processes, and of the whole machine, gear included. */
-  readonly processCpuPerMillion: number
-  readonly machineCpuPerMillion: number
-}
-
-export interface CpuAtRate {
-  readonly offeredPerSecond: number
-  readonly deliveredPerSecond: number
   readonly processCpuPerMillion: number
   readonly machineCpuPerMillion: number
 }
@@ -115,12 +109,22 @@ export class Session {
     )
   }
 
+  /** While the sender offers as many frames as it can. */
+  saturation(size: number, milliseconds: number): Promise<Flow> {
+    return this.#flow(size, 0, milliseconds, 'spin')
+  }
+
   /**
-   * Frames per second delivered while the sender offers as many as it can; counted inside the trial, past its start.
+   * At a light rate that every subject carries. The sender sleeps between bursts, so idle time is really idle. The
+   * kernel tells that in steps of 10 ms: the time is to be long against them.
    */
-  async saturation(size: number, milliseconds: number): Promise<Saturation> {
+  cpuAt(rate: number, size: number, milliseconds: number): Promise<Flow> {
+    return this.#flow(size, rate, milliseconds, 'sleep')
+  }
+
+  async #flow(size: number, rate: number, milliseconds: number, pace: 'spin' | 'sleep'): Promise<Flow> {
     const before = this.#received()
-    const sending = this.#send(size, 0, milliseconds + 250, 'spin')
+    const sending = this.#send(size, rate, milliseconds + 250, pace)
     sending.catch(() => undefined)
     // On a busy machine the sender itself takes a while to begin.
     for (let waited = 0; this.#received() === before && waited < START_MS; waited += LOOK_MS) await sleep(LOOK_MS)
@@ -166,23 +170,6 @@ export class Session {
       { resolution: 0.05, attempts: 2 },
     )
     return best
-  }
-
-  /**
-   * CPU cost at a light rate that every subject carries. The sender sleeps between bursts, so idle time is really idle.
-   */
-  async cpuAt(rate: number, size: number, milliseconds: number): Promise<CpuAtRate> {
-    const before = this.look()
-    const sent = await this.#send(size, rate, milliseconds, 'sleep')
-    await sleep(DRAIN_MS)
-    const after = this.look()
-    const frames = after.frames - before.frames
-    return {
-      offeredPerSecond: sent.offered / sent.seconds,
-      deliveredPerSecond: frames / sent.seconds,
-      processCpuPerMillion: ((after.process - before.process) / frames) * 1e6,
-      machineCpuPerMillion: ((after.machine - before.machine) / frames) * 1e6,
-    }
   }
 
   /**
