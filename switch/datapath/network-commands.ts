@@ -85,6 +85,9 @@ export function networkCommands(at: Surroundings): Handlers<NetworkCommand> {
     },
     record: ({ network, memory }) => {
       const forwarder = at.forwarder(network)
+      // What has come in fast by now is not recorded. Nor is what was sent before it, and waits here yet: a recording
+      // begins at one point of a channel, or its audit would miss frames.
+      if (memory !== null) for (const way of forwarder.ports) if (way.channel !== null) at.drain(network, way.index)
       // Kernel drops are read now: what was lost before or after is no matter of the recording.
       at.housekeeping(network)
       at.perform(network, 'record', { writes: memory !== null, now: at.now() }, memory)
