@@ -97,6 +97,14 @@ export interface MachineDefinition {
   readonly memoryBytes: number
   readonly nics: readonly Nic[]
   readonly hypervisorVersion: string
+  /** Whose rights its process has. Left out: root's, or its hypervisor sees to that. */
+  readonly user?: ProcessUser
+}
+
+export interface ProcessUser {
+  readonly uid: number
+  readonly gid: number
+  readonly groups: readonly number[]
 }
 
 /** How a running machine is reached: one property, named by its driver's key, with what that driver wants to know. */

@@ -82,7 +82,7 @@ export interface Host {
     | 'freeMachineDirectory'
     | 'makeMachineDirectory'
     | 'removeMachineDirectory'
-  > & { readonly images: Pick<Images, 'finder' | 'release'> }
+  > & { readonly images: Pick<Images, 'finder' | 'release' | 'share'> }
   readonly records: Pick<HostRecords, 'writeMoves'>
   readonly journal: Pick<
     Journal,

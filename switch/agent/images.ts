@@ -4,8 +4,8 @@
 
 import { createHash } from 'node:crypto'
 import { createWriteStream, type ReadStream } from 'node:fs'
-import { open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
-import { join } from 'node:path'
+import { chmod, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -153,6 +153,11 @@ export class Images {
    */
   async release(digests: readonly string[]): Promise<void> {
     for (const digest of digests) await utimes(join(this.directory, digest), released, released).catch(() => undefined)
+  }
+
+  /** Lets anybody read a copy who knows what it is called: its content's digest. Other files stay as they are. */
+  async share(path: string): Promise<void> {
+    if (dirname(path) === this.directory) await chmod(path, 0o644)
   }
 
   /** Keeps an uploaded file when its content is what its name says. */

@@ -2,7 +2,7 @@
 // it.
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/shared/process.js'
@@ -42,6 +42,8 @@ export interface GuestOptions {
   readonly drive?: (disk: string) => readonly string[]
   readonly extra?: readonly string[]
   readonly directory?: string
+  /** Command that starts QEMU as another user, who gets directory and disk. */
+  readonly through?: { readonly command: readonly string[]; readonly uid: number }
   /** Wait for its first words; false for one that does not run. */
   readonly awaitBoot?: boolean
 }
@@ -96,6 +98,12 @@ export function makeDisk(file: string, format: 'qcow2' | 'raw'): void {
   rmSync(raw)
 }
 
+/** Between bind and listen the socket's file is there, and refuses connections. The flag is the kernel's SO_ACCEPTCON. */
+function listens(socket: string): boolean {
+  const lines = readFileSync('/proc/net/unix', 'utf8').split('\n')
+  return lines.some((line) => line.endsWith(` ${socket}`) && line.split(' ')[3] === '00010000')
+}
+
 export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
   const directory = options.directory ?? mkdtempSync(path.join(tmpdir(), 'snapswitch-guest-'))
   const format = options.format ?? 'qcow2'
@@ -107,7 +115,10 @@ export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
   const args = ['-machine', 'pc,accel=tcg', '-m', String(options.memoryMiB ?? 64), '-nodefaults', '-display', 'none']
   args.push('-chardev', `file,id=console,path=${serial},append=on`, '-serial', 'chardev:console')
   args.push('-qmp', `unix:${qmp},server=on,wait=off`, ...drive, ...(options.extra ?? []))
-  const child: ChildProcess = spawn('qemu-system-x86_64', args, { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] })
+  const { through } = options
+  for (const file of through === undefined ? [] : [directory, disk]) chownSync(file, through!.uid, through!.uid)
+  const [command, ...words] = [...(through?.command ?? []), 'qemu-system-x86_64', ...args]
+  const child: ChildProcess = spawn(command!, words, { cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] })
   let stderr = ''
   child.stderr!.on('data', (chunk) => {
     stderr += String(chunk)
@@ -120,7 +131,7 @@ export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
   try {
     await until('the guest', () => {
       if (child.exitCode !== null) throw new Error(`QEMU ended: ${stderr}`)
-      return existsSync(qmp) && (options.awaitBoot === false || readReport(serial).count >= 2)
+      return listens(qmp) && (options.awaitBoot === false || readReport(serial).count >= 2)
     })
   } catch (error) {
     await end()

@@ -2,7 +2,7 @@
 // several ages, and a file that changes.
 
 import { createHash } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -80,6 +80,20 @@ t.test('a copy is given to others as the file itself is', async (t) => {
   const { stream, bytes } = await images.openFile('lab0', 'demo', digest)
   t.equal(bytes, content.length)
   t.same(await buffer(stream), content)
+})
+
+t.test('a machine that is not root’s may read copies, and what others have given it', async (t) => {
+  const { state, write, images } = workshop(t)
+  const content = Buffer.from('fetched')
+  const digest = createHash('sha256').update(content).digest('hex')
+  await images.receive(digest, Readable.from([content]))
+  const copy = join(images.directory, digest)
+  const own = write('disk.img', 'of somebody')
+  chmodSync(own.path, 0o600)
+  t.equal(statSync(copy).mode & 0o777, 0o600)
+  for (const path of [copy, own.path, join(state, 'none')]) await images.share(path)
+  t.equal(statSync(copy).mode & 0o777, 0o644)
+  t.equal(statSync(own.path).mode & 0o777, 0o600)
 })
 
 t.test('copies are kept for restores until no snapshot has them; one that is fetched anew is new', async (t) => {

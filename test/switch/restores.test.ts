@@ -136,7 +136,11 @@ class MadeUpHost {
         readPart: unasked('read a part'),
         parts: async () => [],
         freeBytes: async () => (this.full ? 0 : 1 << 30),
-        images: { finder: async () => async (file) => file.path, release: async () => undefined },
+        images: {
+          finder: async () => async (file) => file.path,
+          release: async () => undefined,
+          share: async () => {},
+        },
         freeMachineDirectory: async () => '/none',
         makeMachineDirectory: async () => {},
         removeMachineDirectory: async () => {},

@@ -4,7 +4,7 @@
 import { existsSync, readlinkSync } from 'node:fs'
 import { isAbsolute } from 'node:path'
 import type { Deadline, Nic } from '../hypervisor.js'
-import { argumentsOf, binaryOf, directoryOf, identify, tapBehind } from '../shared/process.js'
+import { argumentsOf, binaryOf, directoryOf, identify, tapBehind, userOf } from '../shared/process.js'
 import { type MachineBlocks, startedIn, supportedBlocks } from '../shared/qemu-blocks.js'
 import { checkBlockers, memoryBytes, unsupported } from '../shared/qemu-checks.js'
 import { findDriveArguments } from '../shared/qemu-disks.js'
@@ -15,6 +15,7 @@ import { defaultDrive } from './drive-options.js'
 import { externalFiles } from './files.js'
 import { takeInventory } from './inventory.js'
 import { listNics, parseInfoNetwork } from './nics.js'
+import { ownUser } from './own-user.js'
 import { rebuildCommandLine } from './rebuild.js'
 import { checkCommandLine } from './refusals.js'
 import type { QemuDefinition } from './types.js'
@@ -86,6 +87,7 @@ export async function readDefinition(
     )
   }
   const directory = startedIn(blocks, directoryOf(pid))
+  const user = ownUser(argv, userOf(pid))
   const files = externalFiles(argv, directory, existsSync)
   const gone = files.find((file) => !existsSync(file.path))
   if (gone !== undefined) {
@@ -106,5 +108,6 @@ export async function readDefinition(
     binary: binaryOf(pid),
     directory,
     drives,
+    ...(user !== null && { user }),
   }
 }

@@ -24,6 +24,7 @@ import { besidePath, listeningPaths, namePath } from './beside.js'
 import { commandLineFor } from './command-line.js'
 import { type DriverSettings, QemuMachine } from './machine.js'
 import type { TapPlace } from './nics.js'
+import { asUser, giveTo } from './own-user.js'
 import type { QemuDefinition, QemuSpec } from './types.js'
 
 const socketName = 'qmp.sock'
@@ -58,6 +59,8 @@ export async function loadMachine(
     )
   }
   const made = [qmpPath, path.join(directory, logName)]
+  // A throw-away machine makes its taps, which takes root, and never runs.
+  const user = request.rehearsal === true ? undefined : definition.user
   let child: ChildProcess | null = null
   try {
     const disks = []
@@ -68,6 +71,7 @@ export async function loadMachine(
       made.push(overlay)
       disks.push({ name: disk.name, overlay, backing: disk.layers })
     }
+    await giveTo(user, [directory, ...disks.map(({ overlay }) => overlay)])
     const { media, files } = request
     const beside = request.beside === true
     const next = {
@@ -85,7 +89,7 @@ export async function loadMachine(
     }
     const argv = commandLineFor(definition, next)
     child = start(
-      request.rehearsal === true ? [...ownNetwork, ...argv] : argv,
+      [...(request.rehearsal === true ? ownNetwork : asUser(user)), ...argv],
       request.rehearsal === true ? directory : definition.directory,
       directory,
       (request.descriptors ?? []).flat(),

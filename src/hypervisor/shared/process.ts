@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import koffi from 'koffi'
 import { SnapswitchError } from '../../errors/errors.js'
 import { errno, errnoName, libc } from '../../linux/libc.js'
-import type { Deadline } from '../hypervisor.js'
+import type { Deadline, ProcessUser } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining } from './deadline.js'
 
 export interface ProcessIdentity {
@@ -104,9 +104,16 @@ export function binaryOf(pid: number): string {
 
 /** Effective user and group, which new files must belong to so that the process may open them. */
 export function ownerOf(pid: number): { uid: number; gid: number } {
+  const { uid, gid } = userOf(pid)
+  return { uid, gid }
+}
+
+/** The same with its further groups. */
+export function userOf(pid: number): ProcessUser {
   const status = readFileSync(`/proc/${pid}/status`, 'latin1')
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+\\d+\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0)
-  return { uid: field('Uid'), gid: field('Gid') }
+  const groups = /^Groups:\s*([\d ]*)/m.exec(status)?.[1]?.trim() ?? ''
+  return { uid: field('Uid'), gid: field('Gid'), groups: groups === '' ? [] : groups.split(' ').map(Number) }
 }
 
 /** The tap device behind a descriptor (the kernel shows it as `iff:` in fdinfo), or null. */

@@ -4,7 +4,7 @@ import type { MemberPart, RestoreRequest } from '../../../src/api/schemas.js'
 import { loadOf, whyNotTwice } from '../../../src/hypervisor/drivers.js'
 import type { LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
-import { locateFiles } from '../located-files.js'
+import { type LocatedFiles, locateFiles } from '../located-files.js'
 import type { Taps } from './taps.js'
 
 /** How a machine is to be loaded. */
@@ -38,11 +38,23 @@ export async function loadMachine(
 ): Promise<LoadedMachine> {
   const definition = part.definition as MachineDefinition
   const files = await locateFiles(host, part)
+  // Copies are the daemon's alone.
+  if (definition.user !== undefined) for (const file of opened(files)) await host.store.images.share(file)
   await host.store.makeMachineDirectory(directory)
   // A port takes its device's name along to the host that it is restored on.
   const names = definition.nics.map((nic) => nic.device)
   const descriptors = taps.open(part)
   return host.machines.load({ definition, ...files, taps: names, descriptors, beside, directory }, deadline)
+}
+
+/** What a machine's process opens by name. */
+function opened({ disks, media, files }: LocatedFiles): string[] {
+  const layers = [...disks.flatMap((disk) => disk.layers), ...(media ?? []).flatMap(({ backing }) => backing ?? [])]
+  return [
+    ...layers.flatMap(({ file, dataFile }) => [file, ...(dataFile === undefined ? [] : [dataFile])]),
+    ...(media ?? []).flatMap(({ file }) => file ?? []),
+    ...(files ?? new Map<string, string>()).values(),
+  ]
 }
 
 /** Waits for all, then throws the first failure. */

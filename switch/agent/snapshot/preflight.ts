@@ -63,7 +63,7 @@ export async function preflight(
     problems.push(
       new SnapswitchError(
         'STORE_FULL',
-        `host ${host.name} has ${freeBytes} bytes free and may need ${neededBytes}`,
+        `there are ${mib(freeBytes)} MiB free for snapshots, and this one may need ${mib(neededBytes)} MiB`,
         'Free space, or delete snapshots that are not needed.',
       ).report(),
     )
@@ -86,3 +86,5 @@ export async function preflight(
     problems,
   }
 }
+
+const mib = (bytes: number): number => Math.ceil(bytes / 2 ** 20)
