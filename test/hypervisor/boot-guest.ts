@@ -98,7 +98,7 @@ export function makeDisk(file: string, format: 'qcow2' | 'raw'): void {
   rmSync(raw)
 }
 
-/** Between bind and listen the socket's file is there, and refuses connections. The flag is the kernel's SO_ACCEPTCON. */
+/** Between bind and listen the socket's file is there, and refuses connections. The flag is __SO_ACCEPTCON. */
 function listens(socket: string): boolean {
   const lines = readFileSync('/proc/net/unix', 'utf8').split('\n')
   return lines.some((line) => line.endsWith(` ${socket}`) && line.split(' ')[3] === '00010000')
