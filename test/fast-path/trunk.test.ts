@@ -6,12 +6,13 @@ import { enterFreshNamespace, run } from '../linux/namespace.js'
 import { fileLimit } from '../patience.js'
 import { Rig } from './rig.js'
 
-t.setTimeout(fileLimit(120_000))
-enterFreshNamespace()
-
-const FLIPS = Number(process.env.FLIPS ?? 100)
+const USUAL = 100
+const FLIPS = Number(process.env.FLIPS ?? USUAL)
 const LOAD = { burst: 8, pauseMs: 0.1 }
 const TRUNK = 3
+
+t.setTimeout(fileLimit(120_000) * Math.max(1, FLIPS / USUAL))
+enterFreshNamespace()
 
 function goOn(rig: Rig): void {
   const until = performance.now() + Math.random() * 2
