@@ -5,6 +5,7 @@ import { asSnapswitchError } from '../../src/errors/errors.js'
 import { isLocked } from '../../src/linux/device-lock.js'
 import { releaseLeft } from '../../src/linux/ingress.js'
 import { isCalled, type Link } from '../../src/linux/link-message.js'
+import { beatSoon } from '../../src/runtime/beat.js'
 import { AttachedPorts, macOf, namesOf, type PortsDatapath } from './attached.js'
 import { NO_DEVICE } from './devices.js'
 import { goneError, slaveError } from './problems.js'
@@ -39,7 +40,9 @@ export class FollowedPorts extends AttachedPorts {
       if (entry !== undefined) this.letGo(entry, asSnapswitchError(error))
     })
     datapath.on('event', (event) => {
-      if (event.kind === 'unbound' && this.byIndex(event.port)?.ifindex === event.ifindex) this.unbound.add(event.port)
+      if (event.kind !== 'unbound' || this.byIndex(event.port)?.ifindex !== event.ifindex) return
+      this.unbound.add(event.port)
+      beatSoon()
     })
   }
 
