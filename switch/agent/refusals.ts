@@ -1,7 +1,8 @@
 // What the agent says when it cannot do what it was asked for, or must break off.
 
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { UnsupportedDrive } from '../../src/hypervisor/hypervisor.js'
+import { resumeByHand } from '../../src/hypervisor/drivers.js'
+import type { MachineSpec, UnsupportedDrive } from '../../src/hypervisor/hypervisor.js'
 
 export const calledOff = new SnapswitchError(
   'SNAPSHOT_DISCARDED',
@@ -41,14 +42,19 @@ export function networkBusy(host: string, network: string, busy: string): Snapsw
   )
 }
 
-/** `detail`: what the hypervisor says of it. */
-export function notRunning(vm: string, state: string, detail: string | null = null): SnapswitchError {
+/** `detail`: what the hypervisor says of it. `spec`: how it is reached, and resumed. */
+export function notRunning(
+  vm: string,
+  state: string,
+  detail: string | null = null,
+  spec?: MachineSpec,
+): SnapswitchError {
   return new SnapswitchError(
     'MACHINE_NOT_RUNNING',
     `machine ${vm} ${state === 'other' ? 'does not run' : `is ${state}`}${detail === null ? '' : `: ${detail}`}`,
     state === 'off'
       ? `Start it, on the image that \`snapswitch disk path ${vm}\` prints.`
-      : 'Resume it, or take its port out of the network.',
+      : `Resume it${spec === undefined ? '' : ` (${resumeByHand(spec)})`}, or take its port out of the network.`,
   )
 }
 

@@ -183,6 +183,10 @@ t.test('what a name leads to', async (t) => {
   await new Promise((resolve) => child.stdout.once('data', resolve))
   const locate = locator(openFilesOf(child.pid!), '/')
   t.match(locate(file('real')), { reason: /is not the file that the machine has open.*sees other directories/ })
+  // What root may not look at is made of FUSE or NFS; another error will do.
+  symlinkSync('loop', file('loop'))
+  t.match(locate(file('loop')), { reason: /loop cannot be looked at \(ELOOP\)/ })
+  t.match(locate(file('none')), { reason: /none is not there/ })
   t.same(await writersOf([file('real')]), [], 'and it is no writer of ours')
   const same = await holder(t, file('real'), 'r+')
   t.match(locator(openFilesOf(same.pid!), '/')('real'), { path: file('real') }, 'relative names, wherever it is now')

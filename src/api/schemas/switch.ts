@@ -139,7 +139,7 @@ export const MachineDisks = Type.Object({
       ),
     }),
   ),
-  /** A machine that runs on a frozen image. */
+  /** A machine that runs on a frozen image, or stands still. */
   problems: Type.Array(ErrorReportSchema),
 })
 export type MachineDisks = Static<typeof MachineDisks>

@@ -18,6 +18,17 @@ function statOrNull(file: string): BigIntStats | null {
   }
 }
 
+/** The error with which a file that may be there cannot be looked at; null for one that is not there. */
+function whyHidden(file: string): string | null {
+  try {
+    statSync(file)
+    return null
+  } catch (thrown) {
+    const { code } = thrown as NodeJS.ErrnoException
+    return code === 'ENOENT' || code === 'ENOTDIR' ? null : String(code)
+  }
+}
+
 export function keyOf(file: string): FileKey | null {
   const stat = statOrNull(file)
   return stat === null ? null : keyOfStat(stat)
@@ -83,6 +94,9 @@ function locate(open: readonly OpenFile[] | null, directory: string, filename: s
   }
   if (open.some((one) => one.deleted && one.path === file))
     return { reason: `${file} is deleted, and only the machine still has it` }
+  const code = here === null ? whyHidden(file) : null
+  if (code !== null)
+    return { reason: `${file} cannot be looked at (${code}): its file system may let in its own user only (FUSE, NFS)` }
   const what = here === null ? 'is not there' : 'is not the file that the machine has open'
   return { reason: `${file} ${what}: it was renamed or replaced, or the machine sees other directories than this host` }
 }

@@ -5,6 +5,7 @@ import { unknownMachine } from '../../../src/api/names.js'
 import type { MachineDisks } from '../../../src/api/schemas.js'
 import type { MachineInfo } from '../../../src/hypervisor/hypervisor.js'
 import type { DaemonHost } from '../host.js'
+import { notRunning } from '../refusals.js'
 import { diskFrozen, onFrozen } from './frozen.js'
 
 const ENDING_MS = 300
@@ -42,5 +43,8 @@ export async function whereDisksAre(
     const chain = wrong.some((one) => one.disk === disk.name) ? recorded?.[disk.name] : undefined
     return chain === undefined ? disk : { name: disk.name, layers: chain.map(({ file, format }) => ({ file, format })) }
   })
-  return { vm, running: true, disks: right, problems: wrong.map((one) => diskFrozen(vm, one).report()) }
+  const problems = wrong.map((one) => diskFrozen(vm, one))
+  // One that its hypervisor has stopped, for want of room say, is not to be missed.
+  if (info.state !== 'running') problems.push(notRunning(vm, info.state, info.stateDetail, host.machines.spec(vm)))
+  return { vm, running: true, disks: right, problems: problems.map((problem) => problem.report()) }
 }

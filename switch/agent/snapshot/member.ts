@@ -86,7 +86,7 @@ export async function prepareMember(
   const control = await host.machines.attach(vm, deadline)
   try {
     const info = await control.inspect(deadline)
-    if (info.state !== 'running') throw notRunning(vm, info.state, info.stateDetail)
+    if (info.state !== 'running') throw notRunning(vm, info.state, info.stateDetail, host.machines.spec(vm))
     const [wrong] = await onFrozen(host, vm, info.disks)
     if (wrong !== undefined) throw diskFrozen(vm, wrong)
     const definition = await control.definition(deadline)

@@ -38,7 +38,8 @@ export async function preflight(
     neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
     const { memoryBytes, captureMode, captureModeReason } = info
     members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
-    if (info.state !== 'running') problems.push(notRunning(vm, info.state, info.stateDetail).report())
+    if (info.state !== 'running')
+      problems.push(notRunning(vm, info.state, info.stateDetail, host.machines.spec(vm)).report())
     else if (info.unsupported.length > 0)
       problems.push(...info.unsupported.map((drive) => unsupportedDrive(vm, drive).report()))
     else if (error !== null) problems.push(error)
