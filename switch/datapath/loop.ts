@@ -181,7 +181,7 @@ export class DatapathLoop implements FrameSink {
       this.#played = 0
       if (received > 0) {
         lastFrame = now
-        this.#tickSoon(now)
+        this.#tickWithin(TICK_INTERVAL_MS, now)
       }
       const { poll, spinUs } = this.#polling
       const mayWait = received === 0 && (poll === 'sleep' || (poll === 'adaptive' && (now - lastFrame) * 1000 > spinUs))
@@ -203,9 +203,9 @@ export class DatapathLoop implements FrameSink {
     }
   }
 
-  /** What happens may be followed by what a tick sees to. */
-  #tickSoon(now: number): void {
-    if (this.#nextTick > now + TICK_INTERVAL_MS) this.#nextTick = now + TICK_INTERVAL_MS
+  /** What has happened may be followed by what a tick sees to. */
+  #tickWithin(ms: number, now: number): void {
+    this.#nextTick = Math.min(this.#nextTick, now + ms)
   }
 
   /** Sees to each port once a second, to a few at a time: where there are hundreds, frames would wait for it. */
@@ -229,7 +229,7 @@ export class DatapathLoop implements FrameSink {
    */
   #look(timeout: number, ports: boolean): void {
     if (this.#pollSet.wait(timeout, ports) === 0) return
-    this.#tickSoon(nowMs())
+    this.#tickWithin(TICK_INTERVAL_MS, nowMs())
     // Not again before the next tick: there may be very many.
     if (this.#pollSet.takeNews()) {
       this.#pollSet.watchNews(false)
@@ -240,7 +240,10 @@ export class DatapathLoop implements FrameSink {
     for (let i = 0; i < MOST_PLAYS; i++) if (this.#pollSet.isPlayReady(i)) this.#play(i)
     if (this.#pollSet.isAsideReady) this.#active.wakeAside(nowMs())
     if (this.#pollSet.isSilentReady) this.#active.wake(nowMs(), this.#deviceFailed)
-    if (this.#pollSet.takeWake()) this.#drainCommands()
+    if (!this.#pollSet.takeWake()) return
+    this.#drainCommands()
+    // A snapshot may have begun.
+    this.#tickWithin(TICK_INTERVAL_OPEN, nowMs())
   }
 
   readonly #deviceFailed = (port: Port) => {
