@@ -7,20 +7,12 @@ import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
 import { news, tellsOfAll } from '../../src/linux/news.js'
-import {
-  closeAll,
-  closePortSockets,
-  openPortSockets,
-  openSendRings,
-  type PortSockets,
-} from '../../src/linux/port-sockets.js'
 import { beatSoon, tellsOfNews } from '../../src/runtime/beat.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
 import { KernelHooks } from './kernel/hooks.js'
-import { OVERSIZE_SHAPES } from './port/oversize-sender.js'
 import type {
   CommandName,
   Commands,
@@ -32,6 +24,7 @@ import type {
   Start,
   WorkerInput,
 } from './protocol.js'
+import { WorkerSockets } from './worker-sockets.js'
 
 const COMMAND_DEADLINE_MS = 5000
 const STOP_DEADLINE_MS = 2000
@@ -96,13 +89,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
   readonly #networks = new Map<string, NetworkArgs>()
   readonly #ports = new Map<number, PortArgs>()
-  /** Sockets by port that the worker may use: closed when it has said that it does not any more, or has ended. */
-  readonly #sockets = new Map<number, PortSockets>()
-  /** Ports whose sockets are being opened. */
-  #opening = 0
-  #oversize: readonly number[] = []
-  /** Sockets that are being closed. */
-  readonly #closing = new Set<Promise<void>>()
+  readonly #sockets = new WorkerSockets()
 
   constructor(polling: Polling) {
     super()
@@ -111,9 +98,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   async start(): Promise<void> {
-    this.#oversize = await openSendRings(OVERSIZE_SHAPES)
     const input: WorkerInput = {
-      oversize: this.#oversize,
+      oversize: await this.#sockets.openOversize(),
       counters: this.counters.buffer as SharedArrayBuffer,
       wakeFd: this.#wakeFd,
       newsFd: news().fd,
@@ -269,19 +255,12 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   async #openPort(args: PortArgs): Promise<void> {
     const { index } = args.spec
-    this.#opening++
-    // When all that are opened together have been counted: the more there are, the smaller the rings.
-    await Promise.resolve()
-    const sockets = await openPortSockets(args.device, this.#sockets.size + this.#opening).finally(
-      () => this.#opening--,
-    )
-    this.#sockets.set(index, sockets)
+    const sockets = await this.#sockets.open(index, args.device)
     try {
-      const aside = await this.call('addPort', { ...args, sockets })
-      this.#sockets.set(index, { ...sockets, aside })
+      this.#sockets.addAside(index, await this.call('addPort', { ...args, sockets }))
     } catch (error) {
       // After a deadline it may be done yet: the worker has them until it ends.
-      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.#closeSockets(index)
+      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.#sockets.close(index)
       throw error
     }
   }
@@ -292,32 +271,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.#hooks?.forget(index)
     await this.call('removePort', { network, index })
     this.#hooks?.release(index)
-    this.#closeSockets(index)
-  }
-
-  #closeSockets(index: number): void {
-    const sockets = this.#sockets.get(index)
-    if (sockets === undefined) return
-    this.#sockets.delete(index)
-    this.#closeAside(closePortSockets(sockets))
-  }
-
-  #closeAside(closed: Promise<void>): void {
-    // A descriptor is gone whatever close says of it.
-    const settled = closed.catch(() => undefined).finally(() => this.#closing.delete(settled))
-    this.#closing.add(settled)
-  }
-
-  /** All sockets of a worker that has ended, and what it had mapped with it; call the result to close them. */
-  #takeSockets(): () => void {
-    const ports = [...this.#sockets.values()]
-    const oversize = this.#oversize
-    this.#sockets.clear()
-    this.#oversize = []
-    return () => {
-      for (const sockets of ports) this.#closeAside(closePortSockets(sockets))
-      this.#closeAside(closeAll(oversize))
-    }
+    this.#sockets.close(index)
   }
 
   /** Remembers the highest epoch of a network, so that a restarted worker never goes back. */
@@ -342,9 +296,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     const worker = this.#worker
     if (worker === null) {
       this.#closeHooks()
-      this.#takeSockets()()
-      await Promise.all(this.#closing)
-      return
+      this.#sockets.takeAll()()
+      return await this.#sockets.closed()
     }
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     await this.call('stop', null).catch(() => undefined)
@@ -353,8 +306,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await ended
     clearTimeout(timer)
     this.#closeHooks()
-    this.#takeSockets()()
-    await Promise.all(this.#closing)
+    this.#sockets.takeAll()()
+    await this.#sockets.closed()
   }
 
   #take(message: Exclude<FromWorker, Start>): void {
@@ -402,7 +355,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.#hooks?.takeBack()
     this.#closeHooks()
     // After the new ones are open: what closes is in nobody's way.
-    const closeFormer = this.#takeSockets()
+    const closeFormer = this.#sockets.takeAll()
     try {
       await this.start()
       this.bootId = newBootId()
