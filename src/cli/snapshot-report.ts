@@ -91,7 +91,7 @@ function headLines(manifest: Manifest): string[] {
     const { tookMs = null } = figures
     lines.push(
       `took ${tookMs === null ? cut : `${formatMs(tookMs)}, of these ${cut}`}\n`,
-      `machines stood still for ${formatMs(figures.downtimeMaxMs)} at most; first to last cut ${formatMs(figures.skewMs)}\n`,
+      `machines stood still for ${formatMs(figures.downtimeMaxMs)} at most; first to last cut ${formatSpread(figures.skewMs, figures.globalMs)}\n`,
       `frames: ${figures.recorded} recorded in transit, ${figures.held} held, ${figures.early} early, ${figures.lost} lost to the snapshot, ${figures.dropped ?? 0} dropped\n`,
     )
   }
@@ -163,6 +163,11 @@ function phaseTable(manifest: Manifest): string {
   return formatTable(['MACHINE', 'SETTLE', 'STOP', 'DRAIN, FLIP', 'DISKS', 'MEMORY BEGUN', 'GATE CLOSED'], rows)
 }
 
+/** By the clocks of several hosts. What is longer than all that it is a part of, by one clock, is their difference. */
+function formatSpread(ms: number, allMs: number): string {
+  return ms <= allMs ? formatMs(ms) : `unknown, for the clocks of the hosts differ by ${formatMs(ms)} or so`
+}
+
 export function describeRestore(report: RestoreReport, now: Date): string {
   const rows = Object.entries(report.placement).map(([vm, host]) => [
     vm,
@@ -180,7 +185,7 @@ export function describeRestore(report: RestoreReport, now: Date): string {
     }
   }
   lines.push(
-    `${report.transferredBytes === 0 ? 'nothing' : formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; first to last machine to run ${formatMs(report.resumedSkewMs)}\n\n`,
+    `${report.transferredBytes === 0 ? 'nothing' : formatBytes(report.transferredBytes)} copied between hosts; ${report.channelFrames} frames in transit delivered; first to last machine to run ${formatSpread(report.resumedSkewMs, report.restoreMs)}\n\n`,
     formatTable(['MACHINE', 'HOST', 'DISKS ARE NOW'], rows),
     ...report.warnings.map((warning) => `\nwarning: ${warning}\n`),
   )
