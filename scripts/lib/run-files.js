@@ -21,7 +21,7 @@ const STDERR_KEPT = 16_384
 
 /** One more file begins where this share of all processors' time was idle for so long, and this memory is free. */
 const IDLE_SHARE = 0.2
-const IDLE_LOOK_MS = 1500
+const IDLE_LOOK_MS = 750
 const MEMORY = 1.5 * 2 ** 30
 
 const note = (name, text) => appendFileSync(join(results, name), `${text}\n`)

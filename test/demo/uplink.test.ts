@@ -13,10 +13,10 @@ import { type Check, checkOutcome, checkSnapshot } from './checks.js'
 
 t.setTimeout(fileLimit(240_000))
 
-const HOPS = 2000
+const HOPS = 800
 const NETWORK = 'lab0'
 const addresses = ['10.78.0.1', '10.78.0.2']
-const ring = { ring: addresses, hops: HOPS, hopDelayUs: 1200, journalEvery: 10 }
+const ring = { ring: addresses, hops: HOPS, hopDelayUs: 3000, journalEvery: 10 }
 const streams = { 1: 'UDP from a to b', 2: 'UDP from b to a' }
 
 const plan: LabPlan = {

@@ -14,9 +14,9 @@ import { until } from './boot-guest.js'
 
 t.setTimeout(fileLimit(280_000))
 
-const hops = 3000
+const hops = 1000
 const [one, two, three] = ['10.77.0.1', '10.77.0.2', '10.77.0.3'] as const
-const ring = { ring: [one, two, three], hops, hopDelayUs: 1200, journalEvery: 10 }
+const ring = { ring: [one, two, three], hops, hopDelayUs: 4000, journalEvery: 10 }
 const plan: LabPlan = {
   network: 'lab0',
   hosts: ['a', 'b'],
