@@ -108,7 +108,7 @@ function tapsOf(pid: string, names: ReadonlySet<string>, hidden: number[], proc:
 
 function deviceBehind(pid: string, descriptor: string, proc: string): string | null {
   try {
-    return /^iff:\s+(\S+)/m.exec(readFileSync(`${proc}/${pid}/fdinfo/${descriptor}`, 'latin1'))?.[1] ?? null
+    return /^iff:\s+(\S+)/m.exec(readFileSync(`${proc}/${pid}/fdinfo/${descriptor}`, 'utf8'))?.[1] ?? null
   } catch {
     return null
   }

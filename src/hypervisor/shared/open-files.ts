@@ -209,7 +209,7 @@ function entriesOf(directory: string): string[] {
  */
 function writtenBehind(pid: string, fd: string, inodes: ReadonlySet<string>): FileKey | null {
   try {
-    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1')
+    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')
     const flags = Number.parseInt(/^flags:\s+([0-7]+)/m.exec(info)?.[1] ?? '0', 8)
     if ((flags & O_ACCMODE) === 0 || (flags & O_PATH) !== 0) return null
     // Linux 5.14 and later.

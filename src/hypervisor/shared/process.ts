@@ -119,7 +119,7 @@ export function userOf(pid: number): ProcessUser {
 /** The tap device behind a descriptor (the kernel shows it as `iff:` in fdinfo), or null. */
 export function tapBehind(pid: number, fd: number): string | null {
   try {
-    return /^iff:\s+(\S+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1] ?? null
+    return /^iff:\s+(\S+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'))?.[1] ?? null
   } catch {
     return null
   }
