@@ -4,10 +4,10 @@ import { type Coverage, cover } from './coverage.js'
 import { drawDiagram } from './diagram.js'
 import { type Plant, runScenario } from './run.js'
 import { drawScenario, type Scenario } from './scenario.js'
-import { shrink } from './shrink.js'
+import { type ShrinkLimits, shrink } from './shrink.js'
 import type { Violation } from './world.js'
 
-export interface CampaignOptions {
+export interface CampaignOptions extends ShrinkLimits {
   readonly seed: number
   /** Most schedules. */
   readonly schedules: number
@@ -17,8 +17,6 @@ export interface CampaignOptions {
   readonly draw?: (seed: number) => Scenario
   /** Changes what was drawn. */
   readonly adapt?: (scenario: Scenario) => Scenario
-  /** Most runs to make a schedule that fails smaller. */
-  readonly shrinkRuns?: number
   /** Called every ten thousand schedules. */
   readonly onProgress?: (tally: Tally) => void
 }
@@ -79,12 +77,12 @@ export function describeTally(tally: Tally): string {
 }
 
 async function explain(
-  { plant = () => ({}), shrinkRuns }: CampaignOptions,
+  { plant = () => ({}), ...limits }: CampaignOptions,
   seed: number,
   scenario: Scenario,
   violation: Violation,
 ): Promise<Failure> {
-  const shrunk = await shrink(scenario, violation, plant, shrinkRuns)
+  const shrunk = await shrink(scenario, violation, plant, limits)
   const { world, violation: again } = await runScenario(shrunk.scenario, plant, true)
   return { seed, violation: again ?? shrunk.violation, scenario: shrunk.scenario, diagram: drawDiagram(world, again) }
 }

@@ -11,13 +11,25 @@ export interface Shrunk {
   readonly runs: number
 }
 
-/** `scenario` must fail with `violation`. Tries at most `budget` runs. */
-export async function shrink(scenario: Scenario, violation: Violation, plant: Plant, budget = 700): Promise<Shrunk> {
+export interface ShrinkLimits {
+  /** Most runs. */
+  readonly shrinkRuns?: number | undefined
+  /** A scenario of so few frames is small enough. */
+  readonly fewFrames?: number | undefined
+}
+
+/** `scenario` must fail with `violation`. */
+export async function shrink(
+  scenario: Scenario,
+  violation: Violation,
+  plant: Plant,
+  { shrinkRuns: budget = 700, fewFrames = -1 }: ShrinkLimits,
+): Promise<Shrunk> {
   let best = scenario
   let found = violation
   let runs = 0
   const attempt = async (candidate: Scenario): Promise<boolean> => {
-    if (runs >= budget) return false
+    if (runs >= budget || best.sends.length <= fewFrames) return false
     runs++
     const again = (await runScenario(candidate, plant)).violation
     if (again === null || kindOf(again) !== kindOf(violation)) return false

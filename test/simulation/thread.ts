@@ -10,16 +10,16 @@ import { networkFaults } from './faults-networks.js'
 import { uplinkFaults } from './faults-uplink.js'
 import { runScenario } from './run.js'
 import { drawOnTrunks, type Scenario } from './scenario.js'
+import type { ShrinkLimits } from './shrink.js'
 
 export const faults = [...plantedFaults, ...uplinkFaults, ...networkFaults, ...fastPathFaults]
 
-export interface Task {
+export interface Task extends ShrinkLimits {
   readonly seed: number
   readonly schedules: number
   readonly seconds: number
   /** The name of one of `faults`; its schedules are drawn on trunks, and adapted as it says. */
   readonly fault?: string
-  readonly shrinkRuns?: number
 }
 
 export interface Result {
