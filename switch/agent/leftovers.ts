@@ -127,6 +127,12 @@ async function undoCutOffline(host: UndoHost, vm: string, record: CutRecord, dea
 const chainsOf = (disks: CutRecord['disks'] | readonly Disk[]) =>
   Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
 
+/** Whether overlays of a capture are there that no finished snapshot names. */
+export async function hasOverlays(host: UndoHost, vm: string, record: CutRecord): Promise<boolean> {
+  const { frozen, overlays } = await finishedImages(host)
+  return (await strayOverlays(host, vm, record, [...frozen, ...overlays])).length > 0
+}
+
 /** Disk images that finished snapshots of this host have frozen, and the overlays that were put on them. */
 async function finishedImages(host: UndoHost): Promise<{ frozen: string[]; overlays: string[] }> {
   const disks = (await host.store.parts()).flatMap((part) => part.members).flatMap((member) => member.disks)

@@ -23,7 +23,8 @@ export async function resumeMachine(
       return await resumeOnce(host, vm, control, attempt, Math.min(deadline, host.clock.now().ms + ATTEMPT_MS))
     } catch (thrown) {
       const error = asSnapswitchError(thrown)
-      if (error.code === 'MACHINE_NOT_RUNNING' || error.code === 'MACHINE_UNKNOWN') throw error
+      if (hasEnded(error)) throw error
+      if (error.code === 'HYPERVISOR_UNREACHABLE' && !(await host.machines.isThere(vm))) throw ended(vm, error)
       if (host.clock.now().ms + wait >= deadline) {
         const spec = host.machines.spec(vm)
         const byHand = spec === undefined ? '' : ` (${resumeByHand(spec)})`
@@ -39,6 +40,13 @@ export async function resumeMachine(
     }
   }
 }
+
+/** Whether it needs no resuming any more. */
+export const hasEnded = ({ code }: SnapswitchError): boolean =>
+  code === 'MACHINE_NOT_RUNNING' || code === 'MACHINE_UNKNOWN'
+
+const ended = (vm: string, cause: SnapswitchError) =>
+  new SnapswitchError('MACHINE_NOT_RUNNING', `${vm} has ended: ${cause.message}`, cause.action, cause)
 
 /** A connection that is lost stays so: after the first attempt a new one is made where it could be that. */
 async function resumeOnce(

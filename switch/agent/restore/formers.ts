@@ -1,13 +1,13 @@
 // The former selves of a restore's machines on this host: paused behind closed gates, then resumed when the restore is
 // called off, or ended when the new ones take their places.
 
-import { SnapswitchError } from '../../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
 import type { MachineControl } from '../../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../../ports/table.js'
 import { gateOthers, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
-import { resumeMachine } from '../resume.js'
+import { hasEnded, resumeMachine } from '../resume.js'
 import { allOf } from './load.js'
 
 interface Former {
@@ -86,7 +86,7 @@ export class Formers {
           if (ran) await resumeMachine(host, vm, control, host.clock.now().ms + RESUME_MS)
         } catch (thrown) {
           host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
-          stuck.push(vm)
+          if (!hasEnded(asSnapswitchError(thrown))) stuck.push(vm)
         }
         await releaseOthers(
           host,

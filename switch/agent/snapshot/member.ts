@@ -18,7 +18,7 @@ import { diskFrozen, onFrozen } from '../disks/frozen.js'
 import { release, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { CutRecord } from '../journal.js'
-import { undoOverlays } from '../leftovers.js'
+import { hasOverlays, undoOverlays } from '../leftovers.js'
 import { notRunning } from '../refusals.js'
 import { resumeMachine } from '../resume.js'
 
@@ -45,6 +45,8 @@ export interface Member {
   paused: boolean
   /** Why it could not be brought to run; null while that is not so. */
   stuck: SnapswitchError | null
+  /** It has ended, and an overlay is left that it has written to: what takes that back stays on record. */
+  left: boolean
   /** It is one of the machines that may be cut now. */
   hasSlot: boolean
   readonly times: {
@@ -130,6 +132,7 @@ export async function prepareMember(
       seal: null,
       paused: false,
       stuck: null,
+      left: false,
       hasSlot: false,
       times,
       residue: 0,
@@ -202,7 +205,7 @@ const RESUME_MS = 10_000
 const MERGE_MS = 30_000
 
 /** Never throws. What cannot be resumed stays on record. */
-async function resume(host: Host, { network, snapshot }: SessionRequest, member: Member): Promise<void> {
+async function resume(host: Host, request: SessionRequest, member: Member): Promise<void> {
   const { vm } = member
   try {
     await resumeMachine(host, vm, member.control, host.clock.now().ms + RESUME_MS)
@@ -218,10 +221,12 @@ async function resume(host: Host, { network, snapshot }: SessionRequest, member:
     // One that has ended needs no resuming.
     if (error.code !== 'MACHINE_PAUSED') return
     member.stuck = error
-    await host.journal
-      .noteStuck(network, snapshot, vm)
-      .catch((failed) => host.log.error({ err: failed, vm }, 'no record'))
+    await keepRecord(host, request, vm)
   }
+}
+
+async function keepRecord({ journal, log }: Host, { network, snapshot }: SessionRequest, vm: string): Promise<void> {
+  await journal.noteStuck(network, snapshot, vm).catch((failed) => log.error({ err: failed, vm }, 'no record'))
 }
 
 /** The capture has succeeded, and the snapshot has not. */
@@ -247,5 +252,14 @@ export async function recover(host: Host, request: SessionRequest, member: Membe
     await quietly('capture failed', member.capture.sealed)
     if (member.paused) await resume(host, request, member)
     if (member.seal !== null) await quietly('cannot merge', takeBack(host, member))
+    // A large QEMU that was killed takes seconds to end, and has its images for so long.
+    await quietly('cannot tell what is left', noteLeft(host, request, member))
   }
+}
+
+async function noteLeft(host: Host, request: SessionRequest, member: Member): Promise<void> {
+  const { vm, record } = member
+  if ((await host.machines.isThere(vm)) || !(await hasOverlays(host, vm, record))) return
+  member.left = true
+  await keepRecord(host, request, vm)
 }

@@ -283,7 +283,8 @@ export class SnapshotSession {
       for (const { control } of this.#members.values()) await control.close().catch(() => undefined)
       if (error === null) return
       await this.#writing.catch(() => undefined)
-      if (stuck === null) await this.#host.store.remove(network, snapshot)
+      const left = [...this.#members.values()].some((member) => member.left)
+      if (stuck === null && !left) await this.#host.store.remove(network, snapshot)
     }
     cleanUp()
       .catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot clean up after the snapshot'))
