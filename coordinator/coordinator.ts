@@ -30,7 +30,7 @@ import { hostStatus, type Network } from './network.js'
 import type { Networks } from './networks.js'
 import { prune } from './pruning.js'
 import { Recovery, unreadable } from './recovery.js'
-import { othersOf, restoreSnapshot } from './restoring.js'
+import { othersOf, restoreDeadlineMs, restoreSnapshot } from './restoring.js'
 import { runSnapshot } from './runner.js'
 import type { OnProgress, RunOptions } from './sequence-runner.js'
 import type { ManifestStore } from './store/catalogue.js'
@@ -135,13 +135,17 @@ export class Coordinator {
   async restore(
     networkName: string,
     name: string,
-    order: RestoreOrder,
+    asked: RestoreOrder,
     report: ReportProgress,
   ): Promise<RestoreReport> {
     const network = await this.#network(networkName)
     checkedName('snapshot', name)
     const what = `restore of ${network.name}/${name}`
-    return this.#work.exclusively(network.name, what, null, async () => {
+    const { wait, deadlineMs = restoreDeadlineMs } = asked
+    const startedAt = this.#clock.now().ms
+    return this.#work.exclusively(network.name, what, wait === true ? deadlineMs : null, async () => {
+      const waitedMs = wait === true ? this.#clock.now().ms - startedAt : 0
+      const order = { ...asked, deadlineMs: Math.max(1, Math.round(deadlineMs - waitedMs)) }
       const manifest = await readManifest(this.#catalogue, network, name)
       return this.#work.exclusivelyAll(othersOf(manifest), what, async () => {
         const maxKnownEpoch = await this.#catalogue.maxEpoch(network.name)

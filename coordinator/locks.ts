@@ -13,7 +13,7 @@ interface Held {
   readonly queue: Waiting[]
 }
 
-const whenEnded = 'Try again when it has ended. `snapshot create` waits for that if given --wait.'
+const whenEnded = 'Try again when it has ended. `snapshot create` and `snapshot restore` wait for that if given --wait.'
 /** More than this many waiting for one network is a runaway script. */
 const queueLimit = 16
 

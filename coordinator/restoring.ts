@@ -8,14 +8,14 @@ import { runRestore } from './runner.js'
 import { planRestore } from './sequence/restore/plan.js'
 import type { RunOptions } from './sequence-runner.js'
 
-const restoreDeadlineMs = 120_000
+export const restoreDeadlineMs = 120_000
 const leftCallMs = 5_000
 
 /** Throws PLACEMENT_INVALID, and the reason when it was undone. */
 export async function restoreSnapshot(
   network: Network,
   manifest: Manifest,
-  order: RestoreOrder,
+  order: RestoreOrder & { readonly deadlineMs: number },
   options: { readonly run: RunOptions; readonly maxKnownEpoch: number; readonly logger: Logger },
 ): Promise<RestoreReport> {
   const { run, maxKnownEpoch, logger } = options
@@ -26,7 +26,7 @@ export async function restoreSnapshot(
     replace: order.replace ?? false,
     endFirst: order.endFirst ?? false,
     maxKnownEpoch,
-    deadlineMs: order.deadlineMs ?? restoreDeadlineMs,
+    deadlineMs: order.deadlineMs,
   }
   const outside = outsidePorts(network)
   const outcome = await runRestore(input, run)

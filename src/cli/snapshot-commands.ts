@@ -74,6 +74,7 @@ interface RestoreOptions extends CommonOptions {
   readonly replace?: boolean
   readonly endFirst?: boolean
   readonly deadline?: number
+  readonly wait?: boolean
 }
 
 export function addSnapshotCommands(program: Command, terminal: Terminal, setCode: (code: number) => void): void {
@@ -117,6 +118,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .option('--replace', 'end machines of those names that still run, once all is ready to take their place')
     .option('--end-first', 'end them before their next selves are loaded, where there is no room for both')
     .option('--deadline <time>', deadline(restoreMs), parseDuration)
+    .option('--wait', 'wait for a snapshot or restore that is under way, instead of being refused')
     .action((name: string, options: RestoreOptions) => restore(terminal, name, options))
 
   withCoordinatorSocket(withJson(snapshot.command('verify')))
@@ -206,6 +208,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
     ...(options.place === undefined ? {} : { placement: options.place }),
     ...(options.replace === true ? { replace: true } : {}),
     ...(options.endFirst === true ? { endFirst: true } : {}),
+    ...(options.wait === true ? { wait: true } : {}),
     ...(options.deadline === undefined ? {} : { deadlineMs: options.deadline }),
   }
   const deadlineMs = (options.deadline ?? restoreMs) + undoMs

@@ -221,6 +221,21 @@ t.test('one at a time: the next is refused, or waits', async (t) => {
   t.equal((await waiting).state, 'complete')
 })
 
+t.test('restore: it waits for a snapshot when told to', async (t) => {
+  const { a, create, coordinator } = await lab(t)
+  await create()
+  const restore = (order: object) => coordinator.restore('lab0', 'demo', { replace: true, ...order }, () => {})
+  const refusePrepare = holdUp(a, 'prepare')
+  const first = create('first').catch((error: unknown) => error)
+  await asked(a, 'prepare', 2)
+  await t.rejects(restore({}), { code: 'SNAPSHOT_BUSY', action: /`snapshot restore` wait/ })
+  await t.rejects(restore({ wait: true, deadlineMs: 50 }), { code: 'SNAPSHOT_BUSY', action: /within 50 ms/ })
+  const waiting = restore({ wait: true, deadlineMs: patience(10_000) })
+  refusePrepare()
+  t.match(await first, { code: 'STORE_IO' })
+  t.match(await waiting, { name: 'demo' })
+})
+
 t.test('restore: hosts swapped, files travel, originals refuse or are replaced', async (t) => {
   const { a, b, create, coordinator, steps } = await lab(t)
   const manifest = await create()

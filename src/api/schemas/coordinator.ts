@@ -84,6 +84,8 @@ export const RestoreOrder = Type.Object(
      */
     endFirst: Type.Optional(Type.Boolean()),
     deadlineMs: Type.Optional(Milliseconds),
+    /** As of a snapshot. */
+    wait: Type.Optional(Type.Boolean()),
   },
   closed,
 )
