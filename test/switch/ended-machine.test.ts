@@ -33,6 +33,9 @@ async function host(t: Test, isThere: boolean) {
     inspect: async () => {
       throw closed
     },
+    abandon: async () => {
+      throw closed
+    },
     resume: async () => {
       asked++
       throw closed
@@ -61,9 +64,10 @@ t.test('one that does not answer is asked again, and said to stand still', root,
   await t.rejects(resumed, { code: 'MACHINE_PAUSED', message: /^vm stands still: .* [2-9] attempts: / })
 })
 
-for (const [left, what] of [
-  [true, 'an overlay that could not be taken back yet stays on record'],
-  [false, 'without one nothing does'],
+for (const [left, isCaptured, what] of [
+  [true, true, 'an overlay that could not be taken back yet stays on record'],
+  [true, false, 'the same when it ended before its memory was saved'],
+  [false, true, 'without one nothing does'],
 ] as const) {
   t.test(what, root, async (t) => {
     const { host: made, control, state } = await host(t, false)
@@ -81,7 +85,7 @@ for (const [left, what] of [
     sealed.catch(() => {})
     const member = {
       ...{ vm: 'vm', control, record, ports: [], otherPorts: [], paused: true, seal: null, stuck: null, left: false },
-      capture: { sealed, resumed: sealed },
+      capture: isCaptured ? { sealed, resumed: sealed } : null,
     } as unknown as Member
     await recover(made, { network: 'lab0', snapshot: 's1', epoch: 1 } as SessionRequest, member)
     t.match(member, { stuck: null, left })

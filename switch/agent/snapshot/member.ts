@@ -252,9 +252,9 @@ export async function recover(host: Host, request: SessionRequest, member: Membe
     await quietly('capture failed', member.capture.sealed)
     if (member.paused) await resume(host, request, member)
     if (member.seal !== null) await quietly('cannot merge', takeBack(host, member))
-    // A large QEMU that was killed takes seconds to end, and has its images for so long.
-    await quietly('cannot tell what is left', noteLeft(host, request, member))
   }
+  // A large QEMU that was killed takes seconds to end, and has its images for so long.
+  await quietly('cannot tell what is left', noteLeft(host, request, member))
 }
 
 async function noteLeft(host: Host, request: SessionRequest, member: Member): Promise<void> {
