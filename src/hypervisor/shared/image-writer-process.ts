@@ -139,16 +139,17 @@ process.on('message', (order: Order) => {
 /** How long a save is kept at its gate for its guest to run first. */
 const runFirstMs = 2000
 
-/** A guest runs before its save leaves the gate: run-on.ts, `protectedMemory`. */
-async function letGo(stream: Stream): Promise<void> {
-  const socket = paused.get(stream.id)
-  if (socket !== undefined && !stream.isRead) await runPaused(socket, true, within(runFirstMs))
-  stream.orphan()
+/** A guest runs before its save leaves the gate: run-on.ts, `protectedMemory`. It may be paused with its stream ended. */
+async function letGo(id: number): Promise<void> {
+  const stream = streams.get(id)
+  const socket = paused.get(id)
+  if (socket !== undefined && stream?.isRead === false) await runPaused(socket, true, within(runFirstMs))
+  stream?.orphan()
   if (socket !== undefined) await runPaused(socket, false, within(patienceMs))
 }
 
 process.on('disconnect', () => {
-  for (const stream of streams.values()) void letGo(stream)
+  for (const id of new Set([...streams.keys(), ...paused.keys()])) void letGo(id)
 })
 
 // A signal to the daemon's group or terminal is not for this process: it ends when its streams have.
