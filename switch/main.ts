@@ -52,7 +52,7 @@ import { WantedState } from './wanted/state.js'
 
 /** Longer than the datapath may take to add up what the kernel has forwarded. */
 const HEAL_INTERVAL_MS = 1000
-const UNDO_INTERVAL_MS = 5000
+const UNDO_INTERVAL_MS = 1000
 
 /** What runs beside the switch from when it is up until it stops: the command line has the coordinator here. */
 export type StartCompanion = (config: SwitchConfig, log: Logger) => { stop(): Promise<void> } | null

@@ -6,7 +6,11 @@ import type { UnfinishedSnapshot } from './journal.js'
 import { type UndoHost, undoSnapshot } from './leftovers.js'
 import type { Session, Sessions } from './sessions.js'
 
-const FIRST_WAIT_MS = 20_000
+/**
+ * A QEMU that was killed lets go of its images within seconds. Its owner may start it again soon, on a disk that lacks
+ * what an overlay has yet.
+ */
+const FIRST_WAIT_MS = 3000
 const LONGEST_WAIT_MS = 600_000
 /** A network is not kept busy for a hypervisor that does not answer. */
 const ANSWER_MS = 5000
