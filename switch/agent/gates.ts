@@ -41,6 +41,17 @@ export async function release(host: GatesHost, network: string, ports: readonly 
   )
 }
 
+/** The gates of a machine in all its networks. Throws when one cannot be opened; the others are open then. */
+export async function releaseAll(
+  host: GatesHost,
+  network: string,
+  ports: readonly number[],
+  others: readonly PortEntry[],
+): Promise<void> {
+  const released = await Promise.allSettled([release(host, network, ports), releaseOthers(host, others)])
+  for (const result of released) if (result.status === 'rejected') throw result.reason
+}
+
 /** Returns when the network has moved on to `epoch`; gates may take until guests have read. */
 export async function advance(host: GatesHost, network: string, epoch: number): Promise<void> {
   const { opening, atUs } = await host.datapath.call('advance', { network, epoch, most: host.portion })

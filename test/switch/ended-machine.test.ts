@@ -9,11 +9,10 @@ import t, { type Test } from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { systemClock } from '../../src/runtime/clock.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
-import type { Host } from '../../switch/agent/host.js'
 import { Journal } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import { resumeMachine } from '../../switch/agent/resume.js'
-import { type Member, recover, type SessionRequest } from '../../switch/agent/snapshot/member.js'
+import { type CutMember, recover } from '../../switch/agent/snapshot/member-recovery.js'
 import { fileLimit } from '../patience.js'
 import { controlOf, machinesBy } from './made-up-machine.js'
 import { root } from './world.js'
@@ -45,10 +44,9 @@ async function host(t: Test, isThere: boolean) {
     throw closed
   }
   const machines = machinesBy({ vm: { qmp: '/none' } }, { attach, isThere: async () => isThere })
-  const datapath = { call: async () => ({ atUs: 0 }) }
   const log = pino({ level: 'silent' })
-  const made = { clock: systemClock, log, store, disks, machines, datapath, journal: new Journal(state) }
-  return { host: made as unknown as Host, control, state, asked: () => asked }
+  const made = { clock: systemClock, log, store, disks, machines, journal: new Journal(state) }
+  return { host: made, control, state, asked: () => asked }
 }
 
 t.test('it is asked to run once', root, async (t) => {
@@ -83,11 +81,11 @@ for (const [left, isCaptured, what] of [
     await made.journal.writeCut('lab0', 's1', 'vm', record)
     const sealed = Promise.reject(closed)
     sealed.catch(() => {})
-    const member = {
-      ...{ vm: 'vm', control, record, ports: [], otherPorts: [], paused: true, seal: null, stuck: null, left: false },
+    const member: CutMember = {
+      ...{ vm: 'vm', control, record, paused: true, seal: null, stuck: null, left: false },
       capture: isCaptured ? { sealed, resumed: sealed } : null,
-    } as unknown as Member
-    await recover(made, { network: 'lab0', snapshot: 's1', epoch: 1 } as SessionRequest, member)
+    }
+    await recover(made, { network: 'lab0', snapshot: 's1' }, member, async () => {})
     t.match(member, { stuck: null, left })
     t.equal(await new Journal(state).hasStuck('lab0', 's1'), left)
     t.equal(existsSync(overlay), left)

@@ -139,7 +139,9 @@ process.on('message', (order: Order) => {
 /** How long a save is kept at its gate for its guest to run first. */
 const runFirstMs = 2000
 
-/** A guest runs before its save leaves the gate: run-on.ts, `protectedMemory`. It may be paused with its stream ended. */
+/**
+ * A guest runs before its save leaves the gate: run-on.ts, `protectedMemory`. It may be paused with its stream ended.
+ */
 async function letGo(id: number): Promise<void> {
   const stream = streams.get(id)
   const socket = paused.get(id)

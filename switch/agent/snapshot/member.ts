@@ -2,7 +2,7 @@
 // session.ts, which decides nothing either: member-cut.ts does.
 
 import type { Policy } from '../../../src/api/schemas.js'
-import { asSnapswitchError, type SnapswitchError } from '../../../src/errors/errors.js'
+import type { SnapswitchError } from '../../../src/errors/errors.js'
 import { syncFile } from '../../../src/files/durable.js'
 import type {
   Capture,
@@ -15,12 +15,9 @@ import { sleep } from '../../../src/runtime/clock.js'
 import { Counter, Drop, ROW } from '../../forwarding/counters.js'
 import type { PortEntry } from '../../ports/table.js'
 import { diskFrozen, onFrozen } from '../disks/frozen.js'
-import { release, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { CutRecord } from '../journal.js'
-import { hasOverlays, undoOverlays } from '../leftovers.js'
 import { notRunning } from '../refusals.js'
-import { resumeMachine } from '../resume.js'
 
 /**
  * How long a guest may take to read what it was sent before it is paused all the same; and how long not to read at all.
@@ -198,68 +195,4 @@ export async function residueOf({ clock, unread }: UnreadHost, ports: Devices): 
   if (first.every((count) => count === 0)) return first
   await sleep(clock, SETTLE_STEP_MS)
   return look().map((count, nth) => (first[nth] === 0 ? 0 : Math.max(first[nth], count + 1)))
-}
-
-/** Past the session's deadline a machine still gets this long to run again. */
-const RESUME_MS = 10_000
-const MERGE_MS = 30_000
-
-/** Never throws. What cannot be resumed stays on record. */
-async function resume(host: Host, request: SessionRequest, member: Member): Promise<void> {
-  const { vm } = member
-  try {
-    await resumeMachine(host, vm, member.control, host.clock.now().ms + RESUME_MS)
-    member.paused = false
-    if (member.capture === null) return
-    // The driver could not take its overlays back from a machine that stood still.
-    const limit = host.clock.now().ms + MERGE_MS
-    const { disks } = await member.control.inspect(limit)
-    await undoOverlays(host, vm, member.control, member.record, disks, limit)
-  } catch (thrown) {
-    const error = asSnapswitchError(thrown)
-    host.log.error({ err: error, vm }, 'cannot resume')
-    // One that has ended needs no resuming.
-    if (error.code !== 'MACHINE_PAUSED') return
-    member.stuck = error
-    await keepRecord(host, request, vm)
-  }
-}
-
-async function keepRecord({ journal, log }: Host, { network, snapshot }: SessionRequest, vm: string): Promise<void> {
-  await journal.noteStuck(network, snapshot, vm).catch((failed) => log.error({ err: failed, vm }, 'no record'))
-}
-
-/** The capture has succeeded, and the snapshot has not. */
-async function takeBack(host: Host, { vm, control, record }: Member): Promise<void> {
-  const limit = host.clock.now().ms + MERGE_MS
-  const { disks } = await control.inspect(limit)
-  await undoOverlays(host, vm, control, record, disks, limit)
-}
-
-/** Whatever happened: the guest runs, its gates are open, nothing of the capture is left. Never throws. */
-export async function recover(host: Host, request: SessionRequest, member: Member): Promise<void> {
-  const { log } = host
-  const { network } = request
-  const quietly = async (what: string, work: Promise<unknown>) => {
-    await work.catch((thrown) => log.warn({ err: thrown, vm: member.vm }, what))
-  }
-  if (member.paused && member.capture === null) await resume(host, request, member)
-  const ports = member.ports.map((port) => port.index)
-  await quietly('cannot release', release(host, network, ports))
-  await quietly('cannot release', releaseOthers(host, member.otherPorts))
-  if (member.capture === null) await quietly('cannot abandon', member.control.abandon())
-  else {
-    await quietly('capture failed', member.capture.sealed)
-    if (member.paused) await resume(host, request, member)
-    if (member.seal !== null) await quietly('cannot merge', takeBack(host, member))
-  }
-  // A large QEMU that was killed takes seconds to end, and has its images for so long.
-  await quietly('cannot tell what is left', noteLeft(host, request, member))
-}
-
-async function noteLeft(host: Host, request: SessionRequest, member: Member): Promise<void> {
-  const { vm, record } = member
-  if ((await host.machines.isThere(vm)) || !(await hasOverlays(host, vm, record))) return
-  member.left = true
-  await keepRecord(host, request, vm)
 }

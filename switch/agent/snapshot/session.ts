@@ -4,14 +4,15 @@
 import type { LocalEvent, LocalPart } from '../../../src/api/schemas.js'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../../src/errors/errors.js'
 import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
-import { advance, gateOthers, release, releaseOthers } from '../gates.js'
+import { advance, gateOthers, release, releaseAll, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import { PriorityBoost } from '../priority-boost.js'
 import { Semaphore } from '../semaphore.js'
 import { SessionEvents } from '../session-events.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot, type LocalState } from './local-snapshot.js'
-import { type Member, prepareMember, recover, residueOf, type SessionRequest, settle } from './member.js'
+import { type Member, prepareMember, residueOf, type SessionRequest, settle } from './member.js'
 import type { MemberEffect } from './member-cut.js'
+import { recover } from './member-recovery.js'
 import { closureRecords, writePart } from './part.js'
 import { Recording } from './recording.js'
 
@@ -247,7 +248,7 @@ export class SnapshotSession {
         if ([...this.#members.values()].every(({ times: { releasedAtUs } }) => releasedAtUs > 0)) this.#boost.end()
         return say('released')
       case 'recover':
-        await recover(this.#host, this.request, member)
+        await recover(this.#host, this.request, member, () => releaseAll(this.#host, network, ports, member.otherPorts))
         this.#releaseSlot(member)
         return say('recovered')
     }
