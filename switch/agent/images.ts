@@ -4,7 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { createWriteStream, type ReadStream } from 'node:fs'
-import { chmod, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { chmod, chown, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
@@ -155,9 +155,15 @@ export class Images {
     for (const digest of digests) await utimes(join(this.directory, digest), released, released).catch(() => undefined)
   }
 
-  /** Lets anybody read a copy who knows what it is called: its content's digest. Other files stay as they are. */
-  async share(path: string): Promise<void> {
-    if (dirname(path) === this.directory) await chmod(path, 0o644)
+  /**
+   * Lets a group read a copy. Other files stay as they are. Not everybody may read it: the process list tells all users
+   * what the copy is called. Whoever has opened it before goes on.
+   */
+  async share(path: string, gid: number): Promise<void> {
+    // A daemon that is not root's starts all machines as itself.
+    if (dirname(path) !== this.directory || process.geteuid?.() !== 0) return
+    await chown(path, 0, gid)
+    await chmod(path, 0o640)
   }
 
   /** Keeps an uploaded file when its content is what its name says. */

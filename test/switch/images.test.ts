@@ -14,6 +14,7 @@ import { copyForRestores, fetchedFiles } from '../../switch/agent/disks/state-fi
 import { Images } from '../../switch/agent/images.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import { partOf } from '../coordinator/fixtures.js'
+import { root } from './world.js'
 
 type Test = { teardown(act: () => void): void }
 
@@ -82,7 +83,7 @@ t.test('a copy is given to others as the file itself is', async (t) => {
   t.same(await buffer(stream), content)
 })
 
-t.test('a machine that is not root’s may read copies, and what others have given it', async (t) => {
+t.test('the group of a machine that is not root’s may read copies, and what others have given it', root, async (t) => {
   const { state, write, images } = workshop(t)
   const content = Buffer.from('fetched')
   const digest = createHash('sha256').update(content).digest('hex')
@@ -91,8 +92,9 @@ t.test('a machine that is not root’s may read copies, and what others have giv
   const own = write('disk.img', 'of somebody')
   chmodSync(own.path, 0o600)
   t.equal(statSync(copy).mode & 0o777, 0o600)
-  for (const path of [copy, own.path, join(state, 'none')]) await images.share(path)
-  t.equal(statSync(copy).mode & 0o777, 0o644)
+  for (const path of [copy, own.path, join(state, 'none')]) await images.share(path, 45_077)
+  t.match(statSync(copy), { uid: 0, gid: 45_077 })
+  t.equal(statSync(copy).mode & 0o777, 0o640)
   t.equal(statSync(own.path).mode & 0o777, 0o600)
 })
 

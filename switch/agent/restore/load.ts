@@ -39,7 +39,8 @@ export async function loadMachine(
   const definition = part.definition as MachineDefinition
   const files = await locateFiles(host, part)
   // Copies are the daemon's alone.
-  if (definition.user !== undefined) for (const file of opened(files)) await host.store.images.share(file)
+  const { user } = definition
+  if (user !== undefined) for (const file of opened(files)) await host.store.images.share(file, user.gid)
   await host.store.makeMachineDirectory(directory)
   // A port takes its device's name along to the host that it is restored on.
   const names = definition.nics.map((nic) => nic.device)
