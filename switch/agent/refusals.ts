@@ -74,3 +74,10 @@ export function staleEpoch(epoch: number, highest: number): SnapswitchError {
     'Ask again: the coordinator will choose a fresh one.',
   )
 }
+
+export const diskNotWhole = (vm: string, snapshot: string) =>
+  new SnapswitchError(
+    'SNAPSHOT_BUSY',
+    `${vm} ended in snapshot ${snapshot}, and what its guest wrote since the cut is not back in its disk yet`,
+    'Start it when this says where its disk is, usually in some seconds. If that takes longer, the daemon’s log says why.',
+  )

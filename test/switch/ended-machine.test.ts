@@ -9,6 +9,8 @@ import t, { type Test } from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { systemClock } from '../../src/runtime/clock.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
+import { whereDisksAre } from '../../switch/agent/disks/where.js'
+import type { DaemonHost } from '../../switch/agent/host.js'
 import { Journal } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import { resumeMachine } from '../../switch/agent/resume.js'
@@ -89,6 +91,10 @@ for (const [left, isCaptured, what] of [
     t.match(member, { stuck: null, left })
     t.equal(await new Journal(state).hasStuck('lab0', 's1'), left)
     t.equal(existsSync(overlay), left)
+    const where = whereDisksAre({ name: 'a', ...made } as DaemonHost, 'vm', true, systemClock.now().ms + 1000)
+    // Who starts it now would do so without what it has written.
+    if (left) await t.rejects(where, { code: 'SNAPSHOT_BUSY', message: /^vm ended in snapshot s1, and what / })
+    else t.match(await where, { running: false })
     t.match(await new Journal(state).unfinished(), [{ machines: [{ vm: 'vm' }] }])
   })
 }

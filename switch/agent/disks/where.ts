@@ -5,12 +5,13 @@ import { unknownMachine } from '../../../src/api/names.js'
 import type { MachineDisks } from '../../../src/api/schemas.js'
 import type { MachineInfo } from '../../../src/hypervisor/hypervisor.js'
 import type { DaemonHost } from '../host.js'
-import { notRunning } from '../refusals.js'
+import { hasOverlays } from '../leftovers.js'
+import { diskNotWhole, notRunning } from '../refusals.js'
 import { diskFrozen, onFrozen } from './frozen.js'
 
 const ENDING_MS = 300
 
-/** `mayAsk` false: only what is on record. Throws MACHINE_UNKNOWN, and what asking it throws. */
+/** `mayAsk` false: only what is on record. Throws MACHINE_UNKNOWN, SNAPSHOT_BUSY, and what asking it throws. */
 export async function whereDisksAre(
   host: DaemonHost,
   vm: string,
@@ -22,7 +23,9 @@ export async function whereDisksAre(
   if (recorded === null && !isKnown) throw unknownMachine(host.name, vm, host.machines.names())
   const asked = (disks: readonly { name: string; layers: MachineDisks['disks'][number]['layers'] }[]) =>
     disks.map(({ name, layers }) => ({ name, layers: layers.map(({ file, format }) => ({ file, format })) }))
-  if (!mayAsk || !isKnown || !(await host.machines.isThere(vm))) {
+  const isThere = isKnown && (await host.machines.isThere(vm))
+  if (!isThere) await checkWhole(host, vm)
+  if (!mayAsk || !isThere) {
     const disks = Object.entries(recorded ?? {}).map(([name, layers]) => ({ name, layers: [...layers] }))
     return { vm, running: false, disks: asked(disks), problems: [] }
   }
@@ -47,4 +50,12 @@ export async function whereDisksAre(
   // One that its hypervisor has stopped, for want of room say, is not to be missed.
   if (info.state !== 'running') problems.push(notRunning(vm, info.state, info.stateDetail, host.machines.spec(vm)))
   return { vm, running: true, disks: right, problems: problems.map((problem) => problem.report()) }
+}
+
+/** Who starts a machine that was killed in a snapshot on its disk alone loses what is not back in it. */
+async function checkWhole(host: DaemonHost, vm: string): Promise<void> {
+  for (const { snapshot, machines } of await host.journal.unfinished()) {
+    const mine = machines.find((one) => one.vm === vm)
+    if (mine !== undefined && (await hasOverlays(host, vm, mine.record))) throw diskNotWhole(vm, snapshot)
+  }
 }
