@@ -146,12 +146,12 @@ export class Coordinator {
     )
     const guests = Object.keys(placement).map((vm) => world.guestOf(vm))
     const before = guests.filter(({ alive }) => alive).map((guest) => ({ guest, life: guest.life }))
-    pastBarrier.delete(network)
     const request = { placement, replace: true, deadlineMs: order.deadline }
     try {
       await this.#product.restore(network, manifest.name, request, () => undefined)
+      pastBarrier.delete(network)
     } catch (thrown) {
-      // Another one may be under way.
+      // Another one may be under way, past its barrier or not.
       if (asSnapswitchError(thrown).code === 'SNAPSHOT_BUSY') throw thrown
       const crashes = new Set(world.scenario.faults.map((fault) => (fault.kind === 'crash machine' ? fault.vm : -1)))
       // Until the barrier an undone restore has ended nothing.
@@ -159,6 +159,7 @@ export class Coordinator {
         for (const { guest, life } of before)
           if (guest.life !== life && !crashes.has(guest.index))
             world.violation(4, `${guest.name} was ended by a restore that has not come to its barrier`)
+      pastBarrier.delete(network)
       throw thrown
     }
   }
