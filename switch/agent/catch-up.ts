@@ -1,7 +1,7 @@
 // How a host's epochs follow its peers' outside of snapshots: after it was away, or when it was left out of a snapshot,
 // frames from its peers' later cuts must not be early to it for ever.
 
-import { passEpoch } from './gates.js'
+import { type GatesHost, passEpoch } from './gates.js'
 import type { Host } from './host.js'
 import { type PeerNews, PeerNewsdesk } from './peer-news.js'
 
@@ -11,14 +11,16 @@ const UNKNOWN_EPOCH_MS = 3000
 /** What is under way in a network: null, a restore, or the snapshot of an epoch. */
 export type UnderWay = (network: string) => { readonly epoch: number | null } | null
 
+type CatchUpHost = GatesHost & Pick<Host, 'epochs'>
+
 export class CatchUp {
-  readonly #host: Host
+  readonly #host: CatchUpHost
   readonly #underWay: UnderWay
   /** How to stop waiting, by network. */
   readonly #giveWay = new Map<string, () => void>()
   readonly #news: PeerNewsdesk
 
-  constructor(host: Host, underWay: UnderWay) {
+  constructor(host: CatchUpHost, underWay: UnderWay) {
     this.#host = host
     this.#underWay = underWay
     this.#news = new PeerNewsdesk(host.clock, (news, more) => this.#peerHeard(news, more))

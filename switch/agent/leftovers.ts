@@ -19,6 +19,8 @@ const END_MS = 10_000
 
 /** What undoing a snapshot asks of its host. */
 export type UndoHost = Pick<Host, 'clock' | 'log' | 'machines' | 'journal' | 'store' | 'disks'>
+/** The same of undoing a restore. */
+type LoadsHost = UndoHost & Pick<Host, 'ports' | 'records'>
 
 /**
  * Machines that the snapshot has paused run on, its overlays are merged back, its files go. A machine that somebody
@@ -166,7 +168,11 @@ function isOverlay(name: string, label: string): boolean {
  * be repeated. Those that run stay. Call before the ports are opened; returns the moves as they are then. `configured`:
  * names of the configuration's ports.
  */
-export async function endLoads(host: Host, moves: Moves, configured: Pick<ReadonlySet<string>, 'has'>): Promise<Moves> {
+export async function endLoads(
+  host: LoadsHost,
+  moves: Moves,
+  configured: Pick<ReadonlySet<string>, 'has'>,
+): Promise<Moves> {
   let known = moves
   for (const record of await host.journal.restores()) {
     const { network, snapshot } = record
@@ -184,7 +190,7 @@ export async function endLoads(host: Host, moves: Moves, configured: Pick<Readon
 }
 
 /** Machines that stood still until they were ended, and have not been. True when one stands still yet. */
-async function resumeFormers(host: Host, { formers }: RestoreRecord): Promise<boolean> {
+async function resumeFormers(host: LoadsHost, { formers }: RestoreRecord): Promise<boolean> {
   const results = await Promise.all(
     (formers ?? []).map(async ({ vm, incarnation, spec }) => {
       const known = host.machines.spec(vm)
@@ -211,7 +217,7 @@ async function resumeFormers(host: Host, { formers }: RestoreRecord): Promise<bo
   return results.includes(false)
 }
 
-async function endMachines(host: Host, { machines, resuming }: RestoreRecord) {
+async function endMachines(host: LoadsHost, { machines, resuming }: RestoreRecord) {
   const ended = new Set<string>()
   let unclear = false
   await Promise.all(

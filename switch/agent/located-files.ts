@@ -8,7 +8,7 @@ import type { Host } from './host.js'
 export type LocatedFiles = Pick<LoadRequest, 'memoryFile' | 'disks' | 'media' | 'files'>
 
 /** Throws STORE_DAMAGED when one is not here. */
-export async function locateFiles(host: Host, part: MemberPart): Promise<LocatedFiles> {
+export async function locateFiles(host: Pick<Host, 'store'>, part: MemberPart): Promise<LocatedFiles> {
   const find = await host.store.images.finder()
   const locate = async (file: FileReference) => {
     const path = await find(file)

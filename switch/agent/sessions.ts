@@ -33,14 +33,14 @@ export interface Session {
 }
 
 export class Sessions {
-  readonly #host: Host
+  readonly #host: Pick<Host, 'name' | 'ports'>
   readonly #wanted: Pick<WantedView, 'networks'>
   readonly #sessions = new Map<string, Session>()
   #closed = false
   /** Called when what was under way in a network has ended. */
   onEnd: () => void = () => undefined
 
-  constructor(host: Host, wanted: Pick<WantedView, 'networks'>) {
+  constructor(host: Pick<Host, 'name' | 'ports'>, wanted: Pick<WantedView, 'networks'>) {
     this.#host = host
     this.#wanted = wanted
   }

@@ -14,7 +14,7 @@ import type { Host } from '../host.js'
 const LIMIT = 2 ** 31 - 1
 
 /** The frames for the members that are placed here, in their order of delivery. Throws STORE_DAMAGED, TRACE_INVALID. */
-export async function readChannelState(host: Host, request: RestoreRequest): Promise<ChannelFrame[]> {
+export async function readChannelState(host: Pick<Host, 'store'>, request: RestoreRequest): Promise<ChannelFrame[]> {
   const here = new Set(request.members.map((member) => member.vm))
   const frames: ChannelFrame[] = []
   const find = await host.store.images.finder()
@@ -35,7 +35,7 @@ export async function readChannelState(host: Host, request: RestoreRequest): Pro
 
 /** The ports' gates are closed: what is put behind them waits until the machines run. */
 export async function queueChannelState(
-  host: Host,
+  host: Pick<Host, 'datapath'>,
   network: string,
   frames: readonly ChannelFrame[],
   ports: readonly PortEntry[],

@@ -66,7 +66,11 @@ export async function checkRestore(host: Host, network: string, request: Restore
 }
 
 /** Machines that run and cannot be reached could be neither paused nor ended, which would show after all was loaded. */
-async function whoIsSilent(host: Host, running: readonly string[], deadlineMs: number): Promise<ErrorReport[]> {
+async function whoIsSilent(
+  host: Pick<Host, 'clock' | 'machines'>,
+  running: readonly string[],
+  deadlineMs: number,
+): Promise<ErrorReport[]> {
   const deadline = host.clock.now().ms + Math.min(Math.max(REACH_MS, deadlineMs * REACH_SHARE), deadlineMs * 0.9)
   const found = await inspectMachines(host.machines, running, deadline, host.clock)
   return found.flatMap(({ vm, info, error }) => {
@@ -78,7 +82,7 @@ async function whoIsSilent(host: Host, running: readonly string[], deadlineMs: n
 }
 
 /** What keeps machines from being loaded beside their former selves. */
-function roomForBoth(host: Host, beside: readonly MemberPart[]): SnapswitchError[] {
+function roomForBoth(host: Pick<Host, 'name' | 'processor'>, beside: readonly MemberPart[]): SnapswitchError[] {
   const found = beside.flatMap(({ vm, definition }) => {
     const held = heldAlone(definition as MachineDefinition)
     if (held.length === 0) return []
@@ -101,7 +105,7 @@ function roomForBoth(host: Host, beside: readonly MemberPart[]): SnapswitchError
 const endFirst =
   'Give --end-first to end what runs before the new machines are loaded: then a load that fails leaves none running.'
 
-async function notHere(host: Host, files: readonly FileReference[]): Promise<FileReference[]> {
+async function notHere(host: Pick<Host, 'store'>, files: readonly FileReference[]): Promise<FileReference[]> {
   if (files.length === 0) return []
   const find = await host.store.images.finder()
   const missing = []

@@ -4,7 +4,7 @@
 import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
 import type { MachineControl } from '../../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../../ports/table.js'
-import { gateOthers, releaseOthers } from '../gates.js'
+import { type GatesHost, gateOthers, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
 import { hasEnded, resumeMachine } from '../resume.js'
@@ -21,11 +21,13 @@ interface Former {
 
 const RESUME_MS = 10_000
 
+type FormersHost = GatesHost & Pick<Host, 'machines'>
+
 export class Formers {
-  readonly #host: Host
+  readonly #host: FormersHost
   readonly #found = new Map<string, Former>()
 
-  constructor(host: Host) {
+  constructor(host: FormersHost) {
     this.#host = host
   }
 

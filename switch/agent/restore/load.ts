@@ -31,7 +31,7 @@ export function mustWait(part: MemberPart, { endFirst }: RestoreRequest): boolea
 export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.definition as MachineDefinition) === null
 
 export async function loadMachine(
-  host: Host,
+  host: Pick<Host, 'machines' | 'store'>,
   { part, directory, beside }: Loading,
   taps: Taps,
   deadline: number,

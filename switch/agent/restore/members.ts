@@ -4,7 +4,7 @@
 import type { RestoreResumed } from '../../../src/api/schemas.js'
 import type { LoadedMachine } from '../../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../../ports/table.js'
-import { release, releaseOthers } from '../gates.js'
+import { type GatesHost, release, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import { type Loading, startedLoad } from './load.js'
 
@@ -22,14 +22,16 @@ export interface Member extends Loading {
 
 type Resumed = RestoreResumed['resumed']
 
+type MembersHost = GatesHost & Pick<Host, 'disks' | 'machines' | 'store'>
+
 export class RestoreMembers {
   readonly all: Member[] = []
-  readonly #host: Host
+  readonly #host: MembersHost
   readonly #network: string
   /** Where disks of machines that run are from now on. */
   readonly #disks = new Map<string, { name: string; file: string }[]>()
 
-  constructor(host: Host, network: string) {
+  constructor(host: MembersHost, network: string) {
     this.#host = host
     this.#network = network
   }

@@ -4,7 +4,7 @@
 
 import type { MemberPart, PortRecord, RestoreRequest } from '../../../src/api/schemas.js'
 import type { PortEntry } from '../../ports/table.js'
-import { gateOthers } from '../gates.js'
+import { type GatesHost, gateOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
 import { needsOf } from './taps.js'
@@ -12,14 +12,16 @@ import { needsOf } from './taps.js'
 /** A bridge's port whose device is no machine's now: a machine that had it may have it again. */
 export const isFree = ({ bridge, vm, kind }: PortEntry) => bridge !== undefined && vm === null && kind === 'plain'
 
+type PortsHost = GatesHost & Pick<Host, 'epochs'>
+
 export class RestorePorts {
-  readonly #host: Host
+  readonly #host: PortsHost
   readonly #network: string
   readonly #added: { readonly name: string; readonly vm: string }[] = []
   /** Made for ports that were here and had lost theirs, or that no port owns yet. */
   readonly #madeTaps: { readonly device: string; readonly vm: string }[] = []
 
-  constructor(host: Host, network: string) {
+  constructor(host: PortsHost, network: string) {
     this.#host = host
     this.#network = network
   }

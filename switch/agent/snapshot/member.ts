@@ -152,9 +152,9 @@ interface MemberCounters {
   readonly dropped: number
 }
 
-export function countersOf(host: Host, ports: readonly PortEntry[]): MemberCounters {
+export function countersOf({ datapath }: Pick<Host, 'datapath'>, ports: readonly PortEntry[]): MemberCounters {
   const sum = (counter: number) =>
-    ports.reduce((total, port) => total + host.datapath.counters[port.index * ROW + counter], 0)
+    ports.reduce((total, port) => total + datapath.counters[port.index * ROW + counter], 0)
   return {
     held: sum(Counter.held),
     early: sum(Counter.early),

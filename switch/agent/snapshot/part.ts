@@ -157,7 +157,7 @@ function frozenLayers(store: Pick<Host['store'], 'reference'>, layers: readonly 
 }
 
 /** How the incoming channels closed, by the names that people know. */
-export function closureRecords(host: Host, closures: readonly ChannelClosed[]): ChannelClosure[] {
+export function closureRecords(host: Pick<Host, 'ports'>, closures: readonly ChannelClosed[]): ChannelClosure[] {
   return closures.map(({ port, host: peer, expected, received, lost, late, byCount }) => ({
     port: host.ports.byIndex(port)?.name ?? `port-${port}`,
     host: peer,

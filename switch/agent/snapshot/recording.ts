@@ -11,7 +11,7 @@ import { eventLogMemory, loggedEvents, logOverflow } from '../../forwarding/even
 import type { PortEntry } from '../../ports/table.js'
 import type { Host } from '../host.js'
 import type { SessionRequest } from './member.js'
-import { RUN_STATE_BYTES, SnapshotRun, type WrittenRun } from './run.js'
+import { RUN_STATE_BYTES, type RunHost, SnapshotRun, type WrittenRun } from './run.js'
 
 /**
  * Bound of a recording: 28 MiB of memory, some 70 MiB of file, 104 at most. Bulk traffic fills it in a second or more.
@@ -34,8 +34,10 @@ const LOST_AT_DEVICE = [
   Drop['device-dropped'],
 ]
 
+type RecordingHost = RunHost & Pick<Host, 'clock' | 'ports' | 'recordedEvents'>
+
 export class Recording {
-  readonly #host: Host
+  readonly #host: RecordingHost
   readonly #request: SessionRequest
   readonly #memory: SharedArrayBuffer
   readonly #membersBefore: readonly PortEntry[]
@@ -46,7 +48,7 @@ export class Recording {
   readonly #run: SnapshotRun
   #stopTimer: (() => void) | null = null
 
-  private constructor(host: Host, request: SessionRequest, run: SnapshotRun) {
+  private constructor(host: RecordingHost, request: SessionRequest, run: SnapshotRun) {
     this.#run = run
     this.#host = host
     this.#request = request
@@ -56,7 +58,7 @@ export class Recording {
     this.#lostBefore = new Map(ports.all().map(({ index }) => [index, this.#lostAtDevice(index)]))
   }
 
-  static async start(host: Host, request: SessionRequest): Promise<Recording> {
+  static async start(host: RecordingHost, request: SessionRequest): Promise<Recording> {
     const run = await SnapshotRun.start(host, request)
     const recording = new Recording(host, request, run)
     try {

@@ -27,8 +27,11 @@ export interface WrittenRun {
 
 type Begun = Commands['startRecording']['result']
 
+/** What keeping a run asks of its host. */
+export type RunHost = Pick<Host, 'name' | 'datapath' | 'store' | 'recordedBytes'>
+
 export class SnapshotRun {
-  readonly #host: Host
+  readonly #host: RunHost
   readonly #request: SessionRequest
   readonly #memory: SharedArrayBuffer
   readonly #begun: Begun | null
@@ -36,7 +39,7 @@ export class SnapshotRun {
   #stopped: Promise<Commands['endRecording']['result']> | null = null
 
   private constructor(
-    host: Host,
+    host: RunHost,
     request: SessionRequest,
     memory: SharedArrayBuffer,
     begun: Begun | null,
@@ -50,7 +53,7 @@ export class SnapshotRun {
   }
 
   /** Before anything of the cut is prepared: no state is saved later. A snapshot without its run is a good one. */
-  static async start(host: Host, request: SessionRequest): Promise<SnapshotRun> {
+  static async start(host: RunHost, request: SessionRequest): Promise<SnapshotRun> {
     const memory = ringMemory(host.recordedBytes)
     if (host.recordedBytes === 0) return new SnapshotRun(host, request, memory, null, 'this host records no runs')
     try {
