@@ -5,6 +5,7 @@
 
 import { sleep } from '../../src/runtime/clock.js'
 import type { PortEntry } from '../ports/table.js'
+import { allOf } from './all-of.js'
 import type { Host } from './host.js'
 
 /** All that opening a gate needs. */
@@ -48,8 +49,7 @@ export async function releaseAll(
   ports: readonly number[],
   others: readonly PortEntry[],
 ): Promise<void> {
-  const released = await Promise.allSettled([release(host, network, ports), releaseOthers(host, others)])
-  for (const result of released) if (result.status === 'rejected') throw result.reason
+  await allOf([release(host, network, ports), releaseOthers(host, others)])
 }
 
 /** Returns when the network has moved on to `epoch`; gates may take until guests have read. */

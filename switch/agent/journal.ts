@@ -1,7 +1,7 @@
 // What this daemon has under way, on disk before it touches anything, so that the next one can undo it should this one
 // be killed (leftovers.ts). Where it lies: local-store.ts.
 
-import { readdir, rm, rmdir, writeFile } from 'node:fs/promises'
+import { rm, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
 import { Name } from '../../src/api/schemas.js'
@@ -9,7 +9,7 @@ import { validator } from '../../src/api/validate.js'
 import { syncFile, writeDurable } from '../../src/files/durable.js'
 import { readJson } from '../../src/files/json.js'
 import { loadRecord, SpecRecord } from '../../src/hypervisor/drivers.js'
-import { completeMark } from './local-store.js'
+import { completeMark, namesIn } from './local-store.js'
 
 /**
  * A machine in an unfinished snapshot: what it takes to put it right should the daemon be killed. On disk before it is
@@ -96,12 +96,12 @@ export class Journal {
     await writeFile(join(this.#cutDirectory(network, snapshot, vm), 'resumed'), '')
   }
 
-  /** Call when a machine could not be brought to run: its record is kept until it is undone. */
+  /** Call when a machine could not be put right, since it stands still, say: its record is kept until it is undone. */
   async noteStuck(network: string, snapshot: string, vm: string): Promise<void> {
     await writeDurable(join(this.#cutDirectory(network, snapshot, vm), 'stuck'), '')
   }
 
-  /** Whether some machine of an unfinished snapshot stands still yet. */
+  /** Whether some machine of an unfinished snapshot is not put right yet. */
   async hasStuck(network: string, snapshot: string): Promise<boolean> {
     const vms = await namesIn(join(this.#directory(network, snapshot), 'vms'))
     const notes = await Promise.all(vms.map((vm) => namesIn(this.#cutDirectory(network, snapshot, vm))))
@@ -164,9 +164,4 @@ export class Journal {
   #cutDirectory(network: string, snapshot: string, vm: string): string {
     return join(this.#directory(network, snapshot), 'vms', vm)
   }
-}
-
-/** None when there is no such directory. */
-function namesIn(directory: string): Promise<string[]> {
-  return readdir(directory).catch(() => [])
 }

@@ -292,7 +292,7 @@ export class LocalStore {
   async freeMachineDirectory(vm: string, epoch: number): Promise<string> {
     const first = this.machineDirectory(vm, epoch)
     for (let nth = 2, directory = first; ; directory = `${first}-${nth++}`) {
-      const names = await readdir(directory).catch(() => [])
+      const names = await namesIn(directory)
       if (names.length === 0) return directory
     }
   }
@@ -322,7 +322,7 @@ async function directoriesIn(directory: string): Promise<string[]> {
 }
 
 /** None when there is no such directory. */
-const namesIn = (directory: string): Promise<string[]> => readdir(directory).catch(() => [])
+export const namesIn = (directory: string): Promise<string[]> => readdir(directory).catch(() => [])
 
 /** Removes what is below a directory but files that are to stay; true when some did. */
 async function clear(directory: string, stays: (path: string) => boolean): Promise<boolean> {

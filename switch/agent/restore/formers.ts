@@ -4,11 +4,11 @@
 import { asSnapswitchError, SnapswitchError } from '../../../src/errors/errors.js'
 import type { MachineControl } from '../../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../../ports/table.js'
+import { allOf } from '../all-of.js'
 import { type GatesHost, gateOthers, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
 import { hasEnded, resumeMachine } from '../resume.js'
-import { allOf } from './load.js'
 
 interface Former {
   readonly vm: string

@@ -57,9 +57,3 @@ function opened({ disks, media, files }: LocatedFiles): string[] {
     ...(files ?? new Map<string, string>()).values(),
   ]
 }
-
-/** Waits for all, then throws the first failure. */
-export async function allOf(works: readonly Promise<unknown>[]): Promise<void> {
-  const failed = (await Promise.allSettled(works)).find((result) => result.status === 'rejected')
-  if (failed !== undefined) throw failed.reason
-}

@@ -23,9 +23,7 @@ async function resume(host: UndoHost, request: Snapshot, member: CutMember): Pro
     member.paused = false
     if (member.capture === null) return
     // The driver could not take its overlays back from a machine that stood still.
-    const limit = host.clock.now().ms + MERGE_MS
-    const { disks } = await member.control.inspect(limit)
-    await undoOverlays(host, vm, member.control, member.record, disks, limit)
+    await takeBack(host, member)
   } catch (thrown) {
     const error = asSnapswitchError(thrown)
     host.log.error({ err: error, vm }, 'cannot resume')
@@ -40,7 +38,7 @@ async function keepRecord({ journal, log }: UndoHost, { network, snapshot }: Sna
   await journal.noteStuck(network, snapshot, vm).catch((failed) => log.error({ err: failed, vm }, 'no record'))
 }
 
-/** The capture has succeeded, and the snapshot has not. */
+/** What the guest wrote since the cut goes back into its disks. */
 async function takeBack(host: UndoHost, { vm, control, record }: CutMember): Promise<void> {
   const limit = host.clock.now().ms + MERGE_MS
   const { disks } = await control.inspect(limit)
@@ -67,6 +65,7 @@ export async function recover(
   else {
     await quietly('capture failed', member.capture.sealed)
     if (member.paused) await resume(host, request, member)
+    // The capture has succeeded, and the snapshot has not.
     if (member.seal !== null) await quietly('cannot merge', takeBack(host, member))
   }
   // A large QEMU that was killed takes seconds to end, and has its images for so long.
