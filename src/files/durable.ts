@@ -88,11 +88,22 @@ export async function digestFile(path: string): Promise<string> {
   const hash = createHash('sha256')
   try {
     const handle = await openPlain(path, 'image')
-    // The stream closes it. A file that grows is read to where it ended: its digest is wrong then, whatever is read.
-    const { size } = await handle.stat()
-    const end = size === 0 ? {} : { end: size - 1 }
-    for await (const chunk of handle.createReadStream({ highWaterMark: 1 << 20, ...end }))
-      hash.update(chunk as Uint8Array)
+    try {
+      // A file that grows is read to where it ended: its digest is wrong then, whatever is read.
+      // A block device says 0.
+      const { size } = await handle.stat()
+      const end = size === 0 ? Number.POSITIVE_INFINITY : size
+      // One buffer for all pieces, not a stream: the kernel makes fresh memory ready for each piece of a stream.
+      const piece = Buffer.allocUnsafeSlow(Math.min(1 << 20, end))
+      for (let at = 0; at < end; ) {
+        const { bytesRead } = await handle.read(piece, 0, Math.min(piece.length, end - at), at)
+        if (bytesRead === 0) break
+        hash.update(piece.subarray(0, bytesRead))
+        at += bytesRead
+      }
+    } finally {
+      await handle.close()
+    }
   } catch (thrown) {
     throw storeError(`cannot read ${path}`, thrown)
   }

@@ -1,5 +1,8 @@
 // What image-writer.ts and its process (image-writer-process.ts) say to each other, about one stream a message.
 
+/** What a pipe holds while it is read. */
+export const streamBytes = 1 << 20
+
 export type Order =
   /** Takes hold of a pipe's read end, by a path under /proc. */
   | { readonly kind: 'open'; readonly id: number; readonly pipe: string; readonly file: string }

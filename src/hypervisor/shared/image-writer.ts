@@ -17,11 +17,10 @@ import { environmentForNode } from '../../runtime/environment.js'
 import type { Deadline } from '../hypervisor.js'
 import { by, deadlinePassed } from './deadline.js'
 import { closeDescriptor, makePipe, resizePipe } from './descriptors.js'
-import type { Answer, Order } from './image-writer-protocol.js'
+import { type Answer, type Order, streamBytes } from './image-writer-protocol.js'
 
 /** Rounded up to a page by the kernel. */
 const gateBytes = 4096
-const streamBytes = 1 << 20
 /** A writer that does not turn to an unwanted stream in this time waits for its disk. */
 const writerHangsMs = 300
 
