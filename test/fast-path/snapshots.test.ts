@@ -1,5 +1,5 @@
 // The datapath as the daemon runs it, with its commands: cuts while frames flow on the fast path. With `buffer` nothing
-// is lost, doubled or overtaken, and between the cuts the ports are fast again.
+// is lost, doubled or overtaken, and the ports are fast again when the cut is over, before the snapshot ends.
 
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
@@ -84,7 +84,14 @@ t.test('cuts under load', async (t) => {
       held += (await datapath.call('gate', { network, ports: [port] })).held[0]!
       await datapath.call('release', { network, ports: [port], most: [] })
     }
+    // All have cut, and their memory may be saved for long.
+    await areFast()
     await datapath.call('end', { network })
+    t.same(
+      (await datapath.call('paths', { network })).map(({ why }) => why),
+      [null, null],
+      'its end makes nobody slow',
+    )
   }
   Atomics.store(state, Word.STOP, 1)
   const [sent] = (await said[0]) as [number[][]]

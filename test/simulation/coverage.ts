@@ -60,6 +60,7 @@ const MARKED = [
   'audited',
   'fast',
   'fast to a peer',
+  'fast while memory is saved',
   'fast frame waited for',
   'fast without a daemon',
 ] as const

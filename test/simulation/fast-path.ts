@@ -81,6 +81,7 @@ export class FastPorts {
       transmit: (copy, serviceTci) => {
         if (world.trace !== null) world.note(host.name, `#${frameId(copy.bytes, VNET_HEADER_LENGTH)} is fast`)
         world.marks.add(this.kernel.isAlone ? 'fast without a daemon' : kind === 'trunk' ? 'fast to a peer' : 'fast')
+        if (forwarder.snapshots.openEpoch !== null) world.marks.add('fast while memory is saved')
         send(this.#frame.pointAt(copy), serviceTci)
       },
     })
@@ -161,7 +162,7 @@ function whyNotThere(
   if (whereIs(start) !== to.index) return 'though its address is not there'
   if (whereIs(start + 6) !== from.index) return 'though its sender’s address is not there'
   if (network.observer !== null || network.wanting.size > 0) return 'though somebody wants to see it'
-  if (snapshots.openEpoch !== null) return 'though a snapshot is being taken'
+  if (snapshots.isCutting) return 'though a snapshot is being taken'
   return to.closed ? 'though a gate is closed' : null
 }
 

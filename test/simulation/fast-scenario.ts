@@ -3,10 +3,12 @@
 
 import type { Random } from './chance.js'
 import { networkOf } from './networks.js'
-import { type Fault, FLOATING, OUTSIDE, type Scenario, type Send } from './scenario.js'
+import { type Fault, FLOATING, type Order, OUTSIDE, type Scenario, type Send } from './scenario.js'
 
 /** A network is quiet half a second after its last change, and its verdicts come with the next frames. */
 const QUIET_MS = 900
+/** Of a machine's memory: a network is fast again before such a one is saved. */
+const LONG_SAVE_MS = 1500
 /** The shortest with which there is a fast path. */
 const AGEING = 15
 /** Pairs that speak before. */
@@ -26,29 +28,48 @@ export function onFastPath(scenario: Scenario, random: Random): Scenario {
   const host = random.integer(0, scenario.hosts - 1)
   const kill: Fault = { kind: 'kill daemon', host, step: random.integer(1, 4), down: random.pick([20, 100, 400]) }
   const kills = !isOnLan && random.chance(0.08) ? [kill] : []
+  const orders = scenario.orders.map(later)
+  const isLong = !isOnLan && random.chance(0.2)
+  const meanwhile = isLong ? whileSaved(orders, sends, random) : []
   return {
     ...scenario,
     fastPath: true,
     announced: true,
     ageing: ages ? AGEING : scenario.ageing,
-    sends: [...before(sends, random), ...sends, ...moves, ...asks].sort((a, b) => a.at - b.at),
-    orders: scenario.orders.map(later),
+    pace: { ...scenario.pace, seal: isLong ? LONG_SAVE_MS : scenario.pace.seal },
+    sends: [...before(sends, random), ...sends, ...moves, ...asks, ...meanwhile].sort((a, b) => a.at - b.at),
+    orders,
     faults: [...scenario.faults.map((fault) => ('at' in fault ? { ...fault, at: fault.at + by } : fault)), ...kills],
   }
 }
 
 /** Two frames of each pair: its verdict is noted at the second. */
 function before(sends: readonly Send[], random: Random): Send[] {
+  return pairs(sends).flatMap((send) => {
+    const at = QUIET_MS - 100 + 50 * random.next()
+    return [0, 1, 2].map((nth): Send => ({ ...send, at: at + 25 * nth }))
+  })
+}
+
+/** Machines go on speaking while a snapshot's memory is saved: its cut is over by then, and they are fast again. */
+function whileSaved(orders: readonly Order[], sends: readonly Send[], random: Random): Send[] {
+  const cuts = orders.filter(({ kind }) => kind === 'snapshot')
+  return cuts.flatMap(({ at }) =>
+    pairs(sends).flatMap((send) => {
+      const from = at + QUIET_MS - 200 + 100 * random.next()
+      return Array.from({ length: 8 }, (_, nth): Send => ({ ...send, at: from + 60 * nth }))
+    }),
+  )
+}
+
+function pairs(sends: readonly Send[]): Send[] {
   const known = new Map<string, Send>()
   for (const send of sends) {
     const { vm, nic, toVm, toNic } = send
     if ((toVm >= 0 || toVm === OUTSIDE) && known.size < MOST_PAIRS && !send.floating)
-      known.set(`${vm} ${nic} ${toVm} ${toNic}`, send)
+      known.set(`${vm} ${nic} ${toVm} ${toNic}`, { ...send, form: 'raw' })
   }
-  return [...known.values()].flatMap((send) => {
-    const at = QUIET_MS - 100 + 50 * random.next()
-    return [0, 1, 2].map((nth): Send => ({ ...send, form: 'raw', at: at + 25 * nth }))
-  })
+  return [...known.values()]
 }
 
 /** A machine that says nothing is sent to until it has been forgotten, and a while longer. */

@@ -227,7 +227,8 @@ export class NetworkPath implements FastPath {
     const { network, snapshots, ports } = this.forwarder
     const [who] = network.wanting
     if (who !== undefined) return `${who} needs every frame`
-    if (snapshots.openEpoch !== null) return 'a snapshot is being taken'
+    // Later its memory is saved, which may take minutes. What comes late has a tag that no verdict knows.
+    if (snapshots.isCutting) return 'a snapshot is being taken'
     if (network.observer !== null) return 'its frames are being looked at'
     if (network.options.fdb.ageing < SHORTEST_AGEING) return 'addresses age within seconds'
     return ports.some(({ isGated }) => isGated) ? 'a gate is closed' : null

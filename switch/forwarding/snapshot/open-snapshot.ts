@@ -78,6 +78,11 @@ export class OpenSnapshot {
     return this.#recorder.recordResidue(port.index, copies, now)
   }
 
+  /** Whether every local member has cut, and every channel is closed. From here on, frames from before it are late. */
+  get isComplete(): boolean {
+    return this.#complete
+  }
+
   /** Whether the channel that comes in at `port` is still to be closed. */
   awaits(port: PortState): boolean {
     return !this.#complete && !this.#closures.has(port.index)

@@ -69,6 +69,11 @@ export class Snapshots implements Crossings {
     return this.#open?.epoch ?? null
   }
 
+  /** Whether frames from both sides of a cut are still to be expected: the open snapshot lacks a cut or a closure. */
+  get isCutting(): boolean {
+    return this.#open?.isComplete === false
+  }
+
   /** What the open snapshot has held, and found waiting. */
   get heldFrames(): readonly HeldFrame[] {
     return this.#open?.held.frames ?? []
