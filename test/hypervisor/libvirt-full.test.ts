@@ -18,7 +18,10 @@ const directory = scratch('libvirt')
 const small = path.join(scratch('small'), 'fs')
 mkdirSync(small)
 execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', small])
-const daemon = await LibvirtDaemon.start('root', undefined, directory)
+const daemon = await LibvirtDaemon.start('root', undefined, directory).catch((error) => {
+  execFileSync('umount', ['-l', small])
+  throw error
+})
 t.teardown(async () => {
   await daemon.end()
   execFileSync('umount', ['-l', small])
