@@ -70,8 +70,9 @@ struct port {
   u32 trunk;      // as are this (all that comes has a tag of ours)
   u32 now;        // and a coarse clock,
   u32 paused;     // and that nothing leaves by it for a moment,
-  u32 heard;      // and how many of a peer switch's frames it has read
-  u32 pad[11];
+  u32 heard;      // and how many of a peer switch's frames it has read,
+  u32 rushed;     // and that more come than it could take over: none waits until it has read such a frame
+  u32 pad[10];
   u32 missed;     // frames behind which `act` did not run: from the first one on the port is slow
   u32 told;       // frames of a peer switch that the socket was to get: none may be fast before the daemon has read them
   u32 pad2[14];
@@ -186,7 +187,8 @@ inlined int judge(struct frame *f, u32 number, struct run *r, u32 *bucket) {
   u32 b = bucket_of(of.words + 2) & (BUCKETS - 1);
   *bucket = b;
   u32 generation = once(p->generation);
-  if (!(generation & 1) || once(p->missed) || once(p->told) != once(p->heard)) return PUNT;
+  if (!(generation & 1) || once(p->missed)) return PUNT;
+  if (once(p->told) != once(p->heard) && !once(p->rushed)) return PUNT;
   // Those of before are not sent on yet.
   if (once(p->punted[b]) != once(p->done[b])) return PUNT;
   if (type == big(VLAN) || type == big(SERVICE_VLAN) || type == big(CONTROL)) return PUNT;

@@ -184,7 +184,8 @@ export class PeerChannel {
     return { number: this.#number, heard, accepts: this.accepts, sends, takes: this.sends !== UNCOUNTED }
   }
 
-  hello(words: ChannelWords, mac: Uint8Array, now: Milliseconds): Heard {
+  /** `isExact`: no frame is in our count that came behind it, and would hide one that is lost. */
+  hello(words: ChannelWords, mac: Uint8Array, now: Milliseconds, isExact = true): Heard {
     const isSameBoot = this.bootId === words.bootId && this.host === words.host
     // A late one of an end that is no more; unless it goes on: then a clock was set back.
     const isOlder = words.host === this.host && words.number < this.#peerNumber
@@ -201,7 +202,7 @@ export class PeerChannel {
     if (isForUs && !words.takes && words.sends === this.accepts) this.#choose(words.sends)
     else if (isTaken) {
       this.#agreed = true
-      this.#noteDeficit(words.count, now)
+      if (isExact) this.#noteDeficit(words.count, now)
     }
     if (isNew) return 'new'
     return adopts || !isTaken ? 'answer' : 'known'

@@ -12,13 +12,19 @@ export interface FastPath {
   reached(from: PortState, to: PortState, frame: Frame, vlan: number, came: number): void
   /** An address has left a port: what was noted of the port's addresses is void. */
   outdated(port: number): void
-  /** What was counted elsewhere of a trunk's frames is in the counts of its channel when this returns. */
-  count(port: number): void
   /**
-   * A trunk's peer is about to be told how many frames it was sent: these are all in the count when this returns, and
-   * none follows them elsewhere before what is sent by the port's output has left.
+   * What was counted elsewhere of a trunk's frames is in the counts of its channel when this returns. False: so may be
+   * frames that came behind the one in hand.
+   */
+  count(port: number): boolean
+  /**
+   * A trunk's peer is about to be told how many frames it was sent: none is in the count when this returns that is not
+   * through. Unless the trunk is rushed, these are all, and none follows them elsewhere before what is sent by the
+   * port's output has left.
    */
   pause(port: number): void
+  /** A HELLO by a trunk is better sent later: its frames have become more, which both ends are to see first. */
+  postpones(port: number): boolean
   /** From when this returns, every frame comes to the forwarder, and all that it has not seen is counted. */
   slow(): void
 }

@@ -2,6 +2,7 @@
 // every frame is counted in the channel whichever way it went, and none is lost, doubled or overtaken.
 
 import t from 'tap'
+import { EtherType, innerEtherType } from '../../src/frame/ethernet.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
 import { fileLimit } from '../patience.js'
 import { Rig } from './rig.js'
@@ -64,6 +65,63 @@ t.test('frames between hosts', async (t) => {
     t.equal(to!.lostInRunning, 0, 'none is missed meanwhile')
   }
   t.ok(channels[0]!.sent.total >= sent[0]![1]!, 'and all are')
+
+  await t.test('many frames a second are not held up for a HELLO', async (t) => {
+    t.ok(a.becomeFast())
+    const rigs = [a, b]
+    const ends = rigs.map(({ kernel }) => kernel.attached[TRUNK]!)
+    let seen = 0
+    for (const rig of rigs) {
+      const receive = rig.receive.bind(rig)
+      rig.receive = (port, frame, now) => {
+        if (innerEtherType(frame) !== EtherType.CONTROL) seen++
+        receive(port, frame, now)
+      }
+    }
+    const rush = () => {
+      for (const end of ends) {
+        end.sync()
+        while (!end.rushes()) {
+          goOn(a)
+          end.sync()
+        }
+      }
+    }
+    const { received } = channels[1]!
+    const heard = channels.map(({ lastHeard }) => lastHeard)
+    const { sent, fates } = await a.under(LOAD, () => {
+      rush()
+      // Those of before have been sent on.
+      for (let last = -1; last !== seen; ) {
+        last = seen
+        for (let i = 0; i < 5; i++) goOn(a)
+      }
+      seen = 0
+      for (let i = 0; i < 20; i++) {
+        a.pass(110)
+        // More than it takes within ten of these steps.
+        for (const goal = received.total + 3000; received.total < goal; ends[1]!.sync()) goOn(a)
+      }
+    })
+    t.ok(
+      channels.every(({ lastHeard }, i) => lastHeard > heard[i]!),
+      'HELLOs came',
+    )
+    t.equal(seen, 0, `the daemons have seen ${seen} frames`)
+    for (const rig of rigs) rig.kernel.slow(rig.forwarder)
+    t.match(fates[0]![1], { received: sent[0]![1], doubled: 0, overtaken: 0 }, 'there')
+    t.match(fates[1]![0], { received: sent[1]![0], doubled: 0, overtaken: 0 }, 'and back')
+    for (const [from, to] of [channels, [...channels].reverse()]) {
+      t.equal(from!.sent.total, to!.received.total, 'as many are counted in as out')
+      t.equal(to!.lostInRunning, 0, 'none is missed')
+    }
+    for (const end of ends) end.beginSecond()
+    for (const end of ends) end.beginSecond()
+    t.notOk(
+      ends.some(({ isRushed }) => isRushed),
+      'it is over when they are few again',
+    )
+  })
 
   await t.test('what a trunk loses is known exactly, while frames flow on', async (t) => {
     t.ok(a.becomeFast())

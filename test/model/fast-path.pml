@@ -9,11 +9,13 @@
  *   MOVES  times that the destination moves to the other output while frames come
  *   DROPS  the ring may have no room for a frame
  *   HELLOS times that the peer behind a trunk is told how many frames it was sent
+ *   RUSHED it is told without a pause
  *   COPIES a CPU keeps a copy of the verdict, and uses it or looks it up again
  *
  * Checked: a flow's frames leave in order, none twice, none lost but those the ring had no room for (order); after the barrier
  * no frame is redirected, and as many were counted as were redirected (stillness); a frame that comes in after the daemon
- * has learned of a move leaves by the new output (void); a HELLO follows exactly the frames that it counts (told); no run is stuck (no invalid end).
+ * has learned of a move leaves by the new output (void); a HELLO follows exactly the frames that it counts, or, without a pause,
+ * these and others (told); no run is stuck (no invalid end).
  *
  * Memory is as spin has it: steps happen in one order. The programs' atomic additions are full fences, and what the daemon
  * stores, it stores with Atomics. `ended` is a plain store at the end of a program: x86-64 shows it after all loads and stores
@@ -25,7 +27,7 @@
  * NEVER_FAST claims that no frame is ever redirected: spin must find one, or the model shows nothing.
  *
  * Planted faults, each of which spin must find: NO_BUCKET_RULE, HANDLED_BEFORE_SENT, PUNT_AFTER_RING, NO_BARRIER, NUMBERS_ALONE,
- * STALE_VERDICT, LATE_VOID, NO_PAUSE, PAUSE_ALONE, COPY_ALONE.
+ * STALE_VERDICT, LATE_VOID, NO_PAUSE, PAUSE_ALONE, COPY_ALONE, RUSHED_ALONE.
  */
 
 #ifndef K
@@ -230,6 +232,14 @@ proctype Daemon() {
       assert(counted[0] == redirected[0] && counted[1] == redirected[1]) }
 #if HELLOS > 0
   :: hellos < HELLOS ->
+#ifdef RUSHED
+    told = forwarded + counted[0];
+    told = told + counted[1];
+#ifndef RUSHED_ALONE
+    visit();
+#endif
+    d_step { assert(told <= gone); told = 0; hellos++ }
+#else
 #ifndef NO_PAUSE
     paused = 1;
 #endif
@@ -241,6 +251,7 @@ proctype Daemon() {
     /* The HELLO leaves. */
     d_step { assert(told == gone); told = 0; hellos++ };
     paused = 0
+#endif
 #endif
 #if MOVES > 0
   /* The destination has moved: a frame of its own came in at the other port. */

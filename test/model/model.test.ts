@@ -68,6 +68,7 @@ const runs: readonly { model?: Model; defines: readonly string[]; check: 'assert
   { model: 'fast-path', defines: ['K=2', 'DROPS'], check: 'assertions', atLeast: 2_000_000 },
   { model: 'fast-path', defines: ['K=2', 'MOVES=1'], check: 'assertions', atLeast: 7_000_000 },
   { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'HELLOS=1'], check: 'assertions', atLeast: 1_500_000 },
+  { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'HELLOS=1', 'RUSHED'], check: 'assertions', atLeast: 1_500_000 },
   { model: 'fast-path', defines: ['K=2', 'FLIPS=1', 'MOVES=1', 'COPIES'], check: 'assertions', atLeast: 4_500_000 },
 ]
 
@@ -109,6 +110,7 @@ t.test('each planted fault is found', async (t) => {
 const ORDER = /assertion violated \(out/
 const STILL = /assertion violated .*(still|counted)/
 const TOLD = /assertion violated \(told==gone/
+const TOLD_MORE = /assertion violated \(told<=gone/
 const MOVED = /assertion violated \(\(to==home/
 const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
   { defines: ['NO_BUCKET_RULE'], found: ORDER },
@@ -121,6 +123,7 @@ const fastFaults: readonly { defines: readonly string[]; found: RegExp }[] = [
   { defines: ['MOVES=1', 'COPIES', 'COPY_ALONE'], found: MOVED },
   { defines: ['HELLOS=1', 'NO_PAUSE'], found: TOLD },
   { defines: ['HELLOS=1', 'PAUSE_ALONE'], found: TOLD },
+  { defines: ['HELLOS=1', 'RUSHED', 'RUSHED_ALONE'], found: TOLD_MORE },
   { defines: ['NEVER_FAST'], found: /assertion violated 0/ },
 ]
 

@@ -303,9 +303,10 @@ export class VirtualKernel implements Kernel {
     return ports[port + PortWord.PUNTED + bucket] === ports[port + PortWord.DONE + bucket]
   }
 
-  /** What the peer switch has said has been read. */
+  /** What the peer switch has said has been read, or need not be. */
   hasHeard(port: number): boolean {
-    return this.memory.ports[port + PortWord.TOLD] === this.memory.ports[port + PortWord.HEARD]
+    const { ports } = this.memory
+    return ports[port + PortWord.TOLD] === ports[port + PortWord.HEARD] || ports[port + PortWord.RUSHED] !== 0
   }
 
   isPaused(port: number): boolean {

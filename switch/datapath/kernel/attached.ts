@@ -9,6 +9,13 @@ import { COUNTS, Count, PortWord, type Shared } from './layout.js'
 import type { SentFrames } from './sent-frames.js'
 
 const ETHERNET_HEADER = 14
+/**
+ * Frames of a trunk within a second from which on none is held up for a HELLO. The daemon, which would get them
+ * meanwhile, comes to an end with twice as many, and more.
+ */
+const RUSH_FRAMES = 20_000
+/** Frames within a second from which on a trunk may be about to be rushed, when the second before had fewer. */
+const RISE_FRAMES = 100
 
 export interface Hooks {
   readonly shared: Shared
@@ -43,6 +50,9 @@ export class Attached {
   readonly #counted = new Float64Array(COUNTS)
   /** Frames at the begin of the present second. */
   #framesBefore = 0
+  /** Of the whole second before. */
+  #lastSecond = 0
+  #hasPostponed = false
   #isBusy = false
 
   /** Why it is slow for somebody's programs at its device; null: there are none. */
@@ -67,6 +77,7 @@ export class Attached {
     this.stop()
     words[this.#at + PortWord.MISSED] = 0
     words[this.#at + PortWord.PAUSED] = 0
+    words[this.#at + PortWord.RUSHED] = 0
     words[this.#at + PortWord.TRUNK] = channel === null ? 0 : 1
     shared.count(port.index, this.#counted)
     this.beginSecond()
@@ -162,17 +173,50 @@ export class Attached {
     counted.set(sums)
   }
 
+  /** Within the present second. */
+  get #ofSecond(): number {
+    return this.#frames - this.#framesBefore
+  }
+
   get #frames(): number {
     return this.#counted[Count.IN_FRAMES] + this.#counted[Count.OUT_FRAMES]
   }
 
   beginSecond(): void {
+    this.#lastSecond = this.#ofSecond
+    if (this.isRushed && this.#lastSecond < RUSH_FRAMES) this.#rush(false)
     this.#framesBefore = this.#frames
+  }
+
+  /** Frames of a trunk are not held up for a HELLO: so many pass that the daemon might not come to an end with them. */
+  get isRushed(): boolean {
+    return this.#hooks.shared.ports[this.#at + PortWord.RUSHED] !== 0
+  }
+
+  /** After `sync`. Returns `isRushed`. */
+  rushes(): boolean {
+    if (this.#channel !== null && !this.isRushed && this.#ofSecond >= RUSH_FRAMES) this.#rush(true)
+    return this.isRushed
+  }
+
+  /**
+   * After `sync`. Frames of a trunk have become more: a HELLO is to wait until both ends have seen whether it is
+   * rushed. Never twice in a row.
+   */
+  postpones(): boolean {
+    const count = this.#ofSecond
+    const rises = !this.isRushed && count >= RISE_FRAMES && count > this.#lastSecond
+    this.#hasPostponed = rises && !this.#hasPostponed
+    return this.#hasPostponed
+  }
+
+  #rush(rushed: boolean): void {
+    Atomics.store(this.#hooks.shared.ports, this.#at + PortWord.RUSHED, rushed ? 1 : 0)
   }
 
   /** True, once: the kernel has handed on so many frames of its within a second. */
   hasBecomeBusy(frames: number): boolean {
-    if (this.#isBusy || this.#frames - this.#framesBefore < frames) return false
+    if (this.#isBusy || this.#ofSecond < frames) return false
     this.#isBusy = true
     return true
   }

@@ -196,6 +196,7 @@ export class KernelPath implements PathHost {
       port.now = seconds
       if (!isSilent) {
         port.sync()
+        port.rushes()
         if (port.hasBecomeBusy(BUSY_FRAMES)) this.#control.busy(port.port)
       }
       if (isNewSecond) this.#everySecond(port)

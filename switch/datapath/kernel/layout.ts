@@ -16,6 +16,7 @@ export const PortWord = {
   NOW: 2,
   PAUSED: 3,
   HEARD: 4,
+  RUSHED: 5,
   MISSED: 16,
   TOLD: 17,
   PUNTED: 32,

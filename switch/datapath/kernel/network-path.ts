@@ -120,15 +120,32 @@ export class NetworkPath implements FastPath {
     this.#void(port)
   }
 
-  count(index: number): void {
+  count(index: number): boolean {
     const port = this.#host.attached[index]
-    if (port !== undefined && this.#ports.has(port)) port.sync()
+    if (port === undefined || !this.#ports.has(port)) return true
+    port.sync()
+    return !(port.isFast && port.isRushed)
+  }
+
+  postpones(index: number): boolean {
+    const port = this.#host.attached[index]
+    if (port === undefined || !this.#ports.has(port) || !port.isFast || port.tags === null) return false
+    port.sync()
+    return port.postpones()
   }
 
   pause(index: number): void {
     const port = this.#host.attached[index]
     if (port === undefined || !this.#ports.has(port)) return
-    if (port.isFast && port.tags !== null && port.pause(true)) this.#host.barrier()
+    if (port.isFast && port.tags !== null) {
+      port.sync()
+      if (port.rushes()) {
+        // All that is in the count is through before the HELLO. Others are, too, which are not in it.
+        this.#host.barrier()
+        return
+      }
+      if (port.pause(true)) this.#host.barrier()
+    }
     port.sync()
   }
 

@@ -19,6 +19,8 @@ const HELLO_INTERVAL_MS = 1000
  */
 const HURRIED_INTERVAL_MS = 100
 const FIRST_HELLOS = 3000
+/** Longer than a fast path leaves its counters alone. */
+const POSTPONED_MS = 600
 /** Most HELLOs that HELLOs are answered with in HURRIED_INTERVAL: two are needed, and nobody shall make us talk. */
 const MAX_ANSWERS = 4
 /** Three HELLOs missed, with some slack. */
@@ -81,6 +83,7 @@ export class Trunks {
       const channel = port.channel
       if (channel === null) continue
       const pace = this.#pace(port, now)
+      if (now >= pace.nextHello && this.#network.fast?.postpones(port.index)) pace.nextHello = now + POSTPONED_MS
       if (now >= pace.nextHello) {
         this.greet(port, now)
         const isHeard = now - channel.lastHeard < PEER_TIMEOUT_MS
@@ -135,8 +138,8 @@ export class Trunks {
       case ControlType.HELLO: {
         const mac = frame.bytes.slice(frame.start + 6, frame.start + 12)
         const wasKnown = channel.host !== null
-        this.#network.fast?.count(port.index)
-        const heard = channel.hello(message, mac, now)
+        const isExact = this.#network.fast?.count(port.index) ?? true
+        const heard = channel.hello(message, mac, now, isExact)
         // Generations may be others by now.
         if (heard !== 'known') this.#network.fast?.outdated(port.index)
         // It is to know of us, or of what we have just heard, before the next interval.
