@@ -24,7 +24,16 @@ cp "$package" "$root/root/snapswitch.tgz"
 
 inside() { chroot "$root" env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin "$@"; }
 
-if ! inside npm install -g --prefix /usr/local --prefer-offline --no-audit --no-fund /root/snapswitch.tgz \
+# How this machine reaches the registry: a mirror, a proxy, an authority of its owner's.
+reach=()
+for key in registry proxy https-proxy noproxy cafile; do
+  value=$(npm config get "$key")
+  case $value in '' | null | undefined) continue ;; esac
+  reach+=("npm_config_${key//-/_}=$value")
+  [ "$key" != cafile ] || [ -e "$root$value" ] || install -D -m 644 "$value" "$root$value"
+done
+
+if ! inside "${reach[@]}" npm install -g --prefix /usr/local --prefer-offline --no-audit --no-fund /root/snapswitch.tgz \
   >"$directory/install" 2>&1; then
   cat "$directory/install"
   grep -qE 'ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNREFUSED|ENETUNREACH|ENOTCACHED' "$directory/install" && exit 77
