@@ -3,19 +3,22 @@
 // one.
 
 import type { Deadline } from '../hypervisor.js'
-import { pauseFor, remaining } from './deadline.js'
-import { QmpClient } from './qmp.js'
+import { deadlinePassed, pauseFor, remaining } from './deadline.js'
+import { capabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
+import { type Qmp, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
 import { protectedMemory } from './run-on.js'
 
 /**
- * Tells the machine to go on. `atGate`: its save stands at the gate meanwhile; otherwise that is waited for, see
- * `protectedMemory`. Never throws: nobody is left to hear it.
+ * Tells the machine to go on. `atGate`: its save stands at the gate meanwhile. Otherwise a save in the background is
+ * waited for (`protectedMemory`), and one that keeps its guest paused is called off. Never throws: nobody is left to
+ * hear it.
  */
 export async function runPaused(socket: string, atGate: boolean, deadline: Deadline): Promise<void> {
   try {
     const qmp = await QmpClient.connect(socket, deadline)
-    if (!atGate) await protectedMemory(qmp, deadline)
+    const isBehind = (await capabilities(qmp, deadline)).get('background-snapshot') === true
+    if (!atGate) await (isBehind ? protectedMemory : callOff)(qmp, deadline)
     while (remaining(deadline) > 0) {
       const answer = await qmp.execute('query-status', {}, deadline)
       const status = isObject(answer) ? answer.status : null
@@ -26,5 +29,15 @@ export async function runPaused(socket: string, atGate: boolean, deadline: Deadl
     qmp.close()
   } catch {
     // Another daemon has the socket, or the machine is gone.
+  }
+}
+
+/** Ends a save of a paused guest. At its end it would stop a guest that has been told to run before. */
+async function callOff(qmp: Qmp, deadline: Deadline): Promise<void> {
+  if (!isUnderWay(await migrationStatus(qmp, deadline))) return
+  await qmp.execute('migrate_cancel', {}, deadline)
+  while (isUnderWay(await migrationStatus(qmp, deadline))) {
+    if (remaining(deadline) === 0) throw deadlinePassed('Calling a save off')
+    await pauseFor(10, deadline)
   }
 }
