@@ -20,8 +20,8 @@ const SILENCE_MS = Math.max(1_800_000, 2000 * Number(seconds))
 const STDERR_KEPT = 16_384
 
 /** One more file begins where this share of all processors' time was idle for so long, and this memory is free. */
-const IDLE_SHARE = 0.2
-const IDLE_LOOK_MS = 750
+const IDLE_SHARE = 0.15
+const IDLE_LOOK_MS = 500
 const MEMORY = 1.5 * 2 ** 30
 
 const note = (name, text) => appendFileSync(join(results, name), `${text}\n`)
@@ -64,6 +64,8 @@ function run(file) {
       else if (tally.failed === 0 && !ok) fails('its TAP is not whole')
       const took = ((performance.now() - began) / 1000).toFixed(1)
       console.log(`${tally.failed === 0 ? 'passed' : 'FAILED'}  ${name}  ${took} s`)
+      // At once: a run that is ended for its time would say nothing else of it.
+      if (tally.failed > 0) console.log(why([tally]))
       if (tally.failed > 0 && said !== '') process.stderr.write(`${said}\n`)
       resolve({ file, ...tally })
     })
