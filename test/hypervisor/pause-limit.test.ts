@@ -242,7 +242,8 @@ for (const [how, driver] of [
 
 for (const [mode, driver, words] of [
   ['stopped', stopping, /makes no progress|stuck/],
-  ['background', late, /nothing of its memory could be written/],
+  // Where memory is dear, QEMU does not come to writing within the limit: it reads all of it first.
+  ['background', late, /nothing of its memory could be written|does not get beyond the setup/],
 ] as const) {
   t.test(`${mode}: the image is not written any more`, async (t) => {
     // Enough pages, though empty, to fill the pipe.

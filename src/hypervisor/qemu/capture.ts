@@ -34,6 +34,8 @@ import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
 const recoveryMs = 15_000
+/** A QEMU that has ended closes its socket within that. */
+const endedMs = 500
 /** How long a stream may take that nobody wants any more. The guest runs meanwhile. */
 const drainMs = 120_000
 /** How long a cancelled save may take to end: the guest stands still meanwhile. */
@@ -201,8 +203,10 @@ export class QemuCapture implements CaptureWork {
     try {
       return await this.#save(resumed, deadline, late)
     } catch (error) {
-      // Asked before the image is removed: afterwards there is space again.
       const { machine, qmp } = this.#context
+      // That QEMU has ended may be known by the pipe first.
+      if (qmp.failure === null) await qmp.execute('query-status', {}, within(endedMs, deadline)).catch(() => {})
+      // Asked before the image is removed: afterwards there is space again.
       const about = { machine, file: this.#file, lost: qmp.failure, log: 'QEMU’s log' }
       const explained = await explainFailure(error, about, deadline)
       await this.#recover(resumed)
