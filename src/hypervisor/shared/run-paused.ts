@@ -17,8 +17,10 @@ import { protectedMemory } from './run-on.js'
 export async function runPaused(socket: string, atGate: boolean, deadline: Deadline): Promise<void> {
   try {
     const qmp = await QmpClient.connect(socket, deadline)
-    const isBehind = (await capabilities(qmp, deadline)).get('background-snapshot') === true
-    if (!atGate) await (isBehind ? protectedMemory : callOff)(qmp, deadline)
+    if (!atGate) {
+      const isBehind = (await capabilities(qmp, deadline)).get('background-snapshot') === true
+      await (isBehind ? protectedMemory : callOff)(qmp, deadline)
+    }
     while (remaining(deadline) > 0) {
       const answer = await qmp.execute('query-status', {}, deadline)
       const status = isObject(answer) ? answer.status : null

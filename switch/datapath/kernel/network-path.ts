@@ -115,28 +115,28 @@ export class NetworkPath implements FastPath {
   }
 
   outdated(index: number): void {
-    const port = this.#host.attached[index]
-    if (port === undefined || !port.named || !port.isFast || !this.#ports.has(port)) return
+    const port = this.#own(index)
+    if (port === null || !port.named || !port.isFast) return
     this.#void(port)
   }
 
   count(index: number): boolean {
-    const port = this.#host.attached[index]
-    if (port === undefined || !this.#ports.has(port)) return true
+    const port = this.#own(index)
+    if (port === null) return true
     port.sync()
     return !(port.isFast && port.isRushed)
   }
 
   postpones(index: number): boolean {
-    const port = this.#host.attached[index]
-    if (port === undefined || !this.#ports.has(port) || !port.isFast || port.tags === null) return false
+    const port = this.#own(index)
+    if (port === null || !port.isFast || port.tags === null) return false
     port.sync()
     return port.postpones()
   }
 
   pause(index: number): void {
-    const port = this.#host.attached[index]
-    if (port === undefined || !this.#ports.has(port)) return
+    const port = this.#own(index)
+    if (port === null) return
     if (port.isFast && port.tags !== null) {
       port.sync()
       if (port.rushes()) {
@@ -152,6 +152,12 @@ export class NetworkPath implements FastPath {
   /** What was sent by the daemon has left. */
   go(): void {
     for (const port of this.#ports) if (port.tags !== null) port.pause(false)
+  }
+
+  /** The port of this network with that index; null: it has none, or none that could be fast. */
+  #own(index: number): Attached | null {
+    const port = this.#host.attached[index]
+    return port !== undefined && this.#ports.has(port) ? port : null
   }
 
   #void(port: Attached): void {
