@@ -66,7 +66,10 @@ export class TakenBridge {
   #bypass: Bypass | null = null
   #hostPort: WantedPort | null = null
   #watchdog: Watchdog | null = null
-  /** The first ones come all at one instant, with the bridge's own frames. */
+  /**
+   * No port is taken yet, or any more. The first ones come all at one instant, with the bridge's own frames: with the
+   * takeover, or later where the bridge had none then.
+   */
   #first = true
   readonly #machines: BridgeMachines
   readonly #phaseAtFirst: BridgeRecord['phase']
@@ -160,7 +163,6 @@ export class TakenBridge {
           // Machines are members from the first frame on.
           await this.#host.machines.settle()
           await this.#want(() => this.#plan.ports)
-          this.#first = false
         },
         undo: () => this.#want(NO_PORTS),
       },
@@ -240,6 +242,7 @@ export class TakenBridge {
         if (taken.some((port) => port.index === index)) learnAddress(links, { mac, vlan, index: hostEnd })
       bypass.take(taken)
       await datapath.call('handOver', { network, ports: indexes, programs: null })
+      this.#first = false
     } catch (thrown) {
       handover.shut()
       for (const entry of entries) {

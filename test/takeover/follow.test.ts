@@ -82,6 +82,48 @@ t.test(
   },
 )
 
+t.test('a bridge that is taken with no ports floods to those that join, as it does to others', root, async (t) => {
+  const world = World.for(t)
+  await bridgeHost(world)
+  const daemon = await world.switch('h', { networks: { lab: { bridge: 'br0' } } })
+  const port = (name: string) => until(`port ${name}`, 20_000, () => daemon.port(name).catch(() => undefined))
+  const floods = async (why: string) => {
+    const shown = await world.in('h', 'bridge', '-d', 'link', 'show', 'dev', 'ssh-br0')
+    t.match(shown, /(?<!_)flood on mcast_flood on bcast_flood on/, why)
+  }
+  /** The host has its address, and the bridge no place for it: it is found when it is flooded to. */
+  const reachesUnknown = async (label: string, address: string) => {
+    const [{ address: mac }] = JSON.parse(await world.ip(label, '-j', 'link', 'show', 'eth0'))
+    await world.ip('h', 'neighbor', 'replace', address, 'lladdr', mac, 'dev', 'br0', 'nud', 'permanent')
+    await world.ip('h', 'link', 'set', 'br0', 'type', 'bridge', 'fdb_flush')
+    const { code, stdout } = await world.pings('h', address)
+    t.match({ code, stdout }, { code: 0, stdout: /3 received(?!.*duplicates)/ }, `the host to ${label}`)
+  }
+  await port('ssw-br0')
+  await container(world, 'c1', '192.0.2.11')
+  await port('c1')
+  await floods('the first has joined')
+  await reachesUnknown('c1', '192.0.2.11')
+
+  await world.ip('h', 'link', 'set', 'c1', 'down')
+  await world.ip('h', 'link', 'set', 'c1', 'name', 'c1-new')
+  await world.ip('h', 'link', 'set', 'c1-new', 'up')
+  await port('c1-new')
+  await floods('the only one has another name')
+  await container(world, 'c2', '192.0.2.12')
+  await port('c2')
+  await floods('another one has joined')
+  await reachesUnknown('c1', '192.0.2.11')
+  await reachesUnknown('c2', '192.0.2.12')
+
+  for (const device of ['c1-new', 'c2']) await world.ip('h', 'link', 'set', device, 'nomaster')
+  await until('no ports', 20_000, async () => ((await daemon.client.ports(CALL)).length === 1 ? true : undefined))
+  await joinBridge(world, 'c2')
+  await port('c2')
+  await floods('all have left, and one has come back')
+  await reachesUnknown('c2', '192.0.2.12')
+})
+
 t.test('what is refused is refused before anything is touched', root, async (t) => {
   const world = World.for(t)
   await bridgeHost(world)
