@@ -85,13 +85,12 @@ export class Coordinator {
 
   /** Takes a snapshot. Throws with the reason when it could not be taken; then all machines run on. */
   async create(request: CreateRequest, report: ReportProgress): Promise<Manifest> {
-    const network = await this.#network(request.network)
     if (request.name !== undefined) checkedName('snapshot', request.name)
     const deadlineMs = request.deadlineMs ?? createDeadlineMs
     const startedAt = this.#clock.now().ms
     const waitMs = request.wait === true ? deadlineMs : null
     const what = request.name === undefined ? 'a snapshot' : `snapshot ${request.name}`
-    return this.#work.exclusively(network.name, what, waitMs, async () => {
+    return this.#exclusively(request.network, what, waitMs, async (network) => {
       const name = request.name ?? (await nextName(this.#catalogue, network.name))
       await refuseTaken(this.#catalogue, network.name, name)
       await this.#recovery.retry(network.name)
@@ -138,12 +137,11 @@ export class Coordinator {
     asked: RestoreOrder,
     report: ReportProgress,
   ): Promise<RestoreReport> {
-    const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    const what = `restore of ${network.name}/${name}`
+    const what = `restore of ${networkName}/${name}`
     const { wait, deadlineMs = restoreDeadlineMs } = asked
     const startedAt = this.#clock.now().ms
-    return this.#work.exclusively(network.name, what, wait === true ? deadlineMs : null, async () => {
+    return this.#exclusively(networkName, what, wait === true ? deadlineMs : null, async (network) => {
       const waitedMs = wait === true ? this.#clock.now().ms - startedAt : 0
       const order = { ...asked, deadlineMs: Math.max(1, Math.round(deadlineMs - waitedMs)) }
       const manifest = await readManifest(this.#catalogue, network, name)
@@ -157,9 +155,8 @@ export class Coordinator {
 
   /** Checks a snapshot that was recorded. Nothing else may be done in the network meanwhile. */
   async audit(networkName: string, name: string): Promise<AuditReport> {
-    const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#work.exclusively(network.name, `audit of ${name}`, null, async () => {
+    return this.#exclusively(networkName, `audit of ${name}`, null, async (network) => {
       const manifest = await readManifest(this.#catalogue, network, name)
       const report = await auditSnapshot(manifest, { agents: network.agents, signal: this.#work.signal })
       this.#logger.info({ network: network.name, snapshot: name, verdict: report.verdict }, 'snapshot audited')
@@ -176,9 +173,8 @@ export class Coordinator {
   }
 
   async delete(networkName: string, name: string): Promise<DeleteReport> {
-    const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#work.exclusively(network.name, `delete of ${name}`, null, async () => {
+    return this.#exclusively(networkName, `delete of ${name}`, null, async (network) => {
       const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
       const report = await deleteSnapshot(network, name, options)
       this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
@@ -188,9 +184,8 @@ export class Coordinator {
 
   /** Copies each disk's chain of images into one. Nothing else may be done in the network meanwhile. */
   async flatten(networkName: string, name: string): Promise<FlattenReport> {
-    const network = await this.#network(networkName)
     checkedName('snapshot', name)
-    return this.#work.exclusively(network.name, `flattening of ${name}`, null, async () => {
+    return this.#exclusively(networkName, `flattening of ${name}`, null, async (network) => {
       const manifest = await readManifest(this.#catalogue, network, name)
       const options = { signal: this.#work.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
       const report = await flattenSnapshot(network, manifest, options)
@@ -264,6 +259,19 @@ export class Coordinator {
   async stop(graceMs = 60_000): Promise<void> {
     await this.#work.stop(graceMs)
     await this.#networks.close()
+  }
+
+  /** `act` gets the network as it is when it begins. Throws NETWORK_UNKNOWN, SNAPSHOT_BUSY. */
+  async #exclusively<T>(
+    name: string,
+    what: string,
+    waitMs: number | null,
+    act: (network: Network) => Promise<T>,
+  ): Promise<T> {
+    const before = await this.#network(name)
+    return this.#work.exclusively(name, what, waitMs, async () =>
+      act(waitMs === null ? before : await this.#network(name)),
+    )
   }
 
   async #known(): Promise<ReadonlyMap<string, Network>> {

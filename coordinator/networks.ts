@@ -19,8 +19,8 @@ export interface Networks {
 
 const socketAgents: AgentsOf = (network, sockets) => new SocketAgents(network, sockets)
 
-function networkOf(name: string, sockets: Readonly<Record<string, string>>, agentsOf: AgentsOf): Network {
-  return { name, sockets, hosts: Object.keys(sockets), agents: agentsOf(name, sockets) }
+function networkOf(name: string, sockets: Readonly<Record<string, string>>, agents: Agents): Network {
+  return { name, sockets, hosts: Object.keys(sockets), agents }
 }
 
 export class ConfiguredNetworks implements Networks {
@@ -30,7 +30,7 @@ export class ConfiguredNetworks implements Networks {
     this.#all = new Map(
       Object.entries(networks).map(([name, { hosts }]) => {
         const sockets = Object.fromEntries(Object.entries(hosts).map(([host, { socket }]) => [host, socket]))
-        return [name, networkOf(name, sockets, agentsOf)]
+        return [name, networkOf(name, sockets, agentsOf(name, sockets))]
       }),
     )
   }
@@ -55,6 +55,8 @@ export class LocalNetworks implements Networks {
   readonly #sockets: Readonly<Record<string, string>>
   readonly #agentsOf: AgentsOf
   readonly #log: Logger
+  /** By network, for every host there is: what is under way keeps them while hosts come and go. */
+  readonly #agents = new Map<string, Agents>()
   #all = new Map<string, Network>()
   #refreshing: Promise<void> | null = null
 
@@ -90,7 +92,7 @@ export class LocalNetworks implements Networks {
 
   async close(): Promise<void> {
     await Promise.all([
-      ...[...this.#all.values()].map(({ agents }) => agents.close()),
+      ...[...this.#agents.values()].map((agents) => agents.close()),
       ...[...this.#clients.values()].map((client) => client.close()),
     ])
   }
@@ -110,12 +112,15 @@ export class LocalNetworks implements Networks {
       )
       const before = this.#all.get(name)
       const same = before !== undefined && before.hosts.join() === Object.keys(sockets).join()
-      now.set(name, same ? before : networkOf(name, sockets, this.#agentsOf))
+      now.set(name, same ? before : networkOf(name, sockets, this.#agentsFor(name)))
     }
-    const gone = [...this.#all].filter(([name, network]) => now.get(name) !== network)
     this.#all = now
-    // What is under way has its agents still: their connections are closed when they are idle.
-    for (const [, { agents }] of gone) void agents.close().catch(() => undefined)
+  }
+
+  #agentsFor(network: string): Agents {
+    const agents = this.#agents.get(network) ?? this.#agentsOf(network, this.#sockets)
+    this.#agents.set(network, agents)
+    return agents
   }
 
   /** null: it cannot be told. */

@@ -36,14 +36,16 @@ export async function workDirectory(t: { teardown(act: () => Promise<void>): voi
   return directory
 }
 
-/** `silent`: it never answers. A promise: it answers with that error when it comes. */
-export type Fault = SnapswitchError | 'silent' | Promise<SnapswitchError>
+/** `silent`: it never answers. A promise: it answers when that comes, with the error if there is one. */
+export type Fault = SnapswitchError | 'silent' | Promise<SnapswitchError | null>
 
 export class FakeSwitch {
   readonly host: string
   readonly socketPath: string
   vms: string[]
   epoch = 0
+  /** Of which it is. */
+  networks = ['lab0']
   running: string[]
   /** What was asked, in order: `prepare 1`, `take`, `discard 1`, ... */
   readonly calls: string[] = []
@@ -106,7 +108,8 @@ export class FakeSwitch {
     this.calls.push(call)
     const fault = this.faults.get(route)
     if (fault === 'silent') await new Promise(() => {})
-    if (fault !== undefined && fault !== 'silent') throw await fault
+    const error = fault === undefined || fault === 'silent' ? null : await fault
+    if (error !== null) throw error
     return answer()
   }
 
@@ -119,7 +122,9 @@ export class FakeSwitch {
         pid: 1,
         uptimeSeconds: 4000,
         datapathRestarts: 0,
-        networks: [{ name: 'lab0', epoch: this.epoch, busy: null, ports: this.vms.length, fdbEntries: 1, peers: [] }],
+        networks: this.networks.map((name) => {
+          return { name, epoch: this.epoch, busy: null, ports: this.vms.length, fdbEntries: 1, peers: [] }
+        }),
         machines: this.vms.map((name) => ({ name, ports: [`${name}-port`], qmp: `/run/${name}.qmp` })),
       })),
     )
