@@ -54,7 +54,7 @@ function describeOption(option: Option): string {
   const parts = [
     ...(option.argChoices === undefined ? [] : [`choices: ${option.argChoices.join(', ')}`]),
     ...(typeof option.defaultValue === 'string' || typeof option.defaultValue === 'number'
-      ? [`default: ${option.defaultValue}`]
+      ? [`default: ${option.defaultValueDescription ?? option.defaultValue}`]
       : []),
     ...(option.envVar === undefined ? [] : [`environment: ${option.envVar}`]),
   ]

@@ -26,6 +26,7 @@ import {
   mibOption,
   rateOption,
   ruleOption,
+  settleOption,
   speedOption,
   vlanOption,
 } from './play-options.js'
@@ -37,7 +38,7 @@ interface PlayCommandOptions extends CommonOptions {
   readonly rate?: Pace
   readonly top?: boolean
   readonly loop: number
-  readonly limit: number
+  readonly limit?: number
   readonly duration?: number
   readonly maxGap?: number
   readonly direction: PlayOptions['direction']
@@ -58,7 +59,6 @@ interface PlayCommandOptions extends CommonOptions {
 }
 
 const CALL_MS = 10_000
-const SETTLE_MS = 1000
 const READ_AHEAD_MIB = 16
 /** As a program that SIGINT ended. */
 const INTERRUPTED = 130
@@ -77,7 +77,7 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
     .option('--rate <rate>', 'frames or bits a second, evenly: 5000fps, 10Mbit', rateOption)
     .option('--top', 'as fast as it goes')
     .option('--loop <n>', 'play it n times; 0: for ever', countOption(0), 1)
-    .option('--limit <n>', 'end after so many frames', countOption(1), Number.POSITIVE_INFINITY)
+    .option('--limit <n>', 'end after so many frames (default: all)', countOption(1))
     .option('--duration <time>', 'end after this time', parseDuration)
     .option('--max-gap <time>', 'make longer silences of the capture so short', parseDuration)
     .option('--direction <which>', 'of packets that are marked: inbound, outbound or any', direction, 'inbound')
@@ -97,7 +97,7 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
     .option('--expect <file>', 'compare what comes out with this capture; a difference ends it with 1')
     .option('--at <what=where>', 'where which packets of it are to come out; as --map', ruleOption)
     .option('--late <time>', 'a frame that comes so much later is a difference, too', parseDuration)
-    .option('--settle <time>', 'how long frames may yet come at the end', parseDuration, SETTLE_MS)
+    .addOption(settleOption())
     .option('--dry-run', 'read all, send nothing, say what would be sent')
     .addHelpText(
       'after',
@@ -105,7 +105,7 @@ export function addPlayCommand(program: Command, terminal: Terminal, setCode: (c
 What: all, interface:NAME (as recorded), mac:ADDRESS or ip:PREFIX (of the source), interfaces (each by its name).
 Where: port:NAME of the switch, device:NAME; of interfaces: ports or devices. WHERE alone is all=WHERE.
 
-  snapswitch play attack.pcap --map ip:10.0.0.0/24=port:web --map all=port:uplink0
+  snapswitch play attack.pcap --map ip:10.0.0.0/24=port:web --map all=port:lan
   snapswitch play run.pcapng --map interfaces=ports --speed 10
   snapswitch play big.pcap.gz --map device:veth0 --top --loop 0 --duration 30s
 
@@ -234,7 +234,7 @@ function planOf(
     changes: { macs, ips: ip, vlans: vlan },
     checksums: options.checksums ?? false,
     passes: options.loop,
-    limit: options.limit,
+    limit: options.limit ?? Number.POSITIVE_INFINITY,
     durationMs: options.duration ?? null,
     maxGapNs: options.maxGap === undefined ? null : options.maxGap * 1e6,
     direction: options.direction,

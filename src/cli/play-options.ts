@@ -1,11 +1,12 @@
 // What the options of `snapswitch play` mean. Wrong ones are usage errors (exit code 2).
 
-import { InvalidArgumentError } from 'commander'
+import { InvalidArgumentError, Option } from 'commander'
 import { asSnapswitchError } from '../errors/errors.js'
 import { parseMac } from '../frame/mac.js'
 import { parsePrefix, parseRule, parseTarget, type Rule } from '../play/mapping.js'
 import type { IpChange, VlanChange } from '../play/rewrite.js'
 import type { Pace } from '../play/schedule.js'
+import { parseDuration } from './options.js'
 import type { WantedMac } from './play-addresses.js'
 
 /** The reading of a rule or address, its errors as those of usage. */
@@ -88,3 +89,6 @@ export function mibOption(text: string): number {
   if (mib < 1 || mib > 2048) throw new InvalidArgumentError('Give a whole number of MiB from 1 to 2048.')
   return mib
 }
+
+export const settleOption = (): Option =>
+  new Option('--settle <time>', 'how long frames may yet come at the end').default(1000, '1s').argParser(parseDuration)
