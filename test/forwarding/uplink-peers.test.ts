@@ -1,9 +1,14 @@
 // Peers on a LAN that start anew, machines that move, addresses that are nobody's or two hosts', and peers with a key.
 
 import t from 'tap'
+import { NO_END, UNCOUNTED } from '../../src/epoch/peer-channel.js'
+import { ControlType, encodeControl } from '../../src/frame/control.js'
 import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { createCounters } from '../../switch/forwarding/counters.js'
+import { eventsTo, Forwarder } from '../../switch/forwarding/forwarder.js'
+import { MAX_PEERS } from '../../switch/forwarding/port-state.js'
 import { idOf, ip, Lan, type LanHost, type OnLan } from './lan.js'
-import { mac } from './rig.js'
+import { defaults, mac } from './rig.js'
 import { ARP, cutAll, given, isCarrier, isSwitches, settled, world } from './uplink-world.js'
 
 t.test('a switch that starts again: known anew, nothing of before is believed', async (t) => {
@@ -289,4 +294,44 @@ t.test('with a key: the same, and whoever has none is no peer', async (t) => {
   t.notOk(isCarrier(lan.wire[0]))
   lan.run()
   t.equal(b.outputs[1].take().length, 1)
+})
+
+t.test('a stranger with ever new addresses fills nothing, and the peers of before stay', async (t) => {
+  const { lan, a, b } = settled({}, 5)
+  const hello = (from: number) => {
+    const words = { type: ControlType.HELLO, network: 'lab0', host: 'd', bootId: 'd'.repeat(16), epoch: 0, count: 0 }
+    const end = { number: from, heard: NO_END, accepts: UNCOUNTED, sends: UNCOUNTED, takes: false }
+    const body = encodeControl({ ...words, ...end }, a.mac, mac(from))
+    const bytes = new Uint8Array(VNET_HEADER_LENGTH + body.length)
+    bytes.set(body, VNET_HEADER_LENGTH)
+    lan.give('a', { bytes, tagTpid: 0, tagTci: 0, color: 0, from: 'stranger' })
+  }
+  const kept = () => a.forwarder.trunks.lanChannels.size
+  for (let i = 0; i < 8 * MAX_PEERS; i++) hello(0x1000 + i)
+  t.equal(kept(), 4 * MAX_PEERS)
+  t.same(
+    a.peers.map(({ host }) => host),
+    ['b', 'c', 'd'],
+  )
+  hello(0x1000 + 8 * MAX_PEERS - 2)
+  t.equal(kept(), 4 * MAX_PEERS, 'who is kept is not kept twice')
+
+  const saved = a.forwarder.save()
+  const again = new Forwarder(
+    { ...defaults, host: 'a' },
+    createCounters(),
+    eventsTo(() => undefined),
+  )
+  again.load(saved, () => a.device)
+  t.same(again.save(), saved, 'peers whose channels are not kept have them all the same')
+
+  lan.wire.length = 0
+  lan.pass(3000)
+  lan.forget()
+  a.send(1, { ...ip(4, 41), to: b.macOf(1) })
+  lan.run()
+  t.same(
+    b.outputs[1].take().map(({ bytes }) => idOf(bytes)),
+    [41],
+  )
 })

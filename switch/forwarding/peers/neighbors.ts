@@ -16,6 +16,8 @@ import { UplinkPeer } from './uplink-peer.js'
 
 /** A switch that has said nothing that is believed for so long makes room for others. */
 const CANDIDATE_TIMEOUT_MS = 5000
+/** More than a LAN has switches; a stranger without a key may make up as many as it likes. */
+const CHANNELS_KEPT = 4 * MAX_PEERS
 
 export interface Neighbor {
   readonly port: PortState
@@ -110,7 +112,15 @@ export class Neighbors {
     neighbor.joined = true
     // A flooded frame's carriers leave before its plain copy.
     this.#network.add(port, this.#uplink)
-    this.#trunks.lanChannels.set(numberOf(peer.mac), port.channel!)
+    this.#keepChannel(peer.mac, port.channel!)
+  }
+
+  /** The oldest make room: a peer that has joined has its channel in its port, and one that comes back late a new one. */
+  #keepChannel(mac: Uint8Array, channel: PeerChannel): void {
+    const { lanChannels } = this.#trunks
+    lanChannels.delete(numberOf(mac))
+    lanChannels.set(numberOf(mac), channel)
+    if (lanChannels.size > CHANNELS_KEPT) lanChannels.delete(lanChannels.keys().next().value!)
   }
 
   /** Switches that have been silent for long are nobody's peers any more. */
