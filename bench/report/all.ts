@@ -16,7 +16,7 @@ import { readAll, toldOfNothing } from './read.js'
 
 const usage = `Usage: scripts/bench all [--minutes N] [--quick] [--rounds N] [--resume] [--results DIR] [--report [FILE]]
 
-Runs vnsnap, forwarding, snapshot, growth and stores one after another (about 2 hours and a quarter, with --quick half an hour), and makes one page of what came out.
+Runs vnsnap, forwarding, snapshot, growth and stores one after another (about 2 hours and a half, with --quick half an hour), and makes one page of what came out.
 
   --minutes N      so many in all, the page included: shorter trials, fewer subjects, cells and rounds
   --quick          short trials: a look, not a result; goes to a directory of its own, DIR/quick

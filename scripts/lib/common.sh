@@ -19,9 +19,11 @@ need_amd64_linux() {
 }
 
 need_node() {
-  command -v node >/dev/null || die 'Node.js is missing' 'Install Node.js 20.18 or later and run this again.'
-  node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 18) ? 0 : 1)' ||
-    die "Node.js $(node --version) is too old" 'Install Node.js 20.18 or later and run this again.'
+  local least
+  least=$(sed -n 's/^ *"node": ">=\(.*\)"$/\1/p' "$repository/package.json")
+  command -v node >/dev/null || die 'Node.js is missing' "Install Node.js $least or later and run this again."
+  node -e 'process.exit(process.versions.node.localeCompare(process.argv[1], "en", { numeric: true }) < 0 ? 1 : 0)' "$least" ||
+    die "Node.js $(node --version) is too old" "Install Node.js $least or later and run this again."
 }
 
 # need_packages COMMAND-OR-FILE:PACKAGE...   Installs the Debian packages whose command (or file) is not there.

@@ -14,6 +14,7 @@ import {
 import { egressProgramTrouble, kernelCanBeToldOfTunnels } from '../linux/egress-program.js'
 import { kernelIsAtLeast } from '../linux/kernel.js'
 import { closeRingFilters, ringFilters } from '../linux/ring-filters.js'
+import { leastNode } from '../runtime/package.js'
 import { type CommonOptions, withJson } from './options.js'
 import { formatTable, printJson, type Terminal } from './output.js'
 
@@ -81,9 +82,13 @@ function finding(what: string, ok: boolean, detail: string, required: boolean, c
 }
 
 function nodeVersion(): Finding[] {
-  const [major, minor] = process.versions.node.split('.').map(Number) as [number, number]
-  const ok = major > 20 || (major === 20 && minor >= 18)
-  return [finding('Node.js', ok, process.versions.node, true, 'version 20.18 or later is needed; install it.')]
+  const { node } = process.versions
+  return [finding('Node.js', isNewEnough(node), node, true, `version ${leastNode} or later is needed; install it.`)]
+}
+
+/** Whether a version of Node.js will do. */
+export function isNewEnough(version: string): boolean {
+  return version.localeCompare(leastNode, 'en', { numeric: true }) >= 0
 }
 
 function kernelVersion(): Finding[] {
