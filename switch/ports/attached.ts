@@ -116,7 +116,6 @@ export class AttachedPorts extends PortDevices {
     this.log.warn({ err: reason, port: entry.name, ...namesOf(entry) }, text)
     this.letGo(entry, reason)
     await this.datapath.removePort(entry.network, entry.index)
-    this.unbound.delete(entry.index)
   }
 
   protected letGo(entry: PortEntry, reason: SnapswitchError): void {
@@ -124,6 +123,8 @@ export class AttachedPorts extends PortDevices {
     this.lost.set(entry.name, reason)
     this.attachments.get(entry.name)?.release()
     this.attachments.delete(entry.name)
+    // It was about this device: the next one has not left.
+    this.unbound.delete(entry.index)
     this.unread.forget(entry.index)
     this.wasUp.delete(entry.name)
   }

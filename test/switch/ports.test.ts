@@ -11,6 +11,7 @@ import type { DatapathEvents } from '../../switch/datapath/datapath.js'
 import { createCounters } from '../../switch/forwarding/counters.js'
 import type { DeviceState } from '../../switch/forwarding/port-state.js'
 import { Ports } from '../../switch/ports/ports.js'
+import type { PortEntry } from '../../switch/ports/table.js'
 import { UnreadFrames } from '../../switch/ports/unread.js'
 import { enterFreshNamespace, run, until } from '../linux/namespace.js'
 
@@ -21,6 +22,8 @@ class MadeUpDatapath extends EventEmitter<DatapathEvents> {
   readonly counters = createCounters()
   readonly has = new Set<number>()
   readonly changes: unknown[] = []
+  removals = 0
+  refusesRemovals = false
   holds = false
   readonly #waiting: (() => void)[] = []
 
@@ -39,7 +42,9 @@ class MadeUpDatapath extends EventEmitter<DatapathEvents> {
   }
 
   removePort(_network: string, index: number): Promise<void> {
+    if (this.refusesRemovals) return Promise.reject(new Error('the datapath worker ended'))
     this.has.delete(index)
+    this.removals++
     return this.#answered()
   }
 
@@ -178,4 +183,46 @@ t.test('another program’s filter in the place of ours is said', async (t) => {
   tc('filter', 'add', 'dev', 'ssw-f0', 'ingress', 'pref', '1', 'protocol', 'all', 'u32', 'match', 'u32', '0', '0')
   await look(ports)
   t.match(ports.info()[0]?.warnings, [{ code: 'DEVICE_BUSY', action: /pref/ }])
+})
+
+/** The worker says that the socket of a port was left by its device. */
+function leave(datapath: MadeUpDatapath, { index, ifindex }: PortEntry): void {
+  datapath.emit('event', { kind: 'unbound', network: 'lab0', port: index, ifindex })
+}
+
+t.test('a restored machine’s device is not taken for the one that has left', async (t) => {
+  const { datapath, ports } = lab(t)
+  createTap('ssw-u0', { up: true })
+  const entry = await ports.add(member('ssw-u0'), 1)
+  deleteTap('ssw-u0')
+  leave(datapath, entry)
+  const { index } = createTap('ssw-u1')
+  t.teardown(() => deleteTap('ssw-u0'))
+  t.equal((await ports.replaceDevice('ssw-u0', 'ssw-u1', 2)).ifindex, index)
+  t.equal(datapath.removals, 1)
+  await look(ports)
+  t.equal(datapath.removals, 1, 'its port stays, gate closed, with what waits behind it')
+  t.notOk(ports.hasNews)
+})
+
+t.test('a device that has left is let go once, whatever becomes of its port', async (t) => {
+  const { datapath, ports } = lab(t)
+  createTap('ssw-v0', { up: true })
+  t.teardown(() => deleteTap('ssw-v0'))
+  leave(datapath, await ports.add(member('ssw-v0'), 1))
+  datapath.refusesRemovals = true
+  await look(ports)
+  datapath.refusesRemovals = false
+  t.equal(ports.get('ssw-v0')?.ifindex, 0, 'it waits')
+  await look(ports)
+  t.ok(ports.get('ssw-v0')!.ifindex > 0, 'the device was there all the time')
+  await look(ports)
+  t.equal(datapath.removals, 0)
+
+  leave(datapath, ports.get('ssw-v0')!)
+  datapath.emit('lost', 0, new Error('no device'))
+  t.notOk(ports.hasNews, 'a port without a device has none that could leave')
+  await look(ports)
+  await look(ports)
+  t.equal(datapath.removals, 0)
 })
