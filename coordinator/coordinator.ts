@@ -25,7 +25,7 @@ import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
 import { framesOf } from './frames.js'
 import { askHosts, healthFrom, quickHealth, verifySnapshot } from './health.js'
-import { forgetFailed, nextName, refuseTaken } from './naming.js'
+import { forgetFailed, nextName, readIfThere, refuseTaken } from './naming.js'
 import { hostStatus, type Network } from './network.js'
 import type { Networks } from './networks.js'
 import { prune } from './pruning.js'
@@ -174,12 +174,14 @@ export class Coordinator {
 
   async delete(networkName: string, name: string): Promise<DeleteReport> {
     checkedName('snapshot', name)
-    return this.#exclusively(networkName, `delete of ${name}`, null, async (network) => {
-      const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
-      const report = await deleteSnapshot(network, name, options)
-      this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
-      return report
-    })
+    return this.#exclusively(networkName, `delete of ${name}`, null, (network) => this.#delete(network, name))
+  }
+
+  async #delete(network: Network, name: string): Promise<DeleteReport> {
+    const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
+    const report = await deleteSnapshot(network, name, options)
+    this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
+    return report
   }
 
   /** Copies each disk's chain of images into one. Nothing else may be done in the network meanwhile. */
@@ -228,7 +230,17 @@ export class Coordinator {
   async prune(order: PruneOrder): Promise<PruneReport> {
     const networks = order.network === undefined ? await this.#allNetworks() : [await this.#network(order.network)]
     const manifests = (await this.#catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
-    return prune(networks, order, { manifests, finish: (network, name) => this.delete(network.name, name) })
+    return prune(networks, order, { manifests, finish: (network, name) => this.#finish(network.name, name) })
+  }
+
+  /** Removes what is left of a failed snapshot. False: it is gone, or has been taken again. */
+  #finish(networkName: string, name: string): Promise<boolean> {
+    return this.#exclusively(networkName, `delete of ${name}`, null, async (network) => {
+      const now = await readIfThere(this.#catalogue, network.name, name)
+      if (now?.state !== 'failed') return false
+      await this.#delete(network, name)
+      return true
+    })
   }
 
   /** Oldest first. A manifest that cannot be read appears as a failed one that says so. */

@@ -14,12 +14,17 @@ export async function nextName(catalogue: ManifestStore, network: string): Promi
   return `s${Math.max(0, ...numbers) + 1}`
 }
 
-/** A failed one may be taken again under its name, its reason is in the log; but not one that is half deleted. */
-export async function refuseTaken(catalogue: ManifestStore, network: string, name: string): Promise<void> {
-  const before = await catalogue.read(network, name).catch((error: unknown) => {
+/** Null: there is none of that name. Throws what the catalogue does else. */
+export function readIfThere(catalogue: ManifestStore, network: string, name: string): Promise<Manifest | null> {
+  return catalogue.read(network, name).catch((error: unknown) => {
     if (error instanceof SnapswitchError && error.code === 'SNAPSHOT_UNKNOWN') return null
     throw error
   })
+}
+
+/** A failed one may be taken again under its name, its reason is in the log; but not one that is half deleted. */
+export async function refuseTaken(catalogue: ManifestStore, network: string, name: string): Promise<void> {
+  const before = await readIfThere(catalogue, network, name)
   if (before === null || (before.state === 'failed' && before.parts.length === 0)) return
   throw new SnapswitchError(
     'SNAPSHOT_EXISTS',

@@ -2,7 +2,7 @@
 // nobody needs. A host that does not answer is told, and costs nobody else.
 
 import type { Manifest, PruneOrder, PruneReport } from '../src/api/schemas.js'
-import { asSnapswitchError, type ErrorReport } from '../src/errors/errors.js'
+import { asSnapswitchError } from '../src/errors/errors.js'
 import type { Network } from './network.js'
 
 const pruneCallMs = 24 * 3_600_000
@@ -10,8 +10,8 @@ const pruneCallMs = 24 * 3_600_000
 export interface PruneOptions {
   /** All manifests of the networks. */
   readonly manifests: readonly Manifest[]
-  /** Removes what is left of a failed snapshot. */
-  readonly finish: (network: Network, name: string) => Promise<unknown>
+  /** Removes what is left of a failed snapshot. False: it is failed no more. */
+  readonly finish: (network: Network, name: string) => Promise<boolean>
 }
 
 export async function prune(
@@ -23,8 +23,12 @@ export async function prune(
   for (const network of networks) {
     for (const { name, state } of manifests.filter((one) => one.network === network.name)) {
       if (state !== 'failed') continue
-      const error = dryRun === true ? null : await errorOf(finish(network, name))
-      failed.push({ network: network.name, name, error })
+      try {
+        const isFailed = dryRun === true || (await finish(network, name))
+        if (isFailed) failed.push({ network: network.name, name, error: null })
+      } catch (thrown) {
+        failed.push({ network: network.name, name, error: asSnapswitchError(thrown).report() })
+      }
     }
   }
   const hosts = new Map(
@@ -45,9 +49,3 @@ export async function prune(
     ),
   }
 }
-
-const errorOf = (work: Promise<unknown>): Promise<ErrorReport | null> =>
-  work.then(
-    () => null,
-    (thrown: unknown) => asSnapswitchError(thrown).report(),
-  )

@@ -59,20 +59,18 @@ export class Recovery {
     await Promise.all(
       [...new Set(unfinished.map(({ network }) => network))].map((network) =>
         work
-          .exclusively(network, 'putting right what a former coordinator left', recoveryWaitMs, async () => {
-            for (const manifest of unfinished) {
-              if (manifest.network === network) await this.#discard(manifest, recoveryAttempts)
-            }
-          })
+          .exclusively(network, 'putting right what a former coordinator left', recoveryWaitMs, () =>
+            this.retry(network, recoveryAttempts),
+          )
           .catch((error: unknown) => logger.error({ err: error, network }, 'recovery did not get through')),
       ),
     )
   }
 
-  /** One more try for hosts that could not be told to discard something; they may be back. */
-  async retry(network: string): Promise<void> {
+  /** What is unfinished now, in a network that nobody else works in: hosts may be back that could not be told. */
+  async retry(network: string, attempts = 1): Promise<void> {
     for (const { manifest } of await this.#options.catalogue.list()) {
-      if (manifest?.network === network && isUnfinished(manifest)) await this.#discard(manifest, 1)
+      if (manifest?.network === network && isUnfinished(manifest)) await this.#discard(manifest, attempts)
     }
   }
 

@@ -2,84 +2,14 @@
 
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import t, { type Test } from 'tap'
-import { Coordinator } from '../../coordinator/coordinator.js'
-import { ConfiguredNetworks } from '../../coordinator/networks.js'
-import { Catalogue } from '../../coordinator/store/catalogue.js'
+import t from 'tap'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
 import { loadsWord, tableOfSnapshots } from '../../src/cli/snapshot-report.js'
-import { SnapswitchError } from '../../src/errors/errors.js'
-import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
-import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
 import { digestOf, manifestOf } from './fixtures.js'
+import { asked, coordinatorOf, holdUp, lab, refused } from './lab.js'
 
 t.setTimeout(fileLimit(60_000))
-
-interface Lab {
-  readonly directory: string
-  readonly a: FakeSwitch
-  readonly b: FakeSwitch
-  readonly catalogue: Catalogue
-  readonly coordinator: Coordinator
-  readonly steps: string[]
-  create(name?: string, more?: object): Promise<Manifest>
-}
-
-async function lab(t: Test): Promise<Lab> {
-  const directory = await workDirectory(t)
-  const a = new FakeSwitch(directory, 'a', ['vm1', 'vm2'])
-  const b = new FakeSwitch(directory, 'b', ['vm3'])
-  await Promise.all([a.start(), b.start()])
-  const { catalogue, coordinator } = coordinatorOf(directory, [a, b])
-  await catalogue.open()
-  t.teardown(async () => {
-    await coordinator.stop(100)
-    await Promise.all([a.stop(), b.stop()])
-  })
-  const steps: string[] = []
-  const report = (progress: Progress) => {
-    if (progress.type === 'step') steps.push(progress.text)
-  }
-  const create = (name = 'demo', more: object = {}) => coordinator.create({ network: 'lab0', name, ...more }, report)
-  return { directory, a, b, catalogue, coordinator, steps, create }
-}
-
-function coordinatorOf(directory: string, switches: readonly FakeSwitch[]) {
-  const hosts = Object.fromEntries(switches.map((s) => [s.host, { socket: s.socketPath }]))
-  const config = {
-    socket: '',
-    store: join(directory, 'store'),
-    log: 'silent',
-    networks: { lab0: { hosts }, lab1: { hosts } },
-  } as const
-  const catalogue = new Catalogue(config.store)
-  return {
-    catalogue,
-    coordinator: new Coordinator({
-      networks: new ConfiguredNetworks(config.networks),
-      catalogue,
-      logger: silent,
-      version: '0.1.0',
-    }),
-  }
-}
-
-/** Returns when a switch was asked for something, for the `count`th time. */
-const asked = ({ calls }: FakeSwitch, what: string, count = 1) =>
-  until(what, 5000, () => (calls.filter((call) => call.startsWith(what)).length >= count ? true : undefined), 5)
-
-/** Has a call stand until what this returns is called, and refused then. */
-function holdUp({ faults }: FakeSwitch, route: 'restoreCheck' | 'prepare'): () => void {
-  let refuse = () => {}
-  const held = new Promise<SnapswitchError>((resolve) => {
-    refuse = () => resolve(refused('STORE_IO'))
-  })
-  faults.set(route, held)
-  return refuse
-}
-
-const refused = (code: string) => new SnapswitchError(code as 'STORE_FULL', 'it will not', 'Do something.')
 
 t.test('create: both hosts take part, the manifest is complete and durable', async (t) => {
   const { a, b, create, catalogue, steps } = await lab(t)
@@ -231,7 +161,7 @@ t.test('restore: it waits for a snapshot when told to', async (t) => {
   await t.rejects(restore({}), { code: 'SNAPSHOT_BUSY', action: /`snapshot restore` wait/ })
   await t.rejects(restore({ wait: true, deadlineMs: 50 }), { code: 'SNAPSHOT_BUSY', action: /within 50 ms/ })
   const waiting = restore({ wait: true, deadlineMs: patience(10_000) })
-  refusePrepare()
+  refusePrepare(refused('STORE_IO'))
   t.match(await first, { code: 'STORE_IO' })
   t.match(await waiting, { name: 'demo' })
 })
@@ -295,14 +225,14 @@ t.test('restore: what shares a machine with it is busy, and must not be', async 
   const restoring = restore()
   await asked(a, 'check')
   await t.rejects(inOther(), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: restore of lab0.demo/ })
-  refuseCheck()
+  refuseCheck(refused('STORE_IO'))
   t.match(await restoring, { code: 'STORE_IO' })
 
   const refusePrepare = holdUp(a, 'prepare')
   const other = inOther().catch((error: unknown) => error)
   await asked(a, 'prepare', 2)
   t.match(await restore(), { code: 'SNAPSHOT_BUSY', message: /network lab1 is busy: snapshot other/ })
-  refusePrepare()
+  refusePrepare(refused('STORE_IO'))
   t.match(await other, { code: 'STORE_IO' })
 })
 

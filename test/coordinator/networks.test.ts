@@ -7,10 +7,9 @@ import { Coordinator } from '../../coordinator/coordinator.js'
 import { LocalNetworks } from '../../coordinator/networks.js'
 import { Catalogue } from '../../coordinator/store/catalogue.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import { systemClock } from '../../src/runtime/clock.js'
-import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
 import { FakeSwitch, silent, workDirectory } from './fake-switch.js'
+import { asked, holdUp, waits, watchedClock } from './lab.js'
 
 t.setTimeout(fileLimit(60_000))
 
@@ -27,15 +26,7 @@ async function lab(t: Test) {
   const networks = new LocalNetworks('a', sockets, silent)
   const catalogue = new Catalogue(join(directory, 'store'))
   await catalogue.open()
-  /** Of all that waits for a network to be free: for how long at most. */
-  const waiting: number[] = []
-  const clock = {
-    now: () => systemClock.now(),
-    after: (ms: number, act: () => void) => {
-      if (ms === waitMs) waiting.push(ms)
-      return systemClock.after(ms, act)
-    },
-  }
+  const clock = watchedClock()
   const coordinator = new Coordinator({ networks, catalogue, logger: silent, version: '0.1.0', embedded: true, clock })
   t.teardown(async () => {
     await coordinator.stop(100)
@@ -47,29 +38,10 @@ async function lab(t: Test) {
     await networks.refresh()
     return networks.all().get(network)?.hosts
   }
-  return { a, b, c, networks, coordinator, create, hostsOf, waiting }
+  return { a, b, c, networks, coordinator, create, hostsOf, clock }
 }
-
-/** Nothing else waits as long as those who wait for a network. */
-const waitMs = patience(9_999)
 
 const away = new SnapswitchError('INTERNAL', 'it cannot tell', 'Nothing.')
-
-/** Has a call stand until what this returns is called, and goes on then. */
-function holdUp({ faults }: FakeSwitch, route: 'restorePause' | 'prepare'): () => void {
-  let go = () => {}
-  const held = new Promise<null>((resolve) => {
-    go = () => resolve(null)
-  })
-  faults.set(route, held)
-  return () => {
-    faults.delete(route)
-    go()
-  }
-}
-
-const asked = ({ calls }: FakeSwitch, what: string) =>
-  until(what, patience(5000), () => (calls.some((call) => call.startsWith(what)) ? true : undefined), 5)
 
 t.test('a network is where the switches say, and where one cannot tell', async (t) => {
   const { a, b, c, hostsOf, networks } = await lab(t)
@@ -108,30 +80,31 @@ t.test('a restore goes on while hosts come and go, and while its network goes', 
 })
 
 t.test('who has waited finds the network as it is by then', async (t) => {
-  const { a, c, coordinator, create, waiting } = await lab(t)
+  const { a, c, coordinator, create, clock } = await lab(t)
   await create('demo')
-  const waits = { wait: true, deadlineMs: waitMs }
+  const waitMs = patience(9_999)
+  const order = { wait: true, deadlineMs: waitMs }
   /** Has `act` wait for a snapshot, and host c join the network meanwhile. */
   async function whileHostJoins<T>(act: () => Promise<T>): Promise<T> {
     c.networks = ['lab0']
     a.calls.length = 0
+    clock.waits.length = 0
     const goOn = holdUp(a, 'prepare')
     const first = create()
     await asked(a, 'prepare')
-    const before = waiting.length
     const second = act()
-    await until('it waits', patience(5000), () => (waiting.length > before ? true : undefined), 5)
+    await waits(clock, waitMs)
     c.networks = ['lab1']
     goOn()
     await first
     return second
   }
-  const next = await whileHostJoins(() => create('next', waits))
+  const next = await whileHostJoins(() => create('next', order))
   t.same(
     next.parts.map(({ host }) => host),
     ['a', 'b', 'c'],
   )
-  const order = { ...waits, placement: { vm1: 'c' }, replace: true }
-  const restored = await whileHostJoins(() => coordinator.restore('lab1', 'demo', order, () => {}))
+  const elsewhere = { ...order, placement: { vm1: 'c' }, replace: true }
+  const restored = await whileHostJoins(() => coordinator.restore('lab1', 'demo', elsewhere, () => {}))
   t.same(restored.placement, { vm1: 'c', vm2: 'b' })
 })
