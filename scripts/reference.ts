@@ -239,7 +239,10 @@ A coordinator has the daemons take a snapshot of all machines of a network while
 .SH COMMANDS
 ${list.join('')}.SH SIGNALS
 SIGTERM, SIGINT, SIGQUIT, SIGABRT and SIGXCPU stop a daemon in order.
-It ignores all others that can be caught, SIGHUP among them: a changed configuration is taken up by a restart.
+On SIGHUP the switch daemon reads its configuration again, as with
+.BR "snapswitch reload" .
+A coordinator takes its own up at a restart.
+A daemon ignores all other signals that can be caught.
 .SH ENVIRONMENT
 .TP
 .B SNAPSWITCH_SOCKET

@@ -16,7 +16,16 @@ import type { Reconfiguration } from './wanted/reconfiguration.js'
 export const CONFIGURATION = 'the configuration'
 
 /** What is taken up at the start, and not again. */
-const FIXED: readonly string[] = ['host', 'api', 'state', 'coordinator', 'hosts', 'datapath', 'metrics', ...driverKeys]
+export const FIXED: readonly string[] = [
+  'host',
+  'api',
+  'state',
+  'coordinator',
+  'hosts',
+  'datapath',
+  'metrics',
+  ...driverKeys,
+]
 
 /** Keys of the configuration that differ and cannot while the daemon runs. */
 export function fixedDifferences(one: SwitchConfig, other: SwitchConfig): string[] {

@@ -45,7 +45,7 @@ and SNAPSWITCH_COORDINATOR (${defaultCoordinatorSocket}).`,
       'after',
       `
 SIGHUP does the same. An error leaves the configuration in force as it was. A changed host name, socket, state
-directory, datapath or hypervisor setting needs a restart.`,
+directory, coordinator, list of hosts, datapath, metrics or hypervisor setting needs a restart.`,
     )
     .action((options: CommonOptions & { config?: string }) => reload(terminal, options))
 

@@ -9,6 +9,7 @@ import { loadCoordinatorConfig } from '../../coordinator/config.js'
 import { referencePages } from '../../scripts/reference.js'
 import { parseConfig } from '../../src/api/config-file.js'
 import { SwitchConfig } from '../../switch/config.js'
+import { FIXED } from '../../switch/reload.js'
 import { attempt } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 
@@ -32,6 +33,14 @@ t.test('the manual pages are roff that man reads', async (t) => {
     if (code === -1) t.comment('no man here')
     else t.ok(code === 0 && stderr === '' && stdout.length > 2000, `${page}: ${stderr}`)
   }
+})
+
+t.test('the guide names every key that needs a restart', async (t) => {
+  const [line = ''] = /^.*CONFIG_FIXED.*$/m.exec(read('docs/guide/operating.md')) ?? []
+  t.same(
+    [...line.matchAll(/`([a-z]+)`/g)].map(([, key]) => key),
+    FIXED.filter((key) => key in SwitchConfig.properties),
+  )
 })
 
 t.test('the examples are configurations', async (t) => {
