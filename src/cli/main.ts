@@ -58,9 +58,10 @@ export function createProgram(terminal: Terminal, setCode: (code: number) => voi
       `
 A first look:
   snapswitch doctor                              what this machine can do, and what each lack costs
-  snapswitch switch --config switch.yaml         one on every host
-  snapswitch coordinator --config lab.yaml       one for all hosts
-  snapswitch snapshot create lab0 --name demo    while everything runs
+  snapswitch take br0                            the switch in the place of a bridge, or:
+  snapswitch switch --config switch.yaml         with ports of its own; one on every host
+  snapswitch coordinator --config lab.yaml       where a network has several hosts: one for all
+  snapswitch snapshot create br0 --name demo     while everything runs
   snapswitch snapshot restore demo --replace
 
 Every command that shows something takes -j for JSON. Errors go to stderr as \`error CODE: message\`.`,
