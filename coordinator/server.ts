@@ -63,8 +63,17 @@ export async function createCoordinatorApi(
   )
   app.get(
     routes.snapshots,
-    { schema: { summary: 'All snapshots', querystring: HealthQuery, response: { 200: Type.Array(Manifest) } } },
-    (request) => (request.query.health === 'true' ? coordinator.listWithHealth() : coordinator.list()),
+    {
+      schema: {
+        summary: 'All snapshots; in place of each machine’s definition is null',
+        querystring: HealthQuery,
+        response: { 200: Type.Array(Manifest) },
+      },
+    },
+    async (request) => {
+      const all = request.query.health === 'true' ? await coordinator.listWithHealth() : await coordinator.list()
+      return all.map(withoutDefinitions)
+    },
   )
   app.get(
     routes.snapshot,
@@ -181,6 +190,15 @@ export async function createCoordinatorApi(
   )
   return api
 }
+
+/** They are most of a manifest, and no list shows them. */
+const withoutDefinitions = (manifest: Manifest): Manifest => ({
+  ...manifest,
+  parts: manifest.parts.map((part) => ({
+    ...part,
+    members: part.members.map((member) => ({ ...member, definition: null })),
+  })),
+})
 
 const failure = (error: ErrorReport): Progress => ({ type: 'error', error })
 

@@ -23,8 +23,17 @@ export interface ConnectionOptions {
   readonly whenUnreachable: string
 }
 
-/** Longest JSON answer and longest line of a stream, bytes. A manifest of 64 machines is well under one MiB. */
-export const answerLimit = 16 * 1024 * 1024
+/** How long something may be, and what to do when it is longer. */
+export interface Limit {
+  readonly bytes: number
+  /** A full sentence. */
+  readonly whenLonger: string
+}
+
+const whenLonger = 'Check that the socket belongs to snapswitch, and that both ends have the same version.'
+/** Of a JSON answer, unless its caller says otherwise. A manifest of 64 machines is well under one MiB. */
+const answerLimit: Limit = { bytes: 16 * 1024 * 1024, whenLonger }
+/** Longest line of a stream, bytes. */
 export const lineLimit = 4 * 1024 * 1024
 
 const CONNECT_MS = 5_000
@@ -56,10 +65,17 @@ export class Connection {
   }
 
   /** One request, one JSON answer that fits the schema. */
-  async json<T>(method: Method, path: string, fits: Validator<T>, options: CallOptions, body?: unknown): Promise<T> {
+  async json<T>(
+    method: Method,
+    path: string,
+    fits: Validator<T>,
+    options: CallOptions,
+    body?: unknown,
+    limit: Limit = answerLimit,
+  ): Promise<T> {
     return this.#withDeadline(options, async (signal) => {
       const response = await this.#send(method, path, signal, body)
-      const value = parseJson(await readAll(response.body, answerLimit), this.who)
+      const value = parseJson(await readAll(response.body, limit), this.who)
       return this.#fitting(value, fits)
     })
   }
@@ -273,12 +289,12 @@ function startDeadline(options: CallOptions): TimedSignal {
   }
 }
 
-async function readAll(body: AsyncIterable<Uint8Array>, limit: number): Promise<Buffer> {
+async function readAll(body: AsyncIterable<Uint8Array>, limit: Limit): Promise<Buffer> {
   const chunks: Uint8Array[] = []
   let total = 0
   for await (const chunk of body) {
     total += chunk.length
-    if (total > limit) throw tooLong('answer', limit)
+    if (total > limit.bytes) throw tooLong('an answer', limit)
     chunks.push(chunk)
   }
   return Buffer.concat(chunks)
@@ -291,7 +307,7 @@ export async function* splitLines(body: AsyncIterable<Uint8Array>, limit: number
   for await (const chunk of body) {
     let start = 0
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
-      if (length + end - start > limit) throw tooLong('line', limit)
+      if (length + end - start > limit) throw tooLong('a line', { bytes: limit, whenLonger })
       yield Buffer.concat([...parts, chunk.subarray(start, end)])
       parts = []
       length = 0
@@ -301,7 +317,7 @@ export async function* splitLines(body: AsyncIterable<Uint8Array>, limit: number
       parts.push(chunk.subarray(start))
       length += chunk.length - start
     }
-    if (length > limit) throw tooLong('line', limit)
+    if (length > limit) throw tooLong('a line', { bytes: limit, whenLonger })
   }
   if (length > 0) {
     throw new SnapswitchError(
@@ -325,10 +341,6 @@ function parseJson(bytes: Buffer, who: string): unknown {
   }
 }
 
-function tooLong(what: string, limit: number): SnapswitchError {
-  return new SnapswitchError(
-    'INTERNAL',
-    `an ${what} is longer than ${limit} bytes`.replace('an line', 'a line'),
-    'Check that the socket belongs to snapswitch, and that both ends have the same version.',
-  )
+function tooLong(what: string, { bytes, whenLonger }: Limit): SnapswitchError {
+  return new SnapswitchError('INTERNAL', `${what} is longer than ${bytes} bytes`, whenLonger)
 }

@@ -1,7 +1,7 @@
 // Typed calls to the coordinator. Every answer is checked against the schema that the server was written for.
 
 import { Type } from '@sinclair/typebox'
-import { type CallOptions, Connection } from './connection.js'
+import { type CallOptions, Connection, type Limit } from './connection.js'
 import { parseEndpoint } from './endpoint.js'
 import { pathOf } from './paths.js'
 import {
@@ -39,6 +39,13 @@ const fits = {
 
 const healthQuery = ({ health }: { readonly health?: boolean }) => (health === true ? '?health=true' : '')
 
+/** All manifests of a store at once: it may have hundreds, and the wire is a local socket. */
+const listLimit: Limit = {
+  bytes: 256 * 1024 * 1024,
+  whenLonger:
+    'Delete snapshots that nobody needs: snapswitch snapshot delete NETWORK/NAME. Commands take that name in any case.',
+}
+
 /** The coordinator. */
 export class CoordinatorClient {
   readonly #connection: Connection
@@ -59,9 +66,13 @@ export class CoordinatorClient {
     await this.#connection.json('POST', pathOf('stepAside', {}), fits.nothing, options)
   }
 
-  /** `health`: with the files' health, for which the hosts are asked, a few seconds at most. */
+  /**
+   * Without the machines' definitions, which are most of a manifest. `health`: with the files' health, for which the
+   * hosts are asked, a few seconds at most.
+   */
   snapshots(options: CallOptions & { readonly health?: boolean }): Promise<Manifest[]> {
-    return this.#connection.json('GET', `${pathOf('snapshots', {})}${healthQuery(options)}`, fits.manifests, options)
+    const path = `${pathOf('snapshots', {})}${healthQuery(options)}`
+    return this.#connection.json('GET', path, fits.manifests, options, undefined, listLimit)
   }
 
   snapshot(network: string, name: string, options: CallOptions & { readonly health?: boolean }): Promise<Manifest> {

@@ -12,8 +12,8 @@ import { progressView } from './progress.js'
 const whereToLook =
   '`snapswitch status` says whether it is under way, `snapswitch snapshot list` what snapshots there are.'
 
-/** For a list of the snapshots. */
-const callMs = 10_000
+/** For a list of the snapshots: hundreds of manifests are read. */
+export const listMs = 60_000
 
 export async function withCoordinator<T>(
   options: CommonOptions,
@@ -66,12 +66,12 @@ export async function resolveSnapshot(
     return { network: checkedName('network', first as string), name: checkedName('snapshot', second) }
   }
   checkedName('snapshot', given)
-  const all = await client.snapshots({ deadlineMs: callMs })
+  const all = await client.snapshots({ deadlineMs: listMs })
   const isMeant = (one: Manifest) => one.name === given
   // The hosts may know one that the coordinator does not.
   const found = all.some(isMeant)
     ? all.filter(isMeant)
-    : (await client.snapshots({ deadlineMs: callMs, health: true })).filter(isMeant)
+    : (await client.snapshots({ deadlineMs: listMs, health: true })).filter(isMeant)
   if (found.length === 1) return found[0] as Manifest
   if (found.length > 1) {
     throw new SnapswitchError(

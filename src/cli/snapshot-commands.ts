@@ -14,7 +14,7 @@ import type {
 } from '../api/schemas.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { describeAudit } from './audit-report.js'
-import { follow, resolveSnapshot, withCoordinator } from './coordinator-calls.js'
+import { follow, listMs, resolveSnapshot, withCoordinator } from './coordinator-calls.js'
 import { describeFrames } from './frames-report.js'
 import { describeVerification } from './health-report.js'
 import { type CommonOptions, parseDuration, parsePlacement, withCoordinatorSocket, withJson } from './options.js'
@@ -224,7 +224,7 @@ async function restore(terminal: Terminal, given: string, options: RestoreOption
 async function list(terminal: Terminal, network: string | undefined, options: CommonOptions): Promise<void> {
   if (network !== undefined) checkedName('network', network)
   const manifests = await withCoordinator(options, async (client) => {
-    const all = await client.snapshots({ deadlineMs: callMs, health: true })
+    const all = await client.snapshots({ deadlineMs: listMs, health: true })
     const found = all.filter((m) => network === undefined || m.network === network)
     if (network !== undefined && found.length === 0) await checkNetwork(client, network)
     return found
