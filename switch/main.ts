@@ -178,6 +178,7 @@ async function serve(
   bridges.configure(bridgesWanted(config))
   reconfiguration.bridged = bridges
   ports.bridges = bridges
+  ports.onMoved = (port) => agent.portMoved(port)
   const reload = new Reload(configPath, config, reconfiguration, manager, log, (next) => {
     bridges.configure(bridgesWanted(next))
     void bridges.follow()

@@ -6,11 +6,12 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Deadline } from '../../src/hypervisor/hypervisor.js'
 import type { PortTrouble } from '../datapath/port/port.js'
 import type { DatapathEvent } from '../datapath/protocol.js'
+import type { PortEntry } from '../ports/table.js'
 import type { WantedView } from '../wanted/wanted.js'
 import { CatchUp } from './catch-up.js'
 import type { DiskService } from './disks/service.js'
 import type { Host } from './host.js'
-import { brokenChannel, calledOff, restarted, staleEpoch, stopping } from './refusals.js'
+import { brokenChannel, calledOff, portMoved, restarted, staleEpoch, stopping } from './refusals.js'
 import { Restores } from './restore/restores.js'
 import { type Preparation, type Session, Sessions } from './sessions.js'
 import type { SessionRequest } from './snapshot/member.js'
@@ -94,7 +95,7 @@ export class Agent {
     this.sessions.check(network)
     const highest = this.#host.epochs.get(network)
     if (epoch <= highest) throw staleEpoch(epoch, highest)
-    const preparation: Preparation = { snapshot, calledOff: false, ended: Promise.resolve() }
+    const preparation: Preparation = { snapshot, calledOff: false, broken: null, ended: Promise.resolve() }
     const session: Session = { name: `snapshot ${snapshot}`, work: { kind: 'preparation', preparation } }
     this.sessions.begin(network, session)
     const work = this.#prepareSession(request, session, preparation)
@@ -113,7 +114,8 @@ export class Agent {
     await this.#disks.letGo(this.#host.ports.machinesOf(network))
     const snapshot = await SnapshotSession.prepare(this.#host, request)
     // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
-    const reason = preparation.calledOff ? calledOff : this.#host.datapath.restarts === restarts ? null : restarted()
+    const isRestarted = this.#host.datapath.restarts !== restarts
+    const reason = preparation.calledOff ? calledOff : isRestarted ? restarted() : preparation.broken
     if (reason !== null) {
       snapshot.abort(reason.report())
       await snapshot.ended
@@ -169,6 +171,16 @@ export class Agent {
     } finally {
       stop()
     }
+  }
+
+  /** A port has lost its device, or has one again. */
+  portMoved(port: PortEntry): void {
+    const { network, vm } = port
+    if (vm === null || port.kind !== 'member') return
+    const error = portMoved(this.#host.name, port)
+    const preparation = this.sessions.preparationOf(network)
+    if (preparation !== null) preparation.broken = error
+    this.sessions.snapshotOf(network)?.portMoved(vm, error.report())
   }
 
   /** Undoes whatever was prepared or taken under this name; harmless when nothing was. */

@@ -34,6 +34,14 @@ export function brokenChannel(host: string, port: string, peer: string | null): 
   )
 }
 
+export function portMoved(host: string, { name, device }: { readonly name: string; readonly device: string }) {
+  return new SnapswitchError(
+    'DEVICE_MISSING',
+    `${device} of port ${name} of host ${host} went away or came back during the snapshot`,
+    'Take the snapshot again when the device stays.',
+  )
+}
+
 export function networkBusy(host: string, network: string, busy: string): SnapswitchError {
   return new SnapswitchError(
     'SNAPSHOT_BUSY',

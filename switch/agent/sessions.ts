@@ -13,6 +13,8 @@ import type { SnapshotSession } from './snapshot/session.js'
 export interface Preparation {
   readonly snapshot: string
   calledOff: boolean
+  /** What keeps it from being whole. */
+  broken: SnapswitchError | null
   /** Never rejects. */
   ended: Promise<unknown>
 }

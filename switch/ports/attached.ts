@@ -34,6 +34,8 @@ export class AttachedPorts extends PortDevices {
   protected readonly wasUp = new Map<string, boolean>()
   /** Ports whose sockets their devices have left, whether these are back or not. */
   protected readonly unbound = new Set<PortEntry['index']>()
+  /** Told of a port that has lost its device, or has one again. */
+  onMoved: (port: PortEntry) => void = () => undefined
   /** Ports that are being added. */
   protected readonly coming = new Set<PortEntry>()
   /** The last change asked for. Each looks at the ports and then waits for the datapath: one after the other. */
@@ -106,6 +108,7 @@ export class AttachedPorts extends PortDevices {
     this.entries.set(entry.name, back)
     this.lost.delete(entry.name)
     this.log.info({ port: entry.name, ...namesOf(back) }, 'the device of a port is here')
+    this.onMoved(back)
   }
 
   protected async detach(entry: PortEntry, reason: SnapswitchError): Promise<void> {
@@ -115,6 +118,7 @@ export class AttachedPorts extends PortDevices {
         : 'the device of a port was taken away; the port waits for it'
     this.log.warn({ err: reason, port: entry.name, ...namesOf(entry) }, text)
     this.letGo(entry, reason)
+    this.onMoved(entry)
     await this.datapath.removePort(entry.network, entry.index)
   }
 

@@ -239,6 +239,34 @@ t.test('called off before it was taken: recovered, never begun', async (t) => {
   t.equal(agent.cuts.get('a'), 0)
 })
 
+t.test('a port that moves calls it off until its machine is released', async (t) => {
+  const moved = { kind: 'moved', vm: 'a', error } as const
+  const steps: LocalInput[] = [
+    { kind: 'take' },
+    ...(['gated', 'settled', 'paused', 'flipped', 'resumed'] as const).map((event) => ({
+      kind: 'member' as const,
+      vm: 'a',
+      event,
+    })),
+  ]
+  for (let count = 0; count <= steps.length; count++) {
+    const { snapshot } = new Agent(['a', 'b'])
+    for (const step of steps.slice(0, count)) snapshot.step(step)
+    const { state } = snapshot.members.get('a')!
+    snapshot.step({ ...moved, vm: 'stranger' })
+    t.not(snapshot.state, 'undoing', 'of a machine that is none of the snapshot’s')
+    t.match(snapshot.step(moved), [{ kind: 'member', vm: 'a', effect: 'recover' }, {}, { kind: 'advance' }], state)
+  }
+  for (const last of ['released', 'sealed'] as const) {
+    const { snapshot } = new Agent(['a', 'b'])
+    for (const step of steps) snapshot.step(step)
+    snapshot.step({ kind: 'member', vm: 'a', event: 'released' })
+    if (last === 'sealed') snapshot.step({ kind: 'member', vm: 'a', event: last })
+    t.same(snapshot.step(moved), [], `${last}: it has cut`)
+    t.equal(snapshot.state, 'cutting')
+  }
+})
+
 t.test('a host without machines writes its part as soon as its channels are closed', async (t) => {
   const agent = new Agent([])
   agent.input({ kind: 'take' })

@@ -185,6 +185,25 @@ t.test('another program’s filter in the place of ours is said', async (t) => {
   t.match(ports.info()[0]?.warnings, [{ code: 'DEVICE_BUSY', action: /pref/ }])
 })
 
+t.test('it is told that a port has lost its device, and that it has one again', async (t) => {
+  const { ports } = lab(t)
+  const told: [string, number][] = []
+  ports.onMoved = ({ name }) => told.push([name, ports.get(name)!.ifindex])
+  const { index } = createTap('ssw-m0', { up: true })
+  t.teardown(() => deleteTap('ssw-m0'))
+  run('ip', 'link', 'add', 'ssw-m1', 'type', 'bridge')
+  t.teardown(() => run('ip', 'link', 'del', 'ssw-m1'))
+  await ports.add(member('ssw-m0'), 1)
+  await look(ports)
+  t.same(told, [])
+  run('ip', 'link', 'set', 'ssw-m0', 'master', 'ssw-m1')
+  await look(ports)
+  t.same(told.splice(0), [['ssw-m0', 0]])
+  run('ip', 'link', 'set', 'ssw-m0', 'nomaster')
+  await look(ports)
+  t.same(told, [['ssw-m0', index]])
+})
+
 /** The worker says that the socket of a port was left by its device. */
 function leave(datapath: MadeUpDatapath, { index, ifindex }: PortEntry): void {
   datapath.emit('event', { kind: 'unbound', network: 'lab0', port: index, ifindex })

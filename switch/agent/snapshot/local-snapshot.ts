@@ -7,7 +7,7 @@
 // A part that is done and then not wanted (another host has failed) is deleted like any finished snapshot.
 
 import type { ErrorReport } from '../../../src/errors/errors.js'
-import { type MemberEffect, type MemberEvent, type MemberState, memberStep } from './member-cut.js'
+import { hasCut, type MemberEffect, type MemberEvent, type MemberState, memberStep } from './member-cut.js'
 
 export type LocalState = 'prepared' | 'cutting' | 'writing' | 'done' | 'undoing' | 'failed'
 
@@ -19,6 +19,8 @@ export type LocalInput =
   | { readonly kind: 'closed' }
   | { readonly kind: 'written' }
   | { readonly kind: 'abort'; readonly error: ErrorReport }
+  /** A machine's port has lost its device, or has one again: it begins at the new epoch, without a cut. */
+  | { readonly kind: 'moved'; readonly vm: string; readonly error: ErrorReport }
 
 export type LocalEffect =
   /** Opens the snapshot in the datapath: record, count markers. */
@@ -60,6 +62,10 @@ export class LocalSnapshot {
         return [{ kind: 'finish', error: null }]
       case 'abort':
         return this.#abort(input.error)
+      case 'moved': {
+        const member = this.members.get(input.vm)
+        return member === undefined || hasCut(member.state) ? [] : this.#abort(input.error)
+      }
     }
   }
 

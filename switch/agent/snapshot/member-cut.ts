@@ -67,6 +67,9 @@ export const memberTable = {
   failed: {},
 } as const satisfies Record<MemberState, Partial<Record<MemberEvent, Step>>>
 
+/** Its ports belong to the new epoch, gates open: what becomes of them is no part of the snapshot. */
+export const hasCut = (state: MemberState): boolean => state === 'sealing' || state === 'done'
+
 /** The next state and what to do on the way; null when the event means nothing in this state (a late answer). */
 export function memberStep(state: MemberState, event: MemberEvent): Step | null {
   const row: Partial<Record<MemberEvent, Step>> = memberTable[state]

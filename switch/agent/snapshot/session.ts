@@ -127,6 +127,10 @@ export class SnapshotSession {
     this.#input({ kind: 'abort', error })
   }
 
+  portMoved(vm: string, error: ErrorReport): void {
+    this.#input({ kind: 'moved', vm, error })
+  }
+
   /** Hears every event of the session from its beginning; returns how to stop. */
   listen(listener: (event: LocalEvent) => void): () => void {
     return this.#events.listen(listener)

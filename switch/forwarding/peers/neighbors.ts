@@ -115,7 +115,7 @@ export class Neighbors {
     this.#keepChannel(peer.mac, port.channel!)
   }
 
-  /** The oldest make room: a peer that has joined has its channel in its port, and one that comes back late a new one. */
+  /** The oldest makes room: who is here has its channel in its port, and whoever comes back late gets a new one. */
   #keepChannel(mac: Uint8Array, channel: PeerChannel): void {
     const { lanChannels } = this.#trunks
     lanChannels.delete(numberOf(mac))
