@@ -301,7 +301,7 @@ export function rulesOf(port: PortConfig): PortRules {
 
 function checkBridges(config: ConfigFile<SwitchFile>): void {
   const networkOf = new Map<string, string>()
-  for (const [name, { bridge, uplink }] of Object.entries(config.value.networks)) {
+  for (const [name, { bridge, uplink, ports }] of Object.entries(config.value.networks)) {
     const path = ['networks', name]
     if (bridge === undefined) {
       if (uplink !== undefined) throw config.fault([...path, 'uplink'], '`uplink:` names a port of a `bridge:`')
@@ -310,6 +310,10 @@ function checkBridges(config: ConfigFile<SwitchFile>): void {
     const other = networkOf.get(bridge)
     if (other !== undefined) throw config.fault([...path, 'bridge'], `${bridge} is network ${other} already`)
     networkOf.set(bridge, name)
+    const way = Object.entries(ports).find(([, { kind }]) => kind === 'uplink' || kind === 'trunk')
+    if (uplink === undefined || way === undefined) continue
+    const message = `a network has one uplink or trunks, and ${way[0]} is a port of kind ${way[1].kind}`
+    throw config.fault([...path, 'uplink'], message)
   }
 }
 

@@ -9,7 +9,7 @@ import { keys as driverKeys } from '../src/hypervisor/drivers.js'
 import type { ServiceManager } from '../src/runtime/service-manager.js'
 import { loadSwitchConfig, type SwitchConfig } from './config.js'
 import { inWords } from './wanted/changes.js'
-import { wantedBy } from './wanted/from-config.js'
+import { bridgeChanges, wantedBy } from './wanted/from-config.js'
 import type { Reconfiguration } from './wanted/reconfiguration.js'
 
 /** The source of what is wanted that the configuration file is. */
@@ -77,6 +77,7 @@ export class Reload {
       const fixed = fixedDifferences(this.#config, next)
       if (fixed.length > 0) throw fixedError(file, fixed)
       const changes = (await this.#reconfiguration.set(CONFIGURATION, wantedBy(next))).map(inWords)
+      changes.push(...bridgeChanges(this.#config, next))
       if (next.log !== this.#config.log) changes.push(`log: ${next.log}`)
       this.#log.level = next.log
       this.#config = next

@@ -7,7 +7,7 @@ import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { findBridge } from './found.js'
 import { pairNames, removePair } from './pair.js'
-import { planTakeover } from './plan.js'
+import { noUplink, planTakeover } from './plan.js'
 import type { BridgeRecord } from './record.js'
 import { TakenBridge, type TakeoverHost } from './taken.js'
 
@@ -52,13 +52,8 @@ export class Bridges {
     const found = await findBridge(links, name)
     const { link } = found
     const plan = planTakeover(found, { network: options.network, ignoreFilters: options.ignoreFilters ?? false })
-    if (options.uplink !== undefined && !plan.ports.some(({ device }) => device === options.uplink)) {
-      throw new SnapswitchError(
-        'DEVICE_MISSING',
-        `${options.uplink} is no port of ${name}`,
-        `Its ports: ${plan.ports.map(({ device }) => device).join(', ') || 'none'}.`,
-      )
-    }
+    const devices = plan.ports.map(({ device }) => device)
+    if (options.uplink !== undefined && !devices.includes(options.uplink)) throw noUplink(name, options.uplink, devices)
     const unlock = lockBridge(link.index, name)
     const record: BridgeRecord = {
       version: 1,
@@ -118,9 +113,10 @@ export class Bridges {
           await records.remove(bridge)
           continue
         }
+        const before = { network, uplink: uplink ?? undefined, ignoreFilters }
         try {
           // Until it is taken again its record says that it is to be.
-          await this.#take(bridge, { network, uplink: uplink ?? undefined, ignoreFilters }, 'retaking')
+          await this.#take(bridge, this.#configured.get(bridge) ?? before, 'retaking')
         } catch (thrown) {
           await records.remove(bridge)
           this.#problems.set(bridge, asSnapswitchError(thrown))
@@ -136,7 +132,10 @@ export class Bridges {
     return !configured || this.#configured.has(bridge)
   }
 
-  /** Bridges that are to be taken whenever they are there; one that was and is no more is given back. */
+  /**
+   * Bridges that are to be taken whenever they are there. `follow` does what that changes: one that was and is no more
+   * is given back, and one that is taken becomes what is said of it.
+   */
   configure(wanted: ReadonlyMap<string, TakeOptions>): void {
     this.#configured = wanted
   }
@@ -145,6 +144,10 @@ export class Bridges {
   follow(): Promise<void> {
     return this.#inTurn(async () => {
       for (const [name, { bridge }] of this.#taken) {
+        const wanted = this.#configured.get(name)
+        const stays = wanted === undefined ? !bridge.record.configured : !isAnother(bridge.record, wanted)
+        if (stays && wanted !== undefined)
+          await bridge.configure({ uplink: wanted.uplink ?? null, ignoreFilters: wanted.ignoreFilters ?? false })
         await bridge.follow()
         // One of the same name may be there again, and another one under an index of its own.
         if (bridge.problem?.code === 'BRIDGE_LOST' && this.#host.links.findByIndex(bridge.record.index) === null) {
@@ -153,12 +156,7 @@ export class Bridges {
             .catch((thrown) => this.#host.log.error({ err: thrown, bridge: name }, 'it cannot be let go'))
           this.#problems.set(name, bridge.problem)
           this.#forget(name)
-        } else if (bridge.record.configured && !this.#configured.has(name)) {
-          await bridge.give().then(
-            () => this.#forget(name),
-            () => undefined,
-          )
-        }
+        } else if (!stays && (await bridge.giveWhenIdle())) this.#forget(name)
       }
       for (const [name, options] of this.#configured) await this.#takeConfigured(name, options)
     })
@@ -246,6 +244,12 @@ export class Bridges {
     this.#turn = done.catch(() => undefined)
     return done
   }
+}
+
+/** Whether the bridge must be taken anew to be what is wanted: filters are looked at when it is taken. */
+function isAnother(record: BridgeRecord, wanted: TakeOptions): boolean {
+  const { network = record.network, ignoreFilters = false } = wanted
+  return network !== record.network || (record.ignoreFilters && !ignoreFilters)
 }
 
 /** Throws BRIDGE_TAKEN. */

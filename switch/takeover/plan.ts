@@ -151,6 +151,14 @@ export function refuseBridge({ link, settings, ports, devices }: FoundBridge): v
   }
 }
 
+export function noUplink(bridge: string, uplink: string, ports: readonly string[]): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_MISSING',
+    `${uplink}, which is to lead to peers, is no port of ${bridge}`,
+    `Its ports: ${ports.join(', ') || 'none'}.`,
+  )
+}
+
 function refuseFilters({ link, filters }: FoundBridge): void {
   const { bridgeTables, ingress, forwarded } = filters
   const found = [

@@ -1,6 +1,7 @@
 // One bridge that is taken over: its ports become ports of a network, all at one instant, and are given back so. What
 // joins the bridge meanwhile follows, and what leaves it leaves.
 
+import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import type { PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
@@ -25,7 +26,7 @@ import type { Wanted, WantedPort } from '../wanted/wanted.js'
 import { Bypass } from './bypass.js'
 import { lookAt } from './found.js'
 import { makePair, pairMtu, removePair } from './pair.js'
-import { type Plan, type PlannedPort, plannedPort, refuseBridge } from './plan.js'
+import { noUplink, type Plan, type PlannedPort, plannedPort, refuseBridge } from './plan.js'
 import { BridgeMachines } from './port-machines.js'
 import type { BridgeRecord, BridgeRecords } from './record.js'
 import { conductOf, hostRules } from './rules.js'
@@ -53,6 +54,12 @@ export interface TakeoverHost {
    * or for `patienceMs`. Throws SNAPSHOT_BUSY.
    */
   want(bridge: string, wanted: null | (() => Wanted), patienceMs?: number): Promise<unknown>
+}
+
+/** What may change while the bridge is taken. */
+export interface ConfiguredBridge {
+  readonly uplink: string | null
+  readonly ignoreFilters: boolean
 }
 
 export class TakenBridge {
@@ -91,11 +98,35 @@ export class TakenBridge {
     return takeAll(this.#performers, (step, error) => this.#notUndone(step, error))
   }
 
-  /** Throws SNAPSHOT_BUSY: nothing was touched. Nothing is lost, and the kernel's bridge has everything again. */
-  async give(): Promise<void> {
-    await this.#want(NO_PORTS)
+  /**
+   * Nothing is lost, and the kernel's bridge has everything again. Waits for what is under way as `want` does. Throws
+   * SNAPSHOT_BUSY: nothing was touched.
+   */
+  async give(patienceMs?: number): Promise<void> {
+    await this.#want(NO_PORTS, patienceMs)
     await this.#write('giving')
     await this.#undoAll(this.#performers)
+  }
+
+  /** The configuration gives it back; the same when what is under way in its network has ended. */
+  async giveWhenIdle(): Promise<boolean> {
+    try {
+      await this.give(AT_ONCE)
+      return true
+    } catch (thrown) {
+      this.isPostponed = asSnapswitchError(thrown).code === 'SNAPSHOT_BUSY'
+      return false
+    }
+  }
+
+  /** The configuration names the bridge, and says this of it; `follow` brings the ports in line with it. */
+  async configure({ uplink, ignoreFilters }: ConfiguredBridge): Promise<void> {
+    const record = { ...this.record, uplink, ignoreFilters, configured: true }
+    if (isDeepStrictEqual(record, this.record)) return
+    this.record = record
+    await this.#host.records
+      .write(record)
+      .catch((thrown) => this.#host.log.error({ err: thrown, bridge: record.bridge }, 'it cannot be written down'))
   }
 
   /** The same without asking, until the next daemon starts. */
@@ -375,6 +406,9 @@ export class TakenBridge {
         `Rename it back: ip link set ${link.name} name ${bridge}`,
       )
     }
+    const { uplink } = this.record
+    const devices = here.map((port) => port.link.name)
+    if (uplink !== null && !devices.includes(uplink)) throw noUplink(bridge, uplink, devices)
     // What would have been refused, and has come since: the switch goes on without it.
     refuseBridge({ ...now, filters: NO_FILTERS })
   }

@@ -61,5 +61,17 @@ export function bridgesWanted(config: SwitchConfig): Map<string, TakeOptions> {
   )
 }
 
+/** How the bridges that two configurations want differ, for whoever asked for the change. */
+export function bridgeChanges(before: SwitchConfig, after: SwitchConfig): string[] {
+  const [one, other] = [bridgesWanted(before), bridgesWanted(after)]
+  return [...new Set([...one.keys(), ...other.keys()])].flatMap((bridge) => {
+    const [was, is] = [one.get(bridge), other.get(bridge)]
+    if (was === undefined) return `bridge added: ${bridge}`
+    if (is === undefined) return `bridge removed: ${bridge}`
+    const keys = (['network', 'uplink', 'ignoreFilters'] as const).filter((key) => was[key] !== is[key])
+    return keys.length === 0 ? [] : `bridge changed: ${bridge} (${keys.join(', ')})`
+  })
+}
+
 /** Of a network of which nothing else is said. */
 export const defaultSettings = (): NetworkSettings => settingsOf(parseConfig('{}', 'the defaults', NetworkConfig).value)
