@@ -11,6 +11,11 @@ const SCHED_OTHER = 0
 const SCHED_FIFO_RESET_ON_FORK = 1 | 0x40000000
 /** The highest: where a machine's processor has a real-time thread of its own, that one may never make room. */
 const AHEAD_OF_ALL = 99
+const MOST_PROCESSORS = MASK_LENGTH * 8
+/** Of /proc/net/softnet_stat: fifteen numbers (135 bytes) in 2026, and room for three more. */
+const LONGEST_LINE = 162
+/** Half of the smallest page: longer ones may have been cut. */
+const SHORT_READ = 2048
 const BACKLOG = 11
 const PROCESSOR = 12
 
@@ -64,17 +69,22 @@ export const waitForReaders = () => libc().membarrier(MEMBARRIER_CMD_GLOBAL) >= 
 
 const int32 = (value: number) => new Uint8Array(Int32Array.of(value).buffer)
 
+/** Reads of the file into `buffer`, from a byte of both on; returns how many bytes, 0 at its end. */
+export type ReadAt = (buffer: Uint8Array, at: number) => number
+
 /** What was received and waits to be handled (a veth's other end, say), by processor: /proc/net/softnet_stat. */
 export class Backlogs {
   readonly #file: number
-  readonly #buffer = new Uint8Array(64 * 1024)
-  readonly #waiting = new Float64Array(MASK_LENGTH * 8)
-  readonly #handled = new Float64Array(MASK_LENGTH * 8)
-  readonly #due = new Float64Array(MASK_LENGTH * 8)
+  readonly #readAt: ReadAt
+  readonly #buffer = new Uint8Array(MOST_PROCESSORS * LONGEST_LINE)
+  readonly #waiting = new Float64Array(MOST_PROCESSORS)
+  readonly #handled = new Float64Array(MOST_PROCESSORS)
+  readonly #due = new Float64Array(MOST_PROCESSORS)
 
-  /** Throws where /proc has no such file. */
-  constructor() {
+  /** Throws where /proc has no such file. `readAt`: else than by the system. */
+  constructor(readAt?: ReadAt) {
     this.#file = openSync('/proc/net/softnet_stat', 'r')
+    this.#readAt = readAt ?? ((buffer, at) => readSync(this.#file, buffer, at, buffer.length - at, at))
   }
 
   /** From now on, `passed` is about what waits now. Returns it. */
@@ -105,7 +115,8 @@ export class Backlogs {
 
   /** False: before 5.10 the kernel does not say which processor a line is of, nor what waits. */
   #read(): boolean {
-    const length = readSync(this.#file, this.#buffer, 0, this.#buffer.length, 0)
+    const length = this.#readAll()
+    if (length === null) return false
     const lines = Buffer.from(this.#buffer.buffer, 0, length).toString('latin1').trim().split('\n')
     this.#waiting.fill(0)
     for (const line of lines) {
@@ -116,5 +127,17 @@ export class Backlogs {
       this.#handled[processor] = Number.parseInt(words[0]!, 16)
     }
     return true
+  }
+
+  /** The kernel gives at most a page at a time: some thirty lines. Null: there are more than there is room for. */
+  #readAll(): number | null {
+    let length = 0
+    while (length < this.#buffer.length) {
+      const read = this.#readAt(this.#buffer, length)
+      length += read
+      // It ends where a page has room for another line.
+      if (read < SHORT_READ) return length
+    }
+    return null
   }
 }
