@@ -172,6 +172,21 @@ t.test('what preflight refuses changes nothing anywhere', async (t) => {
     code: 'CONFIG_INVALID',
     message: /ports trunk0 and trunk1 all lead to the switch of b/,
   })
+  t.match(refusedBy({ peers: [peer, { ...peer, port: 'up', host: 'c', bootId: 'boot-c' }] }), {
+    code: 'CONFIG_INVALID',
+    message: 'host a: the switch of c is on port up, and the coordinator has no host c in this network',
+    action: /`hosts:`/,
+  })
+  t.equal(
+    refusedBy({ peers: [{ ...peer, host: 'c', alive: false }] })?.message,
+    'host a: no live switch answers on port trunk0',
+    'one that is silent may be anybody',
+  )
+  t.equal(
+    refusedBy({ peers: [{ ...peer, host: 'x' }] }, { host: 'x' })?.message,
+    'the switch that the coordinator knows as host b calls itself x',
+    'it is known by another name, and that is all',
+  )
   t.equal(refusedBy({ host: 'x' })?.code, 'CONFIG_INVALID')
   t.equal(refusedBy({ epoch: 0xffffffff })?.code, 'EPOCH_STALE')
   t.match(refusedBy({}, { members: preflightOf('b', ['vm1']).members }), {

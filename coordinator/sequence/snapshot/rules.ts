@@ -14,12 +14,10 @@ export function nextEpoch(preflights: readonly Preflight[], maxKnownEpoch: numbe
   return next > maxEpoch ? null : next
 }
 
-/**
- * All that speaks against taking a snapshot now, gravest first; `expected` are the hosts' names in the configuration.
- */
+/** All that speaks against taking a snapshot now, gravest first; `preflights` by the coordinator's names of hosts. */
 export function judgePreflights(preflights: Readonly<Record<string, Preflight>>, isRecorded: boolean): ErrorReport[] {
   const entries = Object.entries(preflights)
-  const found: ErrorReport[] = [...misnamedHosts(entries), ...versionsThatDiffer(entries)]
+  const found: ErrorReport[] = [...misnamedHosts(entries), ...unknownPeers(entries), ...versionsThatDiffer(entries)]
   for (const [host, preflight] of entries) {
     for (const problem of preflight.problems) found.push(onHost(host, problem))
     const { freeBytes, neededBytes, recordingBytes = 0 } = preflight
@@ -78,6 +76,21 @@ export function misnamedHosts(entries: Entries): ErrorReport[] {
       message: `the switch that the coordinator knows as host ${host} calls itself ${preflight.host}`,
       action: 'Make the host names agree in the switch’s and the coordinator’s configuration.',
     }))
+}
+
+/** Switches that take part in the network, and would not be told to cut: their channels would never be closed. */
+function unknownPeers(entries: Entries): ErrorReport[] {
+  // One that calls itself otherwise than the coordinator does is told of by `misnamedHosts`.
+  const known = new Set(entries.flatMap(([host, preflight]) => [host, preflight.host]))
+  return entries.flatMap(([host, { peers }]) =>
+    peers
+      .filter((peer) => peer.alive && peer.host !== null && !known.has(peer.host))
+      .map((peer) => ({
+        code: 'CONFIG_INVALID' as const,
+        message: `host ${host}: the switch of ${peer.host} is on port ${peer.port}, and the coordinator has no host ${peer.host} in this network`,
+        action: `Name the socket of ${peer.host} under \`hosts:\`: in the configuration of the switch whose coordinator this is, or in the coordinator’s own (docs/guide/uplinks.md#one-coordinator). If it is of another lab, give the two networks different names.`,
+      })),
+  )
 }
 
 export function versionsThatDiffer(entries: Entries): ErrorReport[] {
