@@ -16,6 +16,7 @@ import {
   FlatDisks,
   Flattened,
   type FlattenRequest,
+  GivenBack,
   HostHealth,
   type LeftRequest,
   LocalEvent,
@@ -56,6 +57,7 @@ const fits = {
   ports: validator(Type.Array(PortInfo)),
   playEvent: validator(PlayEvent),
   bridge: validator(BridgeInfo),
+  givenBack: validator(GivenBack),
   bridges: validator(Type.Array(BridgeInfo)),
   captures: validator(Type.Array(CaptureInfo)),
   fdb: validator(Type.Array(FdbEntry)),
@@ -104,8 +106,8 @@ export class SwitchClient {
     return this.#connection.json('POST', pathOf('bridges', {}), fits.bridge, options, body)
   }
 
-  async giveBridge(bridge: string, options: CallOptions): Promise<void> {
-    await this.#connection.json('DELETE', pathOf('bridge', { bridge }), fits.nothing, options)
+  giveBridge(bridge: string, options: CallOptions): Promise<GivenBack> {
+    return this.#connection.json('DELETE', pathOf('bridge', { bridge }), fits.givenBack, options)
   }
 
   ports(options: CallOptions): Promise<PortInfo[]> {

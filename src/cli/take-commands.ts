@@ -1,6 +1,7 @@
 // Commands that take a bridge of the kernel over, and give it back.
 
 import { type Command, Option } from 'commander'
+import type { GivenBack } from '../api/schemas.js'
 import type { SwitchClient } from '../api/switch-client.js'
 import { asSnapswitchError } from '../errors/errors.js'
 import { giveWithoutDaemon } from './give-back.js'
@@ -85,12 +86,19 @@ function describe({ bridge, ports }: Awaited<ReturnType<typeof taken>>): string 
 }
 
 async function give(terminal: Terminal, bridge: string, options: CommonOptions & { state: string }): Promise<void> {
+  let found: GivenBack
+  let until = '`snapswitch reload`, `snapswitch take` or a restart of the daemon'
   try {
-    await withSwitch(options, (client) => client.giveBridge(bridge, { deadlineMs: CALL_MS }))
+    found = await withSwitch(options, (client) => client.giveBridge(bridge, { deadlineMs: CALL_MS }))
   } catch (thrown) {
     if (asSnapswitchError(thrown).code !== 'SOCKET_UNREACHABLE') throw thrown
-    await giveWithoutDaemon(options.state, bridge)
+    found = await giveWithoutDaemon(options.state, bridge)
+    until = 'a daemon starts'
     terminal.err('no daemon runs: the kernel has the bridge again since it ended\n')
   }
   terminal.out(`bridge ${bridge} is the kernel’s again\n`)
+  if (found.configured === true)
+    terminal.out(
+      `the configuration names it, so that holds until ${until}; for longer, take \`bridge:\` out of the file\n`,
+    )
 }

@@ -2,7 +2,7 @@
 // and whenever a bridge that the configuration names is there.
 
 import { readFileSync } from 'node:fs'
-import type { BridgeInfo, PortRules } from '../../src/api/schemas.js'
+import type { BridgeInfo, GivenBack, PortRules } from '../../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { findBridge } from './found.js'
@@ -29,6 +29,8 @@ export class Bridges {
   /** Bridges that the configuration wants, by name, and why they are not taken. */
   #configured: ReadonlyMap<string, TakeOptions> = new Map()
   readonly #problems = new Map<string, SnapswitchError>()
+  /** Of these, the ones that somebody has given back: they are the kernel's until the configuration is read again. */
+  readonly #given = new Set<string>()
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(host: TakeoverHost) {
@@ -37,11 +39,14 @@ export class Bridges {
 
   /**
    * Throws DEVICE_MISSING, BRIDGE_INVALID, BRIDGE_TAKEN, BRIDGE_UNSUPPORTED, BRIDGE_FILTERED, DEVICE_BUSY: nothing was
-   * touched. What fails later is undone, and thrown.
+   * touched. What fails later is undone, and thrown. A bridge that the configuration names is taken as that says; throws
+   * WANTED_TWICE when `options` say something else.
    */
   take(name: string, options: TakeOptions = {}): Promise<BridgeInfo> {
     return this.#inTurn(async () => {
-      await this.#take(name, options)
+      const configured = this.#configured.get(name)
+      if (configured !== undefined) refuseOther(name, configured, options)
+      await this.#take(name, configured ?? options)
       return this.list().find(({ bridge }) => bridge === name)!
     })
   }
@@ -77,20 +82,27 @@ export class Bridges {
       throw thrown
     }
     this.#problems.delete(name)
+    this.#given.delete(name)
     for (const warning of plan.warnings) log.warn({ bridge: name }, warning)
     log.info({ bridge: name, network: plan.network, ports: plan.ports.length }, 'a bridge was taken over')
   }
 
-  /** Throws BRIDGE_NOT_TAKEN, SNAPSHOT_BUSY: nothing was touched. */
-  give(name: string): Promise<void> {
+  /**
+   * Whether the configuration names it: it is the kernel's until that is read again then, or somebody takes it. Throws
+   * BRIDGE_NOT_TAKEN, SNAPSHOT_BUSY: nothing was touched.
+   */
+  give(name: string): Promise<GivenBack> {
     return this.#inTurn(async () => {
       const one = this.#taken.get(name)
       // One that is lost is let go already: all that is left of it is what `status` says.
-      if (one === undefined && !this.#configured.has(name) && this.#problems.delete(name)) return
+      if (one === undefined && !this.#configured.has(name) && this.#problems.delete(name)) return { configured: false }
       if (one === undefined) throw notTaken(name, [...this.#taken.keys()])
       await one.bridge.give()
       this.#forget(name)
-      this.#host.log.info({ bridge: name }, 'a bridge was given back')
+      const configured = this.#configured.has(name)
+      if (configured) this.#given.add(name)
+      this.#host.log.info({ bridge: name, configured }, 'a bridge was given back')
+      return { configured }
     })
   }
 
@@ -138,6 +150,7 @@ export class Bridges {
    */
   configure(wanted: ReadonlyMap<string, TakeOptions>): void {
     this.#configured = wanted
+    this.#given.clear()
   }
 
   /** Brings everything in line with what there is. Call it when devices or machines have changed; never throws. */
@@ -168,7 +181,7 @@ export class Bridges {
   }
 
   async #takeConfigured(name: string, options: TakeOptions): Promise<void> {
-    if (this.#taken.has(name) || this.#host.links.find(name) === null) return
+    if (this.#taken.has(name) || this.#given.has(name) || this.#host.links.find(name) === null) return
     try {
       await this.#take(name, options)
     } catch (thrown) {
@@ -221,7 +234,9 @@ export class Bridges {
         network: this.#configured.get(bridge)?.network ?? bridge,
         taken: false,
         configured: this.#configured.has(bridge),
-        problem: (this.#problems.get(bridge) ?? absent(bridge)).report(),
+        ...(this.#given.has(bridge)
+          ? { given: true, problem: null }
+          : { problem: (this.#problems.get(bridge) ?? absent(bridge)).report() }),
         warnings: [],
       })),
     ]
@@ -250,6 +265,18 @@ export class Bridges {
 function isAnother(record: BridgeRecord, wanted: TakeOptions): boolean {
   const { network = record.network, ignoreFilters = false } = wanted
   return network !== record.network || (record.ignoreFilters && !ignoreFilters)
+}
+
+/** Throws WANTED_TWICE. */
+function refuseOther(name: string, configured: TakeOptions, options: TakeOptions): void {
+  const keys = ['network', 'uplink', 'ignoreFilters'] as const
+  const other = keys.find((key) => options[key] !== undefined && options[key] !== configured[key])
+  if (other === undefined) return
+  throw new SnapswitchError(
+    'WANTED_TWICE',
+    `the configuration names bridge ${name}, and says something else of its ${other}`,
+    'Leave it out to take the bridge as the configuration says; or change that, and `snapswitch reload`.',
+  )
 }
 
 /** Throws BRIDGE_TAKEN. */

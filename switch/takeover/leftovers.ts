@@ -1,6 +1,7 @@
 // What a daemon that was killed has left of a takeover: the pair, and its record. The bridge itself forwards again
 // since that daemon's end.
 
+import type { GivenBack } from '../../src/api/schemas.js'
 import { Links } from '../../src/linux/link.js'
 import { bootOf, lockBridge, notTaken } from './bridges.js'
 import { removePair } from './pair.js'
@@ -12,8 +13,11 @@ export async function removeLeft(links: Links, records: BridgeRecords, record: B
   await records.remove(record.bridge)
 }
 
-/** Throws BRIDGE_NOT_TAKEN, BRIDGE_TAKEN when a daemon has it still. */
-export async function giveLeft(state: string, bridge: string): Promise<void> {
+/**
+ * Whether the configuration named it: the next daemon takes it again then. Throws BRIDGE_NOT_TAKEN, BRIDGE_TAKEN when a
+ * daemon has it still.
+ */
+export async function giveLeft(state: string, bridge: string): Promise<GivenBack> {
   const records = new BridgeRecords(state)
   const all = await records.all()
   const record = all.find((one) => one.bridge === bridge)
@@ -34,4 +38,5 @@ export async function giveLeft(state: string, bridge: string): Promise<void> {
   } finally {
     links.close()
   }
+  return { configured: record.configured }
 }

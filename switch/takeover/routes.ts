@@ -2,11 +2,9 @@
 
 import { Type } from '@sinclair/typebox'
 import { routes } from '../../src/api/paths.js'
-import { BridgeInfo, BridgeName, TakeRequest } from '../../src/api/schemas.js'
+import { BridgeInfo, BridgeName, GivenBack, TakeRequest } from '../../src/api/schemas.js'
 import type { ApiInstance } from '../../src/api/server.js'
 import type { Bridges } from './bridges.js'
-
-const Nothing = Type.Object({})
 
 export function addBridges(app: ApiInstance, bridges: Pick<Bridges, 'take' | 'give' | 'list'>): void {
   app.get(routes.bridges, { schema: { response: { 200: Type.Array(BridgeInfo) } } }, async () => bridges.list())
@@ -18,10 +16,7 @@ export function addBridges(app: ApiInstance, bridges: Pick<Bridges, 'take' | 'gi
 
   app.delete(
     routes.bridge,
-    { schema: { params: Type.Object({ bridge: BridgeName }), response: { 200: Nothing } } },
-    async (request) => {
-      await bridges.give(request.params.bridge)
-      return {}
-    },
+    { schema: { params: Type.Object({ bridge: BridgeName }), response: { 200: GivenBack } } },
+    (request) => bridges.give(request.params.bridge),
   )
 }

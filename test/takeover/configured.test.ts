@@ -1,13 +1,16 @@
 // What the configuration says of a bridge is so of one that is taken already, after a reload and after a restart.
 
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { until } from '../lab/command.js'
+import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit, patience } from '../patience.js'
 import { root, World } from '../switch/world.js'
 import { bridgeHost, container, HOST_ADDRESS, joinBridge, Stream } from './bridge-world.js'
 
 t.setTimeout(fileLimit(120_000))
 const CALL = { deadlineMs: patience(20_000) }
+const program = join(repositoryRoot(), 'bin', 'snapswitch')
 const LAN = '192.0.2.200'
 
 /** A container on br0, and a LAN behind `nic`. */
@@ -97,4 +100,50 @@ t.test('so does a restart', root, async (t) => {
   await daemon.start()
   await is('lab', null, 'uplink')
   t.equal((await world.pings('c1', LAN)).code, 0)
+})
+
+t.test('one that is given back stays given until the configuration is read again', root, async (t) => {
+  const { world, daemon, reload, bridge, is } = await lab(t)
+  const give = () => world.try('h', program, 'give', 'br0', '--socket', world.socket('h'), '--state', world.state('h'))
+  const isGiven = async () => {
+    // What the configuration wants is looked at bridge by bridge, in its order.
+    await world.ip('h', 'link', 'add', 'br1', 'type', 'bridge')
+    await until('the other one is taken', 20_000, async () =>
+      (await daemon.client.bridges(CALL)).some((one) => one.bridge === 'br1' && one.taken) ? true : undefined,
+    )
+    t.match(await bridges(), { br0: { taken: false, given: true, problem: null }, br1: { taken: true } })
+    t.match(await world.try('h', program, 'status', '--socket', world.socket('h')), {
+      stdout: /br0 +lab +NO +given back until a reload or restart/,
+    })
+    t.equal(await world.in('h', 'bridge', 'link', 'show', 'dev', 'ssh-br0').catch(() => ''), '')
+    t.equal((await world.pings('c1', LAN)).code, 0, 'the kernel forwards')
+    await world.ip('h', 'link', 'delete', 'br1')
+  }
+  const bridges = async () => Object.fromEntries((await daemon.client.bridges(CALL)).map((one) => [one.bridge, one]))
+  world.configFile('h', { networks: { lab: { bridge: 'br0', uplink: 'nic' }, two: { bridge: 'br1' } } })
+  await daemon.client.reload(CALL)
+  await is('lab', null, 'uplink')
+  t.match(await give(), { code: 0, stdout: /is the kernel’s again.*\n.*until.*reload/ })
+  await isGiven()
+  t.match(await give(), { code: 1, stderr: /BRIDGE_NOT_TAKEN/ })
+  await daemon.client.reload(CALL)
+  await is('lab', null, 'uplink')
+
+  t.match(await give(), { code: 0 })
+  await isGiven()
+  await t.rejects(daemon.client.takeBridge({ bridge: 'br0', network: 'another' }, CALL), { code: 'WANTED_TWICE' })
+  t.match(await daemon.client.takeBridge({ bridge: 'br0' }, CALL), { taken: true, network: 'lab', configured: true })
+  await is('lab', null, 'uplink')
+
+  t.match(await give(), { code: 0 })
+  await isGiven()
+  t.equal(await daemon.stop(), 0)
+  await daemon.start()
+  await is('lab', null, 'uplink')
+  await daemon.crash()
+  t.match(await give(), { code: 0, stdout: /is the kernel’s again.*\n.*starts/ }, 'without a daemon')
+  await daemon.start()
+  await is('lab', null, 'uplink')
+  await reload(null)
+  await until('it is given back', 20_000, async () => ((await bridge()) === undefined ? true : undefined))
 })

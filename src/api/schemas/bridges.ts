@@ -28,9 +28,15 @@ export const BridgeInfo = Type.Object({
   taken: Type.Boolean(),
   /** It is taken whenever it is there. */
   configured: Type.Boolean(),
+  /** It is, and somebody has given it back: it is the kernel's until the configuration is read again. */
+  given: Type.Optional(Type.Boolean()),
   /** Why it is not taken, or not as it should be. */
   problem: nullable(ErrorReportSchema),
   /** What is otherwise than on the bridge. */
   warnings: Type.Array(Type.String()),
 })
 export type BridgeInfo = Static<typeof BridgeInfo>
+
+/** DELETE /v1/bridges/:bridge. `configured`: it is taken again when the configuration is read again. */
+export const GivenBack = Type.Object({ configured: Type.Optional(Type.Boolean()) })
+export type GivenBack = Static<typeof GivenBack>
