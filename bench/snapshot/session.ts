@@ -114,7 +114,7 @@ export async function runCell(cell: Cell, say: (line: string) => void, system?: 
       const libvirt = libvirts.get(lab.machine(name).plan.host)
       return libvirt === undefined
         ? lab.startMachine(name, bootTimeoutMs)
-        : startDomain(libvirt, lab, name, bootTimeoutMs)
+        : startDomain(libvirt, lab, name, { timeoutMs: bootTimeoutMs })
     })
     bootSeconds = (performance.now() - began) / 1000
     if (bench !== undefined) traffic = await startEndpointTraffic(bench)

@@ -28,6 +28,10 @@ export interface Nic {
   readonly device: string
   /** aa:bb:cc:dd:ee:ff, or null when the hypervisor cannot tell. */
   readonly mac: string | null
+  /** Left out: one, or the driver tells otherwise (`tapNeeds`). */
+  readonly queues?: number
+  /** The hypervisor has made up the device's name: it may be another's on the host of a restore. */
+  readonly isMadeUp?: boolean
 }
 
 /** What a read-only or removable drive holds now. No machine writes to it, so a snapshot only names it. */
@@ -67,6 +71,8 @@ export interface MachineInfo {
   /** What a snapshot changes for the machine's user, or cannot keep: told, and no reason to refuse. */
   readonly warnings: readonly string[]
   readonly nics: readonly Nic[]
+  /** NICs on taps that the hypervisor makes itself and puts into a bridge. Left out: it has none, or cannot tell. */
+  readonly bridgedNics?: readonly Nic[]
   /**
    * How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile.
    */
@@ -96,6 +102,8 @@ export interface MachineDefinition {
   readonly files?: readonly ExternalFile[]
   readonly memoryBytes: number
   readonly nics: readonly Nic[]
+  /** As `MachineInfo` has them. */
+  readonly bridgedNics?: readonly Nic[]
   readonly hypervisorVersion: string
   /** Whose rights its process has. Left out: root's, or its hypervisor sees to that. */
   readonly user?: ProcessUser
@@ -240,6 +248,11 @@ export interface LoadRequest<Definition extends MachineDefinition = MachineDefin
   readonly files?: ReadonlyMap<string, string>
   /** Tap devices for the definition's NICs, in order. */
   readonly taps: readonly string[]
+  /**
+   * Tap devices for its bridged NICs, in order: of ports, so that nothing comes to the machine before its time. null:
+   * the hypervisor makes it again and puts it into its bridge. Left out: all of them.
+   */
+  readonly bridgedTaps?: readonly (string | null)[]
   /** Only to see whether it loads: cut off from networks, sockets and people, and ended by the caller. */
   readonly rehearsal?: boolean
   /**

@@ -166,7 +166,10 @@ export class Ports extends FollowedPorts {
       }
       this.devices.outdated()
       const link = this.links.find(entry.device)
-      if (link !== null) await this.comeBack(this.entries.get(name)!, link, epoch, true)
+      if (link === null) return
+      // A restore has made it anew: the former one has left the bridge with its machine.
+      if (entry.bridge !== undefined && link.master === null) this.bridges?.join(entry.bridge, link, entry.rules)
+      await this.comeBack(this.entries.get(name)!, link, epoch, true)
     })
     return this.entries.get(name)
   }

@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
+import { asOwned, moveToTaps, tapsByMac } from '../../src/hypervisor/libvirt/bridged-nics.js'
 import {
   appendToLogs,
   placeDisks,
@@ -69,6 +70,7 @@ t.test('a domain is read', async (t) => {
     ],
     // libvirt makes the others again as they were.
     nics: [{ device: 'tap0', mac: '52:54:00:aa:00:01' }],
+    bridgedNics: [{ device: 'vnet3', mac: null, isMadeUp: true }],
   })
 })
 
@@ -155,6 +157,54 @@ t.test('discs are put into their drives, and taken out', async (t) => {
     "<domain><devices><disk type='network' device='cdrom'><source protocol='http'/><target dev='sda'/></disk></devices></domain>"
   t.match(placeMedia(network, [cd!]), '<source protocol="http"/>', 'what is no file stays')
   t.throws(() => placeMedia(xml, [{ ...cd!, name: 'sdz' }]), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('NICs in bridges come onto bare taps, and back to what their owner has', async (t) => {
+  const nic = (type: string, mac: string, inside: string) =>
+    `<interface type="${type}"><mac address="52:54:00:AA:00:0${mac}"/>${inside}<model type="virtio"/><alias name="net${mac}"/></interface>`
+  const lab = nic('network', '1', '<source network="lan" portid="x" bridge="br0"/><target dev="vnet0"/>')
+  const outside = nic('bridge', '2', '<source bridge="br9"/><target dev="vnet1"/>')
+  const wide = nic('bridge', '3', '<source bridge="br0"/><target dev="vnet2"/><driver queues="4"/><mtu size="9000"/>')
+  const own = nic('ethernet', '4', '<target dev="tap0" managed="no"/>')
+  const domain = (metadata: string) =>
+    `<domain>${metadata}<devices>${[lab, outside, wide, own].join('')}</devices></domain>`
+  for (const metadata of ['', '<metadata><app xmlns="urn:other">theirs</app></metadata>']) {
+    const before = describeDomain(domain(metadata))
+    t.same(before.bridgedNics, [
+      { device: 'vnet0', mac: '52:54:00:aa:00:01', isMadeUp: true },
+      { device: 'vnet1', mac: '52:54:00:aa:00:02', isMadeUp: true },
+      { device: 'vnet2', mac: '52:54:00:aa:00:03', isMadeUp: true, queues: 4 },
+    ])
+    t.same(before.nics, [{ device: 'tap0', mac: '52:54:00:aa:00:04' }])
+    const taps = tapsByMac(before.bridgedNics, ['vnet7', null, 'vnet2'])
+    const moved = moveToTaps(domain(metadata), taps)
+    const after = describeDomain(moved)
+    t.same(after.nics, before.nics, 'they are libvirt’s to make all the same')
+    t.same(
+      after.bridgedNics.map(({ device, mac }) => [device, mac]),
+      [
+        ['vnet7', '52:54:00:aa:00:01'],
+        ['vnet1', '52:54:00:aa:00:02'],
+        ['vnet2', '52:54:00:aa:00:03'],
+      ],
+    )
+    t.match(moved, outside, 'one that is no port stays as it is')
+    t.equal(moved.match(/<interface type="ethernet">/g)?.length, 3)
+    t.notMatch(moved, /<interface type="ethernet">(?:(?!<\/interface>).)*<source/s, 'a bare tap is in no bridge')
+    t.match(moved, '<target dev="vnet2" managed="no"/><driver queues="4"/><mtu size="9000"/>')
+    if (metadata !== '') t.match(moved, '<app xmlns="urn:other">theirs</app>')
+    const again = asOwned(moved)
+    t.same(describeDomain(again), { ...after })
+    t.notMatch(again, 'urn:snapswitch')
+    t.match(
+      again,
+      /<interface type="network">.*<target dev="vnet7"\/>.*<source network="lan" portid="x" bridge="br0"\/>/,
+    )
+    t.equal(again.match(/managed/g)?.length, 1, 'libvirt makes their taps when the domain starts')
+    t.equal(asOwned(again), again)
+  }
+  t.equal(moveToTaps(xml, new Map()), xml)
+  t.equal(asOwned(xml), xml)
 })
 
 t.test('consoles go on in their files', async (t) => {

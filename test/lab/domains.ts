@@ -24,12 +24,30 @@ export function withDomains(
   return { ...config, machines: { ...(config.machines as object), ...domains }, libvirt: { uri } }
 }
 
+interface DomainStart {
+  /** Libvirt makes a TAP, and puts it into this bridge or network of its own. Left out: the machine's own TAP. */
+  readonly into?: { readonly bridge: string } | { readonly network: string }
+  readonly timeoutMs?: number
+}
+
 /** Starts a machine as a domain and waits until its job begins. */
-export async function startDomain(daemon: LibvirtDaemon, lab: Lab, name: string, timeoutMs = 60_000): Promise<void> {
+export async function startDomain(
+  daemon: LibvirtDaemon,
+  lab: Lab,
+  name: string,
+  { into, timeoutMs = 60_000 }: DomainStart = {},
+): Promise<void> {
   const machine = lab.machine(name)
   machine.startsOn(lab.host(machine.plan.host))
   const image = await lab.images()
   const file = join(daemon.directory, `${name}.xml`)
+  const own = `<mac address='${machine.mac}'/><model type='virtio'/>`
+  const nic =
+    into === undefined
+      ? `<interface type='ethernet'>${own}<target dev='${machine.tap}' managed='no'/></interface>`
+      : Object.entries(into).map(
+          ([kind, name]) => `<interface type='${kind}'>${own}<source ${kind}='${name}'/></interface>`,
+        )[0]
   writeFileSync(
     file,
     `<domain type='${image.accelerator === 'kvm' ? 'kvm' : 'qemu'}'><name>${name}</name>
@@ -38,7 +56,7 @@ export async function startDomain(daemon: LibvirtDaemon, lab: Lab, name: string,
 <cmdline>${kernelWords(machine.plan.job, '/dev/vda')}</cmdline></os><features><acpi/></features>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='${machine.files.qcow2}'/><target dev='vda' bus='virtio'/></disk>
-<interface type='ethernet'><mac address='${machine.mac}'/><target dev='${machine.tap}' managed='no'/><model type='virtio'/></interface>
+${nic}
 <serial type='file'><source path='${machine.files.console}' append='on'/><target port='0'/></serial>
 <serial type='unix'><source mode='bind' path='${machine.files.shell}'/><target port='1'/></serial>
 <memballoon model='none'/></devices></domain>\n`,

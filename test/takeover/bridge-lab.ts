@@ -53,9 +53,10 @@ export class BridgeLab {
     return this.#client
   }
 
-  async startSwitch(): Promise<void> {
+  async startSwitch(more: Record<string, unknown> = {}): Promise<void> {
     const inside = (name: string) => this.lab.host('a').inside(name)
-    await this.lab.startSwitch('a', { host: 'a', api: { socket: inside('switch.sock') }, state: inside('state') })
+    const api = { socket: inside('switch.sock') }
+    await this.lab.startSwitch('a', { host: 'a', api, state: inside('state'), ...more })
   }
 
   ip(host: string, ...args: string[]): Promise<string> {

@@ -55,4 +55,7 @@ export function remove(element: Element, name: string): void {
 export const devicesOf = (document: Document, name: string): Element[] =>
   children(child(document.documentElement, 'devices'), name)
 
+/** aa:bb:cc:dd:ee:ff; null: it has none. */
+export const macOf = (nic: Element): string | null => attribute(child(nic, 'mac'), 'address')?.toLowerCase() ?? null
+
 export const targetOf = (device: Element): string | null => attribute(child(device, 'target'), 'dev')

@@ -3,8 +3,9 @@
 
 import { type Document, type Element, XMLSerializer } from '@xmldom/xmldom'
 import type { Nic } from '../hypervisor.js'
+import { bridgedInterfaces, isMoved } from './bridged-nics.js'
 import { type DomainDrives, readDrives } from './domain-disks.js'
-import { attribute, child, children, devicesOf, parse, targetOf, textOf } from './domain-tree.js'
+import { attribute, child, children, devicesOf, macOf, parse, targetOf, textOf } from './domain-tree.js'
 
 export interface DomainDescription extends DomainDrives {
   readonly name: string
@@ -12,6 +13,8 @@ export interface DomainDescription extends DomainDrives {
   readonly memoryBytes: number
   /** NICs on taps of the host's, in the order of the XML: what ports can be on. */
   readonly nics: readonly Nic[]
+  /** NICs on taps that libvirt puts into bridges. */
+  readonly bridgedNics: readonly Nic[]
 }
 
 const units: { readonly [unit: string]: number } = {
@@ -41,7 +44,21 @@ function memoryOf(domain: Element): number {
  * network, user, direct, …) are libvirt's to make again as they were.
  */
 export const tapInterfaces = (document: Document): Element[] =>
-  devicesOf(document, 'interface').filter((nic) => attribute(nic, 'type') === 'ethernet' && targetOf(nic) !== null)
+  devicesOf(document, 'interface').filter(
+    (nic) => attribute(nic, 'type') === 'ethernet' && targetOf(nic) !== null && !isMoved(nic),
+  )
+
+function describeNic(nic: Element): Nic {
+  const device = targetOf(nic)!
+  const queues = Number(attribute(child(nic, 'driver'), 'queues') ?? 1)
+  return {
+    device,
+    mac: macOf(nic),
+    ...(queues > 1 ? { queues } : {}),
+    // VIR_NET_GENERATED_VNET_PREFIX: libvirt takes such a name out of what it is given, and makes up another.
+    ...(/^vnet\d+$/.test(device) ? { isMadeUp: true } : {}),
+  }
+}
 
 export function describeDomain(xml: string): DomainDescription {
   const document = parse(xml)
@@ -51,10 +68,8 @@ export function describeDomain(xml: string): DomainDescription {
     uuid: textOf(child(domain, 'uuid')),
     memoryBytes: memoryOf(domain),
     ...readDrives(document),
-    nics: tapInterfaces(document).map((nic) => ({
-      device: targetOf(nic)!,
-      mac: attribute(child(nic, 'mac'), 'address')?.toLowerCase() ?? null,
-    })),
+    nics: tapInterfaces(document).map(describeNic),
+    bridgedNics: bridgedInterfaces(document).map(describeNic),
   }
 }
 

@@ -10,6 +10,7 @@ import { within } from '../shared/deadline.js'
 import { createOverlay, virtualSize } from '../shared/qemu-img.js'
 import { storeFull } from '../shared/qemu-overlays.js'
 import { endWithHolder } from '../shared/tap-holder.js'
+import { asOwned, moveToTaps, tapsByMac } from './bridged-nics.js'
 import {
   appendToLogs,
   type PlacedDisk,
@@ -78,11 +79,8 @@ async function load(
   let restored = false
   try {
     const disks = await makeDisks(request, made, deadline)
-    const saved = (await loader.call(
-      'imageXml',
-      { file: request.memoryFile, flags: xmlFlags.secure },
-      deadline,
-    )) as string
+    const image = { file: request.memoryFile, flags: xmlFlags.secure }
+    const saved = asOwned((await loader.call('imageXml', image, deadline)) as string)
     const { directory, taps } = request
     const { files, media } = await makeOwn(request, made)
     const stored = await storedXml(loader, domain, before, deadline)
@@ -95,8 +93,10 @@ async function load(
     // Ports are there before their machine is, and with them taps that libvirt makes itself as a rule.
     const own = [...tapsOfLibvirt(xml), ...(stored === null ? [] : tapsOfLibvirt(stored))]
     const there = new Set(own.filter((tap) => taps.includes(tap) && existsSync(`/sys/class/net/${tap}`)))
-    await loader.call('restore', { file: request.memoryFile, xml: useTaps(xml, there) }, deadline)
-    for (const tap of there) endWithHolder(tap, findQemu(definition.uuid)?.pid ?? 0)
+    const bridged = tapsByMac(definition.bridgedNics ?? [], request.bridgedTaps ?? [])
+    const onTaps = moveToTaps(useTaps(xml, there), bridged)
+    await loader.call('restore', { file: request.memoryFile, xml: onTaps }, deadline)
+    for (const tap of [...there, ...bridged.values()]) endWithHolder(tap, findQemu(definition.uuid)?.pid ?? 0)
     if (definition.persistent)
       await storeConfiguration(loader, { directory, domain, xml, disks, taps }, stored, deadline)
     const spec = { domain, uri: settings.uri }

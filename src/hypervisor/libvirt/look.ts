@@ -48,6 +48,7 @@ export async function lookAt(link: DomainLink, process: ProcessIdentity | null, 
       ...inQemu.warnings.filter((warning) => !elsewhere.some((name) => warning.startsWith(`drive ${name} `))),
     ],
     nics: domain.nics,
+    bridgedNics: domain.bridgedNics,
     hypervisorVersion: link.greeting.version,
   }
 }
@@ -122,7 +123,7 @@ function foreignDevices(document: Document): UnsupportedDrive[] {
 
 const nameless = ({ nics }: DomainDescription) =>
   nics
-    .filter(({ device }) => /^vnet\d+$/.test(device))
+    .filter(({ isMadeUp }) => isMadeUp === true)
     .map(
       ({ device }) =>
         `libvirt has made up the name ${device} of a tap: it comes back under another. Give it one: <target dev='NAME'/>`,

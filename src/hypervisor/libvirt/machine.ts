@@ -139,7 +139,7 @@ export class LibvirtMachine implements MachineControl {
     const link = this.#link
     const { uuid, persistent } = await link.describe(deadline)
     const xml = await link.xml(0, deadline)
-    const { memoryBytes, nics, unsupported } = describeDomain(xml)
+    const { memoryBytes, nics, bridgedNics, unsupported } = describeDomain(xml)
     checkSupported(this.name, unsupported)
     const bytes = await varsBytes(xml)
     return {
@@ -153,6 +153,7 @@ export class LibvirtMachine implements MachineControl {
       files: externalFiles(xml).filter(({ role }) => role !== 'vars' && role !== 'nvdimm'),
       memoryBytes,
       nics,
+      bridgedNics,
       hypervisorVersion: link.greeting.version,
       libvirtVersion: link.libvirtVersion,
     }

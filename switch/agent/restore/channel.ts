@@ -33,15 +33,20 @@ export async function readChannelState(host: Pick<Host, 'store'>, request: Resto
   return frames
 }
 
-/** The ports' gates are closed: what is put behind them waits until the machines run. */
+/**
+ * The ports' gates are closed: what is put behind them waits until the machines run. `formerNames`: what ports were
+ * called in the snapshot that are called otherwise here.
+ */
 export async function queueChannelState(
   host: Pick<Host, 'datapath'>,
   network: string,
   frames: readonly ChannelFrame[],
   ports: readonly PortEntry[],
+  formerNames: ReadonlyMap<string, string>,
 ): Promise<void> {
   for (const port of ports) {
-    const copies = frames.filter((frame) => frame.port === port.name).map(copyOf)
+    const name = formerNames.get(port.name) ?? port.name
+    const copies = frames.filter((frame) => frame.port === name).map(copyOf)
     if (copies.length > 0) await host.datapath.call('preload', { network, port: port.index, frames: copies })
   }
 }

@@ -9,6 +9,7 @@ import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
 import { inspectMachines } from '../inspection.js'
 import { mustWait } from './load.js'
+import { withFreeNames } from './port-names.js'
 import { isFree } from './ports.js'
 
 /** How long a hypervisor may take to say whether it would take a machine. */
@@ -20,7 +21,8 @@ const REACH_MS = 5_000
 const REACH_SHARE = 1 / 12
 
 /** Problems are reported, not thrown. */
-export async function checkRestore(host: Host, network: string, request: RestoreRequest): Promise<RestoreCheck> {
+export async function checkRestore(host: Host, network: string, asked: RestoreRequest): Promise<RestoreCheck> {
+  const { request } = withFreeNames(host, asked)
   const problems: ErrorReport[] = []
   for (const member of request.members) {
     for (const port of member.ports) {

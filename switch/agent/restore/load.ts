@@ -44,8 +44,11 @@ export async function loadMachine(
   await host.store.makeMachineDirectory(directory)
   // A port takes its device's name along to the host that it is restored on.
   const names = definition.nics.map((nic) => nic.device)
+  const isPort = (device: string) => part.ports.some((port) => port.device === device)
+  const bridgedTaps = (definition.bridgedNics ?? []).map(({ device }) => (isPort(device) ? device : null))
   const descriptors = taps.open(part)
-  return host.machines.load({ definition, ...files, taps: names, descriptors, beside, directory }, deadline)
+  const request = { definition, ...files, taps: names, bridgedTaps, descriptors, beside, directory }
+  return host.machines.load(request, deadline)
 }
 
 /** What a machine's process opens by name. */

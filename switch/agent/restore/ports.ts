@@ -7,7 +7,7 @@ import type { PortEntry } from '../../ports/table.js'
 import { type GatesHost, gateOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
-import { needsOf } from './taps.js'
+import { hasQueues } from './taps.js'
 
 /** A bridge's port whose device is no machine's now: a machine that had it may have it again. */
 export const isFree = ({ bridge, vm, kind }: PortEntry) => bridge !== undefined && vm === null && kind === 'plain'
@@ -43,8 +43,7 @@ export class RestorePorts {
     const entries: PortEntry[] = []
     for (const record of part.ports) {
       const network = record.network ?? this.#network
-      const several = (needsOf(part).get(record.device)?.queues ?? 1) > 1
-      const made = this.#ensureTap(part.vm, record, several)
+      const made = this.#ensureTap(part.vm, record, hasQueues(part, record.device))
       const there = await this.#madeMember(part.vm, record)
       if (there === undefined) entries.push(await this.#makePort(part.vm, record, made))
       else {

@@ -24,6 +24,7 @@ import { queueChannelState, readChannelState } from './channel.js'
 import { Formers } from './formers.js'
 import { canBeTwice, loadMachine, mustWait, startedLoad } from './load.js'
 import { type Member, RestoreMembers } from './members.js'
+import { type NamedRequest, withFreeNames } from './port-names.js'
 import { RestorePorts } from './ports.js'
 import { StepRunner } from './step-runner.js'
 import type { Taps } from './taps.js'
@@ -36,6 +37,7 @@ export class RestoreSession {
   readonly snapshot: string
   readonly #host: Host
   readonly #request: RestoreRequest
+  readonly #formerNames: NamedRequest['formerNames']
   readonly #ports: RestorePorts
   readonly #taps: Taps
   readonly #formers: Formers
@@ -59,7 +61,9 @@ export class RestoreSession {
     this.#host = host
     this.network = network
     this.snapshot = snapshot
-    this.#request = request
+    const { request: here, formerNames } = withFreeNames(host, request)
+    this.#request = here
+    this.#formerNames = formerNames
     this.#everywhere = request.members.map((part) => part.vm)
     this.#ports = new RestorePorts(host, network)
     this.#taps = host.restoreTaps()
@@ -211,7 +215,7 @@ export class RestoreSession {
     for (const { part } of members) this.#taps.connectOutside(part)
     // A former guest may have left its queues full; the new one has opened empty ones.
     for (const port of members.flatMap(({ ports }) => ports)) host.unread.emptied(port.index, port.ifindex)
-    await queueChannelState(host, network, this.#frames, own)
+    await queueChannelState(host, network, this.#frames, own, this.#formerNames)
     this.#frames = []
     return { ended: this.#formers.names(), warnings: [...this.#taps.warnings] }
   }

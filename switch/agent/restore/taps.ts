@@ -64,7 +64,7 @@ export class RestoreTaps {
     for (const { device } of (part.definition as MachineDefinition).nics) {
       if (part.ports.some((port) => port.device === device) || this.#links.find(device) !== null) continue
       const record = part.outside?.find((one) => one.device === device)
-      const multiQueue = (needsOf(part).get(device)?.queues ?? 1) > 1
+      const multiQueue = hasQueues(part, device)
       createTap(device, { multiQueue, ...(record === undefined ? {} : { mtu: record.mtu }) })
       this.#madeOutside.push({ vm: part.vm, device })
     }
@@ -165,8 +165,15 @@ export class RestoreTaps {
   }
 }
 
+/** Whether its NIC on that tap has several queues. */
+export function hasQueues(part: MemberPart, device: string): boolean {
+  const { nics, bridgedNics = [] } = part.definition as MachineDefinition
+  const nic = [...nics, ...bridgedNics].find((one) => one.device === device)
+  return (needsOf(part).get(device)?.queues ?? nic?.queues ?? 1) > 1
+}
+
 /** How the taps of its NICs are to be opened; none where the driver opens them. */
-export function needsOf(part: MemberPart): ReadonlyMap<string, TapNeed> {
+function needsOf(part: MemberPart): ReadonlyMap<string, TapNeed> {
   const machine = part.definition as MachineDefinition
   const needs = tapNeeds(machine)
   return new Map(

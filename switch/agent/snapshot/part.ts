@@ -121,11 +121,12 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   const references = await Promise.all(
     (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
   )
-  const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
+  const { nics, bridgedNics = [] } = member.info
+  const outside = nics.flatMap(({ device }) => ports.outside(device) ?? [])
   return {
     vm: member.vm,
     ports: [...member.ports, ...member.otherPorts].map((port) => ({
-      ...ports.record(port, macOf(member.info.nics, port.device)),
+      ...ports.record(port, macOf([...nics, ...bridgedNics], port.device)),
       ...(port.network === network ? {} : { network: port.network }),
     })),
     definition,
