@@ -17,10 +17,11 @@ import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealIn
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { within } from '../shared/deadline.js'
-import { canHoldAtGate } from '../shared/held-save.js'
+import { canHoldAtGate, staysStopped } from '../shared/held-save.js'
 import type { ImageWriter, WrittenImage } from '../shared/image-writer.js'
 import { type Holdup, migrationHoldup, pauseLimitMs } from '../shared/pause-limit.js'
 import type { ProcessIdentity } from '../shared/process.js'
+import { checkStopped } from '../shared/qemu-checks.js'
 import { migrationStatus } from '../shared/qemu-migration.js'
 import type { NewFiles } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
@@ -63,6 +64,8 @@ export class DomainCapture implements CaptureWork {
   readonly #context: CaptureContext
   readonly #file: string
   readonly #memory: MemorySave
+  /** Whether the domain runs at the end: it ran before, and has not stopped for good by itself. */
+  #runsAfterwards: boolean
   #overlays: DomainOverlay[] = []
   #copies: DiskCopy[] = []
   #copying: readonly [string, JsonObject] | null = null
@@ -72,9 +75,12 @@ export class DomainCapture implements CaptureWork {
   #frozen = false
   /** When the copies began. */
   #disks: Promise<number | null> = Promise.resolve(null)
+  /** QEMU's run state when it was stopped. */
+  #state: Promise<string> = Promise.resolve('')
 
   private constructor(context: CaptureContext, file: string) {
     this.#context = context
+    this.#runsAfterwards = context.wasRunning
     this.#file = file
     this.#memory = new MemorySave(context, file)
   }
@@ -168,18 +174,28 @@ export class DomainCapture implements CaptureWork {
   /** Undoes `prepare`. The machine runs on if it ran. */
   async abandon(onRunning: () => void = () => {}): Promise<void> {
     // As in a plain QEMU's (qemu/capture.ts): it runs first, while the save stands at its gate.
-    if (this.#stopped) await this.#restoreRunState(() => {}, within(pauseLimitMs)).catch(() => {})
+    const fit = await this.#makeFitForGate()
+    if (this.#stopped && fit) await this.#restoreRunState(() => {}, within(pauseLimitMs)).catch(() => {})
+    await this.#makeFitForGate()
     this.#memory.discard()
     await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
     await this.#undo(onRunning)
+  }
+
+  /** As in a plain QEMU's: whether the guest had not stopped by itself. */
+  async #makeFitForGate(): Promise<boolean> {
+    const found = await this.#memory.makeFitForGate(within(recoveryMs)).catch(() => null)
+    if (staysStopped(found)) this.#runsAfterwards = false
+    return found === null
   }
 
   /** Stops the machine. The copies begin behind it, without the daemon being asked in between. */
   async pause(deadline: Deadline): Promise<PauseInfo> {
     const { link } = this.#context
     this.#stopped = true
-    const { stopped, doneAtUs } = stopMachine(link, this.#copying === null ? [] : [this.#copying], deadline)
+    const { stopped, doneAtUs, state } = stopMachine(link, this.#copying === null ? [] : [this.#copying], deadline)
     this.#disks = doneAtUs
+    this.#state = state
     return stopped
   }
 
@@ -192,6 +208,7 @@ export class DomainCapture implements CaptureWork {
     }
     const { machine, mode } = this.#context
     try {
+      await this.#checkStopped(deadline, late)
       const image = await (mode === 'background'
         ? this.#saveFast(resumed, deadline, late)
         : this.#savePlain(resumed, deadline, late))
@@ -209,6 +226,13 @@ export class DomainCapture implements CaptureWork {
       await this.#undo(resumed)
       throw explained
     }
+  }
+
+  /** The answer may be lost with libvirtd. */
+  async #checkStopped(deadline: Deadline, late: Promise<never>): Promise<void> {
+    const { machine, link } = this.#context
+    const again = () => link.patiently(() => runState(link, deadline), deadline)
+    await checkStopped(machine, link, await Promise.race([this.#state.catch(again), late]), deadline)
   }
 
   async #snapshot(memoryFile: string | null, deadline: Deadline): Promise<void> {
@@ -283,7 +307,8 @@ export class DomainCapture implements CaptureWork {
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
   async #undo(resumed: (info: ResumeInfo) => void): Promise<void> {
     const { link } = this.#context
-    this.#memory.discard()
+    await this.#makeFitForGate()
+    if (this.#memory.discard()) await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})
     await this.#memory.end()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})
@@ -301,8 +326,10 @@ export class DomainCapture implements CaptureWork {
 
   /** Runs the machine if it ran before. */
   async #restoreRunState(resumed: (info: ResumeInfo) => void, deadline: Deadline): Promise<void> {
-    const { link, wasRunning } = this.#context
+    const { link } = this.#context
     const state = await link.patiently(() => runState(link, deadline), deadline)
+    if (staysStopped(state)) this.#runsAfterwards = false
+    const wasRunning = this.#runsAfterwards
     if (wasRunning && state !== 'running') {
       let at: number | null = null
       const stop = link.onEvent(({ name, atUs }) => {

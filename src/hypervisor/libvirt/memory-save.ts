@@ -12,7 +12,7 @@ import { nowUs } from '../../runtime/clock.js'
 import type { Deadline, ResumeInfo } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { makePipe } from '../shared/descriptors.js'
-import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
+import { canHoldAtGate, makeFitForGate, standsAtGate } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
@@ -165,11 +165,21 @@ export class MemorySave {
     }
   }
 
+  /** A guest with its save at the gate that has stopped by itself is paused now. Returns its state before, or null. */
+  async makeFitForGate(deadline: Deadline): Promise<string | null> {
+    const { link } = this.#context
+    if (!this.#migrating || this.#sink?.isGated !== true) return null
+    return link.patiently(() => makeFitForGate(link, deadline), deadline)
+  }
+
   /**
    * Nobody wants the image: it is read to its end, since a guest whose stream breaks stays frozen (image-writer.ts).
+   * Returns whether the save stood at the gate.
    */
-  discard(): void {
+  discard(): boolean {
+    const isGated = this.#migrating && this.#sink?.isGated === true
     this.#sink?.discard()
+    return isGated
   }
 
   /** After `discard`: waits until a save under way does not stop its guest by itself any more. */

@@ -19,11 +19,12 @@ import type { LiveDisk } from '../shared/block-drives.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
-import { canHoldAtGate, standsAtGate } from '../shared/held-save.js'
+import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
 import { type Holdup, migrationHoldup, pauseLimitMs, watchProgress } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
+import { checkStopped } from '../shared/qemu-checks.js'
 import { migrationEnd, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
@@ -61,6 +62,8 @@ export class QemuCapture implements CaptureWork {
   readonly #file: string
   readonly #sink: ImageSink
   readonly touchesMemory: boolean
+  /** Whether the machine runs at the end: it ran before, and has not stopped for good by itself. */
+  #runsAfterwards: boolean
   #overlays: Overlay[] = []
   #settings: MigrationSettings | null = null
   #end: Promise<string | null> | null = null
@@ -70,10 +73,13 @@ export class QemuCapture implements CaptureWork {
   #frozen = false
   /** When the overlays were in place. */
   #disks: Promise<number | null> = Promise.resolve(null)
+  /** QEMU's run state when it was stopped. */
+  #state: Promise<string> = Promise.resolve('')
 
   private constructor(context: CaptureContext, file: string, sink: ImageSink, gated: boolean) {
     this.touchesMemory = !gated
     this.#context = context
+    this.#runsAfterwards = context.wasRunning
     this.#file = file
     this.#sink = sink
   }
@@ -164,8 +170,9 @@ export class QemuCapture implements CaptureWork {
   async abandon(onRunning: () => void = () => {}): Promise<void> {
     const { qmp } = this.#context
     // It runs first, while the save stands at its gate: what follows the gate is no time for a `cont`.
-    if (this.#stopped) await this.#restoreRunState(undefined, pauseLimitMs).catch(() => {})
-    this.#sink.discard()
+    const fit = await this.#makeFitForGate()
+    if (this.#stopped && fit) await this.#restoreRunState(undefined, pauseLimitMs).catch(() => {})
+    await this.#openGate()
     if (this.#end !== null) await protectedMemory(qmp, within(recoveryMs)).catch(() => {})
     await this.#restoreRunState().catch(() => {})
     onRunning()
@@ -177,6 +184,22 @@ export class QemuCapture implements CaptureWork {
     await rm(this.#file, { force: true })
   }
 
+  /** Whether the guest had not stopped by itself. One that had, with its save at the gate, is paused now. */
+  async #makeFitForGate(): Promise<boolean> {
+    if (this.#end === null || !this.#sink.isGated) return true
+    const found = await makeFitForGate(this.#context.qmp, within(recoveryMs)).catch(() => null)
+    if (staysStopped(found)) this.#runsAfterwards = false
+    return found === null
+  }
+
+  /** Nobody wants the image any more. Returns whether a save stood at the gate. */
+  async #openGate(): Promise<boolean> {
+    await this.#makeFitForGate()
+    const { isGated } = this.#sink
+    this.#sink.discard()
+    return isGated && this.#end !== null
+  }
+
   /**
    * Stops the machine. The overlays come in the same write behind it: QEMU does one after the other, without a round
    * trip.
@@ -185,10 +208,11 @@ export class QemuCapture implements CaptureWork {
     const transaction = this.#overlays.length === 0 ? [] : [snapshotTransaction(this.#overlays)]
     this.#stopped = true
     if (this.#context.wasRunning) this.#sink.pausing(this.#context.qmp.path)
-    const { stopped, doneAtUs } = stopMachine(this.#context.qmp, transaction, deadline)
+    const { stopped, doneAtUs, state } = stopMachine(this.#context.qmp, transaction, deadline)
     // Not when it is answered: an answer that comes too late does not mean that nothing was done.
     this.#frozen = transaction.length > 0
     this.#disks = doneAtUs
+    this.#state = state
     return stopped
   }
 
@@ -215,9 +239,10 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
-    const { mode, machine } = this.#context
+    const { mode, machine, qmp } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
-    const disksAtUs = await Promise.race([this.#disks, overdue])
+    const [disksAtUs, state] = await Promise.race([Promise.all([this.#disks, this.#state]), overdue])
+    await checkStopped(machine, qmp, state, deadline)
     let image: Promise<WrittenImage>
     if (mode === 'background') {
       image = this.#sink.receive()
@@ -285,7 +310,7 @@ export class QemuCapture implements CaptureWork {
 
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
   async #recover(resumed: (info: ResumeInfo) => void): Promise<void> {
-    this.#sink.discard()
+    if (await this.#openGate()) await protectedMemory(this.#context.qmp, within(recoveryMs)).catch(() => {})
     if (this.#context.mode === 'background') await this.#restoreRunState(resumed).catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState(resumed).catch(() => {})
@@ -299,8 +324,8 @@ export class QemuCapture implements CaptureWork {
 
   /** While overlays were merged on a disk that was nearly full, the guest may have met its end once more. */
   async #goOnAfterFullDisk(): Promise<void> {
-    const { qmp, wasRunning } = this.#context
-    if (!wasRunning || qmp.failure !== null) return
+    const { qmp } = this.#context
+    if (!this.#runsAfterwards || qmp.failure !== null) return
     const { status } = (await qmp.execute('query-status', {}, within(recoveryMs))) as { status?: string }
     if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
   }
@@ -326,7 +351,7 @@ export class QemuCapture implements CaptureWork {
 
   /** Runs the machine if it ran before, and stops it if it did not. */
   async #restoreRunState(resumed?: (info: ResumeInfo) => void, limitMs = recoveryMs): Promise<void> {
-    const { qmp, wasRunning } = this.#context
+    const { qmp } = this.#context
     const limit = within(limitMs)
     let status: { running?: boolean; status?: string }
     for (;;) {
@@ -335,6 +360,8 @@ export class QemuCapture implements CaptureWork {
       if (status.status !== 'finish-migrate') break
       await pauseFor(1, limit)
     }
+    if (staysStopped(status.status)) this.#runsAfterwards = false
+    const wasRunning = this.#runsAfterwards
     if (wasRunning && status.running === true) {
       resumed?.({ resumedAtUs: nowUs() })
     } else if (wasRunning) {

@@ -18,6 +18,8 @@ export async function explainFailure(
   },
   deadline: Deadline,
 ): Promise<SnapswitchError> {
+  // Whoever has no room left may have stopped for it.
+  if (thrown instanceof SnapswitchError && thrown.code === 'MACHINE_NOT_RUNNING') return thrown
   const directory = path.dirname(about.file)
   const code = (thrown as NodeJS.ErrnoException | null)?.code
   const space = await statfs(directory).catch(() => null)

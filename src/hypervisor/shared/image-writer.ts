@@ -87,6 +87,11 @@ export class ImageSink {
     closeDescriptor(this.writeFd)
   }
 
+  /** Whether the gate is closed. */
+  get isGated(): boolean {
+    return this.#padding > 0 && this.#state === 'waiting'
+  }
+
   /** Opens the gate and has the stream written. Resolves when it has ended and the file is on disk. */
   receive(): Promise<WrittenImage> {
     if (this.#state === 'waiting') {

@@ -2,6 +2,7 @@
 
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, MachineState, UnsupportedDrive } from '../hypervisor.js'
+import { readBlockGraph } from './block-graph.js'
 import { pauseFor, remaining, within } from './deadline.js'
 import { listenerOf } from './descriptors.js'
 import type { ProcessIdentity } from './process.js'
@@ -89,6 +90,21 @@ export function checkRunState(name: string, state: string): void {
     'MACHINE_NOT_RUNNING',
     `${name} is ${stateDetail(state, [])}, so it cannot be saved`,
     'Bring it to run, or take it out of the network.',
+  )
+}
+
+/**
+ * Throws MACHINE_NOT_RUNNING when a machine that was stopped for its cut had stopped by itself before: restored, it
+ * would stand still, too. `state`: QEMU's run state after `stop`.
+ */
+export async function checkStopped(name: string, qmp: Qmp, state: string, deadline: Deadline): Promise<void> {
+  if (state === 'paused') return
+  const block = await qmp.execute('query-block', {}, within(1000, deadline)).catch(() => [])
+  const { drives } = readBlockGraph([block])
+  throw new SnapswitchError(
+    'MACHINE_NOT_RUNNING',
+    `${name} stopped before its cut: ${stateDetail(state, drives) ?? 'it does not stay paused'}`,
+    'Bring it to run again, then take the snapshot again.',
   )
 }
 

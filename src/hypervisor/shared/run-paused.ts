@@ -4,6 +4,7 @@
 
 import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining } from './deadline.js'
+import { makeFitForGate } from './held-save.js'
 import { capabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
 import { type Qmp, QmpClient } from './qmp.js'
 import { isObject } from './qmp-messages.js'
@@ -21,6 +22,8 @@ export async function runPaused(socket: string, atGate: boolean, deadline: Deadl
       const isBehind = (await capabilities(qmp, deadline)).get('background-snapshot') === true
       await (isBehind ? protectedMemory : callOff)(qmp, deadline)
     }
+    // One that had stopped by itself is paused now, and stays so until its save is through the gate.
+    if (atGate && (await makeFitForGate(qmp, deadline)) !== null) return qmp.close()
     while (remaining(deadline) > 0) {
       const answer = await qmp.execute('query-status', {}, deadline)
       const status = isObject(answer) ? answer.status : null
