@@ -30,7 +30,7 @@ export interface Nic {
   readonly mac: string | null
   /** Left out: one, or the driver tells otherwise (`tapNeeds`). */
   readonly queues?: number
-  /** The hypervisor has made up the device's name: it may be another's on the host of a restore. */
+  /** The hypervisor, or the kernel for it, has made up the device's name: it may be another's by now. */
   readonly isMadeUp?: boolean
 }
 

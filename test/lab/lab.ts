@@ -288,12 +288,13 @@ export class Lab {
   #guestSpec({ plan, mac, tap, files, host }: LabMachine, image: GuestImage, saved?: SavedState): GuestSpec {
     const alone = saved?.tap === undefined ? [] : ['-snapshot']
     const state = saved === undefined ? [] : ['-S', '-incoming', saved.incoming, ...alone]
+    const named = `tap,ifname=${saved?.tap ?? tap},script=no,downscript=no`
     return {
       name: plan.name,
       directory: host.inside('vm'),
       outside: join(host.root, 'vm'),
       mac,
-      netdev: `tap,ifname=${saved?.tap ?? tap},script=no,downscript=no`,
+      netdev: plan.netdev?.((...names) => host.inside(...names)) ?? named,
       disk: { file: files.qcow2, format: 'qcow2' },
       job: plan.job,
       through: host.enter,

@@ -11,6 +11,8 @@ export interface MachinePlan {
   readonly job: GuestJob
   /** More arguments of its QEMU; the function gives paths on its host. */
   readonly more?: (inside: Host['inside']) => readonly string[]
+  /** Its `-netdev` without an id; the machine's own TAP unless said. */
+  readonly netdev?: (inside: Host['inside']) => string
 }
 
 export interface LabPlan {

@@ -6,6 +6,7 @@ import { SwitchClient } from '../../src/api/switch-client.js'
 import { attempt, run, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { Lab, type LabPlan } from '../lab/lab.js'
+import type { MachinePlan } from '../lab/plan.js'
 import { HOP_DELAY_US } from '../lab/ring.js'
 import { patience } from '../patience.js'
 import { Running } from '../switch/world.js'
@@ -34,8 +35,9 @@ export class BridgeLab {
   }
 
   /** br0 and what is on it; neither guests nor the switch run. */
-  static async build(): Promise<BridgeLab> {
-    const one = new BridgeLab(await Lab.build(plan))
+  static async build(netdev?: MachinePlan['netdev']): Promise<BridgeLab> {
+    const machines = plan.machines.map((machine) => (netdev === undefined ? machine : { ...machine, netdev }))
+    const one = new BridgeLab(await Lab.build({ ...plan, machines }))
     try {
       await one.ip('a', 'link', 'add', 'br0', 'type', 'bridge')
       await one.ip('a', 'address', 'add', `${HOST}/24`, 'dev', 'br0')

@@ -154,7 +154,9 @@ export function listNics(
     // One line a queue.
     for (const queue of left.filter(({ netdev }) => netdev === client?.netdev)) left.splice(left.indexOf(queue), 1)
     const name = device ?? client?.device ?? null
-    if (name !== null) nics.push({ device: name, mac: client?.mac ?? tap.mac })
+    // Without a name and a descriptor the kernel has named it (qemu-bridge-helper, QEMU’s own): tap0, tap1, …
+    const isMadeUp = tap.ifname === null && tap.fd === null
+    if (name !== null) nics.push({ device: name, mac: client?.mac ?? tap.mac, ...(isMadeUp ? { isMadeUp } : {}) })
   }
   const added = left.flatMap(({ device }) => (device === null ? [] : [device]))
   for (const client of left) if (client.device !== null) nics.push({ device: client.device, mac: client.mac })

@@ -1,4 +1,4 @@
-// Names of ports whose devices the hypervisor names by itself (libvirt: vnet0, vnet1, … as machines start). Such a name
+// Names of ports whose devices nobody has named (libvirt: vnet0, vnet1, … as domains start; the kernel: tap0). Such a name
 // tells nothing of the machine: when the snapshot is restored, it may be another machine's. Then the port, and its
 // device, get another one.
 
