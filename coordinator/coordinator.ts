@@ -178,7 +178,8 @@ export class Coordinator {
   }
 
   async #delete(network: Network, name: string): Promise<DeleteReport> {
-    const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger }
+    const { signal } = this.#work
+    const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger, signal }
     const report = await deleteSnapshot(network, name, options)
     this.#logger.info({ network: network.name, snapshot: name }, 'snapshot deleted')
     return report
@@ -189,7 +190,8 @@ export class Coordinator {
     checkedName('snapshot', name)
     return this.#exclusively(networkName, `flattening of ${name}`, null, async (network) => {
       const manifest = await readManifest(this.#catalogue, network, name)
-      const options = { signal: this.#work.signal, write: (changed: Manifest) => this.#catalogue.write(changed) }
+      const write = (changed: Manifest) => this.#catalogue.write(changed)
+      const options = { clock: this.#clock, signal: this.#work.signal, write }
       const report = await flattenSnapshot(network, manifest, options)
       this.#logger.info({ network: network.name, snapshot: name, report }, 'snapshot flattened')
       return report

@@ -1,12 +1,13 @@
 // Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash
 // in the middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the
-// snapshot is what it was.
+// snapshot is what it was. A host that does not answer any more may go on with its part: then the mark stays.
 
 import type { Logger } from 'pino'
 import { filesOf } from '../src/api/files.js'
 import type { DeleteReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
+import { attended, isSilence } from './attended.js'
 import type { Network } from './network.js'
 import { beingDeleted } from './recovery.js'
 import { onHost } from './sequence/table.js'
@@ -22,13 +23,18 @@ export interface DeletionOptions {
   readonly catalogue: ManifestStore
   readonly clock: Clock
   readonly logger: Logger
+  /** The coordinator stops: its reason is thrown. */
+  readonly signal: AbortSignal
 }
+
+const whenSilent =
+  'Look at that host and at the way to it (an ssh tunnel may be half open). Then delete the snapshot again, which finishes it.'
 
 /** Throws SNAPSHOT_UNKNOWN, and what a host says that refuses. */
 export async function deleteSnapshot(
   network: Network,
   name: string,
-  { catalogue, clock, logger }: DeletionOptions,
+  { catalogue, clock, logger, signal }: DeletionOptions,
 ): Promise<DeleteReport> {
   const before = await readManifest(catalogue, network, name).catch((error: unknown) => {
     // A damaged manifest can be deleted, too, and what hosts have of one that is lost.
@@ -41,15 +47,20 @@ export async function deleteSnapshot(
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
   for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
     try {
-      hosts.push({ host, ...(await network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs })) })
+      const removal = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+        network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs, signal }),
+      )
+      hosts.push({ host, ...removal })
     } catch (thrown) {
+      if (signal.aborted) throw thrown
       const error = asSnapswitchError(thrown)
       if (error.code === 'SNAPSHOT_UNKNOWN') continue
       if (!holders.includes(host)) {
         logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
         continue
       }
-      if (hosts.length === 0 && isMarked && (await isWhole(network, host, name))) await catalogue.write(before)
+      const refused = hosts.length === 0 && !isSilence(thrown)
+      if (refused && isMarked && (await isWhole(network, host, name))) await catalogue.write(before)
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
   }

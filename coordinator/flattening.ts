@@ -4,6 +4,8 @@
 import { withDisks } from '../src/api/files.js'
 import type { FlatDisks, FlattenReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import type { Clock } from '../src/runtime/clock.js'
+import { attended } from './attended.js'
 import type { Network } from './network.js'
 import { onHost } from './sequence/table.js'
 
@@ -12,7 +14,10 @@ const leastMs = 60_000
 const bytesPerSecond = 1 << 20
 const longestMs = 24 * 3_600_000
 
+const whenSilent = 'Look at that host and at the way to it (an ssh tunnel may be half open). Then flatten it again.'
+
 export interface FlatteningOptions {
+  readonly clock: Clock
   readonly signal: AbortSignal
   readonly write: (manifest: Manifest) => Promise<void>
 }
@@ -21,7 +26,7 @@ export interface FlatteningOptions {
 export async function flattenSnapshot(
   network: Network,
   manifest: Manifest,
-  { signal, write }: FlatteningOptions,
+  { clock, signal, write }: FlatteningOptions,
 ): Promise<FlattenReport> {
   const { name, parts } = manifest
   if (manifest.state !== 'complete') {
@@ -31,7 +36,10 @@ export async function flattenSnapshot(
   const timeoutMs = Math.min(longestMs, leastMs + (bytesOf(manifest) / bytesPerSecond) * 1000)
   const made = new Map<string, FlatDisks>()
   await onEach(parts, async ({ host }) => {
-    made.set(host, await network.agents.flatten(host, name, { timeoutMs, signal }))
+    const disks = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+      network.agents.flatten(host, name, { timeoutMs, signal }),
+    )
+    made.set(host, disks)
   })
   const flat = { ...manifest, parts: parts.map((part) => withDisks(part, made.get(part.host)?.members ?? [])) }
   await write(flat)

@@ -18,7 +18,7 @@ const RESTART_MS = { first: 200, last: 10_000, forgotten: 60_000 } as const
 const STAND_BY_MS = 1_000
 const AWAY_MS = 10_000
 /** What is under way is called off and undone. */
-const STOP_MS = 70_000
+export const COORDINATOR_STOP_MS = 70_000
 
 /** What the switch runs beside it, as its configuration says. */
 export function startCoordinator(config: SwitchConfig, log: Logger): EmbeddedProcess | null {
@@ -55,7 +55,7 @@ export class EmbeddedProcess {
     if (child === null) return
     const ended = new Promise((resolve) => child.once('exit', resolve))
     child.stdin?.write('stop\n')
-    const late = setTimeout(() => child.kill('SIGKILL'), STOP_MS)
+    const late = setTimeout(() => child.kill('SIGKILL'), COORDINATOR_STOP_MS)
     await ended
     clearTimeout(late)
   }

@@ -1,13 +1,15 @@
 // `snapswitch install` and `uninstall`: what they plan for hosts of all sorts, and what they do to one whose /etc and
 // /var are this test's own. systemd-analyze judges the units.
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { firstConfig } from '../../src/cli/install/commands.js'
+import { COORDINATOR_STOP_MS } from '../../src/cli/embedded-coordinator.js'
+import { COMMAND_MS, firstConfig } from '../../src/cli/install/commands.js'
 import { type HostFound, planInstall, planUninstall, type Step } from '../../src/cli/install/plan.js'
 import { isUnchanged, renderUnit } from '../../src/cli/install/units.js'
+import { packageFile } from '../../src/runtime/package.js'
 import { loadSwitchConfig } from '../../switch/config.js'
 import { attempt, run } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
@@ -53,6 +55,16 @@ t.test('a unit finds its program and its node, whatever they are called', async 
     t.notOk(isUnchanged(`${text}ExecStart=/other\n`))
   }
   t.notOk(isUnchanged(template))
+})
+
+t.test('systemd waits for longer than a daemon that stops in order takes', async (t) => {
+  for (const file of [SERVICE, 'snapswitch-coordinator.service']) {
+    const text = readFileSync(packageFile('packaging', 'systemd', file), 'utf8')
+    const stopMs = Number(/^TimeoutStopSec=(\d+)$/m.exec(text)?.[1]) * 1000
+    const startMs = Number(/^TimeoutStartSec=(\d+)$/m.exec(text)?.[1] ?? 0) * 1000
+    t.ok(stopMs >= COORDINATOR_STOP_MS + 30_000, `${file}: ${stopMs}`)
+    t.ok(COMMAND_MS > stopMs + startMs, `${file}: systemctl restart takes as long as both`)
+  }
 })
 
 t.test('installed once, again, over an older one, and beside what somebody has changed', async (t) => {

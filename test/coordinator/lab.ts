@@ -1,5 +1,5 @@
-// Two fake switches with a coordinator, for tests of what can be asked of it; calls that stand until they are let go, and
-// a clock that is watched.
+// Two fake switches with a coordinator, for tests of what can be asked of it; calls that stand until they are let go,
+// and a clock that is watched.
 
 import { join } from 'node:path'
 import type { Test } from 'tap'

@@ -19,7 +19,7 @@ import { renderUnit } from './units.js'
  * A stop waits for machines to run again, and a start for what a crash has left: systemd ends both in its time
  * (TimeoutStartSec and TimeoutStopSec in the units), and says why.
  */
-const COMMAND_MS = 390_000
+export const COMMAND_MS = 450_000
 const packaging = packageFile('packaging', 'systemd')
 
 type CommandError = NodeJS.ErrnoException & { readonly stderr?: string; readonly killed?: boolean }
