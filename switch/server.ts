@@ -36,7 +36,7 @@ export interface Daemon {
   readonly disks: DiskService
   readonly wanted: WantedView
   readonly reload: Pick<Reload, 'reload'>
-  readonly bridges: Pick<Bridges, 'take' | 'give' | 'list'>
+  readonly bridges: Pick<Bridges, 'take' | 'give' | 'list' | 'concerning'>
   readonly plays: Plays
   readonly metrics: () => Promise<Scraped>
   readonly captures: Captures
@@ -59,7 +59,7 @@ export function addRoutes(app: ApiInstance, daemon: Daemon): void {
   app.post(routes.plays, { schema: { body: PlayRequest } }, (request, reply) =>
     streamNdjson<PlayEvent>(reply, plays.begin(request.body.ports), (error) => ({ type: 'failed', error })),
   )
-  addAgent(app, host, daemon.agent, daemon.disks)
+  addAgent(app, host, daemon.agent, daemon.disks, (network) => bridges.concerning(network))
 }
 
 function addViews(app: ApiInstance, { host, agent, disks, wanted, bridges }: Daemon): void {

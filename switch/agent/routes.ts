@@ -53,13 +53,22 @@ const InNetwork = Type.Object({ network: Name })
 const OfSnapshot = Type.Object({ network: Name, snapshot: Name })
 const Nothing = Type.Object({})
 
-export function addAgent(app: ApiInstance, host: DaemonHost, agent: Agent, disks: DiskService): void {
-  addSnapshots(app, host, agent)
+/** What bridges that were taken over have a snapshot of a network told. */
+export type BridgesView = (network: string) => Required<Pick<Preflight, 'problems' | 'bridges'>>
+
+export function addAgent(
+  app: ApiInstance,
+  host: DaemonHost,
+  agent: Agent,
+  disks: DiskService,
+  bridgesOf: BridgesView,
+): void {
+  addSnapshots(app, host, agent, bridgesOf)
   addRestores(app, agent.restores)
   addDisks(app, host, disks)
 }
 
-function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent): void {
+function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent, bridgesOf: BridgesView): void {
   app.get(
     routes.preflight,
     { schema: { params: InNetwork, querystring: PreflightQuery, response: { 200: Preflight } } },
@@ -67,7 +76,8 @@ function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent): void {
       const { network } = request.params
       const waitMs = Number(request.query.deadlineMs ?? ANSWER_MS)
       const found = await agent.preflight(network, performance.now() + waitMs * (1 - ANSWER_SHARE))
-      return { ...found, undriven: host.holders.undriven(network) }
+      const { problems, bridges } = bridgesOf(network)
+      return { ...found, undriven: host.holders.undriven(network), bridges, problems: [...found.problems, ...problems] }
     },
   )
 

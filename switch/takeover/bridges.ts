@@ -2,21 +2,18 @@
 // and whenever a bridge that the configuration names is there.
 
 import { readFileSync } from 'node:fs'
-import type { BridgeInfo, GivenBack, PortRules } from '../../src/api/schemas.js'
-import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import type { BridgeInfo, GivenBack, PortRules, Preflight } from '../../src/api/schemas.js'
+import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { findBridge } from './found.js'
+import type { TakeOptions } from './options.js'
 import { pairNames, removePair } from './pair.js'
 import { noUplink, planTakeover } from './plan.js'
 import type { BridgeRecord } from './record.js'
+import { absent, given, notTaken, refuseOther, takenAlready } from './refusals.js'
 import { TakenBridge, type TakeoverHost } from './taken.js'
 
-export interface TakeOptions {
-  readonly network?: string | undefined
-  /** The port that leads to a LAN with peers on it. */
-  readonly uplink?: string | undefined
-  readonly ignoreFilters?: boolean | undefined
-}
+export type BridgeNotes = Required<Pick<Preflight, 'problems' | 'bridges'>>
 
 /** Of the running kernel. */
 export function bootOf(): string {
@@ -39,8 +36,8 @@ export class Bridges {
 
   /**
    * Throws DEVICE_MISSING, BRIDGE_INVALID, BRIDGE_TAKEN, BRIDGE_UNSUPPORTED, BRIDGE_FILTERED, DEVICE_BUSY: nothing was
-   * touched. What fails later is undone, and thrown. A bridge that the configuration names is taken as that says; throws
-   * WANTED_TWICE when `options` say something else.
+   * touched. What fails later is undone, and thrown. A bridge that the configuration names is taken as that says; it
+   * throws WANTED_TWICE when `options` say something else.
    */
   take(name: string, options: TakeOptions = {}): Promise<BridgeInfo> {
     return this.#inTurn(async () => {
@@ -242,6 +239,18 @@ export class Bridges {
     ]
   }
 
+  /** What a snapshot of a network must be told: machines that it would be without, and what else is wrong. */
+  concerning(network: string): BridgeNotes {
+    const taken = [...this.#taken.values()].filter(({ bridge }) => bridge.record.network === network)
+    const own = this.list().filter((one) => one.network === network)
+    return {
+      problems: taken.flatMap(({ bridge }) => bridge.strays().map((problem) => problem.report())),
+      bridges: own.flatMap(({ bridge, problem, given: isGiven }) =>
+        problem !== null ? { bridge, problem } : isGiven === true ? { bridge, problem: given(bridge).report() } : [],
+      ),
+    }
+  }
+
   /** Before the daemon ends: the kernel's bridges forward until the next one starts, without a gap. */
   close(): Promise<void> {
     return this.#inTurn(async () => {
@@ -267,18 +276,6 @@ function isAnother(record: BridgeRecord, wanted: TakeOptions): boolean {
   return network !== record.network || (record.ignoreFilters && !ignoreFilters)
 }
 
-/** Throws WANTED_TWICE. */
-function refuseOther(name: string, configured: TakeOptions, options: TakeOptions): void {
-  const keys = ['network', 'uplink', 'ignoreFilters'] as const
-  const other = keys.find((key) => options[key] !== undefined && options[key] !== configured[key])
-  if (other === undefined) return
-  throw new SnapswitchError(
-    'WANTED_TWICE',
-    `the configuration names bridge ${name}, and says something else of its ${other}`,
-    'Leave it out to take the bridge as the configuration says; or change that, and `snapswitch reload`.',
-  )
-}
-
 /** Throws BRIDGE_TAKEN. */
 export function lockBridge(index: number, name: string): () => void {
   try {
@@ -287,24 +284,4 @@ export function lockBridge(index: number, name: string): () => void {
     if (asSnapswitchError(thrown).code !== 'DEVICE_BUSY') throw thrown
     throw takenAlready(name, 'another daemon, or is a port of one')
   }
-}
-
-function takenAlready(name: string, by: string): SnapswitchError {
-  return new SnapswitchError(
-    'BRIDGE_TAKEN',
-    `bridge ${name} is taken over by ${by} already`,
-    '`snapswitch status` shows what is taken; `snapswitch give` gives it back.',
-  )
-}
-
-export function notTaken(name: string, taken: readonly string[]): SnapswitchError {
-  return new SnapswitchError(
-    'BRIDGE_NOT_TAKEN',
-    `bridge ${name} is not taken over here`,
-    taken.length === 0 ? 'No bridge is.' : `These are: ${taken.join(', ')}.`,
-  )
-}
-
-function absent(name: string): SnapswitchError {
-  return new SnapswitchError('DEVICE_MISSING', `bridge ${name} is not there`, 'It is taken over when it comes.')
 }

@@ -3,9 +3,10 @@
 
 import type { GivenBack } from '../../src/api/schemas.js'
 import { Links } from '../../src/linux/link.js'
-import { bootOf, lockBridge, notTaken } from './bridges.js'
+import { bootOf, lockBridge } from './bridges.js'
 import { removePair } from './pair.js'
 import { type BridgeRecord, BridgeRecords } from './record.js'
+import { notTaken } from './refusals.js'
 
 /** Harmless when it is done already. */
 export async function removeLeft(links: Links, records: BridgeRecords, record: BridgeRecord): Promise<void> {

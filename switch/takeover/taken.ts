@@ -78,6 +78,8 @@ export class TakenBridge {
    * takeover, or later where the bridge had none then.
    */
   #first = true
+  /** Devices of the bridge that cannot be ports, by index. */
+  readonly #refused = new Map<number, { readonly device: string; readonly error: SnapswitchError }>()
   readonly #machines: BridgeMachines
   readonly #phaseAtFirst: BridgeRecord['phase']
 
@@ -114,7 +116,7 @@ export class TakenBridge {
       await this.give(AT_ONCE)
       return true
     } catch (thrown) {
-      this.isPostponed = asSnapswitchError(thrown).code === 'SNAPSHOT_BUSY'
+      this.isPostponed = isBusy(thrown)
       return false
     }
   }
@@ -371,7 +373,7 @@ export class TakenBridge {
       this.problem = null
     } catch (thrown) {
       const problem = asSnapswitchError(thrown)
-      if (problem.code === 'SNAPSHOT_BUSY') {
+      if (isBusy(problem)) {
         this.isPostponed = true
         return
       }
@@ -398,7 +400,7 @@ export class TakenBridge {
     this.#followMtu(here)
     const own = now.settings.vlanFiltering ? (now.vlans.get(index) ?? null) : null
     if (this.#hostPort !== null && own !== null) this.#hostPort = { ...this.#hostPort, rules: hostRules(own)! }
-    await this.#want(() => this.#planned(), AT_ONCE)
+    await this.#followPorts()
     for (const port of here) this.#keepOut(port)
     if (link.name !== bridge) {
       throw lost(
@@ -406,11 +408,57 @@ export class TakenBridge {
         `Rename it back: ip link set ${link.name} name ${bridge}`,
       )
     }
+    const [refused] = this.#refused.values()
+    if (refused !== undefined) throw refused.error
     const { uplink } = this.record
     const devices = here.map((port) => port.link.name)
     if (uplink !== null && !devices.includes(uplink)) throw noUplink(bridge, uplink, devices)
     // What would have been refused, and has come since: the switch goes on without it.
     refuseBridge({ ...now, filters: NO_FILTERS })
+  }
+
+  /**
+   * All ports at once. Where one of them cannot be a port, it is `#refused`, and keeps no other off the switch. Throws
+   * SNAPSHOT_BUSY.
+   */
+  async #followPorts(): Promise<void> {
+    this.#forgetRefused()
+    try {
+      await this.#want(() => this.#planned(), AT_ONCE)
+      return
+    } catch (thrown) {
+      if (isBusy(thrown)) throw thrown
+    }
+    const kept = new Set(this.#own().map(({ ifindex }) => ifindex))
+    const wantKept = () => this.#want(() => this.#planned().filter(({ index }) => kept.has(index)), AT_ONCE)
+    await wantKept()
+    for (const { index, device } of this.#planned()) {
+      if (kept.has(index)) continue
+      kept.add(index)
+      try {
+        await wantKept()
+      } catch (thrown) {
+        if (isBusy(thrown)) throw thrown
+        kept.delete(index)
+        this.#refused.set(index, { device, error: asSnapswitchError(thrown) })
+      }
+    }
+  }
+
+  #forgetRefused(): void {
+    const there = new Set(this.#planned().map(({ index }) => index))
+    for (const index of this.#refused.keys()) if (!there.has(index)) this.#host.machines.unwatch(index)
+    this.#refused.clear()
+  }
+
+  /** Machines behind devices of the bridge that cannot be ports: a snapshot would be without them. */
+  strays(): SnapswitchError[] {
+    return [...this.#refused].flatMap(([index, { device, error }]) => {
+      const found = this.#host.machines.of(index)
+      if (found.kind !== 'machine') return []
+      const message = `machine ${found.name} is on ${device} in ${this.record.bridge}, which cannot be a port: ${error.message}`
+      return new SnapswitchError(error.code, message, error.action)
+    })
   }
 
   /** The ports that the bridge has now, each TAP of them watched. */
@@ -449,6 +497,8 @@ const NO_PORTS = () => []
 /** Milliseconds. */
 const AT_ONCE = 0
 const NO_FILTERS = { bridgeTables: [], ingress: [], forwarded: false }
+
+const isBusy = (thrown: unknown) => asSnapswitchError(thrown).code === 'SNAPSHOT_BUSY'
 
 function addressesOf(
   known: readonly { readonly mac: string; readonly vlan: number; readonly index: number }[],

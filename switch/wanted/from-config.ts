@@ -7,7 +7,7 @@ import { NetworkConfig, readControlKey, rulesOf, type SwitchConfig } from '../co
 import { defaultFdbOptions } from '../forwarding/fdb.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import type { PortRequest } from '../ports/table.js'
-import type { TakeOptions } from '../takeover/bridges.js'
+import type { TakeOptions } from '../takeover/options.js'
 import type { Wanted } from './wanted.js'
 
 /** What a configuration that was checked wants of the host. */

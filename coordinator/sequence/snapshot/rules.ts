@@ -132,12 +132,16 @@ function memberProblems(entries: Entries): ErrorReport[] {
         message: 'the network has no member machines on any host',
         action: 'Add ports of kind `member` to the switches’ configuration.',
       },
-      ...entries.flatMap(([host, { undriven = [] }]) =>
-        undriven.map(({ port, problem }) => ({
+      ...entries.flatMap(([host, { undriven = [], bridges = [] }]) => [
+        ...undriven.map(({ port, problem }) => ({
           ...problem,
           message: `port ${port} of host ${host}: ${problem.message}`,
         })),
-      ),
+        ...bridges.map(({ bridge, problem }) => ({
+          ...problem,
+          message: `bridge ${bridge} of host ${host}: ${problem.message}`,
+        })),
+      ]),
     ]
   }
   return [...hostsOf]

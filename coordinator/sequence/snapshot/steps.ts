@@ -88,12 +88,13 @@ export function preflighted(data: SnapshotData, host: string, preflight: Preflig
 
 /** What is on the network and no part of the snapshot, for a person who might take it for one. */
 function notes(preflights: SnapshotData['preflights']): SnapshotEffect[] {
-  return Object.entries(preflights).flatMap(([host, { undriven = [] }]) =>
-    undriven.map(
-      ({ port, problem }) =>
-        ({ do: 'progress', host, text: `port ${port}, no part of it: ${problem.message}` }) as const,
-    ),
-  )
+  return Object.entries(preflights).flatMap(([host, { undriven = [], bridges = [] }]) => {
+    const texts = [
+      ...undriven.map(({ port, problem }) => `port ${port}, no part of it: ${problem.message}`),
+      ...bridges.map(({ bridge, problem }) => `WARNING: bridge ${bridge} is not as it should be: ${problem.message}`),
+    ]
+    return texts.map((text) => ({ do: 'progress', host, text }) as const)
+  })
 }
 
 /** The pending manifest is on disk: whatever happens now, a later start of the coordinator knows of it. */

@@ -52,6 +52,8 @@ export const Preflight = Type.Object({
   ),
   /** Ports whose machines cannot be driven, and are no part of the snapshot. */
   undriven: Type.Optional(Type.Array(UndrivenPort)),
+  /** Bridges of the network that are not as they should be: what is on them may be no part of the snapshot. */
+  bridges: Type.Optional(Type.Array(Type.Object({ bridge: Type.String(), problem: ErrorReportSchema }))),
   peers: Type.Array(Peer),
   /** Ports to a LAN, where every other host with one must be a peer. */
   uplinks: Type.Optional(Type.Array(Type.String())),
