@@ -1,6 +1,6 @@
 // HTTP to a daemon: every call has a deadline, every answer a bound and a schema, every failure a code.
 
-import type { Readable } from 'node:stream'
+import { PassThrough, type Readable } from 'node:stream'
 import { Type } from '@sinclair/typebox'
 import { type Dispatcher, Pool } from 'undici'
 import { type ErrorReport, SnapswitchError } from '../errors/errors.js'
@@ -103,13 +103,21 @@ export class Connection {
     }
   }
 
-  /** A file's bytes as a stream; the deadline covers all of it. Destroy the stream to give up. */
+  /**
+   * A file's bytes as a stream, which fails as a call does; the deadline covers all of it. Destroy the stream to give
+   * up.
+   */
   async download(path: string, options: CallOptions): Promise<Readable> {
     const timed = startDeadline(options)
     try {
       const { body } = await this.#send('GET', path, timed.signal)
-      body.once('close', () => timed.end())
-      return body
+      const content = new PassThrough()
+      body.on('error', (thrown) => content.destroy(this.#explain(thrown, options, timed)))
+      content.once('close', () => {
+        timed.end()
+        body.destroy()
+      })
+      return body.pipe(content)
     } catch (thrown) {
       timed.end()
       throw this.#explain(thrown, options, timed)

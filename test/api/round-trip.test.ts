@@ -276,6 +276,56 @@ t.test('files: megabytes up and down, whole', async (t) => {
   await t.rejects(short, { code: 'SOCKET_UNREACHABLE' }, 'fewer bytes than promised')
 })
 
+t.test('a file that breaks off, falls silent, or is not wanted any more', async (t) => {
+  const digest = 'ab'.repeat(32)
+  const head = 'HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n'
+  const counted = `${head}content-length: 1000\r\n\r\nhalf`
+  const inChunks = `${head}transfer-encoding: chunked\r\n\r\n${chunk('half')}`
+  const calledOff = new AbortController()
+  const ends = {
+    'closed, by its length': { begin: counted, next: (socket: Socket) => socket.end(), code: 'SOCKET_UNREACHABLE' },
+    'closed, in chunks': { begin: inChunks, next: (socket: Socket) => socket.end(), code: 'SOCKET_UNREACHABLE' },
+    destroyed: { begin: inChunks, next: (socket: Socket) => socket.destroy(), code: 'SOCKET_UNREACHABLE' },
+    silent: { begin: counted, next: () => {}, code: 'REQUEST_TIMEOUT', options: { deadlineMs: patience(200) } },
+    'called off': { begin: counted, next: () => calledOff.abort(), code: 'SNAPSHOT_DISCARDED' },
+  }
+  for (const [name, { begin, next, code, ...more }] of Object.entries(ends)) {
+    let socket: Socket | undefined
+    const client = new SwitchClient(
+      await rawServer(t, (one) => {
+        socket = one
+        one.write(begin)
+      }),
+    )
+    t.teardown(() => client.close())
+    const options = { ...soon, signal: calledOff.signal, ...('options' in more ? more.options : {}) }
+    const stream = await client.downloadFile('lab0', 'demo', digest, options)
+    const read = async () => {
+      for await (const piece of stream) {
+        t.equal(piece.toString(), 'half', name)
+        next(socket!)
+      }
+    }
+    await t.rejects(read(), { name: 'SnapswitchError', code }, name)
+  }
+})
+
+t.test('a file that nobody reads to its end: its connection is let go', async (t) => {
+  let closed = false
+  const client = new SwitchClient(
+    await rawServer(t, (socket) => {
+      socket.on('close', () => {
+        closed = true
+      })
+      socket.write('HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 1000\r\n\r\nhalf')
+    }),
+  )
+  t.teardown(() => client.close())
+  const stream = await client.downloadFile('lab0', 'demo', 'ab'.repeat(32), soon)
+  stream.destroy()
+  await until('the connection is closed', patience(5000), () => (closed ? true : undefined), 5)
+})
+
 t.test('the socket file: mode, stale ones, living ones', async (t) => {
   const { listen, socketPath, close } = await api(t)
   await listen()
