@@ -85,6 +85,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   #worker: Worker | null = null
   #nextId = 1
   #stopping = false
+  /** A worker that has ended is being replaced: changes of ports and networks wait, or the new one might miss them. */
+  #restarting: Promise<void> = Promise.resolve()
   readonly #restartTimes: number[] = []
   /** What a new worker is told first: the networks and ports that exist, with the highest epoch seen. */
   readonly #networks = new Map<string, NetworkArgs>()
@@ -114,9 +116,11 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     await new Promise<void>((resolve, reject) => {
       let ready = false
       worker.once('exit', () => {
-        if (ready) return void this.#workerEnded(worker, failure)
-        this.#worker = null
-        reject(failure)
+        if (ready) this.#restarting = this.#workerEnded(worker, failure)
+        else {
+          this.#worker = null
+          reject(failure)
+        }
       })
       worker.on('message', (message: FromWorker) => {
         if (message.kind === 'unable') {
@@ -202,6 +206,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {
+    await this.#restarting
     await this.#sendNetwork(args)
     this.#networks.set(args.options.network, args)
   }
@@ -212,11 +217,26 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   /** Its ports must be gone. */
   async removeNetwork(network: string): Promise<void> {
+    await this.#restarting
     this.#networks.delete(network)
-    await this.call('removeNetwork', { network })
+    await this.#takeAway('removeNetwork', { network })
+  }
+
+  /** A worker that ends meanwhile is followed by one that has not got it. False: that was so. */
+  async #takeAway<K extends 'removeNetwork' | 'removePort'>(name: K, args: Commands[K]['args']): Promise<boolean> {
+    const worker = this.#worker
+    try {
+      await this.call(name, args)
+      return true
+    } catch (error) {
+      if (this.#worker === worker) throw error
+      await this.#restarting
+      return false
+    }
   }
 
   async configure(network: string, settings: NetworkSettings): Promise<void> {
+    await this.#restarting
     await this.call('configure', { network, settings })
     const known = this.#networks.get(network)
     if (known !== undefined) this.#networks.set(network, { ...known, options: { ...known.options, ...settings } })
@@ -224,6 +244,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   /** The port is of another kind, or another machine's; its device is the same. */
   async changePort(network: string, spec: PortArgs['spec']): Promise<void> {
+    await this.#restarting
     await this.call('changePort', { network, spec })
     const known = this.#ports.get(spec.index)
     if (known !== undefined) this.#ports.set(spec.index, { ...known, spec })
@@ -233,6 +254,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
    * Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. Several at a time take little longer than one.
    */
   async addPort(args: PortArgs): Promise<void> {
+    await this.#restarting
     this.#clearCounters(args.spec.index)
     await this.#openPort(args)
     // A worker that is started again opens its gates: what waited behind them is gone, and the restore is called off.
@@ -243,6 +265,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   /** The device under a port has changed; a worker that is started again hears of it as it is then. */
   async portChanged(network: string, index: number, device: DeviceState): Promise<void> {
+    await this.#restarting
     const known = this.#ports.get(index)
     if (known !== undefined) {
       const { spec } = known
@@ -267,9 +290,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   /** Its sockets are closed after it has settled, and nobody waits for that. */
   async removePort(network: string, index: number): Promise<void> {
+    await this.#restarting
     this.#ports.delete(index)
     this.#hooks?.forget(index)
-    await this.call('removePort', { network, index })
+    if (!(await this.#takeAway('removePort', { network, index }))) return
     this.#hooks?.release(index)
     this.#sockets.close(index)
   }
@@ -293,6 +317,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async stop(): Promise<void> {
     this.#stopping = true
     clearTimeout(this.#hooksAgain)
+    await this.#restarting
     const worker = this.#worker
     if (worker === null) {
       this.#closeHooks()
