@@ -2,6 +2,7 @@
 // in the middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the
 // snapshot is what it was. A host that does not answer any more may go on with its part: then the mark stays.
 
+import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import { filesOf } from '../src/api/files.js'
 import type { DeleteReport, Manifest } from '../src/api/schemas.js'
@@ -64,9 +65,13 @@ export async function deleteSnapshot(
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
   }
+  hosts.push(...partsLeft(network, before, logger))
   await catalogue.remove(network.name, name)
-  const others = (await catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
-  const what = { vms: [], released: released(before, others) }
+  const others = await catalogue.list()
+  // Nobody can tell which contents a damaged manifest names.
+  const isKnown = others.every(({ error }) => error === null)
+  const manifests = others.flatMap(({ manifest }) => manifest ?? [])
+  const what = { vms: [], released: isKnown ? released(before, manifests) : [] }
   // Also, on a file system that hosts share, one may have had to wait for what another has let go of since.
   await Promise.all(
     network.hosts.map((host) => network.agents.left(host, what, { timeoutMs: partCallMs }).catch(() => undefined)),
@@ -87,6 +92,19 @@ async function mark(catalogue: ManifestStore, manifest: Manifest, logger: Logger
     logger.warn({ err: thrown, snapshot: manifest.name }, 'no room to say that a deletion has begun')
     return false
   }
+}
+
+/** On hosts that are of the network no more: nobody could be asked to delete them. */
+function partsLeft({ name: network, hosts }: Network, before: Manifest | null, logger: Logger): DeleteReport['hosts'] {
+  const left = (before?.parts ?? []).filter(({ host }) => !hosts.includes(host))
+  return left.map(({ host, snapshot, channel }) => {
+    logger.warn(
+      { network, snapshot, host },
+      'the part of a deleted snapshot stays on a host that is of the network no more',
+    )
+    const reason = `network ${network} has no host ${host} any more; when it has, delete the snapshot again`
+    return { host, freedBytes: 0, merged: [], removed: [], kept: [{ file: dirname(channel.path), reason }] }
+  })
 }
 
 /** The contents that no snapshot has any more. Pure. */

@@ -6,7 +6,7 @@ import t from 'tap'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
 import { loadsWord, tableOfSnapshots } from '../../src/cli/snapshot-report.js'
 import { fileLimit, patience } from '../patience.js'
-import { digestOf, manifestOf } from './fixtures.js'
+import { digestOf, manifestOf, partOf } from './fixtures.js'
 import { asked, coordinatorOf, holdUp, lab, refused } from './lab.js'
 
 t.setTimeout(fileLimit(60_000))
@@ -343,6 +343,35 @@ t.test('delete: hosts are told which contents no snapshot has any more', async (
   t.same([a.released, b.released], [[memory], [memory]], 'what the second one has stays')
   await coordinator.delete('lab0', 'second')
   t.ok(b.released.includes(member!.disks[0]!.layers[0]!.file.digest))
+})
+
+t.test('delete: what a damaged manifest may name is not given up', async (t) => {
+  const { a, directory, create, coordinator } = await lab(t)
+  const first = await create('first')
+  await create('second')
+  const digests = first.parts.map(({ channel }) => channel.digest)
+  const file = join(directory, 'store', 'lab0', 'second', 'manifest.json')
+  const whole = await readFile(file, 'utf8')
+  await writeFile(file, whole.slice(0, 300))
+  await coordinator.delete('lab0', 'first')
+  t.same(a.released, [], 'nobody can tell which contents it has')
+  await writeFile(file, whole)
+  await coordinator.delete('lab0', 'second')
+  for (const digest of digests) t.ok(a.released.includes(digest))
+})
+
+t.test('delete: a part on a host that is no more of the network is named', async (t) => {
+  const { create, coordinator, catalogue } = await lab(t)
+  const manifest = await create()
+  const gone = partOf('c', ['vm9'], 'demo', 1)
+  await catalogue.write({ ...manifest, parts: [gone, ...manifest.parts] })
+  const { hosts } = await coordinator.delete('lab0', 'demo')
+  t.match(hosts, [
+    { host: 'a', kept: [] },
+    { host: 'b', kept: [] },
+    { host: 'c', kept: [{ file: '/state/c', reason: /network lab0 has no host c any more/ }] },
+  ])
+  t.same(await catalogue.list(), [])
 })
 
 t.test('recovery: what a killed coordinator left pending is discarded everywhere and failed', async (t) => {
