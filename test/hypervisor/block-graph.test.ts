@@ -103,6 +103,12 @@ t.test('why a drive cannot be snapshot', (t) => {
   t.equal(reason({ m: { drv: 'mirror_top' } }, merging, 'm'), '', 'a merge of our own is called off in time')
   const streaming: Edge[] = [on('c', 'top'), backend('c'), ['!snapswitch-1', 'main node', 'c']]
   t.equal(reason({ c: { drv: 'copy-on-read' } }, streaming, 'c'), '', 'likewise')
+  t.equal(reason({ m: { drv: 'mirror_top' } }, merging), '', 'also where QEMU does not show its filter')
+  t.equal(reason({ c: { drv: 'copy-on-read' } }, streaming), '')
+  t.match(
+    reason({ m: { drv: 'mirror_top' } }, [...merging.slice(0, 2), ['!other', 'main node', 'm']]),
+    'something besides its device writes to it (m)',
+  )
   t.match(reason({ m: { drv: 'commit_top' } }, merging.slice(0, 2), 'm'), 'a block job works on it')
   const twice = [drive('top'), drive('top', { device: 'e' })]
   t.match(reason({}, [['@e', 'root', 'top', true]], 'top', twice), 'the drives d and e have one image')

@@ -11,6 +11,7 @@ import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { freshMs, locator, openFilesOf, writersOf } from '../../src/hypervisor/shared/open-files.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/shared/qmp.js'
+import { until as waitUntil } from '../lab/command.js'
 import { fileLimit } from '../patience.js'
 import { bootGuest, endWithUs, type Guest, makeDisk, readReport, soon, until } from './boot-guest.js'
 import { bringBack, codeOf, scratch, sha256, type Taken, take } from './machines.js'
@@ -133,6 +134,42 @@ t.test('who else writes to an image', async (t) => {
   t.match(await reasonOf(machine, 'd1'), 'the block job m works on it')
   t.equal((await machine.inspect(soon(5000))).disks.find(({ name }) => name === 'd1')?.layers.length, 2)
   await user('block-job-cancel', { device: 'm' })
+  await runsOn(guest)
+  await machine.close()
+})
+
+t.test('a merge or a shortening of ours under way is no obstacle: a snapshot calls it off', async (t) => {
+  const directory = scratch('jobs')
+  const file = (name: string) => path.join(directory, name)
+  image(file('base.qcow2'))
+  for (const [name, below, written] of [
+    ['middle', 'base', '4M'],
+    ['top', 'middle', '1M'],
+  ]) {
+    image(file(`${name}.qcow2`), '-b', file(`${below}.qcow2`), '-F', 'qcow2')
+    execFileSync('qemu-io', ['-c', `write 0 ${written}`, file(`${name}.qcow2`)])
+  }
+  const { guest, machine, user } = await bootWith(t, directory, [
+    ...['-drive', `file=${file('top.qcow2')},if=none,id=d`, '-device', 'virtio-blk-pci,drive=d'],
+  ])
+  const chain = ['top', 'middle', 'base'].map((name) => ({ file: file(`${name}.qcow2`), format: 'qcow2' }))
+  const jobs = async () => ((await user('query-block-jobs')) as { device: string }[]).map(({ device }) => device)
+  const commands: Readonly<Record<string, JsonObject>> = {
+    'block-commit': { device: 'd', base: file('base.qcow2') },
+    'block-stream': { device: 'd', base: file('base.qcow2') },
+  }
+  for (const [command, args] of Object.entries(commands)) {
+    for (const id of ['mine', 'snapswitch-x']) {
+      await user(command, { ...args, 'job-id': id, speed: 1 })
+      const { disks, unsupported } = await machine.inspect(soon(5000))
+      const found = unsupported.map(({ name, reason }) => `${name}: ${reason}`).join()
+      if (id === 'mine') t.match(found, 'the block job mine works on it', command)
+      else t.equal(found, '', `${command} of ours`)
+      t.match(disks.find(({ name }) => name === 'd')?.layers, chain, 'its chain is known')
+      await user('block-job-cancel', { device: id, force: true })
+      await waitUntil('the end of the job', 10_000, async () => ((await jobs()).length === 0 ? true : undefined))
+    }
+  }
   await runsOn(guest)
   await machine.close()
 })

@@ -310,6 +310,55 @@ t.test('a guest that a broken background save left frozen is freed', async (t) =
   await machine.close()
 })
 
+t.test('a merge that a killed daemon has left under way', async (t) => {
+  const { guest, store } = await guestAndStore(t)
+  const first = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  let { seal } = await take(first, guest.serial, 's1')
+  await first.close()
+  const user = async <T>(use: (qmp: QmpClient) => Promise<T>) => {
+    const qmp = await QmpClient.connect(guest.qmp, soon(2000))
+    return use(qmp).finally(() => qmp.close())
+  }
+  const jobs = () => user((qmp) => qmp.execute('query-block-jobs', {}, soon(2000)))
+  // It copies all that there is, and then waits to be told to end.
+  const leaveMerge = () =>
+    user(async (qmp) => {
+      const ready = qmp.event(({ name }) => name === 'BLOCK_JOB_READY', 'block-commit', soon(5000))
+      await qmp.execute('block-commit', { 'job-id': 'snapswitch-x', device: 'disk0' }, soon(2000))
+      await ready
+    })
+  const attach = () => hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+
+  await leaveMerge()
+  const second = await attach()
+  t.match(await second.inspect(soon(2000)), {
+    unsupported: [],
+    disks: [{ layers: [{ file: seal.disks[0]!.overlay }] }],
+  })
+  await second.prepare({ directory: store, label: 'x' }, soon(5000))
+  await second.abandon()
+  await second.close()
+  t.same(await jobs(), [], 'a snapshot ends it')
+
+  await leaveMerge()
+  const third = await attach()
+  t.same(await third.collapse('disk0', guest.disk, soon(10_000)), [seal.disks[0]!.overlay], 'a merge begins anew')
+  rmSync(seal.disks[0]!.overlay)
+  const below = await take(third, guest.serial, 's2')
+  seal = (await take(third, guest.serial, 's3')).seal
+  await third.close()
+
+  await leaveMerge()
+  const fourth = await attach()
+  const between = below.seal.disks[0]!.overlay
+  t.same(await fourth.shorten('disk0', guest.disk, soon(10_000)), [between], 'a shortening begins')
+  rmSync(between)
+  t.same(await fourth.collapse('disk0', guest.disk, soon(10_000)), [seal.disks[0]!.overlay])
+  rmSync(seal.disks[0]!.overlay)
+  await isAsBefore(t, guest, fourth, store)
+  await fourth.close()
+})
+
 t.test('what cannot be prepared leaves nothing behind', async (t) => {
   const { guest, store } = await guestAndStore(t)
   const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))

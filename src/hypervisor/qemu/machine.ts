@@ -36,7 +36,7 @@ import {
   settleMigration,
   unsupported,
 } from '../shared/qemu-checks.js'
-import { collapseChain, nodesToLeave, placeInChain, streamChain } from '../shared/qemu-collapse.js'
+import { collapseChain, endForgottenJobs, nodesToLeave, placeInChain, streamChain } from '../shared/qemu-collapse.js'
 import { backgroundObstacle, putBack, settingsToPutBack } from '../shared/qemu-migration-settings.js'
 import { stateDetail } from '../shared/qemu-state.js'
 import { stopMachine } from '../shared/qemu-stop.js'
@@ -152,6 +152,7 @@ export class QemuMachine implements MachineControl {
     const state = isObject(status) ? String(status.status) : ''
     checkRunState(this.name, state)
     checkMigration(this.name, isObject(migration) ? migration : {})
+    await endForgottenJobs(this.#qmp, deadline)
     const { disks } = await supportedBlocks(this.name, this.#qmp, this.#process, deadline)
     return {
       machine: this.name,
@@ -197,12 +198,14 @@ export class QemuMachine implements MachineControl {
   }
 
   async collapse(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    await endForgottenJobs(this.#qmp, deadline)
     const blocks = await this.#blocks(deadline)
     const { active, layers, depth } = placeInChain(blocks, disk, base)
     return depth === 0 ? [] : collapseChain(this.#qmp, blocks, active, layers, depth, deadline, options)
   }
 
   async shorten(disk: string, base: string, deadline: Deadline, options: CollapseOptions = {}): Promise<string[]> {
+    await endForgottenJobs(this.#qmp, deadline)
     const blocks = await this.#blocks(deadline)
     const { active, layers, depth } = placeInChain(blocks, disk, base)
     return depth < 2 ? [] : streamChain(this.#qmp, blocks, active.node, layers, depth, deadline, options)
@@ -215,6 +218,7 @@ export class QemuMachine implements MachineControl {
   }
 
   async dropOverlay(file: string, deadline: Deadline): Promise<void> {
+    await endForgottenJobs(this.#qmp, deadline)
     const { graph, locate } = await this.#blocks(deadline)
     const node = findImageNode(graph, { file, format: 'qcow2' }, locate)
     if (node !== null) await this.#qmp.execute('blockdev-del', { 'node-name': node }, deadline)

@@ -12,6 +12,8 @@ import {
   imageNode,
   internalSnapshotsWarning,
   jobFilters,
+  ownFilters,
+  ownJobs,
 } from './block-graph.js'
 
 export interface LiveDisk extends Disk {
@@ -51,9 +53,6 @@ const filters = new Set([
   'replication',
   'throttle',
 ])
-
-/** Block jobs of this program are named so. */
-const ownJobs = 'snapswitch-'
 
 /** A name for people, of bounded length. */
 const short = (filename: string) =>
@@ -123,6 +122,7 @@ function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode): string 
     if (at === top) break
     at = filtered(graph, at) ?? undefined
   }
+  path.unshift(...ownFilters(graph, path[0] ?? top))
   const jobs = path.flatMap(({ parents }) => parents.filter(({ kind }) => kind === 'job'))
   // Our own merges are called off before a snapshot begins.
   const foreign = jobs.find((job) => !job.name.startsWith(ownJobs))

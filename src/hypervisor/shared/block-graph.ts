@@ -158,6 +158,9 @@ export function childOf(graph: BlockGraph, node: BlockNode, role: string): Block
   return name === undefined ? null : (graph.nodes.get(name) ?? null)
 }
 
+/** Block jobs of this program are named so. */
+export const ownJobs = 'snapswitch-'
+
 /** Filters of block jobs: they come and go with the job. */
 export const jobFilters: ReadonlySet<string> = new Set(['mirror_top', 'commit_top', 'backup-top', 'copy-before-write'])
 
@@ -170,6 +173,18 @@ const transparent = new Set(['throttle', 'copy-on-read', ...jobFilters])
 /** A filter stands on one child, in one of two roles. */
 export const filtered = (graph: BlockGraph, node: BlockNode): BlockNode | null =>
   childOf(graph, node, 'file') ?? childOf(graph, node, 'backing')
+
+/**
+ * Filters that block jobs of ours have put on a node. QEMU does not show them in a drive, since they are nobody's
+ * (query-block leaves implicit filters out).
+ */
+export function ownFilters(graph: BlockGraph, node: BlockNode): BlockNode[] {
+  const found = node.parents.flatMap(({ kind, name }) => (kind === 'node' ? (graph.nodes.get(name) ?? []) : []))
+  return found.filter(({ driver, parents }) => {
+    const jobs = parents.filter(({ kind }) => kind === 'job')
+    return transparent.has(driver) && jobs.length > 0 && jobs.every(({ name }) => name.startsWith(ownJobs))
+  })
+}
 
 /** The image node below a drive's filters: what a snapshot puts an overlay on. */
 export function imageNode(graph: BlockGraph, root: BlockNode): BlockNode {

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { CollapseOptions, Deadline, DiskLayer } from '../hypervisor.js'
 import { findImageNode, type LiveDisk } from './block-drives.js'
-import { obstacleToMerge } from './block-graph.js'
+import { obstacleToMerge, ownJobs } from './block-graph.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import type { MachineBlocks } from './qemu-blocks.js'
 import { localFile } from './qemu-disks.js'
@@ -81,6 +81,26 @@ export function nodesToLeave({ graph, locate }: MachineBlocks, leaving: readonly
   })
 }
 
+/** How long a job may take to end that is called off. */
+const endMs = 5000
+
+/**
+ * Ends jobs of ours that nobody waits for: a merge whose daemon was killed is ready to end, and never does by itself.
+ * To be called where no job of ours can be under way. Until they have ended their images cannot be used in other ways.
+ */
+export async function endForgottenJobs(qmp: Qmp, deadline: Deadline): Promise<void> {
+  const forgotten = async () => {
+    const jobs = objects(await qmp.execute('query-block-jobs', {}, deadline))
+    return jobs.map(({ device }) => String(device)).filter((id) => id.startsWith(ownJobs))
+  }
+  const limit = within(endMs, deadline)
+  for (let ids = await forgotten(); ids.length > 0 && remaining(limit) > 0; ids = await forgotten()) {
+    // Refused when it has ended meanwhile.
+    for (const device of ids) await qmp.execute('block-job-cancel', { device, force: true }, limit).catch(() => {})
+    await pauseFor(pollMs, limit)
+  }
+}
+
 /** `layers`: the chain as it is, of which `layers[depth]` is to be the active image. Returns the files above it. */
 export async function collapseChain(
   qmp: Qmp,
@@ -115,7 +135,7 @@ export async function commitActive(
   { signal, bytesPerSecond }: CollapseOptions = {},
 ): Promise<void> {
   signal?.throwIfAborted()
-  const job = `snapswitch-${randomBytes(6).toString('hex')}`
+  const job = `${ownJobs}${randomBytes(6).toString('hex')}`
   const failed = (reason: string) => mergeFailed(file, reason)
   const completed = qmp.event(
     (event) => event.name === 'BLOCK_JOB_COMPLETED' && event.data.device === job,
@@ -146,7 +166,7 @@ export async function commitActive(
   } catch (error) {
     await qmp.execute('block-job-cancel', { device: job, force: true }, within(2000)).catch(() => {})
     // Until then its images are in use in ways that a snapshot cannot begin under.
-    await Promise.race([completed, cancelled, pauseFor(5000, within(5000))]).catch(() => {})
+    await Promise.race([completed, cancelled, pauseFor(endMs, within(endMs))]).catch(() => {})
     throw error
   }
 }
@@ -170,7 +190,7 @@ export async function streamChain(
   const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
   if (base === null) throw notInChain(layers[depth]!.file, active)
   signal?.throwIfAborted()
-  const job = `snapswitch-${randomBytes(6).toString('hex')}`
+  const job = `${ownJobs}${randomBytes(6).toString('hex')}`
   const ends = ['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'].map((name) =>
     qmp.event(
       (event) => event.name === name && event.data.device === job,
@@ -198,7 +218,7 @@ export async function streamChain(
     if (last.data.error !== undefined) throw mergeFailed(layers[0]!.file, String(last.data.error))
   } catch (error) {
     await qmp.execute('block-job-cancel', { device: job, force: true }, within(2000)).catch(() => {})
-    await Promise.race([end, pauseFor(5000, within(5000))]).catch(() => {})
+    await Promise.race([end, pauseFor(endMs, within(endMs))]).catch(() => {})
     throw error
   }
   for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
