@@ -27,6 +27,7 @@ export function withDomains(
 interface DomainStart {
   /** Libvirt makes a TAP, and puts it into this bridge or network of its own. Left out: the machine's own TAP. */
   readonly into?: { readonly bridge: string } | { readonly network: string }
+  readonly queues?: number
   readonly timeoutMs?: number
 }
 
@@ -35,13 +36,13 @@ export async function startDomain(
   daemon: LibvirtDaemon,
   lab: Lab,
   name: string,
-  { into, timeoutMs = 60_000 }: DomainStart = {},
+  { into, queues = 1, timeoutMs = 60_000 }: DomainStart = {},
 ): Promise<void> {
   const machine = lab.machine(name)
   machine.startsOn(lab.host(machine.plan.host))
   const image = await lab.images()
   const file = join(daemon.directory, `${name}.xml`)
-  const own = `<mac address='${machine.mac}'/><model type='virtio'/>`
+  const own = `<mac address='${machine.mac}'/><model type='virtio'/><driver queues='${queues}'/>`
   const nic =
     into === undefined
       ? `<interface type='ethernet'>${own}<target dev='${machine.tap}' managed='no'/></interface>`

@@ -29,7 +29,7 @@ t.test('domains with a NIC in a bridge that was taken over', async (t) => {
   libvirt.virsh('net-start', 'lan')
   await Promise.all([
     startDomain(libvirt, lab, 'vm1', { into: { bridge: 'br0' } }),
-    startDomain(libvirt, lab, 'vm2', { into: { network: 'lan' } }),
+    startDomain(libvirt, lab, 'vm2', { into: { network: 'lan' }, queues: 2 }),
   ])
   await host.goesOn()
   const nics = () => ['vm1', 'vm2'].map((name) => nicOf(libvirt, name))
