@@ -64,15 +64,11 @@ export class BpfHash {
     return false
   }
 
-  remove(): void {
-    libc().bpf(BPF_MAP_DELETE_ELEM, this.#keyOnly, ELEMENT_LENGTH)
-  }
-
-  /** The same of an element of the last `sweep`. */
+  /** Takes an element of the last `sweep` out. */
   removeSwept(i: number): void {
     const at = i * this.#keyLength
     for (let k = 0; k < this.#keyLength; k++) this.key.setUint8(k, this.keys.getUint8(at + k))
-    this.remove()
+    libc().bpf(BPF_MAP_DELETE_ELEM, this.#keyOnly, ELEMENT_LENGTH)
   }
 
   /** The last `sweep` came to the end: the next one begins anew. */

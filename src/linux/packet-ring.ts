@@ -15,7 +15,7 @@ const BLOCK = 64 * 1024
 export const SEND_SLOT = 1024
 export const SEND_DATA_AT = 32
 
-export const TpStatus = { KERNEL: 0, USER: 1, COPY: 2, LOSING: 4, VLAN_VALID: 16 } as const
+export const TpStatus = { KERNEL: 0, USER: 1, COPY: 2, VLAN_VALID: 16 } as const
 /** Of a slot in a transmit ring: free; filled by us; taken by the kernel, whose buffer still refers to it; refused. */
 export const TpSendStatus = { AVAILABLE: 0, SEND_REQUEST: 1, SENDING: 2, WRONG_FORMAT: 4 } as const
 

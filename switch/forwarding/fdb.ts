@@ -103,12 +103,11 @@ export class Fdb {
     return true
   }
 
-  /** A frame that was not shown to `learn` has come from there: false when the address is elsewhere, or not known. */
-  seenAt(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): boolean {
+  /** A frame that was not shown to `learn` has come from there: nothing when the address is elsewhere, or not known. */
+  seenAt(macHigh: number, macLow: number, vlan: number, port: number, seconds: number): void {
     const slot = this.#find((macHigh << 12) | vlan, macLow)
-    if (slot === NO_PORT || this.#port[slot] !== port) return false
+    if (slot === NO_PORT || this.#port[slot] !== port) return
     if (this.#seen[slot] !== STATIC && this.#seen[slot] < seconds) this.#seen[slot] = seconds
-    return true
   }
 
   /** Enters an address that is not learned and does not age. False when there is no room. */

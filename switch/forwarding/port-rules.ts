@@ -113,7 +113,7 @@ export interface CompiledRules {
   readonly fdb: readonly PlacedAddress[]
 }
 
-/** Null when they leave everything as it is without rules, but for what `blockingOf` says. */
+/** Null when they leave everything as it is without rules, but for what `barriersOf` (port-state.ts) says. */
 export function compileRules(rules: PortRules): CompiledRules | null {
   const { vlan, learning = true, locked = false, hairpin = false, fdb = [] } = rules
   if (vlan === undefined && learning && !locked && !hairpin && fdb.length === 0) return null

@@ -208,8 +208,8 @@ export class Ports extends FollowedPorts {
   }
 
   /**
-   * A port becomes one of another kind or machine. Its device goes on to be read: no frame is lost, but addresses are
-   * learned anew.
+   * A port becomes one of another kind or machine. Its device goes on to be read: no frame is lost. Addresses are
+   * learned anew only where it leads to other switches, before or after.
    */
   change(request: PortRequest, epoch: number): Promise<void> {
     return this.inTurn(async () => {

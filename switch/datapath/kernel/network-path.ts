@@ -195,7 +195,10 @@ export class NetworkPath implements FastPath {
     }
   }
 
-  /** Every 100 ms while frames come, else every second. `settle` puts right what lost frames have left wrong. */
+  /**
+   * Every 100 ms while frames come, 250 once all is steady, and every second without frames. `settle` puts right what
+   * lost frames have left wrong.
+   */
   tick(now: number, isNewSecond: boolean, settle: (port: Attached) => void): void {
     this.why = this.#reason()
     if (this.why !== null) {

@@ -1,6 +1,7 @@
-// Frames that a receive ring must not get (src/linux/bpf.ts), from a socket of their own: what a guest wants fragmented
-// (UFO), several packets of SCTP in one, and what of other GSO frames cannot be told from them before it is looked at.
-// They are few; that there are any is seen in memory, and the one epoll descriptor of all ports wakes the datapath.
+// Frames that a receive ring must not get (src/linux/ring-filters.ts), from a socket of their own: what a guest wants
+// fragmented (UFO), several packets of SCTP in one, and what of other GSO frames cannot be told from them before it is
+// looked at. They are few; that there are any is seen in memory, and the one epoll descriptor of all ports wakes the
+// datapath.
 
 import { existsSync } from 'node:fs'
 import { Frame, MAX_FRAME_LENGTH, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
