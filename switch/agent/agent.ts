@@ -23,7 +23,7 @@ import { Undoing } from './undoing.js'
 export const RECOVERY_MS = 5000
 
 /** What becomes of image files: disks/service.ts. */
-export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'soon' | 'remove' | 'close'>
+export type Disks = Pick<DiskService, 'clear' | 'finish' | 'letGo' | 'isMerging' | 'soon' | 'remove' | 'close'>
 
 const TROUBLES: Record<PortTrouble, string> = {
   'ring-jammed':
@@ -87,7 +87,8 @@ export class Agent {
 
   preflight(network: string, deadline: Deadline): Promise<Preflight> {
     this.sessions.check(network)
-    return preflight(this.#host, network, this.sessions.refusal(network)?.report() ?? null, deadline)
+    const busy = this.sessions.refusal(network)?.report() ?? null
+    return preflight(this.#host, network, busy, (vm) => this.#disks.isMerging(vm), deadline)
   }
 
   async prepare(request: SessionRequest): Promise<string[]> {

@@ -262,6 +262,7 @@ export class Daemon {
       clear: async () => undefined,
       finish: async () => undefined,
       letGo: async () => undefined,
+      isMerging: () => false,
       soon: () => undefined,
       close: async () => undefined,
       remove: async (network, snapshot) => {

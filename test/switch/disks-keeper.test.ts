@@ -28,6 +28,8 @@ class Lone {
   chain: DiskLayer[]
   /** Looks and merges, in their order. */
   readonly done: string[] = []
+  /** Whether the keeper said so in the middle of a merge. */
+  merging = false
   /**
    * Done once, at that point of a look: at its begin; while the answer of the machine's hypervisor is on its way; after
    * it.
@@ -51,6 +53,7 @@ class Lone {
       },
       collapse: async (_, base) => {
         this.done.push(`merge into ${base}`)
+        this.merging = this.keeper.isMerging('vm')
         const at = this.chain.findIndex(({ file }) => file === base)
         return this.chain.splice(0, at).map(({ file }) => file)
       },
@@ -132,6 +135,7 @@ t.test('an overlay that is on record and about to be made stays on record', root
   lone.busy.clear()
   await lone.tidy()
   t.same(lone.chain, [{ file: lone.disk, format: 'raw' }], 'and is merged when nobody needs it')
+  t.same([lone.merging, lone.keeper.isMerging('vm')], [true, false], 'which is told while it goes on')
 })
 
 t.test('an overlay that was made and is about to be opened is not removed', root, async (t) => {

@@ -85,6 +85,11 @@ export class DiskKeeper {
     await this.#merges.callOff(vms)
   }
 
+  /** Whether a disk of the machine is being merged or shortened. A snapshot calls that off. */
+  isMerging(vm: string): boolean {
+    return this.#merges.isAt(vm)
+  }
+
   /** Tidies soon, in the background. */
   soon(): void {
     if (this.#waiting > 0 || this.#closed) return

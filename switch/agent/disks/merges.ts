@@ -32,6 +32,11 @@ export class Merges {
     await current.ended.catch(() => undefined)
   }
 
+  /** Whether it works on a disk of the machine. */
+  isAt(vm: string): boolean {
+    return this.#current?.vm === vm
+  }
+
   /** As fast as it goes, unless told. */
   async merge(seen: Observation, collapse: Collapse, bytesPerSecond: number | undefined): Promise<void> {
     const { vm, disk, depth, live } = collapse

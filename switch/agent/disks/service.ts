@@ -49,6 +49,10 @@ export class DiskService {
     return this.keeper.letGo(vms)
   }
 
+  isMerging(vm: string): boolean {
+    return this.keeper.isMerging(vm)
+  }
+
   soon(): void {
     this.keeper.soon()
   }

@@ -12,22 +12,23 @@ import { recordingBytes } from './recording.js'
 /** Memory images are rarely larger than memory; device state and headers need a little. */
 const IMAGE_ROOM = 1.02
 
-/** `busy`: what is under way in the network, as an error. Problems are reported, not thrown. */
+/**
+ * `busy`: what is under way in the network, as an error. `isMerging`: whether we merge a disk of the machine. Problems
+ * are reported, not thrown.
+ */
 export async function preflight(
   host: Host,
   network: string,
   busy: ErrorReport | null,
+  isMerging: (vm: string) => boolean,
   deadline: Deadline,
 ): Promise<Preflight> {
   const problems: ErrorReport[] = []
   const members: Preflight['members'] = []
   let neededBytes = 0
-  for (const { vm, info, error } of await inspectMachines(
-    host.machines,
-    host.ports.machinesOf(network),
-    deadline,
-    host.clock,
-  )) {
+  const vms = host.ports.machinesOf(network)
+  const merged = new Set(vms.filter(isMerging))
+  for (const { vm, info, error } of await inspectMachines(host.machines, vms, deadline, host.clock)) {
     const ports = host.ports.ofMachine(vm, network).map((port) => port.name)
     // One that gave no answer is a member all the same.
     if (info === null) {
@@ -40,7 +41,10 @@ export async function preflight(
     members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
     if (info.state !== 'running')
       problems.push(notRunning(vm, info.state, info.stateDetail, host.machines.spec(vm)).report())
-    else if (info.unsupported.length > 0)
+    // A disk that we merge looks as if others wrote to it. PREPARE calls the merge off, and looks again.
+    else if (merged.has(vm) || isMerging(vm)) {
+      if (error !== null && error.code !== 'MACHINE_UNSUPPORTED') problems.push(error)
+    } else if (info.unsupported.length > 0)
       problems.push(...info.unsupported.map((drive) => unsupportedDrive(vm, drive).report()))
     else if (error !== null) problems.push(error)
     for (const one of await onFrozen(host, vm, info.disks)) problems.push(diskFrozen(vm, one).report())
