@@ -76,7 +76,10 @@ async function record(terminal: Terminal, network: string, options: RecordOption
   let output: Output | null = null
   let stream: Readable | null = null
   let giveUp: NodeJS.Timeout | undefined
+  const calledOff = new AbortController()
   const stop = () => {
+    // Until ours has begun, the network's recording is somebody else's.
+    if (stream === null) return calledOff.abort()
     if (giveUp !== undefined) return
     giveUp = setTimeout(() => stream?.destroy(), END_MS)
     client.endRecording(network, { deadlineMs: END_MS }).catch(() => undefined)
@@ -99,8 +102,8 @@ async function record(terminal: Terminal, network: string, options: RecordOption
       ...(buffer === undefined ? {} : { buffer }),
       ...(withKey === undefined ? {} : { withKey }),
     }
-    output = options.write === '-' ? quietOutput() : await fileOutput(options.write)
-    stream = await client.record(network, request, { deadlineMs: CALL_MS })
+    output = options.write === '-' ? quietOutput() : await fileOutput(options.write, calledOff.signal)
+    stream = await client.record(network, request, { deadlineMs: CALL_MS, signal: calledOff.signal })
     terminal.err(`recording network ${network}; Ctrl-C ends it\n`)
     for await (const chunk of stream) {
       const written = blocks.push(chunk as Buffer)
