@@ -28,8 +28,12 @@ export interface StartedDaemon {
 export async function startDaemon(socket = defaultSwitchSocket): Promise<StartedDaemon> {
   const byUnit = socket === defaultSwitchSocket && (await hasUnit())
   const own = byUnit ? null : detached(socket)
-  if (byUnit) await run('systemctl', ['start', UNIT])
   const log = own?.log ?? `journalctl -u ${UNIT}`
+  if (byUnit) {
+    await run('systemctl', ['start', UNIT]).catch(({ stderr, message }: Error & { readonly stderr?: string }) => {
+      throw notUp(`the daemon could not be started: ${stderr?.trim() || message}`, log)
+    })
+  }
   const end = performance.now() + START_MS
   while (!(await answers(socket))) {
     if (own !== null && hasEnded(own.child)) throw notUp(`the daemon that was started has ended${reasonIn(own)}`, log)
@@ -42,8 +46,8 @@ export async function startDaemon(socket = defaultSwitchSocket): Promise<Started
       : `a switch daemon was started; it runs until the host restarts, and logs to ${log}`,
     async takeBack() {
       if (await hasBridges(socket)) return false
-      if (own === null) await run('systemctl', ['stop', UNIT])
-      else await endOf(own.child)
+      if (own === null) return succeeds(run('systemctl', ['stop', UNIT]))
+      await endOf(own.child)
       return true
     },
   }
@@ -71,11 +75,14 @@ function reasonIn({ log, from }: Detached): string {
 
 async function hasUnit(): Promise<boolean> {
   if (!existsSync('/run/systemd/system')) return false
-  return run('systemctl', ['cat', UNIT]).then(
+  return succeeds(run('systemctl', ['cat', UNIT]))
+}
+
+const succeeds = (work: Promise<unknown>): Promise<boolean> =>
+  work.then(
     () => true,
     () => false,
   )
-}
 
 interface Detached {
   readonly child: ChildProcess
