@@ -74,9 +74,10 @@ export const NetworkConfig = Type.Object(
     ignoreFilters: Type.Boolean({ default: false }),
     /**
      * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D
-     * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
+     * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself. Default:
+     * forward; of a network that is a `bridge:`, as that does.
      */
-    linkLocal: Type.Union([Type.Literal('forward'), Type.Literal('drop')], { default: 'forward' }),
+    linkLocal: Type.Optional(Type.Union([Type.Literal('forward'), Type.Literal('drop')])),
     /**
      * PAUSE frames, 01-80-C2-00-00-01: they stop the sender at the other end of one cable, and whoever gets a forwarded
      * one stops for somebody else's sake. The kernel's bridge drops them, and no setting of its changes that.
@@ -84,8 +85,11 @@ export const NetworkConfig = Type.Object(
     pause: Type.Union([Type.Literal('drop'), Type.Literal('forward')], { default: 'drop' }),
     /** Forward from trunk to trunk. Only where the trunks form a tree. */
     transit: Type.Boolean({ default: false }),
-    /** Seconds after which a learned address that was not seen is forgotten. */
-    ageing: Type.Integer({ minimum: 10, maximum: 1_000_000, default: 300 }),
+    /**
+     * Seconds after which a learned address that was not seen is forgotten. Default: 300; of a network that is a
+     * `bridge:`, as long as that remembers it.
+     */
+    ageing: Type.Optional(Type.Integer({ minimum: 10, maximum: 1_000_000 })),
     /** Bounds per port of frames held while a snapshot is taken. */
     hold: Bounds(16384, 64 * 1024 * 1024),
     /** The same, of all ports together. */

@@ -46,7 +46,7 @@ import { Recordings } from './recording/recordings.js'
 import { CONFIGURATION, Reload } from './reload.js'
 import { Bridges } from './takeover/bridges.js'
 import { BridgeRecords } from './takeover/record.js'
-import { bridgesWanted, defaultSettings, wantedBy } from './wanted/from-config.js'
+import { bridgesWanted, defaultSettings, leftOut, wantedBy } from './wanted/from-config.js'
 import { Reconfiguration } from './wanted/reconfiguration.js'
 import { WantedState } from './wanted/state.js'
 
@@ -156,6 +156,7 @@ async function serve(
   const disks: DiskService = new DiskService(host, () => agent.sessions.machines())
   const agent = new Agent(host, wanted, disks)
   const reconfiguration = new Reconfiguration(host, wanted, agent.sessions, defaultSettings())
+  let inForce = config
   const bridges = new Bridges({
     links: new Links(),
     datapath,
@@ -165,9 +166,9 @@ async function serve(
     log,
     epochOf: (network) => epochs.get(network),
     settingsOf: ({ network, ageing, linkLocal }) => {
-      if (wanted.of(CONFIGURATION).networks.has(network)) return null
-      const settings = defaultSettings()
-      return { ...settings, linkLocal, fdb: { ...settings.fdb, ageing } }
+      const isSaid = wanted.of(CONFIGURATION).networks.has(network)
+      const values = leftOut(inForce.networks[network], { ageing, linkLocal })
+      return { settings: isSaid ? null : defaultSettings(), values }
     },
     specOf: (vm) => machines.spec(vm),
     want: (bridge, all, patienceMs) => reconfiguration.set(`bridge ${bridge}`, all, patienceMs),
@@ -180,6 +181,7 @@ async function serve(
   ports.bridges = bridges
   ports.onMoved = (port) => agent.portMoved(port)
   const reload = new Reload(configPath, config, reconfiguration, manager, log, (next) => {
+    inForce = next
     bridges.configure(bridgesWanted(next))
     void bridges.follow()
   })

@@ -4,7 +4,8 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import { loadSwitchConfig } from '../config.js'
 import type { PortSpec } from '../forwarding/port-state.js'
 import type { PortRequest } from '../ports/table.js'
-import { wantedBy } from '../wanted/from-config.js'
+import { leftOut, wantedBy } from '../wanted/from-config.js'
+import { withValues } from '../wanted/wanted.js'
 import type { Changes } from './changed.js'
 
 /** `told`: what becomes of the ports, a line each. */
@@ -16,16 +17,17 @@ export interface ChangesOfFile extends Changes {
 export function changesOf(path: string, network: string, ports: readonly PortSpec[]): ChangesOfFile {
   const config = loadSwitchConfig(path)
   const wanted = wantedBy(config)
-  const settings = wanted.networks.get(network)
-  if (settings === undefined) {
+  const settings = wanted.networks.get(network) ?? null
+  if (settings === null) {
     throw new SnapswitchError(
       'NETWORK_UNKNOWN',
       `${path} has no network ${network}, which the recording is of`,
       `It has: ${[...wanted.networks.keys()].join(', ')}.`,
     )
   }
-  // The ports of a bridge are not in the file.
-  const followsBridge = config.networks[network]?.bridge !== undefined
+  const said = config.networks[network]
+  // The ports of a bridge are not in the file, nor what it does by itself.
+  const followsBridge = said?.bridge !== undefined
   const port = (spec: PortSpec): PortSpec | null => {
     const other = wanted.ports.get(spec.name)
     if (other === undefined || other.network !== network) return followsBridge ? spec : null
@@ -37,8 +39,11 @@ export function changesOf(path: string, network: string, ports: readonly PortSpe
   const added = [...wanted.ports.values()].filter((one) => one.network === network && !known.has(one.name))
   for (const { name, kind } of added) if (leadsToSwitches(kind)) throw cannot(path, `port ${name} is a new ${kind}`)
   return {
-    // The key that the run's control frames are sealed with.
-    settings: (recorded) => ({ ...recorded, ...settings, controlKey: recorded.controlKey }),
+    settings: ({ fdb, linkLocal, ...recorded }) => {
+      const values = followsBridge ? leftOut(said, { ageing: fdb.ageing, linkLocal }) : {}
+      // The key that the run's control frames are sealed with.
+      return { ...recorded, ...withValues(settings, values), controlKey: recorded.controlKey }
+    },
     port,
     added: added.map(({ name, kind, vm = null, rules = {} }) => ({ name, kind, vm, rules })),
     told: [

@@ -22,7 +22,7 @@ import type { MachineWatch } from '../discovery/discovery.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import type { Ports } from '../ports/ports.js'
 import type { PortEntry, PortRequest } from '../ports/table.js'
-import type { Wanted, WantedPort } from '../wanted/wanted.js'
+import type { BridgeValues, Wanted, WantedPort } from '../wanted/wanted.js'
 import { Bypass } from './bypass.js'
 import { lookAt } from './found.js'
 import { makePair, pairMtu, removePair } from './pair.js'
@@ -47,8 +47,8 @@ export interface TakeoverHost {
   specOf(vm: string): MachineSpec | undefined
   readonly log: Logger
   epochOf(network: string): number
-  /** null: the configuration says how the network is. */
-  settingsOf(plan: Plan): NetworkSettings | null
+  /** `settings` null: the configuration says how the network is, but for `values`. */
+  settingsOf(plan: Plan): { readonly settings: NetworkSettings | null; readonly values: BridgeValues }
   /**
    * What the bridge is to have from now on; null: nothing. Waits for what is under way in its network, for some seconds
    * or for `patienceMs`. Throws SNAPSHOT_BUSY.
@@ -228,8 +228,10 @@ export class TakenBridge {
       return [name, rules === undefined ? request : { ...request, rules }]
     })
     const own = this.#hostPort === null ? [] : [[this.#hostPort.name, this.#hostPort] as const]
+    const { settings, values } = this.#host.settingsOf(this.#plan)
     return {
-      networks: new Map([[network, this.#host.settingsOf(this.#plan)]]),
+      networks: new Map([[network, settings]]),
+      values: new Map([[network, values]]),
       ports: new Map([...own, ...requests]),
       machines: new Map(
         found.flatMap(({ machine }) => (machine?.spec === undefined ? [] : [[machine.name, machine.spec]])),

@@ -8,7 +8,7 @@ import { defaultFdbOptions } from '../forwarding/fdb.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import type { PortRequest } from '../ports/table.js'
 import type { TakeOptions } from '../takeover/options.js'
-import type { Wanted } from './wanted.js'
+import type { BridgeValues, Wanted } from './wanted.js'
 
 /** What a configuration that was checked wants of the host. */
 export function wantedBy(config: SwitchConfig): Wanted {
@@ -42,14 +42,23 @@ function settingsOf({
   bridge,
   uplink,
   ignoreFilters,
-  ageing,
+  ageing = defaultFdbOptions.ageing,
+  linkLocal = 'forward',
   controlKey,
   ...rest
 }: NetworkConfig): NetworkSettings {
   const key = controlKey === undefined ? null : readControlKey(controlKey)
   // It was good when the configuration was checked, a moment ago.
   if (typeof key === 'string') throw new SnapswitchError('CONFIG_INVALID', key, 'Check the key file.')
-  return { ...rest, fdb: { ...defaultFdbOptions, ageing }, controlKey: key }
+  return { ...rest, linkLocal, fdb: { ...defaultFdbOptions, ageing }, controlKey: key }
+}
+
+/** Of what a bridge does, what the configuration says nothing of. */
+export function leftOut(said: NetworkConfig | undefined, { ageing, linkLocal }: BridgeValues): BridgeValues {
+  return {
+    ...(said?.ageing === undefined ? { ageing } : {}),
+    ...(said?.linkLocal === undefined ? { linkLocal } : {}),
+  }
 }
 
 /** The bridges that are to be taken over whenever they are there. */

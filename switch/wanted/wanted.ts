@@ -20,6 +20,20 @@ export interface Wanted {
   readonly networks: ReadonlyMap<string, NetworkSettings | null>
   readonly ports: ReadonlyMap<string, WantedPort>
   readonly machines: ReadonlyMap<string, MachineSpec>
+  /** Of networks that another source has settings for: what it leaves out of them. */
+  readonly values?: ReadonlyMap<string, BridgeValues>
+}
+
+/** What of a network's settings a bridge has, too. */
+export interface BridgeValues {
+  /** Seconds. */
+  readonly ageing?: number
+  readonly linkLocal?: NetworkSettings['linkLocal']
+}
+
+export function withValues(settings: NetworkSettings, values: BridgeValues): NetworkSettings {
+  const { ageing = settings.fdb.ageing, linkLocal = settings.linkLocal } = values
+  return { ...settings, linkLocal, fdb: { ...settings.fdb, ageing } }
 }
 
 export const NOTHING: Wanted = { networks: new Map(), ports: new Map(), machines: new Map() }
@@ -59,6 +73,12 @@ export function combine(sources: ReadonlyMap<string, Wanted>): Wanted {
       if (other !== undefined && !isDeepStrictEqual(machines.get(vm), spec)) throw twice(`machine ${vm}`, other, source)
       reachedBy.set(vm, source)
       machines.set(vm, spec)
+    }
+  }
+  for (const { values = [] } of sources.values()) {
+    for (const [name, own] of values) {
+      const settings = networks.get(name) ?? null
+      if (settings !== null) networks.set(name, withValues(settings, own))
     }
   }
   const all = { networks, ports, machines }

@@ -3,6 +3,7 @@
 
 import t from 'tap'
 import { type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
 import { idOf, isOurs, opensWay, type Station, stations, testFrame } from './station.js'
 import { root, World } from './world.js'
@@ -129,6 +130,37 @@ t.test('reserved addresses and sources that are nobody’s, beside a bridge', ro
       await world.ip('host', 'link', 'del', 'br0')
     }
     t.equal(await daemon.stop(), 0)
+  })
+
+  await t.test('the same by the configuration, where it says nothing else', async (t) => {
+    const call = { deadlineMs: patience(20_000) }
+    await world.ip('host', 'link', 'add', 'br0', 'up', 'type', 'bridge', 'mcast_snooping', '0', 'ageing_time', '1000')
+    await world.ip('host', 'link', 'set', 'br0', 'type', 'bridge', 'group_fwd_mask', String(0x4008))
+    for (const device of ['one', 'two']) await world.ip('host', 'link', 'set', device, 'up', 'master', 'br0')
+    const before = await pass(one, two)
+    const file = (more: object) => ({ networks: { lab0: { bridge: 'br0', ...more } } })
+    const daemon = await world.switch('host', file({}))
+    await until('the bridge is taken', 20_000, () => daemon.port('two').catch(() => undefined))
+    t.same(await pass(one, two), before)
+    const learned = async () => ours((await daemon.client.fdb('lab0', call)).map(({ mac }) => mac)).length
+    t.ok((await learned()) > 0)
+    await until('addresses to age', 40_000, async () => ((await learned()) === 0 ? true : undefined))
+    const reload = async (more: object) => {
+      world.configFile('host', file(more))
+      const { changes } = await daemon.client.reload(call)
+      return changes
+    }
+    await reload({ linkLocal: 'forward', ageing: 300 })
+    await until('all pass', 20_000, async () =>
+      (await pass(one, two)).includes('01-80-C2-00-00-02') ? true : undefined,
+    )
+    await reload({})
+    await until('what the bridge lets pass', 20_000, async () =>
+      (await pass(one, two)).includes('01-80-C2-00-00-02') ? undefined : true,
+    )
+    t.same(await pass(one, two), before)
+    t.equal(await daemon.stop(), 0)
+    await world.ip('host', 'link', 'del', 'br0')
   })
 
   await t.test('PAUSE for those who want it', async (t) => {
