@@ -47,8 +47,8 @@ export interface Api {
   check(): Promise<void>
   /** Binds the socket (mode 0660). Throws DEVICE_BUSY when a living daemon has it. */
   listen(): Promise<void>
-  /** Ends open requests within the grace (milliseconds), and removes the socket file. */
-  close(graceMs?: number): Promise<void>
+  /** Ends open requests at once, and removes the socket file. */
+  close(): Promise<void>
 }
 
 /** HTTP status per error code; those not listed are 500. */
@@ -142,7 +142,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     app,
     check: () => checkEndpoint(options.endpoint),
     listen: () => listen(app, options.endpoint),
-    close: (graceMs = 2_000) => close(app, graceMs),
+    // Closing a listening unix socket makes node remove its file.
+    close: () => app.close(),
   }
 }
 
@@ -241,14 +242,4 @@ function invalidRequest(message: string, cause?: unknown): SnapswitchError {
 async function listen(app: ApiInstance, endpoint: Endpoint): Promise<void> {
   await app.ready()
   await listenAt(endpoint, (address) => app.listen({ ...address }))
-}
-
-async function close(app: ApiInstance, graceMs: number): Promise<void> {
-  const forced = setTimeout(() => app.server.closeAllConnections(), graceMs)
-  try {
-    // Closing a listening unix socket makes node remove its file.
-    await app.close()
-  } finally {
-    clearTimeout(forced)
-  }
 }

@@ -27,7 +27,7 @@ const anything = validator(Type.Unknown())
 async function api(t: Test) {
   const socketPath = join(await workDirectory(t), 'run', 'api.sock')
   const made = await createApi({ endpoint: parseEndpoint(socketPath), logger: silent, title: 'test', version: '1' })
-  t.teardown(() => made.close(0))
+  t.teardown(() => made.close())
   const connection = new Connection({
     endpoint: parseEndpoint(socketPath),
     who: 'the daemon',
@@ -332,7 +332,7 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
   t.equal((await stat(socketPath)).mode & 0o777, 0o660)
   const second = await createApi({ endpoint: parseEndpoint(socketPath), logger: silent, title: 'test', version: '1' })
   await t.rejects(second.listen(), { code: 'DEVICE_BUSY', message: /another daemon listens/ })
-  await second.close(0)
+  await second.close()
   t.ok((await stat(socketPath)).isSocket(), 'the refused one has not removed it')
   const long = {
     endpoint: parseEndpoint(`${socketPath}${'x'.repeat(108)}`),
@@ -345,7 +345,7 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
     { code: 'SYSCALL', message: /107 fit/ },
     'a path that would be cut off',
   )
-  await close(0)
+  await close()
   await t.rejects(stat(socketPath), { code: 'ENOENT' })
 
   const path = join(await workDirectory(t), 'stale.sock')
@@ -355,11 +355,11 @@ t.test('the socket file: mode, stale ones, living ones', async (t) => {
   t.ok((await stat(path)).isSocket(), 'leaves its socket')
   const next = await createApi({ endpoint: parseEndpoint(path), logger: silent, title: 'test', version: '1' })
   await next.listen()
-  await next.close(0)
+  await next.close()
 
   await writeFile(path, 'precious')
   const third = await createApi({ endpoint: parseEndpoint(path), logger: silent, title: 'test', version: '1' })
   await t.rejects(third.listen(), { code: 'DEVICE_BUSY', message: /is no socket/ })
-  await third.close(0)
+  await third.close()
   t.ok((await stat(path)).isFile(), 'what is no socket is left alone')
 })

@@ -60,7 +60,7 @@ async function lab(t: Test) {
   await api.listen()
   t.teardown(async () => {
     await coordinator.stop(100)
-    await api.close(0)
+    await api.close()
     await Promise.all([a.stop(), b.stop()])
   })
   const snapshot = (...args: string[]) => command(['snapshot', ...args, '--socket', socket])

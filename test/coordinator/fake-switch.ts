@@ -83,7 +83,7 @@ export class FakeSwitch {
   }
 
   async stop(): Promise<void> {
-    await this.#api?.close(0)
+    await this.#api?.close()
     this.#api = null
   }
 

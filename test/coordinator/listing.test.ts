@@ -28,7 +28,7 @@ t.test('a list of large snapshots', async (t) => {
   const client = new CoordinatorClient(socket)
   t.teardown(async () => {
     await client.close()
-    await api.close(0)
+    await api.close()
   })
   const written = manifestOf({ a: ['vm1'] })
   const [part] = written.parts

@@ -30,7 +30,7 @@ async function switchOf(t: Test) {
     return {}
   })
   await api.listen()
-  t.teardown(() => api.close(0))
+  t.teardown(() => api.close())
   return { directory, socket, calls }
 }
 
