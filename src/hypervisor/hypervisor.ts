@@ -1,7 +1,7 @@
 // What a snapshot needs of a hypervisor, and nothing more. A driver implements it (drivers.ts has the list); the agent
 // drives it. All waits take a deadline: no call here may hang, whatever the hypervisor does.
 
-import type { ErrorReport } from '../errors/errors.js'
+import type { ErrorReport, SnapswitchError } from '../errors/errors.js'
 import type { HolderProcess } from './holder.js'
 
 /** Absolute deadline in milliseconds of `performance.now()`'s clock. */
@@ -177,6 +177,11 @@ export interface SealInfo {
 export interface Capture {
   readonly resumed: Promise<ResumeInfo>
   readonly sealed: Promise<SealInfo>
+  /**
+   * Nobody wants the image any more. A guest that stands still for as long as it is saved runs again at once, and
+   * `sealed` rejects with the error. One that is saved in the background runs by itself, and its save comes to its end.
+   */
+  callOff(error: SnapswitchError): void
 }
 
 /** Settings of a hypervisor as they were found. */

@@ -10,6 +10,12 @@ export const calledOff = new SnapswitchError(
   'See the coordinator for the reason.',
 )
 
+export const captureCalledOff = new SnapswitchError(
+  'SNAPSHOT_DISCARDED',
+  'the snapshot was called off before the machine was saved',
+  'See what else is said of the snapshot.',
+)
+
 export const restoreCalledOff = new SnapswitchError(
   'SNAPSHOT_DISCARDED',
   'the restore was called off',

@@ -2,10 +2,11 @@
 // half-made.
 
 import { execFileSync, fork } from 'node:child_process'
-import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
@@ -192,6 +193,55 @@ t.test('abandoned before and after the pause', async (t) => {
     await runsOn(t, guest)
     t.same([list(store), list(guest.directory)], [[], ['disk.qcow2', 'qmp.sock', 'serial']], 'close abandons')
   }
+})
+
+t.test('called off while it is saved standing still: it runs at once', async (t) => {
+  const guest = await bootGuest({ memoryMiB: 256 })
+  const store = scratch()
+  t.teardown(async () => {
+    await guest.end()
+    rmSync(store, { recursive: true })
+  })
+  const machine = await stopping.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const error = new SnapswitchError('SNAPSHOT_DISCARDED', 'not wanted any more', 'Try again.')
+  const image = path.join(store, 'memory.img')
+  const moments: Readonly<Record<string, () => Promise<unknown>>> = {
+    'at once': async () => {},
+    'in the middle': () => until('some of the image', () => statSync(image).size > 0),
+  }
+  for (const [when, moment] of Object.entries(moments)) {
+    // The image may be whole before it is called off: then another try.
+    for (let tries = 1; ; tries++) {
+      await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
+      await machine.pause(soon(2000))
+      const capture = machine.capture(soon(60_000))
+      await moment()
+      capture.callOff(error)
+      await capture.resumed
+      const code = await codeOf(capture.sealed)
+      if (code === 'none' && when !== 'at once' && tries < 10) {
+        await mergeDisk(machine, (await capture.sealed).disks[0]!)
+        rmSync(image)
+        continue
+      }
+      t.equal(code, 'SNAPSHOT_DISCARDED', when)
+      await isAsBefore(t, guest, machine, store)
+      break
+    }
+  }
+  const taken = await take(machine, guest.serial, 'kept')
+  t.ok(taken.seal.memoryBytes > 0)
+  await mergeDisk(machine, taken.seal.disks[0]!)
+  // In the background it runs by itself, and is saved.
+  await machine.close()
+  const ahead = await late.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  await ahead.prepare({ directory: store, label: 'kept' }, soon(5000))
+  await ahead.pause(soon(2000))
+  const capture = ahead.capture(soon(60_000))
+  capture.callOff(error)
+  t.equal(await codeOf(capture.sealed), 'none')
+  await ahead.close()
+  await runsOn(t, guest)
 })
 
 t.test('called off, again and again: each save comes to its end', async (t) => {

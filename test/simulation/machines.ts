@@ -253,7 +253,7 @@ class VirtualControl implements MachineControl {
         for (const failed of when.failed) failed(reason)
       },
     })
-    return { resumed, sealed }
+    return { resumed, sealed, callOff: () => {} }
   }
 
   destroy(): Promise<void> {

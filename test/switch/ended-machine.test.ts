@@ -85,7 +85,7 @@ for (const [left, isCaptured, what] of [
     sealed.catch(() => {})
     const member: CutMember = {
       ...{ vm: 'vm', control, record, paused: true, seal: null, stuck: null, left: false },
-      capture: isCaptured ? { sealed, resumed: sealed } : null,
+      capture: isCaptured ? { sealed, resumed: sealed, callOff: () => {} } : null,
     }
     await recover(made, { network: 'lab0', snapshot: 's1' }, member, async () => {})
     t.match(member, { stuck: null, left })

@@ -119,7 +119,7 @@ export class CaptureControl {
       const resumed = this.#overdue.then(() => ({ resumedAtUs: nowUs() }))
       const sealed = this.#overdue.then((error) => Promise.reject(error))
       sealed.catch(() => {})
-      return { resumed, sealed }
+      return { resumed, sealed, callOff: () => {} }
     }
     if (!this.#paused || work === null) {
       const message = `${this.#machine}: capture without prepare and pause.`
@@ -136,12 +136,20 @@ export class CaptureControl {
     })
     const watch = this.#watch ?? new PauseWatch(work)
     this.#watch = null
+    let callOff: (error: SnapswitchError) => void = () => {}
+    const calledOff = new Promise<never>((_, reject) => {
+      if (work.mode === 'stopped') callOff = reject
+    })
+    const late = Promise.race([watch.late, calledOff])
+    late.catch(() => {})
     const runsAgain = (info: ResumeInfo) => {
+      // What follows belongs to a guest that runs.
+      callOff = () => {}
       watch.end()
       this.pace.end()
       onResumed(info)
     }
-    const sealed = work.run(runsAgain, deadline, watch.late).finally(() => {
+    const sealed = work.run(runsAgain, deadline, late).finally(() => {
       watch.end()
       this.pace.end()
       if (this.#phase === 'capturing') this.#phase = 'idle'
@@ -149,7 +157,7 @@ export class CaptureControl {
     // Had the machine been brought to run again, `resumed` would be settled by now.
     sealed.catch((error) => onStuck(asSnapswitchError(error)))
     resumed.catch(() => {})
-    return { resumed, sealed }
+    return { resumed, sealed, callOff: (error) => callOff(error) }
   }
 
   /** `ask` tells the machine to run, and returns when it does; `onEvent` hears its events. */

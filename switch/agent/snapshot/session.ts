@@ -7,6 +7,7 @@ import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
 import { advance, gateOthers, release, releaseAll, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import { PriorityBoost } from '../priority-boost.js'
+import { captureCalledOff } from '../refusals.js'
 import { Semaphore } from '../semaphore.js'
 import { SessionEvents } from '../session-events.js'
 import { type LocalEffect, type LocalInput, LocalSnapshot, type LocalState } from './local-snapshot.js'
@@ -163,6 +164,8 @@ export class SnapshotSession {
       }
       case 'member': {
         const member = this.#members.get(effect.vm)!
+        // The step under way waits for its guest to run, which may stand still for as long as it is saved.
+        if (effect.effect === 'recover') member.capture?.callOff(captureCalledOff)
         member.step = member.step
           .then(() => this.#performForMember(member, effect.effect))
           .catch((thrown) => this.#fail(thrown))
