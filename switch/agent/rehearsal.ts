@@ -4,12 +4,13 @@
 
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { MemberPart, Rehearsal, Verdict } from '../../src/api/schemas.js'
+import type { LocalPart, MemberPart, Rehearsal, Verdict } from '../../src/api/schemas.js'
 import { asSnapswitchError } from '../../src/errors/errors.js'
 import { makeDirectory } from '../../src/files/durable.js'
 import { whyNotTwice } from '../../src/hypervisor/drivers.js'
 import type { Deadline, MachineDefinition } from '../../src/hypervisor/hypervisor.js'
 import { availableBytes } from '../../src/linux/memory.js'
+import type { DiskKeeper } from './disks/keeper.js'
 import type { DaemonHost } from './host.js'
 import { locateFiles } from './located-files.js'
 
@@ -22,6 +23,7 @@ const unknown = (reason: string): Verdict => ({ verdict: 'unknown', reason })
 /** Loads every machine's image. Throws SNAPSHOT_UNKNOWN; what does not load is told, not thrown. */
 export async function rehearse(
   host: DaemonHost,
+  keeper: Pick<DiskKeeper, 'exclusively'>,
   network: string,
   snapshot: string,
   deadline: Deadline,
@@ -34,12 +36,19 @@ export async function rehearse(
     host.log.info({ vm: member.vm, snapshot, ...verified }, 'tried to load an image')
     members.push({ vm: member.vm, verified })
   }
-  const verdicts = new Map(members.map(({ vm, verified }) => [vm, verified]))
-  await host.store.writePart({
-    ...part,
-    members: part.members.map((member) => ({ ...member, verified: verdicts.get(member.vm)! })),
-  })
+  await keeper.exclusively(() => note(host, part, members))
   return { members, tookMs: performance.now() - began }
+}
+
+/** The snapshot may have been deleted since its part was read, and taken anew; or its disks lie in other files now. */
+async function note({ store }: DaemonHost, tried: LocalPart, verdicts: Rehearsal['members']): Promise<void> {
+  const part = await store.readPart(tried.network, tried.snapshot)
+  if (part === null || part.epoch !== tried.epoch) return
+  const members = part.members.map((member) => {
+    const verdict = verdicts.find(({ vm }) => vm === member.vm)
+    return verdict === undefined ? member : { ...member, verified: verdict.verified }
+  })
+  await store.writePart({ ...part, members })
 }
 
 /** Where throw-away machines live, one at a time. */

@@ -1,18 +1,67 @@
 // `snapshot create --verify` on one host: images that load, one that does not, a daemon that is killed meanwhile; and
 // what a preflight says of machines that could not be started again.
 
-import { existsSync, mkdirSync, truncateSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import { findProcesses } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
+import type { DaemonHost } from '../../switch/agent/host.js'
+import { LocalStore } from '../../switch/agent/local-store.js'
+import { rehearse } from '../../switch/agent/rehearsal.js'
+import { partOf } from '../coordinator/fixtures.js'
 import { readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { fileLimit, patience } from '../patience.js'
 import { LONG, qemuHost, takePart } from './qemu-host.js'
 import { root } from './world.js'
 
 t.setTimeout(fileLimit(180_000))
+
+t.test('what becomes of the snapshot while its images are tried stays so', async (t) => {
+  const state = mkdtempSync(join(tmpdir(), 'snapswitch-rehearsal-'))
+  t.teardown(() => rmSync(state, { recursive: true, force: true }))
+  const store = new LocalStore(state)
+  await store.open()
+  const part = partOf('a', ['vm'], 'demo', 4)
+  const [member] = part.members
+  const reason = 'there was no time left'
+  const file = join(store.directory('lab0', 'demo'), 'part.json')
+  const digest = 'f'.repeat(64)
+  const flat = { ...part, members: [{ ...member!, memory: { path: '/elsewhere', bytes: 1, digest } }] }
+  const meanwhile: Readonly<Record<string, [() => void, object | null]>> = {
+    nothing: [() => {}, { epoch: 4, members: [{ memory: member!.memory, verified: { verdict: 'unknown', reason } }] }],
+    flattened: [
+      () => writeFileSync(file, JSON.stringify(flat)),
+      { members: [{ memory: { path: '/elsewhere' }, verified: { verdict: 'unknown', reason } }] },
+    ],
+    'taken anew': [
+      () => writeFileSync(file, JSON.stringify({ ...part, epoch: 5 })),
+      { epoch: 5, members: [{ verified: undefined }] },
+    ],
+    deleted: [() => renameSync(file, join(file, '..', 'part.removing.json')), null],
+  }
+  for (const [what, [happens, found]] of Object.entries(meanwhile)) {
+    await store.create('lab0', 'demo', 'a', ['vm']).catch(() => {})
+    await store.writeFile('lab0', 'demo', 'vms/vm/definition.json', JSON.stringify(member!.definition))
+    await store.writePart(part)
+    const host = { store, log: { info: () => happens() } } as unknown as DaemonHost
+    const inTurn: string[] = []
+    const keeper = {
+      exclusively: async <T>(work: () => Promise<T>) => {
+        inTurn.push('begun')
+        return work().finally(() => inTurn.push('ended'))
+      },
+    }
+    const { members } = await rehearse(host, keeper, 'lab0', 'demo', performance.now())
+    t.match(members, [{ vm: 'vm', verified: { verdict: 'unknown', reason } }], what)
+    t.same(inTurn, ['begun', 'ended'])
+    const now = await store.readPart('lab0', 'demo')
+    if (found === null) t.equal(now, null, `${what}: it does not come back`)
+    else t.match(now, found, what)
+  }
+})
 
 t.test('images are loaded beside the machines that run; a damaged one is told', root, async (t) => {
   const { world, guest, start } = await qemuHost(t)

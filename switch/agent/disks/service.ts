@@ -94,7 +94,7 @@ export class DiskService {
 
   /** Whether the images of a finished part load. One at a time: there is one place for a throw-away machine. */
   rehearse(network: string, snapshot: string, deadline: Deadline): Promise<Rehearsal> {
-    const work = this.#rehearsing.then(() => rehearse(this.#host, network, snapshot, deadline))
+    const work = this.#rehearsing.then(() => rehearse(this.#host, this.keeper, network, snapshot, deadline))
     this.#rehearsing = work.catch(() => undefined)
     return work
   }
