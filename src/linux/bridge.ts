@@ -53,6 +53,7 @@ const PORT = {
   unicastFlood: 9,
   proxyArp: 10,
   proxyArpWifi: 12,
+  multicastRouter: 25,
   multicastFlood: 27,
   multicastToUnicast: 28,
   vlanTunnel: 29,
@@ -62,6 +63,8 @@ const PORT = {
   isolated: 33,
   locked: 39,
 } as const
+/** MDB_RTR_TYPE_… */
+const ROUTER = { whenItQueries: 1, always: 2 } as const
 const TAG_8021Q = 0x8100
 const BRIDGE_VLAN_INFO = 2
 const VLAN = { pvid: 2, untagged: 4, rangeBegin: 8, rangeEnd: 16 } as const
@@ -314,6 +317,22 @@ export function setPortFlags(links: Links, port: number, { floods, learns }: Por
       info.attributeU8(flag, floods ? 1 : 0)
   })
   links.socket.request(`set the flags of bridge port ${port}`, RTM_SETLINK, 0, body)
+}
+
+/**
+ * While it has heard a querier, a bridge that snoops sends what goes to groups to those that have joined them, and to
+ * multicast routers (br_multicast_flood in net/bridge/br_forward.c). A port that leads to everybody must be one, and is
+ * up: kernels refuse it for others (ENOENT), and know no such thing when they are built without snooping.
+ */
+export function setMulticastRouter(links: Links, port: number, isOne: boolean): void {
+  const body = linkHeader(AF_BRIDGE, port).nested(IFLA.protInfo, (info) =>
+    info.attributeU8(PORT.multicastRouter, isOne ? ROUTER.always : ROUTER.whenItQueries),
+  )
+  try {
+    links.socket.request(`make bridge port ${port} a multicast router, or none`, RTM_SETLINK, 0, body)
+  } catch (thrown) {
+    if (!isNoPort(thrown)) throw thrown
+  }
 }
 
 export interface PairEnd {

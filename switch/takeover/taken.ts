@@ -11,6 +11,7 @@ import {
   bridgeAddresses,
   isNoPort,
   learnAddress,
+  setMulticastRouter,
   setPortConduct,
   setPortFlags,
   setPortVlans,
@@ -270,7 +271,10 @@ export class TakenBridge {
       if (first) bypass.deafen(taken)
       const known = bridgeAddresses(links, this.record.index).filter(({ fixed, local }) => !fixed && !local)
       handover.open()
-      if (first) setPortFlags(links, hostEnd, { floods: true, learns: true })
+      if (first) {
+        setPortFlags(links, hostEnd, { floods: true, learns: true })
+        setMulticastRouter(links, hostEnd, true)
+      }
       await datapath.call('handOver', { network, ports: indexes, programs: handover.sockets })
       await datapath.call('learn', { network, addresses: addressesOf(known, entries) })
       for (const { mac, vlan, index } of known)
@@ -313,7 +317,10 @@ export class TakenBridge {
         // What the host is sent in between would have the bridge look for its sender at the pair again.
         if (all && hostEnd !== null) setPortFlags(links, hostEnd.index, { learns: false })
         await this.#returnAddresses(here)
-        if (all && hostEnd !== null) setPortFlags(links, hostEnd.index, { floods: false })
+        if (all && hostEnd !== null) {
+          setPortFlags(links, hostEnd.index, { floods: false })
+          setMulticastRouter(links, hostEnd.index, false)
+        }
         handover.shut()
         const pair = ports.all().filter(({ name }) => name === this.record.switchEnd)
         await datapath.call('handOver', { network, ports: indexes, programs: handover.sockets, drain: true })

@@ -140,3 +140,46 @@ t.test('two tags, tunnels, and a filter of somebody’s', root, async (t) => {
   await crossing()
   t.equal(await atPorts(), before)
 })
+
+t.test(
+  'a querier on the LAN: what the host sends to groups gets to the switch from the first moment on',
+  root,
+  async (t) => {
+    const world = World.for(t)
+    for (const label of ['h', 'lan']) await world.namespace(label, { ipv6: true })
+    const bridge = async (label: string, name: string, address: string, ...options: string[]) => {
+      await world.ip(label, 'link', 'add', name, 'up', 'type', 'bridge', ...options)
+      await world.ip(label, 'address', 'add', `${address}/64`, 'dev', name, 'nodad')
+    }
+    await bridge('h', 'br0', 'fd00::1')
+    await bridge('lan', 'lan0', 'fd00::200', 'mcast_querier', '1', 'mcast_query_response_interval', '100')
+    await world.endpoint('c1', 'h', { ipv6: true })
+    await world.ip('c1', 'address', 'add', 'fd00::11/64', 'dev', 'eth0', 'nodad')
+    await joinBridge(world, 'c1')
+    await world.cable(['lan', 'nic'], ['h', 'nic'])
+    await world.ip('lan', 'link', 'set', 'nic', 'master', 'lan0')
+    await joinBridge(world, 'nic')
+    // A bridge that has heard a querier floods for one response interval more (br_multicast_querier_exists).
+    const wire = await world.capture('c1', 'eth0', 'icmp6')
+    await until('groups to be kept from who is in none', 40_000, async () => {
+      const before = wire.stdout.length
+      await world.try('h', 'ping', '-c', '1', '-W', '1', 'ff02::1:ff99:9999%br0')
+      await world.pings('h', 'fd00::11')
+      await until('the ping', 10_000, () => (wire.stdout.includes('> fd00::11: ', before) ? true : undefined))
+      return wire.stdout.includes('ff02::1:ff99:9999', before) ? undefined : true
+    })
+    await wire.stop()
+    /** The host looks for somebody whom it does not know. */
+    const finds = async (how: string) => {
+      await world.ip('h', 'neighbor', 'flush', 'all')
+      for (const address of ['fd00::11', 'fd00::200'])
+        t.match(await world.pings('h', address), { code: 0, stdout: /3 received(?!.*duplicates)/ }, `${address} ${how}`)
+    }
+    await finds('by the bridge')
+    const daemon = await world.switch('h', { networks: {} })
+    await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
+    await finds('by the switch')
+    await daemon.client.giveBridge('br0', CALL)
+    await finds('by the bridge again')
+  },
+)
