@@ -232,7 +232,12 @@ export class Coordinator {
   async prune(order: PruneOrder): Promise<PruneReport> {
     const networks = order.network === undefined ? await this.#allNetworks() : [await this.#network(order.network)]
     const manifests = (await this.#catalogue.list()).flatMap(({ manifest }) => manifest ?? [])
-    return prune(networks, order, { manifests, finish: (network, name) => this.#finish(network.name, name) })
+    return prune(networks, order, {
+      manifests,
+      finish: (network, name) => this.#finish(network.name, name),
+      clock: this.#clock,
+      signal: this.#work.signal,
+    })
   }
 
   /** Removes what is left of a failed snapshot. False: it is gone, or has been taken again. */

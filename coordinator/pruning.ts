@@ -3,21 +3,27 @@
 
 import type { Manifest, PruneOrder, PruneReport } from '../src/api/schemas.js'
 import { asSnapswitchError } from '../src/errors/errors.js'
+import type { Clock } from '../src/runtime/clock.js'
+import { attended } from './attended.js'
 import type { Network } from './network.js'
 
 const pruneCallMs = 24 * 3_600_000
+
+const whenSilent = 'Look at that host and at the way to it (an ssh tunnel may be half open). Then prune again.'
 
 export interface PruneOptions {
   /** All manifests of the networks. */
   readonly manifests: readonly Manifest[]
   /** Removes what is left of a failed snapshot. False: it is failed no more. */
   readonly finish: (network: Network, name: string) => Promise<boolean>
+  readonly clock: Clock
+  readonly signal: AbortSignal
 }
 
 export async function prune(
   networks: readonly Network[],
   { orphans, dryRun }: PruneOrder,
-  { manifests, finish }: PruneOptions,
+  { manifests, finish, clock, signal }: PruneOptions,
 ): Promise<PruneReport> {
   const failed: PruneReport['failed'] = []
   for (const network of networks) {
@@ -40,7 +46,9 @@ export async function prune(
     hosts: await Promise.all(
       [...hosts.values()].map(async ({ network, host }) => {
         try {
-          const pruned = await network.agents.prune(host, request, { timeoutMs: pruneCallMs })
+          const pruned = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+            network.agents.prune(host, request, { timeoutMs: pruneCallMs, signal }),
+          )
           return { host, pruned, error: null }
         } catch (thrown) {
           return { host, pruned: null, error: asSnapswitchError(thrown).report() }

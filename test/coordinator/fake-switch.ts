@@ -180,6 +180,7 @@ export class FakeSwitch {
         return removal
       }),
     )
+    app.post(routes.pruneDisks, () => this.#answer('pruneDisks', 'prune', () => ({ ...removal, failures: [] })))
     app.get(routes.localSnapshot, (request) => {
       const { snapshot } = request.params as { snapshot: string }
       const part = this.parts.get(snapshot)

@@ -1,4 +1,5 @@
-// Deleting and flattening take as long as disks do: called off when the coordinator stops, or when a host falls silent.
+// Deleting, flattening and pruning take as long as disks do: called off when the coordinator stops, or when a host falls
+// silent.
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
@@ -72,4 +73,18 @@ t.test('a host that flattens, too', async (t) => {
   b.faults.set('ports', new SnapswitchError('REQUEST_TIMEOUT', 'nobody answers', ''))
   await t.rejects(flattening, { code: 'SOCKET_UNREACHABLE', message: /^host b.* silent$/, action: /flatten it again/ })
   t.equal((await catalogue.read('lab0', 'demo')).state, 'complete')
+})
+
+t.test('a host that prunes, too: it is told, and the others have done their part', async (t) => {
+  const { directory, a, b } = await lab(t)
+  const { coordinator } = coordinatorOf(directory, [a, b], hasty)
+  t.teardown(() => coordinator.stop(100))
+  b.faults.set('pruneDisks', 'silent')
+  const pruning = coordinator.prune({ network: 'lab0' })
+  await asked(b, 'ports', 2)
+  b.faults.set('ports', new SnapswitchError('REQUEST_TIMEOUT', 'nobody answers', ''))
+  t.match((await pruning).hosts, [
+    { host: 'a', error: null },
+    { host: 'b', pruned: null, error: { code: 'SOCKET_UNREACHABLE', message: /silent/ } },
+  ])
 })
