@@ -79,7 +79,9 @@ export class Backlogs {
   readonly #buffer = new Uint8Array(MOST_PROCESSORS * LONGEST_LINE)
   readonly #waiting = new Float64Array(MOST_PROCESSORS)
   readonly #handled = new Float64Array(MOST_PROCESSORS)
+  /** At the last `mark`: what waited and has not been seen to be over, and what was handled. */
   readonly #due = new Float64Array(MOST_PROCESSORS)
+  readonly #before = new Float64Array(MOST_PROCESSORS)
 
   /** Throws where /proc has no such file. `readAt`: else than by the system. */
   constructor(readAt?: ReadAt) {
@@ -90,15 +92,28 @@ export class Backlogs {
   /** From now on, `passed` is about what waits now. Returns it. */
   mark(): boolean {
     if (!this.#read()) return false
-    const due = this.#due
-    for (let i = 0; i < due.length; i++) due[i] = this.#waiting[i] === 0 ? 0 : this.#handled[i] + this.#waiting[i]
-    return due.every((count) => count === 0)
+    this.#due.set(this.#waiting)
+    this.#before.set(this.#handled)
+    return this.#due.every((count) => count === 0)
   }
 
-  /** What waited at the last `mark` has been handled. False, too, where the kernel does not tell. */
+  /**
+   * What waited at the last `mark` has been handled: its queue was empty since then, or its processor has handled as
+   * many frames. These need not be of the queue where devices have interrupts of their own. False, too, where the
+   * kernel does not tell.
+   */
   get passed(): boolean {
     if (!this.#read()) return false
-    return this.#due.every((count, i) => count === 0 || this.#waiting[i] === 0 || this.#handled[i] >= count)
+    const due = this.#due
+    let all = true
+    for (let i = 0; i < due.length; i++) {
+      if (due[i] === 0) continue
+      // The kernel counts with 32 bits.
+      const handled = (this.#handled[i] - this.#before[i]) >>> 0
+      if (this.#waiting[i] === 0 || handled >= due[i]) due[i] = 0
+      else all = false
+    }
+    return all
   }
 
   /** Waits until what waits now has been handled. False: it took longer, or the kernel does not tell. */

@@ -1,6 +1,6 @@
 // What waits on processors, read from a file of the kernel's, which gives a page at a time.
 
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { Backlogs } from '../../src/linux/processors.js'
 
 const PAGE = 4096
@@ -47,6 +47,39 @@ for (const processors of [2, 30, 31, 64, 1024]) {
     t.ok(backlogs.drained(1))
   })
 }
+
+/** By a file that says what it is told to. */
+function told(t: Test, waiting: readonly number[], handled: number) {
+  let words = text(waiting, handled)
+  const backlogs = new Backlogs(file(() => words).readAt)
+  t.teardown(() => backlogs.close())
+  return {
+    backlogs,
+    says: (now: readonly number[], count: number) => {
+      words = text(now, count)
+    },
+  }
+}
+
+t.test('a queue that is never empty has been handled when as many frames were, around 2^32 too', async (t) => {
+  for (const before of [1000, 2 ** 32 - 3, 2 ** 32 - 5]) {
+    const { backlogs, says } = told(t, [5, 0], before)
+    t.notOk(backlogs.mark())
+    says([7, 0], (before + 4) % 2 ** 32)
+    t.notOk(backlogs.passed, `${before} and 4`)
+    says([7, 0], (before + 5) % 2 ** 32)
+    t.ok(backlogs.passed, `${before} and 5`)
+  }
+})
+
+t.test('queues that become empty one after the other have been handled', async (t) => {
+  const { backlogs, says } = told(t, [5, 5], 1000)
+  t.notOk(backlogs.mark())
+  says([0, 5], 1000)
+  t.notOk(backlogs.passed)
+  says([1, 0], 1001)
+  t.ok(backlogs.passed)
+})
 
 t.test('more than there is room for: not known', async (t) => {
   const tooMany = text(new Array(1300).fill(0))
