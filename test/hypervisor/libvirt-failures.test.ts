@@ -114,6 +114,27 @@ for (const alwaysStopped of [false, true])
     },
   )
 
+t.test('a merge that a killed daemon has left under way comes to its end', async (t) => {
+  const domain = await daemon.domain('merging')
+  const machine = await attach('merging')
+  const { seal } = await take(machine, domain.serial)
+  const { overlay, layers } = seal.disks[0]!
+  const base = layers.at(-1)!.file
+  // As the driver begins it. It copies all that there is, and then waits to be told to end.
+  daemon.virsh('blockcommit', 'merging', 'vda', '--active', '--base', base)
+  t.match((await machine.inspect(soon(10_000))).unsupported, [{ name: 'vda', reason: /copied or merged/ }])
+  await machine.checkCollapse('vda', base, soon(10_000))
+  const left = await machine.collapse('vda', base, soon(30_000))
+  t.ok(left.includes(overlay))
+  for (const file of left) rmSync(file)
+  t.same(daemon.disks('merging'), { vda: base })
+  t.equal(daemon.virsh('blockjob', 'merging', 'vda'), '', 'nothing is left under way')
+  await runsOn(t, domain)
+  await take(machine, domain.serial, 'next')
+  await machine.destroy(soon(5000))
+  daemon.virsh('undefine', domain.name)
+})
+
 // Other moments, and all that stands around a driver: test/switch/libvirtd-restarted.test.ts.
 for (const [signal, moment] of [
   ['SIGTERM', 'paused'],

@@ -107,6 +107,18 @@ export function readDrives(document: Document): DomainDrives {
   return { disks, media, unsupported }
 }
 
+/**
+ * A disk's chain, also while it is being merged. `into`: the image that its active one is being committed to, or null.
+ * No layers: there is no such disk, or it can be no part of a snapshot.
+ */
+export function chainOf(document: Document, target: string): { layers: readonly DiskLayer[]; into: string | null } {
+  const disk = devicesOf(document, 'disk').find((one) => targetOf(one) === target && !isReadOnly(one))
+  const mirror = child(disk ?? null, 'mirror')
+  const layers = disk === undefined || (mirror === null && obstacle(disk) !== null) ? '' : readLayers(disk)
+  const into = attribute(mirror, 'job') === 'active-commit' ? attribute(child(mirror, 'source'), 'file') : null
+  return { layers: typeof layers === 'string' ? [] : layers, into }
+}
+
 /** Read-only drives whose medium a snapshot cannot name: it must be where the domain is restored. */
 export const mediaElsewhere = (document: Document): string[] =>
   devicesOf(document, 'disk')

@@ -27,8 +27,10 @@ import { stopMachine } from '../shared/qemu-stop.js'
 import { isFrozen, liftWriteProtection } from '../shared/write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
+import { chainOf } from './domain-disks.js'
 import { externalFiles } from './domain-files.js'
 import { DomainLink, runState } from './domain-link.js'
+import { parse } from './domain-tree.js'
 import { describeDomain } from './domain-xml.js'
 import { varsBytes } from './firmware-vars.js'
 import { closeNodes, useOf } from './forgotten-nodes.js'
@@ -252,6 +254,7 @@ export class LibvirtMachine implements MachineControl {
     if (active === undefined) return []
     refuseObstacles(await this.#nodes(deadline), leaving, '/')
     await link.patiently(() => endForgottenCopies(link, deadline), deadline)
+    await this.#endForgottenMerge(disk, deadline)
     await mergeActive(link, { target: disk, file: active.file, base }, deadline, options)
     return leaving.map(({ file }) => file)
   }
@@ -262,6 +265,7 @@ export class LibvirtMachine implements MachineControl {
     if (active === undefined || leaving.length === 0) return []
     refuseObstacles(await this.#nodes(deadline), leaving, '/')
     await link.patiently(() => endForgottenCopies(link, deadline), deadline)
+    await this.#endForgottenMerge(disk, deadline)
     await pullActive(link, { target: disk, file: active.file, base }, deadline, options)
     return leaving.map(({ file }) => file)
   }
@@ -275,11 +279,23 @@ export class LibvirtMachine implements MachineControl {
     return this.#link.patiently(ask, deadline)
   }
 
+  async #chain(disk: string, deadline: Deadline) {
+    return chainOf(parse(await this.#link.patiently(() => this.#link.xml(0, deadline), deadline)), disk)
+  }
+
+  /**
+   * A commit whose daemon was killed is ready to end, and never does by itself. To be called where nobody of ours can
+   * have one under way.
+   */
+  async #endForgottenMerge(disk: string, deadline: Deadline): Promise<void> {
+    const link = this.#link
+    if ((await this.#chain(disk, deadline)).into === null) return
+    await link.patiently(() => link.call('blockAbort', { disk }, deadline), deadline)
+  }
+
   /** The images above `base`. */
   async #leaving(disk: string, base: string, deadline: Deadline): Promise<readonly DiskLayer[]> {
-    const link = this.#link
-    const { disks } = describeDomain(await link.patiently(() => link.xml(0, deadline), deadline))
-    const layers = disks.find(({ target }) => target === disk)?.layers ?? []
+    const { layers } = await this.#chain(disk, deadline)
     const depth = layers.findIndex(({ file }) => file === base)
     if (depth < 0) throw notInChain(base, disk)
     return layers.slice(0, depth)
