@@ -15,26 +15,55 @@ const LIMIT = 20_000
  */
 const SETTLED_NS = 2_000_000_000n
 
+interface Computation {
+  readonly work: Promise<string>
+  readonly abort: AbortController
+  /** How many wait for it. */
+  waiting: number
+}
+
+/** Never resolves. */
+const aborted = (signal: AbortSignal) =>
+  new Promise<never>((_, reject) => {
+    if (signal.aborted) reject(signal.reason)
+    else signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+
 export class Digests {
   readonly #known = new Map<string, string>()
   /** Being computed: two who ask at once read the file once. */
-  readonly #running = new Map<string, Promise<string>>()
+  readonly #running = new Map<string, Computation>()
 
-  /** sha256, hex. Throws STORE_IO, file system errors. */
-  async of(path: string): Promise<string> {
+  /**
+   * sha256, hex. Throws STORE_IO, file system errors, and the signal's reason; the file is read on while somebody else
+   * waits for it.
+   */
+  async of(path: string, signal?: AbortSignal): Promise<string> {
+    signal?.throwIfAborted()
     const before = await statOf(path, { bigint: true })
     const key = keyOf(before)
     const found = this.#known.get(key)
     if (found !== undefined) return found
-    const running = this.#running.get(key)
-    if (running !== undefined) return running
-    const work = this.#compute(path, before, key)
-    this.#running.set(key, work)
+    const one = this.#running.get(key) ?? this.#begin(path, before, key)
+    one.waiting++
     try {
-      return await work
+      return await (signal === undefined ? one.work : Promise.race([one.work, aborted(signal)]))
     } finally {
-      this.#running.delete(key)
+      one.waiting--
+      if (one.waiting === 0) {
+        if (this.#running.get(key) === one) this.#running.delete(key)
+        one.abort.abort()
+      }
     }
+  }
+
+  #begin(path: string, before: BigIntStats, key: string): Computation {
+    const abort = new AbortController()
+    const work = this.#compute(path, before, key, abort.signal)
+    work.catch(() => {})
+    const one = { work, abort, waiting: 0 }
+    this.#running.set(key, one)
+    return one
   }
 
   /** The same, read now: what a disk has lost shows in no time stamp. */
@@ -43,9 +72,9 @@ export class Digests {
     return this.#compute(path, before, keyOf(before))
   }
 
-  async #compute(path: string, before: BigIntStats, key: string): Promise<string> {
+  async #compute(path: string, before: BigIntStats, key: string, signal?: AbortSignal): Promise<string> {
     const readAtNs = BigInt(fileTimeMs()) * 1_000_000n
-    const digest = await digestFile(path)
+    const digest = await digestFile(path, signal)
     const after = await statOf(path, { bigint: true })
     const settled = readAtNs - before.mtimeNs > SETTLED_NS && readAtNs - before.ctimeNs > SETTLED_NS
     if (before.isFile() && settled && keyOf(after) === key) {

@@ -83,8 +83,8 @@ export async function writeDurable(path: string, content: Uint8Array | string, m
   }
 }
 
-/** sha256 of a file, hex. Throws STORE_IO. */
-export async function digestFile(path: string): Promise<string> {
+/** sha256 of a file, hex. Throws STORE_IO, and the signal's reason. */
+export async function digestFile(path: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash('sha256')
   try {
     const handle = await openPlain(path, 'image')
@@ -95,7 +95,7 @@ export async function digestFile(path: string): Promise<string> {
       const end = size === 0 ? Number.POSITIVE_INFINITY : size
       // One buffer for all pieces, not a stream: the kernel makes fresh memory ready for each piece of a stream.
       const piece = Buffer.allocUnsafeSlow(Math.min(1 << 20, end))
-      for (let at = 0; at < end; ) {
+      for (let at = 0; at < end && signal?.aborted !== true; ) {
         const { bytesRead } = await handle.read(piece, 0, Math.min(piece.length, end - at), at)
         if (bytesRead === 0) break
         hash.update(piece.subarray(0, bytesRead))
@@ -107,6 +107,7 @@ export async function digestFile(path: string): Promise<string> {
   } catch (thrown) {
     throw storeError(`cannot read ${path}`, thrown)
   }
+  signal?.throwIfAborted()
   return hash.digest('hex')
 }
 

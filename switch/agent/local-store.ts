@@ -145,9 +145,9 @@ export class LocalStore {
     return readPlain(path, limit)
   }
 
-  async reference(path: string): Promise<FileReference> {
+  async reference(path: string, signal?: AbortSignal): Promise<FileReference> {
     try {
-      return { path, bytes: (await stat(path)).size, digest: await this.#digests.of(path) }
+      return { path, bytes: (await stat(path)).size, digest: await this.#digests.of(path, signal) }
     } catch (thrown) {
       throw storeError(`cannot read ${path}`, thrown)
     }

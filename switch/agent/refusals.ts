@@ -12,7 +12,7 @@ export const calledOff = new SnapswitchError(
 
 export const captureCalledOff = new SnapswitchError(
   'SNAPSHOT_DISCARDED',
-  'the snapshot was called off before the machine was saved',
+  'the snapshot was called off before it was complete',
   'See what else is said of the snapshot.',
 )
 

@@ -2,7 +2,19 @@
 // several ages, and a file that changes.
 
 import { createHash } from 'node:crypto'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -14,6 +26,7 @@ import { copyForRestores, fetchedFiles } from '../../switch/agent/disks/state-fi
 import { Images } from '../../switch/agent/images.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import { partOf } from '../coordinator/fixtures.js'
+import { until } from '../lab/command.js'
 import { root } from './world.js'
 
 type Test = { teardown(act: () => void): void }
@@ -138,6 +151,36 @@ t.test('a digest is remembered until the file changes, even to the same size and
   utimesSync(file.path, past, past)
   t.equal(await digests.of(file.path), other.digest)
   t.equal(readFileSync(file.path, 'utf8'), 'two')
+})
+
+t.test('a digest that nobody waits for any more is given up, and one that somebody waits for is not', async (t) => {
+  const { state } = workshop(t)
+  const file = join(state, 'large.img')
+  writeFileSync(file, '')
+  // Without blocks; read for much longer than this test takes.
+  truncateSync(file, 2 ** 40)
+  const isRead = () =>
+    readdirSync('/proc/self/fd').some((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`) === file
+      } catch {
+        return false
+      }
+    })
+  const digests = new Digests()
+  const [first, second] = [new AbortController(), new AbortController()]
+  const [one, two] = [digests.of(file, first.signal), digests.of(file, second.signal)]
+  const outcomes = [one, two].map((digest) => digest.catch((thrown: unknown) => thrown))
+  await until('it to be read', 5000, async () => (isRead() ? true : undefined))
+  first.abort('first')
+  t.equal(await outcomes[0], 'first')
+  t.ok(isRead(), 'the other one waits for it')
+  second.abort('second')
+  t.equal(await outcomes[1], 'second')
+  await until('the end', 5000, async () => (isRead() ? undefined : true))
+  await t.rejects(digests.of(file, first.signal), 'nothing is begun for one that has given up')
+  truncateSync(file, 3)
+  t.equal(await digests.of(file), createHash('sha256').update(Buffer.alloc(3)).digest('hex'))
 })
 
 t.test('a stray file among the snapshots is passed over; a directory that is gone is not an empty one', async (t) => {

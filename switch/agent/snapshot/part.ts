@@ -14,12 +14,16 @@ import { macOf } from '../machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'
 import type { Recording } from './recording.js'
 
-/** Takes the channel state from the datapath and makes the host's part of the snapshot durable, part.json last. */
+/**
+ * Takes the channel state from the datapath and makes the host's part of the snapshot durable, part.json last. Throws
+ * the signal's reason when nobody wants it any more.
+ */
 export async function writePart(
   host: Host,
   request: SessionRequest,
   machines: readonly Member[],
   recording: Recording | null,
+  signal: AbortSignal,
 ): Promise<LocalPart> {
   const { network, snapshot, epoch } = request
   const { frames, overflow, closures, held } = await host.datapath.call('end', { network })
@@ -46,7 +50,7 @@ export async function writePart(
   for (const member of machines) {
     for (const port of member.ports) member.lost += overflow.get(port.index) ?? 0
     const recorded = channelFrames.filter((frame) => frame.vm === member.vm).length
-    members.push(await memberPart(host, request, member, recorded))
+    members.push(await memberPart(host, request, member, recorded, signal))
   }
   const part: LocalPart = {
     host: host.name,
@@ -60,6 +64,7 @@ export async function writePart(
     ...(held.length === 0 ? {} : { held: await heldFile(host, request, held) }),
     ...(recording === null ? {} : await recording.write()),
   }
+  signal.throwIfAborted()
   // Before the part: a machine whose disk is not known to be on its overlay could lose it.
   for (const { vm, seal } of machines) {
     const chains = seal!.disks.map((disk) => [disk.name, chainAfter(disk)] as const)
@@ -87,7 +92,13 @@ function chainAfter({ overlay, layers, copied }: FrozenDisk): DiskLayer[] {
   return [{ file: overlay, format: 'qcow2' }, ...layers.slice(copied === true ? 1 : 0)]
 }
 
-async function memberPart(host: Host, request: SessionRequest, member: Member, recorded: number): Promise<MemberPart> {
+async function memberPart(
+  host: Host,
+  request: SessionRequest,
+  member: Member,
+  recorded: number,
+  signal: AbortSignal,
+): Promise<MemberPart> {
   const { store, ports } = host
   const { network, snapshot } = request
   const seal = member.seal!
@@ -106,20 +117,20 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
       name: disk.name,
       overlay: disk.overlay,
       ...(disk.copied === true ? { copied: true } : {}),
-      layers: await frozenLayers(store, disk.layers),
+      layers: await frozenLayers(store, disk.layers, signal),
     })),
   )
   const media = await Promise.all(
     member.info.media.map(async ({ name, file, format, removable, backing = [] }) => ({
       name,
-      file: file === null ? null : await store.reference(file),
+      file: file === null ? null : await store.reference(file, signal),
       format,
       removable,
-      ...(backing.length > 0 && { backing: await frozenLayers(store, backing) }),
+      ...(backing.length > 0 && { backing: await frozenLayers(store, backing, signal) }),
     })),
   )
   const references = await Promise.all(
-    (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path) })),
+    (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path, signal) })),
   )
   const { nics, bridgedNics = [] } = member.info
   const outside = nics.flatMap(({ device }) => ports.outside(device) ?? [])
@@ -147,12 +158,16 @@ async function memberPart(host: Host, request: SessionRequest, member: Member, r
   }
 }
 
-function frozenLayers(store: Pick<Host['store'], 'reference'>, layers: readonly DiskLayer[]): Promise<FrozenLayer[]> {
+function frozenLayers(
+  store: Pick<Host['store'], 'reference'>,
+  layers: readonly DiskLayer[],
+  signal: AbortSignal,
+): Promise<FrozenLayer[]> {
   return Promise.all(
     layers.map(async ({ file, format, dataFile }) => ({
-      file: await store.reference(file),
+      file: await store.reference(file, signal),
       format,
-      ...(dataFile !== undefined && { data: await store.reference(dataFile) }),
+      ...(dataFile !== undefined && { data: await store.reference(dataFile, signal) }),
     })),
   )
 }

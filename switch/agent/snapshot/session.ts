@@ -33,6 +33,8 @@ export class SnapshotSession {
   readonly #boost: PriorityBoost
   #closures: readonly ChannelClosed[] = []
   #writing: Promise<unknown> = Promise.resolve()
+  /** Ends the writing of a part that nobody wants: large disks take minutes to be digested. */
+  readonly #calledOff = new AbortController()
   #resolveEnded!: () => void
   /** From gate to flip, which keep two cores busy, the daemon's and the hypervisor's; the rest QEMU does by itself. */
   readonly #slots: Semaphore
@@ -126,6 +128,7 @@ export class SnapshotSession {
 
   abort(error: ErrorReport): void {
     this.#input({ kind: 'abort', error })
+    if (!['writing', 'done'].includes(this.#machine.state)) this.#calledOff.abort(captureCalledOff)
   }
 
   portMoved(vm: string, error: ErrorReport): void {
@@ -262,7 +265,8 @@ export class SnapshotSession {
   }
 
   #writePart(): Promise<LocalPart> {
-    const written = writePart(this.#host, this.request, [...this.#members.values()], this.#recording)
+    const { signal } = this.#calledOff
+    const written = writePart(this.#host, this.request, [...this.#members.values()], this.#recording, signal)
     this.#writing = written
     return written
   }
