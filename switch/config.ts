@@ -74,8 +74,8 @@ export const NetworkConfig = Type.Object(
     ignoreFilters: Type.Boolean({ default: false }),
     /**
      * 01-80-C2-00-00-00 to -0F but for PAUSE (STP, LACP, 802.1X, LLDP): a transparent wire forwards them. An 802.1D
-     * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself. Default:
-     * forward; of a network that is a `bridge:`, as that does.
+     * bridge does not, and the kernel's only what its group_fwd_mask says, and STP while it does no STP itself.
+     * Default: forward; of a network that is a `bridge:`, as that does.
      */
     linkLocal: Type.Optional(Type.Union([Type.Literal('forward'), Type.Literal('drop')])),
     /**

@@ -165,11 +165,7 @@ async function serve(
     machines: resolver,
     log,
     epochOf: (network) => epochs.get(network),
-    settingsOf: ({ network, ageing, linkLocal }) => {
-      const isSaid = wanted.of(CONFIGURATION).networks.has(network)
-      const values = leftOut(inForce.networks[network], { ageing, linkLocal })
-      return { settings: isSaid ? null : defaultSettings(), values }
-    },
+    valuesOf: ({ network, ageing, linkLocal }) => leftOut(inForce.networks[network], { ageing, linkLocal }),
     specOf: (vm) => machines.spec(vm),
     want: (bridge, all, patienceMs) => reconfiguration.set(`bridge ${bridge}`, all, patienceMs),
   })

@@ -20,7 +20,6 @@ import { Handover } from '../../src/linux/handover.js'
 import type { Links } from '../../src/linux/link.js'
 import type { Datapath } from '../datapath/datapath.js'
 import type { MachineWatch } from '../discovery/discovery.js'
-import type { NetworkSettings } from '../forwarding/network.js'
 import type { Ports } from '../ports/ports.js'
 import type { PortEntry, PortRequest } from '../ports/table.js'
 import type { BridgeValues, Wanted, WantedPort } from '../wanted/wanted.js'
@@ -48,8 +47,8 @@ export interface TakeoverHost {
   specOf(vm: string): MachineSpec | undefined
   readonly log: Logger
   epochOf(network: string): number
-  /** `settings` null: the configuration says how the network is, but for `values`. */
-  settingsOf(plan: Plan): { readonly settings: NetworkSettings | null; readonly values: BridgeValues }
+  /** What its network does as the bridge does: the configuration may say otherwise. */
+  valuesOf(plan: Plan): BridgeValues
   /**
    * What the bridge is to have from now on; null: nothing. Waits for what is under way in its network, for some seconds
    * or for `patienceMs`. Throws SNAPSHOT_BUSY.
@@ -229,10 +228,9 @@ export class TakenBridge {
       return [name, rules === undefined ? request : { ...request, rules }]
     })
     const own = this.#hostPort === null ? [] : [[this.#hostPort.name, this.#hostPort] as const]
-    const { settings, values } = this.#host.settingsOf(this.#plan)
     return {
-      networks: new Map([[network, settings]]),
-      values: new Map([[network, values]]),
+      networks: new Map([[network, null]]),
+      values: new Map([[network, this.#host.valuesOf(this.#plan)]]),
       ports: new Map([...own, ...requests]),
       machines: new Map(
         found.flatMap(({ machine }) => (machine?.spec === undefined ? [] : [[machine.name, machine.spec]])),

@@ -9,7 +9,7 @@ import type { Session, Sessions } from '../agent/sessions.js'
 import type { NetworkSettings } from '../forwarding/network.js'
 import { type Change, changesBetween, inWords, type Present, touchedNetworks } from './changes.js'
 import type { WantedState } from './state.js'
-import { movedPorts, requestOf, type Wanted, type WantedPort, withMoves } from './wanted.js'
+import { movedPorts, requestOf, type Wanted, type WantedPort, withMoves, withValues } from './wanted.js'
 
 /** How long what is under way in a network may take before a change of it is refused. */
 const PATIENCE_MS = 10_000
@@ -127,7 +127,7 @@ export class Reconfiguration {
   #filled(wanted: Wanted): Present {
     const networks = [...wanted.networks].map(([name, settings]): [string, NetworkSettings] => [
       name,
-      settings ?? this.#defaults,
+      withValues(settings ?? this.#defaults, wanted.values?.get(name) ?? {}),
     ])
     return { ...wanted, networks: new Map(networks) }
   }

@@ -20,7 +20,7 @@ export interface Wanted {
   readonly networks: ReadonlyMap<string, NetworkSettings | null>
   readonly ports: ReadonlyMap<string, WantedPort>
   readonly machines: ReadonlyMap<string, MachineSpec>
-  /** Of networks that another source has settings for: what it leaves out of them. */
+  /** Of networks that another source may have settings for: what goes before these, or before the defaults. */
   readonly values?: ReadonlyMap<string, BridgeValues>
 }
 
@@ -75,13 +75,8 @@ export function combine(sources: ReadonlyMap<string, Wanted>): Wanted {
       machines.set(vm, spec)
     }
   }
-  for (const { values = [] } of sources.values()) {
-    for (const [name, own] of values) {
-      const settings = networks.get(name) ?? null
-      if (settings !== null) networks.set(name, withValues(settings, own))
-    }
-  }
-  const all = { networks, ports, machines }
+  const values = new Map([...sources.values()].flatMap((source) => [...(source.values ?? [])]))
+  const all = { networks, ports, machines, values }
   checkPorts(all)
   return all
 }

@@ -82,7 +82,18 @@ t.test('a reload takes up what the configuration says of a bridge that is taken'
   t.equal((await world.pings('c1', LAN)).code, 0)
 })
 
-t.test('so does a restart', root, async (t) => {
+t.test('a bridge that was taken by hand becomes the configuration’s', root, async (t) => {
+  const { daemon, reload, bridge, is } = await lab(t)
+  await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
+  await is('br0', null, 'plain')
+  await reload('br0', { uplink: 'nic' })
+  await is('br0', null, 'uplink')
+  t.match(await bridge(), { configured: true })
+  await reload(null)
+  await until('it is given back', 20_000, async () => ((await bridge()) === undefined ? true : undefined))
+})
+
+t.test('a restart takes it up, too', root, async (t) => {
   const { world, daemon, write, bridge, is } = await lab(t)
   await daemon.client.takeBridge({ bridge: 'br0' }, CALL)
   await is('br0', null, 'plain')
