@@ -26,9 +26,8 @@ const IFLA = {
   linkInfo: 18,
   afSpec: 26,
   extMask: 29,
-  alias: 20,
 } as const
-const INFO = { kind: 1, data: 2, slaveKind: 4, slaveData: 5 } as const
+const INFO = { kind: 1, data: 2, slaveData: 5 } as const
 const VETH_PEER = 1
 const RTEXT_FILTER_BRVLAN = 2
 /** IFLA_BR_… */
@@ -38,7 +37,6 @@ const BRIDGE = {
   vlanFiltering: 7,
   vlanProtocol: 8,
   groupForwarding: 9,
-  multicastQuerier: 25,
   callIptables: 36,
   callIp6tables: 37,
   callArptables: 38,

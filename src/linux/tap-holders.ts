@@ -71,11 +71,6 @@ export async function findTapHolders(
   return { holders: found, hidden, late: false }
 }
 
-/** Whether a holder that was found still holds the device. */
-export function stillHolds({ pid, descriptor, device }: TapHolder, proc = '/proc'): boolean {
-  return deviceBehind(String(pid), String(descriptor), proc) === device
-}
-
 const isPid = (name: string) => name.charCodeAt(0) >= 0x31 && name.charCodeAt(0) <= 0x39
 
 function programOf(pid: string, proc: string): string {

@@ -35,7 +35,8 @@ export function pairMtu(ports: readonly { readonly mtu: number }[]): number {
 const LOST_MAC = '00:00:00:00:00:00'
 
 /**
- * Makes the pair and puts one end into the bridge: nothing is flooded to it yet. A bridge without an address set by
+ * Makes the pair and puts one end into the bridge. Nothing is flooded to it yet but what the host itself sends to all,
+ * whatever a port's flags say (br_flood in net/bridge/br_forward.c). A bridge without an address set by
  * hand has the lowest one of its ports', so this end has a high one; where there are no others, the bridge's own.
  * The answer removes it when this process dies.
  */

@@ -80,8 +80,3 @@ export function ranges(vlans: readonly number[]): (number | string)[] {
 function orNone(rules: PortRules): PortRules | undefined {
   return Object.keys(rules).length === 0 ? undefined : rules
 }
-
-/** Whether two ports do the same. */
-export function sameRules(one: PortRules | undefined, other: PortRules | undefined): boolean {
-  return JSON.stringify(one ?? {}) === JSON.stringify(other ?? {})
-}

@@ -5,7 +5,7 @@
 export const takeoverSteps = [
   /** Durable, before anything is changed. */
   'record',
-  /** The veth pair: one end in the bridge, with nothing flooded to it yet. */
+  /** The veth pair: one end in the bridge, which gets only what the host sends to all. */
   'pair',
   /** The network, with the pair's other end as its only port. */
   'network',
