@@ -489,7 +489,7 @@ t.test('command lines that cannot be used again', (t) => {
 t.test('why it does not run', (t) => {
   t.equal(stateDetail('running', []), null)
   const drive = (name: string, ioStatus: string | null) =>
-    ({ name, ioStatus, qdev: null, removable: false, trayOpen: false, readOnly: false, root: null }) as const
+    ({ name, ioStatus, qdev: null, removable: false, readOnly: false, root: null }) as const
   t.match(
     stateDetail('io-error', [drive('cd', null), drive('d0', 'nospace')]),
     /no space left for drive d0 .*make room/,

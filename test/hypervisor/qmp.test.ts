@@ -159,7 +159,7 @@ t.test('a refusal, a silence, a death', async (t) => {
   t.equal(await code(client.execute('fatal', {}, soon(5000))), 'HYPERVISOR_UNREACHABLE')
   t.equal(await code(event), 'HYPERVISOR_UNREACHABLE', 'who waits for an event hears of it too')
   t.equal(await code(client.execute('good', {}, soon(500))), 'HYPERVISOR_UNREACHABLE', 'and everyone after')
-  t.equal((await client.closed).code, 'HYPERVISOR_UNREACHABLE')
+  t.equal(client.failure?.code, 'HYPERVISOR_UNREACHABLE')
 })
 
 t.test('an answer to a question never asked ends the connection', async (t) => {

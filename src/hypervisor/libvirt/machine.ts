@@ -318,7 +318,7 @@ export class LibvirtMachine implements MachineControl {
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
       await settleMigration(this.name, this.#link, this.#process, deadline)
-      if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
+      if (this.#settings.alwaysStopped) return 'the driver was told to save it standing still'
       const obstacle =
         libvirtObstacle(this.#link.libvirtVersion) ??
         (await descriptorObstacle(this.#link, deadline)) ??

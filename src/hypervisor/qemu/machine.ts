@@ -244,7 +244,7 @@ export class QemuMachine implements MachineControl {
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
       await settleMigration(this.name, this.#qmp, this.#process, deadline)
-      if (this.#settings.alwaysStopped) return 'the configuration asks for a full stop'
+      if (this.#settings.alwaysStopped) return 'the driver was told to save it standing still'
       return backgroundObstacle(this.#qmp, deadline)
     })()
     this.#obstacle.catch(() => {

@@ -44,7 +44,6 @@ export interface BlockDrive {
   /** The device that it belongs to, by id or QOM path; null for a drive without one. */
   readonly qdev: string | null
   readonly removable: boolean
-  readonly trayOpen: boolean
   readonly readOnly: boolean
   /** `ok`, `failed` or `nospace`, where the device keeps count. */
   readonly ioStatus: string | null
@@ -113,7 +112,6 @@ function readDrive(device: JsonObject): BlockDrive[] {
       name,
       qdev: text(device.qdev),
       removable: device.removable === true,
-      trayOpen: device.tray_open === true,
       readOnly: inserted?.ro === true,
       ioStatus: text(device['io-status']),
       root,

@@ -58,7 +58,6 @@ export class ImageSink {
   readonly #writer: ImageWriter
   readonly #opened = outcome<void>()
   readonly #written = outcome<WrittenImage>()
-  readonly #ended = outcome<void>()
   #writeOpen = true
   /** Whether the writer has the pipe too. */
   #held = false
@@ -141,15 +140,9 @@ export class ImageSink {
     this.#state = 'ended'
     closeDescriptor(this.#readFd)
     this.closeWriteEnd()
-    this.#ended.resolve()
     // Harmless after `written`.
     this.#written.reject(new Error('the stream ended early'))
     if (!this.#held) this.#writer.drop(this)
-  }
-
-  /** Resolves when the stream has come to its end, wanted or not. */
-  get ended(): Promise<void> {
-    return this.#ended.promise
   }
 
   /** What the writer says of this stream. */

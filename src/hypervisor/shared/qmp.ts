@@ -86,11 +86,7 @@ export class QmpClient {
     }
   }
 
-  /** Why the connection ended, once it has. */
-  get closed(): Promise<SnapswitchError> {
-    return this.#closed
-  }
-
+  /** Why the connection ended; null while it has not. */
   get failure(): SnapswitchError | null {
     return this.#failure
   }
