@@ -1,4 +1,5 @@
-// One oldest version of Node.js everywhere: package.json's. What is older is refused, and pages and messages name the same.
+// One oldest version of Node.js everywhere: package.json's. What is older is refused, and pages and messages name the
+// same.
 
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// Deleting, flattening and pruning take as long as disks do: called off when the coordinator stops, or when a host falls
-// silent.
+// Deleting, flattening and pruning take as long as disks do: called off when the coordinator stops, or when a host
+// falls silent.
 
 import t from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'

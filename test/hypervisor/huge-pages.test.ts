@@ -1,9 +1,10 @@
 // Huge pages for a guest's memory: what is read from /proc, what is chosen, and the kernel doing it.
 
-import { readFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
 import koffi from 'koffi'
 import t from 'tap'
 import { choosePieces, hugePageRanges, mappedPieces, restoreHugePages } from '../../src/hypervisor/shared/huge-pages.js'
+import { isMapped, mapMemory } from '../../src/hypervisor/shared/mapped-memory.js'
 import { libc } from '../../src/linux/libc.js'
 
 const MiB = 1 << 20
@@ -82,6 +83,37 @@ t.test('the kernel makes small pages huge again', async (t) => {
   t.ok(memory.every((value, at) => value === (at % 4096 === 0 ? (at / 4096) & 255 : 0)))
 })
 
+t.test('memory that was never used is mapped, in huge pages and in small ones', async (t) => {
+  const bytes = 8 * MiB
+  const [PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, MADV_HUGEPAGE, PR_SET_THP_DISABLE] = [3, 0x22, 14, 41]
+  const library = koffi.load('libc.so.6')
+  const madvise = library.func('int madvise(uintptr_t, size_t, int)') as (...numbers: number[]) => number
+  const prctl = library.func('int prctl(int, long, long, long, long)') as (...numbers: number[]) => number
+  t.teardown(() => prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0))
+  for (const small of [0, 1]) {
+    t.equal(prctl(PR_SET_THP_DISABLE, small, 0, 0, 0), 0)
+    const start = libc().mmap(0, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0)
+    t.equal(madvise(start, bytes, MADV_HUGEPAGE), 0)
+    const pagemap = () => {
+      const file = openSync('/proc/self/pagemap', 'r')
+      const entries = Buffer.alloc((bytes / 4096) * 8)
+      readSync(file, entries, 0, entries.length, (start / 4096) * 8)
+      closeSync(file)
+      // What does not fill a huge page is left out.
+      const skipped = (Math.ceil(start / (2 * MiB)) * 2 * MiB - start) / 4096
+      return entries.subarray(skipped * 8, (skipped + 3 * 512) * 8)
+    }
+    t.notOk(isMapped(pagemap()))
+    const memory = new Uint8Array(koffi.view(start, bytes))
+    memory[bytes / 2] = 7
+    await mapMemory(process.pid, performance.now() + 60_000)
+    t.ok(isMapped(pagemap()), small ? 'small ones' : 'huge ones')
+    t.equal(memory[bytes / 2], 7)
+    libc().munmap(start, bytes)
+  }
+})
+
 t.test('a process that is gone is no error', async (t) => {
   await t.resolves(restoreHugePages(2 ** 22 + 1, performance.now() + 1000))
+  await t.resolves(mapMemory(2 ** 22 + 1, performance.now() + 1000))
 })

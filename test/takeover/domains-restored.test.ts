@@ -1,6 +1,6 @@
 // Domains of libvirt as most people have them: `<interface type='bridge'>` or `'network'`, a TAP that libvirt makes and
-// names at each start. Their bridge is taken over, nothing is configured, and they are restored: where they run, where they are gone
-// and another domain has the name of their TAP, and once more from a snapshot of what was restored.
+// names at each start. Their bridge is taken over, nothing is configured, and they are restored: where they run, where
+// they are gone and another domain has the name of their TAP, and once more from a snapshot of what was restored.
 
 import { writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'

@@ -7,7 +7,7 @@ import type { Document, Element } from '@xmldom/xmldom'
 import type { Nic } from '../hypervisor.js'
 import { attribute, child, children, devicesOf, macOf, need, parse, print, targetOf } from './domain-tree.js'
 
-/** An element of this namespace in a domain's `<metadata>` is ours (https://libvirt.org/formatdomain.html#general-metadata). */
+/** Elements of ours in a domain's `<metadata>` (https://libvirt.org/formatdomain.html#general-metadata). */
 const namespace = 'urn:snapswitch:interfaces:1'
 const bridgedTypes = ['bridge', 'network']
 /** What a bare tap does not have. */

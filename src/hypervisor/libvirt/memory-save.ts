@@ -15,6 +15,7 @@ import { makePipe } from '../shared/descriptors.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
+import { mapMemory } from '../shared/mapped-memory.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
@@ -31,6 +32,7 @@ export interface SaveContext {
   readonly link: DomainLink
   readonly writer: ImageWriter
   readonly process: ProcessIdentity | null
+  readonly memoryBytes: number
   readonly wasRunning: boolean
 }
 
@@ -68,14 +70,17 @@ export class MemorySave {
 
   /** All that can be done before the pause. On failure `end` undoes it. */
   async prepare(head: SaveImageHead, deadline: Deadline): Promise<void> {
-    const { link, writer, process } = this.#context
+    const { link, writer, process, memoryBytes } = this.#context
     const gated = canHoldAtGate(link.greeting)
     try {
       await writeFile(this.#file, encodeHead(head), { flag: 'wx', mode: 0o600 })
     } catch (error) {
       throw storeError(`cannot write ${this.#file}`, error)
     }
-    if (process !== null) await restoreHugePages(process.pid, deadline)
+    if (process !== null) {
+      await restoreHugePages(process.pid, deadline)
+      await mapMemory(process.pid, deadline)
+    }
     writer.start()
     const sink = writer.sink(this.#file, gated)
     this.#sink = sink
@@ -85,7 +90,7 @@ export class MemorySave {
     sink.closeWriteEnd()
     if (!gated) return
     await this.#migrate(deadline)
-    await standsAtGate(process, (limit) => runState(link, limit), deadline)
+    await standsAtGate(process, memoryBytes, (limit) => runState(link, limit), deadline)
   }
 
   async #migrate(deadline: Deadline): Promise<void> {

@@ -22,6 +22,7 @@ import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
 import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
+import { mapMemory } from '../shared/mapped-memory.js'
 import { type Holdup, migrationHoldup, pauseLimitMs, watchProgress } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { checkStopped } from '../shared/qemu-checks.js'
@@ -114,7 +115,10 @@ export class QemuCapture implements CaptureWork {
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)
-    if (mode === 'background' && process !== null) await restoreHugePages(process.pid, deadline)
+    if (mode === 'background' && process !== null) {
+      await restoreHugePages(process.pid, deadline)
+      await mapMemory(process.pid, deadline)
+    }
     await sink
     await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
     this.#sink.closeWriteEnd()
@@ -123,9 +127,9 @@ export class QemuCapture implements CaptureWork {
 
   /** If this QEMU did stand still at the gate, `abandon` opens it. */
   async #startGated(deadline: Deadline): Promise<void> {
-    const { qmp, process } = this.#context
+    const { qmp, process, memoryBytes } = this.#context
     await this.#migrate(deadline)
-    await standsAtGate(process, (limit) => qmp.execute('query-status', {}, limit), deadline)
+    await standsAtGate(process, memoryBytes, (limit) => qmp.execute('query-status', {}, limit), deadline)
   }
 
   async #migrate(deadline: Deadline): Promise<void> {

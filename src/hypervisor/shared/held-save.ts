@@ -21,14 +21,18 @@ export function canHoldAtGate({ major, minor }: { readonly major: number; readon
   return major < 8 || (major === 8 && minor < 2)
 }
 
+/** Reading a byte of each page, which is mapped already (mapped-memory.ts): a cache miss each. */
+const readMsPerGiB = 100
+
 /** Waits until a migration stands at the gate. `answers` rejects when QEMU itself stands still there. */
 export async function standsAtGate(
   process: ProcessIdentity | null,
+  memoryBytes: number,
   answers: (deadline: Deadline) => Promise<unknown>,
   deadline: Deadline,
 ): Promise<void> {
   await answers(within(2000, deadline))
-  const limit = within(1000, deadline)
+  const limit = within(1000 + (memoryBytes / 2 ** 30) * readMsPerGiB, deadline)
   while (remaining(limit) > 0) {
     const waits = process === null ? null : waitsForPipe(process.pid)
     if (waits === true) return

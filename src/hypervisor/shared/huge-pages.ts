@@ -17,10 +17,11 @@ const SYS_PIDFD_OPEN = 434
 const SYS_PROCESS_MADVISE = 440
 const MADV_COLLAPSE = 25
 
-const page = 4096
-const hugePage = 2 << 20
-const entriesPerHugePage = hugePage / page
-const entryBytes = 8
+export const page = 4096
+export const hugePage = 2 << 20
+/** Of /proc/PID/pagemap. */
+export const entriesPerHugePage = hugePage / page
+export const entryBytes = 8
 /** Huge pages per call: the kernel makes one after the other, and between calls we look at the clock. */
 const piecesPerCall = 32
 /** However much memory there is. */

@@ -1,5 +1,5 @@
-// Names of ports whose devices nobody has named (libvirt: vnet0, vnet1, … as domains start; the kernel: tap0). Such a name
-// tells nothing of the machine: when the snapshot is restored, it may be another machine's. Then the port, and its
+// Names of ports whose devices nobody has named (libvirt: vnet0, vnet1, … as domains start; the kernel: tap0). Such a
+// name tells nothing of the machine: when the snapshot is restored, it may be another machine's. Then the port, and its
 // device, get another one.
 
 import type { MemberPart, PortRecord, RestoreRequest } from '../../../src/api/schemas.js'
