@@ -119,7 +119,7 @@ for (const [mode, how, driver] of [
   })
 
   t.test(`${mode}, ${how}: deadlines of every length`, async (t) => {
-    const guest = await bootGuest({ memoryMiB: 128 })
+    const guest = await bootGuest()
     const store = scratch()
     t.teardown(async () => {
       await guest.end()
@@ -261,7 +261,7 @@ t.test('called off, again and again: each save comes to its end', async (t) => {
     },
   }
   for (const [when, act] of Object.entries(before)) {
-    for (let times = 0; times < 15; times++) {
+    for (let times = 0; times < 8; times++) {
       // Refused while a save is under way.
       await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))
       await act()

@@ -8,7 +8,7 @@ import { describeCoverage, events } from './coverage.js'
 import { CampaignThread } from './thread.js'
 
 const SEED = 1
-const SCHEDULES = 5_000
+const SCHEDULES = 3_000
 /** Seeds of single schedules that a soak found to break an invariant, before what was wrong was put right. */
 const FOUND = [
   // A machine with NICs in other networks ends between its restore's load and pause: nobody closes their gates.
