@@ -36,6 +36,11 @@ import { snapshotFlags, xmlFlags } from './protocol.js'
 
 /** How long putting a machine right again may take after a failure; a restart of libvirtd fits in. */
 const recoveryMs = 20_000
+/**
+ * How long a guest at its gate is asked for its state. A libvirtd that has just begun waits for QEMU, which waits for
+ * the gate to open: the guest would stand still for as long as we asked.
+ */
+const fitMs = 1000
 
 export interface CaptureContext {
   readonly machine: string
@@ -184,7 +189,7 @@ export class DomainCapture implements CaptureWork {
 
   /** As in a plain QEMU's: whether the guest had not stopped by itself. */
   async #makeFitForGate(): Promise<boolean> {
-    const found = await this.#memory.makeFitForGate(within(recoveryMs)).catch(() => null)
+    const found = await this.#memory.makeFitForGate(within(fitMs)).catch(() => null)
     if (staysStopped(found)) this.#runsAfterwards = false
     return found === null
   }

@@ -174,7 +174,7 @@ export class MemorySave {
   async makeFitForGate(deadline: Deadline): Promise<string | null> {
     const { link } = this.#context
     if (!this.#migrating || this.#sink?.isGated !== true) return null
-    return link.patiently(() => makeFitForGate(link, deadline), deadline)
+    return makeFitForGate(link, deadline)
   }
 
   /**
