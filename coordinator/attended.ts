@@ -20,15 +20,15 @@ export interface Attention {
   readonly clock: Clock
   /** Calls it off: its reason is thrown then. */
   readonly signal: AbortSignal
-  /** A full sentence: what to do about a host that has fallen silent. */
-  readonly whenSilent: string
+  /** A full sentence: what to do when the host that had fallen silent answers again. */
+  readonly afterwards: string
 }
 
 /** Throws SOCKET_UNREACHABLE when the host has fallen silent, and whatever the call does. */
 export async function attended<T>(
   { agents }: Pick<Network, 'agents'>,
   host: string,
-  { clock, signal, whenSilent }: Attention,
+  { clock, signal, afterwards }: Attention,
   call: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   if (signal.aborted) throw signal.reason
@@ -52,7 +52,8 @@ export async function attended<T>(
   } catch (thrown) {
     if (signal.aborted) throw signal.reason
     if (misses < missesLimit) throw thrown
-    throw new SnapswitchError('SOCKET_UNREACHABLE', 'its switch has fallen silent', whenSilent, thrown)
+    const action = `Look at that host and at the way to it (an ssh tunnel may be half open). ${afterwards}`
+    throw new SnapswitchError('SOCKET_UNREACHABLE', 'its switch has fallen silent', action, thrown)
   } finally {
     stopAsking()
     callOff()

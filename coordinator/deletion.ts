@@ -28,8 +28,7 @@ export interface DeletionOptions {
   readonly signal: AbortSignal
 }
 
-const whenSilent =
-  'Look at that host and at the way to it (an ssh tunnel may be half open). Then delete the snapshot again, which finishes it.'
+const afterwards = 'Then delete the snapshot again, which finishes it.'
 
 /** Throws SNAPSHOT_UNKNOWN, and what a host says that refuses. */
 export async function deleteSnapshot(
@@ -48,7 +47,7 @@ export async function deleteSnapshot(
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
   for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
     try {
-      const removal = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+      const removal = await attended(network, host, { clock, signal, afterwards }, (signal) =>
         network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs, signal }),
       )
       hosts.push({ host, ...removal })

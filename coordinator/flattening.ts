@@ -14,7 +14,7 @@ const leastMs = 60_000
 const bytesPerSecond = 1 << 20
 const longestMs = 24 * 3_600_000
 
-const whenSilent = 'Look at that host and at the way to it (an ssh tunnel may be half open). Then flatten it again.'
+const afterwards = 'Then flatten it again.'
 
 export interface FlatteningOptions {
   readonly clock: Clock
@@ -36,7 +36,7 @@ export async function flattenSnapshot(
   const timeoutMs = Math.min(longestMs, leastMs + (bytesOf(manifest) / bytesPerSecond) * 1000)
   const made = new Map<string, FlatDisks>()
   await onEach(parts, async ({ host }) => {
-    const disks = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+    const disks = await attended(network, host, { clock, signal, afterwards }, (signal) =>
       network.agents.flatten(host, name, { timeoutMs, signal }),
     )
     made.set(host, disks)

@@ -9,7 +9,7 @@ import type { Network } from './network.js'
 
 const pruneCallMs = 24 * 3_600_000
 
-const whenSilent = 'Look at that host and at the way to it (an ssh tunnel may be half open). Then prune again.'
+const afterwards = 'Then prune again.'
 
 export interface PruneOptions {
   /** All manifests of the networks. */
@@ -46,7 +46,7 @@ export async function prune(
     hosts: await Promise.all(
       [...hosts.values()].map(async ({ network, host }) => {
         try {
-          const pruned = await attended(network, host, { clock, signal, whenSilent }, (signal) =>
+          const pruned = await attended(network, host, { clock, signal, afterwards }, (signal) =>
             network.agents.prune(host, request, { timeoutMs: pruneCallMs, signal }),
           )
           return { host, pruned, error: null }

@@ -18,6 +18,7 @@ import type {
   MachineControl,
   MachineDefinition,
   MachineSpec,
+  Nic,
 } from '../../src/hypervisor/hypervisor.js'
 
 export class Machines {
@@ -140,7 +141,10 @@ export class Machines {
   }
 }
 
-/** The MAC that a NIC on this device has, as the hypervisor says. */
-export function macOf(nics: readonly { device: string; mac: string | null }[], device: string): string | null {
-  return nics.find((nic) => nic.device === device)?.mac ?? null
+/** The NIC on this device, whoever has made the device, as the hypervisor says. */
+export function nicOn(
+  { nics, bridgedNics = [] }: Pick<MachineDefinition, 'nics' | 'bridgedNics'>,
+  device: string,
+): Nic | undefined {
+  return [...nics, ...bridgedNics].find((nic) => nic.device === device)
 }

@@ -3,8 +3,8 @@
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
 import koffi from 'koffi'
 import t from 'tap'
-import { choosePieces, hugePageRanges, mappedPieces, restoreHugePages } from '../../src/hypervisor/shared/huge-pages.js'
-import { isMapped, mapMemory } from '../../src/hypervisor/shared/mapped-memory.js'
+import { choosePieces, hugePageRanges, mappedPieces } from '../../src/hypervisor/shared/huge-pages.js'
+import { isMapped, readyMemory } from '../../src/hypervisor/shared/mapped-memory.js'
 import { libc } from '../../src/linux/libc.js'
 
 const MiB = 1 << 20
@@ -78,7 +78,7 @@ t.test('the kernel makes small pages huge again', async (t) => {
   // MADV_COLLAPSE came with 6.1.
   const [major = 0, minor = 0] = readFileSync('/proc/sys/kernel/osrelease', 'latin1').split('.').map(Number)
   const able = major > 6 || (major === 6 && minor >= 1)
-  await restoreHugePages(process.pid, performance.now() + 60_000)
+  await readyMemory(process.pid, performance.now() + 60_000)
   t.equal(hugeKiB() >= 6 * 1024, able, `${hugeKiB()} kB in huge pages`)
   t.ok(memory.every((value, at) => value === (at % 4096 === 0 ? (at / 4096) & 255 : 0)))
 })
@@ -106,7 +106,7 @@ t.test('memory that was never used is mapped, in huge pages and in small ones', 
     t.notOk(isMapped(pagemap()))
     const memory = new Uint8Array(koffi.view(start, bytes))
     memory[bytes / 2] = 7
-    await mapMemory(process.pid, performance.now() + 60_000)
+    await readyMemory(process.pid, performance.now() + 60_000)
     t.ok(isMapped(pagemap()), small ? 'small ones' : 'huge ones')
     t.equal(memory[bytes / 2], 7)
     libc().munmap(start, bytes)
@@ -114,6 +114,5 @@ t.test('memory that was never used is mapped, in huge pages and in small ones', 
 })
 
 t.test('a process that is gone is no error', async (t) => {
-  await t.resolves(restoreHugePages(2 ** 22 + 1, performance.now() + 1000))
-  await t.resolves(mapMemory(2 ** 22 + 1, performance.now() + 1000))
+  await t.resolves(readyMemory(2 ** 22 + 1, performance.now() + 1000))
 })

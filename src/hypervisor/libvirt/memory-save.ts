@@ -13,9 +13,8 @@ import type { Deadline, ResumeInfo } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { makePipe } from '../shared/descriptors.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate } from '../shared/held-save.js'
-import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
-import { mapMemory } from '../shared/mapped-memory.js'
+import { readyMemory } from '../shared/mapped-memory.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
@@ -77,10 +76,7 @@ export class MemorySave {
     } catch (error) {
       throw storeError(`cannot write ${this.#file}`, error)
     }
-    if (process !== null) {
-      await restoreHugePages(process.pid, deadline)
-      await mapMemory(process.pid, deadline)
-    }
+    if (process !== null) await readyMemory(process.pid, deadline)
     writer.start()
     const sink = writer.sink(this.#file, gated)
     this.#sink = sink

@@ -20,9 +20,8 @@ import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
-import { restoreHugePages } from '../shared/huge-pages.js'
 import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
-import { mapMemory } from '../shared/mapped-memory.js'
+import { readyMemory } from '../shared/mapped-memory.js'
 import { type Holdup, migrationHoldup, pauseLimitMs, watchProgress } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { checkStopped } from '../shared/qemu-checks.js'
@@ -115,10 +114,7 @@ export class QemuCapture implements CaptureWork {
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
     this.#settings = await applySettings(qmp, mode === 'background', deadline)
-    if (mode === 'background' && process !== null) {
-      await restoreHugePages(process.pid, deadline)
-      await mapMemory(process.pid, deadline)
-    }
+    if (mode === 'background' && process !== null) await readyMemory(process.pid, deadline)
     await sink
     await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
     this.#sink.closeWriteEnd()

@@ -104,17 +104,16 @@ let turn: Promise<unknown> = Promise.resolve()
  * by that: up to half of what the host has to spare, and none where the administrator does not want khugepaged to do it
  * (max_ptes_none). Takes 5 seconds and a quarter of the time to the deadline at most. Never fails.
  */
-export function restoreHugePages(pid: number, deadline: Deadline): Promise<void> {
-  const done = turn.then(() => collapse(pid, deadline)).catch(() => {})
+export function restoreHugePages(pid: number, ranges: readonly MemoryRange[], deadline: Deadline): Promise<void> {
+  const done = turn.then(() => collapse(pid, ranges, deadline)).catch(() => {})
   turn = done
   return done
 }
 
-async function collapse(pid: number, deadline: Deadline): Promise<void> {
+async function collapse(pid: number, ranges: readonly MemoryRange[], deadline: Deadline): Promise<void> {
   const limit = within(Math.min(longestMs, remaining(deadline) / 4))
   const pieces: Piece[] = []
-  for (const range of hugePageRanges(await readFile(`/proc/${pid}/smaps`, 'latin1')))
-    pieces.push(...(await piecesOf(pid, range)))
+  for (const range of ranges) pieces.push(...(await piecesOf(pid, range)))
   const runs = choosePieces(pieces, (availableBytes() ?? 0) / 2, await mostEmptyPages())
   if (runs.length === 0) return
   const library = koffi.load('libc.so.6')

@@ -7,7 +7,15 @@
 import { type FileHandle, open, readFile } from 'node:fs/promises'
 import type { Deadline } from '../hypervisor.js'
 import { remaining, within } from './deadline.js'
-import { entriesPerHugePage, entryBytes, hugePage, hugePageRanges, page } from './huge-pages.js'
+import {
+  entriesPerHugePage,
+  entryBytes,
+  hugePage,
+  hugePageRanges,
+  type MemoryRange,
+  page,
+  restoreHugePages,
+} from './huge-pages.js'
 
 /** Of the time that is left, what may go into it. */
 const share = 1 / 4
@@ -20,11 +28,19 @@ export function isMapped(pagemap: Buffer): boolean {
   return true
 }
 
-/** Takes a quarter of the time to the deadline at most. Never fails. */
-export async function mapMemory(pid: number, deadline: Deadline): Promise<void> {
+/** In huge pages where it had them, and all of it mapped. Never fails. */
+export async function readyMemory(pid: number, deadline: Deadline): Promise<void> {
+  // The kernel walks all page tables for it: once.
+  const smaps = await readFile(`/proc/${pid}/smaps`, 'latin1').catch(() => '')
+  const ranges = hugePageRanges(smaps)
+  await restoreHugePages(pid, ranges, deadline)
+  await mapMemory(pid, ranges, deadline)
+}
+
+/** Takes a quarter of the time to the deadline at most. */
+async function mapMemory(pid: number, ranges: readonly MemoryRange[], deadline: Deadline): Promise<void> {
   const limit = within(remaining(deadline) * share)
   try {
-    const ranges = hugePageRanges(await readFile(`/proc/${pid}/smaps`, 'latin1'))
     const [pagemap, memory] = [await open(`/proc/${pid}/pagemap`), await open(`/proc/${pid}/mem`)]
     try {
       const reader = new Reader(pagemap, memory)

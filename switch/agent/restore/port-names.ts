@@ -3,8 +3,9 @@
 // device, get another one.
 
 import type { MemberPart, PortRecord, RestoreRequest } from '../../../src/api/schemas.js'
-import type { MachineDefinition, Nic } from '../../../src/hypervisor/hypervisor.js'
+import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Ports } from '../../ports/ports.js'
+import { nicOn } from '../machines.js'
 
 type PortsHost = { readonly ports: Pick<Ports, 'get' | 'hasDevice'> }
 
@@ -33,12 +34,9 @@ export function withFreeNames(host: PortsHost, request: RestoreRequest): NamedRe
   return { request: { ...request, members }, formerNames }
 }
 
-const nicsOf = ({ nics, bridgedNics = [] }: MachineDefinition): Nic[] => [...nics, ...bridgedNics]
-
 /** A port that a bridge has is called as its device. Others have names from a configuration. */
 const isMadeUp = ({ definition }: MemberPart, { name, device }: PortRecord) =>
-  name === device &&
-  nicsOf(definition as MachineDefinition).some((nic) => nic.device === device && nic.isMadeUp === true)
+  name === device && nicOn(definition as MachineDefinition, device)?.isMadeUp === true
 
 /** A device of that name is the machine's own, or another's. */
 function isInUse({ ports }: PortsHost, vm: string, { name, device }: PortRecord): boolean {

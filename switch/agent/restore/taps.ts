@@ -10,6 +10,7 @@ import { Links } from '../../../src/linux/link.js'
 import { closeAll, createTap, type OpenOptions, openFreeTap, openStandIn } from '../../../src/linux/tap.js'
 import type { Ports } from '../../ports/ports.js'
 import type { RestoreRecord } from '../journal.js'
+import { nicOn } from '../machines.js'
 
 let made = 0
 
@@ -167,8 +168,7 @@ export class RestoreTaps {
 
 /** Whether its NIC on that tap has several queues. */
 export function hasQueues(part: MemberPart, device: string): boolean {
-  const { nics, bridgedNics = [] } = part.definition as MachineDefinition
-  const nic = [...nics, ...bridgedNics].find((one) => one.device === device)
+  const nic = nicOn(part.definition as MachineDefinition, device)
   return (needsOf(part).get(device)?.queues ?? nic?.queues ?? 1) > 1
 }
 

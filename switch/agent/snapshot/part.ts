@@ -10,7 +10,7 @@ import { writeHeld } from '../../../src/trace/held.js'
 import type { HeldFrame } from '../../forwarding/snapshot/held-frames.js'
 import type { ChannelClosed } from '../../forwarding/snapshot/open-snapshot.js'
 import type { Host } from '../host.js'
-import { macOf } from '../machines.js'
+import { nicOn } from '../machines.js'
 import { countersOf, type Member, type SessionRequest } from './member.js'
 import type { Recording } from './recording.js'
 
@@ -132,12 +132,11 @@ async function memberPart(
   const references = await Promise.all(
     (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path, signal) })),
   )
-  const { nics, bridgedNics = [] } = member.info
-  const outside = nics.flatMap(({ device }) => ports.outside(device) ?? [])
+  const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
   return {
     vm: member.vm,
     ports: [...member.ports, ...member.otherPorts].map((port) => ({
-      ...ports.record(port, macOf([...nics, ...bridgedNics], port.device)),
+      ...ports.record(port, nicOn(member.info, port.device)?.mac ?? null),
       ...(port.network === network ? {} : { network: port.network }),
     })),
     definition,
