@@ -6,12 +6,13 @@ import type { BridgeInfo, GivenBack, PortRules, Preflight } from '../../src/api/
 import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { findBridge } from './found.js'
+import type { TakeoverHost } from './host.js'
 import type { TakeOptions } from './options.js'
 import { pairNames, removePair } from './pair.js'
 import { noUplink, planTakeover } from './plan.js'
 import type { BridgeRecord } from './record.js'
 import { absent, given, notTaken, refuseOther, takenAlready } from './refusals.js'
-import { TakenBridge, type TakeoverHost } from './taken.js'
+import { TakenBridge } from './taken.js'
 
 export type BridgeNotes = Required<Pick<Preflight, 'problems' | 'bridges'>>
 
