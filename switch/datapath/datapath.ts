@@ -12,7 +12,7 @@ import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
 import type { NetworkOptions, NetworkSettings } from '../forwarding/network.js'
 import type { DeviceState } from '../forwarding/port-state.js'
-import { KernelHooks } from './kernel/hooks.js'
+import { FastPathControl } from './fast-path.js'
 import type {
   CommandName,
   Commands,
@@ -28,9 +28,6 @@ import { WorkerSockets } from './worker-sockets.js'
 
 const COMMAND_DEADLINE_MS = 5000
 const STOP_DEADLINE_MS = 2000
-/** A fast path that could not be had is tried again after so long, and twice that, and so on. */
-const FAST_PATH_AGAIN_MS = 1000
-const FAST_PATH_SELDOM_MS = 60_000
 const EFD_NONBLOCK_CLOEXEC = 0o2004000
 /** A worker that fails more often than this within a minute is not started again: something is wrong beyond repair. */
 const RESTARTS_PER_MINUTE = 5
@@ -74,11 +71,10 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   /** The worker's thread id. */
   thread = 0
   #polling: Polling
-  #fastPath: FastPathMode = 'off'
-  #hooks: KernelHooks | null = null
-  #hooksAgain: NodeJS.Timeout | undefined
-  /** Why there is no fast path though there is to be one; null: there is, or none is wanted. */
-  fastPathTrouble: string | null = null
+  readonly #fastPath = new FastPathControl(
+    (name, args) => this.call(name, args),
+    (trouble) => this.emit('fastPath', trouble),
+  )
   readonly #wakeFd: number
   readonly #wakeOne = new Uint8Array(new BigUint64Array([1n]).buffer)
   readonly #pending = new Map<number, Pending>()
@@ -160,49 +156,17 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   get fastPath(): FastPathMode {
-    return this.#fastPath
+    return this.#fastPath.mode
   }
 
-  /** Also when it is started again. Without it everything works all the same; what cannot be had is tried again. */
-  async setFastPath(mode: FastPathMode): Promise<void> {
-    this.#fastPath = mode
-    if (mode === 'auto') return await this.#openFastPath()
-    clearTimeout(this.#hooksAgain)
-    this.fastPathTrouble = null
-    await this.call('fastPath', { programs: null })
-    this.#hooks?.takeBack()
-    this.#closeHooks()
+  /** Why there is no fast path though there is to be one; null: there is, or none is wanted. */
+  get fastPathTrouble(): string | null {
+    return this.#fastPath.trouble
   }
 
-  async #openFastPath(afterMs = FAST_PATH_AGAIN_MS): Promise<void> {
-    clearTimeout(this.#hooksAgain)
-    const why = await this.#tryFastPath()
-    if (this.#stopping || this.#fastPath === 'off') return
-    const before = this.fastPathTrouble
-    this.fastPathTrouble = why
-    if (why !== before) this.emit('fastPath', why)
-    if (why === null) return
-    this.#hooksAgain = setTimeout(
-      () => void this.#openFastPath(Math.min(2 * afterMs, FAST_PATH_SELDOM_MS)),
-      afterMs,
-    ).unref()
-  }
-
-  /** Why not; null: it is there. */
-  async #tryFastPath(): Promise<string | null> {
-    try {
-      this.#hooks ??= new KernelHooks((state) => void this.call('hooked', state).catch(() => undefined))
-      // One that answers late has it all the same, and may be told again.
-      await this.call('fastPath', { programs: this.#hooks.programs })
-      return null
-    } catch (thrown) {
-      return thrown instanceof Error ? thrown.message : String(thrown)
-    }
-  }
-
-  #closeHooks(): void {
-    this.#hooks?.close()
-    this.#hooks = null
+  /** Also when it is started again. */
+  setFastPath(mode: FastPathMode): Promise<void> {
+    return this.#fastPath.set(mode)
   }
 
   async addNetwork(args: NetworkArgs): Promise<void> {
@@ -292,9 +256,9 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async removePort(network: string, index: number): Promise<void> {
     await this.#restarting
     this.#ports.delete(index)
-    this.#hooks?.forget(index)
+    this.#fastPath.hooks?.forget(index)
     if (!(await this.#takeAway('removePort', { network, index }))) return
-    this.#hooks?.release(index)
+    this.#fastPath.hooks?.release(index)
     this.#sockets.close(index)
   }
 
@@ -316,11 +280,11 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   async stop(): Promise<void> {
     this.#stopping = true
-    clearTimeout(this.#hooksAgain)
+    this.#fastPath.end()
     await this.#restarting
     const worker = this.#worker
     if (worker === null) {
-      this.#closeHooks()
+      this.#fastPath.close()
       this.#sockets.takeAll()()
       return await this.#sockets.closed()
     }
@@ -330,14 +294,14 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     const timer = setTimeout(() => void worker.terminate(), STOP_DEADLINE_MS)
     await ended
     clearTimeout(timer)
-    this.#closeHooks()
+    this.#fastPath.close()
     this.#sockets.takeAll()()
     await this.#sockets.closed()
   }
 
   #take(message: Exclude<FromWorker, Start>): void {
     if (message.kind === 'hook') {
-      this.#hooks?.want(message)
+      this.#fastPath.hooks?.want(message)
       return
     }
     if (message.kind === 'news') {
@@ -345,7 +309,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       return
     }
     if (message.kind === 'busy') {
-      this.#hooks?.hasten(message.index)
+      this.#fastPath.hooks?.hasten(message.index)
       return
     }
     if (message.kind !== 'reply' && message.kind !== 'refusal') {
@@ -377,8 +341,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       return
     }
     // What it has left at the ports forwards yet; soon the next one does.
-    this.#hooks?.takeBack()
-    this.#closeHooks()
+    this.#fastPath.takeBack()
     // After the new ones are open: what closes is in nobody's way.
     const closeFormer = this.#sockets.takeAll()
     try {
@@ -389,7 +352,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
       await Promise.all([...this.#ports.values()].map((args) => this.#openAgain(args)))
       this.restarts++
       this.emit('restarted', failure)
-      if (this.#fastPath === 'auto') void this.#openFastPath()
+      this.#fastPath.open()
     } catch (error) {
       this.emit('dead', error instanceof Error ? error : new Error(String(error)))
     } finally {
