@@ -86,6 +86,23 @@ t.test('installed once, again, over an older one, and beside what somebody has c
   t.same(words(planInstall(host(null, true, false), true)), [...etc, written, `enable ${SERVICE}`])
 })
 
+t.test('a coordinator that has no configuration yet does not fail at every boot', async (t) => {
+  const name = 'snapswitch-coordinator.service'
+  const path = '/etc/snapswitch/coordinator.yaml'
+  const both = (exists: boolean, systemd: boolean): HostFound => {
+    const { units, configs, ...rest } = host(null, true, systemd)
+    return { ...rest, units: [...units, { ...unit(null), name }], configs: [...configs, { path, text: null, exists }] }
+  }
+  for (const systemd of [true, false]) {
+    const without = planInstall(both(false, systemd), true)
+    t.notMatch(words(without).join(), `enable ${name}`)
+    t.notMatch(words(without).join(), `start ${name}`)
+    t.match(words(without).join(), `enable ${SERVICE}`)
+    t.match(said(without), `write ${path}`)
+    t.match(words(planInstall(both(true, systemd), true)).join(), `enable ${name}`)
+  }
+})
+
 t.test('uninstalled: configuration and state stay, and so does what somebody has changed', async (t) => {
   const { text } = unit(null)
   const steps = planUninstall(host(text, true))
@@ -144,6 +161,9 @@ t.test('on a host: dry, for real, again, and away', root, async (t) => {
     [ -z "$(look)" ]
     ! $S install --take lo 2>/dev/null
     [ -z "$(look)" ]
+    $S install --coordinator
+    [ ! -e /etc/systemd/system/multi-user.target.wants/snapswitch-coordinator.service ]
+    echo 'listen: /run/x' >/etc/snapswitch/coordinator.yaml
     $S install --coordinator
     echo ==1; look
     systemd-analyze verify --man=no /etc/systemd/system/snapswitch-*.service 2>&1 | grep -i snapswitch || true

@@ -56,7 +56,7 @@ export function planInstall({ units, configs, bridge, systemd }: HostFound, star
     else
       steps.push({
         kind: 'note',
-        text: `write ${path} (examples/coordinator.yaml in the package is one), then start the unit`,
+        text: `write ${path} (examples/coordinator.yaml in the package is one), then install again: its unit is not enabled before`,
       })
   }
   for (const unit of units) {
@@ -71,14 +71,15 @@ export function planInstall({ units, configs, bridge, systemd }: HostFound, star
     }
   }
   if (systemd) steps.push(run('daemon-reload'))
-  for (const { name } of units) steps.push(run('enable', name))
+  // Without a configuration it would fail at every boot, again and again.
+  const ready = units.filter(({ name }) =>
+    configs.some((config) => isFor(config, name) && (config.exists || config.text !== null)),
+  )
+  for (const { name } of ready) steps.push(run('enable', name))
   if (!systemd) {
     steps.push({ kind: 'note', text: 'systemd does not run here: the units start at the next boot with it' })
     return steps
   }
-  const ready = units.filter(({ name }) =>
-    configs.some((config) => isFor(config, name) && (config.exists || config.text !== null)),
-  )
   for (const { name } of starts ? ready : []) steps.push(run(changed.has(name) ? 'restart' : 'start', name))
   return steps
 }
