@@ -6,6 +6,7 @@ import { acceleratorName, begin, twoCores } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
 import { Run, readReport, writeResults } from '../run/report.js'
 import type { SubjectNote } from '../run/rows.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import { forwardingBench } from './figures.js'
 import { compileGear } from './gear.js'
 import { guestsSubjects, measureGuests } from './guests.js'
@@ -64,7 +65,7 @@ interface Options extends BenchOptions {
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
-  const options = readBenchOptions(argv, { usual: 5, quick: 2, most: 100 })
+  const options = readBenchOptions(argv, { usual: usualRounds.forwarding, quick: 2, most: 100 })
   const all = options.size === 'brief' ? subjects.filter((subject) => !context.includes(subject)) : subjects
   const chosen = options.only?.filter((id) => id !== GUESTS).map(byId) ?? all
   return { ...options, chosen, hasGuests: options.only?.includes(GUESTS) ?? true }

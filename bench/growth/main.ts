@@ -5,6 +5,7 @@ import { Lab } from '../lab/lab.js'
 import { acceleratorName, begin, twoCores } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
 import { Run, readReport, writeResults } from '../run/report.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import { growthBench } from './figures.js'
 import { type MachinesPlan, machinesCells, measureMachines } from './machines.js'
 import { measurePorts, type PortsPlan, portsCells } from './ports.js'
@@ -24,7 +25,7 @@ Measures snapshots of 2 to 16 machines and on 1 to 4 hosts, and forwarding betwe
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): BenchOptions & { readonly chosen: ReadonlySet<string> } {
-  const options = readBenchOptions(argv, { usual: 3, quick: 1, most: 100 })
+  const options = readBenchOptions(argv, { usual: usualRounds.growth, quick: 1, most: 100 })
   const ids = [...machinesCells, ...portsCells].map(({ id }) => id)
   for (const word of options.only ?? [])
     if (!ids.includes(word)) throw new Error(`no cell '${word}'; there are ${ids.join(', ')}`)

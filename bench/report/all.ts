@@ -10,6 +10,7 @@ import { projectRoot } from '../lab/project.js'
 import { busyCores, load, type Machine, sweepAll } from '../run/machine.js'
 import type { Told } from '../run/ratios.js'
 import { readJson, writeJson } from '../run/report.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import type { RunNote } from './html.js'
 import { writeReport } from './main.js'
 import { readAll, toldOfNothing } from './read.js'
@@ -92,6 +93,11 @@ export const steps = [
 export function shareMs(remaining: readonly { readonly weight: number }[], leftMs: number): number {
   const sum = remaining.reduce((total, { weight }) => total + weight, 0)
   return Math.max(0, (leftMs * remaining[0]!.weight) / sum)
+}
+
+/** At most as many as the bench makes by itself. */
+export function roundsOf(bench: (typeof steps)[number]['bench'], asked: string): string {
+  return Number(asked) > usualRounds[bench] ? String(usualRounds[bench]) : asked
 }
 
 type State = 'waiting' | 'running' | 'done' | 'failed' | 'stopped' | 'no time'
@@ -249,7 +255,7 @@ export async function all(argv: readonly string[]): Promise<number> {
     }
     const words = ['--results', relative(process.cwd(), results)]
     if (options.quick) words.push('--quick')
-    if (options.rounds !== undefined) words.push('--rounds', options.rounds)
+    if (options.rounds !== undefined) words.push('--rounds', roundsOf(bench, options.rounds))
     if (Number.isFinite(share)) words.push('--minutes', ((share * OWN_SHARE) / 60_000).toFixed(2))
     say(`== ${bench}${Number.isFinite(share) ? `, ${(share / 60_000).toFixed(1)} minutes` : ''}`)
     note('running')

@@ -3,6 +3,7 @@
 import { run } from '../../test/lab/command.js'
 import { acceleratorName, begin } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import { summarize } from './figures.js'
 import { type Cell, cells, libvirtCells, secondsOf } from './plan.js'
 import { makeReport, markdown, type Report, readReport, writeRaw, writeResults } from './report.js'
@@ -29,7 +30,8 @@ export interface Options extends BenchOptions {
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
-  const options = readBenchOptions(argv, { usual: argv.includes('--minutes') ? 4 : 8, quick: 2, most: 1000 })
+  const usual = argv.includes('--minutes') ? 4 : usualRounds.snapshot
+  const options = readBenchOptions(argv, { usual, quick: 2, most: 1000 })
   const { only } = options
   const all = cells(options.size, options.rounds)
   const domains = libvirtCells(options.rounds)

@@ -3,6 +3,7 @@
 import { acceleratorName, begin } from '../run/machine.js'
 import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../run/options.js'
 import { Run, readReport, writeResults } from '../run/report.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import type { SnapshotSystem } from '../snapshot/session.js'
 import { atOnceSystem } from '../vnsnap/bridged.js'
 import { snapshotSystems } from '../vnsnap/systems.js'
@@ -31,7 +32,7 @@ Saves three machines with etcd and redis and their client, under load, by each s
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): BenchOptions & { readonly chosen: readonly SnapshotSystem[] } {
-  const options = readBenchOptions(argv, { usual: 1, quick: 1, most: 20 })
+  const options = readBenchOptions(argv, { usual: usualRounds.stores, quick: 1, most: 20 })
   const only = options.only
   for (const word of only ?? [])
     if (!systems.some(({ id }) => id === word))

@@ -7,6 +7,7 @@ import { type BenchOptions, endOf, optionsOrExit, readBenchOptions } from '../ru
 import { Run, readReport, writeResults } from '../run/report.js'
 import type { Rounds } from '../run/rounds.js'
 import type { Row, SubjectNote } from '../run/rows.js'
+import { usualRounds } from '../run/usual-rounds.js'
 import type { SnapshotSystem } from '../snapshot/session.js'
 import { controlsOf, saveAloneSystem } from './controls.js'
 import { type CostPlan, measureCost } from './cost.js'
@@ -45,7 +46,7 @@ export interface Options extends BenchOptions {
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
-  const options = readBenchOptions(argv, { usual: 5, quick: 1, most: 100 })
+  const options = readBenchOptions(argv, { usual: usualRounds.vnsnap, quick: 1, most: 100 })
   const known = ids()
   const only = options.only ?? []
   for (const word of only)

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { projectRoot } from '../../bench/lab/project.js'
-import { promisesOf, readOptions, shareMs } from '../../bench/report/all.js'
+import { promisesOf, readOptions, roundsOf, shareMs } from '../../bench/report/all.js'
 import { chanceApart, compareResults, differences } from '../../bench/report/compare.js'
 import { bendOf, curveSvg } from '../../bench/report/curve.js'
 import { cautions, htmlReport, plotsOf } from '../../bench/report/html.js'
@@ -184,6 +184,12 @@ t.test('each bench has its share of the time that is left', async (t) => {
   t.equal(shareMs([{ weight: 1 }, { weight: 3 }], 1000), 250)
   t.equal(shareMs([{ weight: 3 }], 1000), 1000)
   t.equal(shareMs([{ weight: 3 }], -5), 0)
+})
+
+t.test('a run of all makes no more rounds of a bench than that makes by itself', async (t) => {
+  t.equal(roundsOf('vnsnap', '4'), '4')
+  t.equal(roundsOf('stores', '4'), '1', 'a round of it is four snapshots of each system')
+  t.equal(roundsOf('stores', 'many'), 'many', 'for the bench to refuse')
 })
 
 t.test('what was to be reached is told of all benches, measured or not', async (t) => {
