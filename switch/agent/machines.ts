@@ -57,8 +57,11 @@ export class Machines {
     this.#specs.set(vm, spec)
   }
 
+  /** Nothing that a restore has brought here is known any more: what the configuration says of it stays. */
   delete(vm: string): void {
-    this.#specs.delete(vm)
+    const own = this.#configured.get(vm)
+    if (own === undefined) this.#specs.delete(vm)
+    else this.#specs.set(vm, own)
   }
 
   spec(vm: string): MachineSpec | undefined {

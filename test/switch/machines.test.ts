@@ -64,3 +64,20 @@ t.test('a machine that is only known by a restore', async (t) => {
   t.equal(await machines.isThere('web'), false)
   t.same(machines.spec('web'), restored)
 })
+
+t.test('a restore that has brought it here is undone: it is the configuration’s again', async (t) => {
+  const { machines, running, reached } = host()
+  machines.delete('web')
+  t.same(machines.moved(), {}, 'a restarted daemon looks for it where this one does')
+  running.add(own.qmp)
+  t.equal(await machines.isThere('web'), true)
+  t.equal(await reached(), own.qmp)
+})
+
+t.test('one that only a restore knew is forgotten with it', async (t) => {
+  const { machines } = host()
+  machines.configure(new Map())
+  machines.delete('web')
+  t.equal(machines.spec('web'), undefined)
+  await t.rejects(machines.attach('web', performance.now() + 1000), { code: 'MACHINE_UNKNOWN' })
+})

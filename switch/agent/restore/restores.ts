@@ -155,7 +155,8 @@ export class Restores {
   /** Machines that live elsewhere from now on: their ports, also those in other networks, go. */
   async #movedAway(vms: readonly string[]): Promise<void> {
     const { ports, machines } = this.#host
-    const gone = vms.filter((vm) => machines.spec(vm) !== undefined || ports.ofMachine(vm).length > 0)
+    const moved = machines.moved()
+    const gone = vms.filter((vm) => moved[vm] !== undefined || ports.ofMachine(vm).length > 0)
     for (const vm of gone) {
       for (const port of ports.ofMachine(vm)) await ports.remove(port.name)
       machines.delete(vm)
