@@ -58,6 +58,7 @@ export interface Host {
     | 'ensureTap'
     | 'removeTap'
     | 'hasDevice'
+    | 'isTapHeld'
     | 'outside'
     | 'record'
     | 'problemsOf'

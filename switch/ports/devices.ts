@@ -53,6 +53,12 @@ export class PortDevices extends PortTable {
     return this.links.find(device) !== null
   }
 
+  /** Whether a program holds that TAP, as far as the kernel tells: one that is down does not show it. */
+  isTapHeld(device: string): boolean {
+    const link = this.links.find(device)
+    return link !== null && link.tap !== null && (link.lowerUp || link.tap.queues > 0)
+  }
+
   removeTap(device: string): void {
     const link = this.links.find(device)
     if (link?.kind === 'tun') this.links.remove(link.index)

@@ -31,6 +31,10 @@ export class FreePorts extends PortTable {
     return true
   }
 
+  isTapHeld(_device: string): boolean {
+    return false
+  }
+
   outside(): null {
     return null
   }

@@ -30,6 +30,9 @@ const host = {
 }
 
 const device = 'ssw-mgmt'
+/** No former self runs; or it does, and holds the device. */
+const nobodys = new Set<string>()
+const formers = new Set([device])
 
 function partOf(outside?: MemberPart['outside']): MemberPart {
   const argv = ['qemu', '-netdev', `tap,id=n0,ifname=${device},script=no`, '-device', 'virtio-net-pci,netdev=n0']
@@ -41,7 +44,7 @@ function restored(part: MemberPart): RestoreTaps {
   const taps = new RestoreTaps(host)
   taps.planned([part])
   taps.makeOutside(part)
-  t.equal(taps.open(part).length, 1)
+  t.equal(taps.open(part, nobodys).length, 1)
   taps.connectOutside(part)
   taps.close()
   return taps
@@ -77,7 +80,7 @@ t.test('held by a former self: the stand-in takes its name and its place in the 
   const taps = new RestoreTaps(host)
   const [planned] = taps.planned([part])
   taps.makeOutside(part)
-  taps.open(part)
+  taps.open(part, formers)
   t.equal(taps.standInOf('web', device), planned?.name)
   t.equal(links.get(device).index, before.index, 'until the switch all is as it was')
   closeAll(former)
@@ -96,11 +99,34 @@ t.test('called off while the former self runs: the stand-in goes, and nothing el
   const taps = new RestoreTaps(host)
   const part = partOf()
   const [planned] = taps.planned([part])
-  taps.open(part)
+  taps.open(part, formers)
   t.not(links.find(planned!.name), null)
   taps.giveBack(new Set())
   t.equal(links.find(planned!.name), null)
   t.match(links.get(device), { lowerUp: false })
   closeAll(former)
+  host.ports.removeTap(device)
+})
+
+t.test('held by somebody who is not the former self: refused, and nothing is done to it', async (t) => {
+  run('ip', 'tuntap', 'add', 'dev', device, 'mode', 'tap', 'vnet_hdr')
+  const before = links.get(device)
+  const holder = openFreeTap(before, 1, {}) ?? []
+  const part = partOf()
+  for (const formerTaps of [nobodys, new Set(['ssw-other'])]) {
+    const taps = new RestoreTaps(host)
+    const [planned] = taps.planned([part])
+    taps.makeOutside(part)
+    t.throws(() => taps.open(part, formerTaps), {
+      code: 'DEVICE_BUSY',
+      message: `TAP ${device} of web is held by a program that is not web as this host knows it`,
+    })
+    t.equal(links.find(planned!.name), null, 'there is nothing to take its place')
+    taps.connectOutside(part)
+    t.equal(links.get(device).index, before.index)
+    taps.giveBack(new Set())
+  }
+  t.equal(links.get(device).index, before.index)
+  closeAll(holder)
   host.ports.removeTap(device)
 })

@@ -53,6 +53,7 @@ class MadeUpHost {
   /** What writing a record waits for. */
   writing: Promise<void> = Promise.resolve()
   saved: Moves | null = null
+  readonly ports = new AnyPorts()
   /** Nothing can be written. */
   full = false
 
@@ -106,7 +107,7 @@ class MadeUpHost {
       restoreTaps: () => new RestoreTaps(taps),
       log: pino({ level: 'silent' }),
       epochs: await Epochs.open({ ...epochs, ...unwritten }),
-      ports: new AnyPorts(),
+      ports: this.ports,
       unread: { emptied: (port: number) => this.emptied.push(port), of: () => 0 },
       datapath: new NoDatapath(),
       disks: noImages,
@@ -172,6 +173,13 @@ class MadeUpHost {
 
 /** p0 is in lab0, p1 in lab1, and so on. */
 class AnyPorts extends FreePorts {
+  /** TAPs that a program holds. */
+  readonly held = new Set<string>()
+
+  override isTapHeld(device: string): boolean {
+    return this.held.has(device)
+  }
+
   override get(name: string): PortEntry {
     const index = Number(name.slice(1))
     return this.enter({ name, network: `lab${index}`, device: name, kind: 'member', vm: null }, index)
@@ -314,6 +322,18 @@ t.test(
     t.equal(sessions.busy('lab0'), null)
   },
 )
+
+t.test('a TAP that a stranger holds is told by the check', async (t) => {
+  const fake = new MadeUpHost()
+  const host = await fake.asHost()
+  const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
+  const request = requestFor('good')
+  const definition = { kind: 'qemu', name: 'good', nics: [{ device: 'mgmt', mac: null }], argv: ['qemu'] }
+  const withNic = { ...request, members: request.members.map((member) => ({ ...member, definition })) }
+  t.same((await restores.check('lab0', withNic)).problems, [])
+  fake.ports.held.add('mgmt')
+  t.match((await restores.check('lab0', withNic)).problems, [{ code: 'DEVICE_BUSY', message: /^TAP mgmt of good/ }])
+})
 
 t.test('a machine that cannot be paused leaves the others running', async (t) => {
   const fake = new MadeUpHost()

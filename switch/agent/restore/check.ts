@@ -7,7 +7,8 @@ import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../../s
 import { heldAlone } from '../../../src/hypervisor/drivers.js'
 import type { MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
-import { inspectMachines } from '../inspection.js'
+import { type Inspected, inspectMachines } from '../inspection.js'
+import { heldByOthers } from './held-taps.js'
 import { mustWait } from './load.js'
 import { withFreeNames } from './port-names.js'
 import { isFree } from './ports.js'
@@ -24,6 +25,7 @@ const REACH_SHARE = 1 / 12
 export async function checkRestore(host: Host, network: string, asked: RestoreRequest): Promise<RestoreCheck> {
   const { request } = withFreeNames(host, asked)
   const problems: ErrorReport[] = []
+  const told = new Set<string>()
   for (const member of request.members) {
     for (const port of member.ports) {
       const taken = host.ports.get(port.name)
@@ -31,6 +33,7 @@ export async function checkRestore(host: Host, network: string, asked: RestoreRe
         taken !== undefined &&
         ((taken.vm !== member.vm && !isFree(taken)) || taken.network !== (port.network ?? network))
       ) {
+        told.add(port.device)
         problems.push(
           new SnapswitchError(
             'PORT_EXISTS',
@@ -56,7 +59,9 @@ export async function checkRestore(host: Host, network: string, asked: RestoreRe
   problems.push(...(await obstacles(host, request)))
   const running: string[] = []
   for (const { vm } of request.members) if (await host.machines.isThere(vm)) running.push(vm)
-  const silent = await whoIsSilent(host, running, request.deadlineMs)
+  const found = await inspectRunning(host, running, request.deadlineMs)
+  const silent = whoIsSilent(found)
+  problems.push(...(await heldByOthers(host, request.members, found, told)).map((problem) => problem.report()))
   const beside = request.members.filter((part) => running.includes(part.vm) && !mustWait(part, request))
   problems.push(...roomForBoth(host, beside).map((problem) => problem.report()))
   return {
@@ -67,14 +72,17 @@ export async function checkRestore(host: Host, network: string, asked: RestoreRe
   }
 }
 
-/** Machines that run and cannot be reached could be neither paused nor ended, which would show after all was loaded. */
-async function whoIsSilent(
+function inspectRunning(
   host: Pick<Host, 'clock' | 'machines'>,
   running: readonly string[],
   deadlineMs: number,
-): Promise<ErrorReport[]> {
+): Promise<Inspected[]> {
   const deadline = host.clock.now().ms + Math.min(Math.max(REACH_MS, deadlineMs * REACH_SHARE), deadlineMs * 0.9)
-  const found = await inspectMachines(host.machines, running, deadline, host.clock)
+  return inspectMachines(host.machines, running, deadline, host.clock)
+}
+
+/** Machines that run and cannot be reached could be neither paused nor ended, which would show after all was loaded. */
+function whoIsSilent(found: readonly Inspected[]): ErrorReport[] {
   return found.flatMap(({ vm, info, error }) => {
     // One that has ended meanwhile is not in the way.
     if (info !== null || error === null || error.code === 'MACHINE_UNKNOWN') return []

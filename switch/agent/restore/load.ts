@@ -2,10 +2,14 @@
 
 import type { MemberPart, RestoreRequest } from '../../../src/api/schemas.js'
 import { loadOf, whyNotTwice } from '../../../src/hypervisor/drivers.js'
-import type { LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
+import type { Deadline, LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
 import { type LocatedFiles, locateFiles } from '../located-files.js'
+import { tapsOf } from './held-taps.js'
 import type { Taps } from './taps.js'
+
+/** How long a former self may take to say which TAPs it has. */
+const ANSWER_MS = 5000
 
 /** How a machine is to be loaded. */
 export interface Loading {
@@ -31,7 +35,7 @@ export function mustWait(part: MemberPart, { endFirst }: RestoreRequest): boolea
 export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.definition as MachineDefinition) === null
 
 export async function loadMachine(
-  host: Pick<Host, 'machines' | 'store'>,
+  host: Pick<Host, 'clock' | 'machines' | 'ports' | 'store'>,
   { part, directory, beside }: Loading,
   taps: Taps,
   deadline: number,
@@ -46,9 +50,20 @@ export async function loadMachine(
   const names = definition.nics.map((nic) => nic.device)
   const isPort = (device: string) => part.ports.some((port) => port.device === device)
   const bridgedTaps = (definition.bridgedNics ?? []).map(({ device }) => (isPort(device) ? device : null))
-  const descriptors = taps.open(part)
+  const descriptors = taps.open(part, beside ? await formerTaps(host, part.vm, deadline) : new Set())
   const request = { definition, ...files, taps: names, bridgedTaps, descriptors, beside, directory }
   return host.machines.load(request, deadline)
+}
+
+/** Of one that does not say, the TAPs of its ports are its own: it was asked before anything began. */
+async function formerTaps(
+  host: Pick<Host, 'clock' | 'machines' | 'ports'>,
+  vm: string,
+  limit: Deadline,
+): Promise<ReadonlySet<string>> {
+  const deadline = Math.min(limit, host.clock.now().ms + ANSWER_MS)
+  const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline)).catch(() => null)
+  return tapsOf(host, vm, info)
 }
 
 /** What a machine's process opens by name. */

@@ -11,6 +11,7 @@ import { closeAll, createTap, type OpenOptions, openFreeTap, openStandIn } from 
 import type { Ports } from '../../ports/ports.js'
 import type { RestoreRecord } from '../journal.js'
 import { nicOn } from '../machines.js'
+import { tapHeld } from './held-taps.js'
 
 let made = 0
 
@@ -72,25 +73,32 @@ export class RestoreTaps {
   }
 
   /**
-   * Opens the taps of its NICs, in order, where the driver takes them so. Throws when one cannot be had; `close` closes
-   * what was opened.
+   * Opens the taps of its NICs, in order, where the driver takes them so. `formerTaps`: those that its former self
+   * holds. Throws DEVICE_BUSY when somebody else holds one, and when one cannot be had; `close` closes what was opened.
    */
-  open(part: MemberPart): number[][] {
+  open(part: MemberPart, formerTaps: ReadonlySet<string>): number[][] {
     const machine = part.definition as MachineDefinition
     if (whyNotTwice(machine) !== null) return []
     const needs = needsOf(part)
     return machine.nics.map(({ device }) => {
       const { queues, vnetHeader } = needs.get(device) ?? { queues: 1, vnetHeader: true }
-      const descriptors = this.#openOne(part.vm, device, queues, { vnetHeader })
+      const descriptors = this.#openOne(part.vm, device, queues, { vnetHeader }, formerTaps)
       this.#opened.push(...descriptors)
       return descriptors
     })
   }
 
-  #openOne(vm: string, device: string, queues: number, options: OpenOptions): number[] {
+  #openOne(
+    vm: string,
+    device: string,
+    queues: number,
+    options: OpenOptions,
+    formerTaps: ReadonlySet<string>,
+  ): number[] {
     const link = this.#links.get(device)
     const free = openFreeTap(link, queues, options)
     if (free !== null) return free
+    if (!formerTaps.has(device)) throw tapHeld(vm, device)
     const standIn = this.#standIns.find((one) => one.vm === vm && one.device === device)!
     return openStandIn(standIn.name, link, queues, options)
   }
