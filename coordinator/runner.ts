@@ -194,8 +194,8 @@ export function runRestore(input: RestoreInput, options: RunOptions): Promise<Re
         transfers.abort()
         context.later(effect.delayMs, () =>
           agent(host, { do: 'abort' }, async () => {
-            const { running } = await agents.restoreAbort(host, name, epoch, call(effect.timeoutMs))
-            return { kind: 'aborted', host, running }
+            const { running, standing = [] } = await agents.restoreAbort(host, name, epoch, call(effect.timeoutMs))
+            return { kind: 'aborted', host, running, standing }
           }),
         )
         return

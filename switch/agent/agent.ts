@@ -54,6 +54,7 @@ export class Agent {
       this.sessions,
       (vms) => disks.letGo(vms),
     )
+    this.restores.onLeft = () => this.#undoing.mayBeLeft()
     this.#catchUp = new CatchUp(host, (network) => {
       if (this.sessions.of(network) === null) return null
       return { epoch: this.sessions.snapshotOf(network)?.request.epoch ?? null }

@@ -1,17 +1,18 @@
 // What a snapshot or a restore has left in the middle, put right: its records (journal.ts) say what it was about to
-// touch. When a daemon was killed the next one does it, at its start; what could not be put right then is tried again
-// (undoing.ts). Gates and hold queues went with the killed one's datapath.
+// touch. When a daemon was killed the next one does it, at its start; what could not be put right then, or by the
+// session itself, is tried again (undoing.ts). Gates and hold queues went with the killed one's datapath.
 
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { whyNotMergedOff } from '../../src/hypervisor/drivers.js'
+import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
+import { isSameMachine, whyNotMergedOff } from '../../src/hypervisor/drivers.js'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/shared/qemu-img.js'
 import { overlayStem } from '../../src/hypervisor/shared/qemu-overlays.js'
 import type { Host } from './host.js'
 import type { Moves } from './host-records.js'
 import type { CutRecord, RestoreRecord, UnfinishedSnapshot } from './journal.js'
-import { resumeMachine } from './resume.js'
+import { hasEnded, resumeMachine } from './resume.js'
 
 /** A save under way comes to its end first, unread. */
 const RECOVER_MS = 60_000
@@ -177,49 +178,71 @@ export async function endLoads(
   for (const record of await host.journal.restores()) {
     const { network, snapshot } = record
     host.log.warn({ network, snapshot }, 'undoing a restore whose daemon was killed')
-    const { ended, unclear } = await endMachines(host, record)
+    const { ended, failures } = await endMachines(host, record)
     const stuck = await resumeFormers(host, record)
     known = without(known, record, ended, configured)
     for (const { device, vm } of record.taps) if (ended.has(vm)) host.ports.removeTap(device)
     for (const { name } of record.standIns ?? []) host.ports.removeTap(name)
     const result = known
     await host.records.writeMoves(() => result)
-    if (!unclear && !stuck) await host.journal.removeRestore(network)
+    if (failures.length + stuck.length === 0) await host.journal.removeRestore(network)
   }
   return known
 }
 
-/** Machines that stood still until they were ended, and have not been. True when one stands still yet. */
-async function resumeFormers(host: LoadsHost, { formers }: RestoreRecord): Promise<boolean> {
-  const results = await Promise.all(
-    (formers ?? []).map(async ({ vm, incarnation, spec }) => {
-      const known = host.machines.spec(vm)
-      host.machines.set(vm, spec)
-      try {
-        if (!(await host.machines.isThere(vm))) return true
-        const deadline = host.clock.now().ms + END_MS
-        await host.machines.using(vm, deadline, async (control) => {
-          const same = incarnation === null || incarnation === control.incarnation
-          if (!same || (await control.inspect(deadline)).state !== 'paused') return
-          host.log.warn({ vm }, 'resuming a machine that a restore has paused')
-          await resumeMachine(host, vm, control, deadline)
-        })
-        return true
-      } catch (thrown) {
-        host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
-        return false
-      } finally {
-        if (known !== undefined) host.machines.set(vm, known)
-        else host.machines.delete(vm)
-      }
-    }),
-  )
-  return results.includes(false)
+/**
+ * What a restore of this daemon has left on record when it was called off: former machines that stand still, loaded
+ * ones that may still be there. Its ports and TAPs are given back already. The record goes when all is put right; else
+ * the answer is the first reason why not, and undoing.ts tries again.
+ */
+export async function undoRestore(host: UndoHost, record: RestoreRecord): Promise<SnapswitchError | null> {
+  const { network, snapshot } = record
+  host.log.warn({ network, snapshot }, 'undoing what a restore has left')
+  const stuck = await resumeFormers(host, record)
+  const { failures } = await endMachines(host, record)
+  const [first = null] = [...stuck, ...failures]
+  if (first === null) await host.journal.removeRestore(network)
+  return first
 }
 
-async function endMachines(host: LoadsHost, { machines, resuming }: RestoreRecord) {
+/** Machines that stood still until they were ended, and have not been. Answers why some stand still yet. */
+async function resumeFormers(host: UndoHost, { formers }: RestoreRecord): Promise<SnapswitchError[]> {
+  const results = await Promise.all((formers ?? []).map((former) => resumeFormer(host, former)))
+  return results.filter((failure) => failure !== null)
+}
+
+type FormerRecord = NonNullable<RestoreRecord['formers']>[number]
+
+async function resumeFormer(host: UndoHost, { vm, incarnation, spec }: FormerRecord): Promise<SnapswitchError | null> {
+  const { machines } = host
+  const known = machines.spec(vm)
+  const isOther = known === undefined || !isSameMachine(known, spec)
+  if (isOther) machines.set(vm, spec)
+  try {
+    if (!(await machines.isThere(vm))) return null
+    const deadline = host.clock.now().ms + END_MS
+    await machines.using(vm, deadline, async (control) => {
+      const same = incarnation === null || incarnation === control.incarnation
+      if (!same || (await control.inspect(deadline)).state !== 'paused') return
+      host.log.warn({ vm }, 'resuming a machine that a restore has paused')
+      await resumeMachine(host, vm, control, deadline)
+    })
+    return null
+  } catch (thrown) {
+    host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
+    const error = asSnapswitchError(thrown)
+    return hasEnded(error) ? null : error
+  } finally {
+    if (isOther && machines.spec(vm) === spec) {
+      if (known !== undefined) machines.set(vm, known)
+      else machines.delete(vm)
+    }
+  }
+}
+
+async function endMachines(host: UndoHost, { machines, resuming }: RestoreRecord) {
   const ended = new Set<string>()
-  let unclear = false
+  const failures: SnapswitchError[] = []
   await Promise.all(
     machines.map(async ({ vm, ...load }) => {
       try {
@@ -228,11 +251,11 @@ async function endMachines(host: LoadsHost, { machines, resuming }: RestoreRecor
         ended.add(vm)
       } catch (thrown) {
         host.log.error({ err: thrown, vm }, 'cannot end a machine that a restore has loaded')
-        unclear = true
+        failures.push(asSnapswitchError(thrown))
       }
     }),
   )
-  return { ended, unclear }
+  return { ended, failures }
 }
 
 function without(

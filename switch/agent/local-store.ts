@@ -11,7 +11,7 @@
 //                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts by former versions
 //   <state>/images/<digest>                              fetched from other hosts (images.ts)
-//   <state>/restores/<network>.json                      a restore under way: what to undo should the daemon be killed
+//   <state>/restores/<network>.json                      a restore under way, or what one has left: to undo it
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 
 import { createHash } from 'node:crypto'

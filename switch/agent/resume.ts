@@ -7,6 +7,8 @@ import type { MachineControl, ResumeInfo } from '../../src/hypervisor/hypervisor
 import { sleep } from '../../src/runtime/clock.js'
 import type { Host } from './host.js'
 
+/** How long a hypervisor may be away: a restart of libvirtd fits in. */
+export const AWAY_MS = 20_000
 const ATTEMPT_MS = 3000
 const FIRST_WAIT_MS = 50
 const LONGEST_WAIT_MS = 1000

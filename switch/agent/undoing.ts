@@ -1,9 +1,9 @@
 // Unfinished snapshots are undone: those of a killed daemon when the next one starts; and what could not be put right
-// then, or when a snapshot failed, again and again. A hypervisor may be away for longer than anybody waits for it, and
-// until its machine is right all files that it may need stay.
+// then, or when a snapshot failed or a restore was called off, again and again. A hypervisor may be away for longer
+// than anybody waits for it, and until its machine is right all files that it may need stay.
 
-import type { UnfinishedSnapshot } from './journal.js'
-import { type UndoHost, undoSnapshot } from './leftovers.js'
+import type { RestoreRecord, UnfinishedSnapshot } from './journal.js'
+import { type UndoHost, undoRestore, undoSnapshot } from './leftovers.js'
 import type { Session, Sessions } from './sessions.js'
 
 /**
@@ -14,6 +14,14 @@ const FIRST_WAIT_MS = 3000
 const LONGEST_WAIT_MS = 600_000
 /** A network is not kept busy for a hypervisor that does not answer. */
 const ANSWER_MS = 5000
+
+/** What is on record of a network. */
+interface OnRecord {
+  readonly snapshots: readonly UnfinishedSnapshot[]
+  readonly restores: readonly RestoreRecord[]
+}
+
+const countOf = ({ snapshots, restores }: OnRecord) => snapshots.length + restores.length
 
 export class Undoing {
   readonly #host: UndoHost
@@ -38,18 +46,20 @@ export class Undoing {
     this.#letGo = letGo
   }
 
-  /** What a killed daemon has left; the networks concerned are busy meanwhile. */
+  /** What a killed daemon has left of snapshots; the networks concerned are busy meanwhile. */
   async recover(): Promise<void> {
     const unfinished = await this.#host.journal.unfinished()
     await Promise.all(
       this.#networks().map(async (network) => {
-        const mine = unfinished.filter((one) => one.network === network)
-        if (mine.length > 0) await this.#undo(network, async () => mine)
+        const snapshots = unfinished.filter((one) => one.network === network)
+        if (snapshots.length > 0) await this.#undo(network, async () => ({ snapshots, restores: [] }))
       }),
     )
+    // What it has left of restores was tried before the ports were there (leftovers.ts).
+    if ((await this.#host.journal.restores()).length > 0) this.mayBeLeft()
   }
 
-  /** Call when a snapshot has failed. */
+  /** Call when a snapshot has failed, or a restore has left something. */
   mayBeLeft(): void {
     this.#left = true
     this.#waitMs = FIRST_WAIT_MS
@@ -68,7 +78,7 @@ export class Undoing {
       for (const network of this.#networks()) if (await this.#againIn(network)) undone = true
     } catch (thrown) {
       this.#left = true
-      log.error({ err: thrown }, 'cannot undo what is left of snapshots')
+      log.error({ err: thrown }, 'cannot undo what is left of snapshots and restores')
     }
     this.#notBeforeMs = clock.now().ms + this.#waitMs
     this.#under = false
@@ -76,8 +86,8 @@ export class Undoing {
   }
 
   async #againIn(network: string): Promise<boolean> {
-    const left = await this.#unfinished(network)
-    if (left.length === 0) return false
+    const left = await this.#onRecord(network)
+    if (countOf(left) === 0) return false
     const answers = this.#sessions.busy(network) === null && (await this.#answer(left))
     // The one that is unfinished may be the one under way.
     if (!answers || this.#sessions.busy(network) !== null) {
@@ -85,36 +95,45 @@ export class Undoing {
       return false
     }
     // Asked for once more: the one of before may have come to its end.
-    await this.#undo(network, () => this.#unfinished(network))
-    return (await this.#unfinished(network)).length < left.length
+    await this.#undo(network, () => this.#onRecord(network))
+    return countOf(await this.#onRecord(network)) < countOf(left)
   }
 
-  async #undo(network: string, which: () => Promise<readonly UnfinishedSnapshot[]>): Promise<void> {
-    const session: Session = { name: 'undoing an unfinished snapshot', work: { kind: 'undoing' } }
+  async #undo(network: string, which: () => Promise<OnRecord>): Promise<void> {
+    const session: Session = { name: 'undoing an unfinished snapshot or restore', work: { kind: 'undoing' } }
     this.#sessions.occupy(network, session)
     try {
-      for (const one of await which()) {
+      const { snapshots, restores } = await which()
+      for (const one of snapshots) {
         await this.#letGo(one.machines.map(({ vm }) => vm))
         await undoSnapshot(this.#host, one)
       }
-      if ((await this.#unfinished(network)).length > 0) this.#left = true
+      for (const one of restores) {
+        await this.#letGo([...one.machines, ...(one.formers ?? [])].map(({ vm }) => vm))
+        await undoRestore(this.#host, one)
+      }
+      if (countOf(await this.#onRecord(network)) > 0) this.#left = true
     } catch (thrown) {
       this.#left = true
-      this.#host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot')
+      this.#host.log.error({ err: thrown, network }, 'cannot undo an unfinished snapshot or restore')
     } finally {
       this.#sessions.end(network, session)
     }
   }
 
-  async #unfinished(network: string): Promise<UnfinishedSnapshot[]> {
-    return (await this.#host.journal.unfinished()).filter((one) => one.network === network)
+  async #onRecord(network: string): Promise<OnRecord> {
+    const { journal } = this.#host
+    const isHere = (one: { readonly network: string }) => one.network === network
+    const snapshots = (await journal.unfinished()).filter(isHere)
+    return { snapshots, restores: (await journal.restores()).filter(isHere) }
   }
 
-  /** Whether all those machines can be asked, or have ended. */
-  async #answer(unfinished: readonly UnfinishedSnapshot[]): Promise<boolean> {
+  /** Whether all machines that may stand still can be asked, or have ended. */
+  async #answer({ snapshots, restores }: OnRecord): Promise<boolean> {
     const { machines, clock } = this.#host
     const deadline = clock.now().ms + ANSWER_MS
-    const vms = new Set(unfinished.flatMap((one) => one.machines.map(({ vm }) => vm)))
+    const all = [...snapshots.flatMap((one) => one.machines), ...restores.flatMap(({ formers }) => formers ?? [])]
+    const vms = new Set(all.map(({ vm }) => vm))
     const answers = await Promise.allSettled(
       [...vms].map(async (vm) => {
         if (machines.spec(vm) === undefined || !(await machines.isThere(vm))) return

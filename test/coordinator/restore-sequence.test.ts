@@ -335,9 +335,9 @@ t.test('every failure at every step ends it; once begun, every target that does 
         bench.of('abort').map((a) => a.host),
         begun ? (['pausing', 'switching'].includes(state) ? ['a', 'b', 'c'] : ['a', 'b']) : [],
       )
-      bench.feed({ kind: 'aborted', host: 'c', running: [] })
-      bench.feed({ kind: 'aborted', host: 'a', running: [] })
-      bench.feed({ kind: 'aborted', host: 'b', running: [] })
+      bench.feed({ kind: 'aborted', host: 'c', running: [], standing: [] })
+      bench.feed({ kind: 'aborted', host: 'a', running: [], standing: [] })
+      bench.feed({ kind: 'aborted', host: 'b', running: [], standing: [] })
       t.ok(restoreEnded(bench.at.state))
       t.ok(bench.error !== undefined)
     }
@@ -353,9 +353,24 @@ t.test('a load that leaves a machine out is a failure', async (t) => {
 t.test('machines that ran before their host was told to abort are named', async (t) => {
   const bench = new Bench().reach('resuming')
   bench.feed({ kind: 'agentFailed', host: 'a', call: { do: 'resume' }, error: { ...broken, code: 'SNAPSHOT_UNKNOWN' } })
-  bench.feed({ kind: 'aborted', host: 'b', running: ['vm2'] })
-  bench.feed({ kind: 'aborted', host: 'a', running: [] })
+  bench.feed({ kind: 'aborted', host: 'b', running: ['vm2'], standing: [] })
+  bench.feed({ kind: 'aborted', host: 'a', running: [], standing: [] })
   t.match(bench.error, { code: 'RESTORE_FAILED', message: /only in part: vm2 run, but host a: gone/ })
+})
+
+t.test('machines that were paused and do not go on are named', async (t) => {
+  const bench = new Bench().reach('pausing')
+  bench.feed({ kind: 'agentFailed', host: 'a', call: { do: 'pause' }, error: { ...broken, code: 'HYPERVISOR_REFUSED' } })
+  for (const [host, standing] of [
+    ['a', ['vm3']],
+    ['b', ['vm1', 'vm3']],
+    ['c', []],
+  ] as const)
+    bench.feed({ kind: 'aborted', host, running: [], standing })
+  t.match(bench.error, {
+    message: /was undone; .* vm1 and vm3 stand still: they were paused, and do not go on$/,
+    action: /^The switch there tries again and again; `snapswitch status` says how .* Start it\.$/,
+  })
 })
 
 t.test('ends are ends', async (t) => {
@@ -393,7 +408,7 @@ function goodAnswer(effect: RestoreEffect, bench: Bench, missing: boolean): Rest
     case 'resume':
       return { kind: 'resumed', host: effect.host, resumed: { resumed: [] } }
     case 'abort':
-      return { kind: 'aborted', host: effect.host, running: [] }
+      return { kind: 'aborted', host: effect.host, running: [], standing: [] }
     case 'timer':
       bench.ms += effect.afterMs
       return { kind: 'deadline', timer: effect.timer }

@@ -11,7 +11,7 @@ import t from 'tap'
 import type { RestoreRequest } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineControl, MachineSpec } from '../../src/hypervisor/hypervisor.js'
-import { systemClock } from '../../src/runtime/clock.js'
+import { type Clock, systemClock } from '../../src/runtime/clock.js'
 import { type ChannelFrame, writeChannel } from '../../src/trace/channel.js'
 import { Epochs, type Host } from '../../switch/agent/host.js'
 import type { Moves } from '../../switch/agent/host-records.js'
@@ -45,9 +45,13 @@ class MadeUpHost {
   readonly emptied: number[] = []
   /** Machines that run before the restore, with what was done to them. */
   readonly formers = new Map<string, string[]>()
-  /** What the record of the restore said last of those that stand still. */
-  paused: string[] = []
+  /** The record of the restore. */
+  record: RestoreRecord | null = null
+  readonly #still = new Set<string>()
   refusesToPause: string | null = null
+  refusesToResume: string | null = null
+  refusesToEnd: string | null = null
+  clock: Clock = systemClock
   /** What a pause waits for, by machine. */
   readonly pausing = new Map<string, Promise<void>>()
   /** What writing a record waits for. */
@@ -57,16 +61,25 @@ class MadeUpHost {
   /** Nothing can be written. */
   full = false
 
+  /** What the record says of those that stand still. */
+  get paused(): string[] {
+    return (this.record?.formers ?? []).map(({ vm }) => vm)
+  }
+
   #former(vm: string): MachineControl {
     const done = this.formers.get(vm)!
     return controlOf({
+      inspect: async () => ({ ...bareInfo, state: this.#still.has(vm) ? 'paused' : 'running' }),
       pause: async () => {
         await this.pausing.get(vm)
         done.push('pause')
         if (this.refusesToPause === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
+        this.#still.add(vm)
         return { pausedAtUs: 1 }
       },
       resume: async () => {
+        if (this.refusesToResume === vm) throw new SnapswitchError('HYPERVISOR_REFUSED', 'no', '')
+        this.#still.delete(vm)
         done.push('resume')
         return { resumedAtUs: 1 }
       },
@@ -84,9 +97,14 @@ class MadeUpHost {
         return { resumedAtUs: 7 }
       },
       destroy: async () => {
-        this.destroyed.push(vm)
+        this.#end(vm)
       },
     })
+  }
+
+  #end(vm: string): void {
+    if (this.refusesToEnd === vm) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', `${vm} cannot be ended`, '')
+    this.destroyed.push(vm)
   }
 
   async asHost(): Promise<Host> {
@@ -99,7 +117,7 @@ class MadeUpHost {
     return {
       name: 'a',
       version: '1',
-      clock: systemClock,
+      clock: this.clock,
       processor: { cores: 2, runAhead: () => () => {}, collectGarbage: () => {}, availableMemory: () => null },
       portion: 1,
       recordedEvents: 0,
@@ -117,13 +135,14 @@ class MadeUpHost {
         noteStuck: unasked('note what is stuck'),
         unfinished: async () => [],
         removeUnfinished: unasked('remove an unfinished snapshot'),
-        restores: async () => [],
-        writeRestore: ({ formers }: RestoreRecord) => {
-          this.paused = (formers ?? []).map(({ vm }) => vm)
-          return this.writing.then(write)
+        restores: async () => (this.record === null ? [] : [this.record]),
+        writeRestore: async (record: RestoreRecord) => {
+          await this.writing
+          await write()
+          this.record = record
         },
         removeRestore: async () => {
-          this.paused = []
+          this.record = null
         },
       },
       store: {
@@ -158,7 +177,10 @@ class MadeUpHost {
           const spec = { qmp: `/run/${name}` }
           return { control: this.#loaded(name), spec, takePlace: async () => undefined }
         },
-        endLoad: async () => true,
+        endLoad: async ({ directory }) => {
+          this.#end(`load in ${directory}`)
+          return true
+        },
         isThere: async (vm) => this.formers.has(vm),
         attach: async (vm) => this.#former(vm),
         using: async (vm, _deadline, use) => use(this.#former(vm)),
@@ -322,6 +344,93 @@ t.test(
     t.equal(sessions.busy('lab0'), null)
   },
 )
+
+/** What is slept for passes at once; who waits for the coordinator waits for ever. */
+function hasty(): Clock {
+  let ms = 0
+  return {
+    now: () => ({ ms, wallUs: 0 }),
+    after: (waitMs, act) => {
+      if (waitMs > 2000) return () => {}
+      ms += waitMs
+      queueMicrotask(act)
+      return () => {}
+    },
+  }
+}
+
+t.test('a machine that stands still when a restore is called off is named, and comes before the next one', async (t) => {
+  const fake = new MadeUpHost()
+  fake.clock = hasty()
+  const host = await fake.asHost()
+  const sessions = new Sessions(host, wantedOf(['lab0']))
+  const restores = new Restores(host, sessions, wantedOf([]), keeper)
+  let left = 0
+  restores.onLeft = () => left++
+  const done: string[] = []
+  fake.formers.set('former', done)
+  fake.specs.set('former', { qmp: '/run/former' })
+  fake.refusesToResume = 'former'
+  await restores.load('lab0', 's', requestFor('good'))
+  await restores.pause('lab0', 's', pauseOf('former'))
+  const answer = { running: [], standing: ['former'] }
+  t.same(await restores.abort('lab0', 's', 5), answer)
+  t.same(await restores.abort('lab0', 's', 5), answer, 'asked again')
+  t.equal(left, 1)
+  t.same(done, ['pause'])
+  t.same(fake.paused, ['former'])
+  t.match(fake.record, { machines: [], ports: [], taps: [] }, 'nothing else is left')
+
+  // Its record would take the place of that one.
+  const next = { ...requestFor('good'), epoch: 6 }
+  await t.rejects(restores.load('lab0', 's', next), { code: 'MACHINE_PAUSED', message: /^former stands still/ })
+  await t.rejects(restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 7 }), { code: 'MACHINE_PAUSED' })
+  t.same(fake.paused, ['former'])
+  t.equal(sessions.busy('lab0'), null)
+  t.equal(restores.outcomes('lab0').undone, 3)
+
+  fake.refusesToResume = null
+  await restores.load('lab0', 's', { ...next, epoch: 8 })
+  t.same(done, ['pause', 'resume'])
+  await restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 8 })
+  t.same(fake.paused, ['former'])
+  t.same(await restores.abort('lab0', 's', 8), { running: [] })
+  t.same(done, ['pause', 'resume', 'pause', 'resume'], 'it ran when it was told to stop')
+  t.equal(fake.record, null)
+  t.equal(left, 1)
+})
+
+t.test('a loaded machine that could not be ended stays on record, and is ended before the next restore', async (t) => {
+  const fake = new MadeUpHost()
+  const host = await fake.asHost()
+  const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
+  let left = 0
+  restores.onLeft = () => left++
+  await restores.load('lab0', 's', requestFor('good', 'other'))
+  fake.refusesToEnd = 'good'
+  t.same(await restores.abort('lab0', 's', 5), { running: [] })
+  t.same(fake.destroyed, ['other'])
+  t.equal(left, 1)
+  t.match(fake.record, { resuming: false, machines: [{ vm: 'good', directory: '/none' }], formers: [] })
+  fake.refusesToEnd = 'load in /none'
+  const next = { ...requestFor('other'), epoch: 6 }
+  await t.rejects(restores.load('lab0', 's', next), { code: 'HYPERVISOR_UNREACHABLE' })
+  t.match(fake.record, { machines: [{ vm: 'good' }] })
+  fake.refusesToEnd = null
+  await restores.load('lab0', 's', { ...next, epoch: 7 })
+  t.same(fake.destroyed, ['other', 'load in /none'])
+  t.match(fake.record, { machines: [{ vm: 'other' }] })
+  await restores.abort('lab0', 's', 7)
+  t.equal(fake.record, null)
+})
+
+t.test('a restore that is called off twice at once is undone once', async (t) => {
+  const host = await new MadeUpHost().asHost()
+  const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
+  await restores.load('lab0', 's', requestFor('good'))
+  await Promise.all([restores.abort('lab0', 's', 5), restores.abandon('lab0')])
+  t.same(restores.outcomes('lab0'), { done: 0, undone: 1 })
+})
 
 t.test('a TAP that a stranger holds is told by the check', async (t) => {
   const fake = new MadeUpHost()

@@ -10,7 +10,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { MachineState } from '../../src/hypervisor/hypervisor.js'
 import type { Clock } from '../../src/runtime/clock.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
-import { Journal } from '../../switch/agent/journal.js'
+import { Journal, type RestoreRecord } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import type { Session } from '../../switch/agent/sessions.js'
 import { Undoing } from '../../switch/agent/undoing.js'
@@ -33,6 +33,8 @@ class Lone {
   resumes = true
   nowMs = 0
   asked = 0
+  ends = true
+  readonly ended: string[] = []
   session: Session | null = null
   /** Done when the hypervisor is asked. */
   meanwhile = () => {}
@@ -57,6 +59,11 @@ class Lone {
           if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
           this.meanwhile()
           return control
+        },
+        endLoad: async ({ directory }) => {
+          if (!this.ends) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
+          this.ended.push(directory)
+          return true
         },
       },
     )
@@ -95,6 +102,20 @@ class Lone {
     await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', disks: [] })
     await lone.journal.noteStuck('lab0', 's1', 'vm')
     return lone
+  }
+
+  /** The same with what a restore has left. */
+  static async withRestore(t: Test, machines: RestoreRecord['machines'] = []): Promise<Lone> {
+    const lone = await Lone.for(t)
+    await lone.journal.removeUnfinished('lab0', 's1')
+    const formers = [{ vm: 'vm', incarnation: '1:1', spec: { qmp: '/none' } }]
+    const names = { network: 'lab0', snapshot: 's1', resuming: false }
+    await lone.journal.writeRestore({ ...names, machines, ports: [], taps: [], formers })
+    return lone
+  }
+
+  restores(): Promise<RestoreRecord[]> {
+    return this.journal.restores()
   }
 
   again(): Promise<boolean> {
@@ -156,4 +177,47 @@ t.test('nor is one that is finished while the hypervisor is asked', async (t) =>
   t.equal(lone.asked, 1)
   t.equal(lone.state, 'paused', 'nothing is undone')
   t.ok(existsSync(join(lone.record, 'part.json')))
+})
+
+t.test('a machine that a restore has paused is tried again, too', async (t) => {
+  const lone = await Lone.withRestore(t)
+  lone.undoing.mayBeLeft()
+  t.equal(await lone.again(), false)
+  t.equal((await lone.restores()).length, 1, 'nobody answers')
+  lone.answers = true
+  lone.resumes = false
+  t.equal(await lone.again(), false, 'it answers, and does not obey')
+  t.equal((await lone.restores()).length, 1)
+  t.equal(lone.session, null)
+  lone.session = { name: 'restore of s1', work: { kind: 'changing' } }
+  lone.resumes = true
+  t.equal(await lone.again(), false)
+  t.equal(lone.state, 'paused', 'the record may be of the restore that is under way')
+  lone.session = null
+  t.equal(await lone.again(), true)
+  t.equal(lone.state, 'running')
+  t.same(await lone.restores(), [])
+})
+
+t.test('what a start of the daemon has left of a restore is tried again', async (t) => {
+  const lone = await Lone.withRestore(t)
+  await lone.undoing.recover()
+  lone.answers = true
+  t.equal(await lone.again(), true)
+  t.equal(lone.state, 'running')
+})
+
+t.test('a machine that a restore has loaded and that could not be ended is ended', async (t) => {
+  const directory = '/none/machines/other/e2'
+  const lone = await Lone.withRestore(t, [{ vm: 'other', kind: 'qemu', directory }])
+  lone.answers = true
+  lone.ends = false
+  lone.undoing.mayBeLeft()
+  t.equal(await lone.again(), false)
+  t.equal(lone.state, 'running', 'the other one does not wait for it')
+  t.equal((await lone.restores()).length, 1)
+  lone.ends = true
+  t.equal(await lone.again(), true)
+  t.same(lone.ended, [directory])
+  t.same(await lone.restores(), [])
 })

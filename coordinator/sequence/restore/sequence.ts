@@ -178,7 +178,7 @@ export const restoreTable = {
   },
   aborting: {
     ...inert('aborting'),
-    aborted: (data, event) => aborted(data, event.host, event.running),
+    aborted: (data, event) => aborted(data, event.host, event.running, event.standing),
     agentFailed: (data, event) =>
       event.call.do === 'abort' ? abortFailed(data, event.host, event.error) : at('aborting', data),
     deadline: onTimer('aborting', (data) =>

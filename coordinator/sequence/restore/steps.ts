@@ -50,6 +50,7 @@ export function beginRestore(input: RestoreInput, now: Instant): RestoreStep {
       failure: null,
       aborting: {},
       survivors: [],
+      standing: [],
       unaborted: [],
     },
     effects: [

@@ -61,8 +61,13 @@ export type RestoreEvent =
   | { readonly kind: 'paused'; readonly host: string; readonly paused: RestorePaused }
   | { readonly kind: 'switched'; readonly host: string; readonly switched: RestoreSwitched }
   | { readonly kind: 'resumed'; readonly host: string; readonly resumed: RestoreResumed }
-  /** `running`: machines that ran there before it was told, and go on. */
-  | { readonly kind: 'aborted'; readonly host: string; readonly running: readonly string[] }
+  /** `running`: machines that ran there before it was told, and go on. `standing`: former ones that do not. */
+  | {
+      readonly kind: 'aborted'
+      readonly host: string
+      readonly running: readonly string[]
+      readonly standing: readonly string[]
+    }
   | { readonly kind: 'agentFailed'; readonly host: string; readonly call: RestoreCall; readonly error: ErrorReport }
   | { readonly kind: 'deadline'; readonly timer: number }
   | { readonly kind: 'cancel'; readonly error: ErrorReport }
@@ -140,6 +145,8 @@ export interface RestoreData {
   readonly aborting: Readonly<Record<string, number>>
   /** Machines that hosts which were told to abort have let run on. */
   readonly survivors: readonly string[]
+  /** Former machines that were paused, and that hosts which were told to abort could not resume. */
+  readonly standing: readonly string[]
   readonly unaborted: readonly string[]
 }
 

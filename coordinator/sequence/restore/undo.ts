@@ -29,9 +29,15 @@ export function fail(data: RestoreData, error: ErrorReport): RestoreStep {
   )
 }
 
-export function aborted(data: RestoreData, host: string, running: readonly string[]): RestoreStep {
+export function aborted(
+  data: RestoreData,
+  host: string,
+  running: readonly string[],
+  standing: readonly string[] = [],
+): RestoreStep {
   const { [host]: _, ...aborting } = data.aborting
-  const known = { ...data, aborting, survivors: [...data.survivors, ...running] }
+  const survivors = [...data.survivors, ...running]
+  const known = { ...data, aborting, survivors, standing: [...data.standing, ...standing] }
   return Object.keys(aborting).length > 0 ? at('aborting', known) : conclude(known)
 }
 
@@ -47,7 +53,7 @@ export function abortFailed(data: RestoreData, host: string, error: ErrorReport)
 }
 
 export function conclude(data: RestoreData): RestoreStep {
-  const outcome = failureOf(data, data.failure as ErrorReport)
+  const outcome = withStanding(data, failureOf(data, data.failure as ErrorReport))
   const error: ErrorReport =
     data.unaborted.length === 0
       ? outcome
@@ -57,6 +63,18 @@ export function conclude(data: RestoreData): RestoreStep {
           action: `Restart the switch there: what it has loaded and never run ends with that. ${outcome.action}`,
         }
   return at('failed', { ...data, failure: error }, { do: 'finish', outcome: { kind: 'failed', error } })
+}
+
+/** Names former machines that their hosts could not resume. */
+function withStanding({ standing }: RestoreData, error: ErrorReport): ErrorReport {
+  if (standing.length === 0) return error
+  const names = [...new Set(standing)].sort()
+  const still = names.length === 1 ? 'stands still: it was paused, and does' : 'stand still: they were paused, and do'
+  return {
+    ...error,
+    message: `${error.message.replace(/\.$/, '')}. ${listed(names)} ${still} not go on`,
+    action: `The switch there tries again and again; \`snapswitch status\` says how to resume a machine by hand. ${error.action}`,
+  }
 }
 
 /** What the failure leaves: machines that ran already are not ended. */

@@ -92,8 +92,14 @@ export type RestoreResumed = Static<typeof RestoreResumed>
 export const RestoreAbort = Type.Object({ epoch: Epoch }, closed)
 export type RestoreAbort = Static<typeof RestoreAbort>
 
-/** Answer of abort: what never ran is ended; these ran already, and run on. */
-export const RestoreAborted = Type.Object({ running: Type.Array(Name) })
+/**
+ * Answer of abort: what never ran is ended; `running` ran already, and run on. `standing`: former machines that the
+ * restore has paused and could not resume; left out: none.
+ */
+export const RestoreAborted = Type.Object({
+  running: Type.Array(Name),
+  standing: Type.Optional(Type.Array(Name)),
+})
 export type RestoreAborted = Static<typeof RestoreAborted>
 /** POST /v1/networks/:network/left: a restore is over, and these machines live elsewhere now. */
 export const LeftRequest = Type.Object(

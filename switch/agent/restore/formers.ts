@@ -8,7 +8,7 @@ import { allOf } from '../all-of.js'
 import { type GatesHost, gateOthers, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
 import type { RestoreRecord } from '../journal.js'
-import { hasEnded, resumeMachine } from '../resume.js'
+import { AWAY_MS, hasEnded, resumeMachine } from '../resume.js'
 
 interface Former {
   readonly vm: string
@@ -18,8 +18,6 @@ interface Former {
   readonly ran: boolean
   ended: boolean
 }
-
-const RESUME_MS = 10_000
 
 type FormersHost = GatesHost & Pick<Host, 'machines'>
 
@@ -54,11 +52,11 @@ export class Formers {
     }
   }
 
-  /** What it takes to resume them should this daemon be killed. */
-  record(): NonNullable<RestoreRecord['formers']> {
+  /** What it takes to resume them should this daemon be killed, or not be able to. */
+  record(vms: readonly string[] = this.names()): NonNullable<RestoreRecord['formers']> {
     return [...this.#found.values()].flatMap(({ vm, control, ran }) => {
       const spec = this.#host.machines.spec(vm)
-      return spec === undefined || !ran ? [] : [{ vm, incarnation: control.incarnation, spec }]
+      return spec === undefined || !ran || !vms.includes(vm) ? [] : [{ vm, incarnation: control.incarnation, spec }]
     })
   }
 
@@ -85,7 +83,7 @@ export class Formers {
       [...this.#found.values()].map(async ({ vm, control, ports, ran, ended }) => {
         if (ended) return
         try {
-          if (ran) await resumeMachine(host, vm, control, host.clock.now().ms + RESUME_MS)
+          if (ran) await resumeMachine(host, vm, control, host.clock.now().ms + AWAY_MS)
         } catch (thrown) {
           host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
           if (!hasEnded(asSnapswitchError(thrown))) stuck.push(vm)

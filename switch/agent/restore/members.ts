@@ -6,11 +6,10 @@ import type { LoadedMachine } from '../../../src/hypervisor/hypervisor.js'
 import type { PortEntry } from '../../ports/table.js'
 import { type GatesHost, release, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
+import { AWAY_MS } from '../resume.js'
 import { type Loading, startedLoad } from './load.js'
 
 const INSPECT_MS = 10_000
-/** How long ending what was loaded may take; a restart of libvirtd fits in. */
-const END_MS = 20_000
 const END_AGAIN_MS = 3000
 
 export interface Member extends Loading {
@@ -68,17 +67,17 @@ export class RestoreMembers {
     }
   }
 
-  /** False when one of them may still be there. `mayRun`: they have been told to run; those that do stay. */
-  async end(mayRun: boolean, recorded: boolean): Promise<boolean> {
+  /** Answers with those that may still be there. `mayRun`: they have been told to run; those that do stay. */
+  async end(mayRun: boolean, recorded: boolean): Promise<Member[]> {
     const ended = await Promise.all(this.all.map((member) => this.#endOne(member, mayRun, recorded)))
-    return ended.every((one) => one)
+    return this.all.filter((_, at) => !ended[at])
   }
 
   /** False when it may still be there. One that runs stays. */
   async #endOne(member: Member, mayRun: boolean, recorded: boolean): Promise<boolean> {
     const host = this.#host
     const { part, machine } = member
-    const deadline = host.clock.now().ms + END_MS
+    const deadline = host.clock.now().ms + AWAY_MS
     try {
       if (machine === null) {
         if (!recorded) return true

@@ -23,10 +23,12 @@ import type { Session, Sessions } from '../sessions.js'
 import { checkRestore } from './check.js'
 import { RestoreSession } from './session.js'
 
-/** A restore that has ended with machines that run. */
+/** A restore that has ended with machines that run, or that stand still. */
 interface EndedRestore {
   readonly snapshot: string
   readonly resumed: RestoreResumed['resumed']
+  /** Former machines that it could not resume when it was called off. */
+  readonly standing: readonly string[]
   /** All of them run. */
   readonly complete: boolean
 }
@@ -45,6 +47,8 @@ export class Restores {
   readonly #outcomes = new Map<string, { done: number; undone: number }>()
   /** The same of the switch on a host that gets no machines. */
   readonly #switched = new Map<string, { readonly snapshot: string; readonly answer: RestoreSwitched }>()
+  /** Called when a restore that was called off has left something on record. */
+  onLeft: () => void = () => undefined
 
   constructor(
     host: Host,
@@ -92,7 +96,7 @@ export class Restores {
       await this.#keeper.letGo(request.members.map(({ vm }) => vm))
       return await restore.load()
     } catch (thrown) {
-      this.#sessions.end(network, session)
+      await this.#callOff(network, session, restore)
       throw thrown
     }
   }
@@ -106,6 +110,7 @@ export class Restores {
     this.#ended.delete(network)
     this.#switched.delete(network)
     restore.onAbandoned = (resumed) => this.#abandoned(network, session, restore, resumed)
+    restore.onLeft = () => this.onLeft()
     restore.onMovedAway = (vms) => this.#movedAway(vms)
     restore.onRegistered = () => this.#saveMoves()
     return { restore, session }
@@ -127,8 +132,7 @@ export class Restores {
       await this.#keeper.letGo(order.machines)
       return await restore.pause(order)
     } catch (thrown) {
-      await this.abandon(network)
-      this.#sessions.end(network, session)
+      await this.#callOff(network, session, restore)
       throw thrown
     }
   }
@@ -175,37 +179,49 @@ export class Restores {
     // When a guest does not resume the session stays: the coordinator may ask again, or abort.
     const answer = await restore.resume()
     this.#sessions.end(network, session)
-    this.#ended.set(network, { snapshot, resumed: answer.resumed, complete: true })
+    this.#ended.set(network, { snapshot, resumed: answer.resumed, standing: [], complete: true })
     this.#count(network, 'done')
     this.#keeper.soon()
     return answer
   }
 
-  /** Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. */
+  /**
+   * Ends what was loaded and never ran; harmless when nothing was. Machines that run already, run on. Former ones that
+   * could not be resumed are named, and tried again.
+   */
   async abort(network: string, snapshot: string, epoch: number): Promise<RestoreAborted> {
     if (this.#sessionOf(network, snapshot) !== null) await this.abandon(network)
     // Or a step of it that comes late would begin it again.
     await passEpoch(this.#host, network, epoch)
     const before = this.#ended.get(network)
-    return { running: before?.snapshot === snapshot ? before.resumed.map(({ vm }) => vm) : [] }
+    if (before?.snapshot !== snapshot) return { running: [] }
+    const { resumed, standing } = before
+    return { running: resumed.map(({ vm }) => vm), ...(standing.length === 0 ? {} : { standing: [...standing] }) }
   }
 
   /** Undoes a restore that is under way, as far as its machines do not run; harmless when none is. */
   async abandon(network: string): Promise<void> {
     const session = this.#sessions.of(network)
-    if (session?.work.kind === 'restore')
-      await this.#abandoned(network, session, session.work.restore, await session.work.restore.abort())
+    if (session?.work.kind === 'restore') await this.#callOff(network, session, session.work.restore)
+  }
+
+  /** Never rejects. */
+  async #callOff(network: string, session: Session, restore: RestoreSession): Promise<void> {
+    await this.#abandoned(network, session, restore, await restore.abort())
   }
 
   /** Never rejects. */
   async #abandoned(
     network: string,
     session: Session,
-    { snapshot }: RestoreSession,
+    { snapshot, standing }: RestoreSession,
     resumed: RestoreResumed['resumed'],
   ): Promise<void> {
+    // Several may have called it off at once.
+    if (this.#sessions.of(network) !== session) return
     this.#count(network, 'undone')
-    if (resumed.length > 0) this.#ended.set(network, { snapshot, resumed, complete: false })
+    if (resumed.length + standing.length > 0)
+      this.#ended.set(network, { snapshot, resumed, standing, complete: false })
     this.#sessions.end(network, session)
     this.#keeper.soon()
     await this.#saveMoves().catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot save the moves'))

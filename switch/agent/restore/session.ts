@@ -22,8 +22,9 @@ import { staleEpoch } from '../refusals.js'
 import { resumeMachine } from '../resume.js'
 import { queueChannelState, readChannelState } from './channel.js'
 import { Formers } from './formers.js'
-import { canBeTwice, loadMachine, mustWait, startedLoad } from './load.js'
+import { canBeTwice, loadMachine, mustWait } from './load.js'
 import { type Member, RestoreMembers } from './members.js'
+import { OnRecord } from './on-record.js'
 import { type NamedRequest, withFreeNames } from './port-names.js'
 import { RestorePorts } from './ports.js'
 import { StepRunner } from './step-runner.js'
@@ -45,11 +46,14 @@ export class RestoreSession {
   #frames: ChannelFrame[] = []
   /** All machines of the restore, wherever they are placed. */
   #everywhere: readonly string[]
-  /** Something is on record that is to be undone should the daemon be killed. */
-  #recorded = false
+  readonly #record: OnRecord
   readonly #steps: StepRunner
   #pauseOrder: RestorePause | null = null
   #switchMs = 0
+  /** Machines that it has paused and could not resume when it was called off. */
+  standing: readonly string[] = []
+  /** Called when something could not be undone: it is on record. */
+  onLeft: () => void = () => undefined
   /** Called when the session has ended by itself, with the machines that run all the same. */
   onAbandoned: (resumed: Resumed) => void = () => undefined
   /** Takes the ports of machines that live elsewhere from now on off this host. */
@@ -69,6 +73,7 @@ export class RestoreSession {
     this.#taps = host.restoreTaps()
     this.#formers = new Formers(host)
     this.#members = new RestoreMembers(host, network)
+    this.#record = new OnRecord(host, network, snapshot)
     const works = {
       load: () => this.#loadAll(),
       pause: () => this.#pauseFormers(),
@@ -149,13 +154,14 @@ export class RestoreSession {
     this.#steps.restMs = request.deadlineMs
     const highest = host.epochs.get(network)
     if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
+    await this.#record.clear()
     this.#frames = await readChannelState(host, request)
     for (const part of request.members) {
       const beside = await host.machines.isThere(part.vm)
       const directory = await host.store.freeMachineDirectory(part.vm, request.epoch)
       this.#members.all.push({ part, directory, beside, ports: [], machine: null, resumedAtUs: null })
     }
-    await this.#record(false)
+    await this.#noteAll(false)
     for (const member of this.#members.all) {
       member.ports = await this.#ports.take(member.part, member.beside)
       this.#taps.makeOutside(member.part)
@@ -181,8 +187,9 @@ export class RestoreSession {
     // A machine that cannot be there twice is reached as before: what is there now is what was loaded.
     const loaded = this.#members.all.filter(({ machine, part }) => machine !== null && !canBeTwice(part))
     const others = machines.filter((vm) => !loaded.some(({ part }) => part.vm === vm))
+    await this.#record.clear()
     await this.#formers.find(others, replace, deadline)
-    await this.#record(false)
+    await this.#noteAll(false)
     await this.#formers.pause(deadline)
     return { paused: this.#formers.names() }
   }
@@ -248,26 +255,16 @@ export class RestoreSession {
     }
   }
 
-  /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). Gone when the session is over. */
-  async #record(resuming: boolean): Promise<void> {
-    const { network, snapshot } = this
-    const host = this.#host
-    const request = this.#request
-    const members = this.#members.all
-    const formers = this.#formers.record()
-    if (members.length === 0 && formers.length === 0) return
-    this.#recorded = true
-    const machines = members.map(startedLoad)
-    const made = this.#toMake ?? { ...this.#ports.planned(request), standIns: this.#taps.planned(request.members) }
-    this.#toMake = made
-    await host.journal.writeRestore({ network, snapshot, resuming, machines, formers, ...made })
+  #noteAll(resuming: boolean): Promise<void> {
+    return this.#record.write(resuming, this.#members.all, this.#formers.record(), () => ({
+      ...this.#ports.planned(this.#request),
+      standIns: this.#taps.planned(this.#request.members),
+    }))
   }
-
-  #toMake: (ReturnType<RestorePorts['planned']> & { standIns: ReturnType<Taps['planned']> }) | null = null
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */
   async #registerMachines(): Promise<void> {
-    await this.#record(true)
+    await this.#noteAll(true)
     for (const { part, machine } of this.#members.all) this.#host.machines.set(part.vm, machine!.spec)
     await this.onRegistered()
   }
@@ -291,7 +288,7 @@ export class RestoreSession {
       }),
     )
     await this.#members.learnDisks()
-    await this.#removeRecord()
+    await this.#record.remove()
     for (const { machine } of this.#members.all) await machine!.control.close()
     await this.#formers.close()
     this.#taps.finish()
@@ -300,16 +297,9 @@ export class RestoreSession {
   }
 
   async #close(): Promise<void> {
-    await this.#removeRecord()
+    await this.#record.remove()
     await this.#formers.close()
     this.#taps.finish()
-  }
-
-  async #removeRecord(): Promise<void> {
-    if (!this.#recorded) return
-    await this.#host.journal
-      .removeRestore(this.network)
-      .catch((thrown) => this.#host.log.error({ err: thrown, network: this.network }, 'cannot remove a record'))
   }
 
   /** `mayRun`: machines have been told to run. Never rejects. */
@@ -320,8 +310,8 @@ export class RestoreSession {
     const quietly = async (work: Promise<unknown>) => {
       await work.catch((thrown) => host.log.warn({ err: thrown }, 'while undoing a restore'))
     }
-    const stuck = await this.#formers.resume()
-    const ended = await this.#members.end(mayRun, this.#recorded)
+    this.standing = await this.#formers.resume()
+    const left = await this.#members.end(mayRun, this.#record.isWritten)
     for (const { ports, part } of this.#members.all) {
       // Those of a former self that runs on are open already; a port that was made goes.
       if (!this.#formers.isHere(part.vm)) await quietly(releaseOthers(host, ports))
@@ -331,8 +321,8 @@ export class RestoreSession {
     this.#taps.giveBack(running)
     // The epoch is used up all the same: a step that comes late is refused by it.
     await quietly(passEpoch(host, network, request.epoch))
+    await quietly(this.#record.keep(mayRun, left, this.#formers.record(this.standing)))
     await this.#formers.close()
-    // What could not be ended or resumed stays on record: the next daemon does it.
-    if (ended && stuck.length === 0) await this.#removeRecord()
+    if (left.length + this.standing.length > 0) this.onLeft()
   }
 }
