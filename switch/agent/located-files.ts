@@ -3,13 +3,14 @@
 import type { FileReference, FrozenLayer, MemberPart } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { DiskLayer, FrozenDisk, LoadRequest, Medium } from '../../src/hypervisor/hypervisor.js'
-import type { Host } from './host.js'
+
+/** Where a file lies on this host; null: nowhere (images.ts, `finder`). */
+export type Find = (file: FileReference) => Promise<string | null>
 
 export type LocatedFiles = Pick<LoadRequest, 'memoryFile' | 'disks' | 'media' | 'files'>
 
 /** Throws STORE_DAMAGED when one is not here. */
-export async function locateFiles(host: Pick<Host, 'store'>, part: MemberPart): Promise<LocatedFiles> {
-  const find = await host.store.images.finder()
+export async function locateFiles(find: Find, part: MemberPart): Promise<LocatedFiles> {
   const locate = async (file: FileReference) => {
     const path = await find(file)
     if (path !== null) return path

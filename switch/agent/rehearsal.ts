@@ -68,7 +68,7 @@ async function rehearseMember(host: DaemonHost, part: MemberPart, deadline: Dead
   try {
     await clearRehearsal(host)
     await makeDirectory(directory, 0o700)
-    const located = await locateFiles(host, part)
+    const located = await locateFiles(await host.store.images.finder(), part)
     const taps = definition.nics.map(({ device }) => device)
     const { control } = await host.machines.load({ definition, ...located, taps, directory, rehearsal: true }, deadline)
     await control.destroy(performance.now() + END_MS)

@@ -366,7 +366,9 @@ t.test('a machine that stands still when a restore is called off is named, and c
   const sessions = new Sessions(host, wantedOf(['lab0']))
   const restores = new Restores(host, sessions, wantedOf([]), keeper)
   let left = 0
-  restores.onLeft = () => left++
+  restores.onLeft = () => {
+    left++
+  }
   const done: string[] = []
   fake.formers.set('former', done)
   fake.specs.set('former', { qmp: '/run/former' })
@@ -405,7 +407,9 @@ t.test('a loaded machine that could not be ended stays on record, and is ended b
   const host = await fake.asHost()
   const restores = new Restores(host, new Sessions(host, wantedOf(['lab0'])), wantedOf([]), keeper)
   let left = 0
-  restores.onLeft = () => left++
+  restores.onLeft = () => {
+    left++
+  }
   await restores.load('lab0', 's', requestFor('good', 'other'))
   fake.refusesToEnd = 'good'
   t.same(await restores.abort('lab0', 's', 5), { running: [] })
@@ -561,5 +565,6 @@ t.test('a channel state may have as many frames as its bound allows', async (t) 
   const frames = 130_000
   writeFileSync(path, writeChannel([...new Array<ChannelFrame>(frames).fill(frame('good')), frame('other')]))
   const request = { ...requestFor('good'), channels: [{ path, bytes: 0, digest: '' }] }
-  t.equal((await readChannelState(await new MadeUpHost().asHost(), request)).length, frames)
+  const host = await new MadeUpHost().asHost()
+  t.equal((await readChannelState(host, request, await host.store.images.finder())).length, frames)
 })

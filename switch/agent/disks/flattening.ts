@@ -32,7 +32,7 @@ export function flattenPart(
     for (const member of part.members) {
       const long = member.disks.filter(({ layers }) => layers.length > 1)
       if (long.length === 0) continue
-      const located = await locateFiles(host, { ...member, disks: long })
+      const located = await locateFiles(await host.store.images.finder(), { ...member, disks: long })
       const disks: FrozenDiskRecord[] = []
       for (const [at, record] of long.entries()) {
         await checkRoom(host, record)

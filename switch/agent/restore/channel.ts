@@ -9,15 +9,19 @@ import { type FrameCopy, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
 import { type ChannelFrame, readChannel } from '../../../src/trace/channel.js'
 import type { PortEntry } from '../../ports/table.js'
 import type { Host } from '../host.js'
+import type { Find } from '../located-files.js'
 
 /** What one buffer holds. Its size was compared with the manifest's before. */
 const LIMIT = 2 ** 31 - 1
 
 /** The frames for the members that are placed here, in their order of delivery. Throws STORE_DAMAGED, TRACE_INVALID. */
-export async function readChannelState(host: Pick<Host, 'store'>, request: RestoreRequest): Promise<ChannelFrame[]> {
+export async function readChannelState(
+  host: Pick<Host, 'store'>,
+  request: RestoreRequest,
+  find: Find,
+): Promise<ChannelFrame[]> {
   const here = new Set(request.members.map((member) => member.vm))
   const frames: ChannelFrame[] = []
-  const find = await host.store.images.finder()
   for (const file of distinctFiles(request.channels)) {
     const path = await find(file)
     if (path === null)

@@ -4,7 +4,7 @@ import type { MemberPart, RestoreRequest } from '../../../src/api/schemas.js'
 import { loadOf, whyNotTwice } from '../../../src/hypervisor/drivers.js'
 import type { Deadline, LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
-import { type LocatedFiles, locateFiles } from '../located-files.js'
+import { type Find, type LocatedFiles, locateFiles } from '../located-files.js'
 import { tapsOf } from './held-taps.js'
 import type { Taps } from './taps.js'
 
@@ -37,11 +37,11 @@ export const canBeTwice = (part: MemberPart): boolean => whyNotTwice(part.defini
 export async function loadMachine(
   host: Pick<Host, 'clock' | 'machines' | 'ports' | 'store'>,
   { part, directory, beside }: Loading,
-  taps: Taps,
+  { taps, find }: { readonly taps: Taps; readonly find: Find },
   deadline: number,
 ): Promise<LoadedMachine> {
   const definition = part.definition as MachineDefinition
-  const files = await locateFiles(host, part)
+  const files = await locateFiles(find, part)
   // Copies are the daemon's alone.
   const { user } = definition
   if (user !== undefined) for (const file of opened(files)) await host.store.images.share(file, user.gid)

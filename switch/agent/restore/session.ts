@@ -12,17 +12,18 @@ import type {
   RestoreSwitched,
 } from '../../../src/api/schemas.js'
 import { parseMac } from '../../../src/frame/mac.js'
+import type { LoadedMachine } from '../../../src/hypervisor/hypervisor.js'
 import type { ChannelFrame } from '../../../src/trace/channel.js'
 import type { PortEntry } from '../../ports/table.js'
 import { allOf } from '../all-of.js'
 import { gateOthers, passEpoch, releaseOthers } from '../gates.js'
 import type { Host } from '../host.js'
-import { locateFiles } from '../located-files.js'
+import { type Find, locateFiles } from '../located-files.js'
 import { staleEpoch } from '../refusals.js'
 import { resumeMachine } from '../resume.js'
 import { queueChannelState, readChannelState } from './channel.js'
 import { Formers } from './formers.js'
-import { canBeTwice, loadMachine, mustWait } from './load.js'
+import { canBeTwice, type Loading, loadMachine, mustWait } from './load.js'
 import { type Member, RestoreMembers } from './members.js'
 import { OnRecord } from './on-record.js'
 import { type NamedRequest, withFreeNames } from './port-names.js'
@@ -43,6 +44,8 @@ export class RestoreSession {
   readonly #taps: Taps
   readonly #formers: Formers
   readonly #members: RestoreMembers
+  /** Set by the load. */
+  #find: Find | null = null
   #frames: ChannelFrame[] = []
   /** All machines of the restore, wherever they are placed. */
   #everywhere: readonly string[]
@@ -155,7 +158,8 @@ export class RestoreSession {
     const highest = host.epochs.get(network)
     if (request.epoch <= highest) throw staleEpoch(request.epoch, highest)
     await this.#record.clear()
-    this.#frames = await readChannelState(host, request)
+    this.#find = await host.store.images.finder()
+    this.#frames = await readChannelState(host, request, this.#find)
     for (const part of request.members) {
       const beside = await host.machines.isThere(part.vm)
       const directory = await host.store.freeMachineDirectory(part.vm, request.epoch)
@@ -169,14 +173,18 @@ export class RestoreSession {
     try {
       await allOf(
         this.#members.all.map(async (member) => {
-          if (member.beside && mustWait(member.part, request)) await locateFiles(host, member.part)
-          else member.machine = await loadMachine(host, member, this.#taps, deadline)
+          if (member.beside && mustWait(member.part, request)) await locateFiles(this.#find!, member.part)
+          else member.machine = await this.#loadOne(member, deadline)
         }),
       )
     } finally {
       this.#taps.close()
     }
     return { loaded: this.#members.all.map((member) => member.part.vm), channelFrames: this.#frames.length }
+  }
+
+  #loadOne(loading: Loading, deadline: number): Promise<LoadedMachine> {
+    return loadMachine(this.#host, loading, { taps: this.#taps, find: this.#find! }, deadline)
   }
 
   async #pauseFormers(): Promise<RestorePaused> {
@@ -249,7 +257,7 @@ export class RestoreSession {
       // The former one's device may have gone with it.
       member.ports = await this.#ports.take(member.part, false)
       this.#taps.makeOutside(member.part)
-      member.machine = await loadMachine(host, { ...member, beside: false }, this.#taps, deadline)
+      member.machine = await this.#loadOne({ ...member, beside: false }, deadline)
     } finally {
       this.#taps.close()
     }
