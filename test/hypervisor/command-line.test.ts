@@ -65,6 +65,16 @@ t.test('option values', (t) => {
   json.remove('queues')
   t.same(JSON.parse(json.toString()), { type: 'tap', id: 'net0', file: { filename: 'y' }, on: true })
   t.equal(new OptionValue('{broken', null).get('x'), null)
+  for (const [text, outcome] of [
+    ['{"a":1}', '{"a":2,"b":true,"c":"no"}'],
+    ['a=1', 'a=2,b=on,c=no'],
+  ] as const) {
+    const typed = new OptionValue(text, null)
+    typed.set('a', 2)
+    typed.set('b', true)
+    typed.set('c', 'no')
+    t.equal(typed.toString(), outcome)
+  }
   const key = fc.stringMatching(/^[a-z][a-z.-]{0,6}[a-z]$/)
   t.doesNotThrow(() =>
     fc.assert(
@@ -213,6 +223,15 @@ const layers = [
   },
 ]
 
+t.test('the next command line: taps in JSON', (t) => {
+  const argv = ['qemu', '-netdev', '{"type":"tap","id":"n","fds":"10:11","vhost":true}', '-nic', 'tap,fds=10:11']
+  const [, netdev, , nic] = commandLineFor(definition(argv), next({ taps: ['t0', 't1'] })).slice(1)
+  const named = { ifname: 't0', script: 'no', downscript: 'no', queues: 2 }
+  t.strictSame(JSON.parse(netdev!), { type: 'tap', id: 'n', vhost: true, ...named })
+  t.equal(nic, 'tap,ifname=t1,script=no,downscript=no,queues=2')
+  t.end()
+})
+
 t.test('the next command line: disks', (t) => {
   const edit = (argv: string[], argument: number, direct = false) => {
     const edited = commandLineFor(definition(argv, [{ name: 'd', argument }]), next({ disks })).slice(1, -5)
@@ -273,6 +292,26 @@ t.test('the next command line: disks', (t) => {
   )
   t.equal(split.length, 4, 'the nodes of the old image are gone')
   t.same(JSON.parse(split[1]!), { ...tree, file: { ...tree.file, cache: { direct: true } } })
+  const inText = 'locking=off,aio-max-batch=64,drop-cache=no,cache.direct=yes'
+  const inJson = '"locking":"off","aio-max-batch":64,"drop-cache":false,"cache":{"direct":true}'
+  const used = { locking: 'off', 'aio-max-batch': 64, 'drop-cache': false, cache: { direct: true } }
+  for (const blockdev of [
+    `driver=file,node-name=f,filename=/old,${inText}`,
+    `{"driver":"file","node-name":"f","filename":"/old",${inJson}}`,
+  ]) {
+    const on = 'driver=qcow2,node-name=n,file=f,detect-zeroes=on,discard=unmap,cache.no-flush=off'
+    const [, node] = edit(['qemu', '-blockdev', blockdev, '-blockdev', on], 4)
+    t.strictSame(
+      JSON.parse(node!),
+      {
+        ...{ ...tree, 'detect-zeroes': 'on', discard: 'unmap', cache: { 'no-flush': false } },
+        file: { ...tree.file, ...used },
+      },
+      'each option with the type that QEMU wants in JSON',
+    )
+  }
+  const throttled = edit(['qemu', '-blockdev', 'driver=throttle,node-name=t,throttle-group=on,file.driver=qcow2'], 2)
+  t.match(JSON.parse(throttled[1]!), { driver: 'throttle', 'throttle-group': 'on' }, 'a name is a name')
   const bare = edit(['qemu', '-blockdev', 'driver=file,node-name=n,filename=/old', '-device', 'virtio-blk,drive=n'], 2)
   t.same(JSON.parse(bare[1]!), tree)
   t.throws(() => commandLineFor(definition(['qemu'], []), next({ disks })), { code: 'MACHINE_UNSUPPORTED' })

@@ -65,6 +65,14 @@ const drives: Record<string, (disk: string) => string[]> = {
     ...['-blockdev', JSON.stringify({ driver: 'qcow2', 'node-name': 'n', file: 'f', discard: 'unmap' })],
     ...['-device', JSON.stringify({ driver: 'virtio-blk-pci', drive: 'n', id: 'disk0' })],
   ],
+  'qcow2 -blockdev, without locks, by text': (disk) => [
+    ...['-blockdev', `driver=file,node-name=f,filename=${disk},locking=off,aio-max-batch=64,cache.direct=no`],
+    ...['-blockdev', 'driver=qcow2,node-name=n,file=f,detect-zeroes=on', '-device', 'virtio-blk-pci,drive=n'],
+  ],
+  'qcow2 -blockdev, without locks, in JSON': (disk) => [
+    ...['-blockdev', JSON.stringify({ driver: 'file', 'node-name': 'f', filename: disk, locking: 'off' })],
+    ...['-blockdev', 'driver=qcow2,node-name=n,file=f', '-device', 'virtio-blk-pci,drive=n'],
+  ],
   'raw -blockdev, file node alone': (disk) => [
     ...['-blockdev', `driver=file,node-name=f,filename=${disk}`, '-device', 'virtio-blk-pci,drive=f'],
   ],

@@ -60,6 +60,13 @@ t.test('the command line of what is there', async (t) => {
     'qemu -m 64 -object rng-builtin,id=r0 -device usb-ehci,id=usb,addr=04.0,bus=pci.0',
     'what is left stays where it sits',
   )
+  const json = 'qemu -device virtio-rng-pci,id=rng0 -device {"driver":"scsi-hd","id":"hd","drive":"d"}'
+  const place = { addr: '03.0', 'scsi-id': 2, lun: 0 }
+  t.equal(
+    rebuild(json, running({ devices: [device('hd', 'scsi-hd', { bus: '/machine/peripheral/scsi/scsi.0', place })] })),
+    'qemu -device {"driver":"scsi-hd","id":"hd","drive":"d","addr":"03.0","scsi-id":2,"lun":0,"bus":"scsi.0"}',
+    'numbers are numbers in JSON',
+  )
   const hot = device('hot', 'virtio-rng-pci', {
     hotplugged: true,
     properties: { addr: '07.0', rng: '/objects/r1', ats: false },

@@ -4,7 +4,7 @@
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Medium } from '../hypervisor.js'
-import { type Argument, joinArguments, type OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+import { type Argument, joinArguments, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { besidePath, listeningPath, withListeningPath } from './beside.js'
 import { type DiskWanted, editDrives, withoutOrphans } from './drives.js'
 import { withFiles } from './files.js'
@@ -69,8 +69,8 @@ function withReachablePath(argument: Argument, next: NextIncarnation): Argument 
       if (file !== null && moved(file) !== file) value.set(key, moved(file))
     }
     // What the machine has said so far stays: QEMU would empty the file.
-    if (value.get('backend') === 'file' && value.get('append') === null) set(value, 'append')
-    if (value.get('logfile') !== null && value.get('logappend') === null) set(value, 'logappend')
+    if (value.get('backend') === 'file' && value.get('append') === null) value.set('append', true)
+    if (value.get('logfile') !== null && value.get('logappend') === null) value.set('logappend', true)
     return value.toString() === before ? argument : { ...argument, value: value.toString() }
   }
   if (argument.option === 'qmp' || argument.option === 'qmp-pretty') {
@@ -85,12 +85,6 @@ function withReachablePath(argument: Argument, next: NextIncarnation): Argument 
   if (argument.option === 'D')
     return { ...argument, value: path.join(next.directory, path.basename(argument.value ?? '')) }
   return argument
-}
-
-/** A flag, as a boolean where the value is JSON. */
-function set(value: OptionValue, key: string): void {
-  if (value.isJson) value.setJson(key, true)
-  else value.set(key, 'on')
 }
 
 /** -serial file:… empties the file, and only a -chardev can be told not to. */

@@ -165,20 +165,24 @@ export function defaultDrive({ name }: Medium): Argument | null {
   return value === null ? null : { option: 'drive', value, index: -1 }
 }
 
+/**
+ * Block options that are no text in JSON (qapi/block-core.json). `locking` and `detect-zeroes` are: they know more than
+ * on and off.
+ */
+const flags = new Set(['read-only', 'auto-read-only', 'force-share', 'direct', 'no-flush', 'drop-cache'])
+const numbers = new Set(['aio-max-batch'])
+const truths: ReadonlyMap<unknown, boolean> = new Map([
+  ...['on', 'yes', 'true', 'y'].map((word) => [word, true] as const),
+  ...['off', 'no', 'false', 'n'].map((word) => [word, false] as const),
+])
+
 /** Text values of the key=value notation as the types that JSON wants. */
 function typed(tree: JsonObject): JsonObject {
   return Object.fromEntries(
-    Object.entries(tree).map(([key, value]) => [
-      key,
-      isObject(value)
-        ? typed(value)
-        : key === 'detect-zeroes'
-          ? value
-          : value === 'on'
-            ? true
-            : value === 'off'
-              ? false
-              : value,
-    ]),
+    Object.entries(tree).map(([key, value]) => {
+      if (isObject(value)) return [key, typed(value)]
+      if (flags.has(key)) return [key, truths.get(value) ?? value]
+      return [key, numbers.has(key) ? Number(value) : value]
+    }),
   )
 }

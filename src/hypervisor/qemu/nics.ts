@@ -85,7 +85,7 @@ export function withTap(argument: Argument, tap: TapPlace): Argument {
   value.set('ifname', tap)
   value.set('script', 'no')
   value.set('downscript', 'no')
-  if (queues > 1) value.set('queues', String(queues))
+  if (queues > 1) value.set('queues', queues)
   return { ...argument, value: value.toString() }
 }
 

@@ -159,7 +159,7 @@ function pinned(split: readonly Argument[], { devices }: Inventory): Argument[] 
     if (device === undefined || device.bus === null) return argument
     const value = optionValue(argument)
     for (const [key, place] of Object.entries(device.place)) {
-      if (value.get(key) === null && place !== '') value.set(key, textOf(place))
+      if (value.get(key) === null && place !== '') value.set(key, place)
     }
     if (value.get('bus') === null) value.set('bus', busName(device.bus))
     return { ...argument, value: value.toString() }
@@ -234,7 +234,7 @@ function objectArgument(machine: string, device: string, id: string, { objects }
     )
   const value = new OptionValue(object.type, 'qom-type')
   value.set('id', id)
-  for (const [key, property] of Object.entries(object.properties)) if (property !== '') value.set(key, textOf(property))
+  for (const [key, property] of Object.entries(object.properties)) if (property !== '') value.set(key, property)
   return made('object', value.toString())
 }
 
@@ -252,7 +252,7 @@ function netdevArgument(machine: string, device: string, netdev: string, { netwo
   value.set('ifname', tap)
   value.set('script', 'no')
   value.set('downscript', 'no')
-  if (clients.length > 1) value.set('queues', String(clients.length))
+  if (clients.length > 1) value.set('queues', clients.length)
   return made('netdev', value.toString())
 }
 

@@ -118,21 +118,13 @@ export class OptionValue {
     return this.#entries.map(({ key }) => key)
   }
 
-  get isJson(): boolean {
-    return this.#tree !== null
-  }
-
-  /** Sets a value of any type, in JSON. */
-  setJson(key: string, value: unknown): void {
-    if (this.#tree !== null) this.#tree[key] = value
-  }
-
-  /** Sets a text value, in place when the key is there already. */
-  set(path: string, value: string): void {
+  /** Sets a value, in place when the key is there already. JSON is given its type: QEMU takes no "2" for a 2 there. */
+  set(path: string, value: string | number | boolean): void {
     if (this.#tree === null) {
+      const text = value === true ? 'on' : value === false ? 'off' : String(value)
       const entry = this.#entries.findLast(({ key }) => key === path)
-      if (entry === undefined) this.#entries.push({ key: path, value, bareFirst: false })
-      else entry.value = value
+      if (entry === undefined) this.#entries.push({ key: path, value: text, bareFirst: false })
+      else entry.value = text
       return
     }
     const keys = path.split('.')
