@@ -38,6 +38,7 @@ t.test('what can be had only once is named', async (t) => {
   const free: [string, string][] = [
     ['-vnc', 'none'],
     ['-vnc', 'unix:/run/lab/vnc'],
+    ['-spice', 'unix=on,addr=/run/lab/spice,disable-ticketing=on'],
     ['-serial', 'tcp:logs:4444'],
     ['-chardev', 'socket,id=c,path=/run/lab/c,server=on,wait=off'],
     ['-netdev', 'user,id=n'],
@@ -55,8 +56,10 @@ t.test('sockets get other paths until the former self has ended', async (t) => {
       '-chardev',
       'socket,id=d,path=/run/lab/client',
     ],
+    ...['-vnc', 'unix:/run/lab/vnc,,1,password=on', '-spice', 'unix=on,addr=/run/lab/spice,disable-ticketing=on'],
+    ...['-vnc', 'none', '-spice', 'addr=127.0.0.1,port=0', '-vnc', 'unix:/run/lab/viewer,reverse=on'],
   )
-  const paths = ['/run/lab/web.serial', 'mon', '/run/lab/agent']
+  const paths = ['/run/lab/web.serial', 'mon', '/run/lab/agent', '/run/lab/vnc,1', '/run/lab/spice']
   t.same(
     listeningPaths(definition).map(({ given }) => given),
     paths,
@@ -68,7 +71,10 @@ t.test('sockets get other paths until the former self has ended', async (t) => {
     t.match(own, besidePath(path, '/state'))
     t.notMatch(own, `${path},`)
   }
-  t.match(own, 'path=/run/lab/client', 'one that it connects to stays')
+  for (const path of ['path=/run/lab/client', 'unix:/run/lab/viewer,'])
+    t.match(own, path, 'one that it connects to stays')
+  const [vnc, spice] = paths.slice(3).map((given) => besidePath(given, '/state'))
+  t.match(own, `-vnc unix:${vnc},password=on -spice unix=on,addr=${spice},disable-ticketing=on `)
   const names = new Map(paths.map((given) => [namePath(besidePath(given, '/state')), given]))
   const started = commandLineFor(definition, { ...next, beside: true })
   const again = withGivenPaths(started, (socket) => names.get(namePath(socket)) ?? null)
@@ -78,6 +84,32 @@ t.test('sockets get other paths until the former self has ended', async (t) => {
     started,
   )
   t.match(commandLineFor(definition, next).join(' '), 'unix:/run/lab/web.serial,server')
+})
+
+t.test('what QEMU would empty stays, and so does what goes to a log beside a socket', async (t) => {
+  const definition = definitionOf(
+    ...['-D', '/run/lab/d.log', '-trace', 'enable=x,file=/run/lab/t.log', '-trace', 'y'],
+    ...['-object', 'filter-dump,id=f,netdev=n,file=/run/lab/n.pcap', '-object', 'rng-builtin,id=r'],
+    ...['-object', '{"qom-type":"filter-dump","id":"g","netdev":"n","file":"other/n.pcap"}'],
+    ...['-audiodev', 'wav,id=a,path=/run/lab/a.wav', '-audiodev', 'wav,id=b', '-audiodev', 'pa,id=c'],
+    ...['-debugcon', 'file:/run/lab/debug', '-chardev', 'file,id=own,path=/run/lab/own'],
+    ...['-chardev', 'socket,id=c,path=/run/lab/c,server=on,logfile=/run/lab/c.log'],
+  )
+  const next = { taps: [], disks: [], qmp: '/q', directory: '/state', exists: () => true }
+  const common =
+    '-D /state/d.log -trace enable=x,file=/state/t.log -trace y ' +
+    '-object filter-dump,id=f,netdev=n,file=/state/f.pcap -object rng-builtin,id=r ' +
+    '-object {"qom-type":"filter-dump","id":"g","netdev":"n","file":"/state/g.pcap"} ' +
+    '-audiodev wav,id=a,path=/state/a.wav -audiodev wav,id=b,path=/state/qemu.wav -audiodev pa,id=c ' +
+    '-chardev file,id=debugcon,path=/run/lab/debug,append=on -debugcon chardev:debugcon ' +
+    '-chardev file,id=own,path=/run/lab/own,append=on -chardev socket,id=c,path='
+  const logs = ',server=on,logfile=/run/lab/c.log,logappend=on'
+  const edited = (beside: boolean) => commandLineFor(definition, { ...next, beside }).slice(1, -5).join(' ')
+  t.equal(edited(false), `${common}/run/lab/c${logs}`)
+  t.equal(edited(true), `${common}${besidePath('/run/lab/c', '/state')}${logs}`)
+  const tried = commandLineFor(definition, { ...next, rehearsal: true }).slice(1, -5).join(' ')
+  t.notMatch(tried, '/run/lab', 'nor does one that is only tried write there')
+  t.match(tried, 'file=/state/f.pcap')
 })
 
 t.test('taps as descriptors, one a queue', async (t) => {

@@ -179,6 +179,7 @@ t.test('the next command line: what belongs to one incarnation is replaced', (t)
     'qemu -S -daemonize -pidfile /x -incoming tcp:0:1 -loadvm a -qmp unix:/old,server=on -m 64 ' +
       '-chardev socket,id=mon,path=/old2,server=on -mon chardev=mon,mode=control -chardev socket,id=c,path=/gone/c.sock ' +
       '-serial file:/gone/serial.log -serial unix:/kept/s.sock,server=on -monitor unix:/gone/m,server=on ' +
+      '-vnc unix:/gone/vnc,password=on -spice unix=on,addr=/gone/spice -vnc unix:/kept/vnc ' +
       '-nic tap,ifname=a,script=/etc/up -nic tap,fd=7,vhost=off -nic user',
   )
   const edited = commandLineFor(definition(argv), next({ taps: ['t0', 't1'] }))
@@ -188,6 +189,7 @@ t.test('the next command line: what belongs to one incarnation is replaced', (t)
       'qemu -m 64 -chardev socket,id=c,path=/run/new/c.sock ' +
         '-chardev file,id=snapswitch-serial-20,path=/run/new/serial.log,append=on -serial chardev:snapswitch-serial-20 ' +
         '-serial unix:/kept/s.sock,server=on -monitor unix:/run/new/m,server=on ' +
+        '-vnc unix:/run/new/vnc,password=on -spice unix=on,addr=/run/new/spice -vnc unix:/kept/vnc ' +
         '-nic tap,ifname=t0,script=no,downscript=no -nic tap,vhost=off,ifname=t1,script=no,downscript=no -nic user ' +
         '-qmp unix:/run/new/qmp.sock,server=on,wait=off -S -incoming defer',
     ),

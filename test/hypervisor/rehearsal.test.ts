@@ -1,7 +1,17 @@
 // Trying whether an image loads: beside the machine that runs on, which must not notice; and one that does not load is
 // told so.
 
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  copyFileSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { connect, createServer } from 'node:net'
 import path from 'node:path'
 import koffi from 'koffi'
@@ -21,16 +31,23 @@ koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
 t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 
+/** Where its modules are installed: a package of its own. */
+const hasSpice = readdirSync('/usr/lib').some((name) => existsSync(`/usr/lib/${name}/qemu/ui-spice-core.so`))
+/** A display that draws by SPICE, and says so on a socket. */
+const spiceAt = (socket: string) =>
+  hasSpice ? ['-spice', `unix=on,addr=${socket},disable-ticketing=on`, '-device', 'qxl-vga'] : []
+
 t.test('deaf and mute', async (t) => {
   const argv =
     'qemu -m 64 -chardev socket,id=c,path=/s,server=on -chardev {"backend":"file","id":"f","path":"/l"} -chardev stdio,id=m,mux=on ' +
-    '-serial file:/x -serial chardev:c -monitor stdio -parallel none -vnc :0 -display gtk -D /log -qmp unix:/q,server=on -device e1000'
+    '-serial file:/x -serial chardev:c -monitor stdio -parallel none -vnc :0 -spice port=5900 -display gtk -D /log -qmp unix:/q,server=on -audiodev spice,id=a,,1 -audio driver=wav,model=hda -device e1000'
   t.equal(
     forRehearsal(splitArguments(argv.split(' ')))
       .map(({ option, value }) => `-${option} ${value}`)
       .join(' '),
     '-m 64 -chardev null,id=c -chardev null,id=f -chardev null,id=m,mux=on ' +
-      '-serial null -serial chardev:c -monitor null -parallel none -device e1000 -display none',
+      '-serial null -serial chardev:c -monitor null -parallel none -audiodev none,id=a,,1 -audio none,model=hda ' +
+      '-device e1000 -display none',
   )
 })
 
@@ -53,13 +70,19 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
         '-device',
         'virtserialport,chardev=peer',
       ],
-      ...['-parallel', `file:${at('log')}`, '-vnc', 'none'],
+      ...['-parallel', `file:${at('log')}`, '-vnc', `unix:${at('vnc.sock')}`, ...spiceAt(at('spice.sock'))],
+      ...['-object', `filter-dump,id=dump,netdev=n0,file=${at('n0.pcap')}`, '-debugcon', `file:${at('debug')}`],
     ],
   })
   t.teardown(() => guest.end())
   const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
   const taken = await take(machine, guest.serial)
   writeFileSync(at('log'), 'said')
+  // Nothing comes: its link is down.
+  appendFileSync(at('n0.pcap'), 'frames')
+  const sockets = ['own', 'vnc', ...(hasSpice ? ['spice'] : [])].map((name) => at(`${name}.sock`))
+  const kept = () => sockets.map((socket) => statSync(socket).ino)
+  const inodes = kept()
   const files = readdirSync(directory).sort()
   const run = scratch('rehearsal')
   const { definition, seal } = taken
@@ -73,7 +96,9 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
   await control.destroy(soon(5000))
   t.equal(readReport(guest.serial).complaints, '')
   t.equal(readFileSync(at('log'), 'utf8'), 'said', 'its log was not touched')
+  t.match(readFileSync(at('n0.pcap'), 'latin1'), /frames$/, 'nor its capture of frames')
   t.equal(connections, 1, 'its peer was not called a second time')
+  t.same(kept(), inodes, 'its sockets are its own')
   t.same(readdirSync(directory).sort(), files)
   const shell = connect(at('own.sock'))
   await new Promise<void>((resolve, reject) => shell.once('connect', () => resolve()).once('error', reject))

@@ -10,14 +10,24 @@ import type { QemuDefinition } from './types.js'
 const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon', 'qmp', 'qmp-pretty'])
 const isOn = (value: string | null) => value === 'on' || value === 'true' || value === 'yes'
 
+/** Where the path is that an option with keys listens on. */
+const pathKeys: Readonly<Record<string, string>> = { chardev: 'path', vnc: 'vnc', spice: 'addr' }
+
 const oldUnix = /^((?:mon:)?unix:)([^,]+)(.*)$/
 
 /** The path of the unix socket that an argument has QEMU listen on; null when it is none. */
 export function listeningPath(argument: Argument): string | null {
-  if (argument.option === 'chardev') {
-    const value = optionValue(argument)
-    if (value.get('backend') !== 'socket' || !(isOn(value.get('server')) || value.get('server') === '')) return null
-    return value.get('path')
+  const value = optionValue(argument)
+  switch (argument.option) {
+    case 'chardev':
+      if (value.get('backend') !== 'socket' || !(isOn(value.get('server')) || value.get('server') === '')) return null
+      return value.get('path')
+    case 'vnc': {
+      const address = value.get('vnc') ?? ''
+      return address.startsWith('unix:') && !isOn(value.get('reverse')) ? address.slice('unix:'.length) : null
+    }
+    case 'spice':
+      return isOn(value.get('unix')) ? value.get('addr') : null
   }
   if (!oldCharacterDevices.has(argument.option)) return null
   const match = oldUnix.exec(argument.value ?? '')
@@ -25,9 +35,10 @@ export function listeningPath(argument: Argument): string | null {
 }
 
 export function withListeningPath(argument: Argument, file: string): Argument {
-  if (argument.option === 'chardev') {
+  const key = pathKeys[argument.option]
+  if (key !== undefined) {
     const value = optionValue(argument)
-    value.set('path', file)
+    value.set(key, argument.option === 'vnc' ? `unix:${file}` : file)
     return { ...argument, value: value.toString() }
   }
   const match = oldUnix.exec(argument.value ?? '')!

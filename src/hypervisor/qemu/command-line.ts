@@ -7,6 +7,7 @@ import type { Medium } from '../hypervisor.js'
 import { type Argument, joinArguments, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { besidePath, listeningPath, withListeningPath } from './beside.js'
 import { type DiskWanted, editDrives, withoutOrphans } from './drives.js'
+import { withOwnFile } from './emptied.js'
 import { withFiles } from './files.js'
 import { type TapPlace, tapArguments, withTap } from './nics.js'
 import { forRehearsal } from './rehearsal.js'
@@ -30,8 +31,11 @@ export interface NextIncarnation {
   readonly beside?: boolean
 }
 
-/** What belongs to one incarnation only: how it was started, and its control sockets. */
+/** What belongs to one incarnation only: how it was started. */
 const dropped = new Set(['S', 'daemonize', 'incoming', 'loadvm', 'pidfile', 'preconfig'])
+
+/** Options whose value may be a character device in the old notation. */
+const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon'])
 
 const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
 
@@ -55,12 +59,13 @@ function ownChardevs(split: readonly Argument[], isOwn: (socket: string | null) 
   return ids
 }
 
-/** A character device's socket or file, moved into the incarnation's directory when its own does not exist here. */
-function withReachablePath(argument: Argument, next: NextIncarnation): Argument {
+/** A socket, or a character device's file, moved into the incarnation's directory when its own does not exist here. */
+function withReachablePath(given: Argument, next: NextIncarnation): Argument {
   const moved = (file: string) =>
     path.isAbsolute(file) && !next.exists(path.dirname(file)) ? path.join(next.directory, path.basename(file)) : file
-  const listens = next.beside === true ? listeningPath(argument) : null
-  if (listens !== null) return withListeningPath(argument, besidePath(listens, next.directory))
+  const listens = listeningPath(given)
+  const place = (socket: string) => (next.beside === true ? besidePath(socket, next.directory) : moved(socket))
+  const argument = listens === null ? given : withListeningPath(given, place(listens))
   if (argument.option === 'chardev') {
     const value = optionValue(argument)
     const before = value.toString()
@@ -77,21 +82,19 @@ function withReachablePath(argument: Argument, next: NextIncarnation): Argument 
     const match = /^(unix:)((?:[^,]|,,)+)(.*)$/.exec(argument.value ?? '')
     return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
   }
-  if (argument.option === 'serial' || argument.option === 'monitor' || argument.option === 'parallel') {
+  if (oldCharacterDevices.has(argument.option)) {
     const match = /^((?:mon:)?(?:unix|file):)([^,]+)(.*)$/.exec(argument.value ?? '')
     return match === null ? argument : { ...argument, value: `${match[1]}${moved(match[2]!)}${match[3]}` }
   }
-  // QEMU empties it: what the former incarnation has written there stays.
-  if (argument.option === 'D')
-    return { ...argument, value: path.join(next.directory, path.basename(argument.value ?? '')) }
-  return argument
+  return withOwnFile(argument, next.directory)
 }
 
 /** -serial file:… empties the file, and only a -chardev can be told not to. */
 function appending(argument: Argument): Argument[] {
   const match = /^file:((?:[^,]|,,)+)$/.exec(argument.value ?? '')
-  if (match === null || (argument.option !== 'serial' && argument.option !== 'parallel')) return [argument]
-  const id = `snapswitch-${argument.option}-${argument.index}`
+  if (match === null || !oldCharacterDevices.has(argument.option)) return [argument]
+  // QEMU gives the device of -debugcon the character device of that name, whatever it has made.
+  const id = argument.option === 'debugcon' ? 'debugcon' : `snapswitch-${argument.option}-${argument.index}`
   return [
     { option: 'chardev', value: `file,id=${id},path=${match[1]},append=on`, index: argument.index },
     { ...argument, value: `chardev:${id}` },

@@ -4,8 +4,8 @@
 
 import { type Argument, optionValue } from '../shared/qemu-options.js'
 
-/** What shows itself, or what is written down, to people. */
-const dropped = new Set(['vnc', 'display', 'D', 'd', 'trace', 'qmp', 'qmp-pretty', 's', 'gdb', 'plugin'])
+/** Shown, or written down, to people. Without -spice a QXL card draws for itself (ui/spice-core.c). */
+const dropped = new Set(['vnc', 'spice', 'display', 'D', 'd', 'trace', 'qmp', 'qmp-pretty', 's', 'gdb', 'plugin'])
 const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon'])
 
 /** A character device has no saved state: one that leads nowhere takes any one's place. */
@@ -15,11 +15,22 @@ function silent(argument: Argument): Argument {
   return { ...argument, value: `null,id=${(value.get('id') ?? '').replaceAll(',', ',,')}${mux}` }
 }
 
+/** Sound that nobody hears: its backend has no saved state, and one of SPICE is none without -spice. */
+function unheard(argument: Argument): Argument {
+  const value = optionValue(argument)
+  const kept = ['id', 'model'].flatMap((key) => {
+    const text = value.get(key)
+    return text === null ? [] : [`,${key}=${text.replaceAll(',', ',,')}`]
+  })
+  return { ...argument, value: `none${kept.join('')}` }
+}
+
 export function forRehearsal(split: readonly Argument[]): Argument[] {
   const kept = split.flatMap((argument): Argument[] => {
     const { option, value } = argument
     if (dropped.has(option)) return []
     if (option === 'chardev') return [silent(argument)]
+    if (option === 'audiodev' || option === 'audio') return [unheard(argument)]
     if (oldCharacterDevices.has(option) && value !== null && !/^(chardev:|none$|vc)/.test(value))
       return [{ ...argument, value: 'null' }]
     return [argument]

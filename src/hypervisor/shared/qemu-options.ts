@@ -189,6 +189,10 @@ export const impliedKeys: Readonly<Record<string, string>> = {
   mon: 'chardev',
   machine: 'type',
   object: 'qom-type',
+  vnc: 'vnc',
+  trace: 'enable',
+  audiodev: 'driver',
+  audio: 'driver',
 }
 
 export function optionValue(argument: Argument): OptionValue {
