@@ -1,11 +1,11 @@
-// Files of snapshots by their content. What was fetched from other hosts lies in one place, <state>/images/<digest>;
-// other files lie where this host's parts say. One content may lie under several paths, and a path of another host
-// means nothing here until the content has been looked at.
+// Files of snapshots by their content. What was fetched from other hosts lies in one place, <state>/images/<digest>,
+// and <digest>.g<group> for machines of further groups; other files lie where this host's parts say. One content may
+// lie under several paths, and a path of another host means nothing here until the content has been looked at.
 
 import { createHash } from 'node:crypto'
-import { createWriteStream, type ReadStream } from 'node:fs'
-import { chmod, chown, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { chmodSync, chownSync, constants, createWriteStream, type ReadStream, statSync } from 'node:fs'
+import { chmod, chown, copyFile, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -13,7 +13,7 @@ import { contentOf, filesOf } from '../../src/api/files.js'
 import type { FileReference, LocalPart } from '../../src/api/schemas.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Digests } from '../../src/files/digests.js'
-import { makeDirectory, storeError } from '../../src/files/durable.js'
+import { makeDirectory, storeError, syncFile } from '../../src/files/durable.js'
 import { openPlain } from '../../src/files/plain.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
@@ -25,6 +25,10 @@ export type Look = 'size' | 'digest' | 'content'
 /** The date of copies that nothing keeps but those who use them. */
 export const released = new Date(0)
 
+/** A copy's name: its content, and the group that it was made for when another had the first one. */
+const copyName = /^([0-9a-f]{64})(\.g\d+)?$/
+const groupCanRead = 0o040
+
 /** How many files are remembered to have been found. */
 const FOUND_LIMIT = 10_000
 
@@ -34,6 +38,8 @@ export class Images {
   readonly #parts: () => Promise<LocalPart[]>
   /** Where a content was found last. */
   readonly #found = new Map<string, string>()
+  /** Copies that are being made for a group: two machines of one share it. */
+  readonly #copying = new Map<string, Promise<string>>()
 
   constructor(state: string, digests: Digests, parts: () => Promise<LocalPart[]>) {
     this.#state = state
@@ -152,18 +158,60 @@ export class Images {
    * is dated to say so; one that is fetched anew is new.
    */
   async release(digests: readonly string[]): Promise<void> {
-    for (const digest of digests) await utimes(join(this.directory, digest), released, released).catch(() => undefined)
+    const gone = new Set(digests)
+    for (const name of await readdir(this.directory).catch(() => [])) {
+      const digest = copyName.exec(name)?.[1]
+      if (digest === undefined || !gone.has(digest)) continue
+      await utimes(join(this.directory, name), released, released).catch(() => undefined)
+    }
   }
 
   /**
-   * Lets a group read a copy. Other files stay as they are. Not everybody may read it: the process list tells all users
-   * what the copy is called. Whoever has opened it before goes on.
+   * Where a group can read a file. A copy is let be read by the first group that wants it; another gets one of its own
+   * beside it. Other files stay as they are. Not everybody may read a copy: the process list tells all users what it is
+   * called. Throws STORE_FULL, STORE_IO.
    */
-  async share(path: string, gid: number): Promise<void> {
+  async share(path: string, gid: number): Promise<string> {
     // A daemon that is not root's starts all machines as itself.
-    if (dirname(path) !== this.directory || process.geteuid?.() !== 0) return
-    await chown(path, 0, gid)
-    await chmod(path, 0o640)
+    if (dirname(path) !== this.directory || process.geteuid?.() !== 0) return path
+    try {
+      // Nothing comes between the look and the change: machines are loaded beside each other.
+      const { gid: group, mode } = statSync(path)
+      const isTaken = (mode & groupCanRead) !== 0
+      if (isTaken && group !== gid) return await this.#copyOnce(path, gid)
+      if (!isTaken) {
+        chownSync(path, 0, gid)
+        chmodSync(path, 0o640)
+      }
+      return path
+    } catch (thrown) {
+      throw storeError(`cannot let group ${gid} read ${path}`, thrown)
+    }
+  }
+
+  #copyOnce(path: string, gid: number): Promise<string> {
+    const [, digest = basename(path)] = copyName.exec(basename(path)) ?? []
+    const copy = join(this.directory, `${digest}.g${gid}`)
+    const made = this.#copying.get(copy) ?? this.#copyFor(path, copy, digest, gid)
+    this.#copying.set(copy, made)
+    return made.finally(() => this.#copying.delete(copy))
+  }
+
+  /** It is kept as long as the one that it was made from: until no snapshot has the content. */
+  async #copyFor(path: string, copy: string, digest: string, gid: number): Promise<string> {
+    if ((await this.#digests.of(copy).catch(() => null)) === digest) return copy
+    const temporary = `${copy}.${process.hrtime.bigint()}.new`
+    try {
+      await copyFile(path, temporary, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE)
+      await chown(temporary, 0, gid)
+      await chmod(temporary, 0o640)
+      await syncFile(temporary)
+      await rename(temporary, copy)
+      await syncFile(this.directory)
+      return copy
+    } finally {
+      await rm(temporary, { force: true })
+    }
   }
 
   /** Keeps an uploaded file when its content is what its name says. */

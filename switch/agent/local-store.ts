@@ -10,7 +10,7 @@
 //                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck
 //                                          hosts/<host>/channel.pcapng  events.pcapng
 //                                          files/<digest>          fetched from other hosts by former versions
-//   <state>/images/<digest>                              fetched from other hosts (images.ts)
+//   <state>/images/<digest>[.g<group>]                   fetched from other hosts (images.ts)
 //   <state>/restores/<network>.json                      a restore under way, or what one has left: to undo it
 //   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
 

@@ -20,11 +20,12 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import t from 'tap'
-import type { FileReference, LocalPart } from '../../src/api/schemas.js'
+import type { FileReference, LocalPart, MemberPart } from '../../src/api/schemas.js'
 import { Digests } from '../../src/files/digests.js'
 import { copyForRestores, fetchedFiles } from '../../switch/agent/disks/state-files.js'
 import { Images } from '../../switch/agent/images.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
+import { locateFiles } from '../../switch/agent/located-files.js'
 import { partOf } from '../coordinator/fixtures.js'
 import { until } from '../lab/command.js'
 import { root } from './world.js'
@@ -105,10 +106,73 @@ t.test('the group of a machine that is not root’s may read copies, and what ot
   const own = write('disk.img', 'of somebody')
   chmodSync(own.path, 0o600)
   t.equal(statSync(copy).mode & 0o777, 0o600)
-  for (const path of [copy, own.path, join(state, 'none')]) await images.share(path, 45_077)
+  for (const path of [copy, own.path, join(state, 'none')]) t.equal(await images.share(path, 45_077), path)
   t.match(statSync(copy), { uid: 0, gid: 45_077 })
   t.equal(statSync(copy).mode & 0o777, 0o640)
   t.equal(statSync(own.path).mode & 0o777, 0o600)
+})
+
+t.test('machines of several groups that share a file can all read it, and only they', root, async (t) => {
+  const { state, images } = workshop(t)
+  const content = Buffer.from('kernel')
+  const digest = createHash('sha256').update(content).digest('hex')
+  await images.receive(digest, Readable.from([content]))
+  const copy = join(images.directory, digest)
+  const [first, second, third] = [45_001, 45_002, 45_003]
+  // Machines are loaded beside each other.
+  const paths = await Promise.all([first, second, second, third, first].map((gid) => images.share(copy, gid)))
+  const own = (gid: number) => `${copy}.g${gid}`
+  t.same(paths, [copy, own(second), own(second), own(third), copy])
+  for (const [nth, gid] of [first, second, second, third].entries()) {
+    t.match(statSync(paths[nth]!), { uid: 0, gid })
+    t.equal(statSync(paths[nth]!).mode & 0o777, 0o640)
+    t.equal(readFileSync(paths[nth]!, 'utf8'), 'kernel')
+  }
+  t.same(readdirSync(images.directory).sort(), [digest, `${digest}.g${second}`, `${digest}.g${third}`])
+  t.equal(await images.share(own(second), second), own(second), 'a snapshot of the machine names it so')
+  t.equal(await images.share(own(second), first), own(first))
+  // Whoever has changed one: it is made anew.
+  const { ino } = statSync(own(second))
+  t.equal(await images.share(copy, second), own(second))
+  t.equal(statSync(own(second)).ino, ino, 'one that is there is used')
+  writeFileSync(own(third), 'other')
+  t.equal(await images.share(copy, third), own(third))
+  t.equal(readFileSync(own(third), 'utf8'), 'kernel')
+  // They go together.
+  mkdirSync(join(state, 'snapshots'))
+  const reasons = async () => new Set((await fetchedFiles(new LocalStore(state))).map(({ reason }) => reason))
+  t.same(await reasons(), new Set([copyForRestores]))
+  await images.release([digest])
+  t.same(await reasons(), new Set([null]))
+})
+
+t.test('a machine’s process opens its files by the names that are given for it', async (t) => {
+  const { write, name, images } = workshop(t)
+  const [memory, disk, data, disc, below, kernel] = ['m', 'd', 'dd', 'c', 'b', 'k'].map((path) => write(path, path))
+  for (const file of [memory!, disk!, data!, disc!, below!, kernel!]) name(file)
+  const [member] = partOf('a', ['vm1'], 'demo', 4).members
+  const part: MemberPart = {
+    ...{ ...member!, memory: memory!, files: [{ role: 'kernel', file: kernel! }] },
+    disks: [{ ...member!.disks[0]!, layers: [{ file: disk!, format: 'qcow2', data: data! }] }],
+    media: [
+      { name: 'cd', file: disc!, format: 'raw', removable: true, backing: [{ file: below!, format: 'raw' }] },
+      { name: 'fd', file: null, format: 'raw', removable: true },
+    ],
+  }
+  const find = await images.finder()
+  const asked: string[] = []
+  const located = await locateFiles(find, part, async (path) => {
+    asked.push(path)
+    return `${path}.own`
+  })
+  t.same(asked.sort(), [disk!, data!, disc!, below!, kernel!].map(({ path }) => path).sort())
+  t.equal(located.memoryFile, memory!.path, 'its memory is handed over')
+  t.match(located.disks, [{ layers: [{ file: `${disk!.path}.own`, dataFile: `${data!.path}.own` }] }])
+  t.match(located.media, [{ file: `${disc!.path}.own`, backing: [{ file: `${below!.path}.own` }] }, { file: null }])
+  t.equal(located.files?.get(kernel!.path), `${kernel!.path}.own`)
+  t.match(await locateFiles(find, part), { disks: [{ layers: [{ file: disk!.path }] }] })
+  rmSync(below!.path)
+  await t.rejects(locateFiles(await images.finder(), part), { code: 'STORE_DAMAGED' })
 })
 
 t.test('copies are kept for restores until no snapshot has them; one that is fetched anew is new', async (t) => {

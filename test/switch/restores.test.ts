@@ -159,7 +159,7 @@ class MadeUpHost {
         images: {
           finder: async () => async (file) => file.path,
           release: async () => undefined,
-          share: async () => {},
+          share: async (path) => path,
         },
         freeMachineDirectory: async () => '/none',
         makeMachineDirectory: async () => {},

@@ -4,7 +4,7 @@ import type { MemberPart, RestoreRequest } from '../../../src/api/schemas.js'
 import { loadOf, whyNotTwice } from '../../../src/hypervisor/drivers.js'
 import type { Deadline, LoadedMachine, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
 import type { Host } from '../host.js'
-import { type Find, type LocatedFiles, locateFiles } from '../located-files.js'
+import { type Find, locateFiles } from '../located-files.js'
 import { tapsOf } from './held-taps.js'
 import type { Taps } from './taps.js'
 
@@ -41,10 +41,10 @@ export async function loadMachine(
   deadline: number,
 ): Promise<LoadedMachine> {
   const definition = part.definition as MachineDefinition
-  const files = await locateFiles(find, part)
   // Copies are the daemon's alone.
   const { user } = definition
-  if (user !== undefined) for (const file of opened(files)) await host.store.images.share(file, user.gid)
+  const shared = user && ((path: string) => host.store.images.share(path, user.gid))
+  const files = await locateFiles(find, part, shared)
   await host.store.makeMachineDirectory(directory)
   // A port takes its device's name along to the host that it is restored on.
   const names = definition.nics.map((nic) => nic.device)
@@ -64,14 +64,4 @@ async function formerTaps(
   const deadline = Math.min(limit, host.clock.now().ms + ANSWER_MS)
   const info = await host.machines.using(vm, deadline, (control) => control.inspect(deadline)).catch(() => null)
   return tapsOf(host, vm, info)
-}
-
-/** What a machine's process opens by name. */
-function opened({ disks, media, files }: LocatedFiles): string[] {
-  const layers = [...disks.flatMap((disk) => disk.layers), ...(media ?? []).flatMap(({ backing }) => backing ?? [])]
-  return [
-    ...layers.flatMap(({ file, dataFile }) => [file, ...(dataFile === undefined ? [] : [dataFile])]),
-    ...(media ?? []).flatMap(({ file }) => file ?? []),
-    ...(files ?? new Map<string, string>()).values(),
-  ]
 }
