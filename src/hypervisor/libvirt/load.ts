@@ -2,13 +2,11 @@
 // paused by libvirt, and its configuration stored again where it was stored before.
 
 import { existsSync } from 'node:fs'
-import { open, rm } from 'node:fs/promises'
-import path from 'node:path'
+import { rm } from 'node:fs/promises'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, LoadedMachine, LoadRequest } from '../hypervisor.js'
 import { within } from '../shared/deadline.js'
-import { createOverlay, virtualSize } from '../shared/qemu-img.js'
-import { storeFull } from '../shared/qemu-overlays.js'
+import { makeFreshDisks } from '../shared/fresh-disks.js'
 import { endWithHolder } from '../shared/tap-holder.js'
 import { asOwned, moveToTaps, tapsByMac } from './bridged-nics.js'
 import {
@@ -78,7 +76,12 @@ async function load(
   const made: string[] = []
   let restored = false
   try {
-    const disks = await makeDisks(request, made, deadline)
+    const disks = (await makeFreshDisks(request, made, deadline)).map(
+      ({ name: target, overlay, backing }): PlacedDisk => ({
+        target,
+        layers: [{ file: overlay, format: 'qcow2' }, ...backing],
+      }),
+    )
     const image = { file: request.memoryFile, flags: xmlFlags.secure }
     const saved = asOwned((await loader.call('imageXml', image, deadline)) as string)
     const { directory, taps } = request
@@ -169,23 +172,4 @@ function end(loader: Loader, { directory, domain, mayRun }: DomainLoad, deadline
     await takeBackConfiguration(loader, { directory, domain: one.domain }, deadline)
     return true
   }, deadline)
-}
-
-async function makeDisks({ directory, disks, definition }: LoadRequest, made: string[], deadline: Deadline) {
-  const placed: PlacedDisk[] = []
-  for (const { name, layers } of disks) {
-    const file = path.join(directory, `${name.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}.qcow2`)
-    if (made.includes(file)) throw loadFailed(definition.name, `two disks are named like ${name}`)
-    try {
-      await (await open(file, 'wx', 0o600)).close()
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'ENOSPC') throw storeFull(directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the directory.', error)
-    }
-    made.push(file)
-    await createOverlay(file, layers[0]!, await virtualSize(layers[0]!, deadline), deadline)
-    placed.push({ target: name, layers: [{ file, format: 'qcow2' }, ...layers] })
-  }
-  return placed
 }

@@ -4,9 +4,10 @@
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Medium } from '../hypervisor.js'
+import type { FreshDisk } from '../shared/fresh-disks.js'
 import { type Argument, joinArguments, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { besidePath, listeningPath, withListeningPath } from './beside.js'
-import { type DiskWanted, editDrives, withoutOrphans } from './drives.js'
+import { editDrives, withoutOrphans } from './drives.js'
 import { withOwnFile } from './emptied.js'
 import { withFiles } from './files.js'
 import { type TapPlace, tapArguments, withTap } from './nics.js'
@@ -15,7 +16,7 @@ import type { QemuDefinition } from './types.js'
 
 export interface NextIncarnation {
   readonly taps: readonly TapPlace[]
-  readonly disks: readonly DiskWanted[]
+  readonly disks: readonly FreshDisk[]
   /** What was in the other drives at the cut. */
   readonly media?: readonly Medium[]
   readonly qmp: string

@@ -2,18 +2,12 @@
 // nodes nobody needs then. Pure.
 
 import { SnapswitchError } from '../../errors/errors.js'
-import type { DiskLayer, Medium } from '../hypervisor.js'
+import type { Medium } from '../hypervisor.js'
+import type { FreshDisk } from '../shared/fresh-disks.js'
 import { nodeArguments, references } from '../shared/qemu-disks.js'
 import { type Argument, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { defaultDrive, type NewImage, withImage } from './drive-options.js'
 import type { QemuDefinition } from './types.js'
-
-export interface DiskWanted {
-  readonly name: string
-  readonly overlay: string
-  /** The frozen chain that the overlay stands on. */
-  readonly backing: readonly DiskLayer[]
-}
 
 export interface EditedDrives {
   /** By their index in argv; null: left out. */
@@ -30,7 +24,7 @@ const unsupported = (message: string, action: string) => new SnapswitchError('MA
 
 export function editDrives(
   { name, argv, drives = [] }: QemuDefinition,
-  disks: readonly DiskWanted[],
+  disks: readonly FreshDisk[],
   media: readonly Medium[],
 ): EditedDrives {
   const split = splitArguments(argv)

@@ -3,7 +3,7 @@
 
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync } from 'node:fs'
-import { open, rename, rm, symlink } from 'node:fs/promises'
+import { rename, rm, symlink } from 'node:fs/promises'
 import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
@@ -13,11 +13,10 @@ import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { closeDescriptor, longestSocketPath } from '../shared/descriptors.js'
+import { makeFreshDisks } from '../shared/fresh-disks.js'
 import { findProcesses, identify, killProcess } from '../shared/process.js'
-import { createOverlay, virtualSize } from '../shared/qemu-img.js'
 import { migrationEnd } from '../shared/qemu-migration.js'
 import { applyLoadSettings } from '../shared/qemu-migration-settings.js'
-import { storeFull } from '../shared/qemu-overlays.js'
 import { QmpClient } from '../shared/qmp.js'
 import { isObject } from '../shared/qmp-messages.js'
 import { besidePath, listeningPaths, namePath } from './beside.js'
@@ -63,14 +62,7 @@ export async function loadMachine(
   const user = request.rehearsal === true ? undefined : definition.user
   let child: ChildProcess | null = null
   try {
-    const disks = []
-    for (const disk of request.disks) {
-      const overlay = path.join(directory, `${disk.name.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}.qcow2`)
-      if (made.includes(overlay)) throw loadFailed(definition.name, `two disks are named like ${disk.name}`)
-      await makeFreshOverlay(overlay, disk.layers[0]!, deadline)
-      made.push(overlay)
-      disks.push({ name: disk.name, overlay, backing: disk.layers })
-    }
+    const disks = await makeFreshDisks(request, made, deadline)
     await giveTo(user, [directory, ...disks.map(({ overlay }) => overlay)])
     const { media, files } = request
     const beside = request.beside === true
@@ -165,22 +157,6 @@ async function maybeRuns(qmpPath: string, deadline: Deadline): Promise<boolean> 
     }
   } catch {
     return true
-  }
-}
-
-async function makeFreshOverlay(file: string, base: Parameters<typeof createOverlay>[1], deadline: Deadline) {
-  try {
-    await (await open(file, 'wx', 0o600)).close()
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'ENOSPC') throw storeFull(path.dirname(file), error)
-    throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the directory.', error)
-  }
-  try {
-    await createOverlay(file, base, await virtualSize(base, deadline), deadline)
-  } catch (error) {
-    await rm(file, { force: true })
-    throw error
   }
 }
 
