@@ -225,6 +225,11 @@ t.test('an answer that cannot be understood is named', root, async (t) => {
     [inspecting(',"files":[{"role":"a","path":"/a"},{"role":"a","path":"/b"}]'), /two files with the role a/],
     [inspecting(',"files":[{"role":"a","path":"relative"}]'), /absolute path/],
     [inspecting(',"files":[{"role":"a","path":"/a\\\\tb"}]'), /absolute path/],
+    [inspecting(`,"details":"${'é'.repeat(32_769)}"`), /65538 bytes of details, where 65536 are the most/],
+    [
+      inspecting(`,"files":[${['a', 'b'].map((role) => `{"role":"${role}","path":"/${'x'.repeat(25_000)}"}`).join()}]`),
+      /50007 bytes of files, where 49152 are the most/,
+    ],
     ['head -c 2000000 /dev/zero', /more than 1048576 bytes/],
     ['cat /dev/zero', /more than 1048576 bytes/],
   ]

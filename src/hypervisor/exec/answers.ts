@@ -4,9 +4,15 @@ import { type Static, Type } from '@sinclair/typebox'
 import { AbsolutePath, closed, Mac, nullable } from '../../api/schemas/basic.js'
 import { describeFinding, type Validator, validator } from '../../api/validate.js'
 import { SnapswitchError } from '../../errors/errors.js'
-import { type Action, contract, type Target } from './command.js'
+import { type Action, contract, lineOf, type Target } from './command.js'
 
 const MOST = 256
+/**
+ * Bytes that `load` gets in one variable, and Linux takes none of over 128 KiB: details, and the files of `inspect` and
+ * `capture` together, as lines.
+ */
+const MOST_DETAILS = 64 << 10
+const MOST_FILES = 48 << 10
 const Text = Type.String({ maxLength: 1000 })
 /** Of files: they go to the next command as lines. */
 const Role = Type.String({ pattern: '^[A-Za-z0-9_.-]{1,64}$', description: 'letters, digits, _ . -; at most 64' })
@@ -33,8 +39,8 @@ const Inspected = Type.Object(
     ),
     version: Type.Optional(Text),
     captureMode: Type.Optional(Type.Union([Type.Literal('stopped'), Type.Literal('background')])),
-    /** For `load`. In its environment, which bounds it. */
-    details: Type.Optional(Type.String({ maxLength: 65_536, pattern: '^[^\\u0000]*$' })),
+    /** For `load`, in its environment: bounded in bytes. */
+    details: Type.Optional(Type.String({ pattern: '^[^\\u0000]*$' })),
     /** What it needs besides, and nobody writes to. */
     files: Type.Optional(Files),
     warnings: Type.Optional(Type.Array(Text, { maxItems: MOST })),
@@ -51,6 +57,11 @@ const Captured = Type.Object({ files: Files }, closed)
 export type Captured = Static<typeof Captured>
 
 const fits = { inspected: validator(Inspected), captured: validator(Captured) }
+
+function checkBytes(target: Target, action: Action, what: string, text: string, most: number): void {
+  const bytes = Buffer.byteLength(text)
+  if (bytes > most) throw protocol(target, action, `has ${bytes} bytes of ${what}, where ${most} are the most`)
+}
 
 const protocol = (target: Target, action: Action, what: string) =>
   new SnapswitchError('HYPERVISOR_PROTOCOL', `${target.command} ${action} ${target.machine} ${what}`, contract)
@@ -73,19 +84,21 @@ export function inspected(target: Target, text: string): Inspected {
   if (answer.state === 'off') return answer
   for (const key of ['memoryBytes', 'nics'] as const)
     if (answer[key] === undefined) throw protocol(target, 'inspect', `does not say ${key} of a machine that is there`)
-  checkRoles(target, 'inspect', answer.files ?? [], [])
+  checkBytes(target, 'inspect', 'details', answer.details ?? '', MOST_DETAILS)
+  checkFiles(target, 'inspect', answer.files ?? [], [])
   return answer
 }
 
 /** `roles`: taken already. */
 export function captured(target: Target, text: string, roles: readonly string[]): Captured {
   const answer = parse(target, 'capture', text, fits.captured)
-  checkRoles(target, 'capture', answer.files, roles)
+  checkFiles(target, 'capture', answer.files, roles)
   return answer
 }
 
 /** `load` finds each file by its role. */
-function checkRoles(target: Target, action: Action, files: Captured['files'], taken: readonly string[]): void {
+function checkFiles(target: Target, action: Action, files: Captured['files'], taken: readonly string[]): void {
+  checkBytes(target, action, 'files', files.map(lineOf).join('\n'), MOST_FILES)
   const seen = new Set(taken)
   for (const { role } of files) {
     if (seen.has(role)) throw protocol(target, action, `names two files with the role ${role}`)
