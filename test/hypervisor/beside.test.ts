@@ -29,6 +29,8 @@ t.test('what can be had only once is named', async (t) => {
     ['-chardev', 'socket,id=c,host=localhost,port=7,server=on,wait=off'],
     ['-netdev', 'user,id=n,hostfwd=tcp::2222-:22'],
     ['-netdev', 'socket,id=n,listen=:1234'],
+    ['-netdev', 'socket,id=n,udp=10.0.0.2:5,localaddr=:6'],
+    ['-netdev', 'dgram,id=n,local.type=unix,local.path=/run/a,remote.type=unix,remote.path=/run/b'],
     ['-object', 'memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on'],
   ]
   for (const [option, value] of held) {
@@ -42,6 +44,8 @@ t.test('what can be had only once is named', async (t) => {
     ['-serial', 'tcp:logs:4444'],
     ['-chardev', 'socket,id=c,path=/run/lab/c,server=on,wait=off'],
     ['-netdev', 'user,id=n'],
+    ['-netdev', 'socket,id=n,mcast=230.0.0.1:1234,localaddr=10.0.0.1'],
+    ['-netdev', 'socket,id=n,connect=10.0.0.1:1234'],
     ['-object', 'memory-backend-file,id=m,size=1G,mem-path=/dev/hugepages,share=on'],
   ]
   for (const [option, value] of free) t.same(heldAlone(definitionOf(option, value)), [], `${option} ${value}`)

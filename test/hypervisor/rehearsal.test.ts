@@ -40,14 +40,17 @@ const spiceAt = (socket: string) =>
 t.test('deaf and mute', async (t) => {
   const argv =
     'qemu -m 64 -chardev socket,id=c,path=/s,server=on -chardev {"backend":"file","id":"f","path":"/l"} -chardev stdio,id=m,mux=on ' +
-    '-serial file:/x -serial chardev:c -monitor stdio -parallel none -vnc :0 -spice port=5900 -display gtk -D /log -qmp unix:/q,server=on -audiodev spice,id=a,,1 -audio driver=wav,model=hda -device e1000'
+    '-serial file:/x -serial chardev:c -monitor stdio -parallel none -vnc :0 -spice port=5900 -display gtk -D /log -qmp unix:/q,server=on -audiodev spice,id=a,,1 -audio driver=wav,model=hda ' +
+    '-netdev user,id=u,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp::80-:80 -netdev socket,id=s,connect=127.0.0.1:1234 ' +
+    '-nic stream,mac=52:54:00:00:00:01,model=e1000,server=on -net nic -net socket,listen=:1 -netdev tap,id=t -device e1000'
   t.equal(
     forRehearsal(splitArguments(argv.split(' ')))
       .map(({ option, value }) => `-${option} ${value}`)
       .join(' '),
     '-m 64 -chardev null,id=c -chardev null,id=f -chardev null,id=m,mux=on ' +
       '-serial null -serial chardev:c -monitor null -parallel none -audiodev none,id=a,,1 -audio none,model=hda ' +
-      '-device e1000 -display none',
+      '-netdev user,id=u -netdev hubport,hubid=1034,id=s -nic hubport,hubid=1036,mac=52:54:00:00:00:01,model=e1000 ' +
+      '-net nic -netdev tap,id=t -device e1000 -display none',
   )
 })
 
@@ -71,6 +74,8 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
         'virtserialport,chardev=peer',
       ],
       ...['-parallel', `file:${at('log')}`, '-vnc', `unix:${at('vnc.sock')}`, ...spiceAt(at('spice.sock'))],
+      ...['-netdev', `stream,id=n1,server=on,addr.type=unix,addr.path=${at('net.sock')}`],
+      ...['-device', 'virtio-net-pci,netdev=n1,romfile='],
       ...['-object', `filter-dump,id=dump,netdev=n0,file=${at('n0.pcap')}`, '-debugcon', `file:${at('debug')}`],
     ],
   })
@@ -80,7 +85,7 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
   writeFileSync(at('log'), 'said')
   // Nothing comes: its link is down.
   appendFileSync(at('n0.pcap'), 'frames')
-  const sockets = ['own', 'vnc', ...(hasSpice ? ['spice'] : [])].map((name) => at(`${name}.sock`))
+  const sockets = ['own', 'vnc', 'net', ...(hasSpice ? ['spice'] : [])].map((name) => at(`${name}.sock`))
   const kept = () => sockets.map((socket) => statSync(socket).ino)
   const inodes = kept()
   const files = readdirSync(directory).sort()

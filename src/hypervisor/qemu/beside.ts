@@ -95,7 +95,9 @@ export function heldAlone(definition: QemuDefinition): string[] {
     if (option === 'netdev' || option === 'nic') {
       const net = optionValue(argument)
       if (net.get('type') === 'user' && net.get('hostfwd') !== null) return named
-      return net.get('listen') !== null || isOn(net.get('server')) ? named : []
+      // Datagrams go to whoever has bound the address last. A group's go to both.
+      const bound = ['listen', 'local.path', 'local.port', ...(net.get('mcast') === null ? ['localaddr'] : [])]
+      return bound.some((key) => net.get(key) !== null) || isOn(net.get('server')) ? named : []
     }
     if (option === 'object') {
       // Memory in a file that both would write to; a directory (huge pages) gives each a file of its own.
