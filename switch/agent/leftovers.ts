@@ -37,6 +37,8 @@ export async function undoSnapshot(host: UndoHost, { network, snapshot, machines
         await undoCut(host, vm, record, mayBePaused, deadline)
       } catch (thrown) {
         host.log.error({ err: thrown, vm, snapshot }, 'cannot put the machine right')
+        // Nobody may delete what is left of the snapshot until it is.
+        await host.journal.noteStuck(network, snapshot, vm)
         throw thrown
       }
     }),
@@ -121,7 +123,7 @@ async function undoCutOffline(host: UndoHost, vm: string, record: CutRecord, dea
       host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: whoever runs the machine may name it')
       continue
     }
-    if ((await stat(file)).mtimeMs >= (await stat(base)).mtimeMs) await commitOverlay(file, deadline)
+    if ((await stat(file)).mtimeMs >= (await stat(base)).mtimeMs) await commitOverlay(file, base, deadline)
     await rm(file, { force: true })
   }
   if (spec === undefined || mergesOff) await host.disks.replace(vm, chainsOf(record.disks))

@@ -189,7 +189,7 @@ async function takeBackOffline(link: DomainLink, overlays: readonly DomainOverla
   const known = stored === null ? [] : describeDomain(stored).disks
   const back = []
   for (const { target, file, layers } of overlays) {
-    await commitOverlay(file, deadline)
+    await commitOverlay(file, layers[0]!.file, deadline)
     if (known.some((disk) => disk.target === target && disk.layers[0]?.file === file)) back.push({ target, layers })
   }
   if (stored !== null && back.length > 0) await link.call('define', { xml: placeDisks(stored, back) }, deadline)

@@ -8,6 +8,7 @@ import type { CollapseOptions, Deadline, DiskLayer } from '../hypervisor.js'
 import { findImageNode, type LiveDisk } from './block-drives.js'
 import { obstacleToMerge, ownJobs } from './block-graph.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
+import { datedInMerge } from './overlay-dates.js'
 import type { MachineBlocks } from './qemu-blocks.js'
 import { localFile } from './qemu-disks.js'
 import type { Qmp } from './qmp.js'
@@ -115,11 +116,12 @@ export async function collapseChain(
   const nodes = nodesToLeave(blocks, leaving)
   const base = findImageNode(blocks.graph, layers[depth]!, blocks.locate)
   if (base === null) throw notInChain(layers[depth]!.file, active.node)
-  await commitActive(qmp, active, base, leaving[0]!.file, deadline, options)
+  const files = leaving.map(({ file }) => file)
+  await datedInMerge(files, layers[depth]!.file, () => commitActive(qmp, active, base, files[0]!, deadline, options))
   // A node that blockdev-add made stays until it is deleted, upper ones first; one that came with the drive is gone
   // already.
   for (const node of nodes) await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
-  return leaving.map(({ file }) => file)
+  return files
 }
 
 /** What a machine writes to: the image's node, and what its device is wired to, a filter above it or that itself. */

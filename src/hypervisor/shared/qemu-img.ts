@@ -5,6 +5,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import { checkPlain, UnfitFile } from '../../files/plain.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { remaining } from './deadline.js'
+import { datedInCommit } from './overlay-dates.js'
 import { isObject } from './qmp-messages.js'
 
 function run(args: readonly string[], deadline: Deadline): Promise<string> {
@@ -69,10 +70,13 @@ export async function createOverlay(file: string, base: DiskLayer, bytes: number
   await run(['create', '-q', '-f', 'qcow2', '-u', '-b', base.file, '-F', base.format, file, String(bytes)], deadline)
 }
 
-/** Writes an overlay's content into its base. Only for images that no machine has open. */
-export async function commitOverlay(overlay: string, deadline: Deadline): Promise<void> {
+/**
+ * Writes an overlay's content into its base. Only for images that no machine has open. One that does not come to its end
+ * can be repeated (overlay-dates.ts).
+ */
+export async function commitOverlay(overlay: string, base: string, deadline: Deadline): Promise<void> {
   await refuseUnfit([overlay])
-  await run(['commit', '-q', '-f', 'qcow2', overlay], deadline)
+  await datedInCommit(overlay, base, () => run(['commit', '-q', '-f', 'qcow2', overlay], deadline))
 }
 
 /** Whether an overlay holds anything of its own, zeros included; also when that cannot be told. */

@@ -9,6 +9,7 @@ import type { CaptureTarget, Deadline, DiskLayer } from '../hypervisor.js'
 import type { LiveDisk } from './block-drives.js'
 import { activeNodes, askBlockGraph } from './block-graph.js'
 import { pauseFor, remaining, within } from './deadline.js'
+import { datedInMerge } from './overlay-dates.js'
 import { isAlive, type ProcessIdentity } from './process.js'
 import { commitActive } from './qemu-collapse.js'
 import { commitOverlay, createOverlay } from './qemu-img.js'
@@ -149,7 +150,7 @@ export async function takeBackOverlays(
     else if (!lost) await mergeBack(qmp, overlay, deadline).catch(() => {})
     else if (process !== null && !isAlive(process)) {
       // QEMU has died: what it wrote after the cut goes back into the disk that its owner knows.
-      await commitOverlay(file, deadline)
+      await commitOverlay(file, overlay.disk.layers[0]!.file, deadline)
       await rm(file, { force: true })
     }
   }
@@ -157,7 +158,7 @@ export async function takeBackOverlays(
 
 async function mergeBack(qmp: Qmp, { node, file, disk }: Overlay, deadline: Deadline): Promise<void> {
   const root = disk.root === disk.node ? node : disk.root
-  await commitActive(qmp, { node, root }, disk.node, file, deadline)
+  await datedInMerge([file], disk.layers[0]!.file, () => commitActive(qmp, { node, root }, disk.node, file, deadline))
   await qmp.execute('blockdev-del', { 'node-name': node }, within(2000)).catch(() => {})
   await rm(file, { force: true })
 }

@@ -37,7 +37,7 @@ export async function mergeOffline(
   await checkOffline([overlay])
   await refuseStale(overlay, base, deadline)
   await nameBase(overlay, base, names, deadline)
-  await commitOverlay(overlay.file, deadline)
+  await commitOverlay(overlay.file, base.file, deadline)
 }
 
 /**
