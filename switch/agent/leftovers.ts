@@ -4,7 +4,7 @@
 
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import { isSameMachine, whyNotMergedOff } from '../../src/hypervisor/drivers.js'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/shared/qemu-img.js'
@@ -88,8 +88,8 @@ export async function undoOverlays(
   await mergeBack(control, record, live, frozen, deadline)
   const { disks: now } = await control.inspect(deadline)
   const used = now.flatMap((disk) => disk.layers.map((layer) => layer.file))
-  for (const { file } of await strayOverlays(host, vm, record, [...frozen, ...overlays, ...used]))
-    await control.dropOverlay(file, deadline)
+  for (const { file, isSeen } of await strayOverlays(host, vm, record, [...frozen, ...overlays, ...used]))
+    if (isSeen) await control.dropOverlay(file, deadline)
   await host.disks.replace(vm, chainsOf(now))
 }
 
@@ -118,7 +118,10 @@ async function undoCutOffline(host: UndoHost, vm: string, record: CutRecord, dea
   const spec = host.machines.spec(vm)
   const mergesOff = spec !== undefined && whyNotMergedOff(vm, spec) === null
   const { frozen, overlays } = await finishedImages(host)
-  for (const { file, base } of await strayOverlays(host, vm, record, [...frozen, ...overlays])) {
+  const strays = await strayOverlays(host, vm, record, [...frozen, ...overlays])
+  const unseen = mergesOff ? strays.find(({ isSeen }) => !isSeen) : undefined
+  if (unseen !== undefined) throw outOfReach(vm, unseen.base)
+  for (const { file, base } of strays) {
     if (!mergesOff) {
       host.log.warn({ vm, file }, 'an overlay of an unfinished snapshot stays: whoever runs the machine may name it')
       continue
@@ -129,10 +132,17 @@ async function undoCutOffline(host: UndoHost, vm: string, record: CutRecord, dea
   if (spec === undefined || mergesOff) await host.disks.replace(vm, chainsOf(record.disks))
 }
 
+const outOfReach = (vm: string, disk: string) =>
+  new SnapswitchError(
+    'STORE_IO',
+    `${disk} cannot be found, and what ${vm} wrote in its last snapshot may lie in an overlay beside it`,
+    'Mount what it lies on: this is tried again. If the disk is gone for good, remove the snapshot’s directory below `snapshots` in the state directory.',
+  )
+
 const chainsOf = (disks: CutRecord['disks'] | readonly Disk[]) =>
   Object.fromEntries(disks.map(({ name, layers }) => [name, layers]))
 
-/** Whether overlays of a capture are there that no finished snapshot names. */
+/** Whether overlays of a capture are there, or may be, that no finished snapshot names. */
 export async function hasOverlays(host: UndoHost, vm: string, record: CutRecord): Promise<boolean> {
   const { frozen, overlays } = await finishedImages(host)
   return (await strayOverlays(host, vm, record, [...frozen, ...overlays])).length > 0
@@ -147,17 +157,37 @@ async function finishedImages(host: UndoHost): Promise<{ frozen: string[]; overl
   }
 }
 
+interface StrayOverlay {
+  readonly file: string
+  readonly base: string
+  /** False: nor is the disk that it was put on. What both lie on may be mounted later. */
+  readonly isSeen: boolean
+}
+
 /** Overlays of this capture, but those to be kept. They are on record as made for this machine. */
 async function strayOverlays(host: UndoHost, vm: string, { label, disks }: CutRecord, kept: readonly string[]) {
-  const found: { file: string; base: string }[] = []
+  const found: StrayOverlay[] = []
   for (const [file, owner] of host.disks.made) {
     const name = basename(file)
     if (owner !== vm || !isOverlay(name, label) || kept.includes(file)) continue
     const disk = disks.find((one) => name.startsWith(`${overlayStem(vm, one.name)}.${label}`))
     const base = disk?.layers[0]?.file
-    if (base !== undefined && (await stat(file).catch(() => null)) !== null) found.push({ file, base })
+    if (base === undefined) continue
+    const isSeen = await isThere(file)
+    const isGone = isSeen === false && (await isThere(base)) === true
+    if (!isGone) found.push({ file, base, isSeen: isSeen === true })
   }
   return found
+}
+
+/** null: that cannot be told. */
+async function isThere(file: string): Promise<boolean | null> {
+  try {
+    await stat(file)
+    return true
+  } catch (thrown) {
+    return (thrown as NodeJS.ErrnoException).code === 'ENOENT' ? false : null
+  }
 }
 
 /** The drivers name overlays MACHINE-DISK.LABEL.qcow2, or MACHINE-DISK.LABEL-2.qcow2 and on when that exists. */

@@ -1,8 +1,19 @@
 // A merge of an overlay into its disk that is cut off in the middle, and is repeated: the overlay is not taken for one
-// that the disk was used without. With real images and records.
+// that the disk was used without. And an unfinished snapshot of a machine that has ended, whose disks are mounted late.
+// With real images and records.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
@@ -198,7 +209,7 @@ async function ended(t: Test, images: Images) {
     return undoing.again()
   }
   const isLeft = async () => (await journal.unfinished()).length > 0
-  return { undoing, again, isLeft, journal }
+  return { undoing, again, isLeft, journal, disks }
 }
 
 t.test('what a machine that has ended wrote since its cut is not lost by a merge that is cut off', async (t) => {
@@ -212,6 +223,21 @@ t.test('what a machine that has ended wrote since its cut is not lost by a merge
   t.ok(images.isMerged())
   t.notOk(existsSync(images.overlay))
   t.notOk(await isLeft())
+})
+
+t.test('nor by disks that are mounted after the daemon has started', async (t) => {
+  const images = new Images(t)
+  const { undoing, again, isLeft, disks } = await ended(t, images)
+  renameSync(images.file('disks'), images.file('away'))
+  await undoing.recover()
+  t.ok(await isLeft())
+  t.same(disks.chains('vm'), null)
+  t.equal(await again(), false)
+  renameSync(images.file('away'), images.file('disks'))
+  t.equal(await again(), true)
+  t.ok(images.isMerged())
+  t.notOk(existsSync(images.overlay))
+  t.same(disks.chains('vm'), { vda: [{ file: images.disk, format: 'raw' }] })
 })
 
 t.test('an overlay that was never made, or is gone, is not waited for', async (t) => {

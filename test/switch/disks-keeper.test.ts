@@ -1,7 +1,7 @@
-// A snapshot that begins while the disks are being tidied: what was seen of its machine holds no more. With a machine
-// made up, and the daemon's real records and files.
+// A snapshot that begins while the disks are being tidied: what was seen of its machine holds no more. And files that
+// are away for a while. With a machine made up, and the daemon's real records and files.
 
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
@@ -30,12 +30,15 @@ class Lone {
   readonly done: string[] = []
   /** Whether the keeper said so in the middle of a merge. */
   merging = false
+  /** Whether the machine is off. */
+  ended = false
   /**
    * Done once, at that point of a look: at its begin; while the answer of the machine's hypervisor is on its way; after
    * it.
    */
   readonly meanwhile = { begun: nothing, asked: nothing, seen: nothing }
   readonly disks: DiskRecords
+  readonly journal: Journal
   readonly keeper: DiskKeeper
 
   private constructor(directory: string, store: LocalStore, disks: DiskRecords) {
@@ -65,17 +68,18 @@ class Lone {
         attach: async () => control,
         isThere: async (name) => {
           if (name === 'off') await this.#once('seen')
-          return name === 'vm'
+          return name === 'vm' && !this.ended
         },
       },
     )
     const begun = () => this.#once('begun')
-    const journal = new (class extends Journal {
+    this.journal = new (class extends Journal {
       override async unfinished() {
         await begun()
         return super.unfinished()
       }
     })(join(directory, 'state'))
+    const { journal } = this
     const log = pino({ level: 'silent' })
     this.keeper = new DiskKeeper({ name: 'a', store, disks, machines, journal, log }, () => new Set(this.busy))
   }
@@ -111,6 +115,15 @@ class Lone {
 
   tidy() {
     return this.keeper.exclusively(() => this.keeper.tidy())
+  }
+
+  /** The machine is off, and what is in that directory cannot be reached: it is mounted later. */
+  async unmounted(directory: string, work: () => Promise<unknown>): Promise<void> {
+    this.ended = true
+    renameSync(this.file(directory), this.file('away'))
+    await work()
+    renameSync(this.file('away'), this.file(directory))
+    this.ended = false
   }
 
   putOn(overlay: string): void {
@@ -174,3 +187,39 @@ for (const point of ['asked', 'seen'] as const) {
     t.same([existsSync(first), existsSync(second)], [false, false])
   })
 }
+
+t.test('an overlay on a disk that is mounted late stays ours, and is merged', root, async (t) => {
+  const lone = await Lone.for(t)
+  mkdirSync(lone.file('mounted'))
+  const overlay = lone.file('mounted/vm-vda.s1-e1.qcow2')
+  await lone.disks.noteMade('vm', overlay)
+  lone.putOn(overlay)
+  await lone.disks.learn('vm', { vda: lone.chain })
+  await lone.unmounted('mounted', () => lone.tidy())
+  t.ok(lone.disks.made.has(overlay))
+  await lone.tidy()
+  t.same(lone.chain, [{ file: lone.disk, format: 'raw' }])
+  t.notOk(existsSync(overlay))
+})
+
+t.test('so does one of a snapshot that is still to be undone', root, async (t) => {
+  const lone = await Lone.for(t)
+  mkdirSync(lone.file('mounted'))
+  const overlay = lone.file('mounted/vm-vda.s1-e1.qcow2')
+  await lone.disks.noteMade('vm', overlay)
+  await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', disks: [] })
+  await lone.unmounted('mounted', () => lone.tidy())
+  t.ok(lone.disks.made.has(overlay))
+})
+
+t.test('a file that is gone is forgotten; one that cannot be looked at is not', root, async (t) => {
+  const lone = await Lone.for(t)
+  const [gone, unseen] = [lone.file('vm-vda.s1-e1.qcow2'), lone.file('loop/vm-vda.s2-e2.qcow2')]
+  symlinkSync(lone.file('loop'), lone.file('loop'))
+  for (const file of [gone, unseen]) await lone.disks.noteMade('vm', file)
+  await lone.tidy()
+  t.same([...lone.disks.made.keys()], [unseen])
+  rmSync(lone.file('loop'))
+  await lone.tidy()
+  t.same([...lone.disks.made.keys()], [])
+})

@@ -52,8 +52,9 @@ export class FrozenImages {
     try {
       await chmod(file, mode)
     } catch (thrown) {
+      // Tried again.
       if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT')
-        this.#complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
+        return this.#complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
     }
     await this.#records.noteMode(file, null)
   }

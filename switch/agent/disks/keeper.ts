@@ -10,6 +10,7 @@ import { openFiles } from '../../../src/linux/open-files.js'
 import { notRunning } from '../refusals.js'
 import { Beginnings } from './beginnings.js'
 import { FrozenImages } from './frozen.js'
+import { lostFiles } from './lost.js'
 import { explain, filesOf, Merges, underWay } from './merges.js'
 import { type Observation, type ObservedHost, type ObserveOptions, observe } from './observe.js'
 import { checkOffline } from './offline.js'
@@ -252,7 +253,7 @@ export class DiskKeeper {
   async #sweep(): Promise<void> {
     const host = this.#host
     const seen = await this.look()
-    const { names, frozen, lent, isQuiet, blind } = seen
+    const { frozen, lent, isQuiet, blind } = seen
     for (const { directory, vm } of [
       ...(await emptyMachineDirectories(host.store)),
       ...(await this.#wholeOnes(seen)),
@@ -264,12 +265,7 @@ export class DiskKeeper {
       await rm(directory, { recursive: true, force: true })
     }
     await this.#frozen.protect(frozen, lent, blind === null)
-    const gone = [...host.disks.made.keys(), ...host.disks.strays.keys()]
-    const lost: string[] = []
-    for (const file of gone) if (!names.exists(await names.of(file))) lost.push(file)
-    // A name comes on record before its file is made. One that is forgotten then is taken for a file of the user's
-    // later: it would never be merged again.
-    await host.disks.forget(lost.filter((file) => isQuiet(host.disks.made.get(file) ?? null)))
+    await host.disks.forget(await lostFiles(host.disks, seen))
   }
 
   /**

@@ -12,6 +12,7 @@ export class FileNames {
   readonly #sizes = new Map<string, number>()
   readonly #regular = new Set<string>()
   readonly #others = new Map<string, Set<string>>()
+  readonly #gone = new Set<string>()
 
   async of(path: string): Promise<string> {
     const known = this.#byPath.get(path)
@@ -36,6 +37,11 @@ export class FileNames {
 
   exists(name: string): boolean {
     return this.#ids.has(name)
+  }
+
+  /** There is no file of that name now. One that cannot be looked at may be there all the same. */
+  isGone(name: string): boolean {
+    return this.#gone.has(name)
   }
 
   /** A device or pipe is none, and may not even be opened. */
@@ -66,8 +72,10 @@ export class FileNames {
       if (found.isFile()) this.#regular.add(name)
       this.#sizes.set(name, Number(found.blocks) * 512)
       return name
-    } catch {
-      return join(await realpath(dirname(path)).catch(() => dirname(path)), basename(path))
+    } catch (thrown) {
+      const name = join(await realpath(dirname(path)).catch(() => dirname(path)), basename(path))
+      if ((thrown as NodeJS.ErrnoException).code === 'ENOENT') this.#gone.add(name)
+      return name
     }
   }
 }

@@ -177,7 +177,11 @@ async function lookAt(
   if (!there) {
     const spec = host.machines.spec(vm)
     const reason = spec === undefined ? null : whyNotMergedOff(vm, spec)
-    return view(reason === null ? 'off' : 'unclear', reason)
+    const off = await view(reason === null ? 'off' : 'unclear', reason)
+    const missing = off.disks.flatMap(({ chain }) => chain).find(({ file }) => !names.exists(file))
+    if (reason !== null || missing === undefined) return off
+    // What it lies on is mounted later, or the state directory was moved: others that are here may be its disks, too.
+    return { ...off, state: 'unclear', reason: `${missing.file}, which ${vm} was on, cannot be found` }
   }
   try {
     const deadline = performance.now() + INSPECT_MS

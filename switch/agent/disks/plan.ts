@@ -21,7 +21,7 @@ export interface MachineView {
   readonly vm: string
   /**
    * `live`: it answers; `off`: nobody runs it; `unclear`: it is there and cannot be asked, or may not be merged
-   * offline.
+   * offline, or an image that it was on is missing.
    */
   readonly state: 'live' | 'off' | 'unclear'
   /** Why it is unclear, or why nothing of it may be touched now. */
