@@ -11,6 +11,7 @@ import { DiskKeeper } from '../../switch/agent/disks/keeper.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
 import { Journal } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
+import type { Machines } from '../../switch/agent/machines.js'
 import { fileLimit } from '../patience.js'
 import { bareInfo, controlOf, machinesBy } from './made-up-machine.js'
 import { root } from './world.js'
@@ -39,6 +40,7 @@ class Lone {
   readonly meanwhile = { begun: nothing, asked: nothing, seen: nothing }
   readonly disks: DiskRecords
   readonly journal: Journal
+  readonly machines: Machines
   readonly keeper: DiskKeeper
 
   private constructor(directory: string, store: LocalStore, disks: DiskRecords) {
@@ -73,6 +75,7 @@ class Lone {
       },
     )
     const begun = () => this.#once('begun')
+    this.machines = machines
     this.journal = new (class extends Journal {
       override async unfinished() {
         await begun()
@@ -222,4 +225,34 @@ t.test('a file that is gone is forgotten; one that cannot be looked at is not', 
   rmSync(lone.file('loop'))
   await lone.tidy()
   t.same([...lone.disks.made.keys()], [])
+})
+
+t.test('a state directory that was moved: nothing of a restored machine that is off goes', root, async (t) => {
+  const lone = await Lone.for(t)
+  const directory = lone.file('state/machines/vm/e7')
+  mkdirSync(directory, { recursive: true })
+  const image = join(directory, 'vda.qcow2')
+  writeFileSync(image, '')
+  await lone.disks.replace('vm', { vda: [{ file: lone.file('former/machines/vm/e7/vda.qcow2'), format: 'qcow2' }] })
+  lone.ended = true
+  const { removed, kept } = await lone.tidy()
+  t.same(removed, [])
+  t.ok(existsSync(image))
+  t.match(kept, [{ file: image, reason: /cannot be found/ }])
+  await lone.disks.replace('vm', {})
+  t.same((await lone.tidy()).removed, [image], 'but does when the machine is known to be elsewhere')
+})
+
+t.test('the same of one whose driver keeps its files itself', root, async (t) => {
+  const lone = await Lone.for(t)
+  const directory = lone.file('state/machines/command/e7')
+  mkdirSync(directory, { recursive: true })
+  for (const name of ['.whole', 'image']) writeFileSync(join(directory, name), '')
+  const own = lone.file('former/machines/command/e7')
+  lone.machines.set('command', { exec: { command: '/bin/true', directory: own } })
+  await lone.tidy()
+  t.ok(existsSync(directory))
+  mkdirSync(own, { recursive: true })
+  await lone.tidy()
+  t.notOk(existsSync(directory))
 })

@@ -28,7 +28,7 @@ export function judgePreflights(preflights: Readonly<Record<string, Preflight>>,
       found.push({
         code: 'STORE_FULL',
         message: `host ${host}: the snapshot needs ${neededBytes + recording} bytes${ofIt}; ${freeBytes} are free`,
-        action: `Delete old snapshots (\`snapswitch snapshot list\`), or move the store to a larger disk.${withoutIt}`,
+        action: `Delete old snapshots (\`snapswitch snapshot list\`), or mount a larger disk at its state directory.${withoutIt}`,
       })
     }
     for (const [peer, ports] of parallelPorts(preflight)) {

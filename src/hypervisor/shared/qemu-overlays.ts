@@ -74,7 +74,7 @@ export function storeFull(where: string, cause?: unknown): SnapswitchError {
   return new SnapswitchError(
     'STORE_FULL',
     `${where}: no space left`,
-    'Free some space there, or move the store.',
+    'Free some space there, or mount a larger disk there.',
     cause,
   )
 }

@@ -12,6 +12,7 @@ import { Beginnings } from './beginnings.js'
 import { FrozenImages } from './frozen.js'
 import { lostFiles } from './lost.js'
 import { explain, filesOf, Merges, underWay } from './merges.js'
+import type { FileNames } from './names.js'
 import { type Observation, type ObservedHost, type ObserveOptions, observe } from './observe.js'
 import { checkOffline } from './offline.js'
 import { type Collapse, type Kept, type Plan, plan, shortenings } from './plan.js'
@@ -277,9 +278,15 @@ export class DiskKeeper {
     for (const one of await wholeDirectories(this.#host.store)) {
       const name = await names.of(one.directory)
       const isPinned = [...world.pins.keys()].some((file) => file.startsWith(`${name}/`))
-      if (!isPinned && (one.ended || this.#host.machines.spec(one.vm) !== undefined)) found.push(one)
+      if (!isPinned && (one.ended || (await this.#isElsewhere(one.vm, names)))) found.push(one)
     }
     return found
+  }
+
+  async #isElsewhere(vm: string, names: FileNames): Promise<boolean> {
+    const spec = this.#host.machines.spec(vm)
+    const own = spec === undefined ? null : directoryOf(spec)
+    return spec !== undefined && (own === null || names.exists(await names.of(own)))
   }
 }
 

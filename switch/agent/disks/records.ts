@@ -6,14 +6,18 @@ import { join } from 'node:path'
 import { type Static, Type } from '@sinclair/typebox'
 import { Name } from '../../../src/api/schemas.js'
 import { validator } from '../../../src/api/validate.js'
+import { SnapswitchError } from '../../../src/errors/errors.js'
 import { writeDurable } from '../../../src/files/durable.js'
 import { readJson } from '../../../src/files/json.js'
 import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
+import { fileId } from '../../../src/linux/open-files.js'
 
 const Layer = Type.Object({ file: Type.String(), format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) })
 
 const DiskFile = Type.Object({
   format: Type.Literal(1),
+  /** The state directory. Files in it are named by it, here and in all other records. Former versions did not say. */
+  state: Type.Optional(Type.String()),
   /** machine -> disk -> its chain as last known, top first. */
   machines: Type.Record(Name, Type.Record(Type.String(), Type.Array(Layer))),
   /** Overlays and copies that snapswitch made beside users' disks, and for which machine. */
@@ -65,10 +69,13 @@ export class DiskRecords {
    */
   static async open(state: string, derive: () => Promise<Derived>): Promise<DiskRecords> {
     const found = await readJson(join(state, name), fits)
-    if (found !== null) return new DiskRecords(state, found)
+    if (found !== null) {
+      await refuseMoved(state, found.state ?? state)
+      return new DiskRecords(state, { ...found, state: found.state ?? state })
+    }
     const derived = await derive()
     const made = Object.fromEntries(derived.made.map(({ file, vm }) => [file, { vm }]))
-    const records = new DiskRecords(state, { format: 1, machines: {}, made, origins: {}, strays: {} })
+    const records = new DiskRecords(state, { format: 1, state, machines: {}, made, origins: {}, strays: {} })
     for (const { vm, disk, file } of derived.actives) records.#addOrigin(vm, disk, file)
     await records.#write()
     return records
@@ -201,7 +208,8 @@ export class DiskRecords {
 
   /** Whether snapswitch made the file of that name, or it lies in the state directory. */
   isOurs(file: string): boolean {
-    return file in this.#content.made || file.startsWith(`${this.#state}/`)
+    const states = [this.#state, this.#content.state ?? this.#state]
+    return file in this.#content.made || states.some((state) => file.startsWith(`${state}/`))
   }
 
   /** `mode` null: it has its own again. */
@@ -219,6 +227,18 @@ export class DiskRecords {
     this.#writes = written.catch(() => undefined)
     return written
   }
+}
+
+/** Throws STORE_DAMAGED when the records are those of another directory: restored machines' disks would be nobody's. */
+async function refuseMoved(state: string, former: string): Promise<void> {
+  if (former === state) return
+  const [now, then] = [await fileId(state), await fileId(former)]
+  if (now !== null && now === then) return
+  throw new SnapswitchError(
+    'STORE_DAMAGED',
+    `${join(state, name)} is from the state directory ${former}, and its records name files there`,
+    `Mount ${state} at ${former}, or make ${former} a link to it, and leave \`state: ${former}\` in the configuration.`,
+  )
 }
 
 const copyOf = (chains: Chains) =>
