@@ -1,5 +1,5 @@
 // What this daemon has under way, on disk before it touches anything, so that the next one can undo it should this one
-// be killed (leftovers.ts). Where it lies: local-store.ts.
+// be killed (leftovers.ts). Where it lies: docs/reference/files.md.
 
 import { rm, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -1,18 +1,9 @@
 // One host's share of the catalogue, on disk. What is beside the snapshots is kept by host-records.ts (epochs, fences,
-// members) and journal.ts (cut.json and what comes after it, restores).
+// members), journal.ts (cut.json and what comes after it, restores) and disks/records.ts (disks.json).
 //
-//   <state>/epochs.json                                  highest epoch per network, written before a cut may begin
-//   <state>/fences.json                                  epoch of the last restore per network, likewise
-//   <state>/machine-names.json                          names of machines that were found, where two wanted one
-//   <state>/members.json                                 machines and ports that restores brought here or took away
-//   <state>/snapshots/<network>/<snapshot>/part.json     written last: a directory without it is unfinished,
-//                                          complete                but with this one: written later, removed before
-//                                          vms/<vm>/memory.img  definition.json  cut.json  resumed  stuck
-//                                          hosts/<host>/channel.pcapng  events.pcapng
-//                                          files/<digest>          fetched from other hosts by former versions
-//   <state>/images/<digest>[.g<group>]                   fetched from other hosts (images.ts)
-//   <state>/restores/<network>.json                      a restore under way, or what one has left: to undo it
-//   <state>/machines/<vm>/e<epoch>/                      overlays, control socket and log of a restored machine
+// docs/reference/files.md lists what there is. Of a snapshot part.json is written last: a directory without it is
+// unfinished, but with `complete`, which is written later and removed before. Beside them lies files/<digest>, which
+// former versions have fetched from other hosts.
 
 import { createHash } from 'node:crypto'
 import { open, readdir, rename, rm, stat } from 'node:fs/promises'

@@ -152,9 +152,9 @@ export class DiskRecords {
     let changed = false
     for (const [disk, chain] of Object.entries(before)) {
       const top = chains[disk]?.[0]?.file
-      // Our own merge, whose daemon was killed before it could write that down.
       // What was copied up into the same image lies below it no more, and nothing is lost.
       if (top === chain[0]?.file) continue
+      // Our own merge, whose daemon was killed before it could write that down.
       if (top === undefined || this.#content.merging?.[`${vm}/${disk}`] === top) continue
       for (const { file } of chain) {
         if (now.has(file) || !this.isOurs(file) || file in this.#content.strays) continue
