@@ -139,9 +139,7 @@ export async function observe(host: ObservedHost, options: ObserveOptions): Prom
   const blind =
     damaged.length > 0
       ? `${damaged[0]} cannot be read, and what it needs cannot be told`
-      : hidden.length > 0
-        ? `the files that process ${hidden[0]} has open cannot be seen: the daemon lacks the permission`
-        : null
+      : (hidden[0] ?? null)
   const chainAsNamed = (vm: string, disk: string) => chains.get(`${vm}/${disk}`) ?? []
   return { world, names, frozen, lent, blind, isQuiet: options.isQuiet, chainAsNamed }
 }
