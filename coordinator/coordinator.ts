@@ -190,8 +190,8 @@ export class Coordinator {
     checkedName('snapshot', name)
     return this.#exclusively(networkName, `flattening of ${name}`, null, async (network) => {
       const manifest = await readManifest(this.#catalogue, network, name)
-      const write = (changed: Manifest) => this.#catalogue.write(changed)
-      const options = { clock: this.#clock, signal: this.#work.signal, write }
+      const { signal } = this.#work
+      const options = { catalogue: this.#catalogue, clock: this.#clock, logger: this.#logger, signal }
       const report = await flattenSnapshot(network, manifest, options)
       this.#logger.info({ network: network.name, snapshot: name, report }, 'snapshot flattened')
       return report

@@ -4,11 +4,11 @@
 
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import { filesOf } from '../src/api/files.js'
 import type { DeleteReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
 import { attended, isSilence } from './attended.js'
+import { digestsOf, release, unnamed } from './copies.js'
 import type { Network } from './network.js'
 import { beingDeleted } from './recovery.js'
 import { onHost } from './sequence/table.js'
@@ -66,15 +66,9 @@ export async function deleteSnapshot(
   }
   hosts.push(...partsLeft(network, before, logger))
   await catalogue.remove(network.name, name)
-  const others = await catalogue.list()
-  // Nobody can tell which contents a damaged manifest names.
-  const isKnown = others.every(({ error }) => error === null)
-  const manifests = others.flatMap(({ manifest }) => manifest ?? [])
-  const what = { vms: [], released: isKnown ? released(before, manifests) : [] }
+  const released = unnamed(before === null ? [] : digestsOf(before), await catalogue.list())
   // Also, on a file system that hosts share, one may have had to wait for what another has let go of since.
-  await Promise.all(
-    network.hosts.map((host) => network.agents.left(host, what, { timeoutMs: partCallMs }).catch(() => undefined)),
-  )
+  await Promise.all(network.hosts.map((host) => release(network, host, released, logger)))
   return { network: network.name, name, hosts }
 }
 
@@ -104,13 +98,6 @@ function partsLeft({ name: network, hosts }: Network, before: Manifest | null, l
     const reason = `network ${network} has no host ${host} any more; when it has, delete the snapshot again`
     return { host, freedBytes: 0, merged: [], removed: [], kept: [{ file: dirname(channel.path), reason }] }
   })
-}
-
-/** The contents that no snapshot has any more. Pure. */
-export function released(gone: Manifest | null, others: readonly Manifest[]): string[] {
-  const digests = (manifest: Manifest) => manifest.parts.flatMap((part) => filesOf(part).map(({ digest }) => digest))
-  const needed = new Set(others.flatMap(digests))
-  return [...new Set(gone === null ? [] : digests(gone))].filter((digest) => !needed.has(digest))
 }
 
 /** Whether a host that has not deleted its part still has it whole. */

@@ -1,13 +1,17 @@
 // `snapshot flatten`: every host copies the chains of its disks into one image each; then the manifest names these;
-// then each host's part does. Interrupted before the manifest, nothing has changed; after it, asking again finishes it.
+// then each host's part does. Interrupted before the manifest, nothing has changed, and the copies are given up; after
+// it, asking again finishes it.
 
+import type { Logger } from 'pino'
 import { withDisks } from '../src/api/files.js'
 import type { FlatDisks, FlattenReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
 import { attended } from './attended.js'
+import { release, unnamed } from './copies.js'
 import type { Network } from './network.js'
 import { onHost } from './sequence/table.js'
+import type { ManifestStore } from './store/catalogue.js'
 
 const leastMs = 60_000
 /** A disk at its slowest. */
@@ -19,15 +23,17 @@ const afterwards = 'Then flatten it again.'
 export interface FlatteningOptions {
   readonly clock: Clock
   readonly signal: AbortSignal
-  readonly write: (manifest: Manifest) => Promise<void>
+  readonly catalogue: Pick<ManifestStore, 'list' | 'write'>
+  readonly logger: Logger
 }
 
 /** Throws SNAPSHOT_NOT_COMPLETE, and what a host says that cannot. */
 export async function flattenSnapshot(
   network: Network,
   manifest: Manifest,
-  { clock, signal, write }: FlatteningOptions,
+  options: FlatteningOptions,
 ): Promise<FlattenReport> {
+  const { clock, signal, catalogue } = options
   const { name, parts } = manifest
   if (manifest.state !== 'complete') {
     const action = 'Flatten a snapshot that `snapswitch snapshot list` shows as complete.'
@@ -35,14 +41,21 @@ export async function flattenSnapshot(
   }
   const timeoutMs = Math.min(longestMs, leastMs + (bytesOf(manifest) / bytesPerSecond) * 1000)
   const made = new Map<string, FlatDisks>()
-  await onEach(parts, async ({ host }) => {
-    const disks = await attended(network, host, { clock, signal, afterwards }, (signal) =>
-      network.agents.flatten(host, name, { timeoutMs, signal }),
-    )
-    made.set(host, disks)
+  const flatten = async () => {
+    await onEach(parts, async ({ host }) => {
+      const disks = await attended(network, host, { clock, signal, afterwards }, (signal) =>
+        network.agents.flatten(host, name, { timeoutMs, signal }),
+      )
+      made.set(host, disks)
+    })
+    const flat = { ...manifest, parts: parts.map((part) => withDisks(part, made.get(part.host)?.members ?? [])) }
+    await catalogue.write(flat)
+    return flat
+  }
+  const flat = await flatten().catch(async (thrown) => {
+    await giveUp(network, made, options)
+    throw thrown
   })
-  const flat = { ...manifest, parts: parts.map((part) => withDisks(part, made.get(part.host)?.members ?? [])) }
-  await write(flat)
   // Also where nothing was copied now: a host may have been interrupted before.
   await onEach(flat.parts, async ({ host, members }) => {
     const disks = { members: members.map(({ vm, disks }) => ({ vm, disks })) }
@@ -50,6 +63,31 @@ export async function flattenSnapshot(
   })
   return reportOf(manifest, flat)
 }
+
+/**
+ * Copies that hosts have made for nothing go: no manifest names them, and no deletion would find them. A manifest whose
+ * writing has failed may be there all the same, and names them then. Never rejects.
+ */
+async function giveUp(
+  network: Network,
+  made: ReadonlyMap<string, FlatDisks>,
+  { catalogue, logger }: FlatteningOptions,
+): Promise<void> {
+  try {
+    const listed = await catalogue.list()
+    await Promise.all(
+      [...made].map(async ([host, disks]) => {
+        const copies = unnamed(digestsOfDisks(disks), listed)
+        if (copies.length > 0) await release(network, host, copies, logger)
+      }),
+    )
+  } catch (thrown) {
+    logger.warn({ err: thrown, network: network.name }, 'copies of disks that were not wanted in the end may stay')
+  }
+}
+
+const digestsOfDisks = ({ members }: FlatDisks): string[] =>
+  members.flatMap(({ disks }) => disks.flatMap(({ layers }) => layers.map(({ file }) => file.digest)))
 
 /** All are asked, also when one fails. */
 async function onEach<T extends { readonly host: string }>(parts: readonly T[], ask: (part: T) => Promise<void>) {

@@ -153,6 +153,12 @@ export class Images {
     )
   }
 
+  /** Whether a copy of this content is here, and nobody has said that no snapshot has it. */
+  async keeps(digest: string): Promise<boolean> {
+    const here = await stat(join(this.directory, digest)).catch(() => null)
+    return here !== null && here.mtimeMs !== released.getTime()
+  }
+
   /**
    * No snapshot has these contents any more, or this host's own part keeps them: nothing else does from now on. A copy
    * is dated to say so; one that is fetched anew is new.

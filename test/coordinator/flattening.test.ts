@@ -1,5 +1,5 @@
 // `snapshot flatten` at the coordinator, with made-up hosts: the manifest names the copies before any host's part does,
-// and what was interrupted is finished by asking again.
+// and what was interrupted is finished by asking again. Copies that come to nothing are given up.
 
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -73,6 +73,37 @@ t.test('a host that cannot leaves everything as it was', async (t) => {
   await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'STORE_FULL', message: /host b: no space left/ })
   t.same(await catalogue.read('lab0', 's1'), manifest)
   t.notOk([...a.calls, ...b.calls].some((call) => call.startsWith('adopt')))
+  t.same([a.released, b.released], [[flat.layers[0]!.file.digest], []], 'but for the copy, which goes')
+})
+
+t.test('a manifest that cannot be written names no copies: they go', async (t) => {
+  const { a, catalogue, coordinator, manifest } = await lab(t)
+  const write = catalogue.write
+  catalogue.write = async () => {
+    throw broken
+  }
+  await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'STORE_FULL' })
+  t.same(a.released, [flat.layers[0]!.file.digest])
+  a.released.length = 0
+  // Its last step failed: it is there.
+  catalogue.write = async (changed) => {
+    await write.call(catalogue, changed)
+    throw broken
+  }
+  await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'STORE_FULL' })
+  t.notSame(await catalogue.read('lab0', 's1'), manifest)
+  t.same(a.released, [])
+})
+
+t.test('a copy that another snapshot names stays', async (t) => {
+  const { a, b, catalogue, coordinator, manifest } = await lab(t)
+  const [part, ...others] = manifest.parts
+  const [member, ...rest] = part!.members
+  const parts = [{ ...part!, members: [{ ...member!, disks: [flat] }, ...rest] }, ...others]
+  await catalogue.write({ ...manifest, name: 's2', parts })
+  b.faults.set('flattenPart', broken)
+  await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'STORE_FULL' })
+  t.same(a.released, [])
 })
 
 t.test('interrupted before a host names its copies: the manifest does, and asking again finishes it', async (t) => {
@@ -80,6 +111,7 @@ t.test('interrupted before a host names its copies: the manifest does, and askin
   a.faults.set('adoptFlat', broken)
   await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'STORE_FULL', message: /host a/ })
   t.same((await catalogue.read('lab0', 's1')).parts[0]!.members[0]!.disks, [flat])
+  t.same(a.released, [])
   a.faults.clear()
   await coordinator.flatten('lab0', 's1')
   t.same((await catalogue.read('lab0', 's1')).parts[0]!.members[0]!.disks, [flat])

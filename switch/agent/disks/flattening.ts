@@ -1,12 +1,13 @@
 // `snapshot flatten`: what a snapshot's disks hold, each in one image instead of a chain. In two steps, so that no
 // crash leaves the coordinator's manifest with files that nobody keeps: copies are made, named by nothing yet (they are
 // kept like others for restores); when the manifest names them, this host's part does, too, and layers that no other
-// needs are merged as ever. Frozen images are only read.
+// needs are merged as ever. Copies that come to nothing go again: when a later disk fails, by this host; when another
+// host fails, by the coordinator's word. Frozen images are only read.
 
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { withDisks } from '../../../src/api/files.js'
-import type { FlatDisks, FrozenDiskRecord } from '../../../src/api/schemas.js'
+import type { FlatDisks, FrozenDiskRecord, LocalPart } from '../../../src/api/schemas.js'
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import { makeDirectory, syncFile } from '../../../src/files/durable.js'
 import type { Deadline, FrozenDisk } from '../../../src/hypervisor/hypervisor.js'
@@ -20,28 +21,46 @@ import type { DiskKeeper } from './keeper.js'
  * Copies the chains of all disks that stand on more than one image. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED, STORE_FULL.
  */
 export function flattenPart(
-  host: DaemonHost,
-  keeper: DiskKeeper,
+  host: Pick<DaemonHost, 'store'>,
+  keeper: Pick<DiskKeeper, 'exclusively' | 'soon'>,
   network: string,
   snapshot: string,
   deadline: Deadline,
 ): Promise<FlatDisks> {
   return keeper.exclusively(async () => {
     const part = await host.store.partAsWritten(network, snapshot)
-    const members: FlatDisks['members'] = []
-    for (const member of part.members) {
-      const long = member.disks.filter(({ layers }) => layers.length > 1)
-      if (long.length === 0) continue
-      const located = await locateFiles(await host.store.images.finder(), { ...member, disks: long })
-      const disks: FrozenDiskRecord[] = []
-      for (const [at, record] of long.entries()) {
-        await checkRoom(host, record)
-        disks.push(await flatten(host, record, located.disks[at]!, deadline))
-      }
-      members.push({ vm: member.vm, disks })
+    const made = new Set<string>()
+    try {
+      return await flattenMembers(host, part, deadline, made)
+    } catch (thrown) {
+      // Nobody is told of them, and no manifest will name them.
+      await host.store.images.release([...made])
+      keeper.soon()
+      throw thrown
     }
-    return { members }
   })
+}
+
+/** `made`: is given the contents of which there was no copy before. */
+async function flattenMembers(
+  host: Pick<DaemonHost, 'store'>,
+  part: LocalPart,
+  deadline: Deadline,
+  made: Set<string>,
+): Promise<FlatDisks> {
+  const members: FlatDisks['members'] = []
+  for (const member of part.members) {
+    const long = member.disks.filter(({ layers }) => layers.length > 1)
+    if (long.length === 0) continue
+    const located = await locateFiles(await host.store.images.finder(), { ...member, disks: long })
+    const disks: FrozenDiskRecord[] = []
+    for (const [at, record] of long.entries()) {
+      await checkRoom(host, record)
+      disks.push(await flatten(host, record, located.disks[at]!, deadline, made))
+    }
+    members.push({ vm: member.vm, disks })
+  }
+  return { members }
 }
 
 /** The part names the copies from now on. Harmless when it does already. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
@@ -70,10 +89,11 @@ export function adoptFlat(
 }
 
 async function flatten(
-  host: DaemonHost,
+  host: Pick<DaemonHost, 'store'>,
   { name, overlay }: FrozenDiskRecord,
   { layers }: FrozenDisk,
   deadline: Deadline,
+  made: Set<string>,
 ): Promise<FrozenDiskRecord> {
   const { images } = host.store
   await makeDirectory(images.directory, directoryMode)
@@ -83,6 +103,7 @@ async function flatten(
     await syncFile(temporary)
     const { digest, bytes } = await host.store.reference(temporary)
     const path = join(images.directory, digest)
+    if (!(await images.keeps(digest))) made.add(digest)
     await rename(temporary, path)
     await syncFile(images.directory)
     return { name, overlay, layers: [{ file: { path, bytes, digest }, format: 'qcow2' }] }
@@ -91,7 +112,7 @@ async function flatten(
   }
 }
 
-async function checkRoom(host: DaemonHost, { name, layers }: FrozenDiskRecord): Promise<void> {
+async function checkRoom(host: Pick<DaemonHost, 'store'>, { name, layers }: FrozenDiskRecord): Promise<void> {
   const needed = layers.reduce((sum, { file, data }) => sum + file.bytes + (data?.bytes ?? 0), 0)
   const free = await host.store.freeBytes()
   if (free >= needed) return
