@@ -20,6 +20,7 @@ import type {
 } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
 import { type Clock, systemClock } from '../src/runtime/clock.js'
+import { unnamed } from './copies.js'
 import { deleteSnapshot } from './deletion.js'
 import { auditSnapshot } from './evidence.js'
 import { flattenSnapshot } from './flattening.js'
@@ -235,6 +236,7 @@ export class Coordinator {
     return prune(networks, order, {
       manifests,
       finish: (network, name) => this.#finish(network.name, name),
+      unnamed: async (digests) => unnamed(digests, await this.#catalogue.list()),
       clock: this.#clock,
       signal: this.#work.signal,
     })

@@ -31,7 +31,7 @@ export async function release(
     await agents.left(host, { vms: [], released: [...released] }, { timeoutMs: leftCallMs })
   } catch (thrown) {
     if (released.length === 0) return
-    const what = 'a host was not told that no snapshot has some contents: copies of them may stay there'
+    const what = 'a host was not told which copies no snapshot has: `snapswitch snapshot prune --orphans` removes them'
     logger.warn({ err: thrown, network: name, host, contents: released.length }, what)
   }
 }

@@ -142,7 +142,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .argument('[network]', 'only failed snapshots and hosts of one network')
     .option(
       '--orphans',
-      'also images that left a machine’s chain by somebody else’s doing; and list what only looks like ours',
+      'also images that left a machine’s chain by somebody else’s doing, and copies that no snapshot of this coordinator has; and list what only looks like ours',
     )
     .option('--dry-run', 'say what would be done')
     .action((network: string | undefined, options: PruneOptions) => prune(terminal, network, options))

@@ -17,6 +17,8 @@ import type {
   LocalPart,
   PortInfo,
   PrepareRequest,
+  Pruned,
+  PruneRequest,
   RestorePause,
   RestoreRequest,
   Verdict,
@@ -55,6 +57,8 @@ export class FakeSwitch {
   verdict: Verdict = { verdict: 'loads', reason: null }
   /** What flattening has made. */
   flat: FlatDisks['members'] = []
+  /** Copies that nothing on the host needs. */
+  copies: NonNullable<Pruned['copies']> = []
   /** Contents that no snapshot has any more. */
   readonly released: string[] = []
   /** Files by digest. */
@@ -180,7 +184,19 @@ export class FakeSwitch {
         return removal
       }),
     )
-    app.post(routes.pruneDisks, () => this.#answer('pruneDisks', 'prune', () => ({ ...removal, failures: [] })))
+    app.post(routes.pruneDisks, (request) => {
+      const { orphans, released = [] } = request.body as PruneRequest
+      return this.#answer('pruneDisks', ['prune', ...released].join(' '), () => {
+        const gone = this.copies.filter(({ digest }) => released.includes(digest))
+        this.copies = this.copies.filter((one) => !gone.includes(one))
+        return {
+          ...removal,
+          removed: gone.map(({ file }) => file),
+          failures: [],
+          ...(orphans === true && { copies: this.copies }),
+        }
+      })
+    })
     app.get(routes.localSnapshot, (request) => {
       const { snapshot } = request.params as { snapshot: string }
       const part = this.parts.get(snapshot)

@@ -112,13 +112,18 @@ export const RestoreReport = Type.Object({
 export type RestoreReport = Static<typeof RestoreReport>
 
 /** POST /v1/prune. */
-export const PruneOrder = Type.Composite([PruneRequest, Type.Object({ network: Type.Optional(Name) })], closed)
+export const PruneOrder = Type.Composite(
+  [Type.Omit(PruneRequest, ['released']), Type.Object({ network: Type.Optional(Name) })],
+  closed,
+)
 export type PruneOrder = Static<typeof PruneOrder>
 
 /** What pruning did, or would do: failed snapshots whose records went, and each host. */
 export const PruneReport = Type.Object({
   failed: Type.Array(Type.Object({ network: Name, name: Name, error: nullable(ErrorReportSchema) })),
-  hosts: Type.Array(Type.Object({ host: Name, pruned: nullable(Pruned), error: nullable(ErrorReportSchema) })),
+  hosts: Type.Array(
+    Type.Object({ host: Name, pruned: nullable(Type.Omit(Pruned, ['copies'])), error: nullable(ErrorReportSchema) }),
+  ),
 })
 export type PruneReport = Static<typeof PruneReport>
 

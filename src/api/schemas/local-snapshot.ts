@@ -4,6 +4,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import {
   Count,
   closed,
+  Digest,
   Epoch,
   ErrorReportSchema,
   FileReference,
@@ -281,6 +282,8 @@ export const PruneRequest = Type.Object(
     orphans: Type.Optional(Type.Boolean()),
     /** Say what would be done, and do nothing. */
     dryRun: Type.Optional(Type.Boolean()),
+    /** Of the copies that were told: contents that no snapshot has. They go, too. */
+    released: Type.Optional(Type.Array(Digest)),
   },
   closed,
 )
@@ -297,6 +300,15 @@ export const Removal = Type.Object({
 })
 export type Removal = Static<typeof Removal>
 
-/** What pruning did on a host; `failures`: merges that did not come to their end. */
-export const Pruned = Type.Composite([Removal, Type.Object({ failures: Type.Array(ErrorReportSchema) })])
+/**
+ * What pruning did on a host; `failures`: merges that did not come to their end. `copies`, with `orphans`: those that
+ * nothing on the host needs, if no snapshot has their content.
+ */
+export const Pruned = Type.Composite([
+  Removal,
+  Type.Object({
+    failures: Type.Array(ErrorReportSchema),
+    copies: Type.Optional(Type.Array(Type.Object({ file: Type.String(), digest: Digest, bytes: Count }))),
+  }),
+])
 export type Pruned = Static<typeof Pruned>

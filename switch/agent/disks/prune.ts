@@ -2,14 +2,26 @@
 
 import { basename } from 'node:path'
 import type { Pruned, PruneRequest } from '../../../src/api/schemas.js'
+import type { DaemonHost } from '../host.js'
 import type { DiskKeeper } from './keeper.js'
 import type { Observation } from './observe.js'
-import type { Kept } from './plan.js'
+import { type Kept, needed } from './plan.js'
+import { copyForRestores, settledCopies } from './state-files.js'
 
-export function prune(keeper: DiskKeeper, { orphans, dryRun }: PruneRequest): Promise<Pruned> {
+export function prune(
+  { store }: Pick<DaemonHost, 'store'>,
+  keeper: DiskKeeper,
+  { orphans, dryRun, released = [] }: PruneRequest,
+): Promise<Pruned> {
   return keeper.exclusively(async () => {
+    if (dryRun !== true && released.length > 0) {
+      // One of that content may have come since the coordinator was told.
+      const settled = await settledCopies(store)
+      await store.images.release(released.filter((digest) => settled.has(digest)))
+    }
     const tidied = await keeper.tidy({ dryRun: dryRun ?? false, strays: orphans ?? false })
-    const strangers = orphans === true ? lookalikes(await keeper.look({ learn: false })) : []
+    const seen = orphans === true ? await keeper.look({ learn: false }) : null
+    const strangers = seen === null ? [] : lookalikes(seen)
     return {
       freedBytes: tidied.freedBytes,
       merged: tidied.merged.map(({ vm, disk, files }) => ({ vm, disk, files: [...files] })),
@@ -19,8 +31,25 @@ export function prune(keeper: DiskKeeper, { orphans, dryRun }: PruneRequest): Pr
         ...error.report(),
         message: `disk ${disk} of ${vm}: ${error.message}`,
       })),
+      ...(seen === null ? {} : { copies: await spare(seen, await settledCopies(store)) }),
     }
   })
+}
+
+/** Copies that would go if no snapshot had their content. */
+async function spare(
+  { world, names, blind }: Observation,
+  copies: ReadonlyMap<string, string>,
+): Promise<NonNullable<Pruned['copies']>> {
+  if (blind !== null) return []
+  const others = new Map([...world.kept].filter(([, reason]) => reason !== copyForRestores))
+  const needs = needed({ ...world, kept: others })
+  const found: NonNullable<Pruned['copies']> = []
+  for (const [digest, file] of copies) {
+    const name = await names.of(file)
+    if (world.fetched.has(name) && !needs.has(name)) found.push({ file, digest, bytes: names.allocated(name) })
+  }
+  return found
 }
 
 /**

@@ -102,6 +102,6 @@ export class DiskService {
   /** Removes and merges what nobody needs on this host, and finishes deletions that were begun. */
   async prune(request: PruneRequest): Promise<Pruned> {
     if (request.dryRun !== true) await finishRemovals(this.#host, this.keeper)
-    return prune(this.keeper, request)
+    return prune(this.#host, this.keeper, request)
   }
 }

@@ -45,6 +45,23 @@ async function whyKept(path: string): Promise<string | null> {
   return mtimeMs === released.getTime() ? null : copyForRestores
 }
 
+/** A day, and more: for so long at most a flattening copies disks before a manifest names what it has made. */
+const SETTLED_MS = 25 * 3_600_000
+
+/**
+ * Copies for restores that nobody is about to name, by their digests. The coordinator may say that no snapshot has
+ * them.
+ */
+export async function settledCopies(store: LocalStore): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  for (const { path, reason } of await fetchedFiles(store)) {
+    if (reason !== copyForRestores || !/^[0-9a-f]{64}$/.test(basename(path))) continue
+    const { mtimeMs } = (await stat(path).catch(() => null)) ?? { mtimeMs: Number.POSITIVE_INFINITY }
+    if (fileTimeMs() - mtimeMs > SETTLED_MS) found.set(basename(path), path)
+  }
+  return found
+}
+
 export const copyForRestores = 'it is a copy for restores of a snapshot'
 
 /**
