@@ -27,11 +27,6 @@ export class ColorCounter {
     return rest
   }
 
-  /** How many colors are counted one by one. */
-  get colors(): number {
-    return this.#others.size + 1
-  }
-
   reset(): void {
     this.total = 0
     this.#current = -1

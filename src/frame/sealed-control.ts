@@ -7,7 +7,7 @@
 //
 // `sequence` grows with every frame of a boot, whatever its type and whomever it goes to. `heard` is whom the frame is
 // for: the receiver's boot and the last sequence heard of it, or zeroes while nothing was heard.
-// switch/forwarding/handshake.ts says what is believed.
+// switch/forwarding/peers/handshake.ts says what is believed.
 
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { CONTROL_LENGTH, type ControlFault, type ControlMessage, decodeControl, encodeControl } from './control.js'

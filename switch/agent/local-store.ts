@@ -27,8 +27,6 @@ export const completeMark = 'complete'
 /** In `files` of a snapshot that is deleted: they stay for as long as somebody uses them. */
 export const leftBehind = 'left-behind'
 
-export { filesOf } from '../../src/api/files.js'
-
 export class LocalStore {
   /** Files by their content. */
   readonly images: Images
