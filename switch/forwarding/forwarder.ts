@@ -136,8 +136,8 @@ export class Forwarder {
   }
 
   /**
-   * The device under a port has another MTU, address or queue by now; `output` is what the port was added with. An
-   * uplink with another address is to its peers as one on another device: they meet it anew.
+   * The device under a port has another MTU, address or queue by now, or has lost its carrier; `output` is what the
+   * port was added with. An uplink with another address is to its peers as one on another device: they meet it anew.
    */
   portChanged(index: number, device: DeviceState, output: Output, now: number): void {
     const port = this.byIndex[index]
@@ -153,6 +153,8 @@ export class Forwarder {
       return
     }
     port.spec = spec
+    // As in the kernel’s bridge (br_stp_disable_port). Another port may lead there: unknown addresses go to all.
+    if (device.lost === true) this.fdb.flushPort(index)
     if (port === this.#uplink?.port) this.#uplink.resize(mtu)
     else if (port.isTrunk && moved) this.trunks.greet(port, now)
   }

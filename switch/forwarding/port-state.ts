@@ -65,6 +65,8 @@ export interface DeviceState {
   readonly mtu: number
   /** Frames that may wait in it for a reader. */
   readonly queueLength: number
+  /** It has just gone down, or lost its carrier. Recordings of older versions say nothing of it. */
+  readonly lost?: boolean
 }
 
 export interface PortSpec {

@@ -170,9 +170,11 @@ export class FollowedPorts extends AttachedPorts {
       if (mtu !== entry.mtu) this.log.info({ port, ...devices, mtu }, 'the MTU of a port has changed')
       if (mac !== entry.mac) this.log.info({ port, ...devices, mac }, 'the address of a port has changed')
     }
-    this.wasUp.set(port, link.lowerUp)
     // Of one that is down: what the kernel has redirected to it is in the counters when this is done.
-    if (isOther || isLost) await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength })
+    if (isOther || isLost)
+      await this.datapath.portChanged(network, index, { mtu, mac: macOf(now), queueLength, lost: isLost })
+    // When the datapath has not answered, it is told again.
+    this.wasUp.set(port, link.lowerUp)
     if (isLost && entry.kind === 'member') this.unread.emptied(index, entry.ifindex)
     if (was !== link.lowerUp) this.log.info({ port, ...devices }, link.lowerUp ? 'a port is up' : 'a port is down')
   }

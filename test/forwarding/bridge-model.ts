@@ -45,6 +45,11 @@ export class BridgeModel {
     for (const [key, { kind }] of this.#fdb) if (kind === 'learned') this.#fdb.delete(key)
   }
 
+  /** The port has lost its carrier: all that was learned there is forgotten. */
+  unplug(index: number): void {
+    for (const [key, { kind, port }] of this.#fdb) if (kind === 'learned' && port === index) this.#fdb.delete(key)
+  }
+
   setRules(index: number, rules: PortRules): void {
     const port = this.ports[index]!
     const before = port.rules

@@ -58,6 +58,33 @@ t.test('what was learned ages; time is what the caller says', async (t) => {
   t.same(rig.ids(), [[], [2], [2]])
 })
 
+t.test('what was learned at a port that loses its carrier is forgotten, and nothing else', async (t) => {
+  const rig = new Rig(['member', 'member', 'plain', 'trunk'])
+  const changed = (port: number, lost?: boolean) => {
+    const device = { mac: mac(0xff00 + port), mtu: 1500, queueLength: 1000 }
+    const state = lost === undefined ? device : { ...device, lost }
+    rig.forwarder.portChanged(port, state, rig.outputs[port], rig.now)
+  }
+  rig.forwarder.setRules(2, { fdb: [{ mac: '02:00:00:00:00:07' }] })
+  rig.receive(2, { from: mac(2), to: GROUP })
+  rig.receive(1, { from: mac(3), to: GROUP })
+  rig.receive(3, { from: mac(4), tag: [EtherType.SERVICE_VLAN, colorVid(0)] })
+  rig.clear()
+  const reached = (to: number) => {
+    rig.receive(0, { from: mac(1), to: mac(to), id: to })
+    return rig.ids().flatMap((ids, port) => (ids.length > 0 ? [port] : []))
+  }
+  for (const lost of [undefined, false]) changed(2, lost)
+  t.same([2, 3, 4, 7].map(reached), [[2], [1], [3], [2]])
+  changed(2, true)
+  t.same([2, 3, 4, 7].map(reached), [[1, 2, 3], [1], [3], [2]], 'an address that was placed there stays')
+  changed(3, true)
+  t.same([3, 4].map(reached), [[1], [1, 2, 3]])
+  rig.receive(1, { from: mac(2), to: mac(1), id: 2 })
+  rig.clear()
+  t.same(reached(2), [1], 'it speaks behind another port')
+})
+
 t.test('VLANs are kept apart: one address is two in two of them', async (t) => {
   const rig = new Rig(['member', 'member', 'member'])
   rig.receive(1, { from: mac(2), tag: [EtherType.VLAN, 10] })

@@ -29,7 +29,12 @@ interface Sending {
   readonly from: number
   readonly tags?: readonly Tag[]
 }
-type Step = { readonly rules: Rules } | { readonly wait: number } | Sending
+type Step =
+  | { readonly rules: Rules }
+  | { readonly wait: number }
+  /** Its cable is pulled, and plugged in again. */
+  | { readonly replug: (typeof PORTS)[number] }
+  | Sending
 
 const vlan10 = [0x8100, 10] as const
 const vlan20 = [0x8100, 20] as const
@@ -158,6 +163,16 @@ const scenarios: Record<string, readonly Step[]> = {
     { at: 'pa', from: 6, to: 1 },
     { at: 'pb', from: 2, to: 2 },
   ],
+  'a port that loses its carrier': [
+    { rules: { pa: { fdb: [{ mac: '02:00:00:00:00:07' }] } } },
+    { at: 'pa', from: 1, to: 0xff },
+    { at: 'pb', from: 2, to: 1 },
+    { at: 'pc', from: 3, to: 2 },
+    { replug: 'pa' },
+    { at: 'pb', from: 2, to: 1 },
+    { at: 'pb', from: 2, to: 7 },
+    { at: 'pc', from: 3, to: 2 },
+  ],
   'the VLANs of the bridge itself': [
     { rules: { ...aware, [BRIDGE]: { vlan: { pvid: 10, tagged: [20] } } } },
     { at: BRIDGE, from: 5, to: 0xff },
@@ -201,6 +216,7 @@ function playOnModel(steps: readonly Step[], base: number, firstId: number): str
       const rules = withMarks(step.rules, base)
       for (const [index, port] of ports.entries()) model.setRules(index, rules[port] ?? {})
     } else if ('wait' in step) model.age()
+    else if ('replug' in step) model.unplug(ports.indexOf(step.replug))
     else {
       const to = step.to >= 0xfe ? step.to - 0x100 : step.to + base
       model.receive(ports.indexOf(step.at), { id: ++id, from: step.from + base, to, tags: step.tags ?? [] })
@@ -235,9 +251,16 @@ class Side {
     for (const step of steps) {
       if ('rules' in step) await this.#apply(step.rules, base)
       else if ('wait' in step) await new Promise((resolve) => setTimeout(resolve, step.wait))
+      else if ('replug' in step) await this.#replug(step.replug)
       else outcome.push(...(await this.#send(step, base)))
     }
     return outcome
+  }
+
+  async #replug(port: string): Promise<void> {
+    await this.bridge.replug(port)
+    // It has an error to tell, which the next frame would be refused with.
+    this.#stations.get(port)!.port.failed()
   }
 
   async #apply(rules: Rules, base: number): Promise<void> {

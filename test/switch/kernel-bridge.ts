@@ -2,6 +2,7 @@
 // both the same thing.
 
 import type { PortRules } from '../../src/api/schemas.js'
+import { until } from '../lab/command.js'
 import { patience } from '../patience.js'
 import type { Switch, World } from './world.js'
 
@@ -12,6 +13,8 @@ export interface Bridge {
   readonly kind: 'kernel' | 'switch'
   /** What ports let in and out from now on, all of them: what is left out has no rules. */
   apply(rules: Rules): Promise<void>
+  /** Takes a port its carrier, by the far end of its cable, and gives it back; the bridge has noticed both. */
+  replug(port: string): Promise<void>
 }
 
 export const BRIDGE = 'br0'
@@ -84,6 +87,17 @@ export class KernelBridge implements Bridge {
     }
   }
 
+  async replug(port: string): Promise<void> {
+    const is = (state: string) =>
+      until(`port ${port} to be ${state}`, 5000, async () =>
+        (await this.#bridge('link', 'show', 'dev', port)).includes(`state ${state}`) ? true : undefined,
+      )
+    await farEnd(this.#world, this.#host, port, 'down')
+    await is('disabled')
+    await farEnd(this.#world, this.#host, port, 'up')
+    await is('forwarding')
+  }
+
   #flag(port: string, name: string, on: boolean): Promise<string> {
     return this.#bridge('link', 'set', 'dev', port, name, on ? 'on' : 'off')
   }
@@ -91,6 +105,14 @@ export class KernelBridge implements Bridge {
   #bridge(...args: string[]): Promise<string> {
     return this.#world.in(this.#host, 'bridge', ...args)
   }
+}
+
+/** `up`: frames can leave by both ends of the cable when this returns. */
+async function farEnd(world: World, host: string, port: string, state: 'up' | 'down'): Promise<void> {
+  await world.ip(`${host}${port}`, 'link', 'set', 'eth0', state)
+  if (state === 'down') return
+  await world.linkSays(`${host}${port}`, 'eth0', /state UP/)
+  await world.linkSays(host, port, /state UP/)
 }
 
 /** By VLAN: the flags of `bridge vlan add`. */
@@ -145,5 +167,15 @@ export class SwitchBridge implements Bridge {
   async apply(rules: Rules): Promise<void> {
     this.#world.configFile(this.#host, this.#content(rules) as Record<string, unknown>)
     await this.#daemon.client.reload({ deadlineMs: patience(10_000) })
+  }
+
+  async replug(port: string): Promise<void> {
+    const told = (state: 'up' | 'down') =>
+      this.#daemon.said().match(new RegExp(`"port":"${port}"[^\\n]*a port is ${state}`, 'g'))?.length ?? 0
+    for (const state of ['down', 'up'] as const) {
+      const before = told(state)
+      await farEnd(this.#world, this.#host, port, state)
+      await until(`port ${port} to be ${state}`, 5000, () => (told(state) > before ? true : undefined))
+    }
   }
 }

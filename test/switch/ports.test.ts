@@ -33,7 +33,8 @@ class MadeUpDatapath extends EventEmitter<DatapathEvents> {
   }
 
   portChanged(_network: string, index: number, device: DeviceState): Promise<void> {
-    this.changes.push([index, device.mtu, device.queueLength, Buffer.from(device.mac).toString('hex')])
+    const address = Buffer.from(device.mac).toString('hex')
+    this.changes.push([index, device.mtu, device.queueLength, address, device.lost === true ? 'lost' : 'there'])
     return this.#answered()
   }
 
@@ -113,20 +114,20 @@ t.test('what a port took over from its device follows it, under whatever name', 
   t.teardown(() => links.remove(index))
   await ports.add(member('ssw-c0'), 1)
   await look(ports)
-  t.equal(datapath.changes.splice(0).length, 1, 'nobody holds it: it has no carrier')
+  t.match(datapath.changes.splice(0), [[0, Number, Number, String, 'lost']], 'nobody holds it: it has no carrier')
   await look(ports)
   t.same(datapath.changes, [])
   links.change(index, { queueLength: 77 })
   links.change(index, { mtu: 1300, mac: '02:00:00:00:00:0c' })
   await look(ports)
-  t.same(datapath.changes.splice(0), [[0, 1300, 77, '02000000000c']])
+  t.same(datapath.changes.splice(0), [[0, 1300, 77, '02000000000c', 'there']])
   links.change(index, { up: false })
   links.change(index, { name: 'ssw-c1' })
   await look(ports)
   links.change(index, { mtu: 1200 })
   await look(ports)
   t.match(ports.get('ssw-c0'), { device: 'ssw-c0', ifname: 'ssw-c1', mtu: 1200, queueLength: 77 })
-  t.same(datapath.changes.at(-1), [0, 1200, 77, '02000000000c'])
+  t.same(datapath.changes.at(-1), [0, 1200, 77, '02000000000c', 'there'])
 })
 
 t.test('a restore does nothing to a stranger that has the name of a port’s device', async (t) => {
