@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { libc } from '../../src/linux/libc.js'
 import { news, tellsOfAll } from '../../src/linux/news.js'
+import type { PortSockets } from '../../src/linux/port-sockets.js'
 import { beatSoon, tellsOfNews } from '../../src/runtime/beat.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { type CounterTable, createCounters, ROW } from '../forwarding/counters.js'
@@ -35,7 +36,6 @@ const RESTARTS_PER_MINUTE = 5
 interface Pending {
   readonly resolve: (result: unknown) => void
   readonly reject: (error: Error) => void
-  readonly timer: NodeJS.Timeout
 }
 
 /** A network as its owner describes it; the boot id is the datapath's. */
@@ -132,17 +132,21 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     })
   }
 
-  /** Sends a command; rejects with what the worker refused, DEADLINE, or INTERNAL when the worker ends meanwhile. */
+  /**
+   * Sends a command; rejects with what the worker refused, DEADLINE, or INTERNAL when the worker ends meanwhile. After
+   * a DEADLINE the worker may do it yet, before whatever it is asked for next.
+   */
   call<K extends CommandName>(name: K, args: Commands[K]['args']): Promise<Commands[K]['result']> {
+    return inTime(name, this.ask(name, args))
+  }
+
+  /** The same, however long the answer takes. */
+  ask<K extends CommandName>(name: K, args: Commands[K]['args']): Promise<Commands[K]['result']> {
     return new Promise((resolve, reject) => {
       const worker = this.#worker
       if (worker === null) return reject(ended(null))
       const id = this.#nextId++
-      const timer = setTimeout(() => {
-        this.#pending.delete(id)
-        reject(new SnapswitchError('DEADLINE', `the datapath did not answer ${name} in time`, 'See the daemon’s log.'))
-      }, COMMAND_DEADLINE_MS)
-      this.#pending.set(id, { resolve: resolve as (result: unknown) => void, reject, timer })
+      this.#pending.set(id, { resolve: resolve as (result: unknown) => void, reject })
       const request: Request<K> = { id, name, args }
       worker.postMessage(request)
       libc().write(this.#wakeFd, this.#wakeOne, 8)
@@ -171,8 +175,15 @@ export class Datapath extends EventEmitter<DatapathEvents> {
 
   async addNetwork(args: NetworkArgs): Promise<void> {
     await this.#restarting
-    await this.#sendNetwork(args)
-    this.#networks.set(args.options.network, args)
+    const { network } = args.options
+    try {
+      await this.#sendNetwork(args)
+    } catch (error) {
+      // It is undone as soon as it is done.
+      if (isLate(error)) this.ask('removeNetwork', { network }).catch(() => undefined)
+      throw error
+    }
+    this.#networks.set(network, args)
   }
 
   hasNetwork(network: string): boolean {
@@ -183,19 +194,17 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async removeNetwork(network: string): Promise<void> {
     await this.#restarting
     this.#networks.delete(network)
-    await this.#takeAway('removeNetwork', { network })
+    await this.#takenAway(this.call('removeNetwork', { network }))
   }
 
-  /** A worker that ends meanwhile is followed by one that has not got it. False: that was so. */
-  async #takeAway<K extends 'removeNetwork' | 'removePort'>(name: K, args: Commands[K]['args']): Promise<boolean> {
+  /** A worker that ends meanwhile is followed by one that has not got what it was to take away. */
+  async #takenAway(answer: Promise<unknown>): Promise<void> {
     const worker = this.#worker
     try {
-      await this.call(name, args)
-      return true
+      await answer
     } catch (error) {
       if (this.#worker === worker) throw error
       await this.#restarting
-      return false
     }
   }
 
@@ -215,7 +224,8 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   /**
-   * Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. Several at a time take little longer than one.
+   * Throws SYSCALL, PERMISSION, DEVICE_MISSING: nothing is open then. DEADLINE: it is undone as soon as it is done.
+   * Several at a time take little longer than one.
    */
   async addPort(args: PortArgs): Promise<void> {
     await this.#restarting
@@ -241,25 +251,38 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   }
 
   async #openPort(args: PortArgs): Promise<void> {
-    const { index } = args.spec
-    const sockets = await this.#sockets.open(index, args.device)
+    const { network, spec, device } = args
+    const { index } = spec
+    const sockets = await this.#sockets.open(index, device)
+    const added = this.ask('addPort', { ...args, sockets }).then((aside) => this.#sockets.addAside(sockets, aside))
     try {
-      this.#sockets.addAside(index, await this.call('addPort', { ...args, sockets }))
+      await inTime('addPort', added)
     } catch (error) {
-      // After a deadline it may be done yet: the worker has them until it ends.
-      if (!(error instanceof SnapswitchError && error.code === 'DEADLINE')) this.#sockets.close(index)
+      this.#sockets.take(index)
+      // The worker would have a port that nobody knows of, and the next one of its device would get everything again.
+      if (isLate(error)) this.#letGo(network, index, sockets).catch(() => undefined)
+      else this.#sockets.close(sockets)
       throw error
     }
   }
 
-  /** Its sockets are closed after it has settled, and nobody waits for that. */
+  /**
+   * Its sockets are closed after it has settled, and nobody waits for that. DEADLINE: it is done before whatever the
+   * worker is asked for next.
+   */
   async removePort(network: string, index: number): Promise<void> {
     await this.#restarting
     this.#ports.delete(index)
     this.#fastPath.hooks?.forget(index)
-    if (!(await this.#takeAway('removePort', { network, index }))) return
+    await this.#takenAway(inTime('removePort', this.#letGo(network, index, this.#sockets.take(index))))
+  }
+
+  /** However long the worker takes. It answers in order: what it says of a later port with the index comes after it. */
+  async #letGo(network: string, index: number, sockets: PortSockets | null): Promise<void> {
+    await this.ask('removePort', { network, index })
+    this.#fastPath.hooks?.forget(index)
     this.#fastPath.hooks?.release(index)
-    this.#sockets.close(index)
+    if (sockets !== null) this.#sockets.close(sockets)
   }
 
   /** Remembers the highest epoch of a network, so that a restarted worker never goes back. */
@@ -319,7 +342,6 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     const pending = this.#pending.get(message.id)
     if (pending === undefined) return
     this.#pending.delete(message.id)
-    clearTimeout(pending.timer)
     if (message.kind === 'reply') pending.resolve(message.result)
     else pending.reject(SnapswitchError.fromReport(message.error))
   }
@@ -327,10 +349,7 @@ export class Datapath extends EventEmitter<DatapathEvents> {
   async #workerEnded(worker: Worker, failure: Error): Promise<void> {
     if (this.#worker !== worker) return
     this.#worker = null
-    for (const { reject, timer } of this.#pending.values()) {
-      clearTimeout(timer)
-      reject(ended(failure))
-    }
+    for (const { reject } of this.#pending.values()) reject(ended(failure))
     this.#pending.clear()
     if (this.#stopping) return
     const now = performance.now()
@@ -382,6 +401,18 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     this.counters.fill(0, index * ROW, (index + 1) * ROW)
   }
 }
+
+/** Rejects with DEADLINE when the worker takes too long; the answer may come yet. */
+function inTime<T>(name: CommandName, answer: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(new SnapswitchError('DEADLINE', `the datapath did not answer ${name} in time`, 'See the daemon’s log.'))
+    }, COMMAND_DEADLINE_MS)
+    answer.then(resolve, reject).finally(() => clearTimeout(timer))
+  })
+}
+
+const isLate = (error: unknown) => error instanceof SnapswitchError && error.code === 'DEADLINE'
 
 function ended(cause: Error | null): SnapswitchError {
   return new SnapswitchError(

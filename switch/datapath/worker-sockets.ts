@@ -12,7 +12,9 @@ import {
 import { OVERSIZE_SHAPES } from './port/oversize-sender.js'
 
 export class WorkerSockets {
-  /** By port. */
+  /** All that the worker may use, and for each of them what it has opened besides; -1: nothing. */
+  readonly #open = new Map<PortSockets, number>()
+  /** By port, until it is to be removed. */
   readonly #ports = new Map<number, PortSockets>()
   /** Ports whose sockets are being opened. */
   #opening = 0
@@ -31,32 +33,41 @@ export class WorkerSockets {
     this.#opening++
     // When all that are opened together have been counted: the more there are, the smaller the rings.
     await Promise.resolve()
-    const sockets = await openPortSockets(device, this.#ports.size + this.#opening).finally(() => this.#opening--)
+    const sockets = await openPortSockets(device, this.#open.size + this.#opening).finally(() => this.#opening--)
+    this.#open.set(sockets, -1)
     this.#ports.set(index, sockets)
     return sockets
   }
 
-  /** The worker has opened another one for the port. */
-  addAside(index: number, aside: number): void {
-    const sockets = this.#ports.get(index)
-    if (sockets !== undefined) this.#ports.set(index, { ...sockets, aside })
+  /** The worker has opened another one beside them. */
+  addAside(sockets: PortSockets, aside: number): void {
+    if (this.#open.has(sockets)) this.#open.set(sockets, aside)
   }
 
-  close(index: number): void {
-    const sockets = this.#ports.get(index)
-    if (sockets === undefined) return
+  /** The port is being removed: they are to be closed when the worker has let go of it. Null: it has none. */
+  take(index: number): PortSockets | null {
+    const sockets = this.#ports.get(index) ?? null
     this.#ports.delete(index)
-    this.#closeAside(closePortSockets(sockets))
+    return sockets
+  }
+
+  /** Nothing when they are closed, or to be closed with all of a worker that has ended. */
+  close(sockets: PortSockets): void {
+    const aside = this.#open.get(sockets)
+    if (aside === undefined) return
+    this.#open.delete(sockets)
+    this.#closeAside(closePortSockets({ ...sockets, aside }))
   }
 
   /** All of a worker that has ended, and what it had mapped with it; call the result to close them. */
   takeAll(): () => void {
-    const ports = [...this.#ports.values()]
+    const open = [...this.#open]
     const oversize = this.#oversize
+    this.#open.clear()
     this.#ports.clear()
     this.#oversize = []
     return () => {
-      for (const sockets of ports) this.#closeAside(closePortSockets(sockets))
+      for (const [sockets, aside] of open) this.#closeAside(closePortSockets({ ...sockets, aside }))
       this.#closeAside(closeAll(oversize))
     }
   }

@@ -238,7 +238,17 @@ export class Ports extends FollowedPorts {
   async #removeNow(name: string, keepsDevice: boolean): Promise<void> {
     const entry = this.entries.get(name)
     if (entry === undefined) return
-    await this.datapath.removePort(entry.network, entry.index)
+    try {
+      await this.datapath.removePort(entry.network, entry.index)
+    } finally {
+      // Also when the datapath is late: it lets go of the port before it is given another one.
+      this.#forget(entry, keepsDevice)
+    }
+    this.log.info({ port: name, ...namesOf(entry) }, 'port removed')
+  }
+
+  #forget(entry: PortEntry, keepsDevice: boolean): void {
+    const { name } = entry
     this.entries.delete(name)
     this.#used[entry.index] = 0
     this.unbound.delete(entry.index)
@@ -251,7 +261,6 @@ export class Ports extends FollowedPorts {
       const link = this.links.findByIndex(entry.ifindex)
       if (link?.kind === 'tun') this.links.remove(link.index)
     }
-    this.log.info({ port: name, ...namesOf(entry) }, 'port removed')
   }
 
   /**

@@ -45,15 +45,15 @@ async function lab(t: Test) {
 
 /** Does this when the next worker is about to be given its ports; it gets the first one when this has had its time. */
 function beforePorts(datapath: Datapath, act: () => void): void {
-  const call = datapath.call.bind(datapath)
+  const ask = datapath.ask.bind(datapath)
   let done = false
-  datapath.call = async (name, args) => {
+  datapath.ask = async (name, args) => {
     if (!done && name === 'addPort') {
       done = true
       act()
       for (let turn = 0; turn < 10; turn++) await setImmediate()
     }
-    return await call(name, args)
+    return await ask(name, args)
   }
 }
 
