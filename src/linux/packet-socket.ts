@@ -161,7 +161,10 @@ const ETHTOOL_GDRVINFO = 3
 /** struct ethtool_drvinfo: command, then the driver's name. */
 const DRVINFO_LENGTH = 196
 
-/** The name of a device's driver ("veth", "tun"); empty when it is not known. Waits for the configuration lock. */
+/**
+ * The name of a device's driver ("veth", "tun"); empty when it is not known. Waits for the configuration lock (rtnl),
+ * which others may hold for a second: no thread that forwards may ask.
+ */
 export function driverOf(fd: number, ifindex: number): string {
   const information = mapArena(DRVINFO_LENGTH)
   try {

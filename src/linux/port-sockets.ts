@@ -50,6 +50,8 @@ export function ringsFor(ports: number): { receive: ReceiveShape; transmitSlots:
 export interface PortDevice {
   readonly device: string
   readonly ifindex: number
+  /** As rtnetlink says it ("veth", "tun"). No thread that forwards asks for the driver: that waits for a lock. */
+  readonly kind?: string | null
   /** It stays in a bridge, which rules keep out of it. */
   readonly inBridge?: boolean
   /** From the beginning, the sockets take frames only when these say so. */

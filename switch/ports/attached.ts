@@ -72,6 +72,7 @@ export class AttachedPorts extends PortDevices {
         device: {
           device,
           ifindex: link.index,
+          kind: link.kind,
           hooked: attachment.hooked,
           inBridge: entry.bridge !== undefined,
           ...(handover === undefined ? {} : { handover }),

@@ -119,7 +119,7 @@ export class Rig {
     if (this.#bridge !== null) run('ip', 'link', 'set', device, 'master', this.#bridge)
     this.bypass?.take([link])
     setUp(device)
-    const place = { device, ifindex: link.index, inBridge: this.bypass !== null }
+    const place = { device, ifindex: link.index, kind: link.kind, inBridge: this.bypass !== null }
     const sockets = openPortSocketsNow(place, 4)
     const port = new PacketPort(index, device, place, sockets, { send: () => 90 }, this.counters)
     this.ports.push(port)

@@ -2,14 +2,20 @@
 
 import t from 'tap'
 import { copyFrame, type Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Counter, Drop } from '../../switch/forwarding/counters.js'
+import { Counter, createCounters, Drop } from '../../switch/forwarding/counters.js'
+import { libc } from '../../src/linux/libc.js'
+import { closePortSocketsNow, openPortSocketsNow } from '../../src/linux/port-sockets.js'
+import { PacketPort } from '../../switch/datapath/port/packet-port.js'
 import { until } from '../lab/command.js'
 import { gsoFrame } from '../linux/wire.js'
 import { fileLimit } from '../patience.js'
-import { idOf, isOurs, Station, testFrame } from './station.js'
+import { idOf, inNamespace, isOurs, Station, testFrame } from './station.js'
 import { root, World } from './world.js'
 
 t.setTimeout(fileLimit(120_000))
+
+/** It takes rtnl, whatever is asked of the driver (dev_ethtool). */
+const SIOCETHTOOL = 0x8946
 
 async function pair(t: {
   teardown(end: () => unknown): void
@@ -243,4 +249,27 @@ t.test('a port that cannot be opened leaves nothing open', root, async (t) => {
   const before = await sockets()
   for (let i = 0; i < 5; i++) t.throws(() => new Station(world.name('a'), 'nosuch'), { code: /DEVICE_MISSING|SYSCALL/ })
   t.equal(await sockets(), before)
+})
+
+t.test('a port that is opened asks the kernel for nothing that waits for its configuration lock', root, async (t) => {
+  const { world } = await pair(t)
+  const c = libc()
+  const { ioctl } = c
+  const asked: number[] = []
+  t.teardown(() => {
+    c.ioctl = ioctl
+  })
+  inNamespace(world.name('a'), () => {
+    const place = { device: 'eth0', ifindex: c.if_nametoindex('eth0'), kind: 'veth', hooked: true }
+    const sockets = openPortSocketsNow(place, 1)
+    c.ioctl = (fd, request, argument) => {
+      asked.push(request)
+      return ioctl(fd, request, argument)
+    }
+    const port = new PacketPort(0, 'eth0', place, sockets, { send: () => 90 }, createCounters())
+    c.ioctl = ioctl
+    port.close()
+    closePortSocketsNow({ ...sockets, aside: port.asideFd })
+  })
+  t.notOk(asked.includes(SIOCETHTOOL), `${asked.length} requests`)
 })

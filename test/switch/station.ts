@@ -43,13 +43,14 @@ export class Station {
 
   constructor(namespace: string, device: string) {
     const ifindex = inNamespace(namespace, () => libc().if_nametoindex(device))
-    this.#sockets = inNamespace(namespace, () => openPortSocketsNow({ device, ifindex }, 1))
+    const place = { device, ifindex, kind: 'veth' }
+    this.#sockets = inNamespace(namespace, () => openPortSocketsNow(place, 1))
     try {
       // A station's own frames go by `send`, as they are: it needs none of a port's ways for the longest.
       const oversize = { send: () => Errno.EMSGSIZE }
       this.port = inNamespace(
         namespace,
-        () => new PacketPort(0, device, { device, ifindex }, this.#sockets, oversize, this.counters),
+        () => new PacketPort(0, device, place, this.#sockets, oversize, this.counters),
       )
     } catch (thrown) {
       closePortSocketsNow(this.#sockets)

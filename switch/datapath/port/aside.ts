@@ -12,7 +12,6 @@ import { kernelIsAtLeast } from '../../../src/linux/kernel.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
 import {
   bindPacketSocket,
-  driverOf,
   MSG_DONTWAIT,
   MSG_PEEK,
   openAsideSocket,
@@ -84,7 +83,7 @@ export class AsideSocket {
   static open(
     ring: RingFilter,
     port: number,
-    { ifindex, device }: Pick<PortDevice, 'ifindex' | 'device'>,
+    { ifindex, device, kind }: Pick<PortDevice, 'ifindex' | 'device' | 'kind'>,
     handover?: SocketPrograms,
   ): AsideSocket | null {
     const filters = ringFilters()
@@ -97,7 +96,7 @@ export class AsideSocket {
       const aside = new AsideSocket(fd, ring, ifindex, device, filters)
       // What a veth brings was fragmented before, by the kernel that sent it, but for SCTP, which most hosts never see:
       // and a second socket that is bound costs 0.13 microseconds a frame.
-      const idle = kernelIsAtLeast(6, 2) && driverOf(ring.fd, ifindex) === 'veth' && !existsSync(SCTP_IS_THERE)
+      const idle = kernelIsAtLeast(6, 2) && kind === 'veth' && !existsSync(SCTP_IS_THERE)
       if (idle) filters.refuse(ring)
       else aside.#bind()
       if (handover !== undefined) waitForHandover(ring, fd, handover)

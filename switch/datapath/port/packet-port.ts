@@ -72,12 +72,13 @@ export class PacketPort implements Port {
   constructor(
     index: number,
     name: string,
-    { device, ifindex, inBridge = false, hooked = false, handover }: PortDevice,
+    place: PortDevice,
     sockets: PortSockets,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
     say: (trouble: PortTrouble) => void = () => undefined,
   ) {
+    const { device, ifindex, inBridge = false, handover } = place
     this.index = index
     this.name = name
     this.ifindex = ifindex
@@ -92,8 +93,8 @@ export class PacketPort implements Port {
     let transmit: TransmitQueue | null = null
     try {
       ring = new ReceiveRing(this.fd, sockets.receiveShape)
-      transmit = new TransmitQueue(sockets, ifindex, hooked, oversize, counters, this.#row)
-      this.#aside = AsideSocket.open(this.#filter, index, { ifindex, device }, handover)
+      transmit = new TransmitQueue(sockets, place, oversize, counters, this.#row)
+      this.#aside = AsideSocket.open(this.#filter, index, place, handover)
       bindPacketSocket(this.fd, ifindex, device)
     } catch (error) {
       this.#aside?.close()

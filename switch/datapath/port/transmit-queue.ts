@@ -13,8 +13,8 @@ import { Vnet } from '../../../src/frame/vnet-header.js'
 import { type Arena, mapArena, releaseArena } from '../../../src/linux/arena.js'
 import { kernelCanBeToldOfTunnels } from '../../../src/linux/egress-program.js'
 import { Errno, errno, libc } from '../../../src/linux/libc.js'
-import { driverOf, MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
-import type { PortSockets } from '../../../src/linux/port-sockets.js'
+import { MessageLayout, MSG_DONTWAIT, readMtu } from '../../../src/linux/packet-socket.js'
+import type { PortDevice, PortSockets } from '../../../src/linux/port-sockets.js'
 import { Counter, type CounterTable, Drop, type DropReason } from '../../forwarding/counters.js'
 import { roomForAny, Way, wayOut } from './frame-room.js'
 import type { OversizeSender } from './oversize-sender.js'
@@ -33,8 +33,8 @@ const IOVECS_AT = BATCH * MessageLayout.STRIDE
 const SCRATCH_AT = IOVECS_AT + BATCH * 2 * MessageLayout.IOVEC
 const CONTROL_SIZE = SCRATCH_AT + BATCH * SCRATCH
 
-/** Drivers that leave an outer checksum as it is when they cut a tunnel’s frame, or have the kernel cut it. */
-const TUNNEL_DRIVERS = ['veth', 'tun']
+/** Devices that leave an outer checksum as it is when they cut a tunnel’s frame, or have the kernel cut it. */
+const TUNNEL_KINDS: readonly string[] = ['veth', 'tun']
 
 export class TransmitQueue {
   readonly #fd: number
@@ -64,8 +64,7 @@ export class TransmitQueue {
   /** Throws SYSCALL. */
   constructor(
     sockets: PortSockets,
-    ifindex: number,
-    hooked: boolean,
+    { ifindex, kind, hooked = false }: Pick<PortDevice, 'ifindex' | 'kind' | 'hooked'>,
     oversize: Pick<OversizeSender, 'send'>,
     counters: CounterTable,
     row: number,
@@ -75,7 +74,7 @@ export class TransmitQueue {
     this.#oversize = oversize
     this.#counters = counters
     this.#row = row
-    this.#takesTunnels = hooked && kernelCanBeToldOfTunnels() && TUNNEL_DRIVERS.includes(driverOf(this.#fd, ifindex))
+    this.#takesTunnels = hooked && kernelCanBeToldOfTunnels() && TUNNEL_KINDS.includes(kind ?? '')
     this.#ring = new TransmitRing(sockets.transmit, sockets.transmitSlots)
     this.#control = mapArena(CONTROL_SIZE)
     const { words, addressLow, addressHigh } = this.#control
