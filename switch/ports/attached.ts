@@ -80,6 +80,7 @@ export class AttachedPorts extends PortDevices {
       })
     } catch (thrown) {
       attachment.release()
+      this.unread.forget(index)
       throw thrown
     }
     this.attachments.set(entry.name, attachment)

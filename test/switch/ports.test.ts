@@ -2,6 +2,7 @@
 // way.
 
 import { EventEmitter } from 'node:events'
+import { readdirSync } from 'node:fs'
 import { pino } from 'pino'
 import t from 'tap'
 import { libc } from '../../src/linux/libc.js'
@@ -13,7 +14,7 @@ import type { DeviceState } from '../../switch/forwarding/port-state.js'
 import { Ports } from '../../switch/ports/ports.js'
 import type { PortEntry } from '../../switch/ports/table.js'
 import { UnreadFrames } from '../../switch/ports/unread.js'
-import { enterFreshNamespace, run, until } from '../linux/namespace.js'
+import { enterFreshNamespace, mountOwnSysfs, run, until } from '../linux/namespace.js'
 
 enterFreshNamespace()
 
@@ -24,10 +25,12 @@ class MadeUpDatapath extends EventEmitter<DatapathEvents> {
   readonly changes: unknown[] = []
   removals = 0
   refusesRemovals = false
+  refusesAdditions = false
   holds = false
   readonly #waiting: (() => void)[] = []
 
   addPort({ spec }: { spec: { index: number } }): Promise<void> {
+    if (this.refusesAdditions) return Promise.reject(new Error('the datapath worker ended'))
     this.has.add(spec.index)
     return this.#answered()
   }
@@ -245,4 +248,23 @@ t.test('a device that has left is let go once, whatever becomes of its port', as
   await look(ports)
   await look(ports)
   t.equal(datapath.removals, 0)
+})
+
+t.test('a port that cannot be added leaves no file of its device open', async (t) => {
+  const { datapath, ports } = lab(t)
+  mountOwnSysfs()
+  const openFiles = () => readdirSync('/proc/self/fd').length
+  const before = openFiles()
+  datapath.refusesAdditions = true
+  for (let round = 0; round < 3; round++) {
+    createTap('ssw-x0', { up: true })
+    await t.rejects(ports.add(member('ssw-x0'), 1), { message: 'the datapath worker ended' })
+    deleteTap('ssw-x0')
+  }
+  t.equal(openFiles(), before)
+  datapath.refusesAdditions = false
+  createTap('ssw-x0', { up: true })
+  t.teardown(() => deleteTap('ssw-x0'))
+  await ports.add(member('ssw-x0'), 1)
+  t.ok(openFiles() >= before + 3, 'one that is there has its lock, and two counters of its device')
 })
