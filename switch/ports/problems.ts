@@ -130,9 +130,9 @@ export function existsError(message: string): SnapswitchError {
 
 /**
  * Open files of a port: sockets to receive, to send, and for frames beside the ring; its lock; two counters of its
- * device. Some of the daemon's besides: connections, images under way.
+ * device; two programs at its tcx hooks when it is busy. Some of the daemon's besides: connections, images under way.
  */
-const FILES_OF_PORT = 6
+const FILES_OF_PORT = 8
 const FILES_BESIDES = 32
 
 /** Throws FILES_SHORT: so many ports will not all open. */
