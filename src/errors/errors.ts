@@ -9,7 +9,7 @@ export const errorCodes = {
   CONFIG_FIXED: 'a change of the configuration that needs a restart of the daemon',
   WANTED_TWICE: 'the configuration and a bridge that was taken over say different things of one network or machine',
   DEVICE_MISSING: 'a network device that a port names does not exist',
-  DEVICE_UNSUPPORTED: 'a device that a port names is no Ethernet device',
+  DEVICE_UNSUPPORTED: 'a device that a port names is no Ethernet device, or cannot be a port',
   DEVICE_MTU: 'a trunk has no room for the color tag: its MTU must be 4 above the members’',
   DEVICE_BUSY: 'a device is taken already, by another port or another daemon',
   DEVICE_LOOP: 'two ports are the ends of one cable or of a longer way round: frames would circle',

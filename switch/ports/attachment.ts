@@ -9,7 +9,7 @@ import { hookEgress, hookEgressUnseen, isHooked } from '../../src/linux/egress-h
 import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Links } from '../../src/linux/link.js'
 import type { Link } from '../../src/linux/link-message.js'
-import { notEthernetError, slaveError } from './problems.js'
+import { isMachinesEnd, machinesEndError, notEthernetError, slaveError } from './problems.js'
 
 export class Attachment {
   readonly #undo: (() => void)[] = []
@@ -114,9 +114,10 @@ export class Attachment {
 
 /**
  * Throws DEVICE_BUSY when a bridge or bond owns the device, another than `bridge`, DEVICE_UNSUPPORTED when it is no
- * Ethernet device.
+ * Ethernet device, or a macvtap.
  */
 export function refuseUnfit(link: Link, bridge?: number): void {
   if (!link.ethernet) throw notEthernetError(link)
+  if (isMachinesEnd(link)) throw machinesEndError(link)
   if (link.master !== null && link.master !== bridge) throw slaveError(link)
 }

@@ -52,6 +52,22 @@ export function notEthernetError({ name }: Link): SnapswitchError {
   )
 }
 
+/**
+ * A machine's own end of a card. The kernel hands what arrives there to the machine after the ingress hook, where a
+ * port's filter drops it, and the machine sends by the card. A bridge does not take such a device either.
+ */
+export function isMachinesEnd({ kind }: Link): boolean {
+  return kind === 'macvtap' || kind === 'ipvtap'
+}
+
+export function machinesEndError({ name, kind }: Link): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_UNSUPPORTED',
+    `${name} is ${kind === 'ipvtap' ? 'an' : 'a'} ${kind}: its machine sends by the card below, and would hear nothing`,
+    'Give the machine a TAP instead: `<interface type="ethernet">` of libvirt, `-netdev tap` of QEMU.',
+  )
+}
+
 /** Null when the device is up and has a carrier. */
 export function downError({ name, device }: NamedPort, link: Link): SnapswitchError | null {
   if (link.up && link.lowerUp) return null

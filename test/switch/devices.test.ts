@@ -230,6 +230,32 @@ t.test('what of the host would be cut off keeps a device from becoming a port, o
   t.equal(await second.stop(), 0)
 })
 
+t.test('a machine’s own end of a card cannot be a port', root, async (t) => {
+  const tap = withCompare(t)
+  const world = await twoEndpoints(t)
+  const content = lab0({ two: { device: 'end0' } })
+  for (const kind of ['macvtap', 'ipvtap']) {
+    const made = ['link', 'add', 'link', 'two', 'name', 'end0', 'type', kind]
+    // Not every kernel has each of them.
+    if ((await world.try('host', 'ip', ...made)).code !== 0) continue
+    const refused = await world.refused('host', world.configFile('host', content))
+    t.equal(refused.code, 1)
+    t.match(refused.stderr, new RegExp(`error DEVICE_UNSUPPORTED: end0 is an? ${kind}: .*\nwhat to do: .*TAP`))
+    await world.ip('host', 'link', 'del', 'end0')
+    const daemon = await world.switch('host', content)
+    t.match(await daemon.port('two'), { waiting: true, problem: { code: 'DEVICE_MISSING' } })
+    await world.ip('host', ...made)
+    await says(
+      daemon,
+      'two',
+      { waiting: true, problem: { code: 'DEVICE_UNSUPPORTED', message: new RegExp(kind) } },
+      tap,
+    )
+    t.equal(await daemon.stop(), 0)
+    await world.ip('host', 'link', 'del', 'end0')
+  }
+})
+
 t.test('a way round is closed before a frame can take it, or said', root, async (t) => {
   const tap = withCompare(t)
   const world = await twoEndpoints(t)
