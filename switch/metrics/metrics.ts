@@ -52,7 +52,7 @@ const PORT_COUNTERS = {
 export class Metrics {
   readonly #host: Metered
   readonly #agent: MeteredAgent
-  readonly #wanted: WantedView
+  readonly #wanted: Pick<WantedView, 'networks'>
   readonly #registry = new Registry()
   readonly #counters: Record<string, Counter> = {}
   readonly #gauges: Record<string, Gauge> = {}
@@ -61,7 +61,7 @@ export class Metrics {
   /** When each machine was paused by the snapshot under way, microseconds. */
   readonly #paused = new Map<string, number>()
 
-  constructor(host: Metered, agent: MeteredAgent, wanted: WantedView) {
+  constructor(host: Metered, agent: MeteredAgent, wanted: Pick<WantedView, 'networks'>) {
     this.#host = host
     this.#agent = agent
     this.#wanted = wanted

@@ -62,17 +62,14 @@ export class Ports extends FollowedPorts {
 
   /**
    * Many, side by side. A device that does not exist is waited for, as one is that has gone away. So is one that others
-   * stand on, or that would close a circle: that may end, and until then the other ports work. Throws FILES_SHORT
-   * before anything is touched.
+   * stand on, or that would close a circle: that may end, and until then the other ports work. When one fails, the
+   * others are there.
    */
   addAllOrAwait(
     requests: readonly (PortRequest & { readonly ownsDevice?: boolean })[],
     epochOf: (network: string) => number,
   ): Promise<void> {
     return this.inTurn(async () => {
-      const links = this.devices.here()
-      const there = requests.filter(({ device }) => links.some((link) => isCalled(link, device)))
-      refuseShortFiles(there.length, fileLimit())
       const added = await Promise.allSettled(
         requests.map(({ ownsDevice, ...request }) =>
           this.#addOrAwait(request, epochOf(request.network), ownsDevice ?? false),
@@ -265,7 +262,7 @@ export class Ports extends FollowedPorts {
 
   /**
    * Looks whether these ports can be added, before any device is touched; what does not exist is not looked at.
-   * `removed`: ports that go before. Throws DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, PORT_EXISTS.
+   * `removed`: ports that go before. Throws DEVICE_UNSUPPORTED, DEVICE_BUSY, DEVICE_MTU, PORT_EXISTS, FILES_SHORT.
    */
   check(requests: readonly PortRequest[], removed: ReadonlySet<string> = new Set()): void {
     this.devices.outdated()
@@ -282,6 +279,8 @@ export class Ports extends FollowedPorts {
       if (same !== undefined) throw alreadyPort(port.device, same.name)
     }
     for (const network of new Set(found.map((port) => port.network))) checkTrunkRoom([...stays, ...found], network)
+    // Files of those that go are closed a while after, and are not counted as free.
+    if (found.length > 0) refuseShortFiles(found.length, fileLimit())
   }
 
   /** Throws DEVICE_MTU when a port is there that has longer frames than a trunk. */

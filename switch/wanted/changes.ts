@@ -124,3 +124,9 @@ export function inWords(change: Change): string {
       return `${change.kind}: ${change.vm}`
   }
 }
+
+/** What is changed. */
+export function thingOf(change: Change): string {
+  if ('port' in change) return `port ${change.port.name}`
+  return 'network' in change ? `network ${change.network}` : `machine ${change.vm}`
+}

@@ -2,14 +2,14 @@
 // refused before anything is touched, what did not change is not touched, and what fails half-way is taken back.
 
 import { setTimeout as pause } from 'node:timers/promises'
-import type { SnapswitchError } from '../../src/errors/errors.js'
+import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
 import type { DaemonHost } from '../agent/host.js'
 import type { Moves } from '../agent/host-records.js'
 import type { Session, Sessions } from '../agent/sessions.js'
 import type { NetworkSettings } from '../forwarding/network.js'
-import { type Change, changesBetween, inWords, type Present, touchedNetworks } from './changes.js'
+import { type Change, changesBetween, inWords, type Present, thingOf, touchedNetworks } from './changes.js'
 import type { WantedState } from './state.js'
-import { movedPorts, requestOf, type Wanted, type WantedPort, withMoves, withValues } from './wanted.js'
+import { type PortMoves, requestOf, type Wanted, type WantedPort, withMoves, withValues } from './wanted.js'
 
 /** How long what is under way in a network may take before a change of it is refused. */
 const PATIENCE_MS = 10_000
@@ -68,9 +68,9 @@ export class Reconfiguration {
   /**
    * What a source wants from now on; null: nothing more. A function is asked anew while something is under way that
    * may change the answer. Answers with what was changed, when it is done. What is under way in a network that it
-   * touches is waited for, `patienceMs` at most. Throws
-   * PORT_EXISTS, NETWORK_UNKNOWN, WANTED_TWICE, DEVICE_BUSY, DEVICE_MTU, DEVICE_UNSUPPORTED, SNAPSHOT_BUSY: nothing
-   * was touched. What fails later is taken back, and thrown.
+   * touches is waited for, `patienceMs` at most. Throws PORT_EXISTS, NETWORK_UNKNOWN, WANTED_TWICE, DEVICE_BUSY,
+   * DEVICE_MTU, DEVICE_UNSUPPORTED, FILES_SHORT, SNAPSHOT_BUSY: nothing was touched. What fails later is taken back,
+   * and thrown. What cannot be taken back is named; the next change of any source puts it right.
    */
   set(source: string, wanted: Wanted | null | (() => Wanted), patienceMs = PATIENCE_MS): Promise<readonly Change[]> {
     return this.#inTurn(() => this.#change(source, typeof wanted === 'function' ? wanted : () => wanted, patienceMs))
@@ -81,7 +81,7 @@ export class Reconfiguration {
     const before = this.#state.all
     const plan = () => {
       const supposed = this.#state.supposing(source, wanted())
-      const next = withMoves(supposed.all, this.#moves(before))
+      const next = withMoves(supposed.all, this.#moves())
       return { ...supposed, changes: changesBetween(this.#present(), this.#filled(next)) }
     }
     const { planned, release } = await this.#hold(plan, patienceMs)
@@ -95,31 +95,37 @@ export class Reconfiguration {
       ports.check(addedPorts(changes), removed)
       const present = this.#present()
       machines.configure(all.machines)
+      this.#state.changing(portNames(changes), ports.all())
       try {
         await this.#perform(changes)
       } catch (thrown) {
         machines.configure(before.machines)
-        await this.#takeBack(present)
-        throw thrown
+        const failure = await this.#takeBack(present, thrown)
+        this.#state.failed(ports.all())
+        throw failure
       }
       accept()
       log.info({ source, changes: changes.map(inWords) }, 'the configuration has changed')
-      await records.writeMoves(() => ({ machines: machines.moved(), ...this.#moves(all) }))
+      await records.writeMoves(() => ({ machines: machines.moved(), ...this.#moves() }))
       return changes
     } finally {
       release()
     }
   }
 
-  #moves({ ports }: Wanted): Pick<Moves, 'ports' | 'gone'> {
-    return movedPorts(ports, this.#host.ports.all())
+  #moves(): PortMoves {
+    return this.#state.moves(this.#host.ports.all())
   }
 
   #present(): Present {
     const { ports, machines } = this.#host
     return {
       networks: new Map(this.#open),
-      ports: new Map(ports.all().map((entry): [string, WantedPort] => [entry.name, requestOf(entry)])),
+      ports: new Map(
+        ports.all().map((entry): [string, WantedPort] => {
+          return [entry.name, { ...requestOf(entry), ownsDevice: entry.ownsDevice }]
+        }),
+      ),
       machines: machines.configured,
     }
   }
@@ -159,53 +165,74 @@ export class Reconfiguration {
     }
   }
 
-  async #perform(changes: readonly Change[]): Promise<void> {
-    const { datapath, ports, epochs } = this.#host
-    const removed = changes.flatMap((change) => (change.kind === 'port removed' ? [change.port] : []))
-    await this.bridged?.removeAll(removed.filter(isBridged))
-    for (const change of changes) {
-      switch (change.kind) {
-        case 'port removed':
-          // Whoever runs a machine there goes on to.
-          if (!isBridged(change.port)) await ports.remove(change.port.name, true)
-          break
-        case 'network removed':
-          await datapath.removeNetwork(change.network)
-          this.#open.delete(change.network)
-          break
-        case 'network added': {
-          const { network, settings } = change
-          const options = { network, host: this.#host.name, ...settings }
-          await datapath.addNetwork({ options, epoch: epochs.get(network), fence: epochs.fence(network) })
-          this.#open.set(network, settings)
-          break
-        }
-        case 'network changed':
-          await datapath.configure(change.network, change.settings)
-          this.#open.set(change.network, change.settings)
-          break
-        case 'port changed':
-          await ports.change(change.port, epochs.get(change.port.network))
-          break
+  /** `failed` is told of each step that fails, and the others are made all the same; unless it throws. */
+  async #perform(changes: readonly Change[], failed: (thrown: unknown) => void = raise): Promise<void> {
+    const { ports, epochs } = this.#host
+    const step = async (work: () => Promise<unknown> | undefined) => {
+      try {
+        await work()
+      } catch (thrown) {
+        failed(thrown)
       }
     }
+    const removed = changes.flatMap((change) => (change.kind === 'port removed' ? [change.port] : []))
+    await step(() => this.bridged?.removeAll(removed.filter(isBridged)))
+    for (const change of changes) await step(() => this.#make(change))
     // After a reboot devices come when they come, and the TAPs of machines with these.
     const added = addedPorts(changes)
-    await ports.addAllOrAwait(
-      added.filter((port) => !isBridged(port)),
-      (network) => epochs.get(network),
-    )
-    await this.bridged?.addAll(added.filter(isBridged))
+    const own = added.filter((port) => !isBridged(port))
+    await step(() => ports.addAllOrAwait(own, (network) => epochs.get(network)))
+    await step(() => this.bridged?.addAll(added.filter(isBridged)))
   }
 
-  async #takeBack(before: Present): Promise<void> {
-    const changes = changesBetween(this.#present(), before)
-    try {
-      await this.#perform(changes)
-    } catch (thrown) {
-      const words = changes.map(inWords)
-      this.#host.log.error({ err: thrown, changes: words }, 'a change that has failed cannot be taken back')
+  /** Ports are added together, and those that stay in a bridge by it. */
+  async #make(change: Change): Promise<void> {
+    const { datapath, ports, epochs } = this.#host
+    switch (change.kind) {
+      case 'port removed':
+        // Whoever runs a machine there goes on to.
+        if (!isBridged(change.port)) await ports.remove(change.port.name, true)
+        return
+      case 'network removed':
+        // The datapath would forget a network that a port has kept, and not have it when it is started again.
+        if (ports.all().some(({ network }) => network === change.network))
+          throw new SnapswitchError('INTERNAL', `network ${change.network} has ports yet`, 'Please report this.')
+        await datapath.removeNetwork(change.network)
+        this.#open.delete(change.network)
+        return
+      case 'network added': {
+        const { network, settings } = change
+        const options = { network, host: this.#host.name, ...settings }
+        await datapath.addNetwork({ options, epoch: epochs.get(network), fence: epochs.fence(network) })
+        this.#open.set(network, settings)
+        return
+      }
+      case 'network changed':
+        await datapath.configure(change.network, change.settings)
+        this.#open.set(change.network, change.settings)
+        return
+      case 'port changed':
+        await ports.change(change.port, epochs.get(change.port.network))
+        return
     }
+  }
+
+  /** Whatever fails of it, all else is taken back. Returns what to throw for the change that has failed. */
+  async #takeBack(before: Present, thrown: unknown): Promise<unknown> {
+    const failures: unknown[] = []
+    await this.#perform(changesBetween(this.#present(), before), (failure) => void failures.push(failure))
+    const left = changesBetween(this.#present(), before)
+    if (left.length === 0) return thrown
+    const [err] = failures
+    this.#host.log.error({ err, changes: left.map(inWords) }, 'a change that has failed cannot be taken back')
+    const { code, message, action } = asSnapswitchError(thrown)
+    const things = [...new Set(left.map(thingOf))].join(', ')
+    return new SnapswitchError(
+      code,
+      `${message}; it could not be taken back, and these are not as they were: ${things}`,
+      `${action} Then run: snapswitch reload`,
+      thrown,
+    )
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -217,4 +244,12 @@ export class Reconfiguration {
 
 function addedPorts(changes: readonly Change[]): WantedPort[] {
   return changes.flatMap((change) => (change.kind === 'port added' ? [change.port] : []))
+}
+
+function portNames(changes: readonly Change[]): string[] {
+  return changes.flatMap((change) => ('port' in change ? [change.port.name] : []))
+}
+
+function raise(thrown: unknown): never {
+  throw thrown
 }

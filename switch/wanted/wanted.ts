@@ -41,8 +41,11 @@ export const NOTHING: Wanted = { networks: new Map(), ports: new Map(), machines
 /** What the agent must know of it, at any time; it may change. */
 export interface WantedView {
   networks(): readonly string[]
-  ports(): ReadonlyMap<string, WantedPort>
+  /** What restores have changed of the wanted ports, by the ports that there are. */
+  moves(present: readonly PortEntry[]): PortMoves
 }
+
+export type PortMoves = Pick<Moves, 'ports' | 'gone'>
 
 /**
  * What all sources want together, in their order. Throws PORT_EXISTS when two want the same port or device, or an
@@ -122,7 +125,7 @@ function twice(what: string, one: string, other: string): SnapswitchError {
  * Ports as restores have changed them since: what these say goes first. Ports of networks that nobody wants any more
  * are left out. `wanted` is what the networks' owners say.
  */
-export function withMoves(wanted: Wanted, moves: Pick<Moves, 'ports' | 'gone'>): Wanted {
+export function withMoves(wanted: Wanted, moves: PortMoves): Wanted {
   const moved = moves.ports.filter(({ network }) => wanted.networks.has(network))
   const devices = new Set(moved.map(({ device }) => device))
   const names = new Set(moved.map(({ name }) => name))
@@ -140,7 +143,7 @@ export function withMoves(wanted: Wanted, moves: Pick<Moves, 'ports' | 'gone'>):
 export function movedPorts(
   wanted: ReadonlyMap<string, WantedPort>,
   present: readonly PortEntry[],
-): Pick<Moves, 'ports' | 'gone'> {
+): PortMoves {
   const names = new Set(present.map(({ name }) => name))
   return {
     ports: present
@@ -155,6 +158,37 @@ export function movedPorts(
       }),
     gone: [...wanted].flatMap(([name, { bridge }]) => (bridge === undefined && !names.has(name) ? [name] : [])),
   }
+}
+
+/** A port of a change that is under way, or has failed and could not be taken back: no restore has left it so. */
+export interface Unsettled {
+  /** As it was before the change; null: there was none. */
+  readonly before: PortEntry | null
+  /** As the change has left it. What differs by now, a restore has changed since. Undefined: it is under way. */
+  readonly left?: PortEntry | null
+}
+
+/** The ports as they would be, had no change begun but those that are done. */
+export function settledPorts(
+  present: readonly PortEntry[],
+  unsettled: ReadonlyMap<string, Unsettled>,
+): readonly PortEntry[] {
+  const ports = byName(present)
+  for (const [name, { before, left }] of unsettled) {
+    if (left !== undefined && !isSameEntry(ports.get(name) ?? null, left)) continue
+    if (before === null) ports.delete(name)
+    else ports.set(name, before)
+  }
+  return [...ports.values()]
+}
+
+export function byName(ports: readonly PortEntry[]): Map<string, PortEntry> {
+  return new Map(ports.map((port) => [port.name, port]))
+}
+
+export function isSameEntry(one: PortEntry | null, other: PortEntry | null): boolean {
+  if (one === null || other === null) return one === other
+  return isSamePort(requestOf(one), requestOf(other))
 }
 
 /** What was asked for when the port came. */

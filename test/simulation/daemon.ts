@@ -13,7 +13,8 @@ import { type Host as AgentHost, Epochs } from '../../switch/agent/host.js'
 import { endLoads } from '../../switch/agent/leftovers.js'
 import { Machines } from '../../switch/agent/machines.js'
 import type { Taps } from '../../switch/agent/restore/taps.js'
-import type { PortRequest } from '../../switch/ports/table.js'
+import type { PortEntry, PortRequest } from '../../switch/ports/table.js'
+import { movedPorts } from '../../switch/wanted/wanted.js'
 import { noImages } from '../switch/no-images.js'
 import { VirtualDatapath } from './datapath.js'
 import { Disk, DiskDrive } from './disk.js'
@@ -136,7 +137,8 @@ export class Daemon {
       [...configured.keys()].filter((name) => !now.gone.includes(name)).concat(now.ports.map(({ name }) => name)),
     )
     this.worker = this.#makeWorker()
-    this.agent = new Agent(host, { networks: () => names, ports: () => configured }, this.#disks())
+    const wanted = { networks: () => names, moves: (present: readonly PortEntry[]) => movedPorts(configured, present) }
+    this.agent = new Agent(host, wanted, this.#disks())
     world.planted.agent?.(this.agent, this)
     if (this.boot > 1) world.note(this.host.name, `started, e${names.map((network) => this.#epochs!.get(network))}`)
     await Promise.race([this.agent.recover(), sleep(this.clock, RECOVERY_MS)])

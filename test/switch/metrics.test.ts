@@ -132,7 +132,7 @@ t.test('what has become of snapshots and restores', async (t) => {
       tell = watcher
     },
   }
-  const metrics = new Metrics(host, agent, { networks: () => ['lab0'], ports: () => new Map() })
+  const metrics = new Metrics(host, agent, { networks: () => ['lab0'] })
   for (const [at, vm] of ['one', 'two'].entries()) {
     tell('lab0', { type: 'paused', vm, atUs: 1_000_000 })
     tell('lab0', { type: 'resumed', vm, atUs: 1_004_000 + at * 60_000 })

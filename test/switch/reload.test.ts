@@ -1,11 +1,11 @@
 // A configuration that changes under a running switch: ports, networks and settings come, change and go, and numbered
 // frames between two ports that stay arrive all of them, in order. What is wrong is refused whole.
 
-import { writeFileSync } from 'node:fs'
+import { readdirSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { stringify } from 'yaml'
-import { until } from '../lab/command.js'
+import { run, until } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { fileLimit, patience } from '../patience.js'
 import { idOf, isOurs, stations, testFrame } from './station.js'
@@ -157,6 +157,14 @@ t.test('what is wrong is refused whole, and said', root, async (t) => {
     t.equal(await rig.reload(content), code)
     t.same(await rig.ports(), before, `${code}: all is as it was`)
   }
+
+  // Its port cannot be had when the former one has gone, and the former one could not come back.
+  const { pid } = rig.daemon
+  const files = (limit: number) => run('prlimit', ['--pid', String(pid), `--nofile=${limit}:${limit}`])
+  await files(readdirSync(`/proc/${pid}/fd`).length + 20)
+  t.equal(await rig.reload(lab0({ a: three, b: two })), 'FILES_SHORT')
+  t.same(await rig.ports(), before, 'FILES_SHORT: all is as it was')
+  await files(65536)
 
   rig.write({ ...good, host: 'other' })
   const refused = await rig.world.try('host', program(), 'reload', '--socket', rig.world.socket('host'))

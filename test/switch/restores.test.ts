@@ -23,17 +23,18 @@ import { Sessions } from '../../switch/agent/sessions.js'
 import type { DatapathEvents } from '../../switch/datapath/datapath.js'
 import type { CommandName, Commands } from '../../switch/datapath/protocol.js'
 import type { PortEntry, PortRequest } from '../../switch/ports/table.js'
-import type { WantedView } from '../../switch/wanted/wanted.js'
+import { movedPorts, type WantedView } from '../../switch/wanted/wanted.js'
 import { memberOf } from '../coordinator/fixtures.js'
 import { patience } from '../patience.js'
 import { FreePorts } from './free-ports.js'
 import { bareInfo, controlOf, unasked } from './made-up-machine.js'
 import { noImages } from './no-images.js'
 
-const wantedOf = (networks: readonly string[], ports: readonly string[] = []): WantedView => ({
-  networks: () => networks,
-  ports: () => new Map(ports.map((name) => [name, { name, network: 'lab1', device: name, kind: 'member', vm: 'one' }])),
-})
+const wantedOf = (networks: readonly string[], names: readonly string[] = []): WantedView => {
+  const port = (name: string): PortRequest => ({ name, network: 'lab1', device: name, kind: 'member', vm: 'one' })
+  const ports = new Map(names.map((name) => [name, port(name)]))
+  return { networks: () => networks, moves: (present) => movedPorts(ports, present) }
+}
 
 const keeper = { letGo: async () => {}, soon: () => {} }
 

@@ -3,7 +3,7 @@
 
 import fc from 'fast-check'
 import { pino } from 'pino'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
 import { systemClock } from '../../src/runtime/clock.js'
 import { defaultFdbOptions } from '../../switch/forwarding/fdb.js'
@@ -245,11 +245,18 @@ class MadeUp {
   busy: string | null = null
   occupied = new Set<string>()
   failsAt: string | null = null
+  /** Steps that fail whenever they are tried once one has failed. */
+  readonly stuck = new Set<string>()
+  #hasFailed = false
+  /** Is told of each step before it is made. */
+  atStep: (what: string) => void = () => undefined
   machines: ReadonlyMap<string, unknown> = new Map()
 
   #note(what: string): void {
-    if (this.failsAt === what) {
+    this.atStep(what)
+    if (this.failsAt === what || (this.#hasFailed && this.stuck.has(what))) {
       this.failsAt = null
+      this.#hasFailed = true
       throw new SnapswitchError('SYSCALL', `${what} failed`, 'None.')
     }
     this.done.push(what)
@@ -292,10 +299,16 @@ class MadeUp {
           this.entries.set(one.name, entry(one))
         },
         addAllOrAwait: async (ports: readonly WantedPort[]) => {
+          const failures: unknown[] = []
           for (const one of ports) {
-            this.#note(`+ ${one.name}`)
-            this.entries.set(one.name, entry(one))
+            try {
+              this.#note(`+ ${one.name}`)
+              this.entries.set(one.name, entry(one))
+            } catch (thrown) {
+              failures.push(thrown)
+            }
           }
+          if (failures.length > 0) throw failures[0]
         },
       },
     } as never,
@@ -307,6 +320,10 @@ class MadeUp {
     },
     settings,
   )
+
+  moves() {
+    return this.state.moves([...this.entries.values()])
+  }
 
   layout(): string[] {
     return [...this.entries.values()].map((one) => JSON.stringify(requestOf(one))).sort()
@@ -334,6 +351,95 @@ t.test('a change that fails half-way is taken back', async (t) => {
   t.same(await made.change.set('file', next), [])
   t.equal((await made.change.set('file', null)).length, 5)
   t.same(made.layout(), [])
+})
+
+/** A change that leaves `a` away, `c` a machine's and `q` there; `r` was brought by a restore before. */
+async function halfTakenBack(t: Test): Promise<{ made: MadeUp; file: Present; before: string[] }> {
+  const made = new MadeUp()
+  const file = wanted(['lab0', 'lab1'], port('a'), member('b', 'vm'), port('c'))
+  await made.change.set('file', file)
+  made.entries.set('r', entry({ ...member('r', 'moved'), ownsDevice: true }, 9))
+  const before = made.layout()
+  const next = wanted(['lab0'], port('a', { device: 'other' }), member('c', 'vm2'), port('q'))
+  made.failsAt = '+ a'
+  for (const step of ['- q', '~ c', '+ a']) made.stuck.add(step)
+  await t.rejects(made.change.set('file', next), {
+    code: 'SYSCALL',
+    message: '+ a failed; it could not be taken back, and these are not as they were: port q, port c, port a',
+    action: 'None. Then run: snapswitch reload',
+  })
+  return { made, file, before }
+}
+const restored = { ports: [{ ...member('r', 'moved'), ownsDevice: true }], gone: [] }
+
+t.test('a change that cannot be taken back is no restore’s: the next one puts its ports right', async (t) => {
+  const { made, file, before } = await halfTakenBack(t)
+  t.same([...made.entries.keys()].sort(), ['b', 'c', 'q', 'r'], 'what can be taken back is')
+  t.ok(made.done.includes('+ lab1'), 'networks as well')
+  t.equal(made.entries.get('r')?.ownsDevice, true)
+  t.same(made.moves(), restored)
+
+  // As long as it cannot be put right, it stays known what is wrong.
+  const other: Wanted = { ...NOTHING, networks: new Map([['lab0', null]]), ports: byName(port('p')) }
+  await t.rejects(made.change.set('bridge', other), { code: 'SYSCALL', message: '- q failed' })
+  t.same(made.moves(), restored)
+  t.same(made.saved, { machines: {}, ports: [], gone: [] }, 'as it was before the restore')
+
+  made.stuck.clear()
+  t.equal((await made.change.set('file', file)).length, 3)
+  t.same(made.layout(), before)
+  t.same(made.saved, { machines: {}, ...restored })
+  t.equal((await made.change.set('bridge', other)).length, 1)
+  t.same(made.saved, { machines: {}, ...restored })
+})
+
+t.test('another source’s change puts right what could not be taken back, too', async (t) => {
+  const { made, before } = await halfTakenBack(t)
+  made.stuck.clear()
+  const other: Wanted = { ...NOTHING, networks: new Map([['lab0', null]]), ports: byName(port('p')) }
+  t.equal((await made.change.set('bridge', other)).length, 4)
+  made.entries.delete('p')
+  t.same(made.layout(), before)
+})
+
+t.test('a lost port that nobody wants any more does not come back', async (t) => {
+  const { made } = await halfTakenBack(t)
+  const now = wanted(['lab0', 'lab1'], member('b', 'vm'), member('c', 'vm2'), port('q'))
+  t.same(await made.change.set('file', now), [], 'it is so already')
+  t.same(made.moves(), restored)
+  t.same(await made.change.set('file', now), [])
+})
+
+t.test('what a restore makes of a port that could not be taken back is a restore’s', async (t) => {
+  const { made, file } = await halfTakenBack(t)
+  const elsewhere = { ...member('c', 'vm3', { device: 'tap9' }), ownsDevice: true }
+  made.entries.set('c', entry(elsewhere))
+  const moves = { ...restored, ports: [elsewhere, ...restored.ports] }
+  const sorted = ({ ports, gone }: ReturnType<MadeUp['moves']>) => ({
+    ports: ports.toSorted((one, two) => (one.name < two.name ? -1 : 1)),
+    gone,
+  })
+  t.same(sorted(made.moves()), moves)
+  made.stuck.clear()
+  t.equal((await made.change.set('file', file)).length, 2)
+  t.same([...made.entries.keys()].sort(), ['a', 'b', 'c', 'r'])
+  t.equal(made.entries.get('c')?.vm, 'vm3')
+})
+
+t.test('a restore that writes down its moves while a change is under way writes none of the change’s', async (t) => {
+  const made = new MadeUp()
+  await made.change.set('file', wanted(['lab0'], port('a'), member('b', 'vm')))
+  const seen: unknown[] = []
+  made.atStep = () => seen.push(made.moves())
+  made.failsAt = '+ c'
+  const next = wanted(['lab0'], port('a', { device: 'other' }), port('b'), port('c'))
+  await t.rejects(made.change.set('file', next), { code: 'SYSCALL' })
+  t.equal((await made.change.set('file', next)).length, 4)
+  t.ok(seen.length > 4)
+  t.same(
+    seen,
+    seen.map(() => ({ ports: [], gone: [] })),
+  )
 })
 
 t.test('a change waits for what is under way, and is refused when that takes too long', async (t) => {

@@ -13,7 +13,7 @@ import type {
 } from '../../../src/api/schemas.js'
 import { SnapswitchError } from '../../../src/errors/errors.js'
 import { sleep } from '../../../src/runtime/clock.js'
-import { movedPorts, type WantedView } from '../../wanted/wanted.js'
+import type { WantedView } from '../../wanted/wanted.js'
 import type { DiskKeeper } from '../disks/keeper.js'
 import { passEpoch } from '../gates.js'
 import type { Host } from '../host.js'
@@ -41,7 +41,7 @@ export class Restores {
   readonly #host: Host
   readonly #sessions: Sessions
   readonly #keeper: Pick<DiskKeeper, 'letGo' | 'soon'>
-  readonly #wanted: Pick<WantedView, 'ports'>
+  readonly #wanted: Pick<WantedView, 'moves'>
   /** The last one per network: what was asked may be asked again, because the answer got lost. */
   readonly #ended = new Map<string, EndedRestore>()
   readonly #outcomes = new Map<string, { done: number; undone: number }>()
@@ -53,7 +53,7 @@ export class Restores {
   constructor(
     host: Host,
     sessions: Sessions,
-    wanted: Pick<WantedView, 'ports'>,
+    wanted: Pick<WantedView, 'moves'>,
     keeper: Pick<DiskKeeper, 'letGo' | 'soon'>,
   ) {
     this.#keeper = keeper
@@ -262,7 +262,7 @@ export class Restores {
 
   #moves(): Moves {
     const { machines, ports } = this.#host
-    return { machines: machines.moved(), ...movedPorts(this.#wanted.ports(), ports.all()) }
+    return { machines: machines.moved(), ...this.#wanted.moves(ports.all()) }
   }
 }
 
