@@ -75,23 +75,21 @@ function addViews(app: ApiInstance, { host, agent, disks, wanted, bridges }: Dae
     datapathRestarts: datapath.restarts,
     bridges: bridges.list(),
     coordinator: host.coordinator,
-    networks: await Promise.all(
-      wanted.networks().map(async (name) => {
-        const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
-        const paths = await datapath.call('paths', { network: name })
-        return {
-          name,
-          epoch,
-          busy: agent.busy(name),
-          ports: ports.all().filter((port) => port.network === name).length,
-          waiting: ports.waitingIn(name),
-          undriven: host.holders.undriven(name),
-          fdbEntries,
-          ...(datapath.fastPath === 'off' ? {} : { fast: paths.filter(({ why }) => why === null).length }),
-          peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
-        }
-      }),
-    ),
+    networks: await ofEach(datapath, wanted.networks(), async (name) => {
+      const { epoch, fdbEntries, peers } = await datapath.call('network', { network: name })
+      const paths = await datapath.call('paths', { network: name })
+      return {
+        name,
+        epoch,
+        busy: agent.busy(name),
+        ports: ports.all().filter((port) => port.network === name).length,
+        waiting: ports.waitingIn(name),
+        undriven: host.holders.undriven(name),
+        fdbEntries,
+        ...(datapath.fastPath === 'off' ? {} : { fast: paths.filter(({ why }) => why === null).length }),
+        peers: peers.map((peer) => ({ ...peer, port: ports.byIndex(peer.port)?.name ?? '' })),
+      }
+    }),
     machines: await Promise.all(
       machines.names().map(async (name) => ({
         name,
@@ -153,12 +151,31 @@ function addViews(app: ApiInstance, { host, agent, disks, wanted, bridges }: Dae
   })
 }
 
+/** What is answered of each network; one that a change of the configuration takes away meanwhile is left out. */
+async function ofEach<T>(
+  datapath: DaemonHost['datapath'],
+  networks: readonly string[],
+  ask: (network: string) => Promise<T>,
+): Promise<T[]> {
+  const answers = await Promise.all(
+    networks.map(async (network): Promise<T[]> => {
+      try {
+        return [await ask(network)]
+      } catch (thrown) {
+        if (datapath.hasNetwork(network)) throw thrown
+        return []
+      }
+    }),
+  )
+  return answers.flatMap((answer) => answer)
+}
+
 /** Why each port's frames go through the daemon, by its index; null: they do not. Null: no port's ever do not. */
 async function fastPathOf(
   datapath: DaemonHost['datapath'],
   networks: readonly string[],
 ): Promise<Map<number, string | null> | null> {
   if (datapath.fastPath === 'off') return null
-  const paths = await Promise.all(networks.map((network) => datapath.call('paths', { network })))
+  const paths = await ofEach(datapath, networks, (network) => datapath.call('paths', { network }))
   return new Map(paths.flat().map(({ index, why }) => [index, why]))
 }
