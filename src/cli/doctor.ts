@@ -205,18 +205,19 @@ function fromProbe(what: string, found: ProbeFinding, required: boolean): Findin
   return finding(what, found.ok, found.detail, required, found.cost ?? '')
 }
 
+/** Before 5.11 the kernel charges maps and programs to it, whoever makes them. Packet rings it never does. */
 async function lockedMemory(): Promise<Finding[]> {
   const limits = (await readText('/proc/self/limits')) ?? ''
   const soft = /^Max locked memory\s+(\S+)/m.exec(limits)?.[1] ?? 'unknown'
   const enough = soft === 'unlimited' || Number(soft) >= 64 * 1024 * 1024
-  const root = process.geteuid?.() === 0
+  const isFree = kernelIsAtLeast(5, 11)
   return [
     finding(
       'locked memory',
-      enough || root,
-      soft === 'unlimited' ? soft : `${soft} bytes${root ? ' (root is not bound by it)' : ''}`,
+      enough || isFree,
+      soft === 'unlimited' ? soft : `${soft} bytes${isFree ? ' (this kernel charges nothing of ours to it)' : ''}`,
       false,
-      'packet rings may not fit; raise it (`ulimit -l`, LimitMEMLOCK=).',
+      'maps of programs in the kernel may not fit (fast path, filters of rings); raise it (`ulimit -l`, LimitMEMLOCK=).',
     ),
   ]
 }
