@@ -24,7 +24,7 @@ export interface StartedDaemon {
   takeBack(): Promise<boolean>
 }
 
-/** Throws SOCKET_UNREACHABLE when the daemon does not come up. */
+/** Throws SOCKET_UNREACHABLE when the daemon does not come up; one that is no unit of systemd is ended then. */
 export async function startDaemon(socket = defaultSwitchSocket): Promise<StartedDaemon> {
   const byUnit = socket === defaultSwitchSocket && (await hasUnit())
   const own = byUnit ? null : detached(socket)
@@ -37,7 +37,11 @@ export async function startDaemon(socket = defaultSwitchSocket): Promise<Started
   const end = performance.now() + START_MS
   while (!(await answers(socket))) {
     if (own !== null && hasEnded(own.child)) throw notUp(`the daemon that was started has ended${reasonIn(own)}`, log)
-    if (performance.now() > end) throw notUp('the daemon that was started does not answer', log)
+    if (performance.now() > end) {
+      // Nobody would look for it: whoever asked for it is told that there is none.
+      if (own !== null) await endOf(own.child)
+      throw notUp(`the daemon that was started does not answer${own === null ? '' : ', and was ended'}`, log)
+    }
     await delay(LOOK_MS)
   }
   return {

@@ -1,6 +1,7 @@
-// `snapswitch take` where no daemon runs and systemd has the unit: what systemd says of a start that fails is said.
+// `snapswitch take` where no daemon runs: what systemd says of a start that fails is said, and a daemon of its own that
+// does not answer is ended.
 
-import { chmodSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { workDirectory } from '../coordinator/fake-switch.js'
@@ -34,4 +35,27 @@ t.test('systemctl start fails', root, async (t) => {
     /^error SOCKET_UNREACHABLE: .*Job for snapswitch-switch.service failed because a timeout was exceeded/m,
   )
   t.match(stderr, /^what to do: .*journalctl -u snapswitch-switch.service$/m)
+})
+
+t.test('a daemon that does not answer is ended', root, async (t) => {
+  const directory = await workDirectory(t)
+  const at = (name: string) => join(directory, name)
+  // It answers, but elsewhere.
+  writeFileSync(at('switch.yaml'), `api: { socket: ${at('other.sock')} }\nstate: ${at('state')}\ncoordinator: none\n`)
+  const command = [program(), 'take', 'br0', '--socket', at('switch.sock')]
+  const { code, stderr } = await attempt('unshare', ['-n', ...command], patience(40_000))
+  const log = readFileSync(at('switch.log'), 'utf8')
+  const daemon = Number(/"pid":(\d+)/.exec(log)?.[1])
+  const signal = (name: 'SIGKILL' | 0) => process.kill(daemon, name)
+  t.teardown(() => {
+    try {
+      signal('SIGKILL')
+    } catch {
+      // It has ended.
+    }
+  })
+  t.equal(code, 1)
+  t.match(stderr, /^error SOCKET_UNREACHABLE: the daemon that was started does not answer, and was ended/m)
+  t.match(log, /switch is up/)
+  t.throws(() => signal(0), { code: 'ESRCH' })
 })
