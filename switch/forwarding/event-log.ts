@@ -96,7 +96,8 @@ export class EventLog implements FrameObserver {
   }
 
   note(kind: number, port: PortState, frame: Frame, reason = NO_REASON): void {
-    if (frame.color === NO_COLOR) return
+    // An audit asks for frames at members and trunks. A flood says of plain ports, too, that it does not reach them.
+    if (frame.color === NO_COLOR || !(port.isMember || port.isTrunk)) return
     // What comes out of a hold queue comes in copies: other bytes than those that are being forwarded.
     if (frame !== this.#current || frame.bytes !== this.#currentBytes) {
       this.#current = null

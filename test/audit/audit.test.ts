@@ -48,6 +48,18 @@ t.test('hosts on one LAN, too', async (t) => {
   }
 })
 
+t.test('ports to the outside that no frame reaches', async (t) => {
+  for (const plain of ['room', 'vlan'] as const) {
+    for (let seed = 1; seed <= 5; seed++) {
+      for (const by of ['trunk', 'uplink'] as const) {
+        const run = syntheticRun(seed, { plain, by })
+        t.ok(run.hosts.every(({ recording }) => recording.events.some(({ kind }) => kind === Event.delivered)))
+        t.equal(judge(run).verdict, 'consistent', `${plain}, ${by}, seed ${seed}: ${said(run)}`)
+      }
+    }
+  }
+})
+
 t.test('a trunk whose devices cut frames up: incomplete, with the reason', async (t) => {
   for (let seed = 1; seed <= 5; seed++) {
     const run = syntheticRun(seed)

@@ -8,6 +8,7 @@ import type {
   LocalPart,
   Manifest,
   MemberPart,
+  PortRules,
 } from '../../src/api/schemas.js'
 import { type AuditedHost, audit } from '../../src/audit/audit.js'
 import { Book } from '../../src/audit/book.js'
@@ -28,6 +29,8 @@ import { type Recording, takeApart } from './tamper.js'
 
 const MEMBERS = 2
 const TRUNK = MEMBERS
+/** A port to the outside, which is none of a trace's. */
+const PLAIN = MEMBERS + 1
 const EPOCH = 5
 const CUT = EPOCH + 1
 
@@ -62,6 +65,7 @@ class Host {
   readonly number: number
   readonly forwarder: Forwarder
   readonly memory: SharedArrayBuffer
+  readonly #by: 'trunk' | 'uplink'
   readonly sent: Wire[] = []
   readonly unread = [0, 0]
   readonly residue = [0, 0]
@@ -72,6 +76,7 @@ class Host {
   constructor(name: string, number: number, entries: number, by: 'trunk' | 'uplink') {
     this.name = name
     this.number = number
+    this.#by = by
     this.memory = eventLogMemory(entries)
     const bootId = (name.charCodeAt(0) % 10).toString().repeat(16)
     this.forwarder = new Forwarder({ ...defaults, host: name, bootId }, createCounters(), {
@@ -100,6 +105,19 @@ class Host {
     }
   }
 
+  /** A port to the outside that no frame reaches: it has no room, or another VLAN. */
+  addPlain(keptFrom: 'room' | 'vlan'): void {
+    const rules: PortRules = keptFrom === 'vlan' ? { vlan: { pvid: 20 } } : {}
+    const spec = { index: PLAIN, name: `eth-${this.name}`, kind: 'plain', vm: null, epoch: 0, rules } as const
+    this.forwarder.addPort({ ...spec, mac: mac(0xfe00) }, { send: () => false })
+  }
+
+  /** The trace's number of a port. An uplink's peers have indexes of their own; it is none of the trace's itself. */
+  traced(index: number): number {
+    const isOutside = index === PLAIN || (index === TRUNK && this.#by === 'uplink')
+    return isOutside ? -1 : Math.min(index, TRUNK)
+  }
+
   port(index: number): string {
     return index === TRUNK ? `trunk-${this.name}` : `vm${this.number * MEMBERS + index}`
   }
@@ -112,14 +130,17 @@ export interface SyntheticOptions {
   readonly by?: 'trunk' | 'uplink'
   /** Frames that a guest sent before its pause are read after its flip. */
   readonly undrained?: boolean
+  /** Each host has a port to the outside, too, which floods do not reach; why. */
+  readonly plain?: 'room' | 'vlan'
 }
 
 export function syntheticRun(
   seed: number,
-  { events = 20_000, by = 'trunk', undrained }: SyntheticOptions = {},
+  { events = 20_000, by = 'trunk', undrained, plain }: SyntheticOptions = {},
 ): SyntheticRun {
   const random = seeded(seed)
   const hosts = [new Host('a', 0, events, by), new Host('b', 1, events, by)]
+  if (plain !== undefined) for (const host of hosts) host.addPlain(plain)
   let now = 1_700_000_000_000
   let id = 0
   const frame = new Frame()
@@ -231,7 +252,7 @@ function runOf(hosts: readonly Host[]): SyntheticRun {
     })
     const head = { host: host.name, network: 'lab0', snapshot: 'made', epoch: CUT }
     const writer = new EventTraceWriter(head, ports)
-    for (const event of loggedEvents(host.memory, (index) => Math.min(index, TRUNK))) writer.add(event)
+    for (const event of loggedEvents(host.memory, (index) => host.traced(index))) writer.add(event)
     writer.end(logOverflow(host.memory))
     return { part: partOf(host, channel), recording: takeApart(writer.take()), channel }
   })
