@@ -6,6 +6,7 @@ import { PacketWatch } from '../linux/packet-watch.js'
 import { openTrace } from '../trace/source.js'
 import { Comparison, type Difference, type Differences } from './comparison.js'
 import type { Mapping, Target } from './mapping.js'
+import { Schedule } from './schedule.js'
 
 /** A place where frames come out: a device that receives them, or one that a port of the switch sends them to. */
 export interface Outcome extends Target {
@@ -119,11 +120,12 @@ export class Expectation {
   async #read(): Promise<void> {
     const { file, mapping, speed } = this.#options
     let packet = 0
-    let origin: { seconds: number; nanoseconds: number } | null = null
+    // As a play of the file would send them: a clock that was set back makes nothing late.
+    const schedule = new Schedule({ pace: { kind: 'captured', speed }, maxGapNs: null })
     for await (const cursor of openTrace(file)) {
       for (let kind = cursor.next(); kind !== null; kind = cursor.next()) {
         if (kind !== 'packet') continue
-        const { buffer, start, length, interface: from, seconds, nanoseconds, direction } = cursor.packet
+        const { buffer, start, length, interface: from, direction, isTimed, seconds, nanoseconds } = cursor.packet
         packet++
         const target = mapping.targetOf({ interface: from.name, buffer, start, length })
         const watched = this.#watched[target]
@@ -134,9 +136,8 @@ export class Expectation {
           this.#isFull = true
           await pause(ROOM_LOOK_MS)
         }
-        origin ??= { seconds, nanoseconds }
-        const atNs = (seconds - origin.seconds) * 1e9 + nanoseconds - origin.nanoseconds
-        comparison.expect(packet, Uint8Array.from(buffer.subarray(start, start + length)), atNs / speed)
+        const atNs = schedule.next(isTimed, seconds, nanoseconds, length)
+        comparison.expect(packet, Uint8Array.from(buffer.subarray(start, start + length)), atNs)
       }
     }
     this.#isRead = true

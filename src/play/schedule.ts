@@ -16,6 +16,8 @@ export interface ScheduleOptions {
 }
 
 const SECOND_NS = 1e9
+/** Frames out of order are nearer to one another. Farther back, the clock was set. */
+const STEP_NS = 1e9
 
 export class Schedule {
   /** Frames whose time was before that of a frame that came before them: they are sent right after it. */
@@ -31,6 +33,8 @@ export class Schedule {
   #timed = 0
   #originSeconds = 0
   #originNanoseconds = 0
+  /** How much later the origin was before the capture's clock was set back; 0: it was not, or is right again. */
+  #setBackNs = 0
   #sent = 0
   #bits = 0
 
@@ -64,6 +68,7 @@ export class Schedule {
     this.#baseNs += this.#atNs + gap
     this.#atNs = 0
     this.#timed = 0
+    this.#setBackNs = 0
   }
 
   #move(seconds: number, nanoseconds: number): void {
@@ -72,10 +77,21 @@ export class Schedule {
       this.#originNanoseconds = nanoseconds
       return
     }
-    const at = (seconds - this.#originSeconds) * SECOND_NS + (nanoseconds - this.#originNanoseconds)
+    let at = (seconds - this.#originSeconds) * SECOND_NS + (nanoseconds - this.#originNanoseconds)
+    const setBackNs = this.#setBackNs
+    if (setBackNs > 0 && at - this.#atNs > STEP_NS && at - this.#atNs > setBackNs - STEP_NS) {
+      // The clock is right again, or one frame alone had a wrong time: this is no silence.
+      this.#moveOrigin(setBackNs)
+      this.#setBackNs = 0
+      at -= setBackNs
+    }
     const gap = at - this.#atNs
     if (gap < 0) {
       this.backward++
+      if (gap >= -STEP_NS) return
+      // All that follows counts from here: else it would be due at once, until the capture's clock has caught up.
+      this.#moveOrigin(gap)
+      this.#setBackNs -= gap
       return
     }
     const left = Math.min(gap, this.#maxGapNs)
@@ -83,9 +99,15 @@ export class Schedule {
       // The origin moves with what is left out, in whole nanoseconds: times still count from it.
       const cut = Math.floor(gap - left)
       this.cutNs += cut
-      this.#originSeconds += Math.floor(cut / SECOND_NS)
-      this.#originNanoseconds += cut % SECOND_NS
+      this.#moveOrigin(cut)
       this.#atNs = at - cut
     } else this.#atNs = at
+  }
+
+  /** In whole seconds and the rest, so that no digit of a nanosecond is lost. */
+  #moveOrigin(ns: number): void {
+    const seconds = Math.floor(ns / SECOND_NS)
+    this.#originSeconds += seconds
+    this.#originNanoseconds += ns - seconds * SECOND_NS
   }
 }

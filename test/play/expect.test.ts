@@ -19,8 +19,9 @@ t.test('at a device', root, async (t) => {
   const ids = Array.from({ length: 200 }, (_, i) => i)
   const frames = ids.map((id) => ({ bytes: numbered(id, 60 + id, id % 3 === 0 ? VLAN_10 : []), atMs: 0 }))
   const file = captureFile(world, 'sent.pcapng', frames)
-  const run = (expected: string, ...args: string[]) =>
-    play(world, 'p', file, '--map', 'device:in', '--expect', expected, '--at', 'device:out', ...SETTLE, ...args)
+  const playAndExpect = (played: string, expected: string, ...args: string[]) =>
+    play(world, 'p', played, '--map', 'device:in', '--expect', expected, '--at', 'device:out', ...SETTLE, ...args)
+  const run = (expected: string, ...args: string[]) => playAndExpect(file, expected, ...args)
 
   const same = await run(file, '-j')
   t.equal(same.code, 0, same.stderr)
@@ -51,14 +52,19 @@ t.test('at a device', root, async (t) => {
   })
   const twice = await run(file, '--loop', '2')
   t.match(twice, { code: 1, stdout: /out: doubled: packet 1 came again/ })
-  const late = captureFile(world, 'early.pcapng', [
-    frames[0]!,
-    ...frames.slice(1).map((one) => ({ ...one, atMs: -60_000 })),
-  ])
-  t.match(await run(late, '--late', '30s'), {
+  const at = (name: string, ...times: number[]) =>
+    captureFile(
+      world,
+      name,
+      times.map((atMs, i) => ({ ...frames[i]!, atMs })),
+    )
+  t.match(await playAndExpect(at('slow.pcapng', 0, 5000), at('quick.pcapng', 0, 0), '--late', '1s'), {
     code: 1,
-    stdout: /out: late: packet 2 came 60\d+\.\d+ ms late/,
+    stdout: /out: late: packet 2 came \d{4,}\.\d+ ms late/,
   })
+  const setBack = at('back.pcapng', 0, 50, -60_000, -59_950)
+  const onTime = await playAndExpect(setBack, setBack, '--late', '30s')
+  t.equal(onTime.code, 0, onTime.stdout)
   t.match(await run(file, '--top', '--late', '1s'), { code: 1, stderr: /error REQUEST_INVALID/ })
   t.match(await play(world, 'p', file, '--map', 'device:in', '--expect', file), { code: 1, stderr: /--at go together/ })
 })

@@ -67,6 +67,34 @@ t.test('speed divides, and a frame that is out of order or has no time goes at o
   t.equal(schedule.backward, 1)
 })
 
+t.test('a clock that was set back: what follows keeps its gaps', async (t) => {
+  const minute = 60 * SECOND
+  const times = [600 * SECOND, 601 * SECOND, minute, minute + 5, minute - 7, minute + 2 * SECOND]
+  const { sent, schedule } = sendTimes(captured(), times)
+  t.same(sent, [0, SECOND, SECOND, SECOND + 5, SECOND + 5, 3 * SECOND])
+  t.equal(schedule.backward, 2)
+  // Once more, and in the middle of a second.
+  const again = [9.5 * SECOND, 3.25 * SECOND, 3.75 * SECOND, 1.125 * SECOND, 1.25 * SECOND]
+  t.same(sendTimes(captured(), again).sent, [0, 0, 0.5 * SECOND, 0.5 * SECOND, 0.625 * SECOND])
+  // It is right again after a while; or one frame alone had a wrong time.
+  const minutes = [100, 101, 50, 51, 53, 104.5, 105].map((one) => one * SECOND)
+  t.same(
+    sendTimes(captured(), minutes).sent,
+    [0, 1, 1, 2, 4, 4.5, 5].map((one) => one * SECOND),
+  )
+  const wrong = [100, 101, 5, 101.25, 102, 3, 4, 500].map((one) => one * SECOND)
+  t.same(
+    sendTimes(captured(), wrong).sent,
+    [0, 1, 1, 1.25, 2, 2, 3, 400].map((one) => one * SECOND),
+  )
+  // A pass that is repeated begins anew.
+  const passes = [5, 6, 2, 4].map((one) => one * SECOND)
+  t.same(
+    sendTimes(captured(), passes, null, 2).sent,
+    [0, 1, 1, 3, 4, 5, 5, 7].map((one) => one * SECOND),
+  )
+})
+
 t.test('rates count frames and bits from the first one', async (t) => {
   t.same(sendTimes({ kind: 'frames', perSecond: 1000 }, [9, 0, null]).sent, [0, 1e6, 2e6])
   t.same(sendTimes({ kind: 'bits', perSecond: 800_000 }, [1, 2, 3]).sent, [0, 1e6, 2e6])
