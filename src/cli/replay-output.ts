@@ -15,7 +15,8 @@ export class SentFrames {
   readonly #path: string
   readonly #fd: number
   readonly #writer = new PcapngWriter({ comment: 'frames that a replay has sent' })
-  readonly #interfaces = new Map<number, number>()
+  /** By name: a port that has left leaves its index to another one. */
+  readonly #interfaces = new Map<string, number>()
   #nowNs = 0n
   #isOpen = true
 
@@ -35,10 +36,11 @@ export class SentFrames {
 
   sending(port: number, frame: Frame, serviceTci: number, taken: boolean): void {
     if (!taken) return
-    let id = this.#interfaces.get(port)
+    const name = this.nameOf(port)
+    let id = this.#interfaces.get(name)
     if (id === undefined) {
-      id = this.#writer.interface({ name: this.nameOf(port) })
-      this.#interfaces.set(port, id)
+      id = this.#writer.interface({ name })
+      this.#interfaces.set(name, id)
     }
     this.#writer.packet(id, this.#nowNs, sentBytes(frame, serviceTci), { direction: 'outbound' })
     if (this.#writer.pending > PIECE) this.#flush()

@@ -4,17 +4,20 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import t from 'tap'
+import { SentFrames } from '../../src/cli/replay-output.js'
 import { SnapswitchError } from '../../src/errors/errors.js'
+import { readPcapng } from '../../src/trace/pcapng-reader.js'
 import type { Changes } from '../../switch/recording/changed.js'
 import { changesOf } from '../../switch/recording/changes.js'
 import { compareRuns, narrate } from '../../switch/recording/compare.js'
-import { Replay } from '../../switch/recording/replay.js'
+import { Replay, type ReplayObserver } from '../../switch/recording/replay.js'
 import { piecesOf } from '../../switch/recording/source.js'
+import { mac } from '../forwarding/rig.js'
 import { run } from '../lab/command.js'
 import { repositoryRoot } from '../lab/repository.js'
 import { fileLimit } from '../patience.js'
 import { GOLDEN_FRAMES, goldenFiles } from './golden.js'
-import { dice } from './scene.js'
+import { dice, Scene } from './scene.js'
 import { type SceneName, scenes } from './scenes.js'
 
 t.setTimeout(fileLimit(120_000))
@@ -173,6 +176,30 @@ t.test('gaps: each part is replayed from its own beginning, and they are told', 
   t.not(replayed(other).digest(), replay.digest())
   const { differences } = compareRuns({ one: () => [file!], other: () => [other], changes: null }, 5)
   t.match(differences, [{ kind: 'input', input: gap!.after + 1, what: /a gap of 51 frames before it.* 41 frames/ }])
+})
+
+t.test('frames that were sent, as a trace: a port that took another’s index is not the other', async (t) => {
+  const scene = new Scene()
+  const host = scene.host('a').port(0, 'member').port(1, 'member')
+  host.record()
+  host.send(0, { id: 1 })
+  host.input('removePort', { index: 1 })
+  const spec = { index: 1, name: 'db', kind: 'member', vm: 'db', epoch: 0, mac: mac(7) } as const
+  host.input('addPort', { spec, now: scene.now })
+  host.send(0, { id: 2 })
+  const path = join(t.testdir(), 'sent.pcapng')
+  const written = new SentFrames(path)
+  const observer: ReplayObserver = {
+    coming: (input) => written.coming(input),
+    sending: (...sent) => written.sending(...sent),
+  }
+  const replay = new Replay([host.recorded()], observer)
+  written.nameOf = (port) => replay.portNames.get(port)!
+  replay.run()
+  written.close()
+  const names: (string | null)[] = []
+  for (const block of readPcapng(readFileSync(path))) if (block.kind === 'packet') names.push(block.interface.name)
+  t.same(names, ['a1', 'db'])
 })
 
 t.test('other ports: taken out, added, of another kind', async (t) => {
