@@ -196,13 +196,13 @@ export class CaptureTap implements FrameObserver {
     if (tagged === 0) this.#copy(frame, 0, captured, data)
     else {
       this.#copy(frame, 0, Math.min(captured, ADDRESSES), data)
-      if (captured >= ADDRESSES + TAG) {
-        bytes[data + ADDRESSES] = frame.tagTpid >> 8
-        bytes[data + ADDRESSES + 1] = frame.tagTpid & 0xff
-        bytes[data + ADDRESSES + 2] = frame.tagTci >> 8
-        bytes[data + ADDRESSES + 3] = frame.tagTci & 0xff
-        this.#copy(frame, ADDRESSES, captured - ADDRESSES - TAG, data + ADDRESSES + TAG)
+      // As much of the tag as is kept: what lies in the ring is of other records.
+      const kept = Math.min(captured - ADDRESSES, TAG)
+      for (let i = 0; i < kept; i++) {
+        const word = i < 2 ? frame.tagTpid : frame.tagTci
+        bytes[data + ADDRESSES + i] = (i & 1) === 0 ? word >> 8 : word & 0xff
       }
+      if (kept === TAG) this.#copy(frame, ADDRESSES, captured - ADDRESSES - TAG, data + ADDRESSES + TAG)
     }
     return at
   }
