@@ -11,7 +11,7 @@ import { completeChecksums } from './checksums.js'
 import { Cutter } from './cutter.js'
 import type { RingWriter } from './frame-ring.js'
 import { Headers } from './headers.js'
-import type { Mapping } from './mapping.js'
+import { afterTags, type Mapping, type Origin, type Target } from './mapping.js'
 import { type Changes, Rewriter } from './rewrite.js'
 import { Schedule, type ScheduleOptions } from './schedule.js'
 
@@ -19,8 +19,8 @@ export interface FeederOptions extends ScheduleOptions {
   /** A path, or `-`. */
   readonly file: string
   readonly mapping: Mapping
-  /** By target: where frames may not be longer, Ethernet header and one tag not counted; and its number there. */
-  readonly outlets: readonly { readonly mtu: number; readonly number: number }[]
+  /** By target: what it is, its MTU, and its number there. */
+  readonly outlets: readonly { readonly kind: Target['kind']; readonly mtu: number; readonly number: number }[]
   readonly changes: Changes
   /** All checksums are made anew. */
   readonly checksums: boolean
@@ -139,11 +139,12 @@ export class Feeder {
     if (isShort && short === 'skip') return this.#skip('short')
     const full = isShort && short === 'pad' ? packet.originalLength - packet.interface.fcsLength : length
     if (full > this.#scratch.length - 8) return this.#skip('tooLong')
-    const { mtu } = outlets[target]
-    // A frame in a tag may be 4 longer; a tag that is put there is of the rewriting.
-    if (full > mtu + ETHERNET_HEADER_LENGTH + VLAN_TAG_LENGTH || full > mtu + ETHERNET_HEADER_LENGTH + tagOf(origin)) {
+    const { kind, mtu } = outlets[target]
+    // A tag that the rewriting puts there always has room.
+    const longest = longestFor(kind, mtu, origin)
+    if (full > longest) {
       if (!this.#options.cut) return this.#skip('tooLong')
-      return this.#takeLong(packet, full, target)
+      return this.#takeLong(packet, full, target, longest)
     }
     const at = this.#ring.begin(full)
     if (at < 0) return false
@@ -156,13 +157,15 @@ export class Feeder {
   }
 
   /** Cut into several, which all go at once. */
-  #takeLong(packet: TracePacket, length: number, target: number): boolean {
+  #takeLong(packet: TracePacket, length: number, target: number, longest: number): boolean {
     const scratch = this.#scratch
     scratch.set(packet.buffer.subarray(packet.start, packet.start + packet.length), 4)
     scratch.fill(0, 4 + packet.length, 4 + length)
     const cutter = this.#cutter
     const { mtu } = this.#options.outlets[target]
-    if (!cutter.begin(this.#scratchView, scratch, 4, length, mtu)) return this.#skip('tooLong')
+    // Tags that have no room beside the MTU take it from each piece.
+    const most = Math.min(mtu, longest - (afterTags(scratch, 4, length) - 4))
+    if (!cutter.begin(this.#scratchView, scratch, 4, length, most)) return this.#skip('tooLong')
     const room = this.#ring.begin(cutter.pieces * (mtu + 128))
     if (room < 0) return false
     while (cutter.more) {
@@ -215,7 +218,15 @@ function opposite(packet: TracePacket, direction: 'inbound' | 'outbound'): boole
   return found !== 'unknown' && found !== direction
 }
 
-function tagOf({ buffer, start }: { readonly buffer: Uint8Array; readonly start: number }): number {
+/**
+ * The longest frame with this outermost tag that a target takes. A port takes what a bridge's does: what has at most
+ * MTU, header and one tag without its outermost tag. A device takes what the kernel takes from a packet socket: MTU and
+ * header, and a tag more where the outermost is of 802.1Q (packet_snd in net/packet/af_packet.c).
+ */
+function longestFor(kind: Target['kind'], mtu: number, { buffer, start }: Origin): number {
   const type = (buffer[start + 12] << 8) | buffer[start + 13]
-  return type === EtherType.VLAN || type === EtherType.SERVICE_VLAN ? VLAN_TAG_LENGTH : 0
+  const most = mtu + ETHERNET_HEADER_LENGTH
+  if (kind === 'device') return type === EtherType.VLAN ? most + VLAN_TAG_LENGTH : most
+  const isTagged = type === EtherType.VLAN || type === EtherType.SERVICE_VLAN
+  return most + VLAN_TAG_LENGTH + (isTagged ? VLAN_TAG_LENGTH : 0)
 }

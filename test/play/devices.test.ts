@@ -5,6 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'
+import { ethernet, ip4, tcp } from '../frame/tunnels.js'
 import { until } from '../lab/command.js'
 import { fileLimit } from '../patience.js'
 import { root, World } from '../switch/world.js'
@@ -135,6 +136,30 @@ t.test('frames that are too long are told of, or cut', root, async (t) => {
   t.equal(
     payload.reduce((a, b) => a + b, 0),
     3000,
+  )
+})
+
+t.test('a tag of 802.1ad has no room of its own at a device', root, async (t) => {
+  const world = await stage(t)
+  const fit = [numbered(1, 1518, VLAN), numbered(2, 1514, SERVICE), numbered(3, 1514, [...SERVICE, ...VLAN])]
+  const segment = ethernet(ip4(tcp(4, new Uint8Array(1448).fill(7))), [...SERVICE, ...VLAN]).bytes
+  const tooLong = [numbered(4, 1518, SERVICE), numbered(5, 1522, [...SERVICE, ...VLAN]), segment]
+  const file = captureFile(
+    world,
+    'tags.pcapng',
+    [...tooLong, ...fit].map((bytes) => ({ bytes })),
+  )
+  const from = ['ether', 'src', '02:00:00:00:00:01']
+  const came = await capture(world, 'one', 'eth0', fit.length, from)
+  const played = await play(world, 'p', file, '--map', 'device:one')
+  t.match(played, { code: 1, stdout: /^3 frames sent.*\n(.*\n)*3 packets left out: longer than the MTU/ })
+  t.same(await came(), fit.map(Buffer.from))
+  const pieces = await capture(world, 'one', 'eth0', 2 + fit.length, from)
+  const cut = await play(world, 'p', file, '--map', 'device:one', '--cut')
+  t.match(cut, { code: 1, stdout: /2 packets left out: longer than the MTU/ })
+  t.same(
+    (await pieces()).map(({ length }) => length),
+    [1514, 82, 1518, 1514, 1514],
   )
 })
 

@@ -65,6 +65,32 @@ t.test('frames cross the switch as their port’s own, in order', root, async (t
   )
 })
 
+t.test('frames as long as the switch carries them are played, and no longer ones', root, async (t) => {
+  const world = World.for(t)
+  await world.namespace('host')
+  for (const label of ['web', 'db']) await world.endpoint(label, 'host')
+  await world.switch('host', { networks: { lab0: { ports: { web: { device: 'web' }, db: { device: 'db' } } } } })
+  const twice = [0x88, 0xa8, 0, 6, ...VLAN_10]
+  const fit = [
+    numbered(1, 1514),
+    numbered(2, 1518),
+    numbered(3, 1522, VLAN_10),
+    numbered(4, 1522, twice),
+    numbered(5, 90, twice),
+  ]
+  const tooLong = [numbered(6, 1519), numbered(7, 1523, VLAN_10), numbered(8, 1523, twice)]
+  const file = captureFile(
+    world,
+    'long.pcapng',
+    [...tooLong, ...fit].map((bytes) => ({ bytes })),
+  )
+  const came = await capture(world, 'db', 'eth0', fit.length, ['ether', 'src', '02:00:00:00:00:01'])
+  const { code, stdout } = await play(world, 'host', file, '--map', 'port:web', '--socket', world.socket('host'))
+  t.equal(code, 1)
+  t.match(stdout, /^5 frames sent.*\n(.*\n)*3 packets left out: longer than the MTU/)
+  t.same(await came(), fit.map(Buffer.from))
+})
+
 t.test('a VLAN that a port is not in does not get in', root, async (t) => {
   const { world, daemon, socket } = await lab(t)
   const file = captureFile(world, 'x.pcapng', [{ bytes: numbered(1, 60, [0x81, 0, 0, 20]) }])
