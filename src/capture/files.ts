@@ -13,8 +13,12 @@ import { SnapswitchError } from '../errors/errors.js'
 export interface Output {
   /** Whole blocks. Waits for a reader that is slow. Throws OUTPUT_FAILED, or OutputClosed: a reader has gone. */
   write(blocks: Uint8Array): Promise<void>
-  /** A write that waits for a reader ends with OutputClosed. */
+  /** Only when no write is under way. */
   close(): Promise<void>
+  /** A reader is not waited for any more: a write that does ends with OutputClosed. A file is written all the same. */
+  abandon(): void
+  /** A write is under way that only the disk keeps waiting. */
+  readonly isAtDisk: boolean
 }
 
 /** A pipe's reader has closed it: it has what it wanted. */
@@ -60,6 +64,7 @@ class FileOutput implements Output {
   readonly #fd: number
   /** Where the last whole block ends; null: it is no file. */
   #whole: number | null
+  isAtDisk = false
 
   constructor(path: string, fd: number, size: number | null) {
     this.#path = path
@@ -68,6 +73,7 @@ class FileOutput implements Output {
   }
 
   async write(blocks: Uint8Array): Promise<void> {
+    this.isAtDisk = true
     try {
       for (let at = 0; at < blocks.length; ) at += (await write(this.#fd, blocks, at, blocks.length - at)).bytesWritten
       if (this.#whole !== null) this.#whole += blocks.length
@@ -75,8 +81,12 @@ class FileOutput implements Output {
       // Part of a block may be there.
       if (this.#whole !== null) ftruncateSync(this.#fd, this.#whole)
       throw failed(this.#path, error)
+    } finally {
+      this.isAtDisk = false
     }
   }
+
+  abandon(): void {}
 
   async close(): Promise<void> {
     if (this.#fd === 1) return
@@ -93,6 +103,9 @@ class PipeOutput implements Output {
   readonly #path: string
   readonly #socket: Socket
   #failure: Error | null = null
+  /** Ends the write that is under way. */
+  #endWrite: (error: Error) => void = () => undefined
+  readonly isAtDisk = false
 
   constructor(path: string, fd: number) {
     this.#path = path
@@ -104,6 +117,7 @@ class PipeOutput implements Output {
 
   write(blocks: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
+      this.#endWrite = reject
       const done = (error?: Error | null) => (error ? reject(this.#explained(error)) : resolve())
       if (this.#failure !== null) done(this.#failure)
       else this.#socket.write(blocks, done)
@@ -111,6 +125,11 @@ class PipeOutput implements Output {
   }
 
   async close(): Promise<void> {
+    this.#socket.destroy()
+  }
+
+  abandon(): void {
+    this.#endWrite(new OutputClosed())
     this.#socket.destroy()
   }
 

@@ -42,6 +42,8 @@ export class CaptureReceiver {
   #head: CaptureHead | null = null
   /** Set when the head has come. */
   onHead: (head: CaptureHead) => void = () => undefined
+  /** Something has come, or was written. */
+  onSign: () => void = () => undefined
   /** Enough packets were written. */
   onEnough: () => void = () => undefined
   readonly #ports = new Map<number, CapturedPort>()
@@ -63,6 +65,7 @@ export class CaptureReceiver {
   async run(stream: AsyncIterable<Uint8Array>): Promise<CaptureSummary> {
     try {
       for await (const contents of untilBroken(readRecords(stream))) {
+        this.onSign()
         for (const content of contents) await this.#take(content)
         await this.#flush()
       }
@@ -74,9 +77,14 @@ export class CaptureReceiver {
     return this.summary()
   }
 
+  /** A disk is being written to. */
+  get isAtDisk(): boolean {
+    return this.#output?.isAtDisk ?? false
+  }
+
   /** Whoever should read does not, and is not waited for any more. */
-  async giveUp(): Promise<void> {
-    await this.#output?.close()
+  giveUp(): void {
+    this.#output?.abandon()
   }
 
   summary(): CaptureSummary {
@@ -143,8 +151,9 @@ export class CaptureReceiver {
     if (output === undefined) return
     this.#writer?.end(this.#statistics)
     await this.#flush()
-    await this.#output?.close()
+    const full = this.#output
     this.#output = null
+    await full?.close()
     this.#output = await output(++this.#files)
     this.#fileBytes = 0
     this.#fileSince = this.#options.now()
@@ -159,6 +168,7 @@ export class CaptureReceiver {
     const blocks = this.#writer.take()
     this.#fileBytes += blocks.length
     await this.#output.write(blocks)
+    this.onSign()
   }
 }
 

@@ -9,10 +9,11 @@ import type { PacketWords } from '../capture/pcapng.js'
 import { CaptureReceiver, type CaptureSummary } from '../capture/receiver.js'
 import type { CapturedPort } from '../capture/stream.js'
 import { SnapswitchError } from '../errors/errors.js'
+import { Ending } from './ending.js'
 
 const CALL_MS = 10_000
-/** How long the end may take, when whoever reads does not. */
-const END_MS = 3_000
+/** At the end, a reader that takes nothing for so long is not waited for, nor is a switch that says nothing. */
+const STILL_MS = 3_000
 
 export interface CaptureRun {
   readonly socket: string
@@ -41,16 +42,19 @@ export async function runCapture(run: CaptureRun): Promise<CaptureSummary> {
     now: () => performance.now(),
     output: output === undefined ? undefined : (number) => output(number, waiting.signal),
   })
-  let giveUp: NodeJS.Timeout | undefined
-  const end = () => {
-    if (giveUp !== undefined) return
-    waiting.abort()
-    giveUp = setTimeout(() => {
-      void receiver.giveUp()
+  const ending = new Ending({
+    stillMs: STILL_MS,
+    tell: () => (id === null ? null : client.endCapture(id, { deadlineMs: CALL_MS })),
+    isAtDisk: () => receiver.isAtDisk,
+    giveUp: () => {
+      receiver.giveUp()
       stream?.destroy()
-    }, END_MS)
-    // Without an answer it ends by that.
-    if (id !== null) client.endCapture(id, { deadlineMs: END_MS }).catch(() => undefined)
+    },
+  })
+  receiver.onSign = () => ending.sign()
+  const end = () => {
+    waiting.abort()
+    ending.begin()
   }
   // A second Ctrl-C ends the command as it would any other.
   process.once('SIGINT', end)
@@ -66,7 +70,7 @@ export async function runCapture(run: CaptureRun): Promise<CaptureSummary> {
     receiver.onEnough = end
     try {
       const summary = await receiver.run(stream)
-      if (giveUp === undefined && !summary.complete) throw brokenOff()
+      if (!ending.hasBegun && !summary.complete) throw brokenOff()
       return summary
     } catch (error) {
       if (!(error instanceof OutputClosed)) throw error
@@ -75,7 +79,7 @@ export async function runCapture(run: CaptureRun): Promise<CaptureSummary> {
   } finally {
     stream?.on('error', () => undefined).destroy()
     clearTimeout(timer)
-    clearTimeout(giveUp)
+    ending.over()
     process.off('SIGINT', end)
     process.off('SIGTERM', end)
     await client.close()

@@ -9,12 +9,13 @@ import { SwitchClient } from '../api/switch-client.js'
 import { fileOutput, type Output, OutputClosed, standardOutput } from '../capture/files.js'
 import { SnapswitchError } from '../errors/errors.js'
 import { parseSize, whole } from './capture-options.js'
+import { Ending } from './ending.js'
 import { defaultSwitchSocket, parseDuration, withSwitchSocket } from './options.js'
 import { formatBytes, formatDuration, type Terminal } from './output.js'
 
 const CALL_MS = 10_000
-/** How long the end may take. */
-const END_MS = 10_000
+/** At the end, a reader that takes nothing for so long is not waited for, nor is a switch that says nothing. */
+const STILL_MS = 10_000
 
 interface RecordOptions {
   readonly write: string
@@ -48,7 +49,7 @@ export function addRecordCommand(program: Command, terminal: Terminal, setCode: 
     if (options.write === '-' && process.stdout.isTTY === true)
       return command.error('error: a recording is nothing for a terminal: -w FILE', { exitCode: 2 })
     const { bytes, ms, end } = await record(terminal, network, options)
-    const reason = end === null ? 'whoever reads has gone' : (REASONS[end.reason] ?? gapsInWords(end))
+    const reason = end === null ? 'whoever reads has gone, or takes nothing' : (REASONS[end.reason] ?? gapsInWords(end))
     const frames = end === null ? '' : `${end.frames} frames, `
     terminal.err(`${frames}${formatBytes(bytes)} in ${formatDuration(ms / 1000)}\n`)
     if (reason === null) return
@@ -66,7 +67,7 @@ function gapsInWords({ gaps = 0 }: RecordingEnd): string | null {
 interface Recorded {
   readonly bytes: number
   readonly ms: number
-  /** Null: whoever reads has gone. */
+  /** Null: whoever reads has gone, or takes nothing. */
   readonly end: RecordingEnd | null
 }
 
@@ -75,14 +76,20 @@ async function record(terminal: Terminal, network: string, options: RecordOption
   const client = new SwitchClient(options.socket ?? defaultSwitchSocket)
   let output: Output | null = null
   let stream: Readable | null = null
-  let giveUp: NodeJS.Timeout | undefined
   const calledOff = new AbortController()
+  const ending = new Ending({
+    stillMs: STILL_MS,
+    tell: () => client.endRecording(network, { deadlineMs: CALL_MS }),
+    isAtDisk: () => output?.isAtDisk ?? false,
+    giveUp: () => {
+      output?.abandon()
+      stream?.destroy()
+    },
+  })
   const stop = () => {
     // Until ours has begun, the network's recording is somebody else's.
     if (stream === null) return calledOff.abort()
-    if (giveUp !== undefined) return
-    giveUp = setTimeout(() => stream?.destroy(), END_MS)
-    client.endRecording(network, { deadlineMs: END_MS }).catch(() => undefined)
+    ending.begin()
   }
   // A second Ctrl-C ends the command as it would any other.
   process.once('SIGINT', stop)
@@ -106,9 +113,11 @@ async function record(terminal: Terminal, network: string, options: RecordOption
     stream = await client.record(network, request, { deadlineMs: CALL_MS, signal: calledOff.signal })
     terminal.err(`recording network ${network}; Ctrl-C ends it\n`)
     for await (const chunk of stream) {
+      ending.sign()
       const written = blocks.push(chunk as Buffer)
       bytes += written.length
       await output.write(written)
+      ending.sign()
     }
     if (end === null) throw brokenOff()
     return recorded()
@@ -119,7 +128,7 @@ async function record(terminal: Terminal, network: string, options: RecordOption
   } finally {
     stream?.on('error', () => undefined).destroy()
     await output?.close()
-    clearTimeout(giveUp)
+    ending.over()
     process.off('SIGINT', stop)
     process.off('SIGTERM', stop)
     await client.close()

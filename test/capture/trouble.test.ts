@@ -6,6 +6,8 @@ import { mkdirSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
+import { fileOutput, type Output } from '../../src/capture/files.js'
+import { runCapture } from '../../src/cli/capture-run.js'
 import { attempt, run, until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
 import { stations, testFrame } from '../switch/station.js'
@@ -67,6 +69,56 @@ t.test('a pipe whose reader stops: Ctrl-C ends the capture all the same', root, 
   t.equal((await world.pings('one', '10.68.0.2')).code, 0)
   t.equal(await capturing.stop(), 0, capturing.stderr)
   t.match(capturing.stderr, /packets; \d+/)
+})
+
+t.test('a disk that is slow: the end waits for it, and the file is whole', root, async (t) => {
+  const { world, socket } = await twoEndpoints(t)
+  const [sender] = stations(t, world, 'one', 'two')
+  const path = join(world.directory, 'slow.pcapng')
+  const file = await fileOutput(path)
+  let shown = 0
+  let isWriting = false
+  let looks = 0
+  let closedWhileWriting = false
+  let release: () => void = () => undefined
+  const released = new Promise<void>((resolve) => {
+    release = resolve
+  })
+  const output: Output = {
+    write: async (blocks) => {
+      isWriting = true
+      // The last frames: with them the capture has enough, and ends.
+      if (shown >= 10) await released
+      await file.write(blocks)
+      isWriting = false
+    },
+    close: async () => {
+      closedWhileWriting ||= isWriting
+      await file.close()
+    },
+    abandon: () => file.abandon(),
+    get isAtDisk() {
+      looks++
+      return isWriting
+    },
+  }
+  const capturing = runCapture({
+    socket,
+    network: 'lab0',
+    request: { filter: 'in and port one and ethertype 0x88b6' },
+    count: 10,
+    output: async () => output,
+    show: () => shown++,
+    begun: () => {
+      for (let id = 0; id < 10; id++) sender.send(testFrame(id))
+    },
+  })
+  // They come once a second; a reader would have been given up after three.
+  await until('looks', 20_000, () => looks > 5 || closedWhileWriting || undefined)
+  release()
+  t.match(await capturing, { packets: 10, lost: 0, reason: null, complete: true })
+  t.notOk(closedWhileWriting)
+  t.equal((await tshark(path)).length, 10)
 })
 
 t.test('a reader that has gone ends the capture, and the switch knows', root, async (t) => {

@@ -1,11 +1,23 @@
 // What goes wrong around a recording: disks that are full, readers that stop, threads that fail, keys. The network goes
 // on, and files replay as far as they are whole.
 
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import {
+  closeSync,
+  constants,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import t from 'tap'
-import { attempt, run, until } from '../lab/command.js'
+import { attempt, run, sleep, until } from '../lab/command.js'
 import { fileLimit, patience } from '../patience.js'
 import { stations, testFrame } from '../switch/station.js'
 import { root, type SwitchFile, World } from '../switch/world.js'
@@ -79,6 +91,69 @@ t.test('a reader that stops: there is a gap, and the recording goes on after it'
   // Both parts are there: what came before the gap, and the pings after it.
   const packets = await run('tshark', ['-r', path, '-Y', 'icmp', '-T', 'fields', '-e', 'frame.number'], 60_000)
   t.ok(packets.trim().split('\n').length >= 2)
+})
+
+t.test('a pipe whose reader stops: Ctrl-C ends the recording all the same', root, async (t) => {
+  const { world, daemon, socket } = await twoEndpoints(t)
+  const [sender] = stations(t, world, 'one', 'two')
+  const fifo = join(world.directory, 'pipe')
+  await run('mkfifo', [fifo])
+  const reader = spawn('cat', [fifo], { stdio: 'ignore' })
+  t.teardown(() => reader.kill('SIGKILL'))
+  const recording = await new Recording(socket, 'lab0', fifo).begun()
+  t.teardown(() => recording.child.kill('SIGKILL'))
+  // One that is stopped while it opens the pipe does not have it, and opens it again when it goes on.
+  const descriptors = `/proc/${reader.pid}/fd`
+  const has = () => readdirSync(descriptors).some((fd) => readlinkSync(join(descriptors, fd)) === fifo)
+  await until('the reader', 10_000, () => has() || undefined, 10)
+  reader.kill('SIGSTOP')
+  for (let id = 0; id < 500; id++) t.equal(sender.send(testFrame(id, { length: 1400 })), null)
+  await until('the switch', 5000, async () => (await daemon.port('two')).counters.txFrames >= 500 || undefined)
+  t.equal(await recording.stop(), 1, recording.said)
+  t.match(recording.said, /^incomplete: whoever reads has gone, or takes nothing/m)
+})
+
+t.test('a pipe whose reader is slow: all that was kept is written, however long the end takes', root, async (t) => {
+  const { world, daemon, socket } = await twoEndpoints(t)
+  const [sender, receiver] = stations(t, world, 'one', 'two')
+  const fifo = join(world.directory, 'pipe')
+  await run('mkfifo', [fifo])
+  const fd = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK)
+  t.teardown(() => closeSync(fd))
+  const recording = await new Recording(socket, 'lab0', fifo).begun()
+  t.teardown(() => recording.child.kill('SIGKILL'))
+  for (let id = 0; id < 4000; id += 100) {
+    for (let i = 0; i < 100; i++) sender.send(testFrame(id + i, { length: 1400 }))
+    await until('the switch', 5000, async () => (await daemon.port('two')).counters.txFrames >= id + 100 || undefined)
+    receiver.received()
+  }
+  const pieces: Buffer[] = []
+  /** False: there is nothing now. */
+  const read = (): boolean => {
+    const piece = Buffer.alloc(65_536)
+    try {
+      const length = readSync(fd, piece)
+      pieces.push(piece.subarray(0, length))
+      return length > 0
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+      return false
+    }
+  }
+  recording.child.kill('SIGINT')
+  // A little each second, for longer than a reader is waited for that takes nothing.
+  for (let second = 0; second < 13; second++) {
+    read()
+    await sleep(1000)
+  }
+  await until('the end', 20_000, () => (!read() && recording.child.exitCode !== null) || undefined, 1)
+  while (read()) {}
+  t.equal(await recording.ended, 0, recording.said)
+  const path = join(world.directory, 'slow.pcapng')
+  writeFileSync(path, Buffer.concat(pieces))
+  const found = await replayed(path)
+  t.match(found, { same: true, truncated: false, end: 'asked' })
+  t.ok(found.frames >= 4000, `${found.frames} frames`)
 })
 
 t.test('bounds: it ends by time and by size', root, async (t) => {
