@@ -50,7 +50,7 @@ export function addRecordCommand(program: Command, terminal: Terminal, setCode: 
       return command.error('error: a recording is nothing for a terminal: -w FILE', { exitCode: 2 })
     const { bytes, ms, end } = await record(terminal, network, options)
     const reason = end === null ? 'whoever reads has gone, or takes nothing' : (REASONS[end.reason] ?? gapsInWords(end))
-    const frames = end === null ? '' : `${end.frames} frames, `
+    const frames = end?.frames === undefined ? '' : `${end.frames} frames, `
     terminal.err(`${frames}${formatBytes(bytes)} in ${formatDuration(ms / 1000)}\n`)
     if (reason === null) return
     terminal.err(`incomplete: ${reason}\n`)

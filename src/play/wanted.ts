@@ -42,14 +42,12 @@ export function wantedBy(filter: Filter): Wanted {
       }
     case 'direction':
       return (packet) => packet.direction === (filter.direction === 'in' ? 'inbound' : 'outbound')
-    default: {
-      const word = filter.kind === 'vm' ? 'vm' : filter.kind
+    default:
       throw new SnapswitchError(
         'REQUEST_INVALID',
-        `a packet in a file cannot be asked for its ${word}`,
+        `a packet in a file cannot be asked for its ${filter.kind}`,
         'Filter by port (the interface), mac, src, dst, vlan, ethertype, in, out; see `snapswitch capture --help`.',
       )
-    }
   }
 }
 

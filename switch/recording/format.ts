@@ -60,7 +60,8 @@ export type EndReason = 'asked' | 'time' | 'size' | 'no-room' | 'network-removed
 
 export interface RecordingEnd {
   readonly reason: EndReason
-  readonly frames: number
+  /** Absent: the forwarding thread that has counted them is gone. */
+  readonly frames?: number
   /** Absent in older files, which have none. */
   readonly gaps?: number
 }

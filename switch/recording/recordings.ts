@@ -74,7 +74,8 @@ class Recording implements PolledSource {
   readonly #ring: RingReader
   readonly #file = new RecordingFile()
   #begun = performance.now()
-  #frames = 0
+  /** Null: whoever has counted them has not said. */
+  #frames: number | null = null
   /** Of what found no room so far: a gap was made for it. */
   #losses = 0
   #gaps = 0
@@ -153,7 +154,8 @@ class Recording implements PolledSource {
   }
 
   last(): Uint8Array {
-    const end = { reason: this.#ended ?? 'asked', frames: this.#frames, gaps: this.#gaps }
+    const frames = this.#frames === null ? {} : { frames: this.#frames }
+    const end = { reason: this.#ended ?? 'asked', ...frames, gaps: this.#gaps }
     return Buffer.concat([this.#file.checksum(), this.#file.end(end)])
   }
 

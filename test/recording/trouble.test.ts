@@ -178,6 +178,7 @@ t.test('the forwarding thread fails: the recording ends, and says so', root, asy
   await daemon.client.status({ deadlineMs: patience(5000) }).catch(() => undefined)
   t.equal(await recording.ended, 1)
   t.match(recording.said, /^incomplete: the forwarding thread was started anew/m)
+  t.notMatch(recording.said, / frames, /, 'how many there were nobody has said')
   t.match(await replayed(recording.path), { same: true, end: 'datapath-restarted' })
   await until('the way', 10_000, async () => (await world.pings('one', '10.68.0.2')).code === 0 || undefined)
 })

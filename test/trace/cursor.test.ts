@@ -207,6 +207,9 @@ t.test('classic files: both orders, both resolutions, lengths that stand the oth
     })
     t.equal(read(encoder.classic(packets, { linkType: 113 }), 99, { anyLinkType: true }).packets.length, 2)
   }
+  // The fourth byte is how hard it was packed.
+  for (const first of ['BZh1', 'BZh9'])
+    t.throws(() => read(Buffer.from(`${first}1AY&SY`)), { code: 'TRACE_UNSUPPORTED', message: /bzip2/ })
   const withFcs = new TraceCursor()
   withFcs.push(new Encoder(true).classic([], { linkType: 0x24000001 }))
   t.equal(withFcs.next(), 'interface')
