@@ -167,7 +167,7 @@ async function ofEach<T>(
       }
     }),
   )
-  return answers.flatMap((answer) => answer)
+  return answers.flat()
 }
 
 /** Why each port's frames go through the daemon, by its index; null: they do not. Null: no port's ever do not. */

@@ -77,11 +77,7 @@ export interface OpenFiles {
 }
 
 /** Processes other than this one that have any of `wanted` open. */
-export async function openFiles(
-  wanted: ReadonlySet<FileId>,
-  proc = '/proc',
-  answerMs = ANSWER_MS,
-): Promise<OpenFiles> {
+export async function openFiles(wanted: ReadonlySet<FileId>, proc = '/proc', answerMs = ANSWER_MS): Promise<OpenFiles> {
   const holders = new Map<FileId, number[]>()
   const hidden: string[] = []
   const add = (id: FileId | null, pid: number) => {

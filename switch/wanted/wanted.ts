@@ -140,10 +140,7 @@ export function withMoves(wanted: Wanted, moves: PortMoves): Wanted {
  * The other way round: what restores have changed of the ports that were wanted, as `present` tells. Which ports a
  * bridge has, it says itself.
  */
-export function movedPorts(
-  wanted: ReadonlyMap<string, WantedPort>,
-  present: readonly PortEntry[],
-): PortMoves {
+export function movedPorts(wanted: ReadonlyMap<string, WantedPort>, present: readonly PortEntry[]): PortMoves {
   const names = new Set(present.map(({ name }) => name))
   return {
     ports: present

@@ -360,7 +360,12 @@ t.test('machines that ran before their host was told to abort are named', async 
 
 t.test('machines that were paused and do not go on are named', async (t) => {
   const bench = new Bench().reach('pausing')
-  bench.feed({ kind: 'agentFailed', host: 'a', call: { do: 'pause' }, error: { ...broken, code: 'HYPERVISOR_REFUSED' } })
+  bench.feed({
+    kind: 'agentFailed',
+    host: 'a',
+    call: { do: 'pause' },
+    error: { ...broken, code: 'HYPERVISOR_REFUSED' },
+  })
   for (const [host, standing] of [
     ['a', ['vm3']],
     ['b', ['vm1', 'vm3']],

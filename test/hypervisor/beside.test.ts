@@ -108,10 +108,15 @@ t.test('what QEMU would empty stays, and so does what goes to a log beside a soc
     '-chardev file,id=debugcon,path=/run/lab/debug,append=on -debugcon chardev:debugcon ' +
     '-chardev file,id=own,path=/run/lab/own,append=on -chardev socket,id=c,path='
   const logs = ',server=on,logfile=/run/lab/c.log,logappend=on'
-  const edited = (beside: boolean) => commandLineFor(definition, { ...next, beside }).slice(1, -5).join(' ')
+  const edited = (beside: boolean) =>
+    commandLineFor(definition, { ...next, beside })
+      .slice(1, -5)
+      .join(' ')
   t.equal(edited(false), `${common}/run/lab/c${logs}`)
   t.equal(edited(true), `${common}${besidePath('/run/lab/c', '/state')}${logs}`)
-  const tried = commandLineFor(definition, { ...next, rehearsal: true }).slice(1, -5).join(' ')
+  const tried = commandLineFor(definition, { ...next, rehearsal: true })
+    .slice(1, -5)
+    .join(' ')
   t.notMatch(tried, '/run/lab', 'nor does one that is only tried write there')
   t.match(tried, 'file=/state/f.pcap')
 })

@@ -10,7 +10,16 @@ import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import type { Test } from 'tap'
 
-const op = { LOOKUP: 1, FORGET: 2, GETATTR: 3, OPEN: 14, RELEASE: 18, INIT: 26, INTERRUPT: 36, BATCH_FORGET: 42 } as const
+const op = {
+  LOOKUP: 1,
+  FORGET: 2,
+  GETATTR: 3,
+  OPEN: 14,
+  RELEASE: 18,
+  INIT: 26,
+  INTERRUPT: 36,
+  BATCH_FORGET: 42,
+} as const
 const ENOSYS = 38
 const OUT_HEADER = 16
 const ATTRIBUTES = 88

@@ -42,7 +42,9 @@ t.test('a file system that does not answer', fuse, async (t) => {
   t.equal(hung.asked, 0)
   // How long it is waited for decides nothing: it does not answer.
   const look = () => openFiles(new Set([id]), '/proc', patience(50))
-  t.match((await look()).hidden, [new RegExp(`^process ${hung.pid} has /.*/file open, whose file system does not answer`)])
+  t.match((await look()).hidden, [
+    new RegExp(`^process ${hung.pid} has /.*/file open, whose file system does not answer`),
+  ])
   await hung.firstAsked
   t.equal((await look()).hidden.length, 1)
   t.equal(hung.asked, 1, 'each question keeps a thread: one is enough')

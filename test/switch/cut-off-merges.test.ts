@@ -175,7 +175,7 @@ t.test('so does a merge in a running machine that fails, when it has begun to wr
 })
 
 /** A host whose machine `vm` has ended, with an unfinished snapshot on record. */
-async function ended(t: Test, images: Images) {
+async function ended(images: Images) {
   const state = images.file('state')
   const journal = new Journal(state)
   const disks = await DiskRecords.open(state, async () => ({ made: [], actives: [] }))
@@ -214,7 +214,7 @@ async function ended(t: Test, images: Images) {
 
 t.test('what a machine that has ended wrote since its cut is not lost by a merge that is cut off', async (t) => {
   const images = new Images(t)
-  const { undoing, again, isLeft, journal } = await ended(t, images)
+  const { undoing, again, isLeft, journal } = await ended(images)
   await images.failing(images.half, () => undoing.recover())
   t.ok(await isLeft())
   t.ok(await journal.hasStuck('lab0', 's1'), 'nobody may delete the snapshot’s record')
@@ -227,7 +227,7 @@ t.test('what a machine that has ended wrote since its cut is not lost by a merge
 
 t.test('nor by disks that are mounted after the daemon has started', async (t) => {
   const images = new Images(t)
-  const { undoing, again, isLeft, disks } = await ended(t, images)
+  const { undoing, again, isLeft, disks } = await ended(images)
   renameSync(images.file('disks'), images.file('away'))
   await undoing.recover()
   t.ok(await isLeft())
@@ -242,7 +242,7 @@ t.test('nor by disks that are mounted after the daemon has started', async (t) =
 
 t.test('an overlay that was never made, or is gone, is not waited for', async (t) => {
   const images = new Images(t)
-  const { undoing, isLeft } = await ended(t, images)
+  const { undoing, isLeft } = await ended(images)
   rmSync(images.overlay)
   await undoing.recover()
   t.notOk(await isLeft())

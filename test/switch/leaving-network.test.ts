@@ -29,7 +29,8 @@ async function api(t: Test, has: readonly string[], answers: readonly string[]):
     fastPathTrouble: null,
     hasNetwork: (network: string) => has.includes(network),
     call: async (name: string, { network }: { network: string }) => {
-      if (!answers.includes(network)) throw new SnapswitchError('NETWORK_UNKNOWN', `no network ${network} here`, 'None.')
+      if (!answers.includes(network))
+        throw new SnapswitchError('NETWORK_UNKNOWN', `no network ${network} here`, 'None.')
       return name === 'paths' ? [] : { epoch: 3, fdbEntries: 0, peers: [] }
     },
   }

@@ -2,10 +2,10 @@
 
 import t from 'tap'
 import { copyFrame, type Frame, type FrameCopy, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { Counter, createCounters, Drop } from '../../switch/forwarding/counters.js'
 import { libc } from '../../src/linux/libc.js'
 import { closePortSocketsNow, openPortSocketsNow } from '../../src/linux/port-sockets.js'
 import { PacketPort } from '../../switch/datapath/port/packet-port.js'
+import { Counter, createCounters, Drop } from '../../switch/forwarding/counters.js'
 import { until } from '../lab/command.js'
 import { gsoFrame } from '../linux/wire.js'
 import { fileLimit } from '../patience.js'

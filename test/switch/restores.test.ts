@@ -360,48 +360,51 @@ function hasty(): Clock {
   }
 }
 
-t.test('a machine that stands still when a restore is called off is named, and comes before the next one', async (t) => {
-  const fake = new MadeUpHost()
-  fake.clock = hasty()
-  const host = await fake.asHost()
-  const sessions = new Sessions(host, wantedOf(['lab0']))
-  const restores = new Restores(host, sessions, wantedOf([]), keeper)
-  let left = 0
-  restores.onLeft = () => {
-    left++
-  }
-  const done: string[] = []
-  fake.formers.set('former', done)
-  fake.specs.set('former', { qmp: '/run/former' })
-  fake.refusesToResume = 'former'
-  await restores.load('lab0', 's', requestFor('good'))
-  await restores.pause('lab0', 's', pauseOf('former'))
-  const answer = { running: [], standing: ['former'] }
-  t.same(await restores.abort('lab0', 's', 5), answer)
-  t.same(await restores.abort('lab0', 's', 5), answer, 'asked again')
-  t.equal(left, 1)
-  t.same(done, ['pause'])
-  t.same(fake.paused, ['former'])
-  t.match(fake.record, { machines: [], ports: [], taps: [] }, 'nothing else is left')
+t.test(
+  'a machine that stands still when a restore is called off is named, and comes before the next one',
+  async (t) => {
+    const fake = new MadeUpHost()
+    fake.clock = hasty()
+    const host = await fake.asHost()
+    const sessions = new Sessions(host, wantedOf(['lab0']))
+    const restores = new Restores(host, sessions, wantedOf([]), keeper)
+    let left = 0
+    restores.onLeft = () => {
+      left++
+    }
+    const done: string[] = []
+    fake.formers.set('former', done)
+    fake.specs.set('former', { qmp: '/run/former' })
+    fake.refusesToResume = 'former'
+    await restores.load('lab0', 's', requestFor('good'))
+    await restores.pause('lab0', 's', pauseOf('former'))
+    const answer = { running: [], standing: ['former'] }
+    t.same(await restores.abort('lab0', 's', 5), answer)
+    t.same(await restores.abort('lab0', 's', 5), answer, 'asked again')
+    t.equal(left, 1)
+    t.same(done, ['pause'])
+    t.same(fake.paused, ['former'])
+    t.match(fake.record, { machines: [], ports: [], taps: [] }, 'nothing else is left')
 
-  // Its record would take the place of that one.
-  const next = { ...requestFor('good'), epoch: 6 }
-  await t.rejects(restores.load('lab0', 's', next), { code: 'MACHINE_PAUSED', message: /^former stands still/ })
-  await t.rejects(restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 7 }), { code: 'MACHINE_PAUSED' })
-  t.same(fake.paused, ['former'])
-  t.equal(sessions.busy('lab0'), null)
-  t.equal(restores.outcomes('lab0').undone, 3)
+    // Its record would take the place of that one.
+    const next = { ...requestFor('good'), epoch: 6 }
+    await t.rejects(restores.load('lab0', 's', next), { code: 'MACHINE_PAUSED', message: /^former stands still/ })
+    await t.rejects(restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 7 }), { code: 'MACHINE_PAUSED' })
+    t.same(fake.paused, ['former'])
+    t.equal(sessions.busy('lab0'), null)
+    t.equal(restores.outcomes('lab0').undone, 3)
 
-  fake.refusesToResume = null
-  await restores.load('lab0', 's', { ...next, epoch: 8 })
-  t.same(done, ['pause', 'resume'])
-  await restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 8 })
-  t.same(fake.paused, ['former'])
-  t.same(await restores.abort('lab0', 's', 8), { running: [] })
-  t.same(done, ['pause', 'resume', 'pause', 'resume'], 'it ran when it was told to stop')
-  t.equal(fake.record, null)
-  t.equal(left, 1)
-})
+    fake.refusesToResume = null
+    await restores.load('lab0', 's', { ...next, epoch: 8 })
+    t.same(done, ['pause', 'resume'])
+    await restores.pause('lab0', 's', { ...pauseOf('former'), epoch: 8 })
+    t.same(fake.paused, ['former'])
+    t.same(await restores.abort('lab0', 's', 8), { running: [] })
+    t.same(done, ['pause', 'resume', 'pause', 'resume'], 'it ran when it was told to stop')
+    t.equal(fake.record, null)
+    t.equal(left, 1)
+  },
+)
 
 t.test('a loaded machine that could not be ended stays on record, and is ended before the next restore', async (t) => {
   const fake = new MadeUpHost()

@@ -48,10 +48,7 @@ export class Station {
     try {
       // A station's own frames go by `send`, as they are: it needs none of a port's ways for the longest.
       const oversize = { send: () => Errno.EMSGSIZE }
-      this.port = inNamespace(
-        namespace,
-        () => new PacketPort(0, device, place, this.#sockets, oversize, this.counters),
-      )
+      this.port = inNamespace(namespace, () => new PacketPort(0, device, place, this.#sockets, oversize, this.counters))
     } catch (thrown) {
       closePortSocketsNow(this.#sockets)
       throw thrown

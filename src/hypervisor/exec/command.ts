@@ -101,7 +101,8 @@ function environment(target: Target, values: Readonly<Record<string, Value>>): R
 }
 
 /** One a line, for programs that read no JSON. Neither names nor paths have tabs or ends of lines (answers.ts). */
-export const lineOf = (value: string | ExternalFile): string => (typeof value === 'string' ? value : `${value.role}\t${value.path}`)
+export const lineOf = (value: string | ExternalFile): string =>
+  typeof value === 'string' ? value : `${value.role}\t${value.path}`
 
 class Running {
   readonly #child: ChildProcess

@@ -137,9 +137,7 @@ export async function observe(host: ObservedHost, options: ObserveOptions): Prom
     open,
   }
   const blind =
-    damaged.length > 0
-      ? `${damaged[0]} cannot be read, and what it needs cannot be told`
-      : (hidden[0] ?? null)
+    damaged.length > 0 ? `${damaged[0]} cannot be read, and what it needs cannot be told` : (hidden[0] ?? null)
   const chainAsNamed = (vm: string, disk: string) => chains.get(`${vm}/${disk}`) ?? []
   return { world, names, frozen, lent, blind, isQuiet: options.isQuiet, chainAsNamed }
 }

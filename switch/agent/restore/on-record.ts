@@ -38,12 +38,7 @@ export class OnRecord {
   }
 
   /** Makes durable what is to be undone should the daemon be killed (leftovers.ts). `made` is asked for once. */
-  async write(
-    resuming: boolean,
-    members: readonly Loading[],
-    formers: FormerRecords,
-    made: () => Made,
-  ): Promise<void> {
+  async write(resuming: boolean, members: readonly Loading[], formers: FormerRecords, made: () => Made): Promise<void> {
     if (members.length === 0 && formers.length === 0) return
     this.#isWritten = true
     this.#made ??= made()

@@ -220,8 +220,7 @@ export class Restores {
     // Several may have called it off at once.
     if (this.#sessions.of(network) !== session) return
     this.#count(network, 'undone')
-    if (resumed.length + standing.length > 0)
-      this.#ended.set(network, { snapshot, resumed, standing, complete: false })
+    if (resumed.length + standing.length > 0) this.#ended.set(network, { snapshot, resumed, standing, complete: false })
     this.#sessions.end(network, session)
     this.#keeper.soon()
     await this.#saveMoves().catch((thrown) => this.#host.log.error({ err: thrown }, 'cannot save the moves'))

@@ -252,7 +252,6 @@ export class RestoreSession {
 
   async #takePlace(member: Member, deadline: number): Promise<void> {
     if (member.machine !== null) return member.machine.takePlace?.()
-    const host = this.#host
     try {
       // The former one's device may have gone with it.
       member.ports = await this.#ports.take(member.part, false)
