@@ -1,5 +1,5 @@
-// The end of a capture or recording that was asked for: the switch is told, and all that it has kept is written, however
-// long that takes. A reader or a switch that stands still is not waited for.
+// The end of a capture or recording that was asked for: the switch is told, and all that it has kept is written,
+// however long that takes. A reader or a switch that stands still is not waited for.
 
 import { asSnapswitchError } from '../errors/errors.js'
 
@@ -59,8 +59,8 @@ export class Ending {
     if (told === null) return
     this.#isTold = true
     told.catch((error: unknown) => {
-      // A switch that refuses has ended it already, and one that is gone breaks the stream off. One that does not answer
-      // might send for ever.
+      // A switch that refuses has ended it already, and one that is gone breaks the stream off. One that does not
+      // answer might send for ever.
       if (!this.#isOver && asSnapswitchError(error).code === 'REQUEST_TIMEOUT') this.#options.giveUp()
     })
   }

@@ -20,8 +20,8 @@ export class PortMoves {
   readonly #left: (ifindex: number) => void
   #bypass: Bypass | null = null
   /**
-   * No port is the switch's yet, or any more. The first ones come all at one instant, with the bridge's own frames: with
-   * the takeover, or later where the bridge had none then.
+   * No port is the switch's yet, or any more. The first ones come all at one instant, with the bridge's own frames:
+   * with the takeover, or later where the bridge had none then.
    */
   #first = true
 

@@ -209,7 +209,8 @@ t.test('what a start of the daemon has left of a restore is tried again', async 
 
 t.test('a machine that a restore has loaded and that could not be ended is ended', async (t) => {
   const directory = '/none/machines/other/e2'
-  const lone = await Lone.withRestore(t, [{ vm: 'other', kind: 'qemu', directory }])
+  const loaded = { vm: 'other', kind: 'qemu' as const, directory, domain: null }
+  const lone = await Lone.withRestore(t, [loaded])
   lone.answers = true
   lone.ends = false
   lone.undoing.mayBeLeft()

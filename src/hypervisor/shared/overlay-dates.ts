@@ -7,7 +7,7 @@ import { stat, utimes } from 'node:fs/promises'
 import { storeError, syncFile } from '../../files/durable.js'
 
 /** In 2038: later than anything, and within what file systems can hold. */
-const UNFINISHED = new Date(2_147_000_000_000)
+const UNFINISHED_S = 2_147_000_000
 
 /**
  * Commits an overlay that no machine has open. A host that dies in the middle leaves the overlay dated as unfinished.
@@ -40,7 +40,7 @@ export async function datedInMerge<T>(overlays: readonly string[], base: string,
 async function markUnfinished(overlay: string): Promise<Stats> {
   try {
     const found = await stat(overlay)
-    await utimes(overlay, found.atime, UNFINISHED)
+    await utimes(overlay, found.atime, UNFINISHED_S)
     // The base's writes must not outlive it.
     await syncFile(overlay)
     return found

@@ -71,8 +71,8 @@ export async function createOverlay(file: string, base: DiskLayer, bytes: number
 }
 
 /**
- * Writes an overlay's content into its base. Only for images that no machine has open. One that does not come to its end
- * can be repeated (overlay-dates.ts).
+ * Writes an overlay's content into its base. Only for images that no machine has open. One that does not come to its
+ * end can be repeated (overlay-dates.ts).
  */
 export async function commitOverlay(overlay: string, base: string, deadline: Deadline): Promise<void> {
   await refuseUnfit([overlay])
