@@ -160,11 +160,12 @@ t.test('what is wrong is refused whole, and said', root, async (t) => {
 
   // Its port cannot be had when the former one has gone, and the former one could not come back.
   const { pid } = rig.daemon
-  const files = (limit: number) => run('prlimit', ['--pid', String(pid), `--nofile=${limit}:${limit}`])
-  await files(readdirSync(`/proc/${pid}/fd`).length + 20)
+  const files = (soft: string) => run('prlimit', ['--pid', String(pid), `--nofile=${soft}:`])
+  const usual = await run('prlimit', ['--pid', String(pid), '--nofile', '--noheadings', '--output', 'SOFT'])
+  await files(String(readdirSync(`/proc/${pid}/fd`).length + 20))
   t.equal(await rig.reload(lab0({ a: three, b: two })), 'FILES_SHORT')
   t.same(await rig.ports(), before, 'FILES_SHORT: all is as it was')
-  await files(65536)
+  await files(usual.trim())
 
   rig.write({ ...good, host: 'other' })
   const refused = await rig.world.try('host', program(), 'reload', '--socket', rig.world.socket('host'))
