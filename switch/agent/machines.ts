@@ -144,10 +144,12 @@ export class Machines {
   }
 }
 
-/** The NIC on this device, whoever has made the device, as the hypervisor says. */
-export function nicOn(
-  { nics, bridgedNics = [] }: Pick<MachineDefinition, 'nics' | 'bridgedNics'>,
-  device: string,
-): Nic | undefined {
-  return [...nics, ...bridgedNics].find((nic) => nic.device === device)
+type Nics = Pick<MachineDefinition, 'nics' | 'bridgedNics'>
+
+/** All NICs on TAPs, whoever has made these, as the hypervisor says. */
+export const allNics = ({ nics, bridgedNics = [] }: Nics): Nic[] => [...nics, ...bridgedNics]
+
+/** The one on this device. */
+export function nicOn(machine: Nics, device: string): Nic | undefined {
+  return allNics(machine).find((nic) => nic.device === device)
 }

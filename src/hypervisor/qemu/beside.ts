@@ -7,7 +7,8 @@ import { type Argument, joinArguments, OptionValue, optionValue, splitArguments 
 import type { QemuDefinition } from './types.js'
 
 /** Options whose value may be a character device in the old notation. */
-const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon', 'qmp', 'qmp-pretty'])
+export const oldCharacterDevices: ReadonlySet<string> = new Set(['serial', 'monitor', 'parallel', 'debugcon'])
+const oldListeners: ReadonlySet<string> = new Set([...oldCharacterDevices, 'qmp', 'qmp-pretty'])
 const isOn = (value: string | null) => value === 'on' || value === 'true' || value === 'yes'
 
 /** Where the path is that an option with keys listens on. */
@@ -29,7 +30,7 @@ export function listeningPath(argument: Argument): string | null {
     case 'spice':
       return isOn(value.get('unix')) ? value.get('addr') : null
   }
-  if (!oldCharacterDevices.has(argument.option)) return null
+  if (!oldListeners.has(argument.option)) return null
   const match = oldUnix.exec(argument.value ?? '')
   return match !== null && /,server(=on)?(,|$)/.test(match[3]!) ? match[2]!.replaceAll(',,', ',') : null
 }
@@ -86,7 +87,7 @@ export function heldAlone(definition: QemuDefinition): string[] {
     if (option === 'gdb') return text.startsWith('tcp:') ? named : []
     if (option === 'vnc') return /^(none|unix:)/.test(text) ? [] : named
     if (option === 'spice') return /(^|,)(tls-)?port=/.test(text) ? named : []
-    if (oldCharacterDevices.has(option)) return listensOnPort(text.replace(/^mon:/, '')) ? named : []
+    if (oldListeners.has(option)) return listensOnPort(text.replace(/^mon:/, '')) ? named : []
     if (option === 'chardev') {
       const chardev = optionValue(argument)
       const listens = isOn(chardev.get('server')) && chardev.get('port') !== null

@@ -6,7 +6,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import type { Medium } from '../hypervisor.js'
 import type { FreshDisk } from '../shared/fresh-disks.js'
 import { type Argument, joinArguments, optionValue, splitArguments } from '../shared/qemu-options.js'
-import { besidePath, listeningPath, withListeningPath } from './beside.js'
+import { besidePath, listeningPath, oldCharacterDevices, withListeningPath } from './beside.js'
 import { editDrives, withoutOrphans } from './drives.js'
 import { withOwnFile } from './emptied.js'
 import { withFiles } from './files.js'
@@ -34,9 +34,6 @@ export interface NextIncarnation {
 
 /** What belongs to one incarnation only: how it was started. */
 const dropped = new Set(['S', 'daemonize', 'incoming', 'loadvm', 'pidfile', 'preconfig'])
-
-/** Options whose value may be a character device in the old notation. */
-const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon'])
 
 const unsupported = (message: string, action: string) => new SnapswitchError('MACHINE_UNSUPPORTED', message, action)
 

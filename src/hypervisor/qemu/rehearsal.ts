@@ -3,10 +3,10 @@
 // QEMU makes its taps. Pure.
 
 import { type Argument, type OptionValue, optionValue } from '../shared/qemu-options.js'
+import { oldCharacterDevices } from './beside.js'
 
 /** Shown, or written down, to people. Without -spice a QXL card draws for itself (ui/spice-core.c). */
 const dropped = new Set(['vnc', 'spice', 'display', 'D', 'd', 'trace', 'qmp', 'qmp-pretty', 's', 'gdb', 'plugin'])
-const oldCharacterDevices = new Set(['serial', 'monitor', 'parallel', 'debugcon'])
 
 /** A character device has no saved state: one that leads nowhere takes any one's place. */
 function silent(argument: Argument): Argument {

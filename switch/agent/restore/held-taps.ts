@@ -7,6 +7,7 @@ import type { MachineDefinition, MachineInfo } from '../../../src/hypervisor/hyp
 import { type Clock, sleep } from '../../../src/runtime/clock.js'
 import type { Ports } from '../../ports/ports.js'
 import type { Inspected } from '../inspection.js'
+import { allNics } from '../machines.js'
 
 interface HeldHost {
   readonly clock: Clock
@@ -23,7 +24,7 @@ export function tapsOf(
   vm: string,
   info: Pick<MachineInfo, 'nics' | 'bridgedNics'> | null,
 ): ReadonlySet<string> {
-  const named = info === null ? [] : [...info.nics, ...(info.bridgedNics ?? [])]
+  const named = info === null ? [] : allNics(info)
   return new Set([...named, ...ports.ofMachine(vm)].map(({ device }) => device))
 }
 
