@@ -16,12 +16,12 @@ const LONGEST_WAIT_MS = 600_000
 const ANSWER_MS = 5000
 
 /** What is on record of a network. */
-interface OnRecord {
+interface Unfinished {
   readonly snapshots: readonly UnfinishedSnapshot[]
   readonly restores: readonly RestoreRecord[]
 }
 
-const countOf = ({ snapshots, restores }: OnRecord) => snapshots.length + restores.length
+const countOf = ({ snapshots, restores }: Unfinished) => snapshots.length + restores.length
 
 export class Undoing {
   readonly #host: UndoHost
@@ -99,7 +99,7 @@ export class Undoing {
     return countOf(await this.#onRecord(network)) < countOf(left)
   }
 
-  async #undo(network: string, which: () => Promise<OnRecord>): Promise<void> {
+  async #undo(network: string, which: () => Promise<Unfinished>): Promise<void> {
     const session: Session = { name: 'undoing an unfinished snapshot or restore', work: { kind: 'undoing' } }
     this.#sessions.occupy(network, session)
     try {
@@ -121,7 +121,7 @@ export class Undoing {
     }
   }
 
-  async #onRecord(network: string): Promise<OnRecord> {
+  async #onRecord(network: string): Promise<Unfinished> {
     const { journal } = this.#host
     const isHere = (one: { readonly network: string }) => one.network === network
     const snapshots = (await journal.unfinished()).filter(isHere)
@@ -129,7 +129,7 @@ export class Undoing {
   }
 
   /** Whether all machines that may stand still can be asked, or have ended. */
-  async #answer({ snapshots, restores }: OnRecord): Promise<boolean> {
+  async #answer({ snapshots, restores }: Unfinished): Promise<boolean> {
     const { machines, clock } = this.#host
     const deadline = clock.now().ms + ANSWER_MS
     const all = [...snapshots.flatMap((one) => one.machines), ...restores.flatMap(({ formers }) => formers ?? [])]

@@ -1,5 +1,5 @@
-// One bridge that is taken over, from `take` to `give`: its ports become ports of a network (moves.ts) and are given
-// back. What joins the bridge meanwhile follows, and what leaves it leaves.
+// One bridge that is taken over, from `take` to `give`: its ports become ports of a network (handovers.ts) and are
+// given back. What joins the bridge meanwhile follows, and what leaves it leaves.
 
 import { isDeepStrictEqual } from 'node:util'
 import type { PortRules } from '../../src/api/schemas.js'
@@ -9,8 +9,8 @@ import type { PortRequest } from '../ports/table.js'
 import { AT_ONCE, BridgePorts, isBusy, NO_FILTERS } from './bridge-ports.js'
 import type { BypassedPort } from './bypass.js'
 import { lookAt } from './found.js'
+import { PortHandovers } from './handovers.js'
 import type { TakeoverHost } from './host.js'
-import { PortMoves } from './moves.js'
 import { makePair, pairMtu, removePair } from './pair.js'
 import { noUplink, type Plan, refuseBridge } from './plan.js'
 import type { BridgeRecord } from './record.js'
@@ -34,7 +34,7 @@ export class TakenBridge {
   readonly #plan: Plan
   readonly #filtersVlans: boolean
   readonly #ports: BridgePorts
-  readonly #moves: PortMoves
+  readonly #handovers: PortHandovers
   readonly #phaseAtFirst: BridgeRecord['phase']
   #watchdog: Watchdog | null = null
 
@@ -43,7 +43,7 @@ export class TakenBridge {
     this.#plan = plan
     this.#filtersVlans = plan.hostRules !== undefined
     this.#ports = new BridgePorts(host, plan, () => this.record)
-    this.#moves = new PortMoves(host, record, this.#filtersVlans, (ifindex) => this.#ports.forget(ifindex))
+    this.#handovers = new PortHandovers(host, record, this.#filtersVlans, (ifindex) => this.#ports.forget(ifindex))
     this.record = record
     this.#phaseAtFirst = record.phase
   }
@@ -90,7 +90,7 @@ export class TakenBridge {
 
   /** The same without asking, until the next daemon starts. */
   async rest(): Promise<void> {
-    await this.#moves.moveOut(this.#moves.ports().map(({ name }) => name))
+    await this.#handovers.moveOut(this.#handovers.ports().map(({ name }) => name))
     await this.#write('resting')
     const none = { do: () => undefined, undo: () => undefined }
     await this.#undoAll({ ...this.#performers, ports: none, network: none, record: none })
@@ -130,7 +130,7 @@ export class TakenBridge {
         },
       },
       network: { do: () => this.#ports.open(), undo: () => this.#ports.close() },
-      bypass: { do: () => this.#moves.open(), undo: () => this.#moves.close() },
+      bypass: { do: () => this.#handovers.open(), undo: () => this.#handovers.close() },
       ports: { do: () => this.#ports.takeAll(), undo: () => this.#ports.none() },
       confirm: { do: () => this.#write('taken'), undo: () => undefined },
     }
@@ -138,11 +138,11 @@ export class TakenBridge {
 
   /** `BridgePorts` asks the daemon for ports, and the daemon has them brought in here. */
   moveIn(requests: readonly PortRequest[]): Promise<void> {
-    return this.#moves.moveIn(requests)
+    return this.#handovers.moveIn(requests)
   }
 
   moveOut(names: readonly string[]): Promise<void> {
-    return this.#moves.moveOut(names)
+    return this.#handovers.moveOut(names)
   }
 
   /** Machines behind devices of the bridge that cannot be ports: a snapshot would be without them. */
@@ -157,7 +157,7 @@ export class TakenBridge {
     const { conduct, vlans } = conductOf(rules)
     setPortConduct(links, port.index, conduct)
     if (vlans !== null && this.#filtersVlans) setPortVlans(links, port.index, vlans)
-    this.#moves.keepOut(port)
+    this.#handovers.keepOut(port)
     links.change(port.index, { up: true })
   }
 
@@ -203,8 +203,8 @@ export class TakenBridge {
     this.#followMtu(here)
     const own = now.settings.vlanFiltering ? (now.vlans.get(index) ?? null) : null
     if (own !== null) this.#ports.followHost(own)
-    await this.#ports.follow(this.#moves.ports().map(({ ifindex }) => ifindex))
-    for (const port of here) this.#moves.keepOutStill(port.link)
+    await this.#ports.follow(this.#handovers.ports().map(({ ifindex }) => ifindex))
+    for (const port of here) this.#handovers.keepOutStill(port.link)
     if (link.name !== bridge) {
       throw lost(
         `bridge ${bridge} is called ${link.name} now`,

@@ -9,12 +9,12 @@ import { Bypass, type BypassedPort } from './bypass.js'
 import type { TakeoverHost } from './host.js'
 import type { BridgeRecord } from './record.js'
 
-type MovesHost = Pick<TakeoverHost, 'links' | 'datapath' | 'ports' | 'epochOf' | 'log'>
-type MovedBridge = Pick<BridgeRecord, 'bridge' | 'index' | 'network' | 'hostEnd' | 'switchEnd'>
+type HandoversHost = Pick<TakeoverHost, 'links' | 'datapath' | 'ports' | 'epochOf' | 'log'>
+type HandedBridge = Pick<BridgeRecord, 'bridge' | 'index' | 'network' | 'hostEnd' | 'switchEnd'>
 
-export class PortMoves {
-  readonly #host: MovesHost
-  readonly #bridge: MovedBridge
+export class PortHandovers {
+  readonly #host: HandoversHost
+  readonly #bridge: HandedBridge
   readonly #filtersVlans: boolean
   /** Is told of each device that is no port of the switch any more. */
   readonly #left: (ifindex: number) => void
@@ -25,7 +25,7 @@ export class PortMoves {
    */
   #first = true
 
-  constructor(host: MovesHost, bridge: MovedBridge, filtersVlans: boolean, left: (ifindex: number) => void) {
+  constructor(host: HandoversHost, bridge: HandedBridge, filtersVlans: boolean, left: (ifindex: number) => void) {
     this.#host = host
     this.#bridge = bridge
     this.#filtersVlans = filtersVlans
