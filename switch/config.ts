@@ -138,6 +138,12 @@ export const SwitchConfig = Type.Object(
     coordinator: Type.String({ pattern: '^(embedded|none|/.+)$', default: 'embedded' }),
     /** Other hosts of its networks, for the coordinator inside this daemon, by their names. */
     hosts: Type.Record(Name, HostConfig, { ...closed, default: {} }),
+    /**
+     * How its machines’ memory is saved at best. `background`: behind the guest, which stands still for milliseconds
+     * and runs slower while it is saved. `precopy`: most of it before the cut; the guest stands still for the rest,
+     * some tens of milliseconds, and is slowed down less. Where QEMU cannot save in the background, `precopy` is done.
+     */
+    memory: Type.Union([Type.Literal('background'), Type.Literal('precopy')], { default: 'background' }),
     ...hostOptions,
     /** Prometheus reads `GET /metrics` of the API socket; with this, TCP, too. */
     metrics: Type.Optional(

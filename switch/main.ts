@@ -118,7 +118,7 @@ async function serve(
   const epochs = await Epochs.open(records)
   // All that may be damaged is read first: what is at work below would keep a daemon alive that cannot start.
   const diskRecords = await DiskRecords.open(config.state, () => derivedFromParts(store))
-  const hypervisors = createHypervisors(config)
+  const hypervisors = createHypervisors(config, config.memory)
   const machines = new Machines(hypervisors, wanted.all.machines)
   const identifier = new TapIdentifier({
     hypervisors,

@@ -13,7 +13,7 @@ import { storesBench } from './figures.js'
 
 /** Drop and buffer differ in what is sent again, not in what is whole. */
 const systems: readonly SnapshotSystem[] = [
-  ...snapshotSystems.filter(({ id }) => id !== 'snapswitch-drop'),
+  ...snapshotSystems.filter(({ id }) => id !== 'snapswitch-drop' && id !== 'snapswitch-precopy'),
   atOnceSystem,
 ]
 

@@ -2,6 +2,7 @@
 // switches in a lab and takes snapshots of the machines in it.
 
 import { CoordinatorClient } from '../../src/api/coordinator-client.js'
+import type { SwitchConfig } from '../../switch/config.js'
 import { run } from '../../test/lab/command.js'
 import type { LabPlan } from '../../test/lab/lab.js'
 import { allCores, Lab as Bench } from '../lab/lab.js'
@@ -15,7 +16,12 @@ import { takerOf } from './taker.js'
 
 const asIs = (plan: LabPlan): LabPlan => plan
 
-function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['policy'], setup: string): SnapshotSystem {
+function snapswitchSystem(
+  id: string,
+  title: string,
+  { policy = 'buffer', memory = 'background' }: { policy?: SnapshotSystem['policy']; memory?: SwitchConfig['memory'] },
+  setup: string,
+): SnapshotSystem {
   return {
     id,
     title,
@@ -23,7 +29,7 @@ function snapswitchSystem(id: string, title: string, policy: SnapshotSystem['pol
     policy,
     plan: asIs,
     async start(lab, network) {
-      for (const host of lab.plan.hosts) await lab.startSwitch(host)
+      for (const host of lab.plan.hosts) await lab.startSwitch(host, { ...lab.switchConfig(host), memory })
       await lab.startCoordinator()
       return async () => {
         const client = new CoordinatorClient(lab.coordinatorSocket)
@@ -175,14 +181,20 @@ export const snapshotSystems: readonly SnapshotSystem[] = [
   snapswitchSystem(
     'snapswitch',
     'snapswitch',
-    'buffer',
+    {},
     'one daemon per host, one coordinator; early frames are kept; disks are saved too',
   ),
   snapswitchSystem(
     'snapswitch-drop',
     'snapswitch, drop',
-    'drop',
+    { policy: 'drop' },
     'the same with policy drop: early frames are dropped',
+  ),
+  snapswitchSystem(
+    'snapswitch-precopy',
+    'snapswitch, precopy',
+    { memory: 'precopy' },
+    'the same with `memory: precopy`: most of memory is saved before the cut',
   ),
   vnsnapSystem,
   unacloudSystem,

@@ -3,7 +3,7 @@
 
 import type { TProperties, TSchema } from '@sinclair/typebox'
 import type { HolderProcess, Recognized } from './holder.js'
-import type { Hypervisor, MachineDefinition } from './hypervisor.js'
+import type { CaptureMode, Hypervisor, MachineDefinition } from './hypervisor.js'
 
 /** How a TAP is to be opened for a NIC. */
 export interface TapNeed {
@@ -36,7 +36,8 @@ export interface Driver<
   readonly example: string
   /** What the host's configuration has under the same key; null: nothing. */
   readonly options: TSchema | null
-  create(options: Options): Hypervisor
+  /** `memory`: how it is saved at best. A driver that has no choice saves as it can. */
+  create(options: Options, memory: CaptureMode): Hypervisor
   /** What it makes of a process that holds a TAP; null: none of its machines. Left out: it cannot tell. */
   recognize?(holder: HolderProcess): Recognized<Address> | null
   /** Whether both addresses lead to one machine. */

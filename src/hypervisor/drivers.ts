@@ -6,7 +6,7 @@ import { SnapswitchError } from '../errors/errors.js'
 import type { Driver, TapNeed } from './driver.js'
 import { exec } from './exec/driver.js'
 import type { HolderProcess } from './holder.js'
-import type { Hypervisor, MachineDefinition, MachineSpec } from './hypervisor.js'
+import type { CaptureMode, Hypervisor, MachineDefinition, MachineSpec } from './hypervisor.js'
 import { libvirt } from './libvirt/driver.js'
 import { qemu } from './qemu/driver.js'
 
@@ -189,7 +189,7 @@ export function hypervisorsBy(make: (kind: Kind) => Hypervisor): Hypervisors {
   return Object.fromEntries(kinds.map((kind) => [kind, make(kind)])) as Hypervisors
 }
 
-/** Starts nothing. `options`: by driver's key. */
-export function createHypervisors(options: Readonly<Record<string, unknown>>): Hypervisors {
-  return hypervisorsBy((kind) => list[kind].create(options[list[kind].key]))
+/** Starts nothing. `options`: by driver's key. `memory`: how it is saved at best. */
+export function createHypervisors(options: Readonly<Record<string, unknown>>, memory: CaptureMode = 'background'): Hypervisors {
+  return hypervisorsBy((kind) => list[kind].create(options[list[kind].key], memory))
 }

@@ -52,6 +52,12 @@ export interface UnsupportedDrive {
   readonly reason: string
 }
 
+/**
+ * How memory is saved. `background`: behind the guest, which runs again within milliseconds. `precopy`: most of it
+ * ahead of the cut; the guest stands still while the rest is saved. `stopped`: it stands still for all of it.
+ */
+export type CaptureMode = 'background' | 'precopy' | 'stopped'
+
 export type MachineState = 'running' | 'paused' | 'other'
 
 export interface MachineInfo {
@@ -73,11 +79,9 @@ export interface MachineInfo {
   readonly nics: readonly Nic[]
   /** NICs on taps that the hypervisor makes itself and puts into a bridge. Left out: it has none, or cannot tell. */
   readonly bridgedNics?: readonly Nic[]
-  /**
-   * How memory will be saved: `background` resumes the guest within milliseconds, `stopped` keeps it paused meanwhile.
-   */
-  readonly captureMode: 'background' | 'stopped'
-  /** Why `background` cannot be had here; null when it can. */
+  /** How memory will be saved. */
+  readonly captureMode: CaptureMode
+  /** Why it is not `background`; null when it is. */
   readonly captureModeReason: string | null
   readonly hypervisorVersion: string
 }
@@ -164,6 +168,8 @@ export interface SealInfo {
   readonly memoryBytes: number
   /** sha256 of the memory file, hex. */
   readonly memoryDigest: string
+  /** How memory was saved, in the end. Left out: as `inspect` had said. */
+  readonly captureMode?: CaptureMode
   readonly disks: readonly FrozenDisk[]
   /** What else was saved: from now on the machine needs these, too, when it is started from the image. */
   readonly files?: readonly ExternalFile[]

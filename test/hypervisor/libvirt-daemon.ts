@@ -292,10 +292,11 @@ ${devices}${nics.join('\n')}
     return domain
   }
 
-  /** Waits until the guest says more than it has said so far. */
-  async runs({ serial }: TestDomain): Promise<void> {
+  /** Waits until the guest says more than it has said so far, and libvirt has heard that it runs: it is told later. */
+  async runs({ name, serial }: TestDomain): Promise<void> {
     const counts = () => (existsSync(serial) ? readCounts(serial).length : 0)
     const before = counts()
     await until('the guest to say more', () => counts() > before + 3, 20_000)
+    await until('libvirt to hear of it', () => this.virsh('domstate', name) === 'running', 20_000)
   }
 }

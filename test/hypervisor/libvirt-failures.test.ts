@@ -84,35 +84,32 @@ t.test('libvirtd that does not answer: the deadline holds', async (t) => {
 })
 
 // As of a plain QEMU: stopped-by-itself.test.ts.
-for (const alwaysStopped of [false, true])
-  t.test(
-    `a domain that its watchdog stops before its cut${alwaysStopped ? ', saved while it stands still' : ''}`,
-    async (t) => {
-      const name = alwaysStopped ? 'watched-stopped' : 'watched'
-      const domain = await daemon.domain(name, { devices: "<watchdog model='ib700' action='pause'/>" })
-      const driver = createLibvirtHypervisor({ uri: daemon.uri, alwaysStopped })
-      const machine = await driver.attach('vm0', { libvirt: { domain: name } }, soon(10_000))
-      for (const way of ['cut', 'called off', 'paused and called off']) {
-        const store = scratch()
-        await machine.prepare({ directory: store, label: 's' }, soon(10_000))
-        daemon.virsh('qemu-monitor-command', name, '--hmp', 'o /b 0x443 15')
-        await until('its watchdog', () => daemon.virsh('domstate', name) === 'paused')
-        if (way !== 'called off') await machine.pause(soon(10_000))
-        if (way === 'cut') {
-          const capture = machine.capture(soon(30_000))
-          t.match(await outcomeOf(capture), { code: 'MACHINE_NOT_RUNNING', message: /watchdog/ })
-          await capture.resumed
-        } else await machine.abandon()
-        await isAsBefore(t, domain, store)
-        t.equal(daemon.virsh('domstate', name), 'paused', `${way}: it is let be`)
-        daemon.virsh('resume', name)
-        await runsOn(t, domain)
-      }
-      await take(machine, domain.serial, 'next')
-      await machine.destroy(soon(5000))
-      daemon.virsh('undefine', domain.name)
-    },
-  )
+for (const atBest of ['background', 'precopy', 'stopped'] as const)
+  t.test(`a domain that its watchdog stops before its cut: ${atBest}`, async (t) => {
+    const name = `watched-${atBest}`
+    const domain = await daemon.domain(name, { devices: "<watchdog model='ib700' action='pause'/>" })
+    const driver = createLibvirtHypervisor({ uri: daemon.uri, atBest })
+    const machine = await driver.attach('vm0', { libvirt: { domain: name } }, soon(10_000))
+    for (const way of ['cut', 'called off', 'paused and called off']) {
+      const store = scratch()
+      await machine.prepare({ directory: store, label: 's' }, soon(10_000))
+      daemon.virsh('qemu-monitor-command', name, '--hmp', 'o /b 0x443 15')
+      await until('its watchdog', () => daemon.virsh('domstate', name) === 'paused')
+      if (way !== 'called off') await machine.pause(soon(10_000))
+      if (way === 'cut') {
+        const capture = machine.capture(soon(30_000))
+        t.match(await outcomeOf(capture), { code: 'MACHINE_NOT_RUNNING', message: /watchdog/ })
+        await capture.resumed
+      } else await machine.abandon()
+      await isAsBefore(t, domain, store)
+      t.equal(daemon.virsh('domstate', name), 'paused', `${way}: it is let be`)
+      daemon.virsh('resume', name)
+      await runsOn(t, domain)
+    }
+    await take(machine, domain.serial, 'next')
+    await machine.destroy(soon(5000))
+    daemon.virsh('undefine', domain.name)
+  })
 
 t.test('a merge that a killed daemon has left under way comes to its end', async (t) => {
   const domain = await daemon.domain('merging')

@@ -19,7 +19,8 @@ t.jobs = 1
 const daemon = await LibvirtDaemon.start()
 t.teardown(() => daemon.end())
 const hypervisor = createLibvirtHypervisor({ uri: daemon.uri })
-const stopping = createLibvirtHypervisor({ uri: daemon.uri, alwaysStopped: true })
+const ahead = createLibvirtHypervisor({ uri: daemon.uri, atBest: 'precopy' })
+const stopping = createLibvirtHypervisor({ uri: daemon.uri, atBest: 'stopped' })
 const attach = (name: string, driver = hypervisor) => driver.attach('vm0', { libvirt: { domain: name } }, soon(10_000))
 
 /** libvirt's view, live and stored, is that the disk is on this file, and that there are no snapshots of its own. */
@@ -97,6 +98,7 @@ t.test('a domain, as it is told', async (t) => {
 
 for (const [mode, driver] of [
   ['background', hypervisor],
+  ['precopy', ahead],
   ['stopped', stopping],
 ] as const) {
   t.test(`${mode}: a snapshot of a running domain, restored, snapshot again; libvirt's view is true`, async (t) => {
@@ -108,6 +110,7 @@ for (const [mode, driver] of [
       const { seal } = taken
       t.comment(`STOP to RESUME ${taken.downtimeMs} ms, image ${seal.memoryBytes} bytes`)
       t.equal(seal.memoryDigest, sha256(seal.memoryFile), 'digest')
+      t.equal(seal.captureMode, mode)
       t.equal(seal.memoryBytes, statSync(seal.memoryFile).size)
       viewIs(t, domain, seal.disks[0]!.overlay, 'after the snapshot')
       await daemon.runs(domain)

@@ -24,7 +24,7 @@ import { bringBack, isGapless, list, mergeDisk, scratch, take } from './machines
 t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
-const stopping = createQemuHypervisor({ alwaysStopped: true })
+const stopping = createQemuHypervisor({ atBest: 'stopped' })
 
 t.test('the bound: fixed in the background, by progress where memory is saved meanwhile', async (t) => {
   const gib = 2 ** 30

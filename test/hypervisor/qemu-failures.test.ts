@@ -19,7 +19,8 @@ import { chainOf, codeOf, isGapless, list, mergeDisk, scratch, take } from './ma
 t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
-const stopping = createQemuHypervisor({ alwaysStopped: true })
+const early = createQemuHypervisor({ atBest: 'precopy' })
+const stopping = createQemuHypervisor({ atBest: 'stopped' })
 
 /** Run as a child: begins to snapshot the machine of the QMP socket in argv, then dies on the spot. */
 if (process.argv[2]?.startsWith('die-')) {
@@ -64,6 +65,7 @@ async function isAsBefore(t: Tap, guest: Guest, machine: MachineControl, store: 
 for (const [mode, how, driver] of [
   ['background', 'started ahead', hypervisor],
   ['background', 'started at the cut', late],
+  ['precopy', 'started ahead', early],
   ['stopped', 'started at the cut', stopping],
 ] as const) {
   t.test(`${mode}, ${how}: the store is full`, async (t) => {
@@ -76,12 +78,16 @@ for (const [mode, how, driver] of [
       rmSync(store, { recursive: true })
     })
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
-    await machine.prepare({ directory: store, label: 'full' }, soon(5000))
-    await machine.pause(soon(2000))
-    const capture = machine.capture(soon(20_000))
-    const error = (await capture.sealed.catch((e) => e)) as { code: string; message: string }
-    t.equal(error.code, 'STORE_FULL', error.message)
-    t.ok((await capture.resumed).resumedAtUs > 0, 'resumed all the same')
+    const prepared = machine.prepare({ directory: store, label: 'full' }, soon(5000))
+    if (mode === 'precopy') t.equal(await codeOf(prepared), 'STORE_FULL', 'before its cut')
+    else {
+      await prepared
+      await machine.pause(soon(2000))
+      const capture = machine.capture(soon(20_000))
+      const error = (await capture.sealed.catch((e) => e)) as { code: string; message: string }
+      t.equal(error.code, 'STORE_FULL', error.message)
+      t.ok((await capture.resumed).resumedAtUs > 0, 'resumed all the same')
+    }
     await isAsBefore(t, guest, machine, store)
     await machine.close()
   })
@@ -176,7 +182,7 @@ t.test('the image fills the disk that the guest writes to as well', async (t) =>
 
 t.test('abandoned before and after the pause', async (t) => {
   const { guest, store } = await guestAndStore(t)
-  for (const driver of [hypervisor, late, stopping]) {
+  for (const driver of [hypervisor, late, early, stopping]) {
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))
     for (const pause of [false, true]) {
       await machine.prepare({ directory: store, label: 'dropped' }, soon(5000))

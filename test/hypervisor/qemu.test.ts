@@ -26,7 +26,8 @@ import {
 t.setTimeout(fileLimit(120_000))
 const hypervisor = createQemuHypervisor()
 const late = createQemuHypervisor({ startAhead: false })
-const stopping = createQemuHypervisor({ alwaysStopped: true })
+const ahead = createQemuHypervisor({ atBest: 'precopy' })
+const stopping = createQemuHypervisor({ atBest: 'stopped' })
 
 t.test('inspect and definition', async (t) => {
   const guest = await bootGuest()
@@ -54,6 +55,7 @@ t.test('inspect and definition', async (t) => {
 for (const [mode, how, driver] of [
   ['background', 'started ahead', hypervisor],
   ['background', 'started at the cut', late],
+  ['precopy', 'started ahead', ahead],
   ['stopped', 'started at the cut', stopping],
 ] as const) {
   t.test(`${mode}, ${how}: a snapshot of a running guest, twice restored, each time snapshot again`, async (t) => {
@@ -71,6 +73,7 @@ for (const [mode, how, driver] of [
       const { seal } = taken
       t.comment(`STOP to RESUME ${taken.downtimeMs} ms, image ${seal.memoryBytes} bytes`)
       t.equal(seal.memoryDigest, sha256(seal.memoryFile), 'digest')
+      t.equal(seal.captureMode, mode)
       t.match(statSync(seal.memoryFile), { size: seal.memoryBytes, mode: 0o100600 })
       t.equal(seal.disks.length, 1)
       t.same(chainOf(seal.disks[0]!.overlay).slice(0, 2), [seal.disks[0]!.overlay, seal.disks[0]!.layers[0]!.file])
@@ -155,7 +158,7 @@ t.test('snapshots back to back, then merged from the top', async (t) => {
 })
 
 t.test('a machine that its user paused stays paused', async (t) => {
-  for (const driver of [hypervisor, late, stopping]) {
+  for (const driver of [hypervisor, late, ahead, stopping]) {
     const guest = await bootGuest()
     t.teardown(() => guest.end())
     const machine = await driver.attach('vm0', { qmp: guest.qmp }, soon(2000))

@@ -18,7 +18,8 @@ t.setTimeout(fileLimit(180_000))
 const drivers = {
   'background, started ahead': createQemuHypervisor(),
   'background, started at the cut': createQemuHypervisor({ startAhead: false }),
-  stopped: createQemuHypervisor({ alwaysStopped: true }),
+  precopy: createQemuHypervisor({ atBest: 'precopy' }),
+  stopped: createQemuHypervisor({ atBest: 'stopped' }),
 }
 
 type Tap = Pick<typeof t, 'teardown'>

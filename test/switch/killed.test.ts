@@ -23,8 +23,8 @@ class Lab {
   readonly world: World
   readonly guest: Guest
 
-  /** Its machine cannot be saved in the background: it stands still while it is saved. */
-  stopped = false
+  /** Its machine cannot be saved in the background: most of its memory is sent ahead of its cut. */
+  isAhead = false
 
   private constructor(world: World, guest: Guest) {
     this.world = world
@@ -47,9 +47,9 @@ class Lab {
   async start(kill?: string, refusals = 0): Promise<Switch> {
     const ports = { one: { device: 'tap0', vm: 'vm0' } }
     const config = { networks: { lab0: { ports } }, machines: { vm0: { qmp: this.guest.qmp } } }
-    if (kill === undefined && refusals === 0 && !this.stopped) return this.world.switch('host', config)
+    if (kill === undefined && refusals === 0 && !this.isAhead) return this.world.switch('host', config)
     if (kill !== undefined) process.env.SNAPSWITCH_TEST_KILL = kill
-    if (this.stopped) process.env.SNAPSWITCH_TEST_STOPPED = '1'
+    if (this.isAhead) process.env.SNAPSWITCH_TEST_STOPPED = '1'
     process.env.SNAPSWITCH_TEST_REFUSE = String(refusals)
     try {
       return await this.world.switch('host', config, hook)
@@ -117,17 +117,17 @@ async function runsOn(t: Tap, guest: Guest): Promise<void> {
 
 for (const [mode, kill] of [
   // `stop` and `transaction` go out in one write: before it nothing has happened.
-  ['stopped', 'before:transaction'],
-  ['stopped', 'after:transaction'],
-  ['stopped', 'before:migrate'],
-  ['stopped', 'after:migrate'],
+  ['precopy', 'before:transaction'],
+  ['precopy', 'after:transaction'],
+  ['precopy', 'before:migrate'],
+  ['precopy', 'after:migrate'],
   ['background', 'before:transaction'],
   ['background', 'after:transaction'],
 ] as const) {
   t.test(`snapshot, ${mode}: killed ${kill.replace(':', ' ')}`, root, async (t) => {
     const lab = await Lab.for(t)
     const { guest } = lab
-    lab.stopped = mode === 'stopped'
+    lab.isAhead = mode === 'precopy'
     const killed = await lab.start(kill)
     await dies(t, killed, snapshot(killed, 'lost', 1))
     await runsOn(t, guest)
@@ -148,7 +148,7 @@ for (const [mode, kill] of [
 t.test('QEMU refuses to resume: asked again, by this daemon and then by the next', root, async (t) => {
   const lab = await Lab.for(t)
   const { guest } = lab
-  lab.stopped = true
+  lab.isAhead = true
   const record = lab.state('snapshots', 'lab0', 'lost')
   const patient = await lab.start(undefined, 6)
   t.match(await lastOf(patient, 'lost', 1), { type: 'failed', error: { code: 'CAPTURE_FAILED' } })
@@ -197,7 +197,7 @@ t.test('the machine has died, too: what it wrote after the cut is in its disk', 
   const lab = await Lab.for(t)
   const { guest } = lab
   const killed = await lab.start('after:migrate')
-  lab.stopped = true
+  lab.isAhead = true
   await dies(t, killed, snapshot(killed, 'lost', 1))
   process.kill(guest.pid, 'SIGKILL')
   const daemon = await lab.start()

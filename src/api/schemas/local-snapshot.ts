@@ -21,7 +21,8 @@ import { Peer, UndrivenPort } from './switch.js'
 export const Policy = Type.Union([Type.Literal('buffer'), Type.Literal('drop')])
 export type Policy = Static<typeof Policy>
 
-export const CaptureMode = Type.Union([Type.Literal('background'), Type.Literal('stopped')])
+/** How a machine's memory is saved (hypervisor.ts). */
+export const CaptureMode = Type.Union([Type.Literal('background'), Type.Literal('precopy'), Type.Literal('stopped')])
 
 /** The query of a preflight. */
 export const PreflightQuery = Type.Object(

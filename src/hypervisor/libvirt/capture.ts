@@ -5,6 +5,7 @@
 //                        throughout; at the cut QEMU begins to copy them (disk-copies.ts) and saves memory
 //                        (memory-save.ts), both behind the guest, which stands still for some milliseconds. Where QEMU
 //                        may not open the copies (AppArmor), libvirt's snapshot comes into the pause instead.
+//   ahead (`precopy`)    the same, with libvirt's disk snapshot and the rest of memory in the pause
 //   plain (`stopped`)    libvirt's external snapshot with memory, the machine standing still meanwhile
 //
 // libvirtd may go away and come back at any point: what must be asked is asked again, and what counts is QEMU's answer.
@@ -13,7 +14,15 @@ import { rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { digestFile, syncFile } from '../../files/durable.js'
 import { nowUs } from '../../runtime/clock.js'
-import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
+import type {
+  CaptureMode,
+  CaptureTarget,
+  Deadline,
+  FrozenDisk,
+  PauseInfo,
+  ResumeInfo,
+  SealInfo,
+} from '../hypervisor.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { within } from '../shared/deadline.js'
@@ -47,7 +56,7 @@ export interface CaptureContext {
   readonly link: DomainLink
   readonly process: ProcessIdentity | null
   readonly writer: ImageWriter
-  readonly mode: 'background' | 'stopped'
+  readonly mode: CaptureMode
   /** Whether disks may be copied; else libvirt's snapshot comes into the pause. */
   readonly copyDisks: boolean
   /** Whether it ran before: it runs again afterwards, and only then. */
@@ -69,6 +78,8 @@ export class DomainCapture implements CaptureWork {
   readonly #context: CaptureContext
   readonly #file: string
   readonly #memory: MemorySave
+  /** `precopy` becomes `stopped` where memory could not be sent ahead. */
+  #mode: CaptureMode
   /** Whether the domain runs at the end: it ran before, and has not stopped for good by itself. */
   #runsAfterwards: boolean
   #overlays: DomainOverlay[] = []
@@ -85,6 +96,7 @@ export class DomainCapture implements CaptureWork {
 
   private constructor(context: CaptureContext, file: string) {
     this.#context = context
+    this.#mode = context.mode
     this.#runsAfterwards = context.wasRunning
     this.#file = file
     this.#memory = new MemorySave(context, file)
@@ -110,8 +122,9 @@ export class DomainCapture implements CaptureWork {
       domain.disks.map((disk) => makeOverlay(link, disk, files, deadline)),
     )
     if (mode === 'stopped') return
-    if (copyDisks) await this.#openCopies(files, deadline)
-    await this.#memory.prepare(await this.#head(deadline), deadline)
+    // QEMU ends a migration that is not behind the guest by closing its disks for a moment: nothing may be copied then.
+    if (copyDisks && mode === 'background') await this.#openCopies(files, deadline)
+    if (!(await this.#memory.prepare(await this.#head(deadline), deadline))) this.#mode = 'stopped'
     if (this.#copies.length === 0) return
     // Last: what the guest writes from here to the cut has to be copied.
     await this.#snapshot(null, deadline)
@@ -151,7 +164,7 @@ export class DomainCapture implements CaptureWork {
   }
 
   get mode(): 'background' | 'stopped' {
-    return this.#context.mode
+    return this.#mode === 'background' ? 'background' : 'stopped'
   }
 
   get memoryBytes(): number {
@@ -169,7 +182,7 @@ export class DomainCapture implements CaptureWork {
   async holdup(): Promise<Holdup> {
     const { link } = this.#context
     // In `stopped` mode libvirt has the monitor for itself.
-    if (this.mode === 'stopped')
+    if (this.#mode === 'stopped')
       return { what: 'libvirt’s save makes no progress', action: 'See `virsh domjobinfo` and libvirtd’s log.' }
     const limit = within(250)
     const { status } = await migrationStatus(link, limit)
@@ -182,7 +195,7 @@ export class DomainCapture implements CaptureWork {
     const fit = await this.#makeFitForGate()
     if (this.#stopped && fit) await this.#restoreRunState(() => {}, within(pauseLimitMs)).catch(() => {})
     await this.#makeFitForGate()
-    this.#memory.discard()
+    await this.#memory.discard()
     await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
     await this.#undo(onRunning)
   }
@@ -211,17 +224,18 @@ export class DomainCapture implements CaptureWork {
       resumedAt = info
       onResumed(info)
     }
-    const { machine, mode } = this.#context
+    const { machine } = this.#context
     try {
       await this.#checkStopped(deadline, late)
-      const image = await (mode === 'background'
-        ? this.#saveFast(resumed, deadline, late)
-        : this.#savePlain(resumed, deadline, late))
+      const image = await (this.#mode === 'stopped'
+        ? this.#savePlain(resumed, deadline, late)
+        : this.#saveFast(resumed, deadline, late))
       await this.#syncFiles()
       return {
         memoryFile: this.#file,
         memoryBytes: image.bytes,
         memoryDigest: image.digest,
+        captureMode: this.#mode,
         disks: this.#frozenDisks(),
       }
     } catch (error) {
@@ -313,7 +327,7 @@ export class DomainCapture implements CaptureWork {
   async #undo(resumed: (info: ResumeInfo) => void): Promise<void> {
     const { link } = this.#context
     await this.#makeFitForGate()
-    if (this.#memory.discard()) await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
+    if (await this.#memory.discard()) await this.#memory.mayRun(within(recoveryMs)).catch(() => {})
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})
     await this.#memory.end()
     await this.#restoreRunState(resumed, within(recoveryMs)).catch(() => {})

@@ -4,7 +4,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { asSnapswitchError } from '../../errors/errors.js'
 import type { Driver } from '../driver.js'
-import type { Hypervisor, MachineDefinition, MachineSpec } from '../hypervisor.js'
+import type { CaptureMode, Hypervisor, MachineDefinition, MachineSpec } from '../hypervisor.js'
 import { within } from '../shared/deadline.js'
 import { ImageWriter } from '../shared/image-writer.js'
 import { endLoad, examine, loadDomain } from './load.js'
@@ -20,8 +20,8 @@ const PROBE_MS = 5000
 export interface LibvirtOptions {
   /** Of domains whose spec has none, and of those that are loaded. Default: qemu:///system. */
   readonly uri?: string
-  /** Saves memory with the guest stopped even where it could be saved in the background. */
-  readonly alwaysStopped?: boolean
+  /** How memory is saved at best, in this order: `background`, `precopy`, `stopped`. The first by default. */
+  readonly atBest?: CaptureMode
   /** False: libvirt's disk snapshot comes into the pause even where disks can be copied. For comparison and tests. */
   readonly copyDisks?: boolean
 }
@@ -37,7 +37,7 @@ export function createLibvirtHypervisor(options: LibvirtOptions = {}): LibvirtHy
     process: new LibvirtProcess(),
     writer: new ImageWriter(),
     uri: options.uri ?? defaultUri,
-    alwaysStopped: options.alwaysStopped ?? false,
+    atBest: options.atBest ?? 'background',
     copyDisks: options.copyDisks ?? true,
   }
   return {
@@ -89,7 +89,7 @@ export const libvirt = {
   example: '{ domain: NAME }',
   /** Where restores put domains, and where machines are that name no `uri`. */
   options: Options,
-  create: createLibvirtHypervisor,
+  create: (options, memory) => createLibvirtHypervisor({ ...options, atBest: memory }),
   recognize,
   isSame: (one, other) => one.domain === other.domain && (one.uri ?? defaultUri) === (other.uri ?? defaultUri),
   inWords: ({ domain }) => `libvirt ${domain}`,

@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import type {
   Capture,
+  CaptureMode,
   CaptureTarget,
   CollapseOptions,
   Deadline,
@@ -24,6 +25,7 @@ import { notInChain, refuseObstacles } from '../shared/qemu-collapse.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { backgroundObstacle, putBack, settingsToPutBack } from '../shared/qemu-migration-settings.js'
 import { stopMachine } from '../shared/qemu-stop.js'
+import { captureModeFor, notInBackground } from '../shared/sent-ahead.js'
 import { isFrozen, liftWriteProtection } from '../shared/write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
@@ -54,10 +56,15 @@ export interface LibvirtSettings {
   readonly process: LibvirtProcess
   readonly writer: ImageWriter
   readonly uri: string
-  /** Saves memory with the guest stopped even where it could be saved in the background. */
-  readonly alwaysStopped: boolean
+  readonly atBest: CaptureMode
   /** Whether disks are copied at the cut, so that libvirt's snapshot of them can come before the pause. */
   readonly copyDisks: boolean
+}
+
+/** Why QEMU cannot write memory into a pipe of ours, and why not in the background. Null: it can. */
+interface Obstacles {
+  readonly ofStream: string | null
+  readonly ofBackground: string | null
 }
 
 /** The QEMU process of a domain; null when it cannot be seen from here. */
@@ -76,7 +83,7 @@ export class LibvirtMachine implements MachineControl {
   readonly #uuid: string
   readonly #process: ProcessIdentity | null
   readonly #captures: CaptureControl
-  #obstacle: Promise<string | null> | null = null
+  #obstacles: Promise<Obstacles> | null = null
   /** Until it is seen to run, or ended. */
   #afterLoad: AfterLoad | null
 
@@ -132,9 +139,8 @@ export class LibvirtMachine implements MachineControl {
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
     const seen = await lookAt(this.#link, this.#process, deadline)
-    const obstacle = await this.#backgroundObstacle(deadline)
-    const captureMode = obstacle === null ? 'background' : 'stopped'
-    return { name: this.name, ...seen, captureMode, captureModeReason: obstacle }
+    const captureMode = await this.#captureMode(seen.state === 'running', deadline)
+    return { name: this.name, ...seen, captureMode, captureModeReason: await this.#backgroundObstacle(deadline) }
   }
 
   async definition(deadline: Deadline): Promise<LibvirtDefinition> {
@@ -186,8 +192,8 @@ export class LibvirtMachine implements MachineControl {
     checkSupported(this.name, unsupported)
     const liveXml = await link.xml(0, deadline)
     const domain = describeDomain(liveXml)
-    const mode = (await this.#backgroundObstacle(deadline)) === null ? 'background' : 'stopped'
     const wasRunning = state === 'running'
+    const mode = await this.#captureMode(wasRunning, deadline)
     const machine = this.name
     const abortJob = () => this.#abortJob()
     return {
@@ -315,21 +321,31 @@ export class LibvirtMachine implements MachineControl {
     this.#link.close()
   }
 
-  #backgroundObstacle(deadline: Deadline): Promise<string | null> {
-    this.#obstacle ??= (async () => {
-      await settleMigration(this.name, this.#link, this.#process, deadline)
-      if (this.#settings.alwaysStopped) return 'the driver was told to save it standing still'
-      const obstacle =
-        libvirtObstacle(this.#link.libvirtVersion) ??
-        (await descriptorObstacle(this.#link, deadline)) ??
-        (await backgroundObstacle(this.#link, deadline))
-      const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
-      return kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle
-    })()
-    this.#obstacle.catch(() => {
-      this.#obstacle = null
+  async #captureMode(isRunning: boolean, deadline: Deadline): Promise<CaptureMode> {
+    const { ofStream, ofBackground } = await this.#askObstacles(deadline)
+    return captureModeFor(ofBackground, ofStream === null ? this.#settings.atBest : 'stopped', isRunning)
+  }
+
+  async #backgroundObstacle(deadline: Deadline): Promise<string | null> {
+    return (await this.#askObstacles(deadline)).ofBackground
+  }
+
+  #askObstacles(deadline: Deadline): Promise<Obstacles> {
+    this.#obstacles ??= this.#findObstacles(deadline)
+    this.#obstacles.catch(() => {
+      this.#obstacles = null
     })
-    return this.#obstacle
+    return this.#obstacles
+  }
+
+  async #findObstacles(deadline: Deadline): Promise<Obstacles> {
+    await settleMigration(this.name, this.#link, this.#process, deadline)
+    const ofStream = libvirtObstacle(this.#link.libvirtVersion) ?? (await descriptorObstacle(this.#link, deadline))
+    const { atBest } = this.#settings
+    if (atBest !== 'background') return { ofStream, ofBackground: notInBackground(atBest) }
+    const obstacle = ofStream ?? (await backgroundObstacle(this.#link, deadline))
+    const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
+    return { ofStream, ofBackground: kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle }
   }
 
   #checkState(state: string): void {

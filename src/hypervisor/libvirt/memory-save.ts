@@ -1,15 +1,15 @@
-// A running domain's memory, saved behind libvirt's back: through the monitor, as QEMU's background snapshot into a
-// passed pipe. libvirt ignores the events of a migration that it did not start (qemu_process.c, "got MIGRATION event
-// without a migration job") and takes the RESUME at its begin as it comes. The file begins with libvirt's own head
-// (save-image.ts).
+// A running domain's memory, saved behind libvirt's back: through the monitor, into a passed pipe, as QEMU's background
+// snapshot or, where that cannot be had, with most of it sent ahead (sent-ahead.ts). libvirt ignores the events of a
+// migration that it did not start (qemu_process.c, "got MIGRATION event without a migration job") and takes the RESUME
+// at its begin as it comes. The file begins with libvirt's own head (save-image.ts).
 
 import { randomBytes } from 'node:crypto'
 import { closeSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { storeError } from '../../files/durable.js'
 import { nowUs } from '../../runtime/clock.js'
-import type { Deadline, ResumeInfo } from '../hypervisor.js'
+import type { CaptureMode, Deadline, ResumeInfo } from '../hypervisor.js'
 import { by, deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { makePipe } from '../shared/descriptors.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate } from '../shared/held-save.js'
@@ -18,13 +18,16 @@ import { readyMemory } from '../shared/mapped-memory.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
-import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
+import { cont, protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
+import { sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 import { type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
 
 /** How long an image that nobody wants may take to be read to its end. */
 const drainMs = 60_000
+/** How long QEMU may take to hear that a migration is called off. */
+const cancelMs = 3000
 
 export interface SaveContext {
   readonly machine: string
@@ -33,6 +36,7 @@ export interface SaveContext {
   readonly process: ProcessIdentity | null
   readonly memoryBytes: number
   readonly wasRunning: boolean
+  readonly mode: CaptureMode
 }
 
 /** Why QEMU cannot be passed a pipe of ours, found out by trying; null when it can. A security driver may refuse it. */
@@ -67,26 +71,55 @@ export class MemorySave {
     this.#file = file
   }
 
-  /** All that can be done before the pause. On failure `end` undoes it. */
-  async prepare(head: SaveImageHead, deadline: Deadline): Promise<void> {
+  /**
+   * All that can be done before the pause. On failure `end` undoes it. Returns whether it is done: memory that cannot
+   * be sent ahead is saved in another way, and nothing is left of this one.
+   */
+  async prepare(head: SaveImageHead, deadline: Deadline): Promise<boolean> {
     const { link, writer, process, memoryBytes } = this.#context
-    const gated = canHoldAtGate(link.greeting)
+    const gated = this.#isBehind && canHoldAtGate(link.greeting)
     try {
       await writeFile(this.#file, encodeHead(head), { flag: 'wx', mode: 0o600 })
     } catch (error) {
       throw storeError(`cannot write ${this.#file}`, error)
     }
-    if (process !== null) await readyMemory(process.pid, deadline)
+    if (process !== null && this.#isBehind) await readyMemory(process.pid, deadline)
     writer.start()
-    const sink = writer.sink(this.#file, gated)
+    const sink = writer.sink(this.#file, !this.#isBehind ? 'ahead' : gated ? 'gated' : 'plain')
     this.#sink = sink
     await sink.open(deadline)
-    this.#settings = await applySettings(link, true, deadline)
+    this.#settings = await applySettings(link, this.#isBehind, deadline)
     await link.executeWithDescriptor('getfd', { fdname: this.#descriptorName }, sink.writeFd, deadline)
     sink.closeWriteEnd()
-    if (!gated) return
+    if (!this.#isBehind) return this.#sendAhead(sink, deadline)
+    if (!gated) return true
     await this.#migrate(deadline)
     await standsAtGate(process, memoryBytes, (limit) => runState(link, limit), deadline)
+    return true
+  }
+
+  /** Whether it is a background snapshot: QEMU's, behind the running guest. */
+  get #isBehind(): boolean {
+    return this.#context.mode === 'background'
+  }
+
+  async #sendAhead(sink: ImageSink, deadline: Deadline): Promise<boolean> {
+    await this.#migrate(deadline)
+    let waiting = true
+    const end = this.#migrationEnd(deadline, () => waiting)
+    end.catch(() => {})
+    const isHeld = await sendAhead(sink, end, deadline).finally(() => {
+      waiting = false
+    })
+    if (isHeld) return true
+    await this.discard()
+    await this.end()
+    // A migration that came to its end has stopped its guest.
+    if ((await runState(this.#context.link, deadline)) === 'postmigrate')
+      await this.#context.link.execute('cont', {}, deadline)
+    this.#sink = null
+    await rm(this.#file, { force: true })
+    return false
   }
 
   async #migrate(deadline: Deadline): Promise<void> {
@@ -122,6 +155,13 @@ export class MemorySave {
   /** By QEMU's event, or by asking, since an event is lost with the connection. */
   async #running(started: Promise<void>, deadline: Deadline): Promise<ResumeInfo> {
     const { link, machine, wasRunning } = this.#context
+    if (!this.#isBehind) {
+      await started
+      const reason = await this.#migrationEnd(deadline)
+      if (reason !== null) throw new Error(reason)
+      // The guest waits for it.
+      return { resumedAtUs: await link.patiently(() => cont(link, deadline), deadline) }
+    }
     if (staysPaused(link)) {
       await started
       const resumedAtUs = await link.patiently(() => runOn(link, wasRunning, deadline), deadline)
@@ -151,10 +191,11 @@ export class MemorySave {
     }
   }
 
-  /** Null when the migration has completed, else QEMU's reason. */
-  async #migrationEnd(deadline: Deadline): Promise<string | null> {
+  /** Null when the migration has completed, or nobody waits for it any more; else QEMU's reason. */
+  async #migrationEnd(deadline: Deadline, isWaitedFor = () => true): Promise<string | null> {
     const { link, machine } = this.#context
     for (;;) {
+      if (!isWaitedFor()) return null
       const status = await link.patiently(() => migrationStatus(link, deadline), deadline)
       if (!isUnderWay(status)) {
         if (status.status === 'completed') return null
@@ -162,7 +203,7 @@ export class MemorySave {
         return typeof reason === 'string' ? reason : `the migration ${String(status.status)}`
       }
       if (remaining(deadline) === 0) throw deadlinePassed(`Saving ${machine}`)
-      await pauseFor(20, deadline)
+      await pauseFor(this.#isBehind ? 20 : 2, deadline)
     }
   }
 
@@ -175,9 +216,11 @@ export class MemorySave {
 
   /**
    * Nobody wants the image: it is read to its end, since a guest whose stream breaks stays frozen (image-writer.ts).
-   * Returns whether the save stood at the gate.
+   * A migration that would stop its guest there is cancelled first. Returns whether the save stood at the gate.
    */
-  discard(): boolean {
+  async discard(): Promise<boolean> {
+    if (this.#migrating && !this.#isBehind)
+      await this.#context.link.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
     const isGated = this.#migrating && this.#sink?.isGated === true
     this.#sink?.discard()
     return isGated
@@ -186,7 +229,7 @@ export class MemorySave {
   /** After `discard`: waits until a save under way does not stop its guest by itself any more. */
   async mayRun(deadline: Deadline): Promise<void> {
     const { link } = this.#context
-    if (this.#migrating) await link.patiently(() => protectedMemory(link, deadline), deadline)
+    if (this.#migrating && this.#isBehind) await link.patiently(() => protectedMemory(link, deadline), deadline)
   }
 
   /** After `discard`: waits for the end of the migration and puts the settings back. */
@@ -203,6 +246,6 @@ export class MemorySave {
       return
     }
     const reason = await this.#migrationEnd(within(drainMs)).catch(String)
-    if (reason !== null && process !== null && isAlive(process)) liftWriteProtection(process.pid)
+    if (this.#isBehind && reason !== null && process !== null && isAlive(process)) liftWriteProtection(process.pid)
   }
 }

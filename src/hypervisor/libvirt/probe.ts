@@ -133,11 +133,12 @@ export async function probeLibvirt(
 }
 
 function backgroundFinding(version: string, qemu: string, { user, driver }: Confinement, keeps: boolean): Finding {
-  const cost = 'Domains stand still while their memory is written, up to seconds each, instead of some milliseconds.'
-  const stopped = (detail: string, how: string): Finding => ({ ok: false, detail, cost: `${cost} ${how}` })
+  const none = 'Domains stand still while their memory is written, up to seconds each, instead of some milliseconds.'
+  const cost = 'Domains stand still for the last of their memory, for some tens of milliseconds and more.'
+  const ahead = (detail: string, how: string): Finding => ({ ok: false, detail, cost: `${cost} ${how}` })
   const obstacle = libvirtObstacle(version)
-  if (obstacle !== null) return stopped(obstacle, 'Use a newer libvirt.')
-  if (Number.parseInt(qemu, 10) < minimumQemu) return stopped(`QEMU ${qemu} is older than 6.0`, 'Use a newer QEMU.')
+  if (obstacle !== null) return { ok: false, detail: obstacle, cost: `${none} Use a newer libvirt.` }
+  if (Number.parseInt(qemu, 10) < minimumQemu) return ahead(`QEMU ${qemu} is older than 6.0`, 'Use a newer QEMU.')
   const who = user === null ? 'a user of its own' : user === 0 ? 'root' : `user ${user}`
   const good = (why: string): Finding => ({ ok: true, detail: `domains are saved while they run: ${why}`, cost: null })
   if (everyoneMayUseUserfaultfd()) return good(`QEMU runs as ${who}, and every user may use userfaultfd`)
@@ -150,5 +151,5 @@ function backgroundFinding(version: string, qemu: string, { user, driver }: Conf
     : 'without its capabilities (clear_emulator_capabilities)'
   const lacks = user === 0 ? withheld : ''
   const detail = `QEMU runs as ${who}${lacks === '' ? '' : ` ${lacks}`} and may not use userfaultfd`
-  return stopped(detail, `Here ${userfaultfdHint}.`)
+  return ahead(detail, `Here ${userfaultfdHint}.`)
 }

@@ -3,10 +3,12 @@
 //
 //   prepare   overlays made and opened, image file and pipe made, limits lifted, capability set; where QEMU allows it,
 //             the migration itself started and held at the gate (image-writer.ts), after it has touched all of guest
-//             memory
+//             memory. One that cannot be saved in the background has most of its memory sent ahead (sent-ahead.ts)
 //   pause     stop, and the transaction behind it (overlays slide in); the caller drains and flips its ports meanwhile
 //   capture   gate opens -> QEMU saves the devices, write-protects memory, resumes
 //   seal      memory streams out behind the running guest; fsync; digest
+//
+// Without a background save, the capture ends with the stream, and the guest runs on after that.
 
 import { constants } from 'node:fs'
 import { open, rm, stat } from 'node:fs/promises'
@@ -14,13 +16,21 @@ import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import { syncFile } from '../../files/durable.js'
 import { nowUs } from '../../runtime/clock.js'
-import type { CaptureTarget, Deadline, FrozenDisk, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
+import type {
+  CaptureMode,
+  CaptureTarget,
+  Deadline,
+  FrozenDisk,
+  PauseInfo,
+  ResumeInfo,
+  SealInfo,
+} from '../hypervisor.js'
 import type { LiveDisk } from '../shared/block-drives.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
-import type { ImageSink, ImageWriter, WrittenImage } from '../shared/image-writer.js'
+import type { ImageSink, ImageWriter, SinkKind, WrittenImage } from '../shared/image-writer.js'
 import { readyMemory } from '../shared/mapped-memory.js'
 import { type Holdup, migrationHoldup, pauseLimitMs, watchProgress } from '../shared/pause-limit.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
@@ -31,6 +41,7 @@ import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOver
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
 import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
+import { sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
@@ -49,7 +60,7 @@ export interface CaptureContext {
   readonly process: ProcessIdentity | null
   readonly owner: { readonly uid: number; readonly gid: number }
   readonly writer: ImageWriter
-  readonly mode: 'background' | 'stopped'
+  readonly mode: CaptureMode
   readonly startAhead: boolean
   /** Whether it ran before: it runs again afterwards, and only then. */
   readonly wasRunning: boolean
@@ -60,7 +71,9 @@ export interface CaptureContext {
 export class QemuCapture implements CaptureWork {
   readonly #context: CaptureContext
   readonly #file: string
-  readonly #sink: ImageSink
+  #sink!: ImageSink
+  /** `precopy` becomes `stopped` where memory could not be sent ahead. */
+  #mode: CaptureMode
   readonly touchesMemory: boolean
   /** Whether the machine runs at the end: it ran before, and has not stopped for good by itself. */
   #runsAfterwards: boolean
@@ -76,26 +89,20 @@ export class QemuCapture implements CaptureWork {
   /** QEMU's run state when it was stopped. */
   #state: Promise<string> = Promise.resolve('')
 
-  private constructor(context: CaptureContext, file: string, sink: ImageSink, gated: boolean) {
+  private constructor(context: CaptureContext, file: string, gated: boolean) {
     this.touchesMemory = !gated
     this.#context = context
+    this.#mode = context.mode
     this.#runsAfterwards = context.wasRunning
     this.#file = file
-    this.#sink = sink
   }
 
   static async prepare(context: CaptureContext, target: CaptureTarget, deadline: Deadline): Promise<QemuCapture> {
     const file = path.join(target.directory, 'memory.img')
     const gated = context.mode === 'background' && context.startAhead && canHoldAtGate(context.qmp.greeting)
     context.writer.start()
-    try {
-      await (await open(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)).close()
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'ENOSPC') throw storeFull(target.directory, error)
-      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the store’s directory.', error)
-    }
-    const capture = new QemuCapture(context, file, context.writer.sink(file, gated), gated)
+    const capture = new QemuCapture(context, file, gated)
+    await capture.#makeImage(gated ? 'gated' : context.mode === 'precopy' ? 'ahead' : 'plain')
     try {
       await capture.#prepare(target, gated, deadline)
       return capture
@@ -103,6 +110,18 @@ export class QemuCapture implements CaptureWork {
       await capture.abandon()
       throw error
     }
+  }
+
+  async #makeImage(kind: SinkKind): Promise<void> {
+    const file = this.#file
+    try {
+      await (await open(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600)).close()
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOSPC') throw storeFull(path.dirname(file), error)
+      throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check the store’s directory.', error)
+    }
+    this.#sink = this.#context.writer.sink(file, kind)
   }
 
   async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
@@ -116,9 +135,35 @@ export class QemuCapture implements CaptureWork {
     this.#settings = await applySettings(qmp, mode === 'background', deadline)
     if (mode === 'background' && process !== null) await readyMemory(process.pid, deadline)
     await sink
+    await this.#passSink(deadline)
+    if (gated) await this.#startGated(deadline)
+    else if (mode === 'precopy') await this.#sendAhead(deadline)
+  }
+
+  async #passSink(deadline: Deadline): Promise<void> {
+    const { qmp } = this.#context
     await qmp.executeWithDescriptor('getfd', { fdname: descriptorName }, this.#sink.writeFd, deadline)
     this.#sink.closeWriteEnd()
-    if (gated) await this.#startGated(deadline)
+  }
+
+  /** Where that comes to nothing, the machine is saved standing still: with an image and a migration of their own. */
+  async #sendAhead(deadline: Deadline): Promise<void> {
+    const { machine, qmp } = this.#context
+    // Should this process die: QEMU stops the guest at the migration's end.
+    this.#sink.pausing(qmp.path)
+    await this.#migrate(deadline)
+    const isHeld = sendAhead(this.#sink, this.#end!, deadline)
+    const about = { machine, file: this.#file, lost: null, log: 'QEMU’s log' }
+    if (await isHeld.catch(async (error) => Promise.reject(await explainFailure(error, about, deadline)))) return
+    this.#mode = 'stopped'
+    await this.#stopMigration()
+    await this.#restoreRunState()
+    this.#sink.running()
+    this.#end = null
+    await rm(this.#file, { force: true })
+    await this.#makeImage('plain')
+    await this.#sink.open(deadline)
+    await this.#passSink(deadline)
   }
 
   /** If this QEMU did stand still at the gate, `abandon` opens it. */
@@ -147,7 +192,7 @@ export class QemuCapture implements CaptureWork {
   }
 
   get mode(): 'background' | 'stopped' {
-    return this.#context.mode
+    return this.#mode === 'background' ? 'background' : 'stopped'
   }
 
   get memoryBytes(): number {
@@ -195,6 +240,7 @@ export class QemuCapture implements CaptureWork {
   /** Nobody wants the image any more. Returns whether a save stood at the gate. */
   async #openGate(): Promise<boolean> {
     await this.#makeFitForGate()
+    await this.#cancelStopping()
     const { isGated } = this.#sink
     this.#sink.discard()
     return isGated && this.#end !== null
@@ -239,12 +285,12 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
-    const { mode, machine, qmp } = this.#context
+    const { machine, qmp } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
     const [disksAtUs, state] = await Promise.race([Promise.all([this.#disks, this.#state]), overdue])
     await checkStopped(machine, qmp, state, deadline)
     let image: Promise<WrittenImage>
-    if (mode === 'background') {
+    if (this.mode === 'background') {
       image = this.#sink.receive()
       const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
       const resumedAtUs = await Promise.race([this.#saveBehind(deadline, overdue), this.#failure(image), overdue])
@@ -254,7 +300,7 @@ export class QemuCapture implements CaptureWork {
       await by(deadline, saved, late).finally(watch.stop)
     } else {
       image = this.#sink.receive()
-      await Promise.race([this.#migrate(deadline), overdue])
+      if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
       await by(deadline, Promise.race([this.#completed(), this.#failure(image), overdue]), late)
       await this.#restoreRunState(resumed)
     }
@@ -265,6 +311,7 @@ export class QemuCapture implements CaptureWork {
       memoryFile: this.#file,
       memoryBytes: written.bytes,
       memoryDigest: written.digest,
+      captureMode: this.#mode,
       disks: this.#overlays.map(
         ({ disk, file }): FrozenDisk => ({ name: disk.name, layers: disk.layers, overlay: file }),
       ),
@@ -311,7 +358,7 @@ export class QemuCapture implements CaptureWork {
   /** Back to how it was: first the guest runs, then settings, disks and files. Does what it can, and never throws. */
   async #recover(resumed: (info: ResumeInfo) => void): Promise<void> {
     if (await this.#openGate()) await protectedMemory(this.#context.qmp, within(recoveryMs)).catch(() => {})
-    if (this.#context.mode === 'background') await this.#restoreRunState(resumed).catch(() => {})
+    if (this.mode === 'background') await this.#restoreRunState(resumed).catch(() => {})
     await this.#stopMigration()
     await this.#restoreRunState(resumed).catch(() => {})
     await rm(this.#file, { force: true }).catch(() => {})
@@ -330,19 +377,26 @@ export class QemuCapture implements CaptureWork {
     if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
   }
 
+  /** A migration that would stop the guest at its end is cancelled before anything is read of it that leads there. */
+  async #cancelStopping(): Promise<void> {
+    if (this.mode === 'background' || this.#end === null) return
+    await this.#context.qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
+  }
+
   /**
    * Ends a migration under way. One in the background is never cancelled, which would freeze the guest
    * (image-writer.ts): it runs to its end, unread.
    */
   async #stopMigration(): Promise<void> {
-    const { qmp, mode, process } = this.#context
+    const { qmp, process } = this.#context
+    const { mode } = this
+    await this.#cancelStopping()
     this.#sink.discard()
     if (qmp.failure !== null) return
     if (this.#end === null) {
       await qmp.execute('closefd', { fdname: descriptorName }, within(2000)).catch(() => {})
       return
     }
-    if (mode === 'stopped') await qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
     const limit = within(mode === 'stopped' ? cancelMs : drainMs)
     const reason = await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(String)
     if (mode === 'background' && reason !== null && process !== null && isAlive(process))

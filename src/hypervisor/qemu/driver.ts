@@ -5,7 +5,7 @@ import path from 'node:path'
 import { Type } from '@sinclair/typebox'
 import { AbsolutePath } from '../../api/schemas/basic.js'
 import type { Driver } from '../driver.js'
-import type { Hypervisor } from '../hypervisor.js'
+import type { CaptureMode, Hypervisor } from '../hypervisor.js'
 import { ImageWriter } from '../shared/image-writer.js'
 import { heldAlone } from './beside.js'
 import { endLoad, loadMachine } from './load.js'
@@ -15,8 +15,8 @@ import { recognize } from './recognize.js'
 import type { QemuDefinition, QemuSpec } from './types.js'
 
 export interface QemuOptions {
-  /** Saves memory with the guest stopped even where it could be saved in the background. */
-  readonly alwaysStopped?: boolean
+  /** How memory is saved at best, in this order: `background`, `precopy`, `stopped`. The first by default. */
+  readonly atBest?: CaptureMode
   /** False: the migration is not started ahead of the pause, even where QEMU allows it. For comparison and tests. */
   readonly startAhead?: boolean
 }
@@ -24,7 +24,7 @@ export interface QemuOptions {
 /** Needs root, or the same user as the machines. Starts nothing until it is used. */
 export function createQemuHypervisor(options: QemuOptions = {}): Hypervisor {
   const writer = new ImageWriter()
-  const settings = { writer, alwaysStopped: options.alwaysStopped ?? false, startAhead: options.startAhead ?? true }
+  const settings = { writer, atBest: options.atBest ?? 'background', startAhead: options.startAhead ?? true }
   return {
     attach: (name, { qmp }, deadline) => QemuMachine.attach(name, qmp, settings, deadline),
     isThere: (_name, { qmp }) => answers(qmp),
@@ -59,7 +59,7 @@ export const qemu = {
   address: AbsolutePath,
   example: '/path/of/its/qmp.sock',
   options: null,
-  create: () => createQemuHypervisor(),
+  create: (_, memory) => createQemuHypervisor({ atBest: memory }),
   recognize,
   isSame: (one, other) => one === other,
   inWords: (qmp) => qmp,

@@ -3,6 +3,7 @@
 import { rm } from 'node:fs/promises'
 import type {
   Capture,
+  CaptureMode,
   CaptureTarget,
   CollapseOptions,
   Deadline,
@@ -42,13 +43,14 @@ import { stateDetail } from '../shared/qemu-state.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
 import { isObject } from '../shared/qmp-messages.js'
+import { captureModeFor, notInBackground } from '../shared/sent-ahead.js'
 import { type CaptureContext, QemuCapture } from './capture.js'
 import { nicsOf, readDefinition } from './definition.js'
 import type { QemuDefinition } from './types.js'
 
 export interface DriverSettings {
   readonly writer: ImageWriter
-  readonly alwaysStopped: boolean
+  readonly atBest: CaptureMode
   readonly startAhead: boolean
 }
 
@@ -111,7 +113,7 @@ export class QemuMachine implements MachineControl {
       files,
       warnings,
       nics: this.#nics(network),
-      captureMode: obstacle === null ? 'background' : 'stopped',
+      captureMode: captureModeFor(obstacle, this.#settings.atBest, state === 'running'),
       captureModeReason: obstacle,
       hypervisorVersion: this.#qmp.greeting.version,
     }
@@ -161,7 +163,7 @@ export class QemuMachine implements MachineControl {
       owner: this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
       writer: this.#settings.writer,
       startAhead: this.#settings.startAhead,
-      mode: obstacle === null ? 'background' : 'stopped',
+      mode: captureModeFor(obstacle, this.#settings.atBest, state === 'running'),
       wasRunning: state === 'running',
       memoryBytes: memoryBytes(memory),
       disks,
@@ -244,7 +246,8 @@ export class QemuMachine implements MachineControl {
   #backgroundObstacle(deadline: Deadline): Promise<string | null> {
     this.#obstacle ??= (async () => {
       await settleMigration(this.name, this.#qmp, this.#process, deadline)
-      if (this.#settings.alwaysStopped) return 'the driver was told to save it standing still'
+      const { atBest } = this.#settings
+      if (atBest !== 'background') return notInBackground(atBest)
       return backgroundObstacle(this.#qmp, deadline)
     })()
     this.#obstacle.catch(() => {

@@ -9,6 +9,7 @@ import { getPriority, setPriority } from 'node:os'
 import { leaveSignalsToParent } from '../../runtime/reactions.js'
 import { within } from './deadline.js'
 import { type Answer, type Order, streamBytes } from './image-writer-protocol.js'
+import { RamStream } from './ram-stream.js'
 import { runPaused } from './run-paused.js'
 
 /**
@@ -45,6 +46,8 @@ class Stream {
   #bytes = 0
   #wanted = true
   #readAt = performance.now()
+  /** While memory is sent ahead. */
+  #ahead: { readonly ram: RamStream; readonly pages: number } | null = null
 
   constructor(id: number, pipe: string, file: string) {
     this.id = id
@@ -61,6 +64,7 @@ class Stream {
     if (this.#socket !== null) return
     const callback = (length: number) => {
       this.#take(piece.subarray(0, length))
+      if (this.#ahead !== null && this.#wanted) return this.#goesOn(piece.subarray(0, length))
       const waitMs = this.#wanted && length < piece.length ? this.#untilMore(length) : 0
       if (waitMs < 1) return true
       setTimeout(() => this.#socket?.resume(), waitMs)
@@ -91,7 +95,26 @@ class Stream {
     return Math.min(mostWaitMs, (streamBytes / 2 / length) * passed)
   }
 
+  /** Whether memory that is sent ahead is to be read on. Else it is held here, until `write` or `fail`. */
+  #goesOn(chunk: Buffer): boolean {
+    const { ram, pages } = this.#ahead!
+    ram.feed(chunk)
+    const isAhead = ram.total > 0 && ram.pages >= ram.total - pages
+    if (!isAhead && !ram.isLost) return true
+    answer({ kind: 'held', id: this.id, isAhead: isAhead && !ram.isLost })
+    return false
+  }
+
+  writeAhead(pages: number): void {
+    this.#ahead = { ram: new RamStream(), pages }
+    this.write()
+  }
+
   write(): void {
+    if (this.#socket !== null) {
+      this.#readOn()
+      return
+    }
     try {
       this.#fd = openSync(this.#file, constants.O_RDWR | constants.O_APPEND | constants.O_NOFOLLOW)
       // A head that stands there already belongs to the image.
@@ -104,6 +127,11 @@ class Stream {
     this.#read()
   }
 
+  #readOn(): void {
+    this.#ahead = null
+    this.#socket?.resume()
+  }
+
   /** Says why, once, and reads on without keeping anything. */
   fail(error: Error): void {
     if (!this.#wanted) return
@@ -111,11 +139,17 @@ class Stream {
     this.#closeFile()
     answer({ kind: 'failed', id: this.id, code: (error as NodeJS.ErrnoException).code ?? '', message: error.message })
     this.#read()
+    this.#readOn()
   }
 
-  /** Nobody will ever want it. */
+  /**
+   * Nobody will ever want it. A migration whose memory is sent ahead may break, and shall: its guest runs on, and would
+   * be stopped at its end.
+   */
   orphan(): void {
+    const isAhead = this.#ahead !== null
     this.fail(new Error('the daemon is gone'))
+    if (isAhead) this.#socket?.destroy()
     rmSync(this.#file, { force: true })
   }
 
@@ -161,7 +195,8 @@ process.on('message', (order: Order) => {
     if (order.kind === 'open') {
       streams.set(order.id, new Stream(order.id, order.pipe, order.file))
       answer({ kind: 'opened', id: order.id })
-    } else if (order.kind === 'write') stream?.write()
+    } else if (order.kind === 'ahead') stream?.writeAhead(order.pages)
+    else if (order.kind === 'write') stream?.write()
     else if (order.kind === 'discard') stream?.fail(new Error('called off'))
     else if (order.kind === 'pausing') paused.set(order.id, order.socket)
     else paused.delete(order.id)

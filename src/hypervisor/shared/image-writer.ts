@@ -4,6 +4,9 @@
 // The pipe is also a gate. Filled to the brim beforehand, it stops QEMU's migration thread at its first write, after it
 // has done its slow preparation and before it looks at the guest; emptying it lets the thread go on.
 //
+// A machine that is not saved in the background has most of its memory sent ahead (sent-ahead.ts): the writer reads
+// until little is left, and then no more, so that QEMU's thread stands at a full pipe again.
+//
 // And the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected,
 // and the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream
 // that nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this
@@ -17,7 +20,7 @@ import { environmentForNode } from '../../runtime/environment.js'
 import type { Deadline } from '../hypervisor.js'
 import { by, deadlinePassed } from './deadline.js'
 import { closeDescriptor, makePipe, resizePipe } from './descriptors.js'
-import { type Answer, type Order, streamBytes } from './image-writer-protocol.js'
+import { type Answer, aheadBytes, type Order, streamBytes } from './image-writer-protocol.js'
 
 /** Rounded up to a page by the kernel. */
 const gateBytes = 4096
@@ -46,6 +49,11 @@ function outcome<T>(): Outcome<T> {
   return { promise, resolve, reject }
 }
 
+/** `plain`: read from `receive` on. `gated`: closed until then. `ahead`: most of it is read before (`sendAhead`). */
+export type SinkKind = 'plain' | 'gated' | 'ahead'
+
+const pipeBytes = { plain: streamBytes, gated: gateBytes, ahead: aheadBytes } satisfies Record<SinkKind, number>
+
 /** Where one capture's memory goes. */
 export class ImageSink {
   readonly file: string
@@ -58,20 +66,21 @@ export class ImageSink {
   readonly #writer: ImageWriter
   readonly #opened = outcome<void>()
   readonly #written = outcome<WrittenImage>()
+  readonly #ahead = outcome<boolean>()
   #writeOpen = true
   /** Whether the writer has the pipe too. */
   #held = false
-  #state: 'waiting' | 'writing' | 'discarding' | 'ended' = 'waiting'
+  #state: 'waiting' | 'ahead' | 'writing' | 'discarding' | 'ended' = 'waiting'
 
-  constructor(writer: ImageWriter, id: number, file: string, gated: boolean) {
-    const pipe = makePipe(gated ? gateBytes : streamBytes)
+  constructor(writer: ImageWriter, id: number, file: string, kind: SinkKind) {
+    const pipe = makePipe(pipeBytes[kind])
     this.id = id
     this.file = file
     this.writeFd = pipe.writeFd
     this.#readFd = pipe.readFd
     this.#writer = writer
-    this.#padding = gated ? pipe.capacity : 0
-    if (gated) check(libc().write(pipe.writeFd, new Uint8Array(this.#padding), this.#padding), 'fill a pipe')
+    this.#padding = kind === 'gated' ? pipe.capacity : 0
+    if (kind === 'gated') check(libc().write(pipe.writeFd, new Uint8Array(this.#padding), this.#padding), 'fill a pipe')
   }
 
   /** Waits until the writer has taken hold of the pipe. */
@@ -91,14 +100,25 @@ export class ImageSink {
     return this.#padding > 0 && this.#state === 'waiting'
   }
 
+  /**
+   * Has the stream written until its first pass over memory has at most `pages` to go, and held there. Returns whether
+   * it is; rejects when it could not be written.
+   */
+  sendAhead(pages: number): Promise<boolean> {
+    if (this.#state === 'waiting') {
+      this.#state = 'ahead'
+      this.#writer.send({ kind: 'ahead', id: this.id, pages })
+    }
+    return this.#ahead.promise
+  }
+
   /** Opens the gate and has the stream written. Resolves when it has ended and the file is on disk. */
   receive(): Promise<WrittenImage> {
-    if (this.#state === 'waiting') {
-      this.#state = 'writing'
-      if (this.#padding > 0) {
+    if (this.#state === 'waiting' || this.#state === 'ahead') {
+      if (this.#padding > 0)
         check(libc().read(this.#readFd, new Uint8Array(this.#padding), this.#padding), 'empty a pipe')
-        resizePipe(this.#readFd, streamBytes)
-      }
+      resizePipe(this.#readFd, streamBytes)
+      this.#state = 'writing'
       this.#writer.send({ kind: 'write', id: this.id })
     }
     return this.#written.promise
@@ -117,6 +137,7 @@ export class ImageSink {
   discard(): void {
     this.closeWriteEnd()
     this.#written.reject(new Error('called off'))
+    this.#ahead.reject(new Error('called off'))
     if (this.#state === 'ended') return
     // A pipe that the writer does not have was passed to nobody.
     if (!this.#held) this.#end()
@@ -142,6 +163,7 @@ export class ImageSink {
     this.closeWriteEnd()
     // Harmless after `written`.
     this.#written.reject(new Error('the stream ended early'))
+    this.#ahead.reject(new Error('the stream ended early'))
     if (!this.#held) this.#writer.drop(this)
   }
 
@@ -153,6 +175,9 @@ export class ImageSink {
         this.#held = true
         this.#opened.resolve()
         return
+      case 'held':
+        this.#ahead.resolve(answer.isAhead)
+        return
       case 'written':
         this.#written.resolve({ bytes: answer.bytes, digest: answer.digest })
         return
@@ -160,6 +185,7 @@ export class ImageSink {
         const error = Object.assign(new Error(answer.message), { code: answer.code })
         this.#opened.reject(error)
         this.#written.reject(error)
+        this.#ahead.reject(error)
         return
       }
       case 'ended':
@@ -173,6 +199,7 @@ export class ImageSink {
     const error = new Error('the image writer ended')
     this.#opened.reject(error)
     this.#written.reject(error)
+    this.#ahead.reject(error)
     if (!this.#held) return
     this.#state = 'discarding'
     this.#writer.send({ kind: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
@@ -206,8 +233,8 @@ export class ImageWriter {
     return child
   }
 
-  sink(file: string, gated: boolean): ImageSink {
-    const sink = new ImageSink(this, this.#nextId++, file, gated)
+  sink(file: string, kind: SinkKind): ImageSink {
+    const sink = new ImageSink(this, this.#nextId++, file, kind)
     this.#sinks.set(sink.id, sink)
     return sink
   }

@@ -57,7 +57,7 @@ export async function probeQemu(): Promise<QemuFinding> {
     return { ...bad(`${binary} is missing or does not run`, cost), version }
   }
   if (Number.parseInt(version, 10) >= 6) return { ...good(`${binary} ${version}`), version }
-  const cost = 'Guests stand still while their memory is written. QEMU 6.0 or newer saves it in the background.'
+  const cost = 'Guests stand still for the last of their memory. QEMU 6.0 or newer saves it in the background.'
   return { ...bad(`${binary} ${version} is older than 6.0`, cost), version }
 }
 
@@ -81,7 +81,7 @@ const O_CLOEXEC_NONBLOCK = 0o2004000
 
 /** Whether a program here can have the kernel tell it of writes to its memory: what background saving rests on. */
 export function probeUserfaultfd(): Finding {
-  const cost = 'Guests stand still while their memory is written, up to seconds each, instead of some milliseconds.'
+  const cost = 'Guests stand still for the last of their memory, for some tens of milliseconds and more.'
   const number = SYS_USERFAULTFD[process.arch]
   if (number === undefined) return bad(`unknown on ${process.arch}`, cost)
   const syscall = koffi.load('libc.so.6').func('long syscall(long, long)') as (...numbers: number[]) => number

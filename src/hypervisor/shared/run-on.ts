@@ -35,7 +35,11 @@ export async function protectedMemory(qmp: Pick<Qmp, 'execute'>, deadline: Deadl
 /** Lets a machine run on that is saved in the background and stays paused by itself. Returns since when, in us. */
 export async function runOn(qmp: Qmp, wasRunning: boolean, deadline: Deadline): Promise<number> {
   await protectedMemory(qmp, deadline)
-  if (!wasRunning) return nowUs()
+  return wasRunning ? cont(qmp, deadline) : nowUs()
+}
+
+/** Tells a machine to run. Returns since when it does, in microseconds. */
+export async function cont(qmp: Pick<Qmp, 'execute' | 'onEvent'>, deadline: Deadline): Promise<number> {
   let runsSinceUs: number | null = null
   const stop = qmp.onEvent(({ name, atUs }) => {
     if (name === 'RESUME') runsSinceUs = atUs

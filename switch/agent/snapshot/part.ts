@@ -146,7 +146,7 @@ async function memberPart(
     ...(media.length > 0 && { media }),
     ...(member.info.warnings.length > 0 && { warnings: [...member.info.warnings] }),
     ...(references.length === 0 ? {} : { files: references }),
-    captureMode: member.info.captureMode,
+    captureMode: seal.captureMode ?? member.info.captureMode,
     ...member.times,
     held: after.held - member.before.held,
     early: after.early - member.before.early,

@@ -1,0 +1,134 @@
+// Memory sent ahead of the cut, on a real QEMU: that it is, while the guest runs; that QEMU comes no further before the
+// cut, however idle the guest; what becomes of the machine when that cannot be had.
+
+import { readFileSync, rmSync, statSync } from 'node:fs'
+import path from 'node:path'
+import t from 'tap'
+import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
+import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
+import { RamStream } from '../../src/hypervisor/shared/ram-stream.js'
+import { fileLimit } from '../patience.js'
+import { bootGuest, readCounts, readReport, sleep, soon, until } from './boot-guest.js'
+import { bringBack, isGapless, list, mergeDisk, scratch, take } from './machines.js'
+
+t.setTimeout(fileLimit(180_000))
+const hypervisor = createQemuHypervisor({ atBest: 'precopy' })
+const memoryMiB = 128
+const allPages = (memoryMiB << 20) / 4096
+
+type Tap = Pick<typeof t, 'teardown'>
+
+/** A guest, and another monitor of it. */
+async function bootWithMonitor(t: Tap) {
+  const directory = scratch()
+  const socket = path.join(directory, 'user.sock')
+  const guest = await bootGuest({ memoryMiB, extra: ['-qmp', `unix:${socket},server=on,wait=off`] })
+  t.teardown(() => guest.end())
+  const monitor = await QmpClient.connect(socket, soon(5000))
+  t.teardown(() => monitor.close())
+  const ask = async (command: string) => (await monitor.execute(command, {}, soon(5000))) as Record<string, unknown>
+  return { guest, monitor, ask }
+}
+
+function countIn(file: string): RamStream {
+  const ram = new RamStream()
+  ram.feed(readFileSync(file))
+  return ram
+}
+
+t.test('most of memory is written while the guest runs, and QEMU is held there', async (t) => {
+  const { guest, ask } = await bootWithMonitor(t)
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(5000))
+  t.match(await machine.inspect(soon(5000)), { captureMode: 'precopy', captureModeReason: /ahead of its cut/ })
+  const store = scratch()
+  const image = path.join(store, 'memory.img')
+  await machine.prepare({ directory: store, label: 's' }, soon(20_000))
+  const written = statSync(image).size
+  const ram = countIn(image)
+  t.ok(ram.total >= allPages, `${ram.total} pages, the guest’s ${allPages} among them`)
+  t.ok(ram.pages > ram.total - 8192 && ram.pages < ram.total, `${ram.pages} are written`)
+  // It runs, and not a page more is written, for as long as nobody asks.
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 5)
+  t.match(await ask('query-status'), { status: 'running' })
+  t.match(await ask('query-migrate'), { status: 'active', ram: { 'dirty-sync-count': 1 } })
+  t.equal(statSync(image).size, written)
+  await machine.pause(soon(5000))
+  const capture = machine.capture(soon(20_000))
+  await capture.resumed
+  const seal = await capture.sealed
+  t.match(seal, { captureMode: 'precopy', memoryBytes: statSync(image).size })
+  const all = countIn(image)
+  t.ok(all.pages > all.total, `${all.pages - all.total} pages were written to since, and come again`)
+  t.equal(all.isLost, false)
+  t.equal(await mergeDisk(machine, seal.disks[0]!), true)
+  await machine.close()
+})
+
+t.test('a guest that stands still but for a moment: the pass is not ended before the cut', async (t) => {
+  const { guest, monitor, ask } = await bootWithMonitor(t)
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(5000))
+  const store = scratch()
+  // Nothing is written to, as in a guest that sleeps: another pass would find nothing to do, and QEMU end the save.
+  const prepared = machine.prepare({ directory: store, label: 's' }, soon(20_000))
+  await until('the migration', () => list(store).includes('memory.img'))
+  await monitor.execute('stop', {}, soon(5000))
+  await prepared
+  await sleep(300)
+  t.match(await ask('query-migrate'), { status: 'active' })
+  await monitor.execute('cont', {}, soon(5000))
+  await machine.pause(soon(5000))
+  const capture = machine.capture(soon(20_000))
+  await capture.resumed
+  t.match(await capture.sealed, { captureMode: /precopy|stopped/ })
+  await until('the guest to run on', () => readCounts(guest.serial).length > 5)
+  t.equal(await mergeDisk(machine, (await capture.sealed).disks[0]!), true)
+  await machine.close()
+})
+
+t.test('the migration is ended by somebody else: it is saved standing still', async (t) => {
+  const { guest, monitor } = await bootWithMonitor(t)
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(5000))
+  let mode: string | undefined
+  for (let tries = 0; mode !== 'stopped' && tries < 10; tries++) {
+    const stop = monitor.onEvent(({ name, data }) => {
+      if (name !== 'MIGRATION' || data.status !== 'active') return
+      stop()
+      monitor.execute('migrate_cancel', {}, soon(5000)).catch(() => {})
+    })
+    const taken = await take(machine, guest.serial, `try${tries}`)
+    stop()
+    mode = taken.seal.captureMode
+    t.equal(countIn(taken.seal.memoryFile).isLost, false, 'a whole image')
+    if (mode === 'stopped') {
+      t.equal(await mergeDisk(machine, taken.seal.disks[0]!), true)
+      await machine.destroy(soon(5000))
+      rmSync(guest.serial)
+      const { control } = await bringBack(hypervisor, taken, scratch('run'))
+      await control.resume(soon(5000))
+      await until('the restored guest', () => readCounts(guest.serial).length > 5)
+      t.equal(readReport(guest.serial).complaints, '')
+      await control.destroy(soon(5000))
+    } else t.equal(await mergeDisk(machine, taken.seal.disks[0]!), true)
+    rmSync(taken.directory, { recursive: true })
+  }
+  t.equal(mode, 'stopped')
+})
+
+t.test('called off before its cut: it runs, and nothing is under way', async (t) => {
+  const { guest, ask } = await bootWithMonitor(t)
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(5000))
+  const store = scratch()
+  for (const isPaused of [false, true]) {
+    await machine.prepare({ directory: store, label: 's' }, soon(20_000))
+    if (isPaused) await machine.pause(soon(5000))
+    await machine.abandon()
+    t.match(await ask('query-status'), { status: 'running' })
+    t.match(await ask('query-migrate'), { status: 'cancelled' })
+    t.same(list(store), [])
+    const { count } = readReport(guest.serial)
+    await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+  }
+  t.ok(isGapless(readCounts(guest.serial)))
+  await machine.close()
+})
