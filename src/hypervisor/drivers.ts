@@ -190,6 +190,9 @@ export function hypervisorsBy(make: (kind: Kind) => Hypervisor): Hypervisors {
 }
 
 /** Starts nothing. `options`: by driver's key. `memory`: how it is saved at best. */
-export function createHypervisors(options: Readonly<Record<string, unknown>>, memory: CaptureMode = 'background'): Hypervisors {
+export function createHypervisors(
+  options: Readonly<Record<string, unknown>>,
+  memory: CaptureMode = 'background',
+): Hypervisors {
   return hypervisorsBy((kind) => list[kind].create(options[list[kind].key], memory))
 }

@@ -1,7 +1,8 @@
 // Memory sent ahead of the cut, on a real QEMU: that it is, while the guest runs; that QEMU comes no further before the
 // cut, however idle the guest; what becomes of the machine when that cannot be had.
 
-import { readFileSync, rmSync, statSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
@@ -18,11 +19,14 @@ const allPages = (memoryMiB << 20) / 4096
 
 type Tap = Pick<typeof t, 'teardown'>
 
-/** A guest, and another monitor of it. */
+/** A guest, and another monitor of it. A quarter of its memory is not zeros, as if much had been in use. */
 async function bootWithMonitor(t: Tap) {
   const directory = scratch()
   const socket = path.join(directory, 'user.sock')
-  const guest = await bootGuest({ memoryMiB, extra: ['-qmp', `unix:${socket},server=on,wait=off`] })
+  const used = path.join(directory, 'used')
+  writeFileSync(used, randomBytes(memoryMiB << 18))
+  const filled = ['-device', `loader,file=${used},addr=0x4000000,force-raw=on`]
+  const guest = await bootGuest({ memoryMiB, extra: ['-qmp', `unix:${socket},server=on,wait=off`, ...filled] })
   t.teardown(() => guest.end())
   const monitor = await QmpClient.connect(socket, soon(5000))
   t.teardown(() => monitor.close())

@@ -168,8 +168,7 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async settings(deadline: Deadline): Promise<HypervisorSettings> {
-    const background = (await this.#backgroundObstacle(deadline)) === null
-    return settingsToPutBack(this.#link, background, deadline)
+    return settingsToPutBack(this.#link, await this.#captureMode(true, deadline), deadline)
   }
 
   putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void> {

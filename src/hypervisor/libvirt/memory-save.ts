@@ -19,15 +19,13 @@ import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
 import { cont, protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
-import { sendAhead } from '../shared/sent-ahead.js'
+import { answerMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 import { type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
 
 /** How long an image that nobody wants may take to be read to its end. */
 const drainMs = 60_000
-/** How long QEMU may take to hear that a migration is called off. */
-const cancelMs = 3000
 
 export interface SaveContext {
   readonly machine: string
@@ -88,7 +86,7 @@ export class MemorySave {
     const sink = writer.sink(this.#file, !this.#isBehind ? 'ahead' : gated ? 'gated' : 'plain')
     this.#sink = sink
     await sink.open(deadline)
-    this.#settings = await applySettings(link, this.#isBehind, deadline)
+    this.#settings = await applySettings(link, this.#context.mode, deadline)
     await link.executeWithDescriptor('getfd', { fdname: this.#descriptorName }, sink.writeFd, deadline)
     sink.closeWriteEnd()
     if (!this.#isBehind) return this.#sendAhead(sink, deadline)
@@ -108,15 +106,15 @@ export class MemorySave {
     let waiting = true
     const end = this.#migrationEnd(deadline, () => waiting)
     end.catch(() => {})
-    const isHeld = await sendAhead(sink, end, deadline).finally(() => {
+    const { link } = this.#context
+    const isHeld = await sendAhead(sink, end, (limit) => runState(link, limit), deadline).finally(() => {
       waiting = false
     })
     if (isHeld) return true
     await this.discard()
     await this.end()
     // A migration that came to its end has stopped its guest.
-    if ((await runState(this.#context.link, deadline)) === 'postmigrate')
-      await this.#context.link.execute('cont', {}, deadline)
+    if ((await runState(link, deadline)) === 'postmigrate') await link.execute('cont', {}, deadline)
     this.#sink = null
     await rm(this.#file, { force: true })
     return false
@@ -220,7 +218,7 @@ export class MemorySave {
    */
   async discard(): Promise<boolean> {
     if (this.#migrating && !this.#isBehind)
-      await this.#context.link.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
+      await this.#context.link.execute('migrate_cancel', {}, within(answerMs)).catch(() => {})
     const isGated = this.#migrating && this.#sink?.isGated === true
     this.#sink?.discard()
     return isGated

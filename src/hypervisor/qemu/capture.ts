@@ -41,7 +41,7 @@ import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOver
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
 import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
-import { sendAhead } from '../shared/sent-ahead.js'
+import { answerMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
@@ -132,7 +132,7 @@ export class QemuCapture implements CaptureWork {
     const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, files, owner, deadline)))
     this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     for (const result of opened) if (result.status === 'rejected') throw result.reason
-    this.#settings = await applySettings(qmp, mode === 'background', deadline)
+    this.#settings = await applySettings(qmp, mode, deadline)
     if (mode === 'background' && process !== null) await readyMemory(process.pid, deadline)
     await sink
     await this.#passSink(deadline)
@@ -152,7 +152,7 @@ export class QemuCapture implements CaptureWork {
     // Should this process die: QEMU stops the guest at the migration's end.
     this.#sink.pausing(qmp.path)
     await this.#migrate(deadline)
-    const isHeld = sendAhead(this.#sink, this.#end!, deadline)
+    const isHeld = sendAhead(this.#sink, this.#end!, (limit) => this.#runState(limit), deadline)
     const about = { machine, file: this.#file, lost: null, log: 'QEMU’s log' }
     if (await isHeld.catch(async (error) => Promise.reject(await explainFailure(error, about, deadline)))) return
     this.#mode = 'stopped'
@@ -377,10 +377,15 @@ export class QemuCapture implements CaptureWork {
     if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
   }
 
+  async #runState(deadline: Deadline): Promise<string> {
+    const { status } = (await this.#context.qmp.execute('query-status', {}, deadline)) as { status?: string }
+    return status ?? ''
+  }
+
   /** A migration that would stop the guest at its end is cancelled before anything is read of it that leads there. */
   async #cancelStopping(): Promise<void> {
     if (this.mode === 'background' || this.#end === null) return
-    await this.#context.qmp.execute('migrate_cancel', {}, within(recoveryMs)).catch(() => {})
+    await this.#context.qmp.execute('migrate_cancel', {}, within(answerMs)).catch(() => {})
   }
 
   /**

@@ -125,8 +125,8 @@ export class QemuMachine implements MachineControl {
   }
 
   async settings(deadline: Deadline): Promise<HypervisorSettings> {
-    const background = (await this.#backgroundObstacle(deadline)) === null
-    return settingsToPutBack(this.#qmp, background, deadline)
+    const mode = captureModeFor(await this.#backgroundObstacle(deadline), this.#settings.atBest, true)
+    return settingsToPutBack(this.#qmp, mode, deadline)
   }
 
   putBack(settings: HypervisorSettings, deadline: Deadline): Promise<void> {

@@ -3,7 +3,7 @@
 // leaves memory out of it (x-ignore-shared) or stops in the middle (pause-before-switchover).
 
 import { SnapswitchError } from '../../errors/errors.js'
-import type { Deadline, HypervisorSettings as Settings } from '../hypervisor.js'
+import type { CaptureMode, Deadline, HypervisorSettings as Settings } from '../hypervisor.js'
 import { within } from './deadline.js'
 import { capabilities, setCapabilities } from './qemu-migration.js'
 import type { JsonObject, Qmp } from './qmp.js'
@@ -12,16 +12,22 @@ import { isObject } from './qmp-messages.js'
 /** More than any disk takes; QEMU's default of 128 MiB/s would be the limit otherwise. */
 const unlimitedBytesPerSecond = 2 ** 43
 
+/**
+ * Milliseconds. What QEMU can send in so long, of the pass under way, it sends at once: under its big lock, its monitor
+ * mute, the guest stopped. In the background its default will do. Memory that is sent ahead (sent-ahead.ts) would be
+ * sent so to the end of the pass, before the cut: what is left there must be more.
+ */
+const downtimeLimit = { background: 300, precopy: 1, stopped: 300 } satisfies Record<CaptureMode, number>
+
 /** Parameters that a stream over a descriptor depends on; those that QEMU does not know are left out. */
-const captureParameters: JsonObject = {
+const captureParameters = (mode: CaptureMode): JsonObject => ({
   'max-bandwidth': unlimitedBytesPerSecond,
-  // QEMU's default: with a larger one all memory would be written under QEMU's big lock, its monitor mute.
-  'downtime-limit': 300,
+  'downtime-limit': downtimeLimit[mode],
   'avail-switchover-bandwidth': 0,
   // A handshake that nobody answers.
   'tls-creds': '',
   mode: 'normal',
-}
+})
 
 /**
  * QEMU announces a loaded machine's addresses by itself (net/announce.c): frames that no guest sent, from as soon as it
@@ -65,12 +71,13 @@ export function stillToUndo(
   undo: Settings,
   now: { readonly capabilities: ReadonlyMap<string, boolean>; readonly parameters: JsonObject },
 ): Settings {
+  const wanted = (Object.keys(downtimeLimit) as CaptureMode[]).map(captureParameters)
   return {
     capabilities: Object.fromEntries(
       Object.entries(undo.capabilities).filter(([name, state]) => now.capabilities.get(name) === !state),
     ),
     parameters: Object.fromEntries(
-      Object.entries(undo.parameters).filter(([name]) => now.parameters[name] === captureParameters[name]),
+      Object.entries(undo.parameters).filter(([name]) => wanted.some((set) => now.parameters[name] === set[name])),
     ),
   }
 }
@@ -116,11 +123,12 @@ async function apply(
   return { restore }
 }
 
-const captureCapabilities = (background: boolean) => (background ? ['events', 'background-snapshot'] : ['events'])
+const captureCapabilities = (mode: CaptureMode) =>
+  mode === 'background' ? ['events', 'background-snapshot'] : ['events']
 
 /** For one capture. */
-export function applySettings(qmp: Qmp, background: boolean, deadline: Deadline): Promise<MigrationSettings> {
-  return apply(qmp, captureCapabilities(background), captureParameters, deadline)
+export function applySettings(qmp: Qmp, mode: CaptureMode, deadline: Deadline): Promise<MigrationSettings> {
+  return apply(qmp, captureCapabilities(mode), captureParameters(mode), deadline)
 }
 
 /** For one load: the command line may set capabilities, too (`-global migration.x-…`). */
@@ -129,9 +137,9 @@ export function applyLoadSettings(qmp: Qmp, deadline: Deadline): Promise<Migrati
 }
 
 /** What a capture will have to put back, for the record: should its daemon be killed, the next one does it. */
-export async function settingsToPutBack(qmp: Qmp, background: boolean, deadline: Deadline): Promise<Settings> {
+export async function settingsToPutBack(qmp: Qmp, mode: CaptureMode, deadline: Deadline): Promise<Settings> {
   const found = await find(qmp, deadline)
-  return undoing(changesFor(found, captureCapabilities(background), captureParameters), found.parameters)
+  return undoing(changesFor(found, captureCapabilities(mode), captureParameters(mode)), found.parameters)
 }
 
 /** Puts back what a capture has set whose daemon was killed. */

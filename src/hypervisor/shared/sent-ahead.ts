@@ -2,13 +2,15 @@
 // cut, and is held shortly before the end of that first pass. Behind the cut come the rest of the pass, and the pages
 // that the guest has written to since: milliseconds for most, where the whole of memory takes seconds.
 //
-// QEMU ends a migration by itself as soon as a pass leaves little behind, and stops the guest for it (migration.c,
+// QEMU ends a migration by itself as soon as little is left to send, and stops the guest for it (migration.c,
 // migration_iteration_run). It must not come that far before the cut. So its thread is held within the pass, at a pipe
-// that is full. A page of zeros is nine bytes in the stream. What QEMU may still write is the pipe's content, and what
-// the writer has read last may be as much: with more pages to go than both can hold, some are left for certain.
+// that is full. A page of zeros is nine bytes in the stream. QEMU may still write as much as the pipe holds, and the
+// writer may have read as much last: with more pages to go than both can hold, some 2,000 are left for certain. QEMU
+// takes that for little where it can send them in its `downtime-limit` of a millisecond (qemu-migration-settings.ts),
+// which would be 8 GiB a second, by way of a pipe of 16 KiB.
 
 import type { CaptureMode, Deadline } from '../hypervisor.js'
-import { remaining } from './deadline.js'
+import { remaining, within } from './deadline.js'
 import type { ImageSink } from './image-writer.js'
 import { aheadBytes } from './image-writer-protocol.js'
 
@@ -29,17 +31,28 @@ export const notInBackground = (atBest: 'precopy' | 'stopped'): string =>
   atBest === 'precopy' ? 'most of its memory shall be saved ahead of its cut' : 'it shall be saved standing still'
 
 /**
- * Waits until a migration that has been told to begin is held. `end` resolves when the migration has ended. Returns
- * whether it is held; rejects when the image cannot be written.
+ * Waits until a migration that has been told to begin is held. `end` resolves when the migration has ended; `state` asks
+ * for the guest's run state. Returns whether it is held, and the guest runs; rejects when the image cannot be written.
  */
-export async function sendAhead(sink: ImageSink, end: Promise<unknown>, deadline: Deadline): Promise<boolean> {
+export async function sendAhead(
+  sink: ImageSink,
+  end: Promise<unknown>,
+  state: (deadline: Deadline) => Promise<string>,
+  deadline: Deadline,
+): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<false>((resolve) => {
     timer = setTimeout(() => resolve(false), remaining(deadline) * share)
   })
   try {
-    return await Promise.race([sink.sendAhead(sparePages), end.then(() => false), late])
+    if (!(await Promise.race([sink.sendAhead(sparePages), end.then(() => false), late]))) return false
   } finally {
     clearTimeout(timer)
   }
+  // A QEMU that had come to the migration's end would stand at the pipe with its big lock held, its guest stopped.
+  const found = await state(within(answerMs, deadline)).catch(() => null)
+  return found !== null && found !== 'finish-migrate' && found !== 'postmigrate'
 }
+
+/** How long a QEMU may take that is called off, or asked for its state, and does not answer while it holds its lock. */
+export const answerMs = 1000
