@@ -303,6 +303,19 @@ t.test('the image’s disk is full, or is gone', async (t) => {
   t.equal(await codeOf(machine.prepare({ directory: '/proc/nowhere', label: 's' }, soon(5000))), 'STORE_IO')
   t.same(daemon.disks('full'), { vda: domain.disk })
   await runsOn(t, domain)
-  await machine.destroy(soon(5000))
+  // Memory that is sent ahead fills it before the cut.
+  const small = scratch('small')
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', small])
+  t.teardown(() => execFileSync('umount', ['-l', small]))
+  await machine.close()
+  const ahead = await createLibvirtHypervisor({ uri: daemon.uri, atBest: 'precopy' }).attach(
+    'vm0',
+    { libvirt: { domain: 'full' } },
+    soon(10_000),
+  )
+  t.equal(await codeOf(ahead.prepare({ directory: small, label: 's' }, soon(10_000))), 'STORE_FULL')
+  await isAsBefore(t, domain, small)
+  await runsOn(t, domain)
+  await ahead.destroy(soon(5000))
   daemon.virsh('undefine', 'full')
 })

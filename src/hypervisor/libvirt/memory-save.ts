@@ -26,6 +26,10 @@ import { encodeHead, type SaveImageHead } from './save-image.js'
 
 /** How long an image that nobody wants may take to be read to its end. */
 const drainMs = 60_000
+/** How often a migration is asked whether it has ended: in general, while a guest waits for it, and ahead of a cut. */
+const lookMs = 20
+const pausedLookMs = 2
+const aheadLookMs = 100
 
 export interface SaveContext {
   readonly machine: string
@@ -102,11 +106,11 @@ export class MemorySave {
   }
 
   async #sendAhead(sink: ImageSink, deadline: Deadline): Promise<boolean> {
+    const { link } = this.#context
     await this.#migrate(deadline)
     let waiting = true
-    const end = this.#migrationEnd(deadline, () => waiting)
+    const end = this.#migrationEnd(deadline, aheadLookMs, () => waiting)
     end.catch(() => {})
-    const { link } = this.#context
     const isHeld = await sendAhead(sink, end, (limit) => runState(link, limit), deadline).finally(() => {
       waiting = false
     })
@@ -116,6 +120,7 @@ export class MemorySave {
     // A migration that came to its end has stopped its guest.
     if ((await runState(link, deadline)) === 'postmigrate') await link.execute('cont', {}, deadline)
     this.#sink = null
+    this.#migrating = false
     await rm(this.#file, { force: true })
     return false
   }
@@ -155,9 +160,8 @@ export class MemorySave {
     const { link, machine, wasRunning } = this.#context
     if (!this.#isBehind) {
       await started
-      const reason = await this.#migrationEnd(deadline)
+      const reason = await this.#migrationEnd(deadline, pausedLookMs)
       if (reason !== null) throw new Error(reason)
-      // The guest waits for it.
       return { resumedAtUs: await link.patiently(() => cont(link, deadline), deadline) }
     }
     if (staysPaused(link)) {
@@ -190,7 +194,7 @@ export class MemorySave {
   }
 
   /** Null when the migration has completed, or nobody waits for it any more; else QEMU's reason. */
-  async #migrationEnd(deadline: Deadline, isWaitedFor = () => true): Promise<string | null> {
+  async #migrationEnd(deadline: Deadline, everyMs = lookMs, isWaitedFor = () => true): Promise<string | null> {
     const { link, machine } = this.#context
     for (;;) {
       if (!isWaitedFor()) return null
@@ -201,7 +205,7 @@ export class MemorySave {
         return typeof reason === 'string' ? reason : `the migration ${String(status.status)}`
       }
       if (remaining(deadline) === 0) throw deadlinePassed(`Saving ${machine}`)
-      await pauseFor(this.#isBehind ? 20 : 2, deadline)
+      await pauseFor(everyMs, deadline)
     }
   }
 

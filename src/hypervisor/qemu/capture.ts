@@ -148,13 +148,11 @@ export class QemuCapture implements CaptureWork {
 
   /** Where that comes to nothing, the machine is saved standing still: with an image and a migration of their own. */
   async #sendAhead(deadline: Deadline): Promise<void> {
-    const { machine, qmp } = this.#context
+    const { qmp } = this.#context
     // Should this process die: QEMU stops the guest at the migration's end.
     this.#sink.pausing(qmp.path)
     await this.#migrate(deadline)
-    const isHeld = sendAhead(this.#sink, this.#end!, (limit) => this.#runState(limit), deadline)
-    const about = { machine, file: this.#file, lost: null, log: 'QEMU’s log' }
-    if (await isHeld.catch(async (error) => Promise.reject(await explainFailure(error, about, deadline)))) return
+    if (await sendAhead(this.#sink, this.#end!, (limit) => this.#runState(limit), deadline)) return
     this.#mode = 'stopped'
     await this.#stopMigration()
     await this.#restoreRunState()

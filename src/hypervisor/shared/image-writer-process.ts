@@ -46,6 +46,8 @@ class Stream {
   #bytes = 0
   #wanted = true
   #readAt = performance.now()
+  /** Whether a paused guest waits for the end, which is near: memory was sent ahead. */
+  #isAwaited = false
   /** While memory is sent ahead. */
   #ahead: { readonly ram: RamStream; readonly pages: number } | null = null
 
@@ -64,8 +66,9 @@ class Stream {
     if (this.#socket !== null) return
     const callback = (length: number) => {
       this.#take(piece.subarray(0, length))
-      if (this.#ahead !== null && this.#wanted) return this.#goesOn(piece.subarray(0, length))
-      const waitMs = this.#wanted && length < piece.length ? this.#untilMore(length) : 0
+      if (this.#ahead !== null) return this.#wanted && this.#goesOn(piece.subarray(0, length))
+      const isEager = !this.#wanted || this.#isAwaited || length === piece.length
+      const waitMs = isEager ? 0 : this.#untilMore(length)
       if (waitMs < 1) return true
       setTimeout(() => this.#socket?.resume(), waitMs)
       return false
@@ -95,7 +98,7 @@ class Stream {
     return Math.min(mostWaitMs, (streamBytes / 2 / length) * passed)
   }
 
-  /** Whether memory that is sent ahead is to be read on. Else it is held here, until `write` or `fail`. */
+  /** Whether memory that is sent ahead is to be read on. Else it is held here, until `write` or `discard`. */
   #goesOn(chunk: Buffer): boolean {
     const { ram, pages } = this.#ahead!
     ram.feed(chunk)
@@ -128,18 +131,28 @@ class Stream {
   }
 
   #readOn(): void {
+    this.#isAwaited = this.#ahead !== null
     this.#ahead = null
+    this.#read()
     this.#socket?.resume()
   }
 
-  /** Says why, once, and reads on without keeping anything. */
+  /** Nobody wants it any more. */
+  discard(): void {
+    this.fail(new Error('called off'))
+    this.#readOn()
+  }
+
+  /**
+   * Says why, once, and reads on without keeping anything. Memory that is sent ahead is held: at the end of its
+   * migration QEMU would stop the guest.
+   */
   fail(error: Error): void {
     if (!this.#wanted) return
     this.#wanted = false
     this.#closeFile()
     answer({ kind: 'failed', id: this.id, code: (error as NodeJS.ErrnoException).code ?? '', message: error.message })
-    this.#read()
-    this.#readOn()
+    if (this.#ahead === null) this.#read()
   }
 
   /**
@@ -197,7 +210,7 @@ process.on('message', (order: Order) => {
       answer({ kind: 'opened', id: order.id })
     } else if (order.kind === 'ahead') stream?.writeAhead(order.pages)
     else if (order.kind === 'write') stream?.write()
-    else if (order.kind === 'discard') stream?.fail(new Error('called off'))
+    else if (order.kind === 'discard') stream?.discard()
     else if (order.kind === 'pausing') paused.set(order.id, order.socket)
     else paused.delete(order.id)
   } catch (error) {

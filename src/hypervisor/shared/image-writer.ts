@@ -102,7 +102,7 @@ export class ImageSink {
 
   /**
    * Has the stream written until its first pass over memory has at most `pages` to go, and held there. Returns whether
-   * it is; rejects when it could not be written.
+   * it is, and not when it has ended before; rejects when it could not be written.
    */
   sendAhead(pages: number): Promise<boolean> {
     if (this.#state === 'waiting') {
@@ -137,7 +137,7 @@ export class ImageSink {
   discard(): void {
     this.closeWriteEnd()
     this.#written.reject(new Error('called off'))
-    this.#ahead.reject(new Error('called off'))
+    this.#ahead.resolve(false)
     if (this.#state === 'ended') return
     // A pipe that the writer does not have was passed to nobody.
     if (!this.#held) this.#end()
@@ -163,7 +163,7 @@ export class ImageSink {
     this.closeWriteEnd()
     // Harmless after `written`.
     this.#written.reject(new Error('the stream ended early'))
-    this.#ahead.reject(new Error('the stream ended early'))
+    this.#ahead.resolve(false)
     if (!this.#held) this.#writer.drop(this)
   }
 
@@ -199,7 +199,7 @@ export class ImageSink {
     const error = new Error('the image writer ended')
     this.#opened.reject(error)
     this.#written.reject(error)
-    this.#ahead.reject(error)
+    this.#ahead.resolve(false)
     if (!this.#held) return
     this.#state = 'discarding'
     this.#writer.send({ kind: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })

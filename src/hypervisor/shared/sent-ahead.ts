@@ -9,6 +9,7 @@
 // takes that for little where it can send them in its `downtime-limit` of a millisecond (qemu-migration-settings.ts),
 // which would be 8 GiB a second, by way of a pipe of 16 KiB.
 
+import { storeError } from '../../files/durable.js'
 import type { CaptureMode, Deadline } from '../hypervisor.js'
 import { remaining, within } from './deadline.js'
 import type { ImageSink } from './image-writer.js'
@@ -32,7 +33,7 @@ export const notInBackground = (atBest: 'precopy' | 'stopped'): string =>
 
 /**
  * Waits until a migration that has been told to begin is held. `end` resolves when the migration has ended; `state` asks
- * for the guest's run state. Returns whether it is held, and the guest runs; rejects when the image cannot be written.
+ * for the guest's run state. Returns whether it is held, and the guest runs. Throws STORE_FULL or STORE_IO.
  */
 export async function sendAhead(
   sink: ImageSink,
@@ -45,7 +46,10 @@ export async function sendAhead(
     timer = setTimeout(() => resolve(false), remaining(deadline) * share)
   })
   try {
-    if (!(await Promise.race([sink.sendAhead(sparePages), end.then(() => false), late]))) return false
+    const held = sink.sendAhead(sparePages).catch((error) => {
+      throw storeError(`cannot write ${sink.file}`, error)
+    })
+    if (!(await Promise.race([held, end.then(() => false), late]))) return false
   } finally {
     clearTimeout(timer)
   }
