@@ -25,6 +25,9 @@ const SHARES: Readonly<Record<Part, number>> = { network: 0.27, snapshot: 0.22, 
 
 const ids = () => [...new Set([...networkSubjects, ...snapshotSystems, ...controlsOf(() => 0)].map(({ id }) => id))]
 
+const rings = ([2, 4, 8] as const).flatMap((machines) => ([1, 2] as const).map((hosts) => ({ machines, hosts })))
+const cellName = ({ machines, hosts }: RingCell) => `${machines}x${hosts}`
+
 export const usage = `Usage: scripts/bench vnsnap [options]
 
 Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and beside bridge, OVS and VDE (root needed).
@@ -32,7 +35,8 @@ Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and be
   --rounds N       rounds over all subjects (default 5; with --quick 1)
   --minutes N      as many rounds as fit; shorter trials, rings of snapswitch before those of others, fewer subjects
                    (OVS and VDE are in forwarding)
-  --only A,B       only these parts (${PARTS.join(', ')}) or subjects (${ids().join(', ')})
+  --only A,B       only these parts (${PARTS.join(', ')}), subjects (${ids().join(', ')})
+                   or rings (machines x hosts: ${rings.map(cellName).join(', ')})
   --quick          short trials: a look of some minutes, not a result
   --json FILE      write the raw rows there as well, compressed when its name ends in .gz
   --results DIR    where vnsnap.{json,md} go (default bench/results; with --quick, --minutes or --only: nowhere); raw/ in it has the raw rows
@@ -42,19 +46,27 @@ Measures snapswitch beside models of VNsnap and of the UnaCloud snapshot, and be
 export interface Options extends BenchOptions {
   readonly parts: readonly Part[]
   readonly subjects: readonly string[]
+  /** By name; null: all. */
+  readonly rings: readonly string[] | null
 }
 
 /** Throws with a message for the user. */
 export function readOptions(argv: readonly string[]): Options {
   const options = readBenchOptions(argv, { usual: usualRounds.vnsnap, quick: 1, most: 100 })
-  const known = ids()
+  const [known, cells] = [ids(), rings.map(cellName)]
+  const words = [...PARTS, ...known, ...cells]
   const only = options.only ?? []
   for (const word of only)
-    if (!known.includes(word) && !(PARTS as readonly string[]).includes(word))
-      throw new Error(`no part or subject '${word}'; there are ${[...PARTS, ...known].join(', ')}`)
-  const parts = PARTS.filter((part) => only.includes(part))
+    if (!words.includes(word)) throw new Error(`no part, subject or ring '${word}'; there are ${words.join(', ')}`)
+  const wanted = only.filter((word) => cells.includes(word))
+  const parts = PARTS.filter((part) => only.includes(part) || (part === 'ring' && wanted.length > 0))
   const subjects = only.filter((word) => known.includes(word))
-  return { ...options, parts: parts.length === 0 ? PARTS : parts, subjects: subjects.length === 0 ? known : subjects }
+  return {
+    ...options,
+    parts: parts.length === 0 ? PARTS : parts,
+    subjects: subjects.length === 0 ? known : subjects,
+    rings: wanted.length === 0 ? null : wanted,
+  }
 }
 
 /** Its policy changes nothing of a ring's time, and nothing of a restore. */
@@ -63,8 +75,6 @@ const SAME = 'snapswitch-drop'
 const NO_RING = ['uncoordinated', SAME]
 /** So short that it counts as none: a busy loop needs something. */
 const BURN_LEAST_SECONDS = 0.2
-
-const rings = ([2, 4, 8] as const).flatMap((machines) => ([1, 2] as const).map((hosts) => ({ machines, hosts })))
 
 interface Plans {
   readonly network: NetworkPlan
@@ -179,10 +189,13 @@ export async function vnsnap(argv: readonly string[]): Promise<number> {
           Object.assign(figures, await measureRestore(system, plans.snapshot.memoryMiB, begun.say))
         },
       )
-    if (name === 'ring')
-      await run.rounds.inTurn(part(name, 1), ringsOf(systems, controls, plans), ({ system, cell, plan }, figures) =>
+    if (name === 'ring') {
+      const isWanted = ({ cell }: Ring) => options.rings?.includes(cellName(cell)) ?? true
+      const wanted = ringsOf(systems, controls, plans).filter(isWanted)
+      await run.rounds.inTurn(part(name, 1), wanted, ({ system, cell, plan }, figures) =>
         measureRing(system, cell, plan, figures),
       )
+    }
   }
   return run.finish()
 }

@@ -62,12 +62,15 @@ t.test('lengths of frames as tcpdump -e writes them', async (t) => {
   t.same(frameLengths(said), [64, 106])
 })
 
-t.test('parts and subjects are chosen by one option', async (t) => {
+t.test('parts, subjects and rings are chosen by one option', async (t) => {
   const options = readOptions(['--only', 'ring,vnsnap'])
   t.same(options.parts, ['ring'])
   t.same(options.subjects, ['vnsnap'])
   t.equal(options.results, null)
-  t.throws(() => readOptions(['--only', 'nothing']), /no part or subject 'nothing'/)
+  t.equal(options.rings, null)
+  const { parts, rings } = readOptions(['--only', '8x2,2x1,vnsnap'])
+  t.same({ parts, rings }, { parts: ['ring'], rings: ['8x2', '2x1'] })
+  t.throws(() => readOptions(['--only', 'nothing']), /no part, subject or ring 'nothing'/)
   t.ok(readOptions([]).subjects.includes('unacloud'))
 })
 

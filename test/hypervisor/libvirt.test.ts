@@ -96,16 +96,16 @@ t.test('a domain, as it is told', async (t) => {
   await end(loaded.control, domain)
 })
 
-for (const [mode, driver] of [
-  ['background', hypervisor],
-  ['precopy', ahead],
-  ['stopped', stopping],
+for (const [mode, driver, rounds] of [
+  ['background', hypervisor, 2],
+  ['precopy', ahead, 2],
+  ['stopped', stopping, 1],
 ] as const) {
   t.test(`${mode}: a snapshot of a running domain, restored, snapshot again; libvirt's view is true`, async (t) => {
     const domain = await daemon.domain(`cut-${mode}`)
     let machine = await attach(domain.name, driver)
     t.equal((await machine.inspect(soon(5000))).captureMode, mode)
-    for (let round = 0; round < 2; round++) {
+    for (let round = 0; round < rounds; round++) {
       const taken = await take(machine, domain.serial, `round${round}`)
       const { seal } = taken
       t.comment(`STOP to RESUME ${taken.downtimeMs} ms, image ${seal.memoryBytes} bytes`)

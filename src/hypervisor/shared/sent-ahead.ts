@@ -32,8 +32,8 @@ export const notInBackground = (atBest: 'precopy' | 'stopped'): string =>
   atBest === 'precopy' ? 'most of its memory shall be saved ahead of its cut' : 'it shall be saved standing still'
 
 /**
- * Waits until a migration that has been told to begin is held. `end` resolves when the migration has ended; `state` asks
- * for the guest's run state. Returns whether it is held, and the guest runs. Throws STORE_FULL or STORE_IO.
+ * Waits until a migration that has been told to begin is held. `end` resolves when the migration has ended; `state`
+ * asks for the guest's run state. Returns whether it is held, and the guest runs. Throws STORE_FULL or STORE_IO.
  */
 export async function sendAhead(
   sink: ImageSink,
