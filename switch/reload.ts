@@ -24,6 +24,7 @@ export const FIXED: readonly string[] = [
   'hosts',
   'datapath',
   'metrics',
+  'memory',
   ...driverKeys,
 ]
 

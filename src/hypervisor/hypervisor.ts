@@ -129,6 +129,8 @@ export interface CaptureTarget {
   readonly label: string
   /** Told of every image file before it is made. */
   readonly creating?: (file: string) => Promise<void>
+  /** Aborted when nobody wants the capture any more: `prepare` may reject then with the signal's reason. */
+  readonly calledOff?: AbortSignal
 }
 
 export interface CollapseOptions {

@@ -97,7 +97,12 @@ export class Agent {
     this.sessions.check(network)
     const highest = this.#host.epochs.get(network)
     if (epoch <= highest) throw staleEpoch(epoch, highest)
-    const preparation: Preparation = { snapshot, calledOff: false, broken: null, ended: Promise.resolve() }
+    const preparation: Preparation = {
+      snapshot,
+      off: new AbortController(),
+      broken: null,
+      ended: Promise.resolve(),
+    }
     const session: Session = { name: `snapshot ${snapshot}`, work: { kind: 'preparation', preparation } }
     this.sessions.begin(network, session)
     const work = this.#prepareSession(request, session, preparation)
@@ -114,10 +119,15 @@ export class Agent {
     const { network } = request
     const restarts = this.#host.datapath.restarts
     await this.#disks.letGo(this.#host.ports.machinesOf(network))
-    const snapshot = await SnapshotSession.prepare(this.#host, request)
+    const { signal } = preparation.off
+    const snapshot = await SnapshotSession.prepare(this.#host, request, signal)
     // A datapath that was restarted meanwhile has ports at the new epoch that have made no cut.
     const isRestarted = this.#host.datapath.restarts !== restarts
-    const reason = preparation.calledOff ? calledOff : isRestarted ? restarted() : preparation.broken
+    const reason: SnapswitchError | null = signal.aborted
+      ? signal.reason
+      : isRestarted
+        ? restarted()
+        : preparation.broken
     if (reason !== null) {
       snapshot.abort(reason.report())
       await snapshot.ended
@@ -190,7 +200,7 @@ export class Agent {
     this.sessions.check(network)
     const preparation = this.sessions.preparationOf(network)
     if (preparation?.snapshot === snapshot) {
-      preparation.calledOff = true
+      preparation.off.abort(calledOff)
       await preparation.ended
     }
     const session = this.sessions.snapshotOf(network)
@@ -219,6 +229,9 @@ export class Agent {
     this.sessions.close()
     await this.#disks.close()
     for (const [network] of this.sessions.all()) {
+      const preparation = this.sessions.preparationOf(network)
+      preparation?.off.abort(stopping)
+      await preparation?.ended
       const snapshot = this.sessions.snapshotOf(network)
       snapshot?.abort(stopping.report())
       await snapshot?.ended

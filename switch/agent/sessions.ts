@@ -12,7 +12,8 @@ import type { SnapshotSession } from './snapshot/session.js'
 /** A snapshot that is being prepared. */
 export interface Preparation {
   readonly snapshot: string
-  calledOff: boolean
+  /** Aborted with what called it off. */
+  readonly off: AbortController
   /** What keeps it from being whole. */
   broken: SnapswitchError | null
   /** Never rejects. */

@@ -70,8 +70,13 @@ t.test('wherever the stream is cut', async (t) => {
     t.match(count(whole, piece), { total: 8, pages: 8, isLost: false }, `pieces of ${piece}`)
 })
 
-t.test('a second pass counts on', async (t) => {
-  t.match(count(Buffer.concat([beginning, firstPart, secondPart, firstPart])), { pages: 11, isLost: false })
+t.test('the second pass is another matter', async (t) => {
+  const one = Buffer.concat([beginning, firstPart, secondPart])
+  t.match(count(Buffer.concat([one, firstPart])), { pages: 8, isLost: true }, 'a block that it had left')
+  const again = Buffer.concat([part, zero(1, '/rom@etc'), endOfRecords])
+  t.match(count(Buffer.concat([one, again])), { pages: 8, isLost: true }, 'a page that was there')
+  const later = Buffer.concat([beginning, part, zero(0, 'pc.ram'), endOfRecords, part, zero(3, 'pc.ram'), endOfRecords])
+  t.match(count(later), { pages: 2, isLost: false }, 'the block is named again in each part')
 })
 
 t.test('what it does not know', async (t) => {

@@ -89,7 +89,7 @@ async function sessionOf(control: MachineControl, store: object) {
     log: pino({ level: 'silent' }),
   }
   const request = { network: 'lab0', snapshot: 's1', epoch: 1, policy: 'buffer' as const, deadlineMs: 600_000 }
-  return { session: await SnapshotSession.prepare(host as Host, request), asked }
+  return { session: await SnapshotSession.prepare(host as Host, request, new AbortController().signal), asked }
 }
 
 t.test('a guest that stands still for its save runs again when its snapshot is called off', async (t) => {

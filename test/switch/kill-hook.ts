@@ -5,7 +5,7 @@
 // SNAPSWITCH_TEST_KILL_OTHER: a file that says `before:cont PID`: another process is killed at that instant instead,
 // once, and the file removed. SNAPSWITCH_TEST_HALT: a file; when it is there and a machine is about to be stopped, it
 // is removed and the daemon halts (SIGSTOP), its gate closed and its part of the snapshot undone, until somebody sends
-// SIGCONT. SNAPSWITCH_TEST_STOPPED: a QEMU that cannot save memory in the background. SNAPSWITCH_TEST_REFUSE: a
+// SIGCONT. SNAPSWITCH_TEST_NO_BACKGROUND: a QEMU that cannot save memory in the background. SNAPSWITCH_TEST_REFUSE: a
 // hypervisor that refuses to resume, so many times.
 
 import { readFileSync, rmSync } from 'node:fs'
@@ -13,7 +13,7 @@ import { Socket } from 'node:net'
 
 const ownInstant = process.env.SNAPSWITCH_TEST_KILL
 const other = process.env.SNAPSWITCH_TEST_KILL_OTHER
-const stopped = process.env.SNAPSWITCH_TEST_STOPPED !== undefined
+const hasNoBackground = process.env.SNAPSWITCH_TEST_NO_BACKGROUND !== undefined
 const haltFile = process.env.SNAPSWITCH_TEST_HALT
 let refusals = Number(process.env.SNAPSWITCH_TEST_REFUSE ?? 0)
 const { write, emit } = Socket.prototype
@@ -62,7 +62,7 @@ const isNamed = (text: string, command: string) =>
   text.includes(`"call":"${command}"`)
 
 Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
-  if (stopped && typeof args[0] === 'string')
+  if (hasNoBackground && typeof args[0] === 'string')
     args[0] = args[0].replace(/background-snapshot(\\?",\\?"state\\?":true)/, 'no-such-thing$1')
   if (typeof args[0] === 'string') {
     if (haltFile !== undefined && args[0].includes('"execute":"stop"')) halt(haltFile)
@@ -72,9 +72,9 @@ Socket.prototype.write = function (this: Socket, ...args: unknown[]): boolean {
       else if (args[0].includes('"call":')) called = true
       else sent.add(this)
     }
-    if (refusals > 0 && /"execute":"cont"|"call":"resume"/.test(args[0])) {
+    if (refusals > 0 && (isNamed(args[0], 'cont') || isNamed(args[0], 'resume'))) {
       refusals--
-      args[0] = args[0].replace('"execute":"cont"', '"execute":"no"').replace('"call":"resume"', '"call":"blockPivot"')
+      args[0] = args[0].replace(/(execute\\?":\\?")cont/, '$1no').replace('"call":"resume"', '"call":"blockPivot"')
     }
   }
   return Reflect.apply(write, this, args) as boolean

@@ -79,11 +79,11 @@ t.test('a domain, and a daemon that dies', root, async (t) => {
   }
 
   // Paused and then called off, and libvirt refuses a few times: the same daemon sees to it.
-  const patient = await start({ SNAPSWITCH_TEST_REFUSE: '5', SNAPSWITCH_TEST_STOPPED: '1' })
+  const patient = await start({ SNAPSWITCH_TEST_REFUSE: '5', SNAPSWITCH_TEST_NO_BACKGROUND: '1' })
   t.match(await snapshot(patient, 'lost', epoch++), { type: 'failed', error: { code: 'CAPTURE_FAILED' } })
   await isAsBefore('refused a few times')
   await patient.crash()
-  const refused = await start({ SNAPSWITCH_TEST_REFUSE: '1000', SNAPSWITCH_TEST_STOPPED: '1' })
+  const refused = await start({ SNAPSWITCH_TEST_REFUSE: '1000', SNAPSWITCH_TEST_NO_BACKGROUND: '1' })
   const last = await snapshot(refused, 'lost', epoch++)
   t.match(last, {
     type: 'failed',

@@ -49,13 +49,13 @@ class Lab {
     const config = { networks: { lab0: { ports } }, machines: { vm0: { qmp: this.guest.qmp } } }
     if (kill === undefined && refusals === 0 && !this.isAhead) return this.world.switch('host', config)
     if (kill !== undefined) process.env.SNAPSWITCH_TEST_KILL = kill
-    if (this.isAhead) process.env.SNAPSWITCH_TEST_STOPPED = '1'
+    if (this.isAhead) process.env.SNAPSWITCH_TEST_NO_BACKGROUND = '1'
     process.env.SNAPSWITCH_TEST_REFUSE = String(refusals)
     try {
       return await this.world.switch('host', config, hook)
     } finally {
       delete process.env.SNAPSWITCH_TEST_KILL
-      delete process.env.SNAPSWITCH_TEST_STOPPED
+      delete process.env.SNAPSWITCH_TEST_NO_BACKGROUND
       delete process.env.SNAPSWITCH_TEST_REFUSE
     }
   }

@@ -124,7 +124,7 @@ export class DomainCapture implements CaptureWork {
     if (mode === 'stopped') return
     // QEMU ends a migration that is not behind the guest by closing its disks for a moment: nothing may be copied then.
     if (copyDisks && mode === 'background') await this.#openCopies(files, deadline)
-    if (!(await this.#memory.prepare(await this.#head(deadline), deadline))) this.#mode = 'stopped'
+    if (!(await this.#memory.prepare(await this.#head(deadline), deadline, target.calledOff))) this.#mode = 'stopped'
     if (this.#copies.length === 0) return
     // Last: what the guest writes from here to the cut has to be copied.
     await this.#snapshot(null, deadline)

@@ -341,7 +341,7 @@ export class LibvirtMachine implements MachineControl {
     await settleMigration(this.name, this.#link, this.#process, deadline)
     const ofStream = libvirtObstacle(this.#link.libvirtVersion) ?? (await descriptorObstacle(this.#link, deadline))
     const { atBest } = this.#settings
-    if (atBest !== 'background') return { ofStream, ofBackground: notInBackground(atBest) }
+    if (atBest !== 'background') return { ofStream, ofBackground: ofStream ?? notInBackground(atBest) }
     const obstacle = ofStream ?? (await backgroundObstacle(this.#link, deadline))
     const kernel = obstacle !== null && /kernel/.test(obstacle) && !everyoneMayUseUserfaultfd()
     return { ofStream, ofBackground: kernel ? `${obstacle}: ${userfaultfdHint}` : obstacle }

@@ -18,8 +18,8 @@ import { readyMemory } from '../shared/mapped-memory.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
-import { cont, protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
-import { answerMs, sendAhead } from '../shared/sent-ahead.js'
+import { cont, protectedMemory, runOn, stateAfterMigration, staysPaused } from '../shared/run-on.js'
+import { cancelMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 import { type DomainLink, runState } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
@@ -77,7 +77,7 @@ export class MemorySave {
    * All that can be done before the pause. On failure `end` undoes it. Returns whether it is done: memory that cannot
    * be sent ahead is saved in another way, and nothing is left of this one.
    */
-  async prepare(head: SaveImageHead, deadline: Deadline): Promise<boolean> {
+  async prepare(head: SaveImageHead, deadline: Deadline, calledOff?: AbortSignal): Promise<boolean> {
     const { link, writer, process, memoryBytes } = this.#context
     const gated = this.#isBehind && canHoldAtGate(link.greeting)
     try {
@@ -93,7 +93,7 @@ export class MemorySave {
     this.#settings = await applySettings(link, this.#context.mode, deadline)
     await link.executeWithDescriptor('getfd', { fdname: this.#descriptorName }, sink.writeFd, deadline)
     sink.closeWriteEnd()
-    if (!this.#isBehind) return this.#sendAhead(sink, deadline)
+    if (!this.#isBehind) return this.#sendAhead(sink, calledOff, deadline)
     if (!gated) return true
     await this.#migrate(deadline)
     await standsAtGate(process, memoryBytes, (limit) => runState(link, limit), deadline)
@@ -105,20 +105,21 @@ export class MemorySave {
     return this.#context.mode === 'background'
   }
 
-  async #sendAhead(sink: ImageSink, deadline: Deadline): Promise<boolean> {
-    const { link } = this.#context
+  async #sendAhead(sink: ImageSink, calledOff: AbortSignal | undefined, deadline: Deadline): Promise<boolean> {
+    const { link, machine } = this.#context
     await this.#migrate(deadline)
     let waiting = true
     const end = this.#migrationEnd(deadline, aheadLookMs, () => waiting)
     end.catch(() => {})
-    const isHeld = await sendAhead(sink, end, (limit) => runState(link, limit), deadline).finally(() => {
+    const state = (limit: Deadline) => link.patiently(() => runState(link, limit), limit)
+    const isHeld = await sendAhead({ machine, sink, end, state, calledOff }, deadline).finally(() => {
       waiting = false
     })
     if (isHeld) return true
     await this.discard()
     await this.end()
     // A migration that came to its end has stopped its guest.
-    if ((await runState(link, deadline)) === 'postmigrate') await link.execute('cont', {}, deadline)
+    if ((await stateAfterMigration(state, deadline)) === 'postmigrate') await link.execute('cont', {}, deadline)
     this.#sink = null
     this.#migrating = false
     await rm(this.#file, { force: true })
@@ -162,6 +163,7 @@ export class MemorySave {
       await started
       const reason = await this.#migrationEnd(deadline, pausedLookMs)
       if (reason !== null) throw new Error(reason)
+      await stateAfterMigration((limit) => link.patiently(() => runState(link, limit), limit), deadline)
       return { resumedAtUs: await link.patiently(() => cont(link, deadline), deadline) }
     }
     if (staysPaused(link)) {
@@ -222,7 +224,7 @@ export class MemorySave {
    */
   async discard(): Promise<boolean> {
     if (this.#migrating && !this.#isBehind)
-      await this.#context.link.execute('migrate_cancel', {}, within(answerMs)).catch(() => {})
+      await this.#context.link.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
     const isGated = this.#migrating && this.#sink?.isGated === true
     this.#sink?.discard()
     return isGated

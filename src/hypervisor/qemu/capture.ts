@@ -28,7 +28,7 @@ import type {
 import type { LiveDisk } from '../shared/block-drives.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
-import { by, deadlinePassed, pauseFor, within } from '../shared/deadline.js'
+import { by, deadlinePassed, within } from '../shared/deadline.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
 import type { ImageSink, ImageWriter, SinkKind, WrittenImage } from '../shared/image-writer.js'
 import { readyMemory } from '../shared/mapped-memory.js'
@@ -40,8 +40,8 @@ import { applySettings, type MigrationSettings } from '../shared/qemu-migration-
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
-import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
-import { answerMs, sendAhead } from '../shared/sent-ahead.js'
+import { protectedMemory, runOn, stateAfterMigration, staysPaused } from '../shared/run-on.js'
+import { cancelMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
 /** How long putting a machine right again may take after a failure, whatever the deadline of the capture was. */
@@ -51,7 +51,7 @@ const endedMs = 500
 /** How long a stream may take that nobody wants any more. The guest runs meanwhile. */
 const drainMs = 120_000
 /** How long a cancelled save may take to end: the guest stands still meanwhile. */
-const cancelMs = 3000
+const cancelledMs = 3000
 const descriptorName = 'snapswitch-image'
 
 export interface CaptureContext {
@@ -125,19 +125,27 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #prepare(target: CaptureTarget, gated: boolean, deadline: Deadline): Promise<void> {
-    const { machine, qmp, disks, owner, mode, process } = this.#context
+    const { qmp, mode, process } = this.#context
     const sink = this.#sink.open(deadline)
     sink.catch(() => {})
-    const files = { ...target, machine }
-    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, files, owner, deadline)))
-    this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
-    for (const result of opened) if (result.status === 'rejected') throw result.reason
+    if (mode !== 'precopy') await this.#openOverlays(target, deadline)
     this.#settings = await applySettings(qmp, mode, deadline)
     if (mode === 'background' && process !== null) await readyMemory(process.pid, deadline)
     await sink
     await this.#passSink(deadline)
     if (gated) await this.#startGated(deadline)
-    else if (mode === 'precopy') await this.#sendAhead(deadline)
+    if (mode !== 'precopy') return
+    await this.#sendAhead(target.calledOff, deadline)
+    // Last: what they cover may change while memory is sent.
+    await this.#openOverlays(target, deadline)
+  }
+
+  async #openOverlays(target: CaptureTarget, deadline: Deadline): Promise<void> {
+    const { machine, qmp, disks, owner } = this.#context
+    const files = { ...target, machine }
+    const opened = await Promise.allSettled(disks.map((disk) => openOverlay(qmp, disk, files, owner, deadline)))
+    this.#overlays = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    for (const result of opened) if (result.status === 'rejected') throw result.reason
   }
 
   async #passSink(deadline: Deadline): Promise<void> {
@@ -147,12 +155,13 @@ export class QemuCapture implements CaptureWork {
   }
 
   /** Where that comes to nothing, the machine is saved standing still: with an image and a migration of their own. */
-  async #sendAhead(deadline: Deadline): Promise<void> {
-    const { qmp } = this.#context
+  async #sendAhead(calledOff: AbortSignal | undefined, deadline: Deadline): Promise<void> {
+    const { machine, qmp } = this.#context
     // Should this process die: QEMU stops the guest at the migration's end.
     this.#sink.pausing(qmp.path)
     await this.#migrate(deadline)
-    if (await sendAhead(this.#sink, this.#end!, (limit) => this.#runState(limit), deadline)) return
+    const state = (limit: Deadline) => this.#runState(limit)
+    if (await sendAhead({ machine, sink: this.#sink, end: this.#end!, state, calledOff }, deadline)) return
     this.#mode = 'stopped'
     await this.#stopMigration()
     await this.#restoreRunState()
@@ -383,7 +392,7 @@ export class QemuCapture implements CaptureWork {
   /** A migration that would stop the guest at its end is cancelled before anything is read of it that leads there. */
   async #cancelStopping(): Promise<void> {
     if (this.mode === 'background' || this.#end === null) return
-    await this.#context.qmp.execute('migrate_cancel', {}, within(answerMs)).catch(() => {})
+    await this.#context.qmp.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
   }
 
   /**
@@ -400,7 +409,7 @@ export class QemuCapture implements CaptureWork {
       await qmp.execute('closefd', { fdname: descriptorName }, within(2000)).catch(() => {})
       return
     }
-    const limit = within(mode === 'stopped' ? cancelMs : drainMs)
+    const limit = within(mode === 'stopped' ? cancelledMs : drainMs)
     const reason = await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(String)
     if (mode === 'background' && reason !== null && process !== null && isAlive(process))
       liftWriteProtection(process.pid)
@@ -410,16 +419,10 @@ export class QemuCapture implements CaptureWork {
   async #restoreRunState(resumed?: (info: ResumeInfo) => void, limitMs = recoveryMs): Promise<void> {
     const { qmp } = this.#context
     const limit = within(limitMs)
-    let status: { running?: boolean; status?: string }
-    for (;;) {
-      status = (await qmp.execute('query-status', {}, limit)) as typeof status
-      // A migration says that it has completed a moment before it lets go of the machine.
-      if (status.status !== 'finish-migrate') break
-      await pauseFor(1, limit)
-    }
-    if (staysStopped(status.status)) this.#runsAfterwards = false
+    const status = await stateAfterMigration((by) => this.#runState(by), limit)
+    if (staysStopped(status)) this.#runsAfterwards = false
     const wasRunning = this.#runsAfterwards
-    if (wasRunning && status.running === true) {
+    if (wasRunning && status === 'running') {
       resumed?.({ resumedAtUs: nowUs() })
     } else if (wasRunning) {
       const running = qmp.event(({ name }) => name === 'RESUME', 'cont', limit)
@@ -428,8 +431,8 @@ export class QemuCapture implements CaptureWork {
     } else {
       // After a migration the disks are handed over; only running takes them back. Both in one write: the guest barely
       // runs.
-      const commands = status.status === 'postmigrate' ? (['cont', 'stop'] as const) : (['stop'] as const)
-      if (status.running === true || status.status === 'postmigrate') {
+      const commands = status === 'postmigrate' ? (['cont', 'stop'] as const) : (['stop'] as const)
+      if (status === 'running' || status === 'postmigrate') {
         await Promise.all(
           qmp.executeAll(
             commands.map((command) => [command, {}]),

@@ -160,10 +160,14 @@ class Stream {
    * be stopped at its end.
    */
   orphan(): void {
-    const isAhead = this.#ahead !== null
-    this.fail(new Error('the daemon is gone'))
-    if (isAhead) this.#socket?.destroy()
+    if (this.#ahead !== null) this.breakOff()
+    else this.fail(new Error('the daemon is gone'))
     rmSync(this.#file, { force: true })
+  }
+
+  breakOff(): void {
+    this.fail(new Error('called off'))
+    this.#socket?.destroy()
   }
 
   #take(chunk: Buffer): void {
@@ -210,6 +214,7 @@ process.on('message', (order: Order) => {
       answer({ kind: 'opened', id: order.id })
     } else if (order.kind === 'ahead') stream?.writeAhead(order.pages)
     else if (order.kind === 'write') stream?.write()
+    else if (order.kind === 'break') stream?.breakOff()
     else if (order.kind === 'discard') stream?.discard()
     else if (order.kind === 'pausing') paused.set(order.id, order.socket)
     else paused.delete(order.id)

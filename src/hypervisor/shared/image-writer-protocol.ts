@@ -3,7 +3,7 @@
 /** What a pipe holds while it is read. */
 export const streamBytes = 1 << 20
 
-/** What it holds while memory is sent ahead (sent-ahead.ts): the less, the nearer to its end that can be held. */
+/** What it holds while memory is sent ahead (sent-ahead.ts): the less, the nearer to the end that can be held. */
 export const aheadBytes = 16 * 1024
 
 export type Order =
@@ -16,6 +16,8 @@ export type Order =
   /** The machine of the QMP socket will be paused. It is told to go on when the daemon dies before `running`. */
   | { readonly kind: 'pausing'; readonly id: number; readonly socket: string }
   | { readonly kind: 'running'; readonly id: number }
+  /** Closes the pipe of memory that is sent ahead. */
+  | { readonly kind: 'break'; readonly id: number }
   /** Reads it to its end and throws it away. */
   | { readonly kind: 'discard'; readonly id: number }
 

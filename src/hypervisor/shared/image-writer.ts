@@ -5,9 +5,10 @@
 // has done its slow preparation and before it looks at the guest; emptying it lets the thread go on.
 //
 // A machine that is not saved in the background has most of its memory sent ahead (sent-ahead.ts): the writer reads
-// until little is left, and then no more, so that QEMU's thread stands at a full pipe again.
+// until little is left, and then no more, so that QEMU's thread stands at a full pipe again. If something goes wrong
+// there, the pipe is broken: the migration fails then, and the guest runs on.
 //
-// And the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected,
+// Otherwise the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected,
 // and the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream
 // that nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this
 // process holds the pipe open in case the writer ends first.
@@ -61,6 +62,8 @@ export class ImageSink {
   readonly writeFd: number
   readonly id: number
   readonly #readFd: number
+  /** Bytes that the pipe holds until `receive`. */
+  readonly capacity: number
   /** Bytes of the gate's filling: they come out first. */
   readonly #padding: number
   readonly #writer: ImageWriter
@@ -70,6 +73,8 @@ export class ImageSink {
   #writeOpen = true
   /** Whether the writer has the pipe too. */
   #held = false
+  /** The socket of a machine that is to run on, should this process die. */
+  #pausing: string | null = null
   #state: 'waiting' | 'ahead' | 'writing' | 'discarding' | 'ended' = 'waiting'
 
   constructor(writer: ImageWriter, id: number, file: string, kind: SinkKind) {
@@ -79,6 +84,7 @@ export class ImageSink {
     this.writeFd = pipe.writeFd
     this.#readFd = pipe.readFd
     this.#writer = writer
+    this.capacity = pipe.capacity
     this.#padding = kind === 'gated' ? pipe.capacity : 0
     if (kind === 'gated') check(libc().write(pipe.writeFd, new Uint8Array(this.#padding), this.#padding), 'fill a pipe')
   }
@@ -126,11 +132,26 @@ export class ImageSink {
 
   /** The machine is about to be paused: should this process die, the writer lets it run on. Until `running`. */
   pausing(socket: string): void {
+    this.#pausing = socket
     if (this.#held) this.#writer.send({ kind: 'pausing', id: this.id, socket })
   }
 
   running(): void {
+    this.#pausing = null
     if (this.#held) this.#writer.send({ kind: 'running', id: this.id })
+  }
+
+  /** Whether memory is being sent ahead, or is held. */
+  get isAhead(): boolean {
+    return this.#state === 'ahead'
+  }
+
+  /** Breaks the pipe of memory that is sent ahead: the migration fails, and the guest runs on. */
+  breakOff(): void {
+    if (this.#state !== 'ahead') return
+    if (this.#held) this.#writer.send({ kind: 'break', id: this.id })
+    this.#end()
+    this.#writer.drop(this)
   }
 
   /** From now on the stream is thrown away; opens the gate if it is closed. `receive` rejects. The file stays. */
@@ -201,8 +222,14 @@ export class ImageSink {
     this.#written.reject(error)
     this.#ahead.resolve(false)
     if (!this.#held) return
+    if (this.#state === 'ahead') {
+      this.#end()
+      this.#writer.drop(this)
+      return
+    }
     this.#state = 'discarding'
     this.#writer.send({ kind: 'open', id: this.id, pipe: `/proc/${process.pid}/fd/${this.#readFd}`, file: this.file })
+    if (this.#pausing !== null) this.pausing(this.#pausing)
     this.#writer.send({ kind: 'discard', id: this.id })
   }
 }

@@ -1,6 +1,7 @@
-// How many pages of guest memory have gone by in QEMU's migration stream, without keeping any of it (QEMU's
-// migration/savevm.c: sections; migration/ram.c: what the section of memory has). It knows the beginning of a stream,
-// which is memory alone. At anything else it is lost, and says so.
+// How many pages of guest memory have gone by in the first pass of QEMU's migration stream, without keeping any of it
+// (QEMU's migration/savevm.c: sections; migration/ram.c: what the section of memory has, and that a pass goes through
+// the blocks one after another, each from its first page on). It knows the beginning of a stream, which is memory
+// alone. At anything else it is lost, and says so; at the second pass, too.
 
 /** The size of a page in the stream of every machine whose stream this can read. */
 const pageBytes = 4096
@@ -27,7 +28,8 @@ const bytesOf = {
   record: 8,
   'name of block': 1,
   'size of block': 8,
-  'name of page’s block': 1,
+  'length of page’s block': 1,
+  'name of page’s block': 0,
   devices: 0,
   lost: 0,
 } as const
@@ -47,6 +49,12 @@ export class RamStream {
   #unnamed = 0
   /** Bytes of the page whose block is named first. */
   #content = 0
+  /** Where the last page lay: its block, its address there, and the blocks that the pass has left. */
+  #block = ''
+  #address = -1
+  /** The address of the page under way. */
+  #next = 0
+  readonly #left = new Set<string>()
   #total = 0
   #pages = 0
 
@@ -55,7 +63,7 @@ export class RamStream {
     return this.#total
   }
 
-  /** Pages that have gone by, in all passes. */
+  /** Pages that have gone by. */
   get pages(): number {
     return this.#pages
   }
@@ -111,9 +119,11 @@ export class RamStream {
       case 'size of block':
         this.#unnamed -= Number(head.readBigUInt64BE(name))
         return this.#unnamed > 0 ? 'name of block' : this.#unnamed === 0 ? 'record' : 'lost'
+      case 'length of page’s block':
+        this.#name = head[0]!
+        return 'name of page’s block'
       case 'name of page’s block':
-        this.#skip = head[0]! + this.#content
-        return 'record'
+        return this.#enter(head.toString('latin1', 0, name))
       case 'devices':
       case 'lost':
         return this.#state
@@ -149,13 +159,29 @@ export class RamStream {
         return 'record'
       case flag.zero:
       case flag.page:
-        this.#pages++
         this.#content = (flags & flag.page) === 0 ? 1 : pageBytes
-        if ((flags & flag.sameBlock) === 0) return 'name of page’s block'
-        this.#skip = this.#content
-        return 'record'
+        this.#next = high * 2 ** 32 + (low - flags)
+        return (flags & flag.sameBlock) === 0 ? 'length of page’s block' : this.#count()
       default:
         return 'lost'
     }
+  }
+
+  #enter(block: string): State {
+    if (block !== this.#block) {
+      if (this.#left.has(block)) return 'lost'
+      this.#left.add(this.#block)
+      this.#block = block
+      this.#address = -1
+    }
+    return this.#count()
+  }
+
+  #count(): State {
+    if (this.#next <= this.#address) return 'lost'
+    this.#address = this.#next
+    this.#pages++
+    this.#skip = this.#content
+    return 'record'
   }
 }

@@ -81,6 +81,7 @@ export async function prepareMember(
   request: SessionRequest,
   vm: string,
   deadline: number,
+  calledOff: AbortSignal,
 ): Promise<Member> {
   const control = await host.machines.attach(vm, deadline)
   try {
@@ -100,7 +101,7 @@ export async function prepareMember(
     await host.journal.writeCut(request.network, request.snapshot, vm, record)
     const directory = host.store.machineImages(request.network, request.snapshot, vm)
     const creating = (file: string) => host.disks.noteMade(vm, file)
-    await control.prepare({ directory, label, creating }, deadline)
+    await control.prepare({ directory, label, creating, calledOff }, deadline)
     // Stopping a guest flushes its disks; what is written back now does not prolong the pause.
     for (const { layers } of info.disks) {
       const { file, dataFile } = layers[0] ?? {}

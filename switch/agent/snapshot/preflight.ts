@@ -2,15 +2,18 @@
 
 import type { Preflight } from '../../../src/api/schemas.js'
 import { type ErrorReport, SnapswitchError } from '../../../src/errors/errors.js'
-import type { Deadline } from '../../../src/hypervisor/hypervisor.js'
+import type { CaptureMode, Deadline } from '../../../src/hypervisor/hypervisor.js'
 import { diskFrozen, onFrozen } from '../disks/frozen.js'
 import type { Host } from '../host.js'
 import { inspectMachines } from '../inspection.js'
 import { notRunning, unsupportedDrive } from '../refusals.js'
 import { recordingBytes } from './recording.js'
 
-/** Memory images are rarely larger than memory; device state and headers need a little. */
-const IMAGE_ROOM = 1.02
+/**
+ * Memory images are rarely larger than memory; device state and headers need a little. Where memory is sent ahead, the
+ * pages come again that the guest writes to meanwhile.
+ */
+const IMAGE_ROOM = { background: 1.02, stopped: 1.02, precopy: 1.25 } satisfies Record<CaptureMode, number>
 
 /**
  * `busy`: what is under way in the network, as an error. `isMerging`: whether we merge a disk of the machine. Problems
@@ -36,7 +39,7 @@ export async function preflight(
       if (error !== null) problems.push(error)
       continue
     }
-    neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM)
+    neededBytes += Math.ceil(info.memoryBytes * IMAGE_ROOM[info.captureMode])
     const { memoryBytes, captureMode, captureModeReason } = info
     members.push({ vm, ports, memoryBytes, captureMode, captureModeReason })
     if (info.state !== 'running')

@@ -68,9 +68,9 @@ export class SnapshotSession {
 
   /**
    * Does the slow work before the cut: connects, makes overlays, opens image files, arms the ports. On failure nothing
-   * is left.
+   * is left. It fails soon after `calledOff` is aborted.
    */
-  static async prepare(host: Host, request: SessionRequest): Promise<SnapshotSession> {
+  static async prepare(host: Host, request: SessionRequest, calledOff: AbortSignal): Promise<SnapshotSession> {
     const deadline = host.clock.now().ms + request.deadlineMs
     const { network, snapshot } = request
     const names = host.ports.machinesOf(network)
@@ -80,10 +80,19 @@ export class SnapshotSession {
     try {
       await host.epochs.raise(network, request.epoch)
       host.datapath.rememberEpoch(network, request.epoch)
-      const prepared = await Promise.allSettled(names.map((vm) => prepareMember(host, request, vm, deadline)))
-      for (const result of prepared) if (result.status === 'fulfilled') members.push(result.value)
-      const failed = prepared.find((result) => result.status === 'rejected')
-      if (failed !== undefined) throw failed.reason
+      // The first that fails calls the others off: what they do may take long.
+      const failed = new AbortController()
+      const signal = AbortSignal.any([calledOff, failed.signal])
+      const prepare = async (vm: string) => {
+        try {
+          return [await prepareMember(host, request, vm, deadline, signal)]
+        } catch (thrown) {
+          failed.abort(thrown)
+          return []
+        }
+      }
+      members.push(...(await Promise.all(names.map(prepare))).flat())
+      if (failed.signal.aborted) throw failed.signal.reason
       if (request.record === true) recording = await Recording.start(host, request)
       // What preparing has left behind; in the cut there is no time for it.
       host.processor.collectGarbage()
@@ -202,7 +211,7 @@ export class SnapshotSession {
     switch (effect) {
       case 'gate':
         // One that stands still for as long as its memory is saved must not keep the others waiting.
-        if (member.info.captureMode === 'background') {
+        if (member.info.captureMode !== 'stopped') {
           await this.#slots.acquire()
           member.hasSlot = true
         }
