@@ -111,7 +111,8 @@ function checkManifest(manifest: Manifest, book: Book): void {
  * before, and should have been read before the cut, in the old color. What was left in a socket would be read at once,
  * and frames have the time at which their batch began: so the first half of that while counts. Hypervisor and switch
  * each tell their times; a cut outside of its pause says that their clocks differ. Only QEMU's word for the resume is
- * exact enough (`background`, `precopy`), and only network cards (ports with an address in the manifest) pause with their machine.
+ * exact enough (`background`, `precopy`), and only network cards (ports with an address in the manifest) pause with
+ * their machine.
  */
 function checkDrained(run: HostRun, part: LocalPart, book: Book): void {
   const { table } = run

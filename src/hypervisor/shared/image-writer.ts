@@ -8,10 +8,10 @@
 // until little is left, and then no more, so that QEMU's thread stands at a full pipe again. If something goes wrong
 // there, the pipe is broken: the migration fails then, and the guest runs on.
 //
-// Otherwise the pipe must never break: a background snapshot whose stream fails leaves the guest's memory write-protected,
-// and the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the tracking). So a stream
-// that nobody wants any more is read to its end and thrown away; the writer outlives this process to do that, and this
-// process holds the pipe open in case the writer ends first.
+// Otherwise the pipe must never break: a background snapshot whose stream fails leaves the guest's memory
+// write-protected, and the guest frozen, for ever (QEMU 7.2, migration.c: only bg_migration_completion stops the
+// tracking). So a stream that nobody wants any more is read to its end and thrown away; the writer outlives this
+// process to do that, and this process holds the pipe open in case the writer ends first.
 
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
