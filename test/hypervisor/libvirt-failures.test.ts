@@ -313,8 +313,10 @@ t.test('the image’s disk is full, or is gone', async (t) => {
     { libvirt: { domain: 'full' } },
     soon(10_000),
   )
-  t.equal(await codeOf(ahead.prepare({ directory: small, label: 's' }, soon(10_000))), 'STORE_FULL')
-  await isAsBefore(t, domain, small)
+  t.equal(await codeOf(ahead.prepare({ directory: small, label: 'full' }, soon(10_000))), 'STORE_FULL')
+  t.same(readdirSync(small), [])
+  t.same(daemon.disks('full'), { vda: domain.disk })
+  t.notMatch(readdirSync(daemon.directory).join(), /\.full/, 'no overlay')
   await runsOn(t, domain)
   await ahead.destroy(soon(5000))
   daemon.virsh('undefine', 'full')

@@ -296,20 +296,18 @@ export class QemuCapture implements CaptureWork {
     const late = () => deadlinePassed(`Saving ${machine}`)
     const [disksAtUs, state] = await Promise.race([Promise.all([this.#disks, this.#state]), overdue])
     await checkStopped(machine, qmp, state, deadline)
-    let image: Promise<WrittenImage>
+    const image = this.#sink.receive()
+    const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
     if (this.mode === 'background') {
-      image = this.#sink.receive()
-      const stamps = { savingAtUs: nowUs(), ...(disksAtUs === null ? {} : { disksAtUs }) }
       const resumedAtUs = await Promise.race([this.#saveBehind(deadline, overdue), this.#failure(image), overdue])
       resumed({ resumedAtUs, ...stamps })
       const watch = watchProgress(machine, () => this.progress())
       const saved = Promise.race([this.#completed(), this.#failure(image), watch.stalled])
       await by(deadline, saved, late).finally(watch.stop)
     } else {
-      image = this.#sink.receive()
       if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
       await by(deadline, Promise.race([this.#completed(), this.#failure(image), overdue]), late)
-      await this.#restoreRunState(resumed)
+      await this.#restoreRunState((info) => resumed({ ...info, ...stamps }))
     }
     const written = await by(deadline, image, late)
     await this.#syncFiles()
