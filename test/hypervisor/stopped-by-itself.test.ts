@@ -16,8 +16,7 @@ import { isGapless, list, mergeDisk, scratch, take } from './machines.js'
 t.setTimeout(fileLimit(180_000))
 
 const drivers = {
-  'background, started ahead': createQemuHypervisor(),
-  'background, started at the cut': createQemuHypervisor({ startAhead: false }),
+  background: createQemuHypervisor(),
   precopy: createQemuHypervisor({ atBest: 'precopy' }),
   stopped: createQemuHypervisor({ atBest: 'stopped' }),
 }
