@@ -2,6 +2,7 @@
 
 import { type BigIntStats, stat } from 'node:fs'
 import { promisify } from 'node:util'
+import { aborted } from '../runtime/aborted.js'
 import { fileTimeMs } from '../runtime/clock.js'
 import { digestFile } from './durable.js'
 
@@ -21,13 +22,6 @@ interface Computation {
   /** How many wait for it. */
   waiting: number
 }
-
-/** Never resolves. */
-const aborted = (signal: AbortSignal) =>
-  new Promise<never>((_, reject) => {
-    if (signal.aborted) reject(signal.reason)
-    else signal.addEventListener('abort', () => reject(signal.reason), { once: true })
-  })
 
 export class Digests {
   readonly #known = new Map<string, string>()

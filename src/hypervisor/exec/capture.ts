@@ -6,7 +6,7 @@ import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import { digestFile, makeDirectory, storeError, syncFile } from '../../files/durable.js'
 import { nowUs } from '../../runtime/clock.js'
-import type { Deadline, ExternalFile, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
+import type { Deadline, ExternalFile, MachineInfo, PauseInfo, ResumeInfo, SealInfo } from '../hypervisor.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
 import { within } from '../shared/deadline.js'
@@ -31,7 +31,7 @@ export interface CaptureContext extends PauseLimits {
 
 export class ExecCapture implements CaptureWork {
   readonly machine: string
-  readonly mode: PauseLimits['mode']
+  readonly mode: MachineInfo['captureMode']
   readonly memoryBytes: number
   readonly stallMs = stallMs
   readonly pauseMs = pauseMs

@@ -57,8 +57,8 @@ export class ExecMachine implements MachineControl {
     const answer = await inspect(this.#target, deadline)
     if (answer.state === 'off') throw isOff(this.#target)
     this.#last = answer
-    const { state, detail, memoryBytes, files, warnings, unsupported, version } = answer
-    const isStopped = modeOf(answer) === 'stopped'
+    const { state, detail, memoryBytes, files, warnings, unsupported, version, captureMode } = answer
+    const isStopped = captureMode !== 'background'
     return {
       name: this.name,
       state,
@@ -71,7 +71,7 @@ export class ExecMachine implements MachineControl {
       files: (files ?? []).map(({ path }) => path),
       warnings: warnings ?? [],
       nics: nicsOf(answer),
-      captureMode: modeOf(answer),
+      captureMode: isStopped ? 'stopped' : 'background',
       captureModeReason: isStopped ? 'its command saves it while it stands still' : null,
       hypervisorVersion: version ?? '',
     }
@@ -102,13 +102,10 @@ export class ExecMachine implements MachineControl {
 
   prepare(target: CaptureTarget, deadline: Deadline): Promise<void> {
     return this.#captures.prepare(async () => {
-      const { state, memoryBytes } = await this.inspect(deadline)
+      const { state, captureMode, memoryBytes } = await this.inspect(deadline)
       if (state === 'running') {
         const roles = (this.#last.files ?? []).map(({ role }) => role)
-        return ExecCapture.prepare(
-          { target: this.#target, mode: modeOf(this.#last), memoryBytes, roles },
-          target.directory,
-        )
+        return ExecCapture.prepare({ target: this.#target, mode: captureMode, memoryBytes, roles }, target.directory)
       }
       const action = 'Resume it first.'
       throw new SnapswitchError('MACHINE_NOT_RUNNING', `${this.name} does not run: it is ${state}`, action)
@@ -164,8 +161,6 @@ export class ExecMachine implements MachineControl {
     return this.#captures.close()
   }
 }
-
-const modeOf = ({ captureMode }: Inspected) => captureMode ?? 'stopped'
 
 const nicsOf = ({ nics }: Inspected) => (nics ?? []).map(({ device, mac }) => ({ device, mac: mac ?? null }))
 

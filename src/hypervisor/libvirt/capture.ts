@@ -35,9 +35,10 @@ import { migrationStatus } from '../shared/qemu-migration.js'
 import type { NewFiles } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { JsonObject } from '../shared/qmp.js'
+import { runState } from '../shared/run-state.js'
 import { copyTransaction, type DiskCopy, discardCopy, finishCopy, openCopy } from './disk-copies.js'
 import { placeDisks, snapshotXml } from './domain-edits.js'
-import { type DomainLink, runState } from './domain-link.js'
+import type { DomainLink } from './domain-link.js'
 import { type DomainDescription, saveCookie } from './domain-xml.js'
 import { MemorySave } from './memory-save.js'
 import { type DomainOverlay, makeOverlay, takeBack } from './overlays.js'
@@ -163,8 +164,8 @@ export class DomainCapture implements CaptureWork {
     return this.#context.machine
   }
 
-  get mode(): 'background' | 'stopped' {
-    return this.#mode === 'background' ? 'background' : 'stopped'
+  get mode(): CaptureMode {
+    return this.#mode
   }
 
   get memoryBytes(): number {

@@ -5,7 +5,7 @@ import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, remaining } from '../shared/deadline.js'
 import type { Qmp } from '../shared/qmp.js'
-import { isObject, type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../shared/qmp-messages.js'
+import { type JsonObject, parseMessage, type QmpEvent, type QmpGreeting } from '../shared/qmp-messages.js'
 import { type LibvirtProcess, LibvirtUnreachable, patiently } from './process-handle.js'
 import type { CallArguments, CallName, DescribeResult, OpenResult } from './protocol.js'
 
@@ -136,10 +136,4 @@ export class DomainLink implements Qmp {
     this.#listeners.clear()
     this.#process.closeLane(this.#lane, this.uri)
   }
-}
-
-/** QEMU's run state, asked of QEMU itself. */
-export async function runState(link: DomainLink, deadline: Deadline): Promise<string> {
-  const status = await link.execute('query-status', {}, deadline)
-  return isObject(status) ? String(status.status) : ''
 }

@@ -25,13 +25,14 @@ import { notInChain, refuseObstacles } from '../shared/qemu-collapse.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { backgroundObstacle, putBack, settingsToPutBack } from '../shared/qemu-migration-settings.js'
 import { stopMachine } from '../shared/qemu-stop.js'
+import { runState } from '../shared/run-state.js'
 import { captureModeFor, notInBackground } from '../shared/sent-ahead.js'
 import { isFrozen, liftWriteProtection } from '../shared/write-protection.js'
 import { type CaptureContext, DomainCapture } from './capture.js'
 import { discardCopy, endForgottenCopies, isCopy } from './disk-copies.js'
 import { chainOf } from './domain-disks.js'
 import { externalFiles } from './domain-files.js'
-import { DomainLink, runState } from './domain-link.js'
+import { DomainLink } from './domain-link.js'
 import { parse } from './domain-tree.js'
 import { describeDomain } from './domain-xml.js'
 import { varsBytes } from './firmware-vars.js'
@@ -140,7 +141,8 @@ export class LibvirtMachine implements MachineControl {
   async inspect(deadline: Deadline): Promise<MachineInfo> {
     const seen = await lookAt(this.#link, this.#process, deadline)
     const captureMode = await this.#captureMode(seen.state === 'running', deadline)
-    return { name: this.name, ...seen, captureMode, captureModeReason: await this.#backgroundObstacle(deadline) }
+    const { ofBackground } = await this.#askObstacles(deadline)
+    return { name: this.name, ...seen, captureMode, captureModeReason: ofBackground }
   }
 
   async definition(deadline: Deadline): Promise<LibvirtDefinition> {
@@ -323,10 +325,6 @@ export class LibvirtMachine implements MachineControl {
   async #captureMode(isRunning: boolean, deadline: Deadline): Promise<CaptureMode> {
     const { ofStream, ofBackground } = await this.#askObstacles(deadline)
     return captureModeFor(ofBackground, ofStream === null ? this.#settings.atBest : 'stopped', isRunning)
-  }
-
-  async #backgroundObstacle(deadline: Deadline): Promise<string | null> {
-    return (await this.#askObstacles(deadline)).ofBackground
   }
 
   #askObstacles(deadline: Deadline): Promise<Obstacles> {

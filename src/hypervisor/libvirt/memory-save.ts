@@ -18,10 +18,11 @@ import { readyMemory } from '../shared/mapped-memory.js'
 import { isAlive, type ProcessIdentity } from '../shared/process.js'
 import { isUnderWay, migrationStatus } from '../shared/qemu-migration.js'
 import { applySettings, type MigrationSettings } from '../shared/qemu-migration-settings.js'
-import { cont, protectedMemory, runOn, stateAfterMigration, staysPaused } from '../shared/run-on.js'
+import { cont, protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
+import { runState, stateAfterMigration } from '../shared/run-state.js'
 import { cancelMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
-import { type DomainLink, runState } from './domain-link.js'
+import type { DomainLink } from './domain-link.js'
 import { encodeHead, type SaveImageHead } from './save-image.js'
 
 /** How long an image that nobody wants may take to be read to its end. */
@@ -111,7 +112,7 @@ export class MemorySave {
     let waiting = true
     const end = this.#migrationEnd(deadline, aheadLookMs, () => waiting)
     end.catch(() => {})
-    const state = (limit: Deadline) => link.patiently(() => runState(link, limit), limit)
+    const state = (limit: Deadline) => this.#state(limit)
     const isHeld = await sendAhead({ machine, sink, end, state, calledOff }, deadline).finally(() => {
       waiting = false
     })
@@ -163,7 +164,7 @@ export class MemorySave {
       await started
       const reason = await this.#migrationEnd(deadline, pausedLookMs)
       if (reason !== null) throw new Error(reason)
-      await stateAfterMigration((limit) => link.patiently(() => runState(link, limit), limit), deadline)
+      await stateAfterMigration((limit) => this.#state(limit), deadline)
       return { resumedAtUs: await link.patiently(() => cont(link, deadline), deadline) }
     }
     if (staysPaused(link)) {
@@ -181,7 +182,7 @@ export class MemorySave {
     const asked = async (): Promise<ResumeInfo> => {
       while (listening) {
         await pauseFor(50, deadline)
-        const state = listening ? await link.patiently(() => runState(link, deadline), deadline) : ''
+        const state = listening ? await this.#state(deadline) : ''
         if (state === 'running') break
         if (remaining(deadline) === 0) throw deadlinePassed(`Resuming ${machine}`)
       }
@@ -193,6 +194,12 @@ export class MemorySave {
       listening = false
       stop()
     }
+  }
+
+  /** However often libvirtd is started anew meanwhile. */
+  #state(deadline: Deadline): Promise<string> {
+    const { link } = this.#context
+    return link.patiently(() => runState(link, deadline), deadline)
   }
 
   /** Null when the migration has completed, or nobody waits for it any more; else QEMU's reason. */

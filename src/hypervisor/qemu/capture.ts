@@ -40,7 +40,8 @@ import { applySettings, type MigrationSettings } from '../shared/qemu-migration-
 import { type Overlay, openOverlay, snapshotTransaction, storeFull, takeBackOverlays } from '../shared/qemu-overlays.js'
 import { stopMachine } from '../shared/qemu-stop.js'
 import type { QmpClient } from '../shared/qmp.js'
-import { protectedMemory, runOn, stateAfterMigration, staysPaused } from '../shared/run-on.js'
+import { protectedMemory, runOn, staysPaused } from '../shared/run-on.js'
+import { runState, stateAfterMigration } from '../shared/run-state.js'
 import { cancelMs, sendAhead } from '../shared/sent-ahead.js'
 import { liftWriteProtection } from '../shared/write-protection.js'
 
@@ -160,7 +161,7 @@ export class QemuCapture implements CaptureWork {
     // Should this process die: QEMU stops the guest at the migration's end.
     this.#sink.pausing(qmp.path)
     await this.#migrate(deadline)
-    const state = (limit: Deadline) => this.#runState(limit)
+    const state = (limit: Deadline) => runState(qmp, limit)
     if (await sendAhead({ machine, sink: this.#sink, end: this.#end!, state, calledOff }, deadline)) return
     this.#mode = 'stopped'
     await this.#stopMigration()
@@ -177,7 +178,7 @@ export class QemuCapture implements CaptureWork {
   async #startGated(deadline: Deadline): Promise<void> {
     const { qmp, process, memoryBytes } = this.#context
     await this.#migrate(deadline)
-    await standsAtGate(process, memoryBytes, (limit) => qmp.execute('query-status', {}, limit), deadline)
+    await standsAtGate(process, memoryBytes, (limit) => runState(qmp, limit), deadline)
   }
 
   async #migrate(deadline: Deadline): Promise<void> {
@@ -198,8 +199,8 @@ export class QemuCapture implements CaptureWork {
     return this.#context.machine
   }
 
-  get mode(): 'background' | 'stopped' {
-    return this.#mode === 'background' ? 'background' : 'stopped'
+  get mode(): CaptureMode {
+    return this.#mode
   }
 
   get memoryBytes(): number {
@@ -213,9 +214,8 @@ export class QemuCapture implements CaptureWork {
   async holdup(): Promise<Holdup> {
     const { qmp } = this.#context
     const limit = within(250)
-    const run = qmp.execute('query-status', {}, limit) as Promise<{ status?: string }>
-    const { status } = await migrationStatus(qmp, limit)
-    return migrationHoldup(typeof status === 'string' ? status : null, (await run).status ?? null)
+    const [{ status }, state] = await Promise.all([migrationStatus(qmp, limit), runState(qmp, limit)])
+    return migrationHoldup(typeof status === 'string' ? status : null, state)
   }
 
   /** Undoes `prepare`. The machine runs on if it ran. */
@@ -247,9 +247,8 @@ export class QemuCapture implements CaptureWork {
   /** Nobody wants the image any more. Returns whether a save stood at the gate. */
   async #openGate(): Promise<boolean> {
     await this.#makeFitForGate()
-    await this.#cancelStopping()
     const { isGated } = this.#sink
-    this.#sink.discard()
+    await this.#discard()
     return isGated && this.#end !== null
   }
 
@@ -378,19 +377,14 @@ export class QemuCapture implements CaptureWork {
   async #goOnAfterFullDisk(): Promise<void> {
     const { qmp } = this.#context
     if (!this.#runsAfterwards || qmp.failure !== null) return
-    const { status } = (await qmp.execute('query-status', {}, within(recoveryMs))) as { status?: string }
-    if (status === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
-  }
-
-  async #runState(deadline: Deadline): Promise<string> {
-    const { status } = (await this.#context.qmp.execute('query-status', {}, deadline)) as { status?: string }
-    return status ?? ''
+    if ((await runState(qmp, within(recoveryMs))) === 'io-error') await qmp.execute('cont', {}, within(recoveryMs))
   }
 
   /** A migration that would stop the guest at its end is cancelled before anything is read of it that leads there. */
-  async #cancelStopping(): Promise<void> {
-    if (this.mode === 'background' || this.#end === null) return
-    await this.#context.qmp.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
+  async #discard(): Promise<void> {
+    if (this.mode !== 'background' && this.#end !== null)
+      await this.#context.qmp.execute('migrate_cancel', {}, within(cancelMs)).catch(() => {})
+    this.#sink.discard()
   }
 
   /**
@@ -400,14 +394,13 @@ export class QemuCapture implements CaptureWork {
   async #stopMigration(): Promise<void> {
     const { qmp, process } = this.#context
     const { mode } = this
-    await this.#cancelStopping()
-    this.#sink.discard()
+    await this.#discard()
     if (qmp.failure !== null) return
     if (this.#end === null) {
       await qmp.execute('closefd', { fdname: descriptorName }, within(2000)).catch(() => {})
       return
     }
-    const limit = within(mode === 'stopped' ? cancelledMs : drainMs)
+    const limit = within(mode === 'background' ? drainMs : cancelledMs)
     const reason = await by(limit, this.#end, () => deadlinePassed('Ending the migration')).catch(String)
     if (mode === 'background' && reason !== null && process !== null && isAlive(process))
       liftWriteProtection(process.pid)
@@ -417,7 +410,7 @@ export class QemuCapture implements CaptureWork {
   async #restoreRunState(resumed?: (info: ResumeInfo) => void, limitMs = recoveryMs): Promise<void> {
     const { qmp } = this.#context
     const limit = within(limitMs)
-    const status = await stateAfterMigration((by) => this.#runState(by), limit)
+    const status = await stateAfterMigration((by) => runState(qmp, by), limit)
     if (staysStopped(status)) this.#runsAfterwards = false
     const wasRunning = this.#runsAfterwards
     if (wasRunning && status === 'running') {

@@ -138,7 +138,7 @@ export class CaptureControl {
     this.#watch = null
     let callOff: (error: SnapswitchError) => void = () => {}
     const calledOff = new Promise<never>((_, reject) => {
-      if (work.mode === 'stopped') callOff = reject
+      if (work.mode !== 'background') callOff = reject
     })
     const late = Promise.race([watch.late, calledOff])
     late.catch(() => {})

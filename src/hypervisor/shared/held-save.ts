@@ -5,7 +5,7 @@ import type { Deadline } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining, within } from './deadline.js'
 import { type ProcessIdentity, waitsForPipe } from './process.js'
 import type { Qmp } from './qmp.js'
-import { isObject } from './qmp-messages.js'
+import { runState } from './run-state.js'
 
 /**
  * Run states of a guest that stopped by itself, and from which nothing leads to `paused` but running (runstate.c,
@@ -48,8 +48,7 @@ export async function standsAtGate(
 export async function makeFitForGate(qmp: Pick<Qmp, 'execute' | 'executeAll'>, deadline: Deadline) {
   let found: string | null = null
   for (;;) {
-    const answer = await qmp.execute('query-status', {}, deadline)
-    const status = isObject(answer) ? String(answer.status) : ''
+    const status = await runState(qmp, deadline)
     if (!deadEnds.has(status)) return found
     if (remaining(deadline) === 0) throw deadlinePassed('Pausing a guest that has stopped by itself')
     found ??= status

@@ -1,8 +1,9 @@
 // How long a guest may stand still for a capture, whatever the capture's own deadline is: a snapshot may take minutes,
-// and a frozen guest loses its connections in seconds. `background`: a fixed time from STOP to RESUME. `stopped`: as
+// and a frozen guest loses its connections in seconds. `background`: a fixed time from STOP to RESUME. Otherwise: as
 // long as the save gets on, since it takes what its memory takes.
 
 import { SnapswitchError } from '../../errors/errors.js'
+import type { CaptureMode } from '../hypervisor.js'
 
 /**
  * A background save needs some milliseconds; on a host whose cores are all busy, some hundreds. Shorter, and a busy
@@ -25,7 +26,7 @@ const lookEveryMs = 100
 const reasonMs = 300
 
 export interface PauseLimits {
-  readonly mode: 'background' | 'stopped'
+  readonly mode: CaptureMode
   readonly memoryBytes: number
   /** Whether a background save touches all memory within the pause. */
   readonly touchesMemory?: boolean
@@ -50,7 +51,7 @@ export interface Holdup {
 
 /** The longest time from STOP to RESUME; without an end where the save's progress decides. */
 export function pauseLimit({ mode, memoryBytes, touchesMemory = false, pauseMs }: PauseLimits): number {
-  if (mode === 'stopped') return Number.POSITIVE_INFINITY
+  if (mode !== 'background') return Number.POSITIVE_INFINITY
   const msPerGiB = protectMsPerGiB + (touchesMemory ? touchMsPerGiB : 0)
   return pauseMs ?? pauseLimitMs + (memoryBytes / 2 ** 30) * msPerGiB
 }
@@ -59,7 +60,7 @@ export function pauseLimit({ mode, memoryBytes, touchesMemory = false, pauseMs }
  * Whether a guest that stands still since `pausedMs` ago, its save's last progress `stalledMs` ago, has to run again.
  */
 export function isOverdue(limits: PauseLimits, pausedMs: number, stalledMs: number): boolean {
-  return limits.mode === 'stopped' ? stalledMs > (limits.stallMs ?? stallLimitMs) : pausedMs > pauseLimit(limits)
+  return limits.mode === 'background' ? pausedMs > pauseLimit(limits) : stalledMs > (limits.stallMs ?? stallLimitMs)
 }
 
 export function overdue(machine: string, milliseconds: number, holdup: Holdup | null): SnapswitchError {
@@ -103,7 +104,7 @@ export class PauseWatch {
 
   async #judge(): Promise<void> {
     const work = this.#work
-    if (work.mode === 'stopped') {
+    if (work.mode !== 'background') {
       const progress = await work.progress().catch(() => -1)
       if (progress !== this.#progress) {
         this.#progress = progress

@@ -147,12 +147,13 @@ export class RamStream {
 
   #readRecord(high: number, low: number): State {
     const flags = low & flagBits
+    const address = high * 2 ** 32 + (low - flags)
     switch (flags & ~flag.sameBlock) {
       case flag.end:
         this.#skip = footerBytes
         return 'section'
       case flag.sizes:
-        this.#unnamed = high * 2 ** 32 + (low - flags)
+        this.#unnamed = address
         this.#total = Math.ceil(this.#unnamed / pageBytes)
         return this.#unnamed > 0 ? 'name of block' : 'lost'
       case flag.flush:
@@ -160,7 +161,7 @@ export class RamStream {
       case flag.zero:
       case flag.page:
         this.#content = (flags & flag.page) === 0 ? 1 : pageBytes
-        this.#next = high * 2 ** 32 + (low - flags)
+        this.#next = address
         return (flags & flag.sameBlock) === 0 ? 'length of page’s block' : this.#count()
       default:
         return 'lost'

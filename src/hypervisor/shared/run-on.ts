@@ -38,21 +38,6 @@ export async function runOn(qmp: Qmp, wasRunning: boolean, deadline: Deadline): 
   return wasRunning ? cont(qmp, deadline) : nowUs()
 }
 
-/**
- * The guest's run state, once a migration that has come to its end has let go of it: QEMU says that it has completed a
- * moment before, and refuses to let the guest run in between.
- */
-export async function stateAfterMigration(
-  state: (deadline: Deadline) => Promise<string>,
-  deadline: Deadline,
-): Promise<string> {
-  for (;;) {
-    const found = await state(deadline)
-    if (found !== 'finish-migrate') return found
-    await pauseFor(1, deadline)
-  }
-}
-
 /** Tells a machine to run. Returns since when it does, in microseconds. */
 export async function cont(qmp: Pick<Qmp, 'execute' | 'onEvent'>, deadline: Deadline): Promise<number> {
   let runsSinceUs: number | null = null

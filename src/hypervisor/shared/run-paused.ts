@@ -7,8 +7,8 @@ import { deadlinePassed, pauseFor, remaining } from './deadline.js'
 import { makeFitForGate } from './held-save.js'
 import { capabilities, isUnderWay, migrationStatus } from './qemu-migration.js'
 import { type Qmp, QmpClient } from './qmp.js'
-import { isObject } from './qmp-messages.js'
 import { protectedMemory } from './run-on.js'
+import { runState } from './run-state.js'
 
 /**
  * Tells the machine to go on. `atGate`: its save stands at the gate meanwhile. Otherwise a save in the background is
@@ -25,8 +25,7 @@ export async function runPaused(socket: string, atGate: boolean, deadline: Deadl
     // One that had stopped by itself is paused now, and stays so until its save is through the gate.
     if (atGate && (await makeFitForGate(qmp, deadline)) !== null) return qmp.close()
     while (remaining(deadline) > 0) {
-      const answer = await qmp.execute('query-status', {}, deadline)
-      const status = isObject(answer) ? answer.status : null
+      const status = await runState(qmp, deadline)
       if (status === 'paused' || status === 'postmigrate') await qmp.execute('cont', {}, deadline)
       else if (status !== 'finish-migrate') break
       await pauseFor(10, deadline)

@@ -13,6 +13,7 @@
 // whatever waits for those waits for the cut. So a QEMU that is held is watched.
 
 import { storeError } from '../../files/durable.js'
+import { aborted } from '../../runtime/aborted.js'
 import type { CaptureMode, Deadline } from '../hypervisor.js'
 import { by, deadlinePassed, remaining, within } from './deadline.js'
 import type { ImageSink } from './image-writer.js'
@@ -64,14 +65,10 @@ export async function sendAhead(ahead: Ahead, deadline: Deadline): Promise<boole
   const held = sink.sendAhead(spare).catch((error) => {
     throw storeError(`cannot write ${sink.file}`, error)
   })
-  const off = new Promise<never>((_, reject) => {
-    if (calledOff?.aborted === true) reject(calledOff.reason)
-    calledOff?.addEventListener('abort', () => reject(calledOff.reason), { once: true })
-  })
-  off.catch(() => {})
+  const off = calledOff === undefined ? [] : [aborted(calledOff)]
   const limit = within(remaining(deadline) * share)
   const late = () => deadlinePassed(`Saving the memory of ${machine} ahead of its cut`)
-  if (!(await by(limit, Promise.race([held, end.then(() => false), off]), late))) return false
+  if (!(await by(limit, Promise.race([held, end.then(() => false), ...off]), late))) return false
   if (!(await answers(ahead, deadline))) return false
   void watch(ahead)
   return true
