@@ -20,7 +20,8 @@ export function raisePriority(): boolean {
 }
 
 /** SCHED_FIFO, and what such a thread starts is ordinary again (sched(7)). */
-const FIFO_RESET_ON_FORK = 1 | 0x40000000
+const FIFO = 1
+export const FIFO_RESET_ON_FORK = FIFO | 0x40000000
 /** Real-time priorities in a cut. A guest's vCPU may never rest, so it is behind all who could call it off. */
 const leadPriorities = { vcpu: 1, hypervisor: 2, switch: 3 } as const
 
@@ -28,6 +29,11 @@ const leadPriorities = { vcpu: 1, hypervisor: 2, switch: 3 } as const
 export function runRealtime(): boolean {
   const lead = new Uint8Array(new Int32Array([leadPriorities.switch]).buffer)
   return libc().sched_setscheduler(0, FIFO_RESET_ON_FORK, lead) === 0
+}
+
+/** A process that has just begun to run, and all that it starts, for good. Nothing where that is not permitted. */
+export function stayAhead(pid: number): void {
+  libc().sched_setscheduler(pid, FIFO, new Uint8Array(new Int32Array([leadPriorities.switch]).buffer))
 }
 
 interface Lead {

@@ -6,6 +6,8 @@ import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/shared/process.js'
+import { libc } from '../../src/linux/libc.js'
+import { FIFO_RESET_ON_FORK, threadsOf } from '../../src/linux/priority.js'
 import { patience } from '../patience.js'
 
 /** boot-guest.s, assembled; zeros up to the signature left out. */
@@ -78,6 +80,10 @@ export interface Report {
   /** Every letter of complaint: M torn memory, D disk and memory disagree, E disk error. */
   readonly complaints: string
 }
+
+/** None of a hypervisor's threads is ahead of what else runs here. */
+export const isAtOwnPace = (pid: number) =>
+  threadsOf(pid).every((thread) => libc().sched_getscheduler(thread) !== FIFO_RESET_ON_FORK)
 
 /** What a guest's serial line says, from byte `start` on. */
 export function readReport(serial: string, start = 0): Report {

@@ -5,7 +5,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { LocalEvent } from '../../src/api/schemas.js'
-import { readCounts, readReport, until } from '../hypervisor/boot-guest.js'
+import { isAtOwnPace, readCounts, readReport, until } from '../hypervisor/boot-guest.js'
 import { LibvirtDaemon } from '../hypervisor/libvirt-daemon.js'
 import { isGapless } from '../hypervisor/machines.js'
 import { fileLimit, patience } from '../patience.js'
@@ -72,6 +72,8 @@ t.test('a domain, and a daemon that dies', root, async (t) => {
     const killed = await start({ SNAPSWITCH_TEST_KILL: kill })
     t.match(await snapshot(killed, 'lost', epoch++).then(() => 'it answered', String), /Error/, kill)
     await until('the daemon to die', () => !killed.running)
+    const { pid } = libvirt.machines()[0]!
+    await until('all to go at their own pace', () => [pid, libvirt.pid].every(isAtOwnPace), 30_000)
     const daemon = await start()
     await until('the undoing', () => !existsSync(lost), 60_000)
     await isAsBefore(kill)

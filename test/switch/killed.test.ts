@@ -8,7 +8,7 @@ import t from 'tap'
 import type { LocalEvent, LocalPart } from '../../src/api/schemas.js'
 import { findProcesses, incarnationOf, killProcess } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
-import { bootGuest, type Guest, readCounts, readReport, soon, until } from '../hypervisor/boot-guest.js'
+import { bootGuest, type Guest, isAtOwnPace, readCounts, readReport, soon, until } from '../hypervisor/boot-guest.js'
 import { chainOf, isGapless, list } from '../hypervisor/machines.js'
 import { fileLimit, patience } from '../patience.js'
 import { root, type Switch, World } from './world.js'
@@ -109,6 +109,7 @@ async function command(guest: Guest, name: string, args: Parameters<QmpClient['e
 }
 
 async function runsOn(t: Tap, guest: Guest): Promise<void> {
+  await until('its threads to go at their own pace', () => isAtOwnPace(guest.pid), 30_000)
   const { count } = readReport(guest.serial)
   await until('the guest to run on', () => readReport(guest.serial).count > count + 3, 30_000)
   t.equal(readReport(guest.serial).complaints, '', 'memory and disk of one piece')

@@ -188,7 +188,7 @@ export class LibvirtMachine implements MachineControl {
     const state = await runState(link, deadline)
     this.#checkState(state)
     await this.#checkMigration(deadline)
-    this.#captures.pace.setVcpus(await link.execute('query-cpus-fast', {}, deadline))
+    this.#captures.pace.prepare(await link.execute('query-cpus-fast', {}, deadline))
     const { unsupported } = await lookAt(link, this.#process, deadline)
     checkSupported(this.name, unsupported)
     const liveXml = await link.xml(0, deadline)

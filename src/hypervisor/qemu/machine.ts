@@ -150,7 +150,7 @@ export class QemuMachine implements MachineControl {
         deadline,
       ),
     )) as unknown[]
-    this.#captures.pace.setVcpus(cpus)
+    this.#captures.pace.prepare(cpus)
     const state = isObject(status) ? String(status.status) : ''
     checkRunState(this.name, state)
     checkMigration(this.name, isObject(migration) ? migration : {})

@@ -80,9 +80,11 @@ export class CaptureControl {
 
   /** `stop`: how to, when nothing is prepared. */
   async pause(stop: () => Promise<PauseInfo>, deadline: Deadline): Promise<PauseInfo> {
-    this.pace.begin()
     const work = this.#work
-    if (work !== null) this.#limitPause(work)
+    if (work !== null) {
+      this.pace.begin()
+      this.#limitPause(work)
+    }
     try {
       const info = await (work?.pause(deadline) ?? stop())
       this.#paused = true

@@ -1,6 +1,7 @@
 // The pace of a hypervisor's threads around a cut: a guest that stands still must not wait for its hypervisor behind
 // guests that run (src/linux/priority.ts says why nice values do not do that).
 
+import { guardLead } from '../../linux/lead-guard.js'
 import { endForgottenLead, runAhead, threadsOf } from '../../linux/priority.js'
 import { isObject } from './qmp-messages.js'
 
@@ -27,8 +28,12 @@ export class CutPace {
     for (const process of this.#processes()) endForgottenLead(process)
   }
 
-  /** The vCPUs' threads, by QEMU's answer to `query-cpus-fast`; one may count them in a pid namespace of its own. */
-  setVcpus(answer: unknown): void {
+  /**
+   * A cut is to come. The vCPUs' threads, by QEMU's answer to `query-cpus-fast`; one may count them in a pid namespace
+   * of its own.
+   */
+  prepare(answer: unknown): void {
+    guardLead(this.#processes())
     const threads = new Set(this.#pid === null ? [] : threadsOf(this.#pid))
     const named = Array.isArray(answer) ? answer.map((cpu) => (isObject(cpu) ? cpu['thread-id'] : null)) : []
     this.#vcpus = named.filter((thread): thread is number => typeof thread === 'number' && threads.has(thread))
@@ -37,15 +42,20 @@ export class CutPace {
   /**
    * All threads run ahead from now on: to read what the guest was sent, to stop, to do the cut. The vCPUs too, for one
    * that gets no core neither lets go of the lock that the others read under (QEMU's BQL) nor sees that it shall stop.
+   * And this thread, or it would not get a core to end that in time.
    */
   begin(): void {
     if (this.#pid === null || this.#end !== null) return
     const others = this.#processes().flatMap(threadsOf)
-    this.#end = runAhead(
-      others.filter((thread) => !this.#vcpus.includes(thread)),
-      'hypervisor',
-      cutMs,
-    )
+    const ends = [
+      runAhead([process.pid], 'switch', cutMs),
+      runAhead(
+        others.filter((thread) => !this.#vcpus.includes(thread)),
+        'hypervisor',
+        cutMs,
+      ),
+    ]
+    this.#end = () => ends.forEach((end) => void end())
     this.#endVcpus = runAhead(this.#vcpus, 'vcpu', stopMs)
   }
 
