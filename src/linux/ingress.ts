@@ -104,11 +104,7 @@ export function quietLink(links: Links, link: Link): QuietLink {
     release() {
       if (released) return false
       released = true
-      // Without the filter it is another device that has the index, or one that was in another namespace, where it lost
-      // all settings.
-      if (!undoIngress(socket, index, handle)) return false
-      if (ipv6WasOn) setting.write('0')
-      return true
+      return giveBack(links, index, handle, ipv6WasOn)
     },
   }
 }
@@ -122,10 +118,29 @@ export function releaseLeft(links: Links, spares: (index: number) => boolean): n
   return devicesWithHook(socket).filter((index) => {
     if (spares(index)) return false
     const handle = findFilter(socket, index)
-    if (handle === null || !undoIngress(socket, index, handle)) return false
-    if ((handle & IPV6_WAS_ON) !== 0) ipv6Setting(links, index).write('0')
-    return true
+    return handle !== null && giveBack(links, index, handle, (handle & IPV6_WAS_ON) !== 0)
   })
+}
+
+/**
+ * False where the filter is not there: then it is another device that has the index, or one that was in another
+ * namespace, where it lost all settings. The filter goes last, for it says what is to be given back: it takes a while
+ * to go, and whoever is killed meanwhile leaves it to the next daemon.
+ */
+function giveBack(links: Links, index: number, handle: Handle, ipv6WasOn: boolean): boolean {
+  const { socket } = links
+  try {
+    if (!hasFilter(socket, index, handle)) return false
+  } catch (thrown) {
+    if (!isGone(thrown)) throw thrown
+    return false
+  }
+  try {
+    if (ipv6WasOn) ipv6Setting(links, index).write('0')
+  } finally {
+    undoIngress(socket, index, handle)
+  }
+  return true
 }
 
 /**
@@ -231,19 +246,17 @@ export function devicesWithHook(socket: NetlinkSocket): number[] {
   return [...new Set(hooks.map(({ payload }) => readU32(payload, 4)))]
 }
 
-/** False: our filter is not there, and nothing was touched. */
-function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): boolean {
+/** Harmless where our filter is not there. */
+function undoIngress(socket: NetlinkSocket, index: number, handle: Handle): void {
   try {
-    if (!hasFilter(socket, index, handle)) return false
+    if (!hasFilter(socket, index, handle)) return
     const body = filterHeader(index, handle).attributeText(TCA_KIND, 'bpf')
     socket.request(`remove the filter of network device ${index}`, RTM_DELTFILTER, 0, body)
     unhookEgress(index)
     // Others may have put filters of their own on our hook.
     if ((handle & QDISC_IS_OURS) !== 0 && !hasFilters(socket, index)) removeQdisc(socket, index)
-    return true
   } catch (thrown) {
     if (!isGone(thrown)) throw thrown
-    return false
   }
 }
 

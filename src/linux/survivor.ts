@@ -5,8 +5,9 @@ import { spawn } from 'node:child_process'
 import { closedFirst } from './closed-first.js'
 import { check, libc } from './libc.js'
 
-const O_NONBLOCK = 0o4000
 const O_CLOEXEC = 0o2000000
+const O_NONBLOCK = 0o4000
+const F_SETFL = 4
 /** What is written to a pipe as a whole or not at all (pipe(7), PIPE_BUF). */
 const MOST_BYTES = 4096
 
@@ -25,9 +26,10 @@ export interface Survivor {
  */
 export function startSurvivor(name: string, script: string, ...args: readonly string[]): Survivor {
   const ends = new Int32Array(2)
-  // A process that has been stopped must not stop this one.
-  check(libc().pipe2(ends, O_CLOEXEC | O_NONBLOCK), 'open a pipe')
+  check(libc().pipe2(ends, O_CLOEXEC), 'open a pipe')
   let words: number | null = closedFirst(ends[1]!)
+  // A process that somebody has stopped must not stop this one.
+  check(libc().fcntlNumber(words, F_SETFL, O_NONBLOCK), 'set up a pipe')
   let pid: number | null = null
   try {
     const child = spawn('/bin/sh', ['-c', `trap '' HUP INT TERM\n${script}`, name, ...args], {

@@ -48,12 +48,7 @@ export class Agent {
     this.sessions = new Sessions(host, wanted)
     this.#disks = disks
     this.restores = new Restores(host, this.sessions, wanted, disks)
-    this.#undoing = new Undoing(
-      host,
-      () => wanted.networks(),
-      this.sessions,
-      (vms) => disks.letGo(vms),
-    )
+    this.#undoing = new Undoing(host, this.sessions, (vms) => disks.letGo(vms))
     this.restores.onLeft = () => this.#undoing.mayBeLeft()
     this.#catchUp = new CatchUp(host, (network) => {
       if (this.sessions.of(network) === null) return null

@@ -65,7 +65,7 @@ export interface Host {
   >
   readonly machines: Pick<
     Machines,
-    'attach' | 'using' | 'isThere' | 'examine' | 'load' | 'endLoad' | 'spec' | 'set' | 'delete' | 'moved'
+    'attach' | 'using' | 'knownAs' | 'isThere' | 'examine' | 'load' | 'endLoad' | 'spec' | 'set' | 'delete' | 'moved'
   >
   readonly store: Pick<
     LocalStore,

@@ -5,7 +5,7 @@
 import { rm, stat } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
-import { isSameMachine, whyNotMergedOff } from '../../src/hypervisor/drivers.js'
+import { whyNotMergedOff } from '../../src/hypervisor/drivers.js'
 import type { Disk, MachineControl } from '../../src/hypervisor/hypervisor.js'
 import { commitOverlay } from '../../src/hypervisor/shared/qemu-img.js'
 import { overlayStem } from '../../src/hypervisor/shared/qemu-overlays.js'
@@ -46,16 +46,20 @@ export async function undoSnapshot(host: UndoHost, { network, snapshot, machines
   if (results.every(({ status }) => status === 'fulfilled')) await host.journal.removeUnfinished(network, snapshot)
 }
 
-/** A machine that was found, and not configured, may not have been found again yet. */
+/**
+ * A machine that was found, and not configured, may not have been found again yet; and the one of that name may be
+ * another by now.
+ */
 async function undoCut(host: UndoHost, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
-  if (host.machines.spec(vm) !== undefined || record.spec === undefined)
-    return undoKnown(host, vm, record, mayBePaused, deadline)
-  host.machines.set(vm, record.spec)
-  try {
-    await undoKnown(host, vm, record, mayBePaused, deadline)
-  } finally {
-    if (host.machines.spec(vm) === record.spec) host.machines.delete(vm)
-  }
+  const { machines } = host
+  const undo = () => undoKnown(host, vm, record, mayBePaused, deadline)
+  const isKnown = machines.spec(vm) !== undefined
+  const isUndone = await machines.knownAs(vm, record.spec, async () => {
+    if (isKnown && !(await machines.isThere(vm))) return false
+    await undo()
+    return true
+  })
+  if (!isUndone) await undo()
 }
 
 async function undoKnown(host: UndoHost, vm: string, record: CutRecord, mayBePaused: boolean, deadline: number) {
@@ -247,28 +251,22 @@ type FormerRecord = NonNullable<RestoreRecord['formers']>[number]
 
 async function resumeFormer(host: UndoHost, { vm, incarnation, spec }: FormerRecord): Promise<SnapswitchError | null> {
   const { machines } = host
-  const known = machines.spec(vm)
-  const isOther = known === undefined || !isSameMachine(known, spec)
-  if (isOther) machines.set(vm, spec)
   try {
-    if (!(await machines.isThere(vm))) return null
-    const deadline = host.clock.now().ms + END_MS
-    await machines.using(vm, deadline, async (control) => {
-      const same = incarnation === null || incarnation === control.incarnation
-      if (!same || (await control.inspect(deadline)).state !== 'paused') return
-      host.log.warn({ vm }, 'resuming a machine that a restore has paused')
-      await resumeMachine(host, vm, control, deadline)
+    await machines.knownAs(vm, spec, async () => {
+      if (!(await machines.isThere(vm))) return
+      const deadline = host.clock.now().ms + END_MS
+      await machines.using(vm, deadline, async (control) => {
+        const same = incarnation === null || incarnation === control.incarnation
+        if (!same || (await control.inspect(deadline)).state !== 'paused') return
+        host.log.warn({ vm }, 'resuming a machine that a restore has paused')
+        await resumeMachine(host, vm, control, deadline)
+      })
     })
     return null
   } catch (thrown) {
     host.log.error({ err: thrown, vm }, 'cannot resume a machine that a restore has paused')
     const error = asSnapswitchError(thrown)
     return hasEnded(error) ? null : error
-  } finally {
-    if (isOther && machines.spec(vm) === spec) {
-      if (known !== undefined) machines.set(vm, known)
-      else machines.delete(vm)
-    }
   }
 }
 

@@ -64,6 +64,21 @@ export class Machines {
     else this.#specs.set(vm, own)
   }
 
+  /** Runs `use` while the machine is known by this spec, unless it is already. */
+  async knownAs<T>(vm: string, spec: MachineSpec | undefined, use: () => Promise<T>): Promise<T> {
+    const known = this.#specs.get(vm)
+    if (spec === undefined || (known !== undefined && isSameMachine(known, spec))) return use()
+    this.#specs.set(vm, spec)
+    try {
+      return await use()
+    } finally {
+      if (this.#specs.get(vm) === spec) {
+        if (known !== undefined) this.#specs.set(vm, known)
+        else this.delete(vm)
+      }
+    }
+  }
+
   spec(vm: string): MachineSpec | undefined {
     return this.#specs.get(vm)
   }

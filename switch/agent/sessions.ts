@@ -25,8 +25,8 @@ export type Work =
   | { readonly kind: 'snapshot'; readonly snapshot: SnapshotSession }
   /** `others`: other networks that it brings ports to: they are busy before its machines are there. */
   | { readonly kind: 'restore'; readonly restore: RestoreSession; readonly others: ReadonlySet<string> }
-  /** What a killed daemon has left is put right. */
-  | { readonly kind: 'undoing' }
+  /** What a killed daemon has left is put right. `machines`: of a network, too, that is no more. */
+  | { readonly kind: 'undoing'; readonly machines: ReadonlySet<string> }
   /** Its ports or settings change. */
   | { readonly kind: 'changing' }
 
@@ -78,7 +78,7 @@ export class Sessions {
     if (own !== undefined || this.#sessions.size === 0) return own ?? null
     const machines = new Set(this.#host.ports.machinesOf(network))
     for (const [other, { name, work }] of this.#sessions) {
-      const shares = this.#host.ports.machinesOf(other).some((vm) => machines.has(vm))
+      const shares = this.#machinesOf(other, work).some((vm) => machines.has(vm))
       const comes = work.kind === 'restore' && work.others.has(network)
       if (shares || comes) return `${name} of network ${other}`
     }
@@ -88,10 +88,14 @@ export class Sessions {
   /** All machines that something is under way with. */
   machines(): ReadonlySet<string> {
     const vms = [...this.#sessions].flatMap(([network, { work }]) => [
-      ...this.#host.ports.machinesOf(network),
+      ...this.#machinesOf(network, work),
       ...(work.kind === 'restore' ? work.restore.machines : []),
     ])
     return new Set(vms)
+  }
+
+  #machinesOf(network: string, work: Work): string[] {
+    return [...this.#host.ports.machinesOf(network), ...(work.kind === 'undoing' ? work.machines : [])]
   }
 
   /** Why nothing can begin in the network now; null when it can. */

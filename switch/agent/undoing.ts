@@ -15,7 +15,7 @@ const LONGEST_WAIT_MS = 600_000
 /** A network is not kept busy for a hypervisor that does not answer. */
 const ANSWER_MS = 5000
 
-/** What is on record of a network. */
+/** What is on record of a network, which may be one that this host has no more. */
 interface Unfinished {
   readonly snapshots: readonly UnfinishedSnapshot[]
   readonly restores: readonly RestoreRecord[]
@@ -23,9 +23,15 @@ interface Unfinished {
 
 const countOf = ({ snapshots, restores }: Unfinished) => snapshots.length + restores.length
 
+const networksOf = (records: readonly { readonly network: string }[]) => new Set(records.map(({ network }) => network))
+
+const machinesOf = ({ snapshots, restores }: Unfinished) => [
+  ...snapshots.flatMap(({ machines }) => machines.map(({ vm, record }) => ({ vm, spec: record.spec }))),
+  ...restores.flatMap(({ formers }) => formers ?? []),
+]
+
 export class Undoing {
   readonly #host: UndoHost
-  readonly #networks: () => readonly string[]
   readonly #sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>
   readonly #letGo: (vms: Iterable<string>) => Promise<void>
   /** Whether there may be something to undo. */
@@ -36,12 +42,10 @@ export class Undoing {
 
   constructor(
     host: UndoHost,
-    networks: () => readonly string[],
     sessions: Pick<Sessions, 'busy' | 'occupy' | 'end'>,
     letGo: (vms: Iterable<string>) => Promise<void>,
   ) {
     this.#host = host
-    this.#networks = networks
     this.#sessions = sessions
     this.#letGo = letGo
   }
@@ -50,9 +54,9 @@ export class Undoing {
   async recover(): Promise<void> {
     const unfinished = await this.#host.journal.unfinished()
     await Promise.all(
-      this.#networks().map(async (network) => {
+      [...networksOf(unfinished)].map((network) => {
         const snapshots = unfinished.filter((one) => one.network === network)
-        if (snapshots.length > 0) await this.#undo(network, async () => ({ snapshots, restores: [] }))
+        return this.#undo(network, { snapshots, restores: [] })
       }),
     )
     // What it has left of restores was tried before the ports were there (leftovers.ts).
@@ -68,14 +72,15 @@ export class Undoing {
 
   /** Tries again what is left, if it is time. Call now and then. Never rejects. True when something was undone. */
   async again(): Promise<boolean> {
-    const { clock, log } = this.#host
+    const { clock, log, journal } = this.#host
     if (!this.#left || this.#under || clock.now().ms < this.#notBeforeMs) return false
     this.#under = true
     this.#left = false
     this.#waitMs = Math.min(2 * this.#waitMs, LONGEST_WAIT_MS)
     let undone = false
     try {
-      for (const network of this.#networks()) if (await this.#againIn(network)) undone = true
+      const networks = networksOf([...(await journal.unfinished()), ...(await journal.restores())])
+      for (const network of networks) if (await this.#againIn(network)) undone = true
     } catch (thrown) {
       this.#left = true
       log.error({ err: thrown }, 'cannot undo what is left of snapshots and restores')
@@ -95,12 +100,13 @@ export class Undoing {
       return false
     }
     // Asked for once more: the one of before may have come to its end.
-    await this.#undo(network, () => this.#onRecord(network))
+    await this.#undo(network, left, () => this.#onRecord(network))
     return countOf(await this.#onRecord(network)) < countOf(left)
   }
 
-  async #undo(network: string, which: () => Promise<Unfinished>): Promise<void> {
-    const session: Session = { name: 'undoing an unfinished snapshot or restore', work: { kind: 'undoing' } }
+  async #undo(network: string, left: Unfinished, which = async () => left): Promise<void> {
+    const machines = new Set(machinesOf(left).map(({ vm }) => vm))
+    const session: Session = { name: 'undoing an unfinished snapshot or restore', work: { kind: 'undoing', machines } }
     this.#sessions.occupy(network, session)
     try {
       const { snapshots, restores } = await which()
@@ -129,16 +135,17 @@ export class Undoing {
   }
 
   /** Whether all machines that may stand still can be asked, or have ended. */
-  async #answer({ snapshots, restores }: Unfinished): Promise<boolean> {
+  async #answer(left: Unfinished): Promise<boolean> {
     const { machines, clock } = this.#host
     const deadline = clock.now().ms + ANSWER_MS
-    const all = [...snapshots.flatMap((one) => one.machines), ...restores.flatMap(({ formers }) => formers ?? [])]
-    const vms = new Set(all.map(({ vm }) => vm))
+    const specs = new Map(machinesOf(left).map(({ vm, spec }) => [vm, machines.spec(vm) ?? spec]))
     const answers = await Promise.allSettled(
-      [...vms].map(async (vm) => {
-        if (machines.spec(vm) === undefined || !(await machines.isThere(vm))) return
-        await machines.using(vm, deadline, (control) => control.inspect(deadline))
-      }),
+      [...specs].map(([vm, spec]) =>
+        machines.knownAs(vm, spec, async () => {
+          if (spec === undefined || !(await machines.isThere(vm))) return
+          await machines.using(vm, deadline, (control) => control.inspect(deadline))
+        }),
+      ),
     )
     return answers.every(({ status }) => status === 'fulfilled')
   }

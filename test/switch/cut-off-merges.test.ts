@@ -198,12 +198,7 @@ async function ended(images: Images) {
   const log = pino({ level: 'silent' })
   const host = { clock, log, journal, store: new LocalStore(state), disks, machines }
   const sessions = { busy: () => null, occupy: () => {}, end: () => {} }
-  const undoing = new Undoing(
-    host,
-    () => ['lab0'],
-    sessions,
-    async () => {},
-  )
+  const undoing = new Undoing(host, sessions, async () => {})
   const again = () => {
     nowMs += LONG_MS
     return undoing.again()

@@ -185,6 +185,7 @@ class MadeUpHost {
         isThere: async (vm) => this.formers.has(vm),
         attach: async (vm) => this.#former(vm),
         using: async (vm, _deadline, use) => use(this.#former(vm)),
+        knownAs: (_vm, _spec, use) => use(),
         spec: (vm) => this.specs.get(vm),
         set: (vm, spec) => this.specs.set(vm, spec),
         delete: (vm) => this.specs.delete(vm),
@@ -245,7 +246,7 @@ const results: Partial<Results> = {
   fence: null,
 }
 
-const undoing = { kind: 'undoing' } as const
+const undoing = { kind: 'undoing', machines: new Set(['good']) } as const
 const pauseOf = (...machines: string[]) => ({
   epoch: 5,
   machines,
@@ -500,7 +501,8 @@ t.test('a machine that is slow to stop runs on, too, when another cannot be paus
 })
 
 t.test('a session that ends late takes no other’s place; nothing begins while the daemon stops', async (t) => {
-  const sessions = new Sessions(await new MadeUpHost().asHost(), wantedOf(['lab0']))
+  const host = await new MadeUpHost().asHost()
+  const sessions = new Sessions(host, wantedOf(['lab0']))
   const first = sessions.begin('lab0', { name: 'first', work: undoing })
   t.throws(() => sessions.begin('lab0', { name: 'second', work: undoing }), { code: 'SNAPSHOT_BUSY' })
   t.throws(() => sessions.check('lab7'), { code: 'NETWORK_UNKNOWN' })
@@ -508,6 +510,12 @@ t.test('a session that ends late takes no other’s place; nothing begins while 
   sessions.begin('lab0', { name: 'second', work: undoing })
   sessions.end('lab0', first)
   t.equal(sessions.busy('lab0'), 'second')
+  sessions.occupy('lab7', { name: 'of a network that is no more', work: undoing })
+  t.ok(sessions.machines().has('good'))
+  sessions.end('lab0', sessions.of('lab0')!)
+  t.equal(sessions.busy('lab0'), null, 'it shares no machine')
+  Object.assign(host.ports, { machinesOf: (network: string) => (network === 'lab0' ? ['good'] : []) })
+  t.equal(sessions.busy('lab0'), 'of a network that is no more of network lab7')
   sessions.close()
   t.throws(() => sessions.begin('lab0', { name: 'third', work: undoing }), {
     code: 'SNAPSHOT_DISCARDED',

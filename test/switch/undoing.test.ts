@@ -7,10 +7,11 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import t, { type Test } from 'tap'
 import { SnapswitchError } from '../../src/errors/errors.js'
-import type { MachineState } from '../../src/hypervisor/hypervisor.js'
+import type { MachineSpec, MachineState } from '../../src/hypervisor/hypervisor.js'
 import type { Clock } from '../../src/runtime/clock.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
 import { Journal, type RestoreRecord } from '../../switch/agent/journal.js'
+import type { Machines } from '../../switch/agent/machines.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
 import type { Session } from '../../switch/agent/sessions.js'
 import { Undoing } from '../../switch/agent/undoing.js'
@@ -20,12 +21,14 @@ import { bareInfo, controlOf, machinesBy } from './made-up-machine.js'
 t.setTimeout(fileLimit(30_000))
 
 const LONG_MS = 3_600_000
+const SPEC = { qmp: '/none' }
 
 /** A host whose machine `vm` stands still, with an unfinished snapshot on record. */
 class Lone {
   readonly directory: string
   readonly journal: Journal
   readonly record: string
+  readonly machines: Machines
   readonly undoing: Undoing
   state: MachineState = 'paused'
   /** Whether the hypervisor answers at all; whether it obeys. */
@@ -39,7 +42,7 @@ class Lone {
   /** Done when the hypervisor is asked. */
   meanwhile = () => {}
 
-  constructor(directory: string, disks: DiskRecords) {
+  constructor(directory: string, disks: DiskRecords, specs: Record<string, MachineSpec>) {
     this.directory = directory
     this.journal = new Journal(directory)
     this.record = join(directory, 'snapshots', 'lab0', 's1')
@@ -52,10 +55,11 @@ class Lone {
       },
     })
     const machines = machinesBy(
-      { vm: { qmp: '/none' } },
+      specs,
       {
-        attach: async () => {
+        attach: async (_, spec) => {
           this.asked++
+          t.same(spec, SPEC)
           if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
           this.meanwhile()
           return control
@@ -67,6 +71,7 @@ class Lone {
         },
       },
     )
+    this.machines = machines
     // No time passes but what a test lets pass, or what is slept.
     const clock: Clock = {
       now: () => ({ ms: this.nowMs, wallUs: 0 }),
@@ -87,19 +92,14 @@ class Lone {
         this.session = null
       },
     }
-    this.undoing = new Undoing(
-      host,
-      () => ['lab0'],
-      sessions,
-      async () => {},
-    )
+    this.undoing = new Undoing(host, sessions, async () => {})
   }
 
-  static async for(t: Test): Promise<Lone> {
+  static async for(t: Test, specs: Record<string, MachineSpec> = { vm: SPEC }): Promise<Lone> {
     const directory = mkdtempSync(join(tmpdir(), 'snapswitch-undoing-'))
     t.teardown(() => rmSync(directory, { recursive: true, force: true }))
-    const lone = new Lone(directory, await DiskRecords.open(directory, async () => ({ made: [], actives: [] })))
-    await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', disks: [] })
+    const lone = new Lone(directory, await DiskRecords.open(directory, async () => ({ made: [], actives: [] })), specs)
+    await lone.journal.writeCut('lab0', 's1', 'vm', { label: 's1-e1', incarnation: '1:1', spec: SPEC, disks: [] })
     await lone.journal.noteStuck('lab0', 's1', 'vm')
     return lone
   }
@@ -108,7 +108,7 @@ class Lone {
   static async withRestore(t: Test, machines: RestoreRecord['machines'] = []): Promise<Lone> {
     const lone = await Lone.for(t)
     await lone.journal.removeUnfinished('lab0', 's1')
-    const formers = [{ vm: 'vm', incarnation: '1:1', spec: { qmp: '/none' } }]
+    const formers = [{ vm: 'vm', incarnation: '1:1', spec: SPEC }]
     const names = { network: 'lab0', snapshot: 's1', resuming: false }
     await lone.journal.writeRestore({ ...names, machines, ports: [], taps: [], formers })
     return lone
@@ -144,6 +144,17 @@ t.test('it is tried again until the hypervisor answers, and then no more', async
   const { asked } = lone
   t.equal(await lone.again(), false)
   t.equal(lone.asked, asked, 'there is nothing left to ask for')
+})
+
+t.test('a machine that this host has no more, by that name or at all', async (t) => {
+  for (const specs of [{}, { vm: { qmp: '/another' } }] as Record<string, MachineSpec>[]) {
+    const lone = await Lone.for(t, specs)
+    lone.answers = true
+    await lone.undoing.recover()
+    t.equal(lone.state, 'running')
+    t.notOk(existsSync(lone.record))
+    t.same(lone.machines.spec('vm'), specs.vm, 'it is known as before')
+  }
 })
 
 t.test('what could not be undone at the start of a daemon is tried again, too', async (t) => {

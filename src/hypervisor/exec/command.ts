@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { homedir } from 'node:os'
 import { SnapswitchError } from '../../errors/errors.js'
+import { spareNot } from '../../linux/memory.js'
 import { ordinaryPriority } from '../../linux/priority.js'
 import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, ExternalFile } from '../hypervisor.js'
@@ -64,8 +65,11 @@ export async function call(target: Target, { action, input, deadline, signal, on
   const options = { cwd: '/', detached: true, env, stdio: 'pipe' } as const
   const child = withMemoryInDumps(() => spawn('/bin/sh', ['-c', START, command, action, machine], options))
   const running = new Running(child, what, onResumed ?? (() => {}))
-  // Its machine must not run ahead of others.
-  if (child.pid !== undefined) ordinaryPriority(child.pid)
+  // Its machine must not run ahead of others, nor outlive them where memory runs out.
+  if (child.pid !== undefined) {
+    ordinaryPriority(child.pid)
+    spareNot(child.pid)
+  }
   child.stdin.on('error', () => {}) // it need not read
   child.stdin.end(`${JSON.stringify({ ...input, action, machine, name: target.name, timeoutMs })}\n`)
   return running.ended(timeoutMs, signal)

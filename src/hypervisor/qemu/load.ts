@@ -8,6 +8,7 @@ import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
 import { openPlainSync, readTailSync, UnfitFile } from '../../files/plain.js'
+import { spareNot } from '../../linux/memory.js'
 import { ordinaryPriority } from '../../linux/priority.js'
 import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, LoadedMachine, LoadRequest, StartedLoad } from '../hypervisor.js'
@@ -86,6 +87,7 @@ export async function loadMachine(
       directory,
       (request.descriptors ?? []).flat(),
     )
+    if (child.pid !== undefined) spareNot(child.pid, request.rehearsal === true ? 'first' : 'ordinary')
     if (request.rehearsal === true && child.pid !== undefined) setPriority(child.pid, rehearsalNice)
     const ended = endOf(child, definition.name, path.join(directory, logName))
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])
