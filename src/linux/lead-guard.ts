@@ -3,17 +3,21 @@
 // next daemon, which puts such threads back as well (`endForgottenLead`), would have to start with a twentieth of a
 // core or, where real-time threads are not throttled (sched_rt_runtime_us), with none.
 
-import { stayAhead, threadsOf } from './priority.js'
+import { leadPriorities, stayAhead, threadsOf } from './priority.js'
 import { type Survivor, startSurvivor } from './survivor.js'
 
 /**
  * It waits for lines, each with all processes whose threads may be ahead, and for the end of whoever could send them.
- * Threads that are real-time by somebody else's wish are left alone.
+ * chrt says of each thread: `pid 7's current scheduling policy: …`, and in a second line the same of its priority.
  */
 const SCRIPT = `while read -r line; do led=$line; done
 for pid in $led; do
-  chrt --all-tasks --pid "$pid" 2>/dev/null | while read -r _ thread _ _ _ policy; do
-    [ "$policy" != 'SCHED_FIFO|SCHED_RESET_ON_FORK' ] || chrt --other --pid 0 "\${thread%\\'s}"
+  chrt --all-tasks --pid "$pid" 2>/dev/null | while read -r _ thread _ _ what value; do
+    case $what$value in
+      policy:*) policy=$value ;;
+      priority:[${Object.values(leadPriorities).join('')}])
+        [ "$policy" != 'SCHED_FIFO|SCHED_RESET_ON_FORK' ] || chrt --other --pid 0 "\${thread%\\'s}" ;;
+    esac
   done
 done`
 

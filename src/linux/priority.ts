@@ -10,20 +10,19 @@ const SWITCH_NICE = -10
 const SCHED_OTHER = 0
 
 /** Linux keeps a nice value per thread (sched(7)). False: not permitted, the thread stays as it is. */
-export function raisePriority(): boolean {
-  try {
-    setPriority(0, SWITCH_NICE)
-    return true
-  } catch {
-    return false
-  }
-}
+export const raisePriority = (): boolean => setNice(0, SWITCH_NICE)
 
-/** SCHED_FIFO, and what such a thread starts is ordinary again (sched(7)). */
 const FIFO = 1
-export const FIFO_RESET_ON_FORK = FIFO | 0x40000000
-/** Real-time priorities in a cut. A guest's vCPU may never rest, so it is behind all who could call it off. */
-const leadPriorities = { vcpu: 1, hypervisor: 2, switch: 3 } as const
+/** What such a thread starts is ordinary (sched(7)). */
+const RESET_ON_FORK = 0x40000000
+const FIFO_RESET_ON_FORK = FIFO | RESET_ON_FORK
+/**
+ * Real-time priorities in a cut. A guest's vCPU may never rest, so it is behind all who could call it off. With
+ * SCHED_RESET_ON_FORK they tell our leads from others' threads: those of PipeWire in a QEMU, say, have higher ones.
+ */
+export const leadPriorities = { vcpu: 1, hypervisor: 2, switch: 3 } as const
+/** Where real-time priorities are withheld: a nice value that nobody else uses. */
+const LEAD_NICE = SWITCH_NICE - 1
 
 /** The calling thread, for good: before everything ordinary. False: not permitted. */
 export function runRealtime(): boolean {
@@ -72,27 +71,52 @@ export function runAhead(threads: readonly number[], as: keyof typeof leadPriori
   return end
 }
 
+const priorityOf = (thread: number): number => {
+  const parameter = new Int32Array(1)
+  return libc().sched_getparam(thread, new Uint8Array(parameter.buffer)) < 0 ? -1 : parameter[0]!
+}
+
+/** Whether the thread runs ahead by SCHED_FIFO, of this process or of one that has died. */
+export function isAhead(thread: number): boolean {
+  const ours: readonly number[] = Object.values(leadPriorities)
+  return libc().sched_getscheduler(thread) === FIFO_RESET_ON_FORK && ours.includes(priorityOf(thread))
+}
+
 function putAhead(thread: number, priority: number): (() => void) | null {
-  const { sched_getscheduler, sched_getparam, sched_setscheduler } = libc()
+  const { sched_getscheduler, sched_setscheduler } = libc()
   const policy = sched_getscheduler(thread)
-  const parameter = new Uint8Array(4)
   // Gone, or real-time by somebody's wish: left alone.
-  if (policy !== SCHED_OTHER || sched_getparam(thread, parameter) < 0) return null
-  const lead = new Uint8Array(new Int32Array([priority]).buffer)
-  if (sched_setscheduler(thread, FIFO_RESET_ON_FORK, lead) === 0)
-    return () => void sched_setscheduler(thread, policy, parameter)
+  if (policy < 0 || (policy & ~RESET_ON_FORK) !== SCHED_OTHER) return null
+  if (sched_setscheduler(thread, FIFO_RESET_ON_FORK, new Uint8Array(new Int32Array([priority]).buffer)) === 0)
+    return () => putBack(thread, policy)
+  const former = niceOf(thread)
+  if (former === null || !setNice(thread, LEAD_NICE)) return null
+  return () => void setNice(thread, former)
+}
+
+function putBack(thread: number, policy: number): void {
+  const { sched_setscheduler } = libc()
+  const none = new Uint8Array(4)
+  // Without CAP_SYS_NICE the flag cannot be taken back (sched_setscheduler(2)). The rest can.
+  if (sched_setscheduler(thread, policy, none) < 0) sched_setscheduler(thread, policy | RESET_ON_FORK, none)
+}
+
+/** Null: the thread has ended. */
+function niceOf(thread: number): number | null {
   try {
-    const former = getPriority(thread)
-    setPriority(thread, SWITCH_NICE)
-    return () => {
-      try {
-        setPriority(thread, former)
-      } catch {
-        // It has ended.
-      }
-    }
+    return getPriority(thread)
   } catch {
     return null
+  }
+}
+
+/** False: not permitted, or the thread has ended. */
+function setNice(thread: number, nice: number): boolean {
+  try {
+    setPriority(thread, nice)
+    return true
+  } catch {
+    return false
   }
 }
 
@@ -101,8 +125,9 @@ function putAhead(thread: number, priority: number): (() => void) | null {
  */
 export function endForgottenLead(pid: number): void {
   for (const thread of threadsOf(pid)) {
-    if (leads.has(thread) || libc().sched_getscheduler(thread) !== FIFO_RESET_ON_FORK) continue
-    libc().sched_setscheduler(thread, SCHED_OTHER, new Uint8Array(4))
+    if (leads.has(thread)) continue
+    if (isAhead(thread)) putBack(thread, SCHED_OTHER)
+    if (niceOf(thread) === LEAD_NICE) setNice(thread, 0)
   }
 }
 
@@ -111,13 +136,7 @@ export function endForgottenLead(pid: number): void {
  * end meanwhile.
  */
 export function ordinaryPriority(pid: number): void {
-  for (const thread of threadsOf(pid)) {
-    try {
-      setPriority(thread, 0)
-    } catch {
-      // It has ended, and so needs no priority.
-    }
-  }
+  for (const thread of threadsOf(pid)) setNice(thread, 0)
 }
 
 /** Ids of a process's threads; none when it has ended. */

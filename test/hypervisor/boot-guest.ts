@@ -6,17 +6,16 @@ import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { identify, isAlive, killProcess, type ProcessIdentity } from '../../src/hypervisor/shared/process.js'
-import { libc } from '../../src/linux/libc.js'
-import { FIFO_RESET_ON_FORK, threadsOf } from '../../src/linux/priority.js'
+import { isAhead, threadsOf } from '../../src/linux/priority.js'
 import { patience } from '../patience.js'
 
 /** boot-guest.s, assembled; zeros up to the signature left out. */
 const code =
-  'fa31c08ed88ed0bc007c8816d27cb800208ec0fcfb66a1e07c66a30080e87100c706d87c0080b443e87300f466a1008031ff' +
-  'b9004066f3af7405b04de88400c706d87c0082b442e8540066a10082663b0600807405b044e8690066ff060080e82f00c706' +
-  'd87c0080b443e83100668b1e0080b9080066c1c30488d8240f04303c3976020427e83b00e2ebb00ae83400eb9a66a1008031' +
-  'ffb9004066f3abc3668b0e00806683e13f664166890edc7c30c08a16d27cbed47c06cd13077305b045e80100c350bafd03ec' +
-  'a82074fb58baf803eec30090100001'
+  'fa31c08ed88ed0bc007c8816d37cb800208ec0fcfb66a1e07c66a30080e87200c706d87c0080b443e87400f4f466a1008031' +
+  'ffb9004066f3af7405b04de88400c706d87c0082b442e8540066a10082663b0600807405b044e8690066ff060080e82f00c7' +
+  '06d87c0080b443e83100668b1e0080b9080066c1c30488d8240f04303c3976020427e83b00e2ebb00ae83400eb9966a10080' +
+  '31ffb9004066f3abc3668b0e00806683e13f664166890edc7c30c08a16d37cbed47c06cd13077305b045e80100c350bafd03' +
+  'eca82074fb58baf803eec300100001'
 
 export function bootSector(): Buffer {
   const sector = Buffer.alloc(512)
@@ -82,8 +81,7 @@ export interface Report {
 }
 
 /** None of a hypervisor's threads is ahead of what else runs here. */
-export const isAtOwnPace = (pid: number) =>
-  threadsOf(pid).every((thread) => libc().sched_getscheduler(thread) !== FIFO_RESET_ON_FORK)
+export const isAtOwnPace = (pid: number) => !threadsOf(pid).some(isAhead)
 
 /** What a guest's serial line says, from byte `start` on. */
 export function readReport(serial: string, start = 0): Report {

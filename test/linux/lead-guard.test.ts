@@ -14,6 +14,7 @@ t.setTimeout(fileLimit(60_000))
 
 const ORDINARY = 0
 const FIFO = 1
+const FIFO_RESET_ON_FORK = 0x40000001
 const policyOf = (child: ChildProcess) => libc().sched_getscheduler(child.pid!)
 
 const module = (name: string) => JSON.stringify(new URL(`../../src/linux/${name}.js`, import.meta.url).href)
@@ -40,15 +41,22 @@ t.test('killed while it leads what never rests', root, async (t) => {
     start(t, '/bin/sh', '-c', 'ulimit -t 60; echo; while :; do :; done'),
   )
   await Promise.all(busy.map((child) => once(child.stdout!, 'data')))
-  const strangers = start(t, 'sleep', '600')
-  libc().sched_setscheduler(strangers.pid!, FIFO, new Uint8Array(new Int32Array([1]).buffer))
-  if (policyOf(strangers) !== FIFO) return t.comment('no real-time scheduling here')
+  /** Real-time by somebody else's wish. */
+  const strangers = [
+    [FIFO, 1],
+    [FIFO_RESET_ON_FORK, 83],
+  ].map(([policy, priority]) => {
+    const child = start(t, 'sleep', '600')
+    libc().sched_setscheduler(child.pid!, policy!, new Uint8Array(new Int32Array([priority!]).buffer))
+    return child
+  })
+  if (policyOf(strangers[0]!) !== FIFO) return t.comment('no real-time scheduling here')
 
-  const led = [...busy, strangers].map(({ pid }) => String(pid))
+  const led = [...busy, ...strangers].map(({ pid }) => String(pid))
   const leader = start(t, process.execPath, '--input-type=module', '-e', LEADER, ...led)
   await once(leader.stdout!, 'data')
   for (const child of busy) t.not(policyOf(child), ORDINARY)
   leader.kill('SIGKILL')
   await until('all to be put back', () => busy.every((child) => policyOf(child) === ORDINARY), 60_000)
-  t.equal(policyOf(strangers), FIFO, 'real-time by somebody else’s wish')
+  t.same(strangers.map(policyOf), [FIFO, FIFO_RESET_ON_FORK], 'real-time by somebody else’s wish')
 })

@@ -11,8 +11,8 @@ import type { MachineSpec, MachineState } from '../../src/hypervisor/hypervisor.
 import type { Clock } from '../../src/runtime/clock.js'
 import { DiskRecords } from '../../switch/agent/disks/records.js'
 import { Journal, type RestoreRecord } from '../../switch/agent/journal.js'
-import type { Machines } from '../../switch/agent/machines.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
+import type { Machines } from '../../switch/agent/machines.js'
 import type { Session } from '../../switch/agent/sessions.js'
 import { Undoing } from '../../switch/agent/undoing.js'
 import { fileLimit } from '../patience.js'
@@ -54,23 +54,20 @@ class Lone {
         return { resumedAtUs: 1 }
       },
     })
-    const machines = machinesBy(
-      specs,
-      {
-        attach: async (_, spec) => {
-          this.asked++
-          t.same(spec, SPEC)
-          if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
-          this.meanwhile()
-          return control
-        },
-        endLoad: async ({ directory }) => {
-          if (!this.ends) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
-          this.ended.push(directory)
-          return true
-        },
+    const machines = machinesBy(specs, {
+      attach: async (_, spec) => {
+        this.asked++
+        t.same(spec, SPEC)
+        if (!this.answers) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
+        this.meanwhile()
+        return control
       },
-    )
+      endLoad: async ({ directory }) => {
+        if (!this.ends) throw new SnapswitchError('HYPERVISOR_UNREACHABLE', 'nobody there', '')
+        this.ended.push(directory)
+        return true
+      },
+    })
     this.machines = machines
     // No time passes but what a test lets pass, or what is slept.
     const clock: Clock = {
