@@ -8,6 +8,7 @@ import t from 'tap'
 import { COORDINATOR_STOP_MS } from '../../src/cli/embedded-coordinator.js'
 import { COMMAND_MS, firstConfig } from '../../src/cli/install/commands.js'
 import { type HostFound, planInstall, planUninstall, type Step } from '../../src/cli/install/plan.js'
+import { releaseOf } from '../../src/cli/install/release.js'
 import { isUnchanged, renderUnit } from '../../src/cli/install/units.js'
 import { packageFile } from '../../src/runtime/package.js'
 import { loadSwitchConfig } from '../../switch/config.js'
@@ -18,17 +19,15 @@ import { fileLimit } from '../patience.js'
 t.setTimeout(fileLimit(120_000))
 
 const template = '[Service]\nExecStart=snapswitch switch --config /c\nExecReload=snapswitch reload\n'
+const usual = { program: '/usr/bin/snapswitch', node: '/usr/bin/node', release: '2.0.0 (1a2b3c4d)' }
 const unit = (found: string | null) => {
   const name = 'snapswitch-switch.service'
-  return {
-    name,
-    template,
-    text: renderUnit(template, { program: '/usr/bin/snapswitch', node: '/usr/bin/node' }),
-    found,
-  }
+  return { name, template, text: renderUnit(template, usual), found }
 }
 const host = (found: string | null, exists: boolean, systemd = true): HostFound => ({
   units: [unit(found)],
+  others: [],
+  release: usual.release,
   configs: [{ path: '/etc/snapswitch/switch.yaml', text: 'host: h\n', exists }],
   bridge: null,
   systemd,
@@ -42,11 +41,15 @@ const said = (steps: readonly Step[]) => steps.flatMap((step) => (step.kind === 
 const SERVICE = 'snapswitch-switch.service'
 
 t.test('a unit finds its program and its node, whatever they are called', async (t) => {
-  const plain = renderUnit(template, { program: '/usr/bin/snapswitch', node: '/usr/bin/node' })
+  const plain = renderUnit(template, usual)
   t.match(plain, /^ExecStart=\/usr\/bin\/snapswitch switch --config \/c$/m)
   t.match(plain, /^ExecReload=\/usr\/bin\/snapswitch reload$/m)
   t.notMatch(plain, 'Environment')
-  const odd = renderUnit(template, { program: '/opt/my tools/100%/snapswitch', node: '/opt/node 20/bin/node' })
+  const odd = renderUnit(template, {
+    ...usual,
+    program: '/opt/my tools/100%/snapswitch',
+    node: '/opt/node 20/bin/node',
+  })
   t.match(odd, '\nExecStart="/opt/my tools/100%%/snapswitch" switch --config /c\n')
   t.match(odd, '\nEnvironment="PATH=/opt/node 20/bin:/usr/local/sbin:')
   for (const text of [plain, odd]) {
@@ -75,7 +78,7 @@ t.test('installed once, again, over an older one, and beside what somebody has c
   const up = ['daemon-reload', `enable ${SERVICE}`, `start ${SERVICE}`]
   t.same(words(planInstall(host(null, false), true)), [...etc, config, written, ...up])
   t.same(words(planInstall(host(text, true), true)), [...etc, ...up])
-  const former = renderUnit(template, { program: '/old/snapswitch', node: '/usr/bin/node' })
+  const former = renderUnit(template, { ...usual, program: '/old/snapswitch' })
   const again = ['daemon-reload', `enable ${SERVICE}`, `restart ${SERVICE}`]
   for (const found of [former, template])
     t.same(words(planInstall(host(found, true), true)), [...etc, written, ...again])
@@ -84,6 +87,56 @@ t.test('installed once, again, over an older one, and beside what somebody has c
   t.match(said(changed), /was changed by hand, and stays so/)
   t.same(words(planInstall(host(null, true), false)), [...etc, written, 'daemon-reload', `enable ${SERVICE}`])
   t.same(words(planInstall(host(null, true, false), true)), [...etc, written, `enable ${SERVICE}`])
+})
+
+t.test('after an upgrade the daemon is started again, whatever else the unit says', async (t) => {
+  const again = `restart ${SERVICE}`
+  const last = (steps: readonly Step[]) => words(steps).at(-1)
+  const renderedAs = (release: string) => renderUnit(template, { ...usual, release })
+  t.equal(last(planInstall(host(renderedAs('1.9.0 (1a2b3c4d)'), true), true)), again, 'another version')
+  t.equal(last(planInstall(host(renderedAs('2.0.0 (0badcafe)'), true), true)), again, 'another build of it')
+  t.equal(last(planInstall(host(renderedAs(usual.release), true), true)), `start ${SERVICE}`, 'the same')
+  // As versions before wrote it: without its version.
+  const former = `[Service]
+ExecStart=/usr/bin/snapswitch switch --config /c
+ExecReload=/usr/bin/snapswitch reload
+
+# Written by \`snapswitch install\`. Digest of what is above: 76480e4972e96f4b
+`
+  t.ok(isUnchanged(former))
+  t.equal(last(planInstall(host(former, true), true)), again)
+  t.match(words(planUninstall(host(former, true))), [`stop ${SERVICE}`, `disable ${SERVICE}`, /^remove /])
+
+  const kept = said(planInstall(host(`${renderedAs('1.9.0')}Nice=1\n`, true), true))
+  t.match(kept, `\`systemctl restart ${SERVICE}\` makes it run 2.0.0 (1a2b3c4d)`, 'changed by hand')
+  const later = planInstall(host(renderedAs('1.9.0'), true), false)
+  t.equal(last(later), `enable ${SERVICE}`)
+  t.match(said(later), `\`systemctl restart ${SERVICE}\` makes it run 2.0.0 (1a2b3c4d)`, '--no-start')
+  const beside = (found: string): HostFound => ({
+    ...host(unit(null).text, true),
+    others: [{ ...unit(found), name: 'snapswitch-coordinator.service' }],
+  })
+  const coordinator = planInstall(beside(renderedAs('1.9.0')), true)
+  t.notMatch(words(coordinator).join(), 'coordinator')
+  t.match(said(coordinator), '`snapswitch install --coordinator` makes it run 2.0.0 (1a2b3c4d)')
+  t.notMatch(said(planInstall(beside(unit(null).text), true)), 'coordinator')
+})
+
+t.test('a build is told from another of its version', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'ssw-release-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const written = (name: string, text: string) => {
+    writeFileSync(join(folder, name), text)
+    return releaseOf(folder, '2.0.0')
+  }
+  const first = written('program.cjs', 'a')
+  t.match(first, /^2\.0\.0 \([0-9a-f]{12}\)$/)
+  const worker = written('worker.js', 'b')
+  t.not(worker, first)
+  t.equal(written('worker.js.map', 'c'), worker, 'maps and caches are no programs')
+  t.not(written('program.cjs', 'd'), worker)
+  t.equal(written('program.cjs', 'a'), worker)
+  t.equal(releaseOf(join(folder, 'none'), '2.0.0'), '2.0.0')
 })
 
 t.test('a coordinator that has no configuration yet does not fail at every boot', async (t) => {
@@ -165,7 +218,10 @@ t.test('on a host: dry, for real, again, and away', root, async (t) => {
     [ ! -e /etc/systemd/system/multi-user.target.wants/snapswitch-coordinator.service ]
     echo 'listen: /run/x' >/etc/snapswitch/coordinator.yaml
     $S install --coordinator
+    for role in switch coordinator; do grep -qE '^# Of snapswitch [0-9]' /etc/systemd/system/snapswitch-$role.service; done
     echo ==1; look
+    grep -hE '^# Of snapswitch [0-9.]+ \\([0-9a-f]{12}\\)\\.$' /etc/systemd/system/snapswitch-*.service | sort | uniq -c >/run/ssw-of.$$
+    [ "$(wc -l </run/ssw-of.$$)" = 1 ]; rm /run/ssw-of.$$
     systemd-analyze verify --man=no /etc/systemd/system/snapswitch-*.service 2>&1 | grep -i snapswitch || true
     echo ==2
     echo '# mine' >>/etc/snapswitch/switch.yaml

@@ -12,7 +12,8 @@ import { writeDurable } from '../../files/durable.js'
 import { hostName } from '../../runtime/host-name.js'
 import { packageFile } from '../../runtime/package.js'
 import { printJson, type Terminal } from '../output.js'
-import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS } from './plan.js'
+import { CONFIGURATION, type HostFound, planInstall, planUninstall, type Step, UNITS, type UnitFound } from './plan.js'
+import { releaseInstalled } from './release.js'
 import { renderUnit } from './units.js'
 
 /**
@@ -46,8 +47,9 @@ export function addInstallCommands(program: Command, terminal: Terminal): void {
     .addHelpText(
       'after',
       `
-May be run again, after an upgrade for instance. A configuration that is there is never written, and neither is a unit
-that somebody has changed.`,
+Run it again after an upgrade: a daemon that runs another program than the one installed is started again. A
+configuration that is there is never written, and neither is a unit that somebody has changed: start its daemon again
+yourself.`,
     )
     .action(async (options: Options) => {
       const { coordinator, take, start } = options
@@ -66,15 +68,16 @@ that somebody has changed.`,
 
 async function look(coordinator: boolean, bridge: string | null): Promise<HostFound> {
   const roles: Role[] = coordinator ? ['switch', 'coordinator'] : ['switch']
-  const installation = { program: resolve(process.argv[1] ?? 'snapswitch'), node: process.execPath }
-  const units = await Promise.all(
-    roles.map(async (role) => {
-      const name = `snapswitch-${role}.service`
-      const template = await readFile(join(packaging, name), 'utf8')
-      const found = await readFile(`${UNITS}/${name}`, 'utf8').catch(absent)
-      return { name, template, text: renderUnit(template, installation), found }
-    }),
-  )
+  const release = releaseInstalled()
+  const program = resolve(process.argv[1] ?? 'snapswitch')
+  const unitOf = async (role: Role): Promise<UnitFound> => {
+    const name = `snapswitch-${role}.service`
+    const template = await readFile(join(packaging, name), 'utf8')
+    const found = await readFile(`${UNITS}/${name}`, 'utf8').catch(absent)
+    return { name, template, text: renderUnit(template, { program, node: process.execPath, release }), found }
+  }
+  const units = await Promise.all(roles.map(unitOf))
+  const unasked = coordinator ? [] : [await unitOf('coordinator')]
   const configs = roles.map((role) => {
     const path = `${CONFIGURATION}/${role}.yaml`
     return {
@@ -83,7 +86,8 @@ async function look(coordinator: boolean, bridge: string | null): Promise<HostFo
       exists: existsSync(path),
     }
   })
-  return { units, configs, bridge, systemd: existsSync('/run/systemd/system') }
+  const others = unasked.filter(({ found }) => found !== null)
+  return { units, others, configs, bridge, release, systemd: existsSync('/run/systemd/system') }
 }
 
 function absent(error: NodeJS.ErrnoException): null {

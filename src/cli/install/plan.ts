@@ -34,9 +34,13 @@ export interface ConfigFound {
 
 export interface HostFound {
   readonly units: readonly UnitFound[]
+  /** That are there, and that nobody has asked for. */
+  readonly others: readonly UnitFound[]
   readonly configs: readonly ConfigFound[]
   /** That the switch is to take over. */
   readonly bridge: string | null
+  /** Which program the units are to run (release.ts). */
+  readonly release: string
   /** systemd is the init of this host, not only installed. */
   readonly systemd: boolean
 }
@@ -44,7 +48,7 @@ export interface HostFound {
 const pathOf = ({ name }: UnitFound) => `${UNITS}/${name}`
 const isOurs = ({ found, template }: UnitFound) => found === template || (found !== null && isUnchanged(found))
 
-export function planInstall({ units, configs, bridge, systemd }: HostFound, starts: boolean): Step[] {
+export function planInstall({ units, others, configs, bridge, release, systemd }: HostFound, starts: boolean): Step[] {
   const steps: Step[] = [
     { kind: 'directory', path: CONFIGURATION, mode: 0o755 },
     { kind: 'directory', path: STATE, mode: 0o711 },
@@ -59,6 +63,7 @@ export function planInstall({ units, configs, bridge, systemd }: HostFound, star
         text: `write ${path} (examples/coordinator.yaml in the package is one), then install again: its unit is not enabled before`,
       })
   }
+  const restarts = (name: string) => `\`systemctl restart ${name}\` makes it run ${release}`
   for (const unit of units) {
     const path = pathOf(unit)
     if (unit.found === unit.text) steps.push({ kind: 'note', text: `${path} is as it is to be` })
@@ -67,8 +72,13 @@ export function planInstall({ units, configs, bridge, systemd }: HostFound, star
       if (unit.found !== null) changed.add(unit.name)
     } else {
       const text = `${path} was changed by hand, and stays so: \`systemctl edit ${unit.name}\` keeps changes apart from it`
-      steps.push({ kind: 'note', text })
+      // It does not say which program runs.
+      steps.push({ kind: 'note', text: systemd ? `${text}. After an upgrade ${restarts(unit.name)}` : text })
     }
+  }
+  for (const unit of others.filter(({ found, text }) => found !== text)) {
+    const text = `${pathOf(unit)} stays as it is: \`snapswitch install --coordinator\` makes it run ${release}`
+    steps.push({ kind: 'note', text })
   }
   if (systemd) steps.push(run('daemon-reload'))
   // Without a configuration it would fail at every boot, again and again.
@@ -80,7 +90,11 @@ export function planInstall({ units, configs, bridge, systemd }: HostFound, star
     steps.push({ kind: 'note', text: 'systemd does not run here: the units start at the next boot with it' })
     return steps
   }
-  for (const { name } of starts ? ready : []) steps.push(run(changed.has(name) ? 'restart' : 'start', name))
+  for (const { name } of ready) {
+    if (starts) steps.push(run(changed.has(name) ? 'restart' : 'start', name))
+    else if (changed.has(name))
+      steps.push({ kind: 'note', text: `${name} goes on as it is, if it runs: ${restarts(name)}` })
+  }
   return steps
 }
 

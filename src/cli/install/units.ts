@@ -1,5 +1,5 @@
-// The systemd units as they are installed: those of the package, with the program's path in them and a last line by
-// which a later install tells whether somebody has changed them since.
+// The systemd units as they are installed: those of the package, with the program's path in them, which program that
+// was, and a last line by which a later install tells whether somebody has changed them since.
 
 import { createHash } from 'node:crypto'
 
@@ -13,16 +13,19 @@ export interface Installation {
   readonly program: string
   /** The `node` that it is to find. */
   readonly node: string
+  /** Which program it is (release.ts). A unit that names another one is of a daemon that runs another one. */
+  readonly release: string
 }
 
-export function renderUnit(template: string, { program, node }: Installation): string {
+export function renderUnit(template: string, { program, node, release }: Installation): string {
   const bin = node.slice(0, node.lastIndexOf('/'))
   const finds = SYSTEM_PATH.split(':').includes(bin)
   const environment = finds ? '' : `Environment=${quoted(`PATH=${bin}:${SYSTEM_PATH}`)}\n`
   const body = template
     .replace(/^(Exec\w+)=snapswitch /gm, (_, key: string) => `${key}=${quoted(program)} `)
     .replace(/^ExecStart=/m, `${environment}ExecStart=`)
-  return `${body}\n${MARK}${digestOf(`${body}\n`)}\n`
+  const text = `${body}\n# Of snapswitch ${release}.\n`
+  return `${text}${MARK}${digestOf(text)}\n`
 }
 
 /** An installed unit that nobody has changed since it was written. */
