@@ -1,6 +1,7 @@
-// node scripts/lib/run-files.js RESULTS JOBS MOST SECONDS FILE...   Runs compiled test files, JOBS of them at once, up to MOST
-// while processors are idle, each by node itself: what it prints is TAP, judged with its exit code. A line per file as it ends.
-// SECONDS is the limit of a file that sets itself none (test/patience.ts).
+// node scripts/lib/run-files.js RESULTS JOBS MOST SECONDS UNTIL FILE... -- STORY...   Runs compiled test files, JOBS of them at
+// once, up to MOST while processors are idle, each by node itself: what it prints is TAP, judged with its exit code. A line per
+// file as it ends. SECONDS is the limit of a file that sets itself none (test/patience.ts). A STORY comes after the others, and
+// none begins after UNTIL seconds: those that are left out are named.
 // A few files that failed beside others run once more, alone. What passes then does not fail the run.
 // Appends to files in the folder RESULTS: `counts` (passed N, failed N), `failures` and `unsteady` (why, in words), `processes`.
 
@@ -11,7 +12,10 @@ import { join } from 'node:path'
 import { Parser } from 'tap-parser'
 import { describeFailure, read } from './failures.js'
 
-const [results, jobs, most, seconds, ...files] = process.argv.slice(2)
+const [results, jobs, most, seconds, until, ...all] = process.argv.slice(2)
+const files = all.filter((file) => file !== '--')
+const stories = new Set(all.includes('--') ? all.slice(all.indexOf('--') + 1) : [])
+const isLate = (file) => stories.has(file) && performance.now() > 1000 * Number(until)
 
 /** More than these are no chance. */
 const AGAIN_AT_MOST = 3
@@ -93,6 +97,7 @@ async function runAll(all, atOnce, most = atOnce) {
   let running = 0
   await new Promise((resolve) => {
     const begin = () => {
+      if (left.length > 0 && isLate(left[0])) leftOut.push(...left.splice(0))
       if (left.length === 0) return running === 0 ? resolve() : undefined
       running++
       run(left.shift()).then((one) => {
@@ -117,13 +122,19 @@ const tell = (ran) => {
   if (ran.some(isBad)) note('failures', why(ran))
 }
 
+const leftOut = []
 const ran = await runAll(files, Number(jobs), Number(most))
+if (leftOut.length > 0) {
+  const names = leftOut.map((file) => file.replace(/^dist\/test\/|\.test\.js$/g, '')).join(' ')
+  console.log(`Left out, for there was no time: scripts/test ${names}`)
+}
 const bad = ran.filter(isBad)
 if (bad.length === 0 || bad.length > AGAIN_AT_MOST) tell(ran)
 else {
   tell(ran.filter((one) => !isBad(one)))
   console.log(`Again, alone: ${bad.map(({ file }) => file.replace(/^dist\//, '')).join(' ')}`)
   const again = bad.map(({ file }) => file)
+  stories.clear()
   const alone = await runAll(again, 1)
   tell(alone)
   const failedTwice = new Set(alone.filter(isBad).map(({ file }) => file))
