@@ -190,6 +190,66 @@ t.test('a peer that restarts is believed; its former boot never again', async (t
   t.ok(a.forwarder.trunks.isAlive(a.forwarder.byIndex[TRUNK]!, a.now))
 })
 
+/** The device of a rig's trunk goes away and comes back after a while, and the daemon keeps running. */
+function unplug(rig: Rig, other: Rig, milliseconds: number): void {
+  const { spec } = rig.forwarder.byIndex[TRUNK]!
+  rig.forwarder.removePort(TRUNK)
+  sent(rig)
+  for (let passed = 0; passed < milliseconds; passed += 1000) {
+    for (const one of [rig, other]) one.tick(1000)
+    for (const one of [rig, other]) sent(one)
+  }
+  rig.forwarder.addPort(spec, rig.outputs[TRUNK])
+}
+
+const isAlive = (rig: Rig) => rig.forwarder.trunks.isAlive(rig.forwarder.byIndex[TRUNK]!, rig.now)
+
+for (const away of [1000, 5000, 60_000]) {
+  t.test(`a trunk that was away for ${away} ms, on one side or on both, comes back`, async (t) => {
+    for (const sides of ['one', 'both']) {
+      const [a, b] = [station('a', A), station('b', B)]
+      for (let second = 0; second < 3; second++) pass(a, b, 1000)
+      unplug(b, a, away)
+      if (sides === 'both') unplug(a, b, 0)
+      for (let tick = 0; tick < 3; tick++) pass(a, b, 100)
+      t.same([isAlive(a), isAlive(b)], [true, true], sides)
+      a.clear()
+      const { sends } = b.forwarder.byIndex[TRUNK]!.channel!
+      b.receive(MEMBER, { from: mac(2), id: 7 })
+      const [colored] = b.outputs[TRUNK].take()
+      t.equal(colored.serviceTci, colorVid(0, sends))
+      a.receive(TRUNK, { from: mac(2), id: 7, tag: [EtherType.SERVICE_VLAN, colored.serviceTci] })
+      t.equal(a.outputs[MEMBER].take().length, 1, `${sides}: members' frames are taken`)
+    }
+  })
+}
+
+t.test('a trunk comes back whatever recording was played to its new port', async (t) => {
+  const [former, b] = [station('a', 'a0a0a0a0a0a0a0a0'), station('b', B)]
+  const recorded = [pass(former, b, 0), pass(former, b, 1000)].flatMap(({ fromA }) => fromA)
+  const a = station('a', A)
+  a.now = b.now
+  for (let second = 0; second < 5; second++) pass(a, b, 1000)
+  unplug(b, a, 5000)
+  for (const bytes of recorded) hear(b, bytes)
+  t.equal(b.forwarder.byIndex[TRUNK]!.channel!.bootId, null, 'none is believed')
+  sent(b)
+  for (let second = 0; second < 3; second++) pass(a, b, 1000)
+  t.same([isAlive(a), isAlive(b)], [true, true])
+})
+
+t.test('recordings of a peer that is believed raise no answer when it names nobody', async (t) => {
+  const [a, b] = [station('a', A), station('b', B)]
+  b.tick()
+  const [first] = sent(b)
+  a.tick()
+  sent(a)
+  for (let second = 0; second < 5; second++) pass(a, b, 1000)
+  const before = drops(a, 'control-replayed')
+  hear(a, first)
+  t.same([drops(a, 'control-replayed'), sent(a)], [before + 1, []])
+})
+
 t.test('a switch that restarts believes nothing that its former boot was told', async (t) => {
   const [former, b] = [station('a', A), station('b', B, { epoch: 3 })]
   const recorded = [pass(former, b, 0), pass(former, b, 1000)].flatMap(({ fromB }) => fromB)

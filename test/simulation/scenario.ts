@@ -409,7 +409,7 @@ function drawFaults(
     () => ({ kind: 'slow resume', vm: random.integer(0, machines.length - 1), by: random.pick([50, 1000, 4000]) }),
     () => ({ kind: 'fail capture', vm: random.integer(0, machines.length - 1), nth: random.integer(1, 2) }),
     () => ({ kind: 'crash machine', vm: random.integer(0, machines.length - 1), at: moment() }),
-    () => ({ kind: 'unplug trunk', ...pair(), at: moment(), for: random.pick([1, 10, 60, 400]) }),
+    () => ({ kind: 'unplug trunk', ...pair(), at: moment(), for: random.pick([1, 10, 60, 400, 5000]) }),
   ]
   const rough = draws.slice(3, 6)
   const count = weather === 'failing' ? random.integer(1, 3) : random.integer(0, 1)

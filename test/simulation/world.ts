@@ -176,10 +176,26 @@ export class World {
       }
       if (this.wrong !== null) throw this.wrong
       if (this.#toCome > 0 || time.now < lookAgain) continue
-      if (this.isQuiet()) break
+      if (this.isQuiet() && this.#waysAway().length === 0) break
       lookAgain = time.now + 5
     }
+    const away = this.#waysAway()
+    if (away.length > 0) this.violation(4, `does not come back: ${away.join(', ')}`)
     if (this.wrong !== null) throw this.wrong
+  }
+
+  /** Ways to peers that do not answer, where devices went away: when these are back and all else is quiet, none. */
+  #waysAway(): string[] {
+    if (!this.scenario.faults.some(({ kind }) => kind === 'unplug trunk')) return []
+    return this.hosts.flatMap(({ name, daemon }) => {
+      const worker = daemon?.worker
+      if (worker === null || worker === undefined) return []
+      return worker.forwarders.flatMap(({ ports, trunks }) =>
+        ports
+          .filter((port) => port.channel !== null && !trunks.isAlive(port, worker.now))
+          .map(({ index }) => `port ${index} of ${name}`),
+      )
+    })
   }
 
   // --- chance and notes ----------------------------------------------------------------------------------------------

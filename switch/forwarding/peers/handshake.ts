@@ -5,6 +5,8 @@
 // - A boot's frames are taken in growing sequence only.
 // - A boot that is new to us is believed only by a HELLO that names a frame which we sent within FRESH: whoever sends
 //   it has the key and has listened to us just now. An old boot's recorded HELLOs name older frames, or none of ours.
+// - A port that is new believes nobody yet, whatever its peer remembers of the port before it. So each tells the other
+//   that it has heard it: the peer when it is named nobody, and the new port when what is named is too old.
 //
 // Our own sequence is the time in microseconds, made to grow: so a frame's age can be told from what it names, and a
 // clock set back costs nothing within a boot. Deterministic: time is an input.
@@ -65,12 +67,13 @@ export class Handshake {
     if (sequence <= (this.#sequences.get(bootId) ?? -1)) return 'control-replayed'
     const isPeer = bootId === this.#believed?.bootId
     if (heard.bootId !== this.#bootId) {
-      if (!isHello || isPeer) return 'control-unexpected'
+      if (!isHello || (isPeer && heard.bootId !== NOBODY.bootId)) return 'control-unexpected'
       return this.#answer({ bootId, sequence }, now)
     }
     if (!isPeer) {
       if (!isHello) return 'control-unexpected'
-      if (!this.#own.isFresh(heard.sequence, now)) return 'control-replayed'
+      if (!this.#own.isFresh(heard.sequence, now))
+        return this.#believed === null ? this.#answer({ bootId, sequence }, now) : 'control-replayed'
     }
     this.#believed = { bootId, sequence }
     this.#sequences.delete(bootId)
