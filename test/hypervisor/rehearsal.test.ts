@@ -96,6 +96,8 @@ t.test('a machine that runs on does not notice; a damaged image is told', async 
   }
   const { control } = await hypervisor.load(request, soon(30_000))
   t.equal((await control.inspect(soon(2000))).state, 'paused')
+  const { pid } = (control as QemuMachine).process!
+  t.equal(readFileSync(`/proc/${pid}/oom_score_adj`, 'utf8').trim(), '1000', 'where memory runs out it goes first')
   const { count } = readReport(guest.serial)
   await until('the machine to run on', () => readReport(guest.serial).count > count + 3)
   await control.destroy(soon(5000))

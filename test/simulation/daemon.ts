@@ -279,6 +279,7 @@ export class Daemon {
 const noTaps: Taps = {
   warnings: [],
   planned: () => [],
+  plannedOutside: () => [],
   makeOutside: () => undefined,
   open: () => [],
   standInOf: () => null,

@@ -30,14 +30,14 @@ t.test('a domain, and a daemon that dies', root, async (t) => {
   t.teardown(() => libvirt.end())
   const domain = await libvirt.domain('dom', { taps: ['tap0'] })
   const lost = join(world.state('host'), 'snapshots', 'lab0', 'lost')
-  const start = async (env: Record<string, string> = {}): Promise<Switch> => {
+  const start = async (env: Record<string, string> = {}, network = 'lab0'): Promise<Switch> => {
     const ports = { one: { device: 'tap0', vm: 'vm0' } }
     const machines = { vm0: { libvirt: { domain: 'dom' } } }
     Object.assign(process.env, env)
     try {
       return await world.switch(
         'host',
-        { networks: { lab0: { ports } }, machines, libvirt: { uri: libvirt.uri } },
+        { networks: { [network]: { ports } }, machines, libvirt: { uri: libvirt.uri } },
         hook,
       )
     } finally {
@@ -62,19 +62,21 @@ t.test('a domain, and a daemon that dies', root, async (t) => {
     t.equal(readReport(domain.serial).complaints, '', `${what}: memory and disk of one piece`)
   }
   let epoch = 1
-  for (const kill of [
-    'before:snapshot',
-    'after:snapshot',
-    'before:transaction',
-    'after:transaction',
-    'before:job-dismiss',
-  ]) {
+  for (const [kill, network] of [
+    ['before:snapshot'],
+    ['after:snapshot'],
+    ['before:transaction'],
+    ['after:transaction'],
+    ['before:job-dismiss'],
+    // Given back, renamed or taken out of the configuration meanwhile.
+    ['after:transaction', 'another'],
+  ] as const) {
     const killed = await start({ SNAPSWITCH_TEST_KILL: kill })
     t.match(await snapshot(killed, 'lost', epoch++).then(() => 'it answered', String), /Error/, kill)
     await until('the daemon to die', () => !killed.running)
     const { pid } = libvirt.machines()[0]!
     await until('all to go at their own pace', () => [pid, libvirt.pid].every(isAtOwnPace), 30_000)
-    const daemon = await start()
+    const daemon = await start({}, network)
     await until('the undoing', () => !existsSync(lost), 60_000)
     await isAsBefore(kill)
     await daemon.crash()

@@ -43,7 +43,9 @@ function partOf(outside?: MemberPart['outside']): MemberPart {
 function restored(part: MemberPart): RestoreTaps {
   const taps = new RestoreTaps(host)
   taps.planned([part])
+  t.same(taps.plannedOutside([part]), [{ device, vm: 'web' }], 'on record before it is there')
   taps.makeOutside(part)
+  t.same(taps.plannedOutside([part]), [])
   t.equal(taps.open(part, nobodys).length, 1)
   taps.connectOutside(part)
   taps.close()

@@ -263,10 +263,11 @@ export class RestoreSession {
   }
 
   #noteAll(resuming: boolean): Promise<void> {
-    return this.#record.write(resuming, this.#members.all, this.#formers.record(), () => ({
-      ...this.#ports.planned(this.#request),
-      standIns: this.#taps.planned(this.#request.members),
-    }))
+    const { members } = this.#request
+    return this.#record.write(resuming, this.#members.all, this.#formers.record(), () => {
+      const { ports, taps } = this.#ports.planned(this.#request)
+      return { ports, taps: [...taps, ...this.#taps.plannedOutside(members)], standIns: this.#taps.planned(members) }
+    })
   }
 
   /** From here on the machines are this host's: a daemon that is started again must find them. */

@@ -61,10 +61,20 @@ export class RestoreTaps {
     }
   }
 
+  /** TAPs that `makeOutside` will make: to be on record before they are there. */
+  plannedOutside(members: readonly MemberPart[]): RestoreRecord['taps'] {
+    return members.flatMap((part) => this.#lackingOutside(part).map((device) => ({ device, vm: part.vm })))
+  }
+
+  /** Of a machine's NICs that are no ports, those whose TAPs are not there. */
+  #lackingOutside({ definition, ports }: MemberPart): string[] {
+    const devices = (definition as MachineDefinition).nics.map(({ device }) => device)
+    return devices.filter((name) => !ports.some(({ device }) => device === name) && this.#links.find(name) === null)
+  }
+
   /** TAPs of a machine's NICs that are no ports: there on return. Those of ports are made with the ports. */
   makeOutside(part: MemberPart): void {
-    for (const { device } of (part.definition as MachineDefinition).nics) {
-      if (part.ports.some((port) => port.device === device) || this.#links.find(device) !== null) continue
+    for (const device of this.#lackingOutside(part)) {
       const record = part.outside?.find((one) => one.device === device)
       const multiQueue = hasQueues(part, device)
       createTap(device, { multiQueue, ...(record === undefined ? {} : { mtu: record.mtu }) })
