@@ -5,7 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { CoordinatorClient } from '../src/api/coordinator-client.js'
 import { parseEndpoint } from '../src/api/endpoint.js'
-import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
+import { asSnapswitchError, type ErrorCode, SnapswitchError } from '../src/errors/errors.js'
 import { lockDirectory } from '../src/linux/directory-lock.js'
 import { beginDaemon } from '../src/runtime/daemon.js'
 import { version } from '../src/runtime/package.js'
@@ -37,9 +37,12 @@ export class Superseded extends Error {}
 export async function runCoordinator(configPath: string): Promise<void> {
   const config = loadCoordinatorConfig(configPath)
   const { log: logger, ended } = beginDaemon('coordinator', config.log)
-  const replaces = await replaceEmbedded(config.socket, logger)
+  const leaving = signalOf(ended)
+  const replaces = await replaceEmbedded(config.socket, logger, leaving)
   const networks = new ConfiguredNetworks(config.networks)
-  const reason = await run({ place: config, networks, embedded: false, replaces, logger, ended })
+  const reason = leaving.aborted
+    ? await ended
+    : await run({ place: config, networks, embedded: false, replaces, logger, ended })
   if (reason instanceof Error) throw reason
 }
 
@@ -90,7 +93,8 @@ async function run({ place, networks, embedded, replaces, logger, ended }: Runni
   const api = await createCoordinatorApi(coordinator, { endpoint: parseEndpoint(socket), logger, version, onStepAside })
   try {
     await api.check()
-    await lockStore(store, replaces ? LEAVING_MS : 0)
+    if (!(await lockStore({ store, patienceMs: replaces ? LEAVING_MS : 0, logger, leaving: signalOf(ended) })))
+      return await ended
     await api.listen()
     await networks.refresh()
     logger.info({ socket, store, networks: [...networks.all().keys()], embedded }, 'listening')
@@ -108,25 +112,50 @@ async function run({ place, networks, embedded, replaces, logger, ended }: Runni
 const AGAIN_MS = 200
 const LEAVING_MS = 10_000
 
-async function lockStore(store: string, patienceMs: number): Promise<void> {
-  try {
-    lockDirectory(store)
-  } catch (thrown) {
-    const error = asSnapswitchError(thrown)
-    if (error.code !== 'DEVICE_BUSY') throw thrown
-    if (patienceMs > 0) {
-      await pause(AGAIN_MS)
-      return lockStore(store, patienceMs - AGAIN_MS)
-    }
-    throw new SnapswitchError(
-      error.code,
-      error.message,
-      'Stop that daemon, or choose another `store:`. If it is the coordinator inside `snapswitch switch`: `coordinator: none` in ' +
-        'the switch’s configuration.',
-      thrown,
-    )
-  }
+function signalOf(ended: Promise<unknown>): AbortSignal {
+  const controller = new AbortController()
+  void ended.then(() => controller.abort())
+  return controller.signal
 }
+
+interface StoreLock {
+  readonly store: string
+  /** For the one inside, which has gone from its socket. */
+  readonly patienceMs: number
+  readonly logger: Logger
+  readonly leaving: AbortSignal
+}
+
+/** False: this one is `leaving` before it has it. */
+async function lockStore({ store, patienceMs, logger, leaving }: StoreLock): Promise<boolean> {
+  for (let leftMs = patienceMs; !leaving.aborted; leftMs -= AGAIN_MS) {
+    try {
+      lockDirectory(store)
+      return true
+    } catch (thrown) {
+      const error = asSnapswitchError(thrown)
+      if (error.code !== 'DEVICE_BUSY') throw thrown
+      if (leftMs <= 0) throw storeTaken(error)
+      if (leftMs === patienceMs)
+        logger.info({ store }, 'the coordinator inside `snapswitch switch` still has the store')
+      await pauseUnless(leaving)
+    }
+  }
+  return false
+}
+
+function storeTaken(error: SnapswitchError): SnapswitchError {
+  return new SnapswitchError(
+    error.code,
+    error.message,
+    'Stop that daemon, or choose another `store:`. If it is the coordinator inside `snapswitch switch`: `coordinator: none` in ' +
+      'the switch’s configuration.',
+    error,
+  )
+}
+
+const pauseUnless = (leaving: AbortSignal): Promise<unknown> =>
+  pause(AGAIN_MS, undefined, { signal: leaving }).catch(() => undefined)
 
 const ASK_MS = 2_000
 /** As long as a snapshot may take. */
@@ -134,22 +163,32 @@ const MAKE_WAY_MS = 120_000
 /** How long whoever listens may be silent: on a busy machine the one inside takes its time. */
 const SILENT_MS = 20_000
 
-/** The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. */
-async function replaceEmbedded(socket: string, logger: Logger): Promise<boolean> {
+/**
+ * The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. Not waited for
+ * once this one is `leaving`.
+ */
+async function replaceEmbedded(socket: string, logger: Logger, leaving: AbortSignal): Promise<boolean> {
   const client = new CoordinatorClient(socket)
   const limit = performance.now() + MAKE_WAY_MS
   let silentUntil = performance.now() + SILENT_MS
   let asked = false
+  const said = new Set<ErrorCode>()
+  const call = { deadlineMs: ASK_MS, signal: leaving }
   try {
-    while (performance.now() < limit) {
-      const found = await client.status({ deadlineMs: ASK_MS }).catch((thrown) => asSnapswitchError(thrown).code)
+    while (performance.now() < limit && !leaving.aborted) {
+      const found = await client.status(call).catch((thrown) => asSnapswitchError(thrown).code)
       if (found === 'REQUEST_TIMEOUT' && performance.now() < silentUntil) continue
       if (typeof found === 'string' || !found.embedded) return asked
       silentUntil = performance.now() + SILENT_MS
+      if (!asked)
+        logger.info({ socket, pid: found.pid }, 'the coordinator inside `snapswitch switch` is asked to make way')
       asked = true
-      logger.info({ socket, pid: found.pid }, 'the coordinator inside `snapswitch switch` is asked to make way')
-      await client.stepAside({ deadlineMs: ASK_MS }).catch((thrown) => logger.info({ err: thrown }, 'it has not yet'))
-      await pause(AGAIN_MS)
+      await client.stepAside(call).catch((thrown) => {
+        const { code, message } = asSnapswitchError(thrown)
+        if (!said.has(code) && !leaving.aborted) logger.info({ code }, `it has not yet: ${message}`)
+        said.add(code)
+      })
+      await pauseUnless(leaving)
     }
     return asked
   } finally {

@@ -2,12 +2,13 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { CoordinatorClient } from '../../src/api/coordinator-client.js'
 import type { Manifest } from '../../src/api/schemas.js'
+import { lockDirectory } from '../../src/linux/directory-lock.js'
 import { until as waitUntil } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
 import { fileLimit, patience } from '../patience.js'
@@ -156,6 +157,47 @@ t.test('the command is interrupted: it says that the coordinator goes on', async
   t.equal(code, 130)
   t.match(command.log(), /interrupted; the coordinator goes on/)
 })
+
+for (const which of ['has work under way', 'does not answer', 'leaves, but not its store'] as const) {
+  t.test(`SIGTERM while the one inside the switch ${which}`, async (t) => {
+    const directory = await workDirectory(t)
+    const [socket, store] = [join(directory, 'c.sock'), join(directory, 'store')]
+    const asked: string[] = []
+    const inside = createServer((request, response) => {
+      asked.push(`${request.method} ${request.url}`)
+      if (which === 'does not answer') return
+      response.setHeader('content-type', 'application/json')
+      response.setHeader('connection', 'close')
+      const asks = request.method === 'GET'
+      const error = { code: 'SNAPSHOT_BUSY', message: 'work is under way', action: 'Wait.' }
+      if (!asks && which === 'has work under way') response.writeHead(409).end(JSON.stringify({ error }))
+      else response.end(JSON.stringify(asks ? { version: '0', pid: 1, embedded: true, networks: [] } : {}))
+      if (!asks && which === 'leaves, but not its store') inside.close()
+    })
+    inside.listen(socket)
+    await once(inside, 'listening')
+    t.teardown(() => void inside.close().closeAllConnections())
+    // Held until this process ends.
+    await mkdir(store)
+    lockDirectory(store)
+    const config = join(directory, 'lab.yaml')
+    const hosts = { a: { socket: 'a.sock' } }
+    await writeFile(config, JSON.stringify({ socket, store: 'store', networks: { lab0: { hosts } } }))
+    const { child, log } = start(t, config)
+    const waits = {
+      'has work under way': () => asked.filter((request) => request.startsWith('POST')).length >= 3,
+      'does not answer': () => asked.length > 0,
+      'leaves, but not its store': () => log().includes('still has the store'),
+    }
+    await until('it waits', () => waits[which]() || child.exitCode !== null)
+    child.kill('SIGTERM')
+    await until('it has ended', () => child.exitCode !== null || child.signalCode !== null)
+    t.equal(child.exitCode, 0, log())
+    t.equal(log().match(/is asked to make way/g)?.length ?? 0, which === 'does not answer' ? 0 : 1, log())
+    t.equal(log().match(/work is under way/g)?.length ?? 0, which === 'has work under way' ? 1 : 0)
+    t.notMatch(log(), '"stack"')
+  })
+}
 
 t.test('the one inside the switch makes way, though it answers late', async (t) => {
   const directory = await workDirectory(t)
