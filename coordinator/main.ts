@@ -164,8 +164,8 @@ const MAKE_WAY_MS = 120_000
 const SILENT_MS = 20_000
 
 /**
- * The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. Not waited for
- * once this one is `leaving`.
+ * The coordinator inside `snapswitch switch` makes way for one that somebody starts; another one does not. Not waited
+ * for once this one is `leaving`.
  */
 async function replaceEmbedded(socket: string, logger: Logger, leaving: AbortSignal): Promise<boolean> {
   const client = new CoordinatorClient(socket)

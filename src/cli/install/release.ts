@@ -1,5 +1,5 @@
-// Which program is installed, for the units to name: `0.1.0 (5f0c27d1a9b3)`. A checkout, or a package made of one, is of
-// the same version for long, hence the digest of what runs.
+// Which program is installed, for the units to name: `0.1.0 (5f0c27d1a9b3)`. A checkout, or a package made of one, is
+// of the same version for long, hence the digest of what runs.
 
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
