@@ -57,7 +57,8 @@ export interface Agents {
   adoptFlat(host: string, snapshot: string, disks: FlatDisks, call: Call): Promise<void>
   /** What the host has written down of its part. Throws SNAPSHOT_UNKNOWN, STORE_DAMAGED. */
   part(host: string, snapshot: string, call: Call): Promise<LocalPart>
-  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal>
+  /** `epoch`: a part that has another one stays; null: whatever has the name goes. */
+  deleteSnapshot(host: string, snapshot: string, epoch: number | null, call: Call): Promise<Removal>
   /** Removes and merges what nobody needs on a host. */
   prune(host: string, request: PruneRequest, call: Call): Promise<Pruned>
   restoreCheck(host: string, snapshot: string, request: RestoreRequest, call: Call): Promise<RestoreCheck>
@@ -144,8 +145,8 @@ export class SocketAgents implements Agents {
     return this.#client(host).part(this.#network, snapshot, options(call))
   }
 
-  deleteSnapshot(host: string, snapshot: string, call: Call): Promise<Removal> {
-    return this.#client(host).deleteSnapshot(this.#network, snapshot, options(call))
+  deleteSnapshot(host: string, snapshot: string, epoch: number | null, call: Call): Promise<Removal> {
+    return this.#client(host).deleteSnapshot(this.#network, snapshot, epoch, options(call))
   }
 
   prune(host: string, request: PruneRequest, call: Call): Promise<Pruned> {

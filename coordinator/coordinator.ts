@@ -92,7 +92,7 @@ export class Coordinator {
     const waitMs = request.wait === true ? deadlineMs : null
     const what = request.name === undefined ? 'a snapshot' : `snapshot ${request.name}`
     return this.#exclusively(request.network, what, waitMs, async (network) => {
-      const name = request.name ?? (await nextName(this.#catalogue, network.name))
+      const name = request.name ?? (await nextName(this.#catalogue, network, deadlineMs))
       await refuseTaken(this.#catalogue, network.name, name)
       await this.#recovery.retry(network.name)
       const input = {
@@ -224,7 +224,7 @@ export class Coordinator {
     // One that has been finished meanwhile has a manifest by now.
     const strays = withoutManifest([...before, ...(await this.list())], answers)
     return [
-      ...strays.map(({ network, name, hosts }) => unreadable(network, name, this.#version, lost(network, name, hosts))),
+      ...strays.map((stray) => unreadable(stray.network, stray.name, this.#version, lost(stray))),
       ...before.map((manifest) => ({ ...manifest, health: health.get(manifest) ?? null })),
     ]
   }

@@ -1,12 +1,14 @@
 // Deletes a snapshot: first every host's part, then the manifest. The manifest says `failed` meanwhile, so that a crash
 // in the middle leaves nothing that looks complete. When the first host refuses before it has touched anything, the
-// snapshot is what it was. A host that does not answer any more may go on with its part: then the mark stays.
+// snapshot is what it was. A host that does not answer any more may go on with its part: then the mark stays. What a
+// host has under the name and is of another snapshot stays.
 
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import type { DeleteReport, Manifest } from '../src/api/schemas.js'
+import type { DeleteReport, LocalPart, Manifest, Removal } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
+import type { Call } from './agents.js'
 import { attended, isSilence } from './attended.js'
 import { digestsOf, release, unnamed } from './copies.js'
 import type { Network } from './network.js'
@@ -44,12 +46,19 @@ export async function deleteSnapshot(
   const isMarked = before !== null && (await mark(catalogue, beingDeleted(before, clock.now()), logger))
   const holders = before?.parts.map((part) => part.host) ?? network.hosts
   const hosts: DeleteReport['hosts'] = []
+  let isTouched = false
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
   for (const host of [...network.hosts].sort((a, b) => Number(holders.includes(b)) - Number(holders.includes(a)))) {
     try {
-      const removal = await attended(network, host, { clock, signal, afterwards }, (signal) =>
-        network.agents.deleteSnapshot(host, name, { timeoutMs: deleteCallMs, signal }),
-      )
+      const removal = await attended(network, host, { clock, signal, afterwards }, async (signal) => {
+        const call = { timeoutMs: deleteCallMs, signal }
+        const other = before === null ? null : await otherPart(network, host, before, call)
+        if (other !== null) return other
+        const removal = await network.agents.deleteSnapshot(host, name, before?.epoch ?? null, call)
+        isTouched = true
+        return removal
+      })
+      for (const { file, reason } of removal.kept) logger.info({ host, snapshot: name, file, reason }, 'a file stays')
       hosts.push({ host, ...removal })
     } catch (thrown) {
       if (signal.aborted) throw thrown
@@ -59,7 +68,7 @@ export async function deleteSnapshot(
         logger.warn({ err: error, host, snapshot: name }, 'copies of a deleted snapshot may remain there')
         continue
       }
-      const refused = hosts.length === 0 && !isSilence(thrown)
+      const refused = !isTouched && !isSilence(thrown)
       if (refused && isMarked && (await isWhole(network, host, name))) await catalogue.write(before)
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
@@ -71,6 +80,33 @@ export async function deleteSnapshot(
   await Promise.all(network.hosts.map((host) => release(network, host, released, logger)))
   return { network: network.name, name, hosts }
 }
+
+/**
+ * What a host has under the name of a manifest and is not its part, which stays; null: there is none. The host itself
+ * looks at the epoch, too, but one of a former version does not. Throws what keeps it from being known.
+ */
+async function otherPart(network: Network, host: string, manifest: Manifest, call: Call): Promise<Removal | null> {
+  const { name, epoch, parts } = manifest
+  let part: LocalPart
+  try {
+    part = await network.agents.part(host, name, call)
+  } catch (thrown) {
+    const { code, message } = asSnapswitchError(thrown)
+    if (code === 'SNAPSHOT_UNKNOWN') return null
+    if (code !== 'STORE_DAMAGED') throw thrown
+    // Of a host that has a part of it, that is the one. Nobody else could have used the name there.
+    if (parts.some((one) => one.host === host)) return null
+    const file = `the record of ${network.name}/${name}`
+    return { ...nothing, kept: [{ file, reason: `it cannot be read, and may be of another snapshot: ${message}` }] }
+  }
+  if (part.epoch === epoch) return null
+  return { ...nothing, kept: [{ file: dirname(part.channel.path), reason: ofAnother(network.name, part) }] }
+}
+
+const ofAnother = (network: string, { snapshot, epoch }: LocalPart): string =>
+  `it is of another ${network}/${snapshot} (epoch ${epoch}), which this coordinator has no manifest of`
+
+const nothing: Removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
 
 /**
  * On a full disk the deletion goes on without the mark, for it is what makes room. Should it be cut short, the snapshot

@@ -4,14 +4,25 @@
 import type { Logger } from 'pino'
 import type { Manifest } from '../src/api/schemas.js'
 import { SnapswitchError } from '../src/errors/errors.js'
+import type { Network } from './network.js'
 import { isUnfinished } from './recovery.js'
 import type { ManifestStore } from './store/catalogue.js'
+import { holders } from './strays.js'
 
-/** s1, s2 and so on: one above the highest that the network has. */
-export async function nextName(catalogue: ManifestStore, network: string): Promise<string> {
-  const names = (await catalogue.list()).flatMap((one) => (one.network === network ? [one.name] : []))
+/** For a look at what a host has under a name. */
+const lookMs = 2_500
+
+/**
+ * s1, s2 and so on: above the highest that the network has, the first of which no host has a part, whatever
+ * coordinator has taken it.
+ */
+export async function nextName(catalogue: ManifestStore, network: Network, deadlineMs: number): Promise<string> {
+  const names = (await catalogue.list()).flatMap((one) => (one.network === network.name ? [one.name] : []))
   const numbers = names.map((name) => Number(/^s(\d{1,9})$/.exec(name)?.[1] ?? 0))
-  return `s${Math.max(0, ...numbers) + 1}`
+  for (let number = Math.max(0, ...numbers) + 1; ; number++) {
+    const name = `s${number}`
+    if ((await holders(network, name, Math.min(lookMs, deadlineMs))).length === 0) return name
+  }
 }
 
 /** Null: there is none of that name. Throws what the catalogue does else. */

@@ -10,30 +10,48 @@ import type { ManifestStore } from './store/catalogue.js'
 
 type Named = Pick<Manifest, 'network' | 'name'>
 
+export interface Stray extends Named {
+  readonly hosts: readonly string[]
+  /** The store has a manifest of another snapshot of that name. */
+  readonly isShadowed: boolean
+}
+
 const partCallMs = 10_000
 
-/** `known`: those that have a manifest. */
-export function withoutManifest(known: readonly Named[], answers: HostAnswers): (Named & { hosts: string[] })[] {
-  const found = new Map<string, Named & { hosts: string[] }>()
+/** `known`: those that have a manifest. The epoch of one that cannot be read is 0: it may be of what the hosts have. */
+export function withoutManifest(
+  known: readonly (Named & Pick<Manifest, 'epoch'>)[],
+  answers: HostAnswers,
+): readonly Stray[] {
+  const found = new Map<string, Stray>()
   for (const [network, hosts] of answers) {
     for (const [host, answer] of hosts) {
-      for (const { snapshot: name } of 'parts' in answer ? answer.parts : []) {
-        if (known.some((one) => one.network === network && one.name === name)) continue
+      for (const { snapshot: name, epoch } of 'parts' in answer ? answer.parts : []) {
+        const namesakes = known.filter((one) => one.network === network && one.name === name)
+        if (namesakes.some((one) => one.epoch === epoch || one.epoch === 0)) continue
         const before = found.get(`${network}/${name}`)?.hosts ?? []
-        found.set(`${network}/${name}`, { network, name, hosts: [...before, host] })
+        const isShadowed = namesakes.length > 0
+        found.set(`${network}/${name}`, { network, name, hosts: [...before, host], isShadowed })
       }
     }
   }
   return [...found.values()]
 }
 
-export function lost(network: string, name: string, hosts: readonly string[]): SnapswitchError {
+export function lost({ network, name, hosts, isShadowed }: Stray): SnapswitchError {
   const whose = `${listed(hosts.map((host) => `host ${host}`))} ${hosts.length === 1 ? 'has its part' : 'have their parts'}`
-  return new SnapswitchError(
-    'STORE_DAMAGED',
-    `the store has no manifest of ${network}/${name}, and ${whose}`,
-    `Bring the store back from a backup, or remove the parts: snapswitch snapshot delete ${network}/${name}`,
-  )
+  const remove = `snapswitch snapshot delete ${network}/${name}`
+  return isShadowed
+    ? new SnapswitchError(
+        'STORE_DAMAGED',
+        `the store has a manifest of another ${network}/${name} than the one of which ${whose}`,
+        `Bring the store back from a backup. Or remove that manifest, and the parts the second time: ${remove}`,
+      )
+    : new SnapswitchError(
+        'STORE_DAMAGED',
+        `the store has no manifest of ${network}/${name}, and ${whose}`,
+        `Bring the store back from a backup, or remove the parts: ${remove}`,
+      )
 }
 
 /** Throws what the catalogue does, and STORE_DAMAGED when only the hosts have it. */
@@ -46,16 +64,16 @@ export async function readManifest(
     return await catalogue.read(network.name, name)
   } catch (thrown) {
     if (asSnapswitchError(thrown).code !== 'SNAPSHOT_UNKNOWN') throw thrown
-    const hosts = await holders(network, name)
-    throw hosts.length === 0 ? thrown : lost(network.name, name, hosts)
+    const hosts = await holders(network, name, partCallMs)
+    throw hosts.length === 0 ? thrown : lost({ network: network.name, name, hosts, isShadowed: false })
   }
 }
 
 /** Hosts that have a part of it, in whatever state. */
-async function holders(network: Network, name: string): Promise<string[]> {
+export async function holders(network: Network, name: string, timeoutMs: number): Promise<string[]> {
   const has = await Promise.all(
     network.hosts.map((host) =>
-      network.agents.part(host, name, { timeoutMs: partCallMs }).then(
+      network.agents.part(host, name, { timeoutMs }).then(
         () => true,
         (thrown) => asSnapswitchError(thrown).code === 'STORE_DAMAGED',
       ),

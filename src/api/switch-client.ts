@@ -193,8 +193,11 @@ export class SwitchClient {
     return this.#connection.json('GET', pathOf('localSnapshot', { network, snapshot }), fits.part, options)
   }
 
-  deleteSnapshot(network: string, snapshot: string, options: CallOptions): Promise<Removal> {
-    return this.#connection.json('DELETE', pathOf('localSnapshot', { network, snapshot }), fits.removal, options)
+  /** `epoch`: a part that has another one stays; null: whatever has the name goes. */
+  deleteSnapshot(network: string, snapshot: string, epoch: number | null, options: CallOptions): Promise<Removal> {
+    const path = pathOf('localSnapshot', { network, snapshot })
+    const query = epoch === null ? '' : `?epoch=${epoch}`
+    return this.#connection.json('DELETE', `${path}${query}`, fits.removal, options)
   }
 
   health(network: string, options: CallOptions): Promise<HostHealth> {

@@ -204,15 +204,18 @@ export class Agent {
       await session.ended
     }
     const part = await this.#host.store.readPart(network, snapshot)
-    if (part !== null && part.epoch === epoch) await this.remove(network, snapshot)
+    if (part !== null && part.epoch === epoch) await this.remove(network, snapshot, epoch)
     await this.#catchUp.advance(network, epoch)
   }
 
-  /** Removes a finished part. Throws SNAPSHOT_NEEDED, SNAPSHOT_BUSY, and what keeps it from being done. */
-  async remove(network: string, snapshot: string): Promise<Removal> {
+  /**
+   * Removes a finished part, or what is left of an unfinished one; `epoch`: only the one that has it. Throws
+   * SNAPSHOT_NEEDED, SNAPSHOT_BUSY, and what keeps it from being done.
+   */
+  async remove(network: string, snapshot: string, epoch: number | null): Promise<Removal> {
     this.sessions.check(network)
     try {
-      return await this.#disks.remove(network, snapshot)
+      return await this.#disks.remove(network, snapshot, epoch)
     } finally {
       this.#disks.soon()
     }

@@ -68,7 +68,7 @@ export class LocalStore {
       throw new SnapswitchError(
         'SNAPSHOT_EXISTS',
         `${network}/${snapshot} exists on this host already`,
-        'Choose another name, or delete that snapshot.',
+        'Choose another name. `snapswitch snapshot list` says what has this one.',
       )
     }
     const directory = this.directory(network, snapshot)

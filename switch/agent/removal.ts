@@ -8,15 +8,34 @@ import { needed } from './disks/plan.js'
 import { copyFor, copyForRestores, fetchedFiles } from './disks/state-files.js'
 import type { DaemonHost } from './host.js'
 
-/** Harmless when there is no such part. When it throws SNAPSHOT_NEEDED or SNAPSHOT_BUSY, nothing was changed. */
-export function removePart(host: DaemonHost, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
-  return keeper.exclusively(() => remove(host, keeper, network, snapshot))
+/**
+ * Harmless when there is no such part. A part of another epoch than the one asked for is of another snapshot of that
+ * name, and stays. When it throws SNAPSHOT_NEEDED or SNAPSHOT_BUSY, nothing was changed.
+ */
+export function removePart(
+  host: DaemonHost,
+  keeper: DiskKeeper,
+  network: string,
+  snapshot: string,
+  epoch: number | null,
+): Promise<Removal> {
+  return keeper.exclusively(() => remove(host, keeper, network, snapshot, epoch))
 }
 
-async function remove(host: DaemonHost, keeper: DiskKeeper, network: string, snapshot: string): Promise<Removal> {
+async function remove(
+  host: DaemonHost,
+  keeper: DiskKeeper,
+  network: string,
+  snapshot: string,
+  epoch: number | null,
+): Promise<Removal> {
   const { store } = host
   const record = await recordOf(host, network, snapshot)
   const part = record === 'damaged' ? null : record
+  if (part !== null && epoch !== null && part.epoch !== epoch) {
+    const reason = `it is of another ${network}/${snapshot} (epoch ${part.epoch})`
+    return { ...nothing, kept: [{ file: store.directory(network, snapshot), reason }] }
+  }
   // The record of a machine that stands still outlives the snapshot that has paused it.
   if (part === null && (await host.journal.hasStuck(network, snapshot))) return nothing
   const vms = new Set(part?.members.map(({ vm }) => vm) ?? [])
@@ -61,8 +80,9 @@ async function recordOf(
 
 /** Deletions that a daemon has begun and not finished. What keeps one from its end is logged. */
 export async function finishRemovals(host: DaemonHost, keeper: DiskKeeper): Promise<void> {
-  for (const { network, snapshot } of await host.store.removals()) {
-    await removePart(host, keeper, network, snapshot).catch((thrown) =>
+  for (const { network, snapshot, epoch } of await host.store.removals()) {
+    // Another one may have taken the name before its turn comes.
+    await removePart(host, keeper, network, snapshot, epoch).catch((thrown) =>
       host.log.warn({ err: thrown, network, snapshot }, 'a deletion that was begun cannot be finished yet'),
     )
   }

@@ -23,6 +23,7 @@ import {
   Rehearsal,
   RehearseRequest,
   Removal,
+  RemovalQuery,
   RestoreAbort,
   RestoreAborted,
   RestoreCheck,
@@ -122,8 +123,14 @@ function addSnapshots(app: ApiInstance, host: DaemonHost, agent: Agent, bridgesO
     host.store.partAsWritten(request.params.network, request.params.snapshot),
   )
 
-  app.delete(routes.localSnapshot, { schema: { params: OfSnapshot, response: { 200: Removal } } }, (request) =>
-    agent.remove(request.params.network, request.params.snapshot),
+  app.delete(
+    routes.localSnapshot,
+    { schema: { params: OfSnapshot, querystring: RemovalQuery, response: { 200: Removal } } },
+    (request) => {
+      const { network, snapshot } = request.params
+      const { epoch } = request.query
+      return agent.remove(network, snapshot, epoch === undefined ? null : Number(epoch))
+    },
   )
 
   const OfFile = Type.Object({ network: Name, snapshot: Name, digest: Digest })

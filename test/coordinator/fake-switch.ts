@@ -67,6 +67,10 @@ export class FakeSwitch {
   takeEvents: (() => AsyncIterable<LocalEvent>) | null = null
   /** Of finished snapshots, by name. */
   readonly parts = new Map<string, LocalPart>()
+  /** Names of those whose record cannot be read. */
+  readonly damaged = new Set<string>()
+  /** As hosts of former versions it deletes by the name alone. */
+  looksAtNames = false
   #api: Api | null = null
   #snapshot = ''
   #network = 'lab0'
@@ -158,6 +162,8 @@ export class FakeSwitch {
       this.#snapshot = snapshot
       this.#network = network
       return this.#answer('prepare', `prepare ${epoch}`, () => {
+        if (this.parts.get(snapshot)?.network === network)
+          throw new SnapswitchError('SNAPSHOT_EXISTS', `${network}/${snapshot} exists on this host already`, '')
         this.epoch = epoch
         return { prepared: this.vms }
       })
@@ -173,17 +179,22 @@ export class FakeSwitch {
     app.post(routes.discard, (request) => {
       const { epoch } = request.body as DiscardRequest
       return this.#answer('discard', `discard ${epoch}`, () => {
-        this.parts.delete((request.params as { snapshot: string }).snapshot)
+        const { snapshot } = request.params as { snapshot: string }
+        if (this.parts.get(snapshot)?.epoch === epoch) this.parts.delete(snapshot)
         return {}
       })
     })
     const removal = { freedBytes: 0, merged: [], removed: [], kept: [] }
-    app.delete(routes.localSnapshot, (request) =>
-      this.#answer('localSnapshot', 'delete', () => {
-        this.parts.delete((request.params as { snapshot: string }).snapshot)
+    app.delete(routes.localSnapshot, (request) => {
+      const { snapshot } = request.params as { snapshot: string }
+      const { epoch } = request.query as { epoch?: string }
+      return this.#answer('localSnapshot', epoch === undefined ? 'delete' : `delete ${epoch}`, () => {
+        this.damaged.delete(snapshot)
+        const found = String(this.parts.get(snapshot)?.epoch)
+        if (this.looksAtNames || (epoch ?? found) === found) this.parts.delete(snapshot)
         return removal
-      }),
-    )
+      })
+    })
     app.post(routes.pruneDisks, (request) => {
       const { orphans, released = [] } = request.body as PruneRequest
       return this.#answer('pruneDisks', ['prune', ...released].join(' '), () => {
@@ -200,6 +211,8 @@ export class FakeSwitch {
     app.get(routes.localSnapshot, (request) => {
       const { snapshot } = request.params as { snapshot: string }
       const part = this.parts.get(snapshot)
+      if (this.damaged.has(snapshot))
+        throw new SnapswitchError('STORE_DAMAGED', `part.json of ${snapshot} is damaged`, '')
       if (part === undefined) throw new SnapswitchError('SNAPSHOT_UNKNOWN', `no part of ${snapshot} here`, '')
       return part
     })

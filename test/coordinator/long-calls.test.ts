@@ -55,7 +55,7 @@ t.test('a host that deletes is looked after: silent for long, it is waited for n
   await asked(b, 'ports', 2)
   b.faults.set('ports', new SnapswitchError('REQUEST_TIMEOUT', 'nobody answers', ''))
   await t.rejects(deleting, { code: 'SOCKET_UNREACHABLE', message: /^host b.* silent$/, action: /finishes it/ })
-  t.equal(b.calls.filter((call) => call === 'delete').length, 1)
+  t.equal(b.calls.filter((call) => call.startsWith('delete')).length, 1)
   t.match(await catalogue.read('lab0', 'demo'), marked)
   b.faults.clear()
   await coordinator.delete('lab0', 'demo')

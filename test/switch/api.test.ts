@@ -91,6 +91,7 @@ t.test('garbage, large bodies, slow and many clients', root, async (t) => {
       [request('GET /v1/networks/none/fdb HTTP/1.1'), 404, 'NETWORK_UNKNOWN'],
       [request('GET /v1/networks/..%2f..%2fetc/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request('DELETE /v1/networks/lab0/snapshots/..%2f..%2f..%2fetc HTTP/1.1'), 400, 'REQUEST_INVALID'],
+      [request('DELETE /v1/networks/lab0/snapshots/x?epoch=all HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request('GET /v1/networks/%00/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request('GET /v1/networks/%zz/fdb HTTP/1.1'), 400, 'REQUEST_INVALID'],
       [request(`GET /v1/networks/${'n'.repeat(200)}/fdb HTTP/1.1`), 400, 'REQUEST_INVALID'],

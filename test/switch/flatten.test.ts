@@ -58,8 +58,8 @@ t.test('three snapshots, the last one flattened', root, async (t) => {
   const { members } = await client.rehearse('lab0', 's3', { deadlineMs: patience(50_000) }, LONG)
   t.same(members, [{ vm: 'vm0', verified: { verdict: 'loads', reason: null } }])
   // The flattened one needs none of the machine's layers any more: with the others gone its disk is one file again.
-  await client.deleteSnapshot('lab0', 's1', LONG)
-  await client.deleteSnapshot('lab0', 's2', LONG)
+  await client.deleteSnapshot('lab0', 's1', null, LONG)
+  await client.deleteSnapshot('lab0', 's2', null, LONG)
   const [now] = (await client.machineDisks('vm0', LONG)).disks
   t.same(
     now!.layers.map(({ file }) => file),
@@ -72,7 +72,7 @@ t.test('three snapshots, the last one flattened', root, async (t) => {
   const { count } = readReport(guest.serial)
   await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
   t.equal(readReport(guest.serial).complaints, '')
-  await client.deleteSnapshot('lab0', 's3', LONG)
+  await client.deleteSnapshot('lab0', 's3', null, LONG)
   t.notOk(existsSync(copy.path), 'the copy goes with its snapshot')
   t.equal(await daemon.stop(), 0)
 })

@@ -11,7 +11,7 @@ import { DiskRecords } from '../../switch/agent/disks/records.js'
 import type { DaemonHost } from '../../switch/agent/host.js'
 import { Journal } from '../../switch/agent/journal.js'
 import { LocalStore } from '../../switch/agent/local-store.js'
-import { removePart } from '../../switch/agent/removal.js'
+import { finishRemovals, removePart } from '../../switch/agent/removal.js'
 import { memberOf, partOf } from '../coordinator/fixtures.js'
 import { fileLimit } from '../patience.js'
 import { bareInfo, controlOf, machinesBy } from './made-up-machine.js'
@@ -89,12 +89,43 @@ for (const damage of ['lost', 'no JSON']) {
     const { store, keeper, daemon, part, memory } = await host(t)
     if (damage === 'lost') rmSync(part)
     else writeFileSync(part, '{')
-    await removePart(daemon, keeper, 'lab0', 'demo')
+    await removePart(daemon, keeper, 'lab0', 'demo', 4)
     t.notOk(existsSync(memory))
     t.equal(await store.readPart('lab0', 'demo'), null)
     t.equal((await keeper.look()).blind, null, 'and nothing is in doubt')
   })
 }
+
+t.test('a part of another epoch than the one that is deleted stays whole', root, async (t) => {
+  const { store, keeper, daemon, part, memory } = await host(t)
+  t.match(await removePart(daemon, keeper, 'lab0', 'demo', 5), {
+    removed: [],
+    kept: [{ file: join(part, '..'), reason: /of another lab0\/demo \(epoch 4\)/ }],
+  })
+  t.ok(existsSync(memory))
+  t.match(await store.readPart('lab0', 'demo'), { epoch: 4 })
+  await removePart(daemon, keeper, 'lab0', 'demo', null)
+  t.equal(await store.readPart('lab0', 'demo'), null, 'whoever names no epoch means whatever is there')
+  t.notOk(existsSync(memory))
+})
+
+t.test('a deletion that was begun is finished, and takes no later snapshot of its name', root, async (t) => {
+  const { store, keeper, daemon, memory } = await host(t)
+  const later = await store.readPart('lab0', 'demo')
+  await store.beginRemoval('lab0', 'demo')
+  const removals = store.removals.bind(store)
+  store.removals = async () => {
+    const found = await removals()
+    // Taken while others that were begun are finished.
+    await store.create('lab0', 'demo', 'a', ['vm'])
+    writeFileSync(memory, 'of the machine, later')
+    await store.writePart({ ...later!, epoch: 5 })
+    return found
+  }
+  await finishRemovals(daemon, keeper)
+  t.match(await store.readPart('lab0', 'demo'), { epoch: 5 })
+  t.ok(existsSync(memory))
+})
 
 t.test('a deletion that is cut short at any point leaves nothing that looks lost', async (t) => {
   const { store, journal, part } = await host(t)

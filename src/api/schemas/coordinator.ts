@@ -56,7 +56,7 @@ export type Manifest = Static<typeof Manifest>
 export const CreateRequest = Type.Object(
   {
     network: Name,
-    /** Default: s1, s2 and so on, one above the highest that the network has. */
+    /** Default: s1, s2 and so on, above the highest that the network has, and none that a host has a part of. */
     name: Type.Optional(Name),
     policy: Type.Optional(Policy),
     deadlineMs: Type.Optional(Milliseconds),

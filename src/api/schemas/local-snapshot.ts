@@ -290,7 +290,17 @@ export const PruneRequest = Type.Object(
 )
 export type PruneRequest = Static<typeof PruneRequest>
 
-/** What a removal did: DELETE /v1/networks/:network/snapshots/:snapshot. */
+/** The query of a removal. */
+export const RemovalQuery = Type.Object(
+  {
+    /** A part that has another epoch is of another snapshot of that name, and stays. */
+    epoch: Type.Optional(Type.String({ pattern: '^[0-9]{1,10}$' })),
+  },
+  closed,
+)
+export type RemovalQuery = Static<typeof RemovalQuery>
+
+/** What a removal did: DELETE /v1/networks/:network/snapshots/:snapshot?epoch=. */
 export const Removal = Type.Object({
   freedBytes: Count,
   /** Image files that were merged into the one below them. */

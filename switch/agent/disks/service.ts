@@ -57,8 +57,9 @@ export class DiskService {
     this.keeper.soon()
   }
 
-  remove(network: string, snapshot: string): Promise<Removal> {
-    return removePart(this.#host, this.keeper, network, snapshot)
+  /** `epoch`: a part that has another one stays; null: whatever has the name goes. */
+  remove(network: string, snapshot: string, epoch: number | null): Promise<Removal> {
+    return removePart(this.#host, this.keeper, network, snapshot, epoch)
   }
 
   close(): Promise<void> {
