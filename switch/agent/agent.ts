@@ -11,7 +11,7 @@ import type { WantedView } from '../wanted/wanted.js'
 import { CatchUp } from './catch-up.js'
 import type { DiskService } from './disks/service.js'
 import type { Host } from './host.js'
-import { brokenChannel, calledOff, portMoved, restarted, staleEpoch, stopping } from './refusals.js'
+import { brokenChannel, calledOff, networkBusy, portMoved, restarted, staleEpoch, stopping } from './refusals.js'
 import { Restores } from './restore/restores.js'
 import { type Preparation, type Session, Sessions } from './sessions.js'
 import type { SessionRequest } from './snapshot/member.js'
@@ -214,11 +214,22 @@ export class Agent {
    */
   async remove(network: string, snapshot: string, epoch: number | null): Promise<Removal> {
     this.sessions.check(network)
+    await this.#refuseBegun(network, snapshot)
     try {
       return await this.#disks.remove(network, snapshot, epoch)
     } finally {
       this.#disks.soon()
     }
+  }
+
+  /** One that is being taken has files and no part yet. Another coordinator may take it. Throws SNAPSHOT_BUSY. */
+  async #refuseBegun(network: string, snapshot: string): Promise<void> {
+    const isBegun = () => {
+      const begun = this.sessions.preparationOf(network) ?? this.sessions.snapshotOf(network)?.request
+      return begun?.snapshot === snapshot
+    }
+    if (!isBegun() || (await this.#host.store.readPart(network, snapshot)) !== null || !isBegun()) return
+    throw networkBusy(this.#host.name, network, `snapshot ${snapshot}`)
   }
 
   /** Ends what is under way, gates open; nothing begins any more. */
