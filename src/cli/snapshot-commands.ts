@@ -9,6 +9,7 @@ import type {
   Manifest,
   Policy,
   Progress,
+  PruneReport,
   RestoreOrder,
   SnapshotFrames,
 } from '../api/schemas.js'
@@ -26,6 +27,7 @@ import {
   describeManifest,
   describePruning,
   describeRestore,
+  isAllPruned,
   tableOfSnapshots,
 } from './snapshot-report.js'
 
@@ -138,14 +140,18 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     })
 
   withCoordinatorSocket(withJson(snapshot.command('prune')))
-    .description('remove what failed snapshots have left, and image files that nobody needs')
+    .description(
+      'remove what failed snapshots have left, and image files that nobody needs; exit code 0 only when all hosts have',
+    )
     .argument('[network]', 'only failed snapshots and hosts of one network')
     .option(
       '--orphans',
       'also images that left a machine’s chain by somebody else’s doing, and copies that no snapshot of this coordinator has; and list what only looks like ours',
     )
     .option('--dry-run', 'say what would be done')
-    .action((network: string | undefined, options: PruneOptions) => prune(terminal, network, options))
+    .action(async (network: string | undefined, options: PruneOptions) => {
+      setCode(isAllPruned(await prune(terminal, network, options)) ? 0 : 1)
+    })
 
   withCoordinatorSocket(withJson(snapshot.command('flatten')))
     .description('copy what each disk of a snapshot holds into one image, so that it stands on no others')
@@ -158,7 +164,7 @@ export function addSnapshotCommands(program: Command, terminal: Terminal, setCod
     .action((name: string, options: CommonOptions) => remove(terminal, name, options))
 }
 
-async function prune(terminal: Terminal, network: string | undefined, options: PruneOptions): Promise<void> {
+async function prune(terminal: Terminal, network: string | undefined, options: PruneOptions): Promise<PruneReport> {
   if (network !== undefined) checkedName('network', network)
   const order = {
     ...(network === undefined ? {} : { network }),
@@ -166,8 +172,9 @@ async function prune(terminal: Terminal, network: string | undefined, options: P
     ...(options.dryRun === true ? { dryRun: true } : {}),
   }
   const report = await withCoordinator(options, (client) => client.prune(order, { deadlineMs: deleteMs }))
-  if (options.json === true) return printJson(terminal, report)
-  terminal.out(describePruning(report, options.dryRun === true))
+  if (options.json === true) printJson(terminal, report)
+  else terminal.out(describePruning(report, options.dryRun === true))
+  return report
 }
 
 async function create(terminal: Terminal, network: string, options: CreateOptions): Promise<void> {

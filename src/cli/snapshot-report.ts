@@ -218,6 +218,11 @@ export function describeDeletion({ network, name, hosts }: DeleteReport): string
   return lines.join('')
 }
 
+/** Whether nothing is left that was to go: each host has answered and done its part. */
+export function isAllPruned({ failed, hosts }: PruneReport): boolean {
+  return failed.every(({ error }) => error === null) && hosts.every(({ pruned }) => pruned?.failures.length === 0)
+}
+
 export function describePruning({ failed, hosts }: PruneReport, dryRun: boolean): string {
   const lines = failed.map(({ network, name, error }) => {
     const done = dryRun ? 'would be removed' : 'removed'

@@ -201,6 +201,17 @@ t.test('snapshots without a name; failed ones go when one succeeds', async (t) =
   t.same(await names(), ['s1', 's3', 's4'], 'until that host was told')
 })
 
+t.test('prune: exit code 1 when a host has not done it', async (t) => {
+  const { b, snapshot } = await lab(t)
+  t.match(await snapshot('prune'), { code: 0, out: /^host a: .* freed, .*\nhost b: / })
+  b.faults.set('pruneDisks', new SnapswitchError('STORE_IO', 'a bad sector', 'Mend it.'))
+  for (const options of [[], ['--dry-run']])
+    t.match(await snapshot('prune', ...options), { code: 1, out: /^host a: .* freed, .*\nhost b: a bad sector\n/ })
+  const told = await snapshot('prune', '-j')
+  t.equal(told.code, 1)
+  t.match(JSON.parse(told.out), { hosts: [{ error: null }, { error: { code: 'STORE_IO' } }] })
+})
+
 t.test('failures come with code, reason and what to do', async (t) => {
   const { b, snapshot } = await lab(t)
   b.faults.set('take', new SnapswitchError('STORE_FULL', 'disk full', 'Free some space.'))
