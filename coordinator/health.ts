@@ -11,7 +11,7 @@ import type {
   SnapshotHealth,
   VerifyReport,
 } from '../src/api/schemas.js'
-import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
+import { asSnapswitchError, type ErrorCode, type ErrorReport, SnapswitchError } from '../src/errors/errors.js'
 import type { Agents } from './agents.js'
 import type { Network } from './network.js'
 
@@ -63,8 +63,11 @@ function verdictOf({ code }: ErrorReport): HealthVerdict {
   // A host that was too slow may be there.
   if (code === 'DEADLINE' || code === 'REQUEST_TIMEOUT') return 'unchecked'
   // Whatever else it says, it says itself: its files cannot be looked at.
-  return code === 'SOCKET_UNREACHABLE' ? 'away' : 'damaged'
+  return notAsked.includes(code) ? 'away' : 'damaged'
 }
+
+/** The coordinator may not open the socket; or the two are of versions that do not understand each other. */
+const notAsked: readonly ErrorCode[] = ['SOCKET_UNREACHABLE', 'PERMISSION', 'INTERNAL', 'REQUEST_INVALID']
 
 function unconfigured(host: string): ErrorReport {
   const message = `the coordinator’s configuration has no host ${host} in this network`

@@ -27,7 +27,7 @@ function describeHost(manifest: Manifest, found: HostHealth): string {
   const { host, verdict, error, faults, faultCount } = found
   if (verdict === 'ok') return ''
   const lines: string[] = []
-  if (verdict === 'away') lines.push(`host ${host} does not answer: ${error?.message ?? 'no reason known'}\n`)
+  if (verdict === 'away') lines.push(`host ${host} cannot be asked: ${error?.message ?? 'no reason known'}\n`)
   else if (verdict === 'unchecked') lines.push(`host ${host}: not all was looked at in the time that there was\n`)
   else if (error !== null) lines.push(`host ${host}: ${error.message}\n`)
   if (faultCount > 0 && verdict !== 'away') {

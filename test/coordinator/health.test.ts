@@ -20,6 +20,9 @@ const told = (more: Partial<HostHealth['parts'][number]> = {}): HostHealth => ({
 })
 const away = new SnapswitchError('SOCKET_UNREACHABLE', 'nobody there', 'Start it.').report()
 const late = new SnapswitchError('REQUEST_TIMEOUT', 'too slow', 'Wait.').report()
+const forbidden = new SnapswitchError('PERMISSION', 'may not open /run/b.sock', 'Be root.')
+const strange = new SnapswitchError('INTERNAL', 'an answer that does not fit its schema', 'Use one version.')
+const misunderstood = new SnapswitchError('REQUEST_INVALID', 'this daemon has no GET', 'Use one version.')
 const unreadable = new SnapswitchError('STORE_IO', 'cannot read /state/snapshots', 'Mount it.')
 
 type Answer = HostHealth | typeof away
@@ -34,6 +37,9 @@ t.test('a verdict for the snapshot: the worst that a host of it has', async (t) 
     [away, 'away', 'away'],
     [late, 'unchecked', 'unchecked'],
     [unreadable.report(), 'damaged', 'damaged'],
+    [forbidden.report(), 'away', 'away'],
+    [strange.report(), 'away', 'away'],
+    [misunderstood.report(), 'away', 'away'],
     [undefined, 'away', 'away'],
   ]
   for (const [answer, ofHost, ofAll] of cases) {
@@ -115,6 +121,12 @@ t.test('verify: what is missing where, and who else has it', async (t) => {
   const blind = await verify()
   t.match(blind, { health: { verdict: 'damaged' }, restorable: true }, 'one that cannot look: all is looked for')
   t.match(describeVerification(whole, blind), /^host b: cannot read \/state\/snapshots/m, 'it is not away')
+  for (const error of [forbidden, strange, misunderstood]) {
+    b.faults.set('verifyFiles', error)
+    const unasked = await verify()
+    t.match(unasked, { health: { verdict: 'away' }, restorable: true }, 'one that cannot be asked has lost nothing')
+    t.match(describeVerification(whole, unasked), `host b cannot be asked: ${error.message}`)
+  }
   b.faults.clear()
   await b.stop()
   t.match(await verify(), { health: { verdict: 'away' }, restorable: true }, 'all of a host that is away is on another')

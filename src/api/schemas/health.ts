@@ -57,7 +57,7 @@ export type HostHealth = Static<typeof HostHealth>
 export const HealthVerdict = Type.Union([
   Type.Literal('ok'),
   Type.Literal('damaged'),
-  /** The host does not answer. */
+  /** The host does not answer, or cannot be asked. */
   Type.Literal('away'),
   /** There was no time for it. */
   Type.Literal('unchecked'),
