@@ -44,7 +44,8 @@ export async function deleteSnapshot(
     throw error
   })
   const isMarked = before !== null && (await mark(catalogue, beingDeleted(before, clock.now()), logger))
-  const holders = before?.parts.map((part) => part.host) ?? network.hosts
+  const holders = holdersOf(network, before)
+  const found = new Set<string>()
   const hosts: DeleteReport['hosts'] = []
   let isTouched = false
   // Hosts with parts first: they may refuse. The others have copies at most, from a restore.
@@ -52,7 +53,7 @@ export async function deleteSnapshot(
     try {
       const removal = await attended(network, host, { clock, signal, afterwards }, async (signal) => {
         const call = { timeoutMs: deleteCallMs, signal }
-        const other = before === null ? null : await otherPart(network, host, before, call)
+        const other = before === null ? null : await otherPart(network, host, before, found, call)
         if (other !== null) return other
         const removal = await network.agents.deleteSnapshot(host, name, before?.epoch ?? null, call)
         isTouched = true
@@ -73,7 +74,7 @@ export async function deleteSnapshot(
       throw SnapswitchError.fromReport(onHost(host, error.report()), error)
     }
   }
-  hosts.push(...partsLeft(network, before, logger))
+  hosts.push(...partsLeft(network, before, found, logger))
   await catalogue.remove(network.name, name)
   const released = unnamed(before === null ? [] : digestsOf(before), await catalogue.list())
   // Also, on a file system that hosts share, one may have had to wait for what another has let go of since.
@@ -83,9 +84,16 @@ export async function deleteSnapshot(
 
 /**
  * What a host has under the name of a manifest and is not its part, which stays; null: there is none. The host itself
- * looks at the epoch, too, but one of a former version does not. Throws what keeps it from being known.
+ * looks at the epoch, too, but one of a former version does not. `found`: by what names hosts that have their part took
+ * it. Throws what keeps it from being known.
  */
-async function otherPart(network: Network, host: string, manifest: Manifest, call: Call): Promise<Removal | null> {
+async function otherPart(
+  network: Network,
+  host: string,
+  manifest: Manifest,
+  found: Set<string>,
+  call: Call,
+): Promise<Removal | null> {
   const { name, epoch, parts } = manifest
   let part: LocalPart
   try {
@@ -99,7 +107,10 @@ async function otherPart(network: Network, host: string, manifest: Manifest, cal
     const file = `the record of ${network.name}/${name}`
     return { ...nothing, kept: [{ file, reason: `it cannot be read, and may be of another snapshot: ${message}` }] }
   }
-  if (part.epoch === epoch) return null
+  if (part.epoch === epoch) {
+    found.add(part.host)
+    return null
+  }
   return { ...nothing, kept: [{ file: dirname(part.channel.path), reason: ofAnother(network.name, part) }] }
 }
 
@@ -123,9 +134,24 @@ async function mark(catalogue: ManifestStore, manifest: Manifest, logger: Logger
   }
 }
 
-/** On hosts that are of the network no more: nobody could be asked to delete them. */
-function partsLeft({ name: network, hosts }: Network, before: Manifest | null, logger: Logger): DeleteReport['hosts'] {
-  const left = (before?.parts ?? []).filter(({ host }) => !hosts.includes(host))
+/**
+ * Hosts that may have a part: any, when it is not known which; or when one of them is not of the network any more, for
+ * it may have another name.
+ */
+function holdersOf({ hosts }: Network, manifest: Manifest | null): readonly string[] {
+  if (manifest === null || manifest.state === 'pending') return hosts
+  const named = [...manifest.parts.map(({ host }) => host), ...(manifest.undiscarded ?? [])]
+  return named.every((host) => hosts.includes(host)) ? named : hosts
+}
+
+/** On hosts that are of the network no more, and were not `found` under another name: nobody could be asked. */
+function partsLeft(
+  { name: network, hosts }: Network,
+  before: Manifest | null,
+  found: ReadonlySet<string>,
+  logger: Logger,
+): DeleteReport['hosts'] {
+  const left = (before?.parts ?? []).filter(({ host }) => !hosts.includes(host) && !found.has(host))
   return left.map(({ host, snapshot, channel }) => {
     logger.warn(
       { network, snapshot, host },

@@ -4,10 +4,11 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import type { Manifest } from '../../src/api/schemas.js'
 import { tableOfSnapshots } from '../../src/cli/snapshot-report.js'
 import { fileLimit } from '../patience.js'
 import { manifestOf } from './fixtures.js'
-import { type Lab, lab } from './lab.js'
+import { type Lab, lab, refused } from './lab.js'
 
 t.setTimeout(fileLimit(60_000))
 
@@ -116,4 +117,43 @@ t.test('a snapshot without a name takes none that a host has', async (t) => {
   b.damaged.add('s5')
   t.equal(await unnamed(), 's3')
   t.equal(await unnamed(), 's6')
+})
+
+/** The same when host a was called `former`, in its part as well. */
+function renamed({ a, catalogue }: Lab, manifest: Manifest): Promise<void> {
+  const parts = manifest.parts.map((part) => (part.host === 'a' ? { ...part, host: 'former' } : part))
+  a.parts.set(manifest.name, parts[0]!)
+  return catalogue.write({ ...manifest, parts })
+}
+
+t.test('a host that was renamed has its part: what it refuses is an error', async (t) => {
+  const all = await lab(t)
+  const { a, coordinator, catalogue } = all
+  await renamed(all, await all.create())
+  for (const code of ['SNAPSHOT_NEEDED', 'STORE_FULL'] as const) {
+    a.faults.set('localSnapshot', refused(code))
+    await t.rejects(coordinator.delete('lab0', 'demo'), { code, message: /^host a/ })
+    t.equal((await catalogue.list()).length, 1)
+  }
+  a.faults.clear()
+  const { hosts } = await coordinator.delete('lab0', 'demo')
+  t.same(
+    hosts.map(({ host }) => host),
+    ['a', 'b'],
+    'and nothing stays on a host of the former name',
+  )
+  t.notOk(a.parts.has('demo'))
+  t.same(await catalogue.list(), [])
+})
+
+t.test('a host that could not be told to discard its part may have it: what it refuses is an error', async (t) => {
+  const { a, b, coordinator, catalogue } = await lab(t)
+  await catalogue.write(manifestOf({}, { state: 'failed', undiscarded: ['b'] }))
+  for (const host of [a, b]) host.faults.set('localSnapshot', refused('STORE_IO'))
+  await t.rejects(coordinator.delete('lab0', 'demo'), { code: 'STORE_IO', message: /^host b/ })
+  t.match(await coordinator.prune({}), { failed: [{ name: 'demo', error: { code: 'STORE_IO' } }] })
+  t.match(await catalogue.read('lab0', 'demo'), { undiscarded: ['b'] })
+  b.faults.clear()
+  await coordinator.delete('lab0', 'demo')
+  t.same(await catalogue.list(), [])
 })
