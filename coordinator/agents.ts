@@ -221,8 +221,17 @@ export class SocketAgents implements Agents {
   #client(host: string): SwitchClient {
     const client = this.#clients.get(host)
     if (client !== undefined) return client
-    throw new SnapswitchError('INTERNAL', `no host ${host} in network ${this.#network}`, 'Please report this.')
+    throw noHost(this.#network, host)
   }
+}
+
+/** A snapshot may have parts on hosts that are of its network no more. */
+export function noHost(network: string, host: string): SnapswitchError {
+  return new SnapswitchError(
+    'SOCKET_UNREACHABLE',
+    `network ${network} has no host ${host} any more`,
+    'Name it under `hosts:` again.',
+  )
 }
 
 function tooLong(file: FileReference, limit: number): SnapswitchError {

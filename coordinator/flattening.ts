@@ -7,6 +7,7 @@ import { withDisks } from '../src/api/files.js'
 import type { FlatDisks, FlattenReport, Manifest } from '../src/api/schemas.js'
 import { asSnapswitchError, SnapswitchError } from '../src/errors/errors.js'
 import type { Clock } from '../src/runtime/clock.js'
+import { noHost } from './agents.js'
 import { attended } from './attended.js'
 import { release, unnamed } from './copies.js'
 import type { Network } from './network.js'
@@ -27,7 +28,7 @@ export interface FlatteningOptions {
   readonly logger: Logger
 }
 
-/** Throws SNAPSHOT_NOT_COMPLETE, and what a host says that cannot. */
+/** Throws SNAPSHOT_NOT_COMPLETE, SOCKET_UNREACHABLE when a host of it is none of the network any more, and what a host says that cannot. */
 export async function flattenSnapshot(
   network: Network,
   manifest: Manifest,
@@ -39,6 +40,9 @@ export async function flattenSnapshot(
     const action = 'Flatten a snapshot that `snapswitch snapshot list` shows as complete.'
     throw new SnapswitchError('SNAPSHOT_NOT_COMPLETE', `snapshot ${network.name}/${name} is ${manifest.state}`, action)
   }
+  // Before the others copy their disks in vain.
+  const gone = parts.find(({ host }) => !network.hosts.includes(host))
+  if (gone !== undefined) throw noHost(network.name, gone.host)
   const timeoutMs = Math.min(longestMs, leastMs + (bytesOf(manifest) / bytesPerSecond) * 1000)
   const made = new Map<string, FlatDisks>()
   const flatten = async () => {

@@ -124,3 +124,25 @@ t.test('only complete snapshots', async (t) => {
   await t.rejects(coordinator.flatten('lab0', 's1'), { code: 'SNAPSHOT_NOT_COMPLETE' })
   await t.rejects(coordinator.flatten('lab0', 's9'), { code: 'SNAPSHOT_UNKNOWN' })
 })
+
+t.test('a part on a host that is no more of the network: nobody is asked to copy', async (t) => {
+  const { a, b, catalogue, coordinator, manifest } = await lab(t)
+  const [first, second] = manifest.parts
+  await catalogue.write({ ...manifest, parts: [first!, { ...second!, host: 'gone' }] })
+  const gone = { code: 'SOCKET_UNREACHABLE', message: /lab0 has no host gone any more/, action: /`hosts:`/ }
+  await t.rejects(coordinator.flatten('lab0', 's1'), gone)
+  t.same([a.calls, b.calls], [[], []])
+})
+
+t.test('frames and audit of a part on a host that is no more of the network say so', async (t) => {
+  const { catalogue, coordinator, manifest } = await lab(t)
+  const [first, second] = manifest.parts
+  const gone = { ...second!, host: 'gone', events: second!.channel }
+  await catalogue.write({ ...manifest, parts: [{ ...first!, events: first!.channel }, gone] })
+  const problem = /^SOCKET_UNREACHABLE: network lab0 has no host gone any more$/
+  t.match((await coordinator.frames('lab0', 's1')).hosts, [{ host: 'a' }, { host: 'gone', problem }])
+  const { checks } = await coordinator.audit('lab0', 's1')
+  const notes = checks.flatMap(({ notes }) => notes).join('\n')
+  t.match(notes, /gone: SOCKET_UNREACHABLE: network lab0 has no host gone any more/)
+  t.notMatch(notes, /INTERNAL/)
+})
