@@ -55,11 +55,13 @@ async function mapMemory(pid: number, ranges: readonly MemoryRange[], deadline: 
   }
 }
 
+/** What is read there is looked at by nobody. Memory of its own for each machine would cost more than the reading. */
+const unread = Buffer.allocUnsafeSlow(hugePage)
+
 class Reader {
   readonly #pagemap: FileHandle
   readonly #memory: FileHandle
   readonly #entries = Buffer.alloc(entriesPerHugePage * entryBytes)
-  readonly #bytes = Buffer.alloc(hugePage)
 
   constructor(pagemap: FileHandle, memory: FileHandle) {
     this.#pagemap = pagemap
@@ -69,9 +71,9 @@ class Reader {
   /** As much address space as a huge page has. Where the kernel has those, the first page brings the others. */
   async map(start: number): Promise<void> {
     if (await this.#isMapped(start)) return
-    await this.#memory.read(this.#bytes, 0, page, start)
+    await this.#memory.read(unread, 0, page, start)
     if (await this.#isMapped(start)) return
-    await this.#memory.read(this.#bytes, 0, hugePage, start)
+    await this.#memory.read(unread, 0, hugePage, start)
   }
 
   async #isMapped(start: number): Promise<boolean> {
