@@ -28,7 +28,10 @@ export interface FlatteningOptions {
   readonly logger: Logger
 }
 
-/** Throws SNAPSHOT_NOT_COMPLETE, SOCKET_UNREACHABLE when a host of it is none of the network any more, and what a host says that cannot. */
+/**
+ * Throws SNAPSHOT_NOT_COMPLETE, SOCKET_UNREACHABLE when a host of it is none of the network any more, and what a host
+ * says that cannot.
+ */
 export async function flattenSnapshot(
   network: Network,
   manifest: Manifest,
