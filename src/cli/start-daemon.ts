@@ -24,10 +24,13 @@ export interface StartedDaemon {
   takeBack(): Promise<boolean>
 }
 
-/** Throws SOCKET_UNREACHABLE when the daemon does not come up; one that is no unit of systemd is ended then. */
+/**
+ * Throws PERMISSION, and SOCKET_UNREACHABLE when the daemon does not come up; one that is no unit of systemd is ended
+ * then.
+ */
 export async function startDaemon(socket = defaultSwitchSocket): Promise<StartedDaemon> {
   const byUnit = socket === defaultSwitchSocket && (await hasUnit())
-  const own = byUnit ? null : detached(socket)
+  const own = byUnit ? null : begin(socket)
   const log = own?.log ?? `journalctl -u ${UNIT}`
   if (byUnit) {
     await run('systemctl', ['start', UNIT]).catch(({ stderr, message }: Error & { readonly stderr?: string }) => {
@@ -93,6 +96,21 @@ interface Detached {
   readonly log: string
   /** How long the log was. */
   readonly from: number
+}
+
+function begin(socket: string): Detached {
+  try {
+    return detached(socket)
+  } catch (thrown) {
+    const { code, message } = thrown as NodeJS.ErrnoException
+    const mayNot = code === 'EACCES' || code === 'EPERM'
+    throw new SnapswitchError(
+      mayNot ? 'PERMISSION' : 'SOCKET_UNREACHABLE',
+      `no switch daemon can be started: ${message}`,
+      mayNot ? 'Run it as root.' : 'Mend that, then try again.',
+      thrown,
+    )
+  }
 }
 
 function detached(socket: string): Detached {

@@ -41,11 +41,13 @@ export type BridgeRecord = Static<typeof BridgeRecord>
 
 const fits = validator(BridgeRecord)
 
+export const directoryOfRecords = (state: string): string => join(state, 'bridges')
+
 export class BridgeRecords {
   readonly #directory: string
 
   constructor(state: string) {
-    this.#directory = join(state, 'bridges')
+    this.#directory = directoryOfRecords(state)
   }
 
   async all(): Promise<BridgeRecord[]> {

@@ -1,7 +1,7 @@
-// `snapswitch take` where no daemon runs: what systemd says of a start that fails is said, and a daemon of its own that
-// does not answer is ended.
+// `snapswitch take` where no daemon runs: what systemd says of a start that fails is said, a daemon of its own that does
+// not answer is ended, and whoever may not start one is told. So is who may not `give` without one.
 
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { workDirectory } from '../coordinator/fake-switch.js'
@@ -58,4 +58,55 @@ t.test('a daemon that does not answer is ended', root, async (t) => {
   t.match(stderr, /^error SOCKET_UNREACHABLE: the daemon that was started does not answer, and was ended/m)
   t.match(log, /switch is up/)
   t.throws(() => signal(0), { code: 'ESRCH' })
+})
+
+/** As any user: root's files are not its to write, and it may nothing that takes a capability. */
+const NOBODY = ['setpriv', '--bounding-set', '-all', '--inh-caps', '-all']
+
+t.test('whoever may not start a daemon is told', root, async (t) => {
+  const directory = await workDirectory(t)
+  const at = (name: string) => join(directory, name)
+  const take = (before: string, socket = '') =>
+    attempt('unshare', ['-m', 'sh', '-c', `${before} exec ${NOBODY.join(' ')} ${program()} take br0 ${socket}`])
+  const isTold = ({ code, stderr }: Awaited<ReturnType<typeof take>>, path: string) => {
+    t.equal(code, 1)
+    t.match(stderr, `error PERMISSION: no switch daemon can be started: EACCES: permission denied, `)
+    t.match(stderr, path)
+    t.match(stderr, /^what to do: Run it as root\.$/m)
+  }
+  isTold(await take('mount -t tmpfs -o mode=0555 none /run &&'), '/run/snapswitch')
+  mkdirSync(at('own'))
+  writeFileSync(at('own/switch.log'), '')
+  chmodSync(at('own/switch.log'), 0o400)
+  isTold(await take('', `--socket ${at('own/switch.sock')}`), at('own/switch.log'))
+  chmodSync(at('own/switch.log'), 0o600)
+  chmodSync(at('own'), 0o555)
+  // The log can be written, and the configuration cannot.
+  isTold(await take('', `--socket ${at('own/switch.sock')}`), at('own/switch.yaml'))
+  const { code, stderr } = await take('', `--socket ${at('own/switch.log/switch.sock')}`)
+  t.equal(code, 1)
+  t.match(stderr, /^error SOCKET_UNREACHABLE: no switch daemon can be started: EEXIST: .*switch\.log'$/m)
+})
+
+t.test('whoever may not see what is taken is told', root, async (t) => {
+  const directory = await workDirectory(t)
+  const bridges = join(directory, 'bridges')
+  mkdirSync(bridges)
+  const record = { version: 1, bridge: 'br0', index: 1, boot: 'of before', network: 'lan', uplink: null }
+  const rest = { hostEnd: 'a', switchEnd: 'b', ignoreFilters: false, configured: false, phase: 'resting' }
+  writeFileSync(join(bridges, 'br0.json'), JSON.stringify({ ...record, ...rest }))
+  const options = ['give', 'br0', '--state', directory, '--socket', '/nonexistent/switch.sock']
+  for (const [path, mode] of [
+    [bridges, 0o555],
+    [bridges, 0],
+    [directory, 0],
+  ] as const) {
+    chmodSync(path, mode)
+    const { code, stderr } = await attempt(NOBODY[0] as string, [...NOBODY.slice(1), program(), ...options])
+    t.equal(code, 1)
+    t.match(stderr, `error PERMISSION: may not change what is in ${bridges}\nwhat to do: Run it as root.\n`)
+  }
+  const given = await attempt(program(), options)
+  t.equal(given.code, 0, given.stderr)
+  t.match(await attempt(program(), options), { code: 1, stderr: /^error BRIDGE_NOT_TAKEN: /m })
 })
