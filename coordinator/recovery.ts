@@ -49,6 +49,14 @@ export class Recovery {
    * meanwhile. Never rejects: what cannot be done now is tried again before the next snapshot.
    */
   async recover(): Promise<void> {
+    try {
+      await this.#recover()
+    } catch (thrown) {
+      this.#options.logger.error({ err: thrown }, 'what a former coordinator left cannot be put right yet')
+    }
+  }
+
+  async #recover(): Promise<void> {
     const { networks, catalogue, work, logger } = this.#options
     await networks.refresh()
     const found = await catalogue.list()

@@ -1,6 +1,6 @@
 // The coordinator over real sockets, with fake switches: create, restore, delete, recovery, locks, and what fails.
 
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import type { Manifest, Progress } from '../../src/api/schemas.js'
@@ -387,6 +387,24 @@ t.test('recovery: what a killed coordinator left pending is discarded everywhere
     error: { code: 'SNAPSHOT_FAILED', message: /coordinator ended/ },
   })
   await coordinator.stop()
+})
+
+t.test('recovery: a store that cannot be listed at the start is looked through before the next snapshot', async (t) => {
+  const { directory, a, b, create, catalogue, coordinator } = await lab(t)
+  await catalogue.write(
+    manifestOf({ a: ['vm1'] }, { name: 'left', state: 'pending', epoch: 7, parts: [], figures: null }),
+  )
+  const list = catalogue.list
+  catalogue.list = async () => {
+    throw refused('STORE_IO')
+  }
+  await t.resolves(coordinator.recover(), 'the daemon goes on')
+  t.same([a.calls, b.calls], [[], []])
+  await t.rejects(create(), { code: 'STORE_IO' })
+  catalogue.list = list
+  t.equal((await create()).epoch, 8)
+  t.equal(a.calls[0], 'discard 7')
+  t.notOk(await stat(join(directory, 'store', 'lab0', 'left')).catch(() => null))
 })
 
 t.test('stop: what is under way is undone first', async (t) => {
