@@ -244,6 +244,7 @@ export class Images {
       const handle = await open(temporary, 'r')
       await handle.sync().finally(() => handle.close())
       await rename(temporary, join(directory, digest))
+      await syncFile(directory)
     } catch (thrown) {
       await rm(temporary, { force: true }).catch(() => undefined)
       throw storeError(`cannot keep ${digest}`, thrown)

@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto'
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -15,6 +16,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
@@ -257,4 +259,26 @@ t.test('a stray file among the snapshots is passed over; a directory that is gon
   t.match(await store.parts(), [{ snapshot: 'demo' }])
   rmSync(join(state, 'snapshots'), { recursive: true })
   await t.rejects(store.parts(), { code: 'STORE_IO', message: /^cannot read .*snapshots/ })
+})
+
+t.test('a file that was sent has its name, also after a power cut', async (t) => {
+  const { images } = workshop(t)
+  const handle = await open('/')
+  await handle.close()
+  const files = Object.getPrototypeOf(handle) as { sync: (this: FileHandle) => Promise<void> }
+  const { sync } = files
+  t.teardown(() => {
+    files.sync = sync
+  })
+  const synced: string[] = []
+  files.sync = function () {
+    const names = existsSync(images.directory) ? readdirSync(images.directory) : []
+    synced.push(`${readlinkSync(`/proc/self/fd/${this.fd}`)}: ${names}`)
+    return sync.call(this)
+  }
+  const content = Buffer.from('sent')
+  const digest = createHash('sha256').update(content).digest('hex')
+  await images.receive(digest, Readable.from([content]))
+  t.equal(synced.at(-1), `${images.directory}: ${digest}`)
+  t.equal(synced.length, 2, 'the content first')
 })
