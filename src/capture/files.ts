@@ -166,11 +166,13 @@ const REASONS: Readonly<Record<string, string>> = {
   EROFS: 'the file system is read-only',
 }
 
+export const whyUnwritten = ({ code, message }: NodeJS.ErrnoException): string => REASONS[code ?? ''] ?? message
+
 function failed(path: string, error: unknown): SnapswitchError {
-  const { code, message } = error as NodeJS.ErrnoException
+  const { code } = error as NodeJS.ErrnoException
   return new SnapswitchError(
     'OUTPUT_FAILED',
-    `${path} cannot be written: ${REASONS[code ?? ''] ?? message}`,
+    `${path} cannot be written: ${whyUnwritten(error as NodeJS.ErrnoException)}`,
     code === 'ENOSPC' || code === 'EDQUOT'
       ? 'Make room, or keep a ring of files: --file-size with --files. What was written so far is whole.'
       : 'Name another file; what was written so far is whole.',

@@ -10,7 +10,7 @@ import { addDiskCommands } from './disk-commands.js'
 import { addDoctorCommand } from './doctor.js'
 import { addExtcapCommand } from './extcap.js'
 import { addInstallCommands } from './install/commands.js'
-import { printError, systemTerminal, type Terminal } from './output.js'
+import { outputFailed, printError, systemTerminal, type Terminal } from './output.js'
 import { addPlayCommand } from './play-command.js'
 import { addRecordCommand } from './record.js'
 import { addReplayCommand } from './replay.js'
@@ -22,7 +22,7 @@ import { addTopCommand } from './top.js'
 /** Runs the command line (as in process.argv) and sets the process's exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
   // As a program that SIGPIPE ends: `snapswitch port list | head -1` is no error. Daemons write nothing there.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 141 : 1))
+  process.stdout.on('error', outputFailed)
   process.stderr.on('error', () => undefined)
   process.exitCode = await run(argv, systemTerminal)
 }

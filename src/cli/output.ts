@@ -1,7 +1,9 @@
 // How the command speaks: results on stdout (tables or JSON), progress and errors on stderr.
 
+import { fstatSync, writeSync } from 'node:fs'
 import Table from 'cli-table3'
-import { errorText, type SnapswitchError } from '../errors/errors.js'
+import { whyUnwritten } from '../capture/files.js'
+import { errorText, SnapswitchError } from '../errors/errors.js'
 import { nameSources } from '../runtime/source-names.js'
 
 /** Where output goes; tests put their own here. */
@@ -17,7 +19,8 @@ export interface Terminal {
 
 export const systemTerminal: Terminal = {
   out: (text) => {
-    process.stdout.write(text)
+    if (fstatSync(1).isFile()) writeToFile(text)
+    else process.stdout.write(text)
   },
   err: (text) => {
     process.stderr.write(text)
@@ -36,6 +39,31 @@ export const systemTerminal: Terminal = {
     process.once('SIGINT', interrupted)
     return () => process.off('SIGINT', interrupted)
   },
+}
+
+/** A disk that becomes full takes a part. Node's own stream does not look how much was written. */
+function writeToFile(text: string): void {
+  const bytes = Buffer.from(text)
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(1, bytes, at)
+  } catch (thrown) {
+    outputFailed(thrown as NodeJS.ErrnoException)
+  }
+}
+
+/** Ends the command: as SIGPIPE would when the reader has gone, else with an error. */
+export function outputFailed(error: NodeJS.ErrnoException): never {
+  if (error.code === 'EPIPE') process.exit(141)
+  printError(
+    systemTerminal,
+    new SnapswitchError(
+      'OUTPUT_FAILED',
+      `standard output cannot be written: ${whyUnwritten(error)}`,
+      'Make room, or have it written elsewhere: it is not whole.',
+      error,
+    ),
+  )
+  process.exit(1)
 }
 
 export function printJson(terminal: Terminal, value: unknown): void {

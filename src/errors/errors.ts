@@ -67,7 +67,7 @@ export const errorCodes = {
   TRACE_INVALID: 'a trace file is damaged or no capture',
   TRACE_UNSUPPORTED: 'a capture is of a format, a version or a link type that is not read',
   TRACE_UNREADABLE: 'a capture cannot be opened or read',
-  OUTPUT_FAILED: 'a file or pipe that frames go to cannot be written',
+  OUTPUT_FAILED: 'a file or pipe that frames, or what a command prints, go to cannot be written',
   RECORDING_VERSION: 'a recording of a run is of another version',
   RECORDING_BUSY: 'a run cannot be recorded now',
   RECORDING_KEY: 'a recording would have the network’s key in it, and nobody has allowed that',

@@ -1,5 +1,5 @@
-// `snapswitch take` where no daemon runs: what systemd says of a start that fails is said, a daemon of its own that does
-// not answer is ended, and whoever may not start one is told. So is who may not `give` without one.
+// `snapswitch take` where no daemon runs: what systemd says of a start that fails is said, a daemon of its own that
+// does not answer is ended, and whoever may not start one is told, as is who may not `give` without one.
 
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
