@@ -16,7 +16,8 @@ export interface Stray extends Named {
   readonly isShadowed: boolean
 }
 
-const partCallMs = 10_000
+/** Whoever waits for the answer gives 10 s (`snapshot show`), of which looking for the networks may have taken 3. */
+const partCallMs = 3_000
 
 /** `known`: those that have a manifest. The epoch of one that cannot be read is 0: it may be of what the hosts have. */
 export function withoutManifest(

@@ -1,5 +1,7 @@
 // The command against fake switches and a real coordinator on real sockets: what it prints, and its exit codes.
 
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { Coordinator } from '../../coordinator/coordinator.js'
@@ -176,7 +178,7 @@ t.test('snapshots whose files or hosts are gone: list, show, verify', async (t) 
   t.match((await snapshot('list')).out, /^lab0\/demo +complete +damaged on a; host b away +- +\d{4}-/m)
   t.match(
     (await snapshot('show', 'demo')).out,
-    /^files: damaged on a; host b away\nhost a: .*has no record.*\nhost b does not answer: /m,
+    /^files: damaged on a; host b away\nhost a: .*has no record.*\nhost b cannot be asked: /m,
   )
   t.match(JSON.parse((await snapshot('list', '-j')).out), [{ state: 'complete', health: { verdict: 'damaged' } }])
 })
@@ -210,6 +212,16 @@ t.test('prune: exit code 1 when a host has not done it', async (t) => {
   const told = await snapshot('prune', '-j')
   t.equal(told.code, 1)
   t.match(JSON.parse(told.out), { hosts: [{ error: null }, { error: { code: 'STORE_IO' } }] })
+})
+
+t.test('a name that is none, while a host takes calls and does not answer', async (t) => {
+  const { b, snapshot } = await lab(t)
+  await b.stop()
+  const silent = createServer(() => undefined)
+  silent.listen(b.socketPath)
+  await once(silent, 'listening')
+  t.teardown(() => void silent.close())
+  t.match(await snapshot('show', 'lab0/typo'), { code: 1, out: '', err: /^error SNAPSHOT_UNKNOWN: / })
 })
 
 t.test('failures come with code, reason and what to do', async (t) => {
