@@ -29,7 +29,8 @@ export const systemTerminal: Terminal = {
     return process.stderr.isTTY === true
   },
   get columns() {
-    return process.stderr.columns ?? 80
+    // A serial console says 0.
+    return process.stderr.columns || 80
   },
   onInterrupt: (act) => {
     const interrupted = () => {

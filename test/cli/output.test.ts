@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { systemTerminal } from '../../src/cli/output.js'
 import { workDirectory } from '../coordinator/fake-switch.js'
 import { attempt } from '../lab/command.js'
 import { program } from '../lab/daemon.js'
@@ -37,4 +38,17 @@ t.test('a reader that has gone is no error', async (t) => {
   const { code, stderr } = await shell(`{ ${program()} completion bash; echo $? >&2; } | true`)
   t.equal(code, 0)
   t.match(stderr, /^(141|0)\n$/)
+})
+
+t.test('a terminal that does not know how wide it is', async (t) => {
+  const own = Object.getOwnPropertyDescriptor(process.stderr, 'columns')
+  t.teardown(() => Object.defineProperty(process.stderr, 'columns', own ?? { value: undefined, configurable: true }))
+  for (const [said, columns] of [
+    [0, 80],
+    [undefined, 80],
+    [132, 132],
+  ] as const) {
+    Object.defineProperty(process.stderr, 'columns', { value: said, configurable: true })
+    t.equal(systemTerminal.columns, columns)
+  }
 })
