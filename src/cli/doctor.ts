@@ -172,17 +172,18 @@ async function fastPath(): Promise<Finding[]> {
   return [finding('fast path', trouble === null, trouble ?? `programs can be loaded${where}`, false, cost)]
 }
 
+/** Not required: a host without machines of its own forwards without QEMU. */
 async function qemu(): Promise<Finding[]> {
   const found = await probeQemu()
-  if (found.version === null) return [fromProbe('QEMU', found, true)]
+  if (found.version === null) return [fromProbe('QEMU', found, false)]
   return [
-    finding('QEMU', true, found.version, true, ''),
+    finding('QEMU', true, found.version, false, ''),
     finding('QEMU background save', found.ok, found.ok ? '6.0 or later' : found.detail, false, found.cost ?? ''),
   ]
 }
 
 async function qemuImg(): Promise<Finding[]> {
-  return [fromProbe('qemu-img', await probeQemuImg(), true)]
+  return [fromProbe('qemu-img', await probeQemuImg(), false)]
 }
 
 function userfaultfd(): Finding[] {

@@ -351,3 +351,17 @@ t.test('doctor', async (t) => {
   }
   t.match((await command(['doctor'])).out, /This machine can/)
 })
+
+t.test('doctor: a host without QEMU can forward', async (t) => {
+  const path = process.env.PATH
+  t.teardown(() => {
+    process.env.PATH = path
+  })
+  process.env.PATH = await workDirectory(t)
+  const { findings } = JSON.parse((await command(['doctor', '-j'])).out) as {
+    findings: { what: string; ok: boolean; required: boolean; cost: string }[]
+  }
+  const told = (what: string) => findings.find((found) => found.what === what)
+  t.match(told('QEMU'), { ok: false, required: false, cost: /^Machines cannot be restored on this host/ })
+  t.match(told('qemu-img'), { ok: false, required: false, cost: /^No snapshot can be taken/ })
+})
