@@ -1,4 +1,4 @@
-// Commands about machines' disks, for start scripts and for people: disk path.
+// Commands about machines' disks, for start scripts and for people: disk path, flatten.
 
 import type { Command } from 'commander'
 import { checkedName, nearest } from '../api/names.js'

@@ -1,4 +1,4 @@
-// Commands that ask the coordinator: snapshot create, list, show, restore, verify, audit, delete.
+// Commands that ask the coordinator: snapshot create, list, show, restore, verify, audit, prune, flatten, delete.
 
 import { type Command, Option } from 'commander'
 import type { CoordinatorClient } from '../api/coordinator-client.js'
