@@ -177,6 +177,11 @@ export class PeerChannel {
     return this.#agreed && this.sends !== UNCOUNTED
   }
 
+  /** The number of the peer's end that is believed. */
+  get peerNumber(): number {
+    return this.#peerNumber
+  }
+
   /** What control frames say of this end; the count is their own. */
   get words(): Omit<ChannelWords, 'host' | 'count' | 'bootId'> {
     const heard = this.bootId === null ? NO_END : { bootId: this.bootId, number: this.#peerNumber }
@@ -225,7 +230,7 @@ export class PeerChannel {
 
   /** A MARKER; false when what it counts is not what we count: it is of another end, or for another one. */
   takeMarker(words: ChannelWords, epoch: number, now: Milliseconds): boolean {
-    if (!this.#isOfPeer(words) || !this.#isTaken(words)) return false
+    if (!this.isOfPeer(words) || !this.#isTaken(words)) return false
     this.#agreed = true
     if (this.#marker === null || epoch > this.#marker.epoch) this.#marker = { epoch, sentBelow: words.count, at: now }
     return true
@@ -252,7 +257,7 @@ export class PeerChannel {
   }
 
   acknowledged(words: ChannelWords, epoch: number): void {
-    if (!this.#isOfPeer(words) || !this.#isNamed(words)) return
+    if (!this.isBetweenUs(words)) return
     if (this.#outgoing !== null && epoch >= this.#outgoing.epoch) this.#outgoing = null
   }
 
@@ -291,15 +296,21 @@ export class PeerChannel {
     this.#outgoing = state.value('outgoing', this.#outgoing)
   }
 
+  /** Whether the peer's present end has said it. */
+  isOfPeer(words: ChannelWords): boolean {
+    return words.bootId === this.bootId && words.number === this.#peerNumber
+  }
+
+  /** And to our present end. */
+  isBetweenUs(words: ChannelWords): boolean {
+    return this.isOfPeer(words) && this.#isNamed(words)
+  }
+
   #noteDeficit(sent: number, now: Milliseconds): void {
     if (now - this.#deficitAt < DEFICIT_INTERVAL_MS) return
     this.#deficitAt = now
     this.#deficits.push(Math.max(0, sent - this.received.total))
     if (this.#deficits.length > DEFICITS_KEPT) this.#deficits.shift()
-  }
-
-  #isOfPeer(words: ChannelWords): boolean {
-    return words.bootId === this.bootId && words.number === this.#peerNumber
   }
 
   #isNamed({ heard }: ChannelWords): boolean {

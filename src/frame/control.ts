@@ -9,8 +9,9 @@
 // Boot id and number are the sender's end of the channel, `heard` the one that the frame is for (zeroes: none was heard
 // of); `accepts` and `sends` are generations (src/epoch/peer-channel.ts), the latter plus 4 when it is not taken on for
 // that end. In a HELLO `epoch` is the highest the sender knows of, `count` how many colored frames it has sent in the
-// generation that it sends in; in a MARKER `count` is how many of those had a color below `epoch`. Under a pre-shared
-// key: sealed-control.ts.
+// generation that it sends in; in a MARKER `count` is how many of those had a color below `epoch`. A HELLO to
+// all on a LAN is of no channel: the sender's ends there have higher numbers. Under a pre-shared key:
+// sealed-control.ts.
 
 import { EtherType } from './ethernet.js'
 

@@ -310,11 +310,11 @@ export class Forwarder {
       this.ports.filter((port) => port.peer === null),
       (port, part) => {
         part.value('spec', port.spec)
-        port.exchange(part, true)
+        port.exchange(part)
       },
       (part) => {
         const spec = part.value<PortSpec | null>('spec', null)!
-        this.addPort(spec, outputOf(spec.index)!).exchange(part, true)
+        this.addPort(spec, outputOf(spec.index)!).exchange(part)
       },
     )
     if (this.#uplink !== null) state.part('uplink', (part) => this.#uplink!.exchange(part))

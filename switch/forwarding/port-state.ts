@@ -105,8 +105,6 @@ export interface PeerSpec {
   readonly peer: LanPeer
   /** The LAN that it is on. */
   readonly lan: PortState
-  /** What was counted with this peer before, when the uplink's device was away. */
-  readonly channel: PeerChannel | undefined
 }
 
 /** What a port must know of its network. */
@@ -181,7 +179,7 @@ export class PortState {
     this.closed = spec.gated ?? false
     this.closedForOther = this.closed
     this.hold = new HoldQueue(options.hold, holdRoom)
-    this.channel = this.isTrunk ? (peer?.channel ?? new PeerChannel(ends)) : null
+    this.channel = this.isTrunk ? new PeerChannel(ends) : null
     this.peer = peer?.peer ?? null
     this.lan = peer?.lan ?? null
     this.setRules(spec.rules ?? {}, options.transit)
@@ -222,9 +220,9 @@ export class PortState {
 
   /**
    * What was not made from its spec. Copies of what was delivered are none of it: a state is saved while nothing is
-   * armed. `channel`: whether it is this port's to exchange.
+   * armed.
    */
-  exchange(state: StateExchange, channel: boolean): void {
+  exchange(state: StateExchange): void {
     this.mask = state.value('mask', this.mask)
     this.blocked = state.value('blocked', this.blocked)
     this.leaving = state.value('leaving', this.leaving)
@@ -236,8 +234,8 @@ export class PortState {
     this.closedForOther = state.value('closedForOther', this.closedForOther)
     this.earlyNotified = state.value('earlyNotified', this.earlyNotified)
     this.hold.exchange(state)
-    const own = channel ? this.channel : null
-    if (own !== null) state.part('channel', (part) => own.exchange(part))
+    const { channel } = this
+    if (channel !== null) state.part('channel', (part) => channel.exchange(part))
   }
 
   /** `transit`: trunks forward to trunks. */

@@ -45,11 +45,15 @@ export class LanHost {
     this.#lan = lan
     this.name = name
     const { color = 'dscp', mtu = 1500, plain = 0, ...rest } = options
-    this.forwarder = new Forwarder({ ...defaults, ...rest, host: name, bootId: boot }, this.counters, {
-      early: (_port, epoch) => this.early.push(epoch),
-      peer: (_port, host) => this.heard.push(host),
-      closed: (epoch, closures) => this.closed.push({ epoch, closures }),
-    })
+    this.forwarder = new Forwarder(
+      { ...defaults, bootedAt: lan.now, ...rest, host: name, bootId: boot },
+      this.counters,
+      {
+        early: (_port, epoch) => this.early.push(epoch),
+        peer: (_port, host) => this.heard.push(host),
+        closed: (epoch, closures) => this.closed.push({ epoch, closures }),
+      },
+    )
     this.forwarder.network.raiseEpoch(epoch)
     const spec = { vm: null, epoch: 0, mac: this.mac }
     const uplink = { index: UPLINK, name: 'uplink', kind: 'uplink' as const, ...spec, uplink: { mtu, color } }

@@ -16,10 +16,10 @@ const sourceOf = ({ bytes }: OnLan) =>
   Buffer.from(bytes.subarray(VNET_HEADER_LENGTH + 6, VNET_HEADER_LENGTH + 12)).toString('hex')
 
 /** Hosts a and b with two members each, all agreed upon, in an odd epoch: the bit is set on the LAN. */
-function settled(options: HostOptions = {}) {
+function settled(options: HostOptions = {}, epoch = EPOCH) {
   const lan = new Lan()
-  const a = lan.host('a', 2, options, EPOCH)
-  const b = lan.host('b', 2, options, EPOCH)
+  const a = lan.host('a', 2, options, epoch)
+  const b = lan.host('b', 2, options, epoch)
   lan.outsider('o')
   lan.pass(300)
   for (const host of [a, b]) for (const member of [1, 2]) host.send(member, { type: EtherType.ARP, id: 1 })
@@ -59,7 +59,85 @@ t.test('a lower MTU: carriers and agreements fit from the next frame on; a highe
   }
 })
 
+/** The uplink's device is taken out, and is in again after a while; the daemon keeps running. */
+function takeAnew(lan: Lan, host: LanHost, away: number, color: 'dscp' | 'carrier' = 'dscp'): void {
+  const { spec } = host.forwarder.byIndex[UPLINK]!
+  host.forwarder.removePort(UPLINK)
+  lan.hosts.delete(host.name)
+  for (let passed = 0; passed < away; passed += 100) {
+    lan.now += 100
+    for (const one of lan.hosts.values()) one.forwarder.tick(lan.now)
+    lan.run()
+  }
+  lan.hosts.set(host.name, host)
+  host.forwarder.addPort({ ...spec, uplink: { ...spec.uplink!, color } }, host.device)
+}
+
 for (const controlKey of [null, new Uint8Array(32).fill(7)]) {
+  for (const color of ['dscp', 'carrier'] as const) {
+    t.test(`taken anew within a boot, then ${color}, with a key: ${controlKey !== null}`, async (t) => {
+      // Peers say HELLO once a second: whenever in between it happens.
+      for (let phase = 0; phase < 1000; phase += 100) {
+        for (const [epoch, away] of [
+          [5, 0],
+          [5, 6000],
+          [6, 300],
+        ] as const) {
+          const { lan, a, b, o } = settled({ controlKey }, epoch)
+          lan.pass(phase)
+          lan.forget()
+          takeAnew(lan, a, away, color)
+          const channelTo = (host: LanHost, name: string) =>
+            host.forwarder.ports.find(({ channel }) => channel?.host === name)!.channel!
+          let id = 100
+          const speak = () => {
+            id += 2
+            a.send(1, { to: b.macOf(1), ...ip(4, id) })
+            b.send(1, { to: a.macOf(1), ...ip(4, id + 1) })
+            lan.run()
+          }
+          for (let round = 0; round < 150; round++) {
+            speak()
+            lan.pass(20, 20)
+          }
+          const what = `${phase} ms after a HELLO, away for ${away} ms, epoch ${epoch}`
+          t.same([a.early, b.early], [[], []], `nothing is early: ${what}`)
+          for (const host of [a, b]) {
+            const frames = host.outputs[1]!.take()
+            const ids = frames.map(({ bytes }) => idOf(bytes))
+            t.equal(new Set(ids).size, ids.length, `each once: ${what}`)
+            t.ok(ids.length > 130, `${ids.length} of 150 came: ${what}`)
+            t.ok(
+              frames.every(({ bytes }) => Buffer.from(packet(4, idOf(bytes))).equals(bytes.subarray(14))),
+              `as it was sent: ${what}`,
+            )
+          }
+          t.same(
+            o.filter((copy) => typeOf({ ...copy, from: '' }) === EtherType.IPV4),
+            [],
+            'the outside saw none',
+          )
+          t.same([a.peers, b.peers], [[{ host: 'b', alive: true }], [{ host: 'a', alive: true }]], what)
+          lan.pass(2000)
+          lan.forget()
+          speak()
+          t.equal(lan.seen.every(isCarrier), color === 'carrier', `and then by the bit, if at all: ${what}`)
+          t.same(
+            [a, b].map((host) => host.outputs[1]!.take().length),
+            [1, 1],
+          )
+          for (const [from, to] of [
+            [a, b],
+            [b, a],
+          ] as const) {
+            const counted = [channelTo(from, to.name).sent.total, channelTo(to, from.name).received.total]
+            t.equal(counted[1], counted[0], `both count the same: ${what}`)
+          }
+        }
+      }
+    })
+  }
+
   t.test(`another address: the peers meet anew, with a key: ${controlKey !== null}`, async (t) => {
     const { lan, a, b, o } = settled({ controlKey })
     const before = a.peers.length

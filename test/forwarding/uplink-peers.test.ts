@@ -306,15 +306,11 @@ t.test('a stranger with ever new addresses fills nothing, and the peers of befor
     bytes.set(body, VNET_HEADER_LENGTH)
     lan.give('a', { bytes, tagTpid: 0, tagTci: 0, color: 0, from: 'stranger' })
   }
-  const kept = () => a.forwarder.trunks.lanChannels.size
   for (let i = 0; i < 8 * MAX_PEERS; i++) hello(0x1000 + i)
-  t.equal(kept(), 4 * MAX_PEERS)
   t.same(
     a.peers.map(({ host }) => host),
     ['b', 'c', 'd'],
   )
-  hello(0x1000 + 8 * MAX_PEERS - 2)
-  t.equal(kept(), 4 * MAX_PEERS, 'who is kept is not kept twice')
 
   const saved = a.forwarder.save()
   const again = new Forwarder(
@@ -323,7 +319,7 @@ t.test('a stranger with ever new addresses fills nothing, and the peers of befor
     eventsTo(() => undefined),
   )
   again.load(saved, () => a.device)
-  t.same(again.save(), saved, 'peers whose channels are not kept have them all the same')
+  t.same(again.save(), saved)
 
   lan.wire.length = 0
   lan.pass(3000)

@@ -49,6 +49,23 @@ const withRestart = (drawn: Scenario): Scenario => {
   return { ...scenario, announced: true, sends, orders, faults }
 }
 
+/** An uplink is taken out for a moment; machines speak on, and a snapshot is taken when it is back. */
+const withUnplug = (drawn: Scenario): Scenario => {
+  const scenario = onLan({
+    ...drawn,
+    faults: [],
+    trunk: { ...drawn.trunk, delay: 1, loss: 0, duplicate: 0, reorder: false },
+  })
+  const first = 4500
+  const sends = scenario.sends.map((send, nth) => ({ ...send, form: 'ipv4' as const, at: first + nth * 3 }))
+  const faults = [{ kind: 'unplug trunk' as const, a: 0, b: 1, at: first - 5 - (Math.abs(drawn.seed) % 600), for: 3 }]
+  const orders: Order[] = [
+    { kind: 'snapshot', at: 1500, deadline: 2000 },
+    { kind: 'snapshot', at: first + 400, deadline: 20_000 },
+  ]
+  return { ...scenario, announced: true, hosts: Math.max(2, scenario.hosts), sends, orders, faults }
+}
+
 /**
  * One machine after the other speaks from an address that they share, then both do, while a snapshot is taken: for a
  * moment two hosts claim it. They speak to a third.
@@ -198,7 +215,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
         Object.defineProperty(conversation, 'quiet', { get: () => false, set() {} }),
       )()
       const trusting = inPeers((peer) => {
-        peer.doubt = () => {}
+        peer.doubts = ({ bootId }) => bootId !== peer.heard
       })()
       return {
         forwarder: (forwarder) => {
@@ -208,6 +225,28 @@ export const uplinkFaults: readonly PlantedFault[] = [
       }
     },
     adapt: withRestart,
+  },
+  {
+    name: 'an uplink that is taken anew within a boot is not doubted',
+    breaks: [1, 2, 3, 4],
+    plant: inPeers((peer) => {
+      const doubts = peer.doubts.bind(peer)
+      peer.doubts = (hello) => hello.bootId !== peer.heard && doubts(hello)
+    }),
+    adapt: withUnplug,
+  },
+  {
+    name: 'what was agreed with a former uplink of a boot is kept',
+    breaks: [1, 2, 3, 4],
+    plant: inPeers((peer) => {
+      const meets = peer.meets.bind(peer)
+      peer.meets = (bootId, end) => {
+        const isKnown = bootId === peer.heard
+        if (isKnown) peer.doubted = false
+        return !isKnown && meets(bootId, end)
+      }
+    }),
+    adapt: withUnplug,
   },
   {
     name: 'colors travel the LAN under service tags',

@@ -56,7 +56,7 @@ export type Fault =
   | { readonly kind: 'kill coordinator'; readonly step: number; readonly down: number }
   /** Everything between two hosts is lost. */
   | (OnTrunk & { readonly kind: 'break trunk' })
-  /** The device of a's port to b goes away, and comes back. */
+  /** The device of a's port to b goes away, and comes back; on a LAN, that of a's uplink. */
   | (OnTrunk & { readonly kind: 'unplug trunk' })
   /** Control frames from a to b are lost. */
   | (OnTrunk & { readonly kind: 'lose control' })
@@ -252,9 +252,12 @@ export function putOnLan(onTrunks: Scenario, random: Random): Scenario {
   }
 }
 
-/** A switch that starts must be heard, or its peers and it misread one another: see docs/reference/limits.md. */
+/**
+ * A switch that starts, or takes its uplink anew, must be heard, or its peers and it misread one another: see
+ * docs/reference/limits.md.
+ */
 function heardOnLan(faults: readonly Fault[]): readonly Fault[] {
-  const starts = faults.some(({ kind }) => kind === 'kill daemon' || kind === 'fail datapath')
+  const starts = faults.some(({ kind }) => ['kill daemon', 'fail datapath', 'unplug trunk'].includes(kind))
   return starts ? faults.filter(({ kind }) => kind !== 'lose control' && kind !== 'break trunk') : faults
 }
 

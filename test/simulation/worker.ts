@@ -152,11 +152,12 @@ export class Worker {
     this.forwarders[network].trunks.greet(port, this.now)
   }
 
-  /** The device of a trunk goes away. */
+  /** The device of a trunk goes away; on a LAN, the uplink's. */
   unplug(network: number, peer: number): void {
-    const port = trunkPort(network, peer)
+    const port = this.#wayTo(network, peer)
     if (this.ingress[port] === undefined) return
-    this.daemon.world.note(this.daemon.host.name, `trunk to h${peer} UNPLUGGED`)
+    const what = port === UPLINK_PORT ? 'uplink' : `trunk to h${peer}`
+    this.daemon.world.note(this.daemon.host.name, `${what} UNPLUGGED`)
     this.fast?.path.slow(this.forwarders[network])
     this.remove(port)
   }
@@ -164,10 +165,19 @@ export class Worker {
   /** It is back, unless the daemon has found it already. */
   plug(network: number, peer: number): void {
     const { world, host } = this.daemon
-    const isThere = this.ingress[trunkPort(network, peer)] !== undefined
-    if (isThere || !world.peersOf(host.index, network).includes(peer)) return
-    world.note(host.name, `trunk to h${peer} plugged in`)
-    this.addTrunk(network, peer)
+    const port = this.#wayTo(network, peer)
+    if (this.ingress[port] !== undefined) return
+    if (port === UPLINK_PORT) {
+      world.note(host.name, 'uplink plugged in')
+      this.addUplink(world.scenario.lan!)
+    } else if (world.peersOf(host.index, network).includes(peer)) {
+      world.note(host.name, `trunk to h${peer} plugged in`)
+      this.addTrunk(network, peer)
+    }
+  }
+
+  #wayTo(network: number, peer: number): number {
+    return network === 0 && this.daemon.world.lan !== null ? UPLINK_PORT : trunkPort(network, peer)
   }
 
   addUplink(color: 'dscp' | 'carrier'): void {

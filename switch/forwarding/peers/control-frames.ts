@@ -13,7 +13,7 @@ import type { PortState } from '../port-state.js'
 import { Handshake, Sequence } from './handshake.js'
 
 /** Of what is said to all switches on a LAN: it is about no channel. */
-const NO_CHANNEL = { number: 0, heard: NO_END, accepts: UNCOUNTED, sends: UNCOUNTED, takes: false }
+const NO_CHANNEL = { heard: NO_END, accepts: UNCOUNTED, sends: UNCOUNTED, takes: false }
 
 /** What a control frame is to say. */
 export interface Words {
@@ -24,6 +24,8 @@ export interface Words {
   /** To a boot that is not believed yet. */
   readonly answering?: boolean
   readonly agreement?: Uint8Array
+  /** Of what is said to all: the sender's ends on this LAN have higher ones. */
+  readonly number?: number
 }
 
 export class ControlFrames {
@@ -45,8 +47,8 @@ export class ControlFrames {
   /** The frame that says these words at a port; good until the next one is made. */
   compose(port: PortState, words: Words, now: number): Frame {
     const { network, host, bootId, controlKey } = this.#network.options
-    const { type, destination, epoch, count, answering = false, agreement } = words
-    const message = { type, network, host, bootId, epoch, count, ...(port.channel?.words ?? NO_CHANNEL) }
+    const { type, destination, epoch, count, answering = false, agreement, number = 0 } = words
+    const message = { type, network, host, bootId, epoch, count, ...(port.channel?.words ?? { ...NO_CHANNEL, number }) }
     const source = port.spec.mac
     const sealed = () => ({
       message,

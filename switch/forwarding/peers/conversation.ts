@@ -39,6 +39,8 @@ export class Conversation {
   readonly #device: Output
   readonly #claims: Claims
   readonly #frame = new Frame()
+  /** Of this uplink: what is agreed with peers is agreed between ends, which are numbered behind it. */
+  #number: number
   /** When the peers must have heard that we are new; not known before the first HELLO. */
   #quietUntil = Number.POSITIVE_INFINITY
   /** It neither sends frames as they are nor takes them so. */
@@ -66,6 +68,7 @@ export class Conversation {
     this.#neighbors = neighbors
     this.#device = device
     this.#claims = new Claims(network, mostClaims(mtu))
+    this.#number = network.ends.next()
   }
 
   resize(mtu: number): void {
@@ -108,6 +111,7 @@ export class Conversation {
   }
 
   exchange(state: StateExchange): void {
+    this.#number = state.value('number', this.#number)
     this.#quietUntil = state.value('quietUntil', this.#quietUntil)
     this.quiet = state.value('quiet', this.quiet)
     this.#nextDiscovery = state.value('nextDiscovery', this.#nextDiscovery)
@@ -131,8 +135,8 @@ export class Conversation {
     const neighbor = known ?? this.#neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.#refuse(frame, 'control-unexpected', now)
     if (!isToAll) return this.#said(neighbor, frame, now)
-    neighbor.peer.doubt(message.bootId)
-    if (neighbor.peer.heard !== message.bootId && now >= neighbor.peer.nextAnswer) {
+    const isAnother = neighbor.peer.doubts(message)
+    if (isAnother && now >= neighbor.peer.nextAnswer) {
       // A HELLO to all says that somebody is there; what counts is what we then say to one another.
       neighbor.peer.nextAnswer = now + ANSWER_INTERVAL_MS
       this.#trunks.greet(neighbor.port, now)
@@ -143,8 +147,10 @@ export class Conversation {
   /** A control frame from a switch that has been met, to us alone. */
   #said(neighbor: Neighbor, frame: Frame, now: number): null {
     const message = this.#trunks.control(neighbor.port, frame, now)
-    if (message?.type === ControlType.HELLO) this.#heard(neighbor, now)
-    else if (message?.type === ControlType.AGREEMENT) this.#agree(neighbor, frame, message.bootId, now)
+    // What a former end of the peer or of ours has said or was told comes late: it is void.
+    const { channel } = neighbor.port
+    if (message?.type === ControlType.HELLO && channel!.isOfPeer(message)) this.#heard(neighbor, now)
+    else if (message?.type === ControlType.AGREEMENT && channel!.isBetweenUs(message)) this.#agree(neighbor, frame, now)
     return null
   }
 
@@ -158,10 +164,9 @@ export class Conversation {
     const { port } = neighbor
     const channel = port.channel!
     neighbor.peer.lastSign = now
-    neighbor.peer.doubted = false
+    const isNew = neighbor.peer.meets(channel.bootId!, channel.peerNumber)
     if (!neighbor.joined) this.#neighbors.join(neighbor)
-    if (neighbor.peer.heard === channel.bootId) return
-    neighbor.peer.met(channel.bootId!)
+    if (!isNew) return
     this.#network.fdb.flushPort(port.index)
     this.#neighbors.carriedFrom.flushPort(port.index)
     this.#neighbors.grant()
@@ -169,14 +174,14 @@ export class Conversation {
   }
 
   /** An AGREEMENT was believed, as far as its head goes: the rest may be damaged, or not sealed. */
-  #agree(neighbor: Neighbor, frame: Frame, bootId: string, now: number): void {
+  #agree(neighbor: Neighbor, frame: Frame, now: number): void {
     const { controlKey } = this.#network.options
     const agreement = readAgreement(bytesOf(frame), controlKey === null ? CONTROL_LENGTH : SEALED_LENGTH, controlKey)
     if (agreement === null) {
       this.#refuse(frame, 'control-malformed', now)
       return
     }
-    if (!neighbor.joined || bootId !== neighbor.peer.heard) return
+    if (!neighbor.joined) return
     const before = neighbor.peer.agreement(this.#claims, this.#toldLowest)
     const former = neighbor.peer.theirs
     const changed = neighbor.peer.take(agreement, this.#claims, now)
@@ -202,7 +207,7 @@ export class Conversation {
   /** Says to all switches that we are there. */
   #discover(now: number): void {
     const { epoch } = this.#network
-    const words = { type: ControlType.HELLO, destination: CONTROL_GROUP, epoch, count: 0 }
+    const words = { type: ControlType.HELLO, destination: CONTROL_GROUP, epoch, count: 0, number: this.#number }
     this.#device.send(this.#trunks.frames.compose(this.#port, words, now), -1)
   }
 

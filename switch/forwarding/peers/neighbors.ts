@@ -2,7 +2,6 @@
 // from. The uplink's own side decides what is believed (uplink.ts); one neighbor's agreement is in uplink-peer.ts.
 
 import type { PortRules } from '../../../src/api/schemas.js'
-import type { PeerChannel } from '../../../src/epoch/peer-channel.js'
 import type { StateExchange } from '../../../src/epoch/state.js'
 import { MAX_CLAIMS } from '../../../src/frame/agreement.js'
 import { macHigh, macLow } from '../../../src/frame/ethernet.js'
@@ -16,8 +15,6 @@ import { UplinkPeer } from './uplink-peer.js'
 
 /** A switch that has said nothing that is believed for so long makes room for others. */
 const CANDIDATE_TIMEOUT_MS = 5000
-/** More than a LAN has switches; a stranger without a key may make up as many as it likes. */
-const CHANNELS_KEPT = 4 * MAX_PEERS
 
 export interface Neighbor {
   readonly port: PortState
@@ -84,10 +81,10 @@ export class Neighbors {
   meet(mac: Uint8Array, now: number): Neighbor | null {
     const place = this.#places.indexOf(undefined)
     if (place < 0) return null
-    return this.#seat(place, mac, now, this.#trunks.lanChannels.get(numberOf(mac)))
+    return this.#seat(place, mac, now)
   }
 
-  #seat(place: number, mac: Uint8Array, now: number, channel: PeerChannel | undefined): Neighbor {
+  #seat(place: number, mac: Uint8Array, now: number): Neighbor {
     const { spec } = this.#uplink
     const { options } = this.#network
     const usesBit = spec.uplink!.color === 'dscp'
@@ -96,7 +93,6 @@ export class Neighbors {
       index: MAX_PORTS + place,
       peer,
       lan: this.#uplink,
-      channel,
     })
     const neighbor = { port, peer, joined: false }
     this.#places[place] = neighbor
@@ -106,21 +102,12 @@ export class Neighbors {
 
   /** It is believed: a port of the network's from now on. */
   join(neighbor: Neighbor): void {
-    const { port, peer } = neighbor
+    const { port } = neighbor
     // The same switch, on another device.
     for (const other of this.joined()) if (other.port.channel!.host === port.channel!.host) this.#leave(other)
     neighbor.joined = true
     // A flooded frame's carriers leave before its plain copy.
     this.#network.add(port, this.#uplink)
-    this.#keepChannel(peer.mac, port.channel!)
-  }
-
-  /** The oldest makes room: who is here has its channel in its port, and whoever comes back late gets a new one. */
-  #keepChannel(mac: Uint8Array, channel: PeerChannel): void {
-    const { lanChannels } = this.#trunks
-    lanChannels.delete(numberOf(mac))
-    lanChannels.set(numberOf(mac), channel)
-    if (lanChannels.size > CHANNELS_KEPT) lanChannels.delete(lanChannels.keys().next().value!)
   }
 
   /** Switches that have been silent for long are nobody's peers any more. */
@@ -159,7 +146,7 @@ export class Neighbors {
     return this.#places.flatMap((neighbor) => (neighbor === undefined ? [] : [neighbor.port]))
   }
 
-  /** Trunks, which have the channels, have been exchanged; the network's own state comes later. */
+  /** The network's own state comes later. */
   exchange(state: StateExchange): void {
     this.#mtu = state.value('mtu', this.#mtu)
     state.parts(
@@ -169,22 +156,14 @@ export class Neighbors {
         part.value('place', port.index - MAX_PORTS)
         part.value('mac', peer.mac)
         part.value('joined', joined)
-        const isKept = this.#trunks.lanChannels.get(numberOf(peer.mac)) === port.channel
-        part.value('isChannelKept', isKept)
-        port.exchange(part, !isKept)
+        port.exchange(part)
         part.part('peer', (of) => peer.exchange(of))
       },
       (part) => {
         const mac = part.value('mac', new Uint8Array(6))
         const place = part.value('place', 0)
-        const isKept = part.value('isChannelKept', false)
-        const { port, peer } = this.#seat(
-          place,
-          mac,
-          0,
-          isKept ? this.#trunks.lanChannels.get(numberOf(mac)) : undefined,
-        )
-        port.exchange(part, !isKept)
+        const { port, peer } = this.#seat(place, mac, 0)
+        port.exchange(part)
         part.part('peer', (of) => peer.exchange(of))
         if (!part.value('joined', false)) return
         this.of(port.index).joined = true

@@ -1,7 +1,6 @@
 // The ways to peer switches, each by a link of its own or over a LAN (uplink.ts): colors are read off what comes in,
 // HELLOs say who is there, MARKERs and MARKER_ACKs close channels.
 
-import { PeerChannel } from '../../../src/epoch/peer-channel.js'
 import type { StateExchange } from '../../../src/epoch/state.js'
 import { epochOfVid, generationOfVid, LAST_VID, UNCOLORED_VID } from '../../../src/frame/color-tag.js'
 import { CONTROL_GROUP, type ControlMessage, ControlType } from '../../../src/frame/control.js'
@@ -52,8 +51,6 @@ interface Pace {
 
 export class Trunks {
   readonly frames: ControlFrames
-  /** What was counted with each peer on a LAN, by its switch's address: outlives the uplink's device. */
-  readonly lanChannels = new Map<number, PeerChannel>()
   readonly #network: Network
   readonly #listener: ChannelListener
   readonly #events: PeerEvents
@@ -176,22 +173,8 @@ export class Trunks {
     port.output.send(this.frames.compose(port, words, now), -1)
   }
 
-  /** Before any peer's port is: those of a LAN get the channels that are kept here. */
   exchange(state: StateExchange): void {
     this.frames.exchange(state)
-    state.parts(
-      'lanChannels',
-      this.lanChannels,
-      ([mac, channel], part) => {
-        part.value('switch', mac)
-        channel.exchange(part)
-      },
-      (part) => {
-        const channel = new PeerChannel(this.#network.ends)
-        channel.exchange(part)
-        this.lanChannels.set(part.value('switch', 0), channel)
-      },
-    )
   }
 
   /** How far HELLOs and handshakes have come at one port. */

@@ -13,6 +13,8 @@
 // - The bit stands for two colors that follow one another; which two, the reader says (`readsFrom`), and frames of
 //   other colors are carried. The reader moves on only when the sender has said for a while that it is past the lower
 //   one.
+// - All of this is agreed between two ends (src/epoch/peer-channel.ts): another boot, or another uplink within a boot,
+//   has agreed on nothing.
 
 import { UNCOUNTED } from '../../../src/epoch/peer-channel.js'
 import type { StateExchange } from '../../../src/epoch/state.js'
@@ -55,8 +57,12 @@ export class UplinkPeer implements Output {
   readsFrom = NONE
   /** The lowest color that it may still give a frame. */
   lowest = NONE
-  /** It may have started anew: nothing is read or sent by the bit until a HELLO to us says what it is now. */
+  /** It may have begun anew: nothing is read or sent by the bit until a HELLO to us says what it is now. */
   doubted = false
+  /** Its end that is believed. */
+  #end = 0
+  /** What ends the doubt is an end with a higher number; 0: any will do. */
+  #doubtedEnd = 0
   /** Boots that it has had: old HELLOs of theirs, sent again by somebody, raise no doubt. */
   readonly #former: string[] = []
   readonly #device: Output
@@ -93,11 +99,17 @@ export class UplinkPeer implements Output {
     this.lastSign = now
   }
 
-  /** A boot of it that was not heard of before: nothing agreed holds any more. */
-  met(bootId: string): void {
-    if (this.heard !== null) this.#former.push(this.heard)
+  /** A HELLO to us of its present end was believed. False: it is known. Else nothing agreed holds any more. */
+  meets(bootId: string, end: number): boolean {
+    if (bootId !== this.heard || end > this.#doubtedEnd) {
+      this.doubted = false
+      this.#doubtedEnd = 0
+    }
+    if (bootId === this.heard && end === this.#end) return false
+    if (this.heard !== null && this.heard !== bootId) this.#former.push(this.heard)
     if (this.#former.length > BOOTS_KEPT) this.#former.shift()
     this.heard = bootId
+    this.#end = end
     this.#heardHigh = Number.parseInt(bootId.slice(0, 8), 16)
     this.#heardLow = Number.parseInt(bootId.slice(8), 16)
     this.established = false
@@ -112,11 +124,21 @@ export class UplinkPeer implements Output {
     this.lowest = NONE
     this.nextSequence = -1
     this.filled = 0
+    return true
   }
 
-  /** A HELLO to all, which may be anybody's that has the key, says that it is of another boot. */
-  doubt(bootId: string): void {
-    if (this.heard !== null && bootId !== this.heard && !this.#former.includes(bootId)) this.doubted = true
+  /**
+   * A HELLO to all, which may be anybody's that has the key, or an old one. True: it is of another boot or uplink than
+   * what is believed, and then there may be doubt.
+   */
+  doubts({ bootId, number }: { readonly bootId: string; readonly number: number }): boolean {
+    const isSameBoot = bootId === this.heard
+    // Numbers grow within a boot.
+    if (isSameBoot && number <= this.#end) return false
+    if (this.heard === null || this.#former.includes(bootId)) return true
+    this.doubted = true
+    if (isSameBoot) this.#doubtedEnd = Math.max(this.#doubtedEnd, number)
+    return true
   }
 
   /** Takes note of an agreement of its present boot. Says what has changed: the claims, or how frames travel. */
@@ -262,6 +284,8 @@ export class UplinkPeer implements Output {
     this.readsFrom = state.value('readsFrom', this.readsFrom)
     this.lowest = state.value('lowest', this.lowest)
     this.doubted = state.value('doubted', this.doubted)
+    this.#end = state.value('end', this.#end)
+    this.#doubtedEnd = state.value('doubtedEnd', this.#doubtedEnd)
     const former = state.value('former', this.#former)
     if (state.isLoading) this.#former.push(...former)
     this.#theirVersion = state.value('theirVersion', this.#theirVersion)
