@@ -2,8 +2,8 @@
 
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
-import { VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { idOf, ip, packet } from './lan.js'
+import { copyFrame, Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
+import { idOf, ip, packet, tcpSegment, UPLINK } from './lan.js'
 import { frame, GROUP, mac } from './rig.js'
 import { ARP, given, isCarrier, isSwitches, O, settled, world } from './uplink-world.js'
 
@@ -14,6 +14,38 @@ t.test('peers find one another', async (t) => {
   t.same(b.peers, all('a', 'c'))
   t.same(c.peers, all('a', 'b'))
   t.same(a.heard, ['b', 'c'], 'told once')
+})
+
+t.test('what is longer on the wire than the LAN’s MTU is carried, whatever is agreed', async (t) => {
+  const { lan, a, b, o } = settled({ mtu: 1500 }, 5)
+  const to = { to: b.macOf(1), from: a.macOf(1) }
+  const cases: [what: string, frame: Frame, fits: number][] = [
+    ['full size', frame({ ...to, ...ip(4, 1, 0, 1500) }), 1500],
+    ['one byte more', frame({ ...to, ...ip(4, 1, 0, 1501) }), 1501],
+    ['IPv6', frame({ ...to, ...ip(6, 1, 0, 1501) }), 1501],
+    ['a jumbo frame', frame({ ...to, ...ip(4, 1, 0, 9000) }), 9000],
+    ['full size with a tag', frame({ ...to, ...ip(4, 1, 0, 1500), tag: [EtherType.VLAN, 5] }), 1500],
+    ['one byte more with a tag', frame({ ...to, ...ip(4, 1, 0, 1501), tag: [EtherType.VLAN, 5] }), 1501],
+    ['segments of full size', tcpSegment({ ...to, payload: 5000, size: 1460 }), 1500],
+    ['segments of one byte more', tcpSegment({ ...to, payload: 5000, size: 1461 }), 1501],
+    ['jumbo segments', tcpSegment({ ...to, payload: 50_000, size: 8960 }), 9000],
+    ['one short segment of what may be long', tcpSegment({ ...to, payload: 1000, size: 8960 }), 1040],
+  ]
+  for (const mtu of [1500, 9000, 1501, 1280, 1500]) {
+    const { spec } = a.forwarder.byIndex[UPLINK]!
+    a.forwarder.portChanged(UPLINK, { mac: spec.mac, mtu, queueLength: 1000 }, a.device, lan.now)
+    lan.pass(2500)
+    for (const [what, made, fits] of cases) {
+      lan.forget()
+      const copy = copyFrame(made)
+      a.forwarder.receive(1, new Frame().pointAt({ ...copy, bytes: copy.bytes.slice() }), lan.now)
+      t.equal(lan.wire.every(isCarrier), fits > mtu, `${what}, MTU ${mtu}`)
+      lan.run()
+      const [got] = b.outputs[1]!.take()
+      t.ok(Buffer.from(got!.bytes).equals(copy.bytes.subarray(VNET_HEADER_LENGTH)), 'it arrives as it was')
+    }
+  }
+  t.same(given(o), [])
 })
 
 t.test('a member’s broadcast: once to each member, once to the outside', async (t) => {

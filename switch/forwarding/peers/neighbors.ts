@@ -13,6 +13,8 @@ import { AddressTable, macNumber } from './addresses.js'
 import type { Trunks } from './trunks.js'
 import { UplinkPeer } from './uplink-peer.js'
 
+/** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
+export const MADE_MTU = 1500
 /** A switch that has said nothing that is believed for so long makes room for others. */
 const CANDIDATE_TIMEOUT_MS = 5000
 
@@ -42,7 +44,7 @@ export class Neighbors {
   readonly #switches = new AddressTable(MAX_PEERS, MAX_PORTS + MAX_PEERS)
   #owners = new Map<number, Neighbor>()
 
-  /** `mtu`: of what is sent to them. */
+  /** `mtu`: of the LAN. */
   constructor(network: Network, trunks: Trunks, uplink: PortState, device: Output, mtu: number) {
     this.#network = network
     this.#trunks = trunks
@@ -52,10 +54,10 @@ export class Neighbors {
     this.carriedFrom = new Fdb(network.options.fdb, MAX_PORTS + MAX_PEERS)
   }
 
-  /** What is sent to them has to fit another MTU from now on. */
+  /** The LAN has another MTU from now on. */
   resize(mtu: number): void {
     this.#mtu = mtu
-    for (const neighbor of this.#places) neighbor?.peer.resize(mtu)
+    for (const neighbor of this.#places) neighbor?.peer.resize(Math.min(mtu, MADE_MTU), mtu)
   }
 
   setRules(rules: PortRules): void {
@@ -88,7 +90,8 @@ export class Neighbors {
     const { spec } = this.#uplink
     const { options } = this.#network
     const usesBit = spec.uplink!.color === 'dscp'
-    const peer = new UplinkPeer(mac, spec.mac, this.#device, { bootId: options.bootId, mtu: this.#mtu, usesBit }, now)
+    const mtu = { mtu: Math.min(this.#mtu, MADE_MTU), lanMtu: this.#mtu }
+    const peer = new UplinkPeer(mac, spec.mac, this.#device, { bootId: options.bootId, ...mtu, usesBit }, now)
     const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.#network, {
       index: MAX_PORTS + place,
       peer,

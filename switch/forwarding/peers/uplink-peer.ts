@@ -22,8 +22,17 @@ import { type Agreement, encodeAgreement, MAX_CLAIMS, NONE } from '../../../src/
 import { CARRIER_HEADER_LENGTH, CarrierField, CarrierWriter, u16, u32 } from '../../../src/frame/carrier.js'
 import { colorBit, flipColorBit } from '../../../src/frame/color-dscp.js'
 import { generationOfVid } from '../../../src/frame/color-tag.js'
-import { EtherType, isGroup, macHigh, macLow } from '../../../src/frame/ethernet.js'
+import {
+  ETHERNET_HEADER_LENGTH,
+  EtherType,
+  innerEtherType,
+  isGroup,
+  macHigh,
+  macLow,
+  VLAN_TAG_LENGTH,
+} from '../../../src/frame/ethernet.js'
 import { Frame, MAX_FRAME_LENGTH, NO_COLOR, VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
+import { longestOf } from '../../../src/frame/segments.js'
 import type { Output } from '../port-state.js'
 import { AddressSet } from './addresses.js'
 import type { Claims } from './claims.js'
@@ -34,7 +43,10 @@ const BOOTS_KEPT = 8
 
 export interface PeerOptions {
   readonly bootId: string
+  /** Of what is made for the LAN. */
   readonly mtu: number
+  /** Of the LAN itself: longer frames do not travel it as they are. */
+  readonly lanMtu: number
   /** Both ways: a side that does not use it does not read it either, and says so. */
   readonly usesBit: boolean
 }
@@ -83,6 +95,7 @@ export class UplinkPeer implements Output {
   #heardHigh = 0
   #heardLow = 0
   #sequence = 0
+  #lanMtu: number
   /** A frame that comes in pieces. */
   #assembly: Uint8Array | null = null
   /** Bytes of it that have come, and the number of the next piece. */
@@ -96,6 +109,7 @@ export class UplinkPeer implements Output {
     this.#device = device
     this.#options = options
     this.#writer = new CarrierWriter(options.mtu, options.bootId, mac, source)
+    this.#lanMtu = options.lanMtu
     this.lastSign = now
   }
 
@@ -192,9 +206,10 @@ export class UplinkPeer implements Output {
     return this.#readVersion === claims.version
   }
 
-  /** Carriers are made for a LAN with this MTU from now on. */
-  resize(mtu: number): void {
+  /** The LAN has another MTU from now on, and carriers fit another one. */
+  resize(mtu: number, lanMtu: number): void {
     this.#writer.resize(mtu)
+    this.#lanMtu = lanMtu
   }
 
   /** What it is to know now. */
@@ -313,7 +328,15 @@ export class UplinkPeer implements Output {
     if (!this.#sources.has(macHigh(bytes, start + 6), macLow(bytes, start + 6))) return false
     if (!this.#destinations.has(macHigh(bytes, start), macLow(bytes, start))) return false
     // A bit that the guest has set is the guest's.
-    return colorBit(frame) === 0
+    return colorBit(frame) === 0 && this.#fits(frame)
+  }
+
+  /** As it is, on the LAN: a tag is not counted, as in the kernel. */
+  #fits(frame: Frame): boolean {
+    const most = ETHERNET_HEADER_LENGTH + this.#lanMtu
+    if (frame.length <= most) return true
+    const tag = frame.tagTpid === 0 && innerEtherType(frame) === EtherType.VLAN ? VLAN_TAG_LENGTH : 0
+    return longestOf(frame) - tag <= most
   }
 
   #carry(frame: Frame, generation: number): boolean {

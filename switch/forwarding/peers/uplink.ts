@@ -32,12 +32,10 @@ import { NO_PORT } from '../fdb.js'
 import type { Network } from '../network.js'
 import { type Output, type PortSpec, PortState } from '../port-state.js'
 import { Conversation } from './conversation.js'
-import { type Neighbor, Neighbors } from './neighbors.js'
+import { MADE_MTU, type Neighbor, Neighbors } from './neighbors.js'
 import { PlainCopies } from './plain-copies.js'
 import type { Trunks } from './trunks.js'
 
-/** Longest frames for the LAN that carriers and agreements are made for, whatever our own device could send. */
-const LAN_MTU = 1500
 // Methods are `private`, not #private: with these V8 allocates per frame here (test/forwarding/allocation.test.ts).
 export class Uplink implements Output {
   /** The LAN as the outside world. */
@@ -54,18 +52,25 @@ export class Uplink implements Output {
     this.#network = network
     this.#egress = egress
     this.#device = device
-    const mtu = Math.min(spec.uplink!.mtu, LAN_MTU)
+    const { mtu } = spec.uplink!
     this.port = new PortState(spec, this, network)
     this.neighbors = new Neighbors(network, trunks, this.port, device, mtu)
-    this.conversation = new Conversation(network, egress, trunks, this.port, this.neighbors, device, mtu)
+    this.conversation = new Conversation(
+      network,
+      egress,
+      trunks,
+      this.port,
+      this.neighbors,
+      device,
+      Math.min(mtu, MADE_MTU),
+    )
     this.#plainCopies = new PlainCopies(network, egress, this.port)
   }
 
-  /** The device has another MTU: from the next frame on, what is made for the LAN fits it. */
+  /** The device has another MTU: from the next frame on, all that is sent to peers fits it. */
   resize(mtu: number): void {
-    const lan = Math.min(mtu, LAN_MTU)
-    this.neighbors.resize(lan)
-    this.conversation.resize(lan)
+    this.neighbors.resize(mtu)
+    this.conversation.resize(Math.min(mtu, MADE_MTU))
   }
 
   /** What is behind the uplink's device has the same rules, whoever it is. */
