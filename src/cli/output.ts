@@ -17,9 +17,12 @@ export interface Terminal {
   onInterrupt(act: () => void): () => void
 }
 
+let isToFile: boolean | undefined
+
 export const systemTerminal: Terminal = {
   out: (text) => {
-    if (fstatSync(1).isFile()) writeToFile(text)
+    isToFile ??= fstatSync(1).isFile()
+    if (isToFile) writeToFile(text)
     else process.stdout.write(text)
   },
   err: (text) => {
