@@ -1,11 +1,14 @@
 // Taking QEMU command lines apart, and putting them together for a machine's next incarnation.
 
+import { execFile, execFileSync } from 'node:child_process'
 import t from 'tap'
 import { commandLineFor } from '../../src/hypervisor/qemu/command-line.js'
 import { externalFiles } from '../../src/hypervisor/qemu/files.js'
+import { withMachineType } from '../../src/hypervisor/qemu/machine-type.js'
 import { listNics, parseInfoNetwork, tapArguments } from '../../src/hypervisor/qemu/nics.js'
 import { checkCommandLine } from '../../src/hypervisor/qemu/refusals.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
+import { qemuBinary } from '../../src/hypervisor/shared/probe.js'
 import { findDriveArguments, findNode } from '../../src/hypervisor/shared/qemu-disks.js'
 import { joinArguments, OptionValue, splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
 import { stateDetail } from '../../src/hypervisor/shared/qemu-state.js'
@@ -15,7 +18,7 @@ import fc from '../property.js'
 const words = (line: string) => line.split(' ')
 
 t.test('arguments', (t) => {
-  const argv = words('qemu -S -m 64 --nographic disk.img -append root=/dev/vda -snapshot -name')
+  const argv = words('qemu -S -m 64 --nographic disk.img -s -append root=/dev/vda -snapshot -name')
   t.same(
     splitArguments(argv).map(({ option, value }) => [option, value]),
     [
@@ -23,6 +26,7 @@ t.test('arguments', (t) => {
       ['m', '64'],
       ['nographic', null],
       ['', 'disk.img'],
+      ['s', null],
       ['append', 'root=/dev/vda'],
       ['snapshot', null],
       ['name', null],
@@ -200,6 +204,37 @@ t.test('the next command line: what belongs to one incarnation is replaced', (t)
     'the same again from its own outcome',
   )
   t.throws(() => commandLineFor(definition(argv), next({ taps: ['t0'] })), { code: 'MACHINE_UNSUPPORTED' })
+  t.end()
+})
+
+t.test('the next command line: a window', (t) => {
+  const shown = (line: string, window = false) =>
+    commandLineFor({ ...definition(words(line)), ...(window && { window }) }, next())
+      .slice(1, -5)
+      .join(' ')
+  const onSocket = '-display none -vnc unix:/run/new/vnc.sock'
+  t.equal(shown('qemu -m 64'), '-m 64')
+  t.equal(shown('qemu -m 64', true), `-m 64 ${onSocket}`, 'QEMU has opened one by itself')
+  for (const display of ['-display gtk,gl=off', '-display sdl', '-sdl', '-curses', '-display dbus,p2p=on'])
+    t.equal(shown(`qemu ${display} -m 64`), `-m 64 ${onSocket}`, display)
+  t.equal(shown('qemu -display gtk -vnc :1'), '-vnc :1 -display none', 'it can be seen all the same')
+  for (const display of ['-display none', '-nographic', '-display egl-headless', '-vnc :1', '-spice port=5900'])
+    t.equal(shown(`qemu ${display} -m 64`), `${display} -m 64`, display)
+  const tried = commandLineFor(definition(words('qemu -display gtk')), next({ rehearsal: true })).join(' ')
+  t.notMatch(tried, /gtk|vnc/, 'a rehearsal shows nothing')
+  t.end()
+})
+
+t.test('a machine’s type is named with its version', (t) => {
+  const typed = (line: string) => withMachineType(words(line), 'pc-q35-7.2-machine').join(' ')
+  t.equal(typed('qemu -m 64'), 'qemu -machine pc-q35-7.2 -m 64')
+  t.equal(typed('qemu -M q35 -m 64'), 'qemu -M pc-q35-7.2 -m 64')
+  t.equal(typed('qemu -machine q35,accel=tcg -m 64'), 'qemu -machine pc-q35-7.2,accel=tcg -m 64')
+  t.equal(typed('qemu -machine accel=tcg,type=q35'), 'qemu -machine accel=tcg,type=pc-q35-7.2')
+  t.equal(typed('qemu -machine accel=tcg'), 'qemu -machine pc-q35-7.2 -machine accel=tcg')
+  t.equal(typed('qemu -M pc -machine q35'), 'qemu -M pc -machine pc-q35-7.2', 'the last one counts')
+  t.equal(typed('qemu -machine {"type":"q35"}'), 'qemu -machine {"type":"pc-q35-7.2"}')
+  t.equal(typed(typed('qemu -M q35')), typed('qemu -M q35'))
   t.end()
 })
 
@@ -571,4 +606,25 @@ t.test('write-protected ranges of smaps', (t) => {
   ].join('\n')
   t.same(protectedRanges(smaps), [{ start: 0x7f0000000000n, length: 0x10000000n }])
   t.end()
+})
+
+/** What QEMU says of `-OPTION` as its last word; before it, a word that has QEMU end once all options are read. */
+const takesNone = (option: string) =>
+  new Promise<boolean>((resolve) => {
+    execFile(qemuBinary(), ['-version', `-${option}`], (error) => resolve(error === null))
+  })
+
+t.test('options that take no value, by the QEMU that is here', async (t) => {
+  const help = execFileSync(qemuBinary(), ['-help'], { encoding: 'utf8' })
+  const names = new Set([...help.matchAll(/^-([\w-]+)(?:\/-([\w-]+))?/gm)].flatMap(([, ...names]) => names))
+  const options = [...names].filter((name): name is string => name !== undefined && !name.startsWith('-'))
+  t.ok(options.length > 100)
+  for (let i = 0; i < options.length; i += 8) {
+    await Promise.all(
+      options.slice(i, i + 8).map(async (option) => {
+        const isBare = splitArguments(['qemu', `-${option}`, 'value']).length === 2
+        t.equal(isBare, await takesNone(option), option)
+      }),
+    )
+  }
 })

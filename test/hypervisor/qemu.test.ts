@@ -1,11 +1,13 @@
 // The driver on a real QEMU: snapshots of a running guest, brought back to life, over and over, in both modes.
 
+import { execFileSync } from 'node:child_process'
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
 import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
+import { qemuBinary } from '../../src/hypervisor/shared/probe.js'
 import { isAlive } from '../../src/hypervisor/shared/process.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { fileLimit } from '../patience.js'
@@ -109,6 +111,28 @@ for (const [mode, how, driver, rounds] of [
   })
 }
 
+const displays = execFileSync(qemuBinary(), ['-display', 'help'], { encoding: 'utf8' })
+const dbus = { skip: /^dbus$/m.test(displays) ? false : 'needs a QEMU with D-Bus displays' }
+
+t.test('a machine in a window comes back on a socket, of the same type', dbus, async (t) => {
+  const guest = await bootGuest({ extra: ['-display', 'dbus,p2p=on'] })
+  t.teardown(() => guest.end())
+  const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const taken = await take(machine, guest.serial)
+  await machine.destroy(soon(5000))
+  const run = scratch('run')
+  const { control } = await bringBack(hypervisor, taken, run)
+  await control.resume(soon(2000))
+  const { count } = readReport(guest.serial)
+  await until('the guest to run on', () => readReport(guest.serial).count > count + 3)
+  t.ok(statSync(path.join(run, 'vnc.sock')).isSocket())
+  const [machineType] = (taken.definition as QemuDefinition).argv.filter((word) => /^pc/.test(word))
+  t.match(machineType, /^pc-i440fx-\d+\.\d+,accel=tcg$/, 'not `pc`, which means another one for each QEMU')
+  t.notOk(((await control.definition(soon(2000))) as QemuDefinition).argv.includes('dbus,p2p=on'))
+  await control.destroy(soon(5000))
+  for (const directory of [run, taken.directory]) rmSync(directory, { recursive: true })
+})
+
 t.test('settings of the machine are as before', async (t) => {
   const guest = await bootGuest()
   t.teardown(() => guest.end())
@@ -168,7 +192,7 @@ t.test('a machine that its user paused stays paused', async (t) => {
     const second = await take(machine, guest.serial, 'two')
     t.equal((await machine.inspect(soon(2000))).state, 'paused')
     const { count } = readReport(guest.serial)
-    await sleep(150)
+    await sleep(400)
     t.equal(readReport(guest.serial).count, count, 'and does nothing')
     await machine.resume(soon(2000))
     await until('the guest to run on', () => readReport(guest.serial).count > count + 3)

@@ -13,6 +13,7 @@ import { withFiles } from './files.js'
 import { type TapPlace, tapArguments, withTap } from './nics.js'
 import { forRehearsal } from './rehearsal.js'
 import type { QemuDefinition } from './types.js'
+import { withoutWindow } from './window.js'
 
 export interface NextIncarnation {
   readonly taps: readonly TapPlace[]
@@ -133,8 +134,9 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
     { option: 'incoming', value: 'defer', index: 0 },
   ]
   const machine = [...images.first, ...withoutOrphans(edited, split), ...images.last]
+  const shown = withoutWindow(machine, definition.window === true, path.join(next.directory, 'vnc.sock'))
   return joinArguments(definition.binary ?? argv[0]!, [
-    ...(next.rehearsal === true ? forRehearsal(machine) : machine),
+    ...(next.rehearsal === true ? forRehearsal(machine) : shown),
     ...own,
   ])
 }

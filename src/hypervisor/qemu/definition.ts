@@ -14,11 +14,13 @@ import { namePath, withGivenPaths } from './beside.js'
 import { defaultDrive } from './drive-options.js'
 import { externalFiles } from './files.js'
 import { takeInventory } from './inventory.js'
+import { withMachineType } from './machine-type.js'
 import { listNics, parseInfoNetwork } from './nics.js'
 import { ownUser } from './own-user.js'
 import { rebuildCommandLine } from './rebuild.js'
 import { checkCommandLine } from './refusals.js'
 import type { QemuDefinition } from './types.js'
+import { isWindow } from './window.js'
 
 /** By the answer of HMP's `info network`. */
 export function nicsOf(pid: number | null, argv: readonly string[], answer: unknown): { nics: Nic[]; added: string[] } {
@@ -57,12 +59,14 @@ export async function readDefinition(
 ): Promise<QemuDefinition> {
   const started = withGivenPaths(argumentsOf(pid), nameOf)
   checkCommandLine(started)
-  const [migration, memory, network] = (await Promise.all(
+  const [migration, memory, network, machine, display] = (await Promise.all(
     qmp.executeAll(
       [
         ['query-migrate', {}],
         ['query-memory-size-summary', {}],
         ['human-monitor-command', { 'command-line': 'info network' }],
+        ['qom-get', { path: '/machine', property: 'type' }],
+        ['query-display-options', {}],
       ],
       deadline,
     ),
@@ -70,13 +74,14 @@ export async function readDefinition(
   checkBlockers(name, isObject(migration) ? migration : {})
   const blocks = await supportedBlocks(name, qmp, identify(pid), deadline)
   const { missing } = findDrives(started, blocks)
-  const argv = rebuildCommandLine(name, started, {
+  const rebuilt = rebuildCommandLine(name, started, {
     inventory: await takeInventory(qmp, deadline),
     network: parseInfoNetwork(typeof network === 'string' ? network : ''),
     addedDisks: blocks.disks.filter((disk) => missing.includes(disk.name)),
     blockNames: new Set(blocks.graph.drives.map((drive) => drive.name)),
     tapOf: ({ ifname, fd }) => ifname ?? (fd === null ? null : tapBehind(pid, fd)),
   })
+  const argv = withMachineType(rebuilt, String(machine))
   const { drives, missing: lost } = findDrives(argv, blocks)
   const { nics, added } = nicsOf(pid, argv, network)
   const later = [...lost, ...added]
@@ -109,5 +114,6 @@ export async function readDefinition(
     directory,
     drives,
     ...(user !== null && { user }),
+    ...(isObject(display) && isWindow(String(display.type)) && { window: true }),
   }
 }

@@ -8,7 +8,8 @@ const bare = new Set(
     'S daemonize nographic enable-kvm snapshot no-reboot no-shutdown nodefaults no-user-config usb no-acpi no-hpet ' +
     'no-fd-bootchk preconfig h help version full-screen win2k-hack singlestep one-insn-per-tb only-migratable ' +
     'enable-sync-profile alt-grab ctrl-grab no-quit no-frame portrait xen-attach xen-domid-restrict semihosting ' +
-    'old-param mem-prealloc no-kvm no-kvm-irqchip no-kvm-pit nodefconfig async-teardown curses sdl'
+    'old-param mem-prealloc no-kvm no-kvm-irqchip no-kvm-pit nodefconfig async-teardown curses sdl s perfmap jitdump ' +
+    'audio-help enable-fips enable-hax virtfs_synth show-cursor localtime'
   ).split(' '),
 )
 
@@ -188,6 +189,8 @@ export const impliedKeys: Readonly<Record<string, string>> = {
   chardev: 'backend',
   mon: 'chardev',
   machine: 'type',
+  M: 'type',
+  display: 'type',
   object: 'qom-type',
   vnc: 'vnc',
   trace: 'enable',
