@@ -111,7 +111,11 @@ export class MachineResolver implements MachineWatch {
     if (due.length === 0)
       return ![...this.#watched.values()].some(({ dueMs }) => dueMs !== null && dueMs < now + SOON_MS)
     this.#busy = this.#identify(due)
-      .catch((thrown) => this.#log.error({ err: thrown }, 'the holders of TAPs cannot be looked at'))
+      .catch((thrown) => {
+        this.#log.error({ err: thrown }, 'the holders of TAPs cannot be looked at')
+        // No news would make it look again.
+        for (const one of due) one.dueMs ??= performance.now() + AGAIN_MS.at(-1)!
+      })
       .finally(() => {
         this.#busy = null
       })
@@ -155,6 +159,9 @@ export class MachineResolver implements MachineWatch {
       if (this.#watched.get(ifindex) !== one) continue
       const before = one.found
       const now = found.get(ifindex) ?? { kind: 'none' }
+      const holder = holderOf(now)
+      // It may throw. Then what was found is still to be told.
+      const isWatched = holder === null || this.#signals.ends.add(holder.pid)
       one.found = now
       one.seen = true
       const changed = !isSame(before, now)
@@ -162,8 +169,7 @@ export class MachineResolver implements MachineWatch {
       const again = AGAIN_MS[Math.min(one.looks, AGAIN_MS.length - 1)]!
       if (one.dueMs === null && (now.kind === 'pending' || now.kind === 'undrivable'))
         one.dueMs = performance.now() + again
-      const holder = holderOf(now)
-      if (holder !== null && !this.#signals.ends.add(holder.pid)) one.dueMs = 0
+      if (!isWatched) one.dueMs = 0
       if (changed) await this.#tell({ tap: one.tap, found: now, before })
     }
     this.#forgetHolders()

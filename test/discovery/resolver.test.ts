@@ -89,6 +89,62 @@ t.test('libvirtd opens the TAP, and QEMU takes it on', async (t) => {
   await reaches('none')
 })
 
+t.test('a look that fails is repeated, of all devices', async (t) => {
+  const taps = [makeTap('r4'), makeTap('r5')]
+  const holder = { pid: process.pid, startTicks: '1', program: 'x' }
+  let looks = 0
+  const identifier: Identifier = {
+    identify: async (asked) => {
+      looks += 1
+      if (looks === 1) throw Object.assign(new Error('EMFILE: too many open files'), { code: 'EMFILE' })
+      return new Map(
+        asked.map(({ ifindex, name }): [number, Discovered] => [
+          ifindex,
+          { kind: 'machine', name, spec: { qmp: `/${name}` }, holder },
+        ]),
+      )
+    },
+  }
+  const { resolver, news, reaches } = watched(t, taps[0]!, identifier)
+  resolver.watch(taps[1]!)
+  await resolver.settle()
+  t.same([looks, resolver.isLookedAt(taps[0]!.ifindex)], [1, false])
+  await reaches('machine')
+  t.same(resolver.of(taps[1]!.ifindex).kind, 'machine')
+  t.same(
+    news.map(({ found }) => found.kind),
+    ['machine', 'machine'],
+  )
+})
+
+t.test('a holder that cannot be watched is told of with the next look', async (t) => {
+  const tap = makeTap('r6')
+  const holder = { pid: process.pid, startTicks: '1', program: 'x' }
+  const found: Discovered = { kind: 'machine', name: 'x', spec: { qmp: '/x' }, holder }
+  let asked = 0
+  const ends = {
+    add: () => {
+      asked += 1
+      if (asked === 1) throw new Error('ENOSPC')
+      return true
+    },
+    keepOnly: () => undefined,
+    drain: () => [],
+    close: () => undefined,
+  }
+  const signals = { links: { drain: () => [], close: () => undefined }, ends }
+  const resolver = new MachineResolver({ identify: async () => new Map([[tap.ifindex, found]]) }, log, signals)
+  t.teardown(() => resolver.close())
+  const news: DiscoveryNews[] = []
+  resolver.onNews((one) => {
+    news.push(one)
+  })
+  resolver.watch(tap)
+  await resolver.settle()
+  t.same(news, [])
+  await until('the second look', () => news.length === 1)
+})
+
 t.test('what cannot be driven is looked at again', async (t) => {
   const tap = makeTap('r3')
   const holder = { pid: process.pid, startTicks: '1', program: 'x' }
