@@ -2,6 +2,7 @@
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads'
 import { asSnapswitchError, SnapswitchError } from '../../src/errors/errors.js'
+import { libc } from '../../src/linux/libc.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { Counter, type CounterTable } from '../forwarding/counters.js'
 import { eventsTo, Forwarder, type ForwarderEvent } from '../forwarding/forwarder.js'
@@ -178,9 +179,17 @@ export class CommandHandlers {
       const core = this.#network(network)
       const say = (trouble: PortTrouble) => post({ kind: 'trouble', network, port: spec.index, trouble })
       const port = new PacketPort(spec.index, spec.name, device, sockets, this.#oversize, this.#counters, say)
-      core.add(spec.index, port)
-      core.perform('addPort', { spec, now: nowMs() })
-      this.#loop.addPort(spec.index, port, core.forwarding)
+      try {
+        core.add(spec.index, port)
+        core.perform('addPort', { spec, now: nowMs() })
+        this.#loop.addPort(spec.index, port, core.forwarding)
+      } catch (error) {
+        core.forwarder.removePort(spec.index)
+        core.remove(spec.index)
+        port.close()
+        if (port.asideFd >= 0) libc().close(port.asideFd)
+        throw error
+      }
       // While it is being handed over, others have its device's hooks.
       if (device.handover === undefined) this.#addToFastPath(core.forwarder, port)
       return port.asideFd

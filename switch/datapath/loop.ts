@@ -7,6 +7,7 @@ import { closeRingFilters } from '../../src/linux/ring-filters.js'
 import { nowMs } from '../../src/runtime/clock.js'
 import { ActivePorts } from './active-ports.js'
 import type { Forwarding } from './core.js'
+import { eachOf } from './each-of.js'
 import type { PlayInput } from './play-input.js'
 import { MOST_PLAYS, PollSet } from './poll-set.js'
 import type { FrameSink, Port } from './port/port.js'
@@ -153,17 +154,17 @@ export class DatapathLoop implements FrameSink {
    * open. `before`: what must have ended before they are closed.
    */
   run(before: () => void): void {
-    try {
-      this.#loop()
-    } finally {
-      before()
-      for (const port of this.#ports) port.close()
-      for (const play of this.#plays) play?.close()
-      closeRingFilters()
-      closeSpills()
-      closeAsideEvents()
-      this.#active.close()
-    }
+    // A mapped ring keeps its socket open, bound and promiscuous, beside the new worker's.
+    eachOf(
+      () => this.#loop(),
+      before,
+      () => eachOf(...this.#ports.map((port) => () => port.close())),
+      () => eachOf(...this.#plays.map((play) => () => play?.close())),
+      closeRingFilters,
+      closeSpills,
+      closeAsideEvents,
+      () => this.#active.close(),
+    )
   }
 
   /**

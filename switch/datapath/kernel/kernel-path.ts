@@ -252,12 +252,16 @@ export class KernelPath implements PathHost {
   }
 
   close(): void {
-    for (const [forwarder, network] of this.#networks) {
-      network.close()
-      for (const { index } of forwarder.ports) if (this.attached[index] !== undefined) this.removePort(index, forwarder)
+    try {
+      for (const [forwarder, network] of this.#networks) {
+        network.close()
+        for (const { index } of forwarder.ports)
+          if (this.attached[index] !== undefined) this.removePort(index, forwarder)
+      }
+    } finally {
+      this.#networks.clear()
+      this.#kernel.close()
     }
-    this.#networks.clear()
-    this.#kernel.close()
   }
 
   readonly #settle = (port: Attached): void => {
