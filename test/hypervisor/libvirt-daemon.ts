@@ -45,6 +45,8 @@ const places = {
   lib: '/var/lib/libvirt',
   cache: '/var/cache/libvirt',
   log: '/var/log/libvirt',
+  // Descriptions of firmware, which libvirt chooses from.
+  firmware: '/etc/qemu/firmware',
 }
 
 /** QEMU as root with its capabilities may use userfaultfd; another user, as Debian has it, may not by default. */
@@ -60,6 +62,8 @@ export interface DomainOptions {
   readonly devices?: string
   /** More elements of `<os>`. */
   readonly os?: string
+  /** libvirt chooses a UEFI firmware, of those that are described in `firmware` of the daemon's directory. */
+  readonly efi?: boolean
   readonly persistent?: boolean
   readonly start?: boolean
 }
@@ -144,8 +148,8 @@ export class LibvirtDaemon {
     const mounts = Object.entries(places).map(([name, place]) => `mount --bind "$D/${name}" ${place}`)
     for (const place of Object.values(places)) {
       if (existsSync(place)) continue
-      mkdirSync(place, { recursive: true })
-      this.#madePlaces.push(place)
+      const first = mkdirSync(place, { recursive: true })!
+      for (let made = place; made.length >= first.length; made = path.dirname(made)) this.#madePlaces.push(made)
     }
     const script = [
       qemuUser,
@@ -260,7 +264,7 @@ export class LibvirtDaemon {
 
   /** Makes a domain and waits for its first words. */
   async domain(name: string, options: DomainOptions = {}): Promise<TestDomain> {
-    const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '', os = '' } = options
+    const { memoryMiB = 64, format = 'qcow2', taps = [], number = 0, devices = '', os = '', efi = false } = options
     const at = (file: string) => path.join(this.directory, `${name}${file}`)
     const inside = (file: string) => path.join(this.inside, `${name}${file}`)
     const diskSuffix = format === 'qcow2' ? '.qcow2' : '.img'
@@ -275,7 +279,8 @@ export class LibvirtDaemon {
     writeFileSync(
       domain.xmlFile,
       `<domain type='qemu'><name>${name}</name><memory unit='MiB'>${memoryMiB}</memory><vcpu current='1'>2</vcpu>
-<os><type arch='x86_64' machine='pc'>hvm</type>${os}</os>${os === '' ? '' : '<features><acpi/></features>'}
+<os${efi ? " firmware='efi'" : ''}><type arch='x86_64' machine='pc'>hvm</type>${os}</os>
+${os === '' && !efi ? '' : '<features><acpi/></features>'}
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
 ${devices}${nics.join('\n')}

@@ -233,6 +233,56 @@ t.test('a firmwareâ€™s variables are those of the cut, in a file of the machineâ
   daemon.virsh('undefine', 'flash', '--nvram')
 })
 
+t.test('a firmware that libvirt has chosen, and that the host of the restore has not', async (t) => {
+  const [code, template, newer] = [at('chosen.fd'), at('template.fd'), at('newer.fd')]
+  for (const file of [code, newer]) copyFileSync('/usr/share/seabios/bios-256k.bin', file)
+  writeFileSync(template, Buffer.alloc(128 << 10, 1))
+  const describe = (executable: string) =>
+    writeFileSync(
+      at('firmware/50-test.json'),
+      JSON.stringify({
+        description: 'a flash',
+        'interface-types': ['uefi'],
+        mapping: {
+          device: 'flash',
+          mode: 'split',
+          executable: { filename: executable, format: 'raw' },
+          'nvram-template': { filename: template, format: 'raw' },
+        },
+        targets: [{ architecture: 'x86_64', machines: ['pc-i440fx-*'] }],
+        features: ['verbose-dynamic'],
+        tags: [],
+      }),
+    )
+  describe(code)
+  const domain = await daemon.domain('chosen', { efi: true, os: `<nvram>${at('chosen-vars.fd')}</nvram>` })
+  const machine = await attach('chosen')
+  const taken = await take(machine, domain.serial)
+  await end(machine, domain, '--nvram')
+  const { definition } = taken
+  t.same(definition.files, [{ role: 'firmware', path: code }])
+  // As on another host, with another version of the firmware: under the same name, and under another.
+  for (const here of [code, newer]) {
+    const state = scratch('state')
+    const fetched = path.join(state, 'images', 'abc')
+    const directory = path.join(state, 'machines', 'vm0', 'e1')
+    for (const made of [path.dirname(fetched), directory]) mkdirSync(made, { recursive: true })
+    execFileSync('chmod', ['-R', 'a+rX', state])
+    copyFileSync('/usr/share/seabios/bios-256k.bin', fetched)
+    rmSync(code, { force: true })
+    writeFileSync(here, Buffer.alloc(256 << 10, 0xff))
+    describe(here)
+    t.same(await hypervisor.examine!(definition, soon(10_000)), [])
+    const files = new Map([[code, fetched]])
+    const { control } = await hypervisor.load({ ...loadOf(taken), directory, files }, soon(20_000))
+    await control.resume(soon(5000))
+    rmSync(fetched)
+    await startsAgain(domain)
+    await end(control, domain, '--nvram')
+  }
+  rmSync(at('firmware/50-test.json'))
+})
+
 t.test('a load that is undone leaves the domain as it could be started before', async (t) => {
   const domain = await daemon.domain('undone')
   const machine = await attach('undone')

@@ -13,6 +13,7 @@ import {
   placeNics,
   snapshotXml,
 } from '../../src/hypervisor/libvirt/domain-edits.js'
+import { placeFiles, withNamedFirmware } from '../../src/hypervisor/libvirt/domain-files.js'
 import { stateDetail } from '../../src/hypervisor/libvirt/domain-state.js'
 import { describeDomain, readConfinement, saveCookie } from '../../src/hypervisor/libvirt/domain-xml.js'
 import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
@@ -157,6 +158,21 @@ t.test('discs are put into their drives, and taken out', async (t) => {
     "<domain><devices><disk type='network' device='cdrom'><source protocol='http'/><target dev='sda'/></disk></devices></domain>"
   t.match(placeMedia(network, [cd!]), '<source protocol="http"/>', 'what is no file stays')
   t.throws(() => placeMedia(xml, [{ ...cd!, name: 'sdz' }]), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('a firmware that libvirt has chosen is named only where it is another', async (t) => {
+  const of = (attributes: string, choice: string, loader: string) =>
+    `<domain><os${attributes}><type>hvm</type>${choice}${loader}<nvram template="/t.fd">/v.fd</nvram></os></domain>`
+  const choice = '<firmware><feature enabled="no" name="secure-boot"/></firmware>'
+  const chosen = of(' firmware="efi"', choice, '<loader type="pflash">/code.fd</loader>')
+  const named = (file: string) => of('', '', `<loader type="pflash">${file}</loader>`)
+  const place = (xml: string, places: Record<string, string>) => placeFiles(xml, (file) => places[file.path] ?? null)
+  t.equal(place(chosen, { '/code.fd': '/own/file-1' }), named('/own/file-1'))
+  t.equal(place(chosen, { '/code.fd': '/code.fd' }), chosen, 'it is there')
+  t.equal(place(chosen, { '/v.fd': '/own/vars.fd' }), chosen.replace('/v.fd', '/own/vars.fd'))
+  t.equal(withNamedFirmware(chosen), named('/code.fd'))
+  const unnamed = of(' firmware="efi"', choice, '')
+  t.equal(withNamedFirmware(unnamed), unnamed, 'which libvirt has yet to choose')
 })
 
 t.test('NICs in bridges come onto bare taps, and back to what their owner has', async (t) => {

@@ -1,7 +1,7 @@
 // Files of the host that a domain is started with, besides its disks, and where a restored one finds them. Pure.
 
 import type { Document, Element } from '@xmldom/xmldom'
-import { attribute, child, children, devicesOf, parse, print, textOf } from './domain-tree.js'
+import { attribute, child, children, devicesOf, parse, print, remove, textOf } from './domain-tree.js'
 
 export type FileRole =
   | 'kernel'
@@ -73,12 +73,32 @@ function placesOf(document: Document): Place[] {
 export const externalFiles = (xml: string): DomainFile[] =>
   placesOf(parse(xml)).map(({ role, path }) => ({ role, path }))
 
+/**
+ * Since 9.2 libvirt writes both into a domain whose firmware it has chosen: how to choose it, and its name. It refuses
+ * the two together where no firmware of the host's own has that name (qemu_firmware.c, qemuFirmwareFillDomain).
+ */
+function nameOnly(document: Document): void {
+  const os = child(document.documentElement, 'os')
+  if (os === null || child(os, 'loader') === null) return
+  os.removeAttribute('firmware')
+  remove(os, 'firmware')
+}
+
+/** The domain with the firmware that it names, whichever ones the host has to choose from. */
+export function withNamedFirmware(xml: string): string {
+  const document = parse(xml)
+  nameOnly(document)
+  return print(document)
+}
+
 /** Names each file as `pathOf` says; null leaves it as it is. */
 export function placeFiles(xml: string, pathOf: (file: DomainFile) => string | null): string {
   const document = parse(xml)
   for (const place of placesOf(document)) {
     const path = pathOf(place)
-    if (path !== null && path !== place.path) place.set(path)
+    if (path === null || path === place.path) continue
+    place.set(path)
+    if (place.role === 'firmware') nameOnly(document)
   }
   return print(document)
 }

@@ -5,7 +5,7 @@ import { access } from 'node:fs/promises'
 import path from 'node:path'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
-import { externalFiles } from './domain-files.js'
+import { externalFiles, withNamedFirmware } from './domain-files.js'
 import { child, parse, textOf } from './domain-tree.js'
 import type { Loader } from './loader.js'
 import type { DescribeResult, Keepsakes } from './protocol.js'
@@ -93,7 +93,8 @@ async function definitionFaults(loader: Loader, { name, xml, files }: LibvirtDef
     return found
   }
   try {
-    await loader.call('toNative', { xml }, deadline)
+    // As it is restored: the image has the firmware’s name only, for another libvirt (VIR_DOMAIN_XML_MIGRATABLE).
+    await loader.call('toNative', { xml: withNamedFirmware(xml) }, deadline)
   } catch (thrown) {
     const error = asSnapswitchError(thrown)
     if (error.code === 'HYPERVISOR_UNREACHABLE' || error.code === 'DEADLINE') throw error
