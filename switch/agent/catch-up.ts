@@ -16,7 +16,7 @@ type CatchUpHost = GatesHost & Pick<Host, 'epochs'>
 export class CatchUp {
   readonly #host: CatchUpHost
   readonly #underWay: UnderWay
-  /** How to stop waiting, by network. */
+  /** How to stop waiting, by network and epoch. */
   readonly #giveWay = new Map<string, () => void>()
   readonly #news: PeerNewsdesk
 
@@ -33,16 +33,18 @@ export class CatchUp {
 
   /**
    * Frames have come from after a cut that nobody has told us of. If its TAKE stays away we were left out: give way.
+   * Each epoch has its own time: a later cut may be one that we are in, and its frames are told of only once.
    */
   early(network: string, epoch: number): void {
-    if (this.#giveWay.has(network)) return
+    const key = `${network} ${epoch}`
+    if (this.#giveWay.has(key)) return
     const stop = this.#host.clock.after(UNKNOWN_EPOCH_MS, () => {
-      this.#giveWay.delete(network)
+      this.#giveWay.delete(key)
       if (this.#underWay(network)?.epoch === epoch) return
       this.#host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
       this.#advanceSoon(network, epoch)
     })
-    this.#giveWay.set(network, stop)
+    this.#giveWay.set(key, stop)
   }
 
   advance(network: string, epoch: number): Promise<void> {
