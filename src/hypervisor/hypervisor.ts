@@ -50,6 +50,8 @@ export interface Medium {
 export interface UnsupportedDrive {
   readonly name: string
   readonly reason: string
+  /** It is a device of another kind, and `name` says so, as in "filesystem share". */
+  readonly isDevice?: true
 }
 
 /**

@@ -72,11 +72,14 @@ export function notRunning(
   )
 }
 
-export function unsupportedDrive(vm: string, { name, reason }: UnsupportedDrive): SnapswitchError {
+export function unsupportedDrive(vm: string, { name, reason, isDevice }: UnsupportedDrive): SnapswitchError {
+  const what = isDevice === true ? name : `drive ${name}`
   return new SnapswitchError(
     'MACHINE_UNSUPPORTED',
-    `${vm}’s drive ${name} cannot be snapshot: ${reason}`,
-    'Use qcow2 or raw image files that nobody else writes to, make the drive read-only, or take the machine out of the network.',
+    `${vm}’s ${what} cannot be snapshot: ${reason}`,
+    isDevice === true
+      ? 'Take that device out of the machine, or the machine out of the network.'
+      : 'Use qcow2 or raw image files that nobody else writes to, make the drive read-only, or take the machine out of the network.',
   )
 }
 

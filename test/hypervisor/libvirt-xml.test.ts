@@ -15,10 +15,14 @@ import {
 } from '../../src/hypervisor/libvirt/domain-edits.js'
 import { placeFiles, withNamedFirmware } from '../../src/hypervisor/libvirt/domain-files.js'
 import { stateDetail } from '../../src/hypervisor/libvirt/domain-state.js'
+import { parse } from '../../src/hypervisor/libvirt/domain-tree.js'
 import { describeDomain, readConfinement, saveCookie } from '../../src/hypervisor/libvirt/domain-xml.js'
+import { foreignDevices } from '../../src/hypervisor/libvirt/foreign-devices.js'
+import { checkSupported } from '../../src/hypervisor/libvirt/look.js'
 import { confinementFinding, libvirtObstacle } from '../../src/hypervisor/libvirt/probe.js'
 import { parseProcessMessage } from '../../src/hypervisor/libvirt/protocol.js'
 import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.js'
+import { unsupportedDrive } from '../../switch/agent/refusals.js'
 import { loadSwitchConfig } from '../../switch/config.js'
 import { wantedBy } from '../../switch/wanted/from-config.js'
 import { scratch } from './machines.js'
@@ -147,6 +151,47 @@ t.test('every kind of disk is supported, a medium, or named with the reason', as
   t.same(of(disk(golden)).media, [
     { name: 'vda', file: '/a', format: 'qcow2', removable: false, backing: [{ file: '/b', format: 'raw' }] },
   ])
+})
+
+t.test('devices whose state is not QEMU’s alone', async (t) => {
+  const of = (text: string) => foreignDevices(parse(`<domain><devices>${text}</devices></domain>`))
+  const share = (driver: string) => `<filesystem type='mount'>${driver}<target dir='share'/></filesystem>`
+  const host = (type: string) => `<hostdev mode='subsystem' type='${type}'><alias name='hostdev0'/></hostdev>`
+  const tpm = (type: string) => `<tpm model='tpm-tis'><backend type='${type}'/></tpm>`
+  const disk = (type: string) => `<disk type='${type}'><target dev='vdz'/><readonly/></disk>`
+  const nic = (type: string) => `<interface type='${type}'><mac address='52:54:00:00:00:01'/></interface>`
+  const refused: [string, string, RegExp][] = [
+    [share("<driver type='virtiofs' queue='1024'/>"), 'filesystem share', /another process.*virtiofs/],
+    [host('usb'), 'hostdev hostdev0', /in the hardware.*USB/],
+    [host('pci'), 'hostdev hostdev0', /in the hardware.*PCI/],
+    [host('mdev'), 'hostdev hostdev0', /in the hardware.*mediated/],
+    [host('scsi'), 'hostdev hostdev0', /the host’s disk/],
+    [host('scsi_host'), 'hostdev hostdev0', /vhost-scsi/],
+    [host('later'), 'hostdev hostdev0', /type later/],
+    [tpm('passthrough'), 'tpm', /the host’s own/],
+    [tpm('external'), 'tpm', /which nobody starts/],
+    [nic('vhostuser'), 'NIC 52:54:00:00:00:01', /type vhostuser/],
+    [nic('vdpa'), 'NIC 52:54:00:00:00:01', /type vdpa/],
+    [nic('hostdev'), 'NIC 52:54:00:00:00:01', /type hostdev/],
+    ["<shmem name='mem0'/>", 'shmem mem0', /shared with others/],
+    ["<video><driver name='vhostuser'/><model type='virtio'/></video>", 'video', /vhost-user-gpu/],
+    [disk('vhostuser'), 'disk vdz', /another process/],
+    [disk('vhostvdpa'), 'disk vdz', /in the hardware/],
+  ]
+  for (const [text, name, reason] of refused) t.match(of(text), [{ name, reason, isDevice: true }], text)
+  const fine = [share(''), share("<driver type='path'/>"), tpm('emulator'), disk('file'), nic('bridge')]
+  t.same(of([...fine, '<video><model type="qxl"/></video>'].join('')), [])
+  const found = of(refused[0]![0])
+  t.throws(() => checkSupported('vm0', found), {
+    code: 'MACHINE_UNSUPPORTED',
+    message: /^vm0’s filesystem share cannot be snapshot: another process/,
+    action: /virsh detach-device/,
+  })
+  t.match(unsupportedDrive('vm0', found[0]!).report(), {
+    message: /^vm0’s filesystem share cannot be snapshot/,
+    action: /^Take that device/,
+  })
+  t.match(unsupportedDrive('vm0', { name: 'vda', reason: 'no' }).report(), { message: /^vm0’s drive vda cannot/ })
 })
 
 t.test('discs are put into their drives, and taken out', async (t) => {

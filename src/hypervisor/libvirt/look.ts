@@ -1,7 +1,6 @@
 // One look at a running domain: libvirt's description of it, what libvirt keeps of it besides, and what of all that
 // speaks against a snapshot or is to be told to its user.
 
-import type { Document } from '@xmldom/xmldom'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline, MachineInfo, UnsupportedDrive } from '../hypervisor.js'
 import type { ProcessIdentity } from '../shared/process.js'
@@ -9,9 +8,10 @@ import { askBlocks, drivesOthersWrite } from '../shared/qemu-blocks.js'
 import { driveAliases, mediaElsewhere } from './domain-disks.js'
 import type { DomainLink } from './domain-link.js'
 import { machineState, stateDetail } from './domain-state.js'
-import { attribute, child, devicesOf, parse } from './domain-tree.js'
+import { parse } from './domain-tree.js'
 import { type DomainDescription, describeDomain } from './domain-xml.js'
 import { compareDrives } from './drives-in-qemu.js'
+import { foreignDevices } from './foreign-devices.js'
 import type { Keepsakes } from './protocol.js'
 
 export type LookedAt = Omit<MachineInfo, 'name' | 'captureMode' | 'captureModeReason'>
@@ -62,11 +62,16 @@ export function checkSupported(machine: string, unsupported: readonly Unsupporte
   if (first === undefined) return
   throw new SnapswitchError(
     'MACHINE_UNSUPPORTED',
-    `${machine}’s disk ${first.name} cannot be snapshot: ${first.reason}`,
-    first.reason.startsWith('libvirt has ')
-      ? 'Delete those of libvirt’s (`virsh snapshot-delete`, `virsh checkpoint-delete`), then take this one.'
-      : 'Use qcow2 or raw image files of the machine’s own, or make the disk read-only.',
+    `${machine}’s ${first.isDevice === true ? first.name : `disk ${first.name}`} cannot be snapshot: ${first.reason}`,
+    actionAbout(first),
   )
+}
+
+function actionAbout({ reason, isDevice }: UnsupportedDrive): string {
+  if (isDevice === true) return 'Take it out of the domain (`virsh detach-device`, `virsh edit`).'
+  return reason.startsWith('libvirt has ')
+    ? 'Delete those of libvirt’s (`virsh snapshot-delete`, `virsh checkpoint-delete`), then take this one.'
+    : 'Use qcow2 or raw image files of the machine’s own, or make the disk read-only.'
 }
 
 const named = (names: readonly string[]) => `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''}`
@@ -98,27 +103,6 @@ function warningsOf({ external }: Keepsakes): string[] {
     `libvirt has external snapshots of it (${named(external)}): they know nothing of the overlays that a snapshot adds, so ` +
       '`virsh snapshot-delete` and `snapshot-revert` may refuse while it exists',
   ]
-}
-
-/**
- * Devices whose state is not QEMU's alone, and of which QEMU does not always say so. (An emulated TPM is saved with the
- * machine, and libvirt starts its swtpm for it.)
- */
-function foreignDevices(document: Document): UnsupportedDrive[] {
-  const tpms = devicesOf(document, 'tpm')
-    .filter((tpm) => attribute(child(tpm, 'backend'), 'type') === 'passthrough')
-    .map(() => ({ name: 'tpm', reason: 'it is the host’s own (passthrough), whose state is in hardware' }))
-  const nics = devicesOf(document, 'interface')
-    .filter((nic) => ['vhostuser', 'vdpa', 'hostdev'].includes(attribute(nic, 'type') ?? ''))
-    .map((nic) => ({
-      name: `NIC ${attribute(child(nic, 'mac'), 'address') ?? ''}`,
-      reason: `another process or hardware is part of it (type ${attribute(nic, 'type')})`,
-    }))
-  const memory = devicesOf(document, 'shmem').map((shmem) => ({
-    name: `shmem ${attribute(shmem, 'name') ?? ''}`,
-    reason: 'its memory is shared with others',
-  }))
-  return [...tpms, ...nics, ...memory]
 }
 
 const nameless = ({ nics }: DomainDescription) =>
