@@ -93,6 +93,69 @@ t.test('an old HELLO sent again raises no doubt', async (t) => {
   t.ok(lan.wire.length > 0 && !isCarrier(lan.wire.at(-1)!), 'the bit is still used')
 })
 
+t.test('an old HELLO of a boot that nobody remembers raises no doubt either, with a key', async (t) => {
+  const controlKey = new Uint8Array(32).fill(9)
+  const { lan, b } = settled({ controlKey }, 5)
+  lan.now += 1000
+  b.forwarder.tick(lan.now)
+  const old = lan.wire.find(
+    (copy) => copy.from === 'b' && isSwitches(copy) && (copy.bytes[VNET_HEADER_LENGTH] & 1) === 1,
+  )!
+  lan.run()
+  lan.pass(1000)
+  const again = lan.host('b', 2, { controlKey }, 5, '1'.repeat(16))
+  lan.pass(1000)
+  const a = lan.host('a', 2, { controlKey }, 5, '2'.repeat(16))
+  lan.pass(1000)
+  for (const host of [a, again]) host.send(1, { ...ARP, id: 1 })
+  lan.run()
+  lan.pass(3000)
+  lan.forget()
+  for (let id = 100; id < 400; id++) {
+    lan.deliver(old)
+    a.send(1, { ...ip(4, id), to: again.macOf(1) })
+    again.send(1, { ...ip(4, id), to: a.macOf(1) })
+    t.notOk(lan.wire.filter((copy) => idOf(copy.bytes.subarray(VNET_HEADER_LENGTH)) === id).some(isCarrier))
+    lan.run()
+    lan.pass(10, 10)
+  }
+  t.same([a.outputs[1].take().length, again.outputs[1].take().length], [300, 300])
+  t.equal(a.drops('starting'), 0)
+  t.notOk(lan.seen.some(isCarrier), 'the bit is used')
+})
+
+for (const controlKey of [null, new Uint8Array(32).fill(9)]) {
+  t.test(
+    `a switch that starts with its clock set back is not misread, with a key: ${controlKey !== null}`,
+    async (t) => {
+      for (let phase = 0; phase < 1000; phase += 200) {
+        const { lan, a, b } = settled({ controlKey }, 5)
+        lan.pass(phase)
+        const bootedAt = lan.now - 60_000
+        // Its color is set as the bit, which stands for 5 in what was agreed with its former boot.
+        const again = lan.host('b', 2, { controlKey, bootedAt }, 7, '1'.repeat(16))
+        lan.forget()
+        for (let id = 100; id < 350; id++) {
+          again.send(1, { ...ip(4, id), to: a.macOf(1) })
+          a.send(1, { ...ip(4, id), to: b.macOf(1) })
+          lan.run()
+          lan.pass(20, 20)
+        }
+        t.same(a.outputs[1].take(), [], 'none of its frames passes for one of before the cut')
+        t.ok(a.early.every((epoch) => epoch === 7) && a.early.length > 0, 'they are known for what they are')
+        const got = again.outputs[1].take().map(({ bytes }) => idOf(bytes))
+        t.equal(new Set(got).size, got.length)
+        t.ok(got.at(-1) === 349)
+        lan.pass(2000)
+        const channelTo = (host: LanHost, name: string) =>
+          host.forwarder.ports.find(({ channel }) => channel?.host === name)!.channel!
+        t.equal(channelTo(a, 'b').bootId, '1'.repeat(16))
+        t.equal(channelTo(a, 'b').received.total, channelTo(again, 'a').sent.total, 'both count the same')
+      }
+    },
+  )
+}
+
 t.test('a machine that moves to another host is claimed there', async (t) => {
   const { lan, a, b, c } = settled({}, 5)
   const moved = a.macOf(1)

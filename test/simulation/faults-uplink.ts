@@ -231,7 +231,7 @@ export const uplinkFaults: readonly PlantedFault[] = [
     breaks: [1, 2, 3, 4],
     plant: inPeers((peer) => {
       const doubts = peer.doubts.bind(peer)
-      peer.doubts = (hello) => hello.bootId !== peer.heard && doubts(hello)
+      peer.doubts = (hello, now) => hello.bootId !== peer.heard && doubts(hello, now)
     }),
     adapt: withUnplug,
   },

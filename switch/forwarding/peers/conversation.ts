@@ -135,7 +135,7 @@ export class Conversation {
     const neighbor = known ?? this.#neighbors.meet(bytes.slice(start + 6, start + 12), now)
     if (neighbor === null) return this.#refuse(frame, 'control-unexpected', now)
     if (!isToAll) return this.#said(neighbor, frame, now)
-    const isAnother = neighbor.peer.doubts(message)
+    const isAnother = neighbor.peer.doubts(message, now)
     if (isAnother && now >= neighbor.peer.nextAnswer) {
       // A HELLO to all says that somebody is there; what counts is what we then say to one another.
       neighbor.peer.nextAnswer = now + ANSWER_INTERVAL_MS
@@ -147,10 +147,16 @@ export class Conversation {
   /** A control frame from a switch that has been met, to us alone. */
   #said(neighbor: Neighbor, frame: Frame, now: number): null {
     const message = this.#trunks.control(neighbor.port, frame, now)
-    // What a former end of the peer or of ours has said or was told comes late: it is void.
     const { channel } = neighbor.port
-    if (message?.type === ControlType.HELLO && channel!.isOfPeer(message)) this.#heard(neighbor, now)
-    else if (message?.type === ControlType.AGREEMENT && channel!.isBetweenUs(message)) this.#agree(neighbor, frame, now)
+    // What a former end of the peer or of ours has said or was told comes late: it is void. With a key, another boot
+    // than the channel's is known to talk now: its clock was set back. The channel takes it on when the former one is
+    // silent.
+    if (message?.type === ControlType.HELLO) {
+      if (channel!.isOfPeer(message)) this.#heard(neighbor, now)
+      else if (this.#network.options.controlKey !== null && message.bootId !== channel!.bootId)
+        neighbor.peer.doubted = true
+    } else if (message?.type === ControlType.AGREEMENT && channel!.isBetweenUs(message))
+      this.#agree(neighbor, frame, now)
     return null
   }
 

@@ -91,7 +91,8 @@ export class Neighbors {
     const { options } = this.#network
     const usesBit = spec.uplink!.color === 'dscp'
     const mtu = { mtu: Math.min(this.#mtu, MADE_MTU), lanMtu: this.#mtu }
-    const peer = new UplinkPeer(mac, spec.mac, this.#device, { bootId: options.bootId, ...mtu, usesBit }, now)
+    const words = { bootId: options.bootId, ...mtu, usesBit, keyed: options.controlKey !== null }
+    const peer = new UplinkPeer(mac, spec.mac, this.#device, words, now)
     const port = new PortState({ ...spec, kind: 'trunk' }, peer, this.#network, {
       index: MAX_PORTS + place,
       peer,

@@ -40,6 +40,8 @@ import type { Claims } from './claims.js'
 /** Milliseconds after which no frame of a color that is not sent any more is under way on a LAN. */
 const IN_FLIGHT_AT_MOST = 2000
 const BOOTS_KEPT = 8
+/** Milliseconds without a HELLO in which one was due. */
+const SILENT = 1500
 
 export interface PeerOptions {
   readonly bootId: string
@@ -49,6 +51,8 @@ export interface PeerOptions {
   readonly lanMtu: number
   /** Both ways: a side that does not use it does not read it either, and says so. */
   readonly usesBit: boolean
+  /** Control frames are sealed. */
+  readonly keyed: boolean
 }
 
 export class UplinkPeer implements Output {
@@ -144,12 +148,16 @@ export class UplinkPeer implements Output {
   /**
    * A HELLO to all, which may be anybody's that has the key, or an old one. True: it is of another boot or uplink than
    * what is believed, and then there may be doubt.
+   *
+   * Numbers grow within a boot and, unless a clock is set back, over boots. With a key, only an old HELLO sent again
+   * says a lower one while the boot that is believed goes on talking.
    */
-  doubts({ bootId, number }: { readonly bootId: string; readonly number: number }): boolean {
+  doubts({ bootId, number }: { readonly bootId: string; readonly number: number }, now: number): boolean {
     const isSameBoot = bootId === this.heard
-    // Numbers grow within a boot.
-    if (isSameBoot && number <= this.#end) return false
+    const isNewer = number > this.#end
+    if (isSameBoot && !isNewer) return false
     if (this.heard === null || this.#former.includes(bootId)) return true
+    if (!isNewer && this.#options.keyed && now - this.lastSign < SILENT) return true
     this.doubted = true
     if (isSameBoot) this.#doubtedEnd = Math.max(this.#doubtedEnd, number)
     return true
