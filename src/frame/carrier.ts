@@ -9,7 +9,7 @@
 // `sequence` counts the pieces sent to one peer. The first twenty bytes are those of a control frame (control.ts).
 
 import { CONTROL_GROUP, CONTROL_MAGIC } from './control.js'
-import { ETHERNET_HEADER_LENGTH, EtherType, innerEtherType } from './ethernet.js'
+import { ETHERNET_HEADER_LENGTH, EtherType, innerEtherType, VLAN_TAG_LENGTH } from './ethernet.js'
 import { type Frame, VNET_HEADER_LENGTH } from './frame.js'
 
 export const CARRIER_TYPE = 5
@@ -41,14 +41,28 @@ export const CarrierField = {
   TCI: 48,
 } as const
 
-/** Whether the frame is one of ours, carrier or control: an untagged 0x88B5 with our magic. */
+/**
+ * Whether the frame is one of ours, carrier or control: an 0x88B5 with our magic, without a tag, or with one of
+ * priority alone. Some NICs and switches put that around whatever has none (IEEE 802.1Q, VID 0).
+ */
 export function isBetweenSwitches(frame: Frame): boolean {
   return (
-    frame.tagTpid === 0 &&
+    (frame.tagTpid === 0 || (frame.tagTpid === EtherType.VLAN && (frame.tagTci & 0xfff) === 0)) &&
     frame.length >= 20 &&
     innerEtherType(frame) === EtherType.CONTROL &&
     u32(frame, 14) === CONTROL_MAGIC
   )
+}
+
+/** Whether it would be one of ours without its tags, which a LAN may take off: those of its native VLAN, say. */
+export function wouldBeBetweenSwitches(frame: Frame): boolean {
+  let at = 12
+  let type = innerEtherType(frame)
+  while ((type === EtherType.VLAN || type === EtherType.SERVICE_VLAN) && frame.length >= at + 6) {
+    at += VLAN_TAG_LENGTH
+    type = u16(frame, at)
+  }
+  return type === EtherType.CONTROL && frame.length >= at + 8 && u32(frame, at + 2) === CONTROL_MAGIC
 }
 
 /** A 32-bit field of a carrier, without an allocation. */

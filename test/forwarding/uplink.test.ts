@@ -3,7 +3,7 @@
 import t from 'tap'
 import { EtherType } from '../../src/frame/ethernet.js'
 import { copyFrame, Frame, VNET_HEADER_LENGTH } from '../../src/frame/frame.js'
-import { idOf, ip, packet, tcpSegment, UPLINK } from './lan.js'
+import { idOf, ip, Lan, type OnLan, packet, tcpSegment, UPLINK } from './lan.js'
 import { frame, GROUP, mac } from './rig.js'
 import { ARP, given, isCarrier, isSwitches, O, settled, world } from './uplink-world.js'
 
@@ -239,6 +239,97 @@ t.test('a guest cannot speak as a switch', async (t) => {
   t.equal(b.outputs[1].take().length, 3, 'between guests it is payload')
   t.equal(o.filter((copy) => !isSwitches(copy) || copy.bytes[VNET_HEADER_LENGTH + 14] === 0).length, 1)
 })
+
+t.test('nor under tags, which a LAN may take off', async (t) => {
+  const payload = new Uint8Array(160)
+  new DataView(payload.buffer).setUint32(0, 0x534e5357)
+  payload.set([1, 2], 4)
+  const inside = (...tags: [tpid: number, tci: number][]) => {
+    const bytes = new Uint8Array(4 * tags.length + payload.length)
+    const view = new DataView(bytes.buffer)
+    // An EtherType, then what follows it.
+    const types = [...tags.map(([tpid]) => tpid), EtherType.CONTROL]
+    for (const [at, [, tci]] of tags.entries()) {
+      view.setUint16(4 * at, tci)
+      view.setUint16(4 * at + 2, types[at + 1]!)
+    }
+    bytes.set(payload, 4 * tags.length)
+    return { type: types[0]!, payload: bytes }
+  }
+  const { lan, a, o } = settled()
+  let forged = 0
+  for (const beside of [undefined, [0x8100, 0], [0x8100, 0xe000], [0x8100, 1], [0x88a8, 7]] as const) {
+    for (const within of [
+      [],
+      [[0x8100, 0]],
+      [[0x8100, 1]],
+      [
+        [0x88a8, 1],
+        [0x8100, 0],
+      ],
+    ] as [number, number][][]) {
+      for (const to of [GROUP, O]) {
+        a.send(1, { ...inside(...within), to, ...(beside === undefined ? {} : { tag: beside }) })
+        t.equal(a.drops('control-forged'), ++forged, `${beside} ${within.join(' ')}`)
+      }
+    }
+  }
+  lan.run()
+  t.same(
+    o.filter((copy) => !isSwitches(copy)),
+    [],
+  )
+  t.notOk(
+    o.some(({ bytes }) => (bytes[VNET_HEADER_LENGTH]! & 1) === 0),
+    'nor to it alone',
+  )
+  // What ends before it can be one, and other protocols under tags, leave as they are.
+  lan.forget()
+  for (const words of [
+    { type: EtherType.CONTROL, payload: new Uint8Array(60) },
+    { type: EtherType.VLAN, payload: Uint8Array.of(0, 1, 0x88) },
+  ])
+    a.send(1, { ...words, to: O, tag: [0x8100, 1] })
+  lan.run()
+  t.equal(o.length, 2)
+})
+
+for (const tci of [0, 0xe000, 0x1000]) {
+  t.test(`a device that gives all it receives a priority tag (${tci}) is no hindrance`, async (t) => {
+    const lan = new Lan()
+    const tagged = (name: string, copy: OnLan) =>
+      name === 'b' && copy.tagTpid === 0 ? { ...copy, tagTpid: 0x8100, tagTci: tci } : copy
+    const give = lan.give.bind(lan)
+    lan.give = (name, copy) => give(name, tagged(name, copy))
+    const [a, b] = ['a', 'b'].map((name) => lan.host(name, 2, {}, 5))
+    lan.outsider('o')
+    lan.pass(300)
+    t.same([a!.peers, b!.peers], [[{ host: 'b', alive: true }], [{ host: 'a', alive: true }]])
+    for (const host of [a!, b!]) host.send(1, { ...ARP, id: 1 })
+    lan.run()
+    t.same([a!.outputs[1]!.ids(), b!.outputs[1]!.ids()], [[1], [1]], 'once, and no frame between switches')
+    lan.pass(3000)
+    lan.forget()
+    for (const [from, to, id] of [
+      [a!, b!, 21],
+      [b!, a!, 22],
+    ] as const)
+      from.send(1, { ...ip(4, id), to: to.macOf(1) })
+    t.notOk(lan.wire.some(isCarrier))
+    lan.run()
+    for (const [host, id] of [
+      [a!, 22],
+      [b!, 21],
+    ] as const) {
+      const got = host.outputs[1]!.take()
+      t.same(
+        got.map(({ bytes }) => Buffer.from(bytes.subarray(14))),
+        [Buffer.from(packet(4, id))],
+      )
+    }
+    t.same([a!.early, b!.early], [[], []])
+  })
+}
 
 t.test('an outside host with a member’s frames, tags or our EtherType moves no epoch', async (t) => {
   const { lan, a, b } = settled()

@@ -21,6 +21,7 @@ import {
   CarrierField,
   isBetweenSwitches,
   LOCATION_TYPE,
+  wouldBeBetweenSwitches,
 } from '../../../src/frame/carrier.js'
 import { colorBit, epochOfBit, flipColorBit, NO_BIT } from '../../../src/frame/color-dscp.js'
 import { isGroup, isWellFormed, macHigh, macLow } from '../../../src/frame/ethernet.js'
@@ -128,7 +129,7 @@ export class Uplink implements Output {
   /** To the outside world. */
   send(frame: Frame, _serviceTci: number): boolean {
     // A guest's, or an outsider's behind another port: on the LAN it would be taken for ours.
-    const refusal = isBetweenSwitches(frame) ? 'control-forged' : this.conversation.quiet ? 'starting' : null
+    const refusal = wouldBeBetweenSwitches(frame) ? 'control-forged' : this.conversation.quiet ? 'starting' : null
     if (refusal !== null) {
       this.#network.counters[this.port.row + Drop[refusal]]++
       this.refusal = refusal
