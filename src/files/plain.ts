@@ -100,18 +100,6 @@ export async function readPlain(path: string, limit: number): Promise<Buffer> {
   }
 }
 
-/** The last bytes of a file that may be of any size. Throws UnfitFile, and file system errors as they are. */
-export function readTailSync(path: string, limit: number): Buffer {
-  const fd = openPlainSync(path)
-  try {
-    const { size } = fstatSync(fd)
-    const tail = Buffer.alloc(Math.min(limit, size))
-    return tail.subarray(0, readSync(fd, tail, 0, tail.length, size - tail.length))
-  } finally {
-    closeSync(fd)
-  }
-}
-
 function checkKind(path: string, found: Stats, wanted: Wanted): void {
   if (found.isFile() || (wanted === 'image' && found.isBlockDevice())) return
   throw new UnfitFile(`${path} is a ${kindOf(found)} and not a file`)

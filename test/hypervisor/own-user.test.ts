@@ -1,11 +1,24 @@
 // A QEMU that runs as a user of its own: a restored one has that user's rights, and no others.
 
-import { chmodSync, mkdirSync, statSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
+import { besidePath } from '../../src/hypervisor/qemu/beside.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
 import { asUser, ownUser } from '../../src/hypervisor/qemu/own-user.js'
+import { takePlace } from '../../src/hypervisor/qemu/take-place.js'
 import { userOf } from '../../src/hypervisor/shared/process.js'
 import { fileLimit } from '../patience.js'
 import { root } from '../switch/world.js'
@@ -55,4 +68,61 @@ t.test('a snapshot, restored twice', root, async (t) => {
   }
   await machine.destroy(soon(5000))
   await machine.close()
+})
+
+t.test('a user who puts another file under the name of a new overlay', root, async (t) => {
+  const guest = await bootGuest({ through: { command: asUser(user), uid } })
+  t.teardown(() => guest.end())
+  const roots = path.join(scratch('roots'), 'file')
+  writeFileSync(roots, 'root’s own', { mode: 0o600 })
+  const machine = await createQemuHypervisor().attach('vm0', { qmp: guest.qmp }, soon(2000))
+  let overlay = ''
+  const replacing = setInterval(() => {
+    if (overlay === '' || !existsSync(overlay)) return
+    clearInterval(replacing)
+    rmSync(overlay)
+    symlinkSync(roots, overlay)
+  }, 1)
+  t.teardown(() => clearInterval(replacing))
+  const creating = async (file: string) => {
+    overlay = file
+  }
+  await machine.prepare({ directory: scratch('image'), label: 's1', creating }, soon(10_000)).then(
+    () => t.comment('QEMU has opened it'),
+    (error: Error) => t.comment(error.message),
+  )
+  await machine.abandon()
+  t.equal(readFileSync(roots, 'utf8'), 'root’s own')
+  t.match(statSync(roots), { uid: 0, mode: 0o100600 })
+  const { count } = readReport(guest.serial)
+  await until('the guest to go on', () => readReport(guest.serial).count > count + 1)
+  await machine.close()
+})
+
+t.test('a machine’s sockets take their names with the rights of its user', root, async (t) => {
+  const [state, home, roots] = [scratch('state'), scratch('home'), scratch('roots')]
+  for (const directory of [state, home]) {
+    chmodSync(directory, 0o711)
+    chownSync(directory, uid, uid)
+  }
+  const near = path.join(home, 'monitor')
+  const far = path.join(roots, 'monitor')
+  for (const file of [near, far]) {
+    const own = besidePath(file, state)
+    writeFileSync(own, 'its own')
+    chownSync(own, uid, uid)
+    const argv = ['qemu', '-monitor', `unix:${file},server=on,wait=off`]
+    const definition = {
+      kind: 'qemu',
+      name: 'vm0',
+      argv,
+      memoryBytes: 1,
+      nics: [],
+      hypervisorVersion: '7.2.0',
+    } as const
+    if (file === near) await takePlace(definition, state, user)
+    else await t.rejects(takePlace(definition, state, user), { code: 'STORE_IO' }, 'a directory of root')
+  }
+  t.equal(readFileSync(near, 'utf8'), 'its own')
+  t.same(readdirSync(roots), [])
 })

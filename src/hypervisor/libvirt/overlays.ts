@@ -3,13 +3,13 @@
 // to. Snapshots leave no metadata in libvirt: `virsh snapshot-list` shows what `virsh snapshot-revert` could use, and a
 // global snapshot is not libvirt's to revert.
 
-import { chmod, chown, rm, stat } from 'node:fs/promises'
+import { type FileHandle, rm, stat } from 'node:fs/promises'
 import { asSnapswitchError } from '../../errors/errors.js'
 import type { CollapseOptions, Deadline, DiskLayer } from '../hypervisor.js'
 import { deadlinePassed, pauseFor, remaining, within } from '../shared/deadline.js'
 import { mergeFailed } from '../shared/qemu-collapse.js'
-import { commitOverlay, createOverlay } from '../shared/qemu-img.js'
-import { type NewFiles, reserveOverlayFile } from '../shared/qemu-overlays.js'
+import { commitOverlay } from '../shared/qemu-img.js'
+import { makeOverlayFile, type NewFiles } from '../shared/qemu-overlays.js'
 import { placeDisks } from './domain-edits.js'
 import type { DomainLink } from './domain-link.js'
 import { describeDomain } from './domain-xml.js'
@@ -33,17 +33,17 @@ export async function makeOverlay(
 ): Promise<DomainOverlay> {
   const active = disk.layers[0]!
   const { capacity } = (await link.call('blockInfo', { disk: disk.target }, deadline)) as BlockInfo
-  const file = await reserveOverlayFile({ name: disk.target, layers: disk.layers }, target)
-  try {
-    await createOverlay(file, active, capacity, deadline)
-    // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
-    const { uid, gid, mode } = await stat(active.file)
-    await chown(file, uid, gid)
-    await chmod(file, mode & 0o777)
-    return { target: disk.target, layers: disk.layers, file }
-  } catch (error) {
-    await rm(file, { force: true })
-    throw error
+  const { target: name, layers } = disk
+  // Where libvirt sets owners itself (dynamic_ownership) this changes nothing in the end.
+  const { uid, gid, mode } = await stat(active.file)
+  const give = async (made: FileHandle) => {
+    await made.chown(uid, gid)
+    await made.chmod(mode & 0o777)
+  }
+  return {
+    target: name,
+    layers,
+    file: await makeOverlayFile({ name, layers, bytes: capacity }, target, give, deadline),
   }
 }
 

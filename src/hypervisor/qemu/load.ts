@@ -2,12 +2,12 @@
 // paused.
 
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
-import { closeSync, constants, existsSync, openSync } from 'node:fs'
-import { rename, rm, symlink } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { rm, symlink } from 'node:fs/promises'
 import { setPriority } from 'node:os'
 import path from 'node:path'
 import { asSnapswitchError, SnapswitchError } from '../../errors/errors.js'
-import { openPlainSync, readTailSync, UnfitFile } from '../../files/plain.js'
+import { openPlainSync, UnfitFile } from '../../files/plain.js'
 import { spareNot } from '../../linux/memory.js'
 import { ordinaryPriority } from '../../linux/priority.js'
 import { withMemoryInDumps } from '../../runtime/core-dumps.js'
@@ -23,12 +23,13 @@ import { isObject } from '../shared/qmp-messages.js'
 import { besidePath, listeningPaths, namePath } from './beside.js'
 import { commandLineFor } from './command-line.js'
 import { type DriverSettings, QemuMachine } from './machine.js'
+import { MachineLog } from './machine-log.js'
 import type { TapPlace } from './nics.js'
 import { asUser, giveTo } from './own-user.js'
+import { takePlace } from './take-place.js'
 import type { QemuDefinition, QemuSpec } from './types.js'
 
 const socketName = 'qmp.sock'
-const logName = 'qemu.log'
 /** A network namespace of its own (util-linux), where QEMU makes the taps that it is given the names of. */
 const ownNetwork = ['unshare', '--net', '--']
 /** What runs goes first. */
@@ -58,13 +59,15 @@ export async function loadMachine(
       'Use a shorter directory, network or machine name.',
     )
   }
-  const made = [qmpPath, path.join(directory, logName)]
+  const made = [qmpPath]
   // A throw-away machine makes its taps, which takes root, and never runs.
   const user = request.rehearsal === true ? undefined : definition.user
   let child: ChildProcess | null = null
+  let log: MachineLog | null = null
   try {
     const disks = await makeFreshDisks(request, made, deadline)
-    await giveTo(user, [directory, ...disks.map(({ overlay }) => overlay)])
+    log = new MachineLog(directory)
+    made.push(log.file)
     const { media, files } = request
     const beside = request.beside === true
     const next = {
@@ -81,29 +84,33 @@ export async function loadMachine(
       }
     }
     const argv = commandLineFor(definition, next)
+    // The directory last: from then on its names are the user's.
+    await giveTo(user, [...disks.map(({ overlay }) => overlay), directory])
     child = start(
       [...(request.rehearsal === true ? ownNetwork : asUser(user)), ...argv],
       request.rehearsal === true ? directory : definition.directory,
       directory,
-      (request.descriptors ?? []).flat(),
+      [log.fd, log.fd, ...(request.descriptors ?? []).flat()],
     )
     if (child.pid !== undefined) spareNot(child.pid, request.rehearsal === true ? 'first' : 'ordinary')
     if (request.rehearsal === true && child.pid !== undefined) setPriority(child.pid, rehearsalNice)
-    const ended = endOf(child, definition.name, path.join(directory, logName))
+    const ended = endOf(child, definition.name, log)
     await Promise.race([loadMemory(request, qmpPath, deadline), ended])
     ordinaryPriority(child.pid!)
     const control = await Promise.race([QemuMachine.attach(definition.name, qmpPath, settings, deadline), ended])
     child.unref()
     const loaded = { control, spec: { qmp: qmpPath } }
-    return beside ? { ...loaded, takePlace: () => takePlace(definition, directory) } : loaded
+    return beside ? { ...loaded, takePlace: () => takePlace(definition, directory, user) } : loaded
   } catch (error) {
     // The log goes with the rest: read it first.
-    const log = logTail(path.join(directory, logName))
+    const said = log?.tail() ?? ''
     await end(child)
     for (const file of made) await rm(file, { force: true }).catch(() => {})
     const known = asSnapswitchError(error)
     const lost = known.code === 'HYPERVISOR_UNREACHABLE' || known.code === 'HYPERVISOR_REFUSED'
-    throw lost ? loadFailed(definition.name, log === '' ? known.message : log, known) : known
+    throw lost ? loadFailed(definition.name, said === '' ? known.message : said, known) : known
+  } finally {
+    log?.close()
   }
 }
 
@@ -114,26 +121,6 @@ function tapPlaces({ taps, descriptors }: LoadRequest): TapPlace[] {
     const opened = descriptors?.[nth] ?? []
     return opened.length === 0 ? tap : { descriptors: opened.map(() => next++) }
   })
-}
-
-/** A socket that has another name is the same socket. */
-async function takePlace(definition: QemuDefinition, directory: string): Promise<void> {
-  for (const { given, file } of listeningPaths(definition)) {
-    const own = besidePath(given, directory)
-    if (!existsSync(own)) continue
-    try {
-      await rename(own, file)
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      // Another file system, or a directory that is not here: the name can lead there.
-      if (code !== 'EXDEV') {
-        if (code === 'ENOENT') continue
-        throw new SnapswitchError('STORE_IO', `${file} cannot be made: ${code}`, 'Check its directory.', error)
-      }
-      await rm(file, { force: true })
-      await symlink(own, file)
-    }
-  }
 }
 
 /** Its socket tells a machine that was started here from any other: the directory was made for this load. */
@@ -162,54 +149,31 @@ async function maybeRuns(qmpPath: string, deadline: Deadline): Promise<boolean> 
   }
 }
 
-/** In its own session, with no terminal: it outlives the daemon. */
+/** In its own session, with no terminal: it outlives the daemon. `descriptors`: what it says, and what it is given. */
 function start(
   argv: readonly string[],
   wanted: string | undefined,
   directory: string,
   descriptors: readonly number[],
 ): ChildProcess {
-  const log = openSync(
-    path.join(directory, logName),
-    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
-    0o600,
-  )
-  try {
-    const options: SpawnOptions = {
-      cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
-      detached: true,
-      stdio: ['ignore', log, log, ...descriptors],
-    }
-    return withMemoryInDumps(() => spawn(argv[0]!, argv.slice(1), options))
-  } finally {
-    closeSync(log)
+  const options: SpawnOptions = {
+    cwd: wanted !== undefined && existsSync(wanted) ? wanted : directory,
+    detached: true,
+    stdio: ['ignore', ...descriptors],
   }
+  return withMemoryInDumps(() => spawn(argv[0]!, argv.slice(1), options))
 }
 
 /** Rejects when the process ends before it is wanted to. */
-function endOf(child: ChildProcess, name: string, log: string): Promise<never> {
+function endOf(child: ChildProcess, name: string, log: MachineLog): Promise<never> {
   const ended = new Promise<never>((_, reject) => {
     child.once('error', (error) => reject(loadFailed(name, `QEMU does not start: ${error.message}`, error)))
     child.once('exit', (code, signal) => {
-      reject(loadFailed(name, logTail(log) || `QEMU ended with ${signal ?? `exit code ${code}`}`))
+      reject(loadFailed(name, log.tail() || `QEMU ended with ${signal ?? `exit code ${code}`}`))
     })
   })
   ended.catch(() => {})
   return ended
-}
-
-function logTail(file: string): string {
-  try {
-    return readTailSync(file, 64 << 10)
-      .toString('utf8')
-      .trim()
-      .split('\n')
-      .slice(-4)
-      .join(' | ')
-      .slice(-600)
-  } catch {
-    return ''
-  }
 }
 
 async function loadMemory(request: LoadRequest, qmpPath: string, deadline: Deadline): Promise<void> {

@@ -2,7 +2,7 @@
 // cut, merged back when they are not wanted.
 
 import { randomBytes } from 'node:crypto'
-import { chown, lstat, open, rm } from 'node:fs/promises'
+import { type FileHandle, lstat, open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { CaptureTarget, Deadline, DiskLayer } from '../hypervisor.js'
@@ -35,11 +35,11 @@ export function overlayStem(machine: string, disk: string): string {
   return `${machine}-${disk.replace(/[^A-Za-z0-9_.-]+/g, '_').replace(/^[._]+/, '')}`.slice(0, stemMost)
 }
 
-/** `web-disk0.before-upgrade.qcow2`, beside the disk; numbered when that exists. */
-export async function reserveOverlayFile(
-  disk: { readonly name: string; readonly layers: readonly DiskLayer[] },
+/** `web-disk0.before-upgrade.qcow2`, beside the disk; numbered when that exists. The caller closes the handle. */
+async function reserveOverlayFile(
+  disk: Pick<OverlayDisk, 'name' | 'layers'>,
   { label, creating, machine }: NewFiles,
-): Promise<string> {
+): Promise<{ readonly file: string; readonly handle: FileHandle }> {
   const directory = path.dirname(disk.layers[0]!.file)
   const stem = overlayStem(machine, disk.name)
   for (let i = 1; i < 1000; i++) {
@@ -48,8 +48,7 @@ export async function reserveOverlayFile(
     if (await exists(file)) continue
     await creating?.(file)
     try {
-      await (await open(file, 'wx', 0o600)).close()
-      return file
+      return { file, handle: await open(file, 'wx', 0o600) }
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       if (code === 'EEXIST') continue
@@ -62,6 +61,35 @@ export async function reserveOverlayFile(
     `${directory} has too many overlays named ${label}`,
     'Remove overlays that no machine and no snapshot uses.',
   )
+}
+
+export interface OverlayDisk {
+  readonly name: string
+  readonly layers: readonly DiskLayer[]
+  readonly bytes: number
+}
+
+/**
+ * Makes an overlay beside a disk. The directory may be a user's, who can have another file under any name at any time:
+ * so the one that was made is written, and given away by `give`, through its descriptor.
+ */
+export async function makeOverlayFile(
+  disk: OverlayDisk,
+  target: NewFiles,
+  give: (file: FileHandle) => Promise<void>,
+  deadline: Deadline,
+): Promise<string> {
+  const { file, handle } = await reserveOverlayFile(disk, target)
+  try {
+    await createOverlay(`/proc/${process.pid}/fd/${handle.fd}`, disk.layers[0]!, disk.bytes, deadline)
+    await give(handle)
+    return file
+  } catch (error) {
+    await rm(file, { force: true })
+    throw error
+  } finally {
+    await handle.close()
+  }
 }
 
 const exists = (file: string) =>
@@ -87,11 +115,9 @@ export async function openOverlay(
   owner: { readonly uid: number; readonly gid: number },
   deadline: Deadline,
 ): Promise<Overlay> {
-  const file = await reserveOverlayFile(disk, target)
+  const file = await makeOverlayFile(disk, target, (made) => made.chown(owner.uid, owner.gid), deadline)
   const overlay = { disk, file, node: `snapswitch-${randomBytes(6).toString('hex')}` }
   try {
-    await createOverlay(file, disk.layers[0]!, disk.bytes, deadline)
-    await chown(file, owner.uid, owner.gid)
     await qmp.execute(
       'blockdev-add',
       {
