@@ -278,10 +278,19 @@ export function hasIngressFilters(socket: NetlinkSocket, index: number): boolean
   return hasFiltersAt(socket, index, TC_H_INGRESS)
 }
 
+/** Whether somebody has filters there that ours lets nothing through to. */
+export function hasFiltersBehind(socket: NetlinkSocket, index: number): boolean {
+  return filtersAt(socket, index, TC_H_INGRESS).some(({ payload }) => readU32(payload, 16) >>> 16 > PRIORITY)
+}
+
 function hasFiltersAt(socket: NetlinkSocket, index: number, parent: number): boolean {
+  return filtersAt(socket, index, parent).length > 0
+}
+
+function filtersAt(socket: NetlinkSocket, index: number, parent: number): NetlinkMessage[] {
   return socket
     .request(`list filters of network device ${index}`, RTM_GETTFILTER, NLM.dump, trafficHeader(index, 0, parent, 0))
-    .some(({ type }) => type === RTM_NEWTFILTER)
+    .filter(({ type }) => type === RTM_NEWTFILTER)
 }
 
 /** With its device, or by somebody's hand. */

@@ -1,4 +1,4 @@
-// Several steps that are all taken, whatever fails: what ends a thread closes the second port though the first one threw.
+// Steps that are all taken, whatever fails: what ends a thread closes the second port though the first one threw.
 
 /** Takes each step in turn. Throws what the first one that failed has thrown, when all have been taken. */
 export function eachOf(...steps: readonly (() => void)[]): void {

@@ -6,13 +6,14 @@ import { asSnapswitchError, type SnapswitchError } from '../../src/errors/errors
 import { addAddress, type HostAddress, listAddresses } from '../../src/linux/addresses.js'
 import { lockDevice } from '../../src/linux/device-lock.js'
 import { hookEgress, hookEgressUnseen, isHooked } from '../../src/linux/egress-hook.js'
-import { type QuietLink, quietLink } from '../../src/linux/ingress.js'
+import { hasFiltersBehind, type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Links } from '../../src/linux/link.js'
 import type { Link } from '../../src/linux/link-message.js'
 import { isMachinesEnd, machinesEndError, notEthernetError, slaveError } from './problems.js'
 
 export class Attachment {
   readonly #undo: (() => void)[] = []
+  readonly #links: Links
   readonly #log: Logger
   readonly #device: string
   #quiet: QuietLink | null = null
@@ -20,6 +21,8 @@ export class Attachment {
   lost: readonly HostAddress[] = []
   /** Why the host is not kept out of the device any more. */
   trouble: SnapswitchError | null = null
+  /** Others have filters at its ingress hook, which see nothing. */
+  filtersBehind = false
   /** Our program is at its egress hook. */
   hooked = false
   /** Once released. */
@@ -30,6 +33,7 @@ export class Attachment {
    * SYSCALL; then nothing is left changed.
    */
   constructor(links: Links, link: Link, log: Logger, bridge?: number) {
+    this.#links = links
     this.#log = log
     this.#device = link.name
     refuseUnfit(link, bridge)
@@ -86,6 +90,7 @@ export class Attachment {
       const renewed = this.#quiet.renew(now, filters)
       if (!filters) return renewed
       this.trouble = null
+      this.filtersBehind = hasFiltersBehind(this.#links.socket, now.index)
       if (this.hooked && (renewed.includes('filter') || !isHooked(now.index)))
         this.#hook(() => hookEgress(now.index, now.name))
       return renewed

@@ -90,6 +90,16 @@ export function sharedWarnings(
   return warnings
 }
 
+/** Ours comes first, and lets nothing through. */
+export function filteredWarning(name: string): SnapswitchError {
+  return new SnapswitchError(
+    'DEVICE_SHARED',
+    `${name} is a port: ingress filters that others have there, such as libvirt’s limit <outbound>, see nothing`,
+    `\`tc filter show dev ${name} ingress\` shows them. Limit what leaves at the other ports (libvirt’s <inbound>, ` +
+      '`tc qdisc add … root`), or in the machine.',
+  )
+}
+
 /**
  * A device that is not called as its port says any more: after a restart the port would wait for it, or take another
  * one.

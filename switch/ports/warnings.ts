@@ -7,13 +7,16 @@ import { defaultRouteDevices, listAddresses } from '../../src/linux/addresses.js
 import { isCalled } from '../../src/linux/link-message.js'
 import type { NetlinkSocket } from '../../src/linux/netlink.js'
 import type { Attachment } from './attachment.js'
-import { type Devices, type HostState, renamedError, sharedWarnings } from './host-use.js'
+import { type Devices, filteredWarning, type HostState, renamedError, sharedWarnings } from './host-use.js'
 import { findLoops } from './loops.js'
 import { loopError, trunksWithoutRoom } from './problems.js'
 import type { PortEntry } from './table.js'
 
-/** Addresses that the device had before it became a port, and why the host is not kept out of it any more. */
-type Attached = Pick<Attachment, 'lost' | 'trouble'>
+/**
+ * Addresses that the device had before it became a port, why the host is not kept out of it any more, and whether
+ * others have filters there.
+ */
+type Attached = Pick<Attachment, 'lost' | 'trouble' | 'filtersBehind'>
 
 export class PortWarnings {
   readonly #log: Logger
@@ -74,9 +77,10 @@ export function warningsOf(
     const link = byIndex.get(port.ifindex)
     if (link === undefined) continue
     if (!isCalled(link, port.device)) add(port.name, renamedError(port, link.name))
-    const { lost = [], trouble = null } = attached(port.name) ?? {}
+    const { lost = [], trouble = null, filtersBehind = false } = attached(port.name) ?? {}
     if (trouble !== null) add(port.name, trouble)
     add(port.name, ...sharedWarnings(link, devices, state, lost))
+    if (filtersBehind) add(port.name, filteredWarning(link.name))
   }
   const here = ports.filter(({ ifindex }) => byIndex.has(ifindex))
   for (const loop of findLoops(here, links)) for (const { name } of loop.ports) add(name, loopError(loop))

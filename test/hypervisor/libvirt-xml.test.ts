@@ -12,6 +12,7 @@ import {
   placeMedia,
   placeNics,
   snapshotXml,
+  withoutIngressLimits,
 } from '../../src/hypervisor/libvirt/domain-edits.js'
 import { placeFiles, withNamedFirmware } from '../../src/hypervisor/libvirt/domain-files.js'
 import { stateDetail } from '../../src/hypervisor/libvirt/domain-state.js'
@@ -107,6 +108,26 @@ t.test('disks and NICs are put elsewhere, all else stays', async (t) => {
   t.match(placed, /<backingStore\/><\/backingStore><\/backingStore>/, 'the chain has an end')
   t.throws(() => placeDisks(xml, [{ target: 'vdz', layers }]), { code: 'MACHINE_UNSUPPORTED' })
   t.throws(() => placeNics(xml, ['left', 'right']), { code: 'MACHINE_UNSUPPORTED' })
+})
+
+t.test('limits of what a guest sends go where a port is, and nothing else', async (t) => {
+  const nic = (tap: string, limits: string) => `<interface type="ethernet"><target dev="${tap}"/>${limits}</interface>`
+  const [slow, to, fro] = ['<outbound average="1000"/>', '<inbound average="9"/>', '<bandwidth>']
+  const both = nic('a', `${fro}${to}${slow}</bandwidth>`)
+  const one = nic('b', `${fro}${slow}</bandwidth>`)
+  const free = nic('c', `${fro}${slow}</bandwidth>`)
+  const bridge = `<interface type="bridge"><target dev="a"/>${fro}${slow}</bandwidth></interface>`
+  const domain = (...nics: string[]) => `<domain><devices>${nics.join('')}</devices></domain>`
+  t.equal(
+    withoutIngressLimits(domain(both, one, free, bridge), new Set(['a', 'b'])),
+    domain(
+      nic('a', `${fro}${to}</bandwidth>`),
+      '<interface type="ethernet"><target dev="b"/></interface>',
+      free,
+      bridge,
+    ),
+  )
+  t.equal(withoutIngressLimits(domain(both, one), new Set()), domain(both, one))
 })
 
 t.test('every kind of disk is supported, a medium, or named with the reason', async (t) => {

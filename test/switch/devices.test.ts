@@ -193,6 +193,18 @@ t.test('what of the host would be cut off keeps a device from becoming a port, o
     await without('later')
     await says(daemon, 'two', { problem: null, warnings: [] }, tap)
   }
+  // As libvirt limits what a guest may send: our filter stands before it.
+  const filter = (what: string, ...more: string[]) =>
+    world.in('host', 'tc', 'filter', what, 'dev', 'two', 'ingress', 'pref', '20', ...more)
+  await filter('add', 'protocol', 'all', 'bpf', 'da', 'bytecode', '1,6 0 0 0,')
+  await says(
+    daemon,
+    'two',
+    { problem: null, warnings: [{ code: 'DEVICE_SHARED', message: /filters that others/ }] },
+    tap,
+  )
+  await filter('del')
+  await says(daemon, 'two', { problem: null, warnings: [] }, tap)
   // A container's, which the host does not see among its own devices.
   await world.namespace('container')
   await onTop('cont0', 'macvlan', 'mode', 'bridge')

@@ -61,6 +61,22 @@ export function useTaps(xml: string, taps: ReadonlySet<string>): string {
   return print(document)
 }
 
+/**
+ * Takes off what libvirt would limit by an ingress hook of its own at these taps: what the guest sends (`<outbound>`;
+ * virNetDevBandwidthSet, whose directions are the host's). Where a hook is there, it would not start the domain.
+ */
+export function withoutIngressLimits(xml: string, taps: ReadonlySet<string>): string {
+  if (taps.size === 0) return xml
+  const document = parse(xml)
+  for (const nic of tapInterfaces(document)) {
+    const limits = child(nic, 'bandwidth')
+    if (limits === null || !taps.has(targetOf(nic)!)) continue
+    remove(limits, 'outbound')
+    if (child(limits, 'inbound') === null) remove(nic, 'bandwidth')
+  }
+  return print(document)
+}
+
 function placeDisk(disk: Element, layers: readonly DiskLayer[]): void {
   placeSource(disk, layers)
   remove(disk, 'mirror')

@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { asSnapswitchError, type ErrorReport, SnapswitchError } from '../../errors/errors.js'
+import { withIngressHook } from '../../linux/ingress-hooks.js'
 import type { Deadline, LoadedMachine, LoadRequest } from '../hypervisor.js'
 import { within } from '../shared/deadline.js'
 import { makeFreshDisks } from '../shared/fresh-disks.js'
@@ -17,6 +18,7 @@ import {
   placeNics,
   tapsOfLibvirt,
   useTaps,
+  withoutIngressLimits,
 } from './domain-edits.js'
 import { placeFiles } from './domain-files.js'
 import { describeDomain } from './domain-xml.js'
@@ -97,7 +99,9 @@ async function load(
     const own = [...tapsOfLibvirt(xml), ...(stored === null ? [] : tapsOfLibvirt(stored))]
     const there = new Set(own.filter((tap) => taps.includes(tap) && existsSync(`/sys/class/net/${tap}`)))
     const bridged = tapsByMac(definition.bridgedNics ?? [], request.bridgedTaps ?? [])
-    const onTaps = moveToTaps(useTaps(xml, there), bridged)
+    // Of the domain that runs; what is stored keeps its limits.
+    const startable = withoutIngressLimits(useTaps(xml, there), withIngressHook(taps))
+    const onTaps = moveToTaps(startable, bridged)
     await loader.call('restore', { file: request.memoryFile, xml: onTaps }, deadline)
     for (const tap of [...there, ...bridged.values()]) endWithHolder(tap, findQemu(definition.uuid)?.pid ?? 0)
     if (definition.persistent)
