@@ -9,7 +9,11 @@ import { hookEgress, hookEgressUnseen, isHooked } from '../../src/linux/egress-h
 import { hasFiltersBehind, type QuietLink, quietLink } from '../../src/linux/ingress.js'
 import type { Links } from '../../src/linux/link.js'
 import type { Link } from '../../src/linux/link-message.js'
+import { flagsOf, switchLroOff } from '../../src/linux/lro.js'
 import { isMachinesEnd, machinesEndError, notEthernetError, slaveError } from './problems.js'
+
+/** Kinds of device that never join segments. */
+const WITHOUT_LRO: readonly (string | null)[] = ['tun', 'veth']
 
 export class Attachment {
   readonly #undo: (() => void)[] = []
@@ -53,6 +57,7 @@ export class Attachment {
         if (quiet.release()) for (const address of kept) addAddress(links.socket, address)
       })
       this.#hook(() => hookEgress(link.index, link.name))
+      if (!WITHOUT_LRO.includes(link.kind)) this.#switchLroOff(link.index)
       if (link.up) return
       links.change(link.index, { up: true })
       this.#undo.push(() => {
@@ -64,6 +69,15 @@ export class Attachment {
     } catch (thrown) {
       this.release()
       throw thrown
+    }
+  }
+
+  #switchLroOff(index: number): void {
+    try {
+      const undo = switchLroOff(flagsOf(index))
+      if (undo !== null) this.#undo.push(undo)
+    } catch (thrown) {
+      this.#log.warn({ err: thrown, device: this.#device }, 'LRO of a device could not be switched off')
     }
   }
 
