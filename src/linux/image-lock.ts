@@ -60,11 +60,12 @@ export function isInUseByQemu(path: string): boolean | null {
 
 /** An image that nobody may write to while this is held. */
 export class ImageLock {
-  readonly #fd: number
+  /** The file that is locked. Not to be used when the lock has been let go of. */
+  readonly fd: number
   readonly #path: string
 
   private constructor(fd: number, path: string) {
-    this.#fd = fd
+    this.fd = fd
     this.#path = path
   }
 
@@ -87,7 +88,7 @@ export class ImageLock {
   /** Whether its path still means the file that is locked. */
   get isCurrent(): boolean {
     try {
-      const [held, named] = [fstatSync(this.#fd), statSync(this.#path)]
+      const [held, named] = [fstatSync(this.fd), statSync(this.#path)]
       return held.dev === named.dev && held.ino === named.ino
     } catch {
       return false
@@ -95,6 +96,6 @@ export class ImageLock {
   }
 
   release(): void {
-    closeSync(this.#fd)
+    closeSync(this.fd)
   }
 }

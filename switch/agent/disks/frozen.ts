@@ -1,16 +1,15 @@
 // Frozen images, which finished snapshots name, are kept from being written: by a lock that QEMU heeds, and by their
 // mode as far as that binds anybody. And a machine that runs on one all the same is noticed.
 
-import { chmod, stat } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import { SnapswitchError } from '../../../src/errors/errors.js'
+import { openPlain, UnfitFile } from '../../../src/files/plain.js'
 import type { Disk } from '../../../src/hypervisor/hypervisor.js'
 import { ImageLock } from '../../../src/linux/image-lock.js'
 import type { Host } from '../host.js'
+import { giveBack, isOneFile, take, takenFrom } from './image-mode.js'
 import { FileNames } from './names.js'
 import type { DiskRecords } from './records.js'
-
-const WRITABLE = 0o222
 
 export class FrozenImages {
   readonly #records: DiskRecords
@@ -45,18 +44,35 @@ export class FrozenImages {
 
   /** Before it is merged into, and when no snapshot names it any more. */
   async release(file: string): Promise<void> {
-    this.#locks.get(file)?.release()
-    this.#locks.delete(file)
-    const mode = this.#records.modes.get(file)
-    if (mode === undefined) return
+    const lock = this.#locks.get(file)
+    const was = this.#records.modes.get(file)
     try {
-      await chmod(file, mode)
+      // The file that is locked, whatever goes by its name now.
+      const isBack = lock !== undefined && was !== undefined && giveBack(lock.fd, was, file)
+      this.#unlock(file)
+      if (was === undefined) return
+      if (!isBack) await this.#giveBackByName(file, was)
     } catch (thrown) {
-      // Tried again.
-      if ((thrown as NodeJS.ErrnoException).code !== 'ENOENT')
+      this.#unlock(file)
+      // Tried again, unless no such file is there.
+      if (!isGone(thrown))
         return this.#complain(file, thrown, 'an image that is frozen no more cannot get its mode back')
     }
     await this.#records.noteMode(file, null)
+  }
+
+  async #giveBackByName(file: string, was: Parameters<typeof giveBack>[1]): Promise<void> {
+    const handle = await openPlain(file)
+    try {
+      giveBack(handle.fd, was, file)
+    } finally {
+      await handle.close()
+    }
+  }
+
+  #unlock(file: string): void {
+    this.#locks.get(file)?.release()
+    this.#locks.delete(file)
   }
 
   /** Lets go of all; the files stay read-only for the next daemon. */
@@ -66,18 +82,18 @@ export class FrozenImages {
   }
 
   async #freeze(file: string, readOnly: boolean): Promise<void> {
-    if (!this.#locks.has(file)) {
-      const lock = ImageLock.take(file)
-      if (lock === null)
-        return this.#complain(file, null, 'a frozen image is being written to: its snapshots are damaged')
-      this.#locks.set(file, lock)
-      this.#complained.delete(file)
-    }
-    if (!readOnly) return
-    const mode = (await stat(file)).mode & 0o7777
-    if ((mode & WRITABLE) === 0) return
-    if (!this.#records.modes.has(file)) await this.#records.noteMode(file, mode)
-    await chmod(file, mode & ~WRITABLE)
+    const lock = this.#locks.get(file) ?? ImageLock.take(file)
+    if (lock === null)
+      return this.#complain(file, null, 'a frozen image is being written to: its snapshots are damaged')
+    if (!this.#locks.has(file)) this.#complained.delete(file)
+    this.#locks.set(file, lock)
+    const taken = readOnly ? takenFrom(lock.fd) : null
+    if (taken === null) return
+    const known = this.#records.modes.get(file)
+    if (known === undefined || typeof known === 'number' || !isOneFile(known, taken))
+      await this.#records.noteMode(file, taken)
+    // It may have been let go of meanwhile.
+    if (this.#locks.get(file) === lock) take(lock.fd)
   }
 
   #complain(file: string, thrown: unknown, text: string): void {
@@ -87,6 +103,10 @@ export class FrozenImages {
     this.#log.warn({ err: thrown ?? undefined, file }, text)
   }
 }
+
+/** Nothing that could have been frozen goes by that name. */
+const isGone = (thrown: unknown) =>
+  thrown instanceof UnfitFile || ['ENOENT', 'ENOTDIR', 'ELOOP'].includes((thrown as NodeJS.ErrnoException).code ?? '')
 
 /** A disk of a machine that is on a frozen image. */
 export interface OnFrozen {

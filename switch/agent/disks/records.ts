@@ -11,6 +11,7 @@ import { writeDurable } from '../../../src/files/durable.js'
 import { readJson } from '../../../src/files/json.js'
 import type { DiskLayer } from '../../../src/hypervisor/hypervisor.js'
 import { fileId } from '../../../src/linux/open-files.js'
+import { type FormerMode, ImageMode } from './image-mode.js'
 
 const Layer = Type.Object({ file: Type.String(), format: Type.Union([Type.Literal('qcow2'), Type.Literal('raw')]) })
 
@@ -34,7 +35,8 @@ const DiskFile = Type.Object({
   strays: Type.Record(Type.String(), Type.String()),
   /** Merges that were begun: machine, disk, and what it is merged into. */
   merging: Type.Optional(Type.Record(Type.String(), Type.String())),
-  /** Access modes that frozen images had before they were made read-only. */
+  /** What frozen images had before they were made read-only, and what former versions knew of it. */
+  readOnly: Type.Optional(Type.Record(Type.String(), ImageMode)),
   modes: Type.Optional(Type.Record(Type.String(), Type.Integer())),
 })
 type DiskFile = Static<typeof DiskFile>
@@ -90,8 +92,8 @@ export class DiskRecords {
     return new Map(Object.entries(this.#content.strays))
   }
 
-  get modes(): ReadonlyMap<string, number> {
-    return new Map(Object.entries(this.#content.modes ?? {}))
+  get modes(): ReadonlyMap<string, ImageMode | FormerMode> {
+    return new Map(Object.entries({ ...this.#content.modes, ...this.#content.readOnly }))
   }
 
   machines(): string[] {
@@ -213,11 +215,12 @@ export class DiskRecords {
   }
 
   /** `mode` null: it has its own again. */
-  async noteMode(file: string, mode: number | null): Promise<void> {
-    const modes = { ...this.#content.modes }
-    if (mode === null) delete modes[file]
-    else modes[file] = mode
-    this.#content.modes = modes
+  async noteMode(file: string, mode: ImageMode | null): Promise<void> {
+    const readOnly = { ...this.#content.readOnly }
+    if (mode === null) delete readOnly[file]
+    else readOnly[file] = mode
+    this.#content.readOnly = readOnly
+    if (this.#content.modes !== undefined) delete this.#content.modes[file]
     await this.#write()
   }
 
