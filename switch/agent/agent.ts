@@ -265,7 +265,7 @@ export class Agent {
         return
       case 'early':
         if (session?.request.epoch === event.epoch) session.early()
-        else if (session === null) this.#catchUp.early(event.network, event.epoch)
+        else this.#catchUp.early(event.network, event.epoch)
         return
       case 'peer':
         this.#catchUp.heard(event)

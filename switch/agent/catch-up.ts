@@ -40,7 +40,10 @@ export class CatchUp {
     if (this.#giveWay.has(key)) return
     const stop = this.#host.clock.after(UNKNOWN_EPOCH_MS, () => {
       this.#giveWay.delete(key)
-      if (this.#underWay(network)?.epoch === epoch) return
+      const cutFor = this.#underWay(network)?.epoch ?? null
+      if (cutFor === epoch) return
+      // A snapshot of before has not ended here.
+      if (cutFor !== null && cutFor < epoch) return this.early(network, epoch)
       this.#host.log.warn({ network, epoch }, 'frames of an unknown epoch; moving on to it')
       this.#advanceSoon(network, epoch)
     })

@@ -59,6 +59,16 @@ t.test('its TAKE comes after all', async (t) => {
   t.same(await pass(3000), [], 'it is being cut for')
 })
 
+t.test('a snapshot of before has not ended here: it is waited for', async (t) => {
+  const { one, underWay, pass } = catchUp(t)
+  underWay.set('lab0', 5)
+  one.early('lab0', 6)
+  t.same(await pass(3000), [])
+  t.same(await pass(3000), [])
+  underWay.delete('lab0')
+  t.same(await pass(3000), ['lab0 6'])
+})
+
 t.test('closed: nobody moves on', async (t) => {
   const { one, pass } = catchUp(t)
   for (const epoch of [5, 6]) one.early('lab0', epoch)
