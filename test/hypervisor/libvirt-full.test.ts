@@ -1,4 +1,5 @@
-// Domains of libvirt whose disks run out of space, and snapshots that libvirt's tools make within our overlays.
+// Domains of libvirt whose disks run out of space, snapshots that libvirt's tools make within our overlays, and domains
+// that are changed while a snapshot is prepared.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -8,7 +9,7 @@ import { createLibvirtHypervisor } from '../../src/hypervisor/libvirt/driver.js'
 import { fileLimit } from '../patience.js'
 import { readReport, soon, until } from './boot-guest.js'
 import { LibvirtDaemon } from './libvirt-daemon.js'
-import { codeOf, scratch, take } from './machines.js'
+import { codeOf, scratch, take, takeWhile } from './machines.js'
 
 t.setTimeout(fileLimit(280_000))
 t.jobs = 1
@@ -107,3 +108,40 @@ t.test('a snapshot of libvirt’s own within our overlay: the overlay is not mer
   daemon.virsh('destroy', 'inner')
   daemon.virsh('undefine', 'inner')
 })
+
+t.test(
+  'plugged in, or a disc changed, while a snapshot is prepared: it fails, and the next one is whole',
+  async (t) => {
+    const at = (file: string) => path.join(daemon.directory, file)
+    for (const file of ['first.iso', 'second.iso']) writeFileSync(at(file), Buffer.alloc(1 << 16))
+    const domain = await daemon.domain('changed', {
+      devices: `<controller type='sata' index='0'/><disk type='file' device='cdrom'><driver name='qemu' type='raw'/>
+<source file='${at('first.iso')}'/><target dev='sda' bus='sata'/><readonly/></disk>`,
+    })
+    const machine = await attach('changed')
+    writeFileSync(at('tablet.xml'), "<input type='tablet' bus='usb'><alias name='ua-late'/></input>")
+    const attached = async () => daemon.virsh('attach-device', 'changed', at('tablet.xml'), '--live')
+    t.match(await takeWhile(machine, { before: attached }), {
+      code: 'CAPTURE_FAILED',
+      message: /the device ua-late \(usb-tablet\) was plugged into vm0/,
+    })
+    await daemon.runs(domain)
+    t.same(daemon.disks('changed').vda, domain.disk)
+    const change = async () => daemon.virsh('change-media', 'changed', 'sda', at('second.iso'), '--live')
+    t.match(await takeWhile(machine, { before: change }), {
+      code: 'CAPTURE_FAILED',
+      message: /a disc of vm0 was changed/,
+    })
+    await daemon.runs(domain)
+    t.match((await machine.inspect(soon(5000))).media, [{ file: at('second.iso') }])
+    const { definition, seal } = await take(machine, domain.serial)
+    await machine.destroy(soon(5000))
+    const request = { definition, memoryFile: seal.memoryFile, disks: seal.disks, taps: [], directory: scratch() }
+    const { control } = await hypervisor.load(request, soon(20_000))
+    await control.resume(soon(5000))
+    await daemon.runs(domain)
+    t.match(daemon.virsh('dumpxml', 'changed'), /ua-late/)
+    await control.destroy(soon(5000))
+    daemon.virsh('undefine', 'changed')
+  },
+)

@@ -55,6 +55,25 @@ export async function take(
   return { directory, definition, seal, downtimeMs: (resumedAtUs - pausedAtUs) / 1000, said }
 }
 
+/** As `take`, with what its owner does before and after the preparation. Why it failed; null: it did not. */
+export async function takeWhile(
+  machine: MachineControl,
+  { before = async () => {}, after = async () => {} }: { before?(): Promise<unknown>; after?(): Promise<unknown> },
+): Promise<SnapswitchError | null> {
+  await machine.inspect(soon(5000))
+  await machine.definition(soon(5000))
+  await before()
+  await machine.prepare({ directory: scratch(), label: 'meanwhile' }, soon(5000))
+  await after()
+  await machine.pause(soon(2000))
+  const { resumed, sealed } = machine.capture(soon(20_000))
+  await resumed
+  return sealed.then(
+    () => null,
+    (error: SnapswitchError) => error,
+  )
+}
+
 export async function bringBack(
   hypervisor: Hypervisor,
   taken: Taken,

@@ -1,7 +1,7 @@
 // Machines that are no longer what their command line says: devices plugged in come back where they sat, devices
 // unplugged stay away, and what cannot be told is refused.
 
-import { rmSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import koffi from 'koffi'
 import t from 'tap'
@@ -12,7 +12,7 @@ import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
 import { type JsonObject, QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { fileLimit } from '../patience.js'
 import { bootGuest, makeDisk, readReport, soon, until } from './boot-guest.js'
-import { bringBack, codeOf, scratch, take } from './machines.js'
+import { bringBack, codeOf, scratch, take, takeWhile } from './machines.js'
 
 const CLONE_NEWNET = 0x40000000
 koffi.load('libc.so.6').func('int unshare(int)')(CLONE_NEWNET)
@@ -204,3 +204,58 @@ t.test('plugged in with something that QEMU does not tell: refused before anythi
   await machine.definition(soon(5000)).catch((error) => t.match(error.message, /nic9 was plugged in .*u1 \(user\)/))
   await machine.close()
 })
+
+t.test(
+  'plugged in, or a disc changed, while a snapshot is prepared: it fails, and the next one is whole',
+  async (t) => {
+    const directory = scratch('guest')
+    const second = path.join(directory, 'second.sock')
+    const [iso, other] = ['first.iso', 'second.iso'].map((name) => path.join(directory, name)) as [string, string]
+    for (const file of [iso, other]) writeFileSync(file, Buffer.alloc(1 << 16))
+    const guest = await bootGuest({
+      directory,
+      extra: [
+        ...['-qmp', `unix:${second},server=on,wait=off`, '-device', 'ide-cd,id=cd0,drive=cd'],
+        ...['-drive', `file=${iso},format=raw,if=none,id=cd,media=cdrom`],
+      ],
+    })
+    t.teardown(() => guest.end())
+    const qmp = await QmpClient.connect(second, soon(2000))
+    t.teardown(() => qmp.close())
+    await plug(qmp, ['object-add', { 'qom-type': 'rng-builtin', id: 'r1' }])
+    const machine = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+    t.teardown(() => machine.close())
+    const insert = (filename: string) => plug(qmp, ['blockdev-change-medium', { id: 'cd0', filename, format: 'raw' }])
+    const goesOn = async () => {
+      const { count } = readReport(guest.serial)
+      await until('the guest', () => readReport(guest.serial).count > count + 2)
+      const { disks } = await machine.inspect(soon(5000))
+      t.same(
+        disks.map(({ layers }) => path.basename(layers[0]!.file)),
+        ['disk.qcow2'],
+        'on its own disk',
+      )
+    }
+    const device = { driver: 'virtio-rng-pci', id: 'hot', rng: 'r1' }
+    t.match(await takeWhile(machine, { before: () => plug(qmp, ['device_add', device]) }), {
+      code: 'CAPTURE_FAILED',
+      message: /the device hot \(virtio-rng-pci\) was plugged into vm0/,
+    })
+    await goesOn()
+    t.match(await takeWhile(machine, { after: () => insert(other) }), {
+      code: 'CAPTURE_FAILED',
+      message: /a disc of vm0 was changed/,
+    })
+    await goesOn()
+    const { media } = await machine.inspect(soon(5000))
+    t.match(media, [{ file: other }])
+    const definition = (await machine.definition(soon(5000))) as QemuDefinition
+    t.match(definition.argv.join(' '), /id=hot/)
+    await machine.prepare({ directory: scratch(), label: 'whole' }, soon(5000))
+    await machine.pause(soon(2000))
+    const { resumed, sealed } = machine.capture(soon(20_000))
+    await resumed
+    await insert(iso)
+    t.match(await sealed, { disks: [{ name: 'disk0' }] }, 'what is done behind the cut is no concern of it')
+  },
+)

@@ -25,6 +25,7 @@ import type {
 } from '../hypervisor.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
+import type { Composition } from '../shared/composition.js'
 import { within } from '../shared/deadline.js'
 import { canHoldAtGate, staysStopped } from '../shared/held-save.js'
 import type { ImageWriter, WrittenImage } from '../shared/image-writer.js'
@@ -55,6 +56,7 @@ const fitMs = 1000
 export interface CaptureContext {
   readonly machine: string
   readonly link: DomainLink
+  readonly composition: Composition
   readonly process: ProcessIdentity | null
   readonly writer: ImageWriter
   readonly mode: CaptureMode
@@ -90,6 +92,7 @@ export class DomainCapture implements CaptureWork {
   #stopped = false
   /** Whether libvirt was told to put the overlays in use. */
   #frozen = false
+  #pausedAtUs = 0
   /** When the copies began. */
   #disks: Promise<number | null> = Promise.resolve(null)
   /** QEMU's run state when it was stopped. */
@@ -215,7 +218,9 @@ export class DomainCapture implements CaptureWork {
     const { stopped, doneAtUs, state } = stopMachine(link, this.#copying === null ? [] : [this.#copying], deadline)
     this.#disks = doneAtUs
     this.#state = state
-    return stopped
+    const paused = await stopped
+    this.#pausedAtUs = paused.pausedAtUs
+    return paused
   }
 
   async run(onResumed: (info: ResumeInfo) => void, deadline: Deadline, late: Promise<never>): Promise<SealInfo> {
@@ -292,7 +297,7 @@ export class DomainCapture implements CaptureWork {
     const info = await Promise.race([running, late])
     if (!wasRunning) await link.call('suspend', {}, deadline)
     resumed({ ...info, ...stamps })
-    await Promise.all(this.#copies.map((copy) => finishCopy(link, copy, deadline)))
+    await Promise.all([this.#checkSame(deadline), ...this.#copies.map((copy) => finishCopy(link, copy, deadline))])
     return written
   }
 
@@ -310,8 +315,14 @@ export class DomainCapture implements CaptureWork {
       throw error
     }
     await this.#restoreRunState((info) => resumed({ ...info, savingAtUs }), deadline)
+    await this.#checkSame(deadline)
     const [{ size }, digest] = await Promise.all([stat(this.#file), digestFile(this.#file)])
     return { bytes: size, digest }
+  }
+
+  #checkSame(deadline: Deadline): Promise<void> {
+    const { machine, link, composition } = this.#context
+    return link.patiently(() => composition.check(machine, this.#pausedAtUs, deadline), deadline)
   }
 
   /** The image, the frozen layers and the names of all new files, onto the disk. */

@@ -16,6 +16,7 @@ import type {
   ResumeInfo,
 } from '../hypervisor.js'
 import { CaptureControl } from '../shared/capture-control.js'
+import { Composition } from '../shared/composition.js'
 import { CutPace } from '../shared/cut-pace.js'
 import { within } from '../shared/deadline.js'
 import type { ImageWriter } from '../shared/image-writer.js'
@@ -84,6 +85,7 @@ export class LibvirtMachine implements MachineControl {
   readonly #uuid: string
   readonly #process: ProcessIdentity | null
   readonly #captures: CaptureControl
+  readonly #composition: Composition
   #obstacles: Promise<Obstacles> | null = null
   /** Until it is seen to run, or ended. */
   #afterLoad: AfterLoad | null
@@ -100,6 +102,7 @@ export class LibvirtMachine implements MachineControl {
     this.#uuid = uuid
     this.#link = link
     this.#settings = settings
+    this.#composition = new Composition(link)
     this.#process = findQemu(uuid)
     const between = () => [...(settings.process.pid === null ? [] : [settings.process.pid]), ...link.daemons]
     this.#captures = new CaptureControl(name, new CutPace(this.#process?.pid ?? null, between))
@@ -139,6 +142,7 @@ export class LibvirtMachine implements MachineControl {
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
+    this.#composition.beforeMedia()
     const seen = await lookAt(this.#link, this.#process, deadline)
     const captureMode = await this.#captureMode(seen.state === 'running', deadline)
     const { ofBackground } = await this.#askObstacles(deadline)
@@ -148,6 +152,7 @@ export class LibvirtMachine implements MachineControl {
   async definition(deadline: Deadline): Promise<LibvirtDefinition> {
     const link = this.#link
     const { uuid, persistent } = await link.describe(deadline)
+    await this.#composition.beforeDevices(deadline)
     const xml = await link.xml(0, deadline)
     const { memoryBytes, nics, bridgedNics, unsupported } = describeDomain(xml)
     checkSupported(this.name, unsupported)
@@ -199,6 +204,7 @@ export class LibvirtMachine implements MachineControl {
     const abortJob = () => this.#abortJob()
     return {
       ...{ machine, link, process: this.#process, writer, mode, copyDisks, wasRunning, domain, liveXml },
+      composition: this.#composition,
       memoryBytes: domain.memoryBytes,
       abortJob,
     }

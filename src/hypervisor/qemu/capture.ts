@@ -28,6 +28,7 @@ import type {
 import type { LiveDisk } from '../shared/block-drives.js'
 import type { CaptureWork } from '../shared/capture-control.js'
 import { explainFailure } from '../shared/capture-failure.js'
+import type { Composition } from '../shared/composition.js'
 import { by, deadlinePassed, within } from '../shared/deadline.js'
 import { canHoldAtGate, makeFitForGate, standsAtGate, staysStopped } from '../shared/held-save.js'
 import type { ImageSink, ImageWriter, SinkKind, WrittenImage } from '../shared/image-writer.js'
@@ -58,6 +59,7 @@ const descriptorName = 'snapswitch-image'
 export interface CaptureContext {
   readonly machine: string
   readonly qmp: QmpClient
+  readonly composition: Composition
   readonly process: ProcessIdentity | null
   readonly owner: { readonly uid: number; readonly gid: number }
   readonly writer: ImageWriter
@@ -85,6 +87,7 @@ export class QemuCapture implements CaptureWork {
   #stopped = false
   /** Whether the transaction was sent. */
   #frozen = false
+  #pausedAtUs = 0
   /** When the overlays were in place. */
   #disks: Promise<number | null> = Promise.resolve(null)
   /** QEMU's run state when it was stopped. */
@@ -265,7 +268,9 @@ export class QemuCapture implements CaptureWork {
     this.#frozen = transaction.length > 0
     this.#disks = doneAtUs
     this.#state = state
-    return stopped
+    const paused = await stopped
+    this.#pausedAtUs = paused.pausedAtUs
+    return paused
   }
 
   /** Saves memory of the paused machine. `onResumed` is called once, when the guest runs again. */
@@ -291,7 +296,7 @@ export class QemuCapture implements CaptureWork {
   }
 
   async #save(resumed: (info: ResumeInfo) => void, deadline: Deadline, overdue: Promise<never>): Promise<SealInfo> {
-    const { machine, qmp } = this.#context
+    const { machine, qmp, composition } = this.#context
     const late = () => deadlinePassed(`Saving ${machine}`)
     const [disksAtUs, state] = await Promise.race([Promise.all([this.#disks, this.#state]), overdue])
     await checkStopped(machine, qmp, state, deadline)
@@ -301,12 +306,14 @@ export class QemuCapture implements CaptureWork {
       const resumedAtUs = await Promise.race([this.#saveBehind(deadline, overdue), this.#failure(image), overdue])
       resumed({ resumedAtUs, ...stamps })
       const watch = watchProgress(machine, () => this.progress())
-      const saved = Promise.race([this.#completed(), this.#failure(image), watch.stalled])
+      const same = composition.check(machine, this.#pausedAtUs, deadline)
+      const saved = Promise.race([Promise.all([this.#completed(), same]), this.#failure(image), watch.stalled])
       await by(deadline, saved, late).finally(watch.stop)
     } else {
       if (this.#end === null) await Promise.race([this.#migrate(deadline), overdue])
       await by(deadline, Promise.race([this.#completed(), this.#failure(image), overdue]), late)
       await this.#restoreRunState((info) => resumed({ ...info, ...stamps }))
+      await composition.check(machine, this.#pausedAtUs, deadline)
     }
     const written = await by(deadline, image, late)
     await this.#syncFiles()

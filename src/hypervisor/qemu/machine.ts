@@ -16,6 +16,7 @@ import type {
 } from '../hypervisor.js'
 import { findImageNode } from '../shared/block-drives.js'
 import { CaptureControl } from '../shared/capture-control.js'
+import { Composition } from '../shared/composition.js'
 import { CutPace } from '../shared/cut-pace.js'
 import type { ImageWriter } from '../shared/image-writer.js'
 import {
@@ -59,6 +60,7 @@ export class QemuMachine implements MachineControl {
   readonly #qmp: QmpClient
   readonly #process: ProcessIdentity | null
   readonly #captures: CaptureControl
+  readonly #composition: Composition
   readonly #settings: DriverSettings
   #obstacle: Promise<string | null> | null = null
 
@@ -67,6 +69,7 @@ export class QemuMachine implements MachineControl {
     this.#qmp = qmp
     this.#process = process
     this.#settings = settings
+    this.#composition = new Composition(qmp)
     this.#captures = new CaptureControl(name, new CutPace(process?.pid ?? null))
   }
 
@@ -88,6 +91,7 @@ export class QemuMachine implements MachineControl {
   }
 
   async inspect(deadline: Deadline): Promise<MachineInfo> {
+    this.#composition.beforeMedia()
     const blocks = await this.#blocks(deadline)
     const [status, memory, network] = (await Promise.all(
       this.#qmp.executeAll(
@@ -119,8 +123,9 @@ export class QemuMachine implements MachineControl {
     }
   }
 
-  definition(deadline: Deadline): Promise<QemuDefinition> {
+  async definition(deadline: Deadline): Promise<QemuDefinition> {
     const { pid } = this.#known('Its command line')
+    await this.#composition.beforeDevices(deadline)
     return readDefinition(this.name, this.#qmp, pid, deadline)
   }
 
@@ -159,6 +164,7 @@ export class QemuMachine implements MachineControl {
     return {
       machine: this.name,
       qmp: this.#qmp,
+      composition: this.#composition,
       process: this.#process,
       owner: this.#process === null ? { uid: this.#qmp.peer.uid, gid: this.#qmp.peer.gid } : ownerOf(this.#process.pid),
       writer: this.#settings.writer,
