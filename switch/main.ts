@@ -205,6 +205,7 @@ async function serve(
     ports.giveBackLeft()
     const reconcile = async () => {
       await ports.reconcile((network) => epochs.get(network))
+      datapath.keepSlow(ports.xdpBehind())
       await bridges.follow()
       holders.follow((port) => wanted.of(CONFIGURATION).ports.get(port)?.vm != null)
     }

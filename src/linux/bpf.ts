@@ -18,7 +18,7 @@ const LOG_LENGTH = 64 * 1024
 /** The verifier gives up when a signal comes (bpf_check in kernel/bpf/verifier.c), as timers and children send them. */
 const LOAD_ATTEMPTS = 20
 
-export const ProgramType = { SOCKET_FILTER: 1, SCHED_CLS: 3 } as const
+export const ProgramType = { SOCKET_FILTER: 1, SCHED_CLS: 3, XDP: 6 } as const
 
 /** struct __sk_buff, offsets. */
 export const SkBuff = {

@@ -21,6 +21,7 @@ export const IFLA = {
   linkInfo: 18,
   afSpec: 26,
   peerNamespace: 37,
+  xdp: 43,
   targetNamespace: 46,
   otherNames: 52,
   otherName: 53,
@@ -31,6 +32,8 @@ const IFLA_INFO_DATA = 2
 const IFLA_TUN = { owner: 1, group: 2, vnetHeader: 5, persistent: 6, multiQueue: 7, queues: 8, detached: 9 } as const
 const IFLA_INFO_MACVLAN_MODE = 1
 const MACVLAN_MODE_BRIDGE = 4
+const IFLA_XDP = { attached: 2, genericProgram: 6 } as const
+const XDP_ATTACHED_SKB = 2
 const IFLA_INET6_CONF = 2
 /** Place of disable_ipv6 in IFLA_INET6_CONF (linux/ipv6.h). */
 const DEVCONF_DISABLE_IPV6 = 26
@@ -65,6 +68,8 @@ export interface Link {
   readonly tap: TapSettings | null
   /** A macvlan that the kernel forwards to from others on the same device. */
   readonly macvlanBridge: boolean
+  /** A program of somebody's is at its generic XDP hook. */
+  readonly genericXdp: boolean
   /** The host's stack speaks IPv6 on it. False where the kernel has no IPv6. */
   readonly ipv6: boolean
 }
@@ -119,6 +124,7 @@ export function parseLink(message: NetlinkMessage): Link {
     tap: kind !== undefined && readText(kind) === 'tun' && data !== undefined ? tapSettings(data) : null,
     macvlanBridge:
       kind !== undefined && /^macv(lan|tap)$/.test(readText(kind)) && data !== undefined && isMacvlanBridge(data),
+    genericXdp: hasGenericXdp(found.get(IFLA.xdp)),
     ipv6: hasIpv6(found.get(IFLA.afSpec)),
   }
 }
@@ -131,6 +137,13 @@ function otherNames(list: Uint8Array | undefined): string[] {
 function isMacvlanBridge(data: Uint8Array): boolean {
   const mode = attributes(data).get(IFLA_INFO_MACVLAN_MODE)
   return mode !== undefined && readU32(mode) === MACVLAN_MODE_BRIDGE
+}
+
+function hasGenericXdp(xdp: Uint8Array | undefined): boolean {
+  if (xdp === undefined) return false
+  const found = attributes(xdp)
+  // With programs at several hooks, each has its number.
+  return found.get(IFLA_XDP.attached)?.[0] === XDP_ATTACHED_SKB || found.has(IFLA_XDP.genericProgram)
 }
 
 function hasIpv6(families: Uint8Array | undefined): boolean {

@@ -168,6 +168,11 @@ export class Datapath extends EventEmitter<DatapathEvents> {
     return this.#fastPath.trouble
   }
 
+  /** Devices (indexes) at whose other end a program is that the fast path would leave out. */
+  keepSlow(devices: ReadonlySet<number>): void {
+    this.#fastPath.behind(devices)
+  }
+
   /** Also when it is started again. */
   setFastPath(mode: FastPathMode): Promise<void> {
     return this.#fastPath.set(mode)

@@ -16,6 +16,7 @@ export class FastPathControl {
   #mode: FastPathMode = 'off'
   #trouble: string | null = null
   #hooks: KernelHooks | null = null
+  #behind: ReadonlySet<number> = new Set()
   #again: NodeJS.Timeout | undefined
   #ended = false
 
@@ -36,6 +37,12 @@ export class FastPathControl {
 
   get hooks(): KernelHooks | null {
     return this.#hooks
+  }
+
+  /** See KernelHooks. */
+  behind(devices: ReadonlySet<number>): void {
+    this.#behind = devices
+    this.#hooks?.behind(devices)
   }
 
   async set(mode: FastPathMode): Promise<void> {
@@ -67,6 +74,7 @@ export class FastPathControl {
   async #try(): Promise<string | null> {
     try {
       this.#hooks ??= new KernelHooks((state) => void this.#call('hooked', state).catch(() => undefined))
+      this.#hooks.behind(this.#behind)
       // One that answers late has it all the same, and may be told again.
       await this.#call('fastPath', { programs: this.#hooks.programs })
       return null

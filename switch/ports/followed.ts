@@ -8,6 +8,7 @@ import { isCalled, type Link } from '../../src/linux/link-message.js'
 import { beatSoon } from '../../src/runtime/beat.js'
 import { AttachedPorts, macOf, namesOf, type PortsDatapath } from './attached.js'
 import { NO_DEVICE } from './devices.js'
+import { withXdpBehind } from './host-use.js'
 import { goneError, slaveError } from './problems.js'
 import { fieldsOf, type PortEntry } from './table.js'
 import type { UnreadFrames } from './unread.js'
@@ -96,6 +97,11 @@ export class FollowedPorts extends AttachedPorts {
       await this.inTurn(() => this.#follow(entry, own, links, epochOf, filters))
     }
     this.warnings.look(this.links.socket, this.devices.everywhere(), this.all(), (name) => this.attachments.get(name))
+  }
+
+  /** Devices (indexes) whose frames the kernel must not hand on by itself. */
+  xdpBehind(): ReadonlySet<number> {
+    return withXdpBehind(this.devices.everywhere())
   }
 
   /**

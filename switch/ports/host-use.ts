@@ -48,6 +48,14 @@ export function standingOn(index: number, { here, elsewhere }: Devices): Above[]
   ]
 }
 
+/** Indexes of veths at whose other end a generic XDP program is. */
+export function withXdpBehind({ here, elsewhere }: Devices): Set<number> {
+  const ends = [...here.filter(({ peerNamespace }) => peerNamespace === null), ...elsewhere]
+  return new Set(
+    ends.flatMap(({ kind, genericXdp, peer }) => (kind === 'veth' && genericXdp && peer !== null ? [peer] : [])),
+  )
+}
+
 /** Throws DEVICE_BUSY when devices on it would be cut off. */
 export function refuseUsed(link: Link, devices: Devices): void {
   const takers = standingOn(link.index, devices).filter(({ kind }) => TAKERS.includes(kind))

@@ -5,6 +5,8 @@ import t, { type Test } from 'tap'
 import { EXIT, loadProgram, ProgramType, set } from '../../src/linux/bpf.js'
 import { kernelIsAtLeast } from '../../src/linux/kernel.js'
 import { check, libc } from '../../src/linux/libc.js'
+import { Links } from '../../src/linux/link.js'
+import { withXdpBehind } from '../../switch/ports/host-use.js'
 import { enterFreshNamespace, run } from '../linux/namespace.js'
 import { fileLimit, patience } from '../patience.js'
 import { Rig } from './rig.js'
@@ -14,6 +16,7 @@ t.setTimeout(fileLimit(120_000))
 enterFreshNamespace()
 
 const BPF_LINK_CREATE = 28
+const BPF_XDP = 37
 const BPF_TCX_INGRESS = 46
 const LOAD = { burst: 8, pauseMs: 0.1 }
 
@@ -23,6 +26,17 @@ function tcx(ifindex: number, verdict: number): number {
   const attributes = new Uint8Array(64)
   new Uint32Array(attributes.buffer).set([program, ifindex, BPF_TCX_INGRESS])
   const link = check(libc().bpf(BPF_LINK_CREATE, attributes, attributes.length), 'tcx')
+  libc().close(program)
+  return link
+}
+
+/** The same at a device's generic XDP hook. */
+function genericXdp(ifindex: number, verdict: number): number {
+  const program = loadProgram(ProgramType.XDP, [set(0, verdict), EXIT], 'MIT', 'load')
+  const attributes = new Uint8Array(64)
+  const XDP_FLAGS_SKB_MODE = 2
+  new Uint32Array(attributes.buffer).set([program, ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE])
+  const link = check(libc().bpf(BPF_LINK_CREATE, attributes, attributes.length), 'XDP')
   libc().close(program)
   return link
 }
@@ -86,6 +100,33 @@ tcxTest('a tcx program of somebody’s', async (t) => {
   libc().close(link)
   t.ok(rig.becomeFast(), `when it has gone: ${whys(rig)}`)
 })
+
+t.test(
+  'a generic XDP program at the far end of a cable: the kernel leaves it out for what is redirected',
+  async (t) => {
+    const rig = new Rig(2, false, 'plain', 'g')
+    const links = new Links()
+    t.teardown(() => {
+      links.close()
+      rig.close()
+    })
+    const look = () => rig.hooks.behind(withXdpBehind({ here: links.list(), elsewhere: links.elsewhere() }))
+    rig.learn()
+    look()
+    t.ok(rig.becomeFast(), `${whys(rig)}`)
+    const XDP_DROP = 1
+    const link = genericXdp(links.get('farg1').index, XDP_DROP)
+    look()
+    const { sent, fates } = await rig.under(LOAD, () => goOn(rig, 100))
+    t.equal(whys(rig)[0], null)
+    t.match(whys(rig)[1], /XDP program at its other end/)
+    t.ok(sent[0]![1]! > 0)
+    t.equal(fates[0]![1]!.received, 0, 'it drops everything')
+    libc().close(link)
+    look()
+    t.ok(rig.becomeFast(), `when it has gone: ${whys(rig)}`)
+  },
+)
 
 t.test('somebody takes off our ingress filter', async (t) => {
   const rig = new Rig(2, false, 'plain', 'y')

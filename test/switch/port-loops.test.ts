@@ -22,6 +22,7 @@ const device = (index: number, more: Partial<Link> = {}): Link => ({
   queueLength: 1000,
   tap: null,
   macvlanBridge: false,
+  genericXdp: false,
   ipv6: false,
   ...more,
 })

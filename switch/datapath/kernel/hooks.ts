@@ -63,6 +63,8 @@ export class KernelHooks {
   readonly #busy = new Set<number>()
   readonly #hasTcx = kernelIsAtLeast(6, 6)
   readonly #still: () => void
+  /** Devices by index: see `behind`. */
+  #behind: ReadonlySet<number> = new Set()
   /** After a program at a tcx hook. */
   #resting: NodeJS.Timeout | null = null
   #looks = 0
@@ -83,6 +85,16 @@ export class KernelHooks {
       ? this.#put(wanted)
       : `its device is neither a TAP nor a veth (${driver === '' ? 'unknown' : driver})`
     this.#set({ ...wanted, why, guests: this.#guests(wanted), driver })
+  }
+
+  /**
+   * Devices (indexes) at whose other end a generic XDP program is. The kernel leaves it out for frames that were
+   * redirected (do_xdp_generic, from 6.4), and it may be a firewall: all goes through the daemon there.
+   */
+  behind(devices: ReadonlySet<number>): void {
+    const isOther = devices.size !== this.#behind.size || [...devices].some((one) => !this.#behind.has(one))
+    this.#behind = devices
+    if (isOther) this.look()
   }
 
   /** The port is there no more, or on its way out: it may be fast yet, until `release`. */
@@ -216,6 +228,7 @@ export class KernelHooks {
 
   /** In a bridge, what others have there sees the frames that the switch forwards, and is to see all of them. */
   #guests({ index, ifindex, inBridge }: WantedHook, mayHaveFilters = true): string | null {
+    if (this.#behind.has(ifindex)) return 'there is a generic XDP program at its other end'
     const own = this.#held.has(index) || this.#early.has(index) ? 1 : 0
     const others = this.#hasTcx && tcxPrograms(ifindex) > own
     if (!inBridge) return others ? 'a tcx program runs before its ingress filter' : null
