@@ -18,6 +18,9 @@ const END_MS = 10_000
 /** What QEMU needs besides the guest's memory, and the host to go on as before. */
 const SPARE_BYTES = 256 << 20
 
+/** What keeps a machine from being tried, and says nothing of its image. */
+const untold: ReadonlySet<string> = new Set(['DEADLINE', 'STORE_FULL', 'PERMISSION'])
+
 const unknown = (reason: string): Verdict => ({ verdict: 'unknown', reason })
 
 /** Loads every machine's image. Throws SNAPSHOT_UNKNOWN; what does not load is told, not thrown. */
@@ -75,9 +78,7 @@ async function rehearseMember(host: DaemonHost, part: MemberPart, deadline: Dead
     return { verdict: 'loads', reason: null }
   } catch (thrown) {
     const error = asSnapswitchError(thrown)
-    return error.code === 'DEADLINE' || error.code === 'STORE_FULL'
-      ? unknown(error.message)
-      : { verdict: 'fails', reason: error.message }
+    return untold.has(error.code) ? unknown(error.message) : { verdict: 'fails', reason: error.message }
   } finally {
     await clearRehearsal(host).catch((thrown) => host.log.error({ err: thrown }, 'cannot end a throw-away machine'))
   }

@@ -3,10 +3,12 @@
 import {
   chmodSync,
   chownSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -14,12 +16,15 @@ import {
 } from 'node:fs'
 import path from 'node:path'
 import t from 'tap'
+import { asSnapswitchError } from '../../src/errors/errors.js'
 import { besidePath } from '../../src/hypervisor/qemu/beside.js'
 import { createQemuHypervisor } from '../../src/hypervisor/qemu/driver.js'
 import type { QemuMachine } from '../../src/hypervisor/qemu/machine.js'
-import { asUser, ownUser } from '../../src/hypervisor/qemu/own-user.js'
+import { asUser, checkRunsAsRoot, ownUser, withoutUser } from '../../src/hypervisor/qemu/own-user.js'
 import { takePlace } from '../../src/hypervisor/qemu/take-place.js'
-import { userOf } from '../../src/hypervisor/shared/process.js'
+import type { QemuDefinition } from '../../src/hypervisor/qemu/types.js'
+import { argumentsOf, userOf } from '../../src/hypervisor/shared/process.js'
+import { joinArguments, splitArguments } from '../../src/hypervisor/shared/qemu-options.js'
 import { fileLimit } from '../patience.js'
 import { root } from '../switch/world.js'
 import { bootGuest, readReport, soon, until } from './boot-guest.js'
@@ -30,14 +35,49 @@ t.setTimeout(fileLimit(60_000))
 const uid = 45_077
 const user = { uid, gid: uid, groups: [uid + 1, uid + 2] }
 
-t.test('whose it is, and whose it becomes', async (t) => {
-  const qemu = ['qemu-system-x86_64', '-m', '64']
-  t.equal(ownUser(qemu, { uid: 0, gid: 0, groups: [] }), null)
-  t.equal(ownUser(qemu, user), user)
-  t.equal(ownUser([...qemu, '-runas', 'nobody'], user), null, 'it gives up its rights by itself')
-  t.equal(ownUser([...qemu, '-run-with', 'user=nobody'], user), null)
-  t.equal(ownUser([...qemu, '-run-with', 'async-teardown=on'], user), user)
+t.test('whose it is', async (t) => {
+  t.equal(ownUser('vm0', { uid: 0, gid: 0, groups: [] }, 0), null)
+  t.equal(ownUser('vm0', user, uid), user)
+  t.equal(ownUser('vm0', user, 0), user, 'root’s before: it has given its rights up')
+  // Who has made the socket can leave its pid to a program that is root’s, with a command line of his.
+  t.throws(() => ownUser('vm0', { uid: 0, gid: 0, groups: [] }, uid), { code: 'MACHINE_UNSUPPORTED' })
+  t.throws(() => ownUser('vm0', { ...user, uid: uid + 1 }, uid), { code: 'MACHINE_UNSUPPORTED' })
   t.same(asUser(undefined), [])
+})
+
+t.test('what its command line says of a user', async (t) => {
+  const argv = 'qemu -m 64 -runas nobody -run-with user=nobody -run-with async-teardown=on,user=1:1 --runas 0:0 -S'
+  const left = withoutUser(splitArguments(argv.split(' ')))
+  t.same(joinArguments('qemu', left).join(' '), 'qemu -m 64 -run-with async-teardown=on -S')
+})
+
+t.test('what root is not to run', root, async (t) => {
+  const directory = scratch('programs')
+  const program = path.join(directory, 'qemu-system-x86_64')
+  copyFileSync('/bin/true', program)
+  chownSync(program, uid, uid)
+  const safe = realpathSync('/bin/true')
+  const definition = { kind: 'qemu' as const, name: 'vm0', memoryBytes: 0, nics: [], argv: ['qemu', '-m', '64'] }
+  const refusal = (more: Partial<QemuDefinition>) => {
+    try {
+      checkRunsAsRoot({ ...definition, hypervisorVersion: '7.2', ...more })
+      return null
+    } catch (error) {
+      return asSnapswitchError(error).code
+    }
+  }
+  t.equal(refusal({ binary: program }), 'PERMISSION', 'a user’s program, in a record that names no user')
+  t.equal(refusal({ argv: [program] }), 'PERMISSION')
+  t.equal(refusal({ binary: program, user }), null, 'it runs as that user')
+  t.equal(refusal({ binary: program, ofRoot: true }), null, 'root ran it')
+  t.equal(refusal({ binary: safe }), null)
+  t.equal(refusal({}), null)
+  for (const becomes of [
+    ['-runas', 'nobody'],
+    ['-run-with', 'user=nobody'],
+  ])
+    t.equal(refusal({ binary: safe, argv: ['qemu', ...becomes] }), 'PERMISSION', 'anybody can say so')
+  t.equal(refusal({ binary: safe, argv: ['qemu', '-run-with', 'async-teardown=on'] }), null)
 })
 
 t.test('a snapshot, restored twice', root, async (t) => {
@@ -125,4 +165,49 @@ t.test('a machine’s sockets take their names with the rights of its user', roo
   }
   t.equal(readFileSync(near, 'utf8'), 'its own')
   t.same(readdirSync(roots), [])
+})
+
+t.test('root’s, which gives its rights up: it never has them again', root, async (t) => {
+  const hypervisor = createQemuHypervisor()
+  const home = scratch('guest')
+  // What it opened as root it must be let open.
+  writeFileSync(path.join(home, 'serial'), '')
+  chownSync(path.join(home, 'serial'), uid, uid)
+  const extra = ['-runas', `${uid}:${uid}`]
+  const guest = await bootGuest({ directory: home, through: { command: [], uid }, extra })
+  t.teardown(() => guest.end())
+  const first = await hypervisor.attach('vm0', { qmp: guest.qmp }, soon(2000))
+  const taken = await take(first, guest.serial)
+  t.match(taken.definition, { user: { uid, gid: uid }, ofRoot: undefined })
+  await first.destroy(soon(5000))
+  await first.close()
+  const directory = scratch('restored')
+  chmodSync(directory, 0o711)
+  const { control } = await bringBack(hypervisor, taken, directory)
+  const { pid } = (control as QemuMachine).process!
+  t.equal(userOf(pid).uid, uid)
+  t.notOk(argumentsOf(pid).includes('-runas'))
+  t.equal(statSync(path.join(directory, 'qmp.sock')).uid, uid, 'from its start on')
+  await control.destroy(soon(5000))
+  await control.close()
+})
+
+t.test('a user’s program is not tried as root', root, async (t) => {
+  const home = scratch('guest')
+  const program = path.join(home, 'qemu-system-x86_64')
+  const ran = path.join(home, 'ran')
+  writeFileSync(program, `#!/bin/sh\nid -u >${ran}\n`, { mode: 0o755 })
+  chownSync(program, uid, uid)
+  const hypervisor = createQemuHypervisor()
+  const definition = {
+    ...{ kind: 'qemu' as const, name: 'vm0', memoryBytes: 0, nics: [], argv: [program], binary: program },
+    hypervisorVersion: '7.2',
+  }
+  const request = { memoryFile: '/dev/null', disks: [], taps: [], rehearsal: true }
+  for (const more of [{ user }, {}]) {
+    const directory = scratch('rehearsal')
+    const loading = hypervisor.load({ ...request, definition: { ...definition, ...more }, directory }, soon(5000))
+    await t.rejects(loading, { code: 'PERMISSION' })
+    t.notOk(existsSync(ran))
+  }
 })

@@ -11,7 +11,7 @@ import { withMemoryInDumps } from '../../runtime/core-dumps.js'
 import type { Deadline, ExternalFile } from '../hypervisor.js'
 import { remaining } from '../shared/deadline.js'
 import { identify, incarnationOf } from '../shared/process.js'
-import { whyNotRun } from './safe-path.js'
+import { whyNotRun } from '../shared/safe-path.js'
 
 export type Action = 'inspect' | 'pause' | 'capture' | 'resume' | 'load' | 'destroy'
 

@@ -11,6 +11,7 @@ import { editDrives, withoutOrphans } from './drives.js'
 import { withOwnFile } from './emptied.js'
 import { withFiles } from './files.js'
 import { type TapPlace, tapArguments, withTap } from './nics.js'
+import { withoutUser } from './own-user.js'
 import { forRehearsal } from './rehearsal.js'
 import type { QemuDefinition } from './types.js'
 import { withoutWindow } from './window.js'
@@ -133,7 +134,8 @@ export function commandLineFor(definition: QemuDefinition, next: NextIncarnation
     { option: 'S', value: null, index: 0 },
     { option: 'incoming', value: 'defer', index: 0 },
   ]
-  const machine = [...images.first, ...withoutOrphans(edited, split), ...images.last]
+  const kept = definition.user === undefined ? edited : withoutUser(edited)
+  const machine = [...images.first, ...withoutOrphans(kept, split), ...images.last]
   const shown = withoutWindow(machine, definition.window === true, path.join(next.directory, 'vnc.sock'))
   return joinArguments(definition.binary ?? argv[0]!, [
     ...(next.rehearsal === true ? forRehearsal(machine) : shown),

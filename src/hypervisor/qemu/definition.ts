@@ -92,7 +92,7 @@ export async function readDefinition(
     )
   }
   const directory = startedIn(blocks, directoryOf(pid))
-  const user = ownUser(argv, userOf(pid))
+  const user = ownUser(name, userOf(pid), qmp.peer.uid)
   const files = externalFiles(argv, directory, existsSync)
   const gone = files.find((file) => !existsSync(file.path))
   if (gone !== undefined) {
@@ -113,7 +113,7 @@ export async function readDefinition(
     binary: binaryOf(pid),
     directory,
     drives,
-    ...(user !== null && { user }),
+    ...(user === null ? { ofRoot: true } : { user }),
     ...(isObject(display) && isWindow(String(display.type)) && { window: true }),
   }
 }

@@ -25,7 +25,7 @@ import { commandLineFor } from './command-line.js'
 import { type DriverSettings, QemuMachine } from './machine.js'
 import { MachineLog } from './machine-log.js'
 import type { TapPlace } from './nics.js'
-import { asUser, giveTo } from './own-user.js'
+import { asUser, checkRunsAsRoot, giveTo, triedAsRoot } from './own-user.js'
 import { takePlace } from './take-place.js'
 import type { QemuDefinition, QemuSpec } from './types.js'
 
@@ -60,8 +60,10 @@ export async function loadMachine(
     )
   }
   const made = [qmpPath]
-  // A throw-away machine makes its taps, which takes root, and never runs.
-  const user = request.rehearsal === true ? undefined : definition.user
+  const { user } = definition
+  checkRunsAsRoot(definition)
+  // A throw-away machine makes its taps, which takes root.
+  if (request.rehearsal === true && user !== undefined) throw triedAsRoot(definition.name)
   let child: ChildProcess | null = null
   let log: MachineLog | null = null
   try {

@@ -17,6 +17,8 @@ export interface QemuDefinition extends MachineDefinition {
   readonly directory?: string
   /** The control socket that it was reached by. */
   readonly qmp?: string
+  /** Its process was root's. Former versions did not say so. */
+  readonly ofRoot?: true
   /** It shows itself in a window, or on a terminal. */
   readonly window?: true
   /** Which element of argv brings each disk in. */
