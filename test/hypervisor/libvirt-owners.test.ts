@@ -12,7 +12,7 @@ import { decodeHead, encodeHead } from '../../src/hypervisor/libvirt/save-image.
 import type { LibvirtDefinition } from '../../src/hypervisor/libvirt/types.js'
 import { quietLink } from '../../src/linux/ingress.js'
 import { Links } from '../../src/linux/link.js'
-import { createTap } from '../../src/linux/tap.js'
+import { createTap, deleteTap } from '../../src/linux/tap.js'
 import { fileLimit } from '../patience.js'
 import { readReport, soon } from './boot-guest.js'
 import { LibvirtDaemon, type TestDomain } from './libvirt-daemon.js'
@@ -135,7 +135,11 @@ t.test('a domain whose sending is limited comes onto a port, at whose ingress ho
   const stored = daemon.virsh('dumpxml', '--inactive', 'limited')
   t.match(stored, /<outbound/)
   const links = new Links()
-  t.teardown(() => links.close())
+  t.teardown(() => {
+    // Where it failed before a domain had it.
+    if (links.find(tap) !== null) deleteTap(tap)
+    links.close()
+  })
   const disk = /<disk type='file' device='disk'>.*?<\/disk>/s
   for (const isStored of [true, false]) {
     daemon.virsh('destroy', 'limited')
