@@ -42,6 +42,16 @@ export interface OpenFile {
   readonly deleted: boolean
 }
 
+const O_ACCMODE = 3
+const O_PATH = 0o10000000
+
+/** Of a descriptor, by its fdinfo. */
+const flagsOf = (info: string) => Number.parseInt(/^flags:\s+([0-7]+)/m.exec(info)?.[1] ?? '0', 8)
+
+/** A descriptor that gives no access: anybody has one of a file that he may not read. */
+const isNameOnly = (pid: string, fd: string) =>
+  (flagsOf(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')) & O_PATH) !== 0
+
 /** The regular files that a process has open; null when that cannot be seen. */
 export function openFilesOf(pid: number): OpenFile[] | null {
   let entries: string[]
@@ -55,6 +65,7 @@ export function openFilesOf(pid: number): OpenFile[] | null {
       const link = `/proc/${pid}/fd/${fd}`
       const name = readlinkSync(link)
       if (!name.startsWith('/') || name.startsWith('/dev/') || name.startsWith('/memfd:')) return []
+      if (isNameOnly(String(pid), fd)) return []
       const stat = statSync(link, { bigint: true })
       if (!stat.isFile()) return []
       return [{ key: keyOfStat(stat), path: name.replace(/ \(deleted\)$/, ''), deleted: stat.nlink === 0n }]
@@ -116,8 +127,6 @@ export interface Writer {
   readonly pid: number | null
 }
 
-const O_ACCMODE = 3
-const O_PATH = 0o10000000
 /** A scan of a host with many processes lets others work in between. */
 const filesAtOnce = 500
 
@@ -210,7 +219,7 @@ function entriesOf(directory: string): string[] {
 function writtenBehind(pid: string, fd: string, inodes: ReadonlySet<string>): FileKey | null {
   try {
     const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8')
-    const flags = Number.parseInt(/^flags:\s+([0-7]+)/m.exec(info)?.[1] ?? '0', 8)
+    const flags = flagsOf(info)
     if ((flags & O_ACCMODE) === 0 || (flags & O_PATH) !== 0) return null
     // Linux 5.14 and later.
     const inode = /^ino:\s+(\d+)/m.exec(info)?.[1]

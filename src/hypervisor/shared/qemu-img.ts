@@ -5,17 +5,20 @@ import { SnapswitchError } from '../../errors/errors.js'
 import { checkPlain, UnfitFile } from '../../files/plain.js'
 import type { Deadline, DiskLayer } from '../hypervisor.js'
 import { remaining } from './deadline.js'
+import { rightsFor, rightsToCommit } from './image-rights.js'
 import { datedInCommit } from './overlay-dates.js'
 import { isObject } from './qmp-messages.js'
 
-function run(args: readonly string[], deadline: Deadline): Promise<string> {
+/** `rights`: what starts it as another user (image-rights.ts). */
+function run(args: readonly string[], deadline: Deadline, rights: readonly string[] = []): Promise<string> {
   return new Promise((resolve, reject) => {
     const options = {
       timeout: Math.ceil(Math.max(1, remaining(deadline))),
       killSignal: 'SIGKILL',
       maxBuffer: 1 << 20,
     } as const
-    execFile('qemu-img', args, options, (error, stdout, stderr) => {
+    const [program, ...words] = [...rights, 'qemu-img', ...args]
+    execFile(program!, words, options, (error, stdout, stderr) => {
       if (error === null) resolve(stdout)
       else reject(explain(args, error, stderr.trim()))
     })
@@ -76,7 +79,9 @@ export async function createOverlay(file: string, base: DiskLayer, bytes: number
  */
 export async function commitOverlay(overlay: string, base: string, deadline: Deadline): Promise<void> {
   await refuseUnfit([overlay])
-  await datedInCommit(overlay, base, () => run(['commit', '-q', '-f', 'qcow2', overlay], deadline))
+  await datedInCommit(overlay, base, async () =>
+    run(['commit', '-q', '-f', 'qcow2', overlay], deadline, await rightsToCommit(overlay, base)),
+  )
 }
 
 /** Whether an overlay holds anything of its own, zeros included; also when that cannot be told. */
@@ -88,7 +93,7 @@ export async function holdsData({ file, format }: DiskLayer, deadline: Deadline)
     backing: null,
   })
   // A map that is too long to be read is one of much data.
-  const map = await run(['map', '--output=json', `json:${source}`], deadline).catch(() => '')
+  const map = await run(['map', '--output=json', `json:${source}`], deadline, await rightsFor(file)).catch(() => '')
   const extents: unknown = map === '' ? null : JSON.parse(map)
   return !Array.isArray(extents) || extents.some((one) => isObject(one) && one.present === true)
 }
@@ -96,7 +101,9 @@ export async function holdsData({ file, format }: DiskLayer, deadline: Deadline)
 /** Writes into an overlay's header where its base lies, and nothing else. Only for images that no machine has open. */
 export async function rebaseHeader(overlay: DiskLayer, base: DiskLayer, deadline: Deadline): Promise<void> {
   await refuseUnfit([overlay.file])
-  await run(['rebase', '-q', '-u', '-f', overlay.format, '-b', base.file, '-F', base.format, overlay.file], deadline)
+  const rights = await rightsFor(overlay.file)
+  const words = ['rebase', '-q', '-u', '-f', overlay.format, '-b', base.file, '-F', base.format, overlay.file]
+  await run(words, deadline, rights)
 }
 
 /**
