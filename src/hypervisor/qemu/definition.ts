@@ -4,6 +4,7 @@
 import { existsSync, readlinkSync } from 'node:fs'
 import { isAbsolute } from 'node:path'
 import type { Deadline, Nic } from '../hypervisor.js'
+import { openAsUser } from '../shared/as-user.js'
 import { argumentsOf, binaryOf, directoryOf, identify, tapBehind, userOf } from '../shared/process.js'
 import { type MachineBlocks, startedIn, supportedBlocks } from '../shared/qemu-blocks.js'
 import { checkBlockers, memoryBytes, unsupported } from '../shared/qemu-checks.js'
@@ -101,6 +102,8 @@ export async function readDefinition(
       'Bring the file back, or restart the machine with the one that is there.',
     )
   }
+  // Not what else its names lead to, of root's.
+  if (user !== null) for (const { path } of files) await (await openAsUser(user, path)).close()
   return {
     kind: 'qemu',
     name,

@@ -68,13 +68,6 @@ export const triedAsRoot = (name: string) =>
     'Restore the snapshot on another network, to see whether it loads.',
   )
 
-/** What starts a command as that user (util-linux); nothing where this process could not. */
-export function asUser(user: ProcessUser | undefined): string[] {
-  if (user === undefined || !isRoot()) return []
-  const groups = user.groups.length === 0 ? ['--clear-groups'] : ['--groups', user.groups.join(',')]
-  return ['setpriv', '--reuid', String(user.uid), '--regid', String(user.gid), ...groups, '--']
-}
-
 /** Files and directories that were made for a machine. */
 export async function giveTo(user: ProcessUser | undefined, files: readonly string[]): Promise<void> {
   if (user === undefined || !isRoot()) return

@@ -8,8 +8,8 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { ProcessUser } from '../hypervisor.js'
+import { asUser } from '../shared/as-user.js'
 import { besidePath, listeningPaths } from './beside.js'
-import { asUser } from './own-user.js'
 import type { QemuDefinition } from './types.js'
 
 const run = promisify(execFile)

@@ -4,7 +4,8 @@
 import { join } from 'node:path'
 import type { ChannelClosure, FileReference, FrozenLayer, LocalPart, MemberPart } from '../../../src/api/schemas.js'
 import { VNET_HEADER_LENGTH } from '../../../src/frame/frame.js'
-import type { DiskLayer, FrozenDisk, MachineDefinition } from '../../../src/hypervisor/hypervisor.js'
+import type { DiskLayer, FrozenDisk, MachineDefinition, ProcessUser } from '../../../src/hypervisor/hypervisor.js'
+import { openAsUser } from '../../../src/hypervisor/shared/as-user.js'
 import { writeChannel } from '../../../src/trace/channel.js'
 import { writeHeld } from '../../../src/trace/held.js'
 import type { HeldFrame } from '../../forwarding/snapshot/held-frames.js'
@@ -130,7 +131,10 @@ async function memberPart(
     })),
   )
   const references = await Promise.all(
-    (definition.files ?? []).map(async ({ role, path }) => ({ role, file: await store.reference(path, signal) })),
+    (definition.files ?? []).map(async ({ role, path }) => ({
+      role,
+      file: await fileReference(store, path, definition.user, signal),
+    })),
   )
   const outside = member.info.nics.flatMap(({ device }) => ports.outside(device) ?? [])
   return {
@@ -154,6 +158,22 @@ async function memberPart(
     residue: member.residue,
     lost: member.lost,
     dropped: after.dropped - member.before.dropped,
+  }
+}
+
+/** `user`: whose machine it is. He may have put a name of another file in its place, which he cannot read. */
+export async function fileReference(
+  store: Pick<Host['store'], 'reference'>,
+  path: string,
+  user: ProcessUser | undefined,
+  signal: AbortSignal,
+): Promise<FileReference> {
+  if (user === undefined) return store.reference(path, signal)
+  const handle = await openAsUser(user, path)
+  try {
+    return { ...(await store.reference(`/proc/self/fd/${handle.fd}`, signal)), path }
+  } finally {
+    await handle.close()
   }
 }
 
