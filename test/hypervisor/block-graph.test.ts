@@ -75,6 +75,33 @@ t.test('a chain, by its edges', (t) => {
   t.end()
 })
 
+t.test('more than any machine has is refused', (t) => {
+  const many = (count: number, one: (at: number) => object) => Array.from({ length: count }, (_, at) => one(at))
+  const drives = (count: number) => many(count, (at) => drive('top', { device: `d${at}` }))
+  const nodes = (count: number) => many(count, (at) => ({ 'node-name': `n${at}`, drv: 'raw', file: `/${at}` }))
+  const edges = (count: number) => ({
+    nodes: many(2, (id) => ({ id, name: `n${id}`, type: 'block-driver' })),
+    edges: many(count, () => ({ parent: 0, name: 'backing', child: 1, perm: [] })),
+  })
+  const refused = { code: 'HYPERVISOR_PROTOCOL' }
+  t.throws(() => readBlockGraph([drives(1001), [], null]), refused)
+  t.throws(() => readBlockGraph([[], nodes(4001), null]), refused)
+  t.throws(() => readBlockGraph([[], [], edges(400_000)]), refused)
+  const graph = readBlockGraph([drives(1000), nodes(4000), edges(16_000)])
+  t.equal(graph.nodes.get('n1')?.parents.length, 16_000)
+
+  const shared = graphOf(chainNodes, drives(1000), chainEdges)
+  const { disks, unsupported } = readDrives(shared, here)
+  t.same([disks.length, unsupported.length], [1000, 1000])
+  t.equal(unsupported[7]?.reason, 'the drives d0 and d1 and d2 and … have one image')
+  const long: Edge[] = Array.from({ length: 99 }, (_, at) => [`n${at}`, 'backing', `n${at + 1}`])
+  const files = Object.fromEntries(many(100, () => ({ drv: 'file', file: '/f' })).map((node, at) => [`n${at}`, node]))
+  t.equal(readDrives(graphOf(files, [drive('n0')], long), here).disks[0]?.layers.length, 100)
+  const each = drives(1000).map((one) => ({ ...one, ...drive('n0') }))
+  t.throws(() => readDrives(graphOf(files, each, long), here), refused, 'long chains times many drives')
+  t.end()
+})
+
 t.test('why a drive cannot be snapshot', (t) => {
   const reason = (nodes: Record<string, object>, edges: readonly Edge[], root = 'top', drives = [drive(root)]) =>
     readDrives(graphOf({ ...chainNodes, ...nodes }, drives, [...chainEdges, ...edges]), here)

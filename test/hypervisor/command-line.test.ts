@@ -122,6 +122,17 @@ t.test('taps in all their notations', (t) => {
   t.end()
 })
 
+t.test('info network of whoever is no QEMU', (t) => {
+  const blanks = ' '.repeat(1 << 18)
+  const tap = 'net0: index=0,type=tap,ifname=tap0'
+  t.same(parseInfoNetwork(`${blanks}\n\t${blanks}x\r\n${blanks}\\`), [], 'is read in the time that its length takes')
+  t.match(parseInfoNetwork(`${blanks}\\${blanks}hub0port1: ${tap}`), [{ netdev: 'net0', ifname: 'tap0' }])
+  t.throws(() => parseInfoNetwork(' '.repeat((1 << 20) + 1)), { code: 'HYPERVISOR_PROTOCOL' })
+  t.throws(() => parseInfoNetwork(`${tap}\n`.repeat(5000)), { code: 'HYPERVISOR_PROTOCOL' })
+  t.equal(parseInfoNetwork(`${tap}\n`.repeat(4095)).length, 4095)
+  t.end()
+})
+
 t.test('info network', (t) => {
   const clients = parseInfoNetwork(
     [

@@ -8,6 +8,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import t from 'tap'
 import type { SnapswitchError } from '../../src/errors/errors.js'
+import { takeInventory } from '../../src/hypervisor/qemu/inventory.js'
+import { askBlockGraph } from '../../src/hypervisor/shared/block-graph.js'
 import { QmpClient } from '../../src/hypervisor/shared/qmp.js'
 import { LineSplitter, longestLine, parseMessage } from '../../src/hypervisor/shared/qmp-messages.js'
 import fc from '../property.js'
@@ -191,6 +193,20 @@ t.test('lines come out the same however the bytes are cut', (t) => {
     )
   t.doesNotThrow(property)
   t.end()
+})
+
+t.test('answers that tell of more than any machine has are refused, not worked off', async (t) => {
+  const many = JSON.stringify(Array.from({ length: 5000 }, (_, at) => ({ name: `d${at}`, type: 'child<x>' })))
+  const asked = new Set<string>()
+  const file = await serve(t, greeting, (command, id, socket) => {
+    asked.add(command)
+    socket.write(`{"return":${many},"id":${id}}\n`)
+  })
+  const client = await QmpClient.connect(file, soon(500))
+  t.teardown(() => client.close())
+  t.equal(await code(takeInventory(client, soon(20_000))), 'HYPERVISOR_PROTOCOL', 'devices and objects')
+  t.equal(await code(askBlockGraph(client, soon(20_000))), 'HYPERVISOR_PROTOCOL', 'drives')
+  t.ok(asked.has('query-block'))
 })
 
 t.test('no line makes the parser do anything but parse or throw an Error', (t) => {

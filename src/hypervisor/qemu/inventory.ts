@@ -4,7 +4,7 @@
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
 import type { JsonObject, QmpClient } from '../shared/qmp.js'
-import { isObject } from '../shared/qmp-messages.js'
+import { checkCount, isObject } from '../shared/qmp-messages.js'
 
 export type Value = string | number | boolean
 
@@ -60,8 +60,17 @@ interface Child {
   readonly type: string
 }
 
+/** Of one kind. Each is asked about with some commands. */
+const MOST = 4000
+
+const listOf = (answer: unknown, what: string): JsonObject[] => {
+  const found = Array.isArray(answer) ? answer.filter(isObject) : []
+  checkCount(what, found.length, MOST)
+  return found
+}
+
 const childrenIn = (answer: unknown): Child[] =>
-  (Array.isArray(answer) ? answer.filter(isObject) : []).flatMap(({ name, type }) => {
+  listOf(answer, 'devices or objects').flatMap(({ name, type }) => {
     const match = /^child<(.*)>$/.exec(String(type))
     return match === null ? [] : [{ name: String(name), type: match[1]! }]
   })
@@ -117,7 +126,7 @@ interface ClassProperty {
 const readOnly: readonly string[] = ['busnr']
 
 const classProperties = (answer: unknown): ClassProperty[] =>
-  (Array.isArray(answer) ? answer.filter(isObject) : [])
+  listOf(answer, 'properties of a device')
     .map((entry) => ({ name: String(entry.name), type: String(entry.type), fallback: entry['default-value'] }))
     .filter(({ name, type }) => !name.startsWith('legacy-') && !type.startsWith('child<') && !readOnly.includes(name))
 

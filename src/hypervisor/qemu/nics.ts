@@ -2,6 +2,7 @@
 
 import type { Nic } from '../hypervisor.js'
 import { type Argument, OptionValue, optionValue, splitArguments } from '../shared/qemu-options.js'
+import { checkCount } from '../shared/qmp-messages.js'
 
 /** A place in the command line that connects a NIC to a tap. */
 export interface TapArgument {
@@ -17,6 +18,10 @@ export interface TapArgument {
   readonly vhost: boolean
 }
 
+/** A NIC has a line, and each queue of its tap. */
+const MOST_LINES = 4096
+const LONGEST_ANSWER = 1 << 20
+
 const tapTypes = new Set(['tap', 'bridge'])
 
 const asMac = (text: string | null): string | null =>
@@ -26,7 +31,7 @@ const asMac = (text: string | null): string | null =>
 export function tapArguments(argv: readonly string[]): TapArgument[] {
   const split = splitArguments(argv)
   const values = split.map((argument) => ({ argument, value: optionValue(argument) }))
-  const devices = values.filter(({ argument }) => argument.option === 'device').map(({ value }) => value)
+  const macs = macsByNetdev(values.filter(({ argument }) => argument.option === 'device').map(({ value }) => value))
   const oldNics = values.filter(({ argument, value }) => argument.option === 'net' && value.get('type') === 'nic')
   const taps: TapArgument[] = []
   for (const { argument, value } of values) {
@@ -35,7 +40,7 @@ export function tapArguments(argv: readonly string[]): TapArgument[] {
     let mac: string | null = null
     if (argument.option === 'nic') mac = value.get('mac')
     else if (argument.option === 'netdev') {
-      mac = devices.find((device) => netdev !== null && device.get('netdev') === netdev)?.get('mac') ?? null
+      mac = netdev === null ? null : (macs.get(netdev) ?? null)
     } else if (oldNics.length === 1) mac = oldNics[0]!.value.get('macaddr')
     const fd = value.get('fd') ?? value.get('fds')?.split(':')[0] ?? null
     const vhost = value.get('vhost')
@@ -49,6 +54,16 @@ export function tapArguments(argv: readonly string[]): TapArgument[] {
     })
   }
   return taps
+}
+
+/** The first of each netdev counts. */
+function macsByNetdev(devices: readonly OptionValue[]): Map<string, string | null> {
+  const macs = new Map<string, string | null>()
+  for (const device of devices) {
+    const netdev = device.get('netdev')
+    if (netdev !== null && !macs.has(netdev)) macs.set(netdev, device.get('mac'))
+  }
+  return macs
 }
 
 /** A tap for a NIC: by name, or open already, one descriptor a queue. */
@@ -101,13 +116,18 @@ export interface NetworkClient {
 /**
  * Reads the answer of HMP's `info network`. A NIC's line is followed by its peer's, indented with a backslash:
  * `virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:...` / ` \ net0:
- * index=0,type=tap,ifname=tap0,...`
+ * index=0,type=tap,ifname=tap0,...`. Throws HYPERVISOR_PROTOCOL for more than a machine can have: whoever answers may
+ * be anybody.
  */
 export function parseInfoNetwork(text: string): NetworkClient[] {
   const clients: NetworkClient[] = []
   let mac: string | null = null
-  for (const line of text.split(/\r?\n/)) {
-    const match = /^\s*\\?\s*(?:hub\d+port\d+: )?([^\s:]+): (index=\d+,type=.*)$/.exec(line)
+  checkCount('characters of `info network`', text.length, LONGEST_ANSWER)
+  const lines = text.split(/\r?\n/, MOST_LINES + 1)
+  checkCount('network clients', lines.length, MOST_LINES)
+  for (const line of lines) {
+    // Each run of blanks is matched in one way only.
+    const match = /^\s*(?:\\\s*)?(?:hub\d+port\d+: )?([^\s:]+): (index=\d+,type=.*)$/.exec(line)
     if (match === null) continue
     const value = new OptionValue(match[2]!, null)
     if (value.get('type') === 'nic') {

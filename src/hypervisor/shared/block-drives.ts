@@ -15,6 +15,7 @@ import {
   ownFilters,
   ownJobs,
 } from './block-graph.js'
+import { checkCount } from './qmp-messages.js'
 
 export interface LiveDisk extends Disk {
   /** The block node that the machine writes to now; it changes with every overlay. */
@@ -108,14 +109,10 @@ export function readChain(graph: BlockGraph, top: BlockNode, locate: Locate): Di
 }
 
 /** Why a disk cannot be snapshot although its chain is known; null when it can. */
-function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode): string | null {
+function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode, sharing: readonly string[]): string | null {
   const bitmaps = bitmapObstacle(top)
   if (bitmaps !== null) return bitmaps
-  const sharing = graph.drives.filter(({ root }) => {
-    const node = root === null ? undefined : graph.nodes.get(root)
-    return node !== undefined && imageNode(graph, node) === top
-  })
-  if (sharing.length > 1) return `the drives ${sharing.map(({ name }) => name).join(' and ')} have one image`
+  if (sharing.length > 1) return `the drives ${some(sharing).join(' and ')} have one image`
   const path: BlockNode[] = []
   for (let at = drive.root === null ? undefined : graph.nodes.get(drive.root); at !== undefined; ) {
     path.push(at)
@@ -138,8 +135,27 @@ function obstacle(graph: BlockGraph, drive: BlockDrive, top: BlockNode): string 
   return null
 }
 
-/** A file that the machine has open more than once, not only to read; null when there is none. */
-function writtenTwice(graph: BlockGraph, layers: readonly DiskLayer[], locate: Locate): string | null {
+/** Some are enough to tell by: every one of many drives may say it. */
+const some = (names: readonly string[]) => (names.length > 3 ? [...names.slice(0, 3), '…'] : names)
+
+/** The names of the drives on each image. */
+function drivesByImage(graph: BlockGraph): Map<BlockNode, string[]> {
+  const names = new Map<BlockNode, string[]>()
+  for (const { name, root } of graph.drives) {
+    const node = root === null ? undefined : graph.nodes.get(root)
+    if (node === undefined) continue
+    const image = imageNode(graph, node)
+    const all = names.get(image) ?? []
+    all.push(name)
+    names.set(image, all)
+  }
+  return names
+}
+
+type Users = ReadonlyMap<string, { readonly nodes: number; readonly written: boolean }>
+
+/** How many nodes have each file open, and whether one writes. */
+function usersOfFiles(graph: BlockGraph, locate: Locate): Users {
   const users = new Map<string, { nodes: number; written: boolean }>()
   for (const node of graph.nodes.values()) {
     const found = node.driver === 'file' ? locate(node.filename) : null
@@ -148,6 +164,11 @@ function writtenTwice(graph: BlockGraph, layers: readonly DiskLayer[], locate: L
     const before = users.get(key) ?? { nodes: 0, written: false }
     users.set(key, { nodes: before.nodes + 1, written: before.written || !node.readOnly })
   }
+  return users
+}
+
+/** A file that the machine has open more than once, not only to read; null when there is none. */
+function writtenTwice(users: Users, layers: readonly DiskLayer[], locate: Locate): string | null {
   const twice = layers
     .flatMap(({ file, dataFile }) => (dataFile === undefined ? [file] : [file, dataFile]))
     .find((file) => {
@@ -158,11 +179,18 @@ function writtenTwice(graph: BlockGraph, layers: readonly DiskLayer[], locate: L
   return twice === undefined ? null : `the machine has ${twice} open twice, and writes to it`
 }
 
+/** Of all drives together. */
+const MOST_LAYERS = 16_000
+
+/** Throws HYPERVISOR_PROTOCOL. */
 export function readDrives(graph: BlockGraph, locate: Locate): MachineDrives {
   const disks: LiveDisk[] = []
   const media: Medium[] = []
   const unsupported: UnsupportedDrive[] = []
   const warnings: string[] = []
+  const sharing = drivesByImage(graph)
+  const users = usersOfFiles(graph, locate)
+  let layers = 0
   for (const drive of graph.drives) {
     const { name, removable } = drive
     const root = drive.root === null ? undefined : graph.nodes.get(drive.root)
@@ -178,6 +206,8 @@ export function readDrives(graph: BlockGraph, locate: Locate): MachineDrives {
       else unsupported.push({ name, reason: chain.reason })
       continue
     }
+    layers += chain.length
+    checkCount('layers of disks', layers, MOST_LAYERS)
     const [first, ...backing] = chain
     if (drive.readOnly && chain.some(({ dataFile }) => dataFile !== undefined)) {
       warnings.push(`drive ${name} is read-only and no snapshot can name it: it has an external data file`)
@@ -189,7 +219,7 @@ export function readDrives(graph: BlockGraph, locate: Locate): MachineDrives {
     }
     const { bytes, cache, detectZeroes } = top
     disks.push({ name, layers: chain, bytes, node: top.name, root: root.name, cache, detectZeroes })
-    const reason = obstacle(graph, drive, top) ?? writtenTwice(graph, chain, locate)
+    const reason = obstacle(graph, drive, top, sharing.get(top) ?? []) ?? writtenTwice(users, chain, locate)
     if (reason !== null) unsupported.push({ name, reason })
     const warning = internalSnapshotsWarning(name, top)
     if (warning !== null) warnings.push(warning)

@@ -4,7 +4,7 @@
 
 import { SnapswitchError } from '../../errors/errors.js'
 import type { Deadline } from '../hypervisor.js'
-import { isObject, type JsonObject } from './qmp-messages.js'
+import { checkCount, isObject, type JsonObject } from './qmp-messages.js'
 
 /** `readBlockGraph` reads the answers, in this order. */
 export const blockGraphQueries: readonly (readonly [string, JsonObject])[] = [
@@ -75,7 +75,9 @@ function readEdges(answer: unknown) {
       children.set(parent.name, roles.set(String(edge.name), child.name))
     }
     const writes = Array.isArray(edge.perm) && edge.perm.includes('write')
-    parents.set(child.name, [...(parents.get(child.name) ?? []), { kind, name: parent.name, writes }])
+    const all = parents.get(child.name) ?? []
+    all.push({ kind, name: parent.name, writes })
+    parents.set(child.name, all)
   }
   return { children, parents }
 }
@@ -119,8 +121,14 @@ function readDrive(device: JsonObject): BlockDrive[] {
   ]
 }
 
-/** `answers`: those of `blockGraphQueries`. */
+/** More than any machine has: a chain is at most some dozens of images, and an image two nodes. */
+const most = { drives: 1000, nodes: 4000, edges: 16_000 } as const
+
+/** `answers`: those of `blockGraphQueries`. Throws HYPERVISOR_PROTOCOL. */
 export function readBlockGraph([block, named, edges]: readonly unknown[]): BlockGraph {
+  checkCount('block drives', list(block).length, most.drives)
+  checkCount('block nodes', list(named).length, most.nodes)
+  checkCount('block edges', isObject(edges) ? list(edges.edges).length : 0, most.edges)
   const { children, parents } = readEdges(edges)
   const nodes = new Map<string, BlockNode>()
   for (const node of list(named)) {

@@ -1,5 +1,7 @@
 // What may come out of a QMP socket, checked: lines of bounded length, each one JSON object of a known kind.
 
+import { SnapswitchError } from '../../errors/errors.js'
+
 export type JsonObject = { readonly [key: string]: unknown }
 
 /**
@@ -57,6 +59,19 @@ export class LineSplitter {
 
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/**
+ * Throws HYPERVISOR_PROTOCOL where an answer tells of more than any machine has. Whoever answers may be anybody, and
+ * what follows takes its time for each of them, or for each pair.
+ */
+export function checkCount(what: string, count: number, limit: number): void {
+  if (count <= limit) return
+  throw new SnapswitchError(
+    'HYPERVISOR_PROTOCOL',
+    `QEMU tells of more than ${limit} ${what}`,
+    'See whether what listens at the machine’s QMP socket is its QEMU.',
+  )
 }
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
