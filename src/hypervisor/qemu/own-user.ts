@@ -17,7 +17,7 @@ export function ownUser(name: string, user: ProcessUser, listener: number): Proc
   if (listener !== 0 && listener !== user.uid) {
     throw new SnapswitchError(
       'MACHINE_UNSUPPORTED',
-      `${name}’s control socket was made by user ${listener}, but its process is user ${user.uid}’s.`,
+      `${name}’s control socket was made by user ${listener}, but its process is user ${user.uid}’s`,
       'Start QEMU as the user that it is to run as.',
     )
   }
