@@ -4,12 +4,14 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import {
+  appendFileSync,
   chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   rmdirSync,
   rmSync,
@@ -47,6 +49,48 @@ const places = {
   log: '/var/log/libvirt',
   // Descriptions of firmware, which libvirt chooses from.
   firmware: '/etc/qemu/firmware',
+}
+
+/** Places that were not there, a line each: whoever ends last removes them, whoever has made them. */
+const madePlaces = '/run/snapswitch-test-places'
+
+function makePlaces(): void {
+  for (const place of Object.values(places)) {
+    if (existsSync(place)) continue
+    const first = mkdirSync(place, { recursive: true }) ?? place
+    for (let made = place; made.length >= first.length; made = path.dirname(made))
+      appendFileSync(madePlaces, `${made}\n`)
+  }
+}
+
+/** A directory that goes takes the mounts on it along, in whatever namespace they are. */
+function removePlaces(): void {
+  if (!existsSync(madePlaces)) return
+  const made = [...new Set(readFileSync(madePlaces, 'utf8').split('\n'))].filter((place) => place !== '')
+  const used = mountPoints()
+  for (const place of made.sort((one, other) => other.length - one.length)) {
+    try {
+      if (!used.has(place)) rmdirSync(place)
+    } catch {
+      // It is not empty, or gone.
+    }
+  }
+  if (!made.some((place) => existsSync(place))) rmSync(madePlaces, { force: true })
+}
+
+/** Of all mount namespaces. */
+function mountPoints(): Set<string> {
+  const namespaces = new Map<string, string>()
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const namespace = readlinkSync(`/proc/${pid}/ns/mnt`)
+      if (!namespaces.has(namespace)) namespaces.set(namespace, readFileSync(`/proc/${pid}/mountinfo`, 'utf8'))
+    } catch {
+      // It has ended.
+    }
+  }
+  const lines = [...namespaces.values()].flatMap((text) => text.split('\n'))
+  return new Set(lines.map((line) => line.split(' ')[4] ?? ''))
 }
 
 /** QEMU as root with its capabilities may use userfaultfd; another user, as Debian has it, may not by default. */
@@ -92,8 +136,6 @@ export class LibvirtDaemon {
   readonly inside: string
   readonly uri: string
   #child: ChildProcess | null = null
-  /** To mount over; not there where libvirt never ran. */
-  readonly #madePlaces: string[] = []
   readonly #entry: readonly string[]
   readonly #killAtExit = () => this.#killAll()
 
@@ -145,12 +187,11 @@ export class LibvirtDaemon {
 
   /** Starts it, for the first time or again. */
   async launch(): Promise<void> {
-    const mounts = Object.entries(places).map(([name, place]) => `mount --bind "$D/${name}" ${place}`)
-    for (const place of Object.values(places)) {
-      if (existsSync(place)) continue
-      const first = mkdirSync(place, { recursive: true })!
-      for (let made = place; made.length >= first.length; made = path.dirname(made)) this.#madePlaces.push(made)
-    }
+    // Once more, for another libvirtd's end may have just removed them.
+    const mounts = Object.entries(places).map(
+      ([name, place]) => `mkdir -p ${place}; mount --bind "$D/${name}" ${place}`,
+    )
+    makePlaces()
     const script = [
       qemuUser,
       ...mounts,
@@ -217,13 +258,7 @@ export class LibvirtDaemon {
     const run = path.join(this.directory, 'run')
     if (existsSync(run)) rmSync(realpathSync(run), { recursive: true, force: true })
     rmSync(this.directory, { recursive: true, force: true })
-    for (const place of this.#madePlaces) {
-      try {
-        rmdirSync(place)
-      } catch {
-        // In use by another libvirtd.
-      }
-    }
+    removePlaces()
   }
 
   #killAll(): void {
