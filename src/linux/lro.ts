@@ -2,19 +2,15 @@
 // nobody can cut up again truly. The kernel's bridge switches it off at its ports (br_add_if: dev_disable_lro).
 
 import { mapArena, releaseArena } from './arena.js'
+import { ethtool } from './ethtool.js'
 import { check, libc } from './libc.js'
 
 const AF_UNIX = 1
 const SOCK_DGRAM_CLOEXEC = 0o2000002
-const SIOCGIFNAME = 0x8910
-const SIOCETHTOOL = 0x8946
 /** linux/ethtool.h: struct ethtool_value is the command and a word. */
 const ETHTOOL_GFLAGS = 0x25
 const ETHTOOL_SFLAGS = 0x26
 const ETH_FLAG_LRO = 1 << 15
-/** struct ifreq: the name, then a value or a pointer. */
-const REQUEST_LENGTH = 40
-const REQUEST_VALUE = 16
 
 /** What a device does by itself, as bits of ETH_FLAG_*; it may be on or off. */
 export interface DeviceFlags {
@@ -24,21 +20,16 @@ export interface DeviceFlags {
   write(flags: number): void
 }
 
-/** Waits for the configuration lock (rtnl), as driverOf does: not for a thread that forwards. */
+/** Waits as `ethtool` does: not for a thread that forwards. */
 export function flagsOf(ifindex: number): DeviceFlags {
   const ask = (command: number, value: number): number => {
     const c = libc()
     const fd = check(c.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0), 'open a unix socket')
     const argument = mapArena(8)
     try {
-      const request = new Uint8Array(REQUEST_LENGTH)
-      const view = new DataView(request.buffer)
-      view.setInt32(REQUEST_VALUE, ifindex, true)
-      check(c.ioctl(fd, SIOCGIFNAME, request), `look up network device ${ifindex}`)
       argument.words[0] = command
       argument.words[1] = value
-      view.setBigUint64(REQUEST_VALUE, BigInt(argument.address), true)
-      check(c.ioctl(fd, SIOCETHTOOL, request), `ask network device ${ifindex} for its offloads`)
+      check(ethtool(fd, ifindex, argument.address), `ask network device ${ifindex} for its offloads`)
       return argument.words[1]
     } finally {
       c.close(fd)

@@ -2,6 +2,7 @@
 // linux/if_packet.h, net/packet/af_packet.c.
 
 import { mapArena, releaseArena } from './arena.js'
+import { ethtool } from './ethtool.js'
 import { check, libc } from './libc.js'
 import type { SlowOption } from './packet-ring.js'
 
@@ -156,23 +157,16 @@ export function isRunning(fd: number, ifindex: number): boolean {
   return (requestView.getUint16(REQUEST_VALUE, true) & UP_AND_RUNNING) === UP_AND_RUNNING
 }
 
-const SIOCETHTOOL = 0x8946
 const ETHTOOL_GDRVINFO = 3
 /** struct ethtool_drvinfo: command, then the driver's name. */
 const DRVINFO_LENGTH = 196
 
-/**
- * The name of a device's driver ("veth", "tun"); empty when it is not known. Waits for the configuration lock (rtnl),
- * which others may hold for a second: no thread that forwards may ask.
- */
+/** The name of a device's driver ("veth", "tun"); empty when it is not known. Waits as `ethtool` does. */
 export function driverOf(fd: number, ifindex: number): string {
   const information = mapArena(DRVINFO_LENGTH)
   try {
-    requestView.setInt32(REQUEST_VALUE, ifindex, true)
-    if (libc().ioctl(fd, SIOCGIFNAME, request) < 0) return ''
     information.view.setUint32(0, ETHTOOL_GDRVINFO, true)
-    requestView.setBigUint64(REQUEST_VALUE, BigInt(information.address), true)
-    if (libc().ioctl(fd, SIOCETHTOOL, request) < 0) return ''
+    if (ethtool(fd, ifindex, information.address) < 0) return ''
     const name = information.bytes.slice(4, 36)
     return new TextDecoder().decode(name.subarray(0, name.indexOf(0)))
   } finally {
