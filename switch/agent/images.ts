@@ -15,6 +15,7 @@ import { SnapswitchError } from '../../src/errors/errors.js'
 import type { Digests } from '../../src/files/digests.js'
 import { makeDirectory, storeError, syncFile } from '../../src/files/durable.js'
 import { openPlain } from '../../src/files/plain.js'
+import { isRoot } from '../../src/hypervisor/shared/as-user.js'
 
 /** Files are the daemon's alone; QEMU under a user of its own passes through to those that libvirt makes over to it. */
 export const directoryMode = 0o711
@@ -179,7 +180,7 @@ export class Images {
    */
   async share(path: string, gid: number): Promise<string> {
     // A daemon that is not root's starts all machines as itself.
-    if (dirname(path) !== this.directory || process.geteuid?.() !== 0) return path
+    if (dirname(path) !== this.directory || !isRoot()) return path
     try {
       // Nothing comes between the look and the change: machines are loaded beside each other.
       const { gid: group, mode } = statSync(path)

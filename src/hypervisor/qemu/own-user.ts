@@ -3,6 +3,7 @@
 import { chown } from 'node:fs/promises'
 import { SnapswitchError } from '../../errors/errors.js'
 import type { ProcessUser } from '../hypervisor.js'
+import { isRoot } from '../shared/as-user.js'
 import { type Argument, optionValue, splitArguments } from '../shared/qemu-options.js'
 import { whyNotRun } from '../shared/safe-path.js'
 import type { QemuDefinition } from './types.js'
@@ -73,5 +74,3 @@ export async function giveTo(user: ProcessUser | undefined, files: readonly stri
   if (user === undefined || !isRoot()) return
   for (const file of files) await chown(file, user.uid, user.gid)
 }
-
-const isRoot = () => process.geteuid?.() === 0

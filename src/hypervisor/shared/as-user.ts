@@ -12,9 +12,11 @@ const limitMs = 10_000
 /** Says which file it has opened. */
 const opening = 'exec 3<"$1" && exec stat -L -c %d:%i /proc/self/fd/3'
 
+export const isRoot = () => process.geteuid?.() === 0
+
 /** What starts a command as that user (util-linux); nothing where this process could not. */
 export function asUser(user: ProcessUser | undefined): string[] {
-  if (user === undefined || process.geteuid?.() !== 0) return []
+  if (user === undefined || !isRoot()) return []
   const groups = user.groups.length === 0 ? ['--clear-groups'] : ['--groups', user.groups.join(',')]
   return ['setpriv', '--reuid', String(user.uid), '--regid', String(user.gid), ...groups, '--']
 }

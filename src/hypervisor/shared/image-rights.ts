@@ -6,6 +6,7 @@ import { lstat, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { SnapswitchError } from '../../errors/errors.js'
+import { asUser, isRoot } from './as-user.js'
 import { filesOfBacking, readQcow2Header } from './qcow2-header.js'
 
 const run = promisify(execFile)
@@ -25,15 +26,12 @@ async function isInRootsPlace(file: string): Promise<boolean> {
   }
 }
 
-/** What starts a command as that user, with the groups that it is known to have (util-linux). */
+/** What starts a command as that user, with the groups that it is known to have. */
 async function as({ uid, gid }: Owner): Promise<string[]> {
   const known = await run('id', ['-G', '--', String(uid)]).catch(() => null)
-  const groups = known?.stdout.trim().split(' ') ?? []
-  const further = groups.length === 0 ? ['--clear-groups'] : ['--groups', groups.join(',')]
-  return ['setpriv', '--reuid', String(uid), '--regid', groups[0] ?? String(gid), ...further, '--']
+  const groups = known?.stdout.trim().split(' ').map(Number) ?? []
+  return asUser({ uid, gid: groups[0] ?? gid, groups })
 }
-
-const isRoot = () => process.geteuid?.() === 0
 
 /** For work on one image. */
 export async function rightsFor(file: string): Promise<string[]> {
